@@ -1,0 +1,133 @@
+"""Learning rules: what they are made of, and which layer gets which."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import pydantic
+
+from neural_alignment import errors
+from neural_alignment.alignments.base import Alignment, ForwardPass, LayerView, Signals, current_pass, forward_pass
+from neural_alignment.alignments.pathways import BackwardOutput, ForwardOutput, InputPath
+from neural_alignment.alignments.rules import (
+    RULES,
+    Activation,
+    Feedback,
+    Information,
+    KolenPollack,
+    SignSymmetry,
+    Symmetric,
+    WeightMirror,
+)
+from neural_alignment.alignments.schedules import Constant, Exponential, Linear
+
+__all__ = [
+    "RULES",
+    "Activation",
+    "Alignment",
+    "Assignment",
+    "BackwardOutput",
+    "Constant",
+    "Exponential",
+    "Feedback",
+    "ForwardOutput",
+    "ForwardPass",
+    "Information",
+    "InputPath",
+    "KolenPollack",
+    "LayerView",
+    "Linear",
+    "Rule",
+    "SignSymmetry",
+    "Signals",
+    "Symmetric",
+    "WeightMirror",
+    "current_pass",
+    "forward_pass",
+    "from_config",
+]
+
+Rule = Annotated[
+    Feedback | SignSymmetry | WeightMirror | Information | Symmetric | Activation | KolenPollack,
+    pydantic.Field(discriminator="rule"),
+]
+"""What may stand for one rule in a configuration."""
+
+
+def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_epoch: int | None = None) -> Alignment:
+    """Builds a rule from what stands under `alignment:` in a YAML file.
+
+    Args:
+        mapping: `rule`, the rule's weights, and what else it knows.
+        seed: seed of the rule's noise, where the mapping does not say.
+        steps_per_epoch: length of an epoch for scheduled weights, where the mapping does not say.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: in one line, if a key is unknown or missing or its value is of the wrong kind.
+    """
+    if not isinstance(mapping, Mapping):
+        raise errors.ConfigError(
+            f"alignment: must be a mapping with the key `rule`. Received {mapping!r}. "
+            "Example: {rule: symmetric, self_: 2.0e-3, decay: 2.0e-3}."
+        )
+    # YAML reads the name of the null primitive as None.
+    mapping = {"null" if key is None else key: value for key, value in mapping.items()}
+    try:
+        rule = pydantic.TypeAdapter(Rule).validate_python(mapping)
+    except pydantic.ValidationError as error:
+        raise errors.ConfigError(errors.describe(error, mapping, Rule, "alignment")) from None
+    defaults = {"seed": seed, "steps_per_epoch": steps_per_epoch}
+    known = type(rule).model_fields
+    update = {
+        key: value for key, value in defaults.items() if value is not None and key in known and key not in mapping
+    }
+    return rule.model_copy(update=update)
+
+
+class Assignment:
+    """Which layer gets which rule.
+
+    Args:
+        alignment: none (backpropagation everywhere), one rule, or a sequence of rules of which each names the layers
+            that it is for; the first whose pattern fits a layer's name takes it.
+    """
+
+    def __init__(self, alignment: Alignment | Sequence[Alignment] | None):
+        rules = [] if alignment is None else [alignment] if isinstance(alignment, Alignment) else list(alignment)
+        for rule in rules:
+            if not isinstance(rule, Alignment):
+                raise ValueError(
+                    "`alignment` must be a rule, a list of rules, or None. "
+                    f"Received {rule!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
+                )
+        self._rules = rules
+        self._taken: dict[int, list[str]] = {index: [] for index in range(len(rules))}
+        self._names: list[str] = []
+
+    def __call__(self, layer: str) -> Alignment | None:
+        """Returns the rule of the layer called `layer`, or none for backpropagation."""
+        self._names.append(layer)
+        for index, rule in enumerate(self._rules):
+            if rule.layers is None or fnmatch.fnmatchcase(layer, rule.layers):
+                self._taken[index].append(layer)
+                return rule
+        return None
+
+    def check(self) -> None:
+        """Raises an error if a rule has got no layer.
+
+        Raises:
+            ConfigError: naming the pattern and the layers there are.
+        """
+        for index, layers in self._taken.items():
+            if not layers:
+                names = ", ".join(self._names)
+                raise errors.ConfigError(
+                    f"alignment.{index}.layers: the pattern {self._rules[index].layers!r} takes no layer (an earlier "
+                    f"pattern may have taken those it fits). The layers are: {names}."
+                )

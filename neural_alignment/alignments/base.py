@@ -1,0 +1,298 @@
+"""What a learning rule sees of a layer, and what every rule has in common."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import pydantic
+import tensorflow as tf
+
+from neural_alignment.alignments import primitives, schedules
+from neural_alignment.alignments.pathways import (
+    BackwardOutput,
+    ForwardOutput,
+    InputPath,
+    draw_noise,
+    noise_key,
+    standardise,
+)
+from neural_alignment.operations import LinearMap
+from neural_alignment.options import Options
+
+Tensor = tf.Tensor
+
+
+@dataclass
+class LayerView:
+    """A layer at one forward pass, as a rule may see it.
+
+    Everything but `backward_kernel` is cut off from the gradient, so that R reaches B alone.
+
+    Attributes:
+        linear_map: projects, reconstructs and correlates; knows strides and padding.
+        inputs: `(batch, ..., inputs)`, padded already where the layer pads explicitly.
+        forward_kernel: W.
+        backward_kernel: B, in the layout of W.
+        bias: `(outputs,)`, or none.
+        activation: the nonlinearity that follows the layer, or none.
+        projection: W^T x as the layer has computed it anyway, before the bias; computed when asked for where none.
+        name: the layer's name, which sets its noise apart from that of other layers.
+        step: the global step.
+        minibatch: which part of the step's batch this is, where gradients are accumulated.
+    """
+
+    linear_map: LinearMap
+    inputs: Tensor
+    forward_kernel: Tensor
+    backward_kernel: Tensor
+    bias: Tensor | None = None
+    activation: Callable[[Tensor], Tensor] | None = None
+    projection: Tensor | None = None
+    name: str = "layer"
+    step: Tensor | int = 0
+    minibatch: Tensor | int = 0
+
+    def __post_init__(self):
+        for name in ("inputs", "forward_kernel", "bias", "projection"):
+            if (value := getattr(self, name)) is not None:
+                setattr(self, name, tf.stop_gradient(value))
+
+
+class Signals:
+    """The signals of a layer after the operations of Table 5, each computed when it is first asked for.
+
+    Order of the operations (SPEC of the published code): noise; centring and normalisation of the input; projections
+    with bias; nonlinearity; reconstructions from these; standardisation of projections and reconstructions.
+    """
+
+    def __init__(
+        self,
+        view: LayerView,
+        input_path: InputPath,
+        forward_output: ForwardOutput,
+        backward_output: BackwardOutput,
+        seed: int,
+    ):
+        self.view = view
+        self.input_path = input_path
+        self.forward_output = forward_output
+        self.backward_output = backward_output
+        self.seed = seed
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        """The input of the forward path: noise where asked for, then feature-wise operations."""
+        inputs = self.view.inputs
+        if self.input_path.noise is not None:
+            key = noise_key(self.seed, self.view.name, self.view.step, self.view.minibatch)
+            inputs = draw_noise(self.input_path, inputs, key)
+        return standardise(inputs, self.input_path, batch=False)
+
+    @cached_property
+    def backward_inputs(self) -> Tensor:
+        """The input of the backward path: that of the forward path, centred over the batch where asked for."""
+        return standardise(self.inputs, InputPath(batch_center=self.input_path.batch_center), batch=True)
+
+    @cached_property
+    def forward_activity(self) -> Tensor:
+        """W^T x with bias and nonlinearity, not standardised."""
+        if self.inputs is self.view.inputs and self.view.projection is not None:
+            projection = self.view.projection
+        else:
+            projection = self.view.linear_map.project(self.inputs, self.view.forward_kernel)
+        return self._activity(projection, self.forward_output)
+
+    @cached_property
+    def backward_activity(self) -> Tensor:
+        """B^T x with bias and nonlinearity, not standardised."""
+        projection = self.view.linear_map.project(self.backward_inputs, self.view.backward_kernel)
+        return self._activity(projection, self.backward_output)
+
+    @cached_property
+    def forward_projection(self) -> Tensor:
+        """W^T x after all operations of the forward path: the x_out of Table 1."""
+        return standardise(self.forward_activity, self.forward_output, batch=True)
+
+    @cached_property
+    def backward_projection(self) -> Tensor:
+        """B^T x after all operations of the backward path."""
+        return standardise(self.backward_activity, self.backward_output, batch=False)
+
+    @cached_property
+    def forward_reconstruction(self) -> Tensor:
+        """B x_out: the input reconstructed from the forward activity, standardised as the forward path is."""
+        reconstruction = self._reconstruct(self.forward_activity, self.view.backward_kernel)
+        return standardise(reconstruction, self.forward_output, batch=True)
+
+    @cached_property
+    def backward_reconstruction(self) -> Tensor:
+        """W (B^T x): the input reconstructed from the backward activity, standardised as the backward path is."""
+        reconstruction = self._reconstruct(self.backward_activity, self.view.forward_kernel)
+        return standardise(reconstruction, self.backward_output, batch=False)
+
+    def overlap(self, beside: set[str]) -> Tensor:
+        """The amp primitive of the two projections, in the form that costs least.
+
+        While the backward projection is linear in B, <B^T x, z> = <B, x (x) z> = <x, B z>. The middle form needs one
+        correlation and no projection by B; the last one none of its own where the null primitive has the
+        reconstruction already, so that both primitives share one kernel gradient.
+
+        Args:
+            beside: the names of the primitives that the rule computes besides.
+        """
+        if not self.backward_output.linear or "sparse" in beside:
+            return primitives.amp(self.backward_projection, self.forward_projection)
+        plain = not (self.forward_output.standardises or self.input_path.batch_center)
+        if "null" in beside and plain:
+            overlap = primitives.amp(self.inputs, self.forward_reconstruction)
+        else:
+            overlap = primitives.self_(self._hebbian, self.view.backward_kernel)
+        if self.backward_output.bias and self.view.bias is not None:
+            overlap += primitives.amp(tf.zeros_like(self.forward_projection) + self.view.bias, self.forward_projection)
+        return overlap
+
+    @cached_property
+    def _hebbian(self) -> Tensor:
+        """The mean over the batch of x (x) x_out: minus the gradient of amp to B."""
+        batch = tf.cast(tf.shape(self.view.inputs)[0], self.view.inputs.dtype)
+        return self.view.linear_map.correlate(
+            self.backward_inputs, self.forward_projection / batch, like=self.view.forward_kernel
+        )
+
+    def _activity(self, projection: Tensor, output: ForwardOutput | BackwardOutput) -> Tensor:
+        if output.bias and self.view.bias is not None:
+            projection = projection + self.view.bias
+        if output.relu and self.view.activation is not None:
+            projection = self.view.activation(projection)
+        return projection
+
+    def _reconstruct(self, activity: Tensor, kernel: Tensor) -> Tensor:
+        return self.view.linear_map.reconstruct(activity, kernel, like=self.view.inputs)
+
+
+class Alignment(Options):
+    """A learning rule: how a layer's backward kernel B comes to resemble its forward kernel W.
+
+    Called with the view of a layer it returns R_l, a scalar whose gradient reaches B alone. A rule is immutable and
+    may be shared between layers. It is also its own configuration: its fields are what YAML may say of it.
+
+    Attributes:
+        rule: the rule's name in a configuration.
+        layers: pattern of the names of the layers that the rule is for, as in a shell; all layers where none.
+        steps_per_epoch: length of the epochs in which scheduled weights are measured.
+    """
+
+    tie_gradient: ClassVar[bool] = False
+    """Whether J gives B the gradient of W (the angle primitive)."""
+    learns: ClassVar[bool] = True
+    """Whether B is trained; otherwise it has no optimizer slots and R is not computed."""
+
+    rule: str
+    layers: str | None = None
+    steps_per_epoch: pydantic.PositiveInt = 1
+
+    def __call__(self, view: LayerView) -> Tensor:
+        """Returns R_l of the layer in `view`, a scalar."""
+        raise NotImplementedError
+
+    def carried_kernel(self, forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
+        """Returns the kernel, in the layout of W, through which the error travels: B itself unless a rule says so."""
+        del forward_kernel
+        return backward_kernel
+
+    @property
+    def uses_step(self) -> bool:
+        """Whether R depends on the step: a scheduled weight, or noise."""
+        return any(isinstance(value, schedules.Constant) for _, value in self)
+
+    def bind(self, seed: int, steps_per_epoch: int) -> Alignment:
+        """Returns this rule for one run: its seed, where it draws noise, and the length of its epochs."""
+        update = {"steps_per_epoch": steps_per_epoch}
+        if "seed" in type(self).model_fields:
+            update["seed"] = seed
+        return self.model_copy(update=update)
+
+    def weight(self, primitive: str, view: LayerView) -> float | Tensor:
+        """Returns the weight of `primitive` at the step of `view`."""
+        return schedules.evaluate(getattr(self, primitive), view.step, self.steps_per_epoch)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the fields that are set, as Keras serialises them."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Alignment:
+        """Builds the rule from what `get_config` returned."""
+        return cls(**config)
+
+
+class SignalAlignment(Alignment):
+    """A rule that reads the signals of a layer, not its kernels alone.
+
+    Attributes:
+        input: operations on the input.
+        forward_output: operations on the forward projection.
+        backward_output: operations on the backward projection.
+        seed: seed of the noise; the run's seed where a configuration does not say.
+    """
+
+    input: InputPath = InputPath()
+    forward_output: ForwardOutput = ForwardOutput()
+    backward_output: BackwardOutput = BackwardOutput()
+    seed: int = 0
+
+    @property
+    def uses_step(self) -> bool:
+        """Whether R depends on the step: a scheduled weight, or noise."""
+        return self.input.noise is not None or super().uses_step
+
+    def signals(self, view: LayerView) -> Signals:
+        """Returns the lazy signals of the layer in `view`."""
+        return Signals(view, self.input, self.forward_output, self.backward_output, self.seed)
+
+
+@dataclass
+class ForwardPass:
+    """What a model asks of its aligned layers during one call, and what they leave there.
+
+    Without one, a layer adds R_l with `add_loss` and counts its own steps: it works in any Keras model.
+
+    Attributes:
+        step: the global step.
+        minibatch: which part of the step's batch this is.
+        regularise: whether the layers compute R_l.
+        weight_transport: whether the error travels back through W: true backpropagation, for comparison.
+        probe: called with each layer and its inputs and W^T x (+ bias); returns what to go on with.
+        losses: R_l by layer name, filled by the layers.
+    """
+
+    step: Tensor | int = 0
+    minibatch: Tensor | int = 0
+    regularise: bool = True
+    weight_transport: bool = False
+    probe: Callable[[Any, Tensor, Tensor], Tensor] | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+_ACTIVE = threading.local()
+
+
+@contextlib.contextmanager
+def forward_pass(**options: Any) -> Iterator[ForwardPass]:
+    """Makes a `ForwardPass` the one that this thread's layers see."""
+    previous = current_pass()
+    _ACTIVE.forward_pass = ForwardPass(**options)
+    try:
+        yield _ACTIVE.forward_pass
+    finally:
+        _ACTIVE.forward_pass = previous
+
+
+def current_pass() -> ForwardPass | None:
+    """Returns the innermost `forward_pass` of this thread, or none."""
+    return getattr(_ACTIVE, "forward_pass", None)

@@ -1,0 +1,121 @@
+"""What a rule may do to the two paths of a layer: noise, bias, nonlinearity, centring, normalisation.
+
+The order in which they act is in `Signals` (`base.py`). "Feature-wise" means per example, over all of height, width and
+channel; "batch-wise" means over the examples, per position (Kunin et al. 2020, Appendix B.1.3; Table 5).
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal
+
+import pydantic
+import tensorflow as tf
+
+from neural_alignment.options import Options
+
+Tensor = tf.Tensor
+
+SMALLEST_NORM = 1e-6
+"""Below this norm an example is divided by this number when it is normalised."""
+
+
+class InputPath(Options):
+    """Operations on the input that both projections see (Table 5, BI; sigma).
+
+    Attributes:
+        noise: distribution of the noise that takes the input's place; none by default.
+        stddev: standard deviation of that noise, whichever the distribution.
+        feature_center: BI FWMC.
+        feature_normalize: BI FWL2N; centres first, so that `feature_center` changes nothing beside it.
+        batch_center: BI BWMC; acts on the backward path alone.
+    """
+
+    noise: Literal["normal", "uniform"] | None = None
+    stddev: pydantic.PositiveFloat = 1.0
+    feature_center: bool = False
+    feature_normalize: bool = False
+    batch_center: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _stddev_needs_noise(self):
+        if self.noise is None and "stddev" in self.model_fields_set and self.stddev != 1.0:
+            raise ValueError("`stddev` has no effect without `noise`. Received noise=None. Example: noise: normal.")
+        return self
+
+
+class ForwardOutput(Options):
+    """Operations on the forward projection W^T x (Table 5, FO)."""
+
+    bias: bool = False
+    relu: bool = False
+    batch_center: bool = False
+    feature_center: bool = False
+    feature_normalize: bool = False
+
+    @property
+    def standardises(self) -> bool:
+        """Whether anything acts after the nonlinearity."""
+        return self.batch_center or self.feature_center or self.feature_normalize
+
+
+class BackwardOutput(Options):
+    """Operations on the backward projection B^T x (Table 5, BO)."""
+
+    bias: bool = False
+    relu: bool = False
+    feature_center: bool = False
+    feature_normalize: bool = False
+
+    @property
+    def linear(self) -> bool:
+        """Whether the backward projection stays linear in B (up to the bias, a constant)."""
+        return not (self.relu or self.feature_center or self.feature_normalize)
+
+
+def feature_center(signal: Tensor) -> Tensor:
+    """Subtracts from each example its mean over all features."""
+    return signal - tf.reduce_mean(signal, axis=range(1, signal.shape.rank), keepdims=True)
+
+
+def feature_normalize(signal: Tensor) -> Tensor:
+    """Centres each example over its features and divides it by its norm, (x - mean) / max(||x - mean||, 1e-6)."""
+    centred = feature_center(signal)
+    energy = tf.reduce_sum(tf.square(centred), axis=range(1, signal.shape.rank), keepdims=True)
+    return centred * tf.math.rsqrt(tf.maximum(energy, tf.cast(SMALLEST_NORM**2, signal.dtype)))
+
+
+def batch_center(signal: Tensor) -> Tensor:
+    """Subtracts from each position its mean over the batch."""
+    return signal - tf.reduce_mean(signal, axis=0, keepdims=True)
+
+
+def standardise(signal: Tensor, options: ForwardOutput | BackwardOutput | InputPath, batch: bool) -> Tensor:
+    """Applies the centring and normalisation that `options` asks for; `batch` allows the batch-wise one."""
+    if options.feature_normalize:
+        signal = feature_normalize(signal)
+    elif options.feature_center:
+        signal = feature_center(signal)
+    return batch_center(signal) if batch and options.batch_center else signal
+
+
+def noise_key(seed: int, layer: str, step: Tensor | int, minibatch: Tensor | int = 0) -> Tensor:
+    """Returns the key of the noise of one layer at one step, an int32 pair.
+
+    It is a function of the run's seed, the layer's name, the step and the part of its batch, and of nothing else: a
+    resumed run sees the noise of the undisturbed one.
+    """
+    key = tf.constant([seed & 0x7FFFFFFF, zlib.crc32(layer.encode()) & 0x7FFFFFFF], tf.int32)
+    key = tf.random.experimental.stateless_fold_in(key, tf.cast(step, tf.int32))
+    return tf.random.experimental.stateless_fold_in(key, tf.cast(minibatch, tf.int32))
+
+
+def draw_noise(options: InputPath, like: Tensor, key: Tensor) -> Tensor:
+    """Draws i.i.d. noise of the shape and dtype of `like`; there is no scaling by the fan-in."""
+    dtype = like.dtype if like.dtype in (tf.float32, tf.float64) else tf.float32
+    if options.noise == "uniform":
+        bound = options.stddev * 3**0.5
+        noise = tf.random.stateless_uniform(tf.shape(like), key, -bound, bound, dtype, alg="philox")
+    else:
+        noise = tf.random.stateless_normal(tf.shape(like), key, 0.0, options.stddev, dtype, alg="philox")
+    return tf.cast(tf.ensure_shape(noise, like.shape), like.dtype)

@@ -1,0 +1,62 @@
+"""The six primitives of regularisation (Kunin et al. 2020, Table 1 and Appendix D.3).
+
+Every primitive is a mean over the batch and a sum over all other axes, space included; kernels are summed over. B is
+in the layout of W here, so that B and W are compared element by element. Sums are taken in at least float32.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+Tensor = tf.Tensor
+
+
+def decay(backward_kernel: Tensor) -> Tensor:
+    """Energy of the backward kernel: 1/2 ||B||^2."""
+    return 0.5 * _total(tf.square(_wide(backward_kernel)))
+
+
+def amp(backward_projection: Tensor, forward_projection: Tensor) -> Tensor:
+    """Overlap of the backward with the forward projection: -tr(x^T B x_out).
+
+    Because <B^T x, x_out> = <x, B x_out>, the layer's inputs and a reconstruction of them may stand in the two places.
+    """
+    return -_batch_mean(_wide(backward_projection) * _wide(forward_projection))
+
+
+def null(reconstruction: Tensor) -> Tensor:
+    """Energy of the reconstruction: 1/2 ||B x_out||^2."""
+    return 0.5 * _batch_mean(tf.square(_wide(reconstruction)))
+
+
+def sparse(backward_projection: Tensor) -> Tensor:
+    """Energy of the backward projection: 1/2 ||x^T B||^2."""
+    return 0.5 * _batch_mean(tf.square(_wide(backward_projection)))
+
+
+def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
+    """Overlap of the two kernels: -tr(B W)."""
+    return -_total(_wide(forward_kernel) * _wide(backward_kernel))
+
+
+def angle(inputs: Tensor, pseudogradient: Tensor) -> Tensor:
+    """Overlap of the inputs with the pseudogradient of J to them: tr(x^T B d), d the upstream error.
+
+    Its gradient to B is the transpose of W's own gradient; `operations` gives it to B with `tie_gradient`, which costs
+    nothing. This function is its value. The pseudogradient holds the 1/n of J's mean, so there is no mean here.
+    """
+    return _total(_wide(inputs) * _wide(pseudogradient))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Returns half precision as float32, all else as it is."""
+    tensor = tf.convert_to_tensor(tensor)
+    return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.bfloat16, tf.float16) else tensor
+
+
+def _total(tensor: Tensor) -> Tensor:
+    return tf.reduce_sum(tensor)
+
+
+def _batch_mean(tensor: Tensor) -> Tensor:
+    return tf.reduce_sum(tensor) / tf.cast(tf.shape(tensor)[0], tensor.dtype)

@@ -1,0 +1,170 @@
+"""The learning rules of Kunin et al. 2020: Table 2, Appendix D.3, and sign symmetry.
+
+A rule is a weighted sum of primitives. Papers and published code disagree on which Greek letter stands where and on
+the factors 1/2, so the weights bear the primitives' names, with the factors of Table 1.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import keras
+import tensorflow as tf
+
+from neural_alignment.alignments import primitives
+from neural_alignment.alignments.base import Alignment, LayerView, SignalAlignment
+from neural_alignment.alignments.schedules import Weight
+
+Tensor = tf.Tensor
+
+RULES: dict[str, type[Alignment]] = {}
+"""Every rule by the name it has in a configuration."""
+
+
+def register(rule: type[Alignment]) -> type[Alignment]:
+    """Adds `rule` to the registry, and to what Keras can load from a `.keras` file."""
+    RULES[rule.model_fields["rule"].default] = rule
+    return keras.saving.register_keras_serializable(package="neural_alignment")(rule)
+
+
+@register
+class Feedback(Alignment):
+    """Feedback alignment (Lillicrap et al. 2016): B stays as it was drawn; R = 0."""
+
+    rule: Literal["feedback"] = "feedback"
+    learns: ClassVar[bool] = False
+
+    def __call__(self, view: LayerView) -> Tensor:
+        """Returns zero."""
+        return tf.zeros([], view.backward_kernel.dtype)
+
+
+@register
+class SignSymmetry(Alignment):
+    """Sign symmetry (Liao et al. 2016; Xiao et al. 2019): the error sees the signs of W alone.
+
+    The carried kernel is sign(W) ||B|| / ||sign(W)||, with the norm of B as it was drawn, so that the size of the error
+    does not depend on how W grows. R = 0.
+    """
+
+    rule: Literal["sign_symmetry"] = "sign_symmetry"
+    learns: ClassVar[bool] = False
+
+    def __call__(self, view: LayerView) -> Tensor:
+        """Returns zero."""
+        return tf.zeros([], view.backward_kernel.dtype)
+
+    def carried_kernel(self, forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
+        """Returns sign(W), scaled to the norm of B."""
+        signs = tf.sign(forward_kernel)
+        return signs * tf.math.divide_no_nan(tf.norm(backward_kernel), tf.norm(signs))
+
+
+@register
+class WeightMirror(SignalAlignment):
+    """Weight mirror (Akrout et al. 2019): R = amp P_amp + decay P_decay. Local."""
+
+    rule: Literal["weight_mirror"] = "weight_mirror"
+    amp: Weight
+    decay: Weight
+
+    def __call__(self, view: LayerView) -> Tensor:
+        """Returns R_l."""
+        overlap = self.signals(view).overlap(beside=set())
+        return self.weight("amp", view) * overlap + self.weight("decay", view) * primitives.decay(view.backward_kernel)
+
+
+@register
+class Information(SignalAlignment):
+    """Information alignment: R = amp P_amp + decay P_decay + null P_null. Local.
+
+    Attributes:
+        amp: weight of the amp primitive.
+        decay: weight of the decay primitive, or of the sparse one with `sparse_decay`.
+        null: weight of the null primitive.
+        sparse_decay: the sparse primitive takes the place of decay.
+        reconstruct_backward: null reads W (B^T x), the reconstruction of the backward projection, in place of
+            B (W^T x).
+        compare_reconstruction: amp compares the input with its reconstruction in place of the two projections.
+    """
+
+    rule: Literal["information"] = "information"
+    amp: Weight
+    decay: Weight
+    null: Weight
+    sparse_decay: bool = False
+    reconstruct_backward: bool = False
+    compare_reconstruction: bool = False
+
+    def __call__(self, view: LayerView) -> Tensor:
+        """Returns R_l."""
+        signals = self.signals(view)
+        reconstruction = "backward_reconstruction" if self.reconstruct_backward else "forward_reconstruction"
+        if self.compare_reconstruction:
+            amp = primitives.amp(signals.inputs, getattr(signals, reconstruction))
+        else:
+            amp = signals.overlap(beside=self._beside())
+        null = primitives.null(getattr(signals, reconstruction))
+        if self.sparse_decay:
+            decay = primitives.sparse(signals.backward_projection)
+        else:
+            decay = primitives.decay(view.backward_kernel)
+        return self.weight("amp", view) * amp + self.weight("decay", view) * decay + self.weight("null", view) * null
+
+    def _beside(self) -> set[str]:
+        """What is computed anyway: by null the one reconstruction or the other, by sparse the backward projection."""
+        if self.reconstruct_backward or self.sparse_decay:
+            return {"sparse"}
+        return {"null"}
+
+
+@register
+class Symmetric(Alignment):
+    """Symmetric alignment: R = self_ P_self + decay P_decay. Not local.
+
+    With equal weights B goes to W^T (section 5 of the paper; the alpha = 1e-3, beta = 2e-3 of its appendix are 2e-3 on
+    both primitives of Table 1).
+    """
+
+    rule: Literal["symmetric"] = "symmetric"
+    self_: Weight
+    decay: Weight
+
+    def __call__(self, view: LayerView) -> Tensor:
+        """Returns R_l."""
+        overlap = primitives.self_(view.forward_kernel, view.backward_kernel)
+        decay = primitives.decay(view.backward_kernel)
+        return self.weight("self_", view) * overlap + self.weight("decay", view) * decay
+
+
+@register
+class Activation(SignalAlignment):
+    """Activation alignment: R = amp P_amp + sparse P_sparse. Not local."""
+
+    rule: Literal["activation"] = "activation"
+    amp: Weight
+    sparse: Weight
+
+    def __call__(self, view: LayerView) -> Tensor:
+        """Returns R_l."""
+        signals = self.signals(view)
+        sparse = primitives.sparse(signals.backward_projection)
+        amp = signals.overlap(beside={"sparse"})
+        return self.weight("amp", view) * amp + self.weight("sparse", view) * sparse
+
+
+@register
+class KolenPollack(Alignment):
+    """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = decay P_decay, and B takes the update of W.
+
+    The angle primitive reaches B through `operations` with `tie_gradient`. `decay` must equal the weight decay of W,
+    and one optimizer must move both kernels: then W - B^T shrinks by the decay at every step.
+    """
+
+    rule: Literal["kolen_pollack"] = "kolen_pollack"
+    tie_gradient: ClassVar[bool] = True
+    decay: Weight
+
+    def __call__(self, view: LayerView) -> Tensor:
+        """Returns R_l."""
+        return self.weight("decay", view) * primitives.decay(view.backward_kernel)

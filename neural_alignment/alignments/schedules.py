@@ -1,0 +1,90 @@
+"""Weights of a rule that change over training.
+
+A weight is a number, or one of these. Times are in epochs of the global step: `steps_per_epoch` steps each, of J or of
+R alike. Outside [start, stop] a scheduled weight is zero.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+import tensorflow as tf
+
+from neural_alignment.options import Options
+
+
+class Constant(Options):
+    """A weight of `value` from epoch `start` to epoch `stop`, and zero before and after.
+
+    Attributes:
+        value: the weight at `start`.
+        start: first epoch at which the weight is not zero.
+        stop: last such epoch; none means to the end.
+    """
+
+    kind: Literal["constant"]
+    value: pydantic.NonNegativeFloat
+    start: pydantic.NonNegativeFloat = 0.0
+    stop: pydantic.NonNegativeFloat | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self):
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError(f"`stop` must be after `start` ({self.start}). Received {self.stop}. Example: stop: 10.")
+        return self
+
+    def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
+        """Returns the weight at `epoch`, a float scalar."""
+        weight = self._shape(epoch - tf.cast(self.start, epoch.dtype))
+        inside = epoch >= self.start
+        if self.stop is not None:
+            inside = tf.logical_and(inside, epoch <= self.stop)
+        return tf.where(inside, weight, tf.zeros_like(weight))
+
+    def _shape(self, elapsed: tf.Tensor) -> tf.Tensor:
+        return tf.fill([], tf.cast(self.value, elapsed.dtype))
+
+
+class _Changing(Constant):
+    """A weight that moves at `rate` per epoch, or to and fro with a triangular cycle of `cycle` epochs."""
+
+    rate: float
+    cycle: pydantic.PositiveFloat | None = None
+
+    def _position(self, elapsed: tf.Tensor) -> tf.Tensor:
+        """Epochs since the start; with a cycle, up from 0 to cycle / 2 and down again."""
+        if self.cycle is None:
+            return elapsed
+        phase = tf.math.floormod(elapsed, tf.cast(self.cycle, elapsed.dtype))
+        return tf.minimum(phase, self.cycle - phase)
+
+
+class Linear(_Changing):
+    """value + rate * epochs since the start."""
+
+    kind: Literal["linear"]
+
+    def _shape(self, elapsed: tf.Tensor) -> tf.Tensor:
+        return self.value + self.rate * self._position(elapsed)
+
+
+class Exponential(_Changing):
+    """value * exp(rate * epochs since the start)."""
+
+    kind: Literal["exponential"]
+
+    def _shape(self, elapsed: tf.Tensor) -> tf.Tensor:
+        return self.value * tf.exp(self.rate * self._position(elapsed))
+
+
+Schedule = Annotated[Constant | Linear | Exponential, pydantic.Field(discriminator="kind")]
+Weight = pydantic.NonNegativeFloat | Schedule
+"""What stands for a primitive's weight in a rule."""
+
+
+def evaluate(weight: Weight, step: tf.Tensor, steps_per_epoch: int) -> float | tf.Tensor:
+    """Returns the value of `weight` at the global step `step`."""
+    if isinstance(weight, Constant):
+        return weight(tf.cast(step, tf.float32) / steps_per_epoch)
+    return weight

@@ -1,0 +1,542 @@
+"""YAML to typed configuration and back: the only place that knows file syntax.
+
+A file may say `base: other.yaml` and then only what differs; `smoke:` holds the overrides of a run of two steps. A
+mapping that names another kind (`rule`, `name`, `source` or `kind`) than its base takes the base's place; other
+mappings are merged.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import ruamel.yaml
+import ruamel.yaml.error
+import tensorflow as tf
+from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag
+
+from neural_alignment import errors
+from neural_alignment.alignments import RULES, KolenPollack, Rule
+from neural_alignment.errors import ConfigError
+from neural_alignment.options import Options
+
+KIND_KEYS = ("rule", "name", "source", "kind")
+"""Keys that say which kind of thing a mapping is."""
+
+
+class DigitsData(Options):
+    """scikit-learn's digits: 1,797 grey images of 8 x 8 pixels, no download."""
+
+    source: Literal["digits"]
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Part of each class that is held out, whatever the seed."""
+
+
+class TFDSData(Options):
+    """An image classification set of TensorFlow Datasets."""
+
+    source: Literal["tfds"]
+    dataset: str
+    """Name in the catalogue, such as mnist or cifar10."""
+    data_dir: str | None = None
+    """Where it is prepared; the environment variable TFDS_DATA_DIR where none."""
+    download: bool = True
+    """Whether it may be downloaded if it is not there."""
+    train_split: str = "train"
+    validation_split: str = "test"
+    image_size: PositiveInt | None = None
+    """Resize to this many pixels square; needed where images differ in size."""
+    augment: Literal["crop", "crop_flip"] | None = None
+    """Random crop after padding by 4 pixels, with or without a flip."""
+    standardize: bool = True
+    """Subtract the mean and divide by the standard deviation of the training split, per channel."""
+
+
+class ImageNetData(Options):
+    """ImageNet, or any set in its TFRecord layout, by file patterns."""
+
+    source: Literal["imagenet"]
+    train_files: str
+    """Pattern such as gs://bucket/train-*."""
+    validation_files: str
+    preprocessing: Literal["resnet", "inception"] = "resnet"
+    image_size: PositiveInt = 224
+    classes: PositiveInt = 1000
+    label_offset: NonNegativeInt = 1
+    """The label of class 0 in the files."""
+    train_examples: PositiveInt | None = None
+    """Counted where none."""
+    validation_examples: PositiveInt | None = None
+    shuffle_buffer: PositiveInt = 10000
+
+
+class FC(Options):
+    """A fully connected network."""
+
+    name: Literal["fc"]
+    hidden: list[PositiveInt]
+    """Units of each hidden layer."""
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+
+
+class ConvNet(Options):
+    """A small convolutional network."""
+
+    name: Literal["convnet"]
+    filters: Annotated[list[PositiveInt], Field(min_length=1)]
+    """Filters of each 3x3 convolution; all but the first have stride 2."""
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    batch_norm: bool = True
+
+
+class ResNet(Options):
+    """A residual network."""
+
+    name: Literal["resnet"]
+    depth: Literal[18, 34, 50, 101, 152]
+    version: Literal[1, 2] = 1
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    width: PositiveInt = 64
+
+
+class LearningRateSchedule(Options):
+    """Linear warm-up and drops, in epochs of J."""
+
+    warmup_epochs: NonNegativeFloat = 0.0
+    drop_epochs: list[NonNegativeFloat] = Field(default_factory=list)
+    drop_factor: PositiveFloat = 0.1
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self):
+        drops = self.drop_epochs
+        if drops != sorted(drops) or any(epoch < self.warmup_epochs for epoch in drops):
+            raise ValueError(
+                f"`drop_epochs` must be ascending and not before the end of the warm-up ({self.warmup_epochs}); "
+                f"found {drops}"
+            )
+        return self
+
+
+class UpdateNoise(Options):
+    """Noise on the updates, scaled by the current learning rate."""
+
+    variance: NonNegativeFloat
+    distribution: Literal["normal", "uniform"] = "normal"
+    only: str | None = None
+    """Part of the path of the variables that get it, such as backward_kernel."""
+
+
+class _Optimizer(Options):
+    """What all optimizers have."""
+
+    learning_rate: NonNegativeFloat
+    schedule: LearningRateSchedule | None = None
+    """Constant rate where none."""
+    clip_global_norm: PositiveFloat | None = None
+    clip_value: PositiveFloat | None = None
+    noise: UpdateNoise | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_clip(self):
+        if self.clip_global_norm is not None and self.clip_value is not None:
+            raise ValueError("only one of `clip_global_norm` and `clip_value` may be set; found both")
+        return self
+
+
+class SGD(_Optimizer):
+    """Gradient descent as Keras has it: with momentum, rate times gradient is accumulated."""
+
+    name: Literal["sgd"]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+
+
+class MomentumOptimizer(_Optimizer):
+    """Momentum as TensorFlow 1 has it: the current rate times the accumulated gradient."""
+
+    name: Literal["momentum"]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+
+
+class Adam(_Optimizer):
+    """Adam, with the epsilon of TensorFlow 1."""
+
+    name: Literal["adam"]
+    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    epsilon: PositiveFloat = 1e-8
+
+
+class RMSprop(_Optimizer):
+    """RMSprop."""
+
+    name: Literal["rmsprop"]
+    rho: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    epsilon: PositiveFloat = 1e-7
+    centered: bool = False
+
+
+class Adagrad(_Optimizer):
+    """Adagrad."""
+
+    name: Literal["adagrad"]
+    initial_accumulator_value: NonNegativeFloat = 0.1
+    epsilon: PositiveFloat = 1e-7
+
+
+AnyOptimizer = Annotated[SGD | MomentumOptimizer | Adam | RMSprop | Adagrad, Field(discriminator="name")]
+
+
+class Optimization(Options):
+    """What moves W and B, and when."""
+
+    forward: AnyOptimizer
+    """J's optimizer; with no `backward`, that of J + R on all variables."""
+    backward: AnyOptimizer | None = None
+    """R's optimizer."""
+    alternation: PositiveInt | None = None
+    """Steps of J to each step of R; none for both at every step."""
+    delay_epochs: NonNegativeFloat = 0.0
+    """Epochs of R alone before J begins."""
+    skip_idle: bool = True
+    """Whether a loss at rest leaves its optimizer at rest; false lets momentum drift on, as the published code did."""
+    minibatches: PositiveInt = 1
+    """Equal parts of a batch whose gradients are accumulated."""
+
+
+class Evaluation(Options):
+    """What is measured, and how often."""
+
+    every_epochs: PositiveInt = 1
+    batch_size: PositiveInt | None = None
+    """The training batch size where none."""
+    probe_examples: PositiveInt = 256
+    """Validation examples over which angles of projections and gradients are taken."""
+
+
+class Logging(Options):
+    """What a run writes for TensorBoard."""
+
+    tensorboard: bool = True
+    histograms: bool = False
+    scatter: bool = True
+    """Images of W against B, layer by layer."""
+
+
+class Runtime(Options):
+    """How a step is executed."""
+
+    jit_compile: bool = False
+    """Compile with XLA; slower than plain graphs on CPU."""
+    steps_per_execution: PositiveInt = 1
+
+
+AnyData = Annotated[DigitsData | TFDSData | ImageNetData, Field(discriminator="source")]
+AnyModel = Annotated[FC | ConvNet | ResNet, Field(discriminator="name")]
+Alignments = Annotated[
+    Annotated[Rule, Tag("one")] | Annotated[list[Rule], Tag("many")],
+    Discriminator(lambda value: "many" if isinstance(value, (list, tuple)) else "one"),
+]
+
+
+class Config(Options):
+    """One run."""
+
+    seed: NonNegativeInt = 0
+    """Of initial weights, data order, augmentation and noise."""
+    epochs: PositiveInt
+    """Epochs of J."""
+    max_steps: PositiveInt | None = None
+    """Ends the run early, after this many global steps."""
+    batch_size: PositiveInt
+    data: AnyData
+    model: AnyModel
+    alignment: Alignments | None = None
+    """One rule for all layers, or a list of rules with `layers:` patterns; plain backpropagation where none."""
+    weight_decay: NonNegativeFloat = 0.0
+    """J's L2 coefficient on forward kernels and dense biases."""
+    optimization: Optimization
+    evaluation: Evaluation = Evaluation()
+    logging: Logging = Logging()
+    runtime: Runtime = Runtime()
+
+    @property
+    def rules(self) -> list[Any]:
+        """The rules, however many."""
+        if self.alignment is None:
+            return []
+        return list(self.alignment) if isinstance(self.alignment, (list, tuple)) else [self.alignment]
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self):
+        for check in (self._check_optimization, self._check_kolen_pollack, self._check_rules):
+            check()
+        return self
+
+    def _check_optimization(self):
+        plan, learns = self.optimization, any(rule.learns for rule in self.rules)
+        if self.batch_size % plan.minibatches:
+            raise ValueError(
+                f"optimization.minibatches must divide batch_size ({self.batch_size}); found {plan.minibatches}"
+            )
+        idle = {"backward": plan.backward, "alternation": plan.alternation, "delay_epochs": plan.delay_epochs}
+        for key, value in idle.items():
+            if value and not learns:
+                raise ValueError(f"optimization.{key} has no effect: no rule of this run trains a backward kernel")
+        if plan.delay_epochs >= self.epochs * ((plan.alternation or 0) + 1):
+            raise ValueError(
+                f"optimization.delay_epochs must be less than the length of the run ({self.epochs} epochs); "
+                f"found {plan.delay_epochs}"
+            )
+        schedule = plan.backward and plan.backward.schedule
+        if schedule and schedule.warmup_epochs and plan.delay_epochs:
+            raise ValueError(
+                "optimization.backward.schedule.warmup_epochs must be 0 with a delay, or R would rest during it; "
+                f"found {schedule.warmup_epochs} with delay_epochs {plan.delay_epochs}"
+            )
+        if self.evaluation.every_epochs > self.epochs:
+            raise ValueError(
+                f"evaluation.every_epochs must not exceed epochs ({self.epochs}); found {self.evaluation.every_epochs}"
+            )
+
+    def _check_kolen_pollack(self):
+        plan = self.optimization
+        for rule in self.rules:
+            if not isinstance(rule, KolenPollack):
+                continue
+            if plan.backward is not None or plan.alternation or plan.delay_epochs:
+                raise ValueError(
+                    "kolen_pollack needs one optimizer for both kernels at every step; found optimization.backward, "
+                    "alternation or delay_epochs: leave them out"
+                )
+            if rule.decay != self.weight_decay:
+                raise ValueError(
+                    f"kolen_pollack's decay must equal weight_decay ({self.weight_decay}), or W and B decay apart; "
+                    f"found {rule.decay}"
+                )
+
+    def _check_rules(self):
+        if isinstance(self.alignment, (list, tuple)):
+            for index, rule in enumerate(self.rules):
+                if rule.layers is None and index < len(self.rules) - 1:
+                    raise ValueError(f"alignment.{index} has no `layers` and takes all: the rules after it get none")
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -> Config:
+    """Reads a configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: `key.path=value`, the value in YAML.
+        smoke: whether to apply what the file says under `smoke`.
+
+    Returns:
+        The configuration, with defaults filled in.
+
+    Raises:
+        ConfigError: in one line, naming file, key path, what was found and what is allowed.
+    """
+    chain = _read_chain(str(path))
+    data: dict[str, Any] = {}
+    for _, layer in reversed(chain):
+        data = merge(data, layer)
+    trial = data.pop("smoke", None)
+    if smoke:
+        if not isinstance(trial, Mapping):
+            raise ConfigError(f"{path}: smoke: must be a mapping of overrides; found {trial!r}")
+        data = merge(data, trial)
+    for override in overrides:
+        _override(data, override)
+    return parse(data, lambda key_path: _source(chain, overrides, key_path))
+
+
+def parse(data: Mapping[str, Any], source: Any = None) -> Config:
+    """Validates plain data.
+
+    Args:
+        data: what a file with no `base` holds.
+        source: key path -> name of the file that says it, for messages.
+
+    Raises:
+        ConfigError: in one line.
+    """
+    try:
+        return Config.model_validate(data)
+    except pydantic.ValidationError as error:
+        line = errors.describe(error, data, Config)
+        key_path = line.partition(":")[0]
+        raise ConfigError(f"{source(key_path)}: {line}" if source else line) from None
+    except RecursionError:
+        raise ConfigError("the configuration is nested too deeply") from None
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lays `over` on `base`: mappings are merged, unless they name different kinds; all else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _other_kind(old, value):
+            value = merge(old, value)
+        merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _other_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return any(key in new and key in old and new[key] != old[key] for key in KIND_KEYS)
+
+
+def _read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
+    """Returns the file and its bases, nearest first."""
+    chain: list[tuple[str, dict[str, Any]]] = []
+    while True:
+        if path in [name for name, _ in chain]:
+            names = " -> ".join([*(name for name, _ in chain), path])
+            raise ConfigError(f"{path}: base: the files are bases of each other: {names}")
+        data = _read(path, chain[-1][0] if chain else None)
+        base = data.pop("base", None)
+        chain.append((path, data))
+        if base is None:
+            return chain
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: base: must be the path of a YAML file; found {base!r}")
+        path = str(Path(path).parent / base) if "://" not in base else base
+
+
+def _read(path: str, needed_by: str | None) -> dict[str, Any]:
+    """Reads one YAML file that must hold a mapping with string keys."""
+    where = f" (base of {needed_by})" if needed_by else ""
+    if not tf.io.gfile.exists(path):
+        raise ConfigError(f"{path}: no such file{where}; give the path of a YAML file")
+    if tf.io.gfile.isdir(path):
+        raise ConfigError(f"{path}: is a directory{where}; give the path of a YAML file")
+    try:
+        with tf.io.gfile.GFile(path, "r") as file:
+            data = ruamel.yaml.YAML(typ="safe", pure=True).load(file.read())
+    except ruamel.yaml.error.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {_yaml_problem(error)}") from None
+    except (UnicodeDecodeError, tf.errors.OpError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from None
+    if data is None:
+        raise ConfigError(f"{path}: the file is empty; a configuration is a mapping such as 'epochs: 10'")
+    return _plain(data, path)
+
+
+def _plain(data: Any, path: str) -> dict[str, Any]:
+    """Checks that a document is a mapping of strings to JSON-like values."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must hold a mapping; found {type(data).__name__}")
+    try:
+        json.dumps(data, allow_nan=True)
+    except (TypeError, ValueError, RecursionError):
+        raise ConfigError(f"{path}: values must be numbers, strings, booleans, lists and mappings alone") from None
+    return _string_keys(data, path)
+
+
+def _string_keys(data: Any, path: str) -> Any:
+    if isinstance(data, dict):
+        if None in data:  # What YAML makes of the name of the null primitive.
+            data = {"null" if key is None else key: value for key, value in data.items()}
+        for key in data:
+            if not isinstance(key, str):
+                raise ConfigError(f"{path}: keys must be strings; found {key!r}")
+        return {key: _string_keys(value, path) for key, value in data.items()}
+    return [_string_keys(value, path) for value in data] if isinstance(data, list) else data
+
+
+def _yaml_problem(error: Exception) -> str:
+    """Returns what is wrong in a YAML file, and the line."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return " ".join(f"{problem}{where}".split())
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Applies one `key.path=value` to `data` in place."""
+    key_path, equals, text = override.partition("=")
+    keys = key_path.split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: must have the form key.path=value, such as optimization.alternation=1")
+    try:
+        value = ruamel.yaml.YAML(typ="safe", pure=True).load(text)
+    except (ruamel.yaml.error.YAMLError, ValueError) as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {_yaml_problem(error)}") from None
+    value = _plain({"value": value}, f"--set {override}")["value"]
+    node: Any = data
+    for depth, key in enumerate(keys[:-1], start=1):
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+        elif isinstance(node, dict):
+            if not isinstance(node.get(key), (dict, list)):
+                node[key] = {}
+            node = node[key]
+        else:
+            raise ConfigError(f"--set {override}: {'.'.join(keys[:depth])} is not there; found {node!r}")
+    last = keys[-1]
+    if isinstance(node, list):
+        if not last.isdigit() or int(last) >= len(node):
+            raise ConfigError(f"--set {override}: must name one of the {len(node)} entries by its number")
+        node[int(last)] = value
+    else:
+        fresh = merge(node, {last: value})
+        node[last] = fresh[last]
+
+
+def _source(chain: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[str], key_path: str) -> str:
+    """Returns what says `key_path`: an override, or the nearest file of the chain; else the file itself."""
+    for override in overrides:
+        if f"{key_path}.".startswith(f"{override.partition('=')[0]}."):
+            return f"{chain[0][0]} --set {override}"
+    for path, data in chain:
+        node: Any = data
+        for key in key_path.split("."):
+            node = node.get(key) if isinstance(node, dict) else None
+        if node is not None:
+            return path
+    return chain[0][0]
+
+
+def dump(config: Config) -> str:
+    """Returns the configuration as YAML with all defaults written out; `load` reads it back to the same."""
+    data = config.model_dump(mode="json", exclude_none=True)
+    stream = io.StringIO()
+    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.dump(data, stream)
+    return stream.getvalue()
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns a JSON Schema for editors: keys, types and allowed values; `load` alone checks what is missing.
+
+    A file with a `base` says only what differs, so nothing is required here.
+    """
+    schema = _loosen(Config.model_json_schema())
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "neural_alignment run"
+    schema["properties"]["base"] = {"type": "string", "description": "File that this one differs from."}
+    schema["properties"]["smoke"] = {"type": "object", "description": "Overrides for a run of two steps."}
+    return schema
+
+
+def _loosen(node: Any) -> Any:
+    """Removes what a partial mapping would not satisfy."""
+    if isinstance(node, list):
+        return [_loosen(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    loose = {key: _loosen(value) for key, value in node.items() if key not in ("required", "discriminator")}
+    if "oneOf" in loose:
+        loose["anyOf"] = loose.pop("oneOf")
+    return loose
+
+
+__all__ = ["RULES", "Config", "ConfigError", "dump", "json_schema", "load", "merge", "parse"]

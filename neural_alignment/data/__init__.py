@@ -1,0 +1,55 @@
+"""Data: `load` a source by name; every source gives training and validation batches as a `Dataset`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from neural_alignment.data.pipeline import AUGMENTATIONS, Arrays, Batching, Dataset, InMemory, Streamed
+from neural_alignment.data.sources import SOURCES
+from neural_alignment.errors import DataError, nearest
+
+__all__ = ["AUGMENTATIONS", "SOURCES", "Arrays", "Batching", "Dataset", "InMemory", "Streamed", "load"]
+
+
+def load(
+    source: str,
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool = True,
+    validation_batch_size: int | None = None,
+    **options: Any,
+) -> Dataset:
+    """Loads a data set.
+
+    Args:
+        source: "digits", "tfds" or "imagenet".
+        batch_size: training examples per step.
+        seed: order and augmentation depend on this alone.
+        shuffle: False keeps the order of the files.
+        validation_batch_size: default: `batch_size`.
+        **options: what the source takes: the keyword arguments of the function of that name in `sources`.
+
+    Returns:
+        The data set; nothing is iterated yet.
+
+    Raises:
+        DataError: the data or an option is wrong; one line says what and where.
+    """
+    if source not in SOURCES:
+        raise DataError(
+            f"`source` is unknown. Received {source!r}. Allowed: {', '.join(SOURCES)}{nearest(str(source), SOURCES)}"
+        )
+    parameters = dict(list(inspect.signature(SOURCES[source]).parameters.items())[1:])
+    for option in options:
+        if option not in parameters:
+            raise DataError(
+                f"`{option}` is no option of the data source {source!r}. Received {options[option]!r}. "
+                f"Allowed: {', '.join(parameters)}{nearest(option, parameters)}"
+            )
+    for name, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and name not in options:
+            raise DataError(f"The data source {source!r} needs the option `{name}`. Received: {', '.join(options)}.")
+    batching = Batching(batch_size, seed, shuffle, validation_batch_size)
+    return SOURCES[source](batching, **options)

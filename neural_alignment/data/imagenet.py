@@ -1,0 +1,172 @@
+"""ImageNet preprocessing: from an encoded image to a float32 image, for ResNet v1 ("resnet") and v2 ("inception").
+
+Training takes a random crop (8 % to 100 % of the area, aspect ratio 3/4 to 4/3), evaluation a central one; both are
+resized bilinearly, without antialiasing, as in the TensorFlow ResNet that the paper extends. The crop is part of the
+JPEG decoder, so pixels outside it are never computed. A file that is not a JPEG (ImageNet has one PNG, named .JPEG) is
+decoded whole, then cropped. Grey and CMYK images come out as RGB.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+MEAN = (0.485, 0.456, 0.406)  # per channel, of images in [0, 1]
+STDDEV = (0.229, 0.224, 0.225)
+AREA_RANGE = (0.08, 1.0)
+ASPECT_RATIO_RANGE = (3 / 4, 4 / 3)
+CROP_FRACTION = 0.875  # 224 / 256 of the shorter side (ResNet), 87.5 % of either side (Inception)
+
+Window = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """One way to prepare ImageNet.
+
+    Attributes:
+        train: `(encoded, seed, image_size) -> (image_size, image_size, 3)`, a pure function of its arguments.
+        evaluation: `(encoded, image_size) -> (image_size, image_size, 3)`.
+        image_size: the image size of the original, in pixels.
+    """
+
+    train: Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor]
+    evaluation: Callable[[tf.Tensor, int], tf.Tensor]
+    image_size: int
+
+
+def resnet_train(encoded: tf.Tensor, seed: tf.Tensor, image_size: int = 224) -> tf.Tensor:
+    """Random crop, bilinear resize, random flip, normalised by ImageNet's mean and standard deviation.
+
+    Args:
+        encoded: scalar string, the bytes of a JPEG file (or PNG, BMP, GIF).
+        seed: `(2,)` non-negative integers; the same seed gives the same crop and flip.
+        image_size: height and width of the result, in pixels.
+
+    Returns:
+        `(image_size, image_size, 3)` float32.
+    """
+    return _normalize(_random_crop_and_flip(encoded, seed, image_size))
+
+
+def resnet_evaluation(encoded: tf.Tensor, image_size: int = 224) -> tf.Tensor:
+    """The central `image_size` square of the image scaled to a shorter side of 8/7 `image_size`, normalised.
+
+    Computed as the central square of 7/8 of the shorter side, resized: the same window, and the rest is never decoded.
+
+    Args:
+        encoded: scalar string, the bytes of a JPEG file (or PNG, BMP, GIF).
+        image_size: height and width of the result, in pixels.
+
+    Returns:
+        `(image_size, image_size, 3)` float32.
+    """
+
+    def central_square(height: tf.Tensor, width: tf.Tensor) -> Window:
+        side = tf.cast(tf.round(CROP_FRACTION * tf.cast(tf.minimum(height, width), tf.float32)), tf.int32)
+        side = tf.maximum(side, 1)
+        return (height - side) // 2, (width - side) // 2, side, side
+
+    return _normalize(_decode_window(encoded, central_square, image_size))
+
+
+def inception_train(encoded: tf.Tensor, seed: tf.Tensor, image_size: int = 299) -> tf.Tensor:
+    """Random crop, bilinear resize, random flip, scaled to [-1, 1]; no colour distortion.
+
+    Args:
+        encoded: scalar string, the bytes of a JPEG file (or PNG, BMP, GIF).
+        seed: `(2,)` non-negative integers; the same seed gives the same crop and flip.
+        image_size: height and width of the result, in pixels.
+
+    Returns:
+        `(image_size, image_size, 3)` float32.
+    """
+    return scale_to_unit_range(_random_crop_and_flip(encoded, seed, image_size))
+
+
+def inception_evaluation(encoded: tf.Tensor, image_size: int = 299) -> tf.Tensor:
+    """The central 87.5 % of the height and of the width, resized bilinearly (aspect ratio not kept), in [-1, 1].
+
+    The window is that of `tf.image.central_crop`.
+
+    Args:
+        encoded: scalar string, the bytes of a JPEG file (or PNG, BMP, GIF).
+        image_size: height and width of the result, in pixels.
+
+    Returns:
+        `(image_size, image_size, 3)` float32.
+    """
+
+    def central_part(height: tf.Tensor, width: tf.Tensor) -> Window:
+        margin = (1 - CROP_FRACTION) / 2  # a power of two: exact
+        top = tf.cast(margin * tf.cast(height, tf.float32), tf.int32)
+        left = tf.cast(margin * tf.cast(width, tf.float32), tf.int32)
+        return top, left, height - 2 * top, width - 2 * left
+
+    return scale_to_unit_range(_decode_window(encoded, central_part, image_size))
+
+
+PREPROCESSING = {
+    "resnet": Preprocessing(resnet_train, resnet_evaluation, image_size=224),
+    "inception": Preprocessing(inception_train, inception_evaluation, image_size=299),
+}
+
+
+def scale_to_unit_range(image: tf.Tensor) -> tf.Tensor:
+    """Pixels 0..255 to [-1, 1]."""
+    return tf.cast(image, tf.float32) / 127.5 - 1.0
+
+
+def _normalize(image: tf.Tensor) -> tf.Tensor:
+    """(pixel / 255 - mean) / standard deviation, per channel.
+
+    As one scale and one offset over rows of pixels: broadcasting over a last axis of 3 costs as much as the decoding.
+    """
+    height, width, _ = image.shape
+    scale = np.tile(1.0 / (255.0 * np.array(STDDEV)), width).astype(np.float32)
+    offset = np.tile(-np.array(MEAN) / np.array(STDDEV), width).astype(np.float32)
+    return tf.reshape(tf.reshape(image, (height, width * 3)) * scale + offset, (height, width, 3))
+
+
+def _random_crop_and_flip(encoded: tf.Tensor, seed: tf.Tensor, image_size: int) -> tf.Tensor:
+    """A random crop, resized to `(image_size, image_size, 3)` and flipped half of the time; pixels in [0, 255]."""
+    flip_seed = tf.bitwise.invert(seed)  # negative: never the crop's seed of another example, and cheaper than a split
+
+    def random_window(height: tf.Tensor, width: tf.Tensor) -> Window:
+        # The whole image is the object, so `min_object_covered` above 0.08 would raise the smallest area.
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.stack([height, width, 3]),
+            bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+            seed=seed,
+            min_object_covered=0.0,
+            aspect_ratio_range=ASPECT_RATIO_RANGE,
+            area_range=AREA_RANGE,
+            max_attempts=100,
+        )
+        return begin[0], begin[1], size[0], size[1]
+
+    image = _decode_window(encoded, random_window, image_size)
+    return tf.image.stateless_random_flip_left_right(image, flip_seed)
+
+
+def _decode_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tensor], Window], image_size: int) -> tf.Tensor:
+    """Decodes the window `(top, left, height, width)` of an image and resizes it bilinearly; pixels in [0, 255]."""
+
+    def from_jpeg() -> tf.Tensor:
+        shape = tf.io.extract_jpeg_shape(encoded)
+        return tf.io.decode_and_crop_jpeg(
+            encoded, tf.stack(window(shape[0], shape[1])), channels=3, dct_method="INTEGER_ACCURATE"
+        )
+
+    def from_other() -> tf.Tensor:
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        shape = tf.shape(image)
+        return tf.image.crop_to_bounding_box(image, *window(shape[0], shape[1]))
+
+    crop = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
+    crop.set_shape((None, None, 3))
+    image = tf.image.resize(crop, (image_size, image_size), method="bilinear")
+    return tf.ensure_shape(image, (image_size, image_size, 3))

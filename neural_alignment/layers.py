@@ -1,0 +1,265 @@
+"""Keras' Dense and Conv2D with a backward kernel of their own."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from neural_alignment.alignments import Alignment, ForwardPass, LayerView, current_pass
+from neural_alignment.operations import ConvMap, DenseMap, LinearMap, carry
+
+Tensor = tf.Tensor
+
+PACKAGE = "neural_alignment"
+"""Under this name Keras keeps our classes in `.keras` files."""
+
+
+class AlignedLayer:
+    """What aligned layers share: the backward kernel, R_l, and the configuration. To be mixed into a Keras layer.
+
+    A subclass says which linear map it is. Without an alignment it is the native layer and nothing else.
+    """
+
+    alignment: Alignment | None
+
+    def _set_alignment(self, alignment: Alignment | dict | None, alignment_activation: Any) -> None:
+        """Validates and keeps the two arguments that the native layer does not have."""
+        if isinstance(alignment, dict):
+            alignment = keras.saving.deserialize_keras_object(alignment)
+        if alignment is not None and not isinstance(alignment, Alignment):
+            raise ValueError(
+                "`alignment` must be a rule of `neural_alignment.alignments`, or None for backpropagation. "
+                f"Received {alignment!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
+            )
+        self.alignment = alignment
+        self.alignment_activation = keras.activations.get(alignment_activation) if alignment_activation else None
+        if alignment is not None and self.lora_rank:
+            raise ValueError(
+                f"`lora_rank` cannot be combined with `alignment`: the backward kernel would follow the wrong weights. "
+                f"Received lora_rank={self.lora_rank}. Example: lora_rank=None."
+            )
+
+    def linear_map(self) -> LinearMap:
+        """Returns the map that the layer's kernels are kernels of."""
+        raise NotImplementedError
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the native layer's weights and, where there is an alignment, the backward kernel."""
+        super().build(input_shape)
+        if self.alignment is None:
+            return
+        layout = tuple(self.kernel.shape)
+        linear_map = self.linear_map()
+        draw = _independent(self.kernel_initializer, self.name)
+
+        def initializer(shape, dtype=None):
+            del shape  # Drawn in the layout of W, so that the fan-in is that of W.
+            return linear_map.transpose(draw(layout, dtype=dtype))
+
+        # Released, as Keras does itself where a layer gets a weight after its native build.
+        self._tracker.unlock()
+        self._backward_kernel = self.add_weight(
+            name="backward_kernel",
+            shape=tuple(reversed(layout)) if isinstance(linear_map, DenseMap) else layout,
+            initializer=initializer,
+            trainable=self.alignment.learns,
+        )
+        if self.alignment.uses_step:
+            self._step = self.add_weight(
+                name="alignment_step", shape=(), dtype="int64", initializer="zeros", trainable=False
+            )
+        self._tracker.lock()
+
+    @property
+    def forward_kernel(self) -> Any:
+        """W: the native layer's kernel."""
+        return self.kernel
+
+    @property
+    def backward_kernel(self) -> Any:
+        """B: the kernel through which the error travels, `(outputs, inputs)` or as the kernel of a convolution.
+
+        The weight itself where the rule learns or keeps B; computed from W where the rule says so (sign symmetry).
+
+        Raises:
+            AttributeError: if the layer has no alignment, or is not built.
+        """
+        if getattr(self, "_backward_kernel", None) is None:
+            raise AttributeError(f"Layer {self.name!r} has no backward kernel: it is not built or has no alignment.")
+        if type(self.alignment).carried_kernel is Alignment.carried_kernel:
+            return self._backward_kernel
+        linear_map = self.linear_map()
+        return linear_map.transpose(self._carried(linear_map))
+
+    def _carried(self, linear_map: LinearMap) -> Tensor:
+        """Returns the kernel through which the error travels, in the layout of W."""
+        kernel = keras.ops.convert_to_tensor(self.kernel)
+        backward = linear_map.transpose(keras.ops.convert_to_tensor(self._backward_kernel))
+        return self.alignment.carried_kernel(tf.stop_gradient(kernel), backward)
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Applies the layer; in training, adds R_l where the rule learns B."""
+        if self.alignment is None:
+            return super().call(inputs)
+        state = current_pass() or ForwardPass(step=self._step.value if self.alignment.uses_step else 0)
+        linear_map = self.linear_map()
+        kernel = keras.ops.convert_to_tensor(self.kernel)
+        carried = kernel if state.weight_transport else self._carried(linear_map)
+        projection = carry(linear_map, inputs, kernel, carried, self.alignment.tie_gradient)
+        if training and state.regularise and self.alignment.learns:
+            self._regularise(inputs, projection, linear_map, state)
+        outputs = (
+            projection if self.bias is None else tf.nn.bias_add(projection, keras.ops.convert_to_tensor(self.bias))
+        )
+        if state.probe is not None:
+            outputs = state.probe(self, inputs, outputs)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _regularise(self, inputs: Tensor, projection: Tensor, linear_map: LinearMap, state: ForwardPass) -> None:
+        """Computes R_l and hands it to the model: to its forward pass, or with `add_loss` where there is none."""
+        view = LayerView(
+            linear_map=linear_map,
+            inputs=inputs,
+            forward_kernel=keras.ops.convert_to_tensor(self.kernel),
+            backward_kernel=linear_map.transpose(keras.ops.convert_to_tensor(self._backward_kernel)),
+            bias=None if self.bias is None else keras.ops.convert_to_tensor(self.bias),
+            activation=self.following_activation,
+            projection=projection,
+            name=self.name,
+            step=state.step,
+            minibatch=state.minibatch,
+        )
+        regulariser = self.alignment(view)
+        if current_pass() is None:
+            self.add_loss(regulariser)
+            if self.alignment.uses_step:
+                self._step.assign_add(1)
+        else:
+            state.losses[self.name] = regulariser
+
+    @property
+    def following_activation(self) -> Any:
+        """The nonlinearity after the layer: `alignment_activation`, else the layer's own; none for a linear one."""
+        activation = self.alignment_activation or self.activation
+        return None if activation is keras.activations.linear else activation
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves all weights; the native layer would save its own alone."""
+        if self.alignment is None:
+            super().save_own_variables(store)
+        else:
+            keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads what `save_own_variables` saved."""
+        if self.alignment is None:
+            super().load_own_variables(store)
+        else:
+            keras.layers.Layer.load_own_variables(self, store)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the native layer's configuration with the rule and the nonlinearity that follows."""
+        activation = self.alignment_activation
+        return {
+            **super().get_config(),
+            "alignment": self.alignment and keras.saving.serialize_keras_object(self.alignment),
+            "alignment_activation": activation and keras.activations.serialize(activation),
+        }
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Dense(AlignedLayer, keras.layers.Dense):
+    """`keras.layers.Dense` whose error travels back through a backward kernel.
+
+    Inputs may have any rank from 2; axes between the first and the last count as space.
+
+    Args:
+        units: number of outputs.
+        *args: as in `keras.layers.Dense`.
+        alignment: the rule that B learns by; none for plain backpropagation and no B.
+        alignment_activation: the nonlinearity that follows the layer where it is not its own `activation`.
+        **kwargs: as in `keras.layers.Dense`.
+
+    Raises:
+        ValueError: if an argument is not of its kind or cannot be combined with an alignment.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *args: Any,
+        alignment: Alignment | None = None,
+        alignment_activation: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(units, *args, **kwargs)
+        self._set_alignment(alignment, alignment_activation)
+
+    def linear_map(self) -> DenseMap:
+        """Returns the map of a matrix product."""
+        return DenseMap()
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Conv2D(AlignedLayer, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose error travels back through a backward kernel. NHWC, one group.
+
+    Args:
+        filters: number of outputs.
+        kernel_size: rows and columns of the kernel.
+        *args: as in `keras.layers.Conv2D`.
+        alignment: the rule that B learns by; none for plain backpropagation and no B.
+        alignment_activation: the nonlinearity that follows the layer where it is not its own `activation`, as for a
+            convolution before batch normalisation.
+        **kwargs: as in `keras.layers.Conv2D`.
+
+    Raises:
+        ValueError: if an argument is not of its kind, or is one that an aligned convolution does not have: `groups`
+            other than 1, `data_format="channels_first"`.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        *args: Any,
+        alignment: Alignment | None = None,
+        alignment_activation: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(filters, kernel_size, *args, **kwargs)
+        self._set_alignment(alignment, alignment_activation)
+        if alignment is None:
+            return
+        if self.groups != 1:
+            raise ValueError(
+                f"`groups` must be 1 in an aligned convolution. Received groups={self.groups}. "
+                "Example: groups=1, or alignment=None for backpropagation."
+            )
+        if self.data_format != "channels_last":
+            raise ValueError(
+                '`data_format` must be "channels_last" in an aligned convolution. '
+                f'Received data_format={self.data_format!r}. Example: data_format="channels_last".'
+            )
+
+    def linear_map(self) -> ConvMap:
+        """Returns the map of this convolution."""
+        return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
+
+
+def _independent(initializer: keras.initializers.Initializer, layer: str) -> keras.initializers.Initializer:
+    """Returns an initialiser of the same distribution whose draw is independent of `initializer`'s.
+
+    A Keras initialiser gives the same numbers at every call, so that one called twice would make B equal to W. The seed
+    of B's follows from that of W's and from the layer's name; Keras' global seed is not asked for another one, so that
+    W is the same with any rule and with none.
+    """
+    if not hasattr(initializer, "get_config"):
+        return initializer
+    config = initializer.get_config()
+    if "seed" in config and isinstance(getattr(initializer, "seed", None), int):
+        config["seed"] = zlib.crc32(f"{initializer.seed}/{layer}/backward_kernel".encode()) & 0x7FFFFFFF
+    return type(initializer).from_config(config)

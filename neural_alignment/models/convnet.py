@@ -1,0 +1,48 @@
+"""A small convolutional network for images of 8 to 32 pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from neural_alignment.models.parts import Parts, Rules
+
+
+def convnet(
+    filters: Sequence[int],
+    classes: int,
+    input_shape: tuple[int, int, int],
+    alignment: Rules = None,
+    activation: str = "relu",
+    batch_norm: bool = True,
+    weight_decay: float = 0.0,
+) -> keras.Model:
+    """Builds a network of 3x3 convolutions, the second and all later ones of stride 2, that returns logits.
+
+    Layers are named `conv1`, `conv2` and so on, and `dense`.
+
+    Args:
+        filters: filters of each convolution.
+        classes: number of classes.
+        input_shape: `(height, width, channels)`.
+        alignment: none, one rule for all layers, or rules with patterns of layer names.
+        activation: nonlinearity of the convolutions.
+        batch_norm: whether batch normalisation stands between a convolution and its nonlinearity; without it the
+            convolutions have a bias. Aligned networks without it bear lower learning rates only.
+        weight_decay: coefficient of J's L2 term.
+
+    Returns:
+        A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
+    """
+    parts = Parts(alignment, weight_decay)
+    inputs = x = keras.Input(input_shape)
+    for number, outputs in enumerate(filters, start=1):
+        strides = 1 if number == 1 else 2
+        conv = parts.conv(outputs, 3, f"conv{number}", activation, strides=strides, use_bias=not batch_norm)
+        x = conv(x)
+        if batch_norm:
+            x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"conv{number}_norm")(x)
+        x = keras.layers.Activation(activation, name=f"conv{number}_{activation}")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    return parts.finish(inputs, parts.dense(classes, "dense")(x), "convnet")

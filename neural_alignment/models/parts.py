@@ -1,0 +1,70 @@
+"""What the models share: aligned convolutions and dense layers with their initialisers and weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from neural_alignment.alignments import Alignment, Assignment
+from neural_alignment.layers import Conv2D, Dense
+
+Rules = Alignment | Sequence[Alignment] | None
+"""What a model takes as `alignment`: none, one rule for all layers, or rules with patterns of layer names."""
+
+
+class Parts:
+    """Makes the layers of one model.
+
+    Kernels of convolutions are drawn from a truncated normal of variance 1 / fan-in, those of dense layers Glorot
+    uniform unless said otherwise; biases start at 0. J's weight decay is 1/2 `weight_decay` times the sum of squares of
+    the forward kernels and the dense biases.
+
+    Args:
+        alignment: the rules.
+        weight_decay: coefficient of the decay of W.
+    """
+
+    def __init__(self, alignment: Rules, weight_decay: float):
+        if weight_decay < 0:
+            raise ValueError(f"`weight_decay` must not be negative. Received {weight_decay!r}. Example: 1e-4.")
+        self._assignment = Assignment(alignment)
+        self._weight_decay = weight_decay
+
+    def conv(self, filters: int, kernel_size: int, name: str, followed_by: str | None = None, **options: Any) -> Conv2D:
+        """Returns a convolution without bias; `followed_by` is the nonlinearity after its batch normalisation."""
+        defaults = {"padding": "same", "use_bias": False}
+        return Conv2D(
+            filters,
+            kernel_size,
+            kernel_initializer=keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"),
+            kernel_regularizer=self._decay(),
+            alignment=self._assignment(name),
+            alignment_activation=followed_by,
+            name=name,
+            **{**defaults, **options},
+        )
+
+    def dense(self, units: int, name: str, **options: Any) -> Dense:
+        """Returns a dense layer with bias."""
+        return Dense(
+            units,
+            kernel_regularizer=self._decay(),
+            bias_regularizer=self._decay(),
+            alignment=self._assignment(name),
+            name=name,
+            **options,
+        )
+
+    def finish(self, inputs: Any, outputs: Any, name: str) -> keras.Model:
+        """Returns the functional model, if every rule has found a layer.
+
+        Raises:
+            ConfigError: if the pattern of a rule fits none.
+        """
+        self._assignment.check()
+        return keras.Model(inputs, outputs, name=name)
+
+    def _decay(self) -> keras.regularizers.Regularizer | None:
+        return keras.regularizers.L2(0.5 * self._weight_decay) if self._weight_decay else None

@@ -1,0 +1,158 @@
+"""Residual networks, version 1 (He et al. 2015) and 2 (He et al. 2016), as Kunin et al. 2020 trained them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+
+from neural_alignment.models.parts import Parts, Rules
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Depth -> blocks in each of the four groups."""
+
+BATCH_NORM_MOMENTUM = {1: 0.9, 2: 0.997}
+BATCH_NORM_EPSILON = 1e-5
+
+
+def resnet(
+    depth: int,
+    version: int,
+    classes: int,
+    input_shape: tuple[int, int, int],
+    alignment: Rules = None,
+    stem: Literal["imagenet", "cifar"] = "imagenet",
+    width: int = 64,
+    weight_decay: float = 0.0,
+) -> keras.Model:
+    """Builds a residual network that returns logits.
+
+    The first block of every group has a projection shortcut, in the shallow networks too; a bottleneck strides in its
+    3x3. Before a stride above 1 the input is padded by kernel size - 1 and the convolution is VALID. The last
+    batch normalisation of a version-1 block starts with scale 0. Layers are named `stem`, `group1_block1_conv1`,
+    `group1_block1_shortcut` and so on, and `dense`.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        version: 1, with batch normalisation after each convolution; 2, before it.
+        classes: number of classes.
+        input_shape: `(height, width, channels)`.
+        alignment: none, one rule for all layers, or rules with patterns of layer names.
+        stem: `"imagenet"`, 7x7 stride 2 and max-pooling; `"cifar"`, 3x3 stride 1 and no pooling.
+        width: filters of the first group; each further group has twice as many.
+        weight_decay: coefficient of J's L2 term.
+
+    Returns:
+        A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
+
+    Raises:
+        ValueError: if an argument is not one of those.
+    """
+    if depth not in BLOCKS:
+        raise ValueError(
+            f"`depth` must be one of {', '.join(map(str, BLOCKS))}. Received {depth!r}. Example: depth=18."
+        )
+    if version not in (1, 2):
+        raise ValueError(f"`version` must be 1 or 2. Received {version!r}. Example: version=1.")
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(f'`stem` must be "imagenet" or "cifar". Received {stem!r}. Example: stem="cifar".')
+    if width < 1:
+        raise ValueError(f"`width` must be at least 1. Received {width!r}. Example: width=64.")
+    net = _ResNet(Parts(alignment, weight_decay), version, bottleneck=depth >= 50)
+    inputs = keras.Input(input_shape)
+    x = net.stem(inputs, stem, width)
+    for group, blocks in enumerate(BLOCKS[depth], start=1):
+        for block in range(1, blocks + 1):
+            strides = 2 if group > 1 and block == 1 else 1
+            x = net.block(x, width * 2 ** (group - 1), strides, f"group{group}_block{block}", project=block == 1)
+    if version == 2:
+        x = net.norm_relu(x, "final")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    initializer = keras.initializers.RandomNormal(stddev=0.01) if version == 1 else "glorot_uniform"
+    outputs = net.parts.dense(classes, "dense", kernel_initializer=initializer)(x)
+    return net.parts.finish(inputs, outputs, f"resnet{depth}_v{version}")
+
+
+class _ResNet:
+    """Adds the layers of one network."""
+
+    def __init__(self, parts: Parts, version: int, bottleneck: bool):
+        self.parts = parts
+        self.version = version
+        self.bottleneck = bottleneck
+
+    def stem(self, x: Any, kind: str, width: int) -> Any:
+        """The first convolution; in version 2 neither batch normalisation nor nonlinearity follow it."""
+        followed_by = "relu" if self.version == 1 else None
+        if kind == "imagenet":
+            x = self.conv(x, width, 7, 2, "stem", followed_by)
+        else:
+            x = self.conv(x, width, 3, 1, "stem", followed_by)
+        if self.version == 1:
+            x = self.norm_relu(x, "stem")
+        if kind == "imagenet":
+            x = keras.layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
+        return x
+
+    def block(self, x: Any, filters: int, strides: int, name: str, project: bool) -> Any:
+        """One residual block."""
+        return (self._block_v1 if self.version == 1 else self._block_v2)(x, filters, strides, name, project)
+
+    def _block_v1(self, x, filters, strides, name, project):
+        shortcut = x
+        if project:
+            shortcut = self.conv(x, self._outputs(filters), 1, strides, f"{name}_shortcut")
+            shortcut = self.norm(shortcut, f"{name}_shortcut")
+        convs = self._convs(filters, strides)
+        for number, (outputs, size, stride) in enumerate(convs, start=1):
+            last = number == len(convs)
+            x = self.conv(x, outputs, size, stride, f"{name}_conv{number}", None if last else "relu")
+            if last:
+                x = self.norm(x, f"{name}_conv{number}", gamma_initializer="zeros")
+            else:
+                x = self.norm_relu(x, f"{name}_conv{number}")
+        x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+        return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+    def _block_v2(self, x, filters, strides, name, project):
+        shortcut = x
+        x = self.norm_relu(x, f"{name}_input")
+        if project:
+            shortcut = self.conv(x, self._outputs(filters), 1, strides, f"{name}_shortcut")
+        convs = self._convs(filters, strides)
+        for number, (outputs, size, stride) in enumerate(convs, start=1):
+            last = number == len(convs)
+            x = self.conv(x, outputs, size, stride, f"{name}_conv{number}", None if last else "relu")
+            if not last:
+                x = self.norm_relu(x, f"{name}_conv{number}")
+        return keras.layers.Add(name=f"{name}_add")([x, shortcut])
+
+    def _convs(self, filters: int, strides: int) -> list[tuple[int, int, int]]:
+        """Returns outputs, kernel size and stride of the convolutions of a block."""
+        if self.bottleneck:
+            return [(filters, 1, 1), (filters, 3, strides), (self._outputs(filters), 1, 1)]
+        return [(filters, 3, strides), (filters, 3, 1)]
+
+    def _outputs(self, filters: int) -> int:
+        return 4 * filters if self.bottleneck else filters
+
+    def conv(self, x: Any, filters: int, size: int, strides: int, name: str, followed_by: str | None = None) -> Any:
+        """A convolution; under a stride its input is padded by a fixed amount, whatever the input's size."""
+        if strides == 1:
+            return self.parts.conv(filters, size, name, followed_by)(x)
+        if size > 1:
+            before = (size - 1) // 2
+            padding = (before, size - 1 - before)
+            x = keras.layers.ZeroPadding2D((padding, padding), name=f"{name}_pad")(x)
+        return self.parts.conv(filters, size, name, followed_by, strides=strides, padding="valid")(x)
+
+    def norm(self, x: Any, name: str, **options: Any) -> Any:
+        """Batch normalisation."""
+        momentum = BATCH_NORM_MOMENTUM[self.version]
+        return keras.layers.BatchNormalization(
+            momentum=momentum, epsilon=BATCH_NORM_EPSILON, name=f"{name}_norm", **options
+        )(x)
+
+    def norm_relu(self, x: Any, name: str) -> Any:
+        """Batch normalisation and ReLU."""
+        return keras.layers.ReLU(name=f"{name}_relu")(self.norm(x, name))

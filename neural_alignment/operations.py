@@ -1,0 +1,221 @@
+"""Linear operations whose error travels back through a kernel of its own.
+
+`matmul` and `conv2d` apply the forward kernel W on the way forward and send the upstream error back through the
+backward kernel B (Kunin et al. 2020, Appendix A.1). `DenseMap` and `ConvMap` are the linear maps under them; the
+learning rules read their signals through the same two classes, so nothing else in the package asks what kind of layer
+it has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+Tensor = tf.Tensor
+
+
+@dataclass(frozen=True)
+class DenseMap:
+    """The map x -> x W of a dense layer; leading axes beyond the first are summed over like space.
+
+    Kernels have the shape `(inputs, outputs)`.
+    """
+
+    def project(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Returns `inputs` `(batch, ..., inputs)` times `kernel`, of shape `(batch, ..., outputs)`."""
+        if inputs.shape.rank == 2:
+            return tf.matmul(inputs, kernel)
+        return tf.tensordot(inputs, kernel, axes=1)
+
+    def reconstruct(self, outputs: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
+        """Returns the adjoint of `project` applied to `outputs`, in the shape of `like`."""
+        del like  # The shape of the inputs follows from the kernel here; for a convolution it does not.
+        if outputs.shape.rank == 2:
+            return tf.matmul(outputs, kernel, transpose_b=True)
+        return tf.tensordot(outputs, kernel, axes=[[-1], [1]])
+
+    def correlate(self, inputs: Tensor, outputs: Tensor, like: Tensor) -> Tensor:
+        """Returns the sum over the batch of the outer products of `inputs` and `outputs`, shaped as a kernel."""
+        flat_inputs = tf.reshape(inputs, [-1, like.shape[0]])
+        flat_outputs = tf.reshape(outputs, [-1, like.shape[1]])
+        return tf.matmul(flat_inputs, flat_outputs, transpose_a=True)
+
+    def transpose(self, kernel: Tensor) -> Tensor:
+        """Turns a backward kernel `(outputs, inputs)` into the layout of the forward kernel, or back."""
+        return tf.transpose(kernel)
+
+
+@dataclass(frozen=True)
+class ConvMap:
+    """The map x -> conv(x, W) of a two-dimensional convolution, NHWC.
+
+    Kernels have the shape `(height, width, inputs, outputs)`. A dilated kernel is written out with zeros between its
+    taps: TensorFlow's CPU kernels have no gradients for dilated convolutions in every dtype.
+
+    Args:
+        strides: rows and columns between two output positions.
+        padding: `"VALID"` or `"SAME"`.
+        dilations: rows and columns between two taps of the kernel.
+    """
+
+    strides: tuple[int, int] = (1, 1)
+    padding: str = "VALID"
+    dilations: tuple[int, int] = (1, 1)
+
+    def project(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Returns the convolution of `inputs` `(batch, height, width, inputs)` with `kernel`."""
+        return tf.nn.conv2d(inputs, self._spread(kernel), self.strides, self.padding)
+
+    def reconstruct(self, outputs: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
+        """Returns the adjoint of `project` (a transposed convolution) applied to `outputs`, in the shape of `like`."""
+        return tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(like),
+            filter=self._spread(kernel),
+            out_backprop=outputs,
+            strides=[1, *self.strides, 1],
+            padding=self.padding,
+        )
+
+    def correlate(self, inputs: Tensor, outputs: Tensor, like: Tensor) -> Tensor:
+        """Returns the correlation of `inputs` with `outputs`, summed over batch and space, shaped as a kernel."""
+        height, width, *channels = like.shape
+        rows, columns = self.dilations
+        spread = tf.raw_ops.Conv2DBackpropFilter(
+            input=inputs,
+            filter_sizes=[(height - 1) * rows + 1, (width - 1) * columns + 1, *channels],
+            out_backprop=outputs,
+            strides=[1, *self.strides, 1],
+            padding=self.padding,
+        )
+        return spread[::rows, ::columns] if self.dilations != (1, 1) else spread
+
+    def transpose(self, kernel: Tensor) -> Tensor:
+        """Returns `kernel` as it is: both kernels of a convolution have one layout."""
+        return kernel
+
+    def _spread(self, kernel: Tensor) -> Tensor:
+        """Writes out a dilated kernel: zeros between the taps."""
+        if self.dilations == (1, 1):
+            return kernel
+        height, width, inputs, outputs = kernel.shape
+        rows, columns = self.dilations
+        blocks = tf.pad(kernel[:, None, :, None], [[0, 0], [0, rows - 1], [0, 0], [0, columns - 1], [0, 0], [0, 0]])
+        spread = tf.reshape(blocks, [height * rows, width * columns, inputs, outputs])
+        return spread[: (height - 1) * rows + 1, : (width - 1) * columns + 1]
+
+
+LinearMap = DenseMap | ConvMap
+
+
+def carry(
+    linear_map: LinearMap, inputs: Tensor, forward_kernel: Tensor, backward_kernel: Tensor, tie_gradient: bool = False
+) -> Tensor:
+    """Applies `linear_map` with the forward kernel and sends the error back through the backward kernel.
+
+    Args:
+        linear_map: what `forward_kernel` is a kernel of.
+        inputs: the layer's inputs.
+        forward_kernel: W.
+        backward_kernel: B, in the layout of W.
+        tie_gradient: whether B gets the gradient of W (Kolen-Pollack) or zero.
+
+    Returns:
+        The projection of `inputs` by `forward_kernel`.
+    """
+
+    @tf.custom_gradient
+    def operation(inputs, forward_kernel, backward_kernel):
+        def gradient(upstream):
+            d_inputs = linear_map.reconstruct(upstream, backward_kernel, like=inputs)
+            d_forward = linear_map.correlate(inputs, upstream, like=forward_kernel)
+            d_backward = d_forward if tie_gradient else tf.zeros_like(backward_kernel)
+            return d_inputs, d_forward, d_backward
+
+        return linear_map.project(inputs, forward_kernel), gradient
+
+    return operation(inputs, forward_kernel, backward_kernel)
+
+
+def matmul(inputs: Tensor, forward_kernel: Tensor, backward_kernel: Tensor, tie_gradient: bool = False) -> Tensor:
+    """Multiplies `inputs` by the forward kernel; the gradient to `inputs` goes through the backward kernel.
+
+    With upstream error d: dx = d B, dW = x^T d, and dB = 0, or dW^T with `tie_gradient`
+    (Kunin et al. 2020, Appendices A.1 and D.3).
+
+    Args:
+        inputs: `(batch, inputs)`.
+        forward_kernel: `(inputs, outputs)`.
+        backward_kernel: `(outputs, inputs)`.
+        tie_gradient: whether the backward kernel gets the forward kernel's gradient, transposed.
+
+    Returns:
+        `(batch, outputs)`.
+
+    Raises:
+        ValueError: if the shapes of the two kernels are not the transpose of each other.
+    """
+    inputs, forward_kernel, backward_kernel = _tensors(inputs, forward_kernel, backward_kernel)
+    if forward_kernel.shape.rank != 2 or list(backward_kernel.shape) != list(reversed(forward_kernel.shape)):
+        raise ValueError(
+            "`backward_kernel` must have the shape (outputs, inputs) where `forward_kernel` has (inputs, outputs). "
+            f"Received forward_kernel {tuple(forward_kernel.shape)} and backward_kernel "
+            f"{tuple(backward_kernel.shape)}. Example: (20, 5) and (5, 20)."
+        )
+    linear_map = DenseMap()
+    return carry(linear_map, inputs, forward_kernel, linear_map.transpose(backward_kernel), tie_gradient)
+
+
+def conv2d(
+    inputs: Tensor,
+    forward_kernel: Tensor,
+    backward_kernel: Tensor,
+    strides: int | tuple[int, int] = (1, 1),
+    padding: str = "VALID",
+    tie_gradient: bool = False,
+    dilations: int | tuple[int, int] = (1, 1),
+) -> Tensor:
+    """Convolves `inputs` with the forward kernel; the gradient to `inputs` goes through the backward kernel.
+
+    The backward kernel gets zero, or with `tie_gradient` the gradient of the forward kernel
+    (Kunin et al. 2020, Appendices A.1 and D.3).
+
+    Args:
+        inputs: `(batch, height, width, inputs)`.
+        forward_kernel: `(rows, columns, inputs, outputs)`.
+        backward_kernel: `(rows, columns, inputs, outputs)`.
+        strides: one or two positive integers.
+        padding: `"VALID"` or `"SAME"`.
+        tie_gradient: whether the backward kernel gets the forward kernel's gradient.
+        dilations: one or two positive integers.
+
+    Returns:
+        `(batch, new height, new width, outputs)`.
+
+    Raises:
+        ValueError: if an argument is out of its range or the kernels' shapes differ.
+    """
+    inputs, forward_kernel, backward_kernel = _tensors(inputs, forward_kernel, backward_kernel)
+    if forward_kernel.shape.rank != 4 or forward_kernel.shape != backward_kernel.shape:
+        raise ValueError(
+            "`forward_kernel` and `backward_kernel` must both have the shape (rows, columns, inputs, outputs). "
+            f"Received {tuple(forward_kernel.shape)} and {tuple(backward_kernel.shape)}. Example: (3, 3, 16, 32)."
+        )
+    if not isinstance(padding, str) or padding.upper() not in ("VALID", "SAME"):
+        raise ValueError(f'`padding` must be "VALID" or "SAME". Received {padding!r}. Example: padding="SAME".')
+    linear_map = ConvMap(_pair("strides", strides), padding.upper(), _pair("dilations", dilations))
+    return carry(linear_map, inputs, forward_kernel, backward_kernel, tie_gradient)
+
+
+def _tensors(inputs, *kernels) -> list[Tensor]:
+    """Converts NumPy arrays and variables, with the dtype of the first kernel where the inputs have none."""
+    kernels = [tf.convert_to_tensor(kernel) for kernel in kernels]
+    return [tf.convert_to_tensor(inputs, dtype_hint=kernels[0].dtype), *kernels]
+
+
+def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns `value` as two positive integers, or says what is wrong with it."""
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (list, tuple)) else ()
+    if len(pair) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in pair):
+        raise ValueError(f"`{name}` must be one or two positive integers. Received {value!r}. Example: {name}=(2, 2).")
+    return pair

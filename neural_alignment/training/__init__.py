@@ -1,0 +1,5 @@
+"""Training: the model's step, the life of a run, and what it reports."""
+
+from neural_alignment.training.model import AlignedModel, aligned_layers
+
+__all__ = ["AlignedModel", "aligned_layers"]

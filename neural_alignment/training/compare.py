@@ -1,0 +1,113 @@
+"""Several configurations, several seeds, one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from neural_alignment import config as configuration
+from neural_alignment.errors import Diverged
+from neural_alignment.training import callbacks, run
+
+COLUMNS = ("config", "seed", "top1", "first_angle", "last_angle", "last_angle_max", "diverged", "seconds")
+
+
+def compare(
+    configs: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    place: Callable[[str, int], str],
+    output: str,
+    progress: Callable[[], callbacks.Progress],
+    write_line: Callable[[str], None],
+) -> str:
+    """Trains every configuration with every seed and writes `output`.csv, a line per run, and `output`.md.
+
+    A run directory that is finished already is read, one that was interrupted goes on.
+
+    Args:
+        configs: YAML files.
+        seeds: seeds of each.
+        overrides: as for `config.load`.
+        place: configuration file and seed -> run directory.
+        output: path of the tables without their ending.
+        progress: makes what shows the progress of one run.
+        write_line: told which run is next.
+
+    Returns:
+        The Markdown table.
+    """
+    rows: list[dict[str, object]] = []
+    plans = [(path, seed) for seed in seeds for path in configs]
+    loaded = {plan: configuration.load(plan[0], [*overrides, f"seed={plan[1]}"]) for plan in plans}
+    for number, (path, seed) in enumerate(plans, start=1):
+        write_line(f"run {number} of {len(plans)}: {path}, seed {seed}")
+        rows.append({"config": path, "seed": seed, **_row(loaded[path, seed], place(path, seed), progress())})
+        _write(output, rows)
+    return _table(rows, configs)
+
+
+def _row(config: configuration.Config, run_dir: str, progress: callbacks.Progress) -> dict[str, object]:
+    """Trains one run, or reads it if it is there."""
+    directory = run.RunDirectory(run_dir)
+    diverged = directory.exists() and directory.status()["state"] == "diverged"
+    if not diverged:
+        try:
+            run.train(config, run_dir, resume=True, progress=progress)
+        except Diverged as error:
+            progress.write_line(f"diverged: {error}")
+            diverged = True
+    rows = run.MetricsFile(directory.file("metrics.csv")).rows()
+    first, last = rows[0], rows[-1]
+    angles = [[row[key] for key in row if key.startswith("weight_angle/")] for row in (first, last)]
+    return {
+        "top1": last["top1"],
+        "first_angle": statistics.fmean(angles[0]) if angles[0] else "",
+        "last_angle": statistics.fmean(angles[1]) if angles[1] else "",
+        "last_angle_max": max(angles[1]) if angles[1] else "",
+        "diverged": int(diverged),
+        "seconds": round(last["seconds"], 1),
+    }
+
+
+def _write(output: str, rows: list[dict[str, object]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    folder = output.rpartition("/")[0]
+    if folder:
+        tf.io.gfile.makedirs(folder)
+    with tf.io.gfile.GFile(f"{output}.csv", "w") as file:
+        file.write(text.getvalue())
+    with tf.io.gfile.GFile(f"{output}.md", "w") as file:
+        file.write(_table(rows, list(dict.fromkeys(str(row["config"]) for row in rows))) + "\n")
+
+
+def _table(rows: Sequence[dict[str, object]], configs: Sequence[str]) -> str:
+    """Returns the Markdown table: mean and standard deviation over seeds."""
+    lines = [
+        "| configuration | seeds | validation top-1 (%) | mean angle of W to B^T, first to last (degrees) | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for path in configs:
+        own = [row for row in rows if row["config"] == path]
+        top1 = _spread([100 * row["top1"] for row in own])
+        diverged = sum(row["diverged"] for row in own)
+        accuracy = top1 + (f", {diverged} diverged" if diverged else "")
+        aligned = own and own[0]["last_angle"] != ""
+        angles = "none"
+        if aligned:
+            angles = " to ".join(_spread([row[key] for row in own]) for key in ("first_angle", "last_angle"))
+        seconds = statistics.fmean(row["seconds"] for row in own)
+        lines.append(f"| {path} | {len(own)} | {accuracy} | {angles} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean

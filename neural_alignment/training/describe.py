@@ -1,0 +1,148 @@
+"""What a run would train: layers, rules, parameters, and the cost of a step in products with a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment.alignments import Alignment, LayerView
+from neural_alignment.config import Config
+from neural_alignment.layers import AlignedLayer
+from neural_alignment.operations import ConvMap, DenseMap, LinearMap
+from neural_alignment.training import setup
+
+PRODUCTS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul"}
+"""Operations that cost one product of a kernel with a batch."""
+
+
+class LayerCost(NamedTuple):
+    """One layer with a kernel.
+
+    Attributes:
+        name: of the layer.
+        rule: name of its rule; backpropagation where it has none.
+        forward: parameters of the forward path, bias included.
+        backward: parameters of the backward kernel.
+        product: floating-point operations of one product of the kernel with one example.
+        products: how many of them R costs per step.
+    """
+
+    name: str
+    rule: str
+    forward: int
+    backward: int
+    product: int
+    products: int
+
+
+def describe(config: Config) -> str:
+    """Returns a table of a run's layers and the cost of its steps.
+
+    Raises:
+        DataError: if the data cannot be read; its shapes are needed.
+        ConfigError: if a rule's pattern fits no layer.
+    """
+    dataset = setup.load_data(config)
+    model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
+    rows = layer_costs(model)
+    kernels = [weight.path.split("/")[-1] for weight in model.weights]
+    forward = sum(
+        _size(w) for w, name in zip(model.weights, kernels, strict=True) if w.trainable and "backward" not in name
+    )
+    backward = sum(row.backward for row in rows)
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'layer':{width}}  {'rule':15} {'forward':>12} {'backward':>12} {'MFLOP':>10}  R's products"]
+    for row in rows:
+        numbers = f"{row.forward:12,} {row.backward:12,} {row.product / 1e6:10.3f}  {row.products}"
+        lines.append(f"{row.name:{width}}  {row.rule:15} {numbers}")
+    lines += [
+        "",
+        f"parameters  forward {forward:,} (batch normalisation included)  backward {backward:,}",
+        f"data        {dataset.train_examples:,} training and {dataset.validation_examples:,} validation examples, "
+        f"{dataset.steps_per_epoch:,} steps per epoch at batch {config.batch_size}",
+        "",
+        *_step_costs(rows),
+    ]
+    return "\n".join(lines)
+
+
+def layer_costs(model: keras.Model) -> list[LayerCost]:
+    """Returns the cost of every Dense and Conv2D layer of `model`, in the order of the forward pass."""
+    rows = []
+    for layer in model._flatten_layers(include_self=False, recursive=True):
+        if not isinstance(layer, AlignedLayer):
+            continue
+        rule = layer.alignment
+        linear_map = layer.linear_map()
+        places = np.prod(layer.output.shape[1:-1], dtype=int)
+        rows.append(
+            LayerCost(
+                name=layer.name,
+                rule="backpropagation" if rule is None else rule.rule,
+                forward=sum(_size(w) for w in (layer.kernel, layer.bias) if w is not None),
+                backward=0 if rule is None else _size(layer.kernel),
+                product=int(2 * _size(layer.kernel) * places),
+                products=0 if rule is None else regulariser_products(rule, isinstance(linear_map, ConvMap)),
+            )
+        )
+    return rows
+
+
+def _step_costs(rows: list[LayerCost]) -> list[str]:
+    """Returns the costs per example of the kinds of step, beside backpropagation's."""
+    forward = sum(row.product for row in rows)
+    backpropagation = 3 * forward - rows[0].product  # The first layer sends no error further back.
+    regulariser = sum(row.products * row.product for row in rows)
+    kinds = {
+        "backpropagation": backpropagation,
+        "J step": backpropagation,
+        "R step": forward + regulariser,
+        "J + R step": backpropagation + regulariser,
+    }
+    return [
+        f"{kind:16} {cost / 1e9:10.4f} GFLOP per example  {cost / backpropagation:.2f}" for kind, cost in kinds.items()
+    ]
+
+
+@cache
+def regulariser_products(rule: Alignment, convolution: bool) -> int:
+    """Counts the products with a kernel that R_l and its gradient to B add to a step.
+
+    The rule is traced on a small layer, and what its value and gradient depend on is counted; so a new rule need not
+    say what it costs.
+    """
+    linear_map: LinearMap = ConvMap((1, 1), "SAME") if convolution else DenseMap()
+    x_shape, kernel_shape = ((2, 4, 4, 2), (3, 3, 2, 3)) if convolution else ((2, 4), (4, 3))
+
+    def step(inputs, forward_kernel, backward_kernel, bias, projection):
+        view = LayerView(linear_map, inputs, forward_kernel, backward_kernel, bias, tf.nn.relu, projection)
+        with tf.GradientTape() as tape:
+            tape.watch(backward_kernel)
+            regulariser = rule(view)
+        return regulariser, tape.gradient(regulariser, backward_kernel)
+
+    output_shape = (*x_shape[:-1], kernel_shape[-1])
+    shapes = (x_shape, kernel_shape, kernel_shape, kernel_shape[-1:], output_shape)
+    graph = tf.function(step).get_concrete_function(*(tf.TensorSpec(shape, tf.float32) for shape in shapes)).graph
+    return sum(operation.type in PRODUCTS for operation in _reached(graph.outputs))
+
+
+def _reached(tensors: Iterable[Any]) -> set[Any]:
+    """Returns the operations that some tensors depend on."""
+    waiting = [tensor.op for tensor in tensors]
+    reached = set()
+    while waiting:
+        operation = waiting.pop()
+        if operation not in reached:
+            reached.add(operation)
+            waiting.extend(tensor.op for tensor in operation.inputs)
+    return reached
+
+
+def _size(weight: Any) -> int:
+    return int(np.prod(weight.shape))

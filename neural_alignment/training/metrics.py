@@ -1,0 +1,56 @@
+"""metrics.csv: one row per evaluation."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+import tensorflow as tf
+
+
+class MetricsFile:
+    """A CSV file of float columns. An undefined value is an empty cell, and NaN here.
+
+    Args:
+        path: the file, which need not exist yet.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def rows(self) -> list[dict[str, float]]:
+        """Returns all rows, oldest first."""
+        if not tf.io.gfile.exists(self.path):
+            return []
+        with tf.io.gfile.GFile(self.path, "r") as file:
+            rows = list(csv.DictReader(io.StringIO(file.read())))
+        return [{key: float(value) if value else math.nan for key, value in row.items()} for row in rows]
+
+    def append(self, row: dict[str, float]) -> None:
+        """Adds one row; the first one sets the columns."""
+        self._write([*self.rows(), row])
+
+    def keep_until(self, step: int) -> None:
+        """Drops the rows after `step`: a resumed run writes them anew."""
+        rows = self.rows()
+        kept = [row for row in rows if row["step"] <= step] if step else []
+        if len(kept) != len(rows):
+            self._write(kept)
+
+    def _write(self, rows: list[dict[str, float]]) -> None:
+        """Writes the file as a whole or not at all."""
+        partial = f"{self.path}.partial"
+        with tf.io.gfile.GFile(partial, "w") as file:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+            file.write(text.getvalue())
+        tf.io.gfile.rename(partial, self.path, overwrite=True)
+
+
+def _cell(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.7g}"

@@ -1,0 +1,202 @@
+"""A Keras model whose training step moves W by the gradient of J and B by that of R."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from neural_alignment.alignments import forward_pass
+from neural_alignment.layers import PACKAGE, AlignedLayer
+from optimizers import MultiOptimizer
+
+Tensor = tf.Tensor
+
+
+def aligned_layers(model: keras.Model) -> list[Any]:
+    """Returns the layers of `model` that have an alignment, in the order of the forward pass."""
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    return [layer for layer in layers if isinstance(layer, AlignedLayer) and layer.alignment is not None]
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class AlignedModel(keras.Model):
+    """A functional Keras model that is trained by the task loss J and the regulariser R of its aligned layers.
+
+    J is the compiled loss and the weight regularisers; R is the sum of the layers' R_l. One backward pass of J + R
+    gives the gradients of both, because R reaches the backward kernels alone. With a `MultiOptimizer` whose scheduler
+    rests a loss at some steps, what only that loss needs is not computed at them.
+
+    `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed.
+    """
+
+    def compile(self, *args: Any, minibatches: int = 1, **kwargs: Any) -> None:
+        """Configures the model, as `keras.Model.compile` does.
+
+        Args:
+            *args: as in `keras.Model.compile`.
+            minibatches: equal parts that a batch is cut into; their gradients are averaged before the one update.
+            **kwargs: as in `keras.Model.compile`.
+
+        Raises:
+            ValueError: if `minibatches` is not a positive integer.
+        """
+        if not isinstance(minibatches, int) or minibatches < 1:
+            raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
+        self._minibatches = minibatches
+        super().compile(*args, **kwargs)
+        self._regulariser_tracker = keras.metrics.Mean(name="regulariser")
+        self._watch = _FiniteWatch([layer.name for layer in aligned_layers(self) if layer.alignment.learns])
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns what `compile` was called with."""
+        config = super().get_compile_config()
+        return {**config, "minibatches": self._minibatches} if config else config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles with what `get_compile_config` returned."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def first_non_finite(self) -> tuple[int, list[str]] | None:
+        """Returns the first step at which J or some R_l was not finite, and of which: `"J"` or layer names."""
+        return self._watch.first()
+
+    def train_step(self, data: Any) -> dict[str, Tensor]:
+        """Makes one update of W from J and of B from R; returns the metrics so far."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        step = self.optimizer.iterations
+        scheduled = isinstance(self.optimizer, MultiOptimizer) and not self.optimizer.constant
+        if scheduled:
+            j_rate, r_rate = self.optimizer.rates()
+            j_runs, r_runs = tf.not_equal(j_rate, 0.0), tf.not_equal(r_rate, 0.0)
+            mode = tf.cast(j_runs, tf.int32) + 2 * tf.cast(r_runs, tf.int32)
+            branches = [
+                lambda j=j, r=r: self._batch_gradients(x, y, sample_weight, step, j, r, zeros=True)
+                for r in (False, True)
+                for j in (False, True)
+            ]
+            gradients, loss, regularisers, outputs = tf.switch_case(mode, branches)
+        else:
+            r_runs = tf.constant(True)
+            gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, True, True)
+        self._watch.update(step, loss, regularisers)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        self._loss_tracker.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(x)[0])[0])
+        self._regulariser_tracker.update_state(tf.reduce_sum(regularisers), sample_weight=tf.cast(r_runs, tf.float32))
+        return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, Tensor]:
+        """Evaluates one batch: J and the metrics, not R."""
+        results = super().test_step(data)
+        results.pop(self._regulariser_tracker.name, None)
+        return results
+
+    def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs, zeros=False):
+        """Returns the gradients of one batch, J, R_l by layer, and the outputs.
+
+        Args:
+            x: inputs of the batch.
+            y: targets.
+            sample_weight: weights of the examples, or none.
+            step: the global step.
+            j_runs: whether J is optimised at this step.
+            r_runs: whether R is.
+            zeros: whether a variable without a gradient gets zeros, so that all branches have one structure.
+        """
+        variables = self.trainable_variables
+        if self._minibatches == 1:
+            gradients, *rest = self._gradients(x, y, sample_weight, step, 0, j_runs, r_runs)
+            if zeros:
+                gradients = _fill(gradients, variables)
+            return gradients, *rest
+
+        parts = tf.nest.map_structure(
+            lambda t: None if t is None else _cut(t, self._minibatches), (x, y, sample_weight)
+        )
+
+        def part(index):
+            chosen = tf.nest.map_structure(lambda t: None if t is None else t[index], parts)
+            gradients, loss, regularisers, outputs = self._gradients(*chosen, step, index, j_runs, r_runs)
+            return _fill(gradients, variables), loss, regularisers, outputs
+
+        return _accumulate(part, self._minibatches)
+
+    def _gradients(self, x, y, sample_weight, step, minibatch, j_runs, r_runs):
+        """Runs the model forward and back once."""
+        with tf.GradientTape() as tape:
+            with forward_pass(step=step, minibatch=minibatch, regularise=r_runs) as state:
+                outputs = self(x, training=True)
+                loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
+            regularisers = [state.losses.get(name) for name in self._watch.layers]
+            regularisers = [tf.zeros([]) if r is None else tf.cast(r, tf.float32) for r in regularisers]
+            total = sum(state.losses.values()) if r_runs else 0.0
+            total = total + loss if j_runs else total
+        gradients = [None] * len(self.trainable_variables)
+        if j_runs or state.losses:
+            gradients = tape.gradient(total, self.trainable_variables)
+        return gradients, loss, tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
+
+
+class _FiniteWatch:
+    """Remembers the first step at which J or an R_l was not finite."""
+
+    def __init__(self, layers: Sequence[str]):
+        self.layers = list(layers)
+        self._steps = tf.Variable(
+            tf.fill([1 + len(layers)], tf.constant(-1, tf.int64)),
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def update(self, step: Any, loss: Tensor, regularisers: Tensor) -> None:
+        """Looks at the values of one step."""
+        values = tf.concat([[tf.cast(loss, tf.float32)], regularisers], axis=0)
+        fresh = tf.logical_and(self._steps < 0, tf.logical_not(tf.math.is_finite(values)))
+        self._steps.assign(tf.where(fresh, tf.cast(tf.convert_to_tensor(step), tf.int64), self._steps))
+
+    def first(self) -> tuple[int, list[str]] | None:
+        """Returns the earliest step and what was not finite at it, or none."""
+        steps = self._steps.numpy()
+        if (steps < 0).all():
+            return None
+        step = int(steps[steps >= 0].min())
+        return step, [name for name, at in zip(["J", *self.layers], steps, strict=True) if at == step]
+
+
+def _fill(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list[Tensor]:
+    """Puts zeros where there is no gradient."""
+    return [tf.zeros_like(v.value) if g is None else g for g, v in zip(gradients, variables, strict=True)]
+
+
+def _cut(tensor: Tensor, parts: int) -> Tensor:
+    """Cuts a batch into equal parts along a new first axis."""
+    size = tensor.shape[0]
+    if size is not None and size % parts:
+        raise ValueError(
+            f"`minibatches` must divide the batch size. Received minibatches={parts} and a batch of {size}."
+        )
+    return tf.reshape(tensor, tf.concat([[parts, -1], tf.shape(tensor)[1:]], axis=0))
+
+
+def _accumulate(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[Any, ...]:
+    """Averages gradients, J and R over the parts of a batch, one after the other, so that memory is that of one."""
+    gradients, loss, regularisers, outputs = part(tf.constant(0))
+    collected = tf.TensorArray(outputs.dtype, parts, element_shape=outputs.shape).write(0, outputs)
+
+    def body(index, sums, collected):
+        *terms, outputs = part(index)
+        sums = tf.nest.map_structure(tf.add, sums, tuple(terms))
+        return index + 1, sums, collected.write(index, outputs)
+
+    _, sums, collected = tf.while_loop(
+        lambda index, *_: index < parts,
+        body,
+        (tf.constant(1), (gradients, loss, regularisers), collected),
+        parallel_iterations=1,
+    )
+    gradients, loss, regularisers = tf.nest.map_structure(lambda total: total / parts, sums)
+    return gradients, loss, regularisers, collected.concat()

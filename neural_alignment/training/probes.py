@@ -1,0 +1,91 @@
+"""Measures of alignment, taken on a batch without changing the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from neural_alignment.alignments import forward_pass
+from neural_alignment.analysis.angles import angle, norm_ratio
+from neural_alignment.training.model import aligned_layers
+
+Tensor = tf.Tensor
+
+MEASURES = ("weight_angle", "norm_ratio", "projection_angle", "local_gradient_angle", "pseudogradient_angle")
+"""What is measured of each aligned layer; angles in degrees.
+
+weight_angle: between W and B^T. norm_ratio: ||B|| / ||W||. projection_angle: between W^T x and B^T x over the batch,
+before bias and nonlinearity. local_gradient_angle: between the errors that B and W send back from one upstream error.
+pseudogradient_angle: between the gradient of J to W that travelled through the backward kernels and the one of true
+backpropagation.
+"""
+
+
+def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
+    """Measures the alignment of each aligned layer on one batch, batch normalisation in training mode.
+
+    No variable changes: moving statistics and noise are as before.
+
+    Args:
+        model: a compiled model.
+        x: inputs `(batch, ...)`.
+        y: targets `(batch, ...)`.
+
+    Returns:
+        Measure -> layer name -> float32 scalar; NaN where it is not defined.
+    """
+    layers = aligned_layers(model)
+    pseudo, seen = _gradients(model, layers, x, y, weight_transport=False)
+    true, _ = _gradients(model, layers, x, y, weight_transport=True)
+    results: dict[str, dict[str, Tensor]] = {name: {} for name in MEASURES}
+    for layer, pseudogradient, gradient in zip(layers, pseudo, true, strict=True):
+        inputs, upstream = seen[layer.name]
+        linear_map = layer.linear_map()
+        forward = keras.ops.convert_to_tensor(layer.kernel)
+        backward = linear_map.transpose(keras.ops.convert_to_tensor(layer.backward_kernel))
+        row = (
+            angle(forward, backward),
+            norm_ratio(backward, forward),
+            angle(linear_map.project(inputs, forward), linear_map.project(inputs, backward)),
+            angle(
+                linear_map.reconstruct(upstream, forward, like=inputs),
+                linear_map.reconstruct(upstream, backward, like=inputs),
+            ),
+            angle(pseudogradient, gradient),
+        )
+        for name, value in zip(MEASURES, row, strict=True):
+            results[name][layer.name] = value
+    return results
+
+
+def compiled(model: keras.Model) -> Callable[[Tensor, Tensor], dict[str, dict[str, Tensor]]]:
+    """Returns `measure` of `model` as a graph, to be called at every evaluation."""
+    return tf.function(lambda x, y: measure(model, x, y), autograph=False)
+
+
+def _gradients(
+    model: keras.Model, layers: list[Any], x: Tensor, y: Tensor, weight_transport: bool
+) -> tuple[list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
+    """Returns J's gradients to the forward kernels, and each layer's inputs and upstream error."""
+    kernels = [layer.kernel.value for layer in layers]
+    values = [tf.identity(kernel) for kernel in kernels]
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def probe(layer: Any, layer_inputs: Tensor, layer_outputs: Tensor) -> Tensor:
+        inputs[layer.name], outputs[layer.name] = layer_inputs, layer_outputs
+        return layer_outputs
+
+    kept = {id(layer.kernel): value for layer, value in zip(layers, values, strict=True)}
+    mapping = [(v, kept.get(id(v), v.value)) for v in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        scope = keras.StatelessScope(state_mapping=mapping)
+        with scope, forward_pass(regularise=False, weight_transport=weight_transport, probe=probe):
+            loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), training=True)
+    names = [layer.name for layer in layers]
+    gradients, upstream = tape.gradient(loss, (values, [outputs[name] for name in names]))
+    return gradients, {name: (inputs[name], error) for name, error in zip(names, upstream, strict=True)}

@@ -1,0 +1,96 @@
+"""From a configuration to the data, the model and the optimizers of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from neural_alignment import data, models
+from neural_alignment.config import Config
+from neural_alignment.training.model import AlignedModel
+from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
+
+OPTIMIZERS = {
+    "sgd": keras.optimizers.SGD,
+    "momentum": Momentum,
+    "adam": keras.optimizers.Adam,
+    "rmsprop": keras.optimizers.RMSprop,
+    "adagrad": keras.optimizers.Adagrad,
+}
+"""Every optimizer by the name it has in a configuration."""
+
+
+def load_data(config: Config) -> data.Dataset:
+    """Returns the data set of a run.
+
+    Raises:
+        DataError: if it cannot be read as the configuration says.
+    """
+    options = config.data.model_dump()
+    validation_batch_size = config.evaluation.batch_size or config.batch_size
+    return data.load(
+        options.pop("source"),
+        batch_size=config.batch_size,
+        validation_batch_size=validation_batch_size,
+        seed=config.seed,
+        **options,
+    )
+
+
+def build_model(config: Config, classes: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
+    """Returns the model of a run, its weights drawn from the seed, not compiled.
+
+    Raises:
+        ConfigError: if the pattern of a rule fits no layer.
+    """
+    keras.utils.set_random_seed(config.seed)
+    rules = [rule.bind(config.seed, steps_per_epoch) for rule in config.rules]
+    alignment = rules[0] if len(rules) == 1 else rules or None
+    options = config.model.model_dump()
+    model = models.build(
+        options.pop("name"), classes, input_shape, alignment, weight_decay=config.weight_decay, **options
+    )
+    return AlignedModel(model.inputs, model.outputs, name=model.name)
+
+
+def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
+    """Returns the optimizers of a run, scheduled over its global steps."""
+    plan = config.optimization
+    scheduler = RateScheduler(steps_per_epoch, plan.delay_epochs, plan.alternation)
+    options = [plan.forward] if plan.backward is None else [plan.forward, plan.backward]
+    optimizers = [_optimizer(config, option, steps_per_epoch) for option in options]
+    return MultiOptimizer(optimizers, None if scheduler.constant else scheduler, plan.skip_idle)
+
+
+def _optimizer(config: Config, options: Any, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    arguments = options.model_dump()
+    schedule, noise = arguments.pop("schedule"), arguments.pop("noise")
+    if schedule is not None:
+        arguments["learning_rate"] = WarmupAndDrops(
+            options.learning_rate,
+            steps_per_epoch,
+            **schedule,
+            delay_epochs=config.optimization.delay_epochs,
+            alternation=config.optimization.alternation,
+        )
+    arguments["global_clipnorm"] = arguments.pop("clip_global_norm")
+    arguments["clipvalue"] = arguments.pop("clip_value")
+    optimizer = OPTIMIZERS[arguments.pop("name")](**arguments)
+    return optimizer if noise is None else Noisy(optimizer, seed=config.seed, **noise)
+
+
+def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_epoch: int) -> None:
+    """Compiles and builds everything that a step needs; all variables exist afterwards."""
+    metrics = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
+    if classes > 5:
+        metrics.append(keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5"))
+    model.compile(
+        optimizer=build_optimizer(config, steps_per_epoch),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=metrics,
+        minibatches=config.optimization.minibatches,
+        jit_compile=config.runtime.jit_compile,
+        steps_per_execution=config.runtime.steps_per_execution,
+    )
+    model.optimizer.build(model.trainable_variables)

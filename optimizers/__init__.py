@@ -1,0 +1,17 @@
+"""Optimizers for a network trained by two losses: J moves the forward variables, R the backward kernels."""
+
+try:
+    import tensorflow as _tensorflow  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "TensorFlow is not installed. Install one of the extras of neural_alignment: cpu, gpu or tpu, "
+        "as in pip install 'neural_alignment[cpu]'."
+    ) from error
+
+from optimizers.learning_rate import WarmupAndDrops
+from optimizers.momentum import Momentum
+from optimizers.noisy import Noisy
+from optimizers.optimizers import MultiOptimizer
+from optimizers.rate_scheduler import RateScheduler
+
+__all__ = ["Momentum", "MultiOptimizer", "Noisy", "RateScheduler", "WarmupAndDrops"]

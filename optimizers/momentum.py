@@ -1,0 +1,56 @@
+"""Momentum as TensorFlow 1 has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="optimizers")
+class Momentum(keras.optimizers.Optimizer):
+    """Gradient descent with momentum, the current rate times the accumulated gradient.
+
+    a <- m a + g; w <- w - rate (g + m a) with Nesterov's look-ahead, w <- w - rate a without.
+
+    `keras.optimizers.SGD` keeps rate times gradient in its velocity. The two agree at a constant rate and part whenever
+    the rate changes, as under a warm-up or a drop; the runs of Kunin et al. 2020 are of this form.
+
+    Args:
+        learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
+        momentum: m, from 0 up to but not 1.
+        nesterov: whether to look ahead.
+        **kwargs: `clipvalue`, `global_clipnorm` and the others of `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: if `momentum` is out of its range.
+    """
+
+    def __init__(self, learning_rate: Any = 0.1, momentum: float = 0.9, nesterov: bool = True, **kwargs: Any):
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"`momentum` must be in [0, 1). Received {momentum!r}. Example: momentum=0.9.")
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.momentum = momentum
+        self.nesterov = nesterov
+
+    def build(self, variables: list[Any]) -> None:
+        """Creates one accumulator per variable."""
+        if self.built:
+            return
+        super().build(variables)
+        self._accumulators = self.add_optimizer_variables(variables, "accumulator")
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Moves one variable."""
+        rate = keras.ops.cast(learning_rate, variable.dtype)
+        gradient = keras.ops.cast(gradient, variable.dtype)
+        momentum = keras.ops.cast(self.momentum, variable.dtype)
+        accumulator = self._accumulators[self._get_variable_index(variable)]
+        accumulated = momentum * accumulator + gradient
+        self.assign(accumulator, accumulated)
+        step = gradient + momentum * accumulated if self.nesterov else accumulated
+        self.assign_sub(variable, rate * step)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}

@@ -1,0 +1,122 @@
+"""Noise on the updates that an optimizer makes."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="optimizers")
+class Noisy(keras.optimizers.Optimizer):
+    """Adds zero-mean noise to every update of another optimizer, scaled by the current learning rate.
+
+    w <- update(w) + rate e, with e of the given variance (Kunin et al. 2020, section 5 and Appendix B.3). e is a
+    function of the seed, the variable's path and the number of updates: a resumed run sees that of the undisturbed one.
+
+    Args:
+        optimizer: what makes the updates.
+        variance: variance of e.
+        distribution: `"normal"` or `"uniform"`.
+        only: part of a variable's path; noise goes on the variables whose path holds it, such as
+            `"backward_kernel"`; on all where none.
+        seed: seed of the noise.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        variance: float,
+        distribution: str = "normal",
+        only: str | None = None,
+        seed: int = 0,
+        name: str | None = None,
+    ):
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise ValueError(f"`optimizer` must be a Keras optimizer. Received {optimizer!r}. Example: Momentum(0.1).")
+        if not variance >= 0:
+            raise ValueError(f"`variance` must not be negative. Received {variance!r}. Example: variance=1e-4.")
+        if distribution not in ("normal", "uniform"):
+            raise ValueError(
+                f'`distribution` must be "normal" or "uniform". Received {distribution!r}. Example: "normal".'
+            )
+        super().__init__(learning_rate=0.0, name=name)
+        self.optimizer = optimizer
+        self.variance = variance
+        self.distribution = distribution
+        self.only = only
+        self.seed = seed
+
+    def build(self, variables: list[Any]) -> None:
+        """Builds the optimizer that makes the updates.
+
+        Raises:
+            ValueError: if `only` fits no variable.
+        """
+        if self.built:
+            return
+        self.optimizer.build(variables)
+        if self.only is not None and not any(self.only in variable.path for variable in variables):
+            raise ValueError(
+                f"`only` must be part of the path of a variable. Received {self.only!r}; "
+                f"the paths are {[variable.path for variable in variables]}."
+            )
+        super().build(variables)
+
+    @property
+    def variables(self) -> list[Any]:
+        """This optimizer's own variables and those of the one inside."""
+        return [*super().variables, *self.optimizer.variables]
+
+    @property
+    def learning_rate(self) -> Any:
+        """The current learning rate of the optimizer inside."""
+        return self.optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.optimizer.learning_rate = value
+
+    def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
+        """Lets the optimizer inside make its update, then adds the noise."""
+        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        if not self.built:
+            self.build(variables)
+        rate = tf.convert_to_tensor(self.optimizer.learning_rate)
+        self.optimizer.apply(grads, variables)
+        for gradient, variable in zip(grads, variables, strict=True):
+            if gradient is not None and (self.only is None or self.only in variable.path):
+                variable.assign_add(tf.cast(rate, variable.dtype) * self._draw(variable))
+        self._iterations.assign_add(1)
+
+    def _draw(self, variable: Any) -> tf.Tensor:
+        """Draws e for one variable at the present number of updates."""
+        key = tf.constant([self.seed & 0x7FFFFFFF, zlib.crc32(variable.path.encode()) & 0x7FFFFFFF], tf.int32)
+        key = tf.random.experimental.stateless_fold_in(key, tf.cast(self._iterations.value, tf.int32))
+        shape, dtype = tuple(variable.shape), tf.as_dtype(variable.dtype)
+        if self.distribution == "uniform":
+            bound = (3.0 * self.variance) ** 0.5
+            return tf.random.stateless_uniform(shape, key, -bound, bound, dtype, alg="philox")
+        return tf.random.stateless_normal(shape, key, 0.0, self.variance**0.5, dtype, alg="philox")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "variance": self.variance,
+            "distribution": self.distribution,
+            "only": self.only,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Noisy:
+        """Builds the optimizer from what `get_config` returned."""
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
+        return cls(**{**config, "optimizer": optimizer})

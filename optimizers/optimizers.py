@@ -1,0 +1,233 @@
+"""A list of optimizers for a list of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+J, R = 0, 1
+"""Positions of the two losses: the task loss and the regulariser."""
+
+
+def loss_of(variable: Any) -> int:
+    """Returns which loss moves `variable`: R the backward kernels, J all others."""
+    return R if variable.path.split("/")[-1] == "backward_kernel" else J
+
+
+@keras.saving.register_keras_serializable(package="optimizers")
+class _GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that reads the global step, whatever the number of updates of the optimizer that asks.
+
+    An optimizer that rests while the other loss is at work counts its own updates, as Adam's bias correction needs;
+    the learning rate goes by the global step all the same.
+    """
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, iterations: Any):
+        self.schedule = schedule
+        self.iterations = iterations
+
+    def __call__(self, step: Any) -> Any:
+        del step
+        return self.schedule(self.iterations.value)
+
+    def get_config(self) -> dict[str, Any]:
+        return self.schedule.get_config()
+
+
+@keras.saving.register_keras_serializable(package="optimizers")
+class MultiOptimizer(keras.optimizers.Optimizer):
+    """One optimizer per loss, [J, R]; each moves the variables of its own loss (Kunin et al. 2020, Appendix A.3).
+
+    J moves all variables but the backward kernels, which R moves. With one optimizer it takes J + R on all of them, as
+    Kolen-Pollack needs. `iterations` counts every global step, of J or of R; learning-rate schedules and the rate
+    scheduler go by it. Each inner optimizer counts its own updates.
+
+    Args:
+        optimizers: [J's, R's], or one for both.
+        rate_scheduler: global step -> (J rate, R rate), such as `RateScheduler`; 1 and 1 at every step where none.
+        skip_idle: a loss at rate 0 is skipped: its optimizer does not run. With False it gets the zero gradient, as in
+            the published code, so that momentum drifts on.
+
+    Raises:
+        ValueError: if `optimizers` is not a list of one or two different Keras optimizers.
+    """
+
+    def __init__(
+        self,
+        optimizers: Sequence[keras.optimizers.Optimizer],
+        rate_scheduler: Callable[[Any], tuple[Any, Any]] | None = None,
+        skip_idle: bool = True,
+        name: str | None = None,
+    ):
+        inner = list(optimizers) if isinstance(optimizers, (list, tuple)) else []
+        kinds = all(isinstance(o, keras.optimizers.Optimizer) for o in inner)
+        if len(inner) not in (1, 2) or not kinds or len({id(o) for o in inner}) != len(inner):
+            raise ValueError(
+                "`optimizers` must be a list of one or two different Keras optimizers, [J's, R's]. "
+                f"Received {optimizers!r}. Example: MultiOptimizer([Momentum(0.1), keras.optimizers.Adam(1e-3)])."
+            )
+        if rate_scheduler is not None and not callable(rate_scheduler):
+            raise ValueError(
+                "`rate_scheduler` must be callable with a step, or None. "
+                f"Received {rate_scheduler!r}. Example: RateScheduler(steps_per_epoch=100, alternation=1)."
+            )
+        super().__init__(learning_rate=0.0, name=name)
+        self.optimizers = inner
+        self.rate_scheduler = rate_scheduler
+        self.skip_idle = skip_idle
+        for optimizer in inner:
+            _follow(optimizer, self._iterations)
+
+    def build(self, variables: list[Any]) -> None:
+        """Builds each optimizer on the variables of its loss."""
+        if self.built:
+            return
+        for optimizer, own in zip(self.optimizers, self._split(variables), strict=True):
+            if own:
+                optimizer.build(own)
+        super().build(variables)
+
+    def _split(self, variables: Sequence[Any]) -> list[list[Any]]:
+        """Sorts variables by the optimizer that moves them."""
+        if len(self.optimizers) == 1:
+            return [list(variables)]
+        return [[variable for variable in variables if loss_of(variable) == loss] for loss in (J, R)]
+
+    @property
+    def constant(self) -> bool:
+        """Whether both losses run at rate 1 at every step."""
+        return self.rate_scheduler is None or getattr(self.rate_scheduler, "constant", False)
+
+    def rates(self) -> tuple[Any, Any]:
+        """Returns the rates of J and R at the present global step."""
+        if self.constant:
+            return tf.ones([]), tf.ones([])
+        j_rate, r_rate = self.rate_scheduler(self._iterations.value)
+        return tf.convert_to_tensor(j_rate, tf.float32), tf.convert_to_tensor(r_rate, tf.float32)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The global step and the variables of the inner optimizers."""
+        return [*super().variables, *(variable for optimizer in self.optimizers for variable in optimizer.variables)]
+
+    @property
+    def learning_rate(self) -> Any:
+        """The current learning rate of J's optimizer; `learning_rates` has those of both losses."""
+        return self.optimizers[J].learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.optimizers[J].learning_rate = value
+        _follow(self.optimizers[J], self._iterations)
+
+    @property
+    def learning_rates(self) -> tuple[Any, Any]:
+        """The current learning rates of J and R."""
+        return self.optimizers[0].learning_rate, self.optimizers[-1].learning_rate
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        """Applies the gradients of J + R to their variables, each at the rate of its loss.
+
+        Args:
+            grads: one gradient per variable; none where a variable has no gradient.
+            trainable_variables: the variables; those that the optimizer was built with where none.
+
+        Raises:
+            ValueError: if the optimizer is not built and no variables are given.
+        """
+        if trainable_variables is None and not self.built:
+            raise ValueError("The optimizer is not built. Call `build(variables)` first, or give the variables.")
+        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        if not self.built:
+            self.build(variables)
+        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
+        if self.constant:
+            self._apply_all(pairs)
+        elif self.skip_idle:
+            self._apply_active(pairs)
+        else:
+            rates = self.rates()
+            self._apply_all([(tf.cast(rates[loss_of(v)], g.dtype) * g, v) for g, v in pairs])
+        self._iterations.assign_add(1)
+
+    def _apply_all(self, pairs: list[tuple[Any, Any]]) -> None:
+        """Runs every optimizer on the pairs of its loss."""
+        if len(self.optimizers) == 1:
+            _run(self.optimizers[0], pairs)
+            return
+        for loss, optimizer in enumerate(self.optimizers):
+            _run(optimizer, [(g, v) for g, v in pairs if loss_of(v) == loss])
+
+    def _apply_active(self, pairs: list[tuple[Any, Any]]) -> None:
+        """Runs the optimizers of the losses whose rate is not 0."""
+        rates = self.rates()
+        scaled = [(tf.cast(rates[loss_of(v)], g.dtype) * g, v) for g, v in pairs]
+        of_loss = [[(g, v) for g, v in scaled if loss_of(v) == loss] for loss in (J, R)]
+        j_runs, r_runs = (tf.not_equal(rate, 0.0) for rate in rates)
+        if len(self.optimizers) == 2:
+            for optimizer, own, runs in zip(self.optimizers, of_loss, (j_runs, r_runs), strict=True):
+                tf.cond(runs, lambda o=optimizer, p=own: _run(o, p), lambda: tf.no_op())
+            return
+        # One optimizer counts, and clips by, what it moves at this step and nothing else.
+        optimizer = self.optimizers[0]
+        mode = tf.cast(j_runs, tf.int32) + 2 * tf.cast(r_runs, tf.int32)
+        choices = [[], of_loss[J], of_loss[R], scaled]
+        tf.switch_case(mode, [lambda p=choice: _run(optimizer, p) for choice in choices])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        return {
+            "optimizers": [_serialize(optimizer) for optimizer in self.optimizers],
+            "rate_scheduler": self.rate_scheduler and keras.saving.serialize_keras_object(self.rate_scheduler),
+            "skip_idle": self.skip_idle,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> MultiOptimizer:
+        """Builds the optimizer from what `get_config` returned."""
+
+        def load(value):
+            return value and keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+
+        optimizers = [load(optimizer) for optimizer in config["optimizers"]]
+        return cls(**{**config, "optimizers": optimizers, "rate_scheduler": load(config["rate_scheduler"])})
+
+
+def _run(optimizer: keras.optimizers.Optimizer, pairs: list[tuple[Any, Any]]) -> tf.Operation:
+    """Applies gradients to variables, where there are any."""
+    if pairs:
+        gradients, variables = zip(*pairs, strict=True)
+        optimizer.apply(list(gradients), list(variables))
+    return tf.no_op()
+
+
+def _innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Returns the optimizer that holds the learning rate: inside wrappers such as `Noisy`."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _innermost(inner) if isinstance(inner, keras.optimizers.Optimizer) else optimizer
+
+
+def _follow(optimizer: keras.optimizers.Optimizer, iterations: Any) -> None:
+    """Makes the optimizer's learning-rate schedule, where it has one, go by the global step."""
+    optimizer = _innermost(optimizer)
+    schedule = optimizer._learning_rate
+    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        schedule = schedule.schedule if isinstance(schedule, _GlobalClock) else schedule
+        optimizer.learning_rate = _GlobalClock(schedule, iterations)
+
+
+def _serialize(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """Serialises an optimizer with its own schedule in place of the clock that drives it."""
+    inner = _innermost(optimizer)
+    clock = inner._learning_rate
+    if not isinstance(clock, _GlobalClock):
+        return keras.saving.serialize_keras_object(optimizer)
+    inner.learning_rate = clock.schedule
+    try:
+        return keras.saving.serialize_keras_object(optimizer)
+    finally:
+        inner.learning_rate = clock

