@@ -96,8 +96,8 @@ class AlignedLayer:
 
     def _carried(self, linear_map: LinearMap) -> Tensor:
         """Returns the kernel through which the error travels, in the layout of W."""
-        kernel = keras.ops.convert_to_tensor(self.kernel)
-        backward = linear_map.transpose(keras.ops.convert_to_tensor(self._backward_kernel))
+        kernel = _tensor(self.kernel)
+        backward = linear_map.transpose(_tensor(self._backward_kernel))
         return self.alignment.carried_kernel(tf.stop_gradient(kernel), backward)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
@@ -106,13 +106,13 @@ class AlignedLayer:
             return super().call(inputs)
         state = current_pass() or ForwardPass(step=self._step.value if self.alignment.uses_step else 0)
         linear_map = self.linear_map()
-        kernel = keras.ops.convert_to_tensor(self.kernel)
+        kernel = _tensor(self.kernel)
         carried = kernel if state.weight_transport else self._carried(linear_map)
         projection = carry(linear_map, inputs, kernel, carried, self.alignment.tie_gradient)
         if training and state.regularise and self.alignment.learns:
             self._regularise(inputs, projection, linear_map, state)
         outputs = (
-            projection if self.bias is None else tf.nn.bias_add(projection, keras.ops.convert_to_tensor(self.bias))
+            projection if self.bias is None else tf.nn.bias_add(projection, _tensor(self.bias))
         )
         if state.probe is not None:
             outputs = state.probe(self, inputs, outputs)
@@ -123,9 +123,9 @@ class AlignedLayer:
         view = LayerView(
             linear_map=linear_map,
             inputs=inputs,
-            forward_kernel=keras.ops.convert_to_tensor(self.kernel),
-            backward_kernel=linear_map.transpose(keras.ops.convert_to_tensor(self._backward_kernel)),
-            bias=None if self.bias is None else keras.ops.convert_to_tensor(self.bias),
+            forward_kernel=_tensor(self.kernel),
+            backward_kernel=linear_map.transpose(_tensor(self._backward_kernel)),
+            bias=None if self.bias is None else _tensor(self.bias),
             activation=self.following_activation,
             projection=projection,
             name=self.name,
@@ -248,6 +248,11 @@ class Conv2D(AlignedLayer, keras.layers.Conv2D):
     def linear_map(self) -> ConvMap:
         """Returns the map of this convolution."""
         return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
+
+
+def _tensor(variable: Any) -> Tensor:
+    """Returns the value of a weight in the compute dtype; `tf.custom_gradient` takes no variables in eager mode."""
+    return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))
 
 
 def _independent(initializer: keras.initializers.Initializer, layer: str) -> keras.initializers.Initializer:

@@ -280,8 +280,8 @@ def _builder(dataset: str, data_dir: str, download: bool) -> Any:
     if not download:
         state = "has no such data set" if tf.io.gfile.isdir(data_dir) else "does not exist"
         raise DataError(
-            f"The data set {dataset!r} is not prepared: {data_dir} {state}. Allowed: set TFDS_DATA_DIR or `data_dir` "
-            "to the directory that holds it, or `download` to true."
+            f"The data set is not prepared. Received {dataset!r} in {data_dir}, which {state}. Allowed: set "
+            "TFDS_DATA_DIR or `data_dir` to the directory that holds it, or `download` to true."
         )
     return _download(dataset, data_dir)
 

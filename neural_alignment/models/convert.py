@@ -76,14 +76,8 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
             left[layer.name] = "no rule is given to it"
         else:
             converted[layer.name] = rule.rule
-        # The dtype policy is an object in the configuration: `from_config` knows how to read it.
-        return kind.from_config(
-            {
-                **config,
-                "alignment": rule and keras.saving.serialize_keras_object(rule),
-                "alignment_activation": _following_activation(layer),
-            }
-        )
+        # Not by `from_config`, which wraps what the constructor says of an unfit layer.
+        return kind(**config, alignment=rule, alignment_activation=_following_activation(layer))
 
     clone = keras.models.clone_model(model, clone_function=copy, recursive=True)
     assignment.check()

@@ -1,0 +1,27 @@
+"""Fixtures of all tests."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def rng():
+    """A generator of the same numbers in every test."""
+    return np.random.default_rng(20200213)
+
+
+@pytest.fixture
+def float64():
+    """Makes float64 the dtype of new layers and optimizers."""
+    import keras
+
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)

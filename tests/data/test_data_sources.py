@@ -1,0 +1,513 @@
+"""The sources: what they load, and one clear line for whatever is wrong with the data."""
+
+import json
+import socket
+import struct
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from neural_alignment import data
+from neural_alignment.data import pipeline, sources
+from neural_alignment.errors import DataError, InputError
+
+
+def everything(batches):
+    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def first_epoch(dataset):
+    return everything(dataset.train().take(dataset.steps_per_epoch))
+
+
+def raised_by(function, *arguments, **options):
+    """The message of the `DataError` that a call raises, which must be one line."""
+    with pytest.raises(DataError) as raised:
+        function(*arguments, **options)
+    assert isinstance(raised.value, InputError)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert "Received" in message
+    return message
+
+
+def explained(dataset, batches):
+    """What a data set says of the error that iterating raises."""
+    with pytest.raises(tf.errors.OpError) as raised:
+        for _ in batches:
+            pass
+    error = dataset.explain(raised.value)
+    assert isinstance(error, DataError)
+    assert "\n" not in str(error)
+    return str(error)
+
+
+# load
+
+
+def test_unknown_source():
+    message = raised_by(data.load, "digit", batch_size=1, seed=0)
+    assert message.endswith("Received 'digit'. Allowed: digits, tfds, imagenet; did you mean 'digits'?")
+
+
+def test_unknown_option():
+    message = raised_by(data.load, "digits", batch_size=1, seed=0, validation_fractoin=0.1)
+    assert "`validation_fractoin` is no option of the data source 'digits'. Received 0.1." in message
+    assert message.endswith("did you mean 'validation_fraction'?")
+
+
+def test_missing_option():
+    message = raised_by(data.load, "tfds", batch_size=1, seed=0, download=False)
+    assert "'tfds' needs the option `dataset`" in message
+
+
+def test_a_new_source_is_one_entry(monkeypatch):
+    arrays = pipeline.Arrays(np.zeros((4, 2, 2, 1), np.uint8), np.arange(4))
+
+    def corners(batching, *, classes=4):
+        return data.InMemory(batching, arrays, arrays, classes=classes)
+
+    monkeypatch.setitem(data.SOURCES, "corners", corners)
+    assert data.load("corners", batch_size=2, seed=0).steps_per_epoch == 2
+    assert "Allowed: 0 to 1." in raised_by(data.load, "corners", batch_size=2, seed=0, classes=2)
+
+
+# digits
+
+
+def test_digits_are_all_there_and_standardised():
+    dataset = data.load("digits", batch_size=1437, seed=0)
+    assert (dataset.input_shape, dataset.classes) == ((8, 8, 1), 10)
+    assert (dataset.train_examples, dataset.validation_examples) == (1437, 360)
+    assert dataset.class_names == tuple("0123456789")
+    (train, train_labels), (held_out, held_out_labels) = first_epoch(dataset), everything(dataset.validation())
+    assert abs(train.mean()) < 1e-5
+    assert abs(train.std() - 1) < 1e-5
+    bunch = load_digits()
+    pixels = np.concatenate([train, held_out])
+    low, high = pixels.min(), pixels.max()
+    seen = sorted(
+        (label, *np.rint((image - low) / (high - low) * 16).astype(int).ravel())
+        for image, label in zip(pixels, np.concatenate([train_labels, held_out_labels]), strict=True)
+    )
+    expected = sorted((label, *image.astype(int)) for image, label in zip(bunch.data, bunch.target, strict=True))
+    assert seen == expected
+    share = np.bincount(held_out_labels) / np.bincount(bunch.target)
+    assert np.all(np.abs(share - 0.2) < 0.01)  # stratified
+
+
+def test_digits_split_does_not_depend_on_the_seed():
+    one, other = (data.load("digits", batch_size=9, seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(everything(one.validation())[0], everything(other.validation())[0])
+    assert not np.array_equal(first_epoch(one)[0], first_epoch(other)[0])
+
+
+def test_digits_unstandardised_are_sixteenths():
+    images, _ = first_epoch(data.load("digits", batch_size=479, seed=0, standardize=False))
+    np.testing.assert_array_equal(np.unique(images), np.arange(17) / 16)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, True, "half", 0.0001])
+def test_digits_fraction_out_of_range(fraction):
+    message = raised_by(data.load, "digits", batch_size=1, seed=0, validation_fraction=fraction)
+    assert f"Received {fraction!r}" in message
+
+
+# tfds
+
+
+def toy(files, tools, count=30, shape=(6, 6, 3), **options):
+    """A prepared TFDS set and its images and labels."""
+    images = np.random.default_rng(1).integers(0, 256, (count, *shape), np.uint8)
+    labels = np.arange(count) % 10
+    return files.tfds([tools.encode(image) for image in images], labels, dimensions=shape, **options), images, labels
+
+
+def load_toy(directory, batch_size=10, **options):
+    options = {"dataset": "toy", "download": False, "data_dir": directory, **options}
+    return data.load("tfds", batch_size=batch_size, seed=0, **options)
+
+
+def test_tfds_in_memory_is_standardised_per_channel(files, tools):
+    directory, images, labels = toy(files, tools)
+    dataset = load_toy(directory, train_split="train[:20]")
+    assert isinstance(dataset, data.InMemory)
+    assert (dataset.input_shape, dataset.classes, dataset.train_examples) == ((6, 6, 3), 10, 20)
+    train = images[:20] / 255
+    expected = (images / 255 - train.mean(axis=(0, 1, 2))) / train.std(axis=(0, 1, 2))
+    result, result_labels = everything(dataset.validation())
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    np.testing.assert_array_equal(result_labels, labels)
+
+
+def test_tfds_part_of_a_split_across_files(files, tools):
+    directory, images, labels = toy(files, tools)
+    for limit in (sources.MAX_BYTES_IN_MEMORY, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sources, "MAX_BYTES_IN_MEMORY", limit)
+            dataset = load_toy(
+                directory, 4, train_split="train[10:22]", validation_split="train[:10]", standardize=False
+            )
+        assert isinstance(dataset, data.InMemory if limit else data.Streamed)
+        result, result_labels = everything(dataset.validation())
+        np.testing.assert_allclose(result, images[:10] / 255, atol=1e-6)
+        np.testing.assert_array_equal(result_labels, labels[:10])
+        seen = first_epoch(dataset)[0]
+        assert dataset.steps_per_epoch == 3
+        places = [int(np.argmin(np.abs(images / 255 - image).sum(axis=(1, 2, 3)))) for image in seen]
+        assert sorted(places) == list(range(10, 22))
+
+
+def test_tfds_streamed_is_scaled_and_resumes(files, tools, monkeypatch):
+    directory, images, _ = toy(files, tools)
+    monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", 0)
+    dataset = load_toy(directory, 7, augment="crop_flip")
+    assert isinstance(dataset, data.Streamed)
+    np.testing.assert_allclose(everything(dataset.validation())[0], images / 127.5 - 1, atol=1e-6)
+    run = list(dataset.train().take(7).as_numpy_iterator())
+    for start in (0, 2, 5):
+        resumed = list(dataset.train(start).take(7 - start).as_numpy_iterator())
+        for (one, labels), (other, other_labels) in zip(run[start:], resumed, strict=True):
+            np.testing.assert_array_equal(one, other)
+            np.testing.assert_array_equal(labels, other_labels)
+
+
+def test_tfds_image_size_in_memory_is_bilinear_and_unrounded(files, tools):
+    ramp = np.broadcast_to(np.arange(0, 240, 30, np.uint8)[None, :, None], (8, 8, 3))
+    directory = files.tfds([tools.encode(ramp)] * 4, [0] * 4, dimensions=(8, 8, 3))
+    dataset = load_toy(directory, 2, image_size=5, standardize=False)
+    assert dataset.input_shape == (5, 5, 3)
+    centres = (np.arange(5) + 0.5) * 8 / 5 - 0.5
+    np.testing.assert_allclose(everything(dataset.validation())[0][0, 0, :, 0], centres * 30 / 255, rtol=1e-5)
+
+
+def test_tfds_images_of_differing_shapes_need_a_size(files, tools):
+    shapes = [(6, 9, 3), (12, 5, 3), (7, 7, 3), (3, 3, 3)]
+    images = [tools.encode(np.full(shape, 51 * (n + 1), np.uint8)) for n, shape in enumerate(shapes)]
+    directory = files.tfds(images, [0, 1, 2, 3], dimensions=(-1, -1, 3))
+    message = raised_by(load_toy, directory, 2)
+    assert message.startswith("`image_size` is needed for `toy`")
+    dataset = load_toy(directory, 2, image_size=4)
+    assert isinstance(dataset, data.Streamed)
+    result, _ = everything(dataset.validation())
+    np.testing.assert_allclose(result[:, 2, 2, 0], np.array([51, 102, 153, 204]) / 127.5 - 1, atol=1e-6)
+
+
+def test_tfds_does_not_touch_the_network_if_prepared(files, tools, monkeypatch):
+    directory, _, _ = toy(files, tools)
+    calls = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **_: calls.append(arguments) or [])
+    monkeypatch.setattr(socket.socket, "connect", lambda *arguments: calls.append(arguments))
+    load_toy(directory, download=True)
+    assert not calls
+
+
+def test_tfds_reads_the_directory_of_the_environment(files, tools, monkeypatch):
+    directory, _, _ = toy(files, tools)
+    monkeypatch.setenv("TFDS_DATA_DIR", directory)
+    assert load_toy(None).train_examples == 30
+
+
+def test_tfds_unknown_name(tmp_path):
+    message = raised_by(load_toy, str(tmp_path), dataset="fashion_mnits", download=True)
+    assert "Received 'fashion_mnits'" in message
+    assert message.endswith("did you mean 'fashion_mnist'?")
+
+
+@pytest.mark.parametrize(("exists", "state"), [(True, "has no such data set"), (False, "does not exist")])
+def test_tfds_not_prepared(tmp_path, exists, state):
+    directory = str(tmp_path if exists else tmp_path / "absent")
+    message = raised_by(load_toy, directory, dataset="mnist")
+    assert message.startswith(f"The data set is not prepared. Received 'mnist' in {directory}, which {state}.")
+    assert "TFDS_DATA_DIR" in message
+
+
+def test_tfds_failed_download_is_one_line_and_soon(tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    begin = time.monotonic()
+    message = raised_by(load_toy, str(tmp_path), dataset="mnist", download=True)
+    assert time.monotonic() - begin < 30
+    assert message.startswith(f"The data set 'mnist' cannot be downloaded to {tmp_path}")
+
+
+def test_tfds_not_image_classification(files, tools, tmp_path):
+    directory, _, _ = toy(files, tools, feature="picture")
+    message = raised_by(load_toy, directory)
+    assert "Received 'toy', with features label, picture" in message
+    message = raised_by(load_toy, str(tmp_path), dataset="imdb_reviews", download=True)
+    assert "must be an image classification set" in message  # before anything is downloaded
+
+
+@pytest.mark.parametrize("split", ["tset", "train[5:", 3])
+def test_tfds_unknown_split(files, tools, split):
+    directory, _, _ = toy(files, tools)
+    message = raised_by(load_toy, directory, validation_split=split)
+    assert f"`validation_split` is wrong. Received {split!r}. Allowed: train, test" in message
+
+
+def test_tfds_empty_split(files, tools):
+    directory, _, _ = toy(files, tools)
+    assert "`validation_split` 'test[:0]'" in raised_by(load_toy, directory, validation_split="test[:0]")
+
+
+def test_tfds_batch_larger_than_the_data(files, tools):
+    directory, _, _ = toy(files, tools)
+    assert raised_by(load_toy, directory, 31).endswith("Received 31. Allowed: 1 to 30.")
+
+
+def test_tfds_label_out_of_range(files, tools):
+    images = [tools.encode(np.zeros((4, 4, 3)))] * 6
+    directory = files.tfds(images, [0, 1, 2, 3, -1, 5], dimensions=(4, 4, 3))
+    message = raised_by(load_toy, directory, 2)
+    assert "The label of record 1 of" in message
+    assert "toy-train.tfrecord-00001-of-00002" in message
+    assert "Received -1. Allowed: 0 to 9." in message
+
+
+def test_tfds_truncated_file(files, tools):
+    directory, _, _ = toy(files, tools)
+    path = files.directory / "tfds/toy/1.0.0/toy-train.tfrecord-00001-of-00002"
+    path.write_bytes(path.read_bytes()[:-5])
+    message = raised_by(load_toy, directory)
+    assert "is corrupt or truncated after record 13" in message
+    assert str(path) in message
+
+
+def test_tfds_other_file_format(files, tools):
+    directory, _, _ = toy(files, tools)
+    path = files.directory / "tfds/toy/1.0.0/dataset_info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fileFormat": "array_record"}))
+    assert "Received array_record. Allowed: tfrecord." in raised_by(load_toy, directory)
+
+
+def test_tfds_file_missing(files, tools):
+    directory, _, _ = toy(files, tools)
+    path = files.directory / "tfds/toy/1.0.0/toy-test.tfrecord-00001-of-00002"
+    path.unlink()
+    assert str(path) in raised_by(load_toy, directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "train", "test"),
+    [("mnist", (28, 28, 1), 60000, 10000), ("kmnist", (28, 28, 1), 9000, 1000)],
+)
+def test_real_sets(prepared, name, shape, train, test):
+    dataset = data.load("tfds", batch_size=500, seed=0, dataset=prepared(name), download=False, augment=None)
+    assert (dataset.input_shape, dataset.classes) == (shape, 10)
+    assert (dataset.train_examples, dataset.validation_examples) == (train, test)
+    images, labels = first_epoch(dataset)
+    assert abs(images.mean()) < 1e-3
+    assert abs(images.std() - 1) < 1e-3
+    assert set(labels) == set(range(10))
+    assert len(everything(dataset.validation())[1]) == test
+
+
+def test_real_cifar10(prepared):
+    dataset = data.load(
+        "tfds",
+        batch_size=64,
+        seed=0,
+        dataset=prepared("cifar10"),
+        download=False,
+        train_split="train[:2000]",
+        validation_split="test[:100]",
+        augment="crop_flip",
+    )
+    assert dataset.class_names[:2] == ("airplane", "automobile")
+    assert next(iter(dataset.train()))[0].shape == (64, 32, 32, 3)
+
+
+# imagenet
+
+
+def load_imagenet(train, validation=None, batch_size=4, **options):
+    options = {"image_size": 8, "preprocessing": "inception", "shuffle_buffer": 8, **options}
+    return data.load(
+        "imagenet", batch_size=batch_size, seed=0, train_files=train, validation_files=validation or train, **options
+    )
+
+
+def test_imagenet_labels_begin_at_0(files):
+    dataset = load_imagenet(files.imagenet(), classes=10)
+    assert (dataset.classes, dataset.class_names) == (10, None)
+    np.testing.assert_array_equal(everything(dataset.validation())[1], np.arange(33) % 10)
+
+
+@pytest.mark.parametrize(("preprocessing", "size"), [("resnet", 224), ("inception", 299)])
+def test_imagenet_default_sizes(files, preprocessing, size):
+    dataset = load_imagenet(files.imagenet(), preprocessing=preprocessing, image_size=None)
+    assert dataset.input_shape == (size, size, 3)
+
+
+def test_imagenet_several_patterns(files):
+    files.imagenet()
+    patterns = [str(files.directory / f"train-0000{n}-*") for n in (0, 2)]
+    assert load_imagenet(patterns).train_examples == 22
+
+
+def test_imagenet_no_file_matches(tmp_path):
+    message = raised_by(load_imagenet, f"{tmp_path}/train-*")
+    assert message.startswith(f"`train_files` matches no file. Received '{tmp_path}/train-*'. Looked in {tmp_path}: no")
+    assert "it does not exist" in raised_by(load_imagenet, f"{tmp_path}/absent/train-*")
+    assert "`train_files` must be a file pattern" in raised_by(load_imagenet, 3)
+
+
+def test_imagenet_unknown_preprocessing(files):
+    message = raised_by(load_imagenet, files.imagenet(), preprocessing="resent")
+    assert message.endswith("Received 'resent'. Allowed: resnet, inception; did you mean 'resnet'?")
+
+
+@pytest.mark.parametrize("examples", [None, 33])
+def test_imagenet_empty_file(files, examples):
+    pattern = files.imagenet()
+    (files.directory / "train-00001-of-00003").write_bytes(b"")
+    message = raised_by(load_imagenet, pattern, train_examples=examples)
+    assert "train-00001-of-00003. Received 0 bytes. Allowed: one record or more." in message
+
+
+@pytest.mark.parametrize("examples", [None, 33])
+def test_imagenet_file_of_another_kind(files, examples):
+    pattern = files.imagenet()
+    path = files.directory / "train-00001-of-00003"
+    path.write_text("this is no TFRecord file, but it is long enough to hold a header")
+    message = raised_by(load_imagenet, pattern, train_examples=examples)
+    assert message.startswith(f"A file is no TFRecord file, or is corrupt: {path}.")
+
+
+@pytest.mark.parametrize("missing", [1, 5, 200])
+def test_imagenet_truncated_file_is_seen_while_counting(files, missing):
+    pattern = files.imagenet()
+    path = files.directory / "train-00001-of-00003"
+    path.write_bytes(path.read_bytes()[:-missing])
+    message = raised_by(load_imagenet, pattern)
+    assert message.startswith(f"A TFRecord file is truncated: {path}.")
+    assert "end within record 10" in message or missing == 200
+
+
+def test_imagenet_truncated_file_is_explained_while_training(files):
+    pattern = files.imagenet()
+    path = files.directory / "train-00001-of-00003"
+    path.write_bytes(path.read_bytes()[:-5])
+    dataset = load_imagenet(pattern, train_examples=33, validation_examples=33)
+    for batches in (dataset.train().take(20), dataset.validation()):
+        assert f"is corrupt or truncated after record 9: {path}" in explained(dataset, batches)
+
+
+def test_imagenet_corrupt_data_is_explained(files):
+    pattern = files.imagenet()
+    path = files.directory / "train-00002-of-00003"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    dataset = load_imagenet(pattern, train_examples=33, validation_examples=33)
+    assert f"{path}" in explained(dataset, dataset.train().take(20))
+
+
+@pytest.mark.parametrize("label", [0, 11])
+def test_imagenet_label_out_of_range_is_explained(files, label):
+    pattern = files.imagenet(label=lambda number: label if number == 17 else 1)
+    dataset = load_imagenet(pattern, classes=10)
+    path = files.directory / "train-00001-of-00003"
+    expected = f"In `train_files`: The label of record 6 of {path} is out of range. Received {label}. Allowed: 1 to 10."
+    assert explained(dataset, dataset.train().take(20)) == expected
+    assert explained(dataset, dataset.validation()) == expected
+
+
+def test_imagenet_first_record_is_checked_at_once(files):
+    pattern = files.imagenet(label=lambda _: 0)
+    assert "Received 0. Allowed: 1 to 1000." in raised_by(load_imagenet, pattern)
+
+
+@pytest.mark.parametrize("kind", ["text", "half"])
+def test_imagenet_undecodable_image_is_explained(files, tools, kind):
+    pattern = files.imagenet()
+    path = files.directory / "train-00001-of-00003"
+    jpeg = tools.encode(np.random.default_rng(0).integers(0, 255, (64, 64, 3)), "JPEG")
+    broken = b"this is not an image" if kind == "text" else jpeg[: len(jpeg) // 3]
+    good, bad = (tools.example("image/encoded", image, "image/class/label", 5) for image in (jpeg, broken))
+    tools.write_records(path, [good, good, bad, good])
+    dataset = load_imagenet(pattern)
+    message = explained(dataset, dataset.train().take(20))
+    assert f"The image of record 2 of {path} cannot be decoded. Received {len(broken)} bytes" in message
+
+
+@pytest.mark.parametrize(
+    ("image_key", "label_key", "wanted"),
+    [("image", "image/class/label", "image/encoded"), ("image/encoded", "label", "image/class/label")],
+)
+def test_imagenet_missing_feature_is_explained(files, tools, image_key, label_key, wanted):
+    pattern = files.imagenet()
+    path = files.directory / "train-00002-of-00003"
+    png = tools.encode(tools.identity_image(1))
+    good = tools.example("image/encoded", png, "image/class/label", 1)
+    tools.write_records(path, [good, tools.example(image_key, png, label_key, 1)])
+    dataset = load_imagenet(pattern)
+    message = explained(dataset, dataset.train().take(20))
+    assert f"record 1 of {path} must hold one" in message
+    assert f"feature `{wanted}`. Received features: {', '.join(sorted([image_key, label_key]))}." in message
+
+
+def test_imagenet_file_removed_after_loading_is_explained(files):
+    dataset = load_imagenet(files.imagenet())
+    path = files.directory / "train-00001-of-00003"
+    path.unlink()
+    expected = f"A file of `train_files` is missing. Received {path}. Allowed: an existing file."
+    assert explained(dataset, dataset.train().take(20)) == expected
+
+
+def test_imagenet_wrong_number_of_examples_is_explained(files):
+    pattern = files.imagenet()
+    dataset = load_imagenet(pattern, train_examples=100, validation_examples=33)
+    expected = "The number of examples in `train_files` is wrong. Received 100. Allowed: 33."
+    assert explained(dataset, dataset.train().take(60)) == expected
+    for wrong in (32, 34):
+        dataset = load_imagenet(pattern, train_examples=33, validation_examples=wrong)
+        message = explained(dataset, dataset.validation())
+        assert message == f"The number of examples in `validation_files` is wrong. Received {wrong}. Allowed: 33."
+
+
+def test_imagenet_batch_larger_than_the_data(files):
+    assert raised_by(load_imagenet, files.imagenet(), None, 34).endswith("Received 34. Allowed: 1 to 33.")
+
+
+@pytest.mark.parametrize("option", ["image_size", "classes", "train_examples", "shuffle_buffer"])
+def test_imagenet_options_must_be_positive(files, option):
+    message = raised_by(load_imagenet, files.imagenet(), **{option: 0})
+    assert message == f"`{option}` must be an integer. Received 0. Allowed: 1 or more."
+
+
+def test_counting_agrees_with_tensorflow(files):
+    files.imagenet(shards=1, per_shard=9)
+    path = str(files.directory / "train-00000-of-00001")
+    assert pipeline.count_records(path) == sum(1 for _ in tf.data.TFRecordDataset(path)) == 9
+    content = open(path, "rb").read()  # noqa: SIM115
+    assert struct.unpack("<I", content[8:12])[0] == pipeline._masked_crc(content[:8])
+
+
+def test_imagenet_sample(imagenet_sample):
+    dataset = data.load(
+        "imagenet",
+        batch_size=50,
+        seed=0,
+        train_files=f"{imagenet_sample}/train-*",
+        validation_files=f"{imagenet_sample}/validation-*",
+        shuffle_buffer=300,
+        validation_batch_size=64,
+        image_size=32,
+    )
+    assert (dataset.train_examples, dataset.validation_examples, dataset.steps_per_epoch) == (1000, 200, 20)
+    images, labels = first_epoch(dataset)
+    assert images.shape == (1000, 32, 32, 3)
+    np.testing.assert_array_equal(np.sort(labels), np.arange(1000))  # one per class
+    assert abs(images.mean()) < 0.3
+    assert 0.7 < images.std() < 1.4
+    assert [len(part) for _, part in dataset.validation()] == [64, 64, 64, 8]
+    resumed = next(iter(dataset.train(13)))[0]
+    np.testing.assert_array_equal(resumed, images[650:700])

@@ -1,0 +1,308 @@
+"""What the tests share: one comparison, and a float64 NumPy account of the layers that knows nothing of the library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 3e-2, "finite difference": 1e-6}
+"""Largest allowed error, relative to the largest expected entry."""
+
+Array = np.ndarray
+
+
+def assert_close(actual: Any, expected: Any, kind: str | None = None) -> None:
+    """Fails unless `actual` is `expected` within the tolerance of `kind`, by default the dtype of `actual`."""
+    actual = np.asarray(actual)
+    tolerance = TOLERANCE[kind or (str(actual.dtype) if actual.dtype.kind in "fV" else "float64")]
+    actual, expected = actual.astype(np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
+    scale = np.abs(expected).max(initial=0.0) or 1.0
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+def distance(actual: Any, other: Any) -> float:
+    """Returns ||actual - other|| / max(||actual||, ||other||)."""
+    actual, other = np.asarray(actual, np.float64), np.asarray(other, np.float64)
+    return float(np.linalg.norm(actual - other) / max(np.linalg.norm(actual), np.linalg.norm(other)))
+
+
+def assert_differs(actual: Any, wrong: Any, by: float = 1e-3) -> None:
+    """Fails unless `actual` is far from `wrong`, the answer that a tempting mistake gives."""
+    assert distance(actual, wrong) > by
+
+
+@dataclass(frozen=True)
+class DenseReference:
+    """x -> x W over the last axis."""
+
+    def project(self, x: Array, kernel: Array) -> Array:
+        """Returns x W."""
+        return np.einsum("...i,io->...o", x, kernel)
+
+    def reconstruct(self, y: Array, kernel: Array, shape: tuple[int, ...]) -> Array:
+        """Returns y W^T."""
+        assert y.shape[:-1] == shape[:-1]
+        return np.einsum("...o,io->...i", y, kernel)
+
+    def correlate(self, x: Array, y: Array, shape: tuple[int, ...]) -> Array:
+        """Returns the sum of the outer products of x and y."""
+        return np.einsum("pi,po->io", x.reshape(-1, shape[0]), y.reshape(-1, shape[1]))
+
+    def layout(self, kernel: Array) -> Array:
+        """Returns a kernel in the layout of W as the layer keeps B, or back."""
+        return kernel.T
+
+
+@dataclass(frozen=True)
+class ConvReference:
+    """A two-dimensional convolution, NHWC, written as loops over the taps of the kernel."""
+
+    strides: tuple[int, int] = (1, 1)
+    padding: str = "VALID"
+    dilations: tuple[int, int] = (1, 1)
+
+    def _axis(self, size: int, taps: int, axis: int) -> tuple[int, int, int]:
+        """Returns the output size, and the zeros before and after one axis."""
+        stride, reach = self.strides[axis], (taps - 1) * self.dilations[axis] + 1
+        if self.padding == "VALID":
+            return (size - reach) // stride + 1, 0, 0
+        out = -(-size // stride)
+        total = max((out - 1) * stride + reach - size, 0)
+        return out, total // 2, total - total // 2
+
+    def _taps(self, shape: tuple[int, ...], kernel_shape: tuple[int, ...]):
+        """Returns the padding, and for each tap the slice of the padded input that it sees."""
+        (rows, top, bottom), (columns, left, right) = (self._axis(shape[1 + a], kernel_shape[a], a) for a in (0, 1))
+        taps = {}
+        for i in range(kernel_shape[0]):
+            for j in range(kernel_shape[1]):
+                r, c = i * self.dilations[0], j * self.dilations[1]
+                taps[i, j] = (
+                    slice(None),
+                    slice(r, r + (rows - 1) * self.strides[0] + 1, self.strides[0]),
+                    slice(c, c + (columns - 1) * self.strides[1] + 1, self.strides[1]),
+                )
+        return ((0, 0), (top, bottom), (left, right), (0, 0)), taps, (rows, columns)
+
+    def project(self, x: Array, kernel: Array) -> Array:
+        """Returns conv(x, W)."""
+        pad, taps, (rows, columns) = self._taps(x.shape, kernel.shape)
+        padded = np.pad(x, pad)
+        out = np.zeros((x.shape[0], rows, columns, kernel.shape[3]))
+        for tap, seen in taps.items():
+            out += padded[seen] @ kernel[tap]
+        return out
+
+    def reconstruct(self, y: Array, kernel: Array, shape: tuple[int, ...]) -> Array:
+        """Returns the adjoint of `project` at y."""
+        pad, taps, _ = self._taps(shape, kernel.shape)
+        padded = np.zeros([size + sum(p) for size, p in zip(shape, pad, strict=True)])
+        for tap, seen in taps.items():
+            padded[seen] += y @ kernel[tap].T
+        return padded[:, pad[1][0] : pad[1][0] + shape[1], pad[2][0] : pad[2][0] + shape[2]]
+
+    def correlate(self, x: Array, y: Array, shape: tuple[int, ...]) -> Array:
+        """Returns the gradient of <project(x, W), y> to W."""
+        pad, taps, _ = self._taps(x.shape, shape)
+        padded = np.pad(x, pad)
+        out = np.zeros(shape)
+        for tap, seen in taps.items():
+            out[tap] = np.einsum("nhwi,nhwo->io", padded[seen], y)
+        return out
+
+    def layout(self, kernel: Array) -> Array:
+        """Returns `kernel`: both kernels of a convolution have one layout."""
+        return kernel
+
+
+def finite_difference(function: Any, at: Array, epsilon: float = 1e-6) -> Array:
+    """Returns the gradient of a scalar `function` by central differences."""
+    gradient = np.zeros_like(at)
+    for index in np.ndindex(*at.shape):
+        step = np.zeros_like(at)
+        step[index] = epsilon
+        gradient[index] = (function(at + step) - function(at - step)) / (2 * epsilon)
+    return gradient
+
+
+def relu(x: Array) -> Array:
+    """Returns max(x, 0)."""
+    return np.maximum(x, 0.0)
+
+
+def center_features(x: Array) -> Array:
+    """Subtracts from each example its mean."""
+    return x - x.reshape(len(x), -1).mean(axis=1).reshape([-1] + [1] * (x.ndim - 1))
+
+
+def normalize_features(x: Array) -> Array:
+    """Centres each example and divides it by its norm."""
+    x = center_features(x)
+    norms = np.sqrt((x.reshape(len(x), -1) ** 2).sum(axis=1))
+    return x / np.maximum(norms, 1e-6).reshape([-1] + [1] * (x.ndim - 1))
+
+
+def center_batch(x: Array) -> Array:
+    """Subtracts from each position its mean over the batch."""
+    return x - x.mean(axis=0)
+
+
+def standardise(x: Array, options: dict) -> Array:
+    """Feature centring, feature normalisation and batch centring, in that order, where `options` says so."""
+    if options.get("feature_center"):
+        x = center_features(x)
+    if options.get("feature_normalize"):
+        x = normalize_features(x)
+    if options.get("batch_center"):
+        x = center_batch(x)
+    return x
+
+
+def batch_mean(x: Array) -> float:
+    """Sums over everything and divides by the batch size."""
+    return x.sum() / len(x)
+
+
+def reference_signals(config: dict, linear: Any, x: Array, w: Array, b: Array, bias: Array | None, activation: Any):
+    """Returns the signals of a layer as SPEC section 1 orders the operations.
+
+    Args:
+        config: what stands under `alignment:`; its noise is in `x` already.
+        linear: `DenseReference` or `ConvReference`.
+        x: the input.
+        w: W.
+        b: B in the layout of W.
+        bias: the bias, or none.
+        activation: the nonlinearity that follows, or none.
+    """
+    options = {"input": {}, "forward_output": {}, "backward_output": {}, **config}
+    features = {k: v for k, v in options["input"].items() if k in ("feature_center", "feature_normalize")}
+    x = standardise(x, features)
+    x_back = center_batch(x) if options["input"].get("batch_center") else x
+
+    def activity(projection, out):
+        if out.get("bias") and bias is not None:
+            projection = projection + bias
+        return activation(projection) if out.get("relu") and activation is not None else projection
+
+    forward = activity(linear.project(x, w), options["forward_output"])
+    backward = activity(linear.project(x_back, b), options["backward_output"])
+    return {
+        "input": x,
+        "backward_input": x_back,
+        "forward": standardise(forward, options["forward_output"]),
+        "backward": standardise(backward, options["backward_output"]),
+        "forward_reconstruction": standardise(linear.reconstruct(forward, b, x.shape), options["forward_output"]),
+        "backward_reconstruction": standardise(linear.reconstruct(backward, w, x.shape), options["backward_output"]),
+    }
+
+
+def reference_regulariser(
+    config: dict,
+    linear: Any,
+    x: Array,
+    w: Array,
+    b: Array,
+    bias: Array | None = None,
+    activation: Any = None,
+    signals: Any = reference_signals,
+) -> float:
+    """Returns R_l by the formulas of Table 1 (Kunin et al. 2020)."""
+    s = signals(config, linear, x, w, b, bias, activation)
+    decay = 0.5 * (b**2).sum()
+    amp = -batch_mean(s["backward"] * s["forward"])
+    sparse = 0.5 * batch_mean(s["backward"] ** 2)
+    rule = config["rule"]
+    if rule in ("feedback", "sign_symmetry"):
+        return 0.0
+    if rule == "kolen_pollack":
+        return config["decay"] * decay
+    if rule == "symmetric":
+        return config["decay"] * decay - config["self_"] * (w * b).sum()
+    if rule == "activation":
+        return config["amp"] * amp + config["sparse"] * sparse
+    if rule == "weight_mirror":
+        return config["amp"] * amp + config["decay"] * decay
+    assert rule == "information"
+    reconstruction = s["backward_reconstruction" if config.get("reconstruct_backward") else "forward_reconstruction"]
+    null = 0.5 * batch_mean(reconstruction**2)
+    if config.get("compare_reconstruction"):
+        amp = -batch_mean(s["input"] * reconstruction)
+    first = sparse if config.get("sparse_decay") else decay
+    return config["amp"] * amp + config["decay"] * first + config["null"] * null
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """A small layer: its map, its shapes, and how `layers` spells it."""
+
+    name: str
+    linear: Any
+    input_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
+
+    def arrays(self, rng: Any) -> dict[str, Array]:
+        """Draws an input, W, B in the layout of W, and a bias."""
+        return {
+            "x": rng.normal(size=self.input_shape) + 0.3,
+            "w": rng.normal(size=self.kernel_shape),
+            "b": rng.normal(size=self.kernel_shape),
+            "bias": rng.normal(size=self.kernel_shape[-1]),
+        }
+
+    def build(self, **options: Any) -> Any:
+        """Returns the built layer of this case."""
+        from neural_alignment import layers
+
+        if isinstance(self.linear, DenseReference):
+            layer = layers.Dense(self.kernel_shape[1], **options)
+        else:
+            geometry = {"strides": self.linear.strides, "padding": self.linear.padding.lower()}
+            layer = layers.Conv2D(self.kernel_shape[3], self.kernel_shape[:2], **geometry, **options)
+        layer.build(self.input_shape)
+        return layer
+
+
+DENSE = LayerCase("dense", DenseReference(), (4, 5), (5, 3))
+SAME = LayerCase("conv same", ConvReference((1, 1), "SAME"), (3, 4, 5, 2), (2, 3, 2, 2))
+VALID = LayerCase("conv valid 2", ConvReference((2, 2), "VALID"), (3, 5, 5, 2), (3, 2, 2, 2))
+CASES = (DENSE, SAME, VALID)
+
+RULE_CONFIGS: dict[str, dict] = {
+    "feedback": {"rule": "feedback"},
+    "sign_symmetry": {"rule": "sign_symmetry"},
+    "weight_mirror": {"rule": "weight_mirror", "amp": 1.3, "decay": 0.7},
+    "information": {"rule": "information", "amp": 1.3, "decay": 0.7, "null": 0.4},
+    "symmetric": {"rule": "symmetric", "self_": 0.9, "decay": 1.1},
+    "activation": {"rule": "activation", "amp": 1.2, "sparse": 0.8},
+    "kolen_pollack": {"rule": "kolen_pollack", "decay": 0.6},
+}
+"""One configuration of every rule; a rule of the registry that is not here fails `test_every_rule_is_tested`."""
+
+LEARNING = tuple(rule for rule in RULE_CONFIGS if rule not in ("feedback", "sign_symmetry"))
+"""The rules whose R is not zero."""
+
+TABLE_5 = {
+    "WM": {
+        "input": {"noise": "normal", "stddev": 0.6905, "batch_center": True},
+        "forward_output": {"bias": True, "relu": True, "batch_center": True},
+    },
+    "WM+AD": {
+        "input": {"noise": "normal", "stddev": 0.95, "batch_center": True},
+        "forward_output": {"bias": True, "relu": True, "batch_center": True},
+    },
+    "WM+AD+OPS": {
+        "input": {"noise": "normal", "stddev": 0.6402, "batch_center": True},
+        "forward_output": {"bias": True, "relu": True, "batch_center": True, "feature_center": True},
+        "backward_output": {"relu": True, "feature_normalize": True},
+    },
+    "IA": {
+        "input": {"noise": "normal", "stddev": 0.8176},
+        "forward_output": {"bias": True, "relu": True, "batch_center": True, "feature_center": True},
+        "backward_output": {"bias": True, "feature_center": True, "feature_normalize": True},
+    },
+}
+"""The operations of Table 5, column by column."""

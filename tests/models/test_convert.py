@@ -1,0 +1,107 @@
+"""Turning an existing model into an aligned one."""
+
+import keras
+import numpy as np
+import pytest
+
+from neural_alignment.alignments import Feedback, Symmetric
+from neural_alignment.errors import ConfigError
+from neural_alignment.layers import Conv2D, Dense
+from neural_alignment.models import convert, convnet, fc
+
+RULE = Symmetric(self_=1e-3, decay=1e-3)
+
+
+def sequential():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="conv"),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.DepthwiseConv2D(3, name="depthwise"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(7, activation="tanh", name="hidden"),
+            keras.layers.Dense(3, name="last"),
+        ]
+    )
+
+
+def functional():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="first")(inputs)
+    inner = keras.Sequential([keras.Input((6, 6, 4)), keras.layers.Conv2D(4, 3, name="nested")], name="inner")
+    x = keras.layers.Add()([inner(x), keras.layers.Cropping2D(1)(keras.layers.ReLU()(x))])
+    return keras.Model(inputs, keras.layers.Dense(2, name="last")(keras.layers.Flatten()(x)))
+
+
+@pytest.mark.parametrize("build", [sequential, functional])
+def test_weights_and_outputs_are_kept_and_the_model_is_left_as_it_was(build):
+    model = build()
+    before = [weight.copy() for weight in model.get_weights()]
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+    result = convert(model, RULE)
+    np.testing.assert_array_equal(result.model(x), model(x))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert not any(isinstance(layer, (Dense, Conv2D)) for layer in model._flatten_layers())
+
+
+def test_what_is_converted_and_left_is_reported():
+    result = convert(sequential(), RULE)
+    assert result.converted == {"conv": "symmetric", "hidden": "symmetric", "last": "symmetric"}
+    assert result.left == {"depthwise": "DepthwiseConv2D has no aligned form"}
+    assert isinstance(result.model, keras.Sequential)
+    result = convert(functional(), [Feedback(layers="nested"), Symmetric(self_=1e-3, decay=1e-3, layers="l*")])
+    assert result.converted == {"nested": "feedback", "last": "symmetric"}
+    assert result.left == {"first": "no rule is given to it"}
+
+
+def test_the_nonlinearity_that_follows_is_found():
+    model = convert(sequential(), RULE).model
+    assert model.get_layer("conv").following_activation is keras.activations.relu
+    assert model.get_layer("hidden").following_activation is keras.activations.tanh
+    assert model.get_layer("last").following_activation is None
+    # Two layers read the output of `first`: no one nonlinearity follows it.
+    assert convert(functional(), RULE).model.get_layer("first").following_activation is None
+
+
+def test_the_copy_trains_and_its_backward_kernel_is_not_its_forward_kernel():
+    model = convert(sequential(), RULE).model
+    layer = model.get_layer("hidden")
+    kernel, backward = layer.kernel.numpy(), layer.backward_kernel.numpy()
+    assert abs(np.corrcoef(kernel.ravel(), backward.T.ravel())[0, 1]) < 0.3
+    model.compile("sgd", "mse")
+    generator = np.random.default_rng(0)
+    model.fit(generator.normal(size=(8, 8, 8, 3)), generator.normal(size=(8, 3)), verbose=0)
+    assert not np.array_equal(layer.backward_kernel.numpy(), backward)
+
+
+def test_what_cannot_be_aligned_is_an_error_not_backpropagation():
+    grouped = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, groups=2)])
+    with pytest.raises(ValueError, match="`groups` must be 1"):
+        convert(grouped, RULE)
+    with pytest.raises(ConfigError, match=r"the pattern 'cnov\*' takes no layer .* The layers are: conv, hidden, last"):
+        convert(sequential(), [Symmetric(self_=1e-3, decay=1e-3, layers="cnov*")])
+    with pytest.raises(ValueError, match="`model` must be built"):
+        convert(keras.Sequential([keras.layers.Dense(3)]), RULE)
+
+    class Subclassed(keras.Model):
+        pass
+
+    with pytest.raises(ValueError, match="functional or Sequential"):
+        convert(Subclassed(), RULE)
+
+
+def test_fc_and_convnet_have_named_layers_with_their_nonlinearity():
+    model = fc([5, 4], 3, (2, 2, 1), RULE, activation="tanh")
+    assert [layer.name for layer in model.layers if isinstance(layer, Dense)] == ["dense1", "dense2", "dense"]
+    assert model.get_layer("dense1").following_activation is keras.activations.tanh
+    model = convnet([4, 6], 3, (8, 8, 1), RULE)
+    assert model.get_layer("conv2").following_activation is keras.activations.relu
+    assert model.get_layer("conv1").output.shape == (None, 8, 8, 4)
+    assert model.get_layer("conv2").output.shape == (None, 4, 4, 6)
+    assert not model.get_layer("conv1").use_bias
+    plain = convnet([4], 3, (8, 8, 1), RULE, batch_norm=False)
+    assert plain.get_layer("conv1").use_bias
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in plain.layers)

@@ -1,0 +1,226 @@
+"""One optimizer per loss: who moves what, when, and at which rate."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import assert_close, assert_differs, distance
+
+from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
+
+SHAPE, STEPS = (3, 2), 9
+
+
+def variables():
+    """Returns W, a bias and B."""
+    rng = np.random.default_rng(0)
+    return [
+        keras.Variable(rng.normal(size=SHAPE), dtype="float32", name=name)
+        for name in ("kernel", "bias", "backward_kernel")
+    ]
+
+
+def gradients(steps=STEPS):
+    """Returns the gradients of every step to every variable."""
+    return np.random.default_rng(1).normal(size=(steps, 3, *SHAPE)).astype(np.float32)
+
+
+def run(optimizer, steps=STEPS, compiled=False):
+    """Returns the variables after every step, `(steps + 1, 3, ...)`."""
+    own = variables()
+    optimizer.build(own)
+    apply = tf.function(lambda g: optimizer.apply(tf.unstack(g), own)) if compiled else None
+    out = [[v.numpy() for v in own]]
+    for gradient in gradients(steps):
+        if compiled:
+            apply(gradient)
+        else:
+            optimizer.apply([tf.constant(g) for g in gradient], own)
+        out.append([v.numpy() for v in own])
+    return np.array(out)
+
+
+def who_moved(states):
+    """Returns for each step which of W (J) and B (R) moved; the bias moves with W."""
+    moved = (states[1:] != states[:-1]).any(axis=(2, 3))
+    assert (moved[:, 0] == moved[:, 1]).all()
+    return ["J" * int(j) + "R" * int(r) for j, _, r in moved]
+
+
+def adam(rate=0.01):
+    """Returns R's usual optimizer."""
+    return keras.optimizers.Adam(rate, epsilon=1e-8)
+
+
+def momentum_reference(runs, rates, start, own_gradients):
+    """TensorFlow 1's Nesterov momentum; `runs` is none to skip a step, else the factor on its gradient."""
+    w, a, out = start.astype(float), np.zeros(SHAPE), []
+    for factor, rate, g in zip(runs, rates, own_gradients, strict=True):
+        if factor is not None:
+            a = 0.9 * a + factor * g
+            w = w - rate * (factor * g + 0.9 * a)
+        out.append(w)
+    return np.array(out)
+
+
+def adam_reference(runs, rate, start, own_gradients):
+    """Adam; `runs` as in `momentum_reference`."""
+    w, m, v, t, out = start.astype(float), np.zeros(SHAPE), np.zeros(SHAPE), 0, []
+    for factor, g in zip(runs, own_gradients, strict=True):
+        if factor is not None:
+            t, m, v = t + 1, 0.9 * m + 0.1 * factor * g, 0.999 * v + 0.001 * (factor * g) ** 2
+            w = w - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8 / np.sqrt(1 - 0.999**t))
+        out.append(w)
+    return np.array(out)
+
+
+def test_j_moves_the_forward_variables_and_r_the_backward_kernels():
+    states = run(MultiOptimizer([keras.optimizers.SGD(0.5), keras.optimizers.SGD(0.01)]))
+    steps = gradients().cumsum(axis=0)
+    for index, rate in [(0, 0.5), (1, 0.5), (2, 0.01)]:
+        assert_close(states[1:, index], states[0, index] - rate * steps[:, index])
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("skip_idle", [True, False])
+def test_idle_steps_under_alternation_against_numpy(skip_idle, compiled):
+    """skip_idle: an idle optimizer does not run; without it the zero gradient lets the momentum drift."""
+    optimizer = MultiOptimizer([Momentum(0.1), adam()], RateScheduler(10, alternation=2), skip_idle)
+    states = run(optimizer, compiled=compiled)
+    idle = None if skip_idle else 0.0
+    r_runs = [1.0 if step % 3 == 0 else idle for step in range(STEPS)]
+    j_runs = [idle if step % 3 == 0 else 1.0 for step in range(STEPS)]
+    g = gradients()
+    for index in (0, 1):
+        assert_close(states[1:, index], momentum_reference(j_runs, [0.1] * STEPS, states[0, index], g[:, index]))
+    assert_close(states[1:, 2], adam_reference(r_runs, 0.01, states[0, 2], g[:, 2]))
+    drifting = ["R"] + ["JR"] * (STEPS - 1)
+    assert who_moved(states) == (["R", "J", "J"] * 3 if skip_idle else drifting)
+    assert [int(o.iterations) for o in optimizer.optimizers] == ([6, 3] if skip_idle else [STEPS, STEPS])
+    assert int(optimizer.iterations) == STEPS
+
+
+def test_the_two_ways_of_idling_end_far_apart():
+    ends = [
+        run(MultiOptimizer([Momentum(0.1), adam()], RateScheduler(10, alternation=2), skip))[-1]
+        for skip in (True, False)
+    ]
+    assert_differs(ends[0][0], ends[1][0], by=0.05)
+    assert_differs(ends[0][2], ends[1][2])
+
+
+def test_during_the_delay_j_rests():
+    states = run(MultiOptimizer([Momentum(0.1), adam()], RateScheduler(2, delay_epochs=2)))
+    assert who_moved(states) == ["R"] * 4 + ["JR"] * (STEPS - 4)
+
+
+@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: Noisy(o, 0.0)], ids=["plain", "noisy"])
+def test_schedules_go_by_the_global_step_and_not_by_the_updates_of_one_optimizer(wrap):
+    schedule = WarmupAndDrops(0.4, steps_per_epoch=4, warmup_epochs=2, drop_epochs=())
+    optimizer = MultiOptimizer([wrap(Momentum(schedule)), adam()], RateScheduler(10, alternation=1))
+    states = run(optimizer)
+    runs = [None if step % 2 == 0 else 1.0 for step in range(STEPS)]
+    rates = [0.4 * min(step / 8, 1.0) for step in range(STEPS)]
+    g = gradients()[:, 0]
+    assert_close(states[1:, 0], momentum_reference(runs, rates, states[0, 0], g))
+    own = [0.4 * min(step // 2 / 8, 1.0) for step in range(STEPS)]
+    assert distance(states[1:, 0], momentum_reference(runs, own, states[0, 0], g)) > 1e-3
+    assert float(optimizer.learning_rate) == pytest.approx(0.4)
+    assert float(optimizer.learning_rates[1]) == pytest.approx(0.01)
+
+
+def test_a_rate_between_zero_and_one_scales_the_gradient():
+    def scheduler(step):
+        return 0.25, tf.where(step < 4, 2.0, 0.0)
+
+    states = run(MultiOptimizer([keras.optimizers.SGD(1.0), keras.optimizers.SGD(1.0)], scheduler))
+    steps = gradients().cumsum(axis=0)
+    assert_close(states[1:, 0], states[0, 0] - 0.25 * steps[:, 0])
+    assert_close(states[1:5, 2], states[0, 2] - 2.0 * steps[:4, 2])
+    np.testing.assert_array_equal(states[4:, 2], [states[4, 2]] * 6)
+
+
+def test_one_optimizer_takes_j_and_r_on_all_variables():
+    optimizer = MultiOptimizer([Momentum(0.1)])
+    states = run(optimizer)
+    for index in range(3):
+        assert_close(
+            states[1:, index],
+            momentum_reference([1.0] * STEPS, [0.1] * STEPS, states[0, index], gradients()[:, index]),
+        )
+    assert int(optimizer.optimizers[0].iterations) == STEPS
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+def test_one_optimizer_under_a_scheduler_moves_only_what_runs(compiled):
+    optimizer = MultiOptimizer([Momentum(0.1)], RateScheduler(2, delay_epochs=1, alternation=2))
+    states = run(optimizer, compiled=compiled)
+    expected = ["R", "R"] + ["R" if step % 3 == 0 else "J" for step in range(2, STEPS)]
+    assert who_moved(states) == expected
+    for index, loss in [(0, "J"), (2, "R")]:
+        runs = [1.0 if who == loss else None for who in expected]
+        reference = momentum_reference(runs, [0.1] * STEPS, states[0, index], gradients()[:, index])
+        assert_close(states[1:, index], reference)
+
+
+def test_variables_without_a_gradient_stay():
+    own = variables()
+    optimizer = MultiOptimizer([Momentum(0.1), Momentum(0.1)])
+    optimizer.build(own)
+    before = [v.numpy() for v in own]
+    optimizer.apply([None, np.ones(SHAPE, np.float32), None], own)
+    assert [bool((v.numpy() != b).any()) for v, b in zip(own, before, strict=True)] == [False, True, False]
+    assert int(optimizer.iterations) == 1
+
+
+@pytest.mark.parametrize("clip", [{"global_clipnorm": 0.3}, {"clipvalue": 0.1}, {"clipnorm": 0.2}])
+def test_clipping_acts_on_the_gradients_of_each_loss_alone(clip):
+    states = run(MultiOptimizer([Momentum(1.0, 0.0, **clip), keras.optimizers.SGD(1.0)]))
+    for step, g in enumerate(gradients()):
+        if "clipvalue" in clip:
+            clipped = np.clip(g, -0.1, 0.1)
+        elif "clipnorm" in clip:
+            clipped = [each * min(1.0, 0.2 / np.linalg.norm(each)) for each in g]
+        else:
+            clipped = g * min(1.0, 0.3 / np.linalg.norm(g[:2]))
+        moved = states[step] - states[step + 1]
+        np.testing.assert_allclose(moved[:2], clipped[:2], atol=1e-6)
+        np.testing.assert_allclose(moved[2], g[2], atol=1e-6)
+
+
+def test_the_learning_rate_can_be_set():
+    optimizer = MultiOptimizer([Momentum(0.5, 0.0), adam()])
+    optimizer.learning_rate = 0.25
+    states = run(optimizer)
+    assert float(optimizer.learning_rate) == 0.25
+    assert_close(states[1, 0], states[0, 0] - 0.25 * gradients()[0, 0])
+
+
+def test_it_builds_itself_at_the_first_application():
+    own = variables()
+    optimizer = MultiOptimizer([Momentum(0.1, 0.0), adam()])
+    before = own[0].numpy()
+    g = gradients()[0]
+    optimizer.apply_gradients(zip(map(tf.constant, g), own, strict=True))
+    assert_close(own[0].numpy(), before - 0.1 * g[0])
+    with pytest.raises(ValueError, match="not built"):
+        MultiOptimizer([Momentum(0.1)]).apply([g[0]])
+
+
+ONE = Momentum(0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([],), r"`optimizers`.*one or two.*Received \[\].*Example"),
+        ((Momentum(0.1),), "`optimizers`.*Momentum"),
+        ((["sgd", "adam"],), "`optimizers`.*'sgd'"),
+        (([Momentum(0.1) for _ in range(3)],), "`optimizers`"),
+        (([ONE, ONE],), "`optimizers`.*different"),
+        (([ONE], "constant"), "`rate_scheduler`.*'constant'.*Example"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MultiOptimizer(*arguments)

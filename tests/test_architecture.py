@@ -1,0 +1,94 @@
+"""The house holds: imports point one way, TensorFlow waits until it is needed, every room has its tests."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "neural_alignment"
+
+ORDER = ["errors", "options", "operations", "alignments", "layers", "models", "config", "data", "training", "cli"]
+"""A room may import rooms before it, and itself."""
+
+
+def imported(path: Path) -> set[str]:
+    """Returns the full names that a module imports, functions' own imports included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rooms_of(path: Path) -> set[str]:
+    """Returns the rooms of the package that a module imports."""
+    parts = [name.split(".") for name in imported(path) if name.startswith("neural_alignment.")]
+    return {part[1] for part in parts}
+
+
+def modules(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(PACKAGE), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if room in ("__init__", "analysis"):
+        assert rooms_of(path) <= {room}
+        return
+    allowed = {*ORDER[: ORDER.index(room) + 1], "analysis"}
+    assert rooms_of(path) <= allowed
+
+
+def test_optimizers_import_nothing_of_the_package():
+    for path in modules(ROOT / "optimizers"):
+        assert not any(name.startswith("neural_alignment") for name in imported(path)), path
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+def test_the_import_and_the_help_do_not_import_tensorflow():
+    code = """
+import sys, neural_alignment
+from typer.testing import CliRunner
+from neural_alignment.cli import app
+assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+assert CliRunner().invoke(app, ["train", "--help"]).exit_code == 0
+print(sorted({"tensorflow", "keras", "numpy"} & set(sys.modules)))
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_without_tensorflow_the_import_names_the_extras():
+    hide = """
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else real(name, *rest)
+"""
+    result = run_python(f"{hide}\nimport neural_alignment")
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: TensorFlow is not installed.")
+    assert all(extra in last for extra in ("cpu", "gpu", "tpu"))
+
+
+def test_public_names_are_found():
+    code = "import neural_alignment as na; print([getattr(na, name) for name in na.__all__] and 'all')"
+    assert run_python(code).stdout.strip() == "all"
+
+
+def test_there_is_no_pickle_and_no_print_in_the_library():
+    for path in [*modules(PACKAGE), *modules(ROOT / "optimizers")]:
+        assert not imported(path) & {"pickle", "dill", "cloudpickle", "joblib", "shelve"}, path

@@ -1,0 +1,280 @@
+"""Reading configurations: what is right is typed, what is wrong is one line."""
+
+import json
+from pathlib import Path
+
+import hypothesis
+import jsonschema
+import pytest
+from hypothesis import strategies as st
+
+from neural_alignment import config as configuration
+from neural_alignment.alignments import RULES, Constant, Information, Symmetric, from_config
+from neural_alignment.config import ConfigError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+QUICKSTART = CONFIGS / "quickstart.yaml"
+ALL = sorted(CONFIGS.rglob("*.yaml"))
+
+
+def write(folder, text, name="run.yaml"):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def refused(path, overrides=(), **options):
+    """Returns the one line with which a configuration is refused."""
+    with pytest.raises(ConfigError) as error:
+        configuration.load(path, overrides, **options)
+    line = str(error.value)
+    assert "\n" not in line
+    assert str(path) in line or line.startswith("--set")
+    return line
+
+
+def test_a_file_is_typed_and_filled_with_defaults():
+    config = configuration.load(QUICKSTART)
+    assert config.alignment == Symmetric(self_=2e-3, decay=2e-3)
+    assert config.optimization.backward.epsilon == 1e-8
+    assert config.optimization.skip_idle is True
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_file_loads_and_survives_being_written_out(path, tmp_path):
+    config = configuration.load(path)
+    assert configuration.load(write(tmp_path, configuration.dump(config))) == config
+    assert configuration.load(path, smoke=True).max_steps == 2
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_file_opens_with_what_it_is_and_its_command(path):
+    first, *rest = path.read_text().splitlines()
+    assert first.startswith("# ")
+    assert first.rstrip().endswith((".", ",", ":", ";")) or "unrounded" in "".join(rest[:1])
+    if path.name not in ("quickstart.yaml", "imagenet.yaml"):
+        assert any(f"neural-alignment train {path.relative_to(CONFIGS.parent)}" in line for line in rest)
+
+
+def test_bases_are_merged_and_another_kind_takes_the_place(tmp_path):
+    base = write(tmp_path, QUICKSTART.read_text(), "base.yaml")
+    assert base.exists()
+    path = write(
+        tmp_path,
+        "base: base.yaml\nepochs: 3\nmodel: {name: fc, hidden: [5]}\noptimization: {backward: {learning_rate: 0.5}}\n",
+    )
+    config = configuration.load(path)
+    assert (config.epochs, config.batch_size) == (3, 32)
+    assert config.model.model_dump() == {"name": "fc", "hidden": [5], "activation": "relu"}
+    assert config.optimization.backward.name == "adam"
+    assert config.optimization.backward.learning_rate == 0.5
+    assert config.optimization.forward.name == "momentum"
+
+
+def test_bases_of_each_other_and_missing_bases_are_told(tmp_path):
+    write(tmp_path, "base: run.yaml\n", "other.yaml")
+    assert "bases of each other" in refused(write(tmp_path, "base: other.yaml\n"))
+    path = write(tmp_path, "base: none.yaml\n")
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file \(base of .*run\.yaml\)"):
+        configuration.load(path)
+
+
+def test_overrides():
+    config = configuration.load(
+        QUICKSTART, ["optimization.forward.learning_rate=1e-3", "alignment.decay=1", "model.filters.1=7", "seed=4"]
+    )
+    assert config.optimization.forward.learning_rate == 1e-3
+    assert config.alignment == Symmetric(self_=2e-3, decay=1.0)
+    assert config.model.filters == [16, 7]
+    config = configuration.load(QUICKSTART, ["alignment={rule: activation, amp: 1e-3, sparse: 2}"])
+    assert config.alignment.sparse == 2.0
+
+
+# override, part of the message
+WRONG = {
+    "epoch=3": "epoch: unknown key; allowed: .* did you mean 'epochs'",
+    "alignment.self=1": "alignment.self: unknown key; allowed: .* did you mean 'self_'",
+    "optimization.forward.lr=1": r"optimization.forward.lr: unknown key; allowed: .*learning_rate",
+    "alignment={rule: activation, amp: 1}": "alignment.sparse: this key is required and was not found",
+    "alignment={rule: symetric}": "alignment: 'rule' is 'symetric'; allowed: .*; did you mean 'symmetric'",
+    "alignment=[{amp: 1}]": "alignment.0: the key 'rule' is required",
+    "optimization.forward.name=adm": "optimization.forward: 'name' is 'adm'; allowed: .* did you mean 'adam'",
+    "data.source=digit": "data: 'source' is 'digit'; allowed: .* did you mean 'digits'",
+    "epochs=0": "epochs: input should be greater than 0; found 0",
+    "epochs=many": "epochs: input should be a valid integer; found 'many'",
+    "batch_size=true": "batch_size: input should be a valid integer; found True",
+    "model.filters=[a]": r"model.filters.0: input should be a valid integer; found 'a'",
+    "model.filters=[]": "model.filters: list should have at least 1 item",
+    "optimization.forward.learning_rate=.nan": "optimization.forward.learning_rate: input should be a finite number",
+    "optimization.forward.learning_rate=-1": "greater than or equal to 0; found -1",
+    "optimization.minibatches=5": r"optimization.minibatches must divide batch_size \(32\); found 5",
+    "optimization.delay_epochs=20": "optimization.delay_epochs must be less than the length of the run",
+    "alignment=null": "optimization.backward has no effect",
+    "alignment={rule: kolen_pollack, decay: 1}": "kolen_pollack needs one optimizer for both kernels",
+    "optimization.forward.schedule={warmup_epochs: 5, drop_epochs: [3]}": "`drop_epochs` must be ascending",
+    "alignment=[{rule: symmetric, self_: 1, decay: 1}, {rule: feedback}]": "alignment.0 has no `layers` and takes all",
+    "evaluation.every_epochs=99": "evaluation.every_epochs must not exceed epochs",
+    "smoke=1": "smoke: unknown key",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_what_is_wrong_is_one_line_with_place_finding_and_what_is_allowed(override):
+    with pytest.raises(ConfigError, match=WRONG[override]) as error:
+        configuration.load(QUICKSTART, [override])
+    assert "\n" not in str(error.value)
+    assert str(QUICKSTART) in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "a..b=1", "model.filters.9=1", "a.b=[", "seed=2001-01-01"])
+def test_overrides_of_no_form_are_told(override):
+    assert refused(QUICKSTART, [override]).startswith(f"--set {override}: ")
+
+
+def test_two_optimizers_of_one_kernel_pair_are_refused():
+    wrong = ["alignment={rule: kolen_pollack, decay: 1e-4}", "optimization.backward=null"]
+    assert "kolen_pollack's decay must equal weight_decay (0.0)" in refused(QUICKSTART, wrong)
+    configuration.load(QUICKSTART, [*wrong, "weight_decay=1e-4"])
+    late = ["weight_decay=1e-4", "optimization.alternation=1"]
+    assert "kolen_pollack needs one optimizer" in refused(QUICKSTART, [*wrong, *late])
+
+
+def test_a_delay_with_a_warm_up_of_r_is_refused():
+    overrides = ["optimization.delay_epochs=1", "optimization.backward.schedule={warmup_epochs: 2}"]
+    assert "must be 0 with a delay" in refused(QUICKSTART, overrides)
+
+
+def test_the_file_that_is_wrong_is_named_not_the_one_that_was_asked_for(tmp_path):
+    write(tmp_path, QUICKSTART.read_text().replace("epochs: 20", "epochs: none"), "base.yaml")
+    path = write(tmp_path, "base: base.yaml\nbatch_size: 8\n")
+    with pytest.raises(ConfigError, match=r"base\.yaml: epochs: input should be a valid integer"):
+        configuration.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "the file is empty"),
+        ("- 1\n", "must hold a mapping; found list"),
+        ("epochs: [1\n", "not valid YAML"),
+        ("epochs: 1\nepochs: 2\n", "not valid YAML: found duplicate key"),
+        ("1: 2\n", "keys must be strings"),
+        ("a: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
+        ("epochs: \x00\n", "not valid YAML"),
+    ],
+)
+def test_files_that_hold_no_configuration_are_told(tmp_path, text, part):
+    assert part in refused(write(tmp_path, text))
+
+
+def test_no_file_and_a_directory_are_told(tmp_path):
+    assert "no such file" in refused(tmp_path / "none.yaml")
+    assert "is a directory" in refused(tmp_path)
+
+
+def test_the_null_primitive_needs_no_quotes(tmp_path):
+    text = QUICKSTART.read_text().replace(
+        "{rule: symmetric, self_: 2.0e-3, decay: 2.0e-3}", "{rule: information, amp: 1, decay: 2, null: 3}"
+    )
+    assert configuration.load(write(tmp_path, text)).alignment == Information(amp=1.0, decay=2.0, null=3.0)
+    assert from_config({"rule": "information", "amp": 1, "decay": 2, None: 3}).null == 3.0
+
+
+def test_rules_of_the_papers_example():
+    rule = from_config(
+        {
+            "rule": "information",
+            "amp": 1032.77,
+            "decay": 16.0,
+            "null": 6.3e-6,
+            "input": {"noise": "normal", "stddev": 0.82, "feature_center": False, "batch_center": False},
+            "forward_output": {"bias": True, "relu": True, "batch_center": True, "feature_center": True},
+            "backward_output": {"bias": True, "relu": False, "feature_center": True, "feature_normalize": True},
+        },
+        seed=7,
+        steps_per_epoch=50,
+    )
+    assert isinstance(rule, Information)
+    assert (rule.input.stddev, rule.seed, rule.steps_per_epoch) == (0.82, 7, 50)
+    assert rule.backward_output.feature_normalize
+
+
+def test_weights_may_be_scheduled():
+    rule = from_config(
+        {"rule": "symmetric", "self_": {"kind": "constant", "value": 1, "start": 2, "stop": 3}, "decay": 0}
+    )
+    assert rule.self_ == Constant(kind="constant", value=1.0, start=2.0, stop=3.0)
+    with pytest.raises(ConfigError, match="alignment.self_"):
+        from_config({"rule": "symmetric", "self_": {"kind": "constant", "value": 1, "start": 2, "stop": 1}, "decay": 0})
+
+
+@pytest.mark.parametrize("mapping", ["symmetric", None, 3, [], {"rule": 3}, {"rule": None}, {"rule": []}])
+def test_from_config_refuses_what_is_no_rule(mapping):
+    with pytest.raises(ConfigError, match="alignment"):
+        from_config(mapping)
+
+
+def test_the_schema_accepts_every_file_and_refuses_unknown_keys():
+    schema = configuration.json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for path in ALL:
+        data = configuration._read(str(path), None)
+        assert not list(validator.iter_errors(data)), path
+    good = configuration._read(str(QUICKSTART), None)
+    for wrong in ({"epoch": 3}, {"epochs": "3"}, {"model": {"name": "fc", "hiden": [3]}}, {"alignment": {"rule": "x"}}):
+        assert list(validator.iter_errors({**good, **wrong})), wrong
+    assert {"base", "smoke"} <= set(schema["properties"])
+    json.dumps(schema)
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=3)
+KEYS = st.sampled_from(["rule", "name", "source", "kind", "learning_rate", "epochs", "null"]) | st.text(max_size=8)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
+)
+
+
+def paths(node, path=()):
+    """Returns the path of every value in a nested mapping."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path + (key,) for key, _ in children] + [
+        deep for key, child in children for deep in paths(child, path + (key,))
+    ]
+
+
+@hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
+@hypothesis.given(st.data())
+def test_malformed_configurations_give_only_config_errors(data):
+    config = configuration._read(str(data.draw(st.sampled_from(ALL))), None)
+    config = json.loads(json.dumps(config))
+    config.pop("smoke", None)
+    config.pop("base", None)
+    *parents, last = data.draw(st.sampled_from(paths(config)))
+    node = config
+    for key in parents:
+        node = node[key]
+    action = data.draw(st.sampled_from(["replace", "remove", "add"]))
+    if action == "remove":
+        del node[last]
+    elif action == "add" and isinstance(node, dict):
+        node[data.draw(KEYS)] = data.draw(VALUES)
+    else:
+        node[last] = data.draw(VALUES)
+    try:
+        configuration.parse(config)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 600
+
+
+def test_every_rule_can_be_written_in_a_file():
+    assert set(RULES) == {
+        "feedback",
+        "sign_symmetry",
+        "weight_mirror",
+        "information",
+        "symmetric",
+        "activation",
+        "kolen_pollack",
+    }

@@ -1,0 +1,267 @@
+"""The life of a run directory."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from neural_alignment import config as configuration
+from neural_alignment.errors import ConfigError, DataError, Diverged, RunError
+from neural_alignment.training import run
+from neural_alignment.training.metrics import MetricsFile
+
+BASE = {
+    "epochs": 2,
+    "batch_size": 128,
+    "data": {"source": "digits"},
+    "model": {"name": "convnet", "filters": [4, 6]},
+    "alignment": {"rule": "symmetric", "self_": 2e-3, "decay": 2e-3},
+    "optimization": {
+        "forward": {"name": "momentum", "learning_rate": 0.02},
+        "backward": {"name": "adam", "learning_rate": 1e-2},
+    },
+    "evaluation": {"probe_examples": 32},
+    "logging": {"tensorboard": False},
+}
+STEPS = 1437 // 128
+
+
+def config(**changes):
+    return configuration.parse(configuration.merge(BASE, changes))
+
+
+def weights(path):
+    return keras.models.load_model(f"{path}/model.keras").get_weights()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    tensorboard = {"tensorboard": True, "histograms": True, "scatter": True}
+    return run.train(config(logging=tensorboard), path), path
+
+
+def test_the_directory_holds_what_a_reader_needs(finished):
+    result, path = finished
+    assert {entry.name for entry in path.iterdir()} == set(run.FILES)
+    assert configuration.load(path / "config.yaml") == config(logging={"tensorboard": True, "histograms": True})
+    status = json.loads((path / "status.json").read_text())
+    assert status["state"] == "finished"
+    assert status["step"] == 2 * STEPS
+    assert status["top1"] == result.metrics["top1"]
+    assert {entry.name for entry in (path / "checkpoints").iterdir()} == {"last", "best"}
+
+
+def test_a_row_per_evaluation_holds_every_measure(finished):
+    _, path = finished
+    rows = MetricsFile(str(path / "metrics.csv")).rows()
+    assert [row["step"] for row in rows] == [0, STEPS, 2 * STEPS]
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    last = rows[-1]
+    for column in ("J", "R", "top1", "top5", "train_J", "train_top1", "train_top5", "seconds"):
+        assert np.isfinite(last[column]), column
+    assert (last["learning_rate_J"], last["learning_rate_R"]) == pytest.approx((0.02, 0.01))
+    for measure in ("weight_angle", "norm_ratio", "projection_angle", "local_gradient_angle", "pseudogradient_angle"):
+        for layer in ("conv1", "conv2", "dense"):
+            assert np.isfinite(last[f"{measure}/{layer}"]), (measure, layer)
+    # Nothing was trained before the first row: what is not defined is empty, neither 0 nor 90.
+    assert np.isnan([rows[0]["train_J"], rows[0]["R"]]).all()
+    assert 70 < rows[0]["weight_angle/dense"] < 110
+    assert last["weight_angle/dense"] < 45 < rows[0]["weight_angle/dense"]
+    # No aligned layer lies behind the last one: its error has not travelled.
+    assert last["pseudogradient_angle/dense"] == pytest.approx(0, abs=0.1)
+    assert rows[0]["pseudogradient_angle/conv1"] > 20
+
+
+def test_evaluate_agrees_with_the_last_row(finished):
+    result, path = finished
+    again = run.evaluate(path)
+    assert again["top1"] == pytest.approx(result.metrics["top1"], abs=1e-6)
+    assert again["top5"] == pytest.approx(result.metrics["top5"], abs=1e-6)
+    assert again["J"] == pytest.approx(result.metrics["J"], rel=1e-5)
+
+
+def test_the_accuracy_is_that_of_an_independent_count(finished):
+    result, path = finished
+    from neural_alignment import data
+
+    dataset = data.load("digits", batch_size=7, seed=99)
+    model = keras.models.load_model(path / "model.keras")
+    images, labels = (np.concatenate(part) for part in zip(*dataset.validation().as_numpy_iterator(), strict=True))
+    correct = (model.predict(images, verbose=0).argmax(axis=1) == labels).sum()
+    assert len(labels) == dataset.validation_examples
+    assert result.metrics["top1"] == pytest.approx(correct / len(labels), abs=1e-6)
+
+
+def test_tensorboard_has_scalars_histograms_and_images(finished):
+    _, path = finished
+    tags = {}
+    for file in (path / "tensorboard").iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                tags.setdefault(value.metadata.plugin_data.plugin_name, set()).add((value.tag, event.step))
+    assert {("J", 0), ("top1", 2 * STEPS), ("weight_angle/conv2", STEPS)} <= tags["scalars"]
+    assert {("forward_kernel/dense", 0), ("backward_kernel/dense", STEPS)} <= tags["histograms"]
+    assert {(f"weights/{layer}", 2 * STEPS) for layer in ("conv1", "conv2", "dense")} <= tags["images"]
+
+
+def test_a_finished_run_is_not_overwritten_without_force(finished):
+    _, path = finished
+    before = {entry.name: entry.stat().st_mtime_ns for entry in path.iterdir()}
+    with pytest.raises(RunError, match="holds a run that is finished; --force replaces it"):
+        run.train(config(), path)
+    assert {entry.name: entry.stat().st_mtime_ns for entry in path.iterdir()} == before
+
+
+def test_resuming_a_finished_run_returns_its_result(finished):
+    result, path = finished
+    again = run.train(config(logging={"tensorboard": True, "histograms": True}), path, resume=True)
+    assert again.metrics["top1"] == result.metrics["top1"]
+    assert list(again.weight_angles) == list(result.weight_angles)
+
+
+def test_force_replaces_the_run_and_leaves_other_files(tmp_path):
+    path = tmp_path / "run"
+    run.train(config(max_steps=1), path)
+    (path / "notes.txt").write_text("mine")
+    run.train(config(max_steps=2), path, force=True)
+    assert [row["step"] for row in MetricsFile(str(path / "metrics.csv")).rows()] == [0, 2]
+    assert (path / "notes.txt").read_text() == "mine"
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone."""
+
+
+class KillAt(keras.callbacks.Callback):
+    """Ends the run in the middle of an epoch."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.left = batches
+
+    def plan(self, start, total):
+        pass
+
+    def close(self):
+        pass
+
+    def __call__(self, row):
+        pass
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+NOISY = {
+    "alignment": {"rule": "weight_mirror", "amp": 1e-2, "decay": 1e-2, "input": {"noise": "normal"}},
+    "optimization": {
+        "alternation": 1,
+        "forward": {"noise": {"variance": 1e-4}, "schedule": {"warmup_epochs": 1.0}},
+    },
+}
+
+
+@pytest.mark.parametrize("changes", [{}, NOISY], ids=["simultaneous", "alternating, noisy"])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, changes):
+    plan = config(**changes)
+    epoch = STEPS * (2 if changes else 1)
+    run.train(plan, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run.train(plan, tmp_path / "broken", progress=KillAt(epoch + 3))
+    assert json.loads((tmp_path / "broken" / "status.json").read_text())["state"] == "failed"
+    run.train(plan, tmp_path / "broken", resume=True)
+    for whole, broken in zip(weights(tmp_path / "whole"), weights(tmp_path / "broken"), strict=True):
+        np.testing.assert_array_equal(whole, broken)
+    rows = [MetricsFile(str(tmp_path / name / "metrics.csv")).rows() for name in ("whole", "broken")]
+    for whole, broken in zip(*rows, strict=True):
+        assert whole.pop("seconds") > 0
+        assert broken.pop("seconds") > 0
+        assert {k: v for k, v in whole.items() if not np.isnan(v)} == {
+            k: v for k, v in broken.items() if not np.isnan(v)
+        }
+
+
+def test_resume_without_a_run_starts_one(tmp_path):
+    assert run.train(config(max_steps=1), tmp_path / "run", resume=True).metrics["step"] == 1
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    with pytest.raises(Killed):
+        run.train(config(), tmp_path / "run", progress=KillAt(STEPS + 1))
+    with pytest.raises(RunError, match="its checkpoint is of another configuration: batch_size was 128, is now 64"):
+        run.train(config(batch_size=64), tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match="holds a run that is failed; --resume goes on, --force starts anew"):
+        run.train(config(), tmp_path / "run")
+
+
+def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for options in ({}, {"force": True}, {"resume": True}):
+        with pytest.raises(RunError, match="is not a run directory"):
+            run.train(config(), tmp_path, **options)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong(tmp_path):
+    wrong = config(alignment={"layers": "cnv*"})
+    with pytest.raises(ConfigError, match=r"the pattern 'cnv\*' takes no layer .* conv1, conv2, dense"):
+        run.train(wrong, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    run.train(config(max_steps=1), tmp_path / "old")
+    with pytest.raises(DataError, match="batch_size"):
+        run.train(config(batch_size=4000), tmp_path / "old", force=True)
+    assert run.evaluate(tmp_path / "old")
+
+
+@pytest.mark.parametrize(
+    ("which", "what"),
+    [("forward", "lower the forward learning rate"), ("backward", "lower the backward learning rate")],
+)
+def test_divergence_stops_the_run_names_step_and_layer_and_keeps_what_there_was(tmp_path, which, what):
+    # A schedule that grows by 1e30 at epoch 1: the first epoch is sound, its row and checkpoint must stay.
+    schedule = {"drop_epochs": [1], "drop_factor": 1e30}
+    plan = config(epochs=3, optimization={which: {"schedule": schedule}})
+    with pytest.raises(Diverged, match=f"is not finite at step 1[1-9]; try this: .*{what}") as error:
+        run.train(plan, tmp_path)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "diverged"
+    assert status["step"] == error.value.step
+    assert set(status["layers"]) <= {"conv1", "conv2", "dense", "conv1_norm", "conv2_norm"}
+    assert status["layers"]
+    assert [row["step"] for row in MetricsFile(str(tmp_path / "metrics.csv")).rows()] == [0, STEPS]
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints" / "last")).endswith(f"ckpt-{STEPS}")
+    with pytest.raises(RunError, match=r"has no model\.keras because the run is diverged"):
+        run.evaluate(tmp_path)
+
+
+def test_evaluate_refuses_what_is_no_run(tmp_path):
+    with pytest.raises(RunError, match="no such run directory"):
+        run.evaluate(tmp_path / "none")
+    run.train(config(max_steps=1), tmp_path / "run")
+    (tmp_path / "run" / "model.keras").write_bytes(b"PK\x03\x04 not a model")
+    with pytest.raises(RunError, match=r"model\.keras: cannot be loaded") as error:
+        run.evaluate(tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_the_last_segment_may_be_short_and_evaluation_less_frequent(tmp_path):
+    run.train(config(epochs=5, max_steps=3 * STEPS + 2, evaluation={"every_epochs": 2}), tmp_path / "run")
+    steps = [row["step"] for row in MetricsFile(str(tmp_path / "run" / "metrics.csv")).rows()]
+    assert steps == [0, 2 * STEPS, 3 * STEPS + 2]
+
+
+def test_alternation_takes_as_many_more_steps_and_initial_weights_do_not_depend_on_the_rule(tmp_path):
+    run.train(config(optimization={"alternation": 2}, epochs=1), tmp_path / "alternating")
+    backprop = configuration.merge(BASE, {"alignment": None, "epochs": 1})
+    backprop["optimization"] = {"forward": BASE["optimization"]["forward"]}
+    run.train(configuration.parse(backprop), tmp_path / "backprop")
+    rows = {name: MetricsFile(str(tmp_path / name / "metrics.csv")).rows() for name in ("alternating", "backprop")}
+    assert rows["alternating"][-1]["step"] == 3 * STEPS
+    assert rows["backprop"][-1]["step"] == STEPS
+    assert rows["alternating"][0]["J"] == rows["backprop"][0]["J"]
+    assert not any(key.startswith("weight_angle") for key in rows["backprop"][0])
