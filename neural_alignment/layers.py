@@ -108,12 +108,12 @@ class AlignedLayer:
         linear_map = self.linear_map()
         kernel = _tensor(self.kernel)
         carried = kernel if state.weight_transport else self._carried(linear_map)
-        projection = carry(linear_map, inputs, kernel, carried, self.alignment.tie_gradient)
+        # True backpropagation ties nothing: W would get its gradient twice.
+        tie_gradient = self.alignment.tie_gradient and not state.weight_transport
+        projection = carry(linear_map, inputs, kernel, carried, tie_gradient)
         if training and state.regularise and self.alignment.learns:
             self._regularise(inputs, projection, linear_map, state)
-        outputs = (
-            projection if self.bias is None else tf.nn.bias_add(projection, _tensor(self.bias))
-        )
+        outputs = projection if self.bias is None else tf.nn.bias_add(projection, _tensor(self.bias))
         if state.probe is not None:
             outputs = state.probe(self, inputs, outputs)
         return outputs if self.activation is None else self.activation(outputs)

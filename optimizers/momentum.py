@@ -44,7 +44,7 @@ class Momentum(keras.optimizers.Optimizer):
         """Moves one variable."""
         rate = keras.ops.cast(learning_rate, variable.dtype)
         gradient = keras.ops.cast(gradient, variable.dtype)
-        momentum = keras.ops.cast(self.momentum, variable.dtype)
+        momentum = self.momentum  # A Python float: `cast` would take it through float32.
         accumulator = self._accumulators[self._get_variable_index(variable)]
         accumulated = momentum * accumulator + gradient
         self.assign(accumulator, accumulated)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from optimizers import noise
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
@@ -96,13 +97,10 @@ class Noisy(keras.optimizers.Optimizer):
 
     def _draw(self, variable: Any) -> tf.Tensor:
         """Draws e for one variable at the present number of updates."""
-        key = tf.constant([self.seed & 0x7FFFFFFF, zlib.crc32(variable.path.encode()) & 0x7FFFFFFF], tf.int32)
-        key = tf.random.experimental.stateless_fold_in(key, tf.cast(self._iterations.value, tf.int32))
-        shape, dtype = tuple(variable.shape), tf.as_dtype(variable.dtype)
-        if self.distribution == "uniform":
-            bound = (3.0 * self.variance) ** 0.5
-            return tf.random.stateless_uniform(shape, key, -bound, bound, dtype, alg="philox")
-        return tf.random.stateless_normal(shape, key, 0.0, self.variance**0.5, dtype, alg="philox")
+        pair = noise.key(self.seed, variable.path, self._iterations.value)
+        return noise.draw(
+            self.distribution, tuple(variable.shape), pair, self.variance**0.5, tf.as_dtype(variable.dtype)
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""

@@ -219,7 +219,8 @@ class Alignment(Options):
 
     def weight(self, primitive: str, view: LayerView) -> float | Tensor:
         """Returns the weight of `primitive` at the step of `view`."""
-        return schedules.evaluate(getattr(self, primitive), view.step, self.steps_per_epoch)
+        dtype = tf.float64 if view.backward_kernel.dtype == tf.float64 else tf.float32
+        return schedules.evaluate(getattr(self, primitive), view.step, self.steps_per_epoch, dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the fields that are set, as Keras serialises them."""

@@ -6,13 +6,13 @@ channel; "batch-wise" means over the examples, per position (Kunin et al. 2020, 
 
 from __future__ import annotations
 
-import zlib
 from typing import Literal
 
 import pydantic
 import tensorflow as tf
 
 from neural_alignment.options import Options
+from optimizers import noise
 
 Tensor = tf.Tensor
 
@@ -100,22 +100,11 @@ def standardise(signal: Tensor, options: ForwardOutput | BackwardOutput | InputP
 
 
 def noise_key(seed: int, layer: str, step: Tensor | int, minibatch: Tensor | int = 0) -> Tensor:
-    """Returns the key of the noise of one layer at one step, an int32 pair.
-
-    It is a function of the run's seed, the layer's name, the step and the part of its batch, and of nothing else: a
-    resumed run sees the noise of the undisturbed one.
-    """
-    key = tf.constant([seed & 0x7FFFFFFF, zlib.crc32(layer.encode()) & 0x7FFFFFFF], tf.int32)
-    key = tf.random.experimental.stateless_fold_in(key, tf.cast(step, tf.int32))
-    return tf.random.experimental.stateless_fold_in(key, tf.cast(minibatch, tf.int32))
+    """Returns the key of the noise of one layer at one step: that of the run's seed, its name, step and minibatch."""
+    return noise.key(seed, layer, step, minibatch)
 
 
 def draw_noise(options: InputPath, like: Tensor, key: Tensor) -> Tensor:
     """Draws i.i.d. noise of the shape and dtype of `like`; there is no scaling by the fan-in."""
-    dtype = like.dtype if like.dtype in (tf.float32, tf.float64) else tf.float32
-    if options.noise == "uniform":
-        bound = options.stddev * 3**0.5
-        noise = tf.random.stateless_uniform(tf.shape(like), key, -bound, bound, dtype, alg="philox")
-    else:
-        noise = tf.random.stateless_normal(tf.shape(like), key, 0.0, options.stddev, dtype, alg="philox")
-    return tf.cast(tf.ensure_shape(noise, like.shape), like.dtype)
+    drawn = noise.draw(options.noise, tf.shape(like), key, options.stddev, like.dtype)
+    return tf.ensure_shape(drawn, like.shape)

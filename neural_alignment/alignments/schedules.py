@@ -83,8 +83,8 @@ Weight = pydantic.NonNegativeFloat | Schedule
 """What stands for a primitive's weight in a rule."""
 
 
-def evaluate(weight: Weight, step: tf.Tensor, steps_per_epoch: int) -> float | tf.Tensor:
-    """Returns the value of `weight` at the global step `step`."""
+def evaluate(weight: Weight, step: tf.Tensor, steps_per_epoch: int, dtype: tf.DType = tf.float32) -> float | tf.Tensor:
+    """Returns the value of `weight` at the global step `step`; a scheduled one is of `dtype`."""
     if isinstance(weight, Constant):
-        return weight(tf.cast(step, tf.float32) / steps_per_epoch)
+        return tf.cast(weight(tf.cast(step, tf.float64) / steps_per_epoch), dtype)
     return weight

@@ -688,5 +688,5 @@ def _masked_crc(data: bytes) -> int:
 def _first_line(error: Exception) -> str:
     """The message of an error without TensorFlow's node names, in one line of bounded length."""
     message = getattr(error, "message", None) or str(error)
-    message = re.sub(r"\{\{.*?\}\}", "", message).strip() or type(error).__name__
+    message = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message).strip() or type(error).__name__
     return " ".join(message.splitlines()[0].split())[:300]

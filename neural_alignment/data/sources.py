@@ -309,18 +309,15 @@ def _download(dataset: str, data_dir: str) -> Any:
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-    """Limits TFDS's retries, and the warning it logs for each."""
+    """Limits TFDS's retries; their warnings stay off, as parallel downloads go on after the first has failed."""
     from tensorflow_datasets.core.download import downloader
 
-    connections = logging.getLogger("urllib3.connectionpool")
-    retries, level = downloader.MAX_RETRIES, connections.level
-    downloader.MAX_RETRIES = DOWNLOAD_RETRIES
-    connections.setLevel(logging.ERROR)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, DOWNLOAD_RETRIES
     try:
         yield
     finally:
         downloader.MAX_RETRIES = retries
-        connections.setLevel(level)
 
 
 def _check_features(info: Any, dataset: str) -> None:
@@ -332,7 +329,7 @@ def _check_features(info: Any, dataset: str) -> None:
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise DataError(
             f"`dataset` must be an image classification set. Received {dataset!r}, with features "
-            f"{', '.join(features)}. Allowed: sets with an image feature `image` and a class feature `label`."
+            f"{', '.join(sorted(features))}. Allowed: sets with an image feature `image` and a class feature `label`."
         )
     if image.np_dtype != np.uint8 or len(image.shape) != 3:
         raise DataError(

@@ -85,7 +85,7 @@ class Files:
         return str(self.directory / f"{name}-*")
 
     def tfds(self, images, labels, name="toy", *, dimensions, classes=10, splits=("train", "test"), feature="image"):
-        """A prepared TFDS data set of encoded images, the same in every split, two files each. Returns the data directory."""
+        """A prepared TFDS set of encoded images, the same in every split, in two files. Returns the data directory."""
         directory = self.directory / "tfds" / name / "1.0.0"
         directory.mkdir(parents=True)
         half = len(labels) // 2

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from neural_alignment import layers
+from neural_alignment.alignments import Symmetric
 from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
 
@@ -106,9 +108,8 @@ def test_its_configuration_is_plain_data_and_rebuilds_it(name):
 def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(name, tmp_path):
     keras.utils.set_random_seed(4)
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, keras.layers.Dense(2, name="backward" if name == "" else "last")(inputs))
-    kernel = model.layers[1].add_weight(name="backward_kernel", shape=(4, 2), trainable=True) if False else None
-    assert kernel is None
+    rule = Symmetric(self_=0.3, decay=0.2)
+    model = keras.Model(inputs, layers.Dense(2, alignment=rule, name="last")(inputs))
     model.compile(OPTIMIZERS[name](), loss="mse", run_eagerly=True)
     x, y = np.random.default_rng(0).normal(size=(2, 8, 4))
     for _ in range(3):

@@ -70,7 +70,7 @@ def test_its_configuration_rebuilds_it():
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     steps = range(0, 400, 10)
     np.testing.assert_array_equal(rates(again, steps), rates(schedule, steps))
-    assert len(set(rates(schedule, steps))) > 10
+    assert len(set(rates(schedule, steps))) > 5
 
 
 @pytest.mark.parametrize(

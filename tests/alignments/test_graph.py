@@ -1,0 +1,103 @@
+"""What a rule costs: the linear operations in the graph of R and of its gradient, beyond those of the layer itself."""
+
+from collections import Counter
+
+import pytest
+import tensorflow as tf
+from helpers import DENSE, RULE_CONFIGS, SAME, TABLE_5, VALID
+
+from neural_alignment.alignments import RULES, forward_pass, from_config
+
+NOISE = {"input": {"noise": "normal", "stddev": 0.8}}
+PROJECT, RECONSTRUCT, CORRELATE, RANDOM = "Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "random"
+
+COSTS = {
+    "feedback": ("feedback", {}, {}),
+    "sign_symmetry": ("sign_symmetry", {}, {}),
+    "symmetric": ("symmetric", {}, {}),
+    "kolen_pollack": ("kolen_pollack", {}, {}),
+    # B^T x, and its gradient; W^T x is there already.
+    "activation": ("activation", {}, {PROJECT: 1, CORRELATE: 1}),
+    "activation, bias and relu": (
+        "activation",
+        {"forward_output": {"bias": True, "relu": True}, "backward_output": {"bias": True, "relu": True}},
+        {PROJECT: 1, CORRELATE: 1},
+    ),
+    "activation, noise": ("activation", NOISE, {RANDOM: 1, PROJECT: 2, CORRELATE: 1}),
+    # x (x) x_out is the gradient itself: B^T x is not needed.
+    "weight_mirror": ("weight_mirror", {}, {CORRELATE: 1}),
+    "weight_mirror, noise": ("weight_mirror", NOISE, {RANDOM: 1, PROJECT: 1, CORRELATE: 1}),
+    "WM": ("weight_mirror", TABLE_5["WM"], {RANDOM: 1, PROJECT: 1, CORRELATE: 1}),
+    "WM+AD+OPS": ("weight_mirror", TABLE_5["WM+AD+OPS"], {RANDOM: 1, PROJECT: 2, CORRELATE: 1}),
+    # amp and null share the reconstruction and one gradient.
+    "information": ("information", {}, {RECONSTRUCT: 1, CORRELATE: 1}),
+    "information, noise": ("information", NOISE, {RANDOM: 1, PROJECT: 1, RECONSTRUCT: 1, CORRELATE: 1}),
+}  # fmt: skip
+
+
+def operations(tensors):
+    """Returns the operations that some tensors of a graph depend on."""
+    seen, stack = set(), [tensor.op for tensor in tensors if tensor is not None]
+    while stack:
+        operation = stack.pop()
+        if operation not in seen:
+            seen.add(operation)
+            stack += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
+    return seen
+
+
+def readers(operation):
+    """Returns the types of the operations that read what `operation` puts out."""
+    return {reader.type for output in operation.outputs for reader in output.consumers()}
+
+
+def cost(case, config):
+    """Returns how many linear and random operations R and its gradient to B need beyond the layer's output.
+
+    Also returns the gradients of R to the inputs and to W, which must not be in the graph.
+    """
+    layer = case.build(alignment=from_config(config), activation="relu", name="layer")
+    captured = {}
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape(persistent=True) as tape, forward_pass(step=1) as state:
+            tape.watch(x)
+            outputs = layer(x, training=True)
+        regulariser = state.losses.get("layer")
+        to = {"B": layer._backward_kernel.value, "W": layer.kernel.value, "bias": layer.bias.value, "inputs": x}
+        gradients = {k: None if regulariser is None else tape.gradient(regulariser, v) for k, v in to.items()}
+        captured.update(outputs=outputs, regulariser=regulariser, gradients=gradients)
+        return [t for t in (outputs, regulariser, gradients["B"]) if t is not None]
+
+    step.get_concrete_function(tf.TensorSpec(case.input_shape, tf.float32))
+    own = operations([captured["outputs"]])
+    extra = operations([captured["regulariser"], captured["gradients"]["B"]]) - own
+    # The keys of a draw are made of random integers too; the draw itself is what is shifted into numbers.
+    drawn = {op for op in extra if "StatelessRandom" in op.type and "RightShift" in readers(op)}
+    kinds = Counter(RANDOM if op in drawn else op.type for op in extra)
+    linear = (RANDOM, PROJECT, RECONSTRUCT, CORRELATE) if case is not DENSE else (RANDOM, "MatMul")
+    gradients = {k: v for k, v in captured["gradients"].items() if k != "B"}
+    return {kind: kinds[kind] for kind in linear if kinds[kind]}, gradients, captured["gradients"]["B"]
+
+
+@pytest.mark.parametrize("case", [SAME, VALID], ids=lambda case: case.name)
+@pytest.mark.parametrize("name", COSTS)
+def test_a_convolution_computes_only_what_its_rule_needs(name, case):
+    rule, options, expected = COSTS[name]
+    found, gradients, to_b = cost(case, {**RULE_CONFIGS[rule], **options})
+    assert found == expected
+    assert set(gradients.values()) == {None}
+    assert (to_b is None) == (rule in ("feedback", "sign_symmetry"))
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_a_dense_layer_computes_only_what_its_rule_needs(name):
+    rule, options, expected = COSTS[name]
+    found, _, _ = cost(DENSE, {**RULE_CONFIGS[rule], **options})
+    products = sum(count for kind, count in expected.items() if kind != RANDOM)
+    assert found == {kind: count for kind, count in [(RANDOM, expected.get(RANDOM, 0)), ("MatMul", products)] if count}
+
+
+def test_every_rule_has_its_cost_here():
+    assert {rule for rule, _, _ in COSTS.values()} == set(RULES)

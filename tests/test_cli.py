@@ -1,0 +1,237 @@
+"""The command line: what it prints and how it ends."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from neural_alignment import cli
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+FAST = ["--set", "epochs=1", "--set", "max_steps=2", "--set", "logging.tensorboard=false"]
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs the command line in an empty directory; returns exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["neural-alignment", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return end.value.code or 0, output.out, output.err
+
+    return call
+
+
+def test_train_prints_accuracy_angles_and_the_run_directory(run, tmp_path):
+    code, output, error = run("train", QUICKSTART, *FAST)
+    assert code == 0, error
+    lines = output.splitlines()
+    assert sum(line.startswith("step ") for line in lines) == 2
+    assert any(line.startswith("validation accuracy  ") and line.endswith(" %") for line in lines)
+    assert [line.split()[0] for line in lines[-5:-2]] == ["conv1", "conv2", "dense"]
+    assert lines[-1] == f"run directory  {os.path.join('runs', 'quickstart')}"
+    assert (tmp_path / "runs" / "quickstart" / "model.keras").exists()
+
+
+def test_evaluate_agrees_with_the_run(run, tmp_path):
+    run("train", QUICKSTART, *FAST, "--run-dir", "here")
+    code, output, _ = run("evaluate", "here")
+    assert code == 0
+    results = dict(line.split() for line in output.splitlines())
+    status = json.loads((tmp_path / "here" / "status.json").read_text())
+    assert float(results["top1"]) == pytest.approx(status["top1"], abs=1e-5)
+
+
+def test_describe_counts_parameters_and_the_products_of_each_rule(run):
+    rules = {
+        "{rule: feedback}": 0,
+        "{rule: sign_symmetry}": 0,
+        "{rule: symmetric, self_: 1, decay: 1}": 0,
+        "{rule: activation, amp: 1, sparse: 1}": 2,
+        "{rule: weight_mirror, amp: 1, decay: 1, input: {noise: normal}}": 2,
+        "{rule: information, amp: 1, decay: 1, null: 1, input: {noise: normal}}": 3,
+    }
+    for rule, products in rules.items():
+        plain = ["--set", "optimization.backward=null"] if products == 0 and "symmetric" not in rule else []
+        code, output, error = run("describe", QUICKSTART, *plain, "--set", f"alignment={rule}")
+        assert code == 0, error
+        rows = [line.split() for line in output.splitlines()]
+        convolution = next(row for row in rows if row and row[0] == "conv2")
+        assert (convolution[2], convolution[3]) == ("4,608", "4,608"), rule
+        assert int(convolution[-1]) == products, rule
+        # conv2: 3 x 3 x 16 x 32 kernel at 4 x 4 places.
+        assert float(convolution[4]) == pytest.approx(2 * 4608 * 16 / 1e6, abs=1e-3)
+    assert "1,437 training and 360 validation examples, 44 steps per epoch" in output
+
+
+def test_schema_is_json(run):
+    code, output, _ = run("schema")
+    assert code == 0
+    assert "optimization" in json.loads(output)["properties"]
+
+
+def test_compare_writes_a_line_per_run_and_does_not_train_twice(run, tmp_path):
+    feedback = tmp_path / "feedback.yaml"
+    feedback.write_text(f"base: {QUICKSTART}\nalignment: {{rule: feedback}}\noptimization: {{backward: null}}\n")
+    command = ("compare", QUICKSTART, feedback, "--seeds", "0,1", *FAST, "--output", "tables/rules")
+    code, _, error = run(*command)
+    assert code == 0, error
+    table = (tmp_path / "tables" / "rules.csv").read_text().splitlines()
+    assert table[0].startswith("config,seed,top1,")
+    assert len(table) == 5
+    markdown = (tmp_path / "tables" / "rules.md").read_text()
+    assert markdown.count("±") == 6
+    models = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.keras")}
+    assert len(models) == 4
+    assert run(*command)[0] == 0
+    assert models == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.keras")}
+    assert (tmp_path / "tables" / "rules.csv").read_text().splitlines() == table
+
+
+def tfrecord(path, count=6, label=1, corrupt=None):
+    image = tf.io.encode_jpeg(tf.zeros([8, 8, 3], tf.uint8)).numpy()
+    features = {
+        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
+        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for _ in range(count):
+            writer.write(example)
+    if corrupt is not None:
+        content = bytearray(path.read_bytes())
+        content[corrupt] ^= 0xFF
+        path.write_bytes(content)
+
+
+def imagenet(tmp_path, **options):
+    tfrecord(tmp_path / "train-0", **options)
+    tfrecord(tmp_path / "validation-0")
+    data = {"train_files": "train-*", "validation_files": "validation-*", "image_size": 8, "classes": 10}
+    return ["--set", f"data={json.dumps({'source': 'imagenet', **data})}", "--set", "batch_size=2"]
+
+
+def bad_input(tmp_path):
+    """Returns what is wrong -> arguments of `train`, part of the line that says so."""
+    missing = tmp_path / "nowhere"
+    return {
+        "unknown key": (["--set", "epoch=3"], "did you mean 'epochs'"),
+        "wrong type": (["--set", "epochs=three"], "epochs: input should be a valid integer; found 'three'"),
+        "a rule's weight missing": (["--set", "alignment={rule: activation, amp: 1}"], "alignment.sparse: this key"),
+        "a batch larger than the data": (["--set", "batch_size=2000"], "batch_size"),
+        "a missing data directory": (
+            ["--set", f"data={{source: tfds, dataset: mnist, data_dir: '{missing}', download: false}}"],
+            "nowhere",
+        ),
+        "both resume and force": (["--resume", "--force"], "exclude each other"),
+        "a pattern without layers": (["--set", "alignment.layers=none*"], "takes no layer"),
+    }
+
+
+@pytest.mark.parametrize("what", bad_input(Path("/tmp")))
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, what):
+    arguments, part = bad_input(tmp_path)[what]
+    code, output, error = run("train", QUICKSTART, *arguments)
+    assert code == 2
+    assert len(error.strip().splitlines()) == 1, error
+    assert error.startswith("error: ")
+    assert part in error
+    assert "Traceback" not in output + error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "part"),
+    [
+        ("an empty TFRecord", {"count": 0}, "train-0"),
+        ("a corrupt TFRecord", {"corrupt": 200}, "train-0"),
+        ("labels out of range", {"label": 11}, "label"),
+    ],
+)
+def test_bad_records_are_one_line_naming_the_file(run, tmp_path, what, options, part):
+    arguments = imagenet(tmp_path, **options)
+    code, output, error = run("train", QUICKSTART, *arguments, *FAST)
+    assert code == 2, what
+    assert len(error.strip().splitlines()) == 1, error
+    assert part in error
+    assert "train-0" in error
+    assert "Traceback" not in output + error
+
+
+def test_sound_records_of_that_kind_are_trained(run, tmp_path):
+    code, _, error = run("train", QUICKSTART, *imagenet(tmp_path), *FAST)
+    assert code == 0, error
+
+
+def test_a_taken_directory_and_another_configuration_are_refused(run):
+    assert run("train", QUICKSTART, *FAST)[0] == 0
+    code, _, error = run("train", QUICKSTART, *FAST)
+    assert code == 2
+    assert "--force replaces it" in error
+    code, _, error = run("train", QUICKSTART, *FAST, "--set", "seed=5", "--resume")
+    assert code == 2
+    assert "seed was 0, is now 5" in error
+    assert run("train", QUICKSTART, *FAST, "--force")[0] == 0
+
+
+def test_a_diverged_run_ends_with_3(run):
+    code, _, error = run("train", QUICKSTART, "--set", "optimization.backward.learning_rate=1e30")
+    assert code == 3
+    assert len(error.strip().splitlines()) == 1
+    assert error.startswith("diverged: R of layer ")
+
+
+@pytest.mark.parametrize("command", [["evaluate", "none"], ["describe", "none.yaml"], ["train", "none.yaml"]])
+def test_files_that_are_not_there_are_told(run, command):
+    code, _, error = run(*command)
+    assert code == 2
+    assert "none" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+SMOKE = {
+    "configs/two_routes/resnet18": [
+        "backprop",
+        "symmetric",
+        "activation",
+        "kolen_pollack",
+        "weight_mirror",
+        "weight_mirror_adam_ops",
+        "information",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", [f"{folder}/{name}" for folder, names in SMOKE.items() for name in names])
+def test_smoke_of_one_configuration_per_rule(run, name):
+    code, output, error = run("train", ROOT / f"{name}.yaml", "--smoke")
+    assert code == 0, error
+    assert "step 2 " in output
+    assert f"run directory  {os.path.join('runs', 'smoke', *Path(name).parts[1:])}" in output
+
+
+@pytest.mark.parametrize("rule", ["feedback", "sign_symmetry"])
+def test_smoke_of_the_rules_that_the_paper_does_not_tabulate(run, rule):
+    if not os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", ""), "mnist")):
+        pytest.skip("no mnist in TFDS_DATA_DIR")
+    code, output, error = run("train", ROOT / "configs" / "mnist" / "convnet" / f"{rule}.yaml", "--smoke")
+    assert code == 0, error
+    assert "step 2 " in output
+
+
+def test_the_installed_command_answers():
+    command = shutil.which("neural-alignment", path=os.path.dirname(sys.executable))
+    arguments = [command] if command else [sys.executable, "-m", "neural_alignment.cli"]
+    result = subprocess.run([*arguments, "train", "none.yaml"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: none.yaml: no such file; give the path of a YAML file\n"

@@ -1,0 +1,511 @@
+"""`Dense` and `Conv2D`: the native layers plus a backward kernel and R."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import (
+    CASES,
+    DENSE,
+    LEARNING,
+    RULE_CONFIGS,
+    SAME,
+    TABLE_5,
+    VALID,
+    DenseReference,
+    assert_close,
+    assert_differs,
+    finite_difference,
+    reference_regulariser,
+    relu,
+)
+
+from neural_alignment import layers
+from neural_alignment.alignments import (
+    RULES,
+    Feedback,
+    Information,
+    InputPath,
+    SignSymmetry,
+    Symmetric,
+    forward_pass,
+    from_config,
+)
+from neural_alignment.alignments.pathways import draw_noise, noise_key
+from optimizers import Momentum, MultiOptimizer
+
+SCHEDULE = {"kind": "linear", "value": 0.5, "rate": -0.01, "start": 1.0, "stop": 40.0, "cycle": 7.0}
+
+CONFIGS = {
+    **RULE_CONFIGS,
+    "symmetric scheduled": {"rule": "symmetric", "self_": SCHEDULE, "decay": {**SCHEDULE, "kind": "exponential"}},
+    "information scheduled": {
+        **RULE_CONFIGS["information"], **TABLE_5["IA"], "amp": SCHEDULE, "sparse_decay": True,
+        "reconstruct_backward": True, "compare_reconstruction": True, "steps_per_epoch": 3, "seed": 7, "layers": "l*",
+    },
+    "weight_mirror noise": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM+AD+OPS"]},
+}  # fmt: skip
+
+
+def fill(layer, arrays):
+    """Sets W, bias and B of a built layer to the arrays of a case, B given in the layout of W."""
+    layer.kernel.assign(arrays["w"])
+    layer.bias.assign(arrays["bias"])
+    layer._backward_kernel.assign(arrays["b"].T if isinstance(layer, layers.Dense) else arrays["b"])
+
+
+# One contract for every rule of the registry and every kind of layer.
+
+
+def test_the_contract_covers_every_rule():
+    assert set(RULES) == set(RULE_CONFIGS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("rule", RULES)
+class TestContract:
+    """What a layer does whatever its rule."""
+
+    def layer(self, case, rule, **options):
+        """Builds a layer of one rule."""
+        return case.build(alignment=from_config(RULE_CONFIGS[rule]), name="layer", **options)
+
+    def test_the_output_is_that_of_the_native_layer(self, rng, rule, case):
+        arrays = case.arrays(rng)
+        layer = self.layer(case, rule, activation="relu")
+        fill(layer, arrays)
+        expected = relu(case.linear.project(arrays["x"], arrays["w"]) + arrays["bias"])
+        for training in (False, True, None):
+            assert_close(layer(arrays["x"].astype(np.float32), training=training), expected)
+
+    def test_the_error_travels_through_b_and_w_gets_the_outer_product(self, rng, rule, case):
+        arrays = case.arrays(rng)
+        layer = self.layer(case, rule)
+        fill(layer, arrays)
+        upstream = rng.normal(size=case.linear.project(arrays["x"], arrays["w"]).shape)
+        x = tf.constant(arrays["x"], tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = tf.reduce_sum(layer(x, training=True) * upstream)
+        dx, dw, dbias = tape.gradient(total, [x, layer.kernel.value, layer.bias.value])
+        signs = np.sign(arrays["w"])
+        carried = arrays["b"]
+        if rule == "sign_symmetry":
+            carried = signs * np.linalg.norm(arrays["b"]) / np.linalg.norm(signs)
+        assert_close(dx, case.linear.reconstruct(upstream, carried, arrays["x"].shape))
+        assert_differs(dx, case.linear.reconstruct(upstream, arrays["w"], arrays["x"].shape), by=0.1)
+        assert_close(dw, case.linear.correlate(arrays["x"], upstream, arrays["w"].shape))
+        assert_close(dbias, upstream.sum(axis=tuple(range(upstream.ndim - 1))))
+
+    def test_there_is_a_loss_in_training_and_none_otherwise(self, rng, rule, case):
+        arrays = case.arrays(rng)
+        layer = self.layer(case, rule)
+        fill(layer, arrays)
+        x = arrays["x"].astype(np.float32)
+        for training in (False, None):
+            layer(x, training=training)
+            assert layer.losses == []
+        layer(x, training=True)
+        if rule in LEARNING:
+            (loss,) = layer.losses
+            assert_close(loss, reference_regulariser(RULE_CONFIGS[rule], case.linear, *(arrays[k] for k in "xwb")))
+        else:
+            assert layer.losses == []
+
+    def test_a_model_s_forward_pass_takes_the_loss_in_place_of_add_loss(self, rng, rule, case):
+        layer = self.layer(case, rule)
+        x = case.arrays(rng)["x"].astype(np.float32)
+        with forward_pass() as state:
+            layer(x, training=True)
+        assert layer.losses == []
+        assert set(state.losses) == ({"layer"} if rule in LEARNING else set())
+        with forward_pass(regularise=False) as state:
+            layer(x, training=True)
+        assert state.losses == {}
+
+    def test_b_is_trainable_where_the_rule_learns_it(self, rule, case):
+        layer = self.layer(case, rule)
+        trainable = any(v is layer._backward_kernel for v in layer.trainable_variables)
+        assert trainable == (rule in LEARNING)
+        assert any(v is layer._backward_kernel for v in layer.variables)
+        shape = case.kernel_shape[::-1] if case is DENSE else case.kernel_shape
+        assert tuple(layer.backward_kernel.shape) == shape
+        assert layer.forward_kernel is layer.kernel
+
+    def test_its_configuration_rebuilds_it(self, rule, case):
+        layer = self.layer(case, rule, activation="tanh", alignment_activation="relu")
+        again = type(layer).from_config(layer.get_config())
+        assert again.alignment == layer.alignment
+        assert again.alignment_activation is keras.activations.relu
+        assert again.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_saving_keeps_rule_options_and_both_kernels(name, tmp_path):
+    rule = from_config(CONFIGS[name])
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(3, 3, alignment=rule, alignment_activation="relu", name="l1")(inputs)
+    x = layers.Dense(4, alignment=rule, activation="relu", name="l2")(keras.layers.Flatten()(x))
+    model = keras.Model(inputs, x)
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(len(weight.shape)).integers(1, 9, size=weight.shape))
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    other = keras.models.clone_model(model)
+    for weight in other.weights:
+        weight.assign(0 * weight)
+    other.load_weights(tmp_path / "model.weights.h5")
+
+    images = np.random.default_rng(0).normal(size=(5, 6, 6, 2)).astype(np.float32)
+    for copy in (loaded, other):
+        for layer in ("l1", "l2"):
+            ours, theirs = model.get_layer(layer), copy.get_layer(layer)
+            assert theirs.alignment == rule
+            assert theirs.alignment_activation is ours.alignment_activation
+            np.testing.assert_array_equal(theirs.kernel, ours.kernel)
+            np.testing.assert_array_equal(theirs.backward_kernel, ours.backward_kernel)
+            assert np.any(theirs.backward_kernel)
+        with forward_pass(step=5) as ours:
+            model(images, training=True)
+        with forward_pass(step=5) as theirs:
+            copy(images, training=True)
+        assert {k: float(v) for k, v in ours.losses.items()} == {k: float(v) for k, v in theirs.losses.items()}
+
+
+# R as the layer wires it: bias, nonlinearity, projection, noise.
+
+
+@pytest.mark.parametrize("activations", [("relu", None), (None, "relu"), ("linear", None), ("tanh", "relu")], ids=str)
+@pytest.mark.parametrize("column", TABLE_5)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_table_5_in_a_layer_agrees_with_numpy(float64, rng, case, column, activations):
+    rule = "information" if column == "IA" else "weight_mirror"
+    config = {**RULE_CONFIGS[rule], **TABLE_5[column]}
+    arrays = case.arrays(rng)
+    own, following = activations
+    layer = case.build(
+        alignment=from_config(config, seed=9), activation=own, alignment_activation=following, name="here"
+    )
+    fill(layer, arrays)
+    with tf.GradientTape() as tape, forward_pass(step=3, minibatch=2) as state:
+        layer(arrays["x"], training=True)
+    b = layer._backward_kernel.value
+    gradient = tape.gradient(state.losses["here"], b)
+    x = draw_noise(InputPath(**config["input"]), tf.constant(arrays["x"]), noise_key(9, "here", 3, 2)).numpy()
+    activation = None if activations == ("linear", None) else relu
+
+    def regulariser(kernel):
+        return reference_regulariser(config, case.linear, x, arrays["w"], kernel, arrays["bias"], activation)
+
+    assert_close(state.losses["here"], regulariser(arrays["b"]))
+    expected = finite_difference(regulariser, arrays["b"])
+    assert_close(gradient, case.linear.layout(expected), "finite difference")
+
+
+def test_the_noise_has_the_shape_of_the_padded_input(float64, rng):
+    """A convolution after explicit padding sees noise on the padding too."""
+    arrays = VALID.arrays(rng)
+    rule = from_config({**RULE_CONFIGS["activation"], "input": {"noise": "normal"}})
+    inputs = keras.Input((4, 4, 2))
+    layer = layers.Conv2D(2, (3, 2), strides=2, alignment=rule, name="padded")
+    model = keras.Model(inputs, layer(keras.layers.ZeroPadding2D(((0, 1), (1, 0)))(inputs)))
+    fill(layer, arrays)
+    with forward_pass(step=1) as state:
+        model(rng.normal(size=(3, 4, 4, 2)), training=True)
+    key = noise_key(0, "padded", 1)
+    noise = draw_noise(rule.input, tf.zeros((3, 5, 5, 2), tf.float64), key).numpy()
+    expected = reference_regulariser(RULE_CONFIGS["activation"], VALID.linear, noise, arrays["w"], arrays["b"])
+    assert_close(state.losses["padded"], expected)
+    assert noise[:, -1].all()
+
+
+def test_on_its_own_a_layer_counts_the_steps_of_its_noise_and_schedules(float64, rng):
+    arrays = DENSE.arrays(rng)
+    config = {**RULE_CONFIGS["weight_mirror"], "input": {"noise": "uniform"}, "seed": 2}
+    layer = DENSE.build(alignment=from_config(config), name="alone")
+    fill(layer, arrays)
+    for step in range(3):
+        layer(arrays["x"], training=True)
+        x = draw_noise(InputPath(noise="uniform"), tf.constant(arrays["x"]), noise_key(2, "alone", step)).numpy()
+        (loss,) = layer.losses
+        assert_close(loss, reference_regulariser(config, DENSE.linear, x, arrays["w"], arrays["b"]))
+        layer(arrays["x"], training=False)  # Evaluation does not count.
+
+
+# Dense on more than two axes.
+
+
+@pytest.mark.parametrize("rule", LEARNING)
+def test_dense_on_rank_3_counts_the_middle_axis_as_space(float64, rng, rule):
+    x, upstream = rng.normal(size=(4, 3, 5)), rng.normal(size=(4, 3, 2))
+    arrays = {"w": rng.normal(size=(5, 2)), "b": rng.normal(size=(5, 2)), "bias": rng.normal(size=2)}
+    options = {} if rule in ("symmetric", "kolen_pollack") else {"forward_output": {"bias": True, "relu": True}}
+    config = {**RULE_CONFIGS[rule], **options}
+    layer = layers.Dense(2, activation="relu", alignment=from_config(config), name="wide")
+    layer.build(x.shape)
+    fill(layer, arrays)
+    inputs = tf.constant(x)
+    with tf.GradientTape(persistent=True) as tape, forward_pass() as state:
+        tape.watch(inputs)
+        outputs = layer(inputs, training=True)
+        total = tf.reduce_sum(outputs * upstream)
+    z = x @ arrays["w"] + arrays["bias"]
+    error = upstream * (z > 0)
+    assert_close(outputs, relu(z))
+    assert_close(tape.gradient(total, inputs), error @ arrays["b"].T)
+    assert_close(tape.gradient(total, layer.kernel.value), np.einsum("nti,nto->io", x, error))
+
+    def regulariser(kernel):
+        return reference_regulariser(config, DenseReference(), x, arrays["w"], kernel, arrays["bias"], relu)
+
+    assert_close(state.losses["wide"], regulariser(arrays["b"]))
+    gradient = tape.gradient(state.losses["wide"], layer._backward_kernel.value)
+    assert_close(gradient, finite_difference(regulariser, arrays["b"]).T, "finite difference")
+
+
+# How B is drawn.
+
+INITIALIZERS = {
+    "unseeded": lambda: keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"),
+    "int seed": lambda: keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal", seed=5),
+    "seed generator": lambda: keras.initializers.VarianceScaling(
+        1.0, "fan_in", "truncated_normal", seed=keras.random.SeedGenerator(5)
+    ),
+}
+
+
+def built(kind, initializer, name="layer"):
+    """Returns a built layer of 20,000 weights or so."""
+    if kind == "dense":
+        layer = layers.Dense(50, kernel_initializer=initializer, alignment=Feedback(), name=name)
+        layer.build((None, 400))
+    else:
+        layer = layers.Conv2D(20, (5, 4), kernel_initializer=initializer, alignment=Feedback(), name=name)
+        layer.build((None, 9, 9, 50))
+    return layer
+
+
+def kernels(layer):
+    """Returns W and B, both in the layout of W and flat."""
+    b = layer.backward_kernel.numpy()
+    return layer.kernel.numpy().ravel(), (b.T if b.ndim == 2 else b).ravel()
+
+
+def correlation(first, second):
+    """Returns the correlation of two kernels in standard errors."""
+    return abs(np.corrcoef(first, second)[0, 1]) * np.sqrt(first.size)
+
+
+@pytest.mark.parametrize("seed", INITIALIZERS)
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_w_and_b_are_independent_draws_of_one_initialiser(kind, seed):
+    keras.utils.set_random_seed(1)
+    w, b = kernels(built(kind, INITIALIZERS[seed]()))
+    assert correlation(w, b) < 4
+    assert b.std() == pytest.approx(w.std(), rel=0.03)
+    # Variance 1 / fan-in of W: 400 for the dense layer, where the fan-in of B's own shape would be 50.
+    assert w.var() == pytest.approx(1 / {"dense": 400, "conv": 5 * 4 * 50}[kind], rel=0.05)
+    assert np.abs(np.sort(w) - np.sort(b)).max() > 0
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_two_layers_with_one_seed_differ_in_b(kind):
+    (w1, b1), (w2, b2) = (kernels(built(kind, INITIALIZERS["int seed"](), name)) for name in ("one", "two"))
+    np.testing.assert_array_equal(w1, w2)
+    assert correlation(b1, b2) < 4
+
+
+def test_one_initialiser_object_may_serve_many_layers():
+    initializer = INITIALIZERS["int seed"]()
+    draws = [kernels(built("dense", initializer, name))[1] for name in ("one", "two", "three")]
+    assert max(correlation(draws[i], draws[j]) for i, j in [(0, 1), (0, 2), (1, 2)]) < 4
+
+
+@pytest.mark.parametrize("seed", ["unseeded", "int seed"])
+def test_the_same_seeds_give_the_same_b(seed):
+    draws = []
+    for _ in range(2):
+        keras.utils.set_random_seed(6)
+        draws.append(kernels(built("dense", INITIALIZERS[seed]()))[1])
+    np.testing.assert_array_equal(*draws)
+
+
+def test_the_global_seed_changes_b_where_the_initialiser_has_none():
+    draws = []
+    for global_seed in (1, 2):
+        keras.utils.set_random_seed(global_seed)
+        draws.append(kernels(built("dense", INITIALIZERS["unseeded"]()))[1])
+    assert correlation(*draws) < 4
+
+
+def test_initialisers_without_chance_and_plain_functions_are_taken_as_they_are():
+    ones = layers.Dense(2, kernel_initializer="ones", alignment=Feedback())
+    ones.build((None, 3))
+    np.testing.assert_array_equal(ones.backward_kernel, np.ones((2, 3)))
+    shapes = []
+
+    def own(shape, dtype=None):
+        shapes.append(tuple(shape))
+        return tf.ones(shape, dtype)
+
+    function = layers.Dense(2, kernel_initializer=own, alignment=Feedback())
+    function.build((None, 3))
+    assert shapes == [(3, 2), (3, 2)]
+
+
+# Without an alignment.
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_without_an_alignment_the_layer_is_the_native_one(kind):
+    if kind == "dense":
+        pair = [cls(4, activation="tanh", kernel_initializer=keras.initializers.GlorotUniform(3), name="x")
+                for cls in (layers.Dense, keras.layers.Dense)]  # fmt: skip
+        x = tf.random.normal((3, 5))
+    else:
+        pair = [cls(4, 3, strides=2, padding="same", groups=2, kernel_initializer=keras.initializers.HeNormal(3))
+                for cls in (layers.Conv2D, keras.layers.Conv2D)]  # fmt: skip
+        x = tf.random.normal((3, 7, 6, 2))
+    results = []
+    for layer in pair:
+        layer.build(x.shape)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            total = tf.reduce_sum(tf.sin(y))
+        results.append([y, *tape.gradient(total, [x, *(v.value for v in layer.trainable_variables)])])
+    for ours, native in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, native)
+    assert len(pair[0].variables) == 2
+    assert pair[0].losses == []
+    assert type(pair[0]).from_config(pair[0].get_config()).alignment is None
+    with pytest.raises(AttributeError, match="no backward kernel"):
+        _ = pair[0].backward_kernel
+
+
+def test_an_unbuilt_layer_says_that_it_has_no_backward_kernel():
+    with pytest.raises(AttributeError, match=r"'here' has no backward kernel"):
+        _ = layers.Dense(2, alignment=Feedback(), name="here").backward_kernel
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda a: layers.Conv2D(4, 3, groups=2, alignment=a), r"`groups`.*groups=2.*Example"),
+        (lambda a: layers.Conv2D(4, 3, data_format="channels_first", alignment=a), "`data_format`.*'channels_first'"),
+        (lambda a: layers.Conv2D(4, 3, lora_rank=2, alignment=a), "`lora_rank`.*lora_rank=2.*Example"),
+        (lambda a: layers.Dense(4, lora_rank=2, alignment=a), "`lora_rank`.*lora_rank=2.*Example"),
+        (lambda a: layers.Dense(4, alignment="symmetric"), "`alignment`.*'symmetric'.*Example"),
+        (lambda a: layers.Dense(4, alignment=Symmetric), "`alignment`.*Symmetric.*Example"),
+        (lambda a: layers.Conv2D(4, 3, alignment=3), "`alignment`.*3.*Example"),
+    ],
+)
+def test_what_cannot_be_aligned_is_an_error_at_construction(build, message):
+    with pytest.raises(ValueError, match=message):
+        build(Feedback())
+
+
+@pytest.mark.parametrize(("strides", "dilation"), [((2, 3), 1), (1, (2, 3))])
+def test_padding_strides_and_dilation_are_those_of_the_native_layer(rng, strides, dilation):
+    layer = layers.Conv2D(2, 2, strides, "same", dilation_rate=dilation, alignment=Feedback(), use_bias=False)
+    x = rng.normal(size=(2, 7, 8, 3)).astype(np.float32)
+    y = layer(x, training=True)
+    native = keras.layers.Conv2D(2, 2, strides, "same", dilation_rate=dilation, use_bias=False)
+    native.build(x.shape)
+    native.set_weights([layer.kernel])
+    assert_close(y, native(x))
+
+
+# Sign symmetry.
+
+
+@pytest.mark.parametrize("case", [DENSE, SAME], ids=lambda case: case.name)
+def test_sign_symmetry_follows_the_signs_of_w_and_keeps_the_norm_of_b(rng, case):
+    layer = case.build(alignment=SignSymmetry(), name="signs")
+    drawn = np.linalg.norm(layer._backward_kernel)
+    for scale in (1.0, 30.0, 0.01):
+        w = scale * rng.normal(size=case.kernel_shape)
+        w.flat[0] = 0.0
+        layer.kernel.assign(w)
+        expected = np.sign(w) * drawn / np.linalg.norm(np.sign(w))
+        assert_close(layer.backward_kernel, case.linear.layout(expected))
+        assert_close(np.linalg.norm(layer.backward_kernel), drawn, "float32")
+    layer.kernel.assign(np.zeros(case.kernel_shape))
+    assert not np.any(layer.backward_kernel)
+
+
+# In a plain Keras model.
+
+
+def plain_model(rule):
+    """Returns a `keras.Model` with aligned layers, and data."""
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((6, 6, 1))
+    x = layers.Conv2D(4, 3, activation="relu", alignment=rule, name="first")(inputs)
+    x = layers.Dense(3, alignment=rule, name="second")(keras.layers.Flatten()(x))
+    rng = np.random.default_rng(0)
+    return keras.Model(inputs, x), rng.normal(size=(32, 6, 6, 1)).astype(np.float32), rng.integers(0, 3, 32)
+
+
+def keras_multi_optimizer():
+    """Keras' own optimizer with one optimizer for B and one for the rest."""
+    r, j = keras.optimizers.Adam(0.01), keras.optimizers.SGD(0.05, momentum=0.9)
+    return keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(j, {".*backward_kernel": r}))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [keras_multi_optimizer, lambda: MultiOptimizer([Momentum(0.05), keras.optimizers.Adam(0.01)])],
+    ids=["keras", "ours"],
+)  # fmt: skip
+def test_a_plain_keras_model_trains(optimizer):
+    rule = Information(amp=0.5, decay=0.4, null=0.1, input=InputPath(noise="normal"))
+    model, x, y = plain_model(rule)
+    model.compile(optimizer(), keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    untrained = model.evaluate(x, y, verbose=0)
+    before = {v.path: v.numpy() for v in model.variables}
+    model.fit(x, y, batch_size=8, epochs=15, verbose=0)
+    assert all((v.numpy() != before[v.path]).any() for v in model.variables)
+    assert model.evaluate(x, y, verbose=0) < 0.7 * untrained
+    for name in ("first", "second"):
+        layer = model.get_layer(name)
+        assert int(layer._step) == 15 * 4
+        w, b = kernels(layer)
+        assert np.corrcoef(w, b)[0, 1] > 0.5
+
+
+def test_a_layer_called_twice_adds_the_loss_of_both_calls(rng):
+    """R sums over the uses of a shared layer, with `add_loss` as in a model's forward pass."""
+    arrays = DENSE.arrays(rng)
+    layer = DENSE.build(alignment=from_config(RULE_CONFIGS["activation"]), name="shared")
+    fill(layer, arrays)
+    calls = [arrays["x"].astype(np.float32), 2 * arrays["x"].astype(np.float32)]
+    expected = sum(
+        reference_regulariser(RULE_CONFIGS["activation"], DENSE.linear, x, arrays["w"], arrays["b"]) for x in calls
+    )
+
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, keras.layers.Add()([layer(inputs), layer(2 * inputs)]))
+    model(calls[0], training=True)
+    assert_close(sum(model.losses), expected)
+    with forward_pass() as state:
+        model(calls[0], training=True)
+    assert_close(sum(state.losses.values()), expected)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("rule", ["information", "activation", "kolen_pollack"])
+def test_mixed_precision_computes_in_half_and_keeps_r_and_the_weights_in_float32(rng, policy, rule):
+    arrays = SAME.arrays(rng)
+    layer = SAME.build(alignment=from_config(RULE_CONFIGS[rule]), dtype=policy, name="mixed")
+    fill(layer, arrays)
+    with tf.GradientTape() as tape, forward_pass() as state:
+        y = layer(arrays["x"], training=True)
+    assert y.dtype == policy.removeprefix("mixed_")
+    gradient = tape.gradient(state.losses["mixed"], layer._backward_kernel.value)
+    assert state.losses["mixed"].dtype == gradient.dtype == layer.kernel.dtype == "float32"
+    config = RULE_CONFIGS[rule]
+    exact = finite_difference(
+        lambda b: reference_regulariser(config, SAME.linear, arrays["x"], arrays["w"], b), arrays["b"]
+    )
+    assert np.linalg.norm(gradient - exact) / np.linalg.norm(exact) < 2e-2

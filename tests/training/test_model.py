@@ -1,0 +1,337 @@
+"""`AlignedModel`: fit, evaluate, who moves at which step, minibatches, and what is not finite."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, assert_differs
+
+from neural_alignment import layers
+from neural_alignment.alignments import Feedback, Symmetric, from_config
+from neural_alignment.training import AlignedModel, aligned_layers
+from optimizers import Momentum, MultiOptimizer, RateScheduler
+
+
+def cross_entropy():
+    """Returns the task loss, in the present dtype."""
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+
+def network(rule, size=6, **options):
+    """Returns an aligned model of two dense layers, not compiled."""
+    keras.utils.set_random_seed(8)
+    inputs = keras.Input((5,))
+    x = layers.Dense(size, activation="relu", alignment=rule, name="first", **options)(inputs)
+    return AlignedModel(inputs, layers.Dense(3, alignment=rule, name="second", **options)(x))
+
+
+def data(n=24, seed=0):
+    """Returns inputs and labels that a network can tell apart."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 5)).astype(keras.config.floatx())
+    return x, np.argmax(x @ rng.normal(size=(5, 3)), axis=1)
+
+
+def optimizer(scheduler=None, **options):
+    """Returns the usual pair."""
+    return MultiOptimizer([Momentum(0.1), keras.optimizers.Adam(0.02)], scheduler, **options)
+
+
+def forward_and_backward(model):
+    """Returns copies of the forward variables and of the backward kernels."""
+    both = [[], []]
+    for variable in model.trainable_variables:
+        both["backward_kernel" in variable.path].append(variable.numpy().copy())
+    return both
+
+
+def same(before, after):
+    """Whether two lists of arrays are equal to the bit."""
+    return [bool((a == b).all()) for a, b in zip(before, after, strict=True)]
+
+
+@pytest.mark.parametrize("rule", RULE_CONFIGS)
+def test_fit_evaluate_and_predict_work_with_every_rule(rule):
+    model = network(from_config(RULE_CONFIGS[rule]))
+    inner = [Momentum(0.1)] if rule == "kolen_pollack" else [Momentum(0.1), keras.optimizers.Adam(0.02)]
+    model.compile(MultiOptimizer(inner), cross_entropy(), metrics=["accuracy"], jit_compile=False)
+    x, y = data()
+    untrained = model.evaluate(x, y, verbose=0, return_dict=True)
+    history = model.fit(x, y, batch_size=8, epochs=25, verbose=0).history
+    trained = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert set(history) == {"loss", "accuracy", "regulariser"}
+    assert set(trained) == {"loss", "accuracy"}
+    assert trained["loss"] < 0.6 * untrained["loss"]
+    assert trained["accuracy"] > untrained["accuracy"]
+    assert len(model.evaluate(x, y, verbose=0)) == 2
+    logits = model.predict(x, verbose=0)
+    assert_close(cross_entropy()(y, logits), trained["loss"], "float32")
+    assert model.first_non_finite() is None
+    assert (np.ptp(history["regulariser"]) > 0) == (rule in LEARNING)
+
+
+def test_train_on_batch_reports_j_and_r(rng):
+    model = network(Symmetric(self_=0.3, decay=0.2), kernel_regularizer=keras.regularizers.L2(0.01))
+    model.compile(optimizer(), cross_entropy(), run_eagerly=True)
+    x, y = data()
+    task = float(cross_entropy()(y, model(x)))
+    kernels = [(layer.kernel.numpy(), layer.backward_kernel.numpy().T) for layer in aligned_layers(model)]
+    regulariser = sum(0.1 * (b**2).sum() - 0.3 * (w * b).sum() for w, b in kernels)
+    penalty = 0.01 * sum((w**2).sum() for w, _ in kernels)
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert_close(logs["loss"], task + penalty, "float32")
+    assert_close(logs["regulariser"], regulariser, "float32")
+
+
+def test_r_is_averaged_over_the_steps_at_which_it_ran():
+    model = network(Symmetric(self_=0.0, decay=0.2))
+    model.compile(MultiOptimizer([Momentum(0.1), Momentum(0.0)], RateScheduler(10, alternation=2)), cross_entropy(), run_eagerly=True)
+    energy = 0.1 * sum((layer.backward_kernel.numpy() ** 2).sum() for layer in aligned_layers(model))
+    x, y = data()
+    assert_close(model.fit(x, y, batch_size=4, verbose=0).history["regulariser"], [energy], "float32")
+
+
+def test_examples_weigh_by_their_sample_weights():
+    x, y = data(8)
+    weight = np.array([1, 1, 1, 1, 0, 0, 0, 0], np.float32)
+    ends = []
+    for arguments in [(x, y, weight), (x[:4], y[:4])]:
+        model = network(Feedback())
+        model.compile(MultiOptimizer([keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)]), cross_entropy(), run_eagerly=True)
+        model.train_on_batch(*arguments)
+        ends.append(model.layers[1].kernel.numpy() - network(Feedback()).layers[1].kernel.numpy())
+    assert_close(ends[0] * 2, ends[1], "float32")
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("rule", ["symmetric", "information"])
+def test_an_r_only_step_leaves_w_in_place_and_a_j_only_step_b(rule, compiled):
+    options = TABLE_5["IA"] if rule == "information" else {}
+    penalty = {"kernel_regularizer": keras.regularizers.L2(0.1)}
+    model = network(from_config({**RULE_CONFIGS[rule], **options}), **penalty)
+    model.compile(optimizer(RateScheduler(2, delay_epochs=1, alternation=1)), cross_entropy(), run_eagerly=not compiled, jit_compile=False)
+    x, y = data(6)
+    for turn in "RRRJRJ":
+        forward, backward = forward_and_backward(model)
+        model.train_on_batch(x, y)
+        after_forward, after_backward = forward_and_backward(model)
+        assert same(forward, after_forward) == [turn == "R"] * 4
+        assert same(backward, after_backward) == [turn == "J"] * 2
+
+
+def test_the_momentum_of_an_idle_loss_drifts_only_without_skip_idle():
+    moved = {}
+    for skip_idle in (True, False):
+        model = network(Symmetric(self_=0.3, decay=0.2))
+        model.compile(optimizer(RateScheduler(9, alternation=1), skip_idle=skip_idle), cross_entropy(), run_eagerly=True)
+        x, y = data(6)
+        for _ in range(2):
+            model.train_on_batch(x, y)
+        forward, _ = forward_and_backward(model)
+        model.train_on_batch(x, y)  # Step 2: R's turn.
+        moved[skip_idle] = not all(same(forward, forward_and_backward(model)[0]))
+    assert moved == {True: False, False: True}
+
+
+CALLS = {"R": tf.Variable(0, dtype=tf.int32), "noise": tf.Variable(0, dtype=tf.int32)}
+
+
+class CountingRule(Symmetric):
+    """Symmetric alignment that counts how often its R is executed."""
+
+    def __call__(self, view):
+        """Counts, then returns R_l."""
+        CALLS["R"].assign_add(1)
+        return super().__call__(view)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+def test_at_a_j_only_step_no_operation_of_r_is_executed(compiled, minibatches):
+    model = network(CountingRule(self_=0.3, decay=0.2))
+    scheduler = RateScheduler(10, alternation=2)
+    model.compile(
+        optimizer(scheduler), cross_entropy(), run_eagerly=not compiled, jit_compile=False, minibatches=minibatches
+    )
+    x, y = data(6)
+    counts = []
+    for _ in range(6):
+        before = int(CALLS["R"])
+        model.train_on_batch(x, y)
+        counts.append(int(CALLS["R"]) - before)
+    assert counts == [2 * minibatches, 0, 0] * 2
+
+
+def test_evaluation_computes_no_r():
+    model = network(CountingRule(self_=0.3, decay=0.2))
+    model.compile(optimizer(), cross_entropy(), run_eagerly=True)
+    before = int(CALLS["R"])
+    model.evaluate(*data(), verbose=0)
+    model.predict(data()[0], verbose=0)
+    assert int(CALLS["R"]) == before
+
+
+# Minibatches.
+
+
+@pytest.mark.parametrize("minibatches", [2, 3, 6])
+@pytest.mark.parametrize("rule", ["symmetric", "activation", "information", "kolen_pollack", "feedback"])
+def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches):
+    x, y = data(6)
+    ends = []
+    for parts in (1, minibatches):
+        penalty = {"kernel_regularizer": keras.regularizers.L2(0.01)}
+        model = network(from_config(RULE_CONFIGS[rule]), **penalty)
+        start = model.get_weights()
+        model.compile(optimizer(), cross_entropy(), metrics=["accuracy"], run_eagerly=True, minibatches=parts)
+        logs = [model.train_on_batch(x, y, return_dict=True) for _ in range(3)]
+        ends.append([*model.get_weights(), *(log[k] for log in logs for k in ("loss", "accuracy"))])
+    for full, cut in zip(*ends, strict=True):
+        assert_close(cut, full)
+    assert_differs(ends[0][0], start[0])
+
+
+def test_batch_centring_tells_minibatches_from_the_full_batch(float64):
+    """The exception, so that the test above can fail."""
+    x, y = data(6)
+    ends = []
+    for parts in (1, 2):
+        model = network(from_config({**RULE_CONFIGS["activation"], "forward_output": {"batch_center": True}}))
+        model.compile(optimizer(), cross_entropy(), run_eagerly=True, minibatches=parts)
+        model.train_on_batch(x, y)
+        model.train_on_batch(x, y)
+        ends.append(model.layers[1].backward_kernel.numpy())
+    assert_differs(*ends)
+
+
+@pytest.mark.parametrize("minibatches", [4, 5])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+def test_minibatches_that_do_not_divide_the_batch_are_an_error_that_says_so(minibatches, compiled):
+    model = network(Feedback())
+    model.compile(optimizer(), cross_entropy(), run_eagerly=not compiled, jit_compile=False, minibatches=minibatches)
+    with pytest.raises(ValueError, match=rf"`minibatches` must divide.*minibatches={minibatches}.*batch of 6"):
+        model.train_on_batch(*data(6))
+
+
+def test_the_last_smaller_batch_of_fit_is_an_error_that_says_so():
+    """`fit` does not know its batch size when it traces."""
+    model = network(Feedback())
+    model.compile(optimizer(), cross_entropy(), jit_compile=False, minibatches=2)
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="`minibatches`"):
+        model.fit(*data(9), batch_size=6, verbose=0)
+
+
+@pytest.mark.parametrize("minibatches", [0, -1, 1.5, "two"])
+def test_minibatches_must_be_a_positive_integer(minibatches):
+    with pytest.raises(ValueError, match=f"`minibatches`.*{minibatches}.*Example"):
+        network(Feedback()).compile(optimizer(), cross_entropy(), minibatches=minibatches)
+
+
+# What is not finite.
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize(
+    ("spoil", "names"), [("first", ["first"]), ("second", ["second"]), ("both", ["first", "second"]), ("J", ["J"])]
+)
+def test_first_non_finite_names_the_step_and_the_layers(value, spoil, names):
+    model = network(Symmetric(self_=0.1, decay=0.2))
+    model.compile(MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0)]), cross_entropy(), run_eagerly=True)
+    x, y = data(6)
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    assert model.first_non_finite() is None
+    if spoil == "J":
+        x = np.where(np.arange(5) == 2, value, x)
+    for layer in aligned_layers(model):
+        if spoil in (layer.name, "both"):
+            layer._backward_kernel.assign(np.full(layer._backward_kernel.shape, value))
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    assert model.first_non_finite() == (3, names)
+
+
+def test_the_first_step_counts_and_not_the_last():
+    model = network(Symmetric(self_=0.1, decay=0.2))
+    model.compile(MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0)]), cross_entropy(), run_eagerly=True)
+    x, y = data(6)
+    kernel = model.get_layer("second")._backward_kernel
+    good = kernel.numpy()
+    for step in range(4):
+        kernel.assign(good * np.inf if step == 1 else good)
+        if step == 3:
+            model.get_layer("first")._backward_kernel.assign(np.full((6, 5), np.nan))
+        model.train_on_batch(x, y)
+    assert model.first_non_finite() == (1, ["second"])
+
+
+# Models that are saved, and layers that are left out.
+
+
+@pytest.mark.parametrize("rule", ["symmetric", "information", "sign_symmetry"])
+def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(rule, tmp_path):
+    options = TABLE_5["IA"] if rule == "information" else {}
+    model = network(from_config({**RULE_CONFIGS[rule], **options}))
+    model.compile(optimizer(RateScheduler(2, alternation=1)), cross_entropy(), run_eagerly=True, minibatches=2)
+    x, y = data(8)
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is AlignedModel
+    loaded.run_eagerly = True
+    for _ in range(3):
+        model.train_on_batch(x, y)
+        loaded.train_on_batch(x, y)
+    for ours, theirs in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert int(loaded.optimizer.iterations) == 6
+    assert loaded.get_compile_config()["minibatches"] == 2
+
+
+def test_aligned_layers_are_those_with_a_rule_in_the_order_of_the_forward_pass():
+    inputs = keras.Input((6, 6, 1))
+    x = layers.Conv2D(2, 3, alignment=Feedback(), name="a")(inputs)
+    x = layers.Conv2D(2, 3, name="plain")(x)
+    inner_inputs = keras.Input((2, 2, 2))
+    inner = keras.Model(inner_inputs, layers.Conv2D(2, 1, alignment=Feedback(), name="b")(inner_inputs))
+    x = layers.Dense(2, alignment=Feedback(), name="c")(keras.layers.Flatten()(inner(x)))
+    assert [layer.name for layer in aligned_layers(AlignedModel(inputs, x))] == ["a", "b", "c"]
+
+
+def test_an_ordinary_optimizer_takes_j_and_r_on_all_variables():
+    model = network(Symmetric(self_=0.3, decay=0.2))
+    model.compile(keras.optimizers.SGD(0.1), cross_entropy(), run_eagerly=True)
+    layer = model.get_layer("second")
+    w, b = layer.kernel.numpy(), layer.backward_kernel.numpy()
+    model.train_on_batch(*data())
+    assert_close(layer.backward_kernel.numpy(), b - 0.1 * (0.2 * b - 0.3 * w.T))
+    assert_differs(layer.kernel.numpy(), w)
+
+
+def test_compiling_again_reports_the_new_metrics():
+    model = network(Symmetric(self_=0.3, decay=0.2))
+    x, y = data(6)
+    for _ in range(2):
+        model.compile(optimizer(), cross_entropy(), metrics=["accuracy"], run_eagerly=True)
+        logs = model.train_on_batch(x, y, return_dict=True)
+    assert set(logs) == {"loss", "accuracy", "regulariser"}
+    assert logs["regulariser"] != 0
+
+
+def test_mixed_float16_trains_at_the_speed_of_float32():
+    """Keras wraps the optimizer so that the loss is scaled; the update must not be."""
+    moves = []
+    for policy in ("float32", "mixed_float16"):
+        previous = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(policy)
+        model = network(Symmetric(self_=0.3, decay=0.2))
+        keras.config.set_dtype_policy(previous)
+        model.compile(optimizer(), cross_entropy(), run_eagerly=True)
+        before = forward_and_backward(model)
+        model.train_on_batch(*data())
+        after = forward_and_backward(model)
+        moves.append([a - b for k in (0, 1) for a, b in zip(after[k], before[k], strict=True)])
+    for full, half in zip(*moves, strict=True):
+        np.testing.assert_allclose(half, full, atol=0.02 * np.abs(full).max())
