@@ -202,7 +202,9 @@ def test_reconstruct_is_the_adjoint_of_project(rng, reference):
         x, kernel, _, y = conv_case(rng, reference)
     overlap = np.vdot(linear_map.project(tf.constant(x), tf.constant(kernel)), y)
     assert_close(np.vdot(x, linear_map.reconstruct(tf.constant(y), tf.constant(kernel), like=tf.constant(x))), overlap)
-    assert_close(np.vdot(kernel, linear_map.correlate(tf.constant(x), tf.constant(y), like=tf.constant(kernel))), overlap)
+    assert_close(
+        np.vdot(kernel, linear_map.correlate(tf.constant(x), tf.constant(y), like=tf.constant(kernel))), overlap
+    )
 
 
 @pytest.mark.parametrize(

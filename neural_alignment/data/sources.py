@@ -18,15 +18,13 @@ from neural_alignment.data.pipeline import (
     Batching,
     Dataset,
     InMemory,
-    Records,
-    Schema,
-    Shard,
     Streamed,
     check_boolean,
     check_choice,
     check_integer,
     read_into_memory,
 )
+from neural_alignment.data.records import Records, Schema, Shard
 from neural_alignment.errors import DataError, nearest
 
 logger = logging.getLogger(__name__)

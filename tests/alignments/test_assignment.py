@@ -48,7 +48,10 @@ def test_seed_and_epoch_are_defaults_and_what_the_mapping_says_stays():
         ({"rule": "symmetric", "self_": 1.0, "dekay": 1.0}, ["alignment.dekay", "unknown", "did you mean 'decay'"]),
         ({"rule": "symmetric", "self_": "1e-3", "decay": 1.0}, ["alignment.self_", "'1e-3'"]),
         ({"rule": "symmetric", "self_": -1.0, "decay": 1.0}, ["alignment.self_", "-1.0"]),
-        ({**RULE_CONFIGS["activation"], "input": {"noise": "gaussian"}}, ["alignment.input.noise", "'gaussian'", "normal"]),
+        (
+            {**RULE_CONFIGS["activation"], "input": {"noise": "gaussian"}},
+            ["alignment.input.noise", "'gaussian'", "normal"],
+        ),
         ({**RULE_CONFIGS["activation"], "input": {"stddev": 0.5}}, ["alignment.input", "`noise`"]),
         ({**RULE_CONFIGS["activation"], "input": {"noise": "normal", "stddev": 0}}, ["alignment.input.stddev", "0"]),
         ({**RULE_CONFIGS["activation"], "forward_output": {"rilu": True}}, ["forward_output.rilu", "'relu'"]),

@@ -75,7 +75,11 @@ def cost(case, config):
     extra = operations([captured["regulariser"], captured["gradients"]["B"]]) - own
     # The keys of a draw are made of random integers too; the draw itself is what is shifted into numbers.
     drawn = {op for op in extra if "StatelessRandom" in op.type and "RightShift" in readers(op)}
-    kinds = Counter(RANDOM if op in drawn else op.type for op in extra)
+    # The key of the noise is drawn too; it is a scalar or a vector, the noise is not.
+    kinds = Counter(
+        RANDOM if op.type.startswith("StatelessRandom") and op.outputs[0].shape.rank not in (0, 1) else op.type
+        for op in extra
+    )
     linear = (RANDOM, PROJECT, RECONSTRUCT, CORRELATE) if case is not DENSE else (RANDOM, "MatMul")
     gradients = {k: v for k, v in captured["gradients"].items() if k != "B"}
     return {kind: kinds[kind] for kind in linear if kinds[kind]}, gradients, captured["gradients"]["B"]

@@ -87,6 +87,11 @@ def test_compiled_noise_is_the_noise_of_eager_execution(kind, jit_compile):
     assert_close(compiled(tf.constant(4, tf.int64)), draw(kind=kind))
 
 
+@pytest.mark.parametrize("kind", ["normal", "uniform"])
+def test_the_noise_of_an_example_does_not_depend_on_how_many_there_are(kind):
+    np.testing.assert_array_equal(draw((7, 3, 5), kind), draw((20, 3, 5), kind)[:7])
+
+
 def mean_gradient(case, draws, **options):
     """Returns the mean over many draws of Weight Mirror's gradient to B, its standard errors, and the arrays."""
     rng = np.random.default_rng(12)
@@ -123,7 +128,7 @@ def test_the_expected_update_of_weight_mirror_is_decay_b_minus_amp_variance_w():
 def test_a_convolution_counts_every_position_that_a_tap_sees(case):
     """The sum over space weights a tap by the number of positions at which it does not fall on padding."""
     mean, error, arrays = mean_gradient(case, draws=800)
-    n, *image, channels = case.input_shape
+    image = case.input_shape[1:3]
     ones = np.ones((1, *image, 1))
     out = np.ones_like(case.linear.project(ones, np.ones((*case.kernel_shape[:2], 1, 1))))
     seen = case.linear.correlate(ones, out, (*case.kernel_shape[:2], 1, 1))

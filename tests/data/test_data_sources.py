@@ -11,7 +11,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from neural_alignment import data
-from neural_alignment.data import pipeline, sources
+from neural_alignment.data import pipeline, records, sources
 from neural_alignment.errors import DataError, InputError
 
 
@@ -486,9 +486,9 @@ def test_imagenet_options_must_be_positive(files, option):
 def test_counting_agrees_with_tensorflow(files):
     files.imagenet(shards=1, per_shard=9)
     path = str(files.directory / "train-00000-of-00001")
-    assert pipeline.count_records(path) == sum(1 for _ in tf.data.TFRecordDataset(path)) == 9
+    assert records.count_records(path) == sum(1 for _ in tf.data.TFRecordDataset(path)) == 9
     content = open(path, "rb").read()  # noqa: SIM115
-    assert struct.unpack("<I", content[8:12])[0] == pipeline._masked_crc(content[:8])
+    assert struct.unpack("<I", content[8:12])[0] == records._masked_crc(content[:8])
 
 
 def test_imagenet_sample(imagenet_sample):

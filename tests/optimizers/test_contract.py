@@ -86,7 +86,7 @@ def test_a_restored_state_goes_on_as_the_undisturbed_run(name):
     for variable, value in zip(strangers, middle, strict=True):
         variable.assign(value)
     steps(fresh, strangers, 4, 8)
-    for undisturbed, again, forgetful in zip(own, others, strangers, strict=True):
+    for undisturbed, again in zip(own, others, strict=True):
         np.testing.assert_array_equal(undisturbed.numpy(), again.numpy())
     assert any((u.numpy() != f.numpy()).any() for u, f in zip(own, strangers, strict=True))
 

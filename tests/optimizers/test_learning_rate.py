@@ -35,7 +35,9 @@ def test_alternation_scales_warm_up_and_drops_but_not_the_delay(alternation):
     start, epoch = delay * SPE, (alternation + 1) * SPE
     assert_close(rates(schedule, [0, start - 1, start]), [0.0, 0.0, 0.0])
     assert_close(rates(schedule, [start + 3 * epoch]), [0.5], "float32")
-    assert_close(rates(schedule, [start + 6 * epoch, start + 6 * epoch - SPE]), [1, 1 - 1 / (6 * (alternation + 1))], "float32")
+    assert_close(
+        rates(schedule, [start + 6 * epoch, start + 6 * epoch - SPE]), [1, 1 - 1 / (6 * (alternation + 1))], "float32"
+    )
     for index, drop in enumerate((30, 60, 80)):
         at = start + drop * epoch
         assert_close(rates(schedule, [at - 1, at]), [0.1**index, 0.1 ** (index + 1)], "float32")

@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import assert_close
 
 from optimizers import Momentum, Noisy, WarmupAndDrops
@@ -82,6 +83,14 @@ def test_the_same_seed_path_and_step_give_the_same_noise_and_any_other_does_not(
     for a, b in itertools.combinations(others, 2):
         # Four standard errors.
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / np.sqrt(a.size)
+
+
+def test_compiled_updates_see_the_noise_of_eager_ones():
+    (eager,) = noise_of_steps(Noisy(Momentum(0.1), 1.0))
+    target, optimizer = variable(), Noisy(Momentum(0.1), 1.0)
+    optimizer.build([target])
+    tf.function(lambda g: optimizer.apply([g], [target]), jit_compile=True)(tf.zeros(target.shape))
+    assert_close(target.numpy(), eager)
 
 
 def test_only_names_the_variables_that_get_noise():

@@ -17,7 +17,6 @@ def cross_entropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-
 def network(rule, size=6, **options):
     """Returns an aligned model of two dense layers, not compiled."""
     keras.utils.set_random_seed(8)
@@ -86,7 +85,11 @@ def test_train_on_batch_reports_j_and_r(rng):
 
 def test_r_is_averaged_over_the_steps_at_which_it_ran():
     model = network(Symmetric(self_=0.0, decay=0.2))
-    model.compile(MultiOptimizer([Momentum(0.1), Momentum(0.0)], RateScheduler(10, alternation=2)), cross_entropy(), run_eagerly=True)
+    model.compile(
+        MultiOptimizer([Momentum(0.1), Momentum(0.0)], RateScheduler(10, alternation=2)),
+        cross_entropy(),
+        run_eagerly=True,
+    )
     energy = 0.1 * sum((layer.backward_kernel.numpy() ** 2).sum() for layer in aligned_layers(model))
     x, y = data()
     assert_close(model.fit(x, y, batch_size=4, verbose=0).history["regulariser"], [energy], "float32")
@@ -98,7 +101,9 @@ def test_examples_weigh_by_their_sample_weights():
     ends = []
     for arguments in [(x, y, weight), (x[:4], y[:4])]:
         model = network(Feedback())
-        model.compile(MultiOptimizer([keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)]), cross_entropy(), run_eagerly=True)
+        model.compile(
+            MultiOptimizer([keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)]), cross_entropy(), run_eagerly=True
+        )
         model.train_on_batch(*arguments)
         ends.append(model.layers[1].kernel.numpy() - network(Feedback()).layers[1].kernel.numpy())
     assert_close(ends[0] * 2, ends[1], "float32")
@@ -110,7 +115,12 @@ def test_an_r_only_step_leaves_w_in_place_and_a_j_only_step_b(rule, compiled):
     options = TABLE_5["IA"] if rule == "information" else {}
     penalty = {"kernel_regularizer": keras.regularizers.L2(0.1)}
     model = network(from_config({**RULE_CONFIGS[rule], **options}), **penalty)
-    model.compile(optimizer(RateScheduler(2, delay_epochs=1, alternation=1)), cross_entropy(), run_eagerly=not compiled, jit_compile=False)
+    model.compile(
+        optimizer(RateScheduler(2, delay_epochs=1, alternation=1)),
+        cross_entropy(),
+        run_eagerly=not compiled,
+        jit_compile=False,
+    )
     x, y = data(6)
     for turn in "RRRJRJ":
         forward, backward = forward_and_backward(model)
@@ -124,7 +134,9 @@ def test_the_momentum_of_an_idle_loss_drifts_only_without_skip_idle():
     moved = {}
     for skip_idle in (True, False):
         model = network(Symmetric(self_=0.3, decay=0.2))
-        model.compile(optimizer(RateScheduler(9, alternation=1), skip_idle=skip_idle), cross_entropy(), run_eagerly=True)
+        model.compile(
+            optimizer(RateScheduler(9, alternation=1), skip_idle=skip_idle), cross_entropy(), run_eagerly=True
+        )
         x, y = data(6)
         for _ in range(2):
             model.train_on_batch(x, y)
@@ -237,7 +249,9 @@ def test_minibatches_must_be_a_positive_integer(minibatches):
 )
 def test_first_non_finite_names_the_step_and_the_layers(value, spoil, names):
     model = network(Symmetric(self_=0.1, decay=0.2))
-    model.compile(MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0)]), cross_entropy(), run_eagerly=True)
+    model.compile(
+        MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0)]), cross_entropy(), run_eagerly=True
+    )
     x, y = data(6)
     for _ in range(3):
         model.train_on_batch(x, y)
@@ -254,7 +268,9 @@ def test_first_non_finite_names_the_step_and_the_layers(value, spoil, names):
 
 def test_the_first_step_counts_and_not_the_last():
     model = network(Symmetric(self_=0.1, decay=0.2))
-    model.compile(MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0)]), cross_entropy(), run_eagerly=True)
+    model.compile(
+        MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0)]), cross_entropy(), run_eagerly=True
+    )
     x, y = data(6)
     kernel = model.get_layer("second")._backward_kernel
     good = kernel.numpy()
@@ -323,11 +339,13 @@ def test_compiling_again_reports_the_new_metrics():
 def test_mixed_float16_trains_at_the_speed_of_float32():
     """Keras wraps the optimizer so that the loss is scaled; the update must not be."""
     moves = []
+    previous = keras.config.dtype_policy()
     for policy in ("float32", "mixed_float16"):
-        previous = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(policy)
-        model = network(Symmetric(self_=0.3, decay=0.2))
-        keras.config.set_dtype_policy(previous)
+        try:
+            keras.config.set_dtype_policy(policy)
+            model = network(Symmetric(self_=0.3, decay=0.2))
+        finally:
+            keras.config.set_dtype_policy(previous)
         model.compile(optimizer(), cross_entropy(), run_eagerly=True)
         before = forward_and_backward(model)
         model.train_on_batch(*data())
