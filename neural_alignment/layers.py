@@ -138,7 +138,8 @@ class AlignedLayer:
             if self.alignment.uses_step:
                 self._step.assign_add(1)
         else:
-            state.losses[self.name] = regulariser
+            # A layer that stands at two places of a network has the sum of both.
+            state.losses[self.name] = regulariser + state.losses.get(self.name, 0.0)
 
     @property
     def following_activation(self) -> Any:
@@ -262,8 +263,10 @@ def _independent(initializer: keras.initializers.Initializer, layer: str) -> ker
     of B's follows from that of W's and from the layer's name; Keras' global seed is not asked for another one, so that
     W is the same with any rule and with none.
     """
-    if not hasattr(initializer, "get_config"):
-        return initializer
+    if not hasattr(initializer, "get_config") or isinstance(
+        getattr(initializer, "seed", None), keras.random.SeedGenerator
+    ):
+        return initializer  # Draws anew at every call.
     config = initializer.get_config()
     if "seed" in config and isinstance(getattr(initializer, "seed", None), int):
         config["seed"] = zlib.crc32(f"{initializer.seed}/{layer}/backward_kernel".encode()) & 0x7FFFFFFF

@@ -68,10 +68,12 @@ class AlignedModel(keras.Model):
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """Makes one update of W from J and of B from R; returns the metrics so far."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        step = self.optimizer.iterations
-        scheduled = isinstance(self.optimizer, MultiOptimizer) and not self.optimizer.constant
+        # Under mixed_float16 Keras wraps the optimizer in one that scales the loss.
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        step = optimizer.iterations
+        scheduled = isinstance(optimizer, MultiOptimizer) and not optimizer.constant
         if scheduled:
-            j_rate, r_rate = self.optimizer.rates()
+            j_rate, r_rate = optimizer.rates()
             j_runs, r_runs = tf.not_equal(j_rate, 0.0), tf.not_equal(r_rate, 0.0)
             mode = tf.cast(j_runs, tf.int32) + 2 * tf.cast(r_runs, tf.int32)
             branches = [
@@ -134,7 +136,7 @@ class AlignedModel(keras.Model):
             regularisers = [state.losses.get(name) for name in self._watch.layers]
             regularisers = [tf.zeros([]) if r is None else tf.cast(r, tf.float32) for r in regularisers]
             total = sum(state.losses.values()) if r_runs else 0.0
-            total = total + loss if j_runs else total
+            total = self.optimizer.scale_loss(total + loss if j_runs else total)
         gradients = [None] * len(self.trainable_variables)
         if j_runs or state.losses:
             gradients = tape.gradient(total, self.trainable_variables)
@@ -174,12 +176,13 @@ def _fill(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list[
 
 def _cut(tensor: Tensor, parts: int) -> Tensor:
     """Cuts a batch into equal parts along a new first axis."""
+    message = f"`minibatches` must divide the batch size. Received minibatches={parts}"
     size = tensor.shape[0]
     if size is not None and size % parts:
-        raise ValueError(
-            f"`minibatches` must divide the batch size. Received minibatches={parts} and a batch of {size}."
-        )
-    return tf.reshape(tensor, tf.concat([[parts, -1], tf.shape(tensor)[1:]], axis=0))
+        raise ValueError(f"{message} and a batch of {size}. Example: batches of {(size // parts + 1) * parts}.")
+    whole = tf.debugging.assert_equal(tf.shape(tensor)[0] % parts, 0, f"{message}; drop a smaller last batch.")
+    with tf.control_dependencies([whole] if whole is not None else []):
+        return tf.reshape(tensor, tf.concat([[parts, -1], tf.shape(tensor)[1:]], axis=0))
 
 
 def _accumulate(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[Any, ...]:

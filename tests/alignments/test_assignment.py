@@ -106,5 +106,5 @@ def test_a_pattern_that_takes_no_layer_is_an_error_that_names_it_and_the_layers(
 
 
 def test_what_is_no_rule_is_an_error():
-    with pytest.raises(ValueError, match="`alignment`.*'symmetric'.*Example"):
+    with pytest.raises(ValueError, match=r"`alignment`.*'symmetric'.*Example"):
         Assignment(["symmetric"])

@@ -46,11 +46,6 @@ def operations(tensors):
     return seen
 
 
-def readers(operation):
-    """Returns the types of the operations that read what `operation` puts out."""
-    return {reader.type for output in operation.outputs for reader in output.consumers()}
-
-
 def cost(case, config):
     """Returns how many linear and random operations R and its gradient to B need beyond the layer's output.
 
@@ -73,8 +68,6 @@ def cost(case, config):
     step.get_concrete_function(tf.TensorSpec(case.input_shape, tf.float32))
     own = operations([captured["outputs"]])
     extra = operations([captured["regulariser"], captured["gradients"]["B"]]) - own
-    # The keys of a draw are made of random integers too; the draw itself is what is shifted into numbers.
-    drawn = {op for op in extra if "StatelessRandom" in op.type and "RightShift" in readers(op)}
     # The key of the noise is drawn too; it is a scalar or a vector, the noise is not.
     kinds = Counter(
         RANDOM if op.type.startswith("StatelessRandom") and op.outputs[0].shape.rank not in (0, 1) else op.type

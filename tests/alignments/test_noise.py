@@ -1,4 +1,4 @@
-"""The noise that takes the input's place: its distribution, what it depends on, and what rules do with it on average."""
+"""The noise that takes the input's place: its distribution, what it depends on, what rules make of it on average."""
 
 import itertools
 

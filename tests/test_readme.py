@@ -1,0 +1,84 @@
+"""Every code block of the README runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+import ruamel.yaml
+
+from neural_alignment import cli
+from neural_alignment import config as configuration
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def blocks(language):
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def test_every_block_is_of_a_kind_that_is_run_here():
+    assert {kind for kind, _ in BLOCKS} == {"bash", "yaml", "python"}
+    assert README.count("```") == 2 * len(BLOCKS)
+
+
+@pytest.mark.parametrize("text", blocks("python"), ids=lambda text: text.strip().splitlines()[-1][:40])
+def test_python(text, tmp_path):
+    names = {}
+    exec(compile(text, "README.md", "exec"), names)
+    layers = [layer for layer in names["model"].layers if getattr(layer, "alignment", None)]
+    assert layers
+    if names["model"].compiled:
+        assert names["model"].history.history["accuracy"][-1] > 0.8
+        assert len(text.strip().splitlines()) <= 26
+        assert isinstance(names["optimizer"], keras.optimizers.Optimizer)
+
+
+@pytest.mark.parametrize("text", blocks("yaml"), ids=lambda text: text.split()[0])
+def test_yaml(text):
+    config = configuration.parse(ruamel.yaml.YAML(typ="safe", pure=True).load(text))
+    assert [rule.rule for rule in config.rules] == ["weight_mirror", "symmetric"]
+
+
+def commands():
+    return [line for text in blocks("bash") for line in text.splitlines() if line.strip()]
+
+
+def run_cli(monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code, words
+
+
+def test_commands_of_the_package(monkeypatch, tmp_path):
+    """Runs them in their order, with two steps of training."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    ours = [shlex.split(line) for line in commands() if line.startswith("neural-alignment ")]
+    assert [words[1] for words in ours] == ["train", "evaluate", "describe"]
+    for words in ours:
+        run_cli(monkeypatch, [*words, *(["--smoke"] if words[1] == "train" else [])])
+    assert (tmp_path / "runs" / "first" / "model.keras").exists()
+
+
+def test_other_commands_exist():
+    """`make` and `pip` are not run inside the tests that they run: their targets and extras are looked up."""
+    others = [shlex.split(line) for line in commands() if not line.startswith("neural-alignment ")]
+    for words in others:
+        if words[0] == "make":
+            dry = subprocess.run(["make", "--dry-run", words[1]], cwd=ROOT, capture_output=True, text=True, check=False)
+            assert dry.returncode == 0, dry.stderr
+        else:
+            assert words[:2] == ["pip", "install"]
+            assert re.search(rf'"{words[2].strip(".[]")}": \[', (ROOT / "setup.py").read_text())
+
+
+def test_files_that_are_named_exist():
+    for path in re.findall(r"`((?:configs|results|benchmarks)/[\w./]+)`", README):
+        assert (ROOT / path).exists(), path
