@@ -101,6 +101,13 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         """Whether both losses run at rate 1 at every step."""
         return self.rate_scheduler is None or getattr(self.rate_scheduler, "constant", False)
 
+    @property
+    def modes(self) -> list[tuple[bool, bool]]:
+        """The pairs (J runs, R runs) that occur; all where the rate scheduler does not say."""
+        if self.constant:
+            return [(True, True)]
+        return list(getattr(self.rate_scheduler, "modes", [(True, True), (True, False), (False, True), (False, False)]))
+
     def rates(self) -> tuple[Any, Any]:
         """Returns the rates of J and R at the present global step."""
         if self.constant:

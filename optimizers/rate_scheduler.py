@@ -40,6 +40,13 @@ class RateScheduler:
         """Whether both rates are 1 at every step."""
         return not self.delay_epochs and self.alternation is None
 
+    @property
+    def modes(self) -> list[tuple[bool, bool]]:
+        """Which of J and R runs at some step: the pairs (J runs, R runs) that occur."""
+        if self.alternation is not None:
+            return [(True, False), (False, True)]
+        return [(True, True), (False, True)] if self.delay_epochs else [(True, True)]
+
     def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the rates of J and R at the global step `step`, two float32 scalars."""
         step = tf.cast(step, tf.int64)

@@ -205,7 +205,6 @@ SMOKE = {
         "symmetric",
         "activation",
         "kolen_pollack",
-        "weight_mirror",
         "weight_mirror_adam_ops",
         "information",
     ],

@@ -204,7 +204,7 @@ def test_weights_may_be_scheduled():
         {"rule": "symmetric", "self_": {"kind": "constant", "value": 1, "start": 2, "stop": 3}, "decay": 0}
     )
     assert rule.self_ == Constant(kind="constant", value=1.0, start=2.0, stop=3.0)
-    with pytest.raises(ConfigError, match="alignment.self_"):
+    with pytest.raises(ConfigError, match=r"alignment\.self_"):
         from_config({"rule": "symmetric", "self_": {"kind": "constant", "value": 1, "start": 2, "stop": 1}, "decay": 0})
 
 

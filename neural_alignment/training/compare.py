@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
+import time
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -44,10 +45,16 @@ def compare(
     rows: list[dict[str, object]] = []
     plans = [(path, seed) for seed in seeds for path in configs]
     loaded = {plan: configuration.load(plan[0], [*overrides, f"seed={plan[1]}"]) for plan in plans}
+    seconds: list[float] = []
     for number, (path, seed) in enumerate(plans, start=1):
-        write_line(f"run {number} of {len(plans)}: {path}, seed {seed}")
+        left = ""
+        if seconds:
+            left = f", about {statistics.fmean(seconds) * (len(plans) - number + 1) / 60:.0f} min left"
+        write_line(f"run {number} of {len(plans)}{left}: {path}, seed {seed}")
+        began = time.monotonic()
         rows.append({"config": path, "seed": seed, **_row(loaded[path, seed], place(path, seed), progress())})
         _write(output, rows)
+        seconds.append(time.monotonic() - began)
     return _table(rows, configs)
 
 

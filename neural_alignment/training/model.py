@@ -75,12 +75,12 @@ class AlignedModel(keras.Model):
         if scheduled:
             j_rate, r_rate = optimizer.rates()
             j_runs, r_runs = tf.not_equal(j_rate, 0.0), tf.not_equal(r_rate, 0.0)
-            mode = tf.cast(j_runs, tf.int32) + 2 * tf.cast(r_runs, tf.int32)
+            modes = optimizer.modes
+            matches = [tf.logical_and(tf.equal(j_runs, j), tf.equal(r_runs, r)) for j, r in modes]
             branches = [
-                lambda j=j, r=r: self._batch_gradients(x, y, sample_weight, step, j, r, zeros=True)
-                for r in (False, True)
-                for j in (False, True)
+                lambda j=j, r=r: self._batch_gradients(x, y, sample_weight, step, j, r, zeros=True) for j, r in modes
             ]
+            mode = tf.argmax(tf.cast(tf.stack(matches), tf.int32), output_type=tf.int32)
             gradients, loss, regularisers, outputs = tf.switch_case(mode, branches)
         else:
             r_runs = tf.constant(True)

@@ -143,3 +143,10 @@ def test_the_scheduler_s_configuration_rebuilds_it():
 def test_a_scheduler_out_of_range_is_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         RateScheduler(**{"steps_per_epoch": 10, **options})
+
+
+@pytest.mark.parametrize(("delay", "alternation"), [(0, None), (1, None), (0, 1), (0.5, 2)])
+def test_the_modes_of_a_rate_scheduler_are_those_that_occur(delay, alternation):
+    scheduler = RateScheduler(4, delay, alternation)
+    seen = {tuple(bool(rate) for rate in scheduler(step)) for step in range(40)}
+    assert seen == set(scheduler.modes)

@@ -1,0 +1,77 @@
+"""What a configuration says of the optimizers is what they are."""
+
+import keras
+import pytest
+
+from neural_alignment import config as configuration
+from neural_alignment.training import setup
+from optimizers import Momentum, Noisy, WarmupAndDrops
+
+BASE = {
+    "epochs": 10,
+    "batch_size": 8,
+    "data": {"source": "digits"},
+    "model": {"name": "fc", "hidden": [4]},
+    "alignment": {"rule": "symmetric", "self_": 1e-3, "decay": 1e-3},
+    "optimization": {"forward": {"name": "momentum", "learning_rate": 0.1}},
+}
+
+
+def optimizer(steps_per_epoch=50, **optimization):
+    config = configuration.parse(configuration.merge(BASE, {"optimization": optimization}))
+    return setup.build_optimizer(config, steps_per_epoch)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "attributes"),
+    [
+        ({"name": "sgd", "momentum": 0.5, "nesterov": True}, keras.optimizers.SGD, {"momentum": 0.5, "nesterov": True}),
+        ({"name": "momentum", "momentum": 0.5}, Momentum, {"momentum": 0.5, "nesterov": True}),
+        ({"name": "adam", "beta_1": 0.8}, keras.optimizers.Adam, {"beta_1": 0.8, "beta_2": 0.999, "epsilon": 1e-8}),
+        ({"name": "rmsprop", "rho": 0.8, "centered": True}, keras.optimizers.RMSprop, {"rho": 0.8, "centered": True}),
+        (
+            {"name": "adagrad", "initial_accumulator_value": 0.3},
+            keras.optimizers.Adagrad,
+            {"initial_accumulator_value": 0.3},
+        ),
+        ({"name": "sgd", "clip_global_norm": 2.0}, keras.optimizers.SGD, {"global_clipnorm": 2.0, "clipvalue": None}),
+        ({"name": "sgd", "clip_value": 2.0}, keras.optimizers.SGD, {"global_clipnorm": None, "clipvalue": 2.0}),
+    ],
+)
+def test_every_option_reaches_its_optimizer(options, kind, attributes):
+    backward = optimizer(backward={"learning_rate": 0.25, **options}).optimizers[1]
+    assert type(backward) is kind
+    assert float(backward.learning_rate) == 0.25
+    assert {name: getattr(backward, name) for name in attributes} == attributes
+
+
+def test_schedules_know_the_epochs_the_delay_and_the_alternation():
+    plan = {"warmup_epochs": 2, "drop_epochs": [4]}
+    both = optimizer(
+        forward={"schedule": plan},
+        backward={"name": "adam", "learning_rate": 0.2, "schedule": {"drop_epochs": [4]}},
+        alternation=1,
+        delay_epochs=1,
+    )
+    expected = [
+        WarmupAndDrops(0.1, 50, 2, [4], delay_epochs=1, alternation=1),
+        WarmupAndDrops(0.2, 50, 0, [4], delay_epochs=1, alternation=1),
+    ]
+    for step in (0, 49, 50, 150, 250, 449, 450, 900):
+        both.iterations.assign(step)
+        assert [float(rate) for rate in both.learning_rates] == [float(schedule(step)) for schedule in expected]
+    assert both.rate_scheduler.get_config() == {"steps_per_epoch": 50, "delay_epochs": 1, "alternation": 1}
+
+
+def test_noise_wraps_the_optimizer_and_has_the_seed_of_the_run():
+    noisy = optimizer(forward={"noise": {"variance": 0.01, "only": "kernel"}}).optimizers[0]
+    assert isinstance(noisy, Noisy)
+    assert (noisy.variance, noisy.only, noisy.seed) == (0.01, "kernel", 0)
+    assert isinstance(noisy.optimizer, Momentum)
+
+
+def test_one_optimizer_takes_both_losses_and_a_constant_plan_has_no_scheduler():
+    single = optimizer()
+    assert len(single.optimizers) == 1
+    assert single.rate_scheduler is None
+    assert not optimizer(skip_idle=False).skip_idle
