@@ -60,9 +60,13 @@ class RunDirectory:
         try:
             with tf.io.gfile.GFile(self.file("status.json"), "r") as file:
                 status = json.loads(file.read())
-            return status if isinstance(status, dict) and "state" in status else _not_a_run(self.path)
         except (tf.errors.OpError, ValueError):
-            return _not_a_run(self.path)
+            status = None
+        if not isinstance(status, dict) or "state" not in status:
+            raise RunError(
+                f"{self.path}: is not a run directory (no readable status.json); give one that `train` has made"
+            )
+        return status
 
     def write_status(self, state: str, **facts: Any) -> None:
         """Writes `status.json`."""
@@ -102,10 +106,6 @@ class RunDirectory:
                 tf.io.gfile.rmtree(path)
             elif tf.io.gfile.exists(path):
                 tf.io.gfile.remove(path)
-
-
-def _not_a_run(path: str) -> Any:
-    raise RunError(f"{path}: is not a run directory (no readable status.json); give one that `train` has made")
 
 
 @dataclass(frozen=True)

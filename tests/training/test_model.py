@@ -54,7 +54,7 @@ def same(before, after):
 def test_fit_evaluate_and_predict_work_with_every_rule(rule):
     model = network(from_config(RULE_CONFIGS[rule]))
     inner = [Momentum(0.1)] if rule == "kolen_pollack" else [Momentum(0.1), keras.optimizers.Adam(0.02)]
-    model.compile(MultiOptimizer(inner), cross_entropy(), metrics=["accuracy"], run_eagerly=True)
+    model.compile(MultiOptimizer(inner), cross_entropy(), metrics=["accuracy"], jit_compile=False)
     x, y = data()
     untrained = model.evaluate(x, y, verbose=0, return_dict=True)
     history = model.fit(x, y, batch_size=8, epochs=15, verbose=0).history
@@ -353,3 +353,15 @@ def test_mixed_float16_trains_at_the_speed_of_float32():
         moves.append([a - b for k in (0, 1) for a, b in zip(after[k], before[k], strict=True)])
     for full, half in zip(*moves, strict=True):
         np.testing.assert_allclose(half, full, atol=0.02 * np.abs(full).max())
+
+
+def test_two_layers_of_one_name_in_nested_models_are_each_counted_once():
+    keras.utils.set_random_seed(8)
+    inputs = keras.Input((5,))
+    rule = Symmetric(self_=0.0, decay=0.2)
+    parts = [keras.Model(inputs, layers.Dense(5, alignment=rule, name="same")(inputs), name=n) for n in "ab"]
+    model = AlignedModel(inputs, parts[1](parts[0](inputs)))
+    model.compile(optimizer(), cross_entropy(), run_eagerly=True)
+    kernels = [part.get_layer("same").backward_kernel.numpy() for part in parts]
+    logs = model.train_on_batch(*data(), return_dict=True)
+    assert_close(logs["regulariser"], sum(0.1 * (b**2).sum() for b in kernels), "float32")
