@@ -147,6 +147,23 @@ class AlignedLayer:
         activation = self.alignment_activation or self.activation
         return None if activation is keras.activations.linear else activation
 
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Refuses LoRA on an aligned layer."""
+        self._refuse("enable_lora")
+        super().enable_lora(*args, **kwargs)
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refuses quantisation of an aligned layer."""
+        self._refuse("quantize")
+        super().quantize(*args, **kwargs)
+
+    def _refuse(self, method: str) -> None:
+        if self.alignment is not None:
+            raise ValueError(
+                f"`{method}` is not for an aligned layer: the backward kernel would follow the wrong weights. "
+                f"Received it for layer {self.name!r} with {self.alignment.rule!r}. Example: alignment=None."
+            )
+
     def save_own_variables(self, store: Any) -> None:
         """Saves all weights; the native layer would save its own alone."""
         if self.alignment is None:

@@ -79,10 +79,14 @@ def feature_center(signal: Tensor) -> Tensor:
 
 
 def feature_normalize(signal: Tensor) -> Tensor:
-    """Centres each example over its features and divides it by its norm, (x - mean) / max(||x - mean||, 1e-6)."""
-    centred = feature_center(signal)
+    """Centres each example over its features and divides it by its norm, (x - mean) / max(||x - mean||, 1e-6).
+
+    Half precision is widened meanwhile: it holds neither the squares of large signals nor 1e-12.
+    """
+    wide = signal if signal.dtype == tf.float64 else tf.cast(signal, tf.float32)
+    centred = feature_center(wide)
     energy = tf.reduce_sum(tf.square(centred), axis=range(1, signal.shape.rank), keepdims=True)
-    return centred * tf.math.rsqrt(tf.maximum(energy, tf.cast(SMALLEST_NORM**2, signal.dtype)))
+    return tf.cast(centred * tf.math.rsqrt(tf.maximum(energy, SMALLEST_NORM**2)), signal.dtype)
 
 
 def batch_center(signal: Tensor) -> Tensor:

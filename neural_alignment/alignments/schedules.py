@@ -61,7 +61,7 @@ class _Changing(Constant):
 
 
 class Linear(_Changing):
-    """value + rate * epochs since the start."""
+    """value + rate * epochs since the start; with a negative rate it falls below zero unless it stops before."""
 
     kind: Literal["linear"]
 

@@ -41,14 +41,38 @@ class AlignedModel(keras.Model):
             **kwargs: as in `keras.Model.compile`.
 
         Raises:
-            ValueError: if `minibatches` is not a positive integer.
+            ValueError: if `minibatches` is not a positive integer, if two aligned layers have one name, or if a rule
+                that ties B's update to W's does not get one optimizer that moves both at every step.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
-        self._minibatches = minibatches
         super().compile(*args, **kwargs)
+        self._minibatches = minibatches
+        self._check_layers()
         self._regulariser_tracker = keras.metrics.Mean(name="regulariser")
         self._watch = _FiniteWatch([layer.name for layer in aligned_layers(self) if layer.alignment.learns])
+
+    def _check_layers(self) -> None:
+        """Checks that the aligned layers can be told apart, and can be trained as their rules need."""
+        layers = aligned_layers(self)
+        names = [layer.name for layer in layers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                "Aligned layers must have different names, by which their noise and measures are known. "
+                f"Received two layers named {twice[0]!r}. Example: name={twice[0] + '_2'!r}."
+            )
+        tied = [layer for layer in layers if layer.alignment.tie_gradient]
+        optimizer = self.optimizer
+        if (
+            tied
+            and isinstance(optimizer, MultiOptimizer)
+            and not (optimizer.constant and len(optimizer.optimizers) == 1)
+        ):
+            raise ValueError(
+                f"{tied[0].alignment.rule!r} needs one optimizer that moves W and B at every step. Received "
+                f"{len(optimizer.optimizers)} optimizers, rate scheduler {optimizer.rate_scheduler!r}. "
+                "Example: MultiOptimizer([Momentum(0.1)])."
+            )
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns what `compile` was called with."""
@@ -188,18 +212,22 @@ def _cut(tensor: Tensor, parts: int) -> Tensor:
 def _accumulate(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[Any, ...]:
     """Averages gradients, J and R over the parts of a batch, one after the other, so that memory is that of one."""
     gradients, loss, regularisers, outputs = part(tf.constant(0))
-    collected = tf.TensorArray(outputs.dtype, parts, element_shape=outputs.shape).write(0, outputs)
+    arrays = [
+        tf.TensorArray(output.dtype, parts, element_shape=output.shape).write(0, output)
+        for output in tf.nest.flatten(outputs)
+    ]
 
-    def body(index, sums, collected):
+    def body(index, sums, arrays):
         *terms, outputs = part(index)
         sums = tf.nest.map_structure(tf.add, sums, tuple(terms))
-        return index + 1, sums, collected.write(index, outputs)
+        written = [array.write(index, output) for array, output in zip(arrays, tf.nest.flatten(outputs), strict=True)]
+        return index + 1, sums, written
 
-    _, sums, collected = tf.while_loop(
+    _, sums, arrays = tf.while_loop(
         lambda index, *_: index < parts,
         body,
-        (tf.constant(1), (gradients, loss, regularisers), collected),
+        (tf.constant(1), (gradients, loss, regularisers), arrays),
         parallel_iterations=1,
     )
     gradients, loss, regularisers = tf.nest.map_structure(lambda total: total / parts, sums)
-    return gradients, loss, regularisers, collected.concat()
+    return gradients, loss, regularisers, tf.nest.pack_sequence_as(outputs, [array.concat() for array in arrays])

@@ -196,7 +196,8 @@ def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches)
         penalty = {"kernel_regularizer": keras.regularizers.L2(0.01)}
         model = network(from_config(RULE_CONFIGS[rule]), **penalty)
         start = model.get_weights()
-        model.compile(optimizer(), cross_entropy(), metrics=["accuracy"], run_eagerly=True, minibatches=parts)
+        pair = MultiOptimizer([Momentum(0.1)]) if rule == "kolen_pollack" else optimizer()
+        model.compile(pair, cross_entropy(), metrics=["accuracy"], run_eagerly=True, minibatches=parts)
         logs = [model.train_on_batch(x, y, return_dict=True) for _ in range(3)]
         ends.append([*model.get_weights(), *(log[k] for log in logs for k in ("loss", "accuracy"))])
     for full, cut in zip(*ends, strict=True):
@@ -355,13 +356,39 @@ def test_mixed_float16_trains_at_the_speed_of_float32():
         np.testing.assert_allclose(half, full, atol=0.02 * np.abs(full).max())
 
 
-def test_two_layers_of_one_name_in_nested_models_are_each_counted_once():
-    keras.utils.set_random_seed(8)
+def test_two_aligned_layers_of_one_name_are_refused():
+    """Their noise would be the same, and one would hide the measures of the other."""
     inputs = keras.Input((5,))
     rule = Symmetric(self_=0.0, decay=0.2)
     parts = [keras.Model(inputs, layers.Dense(5, alignment=rule, name="same")(inputs), name=n) for n in "ab"]
     model = AlignedModel(inputs, parts[1](parts[0](inputs)))
-    model.compile(optimizer(), cross_entropy(), run_eagerly=True)
-    kernels = [part.get_layer("same").backward_kernel.numpy() for part in parts]
-    logs = model.train_on_batch(*data(), return_dict=True)
-    assert_close(logs["regulariser"], sum(0.1 * (b**2).sum() for b in kernels), "float32")
+    with pytest.raises(ValueError, match=r"different names.*two layers named 'same'.*Example"):
+        model.compile(optimizer(), cross_entropy())
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "scheduler"),
+    [(2, None), (1, RateScheduler(1, alternation=1)), (1, RateScheduler(1, delay_epochs=1))],
+)
+def test_kolen_pollack_is_refused_what_would_move_w_without_b(optimizers, scheduler):
+    model = network(from_config(RULE_CONFIGS["kolen_pollack"]))
+    with pytest.raises(ValueError, match=r"'kolen_pollack' needs one optimizer .* Received .* Example"):
+        model.compile(MultiOptimizer([Momentum(0.1) for _ in range(optimizers)], scheduler), cross_entropy())
+
+
+def test_minibatches_of_a_model_with_two_outputs():
+    rule = Symmetric(self_=0.1, decay=0.2)
+    x, y = data(8)
+    ends = []
+    for minibatches in (1, 2):
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((5,))
+        outputs = [layers.Dense(3, alignment=rule, name=name)(inputs) for name in ("left", "right")]
+        model = AlignedModel(inputs, outputs)
+        start = model.get_weights()
+        model.compile(optimizer(), [cross_entropy(), cross_entropy()], minibatches=minibatches, jit_compile=False)
+        model.train_on_batch(x, [y, y])
+        ends.append(model.get_weights())
+    for whole, halves in zip(*ends, strict=True):
+        assert_close(halves, whole, "float32")
+    assert_differs(ends[0][0], start[0])
