@@ -160,16 +160,27 @@ def _quiet_bar(**_: object) -> _QuietBar:
     return _QuietBar()
 
 
+INTERRUPTED = 130
+"""What Typer returns where the user has pressed Ctrl-C."""
+
+
 def main() -> None:
     """Runs the command line; turns the user's errors into one line and an exit code."""
     try:
-        app()
+        if app(sys.argv[1:] or ["--help"], standalone_mode=False) != INTERRUPTED:
+            sys.exit(0)
+        _exit("stopped; go on with --resume", 1)
     except InputError as error:
         _exit(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        _exit("stopped; go on with --resume", 1)
     except Diverged as error:
         _exit(f"diverged: {error}", 3)
+    except (KeyboardInterrupt, typer.Abort):
+        _exit("stopped; go on with --resume", 1)
+    except Exception as error:
+        # Typer's own errors, of a class that its versions name differently: a wrong option, a missing argument.
+        if not hasattr(error, "format_message"):
+            raise
+        _exit(f"error: {error.format_message()}; see --help", 2)
 
 
 def _exit(line: str, code: int) -> None:

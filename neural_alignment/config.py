@@ -65,7 +65,8 @@ class ImageNetData(Options):
     """Pattern such as gs://bucket/train-*."""
     validation_files: str
     preprocessing: Literal["resnet", "inception"] = "resnet"
-    image_size: PositiveInt = 224
+    image_size: PositiveInt | None = None
+    """224 for resnet and 299 for inception where none."""
     classes: PositiveInt = 1000
     label_offset: NonNegativeInt = 1
     """The label of class 0 in the files."""
@@ -249,7 +250,7 @@ Alignments = Annotated[
 class Config(Options):
     """One run."""
 
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of initial weights, data order, augmentation and noise."""
     epochs: PositiveInt
     """Epochs of J."""
@@ -295,10 +296,11 @@ class Config(Options):
                 f"optimization.delay_epochs must be less than the length of the run ({self.epochs} epochs); "
                 f"found {plan.delay_epochs}"
             )
-        schedule = plan.backward and plan.backward.schedule
+        which = "backward" if plan.backward else "forward"
+        schedule = (plan.backward or plan.forward).schedule
         if schedule and schedule.warmup_epochs and plan.delay_epochs:
             raise ValueError(
-                "optimization.backward.schedule.warmup_epochs must be 0 with a delay, or R would rest during it; "
+                f"optimization.{which}.schedule.warmup_epochs must be 0 with a delay, or R would rest during it; "
                 f"found {schedule.warmup_epochs} with delay_epochs {plan.delay_epochs}"
             )
         if self.evaluation.every_epochs > self.epochs:
@@ -315,6 +317,11 @@ class Config(Options):
                 raise ValueError(
                     "kolen_pollack needs one optimizer for both kernels at every step; found optimization.backward, "
                     "alternation or delay_epochs: leave them out"
+                )
+            if plan.forward.noise is not None and plan.forward.noise.only != "backward_kernel":
+                raise ValueError(
+                    "kolen_pollack's update noise goes on backward kernels alone: set optimization.forward.noise.only "
+                    f"to backward_kernel; found {plan.forward.noise.only!r}"
                 )
             if rule.decay != self.weight_decay:
                 raise ValueError(
@@ -412,15 +419,17 @@ def _read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
 def _read(path: str, needed_by: str | None) -> dict[str, Any]:
     """Reads one YAML file that must hold a mapping with string keys."""
     where = f" (base of {needed_by})" if needed_by else ""
-    if not tf.io.gfile.exists(path):
-        raise ConfigError(f"{path}: no such file{where}; give the path of a YAML file")
-    if tf.io.gfile.isdir(path):
-        raise ConfigError(f"{path}: is a directory{where}; give the path of a YAML file")
     try:
+        if not tf.io.gfile.exists(path):
+            raise ConfigError(f"{path}: no such file{where}; give the path of a YAML file")
+        if tf.io.gfile.isdir(path):
+            raise ConfigError(f"{path}: is a directory{where}; give the path of a YAML file")
         with tf.io.gfile.GFile(path, "r") as file:
             data = ruamel.yaml.YAML(typ="safe", pure=True).load(file.read())
     except ruamel.yaml.error.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {_yaml_problem(error)}") from None
+    except ConfigError:
+        raise
     except (UnicodeDecodeError, tf.errors.OpError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from None
     if data is None:

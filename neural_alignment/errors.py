@@ -76,17 +76,25 @@ def _models(annotation: Any) -> list[Any]:
     return [model for argument in typing.get_args(annotation) for model in _models(argument)]
 
 
+def _tags(model: Any) -> set[Any]:
+    """Returns the words that a model's literal fields may be, by which a union tells it from the others."""
+    fields = model.model_fields.values()
+    return {word for field in fields for word in typing.get_args(field.annotation) if isinstance(word, str)}
+
+
 def _allowed_keys(schema: Any, loc: tuple[int | str, ...]) -> set[str]:
     """Returns the keys that may stand at `loc`, a location as pydantic gives it, union tags included."""
     models = _models(schema)
     for key in loc:
+        if isinstance(key, int):
+            continue
         inner = [
             model
             for parent in models
             if key in parent.model_fields
             for model in _models(parent.model_fields[key].annotation)
         ]
-        tagged = [model for model in models if key in {field.default for field in model.model_fields.values()}]
+        tagged = [model for model in models if key in _tags(model)]
         models = inner or tagged or models
     return {name for model in models for name in model.model_fields}
 

@@ -17,7 +17,6 @@ def loss_of(variable: Any) -> int:
     return R if variable.path.split("/")[-1] == "backward_kernel" else J
 
 
-@keras.saving.register_keras_serializable(package="optimizers")
 class _GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule that reads the global step, whatever the number of updates of the optimizer that asks.
 

@@ -1,4 +1,4 @@
-"""The house holds: imports point one way, TensorFlow waits until it is needed, every room has its tests."""
+"""The house holds: imports point one way, and TensorFlow waits until it is needed."""
 
 import ast
 import subprocess
@@ -89,6 +89,6 @@ def test_public_names_are_found():
     assert run_python(code).stdout.strip() == "all"
 
 
-def test_there_is_no_pickle_and_no_print_in_the_library():
+def test_nothing_is_pickled():
     for path in [*modules(PACKAGE), *modules(ROOT / "optimizers")]:
         assert not imported(path) & {"pickle", "dill", "cloudpickle", "joblib", "shelve"}, path

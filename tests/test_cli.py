@@ -98,6 +98,50 @@ def test_compare_writes_a_line_per_run_and_does_not_train_twice(run, tmp_path):
     assert (tmp_path / "tables" / "rules.csv").read_text().splitlines() == table
 
 
+def test_compare_does_not_take_the_result_of_another_configuration(run):
+    wild = ["--set", "optimization.forward.learning_rate=1e30"]
+    command = ("compare", QUICKSTART, "--seeds", "0", *FAST, "--output", "table")
+    code, output, error = run(*command, *wild)
+    assert code == 0, error
+    assert "1 diverged" in output
+    code, _, error = run(*command)
+    assert code == 2
+    assert "another configuration: optimization was" in error
+
+
+def test_noise_for_no_variable_is_one_line(run):
+    noise = ["--set", "optimization.forward.noise={variance: 1, only: zzz}"]
+    code, _, error = run("train", QUICKSTART, *FAST, *noise)
+    assert code == 2
+    assert "`only` must be part of the path of a variable" in error
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["train", QUICKSTART, "--bogus"], ["trian"]])
+def test_wrong_use_is_one_line(run, arguments):
+    code, _, error = run(*arguments)
+    assert code == 2
+    assert len(error.strip().splitlines()) == 1
+    assert error.strip().endswith("see --help")
+
+
+def test_without_arguments_the_help_is_shown(run):
+    code, output, _ = run()
+    assert code == 0
+    assert "describe" in output
+
+
+def test_ctrl_c_says_how_to_go_on(run, monkeypatch, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neural_alignment.training.model.AlignedModel.fit", interrupt)
+    code, _, error = run("train", QUICKSTART, *FAST)
+    assert code == 1
+    assert error.strip() == "stopped; go on with --resume"
+    status = json.loads((tmp_path / "runs" / "quickstart" / "status.json").read_text())
+    assert status["state"] == "stopped"
+
+
 def tfrecord(path, count=6, label=1, corrupt=None):
     image = tf.io.encode_jpeg(tf.zeros([8, 8, 3], tf.uint8)).numpy()
     features = {
@@ -234,3 +278,11 @@ def test_the_installed_command_answers():
     result = subprocess.run([*arguments, "train", "none.yaml"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 2
     assert result.stderr == "error: none.yaml: no such file; give the path of a YAML file\n"
+
+
+def test_describe_needs_no_data_where_the_configuration_says_their_shape(run):
+    code, output, error = run("describe", ROOT / "configs" / "two_routes" / "resnet18" / "symmetric.yaml")
+    assert code == 0, error
+    # B has the size of W: all but 2 x 4,864 batch-normalisation parameters and 1,000 biases.
+    assert "forward 11,693,736 (batch normalisation included)  backward 11,683,008" in output
+    assert "1,281,167 training and 50,000 validation examples, 5,004 steps per epoch at batch 256" in output

@@ -115,6 +115,13 @@ WRONG = {
     "alignment=[{rule: symmetric, self_: 1, decay: 1}, {rule: feedback}]": "alignment.0 has no `layers` and takes all",
     "evaluation.every_epochs=99": "evaluation.every_epochs must not exceed epochs",
     "smoke=1": "smoke: unknown key",
+    "optimization.forward.beta_1=0.9": r"optimization.forward.beta_1: unknown key; allowed: (?!.*beta_1).*momentum",
+    "data.dataset=mnist": r"data.dataset: unknown key; allowed: source, validation_fraction",
+    "model.name=fc": r"model.filters: unknown key; allowed: activation, hidden, name",
+    "alignment=[{rule: symmetric, self: 1, decay: 1}]": "alignment.0.self: .*; allowed: decay, layers, rule, self_,",
+    "alignment.self_={kind: linaer, value: 1}": "alignment.self_: 'kind' is 'linaer'.* did you mean 'linear'",
+    "alignment.self_={kind: constant}": "alignment.self_.value: this key is required",
+    "seed=4294967296": "seed: input should be less than 2147483648",
 }
 
 
@@ -142,6 +149,27 @@ def test_two_optimizers_of_one_kernel_pair_are_refused():
 def test_a_delay_with_a_warm_up_of_r_is_refused():
     overrides = ["optimization.delay_epochs=1", "optimization.backward.schedule={warmup_epochs: 2}"]
     assert "must be 0 with a delay" in refused(QUICKSTART, overrides)
+
+
+def test_one_optimizer_may_not_rest_through_the_delay():
+    overrides = ["optimization.backward=null", "optimization.delay_epochs=1"]
+    schedule = "optimization.forward.schedule={warmup_epochs: 2}"
+    assert "optimization.forward.schedule.warmup_epochs must be 0 with a delay" in refused(
+        QUICKSTART, [*overrides, schedule]
+    )
+
+
+def test_noise_of_kolen_pollack_goes_on_backward_kernels():
+    plan = ["alignment={rule: kolen_pollack, decay: 0}", "optimization.backward=null"]
+    noise = "optimization.forward.noise.variance=1.0"
+    assert "goes on backward kernels alone" in refused(QUICKSTART, [*plan, noise])
+    configuration.load(QUICKSTART, [*plan, noise, "optimization.forward.noise.only=backward_kernel"])
+
+
+def test_the_image_size_follows_the_preprocessing():
+    data = {"source": "imagenet", "train_files": "a", "validation_files": "b", "preprocessing": "inception"}
+    config = configuration.load(QUICKSTART, [f"data={json.dumps(data)}"])
+    assert config.data.image_size is None
 
 
 def test_the_file_that_is_wrong_is_named_not_the_one_that_was_asked_for(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 import pydantic
 
@@ -49,10 +49,7 @@ __all__ = [
     "from_config",
 ]
 
-Rule = Annotated[
-    Feedback | SignSymmetry | WeightMirror | Information | Symmetric | Activation | KolenPollack,
-    pydantic.Field(discriminator="rule"),
-]
+Rule = Annotated[Union[tuple(RULES.values())], pydantic.Field(discriminator="rule")]  # noqa: UP007 - of a registry
 """What may stand for one rule in a configuration."""
 
 
@@ -128,6 +125,6 @@ class Assignment:
             if not layers:
                 names = ", ".join(self._names)
                 raise errors.ConfigError(
-                    f"alignment.{index}.layers: the pattern {self._rules[index].layers!r} takes no layer (an earlier "
-                    f"pattern may have taken those it fits). The layers are: {names}."
+                    f"alignment: the pattern {self._rules[index].layers!r} of rule {index + 1} takes no layer (what it "
+                    f"fits may be taken by an earlier one). The layers are: {names or 'none'}."
                 )

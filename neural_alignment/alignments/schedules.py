@@ -79,7 +79,10 @@ class Exponential(_Changing):
 
 
 Schedule = Annotated[Constant | Linear | Exponential, pydantic.Field(discriminator="kind")]
-Weight = pydantic.NonNegativeFloat | Schedule
+Weight = Annotated[
+    Annotated[pydantic.NonNegativeFloat, pydantic.Tag("number")] | Annotated[Schedule, pydantic.Tag("schedule")],
+    pydantic.Discriminator(lambda value: "schedule" if isinstance(value, (dict, Constant)) else "number"),
+]
 """What stands for a primitive's weight in a rule."""
 
 

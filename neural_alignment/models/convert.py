@@ -67,6 +67,9 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
     def copy(layer: Any) -> Any:
         config = layer.get_config()
         kind = CONVERTIBLE.get(type(layer))
+        if isinstance(layer, AlignedLayer) and layer.alignment is None:
+            kind = type(layer)
+            config = {key: value for key, value in config.items() if not key.startswith("alignment")}
         if kind is None:
             if any("kernel" in weight.name for weight in layer.weights) and not isinstance(layer, keras.Model):
                 left[layer.name] = f"{type(layer).__name__} has no aligned form"
@@ -77,7 +80,8 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
         else:
             converted[layer.name] = rule.rule
         # Not by `from_config`, which wraps what the constructor says of an unfit layer.
-        return kind(**config, alignment=rule, alignment_activation=_following_activation(layer))
+        following = getattr(layer, "alignment_activation", None) or _following_activation(layer)
+        return kind(**config, alignment=rule, alignment_activation=following)
 
     clone = keras.models.clone_model(model, clone_function=copy, recursive=True)
     assignment.check()

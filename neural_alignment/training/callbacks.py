@@ -14,10 +14,10 @@ import tensorflow as tf
 
 from neural_alignment import data
 from neural_alignment.config import Config, Logging
-from neural_alignment.errors import Diverged
+from neural_alignment.errors import Diverged, RunError
 from neural_alignment.training import probes
 from neural_alignment.training.metrics import MetricsFile
-from neural_alignment.training.model import AlignedModel, aligned_layers
+from neural_alignment.training.model import AlignedModel, aligned_layers, all_layers
 
 Row = dict[str, float]
 Listener = Callable[[Row], None]
@@ -36,28 +36,36 @@ class StopOnDivergence(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Looks at the running means: once one value was not finite they are not."""
         if not all(math.isfinite(value) for value in (logs or {}).values()):
-            raise self._diverged()
+            raise diverged(self.model, int(self.model.optimizer.iterations) - 1)
 
-    def _diverged(self) -> Diverged:
-        step, sources = self.model.first_non_finite() or (int(self.model.optimizer.iterations) - 1, ["J"])
-        layers = [source for source in sources if source != "J"]
-        if layers:
-            what = f"R of layer {layers[0]}" + (f" and {len(layers) - 1} more" if layers[1:] else "")
-            advice = "lower the backward learning rate, or raise the weight of decay, sparse or null against amp"
-        else:
-            layers = self._damaged_layers()
-            where = f" (first weights that are not finite: layer {layers[0]})" if layers else ""
-            what = f"J{where}"
-            advice = "lower the forward learning rate, clip the gradients, or delay J until B has aligned"
-        return Diverged(f"{what} is not finite at step {step}; try this: {advice}", step, layers)
 
-    def _damaged_layers(self) -> list[str]:
-        layers = [layer for layer in self.model._flatten_layers(include_self=False) if layer.weights]
-        return [
-            layer.name
-            for layer in layers
-            if not all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in layer.weights)
-        ]
+def diverged(model: AlignedModel, step: int) -> Diverged:
+    """Returns the error that says at which step, in which layer, and what to try.
+
+    Args:
+        model: whose J or R is not finite.
+        step: the step to name where the model has not seen it in training.
+    """
+    step, sources = model.first_non_finite() or (step, ["J"])
+    layers = [source for source in sources if source != "J"]
+    if layers:
+        what = f"R of layer {layers[0]}" + (f" and {len(layers) - 1} more" if layers[1:] else "")
+        advice = "lower the backward learning rate, or raise the weight of decay, sparse or null against amp"
+    else:
+        layers = _damaged_layers(model)
+        where = f" (first weights that are not finite: layer {layers[0]})" if layers else ""
+        what = f"J{where}"
+        advice = "lower the forward learning rate, clip the gradients, or delay J until B has aligned"
+    return Diverged(f"{what} is not finite at step {step}; try this: {advice}", step, layers)
+
+
+def _damaged_layers(model: AlignedModel) -> list[str]:
+    """Returns the names of the layers that have a weight that is not finite."""
+    return [
+        layer.name
+        for layer in all_layers(model)
+        if not all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in layer.weights)
+    ]
 
 
 class Evaluation(keras.callbacks.Callback):
@@ -105,6 +113,9 @@ class Evaluation(keras.callbacks.Callback):
         model = self.model
         step = int(model.optimizer.iterations)
         validation = named(model.evaluate(self._dataset.validation(), verbose=0, return_dict=True))
+        if not math.isfinite(validation["J"]):
+            # Before a listener overwrites the last sound checkpoint.
+            raise diverged(model, step)
         training = named(training)
         rates = [float(rate) for rate in model.optimizer.learning_rates]
         row = {
@@ -210,10 +221,19 @@ class Checkpoints:
         self._managers[name].save(checkpoint_number=int(self._model.optimizer.iterations))
 
     def restore_last(self) -> int:
-        """Restores the last state, if there is one; returns the global step to go on from."""
+        """Restores the last state, if there is one; returns the global step to go on from.
+
+        Raises:
+            RunError: if the checkpoint is damaged or of another model.
+        """
         latest = self._managers["last"].latest_checkpoint
         if latest is not None:
-            self._checkpoint.restore(latest).assert_consumed()
+            try:
+                self._checkpoint.restore(latest).assert_consumed()
+            # Besides its own errors TensorFlow lets an IndexError out of a truncated file.
+            except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
+                reason = " ".join(str(error).split())[:150]
+                raise RunError(f"{latest}: cannot be restored ({reason}); train anew with --force") from None
         return int(self._model.optimizer.iterations)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment.errors import Diverged
+from neural_alignment.errors import Diverged, RunError
 from neural_alignment.training import callbacks, run
 
 COLUMNS = ("config", "seed", "top1", "first_angle", "last_angle", "last_angle_max", "diverged", "seconds")
@@ -45,6 +45,9 @@ def compare(
     rows: list[dict[str, object]] = []
     plans = [(path, seed) for seed in seeds for path in configs]
     loaded = {plan: configuration.load(plan[0], [*overrides, f"seed={plan[1]}"]) for plan in plans}
+    for path, seed in plans:
+        run.stored_state(run.RunDirectory(place(path, seed)), loaded[path, seed])
+    _write(output, rows)
     seconds: list[float] = []
     for number, (path, seed) in enumerate(plans, start=1):
         left = ""
@@ -61,7 +64,7 @@ def compare(
 def _row(config: configuration.Config, run_dir: str, progress: callbacks.Progress) -> dict[str, object]:
     """Trains one run, or reads it if it is there."""
     directory = run.RunDirectory(run_dir)
-    diverged = directory.exists() and directory.status()["state"] == "diverged"
+    diverged = run.stored_state(directory, config) == "diverged"
     if not diverged:
         try:
             run.train(config, run_dir, resume=True, progress=progress)
@@ -87,12 +90,15 @@ def _write(output: str, rows: list[dict[str, object]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     folder = output.rpartition("/")[0]
-    if folder:
-        tf.io.gfile.makedirs(folder)
-    with tf.io.gfile.GFile(f"{output}.csv", "w") as file:
-        file.write(text.getvalue())
-    with tf.io.gfile.GFile(f"{output}.md", "w") as file:
-        file.write(_table(rows, list(dict.fromkeys(str(row["config"]) for row in rows))) + "\n")
+    try:
+        if folder:
+            tf.io.gfile.makedirs(folder)
+        with tf.io.gfile.GFile(f"{output}.csv", "w") as file:
+            file.write(text.getvalue())
+        with tf.io.gfile.GFile(f"{output}.md", "w") as file:
+            file.write(_table(rows, list(dict.fromkeys(str(row["config"]) for row in rows))) + "\n")
+    except tf.errors.OpError as error:
+        raise RunError(f"{output}: cannot be written: {' '.join(error.message.split())[:200]}") from None
 
 
 def _table(rows: Sequence[dict[str, object]], configs: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from neural_alignment.config import Config
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap
 from neural_alignment.training import setup
+from neural_alignment.training.model import all_layers
 
 PRODUCTS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul"}
 """Operations that cost one product of a kernel with a batch."""
@@ -44,10 +45,10 @@ def describe(config: Config) -> str:
     """Returns a table of a run's layers and the cost of its steps.
 
     Raises:
-        DataError: if the data cannot be read; its shapes are needed.
+        DataError: if shapes and counts are not in the configuration and the data cannot be read.
         ConfigError: if a rule's pattern fits no layer.
     """
-    dataset = setup.load_data(config)
+    dataset = setup.data_facts(config)
     model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
     rows = layer_costs(model)
     kernels = [weight.path.split("/")[-1] for weight in model.weights]
@@ -74,7 +75,7 @@ def describe(config: Config) -> str:
 def layer_costs(model: keras.Model) -> list[LayerCost]:
     """Returns the cost of every Dense and Conv2D layer of `model`, in the order of the forward pass."""
     rows = []
-    for layer in model._flatten_layers(include_self=False, recursive=True):
+    for layer in all_layers(model):
         if not isinstance(layer, AlignedLayer):
             continue
         rule = layer.alignment

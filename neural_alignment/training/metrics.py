@@ -8,6 +8,8 @@ import math
 
 import tensorflow as tf
 
+from neural_alignment.errors import RunError
+
 
 class MetricsFile:
     """A CSV file of float columns. An undefined value is an empty cell, and NaN here.
@@ -20,12 +22,19 @@ class MetricsFile:
         self.path = path
 
     def rows(self) -> list[dict[str, float]]:
-        """Returns all rows, oldest first."""
+        """Returns all rows, oldest first.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
         if not tf.io.gfile.exists(self.path):
             return []
-        with tf.io.gfile.GFile(self.path, "r") as file:
-            rows = list(csv.DictReader(io.StringIO(file.read())))
-        return [{key: float(value) if value else math.nan for key, value in row.items()} for row in rows]
+        try:
+            with tf.io.gfile.GFile(self.path, "r") as file:
+                rows = list(csv.DictReader(io.StringIO(file.read()), strict=True))
+            return [{key: float(value) if value else math.nan for key, value in row.items()} for row in rows]
+        except (tf.errors.OpError, UnicodeDecodeError, csv.Error, TypeError, ValueError):
+            raise RunError(f"{self.path}: is damaged; restore it, or train anew with --force") from None
 
     def append(self, row: dict[str, float]) -> None:
         """Adds one row; the first one sets the columns."""

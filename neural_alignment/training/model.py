@@ -15,10 +15,15 @@ from optimizers import MultiOptimizer
 Tensor = tf.Tensor
 
 
+def all_layers(model: keras.Model) -> list[Any]:
+    """Returns the layers of `model` and of the models in it, in the order of the forward pass."""
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    return [layer for layer in layers if not isinstance(layer, keras.Model)]
+
+
 def aligned_layers(model: keras.Model) -> list[Any]:
     """Returns the layers of `model` that have an alignment, in the order of the forward pass."""
-    layers = model._flatten_layers(include_self=False, recursive=True)
-    return [layer for layer in layers if isinstance(layer, AlignedLayer) and layer.alignment is not None]
+    return [layer for layer in all_layers(model) if isinstance(layer, AlignedLayer) and layer.alignment is not None]
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -62,7 +67,7 @@ class AlignedModel(keras.Model):
                 f"Received two layers named {twice[0]!r}. Example: name={twice[0] + '_2'!r}."
             )
         tied = [layer for layer in layers if layer.alignment.tie_gradient]
-        optimizer = self.optimizer
+        optimizer = _unwrapped(self.optimizer)
         if (
             tied
             and isinstance(optimizer, MultiOptimizer)
@@ -92,8 +97,7 @@ class AlignedModel(keras.Model):
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """Makes one update of W from J and of B from R; returns the metrics so far."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        # Under mixed_float16 Keras wraps the optimizer in one that scales the loss.
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        optimizer = _unwrapped(self.optimizer)
         step = optimizer.iterations
         scheduled = isinstance(optimizer, MultiOptimizer) and not optimizer.constant
         if scheduled:
@@ -165,6 +169,11 @@ class AlignedModel(keras.Model):
         if j_runs or state.losses:
             gradients = tape.gradient(total, self.trainable_variables)
         return gradients, loss, tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """Returns the optimizer itself: under mixed_float16 Keras wraps it in one that scales the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 class _FiniteWatch:

@@ -6,11 +6,12 @@ runs/<name>/
     tensorboard/     scalars, histograms, images
     checkpoints/     last/ and best/, resumable
     model.keras      the final model
-    status.json      running | finished | diverged | failed, and why
+    status.json      running | finished | stopped | diverged | failed, and why
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import tempfile
@@ -35,6 +36,15 @@ FILES = ("config.yaml", "metrics.csv", "tensorboard", "checkpoints", "model.kera
 """What a run directory holds; `force` removes these and nothing else."""
 
 
+@contextlib.contextmanager
+def _reported(path: str) -> Iterator[None]:
+    """Turns what the file system refuses into a `RunError`."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise RunError(f"{path}: cannot be used as a run directory: {' '.join(error.message.split())[:200]}") from None
+
+
 class RunDirectory:
     """The files of one run."""
 
@@ -46,10 +56,24 @@ class RunDirectory:
         return tf.io.gfile.join(self.path, name)
 
     def exists(self) -> bool:
-        """Whether anything is there."""
-        return tf.io.gfile.exists(self.path) and bool(
-            not tf.io.gfile.isdir(self.path) or tf.io.gfile.listdir(self.path)
-        )
+        """Whether anything is there.
+
+        Raises:
+            RunError: if the path cannot be looked at.
+        """
+        with _reported(self.path):
+            if not tf.io.gfile.exists(self.path):
+                return False
+            return not tf.io.gfile.isdir(self.path) or bool(tf.io.gfile.listdir(self.path))
+
+    def make(self) -> None:
+        """Makes the directory.
+
+        Raises:
+            RunError: if that is not possible.
+        """
+        with _reported(self.path):
+            tf.io.gfile.makedirs(self.path)
 
     def status(self) -> dict[str, Any]:
         """Returns what `status.json` says.
@@ -75,11 +99,12 @@ class RunDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Writes a file as a whole or not at all."""
-        tf.io.gfile.makedirs(self.path)
         partial = self.file(f"{name}.partial")
-        with tf.io.gfile.GFile(partial, "w") as file:
-            file.write(text)
-        tf.io.gfile.rename(partial, self.file(name), overwrite=True)
+        with _reported(self.path):
+            tf.io.gfile.makedirs(self.path)
+            with tf.io.gfile.GFile(partial, "w") as file:
+                file.write(text)
+            tf.io.gfile.rename(partial, self.file(name), overwrite=True)
 
     def save_model(self, model: keras.Model) -> None:
         """Saves the final model as a whole or not at all."""
@@ -162,10 +187,12 @@ def train(
     setup.compile_model(model, config, dataset.classes, dataset.steps_per_epoch)
     if force and directory.exists():
         directory.clear()
+    training = _Training(config, directory, dataset, model)
+    start = training.restore()
     directory.write("config.yaml", configuration.dump(config))
     directory.write_status("running")
     try:
-        return _Training(config, directory, dataset, model).run(progress)
+        return training.run(start, progress)
     except Diverged as error:
         directory.write_status("diverged", reason=str(error), step=error.step, layers=error.layers)
         raise
@@ -175,9 +202,25 @@ def train(
         if explained is None:
             raise
         raise explained from None
+    except KeyboardInterrupt:
+        directory.write_status("stopped", reason="stopped by the user")
+        raise
     except BaseException as error:
         directory.write_status("failed", reason=f"{type(error).__name__}: {error}")
         raise
+
+
+def stored_state(directory: RunDirectory, config: Config) -> str | None:
+    """Returns the state of the run that is there, or none where there is nothing.
+
+    Raises:
+        RunError: if it is of another configuration, or no run.
+    """
+    if not directory.exists():
+        return None
+    state = directory.status()["state"]
+    _check_same(directory, config)
+    return state
 
 
 def _check_free(directory: RunDirectory, config: Config, resume: bool, force: bool) -> Result | None:
@@ -194,7 +237,10 @@ def _check_free(directory: RunDirectory, config: Config, resume: bool, force: bo
     _check_same(directory, config)
     if state != "finished":
         return None
-    metrics = MetricsFile(directory.file("metrics.csv")).rows()[-1]
+    rows = MetricsFile(directory.file("metrics.csv")).rows()
+    if not rows:
+        raise RunError(f"{directory.path}: its metrics.csv is gone or empty; --force trains anew")
+    metrics = rows[-1]
     layers = [key.partition("/")[2] for key in metrics if key.startswith("weight_angle/")]
     return Result(directory.path, metrics, layers)
 
@@ -225,9 +271,21 @@ class _Training:
         self.checkpoints = callbacks.Checkpoints(model, directory.file("checkpoints"))
         self.metrics = MetricsFile(directory.file("metrics.csv"))
 
-    def run(self, progress: callbacks.Progress | None) -> Result:
-        """Trains to the end, or to a divergence."""
+    def restore(self) -> int:
+        """Restores the last checkpoint, if there is one; returns the step to go on from.
+
+        Raises:
+            RunError: if the checkpoint or the metrics are damaged or one is there without the other.
+        """
         start = self.checkpoints.restore_last()
+        trained = [row for row in self.metrics.rows() if row["step"]]
+        if bool(start) != bool(trained):
+            missing = "checkpoints" if trained else "metrics.csv"
+            raise RunError(f"{self.directory.path}: its {missing} are gone; --force trains anew")
+        return start
+
+    def run(self, start: int, progress: callbacks.Progress | None) -> Result:
+        """Trains from step `start` to the end, or to a divergence."""
         self.metrics.keep_until(start)
         began = time.time()
         evaluation = callbacks.Evaluation(
@@ -315,6 +373,12 @@ def evaluate(run_dir: str | Path) -> dict[str, float]:
     config = directory.config()
     dataset = setup.load_data(config)
     model = load_model(path)
+    shapes = (model.input_shape[1:], model.output_shape[-1])
+    if shapes != (tuple(dataset.input_shape), dataset.classes):
+        raise RunError(
+            f"{directory.path}: its model is for images of shape {shapes[0]} and {shapes[1]} classes; "
+            f"the data are of shape {tuple(dataset.input_shape)} and {dataset.classes} classes"
+        )
     try:
         results = model.evaluate(dataset.validation(), verbose=0, return_dict=True)
     except tf.errors.OpError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from neural_alignment import data, models
-from neural_alignment.config import Config
+from neural_alignment.config import Config, ImageNetData
+from neural_alignment.data import imagenet
+from neural_alignment.errors import ConfigError
 from neural_alignment.training.model import AlignedModel
 from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
@@ -36,6 +38,31 @@ def load_data(config: Config) -> data.Dataset:
         seed=config.seed,
         **options,
     )
+
+
+class Facts(NamedTuple):
+    """What must be known of the data to build a model and plan a run."""
+
+    classes: int
+    input_shape: tuple[int, ...]
+    train_examples: int
+    validation_examples: int
+    steps_per_epoch: int
+
+
+def data_facts(config: Config) -> Facts:
+    """Returns the facts of a run's data, without the data where the configuration says them all.
+
+    Raises:
+        DataError: if the data must be looked at and cannot be.
+    """
+    options = config.data
+    if isinstance(options, ImageNetData) and options.train_examples and options.validation_examples:
+        size = options.image_size or imagenet.PREPROCESSING[options.preprocessing].image_size
+        steps = options.train_examples // config.batch_size
+        return Facts(options.classes, (size, size, 3), options.train_examples, options.validation_examples, steps)
+    dataset = load_data(config)
+    return Facts(*(getattr(dataset, name) for name in Facts._fields))
 
 
 def build_model(config: Config, classes: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
@@ -81,7 +108,11 @@ def _optimizer(config: Config, options: Any, steps_per_epoch: int) -> keras.opti
 
 
 def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_epoch: int) -> None:
-    """Compiles and builds everything that a step needs; all variables exist afterwards."""
+    """Compiles and builds everything that a step needs; all variables exist afterwards.
+
+    Raises:
+        ConfigError: if an optimizer finds no variable that it is meant for.
+    """
     metrics = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
     if classes > 5:
         metrics.append(keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5"))
@@ -93,4 +124,7 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
         jit_compile=config.runtime.jit_compile,
         steps_per_execution=config.runtime.steps_per_execution,
     )
-    model.optimizer.build(model.trainable_variables)
+    try:
+        model.optimizer.build(model.trainable_variables)
+    except ValueError as error:
+        raise ConfigError(f"optimization: {error}") from None

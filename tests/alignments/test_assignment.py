@@ -101,7 +101,7 @@ def test_a_pattern_that_takes_no_layer_is_an_error_that_names_it_and_the_layers(
     assignment = Assignment([Feedback(layers="*"), Feedback(layers="heads")])
     for name in ("conv1", "head"):
         assignment(name)
-    with pytest.raises(errors.ConfigError, match=r"alignment\.1\.layers.*'heads'.*conv1, head"):
+    with pytest.raises(errors.ConfigError, match=r"'heads' of rule 2 .*conv1, head"):
         assignment.check()
 
 

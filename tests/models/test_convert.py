@@ -77,11 +77,21 @@ def test_the_copy_trains_and_its_backward_kernel_is_not_its_forward_kernel():
     assert not np.array_equal(layer.backward_kernel.numpy(), backward)
 
 
+def test_native_layers_of_this_package_are_converted_too():
+    trained = fc([5], 3, (4,))
+    result = convert(trained, RULE)
+    assert result.converted == {"dense1": "symmetric", "dense": "symmetric"}
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    np.testing.assert_array_equal(result.model(x), trained(x))
+    plain = convnet([4], 3, (8, 8, 1))
+    assert convert(plain, RULE).model.get_layer("conv1").following_activation is keras.activations.relu
+
+
 def test_what_cannot_be_aligned_is_an_error_not_backpropagation():
     grouped = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, groups=2)])
     with pytest.raises(ValueError, match="`groups` must be 1"):
         convert(grouped, RULE)
-    with pytest.raises(ConfigError, match=r"the pattern 'cnov\*' takes no layer .* The layers are: conv, hidden, last"):
+    with pytest.raises(ConfigError, match=r"the pattern 'cnov\*' of rule 1 takes no layer .* are: conv, hidden, last"):
         convert(sequential(), [Symmetric(self_=1e-3, decay=1e-3, layers="cnov*")])
     with pytest.raises(ValueError, match="`model` must be built"):
         convert(keras.Sequential([keras.layers.Dense(3)]), RULE)

@@ -1,6 +1,7 @@
 """The life of a run directory."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -209,7 +210,7 @@ def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
 
 def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong(tmp_path):
     wrong = config(alignment={"layers": "cnv*"})
-    with pytest.raises(ConfigError, match=r"the pattern 'cnv\*' takes no layer .* conv1, conv2, dense"):
+    with pytest.raises(ConfigError, match=r"the pattern 'cnv\*' of rule 1 takes no layer .* conv1, conv2, dense"):
         run.train(wrong, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     run.train(config(max_steps=1), tmp_path / "old")
@@ -237,6 +238,51 @@ def test_divergence_stops_the_run_names_step_and_layer_and_keeps_what_there_was(
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints" / "last")).endswith(f"ckpt-{STEPS}")
     with pytest.raises(RunError, match=r"has no model\.keras because the run is diverged"):
         run.evaluate(tmp_path)
+
+
+def test_a_j_that_is_not_finite_at_an_evaluation_is_a_divergence_too(tmp_path):
+    plan = config(max_steps=1, optimization={"forward": {"learning_rate": 1e30}})
+    with pytest.raises(Diverged, match=r"J .*is not finite"):
+        run.train(plan, tmp_path)
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "diverged"
+    assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").rglob("ckpt*"))
+
+
+@pytest.mark.parametrize("damage", ["no checkpoints", "no metrics", "torn metrics", "torn checkpoint"])
+def test_damaged_runs_are_not_resumed_and_lose_nothing_more(tmp_path, damage):
+    with pytest.raises(Killed):
+        run.train(config(), tmp_path, progress=KillAt(STEPS + 1))
+    last = tmp_path / "checkpoints" / "last"
+    if damage == "no checkpoints":
+        shutil.rmtree(tmp_path / "checkpoints")
+    elif damage == "no metrics":
+        (tmp_path / "metrics.csv").unlink()
+    elif damage == "torn metrics":
+        (tmp_path / "metrics.csv").write_text("step,J\n0,1,2,x\n")
+    else:
+        for file in last.glob("ckpt*data*"):
+            file.write_bytes(file.read_bytes()[:50])
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(RunError) as error:
+        run.train(config(), tmp_path, resume=True)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be used as a run directory"):
+        run.train(config(max_steps=1), tmp_path / "file" / "run")
+
+
+def test_evaluate_refuses_data_of_another_shape(tmp_path):
+    run.train(config(max_steps=1), tmp_path)
+    text = (tmp_path / "config.yaml").read_text()
+    model = keras.Sequential([keras.Input((9, 9, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(RunError, match=r"images of shape \(9, 9, 1\) and 10 classes; the data are of .*8, 8, 1"):
+        run.evaluate(tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == text
 
 
 def test_evaluate_refuses_what_is_no_run(tmp_path):
