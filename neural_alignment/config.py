@@ -515,6 +515,11 @@ def _source(chain: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[str
 def dump(config: Config) -> str:
     """Returns the configuration as YAML with all defaults written out; `load` reads it back to the same."""
     data = config.model_dump(mode="json", exclude_none=True)
+    written = data.get("alignment", [])
+    for rule, mapping in zip(config.rules, written if isinstance(written, list) else [written], strict=True):
+        # What a run gives to a rule stays open, or the rule would keep the defaults as its own.
+        for key in {"seed", "steps_per_epoch"} - rule.model_fields_set:
+            mapping.pop(key, None)
     stream = io.StringIO()
     yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     yaml.default_flow_style = False

@@ -59,11 +59,9 @@ class AlignedLayer:
             del shape  # Drawn in the layout of W, so that the fan-in is that of W.
             return linear_map.transpose(draw(layout, dtype=dtype))
 
-        # Released, as Keras does itself where a layer gets a weight after its native build.
-        self._tracker.unlock()
         self._backward_kernel = self.add_weight(
             name="backward_kernel",
-            shape=tuple(reversed(layout)) if isinstance(linear_map, DenseMap) else layout,
+            shape=linear_map.transposed_shape(layout),
             initializer=initializer,
             trainable=self.alignment.learns,
         )
@@ -71,7 +69,6 @@ class AlignedLayer:
             self._step = self.add_weight(
                 name="alignment_step", shape=(), dtype="int64", initializer="zeros", trainable=False
             )
-        self._tracker.lock()
 
     @property
     def forward_kernel(self) -> Any:

@@ -45,6 +45,10 @@ class DenseMap:
         """Turns a backward kernel `(outputs, inputs)` into the layout of the forward kernel, or back."""
         return tf.transpose(kernel)
 
+    def transposed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of `transpose` of a kernel of `shape`."""
+        return tuple(reversed(shape))
+
 
 @dataclass(frozen=True)
 class ConvMap:
@@ -93,6 +97,10 @@ class ConvMap:
     def transpose(self, kernel: Tensor) -> Tensor:
         """Returns `kernel` as it is: both kernels of a convolution have one layout."""
         return kernel
+
+    def transposed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns `shape` as it is."""
+        return tuple(shape)
 
     def _spread(self, kernel: Tensor) -> Tensor:
         """Writes out a dilated kernel: zeros between the taps."""

@@ -56,6 +56,15 @@ def test_every_file_opens_with_what_it_is_and_its_command(path):
         assert any(f"neural-alignment train {path.relative_to(CONFIGS.parent)}" in line for line in rest)
 
 
+def test_what_a_run_gives_to_its_rules_is_not_written_as_their_own(tmp_path):
+    rule = "alignment={rule: weight_mirror, amp: 1, decay: {kind: linear, value: 1, rate: 1}, input: {noise: normal}}"
+    config = configuration.load(write(tmp_path, configuration.dump(configuration.load(QUICKSTART, [rule, "seed=5"]))))
+    bound = config.alignment.bind(config.seed, 44)
+    assert (bound.seed, bound.steps_per_epoch) == (5, 44)
+    own = configuration.dump(configuration.load(QUICKSTART, [rule.replace("amp: 1", "amp: 1, seed: 3"), "seed=5"]))
+    assert configuration.load(write(tmp_path, own)).alignment.bind(5, 44).seed == 3
+
+
 def test_bases_are_merged_and_another_kind_takes_the_place(tmp_path):
     base = write(tmp_path, QUICKSTART.read_text(), "base.yaml")
     assert base.exists()

@@ -78,12 +78,7 @@ def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_e
         rule = pydantic.TypeAdapter(Rule).validate_python(mapping)
     except pydantic.ValidationError as error:
         raise errors.ConfigError(errors.describe(error, mapping, Rule, "alignment")) from None
-    defaults = {"seed": seed, "steps_per_epoch": steps_per_epoch}
-    known = type(rule).model_fields
-    update = {
-        key: value for key, value in defaults.items() if value is not None and key in known and key not in mapping
-    }
-    return rule.model_copy(update=update)
+    return rule.bind(seed, steps_per_epoch)
 
 
 class Assignment:

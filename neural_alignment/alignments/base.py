@@ -210,12 +210,11 @@ class Alignment(Options):
         """Whether R depends on the step: a scheduled weight, or noise."""
         return any(isinstance(value, schedules.Constant) for _, value in self)
 
-    def bind(self, seed: int, steps_per_epoch: int) -> Alignment:
-        """Returns this rule for one run: its seed, where it draws noise, and the length of its epochs."""
-        update = {"steps_per_epoch": steps_per_epoch}
-        if "seed" in type(self).model_fields:
-            update["seed"] = seed
-        return self.model_copy(update=update)
+    def bind(self, seed: int | None = None, steps_per_epoch: int | None = None) -> Alignment:
+        """Returns this rule for one run: with the run's seed and length of an epoch where it does not say its own."""
+        run = {"seed": seed, "steps_per_epoch": steps_per_epoch}
+        known = type(self).model_fields.keys() - self.model_fields_set
+        return self.model_copy(update={key: run[key] for key in run.keys() & known if run[key] is not None})
 
     def weight(self, primitive: str, view: LayerView) -> float | Tensor:
         """Returns the weight of `primitive` at the step of `view`."""

@@ -108,3 +108,14 @@ def test_a_pattern_that_takes_no_layer_is_an_error_that_names_it_and_the_layers(
 def test_what_is_no_rule_is_an_error():
     with pytest.raises(ValueError, match=r"`alignment`.*'symmetric'.*Example"):
         Assignment(["symmetric"])
+
+
+def test_a_run_gives_its_seed_and_epochs_to_a_rule_that_has_none_of_its_own():
+    config = {"rule": "weight_mirror", "amp": 1, "decay": 1}
+    assert from_config(config).bind(seed=5, steps_per_epoch=7).model_dump(include={"seed", "steps_per_epoch"}) == {
+        "seed": 5,
+        "steps_per_epoch": 7,
+    }
+    own = from_config({**config, "seed": 2, "steps_per_epoch": 3}).bind(seed=5, steps_per_epoch=7)
+    assert (own.seed, own.steps_per_epoch) == (2, 3)
+    assert from_config({"rule": "feedback"}).bind(seed=5) == Feedback()

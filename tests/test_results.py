@@ -1,0 +1,55 @@
+"""What the README says of the committed results is what stands in their files."""
+
+import csv
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RULES = ["feedback", "sign_symmetry", "weight_mirror", "information", "symmetric", "activation", "kolen_pollack"]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Rule -> its runs on MNIST."""
+    table = {}
+    with open(ROOT / "results" / "mnist" / "rules.csv") as file:
+        for row in csv.DictReader(file):
+            table.setdefault(Path(row["config"]).stem, []).append(row)
+    return table
+
+
+def column(rows, name):
+    return [float(row[name]) for row in rows]
+
+
+def test_every_rule_has_three_seeds_and_none_diverged(runs):
+    assert set(runs) == {"backprop", *RULES}
+    for rows in runs.values():
+        assert [row["seed"] for row in rows] == ["0", "1", "2"]
+        assert {row["diverged"] for row in rows} == {"0"}
+
+
+def test_symmetric_alignment_is_within_half_a_point_and_aligns_below_20_degrees(runs):
+    for symmetric, backprop in zip(runs["symmetric"], runs["backprop"], strict=True):
+        assert abs(float(symmetric["top1"]) - float(backprop["top1"])) < 0.005
+        assert float(symmetric["last_angle_max"]) < 20
+
+
+def test_feedback_starts_at_about_90_degrees_stays_there_and_learns(runs):
+    assert all(85 < angle < 95 for name in ("first_angle", "last_angle") for angle in column(runs["feedback"], name))
+    assert min(column(runs["feedback"], "top1")) > 0.95
+
+
+def test_the_readme_has_the_numbers_of_the_file(runs):
+    readme = (ROOT / "README.md").read_text()
+    for rule in RULES:
+        cells = [
+            f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+            for values in (
+                [100 * top1 for top1 in column(runs[rule], "top1")],
+                *(column(runs[rule], name) for name in ("first_angle", "last_angle", "last_angle_max")),
+            )
+        ]
+        assert f"| {rule} | {' | '.join(cells)} |" in readme
