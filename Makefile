@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py constraints.txt
+RULES := backprop feedback sign_symmetry weight_mirror information symmetric activation kolen_pollack
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
@@ -24,7 +25,8 @@ bench: $(VENV)/.cpu
 	$(BIN)/python benchmarks/step_time.py
 
 mnist-table: $(VENV)/.cpu
-	$(BIN)/neural-alignment compare configs/mnist/convnet/*.yaml --seeds 0,1,2 --output results/mnist/rules
+	$(BIN)/neural-alignment compare $(RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
+		--set logging.tensorboard=false --output results/mnist/rules
 
 $(VENV)/.cpu: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)

@@ -286,3 +286,14 @@ def test_describe_needs_no_data_where_the_configuration_says_their_shape(run):
     # B has the size of W: all but 2 x 4,864 batch-normalisation parameters and 1,000 biases.
     assert "forward 11,693,736 (batch normalisation included)  backward 11,683,008" in output
     assert "1,281,167 training and 50,000 validation examples, 5,004 steps per epoch at batch 256" in output
+
+
+def test_compare_leaves_an_earlier_table_until_it_has_a_row_and_is_told_early_where_it_cannot_write(run, tmp_path):
+    (tmp_path / "table.csv").write_text("earlier\n")
+    assert run("compare", QUICKSTART, "--seeds", "0", *FAST, "--set", "batch_size=4000", "--output", "table")[0] == 2
+    assert (tmp_path / "table.csv").read_text() == "earlier\n"
+    (tmp_path / "file").write_text("")
+    code, _, error = run("compare", QUICKSTART, "--seeds", "0", *FAST, "--output", "file/table")
+    assert code == 2
+    assert "cannot be written" in error
+    assert not (tmp_path / "runs").exists()

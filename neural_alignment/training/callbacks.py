@@ -91,18 +91,12 @@ class Evaluation(keras.callbacks.Callback):
         self._listeners = listeners
         self._epoch_steps = epoch_steps
         self._metrics = metrics
-        self._classes = dataset.classes
         self._dataset = dataset
         self._probe_examples = config.evaluation.probe_examples
         self._probe: Any = None
         self._learns = any(rule.learns for rule in config.rules)
         previous = metrics.rows()
         self._began = time.time() - (previous[-1]["seconds"] if previous else 0.0)
-
-    @property
-    def layers(self) -> list[str]:
-        """Names of the aligned layers."""
-        return [layer.name for layer in aligned_layers(self.model)]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Evaluates."""

@@ -13,6 +13,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, RunError
 from neural_alignment.training import callbacks, run
+from neural_alignment.training.files import write_whole
 
 COLUMNS = ("config", "seed", "top1", "first_angle", "last_angle", "last_angle_max", "diverged", "seconds")
 
@@ -47,7 +48,7 @@ def compare(
     loaded = {plan: configuration.load(plan[0], [*overrides, f"seed={plan[1]}"]) for plan in plans}
     for path, seed in plans:
         run.stored_state(run.RunDirectory(place(path, seed)), loaded[path, seed])
-    _write(output, rows)
+    _probe(output)
     seconds: list[float] = []
     for number, (path, seed) in enumerate(plans, start=1):
         left = ""
@@ -89,14 +90,22 @@ def _write(output: str, rows: list[dict[str, object]]) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    folder = output.rpartition("/")[0]
+    write_whole(f"{output}.csv", text.getvalue())
+    write_whole(f"{output}.md", _table(rows, list(dict.fromkeys(str(row["config"]) for row in rows))) + "\n")
+
+
+def _probe(output: str) -> None:
+    """Makes sure that the tables can be written, before hours of training; an earlier table stays as it is.
+
+    Raises:
+        RunError: if they cannot.
+    """
+    trial = f"{output}.trial"
     try:
-        if folder:
+        if folder := output.rpartition("/")[0]:
             tf.io.gfile.makedirs(folder)
-        with tf.io.gfile.GFile(f"{output}.csv", "w") as file:
-            file.write(text.getvalue())
-        with tf.io.gfile.GFile(f"{output}.md", "w") as file:
-            file.write(_table(rows, list(dict.fromkeys(str(row["config"]) for row in rows))) + "\n")
+        write_whole(trial, "")
+        tf.io.gfile.remove(trial)
     except tf.errors.OpError as error:
         raise RunError(f"{output}: cannot be written: {' '.join(error.message.split())[:200]}") from None
 

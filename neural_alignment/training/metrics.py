@@ -9,6 +9,7 @@ import math
 import tensorflow as tf
 
 from neural_alignment.errors import RunError
+from neural_alignment.training.files import write_whole
 
 
 class MetricsFile:
@@ -48,15 +49,11 @@ class MetricsFile:
             self._write(kept)
 
     def _write(self, rows: list[dict[str, float]]) -> None:
-        """Writes the file as a whole or not at all."""
-        partial = f"{self.path}.partial"
-        with tf.io.gfile.GFile(partial, "w") as file:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-            file.write(text.getvalue())
-        tf.io.gfile.rename(partial, self.path, overwrite=True)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+        write_whole(self.path, text.getvalue())
 
 
 def _cell(value: float) -> str:

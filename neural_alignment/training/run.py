@@ -29,6 +29,7 @@ from neural_alignment import data
 from neural_alignment.config import Config
 from neural_alignment.errors import Diverged, RunError
 from neural_alignment.training import callbacks, setup
+from neural_alignment.training.files import write_whole
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel, aligned_layers
 
@@ -66,15 +67,6 @@ class RunDirectory:
                 return False
             return not tf.io.gfile.isdir(self.path) or bool(tf.io.gfile.listdir(self.path))
 
-    def make(self) -> None:
-        """Makes the directory.
-
-        Raises:
-            RunError: if that is not possible.
-        """
-        with _reported(self.path):
-            tf.io.gfile.makedirs(self.path)
-
     def status(self) -> dict[str, Any]:
         """Returns what `status.json` says.
 
@@ -98,13 +90,14 @@ class RunDirectory:
         self.write("status.json", json.dumps({"state": state, **facts, "versions": versions}, indent=2) + "\n")
 
     def write(self, name: str, text: str) -> None:
-        """Writes a file as a whole or not at all."""
-        partial = self.file(f"{name}.partial")
+        """Writes one of `FILES`, and makes the directory where there is none.
+
+        Raises:
+            RunError: if that is not possible.
+        """
         with _reported(self.path):
             tf.io.gfile.makedirs(self.path)
-            with tf.io.gfile.GFile(partial, "w") as file:
-                file.write(text)
-            tf.io.gfile.rename(partial, self.file(name), overwrite=True)
+            write_whole(self.file(name), text)
 
     def save_model(self, model: keras.Model) -> None:
         """Saves the final model as a whole or not at all."""
