@@ -1,0 +1,219 @@
+# shellcheck shell=bash disable=SC2034  # the scripts that source this file use what it sets
+# What the scripts of this folder share: options, checks, calls of gcloud, the state of a TPU. Sourced, not run.
+#
+# Exit codes of all scripts: 0 done; 1 something failed; 2 the input is wrong; 3 the training diverged; 4 the TPU could
+# not be had. Messages go to stderr, so that stdout holds the log of the run, or the commands of --dry-run.
+
+set -euo pipefail
+
+TOOL="tpu_scripts/$(basename -- "$0")"
+HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+ROOT=$(dirname -- "$HERE")
+
+ZONE=${TPU_ZONE:-}
+PROJECT=${TPU_PROJECT:-}
+POLL=30
+TRIES=5
+DRY_RUN=false
+
+COMMON_USAGE="  --zone ZONE          where the TPU is, such as europe-west4-a (or the variable TPU_ZONE)
+  --project PROJECT    Google Cloud project (or TPU_PROJECT; otherwise the one that gcloud is set to)
+  --poll SECONDS       pause between looks (default 30)
+  --tries COUNT        how often a look is tried when gcloud fails (default 5)
+  --dry-run            print the commands for the case that all goes well, and call nothing
+  --help               print this"
+
+# stdout, also from inside a command substitution
+exec 3>&1
+
+say() { $DRY_RUN || printf '%s: %s\n' "$TOOL" "$*" >&2; }
+
+# fail CODE MESSAGE: ends the script with one line.
+fail() {
+  local code=$1
+  shift
+  local message="$*"
+  printf 'error: %s: %s\n' "$TOOL" "${message//$'\n'/ }" >&2
+  exit "$code"
+}
+
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail 2 "needs bash 4.4 or newer, found $BASH_VERSION"
+
+# quote WORD...: the words as any POSIX shell reads them; `printf %q` would write newlines as bash alone reads them.
+quote() {
+  local word separator=''
+  for word in "$@"; do
+    if [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
+      printf '%s%s' "$separator" "$word"
+    else
+      printf "%s'%s'" "$separator" "${word//\'/\'\\\'\'}"
+    fi
+    separator=' '
+  done
+}
+
+show() { printf '%s\n' "$(quote "$@")" >&3; }
+
+# --- options -------------------------------------------------------------------------------------------------------
+
+# value FLAG VALUE...: sets VALUE and SHIFT, or fails where the value is missing.
+value() {
+  [[ $# -ge 2 && $2 != --* ]] || fail 2 "$1 needs a value; see --help"
+  VALUE=$2
+  SHIFT=2
+}
+
+common_option() {
+  case $1 in
+    --zone) value "$@" && ZONE=$VALUE ;;
+    --project) value "$@" && PROJECT=$VALUE ;;
+    --poll) value "$@" && POLL=$VALUE ;;
+    --tries) value "$@" && TRIES=$VALUE ;;
+    --dry-run) DRY_RUN=true SHIFT=1 ;;
+    *) return 1 ;;
+  esac
+}
+
+# parse WORD...: fills POSITIONAL, and EXTRA with what follows `--`. The script defines `usage`, and `option` as above.
+parse() {
+  POSITIONAL=()
+  EXTRA=()
+  while (($#)); do
+    case $1 in
+      -h | --help) usage && exit 0 ;;
+      --) shift && EXTRA=("$@") && break ;;
+      --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+      -*)
+        option "$@" || common_option "$@" || fail 2 "unknown option $1; see --help"
+        shift "$SHIFT"
+        ;;
+      *) POSITIONAL+=("$1") && shift ;;
+    esac
+  done
+}
+
+# positionals NAME...: fails unless there are as many as there are names.
+positionals() {
+  local found=${#POSITIONAL[@]}
+  ((found >= $#)) || fail 2 "${*:found + 1:1} is missing; see --help"
+  ((found <= $#)) || fail 2 "unexpected argument ${POSITIONAL[$#]}; see --help"
+}
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+# matches WHAT FOUND PATTERN ALLOWED
+matches() { [[ $2 =~ ^($3)$ ]] || fail 2 "$1 is '$2'; allowed: $4"; }
+
+check_name() {
+  matches NAME "$1" '[a-z]([-a-z0-9]{0,48}[a-z0-9])?' \
+    'lower-case letters, digits and hyphens, a letter first, at most 50'
+}
+
+check_run_dir() {
+  [[ $1 != *[[:cntrl:]]* ]] || fail 2 "$2 is '$1'; allowed: no control characters"
+  matches "$2" "$1" 'gs://[a-z0-9][-a-z0-9._]{1,61}[a-z0-9]/[^][*?#]+' 'gs://BUCKET/PATH without * ? [ ] #'
+}
+
+check_common() {
+  matches --zone "$ZONE" '[a-z]+-[a-z]+[0-9]+-[a-z][a-z0-9]*' 'a zone such as europe-west4-a (also from TPU_ZONE)'
+  [[ -z $PROJECT ]] || matches --project "$PROJECT" '[a-z][-a-z0-9.:]*' 'a project such as my-project-1'
+  matches --poll "$POLL" '[0-9]{1,5}' 'whole seconds'
+  matches --tries "$TRIES" '[1-9][0-9]{0,3}' '1 or more'
+  $DRY_RUN || command -v gcloud >/dev/null || fail 2 "gcloud was not found; install the Google Cloud CLI"
+}
+
+# check_type: TYPE, and RUNTIME_VERSION, which follows from it where it is not given
+# (cloud.google.com/tpu/docs/runtimes).
+check_type() {
+  matches --type "$TYPE" '(v2|v3|v4|v5litepod|v5p|v6e)-[0-9]{1,4}' \
+    'v2-8, v3-8, or a newer one such as v4-8, v5litepod-8, v5p-8, v6e-8'
+  if [[ -z $RUNTIME_VERSION ]]; then
+    # TensorFlow drives a slice of several hosts through a server that only the images made for it run on each host.
+    ! several_hosts || fail 2 "--runtime-version is required for $TYPE, which has several hosts:" \
+      'tpu-vm-tf-X.Y.Z-pod-pjrt of the installed TensorFlow'
+    case $TYPE in
+      v5litepod-*) RUNTIME_VERSION=v2-alpha-tpuv5-lite ;;
+      v5p-*) RUNTIME_VERSION=v2-alpha-tpuv5 ;;
+      v6e-*) RUNTIME_VERSION=v2-alpha-tpuv6e ;;
+      *) RUNTIME_VERSION=tpu-ubuntu2204-base ;;
+    esac
+  fi
+  matches --runtime-version "$RUNTIME_VERSION" '[a-z0-9][-a-z0-9._]*' 'a name such as tpu-ubuntu2204-base'
+}
+
+# Eight cores, or eight chips of v5e and v6e, hang on one host.
+several_hosts() { ((10#${TYPE#*-} > 8)); }
+
+# same_options: sets SAME to the common options, for the scripts that a script calls.
+same_options() {
+  SAME=("--zone=$ZONE" "--poll=$POLL" "--tries=$TRIES")
+  [[ -z $PROJECT ]] || SAME+=("--project=$PROJECT")
+  ! $DRY_RUN || SAME+=(--dry-run)
+}
+
+# --- gcloud --------------------------------------------------------------------------------------------------------
+
+# --quiet: no call may wait for an answer that nobody gives.
+cloud() {
+  if $DRY_RUN; then
+    show gcloud "$@" --quiet
+  else
+    gcloud "$@" --quiet
+  fi
+}
+
+# tpus GROUP VERB WORD...: gcloud compute tpus, in the zone and project of the options.
+tpus() {
+  local place=("--zone=$ZONE")
+  [[ -z $PROJECT ]] || place+=("--project=$PROJECT")
+  cloud compute tpus "$@" "${place[@]}"
+}
+
+# query DRY_ANSWER CALL...: prints what the call prints, or NONE where the thing does not exist; tried $TRIES times.
+query() {
+  local assumed=$1 try output errors
+  shift
+  if $DRY_RUN; then
+    "$@"
+    printf '%s\n' "$assumed"
+    return
+  fi
+  errors=$(mktemp)
+  for ((try = 1; ; try++)); do
+    if output=$("$@" 2>"$errors"); then
+      break
+    elif grep -qE 'NOT_FOUND|matched no objects or files' "$errors"; then
+      output=NONE
+      break
+    elif ((try >= TRIES)); then
+      cat "$errors" >&2
+      rm -f "$errors"
+      return 1
+    fi
+    sleep "$POLL"
+  done
+  rm -f "$errors"
+  printf '%s\n' "$output"
+}
+
+# tpu_state NAME: prints `none NONE`, `waiting STATE`, `ready READY` or `lost STATE`.
+# States: google.cloud.tpu.v2 QueuedResourceState.State and Node.State.
+tpu_state() {
+  local state
+  state=$(query ACTIVE tpus queued-resources describe "$1" '--format=value(state.state)') || return 1
+  if [[ $state == ACTIVE ]]; then
+    state=$(query READY tpus tpu-vm describe "$1" '--format=value(state)') || return 1
+    # A request that is active without its TPU has lost it.
+    [[ $state != NONE ]] || state=GONE
+  fi
+  case $state in
+    NONE) echo 'none NONE' ;;
+    READY) echo 'ready READY' ;;
+    ACCEPTED | CREATING | PROVISIONING | WAITING_FOR_RESOURCES) echo "waiting $state" ;;
+    STARTING | RESTARTING | REPAIRING | REIMAGING) echo "waiting $state" ;;
+    *) echo "lost ${state:-UNKNOWN}" ;;
+  esac
+}
+
+# remote NAME WORKER SCRIPT: runs a script on the TPU's host; its exit code is the script's.
+remote() { tpus tpu-vm ssh "$1" "--worker=$2" "--command=$3"; }

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Asks for a Cloud TPU as a queued resource and waits until it is ready.
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  cat <<EOF
+Usage: tpu_scripts/create.sh NAME --zone ZONE [options] [-- GCLOUD_FLAG...]
+
+Asks for a Cloud TPU and waits for it. The queued resource and the TPU both bear NAME. What is requested or ready
+already is not requested again. Ctrl-C ends the waiting, not the request: delete.sh withdraws it.
+
+  --type TYPE          accelerator type (default v3-8)
+  --spot               cheaper, and may be taken away at any time; otherwise on demand
+  --runtime-version V  image of the host (default: the plain one for TYPE)
+  --replace            delete a TPU of this name that was taken away or failed, and ask anew
+  --polls COUNT        how many looks before giving up (default 960: 8 hours at 30 s)
+$COMMON_USAGE
+
+What follows -- is given to \`gcloud compute tpus queued-resources create\` as it is, such as --service-account=ACCOUNT.
+EOF
+}
+
+TYPE=v3-8
+RUNTIME_VERSION=
+SPOT=false
+REPLACE=false
+POLLS=960
+
+option() {
+  case $1 in
+    --type) value "$@" && TYPE=$VALUE ;;
+    --runtime-version) value "$@" && RUNTIME_VERSION=$VALUE ;;
+    --polls) value "$@" && POLLS=$VALUE ;;
+    --spot) SPOT=true SHIFT=1 ;;
+    --replace) REPLACE=true SHIFT=1 ;;
+    *) return 1 ;;
+  esac
+}
+
+request() {
+  local flags=("--node-id=$NAME" "--accelerator-type=$TYPE" "--runtime-version=$RUNTIME_VERSION")
+  ! $SPOT || flags+=(--spot)
+  tpus queued-resources create "$NAME" "${flags[@]}" ${EXTRA[@]+"${EXTRA[@]}"} ||
+    fail 4 "$NAME could not be requested: gcloud says why above"
+  say "$NAME: $TYPE requested"
+}
+
+discard() {
+  say "$NAME is $1: it is deleted and asked for anew"
+  tpus queued-resources delete "$NAME" --force || fail 4 "$NAME could not be deleted: gcloud says why above"
+}
+
+look() {
+  STATE=$(tpu_state "$NAME") || fail 4 "the state of $NAME could not be read: gcloud says why above"
+}
+
+wait_until_ready() {
+  local poll
+  for ((poll = 1; poll <= POLLS; poll++)); do
+    look
+    case $STATE in
+      ready*) say "$NAME is ready" && return ;;
+      waiting*) say "$NAME is ${STATE#* } (look $poll of $POLLS, the next in $POLL s)" ;;
+      *)
+        fail 4 "$NAME is ${STATE#* } and will not become ready;" \
+          "\`gcloud compute tpus queued-resources describe $NAME --zone=$ZONE\` says why"
+        ;;
+    esac
+    sleep "$POLL"
+  done
+  fail 4 "$NAME is still ${STATE#* } after $POLLS looks; create.sh goes on waiting, delete.sh withdraws the request"
+}
+
+parse "$@"
+positionals NAME
+NAME=${POSITIONAL[0]}
+check_name "$NAME"
+check_common
+check_type
+matches --polls "$POLLS" '[1-9][0-9]{0,6}' '1 or more'
+
+if $DRY_RUN; then
+  query NONE tpus queued-resources describe "$NAME" '--format=value(state.state)' >/dev/null
+  STATE='none NONE'
+else
+  look
+fi
+case $STATE in
+  none*) request ;;
+  lost*)
+    $REPLACE || fail 4 "$NAME is ${STATE#* }; --replace deletes it and asks anew"
+    discard "${STATE#* }"
+    request
+    ;;
+esac
+wait_until_ready

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Deletes a Cloud TPU and its queued resource; files on gs:// stay.
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  cat <<EOF
+Usage: tpu_scripts/delete.sh NAME --zone ZONE [options]
+
+Deletes the TPU and its queued resource, after asking. A run that is going on there is cut off; what it has saved on
+gs:// stays, and train.sh goes on with it.
+
+  --yes                do not ask
+$COMMON_USAGE
+EOF
+}
+
+YES=false
+
+option() {
+  case $1 in
+    --yes) YES=true SHIFT=1 ;;
+    *) return 1 ;;
+  esac
+}
+
+parse "$@"
+positionals NAME
+NAME=${POSITIONAL[0]}
+check_name "$NAME"
+check_common
+
+if ! $YES && ! $DRY_RUN; then
+  printf 'Delete the TPU %s in %s? Files on gs:// stay. [y/N] ' "$NAME" "$ZONE" >&2
+  read -r answer || true
+  [[ ${answer:-} == [yY] || ${answer:-} == yes ]] || fail 1 "nothing was deleted; --yes deletes without asking"
+fi
+tpus queued-resources delete "$NAME" --force || fail 1 "$NAME could not be deleted: gcloud says why above"
+say "$NAME is deleted"

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Recomputes the final accuracy of a run on a Cloud TPU that is set up.
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  cat <<EOF
+Usage: tpu_scripts/evaluate.sh NAME RUN --zone ZONE [options]
+
+Runs \`neural-alignment evaluate RUN\` on the TPU, which setup.sh or train.sh has set up. RUN is a finished run on
+gs://.
+$COMMON_USAGE
+EOF
+}
+
+option() { return 1; }
+
+evaluation() {
+  cat <<'SCRIPT'
+set -eu
+[ -f neural_alignment_env/tpu.sh ] || {
+  echo "error: this TPU is not set up; tpu_scripts/setup.sh does it" >&2
+  exit 2
+}
+. neural_alignment_env/tpu.sh
+SCRIPT
+  quote exec neural_alignment_env/bin/neural-alignment evaluate "$RUN"
+}
+
+parse "$@"
+positionals NAME RUN
+NAME=${POSITIONAL[0]}
+RUN=${POSITIONAL[1]}
+check_name "$NAME"
+check_run_dir "$RUN" RUN
+check_common
+
+code=0
+remote "$NAME" 0 "$(evaluation)" || code=$?
+((code == 0)) || fail "$code" "the evaluation of $RUN on $NAME failed: see above"

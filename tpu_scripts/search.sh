@@ -1,0 +1,168 @@
+#!/usr/bin/env bash
+# Trains many configurations, each on a Cloud TPU of its own: a TPU takes the next one when it is free.
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  cat <<EOF
+Usage: tpu_scripts/search.sh --tpus NAME,NAME --runs gs://BUCKET/SEARCH --zone ZONE TRIAL.yaml... [options]
+                             [-- GCLOUD_FLAG...]
+
+Trains each TRIAL with train.sh into a run directory of its own, gs://BUCKET/SEARCH/TRIAL. A trial that fails or
+diverges does not stop the others; one that is finished is not run again, so the same command goes on with a search
+that was cut off. A TPU that cannot be had leaves its trial to the others.
+
+  --tpus NAMES         names of the TPUs, separated by commas (required); they are created where there are none
+  --runs PATH          where the run directories go, on gs:// (required)
+  --delete             delete each TPU when no trial is left for it
+  --set, --type, --spot, --runtime-version, --source, --max-restarts, --polls: as train.sh has them
+$COMMON_USAGE
+EOF
+}
+
+TPUS=()
+RUNS=
+DELETE=false
+PASSED=()
+
+option() {
+  case $1 in
+    --tpus) value "$@" && IFS=, read -r -a TPUS <<<"$VALUE" ;;
+    --runs) value "$@" && RUNS=${VALUE%/} ;;
+    --delete) DELETE=true SHIFT=1 ;;
+    --spot) PASSED+=(--spot) SHIFT=1 ;;
+    --set | --type | --runtime-version | --source | --max-restarts | --polls)
+      value "$@" && PASSED+=("$1" "$VALUE")
+      ;;
+    *) return 1 ;;
+  esac
+}
+
+trial_name() {
+  local name
+  name=$(basename -- "$1")
+  name=${name%.yaml}
+  printf '%s\n' "${name%.yml}"
+}
+
+# unique WHAT WORD...
+unique() {
+  local twice
+  twice=$(printf '%s\n' "${@:2}" | sort | uniq -d | head -n 1)
+  [[ -z $twice ]] || fail 2 "$1 has '$twice' twice"
+}
+
+check_options() {
+  local tpu trial names=()
+  ((${#TPUS[@]})) || fail 2 "--tpus is missing; see --help"
+  [[ -n $RUNS ]] || fail 2 "--runs is missing; see --help"
+  ((${#TRIALS[@]})) || fail 2 "TRIAL is missing; see --help"
+  for tpu in "${TPUS[@]}"; do check_name "$tpu"; done
+  unique --tpus "${TPUS[@]}"
+  check_run_dir "$RUNS" --runs
+  check_common
+  for trial in "${TRIALS[@]}"; do
+    [[ $trial == gs://* || -f $trial ]] || fail 2 "TRIAL is '$trial'; there is no such file"
+    names+=("$(trial_name "$trial")")
+    matches TRIAL "${names[-1]}" '[A-Za-z0-9][-A-Za-z0-9._]*' \
+      'a file name of letters, digits, hyphens, dots and underscores'
+  done
+  unique TRIAL "${names[@]}"
+}
+
+# train TPU TRIAL
+train() {
+  "$HERE/train.sh" "$1" "$2" --run-dir "$RUNS/$(trial_name "$2")" \
+    ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"}
+}
+
+# prefixed PREFIX: copies stdin, each line with its origin.
+prefixed() {
+  local line
+  while IFS= read -r line || [[ -n $line ]]; do printf '[%s] %s\n' "$1" "$line"; done
+}
+
+# discard TPU
+discard() {
+  ! $DELETE || "$HERE/delete.sh" "$1" --yes "${SAME[@]}" || say "$1 is not deleted and costs money"
+}
+
+# work TPU: takes trials until none is left. To make the folder is to claim the trial: one worker alone succeeds.
+work() {
+  local index trial codes
+  for index in "${!TRIALS[@]}"; do
+    mkdir -- "$CLAIMS/$index" 2>/dev/null || continue
+    trial=${TRIALS[index]}
+    # The code of train.sh, not that of the pipe.
+    codes=(0)
+    train "$1" "$trial" 2>&1 | prefixed "$1 $(trial_name "$trial")" || codes=("${PIPESTATUS[@]}")
+    if ((codes[0] == 4)); then
+      rmdir -- "$CLAIMS/$index"
+      : >"$CLAIMS/$1.gone"
+      say "$1 could not be had; its trial is left to the others"
+      break
+    fi
+    printf '%s %s\n' "${codes[0]}" "$1" >"$CLAIMS/$index/result"
+  done
+  discard "$1"
+}
+
+# rounds: a trial that a lost TPU leaves behind may find the others at their end, so they are asked again.
+rounds() {
+  local tpu workers
+  while ! all_claimed; do
+    workers=()
+    for tpu in "${TPUS[@]}"; do
+      [[ ! -e $CLAIMS/$tpu.gone ]] || continue
+      work "$tpu" &
+      workers+=($!)
+    done
+    ((${#workers[@]})) || return 0
+    wait "${workers[@]}" || true
+  done
+}
+
+all_claimed() {
+  local index
+  for index in "${!TRIALS[@]}"; do
+    [[ -d $CLAIMS/$index ]] || return 1
+  done
+}
+
+# summary: prints what became of each trial and returns the exit code.
+summary() {
+  local index code tpu word worst=0
+  for index in "${!TRIALS[@]}"; do
+    read -r code tpu <"$CLAIMS/$index/result" 2>/dev/null || code=none tpu=-
+    case $code in
+      0) word=finished ;;
+      3) word=diverged ;;
+      2) word=refused ;;
+      none) word='not run' ;;
+      *) word=failed ;;
+    esac
+    case $word in
+      refused | failed) worst=1 ;;
+      'not run') ((worst)) || worst=4 ;;
+    esac
+    printf '%-9s %s %s\n' "$word" "$tpu" "$RUNS/$(trial_name "${TRIALS[index]}")"
+  done
+  return "$worst"
+}
+
+parse "$@"
+TRIALS=(${POSITIONAL[@]+"${POSITIONAL[@]}"})
+check_options
+same_options
+
+if $DRY_RUN; then
+  for index in "${!TRIALS[@]}"; do
+    train "${TPUS[index % ${#TPUS[@]}]}" "${TRIALS[index]}"
+  done
+  for tpu in "${TPUS[@]}"; do discard "$tpu"; done
+  exit 0
+fi
+CLAIMS=$(mktemp -d)
+trap 'rm -rf -- "$CLAIMS"' EXIT
+rounds
+summary
