@@ -67,7 +67,12 @@ class AlignedLayer:
         )
         if self.alignment.uses_step:
             self._step = self.add_weight(
-                name="alignment_step", shape=(), dtype="int64", initializer="zeros", trainable=False
+                name="alignment_step",
+                shape=(),
+                dtype="int64",
+                initializer="zeros",
+                trainable=False,
+                aggregation="only_first_replica",
             )
 
     @property
@@ -101,7 +106,7 @@ class AlignedLayer:
         """Applies the layer; in training, adds R_l where the rule learns B."""
         if self.alignment is None:
             return super().call(inputs)
-        state = current_pass() or ForwardPass(step=self._step.value if self.alignment.uses_step else 0)
+        state = current_pass() or self._own_pass(inputs)
         linear_map = self.linear_map()
         kernel = _tensor(self.kernel)
         carried = kernel if state.weight_transport else self._carried(linear_map)
@@ -115,19 +120,27 @@ class AlignedLayer:
             outputs = state.probe(self, inputs, outputs)
         return outputs if self.activation is None else self.activation(outputs)
 
+    def _own_pass(self, inputs: Tensor) -> ForwardPass:
+        """Returns what a model would say, in a model that does not: the layer counts its own steps."""
+        if not self.alignment.uses_step:
+            return ForwardPass()
+        replica = tf.distribute.get_replica_context()
+        first = replica.replica_id_in_sync_group * tf.shape(inputs)[0] if replica is not None else 0
+        return ForwardPass(step=self._step.value, first_example=first)
+
     def _regularise(self, inputs: Tensor, projection: Tensor, linear_map: LinearMap, state: ForwardPass) -> None:
         """Computes R_l and hands it to the model: to its forward pass, or with `add_loss` where there is none."""
         view = LayerView(
             linear_map=linear_map,
-            inputs=inputs,
-            forward_kernel=_tensor(self.kernel),
-            backward_kernel=linear_map.transpose(_tensor(self._backward_kernel)),
-            bias=None if self.bias is None else _tensor(self.bias),
+            inputs=_wide(inputs),
+            forward_kernel=_wide(self.kernel),
+            backward_kernel=linear_map.transpose(_wide(self._backward_kernel)),
+            bias=None if self.bias is None else _wide(self.bias),
             activation=self.following_activation,
-            projection=projection,
+            projection=_wide(projection),
             name=self.name,
             step=state.step,
-            minibatch=state.minibatch,
+            first_example=state.first_example,
         )
         regulariser = self.alignment(view)
         if current_pass() is None:
@@ -268,6 +281,12 @@ class Conv2D(AlignedLayer, keras.layers.Conv2D):
 def _tensor(variable: Any) -> Tensor:
     """Returns the value of a weight in the compute dtype; `tf.custom_gradient` takes no variables in eager mode."""
     return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))
+
+
+def _wide(value: Any) -> Tensor:
+    """Returns a weight as it is stored, or a signal, in at least float32: R is not taken in half precision."""
+    value = value._value if isinstance(value, keras.Variable) else value  # `value.value` is cast to the compute dtype.
+    return tf.cast(value, tf.float32) if value.dtype in (tf.bfloat16, tf.float16) else tf.convert_to_tensor(value)
 
 
 def _independent(initializer: keras.initializers.Initializer, layer: str) -> keras.initializers.Initializer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 Tensor = tf.Tensor
@@ -22,32 +23,77 @@ def key(seed: int, name: str, *counters: Any) -> Tensor:
     return pair
 
 
-def draw(distribution: str, shape: Any, pair: Tensor, stddev: float, dtype: tf.DType = tf.float32) -> Tensor:
+DISTRIBUTIONS = ("normal", "uniform", "sign")
+"""What `draw` knows, each of mean 0; the last two cost less than the first."""
+
+
+def draw(
+    distribution: str, shape: Any, pair: Tensor, stddev: float, dtype: tf.DType = tf.float32, first: Any = 0
+) -> Tensor:
     """Draws i.i.d. numbers of mean 0.
 
+    What an example gets depends on its number alone, so that a part of a batch, drawn with `first`, is that part of the
+    whole: on several replicas, or in minibatches.
+
     Args:
-        distribution: `"normal"`, or `"uniform"` between plus and minus stddev times the root of 3.
-        shape: of the result, `(examples, ...)`; what an example gets does not depend on how many there are.
+        distribution: `"normal"`; `"uniform"`, between plus and minus stddev times the root of 3; `"sign"`, plus or
+            minus stddev.
+        shape: of the result, `(examples, ...)`.
         pair: what `key` returned.
         stddev: standard deviation, whichever the distribution.
         dtype: of the result.
+        first: number of the first example.
     """
     shape = tf.convert_to_tensor(shape, tf.int32)
     wide = tf.float64 if dtype == tf.float64 else tf.float32
-    if distribution == "uniform":
-        numbers = (2.0 * _unit(shape, pair, wide) - 1.0) * (stddev * 3.0**0.5)
-        return tf.cast(numbers, dtype)
-    examples = shape[0] if shape.shape[0] else 1
-    features = tf.reduce_prod(shape[1:])
-    unit = _unit([examples, 2, (features + 1) // 2], pair, wide)
-    # Box and Muller 1958: two uniform numbers make two normal ones.
-    radius = stddev * tf.sqrt(-2.0 * tf.math.log(unit[:, :1]))
-    turn = unit[:, 1:] * 6.283185307179586
-    numbers = tf.reshape(tf.concat([radius * tf.cos(turn), radius * tf.sin(turn)], axis=1), [examples, -1])
-    return tf.cast(tf.reshape(numbers[:, :features], shape), dtype)
+    examples = shape[0] if shape.shape[0] else tf.constant(1)
+    numbers = _DRAWS[distribution](examples, tf.reduce_prod(shape[1:]), pair, first, wide)
+    return tf.cast(tf.reshape(stddev * numbers, shape), dtype)
 
 
-def _unit(shape: Any, pair: Tensor, dtype: tf.DType) -> Tensor:
-    """Draws uniform numbers in (0, 1] from 24 random bits each."""
-    bits = tf.random.stateless_uniform(shape, pair, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
+def _normal(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype: tf.DType) -> Tensor:
+    """Standard normal numbers: two uniform ones make two normal ones (Box and Muller 1958)."""
+    half = (features + 1) // 2
+    unit = _unit(_bits(examples, 2 * half, pair, first), dtype)
+    radius = tf.sqrt(-2.0 * tf.math.log(unit[:, :half]))
+    turn = unit[:, half:] * 6.283185307179586
+    return tf.concat([radius * tf.cos(turn), radius * tf.sin(turn)], axis=1)[:, :features]
+
+
+def _uniform(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype: tf.DType) -> Tensor:
+    """Uniform numbers of standard deviation 1."""
+    return (2.0 * _unit(_bits(examples, features, pair, first), dtype) - 1.0) * 3.0**0.5
+
+
+def _sign(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype: tf.DType) -> Tensor:
+    """1 or -1, from one random bit each."""
+    bits = _bits(examples, (features + 31) // 32, pair, first)
+    single = tf.bitwise.right_shift(bits[:, :, None], tf.constant(np.arange(32), tf.uint32))
+    single = tf.cast(tf.bitwise.bitwise_and(single, tf.constant(1, tf.uint32)), dtype)
+    return 2.0 * tf.reshape(single, [examples, -1])[:, :features] - 1.0
+
+
+_DRAWS = {"normal": _normal, "uniform": _uniform, "sign": _sign}
+
+
+def _unit(bits: Tensor, dtype: tf.DType) -> Tensor:
+    """Makes uniform numbers in (0, 1] from the upper 24 of 32 bits."""
     return (tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), dtype) + 0.5) * 2.0**-24
+
+
+def _bits(examples: Tensor, columns: Tensor, pair: Tensor, first: Any) -> Tensor:
+    """Draws 32 random bits for each entry of `(examples, columns)`, beginning with the example `first`.
+
+    Philox (Salmon et al. 2011) makes four words from a key and a count: a row takes whole counts, so that each example
+    has a place of its own.
+    """
+    blocks = (columns + 3) // 4
+    count = tf.cast(first, tf.uint64) * tf.cast(blocks, tf.uint64)
+    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=tf.stack([examples, 4 * blocks]),
+        key=tf.bitcast(pair, tf.uint64)[None],
+        counter=tf.stack([count, tf.zeros([], tf.uint64)]),
+        alg=tf.random.Algorithm.PHILOX.value,
+        dtype=tf.uint32,
+    )
+    return bits[:, :columns]

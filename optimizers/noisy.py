@@ -20,7 +20,7 @@ class Noisy(keras.optimizers.Optimizer):
     Args:
         optimizer: what makes the updates.
         variance: variance of e.
-        distribution: `"normal"` or `"uniform"`.
+        distribution: `"normal"`, `"uniform"` or `"sign"`.
         only: part of a variable's path; noise goes on the variables whose path holds it, such as
             `"backward_kernel"`; on all where none.
         seed: seed of the noise.
@@ -42,9 +42,9 @@ class Noisy(keras.optimizers.Optimizer):
             raise ValueError(f"`optimizer` must be a Keras optimizer. Received {optimizer!r}. Example: Momentum(0.1).")
         if not variance >= 0:
             raise ValueError(f"`variance` must not be negative. Received {variance!r}. Example: variance=1e-4.")
-        if distribution not in ("normal", "uniform"):
+        if distribution not in noise.DISTRIBUTIONS:
             raise ValueError(
-                f'`distribution` must be "normal" or "uniform". Received {distribution!r}. Example: "normal".'
+                f'`distribution` must be one of {noise.DISTRIBUTIONS}. Received {distribution!r}. Example: "normal".'
             )
         super().__init__(learning_rate=0.0, name=name)
         self.optimizer = optimizer
@@ -90,10 +90,24 @@ class Noisy(keras.optimizers.Optimizer):
             self.build(variables)
         rate = tf.convert_to_tensor(self.optimizer.learning_rate)
         self.optimizer.apply(grads, variables)
-        for gradient, variable in zip(grads, variables, strict=True):
-            if gradient is not None and (self.only is None or self.only in variable.path):
-                variable.assign_add(tf.cast(rate, variable.dtype) * self._draw(variable))
+        noisy = [
+            variable
+            for gradient, variable in zip(grads, variables, strict=True)
+            if gradient is not None and (self.only is None or self.only in variable.path)
+        ]
+        # Outside of the replicas, as Keras makes its updates: each has the same noise.
+        tf.__internal__.distribute.interim.maybe_merge_call(self._add_noise, tf.distribute.get_strategy(), noisy, rate)
         self._iterations.assign_add(1)
+
+    def _add_noise(self, strategy: tf.distribute.Strategy, variables: list[Any], rate: Any) -> None:
+        """Adds rate e to each variable on every replica."""
+        for variable in variables:
+            strategy.extended.update(
+                variable.value,
+                lambda copy, scale, e: copy.assign_add(tf.cast(scale, copy.dtype) * e),
+                args=(rate, self._draw(variable)),
+                group=False,
+            )
 
     def _draw(self, variable: Any) -> tf.Tensor:
         """Draws e for one variable at the present number of updates."""

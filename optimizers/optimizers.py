@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -77,8 +78,11 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         self.optimizers = inner
         self.rate_scheduler = rate_scheduler
         self.skip_idle = skip_idle
+        self._mode: tuple[bool, bool] | None = None
         for optimizer in inner:
             _follow(optimizer, self._iterations)
+            # Gradients are added up here, before clipping; Keras would do so after it.
+            _innermost(optimizer)._all_reduce_sum_gradients = list
 
     def build(self, variables: list[Any]) -> None:
         """Builds each optimizer on the variables of its loss."""
@@ -134,30 +138,62 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         """The current learning rates of J and R."""
         return self.optimizers[0].learning_rate, self.optimizers[-1].learning_rate
 
+    @contextlib.contextmanager
+    def mode(self, j_runs: bool, r_runs: bool) -> Iterator[None]:
+        """Says which losses run in the calls of `apply` that are traced meanwhile, one of `modes`.
+
+        Without it `apply` looks at the rates, and a graph holds all modes. On several replicas it must be said: there
+        the choice is to be made outside of the replicas.
+        """
+        self._mode = (j_runs, r_runs)
+        try:
+            yield
+        finally:
+            self._mode = None
+
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Applies the gradients of J + R to their variables, each at the rate of its loss.
+
+        On several replicas the gradients are added up first, so that clipping sees the whole gradient.
 
         Args:
             grads: one gradient per variable; none where a variable has no gradient.
             trainable_variables: the variables; those that the optimizer was built with where none.
 
         Raises:
-            ValueError: if the optimizer is not built and no variables are given.
+            ValueError: if the optimizer is not built and no variables are given, or if the losses take turns on
+                several replicas and `mode` does not say whose turn it is.
         """
         if trainable_variables is None and not self.built:
             raise ValueError("The optimizer is not built. Call `build(variables)` first, or give the variables.")
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
-        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
+        pairs = _added_up([(g, v) for g, v in zip(grads, variables, strict=True) if g is not None])
         if self.constant:
             self._apply_all(pairs)
-        elif self.skip_idle:
-            self._apply_active(pairs)
+        elif self._mode is not None:
+            self._apply_mode(pairs, *self._mode)
         else:
-            rates = self.rates()
-            self._apply_all([(tf.cast(rates[loss_of(v)], g.dtype) * g, v) for g, v in pairs])
+            self._apply_scheduled(pairs)
         self._iterations.assign_add(1)
+
+    def _apply_scheduled(self, pairs: list[tuple[Any, Any]]) -> None:
+        """Applies by the mode that the rates of this step tell."""
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            raise ValueError(
+                "With a rate scheduler on several replicas `apply` must be told whose turn it is. Received a call "
+                "outside of `mode`. Example: train with `AlignedModel`, which does."
+            )
+        branches = [lambda j=j, r=r: self._apply_mode(pairs, j, r) for j, r in self.modes]
+        tf.switch_case(self.present_mode(), branches)
+
+    def present_mode(self) -> Any:
+        """Returns the place in `modes` of what runs at the present global step, an int32 scalar."""
+        runs = [tf.not_equal(rate, 0.0) for rate in self.rates()]
+        matches = [tf.logical_and(tf.equal(runs[J], j), tf.equal(runs[R], r)) for j, r in self.modes]
+        return tf.argmax(tf.cast(tf.stack(matches), tf.int32), output_type=tf.int32)
 
     def _apply_all(self, pairs: list[tuple[Any, Any]]) -> None:
         """Runs every optimizer on the pairs of its loss."""
@@ -167,21 +203,13 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         for loss, optimizer in enumerate(self.optimizers):
             _run(optimizer, [(g, v) for g, v in pairs if loss_of(v) == loss])
 
-    def _apply_active(self, pairs: list[tuple[Any, Any]]) -> None:
-        """Runs the optimizers of the losses whose rate is not 0."""
-        rates = self.rates()
-        scaled = [(tf.cast(rates[loss_of(v)], g.dtype) * g, v) for g, v in pairs]
-        of_loss = [[(g, v) for g, v in scaled if loss_of(v) == loss] for loss in (J, R)]
-        j_runs, r_runs = (tf.not_equal(rate, 0.0) for rate in rates)
-        if len(self.optimizers) == 2:
-            for optimizer, own, runs in zip(self.optimizers, of_loss, (j_runs, r_runs), strict=True):
-                tf.cond(runs, lambda o=optimizer, p=own: _run(o, p), lambda: tf.no_op())
-            return
-        # One optimizer counts, and clips by, what it moves at this step and nothing else.
-        optimizer = self.optimizers[0]
-        mode = tf.cast(j_runs, tf.int32) + 2 * tf.cast(r_runs, tf.int32)
-        choices = [[], of_loss[J], of_loss[R], scaled]
-        tf.switch_case(mode, [lambda p=choice: _run(optimizer, p) for choice in choices])
+    def _apply_mode(self, pairs: list[tuple[Any, Any]], j_runs: bool, r_runs: bool) -> tf.Operation:
+        """Runs the optimizers of the losses whose turn it is; an optimizer counts and clips by what it moves."""
+        rates, runs = self.rates(), (j_runs, r_runs)
+        if self.skip_idle:
+            pairs = [(g, v) for g, v in pairs if runs[loss_of(v)]]
+        self._apply_all([(tf.cast(rates[loss_of(v)], g.dtype) * g, v) for g, v in pairs])
+        return tf.no_op()
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
@@ -203,12 +231,21 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         return cls(**{**config, "optimizers": optimizers, "rate_scheduler": load(config["rate_scheduler"])})
 
 
-def _run(optimizer: keras.optimizers.Optimizer, pairs: list[tuple[Any, Any]]) -> tf.Operation:
+def _run(optimizer: keras.optimizers.Optimizer, pairs: list[tuple[Any, Any]]) -> None:
     """Applies gradients to variables, where there are any."""
     if pairs:
         gradients, variables = zip(*pairs, strict=True)
         optimizer.apply(list(gradients), list(variables))
-    return tf.no_op()
+
+
+def _added_up(pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Adds the gradients of all replicas."""
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1 or not pairs:
+        return pairs
+    gradients, variables = zip(*pairs, strict=True)
+    added = replica.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
+    return list(zip(added, variables, strict=True))
 
 
 def _innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

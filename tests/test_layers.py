@@ -188,11 +188,11 @@ def test_table_5_in_a_layer_agrees_with_numpy(float64, rng, case, column, activa
         alignment=from_config(config, seed=9), activation=own, alignment_activation=following, name="here"
     )
     fill(layer, arrays)
-    with tf.GradientTape() as tape, forward_pass(step=3, minibatch=2) as state:
+    with tf.GradientTape() as tape, forward_pass(step=3, first_example=2) as state:
         layer(arrays["x"], training=True)
     b = layer._backward_kernel.value
     gradient = tape.gradient(state.losses["here"], b)
-    x = draw_noise(InputPath(**config["input"]), tf.constant(arrays["x"]), noise_key(9, "here", 3, 2)).numpy()
+    x = draw_noise(InputPath(**config["input"]), tf.constant(arrays["x"]), noise_key(9, "here", 3), 2).numpy()
     activation = None if activations == ("linear", None) else relu
 
     def regulariser(kernel):

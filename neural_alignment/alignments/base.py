@@ -6,7 +6,6 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 import pydantic
@@ -27,6 +26,27 @@ from neural_alignment.options import Options
 Tensor = tf.Tensor
 
 
+class _computed_once:  # noqa: N801 (a decorator)
+    """A property that is computed when it is first asked for.
+
+    `functools.cached_property` holds a lock meanwhile until Python 3.12, and replicas, which are threads that wait for
+    each other at every mean over the batch, would wait for ever.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]):
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        value = instance.__dict__[self._name] = self._function(instance)
+        return value
+
+
 @dataclass
 class LayerView:
     """A layer at one forward pass, as a rule may see it.
@@ -43,7 +63,8 @@ class LayerView:
         projection: W^T x as the layer has computed it anyway, before the bias; computed when asked for where none.
         name: the layer's name, which sets its noise apart from that of other layers.
         step: the global step.
-        minibatch: which part of the step's batch this is, where gradients are accumulated.
+        first_example: place in the step's batch of the first example here: not 0 on other replicas than the first, and
+            where gradients are accumulated.
     """
 
     linear_map: LinearMap
@@ -55,7 +76,7 @@ class LayerView:
     projection: Tensor | None = None
     name: str = "layer"
     step: Tensor | int = 0
-    minibatch: Tensor | int = 0
+    first_example: Tensor | int = 0
 
     def __post_init__(self):
         for name in ("inputs", "forward_kernel", "bias", "projection"):
@@ -84,21 +105,21 @@ class Signals:
         self.backward_output = backward_output
         self.seed = seed
 
-    @cached_property
+    @_computed_once
     def inputs(self) -> Tensor:
         """The input of the forward path: noise where asked for, then feature-wise operations."""
         inputs = self.view.inputs
         if self.input_path.noise is not None:
-            key = noise_key(self.seed, self.view.name, self.view.step, self.view.minibatch)
-            inputs = draw_noise(self.input_path, inputs, key)
+            key = noise_key(self.seed, self.view.name, self.view.step)
+            inputs = draw_noise(self.input_path, inputs, key, self.view.first_example)
         return standardise(inputs, self.input_path, batch=False)
 
-    @cached_property
+    @_computed_once
     def backward_inputs(self) -> Tensor:
         """The input of the backward path: that of the forward path, centred over the batch where asked for."""
         return standardise(self.inputs, InputPath(batch_center=self.input_path.batch_center), batch=True)
 
-    @cached_property
+    @_computed_once
     def forward_activity(self) -> Tensor:
         """W^T x with bias and nonlinearity, not standardised."""
         if self.inputs is self.view.inputs and self.view.projection is not None:
@@ -107,29 +128,29 @@ class Signals:
             projection = self.view.linear_map.project(self.inputs, self.view.forward_kernel)
         return self._activity(projection, self.forward_output)
 
-    @cached_property
+    @_computed_once
     def backward_activity(self) -> Tensor:
         """B^T x with bias and nonlinearity, not standardised."""
         projection = self.view.linear_map.project(self.backward_inputs, self.view.backward_kernel)
         return self._activity(projection, self.backward_output)
 
-    @cached_property
+    @_computed_once
     def forward_projection(self) -> Tensor:
         """W^T x after all operations of the forward path: the x_out of Table 1."""
         return standardise(self.forward_activity, self.forward_output, batch=True)
 
-    @cached_property
+    @_computed_once
     def backward_projection(self) -> Tensor:
         """B^T x after all operations of the backward path."""
         return standardise(self.backward_activity, self.backward_output, batch=False)
 
-    @cached_property
+    @_computed_once
     def forward_reconstruction(self) -> Tensor:
         """B x_out: the input reconstructed from the forward activity, standardised as the forward path is."""
         reconstruction = self._reconstruct(self.forward_activity, self.view.backward_kernel)
         return standardise(reconstruction, self.forward_output, batch=True)
 
-    @cached_property
+    @_computed_once
     def backward_reconstruction(self) -> Tensor:
         """W (B^T x): the input reconstructed from the backward activity, standardised as the backward path is."""
         reconstruction = self._reconstruct(self.backward_activity, self.view.forward_kernel)
@@ -156,7 +177,7 @@ class Signals:
             overlap += primitives.amp(tf.zeros_like(self.forward_projection) + self.view.bias, self.forward_projection)
         return overlap
 
-    @cached_property
+    @_computed_once
     def _hebbian(self) -> Tensor:
         """The mean over the batch of x (x) x_out: minus the gradient of amp to B."""
         batch = tf.cast(tf.shape(self.view.inputs)[0], self.view.inputs.dtype)
@@ -264,7 +285,7 @@ class ForwardPass:
 
     Attributes:
         step: the global step.
-        minibatch: which part of the step's batch this is.
+        first_example: place in the step's batch of the first example of this call.
         regularise: whether the layers compute R_l.
         weight_transport: whether the error travels back through W: true backpropagation, for comparison.
         probe: called with each layer and its inputs and W^T x (+ bias); returns what to go on with.
@@ -272,7 +293,7 @@ class ForwardPass:
     """
 
     step: Tensor | int = 0
-    minibatch: Tensor | int = 0
+    first_example: Tensor | int = 0
     regularise: bool = True
     weight_transport: bool = False
     probe: Callable[[Any, Tensor, Tensor], Tensor] | None = None

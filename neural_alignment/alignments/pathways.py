@@ -24,14 +24,16 @@ class InputPath(Options):
     """Operations on the input that both projections see (Table 5, BI; sigma).
 
     Attributes:
-        noise: distribution of the noise that takes the input's place; none by default.
+        noise: distribution of the noise that takes the input's place; none by default. "normal" is the paper's;
+            "uniform" and "sign" (plus or minus `stddev`) have the same first two moments and are made in half and in
+            a quarter of the time.
         stddev: standard deviation of that noise, whichever the distribution.
         feature_center: BI FWMC.
         feature_normalize: BI FWL2N; centres first, so that `feature_center` changes nothing beside it.
         batch_center: BI BWMC; acts on the backward path alone.
     """
 
-    noise: Literal["normal", "uniform"] | None = None
+    noise: Literal["normal", "uniform", "sign"] | None = None
     stddev: pydantic.PositiveFloat = 1.0
     feature_center: bool = False
     feature_normalize: bool = False
@@ -90,8 +92,12 @@ def feature_normalize(signal: Tensor) -> Tensor:
 
 
 def batch_center(signal: Tensor) -> Tensor:
-    """Subtracts from each position its mean over the batch."""
-    return signal - tf.reduce_mean(signal, axis=0, keepdims=True)
+    """Subtracts from each position its mean over the batch, that of all replicas."""
+    mean = tf.reduce_mean(signal, axis=0, keepdims=True)
+    replica = tf.distribute.get_replica_context()
+    if replica is not None and replica.num_replicas_in_sync > 1:
+        mean = replica.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+    return signal - mean
 
 
 def standardise(signal: Tensor, options: ForwardOutput | BackwardOutput | InputPath, batch: bool) -> Tensor:
@@ -103,12 +109,19 @@ def standardise(signal: Tensor, options: ForwardOutput | BackwardOutput | InputP
     return batch_center(signal) if batch and options.batch_center else signal
 
 
-def noise_key(seed: int, layer: str, step: Tensor | int, minibatch: Tensor | int = 0) -> Tensor:
-    """Returns the key of the noise of one layer at one step: that of the run's seed, its name, step and minibatch."""
-    return noise.key(seed, layer, step, minibatch)
+def noise_key(seed: int, layer: str, step: Tensor | int) -> Tensor:
+    """Returns the key of the noise of one layer at one step: that of the run's seed, its name and the step."""
+    return noise.key(seed, layer, step)
 
 
-def draw_noise(options: InputPath, like: Tensor, key: Tensor) -> Tensor:
-    """Draws i.i.d. noise of the shape and dtype of `like`; there is no scaling by the fan-in."""
-    drawn = noise.draw(options.noise, tf.shape(like), key, options.stddev, like.dtype)
+def draw_noise(options: InputPath, like: Tensor, key: Tensor, first_example: Tensor | int = 0) -> Tensor:
+    """Draws i.i.d. noise of the shape and dtype of `like`; there is no scaling by the fan-in.
+
+    Args:
+        options: distribution and standard deviation.
+        like: `(batch, ...)`, a part of the step's batch.
+        key: what `noise_key` returned.
+        first_example: place in the step's batch of the first example of `like`.
+    """
+    drawn = noise.draw(options.noise, tf.shape(like), key, options.stddev, like.dtype, first_example)
     return tf.ensure_shape(drawn, like.shape)

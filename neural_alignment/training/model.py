@@ -94,81 +94,164 @@ class AlignedModel(keras.Model):
         """Returns the first step at which J or some R_l was not finite, and of which: `"J"` or layer names."""
         return self._watch.first()
 
+    def make_train_function(self, force: bool = False) -> None:
+        """Builds what `fit` calls for every `steps_per_execution` steps.
+
+        Which loss runs is chosen here, outside of the replicas: a branch within one could not wait for the others.
+        """
+        if self.train_function is not None and not force:
+            return
+        step = self._step
+        if self.jit_compile and not self.run_eagerly:
+            step = tf.function(step, reduce_retracing=True, jit_compile=True, autograph=False)
+
+        def execution(iterator: Any) -> tuple[Tensor, dict[str, Tensor]]:
+            if self.steps_per_execution == 1:
+                step(iterator.get_next())
+                return tf.constant(1), self.get_metrics_result()
+
+            def body(count, batch):
+                step(batch.get_value())
+                more = count + 1 < self.steps_per_execution
+                return count + 1, tf.cond(more, iterator.get_next_as_optional, lambda: batch)
+
+            count, _ = tf.while_loop(
+                lambda count, batch: tf.logical_and(count < self.steps_per_execution, batch.has_value()),
+                body,
+                (tf.constant(0), iterator.get_next_as_optional()),
+                parallel_iterations=1,
+            )
+            return count, self.get_metrics_result()
+
+        if not self.run_eagerly:
+            # One graph: steps that are functions within a function lose their order among replicas when inlined.
+            execution = tf.function(execution, reduce_retracing=True, autograph=False)
+
+        def function(iterator: Any) -> dict[str, Tensor]:
+            if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+                count, logs = execution(iterator)
+                if not count:
+                    raise StopIteration
+                return logs
+            for _, data in zip(range(self.steps_per_execution), iterator, strict=False):
+                single(data)
+            return self.get_metrics_result()
+
+        single = step if self.run_eagerly else tf.function(step, reduce_retracing=True, autograph=False)
+        self.train_function = function
+
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Makes one update of W from J and of B from R; returns the metrics so far."""
+        """Makes one update of W from J and of B from R; returns the metrics so far. For training loops of one's own."""
+        self._step(data)
+        return self.get_metrics_result()
+
+    def _step(self, data: Any) -> None:
+        """Makes one step on all replicas, of the losses whose turn it is."""
+        optimizer, strategy = _unwrapped(self.optimizer), self.distribute_strategy
+        step = tf.identity(optimizer.iterations)  # Before the update counts it.
+        scheduled = isinstance(optimizer, MultiOptimizer) and not optimizer.constant
+
+        def run(j_runs: bool = True, r_runs: bool = True) -> tuple[Tensor, Tensor]:
+            watched = strategy.run(self._replica_step, args=(data, step, j_runs, r_runs))
+            return tuple(strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for value in watched)
+
+        if scheduled:
+            branches = [lambda j=j, r=r: run(j, r) for j, r in optimizer.modes]
+            watched = tf.switch_case(optimizer.present_mode(), branches)
+        else:
+            watched = run()
+        self._watch.update(step, *watched)
+
+    def _replica_step(self, data: Any, step: Tensor, j_runs: bool, r_runs: bool) -> tuple[Tensor, Tensor]:
+        """Makes one step on the examples of one replica; returns J and R_l by layer, over these."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         optimizer = _unwrapped(self.optimizer)
-        step = optimizer.iterations
-        scheduled = isinstance(optimizer, MultiOptimizer) and not optimizer.constant
-        if scheduled:
-            j_rate, r_rate = optimizer.rates()
-            j_runs, r_runs = tf.not_equal(j_rate, 0.0), tf.not_equal(r_rate, 0.0)
-            modes = optimizer.modes
-            matches = [tf.logical_and(tf.equal(j_runs, j), tf.equal(r_runs, r)) for j, r in modes]
-            branches = [
-                lambda j=j, r=r: self._batch_gradients(x, y, sample_weight, step, j, r, zeros=True) for j, r in modes
-            ]
-            mode = tf.argmax(tf.cast(tf.stack(matches), tf.int32), output_type=tf.int32)
-            gradients, loss, regularisers, outputs = tf.switch_case(mode, branches)
+        gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, j_runs, r_runs)
+        if isinstance(optimizer, MultiOptimizer):
+            if not optimizer.skip_idle:
+                gradients = _fill(gradients, self.trainable_variables)
+            with optimizer.mode(j_runs, r_runs):
+                self.optimizer.apply(gradients, self.trainable_variables)
         else:
-            r_runs = tf.constant(True)
-            gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, True, True)
-        self._watch.update(step, loss, regularisers)
-        self.optimizer.apply(gradients, self.trainable_variables)
-        self._loss_tracker.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(x)[0])[0])
-        self._regulariser_tracker.update_state(tf.reduce_sum(regularisers), sample_weight=tf.cast(r_runs, tf.float32))
-        return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+            self.optimizer.apply(gradients, self.trainable_variables)
+        self._loss_tracker.update_state(loss, sample_weight=_examples(x))
+        if r_runs:
+            self._regulariser_tracker.update_state(tf.reduce_sum(regularisers))
+        self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        return tf.cast(loss, tf.float32), regularisers
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
-        """Evaluates one batch: J and the metrics, not R."""
-        results = super().test_step(data)
+        """Evaluates one batch: J and the metrics, not R.
+
+        A loss that is a mean over sample weights counts by these, so that examples of weight 0 change nothing.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        outputs = self(x, training=False)
+        loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=False)
+        count = _examples(x)
+        if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
+            count = tf.reduce_sum(sample_weight)
+        self._loss_tracker.update_state(loss * _replicas(), sample_weight=count)
+        results = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         results.pop(self._regulariser_tracker.name, None)
         return results
 
-    def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs, zeros=False):
-        """Returns the gradients of one batch, J, R_l by layer, and the outputs.
+    def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs):
+        """Returns the gradients over one replica's examples, J, R_l by layer, and the outputs.
+
+        The gradients of all replicas add up to those of the means over all examples; J and R_l are means over these.
 
         Args:
-            x: inputs of the batch.
+            x: inputs of the replica's part of the batch.
             y: targets.
             sample_weight: weights of the examples, or none.
             step: the global step.
             j_runs: whether J is optimised at this step.
             r_runs: whether R is.
-            zeros: whether a variable without a gradient gets zeros, so that all branches have one structure.
         """
-        variables = self.trainable_variables
-        if self._minibatches == 1:
-            gradients, *rest = self._gradients(x, y, sample_weight, step, 0, j_runs, r_runs)
-            if zeros:
-                gradients = _fill(gradients, variables)
-            return gradients, *rest
+        replica, parts = tf.distribute.get_replica_context(), self._minibatches
+        rank = replica.replica_id_in_sync_group if replica is not None else 0
+        examples = _examples(x)
+        first = rank * examples
+        if parts == 1:
+            return self._gradients(x, y, sample_weight, step, first, j_runs, r_runs)
 
-        parts = tf.nest.map_structure(
-            lambda t: None if t is None else _cut(t, self._minibatches), (x, y, sample_weight)
-        )
+        batch = tf.nest.map_structure(lambda t: None if t is None else _cut(t, parts), (x, y, sample_weight))
 
         def part(index):
-            chosen = tf.nest.map_structure(lambda t: None if t is None else t[index], parts)
-            gradients, loss, regularisers, outputs = self._gradients(*chosen, step, index, j_runs, r_runs)
-            return _fill(gradients, variables), loss, regularisers, outputs
+            chosen = tf.nest.map_structure(lambda t: None if t is None else t[index], batch)
+            begin = first + index * (examples // parts)
+            gradients, *rest = self._gradients(*chosen, step, begin, j_runs, r_runs)
+            return _fill(gradients, self.trainable_variables), *rest
 
-        return _accumulate(part, self._minibatches)
+        return _accumulate(part, parts)
 
-    def _gradients(self, x, y, sample_weight, step, minibatch, j_runs, r_runs):
+    def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
         """Runs the model forward and back once."""
+        replicas = _replicas()
         with tf.GradientTape() as tape:
-            with forward_pass(step=step, minibatch=minibatch, regularise=r_runs) as state:
+            with forward_pass(step=step, first_example=first_example, regularise=r_runs) as state:
                 outputs = self(x, training=True)
+                # Keras has divided it by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
             regularisers = [state.losses.get(name) for name in self._watch.layers]
             regularisers = [tf.zeros([]) if r is None else tf.cast(r, tf.float32) for r in regularisers]
-            total = sum(state.losses.values()) if r_runs else 0.0
+            total = sum(state.losses.values()) / replicas if state.losses else 0.0
             total = self.optimizer.scale_loss(total + loss if j_runs else total)
         gradients = [None] * len(self.trainable_variables)
         if j_runs or state.losses:
             gradients = tape.gradient(total, self.trainable_variables)
-        return gradients, loss, tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
+        return gradients, loss * replicas, tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
+
+
+def _examples(x: Any) -> Tensor:
+    """Returns the number of examples in a batch."""
+    return tf.shape(tf.nest.flatten(x)[0])[0]
+
+
+def _replicas() -> int:
+    """Returns the number of replicas that share a step."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _unwrapped(optimizer: Any) -> Any:
@@ -181,15 +264,11 @@ class _FiniteWatch:
 
     def __init__(self, layers: Sequence[str]):
         self.layers = list(layers)
-        self._steps = tf.Variable(
-            tf.fill([1 + len(layers)], tf.constant(-1, tf.int64)),
-            trainable=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        self._steps = tf.Variable(tf.fill([1 + len(layers)], tf.constant(-1, tf.int64)), trainable=False)
 
     def update(self, step: Any, loss: Tensor, regularisers: Tensor) -> None:
         """Looks at the values of one step."""
-        values = tf.concat([[tf.cast(loss, tf.float32)], regularisers], axis=0)
+        values = tf.concat([[loss], regularisers], axis=0)
         fresh = tf.logical_and(self._steps < 0, tf.logical_not(tf.math.is_finite(values)))
         self._steps.assign(tf.where(fresh, tf.cast(tf.convert_to_tensor(step), tf.int64), self._steps))
 

@@ -56,7 +56,7 @@ VARIANTS = {
     "information sparse backward": {"sparse_decay": True, "reconstruct_backward": True},
 }
 
-STEP, MINIBATCH = 7, 1
+STEP, FIRST_EXAMPLE = 7, 8
 
 
 def config_of(variant, options):
@@ -77,7 +77,7 @@ def view_of(case, arrays, activation=tf.nn.relu, **changes):
         "projection": tf.constant(linear.project(arrays["x"], arrays["w"])),
         "name": case.name,
         "step": STEP,
-        "minibatch": MINIBATCH,
+        "first_example": FIRST_EXAMPLE,
     }
     return LayerView(**{**values, **changes})
 
@@ -95,8 +95,8 @@ def with_noise(config, case, arrays):
     options = config.get("input", {})
     if "noise" not in options:
         return arrays
-    key = noise_key(config.get("seed", 0), case.name, STEP, MINIBATCH)
-    return {**arrays, "x": draw_noise(InputPath(**options), tf.constant(arrays["x"]), key).numpy()}
+    key = noise_key(config.get("seed", 0), case.name, STEP)
+    return {**arrays, "x": draw_noise(InputPath(**options), tf.constant(arrays["x"]), key, FIRST_EXAMPLE).numpy()}
 
 
 def expected(config, case, arrays, activation=relu, **options):

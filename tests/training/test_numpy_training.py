@@ -194,7 +194,7 @@ class NumpyNetwork:
             return signs * self.drawn_norms[index] / np.linalg.norm(signs)
         return self.b[index]
 
-    def gradients(self, x, y, step, minibatch):
+    def gradients(self, x, y, step, first_example):
         """Returns the gradients of J to (W, bias) and of R to B; J's to B too where the rule ties them."""
         recipe, rule = self.recipe, self.recipe.config["rule"]
         inputs, gates = [], []
@@ -218,18 +218,18 @@ class NumpyNetwork:
             d_w.insert(0, task + L2 * self.w[index])
             d_bias.insert(0, error.sum(axis=tuple(range(error.ndim - 1))) + (L2 * self.bias[index] if last else 0.0))
             tied = rule == "kolen_pollack" or recipe.mistake == "J reaches B"
-            d_b.insert(0, self._regulariser(index, inputs[index], step, minibatch) + (task if tied else 0.0))
+            d_b.insert(0, self._regulariser(index, inputs[index], step, first_example) + (task if tied else 0.0))
             error = linear.reconstruct(error, self.carried(index), inputs[index].shape)
         return d_w, d_bias, d_b
 
-    def _regulariser(self, index, x, step, minibatch):
+    def _regulariser(self, index, x, step, first_example):
         config = self.recipe.config
         if config["rule"] in ("feedback", "sign_symmetry"):
             return np.zeros_like(self.b[index])
         if "noise" in config.get("input", {}):
             options = InputPath(**config["input"])
-            key = noise_key(self.recipe.seed, f"layer{index}", step, minibatch)
-            x = draw_noise(options, tf.constant(x), key).numpy()
+            key = noise_key(self.recipe.seed, f"layer{index}", step)
+            x = draw_noise(options, tf.constant(x), key, first_example).numpy()
         activation = index < len(self.specs) - 1
         _, linear, _ = self.specs[index]
         return regulariser_gradient(
@@ -295,7 +295,7 @@ def train_numpy(recipe, weights):
             r_runs = step % (recipe.alternation + 1) == 0
             j_runs = not r_runs
         parts = [
-            network.gradients(*part, step, index)
+            network.gradients(*part, step, index * (len(x) // recipe.minibatches))
             for index, part in enumerate(
                 zip(np.split(x, recipe.minibatches), np.split(y, recipe.minibatches), strict=True)
             )
@@ -363,7 +363,7 @@ def test_every_schedule_trains_as_the_numpy_loop_does(variant):
 
 
 @pytest.mark.parametrize("variant", ["alternation 2 with momentum drift", "delay", "minibatches and alternation"])
-def test_the_noise_goes_by_the_global_step_and_the_minibatch(variant):
+def test_the_noise_goes_by_the_global_step_and_the_place_in_the_batch(variant):
     agree(Recipe(RULES["information"], **VARIANTS[variant]))
 
 
