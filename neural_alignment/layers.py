@@ -110,6 +110,8 @@ class AlignedLayer:
         linear_map = self.linear_map()
         kernel = _tensor(self.kernel)
         carried = kernel if state.weight_transport else self._carried(linear_map)
+        if not self.alignment.tie_gradient:
+            carried = tf.stop_gradient(carried)  # J's gradient to B is zero: this saves writing the zeros.
         # True backpropagation ties nothing: W would get its gradient twice.
         tie_gradient = self.alignment.tie_gradient and not state.weight_transport
         projection = carry(linear_map, inputs, kernel, carried, tie_gradient)
@@ -130,26 +132,30 @@ class AlignedLayer:
 
     def _regularise(self, inputs: Tensor, projection: Tensor, linear_map: LinearMap, state: ForwardPass) -> None:
         """Computes R_l and hands it to the model: to its forward pass, or with `add_loss` where there is none."""
-        view = LayerView(
-            linear_map=linear_map,
-            inputs=_wide(inputs),
-            forward_kernel=_wide(self.kernel),
-            backward_kernel=linear_map.transpose(_wide(self._backward_kernel)),
-            bias=None if self.bias is None else _wide(self.bias),
-            activation=self.following_activation,
-            projection=_wide(projection),
-            name=self.name,
-            step=state.step,
-            first_example=state.first_example,
-        )
-        regulariser = self.alignment(view)
+
+        def regulariser() -> Tensor:
+            view = LayerView(
+                linear_map=linear_map,
+                inputs=_wide(inputs),
+                forward_kernel=_wide(self.kernel),
+                backward_kernel=linear_map.transpose(_wide(self._backward_kernel)),
+                bias=None if self.bias is None else _wide(self.bias),
+                activation=self.following_activation,
+                projection=_wide(projection),
+                name=self.name,
+                step=state.step,
+                first_example=state.first_example,
+            )
+            return self.alignment(view)
+
         if current_pass() is None:
-            self.add_loss(regulariser)
+            self.add_loss(regulariser())
             if self.alignment.uses_step:
                 self._step.assign_add(1)
+        elif state.deferred is not None and not self.alignment.reads_signals:
+            state.deferred.append((self, regulariser))
         else:
-            # A layer that stands at two places of a network has the sum of both.
-            state.losses[self.name] = regulariser + state.losses.get(self.name, 0.0)
+            state.add(self.name, regulariser())
 
     @property
     def following_activation(self) -> Any:

@@ -8,10 +8,11 @@ except ModuleNotFoundError as error:
         "as in pip install 'neural_alignment[cpu]'."
     ) from error
 
+from optimizers.adam import Adam
 from optimizers.learning_rate import WarmupAndDrops
 from optimizers.momentum import Momentum
 from optimizers.noisy import Noisy
 from optimizers.optimizers import MultiOptimizer
 from optimizers.rate_scheduler import RateScheduler
 
-__all__ = ["Momentum", "MultiOptimizer", "Noisy", "RateScheduler", "WarmupAndDrops"]
+__all__ = ["Adam", "Momentum", "MultiOptimizer", "Noisy", "RateScheduler", "WarmupAndDrops"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
@@ -41,15 +42,16 @@ class Momentum(keras.optimizers.Optimizer):
         self._accumulators = self.add_optimizer_variables(variables, "accumulator")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Moves one variable."""
-        rate = keras.ops.cast(learning_rate, variable.dtype)
-        gradient = keras.ops.cast(gradient, variable.dtype)
-        momentum = self.momentum  # A Python float: `cast` would take it through float32.
+        """Moves one variable, in one pass over memory."""
         accumulator = self._accumulators[self._get_variable_index(variable)]
-        accumulated = momentum * accumulator + gradient
-        self.assign(accumulator, accumulated)
-        step = gradient + momentum * accumulated if self.nesterov else accumulated
-        self.assign_sub(variable, rate * step)
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=accumulator.handle,
+            lr=tf.cast(learning_rate, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+            momentum=tf.constant(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""

@@ -210,6 +210,8 @@ class Alignment(Options):
 
     tie_gradient: ClassVar[bool] = False
     """Whether J gives B the gradient of W (the angle primitive)."""
+    reads_signals: ClassVar[bool] = False
+    """Whether R_l depends on the layer's inputs, or on its kernels alone."""
     learns: ClassVar[bool] = True
     """Whether B is trained; otherwise it has no optimizer slots and R is not computed."""
 
@@ -262,6 +264,8 @@ class SignalAlignment(Alignment):
         seed: seed of the noise; the run's seed where a configuration does not say.
     """
 
+    reads_signals: ClassVar[bool] = True
+
     input: InputPath = InputPath()
     forward_output: ForwardOutput = ForwardOutput()
     backward_output: BackwardOutput = BackwardOutput()
@@ -289,6 +293,9 @@ class ForwardPass:
         regularise: whether the layers compute R_l.
         weight_transport: whether the error travels back through W: true backpropagation, for comparison.
         probe: called with each layer and its inputs and W^T x (+ bias); returns what to go on with.
+        deferred: where it is a list, layers whose rule reads kernels alone put themselves and a function that returns
+            R_l there, for the model to call after the backward pass. Taken before, R's gradients, as large as the
+            kernels, would be held through it.
         losses: R_l by layer name, filled by the layers.
     """
 
@@ -297,7 +304,12 @@ class ForwardPass:
     regularise: bool = True
     weight_transport: bool = False
     probe: Callable[[Any, Tensor, Tensor], Tensor] | None = None
+    deferred: list[tuple[Any, Callable[[], Tensor]]] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, layer: str, regulariser: Tensor) -> None:
+        """Notes R_l; a layer that stands at two places of a network has the sum of both."""
+        self.losses[layer] = regulariser + self.losses.get(layer, 0.0)
 
 
 _ACTIVE = threading.local()

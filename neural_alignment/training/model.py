@@ -228,20 +228,35 @@ class AlignedModel(keras.Model):
 
     def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
         """Runs the model forward and back once."""
-        replicas = _replicas()
         with tf.GradientTape() as tape:
-            with forward_pass(step=step, first_example=first_example, regularise=r_runs) as state:
+            options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
+            with forward_pass(**options) as state:
                 outputs = self(x, training=True)
                 # Keras has divided it by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
-            regularisers = [state.losses.get(name) for name in self._watch.layers]
-            regularisers = [tf.zeros([]) if r is None else tf.cast(r, tf.float32) for r in regularisers]
-            total = sum(state.losses.values()) / replicas if state.losses else 0.0
+            total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
             total = self.optimizer.scale_loss(total + loss if j_runs else total)
         gradients = [None] * len(self.trainable_variables)
         if j_runs or state.losses:
             gradients = tape.gradient(total, self.trainable_variables)
-        return gradients, loss * replicas, tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
+        for layer, regulariser in state.deferred:
+            self._add_deferred(gradients, layer, regulariser, state)
+        regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
+        return gradients, loss * _replicas(), tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
+
+    def _add_deferred(self, gradients: list[Tensor | None], layer: Any, regulariser: Callable[[], Tensor], state: Any):
+        """Takes R_l of a rule that reads kernels alone, and its gradient, once W's own gradient is there."""
+        places = {id(variable): place for place, variable in enumerate(self.trainable_variables)}
+        place, kernel = places.get(id(layer._backward_kernel)), places.get(id(layer.kernel))
+        before = [] if kernel is None or gradients[kernel] is None else [gradients[kernel]]
+        with tf.control_dependencies(before), tf.GradientTape() as tape:
+            value = regulariser()
+            total = self.optimizer.scale_loss(value / _replicas())
+        state.add(layer.name, value)
+        if place is not None:
+            with tf.control_dependencies(before):
+                gradient = tape.gradient(total, self.trainable_variables[place])
+            gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
 
 
 def _examples(x: Any) -> Tensor:
