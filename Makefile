@@ -3,12 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEER := .venv-peer
 SOURCES := setup.py constraints.txt
 RULES := backprop feedback sign_symmetry weight_mirror information symmetric activation kolen_pollack
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test lint bench mnist-table clean
+.PHONY: quickstart test lint bench peer mnist-table clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -22,7 +23,10 @@ lint: $(VENV)/.dev
 	$(BIN)/shellcheck .ci/run
 
 bench: $(VENV)/.cpu
-	$(BIN)/python benchmarks/step_time.py
+	-$(MAKE) peer
+	$(BIN)/python -m benchmarks.run
+
+peer: $(PEER)/.installed
 
 mnist-table: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
@@ -37,5 +41,15 @@ $(VENV)/.dev: $(VENV)/.cpu
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
 	touch $@
 
+# The peer of the benchmarks. PyPI's torch for Linux is linked to CUDA and does not load without it: 5 GB, of which a CPU
+# uses little; `make peer TORCH_INDEX=URL` takes a smaller one from an index of CPU wheels. biotorch's layers need nothing
+# but torch of all that it declares (a notebook server, attacks on networks), so it is installed alone.
+$(PEER)/.installed: Makefile
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/pip install --quiet $(TORCH_INDEX:%=--index-url %) torch==2.14.1
+	$(PEER)/bin/pip install --quiet numpy
+	$(PEER)/bin/pip install --quiet --no-deps biotorch==0.0.16
+	touch $@
+
 clean:
-	rm -rf $(VENV) build ./*.egg-info
+	rm -rf $(VENV) $(PEER) build ./*.egg-info

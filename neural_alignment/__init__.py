@@ -18,9 +18,15 @@ if importlib.util.find_spec("tensorflow") is None:
 __version__ = "0.1.0"
 
 _ROOMS = {"alignments", "analysis", "config", "data", "errors", "layers", "models", "operations", "training"}
-_NAMES = {"convert": "models", "AlignedModel": "training", "Dense": "layers", "Conv2D": "layers"}
+_NAMES = {
+    "convert": "models",
+    "AlignedModel": "training",
+    "Dense": "layers",
+    "Conv2D": "layers",
+    "load_model": "training",
+}
 
-__all__ = ["AlignedModel", "Conv2D", "Dense", "__version__", "convert", *sorted(_ROOMS)]
+__all__ = ["AlignedModel", "Conv2D", "Dense", "__version__", "convert", "load_model", *sorted(_ROOMS)]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from neural_alignment.errors import Diverged, InputError
+from neural_alignment.errors import Diverged, InputError, Stopped
 
 app = typer.Typer(
     help="Train networks whose error travels back through weights of its own.",
@@ -44,13 +44,15 @@ def train(
     from tqdm import tqdm
 
     from neural_alignment import config as configuration
-    from neural_alignment.training import callbacks, run
+    from neural_alignment.training import callbacks, files, run
 
     if resume and force:
         raise InputError("--resume and --force exclude each other; give one of them")
+    # An explicit --run-dir may be anywhere; a name that follows from a file stays below runs.
+    run_dir = run_dir or files.confined("runs", f"{'smoke/' if smoke else ''}{run_name(config)}")
     settings = configuration.load(config, overrides or (), smoke)
     progress = callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
-    result = run.train(settings, run_dir or default_run_dir(config, smoke), resume, force, progress)
+    result = run.train(settings, run_dir, resume, force, progress)
     _print_result(result)
 
 
@@ -86,7 +88,7 @@ def compare(
     _start_tensorflow()
     from tqdm import tqdm
 
-    from neural_alignment.training import callbacks, compare
+    from neural_alignment.training import callbacks, compare, files
 
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
@@ -97,7 +99,7 @@ def compare(
         return callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
 
     def place(config: str, seed: int) -> str:
-        return os.path.join(runs, os.path.relpath(default_run_dir(config), "runs"), f"seed{seed}")
+        return files.confined(runs, f"{run_name(config)}/seed{seed}")
 
     print(compare.compare(configs, numbers, overrides or (), place, output, progress, print))
 
@@ -126,11 +128,10 @@ def _start_tensorflow() -> None:
         os.close(stderr)
 
 
-def default_run_dir(config: str, smoke: bool = False) -> str:
-    """Returns runs/<path of the file below a `configs` folder>, or runs/<name> for a file that lies elsewhere."""
-    parts = Path(config).with_suffix("").parts
-    below = parts[parts.index("configs") + 1 :] if "configs" in parts[:-1] else parts[-1:]
-    return os.path.join("runs", *(["smoke"] if smoke else []), *below)
+def run_name(config: str) -> str:
+    """Returns the path of the file below a `configs` folder, or the name of a file that lies elsewhere; no ending."""
+    parts = Path(os.path.normpath(config)).with_suffix("").parts
+    return "/".join(parts[parts.index("configs") + 1 :] if "configs" in parts[:-1] else parts[-1:])
 
 
 def _print_result(result: object) -> None:
@@ -174,6 +175,8 @@ def main() -> None:
         _exit(f"error: {error}", 2)
     except Diverged as error:
         _exit(f"diverged: {error}", 3)
+    except Stopped as error:
+        _exit(f"stopped: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
         _exit("stopped; go on with --resume", 1)
     except Exception as error:

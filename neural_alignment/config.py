@@ -55,6 +55,10 @@ class TFDSData(Options):
     """Random crop after padding by 4 pixels, with or without a flip."""
     standardize: bool = True
     """Subtract the mean and divide by the standard deviation of the training split, per channel."""
+    index_file: str | None = None
+    """Where to keep the places of all records, made if it is not there; else they are looked up at each start."""
+    tolerate_corrupt: NonNegativeInt = 0
+    """How many damaged records may be skipped before the run stops."""
 
 
 class ImageNetData(Options):
@@ -74,6 +78,11 @@ class ImageNetData(Options):
     """Counted where none."""
     validation_examples: PositiveInt | None = None
     shuffle_buffer: PositiveInt = 10000
+    """Encoded records held in memory to shuffle: half are being used, half are being read."""
+    index_file: str | None = None
+    """Where to keep the places of all records, made if it is not there; else they are looked up at each start."""
+    tolerate_corrupt: NonNegativeInt = 0
+    """How many damaged records may be skipped before the run stops."""
 
 
 class FC(Options):
@@ -127,7 +136,7 @@ class UpdateNoise(Options):
     """Noise on the updates, scaled by the current learning rate."""
 
     variance: NonNegativeFloat
-    distribution: Literal["normal", "uniform"] = "normal"
+    distribution: Literal["normal", "uniform", "sign"] = "normal"
     only: str | None = None
     """Part of the path of the variables that get it, such as backward_kernel."""
 
@@ -218,7 +227,7 @@ class Evaluation(Options):
     every_epochs: PositiveInt = 1
     batch_size: PositiveInt | None = None
     """The training batch size where none."""
-    probe_examples: PositiveInt = 256
+    probe_examples: PositiveInt = 64
     """Validation examples over which angles of projections and gradients are taken."""
 
 
@@ -231,12 +240,41 @@ class Logging(Options):
     """Images of W against B, layer by layer."""
 
 
-class Runtime(Options):
-    """How a step is executed."""
+class Checkpoints(Options):
+    """What of a run is kept on disk while it lasts; it goes on bit for bit from any step."""
 
+    every_minutes: NonNegativeFloat = 10.0
+    """Save between evaluations when this much time has passed; 0 for at evaluations alone."""
+    every_steps: PositiveInt | None = None
+    """Save after this many global steps as well."""
+    keep_best: bool = True
+    """Keep the state of the best validation top-1 beside the last one."""
+
+
+class Runtime(Options):
+    """Where and how a step is executed. A run may be resumed with another one."""
+
+    strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
+    """`mirrored`: all devices of this machine. `multi_worker`: the machines of TF_CONFIG. `auto`: what is there."""
+    replicas: PositiveInt | None = None
+    """Devices of a mirrored run; all GPUs where none. Without a GPU, parts that the CPU is cut into."""
+    tpu: str | None = None
+    """`local` on a TPU VM, or the TPU's name; the environment variable TPU_NAME, else `local`, where none."""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """Of the network; weights, R and angles are float32 in both."""
+    synchronize_batch_norm: bool = False
+    """Whether batch normalisation sees the batch of all replicas, not that of each."""
     jit_compile: bool = False
-    """Compile with XLA; slower than plain graphs on CPU."""
+    """Compile with XLA; slower than plain graphs on CPU. A TPU always does."""
     steps_per_execution: PositiveInt = 1
+    """Steps between two returns to Python; a TPU wants 100 or more."""
+
+    @pydantic.model_validator(mode="after")
+    def _options_have_their_strategy(self):
+        for key, strategy in (("replicas", "mirrored"), ("tpu", "tpu")):
+            if getattr(self, key) is not None and self.strategy != strategy:
+                raise ValueError(f"`{key}` has an effect with strategy {strategy!r} alone; found {self.strategy!r}")
+        return self
 
 
 AnyData = Annotated[DigitsData | TFDSData | ImageNetData, Field(discriminator="source")]
@@ -266,6 +304,7 @@ class Config(Options):
     optimization: Optimization
     evaluation: Evaluation = Evaluation()
     logging: Logging = Logging()
+    checkpoints: Checkpoints = Checkpoints()
     runtime: Runtime = Runtime()
 
     @property

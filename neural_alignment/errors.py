@@ -41,6 +41,18 @@ class Diverged(Exception):  # noqa: N818 - what happened to the run, not a fault
         self.layers = layers
 
 
+class Stopped(Exception):  # noqa: N818 - what happened to the run, not a fault of the program
+    """The run ended in order before its last step, because of a signal or a full disk; `--resume` goes on.
+
+    Attributes:
+        state: what `status.json` says of the run.
+    """
+
+    def __init__(self, message: str, state: str = "stopped"):
+        super().__init__(message)
+        self.state = state
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the closest of `allowed`, or nothing where none is close."""
     close = difflib.get_close_matches(word, list(allowed), n=1)

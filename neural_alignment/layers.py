@@ -16,6 +16,9 @@ Tensor = tf.Tensor
 PACKAGE = "neural_alignment"
 """Under this name Keras keeps our classes in `.keras` files."""
 
+HALF = (tf.bfloat16, tf.float16)
+"""The dtypes in which R is not taken."""
+
 
 class AlignedLayer:
     """What aligned layers share: the backward kernel, R_l, and the configuration. To be mixed into a Keras layer.
@@ -141,7 +144,7 @@ class AlignedLayer:
                 backward_kernel=linear_map.transpose(_wide(self._backward_kernel)),
                 bias=None if self.bias is None else _wide(self.bias),
                 activation=self.following_activation,
-                projection=_wide(projection),
+                projection=None if projection.dtype in HALF else projection,  # R then takes one of its own.
                 name=self.name,
                 step=state.step,
                 first_example=state.first_example,
@@ -292,7 +295,7 @@ def _tensor(variable: Any) -> Tensor:
 def _wide(value: Any) -> Tensor:
     """Returns a weight as it is stored, or a signal, in at least float32: R is not taken in half precision."""
     value = value._value if isinstance(value, keras.Variable) else value  # `value.value` is cast to the compute dtype.
-    return tf.cast(value, tf.float32) if value.dtype in (tf.bfloat16, tf.float16) else tf.convert_to_tensor(value)
+    return tf.cast(value, tf.float32) if value.dtype in HALF else tf.convert_to_tensor(value)
 
 
 def _independent(initializer: keras.initializers.Initializer, layer: str) -> keras.initializers.Initializer:

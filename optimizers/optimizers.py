@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         self.optimizers = inner
         self.rate_scheduler = rate_scheduler
         self.skip_idle = skip_idle
-        self._mode: tuple[bool, bool] | None = None
+        self._turn = threading.local()  # Replicas are threads.
         for optimizer in inner:
             _follow(optimizer, self._iterations)
             # Gradients are added up here, before clipping; Keras would do so after it.
@@ -145,11 +146,11 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         Without it `apply` looks at the rates, and a graph holds all modes. On several replicas it must be said: there
         the choice is to be made outside of the replicas.
         """
-        self._mode = (j_runs, r_runs)
+        self._turn.mode = (j_runs, r_runs)
         try:
             yield
         finally:
-            self._mode = None
+            self._turn.mode = None
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Applies the gradients of J + R to their variables, each at the rate of its loss.
@@ -170,13 +171,15 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             self.build(variables)
         pairs = _added_up([(g, v) for g, v in zip(grads, variables, strict=True) if g is not None])
-        if self.constant:
-            self._apply_all(pairs)
-        elif self._mode is not None:
-            self._apply_mode(pairs, *self._mode)
-        else:
-            self._apply_scheduled(pairs)
-        self._iterations.assign_add(1)
+        # A backward kernel's gradient may be known long before its old value is last read; see `AlignedModel`.
+        with tf.control_dependencies([gradient for gradient, _ in pairs]):
+            if self.constant:
+                self._apply_all(pairs)
+            elif getattr(self._turn, "mode", None) is not None:
+                self._apply_mode(pairs, *self._turn.mode)
+            else:
+                self._apply_scheduled(pairs)
+            self._iterations.assign_add(1)
 
     def _apply_scheduled(self, pairs: list[tuple[Any, Any]]) -> None:
         """Applies by the mode that the rates of this step tell."""

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from neural_alignment import cli
+from neural_alignment.training import lock, stepping
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -130,16 +132,34 @@ def test_without_arguments_the_help_is_shown(run):
     assert "describe" in output
 
 
-def test_ctrl_c_says_how_to_go_on(run, monkeypatch, tmp_path):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_one_line_that_says_how_to_go_on(run, monkeypatch, tmp_path, number):
+    original = stepping.Stepper.__call__
 
-    monkeypatch.setattr("neural_alignment.training.model.AlignedModel.fit", interrupt)
-    code, _, error = run("train", QUICKSTART, *FAST)
+    def interrupted(self, limit):
+        results = original(self, limit)
+        os.kill(os.getpid(), number)
+        return results
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stepping.Stepper, "__call__", interrupted)
+        code, _, error = run("train", QUICKSTART, *FAST)
     assert code == 1
-    assert error.strip() == "stopped; go on with --resume"
+    assert error.strip() == f"stopped: {number.name} at step 1, which is saved; go on with --resume"
     status = json.loads((tmp_path / "runs" / "quickstart" / "status.json").read_text())
-    assert status["state"] == "stopped"
+    assert (status["state"], status["step"]) == ("stopped", 1)
+    code, output, error = run("train", QUICKSTART, *FAST, "--resume")
+    assert code == 0, error
+    assert "step 2 " in output
+
+
+def test_a_run_that_another_process_is_at_is_refused(run):
+    assert run("train", QUICKSTART, *FAST, "--run-dir", "here")[0] == 0
+    with lock.held("here"):
+        code, _, error = run("train", QUICKSTART, *FAST, "--run-dir", "here", "--force")
+    assert code == 2
+    assert error.startswith(f"error: here: is in use by process {os.getpid()} on ")
+    assert len(error.splitlines()) == 1
 
 
 def tfrecord(path, count=6, label=1, corrupt=None):

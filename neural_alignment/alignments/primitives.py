@@ -13,7 +13,7 @@ Tensor = tf.Tensor
 
 def decay(backward_kernel: Tensor) -> Tensor:
     """Energy of the backward kernel: 1/2 ||B||^2."""
-    return 0.5 * _total(tf.square(_wide(backward_kernel)))
+    return tf.nn.l2_loss(_wide(backward_kernel))
 
 
 def amp(backward_projection: Tensor, forward_projection: Tensor) -> Tensor:
@@ -36,7 +36,9 @@ def sparse(backward_projection: Tensor) -> Tensor:
 
 def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
     """Overlap of the two kernels: -tr(B W)."""
-    return -_total(_wide(forward_kernel) * _wide(backward_kernel))
+    # As a product of vectors, which needs no memory of the kernels' size.
+    forward, backward = (tf.reshape(_wide(kernel), [-1]) for kernel in (forward_kernel, backward_kernel))
+    return -tf.tensordot(forward, backward, axes=1)
 
 
 def angle(inputs: Tensor, pseudogradient: Tensor) -> Tensor:

@@ -5,11 +5,23 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from neural_alignment.data.pipeline import AUGMENTATIONS, Arrays, Batching, Dataset, InMemory, Streamed
+from neural_alignment.data.damage import DamagedRecord
+from neural_alignment.data.pipeline import AUGMENTATIONS, Arrays, Batching, Dataset, InMemory
 from neural_alignment.data.sources import SOURCES
+from neural_alignment.data.streamed import Streamed
 from neural_alignment.errors import DataError, nearest
 
-__all__ = ["AUGMENTATIONS", "SOURCES", "Arrays", "Batching", "Dataset", "InMemory", "Streamed", "load"]
+__all__ = [
+    "AUGMENTATIONS",
+    "SOURCES",
+    "Arrays",
+    "Batching",
+    "DamagedRecord",
+    "Dataset",
+    "InMemory",
+    "Streamed",
+    "load",
+]
 
 
 def load(

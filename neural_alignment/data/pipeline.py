@@ -1,25 +1,25 @@
 """Deterministic input pipelines: which example stands where in a run, and its pixels, depend only on the seed.
 
-Two kinds. `InMemory` holds all images and picks each batch by random access, so a run resumes at any step for free.
-`Streamed` reads TFRecord files, shuffled per epoch; to resume it passes over encoded records of one epoch, at most.
+Two kinds. `InMemory`, here, holds all images and picks each batch by random access. `Streamed` reads TFRecord files.
+Both resume at any step without passing over what came before, and give each of several workers its rows of every batch.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from neural_alignment.data.records import Records, explain, first_line, permuted
+from neural_alignment.data.damage import DamagedRecord, DamageList
+from neural_alignment.data.order import as_it_is, permuted
 from neural_alignment.errors import DataError, nearest
 
-logger = logging.getLogger(__name__)
-
+DAMAGED_BATCH = "damaged batch"
 PADDING = 4  # pixels on each side before a random crop (He et al. 2016, section 4.2)
 
 
@@ -50,6 +50,63 @@ class Batching:
         check_integer("validation_batch_size", self.validation_batch_size, at_least=1)
 
 
+class Share(NamedTuple):
+    """The rows of each global batch that belong to one of several workers: a contiguous part of them.
+
+    Attributes:
+        size: rows of a global batch.
+        worker: which worker, from 0.
+        workers: how many there are; they divide `size`.
+    """
+
+    size: int
+    worker: int = 0
+    workers: int = 1
+
+    @classmethod
+    def of(cls, option: str, size: int, worker: int, workers: int) -> Share:
+        """Checks and returns a share of batches whose size is that of `option`.
+
+        Raises:
+            DataError: there is no such worker, or the batch cannot be divided.
+        """
+        check_integer("workers", workers, at_least=1)
+        check_integer("worker", worker, at_least=0)
+        if worker >= workers:
+            raise DataError(f"`worker` must be less than `workers`. Received {worker}. Allowed: 0 to {workers - 1}.")
+        if size % workers:
+            raise DataError(
+                f"`{option}` must be divisible by the number of workers. Received {size}. Allowed: a multiple of "
+                f"{workers}."
+            )
+        return cls(size, worker, workers)
+
+    @property
+    def rows(self) -> int:
+        """How many rows of each batch."""
+        return self.size // self.workers
+
+    @property
+    def begin(self) -> int:
+        """The first of them."""
+        return self.worker * self.rows
+
+    def range(self) -> tf.Tensor:
+        """The rows, `(rows,)` int64."""
+        return tf.range(self.begin, self.begin + self.rows, dtype=tf.int64)
+
+    def has(self, places: tf.Tensor) -> tf.Tensor:
+        """Whether each place, counted over batches, is of this share."""
+        row = places % self.size
+        return (row >= self.begin) & (row < self.begin + self.rows)
+
+    def validation_rows(self, examples: int, fill: bool) -> np.ndarray:
+        """The numbers of this share's validation examples; with `fill`, whole batches, -1 where there is none."""
+        begins = np.arange(0, examples, self.size)
+        numbers = (begins[:, np.newaxis] + np.arange(self.begin, self.begin + self.rows)).ravel()
+        return np.where(numbers < examples, numbers, -1) if fill else numbers[numbers < examples]
+
+
 class Dataset(abc.ABC):
     """Training and validation batches of images `(batch, height, width, channels)` and labels `(batch,)`.
 
@@ -60,6 +117,7 @@ class Dataset(abc.ABC):
         class_names: one name per class, or None where the source has none.
         train_examples: number of training examples.
         validation_examples: number of validation examples.
+        damage: the damaged records met so far, and how many may be.
     """
 
     def __init__(
@@ -71,6 +129,7 @@ class Dataset(abc.ABC):
         train_examples: int,
         validation_examples: int,
         class_names: Sequence[str] | None = None,
+        damage: DamageList | None = None,
     ):
         if batching.batch_size > train_examples:
             raise DataError(
@@ -85,6 +144,7 @@ class Dataset(abc.ABC):
         self.class_names = None if class_names is None else tuple(class_names)
         self.train_examples = train_examples
         self.validation_examples = validation_examples
+        self.damage = DamageList() if damage is None else damage
 
     @property
     def steps_per_epoch(self) -> int:
@@ -92,24 +152,78 @@ class Dataset(abc.ABC):
         return self.train_examples // self.batching.batch_size
 
     @abc.abstractmethod
-    def train(self, start_step: int = 0) -> tf.data.Dataset:
+    def train(self, start_step: int = 0, worker: int = 0, workers: int = 1) -> tf.data.Dataset:
         """Returns the endless training batches of a run, from `start_step` on.
+
+        Where damaged records are tolerated, the next sound row of the global batch takes the place of a damaged one.
 
         Args:
             start_step: what this yields first is what step `start_step` of a run from 0 gets.
+            worker: which of the workers this is for, from 0.
+            workers: how many there are. Rows `worker * batch / workers` to `(worker + 1) * batch / workers` of each
+                global batch are this one's; it decodes no others. What the workers get together is what one gets alone.
 
         Returns:
-            Pairs of images `(batch, height, width, channels)` float32 and labels `(batch,)` int32; the batch is static.
+            Pairs of images `(batch / workers, height, width, channels)` float32 and labels `(batch / workers,)` int32,
+            of static shape. `tf.distribute` does not shard them further: make one such data set in each worker.
+
+        Raises:
+            DataError: the batch cannot be divided evenly, or there is no such worker.
         """
 
     @abc.abstractmethod
-    def validation(self) -> tf.data.Dataset:
-        """Returns batches that hold every validation example exactly once; the last one may be smaller."""
+    def validation(self, worker: int = 0, workers: int = 1, fill: bool = False) -> tf.data.Dataset:
+        """Returns batches that hold every validation example exactly once, over all workers; damaged ones are left out.
+
+        Args:
+            worker: which of the workers this is for, from 0.
+            workers: how many there are; each has its part of every global batch, as in `train`.
+            fill: makes all batches of one size, and as many for each worker. Rows that hold no example are zeros.
+
+        Returns:
+            Pairs of images and labels as of `train`; the last batch may be smaller. With `fill`, of static shape, and
+            with weights `(batch / workers,)` float32: 1 for an example, 0 for a row that holds none.
+
+        Raises:
+            DataError: the batch cannot be divided evenly, or there is no such worker.
+        """
 
     def explain(self, error: Exception) -> DataError | None:
-        """Returns what is wrong with the data, in one line, if that is why `error` arose while iterating; else None."""
+        """Returns what is wrong with the data, in one line, if that is why `error` arose while iterating; else None.
+
+        The error itself tells the record, which alone is read again.
+        """
         del error
         return None
+
+    @property
+    def corrupt_records(self) -> list[DamagedRecord]:
+        """The damaged records met so far, each once, by file and number; empty unless some are tolerated.
+
+        Batches are made ahead, so these may be of steps that are still to come; `corrupt_count` leaves those out.
+        """
+        return self.damage.records
+
+    def corrupt_count(self, step: int) -> int:
+        """Number of distinct damaged records of the first `step` steps, of loading, and of the validations so far.
+
+        It depends on the data and the step alone, not on how far ahead batches were made.
+        """
+        return self.damage.before(step)
+
+    def corrupt_state(self) -> list[list[Any]]:
+        """Returns `corrupt_records` as plain lists (path, record, reason, step), for a JSON file."""
+        return self.damage.state()
+
+    def load_corrupt(self, state: Iterable[Any]) -> None:
+        """Adds what `corrupt_state` returned, here or in another worker; known records stay as they are.
+
+        Raises:
+            DataError: `state` is something else, or there are now more than are tolerated.
+        """
+        self.damage.load(state)
+        if self.damage.too_much:
+            raise self.damage.error()
 
 
 def check_integer(name: str, value: Any, *, at_least: int) -> None:
@@ -135,19 +249,21 @@ def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
 # Order and augmentation: pure functions of the seed and of the place in the run.
 
 
-def crop(images: tf.Tensor, seed: tf.Tensor, mirror: bool = False) -> tf.Tensor:
+def crop(images: tf.Tensor, seed: tf.Tensor, share: Share | None = None, mirror: bool = False) -> tf.Tensor:
     """Pads each image with zeros by 4 pixels and takes a random window of the original size.
 
     Args:
         images: `(batch, height, width, channels)` float32, standardised: the padding is then the mean pixel.
         seed: `(2,)` int64.
+        share: the rows of a global batch that these are; default: all. Each is cropped as in the global batch.
         mirror: also mirrors half of the images left to right.
 
     Returns:
         `(batch, height, width, channels)` float32.
     """
     batch, height, width = tf.unstack(tf.shape(images)[:3])
-    uniform = tf.random.stateless_uniform((batch, 3), seed)
+    first, total = (0, batch) if share is None else (share.begin, share.size)
+    uniform = tf.random.stateless_uniform((total, 3), seed)[first : first + batch]
     offsets = tf.cast(uniform[:, :2] * (2 * PADDING + 1), tf.int32)
     rows = offsets[:, :1] + tf.range(height)
     columns = offsets[:, 1:] + tf.range(width)
@@ -158,20 +274,21 @@ def crop(images: tf.Tensor, seed: tf.Tensor, mirror: bool = False) -> tf.Tensor:
     return tf.ensure_shape(windows, images.shape)
 
 
-def crop_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def crop_flip(images: tf.Tensor, seed: tf.Tensor, share: Share | None = None) -> tf.Tensor:
     """`crop`, then mirrors half of the images left to right (He et al. 2016, section 4.2)."""
-    return crop(images, seed, mirror=True)
+    return crop(images, seed, share, mirror=True)
 
 
 AUGMENTATIONS = {None: None, "crop": crop, "crop_flip": crop_flip}
 
 
-def _deterministic(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def finished(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Fixes the order, and prefetches."""
     options = tf.data.Options()
     options.deterministic = True
-    # Several workers: each takes its share of every global batch, so that the order is that of one worker.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    options.experimental_optimization.apply_default_optimizations = False  # nothing to gain, and it delays the start
+    # Each worker makes the data set of its own rows: nothing is left to shard.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
@@ -179,10 +296,22 @@ def _deterministic(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 class Arrays(NamedTuple):
-    """Examples: images `(examples, height, width, channels)` uint8 or float32, and labels `(examples,)` integers."""
+    """Examples in memory.
+
+    Attributes:
+        images: `(examples, height, width, channels)` uint8 or float32.
+        labels: `(examples,)` integers.
+        sound: `(examples,)` bool, False for an example whose record is damaged; None where all are sound.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    sound: np.ndarray | None = None
+
+    @property
+    def sound_images(self) -> np.ndarray:
+        """The images that are not damaged."""
+        return self.images if self.sound is None else self.images[self.sound]
 
 
 class InMemory(Dataset):
@@ -197,6 +326,7 @@ class InMemory(Dataset):
         center: what is subtracted from the pixels, per channel or for all.
         scale: what they are then divided by.
         augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
+        damage: the damaged records met while loading.
 
     Raises:
         DataError: a label is out of range, a batch is larger than the data, an option is not allowed.
@@ -213,6 +343,7 @@ class InMemory(Dataset):
         center: np.ndarray | float = 0.0,
         scale: np.ndarray | float = 1.0,
         augment: str | None = None,
+        damage: DamageList | None = None,
     ):
         check_choice("augment", augment, tuple(AUGMENTATIONS))
         for split, arrays in (("training", train), ("validation", validation)):
@@ -224,6 +355,7 @@ class InMemory(Dataset):
             train_examples=len(train.labels),
             validation_examples=len(validation.labels),
             class_names=class_names,
+            damage=damage,
         )
         self._augment = AUGMENTATIONS[augment]
         _, width, channels = self.input_shape
@@ -232,35 +364,70 @@ class InMemory(Dataset):
         self._offset = np.tile(np.broadcast_to(-np.asarray(center) / scale, channels), width).astype(np.float32)
         with tf.device("CPU:0"):
             self._train, self._validation = (_rows(train), _rows(validation))
+            self._sound = None if train.sound is None else tf.constant(train.sound)
+        self._validation_sound = validation.sound
 
-    def train(self, start_step: int = 0) -> tf.data.Dataset:  # noqa: D102 (inherited)
+    def train(self, start_step: int = 0, worker: int = 0, workers: int = 1) -> tf.data.Dataset:  # noqa: D102 (inherited)
         check_integer("start_step", start_step, at_least=0)
-        size = self.batching.batch_size
+        share = Share.of("batch_size", self.batching.batch_size, worker, workers)
         seed = tf.constant(self.batching.seed, tf.int64)
         images, labels = self._train
 
         def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            epoch, step_of_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
-            index = step_of_epoch * size + tf.range(size, dtype=tf.int64)
-            if self.batching.shuffle:
-                index = permuted(index, self.train_examples, tf.stack([seed, epoch]))
+            index = self._index(step, share, seed)
             pixels = self._standardize(tf.gather(images, index))
             if self._augment is not None:
-                pixels = self._augment(pixels, tf.stack([seed, step]))
+                pixels = self._augment(pixels, tf.stack([seed, step]), share)
             return pixels, tf.gather(labels, index)
 
         steps = tf.data.Dataset.counter(start_step)
-        return _deterministic(steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+        return finished(steps.map(as_it_is(batch), num_parallel_calls=tf.data.AUTOTUNE))
 
-    def validation(self) -> tf.data.Dataset:  # noqa: D102 (inherited)
-        size = self.batching.validation_batch_size
+    def _index(self, step: tf.Tensor, share: Share, seed: tf.Tensor) -> tf.Tensor:
+        """The examples in the rows of a share of a step's batch, `(rows,)` int64."""
+
+        def examples(rows: tf.Tensor) -> tf.Tensor:
+            epoch, step_of_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
+            index = step_of_epoch * share.size + rows
+            if not self.batching.shuffle:
+                return index
+            return permuted(index, self.train_examples, tf.stack([seed, epoch]))
+
+        if self._sound is None:
+            return examples(share.range())
+        index = examples(tf.range(share.size, dtype=tf.int64))
+        sound = tf.where(tf.tile(tf.gather(self._sound, index), [2]))[:, 0]
+        with tf.control_dependencies([tf.debugging.Assert(tf.size(sound) > 0, [DAMAGED_BATCH, step])]):
+            rows = tf.gather(sound, tf.searchsorted(sound, share.range()))
+        return tf.gather(index, rows % share.size)
+
+    def validation(self, worker: int = 0, workers: int = 1, fill: bool = False) -> tf.data.Dataset:  # noqa: D102 (inherited)
+        share = Share.of("validation_batch_size", self.batching.validation_batch_size, worker, workers)
+        numbers = share.validation_rows(self.validation_examples, fill)
+        if self._validation_sound is not None:
+            lost = (numbers >= 0) & ~self._validation_sound[numbers]
+            numbers = np.where(lost, -1, numbers) if fill else numbers[~lost]
         images, labels = self._validation
 
-        def batch(begin: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return self._standardize(images[begin : begin + size]), labels[begin : begin + size]
+        def batch(numbers: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            index = tf.maximum(numbers, 0)
+            pixels, truth = self._standardize(tf.gather(images, index)), tf.gather(labels, index)
+            if not fill:
+                return pixels, truth
+            real = numbers >= 0
+            pixels = tf.where(real[:, tf.newaxis, tf.newaxis, tf.newaxis], pixels, 0.0)
+            return pixels, tf.where(real, truth, 0), tf.cast(real, tf.float32)
 
-        begins = tf.data.Dataset.range(0, self.validation_examples, size)
-        return _deterministic(begins.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+        batches = tf.data.Dataset.from_tensor_slices(numbers).batch(share.rows, drop_remainder=fill)
+        return finished(batches.map(as_it_is(batch), num_parallel_calls=tf.data.AUTOTUNE))
+
+    def explain(self, error: Exception) -> DataError | None:  # noqa: D102 (inherited)
+        told = re.search(rf"\[{DAMAGED_BATCH}\] \[(\d+)\]", getattr(error, "message", None) or "")
+        if told is None or not isinstance(error, tf.errors.OpError):
+            return None
+        return DataError(
+            f"Every record of a training batch is damaged. Received step {told[1]}. Allowed: one sound record in each."
+        )
 
     def _standardize(self, rows: tf.Tensor) -> tf.Tensor:
         """`(batch, height, width * channels)` pixels to `(batch, height, width, channels)` float32."""
@@ -286,143 +453,3 @@ def _check_labels(split: str, labels: np.ndarray, classes: int) -> None:
             f"A {split} label is out of range at example {wrong[0]}. Received {labels[wrong[0]]}. "
             f"Allowed: 0 to {classes - 1}."
         )
-
-
-class Streamed(Dataset):
-    """Examples read from TFRecord files, decoded on the way.
-
-    Args:
-        batching: batch sizes, seed, shuffling.
-        train: training records.
-        validation: validation records.
-        input_shape: `(height, width, channels)` of what the decoders return.
-        decode_train: `(encoded, seed) -> image`; `seed` `(2,)` differs for every example of the run.
-        decode_validation: `encoded -> image`.
-        class_names: one name per class.
-        augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
-        shuffle_buffer: encoded records held to shuffle; their sizes add up in memory.
-
-    Raises:
-        DataError: a batch is larger than the data, an option is not allowed.
-    """
-
-    def __init__(
-        self,
-        batching: Batching,
-        train: Records,
-        validation: Records,
-        *,
-        input_shape: tuple[int, int, int],
-        decode_train: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
-        decode_validation: Callable[[tf.Tensor], tf.Tensor],
-        class_names: Sequence[str] | None = None,
-        augment: str | None = None,
-        shuffle_buffer: int = 10000,
-    ):
-        check_choice("augment", augment, tuple(AUGMENTATIONS))
-        check_integer("shuffle_buffer", shuffle_buffer, at_least=1)
-        super().__init__(
-            batching,
-            input_shape=input_shape,
-            classes=train.schema.classes,
-            train_examples=train.examples,
-            validation_examples=validation.examples,
-            class_names=class_names,
-        )
-        self._train, self._validation = train, validation
-        self._decode_train, self._decode_validation = decode_train, decode_validation
-        self._augment = AUGMENTATIONS[augment]
-        self._shuffle_buffer = shuffle_buffer
-
-    def train(self, start_step: int = 0) -> tf.data.Dataset:  # noqa: D102 (inherited)
-        check_integer("start_step", start_step, at_least=0)
-        size = self.batching.batch_size
-        seed = tf.constant(self.batching.seed, tf.int64)
-        examples = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step * size), self._epochs(start_step, seed))
-
-        def example(position: tf.Tensor, record: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-            place, serialized = record
-            in_step = tf.equal(position % (self.steps_per_epoch * size), place)
-            with tf.control_dependencies([tf.debugging.Assert(in_step, ["epoch ended early", place])]):
-                encoded, label = self._train.schema.parse(serialized)
-            return self._decode_train(encoded, tf.stack([seed, position])), label
-
-        batches = examples.map(example, num_parallel_calls=tf.data.AUTOTUNE).batch(size, drop_remainder=True)
-        augment = self._augment
-        if augment is not None:
-            batches = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), batches).map(
-                lambda step, batch: (augment(batch[0], tf.stack([seed, step])), batch[1]),
-                num_parallel_calls=tf.data.AUTOTUNE,
-            )
-        return _deterministic(batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
-
-    def _epochs(self, start_step: int, seed: tf.Tensor) -> tf.data.Dataset:
-        """Pairs (place in the epoch, serialised record) of all epochs, from `start_step` on."""
-        examples = self.steps_per_epoch * self.batching.batch_size
-        first_epoch, first_step = divmod(start_step, self.steps_per_epoch)
-        begin = tf.constant(first_step * self.batching.batch_size, tf.int64)
-
-        def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
-            order = tf.stack([seed, epoch]) if self.batching.shuffle else None
-            records = self._train.read(order, self._shuffle_buffer).take(examples).enumerate()
-            return records.skip(tf.where(tf.equal(epoch, first_epoch), begin, tf.zeros_like(begin)))
-
-        return tf.data.Dataset.counter(first_epoch).flat_map(epoch_records)
-
-    def validation(self) -> tf.data.Dataset:  # noqa: D102 (inherited)
-        def example(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            encoded, label = self._validation.schema.parse(record)
-            return self._decode_validation(encoded), label
-
-        records = self._validation.read()
-        records = records.apply(tf.data.experimental.assert_cardinality(self.validation_examples))
-        images = records.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-        return _deterministic(images.batch(self.batching.validation_batch_size))
-
-    def explain(self, error: Exception) -> DataError | None:
-        """Looks through the files for what made iterating fail; reads all of them if need be.
-
-        Args:
-            error: what was raised; anything but a `tf.errors.OpError` that speaks of data gives None at once.
-
-        Returns:
-            A one-line error that names the file, or None where the data is not to blame.
-        """
-        return explain(error, self._train, self._validation)
-
-
-def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Arrays:
-    """Decodes all images, which must be of one shape.
-
-    Args:
-        records: what to read.
-        shape: `(height, width, channels)` of every image.
-
-    Returns:
-        The examples, in file order.
-
-    Raises:
-        DataError: the files do not hold what they should.
-    """
-    images = np.empty((records.examples, *shape), np.uint8)
-    labels = np.empty(records.examples, np.int32)
-
-    def example(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        encoded, label = records.schema.parse(record)
-        image = tf.io.decode_image(encoded, channels=shape[-1], expand_animations=False)
-        return tf.ensure_shape(image, shape), label
-
-    decoded = records.read().map(example, num_parallel_calls=tf.data.AUTOTUNE).batch(1024)
-    filled = 0
-    try:
-        for batch_images, batch_labels in _deterministic(decoded).as_numpy_iterator():
-            begin, filled = filled, filled + len(batch_labels)
-            if filled <= records.examples:
-                images[begin:filled], labels[begin:filled] = batch_images, batch_labels
-    except tf.errors.OpError as error:
-        raise explain(error, records) or DataError(f"{records.name} cannot be read: {first_line(error)}") from error
-    if filled != records.examples:
-        raise DataError(
-            f"{records.name} holds a wrong number of examples. Received {filled}. Allowed: {records.examples}."
-        )
-    return Arrays(images, labels)

@@ -1,47 +1,23 @@
-"""TFRecord files: what a record must hold, how they are read in order, and what is wrong with them."""
+"""TFRecord files: what a record must hold, how any of them is read, and what is wrong with it."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import logging
-import re
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from neural_alignment.data.damage import DamagedRecord, DamageList
+from neural_alignment.data.index import FileIndex, first_line, index_files
+from neural_alignment.data.order import as_it_is
 from neural_alignment.errors import DataError
 
-logger = logging.getLogger(__name__)
-
-SHUFFLE_ROUNDS = 8  # of the cipher behind the order; with TensorFlow's 4, neighbours stay correlated
-PARALLEL_FILES = 16
-READ_BUFFER_BYTES = 1 << 20
-# What TensorFlow says when a record, not the model, is at fault.
-DATA_FAULT = re.compile(
-    r"record|jpeg|png|image file format|decode|label out of range|epoch ended early|"
-    r"expected to contain|could not be found|Feature: |parse example|No such file|not found|data loss",
-    re.IGNORECASE,
-)
-
-
-def permuted(index: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
-    """The elements at `index` of a permutation of 0..size-1, without making the permutation.
-
-    Args:
-        index: `(n,)` int64, in 0..size-1.
-        size: number of elements that are permuted.
-        seed: `(2,)` int64. It is hashed: `tf.random.experimental.index_shuffle` takes it as the key of its cipher as it
-            is, and the permutations of neighbouring seeds then resemble each other.
-
-    Returns:
-        `(n,)` int64.
-    """
-    key = tf.random.stateless_uniform([3], seed, minval=None, maxval=None, dtype=tf.uint32)
-    last = tf.constant(size - 1, tf.int64)
-    return tf.raw_ops.RandomIndexShuffle(index=index, seed=key, max_index=last, rounds=SHUFFLE_ROUNDS)
+BLOCK_RECORDS = 32  # read at once: 3.5 MB of ImageNet
+MAX_READ_BYTES = 1 << 24
+PARALLEL_READS = 16
+CHECKSUMS = "Allowed: whole records with matching checksums."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +55,7 @@ class Schema:
         with tf.control_dependencies([tf.debugging.Assert(in_range, ["label out of range", label])]):
             return features[self.image_key], tf.cast(label, tf.int32)
 
-    def fault(self, record: bytes, decode: bool) -> str | None:
+    def fault(self, record: bytes) -> str | None:
         """What is wrong with a record, "{where}" standing for its place, or None."""
         try:
             features = tf.train.Example.FromString(record).features.feature
@@ -92,185 +68,219 @@ class Schema:
                 return f"{{where}} must hold one {kind} feature `{key}`. Received features: {found}."
         if not 0 <= labels[0] - self.label_offset < self.classes:
             return f"The label of {{where}} is out of range. Received {labels[0]}. Allowed: {self.allowed_labels}."
-        if decode:
-            try:
-                tf.io.decode_image(images[0], channels=3, expand_animations=False)
-            except tf.errors.OpError:
-                return (
-                    f"The image of {{where}} cannot be decoded. Received {len(images[0])} bytes that begin with "
-                    f"0x{images[0][:4].hex()}. Allowed: a whole JPEG, PNG, GIF or BMP."
-                )
+        try:
+            tf.io.decode_image(images[0], channels=3, expand_animations=False)
+        except tf.errors.OpError:
+            return (
+                f"The image of {{where}} cannot be decoded. Received {len(images[0])} bytes that begin with "
+                f"0x{images[0][:4].hex()}. Allowed: a whole JPEG, PNG, GIF or BMP."
+            )
         return None
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Part of a TFRecord file: `take` records (-1: all) after the first `skip`."""
+    """Part of a TFRecord file.
+
+    Attributes:
+        path: the file.
+        skip: how many records to leave out at its beginning.
+        take: how many to take after these; -1: all.
+        records: how many the file must hold; None where that is not known.
+    """
 
     path: str
     skip: int = 0
     take: int = -1
+    records: int | None = None
 
 
 class Records:
-    """The examples of one split, in TFRecord files.
+    """The examples of one split, in TFRecord files; each has a number, 0 to `found - 1`, in the order of the files.
 
     Args:
         name: what the user calls it; errors begin with it.
         shards: the files, in order.
         schema: where a record holds what.
-        examples: how many there are; None counts them, which reads every file through once.
+        damage: takes in what is wrong, and says how much may be.
+        examples: how many there are; None: all that the files hold. May be less than that.
+        index_file: keeps where the records are; see `index_files`.
+
+    Attributes:
+        examples: how many there are.
+        found: how many the files hold, lost ones included: those at the end of a file that is cut short.
 
     Raises:
-        DataError: a file is missing, empty, truncated or no TFRecord, or its first record is not as it must be.
+        DataError: more is missing, truncated or no TFRecord than is allowed, or the first record is not as it must be.
     """
 
-    def __init__(self, name: str, shards: Sequence[Shard], schema: Schema, examples: int | None = None):
-        self.name, self.shards, self.schema = name, tuple(shards), schema
-        check = count_records if examples is None else check_first_header
-        with concurrent.futures.ThreadPoolExecutor(PARALLEL_FILES) as threads:
-            counts = list(threads.map(check, [shard.path for shard in self.shards]))
-        self.examples = sum(counts) if examples is None else examples
-        fault = self._fault_in(self.shards[0], decode=True, records=1)[0]
-        if fault:
-            raise DataError(fault)
-
-    def read(self, order_seed: tf.Tensor | None = None, shuffle_buffer: int = 1) -> tf.data.Dataset:
-        """Returns the serialised records, in file order, or shuffled as `order_seed` `(2,)` says."""
-        columns = tuple(
-            tf.constant([getattr(shard, field) for shard in self.shards], dtype)
-            for field, dtype in (("path", tf.string), ("skip", tf.int64), ("take", tf.int64))
-        )
-        if order_seed is not None:
-            count = len(self.shards)
-            order = permuted(tf.range(count, dtype=tf.int64), count, order_seed)
-            columns = tuple(tf.gather(column, order) for column in columns)
-        records = tf.data.Dataset.from_tensor_slices(columns).interleave(
-            lambda path, skip, take: tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER_BYTES).skip(skip).take(take),
-            cycle_length=1 if order_seed is None else PARALLEL_FILES,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        if order_seed is None:
-            return records
-        # `shuffle` mixes the global seed in, which must not matter: here it is that of the function being traced.
-        tf.random.set_seed(1)
-        buffer_seed = tf.random.stateless_uniform([2], order_seed, minval=None, maxval=None, dtype=tf.int64)[1]
-        return records.shuffle(shuffle_buffer, seed=buffer_seed, reshuffle_each_iteration=False)
-
-    def fault(self, decode: bool) -> str | None:
-        """Reads all files through and returns what is wrong first, or None; `decode` also tries every image."""
-        logger.info("Looking for the fault in %d files of %s.", len(self.shards), self.name)
-        total = 0
-        for shard in self.shards:
-            fault, count = self._fault_in(shard, decode)
-            if fault:
-                return fault
-            total += count
-        if total != self.examples:
-            return f"The number of examples in {self.name} is wrong. Received {self.examples}. Allowed: {total}."
-        return None
-
-    def _fault_in(self, shard: Shard, decode: bool, records: int | None = None) -> tuple[str | None, int]:
-        """The fault of a shard, or None, and how many records were read before it; `records` limits them."""
-        if not tf.io.gfile.exists(shard.path):
-            return f"A file of {self.name} is missing. Received {shard.path}. Allowed: an existing file.", 0
-        wanted = shard.take if records is None else records
-        count = 0
-        try:
-            for record in (
-                tf.data.TFRecordDataset(shard.path, buffer_size=READ_BUFFER_BYTES).skip(shard.skip).take(wanted)
-            ):
-                where = f"record {shard.skip + count} of {shard.path}"
-                fault = self.schema.fault(record.numpy(), decode)
-                if fault:
-                    return f"In {self.name}: {fault.replace('{where}', where)}", count
-                count += 1
-        except tf.errors.OpError as error:
-            return (
-                f"A TFRecord file of {self.name} is corrupt or truncated after record {shard.skip + count - 1}: "
-                f"{shard.path}. Received: {first_line(error)}. Allowed: whole records with matching checksums.",
-                count,
+    def __init__(
+        self,
+        name: str,
+        shards: Sequence[Shard],
+        schema: Schema,
+        damage: DamageList,
+        examples: int | None = None,
+        index_file: str | None = None,
+    ):
+        self.name, self.schema, self.damage = name, schema, damage
+        self._paths = [shard.path for shard in shards]
+        indices = index_files(self._paths, index_file)
+        shards = self._with_lengths([(shard, indices[shard.path]) for shard in shards], examples)
+        bounds, numbers, blocks = [], [], []
+        for shard in shards:
+            index = indices[shard.path]
+            end = shard.records if shard.take < 0 else min(shard.skip + shard.take, shard.records)
+            number = np.arange(shard.skip, end)
+            offsets = np.concatenate([index.offsets, np.full(shard.records - index.records, index.size)])
+            first = sum(map(len, numbers))
+            blocks += [
+                (begin, min(BLOCK_RECORDS, len(number) - begin + first))
+                for begin in range(first, first + len(number), BLOCK_RECORDS)
+            ]
+            bounds.append(np.stack([offsets[number], offsets[number + 1]], axis=-1))
+            numbers.append(number)
+            self._report_lost(shard, index, number)
+        self._starts, self._numbers = np.cumsum([0, *map(len, numbers)])[:-1], np.concatenate(numbers)
+        with tf.device("CPU:0"):  # made here, so that graphs hold a reference to them and no copy
+            self._tensors = (
+                tf.constant(self._paths),
+                tf.constant(self._starts, tf.int64),
+                tf.constant(np.concatenate(bounds), tf.int64),  # (found, 2): the bytes where each begins and ends
             )
-        return None, count
+        self.blocks = np.array(blocks, np.int64)  # (blocks, 2): the first record of each, and how many
+        self.found = len(self._numbers)
+        self.examples = self.found if examples is None else examples
+        if self.examples > self.found:
+            raise self._wrong_number(self.examples)
+        self._check_first()
+
+    def _with_lengths(self, shards: list[tuple[Shard, FileIndex]], examples: int | None) -> list[Shard]:
+        """Fills in how many records each file must hold: what is not known is put down to the damaged files."""
+        lengths = [
+            shard.records if shard.records is not None else index.records + bool(index.fault) for shard, index in shards
+        ]
+        for (shard, index), length in zip(shards, lengths, strict=True):
+            if index.records > length:
+                raise DataError(
+                    f"A file of {self.name} holds a wrong number of records: {shard.path}. Received {index.records}. "
+                    f"Allowed: {length}."
+                )
+        unknown = [place for place, (shard, index) in enumerate(shards) if shard.records is None and index.fault]
+        if unknown and examples is not None:
+            lengths[unknown[-1]] += max(examples - sum(lengths), 0)
+        return [dataclasses.replace(shard, records=length) for (shard, _), length in zip(shards, lengths, strict=True)]
+
+    def must_be_whole(self) -> None:
+        """Raises `DataError` unless the examples are all that the files hold."""
+        if self.examples != self.found:
+            raise self._wrong_number(self.examples)
+
+    def _wrong_number(self, received: int) -> DataError:
+        return DataError(f"The number of examples in {self.name} is wrong. Received {received}. Allowed: {self.found}.")
+
+    def _report_lost(self, shard: Shard, index: FileIndex, numbers: np.ndarray) -> None:
+        """Takes in the records that a file should hold and does not."""
+        fault = index.fault or (
+            f"A TFRecord file is truncated: {shard.path}. Received {index.records} records. Allowed: {shard.records}."
+        )
+        for number in numbers[numbers >= index.records]:
+            self.damage.add(DamagedRecord(shard.path, int(number), f"In {self.name}: {fault}"))
+            if self.damage.too_much:
+                raise self.damage.error()
+
+    def _check_first(self) -> None:
+        """Raises `DataError` if no record at the beginning is as it must be: the options do not fit the files."""
+        faults = []
+        for record in range(min(self.damage.allowed + 1, self.found)):
+            faults.append(self.fault(record))
+            if faults[-1] is None:
+                return
+        raise DataError(
+            faults[0].reason if faults else f"{self.name} is empty. Received 0 records. Allowed: 1 or more."
+        )
+
+    # Reading, in a graph.
+
+    def read(self, runs: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the serialised records of runs of records, one by one; "" stands for one that cannot be read.
+
+        Args:
+            runs: pairs (first record, how many): neighbours in one file, which are read at once.
+        """
+        read = runs.map(as_it_is(self._run_or_pieces), num_parallel_calls=PARALLEL_READS, deterministic=True)
+        return read.unbatch()
+
+    def read_one(self, record: tf.Tensor) -> tf.Tensor:
+        """Returns a serialised record, or raises."""
+        return self._run(record, tf.ones_like(record))[0]
+
+    def _run(self, first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """`(count,)` serialised records, by one sequential read."""
+        paths, starts, bounds = self._tensors
+        shard = tf.searchsorted(starts, [first], side="right")[0] - 1
+        begin, end = bounds[first, 0], bounds[first + count - 1, 1]
+        # The public TFRecordDataset cannot begin at an offset; it is made of this operation.
+        records = tf.raw_ops.TFRecordDatasetV2(
+            filenames=[paths[shard]],
+            compression_type="",
+            buffer_size=tf.clip_by_value(end - begin, 1, MAX_READ_BYTES),
+            byte_offsets=[begin],
+        )
+        dataset = tf.data.experimental.from_variant(records, tf.TensorSpec((), tf.string))
+        return dataset.take(count).batch(count, drop_remainder=True).get_single_element()
+
+    def _run_or_pieces(self, first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """`_run`, or where that fails each record by itself, "" for those that cannot be read."""
+
+        def pieces(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+            each = tf.data.Dataset.range(first, first + count).map(
+                lambda record: attempt(self.read_one, lambda _: tf.constant(""), record)
+            )
+            return each.batch(count).get_single_element()
+
+        return attempt(self._run, pieces, first, count)
+
+    # What is wrong.
+
+    def fault(self, record: int, decode: Callable[[tf.Tensor], tf.Tensor] | None = None) -> DamagedRecord | None:
+        """Reads one record and says what is wrong with it, or None.
+
+        Args:
+            record: its number.
+            decode: what its image must pass, beside being one.
+        """
+        number, path = int(self._numbers[record]), self.path(record)
+        where = f"record {number} of {path}"
+        try:
+            serialized = self.read_one(tf.constant(record, tf.int64)).numpy()
+        except tf.errors.NotFoundError:
+            reason = f"A file of {self.name} is missing. Received {path}. Allowed: an existing file."
+            return DamagedRecord(path, number, reason)
+        except tf.errors.OpError as error:
+            found = "the end of the file" if "empty" in error.message else first_line(error)
+            reason = f"In {self.name}: {where} cannot be read. Received: {found}. {CHECKSUMS}"
+            return DamagedRecord(path, number, reason)
+        fault = self.schema.fault(serialized)
+        if fault is None and decode is not None:
+            fault = _fault_of_decoding(decode, self.schema.parse(serialized)[0])
+        return fault and DamagedRecord(path, number, f"In {self.name}: {fault.replace('{where}', where)}")
+
+    def path(self, record: int) -> str:
+        """The file of a record."""
+        return self._paths[np.searchsorted(self._starts, record, side="right") - 1]
 
 
-def explain(error: Exception, *splits: Records) -> DataError | None:
-    """Returns the first fault of the splits as an error, if `error` is one that faulty data raises; else None."""
-    if not isinstance(error, tf.errors.OpError) or not DATA_FAULT.search(error.message):
-        return None
-    decode = re.search("jpeg|png|image|decode|compatible", error.message, re.IGNORECASE) is not None
-    fault = next(filter(None, (records.fault(decode) for records in splits)), None)
-    return DataError(fault) if fault else None
+def attempt(function: Callable, otherwise: Callable, *arguments: tf.Tensor) -> tf.Tensor:
+    """In a graph: what `function` returns, or `otherwise` where it fails."""
+    element = tf.data.Dataset.from_tensors(arguments)
+    first = element.map(function).ignore_errors(log_warning=False)
+    return first.concatenate(element.map(otherwise)).take(1).get_single_element()
 
 
-def check_first_header(path: str) -> int:
-    """Raises `DataError` if a file is missing, empty, or does not begin as a TFRecord file does; returns 0."""
-    return _walk(path, limit=1)
-
-
-def count_records(path: str) -> int:
-    """Number of records in a TFRecord file, from their length headers; the images' checksums are not computed.
-
-    Raises:
-        DataError: the file is missing, empty, truncated, or no TFRecord file.
-    """
-    return _walk(path)
-
-
-def _walk(path: str, limit: int | None = None) -> int:
-    """Counts records header by header: length (8 bytes), its checksum (4), the data, its checksum (4)."""
-    count = position = 0
+def _fault_of_decoding(decode: Callable[[tf.Tensor], tf.Tensor], encoded: tf.Tensor) -> str | None:
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            size = file.size()
-            if size == 0:
-                raise DataError(f"A TFRecord file is empty: {path}. Received 0 bytes. Allowed: one record or more.")
-            while position < size and count != limit:
-                file.seek(position)
-                header = file.read(12)
-                if len(header) == 12 and struct.unpack("<I", header[8:])[0] != _masked_crc(header[:8]):
-                    raise DataError(
-                        f"A file is no TFRecord file, or is corrupt: {path}. Received a wrong checksum of the length "
-                        f"at byte {position}, record {count}. Allowed: uncompressed TFRecord."
-                    )
-                length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
-                position += 16 + length
-                if position > size:
-                    raise DataError(
-                        f"A TFRecord file is truncated: {path}. Received {size} bytes, which end within record {count}."
-                        f" Allowed: {position} bytes or more."
-                    )
-                count += 1
-    except tf.errors.OpError as error:
-        raise DataError(f"A TFRecord file cannot be read: {path}. Received: {first_line(error)}") from error
-    return count
-
-
-def _crc_table() -> list[int]:
-    """Table of CRC-32C (Castagnoli), reflected."""
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC_TABLE = _crc_table()
-
-
-def _masked_crc(data: bytes) -> int:
-    """The checksum of TFRecord: CRC-32C, rotated and shifted by a constant."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def first_line(error: Exception) -> str:
-    """The message of an error without TensorFlow's node names, in one line of bounded length."""
-    message = getattr(error, "message", None) or str(error)
-    message = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message).strip() or type(error).__name__
-    return " ".join(message.splitlines()[0].split())[:300]
+        decode(encoded)
+    except (tf.errors.OpError, ValueError) as error:
+        return f"The image of {{where}} cannot be prepared. Received: {first_line(error)}. Allowed: a sound image."
+    return None

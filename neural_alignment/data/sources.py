@@ -13,18 +13,18 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.data import imagenet as imagenet_preprocessing
+from neural_alignment.data.damage import DamageList
 from neural_alignment.data.pipeline import (
     Arrays,
     Batching,
     Dataset,
     InMemory,
-    Streamed,
     check_boolean,
     check_choice,
     check_integer,
-    read_into_memory,
 )
 from neural_alignment.data.records import Records, Schema, Shard
+from neural_alignment.data.streamed import Streamed, read_into_memory
 from neural_alignment.errors import DataError, nearest
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,8 @@ def tfds_source(
     augment: str | None = None,
     standardize: bool = True,
     shuffle_buffer: int = 10000,
+    index_file: str | None = None,
+    tolerate_corrupt: int = 0,
 ) -> Dataset:
     """An image classification set of TensorFlow Datasets.
 
@@ -108,7 +110,11 @@ def tfds_source(
         augment: "crop", "crop_flip" or None.
         standardize: in memory: subtract the mean and divide by the standard deviation of the training pixels, per
             channel. Streamed: scale to [-1, 1]. False: scale to [0, 1].
-        shuffle_buffer: encoded records held to shuffle, if streamed.
+        shuffle_buffer: encoded records held in memory to shuffle, if streamed.
+        index_file: where to keep the places of all records (.npz, may be remote); without it, their headers are read at
+            each start.
+        tolerate_corrupt: how many damaged records (file and number, over training and validation) may be skipped. In
+            a training batch another example of it takes the place; a validation example is left out.
 
     Returns:
         A data set in memory or streamed.
@@ -121,16 +127,19 @@ def tfds_source(
     _check_features(builder.info, dataset)
     shape, label = builder.info.features["image"].shape, builder.info.features["label"]
     schema = Schema("image", "label", classes=label.num_classes)
+    damage = _damage(tolerate_corrupt, index_file)
     train, validation = (
-        _tfds_records(builder, option, split, schema)
+        _tfds_records(builder, option, split, schema, damage, index_file)
         for option, split in (("train_split", train_split), ("validation_split", validation_split))
     )
     common = {"class_names": label.names, "augment": augment}
     pixels = (train.examples + validation.examples) * np.prod([size or 0 for size in _resized(shape, image_size)])
     if None not in shape and pixels * (1 if image_size is None else 4) <= MAX_BYTES_IN_MEMORY:
         arrays = [_resize_all(read_into_memory(records, shape), image_size) for records in (train, validation)]
-        center, scale = _statistics(arrays[0].images) if standardize else (0.0, 255.0)
-        return InMemory(batching, *arrays, classes=label.num_classes, center=center, scale=scale, **common)
+        center, scale = _statistics(arrays[0].sound_images) if standardize else (0.0, 255.0)
+        return InMemory(
+            batching, *arrays, classes=label.num_classes, center=center, scale=scale, damage=damage, **common
+        )
     if image_size is None and None in shape[:2]:
         raise DataError(
             f"`image_size` is needed for `{dataset}`, whose images have differing shapes. Received {image_size}. "
@@ -169,6 +178,8 @@ def imagenet(
     train_examples: int | None = None,
     validation_examples: int | None = None,
     shuffle_buffer: int = 10000,
+    index_file: str | None = None,
+    tolerate_corrupt: int = 0,
 ) -> Dataset:
     """ImageNet in its standard TFRecords: features `image/encoded` and `image/class/label`.
 
@@ -180,10 +191,14 @@ def imagenet(
         image_size: height and width; default: 224 for "resnet", 299 for "inception".
         classes: number of classes.
         label_offset: the label of the first class in the files.
-        train_examples: how many training examples the files hold (all of ImageNet: 1281167). Counted if not given,
-            which reads all files once; if it is less than there are, an epoch is that many of the shuffled ones.
+        train_examples: how many training examples the files hold (all of ImageNet: 1281167); default: what is found. If
+            it is less than there are, an epoch is that many of the shuffled ones.
         validation_examples: how many validation examples the files hold (all of ImageNet: 50000).
-        shuffle_buffer: encoded records held to shuffle; at 110 kB each, 10,000 take 1.1 GB.
+        shuffle_buffer: encoded records held in memory to shuffle; at 110 kB each, 10,000 take 1.1 GB.
+        index_file: where to keep the places of all records (.npz, may be remote); without it, their headers are read at
+            each start.
+        tolerate_corrupt: how many damaged records (file and number, over training and validation) may be skipped. In
+            a training batch another example of it takes the place; a validation example is left out.
 
     Returns:
         A streamed data set.
@@ -198,13 +213,17 @@ def imagenet(
         if count is not None:
             check_integer(name, count, at_least=1)
     schema = Schema("image/encoded", "image/class/label", classes=classes, label_offset=label_offset)
+    damage = _damage(tolerate_corrupt, index_file)
     train, validation = (
-        Records(f"`{option}`", [Shard(path) for path in _matching(option, pattern)], schema, examples)
+        Records(
+            f"`{option}`", [Shard(path) for path in _matching(option, pattern)], schema, damage, examples, index_file
+        )
         for option, pattern, examples in (
             ("train_files", train_files, train_examples),
             ("validation_files", validation_files, validation_examples),
         )
     )
+    validation.must_be_whole()
     return Streamed(
         batching,
         train,
@@ -217,6 +236,14 @@ def imagenet(
 
 
 SOURCES: dict[str, Callable[..., Dataset]] = {"digits": digits, "tfds": tfds_source, "imagenet": imagenet}
+
+
+def _damage(tolerate_corrupt: int, index_file: str | None) -> DamageList:
+    """Checks the options that all sources of files have; returns an empty list of damaged records."""
+    check_integer("tolerate_corrupt", tolerate_corrupt, at_least=0)
+    if index_file is not None and (not isinstance(index_file, str) or not index_file):
+        raise DataError(f"`index_file` must be a path. Received {index_file!r}. Example: /data/imagenet_index.npz.")
+    return DamageList(tolerate_corrupt)
 
 
 @contextlib.contextmanager
@@ -335,7 +362,9 @@ def _check_features(info: Any, dataset: str) -> None:
         )
 
 
-def _tfds_records(builder: Any, option: str, split: str, schema: Schema) -> Records:
+def _tfds_records(
+    builder: Any, option: str, split: str, schema: Schema, damage: DamageList, index_file: str | None
+) -> Records:
     """The records of one split, with the sub-range of every file that belongs to it."""
     name = f"`{option}` {split!r} of {builder.info.full_name}"
     if builder.info.file_format.value != "tfrecord":
@@ -345,7 +374,7 @@ def _tfds_records(builder: Any, option: str, split: str, schema: Schema) -> Reco
         )
     try:
         info = builder.info.splits[split]
-        shards = [Shard(part.filename, part.skip, part.take) for part in info.file_instructions]
+        shards = [Shard(part.filename, part.skip, part.take, part.examples_in_shard) for part in info.file_instructions]
     except Exception as error:  # ValueError, KeyError or AssertionError, as the split is misspelt
         splits = ", ".join(builder.info.splits)
         raise DataError(
@@ -354,7 +383,7 @@ def _tfds_records(builder: Any, option: str, split: str, schema: Schema) -> Reco
         ) from error
     if not info.num_examples:
         raise DataError(f"{name} is empty. Received 0 examples. Allowed: 1 or more.")
-    return Records(name, shards, schema, info.num_examples)
+    return Records(name, shards, schema, damage, info.num_examples, index_file)
 
 
 def _resized(shape: tuple[int | None, ...], image_size: int | None) -> tuple[int | None, ...]:

@@ -1,11 +1,10 @@
-"""What happens around the steps of a run: evaluation, divergence, TensorBoard, checkpoints."""
+"""What happens around the steps of a run: evaluation, divergence, TensorBoard, progress."""
 
 from __future__ import annotations
 
 import io
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,9 +13,8 @@ import tensorflow as tf
 
 from neural_alignment import data
 from neural_alignment.config import Config, Logging
-from neural_alignment.errors import Diverged, RunError
+from neural_alignment.errors import Diverged
 from neural_alignment.training import probes
-from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel, aligned_layers, all_layers
 
 Row = dict[str, float]
@@ -28,15 +26,6 @@ def named(results: dict[str, float]) -> Row:
     """Returns evaluation results under the names they have in `metrics.csv`."""
     names = {"loss": "J", "regulariser": "R"}
     return {names.get(key, key): float(value) for key, value in results.items()}
-
-
-class StopOnDivergence(keras.callbacks.Callback):
-    """Stops the run at the step at which J or R is not finite."""
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Looks at the running means: once one value was not finite they are not."""
-        if not all(math.isfinite(value) for value in (logs or {}).values()):
-            raise diverged(self.model, int(self.model.optimizer.iterations) - 1)
 
 
 def diverged(model: AlignedModel, step: int) -> Diverged:
@@ -68,56 +57,52 @@ def _damaged_layers(model: AlignedModel) -> list[str]:
     ]
 
 
-class Evaluation(keras.callbacks.Callback):
-    """Evaluates the model at the end of every epoch of `fit` and writes a row of `metrics.csv`.
+class Evaluation:
+    """Measures the model for a row of `metrics.csv`.
 
     Args:
         config: the run's configuration.
         dataset: the run's data.
         epoch_steps: global steps in an epoch of J.
-        metrics: the file.
-        listeners: told of each row, in this order.
+        model: the model.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        dataset: data.Dataset,
-        epoch_steps: int,
-        metrics: MetricsFile,
-        listeners: Sequence[Listener],
-    ):
-        super().__init__()
-        self._listeners = listeners
+    def __init__(self, config: Config, dataset: data.Dataset, epoch_steps: int, model: AlignedModel):
+        self._model = model
         self._epoch_steps = epoch_steps
-        self._metrics = metrics
         self._dataset = dataset
         self._probe_examples = config.evaluation.probe_examples
         self._probe: Any = None
         self._learns = any(rule.learns for rule in config.rules)
-        previous = metrics.rows()
-        self._began = time.time() - (previous[-1]["seconds"] if previous else 0.0)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Evaluates."""
-        self.evaluate(logs or {})
+    def row(self, training: dict[str, float], seconds: float) -> Row:
+        """Returns the row of the present step.
 
-    def evaluate(self, training: dict[str, float]) -> None:
-        """Makes and writes the row of the present step; `training` holds the means since the last one."""
-        model = self.model
+        Before the first step nothing is known but the alignment: to evaluate an untrained network on all of the
+        validation split would keep the user waiting for chance level.
+
+        Args:
+            training: the means since the last evaluation.
+            seconds: since the run began.
+
+        Raises:
+            Diverged: if J is not finite on the validation split.
+        """
+        model = self._model
         step = int(model.optimizer.iterations)
-        validation = named(model.evaluate(self._dataset.validation(), verbose=0, return_dict=True))
-        if not math.isfinite(validation["J"]):
-            # Before a listener overwrites the last sound checkpoint.
-            raise diverged(model, step)
+        validation: Row = {}
+        if step:
+            validation = named(model.evaluate(self._dataset.validation(), verbose=0, return_dict=True))
+            if not math.isfinite(validation["J"]):
+                raise diverged(model, step)
         training = named(training)
         rates = [float(rate) for rate in model.optimizer.learning_rates]
-        row = {
+        return {
             "step": step,
             "epoch": step / self._epoch_steps,
-            "seconds": time.time() - self._began,
-            "J": validation["J"],
-            "top1": validation["top1"],
+            "seconds": seconds,
+            "J": validation.get("J", math.nan),
+            "top1": validation.get("top1", math.nan),
             "top5": validation.get("top5", math.nan),
             "train_J": training.get("J", math.nan),
             "R": training.get("R", math.nan) if self._learns else math.nan,
@@ -125,19 +110,17 @@ class Evaluation(keras.callbacks.Callback):
             "train_top5": training.get("top5", math.nan),
             "learning_rate_J": rates[0],
             "learning_rate_R": rates[1] if self._learns else math.nan,
+            "corrupt_records": self._dataset.corrupt_count(step),
             **self._alignment(),
         }
-        self._metrics.append(row)
-        for listener in self._listeners:
-            listener(row)
 
     def _alignment(self) -> Row:
         """Returns `measure/layer` -> value over the probe batch."""
-        if not aligned_layers(self.model):
+        if not aligned_layers(self._model):
             return {}
         if self._probe is None:
             examples = self._dataset.validation().unbatch().batch(self._probe_examples)
-            self._probe = (probes.compiled(self.model), *next(iter(examples)))
+            self._probe = (probes.compiled(self._model), *next(iter(examples)))
         measure, x, y = self._probe
         measures = measure(x, y)
         return {f"{name}/{layer}": float(v) for name in probes.MEASURES for layer, v in measures[name].items()}
@@ -193,68 +176,7 @@ class TensorBoard:
         return tf.io.decode_png(buffer.getvalue(), channels=4).numpy()
 
 
-class Checkpoints:
-    """The last and the best state of a run on disk: weights, optimizer slots, global step.
-
-    Args:
-        model: a compiled model all of whose variables exist.
-        path: the directory.
-    """
-
-    def __init__(self, model: AlignedModel, path: str):
-        self._model = model
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-        self._managers = {
-            name: tf.train.CheckpointManager(checkpoint, tf.io.gfile.join(path, name), max_to_keep=1)
-            for name in ("last", "best")
-        }
-        self._checkpoint = checkpoint
-
-    def save(self, name: str) -> None:
-        """Saves the present state as `"last"` or `"best"`; the one before is removed afterwards."""
-        self._managers[name].save(checkpoint_number=int(self._model.optimizer.iterations))
-
-    def restore_last(self) -> int:
-        """Restores the last state, if there is one; returns the global step to go on from.
-
-        Raises:
-            RunError: if the checkpoint is damaged or of another model.
-        """
-        latest = self._managers["last"].latest_checkpoint
-        if latest is not None:
-            try:
-                self._checkpoint.restore(latest).assert_consumed()
-            # Besides its own errors TensorFlow lets an IndexError out of a truncated file.
-            except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-                reason = " ".join(str(error).split())[:150]
-                raise RunError(f"{latest}: cannot be restored ({reason}); train anew with --force") from None
-        return int(self._model.optimizer.iterations)
-
-
-class SaveCheckpoints:
-    """Saves the last state at every evaluation after the first step, and the best by validation top-1.
-
-    Args:
-        checkpoints: where to.
-        metrics: the rows, by which the best is known.
-    """
-
-    def __init__(self, checkpoints: Checkpoints, metrics: MetricsFile):
-        self._checkpoints = checkpoints
-        self._metrics = metrics
-
-    def __call__(self, row: Row) -> None:
-        """Saves."""
-        if not row["step"]:
-            return
-        # The row as the file has it: rounded like the others, or a tie would count as better.
-        *earlier, row = (each for each in self._metrics.rows() if each["step"])
-        if all(row["top1"] > other["top1"] for other in earlier):
-            self._checkpoints.save("best")
-        self._checkpoints.save("last")
-
-
-class Progress(keras.callbacks.Callback):
+class Progress:
     """Shows a bar over all steps of the run with the time left, and a line per evaluation.
 
     Args:
@@ -263,11 +185,9 @@ class Progress(keras.callbacks.Callback):
     """
 
     def __init__(self, write_line: Callable[[str], None], bar: Callable[..., Any]):
-        super().__init__()
         self.write_line = write_line
         self._make_bar = bar
         self._bar: Any = None
-        self._seen = 0
 
     def plan(self, start: int, total: int) -> None:
         """Opens the bar: the run goes from step `start` to step `total`."""
@@ -278,24 +198,16 @@ class Progress(keras.callbacks.Callback):
         if self._bar is not None:
             self._bar.close()
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Starts counting batches anew, as `fit` does."""
-        self._seen = 0
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Moves the bar."""
-        self._bar.update(batch + 1 - self._seen)
-        self._seen = batch + 1
+    def advance(self, steps: int) -> None:
+        """Moves the bar by so many steps."""
+        self._bar.update(steps)
 
     def __call__(self, row: Row) -> None:
         """Prints the line of one evaluation."""
         angles = [v for key, v in row.items() if key.startswith("weight_angle/") and not math.isnan(v)]
-        parts = [
-            f"step {int(row['step'])}",
-            f"epoch {row['epoch']:g}",
-            f"J {row['J']:.4f}",
-            f"top-1 {100 * row['top1']:.2f} %",
-        ]
+        parts = [f"step {int(row['step'])}", f"epoch {row['epoch']:g}"]
+        if not math.isnan(row["J"]):
+            parts += [f"J {row['J']:.4f}", f"top-1 {100 * row['top1']:.2f} %"]
         if not math.isnan(row["R"]):
             parts.append(f"R {row['R']:.4g}")
         if angles:

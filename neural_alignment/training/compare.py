@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -131,5 +132,8 @@ def _table(rows: Sequence[dict[str, object]], configs: Sequence[str]) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return "none"  # Diverged before the first evaluation.
     mean = f"{statistics.fmean(values):.2f}"
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean

@@ -41,13 +41,6 @@ class MetricsFile:
         """Adds one row; the first one sets the columns."""
         self._write([*self.rows(), row])
 
-    def keep_until(self, step: int) -> None:
-        """Drops the rows after `step`: a resumed run writes them anew."""
-        rows = self.rows()
-        kept = [row for row in rows if row["step"] <= step] if step else []
-        if len(kept) != len(rows):
-            self._write(kept)
-
     def _write(self, rows: list[dict[str, float]]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")

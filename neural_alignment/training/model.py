@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -167,12 +168,16 @@ class AlignedModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         optimizer = _unwrapped(self.optimizer)
         gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, j_runs, r_runs)
-        if isinstance(optimizer, MultiOptimizer):
-            if not optimizer.skip_idle:
-                gradients = _fill(gradients, self.trainable_variables)
-            with optimizer.mode(j_runs, r_runs):
-                self.optimizer.apply(gradients, self.trainable_variables)
-        else:
+        scheduled = isinstance(optimizer, MultiOptimizer)
+        if scheduled and not optimizer.skip_idle:
+            gradients = _fill(gradients, self.trainable_variables)
+        # Nothing moves before all has been read: TensorFlow's optimised graphs do not keep a kernel's update, which may
+        # be known early, behind the last use of its old value, which may come late.
+        known = [gradient for gradient in gradients if gradient is not None]
+        with (
+            tf.control_dependencies([*known, loss, regularisers]),
+            optimizer.mode(j_runs, r_runs) if scheduled else contextlib.nullcontext(),
+        ):
             self.optimizer.apply(gradients, self.trainable_variables)
         self._loss_tracker.update_state(loss, sample_weight=_examples(x))
         if r_runs:
@@ -239,24 +244,24 @@ class AlignedModel(keras.Model):
         gradients = [None] * len(self.trainable_variables)
         if j_runs or state.losses:
             gradients = tape.gradient(total, self.trainable_variables)
+        before = [gradient for gradient in gradients if gradient is not None]
         for layer, regulariser in state.deferred:
-            self._add_deferred(gradients, layer, regulariser, state)
+            before = [self._add_deferred(gradients, layer, regulariser, state, before)]
         regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
         return gradients, loss * _replicas(), tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
 
-    def _add_deferred(self, gradients: list[Tensor | None], layer: Any, regulariser: Callable[[], Tensor], state: Any):
-        """Takes R_l of a rule that reads kernels alone, and its gradient, once W's own gradient is there."""
-        places = {id(variable): place for place, variable in enumerate(self.trainable_variables)}
-        place, kernel = places.get(id(layer._backward_kernel)), places.get(id(layer.kernel))
-        before = [] if kernel is None or gradients[kernel] is None else [gradients[kernel]]
+    def _add_deferred(self, gradients, layer, regulariser, state, before):
+        """Takes R_l of a rule that reads kernels alone, and its gradient, after `before`; returns the last of it."""
         with tf.control_dependencies(before), tf.GradientTape() as tape:
             value = regulariser()
             total = self.optimizer.scale_loss(value / _replicas())
         state.add(layer.name, value)
-        if place is not None:
+        places = [at for at, variable in enumerate(self.trainable_variables) if variable is layer._backward_kernel]
+        for place in places:  # None where the layer is frozen.
             with tf.control_dependencies(before):
                 gradient = tape.gradient(total, self.trainable_variables[place])
-            gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
+            gradients[place] = value = gradient if gradients[place] is None else gradients[place] + gradient
+        return value
 
 
 def _examples(x: Any) -> Tensor:

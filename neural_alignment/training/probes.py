@@ -38,13 +38,15 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
         Measure -> layer name -> float32 scalar; NaN where it is not defined.
     """
     layers = aligned_layers(model)
-    pseudo, seen = _gradients(model, layers, x, y, weight_transport=False)
-    true, _ = _gradients(model, layers, x, y, weight_transport=True)
+    # One and the same tensor for all that reads a kernel, so that what is computed twice is found and computed once.
+    kernels = [tf.identity(layer.kernel.value) for layer in layers]
+    pseudo, seen = _gradients(model, layers, kernels, x, y, weight_transport=False)
+    true, _ = _gradients(model, layers, kernels, x, y, weight_transport=True)
     results: dict[str, dict[str, Tensor]] = {name: {} for name in MEASURES}
-    for layer, pseudogradient, gradient in zip(layers, pseudo, true, strict=True):
-        inputs, upstream = seen[layer.name]
+    for layer, forward, pseudogradient, gradient in zip(layers, kernels, pseudo, true, strict=True):
+        # Half precision, where the network computes in it, is not that of angles.
+        inputs, upstream = (tf.cast(signal, forward.dtype) for signal in seen[layer.name])
         linear_map = layer.linear_map()
-        forward = keras.ops.convert_to_tensor(layer.kernel)
         backward = linear_map.transpose(keras.ops.convert_to_tensor(layer.backward_kernel))
         row = (
             angle(forward, backward),
@@ -67,11 +69,9 @@ def compiled(model: keras.Model) -> Callable[[Tensor, Tensor], dict[str, dict[st
 
 
 def _gradients(
-    model: keras.Model, layers: list[Any], x: Tensor, y: Tensor, weight_transport: bool
+    model: keras.Model, layers: list[Any], kernels: list[Tensor], x: Tensor, y: Tensor, weight_transport: bool
 ) -> tuple[list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
     """Returns J's gradients to the forward kernels, and each layer's inputs and upstream error."""
-    kernels = [layer.kernel.value for layer in layers]
-    values = [tf.identity(kernel) for kernel in kernels]
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
@@ -79,13 +79,13 @@ def _gradients(
         inputs[layer.name], outputs[layer.name] = layer_inputs, layer_outputs
         return layer_outputs
 
-    kept = {id(layer.kernel): value for layer, value in zip(layers, values, strict=True)}
+    kept = {id(layer.kernel): value for layer, value in zip(layers, kernels, strict=True)}
     mapping = [(v, kept.get(id(v), v.value)) for v in model.trainable_variables]
     with tf.GradientTape() as tape:
-        tape.watch(values)
+        tape.watch(kernels)
         scope = keras.StatelessScope(state_mapping=mapping)
         with scope, forward_pass(regularise=False, weight_transport=weight_transport, probe=probe):
             loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), training=True)
     names = [layer.name for layer in layers]
-    gradients, upstream = tape.gradient(loss, (values, [outputs[name] for name in names]))
+    gradients, upstream = tape.gradient(loss, (kernels, [outputs[name] for name in names]))
     return gradients, {name: (inputs[name], error) for name, error in zip(names, upstream, strict=True)}

@@ -5,18 +5,21 @@ runs/<name>/
     metrics.csv      a row per evaluation
     tensorboard/     scalars, histograms, images
     checkpoints/     last/ and best/, resumable
+    corrupt_records.json   which records of the data were damaged, where some were and that is tolerated
     model.keras      the final model
     status.json      running | finished | stopped | diverged | failed, and why
+    lock.json        who is at work here, while somebody is
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +30,26 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.config import Config
-from neural_alignment.errors import Diverged, RunError
-from neural_alignment.training import callbacks, setup
-from neural_alignment.training.files import write_whole
+from neural_alignment.errors import Diverged, RunError, Stopped
+from neural_alignment.training import callbacks, files, lock, setup
+from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
+from neural_alignment.training.loading import load_model
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel, aligned_layers
+from neural_alignment.training.stepping import Stepper
+from neural_alignment.training.stopping import Interrupted, Stop
 
-FILES = ("config.yaml", "metrics.csv", "tensorboard", "checkpoints", "model.keras", "status.json")
+FILES = (
+    *("config.yaml", "metrics.csv", "tensorboard", "checkpoints", "corrupt_records.json", "model.keras"),
+    "status.json",
+)
 """What a run directory holds; `force` removes these and nothing else."""
+
+STATES = ("running", "finished", "stopped", "diverged", "failed")
+"""What `status.json` may say."""
+
+_BIRTH = {lock.NAME, lock.NAME + files.PARTIAL, "status.json" + files.PARTIAL}
+"""What a process that was killed before it had written `status.json` may have left."""
 
 
 @contextlib.contextmanager
@@ -57,7 +72,7 @@ class RunDirectory:
         return tf.io.gfile.join(self.path, name)
 
     def exists(self) -> bool:
-        """Whether anything is there.
+        """Whether anything is there, but what a run leaves that was killed at its birth.
 
         Raises:
             RunError: if the path cannot be looked at.
@@ -65,7 +80,16 @@ class RunDirectory:
         with _reported(self.path):
             if not tf.io.gfile.exists(self.path):
                 return False
-            return not tf.io.gfile.isdir(self.path) or bool(tf.io.gfile.listdir(self.path))
+            return not tf.io.gfile.isdir(self.path) or bool(set(tf.io.gfile.listdir(self.path)) - _BIRTH)
+
+    def make(self) -> None:
+        """Makes the directory where there is none.
+
+        Raises:
+            RunError: if that is not possible.
+        """
+        with _reported(self.path):
+            tf.io.gfile.makedirs(self.path)
 
     def status(self) -> dict[str, Any]:
         """Returns what `status.json` says.
@@ -78,7 +102,7 @@ class RunDirectory:
                 status = json.loads(file.read())
         except (tf.errors.OpError, ValueError):
             status = None
-        if not isinstance(status, dict) or "state" not in status:
+        if not isinstance(status, dict) or status.get("state") not in STATES:
             raise RunError(
                 f"{self.path}: is not a run directory (no readable status.json); give one that `train` has made"
             )
@@ -90,23 +114,28 @@ class RunDirectory:
         self.write("status.json", json.dumps({"state": state, **facts, "versions": versions}, indent=2) + "\n")
 
     def write(self, name: str, text: str) -> None:
-        """Writes one of `FILES`, and makes the directory where there is none.
+        """Writes one of `FILES`.
 
         Raises:
-            RunError: if that is not possible.
+            tf.errors.OpError: if the file system refuses.
         """
-        with _reported(self.path):
-            tf.io.gfile.makedirs(self.path)
-            write_whole(self.file(name), text)
+        files.write_whole(self.file(name), text)
 
     def save_model(self, model: keras.Model) -> None:
         """Saves the final model as a whole or not at all."""
-        with tempfile.TemporaryDirectory() as folder:
-            local = str(Path(folder) / "model.keras")
-            model.save(local)
-            partial = self.file("model.partial.keras")
-            tf.io.gfile.copy(local, partial, overwrite=True)
+        partial = self.file("model.partial.keras")
+        try:
+            if files.is_local(partial):
+                model.save(partial)
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    local = str(Path(folder) / "model.keras")
+                    model.save(local)
+                    tf.io.gfile.copy(local, partial, overwrite=True)
             tf.io.gfile.rename(partial, self.file("model.keras"), overwrite=True)
+        except BaseException:
+            files.remove(partial)
+            raise
 
     def config(self) -> Config:
         """Returns the run's configuration.
@@ -116,14 +145,14 @@ class RunDirectory:
         """
         return configuration.load(self.file("config.yaml"))
 
+    def has_begun(self) -> bool:
+        """Whether there is more than the `status.json` that is written first."""
+        return any(tf.io.gfile.exists(self.file(name)) for name in FILES if name != "status.json")
+
     def clear(self) -> None:
-        """Removes the run's files; others that lie there stay."""
+        """Removes the run's files, `status.json` last; others that lie there stay, and what links lead to."""
         for name in FILES:
-            path = self.file(name)
-            if tf.io.gfile.isdir(path):
-                tf.io.gfile.rmtree(path)
-            elif tf.io.gfile.exists(path):
-                tf.io.gfile.remove(path)
+            files.remove(self.file(name))
 
 
 @dataclass(frozen=True)
@@ -166,40 +195,67 @@ def train(
         The result.
 
     Raises:
-        RunError: if the directory is taken, or its checkpoint is of another configuration.
+        RunError: if the directory is taken, in use, damaged, or of another configuration.
         ConfigError: if a rule's pattern fits no layer.
         DataError: if the data cannot be read.
         Diverged: if J or R is not finite; earlier rows and checkpoints stay.
+        Stopped: at SIGTERM or SIGINT, once the state is saved, or where the disk is full; `resume` goes on.
     """
     directory = RunDirectory(run_dir)
-    finished = _check_free(directory, config, resume, force)
-    if finished is not None:
-        return finished
-    dataset = setup.load_data(config)
-    model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
-    setup.compile_model(model, config, dataset.classes, dataset.steps_per_epoch)
-    if force and directory.exists():
-        directory.clear()
-    training = _Training(config, directory, dataset, model)
-    start = training.restore()
-    directory.write("config.yaml", configuration.dump(config))
-    directory.write_status("running")
+    with contextlib.ExitStack() as holding:
+        check_held = None
+        if directory.exists():
+            if directory.status()["state"] != "finished" or force:
+                check_held = holding.enter_context(lock.held(directory.path))
+            finished = _check_free(directory, config, resume, force)
+            if finished is not None:
+                return finished
+        dataset = setup.load_data(config)
+        model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
+        setup.compile_model(model, config, dataset.classes, dataset.steps_per_epoch)
+        if check_held is None:
+            directory.make()
+            check_held = holding.enter_context(lock.held(directory.path))
+            if directory.exists():
+                raise RunError(f"{directory.path}: another process has made a run there meanwhile")
+        elif force:
+            directory.clear()
+        stop = holding.enter_context(Stop())
+        return _live(_Training(config, directory, dataset, model, check_held), stop, progress)
+
+
+def _live(training: _Training, stop: Stop, progress: callbacks.Progress | None) -> Result:
+    """Runs a training to its end, whichever it is, and notes the end in `status.json`."""
+    directory = training.directory
+    training.restore()
+
+    def note(state: str, **facts: Any) -> None:
+        with contextlib.suppress(tf.errors.OpError):  # It may be the disk that is full.
+            directory.write_status(state, **facts)
+
     try:
-        return training.run(start, progress)
-    except Diverged as error:
-        directory.write_status("diverged", reason=str(error), step=error.step, layers=error.layers)
+        with files.full_disk_told(directory.path):
+            try:
+                return training.run(stop, progress)
+            except Interrupted:
+                training.save()
+                raise Stopped(f"{stop.signal} at step {training.step}, which is saved; go on with --resume") from None
+    except Stopped as error:
+        note(error.state, reason=str(error), step=training.step)
         raise
+    except Diverged as error:
+        note("diverged", reason=str(error), step=error.step, layers=error.layers)
+        raise
+    except lock.Lost:
+        raise  # The directory is another's.
     except tf.errors.OpError as error:
-        explained = dataset.explain(error)
-        directory.write_status("failed", reason=str(explained or error).splitlines()[0])
+        explained = training.dataset.explain(error)
+        note("failed", reason=str(explained or error).splitlines()[0])
         if explained is None:
             raise
         raise explained from None
-    except KeyboardInterrupt:
-        directory.write_status("stopped", reason="stopped by the user")
-        raise
     except BaseException as error:
-        directory.write_status("failed", reason=f"{type(error).__name__}: {error}")
+        note("failed", reason=f"{type(error).__name__}: {error}")
         raise
 
 
@@ -240,6 +296,8 @@ def _check_free(directory: RunDirectory, config: Config, resume: bool, force: bo
 
 def _check_same(directory: RunDirectory, config: Config) -> None:
     """Checks that a run's stored configuration is `config`."""
+    if not directory.has_begun():
+        return
     stored = directory.config().model_dump(mode="json")
     for key, value in config.model_dump(mode="json").items():
         if stored[key] != value:
@@ -250,67 +308,177 @@ def _check_same(directory: RunDirectory, config: Config) -> None:
 
 
 class _Training:
-    """One run while it lasts."""
+    """One run while it lasts.
 
-    def __init__(self, config: Config, directory: RunDirectory, dataset: data.Dataset, model: AlignedModel):
+    At an evaluation the state is saved before its row is written, so that no row is ever ahead of the last checkpoint:
+    a resumed run finds every row that is due, but perhaps the one of the very step it goes on from.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        directory: RunDirectory,
+        dataset: data.Dataset,
+        model: AlignedModel,
+        check_held: Callable[[], None],
+    ):
         self.config = config
         self.directory = directory
         self.dataset = dataset
         self.model = model
+        self._check_held = check_held
         alternation = config.optimization.alternation or 0
         self.epoch_steps = dataset.steps_per_epoch * (alternation + 1)
         total = config.epochs * self.epoch_steps
         self.total_steps = min(total, config.max_steps or total)
-        self.checkpoints = callbacks.Checkpoints(model, directory.file("checkpoints"))
+        self._stride = config.evaluation.every_epochs * self.epoch_steps
+        self.means = TrainingMeans(model)
+        self.checkpoints = Checkpoints(model, self.means, directory.file("checkpoints"))
         self.metrics = MetricsFile(directory.file("metrics.csv"))
+        self._evaluation = callbacks.Evaluation(config, dataset, self.epoch_steps, model)
+        self._saved = time.monotonic()
 
-    def restore(self) -> int:
-        """Restores the last checkpoint, if there is one; returns the step to go on from.
+    @property
+    def step(self) -> int:
+        """The global steps that are made."""
+        return int(self.model.optimizer.iterations)
+
+    def restore(self) -> None:
+        """Restores the last checkpoint, if there is one.
 
         Raises:
-            RunError: if the checkpoint or the metrics are damaged or one is there without the other.
+            RunError: if the checkpoint or the metrics are damaged or do not fit each other.
         """
         start = self.checkpoints.restore_last()
-        trained = [row for row in self.metrics.rows() if row["step"]]
-        if bool(start) != bool(trained):
-            missing = "checkpoints" if trained else "metrics.csv"
-            raise RunError(f"{self.directory.path}: its {missing} are gone; --force trains anew")
-        return start
+        self._restore_corrupt_records()
+        found = [row["step"] for row in self.metrics.rows()]
+        due = [step for step in range(start) if self._is_due(step)]
+        if found != due and found != [*due, start]:
+            if start:
+                what = f"its metrics.csv does not have the rows up to its checkpoint of step {start}"
+            else:
+                what = "its checkpoints are gone"
+            raise RunError(f"{self.directory.path}: {what}; --force trains anew")
 
-    def run(self, start: int, progress: callbacks.Progress | None) -> Result:
-        """Trains from step `start` to the end, or to a divergence."""
-        self.metrics.keep_until(start)
+    def _restore_corrupt_records(self) -> None:
+        """Tells the data which damaged records were met before.
+
+        Raises:
+            RunError: if the file that says so is damaged.
+            DataError: if it holds something else, or more than the configuration tolerates.
+        """
+        path = self.directory.file("corrupt_records.json")
+        if not tf.io.gfile.exists(path):
+            return
+        try:
+            with tf.io.gfile.GFile(path, "r") as file:
+                state = json.loads(file.read())
+        except (tf.errors.OpError, ValueError):
+            raise RunError(f"{path}: is damaged; restore it, or train anew with --force") from None
+        self.dataset.load_corrupt(state)
+
+    def run(self, stop: Stop, progress: callbacks.Progress | None) -> Result:
+        """Trains from the present step to the end, or to a divergence."""
+        self.directory.write_status("running", **lock.owner())
+        self.directory.write("config.yaml", configuration.dump(self.config))
+        self.checkpoints.sweep()
+        rows = self.metrics.rows()
         began = time.time()
-        evaluation = callbacks.Evaluation(
-            self.config, self.dataset, self.epoch_steps, self.metrics, self._listeners(progress)
-        )
-        fit_callbacks = [callbacks.StopOnDivergence(), evaluation]
+        self._began = began - (rows[-1]["seconds"] if rows else 0.0)
+        start = self.step
+        if start:
+            self.means.put_back()
+        listeners = self._listeners(progress)
         if progress is not None:
             progress.plan(start, self.total_steps)
-            fit_callbacks.append(progress)
         try:
-            if not self.metrics.rows():
-                evaluation.set_model(self.model)
-                evaluation.evaluate({})
-            for first, epochs, steps in self._segments(start):
-                batches = self.dataset.train(first)
-                self.model.fit(
-                    batches,
-                    epochs=epochs,
-                    steps_per_epoch=steps,
-                    callbacks=fit_callbacks,
-                    verbose=0,
-                    shuffle=False,
-                )
+            if self._is_due(start) and start not in [row["step"] for row in rows]:
+                self._measure(stop, listeners)
+            self._keep_best()  # Of a run that was killed between the last two writes of an evaluation.
+            if start < self.total_steps:
+                self._train(stop, listeners, progress)
         finally:
             if progress is not None:
                 progress.close()
-        self.directory.save_model(self.model)
+        with stop.safe():
+            self._check_held()
+            self.directory.save_model(self.model)
         return self._finish(round(time.time() - began, 1))
+
+    def _train(self, stop: Stop, listeners: list[callbacks.Listener], progress: callbacks.Progress | None) -> None:
+        """Makes all steps that are left."""
+        step = self.step
+        advance = Stepper(self.model, self.dataset.train(step))
+        while step < self.total_steps:
+            if self._is_due(step):
+                self.model.reset_metrics()
+            with stop.safe():
+                results = advance(self._next_stop(step) - step)
+            if not all(math.isfinite(value) for value in results.values()):
+                raise callbacks.diverged(self.model, self.step - 1)
+            before, step = step, self.step
+            if progress is not None:
+                progress.advance(step - before)
+            if self._is_due(step):
+                self._measure(stop, listeners)
+            elif self._is_save_due(step):
+                self.save()
+
+    def save(self) -> None:
+        """Saves the present state as the last one."""
+        self._check_held()
+        # Before the state: a record that is known too early is known all the same, one that is forgotten is not.
+        if self.dataset.corrupt_records:
+            self.directory.write("corrupt_records.json", json.dumps(self.dataset.corrupt_state(), indent=1) + "\n")
+        self.means.keep()
+        self.checkpoints.save("last")
+        self._saved = time.monotonic()
+
+    def _is_due(self, step: int) -> bool:
+        """Whether an evaluation belongs to a step; one does to step 0."""
+        return step % self._stride == 0 or step == self.total_steps
+
+    def _is_save_due(self, step: int) -> bool:
+        """Whether the state is to be saved at a step without an evaluation."""
+        options = self.config.checkpoints
+        if options.every_steps and step % options.every_steps == 0:
+            return True
+        return bool(options.every_minutes) and time.monotonic() - self._saved >= 60 * options.every_minutes
+
+    def _next_stop(self, step: int) -> int:
+        """Returns the next step after `step` at which something is to be done."""
+        strides = [self._stride, self.config.checkpoints.every_steps or self._stride]
+        return min(self.total_steps, *((step // stride + 1) * stride for stride in strides))
+
+    def _measure(self, stop: Stop, listeners: list[callbacks.Listener]) -> None:
+        """Evaluates, saves the state, and writes the row."""
+        self.means.keep()
+        training = {name: float(value) for name, value in self.model.get_metrics_result().items()} if self.step else {}
+        try:
+            with stop.safe():
+                row = self._evaluation.row(training, time.time() - self._began)
+        finally:
+            self.means.put_back()  # Evaluating has used the same metrics.
+        self.save()
+        self.metrics.append(row)
+        self._keep_best()
+        for listener in listeners:
+            listener(row)
+
+    def _keep_best(self) -> None:
+        """Saves the present state as the best one, if its row is there and is that."""
+        # Rows as the file has them: rounded all alike, or a tie would count as better.
+        rows = [row for row in self.metrics.rows() if row["step"]]
+        if not self.config.checkpoints.keep_best or not rows or rows[-1]["step"] != self.step:
+            return
+        *earlier, last = (row["top1"] for row in rows)
+        if all(last > top1 for top1 in earlier):
+            self._check_held()
+            self.checkpoints.save("best")
 
     def _listeners(self, progress: callbacks.Progress | None) -> list[callbacks.Listener]:
         """Returns what is told of every row of metrics."""
-        listeners: list[callbacks.Listener] = [callbacks.SaveCheckpoints(self.checkpoints, self.metrics)]
+        listeners: list[callbacks.Listener] = []
         if self.config.logging.tensorboard:
             path = self.directory.file("tensorboard")
             listeners.append(callbacks.TensorBoard(self.model, path, self.config.logging))
@@ -321,27 +489,10 @@ class _Training:
     def _finish(self, seconds: float) -> Result:
         """Writes how the run ended."""
         rows = self.metrics.rows()
-        best = max(rows, key=lambda row: row["top1"])
+        best = max((row for row in rows if row["step"]), key=lambda row: row["top1"])
         facts = {"step": int(rows[-1]["step"]), "top1": rows[-1]["top1"], "best_top1": best["top1"]}
         self.directory.write_status("finished", **facts, best_step=int(best["step"]), seconds=seconds)
         return Result(self.directory.path, rows[-1], [layer.name for layer in aligned_layers(self.model)])
-
-    def _segments(self, start: int) -> Iterator[tuple[int, int, int]]:
-        """Cuts the steps from `start` on into calls of `fit`: (first step, epochs, steps per epoch).
-
-        An epoch of `fit` ends where an evaluation is due; the last one may be shorter.
-        """
-        stride = self.config.evaluation.every_epochs * self.epoch_steps
-        step = start
-        if step % stride and step < self.total_steps:
-            lead = min(stride - step % stride, self.total_steps - step)
-            yield step, 1, lead
-            step += lead
-        if whole := (self.total_steps - step) // stride:
-            yield step, whole, stride
-            step += whole * stride
-        if rest := self.total_steps - step:
-            yield step, 1, rest
 
 
 def evaluate(run_dir: str | Path) -> dict[str, float]:
@@ -377,15 +528,3 @@ def evaluate(run_dir: str | Path) -> dict[str, float]:
     except tf.errors.OpError as error:
         raise dataset.explain(error) or error from None
     return callbacks.named(results)
-
-
-def load_model(path: str | Path) -> AlignedModel:
-    """Loads a saved model in Keras' safe mode.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
-    try:
-        return keras.models.load_model(str(path), safe_mode=True)
-    except Exception as error:
-        raise RunError(f"{path}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None

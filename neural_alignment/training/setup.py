@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
+import tensorflow as tf
 
 from neural_alignment import data, models
 from neural_alignment.config import Config, ImageNetData
 from neural_alignment.data import imagenet
 from neural_alignment.errors import ConfigError
-from neural_alignment.training.model import AlignedModel
-from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
+from neural_alignment.training.model import AlignedModel, all_layers
+from optimizers import Adam, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
 OPTIMIZERS = {
     "sgd": keras.optimizers.SGD,
     "momentum": Momentum,
-    "adam": keras.optimizers.Adam,
+    "adam": Adam,
     "rmsprop": keras.optimizers.RMSprop,
     "adagrad": keras.optimizers.Adagrad,
 }
@@ -72,6 +75,30 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
         ConfigError: if the pattern of a rule fits no layer.
     """
     keras.utils.set_random_seed(config.seed)
+    if config.runtime.precision != "float32":
+        # What stays float32, R and the angles, is float32: GPUs would multiply in TF32, and TPUs in bfloat16.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    with _precision(config.runtime.precision):
+        model = _draw_model(config, classes, input_shape, steps_per_epoch)
+    if config.runtime.synchronize_batch_norm:
+        for layer in all_layers(model):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
+    return model
+
+
+@contextlib.contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Makes layers of one dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _draw_model(config: Config, classes: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
     rules = [rule.bind(config.seed, steps_per_epoch) for rule in config.rules]
     alignment = rules[0] if len(rules) == 1 else rules or None
     options = config.model.model_dump()
@@ -113,13 +140,14 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
     Raises:
         ConfigError: if an optimizer finds no variable that it is meant for.
     """
+    # Weighted: examples that fill up a batch for the replicas have weight 0.
     metrics = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
     if classes > 5:
         metrics.append(keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5"))
     model.compile(
         optimizer=build_optimizer(config, steps_per_epoch),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=metrics,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
+        weighted_metrics=metrics,
         minibatches=config.optimization.minibatches,
         jit_compile=config.runtime.jit_compile,
         steps_per_execution=config.runtime.steps_per_execution,

@@ -1,0 +1,176 @@
+"""The learning rules as contenders, plain Keras as their baseline, and the floor that counting convolutions gives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment.alignments import (
+    Activation,
+    Alignment,
+    Feedback,
+    Information,
+    InputPath,
+    KolenPollack,
+    SignSymmetry,
+    Symmetric,
+    WeightMirror,
+)
+from neural_alignment.training import AlignedModel
+from neural_alignment.training.describe import LayerCost
+from optimizers import Adam, MultiOptimizer, RateScheduler
+
+NORMAL = InputPath(noise="normal", stddev=0.5)
+CHEAP = InputPath(noise="sign", stddev=0.5)
+"""The inexpensive noise: one random bit a number, of the same variance."""
+
+Build = Callable[[Alignment | None], keras.Model]
+Step = Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A rule and what it may cost.
+
+    Attributes:
+        rule: the rule.
+        products: products of a kernel with a batch that R needs in each layer, whoever writes it; noise is free.
+        allowance: how far above the floor a step may be, as a fraction; none where the project holds to no limit.
+    """
+
+    rule: Alignment
+    products: int
+    allowance: float | None
+
+
+RULES = {
+    "feedback": Contender(Feedback(), 0, 0.08),
+    "sign_symmetry": Contender(SignSymmetry(), 0, None),
+    "kolen_pollack": Contender(KolenPollack(decay=1e-4), 0, 0.08),
+    "symmetric": Contender(Symmetric(self_=2e-3, decay=2e-3), 0, 0.08),
+    "activation": Contender(Activation(amp=2e-3, sparse=2e-3), 2, 0.08),
+    "weight_mirror": Contender(WeightMirror(amp=1e-3, decay=1e-3, input=NORMAL), 2, 0.20),
+    "weight_mirror, sign noise": Contender(WeightMirror(amp=1e-3, decay=1e-3, input=CHEAP), 2, 0.15),
+    "information": Contender(Information(amp=1e-3, decay=1e-3, null=1e-3, input=NORMAL), 3, 0.20),
+    "information, sign noise": Contender(Information(amp=1e-3, decay=1e-3, null=1e-3, input=CHEAP), 3, 0.15),
+}
+"""Every rule. Products: `activation` projects by B and correlates; `weight_mirror` projects the noise by W and
+correlates; `information` reconstructs by B besides."""
+
+
+def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "JR"] = "JR") -> float:
+    """Returns the least that a step can take, in steps of backpropagation, if multiplications were all.
+
+    Backpropagation is three products a layer but in the first one, which sends no error further back. A step of R alone
+    is the forward pass and R's own products.
+
+    Args:
+        costs: of the layers.
+        products: R's products with each kernel.
+        losses: which of the two losses are optimised.
+    """
+    forward = sum(cost.product for cost in costs)
+    backpropagation = 3 * forward - costs[0].product
+    j_cost = backpropagation if "J" in losses else forward
+    return (j_cost + (products * forward if "R" in losses else 0)) / backpropagation
+
+
+def baseline(build: Build) -> keras.Model:
+    """Returns the network as plain Keras trains it: native layers, native model, one optimizer."""
+    native = keras.models.clone_model(build(None), clone_function=_native)
+    native.compile(sgd(), loss(), jit_compile=False)
+    return native
+
+
+def _native(layer: keras.Layer) -> keras.Layer:
+    kinds = {"Dense": keras.layers.Dense, "Conv2D": keras.layers.Conv2D}
+    config = {key: value for key, value in layer.get_config().items() if not key.startswith("alignment")}
+    return kinds.get(type(layer).__name__, type(layer)).from_config(config)
+
+
+def aligned(build: Build, rule: Alignment, alternation: int | None = None) -> AlignedModel:
+    """Returns the network as this library trains it by `rule`, with an Adam of its own for B as in the paper."""
+    model = build(rule)
+    model = AlignedModel(model.inputs, model.outputs)
+    optimizers = [sgd()]
+    if rule.learns and not rule.tie_gradient:
+        optimizers.append(Adam(1e-3))
+    scheduler = None if alternation is None else RateScheduler(steps_per_epoch=100, alternation=alternation)
+    model.compile(MultiOptimizer(optimizers, scheduler), loss(), jit_compile=False)
+    return model
+
+
+def sgd() -> keras.optimizers.SGD:
+    """Returns the optimizer of J: the same for all."""
+    return keras.optimizers.SGD(0.01, 0.9, nesterov=True)
+
+
+def loss() -> keras.losses.Loss:
+    """Returns the task loss: the same for all."""
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def batch_of(shape: Sequence[int], classes: int = 10) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns random inputs of `shape`, the batch first, and their labels."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, classes, shape[0])
+    return tf.constant(generator.normal(size=tuple(shape)), tf.float32), tf.constant(labels, tf.int32)
+
+
+def timed(step: Callable[[], object]) -> Step:
+    """Returns a function that makes a step and returns its seconds by the clock, and of CPU over all threads."""
+
+    def measured() -> dict[str, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        return {"seconds": time.perf_counter() - wall, "CPU seconds": time.process_time() - cpu}
+
+    return measured
+
+
+def stepper(model: keras.Model, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:
+    """Returns a function that makes one training step, as `fit` does, and times it."""
+    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    function = model.make_train_function() or model.train_function
+    return timed(lambda: tf.nest.map_structure(lambda value: value.numpy(), function(batches)))
+
+
+def alternating(model: AlignedModel, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:
+    """Returns a function that makes a step of J alone and one of R alone, of a run that alternates between them."""
+    step = stepper(model, batch)
+
+    def both() -> dict[str, float]:
+        measured = {}
+        for _ in range(2):
+            kind = "J" if int(model.optimizer.iterations.numpy()) % 2 else "R"
+            measured |= {f"{kind} {quantity}": value for quantity, value in step().items()}
+        return measured
+
+    return both
+
+
+def regulariser_alone(build: Build, rule: Alignment, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:
+    """Returns a function that makes a step of R alone, written out by hand: forward pass, R's gradient, Adam on B."""
+    model = build(rule)
+    optimizer = Adam(1e-3)
+    kernels = [weight for weight in model.trainable_variables if weight.name == "backward_kernel"]
+    optimizer.build(kernels)
+    objective = loss()
+
+    @tf.function(jit_compile=False)
+    def function() -> tf.Tensor:
+        inputs, labels = batch
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([kernel.value for kernel in kernels])
+            outputs = model(inputs, training=True)
+            total = tf.add_n(model.losses)
+        optimizer.apply(tape.gradient(total, [kernel.value for kernel in kernels]), kernels)
+        return objective(labels, outputs) + total
+
+    return timed(lambda: function().numpy())

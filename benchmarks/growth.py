@@ -1,0 +1,143 @@
+"""How the step time grows with width, depth and batch, for each rule: exponents of t = c size^p, fitted on log-log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Benchmark, Check, Report, Samples, interleave, middle, table
+
+BASELINE = "backpropagation"
+RULES = ("feedback", "sign_symmetry", "kolen_pollack", "symmetric", "activation", "weight_mirror", "information")
+ALLOWANCE = 0.05
+"""What a rule's exponent may be above backpropagation's."""
+
+# Kernels that a core's cache does not hold, in the width's axis, and batches that keep multiplying the larger part.
+FC = {"family": "fc", "width": 1024, "depth": 4, "batch": 256, "rounds": 11}
+CONV = {"family": "convnet", "width": 64, "depth": 3, "batch": 32, "rounds": 11}
+FULL = {
+    "fc, width": {**FC, "axis": "width", "batch": 512, "points": [768, 1024, 1448, 2048]},
+    "fc, depth": {**FC, "axis": "depth", "points": [2, 4, 8, 12]},
+    "fc, batch": {**FC, "axis": "batch", "points": [128, 256, 512, 1024]},
+    "convnet, width": {**CONV, "axis": "width", "points": [32, 51, 80, 128]},
+    "convnet, batch": {**CONV, "axis": "batch", "points": [16, 32, 64, 128]},
+}
+SMALL = {"fc, width": {**FC, "axis": "width", "depth": 1, "batch": 4, "rounds": 2, "points": [2, 4]}}
+INPUTS = {"fc": (256,), "convnet": (32, 32, 3)}
+
+
+def network(rule: Any, family: str, width: int, depth: int) -> Any:
+    """Returns `depth` hidden layers of `width` units or filters, aligned by `rule`."""
+    from neural_alignment.models import convnet, fc
+
+    build = {"fc": fc, "convnet": convnet}[family]
+    return build([width] * depth, 10, INPUTS[family], rule)
+
+
+def cases(sizes: dict[str, Any]) -> dict[str, int]:
+    """Returns the rounds of every point of every axis."""
+    return {f"{case} {point}": size["rounds"] for case, size in sizes.items() for point in size["points"]}
+
+
+def measure(samples: Samples, sizes: dict[str, Any]) -> None:
+    """Times every rule at every point of every axis."""
+    import keras
+
+    for case, size in sizes.items():
+        for point in size["points"]:
+            name = f"{case} {point}"
+            if samples.rounds(name) < size["rounds"]:
+                interleave(samples, name, _steps({**size, size["axis"]: point}), size["rounds"], warm_up=3)
+                keras.backend.clear_session()
+
+
+def _steps(size: dict[str, Any]) -> dict[str, Any]:
+    from benchmarks import contenders
+
+    def build(rule: Any) -> Any:
+        return network(rule, size["family"], size["width"], size["depth"])
+
+    batch = contenders.batch_of((size["batch"], *INPUTS[size["family"]]))
+    steps = {BASELINE: contenders.stepper(contenders.baseline(build), batch)}
+    for name in RULES:
+        steps[name] = contenders.stepper(contenders.aligned(build, contenders.RULES[name].rule), batch)
+    return steps
+
+
+def exponent(sizes: list[float], values: list[float]) -> float:
+    """Returns p of values = c sizes^p, by least squares of the logarithms."""
+    import numpy as np
+
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def times(samples: Samples, case: str, points: list[int]) -> dict[str, list[float]]:
+    """Returns the seconds of a step, contender by contender and point by point.
+
+    Those of a rule are backpropagation's median times the median of the ratios within a round, which do not drift.
+    """
+    base = [middle(samples.values(f"{case} {point}", BASELINE))[0] for point in points]
+    found = {BASELINE: base}
+    for rule in RULES:
+        ratios = [middle(samples.ratios(f"{case} {point}", rule, BASELINE))[0] for point in points]
+        found[rule] = [seconds * ratio for seconds, ratio in zip(base, ratios, strict=True)]
+    return found
+
+
+def report(samples: Samples, sizes: dict[str, Any]) -> Report:
+    """Returns the table of exponents, and draws the plot beside the raw samples."""
+    columns, checks = {}, []
+    for case, size in sizes.items():
+        found = {name: exponent(size["points"], t) for name, t in times(samples, case, size["points"]).items()}
+        columns[case] = found
+        limit = found[BASELINE] + ALLOWANCE
+        checks += [Check(f"exponent of {case}, {rule}", found[rule], limit) for rule in RULES]
+    picture = samples.path.with_suffix(".png")
+    _plot(samples, sizes, picture)
+    rows = [[name, *(columns[case][name] for case in columns)] for name in (BASELINE, *RULES)]
+    rows.append(["limit", *(columns[case][BASELINE] + ALLOWANCE for case in columns)])
+    ranges = "; ".join(
+        f"{case} {size['points'][0]} to {size['points'][-1]} ({_fixed(size)})" for case, size in sizes.items()
+    )
+    text = (
+        f"Exponents p of t = c size^p. Ranges: {ranges}. The limit is backpropagation's exponent plus {ALLOWANCE}.\n\n"
+        f"{table(['rule', *columns], rows)}\n\n"
+        f"![Step time against size, both axes logarithmic]({picture.parent.name}/{picture.name})"
+    )
+    return Report(text, checks)
+
+
+def _fixed(size: dict[str, Any]) -> str:
+    """Returns what is held fixed while the axis varies."""
+    return ", ".join(f"{name} {size[name]}" for name in ("width", "depth", "batch") if name != size["axis"])
+
+
+def _plot(samples: Samples, sizes: dict[str, Any], picture: Path) -> None:
+    """Draws a panel per case; contenders differ by marker and dash, so that no colour is needed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    figure = Figure(figsize=(4.2 * len(sizes), 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    units = {"width": "width (units or filters)", "depth": "depth (hidden layers)", "batch": "batch (examples)"}
+    lines = []
+    for panel, (case, size) in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes.items(), strict=True):
+        styles = zip("osD^v<>P", ["-", ":", "--", "-.", ":", "-", "--", "-."], strict=True)
+        found = times(samples, case, size["points"])
+        lines = [
+            panel.loglog(size["points"], [1000 * t for t in found[name]], marker=marker, linestyle=dash, label=name)[0]
+            for (marker, dash), name in zip(styles, (BASELINE, *RULES), strict=True)
+        ]
+        panel.set(title=f"{size['family']}: {_fixed(size)}", xlabel=units[size["axis"]], ylabel="step (ms)")
+        panel.set_xticks(size["points"])
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
+        panel.grid(True, which="both", alpha=0.3)
+    figure.legend(lines, (BASELINE, *RULES), loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(picture, dpi=110)
+
+
+BENCHMARK = Benchmark("growth", "Growth of the step time", 9, FULL, SMALL, measure, report, cases)

@@ -1,0 +1,222 @@
+"""The ImageNet pipeline: CPU time of the fused decoder against decode-then-crop, and whether a step waits for input."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Benchmark, Check, Report, Samples, UnavailableError, interleave, middle, progress, table
+
+FULL = {
+    "decoding": {"images": 1000, "image": 224, "rounds": 15},
+    "training": {"image": 112, "width": 32, "batch": 32, "steps": 25, "rounds": 2},
+}
+SMALL = {
+    "decoding": {"images": 20, "image": 32, "rounds": 2},
+    "training": {"image": 32, "width": 4, "batch": 4, "steps": 4, "rounds": 1},
+}
+SPEEDUP = 1.25
+WAITING = 0.05
+"""Of a step's time, the most that 95 % of the waits may take."""
+FOLDER = "IMAGENET_SAMPLE_DIR"
+
+
+def decode_then_crop(encoded: Any, seed: Any, image_size: int) -> Any:
+    """What `neural_alignment.data.imagenet.resnet_train` returns, by way of the whole decoded image.
+
+    Args:
+        encoded: scalar string, the bytes of a JPEG file.
+        seed: `(2,)` integers.
+        image_size: height and width of the result, in pixels.
+
+    Returns:
+        `(image_size, image_size, 3)` float32.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from neural_alignment.data import imagenet
+
+    image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        seed=seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=imagenet.ASPECT_RATIO_RANGE,
+        area_range=imagenet.AREA_RANGE,
+        max_attempts=100,
+    )
+    image = tf.image.resize(tf.slice(image, begin, size), (image_size, image_size), method="bilinear")
+    image = tf.image.stateless_random_flip_left_right(image, tf.bitwise.invert(seed))
+    scale = np.tile(1 / (255 * np.array(imagenet.STDDEV)), image_size).astype(np.float32)
+    offset = np.tile(np.array(imagenet.MEAN) / np.array(imagenet.STDDEV), image_size).astype(np.float32)
+    rows = tf.reshape(image, (image_size, 3 * image_size)) * scale - offset
+    return tf.reshape(rows, (image_size, image_size, 3))
+
+
+def measure(samples: Samples, sizes: dict[str, Any]) -> None:
+    """Times decoding, then training.
+
+    Raises:
+        UnavailableError: if the images are not there.
+    """
+    files = str(folder() / "train-*")
+    decoding, training = sizes["decoding"], sizes["training"]
+    if samples.rounds("decoding") < decoding["rounds"]:
+        interleave(samples, "decoding", decoders(files, decoding), decoding["rounds"], warm_up=1)
+    done = samples.rounds("training")
+    with progress("training", training["rounds"], done) as bar:
+        for _ in range(done, training["rounds"]):
+            samples.add("training", {"run": waits(files, training)})
+            bar.update()
+
+
+def folder() -> Path:
+    """Returns where the TFRecords of ImageNet lie.
+
+    Raises:
+        UnavailableError: if they are not there.
+    """
+    named = os.environ.get(FOLDER)
+    if not named or not list(Path(named).glob("train-*")):
+        raise UnavailableError(f"no images: set {FOLDER} to a folder of ImageNet's TFRecords, train-* and validation-*")
+    return Path(named)
+
+
+def decoders(files: str, size: dict[str, Any]) -> dict[str, Callable[[], dict[str, float]]]:
+    """Returns, by name, functions that decode all images once and return the seconds of CPU per image."""
+    import tensorflow as tf
+
+    from neural_alignment.data import imagenet
+
+    encoded = _jpegs(files, size["images"])
+    images = tf.data.Dataset.from_tensor_slices((encoded, tf.range(len(encoded), dtype=tf.int64)))
+
+    def pass_over(decode: Callable[..., Any]) -> Callable[[], dict[str, float]]:
+        decoded = images.map(lambda bytes_, place: decode(bytes_, tf.stack([0, place]), size["image"]))
+
+        def once() -> dict[str, float]:
+            start = time.process_time()
+            for _ in decoded.batch(50):
+                pass
+            return {"seconds": (time.process_time() - start) / len(encoded)}
+
+        return once
+
+    return {"fused": pass_over(imagenet.resnet_train), "decode then crop": pass_over(decode_then_crop)}
+
+
+def _jpegs(files: str, images: int) -> list[bytes]:
+    """Returns the first JPEG files in some TFRecords; ImageNet's one PNG is left out."""
+    import tensorflow as tf
+
+    feature = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
+    records = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(files)))
+    encoded = records.map(lambda record: tf.io.parse_single_example(record, feature)["image/encoded"])
+    return list(encoded.filter(tf.io.is_jpeg).take(images).as_numpy_iterator())
+
+
+def waits(files: str, size: dict[str, Any]) -> dict[str, float]:
+    """Trains ResNet-18 on the real pipeline.
+
+    Returns:
+        Seconds per batch: of the pipeline alone, on all cores (`pipeline`) and counted over all cores (`pipeline
+        CPU`); of a step alone (`step`); of a step of the training (`step in training`); and what the training waits for
+        a batch, the median (`wait`) and the 95th percentile (`wait 95 %`).
+    """
+    import numpy as np
+
+    from benchmarks import contenders
+    from neural_alignment import data
+    from neural_alignment.models import resnet
+
+    dataset = data.load(
+        "imagenet",
+        batch_size=size["batch"],
+        seed=0,
+        train_files=files,
+        validation_files=str(Path(files).with_name("validation-*")),
+        image_size=size["image"],
+        shuffle_buffer=100,
+    )
+    shape = (size["image"], size["image"], 3)
+    model = contenders.aligned(
+        lambda rule: resnet(18, 1, 1000, shape, rule, width=size["width"]), contenders.RULES["symmetric"].rule
+    )
+    alone = contenders.stepper(model, next(iter(dataset.train())))
+    alone()
+    alone()
+    step_alone = [alone()["seconds"] for _ in range(max(size["steps"] // 5, 2))]
+    wall, cpu = _drain(dataset, size["steps"])
+    waited, stepped = [], []
+    batches = iter(dataset.train())
+    next(batches)
+    model.train_on_batch(*next(batches))  # Another function than that of `fit`: traced here.
+    for _ in range(size["steps"]):
+        start = time.perf_counter()
+        batch = next(batches)
+        ready = time.perf_counter()
+        model.train_on_batch(*batch)
+        waited.append(ready - start)
+        stepped.append(time.perf_counter() - ready)
+    return {
+        "pipeline": wall,
+        "pipeline CPU": cpu,
+        "step": float(np.median(step_alone)),
+        "step in training": float(np.median(stepped)),
+        "wait": float(np.median(waited)),
+        "wait 95 %": float(np.quantile(waited, 0.95)),
+    }
+
+
+def _drain(dataset: Any, batches: int) -> tuple[float, float]:
+    """Returns seconds per batch of the pipeline alone, by the clock and of CPU."""
+    iterator = iter(dataset.train())
+    next(iterator)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(batches):
+        next(iterator)
+    return (time.perf_counter() - wall) / batches, (time.process_time() - cpu) / batches
+
+
+def report(samples: Samples, sizes: dict[str, Any]) -> Report:
+    """Returns the tables of decoding and of training."""
+    decoding, training = sizes["decoding"], sizes["training"]
+    speedup, low, high = middle(samples.ratios("decoding", "decode then crop", "fused"))
+    rows = []
+    for name in ("fused", "decode then crop"):
+        seconds = middle(samples.values("decoding", name))[0]
+        rows.append([name, 1000 * seconds, f"{1 / seconds:.0f}"])
+    text = (
+        f"**Decoding**: {decoding['images']} JPEG files of the sample to random crops of {decoding['image']} pixels, "
+        f"flipped and normalised; {samples.rounds('decoding')} rounds. Decoding the crop alone is {speedup:.2f} times "
+        f"(quartiles {low:.2f} to {high:.2f}) as fast as decoding all and cropping; the limit is {SPEEDUP}.\n\n"
+        + table(["decoder", "CPU time (ms per image)", "images per second and core"], rows)
+    )
+    checks = [Check("speed of the fused decoder over decode-then-crop", speedup, SPEEDUP, at_least=True)]
+    training_text, check = _training(samples, training)
+    return Report(f"{text}\n\n{training_text}", [*checks, check])
+
+
+def _training(samples: Samples, size: dict[str, Any]) -> tuple[str, Check]:
+    def seconds(quantity: str) -> float:
+        return middle(samples.values("training", "run", quantity))[0]
+
+    share = seconds("wait 95 %") / seconds("step in training")
+    quantities = ("pipeline", "pipeline CPU", "step", "step in training", "wait", "wait 95 %")
+    rows = [[quantity, 1000 * seconds(quantity), f"{size['batch'] / seconds(quantity):.0f}"] for quantity in quantities]
+    text = (
+        f"**Training**: ResNet-18 of width {size['width']} at {size['image']} pixels, batch {size['batch']}, symmetric "
+        f"alignment, on the pipeline that a run has (TFRecords, shuffled). The pipeline alone takes "
+        f"{seconds('pipeline') / seconds('step'):.2f} of the time of a step alone; in training, 95 % of the waits for "
+        f"a batch are shorter than {share:.1%} of a step; the limit is {WAITING:.0%}.\n\n"
+        + table(["quantity", "ms per batch", "images per second"], rows)
+    )
+    return text, Check("95 % of the waits for a batch over the time of a step", share, WAITING)
+
+
+BENCHMARK = Benchmark("input_pipeline", "Input pipeline", 2, FULL, SMALL, measure, report)

@@ -1,0 +1,153 @@
+"""Time of a step of J against biotorch's on torch: same network, one thread each, stepped in turn.
+
+Each framework is in a process of its own and waits at a pipe while the other makes its step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import (
+    ROOT,
+    Benchmark,
+    Check,
+    Report,
+    Samples,
+    UnavailableError,
+    interleave,
+    middle,
+    table,
+)
+
+FULL = {"CIFAR ResNet-18, one thread": {"width": 64, "image": 32, "batch": 64, "rounds": 9}}
+SMALL = {"CIFAR ResNet-18, one thread": {"width": 4, "image": 8, "batch": 2, "rounds": 2}}
+COMPARED = ("feedback", "sign_symmetry")
+ENVIRONMENT = ROOT / ".venv-peer"
+INTERPRETER = "PEER_PYTHON"
+"""Environment variable that names a Python with torch and biotorch, where they are not in this one."""
+
+
+def interpreter() -> str:
+    """Returns the Python that has torch and biotorch.
+
+    Raises:
+        UnavailableError: if there is none.
+    """
+    if named := os.environ.get(INTERPRETER):
+        return named
+    if importlib.util.find_spec("biotorch") and importlib.util.find_spec("torch"):
+        return sys.executable
+    python = ENVIRONMENT / "bin" / "python"
+    if python.exists():
+        return str(python)
+    raise UnavailableError(
+        f"torch and biotorch are not installed: {INTERPRETER} names no Python, this one has neither, and there is no "
+        f"{ENVIRONMENT.name}; make peer installs them"
+    )
+
+
+class Worker:
+    """A process that makes the steps it is told to."""
+
+    def __init__(self, command: list[str], size: dict[str, Any]):
+        options = [f"--{name}={size[name]}" for name in ("width", "image", "batch")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self._process = subprocess.Popen(
+            [*command, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if sys.stderr.isatty() else None,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+        self.facts = self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(map(str, self._process.args))} ended with code {self._process.wait()}")
+        return json.loads(line)
+
+    def step(self, contender: str) -> dict[str, float]:
+        """Makes one step of `contender`; returns its seconds."""
+        self._process.stdin.write(f"{contender}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def workers(size: dict[str, Any]) -> Iterator[tuple[Worker, Worker]]:
+    """Starts this library's worker and biotorch's."""
+    with contextlib.ExitStack() as stack:
+        started = []
+        for command in (
+            [sys.executable, "-m", "benchmarks.peer_keras"],
+            [interpreter(), str(Path(__file__).with_name("peer_torch.py"))],
+        ):
+            worker = Worker(command, size)
+            stack.callback(worker.close)
+            started.append(worker)
+        yield tuple(started)
+
+
+def measure(samples: Samples, sizes: dict[str, Any]) -> None:
+    """Steps both frameworks in turn.
+
+    Raises:
+        UnavailableError: if torch or biotorch is not installed.
+        RuntimeError: if the two networks are not of one size.
+    """
+    for case, size in sizes.items():
+        if samples.rounds(case) >= size["rounds"]:
+            continue
+        with workers(size) as (ours, theirs):
+            if ours.facts["parameters"] != theirs.facts["parameters"]:
+                raise RuntimeError(f"not the same network: {ours.facts} and {theirs.facts}")
+            samples.note(peer={**theirs.facts["versions"], "parameters": theirs.facts["parameters"]})
+            steps = {}
+            for name in (*COMPARED, "backpropagation"):
+                steps[name] = functools.partial(ours.step, name)
+                steps[f"{name}, torch"] = functools.partial(theirs.step, name)
+            interleave(samples, case, steps, size["rounds"])
+
+
+def report(samples: Samples, sizes: dict[str, Any]) -> Report:
+    """Returns the table of ratios."""
+    rows, checks = [], []
+    for case, size in sizes.items():
+        for name in (*COMPARED, "backpropagation"):
+            median, low, high = middle(samples.ratios(case, name, f"{name}, torch"))
+            cpu = middle(samples.ratios(case, name, f"{name}, torch", "CPU seconds"))[0]
+            ours, theirs = (middle(samples.values(case, n))[0] for n in (name, f"{name}, torch"))
+            limited = name in COMPARED
+            rows.append([name, ours, theirs, median, f"{low:.2f} to {high:.2f}", cpu, 1.0 if limited else None])
+            if limited:
+                checks.append(Check(f"step of J over biotorch's, {name}", median, 1.0))
+        peer = samples.facts.get("peer", {})
+        intro = (
+            f"**{case}**, width {size['width']}, batch {size['batch']}, {samples.rounds(case)} rounds. Peer: biotorch "
+            f"{peer.get('biotorch')} on torch {peer.get('torch')}, a ResNet-18 of the same layers "
+            f"({peer.get('parameters', 0):,} parameters) converted by `BioModule`, modes `fa` and `usf` (B = sign(W) "
+            "times a constant); backpropagation is plain Keras beside plain torch. All: float32, Nesterov momentum, "
+            "no weight decay, the same batch again and again.\n\n"
+        )
+    header = ["rule", "ours (s per step)", "torch (s per step)", "ours over torch", "quartiles", "in CPU time", "limit"]
+    return Report(intro + table(header, rows), checks)
+
+
+BENCHMARK = Benchmark("peer", "Step of J against biotorch", 3, FULL, SMALL, measure, report)

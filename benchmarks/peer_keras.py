@@ -1,0 +1,43 @@
+"""Worker of `peer`: this library on TensorFlow with one thread, a step at a time as it is told through a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import sys
+
+
+def main() -> None:
+    """Says what it has built; then makes a step of a contender for each name that comes in, and times it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for option in ("width", "image", "batch"):
+        parser.add_argument(f"--{option}", type=int, required=True)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.get_logger().setLevel("ERROR")
+
+    from benchmarks import contenders
+    from neural_alignment.models import resnet
+
+    shape = (options.image, options.image, 3)
+    build = functools.partial(resnet, 18, 1, 10, shape, stem="cifar", width=options.width)
+    batch = contenders.batch_of((options.batch, *shape))
+    rules = ("feedback", "sign_symmetry")
+    models = {rule: contenders.aligned(build, contenders.RULES[rule].rule) for rule in rules}
+    models["backpropagation"] = contenders.baseline(build)
+    steps = {name: contenders.stepper(model, batch) for name, model in models.items()}
+    parameters = sum(weight.shape.num_elements() for weight in models["backpropagation"].trainable_variables)
+    facts = {"versions": {"tensorflow": tf.__version__}, "parameters": parameters, "contenders": list(steps)}
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(steps[line.strip()]()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

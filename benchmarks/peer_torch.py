@@ -1,0 +1,96 @@
+"""Worker of `peer`: biotorch on torch with one thread, a step at a time as it is told through a pipe.
+
+Runs in an environment that has torch and biotorch and nothing of this project: it imports neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from biotorch.module.biomodule import BioModule
+from torch import nn
+
+MODES = {"feedback": "fa", "sign_symmetry": "usf"}
+
+
+class Block(nn.Module):
+    """A residual block of two 3x3 convolutions, with a projection shortcut where it is the first of its group."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, project: bool):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if project:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Applies the block."""
+        x = torch.relu(self.norm1(self.conv1(inputs)))
+        return torch.relu(self.norm2(self.conv2(x)) + self.shortcut(inputs))
+
+
+def network(width: int) -> nn.Module:
+    """Returns ResNet-18 for small images, layer by layer that of `neural_alignment.models.resnet` (stem "cifar")."""
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    inputs = width
+    for group in range(4):
+        outputs = width * 2**group
+        layers.append(Block(inputs, outputs, 1 if group == 0 else 2, project=True))
+        layers.append(Block(outputs, outputs, 1, project=False))
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+
+
+def stepper(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], dict[str, float]]:
+    """Returns a function that makes one training step and times it."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9, nesterov=True)
+    model.train()
+
+    def step() -> dict[str, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        optimizer.zero_grad(set_to_none=True)
+        loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        return {"seconds": time.perf_counter() - wall, "CPU seconds": time.process_time() - cpu}
+
+    return step
+
+
+def main() -> None:
+    """Says what it has built; then makes a step of a contender for each name that comes in, and times it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for option in ("width", "image", "batch"):
+        parser.add_argument(f"--{option}", type=int, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+    torch.manual_seed(0)
+    images = torch.randn(options.batch, 3, options.image, options.image)
+    labels = torch.randint(0, 10, (options.batch,))
+    plain = network(options.width)
+    parameters = sum(parameter.numel() for parameter in plain.parameters())
+    steps = {"backpropagation": stepper(plain, images, labels)}
+    with contextlib.redirect_stdout(sys.stderr):  # The conversion prints.
+        for name, mode in MODES.items():
+            steps[name] = stepper(BioModule(network(options.width), mode=mode), images, labels)
+    versions = {"torch": torch.__version__, "biotorch": importlib.metadata.version("biotorch")}
+    print(json.dumps({"versions": versions, "parameters": parameters, "contenders": list(steps)}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(steps[line.strip()]()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Where each record of a TFRecord file begins: read off the length headers, and kept in a file if asked for.
+
+With it any record is one seek away, so a run resumes deep in an epoch without passing over what came before.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import io
+import logging
+import os
+import re
+import struct
+import uuid
+import zipfile
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+PARALLEL_FILES = 16
+HEADER_BYTES = 12  # of a record: its length (8), the checksum of that (4); then the data, and its checksum (4)
+LOCAL_READ_BYTES = 4096
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FileIndex:
+    """The records of one file.
+
+    Attributes:
+        offsets: `(records + 1,)` int64, the bytes at which records begin; the last entry is where the last one ends.
+        size: of the file, in bytes.
+        fault: why there is no record after these though there should be, in one line; None where the file is whole.
+    """
+
+    offsets: np.ndarray
+    size: int
+    fault: str | None = None
+
+    @property
+    def records(self) -> int:
+        """Number of whole records."""
+        return len(self.offsets) - 1
+
+
+def index_files(paths: Sequence[str], index_file: str | None = None) -> dict[str, FileIndex]:
+    """Finds the records of files; only headers are looked at, not the checksums of the data.
+
+    Args:
+        paths: TFRecord files, local or remote.
+        index_file: keeps what was found (.npz). What it says of a file that still has the same size is believed; the
+            other files are walked, and the index file is written anew.
+
+    Returns:
+        The index of each path. A file that is missing or damaged has a `fault`, and the records before it.
+
+    Raises:
+        DataError: the index file cannot be written.
+    """
+    known = _load(index_file) if index_file else {}
+
+    def find(path: str) -> FileIndex:
+        kept = known.get(path)
+        return kept if kept is not None and kept.size == _size(path) else walk(path)
+
+    distinct = list(dict.fromkeys(paths))
+    with concurrent.futures.ThreadPoolExecutor(PARALLEL_FILES) as threads:
+        found = dict(zip(distinct, threads.map(find, distinct), strict=True))
+    if index_file and any(known.get(path) is not index for path, index in found.items() if not index.fault):
+        _save(index_file, known | found)
+    return found
+
+
+def walk(path: str) -> FileIndex:
+    """Goes from header to header through a TFRecord file."""
+    try:
+        with _open(path) as file:
+            size = _size(path)
+            if not size:
+                message = f"A TFRecord file is empty: {path}. Received 0 bytes. Allowed: one record or more."
+                return FileIndex(np.zeros(1, np.int64), 0, message)
+            return _walk(path, file, size)
+    except tf.errors.NotFoundError:
+        return FileIndex(np.zeros(1, np.int64), 0, f"A file is missing. Received {path}. Allowed: an existing file.")
+    except (tf.errors.OpError, OSError) as error:
+        message = f"A TFRecord file cannot be read: {path}. Received: {first_line(error)}. Allowed: a readable file."
+        return FileIndex(np.zeros(1, np.int64), 0, message)
+
+
+def _walk(path: str, file: BinaryIO, size: int) -> FileIndex:
+    """`walk` for an open file of `size` bytes."""
+    offsets, headers, position = [], [], 0
+    while position < size:
+        file.seek(position)
+        header = file.read(HEADER_BYTES)
+        offsets.append(position)
+        headers.append(header.ljust(HEADER_BYTES, b"\0"))
+        length = struct.unpack_from("<Q", header)[0] if len(header) == HEADER_BYTES else 0
+        position += HEADER_BYTES + length + 4
+    table = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, HEADER_BYTES)
+    stored = table[:, 8:].copy().view("<u4")[:, 0]
+    wrong = np.flatnonzero(_masked_crc(table[:, :8]) != stored)
+    cut = len(headers) - 1 if position > size else len(headers)
+    # A header that the end of the file cuts off is a truncation, whatever its checksum.
+    if wrong.size and offsets[wrong[0]] + HEADER_BYTES <= size:
+        record = int(wrong[0])
+        return FileIndex(
+            np.array(offsets[: record + 1], np.int64),
+            size,
+            f"A file is no TFRecord file, or is corrupt: {path}. Received a wrong checksum of the length at byte "
+            f"{offsets[record]}, record {record}. Allowed: uncompressed TFRecord.",
+        )
+    if cut < len(headers):
+        return FileIndex(
+            np.array(offsets, np.int64),
+            size,
+            f"A TFRecord file is truncated: {path}. Received {size} bytes, which end within record {cut}. "
+            f"Allowed: {position} bytes or more.",
+        )
+    return FileIndex(np.array([*offsets, position], np.int64), size)
+
+
+def _open(path: str) -> BinaryIO:
+    """Opens a file for reading headers that are far apart.
+
+    TensorFlow's files read half a megabyte ahead. That suits remote storage, where a request costs more than what it
+    brings; on a local disk it would read the whole of every file.
+    """
+    if "://" in path:
+        return tf.io.gfile.GFile(path, "rb")
+    try:
+        return open(path, "rb", buffering=LOCAL_READ_BYTES)
+    except FileNotFoundError as error:
+        raise tf.errors.NotFoundError(None, None, str(error)) from error
+
+
+def _size(path: str) -> int | None:
+    """Bytes of a file, or None where it is not there."""
+    try:
+        return tf.io.gfile.stat(path).length
+    except tf.errors.OpError:
+        return None
+
+
+# The index file: arrays alone, nothing is unpickled.
+
+
+def _save(index_file: str, found: dict[str, FileIndex]) -> None:
+    """Writes the index of all whole files, as a whole."""
+    whole = {path: index for path, index in found.items() if not index.fault}
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        format=np.array(FORMAT),
+        paths=np.array(list(whole), dtype=str),
+        sizes=np.array([index.size for index in whole.values()], np.int64),
+        records=np.array([index.records for index in whole.values()], np.int64),
+        lengths=np.concatenate([np.zeros(0, np.int64), *(np.diff(index.offsets) for index in whole.values())]),
+    )
+    partial = f"{index_file}.{uuid.uuid4().hex}.partial"  # several processes may write it at once
+    try:
+        tf.io.gfile.makedirs(os.path.dirname(index_file) or ".")
+        with tf.io.gfile.GFile(partial, "wb") as file:
+            file.write(content.getvalue())
+        tf.io.gfile.rename(partial, index_file, overwrite=True)
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"`index_file` cannot be written. Received {index_file!r}: {first_line(error)}. Allowed: a path in a "
+            "writable directory."
+        ) from error
+
+
+def _load(index_file: str) -> dict[str, FileIndex]:
+    """Reads an index file; one that is missing, damaged or of another format says nothing."""
+    try:
+        with tf.io.gfile.GFile(index_file, "rb") as file:
+            arrays = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
+        if int(arrays["format"]) != FORMAT:
+            raise ValueError("another format")
+        return _checked(**{name: arrays[name] for name in ("paths", "sizes", "records", "lengths")})
+    except tf.errors.NotFoundError:
+        return {}
+    except (tf.errors.OpError, ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        logger.warning("The index file %s cannot be used and is made anew: %s", index_file, first_line(error))
+        return {}
+
+
+def _checked(paths: np.ndarray, sizes: np.ndarray, records: np.ndarray, lengths: np.ndarray) -> dict[str, FileIndex]:
+    """The indices that the arrays of an index file hold.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
+    integers = all(array.dtype == np.int64 and array.ndim == 1 for array in (sizes, records, lengths))
+    fit = paths.dtype.kind == "U" and paths.ndim == 1 and len(paths) == len(sizes) == len(records)
+    if not integers or not fit or np.any(records < 0) or records.sum() != len(lengths) or np.any(lengths <= 0):
+        raise ValueError("its arrays do not fit together")
+    known = {}
+    parts = np.split(lengths, np.cumsum(records)[:-1]) if len(records) else []
+    for path, size, part in zip(paths, sizes, parts, strict=True):
+        offsets = np.concatenate([[0], np.cumsum(part)]).astype(np.int64)
+        if offsets[-1] != size:
+            raise ValueError(f"the records of {path} do not fill the file")
+        known[str(path)] = FileIndex(offsets, int(size))
+    return known
+
+
+# CRC-32C (Castagnoli), reflected; over the headers of a file at once.
+
+
+def _crc_table() -> np.ndarray:
+    """What each byte does to the checksum."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, np.uint32(0x82F63B78), np.uint32(0)) ^ (table >> np.uint32(1))
+    return table
+
+
+_CRC_TABLE = _crc_table()
+
+
+def _masked_crc(data: np.ndarray) -> np.ndarray:
+    """The checksum of TFRecord of each row of bytes: CRC-32C, rotated and shifted by a constant."""
+    crc = np.full(len(data), 0xFFFFFFFF, np.uint32)
+    for column in data.T:
+        crc = _CRC_TABLE[(crc ^ column) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+    crc = ~crc
+    return ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + np.uint32(0xA282EAD8)
+
+
+def first_line(error: Exception) -> str:
+    """The message of an error without TensorFlow's node names, in one line of bounded length."""
+    message = getattr(error, "message", None) or str(error)
+    message = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message).strip() or type(error).__name__
+    return " ".join(message.splitlines()[0].split())[:300]

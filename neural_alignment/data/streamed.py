@@ -1,0 +1,409 @@
+"""Data that is read from TFRecord files and decoded while it is trained on; and into memory, where it fits."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment.data.damage import NO_STEP, DamagedRecord
+from neural_alignment.data.order import Order, as_it_is
+from neural_alignment.data.pipeline import (
+    AUGMENTATIONS,
+    Arrays,
+    Batching,
+    Dataset,
+    Share,
+    check_choice,
+    check_integer,
+    finished,
+)
+from neural_alignment.data.records import Records
+from neural_alignment.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+BATCHES_AT_ONCE = 4  # decoded side by side, each on as many cores as there are
+DAMAGED = "damaged record"
+DAMAGED_RECORD = re.compile(rf"\[{DAMAGED}\] \[(\d+)\] \[(\d+)\] \[(-?\d+)\]")
+
+Decode = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+class Streamed(Dataset):
+    """Examples read from TFRecord files, decoded on the way.
+
+    The order of an epoch: all blocks of 32 neighbouring records in random order, cut into windows of half of
+    `shuffle_buffer` records, each permuted as a whole. So a block is one read, and a run that resumes reads at most one
+    window again.
+
+    Args:
+        batching: batch sizes, seed, shuffling.
+        train: training records.
+        validation: validation records, and all of them.
+        input_shape: `(height, width, channels)` of what the decoders return.
+        decode_train: `(encoded, seed) -> image`; `seed` `(2,)` differs for every example of the run.
+        decode_validation: `encoded -> image`.
+        class_names: one name per class.
+        augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
+        shuffle_buffer: encoded records held in memory, where their sizes add up: one half is the window that batches
+            are taken from, the other the next one, which is read meanwhile.
+
+    Raises:
+        DataError: a batch is larger than the data, an option is not allowed.
+    """
+
+    def __init__(
+        self,
+        batching: Batching,
+        train: Records,
+        validation: Records,
+        *,
+        input_shape: tuple[int, int, int],
+        decode_train: Decode,
+        decode_validation: Callable[[tf.Tensor], tf.Tensor],
+        class_names: Sequence[str] | None = None,
+        augment: str | None = None,
+        shuffle_buffer: int = 10000,
+    ):
+        check_choice("augment", augment, tuple(AUGMENTATIONS))
+        check_integer("shuffle_buffer", shuffle_buffer, at_least=1)
+        super().__init__(
+            batching,
+            input_shape=input_shape,
+            classes=train.schema.classes,
+            train_examples=train.examples,
+            validation_examples=validation.examples,
+            class_names=class_names,
+            damage=train.damage,
+        )
+        self._splits = (
+            _Split(train, decode_train, batching.seed),
+            _Split(validation, lambda encoded, _: decode_validation(encoded), batching.seed),
+        )
+        self._augment = AUGMENTATIONS[augment]
+        self._order = Order(
+            train.blocks,
+            train.examples,
+            used=self.steps_per_epoch * batching.batch_size,
+            window=max(shuffle_buffer // 2, 1) if batching.shuffle else batching.batch_size,
+            seed=batching.seed,
+            shuffle=batching.shuffle,
+        )
+
+    # Training.
+
+    def train(self, start_step: int = 0, worker: int = 0, workers: int = 1) -> tf.data.Dataset:  # noqa: D102 (inherited)
+        check_integer("start_step", start_step, at_least=0)
+        size = self.batching.batch_size
+        share = Share.of("batch_size", size, worker, workers)
+        steps = tf.data.Dataset.counter(start_step).map(as_it_is(lambda step: step * size + share.range()))
+        serialized = self._train_records(start_step * size, share).batch(share.rows, drop_remainder=True)
+        batches = _decoded(tf.data.Dataset.zip(steps, serialized), self._splits[0].example, self.input_shape)
+        complete = as_it_is(lambda *decoded: self._train_batch(share, *decoded))
+        batches = batches.map(complete, num_parallel_calls=tf.data.AUTOTUNE)
+        return finished(batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
+
+    def _train_records(self, start: int, share: Share) -> tf.data.Dataset:
+        """The serialised records for the positions of a worker, from position `start` of the run on."""
+        order, records = self._order, self._splits[0].records
+        first_epoch, first_place = divmod(start, order.used)
+        first_window = first_place // order.window
+
+        @as_it_is
+        def epoch_windows(epoch: tf.Tensor) -> tf.data.Dataset:
+            window = tf.where(tf.equal(epoch, first_epoch), tf.constant(first_window, tf.int64), 0)
+            end = min(order.windows * order.window, order.examples)
+            stream = records.read(order.stream(epoch).runs(window * order.window, end)).batch(order.window)
+            return tf.data.Dataset.zip(tf.data.Dataset.counter(window), stream).map(
+                lambda window, serialized: (epoch, window, serialized)
+            )
+
+        @as_it_is
+        def shuffled(epoch: tf.Tensor, window: tf.Tensor, serialized: tf.Tensor) -> tf.data.Dataset:
+            begin = window * order.window
+            places = tf.range(begin, tf.minimum(begin + order.window, order.used))
+            here = share.has(places) & (epoch * order.used + places >= start)
+            picks = tf.boolean_mask(order.in_window(epoch, window, places), here)
+            return tf.data.Dataset.from_tensor_slices(picks).map(lambda pick: serialized[pick])
+
+        return tf.data.Dataset.counter(first_epoch).flat_map(epoch_windows).prefetch(1).flat_map(shuffled)
+
+    def _train_batch(
+        self, share: Share, positions: tf.Tensor, present: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """A batch of this worker, in which other rows stand in for those that are damaged."""
+        images, labels = tf.cond(
+            tf.size(present) < share.rows,
+            lambda: self._completed(positions, present, images, labels),
+            lambda: (images, labels),
+        )
+        images, labels = tf.ensure_shape(images, (share.rows, *self.input_shape)), tf.ensure_shape(labels, share.rows)
+        if self._augment is not None:
+            step = positions[0] // share.size
+            images = self._augment(images, self._splits[0].seed(step), share)
+        return images, labels
+
+    def _completed(
+        self, positions: tf.Tensor, present: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Puts in the place of each damaged row the next sound one of the global batch, if they may be damaged."""
+        missing = _missing(present, tf.size(positions))
+        damaged = tf.gather(positions, missing)
+        records = tf.map_fn(self._order.record, damaged)
+        allowed = self._allowed(0, records, damaged)
+        if not self.damage.allowed:
+            with tf.control_dependencies([allowed]):
+                return tf.identity(images), labels
+        with tf.control_dependencies([allowed]):
+            substitutes = tf.data.Dataset.from_tensor_slices(damaged).map(self._substitute)
+        more_images, more_labels = substitutes.batch(positions.shape[0]).get_single_element()
+        rows = tf.argsort(tf.concat([present, missing], axis=0))
+        return (
+            tf.gather(tf.concat([images, more_images], axis=0), rows),
+            tf.gather(tf.concat([labels, more_labels], axis=0), rows),
+        )
+
+    def _substitute(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The image and label of the first sound row after that at `position`, beginning again at the batch's first."""
+        train, size = self._splits[0], self.batching.batch_size
+        begin = position // size * size
+
+        def row(shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            other = begin + (position - begin + shift) % size
+            return train.example(train.records.read_one(self._order.record(other)), other)
+
+        def none(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            record = self._order.record(position)
+            with tf.control_dependencies([tf.debugging.Assert(False, [DAMAGED, 0, record, position])]):
+                return tf.zeros(self.input_shape), tf.zeros((), tf.int32)
+
+        sound = tf.data.Dataset.range(1, size).map(row).ignore_errors(log_warning=False)
+        otherwise = tf.data.Dataset.from_tensors(position).map(none)
+        return sound.concatenate(otherwise).take(1).get_single_element()
+
+    # Validation.
+
+    def validation(self, worker: int = 0, workers: int = 1, fill: bool = False) -> tf.data.Dataset:  # noqa: D102 (inherited)
+        size = self.batching.validation_batch_size
+        share = Share.of("validation_batch_size", size, worker, workers)
+        numbers = share.validation_rows(self.validation_examples, fill)
+        records = self._splits[1].records
+        serialized = records.read(tf.data.Dataset.from_tensor_slices(_runs(numbers[numbers >= 0], records)))
+        lacking = int(np.sum(numbers < 0))
+        serialized = serialized.concatenate(tf.data.Dataset.from_tensors("").repeat(lacking))
+        batches = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(numbers), serialized).batch(
+            share.rows, drop_remainder=fill
+        )
+        decoded = _decoded(batches, self._splits[1].example, self.input_shape)
+        make = self._filled_batch if fill else self._bare_batch
+        result = decoded.map(as_it_is(make), num_parallel_calls=tf.data.AUTOTUNE)
+        if not fill and self.damage.allowed:  # a batch may have lost all of its rows
+            return finished(result.filter(as_it_is(lambda _, labels: tf.size(labels) > 0)))
+        return finished(result.apply(tf.data.experimental.assert_cardinality(-(-len(numbers) // share.rows))))
+
+    def _bare_batch(
+        self, numbers: tf.Tensor, present: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The sound rows of a validation batch."""
+        with tf.control_dependencies([self._check_validation(numbers, present)]):
+            return tf.identity(images), labels
+
+    def _filled_batch(
+        self, numbers: tf.Tensor, present: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """A validation batch of full size, with weights: zeros stand for damaged and for absent rows."""
+        rows = numbers.shape[0]
+        whole = tf.equal(tf.size(present), rows)
+        index, shape = present[:, tf.newaxis], (rows, *self.input_shape)
+        with tf.control_dependencies([self._check_validation(numbers, present)]):
+            images = tf.cond(whole, lambda: images, lambda: tf.scatter_nd(index, images, shape))
+        return (
+            tf.ensure_shape(images, shape),
+            tf.ensure_shape(tf.scatter_nd(index, labels, [rows]), [rows]),
+            tf.ensure_shape(tf.scatter_nd(index, tf.ones_like(present, tf.float32), [rows]), [rows]),
+        )
+
+    def _check_validation(self, numbers: tf.Tensor, present: tf.Tensor) -> tf.Operation:
+        """Takes in the damaged rows of a validation batch, those that are neither present nor filling."""
+        damaged = tf.gather(numbers, _missing(present, tf.size(numbers)))
+        damaged = tf.boolean_mask(damaged, damaged >= 0)
+        no_position = tf.fill([tf.size(damaged)], tf.constant(NO_STEP, tf.int64))
+        return tf.cond(
+            tf.size(damaged) > 0,
+            lambda: tf.group(self._allowed(1, damaged, no_position)),
+            tf.no_op,
+        )
+
+    # Damage.
+
+    def _allowed(self, split: int, records: tf.Tensor, positions: tf.Tensor) -> tf.Operation:
+        """Fails, in a way that `explain` understands, unless these records may all be damaged.
+
+        Where none may, nothing of Python is called: the graph may then run on another machine.
+        """
+        if not self.damage.allowed:
+            return tf.debugging.Assert(False, [DAMAGED, split, records[0], positions[0]])
+        refused = tf.numpy_function(lambda *arrays: self._take_in(split, *arrays), [records, positions], tf.int64)
+        refused.set_shape(())
+        index = tf.maximum(refused, 0)
+        return tf.debugging.Assert(refused < 0, [DAMAGED, split, records[index], positions[index]])
+
+    def _take_in(self, split: int, records: np.ndarray, positions: np.ndarray) -> np.int64:
+        """Adds damaged records to the list; returns the index of the first that is one too many, or -1."""
+        for index, (record, position) in enumerate(zip(records, positions, strict=True)):
+            fault = self._splits[split].fault(int(record), int(position))
+            if fault is None:  # sound after all: what failed was something else
+                return np.int64(index)
+            step = NO_STEP if position < 0 else int(position) // self.batching.batch_size
+            if self.damage.add(fault._replace(step=step)):
+                logger.warning("Skipped record %d of %s: %s", fault.record, fault.path, fault.reason)
+            if self.damage.too_much:
+                return np.int64(index)
+        return np.int64(-1)
+
+    def explain(self, error: Exception) -> DataError | None:  # noqa: D102 (inherited)
+        told = DAMAGED_RECORD.search(error.message) if isinstance(error, tf.errors.OpError) else None
+        if told is None:
+            return None
+        split, record, position = map(int, told.groups())
+        fault = self._splits[split].fault(record, position)
+        if fault is None:
+            return _unsteady(self._splits[split].records, record)
+        if self.damage.allowed and not self.damage.too_much:
+            return DataError(
+                f"{fault.reason} So is every other record of its batch. Received step "
+                f"{position // self.batching.batch_size}. Allowed: one sound record in each batch."
+            )
+        return self.damage.error(fault)
+
+
+class _Split:
+    """The records of a split, and how they become images: `(encoded, seed) -> image`."""
+
+    def __init__(self, records: Records, decode: Decode, seed: int):
+        self.records, self._decode, self._seed = records, decode, seed
+
+    def example(self, serialized: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Image and label of a record; `number` is what its augmentation depends on, beside the seed of the run."""
+        encoded, label = self.records.schema.parse(serialized)
+        return self._decode(encoded, self.seed(number)), label
+
+    def seed(self, number: tf.Tensor) -> tf.Tensor:
+        """A seed `(2,)` of its own for each number."""
+        return tf.stack([tf.constant(self._seed, tf.int64), tf.cast(number, tf.int64)])
+
+    def fault(self, record: int, number: int) -> DamagedRecord | None:
+        """What makes `example` fail, if anything does."""
+        return self.records.fault(record, lambda encoded: self._decode(encoded, self.seed(number)))
+
+
+def _decoded(
+    batches: tf.data.Dataset,
+    decode: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    shape: tuple[int, int, int],
+    dtype: tf.DType = tf.float32,
+) -> tf.data.Dataset:
+    """Decodes batches, and leaves out what cannot be decoded.
+
+    Args:
+        batches: pairs of numbers `(batch,)` int64 and serialised records `(batch,)`; at the end there may
+            be negative numbers, of rows that hold none.
+        decode: `(serialized, number) -> (image, label)`.
+        shape: `(height, width, channels)` of the images.
+        dtype: of the images.
+
+    Returns:
+        The numbers `(batch,)`, the rows that could be decoded `(present,)` int32, their images `(present, height,
+        width, channels)` and labels `(present,)` int32.
+    """
+    nothing = tf.data.Dataset.from_tensors(
+        (tf.zeros([0], tf.int32), tf.zeros([0, *shape], dtype), tf.zeros([0], tf.int32))
+    )
+
+    @as_it_is
+    def decode_batch(numbers: tf.Tensor, serialized: tf.Tensor) -> tf.data.Dataset:
+        filled = tf.reduce_sum(tf.cast(numbers >= 0, tf.int32))
+
+        def example(row: tf.Tensor, number: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return row, *decode(record, number)
+
+        rows = tf.data.Dataset.from_tensor_slices((tf.range(filled), numbers[:filled], serialized[:filled]))
+        # What fails is caught once for a batch: once for each image would cost a tenth of the decoding.
+        images = rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+        images = images.ignore_errors(log_warning=False).batch(tf.size(numbers, tf.int64))
+        return images.concatenate(nothing).take(1).map(lambda *decoded: (numbers, *decoded))
+
+    return batches.interleave(
+        decode_batch, cycle_length=BATCHES_AT_ONCE, num_parallel_calls=BATCHES_AT_ONCE, deterministic=True
+    )
+
+
+def _missing(present: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """The rows of 0..count-1 that are not `present`, int32."""
+    absent = tf.tensor_scatter_nd_update(
+        tf.fill([count], True), present[:, tf.newaxis], tf.zeros_like(present, tf.bool)
+    )
+    return tf.boolean_mask(tf.range(count), absent)
+
+
+def _runs(numbers: np.ndarray, records: Records) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts ascending record numbers into runs that are read at once: (first, how many)."""
+    if not len(numbers):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    block = np.searchsorted(records.blocks[:, 0], numbers, side="right")
+    begins = np.flatnonzero(np.diff(block, prepend=-1) | (np.diff(numbers, prepend=-2) != 1))
+    return numbers[begins], np.diff(begins, append=len(numbers))
+
+
+def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Arrays:
+    """Decodes all images, which must be of one shape.
+
+    Damaged records that are tolerated keep their places, so that the order of the others does not depend on them;
+    `Arrays.sound` tells which they are.
+
+    Args:
+        records: what to read.
+        shape: `(height, width, channels)` of every image.
+
+    Returns:
+        The examples, in file order.
+
+    Raises:
+        DataError: more records are damaged than is allowed.
+    """
+
+    def decode(encoded: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+        del seed
+        return tf.ensure_shape(tf.io.decode_image(encoded, channels=shape[-1], expand_animations=False), shape)
+
+    split = _Split(records, decode, seed=0)
+    images, labels = np.zeros((records.examples, *shape), np.uint8), np.zeros(records.examples, np.int32)
+    sound = np.zeros(records.examples, bool)
+    numbers = np.arange(records.examples)
+    serialized = records.read(tf.data.Dataset.from_tensor_slices(_runs(numbers, records)))
+    batches = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(numbers), serialized).batch(1024)
+    for part, present, part_images, part_labels in finished(
+        _decoded(batches, split.example, shape, tf.uint8)
+    ).as_numpy_iterator():
+        there = part[present]
+        images[there], labels[there], sound[there] = part_images, part_labels, True
+        for number in np.delete(part, present):
+            fault = split.fault(int(number), NO_STEP)
+            if fault is None:
+                raise _unsteady(records, int(number))
+            records.damage.add(fault)
+            if records.damage.too_much:
+                raise records.damage.error(fault)
+    return Arrays(images, labels, None if sound.all() else sound)
+
+
+def _unsteady(records: Records, record: int) -> DataError:
+    """The error for a record that once failed and then did not."""
+    return DataError(
+        f"A record of {records.path(record)} could not be read or decoded at first, and now can be. Received record "
+        f"{record} of {records.name}. Allowed: files that stay as they are while they are read. Try again."
+    )

@@ -1,0 +1,232 @@
+"""Where a run computes: one device, several of one machine, several machines, or a Cloud TPU."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from neural_alignment.config import Config, Runtime
+from neural_alignment.data import Dataset
+from neural_alignment.errors import ConfigError, RunError
+
+EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+"""`TF_CONFIG` of the first of two workers."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The devices of a run, and this process's part of it.
+
+    Attributes:
+        strategy: what runs a step on every replica and adds up their gradients.
+        worker: number of this process among `workers`.
+        workers: processes that share the run, each with the same configuration.
+    """
+
+    strategy: tf.distribute.Strategy
+    worker: int = 0
+    workers: int = 1
+
+    @property
+    def replicas(self) -> int:
+        """The number of devices that share a batch."""
+        return self.strategy.num_replicas_in_sync
+
+    @property
+    def chief(self) -> bool:
+        """Whether this process writes the run directory."""
+        return self.worker == 0
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Returns the context in which models, optimizers and metrics are to be made."""
+        return self.strategy.scope()
+
+    def check(self, config: Config) -> None:
+        """Checks that every replica gets its equal share of a batch.
+
+        Raises:
+            ConfigError: if it does not.
+        """
+        parts = self.replicas * config.optimization.minibatches
+        sizes = {"batch_size": (config.batch_size, parts)}
+        if config.evaluation.batch_size is not None:
+            sizes["evaluation.batch_size"] = (config.evaluation.batch_size, self.replicas)
+        for key, (size, share) in sizes.items():
+            if size % share:
+                times = f" of {config.optimization.minibatches} minibatches" if share != self.replicas else ""
+                raise ConfigError(
+                    f"{key}: is that of all {self.replicas} replicas{times} together and must be a multiple of {share}; "
+                    f"found {size}, nearest {max(share, size // share * share)}"
+                )
+
+    def train(self, dataset: Dataset, start_step: int) -> Any:
+        """Returns the training batches from `start_step` on, shared out to the replicas."""
+        return self._shared(
+            lambda worker, workers: dataset.train(start_step, worker=worker, workers=workers),
+            dataset.batching.batch_size,
+        )
+
+    def validation(self, dataset: Dataset) -> Any:
+        """Returns the validation batches, shared out; on several replicas all are full, filled up with weight 0."""
+        return self._shared(
+            lambda worker, workers: dataset.validation(worker=worker, workers=workers, fill=self._fills),
+            dataset.batching.validation_batch_size,
+        )
+
+    @property
+    def _fills(self) -> bool:
+        """Whether all batches must have one shape: to be shared out evenly, or for a TPU's compiler."""
+        return self.replicas > 1 or isinstance(self.strategy, tf.distribute.TPUStrategy)
+
+    def _shared(self, batches: Callable[[int, int], tf.data.Dataset], batch_size: int) -> Any:
+        if not self._fills:
+            return batches(0, 1)
+        share = batch_size // self.replicas
+
+        def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            return batches(context.input_pipeline_id, context.num_input_pipelines).rebatch(share, drop_remainder=True)
+
+        return self.strategy.distribute_datasets_from_function(pipeline)
+
+    def on_one_replica(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns `function` as a graph that every replica computes on the same arguments, with the first's result."""
+
+        def run(*arguments: Any) -> Any:
+            results = self.strategy.run(function, args=arguments)
+            return tf.nest.map_structure(lambda value: self.strategy.experimental_local_results(value)[0], results)
+
+        return tf.function(run, autograph=False)
+
+
+def create(runtime: Runtime) -> Distribution:
+    """Finds the devices that a configuration asks for. To be called once, before TensorFlow has computed anything.
+
+    Raises:
+        RunError: if they are not there.
+        ConfigError: if `TF_CONFIG` is not what several workers need.
+    """
+    kind = _automatic() if runtime.strategy == "auto" else runtime.strategy
+    return _STRATEGIES[kind](runtime)
+
+
+def _automatic() -> str:
+    """Returns the strategy for what this machine has."""
+    if len(_cluster().get("worker", [])) + len(_cluster().get("chief", [])) > 1:
+        return "multi_worker"
+    if os.environ.get("TPU_NAME"):
+        return "tpu"
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    return "cpu" if not gpus else "gpu" if gpus == 1 else "mirrored"
+
+
+def _cpu(runtime: Runtime) -> Distribution:
+    del runtime
+    if not tf.config.list_physical_devices("GPU"):
+        return Distribution(tf.distribute.get_strategy())  # The default one, which costs nothing.
+    return Distribution(tf.distribute.OneDeviceStrategy("/cpu:0"))
+
+
+def _gpu(runtime: Runtime) -> Distribution:
+    del runtime
+    if not tf.config.list_physical_devices("GPU"):
+        raise RunError(
+            "runtime.strategy gpu: TensorFlow sees no GPU; install the extra `gpu` and its driver, or choose cpu"
+        )
+    return Distribution(tf.distribute.OneDeviceStrategy("/gpu:0"))
+
+
+def _mirrored(runtime: Runtime) -> Distribution:
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    kind, there = ("GPU", gpus) if gpus else ("CPU", _logical_cpus(runtime.replicas))
+    count = runtime.replicas or there
+    if count > there:
+        raise RunError(
+            f"runtime.replicas: this machine has {there} {kind} devices; found {count}; ask for at most {there}"
+        )
+    # Parts of one CPU need no collective operations, whose keys two strategies of one process would share.
+    reduction = None if gpus else tf.distribute.ReductionToOneDevice()
+    devices = [f"{kind}:{number}" for number in range(count)]
+    return Distribution(tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction))
+
+
+def _logical_cpus(wanted: int | None) -> int:
+    """Cuts the CPU into as many devices as wanted, if it still can be; returns how many there are."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    there = len(tf.config.get_logical_device_configuration(cpu) or [None])
+    if wanted and wanted > there:
+        with contextlib.suppress(RuntimeError):  # TensorFlow has begun to compute.
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * wanted)
+            return wanted
+    return there
+
+
+def _multi_worker(runtime: Runtime) -> Distribution:
+    del runtime
+    cluster, task = _cluster(), _tf_config().get("task")
+    addresses = [*cluster.get("chief", []), *cluster.get("worker", [])]
+    if not addresses or not isinstance(task, dict) or task.get("type") not in ("chief", "worker"):
+        raise ConfigError(
+            "TF_CONFIG: must name the workers of the cluster, and which of them this process is; found "
+            f"{os.environ.get('TF_CONFIG', 'nothing')!r}; example: {EXAMPLE}"
+        )
+    if other := sorted(set(cluster) - {"chief", "worker"}):
+        raise ConfigError(f"TF_CONFIG: may hold a chief and workers alone; found {', '.join(other)}")
+    index = task.get("index")
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(cluster.get(task["type"], [])):
+        raise ConfigError(
+            f"TF_CONFIG: task.index must be that of one of the {len(cluster.get(task['type'], []))} tasks of its type; "
+            f"found {index!r}; example: {EXAMPLE}"
+        )
+    worker = index + (len(cluster.get("chief", [])) if task["type"] == "worker" else 0)
+    return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), worker, len(addresses))
+
+
+def _cluster() -> dict[str, list[str]]:
+    """Returns the cluster of `TF_CONFIG`, empty where there is none."""
+    cluster = _tf_config().get("cluster", {})
+    if not isinstance(cluster, dict) or not all(isinstance(hosts, list) for hosts in cluster.values()):
+        raise ConfigError(f"TF_CONFIG: cluster must map job names to lists of host:port; found {cluster!r}")
+    return cluster
+
+
+def _tf_config() -> dict[str, Any]:
+    """Returns what the environment variable `TF_CONFIG` says."""
+    text = os.environ.get("TF_CONFIG") or "{}"
+    try:
+        settings = json.loads(text)
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"TF_CONFIG: must be a JSON object; found {text[:200]!r}")
+    return settings
+
+
+def _tpu(runtime: Runtime) -> Distribution:
+    name = runtime.tpu or os.environ.get("TPU_NAME") or "local"
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        if name != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return Distribution(tf.distribute.TPUStrategy(resolver))
+    except (tf.errors.OpError, ValueError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise RunError(
+            f"runtime.strategy tpu: no TPU {name!r} is to be reached from here ({reason}); run on a TPU VM with the "
+            "extra `tpu`, or set runtime.tpu to its name"
+        ) from None
+
+
+_STRATEGIES: dict[str, Callable[[Runtime], Distribution]] = {
+    "cpu": _cpu,
+    "gpu": _gpu,
+    "mirrored": _mirrored,
+    "multi_worker": _multi_worker,
+    "tpu": _tpu,
+}

@@ -1,0 +1,341 @@
+"""Damaged files: the run stops and names file and record, or skips as many as are tolerated, each counted once."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from neural_alignment import data
+from neural_alignment.data import sources
+from neural_alignment.data.damage import DamagedRecord, DamageList
+from neural_alignment.errors import DataError
+
+EXAMPLES, BATCH, STEPS = 33, 8, 4
+
+
+def load(train, validation=None, tolerate_corrupt=0, batch_size=BATCH, shuffle=True, **options):
+    return data.load(
+        "imagenet",
+        batch_size=batch_size,
+        seed=0,
+        shuffle=shuffle,
+        train_files=train,
+        validation_files=validation or train,
+        preprocessing="inception",
+        image_size=8,
+        shuffle_buffer=100,
+        tolerate_corrupt=tolerate_corrupt,
+        **options,
+    )
+
+
+def batches_of(dataset, steps=STEPS, **share):
+    return list(dataset.train(**share).take(steps).as_numpy_iterator())
+
+
+def explained(dataset, batches):
+    """The line that a data set says of what iterating raises, and how many batches came before."""
+    seen = []
+    with pytest.raises(tf.errors.OpError) as raised:
+        seen.extend(batches)
+    error = dataset.explain(raised.value)
+    assert isinstance(error, DataError)
+    assert "\n" not in str(error)
+    return str(error), len(seen)
+
+
+def refused(function, *arguments, **options):
+    """The line of the `DataError` that a call raises."""
+    with pytest.raises(DataError) as raised:
+        function(*arguments, **options)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def spoil(path, tools, *spoiled):
+    """Replaces the images of records by what is none; returns the path as a string."""
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+    for number in spoiled:
+        records[number] = tools.example("image/encoded", b"this is not an image", "image/class/label", 1)
+    tools.write_records(path, records)
+    return str(path)
+
+
+def flip_a_bit(path, number):
+    """Changes the data of a record, so that its checksum is wrong."""
+    lengths = [len(record.numpy()) + 16 for record in tf.data.TFRecordDataset(str(path))]
+    content = bytearray(path.read_bytes())
+    content[sum(lengths[:number]) + 100] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def photographs(files, tools):
+    """Training and validation patterns of small JPEGs that crops tell apart; the first is also returned as numbers."""
+    generator = np.random.default_rng(0)
+    for name in ("train", "validation"):
+        for shard in range(3):
+            records = [
+                tools.example(
+                    "image/encoded",
+                    tools.encode(generator.integers(0, 255, (16, 16, 3)), "JPEG"),
+                    "image/class/label",
+                    shard * 11 + number + 1,
+                )
+                for number in range(11)
+            ]
+            tools.write_records(files.directory / f"{name}-{shard:05d}-of-00003", records)
+    return str(files.directory / "train-*"), str(files.directory / "validation-*")
+
+
+def with_substitutes(batches, damaged):
+    """Clean batches in which the next row, beginning again at the first, stands for each with a damaged label."""
+    for images, labels in batches:
+        rows = np.arange(len(labels))
+        for row in rows:
+            while labels[rows[row]] in damaged:
+                rows[row] = (rows[row] + 1) % len(labels)
+        yield images[rows], labels[rows]
+
+
+def assert_same_batches(first, second):
+    for one, other in zip(first, second, strict=True):
+        for array, expected in zip(one, other, strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+def test_another_row_of_the_batch_stands_for_a_damaged_record(photographs, files, tools):
+    """Labels tell the records: shard 1 holds 11 to 21."""
+    clean = batches_of(load(*photographs), 2 * STEPS)
+    path = spoil(files.directory / "train-00001-of-00003", tools, 3)
+    flip_a_bit(files.directory / "train-00001-of-00003", 4)
+    dataset = load(*photographs, tolerate_corrupt=2)
+    result = batches_of(dataset, 2 * STEPS)
+    assert_same_batches(result, with_substitutes(clean, {14, 15}))
+    with pytest.raises(AssertionError):
+        assert_same_batches(result, clean)
+    assert [(damaged.path, damaged.record) for damaged in dataset.corrupt_records] == [(path, 3), (path, 4)]
+    undecodable, changed = (damaged.reason for damaged in dataset.corrupt_records)
+    assert f"The image of record 3 of {path} cannot be decoded" in undecodable
+    assert f"record 4 of {path} cannot be read. Received: corrupted record at" in changed
+    # The same rows in a run of several workers, and after a resume.
+    parts = [batches_of(dataset, 2 * STEPS, worker=worker, workers=2) for worker in (0, 1)]
+    joined = [tuple(map(np.concatenate, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
+    assert_same_batches(joined, result)
+    assert_same_batches(batches_of(dataset, STEPS, start_step=STEPS), result[STEPS:])
+
+
+def test_a_damaged_record_counts_from_its_step_on(photographs, files, tools):
+    """However far ahead batches are made."""
+    clean = batches_of(load(*photographs, shuffle=False), STEPS)
+    spoil(files.directory / "train-00002-of-00003", tools, 7)
+    step = next(step for step, (_, labels) in enumerate(clean) if 2 * 11 + 7 in labels)
+    dataset = load(*photographs, tolerate_corrupt=5, shuffle=False)
+    batches_of(dataset, 3 * STEPS)
+    assert [dataset.corrupt_count(each) for each in (0, step, step + 1, 100)] == [0, 0, 1, 1]
+    assert dataset.corrupt_records[0].step == step == 3
+
+
+def test_the_run_stops_at_one_more_than_tolerated(photographs, files, tools):
+    path = spoil(files.directory / "train-00001-of-00003", tools, 2, 5, 7)
+    dataset = load(*photographs, tolerate_corrupt=2, shuffle=False)
+    message, _ = explained(dataset, dataset.train().take(9))
+    assert path in message
+    assert message.endswith("more than `tolerate_corrupt` allows. Received 3 damaged records. Allowed: 2.")
+    dataset = load(*photographs, shuffle=False)
+    message, before = explained(dataset, dataset.train().take(9))
+    assert f"The image of record 2 of {path} cannot be decoded" in message
+    assert before == 1  # all whole batches before it
+    assert dataset.corrupt_records == []
+
+
+def test_the_error_alone_tells_the_record(photographs, files, tools):
+    """Nothing else is read: the other files are gone."""
+    path = spoil(files.directory / "train-00001-of-00003", tools, 6)
+    dataset = load(*photographs)
+    with pytest.raises(tf.errors.OpError) as raised:
+        list(dataset.train().take(9))
+    for other in set(files.directory.iterdir()) - {files.directory / "train-00001-of-00003"}:
+        other.unlink()
+    assert f"record 6 of {path} cannot be decoded" in str(dataset.explain(raised.value))
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_validation_leaves_damaged_records_out(photographs, files, tools, fill):
+    spoil(files.directory / "validation-00000-of-00003", tools, 1, 2)
+    dataset = load(*photographs, tolerate_corrupt=2)
+    for _ in range(2):
+        batches = list(dataset.validation(fill=fill).as_numpy_iterator())
+        labels = np.concatenate([batch[1][batch[2] == 1] if fill else batch[1] for batch in batches])
+        np.testing.assert_array_equal(labels, np.delete(np.arange(EXAMPLES), [1, 2]))
+        assert len(dataset.corrupt_records) == dataset.corrupt_count(0) == 2
+    if fill:
+        assert {batch[0].shape for batch in batches} == {(BATCH, 8, 8, 3)}
+        np.testing.assert_array_equal(batches[0][2], [1, 0, 0, 1, 1, 1, 1, 1])
+    message, _ = explained(load(*photographs), load(*photographs).validation(fill=fill))
+    assert "In `validation_files`: The image of record 1" in message
+
+
+def test_a_batch_of_damaged_records_alone_is_an_error(photographs, files, tools):
+    spoil(files.directory / "train-00000-of-00003", tools, *range(4, 8))
+    dataset = load(*photographs, tolerate_corrupt=20, batch_size=4, shuffle=False)
+    message, before = explained(dataset, dataset.train().take(9))
+    assert "So is every other record of its batch. Received step 1." in message
+    assert before == 1
+
+
+# Truncated and vanished files.
+
+
+def truncate(path, records):
+    """Cuts a file in the middle of a record, so that this many are left."""
+    lengths = [len(record.numpy()) + 16 for record in tf.data.TFRecordDataset(str(path))]
+    path.write_bytes(path.read_bytes()[: sum(lengths[:records]) + lengths[records] // 2])
+
+
+def test_what_a_truncated_file_lacks_is_damaged(photographs, files):
+    clean = batches_of(load(*photographs))
+    path = files.directory / "train-00001-of-00003"
+    truncate(path, 8)
+    for examples, lost in ((None, 1), (EXAMPLES, 3)):
+        message = refused(load, *photographs, train_examples=examples)
+        assert f"A TFRecord file is truncated: {path}. Received" in message
+        dataset = load(*photographs, train_examples=examples, tolerate_corrupt=3)
+        assert [damaged.record for damaged in dataset.corrupt_records] == list(range(8, 8 + lost))
+        assert dataset.corrupt_count(0) == lost
+    with pytest.raises(DataError, match=r"more than `tolerate_corrupt` allows. Received 3 damaged records. Allowed: 2"):
+        load(*photographs, train_examples=EXAMPLES, tolerate_corrupt=2)
+    assert dataset.train_examples == EXAMPLES  # steps per epoch, rates and order are those of the whole files
+    assert_same_batches(batches_of(dataset), with_substitutes(clean, {19, 20, 21}))
+    assert len(dataset.corrupt_records) == 3
+
+
+@pytest.mark.parametrize("change", ["removed", "truncated"])
+def test_a_file_that_is_damaged_while_it_is_used(photographs, files, change):
+    dataset, strict = load(*photographs, tolerate_corrupt=11), load(*photographs, tolerate_corrupt=4)
+    clean = batches_of(dataset, 2 * STEPS)
+    path = files.directory / "train-00001-of-00003"
+    if change == "removed":
+        path.unlink()
+        damaged = set(range(11, 22))
+    else:
+        truncate(path, 5)
+        damaged = set(range(16, 22))
+    assert_same_batches(batches_of(dataset, 2 * STEPS), with_substitutes(clean, damaged))
+    met = damaged & set(np.concatenate([labels for _, labels in clean]))  # an epoch leaves one record out
+    assert {11 + each.record for each in dataset.corrupt_records} == met
+    message, _ = explained(strict, strict.train().take(20))
+    assert str(path) in message
+    assert "Allowed: 4." in message
+
+
+# The list of damaged records.
+
+
+def test_the_list_goes_through_json(photographs, files, tools):
+    spoil(files.directory / "train-00001-of-00003", tools, 3)
+    dataset, resumed = (load(*photographs, tolerate_corrupt=1) for _ in range(2))
+    batches_of(dataset, 2 * STEPS)
+    resumed.load_corrupt(json.loads(json.dumps(dataset.corrupt_state())))
+    assert resumed.corrupt_records == dataset.corrupt_records != []
+    batches_of(resumed, STEPS, start_step=STEPS)
+    assert resumed.corrupt_records == dataset.corrupt_records  # met again, counted once
+    with pytest.raises(DataError, match="more than `tolerate_corrupt` allows"):
+        resumed.load_corrupt([["another", 0, "damaged", 5]])
+
+
+@pytest.mark.parametrize("state", [3, "abc", [["path", "1", "reason", 0]], [["path", 1]], [{"path": 1}], [None]])
+def test_a_wrong_list_is_refused(state):
+    with pytest.raises(DataError, match="The list of damaged records is wrong"):
+        DamageList(9).load(state)
+
+
+def test_a_record_is_listed_once_with_its_first_step():
+    damage = DamageList(1)
+    for step in (7, 3, 5):
+        damage.add(DamagedRecord("file", 1, f"met at {step}", step))
+    assert damage.records == [DamagedRecord("file", 1, "met at 7", 3)]
+    assert not damage.too_much
+
+
+@pytest.mark.parametrize("value", [-1, 1.0, True, "many"])
+def test_wrong_tolerance(photographs, value):
+    with pytest.raises(DataError, match="`tolerate_corrupt` must be an integer"):
+        load(*photographs, tolerate_corrupt=value)
+
+
+# In memory.
+
+
+def toy(files, tools, spoiled):
+    """A prepared set of 30 images in two files; both splits are the same, but for one damaged training record."""
+    images = np.random.default_rng(1).integers(0, 256, (30, 6, 6, 3), np.uint8)
+    directory = files.tfds([tools.encode(image) for image in images], np.arange(30), dimensions=(6, 6, 3), classes=30)
+    path = files.directory / "tfds/toy/1.0.0/toy-train.tfrecord-00001-of-00002"
+    if spoiled:
+        records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+        records[spoiled - 15] = tools.example("image", b"no image", "label", 0)
+        tools.write_records(path, records)
+    return directory, path, images
+
+
+def load_toy(directory, **options):
+    options = {"dataset": "toy", "download": False, "data_dir": directory, "standardize": False, **options}
+    return data.load("tfds", batch_size=10, seed=0, **options)
+
+
+def test_in_memory_a_damaged_record_is_replaced_as_in_a_stream(files, tools):
+    directory, path, _ = toy(files, tools, spoiled=22)
+    message = refused(load_toy, directory)
+    assert f"The image of record 7 of {path} cannot be decoded. Received 8 bytes" in message
+    dataset = load_toy(directory, tolerate_corrupt=1)
+    assert isinstance(dataset, data.InMemory)
+    assert dataset.train_examples == 30
+    assert [damaged.record for damaged in dataset.corrupt_records] == [7]
+    assert dataset.corrupt_count(0) == 1
+    seen = np.concatenate([labels for _, labels in batches_of(dataset, 3)])
+    expected = np.concatenate([labels for _, labels in with_substitutes(batches_of(whole(directory, tools)), {22})])[
+        :30
+    ]
+    np.testing.assert_array_equal(seen, expected)
+    halves = [batches_of(dataset, 3, worker=worker, workers=2) for worker in (0, 1)]
+    np.testing.assert_array_equal(
+        np.concatenate([np.concatenate([a[1], b[1]]) for a, b in zip(*halves, strict=True)]), seen
+    )
+
+
+def whole(directory, tools):
+    """The same data set with its damaged record mended: all that it changes is this one."""
+    path = tf.io.gfile.join(directory, "toy/1.0.0/toy-train.tfrecord-00001-of-00002")
+    records = [record.numpy() for record in tf.data.TFRecordDataset(path)]
+    records[7] = tools.example("image", tools.encode(np.zeros((6, 6, 3))), "label", 22)
+    tools.write_records(path, records)
+    return load_toy(directory)
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_in_memory_validation_leaves_damaged_records_out(files, tools, fill):
+    directory, _, images = toy(files, tools, spoiled=22)
+    dataset = load_toy(directory, train_split="test", validation_split="train", tolerate_corrupt=1)
+    batches = list(dataset.validation(fill=fill).as_numpy_iterator())
+    kept = [batch[2] == 1 if fill else np.ones(len(batch[1]), bool) for batch in batches]
+    labels = np.concatenate([batch[1][rows] for batch, rows in zip(batches, kept, strict=True)])
+    np.testing.assert_array_equal(labels, np.delete(np.arange(30), 22))
+    pixels = np.concatenate([batch[0][rows] for batch, rows in zip(batches, kept, strict=True)])
+    np.testing.assert_allclose(pixels * 255, np.delete(images, 22, axis=0), atol=1e-4)
+
+
+def test_a_missing_file_of_a_prepared_set(files, tools, monkeypatch):
+    """Its metadata say how many records it held."""
+    directory, path, _ = toy(files, tools, spoiled=None)
+    path.unlink()
+    message = refused(load_toy, directory)
+    assert f"A file is missing. Received {path}." in message
+    for limit in (sources.MAX_BYTES_IN_MEMORY, 0):
+        monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", limit)
+        dataset = load_toy(directory, tolerate_corrupt=15)
+        assert [each.record for each in dataset.corrupt_records] == list(range(15))
+        assert set(np.concatenate([labels for _, labels in batches_of(dataset, 3)])) <= set(range(15))
+    with pytest.raises(DataError, match="Allowed: 14"):
+        load_toy(directory, tolerate_corrupt=14)

@@ -1,0 +1,309 @@
+"""Kills runs with SIGKILL, resumes them each time, and compares them with runs that were left alone.
+
+`make resume-test` runs it in full, the tests a short version of it:
+
+    python tests/lives.py --kills 20 --seed 0
+
+Every life is a process of its own, forked after the imports. It is killed after some number of steps, or before or
+after some file operation, or at a random time after a checkpoint write has begun (the write is one call into
+TensorFlow, so only time reaches its inside).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import h5py
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment import config as configuration
+from neural_alignment.training import checkpoints, files, run, stepping
+
+STEPS_PER_EPOCH = 6
+
+MOMENTUM = {"name": "momentum", "learning_rate": 0.02, "schedule": {"warmup_epochs": 1, "drop_epochs": [3]}}
+ADAM = {"name": "adam", "learning_rate": 1e-2}
+NOISE = {"noise": "normal"}
+
+KINDS = {
+    "simultaneous": {
+        "alignment": {"rule": "symmetric", "self_": 2e-3, "decay": 2e-3},
+        "optimization": {"forward": MOMENTUM, "backward": {**ADAM, "schedule": {"drop_epochs": [2]}}},
+        # 4 divides neither the steps of an epoch nor those between two checkpoints.
+        "runtime": {"steps_per_execution": 4},
+    },
+    "alternating with delay": {
+        "epochs": 3,
+        "alignment": {"rule": "activation", "amp": 1e-2, "sparse": 1e-2},
+        "optimization": {
+            "forward": {**MOMENTUM, "schedule": {"drop_epochs": [2]}},
+            "backward": ADAM,
+            "alternation": 1,
+            "delay_epochs": 1,
+        },
+    },
+    "noise rule": {
+        "alignment": {"rule": "information", "amp": 1e-2, "decay": 1e-2, "null": 1e-2, "input": NOISE},
+        "optimization": {"forward": MOMENTUM, "backward": ADAM},
+    },
+    "noisy updates": {
+        "alignment": {"rule": "kolen_pollack", "decay": 1e-3},
+        "weight_decay": 1e-3,
+        "optimization": {"forward": {**MOMENTUM, "noise": {"variance": 1e-3, "only": "backward_kernel"}}},
+    },
+}
+"""What is trained, by the kind of run that it stands for."""
+
+
+def write_records(folder: Path, classes: int = 4) -> None:
+    """Writes small JPEGs in the layout of ImageNet: three shards for training, one for validation."""
+    generator = np.random.default_rng(7)
+    for name, count in {"train-0": 18, "train-1": 17, "train-2": 16, "validation-0": 14}.items():
+        with tf.io.TFRecordWriter(str(folder / name)) as writer:
+            for _ in range(count):
+                pixels = generator.integers(0, 256, (14, 12, 3), np.uint8)
+                features = {
+                    "image/encoded": tf.train.BytesList(value=[tf.io.encode_jpeg(pixels).numpy()]),
+                    "image/class/label": tf.train.Int64List(value=[1 + int(generator.integers(classes))]),
+                }
+                wrapped = {
+                    key: tf.train.Feature(**{"bytes_list" if "encoded" in key else "int64_list": value})
+                    for key, value in features.items()
+                }
+                writer.write(tf.train.Example(features=tf.train.Features(feature=wrapped)).SerializeToString())
+
+
+def plan(kind: str, folder: Path) -> configuration.Config:
+    """Returns the configuration of a kind; its data are shuffled and augmented."""
+    base = {
+        "seed": 3,
+        "epochs": 4,
+        "batch_size": 8,
+        "data": {
+            "source": "imagenet",
+            "train_files": str(folder / "train-*"),
+            "validation_files": str(folder / "validation-*"),
+            "image_size": 8,
+            "classes": 4,
+            "shuffle_buffer": 16,
+        },
+        "model": {"name": "convnet", "filters": [3]},
+        "evaluation": {"probe_examples": 4},
+        "logging": {"tensorboard": False},
+        "checkpoints": {"every_minutes": 0, "every_steps": 3},
+    }
+    return configuration.parse(configuration.merge(base, KINDS[kind]))
+
+
+def say(line: str) -> None:
+    """Prints a line at once: the next life may be forked from this process."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def die() -> None:
+    """Ends this process as no handler can tell."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Death:
+    """When a life ends: one of `MANNERS`.
+
+    Args:
+        manner: what is counted.
+        count: after how many.
+        delay: of a save, seconds.
+    """
+
+    MANNERS = ("step", "before a file operation", "after a file operation", "inside a save")
+
+    def __init__(self, manner: str, count: int, delay: float = 0.0):
+        self.manner, self.count, self.delay = manner, count, delay
+
+    @classmethod
+    def drawn(cls, generator: random.Random) -> Death:
+        """Draws one, a third of them inside a checkpoint write."""
+        manner = generator.choice([*cls.MANNERS, "inside a save"])
+        most = {"step": 12, "inside a save": 4}.get(manner, 60)
+        return cls(manner, generator.randint(1, most), generator.uniform(0, 0.03))
+
+    def __str__(self) -> str:
+        delay = f", after {1000 * self.delay:.1f} ms" if self.manner == "inside a save" else ""
+        return f"{self.manner} {self.count}{delay}"
+
+    def arm(self) -> None:
+        """Makes this process die then."""
+        if self.manner == "step":
+            self._after(stepping.Stepper, "__call__")
+        elif self.manner == "inside a save":
+            self._inside_saves()
+        else:
+            from tensorflow.python.lib.io import file_io
+            from tensorflow.python.ops import gen_io_ops, io_ops
+
+            for owner, name in (
+                (tf.io.gfile, "rename"),
+                (tf.io.gfile, "makedirs"),
+                (tf.io.gfile.GFile, "write"),
+                (tf.io.gfile.GFile, "close"),
+                (file_io, "rename_v2"),
+                (file_io, "delete_file_v2"),
+                (file_io, "atomic_write_string_to_file"),
+                (io_ops, "save_v2"),
+                (gen_io_ops, "merge_v2_checkpoints"),
+                (files, "remove"),
+            ):
+                self._after(owner, name)
+
+    def _after(self, owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def counted(*args, **kwargs):
+            self.count -= 1
+            if not self.count and self.manner.startswith("before"):
+                die()
+            result = original(*args, **kwargs)
+            if not self.count:
+                die()
+            return result
+
+        setattr(owner, name, counted)
+
+    def _inside_saves(self) -> None:
+        original = checkpoints.Checkpoints.save
+
+        def save(*args):
+            self.count -= 1
+            if not self.count:
+                threading.Thread(target=lambda: (time.sleep(self.delay), die()), daemon=True).start()
+            original(*args)
+
+        checkpoints.Checkpoints.save = save
+
+
+def live(kind: str, folder: Path, run_dir: Path, death: Death | None) -> str:
+    """Lets a process go on with a run; returns how it ended: "killed", "done", or its exit code."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            if death is not None:
+                death.arm()
+            run.train(plan(kind, folder), run_dir, resume=True)
+            code = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return "killed"
+    return "done" if status == 0 else f"exit code {os.waitstatus_to_exitcode(status)}"
+
+
+def weights(run_dir: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a saved model, optimizer slots included, read without Keras."""
+    arrays = {}
+
+    def note(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with zipfile.ZipFile(run_dir / "model.keras") as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(content, "r") as file:
+        file.visititems(note)
+    return arrays
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    """Returns the rows of metrics.csv as they are written, but the seconds."""
+    with open(run_dir / "metrics.csv") as file:
+        return [{key: cell for key, cell in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Returns in what two finished runs differ: arrays, rows, and files that were left."""
+    found = []
+    ours, theirs = weights(one), weights(other)
+    if ours.keys() != theirs.keys():
+        found.append("the names of the weights")
+    found += [name for name in ours if ours[name].tobytes() != theirs.get(name, np.empty(0)).tobytes()]
+    if rows(one) != rows(other):
+        found.append("the rows of metrics.csv")
+    left = [{str(path.relative_to(each)) for path in each.rglob("*")} for each in (one, other)]
+    return [*found, *(f"the file {name}" for name in sorted(left[0] ^ left[1]))]
+
+
+def trial(kind: str, folder: Path, kills: int, generator: random.Random) -> list[str]:
+    """Runs a kind twice, killed and undisturbed; prints every death; returns what went wrong."""
+    whole, killed = folder / kind / "whole", folder / kind / "killed"
+    if live(kind, folder, whole, None) != "done":
+        return [f"{kind}: the undisturbed run failed"]
+    deaths = 0
+    while deaths < kills:
+        death = Death.drawn(generator)
+        told = str(death)
+        end = live(kind, folder, killed, death)
+        last = killed / "checkpoints" / "last"
+        entries = sorted(os.listdir(last)) if last.is_dir() else []
+        say(f"{kind}: {told}: {end}; checkpoints/last holds {entries}")
+        if end == "killed":
+            deaths += 1
+        elif end == "done":
+            # It outlived its death: what is left of the kills falls on another run.
+            wrong = differences(whole, killed)
+            if wrong:
+                return [f"{kind}: after {deaths} kills differs in {', '.join(wrong)}"]
+            shutil.rmtree(killed)
+        else:
+            return [f"{kind}: {told}: {end}"]
+    if live(kind, folder, killed, None) != "done":
+        return [f"{kind}: the last life failed"]
+    wrong = differences(whole, killed)
+    steps = [int(row["step"]) for row in rows(killed)]
+    say(f"{kind}: {deaths} kills; {len(weights(killed))} arrays compared; rows of steps {steps}")
+    return [f"{kind}: differs in {', '.join(wrong)}"] if wrong else []
+
+
+def main() -> int:
+    """Runs all kinds; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=20, help="of each kind")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--kind", action="append", choices=list(KINDS), help="one kind alone; may be repeated")
+    options = parser.parse_args()
+    generator = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        writer = os.fork()  # TensorFlow must have run nothing here when lives are forked.
+        if writer == 0:
+            write_records(folder)
+            os._exit(0)
+        os.waitpid(writer, 0)
+        wrong = [line for kind in options.kind or KINDS for line in trial(kind, folder, options.kills, generator)]
+    say(json.dumps({"seed": options.seed, "kills of each kind": options.kills, "wrong": wrong}))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,328 @@
+"""The benchmarks: what they count, what they keep of a run that was stopped, and that each runs at tiny sizes."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import assert_close, assert_differs
+
+from benchmarks import common, contenders, growth, input_pipeline, peer, run
+
+FACTS = {"machine": {"processor": "x"}, "versions": {}, "sizes": {"case": {"rounds": 3}}, "source": "0"}
+
+
+def clock(times):
+    """Returns a step that takes each of `times` in turn."""
+    times = iter(times)
+    return lambda: {"seconds": next(times)}
+
+
+# Raw samples.
+
+
+def test_a_round_takes_one_step_of_each_and_begins_with_another_one_each_time(tmp_path):
+    order = []
+    steps = {name: lambda name=name: order.append(name) or {"seconds": 1.0} for name in "abc"}
+    common.interleave(common.Samples(tmp_path, "x", FACTS), "case", steps, rounds=3, warm_up=0)
+    assert order == list("abcbcacab")
+
+
+def test_ratios_are_of_one_round_and_so_do_not_see_the_machine_drift(tmp_path):
+    samples = common.Samples(tmp_path, "x", FACTS)
+    drift = np.array([1.0, 8.0, 2.0, 16.0, 4.0])
+    steps = {"base": clock(drift), "rule": clock(1.5 * drift)}
+    common.interleave(samples, "case", steps, rounds=5, warm_up=0)
+    assert_close(samples.ratios("case", "rule", "base"), np.full(5, 1.5))
+    shifted = np.array(samples.values("case", "rule")) / np.roll(samples.values("case", "base"), 1)
+    assert_differs(shifted, np.full(5, 1.5))
+
+
+def test_an_interrupted_run_keeps_whole_rounds_and_goes_on_after_them(tmp_path):
+    def stopped():
+        raise KeyboardInterrupt
+
+    first = common.Samples(tmp_path, "x", FACTS)
+    first.add("case", {"a": {"seconds": 1.0}, "b": {"seconds": 2.0}})
+    with pytest.raises(KeyboardInterrupt):
+        common.interleave(first, "case", {"a": clock([3.0]), "b": stopped}, rounds=2, warm_up=0)
+    again = common.Samples(tmp_path, "x", FACTS)
+    assert again.rounds("case") == 1
+    common.interleave(again, "case", {"a": clock([5.0, 7.0]), "b": clock([6.0, 8.0])}, rounds=3, warm_up=0)
+    assert common.Samples(tmp_path, "x", FACTS).values("case", "a") == [1.0, 5.0, 7.0]
+    assert again.values("case", "b") == [2.0, 6.0, 8.0]
+
+
+@pytest.mark.parametrize("cut", [1, 3, 7, 20])
+def test_a_torn_end_of_the_file_costs_its_round_alone(tmp_path, cut):
+    samples = common.Samples(tmp_path, "x", FACTS)
+    for value in (1.0, 2.0):
+        samples.add("case", {"a": {"seconds": value}, "b": {"seconds": 100 * value}})
+    path = tmp_path / "x.csv"
+    path.write_bytes(path.read_bytes()[:-cut])  # Of 200.0 a cut would leave 20, a number like any other.
+    again = common.Samples(tmp_path, "x", FACTS)
+    assert again.values("case", "a") == [1.0]
+    again.add("case", {"a": {"seconds": 3.0}, "b": {"seconds": 300.0}})
+    assert common.Samples(tmp_path, "x").values("case", "b") == [100.0, 300.0]
+
+
+@pytest.mark.parametrize("changed", ["machine", "versions", "sizes", "source"])
+def test_samples_of_other_conditions_are_replaced(tmp_path, changed):
+    common.Samples(tmp_path, "x", FACTS).add("case", {"a": {"seconds": 1.0}})
+    assert common.Samples(tmp_path, "x", FACTS).rounds("case") == 1
+    assert common.Samples(tmp_path, "x", {**FACTS, changed: "another"}).rounds("case") == 0
+
+
+def test_quartiles_are_those_of_numpy():
+    values = [5.0, 1.0, 9.0, 2.0, 7.0, 3.0]
+    assert_close(common.middle(values), np.quantile(values, [0.5, 0.25, 0.75]))
+
+
+@pytest.mark.parametrize(
+    ("check", "held"),
+    [
+        (common.Check("x", 1.08, 1.08), True),
+        (common.Check("x", 1.09, 1.08), False),
+        (common.Check("x", 1.09, 1.08, at_least=True), True),
+        (common.Check("x", 1.07, 1.08, at_least=True), False),
+        (common.Check("x", math.nan, 1.08), False),
+    ],
+)
+def test_a_limit_is_kept_or_not(check, held):
+    assert check.held is held
+
+
+# What is counted.
+
+
+def test_every_rule_is_a_contender():
+    from neural_alignment.alignments import RULES
+
+    assert {contender.rule.rule for contender in contenders.RULES.values()} == set(RULES)
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+@pytest.mark.parametrize("name", contenders.RULES)
+def test_a_rule_takes_no_more_products_than_its_floor_counts(name, convolution):
+    from neural_alignment.training.describe import regulariser_products
+
+    contender = contenders.RULES[name]
+    assert regulariser_products(contender.rule, convolution) == contender.products
+
+
+def test_the_floor_counts_multiplications():
+    from neural_alignment.models import fc
+    from neural_alignment.training.describe import layer_costs
+
+    costs = layer_costs(fc([4], 2, (3,)))
+    first, second = 3 * 4, 4 * 2  # multiplications of a product, an example
+    backpropagation = (first + second) + (first + second) + second  # outputs; kernels' gradients; the error sent back
+    assert contenders.floor(costs, 2) == (backpropagation + 2 * (first + second)) / backpropagation
+    assert contenders.floor(costs, 2, "R") == 3 * (first + second) / backpropagation
+    assert contenders.floor(costs, 2, "J") == contenders.floor(costs, 0) == 1.0
+    assert contenders.floor(costs, 2) != 5 / 3  # with the error of the first layer, which nobody reads
+
+
+def test_the_baseline_is_plain_keras_and_as_large():
+    import keras
+
+    from benchmarks.step_time import CONVNET, network
+    from neural_alignment.layers import AlignedLayer
+
+    def build(rule):
+        return network(rule, {"model": CONVNET, "image": 8})
+
+    native = contenders.baseline(build)
+    assert type(native).__module__.startswith("keras.")
+    assert not any(isinstance(layer, AlignedLayer) for layer in native.layers)
+    assert {type(layer) for layer in native.layers} >= {keras.layers.Conv2D, keras.layers.Dense}
+    aligned = contenders.aligned(build, contenders.RULES["feedback"].rule)
+    assert [tuple(w.shape) for w in native.trainable_variables] == [tuple(w.shape) for w in aligned.trainable_variables]
+    assert len(native.losses) == len(aligned.losses) > 0
+
+
+def test_alternating_steps_are_told_apart():
+    from benchmarks.step_time import CONVNET, network
+
+    def build(rule):
+        return network(rule, {"model": CONVNET, "image": 8})
+
+    batch = contenders.batch_of((2, 8, 8, 3))
+    model = contenders.aligned(build, contenders.RULES["symmetric"].rule, alternation=1)
+    step = contenders.alternating(model, batch)
+    assert set(step()) == {"J seconds", "R seconds", "J CPU seconds", "R CPU seconds"}
+    forward = [w for w in model.trainable_variables if w.name == "kernel"]
+    backward = [w for w in model.trainable_variables if w.name == "backward_kernel"]
+    assert int(model.optimizer.iterations.numpy()) == 2
+    one = contenders.stepper(model, batch)
+    before = [w.numpy() for w in forward], [w.numpy() for w in backward]
+    one()  # Step 2, an even one: of R.
+    for variable, old in zip(forward, before[0], strict=True):
+        assert_close(variable.numpy(), old)
+    for variable, old in zip(backward, before[1], strict=True):
+        assert not np.array_equal(variable.numpy(), old)
+
+
+def test_the_exponent_is_that_of_a_power():
+    sizes = [1, 2, 4, 8]
+    assert_close(growth.exponent(sizes, [3 * size**1.7 for size in sizes]), 1.7)
+
+
+def test_decoding_all_gives_the_pixels_of_the_fused_decoder(rng):
+    import tensorflow as tf
+
+    from neural_alignment.data import imagenet
+
+    coarse = tf.constant(rng.uniform(size=(6, 8, 3)), tf.float32)
+    image = tf.image.convert_image_dtype(tf.image.resize(coarse, (90, 120)), tf.uint8)
+    # Where colour is stored at half the size, its interpolation ends at the edge of what is decoded.
+    encoded = tf.io.encode_jpeg(image, chroma_downsampling=False)
+    for place in range(4):
+        seed = tf.constant([0, place], tf.int64)
+        fused = imagenet.resnet_train(encoded, seed, 32).numpy()
+        assert_close(input_pipeline.decode_then_crop(encoded, seed, 32).numpy(), fused)
+        assert_differs(input_pipeline.decode_then_crop(encoded, seed + 9, 32).numpy(), fused)
+
+
+# The peer.
+
+
+class FakeWorker:
+    """Stands in for a process of `peer`."""
+
+    def __init__(self, parameters, seconds):
+        self.facts = {"versions": {"torch": "0"}, "parameters": parameters}
+        self._seconds = seconds
+
+    def step(self, contender):
+        """Takes as long as it was told."""
+        return {"seconds": self._seconds, "CPU seconds": self._seconds}
+
+
+def fake_workers(monkeypatch, ours, theirs):
+    import contextlib
+
+    monkeypatch.setattr(peer, "workers", lambda size: contextlib.nullcontext((ours, theirs)))
+
+
+def test_the_peer_is_compared_step_by_step(tmp_path, monkeypatch):
+    fake_workers(monkeypatch, FakeWorker(100, 2.0), FakeWorker(100, 4.0))
+    samples = common.Samples(tmp_path, "peer", {"sizes": peer.SMALL})
+    peer.measure(samples, peer.SMALL)
+    checks = peer.report(samples, peer.SMALL).checks
+    assert [(check.value, check.held) for check in checks] == [(0.5, True), (0.5, True)]
+
+
+def test_another_network_is_no_peer(tmp_path, monkeypatch):
+    fake_workers(monkeypatch, FakeWorker(100, 1.0), FakeWorker(99, 1.0))
+    with pytest.raises(RuntimeError, match="not the same network"):
+        peer.measure(common.Samples(tmp_path, "peer", {"sizes": peer.SMALL}), peer.SMALL)
+
+
+def test_a_worker_that_dies_is_an_error(tmp_path):
+    with pytest.raises(RuntimeError, match="ended with code 3"):
+        peer.Worker([sys.executable, "-c", "raise SystemExit(3)"], {"width": 1, "image": 1, "batch": 1})
+
+
+# The command.
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder for raw samples, and no data or peer but what a test names."""
+    for name in (peer.INTERPRETER, input_pipeline.FOLDER, "TFDS_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "results"
+
+
+@pytest.mark.parametrize("name", ["step_time", "memory", "first_step", "growth"])
+def test_a_benchmark_runs_whole(results, name):
+    assert run.main(["--small", "--results", str(results), name]) == 0
+    benchmark = run.load(name)
+    sizes = json.loads((results / f"{name}.json").read_text())["sizes"]
+    assert sizes == json.loads(json.dumps(benchmark.small))
+    section = (results.parent / "RESULTS.md").read_text().split(f"## {benchmark.title}\n")[1].split("\n## ")[0]
+    assert "| limit" in section
+    assert "nan" not in section
+
+
+def test_what_is_measured_is_not_measured_again(results, monkeypatch):
+    sizes = {**peer.SMALL}
+    samples = common.Samples(results, "peer", common.facts(sizes))
+    for value in (1.0, 2.0):
+        names = (*peer.COMPARED, "backpropagation")
+        samples.add(
+            next(iter(sizes)),
+            {n: {"seconds": value, "CPU seconds": value} for name in names for n in (name, f"{name}, torch")},
+        )
+    before = (results / "peer.csv").read_bytes()
+    monkeypatch.setattr(peer, "interpreter", lambda: pytest.fail("a worker was started"))
+    assert run.main(["--small", "--measure", "peer", "--results", str(results)]) == 0
+    assert (results / "peer.csv").read_bytes() == before
+
+
+def test_the_growth_is_drawn(results):
+    samples = common.Samples(results, "growth", common.facts(growth.SMALL))
+    for case, rounds in growth.cases(growth.SMALL).items():
+        point = int(case.split()[-1])
+        for _ in range(rounds):
+            samples.add(case, {name: {"seconds": point**1.5} for name in (growth.BASELINE, *growth.RULES)})
+    assert run.main(["--small", "--report-only", "--check", "--results", str(results), "growth"]) == 0
+    assert (results / "growth.png").read_bytes().startswith(b"\x89PNG")
+    assert "(results/growth.png)" in (results.parent / "RESULTS.md").read_text()
+
+
+def test_a_rule_that_grows_faster_misses_its_limit(results, capsys):
+    samples = common.Samples(results, "growth", common.facts(growth.SMALL))
+    for case, rounds in growth.cases(growth.SMALL).items():
+        point = int(case.split()[-1])
+        for _ in range(rounds):
+            measured = {name: {"seconds": point**1.5} for name in (growth.BASELINE, *growth.RULES)}
+            samples.add(case, {**measured, "symmetric": {"seconds": point**1.6}})
+    assert run.main(["--small", "--report-only", "--check", "--results", str(results), "growth"]) == 1
+    missed = capsys.readouterr().out.split("misses its limit:\n")[1]
+    assert missed == "exponent of fc, width, symmetric: 1.600, at most 1.550\n"
+
+
+def test_the_pipeline_is_measured_on_records(results, tmp_path, monkeypatch, rng):
+    import tensorflow as tf
+
+    def record():
+        pixels = tf.constant(rng.integers(0, 256, (40, 50, 3)), tf.uint8)
+        image = tf.train.Feature(bytes_list=tf.train.BytesList(value=[tf.io.encode_jpeg(pixels).numpy()]))
+        label = tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))
+        features = tf.train.Features(feature={"image/encoded": image, "image/class/label": label})
+        return tf.train.Example(features=features).SerializeToString()
+
+    for name in ("train-00000-of-00001", "validation-00000-of-00001"):
+        with tf.io.TFRecordWriter(str(tmp_path / name)) as writer:
+            for _ in range(12):
+                writer.write(record())
+    monkeypatch.setenv(input_pipeline.FOLDER, str(tmp_path))
+    assert run.main(["--small", "--results", str(results), "input_pipeline"]) == 0
+    assert len(common.Samples(results, "input_pipeline").values("training", "run", "wait")) == 1
+
+
+def test_what_is_not_there_is_said_and_misses_its_limits(results, capsys):
+    assert run.main(["--small", "--results", str(results), "input_pipeline"]) == 0
+    assert f"Not measured: no images: set {input_pipeline.FOLDER}" in capsys.readouterr().out
+    assert run.main(["--small", "--report-only", "--check", "--results", str(results), "input_pipeline"]) == 1
+    assert "input_pipeline: no figures" in capsys.readouterr().out
+
+
+def test_a_name_that_is_none_is_told_in_one_line():
+    command = [sys.executable, "-m", "benchmarks.run", "step_tim"]
+    ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "did you mean 'step_time'?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_every_module_with_a_benchmark_is_run():
+    modules = {path.stem for path in Path(run.__file__).parent.glob("*.py")} - {"peer_torch"}  # Needs torch.
+    found = {name for name in modules if hasattr(importlib.import_module(f"benchmarks.{name}"), "BENCHMARK")}
+    assert found == set(run.NAMES)

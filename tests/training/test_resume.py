@@ -1,0 +1,337 @@
+"""A run that is killed or stopped, whenever and however, goes on as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import lives
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from neural_alignment import config as configuration
+from neural_alignment.data import InMemory
+from neural_alignment.errors import RunError, Stopped
+from neural_alignment.training import callbacks, run, setup, stepping
+from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
+from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.model import AlignedModel
+from optimizers import MultiOptimizer
+
+ROOT = Path(__file__).parent.parent.parent
+STEPS = 1437 // 128
+BASE = {
+    "epochs": 2,
+    "batch_size": 128,
+    "data": {"source": "digits"},
+    "model": {"name": "fc", "hidden": [6]},
+    "alignment": {"rule": "symmetric", "self_": 2e-3, "decay": 2e-3},
+    "optimization": {
+        "forward": {"name": "momentum", "learning_rate": 0.02, "schedule": {"drop_epochs": [1]}},
+        "backward": {"name": "adam", "learning_rate": 1e-2},
+    },
+    "evaluation": {"probe_examples": 8},
+    "logging": {"tensorboard": False},
+    "checkpoints": {"every_steps": 3},
+}
+
+
+def config(**changes):
+    return configuration.parse(configuration.merge(BASE, changes))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was left alone."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    run.train(config(), path)
+    return path
+
+
+@pytest.mark.parametrize(("seed", "kind"), list(enumerate(lives.KINDS)))
+def test_a_run_killed_by_sigkill_goes_on_bit_for_bit(seed, kind):
+    # `make resume-test` does this with 20 kills of each kind.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, ROOT / "tests" / "lives.py", "--kills", "1", "--seed", str(seed), "--kind", kind]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count(": killed;") == 1
+    assert json.loads(result.stdout.splitlines()[-1])["wrong"] == []
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone: the state on disk is all there is."""
+
+
+def killed_at(monkeypatch, path, step, **changes):
+    """Leaves a run behind whose process was gone after so many steps."""
+    original = stepping.Stepper.__call__
+
+    def call(self, limit):
+        results = original(self, limit)
+        if int(self._model.optimizer.iterations) >= step:
+            raise Killed
+        return results
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stepping.Stepper, "__call__", call)
+        with pytest.raises(Killed):
+            run.train(config(**changes), path, resume=True)
+
+
+def test_a_run_that_is_cut_in_the_middle_of_an_epoch_does_not_differ(monkeypatch, tmp_path, whole):
+    killed_at(monkeypatch, tmp_path / "run", STEPS + 8)
+    assert Path(tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))).name == f"ckpt-{STEPS + 7}"
+    run.train(config(), tmp_path / "run", resume=True)
+    assert lives.differences(whole, tmp_path / "run") == []
+
+
+def without_slots(patch):
+    original = Checkpoints.restore_last
+
+    def restore(self):
+        step = original(self)
+        for optimizer in self._model.optimizer.optimizers:
+            for variable in optimizer.variables[2:]:
+                variable.assign(np.zeros(variable.shape))
+        return step
+
+    patch.setattr(Checkpoints, "restore_last", restore)
+
+
+def without_data_position(patch):
+    original = InMemory.train
+    patch.setattr(InMemory, "train", lambda self, *_, **__: original(self, 0))
+
+
+def without_step(patch):
+    original = Checkpoints.restore_last
+
+    def restore(self):
+        step = original(self)
+        for optimizer in self._model.optimizer.optimizers:
+            optimizer.iterations.assign(0)
+        return step
+
+    patch.setattr(Checkpoints, "restore_last", restore)
+
+
+def without_means(patch):
+    patch.setattr(TrainingMeans, "put_back", lambda self: self._model.reset_metrics())
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "differs"),
+    [
+        (without_slots, "optimizer"),
+        (without_data_position, "layers"),
+        (without_step, "layers"),
+        (without_means, "the rows of metrics.csv"),
+    ],
+)
+def test_a_resume_that_forgets_something_is_seen(monkeypatch, tmp_path, whole, sabotage, differs):
+    killed_at(monkeypatch, tmp_path / "run", STEPS + 8)
+    sabotage(monkeypatch)
+    run.train(config(), tmp_path / "run", resume=True)
+    assert any(what.startswith(differs) for what in lives.differences(whole, tmp_path / "run"))
+
+
+def leave_data(last):
+    (last / "ckpt-9.data-00000-of-00001").write_bytes(b"half")
+
+
+def leave_index(last):
+    leave_data(last)
+    (last / "ckpt-9.index").write_bytes(b"half")
+
+
+def leave_parts(last):
+    (last / "ckpt-9_temp").mkdir()
+    (last / "ckpt-9_temp" / "part-00000-of-00001.data-00000-of-00001.tempstate1").write_bytes(b"half")
+    (last / "checkpoint.tmp0123").write_text("half")
+    (last.parent.parent / "metrics.csv.partial").write_text("half")
+    (last.parent.parent / "model.partial.keras").write_text("half")
+
+
+@pytest.mark.parametrize("leave", [leave_data, leave_index, leave_parts])
+@pytest.mark.parametrize("first", [True, False], ids=["the first save", "a later save"])
+def test_what_a_killed_save_leaves_neither_confuses_nor_piles_up(monkeypatch, tmp_path, whole, leave, first):
+    path = tmp_path / "run"
+    killed_at(monkeypatch, path, 2 if first else 8)
+    last = path / "checkpoints" / "last"
+    last.mkdir(parents=True, exist_ok=True)
+    leave(last)
+    run.train(config(), path, resume=True)
+    assert lives.differences(whole, path) == []
+
+
+def test_a_run_killed_at_its_birth_can_be_resumed(tmp_path):
+    for leftovers in ({"lock.json": ""}, {"status.json.partial": "{"}, {"status.json": '{"state": "running"}'}):
+        path = tmp_path / "-".join(leftovers)
+        path.mkdir()
+        for name, text in leftovers.items():
+            (path / name).write_text(text)
+        assert run.train(config(max_steps=1), path, resume=True).metrics["step"] == 1
+
+
+@pytest.mark.parametrize("lost", ["a row", "the last checkpoint"])
+def test_rows_and_checkpoint_that_do_not_fit_are_refused(monkeypatch, tmp_path, lost):
+    killed_at(monkeypatch, tmp_path, STEPS + 8)
+    if lost == "a row":
+        text = (tmp_path / "metrics.csv").read_text().splitlines(keepends=True)
+        (tmp_path / "metrics.csv").write_text(text[0] + text[-1])
+    else:
+        (tmp_path / "checkpoints" / "last" / "checkpoint").unlink()
+    with pytest.raises(RunError, match="does not have the rows" if lost == "a row" else "checkpoints are gone"):
+        run.train(config(), tmp_path, resume=True)
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The steps at which something was written, as `(step, name)`."""
+    steps = []
+    original = tf.train.CheckpointManager.save
+
+    def save(self, checkpoint_number):
+        steps.append((checkpoint_number, Path(self.directory).name))
+        return original(self, checkpoint_number=checkpoint_number)
+
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", save)
+    return steps
+
+
+def test_checkpoints_between_evaluations_go_by_steps(saved, tmp_path):
+    run.train(config(epochs=1, checkpoints={"keep_best": False}), tmp_path)
+    assert saved == [(3, "last"), (6, "last"), (9, "last"), (STEPS, "last")]
+
+
+def test_checkpoints_between_evaluations_go_by_the_clock(saved, monkeypatch, tmp_path):
+    times = iter(range(0, 10**6, 61))  # A minute goes by between two looks at the clock.
+    monkeypatch.setattr(run, "time", SimpleNamespace(time=lambda: 0.0, monotonic=lambda: next(times)))
+    run.train(config(epochs=1, checkpoints={"every_steps": None, "every_minutes": 3, "keep_best": False}), tmp_path)
+    # One look when the run begins, one per step, one at each save.
+    assert saved == [(3, "last"), (6, "last"), (9, "last"), (STEPS, "last")]
+
+
+def test_a_state_that_is_not_finite_is_not_saved(saved, tmp_path):
+    dataset = setup.load_data(config())
+    model = setup.build_model(config(), dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
+    setup.compile_model(model, config(), dataset.classes, dataset.steps_per_epoch)
+    checkpoints = Checkpoints(model, TrainingMeans(model), str(tmp_path))
+    model.optimizer.iterations.assign(4)
+    model.weights[0].assign(np.full(model.weights[0].shape, np.nan))
+    checkpoints.save("last")
+    assert saved == []
+
+
+def test_no_more_steps_than_planned_are_made_where_several_run_together(tmp_path):
+    changes = {"max_steps": STEPS + 5, "runtime": {"steps_per_execution": 4}, "checkpoints": {"every_steps": 7}}
+    run.train(config(**changes), tmp_path)
+    rows = MetricsFile(str(tmp_path / "metrics.csv")).rows()
+    assert [row["step"] for row in rows] == [0, STEPS, STEPS + 5]
+    # Keras' own loop runs past the end of the epoch.
+    plan = config(**changes)
+    dataset = setup.load_data(plan)
+    model = setup.build_model(plan, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
+    setup.compile_model(model, plan, dataset.classes, dataset.steps_per_epoch)
+    model.fit(dataset.train(), steps_per_epoch=STEPS, verbose=0)
+    assert int(model.optimizer.iterations) == STEPS + 1
+
+
+# Signals.
+
+
+def signal_once(patch, owner, name, number=signal.SIGTERM, at=1):
+    """Sends this process a signal when a function is called for the `at`-th time; returns how often it was called."""
+    original = getattr(owner, name)
+    calls = []
+
+    def call(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == at:
+            os.kill(os.getpid(), number)
+        return original(*args, **kwargs)
+
+    patch.setattr(owner, name, call)
+    return calls
+
+
+WHEN = {
+    "measuring before the first step": ((callbacks.probes, "measure"), 0),
+    "tracing the first step": ((MultiOptimizer, "apply"), 0),
+    "evaluating": ((AlignedModel, "test_step"), STEPS),
+    "saving": ((tf.train.CheckpointManager, "save"), 3),
+}
+
+
+@pytest.mark.parametrize(
+    ("when", "number"), [*((when, signal.SIGTERM) for when in WHEN), ("evaluating", signal.SIGINT)]
+)
+def test_a_signal_saves_ends_at_once_and_the_run_goes_on(monkeypatch, tmp_path, whole, when, number):
+    (owner, name), step = WHEN[when]
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        signal_once(patch, owner, name, number)
+        calls = signal_once(patch, stepping.Stepper, "__call__", at=0)
+        with pytest.raises(Stopped, match=rf"{number.name} at step {step}, which is saved; go on with --resume"):
+            run.train(config(), tmp_path / "run")
+    assert len(calls) == {0: int("tracing" in when), 3: 3, STEPS: STEPS}[step]  # Not one after the signal.
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("stopped", step)
+    assert number.name in status["reason"]
+    latest = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))
+    assert (int(latest.rpartition("-")[2]) if latest else 0) == step
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    run.train(config(), tmp_path / "run", resume=True)
+    assert lives.differences(whole, tmp_path / "run") == []
+
+
+def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, tmp_path, whole):
+    original = MultiOptimizer.apply
+
+    def during(step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)  # From a thread of TensorFlow, inside the step.
+
+    def apply(self, *arguments):
+        tf.py_function(during, [self.iterations.value], [])
+        original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiOptimizer, "apply", apply)
+        with pytest.raises(Stopped, match="SIGTERM at step 5, which is saved"):
+            run.train(config(), tmp_path / "run")
+    run.train(config(), tmp_path / "run", resume=True)
+    assert lives.differences(whole, tmp_path / "run") == []
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
+    code = f"""
+import os, signal, sys
+from neural_alignment import cli
+from neural_alignment.training import run, stepping
+step, save = stepping.Stepper.__call__, run._Training.save
+
+def during(*arguments):
+    results = step(*arguments)
+    os.kill(os.getpid(), signal.SIGINT)
+    return results
+
+def saving(self):
+    if self.step == 1:
+        print("saving", flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("still there", flush=True)
+    save(self)
+
+stepping.Stepper.__call__, run._Training.save = during, saving
+sys.argv[1:] = ["train", {str(ROOT / "configs" / "quickstart.yaml")!r}, "--run-dir", {str(tmp_path / "run")!r}]
+cli.main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == -signal.SIGTERM
+    assert result.stdout.splitlines()[-1] == "saving"
