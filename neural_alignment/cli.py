@@ -57,12 +57,17 @@ def train(
 
 
 @app.command()
-def evaluate(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.")]) -> None:
+def evaluate(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.")],
+    strategy: Annotated[
+        str | None, typer.Option(help="Where to compute, as in runtime.strategy; as the run did by default.")
+    ] = None,
+) -> None:
     """Recompute the final accuracy of a run from its saved model."""
     _start_tensorflow()
     from neural_alignment.training import run
 
-    for name, value in run.evaluate(run_dir).items():
+    for name, value in run.evaluate(run_dir, strategy).items():
         print(f"{name:5} {value:.6g}")
 
 

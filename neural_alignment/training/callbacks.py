@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from neural_alignment import data
 from neural_alignment.config import Config, Logging
 from neural_alignment.errors import Diverged
 from neural_alignment.training import probes
+from neural_alignment.training.distribution import Distribution
 from neural_alignment.training.model import AlignedModel, aligned_layers, all_layers
 
 Row = dict[str, float]
@@ -65,10 +67,14 @@ class Evaluation:
         dataset: the run's data.
         epoch_steps: global steps in an epoch of J.
         model: the model.
+        devices: where it computes.
     """
 
-    def __init__(self, config: Config, dataset: data.Dataset, epoch_steps: int, model: AlignedModel):
+    def __init__(
+        self, config: Config, dataset: data.Dataset, epoch_steps: int, model: AlignedModel, devices: Distribution
+    ):
         self._model = model
+        self._devices = devices
         self._epoch_steps = epoch_steps
         self._dataset = dataset
         self._probe_examples = config.evaluation.probe_examples
@@ -89,14 +95,14 @@ class Evaluation:
             Diverged: if J is not finite on the validation split.
         """
         model = self._model
-        step = int(model.optimizer.iterations)
+        step = model.global_step
         validation: Row = {}
         if step:
-            validation = named(model.evaluate(self._dataset.validation(), verbose=0, return_dict=True))
+            validation = named(self._devices.evaluate(model, self._dataset))
             if not math.isfinite(validation["J"]):
                 raise diverged(model, step)
         training = named(training)
-        rates = [float(rate) for rate in model.optimizer.learning_rates]
+        rates = [float(keras.ops.convert_to_numpy(rate)) for rate in model.optimizer.learning_rates]
         return {
             "step": step,
             "epoch": step / self._epoch_steps,
@@ -120,7 +126,8 @@ class Evaluation:
             return {}
         if self._probe is None:
             examples = self._dataset.validation().unbatch().batch(self._probe_examples)
-            self._probe = (probes.compiled(self._model), *next(iter(examples)))
+            measure = self._devices.on_one_replica(functools.partial(probes.measure, self._model))
+            self._probe = (measure, *next(iter(examples)))
         measure, x, y = self._probe
         measures = measure(x, y)
         return {f"{name}/{layer}": float(v) for name in probes.MEASURES for layer, v in measures[name].items()}

@@ -110,7 +110,7 @@ class Checkpoints:
         Raises:
             tf.errors.OpError: if the file system refuses; the state before is whole, and nothing is left behind.
         """
-        step = int(self._model.optimizer.iterations)
+        step = self._model.global_step
         if step == self.step(name) or not self._finite():
             return
         try:
@@ -136,7 +136,7 @@ class Checkpoints:
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 reason = " ".join(str(error).split())[:150]
                 raise RunError(f"{latest}: cannot be restored ({reason}); train anew with --force") from None
-        return int(self._model.optimizer.iterations)
+        return self._model.global_step
 
     def sweep(self) -> None:
         """Removes what a write that was cut short has left: all that `checkpoint` does not name."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 from neural_alignment.config import Config, Runtime
 from neural_alignment.data import Dataset
 from neural_alignment.errors import ConfigError, RunError
+from neural_alignment.training.model import AlignedModel
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 """`TF_CONFIG` of the first of two workers."""
@@ -48,11 +49,13 @@ class Distribution:
         return self.strategy.scope()
 
     def check(self, config: Config) -> None:
-        """Checks that every replica gets its equal share of a batch.
+        """Checks that every replica gets its equal share of a batch, and that XLA can compile its step.
 
         Raises:
-            ConfigError: if it does not.
+            ConfigError: if not.
         """
+        if config.runtime.jit_compile and self._on_cpu_parts:
+            raise ConfigError("runtime.jit_compile: must be false on several parts of a CPU; found true")
         parts = self.replicas * config.optimization.minibatches
         sizes = {"batch_size": (config.batch_size, parts)}
         if config.evaluation.batch_size is not None:
@@ -61,7 +64,7 @@ class Distribution:
             if size % share:
                 times = f" of {config.optimization.minibatches} minibatches" if share != self.replicas else ""
                 raise ConfigError(
-                    f"{key}: is that of all {self.replicas} replicas{times} together and must be a multiple of {share}; "
+                    f"{key}: is that of all {self.replicas} replicas{times} and must be a multiple of {share}; "
                     f"found {size}, nearest {max(share, size // share * share)}"
                 )
 
@@ -79,6 +82,23 @@ class Distribution:
             dataset.batching.validation_batch_size,
         )
 
+    def evaluate(self, model: AlignedModel, dataset: Dataset) -> dict[str, float]:
+        """Returns J and the metrics over the validation split, every example counted once."""
+        model.reset_metrics()
+        model.make_test_function()
+        batches, results = iter(self.validation(dataset)), {}
+        # Not `model.evaluate`, which takes no batches that are shared out among workers.
+        steps = -(-dataset.validation_examples // dataset.batching.validation_batch_size)
+        for _ in range(0, steps, model.steps_per_execution):
+            results = model.test_function(batches)
+        return {name: float(value) for name, value in results.items()}
+
+    @property
+    def _on_cpu_parts(self) -> bool:
+        """Whether the replicas are parts of one CPU."""
+        devices = self.strategy.extended.worker_devices
+        return len(devices) > 1 and all("CPU" in device for device in devices)
+
     @property
     def _fills(self) -> bool:
         """Whether all batches must have one shape: to be shared out evenly, or for a TPU's compiler."""
@@ -94,6 +114,15 @@ class Distribution:
 
         return self.strategy.distribute_datasets_from_function(pipeline)
 
+    def agree(self, *flags: bool) -> list[bool]:
+        """Returns which flags are raised on any worker; all must ask at the same point of the run."""
+        if self.workers == 1:
+            return list(flags)
+        raised = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(flags, tf.float32)
+        )
+        return (self.strategy.reduce(tf.distribute.ReduceOp.SUM, raised, axis=None).numpy() > 0).tolist()
+
     def on_one_replica(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns `function` as a graph that every replica computes on the same arguments, with the first's result."""
 
@@ -102,6 +131,13 @@ class Distribution:
             return tf.nest.map_structure(lambda value: self.strategy.experimental_local_results(value)[0], results)
 
         return tf.function(run, autograph=False)
+
+
+def is_chief() -> bool:
+    """Whether this process writes the run directory: alone, or first of the workers of `TF_CONFIG`."""
+    task = _tf_config().get("task") or {}
+    first = "chief" if "chief" in _cluster() else "worker"
+    return (task.get("type", first), task.get("index", 0)) == (first, 0)
 
 
 def create(runtime: Runtime) -> Distribution:

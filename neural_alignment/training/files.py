@@ -41,6 +41,21 @@ def write_whole(path: str, text: str) -> None:
         raise
 
 
+def copy(source: str, target: str) -> None:
+    """Copies a file, or a folder with all in it; nothing where there is none.
+
+    Raises:
+        tf.errors.OpError: if the file system refuses.
+    """
+    if tf.io.gfile.isdir(source):
+        tf.io.gfile.makedirs(target)
+        for entry in tf.io.gfile.listdir(source):
+            entry = entry.rstrip("/")
+            copy(tf.io.gfile.join(source, entry), tf.io.gfile.join(target, entry))
+    elif tf.io.gfile.exists(source):
+        tf.io.gfile.copy(source, target, overwrite=True)
+
+
 def remove(path: str) -> None:
     """Removes a file or a folder with all in it; of a symbolic link the link alone, wherever it stands."""
     if is_local(path):

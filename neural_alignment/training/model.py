@@ -91,6 +91,11 @@ class AlignedModel(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
+    @property
+    def global_step(self) -> int:
+        """The number of steps made, of J or of R."""
+        return int(_unwrapped(self.optimizer).iterations.numpy())
+
     def first_non_finite(self) -> tuple[int, list[str]] | None:
         """Returns the first step at which J or some R_l was not finite, and of which: `"J"` or layer names."""
         return self._watch.first()
@@ -185,6 +190,27 @@ class AlignedModel(keras.Model):
         self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return tf.cast(loss, tf.float32), regularisers
 
+    def make_test_function(self, force: bool = False) -> None:
+        """Builds what `evaluate` calls; it reports J and the metrics over all replicas, and no R."""
+        if self.test_function is not None and not force:
+            return
+
+        def step(data: Any) -> None:
+            self.distribute_strategy.run(self.test_step, args=(data,))
+
+        if not self.run_eagerly:
+            step = tf.function(step, reduce_retracing=True, jit_compile=self.jit_compile, autograph=False)
+
+        def function(iterator: Any) -> dict[str, Tensor]:
+            made = [step(data) for _, data in zip(range(self.steps_per_execution), iterator, strict=False)]
+            if not made:
+                raise StopIteration
+            results = self.get_metrics_result()
+            results.pop(self._regulariser_tracker.name, None)
+            return results
+
+        self.test_function = function
+
     def test_step(self, data: Any) -> dict[str, Tensor]:
         """Evaluates one batch: J and the metrics, not R.
 
@@ -197,9 +223,7 @@ class AlignedModel(keras.Model):
         if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
             count = tf.reduce_sum(sample_weight)
         self._loss_tracker.update_state(loss * _replicas(), sample_weight=count)
-        results = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
-        results.pop(self._regulariser_tracker.name, None)
-        return results
+        return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
 
     def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs):
         """Returns the gradients over one replica's examples, J, R_l by layer, and the outputs.
@@ -317,8 +341,27 @@ def _cut(tensor: Tensor, parts: int) -> Tensor:
         return tf.reshape(tensor, tf.concat([[parts, -1], tf.shape(tensor)[1:]], axis=0))
 
 
-def _accumulate(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[Any, ...]:
+def _accumulate(part: Callable[[Tensor | int], tuple[Any, ...]], parts: int) -> tuple[Any, ...]:
     """Averages gradients, J and R over the parts of a batch, one after the other, so that memory is that of one."""
+    loop = _loop if _replicas() == 1 else _unrolled  # Replicas cannot meet within a loop of TensorFlow.
+    sums, outputs = loop(part, parts)
+    gradients, loss, regularisers = tf.nest.map_structure(lambda total: total / parts, sums)
+    return gradients, loss, regularisers, outputs
+
+
+def _unrolled(part: Callable[[int], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
+    """Returns the sums of gradients, J and R over the parts, and the outputs of all."""
+    sums, outputs = None, []
+    for index in range(parts):
+        with tf.control_dependencies([] if sums is None else tf.nest.flatten(sums)):
+            *terms, output = part(index)
+        sums = tuple(terms) if sums is None else tf.nest.map_structure(tf.add, sums, tuple(terms))
+        outputs.append(output)
+    return sums, tf.nest.map_structure(lambda *each: tf.concat(each, axis=0), *outputs)
+
+
+def _loop(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
+    """Does what `_unrolled` does, in a graph that does not grow with the number of parts."""
     gradients, loss, regularisers, outputs = part(tf.constant(0))
     arrays = [
         tf.TensorArray(output.dtype, parts, element_shape=output.shape).write(0, output)
@@ -337,5 +380,4 @@ def _accumulate(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[
         (tf.constant(1), (gradients, loss, regularisers), arrays),
         parallel_iterations=1,
     )
-    gradients, loss, regularisers = tf.nest.map_structure(lambda total: total / parts, sums)
-    return gradients, loss, regularisers, tf.nest.pack_sequence_as(outputs, [array.concat() for array in arrays])
+    return sums, tf.nest.pack_sequence_as(outputs, [array.concat() for array in arrays])

@@ -14,13 +14,13 @@ runs/<name>/
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.config import Config
 from neural_alignment.errors import Diverged, RunError, Stopped
-from neural_alignment.training import callbacks, files, lock, setup
+from neural_alignment.training import callbacks, distribution, files, lock, setup
 from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
+from neural_alignment.training.distribution import Distribution
 from neural_alignment.training.loading import load_model
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel, aligned_layers
@@ -47,6 +48,9 @@ FILES = (
 
 STATES = ("running", "finished", "stopped", "diverged", "failed")
 """What `status.json` may say."""
+
+_FREE = {"runtime", "checkpoints", "logging"}
+"""Sections of the configuration that a run may be resumed with other values of."""
 
 _BIRTH = {lock.NAME, lock.NAME + files.PARTIAL, "status.json" + files.PARTIAL}
 """What a process that was killed before it had written `status.json` may have left."""
@@ -155,7 +159,7 @@ class RunDirectory:
             files.remove(self.file(name))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Result:
     """How a run ended.
 
@@ -202,6 +206,8 @@ def train(
         Stopped: at SIGTERM or SIGINT, once the state is saved, or where the disk is full; `resume` goes on.
     """
     directory = RunDirectory(run_dir)
+    if not distribution.is_chief():
+        return _assist(config, directory, resume, progress)
     with contextlib.ExitStack() as holding:
         check_held = None
         if directory.exists():
@@ -210,9 +216,7 @@ def train(
             finished = _check_free(directory, config, resume, force)
             if finished is not None:
                 return finished
-        dataset = setup.load_data(config)
-        model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
-        setup.compile_model(model, config, dataset.classes, dataset.steps_per_epoch)
+        prepared = _prepare(config)
         if check_held is None:
             directory.make()
             check_held = holding.enter_context(lock.held(directory.path))
@@ -220,12 +224,43 @@ def train(
                 raise RunError(f"{directory.path}: another process has made a run there meanwhile")
         elif force:
             directory.clear()
-        stop = holding.enter_context(Stop())
-        return _live(_Training(config, directory, dataset, model, check_held), stop, progress)
+        return _live(_Training(config, directory, *prepared, check_held), progress)
 
 
-def _live(training: _Training, stop: Stop, progress: callbacks.Progress | None) -> Result:
+def _prepare(config: Config) -> tuple[Distribution, data.Dataset, AlignedModel]:
+    """Returns the devices, the data and the model of a run."""
+    devices = distribution.create(config.runtime)
+    devices.check(config)
+    dataset = setup.load_data(config)
+    with devices.scope():
+        model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
+        setup.compile_model(model, config, dataset.classes, dataset.steps_per_epoch)
+    return devices, dataset, model
+
+
+def _assist(config: Config, directory: RunDirectory, resume: bool, progress: callbacks.Progress | None) -> Result:
+    """Trains as a worker that is not the chief: from the chief's state, in a directory that nobody sees."""
+    resumes = resume and directory.exists()
+    if resumes:
+        finished = _check_free(directory, config, resume, force=False)
+        if finished is not None:
+            return finished
+    with tempfile.TemporaryDirectory() as folder:
+        own = RunDirectory(folder)
+        if resumes:
+            for name in ("metrics.csv", "checkpoints", "corrupt_records.json"):
+                files.copy(directory.file(name), own.file(name))
+        result = _live(_Training(config, own, *_prepare(config), lambda: None), progress)
+    return dataclasses.replace(result, path=directory.path)
+
+
+def _live(training: _Training, progress: callbacks.Progress | None) -> Result:
     """Runs a training to its end, whichever it is, and notes the end in `status.json`."""
+    with Stop(raises=training.devices.workers == 1) as stop:
+        return _noted(training, stop, progress)
+
+
+def _noted(training: _Training, stop: Stop, progress: callbacks.Progress | None) -> Result:
     directory = training.directory
     training.restore()
 
@@ -239,7 +274,8 @@ def _live(training: _Training, stop: Stop, progress: callbacks.Progress | None) 
                 return training.run(stop, progress)
             except Interrupted:
                 training.save()
-                raise Stopped(f"{stop.signal} at step {training.step}, which is saved; go on with --resume") from None
+                signal = stop.signal or "a signal to another worker"
+                raise Stopped(f"{signal} at step {training.step}, which is saved; go on with --resume") from None
     except Stopped as error:
         note(error.state, reason=str(error), step=training.step)
         raise
@@ -298,8 +334,8 @@ def _check_same(directory: RunDirectory, config: Config) -> None:
     """Checks that a run's stored configuration is `config`."""
     if not directory.has_begun():
         return
-    stored = directory.config().model_dump(mode="json")
-    for key, value in config.model_dump(mode="json").items():
+    stored = directory.config().model_dump(mode="json", exclude=_FREE)
+    for key, value in config.model_dump(mode="json", exclude=_FREE).items():
         if stored[key] != value:
             raise RunError(
                 f"{directory.path}: its checkpoint is of another configuration: {key} was {stored[key]!r}, is now "
@@ -318,12 +354,14 @@ class _Training:
         self,
         config: Config,
         directory: RunDirectory,
+        devices: Distribution,
         dataset: data.Dataset,
         model: AlignedModel,
         check_held: Callable[[], None],
     ):
         self.config = config
         self.directory = directory
+        self.devices = devices
         self.dataset = dataset
         self.model = model
         self._check_held = check_held
@@ -335,13 +373,13 @@ class _Training:
         self.means = TrainingMeans(model)
         self.checkpoints = Checkpoints(model, self.means, directory.file("checkpoints"))
         self.metrics = MetricsFile(directory.file("metrics.csv"))
-        self._evaluation = callbacks.Evaluation(config, dataset, self.epoch_steps, model)
+        self._evaluation = callbacks.Evaluation(config, dataset, self.epoch_steps, model, devices)
         self._saved = time.monotonic()
 
     @property
     def step(self) -> int:
         """The global steps that are made."""
-        return int(self.model.optimizer.iterations)
+        return self.model.global_step
 
     def restore(self) -> None:
         """Restores the last checkpoint, if there is one.
@@ -408,7 +446,7 @@ class _Training:
     def _train(self, stop: Stop, listeners: list[callbacks.Listener], progress: callbacks.Progress | None) -> None:
         """Makes all steps that are left."""
         step = self.step
-        advance = Stepper(self.model, self.dataset.train(step))
+        advance = Stepper(self.model, self.devices.train(self.dataset, step))
         while step < self.total_steps:
             if self._is_due(step):
                 self.model.reset_metrics()
@@ -419,9 +457,12 @@ class _Training:
             before, step = step, self.step
             if progress is not None:
                 progress.advance(step - before)
+            stopped, is_save_due = self.devices.agree(stop.signal is not None, self._is_save_due(step))
+            if stopped:
+                raise Interrupted
             if self._is_due(step):
                 self._measure(stop, listeners)
-            elif self._is_save_due(step):
+            elif is_save_due:
                 self.save()
 
     def save(self) -> None:
@@ -495,11 +536,12 @@ class _Training:
         return Result(self.directory.path, rows[-1], [layer.name for layer in aligned_layers(self.model)])
 
 
-def evaluate(run_dir: str | Path) -> dict[str, float]:
+def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, float]:
     """Recomputes the final accuracy of a run from its saved model.
 
     Args:
         run_dir: a finished run.
+        strategy: where to compute, one of `runtime.strategy`; as the run did where none.
 
     Returns:
         J, top1 and top5 on the whole validation split, every example counted once.
@@ -515,8 +557,14 @@ def evaluate(run_dir: str | Path) -> dict[str, float]:
     if not tf.io.gfile.exists(path):
         raise RunError(f"{directory.path}: has no model.keras because the run is {status['state']}; finish it first")
     config = directory.config()
+    if strategy is not None:
+        runtime = {**config.runtime.model_dump(exclude={"replicas", "tpu"}), "strategy": strategy}
+        config = configuration.parse({**config.model_dump(mode="json", exclude_none=True), "runtime": runtime})
+    devices = distribution.create(config.runtime)
+    devices.check(config)
     dataset = setup.load_data(config)
-    model = load_model(path)
+    with devices.scope():
+        model = load_model(path)
     shapes = (model.input_shape[1:], model.output_shape[-1])
     if shapes != (tuple(dataset.input_shape), dataset.classes):
         raise RunError(
@@ -524,7 +572,7 @@ def evaluate(run_dir: str | Path) -> dict[str, float]:
             f"the data are of shape {tuple(dataset.input_shape)} and {dataset.classes} classes"
         )
     try:
-        results = model.evaluate(dataset.validation(), verbose=0, return_dict=True)
+        results = devices.evaluate(model, dataset)
     except tf.errors.OpError as error:
         raise dataset.explain(error) or error from None
     return callbacks.named(results)

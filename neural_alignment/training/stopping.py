@@ -21,10 +21,14 @@ class Stop:
     That is inside `safe`, where nothing is half done in Python: a step of TensorFlow is over when a handler runs. A
     second signal ends the process at once, whatever it is doing: files are written as a whole or not at all.
     Outside the main thread, which alone may have handlers, it does nothing.
+
+    Args:
+        raises: False only notes the signal: several workers have to stop at the same step.
     """
 
-    def __init__(self):
+    def __init__(self, raises: bool = True):
         self.signal: str | None = None
+        self._raises = raises
         self._safe = False
         self._before: dict[int, Any] = {}
 
@@ -48,7 +52,7 @@ class Stop:
         """
         self._safe = True
         try:
-            if self.signal:
+            if self.signal and self._raises:
                 raise Interrupted
             yield
         finally:
@@ -59,6 +63,6 @@ class Stop:
         self.signal = signal.Signals(number).name
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        if self._safe:
+        if self._safe and self._raises:
             # Noted above too: Python swallows what is raised while it collects garbage.
             raise Interrupted
