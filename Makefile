@@ -9,7 +9,7 @@ RULES := backprop feedback sign_symmetry weight_mirror information symmetric act
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test lint bench peer mnist-table clean
+.PHONY: quickstart test lint resume-test bench peer mnist-table clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -20,7 +20,11 @@ test: lint
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck --external-sources .ci/run tpu_scripts/*.sh
+
+# Every kind of run, killed with SIGKILL 20 times and resumed: some ten minutes.
+resume-test: $(VENV)/.dev
+	PYTHONPATH=. $(BIN)/python tests/lives.py --kills 20
 
 bench: $(VENV)/.cpu
 	-$(MAKE) peer

@@ -251,7 +251,7 @@ def _tpu(runtime: Runtime) -> Distribution:
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return Distribution(tf.distribute.TPUStrategy(resolver))
-    except (tf.errors.OpError, ValueError, RuntimeError, ImportError) as error:
+    except (tf.errors.OpError, OSError, ValueError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:150]
         raise RunError(
             f"runtime.strategy tpu: no TPU {name!r} is to be reached from here ({reason}); run on a TPU VM with the "

@@ -1,15 +1,25 @@
 """One run on several replicas: the same weights as on one, whatever the rule, the schedule and the optimizer."""
 
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import RULE_CONFIGS, TABLE_5, assert_close, distance
 
+from neural_alignment import config as configuration
 from neural_alignment import layers
 from neural_alignment.alignments import from_config
 from neural_alignment.config import Runtime
-from neural_alignment.training import AlignedModel, distribution
+from neural_alignment.errors import InputError
+from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run
 from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler
 
 BATCH, STEPS, CLASSES = 8, 4, 3
@@ -162,3 +172,205 @@ def test_aligned_layers_in_a_plain_keras_model_train_on_two_replicas_as_on_one(f
         ends.append([np.array(v) for v in model.variables if v.dtype != "string"])
     for one, two in zip(*ends, strict=True):
         assert_close(two, one)
+
+
+# From the configuration to the devices.
+
+
+CONFIG = """
+epochs: 1
+batch_size: 32
+max_steps: 12
+data: {source: digits}
+model: {name: convnet, filters: [4, 8]}
+alignment: {rule: weight_mirror, amp: 1.0e-2, decay: 1.0e-2, input: {noise: normal, batch_center: true}}
+optimization:
+  forward: {name: momentum, learning_rate: 0.02}
+  backward: {name: adam, learning_rate: 2.0e-3}
+  alternation: 1
+evaluation: {batch_size: 56}
+logging: {tensorboard: false}
+checkpoints: {every_steps: 5}
+runtime: {synchronize_batch_norm: true}
+"""
+
+
+def run_of(folder, *overrides, resume=False):
+    """Trains in `folder` and returns the rows of metrics.csv without their seconds, and the weights."""
+    file = folder / "run.yaml"
+    file.write_text(CONFIG)
+    result = run.train(configuration.load(str(file), overrides), str(folder / "run"), resume=resume)
+    return result_of(folder / "run"), result
+
+
+def result_of(directory):
+    """Returns the rows of a run without their seconds, and its weights."""
+    with (directory / "metrics.csv").open() as file:
+        rows = [{key: cell for key, cell in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+    return rows, load_model(directory / "model.keras").get_weights()
+
+
+def assert_same_run(actual, expected):
+    """Fails unless rows and weights are the same to float32's rounding over a run of 12 steps."""
+    for row, other in zip(actual[0], expected[0], strict=True):
+        assert row.keys() == other.keys()
+        for key, cell in row.items():
+            if "angle" in key and cell:
+                assert float(cell) == pytest.approx(float(other[key]), abs=0.01), key
+            else:
+                assert float(cell or "nan") == pytest.approx(float(other[key] or "nan"), rel=1e-4, nan_ok=True), key
+    for weight, other in zip(actual[1], expected[1], strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run on one device."""
+    return run_of(tmp_path_factory.mktemp("alone"), "runtime.strategy=cpu")[0]
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_a_run_from_yaml_on_several_replicas_is_that_on_one(tmp_path, alone, replicas):
+    """The last validation batch, of 24 examples, is filled up; each example counts once."""
+    several, _ = run_of(tmp_path, "runtime.strategy=mirrored", f"runtime.replicas={replicas}")
+    assert_same_run(several, alone)
+    evaluated = run.evaluate(str(tmp_path / "run"))
+    assert evaluated["top1"] == pytest.approx(float(alone[0][-1]["top1"]), rel=1e-6)
+    assert evaluated["J"] == pytest.approx(float(alone[0][-1]["J"]), rel=1e-4)
+
+
+def test_a_run_goes_on_on_another_number_of_replicas(tmp_path, alone):
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path)
+    resumed, _ = run_of(tmp_path, "runtime.strategy=cpu", resume=True)
+    assert_same_run(resumed, alone)
+
+
+def interrupted(folder):
+    """Trains on two replicas until a checkpoint in the middle of the epoch is there."""
+    save = checkpoints.Checkpoints.save
+
+    def save_and_stop(self, name):
+        save(self, name)
+        raise KeyboardInterrupt
+
+    with mock.patch.object(checkpoints.Checkpoints, "save", save_and_stop):
+        run_of(folder, "runtime.strategy=mirrored", "runtime.replicas=2")
+
+
+WORKER = """
+import sys
+from neural_alignment import config
+from neural_alignment.training import run
+run.train(config.load(sys.argv[1], ["runtime.strategy=multi_worker"]), sys.argv[2])
+"""
+
+
+def free_ports(count):
+    """Returns ports on which nobody listens."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def test_two_worker_processes_train_as_one(tmp_path, alone):
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = []
+    for index in range(2):
+        task = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+        command = [sys.executable, "-c", WORKER, str(tmp_path / "run.yaml"), str(tmp_path / "run")]
+        processes.append(
+            subprocess.Popen(
+                command, env={**os.environ, "TF_CONFIG": json.dumps(task)}, stderr=subprocess.PIPE, text=True
+            )
+        )
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert_same_run(result_of(tmp_path / "run"), alone)
+
+
+BAD = {
+    "three replicas cannot share 32 examples": (
+        ["runtime.strategy=mirrored", "runtime.replicas=3"], r"batch_size: .* multiple of 3; found 32, nearest 30"
+    ),
+    "four replicas of nine minibatches": (
+        ["runtime.strategy=mirrored", "runtime.replicas=4", "optimization.minibatches=16"], "multiple of 64; found 32"
+    ),
+    "the evaluation's batch": (
+        ["runtime.strategy=mirrored", "runtime.replicas=4", "evaluation.batch_size=50"],
+        r"evaluation\.batch_size: .* multiple of 4; found 50, nearest 48",
+    ),
+    "XLA on parts of a CPU": (
+        ["runtime.strategy=mirrored", "runtime.replicas=2", "runtime.jit_compile=true"], "jit_compile: must be false"
+    ),
+    "replicas without mirrored": (["runtime.replicas=2"], "`replicas` has an effect with strategy 'mirrored' alone"),
+    "tpu without tpu": (["runtime.tpu=local"], "`tpu` has an effect with strategy 'tpu' alone"),
+    "too many replicas": (
+        ["runtime.strategy=mirrored", "runtime.replicas=32"], "has 4 CPU devices; found 32; ask for at most 4"
+    ),
+    "no GPU": (["runtime.strategy=gpu"], "TensorFlow sees no GPU"),
+    "no TPU": (["runtime.strategy=tpu"], "no TPU 'local' is to be reached from here"),
+    "no cluster": (["runtime.strategy=multi_worker"], "TF_CONFIG: must name the workers of the cluster"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_is_one_line_and_leaves_nothing(tmp_path, case):
+    overrides, message = BAD[case]
+    with pytest.raises(InputError, match=message) as error:
+        run_of(tmp_path, *overrides)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+CLUSTER = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
+BAD_CLUSTERS = {
+    "no JSON": ("{worker", "must be a JSON object"),
+    "a list": ("[]", "must be a JSON object"),
+    "hosts in no list": (json.dumps({"cluster": {"worker": "127.0.0.1:1"}}), "cluster must map job names to lists"),
+    "no task": (json.dumps({"cluster": CLUSTER}), "which of them this process is"),
+    "an index beyond": (
+        json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}), "one of the 2 tasks .*; found 2"
+    ),
+    "a parameter server": (
+        json.dumps({"cluster": {**CLUSTER, "ps": ["127.0.0.1:3"]}, "task": {"type": "worker", "index": 0}}), "found ps"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_CLUSTERS)
+def test_a_wrong_tf_config_is_one_line(monkeypatch, case):
+    text, message = BAD_CLUSTERS[case]
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(InputError, match=message) as error:
+        distribution.create(Runtime(strategy="multi_worker"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "chief"),
+    [
+        ("", True),
+        (json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 0}}), True),
+        (json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 1}}), False),
+        (json.dumps({"cluster": {**CLUSTER, "chief": ["a:1"]}, "task": {"type": "worker", "index": 0}}), False),
+        (json.dumps({"cluster": {**CLUSTER, "chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}), True),
+    ],
+)
+def test_the_chief_is_the_first_of_the_cluster(monkeypatch, config, chief):
+    monkeypatch.setenv("TF_CONFIG", config)
+    assert distribution.is_chief() is chief
+
+
+def test_automatic_is_the_cpu_where_there_is_nothing_else(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    assert distribution.create(Runtime()).replicas == 1
+    monkeypatch.setenv("TPU_NAME", "somewhere")
+    with pytest.raises(InputError, match="no TPU 'somewhere'"):
+        distribution.create(Runtime())

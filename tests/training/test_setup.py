@@ -27,7 +27,7 @@ def optimizer(steps_per_epoch=50, **optimization):
     [
         ({"name": "sgd", "momentum": 0.5, "nesterov": True}, keras.optimizers.SGD, {"momentum": 0.5, "nesterov": True}),
         ({"name": "momentum", "momentum": 0.5}, Momentum, {"momentum": 0.5, "nesterov": True}),
-        ({"name": "adam", "beta_1": 0.8}, keras.optimizers.Adam, {"beta_1": 0.8, "beta_2": 0.999, "epsilon": 1e-8}),
+        ({"name": "adam", "beta_1": 0.8}, Adam, {"beta_1": 0.8, "beta_2": 0.999, "epsilon": 1e-8}),
         ({"name": "rmsprop", "rho": 0.8, "centered": True}, keras.optimizers.RMSprop, {"rho": 0.8, "centered": True}),
         (
             {"name": "adagrad", "initial_accumulator_value": 0.3},
