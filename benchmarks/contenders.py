@@ -24,7 +24,7 @@ from neural_alignment.alignments import (
 )
 from neural_alignment.training import AlignedModel
 from neural_alignment.training.describe import LayerCost
-from optimizers import Adam, MultiOptimizer, RateScheduler
+from optimizers import Adam, Momentum, MultiOptimizer, RateScheduler
 
 NORMAL = InputPath(noise="normal", stddev=0.5)
 CHEAP = InputPath(noise="sign", stddev=0.5)
@@ -95,10 +95,10 @@ def _native(layer: keras.Layer) -> keras.Layer:
 
 
 def aligned(build: Build, rule: Alignment, alternation: int | None = None) -> AlignedModel:
-    """Returns the network as this library trains it by `rule`, with an Adam of its own for B as in the paper."""
+    """Returns the network as this library trains it by `rule`: momentum for W, Adam for B, as in the paper."""
     model = build(rule)
     model = AlignedModel(model.inputs, model.outputs)
-    optimizers = [sgd()]
+    optimizers = [Momentum(0.01)]
     if rule.learns and not rule.tie_gradient:
         optimizers.append(Adam(1e-3))
     scheduler = None if alternation is None else RateScheduler(steps_per_epoch=100, alternation=alternation)
@@ -107,7 +107,7 @@ def aligned(build: Build, rule: Alignment, alternation: int | None = None) -> Al
 
 
 def sgd() -> keras.optimizers.SGD:
-    """Returns the optimizer of J: the same for all."""
+    """Returns the optimizer of plain Keras: Nesterov momentum 0.9, as J has it everywhere."""
     return keras.optimizers.SGD(0.01, 0.9, nesterov=True)
 
 

@@ -18,7 +18,7 @@ from neural_alignment import config as configuration
 from neural_alignment import layers
 from neural_alignment.alignments import from_config
 from neural_alignment.config import Runtime
-from neural_alignment.errors import InputError
+from neural_alignment.errors import Diverged, InputError
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run
 from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler
 
@@ -374,3 +374,11 @@ def test_automatic_is_the_cpu_where_there_is_nothing_else(monkeypatch):
     monkeypatch.setenv("TPU_NAME", "somewhere")
     with pytest.raises(InputError, match="no TPU 'somewhere'"):
         distribution.create(Runtime())
+
+
+def test_a_run_that_diverges_on_replicas_names_its_step_and_layer(tmp_path):
+    """An infinite decay of B: R of the first step is not finite, on whichever replica."""
+    overrides = ["alignment.decay=1.0e+38", "optimization.backward.learning_rate=1.0e+30"]
+    with pytest.raises(Diverged, match=r"R of layer .* is not finite at step [0-9]+") as error:
+        run_of(tmp_path, "runtime.strategy=mirrored", "runtime.replicas=2", *overrides)
+    assert error.value.layers

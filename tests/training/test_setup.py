@@ -5,7 +5,7 @@ import pytest
 
 from neural_alignment import config as configuration
 from neural_alignment.training import setup
-from optimizers import Momentum, Noisy, WarmupAndDrops
+from optimizers import Adam, Momentum, Noisy, WarmupAndDrops
 
 BASE = {
     "epochs": 10,

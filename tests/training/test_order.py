@@ -1,0 +1,113 @@
+"""In the graph that is run, every variable is read before it is moved, or after: never at the same time.
+
+TensorFlow keeps that order in the graph that is traced. Its optimiser then drops edges that it takes for redundant, and
+what reads B late (the backward product) or W for R alone may see the new value, now and then. So the optimised graph is
+looked at, not a few runs.
+"""
+
+import collections
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import RULE_CONFIGS, TABLE_5
+from tensorflow.python.eager import context  # What gives the optimised graph has no public name.
+
+from neural_alignment import layers
+from neural_alignment.alignments import from_config
+from neural_alignment.config import Runtime
+from neural_alignment.training import AlignedModel, distribution
+from optimizers import Adam, Momentum, MultiOptimizer
+
+WRITES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceApplyMomentum",
+          "ResourceApplyAdam")  # fmt: skip
+    "AssignVariableOp",
+    "AssignAddVariableOp",
+    "AssignSubVariableOp",
+    "ResourceApplyMomentum",
+    "ResourceApplyAdam",
+)
+RULES = {
+    **RULE_CONFIGS,
+    "WM": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM"]},
+    "IA": {**RULE_CONFIGS["information"], **TABLE_5["IA"]},
+}
+
+
+def optimised_graphs(rule, replicas):
+    """Trains one step and returns the graphs that were run for it."""
+    runtime = Runtime(strategy="mirrored", replicas=replicas) if replicas > 1 else Runtime(strategy="cpu")
+    with distribution.create(runtime).scope():
+        inputs = keras.Input((6, 6, 2))
+        x = layers.Conv2D(4, 3, alignment=rule, alignment_activation="relu", name="conv")(inputs)
+        x = keras.layers.Flatten()(keras.layers.ReLU()(keras.layers.BatchNormalization()(x)))
+        x = layers.Dense(5, activation="relu", alignment=rule, name="hidden")(x)
+        model = AlignedModel(inputs, layers.Dense(3, alignment=rule, name="dense")(x))
+        optimizers = [Momentum(0.1)] if rule.tie_gradient else [Momentum(0.1), Adam(0.1)]
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(MultiOptimizer(optimizers), loss, jit_compile=False)
+        model.optimizer.build(model.trainable_variables)
+    rng = np.random.default_rng(0)
+    batch = tf.data.Dataset.from_tensors((rng.normal(size=(4, 6, 6, 2)), rng.integers(0, 3, size=4)))
+    context.context().enable_graph_collection()
+    try:
+        model.fit(batch, verbose=0)
+        metadata = context.context().export_run_metadata()
+    finally:
+        context.context().disable_graph_collection()
+    return [graphs.post_optimization_graph for graphs in metadata.function_graphs]
+
+
+def unordered(graph):
+    """Returns the pairs (update, read or update) of one variable between which no path leads, and how many it saw."""
+    nodes = {node.name: node for node in graph.node}
+
+    def inputs(name):
+        return [each.lstrip("^").partition(":")[0] for each in nodes[name].input]
+
+    def ancestors(name):
+        seen, waiting = set(), [name]
+        while waiting:
+            fresh = [each for each in inputs(waiting.pop()) if each in nodes and each not in seen]
+            seen.update(fresh)
+            waiting += fresh
+        return seen
+
+    def variable(name):
+        return variable(inputs(name)[0]) if nodes[name].op == "Identity" else name
+
+    uses = collections.defaultdict(list)
+    for node in graph.node:
+        handles = {"ReadVariableOp": 1, "ResourceApplyMomentum": 2, "ResourceApplyAdam": 3}.get(
+            node.op, int(node.op in WRITES)
+        )
+        for handle in inputs(node.name)[:handles]:
+            uses[variable(handle)].append(node.name)
+    pairs = []
+    for names in uses.values():
+        before = {name: ancestors(name) for name in names}
+        for update in (name for name in names if nodes[name].op in WRITES):
+            others = [name for name in names if name != update]
+            pairs += [(update, other) for other in others if other not in before[update] | {update}
+                      and update not in before[other]]  # fmt: skip
+    return pairs, sum(map(len, uses.values()))
+
+
+def rule_of(name):
+    """Returns a rule with a seed where it draws noise."""
+    return from_config({**RULES[name], **({"seed": 4} if "input" in RULES[name] else {})})
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("name", RULES)
+def test_no_variable_is_moved_while_it_is_read(name, replicas):
+    found = [unordered(graph) for graph in optimised_graphs(rule_of(name), replicas)]
+    assert sum(count for _, count in found) > 20
+    assert [pair for pairs, _ in found for pair in pairs] == []
+
+
+def test_without_the_waiting_it_would_be(monkeypatch):
+    monkeypatch.setattr(tf, "control_dependencies", lambda _: contextlib.nullcontext())
+    assert any(unordered(graph)[0] for graph in optimised_graphs(rule_of("WM"), 2))
