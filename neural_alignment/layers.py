@@ -97,13 +97,8 @@ class AlignedLayer:
         if type(self.alignment).carried_kernel is Alignment.carried_kernel:
             return self._backward_kernel
         linear_map = self.linear_map()
-        return linear_map.transpose(self._carried(linear_map))
-
-    def _carried(self, linear_map: LinearMap) -> Tensor:
-        """Returns the kernel through which the error travels, in the layout of W."""
-        kernel = _tensor(self.kernel)
         backward = linear_map.transpose(_tensor(self._backward_kernel))
-        return self.alignment.carried_kernel(tf.stop_gradient(kernel), backward)
+        return linear_map.transpose(self.alignment.carried_kernel(_tensor(self.kernel), backward))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Applies the layer; in training, adds R_l where the rule learns B."""
@@ -111,16 +106,22 @@ class AlignedLayer:
             return super().call(inputs)
         state = current_pass() or self._own_pass(inputs)
         linear_map = self.linear_map()
-        kernel = _tensor(self.kernel)
-        carried = kernel if state.weight_transport else self._carried(linear_map)
+        # Each weight is read once, for J and R both: what moves it then waits for the one read, because it needs the
+        # gradient that follows from it. TensorFlow's optimised graphs lose other orders of reads and updates.
+        kernel, backward = _tensor(self.kernel), _tensor(self._backward_kernel)
+        bias = None if self.bias is None else _tensor(self.bias)
+        carried = kernel
+        if not state.weight_transport:
+            carried = self.alignment.carried_kernel(tf.stop_gradient(kernel), linear_map.transpose(backward))
         if not self.alignment.tie_gradient:
             carried = tf.stop_gradient(carried)  # J's gradient to B is zero: this saves writing the zeros.
         # True backpropagation ties nothing: W would get its gradient twice.
         tie_gradient = self.alignment.tie_gradient and not state.weight_transport
         projection = carry(linear_map, inputs, kernel, carried, tie_gradient)
         if training and state.regularise and self.alignment.learns:
-            self._regularise(inputs, projection, linear_map, state)
-        outputs = projection if self.bias is None else tf.nn.bias_add(projection, _tensor(self.bias))
+            weights = _wide(kernel, self.kernel), _wide(backward, self._backward_kernel), _wide(bias, self.bias)
+            self._regularise(weights, inputs, projection, state)
+        outputs = projection if bias is None else tf.nn.bias_add(projection, bias)
         if state.probe is not None:
             outputs = state.probe(self, inputs, outputs)
         return outputs if self.activation is None else self.activation(outputs)
@@ -133,16 +134,20 @@ class AlignedLayer:
         first = replica.replica_id_in_sync_group * tf.shape(inputs)[0] if replica is not None else 0
         return ForwardPass(step=self._step.value, first_example=first)
 
-    def _regularise(self, inputs: Tensor, projection: Tensor, linear_map: LinearMap, state: ForwardPass) -> None:
+    def _regularise(
+        self, weights: tuple[Tensor, Tensor, Tensor | None], inputs: Tensor, projection: Tensor, state: ForwardPass
+    ) -> None:
         """Computes R_l and hands it to the model: to its forward pass, or with `add_loss` where there is none."""
+        kernel, backward, bias = weights
+        linear_map = self.linear_map()
 
         def regulariser() -> Tensor:
             view = LayerView(
                 linear_map=linear_map,
                 inputs=_wide(inputs),
-                forward_kernel=_wide(self.kernel),
-                backward_kernel=linear_map.transpose(_wide(self._backward_kernel)),
-                bias=None if self.bias is None else _wide(self.bias),
+                forward_kernel=kernel,
+                backward_kernel=linear_map.transpose(backward),
+                bias=bias,
                 activation=self.following_activation,
                 projection=None if projection.dtype in HALF else projection,  # R then takes one of its own.
                 name=self.name,
@@ -156,7 +161,7 @@ class AlignedLayer:
             if self.alignment.uses_step:
                 self._step.assign_add(1)
         elif state.deferred is not None and not self.alignment.reads_signals:
-            state.deferred.append((self, regulariser))
+            state.deferred.append((self, backward, regulariser))
         else:
             state.add(self.name, regulariser())
 
@@ -292,10 +297,16 @@ def _tensor(variable: Any) -> Tensor:
     return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))
 
 
-def _wide(value: Any) -> Tensor:
-    """Returns a weight as it is stored, or a signal, in at least float32: R is not taken in half precision."""
-    value = value._value if isinstance(value, keras.Variable) else value  # `value.value` is cast to the compute dtype.
-    return tf.cast(value, tf.float32) if value.dtype in HALF else tf.convert_to_tensor(value)
+def _wide(value: Tensor | None, variable: Any = None) -> Tensor | None:
+    """Returns a signal, or a weight as it is stored, in at least float32: R is not taken in half precision.
+
+    Args:
+        value: a tensor, or none.
+        variable: the weight that it is the value of, in the compute dtype.
+    """
+    if value is None or value.dtype not in HALF:
+        return value
+    return tf.cast(value if variable is None else variable._value, tf.float32)
 
 
 def _independent(initializer: keras.initializers.Initializer, layer: str) -> keras.initializers.Initializer:

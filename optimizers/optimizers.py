@@ -170,17 +170,14 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
-        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
-        # A backward kernel's gradient may be known long before its old value is last read; see `AlignedModel`.
-        with tf.control_dependencies([gradient for gradient, _ in pairs]):
-            pairs = _added_up(pairs)
-            if self.constant:
-                self._apply_all(pairs)
-            elif getattr(self._turn, "mode", None) is not None:
-                self._apply_mode(pairs, *self._turn.mode)
-            else:
-                self._apply_scheduled(pairs)
-            self._iterations.assign_add(1)
+        pairs = _added_up([(g, v) for g, v in zip(grads, variables, strict=True) if g is not None])
+        if self.constant:
+            self._apply_all(pairs)
+        elif getattr(self._turn, "mode", None) is not None:
+            self._apply_mode(pairs, *self._turn.mode)
+        else:
+            self._apply_scheduled(pairs)
+        self._iterations.assign_add(1)
 
     def _apply_scheduled(self, pairs: list[tuple[Any, Any]]) -> None:
         """Applies by the mode that the rates of this step tell."""

@@ -293,9 +293,9 @@ class ForwardPass:
         regularise: whether the layers compute R_l.
         weight_transport: whether the error travels back through W: true backpropagation, for comparison.
         probe: called with each layer and its inputs and W^T x (+ bias); returns what to go on with.
-        deferred: where it is a list, layers whose rule reads kernels alone put themselves and a function that returns
-            R_l there, for the model to call after the backward pass. Taken before, R's gradients, as large as the
-            kernels, would be held through it.
+        deferred: where it is a list, layers whose rule reads kernels alone put there themselves, the value of B, and a
+            function that returns R_l, for the model to call after the backward pass. Taken before, R's gradients, as
+            large as the kernels, would be held through it.
         losses: R_l by layer name, filled by the layers.
     """
 
@@ -304,7 +304,7 @@ class ForwardPass:
     regularise: bool = True
     weight_transport: bool = False
     probe: Callable[[Any, Tensor, Tensor], Tensor] | None = None
-    deferred: list[tuple[Any, Callable[[], Tensor]]] | None = None
+    deferred: list[tuple[Any, Tensor, Callable[[], Tensor]]] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, layer: str, regulariser: Tensor) -> None:

@@ -36,9 +36,7 @@ def sparse(backward_projection: Tensor) -> Tensor:
 
 def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
     """Overlap of the two kernels: -tr(B W)."""
-    # As a product of vectors, which needs no memory of the kernels' size.
-    forward, backward = (tf.reshape(_wide(kernel), [-1]) for kernel in (forward_kernel, backward_kernel))
-    return -tf.tensordot(forward, backward, axes=1)
+    return -_total(_wide(forward_kernel) * _wide(backward_kernel))
 
 
 def angle(inputs: Tensor, pseudogradient: Tensor) -> Tensor:

@@ -176,13 +176,7 @@ class AlignedModel(keras.Model):
         scheduled = isinstance(optimizer, MultiOptimizer)
         if scheduled and not optimizer.skip_idle:
             gradients = _fill(gradients, self.trainable_variables)
-        # Nothing moves before all has been read: TensorFlow's optimised graphs do not keep a kernel's update, which may
-        # be known early, behind the last use of its old value, which may come late.
-        known = [gradient for gradient in gradients if gradient is not None]
-        with (
-            tf.control_dependencies([*known, loss, regularisers]),
-            optimizer.mode(j_runs, r_runs) if scheduled else contextlib.nullcontext(),
-        ):
+        with optimizer.mode(j_runs, r_runs) if scheduled else contextlib.nullcontext():
             self.optimizer.apply(gradients, self.trainable_variables)
         self._loss_tracker.update_state(loss, sample_weight=_examples(x))
         if r_runs:
@@ -269,21 +263,22 @@ class AlignedModel(keras.Model):
         if j_runs or state.losses:
             gradients = tape.gradient(total, self.trainable_variables)
         before = [gradient for gradient in gradients if gradient is not None]
-        for layer, regulariser in state.deferred:
-            before = [self._add_deferred(gradients, layer, regulariser, state, before)]
+        for layer, backward, regulariser in state.deferred:
+            before = [self._add_deferred(gradients, layer, backward, regulariser, state, before)]
         regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
         return gradients, loss * _replicas(), tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
 
-    def _add_deferred(self, gradients, layer, regulariser, state, before):
+    def _add_deferred(self, gradients, layer, backward, regulariser, state, before):
         """Takes R_l of a rule that reads kernels alone, and its gradient, after `before`; returns the last of it."""
         with tf.control_dependencies(before), tf.GradientTape() as tape:
+            tape.watch(backward)
             value = regulariser()
             total = self.optimizer.scale_loss(value / _replicas())
         state.add(layer.name, value)
         places = [at for at, variable in enumerate(self.trainable_variables) if variable is layer._backward_kernel]
         for place in places:  # None where the layer is frozen.
             with tf.control_dependencies(before):
-                gradient = tape.gradient(total, self.trainable_variables[place])
+                gradient = tf.cast(tape.gradient(total, backward), layer._backward_kernel.dtype)
             gradients[place] = value = gradient if gradients[place] is None else gradients[place] + gradient
         return value
 

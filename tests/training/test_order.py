@@ -6,7 +6,6 @@ looked at, not a few runs.
 """
 
 import collections
-import contextlib
 
 import keras
 import numpy as np
@@ -21,14 +20,9 @@ from neural_alignment.config import Runtime
 from neural_alignment.training import AlignedModel, distribution
 from optimizers import Adam, Momentum, MultiOptimizer
 
-WRITES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceApplyMomentum",
-          "ResourceApplyAdam")  # fmt: skip
-    "AssignVariableOp",
-    "AssignAddVariableOp",
-    "AssignSubVariableOp",
-    "ResourceApplyMomentum",
-    "ResourceApplyAdam",
-)
+UPDATES = {"ResourceApplyMomentum": 2, "ResourceApplyAdam": 3}
+"""Operations that move a variable and its slots, and how many variables each moves."""
+WRITES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", *UPDATES)
 RULES = {
     **RULE_CONFIGS,
     "WM": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM"]},
@@ -36,7 +30,7 @@ RULES = {
 }
 
 
-def optimised_graphs(rule, replicas):
+def optimised_graphs(rule, replicas, plain=False):
     """Trains one step and returns the graphs that were run for it."""
     runtime = Runtime(strategy="mirrored", replicas=replicas) if replicas > 1 else Runtime(strategy="cpu")
     with distribution.create(runtime).scope():
@@ -44,10 +38,15 @@ def optimised_graphs(rule, replicas):
         x = layers.Conv2D(4, 3, alignment=rule, alignment_activation="relu", name="conv")(inputs)
         x = keras.layers.Flatten()(keras.layers.ReLU()(keras.layers.BatchNormalization()(x)))
         x = layers.Dense(5, activation="relu", alignment=rule, name="hidden")(x)
-        model = AlignedModel(inputs, layers.Dense(3, alignment=rule, name="dense")(x))
-        optimizers = [Momentum(0.1)] if rule.tie_gradient else [Momentum(0.1), Adam(0.1)]
+        outputs = layers.Dense(3, alignment=rule, name="dense")(x)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(MultiOptimizer(optimizers), loss, jit_compile=False)
+        if plain:
+            model = keras.Model(inputs, outputs)
+            model.compile(keras.optimizers.Adam(0.1), loss, jit_compile=False)
+        else:
+            model = AlignedModel(inputs, outputs)
+            optimizers = [Momentum(0.1)] if rule.tie_gradient else [Momentum(0.1), Adam(0.1)]
+            model.compile(MultiOptimizer(optimizers), loss, jit_compile=False)
         model.optimizer.build(model.trainable_variables)
     rng = np.random.default_rng(0)
     batch = tf.data.Dataset.from_tensors((rng.normal(size=(4, 6, 6, 2)), rng.integers(0, 3, size=4)))
@@ -80,9 +79,8 @@ def unordered(graph):
 
     uses = collections.defaultdict(list)
     for node in graph.node:
-        handles = {"ReadVariableOp": 1, "ResourceApplyMomentum": 2, "ResourceApplyAdam": 3}.get(
-            node.op, int(node.op in WRITES)
-        )
+        reads_or_writes = node.op == "ReadVariableOp" or node.op in WRITES
+        handles = UPDATES.get(node.op, int(reads_or_writes))
         for handle in inputs(node.name)[:handles]:
             uses[variable(handle)].append(node.name)
     pairs = []
@@ -108,6 +106,17 @@ def test_no_variable_is_moved_while_it_is_read(name, replicas):
     assert [pair for pairs, _ in found for pair in pairs] == []
 
 
-def test_without_the_waiting_it_would_be(monkeypatch):
-    monkeypatch.setattr(tf, "control_dependencies", lambda _: contextlib.nullcontext())
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("name", ["WM", "symmetric", "kolen_pollack"])
+def test_nor_in_a_plain_keras_model(name, replicas):
+    found = [unordered(graph) for graph in optimised_graphs(rule_of(name), replicas, plain=True)]
+    assert sum(count for _, count in found) > 20
+    assert [pair for pairs, _ in found for pair in pairs] == []
+
+
+def test_weights_that_are_read_anew_for_r_would_be(monkeypatch):
+    def read_anew(value, variable=None):
+        return value if variable is None else tf.convert_to_tensor(variable)
+
+    monkeypatch.setattr(layers, "_wide", read_anew)
     assert any(unordered(graph)[0] for graph in optimised_graphs(rule_of("WM"), 2))
