@@ -36,7 +36,9 @@ def sparse(backward_projection: Tensor) -> Tensor:
 
 def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
     """Overlap of the two kernels: -tr(B W)."""
-    return -_total(_wide(forward_kernel) * _wide(backward_kernel))
+    # In one operation, whose result is a number: the product of the kernels, entry by entry, would be as large as they.
+    forward, backward = (tf.reshape(_wide(kernel), [-1]) for kernel in (forward_kernel, backward_kernel))
+    return -tf.einsum("i,i->", forward, backward)
 
 
 def angle(inputs: Tensor, pseudogradient: Tensor) -> Tensor:
