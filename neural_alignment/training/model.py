@@ -39,7 +39,7 @@ class AlignedModel(keras.Model):
     """
 
     def compile(self, *args: Any, minibatches: int = 1, **kwargs: Any) -> None:
-        """Configures the model, as `keras.Model.compile` does.
+        """Configures the model, as `keras.Model.compile` does, and creates the optimizer's variables.
 
         Args:
             *args: as in `keras.Model.compile`.
@@ -47,14 +47,18 @@ class AlignedModel(keras.Model):
             **kwargs: as in `keras.Model.compile`.
 
         Raises:
-            ValueError: if `minibatches` is not a positive integer, if two aligned layers have one name, or if a rule
-                that ties B's update to W's does not get one optimizer that moves both at every step.
+            ValueError: if `minibatches` is not a positive integer, if two aligned layers have one name, if a rule that
+                ties B's update to W's does not get one optimizer that moves both at every step, or if an optimizer
+                finds no variable that it is meant for.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
         super().compile(*args, **kwargs)
         self._minibatches = minibatches
         self._check_layers()
+        if not self.optimizer.built:  # In a step it would be built while that is traced, and have it traced again.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
         self._regulariser_tracker = keras.metrics.Mean(name="regulariser")
         self._watch = _FiniteWatch([layer.name for layer in aligned_layers(self) if layer.alignment.learns])
 
@@ -88,8 +92,6 @@ class AlignedModel(keras.Model):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles with what `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
 
     @property
     def global_step(self) -> int:

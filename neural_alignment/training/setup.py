@@ -135,7 +135,7 @@ def _optimizer(config: Config, options: Any, steps_per_epoch: int) -> keras.opti
 
 
 def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_epoch: int) -> None:
-    """Compiles and builds everything that a step needs; all variables exist afterwards.
+    """Compiles the model for a run.
 
     Raises:
         ConfigError: if an optimizer finds no variable that it is meant for.
@@ -144,15 +144,14 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
     metrics = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
     if classes > 5:
         metrics.append(keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5"))
-    model.compile(
-        optimizer=build_optimizer(config, steps_per_epoch),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
-        weighted_metrics=metrics,
-        minibatches=config.optimization.minibatches,
-        jit_compile=config.runtime.jit_compile,
-        steps_per_execution=config.runtime.steps_per_execution,
-    )
     try:
-        model.optimizer.build(model.trainable_variables)
+        model.compile(
+            optimizer=build_optimizer(config, steps_per_epoch),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
+            weighted_metrics=metrics,
+            minibatches=config.optimization.minibatches,
+            jit_compile=config.runtime.jit_compile,
+            steps_per_execution=config.runtime.steps_per_execution,
+        )
     except ValueError as error:
         raise ConfigError(f"optimization: {error}") from None

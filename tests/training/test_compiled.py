@@ -59,7 +59,6 @@ def compiled(model, config, scheduler=None, forward=None, backward=None, **optio
         optimizers.append(backward or Momentum(0.01))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(MultiOptimizer(optimizers, scheduler), loss, metrics=["accuracy"], **options)
-    model.optimizer.build(model.trainable_variables)
     return model
 
 

@@ -79,7 +79,6 @@ def train(replicas, config, scheduler=None, forward=None, skip_idle=True, synchr
             jit_compile=False,
             **options,
         )
-        model.optimizer.build(model.trainable_variables)
     history = model.fit(batches(), epochs=1, verbose=0, shuffle=False).history
     variables = [*model.variables, *model.optimizer.variables]
     return [np.array(v) for v in variables if v.dtype != "string"], history
