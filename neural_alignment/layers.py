@@ -157,9 +157,10 @@ class AlignedLayer:
             return self.alignment(view)
 
         if current_pass() is None:
-            self.add_loss(regulariser())
+            value = regulariser()
             if self.alignment.uses_step:
                 self._step.assign_add(1)
+            self.add_loss(value)  # Last: Keras forgets it where replicas meet in between.
         elif state.deferred is not None and not self.alignment.reads_signals:
             state.deferred.append((self, backward, regulariser))
         else:

@@ -102,22 +102,26 @@ class Checkpoints:
         latest = self._managers[name].latest_checkpoint
         return int(latest.rpartition("-")[2]) if latest else 0
 
-    def save(self, name: str) -> None:
+    def save(self, name: str) -> bool:
         """Saves the present state as `"last"` or `"best"`; the one before is removed afterwards.
 
-        A state that is there already, or that is not finite, is not saved: from that no run can go on.
+        Returns:
+            False where a weight is not finite: that is not saved, because from there no run can go on.
 
         Raises:
             tf.errors.OpError: if the file system refuses; the state before is whole, and nothing is left behind.
         """
         step = self._model.global_step
-        if step == self.step(name) or not self._finite():
-            return
+        if not self._finite():
+            return False
+        if step == self.step(name):
+            return True
         try:
             self._managers[name].save(checkpoint_number=step)
         except tf.errors.OpError:
             self.sweep()
             raise
+        return True
 
     def _finite(self) -> bool:
         return all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in self._model.weights if "float" in w.dtype)

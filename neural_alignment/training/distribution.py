@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +55,13 @@ class Distribution:
         Raises:
             ConfigError: if not.
         """
-        if config.runtime.jit_compile and self._on_cpu_parts:
-            raise ConfigError("runtime.jit_compile: must be false on several parts of a CPU; found true")
+        if config.runtime.jit_compile and self.replicas > 1 and not self._on_tpu:
+            raise ConfigError("runtime.jit_compile: is for one device, or a TPU; found true with several replicas")
+        if self.workers > 1 and getattr(config.data, "tolerate_corrupt", 0):
+            raise ConfigError(
+                "data.tolerate_corrupt: must be 0 with several workers, which do not see each other's damaged records; "
+                f"found {config.data.tolerate_corrupt}"
+            )
         parts = self.replicas * config.optimization.minibatches
         sizes = {"batch_size": (config.batch_size, parts)}
         if config.evaluation.batch_size is not None:
@@ -90,19 +96,20 @@ class Distribution:
         # Not `model.evaluate`, which takes no batches that are shared out among workers.
         steps = -(-dataset.validation_examples // dataset.batching.validation_batch_size)
         for _ in range(0, steps, model.steps_per_execution):
-            results = model.test_function(batches)
+            try:
+                results = model.test_function(batches)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                break  # Damaged records that are left out made a batch less.
         return {name: float(value) for name, value in results.items()}
 
     @property
-    def _on_cpu_parts(self) -> bool:
-        """Whether the replicas are parts of one CPU."""
-        devices = self.strategy.extended.worker_devices
-        return len(devices) > 1 and all("CPU" in device for device in devices)
+    def _on_tpu(self) -> bool:
+        return isinstance(self.strategy, tf.distribute.TPUStrategy)
 
     @property
     def _fills(self) -> bool:
         """Whether all batches must have one shape: to be shared out evenly, or for a TPU's compiler."""
-        return self.replicas > 1 or isinstance(self.strategy, tf.distribute.TPUStrategy)
+        return self.replicas > 1 or self._on_tpu
 
     def _shared(self, batches: Callable[[int, int], tf.data.Dataset], batch_size: int) -> Any:
         if not self._fills:
@@ -118,10 +125,22 @@ class Distribution:
         """Returns which flags are raised on any worker; all must ask at the same point of the run."""
         if self.workers == 1:
             return list(flags)
-        raised = self.strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(flags, tf.float32)
+        return [count > 0 for count in self._added_up(flags)]
+
+    def gathered(self, number: int) -> list[int]:
+        """Returns the number that each worker gives; all must ask at the same point of the run."""
+        if self.workers == 1:
+            return [number]
+        local = self.replicas // self.workers
+        mine = [number if worker == self.worker else 0 for worker in range(self.workers)]
+        return [total // local for total in self._added_up(mine)]
+
+    def _added_up(self, numbers: Sequence[int]) -> list[int]:
+        """Returns the sums over all replicas."""
+        values = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(numbers, tf.int64)
         )
-        return (self.strategy.reduce(tf.distribute.ReduceOp.SUM, raised, axis=None).numpy() > 0).tolist()
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy().tolist()
 
     def on_one_replica(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns `function` as a graph that every replica computes on the same arguments, with the first's result."""
@@ -133,26 +152,31 @@ class Distribution:
         return tf.function(run, autograph=False)
 
 
-def is_chief() -> bool:
-    """Whether this process writes the run directory: alone, or first of the workers of `TF_CONFIG`."""
-    task = _tf_config().get("task") or {}
-    first = "chief" if "chief" in _cluster() else "worker"
-    return (task.get("type", first), task.get("index", 0)) == (first, 0)
+def is_chief(runtime: Runtime) -> bool:
+    """Whether this process writes the run directory: alone, or first of the workers of `TF_CONFIG`.
+
+    Raises:
+        ConfigError: if there are to be several workers and `TF_CONFIG` is not what they need.
+    """
+    return _kind(runtime) != "multi_worker" or _place()[0] == 0
 
 
 def create(runtime: Runtime) -> Distribution:
-    """Finds the devices that a configuration asks for. To be called once, before TensorFlow has computed anything.
+    """Finds the devices that a configuration asks for.
+
+    Several workers, or more parts of a CPU than there were, must be asked for before TensorFlow has computed anything.
 
     Raises:
         RunError: if they are not there.
         ConfigError: if `TF_CONFIG` is not what several workers need.
     """
-    kind = _automatic() if runtime.strategy == "auto" else runtime.strategy
-    return _STRATEGIES[kind](runtime)
+    return _STRATEGIES[_kind(runtime)](runtime)
 
 
-def _automatic() -> str:
-    """Returns the strategy for what this machine has."""
+def _kind(runtime: Runtime) -> str:
+    """Returns the strategy that is asked for, or where none is, the one for what this machine has."""
+    if runtime.strategy != "auto":
+        return runtime.strategy
     if len(_cluster().get("worker", [])) + len(_cluster().get("chief", [])) > 1:
         return "multi_worker"
     if os.environ.get("TPU_NAME"):
@@ -204,29 +228,39 @@ def _logical_cpus(wanted: int | None) -> int:
 
 def _multi_worker(runtime: Runtime) -> Distribution:
     del runtime
+    worker, workers = _place()
+    try:
+        return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), worker, workers)
+    except (tf.errors.OpError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise RunError(f"runtime.strategy multi_worker: the workers of TF_CONFIG cannot meet: {reason}") from None
+
+
+def _place() -> tuple[int, int]:
+    """Returns the number of this worker and how many there are, as `TF_CONFIG` says."""
     cluster, task = _cluster(), _tf_config().get("task")
-    addresses = [*cluster.get("chief", []), *cluster.get("worker", [])]
-    if not addresses or not isinstance(task, dict) or task.get("type") not in ("chief", "worker"):
+    workers = len(cluster.get("chief", [])) + len(cluster.get("worker", []))
+    if not workers or not isinstance(task, dict) or task.get("type") not in ("chief", "worker"):
         raise ConfigError(
             "TF_CONFIG: must name the workers of the cluster, and which of them this process is; found "
-            f"{os.environ.get('TF_CONFIG', 'nothing')!r}; example: {EXAMPLE}"
+            f"{os.environ.get('TF_CONFIG', 'nothing')[:200]!r}; example: {EXAMPLE}"
         )
     if other := sorted(set(cluster) - {"chief", "worker"}):
         raise ConfigError(f"TF_CONFIG: may hold a chief and workers alone; found {', '.join(other)}")
-    index = task.get("index")
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(cluster.get(task["type"], [])):
+    index, tasks = task.get("index"), len(cluster.get(task["type"], []))
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < tasks:
         raise ConfigError(
-            f"TF_CONFIG: task.index must be that of one of the {len(cluster.get(task['type'], []))} tasks of its type; "
-            f"found {index!r}; example: {EXAMPLE}"
+            f"TF_CONFIG: task.index must be that of one of the {tasks} tasks of its type; found {index!r}; "
+            f"example: {EXAMPLE}"
         )
-    worker = index + (len(cluster.get("chief", [])) if task["type"] == "worker" else 0)
-    return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), worker, len(addresses))
+    return index + (len(cluster.get("chief", [])) if task["type"] == "worker" else 0), workers
 
 
 def _cluster() -> dict[str, list[str]]:
     """Returns the cluster of `TF_CONFIG`, empty where there is none."""
     cluster = _tf_config().get("cluster", {})
-    if not isinstance(cluster, dict) or not all(isinstance(hosts, list) for hosts in cluster.values()):
+    lists = isinstance(cluster, dict) and all(isinstance(hosts, list) for hosts in cluster.values())
+    if not lists or not all(re.fullmatch(r".+:\d+", str(host)) for hosts in cluster.values() for host in hosts):
         raise ConfigError(f"TF_CONFIG: cluster must map job names to lists of host:port; found {cluster!r}")
     return cluster
 

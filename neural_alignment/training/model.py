@@ -110,7 +110,7 @@ class AlignedModel(keras.Model):
         if self.train_function is not None and not force:
             return
         step = self._step
-        if self.jit_compile and not self.run_eagerly:
+        if self.jit_compile and not self.run_eagerly and not _on_tpu(self.distribute_strategy):
             step = tf.function(step, reduce_retracing=True, jit_compile=True, autograph=False)
 
         def execution(iterator: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -195,7 +195,8 @@ class AlignedModel(keras.Model):
             self.distribute_strategy.run(self.test_step, args=(data,))
 
         if not self.run_eagerly:
-            step = tf.function(step, reduce_retracing=True, jit_compile=self.jit_compile, autograph=False)
+            jit_compile = self.jit_compile and not _on_tpu(self.distribute_strategy)
+            step = tf.function(step, reduce_retracing=True, jit_compile=jit_compile, autograph=False)
 
         def function(iterator: Any) -> dict[str, Tensor]:
             made = [step(data) for _, data in zip(range(self.steps_per_execution), iterator, strict=False)]
@@ -288,6 +289,11 @@ class AlignedModel(keras.Model):
 def _examples(x: Any) -> Tensor:
     """Returns the number of examples in a batch."""
     return tf.shape(tf.nest.flatten(x)[0])[0]
+
+
+def _on_tpu(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the strategy compiles what it runs by itself."""
+    return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 def _replicas() -> int:

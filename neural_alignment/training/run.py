@@ -49,8 +49,11 @@ FILES = (
 STATES = ("running", "finished", "stopped", "diverged", "failed")
 """What `status.json` may say."""
 
-_FREE = {"runtime", "checkpoints", "logging"}
-"""Sections of the configuration that a run may be resumed with other values of."""
+_FREE = {
+    **dict.fromkeys(("runtime", "checkpoints", "logging"), True),
+    "data": {"data_dir", "download", "index_file", "tolerate_corrupt"},
+}
+"""What of the configuration may be another when a run is resumed: where it computes and what it keeps, not what."""
 
 _BIRTH = {lock.NAME, lock.NAME + files.PARTIAL, "status.json" + files.PARTIAL}
 """What a process that was killed before it had written `status.json` may have left."""
@@ -206,9 +209,9 @@ def train(
         Stopped: at SIGTERM or SIGINT, once the state is saved, or where the disk is full; `resume` goes on.
     """
     directory = RunDirectory(run_dir)
-    if not distribution.is_chief():
-        return _assist(config, directory, resume, progress)
-    with contextlib.ExitStack() as holding:
+    if not distribution.is_chief(config.runtime):
+        return _assist(config, directory, resume, force, progress)
+    with files.full_disk_told(directory.path), contextlib.ExitStack() as holding:
         check_held = None
         if directory.exists():
             if directory.status()["state"] != "finished" or force:
@@ -238,13 +241,14 @@ def _prepare(config: Config) -> tuple[Distribution, data.Dataset, AlignedModel]:
     return devices, dataset, model
 
 
-def _assist(config: Config, directory: RunDirectory, resume: bool, progress: callbacks.Progress | None) -> Result:
+def _assist(
+    config: Config, directory: RunDirectory, resume: bool, force: bool, progress: callbacks.Progress | None
+) -> Result:
     """Trains as a worker that is not the chief: from the chief's state, in a directory that nobody sees."""
     resumes = resume and directory.exists()
-    if resumes:
-        finished = _check_free(directory, config, resume, force=False)
-        if finished is not None:
-            return finished
+    finished = _check_free(directory, config, resume, force) if resumes else None
+    if finished is not None:
+        return finished
     with tempfile.TemporaryDirectory() as folder:
         own = RunDirectory(folder)
         if resumes:
@@ -263,6 +267,7 @@ def _live(training: _Training, progress: callbacks.Progress | None) -> Result:
 def _noted(training: _Training, stop: Stop, progress: callbacks.Progress | None) -> Result:
     directory = training.directory
     training.restore()
+    training.check_together()
 
     def note(state: str, **facts: Any) -> None:
         with contextlib.suppress(tf.errors.OpError):  # It may be the disk that is full.
@@ -334,13 +339,22 @@ def _check_same(directory: RunDirectory, config: Config) -> None:
     """Checks that a run's stored configuration is `config`."""
     if not directory.has_begun():
         return
-    stored = directory.config().model_dump(mode="json", exclude=_FREE)
-    for key, value in config.model_dump(mode="json", exclude=_FREE).items():
-        if stored[key] != value:
-            raise RunError(
-                f"{directory.path}: its checkpoint is of another configuration: {key} was {stored[key]!r}, is now "
-                f"{value!r}; resume with its own config.yaml, or choose another --run-dir"
-            )
+    stored, present = (each.model_dump(mode="json", exclude=_FREE) for each in (directory.config(), config))
+    key, was, now = next(_differences(stored, present), (None, None, None))
+    if key is not None:
+        raise RunError(
+            f"{directory.path}: its checkpoint is of another configuration: {key} was {was!r}, is now {now!r}; resume "
+            "with its own config.yaml, or choose another --run-dir"
+        )
+
+
+def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Returns the keys at which two configurations differ, with both values."""
+    if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
+        for key in was:
+            yield from _differences(was[key], now[key], f"{path}.{key}" if path else key)
+    elif was != now:
+        yield path, was, now
 
 
 class _Training:
@@ -415,6 +429,18 @@ class _Training:
             raise RunError(f"{path}: is damaged; restore it, or train anew with --force") from None
         self.dataset.load_corrupt(state)
 
+    def check_together(self) -> None:
+        """Checks that all workers go on from one step.
+
+        Raises:
+            RunError: if they do not.
+        """
+        if len({*self.devices.gathered(self.step)}) > 1:
+            raise RunError(
+                f"{self.directory.path}: the workers do not see the same run; give all the same --run-dir, on a file "
+                "system that they share, and the same --resume"
+            )
+
     def run(self, stop: Stop, progress: callbacks.Progress | None) -> Result:
         """Trains from the present step to the end, or to a divergence."""
         self.directory.write_status("running", **lock.owner())
@@ -466,13 +492,18 @@ class _Training:
                 self.save()
 
     def save(self) -> None:
-        """Saves the present state as the last one."""
+        """Saves the present state as the last one.
+
+        Raises:
+            Diverged: if a weight is not finite.
+        """
         self._check_held()
         # Before the state: a record that is known too early is known all the same, one that is forgotten is not.
         if self.dataset.corrupt_records:
             self.directory.write("corrupt_records.json", json.dumps(self.dataset.corrupt_state(), indent=1) + "\n")
         self.means.keep()
-        self.checkpoints.save("last")
+        if not self.checkpoints.save("last"):
+            raise callbacks.diverged(self.model, self.step - 1)
         self._saved = time.monotonic()
 
     def _is_due(self, step: int) -> bool:

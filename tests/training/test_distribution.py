@@ -57,7 +57,7 @@ def network(rule, synchronized=True):
     inputs = keras.Input((6, 6, 2))
     x = layers.Conv2D(4, 3, strides=2, alignment_activation="relu", use_bias=False, name="conv", **options)(inputs)
     if synchronized is not None:
-        x = keras.layers.BatchNormalization(synchronized=synchronized, momentum=0.9)(x)
+        x = keras.layers.BatchNormalization(synchronized=synchronized, momentum=0.9, name="norm")(x)
     x = keras.layers.Flatten()(keras.layers.ReLU()(x))
     x = layers.Dense(5, activation="tanh", name="hidden", **options)(x)
     return AlignedModel(inputs, layers.Dense(CLASSES, name="dense", **options)(x))
@@ -305,7 +305,7 @@ BAD = {
         r"evaluation\.batch_size: .* multiple of 4; found 50, nearest 48",
     ),
     "XLA on parts of a CPU": (
-        ["runtime.strategy=mirrored", "runtime.replicas=2", "runtime.jit_compile=true"], "jit_compile: must be false"
+        ["runtime.strategy=mirrored", "runtime.replicas=2", "runtime.jit_compile=true"], "jit_compile: is for one"
     ),
     "replicas without mirrored": (["runtime.replicas=2"], "`replicas` has an effect with strategy 'mirrored' alone"),
     "tpu without tpu": (["runtime.tpu=local"], "`tpu` has an effect with strategy 'tpu' alone"),
@@ -332,6 +332,9 @@ BAD_CLUSTERS = {
     "no JSON": ("{worker", "must be a JSON object"),
     "a list": ("[]", "must be a JSON object"),
     "hosts in no list": (json.dumps({"cluster": {"worker": "127.0.0.1:1"}}), "cluster must map job names to lists"),
+    "hosts that are numbers": (json.dumps({"cluster": {"worker": [1, 2]}}), "cluster must map job names to lists"),
+    "a host without a port": (json.dumps({"cluster": {"worker": ["localhost"]}}), "lists of host:port"),
+    "a task that is a list": (json.dumps({"cluster": CLUSTER, "task": [1]}), "which of them this process is"),
     "no task": (json.dumps({"cluster": CLUSTER}), "which of them this process is"),
     "an index beyond": (
         json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}), "one of the 2 tasks .*; found 2"
@@ -354,7 +357,6 @@ def test_a_wrong_tf_config_is_one_line(monkeypatch, case):
 @pytest.mark.parametrize(
     ("config", "chief"),
     [
-        ("", True),
         (json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 0}}), True),
         (json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 1}}), False),
         (json.dumps({"cluster": {**CLUSTER, "chief": ["a:1"]}, "task": {"type": "worker", "index": 0}}), False),
@@ -363,7 +365,8 @@ def test_a_wrong_tf_config_is_one_line(monkeypatch, case):
 )
 def test_the_chief_is_the_first_of_the_cluster(monkeypatch, config, chief):
     monkeypatch.setenv("TF_CONFIG", config)
-    assert distribution.is_chief() is chief
+    assert distribution.is_chief(Runtime(strategy="multi_worker")) is chief
+    assert distribution.is_chief(Runtime(strategy="cpu"))
 
 
 def test_automatic_is_the_cpu_where_there_is_nothing_else(monkeypatch):
