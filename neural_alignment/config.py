@@ -267,7 +267,8 @@ class Runtime(Options):
     jit_compile: bool = False
     """Compile with XLA; slower than plain graphs on CPU. A TPU always does."""
     steps_per_execution: PositiveInt = 1
-    """Steps between two returns to Python; a TPU wants 100 or more."""
+    """Steps between two returns to Python; a TPU wants 100 or more. Where fewer are left to the next evaluation or
+    `checkpoints.every_steps`, those are made one by one, so let it divide them."""
 
     @pydantic.model_validator(mode="after")
     def _options_have_their_strategy(self):
