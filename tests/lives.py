@@ -192,7 +192,7 @@ class Death:
             self.count -= 1
             if not self.count:
                 threading.Thread(target=lambda: (time.sleep(self.delay), die()), daemon=True).start()
-            original(*args)
+            return original(*args)
 
         checkpoints.Checkpoints.save = save
 

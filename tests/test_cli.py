@@ -108,7 +108,7 @@ def test_compare_does_not_take_the_result_of_another_configuration(run):
     assert "1 diverged" in output
     code, _, error = run(*command)
     assert code == 2
-    assert "another configuration: optimization was" in error
+    assert "another configuration: optimization.forward.learning_rate was" in error
 
 
 def test_noise_for_no_variable_is_one_line(run):

@@ -224,7 +224,7 @@ def test_a_state_that_is_not_finite_is_not_saved(saved, tmp_path):
     checkpoints = Checkpoints(model, TrainingMeans(model), str(tmp_path))
     model.optimizer.iterations.assign(4)
     model.weights[0].assign(np.full(model.weights[0].shape, np.nan))
-    checkpoints.save("last")
+    assert not checkpoints.save("last")
     assert saved == []
 
 
