@@ -15,7 +15,7 @@ import tensorflow as tf
 from neural_alignment.config import Config, Runtime
 from neural_alignment.data import Dataset
 from neural_alignment.errors import ConfigError, RunError
-from neural_alignment.training.model import AlignedModel
+from neural_alignment.training.model import AlignedModel, compiles_by_itself
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 """`TF_CONFIG` of the first of two workers."""
@@ -55,7 +55,7 @@ class Distribution:
         Raises:
             ConfigError: if not.
         """
-        if config.runtime.jit_compile and self.replicas > 1 and not self._on_tpu:
+        if config.runtime.jit_compile and self.replicas > 1 and not compiles_by_itself(self.strategy):
             raise ConfigError("runtime.jit_compile: is for one device, or a TPU; found true with several replicas")
         if self.workers > 1 and getattr(config.data, "tolerate_corrupt", 0):
             raise ConfigError(
@@ -103,13 +103,9 @@ class Distribution:
         return {name: float(value) for name, value in results.items()}
 
     @property
-    def _on_tpu(self) -> bool:
-        return isinstance(self.strategy, tf.distribute.TPUStrategy)
-
-    @property
     def _fills(self) -> bool:
         """Whether all batches must have one shape: to be shared out evenly, or for a TPU's compiler."""
-        return self.replicas > 1 or self._on_tpu
+        return self.replicas > 1 or compiles_by_itself(self.strategy)
 
     def _shared(self, batches: Callable[[int, int], tf.data.Dataset], batch_size: int) -> Any:
         if not self._fills:

@@ -110,7 +110,7 @@ class AlignedModel(keras.Model):
         if self.train_function is not None and not force:
             return
         step = self._step
-        if self.jit_compile and not self.run_eagerly and not _on_tpu(self.distribute_strategy):
+        if self.jit_compile and not self.run_eagerly and not compiles_by_itself(self.distribute_strategy):
             step = tf.function(step, reduce_retracing=True, jit_compile=True, autograph=False)
 
         def execution(iterator: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -132,7 +132,6 @@ class AlignedModel(keras.Model):
             return count, self.get_metrics_result()
 
         if not self.run_eagerly:
-            # One graph: steps that are functions within a function lose their order among replicas when inlined.
             execution = tf.function(execution, reduce_retracing=True, autograph=False)
 
         def function(iterator: Any) -> dict[str, Tensor]:
@@ -195,7 +194,7 @@ class AlignedModel(keras.Model):
             self.distribute_strategy.run(self.test_step, args=(data,))
 
         if not self.run_eagerly:
-            jit_compile = self.jit_compile and not _on_tpu(self.distribute_strategy)
+            jit_compile = self.jit_compile and not compiles_by_itself(self.distribute_strategy)
             step = tf.function(step, reduce_retracing=True, jit_compile=jit_compile, autograph=False)
 
         def function(iterator: Any) -> dict[str, Tensor]:
@@ -291,7 +290,7 @@ def _examples(x: Any) -> Tensor:
     return tf.shape(tf.nest.flatten(x)[0])[0]
 
 
-def _on_tpu(strategy: tf.distribute.Strategy) -> bool:
+def compiles_by_itself(strategy: tf.distribute.Strategy) -> bool:
     """Whether the strategy compiles what it runs by itself."""
     return isinstance(strategy, tf.distribute.TPUStrategy)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -61,11 +60,6 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
         for name, value in zip(MEASURES, row, strict=True):
             results[name][layer.name] = value
     return results
-
-
-def compiled(model: keras.Model) -> Callable[[Tensor, Tensor], dict[str, dict[str, Tensor]]]:
-    """Returns `measure` of `model` as a graph, to be called at every evaluation."""
-    return tf.function(lambda x, y: measure(model, x, y), autograph=False)
 
 
 def _gradients(
