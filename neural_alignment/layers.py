@@ -110,14 +110,11 @@ class AlignedLayer:
         # gradient that follows from it. TensorFlow's optimised graphs lose other orders of reads and updates.
         kernel, backward = _tensor(self.kernel), _tensor(self._backward_kernel)
         bias = None if self.bias is None else _tensor(self.bias)
-        carried = kernel
-        if not state.weight_transport:
-            carried = self.alignment.carried_kernel(tf.stop_gradient(kernel), linear_map.transpose(backward))
-        if not self.alignment.tie_gradient:
+        carried = self.alignment.carried_kernel(tf.stop_gradient(kernel), linear_map.transpose(backward))
+        tie_gradient = self.alignment.tie_gradient
+        if not tie_gradient:
             carried = tf.stop_gradient(carried)  # J's gradient to B is zero: this saves writing the zeros.
-        # True backpropagation ties nothing: W would get its gradient twice.
-        tie_gradient = self.alignment.tie_gradient and not state.weight_transport
-        projection = carry(linear_map, inputs, kernel, carried, tie_gradient)
+        projection = carry(linear_map, inputs, kernel, carried, tie_gradient, lambda: state.weight_transport)
         if training and state.regularise and self.alignment.learns:
             weights = _wide(kernel, self.kernel), _wide(backward, self._backward_kernel), _wide(bias, self.bias)
             self._regularise(weights, inputs, projection, state)

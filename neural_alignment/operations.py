@@ -8,6 +8,7 @@ it has.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -117,7 +118,12 @@ LinearMap = DenseMap | ConvMap
 
 
 def carry(
-    linear_map: LinearMap, inputs: Tensor, forward_kernel: Tensor, backward_kernel: Tensor, tie_gradient: bool = False
+    linear_map: LinearMap,
+    inputs: Tensor,
+    forward_kernel: Tensor,
+    backward_kernel: Tensor,
+    tie_gradient: bool = False,
+    weight_transport: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """Applies `linear_map` with the forward kernel and sends the error back through the backward kernel.
 
@@ -127,6 +133,8 @@ def carry(
         forward_kernel: W.
         backward_kernel: B, in the layout of W.
         tie_gradient: whether B gets the gradient of W (Kolen-Pollack) or zero.
+        weight_transport: asked whenever an error arrives: whether it is to go back through W, as in true
+            backpropagation, and leave B alone. One forward pass can thus be followed by a backward pass of each kind.
 
     Returns:
         The projection of `inputs` by `forward_kernel`.
@@ -135,9 +143,10 @@ def carry(
     @tf.custom_gradient
     def operation(inputs, forward_kernel, backward_kernel):
         def gradient(upstream):
-            d_inputs = linear_map.reconstruct(upstream, backward_kernel, like=inputs)
+            true = weight_transport()
+            d_inputs = linear_map.reconstruct(upstream, forward_kernel if true else backward_kernel, like=inputs)
             d_forward = linear_map.correlate(inputs, upstream, like=forward_kernel)
-            d_backward = d_forward if tie_gradient else tf.zeros_like(backward_kernel)
+            d_backward = d_forward if tie_gradient and not true else tf.zeros_like(backward_kernel)
             return d_inputs, d_forward, d_backward
 
         return linear_map.project(inputs, forward_kernel), gradient

@@ -291,7 +291,8 @@ class ForwardPass:
         step: the global step.
         first_example: place in the step's batch of the first example of this call.
         regularise: whether the layers compute R_l.
-        weight_transport: whether the error travels back through W: true backpropagation, for comparison.
+        weight_transport: whether the error travels back through W: true backpropagation, for comparison. Read when
+            the error arrives, so that both kinds of backward pass may follow one forward pass.
         probe: called with each layer and its inputs and W^T x (+ bias); returns what to go on with.
         deferred: where it is a list, layers whose rule reads kernels alone put there themselves, the value of B, and a
             function that returns R_l, for the model to call after the backward pass. Taken before, R's gradients, as

@@ -6,8 +6,8 @@ import inspect
 from typing import Any
 
 from neural_alignment.data.damage import DamagedRecord
-from neural_alignment.data.pipeline import AUGMENTATIONS, Arrays, Batching, Dataset, InMemory
-from neural_alignment.data.sources import SOURCES
+from neural_alignment.data.pipeline import AUGMENTATIONS, Arrays, Batching, Dataset, Facts, InMemory
+from neural_alignment.data.sources import FACTS, SOURCES
 from neural_alignment.data.streamed import Streamed
 from neural_alignment.errors import DataError, nearest
 
@@ -18,8 +18,10 @@ __all__ = [
     "Batching",
     "DamagedRecord",
     "Dataset",
+    "Facts",
     "InMemory",
     "Streamed",
+    "facts",
     "load",
 ]
 
@@ -49,6 +51,35 @@ def load(
     Raises:
         DataError: the data or an option is wrong; one line says what and where.
     """
+    batching, options = _checked(source, batch_size, seed, shuffle, validation_batch_size, options)
+    return SOURCES[source](batching, **options)
+
+
+def facts(
+    source: str,
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool = True,
+    validation_batch_size: int | None = None,
+    **options: Any,
+) -> Facts:
+    """Returns what must be known of a data set before it is loaded; arguments as of `load`.
+
+    No record is read where the source or the options say enough, else the set is loaded.
+
+    Raises:
+        DataError: an option is wrong, or the data are not there; one line says what and where.
+    """
+    batching, options = _checked(source, batch_size, seed, shuffle, validation_batch_size, options)
+    known = FACTS[source](batching, **options) if source in FACTS else None
+    return SOURCES[source](batching, **options) if known is None else known
+
+
+def _checked(
+    source: str, batch_size: int, seed: int, shuffle: bool, validation_batch_size: int | None, options: dict[str, Any]
+) -> tuple[Batching, dict[str, Any]]:
+    """Returns how examples become batches, and the options of the source, which exist."""
     if source not in SOURCES:
         raise DataError(
             f"`source` is unknown. Received {source!r}. Allowed: {', '.join(SOURCES)}{nearest(str(source), SOURCES)}"
@@ -63,5 +94,4 @@ def load(
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise DataError(f"The data source {source!r} needs the option `{name}`. Received: {', '.join(options)}.")
-    batching = Batching(batch_size, seed, shuffle, validation_batch_size)
-    return SOURCES[source](batching, **options)
+    return Batching(batch_size, seed, shuffle, validation_batch_size), options

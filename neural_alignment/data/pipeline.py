@@ -107,17 +107,18 @@ class Share(NamedTuple):
         return np.where(numbers < examples, numbers, -1) if fill else numbers[numbers < examples]
 
 
-class Dataset(abc.ABC):
-    """Training and validation batches of images `(batch, height, width, channels)` and labels `(batch,)`.
+class Facts:
+    """What must be known of the data to build a model and plan a run.
 
     Attributes:
         batching: batch sizes, seed, shuffling.
         input_shape: `(height, width, channels)`.
         classes: number of classes; labels are 0 to `classes - 1`.
-        class_names: one name per class, or None where the source has none.
         train_examples: number of training examples.
         validation_examples: number of validation examples.
-        damage: the damaged records met so far, and how many may be.
+
+    Raises:
+        DataError: a batch is larger than the training data, or there are no validation data.
     """
 
     def __init__(
@@ -128,8 +129,6 @@ class Dataset(abc.ABC):
         classes: int,
         train_examples: int,
         validation_examples: int,
-        class_names: Sequence[str] | None = None,
-        damage: DamageList | None = None,
     ):
         if batching.batch_size > train_examples:
             raise DataError(
@@ -141,15 +140,39 @@ class Dataset(abc.ABC):
         self.batching = batching
         self.input_shape = tuple(input_shape)
         self.classes = classes
-        self.class_names = None if class_names is None else tuple(class_names)
         self.train_examples = train_examples
         self.validation_examples = validation_examples
-        self.damage = DamageList() if damage is None else damage
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch; the remainder waits for the next epoch's order."""
         return self.train_examples // self.batching.batch_size
+
+
+class Dataset(Facts, abc.ABC):
+    """Training and validation batches of images `(batch, height, width, channels)` and labels `(batch,)`.
+
+    Attributes:
+        class_names: one name per class, or None where the source has none.
+        center: what is subtracted from the pixels of the source, per channel or for all.
+        scale: what they are then divided by.
+        damage: the damaged records met so far, and how many may be.
+    """
+
+    def __init__(
+        self,
+        batching: Batching,
+        *,
+        class_names: Sequence[str] | None = None,
+        center: np.ndarray | float = 0.0,
+        scale: np.ndarray | float = 1.0,
+        damage: DamageList | None = None,
+        **facts: Any,
+    ):
+        super().__init__(batching, **facts)
+        self.center, self.scale = (np.asarray(each, np.float32) for each in (center, scale))
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.damage = DamageList() if damage is None else damage
 
     @abc.abstractmethod
     def train(self, start_step: int = 0, worker: int = 0, workers: int = 1) -> tf.data.Dataset:
@@ -355,6 +378,8 @@ class InMemory(Dataset):
             train_examples=len(train.labels),
             validation_examples=len(validation.labels),
             class_names=class_names,
+            center=center,
+            scale=scale,
             damage=damage,
         )
         self._augment = AUGMENTATIONS[augment]

@@ -18,6 +18,7 @@ from neural_alignment.data.pipeline import (
     Arrays,
     Batching,
     Dataset,
+    Facts,
     InMemory,
     check_boolean,
     check_choice,
@@ -121,11 +122,7 @@ def tfds_source(
     """
     for name, value in (("download", download), ("standardize", standardize)):
         check_boolean(name, value)
-    if image_size is not None:
-        check_integer("image_size", image_size, at_least=1)
-    builder = _builder(dataset, _data_dir(data_dir), download)
-    _check_features(builder.info, dataset)
-    shape, label = builder.info.features["image"].shape, builder.info.features["label"]
+    builder, shape, label = _described(dataset, data_dir, download, image_size)
     schema = Schema("image", "label", classes=label.num_classes)
     damage = _damage(tolerate_corrupt, index_file)
     train, validation = (
@@ -139,11 +136,6 @@ def tfds_source(
         center, scale = _statistics(arrays[0].sound_images) if standardize else (0.0, 255.0)
         return InMemory(
             batching, *arrays, classes=label.num_classes, center=center, scale=scale, damage=damage, **common
-        )
-    if image_size is None and None in shape[:2]:
-        raise DataError(
-            f"`image_size` is needed for `{dataset}`, whose images have differing shapes. Received {image_size}. "
-            "Allowed: 1 or more."
         )
     input_shape = _resized((*shape[:2], shape[2] or 3), image_size)
 
@@ -161,8 +153,36 @@ def tfds_source(
         input_shape=input_shape,
         decode_train=decode,
         decode_validation=decode,
+        center=127.5 if standardize else 0.0,
+        scale=127.5 if standardize else 255.0,
         shuffle_buffer=shuffle_buffer,
         **common,
+    )
+
+
+def tfds_facts(
+    batching: Batching,
+    *,
+    dataset: str,
+    data_dir: str | None = None,
+    download: bool = True,
+    train_split: str = "train",
+    validation_split: str = "test",
+    image_size: int | None = None,
+    **_: Any,
+) -> Facts:
+    """What the description of a TFDS set says of it, no record read. Arguments as of `tfds_source`."""
+    builder, shape, label = _described(dataset, data_dir, download, image_size)
+    train, validation = (
+        _split(builder, option, split).num_examples
+        for option, split in (("train_split", train_split), ("validation_split", validation_split))
+    )
+    return Facts(
+        batching,
+        input_shape=_resized((*shape[:2], shape[2] or 3), image_size),
+        classes=label.num_classes,
+        train_examples=train,
+        validation_examples=validation,
     )
 
 
@@ -231,11 +251,40 @@ def imagenet(
         input_shape=(size, size, 3),
         decode_train=lambda encoded, seed: prepare.train(encoded, seed, size),
         decode_validation=lambda encoded: prepare.evaluation(encoded, size),
+        center=prepare.center,
+        scale=prepare.scale,
         shuffle_buffer=shuffle_buffer,
     )
 
 
+def imagenet_facts(
+    batching: Batching,
+    *,
+    preprocessing: str = "resnet",
+    image_size: int | None = None,
+    classes: int = 1000,
+    train_examples: int | None = None,
+    validation_examples: int | None = None,
+    **_: Any,
+) -> Facts | None:
+    """What the options of `imagenet` say of the data; None where they do not say how many examples there are."""
+    if not train_examples or not validation_examples:
+        return None
+    check_choice("preprocessing", preprocessing, tuple(imagenet_preprocessing.PREPROCESSING))
+    size = image_size or imagenet_preprocessing.PREPROCESSING[preprocessing].image_size
+    return Facts(
+        batching,
+        input_shape=(size, size, 3),
+        classes=classes,
+        train_examples=train_examples,
+        validation_examples=validation_examples,
+    )
+
+
 SOURCES: dict[str, Callable[..., Dataset]] = {"digits": digits, "tfds": tfds_source, "imagenet": imagenet}
+
+FACTS: dict[str, Callable[..., Facts | None]] = {"tfds": tfds_facts, "imagenet": imagenet_facts}
+"""The sources of which something is known before the data are read. A function returns None where that is too little."""
 
 
 def _damage(tolerate_corrupt: int, index_file: str | None) -> DamageList:
@@ -265,11 +314,15 @@ def _check_fraction(name: str, value: Any) -> None:
 
 def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the pixels, each `(channels,)` float64; 1 for the deviation of a constant."""
-    total = squares = np.zeros(images.shape[-1])
-    for begin in range(0, len(images), 1024):  # in parts: the whole would take eight times the images' memory
-        part = images[begin : begin + 1024].astype(np.float64)
-        total, squares = total + part.sum(axis=(0, 1, 2)), squares + np.square(part).sum(axis=(0, 1, 2))
-    count = images.size // images.shape[-1]
+    channels = images.shape[-1]
+    rows = images.reshape(-1, images.shape[-2] * channels)
+    total = squares = np.zeros(rows.shape[1])
+    for begin in range(0, len(rows), 16384):  # in parts: the whole would take eight times the images' memory
+        part = rows[begin : begin + 16384].astype(np.float64)
+        # Rows with all columns: sums over a short last axis are several times slower.
+        total, squares = total + part.sum(axis=0), squares + np.einsum("ij,ij->j", part, part)
+    total, squares = (sums.reshape(-1, channels).sum(axis=0) for sums in (total, squares))
+    count = images.size // channels
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     return mean, np.where(deviation > 1e-6, deviation, 1.0)
@@ -362,6 +415,40 @@ def _check_features(info: Any, dataset: str) -> None:
         )
 
 
+def _described(
+    dataset: str, data_dir: str | None, download: bool, image_size: int | None
+) -> tuple[Any, tuple[int | None, ...], Any]:
+    """The builder of a set, the shape of its images and the feature of its labels."""
+    if image_size is not None:
+        check_integer("image_size", image_size, at_least=1)
+    builder = _builder(dataset, _data_dir(data_dir), download)
+    _check_features(builder.info, dataset)
+    shape = builder.info.features["image"].shape
+    if image_size is None and None in shape[:2]:
+        raise DataError(
+            f"`image_size` is needed for `{dataset}`, whose images have differing shapes. Received {image_size}. "
+            "Allowed: 1 or more."
+        )
+    return builder, shape, builder.info.features["label"]
+
+
+def _split(builder: Any, option: str, split: str) -> Any:
+    """What is known of a split, which is not empty."""
+    try:
+        info = builder.info.splits[split]
+        examples = info.num_examples
+    except Exception as error:  # ValueError, KeyError or AssertionError, as the split is misspelt
+        splits = ", ".join(builder.info.splits)
+        raise DataError(
+            f"`{option}` is wrong. Received {split!r}. Allowed: {splits}, or part of one, as in 'train[5000:]'"
+            f"{nearest(str(split), list(builder.info.splits))}"
+        ) from error
+    if not examples:
+        name = f"`{option}` {split!r} of {builder.info.full_name}"
+        raise DataError(f"{name} is empty. Received 0 examples. Allowed: 1 or more.")
+    return info
+
+
 def _tfds_records(
     builder: Any, option: str, split: str, schema: Schema, damage: DamageList, index_file: str | None
 ) -> Records:
@@ -372,17 +459,8 @@ def _tfds_records(
             f"The data set in {builder.data_dir} must be stored as TFRecord. Received "
             f"{builder.info.file_format.value}. Allowed: tfrecord."
         )
-    try:
-        info = builder.info.splits[split]
-        shards = [Shard(part.filename, part.skip, part.take, part.examples_in_shard) for part in info.file_instructions]
-    except Exception as error:  # ValueError, KeyError or AssertionError, as the split is misspelt
-        splits = ", ".join(builder.info.splits)
-        raise DataError(
-            f"`{option}` is wrong. Received {split!r}. Allowed: {splits}, or part of one, as in 'train[5000:]'"
-            f"{nearest(str(split), list(builder.info.splits))}"
-        ) from error
-    if not info.num_examples:
-        raise DataError(f"{name} is empty. Received 0 examples. Allowed: 1 or more.")
+    info = _split(builder, option, split)
+    shards = [Shard(part.filename, part.skip, part.take, part.examples_in_shard) for part in info.file_instructions]
     return Records(name, shards, schema, damage, info.num_examples, index_file)
 
 

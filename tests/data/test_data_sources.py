@@ -116,6 +116,36 @@ def test_digits_fraction_out_of_range(fraction):
     assert f"Received {fraction!r}" in message
 
 
+# What is known before the data are read
+
+
+FACTS = ("input_shape", "classes", "train_examples", "validation_examples", "steps_per_epoch")
+
+
+def facts_of(dataset):
+    return [getattr(dataset, name) for name in FACTS]
+
+
+@pytest.mark.parametrize("image_size", [None, 3])
+def test_tfds_facts_are_those_of_the_data_and_read_no_record(files, tools, monkeypatch, image_size):
+    directory, _, _ = toy(files, tools)
+    options = {"dataset": "toy", "data_dir": directory, "train_split": "train[:20]", "image_size": image_size}
+    expected = facts_of(data.load("tfds", batch_size=6, seed=0, **options))
+    monkeypatch.setattr(sources, "Records", None)
+    assert facts_of(data.facts("tfds", batch_size=6, seed=0, **options)) == expected
+    assert "`batch_size` must not be larger" in raised_by(data.facts, "tfds", batch_size=21, seed=0, **options)
+
+
+def test_imagenet_facts_need_both_counts(files):
+    options = {"train_files": files.imagenet(), "validation_files": files.imagenet(), "classes": 10, "image_size": 8}
+    expected = facts_of(data.load("imagenet", batch_size=4, seed=0, **options))
+    counts = {"train_examples": 33, "validation_examples": 33}
+    missing = {**options, "train_files": "absent", "validation_files": "absent"}
+    assert facts_of(data.facts("imagenet", batch_size=4, seed=0, **missing, **counts)) == expected
+    assert facts_of(data.facts("imagenet", batch_size=4, seed=0, **options, train_examples=33)) == expected
+    assert facts_of(data.facts("digits", batch_size=4, seed=0)) == facts_of(data.load("digits", batch_size=4, seed=0))
+
+
 # tfds
 
 
