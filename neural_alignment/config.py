@@ -227,17 +227,20 @@ class Evaluation(Options):
     every_epochs: PositiveInt = 1
     batch_size: PositiveInt | None = None
     """The training batch size where none."""
-    probe_examples: PositiveInt = 64
-    """Validation examples over which angles of projections and gradients are taken."""
+    probe_examples: NonNegativeInt = 64
+    """Validation examples over which angles of projections and gradients are taken; 0 for those of the kernels alone,
+    which need no pass through the network."""
 
 
 class Logging(Options):
-    """What a run writes for TensorBoard."""
+    """What a run writes beside `metrics.csv`: for TensorBoard, and kernels."""
 
     tensorboard: bool = True
     histograms: bool = False
     scatter: bool = True
     """Images of W against B, layer by layer."""
+    kernels: list[str] = Field(default_factory=list)
+    """Patterns of the names of layers whose W and B are kept at every evaluation, in kernels/STEP.npz."""
 
 
 class Checkpoints(Options):
@@ -267,8 +270,8 @@ class Runtime(Options):
     jit_compile: bool = False
     """Compile with XLA; slower than plain graphs on CPU. A TPU always does."""
     steps_per_execution: PositiveInt = 1
-    """Steps between two returns to Python; a TPU wants 100 or more. Where fewer are left to the next evaluation or
-    `checkpoints.every_steps`, those are made one by one, so let it divide them."""
+    """Steps between two returns to Python; a TPU wants 100 or more. Fewer where fewer are left to the next evaluation
+    or `checkpoints.every_steps`."""
 
     @pydantic.model_validator(mode="after")
     def _options_have_their_strategy(self):
@@ -390,7 +393,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -
     Raises:
         ConfigError: in one line, naming file, key path, what was found and what is allowed.
     """
-    chain = _read_chain(str(path))
+    chain = read_chain(str(path))
     data: dict[str, Any] = {}
     for _, layer in reversed(chain):
         data = merge(data, layer)
@@ -424,6 +427,22 @@ def parse(data: Mapping[str, Any], source: Any = None) -> Config:
         raise ConfigError("the configuration is nested too deeply") from None
 
 
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """Returns a configuration with some keys replaced.
+
+    Args:
+        config: the configuration.
+        overrides: `key.path=value`, the value in YAML, as of `load`.
+
+    Raises:
+        ConfigError: in one line.
+    """
+    data = _written(config)
+    for each in overrides:
+        _override(data, each)
+    return parse(data)
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Lays `over` on `base`: mappings are merged, unless they name different kinds; all else is replaced."""
     merged = dict(base)
@@ -439,8 +458,12 @@ def _other_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return any(key in new and key in old and new[key] != old[key] for key in KIND_KEYS)
 
 
-def _read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
-    """Returns the file and its bases, nearest first."""
+def read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
+    """Returns a YAML file and its bases, nearest first: the name and what it says, without `base`.
+
+    Raises:
+        ConfigError: in one line, if one of them cannot be read or they are bases of each other.
+    """
     chain: list[tuple[str, dict[str, Any]]] = []
     while True:
         if path in [name for name, _ in chain]:
@@ -554,18 +577,28 @@ def _source(chain: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[str
 
 def dump(config: Config) -> str:
     """Returns the configuration as YAML with all defaults written out; `load` reads it back to the same."""
-    data = config.model_dump(mode="json", exclude_none=True)
-    written = data.get("alignment", [])
-    for rule, mapping in zip(config.rules, written if isinstance(written, list) else [written], strict=True):
-        # What a run gives to a rule stays open, or the rule would keep the defaults as its own.
-        for key in {"seed", "steps_per_epoch"} - rule.model_fields_set:
-            mapping.pop(key, None)
+    return write_yaml(_written(config))
+
+
+def write_yaml(data: Mapping[str, Any]) -> str:
+    """Returns plain data as YAML, a line per key, in their order."""
     stream = io.StringIO()
     yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
     yaml.dump(data, stream)
     return stream.getvalue()
+
+
+def _written(config: Config) -> dict[str, Any]:
+    """Returns a configuration as plain data, with all defaults."""
+    data = config.model_dump(mode="json", exclude_none=True)
+    written = data.get("alignment", [])
+    for rule, mapping in zip(config.rules, written if isinstance(written, list) else [written], strict=True):
+        # What a run gives to a rule stays open, or the rule would keep the defaults as its own.
+        for key in {"seed", "steps_per_epoch"} - rule.model_fields_set:
+            mapping.pop(key, None)
+    return data
 
 
 def json_schema() -> dict[str, Any]:
@@ -593,4 +626,16 @@ def _loosen(node: Any) -> Any:
     return loose
 
 
-__all__ = ["RULES", "Config", "ConfigError", "dump", "json_schema", "load", "merge", "parse"]
+__all__ = [
+    "RULES",
+    "Config",
+    "ConfigError",
+    "dump",
+    "json_schema",
+    "load",
+    "merge",
+    "override",
+    "parse",
+    "read_chain",
+    "write_yaml",
+]

@@ -42,7 +42,7 @@ class Diverged(Exception):  # noqa: N818 - what happened to the run, not a fault
 
 
 class Stopped(Exception):  # noqa: N818 - what happened to the run, not a fault of the program
-    """The run ended in order before its last step, because of a signal or a full disk; `--resume` goes on.
+    """The run ended in order before its last step: a signal, a full disk, another worker's end; `--resume` goes on.
 
     Attributes:
         state: what `status.json` says of the run.

@@ -14,7 +14,7 @@ from neural_alignment.config import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
-ALL = sorted(CONFIGS.rglob("*.yaml"))
+ALL = sorted(path for path in CONFIGS.rglob("*.yaml") if CONFIGS / "search" not in path.parents)
 
 
 def write(folder, text, name="run.yaml"):

@@ -31,11 +31,15 @@ class Preprocessing:
         train: `(encoded, seed, image_size) -> (image_size, image_size, 3)`, a pure function of its arguments.
         evaluation: `(encoded, image_size) -> (image_size, image_size, 3)`.
         image_size: the image size of the original, in pixels.
+        center: what both subtract from pixels 0..255, per channel.
+        scale: what both then divide by.
     """
 
     train: Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor]
     evaluation: Callable[[tf.Tensor, int], tf.Tensor]
     image_size: int
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
 
 
 def resnet_train(encoded: tf.Tensor, seed: tf.Tensor, image_size: int = 224) -> tf.Tensor:
@@ -110,8 +114,16 @@ def inception_evaluation(encoded: tf.Tensor, image_size: int = 299) -> tf.Tensor
 
 
 PREPROCESSING = {
-    "resnet": Preprocessing(resnet_train, resnet_evaluation, image_size=224),
-    "inception": Preprocessing(inception_train, inception_evaluation, image_size=299),
+    "resnet": Preprocessing(
+        resnet_train,
+        resnet_evaluation,
+        image_size=224,
+        center=tuple(255.0 * mean for mean in MEAN),
+        scale=tuple(255.0 * deviation for deviation in STDDEV),
+    ),
+    "inception": Preprocessing(
+        inception_train, inception_evaluation, image_size=299, center=(127.5,) * 3, scale=(127.5,) * 3
+    ),
 }
 
 

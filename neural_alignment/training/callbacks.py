@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -14,9 +15,10 @@ import tensorflow as tf
 
 from neural_alignment import data
 from neural_alignment.config import Config, Logging
-from neural_alignment.errors import Diverged
+from neural_alignment.errors import ConfigError, Diverged
 from neural_alignment.training import probes
 from neural_alignment.training.distribution import Distribution
+from neural_alignment.training.files import write_whole
 from neural_alignment.training.model import AlignedModel, aligned_layers, all_layers
 
 Row = dict[str, float]
@@ -59,6 +61,46 @@ def _damaged_layers(model: AlignedModel) -> list[str]:
     ]
 
 
+class Alignment:
+    """Measures the alignment of a model on a batch that is the same for all of a run: the first validation examples.
+
+    Args:
+        model: the model.
+        devices: where it computes.
+        examples: how many examples the batch has; less where there are not as many. 0 for what the kernels tell.
+    """
+
+    def __init__(self, model: AlignedModel, devices: Distribution, examples: int):
+        self._model = model
+        self._layers = aligned_layers(model)
+        self._measure = devices.on_one_replica(functools.partial(probes.measure, model))
+        self._examples = examples
+        self._batch: tuple[tf.Tensor, tf.Tensor] | None = None
+
+    def trace(self, facts: data.Facts) -> None:
+        """Makes the graph before there are data, to use the time in which they are read."""
+        if self._layers and self._examples:
+            examples = min(self._examples, facts.validation_examples)
+            images = tf.TensorSpec((examples, *facts.input_shape), tf.float32)
+            self._measure.get_concrete_function(images, tf.TensorSpec((examples,), tf.int32))
+
+    def row(self, dataset: data.Dataset) -> Row:
+        """Returns `measure/layer` -> value; nothing where no layer has an alignment."""
+        if not self._layers:
+            return {}
+        if self._examples == 0:
+            measures = probes.measure_kernels(self._model)
+        else:
+            if self._batch is None:
+                self._batch = next(iter(dataset.validation().unbatch().batch(self._examples)))
+            measures = self._measure(*self._batch)
+        return {
+            f"{name}/{layer}": float(value)
+            for name in probes.MEASURES
+            for layer, value in measures.get(name, {}).items()
+        }
+
+
 class Evaluation:
     """Measures the model for a row of `metrics.csv`.
 
@@ -68,17 +110,23 @@ class Evaluation:
         epoch_steps: global steps in an epoch of J.
         model: the model.
         devices: where it computes.
+        alignment: measures its alignment.
     """
 
     def __init__(
-        self, config: Config, dataset: data.Dataset, epoch_steps: int, model: AlignedModel, devices: Distribution
+        self,
+        config: Config,
+        dataset: data.Dataset,
+        epoch_steps: int,
+        model: AlignedModel,
+        devices: Distribution,
+        alignment: Alignment,
     ):
         self._model = model
         self._devices = devices
         self._epoch_steps = epoch_steps
         self._dataset = dataset
-        self._probe_examples = config.evaluation.probe_examples
-        self._probe: Any = None
+        self._alignment = alignment
         self._learns = any(rule.learns for rule in config.rules)
 
     def row(self, training: dict[str, float], seconds: float) -> Row:
@@ -117,20 +165,51 @@ class Evaluation:
             "learning_rate_J": rates[0],
             "learning_rate_R": rates[1] if self._learns else math.nan,
             "corrupt_records": self._dataset.corrupt_count(step),
-            **self._alignment(),
+            **self._alignment.row(self._dataset),
         }
 
-    def _alignment(self) -> Row:
-        """Returns `measure/layer` -> value over the probe batch."""
-        if not aligned_layers(self._model):
-            return {}
-        if self._probe is None:
-            examples = self._dataset.validation().unbatch().batch(self._probe_examples)
-            measure = self._devices.on_one_replica(functools.partial(probes.measure, self._model))
-            self._probe = (measure, *next(iter(examples)))
-        measure, x, y = self._probe
-        measures = measure(x, y)
-        return {f"{name}/{layer}": float(v) for name in probes.MEASURES for layer, v in measures[name].items()}
+
+def kernels(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Returns W and B of an aligned layer, B in the layout of W."""
+    backward = layer.linear_map().transpose(keras.ops.convert_to_tensor(layer.backward_kernel))
+    return keras.ops.convert_to_numpy(layer.kernel), backward.numpy()
+
+
+class Kernels:
+    """Keeps W and B of some layers at every evaluation: `STEP.npz` with the arrays LAYER/forward and LAYER/backward.
+
+    Both are in the layout of W: `(inputs, outputs)` or `(height, width, inputs, outputs)`. A file is a function of its
+    step, so that a resumed run may write it again.
+
+    Args:
+        model: the model that is trained.
+        path: the directory, made with the first file.
+        patterns: of the layers' names, as in a shell; a network without alignment keeps none.
+
+    Raises:
+        ConfigError: if a pattern takes none of the aligned layers.
+    """
+
+    def __init__(self, model: AlignedModel, path: str, patterns: Sequence[str]):
+        layers = aligned_layers(model)
+        for pattern in patterns:
+            if layers and not fnmatch.filter([layer.name for layer in layers], pattern):
+                names = ", ".join(layer.name for layer in layers)
+                raise ConfigError(f"logging.kernels: {pattern!r} takes no aligned layer; the layers are: {names}")
+        self._layers = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, name) for name in patterns)]
+        self._path = path
+
+    def __call__(self, row: Row) -> None:
+        """Writes the kernels of one row."""
+        if not self._layers:
+            return
+        arrays = {}
+        for layer in self._layers:
+            arrays[f"{layer.name}/forward"], arrays[f"{layer.name}/backward"] = kernels(layer)
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        tf.io.gfile.makedirs(self._path)
+        write_whole(tf.io.gfile.join(self._path, f"{int(row['step'])}.npz"), content.getvalue())
 
 
 class TensorBoard:
@@ -149,6 +228,7 @@ class TensorBoard:
         self._model = model
         self._writer = tf.summary.create_file_writer(path)
         self._options = options
+        self._plot: _Scatter | None = None
 
     def __call__(self, row: Row) -> None:
         """Writes one row."""
@@ -158,29 +238,46 @@ class TensorBoard:
                 if key != "step" and not math.isnan(value):
                     tf.summary.scalar(key, value)
             for layer in aligned_layers(self._model):
-                linear_map = layer.linear_map()
-                forward = keras.ops.convert_to_numpy(layer.kernel)
-                backward = linear_map.transpose(keras.ops.convert_to_tensor(layer.backward_kernel)).numpy()
+                forward, backward = kernels(layer)
                 if self._options.histograms:
                     tf.summary.histogram(f"forward_kernel/{layer.name}", forward)
                     tf.summary.histogram(f"backward_kernel/{layer.name}", backward)
                 if self._options.scatter:
-                    tf.summary.image(f"weights/{layer.name}", self._scatter(layer.name, forward, backward)[None])
+                    chosen = np.linspace(0, forward.size - 1, min(self.POINTS, forward.size)).astype(int)
+                    self._plot = self._plot or _Scatter()
+                    image = self._plot.image(layer.name, forward.ravel()[chosen], backward.ravel()[chosen])
+                    tf.summary.image(f"weights/{layer.name}", image[None])
         self._writer.flush()
 
-    def _scatter(self, name: str, forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
-        """Returns an image `(height, width, 4)`, uint8, of B^T against W."""
-        from matplotlib.figure import Figure  # Costs half a second, and most runs of tests draw nothing.
 
-        chosen = np.linspace(0, forward.size - 1, min(self.POINTS, forward.size)).astype(int)
-        figure = Figure(figsize=(3.2, 3.2), dpi=100, layout="constrained")
-        axes = figure.subplots()
-        axes.plot(forward.ravel()[chosen], backward.ravel()[chosen], ".", markersize=2, color="0.2")
-        axes.axline((0, 0), slope=1, linestyle=":", color="0.5")
-        axes.set(xlabel="forward weight", ylabel="backward weight", title=name)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        return tf.io.decode_png(buffer.getvalue(), channels=4).numpy()
+class _Scatter:
+    """Draws B^T against W. One figure serves all layers and rows: to lay one out takes longer than to draw it."""
+
+    def __init__(self):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # Half a second, and most tests draw nothing.
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(3.2, 3.2), dpi=100)
+        self._canvas = FigureCanvasAgg(figure)
+        self._axes = figure.add_axes((0.22, 0.15, 0.74, 0.75))
+        (self._points,) = self._axes.plot([], [], ".", markersize=2, color="0.2")
+        self._axes.axline((0, 0), slope=1, linestyle=":", color="0.5")
+        self._axes.set(xlabel="forward weight", ylabel="backward weight")
+
+    def image(self, title: str, forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
+        """Returns an image `(height, width, 4)`, uint8.
+
+        Args:
+            title: stands above.
+            forward: weights `(points,)` along the horizontal axis.
+            backward: their backward weights, `(points,)`.
+        """
+        self._points.set_data(forward, backward)
+        self._axes.set_title(title)
+        self._axes.relim()
+        self._axes.autoscale_view()
+        self._canvas.draw()
+        return np.array(self._canvas.buffer_rgba())
 
 
 class Progress:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context as tf_context  # What reaches the other workers has no public name.
 
 from neural_alignment.config import Config, Runtime
 from neural_alignment.data import Dataset
-from neural_alignment.errors import ConfigError, RunError
+from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped
 from neural_alignment.training.model import AlignedModel, compiles_by_itself
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 """`TF_CONFIG` of the first of two workers."""
+
+HEED_SIGNALS = 1.0
+"""Seconds after which an evaluation returns to Python, where signals are heeded, before it goes on."""
+
+MEET = 120.0
+"""Seconds for which a worker that is refused waits for the others, to tell them."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +101,16 @@ class Distribution:
         """Returns J and the metrics over the validation split, every example counted once."""
         model.reset_metrics()
         model.make_test_function()
-        batches, results = iter(self.validation(dataset)), {}
+        batches = iter(self.validation(dataset))
         # Not `model.evaluate`, which takes no batches that are shared out among workers.
-        steps = -(-dataset.validation_examples // dataset.batching.validation_batch_size)
-        for _ in range(0, steps, model.steps_per_execution):
-            try:
-                results = model.test_function(batches)
-            except (StopIteration, tf.errors.OutOfRangeError):
-                break  # Damaged records that are left out made a batch less.
+        left = -(-dataset.validation_examples // dataset.batching.validation_batch_size)
+        # Signals are heeded where a call returns. Several workers heed none here, and meet at every batch in a loop,
+        # so theirs must be of one length.
+        seconds = HEED_SIGNALS if self.workers == 1 else math.inf
+        results, made = {}, left
+        while left and made:  # Damaged records that are left out may make a batch less.
+            made, results = model.test_function.steps(batches, left, seconds)
+            left -= made
         return {name: float(value) for name, value in results.items()}
 
     @property
@@ -146,6 +157,58 @@ class Distribution:
             return tf.nest.map_structure(lambda value: self.strategy.experimental_local_results(value)[0], results)
 
         return tf.function(run, autograph=False)
+
+
+class Deserted(Stopped):
+    """Another worker has ended, and this one cannot go on alone."""
+
+
+@contextlib.contextmanager
+def shared_fate(runtime: Runtime) -> Iterator[None]:
+    """Within it, an error that ends one of several workers ends them all, wherever they are.
+
+    Else the others would wait for it: to meet, or in the next sum over all replicas. What all see at the same step, a
+    divergence or a signal, ends them all anyway.
+
+    Raises:
+        Deserted: if another worker has ended; the message has its reason, where it could give one.
+    """
+    if _kind(runtime) != "multi_worker":
+        yield
+        return
+    try:
+        yield
+    except Exception as error:
+        if (deserted := explain(error)) is not None:
+            raise deserted from None
+        if not isinstance(error, (Diverged, Deserted)) and getattr(error, "state", None) != "stopped":
+            # In a thread: to meet the others may take forever, and cannot be interrupted.
+            telling = threading.Thread(target=_tell, args=(runtime, error), name="tell the others", daemon=True)
+            telling.start()
+            telling.join(MEET)
+        raise
+
+
+def explain(error: Exception) -> Deserted | None:
+    """Returns what an error of TensorFlow means, if it is that another worker has ended."""
+    aborted = re.search(r"Collective ops is aborted by: (.*)", str(error))
+    if aborted is None or not isinstance(error, tf.errors.OpError):
+        return None
+    if told := re.search(r"worker \d+ has ended: .*", aborted[1]):
+        return Deserted(told[0], "failed")
+    return Deserted(
+        f"another worker is gone ({aborted[1][:150]}): its own messages say why; go on with --resume", "failed"
+    )
+
+
+def _tell(runtime: Runtime, error: Exception) -> None:
+    """Ends what the other workers wait for; meets them first, if that has not been."""
+    reason = str(error) if isinstance(error, (InputError, Stopped)) else f"{type(error).__name__}: {error}"
+    with contextlib.suppress(Exception):  # There is an error already, and they may be gone.
+        if tf_context.context().coordination_service is None:
+            create(runtime)
+        line = f"worker {_place()[0]} has ended: {' '.join(reason.split())[:500]}"
+        tf_context.context().report_error_to_cluster(tf.errors.FAILED_PRECONDITION, line)
 
 
 def is_chief(runtime: Runtime) -> bool:

@@ -24,7 +24,7 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
-def write_whole(path: str, text: str) -> None:
+def write_whole(path: str, content: str | bytes) -> None:
     """Writes a file as a whole or not at all: who reads it meanwhile sees the one before.
 
     Raises:
@@ -32,8 +32,8 @@ def write_whole(path: str, text: str) -> None:
     """
     partial = path + PARTIAL
     try:
-        with tf.io.gfile.GFile(partial, "w") as file:
-            file.write(text)
+        with tf.io.gfile.GFile(partial, "w" if isinstance(content, str) else "wb") as file:
+            file.write(content)
         tf.io.gfile.rename(partial, path, overwrite=True)
     except tf.errors.OpError:
         with contextlib.suppress(tf.errors.OpError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,6 +85,19 @@ class AlignedModel(keras.Model):
                 "Example: MultiOptimizer([Momentum(0.1)])."
             )
 
+    def _build_metrics(self, batch: Any) -> None:
+        """Creates the compiled metrics that await the shapes of a batch, given as `tf.TensorSpec`s.
+
+        In a step they would be created while that is traced, and have it traced again.
+        """
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        specs, metrics = tf.nest.flatten(y), self._compile_metrics
+        if metrics is None or metrics.built or not all(isinstance(s, tf.TensorSpec) and s.shape.rank for s in specs):
+            return
+        metrics.build(
+            tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), y), self._outputs_struct
+        )
+
     def get_compile_config(self) -> dict[str, Any]:
         """Returns what `compile` was called with."""
         config = super().get_compile_config()
@@ -105,47 +119,11 @@ class AlignedModel(keras.Model):
     def make_train_function(self, force: bool = False) -> None:
         """Builds what `fit` calls for every `steps_per_execution` steps.
 
-        Which loss runs is chosen here, outside of the replicas: a branch within one could not wait for the others.
+        Which loss runs is chosen in the step, outside of the replicas: a branch within one could not wait for the
+        others.
         """
-        if self.train_function is not None and not force:
-            return
-        step = self._step
-        if self.jit_compile and not self.run_eagerly and not compiles_by_itself(self.distribute_strategy):
-            step = tf.function(step, reduce_retracing=True, jit_compile=True, autograph=False)
-
-        def execution(iterator: Any) -> tuple[Tensor, dict[str, Tensor]]:
-            if self.steps_per_execution == 1:
-                step(iterator.get_next())
-                return tf.constant(1), self.get_metrics_result()
-
-            def body(count, batch):
-                step(batch.get_value())
-                more = count + 1 < self.steps_per_execution
-                return count + 1, tf.cond(more, iterator.get_next_as_optional, lambda: batch)
-
-            count, _ = tf.while_loop(
-                lambda count, batch: tf.logical_and(count < self.steps_per_execution, batch.has_value()),
-                body,
-                (tf.constant(0), iterator.get_next_as_optional()),
-                parallel_iterations=1,
-            )
-            return count, self.get_metrics_result()
-
-        if not self.run_eagerly:
-            execution = tf.function(execution, reduce_retracing=True, autograph=False)
-
-        def function(iterator: Any) -> dict[str, Tensor]:
-            if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
-                count, logs = execution(iterator)
-                if not count:
-                    raise StopIteration
-                return logs
-            for _, data in zip(range(self.steps_per_execution), iterator, strict=False):
-                single(data)
-            return self.get_metrics_result()
-
-        single = step if self.run_eagerly else tf.function(step, reduce_retracing=True, autograph=False)
-        self.train_function = function
+        if self.train_function is None or force:
+            self.train_function = Execution(self, self._step, self.get_metrics_result)
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """Makes one update of W from J and of B from R; returns the metrics so far. For training loops of one's own."""
@@ -193,19 +171,11 @@ class AlignedModel(keras.Model):
         def step(data: Any) -> None:
             self.distribute_strategy.run(self.test_step, args=(data,))
 
-        if not self.run_eagerly:
-            jit_compile = self.jit_compile and not compiles_by_itself(self.distribute_strategy)
-            step = tf.function(step, reduce_retracing=True, jit_compile=jit_compile, autograph=False)
+        def results() -> dict[str, Tensor]:
+            ours = self._regulariser_tracker.name
+            return {name: value for name, value in self.get_metrics_result().items() if name != ours}
 
-        def function(iterator: Any) -> dict[str, Tensor]:
-            made = [step(data) for _, data in zip(range(self.steps_per_execution), iterator, strict=False)]
-            if not made:
-                raise StopIteration
-            results = self.get_metrics_result()
-            results.pop(self._regulariser_tracker.name, None)
-            return results
-
-        self.test_function = function
+        self.test_function = Execution(self, step, results)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
         """Evaluates one batch: J and the metrics, not R.
@@ -283,6 +253,108 @@ class AlignedModel(keras.Model):
                 gradient = tf.cast(tape.gradient(total, backward), layer._backward_kernel.dtype)
             gradients[place] = value = gradient if gradients[place] is None else gradients[place] + gradient
         return value
+
+
+class Execution:
+    """Steps on the batches of an iterator, without a return to Python in between.
+
+    Keras calls it with an iterator, as it does its own train and test functions, and gets `steps_per_execution` steps;
+    `steps` makes as many as it is told. Both read the metrics once, at the end.
+
+    Args:
+        model: a compiled model.
+        step: makes one step on one batch, on all replicas.
+        results: reads the metrics.
+    """
+
+    def __init__(self, model: AlignedModel, step: Callable[[Any], None], results: Callable[[], dict[str, Tensor]]):
+        self._model = model
+        self._results = results
+        if model.jit_compile and not model.run_eagerly and not compiles_by_itself(model.distribute_strategy):
+            step = tf.function(step, reduce_retracing=True, jit_compile=True, autograph=False)
+        self._step = step
+        self._on_data, self._on_next, self._on_several = (
+            function if model.run_eagerly else tf.function(function, reduce_retracing=True, autograph=False)
+            for function in (step, self._step_on_next, self._step_on_several)
+        )
+
+    def __call__(self, iterator: Any, limit: int | None = None) -> dict[str, Tensor]:
+        """Makes `steps_per_execution` steps, or fewer where fewer batches are left; returns the metrics so far.
+
+        Args:
+            iterator: of batches.
+            limit: make no more steps than these.
+
+        Raises:
+            StopIteration: if no batch is left.
+            tf.errors.OutOfRangeError: likewise.
+        """
+        together = self._model.steps_per_execution
+        self.build_metrics(iterator)
+        if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+            for _, data in zip(range(together), iterator, strict=False):  # From `train_on_batch`, `test_on_batch`.
+                self._on_data(data)
+            return self._results()
+        if together == 1:  # One step needs no loop, nor batches that may be missing.
+            return self._on_next(iterator)
+        made, results = self.steps(iterator, together if limit is None else min(limit, together))
+        if not made:
+            raise StopIteration
+        return results
+
+    def steps(self, iterator: Any, limit: int, seconds: float = math.inf) -> tuple[int, dict[str, Tensor]]:
+        """Makes steps until the batches end, by one graph whatever the limits.
+
+        Args:
+            iterator: of batches: `tf.data.Iterator` or `tf.distribute.DistributedIterator`.
+            limit: make no more steps than these, and at least one.
+            seconds: begin no step, but the first, when so much time has passed.
+
+        Returns:
+            How many steps it has made, and the metrics so far.
+        """
+        made, results = self._on_several(iterator, *_limits(limit, seconds))
+        return int(made), results
+
+    def build_metrics(self, iterator: Any) -> None:
+        """Creates the metrics for the batches of an iterator. Keras sees to it itself where there is a strategy."""
+        if isinstance(iterator, tf.data.Iterator):
+            self._model._build_metrics(iterator.element_spec)
+
+    def trace(self, iterator: Any) -> None:
+        """Makes the graph that `__call__` runs on the batches of an iterator, and makes no step."""
+        if self._model.run_eagerly:
+            return
+        if self._model.steps_per_execution == 1:
+            self._on_next.get_concrete_function(iterator)
+        else:
+            self._on_several.get_concrete_function(iterator, *_limits(1, math.inf))
+
+    def _step_on_next(self, iterator: Any) -> dict[str, Tensor]:
+        self._step(iterator.get_next())
+        return self._results()
+
+    def _step_on_several(self, iterator: Any, limit: Tensor, seconds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        until = tf.timestamp() + seconds  # Here, so that the time to trace is none of it.
+
+        def body(made, _, batch):
+            self._step(batch.get_value())
+            made += 1
+            # Looked at once, for the loop too: a batch that is taken is used.
+            goes_on = tf.logical_and(made < limit, tf.timestamp() < until)
+            return made, goes_on, tf.cond(goes_on, iterator.get_next_as_optional, lambda: batch)
+
+        made, *_ = tf.while_loop(
+            lambda made, goes_on, batch: tf.logical_and(goes_on, batch.has_value()),
+            body,
+            (tf.constant(0), tf.constant(True), iterator.get_next_as_optional()),
+            parallel_iterations=1,
+        )
+        return made, self._results()
+
+
+def _limits(steps: int, seconds: float) -> tuple[Tensor, Tensor]:
+    return tf.constant(steps), tf.constant(seconds, tf.float64)
 
 
 def _examples(x: Any) -> Tensor:

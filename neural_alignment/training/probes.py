@@ -23,6 +23,25 @@ backpropagation.
 """
 
 
+KERNEL_MEASURES = ("weight_angle", "norm_ratio")
+"""Those of `MEASURES` that need the kernels alone."""
+
+
+def measure_kernels(model: keras.Model) -> dict[str, dict[str, Tensor]]:
+    """Measures of the alignment of each aligned layer what its kernels tell.
+
+    Returns:
+        Measure of `KERNEL_MEASURES` -> layer name -> float32 scalar; NaN where it is not defined.
+    """
+    results: dict[str, dict[str, Tensor]] = {name: {} for name in KERNEL_MEASURES}
+    for layer in aligned_layers(model):
+        forward = keras.ops.convert_to_tensor(layer.kernel)
+        backward = layer.linear_map().transpose(keras.ops.convert_to_tensor(layer.backward_kernel))
+        results["weight_angle"][layer.name] = angle(forward, backward)
+        results["norm_ratio"][layer.name] = norm_ratio(backward, forward)
+    return results
+
+
 def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
     """Measures the alignment of each aligned layer on one batch, batch normalisation in training mode.
 
@@ -39,8 +58,7 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
     layers = aligned_layers(model)
     # One and the same tensor for all that reads a kernel, so that what is computed twice is found and computed once.
     kernels = [tf.identity(layer.kernel.value) for layer in layers]
-    pseudo, seen = _gradients(model, layers, kernels, x, y, weight_transport=False)
-    true, _ = _gradients(model, layers, kernels, x, y, weight_transport=True)
+    pseudo, true, seen = _gradients(model, layers, kernels, x, y)
     results: dict[str, dict[str, Tensor]] = {name: {} for name in MEASURES}
     for layer, forward, pseudogradient, gradient in zip(layers, kernels, pseudo, true, strict=True):
         # Half precision, where the network computes in it, is not that of angles.
@@ -63,9 +81,12 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
 
 
 def _gradients(
-    model: keras.Model, layers: list[Any], kernels: list[Tensor], x: Tensor, y: Tensor, weight_transport: bool
-) -> tuple[list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
-    """Returns J's gradients to the forward kernels, and each layer's inputs and upstream error."""
+    model: keras.Model, layers: list[Any], kernels: list[Tensor], x: Tensor, y: Tensor
+) -> tuple[list[Tensor], list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
+    """Returns J's gradients to the forward kernels, as they are and of true backpropagation, and two signals by layer.
+
+    The signals are its inputs, and the error at its outputs that has travelled through the backward kernels.
+    """
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
@@ -75,11 +96,13 @@ def _gradients(
 
     kept = {id(layer.kernel): value for layer, value in zip(layers, kernels, strict=True)}
     mapping = [(v, kept.get(id(v), v.value)) for v in model.trainable_variables]
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(persistent=True) as tape:
         tape.watch(kernels)
         scope = keras.StatelessScope(state_mapping=mapping)
-        with scope, forward_pass(regularise=False, weight_transport=weight_transport, probe=probe):
+        with scope, forward_pass(regularise=False, probe=probe) as state:
             loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), training=True)
     names = [layer.name for layer in layers]
-    gradients, upstream = tape.gradient(loss, (kernels, [outputs[name] for name in names]))
-    return gradients, {name: (inputs[name], error) for name, error in zip(names, upstream, strict=True)}
+    pseudo, upstream = tape.gradient(loss, (kernels, [outputs[name] for name in names]))
+    state.weight_transport = True
+    true = tape.gradient(loss, kernels)
+    return pseudo, true, {name: (inputs[name], error) for name, error in zip(names, upstream, strict=True)}

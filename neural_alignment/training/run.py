@@ -3,6 +3,7 @@
 runs/<name>/
     config.yaml      the configuration with all defaults; `train` takes it again
     metrics.csv      a row per evaluation
+    kernels/         W and B of the layers that `logging.kernels` names, at every evaluation
     tensorboard/     scalars, histograms, images
     checkpoints/     last/ and best/, resumable
     corrupt_records.json   which records of the data were damaged, where some were and that is tolerated
@@ -13,6 +14,7 @@ runs/<name>/
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -41,7 +43,7 @@ from neural_alignment.training.stepping import Stepper
 from neural_alignment.training.stopping import Interrupted, Stop
 
 FILES = (
-    *("config.yaml", "metrics.csv", "tensorboard", "checkpoints", "corrupt_records.json", "model.keras"),
+    *("config.yaml", "metrics.csv", "kernels", "tensorboard", "checkpoints", "corrupt_records.json", "model.keras"),
     "status.json",
 )
 """What a run directory holds; `force` removes these and nothing else."""
@@ -206,12 +208,20 @@ def train(
         ConfigError: if a rule's pattern fits no layer.
         DataError: if the data cannot be read.
         Diverged: if J or R is not finite; earlier rows and checkpoints stay.
-        Stopped: at SIGTERM or SIGINT, once the state is saved, or where the disk is full; `resume` goes on.
+        Stopped: at SIGTERM or SIGINT, once the state is saved, where the disk is full, or where another worker has
+            ended; `resume` goes on.
     """
     directory = RunDirectory(run_dir)
-    if not distribution.is_chief(config.runtime):
-        return _assist(config, directory, resume, force, progress)
-    with files.full_disk_told(directory.path), contextlib.ExitStack() as holding:
+    with distribution.shared_fate(config.runtime), files.full_disk_told(directory.path):
+        part = _lead if distribution.is_chief(config.runtime) else _assist
+        return part(config, directory, resume, force, progress)
+
+
+def _lead(
+    config: Config, directory: RunDirectory, resume: bool, force: bool, progress: callbacks.Progress | None
+) -> Result:
+    """Trains alone, or as the chief of several workers: what it does is in the run directory."""
+    with contextlib.ExitStack() as holding:
         check_held = None
         if directory.exists():
             if directory.status()["state"] != "finished" or force:
@@ -230,15 +240,19 @@ def train(
         return _live(_Training(config, directory, *prepared, check_held), progress)
 
 
-def _prepare(config: Config) -> tuple[Distribution, data.Dataset, AlignedModel]:
-    """Returns the devices, the data and the model of a run."""
+def _prepare(config: Config) -> tuple[Distribution, data.Dataset, AlignedModel, callbacks.Alignment]:
+    """Returns the devices, the data, the model and its measures; all data are read while the model is made."""
     devices = distribution.create(config.runtime)
     devices.check(config)
-    dataset = setup.load_data(config)
-    with devices.scope():
-        model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
-        setup.compile_model(model, config, dataset.classes, dataset.steps_per_epoch)
-    return devices, dataset, model
+    facts = setup.data_facts(config)
+    with concurrent.futures.ThreadPoolExecutor(1) as background:
+        reading = background.submit(setup.load_data, config)
+        with devices.scope():
+            model = setup.build_model(config, facts.classes, facts.input_shape, facts.steps_per_epoch)
+            setup.compile_model(model, config, facts.classes, facts.steps_per_epoch)
+        alignment = callbacks.Alignment(model, devices, config.evaluation.probe_examples)
+        alignment.trace(facts)
+        return devices, reading.result(), model, alignment
 
 
 def _assist(
@@ -290,7 +304,7 @@ def _noted(training: _Training, stop: Stop, progress: callbacks.Progress | None)
     except lock.Lost:
         raise  # The directory is another's.
     except tf.errors.OpError as error:
-        explained = training.dataset.explain(error)
+        explained = training.dataset.explain(error) or distribution.explain(error)
         note("failed", reason=str(explained or error).splitlines()[0])
         if explained is None:
             raise
@@ -339,13 +353,18 @@ def _check_same(directory: RunDirectory, config: Config) -> None:
     """Checks that a run's stored configuration is `config`."""
     if not directory.has_begun():
         return
-    stored, present = (each.model_dump(mode="json", exclude=_FREE) for each in (directory.config(), config))
-    key, was, now = next(_differences(stored, present), (None, None, None))
-    if key is not None:
+    difference = first_difference(directory.config(), config)
+    if difference:
         raise RunError(
-            f"{directory.path}: its checkpoint is of another configuration: {key} was {was!r}, is now {now!r}; resume "
+            f"{directory.path}: its checkpoint is of another configuration: {difference}; resume "
             "with its own config.yaml, or choose another --run-dir"
         )
+
+
+def first_difference(was: Config, now: Config) -> str | None:
+    """Says at which key two configurations differ in what they compute, and how; none where they do not."""
+    plain = (each.model_dump(mode="json", exclude=_FREE) for each in (was, now))
+    return next((f"{key} was {old!r}, is now {new!r}" for key, old, new in _differences(*plain)), None)
 
 
 def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -371,6 +390,7 @@ class _Training:
         devices: Distribution,
         dataset: data.Dataset,
         model: AlignedModel,
+        alignment: callbacks.Alignment,
         check_held: Callable[[], None],
     ):
         self.config = config
@@ -387,7 +407,8 @@ class _Training:
         self.means = TrainingMeans(model)
         self.checkpoints = Checkpoints(model, self.means, directory.file("checkpoints"))
         self.metrics = MetricsFile(directory.file("metrics.csv"))
-        self._evaluation = callbacks.Evaluation(config, dataset, self.epoch_steps, model, devices)
+        self._evaluation = callbacks.Evaluation(config, dataset, self.epoch_steps, model, devices, alignment)
+        self._kernels = callbacks.Kernels(model, directory.file("kernels"), config.logging.kernels)
         self._saved = time.monotonic()
 
     @property
@@ -456,11 +477,15 @@ class _Training:
         if progress is not None:
             progress.plan(start, self.total_steps)
         try:
+            advance = Stepper(self.model, self.devices.train(self.dataset, start)) if start < self.total_steps else None
             if self._is_due(start) and start not in [row["step"] for row in rows]:
+                # Several workers make their graphs in one order, by which the sums over all of them are known.
+                if advance is not None and self.devices.workers == 1:
+                    advance.trace_aside()
                 self._measure(stop, listeners)
             self._keep_best()  # Of a run that was killed between the last two writes of an evaluation.
-            if start < self.total_steps:
-                self._train(stop, listeners, progress)
+            if advance is not None:
+                self._train(advance, stop, listeners, progress)
         finally:
             if progress is not None:
                 progress.close()
@@ -469,10 +494,15 @@ class _Training:
             self.directory.save_model(self.model)
         return self._finish(round(time.time() - began, 1))
 
-    def _train(self, stop: Stop, listeners: list[callbacks.Listener], progress: callbacks.Progress | None) -> None:
+    def _train(
+        self,
+        advance: Stepper,
+        stop: Stop,
+        listeners: list[callbacks.Listener],
+        progress: callbacks.Progress | None,
+    ) -> None:
         """Makes all steps that are left."""
         step = self.step
-        advance = Stepper(self.model, self.devices.train(self.dataset, step))
         while step < self.total_steps:
             if self._is_due(step):
                 self.model.reset_metrics()
@@ -532,6 +562,7 @@ class _Training:
         finally:
             self.means.put_back()  # Evaluating has used the same metrics.
         self.save()
+        self._kernels(row)  # Before the row: what has its row is not measured again.
         self.metrics.append(row)
         self._keep_best()
         for listener in listeners:

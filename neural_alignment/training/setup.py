@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from neural_alignment import data, models
-from neural_alignment.config import Config, ImageNetData
-from neural_alignment.data import imagenet
+from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError
 from neural_alignment.training.model import AlignedModel, all_layers
 from optimizers import Adam, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
@@ -32,40 +31,25 @@ def load_data(config: Config) -> data.Dataset:
     Raises:
         DataError: if it cannot be read as the configuration says.
     """
-    options = config.data.model_dump()
-    validation_batch_size = config.evaluation.batch_size or config.batch_size
-    return data.load(
-        options.pop("source"),
-        batch_size=config.batch_size,
-        validation_batch_size=validation_batch_size,
-        seed=config.seed,
-        **options,
-    )
+    return data.load(**_data_options(config))
 
 
-class Facts(NamedTuple):
-    """What must be known of the data to build a model and plan a run."""
-
-    classes: int
-    input_shape: tuple[int, ...]
-    train_examples: int
-    validation_examples: int
-    steps_per_epoch: int
-
-
-def data_facts(config: Config) -> Facts:
-    """Returns the facts of a run's data, without the data where the configuration says them all.
+def data_facts(config: Config) -> data.Facts:
+    """Returns what must be known of a run's data to build its model; reads them only where nothing else says it.
 
     Raises:
         DataError: if the data must be looked at and cannot be.
     """
-    options = config.data
-    if isinstance(options, ImageNetData) and options.train_examples and options.validation_examples:
-        size = options.image_size or imagenet.PREPROCESSING[options.preprocessing].image_size
-        steps = options.train_examples // config.batch_size
-        return Facts(options.classes, (size, size, 3), options.train_examples, options.validation_examples, steps)
-    dataset = load_data(config)
-    return Facts(*(getattr(dataset, name) for name in Facts._fields))
+    return data.facts(**_data_options(config))
+
+
+def _data_options(config: Config) -> dict[str, Any]:
+    return {
+        **config.data.model_dump(),
+        "batch_size": config.batch_size,
+        "validation_batch_size": config.evaluation.batch_size or config.batch_size,
+        "seed": config.seed,
+    }
 
 
 def build_model(config: Config, classes: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:

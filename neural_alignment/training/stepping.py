@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import concurrent.futures
 
 import tensorflow as tf
 
@@ -14,8 +13,8 @@ class Stepper:
     """Makes training steps on batches that follow each other.
 
     `keras.Model.fit` rounds the steps of an epoch up to a multiple of `steps_per_execution`, restarts the input at
-    each call and resets the means; a run must end, evaluate and save at exact steps. This drives the model's own
-    compiled step instead: `steps_per_execution` steps at a time where as many are left, else one.
+    each call and resets the means; a run must end, evaluate and save at exact steps. This calls the model's own train
+    function instead, which takes a limit.
 
     Args:
         model: a compiled model.
@@ -25,20 +24,21 @@ class Stepper:
     def __init__(self, model: AlignedModel, batches: tf.data.Dataset | tf.distribute.DistributedDataset):
         self._model = model
         self._batches = iter(batches)
-        self._functions: dict[int, Callable[[Any], dict[str, Any]]] = {}
+        self._tracing: concurrent.futures.Future | None = None
+
+    def trace_aside(self) -> None:
+        """Begins to make the graph of a step in another thread, to use the time in which this one waits for devices."""
+        self._model.make_train_function()
+        self._model.train_function.build_metrics(self._batches)  # Here, as others may look at the metrics meanwhile.
+        executor = concurrent.futures.ThreadPoolExecutor(1, "trace")
+        self._tracing = executor.submit(self._model.train_function.trace, self._batches)
+        executor.shutdown(wait=False)
 
     def __call__(self, limit: int) -> dict[str, float]:
-        """Makes at least one step and at most `limit`; returns the means so far."""
-        model = self._model
-        together = model.steps_per_execution
-        count = together if limit >= together else 1
-        # Read by Keras where it makes the function, and again where it traces it.
-        model.steps_per_execution = count
-        try:
-            if count not in self._functions:
-                model.make_train_function(force=True)
-                self._functions[count] = model.train_function
-            results = self._functions[count](self._batches)
-        finally:
-            model.steps_per_execution = together
+        """Makes `steps_per_execution` steps, at most `limit`; returns the means so far."""
+        if self._tracing is not None:
+            self._tracing.result()
+            self._tracing = None
+        self._model.make_train_function()
+        results = self._model.train_function(self._batches, limit)
         return {name: float(value) for name, value in results.items()}

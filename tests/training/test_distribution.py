@@ -1,8 +1,12 @@
 """One run on several replicas: the same weights as on one, whatever the rule, the schedule and the optimizer."""
 
+import collections
 import csv
 import json
+import math
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +23,8 @@ from neural_alignment import layers
 from neural_alignment.alignments import from_config
 from neural_alignment.config import Runtime
 from neural_alignment.errors import Diverged, InputError
-from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run
+from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
+from neural_alignment.training.model import Execution
 from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler
 
 BATCH, STEPS, CLASSES = 8, 4, 3
@@ -238,6 +243,65 @@ def test_a_run_from_yaml_on_several_replicas_is_that_on_one(tmp_path, alone, rep
     assert evaluated["J"] == pytest.approx(float(alone[0][-1]["J"]), rel=1e-4)
 
 
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_evaluation_is_one_call_or_as_many_as_signals_need(tmp_path, monkeypatch, replicas, together):
+    """Over 360 examples in batches of 56, of which the last has 24; on two replicas it is filled up."""
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    devices = (
+        ["runtime.strategy=mirrored", f"runtime.replicas={replicas}"] if replicas > 1 else ["runtime.strategy=cpu"]
+    )
+    plan = configuration.load(str(tmp_path / "run.yaml"), [*devices, f"runtime.steps_per_execution={together}"])
+    devices, dataset = distribution.create(plan.runtime), setup.load_data(plan)
+    with devices.scope():
+        net = setup.build_model(plan, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
+        setup.compile_model(net, plan, dataset.classes, dataset.steps_per_epoch)
+    images, labels = (np.concatenate(each) for each in zip(*dataset.validation().as_numpy_iterator(), strict=True))
+    logits = np.array(net([images], training=False))
+    expected = {
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits),
+        "top1": np.mean(np.argmax(logits, axis=1) == labels),
+    }
+    made, steps = [], Execution.steps
+
+    def counted(*args):
+        result = steps(*args)
+        made.append(result[0])
+        return result
+
+    monkeypatch.setattr(Execution, "steps", counted)
+    for seconds, calls in [(math.inf, [7]), (0.0, [1] * 7)]:
+        monkeypatch.setattr(distribution, "HEED_SIGNALS", seconds)
+        made.clear()
+        results = devices.evaluate(net, dataset)
+        assert made == calls
+        for name, value in expected.items():
+            assert_close(results[name], value, "float32")
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_run_traces_its_steps_and_its_evaluation_once_on_each_replica(tmp_path, monkeypatch, replicas):
+    """Through two epochs, of three steps of J and of R each, and an evaluation after each."""
+    calls = collections.Counter()
+    step, evaluation = AlignedModel._replica_step, AlignedModel.test_step
+
+    def counted_step(self, data, at, j_runs, r_runs):
+        calls["J" * j_runs + "R" * r_runs] += 1
+        return step(self, data, at, j_runs, r_runs)
+
+    def counted_evaluation(self, data):
+        calls["evaluation"] += 1
+        return evaluation(self, data)
+
+    monkeypatch.setattr(AlignedModel, "_replica_step", counted_step)
+    monkeypatch.setattr(AlignedModel, "test_step", counted_evaluation)
+    several = ["runtime.strategy=mirrored", f"runtime.replicas={replicas}"]
+    overrides = several if replicas > 1 else ["runtime.strategy=cpu"]
+    (rows, _), _ = run_of(tmp_path, "epochs=2", "batch_size=448", "checkpoints.every_steps=4", *overrides)
+    assert [row["step"] for row in rows] == ["0", "6", "12"]
+    assert calls == {"J": replicas, "R": replicas, "evaluation": replicas}
+
+
 def test_a_run_goes_on_on_another_number_of_replicas(tmp_path, alone):
     with pytest.raises(KeyboardInterrupt):
         interrupted(tmp_path)
@@ -257,14 +321,6 @@ def interrupted(folder):
         run_of(folder, "runtime.strategy=mirrored", "runtime.replicas=2")
 
 
-WORKER = """
-import sys
-from neural_alignment import config
-from neural_alignment.training import run
-run.train(config.load(sys.argv[1], ["runtime.strategy=multi_worker"]), sys.argv[2])
-"""
-
-
 def free_ports(count):
     """Returns ports on which nobody listens."""
     sockets = [socket.socket() for _ in range(count)]
@@ -276,21 +332,87 @@ def free_ports(count):
     return ports
 
 
-def test_two_worker_processes_train_as_one(tmp_path, alone):
-    (tmp_path / "run.yaml").write_text(CONFIG)
+HANGS = 300
+"""Seconds after which a worker that should have ended is taken to hang; none of them takes a tenth."""
+
+
+def two_workers(folder, programs=("", "")):
+    """Trains in `folder` with two processes by the command line; returns their exit codes and the lines they end with.
+
+    Args:
+        folder: where run.yaml and the run directory are.
+        programs: what each does before.
+    """
+    (folder / "run.yaml").write_text(CONFIG)
+    arguments = ["train", str(folder / "run.yaml"), "--run-dir", str(folder / "run")]
+    arguments += ["--set", "runtime.strategy=multi_worker"]
+    call = "\nfrom neural_alignment import cli\ncli.main()"
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
-    for index in range(2):
+    for index, program in enumerate(programs):
         task = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-        command = [sys.executable, "-c", WORKER, str(tmp_path / "run.yaml"), str(tmp_path / "run")]
-        processes.append(
-            subprocess.Popen(
-                command, env={**os.environ, "TF_CONFIG": json.dumps(task)}, stderr=subprocess.PIPE, text=True
-            )
-        )
-    errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+        command = [sys.executable, "-c", program + call, *arguments]
+        environment = {**os.environ, "TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    try:
+        errors = [process.communicate(timeout=HANGS)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any("Traceback" in error for error in errors), errors
+    ends = [re.findall(r"^(?:error|stopped|diverged): .*", error, re.MULTILINE) for error in errors]
+    return [(process.returncode, lines) for process, lines in zip(processes, ends, strict=True)]
+
+
+def test_two_worker_processes_train_as_one(tmp_path, alone):
+    assert [code for code, _ in two_workers(tmp_path)] == [0, 0]
     assert_same_run(result_of(tmp_path / "run"), alone)
+
+
+def test_a_chief_that_is_refused_tells_the_other_worker(tmp_path):
+    """Which would wait for it without a word."""
+    run.RunDirectory(tmp_path / "run").make()
+    run.RunDirectory(tmp_path / "run").write_status("stopped")
+    (chief, [chief_line]), (other, [other_line]) = two_workers(tmp_path)
+    assert (chief, other) == (2, 1)
+    reason = f"{tmp_path / 'run'}: holds a run that is stopped; --resume goes on, --force starts anew"
+    assert chief_line == f"error: {reason}"
+    assert other_line == f"stopped: worker 0 has ended: {reason}"
+
+
+KILLED = """
+import os, signal
+from neural_alignment.training import checkpoints
+checkpoints.Checkpoints.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_that_is_killed_leaves_no_other_waiting(tmp_path):
+    """At the save of step 0: the chief has a state of its own by then, and waits in the sum over the gradients."""
+    (chief, [line]), (other, _) = two_workers(tmp_path, ("", KILLED))
+    assert other == -signal.SIGKILL
+    assert chief == 1
+    assert re.fullmatch(r"stopped: another worker is gone \(.*\): its own messages say why; go on with --resume", line)
+    status = run.RunDirectory(tmp_path / "run").status()
+    assert status["state"] == "failed"
+    assert f"stopped: {status['reason']}" == line
+
+
+ABORTED = "{{node CollectiveReduceV2}} Collective ops is aborted by: "
+ERRORS = {
+    "told": (tf.errors.FailedPreconditionError, f"{ABORTED}By task:1: worker 1 has ended: no disk\nMore", "no disk$"),
+    "gone": (tf.errors.UnavailableError, f"{ABORTED}Socket closed\nMore", r"is gone \(Socket closed\): .* --resume$"),
+    "another error": (tf.errors.InvalidArgumentError, "worker 1 has ended: no disk", None),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_what_tensorflow_says_of_another_worker_is_one_line(case):
+    kind, message, expected = ERRORS[case]
+    explained = distribution.explain(kind(None, None, message))
+    assert (explained is None) == (expected is None)
+    assert expected is None or re.search(expected, str(explained))
+    assert distribution.explain(ValueError(message)) is None
 
 
 BAD = {

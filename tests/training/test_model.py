@@ -1,5 +1,7 @@
 """`AlignedModel`: fit, evaluate, who moves at which step, minibatches, and what is not finite."""
 
+import collections
+
 import keras
 import numpy as np
 import pytest
@@ -182,6 +184,129 @@ def test_evaluation_computes_no_r():
     model.evaluate(*data(), verbose=0)
     model.predict(data()[0], verbose=0)
     assert int(CALLS["R"]) == before
+
+
+# Evaluation, and how often anything is traced.
+
+
+def evaluated(run_eagerly=False, **options):
+    """Returns a compiled model, and its data: three batches of 8 and one of 3."""
+    model = network(Symmetric(self_=0.3, decay=0.2))
+    options = {"jit_compile": False, "run_eagerly": run_eagerly, **options}
+    model.compile(optimizer(), cross_entropy(), metrics=["accuracy"], **options)
+    return model, *data(27)
+
+
+class Executions(keras.callbacks.Callback):
+    """Notes the numbers of the batches at which Keras calls back in an evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.begins, self.ends, self.losses = [], [], []
+
+    def on_test_batch_begin(self, batch, logs=None):
+        """Notes the first batch of an execution."""
+        self.begins.append(batch)
+
+    def on_test_batch_end(self, batch, logs=None):
+        """Notes the last one, and J so far."""
+        self.ends.append(batch)
+        self.losses.append(float(logs["loss"]))
+
+
+@pytest.mark.parametrize("mode", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=["graph", "eager", "xla"])
+@pytest.mark.parametrize("together", [1, 3, 9])
+def test_evaluation_counts_every_example_once_and_calls_back_once_per_execution(together, mode):
+    model, x, y = evaluated(steps_per_execution=together, **mode)
+    seen = Executions()
+    result = model.evaluate(x, y, batch_size=8, verbose=0, callbacks=[seen], return_dict=True)
+    logits = model.predict(x, verbose=0)
+    assert_close(result["loss"], cross_entropy()(y, logits), "float32")
+    assert_close(result["accuracy"], np.mean(np.argmax(logits, axis=1) == y), "float32")
+    means = [float(cross_entropy()(y[begin : begin + 8], logits[begin : begin + 8])) for begin in range(0, 27, 8)]
+    assert_differs(result["loss"], np.mean(means))
+    assert seen.begins == list(range(0, 4, together))
+    assert seen.ends == [begin + together - 1 for begin in seen.begins]
+    first = 8 * together
+    assert_close(seen.losses[0], cross_entropy()(y[:first], logits[:first]), "float32")
+
+
+def test_test_on_batch_evaluates_that_batch_alone():
+    model, x, y = evaluated(steps_per_execution=3)
+    model.evaluate(x, y, verbose=0)
+    loss = model.test_on_batch(x[:8], y[:8], return_dict=True)["loss"]
+    assert_close(loss, cross_entropy()(y[:8], model.predict(x[:8], verbose=0)), "float32")
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True], ids=["graph", "eager"])
+def test_steps_end_at_their_limit_or_time_and_drop_no_batch(run_eagerly):
+    model, x, y = evaluated(run_eagerly)
+    model.make_test_function()
+    logits = model(x)
+    batches = iter(tf.data.Dataset.from_tensor_slices((x, y)).batch(8))
+    seen = 0
+    # Two batches; one, because no time is left after it; the rest; none.
+    for options, made in [({"limit": 2}, 2), ({"limit": 9, "seconds": 0.0}, 1), ({"limit": 9}, 1), ({"limit": 9}, 0)]:
+        count, results = model.test_function.steps(batches, **options)
+        assert count == made
+        seen = min(27, seen + 8 * made)
+        assert_close(results["loss"], cross_entropy()(y[:seen], logits[:seen]), "float32")
+
+
+def test_fewer_steps_than_an_execution_has_are_made_by_the_same_graph(monkeypatch):
+    ends = []
+    for together, limits in [(1, [1] * 5), (4, [4, 1]), (4, [2, 3])]:
+        traces = counted(monkeypatch, AlignedModel, "_replica_step")
+        model, x, y = evaluated(steps_per_execution=together)
+        model.make_train_function()
+        batches = iter(tf.data.Dataset.from_tensor_slices((x, y)).batch(8).repeat())
+        for limit in limits:
+            model.train_function(batches, limit)
+        assert model.global_step == 5
+        assert len(traces) == 1
+        ends.append(model.get_weights())
+    for one, *others in zip(*ends, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(other, one)
+
+
+def counted(monkeypatch, owner, name):
+    """Notes the arguments of every call that Python makes of a method."""
+    original, calls = getattr(owner, name), []
+
+    def method(self, *args, **kwargs):
+        calls.append(args)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(owner, name, method)
+    return calls
+
+
+def modes(calls):
+    """Returns how often each pair (J runs, R runs) was traced."""
+    return collections.Counter(args[2:] for args in calls)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("scheduler", [None, RateScheduler(4, alternation=1)], ids=["simultaneous", "alternating"])
+def test_a_step_and_an_evaluation_are_traced_once(monkeypatch, scheduler, together):
+    steps = counted(monkeypatch, AlignedModel, "_replica_step")
+    evaluations = counted(monkeypatch, AlignedModel, "test_step")
+    model = network(Symmetric(self_=0.3, decay=0.2))
+    options = {"jit_compile": False, "steps_per_execution": together}
+    model.compile(optimizer(scheduler), cross_entropy(), metrics=["accuracy"], **options)
+    x, y = data(27)
+    model.fit(x, y, batch_size=8, epochs=2, validation_data=(x, y), verbose=0)
+    assert modes(steps) == ({(True, True): 1} if scheduler is None else {(True, False): 1, (False, True): 1})
+    assert len(evaluations) == 1
+
+
+def test_eagerly_a_step_is_called_each_time(monkeypatch):
+    """So that the counts above can be others."""
+    steps = counted(monkeypatch, AlignedModel, "_replica_step")
+    model, x, y = evaluated(run_eagerly=True)
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0)
+    assert modes(steps) == {(True, True): 8}
 
 
 # Minibatches.

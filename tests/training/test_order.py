@@ -43,11 +43,11 @@ def optimised_graphs(rule, replicas, plain=False):
         if plain:
             model = keras.Model(inputs, outputs)
             model.compile(keras.optimizers.Adam(0.1), loss, jit_compile=False)
+            model.optimizer.build(model.trainable_variables)  # Keras itself would, in the step: outside of the scope.
         else:
             model = AlignedModel(inputs, outputs)
             optimizers = [Momentum(0.1)] if rule.tie_gradient else [Momentum(0.1), Adam(0.1)]
             model.compile(MultiOptimizer(optimizers), loss, jit_compile=False)
-        model.optimizer.build(model.trainable_variables)
     rng = np.random.default_rng(0)
     batch = tf.data.Dataset.from_tensors((rng.normal(size=(4, 6, 6, 2)), rng.integers(0, 3, size=4)))
     context.context().enable_graph_collection()

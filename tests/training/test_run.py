@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
 
 def test_the_directory_holds_what_a_reader_needs(finished):
     result, path = finished
-    assert {entry.name for entry in path.iterdir()} == set(run.FILES) - {"corrupt_records.json"}
+    assert {entry.name for entry in path.iterdir()} == set(run.FILES) - {"corrupt_records.json", "kernels"}
     assert configuration.load(path / "config.yaml") == config(logging={"tensorboard": True, "histograms": True})
     status = json.loads((path / "status.json").read_text())
     assert status["state"] == "finished"

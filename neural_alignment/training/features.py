@@ -1,0 +1,243 @@
+"""What the layers of a run answer to images: the features of Figure 6."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment.config import Config, ImageNetData
+from neural_alignment.data.imagenet import PREPROCESSING
+from neural_alignment.data.recordings import load_images
+from neural_alignment.errors import DataError, RunError
+from neural_alignment.training import setup
+from neural_alignment.training.loading import load_model
+from neural_alignment.training.model import AlignedModel, all_layers
+from neural_alignment.training.run import RunDirectory
+
+
+class Network(NamedTuple):
+    """A network of a run.
+
+    Attributes:
+        run_dir: the run.
+        model: the network.
+        config: its configuration.
+    """
+
+    run_dir: str
+    model: AlignedModel
+    config: Config
+
+
+def trained(run_dir: str | Path) -> Network:
+    """Returns the network at the end of a run.
+
+    Raises:
+        RunError: if there is none; one line says why.
+    """
+    directory = RunDirectory(run_dir)
+    state, path = directory.status()["state"], directory.file("model.keras")
+    if not tf.io.gfile.exists(path):
+        raise RunError(f"{directory.path}: has no model.keras because the run is {state}; finish it first")
+    return Network(directory.path, load_model(path), directory.config())
+
+
+def initial(run_dir: str | Path) -> Network:
+    """Returns the network as the run began, drawn anew from its seed: the baseline "Random" of Figure 6.
+
+    Batch normalisation has its first moving statistics, mean 0 and variance 1.
+
+    Raises:
+        RunError: if the run has no final model, from which the shapes of images and classes are taken.
+    """
+    _, model, config = trained(run_dir)
+    facts = (model.output_shape[-1], model.input_shape[1:])
+    return Network(str(run_dir), setup.build_model(config, *facts, steps_per_epoch=1), config)
+
+
+def rate_layers(model: keras.Model) -> list[str]:
+    """Returns the names of the layers that a nonlinearity ends, and global pooling: what stands for firing rates."""
+    kinds = (keras.layers.ReLU, keras.layers.Activation, keras.layers.GlobalAveragePooling2D)
+    return [
+        layer.name
+        for layer in all_layers(model)
+        if isinstance(layer, kinds)
+        or getattr(layer, "activation", keras.activations.linear) is not keras.activations.linear
+    ]
+
+
+def matching_layers(network: Network, patterns: Sequence[str] = ()) -> list[str]:
+    """Returns the names of the layers that patterns such as `group*_relu` fit, in the order of the forward pass.
+
+    Args:
+        network: the network.
+        patterns: all of `rate_layers` where there are none.
+
+    Raises:
+        RunError: if a pattern fits no layer; one line names the nearest.
+    """
+    if not patterns:
+        return rate_layers(network.model)
+    names = [layer.name for layer in all_layers(network.model)]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise _unknown(network, pattern, names)
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+class ImageSet:
+    """Images as a network takes them, batch by batch.
+
+    Args:
+        network: the network.
+        images: a file of images (`data.recordings`), or none for the validation split of the run. Float images are
+            taken as they are. uint8 ones are resized as a whole to the size of the network's input (bilinear, no
+            antialiasing, no crop: what stands at the edge is part of the stimulus), and put on the scale that the run's
+            own images have.
+        batch_size: images at a time.
+
+    Raises:
+        DataError: if they cannot be read, or are not of the network's shape.
+    """
+
+    def __init__(self, network: Network, images: str | Path | None = None, batch_size: int = 64):
+        self._shape = tuple(network.model.input_shape[1:])
+        self._batch_size = batch_size
+        if images is None:
+            self._dataset = setup.load_data(network.config)
+            self._pixels, self.size = None, self._dataset.validation_examples
+            return
+        self._pixels = load_images(str(images))
+        self.size = len(self._pixels)
+        self._is_raw = self._pixels.dtype == np.uint8
+        self._check(str(images))
+        if self._is_raw:
+            self._center, self._scale = _pixel_scale(network.config)
+
+    def batches(self) -> Iterator[Any]:
+        """Yields `(batch, height, width, channels)` float32."""
+        if self._pixels is None:
+            yield from (images for images, _ in self._dataset.validation())
+            return
+        for begin in range(0, self.size, self._batch_size):
+            images = tf.cast(self._pixels[begin : begin + self._batch_size], tf.float32)
+            yield self._prepared(images) if self._is_raw else images
+
+    def _check(self, path: str) -> None:
+        found, (height, width, channels) = self._pixels.shape[1:], self._shape
+        if found[-1] != channels or not (self._is_raw or found == self._shape):
+            size = "any size" if self._is_raw else f"{height} x {width} pixels"
+            raise DataError(
+                f"{path}: `images` of {self._pixels.dtype} must be of {size} and {channels} channels for this run; "
+                f"found {found[0]} x {found[1]} pixels and {found[2]} channels"
+            )
+
+    def _prepared(self, images: Any) -> Any:
+        if images.shape[1:] != self._shape:
+            images = tf.image.resize(images, self._shape[:2], method="bilinear")
+        return (images - self._center) / self._scale
+
+
+def _pixel_scale(config: Config) -> tuple[Any, Any]:
+    """Returns what a run subtracts from pixels and what it then divides by, per channel or for all."""
+    if isinstance(config.data, ImageNetData):  # Known without the data, which need not be here.
+        preprocessing = PREPROCESSING[config.data.preprocessing]
+        return preprocessing.center, preprocessing.scale
+    dataset = setup.load_data(config)
+    return dataset.center, dataset.scale
+
+
+def extract(network: Network, layer: str, images: ImageSet, folder: str | Path | None = None) -> np.ndarray:
+    """Returns the outputs of one layer, each image's in a row, in inference mode.
+
+    Args:
+        network: the network; what is beyond the layer is not computed.
+        layer: its name.
+        images: the images.
+        folder: a local folder to keep the features in as a memory-mapped file, for a layer that memory would not hold
+            (the stem of a ResNet-18 on 5,120 images of 224 pixels: 16 GB); in memory where none.
+
+    Returns:
+        `(images, features)` float32.
+
+    Raises:
+        RunError: if there is no such layer, its output is not finite, or the folder is full.
+    """
+    _check_layer(network, layer)
+    part = keras.Model(network.model.inputs, network.model.get_layer(layer).output)
+    forward = tf.function(lambda batch: tf.cast(part(batch, training=False), tf.float32), reduce_retracing=True)
+
+    def rows() -> Iterator[np.ndarray]:
+        for batch in images.batches():
+            outputs = forward(batch).numpy().reshape(len(batch), -1)
+            if not np.isfinite(outputs).all():
+                raise RunError(f"{network.run_dir}: layer {layer!r} gives values that are not finite")
+            yield outputs
+
+    return (
+        np.concatenate(list(rows())) if folder is None else _on_disk(rows(), os.path.join(folder, f"{layer}.float32"))
+    )
+
+
+def _on_disk(rows: Iterator[np.ndarray], path: str) -> np.ndarray:
+    """Writes rows to a file and returns it memory-mapped.
+
+    Written, not mapped from the start: a full disk is then an error that can be told, and no signal that kills.
+    """
+    try:
+        with open(path, "wb") as file:
+            for part in rows:
+                file.write(part)
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}; set TMPDIR, or the folder, to where there is room") from None
+    return np.memmap(path, np.float32, "r").reshape(-1, part.shape[1])
+
+
+def features(
+    run_dir: str | Path,
+    layer: str,
+    images: str | Path | None = None,
+    random: bool = False,
+    batch_size: int = 64,
+    folder: str | Path | None = None,
+) -> np.ndarray:
+    """Returns the features of one layer of a run.
+
+    Args:
+        run_dir: a finished run.
+        layer: the name of a layer, as `neural-alignment describe` shows them.
+        images: a file of images, or none for the validation split of the run: see `ImageSet`.
+        random: whether to take the network as the run began.
+        batch_size: images at a time.
+        folder: where to keep them memory-mapped; in memory where none.
+
+    Returns:
+        `(images, features)` float32.
+
+    Raises:
+        RunError: if there is no such run or layer.
+        DataError: if the images cannot be read.
+    """
+    network = initial(run_dir) if random else trained(run_dir)
+    _check_layer(network, layer)  # Before the images, which may take long to load.
+    return extract(network, layer, ImageSet(network, images, batch_size), folder)
+
+
+def _check_layer(network: Network, name: str) -> None:
+    """Raises `RunError` unless there is such a layer."""
+    names = [layer.name for layer in all_layers(network.model)]
+    if name not in names:
+        raise _unknown(network, name, names)
+
+
+def _unknown(network: Network, name: str, names: Sequence[str]) -> RunError:
+    close = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.0))
+    return RunError(f"{network.run_dir}: no layer is called {name!r}; nearest of its {len(names)}: {close}")
