@@ -17,9 +17,9 @@ FULL = {
     "as configured, width 16": {
         "configs": [f"{RESNET18}/symmetric.yaml", f"{RESNET18}/information.yaml"],
         "overrides": [],
-        "rounds": 2,
+        "rounds": 5,
     },
-    "width 64": {"configs": [f"{RESNET18}/symmetric.yaml"], "overrides": ["model.width=64"], "rounds": 2},
+    "width 64": {"configs": [f"{RESNET18}/symmetric.yaml"], "overrides": ["model.width=64"], "rounds": 5},
 }
 SMALL = {"digits": {"configs": ["configs/quickstart.yaml"], "overrides": [], "rounds": 1}}
 LIMIT = 20.0

@@ -12,15 +12,16 @@ RULES = ("feedback", "sign_symmetry", "kolen_pollack", "symmetric", "activation"
 ALLOWANCE = 0.05
 """What a rule's exponent may be above backpropagation's."""
 
-# Kernels that a core's cache does not hold, in the width's axis, and batches that keep multiplying the larger part.
-FC = {"family": "fc", "width": 1024, "depth": 4, "batch": 256, "rounds": 11}
-CONV = {"family": "convnet", "width": 64, "depth": 3, "batch": 32, "rounds": 11}
+# Sizes at which multiplying is the larger part, and kernels that a core's cache does not hold: below, what a step costs
+# whatever its size (the optimizers' pass over the weights, the start of each operation) flattens backpropagation most.
+FC = {"family": "fc", "width": 1024, "depth": 4, "batch": 512, "rounds": 7}
+CONV = {"family": "convnet", "width": 64, "depth": 3, "batch": 32, "rounds": 7}
 FULL = {
-    "fc, width": {**FC, "axis": "width", "batch": 512, "points": [768, 1024, 1448, 2048]},
+    "fc, width": {**FC, "axis": "width", "points": [768, 1024, 1448, 2048]},
     "fc, depth": {**FC, "axis": "depth", "points": [2, 4, 8, 12]},
-    "fc, batch": {**FC, "axis": "batch", "points": [128, 256, 512, 1024]},
-    "convnet, width": {**CONV, "axis": "width", "points": [32, 51, 80, 128]},
-    "convnet, batch": {**CONV, "axis": "batch", "points": [16, 32, 64, 128]},
+    "fc, batch": {**FC, "axis": "batch", "points": [512, 1024, 2048, 4096]},
+    "convnet, width": {**CONV, "axis": "width", "points": [64, 91, 128, 181]},
+    "convnet, batch": {**CONV, "axis": "batch", "points": [32, 64, 128, 256]},
 }
 SMALL = {"fc, width": {**FC, "axis": "width", "depth": 1, "batch": 4, "rounds": 2, "points": [2, 4]}}
 INPUTS = {"fc": (256,), "convnet": (32, 32, 3)}

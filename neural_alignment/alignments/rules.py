@@ -57,7 +57,9 @@ class SignSymmetry(Alignment):
     def carried_kernel(self, forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
         """Returns sign(W), scaled to the norm of B."""
         signs = tf.sign(forward_kernel)
-        return signs * tf.math.divide_no_nan(tf.norm(backward_kernel), tf.norm(signs))
+        # Not `tf.norm`, which writes the squares to memory before it adds them up.
+        squares = tf.math.divide_no_nan(tf.nn.l2_loss(backward_kernel), tf.nn.l2_loss(signs))
+        return signs * tf.sqrt(squares)
 
 
 @register

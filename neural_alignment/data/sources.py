@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from neural_alignment.data import imagenet as imagenet_preprocessing
 from neural_alignment.data.damage import DamageList
+from neural_alignment.data.labels import replaced
 from neural_alignment.data.pipeline import (
     Arrays,
     Batching,
@@ -36,7 +37,12 @@ MAX_BYTES_IN_MEMORY = 10**9
 
 
 def digits(
-    batching: Batching, *, validation_fraction: float = 0.2, standardize: bool = True, augment: str | None = None
+    batching: Batching,
+    *,
+    validation_fraction: float = 0.2,
+    standardize: bool = True,
+    augment: str | None = None,
+    replace_labels: float = 0.0,
 ) -> Dataset:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey; pixels / 16.
 
@@ -45,6 +51,7 @@ def digits(
         validation_fraction: part of each class that is held out; the split does not depend on the seed.
         standardize: subtract the mean and divide by the standard deviation of the training pixels.
         augment: "crop", "crop_flip" or None.
+        replace_labels: part of the training examples that get a random label, by the seed.
 
     Returns:
         A data set in memory.
@@ -66,7 +73,7 @@ def digits(
             f"`validation_fraction` must leave every class in both parts. Received {validation_fraction}. "
             f"Allowed: 0.01 to 0.99 or so."
         ) from error
-    train = Arrays(images[train_index], labels[train_index])
+    train = Arrays(images[train_index], replaced(labels[train_index], replace_labels, 10, batching.seed))
     center, scale = _statistics(train.images) if standardize else (0.0, 16.0)
     return InMemory(
         batching,
@@ -91,6 +98,7 @@ def tfds_source(
     image_size: int | None = None,
     augment: str | None = None,
     standardize: bool = True,
+    replace_labels: float = 0.0,
     shuffle_buffer: int = 10000,
     index_file: str | None = None,
     tolerate_corrupt: int = 0,
@@ -111,6 +119,7 @@ def tfds_source(
         augment: "crop", "crop_flip" or None.
         standardize: in memory: subtract the mean and divide by the standard deviation of the training pixels, per
             channel. Streamed: scale to [-1, 1]. False: scale to [0, 1].
+        replace_labels: part of the training examples that get a random label, by the seed; in memory alone.
         shuffle_buffer: encoded records held in memory to shuffle, if streamed.
         index_file: where to keep the places of all records (.npz, may be remote); without it, their headers are read at
             each start.
@@ -133,9 +142,16 @@ def tfds_source(
     pixels = (train.examples + validation.examples) * np.prod([size or 0 for size in _resized(shape, image_size)])
     if None not in shape and pixels * (1 if image_size is None else 4) <= MAX_BYTES_IN_MEMORY:
         arrays = [_resize_all(read_into_memory(records, shape), image_size) for records in (train, validation)]
+        labels = replaced(arrays[0].labels, replace_labels, label.num_classes, batching.seed)
+        arrays[0] = arrays[0]._replace(labels=labels)
         center, scale = _statistics(arrays[0].sound_images) if standardize else (0.0, 255.0)
         return InMemory(
             batching, *arrays, classes=label.num_classes, center=center, scale=scale, damage=damage, **common
+        )
+    if replace_labels:
+        raise DataError(
+            f"`replace_labels` is for sets that are held in memory. Received {replace_labels} with {dataset!r}, which "
+            "is streamed. Allowed: 0."
         )
     input_shape = _resized((*shape[:2], shape[2] or 3), image_size)
 
@@ -284,7 +300,7 @@ def imagenet_facts(
 SOURCES: dict[str, Callable[..., Dataset]] = {"digits": digits, "tfds": tfds_source, "imagenet": imagenet}
 
 FACTS: dict[str, Callable[..., Facts | None]] = {"tfds": tfds_facts, "imagenet": imagenet_facts}
-"""The sources of which something is known before the data are read. A function returns None where that is too little."""
+"""The sources of which something is known before the data are read; a function returns None where it is too little."""
 
 
 def _damage(tolerate_corrupt: int, index_file: str | None) -> DamageList:

@@ -11,6 +11,7 @@ from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, assert_differ
 from neural_alignment import layers
 from neural_alignment.alignments import Feedback, Symmetric, from_config
 from neural_alignment.training import AlignedModel, aligned_layers
+from neural_alignment.training.stepping import Stepper
 from optimizers import Momentum, MultiOptimizer, RateScheduler
 
 
@@ -299,6 +300,24 @@ def test_a_step_and_an_evaluation_are_traced_once(monkeypatch, scheduler, togeth
     model.fit(x, y, batch_size=8, epochs=2, validation_data=(x, y), verbose=0)
     assert modes(steps) == ({(True, True): 1} if scheduler is None else {(True, False): 1, (False, True): 1})
     assert len(evaluations) == 1
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_the_graph_that_is_made_aside_is_that_of_the_steps_and_makes_none(monkeypatch, together):
+    steps = counted(monkeypatch, AlignedModel, "_replica_step")
+    model, x, y = evaluated(steps_per_execution=together)
+    before = model.get_weights()
+    advance = Stepper(model, tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8, drop_remainder=True))
+    advance.trace_aside()
+    advance._tracing.result()
+    assert modes(steps) == {(True, True): 1}
+    assert model.global_step == 0
+    for weight, start in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, start)
+    for step in (together, 2 * together):
+        advance(10)
+        assert model.global_step == step
+    assert modes(steps) == {(True, True): 1}
 
 
 def test_eagerly_a_step_is_called_each_time(monkeypatch):
