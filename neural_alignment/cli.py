@@ -1,4 +1,4 @@
-"""The command line: `neural-alignment train | evaluate | describe | compare | schema`.
+"""The command line: `neural-alignment train | evaluate | describe | compare | search | schema`.
 
 Exit codes: 0 done; 2 the user's input is wrong; 3 the training diverged; 1 anything else. TensorFlow is imported by the
 commands that need it, not by `--help`.
@@ -6,9 +6,12 @@ commands that need it, not by `--help`.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +30,8 @@ ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; may be repeated.")
 ]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at once, each with its share of the cores.")]
+JOBS = min(os.cpu_count() or 1, 4)
 Smoke = Annotated[bool, typer.Option("--smoke", help="Apply the file's `smoke` overrides: two steps on CPU.")]
 
 
@@ -88,25 +93,167 @@ def compare(
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
     overrides: Overrides = None,
     runs: Annotated[str, typer.Option(help="Where the run directories go.")] = "runs",
+    jobs: Jobs = JOBS,
 ) -> None:
     """Train several configurations with several seeds and write a table; what is finished is not trained again."""
     _start_tensorflow()
-    from tqdm import tqdm
+    from neural_alignment.papers import compare
 
-    from neural_alignment.training import callbacks, compare, files
+    numbers = _numbers("--seeds", seeds)
+    print(compare.compare(configs, numbers, overrides or (), runs, run_name, output, jobs, _screen()))
 
+
+@app.command()
+def search(
+    plan: Annotated[str, typer.Argument(metavar="SEARCH", help="A YAML file, or its name below configs/search.")],
+    overrides: Overrides = None,
+    config: Annotated[str | None, typer.Option(help="Another base configuration than the file names.")] = None,
+    search_dir: Annotated[str | None, typer.Option(help="Directory to make or go on in; runs/<search> else.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials, instead of the file's; more go on with a search.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of a trial, instead of the file's.")] = None,
+    algorithms: Annotated[
+        str | None, typer.Option(help="tpe, random, or both with a comma, which compares them.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, with commas; a search for each algorithm and seed.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time, each in a process.")] = None,
+    spark: Annotated[int | None, typer.Option(min=1, help="Trials at a time, on Spark's executors.")] = None,
+    tpus: Annotated[str | None, typer.Option(help="Names of TPUs, with commas; a trial at a time on each.")] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="Command that trains on a TPU, with {tpu}, {config} and {run_dir}.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Where a comparison goes: OUTPUT.csv, .md and .png.")] = None,
+) -> None:
+    """Search metaparameters; the same command goes on with a search that was cut off."""
+    _start_tensorflow()
+    from neural_alignment.search import compare, engines, run
+    from neural_alignment.search import plan as plans
+    from neural_alignment.training import files
+
+    path = _search_file(plan)
+    place = search_dir or files.confined("runs", run_name(path))
+    replaced = {"config": config, "trials": trials, "epochs": epochs}
+    first = plans.load(path, **replaced)
+    names = (algorithms or first.algorithm).split(",")
+    numbers = _numbers("--seeds", seeds or str(first.seed))
+    each = {(name, n): plans.load(path, **replaced, algorithm=name, seed=n) for name in names for n in numbers}
+    engine = engines.build(workers, spark, tpus, launcher)
+    # Flushed: a log has a trial when it has ended, not when a buffer is full.
+    say = functools.partial(print, flush=True)
+    if len(each) > 1 or output:
+        output = output or f"{place}/comparison"
+        print(f"\n{compare.compare(each, overrides or (), place, engine, output, say)}\ncomparison  {output}.md")
+        return
+    best = run.best_of(run.search(next(iter(each.values())), overrides or (), place, engine, say))
+    if best is None:
+        print("\nno trial has finished: there is no best setting")
+    else:
+        print(f"\nbest trial  {best.number}\nvalidation top-1  {100 * best.top1:.2f} %")
+        print(f"its configuration  {place}/best.yaml")
+    print(f"search directory  {place}")
+
+
+def _search_file(name: str) -> str:
+    """Returns the path of a search that may be named as it is below `configs/search`, without its ending."""
+    path = Path("configs", "search", f"{name}.yaml")
+    return str(path) if path.is_file() and not Path(name).exists() else name
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Returns integers that are separated by commas.
+
+    Raises:
+        InputError: if they are not.
+    """
     try:
-        numbers = [int(seed) for seed in seeds.split(",")]
+        return [int(number) for number in text.split(",")]
     except ValueError:
-        raise InputError(f"--seeds must be integers separated by commas, such as 0,1,2; found {seeds!r}") from None
+        raise InputError(f"{option} must be integers separated by commas, such as 0,1,2; found {text!r}") from None
 
-    def progress() -> callbacks.Progress:
-        return callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
 
-    def place(config: str, seed: int) -> str:
-        return files.confined(runs, f"{run_name(config)}/seed{seed}")
+Runs = Annotated[str | None, typer.Option("--runs", help="Folder of the run directories; runs/PAPER by default.")]
+Lab = Annotated[bool, typer.Option("--lab", help="The profile for 2 cores: train what is not trained yet.")]
+Output = Annotated[str | None, typer.Option(help="Where the files go; results/PAPER, or RUNS/results, by default.")]
+Configs = Annotated[str, typer.Option(help="Folder of the configurations.")]
 
-    print(compare.compare(configs, numbers, overrides or (), place, output, progress, print))
+
+@app.command()
+def table(
+    name: Annotated[str | None, typer.Argument(metavar="[PAPER/N]", help="None lists all tables.")] = None,
+    lab: Lab = False,
+    runs: Runs = None,
+    output: Output = None,
+    configs: Configs = "configs",
+    jobs: Jobs = JOBS,
+) -> None:
+    """Make a table of a paper from run directories, our numbers beside the paper's."""
+    _make("table", name, lab, jobs, {"runs": runs, "output": output, "configs": configs})
+
+
+@app.command()
+def figure(
+    name: Annotated[str | None, typer.Argument(metavar="[PAPER/N]", help="None lists all figures.")] = None,
+    lab: Lab = False,
+    runs: Runs = None,
+    output: Output = None,
+    configs: Configs = "configs",
+    jobs: Jobs = JOBS,
+    recordings: Annotated[str | None, typer.Option(help="Recorded responses, for two_routes/6.")] = None,
+    images: Annotated[str | None, typer.Option(help="The images that they answer.")] = None,
+) -> None:
+    """Make a figure of a paper from run directories: a PNG file, and the CSV file behind it."""
+    places = {"runs": runs, "output": output, "configs": configs}
+    _make("figure", name, lab, jobs, places, recordings=recordings, images=images)
+
+
+@app.command()
+def lab(
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="Such as two_routes.")],
+    runs: Runs = None,
+    output: Output = None,
+    configs: Configs = "configs",
+    jobs: Jobs = JOBS,
+) -> None:
+    """Train the whole lab profile of a paper and make all its tables and figures; started again, it goes on."""
+    _start_tensorflow()
+    from neural_alignment.papers import commands
+
+    commands.make_all(paper, commands.Places(runs, output, configs), jobs, _screen())
+
+
+def _make(
+    kind: str, name: str | None, lab: bool, jobs: int, places: dict[str, str | None], **files: str | None
+) -> None:
+    """Makes one table or figure, or lists them all."""
+    _start_tensorflow()
+    from neural_alignment.papers import commands
+
+    if name is None:
+        print(commands.listing(kind, jobs))
+        return
+    profile = "lab" if lab else "paper"
+    print(commands.make(kind, name, profile, commands.Places(**places), jobs, _screen(), **files))
+
+
+def _screen() -> object:
+    """Returns what shows the progress of many runs: a last line that changes, or a line now and then in a file."""
+    from neural_alignment.papers.plans import Screen
+
+    terminal, shown = sys.stderr.isatty(), [-60.0]
+
+    def line(text: str) -> None:
+        if terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        print(text, flush=True)
+
+    def status(text: str) -> None:
+        if terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - shown[0] >= 60:
+            shown[0] = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+    return Screen(line, status)
 
 
 @app.command()
@@ -119,7 +266,12 @@ def schema() -> None:
 
 
 def _start_tensorflow() -> None:
-    """Imports TensorFlow without its announcements, which its log level does not reach: they precede the logger."""
+    """Imports TensorFlow without its announcements, which its log level does not reach: they precede the logger.
+
+    Convolutions by oneDNN are TensorFlow's default on processors with AVX-512 VNNI alone; without it they take twice as
+    long with AVX2.
+    """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         return
     sys.stderr.flush()

@@ -23,13 +23,28 @@ from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, Pos
 from neural_alignment import errors
 from neural_alignment.alignments import RULES, KolenPollack, Rule
 from neural_alignment.errors import ConfigError
+from neural_alignment.models.weight_norm import WeightNorm
 from neural_alignment.options import Options
 
 KIND_KEYS = ("rule", "name", "source", "kind")
 """Keys that say which kind of thing a mapping is."""
 
 
-class DigitsData(Options):
+class _Data(Options):
+    """What all sources have."""
+
+    shuffle: bool = True
+    """Another order in each epoch; false for that of the files in all, batch by batch the same."""
+
+
+class _DataInMemory(_Data):
+    """What sources have whose examples are held in memory."""
+
+    replace_labels: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Part of the training examples whose label is replaced by one drawn at random, by the seed of the run."""
+
+
+class DigitsData(_DataInMemory):
     """scikit-learn's digits: 1,797 grey images of 8 x 8 pixels, no download."""
 
     source: Literal["digits"]
@@ -37,7 +52,7 @@ class DigitsData(Options):
     """Part of each class that is held out, whatever the seed."""
 
 
-class TFDSData(Options):
+class TFDSData(_DataInMemory):
     """An image classification set of TensorFlow Datasets."""
 
     source: Literal["tfds"]
@@ -61,7 +76,7 @@ class TFDSData(Options):
     """How many damaged records may be skipped before the run stops."""
 
 
-class ImageNetData(Options):
+class ImageNetData(_Data):
     """ImageNet, or any set in its TFRecord layout, by file patterns."""
 
     source: Literal["imagenet"]
@@ -91,7 +106,12 @@ class FC(Options):
     name: Literal["fc"]
     hidden: list[PositiveInt]
     """Units of each hidden layer."""
-    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    activation: Literal["relu", "tanh", "sigmoid", "tanh_relu"] = "relu"
+    output_activation: Literal["relu", "tanh", "sigmoid", "tanh_relu"] | None = None
+    """Nonlinearity of the last layer; none for logits."""
+    initial_stddev: PositiveFloat | None = None
+    """Draw W, B and biases from a normal distribution of this standard deviation; Glorot uniform and 0 where none."""
+    weight_norm: WeightNorm | None = None
 
 
 class ConvNet(Options):
@@ -112,6 +132,24 @@ class ResNet(Options):
     version: Literal[1, 2] = 1
     stem: Literal["imagenet", "cifar"] = "imagenet"
     width: PositiveInt = 64
+
+
+class CrossEntropy(Options):
+    """Softmax cross entropy of logits, a mean over the batch."""
+
+    kind: Literal["cross_entropy"]
+
+
+class HalfSquaredError(Options):
+    """Half the squared distance of the outputs to the code of the class, a sum over units and batch."""
+
+    kind: Literal["half_squared_error"]
+    ones: PositiveInt = 1
+    """Ones in the code of a class; no two classes share one. Which they are is drawn by the seed of the run."""
+    units: PositiveInt | None = None
+    """Outputs of the network; as many as the codes have ones where none."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Targets are this instead of 0, and 1 less this instead of 1."""
 
 
 class LearningRateSchedule(Options):
@@ -263,8 +301,8 @@ class Runtime(Options):
     """Devices of a mirrored run; all GPUs where none. Without a GPU, parts that the CPU is cut into."""
     tpu: str | None = None
     """`local` on a TPU VM, or the TPU's name; the environment variable TPU_NAME, else `local`, where none."""
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Of the network; weights, R and angles are float32 in both."""
+    precision: Literal["float32", "mixed_bfloat16", "float64"] = "float32"
+    """Of the network; weights, R and angles are float32 in the first two. float64, slow on GPUs, is for comparisons."""
     synchronize_batch_norm: bool = False
     """Whether batch normalisation sees the batch of all replicas, not that of each."""
     jit_compile: bool = False
@@ -283,6 +321,7 @@ class Runtime(Options):
 
 AnyData = Annotated[DigitsData | TFDSData | ImageNetData, Field(discriminator="source")]
 AnyModel = Annotated[FC | ConvNet | ResNet, Field(discriminator="name")]
+AnyLoss = Annotated[CrossEntropy | HalfSquaredError, Field(discriminator="kind")]
 Alignments = Annotated[
     Annotated[Rule, Tag("one")] | Annotated[list[Rule], Tag("many")],
     Discriminator(lambda value: "many" if isinstance(value, (list, tuple)) else "one"),
@@ -301,6 +340,8 @@ class Config(Options):
     batch_size: PositiveInt
     data: AnyData
     model: AnyModel
+    loss: AnyLoss = CrossEntropy(kind="cross_entropy")
+    """J, but for weight decay."""
     alignment: Alignments | None = None
     """One rule for all layers, or a list of rules with `layers:` patterns; plain backpropagation where none."""
     weight_decay: NonNegativeFloat = 0.0
@@ -320,9 +361,27 @@ class Config(Options):
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
-        for check in (self._check_optimization, self._check_kolen_pollack, self._check_rules):
+        for check in (self._check_optimization, self._check_kolen_pollack, self._check_rules, self._check_model):
             check()
         return self
+
+    def _check_model(self):
+        output = getattr(self.model, "output_activation", None)
+        if output is not None and self.loss.kind == "cross_entropy":
+            raise ValueError(f"model.output_activation must be null with loss cross_entropy, of logits; found {output}")
+        norm = getattr(self.model, "weight_norm", None)
+        if norm is None or not norm.scales_backward:
+            return
+        if not self.rules:
+            raise ValueError(
+                "model.weight_norm.kernels must be forward in a run of backpropagation, which has no backward kernels; "
+                f"found {norm.kernels}"
+            )
+        if learns := [rule.rule for rule in self.rules if rule.learns or rule.tie_gradient]:
+            raise ValueError(
+                f"model.weight_norm.kernels must be forward with {learns[0]}, which moves B from its norm at once; "
+                f"found {norm.kernels}"
+            )
 
     def _check_optimization(self):
         plan, learns = self.optimization, any(rule.learns for rule in self.rules)

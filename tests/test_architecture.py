@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
-ORDER = ["errors", "options", "operations", "alignments", "layers", "models", "config", "data", "training", "cli"]
+ORDER = [
+    *("errors", "options", "operations", "alignments", "layers", "models", "config", "data", "training", "search"),
+    *("papers", "cli"),
+]
 """A room may import rooms before it, and itself."""
 
 

@@ -74,7 +74,7 @@ def test_bases_are_merged_and_another_kind_takes_the_place(tmp_path):
     )
     config = configuration.load(path)
     assert (config.epochs, config.batch_size) == (3, 32)
-    assert config.model.model_dump() == {"name": "fc", "hidden": [5], "activation": "relu"}
+    assert config.model.model_dump(exclude_none=True) == {"name": "fc", "hidden": [5], "activation": "relu"}
     assert config.optimization.backward.name == "adam"
     assert config.optimization.backward.learning_rate == 0.5
     assert config.optimization.forward.name == "momentum"
@@ -125,8 +125,8 @@ WRONG = {
     "evaluation.every_epochs=99": "evaluation.every_epochs must not exceed epochs",
     "smoke=1": "smoke: unknown key",
     "optimization.forward.beta_1=0.9": r"optimization.forward.beta_1: unknown key; allowed: (?!.*beta_1).*momentum",
-    "data.dataset=mnist": r"data.dataset: unknown key; allowed: source, validation_fraction",
-    "model.name=fc": r"model.filters: unknown key; allowed: activation, hidden, name",
+    "data.dataset=mnist": r"data.dataset: unknown key; allowed: replace_labels, shuffle, source, validation_fraction",
+    "model.name=fc": r"model.filters: unknown key; allowed: activation, hidden, initial_stddev, name",
     "alignment=[{rule: symmetric, self: 1, decay: 1}]": "alignment.0.self: .*; allowed: decay, layers, rule, self_,",
     "alignment.self_={kind: linaer, value: 1}": "alignment.self_: 'kind' is 'linaer'.* did you mean 'linear'",
     "alignment.self_={kind: constant}": "alignment.self_.value: this key is required",

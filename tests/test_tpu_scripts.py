@@ -980,6 +980,68 @@ def test_a_search_is_checked_before_it_starts(cloud):
     assert not cloud.calls
 
 
+@pytest.fixture
+def proposer(cloud):
+    """A stand-in for `neural-alignment search` that writes down its words and launches two trials, as that would."""
+    path = cloud.folder / "bin" / "neural-alignment"
+    code = """
+    import json, os, shlex, subprocess, sys
+    here = os.environ["STAND_IN"]
+    words = sys.argv[1:]
+    with open(f"{here}/proposed", "w") as file:
+        json.dump(words, file)
+    place, launcher = (words[words.index(flag) + 1] for flag in ("--search-dir", "--launcher"))
+    for number, tpu in ((1, "a"), (2, "b")):
+        config, run_dir = f"{place}/settings/000{number}.yaml", f"{place}/trials/000{number}"
+        filled = {"{tpu}": tpu, "{config}": config, "{run_dir}": run_dir}
+        subprocess.run([filled.get(word, word) for word in shlex.split(launcher)])
+    sys.exit(int(os.environ.get("PROPOSER_CODE", 0)))
+    """
+    path.write_text(f"#!{sys.executable}\n{textwrap.dedent(code)}")
+    path.chmod(0o755)
+    return lambda: json.loads((cloud.folder / "proposed").read_text())
+
+
+def propose(cloud, *words):
+    return cloud.run(
+        "search.sh", "--tpus=a,b", f"--runs={RUNS}", "--search=two_routes/information", "--tries=1", *words
+    )
+
+
+def test_a_search_proposes_its_trials_and_train_trains_them(cloud, proposer):
+    answers = {f"status@{RUNS}/trials/{name}/status.json": [NO_FILE, status("finished")] for name in ("0001", "0002")}
+    cloud.answer(**answers, **tpu("a"), **tpu("b"))
+    result = propose(cloud, "--set", "batch_size=it's", "--trials=9", "--spot", "--delete", "--", "--flag=a b")
+    assert result.returncode == 0, result.stderr
+    words = proposer()
+    assert words[:6] == ["search", "two_routes/information", "--search-dir", RUNS, "--tpus", "a,b"]
+    assert words[8:] == ["--set", "batch_size=it's", "--trials", "9"]
+    launcher = shlex.split(words[7])
+    assert launcher[1:5] == ["{tpu}", "{config}", "--run-dir", "{run_dir}"]
+    assert launcher[5] == "--spot"
+    assert launcher[-2:] == ["--", "--flag=a b"]
+    # The overrides are in the trials that the search writes; a second time they would not be those of its records.
+    assert "batch_size" not in words[7]
+    for name, start in zip(("0001", "0002"), cloud.commands("start"), strict=True):
+        assert f"train {RUNS}/settings/{name}.yaml" in start
+        assert f"--run-dir {RUNS}/trials/{name} --resume" in start
+    assert cloud.kinds.count("delete") == 2
+
+
+def test_the_code_of_the_search_is_that_of_the_script(cloud, proposer, monkeypatch):
+    monkeypatch.setenv("PROPOSER_CODE", "2")
+    cloud.answer(**{f"status@{RUNS}/trials/{n}/status.json": [status("finished")] for n in ("0001", "0002")})
+    assert propose(cloud).returncode == 2
+
+
+def test_a_search_that_proposes_is_checked_before_it_starts(cloud, proposer):
+    assert "--search proposes the trials" in one_line(propose(cloud, CONFIG), 2)
+    assert "--trials is '0'" in one_line(propose(cloud, "--trials=0"), 2)
+    assert "--trials is for --search" in one_line(search(cloud, "--trials=3"), 2)
+    (cloud.folder / "bin" / "neural-alignment").unlink()
+    assert not cloud.calls
+
+
 # --- the document
 
 

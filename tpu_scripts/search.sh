@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
-# Trains many configurations, each on a Cloud TPU of its own: a TPU takes the next one when it is free.
+# Trains many configurations, given or proposed by a search, each on a Cloud TPU: one takes the next when it is free.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
   cat <<EOF
-Usage: tpu_scripts/search.sh --tpus NAME,NAME --runs gs://BUCKET/SEARCH --zone ZONE TRIAL.yaml... [options]
-                             [-- GCLOUD_FLAG...]
+Usage: tpu_scripts/search.sh --tpus NAME,NAME --runs gs://BUCKET/SEARCH --zone ZONE [options]
+                             (TRIAL.yaml... | --search SEARCH) [-- GCLOUD_FLAG...]
 
 Trains each TRIAL with train.sh into a run directory of its own, gs://BUCKET/SEARCH/TRIAL. A trial that fails or
 diverges does not stop the others; one that is finished is not run again, so the same command goes on with a search
 that was cut off. A TPU that cannot be had leaves its trial to the others.
 
+With --search this machine runs \`neural-alignment search SEARCH\` in gs://BUCKET/SEARCH, and each trial it proposes is
+trained with train.sh; the same command goes on. See docs/search.md.
+
   --tpus NAMES         names of the TPUs, separated by commas (required); they are created where there are none
   --runs PATH          where the run directories go, on gs:// (required)
+  --search SEARCH      a file of configs/search, or its name there, instead of TRIALs
+  --trials COUNT       of the search, instead of its file's
   --delete             delete each TPU when no trial is left for it
   --set, --type, --spot, --runtime-version, --source, --max-restarts, --polls: as train.sh has them
 $COMMON_USAGE
@@ -22,16 +27,22 @@ EOF
 
 TPUS=()
 RUNS=
+SEARCH=
+COUNT=
 DELETE=false
 PASSED=()
+OVERRIDES=()
 
 option() {
   case $1 in
     --tpus) value "$@" && IFS=, read -r -a TPUS <<<"$VALUE" ;;
     --runs) value "$@" && RUNS=${VALUE%/} ;;
+    --search) value "$@" && SEARCH=$VALUE ;;
+    --trials) value "$@" && COUNT=$VALUE ;;
     --delete) DELETE=true SHIFT=1 ;;
     --spot) PASSED+=(--spot) SHIFT=1 ;;
-    --set | --type | --runtime-version | --source | --max-restarts | --polls)
+    --set) value "$@" && OVERRIDES+=(--set "$VALUE") ;;
+    --type | --runtime-version | --source | --max-restarts | --polls)
       value "$@" && PASSED+=("$1" "$VALUE")
       ;;
     *) return 1 ;;
@@ -56,24 +67,48 @@ check_options() {
   local tpu trial names=()
   ((${#TPUS[@]})) || fail 2 "--tpus is missing; see --help"
   [[ -n $RUNS ]] || fail 2 "--runs is missing; see --help"
-  ((${#TRIALS[@]})) || fail 2 "TRIAL is missing; see --help"
+  if [[ -n $SEARCH ]]; then
+    ((!${#TRIALS[@]})) || fail 2 "unexpected argument ${TRIALS[0]}: --search proposes the trials"
+    [[ -z $COUNT ]] || matches --trials "$COUNT" '[1-9][0-9]{0,5}' '1 or more'
+    $DRY_RUN || command -v neural-alignment >/dev/null ||
+      fail 2 "neural-alignment was not found; install it with pip install '.[cpu]'"
+  else
+    ((${#TRIALS[@]})) || fail 2 "TRIAL is missing; see --help"
+    [[ -z $COUNT ]] || fail 2 "--trials is for --search; see --help"
+  fi
   for tpu in "${TPUS[@]}"; do check_name "$tpu"; done
   unique --tpus "${TPUS[@]}"
   check_run_dir "$RUNS" --runs
   check_common
-  for trial in "${TRIALS[@]}"; do
+  for trial in ${TRIALS[@]+"${TRIALS[@]}"}; do
     [[ $trial == gs://* || -f $trial ]] || fail 2 "TRIAL is '$trial'; there is no such file"
     names+=("$(trial_name "$trial")")
     matches TRIAL "${names[-1]}" '[A-Za-z0-9][-A-Za-z0-9._]*' \
       'a file name of letters, digits, hyphens, dots and underscores'
   done
-  unique TRIAL "${names[@]}"
+  unique TRIAL ${names[@]+"${names[@]}"}
 }
 
 # train TPU TRIAL
 train() {
   "$HERE/train.sh" "$1" "$2" --run-dir "$RUNS/$(trial_name "$2")" \
-    ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"}
+    ${OVERRIDES[@]+"${OVERRIDES[@]}"} ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"}
+}
+
+# propose: runs the search on this machine. Overrides are its own: they are part of the trials it writes.
+propose() {
+  local launcher words tpus
+  launcher=("$HERE/train.sh" '{tpu}' '{config}' --run-dir '{run_dir}' ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}")
+  launcher+=(-- ${EXTRA[@]+"${EXTRA[@]}"})
+  tpus=$(IFS=, && printf '%s' "${TPUS[*]}")
+  words=(neural-alignment search "$SEARCH" --search-dir "$RUNS" --tpus "$tpus" --launcher "$(quote "${launcher[@]}")")
+  words+=(${OVERRIDES[@]+"${OVERRIDES[@]}"})
+  [[ -z $COUNT ]] || words+=(--trials "$COUNT")
+  if $DRY_RUN; then
+    show "${words[@]}"
+  else
+    "${words[@]}"
+  fi
 }
 
 # prefixed PREFIX: copies stdin, each line with its origin.
@@ -155,6 +190,16 @@ TRIALS=(${POSITIONAL[@]+"${POSITIONAL[@]}"})
 check_options
 same_options
 
+if [[ -n $SEARCH ]]; then
+  code=0
+  propose || code=$?
+  if $DRY_RUN; then
+    "$HERE/train.sh" "${TPUS[0]}" "$RUNS/settings/0001.yaml" --run-dir "$RUNS/trials/0001" \
+      ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"}
+  fi
+  for tpu in "${TPUS[@]}"; do discard "$tpu"; done
+  exit "$code"
+fi
 if $DRY_RUN; then
   for index in "${!TRIALS[@]}"; do
     train "${TPUS[index % ${#TPUS[@]}]}" "${TRIALS[index]}"

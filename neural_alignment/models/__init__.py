@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import keras
 
+from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.convert import Conversion, convert
 from neural_alignment.models.convnet import convnet
 from neural_alignment.models.fc import fc
 from neural_alignment.models.parts import Rules
 from neural_alignment.models.resnet import resnet
+from neural_alignment.models.weight_norm import ColumnNorm, WeightNorm
 
-__all__ = ["MODELS", "Conversion", "build", "convert", "convnet", "fc", "resnet"]
+__all__ = [
+    "MODELS",
+    "ColumnNorm",
+    "Conversion",
+    "FusedBatchNormalization",
+    "WeightNorm",
+    "build",
+    "convert",
+    "convnet",
+    "fc",
+    "resnet",
+]
 
 MODELS = {"fc": fc, "convnet": convnet, "resnet": resnet}
 """Every builder by the name it has in a configuration."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
+from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
 
 
@@ -42,7 +43,7 @@ def convnet(
         conv = parts.conv(outputs, 3, f"conv{number}", activation, strides=strides, use_bias=not batch_norm)
         x = conv(x)
         if batch_norm:
-            x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"conv{number}_norm")(x)
+            x = FusedBatchNormalization(momentum=0.9, epsilon=1e-5, name=f"conv{number}_norm")(x)
         x = keras.layers.Activation(activation, name=f"conv{number}_{activation}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     return parts.finish(inputs, parts.dense(classes, "dense")(x), "convnet")

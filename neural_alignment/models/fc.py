@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
+from neural_alignment.models.activations import activation as named
 from neural_alignment.models.parts import Parts, Rules
+from neural_alignment.models.weight_norm import WeightNorm
 
 
 def fc(
@@ -15,19 +18,26 @@ def fc(
     input_shape: tuple[int, ...],
     alignment: Rules = None,
     activation: str = "relu",
+    output_activation: str | None = None,
     weight_decay: float = 0.0,
+    initial_stddev: float | None = None,
+    weight_norm: WeightNorm | None = None,
 ) -> keras.Model:
-    """Builds a fully connected network that returns logits.
+    """Builds a fully connected network.
 
     Layers are named `dense1`, `dense2` and so on, and `dense`, the last.
 
     Args:
         hidden: units of each hidden layer.
-        classes: number of classes.
+        classes: number of classes, or units of a code of them.
         input_shape: shape of one example, flattened first.
         alignment: none, one rule for all layers, or rules with patterns of layer names.
         activation: nonlinearity of the hidden layers.
+        output_activation: nonlinearity of the last layer; none for logits.
         weight_decay: coefficient of J's L2 term.
+        initial_stddev: standard deviation of the normal distribution that W, B and biases are drawn from; Glorot
+            uniform kernels and biases of 0 where none.
+        weight_norm: what norm the columns of kernels have; none for what training makes of it.
 
     Returns:
         A functional model, `(batch, *input_shape)` -> `(batch, classes)`.
@@ -35,6 +45,21 @@ def fc(
     parts = Parts(alignment, weight_decay)
     inputs = keras.Input(input_shape)
     x = keras.layers.Flatten(name="flatten")(inputs)
-    for number, units in enumerate(hidden, start=1):
-        x = parts.dense(units, f"dense{number}", activation=activation)(x)
-    return parts.finish(inputs, parts.dense(classes, "dense")(x), "fc")
+    names = [*(f"dense{number}" for number in range(1, len(hidden) + 1)), "dense"]
+    nonlinearities = [activation] * len(hidden) + [output_activation]
+    for units, name, nonlinearity in zip([*hidden, classes], names, nonlinearities, strict=True):
+        options = _initial(initial_stddev)
+        if weight_norm is not None:
+            options["kernel_constraint"] = weight_norm.constraint()
+        layer = parts.dense(units, name, activation=named(nonlinearity), **options)
+        x = layer(x)
+        if weight_norm is not None:
+            weight_norm.start(layer)
+    return parts.finish(inputs, x, "fc")
+
+
+def _initial(stddev: float | None) -> dict[str, Any]:
+    """Returns the initialisers of a layer, of their own seeds; nothing for Keras' defaults."""
+    if stddev is None:
+        return {}
+    return {key: keras.initializers.RandomNormal(stddev=stddev) for key in ("kernel_initializer", "bias_initializer")}

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import keras
 
+from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -149,9 +150,7 @@ class _ResNet:
     def norm(self, x: Any, name: str, **options: Any) -> Any:
         """Batch normalisation."""
         momentum = BATCH_NORM_MOMENTUM[self.version]
-        return keras.layers.BatchNormalization(
-            momentum=momentum, epsilon=BATCH_NORM_EPSILON, name=f"{name}_norm", **options
-        )(x)
+        return FusedBatchNormalization(momentum=momentum, epsilon=BATCH_NORM_EPSILON, name=f"{name}_norm", **options)(x)
 
     def norm_relu(self, x: Any, name: str) -> Any:
         """Batch normalisation and ReLU."""

@@ -8,7 +8,9 @@ import keras
 
 # What a saved model is made of is known to Keras once it is imported.
 import optimizers  # noqa: F401
+from neural_alignment import models  # noqa: F401
 from neural_alignment.errors import RunError
+from neural_alignment.training import targets  # noqa: F401
 from neural_alignment.training.model import AlignedModel
 
 

@@ -628,9 +628,9 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
     with devices.scope():
         model = load_model(path)
     shapes = (model.input_shape[1:], model.output_shape[-1])
-    if shapes != (tuple(dataset.input_shape), dataset.classes):
+    if shapes != (tuple(dataset.input_shape), setup.output_units(config, dataset.classes)):
         raise RunError(
-            f"{directory.path}: its model is for images of shape {shapes[0]} and {shapes[1]} classes; "
+            f"{directory.path}: its model is for images of shape {shapes[0]} and {shapes[1]} outputs; "
             f"the data are of shape {tuple(dataset.input_shape)} and {dataset.classes} classes"
         )
     try:

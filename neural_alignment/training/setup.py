@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from neural_alignment import data, models
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError
 from neural_alignment.training.model import AlignedModel, all_layers
+from neural_alignment.training.targets import CodeAccuracy, HalfSquaredError, n_hot_codes
 from optimizers import Adam, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
 OPTIMIZERS = {
@@ -59,7 +61,7 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
         ConfigError: if the pattern of a rule fits no layer.
     """
     keras.utils.set_random_seed(config.seed)
-    if config.runtime.precision != "float32":
+    if config.runtime.precision == "mixed_bfloat16":
         # What stays float32, R and the angles, is float32: GPUs would multiply in TF32, and TPUs in bfloat16.
         tf.config.experimental.enable_tensor_float_32_execution(False)
     with _precision(config.runtime.precision):
@@ -73,23 +75,57 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
 
 @contextlib.contextmanager
 def _precision(policy: str) -> Iterator[None]:
-    """Makes layers of one dtype policy."""
-    before = keras.config.dtype_policy()
+    """Makes layers of one dtype policy, and losses and metrics as precise as their weights."""
+    before = keras.config.dtype_policy(), keras.config.floatx()
     keras.config.set_dtype_policy(policy)
+    keras.config.set_floatx(keras.config.dtype_policy().variable_dtype)
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(before[0])
+        keras.config.set_floatx(before[1])
 
 
 def _draw_model(config: Config, classes: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
     rules = [rule.bind(config.seed, steps_per_epoch) for rule in config.rules]
     alignment = rules[0] if len(rules) == 1 else rules or None
-    options = config.model.model_dump()
+    options = dict(config.model)
+    units = output_units(config, classes)
     model = models.build(
-        options.pop("name"), classes, input_shape, alignment, weight_decay=config.weight_decay, **options
+        options.pop("name"), units, input_shape, alignment, weight_decay=config.weight_decay, **options
     )
     return AlignedModel(model.inputs, model.outputs, name=model.name)
+
+
+def output_units(config: Config, classes: int) -> int:
+    """Returns how many outputs the network of a run has: one per class, or the units of a code.
+
+    Raises:
+        ConfigError: if there are fewer units than the codes have ones.
+    """
+    codes = _codes(config, classes)
+    return classes if codes is None else codes.shape[1]
+
+
+def _codes(config: Config, classes: int) -> np.ndarray | None:
+    """Returns the codes of the classes, or none where a class is an output."""
+    loss = config.loss
+    if loss.kind == "cross_entropy":
+        return None
+    return n_hot_codes(classes, loss.units or classes * loss.ones, loss.ones, config.seed)
+
+
+def _loss_and_metrics(config: Config, classes: int) -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:
+    """Returns J, but for weight decay, and what is counted of it."""
+    codes = _codes(config, classes)
+    if codes is not None:
+        # No top-5: saturated and silent outputs tie, and Keras' top-k counts every tie as a hit.
+        return HalfSquaredError(codes, config.batch_size, config.loss.label_smoothing), [CodeAccuracy(codes, "top1")]
+    metrics = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
+    if classes > 5:
+        metrics.append(keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5"))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    return loss, metrics
 
 
 def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
@@ -124,18 +160,16 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
     Raises:
         ConfigError: if an optimizer finds no variable that it is meant for.
     """
-    # Weighted: examples that fill up a batch for the replicas have weight 0.
-    metrics = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
-    if classes > 5:
-        metrics.append(keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5"))
-    try:
-        model.compile(
-            optimizer=build_optimizer(config, steps_per_epoch),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
-            weighted_metrics=metrics,
-            minibatches=config.optimization.minibatches,
-            jit_compile=config.runtime.jit_compile,
-            steps_per_execution=config.runtime.steps_per_execution,
-        )
-    except ValueError as error:
-        raise ConfigError(f"optimization: {error}") from None
+    with _precision(config.runtime.precision):
+        loss, metrics = _loss_and_metrics(config, classes)
+        try:
+            model.compile(
+                optimizer=build_optimizer(config, steps_per_epoch),
+                loss=loss,
+                weighted_metrics=metrics,  # Weighted: examples that fill up a batch for the replicas have weight 0.
+                minibatches=config.optimization.minibatches,
+                jit_compile=config.runtime.jit_compile,
+                steps_per_execution=config.runtime.steps_per_execution,
+            )
+        except ValueError as error:
+            raise ConfigError(f"optimization: {error}") from None

@@ -280,7 +280,7 @@ def test_evaluate_refuses_data_of_another_shape(tmp_path):
     text = (tmp_path / "config.yaml").read_text()
     model = keras.Sequential([keras.Input((9, 9, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
     model.save(tmp_path / "model.keras")
-    with pytest.raises(RunError, match=r"images of shape \(9, 9, 1\) and 10 classes; the data are of .*8, 8, 1"):
+    with pytest.raises(RunError, match=r"images of shape \(9, 9, 1\) and 10 outputs; the data are of .*8, 8, 1"):
         run.evaluate(tmp_path)
     assert (tmp_path / "config.yaml").read_text() == text
 

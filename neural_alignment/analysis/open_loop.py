@@ -1,0 +1,90 @@
+"""A network of two layers whose input and output error are imposed: nothing is learnt, and W_1 aligns or does not.
+
+Rahmansetayesh et al., Figure 1B and section 4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from neural_alignment.analysis.signals import RELU, Activation
+from neural_alignment.analysis.similarity import angle
+
+Array = np.ndarray
+Imposed = Iterator[tuple[Array, Array]]
+"""L_0 `(batch, inputs)` and delta_2 `(batch, outputs)` of every iteration."""
+
+SIZES = {"inputs": 20, "hidden": 100, "outputs": 20, "batch": 100}
+"""Of Figure 1B."""
+
+RATE = 0.002
+"""Of the text; the published notebook has 0.0004."""
+
+
+def constant(rng: np.random.Generator) -> Imposed:
+    """Yields signals that are drawn once: autocorrelated, not cross-correlated."""
+    signals = _draw(rng, "inputs"), _draw(rng, "outputs")
+    while True:
+        yield signals
+
+
+def cross_correlated(rng: np.random.Generator) -> Imposed:
+    """Yields delta_2 = L_0, drawn anew at every iteration: cross-correlated, not autocorrelated."""
+    while True:
+        signal = _draw(rng, "inputs")
+        yield signal, signal
+
+
+def neither(rng: np.random.Generator) -> Imposed:
+    """Yields independent signals, both drawn anew at every iteration."""
+    while True:
+        yield _draw(rng, "inputs"), _draw(rng, "outputs")
+
+
+def _draw(rng: np.random.Generator, units: str) -> Array:
+    return rng.normal(size=(SIZES["batch"], SIZES[units]))
+
+
+CONDITIONS: dict[str, Callable[[np.random.Generator], Imposed]] = {
+    "constant": constant,
+    "cross_correlated": cross_correlated,
+    "neither": neither,
+}
+"""The traces of Figure 1B."""
+
+
+def run(
+    condition: str, rng: np.random.Generator, iterations: int, rate: float = RATE, activation: Activation = RELU
+) -> Array:
+    """Returns the angle of W_1 to B_1^T before every iteration and after the last, degrees.
+
+    W_0, W_1 and B_1 are drawn from N(0, 1); there are no biases. Each iteration adds eta L_1^T delta_2 to W_1 and
+    eta L_0^T delta_1 to W_0, delta_1 = delta_2 B_1 f'(Z_1).
+
+    Args:
+        condition: one of `CONDITIONS`.
+        rng: of weights and signals.
+        iterations: how many.
+        rate: eta.
+        activation: f of the hidden layer.
+
+    Returns:
+        `(iterations + 1,)`.
+
+    Raises:
+        ValueError: if there is no such condition.
+    """
+    if condition not in CONDITIONS:
+        raise ValueError(f"`condition` must be one of {', '.join(CONDITIONS)}. Received {condition!r}.")
+    first = rng.normal(size=(SIZES["inputs"], SIZES["hidden"]))
+    second = rng.normal(size=(SIZES["hidden"], SIZES["outputs"]))
+    backward = rng.normal(size=(SIZES["outputs"], SIZES["hidden"]))
+    angles = [angle(second, backward.T)]
+    for _, (inputs, errors) in zip(range(iterations), CONDITIONS[condition](rng), strict=False):
+        states = inputs @ first
+        second = second + rate * activation.value(states).T @ errors
+        first = first + rate * inputs.T @ (errors @ backward * activation.derivative(states))
+        angles.append(angle(second, backward.T))
+    return np.array(angles)

@@ -1,0 +1,122 @@
+"""Signals of a fully connected network: outputs going forward, errors coming back (Rahmansetayesh et al., 4.1).
+
+Layers are numbered as in the paper: L_0 is the input, Z_l = L_(l-1) W_(l-1) + b_l, L_l = f(Z_l) for 0 < l <= d. So of d
+layers with weights, `kernels[l]` is W_l, `biases[l - 1]` is b_l, `backward_kernels[l]` is B_l in place of W_l^T, and
+B_0 does not exist. Errors point downhill: delta_d = (Y* - Y) f'(Z_d), and updates are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Activation(NamedTuple):
+    """An element-wise nonlinearity.
+
+    Attributes:
+        value: f, of any shape.
+        derivative: f'.
+    """
+
+    value: Callable[[Array], Array]
+    derivative: Callable[[Array], Array]
+
+
+LINEAR = Activation(lambda z: z, np.ones_like)
+RELU = Activation(lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(z.dtype))
+TANH_RELU = Activation(lambda z: np.tanh(np.maximum(z, 0)), lambda z: np.where(z > 0, 1 - np.tanh(z) ** 2, 0))
+"""tanh(ReLU), of section 2.3.1; its derivative is (z > 0) / cosh(z)^2, written so that it does not overflow."""
+
+
+class ForwardPass(NamedTuple):
+    """What a batch does in a network of d layers.
+
+    Attributes:
+        outputs: L_0 to L_d, each `(batch, units)`.
+        states: Z_1 to Z_d, each `(batch, units)`: `states[l - 1]` is Z_l.
+    """
+
+    outputs: list[Array]
+    states: list[Array]
+
+
+def forward(inputs: Array, kernels: Sequence[Array], biases: Sequence[Array], activation: Activation) -> ForwardPass:
+    """Returns the outputs and states of all layers.
+
+    Args:
+        inputs: L_0, `(batch, inputs)`.
+        kernels: W_0 to W_(d-1), each `(units below, units)`.
+        biases: b_1 to b_d, each `(units,)`.
+        activation: f of all layers.
+    """
+    outputs, states = [inputs], []
+    for kernel, bias in zip(kernels, biases, strict=True):
+        states.append(outputs[-1] @ kernel + bias)
+        outputs.append(activation.value(states[-1]))
+    return ForwardPass(outputs, states)
+
+
+def output_error(signals: ForwardPass, targets: Array, activation: Activation) -> Array:
+    """Returns delta_d = (Y* - Y) f'(Z_d), `(batch, outputs)`: equations 18 and 20, of the half-squared error.
+
+    Args:
+        signals: of a batch.
+        targets: Y*, `(batch, outputs)`.
+        activation: f.
+    """
+    return (targets - signals.outputs[-1]) * activation.derivative(signals.states[-1])
+
+
+def sequential_errors(
+    error: Array, states: Sequence[Array], backward_kernels: Sequence[Array | None], activation: Activation
+) -> list[Array]:
+    """Returns delta_1 to delta_d: equations 2 and 21, and with W_l^T for B_l backpropagation (equation 19).
+
+    Args:
+        error: delta_d, `(batch, outputs)`.
+        states: Z_1 to Z_d.
+        backward_kernels: B_0 to B_(d-1), each `(units above, units)`; B_0 is not read.
+        activation: f.
+    """
+    errors = [error]
+    for kernel, state in zip(reversed(backward_kernels[1:]), reversed(states[:-1]), strict=True):
+        errors.insert(0, errors[0] @ kernel * activation.derivative(state))
+    return errors
+
+
+def direct_errors(
+    error: Array, states: Sequence[Array], feedback: Sequence[Array | None], activation: Activation
+) -> list[Array]:
+    """Returns delta_1 to delta_d of direct feedback alignment: equation 6.
+
+    Args:
+        error: delta_d, `(batch, outputs)`.
+        states: Z_1 to Z_d.
+        feedback: F_0 to F_(d-1), each `(outputs, units)`; F_0 is not read.
+        activation: f.
+    """
+    hidden = zip(feedback[1:], states[:-1], strict=True)
+    return [*(error @ kernel * activation.derivative(state) for kernel, state in hidden), error]
+
+
+def updates(outputs: Sequence[Array], errors: Sequence[Array], rate: float) -> tuple[list[Array], list[Array]]:
+    """Returns what a step adds to the kernels and to the biases: equations 16, 17, 22 and 23.
+
+    Sums over the batch. The rate enters here, once; the paper's equation 2 has it in the errors as well, its methods,
+    which are followed, do not.
+
+    Args:
+        outputs: L_0 to L_d.
+        errors: delta_1 to delta_d.
+        rate: the learning rate.
+
+    Returns:
+        Of W_0 to W_(d-1), and of b_1 to b_d.
+    """
+    kernels = [rate * below.T @ error for below, error in zip(outputs[:-1], errors, strict=True)]
+    return kernels, [rate * error.sum(axis=0) for error in errors]

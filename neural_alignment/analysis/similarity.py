@@ -1,0 +1,183 @@
+"""How alike matrices are: angles, and which data points have similar signals (Rahmansetayesh et al., 4.2 and 2.3.6)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+
+_QUALITIES = ("well", "poor")
+
+
+def cosine_similarity(first: Array, second: Array) -> float:
+    """Returns <A, B>_F / (||A||_F ||B||_F): equation 25. NaN where a matrix is zero.
+
+    Args:
+        first: any shape.
+        second: the same shape.
+
+    Raises:
+        ValueError: if the shapes differ: B must be transposed before it is compared with W.
+    """
+    first, second = _units(first, second)
+    return float(np.vdot(first, second))
+
+
+def angle(first: Array, second: Array) -> float:
+    """Returns the angle between two matrices in degrees: equation 24. NaN where a matrix is zero.
+
+    Computed as 2 atan2(||u - v||, ||u + v||) of the unit vectors: arccos loses digits near 0 and 180 degrees.
+
+    Args:
+        first: any shape.
+        second: the same shape.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    first, second = _units(first, second)
+    return float(np.degrees(2 * np.arctan2(np.linalg.norm(first - second), np.linalg.norm(first + second))))
+
+
+def _units(first: Array, second: Array) -> tuple[Array, Array]:
+    """Returns both as vectors of norm 1."""
+    if np.shape(first) != np.shape(second):
+        raise ValueError(
+            f"`first` and `second` must have one shape. Received {np.shape(first)} and {np.shape(second)}. "
+            "Example: the angle of W to B.T."
+        )
+    vectors = [np.asarray(each, np.float64).ravel() for each in (first, second)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # By the largest entry first, which keeps the squares in range.
+        vectors = [vector / np.abs(vector).max(initial=0.0) for vector in vectors]
+        return tuple(vector / np.linalg.norm(vector) for vector in vectors)
+
+
+def similarity_matrix(earlier: Array, later: Array) -> Array:
+    """Returns S_pm, the dot product of signal p of one batch and signal m of another: equation 12.
+
+    Args:
+        earlier: L or delta of iteration k - o, `(earlier examples, units)`.
+        later: of iteration k, `(later examples, units)`.
+
+    Returns:
+        `(earlier examples, later examples)`.
+    """
+    return earlier @ later.T
+
+
+def overlap(errors: Array, outputs: Array) -> float:
+    """Returns sum_pm of the similarity terms S_delta S_L: what of equation 12 must be positive for alignment.
+
+    It is the trace of the transformation M of the linear alignment term.
+
+    Args:
+        errors: similarity matrix of the errors of layer l + 1, `(earlier, later)`.
+        outputs: similarity matrix of the outputs of layer l - 1, the same shape.
+    """
+    return float(np.vdot(errors, outputs))
+
+
+def within_categories(earlier: Array, later: Array) -> Array:
+    """Returns which pairs are of one category, `(earlier examples, later examples)` bool; the others are between.
+
+    Args:
+        earlier: labels `(earlier examples,)`.
+        later: labels `(later examples,)`.
+    """
+    return np.asarray(earlier)[:, np.newaxis] == np.asarray(later)[np.newaxis]
+
+
+def well_classified(output_errors: Array, fraction: float = 0.6) -> Array:
+    """Returns which examples have the errors of least norm at the output, `(examples,)` bool (section 2.3.6).
+
+    Args:
+        output_errors: delta_d of all examples that are compared, `(examples, outputs)`.
+        fraction: part of them that counts as well classified, 0.6 in the paper.
+
+    Raises:
+        ValueError: if `fraction` is not between 0 and 1.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"`fraction` must be between 0 and 1. Received {fraction!r}. Example: 0.6.")
+    norms = np.linalg.norm(output_errors, axis=1)
+    well = np.zeros(len(norms), bool)
+    well[np.argsort(norms, kind="stable")[: round(fraction * len(norms))]] = True
+    return well
+
+
+def both(earlier: Array, later: Array) -> Array:
+    """Returns which pairs are of two such examples, `(earlier examples, later examples)` bool.
+
+    A similarity term is well classified where both its examples are, and poorly classified otherwise.
+
+    Args:
+        earlier: `(earlier examples,)` bool.
+        later: `(later examples,)` bool.
+    """
+    return np.logical_and.outer(earlier, later)
+
+
+class Tally(NamedTuple):
+    """Distribution of similarities in one group of pairs (Figure S5).
+
+    Attributes:
+        pairs: how many.
+        total: their sum.
+        histogram: counts between the edges, `(edges - 1,)`; what is outside is in none.
+    """
+
+    pairs: int
+    total: float
+    histogram: Array
+
+    @property
+    def mean(self) -> float:
+        """Mean similarity, the triangles of Figure S5; NaN of no pairs."""
+        return self.total / self.pairs if self.pairs else float("nan")
+
+
+def tally(
+    earlier: Array,
+    later: Array,
+    labels: tuple[Array, Array],
+    edges: Array,
+    well: tuple[Array, Array] | None = None,
+    block: int = 1000,
+) -> dict[str, Tally]:
+    """Returns the distributions of the similarities of all pairs, by category and quality, block by block.
+
+    Time grows with the number of pairs, `earlier examples * later examples * units` products; memory holds `block`
+    rows of the similarity matrix at a time, as all of MNIST's would be 29 GB.
+
+    Args:
+        earlier: signals `(earlier examples, units)`.
+        later: signals `(later examples, units)`.
+        labels: categories of the earlier and of the later examples.
+        edges: edges of the histograms' bins, ascending.
+        well: which earlier and which later examples are well classified; not told apart where none.
+        block: earlier examples taken at a time.
+
+    Returns:
+        `within` and `between`; with `well`, `within/well`, `within/poor`, `between/well` and `between/poor`.
+    """
+    names = ["within", "between"] if well is None else [f"{c}/{q}" for c in ("within", "between") for q in _QUALITIES]
+    pairs, totals = dict.fromkeys(names, 0), dict.fromkeys(names, 0.0)
+    histograms = {name: np.zeros(len(edges) - 1, np.int64) for name in names}
+    for begin in range(0, len(earlier), block):
+        rows = slice(begin, begin + block)
+        similarities = similarity_matrix(earlier[rows], later)
+        within = within_categories(labels[0][rows], labels[1])
+        groups = {"within": within, "between": ~within}
+        if well is not None:
+            quality = both(well[0][rows], well[1])
+            masks = dict(zip(_QUALITIES, (quality, ~quality), strict=True))
+            groups = {f"{c}/{q}": mask & masks[q] for c, mask in groups.items() for q in _QUALITIES}
+        for name, mask in groups.items():
+            values = similarities[mask]
+            pairs[name] += values.size
+            totals[name] += float(values.sum(dtype=np.float64))
+            histograms[name] += np.histogram(values, edges)[0]
+    return {name: Tally(pairs[name], totals[name], histograms[name]) for name in names}

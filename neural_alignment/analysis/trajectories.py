@@ -1,0 +1,115 @@
+"""Trajectories of all parameters in the plane of two principal components (Rahmansetayesh et al., Figure 7C, F).
+
+A row is [W_0, b_1, ..., W_(d-1), b_d], flattened; the rows of two runs from one initialisation, of every third step in
+the published figure, make one plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+Array = np.ndarray
+
+
+def flatten(kernels: Sequence[Array], biases: Sequence[Array]) -> Array:
+    """Returns [W_0, b_1, ..., W_(d-1), b_d] as one row, `(parameters,)`.
+
+    Args:
+        kernels: W_0 to W_(d-1), each `(units below, units)`.
+        biases: b_1 to b_d, each `(units,)`.
+    """
+    pairs = zip(kernels, biases, strict=True)
+    return np.concatenate([np.ravel(each) for pair in pairs for each in pair])
+
+
+def unflatten(row: Array, shapes: Sequence[tuple[int, int]]) -> tuple[list[Array], list[Array]]:
+    """Returns the kernels and biases of a row.
+
+    Args:
+        row: `(parameters,)`, of `flatten`.
+        shapes: of the kernels.
+
+    Raises:
+        ValueError: if the row has another number of parameters.
+    """
+    sizes = [size for below, units in shapes for size in (below * units, units)]
+    if np.shape(row) != (sum(sizes),):
+        raise ValueError(
+            f"`row` must hold the {sum(sizes)} parameters of kernels of shapes {list(shapes)}. Received the shape "
+            f"{np.shape(row)}."
+        )
+    parts = np.split(row, np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts[::2], shapes, strict=True)], parts[1::2]
+
+
+class Plane(NamedTuple):
+    """A plane in the space of parameters.
+
+    Attributes:
+        centre: mean of the rows, `(parameters,)`.
+        axes: first principal components, orthonormal, `(2, parameters)`.
+        explained: part of the variance along each, `(2,)`.
+    """
+
+    centre: Array
+    axes: Array
+    explained: Array
+
+    def project(self, rows: Array) -> Array:
+        """Returns the coordinates of points `(..., parameters)` in the plane, `(..., 2)`."""
+        return (rows - self.centre) @ self.axes.T
+
+    def project_direction(self, rows: Array) -> Array:
+        """Returns the coordinates of directions, such as updates: without the centre; shapes as of `project`."""
+        return rows @ self.axes.T
+
+    def point(self, coordinates: Array) -> Array:
+        """Returns the parameters `(..., parameters)` of points of the plane `(..., 2)`."""
+        return coordinates @ self.axes + self.centre
+
+
+def plane(rows: Array) -> Plane:
+    """Returns the plane of the first two principal components of trajectories; the mean is subtracted.
+
+    Args:
+        rows: `(points, parameters)`, of one run or several.
+
+    Raises:
+        ValueError: if there are fewer than three points.
+    """
+    if np.ndim(rows) != 2 or len(rows) < 3:
+        raise ValueError(f"`rows` must be three or more points, (points, parameters). Received {np.shape(rows)}.")
+    # To machine precision as the full decomposition is, without the thousands of components that nobody asks for.
+    fitted = PCA(n_components=2, svd_solver="arpack", random_state=0).fit(rows)
+    return Plane(fitted.mean_, fitted.components_, fitted.explained_variance_ratio_)
+
+
+def loss_on_plane(plane: Plane, first: Array, second: Array, loss: Callable[[Array], float]) -> Array:
+    """Returns the loss at the points of a grid, brought back into the space of parameters: the contours of Figure 7C.
+
+    Args:
+        plane: the plane.
+        first: coordinates along the first component, `(columns,)`.
+        second: coordinates along the second component, `(rows,)`.
+        loss: of parameters `(parameters,)`; the published contours are of `contour_height`.
+
+    Returns:
+        `(rows, columns)`.
+    """
+    grid = np.stack(np.meshgrid(first, second), axis=-1)
+    heights = [loss(plane.point(point)) for point in grid.reshape(-1, 2)]
+    return np.reshape(heights, grid.shape[:-1])
+
+
+def contour_height(targets: Array, outputs: Array) -> float:
+    """Returns ||E||_F / 2, which the published figure draws; the loss that is trained is ||E||_F^2 / 2.
+
+    Args:
+        targets: Y*, `(examples, outputs)`.
+        outputs: Y, the same shape.
+    """
+    return float(np.linalg.norm(targets - outputs) / 2)

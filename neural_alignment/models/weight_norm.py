@@ -1,0 +1,72 @@
+"""Kernels whose columns have one norm (Rahmansetayesh et al., equation 13)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from pydantic import PositiveFloat
+
+from neural_alignment.layers import PACKAGE, AlignedLayer
+from neural_alignment.options import Options
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ColumnNorm(keras.constraints.Constraint):
+    """Scales every column of a kernel `(inputs, outputs)` to one norm: w_i <- gamma w_i / ||w_i||.
+
+    A column is what one neuron weighs its inputs by. Keras' `UnitNorm` adds a small number to the norm, this does not;
+    a column of zeros, which has no direction, stays as it is.
+
+    Args:
+        gamma: the norm, positive.
+
+    Raises:
+        ValueError: if `gamma` is not positive.
+    """
+
+    def __init__(self, gamma: float = 1.0):
+        if not gamma > 0:
+            raise ValueError(f"`gamma` must be positive. Received {gamma!r}. Example: gamma=1.0.")
+        self.gamma = float(gamma)
+
+    def __call__(self, kernel: Any) -> Any:
+        """Returns the kernel with scaled columns."""
+        kernel = keras.ops.convert_to_tensor(kernel)
+        norms = keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axis=0, keepdims=True))
+        return kernel * keras.ops.where(norms > 0, self.gamma / keras.ops.where(norms > 0, norms, 1.0), 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        return {"gamma": self.gamma}
+
+
+class WeightNorm(Options):
+    """Norm of the weights that reach one neuron: forward kernels after every update, backward kernels once."""
+
+    gamma: PositiveFloat = 1.0
+    """Norm of every column, of W over its inputs and of B over its outputs."""
+    kernels: Literal["forward", "backward", "both"] = "both"
+    """W at the start and after each update; B once, at the start; or both. Biases never."""
+
+    @property
+    def constrains_forward(self) -> bool:
+        """Whether W is kept at its norm."""
+        return self.kernels != "backward"
+
+    @property
+    def scales_backward(self) -> bool:
+        """Whether B begins at its norm."""
+        return self.kernels != "forward"
+
+    def constraint(self) -> ColumnNorm | None:
+        """Returns what keeps W at its norm after each update, or none."""
+        return ColumnNorm(self.gamma) if self.constrains_forward else None
+
+    def start(self, layer: AlignedLayer) -> None:
+        """Scales the initial kernels of a built layer `(inputs, outputs)`; B is `(outputs, inputs)`."""
+        scale = ColumnNorm(self.gamma)
+        if self.constrains_forward:
+            layer.kernel.assign(scale(layer.kernel))
+        if self.scales_backward and layer.alignment is not None:
+            layer._backward_kernel.assign(scale(layer._backward_kernel))

@@ -1,0 +1,132 @@
+"""What the commands `table`, `figure` and `lab` do: find what is asked for, train what it lacks, write its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neural_alignment.errors import InputError, nearest
+from neural_alignment.papers import two_routes
+from neural_alignment.papers.output import check_writable, markdown, write
+from neural_alignment.papers.plans import SECONDS, Estimates, Screen, carry_out, unique, waiting
+from neural_alignment.papers.registry import Item, Source, find, overview
+
+ITEMS = [*two_routes.ITEMS]
+"""Every table and figure of every paper."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are; what is none is the default of the paper.
+
+    Attributes:
+        runs: folder of the run directories: runs/PAPER, and runs/lab/PAPER of the lab.
+        output: folder of what is made: results/PAPER of the lab and of what needs no runs, else RUNS/results.
+        configs: folder of the configurations.
+    """
+
+    runs: str | None = None
+    output: str | None = None
+    configs: str = "configs"
+
+    def source(self, item: Item, profile: str, recordings: str | None = None, images: str | None = None) -> Source:
+        """Returns what a table or figure is made from.
+
+        Raises:
+            InputError: if it has no lab profile and one is asked for.
+        """
+        lab = profile == "lab"
+        if lab and "lab" not in item.cells:
+            raise InputError(f"{item.kind} {item.name}: needs no training and has no lab profile; leave out --lab")
+        runs = self.runs or (f"runs/lab/{item.paper}" if lab else f"runs/{item.paper}")
+        output = self.output or (f"results/{item.paper}" if lab or not item.cells else f"{runs}/results")
+        return Source(profile, runs, self.configs, output, item.cells.get(profile, ()), recordings, images)
+
+
+def estimates_of(paper: str, output: str | None = None) -> Estimates:
+    """Returns how long the runs of a paper's lab profile take: as committed, and as measured in `output`."""
+    committed = f"results/{paper}/{SECONDS}"
+    return Estimates(f"{output}/{SECONDS}" if output else committed, committed)
+
+
+def listing(kind: str, jobs: int) -> str:
+    """Returns a table of all tables, or of all figures, and what each takes."""
+    return markdown([kind, "shows", "takes"], overview(ITEMS, kind, estimates_of, jobs))
+
+
+def make(
+    kind: str, name: str, profile: str, places: Places, jobs: int, screen: Screen, recordings=None, images=None
+) -> str:
+    """Makes one table or figure; in the lab profile it trains first what is not trained yet.
+
+    Args:
+        kind: `"table"` or `"figure"`.
+        name: such as `two_routes/3`.
+        profile: `"paper"` reads the runs that there are, `"lab"` trains its own.
+        places: where things are.
+        jobs: processes at once.
+        screen: told how far it is.
+        recordings: file of recorded responses, for Figure 6.
+        images: file of the images that they answer.
+
+    Returns:
+        Its text, and the names of the files written.
+
+    Raises:
+        InputError: if there is no such table or figure, or a run or configuration is wrong.
+        Stopped: at SIGTERM or SIGINT.
+    """
+    item = find(ITEMS, kind, name)
+    source = places.source(item, profile, recordings, images)
+    check_writable(source.output)
+    if profile == "lab":
+        _train([item], source, jobs, screen)
+    return _write(item, source)
+
+
+def make_all(paper: str, places: Places, jobs: int, screen: Screen) -> None:
+    """Trains the whole lab profile of a paper, and makes all its tables and figures.
+
+    Raises:
+        InputError: if there is no such paper, or a run or configuration is wrong.
+        Stopped: at SIGTERM or SIGINT.
+    """
+    items = [item for item in ITEMS if item.paper == paper]
+    if not items:
+        papers = sorted({item.paper for item in ITEMS})
+        raise InputError(f"{paper}: no such paper; there are: {', '.join(papers)}{nearest(paper, papers)}")
+    ready = [item for item in items if not item.needs]
+    trained = [item for item in ready if "lab" in item.cells]
+    source = places.source(trained[0], "lab")
+    check_writable(source.output)
+    _train(trained, source, jobs, screen)
+    for item in ready:
+        screen.line(_write(item, places.source(item, "lab" if "lab" in item.cells else "paper")))
+    for item in items:
+        if item.needs:
+            screen.line(f"{item.kind} {item.name}: not made here, needs {item.needs}")
+
+
+def _train(items: list[Item], source: Source, jobs: int, screen: Screen) -> None:
+    """Says how long each item takes, alone and together, then trains."""
+    estimates = estimates_of(items[0].paper, source.output)
+    for item in items:
+        runs = unique(item.cells["lab"])
+        left = waiting(runs, source.folder, source.configs)
+        time = estimates.describe([run.name for run in left], jobs)
+        screen.line(f"{item.kind} {item.name}: {len(left)} of {len(runs)} runs to train, {time}")
+    runs = unique(cell for item in items for cell in item.cells["lab"])
+    if len(items) > 1:
+        left = waiting(runs, source.folder, source.configs)
+        time = estimates.describe([run.name for run in left], jobs)
+        screen.line(f"all, runs that they share once: {len(left)} of {len(runs)} runs to train, {time}")
+    carry_out(runs, source.folder, source.configs, jobs, estimates, screen)
+
+
+def _write(item: Item, source: Source) -> str:
+    """Makes the files of one item."""
+    product = item.make(source)
+    title = f"{item.kind} {item.name}: {item.title}"
+    if product is None:
+        return f"{title}\n\nwritten to {source.output}"
+    names = write(product, f"{source.output}/{item.file}")
+    return f"{title}\n\n{product.text}\n\nwritten: {', '.join(names)}\n"

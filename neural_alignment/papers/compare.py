@@ -1,0 +1,78 @@
+"""Several configurations, several seeds, one table: a plan that the user writes on the command line."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from neural_alignment.papers.output import Row, Spread, check_writable, csv_text, markdown
+from neural_alignment.papers.plans import Cell, Estimates, Outcome, Screen, carry_out, unique
+from neural_alignment.training.files import write_whole
+
+COLUMNS = ("config", "seed", "top1", "first_angle", "last_angle", "last_angle_max", "diverged", "seconds")
+
+
+def compare(
+    configs: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    folder: str,
+    name: Callable[[str], str],
+    output: str,
+    jobs: int,
+    screen: Screen,
+) -> str:
+    """Trains every configuration with every seed and writes `output`.csv, a line per run, and `output`.md.
+
+    A run directory that has ended already is read, one that was interrupted goes on.
+
+    Args:
+        configs: YAML files.
+        seeds: seeds of each.
+        overrides: as for `config.load`.
+        folder: of the run directories.
+        name: configuration file -> name of its directory below `folder`, in which each seed has its own.
+        output: path of the tables without their ending.
+        jobs: processes at once.
+        screen: told how far it is.
+
+    Returns:
+        The Markdown table: mean and standard deviation over seeds.
+
+    Raises:
+        InputError: if a run or a configuration is wrong, or the tables cannot be written.
+        Stopped: at SIGTERM or SIGINT.
+    """
+    cells = [Cell(path, name(path), {"config": path}, tuple(overrides), tuple(seeds)) for path in configs]
+    if parent := output.rpartition("/")[0]:
+        check_writable(parent)
+    carry_out(unique(cells), folder, "", jobs, Estimates(), screen)
+    rows = [_row(cell, outcome) for cell in cells for outcome in cell.read(folder, "") if outcome.config.seed in seeds]
+    rows.sort(key=lambda row: seeds.index(row["seed"]))
+    table = _table(rows, configs)
+    write_whole(f"{output}.csv", csv_text(COLUMNS, rows))
+    write_whole(f"{output}.md", table + "\n")
+    return table
+
+
+def _row(cell: Cell, outcome: Outcome) -> Row:
+    first, last = outcome.rows[0], outcome.rows[-1]
+    angles = [[row[key] for key in row if key.startswith("weight_angle/")] for row in (first, last)]
+    row = {**cell.labels, "seed": outcome.config.seed, "top1": last["top1"], "diverged": outcome.diverged}
+    if angles[0]:
+        means = map(statistics.fmean, angles)
+        row |= dict(zip(("first_angle", "last_angle"), means, strict=True)) | {"last_angle_max": max(angles[1])}
+    return {**row, "seconds": round(outcome.seconds, 1)}
+
+
+def _table(rows: Sequence[Row], configs: Sequence[str]) -> str:
+    lines = []
+    for path in configs:
+        own = [row for row in rows if row["config"] == path]
+        diverged = sum(row["diverged"] for row in own)
+        accuracy = str(Spread([100 * row["top1"] for row in own])) + (f", {diverged} diverged" if diverged else "")
+        angles = [str(Spread([row[key] for row in own if key in row])) for key in ("first_angle", "last_angle")]
+        seconds = statistics.fmean(row["seconds"] for row in own)
+        lines.append([path, len(own), accuracy, "none" if "none" in angles else " to ".join(angles), f"{seconds:.0f}"])
+    angle = "mean angle of W to B^T, first to last (degrees)"
+    return markdown(["configuration", "seeds", "validation top-1 (%)", angle, "seconds"], lines)

@@ -1,0 +1,104 @@
+"""Tables and figures by name: what they show, how they are made, and from which runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from neural_alignment.errors import InputError, nearest
+from neural_alignment.papers.output import Product
+from neural_alignment.papers.plans import Cell, Estimates, Outcome, unique
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a table or figure is made from.
+
+    Attributes:
+        profile: `"paper"`, the runs of the paper's size, or `"lab"`.
+        folder: of the run directories.
+        configs: folder of the configurations.
+        output: folder of what is made.
+        cells: the runs that are asked for.
+        recordings: file of recorded responses, of what needs them.
+        images: file of the images that they answer.
+    """
+
+    profile: str
+    folder: str
+    configs: str
+    output: str
+    cells: Sequence[Cell] = ()
+    recordings: str | None = None
+    images: str | None = None
+
+    def read(self) -> list[tuple[Cell, list[Outcome]]]:
+        """Returns every cell with the runs of it that have ended.
+
+        Raises:
+            RunError: if a run directory is damaged or of another kind.
+        """
+        return [(cell, cell.read(self.folder, self.configs)) for cell in self.cells]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One table or figure.
+
+    Attributes:
+        kind: `"table"` or `"figure"`.
+        name: as on the command line, such as `two_routes/3`.
+        title: one line.
+        make: makes it; returns nothing where it has written the files itself.
+        cells: profile -> the runs it is made from; nothing of what needs no runs.
+        needs: an option that it cannot do without.
+    """
+
+    kind: str
+    name: str
+    title: str
+    make: Callable[[Source], Product | None]
+    cells: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
+    needs: str = ""
+
+    @property
+    def paper(self) -> str:
+        """The paper's part of the name."""
+        return self.name.partition("/")[0]
+
+    @property
+    def file(self) -> str:
+        """Name of its files, without their ending."""
+        return f"{self.kind}_{self.name.partition('/')[2]}"
+
+
+def find(items: Sequence[Item], kind: str, name: str) -> Item:
+    """Returns the table or figure of a name.
+
+    Raises:
+        InputError: if there is none; the message names what there is.
+    """
+    there = {item.name: item for item in items if item.kind == kind}
+    if name not in there:
+        raise InputError(f"{name}: no such {kind}; there are: {', '.join(there)}{nearest(name, there)}")
+    return there[name]
+
+
+def overview(items: Sequence[Item], kind: str, estimates: Callable[[str], Estimates], jobs: int) -> list[list[str]]:
+    """Returns a row per table or figure: name, title, and what it takes.
+
+    Args:
+        items: all there are.
+        kind: `"table"` or `"figure"`.
+        estimates: paper -> how long its runs take.
+        jobs: processes at once.
+    """
+    return [[item.name, item.title, _takes(item, estimates, jobs)] for item in items if item.kind == kind]
+
+
+def _takes(item: Item, estimates: Callable[[str], Estimates], jobs: int) -> str:
+    parts = [f"needs {item.needs}"] if item.needs else []
+    if "lab" in item.cells:
+        runs = unique(item.cells["lab"])
+        parts.append(f"--lab: {len(runs)} runs, {estimates(item.paper).describe([run.name for run in runs], jobs)}")
+    return ", ".join(parts) or "no runs"

@@ -1,0 +1,163 @@
+"""What Kunin et al. 2020 trained, what it printed, and the same at the size of a laptop: data and nothing else."""
+
+from __future__ import annotations
+
+from neural_alignment.papers.output import Style
+from neural_alignment.papers.plans import Cell
+
+MODELS = {
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "resnet50v2": "ResNet-50v2",
+    "resnet101v2": "ResNet-101v2",
+    "resnet152v2": "ResNet-152v2",
+}
+"""The paper's networks, as folders below configs/two_routes have them."""
+
+RULES = {
+    "backprop": Style("backpropagation", "o", "-", 0.0),
+    "symmetric": Style("symmetric (SA)", "s", "--", 0.3),
+    "activation": Style("activation (AA)", "^", "-.", 0.3),
+    "kolen_pollack": Style("Kolen-Pollack (KP)", "P", ":", 0.0),
+    "information": Style("information (IA), TPE", "D", "-", 0.5),
+    "weight_mirror_adam_ops": Style("WM+AD+OPS, TPE", "v", "--", 0.65),
+    "weight_mirror_adam": Style("WM+AD, TPE", "<", "-.", 0.65),
+    "weight_mirror": Style("weight mirror (WM), TPE", "x", ":", 0.5),
+    "weight_mirror_akrout": Style("WM", "+", ":", 0.7),
+    "feedback": Style("feedback (FA)", "*", ":", 0.3),
+}
+"""The rules, as files below configs/two_routes have them, and how they look in a figure."""
+
+TABLE_3 = {
+    "weight_mirror_akrout": (63.5, 85.16),
+    "weight_mirror": (64.07, 85.47),
+    "weight_mirror_adam": (64.40, 85.53),
+    "weight_mirror_adam_ops": (63.41, 84.83),
+    "information": (67.93, 88.09),
+    "backprop": (70.06, 89.14),
+}
+"""Table 3: rule -> top-1 and top-5 accuracy on ImageNet's validation set, in percent."""
+
+TABLE_4 = {
+    "resnet18": {"backprop": 70.06, "symmetric": 69.84, "activation": 69.98},
+    "resnet50": {"backprop": 76.05, "symmetric": 76.29, "activation": 75.75},
+    "resnet50v2": {"backprop": 77.21, "symmetric": 77.18, "activation": 76.67},
+    "resnet101v2": {"backprop": 78.64, "symmetric": 78.74, "activation": 78.35},
+    "resnet152v2": {"backprop": 79.31, "symmetric": 79.15, "activation": 78.98},
+}
+"""Table 4: network -> rule -> top-1 accuracy in percent."""
+
+SEARCHED = ("weight_mirror", "weight_mirror_adam", "weight_mirror_adam_ops", "information")
+"""The columns of Table 5."""
+
+TRANSFER = (*SEARCHED, "symmetric", "activation", "backprop")
+"""The lines of Figure 3."""
+
+CHANCE = {"paper": (1 / 1000, 5 / 1000), "lab": (1 / 10, 5 / 10)}
+"""Profile -> top-1 and top-5 of a guess, which is what a run counts that has diverged (Figure 3: 0.001)."""
+
+# The lab.
+
+LAB_MODELS = {"resnet18": (18, 1), "resnet50": (50, 1), "resnet50v2": (50, 2)}
+"""Networks of the lab profile: depth and version."""
+
+SEEDS = (0, 1, 2)
+FIRST = (0,)
+
+LAB_SEEDS = {"weight_mirror_akrout": FIRST, "weight_mirror_adam": FIRST, "weight_mirror_adam_ops": FIRST}
+"""Rules of which the lab claims nothing and trains one seed."""
+
+LAB_RATES = {"backprop": 0.05, "symmetric": 5e-3, "activation": 5e-3, "kolen_pollack": 0.05}
+"""Learning rate at which each rule of Figure 5 gets its noise, as configs/lab/two_routes has it."""
+
+NOISE = (1e-2, 1e-1, 1.0)
+"""Variances of the noise of Figures 5 and S1 where there is any: on the common axis of `noisy`."""
+
+DEEPER_NOISE = (1e-1,)
+"""Those of Figure 5 b in the lab."""
+
+PAPER_RATES = {"backprop": 0.1, "symmetric": 1e-3, "activation": 1e-3, "kolen_pollack": 0.1}
+"""Learning rates of Appendix B.3."""
+
+
+def paper_cell(model: str, rule: str) -> Cell:
+    """Returns the runs of one rule and network at the size of the paper, wherever they were trained."""
+    return Cell(f"two_routes/{model}/{rule}.yaml", f"{model}/{rule}", {"model": model, "rule": rule})
+
+
+def lab_cell(model: str, rule: str, seeds: tuple[int, ...] = SEEDS) -> Cell:
+    """Returns the runs of one rule and network of the lab profile."""
+    depth, version = LAB_MODELS[model]
+    overrides = () if model == "resnet18" else (f"model.depth={depth}", f"model.version={version}")
+    return Cell(f"lab/two_routes/{rule}.yaml", f"{model}/{rule}", {"model": model, "rule": rule}, overrides, seeds)
+
+
+def noisy(cell: Cell, variance: float, rates: dict[str, float]) -> Cell:
+    """Returns a cell with noise on its updates: all updates of backpropagation, those of B elsewhere (section 5).
+
+    Noise is scaled by the learning rate of the update that it is added to. For the same perturbation of the weights in
+    every rule, the variance at the rate r of R is `variance` (rate of backpropagation / r)^2: the shift of the curves
+    of Appendix B.3, where the rates 0.1 and 0.001 make it 10^4.
+
+    Args:
+        cell: the runs without noise.
+        variance: on the common axis, that of backpropagation.
+        rates: rule -> initial learning rate of the updates that get noise.
+    """
+    rule = cell.labels["rule"]
+    own = variance * (rates["backprop"] / rates[rule]) ** 2
+    where = "forward" if rule in ("backprop", "kolen_pollack") else "backward"
+    only = ", only: backward_kernel" if rule == "kolen_pollack" else ""
+    return Cell(
+        cell.config,
+        f"{cell.name}_noise_{variance:g}",
+        {**cell.labels, "noise_variance": variance},
+        (*cell.overrides, f"optimization.{where}.noise={{variance: {own!r}{only}}}"),
+        cell.seeds,
+    )
+
+
+def noise_cells(cell: Cell, variances: tuple[float, ...], rates: dict[str, float]) -> list[Cell]:
+    """Returns a cell at variance 0 and those with noise."""
+    still = Cell(cell.config, cell.name, {**cell.labels, "noise_variance": 0.0}, cell.overrides, cell.seeds)
+    return [still, *(noisy(cell, variance, rates) for variance in variances)]
+
+
+def table_3() -> dict[str, list[Cell]]:
+    """Returns the runs of Table 3; the lab adds feedback alignment, which the paper calls far behind."""
+    lab = [lab_cell("resnet18", rule, LAB_SEEDS.get(rule, SEEDS)) for rule in (*TABLE_3, "feedback")]
+    return {"paper": [paper_cell("resnet18", rule) for rule in TABLE_3], "lab": lab}
+
+
+def table_4() -> dict[str, list[Cell]]:
+    """Returns the runs of Table 4."""
+    rules = ("backprop", "symmetric", "activation")
+    return {
+        "paper": [paper_cell(model, rule) for model in TABLE_4 for rule in rules],
+        "lab": [lab_cell(model, rule) for model in LAB_MODELS for rule in rules],
+    }
+
+
+def transfer(rules: tuple[str, ...]) -> dict[str, list[Cell]]:
+    """Returns the runs of Figures 3 and S5: the metaparameters of ResNet-18 on other networks."""
+    return {
+        "paper": [paper_cell(model, rule) for rule in rules for model in MODELS],
+        "lab": [lab_cell(model, rule, LAB_SEEDS.get(rule, SEEDS)) for rule in rules for model in LAB_MODELS],
+    }
+
+
+def noise(rules: tuple[str, ...], model: str) -> dict[str, list[Cell]]:
+    """Returns the runs of Figures 5 and S1; of a deeper network the lab trains one level of noise alone."""
+    levels = NOISE if model == "resnet18" else DEEPER_NOISE
+    return {
+        "paper": [cell for rule in rules for cell in noise_cells(paper_cell(model, rule), NOISE, PAPER_RATES)],
+        "lab": [cell for rule in rules for cell in noise_cells(lab_cell(model, rule), levels, LAB_RATES)],
+    }
+
+
+def first_seed(rules: tuple[str, ...]) -> dict[str, list[Cell]]:
+    """Returns one run of ResNet-18 for each rule; the paper's size has no configuration of feedback alignment."""
+    return {
+        "paper": [paper_cell("resnet18", rule) for rule in rules if rule != "feedback"],
+        "lab": [lab_cell("resnet18", rule, FIRST) for rule in rules],
+    }

@@ -1,0 +1,180 @@
+"""Tables 1 and 2, found out from the primitives and the rules themselves.
+
+Every primitive is evaluated on one example with random numbers, and differentiated. Its gradient is told by comparison
+with the terms that a gradient to B may consist of, and what it reads follows from that term. A rule is told by setting
+one of its weights at a time to 1, and comparing R with the primitives. Nothing here says what a primitive or a rule is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment.alignments import RULES, Alignment, LayerView, primitives
+from neural_alignment.operations import DenseMap
+
+PRIMITIVES: dict[str, Callable[..., tf.Tensor]] = {
+    name: function
+    for name, function in vars(primitives).items()
+    if inspect.isfunction(function) and function.__module__ == primitives.__name__ and not name.startswith("_")
+}
+"""Every primitive by its name in the code."""
+
+
+class Term(NamedTuple):
+    """What a gradient to B may be.
+
+    Attributes:
+        text: as the paper writes it.
+        value: of one example, in the layout of W, `(inputs, outputs)`.
+        carries_input: whether B carries the layer's input, from which it does not lead: no local computation.
+        reads_forward: whether it is W itself that is measured: no local plasticity.
+    """
+
+    text: str
+    value: tf.Tensor
+    carries_input: bool = False
+    reads_forward: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether the term is local by the two criteria of section 3.1."""
+        return not (self.carries_input or self.reads_forward)
+
+
+class Probe:
+    """One example of a layer of 4 inputs and 3 outputs, with random numbers for all its signals."""
+
+    def __init__(self):
+        rng = np.random.default_rng(1)
+        self.x, self.error = (tf.constant(rng.normal(size=(1, size))) for size in (4, 3))
+        self.forward, self.backward = (tf.constant(rng.normal(size=(4, 3))) for _ in range(2))
+        self.output = self.x @ self.forward
+
+    def evaluate(self, primitive: Callable[..., tf.Tensor], backward: tf.Tensor) -> tf.Tensor:
+        """Returns the primitive's value; its arguments are found by their names."""
+        signals = {
+            "forward_kernel": self.forward,
+            "backward_kernel": backward,
+            "forward_projection": self.output,
+            "backward_projection": self.x @ backward,
+            "reconstruction": self.output @ tf.transpose(backward),
+            "inputs": self.x,
+            "pseudogradient": self.error @ tf.transpose(backward),
+        }
+        return primitive(*(signals[name] for name in inspect.signature(primitive).parameters))
+
+    def terms(self) -> list[Term]:
+        """Returns what a gradient may be."""
+        x, z, e, b, w = (tf.squeeze(v) for v in (self.x, self.output, self.error, self.backward, self.forward))
+        return [
+            Term("B_l", b),
+            Term("-x_l x_{l+1}^T", -tf.tensordot(x, z, 0)),
+            Term("B_l x_{l+1} x_{l+1}^T", b @ tf.tensordot(z, z, 0)),
+            Term("x_l x_l^T B_l", tf.tensordot(x, x, 0) @ b, carries_input=True),
+            Term("-W_l^T", -w, reads_forward=True),
+            Term("x_l d_{l+1}^T", tf.tensordot(x, e, 0)),
+        ]
+
+    def gradient(self, value: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """Returns the gradient of `value` at B; zero where it does not depend on it."""
+        with tf.GradientTape() as tape:
+            tape.watch(self.backward)
+            result = value(self.backward)
+        return tape.gradient(result, self.backward, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+
+class Primitive(NamedTuple):
+    """One row of Table 1.
+
+    Attributes:
+        name: in the code.
+        formula: as the primitive's docstring says it.
+        gradient: to B.
+        local: whether it is local.
+    """
+
+    name: str
+    formula: str
+    gradient: str
+    local: bool
+
+
+def table_1() -> list[Primitive]:
+    """Returns what every primitive is, the local ones first.
+
+    Raises:
+        LookupError: if a gradient is none of the terms.
+    """
+    probe = Probe()
+    rows = []
+    for name, function in PRIMITIVES.items():
+        gradient = probe.gradient(lambda backward, function=function: probe.evaluate(function, backward))
+        term = _matching(gradient, [(term, term.value) for term in probe.terms()], name)
+        formula = inspect.getdoc(function).splitlines()[0].partition(": ")[2].rstrip(".")
+        rows.append(Primitive(name, formula, term.text, term.local))
+    return sorted(rows, key=lambda row: (not row.local, list(PRIMITIVES).index(row.name)))
+
+
+class Taxon(NamedTuple):
+    """One row of Table 2.
+
+    Attributes:
+        rule: its name.
+        primitives: that R consists of.
+        local: whether R is, and the error travels back without W.
+    """
+
+    rule: str
+    primitives: frozenset[str]
+    local: bool
+
+
+def table_2() -> list[Taxon]:
+    """Returns which primitives every rule is made of, the local ones first."""
+    local = {row.name: row.local for row in table_1()}
+    rows = []
+    for name, rule in RULES.items():
+        made_of = _primitives_of(rule)
+        is_local = all(local[primitive] for primitive in made_of) and not _carries_forward(rule)
+        rows.append(Taxon(name, frozenset(made_of), is_local))
+    return sorted(rows, key=lambda row: not row.local)
+
+
+def _primitives_of(rule: type[Alignment]) -> set[str]:
+    """Returns the primitives of a rule, each found from R with one weight alone."""
+    probe = Probe()
+    weights = [name for name, option in rule.model_fields.items() if option.is_required()]
+    found = {"angle"} if rule.tie_gradient else set()
+    for weight in weights:
+        alone = rule(**{name: float(name == weight) for name in weights})
+
+        def regulariser(backward, alone=alone):
+            return alone(LayerView(DenseMap(), probe.x, probe.forward, backward))
+
+        values = [
+            (name, probe.gradient(lambda backward, function=function: probe.evaluate(function, backward)))
+            for name, function in PRIMITIVES.items()
+        ]
+        found.add(_matching(probe.gradient(regulariser), values, f"{rule.__name__}.{weight}"))
+    return found
+
+
+def _carries_forward(rule: type[Alignment]) -> bool:
+    """Whether the error travels back through something that is made of W."""
+    probe = Probe()
+    instance = rule(**{name: 1.0 for name, option in rule.model_fields.items() if option.is_required()})
+    carried = [instance.carried_kernel(forward, probe.backward) for forward in (probe.forward, -probe.forward)]
+    return bool(tf.reduce_any(carried[0] != carried[1]))
+
+
+def _matching(value: tf.Tensor, candidates: Sequence[tuple[Any, tf.Tensor]], what: str) -> Any:
+    """Returns what the candidate is called that equals `value`."""
+    for key, candidate in candidates:
+        if np.allclose(value, candidate, rtol=1e-9):
+            return key
+    raise LookupError(f"the gradient of {what} is none of the terms of Table 1: add its term to `Probe.terms`")

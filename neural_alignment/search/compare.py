@@ -1,0 +1,144 @@
+"""Several algorithms, several seeds, the same space: does one find better settings than another?"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+from neural_alignment.search import report, run
+from neural_alignment.search.engines import Engine
+from neural_alignment.search.plan import Plan
+from neural_alignment.search.records import Trial, best_of
+from neural_alignment.training.files import write_whole
+
+Curves = dict[str, list[list[float]]]
+"""Algorithm -> for each seed the best top-1 so far, by trial."""
+
+
+def compare(
+    plans: Mapping[tuple[str, int], Plan],
+    overrides: Sequence[str],
+    search_dir: str,
+    engine: Engine,
+    output: str,
+    say: Callable[[str], None],
+) -> str:
+    """Runs each search in a directory of its own, one after the other, and writes what came of all.
+
+    Args:
+        plans: algorithm and seed -> search.
+        overrides: as of `run.search`.
+        search_dir: where the search directories go: `<algorithm>_<seed>`.
+        engine: runs the trials.
+        output: `output`.csv gets a line per trial, `output`.md the comparison, `output`.png the figure.
+        say: is told a line per trial.
+
+    Returns:
+        The comparison, as in `output`.md.
+
+    Raises:
+        What `run.search` raises; the same call goes on.
+    """
+    total = sum(plan.trials for plan in plans.values())
+    seconds = [plan.seconds for plan in plans.values() if plan.seconds]
+    estimate = f", estimate: {run.duration(total * seconds[0] / engine.slots)} from nothing" if seconds else ""
+    say(f"{len(plans)} searches, {total} trials{estimate}")
+    rows = []
+    results: dict[tuple[str, int], list[Trial]] = {}
+    for number, ((algorithm, seed), plan) in enumerate(plans.items(), start=1):
+        say(f"search {number} of {len(plans)}: {algorithm}, seed {seed}")
+        place = tf.io.gfile.join(search_dir, f"{algorithm}_{seed}")
+        trials = results[algorithm, seed] = run.search(plan, overrides, place, engine, say)
+        rows += _rows(algorithm, seed, trials)
+    text = verdict(results)
+    if folder := output.rpartition("/")[0]:
+        tf.io.gfile.makedirs(folder)
+    report.write_csv(f"{output}.csv", rows)
+    write_whole(f"{output}.md", text)
+    _figure(_curves(results), output)
+    return text
+
+
+def _rows(algorithm: str, seed: int, trials: Sequence[Trial]) -> list[dict[str, object]]:
+    return [
+        {
+            "algorithm": algorithm,
+            "seed": seed,
+            "trial": trial.number,
+            "top1": trial.top1,
+            "best_so_far": best,
+            "diverged": int(trial.state == "diverged"),
+            "seconds": trial.seconds,
+            "settings": json.dumps(trial.settings),
+        }
+        for trial, best in zip(trials, report.best_so_far(trials), strict=True)
+    ]
+
+
+def verdict(results: Mapping[tuple[str, int], Sequence[Trial]]) -> str:
+    """Returns a table of the best of each search, and in words which algorithm found better settings."""
+    heads = ["algorithm", "seed", "trials", "diverged", "failed", "best top-1 (%)", "of trial"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    bests: dict[str, list[float]] = {}
+    for (algorithm, seed), trials in results.items():
+        best = best_of(list(trials))
+        counts = [sum(trial.state == state for trial in trials) for state in ("diverged", "failed")]
+        found = [f"{100 * best.top1:.2f}", best.number] if best else ["none", ""]
+        bests.setdefault(algorithm, []).append(best.top1 if best else math.nan)
+        lines.append(f"| {' | '.join(map(str, [algorithm, seed, len(trials), *counts, *found]))} |")
+    return "\n".join([*lines, "", *(_found(*pair) for pair in itertools.combinations(bests.items(), 2))]) + "\n"
+
+
+def _found(one: tuple[str, Sequence[float]], other: tuple[str, Sequence[float]]) -> str:
+    """Returns in words whether one algorithm found better settings than another with the same seeds."""
+    (name, values), (other_name, other_values) = one, other
+    differences = [a - b for a, b in zip(values, other_values, strict=True)]
+    mean = statistics.fmean(differences)
+    spread = f" ± {100 * statistics.stdev(differences):.2f}" if len(differences) > 1 else ""
+    wins = sum(difference > 0 for difference in differences)
+    if wins == len(differences):
+        said = f"{name} found a better setting than {other_name} with every seed"
+    elif mean > 0:
+        said = f"{name} found better settings than {other_name} on average, but not with every seed"
+    else:
+        said = f"{name} did not find better settings than {other_name}"
+    seeds = "seed" if len(differences) == 1 else "seeds"
+    return (
+        f"{said}: best top-1 {100 * mean:+.2f}{spread} points (mean and standard deviation of the difference over "
+        f"{len(differences)} {seeds}), ahead with {wins} of {len(differences)}."
+    )
+
+
+def _curves(results: Mapping[tuple[str, int], Sequence[Trial]]) -> Curves:
+    curves: Curves = {}
+    for (algorithm, _), trials in results.items():
+        curves.setdefault(algorithm, []).append(report.best_so_far(trials))
+    return curves
+
+
+def _figure(curves: Curves, output: str) -> None:
+    """Writes `output`.png: mean over seeds of the best so far, and its range."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    styles = itertools.cycle([("black", "-", "o", None), ("0.45", "--", "s", "///")])
+    for (algorithm, seeds), (color, line, marker, hatch) in zip(curves.items(), styles, strict=False):
+        columns = [[100 * value for value in column] for column in zip(*seeds, strict=False)]
+        numbers = range(1, len(columns) + 1)
+        label = f"{algorithm}, mean and range of {len(seeds)} seeds"
+        means = [statistics.fmean(column) for column in columns]
+        every = max(1, len(columns) // 10)
+        axes.plot(numbers, means, color=color, linestyle=line, marker=marker, markevery=every, label=label)
+        low, high = zip(*((min(column), max(column)) for column in columns), strict=True)
+        axes.fill_between(
+            numbers, low, high, facecolor="none" if hatch else color, edgecolor=color, alpha=0.3, hatch=hatch
+        )
+    axes.set_xlabel("trials")
+    axes.set_ylabel("best validation top-1 so far (%)")
+    axes.legend(fontsize=8)
+    report.save(figure, f"{output}.png")

@@ -1,0 +1,226 @@
+"""What came of a search: the best setting, the ten best, how much each metaparameter mattered, score by trial."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+from neural_alignment import config as configuration
+from neural_alignment.config import Config
+from neural_alignment.search import plan as plans
+from neural_alignment.search.plan import Plan
+from neural_alignment.search.records import Trial, best_of, read_trials
+from neural_alignment.search.spaces import Fixed, Space, grouped
+from neural_alignment.training.files import write_whole
+
+
+class Group(NamedTuple):
+    """The trials that had one choice of a metaparameter, or a third of its range.
+
+    Attributes:
+        name: of the metaparameter.
+        choice: what they had.
+        mean: of their scores, a fraction; NaN where there are none.
+        sem: standard error of that mean; NaN where there are fewer than two.
+        count: how many there are.
+    """
+
+    name: str
+    choice: str
+    mean: float
+    sem: float
+    count: int
+
+
+def write(plan: Plan, base: Config, trials: Sequence[Trial], search_dir: str) -> None:
+    """Writes all parts of the report; `best.yaml` where a trial has finished.
+
+    Args:
+        plan: the search.
+        base: what all trials have in common; its epochs are those of `best.yaml`.
+        trials: all that have ended.
+        search_dir: where the report goes.
+    """
+
+    def place(name: str) -> str:
+        return tf.io.gfile.join(search_dir, name)
+
+    best = best_of(list(trials))
+    if best is not None:
+        write_whole(place("best.yaml"), best_yaml(plan, base, best))
+    space = plan.checked_space()
+    rows = top_ten(trials, space)
+    write_csv(place("top_ten.csv"), rows)
+    write_whole(place("top_ten.md"), markdown(rows))
+    importance_figure(space, trials, place("importance"))
+    scores_figure(trials, place("scores"))
+
+
+def best_yaml(plan: Plan, base: Config, best: Trial) -> str:
+    """Returns the configuration of a trial for `train`, with the epochs of the base instead of the search's."""
+    drawn = {name: best.settings[name] for name in plan.checked_space().sampled}
+    config = plans.trial_config(plan.model_copy(update={"epochs": None}), base, drawn)
+    epochs = plan.epochs or base.epochs
+    return (
+        f"# Trial {best.number}, the best of a search by {plan.algorithm} with seed {plan.seed}: validation top-1 "
+        f"{100 * best.top1:.2f} % within {epochs} epochs.\n{configuration.dump(config)}"
+    )
+
+
+def top_ten(trials: Sequence[Trial], space: Space) -> list[dict[str, Any]]:
+    """Returns a row for each of the ten trials with the highest scores, best first: its result and its settings."""
+    known = sorted((each for each in trials if each.score is not None), key=lambda each: (-each.score, each.number))
+    names = [name for name, kind in space.kinds.items() if not isinstance(kind, Fixed)]
+    return [
+        {
+            "trial": each.number,
+            "top1": each.score,
+            "state": each.state,
+            **{name: _setting(each, name) for name in names},
+        }
+        for each in known[:10]
+    ]
+
+
+def _setting(trial: Trial, name: str) -> Any:
+    """Returns a setting for a table, in which an empty cell is a value that is not known."""
+    value = trial.settings[name]
+    return "null" if value is None else value
+
+
+def importance(space: Space, trials: Sequence[Trial]) -> list[Group]:
+    """Returns mean score and its standard error for each choice of each metaparameter that is drawn (Figure S2).
+
+    Ranges are cut into thirds of the values that occur. A diverged trial counts as chance; one that failed is left
+    out. The order is that of the spread between a metaparameter's best and worst choice, widest first.
+    """
+    known = [trial for trial in trials if trial.score is not None]
+    spreads: list[tuple[float, list[Group]]] = []
+    for name, kind in space.sampled.items():
+        labels, groups = grouped(kind, [trial.settings[name] for trial in known])
+        scores = [[t.score for t, group in zip(known, groups, strict=True) if group == g] for g in range(len(labels))]
+        rows = [_group(name, label, each) for label, each in zip(labels, scores, strict=True)]
+        means = [row.mean for row in rows if row.count]
+        spreads.append((max(means) - min(means) if means else 0.0, rows))
+    return [row for _, rows in sorted(spreads, key=lambda each: -each[0]) for row in rows]
+
+
+def _group(name: str, choice: str, scores: Sequence[float]) -> Group:
+    mean = statistics.fmean(scores) if scores else math.nan
+    sem = statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
+    return Group(name, choice, mean, sem, len(scores))
+
+
+def importance_of(search_dir: str, output: str) -> None:
+    """Draws the importance figure of a search anew; arguments as of `importance_figure`.
+
+    Raises:
+        RunError: if there is no search there.
+    """
+    trials = read_trials(search_dir)
+    plan = plans.load(tf.io.gfile.join(search_dir, "search.yaml"))
+    importance_figure(plan.checked_space(), trials, output)
+
+
+def importance_figure(space: Space, trials: Sequence[Trial], output: str) -> None:
+    """Writes `output`.png, bars of the mean score with its standard error as in Figure S2, and `output`.csv."""
+    rows = importance(space, trials)
+    write_csv(f"{output}.csv", [row._asdict() for row in rows])
+    blocks = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.name)]
+    figure = Figure(figsize=(8, 1.2 + 0.22 * (len(rows) + len(blocks))), layout="constrained")
+    axes = figure.add_subplot()
+    ticks: list[tuple[float, str]] = []
+    place = 0.0
+    for shade, block in zip(itertools.cycle(("0.45", "0.75")), blocks, strict=False):
+        for index, row in enumerate(block):
+            axes.barh(place, 100 * row.mean, xerr=100 * row.sem, color=shade, edgecolor="black", height=0.8, capsize=2)
+            name = f"{row.name}:  " if index == 0 else ""
+            ticks.append((place, f"{name}{row.choice} ({row.count})"))
+            place += 1
+        place += 1
+    axes.set_yticks([tick for tick, _ in ticks], [label for _, label in ticks], fontsize=7)
+    axes.set_ylim(place - 1, -1)
+    axes.set_xlabel("best validation top-1 (%), mean and SEM over trials (their number)")
+    save(figure, f"{output}.png")
+
+
+def best_so_far(trials: Iterable[Trial]) -> list[float]:
+    """Returns, for each trial in turn, the best top-1 until then, a fraction; NaN before one has finished."""
+    best = math.nan
+    values = []
+    for trial in trials:
+        if trial.top1 is not None and not trial.top1 <= best:
+            best = trial.top1
+        values.append(best)
+    return values
+
+
+def scores_figure(trials: Sequence[Trial], output: str) -> None:
+    """Writes `output`.png, top-1 and the best so far against the trial's number, and `output`.csv."""
+    best = best_so_far(trials)
+    columns = ("number", "state", "top1", "score", "seconds")
+    rows = [
+        {**{name: getattr(trial, name) for name in columns}, "best_so_far": value}
+        for trial, value in zip(trials, best, strict=True)
+    ]
+    write_csv(f"{output}.csv", rows)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for state, marker, fill in (("finished", "o", "0.4"), ("diverged", "x", "black")):
+        points = [trial for trial in trials if trial.state == state]
+        style = {"color": fill, "marker": marker, "linestyle": "none", "markersize": 5}
+        label = state if state == "finished" else f"{state} (counts as chance)"
+        axes.plot([each.number for each in points], [100 * each.score for each in points], label=label, **style)
+    axes.step(
+        [each.number for each in trials], [100 * value for value in best], "k-", where="post", label="best so far"
+    )
+    axes.set_xlabel("trial (number)")
+    axes.set_ylabel("best validation top-1 (%)")
+    axes.legend(fontsize=8)
+    save(figure, f"{output}.png")
+
+
+def save(figure: Figure, path: str) -> None:
+    """Writes a figure as PNG; the path may be gs://."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    with tf.io.gfile.GFile(path, "wb") as file:
+        file.write(image.getvalue())
+
+
+def write_csv(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows with a line of their keys above; NaN and none are empty cells."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    write_whole(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.7g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns rows as a Markdown table, a row per key: there are more settings than a page is wide."""
+    if not rows:
+        return "No trial has given a score.\n"
+    lines = [f"| {' | '.join([key, *(_short(row[key]) for row in rows)])} |" for key in rows[0]]
+    return "\n".join([lines[0], f"|{'---|' * (len(rows) + 1)}", *lines[1:]]) + "\n"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(_cell(value))

@@ -1,0 +1,364 @@
+"""Search spaces: which keys of a configuration are drawn, from which distributions, and what follows from them.
+
+A space is a mapping, in YAML, from a key path of the configuration to one of the kinds below. A name that begins with
+`$` stands for a quantity that is no key itself, such as the ratio of two weights. What is drawn or derived is laid on
+the base configuration in the order of the file, as `--set` would.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import pydantic
+from hyperopt import hp
+from pydantic import Field
+
+from neural_alignment import errors
+from neural_alignment.errors import ConfigError, nearest
+from neural_alignment.options import Options
+
+Settings = dict[str, Any]
+"""Name -> value, of everything that a space names."""
+
+_NAME = re.compile(r"\$\w+|[A-Za-z_]\w*(\.\w+)*")
+_OWN = ("epochs", "seed")
+"""Keys that the search sets itself."""
+
+
+class Sampled(Options):
+    """A kind that hyperopt draws."""
+
+    def node(self, name: str) -> Any:
+        """Returns hyperopt's node for a quantity of this name."""
+        raise NotImplementedError
+
+    def value(self, draw: float) -> Any:
+        """Returns the value that a draw of the node stands for."""
+        return float(draw)
+
+    def draw(self, value: Any) -> float:
+        """Returns the draw that stands for a value: the inverse of `value`."""
+        return value
+
+    def probes(self) -> list[Any]:
+        """Returns values that a configuration must take if the space fits it: all options, or both ends."""
+        raise NotImplementedError
+
+
+def _ascending(bounds: list[float]) -> list[float]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError(f"must be [low, high] with low < high; found {bounds}")
+    return bounds
+
+
+def _positive(bounds: list[float]) -> list[float]:
+    if bounds[0] <= 0:
+        raise ValueError(f"must be [low, high] with 0 < low; found {bounds}")
+    return bounds
+
+
+Bounds = Annotated[list[float], Field(min_length=2, max_length=2), pydantic.AfterValidator(_ascending)]
+
+
+class Uniform(Sampled):
+    """Uniform between two ends."""
+
+    uniform: Bounds
+
+    def node(self, name: str) -> Any:
+        """See `Sampled`."""
+        return hp.uniform(name, *self.uniform)
+
+    def probes(self) -> list[Any]:
+        """See `Sampled`."""
+        return [float(end) for end in self.uniform]
+
+
+class LogUniform(Sampled):
+    """Uniform in the logarithm between two positive ends."""
+
+    log_uniform: Annotated[Bounds, pydantic.AfterValidator(_positive)]
+
+    def node(self, name: str) -> Any:
+        """See `Sampled`."""
+        return hp.loguniform(name, *(math.log(end) for end in self.log_uniform))
+
+    def probes(self) -> list[Any]:
+        """See `Sampled`."""
+        return [float(end) for end in self.log_uniform]
+
+
+class _Grid(Sampled):
+    """Equally spaced values with equal probabilities, in their order: TPE takes neighbours for alike."""
+
+    def _values(self) -> tuple[float, float, int]:
+        """Returns the first value, the step, and the number of values."""
+        raise NotImplementedError
+
+    def node(self, name: str) -> Any:
+        """See `Sampled`. Half a step beyond each end, or the end values would come half as often as the others."""
+        return hp.quniform(name, -0.5, self._values()[2] - 0.5, 1)
+
+    def value(self, draw: float) -> Any:
+        """See `Sampled`."""
+        low, step, count = self._values()
+        # Rounding takes the very ends of the range to the numbers beyond.
+        return low + step * min(max(round(draw), 0), count - 1)
+
+    def draw(self, value: Any) -> float:
+        """See `Sampled`."""
+        low, step, _ = self._values()
+        return float(round((value - low) / step))
+
+    def probes(self) -> list[Any]:
+        """See `Sampled`."""
+        return [self.value(0), self.value(self._values()[2] - 1)]
+
+
+class Quantised(_Grid):
+    """The multiples of a step from the low end, up to the high end at most: [low, high, step]."""
+
+    quantised: Annotated[list[float], Field(min_length=3, max_length=3)]
+
+    @pydantic.field_validator("quantised")
+    @classmethod
+    def _has_steps(cls, values: list[float]) -> list[float]:
+        low, high, step = values
+        if not (low < high and 0 < step <= high - low):
+            raise ValueError(f"must be [low, high, step] with low < high and 0 < step <= high - low; found {values}")
+        return values
+
+    def _values(self) -> tuple[float, float, int]:
+        low, high, step = self.quantised
+        return low, step, math.floor((high - low) / step + 1e-9) + 1
+
+
+class Integer(_Grid):
+    """The integers from low to high, both included."""
+
+    integer: Annotated[list[int], Field(min_length=2, max_length=2), pydantic.AfterValidator(_ascending)]
+
+    def _values(self) -> tuple[float, float, int]:
+        low, high = self.integer
+        return low, 1, high - low + 1
+
+
+def _code(value: Any) -> str:
+    """Returns what tells a value from all others: 1, 1.0 and true are three."""
+    return json.dumps(value, sort_keys=True)
+
+
+class Choice(Sampled):
+    """One of several values, with equal probabilities."""
+
+    choice: Annotated[list[Any], Field(min_length=2)]
+
+    @pydantic.field_validator("choice")
+    @classmethod
+    def _different(cls, options: list[Any]) -> list[Any]:
+        if len({_code(option) for option in options}) < len(options):
+            raise ValueError(f"must hold each option once; found {options}")
+        return options
+
+    def node(self, name: str) -> Any:
+        """See `Sampled`."""
+        return hp.choice(name, list(range(len(self.choice))))
+
+    def value(self, draw: float) -> Any:
+        """See `Sampled`."""
+        return self.choice[int(draw)]
+
+    def draw(self, value: Any) -> float:
+        """See `Sampled`."""
+        return [_code(option) for option in self.choice].index(_code(value))
+
+    def probes(self) -> list[Any]:
+        """See `Sampled`."""
+        return list(self.choice)
+
+
+class Fixed(Options):
+    """The same value in every trial."""
+
+    fixed: Any
+
+
+class Product(Options):
+    """The product of numbers and of quantities of the space."""
+
+    product: Annotated[list[int | float | str], Field(min_length=1)]
+
+    @property
+    def sources(self) -> list[str]:
+        """The quantities that it follows from."""
+        return [factor for factor in self.product if isinstance(factor, str)]
+
+    def derive(self, settings: Settings) -> Any:
+        """Returns the value.
+
+        Raises:
+            ValueError: if one of the quantities is no number.
+        """
+        factors = [settings[factor] if isinstance(factor, str) else factor for factor in self.product]
+        for factor in factors:
+            if isinstance(factor, bool) or not isinstance(factor, (int, float)):
+                raise ValueError(f"product: its factors must be numbers; found {factor!r}")
+        return math.prod(factors)
+
+
+class Match(Options):
+    """A value for each value that another quantity may have: pairs [that value, this value]."""
+
+    match: str
+    cases: Annotated[list[Annotated[list[Any], Field(min_length=2, max_length=2)]], Field(min_length=1)]
+
+    @property
+    def sources(self) -> list[str]:
+        """The quantity that it follows from."""
+        return [self.match]
+
+    def derive(self, settings: Settings) -> Any:
+        """Returns the value.
+
+        Raises:
+            ValueError: if there is no case for what has been drawn.
+        """
+        found = settings[self.match]
+        for case, value in self.cases:
+            if _code(case) == _code(found):
+                return value
+        raise ValueError(f"match: no case for {self.match} = {found!r}; there are {[case for case, _ in self.cases]}")
+
+
+KINDS: dict[str, type[Options]] = {
+    "uniform": Uniform,
+    "log_uniform": LogUniform,
+    "quantised": Quantised,
+    "integer": Integer,
+    "choice": Choice,
+    "fixed": Fixed,
+    "product": Product,
+    "match": Match,
+}
+"""What may stand under a name, by the key that says it."""
+
+
+class Space:
+    """A checked search space.
+
+    Args:
+        entries: what stands under `space:` in YAML.
+        where: the file, for messages.
+
+    Raises:
+        ConfigError: in one line: the name, what was found, what is allowed.
+    """
+
+    AT_LEAST: ClassVar[str] = "must have at least one quantity that is drawn, such as {uniform: [0, 1]}"
+
+    def __init__(self, entries: Mapping[str, Any], where: str = "space"):
+        self.kinds = {name: _kind(name, entry, where) for name, entry in entries.items()}
+        self.sampled = {name: kind for name, kind in self.kinds.items() if isinstance(kind, Sampled)}
+        if not self.sampled:
+            raise ConfigError(f"{where}: {self.AT_LEAST}; found {sorted(entries)}")
+        self._where = where
+        self._derived = self._in_order()
+
+    def _in_order(self) -> list[str]:
+        """Returns the derived quantities, each after those that it follows from."""
+        ready = {name for name, kind in self.kinds.items() if isinstance(kind, (Sampled, Fixed))}
+        waiting = {name: kind.sources for name, kind in self.kinds.items() if name not in ready}
+        for name, sources in waiting.items():
+            for source in sources:
+                if source not in self.kinds:
+                    raise ConfigError(
+                        f"{self._where}.{name}: {source!r} is no quantity of this space{nearest(source, self.kinds)}"
+                    )
+        order: list[str] = []
+        while waiting:
+            free = [name for name, sources in waiting.items() if ready.issuperset(sources)]
+            if not free:
+                raise ConfigError(f"{self._where}: {' and '.join(waiting)} follow from each other")
+            order += free
+            ready.update(free)
+            waiting = {name: sources for name, sources in waiting.items() if name not in ready}
+        return order
+
+    def nodes(self) -> dict[str, Any]:
+        """Returns the space as hyperopt takes it."""
+        return {name: kind.node(name) for name, kind in self.sampled.items()}
+
+    def settings(self, values: Mapping[str, Any]) -> Settings:
+        """Returns every quantity of a trial, in the order of the space.
+
+        Args:
+            values: name -> value of each that is drawn.
+
+        Raises:
+            ConfigError: if one cannot be derived.
+        """
+        known = {name: kind.fixed for name, kind in self.kinds.items() if isinstance(kind, Fixed)} | dict(values)
+        for name in self._derived:
+            try:
+                known[name] = self.kinds[name].derive(known)
+            except ValueError as error:
+                raise ConfigError(f"{self._where}.{name}: {error}") from None
+        return {name: known[name] for name in self.kinds}
+
+    def overrides(self, values: Mapping[str, Any]) -> list[str]:
+        """Returns `key.path=value` for `config.load`, in the order of the space; arguments as of `settings`."""
+        settings = self.settings(values)
+        return [f"{name}={json.dumps(value)}" for name, value in settings.items() if not name.startswith("$")]
+
+    def probes(self) -> list[Settings]:
+        """Returns trials in which every option of every choice, and both ends of every range, occur."""
+        columns = {name: kind.probes() for name, kind in self.sampled.items()}
+        rounds = max(len(column) for column in columns.values())
+        return [{name: column[turn % len(column)] for name, column in columns.items()} for turn in range(rounds)]
+
+
+def _kind(name: str, entry: Any, where: str) -> Any:
+    """Returns what stands under a name, checked."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}.{name}: must be a key path such as alignment.amp, or a name such as $ratio")
+    if name in _OWN:
+        raise ConfigError(f"{where}.{name}: is the search's own key; set it beside `space`")
+    word = next((key for key in KINDS if isinstance(entry, Mapping) and key in entry), None)
+    if word is None:
+        known = next(iter(entry), "") if isinstance(entry, Mapping) else ""
+        raise ConfigError(
+            f"{where}.{name}: must be a mapping with one of {', '.join(KINDS)}; found {entry!r}"
+            f"{nearest(str(known), KINDS)}"
+        )
+    model = KINDS[word]
+    try:
+        return model.model_validate(dict(entry))
+    except pydantic.ValidationError as error:
+        raise ConfigError(errors.describe(error, entry, model, f"{where}.{name}")) from None
+
+
+def grouped(kind: Any, values: Sequence[Any]) -> tuple[list[str], list[int]]:
+    """Sorts the values of one quantity into groups that can be compared: the options of a choice, or thirds.
+
+    Thirds are those of the values that occur, as a search visits a range unevenly.
+
+    Args:
+        kind: of the quantity.
+        values: one per trial.
+
+    Returns:
+        The groups' labels, and for each value the number of its group.
+    """
+    if isinstance(kind, Choice):
+        labels = [_code(option).strip('"') for option in kind.choice]
+        return labels, [int(kind.draw(value)) for value in values]
+    ranked = sorted(range(len(values)), key=lambda index: values[index])
+    groups = [0] * len(values)
+    for rank, index in enumerate(ranked):
+        groups[index] = 3 * rank // len(values)
+    thirds = [[value for value, group in zip(values, groups, strict=True) if group == third] for third in range(3)]
+    return [f"{min(third):.3g} to {max(third):.3g}" if third else "none" for third in thirds], groups

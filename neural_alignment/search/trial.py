@@ -1,0 +1,208 @@
+"""One trial: in this process, or in a child that may crash."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from neural_alignment import config as configuration
+from neural_alignment.errors import Diverged, InputError, RunError, Stopped
+from neural_alignment.search.records import Ending
+from neural_alignment.training import files, run
+from neural_alignment.training.stopping import SIGNALS
+
+PRELOADED = ["neural_alignment.search.trial"]
+"""Imported once by the process that the children are forked from: TensorFlow takes seconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A trial to be run.
+
+    Attributes:
+        number: of the trial.
+        config: path of its configuration, as `train` takes it.
+        run_dir: its run directory, new or left behind by an earlier life.
+        log: where a child writes what it would print; none for nowhere.
+    """
+
+    number: int
+    config: str
+    run_dir: str
+    log: str | None
+
+    @classmethod
+    def at(cls, search_dir: str, number: int) -> Task:
+        """Returns a trial of a search, by where its files are."""
+        name = f"{number:04d}"
+        paths = [tf.io.gfile.join(search_dir, *parts) for parts in (("settings", f"{name}.yaml"), ("trials", name))]
+        log = tf.io.gfile.join(search_dir, "logs", f"{name}.log") if files.is_local(search_dir) else None
+        return cls(number, *paths, log)
+
+
+def past_ending(run_dir: str) -> Ending | None:
+    """Returns how the run that is there has ended; none where it has not, or where there is none."""
+    directory = run.RunDirectory(run_dir)
+    try:
+        status = directory.status()
+    except RunError:
+        return None
+    if status["state"] == "finished":
+        return Ending("finished", float(status["best_top1"]))
+    return Ending("diverged", reason=status["reason"]) if status["state"] == "diverged" else None
+
+
+def train(task: Task, overrides: Sequence[str] = ()) -> Ending:
+    """Trains a trial in this process, from its start or from where it was; one that has ended is only read.
+
+    Args:
+        task: the trial.
+        overrides: `key.path=value`, of where and how a step is executed.
+
+    Returns:
+        How it has ended. A failure of any kind is an ending; a signal, or a full disk, is the ending `stopped`.
+    """
+    ending = past_ending(task.run_dir)
+    if ending is not None:
+        return ending
+    try:
+        config = configuration.load(task.config, overrides)
+        run.train(config, task.run_dir, resume=True)
+        return past_ending(task.run_dir) or Ending("failed", reason="its status.json is gone")
+    except Diverged as error:
+        return Ending("diverged", reason=str(error))
+    except Stopped as error:
+        return Ending("stopped", reason=str(error))
+    except KeyboardInterrupt:
+        return Ending("stopped", reason="SIGINT before its training began")
+    except InputError as error:
+        return Ending("failed", reason=_line(str(error)))
+    except Exception as error:  # Whatever a setting leads to, the other trials go on.
+        traceback.print_exc()
+        return Ending("failed", reason=_line(f"{type(error).__name__}: {error}"))
+    finally:
+        keras.backend.clear_session()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+class Children:
+    """The processes of this one that train trials. May be used from several threads."""
+
+    def __init__(self) -> None:
+        self._alive: dict[Any, bool] = {}
+        self._lock = threading.Lock()
+
+    def train(self, task: Task, overrides: Sequence[str] = (), threads: int | None = None) -> Ending:
+        """Trains a trial in a process of its own, and waits for it.
+
+        Args:
+            task: the trial.
+            overrides: as of `train`.
+            threads: how many threads an operation may use; as many as there are processors where none.
+
+        Returns:
+            How it has ended; a child that was killed, or that crashed, has failed.
+        """
+        context = _context()
+        receiver, sender = context.Pipe(duplex=False)
+        arguments = (sender, task, list(overrides), threads)
+        process = context.Process(target=_child, args=arguments, name=f"trial {task.number}")
+        process.start()
+        sender.close()
+        with receiver, self._watched(process):
+            ending = _received(receiver)
+            process.join()
+        return ending or _end_of(process.exitcode)
+
+    def run(self, words: Sequence[str]) -> int:
+        """Runs a command, waits for it, and returns its exit code."""
+        options = {"stdin": subprocess.DEVNULL, "start_new_session": True}
+        with subprocess.Popen(words, **options) as process, self._watched(process):
+            return process.wait()
+
+    def terminate(self) -> None:
+        """Asks all of them to save their state and end; each once, for a second signal would end it at once."""
+        with self._lock:
+            for process, asked in self._alive.items():
+                if not asked:
+                    process.terminate()
+                self._alive[process] = True
+
+    @contextlib.contextmanager
+    def _watched(self, process: Any) -> Iterator[None]:
+        with self._lock:
+            self._alive[process] = False
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._alive[process]
+
+
+def _received(receiver: multiprocessing.connection.Connection) -> Ending | None:
+    try:
+        return Ending(**receiver.recv())
+    except (EOFError, ConnectionResetError):
+        return None
+
+
+def _context() -> Any:
+    """Returns how children are made: forked from a process that has imported TensorFlow and done nothing with it."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def is_stop(code: int) -> bool:
+    """Whether an exit code says that a process was asked to end, which is no fault of what it did."""
+    return -code in SIGNALS or code - 128 in SIGNALS
+
+
+def _end_of(code: int) -> Ending:
+    """Returns how a process ended that could not say so itself."""
+    if is_stop(code):
+        return Ending("stopped", reason="a signal before its training began")
+    if code >= 0:
+        return Ending("failed", reason=f"its process ended with code {code}")
+    with contextlib.suppress(ValueError):
+        return Ending("failed", reason=f"its process was killed by {signal.Signals(-code).name}")
+    return Ending("failed", reason=f"its process was killed by signal {-code}")
+
+
+def _child(
+    sender: multiprocessing.connection.Connection, task: Task, overrides: list[str], threads: int | None
+) -> None:
+    """What a child does."""
+    os.setpgrp()  # Ctrl-C is the parent's, who then asks for an end; both at once would not let the state be saved.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with open(task.log or os.devnull, "a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    if threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    sender.send(dataclasses.asdict(train(task, overrides)))
+    sender.close()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that asked for it has gone: else it would hold the run against its successor."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

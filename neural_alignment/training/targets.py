@@ -1,0 +1,145 @@
+"""Classes as codes over the outputs: the codes, the error to them, and how an output is decoded.
+
+Rahmansetayesh et al.: sections 2.3.1 and 4.4, Supplementary Note 6.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from neural_alignment.errors import ConfigError
+from neural_alignment.layers import PACKAGE
+
+CODE_STREAM = 5004
+"""Sets the draw of the codes apart from others of the same seed."""
+
+
+def n_hot_codes(classes: int, units: int, ones: int, seed: int) -> np.ndarray:
+    """Draws a code for each class, of which no two share a one (section 4.4).
+
+    Class by class, `ones` units are chosen at random of those that no class has yet. With `units = classes * ones` the
+    codes partition the units.
+
+    Args:
+        classes: number of classes.
+        units: length of a code.
+        ones: ones in a code.
+        seed: the codes depend on it, and on the three sizes.
+
+    Returns:
+        `(classes, units)`, 0 and 1.
+
+    Raises:
+        ConfigError: if there are not enough units.
+    """
+    if classes * ones > units:
+        raise ConfigError(
+            f"loss.units: {classes} classes of {ones} ones each need {classes * ones} or more; found {units}"
+        )
+    order = np.random.default_rng((CODE_STREAM, seed)).permutation(units)
+    codes = np.zeros((classes, units), np.int64)
+    for number, code in enumerate(codes):
+        code[order[number * ones : (number + 1) * ones]] = 1
+    return codes
+
+
+class _Coded:
+    """What the error and its decoding share: the codes, kept in a saved model. To be mixed into a Keras class."""
+
+    codes: np.ndarray
+
+    def _set_codes(self, codes: Any) -> None:
+        self.codes = np.asarray(codes, np.int64)
+        if self.codes.ndim != 2 or not np.isin(self.codes, (0, 1)).all():
+            raise ValueError(
+                f"`codes` must be 0 and 1, of shape (classes, units). Received {codes!r}. Example: [[1, 0], [0, 1]]."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        return {**super().get_config(), "codes": self.codes.tolist()}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class HalfSquaredError(_Coded, keras.losses.Loss):
+    """Half the squared distance to the code of the class, summed over units and a batch (section 2.3.1).
+
+    1/2 sum_ij (Y*_ij - Y_ij)^2 = examples * mean_i 1/2 sum_j (Y*_ij - Y_ij)^2 with `examples` the size of a training
+    batch. By the second form the gradient is the sum over the batch however the batch is cut among replicas and
+    accumulated parts, and J of a validation split is that of as many examples as a training batch has.
+
+    Args:
+        codes: `(classes, units)`, 0 and 1.
+        examples: size of a training batch.
+        label_smoothing: targets are this instead of 0, and 1 less this instead of 1 (Supplementary Note 6: 0.05).
+        reduction: as in `keras.losses.Loss`.
+        name: as in `keras.losses.Loss`.
+        dtype: as in `keras.losses.Loss`.
+
+    Raises:
+        ValueError: if `codes` is not a matrix of 0 and 1.
+    """
+
+    def __init__(
+        self,
+        codes: Any,
+        examples: int = 1,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean_with_sample_weight",
+        name: str = "half_squared_error",
+        dtype: Any = None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self._set_codes(codes)
+        self.examples = examples
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the error of each example, `(batch,)`.
+
+        Args:
+            y_true: classes `(batch,)`.
+            y_pred: outputs `(batch, units)`.
+        """
+        targets = self.codes * (1.0 - 2.0 * self.label_smoothing) + self.label_smoothing
+        targets = keras.ops.take(keras.ops.cast(targets, y_pred.dtype), keras.ops.cast(y_true, "int32"), axis=0)
+        return 0.5 * self.examples * keras.ops.sum(keras.ops.square(targets - y_pred), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        return {**super().get_config(), "examples": self.examples, "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
+    """Part of the examples whose output has its largest inner product with the code of the class.
+
+    The first of equal products is taken: a network whose outputs are all 0 names class 0.
+
+    Args:
+        codes: `(classes, units)`, 0 and 1.
+        name: as in `keras.metrics.Metric`.
+        dtype: as in `keras.metrics.Metric`.
+
+    Raises:
+        ValueError: if `codes` is not a matrix of 0 and 1.
+    """
+
+    def __init__(self, codes: Any, name: str = "code_accuracy", dtype: Any = None):
+        super().__init__(name=name, dtype=dtype)
+        self._set_codes(codes)
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Counts a batch.
+
+        Args:
+            y_true: classes `(batch,)`.
+            y_pred: outputs `(batch, units)`.
+            sample_weight: `(batch,)`, or none.
+        """
+        y_pred = keras.ops.cast(y_pred, self.dtype)
+        products = keras.ops.matmul(y_pred, keras.ops.cast(self.codes.T, y_pred.dtype))
+        return super().update_state(y_true, products, sample_weight)

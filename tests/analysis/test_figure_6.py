@@ -1,0 +1,272 @@
+"""Features of the layers of a run, and the figure made of them."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from neural_alignment import config as configuration
+from neural_alignment import data
+from neural_alignment.analysis import neural_fit
+from neural_alignment.data import imagenet
+from neural_alignment.errors import DataError, InputError, RunError
+from neural_alignment.papers.two_routes.figure_6 import COLUMNS, figure_6
+from neural_alignment.training import features, run, setup
+
+BASE = {
+    "epochs": 3,
+    "batch_size": 128,
+    "data": {"source": "digits"},
+    "model": {"name": "convnet", "filters": [4, 6]},
+    "alignment": {"rule": "feedback"},
+    "optimization": {"forward": {"name": "momentum", "learning_rate": 0.02}},
+    "evaluation": {"probe_examples": 8},
+    "logging": {"tensorboard": False},
+    "seed": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "feedback"
+    run.train(configuration.parse(BASE), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return setup.load_data(configuration.parse(BASE))
+
+
+def held_out(dataset):
+    batches = list(dataset.validation())
+    return tuple(np.concatenate([each.numpy() for each in part]) for part in zip(*batches, strict=True))
+
+
+def pixels(dataset):
+    """The validation images as the source has them, 0 to 16."""
+    images, labels = held_out(dataset)
+    return np.rint(images * dataset.scale + dataset.center).astype(np.uint8), labels
+
+
+# Features.
+
+
+def test_features_are_what_the_layer_gives_in_inference_mode(finished, dataset):
+    images, _ = held_out(dataset)
+    model = keras.models.load_model(f"{finished}/model.keras")
+    names = [layer.name for layer in model.layers]
+    x, outputs = images, {}
+    for layer in model.layers[1:]:
+        x = layer(x, training=False) if "training" in layer._call_signature.parameters else layer(x)
+        outputs[layer.name] = np.asarray(x).reshape(len(images), -1)
+    for layer in ("conv1", "conv1_norm", "conv2_relu", "dense"):
+        assert layer in names
+        found = features.features(finished, layer)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, outputs[layer], atol=2e-5)
+    training = model.get_layer("conv1_norm")(model.get_layer("conv1")(images), training=True)
+    assert (
+        np.abs(features.features(finished, "conv1_norm") - np.asarray(training).reshape(len(images), -1)).max() > 1e-2
+    )
+
+
+@pytest.mark.parametrize("batch_size", [7, 360])
+def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, dataset, tmp_path, batch_size):
+    raw, _ = pixels(dataset)
+    np.savez(tmp_path / "images.npz", images=raw)
+    found = features.features(finished, "conv2_relu", tmp_path / "images.npz", batch_size=batch_size)
+    np.testing.assert_allclose(found, features.features(finished, "conv2_relu"), atol=2e-4)
+    np.savez(tmp_path / "prepared.npz", images=held_out(dataset)[0])
+    prepared = features.features(finished, "conv2_relu", tmp_path / "prepared.npz")
+    np.testing.assert_allclose(prepared, features.features(finished, "conv2_relu"), atol=2e-5)
+    np.savez(tmp_path / "unscaled.npz", images=raw.astype(np.float32))
+    unscaled = features.features(finished, "conv2_relu", tmp_path / "unscaled.npz")
+    assert np.abs(unscaled - found).max() > 0.1
+
+
+def test_raw_images_of_another_size_are_resized_as_a_whole(finished, dataset, tmp_path):
+    raw, _ = pixels(dataset)
+    np.savez(tmp_path / "images.npz", images=raw[:20].repeat(3, axis=1).repeat(3, axis=2))
+    found = features.features(finished, "conv2_relu", tmp_path / "images.npz")
+    # Three times each pixel: the one in the middle is what a new pixel's centre falls on.
+    np.testing.assert_allclose(found, features.features(finished, "conv2_relu")[:20], atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "inception"])
+def test_the_scale_of_imagenet_is_that_of_its_preprocessing(kind):
+    import tensorflow as tf
+
+    preprocessing = imagenet.PREPROCESSING[kind]
+    colour = np.array([10, 130, 250], np.uint8)
+    encoded = tf.io.encode_png(np.broadcast_to(colour, (40, 40, 3)))
+    prepared = preprocessing.evaluation(encoded, 32).numpy()
+    expected = (colour - np.array(preprocessing.center)) / np.array(preprocessing.scale)
+    np.testing.assert_allclose(prepared, np.broadcast_to(expected, (32, 32, 3)), atol=1e-5)
+    options = {
+        "source": "imagenet",
+        "train_files": "/nowhere/*",
+        "validation_files": "/nowhere/*",
+        "preprocessing": kind,
+    }
+    config = configuration.parse(configuration.merge(BASE, {"data": options}))
+    assert features._pixel_scale(config) == (preprocessing.center, preprocessing.scale)  # The data need not be here.
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_data_set_tells_its_scale(standardize):
+    source = data.load("digits", batch_size=64, seed=0, standardize=standardize)
+    images, _ = held_out(source)
+    raw = images * source.scale + source.center
+    np.testing.assert_allclose(raw, np.rint(raw), atol=1e-4)
+    assert (raw.min(), raw.max()) == pytest.approx((0.0, 16.0), abs=1e-4)
+
+
+def test_features_may_be_kept_in_a_file(finished, tmp_path):
+    found = features.features(finished, "conv2_relu", folder=tmp_path)
+    assert isinstance(found, np.memmap)
+    assert np.array_equal(found, features.features(finished, "conv2_relu"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["conv2_relu.float32"]
+
+
+def test_a_full_disk_is_one_line(finished):
+    network = features.trained(finished)
+    images = features.ImageSet(network)
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full on this system")
+    with pytest.raises(RunError, match="No space left on device; set TMPDIR"):
+        features._on_disk(iter([np.zeros((4, 4000), np.float32)]), "/dev/full")
+    with pytest.raises(RunError, match="No such file or directory"):
+        features.extract(network, "dense", images, "/nowhere")
+
+
+def test_a_network_that_diverged_is_told(finished):
+    network = features.trained(finished)
+    kernel = network.model.get_layer("conv2").kernel
+    kernel.assign(kernel * np.inf)
+    with pytest.raises(RunError, match="layer 'conv2_relu' gives values that are not finite"):
+        features.extract(network, "conv2_relu", features.ImageSet(network))
+
+
+def test_the_random_network_is_the_run_s_own_first(finished):
+    first, last = features.initial(finished).model, features.trained(finished).model
+    for layer in ("conv2", "dense"):
+        # Feedback alignment leaves B as it was drawn: the run itself says what it drew.
+        drawn, kept = (np.asarray(model.get_layer(layer).backward_kernel) for model in (first, last))
+        assert np.array_equal(drawn, kept)
+        moved, unmoved = (np.asarray(model.get_layer(layer).kernel) for model in (last, first))
+        assert not np.array_equal(moved, unmoved)
+    other = configuration.parse(configuration.merge(BASE, {"seed": 6}))
+    drawn = setup.build_model(other, 10, (8, 8, 1), 1).get_layer("dense").backward_kernel
+    assert not np.array_equal(drawn, first.get_layer("dense").backward_kernel)
+    assert np.array_equal(np.asarray(first.get_layer("conv1_norm").moving_mean), np.zeros(4))
+
+
+def test_layers_with_rates_are_those_that_a_nonlinearity_ends(finished):
+    network = features.trained(finished)
+    assert features.rate_layers(network.model) == ["conv1_relu", "conv2_relu"]
+    plan = configuration.merge(BASE, {"model": {"name": "fc", "hidden": [5, 4]}})
+    model = setup.build_model(configuration.parse(plan), 10, (8, 8, 1), 1)
+    assert features.rate_layers(model) == ["dense1", "dense2"]
+    assert features.matching_layers(network, ["conv?_norm", "dense"]) == ["conv1_norm", "conv2_norm", "dense"]
+
+
+def test_an_unknown_layer_is_one_line_with_the_nearest(finished):
+    with pytest.raises(RunError, match=r"no layer is called 'conv3_relu'; nearest .*conv.*_relu") as error:
+        features.features(finished, "conv3_relu")
+    assert "\n" not in str(error.value)
+    with pytest.raises(RunError, match=r"no layer is called 'conv\*'"):
+        features.features(finished, "conv*")  # A name, not a pattern.
+    with pytest.raises(RunError, match=r"no layer is called 'group\*'; nearest of its 9: "):
+        features.matching_layers(features.trained(finished), ["dense", "group*"])
+
+
+def test_unfinished_runs_and_wrong_images_are_told(finished, tmp_path):
+    with pytest.raises(RunError, match=r"is not a run directory"):
+        features.features(tmp_path, "dense")
+    (tmp_path / "status.json").write_text('{"state": "stopped"}')
+    with pytest.raises(RunError, match=r"has no model.keras because the run is stopped"):
+        features.features(tmp_path, "dense")
+    np.savez(tmp_path / "images.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=r"any size and 1 channels .* 8 x 8 pixels and 3 channels"):
+        features.features(finished, "dense", tmp_path / "images.npz")
+    np.savez(tmp_path / "images.npz", images=np.zeros((4, 9, 8, 1), np.float32))
+    with pytest.raises(DataError, match=r"8 x 8 pixels and 1 channels"):
+        features.features(finished, "dense", tmp_path / "images.npz")
+
+
+# The figure.
+
+
+@pytest.fixture(scope="module")
+def recordings(finished, dataset, tmp_path_factory):
+    """Units of two areas that answer as two layers of the trained network do, with noise."""
+    rng = np.random.default_rng(1)
+    raw, labels = pixels(dataset)
+    signals = []
+    for layer, units in (("conv1_relu", 12), ("conv2_relu", 18)):
+        outputs = features.features(finished, layer)
+        signal = outputs @ rng.normal(size=(outputs.shape[1], units))
+        signals.append((signal - signal.mean(axis=0)) / signal.std(axis=0))
+    signal = np.concatenate(signals, axis=1)
+    path = tmp_path_factory.mktemp("recordings") / "synthetic.npz"
+    responses = signal[..., np.newaxis] + rng.normal(size=(*signal.shape, 4))
+    np.savez(path, responses=responses, categories=labels, areas=["V4"] * 12 + ["IT"] * 18, images=raw)
+    return str(path)
+
+
+def test_the_figure_finds_what_the_recordings_were_made_of(finished, recordings):
+    told = []
+    product = figure_6({"Feedback": finished}, recordings, report=told.append)
+    assert list(product.columns) == list(COLUMNS)
+    rows = {(row["network"], row["area"], row["layer"]): row for row in product.rows}
+    assert len(rows) == 2 * 2 * 2
+    assert len(told) == 4
+    assert rows["Feedback", "V4", "conv1_relu"]["best"] == 1
+    assert rows["Feedback", "IT", "conv2_relu"]["best"] == 1
+    best = {key[:2]: row for key, row in rows.items() if row["best"]}
+    assert set(best) == {(network, area) for network in ("Random", "Feedback") for area in ("V4", "IT")}
+    for (network, area), row in best.items():
+        assert row["units"] == {"V4": 12, "IT": 18}[area]
+        # Signal 1, noise 1 / 4: the correlation of the signal itself with the mean response.
+        assert 0 < row["correlation"] < np.sqrt(1 / 1.25) + 3 * row["sem"]
+        assert row["correlation"] < row["corrected"] < 1 + 3 * row["corrected_sem"]
+        assert network in product.text
+    assert best["Feedback", "IT"]["correlation"] > best["Random", "IT"]["correlation"]
+    assert len(product.figure.axes) == 2
+    assert [len(axis.patches) for axis in product.figure.axes] == [2, 2]
+
+
+def test_a_row_is_the_fit_of_that_layer(finished, recordings):
+    product = figure_6({"Feedback": finished}, recordings, layers=["conv2_norm"], random=False)
+    with np.load(recordings) as file:
+        split = neural_fit.split_by_category(file["categories"])
+        outputs = features.features(finished, "conv2_norm")
+        fit = neural_fit.fit(outputs, file["responses"], file["areas"], split)["IT"]
+    (row,) = [row for row in product.rows if row["area"] == "IT"]
+    assert row["correlation"] == pytest.approx(fit.median, abs=1e-3)
+    assert row["sem"] == pytest.approx(fit.sem, abs=1e-3)
+
+
+def test_shuffled_recordings_are_about_zero(finished, recordings, tmp_path):
+    with np.load(recordings) as file:
+        arrays = dict(file)
+    order = np.random.default_rng(2)
+    arrays["responses"] = order.permuted(arrays["responses"].mean(axis=2), axis=0)
+    np.savez(tmp_path / "shuffled.npz", **arrays)
+    product = figure_6({"Feedback": finished}, str(tmp_path / "shuffled.npz"), layers=["conv2_relu"], random=False)
+    for row in product.rows:
+        assert abs(row["correlation"]) < 4 * np.sqrt(np.pi / 2 / row["units"] / 80)
+        assert "corrected" not in row
+
+
+def test_what_does_not_fit_together_is_one_line(finished, recordings, dataset, tmp_path):
+    raw, _ = pixels(dataset)
+    np.savez(tmp_path / "few.npz", images=raw[:-1])
+    with pytest.raises(DataError, match=r"one image for each of the 360 rows .* found 359"):
+        figure_6({"Feedback": finished}, recordings, str(tmp_path / "few.npz"))
+    with pytest.raises(InputError, match=r"needs one or more finished runs"):
+        figure_6({}, recordings)
+    with pytest.raises(DataError, match=r"more training images than the 300 components"):
+        figure_6({"Feedback": finished}, recordings, components=300)

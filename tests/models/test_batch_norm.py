@@ -1,0 +1,130 @@
+"""The fused batch normalisation is Keras', number by number."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from neural_alignment.models import FusedBatchNormalization, convnet, resnet
+from neural_alignment.training import load_model
+
+SHAPE = (6, 5, 4, 3)
+MOMENTUM = 0.7
+KERNEL = "FusedBatchNormV3"
+
+
+def twins(shape=SHAPE, **options):
+    """Returns the fused layer and Keras', of the same weights, none of them at its default."""
+    options = {"momentum": MOMENTUM, "epsilon": 1e-5, **options}
+    layers = [FusedBatchNormalization(**options), keras.layers.BatchNormalization(**options)]
+    generator = np.random.default_rng(1)
+    layers[0].build((None, *shape[1:]))
+    layers[1].build((None, *shape[1:]))
+    values = [generator.uniform(0.5, 1.5, weight.shape) for weight in layers[0].weights]
+    for layer in layers:
+        layer.set_weights(values)
+    return layers
+
+
+def images(shape=SHAPE, dtype=tf.float32, seed=2):
+    return tf.cast(np.random.default_rng(seed).normal(1.0, 2.0, shape), dtype)
+
+
+def step(layer, x, training=True, jit=False):
+    """Returns outputs, gradients by the inputs and the trained weights, and the moving statistics after a step."""
+    mix = tf.cast(np.random.default_rng(3).normal(size=x.shape), x.dtype)
+
+    @tf.function(jit_compile=jit)
+    def function(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = layer(x, training=training)
+            loss = tf.reduce_sum(tf.cast(mix, outputs.dtype) * tf.tanh(outputs))
+        return outputs, tape.gradient(loss, [x, *(weight.value for weight in layer.trainable_variables)])
+
+    outputs, gradients = function(x)
+    return [each.numpy() for each in (outputs, *gradients)], [each.numpy() for each in layer.non_trainable_variables]
+
+
+def kernels(layer, x, training=True):
+    function = tf.function(lambda x: layer(x, training=training))
+    return {operation.type for operation in function.get_concrete_function(x).graph.get_operations()}
+
+
+def assert_equal(actual, expected, rtol=2e-5):
+    for one, other in zip([*actual[0], *actual[1]], [*expected[0], *expected[1]], strict=True):
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}, {"axis": 3}])
+def test_a_training_step_is_that_of_keras(options, jit):
+    fused, reference = twins(**options)
+    assert KERNEL in kernels(fused, images())
+    assert KERNEL not in kernels(reference, images())
+    fused, reference = twins(**options)
+    assert_equal(step(fused, images(), jit=jit), step(reference, images()))
+
+
+def test_the_moving_variance_is_the_batchs_own_and_not_the_estimate_that_the_kernel_returns():
+    fused, _ = twins()
+    before = fused.moving_variance.numpy()
+    x = images()
+    fused(x, training=True)
+    moved = (fused.moving_variance.numpy() - MOMENTUM * before) / (1 - MOMENTUM)
+    np.testing.assert_allclose(moved, np.var(x, axis=(0, 1, 2)), rtol=1e-5)
+    assert not np.allclose(moved, np.var(x, axis=(0, 1, 2), ddof=1), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "dtype"),
+    [
+        ({"dtype": "float64"}, SHAPE, tf.float64),
+        ({"dtype": "mixed_bfloat16"}, SHAPE, tf.bfloat16),
+        ({}, (6, 3), tf.float32),
+        ({}, (6, 4, 3), tf.float32),
+        ({"axis": 1}, SHAPE, tf.float32),
+        ({"synchronized": True}, SHAPE, tf.float32),
+    ],
+)
+def test_what_the_kernel_does_not_do_is_done_by_keras(options, shape, dtype):
+    x = images(shape, dtype)
+    fused, reference = twins(shape, **options)
+    assert KERNEL not in kernels(fused, x)
+    fused, reference = twins(shape, **options)
+    assert_equal(step(fused, x), step(reference, x), rtol=0)
+
+
+def test_in_inference_and_when_frozen_the_moving_statistics_are_used_and_stay():
+    x = images()
+    for training, trainable in ((False, True), (True, False)):
+        fused, reference = twins()
+        fused.trainable = reference.trainable = trainable
+        before = fused.moving_mean.numpy()
+        assert_equal(step(fused, x, training), step(reference, x, training), rtol=0)
+        np.testing.assert_array_equal(fused.moving_mean, before)
+
+
+def test_a_mask_is_heeded():
+    x, mask = images(), np.random.default_rng(4).integers(0, 2, SHAPE[:3]).astype(bool)
+    fused, reference = twins()
+    np.testing.assert_array_equal(fused(x, training=True, mask=mask), reference(x, training=True, mask=mask))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: resnet(18, 1, 10, (8, 8, 3), stem="cifar", width=4),
+        lambda: convnet([4], 10, (8, 8, 3), batch_norm=True),
+    ],
+)
+def test_the_models_have_it_and_are_loaded_with_it(model, tmp_path):
+    model = model()
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert norms
+    model.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    for layer in norms:
+        assert type(layer) is type(loaded.get_layer(layer.name)) is FusedBatchNormalization
+    x = images((2, 8, 8, 3))
+    np.testing.assert_array_equal(loaded(x), model(x))

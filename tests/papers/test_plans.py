@@ -1,0 +1,299 @@
+"""Plans of runs: trained once, shared, gone on with, and read; with the real trainer on small networks."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neural_alignment import cli
+from neural_alignment.errors import RunError, Stopped
+from neural_alignment.papers import commands, plans
+from neural_alignment.papers.output import Product, Spread, markdown
+from neural_alignment.papers.plans import Cell, Estimates, Screen, carry_out, unique, waiting
+from neural_alignment.papers.registry import Item
+from neural_alignment.papers.two_routes import tables
+
+ROOT = Path(__file__).parent.parent.parent
+
+CONFIG = """
+epochs: 2
+batch_size: 256
+data: {source: digits}
+model: {name: fc, hidden: [5]}
+optimization: {forward: {name: momentum, learning_rate: 0.05}}
+logging: {tensorboard: false}
+"""
+
+
+@pytest.fixture
+def configs(tmp_path):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "plain.yaml").write_text(CONFIG)
+    (folder / "feedback.yaml").write_text("base: plain.yaml\nalignment: {rule: feedback}\n")
+    return str(folder)
+
+
+def cell(rule, *overrides, seeds=(0,), name=None):
+    file = "feedback.yaml" if rule == "feedback" else "plain.yaml"
+    return Cell(file, name or f"fc/{rule}", {"model": "fc", "rule": rule}, overrides, seeds)
+
+
+class Told:
+    """A screen that remembers."""
+
+    def __init__(self):
+        self.lines, self.states = [], []
+        self.screen = Screen(self.lines.append, self.states.append)
+
+
+def train(cells, tmp_path, configs, jobs=1, told=None):
+    estimates = Estimates(str(tmp_path / "seconds.csv"), "")
+    carry_out(unique(cells), str(tmp_path / "runs"), configs, jobs, estimates, (told or Told()).screen)
+    return estimates
+
+
+def models(tmp_path):
+    return {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("model.keras")}
+
+
+def test_a_plan_is_trained_once_in_processes_and_told(tmp_path, configs):
+    told = Told()
+    wild = cell("wild", "optimization.forward.learning_rate=1e30")
+    cells = [cell("backprop", seeds=(0, 1)), cell("feedback"), wild, cell("backprop")]
+    estimates = train(cells, tmp_path, configs, jobs=2, told=told)
+    assert told.lines[0] == "0 of 4 runs are there; to train: 4, 2 at once"
+    ended = {line.split(": ")[1].split("  ")[0]: line for line in told.lines[1:]}
+    assert set(ended) == {"fc/backprop/seed0", "fc/backprop/seed1", "fc/feedback/seed0", "fc/wild/seed0"}
+    assert "diverged" in ended["fc/wild/seed0"]
+    assert "top-1" in ended["fc/feedback/seed0"]
+    assert [line.split()[1] for line in told.lines[1:]] == ["1", "2", "3", "4"]
+    assert set(estimates.seconds) == set(ended)
+    assert set(Estimates(estimates.path, "").seconds) == set(ended)
+    before = models(tmp_path)
+    assert len(before) == 3
+    again = Told()
+    train(cells, tmp_path, configs, told=again)
+    assert again.lines == ["4 of 4 runs are there; to train: 0, 1 at once"]
+    assert models(tmp_path) == before
+    [first, second] = cells[0].read(str(tmp_path / "runs"), configs)
+    assert [first.config.seed, second.config.seed] == [0, 1]
+    assert first.rows[-1]["top1"] != second.rows[-1]["top1"]
+    [diverged] = wild.read(str(tmp_path / "runs"), configs)
+    assert diverged.measure("top1", 0.1) == 0.1
+
+
+def test_a_run_of_another_configuration_is_refused(tmp_path, configs):
+    train([cell("backprop", "epochs=1")], tmp_path, configs)
+    with pytest.raises(RunError, match="another configuration: epochs was 1, is now 2"):
+        waiting(unique([cell("backprop")]), str(tmp_path / "runs"), configs)
+
+
+def test_a_run_that_fails_ends_the_plan_with_its_reason(tmp_path, configs):
+    broken = cell("broken", "batch_size=4000")
+    with pytest.raises(RunError) as error:
+        train([broken, cell("backprop")], tmp_path, configs)
+    assert str(error.value).startswith("fc/broken/seed0: failed: ")
+    assert "batch_size" in str(error.value)
+    assert not (tmp_path / "runs" / "fc" / "backprop").exists()
+
+
+def test_a_second_process_is_refused_and_names_lead_nowhere_else(tmp_path, configs):
+    (tmp_path / "runs").mkdir()
+    with plans.lock.held(str(tmp_path / "runs")), pytest.raises(RunError, match="is in use by process"):
+        train([cell("backprop")], tmp_path, configs)
+    with pytest.raises(RunError, match="is no name of a run below"):
+        train([cell("backprop", name="../elsewhere")], tmp_path, configs)
+
+
+LONG = ["epochs=60", "evaluation.every_epochs=20"]
+
+SCRIPT = """
+import sys
+from neural_alignment.papers.plans import Cell, Estimates, Screen, carry_out, unique
+folder, configs, *overrides = sys.argv[1:]
+if __name__ == "__main__":
+    runs = unique([Cell("plain.yaml", "fc/long", {}, tuple(overrides), (0, 1))])
+    carry_out(runs, folder + "/runs", configs, 2, Estimates(folder + "/s.csv", ""), Screen(print, print))
+"""
+
+
+def rows(tmp_path, seed):
+    path = tmp_path / "runs" / "fc" / "long" / f"seed{seed}" / "metrics.csv"
+    return path.exists() and list(csv.DictReader(path.open()))
+
+
+def killed(tmp_path, configs):
+    """Starts a plan of two runs in a process of its own, and kills it once a run has written a row."""
+    (tmp_path / "plan.py").write_text(SCRIPT)
+    command = [sys.executable, tmp_path / "plan.py", tmp_path, configs, *LONG]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not any(rows(tmp_path, seed) for seed in (0, 1)):
+            threading.Event().wait(0.02)
+        process.kill()
+
+
+def test_a_plan_that_was_killed_goes_on_and_a_signal_stops_it_in_order(tmp_path, configs, monkeypatch):
+    killed(tmp_path, configs)
+    long = cell("long", *LONG, seeds=(0, 1), name="fc/long")
+    with monkeypatch.context() as patch:
+        patch.setattr(plans._Training, "_next", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped, match="SIGTERM; every run is saved, and the same command goes on"):
+            train([long], tmp_path, configs, jobs=2)
+    for status in (tmp_path / "runs").rglob("status.json"):
+        assert json.loads(status.read_text())["state"] in ("stopped", "running", "finished")
+    train([long], tmp_path, configs, jobs=2)
+    calm = cell("calm", *LONG, name="fc/calm")
+    train([calm], tmp_path, configs)
+    [calm_run], [disturbed, other] = (each.read(str(tmp_path / "runs"), configs) for each in (calm, long))
+    assert [row["step"] for row in disturbed.rows] == [0, 100, 200, 300]
+    assert [row["J"] for row in disturbed.rows[1:]] == [row["J"] for row in calm_run.rows[1:]]
+    assert [row["J"] for row in other.rows[1:]] != [row["J"] for row in calm_run.rows[1:]]
+
+
+# The time.
+
+
+def test_estimates_are_of_the_run_itself_then_of_its_like(tmp_path):
+    committed = tmp_path / "committed.csv"
+    committed.write_text("run,seconds\na/x/seed0,10\na/x/seed1,20\na/y/seed0,60\n")
+    estimates = Estimates(str(tmp_path / "own.csv"), str(committed))
+    assert estimates.of("a/x/seed0") == 10
+    assert estimates.of("a/x/seed2") == 15
+    assert estimates.of("a/z/seed0") == 30
+    assert estimates.of("b/x/seed0") == 30
+    assert math.isnan(Estimates().of("b/x/seed0"))
+    assert estimates.describe(["a/x/seed0", "a/y/seed0"], 2) == "35 s (estimate)"
+    assert Estimates().describe(["a/x/seed0"], 2) == "time not known yet"
+    estimates.note("a/x/seed0", 100)
+    assert Estimates(str(tmp_path / "own.csv"), str(committed)).of("a/x/seed0") == 100
+    assert "a/x/seed0,10\n" in committed.read_text()
+
+
+def test_a_damaged_file_of_times_is_one_line(tmp_path):
+    (tmp_path / "seconds.csv").write_text("run,seconds\na,soon\n")
+    with pytest.raises(RunError, match="must have the columns run and seconds"):
+        Estimates(str(tmp_path / "seconds.csv"), "")
+
+
+def test_the_status_tells_the_present_runs_and_the_time_left(tmp_path, configs):
+    estimates = Estimates(str(tmp_path / "seconds.csv"), "")
+    estimates.seconds = {"fc/a/seed0": 100.0, "fc/b/seed0": 110.0}
+    runs = unique([cell("a", name="fc/a"), cell("b", name="fc/b")])
+    folder = tmp_path / "runs"
+    training = plans._Training(runs[1:], 2, str(folder), configs, 1, estimates, Told().screen)
+    path = folder / "fc" / "a" / "seed0"
+    path.mkdir(parents=True)
+    training._active["fc/a/seed0"] = plans._Active(runs[0], str(path), 2, time.monotonic() - 30)
+    assert training._status() == "fc/a/seed0 0 %, 70 s left | in all 3 min left (estimate)"
+    (path / "metrics.csv").write_text("step,epoch\n0,0\n5,1\n")
+    assert training._status() == "fc/a/seed0 50 %, 30 s left | in all 2 min left (estimate)"
+
+
+# Commands.
+
+
+@pytest.fixture
+def paper(tmp_path, configs, monkeypatch):
+    """A paper of two tables that share a run, and one that needs what is not there."""
+    monkeypatch.setitem(tables.CHANCE, "lab", (0.1, 0.5))
+
+    def make(source):
+        rows = tables.run_rows(source, source.read())
+        return Product(tables.RUN_COLUMNS, rows, markdown(["rule", "top-1"], [[r["rule"], r["top1"]] for r in rows]))
+
+    cells = [cell("backprop"), cell("feedback")]
+    items = [
+        Item("table", "small/1", "both", make, {"lab": cells}),
+        Item("table", "small/2", "one of them", make, {"lab": cells[:1]}),
+        Item("figure", "small/1", "of something else", make, needs="--runs ELSEWHERE"),
+    ]
+    monkeypatch.setattr(commands, "ITEMS", items)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["neural-alignment", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    captured = capsys.readouterr()
+    return end.value.code or 0, captured.out, captured.err
+
+
+def test_one_command_trains_what_a_paper_needs_and_makes_it_all(paper, capsys, monkeypatch):
+    code, out, err = run(capsys, monkeypatch, "lab", "small")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[:3] == [
+        "table small/1: 2 of 2 runs to train, time not known yet",
+        "table small/2: 1 of 1 runs to train, time not known yet",
+        "all, runs that they share once: 2 of 2 runs to train, time not known yet",
+    ]
+    assert "figure small/1: not made here, needs --runs ELSEWHERE" in lines
+    results = paper / "results" / "small"
+    assert {path.name for path in results.iterdir()} == {
+        "seconds.csv", "table_1.csv", "table_1.md", "table_2.csv", "table_2.md",
+    }  # fmt: skip
+    table = list(csv.DictReader((results / "table_1.csv").open()))
+    assert [(row["profile"], row["rule"], row["diverged"]) for row in table] == [
+        ("lab", "backprop", "0"), ("lab", "feedback", "0"),
+    ]  # fmt: skip
+    trained = models_below(paper / "runs" / "lab" / "small")
+    assert len(trained) == 2
+    code, out, _ = run(capsys, monkeypatch, "table", "small/2", "--lab")
+    assert code == 0
+    assert "table small/2: 0 of 1 runs to train, 0 s (estimate)" in out
+    assert models_below(paper / "runs" / "lab" / "small") == trained
+    code, out, _ = run(capsys, monkeypatch, "table")
+    assert code == 0
+    assert "| small/1 | both | --lab: 2 runs, " in out
+    assert "(estimate)" in out
+
+
+def models_below(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("model.keras")}
+
+
+@pytest.mark.parametrize(("arguments", "part"), [
+    (["table", "small/9"], "there are: small/1, small/2"),
+    (["figure", "small/2"], "there are: small/1"),
+    (["lab", "smal"], "did you mean 'small'?"),
+    (["table", "small/1", "--lab", "--configs", "nowhere"], "nowhere/plain.yaml: no such file"),
+    (["figure", "small/1", "--lab"], "has no lab profile"),
+    (["table", "small/1", "--output", "configs/plain.yaml/x"], "cannot be written"),
+])  # fmt: skip
+def test_wrong_input_is_one_line_and_nothing_is_made(paper, capsys, monkeypatch, arguments, part):
+    code, out, err = run(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("error: ")
+    assert part in err
+    assert "Traceback" not in out + err
+    assert not (paper / "runs").exists()
+
+
+# Numbers.
+
+
+def test_spreads_are_those_of_numpy():
+    values = [0.4, 0.9, 0.7]
+    spread = Spread([*values, math.nan])
+    assert spread.mean == pytest.approx(np.mean(values))
+    assert spread.deviation == pytest.approx(np.std(values, ddof=1))
+    assert spread.error == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
+    assert str(Spread([1.0])) == "1.00"
+    assert str(Spread([])) == "none"
+
+
+def test_markdown_keeps_its_columns():
+    assert markdown(["a", "b"], [["|B|", 1]]).splitlines() == ["| a | b |", "| --- | --- |", "| \\|B\\| | 1 |"]

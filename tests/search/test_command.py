@@ -1,0 +1,145 @@
+"""The command `search`, and the page that describes it."""
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from neural_alignment import cli
+from neural_alignment.search import engines
+from neural_alignment.search import plan as plans
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "search.md").read_text()
+
+
+@pytest.fixture
+def call(capsys, monkeypatch, tmp_path, scripted):
+    """Runs the command line in an empty directory with an engine that trains nothing; gives code, output, error."""
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def build(*arguments):
+        asked.append(arguments)
+        engine, judge = scripted
+        return engine(judge)
+
+    def run(*arguments, real=False):
+        with monkeypatch.context() as patch:
+            if not real:
+                patch.setattr(engines, "build", build)
+            patch.setattr(sys, "argv", ["neural-alignment", *map(str, arguments)])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+        output = capsys.readouterr()
+        return end.value.code or 0, output.out, output.err
+
+    run.asked = asked
+    return run
+
+
+def test_a_search_says_its_best_and_where_it_is(call, plan_file, tmp_path):
+    code, output, error = call("search", plan_file(), "--trials", "3", "--search-dir", "here", "--workers", "2")
+    assert code == 0, error
+    assert call.asked == [(2, None, None, None)]
+    lines = output.splitlines()
+    assert lines[0] == "3 trials of tpe, 1 at a time"
+    assert sum(line.startswith("trial ") for line in lines) == 3
+    assert lines[-2:] == ["its configuration  here/best.yaml", "search directory  here"]
+    best = max(re.findall(r"top-1 ([\d.]+) %;", output), key=float)
+    assert f"validation top-1  {best} %" in lines
+    assert (tmp_path / "here" / "best.yaml").exists()
+
+
+def test_a_search_goes_to_runs_by_its_name_and_takes_another_base(call, plan_file, tmp_path):
+    plan_file()
+    folder = tmp_path / "configs" / "search" / "mine"
+    folder.mkdir(parents=True)
+    for name in ("base.yaml", "search.yaml"):
+        (tmp_path / name).rename(folder / name)
+    other = tmp_path / "other.yaml"
+    other.write_text((folder / "base.yaml").read_text().replace("hidden: [8]", "hidden: [5]"))
+    code, _, error = call("search", "mine/search", "--trials", "1", "--config", "other.yaml", "--set", "batch_size=90")
+    assert code == 0, error
+    base = plans.configuration.load(tmp_path / "runs" / "search" / "mine" / "search" / "base.yaml")
+    assert (base.model.hidden, base.batch_size) == ([5], 90)
+
+
+def test_a_comparison_prints_its_verdict(call, plan_file, tmp_path):
+    words = ("--algorithms", "tpe,random", "--seeds", "0,1", "--trials", "2", "--search-dir", "here")
+    code, output, error = call("search", plan_file(more="seconds: 30"), *words)
+    assert code == 0, error
+    lines = output.splitlines()
+    assert lines[0] == "4 searches, 8 trials, estimate: 4 min from nothing"
+    assert "tpe did not find better settings than random" in output  # The same two trials at random.
+    assert lines[-1] == "comparison  here/comparison.md"
+    assert len((tmp_path / "here" / "comparison.csv").read_text().splitlines()) == 9
+
+
+BAD = {
+    "no such file": (["none.yaml"], "none.yaml: no such file"),
+    "seeds that are no numbers": (["search.yaml", "--seeds", "a"], "--seeds must be integers separated by commas"),
+    "an unknown algorithm": (["search.yaml", "--algorithms", "tpe,grid"], "algorithm: "),
+    "no trials": (["search.yaml", "--trials", "0"], "trials: "),
+    "two engines": (["search.yaml", "--workers", "2", "--tpus", "a"], "--workers and --tpus exclude each other"),
+    "no workers": (["search.yaml", "--workers", "0"], "--workers"),
+    "an override of nothing": (["search.yaml", "--set", "epoch=3"], "did you mean 'epochs'"),
+    "a configuration": (["base.yaml"], "unknown key"),
+    "a base without its data": (
+        ["search.yaml", "--set", "data={source: tfds, dataset: mnist, data_dir: nowhere, download: false}"],
+        "nowhere",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(call, plan_file, tmp_path, what):
+    plan_file()
+    arguments, said = BAD[what]
+    code, output, error = call("search", *arguments, real=True)
+    assert code == 2, output
+    assert len(error.strip().splitlines()) == 1, error
+    assert said in error
+    assert "Traceback" not in output + error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_a_finished_trial_it_is_said(call, plan_file, scripted, monkeypatch):
+    from neural_alignment.search.records import Ending
+
+    engine, _ = scripted
+    monkeypatch.setattr(engines, "build", lambda *_: engine(lambda *_: Ending("failed", reason="x")))
+    code, output, _ = call("search", plan_file(), real=True)
+    assert code == 0
+    assert "no trial has finished: there is no best setting" in output
+
+
+def blocks(kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_space_of_the_page_fits_a_configuration(tmp_path):
+    (text,) = blocks("yaml")
+    path = tmp_path / "search.yaml"
+    path.write_text(text)
+    plan = plans.load(str(path), config=str(ROOT / "configs" / "mnist" / "convnet" / "weight_mirror.yaml"))
+    plans.check(plan, plans.base_config(plan))
+    assert plan.algorithm == "tpe"
+
+
+@pytest.mark.skipif(
+    not os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", ""), "cifar10")),
+    reason="no cifar10 in TFDS_DATA_DIR",
+)
+def test_the_commands_of_the_page_are_accepted(call, tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    commands = [shlex.split(line) for text in blocks("bash") for line in text.splitlines()]
+    assert len(commands) == 2
+    for words in commands:
+        assert words[:2] == ["neural-alignment", "search"]
+        code, _, error = call(*words[1:], "--trials", "1")
+        assert code == 0, error
+    assert (tmp_path / "results" / "two_routes" / "search_information.csv").exists()

@@ -1,0 +1,253 @@
+"""Engines: processes of this machine, a real local Spark, TPUs by stand-ins that record."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import stat
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from neural_alignment.errors import ConfigError, Stopped
+from neural_alignment.search import engines, run, trial
+from neural_alignment.search import plan as plans
+from neural_alignment.search.records import Ending
+from neural_alignment.training.run import RunDirectory
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def awaited(what, process=None):
+    """Waits for a fact that another process brings about; the test's own time limit is the only one."""
+    while not what():
+        threading.Event().wait(0.02)
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """Lets children import the package as this process does."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def searched(plan, path, engine):
+    said = []
+    return run.search(plan, (), str(path), engine, said.append), said
+
+
+MIXED = """
+config: base.yaml
+trials: 4
+algorithm: random
+seed: 5
+epochs: 1
+space:
+  optimization.forward.learning_rate: {choice: [0.02, 1.0e+30]}
+  max_steps: {choice: [7, 1000000]}
+  evaluation.every_epochs: {fixed: 1}
+"""
+
+
+class TestProcesses:
+    def test_trials_run_side_by_side_and_one_that_is_killed_has_failed(self, tmp_path, plan_file, children, lines):
+        """Two at a time; one trial would never end, and is killed as by a machine without memory."""
+        text = MIXED.replace("epochs: 1\n", "").replace("[0.02, 1.0e+30]", "[0.02, 0.03]")
+        plan = plans.load(plan_file(text), trials=3)
+        path = tmp_path / "found"
+        base = ["epochs=1000000"]
+        endless = threading.Event()
+
+        def kill():
+            def victim():
+                for status in path.glob("trials/*/status.json"):
+                    number = int(status.parent.name)
+                    drawn = lines(path / "proposals.jsonl")[number - 1]["drawn"]
+                    if drawn["max_steps"] == 1000000:
+                        return RunDirectory(status.parent).status()
+                return None
+
+            awaited(lambda: endless.is_set() or victim())
+            if not endless.is_set():
+                os.kill(victim()["pid"], signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        said = []
+        try:
+            trials = run.search(plan, base, str(path), engines.Processes(2), said.append)
+        finally:
+            endless.set()
+            thread.join()
+        for each in trials:
+            if each.settings["max_steps"] == 7:
+                assert each.state == "finished"
+                assert 0 < each.top1 <= 1
+            else:
+                assert (each.state, each.reason) == ("failed", "its process was killed by SIGKILL")
+        assert [each.state for each in trials].count("failed") == 1
+        assert said[0].startswith("3 trials of random, 2 at a time")
+
+    def test_children_see_the_same_numbers_as_this_process(self, tmp_path, plan_file, children):
+        plan = plans.load(plan_file(MIXED), trials=2)
+        overrides = ["runtime.strategy=cpu"]
+        ours = run.search(plan, overrides, str(tmp_path / "here"), engines.InProcess(), print)
+        theirs = run.search(plan, overrides, str(tmp_path / "there"), engines.Processes(1), print)
+        assert [(t.state, t.settings) for t in ours] == [(t.state, t.settings) for t in theirs]
+        for here, there in zip(ours, theirs, strict=True):
+            assert here.top1 == pytest.approx(there.top1, abs=0.01) if here.top1 else there.top1 is None
+
+    def test_an_error_of_a_child_is_told(self, tmp_path, children):
+        task = trial.Task(1, str(tmp_path / "none.yaml"), str(tmp_path / "run"), None)
+        ending = trial.Children().train(task)
+        assert ending.state == "failed"
+        assert "no such file" in ending.reason
+
+    def test_a_signal_stops_the_children_in_order_and_the_search_after_them(self, tmp_path, plan_file, children, lines):
+        text = MIXED.replace("[7, 1000000]", "[900000, 1000000]").replace("[0.02, 1.0e+30]", "[0.02, 0.03]")
+        plan = plans.load(plan_file(text.replace("epochs: 1\n", "")), trials=2)
+        path = tmp_path / "found"
+
+        def interrupt():
+            metrics = [path / "trials" / name / "metrics.csv" for name in ("0001", "0002")]
+            awaited(lambda: all(each.exists() for each in metrics))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(Stopped, match="SIGTERM; the same command goes on"):
+            run.search(plan, ["epochs=1000000"], str(path), engines.Processes(2), print)
+        thread.join()
+        assert not (path / "trials.jsonl").exists()
+        for name in ("0001", "0002"):
+            assert RunDirectory(path / "trials" / name).status()["state"] == "stopped"
+
+
+LAUNCHER = """
+#!/bin/sh
+# Stands in for tpu_scripts/train.sh: writes down how it was called, and what the run would leave.
+echo "$@" >> calls
+case "$1" in gone) exit 4 ;; esac
+mkdir -p "$4"
+case "$2" in
+  *0002.yaml) printf '{"state": "diverged", "reason": "R is not finite"}' > "$4/status.json"; exit 3 ;;
+  *0003.yaml) exit 1 ;;
+  *) printf '{"state": "finished", "best_top1": 0.5}' > "$4/status.json" ;;
+esac
+"""
+
+
+class TestTPUs:
+    @pytest.fixture
+    def launcher(self, tmp_path, monkeypatch):
+        """Returns a launcher that records, and what reads its records."""
+        monkeypatch.chdir(tmp_path)
+        path = tmp_path / "launch"
+        path.write_text(textwrap.dedent(LAUNCHER).strip() + "\n")
+        path.chmod(path.stat().st_mode | stat.S_IEXEC)
+        calls = tmp_path / "calls"
+        return f"{path} {{tpu}} {{config}} --run-dir {{run_dir}} --spot", lambda: [
+            line.split() for line in calls.read_text().splitlines()
+        ]
+
+    def test_each_trial_is_launched_on_a_tpu_and_judged_by_its_run_directory(self, tmp_path, plan_file, launcher):
+        command, calls = launcher
+        trials, _ = searched(plans.load(plan_file()), tmp_path / "found", engines.TPUs(["a", "b"], command))
+        assert [each.state for each in trials] == ["finished", "diverged", "failed", "finished"]
+        assert [each.reason for each in trials][1] == "R is not finite"
+        assert trials[2].reason.endswith("launch ended with code 1")
+        assert {words[0] for words in calls()} <= {"a", "b"}
+        for number in (1, 2, 3, 4):
+            (words,) = [words for words in calls() if words[1].endswith(f"settings/{number:04d}.yaml")]
+            assert words[2:] == ["--run-dir", str(tmp_path / "found" / "trials" / f"{number:04d}"), "--spot"]
+
+    def test_a_tpu_that_cannot_be_had_leaves_its_trials_to_the_others(self, tmp_path, plan_file, launcher):
+        command, calls = launcher
+        trials, _ = searched(plans.load(plan_file()), tmp_path / "found", engines.TPUs(["gone", "a"], command))
+        assert len(trials) == 4
+        assert [words[0] for words in calls()].count("gone") <= 1
+        assert [words[0] for words in calls()].count("a") == 4
+
+    def test_without_any_tpu_the_search_waits_for_another_day(self, tmp_path, plan_file, launcher):
+        command, calls = launcher
+        plan = plans.load(plan_file())
+        with pytest.raises(Stopped, match="no TPU could be had for 4 trials that are left"):
+            searched(plan, tmp_path / "found", engines.TPUs(["gone"], command))
+        trials, _ = searched(plan, tmp_path / "found", engines.TPUs(["a"], command))
+        assert len(trials) == 4
+        assert len(calls()) == 5
+
+    def test_without_a_launcher_a_process_of_this_machine_drives_the_tpu(self, tmp_path, plan_file, monkeypatch):
+        asked = []
+
+        def train(self, task, overrides=(), threads=None):
+            asked.append((task.number, list(overrides), threads))
+            return Ending("finished", 0.5)
+
+        monkeypatch.setattr(trial.Children, "train", train)
+        searched(plans.load(plan_file()), tmp_path / "found", engines.TPUs(["pod-7"]))
+        assert asked == [(n, ["runtime.strategy=tpu", "runtime.tpu=pod-7"], None) for n in (1, 2, 3, 4)]
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ({"tpus": "a,a"}, "--tpus must be names, each once"),
+            ({"tpus": "a,"}, "--tpus must be names, each once"),
+            (
+                {"tpus": "a", "launcher": "train.sh {tpu} {config}"},
+                "--launcher must hold {tpu}, {config} and {run_dir}",
+            ),
+            ({"launcher": "train.sh"}, "--launcher is for trials on TPUs"),
+            ({"workers": 2, "tpus": "a"}, "--workers and --tpus exclude each other"),
+        ],
+    )
+    def test_wrong_use_is_one_line(self, arguments, said):
+        with pytest.raises(ConfigError) as error:
+            engines.build(**arguments)
+        assert said in str(error.value)
+
+
+def spark_is_missing():
+    if importlib.util.find_spec("pyspark") is None:
+        return "pyspark is not installed (extra spark)"
+    if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
+        return "there is no Java: neither JAVA_HOME nor java on the path"
+    return None
+
+
+@pytest.mark.skipif(bool(spark_is_missing()), reason=str(spark_is_missing()))
+class TestSpark:
+    @pytest.fixture
+    def spark(self, monkeypatch, children):
+        """Returns an engine of two trials at a time on a local Spark of two executors' threads."""
+        options = "--master local[2] --driver-memory 512m --conf spark.ui.enabled=false --conf spark.port.maxRetries=99"
+        monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", f"{options} pyspark-shell")
+        monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        engine = engines.build(spark=2)
+        yield engine
+        engine._session.stop()
+
+    def test_trials_run_on_executors_and_are_recorded(self, tmp_path, plan_file, spark, lines):
+        plan = plans.load(plan_file(MIXED), trials=3)
+        trials, said = searched(plan, tmp_path / "found", spark)
+        expected = {0.02: "finished", 1e30: "diverged"}
+        assert [t.state for t in trials] == [expected[t.settings["optimization.forward.learning_rate"]] for t in trials]
+        assert {t.state for t in trials} == {"finished", "diverged"}
+        assert [t.number for t in trials] == [1, 2, 3]
+        assert said[0] == "3 trials of random, 2 at a time"
+        for each in trials:
+            status = RunDirectory(tmp_path / "found" / "trials" / f"{each.number:04d}").status()
+            assert (status["state"], status.get("best_top1")) == (each.state, each.top1)
+        # More trials: the others are not run again.
+        (tmp_path / "found" / "trials" / "0001" / "model.keras").unlink(missing_ok=True)
+        more, _ = searched(plan.model_copy(update={"trials": 4}), tmp_path / "found", spark)
+        assert more[:3] == trials
+        assert len(more) == 4
+        assert not (tmp_path / "found" / "trials" / "0001" / "model.keras").exists()
+
+
+def test_without_pyspark_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyspark.sql", None)
+    with pytest.raises(ConfigError, match=r"pip install 'neural_alignment\[spark\]'"):
+        engines.build(spark=2)

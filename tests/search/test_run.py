@@ -1,0 +1,405 @@
+"""The life of a search directory, with an engine that trains nothing and with one that trains here."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neural_alignment import config as configuration
+from neural_alignment.errors import RunError, Stopped
+from neural_alignment.search import compare, engines, report, run
+from neural_alignment.search import plan as plans
+from neural_alignment.search.records import Ending, Trial
+from neural_alignment.search.spaces import Space
+from neural_alignment.training import lock
+from neural_alignment.training import run as training
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def search(tmp_path, plan_file, said):
+    """Runs a search in `tmp_path/found`, or in another folder."""
+
+    def call(engine, place="found", overrides=(), **replaced):
+        plan = plans.load(plan_file(), **replaced)
+        return run.search(plan, overrides, str(tmp_path / place), engine, said.append)
+
+    return call
+
+
+def rates(engine):
+    return [(number, config.optimization.forward.learning_rate) for number, config in engine.seen]
+
+
+# --- what is kept, and what happens when it is cut off
+
+
+@pytest.mark.parametrize("lives", [0, 1, 3])
+def test_a_search_that_is_killed_and_started_again_is_the_one_that_was_not(search, scripted, lives, tmp_path, lines):
+    engine, judge = scripted
+    whole = search(engine(judge), "whole", trials=6)
+    killed, again = engine(judge, lives), engine(judge)
+    with pytest.raises(SystemExit):
+        search(killed, trials=6)
+    assert len(lines(tmp_path / "found" / "proposals.jsonl")) == lives + 1
+    trials = search(again, trials=6)
+    assert [trial.settings for trial in trials] == [trial.settings for trial in whole]
+    assert [number for number, _ in killed.seen + again.seen] == [1, 2, 3, 4, 5, 6]
+    # Nothing is left of a search but its lines.
+    assert {trial["number"] for trial in lines(tmp_path / "found" / "trials.jsonl")} == {1, 2, 3, 4, 5, 6}
+
+
+def test_more_trials_go_on_with_a_search_and_the_same_number_does_nothing(search, scripted):
+    engine, judge = scripted
+    first, second, third = engine(judge), engine(judge), engine(judge)
+    search(first, trials=3)
+    search(second, trials=5)
+    trials = search(third, trials=5)
+    assert [number for number, _ in second.seen] == [4, 5]
+    assert not third.seen
+    assert [trial.settings for trial in trials] == [trial.settings for trial in search(engine(judge), "all", trials=5)]
+
+
+OTHERS = {
+    "seed": ({"seed": 8}, "seed was 7, is now 8"),
+    "algorithm": ({"algorithm": "random"}, "algorithm was 'tpe', is now 'random'"),
+    "epochs": ({"epochs": 1}, "epochs was None, is now 1"),
+    "base": ({"overrides": ["batch_size=100"]}, "batch_size was 200, is now 100"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_search_is_refused(search, scripted, what):
+    engine, judge = scripted
+    search(engine(judge), trials=1)
+    changes, text = OTHERS[what]
+    with pytest.raises(RunError) as error:
+        search(engine(judge), **{"trials": 1, **changes})
+    assert f"holds another search: {text}" in str(error.value)
+
+
+def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search, scripted, tmp_path, plan_file):
+    engine, judge = scripted
+    search(engine(judge), trials=1)
+    plan = plans.load(plan_file(plan_file.text.replace("0.01]", "0.02]")))
+    with pytest.raises(RunError, match=r"space\.alignment\.decay was \{'uniform': \[0, 0.01\]\}, is now"):
+        run.search(plan, (), str(tmp_path / "found"), engine(judge), print)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(RunError, match="holds something else"):
+        search(engine(judge), "mine")
+    with lock.held(str(tmp_path / "found")), pytest.raises(RunError, match="is in use by process"):
+        search(engine(judge), trials=2)
+
+
+def test_where_a_trial_computes_may_be_another(search, scripted):
+    engine, judge = scripted
+    search(engine(judge), trials=1)
+    second = engine(judge)
+    search(second, trials=2, overrides=["runtime.strategy=cpu"])
+    assert second.seen[0][1].runtime.strategy == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("trials.jsonl", "not json\n", "line 1 is damaged"),
+        ("trials.jsonl", "{}\n", "is no trial"),
+        ("proposals.jsonl", '{"number": 1, "drawn": {}}\n', "is no proposal"),
+        ("proposals.jsonl", "", "trial 1 is not in it"),
+    ],
+)
+def test_damaged_records_are_one_line(search, scripted, tmp_path, name, text, part):
+    engine, judge = scripted
+    search(engine(judge), trials=1)
+    path = tmp_path / "found" / name
+    path.write_text(text)
+    with pytest.raises(RunError) as error:
+        search(engine(judge), trials=2)
+    assert str(error.value).startswith(f"{path}: ")
+    assert part in str(error.value)
+
+
+# --- endings
+
+
+def test_trials_that_end_badly_are_kept_with_their_reason_and_the_search_goes_on(
+    search, scripted, said, tmp_path, lines
+):
+    engine, judge = scripted
+    bad = {2: Ending("diverged", reason="J is not finite"), 3: Ending("failed", reason="its process was killed")}
+    search(engine(lambda config, number: bad.get(number) or judge(config, number)))
+    rows = lines(tmp_path / "found" / "trials.jsonl")
+    assert [row["state"] for row in rows] == ["finished", "diverged", "failed", "finished"]
+    assert [row["reason"] for row in rows] == [None, "J is not finite", "its process was killed", None]
+    assert [row["score"] for row in rows][1:3] == [0.1, None]  # Chance among ten digits; nothing.
+    assert rows[0]["score"] == rows[0]["top1"]
+    assert said[2].startswith("trial 2, 2 of 4: diverged: J is not finite; best ")
+
+
+def test_a_trial_that_was_stopped_is_not_over(search, scripted, tmp_path):
+    engine, judge = scripted
+    stopped, again = (
+        engine(lambda *_: Ending("stopped", reason="SIGTERM at step 3, which is saved; go on")),
+        engine(judge),
+    )
+    with pytest.raises(Stopped, match="trial 1: SIGTERM at step 3, which is saved; the same command goes on"):
+        search(stopped)
+    assert not (tmp_path / "found" / "trials.jsonl").exists()
+    search(again)
+    assert rates(again)[:1] == rates(stopped)
+    assert len(again.seen) == 4
+
+
+def test_settings_that_do_not_go_together_fail_alone(search, scripted, plan_file, tmp_path):
+    engine, judge = scripted
+    # Every option goes with some other; delay 2 with alternation goes, without it is as long as the run.
+    space = "  optimization.alternation: {choice: [null, 1]}\n  optimization.delay_epochs: {choice: [1, 2]}\n"
+    text = f"config: base.yaml\ntrials: 12\nalgorithm: random\nspace:\n{space}"
+    plan = plans.load(plan_file(text))
+    trials = run.search(plan, (), str(tmp_path / "found"), engine(judge), print)
+    for trial in trials:
+        alone = (trial.settings["optimization.alternation"], trial.settings["optimization.delay_epochs"]) == (None, 2)
+        assert (trial.state == "failed") is alone
+        assert ("delay_epochs must be less than" in (trial.reason or "")) is alone
+    assert {trial.state for trial in trials} == {"failed", "finished"}
+
+
+# --- what is said and written
+
+
+def test_lines_tell_the_best_so_far_and_the_time_left(search, scripted, said):
+    engine, _ = scripted
+    tops = {1: 0.2, 2: 0.5, 3: 0.3, 4: 0.4}
+    search(engine(lambda config, number: Ending("finished", tops[number])))
+    assert said[0] == "4 trials of tpe, 1 at a time"
+    assert said[1].startswith("trial 1, 1 of 4: top-1 20.00 %; best 20.00 % (trial 1); about ")
+    assert said[3].startswith("trial 3, 3 of 4: top-1 30.00 %; best 50.00 % (trial 2); about ")
+    assert said[4] == "trial 4, 4 of 4: top-1 40.00 %; best 50.00 % (trial 2)"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(7, "7 s"), (99, "99 s"), (600, "10 min"), (7200, "2.0 h")])
+def test_durations_are_in_words(seconds, words):
+    assert run.duration(seconds) == words
+
+
+def test_the_best_setting_is_a_configuration_of_full_length(search, scripted, tmp_path):
+    engine, judge = scripted
+    trials = search(engine(judge), trials=4, epochs=1)
+    best = max(trials, key=lambda trial: trial.top1)
+    assert min(trials, key=lambda trial: trial.top1).top1 < best.top1
+    path = tmp_path / "found" / "best.yaml"
+    config = configuration.load(path)
+    trained = configuration.load(tmp_path / "found" / "settings" / f"{best.number:04d}.yaml")
+    assert (config.epochs, trained.epochs) == (2, 1)
+    assert config == trained.model_copy(update={"epochs": 2})
+    assert config.optimization.forward.learning_rate == best.settings["optimization.forward.learning_rate"]
+    assert config.seed == 7
+    with open(tmp_path / "found" / "top_ten.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["trial"]) for row in rows] == [t.number for t in sorted(trials, key=lambda t: -t.top1)]
+    assert (tmp_path / "found" / "top_ten.md").read_text().startswith(f"| trial | {best.number} |")
+    for name in ("importance", "scores"):
+        assert (tmp_path / "found" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_finished_trial_there_is_no_best(search, scripted, tmp_path):
+    engine, _ = scripted
+    trials = search(engine(lambda config, number: Ending("diverged", reason="x")))
+    assert len(trials) == 4
+    assert not (tmp_path / "found" / "best.yaml").exists()
+    assert (tmp_path / "found" / "importance.csv").exists()
+    search(engine(lambda config, number: Ending("failed", reason="x")), "failed")
+    assert "No trial has given a score" in (tmp_path / "failed" / "top_ten.md").read_text()
+
+
+def trial(number, score, **settings):
+    state = "diverged" if score is None else "finished"
+    return Trial(number, state, score, 0.1 if score is None else score, None, 1.0, settings)
+
+
+def test_importance_is_mean_and_standard_error_by_choice_widest_first():
+    space = Space({"a": {"choice": [False, True]}, "b": {"uniform": [0, 1]}, "c": {"choice": ["x", "y", "z"]}})
+    scores = [0.1, 0.3, None, 0.7, 0.9, 0.8]
+    choices = [False, False, False, True, True, True]
+    trials = [
+        trial(number, score, a=a, b=b, c=c)
+        for number, score, a, b, c in zip(
+            range(1, 7), scores, choices, [0.1, 0.6, 0.9, 0.2, 0.5, 0.8], "xyxyxy", strict=True
+        )
+    ]
+    rows = report.importance(space, trials)
+    assert [row.name for row in rows] == ["a", "a", "c", "c", "c", "b", "b", "b"]
+    off, on = rows[:2]
+    # By hand: the diverged one counts as chance, 0.1. Mean of 0.1, 0.3, 0.1; deviation 0.1155; over the root of 3.
+    assert (off.choice, on.choice, off.count, on.count) == ("false", "true", 3, 3)
+    assert off.mean == pytest.approx(0.5 / 3)
+    assert off.sem == pytest.approx(0.0666667, abs=1e-6)
+    assert on.mean == pytest.approx(0.8)
+    assert on.sem == pytest.approx(0.0577350, abs=1e-6)
+    assert (rows[4].choice, rows[4].count) == ("z", 0)
+    assert [row.choice for row in rows[5:]] == ["0.1 to 0.2", "0.5 to 0.6", "0.8 to 0.9"]
+    assert [row.mean for row in rows[5:]] == pytest.approx([0.4, 0.6, 0.45])
+
+
+def test_the_best_so_far_skips_what_has_not_finished():
+    values = report.best_so_far([trial(1, None), trial(2, 0.3), trial(3, 0.2), trial(4, None), trial(5, 0.4)])
+    assert [str(value) for value in values] == ["nan", "0.3", "0.3", "0.3", "0.4"]
+
+
+def test_the_importance_figure_is_drawn_anew_from_the_lines(search, scripted, tmp_path):
+    engine, judge = scripted
+    search(engine(judge))
+    report.importance_of(str(tmp_path / "found"), str(tmp_path / "again"))
+    assert (tmp_path / "again.csv").read_text() == (tmp_path / "found" / "importance.csv").read_text()
+    assert (tmp_path / "again.png").exists()
+    with pytest.raises(RunError, match="is no search directory"):
+        report.importance_of(str(tmp_path), str(tmp_path / "again"))
+
+
+# --- comparisons
+
+
+def compared(plan_file, tmp_path, engine, seeds=(0, 1, 2), said=None):
+    each = {(a, s): plans.load(plan_file(), algorithm=a, seed=s) for a in ("tpe", "random") for s in seeds}
+    output = str(tmp_path / "out" / "search_x")
+    text = compare.compare(each, (), str(tmp_path / "runs"), engine, output, (said if said is not None else []).append)
+    with open(f"{output}.csv") as file:
+        return text, list(csv.DictReader(file))
+
+
+def test_a_comparison_has_a_line_per_trial_and_goes_on_where_it_was(plan_file, tmp_path, scripted):
+    engine, judge = scripted
+    with pytest.raises(SystemExit):
+        compared(plan_file, tmp_path, engine(judge, lives=10))
+    again = engine(judge)
+    text, rows = compared(plan_file, tmp_path, again)
+    assert len(again.seen) == 2 * 3 * 4 - 10
+    assert list(rows[0]) == ["algorithm", "seed", "trial", "top1", "best_so_far", "diverged", "seconds", "settings"]
+    assert len(rows) == 24
+    assert [(row["algorithm"], row["seed"]) for row in rows[::4]] == [(a, s) for a in ("tpe", "random") for s in "012"]
+    assert set(json.loads(rows[0]["settings"])) == set(plans.load(plan_file()).space)
+    for first in range(0, 24, 4):
+        tops = [float(row["top1"]) for row in rows[first : first + 4]]
+        assert float(rows[first + 3]["best_so_far"]) == max(tops)
+    # The two draw at random what TPE has not learnt from yet, by the same seeds.
+    assert [row["settings"] for row in rows[:2]] == [row["settings"] for row in rows[12:14]]
+    assert (tmp_path / "out" / "search_x.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "search_x.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("tpe", "said"),
+    [
+        ([0.5, 0.6, 0.7], "tpe found a better setting than random with every seed: best top-1 +20.00 ± 10.00 points"),
+        (
+            [0.5, 0.4, 0.5],
+            "tpe found better settings than random on average, but not with every seed: best top-1 +6.67",
+        ),
+        ([0.3, 0.4, 0.2], "tpe did not find better settings than random: best top-1 -10.00 ± 10.00 points"),
+        ([0.4, 0.4, 0.4], "tpe did not find better settings than random: best top-1 +0.00 ± 0.00 points"),
+    ],
+)
+def test_the_verdict_says_what_was_found(tpe, said):
+    tops = {("tpe", seed): top for seed, top in enumerate(tpe)} | {("random", seed): 0.4 for seed in range(3)}
+    text = compare.verdict({key: [trial(1, None), trial(2, top), trial(3, top - 0.1)] for key, top in tops.items()})
+    assert said in text
+    assert f"| tpe | 0 | 3 | 1 | 0 | {100 * tpe[0]:.2f} | 2 |" in text
+
+
+# --- training
+
+
+def test_trials_are_ordinary_runs_and_a_diverged_one_does_not_stop_the_search(tmp_path, plan_file, said, lines):
+    text = """
+config: base.yaml
+trials: 3
+algorithm: random
+epochs: 1
+space:
+  optimization.forward.learning_rate: {choice: [0.02, 1.0e+30]}
+  optimization.backward.learning_rate: {uniform: [0.01, 0.1]}
+"""
+    path = tmp_path / "found"
+    plan = plans.load(plan_file(text))
+    trials = run.search(plan, (), str(path), engines.InProcess(), said.append)
+    assert {trial.state for trial in trials} == {"finished", "diverged"}
+    for each in trials:
+        status = training.RunDirectory(path / "trials" / f"{each.number:04d}").status()
+        assert status["state"] == each.state
+        if each.state == "finished":
+            assert status["best_top1"] == each.top1
+            with open(path / "trials" / f"{each.number:04d}" / "metrics.csv") as file:
+                assert max(float(row["top1"]) for row in csv.DictReader(file) if row["top1"]) == pytest.approx(
+                    each.top1
+                )
+        else:
+            assert "is not finite at step" in each.reason
+            assert each.score == 0.1
+    # The records lost, the runs read: what has ended is not trained again.
+    models = {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
+    (path / "trials.jsonl").unlink()
+    found = run.search(plan, (), str(path), engines.InProcess(), said.append)
+    assert [(t.state, t.top1, t.settings) for t in found] == [(t.state, t.top1, t.settings) for t in trials]
+    assert models == {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
+
+
+def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
+    """45 epochs of the schedule of 100 are 45 epochs: marks stay where they are."""
+    schedule = "{warmup_epochs: 1, drop_epochs: [2, 3]}"
+    base = ["optimization.forward.schedule=" + schedule, "optimization.backward.schedule=" + schedule]
+    plan = plans.load(plan_file(), trials=1, epochs=2)
+    full = plans.base_config(plan, [*base, "epochs=4"])
+    values = plan.checked_space().probes()[0]
+    for name, config in (
+        ("short", plans.trial_config(plan, full, values)),
+        ("full", plans.trial_config(plan.model_copy(update={"epochs": None}), full, values)),
+    ):
+        training.train(config, tmp_path / name)
+    columns = lambda row: {key: value for key, value in row.items() if key != "seconds"}  # noqa: E731
+    short, long = (training.MetricsFile(str(tmp_path / name / "metrics.csv")).rows() for name in ("short", "full"))
+    assert [str(columns(row)) for row in short] == [str(columns(row)) for row in long[: len(short)]]
+    assert (len(short), len(long)) == (3, 5)
+    assert long[3]["learning_rate_J"] < 0.2 * short[2]["learning_rate_J"]
+
+
+def test_a_search_that_is_killed_within_a_trial_goes_on_with_it(tmp_path, plan_file, said, lines):
+    """A process of its own; its first trial has ended, and its last has not, when it is killed."""
+    path = tmp_path / "found"
+    plan_path = plan_file()
+    arguments = [sys.executable, "-m", "neural_alignment.cli", "search", plan_path, "--search-dir", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    process = subprocess.Popen(
+        [*arguments, "--epochs", "20", "--trials", "3"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    first = next(line for line in process.stdout if line.startswith("trial 1,"))
+    process.send_signal(signal.SIGKILL)
+    rest = process.communicate()[0]
+    assert process.returncode == -signal.SIGKILL
+    done = len([line for line in (first + rest).splitlines() if line.startswith("trial ")])
+    # A line that was written when the process was killed may not have been said.
+    assert len(lines(path / "trials.jsonl")) in (done, done + 1)
+    assert done < 3
+    models = {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
+    begun = [row["drawn"] for row in lines(path / "proposals.jsonl")]
+    plan = plans.load(plan_path, epochs=20, trials=3)
+    trials = run.search(plan, (), str(path), engines.InProcess(), said.append)
+    assert [t.state for t in trials] == ["finished"] * 3
+    assert [t.number for t in trials] == [1, 2, 3]
+    assert [row["drawn"] for row in lines(path / "proposals.jsonl")][: len(begun)] == begun
+    assert models.items() <= {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}.items()
