@@ -74,7 +74,7 @@ def resnet_evaluation(encoded: tf.Tensor, image_size: int = 224) -> tf.Tensor:
         side = tf.maximum(side, 1)
         return (height - side) // 2, (width - side) // 2, side, side
 
-    return _normalize(_resized(_decode_window(encoded, central_square), image_size))
+    return _normalize(_resized(decode_window(encoded, central_square), image_size))
 
 
 def inception_train(encoded: tf.Tensor, seed: tf.Tensor, image_size: int = 299) -> tf.Tensor:
@@ -110,7 +110,7 @@ def inception_evaluation(encoded: tf.Tensor, image_size: int = 299) -> tf.Tensor
         left = tf.cast(margin * tf.cast(width, tf.float32), tf.int32)
         return top, left, height - 2 * top, width - 2 * left
 
-    return scale_to_unit_range(_resized(_decode_window(encoded, central_part), image_size))
+    return scale_to_unit_range(_resized(decode_window(encoded, central_part), image_size))
 
 
 PREPROCESSING = {
@@ -146,25 +146,16 @@ def _normalize(image: tf.Tensor) -> tf.Tensor:
 def _random_crop_and_flip(encoded: tf.Tensor, seed: tf.Tensor, image_size: int) -> tf.Tensor:
     """A random crop, resized to `(image_size, image_size, 3)` and flipped half of the time; pixels in [0, 255]."""
     flip_seed = tf.bitwise.invert(seed)  # negative: never the crop's seed of another example, and cheaper than a split
-    image = _resized(decode_random_window(encoded, seed), image_size)
+    crop = decode_window(encoded, lambda height, width: random_window(height, width, seed))
+    image = _resized(crop, image_size)
     return tf.image.stateless_random_flip_left_right(image, flip_seed)
 
 
-def decode_random_window(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Decodes the window of a training crop, of 8 % to 100 % of the area and an aspect ratio of 3/4 to 4/3.
-
-    Args:
-        encoded: scalar string, the bytes of an image file.
-        seed: `(2,)` integers.
-
-    Returns:
-        `(height, width, 3)` uint8.
-    """
-    return _decode_window(encoded, lambda height, width: random_window(height, width, seed))
-
-
 def random_window(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> Window:
-    """The window `(top, left, height, width)` of a training crop of an image of `height` and `width` pixels."""
+    """Draws the window `(top, left, height, width)` of a training crop of an image of `height` and `width` pixels.
+
+    It has 8 % to 100 % of the area and an aspect ratio of 3/4 to 4/3; `seed` is `(2,)` integers.
+    """
     # The whole image is the object, so `min_object_covered` above 0.08 would raise the smallest area.
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.stack([height, width, 3]),
@@ -178,8 +169,16 @@ def random_window(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> Windo
     return begin[0], begin[1], size[0], size[1]
 
 
-def _decode_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tensor], Window]) -> tf.Tensor:
-    """Decodes the window `(top, left, height, width)` of an image: `(height, width, 3)` uint8."""
+def decode_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tensor], Window]) -> tf.Tensor:
+    """Decodes a window of an image; of a JPEG file not more than that.
+
+    Args:
+        encoded: scalar string, the bytes of an image file.
+        window: height and width of the image -> `(top, left, height, width)` of the window, in pixels.
+
+    Returns:
+        `(height, width, 3)` uint8.
+    """
 
     def from_jpeg() -> tf.Tensor:
         shape = tf.io.extract_jpeg_shape(encoded)
