@@ -17,7 +17,12 @@ def angle(first: Tensor, second: Tensor) -> Tensor:
         first: any shape.
         second: the same shape.
     """
-    first, second = (tf.reshape(tf.cast(tensor, tf.float32), [-1]) for tensor in (first, second))
+    return _angle(*(tf.reshape(tf.cast(tensor, tf.float32), [-1]) for tensor in (first, second)))
+
+
+# A graph of its own: a deep network has a hundred angles, and TensorFlow takes seconds to add so many operations.
+@tf.function(input_signature=[tf.TensorSpec([None], tf.float32)] * 2, autograph=False)
+def _angle(first: Tensor, second: Tensor) -> Tensor:
     first, second = _unit(first), _unit(second)
     return 2.0 * tf.atan2(tf.norm(first - second), tf.norm(first + second)) * (180.0 / 3.141592653589793)
 
