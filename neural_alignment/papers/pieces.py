@@ -124,7 +124,7 @@ class Piece:
         """Returns what it is computed from, as plain data."""
         facts = {
             "compute": f"{self.compute.__module__}.{self.compute.__qualname__}",
-            "configs": [essence(config) for config in loaded],
+            "configs": {str(number): essence(config) for number, config in enumerate(loaded)},
             "arguments": dict(self.arguments),
         }
         return json.loads(json.dumps(facts))

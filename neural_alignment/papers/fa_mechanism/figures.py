@@ -21,10 +21,11 @@ from neural_alignment.papers.fa_mechanism.panels import (
     spread,
     spread_rows,
     stacked,
+    trained,
 )
 from neural_alignment.papers.output import Product, Row, Spread, Style, markdown, new_figure
 from neural_alignment.papers.pieces import Arrays
-from neural_alignment.papers.plans import Cell, Outcome
+from neural_alignment.papers.plans import Outcome
 from neural_alignment.papers.registry import Source
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def figure_1b(source: Source) -> Product:
         degrees(axis)
         axis.set(title=f"rate {rate:g}", xlabel="iteration")
     axes[rates[0]].set(ylabel="angle of W₁ to B₁ᵀ (degrees)")
-    axes[rates[0]].legend(fontsize="small")
+    axes[rates[0]].legend(fontsize="small", loc="upper right", bbox_to_anchor=(1.0, 0.86))
     text = markdown(["signals", "rate", "runs", "angle at the end (degrees)"], lines)
     return Product(OPEN_LOOP_COLUMNS, rows, text, figure)
 
@@ -271,8 +272,8 @@ def figure_6(source: Source) -> Product:
     grid = figure.subplots(2, 1 + len(HIDDEN))
     rows: list[Row] = []
     lines = []
-    read = {cell.labels["fraction"]: outcomes for cell, outcomes in source.read() if isinstance(cell, Cell)}
-    for fraction, outcomes in read.items():
+    for cell, outcomes in trained(source):
+        fraction = cell.labels["fraction"]
         style = FRACTIONS[fraction]
         own = [_epochs(fraction, outcome) for outcome in outcomes]
         rows += [row for run in own for row in run]
@@ -330,7 +331,7 @@ def figure_7_errors(source: Source) -> Product:
     lines = []
     figure = new_figure(7, 3.8)
     axis = figure.subplots()
-    for place, (cell, outcomes) in enumerate(source.read()):
+    for place, (cell, outcomes) in enumerate(trained(source)):
         condition = CONDITIONS[cell.labels["condition"]]
         errors = [100 * (1 - outcome.measure("top1", 0.1)) for outcome in outcomes]
         rows += [
@@ -399,28 +400,29 @@ def figure_7(source: Source) -> Product:
     for axis in grid[0][:2]:
         degrees(axis)
     legend(figure, grid[0][1])
+    observed = {condition: chosen(source, condition=condition) for condition in ("bp_trw", "bp_trw_wb")}
     ends = [
         [
             CONDITIONS[condition].style.label,
             layer,
-            *(str(_end(source, condition, name, layer)) for name in ("weight_angle", "update_angle", "norm")),
+            *(str(_end(observed[condition], name, layer)) for name in ("weight_angle", "update_angle", "norm")),
         ]
-        for condition in ("bp_trw", "bp_trw_wb")
+        for condition in observed
         for layer in range(len(LAYERS))
     ]
-    seeds = chosen(source, condition="bp_trw")
+    seeds = observed["bp_trw"]
     first = f"Panels A, B and D: {len(seeds)} seeds, to iteration {int(seeds[0]['iteration'][-1])}. At the end:"
     header = ["rule", "l", "W to Bᵀ (degrees)", "update to that of BP (degrees)", "norm of W"]
     return Product(CURVE_COLUMNS, rows, f"{first}\n\n{markdown(header, ends)}", figure)
 
 
-def _end(source: Source, condition: str, name: str, layer: int) -> Spread:
+def _end(results: Sequence[Arrays], name: str, layer: int) -> Spread:
     """Returns the last values of a measure, means over the last epoch that is observed."""
     column = layer - (name == "weight_angle")
     if column < 0:
         return Spread([])
     window = STEPS // 7 + 1
-    return Spread([float(each[name][-window:, column].mean()) for each in chosen(source, condition=condition)])
+    return Spread([float(each[name][-window:, column].mean()) for each in results])
 
 
 def _observed_panel(axis: Axes, source: Source, panel: str, name: str, layers: range) -> list[Row]:
@@ -450,9 +452,7 @@ def _observed_panel(axis: Axes, source: Source, panel: str, name: str, layers: r
 def _errors_panel(axis: Axes, source: Source) -> list[Row]:
     """Draws test errors over training."""
     rows: list[Row] = []
-    for cell, outcomes in source.read():
-        if not isinstance(cell, Cell) or not outcomes:
-            continue
+    for cell, outcomes in trained(source):
         condition = cell.labels["condition"]
         length = min(len(outcome.rows) for outcome in outcomes)
         errors = np.array([[100 * (1 - row["top1"]) for row in outcome.rows[1:length]] for outcome in outcomes])

@@ -10,6 +10,7 @@ import numpy as np
 
 from neural_alignment.papers.output import Row, Style
 from neural_alignment.papers.pieces import Arrays, Pieces
+from neural_alignment.papers.plans import Cell, Outcome
 from neural_alignment.papers.registry import Source
 
 if TYPE_CHECKING:
@@ -91,18 +92,29 @@ def stacked(results: Sequence[Arrays], name: str) -> Array:
     return np.stack([arrays[name] for arrays in results])
 
 
-def computed(source: Source) -> list[tuple[Mapping[str, Any], list[Arrays]]]:
-    """Returns of all pieces that a figure is made from the labels, and the arrays of each seed that there is."""
+def computed(source: Source, **labels: Any) -> list[tuple[Mapping[str, Any], list[Arrays]]]:
+    """Returns of the pieces that a figure is made from the labels, and the arrays of each seed that there is.
+
+    Args:
+        source: of the figure.
+        **labels: those that are asked for; all of them where none.
+    """
     return [
-        (cell.labels, [result.arrays for result in results])
-        for cell, results in source.read()
-        if isinstance(cell, Pieces)
+        (cell.labels, [result.arrays for result in cell.read(source.folder, source.configs)])
+        for cell in source.cells
+        if isinstance(cell, Pieces) and labels.items() <= cell.labels.items()
     ]
 
 
 def chosen(source: Source, **labels: Any) -> list[Arrays]:
     """Returns the arrays of the seeds of the pieces with some labels."""
-    return [each for found, results in computed(source) if labels.items() <= found.items() for each in results]
+    return [each for _, results in computed(source, **labels) for each in results]
+
+
+def trained(source: Source) -> list[tuple[Cell, list[Outcome]]]:
+    """Returns the runs that a figure is made from."""
+    cells = (cell for cell in source.cells if isinstance(cell, Cell))
+    return [(cell, cell.read(source.folder, source.configs)) for cell in cells]
 
 
 def moving_average(values: Array, width: int) -> Array:

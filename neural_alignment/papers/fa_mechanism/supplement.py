@@ -26,6 +26,7 @@ from neural_alignment.papers.fa_mechanism.panels import (
     degrees,
     line,
     moving_average,
+    spread,
     spread_rows,
     stacked,
 )
@@ -83,8 +84,8 @@ def figure_s1(source: Source) -> Product:
     error = np.abs(np.degrees(np.arccos(cosine)) - draws["angle"]).max()
     text = (
         f"{len(near)} random M of 50 x 50; B^T to B^T M_skew is 90 degrees to "
-        f"{np.abs(draws['skew_angle'] - 90).max():.0e}; the angle is arccos(cos(symmetric) / sqrt(1 + ratio^2)) to "
-        f"{error:.0e} degrees. Panels C and D: the network, {len(seeds)} seeds."
+        f"{np.abs(draws['skew_angle'] - 90).max():.0e}; the angle of the whole is arccos(cos(symmetric) / sqrt(1 + ratio^2)) "
+        f"within {error:.1f} degrees. Panels C and D: the network, {len(seeds)} seeds."
     )
     return Product(TRANSFORMATION_COLUMNS, rows, text, figure)
 
@@ -208,7 +209,7 @@ def figure_s4(source: Source) -> Product:
 
 
 def _ends(results: Sequence[Arrays], name: str, layer: int, lag: int, form: str = "{:.1f}") -> str:
-    values = np.nanmean(stacked(results, name)[:, :, layer - 1, LAGS.index(lag)], axis=0)
+    values, _, _ = spread(stacked(results, name)[:, :, layer - 1, LAGS.index(lag)])
     values = values[~np.isnan(values)]
     return f"{form.format(values[0])} to {form.format(values[-1])}"
 
