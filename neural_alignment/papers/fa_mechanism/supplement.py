@@ -84,7 +84,7 @@ def figure_s1(source: Source) -> Product:
     error = np.abs(np.degrees(np.arccos(cosine)) - draws["angle"]).max()
     text = (
         f"{len(near)} random M of 50 x 50; B^T to B^T M_skew is 90 degrees to "
-        f"{np.abs(draws['skew_angle'] - 90).max():.0e}; the angle of the whole is arccos(cos(symmetric) / sqrt(1 + ratio^2)) "
+        f"{np.abs(draws['skew_angle'] - 90).max():.0e}; the whole: arccos(cos(symmetric) / sqrt(1 + ratio^2)) "
         f"within {error:.1f} degrees. Panels C and D: the network, {len(seeds)} seeds."
     )
     return Product(TRANSFORMATION_COLUMNS, rows, text, figure)
