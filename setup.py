@@ -25,6 +25,7 @@ setup(
         "ruamel.yaml>=0.18",
         "matplotlib>=3.8",
         "scikit-learn>=1.4",
+        "threadpoolctl",
         "scipy>=1.11",
         "h5py>=3.10",
         "hyperopt>=0.3,<0.4",

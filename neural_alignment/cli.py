@@ -230,8 +230,7 @@ def _make(
     if name is None:
         print(commands.listing(kind, jobs))
         return
-    profile = "lab" if lab else "paper"
-    print(commands.make(kind, name, profile, commands.Places(**places), jobs, _screen(), **files))
+    print(commands.make(kind, name, lab, commands.Places(**places), jobs, _screen(), **files))
 
 
 def _screen() -> object:

@@ -168,6 +168,17 @@ def alignment_terms(history: History, signals: Signals) -> Iterator[tuple[int, A
         yield order, alignment_term(history, signals, order)
 
 
+def alignment_sum(history: History, signals: Signals) -> Array:
+    """Returns the sum of the alignment terms of all orders that are kept, `(units, above)`: that of `expand` alone.
+
+    It takes about half as long as `expand`, which needs the outputs at every order besides. Arguments as of `update`.
+    """
+    aligned = np.zeros_like(signals.returned)
+    for order in range(1, len(history) + 1):
+        aligned += _tangent(history, signals, _point(history, signals, order), order)
+    return _weighted(history, signals, aligned)
+
+
 def zero_degree_term(history: History, signals: Signals) -> Array:
     """Returns eta f(zeta^K)^T delta_(l+1), `(units, above)`, with W_(l-1) of the oldest iteration that is kept.
 

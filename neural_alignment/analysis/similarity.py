@@ -80,6 +80,30 @@ def overlap(errors: Array, outputs: Array) -> float:
     return float(np.vdot(errors, outputs))
 
 
+def overlap_by_category(
+    errors: tuple[Array, Array], outputs: tuple[Array, Array], labels: tuple[Array, Array]
+) -> tuple[float, float]:
+    """Returns the sums of the similarity terms within categories and between them, whose sum is `overlap`: Figure S4.
+
+    Without a similarity matrix: the terms of category c are <L[k-o]_c^T delta[k-o]_c, L[k]_c^T delta[k]_c>.
+
+    Args:
+        errors: delta_(l+1) of the earlier and of the later batch, each `(examples, units above)`.
+        outputs: L_(l-1) of both, each `(examples, units below)`.
+        labels: categories of both, each `(examples,)`.
+
+    Returns:
+        Within, and between.
+    """
+    within = 0.0
+    for category in np.intersect1d(*labels):
+        chosen = [each == category for each in labels]
+        first, second = (o[c].T @ e[c] for o, e, c in zip(outputs, errors, chosen, strict=True))
+        within += float(np.vdot(first, second))
+    first, second = (o.T @ e for o, e in zip(outputs, errors, strict=True))
+    return within, float(np.vdot(first, second)) - within
+
+
 def within_categories(earlier: Array, later: Array) -> Array:
     """Returns which pairs are of one category, `(earlier examples, later examples)` bool; the others are between.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neural_alignment.errors import InputError, nearest
-from neural_alignment.papers import two_routes
+from neural_alignment.papers import fa_mechanism, two_routes
 from neural_alignment.papers.output import check_writable, markdown, write
-from neural_alignment.papers.plans import SECONDS, Estimates, Screen, carry_out, unique, waiting
+from neural_alignment.papers.plans import SECONDS, Estimates, Screen, carry_out, counted, unique, waiting
 from neural_alignment.papers.registry import Item, Source, find, overview
 
-ITEMS = [*two_routes.ITEMS]
+ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS]
 """Every table and figure of every paper."""
 
 
@@ -54,14 +54,15 @@ def listing(kind: str, jobs: int) -> str:
 
 
 def make(
-    kind: str, name: str, profile: str, places: Places, jobs: int, screen: Screen, recordings=None, images=None
+    kind: str, name: str, lab: bool, places: Places, jobs: int, screen: Screen, recordings=None, images=None
 ) -> str:
     """Makes one table or figure; in the lab profile it trains first what is not trained yet.
 
     Args:
         kind: `"table"` or `"figure"`.
         name: such as `two_routes/3`.
-        profile: `"paper"` reads the runs that there are, `"lab"` trains its own.
+        lab: whether to train the profile for 2 cores, where the paper's size is another; else the runs that there are
+            are read.
         places: where things are.
         jobs: processes at once.
         screen: told how far it is.
@@ -76,6 +77,7 @@ def make(
         Stopped: at SIGTERM or SIGINT.
     """
     item = find(ITEMS, kind, name)
+    profile = item.profile(lab)
     source = places.source(item, profile, recordings, images)
     check_writable(source.output)
     if profile == "lab":
@@ -113,12 +115,12 @@ def _train(items: list[Item], source: Source, jobs: int, screen: Screen) -> None
         runs = unique(item.cells["lab"])
         left = waiting(runs, source.folder, source.configs)
         time = estimates.describe([run.name for run in left], jobs)
-        screen.line(f"{item.kind} {item.name}: {len(left)} of {len(runs)} runs to train, {time}")
+        screen.line(f"{item.kind} {item.name}: {counted(left, runs)}, {time}")
     runs = unique(cell for item in items for cell in item.cells["lab"])
     if len(items) > 1:
         left = waiting(runs, source.folder, source.configs)
         time = estimates.describe([run.name for run in left], jobs)
-        screen.line(f"all, runs that they share once: {len(left)} of {len(runs)} runs to train, {time}")
+        screen.line(f"all, runs that they share once: {counted(left, runs)}, {time}")
     carry_out(runs, source.folder, source.configs, jobs, estimates, screen)
 
 

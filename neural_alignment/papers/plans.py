@@ -1,7 +1,9 @@
 """Plans: the runs that a table or a figure is made from, how they are trained, and how they are read.
 
 A run has a name below a folder of runs, `MODEL/RULE/seedN` or so, and is an ordinary run directory there: what is
-finished is not trained again, what was interrupted goes on, and tables share the runs that they have in common.
+finished is not trained again, what was interrupted goes on, and tables share the runs that they have in common. What
+training alone does not tell is computed by pieces (`pieces.py`), which lie below the same folder and wait in the same
+queue.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -38,6 +40,35 @@ ENDED = ("finished", "diverged")
 """States of a run that has a result."""
 
 
+class Work(Protocol):
+    """One part of a plan, which a process of its own can do. Folders are those of `carry_out`.
+
+    Attributes:
+        name: tells it from all others, and says where below the folder of runs its result is.
+        kind: what to call it: a noun in the plural, and a verb.
+    """
+
+    name: str
+    kind: ClassVar[tuple[str, str]]
+
+    def is_waiting(self, folder: str, configs: str) -> bool:
+        """Whether it has no result yet.
+
+        Raises:
+            RunError: if the result of something else is in its place.
+            ConfigError: if its configuration is wrong.
+        """
+
+    def make(self, folder: str, configs: str, children: Children, threads: int) -> Ending:
+        """Does it in a process of `children`, from its start or from where it was, and returns how it has ended."""
+
+    def progress(self, folder: str, configs: str) -> float:
+        """Returns which part of it is behind it, 0 to 1."""
+
+    def result(self, folder: str, ending: Ending) -> str:
+        """Returns for a reader what it has come to."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One run of a plan.
@@ -51,6 +82,7 @@ class Run:
     config: str
     name: str
     overrides: tuple[str, ...] = ()
+    kind: ClassVar[tuple[str, str]] = ("runs", "train")
 
     def load(self, configs: str) -> configuration.Config:
         """Returns the configuration.
@@ -59,6 +91,26 @@ class Run:
             ConfigError: if it is missing or wrong.
         """
         return configuration.load(tf.io.gfile.join(configs, self.config), self.overrides)
+
+    def is_waiting(self, folder: str, configs: str) -> bool:  # noqa: D102 (as in Work)
+        return stored_state(self._directory(folder), self.load(configs)) not in ENDED
+
+    def make(self, folder: str, configs: str, children: Children, threads: int) -> Ending:  # noqa: D102 (as in Work)
+        path = self._directory(folder).path
+        _await_free(path)
+        return children.train(Task(0, tf.io.gfile.join(configs, self.config), path, None), self.overrides, threads)
+
+    def progress(self, folder: str, configs: str) -> float:  # noqa: D102 (as in Work)
+        rows = MetricsFile(self._directory(folder).file("metrics.csv")).rows()
+        return min(rows[-1]["epoch"] / self.load(configs).epochs, 1.0) if rows else 0.0
+
+    def result(self, folder: str, ending: Ending) -> str:  # noqa: D102 (as in Work)
+        if ending.state != "finished":
+            return ending.state
+        return f"top-1 {100 * MetricsFile(self._directory(folder).file('metrics.csv')).rows()[-1]['top1']:.2f} %"
+
+    def _directory(self, folder: str) -> RunDirectory:
+        return RunDirectory(files.confined(folder, self.name))
 
 
 @dataclass(frozen=True)
@@ -262,43 +314,51 @@ class Screen:
 
 @dataclass
 class _Active:
-    """A run that is being trained."""
+    """What a process is at work on."""
 
-    run: Run
-    path: str
-    epochs: int
+    run: Work
     began: float
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def done(self) -> float:
-        """Returns which part of the run is behind it, from the rows it has written."""
-        rows = MetricsFile(RunDirectory(self.path).file("metrics.csv")).rows()
-        return min(rows[-1]["epoch"] / self.epochs, 1.0) if rows else 0.0
 
-
-def waiting(runs: Sequence[Run], folder: str, configs: str) -> list[Run]:
-    """Returns the runs that have no result yet.
+def waiting(runs: Sequence[Work], folder: str, configs: str) -> list[Work]:
+    """Returns the runs, and whatever else there is, that have no result yet.
 
     Raises:
         RunError: if a directory holds a run of another configuration.
         ConfigError: if a configuration is wrong.
     """
-    return [run for run in runs if stored_state(_directory(folder, run), run.load(configs)) not in ENDED]
+    return [run for run in runs if run.is_waiting(folder, configs)]
 
 
-def unique(cells: Iterable[Cell]) -> list[Run]:
-    """Returns the runs of some cells, each once."""
+def unique(cells: Iterable[Any]) -> list[Work]:
+    """Returns the runs of some cells, each once.
+
+    Args:
+        cells: of runs, or of pieces.
+    """
     return list({run.name: run for cell in cells for run in cell.runs()}.values())
 
 
-def carry_out(runs: Sequence[Run], folder: str, configs: str, jobs: int, estimates: Estimates, screen: Screen) -> None:
+def counted(left: Sequence[Work], runs: Sequence[Work]) -> str:
+    """Returns for a reader how much of a plan is left, such as `2 of 3 runs to train, 1 of 5 pieces to compute`."""
+    there, waits = (collections.Counter(run.kind for run in each) for each in (runs, left))
+    return ", ".join(f"{waits[kind]} of {number} {kind[0]} to {kind[1]}" for kind, number in there.items())
+
+
+def totals(runs: Sequence[Work]) -> str:
+    """Returns for a reader how much a plan holds, such as `3 runs, 5 pieces`."""
+    return ", ".join(f"{number} {noun}" for (noun, _), number in collections.Counter(r.kind for r in runs).items())
+
+
+def carry_out(runs: Sequence[Work], folder: str, configs: str, jobs: int, estimates: Estimates, screen: Screen) -> None:
     """Trains what has no result yet, `jobs` processes at once; killed at any moment, it goes on when called again.
 
     Args:
-        runs: the plan.
+        runs: the plan, of runs and whatever else there is.
         folder: where the run directories are, on a local file system.
         configs: folder of the configurations.
         jobs: processes at once; the cores are shared out among them.
@@ -310,7 +370,7 @@ def carry_out(runs: Sequence[Run], folder: str, configs: str, jobs: int, estimat
         Stopped: at SIGTERM or SIGINT, once every run has saved its state.
     """
     left = waiting(runs, folder, configs)
-    screen.line(f"{len(runs) - len(left)} of {len(runs)} runs are there; to train: {len(left)}, {jobs} at once")
+    screen.line(f"{counted(left, runs)}, {jobs} at once")
     if not left:
         return
     tf.io.gfile.makedirs(folder)
@@ -327,7 +387,7 @@ class _Training:
     """The runs of a plan while they are trained: a thread for each process; the main one tells how far they are."""
 
     def __init__(self, left, total, folder, configs, jobs, estimates, screen):
-        self._queue: collections.deque[Run] = collections.deque(left)
+        self._queue: collections.deque[Work] = collections.deque(left)
         self._left = len(left)
         self._total, self._folder, self._configs, self._jobs = total, folder, configs, jobs
         self._estimates, self._screen = estimates, screen
@@ -357,13 +417,10 @@ class _Training:
                 run = self._queue.popleft()
             except IndexError:
                 return
-            path = _directory(self._folder, run).path
-            active = _Active(run, path, run.load(self._configs).epochs, time.monotonic())
+            active = _Active(run, time.monotonic())
             self._active[run.name] = active
-            _await_free(path)
-            task = Task(0, tf.io.gfile.join(self._configs, run.config), path, None)
             try:
-                ending = self._children.train(task, run.overrides, threads)
+                ending = run.make(self._folder, self._configs, self._children, threads)
             except Exception as error:  # Else the main thread would wait for it for ever.
                 ending = Ending("failed", reason=f"{type(error).__name__}: {error}")
             if ending.state not in ENDED:
@@ -382,8 +439,7 @@ class _Training:
             if ending.state not in ENDED:
                 raise RunError(f"{active.run.name}: {ending.state}: {ending.reason}")
             self._estimates.note(active.run.name, active.seconds)
-            rows = MetricsFile(RunDirectory(active.path).file("metrics.csv")).rows()
-            result = f"top-1 {100 * rows[-1]['top1']:.2f} %" if ending.state == "finished" else "diverged"
+            result = active.run.result(self._folder, ending)
             self._screen.line(f"run {number} of {self._total}: {active.run.name}  {result}  {active.seconds:.0f} s")
 
     def _next(self) -> tuple[_Active, Ending]:
@@ -398,7 +454,7 @@ class _Training:
         """Returns a line of the present runs and of the time that is left, of each and of all."""
         parts, remaining = [], sum(self._estimates.of(run.name) for run in list(self._queue))
         for active in list(self._active.values()):
-            done = active.done()
+            done = active.run.progress(self._folder, self._configs)
             expected = max(self._estimates.of(active.run.name) - active.seconds, 0.0)
             left = active.seconds * (1 / done - 1) if done else expected
             remaining += left
@@ -413,7 +469,3 @@ def _await_free(path: str, patience: float = 60.0) -> None:
         with contextlib.suppress(RunError), lock.held(path):
             return
         time.sleep(0.2)
-
-
-def _directory(folder: str, run: Run) -> RunDirectory:
-    return RunDirectory(files.confined(folder, run.name))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.papers.output import Product
-from neural_alignment.papers.plans import Cell, Estimates, Outcome, unique
+from neural_alignment.papers.pieces import Pieces, Result
+from neural_alignment.papers.plans import Cell, Estimates, Outcome, totals, unique
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Source:
         folder: of the run directories.
         configs: folder of the configurations.
         output: folder of what is made.
-        cells: the runs that are asked for.
+        cells: the runs and pieces that are asked for.
         recordings: file of recorded responses, of what needs them.
         images: file of the images that they answer.
     """
@@ -28,15 +29,15 @@ class Source:
     folder: str
     configs: str
     output: str
-    cells: Sequence[Cell] = ()
+    cells: Sequence[Cell | Pieces] = ()
     recordings: str | None = None
     images: str | None = None
 
-    def read(self) -> list[tuple[Cell, list[Outcome]]]:
-        """Returns every cell with the runs of it that have ended.
+    def read(self) -> list[tuple[Cell | Pieces, list[Outcome] | list[Result]]]:
+        """Returns every cell with the runs of it that have ended, or the pieces of it that are computed.
 
         Raises:
-            RunError: if a run directory is damaged or of another kind.
+            RunError: if a run directory or a piece is damaged or of another kind.
         """
         return [(cell, cell.read(self.folder, self.configs)) for cell in self.cells]
 
@@ -50,7 +51,8 @@ class Item:
         name: as on the command line, such as `two_routes/3`.
         title: one line.
         make: makes it; returns nothing where it has written the files itself.
-        cells: profile -> the runs it is made from; nothing of what needs no runs.
+        cells: profile -> the runs and pieces it is made from; nothing of what needs none. What has the profile `lab`
+            alone is always made from it.
         needs: an option that it cannot do without.
     """
 
@@ -58,8 +60,16 @@ class Item:
     name: str
     title: str
     make: Callable[[Source], Product | None]
-    cells: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
+    cells: Mapping[str, Sequence[Cell | Pieces]] = field(default_factory=dict)
     needs: str = ""
+
+    def profile(self, lab: bool) -> str:
+        """Returns which profile it is made from.
+
+        Args:
+            lab: whether that of 2 cores is asked for.
+        """
+        return "lab" if lab or set(self.cells) == {"lab"} else "paper"
 
     @property
     def paper(self) -> str:
@@ -100,5 +110,7 @@ def _takes(item: Item, estimates: Callable[[str], Estimates], jobs: int) -> str:
     parts = [f"needs {item.needs}"] if item.needs else []
     if "lab" in item.cells:
         runs = unique(item.cells["lab"])
-        parts.append(f"--lab: {len(runs)} runs, {estimates(item.paper).describe([run.name for run in runs], jobs)}")
+        option = "" if item.profile(lab=False) == "lab" else "--lab: "
+        time = estimates(item.paper).describe([run.name for run in runs], jobs)
+        parts.append(f"{option}{totals(runs)}, {time}")
     return ", ".join(parts) or "no runs"

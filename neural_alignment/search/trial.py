@@ -1,4 +1,4 @@
-"""One trial: in this process, or in a child that may crash."""
+"""One trial: in this process, or in a child that may crash; and other work that children do."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+import threadpoolctl
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped
@@ -78,10 +79,18 @@ def train(task: Task, overrides: Sequence[str] = ()) -> Ending:
     ending = past_ending(task.run_dir)
     if ending is not None:
         return ending
-    try:
-        config = configuration.load(task.config, overrides)
-        run.train(config, task.run_dir, resume=True)
+
+    def live() -> Ending:
+        run.train(configuration.load(task.config, overrides), task.run_dir, resume=True)
         return past_ending(task.run_dir) or Ending("failed", reason="its status.json is gone")
+
+    return ended(live)
+
+
+def ended(work: Callable[[], Ending]) -> Ending:
+    """Returns how some work has ended, whatever it raises; what it has built with Keras is forgotten."""
+    try:
+        return work()
     except Diverged as error:
         return Ending("diverged", reason=str(error))
     except Stopped as error:
@@ -102,7 +111,7 @@ def _line(text: str) -> str:
 
 
 class Children:
-    """The processes of this one that train trials. May be used from several threads."""
+    """The processes of this one that train trials, or do other work. May be used from several threads."""
 
     def __init__(self) -> None:
         self._alive: dict[Any, bool] = {}
@@ -119,10 +128,26 @@ class Children:
         Returns:
             How it has ended; a child that was killed, or that crashed, has failed.
         """
+        return self.call(train, (task, list(overrides)), threads, task.log)
+
+    def call(
+        self, work: Callable[..., Ending], arguments: Sequence[Any], threads: int | None = None, log: str | None = None
+    ) -> Ending:
+        """Calls a function in a process of its own, and waits for it.
+
+        Args:
+            work: a function of a module, which returns how it has ended.
+            arguments: plain data, as `work` takes it.
+            threads: how many threads an operation of TensorFlow or NumPy may use; as many as there are processors
+                where none.
+            log: where the child writes what it would print; none for nowhere.
+
+        Returns:
+            How it has ended; a child that was killed, or that crashed, has failed.
+        """
         context = _context()
         receiver, sender = context.Pipe(duplex=False)
-        arguments = (sender, task, list(overrides), threads)
-        process = context.Process(target=_child, args=arguments, name=f"trial {task.number}")
+        process = context.Process(target=_child, args=(sender, work, tuple(arguments), threads, log))
         process.start()
         sender.close()
         with receiver, self._watched(process):
@@ -188,17 +213,22 @@ def _end_of(code: int) -> Ending:
 
 
 def _child(
-    sender: multiprocessing.connection.Connection, task: Task, overrides: list[str], threads: int | None
+    sender: multiprocessing.connection.Connection,
+    work: Callable[..., Ending],
+    arguments: tuple[Any, ...],
+    threads: int | None,
+    log: str | None,
 ) -> None:
     """What a child does."""
     os.setpgrp()  # Ctrl-C is the parent's, who then asks for an end; both at once would not let the state be saved.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with open(task.log or os.devnull, "a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    with open(log or os.devnull, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     if threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-    sender.send(dataclasses.asdict(train(task, overrides)))
+        threadpoolctl.threadpool_limits(threads)
+    sender.send(dataclasses.asdict(work(*arguments)))
     sender.close()
 
 

@@ -363,12 +363,21 @@ def _check_same(directory: RunDirectory, config: Config) -> None:
 
 def first_difference(was: Config, now: Config) -> str | None:
     """Says at which key two configurations differ in what they compute, and how; none where they do not."""
-    plain = (each.model_dump(mode="json", exclude=_FREE) for each in (was, now))
-    return next((f"{key} was {old!r}, is now {new!r}" for key, old, new in _differences(*plain)), None)
+    return plain_difference(essence(was), essence(now))
+
+
+def essence(config: Config) -> dict[str, Any]:
+    """Returns what of a configuration decides what is computed, as plain data; not where, nor what is kept of it."""
+    return config.model_dump(mode="json", exclude=_FREE)
+
+
+def plain_difference(was: Any, now: Any) -> str | None:
+    """Says at which key plain data differ, and how; none where they do not."""
+    return next((f"{key} was {old!r}, is now {new!r}" for key, old, new in _differences(was, now)), None)
 
 
 def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Returns the keys at which two configurations differ, with both values."""
+    """Returns the keys at which plain data differ, with both values."""
     if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
         for key in was:
             yield from _differences(was[key], now[key], f"{path}.{key}" if path else key)

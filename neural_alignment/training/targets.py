@@ -97,6 +97,11 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
         self.examples = examples
         self.label_smoothing = label_smoothing
 
+    @property
+    def targets(self) -> np.ndarray:
+        """What the outputs should be for each class, smoothed, `(classes, units)`."""
+        return self.codes * (1.0 - 2.0 * self.label_smoothing) + self.label_smoothing
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the error of each example, `(batch,)`.
 
@@ -104,8 +109,8 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
             y_true: classes `(batch,)`.
             y_pred: outputs `(batch, units)`.
         """
-        targets = self.codes * (1.0 - 2.0 * self.label_smoothing) + self.label_smoothing
-        targets = keras.ops.take(keras.ops.cast(targets, y_pred.dtype), keras.ops.cast(y_true, "int32"), axis=0)
+        targets = keras.ops.cast(self.targets, y_pred.dtype)
+        targets = keras.ops.take(targets, keras.ops.cast(y_true, "int32"), axis=0)
         return 0.5 * self.examples * keras.ops.sum(keras.ops.square(targets - y_pred), axis=-1)
 
     def get_config(self) -> dict[str, Any]:

@@ -153,6 +153,8 @@ def test_all_orders_come_one_by_one():
     terms = dict(alignment_terms.alignment_terms(history, now))
     assert list(terms) == list(range(1, STEPS))
     assert_close(sum(terms.values()), alignment_terms.expand(history, now).alignment)
+    assert_close(alignment_terms.alignment_sum(history, now), sum(terms.values()))
+    assert not alignment_terms.alignment_sum(History(RATE, TANH, 2), now).any()  # The first iteration has none.
 
 
 @pytest.mark.parametrize("order", [1, 4])

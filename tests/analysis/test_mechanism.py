@@ -36,6 +36,17 @@ def test_the_overlap_of_similarity_matrices_is_the_trace_of_m(rng):
     assert similarity.overlap(terms[0].T, terms[1]) != pytest.approx(np.trace(matrix), rel=1e-3)
 
 
+def test_the_overlap_by_category_is_that_of_the_similarity_matrices(rng):
+    errors = rng.normal(size=(8, 3)), rng.normal(size=(6, 3))
+    outputs = rng.normal(size=(8, 5)), rng.normal(size=(6, 5))
+    labels = np.array([0, 1, 1, 2, 0, 4, 4, 1]), np.array([1, 0, 0, 3, 2, 1])
+    terms = (errors[0] @ errors[1].T) * (outputs[0] @ outputs[1].T)
+    same = labels[0][:, None] == labels[1][None]
+    found = similarity.overlap_by_category(errors, outputs, labels)
+    assert found == pytest.approx((terms[same].sum(), terms[~same].sum()))
+    assert found != pytest.approx((terms[~same].sum(), terms[same].sum()))
+
+
 def test_alignment_is_expected_by_the_trace_of_m(rng):
     """Equation 12: the mean of <B^T M, B^T> over random B is units * variance * trace(M)."""
     matrix = rng.normal(size=(3, 3)) + np.eye(3)

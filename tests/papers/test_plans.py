@@ -71,7 +71,7 @@ def test_a_plan_is_trained_once_in_processes_and_told(tmp_path, configs):
     wild = cell("wild", "optimization.forward.learning_rate=1e30")
     cells = [cell("backprop", seeds=(0, 1)), cell("feedback"), wild, cell("backprop")]
     estimates = train(cells, tmp_path, configs, jobs=2, told=told)
-    assert told.lines[0] == "0 of 4 runs are there; to train: 4, 2 at once"
+    assert told.lines[0] == "4 of 4 runs to train, 2 at once"
     ended = {line.split(": ")[1].split("  ")[0]: line for line in told.lines[1:]}
     assert set(ended) == {"fc/backprop/seed0", "fc/backprop/seed1", "fc/feedback/seed0", "fc/wild/seed0"}
     assert "diverged" in ended["fc/wild/seed0"]
@@ -83,7 +83,7 @@ def test_a_plan_is_trained_once_in_processes_and_told(tmp_path, configs):
     assert len(before) == 3
     again = Told()
     train(cells, tmp_path, configs, told=again)
-    assert again.lines == ["4 of 4 runs are there; to train: 0, 1 at once"]
+    assert again.lines == ["0 of 4 runs to train, 1 at once"]
     assert models(tmp_path) == before
     [first, second] = cells[0].read(str(tmp_path / "runs"), configs)
     assert [first.config.seed, second.config.seed] == [0, 1]
@@ -193,7 +193,7 @@ def test_the_status_tells_the_present_runs_and_the_time_left(tmp_path, configs):
     training = plans._Training(runs[1:], 2, str(folder), configs, 1, estimates, Told().screen)
     path = folder / "fc" / "a" / "seed0"
     path.mkdir(parents=True)
-    training._active["fc/a/seed0"] = plans._Active(runs[0], str(path), 2, time.monotonic() - 30)
+    training._active["fc/a/seed0"] = plans._Active(runs[0], time.monotonic() - 30)
     assert training._status() == "fc/a/seed0 0 %, 70 s left | in all 3 min left (estimate)"
     (path / "metrics.csv").write_text("step,epoch\n0,0\n5,1\n")
     assert training._status() == "fc/a/seed0 50 %, 30 s left | in all 2 min left (estimate)"
@@ -214,7 +214,7 @@ def paper(tmp_path, configs, monkeypatch):
     cells = [cell("backprop"), cell("feedback")]
     items = [
         Item("table", "small/1", "both", make, {"lab": cells}),
-        Item("table", "small/2", "one of them", make, {"lab": cells[:1]}),
+        Item("table", "small/2", "one of them", make, {"lab": cells[:1], "paper": cells[:1]}),
         Item("figure", "small/1", "of something else", make, needs="--runs ELSEWHERE"),
     ]
     monkeypatch.setattr(commands, "ITEMS", items)
@@ -256,7 +256,8 @@ def test_one_command_trains_what_a_paper_needs_and_makes_it_all(paper, capsys, m
     assert models_below(paper / "runs" / "lab" / "small") == trained
     code, out, _ = run(capsys, monkeypatch, "table")
     assert code == 0
-    assert "| small/1 | both | --lab: 2 runs, " in out
+    assert "| small/1 | both | 2 runs, " in out
+    assert "| small/2 | one of them | --lab: 1 runs, " in out
     assert "(estimate)" in out
 
 

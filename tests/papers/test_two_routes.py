@@ -9,17 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.alignments import Alignment, Symmetric, primitives
 from neural_alignment.errors import InputError, RunError
-from neural_alignment.papers import commands, output
+from neural_alignment.papers import commands, output, two_routes
 from neural_alignment.papers.plans import SECONDS
 from neural_alignment.papers.registry import find
 from neural_alignment.papers.two_routes import experiments, figures, tables, taxonomy
-
-ROOT = Path(__file__).parent.parent.parent
-CONFIGS = str(ROOT / "configs")
 
 
 def source(kind, name, profile="paper", **places):
@@ -293,13 +291,10 @@ def drawn(tmp_path, cell):
     return product.figure
 
 
-def grey(figure):
-    """Whether a figure is drawn without colour."""
-    pixels = tf.io.decode_png(output.png(figure), channels=3).numpy().astype(int)
-    return np.ptp(pixels, axis=-1).max() <= 3 and np.ptp(pixels) > 200
+FIGURES = [item.name for item in two_routes.ITEMS if item.kind == "figure" and not item.needs]
 
 
-@pytest.mark.parametrize("name", [item.name for item in commands.ITEMS if item.kind == "figure" and not item.needs])
+@pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_grey_and_their_axes_are_named(name, lab):
     product = make("figure", name, "lab", **lab)
     assert grey(product.figure)
@@ -424,7 +419,7 @@ def test_the_shift_of_the_papers_curves_is_ten_thousand():
 
 
 def all_cells(profile):
-    return [cell for item in commands.ITEMS for cell in item.cells.get(profile, ())]
+    return [cell for item in two_routes.ITEMS for cell in item.cells.get(profile, ())]
 
 
 @pytest.mark.parametrize("profile", ["paper", "lab"])

@@ -1,0 +1,283 @@
+"""What Rahmansetayesh et al. trained and computed, what it printed, and the sizes here: data and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from neural_alignment.papers.fa_mechanism import computations
+from neural_alignment.papers.output import Style
+from neural_alignment.papers.pieces import Arrays, Piece, Pieces
+from neural_alignment.papers.plans import Cell, Run
+
+SEEDS = (0, 1, 2, 3, 4)
+"""Of the test errors, and of what is observed in training."""
+
+FEW = (0, 1, 2)
+"""Of what costs more, and of what asks for no small difference."""
+
+STEPS = 60
+"""Iterations of an epoch: 60,000 images in batches of 1,000."""
+
+LAYERS = ("dense1", "dense2", "dense3", "dense4", "dense")
+"""Names of the layers l = 0 to 4 in a run."""
+
+
+class Condition(NamedTuple):
+    """A rule, with what of its weights is normalised.
+
+    Attributes:
+        rule: `bp` or `bp_trw`.
+        normalised: `none`, `w`, `b` or `wb`.
+        style: of its lines.
+        published: test error after 100 epochs of the published code, percent: mean and standard deviation (SPEC
+            section 3); none where there is none.
+    """
+
+    rule: str
+    normalised: str
+    style: Style
+    published: tuple[float, float] | None
+
+
+CONDITIONS = {
+    "bp": Condition("bp", "none", Style("BP", "o", "-", 0.0), (3.19, 0.16)),
+    "bp_w": Condition("bp", "w", Style("BP, W normalised", "s", "--", 0.0), (3.67, 0.23)),
+    "bp_trw": Condition("bp_trw", "none", Style("BP-TRW", "^", "-", 0.55), (7.84, 0.27)),
+    "bp_trw_w": Condition("bp_trw", "w", Style("BP-TRW, W normalised", "v", "-.", 0.55), (6.84, float("nan"))),
+    "bp_trw_b": Condition("bp_trw", "b", Style("BP-TRW, B normalised", "D", ":", 0.55), None),
+    "bp_trw_wb": Condition("bp_trw", "wb", Style("BP-TRW, W and B normalised", "P", "--", 0.35), (4.79, 0.21)),
+}
+"""Name of a configuration -> what it is."""
+
+RUNTIME = ("runtime.steps_per_execution=60", "checkpoints.keep_best=false")
+"""How runs are executed, which does not change what they compute."""
+
+
+def trained() -> list[Cell]:
+    """Returns the runs of 100 epochs: Figure 7E and its errors."""
+    return [
+        Cell(
+            f"fa_mechanism/{name}.yaml",
+            f"trained/{name}",
+            {"condition": name, "rule": condition.rule, "normalised": condition.normalised},
+            RUNTIME,
+            SEEDS,
+        )
+        for name, condition in CONDITIONS.items()
+    ]
+
+
+# Figure 6.
+
+FRACTIONS = {0.0: Style("true labels", "o", "-", 0.0), 0.5: Style("50 % replaced", "s", "--", 0.35)}
+FRACTIONS[1.0] = Style("100 % replaced", "^", ":", 0.6)
+"""Part of the labels that is replaced -> how it looks."""
+
+
+def relabelled() -> list[Cell]:
+    """Returns the runs of Figure 6: 10 epochs."""
+    return [
+        Cell(
+            "fa_mechanism/bp_trw.yaml",
+            f"relabelled/{100 * fraction:.0f}",
+            {"fraction": fraction},
+            ("epochs=10", f"data.replace_labels={fraction}", *RUNTIME),
+            FEW,
+        )
+        for fraction in FRACTIONS
+    ]
+
+
+# Figure S8.
+
+GAMMAS = (None, 0.6, 1.0)
+"""Norm of the columns, of W in BP and of W and B in BP-TRW; none where they are not normalised."""
+
+RATES = (5e-4, 3e-4)
+
+SMOOTHINGS = (0.0, 0.05)
+
+SENSITIVITY_EPOCHS = 15
+"""The paper has 100."""
+
+
+def sensitivity() -> list[Cell]:
+    """Returns the runs of Figure S8; the first layer has a B, unused, so that the angle of its update is measured."""
+    return [_sensitive(*each) for each in _product(("bp", "bp_trw"), GAMMAS, SMOOTHINGS, RATES)]
+
+
+def _product(*choices: Sequence[Any]) -> list[tuple[Any, ...]]:
+    return [()] if not choices else [(x, *rest) for x in choices[0] for rest in _product(*choices[1:])]
+
+
+def _sensitive(rule: str, gamma: float | None, smoothing: float, rate: float) -> Cell:
+    normalised = "none" if gamma is None else {"bp": "w", "bp_trw": "wb"}[rule]
+    config = {"none": rule, "w": "bp_w", "wb": "bp_trw_wb"}[normalised]
+    overrides = [f"epochs={SENSITIVITY_EPOCHS}", f"evaluation.every_epochs={SENSITIVITY_EPOCHS // 3}"]
+    overrides += [f"optimization.forward.learning_rate={rate}", f"loss.label_smoothing={smoothing}"]
+    if gamma is not None:
+        overrides.append(f"model.weight_norm.gamma={gamma}")
+    if rule == "bp_trw":
+        overrides.append("alignment={rule: feedback}")
+    labels = {"rule": rule, "normalised": normalised, "gamma": gamma, "label_smoothing": smoothing, "rate": rate}
+    name = f"sensitivity/{rule}_{gamma or 'none'}_{smoothing:g}_{rate:g}"
+    return Cell(f"fa_mechanism/{config}.yaml", name, labels, (*overrides, *RUNTIME), FEW)
+
+
+# Pieces.
+
+
+def pieces(
+    name: str,
+    compute: Callable[..., Arrays],
+    configs: Sequence[str],
+    seeds: Sequence[int],
+    labels: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    **arguments: Any,
+) -> Pieces:
+    """Returns a piece per seed.
+
+    Args:
+        name: of the folder of their files.
+        compute: the computation.
+        configs: names of the configurations that it starts from.
+        seeds: of the runs.
+        labels: of all of them.
+        overrides: of the configurations.
+        **arguments: of the computation.
+    """
+    return Pieces(
+        labels,
+        tuple(
+            Piece(
+                f"{name}/seed{seed}",
+                compute,
+                tuple(Run(f"fa_mechanism/{config}.yaml", "", (*overrides, f"seed={seed}")) for config in configs),
+                arguments,
+            )
+            for seed in seeds
+        ),
+    )
+
+
+EVERY = 7
+"""Iterations from one measurement to the next: with 60 batches in an epoch, each batch is met in turn."""
+
+MOMENTS = (66, 126, 246, 606, 1206, 2406, 2946)
+"""Iterations whose alignment terms are measured."""
+
+ORDERS = 122
+"""Orders that are measured: two epochs, and two."""
+
+OBSERVED = {"iterations": 3000, "every": EVERY, "moments": MOMENTS, "orders": ORDERS}
+"""50 epochs of the network observed, of 100 that are trained."""
+
+
+def observed(condition: str, shuffle: bool = False, seeds: Sequence[int] = SEEDS) -> Pieces:
+    """Returns the observed training of a condition."""
+    return pieces(
+        f"observed/{condition}{'_shuffled' if shuffle else ''}",
+        computations.observed,
+        (condition,),
+        seeds,
+        {"condition": condition, "shuffle": shuffle},
+        ("data.shuffle=true",) if shuffle else (),
+        **OBSERVED,
+    )
+
+
+def observed_relabelled() -> list[Pieces]:
+    """Returns the alignment terms of networks that learn replaced labels."""
+    sizes = {"iterations": 600, "every": EVERY, "moments": (66, 126, 246, 546), "orders": ORDERS}
+    return [
+        pieces(
+            f"observed/relabelled_{100 * fraction:.0f}",
+            computations.observed,
+            ("bp_trw",),
+            FEW,
+            {"fraction": fraction},
+            (f"data.replace_labels={fraction}",),
+            **sizes,
+        )
+        for fraction in FRACTIONS
+    ]
+
+
+def observed_direct() -> Pieces:
+    """Returns the observed training by direct feedback alignment, at the rate of BP-TRW."""
+    sizes = {"iterations": 1200, "every": EVERY, "moments": (66, 126, 606, 1146), "orders": ORDERS}
+    rate = ("optimization.forward.learning_rate=5.0e-4",)
+    return pieces("observed/direct", computations.observed, ("bp",), FEW, {}, rate, direct=True, **sizes)
+
+
+EXPANDED = (6, 30, 66, 126, 186, 246, 306, 426, 546)
+"""Iterations that are expanded back to the initial weights."""
+
+
+def expanded() -> Pieces:
+    """Returns the expansions of Figures 3 and S6."""
+    return pieces("expanded", computations.expanded, ("bp_trw",), FEW, {}, moments=EXPANDED)
+
+
+DISTURBED = {"linear": 1800, "feedback": 120, "errors": 120}
+"""Disturbance -> iterations; without nonlinearity their cost does not grow."""
+
+
+def disturbed(how: str) -> Pieces:
+    """Returns the disturbed terms of Figures 4 and 5."""
+    sizes = {"iterations": DISTURBED[how], "how": how}
+    return pieces(f"disturbed/{how}", computations.disturbed, ("bp_trw",), FEW, {"how": how}, **sizes)
+
+
+def similarities() -> Pieces:
+    """Returns the similarities of Figure S5."""
+    sizes = {"iterations": 3000, "examples": 5000, "shown": 60, "bins": 60}
+    return pieces("similarities", computations.similarities, ("bp_trw",), (0,), {}, **sizes)
+
+
+def plane(first: str, second: str) -> Pieces:
+    """Returns two paths in a plane: Figure 7C and F."""
+    sizes = {"iterations": 3000, "every": 15, "side": 24, "examples": 5000, "arrows": 12}
+    return pieces(
+        f"plane/{first}_{second}", computations.plane, (first, second), (0,), {"paths": (first, second)}, **sizes
+    )
+
+
+OPEN_LOOP_RATES = (2e-3, 4e-4)
+"""Of the text, and of the published notebook."""
+
+
+def open_loops() -> list[Pieces]:
+    """Returns the runs of Figure 1B."""
+    sizes = {"runs": 10, "iterations": 1000}
+    return [
+        Pieces(
+            {"condition": condition, "rate": rate},
+            (
+                Piece(
+                    f"open_loop/{condition}_{rate:g}",
+                    computations.open_loops,
+                    arguments={"condition": condition, "rate": rate, **sizes},
+                ),
+            ),
+        )
+        for condition in computations.open_loop.CONDITIONS
+        for rate in OPEN_LOOP_RATES
+    ]
+
+
+def alone(name: str, compute: Callable[..., Arrays], **arguments: Any) -> Pieces:
+    """Returns a computation that starts from no configuration."""
+    return Pieces({"name": name}, (Piece(name, compute, arguments=arguments),))
+
+
+def products() -> Pieces:
+    """Returns the draws of Figure S7."""
+    return alone("products", computations.products, draws=60000, parts=20, seed=0, width=5.0)
+
+
+def transformations() -> Pieces:
+    """Returns the draws of Figure S1."""
+    return alone("transformations", computations.transformations, draws=1500, units=50, seed=0)

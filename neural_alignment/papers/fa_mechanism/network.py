@@ -1,0 +1,211 @@
+"""The network of Rahmansetayesh et al. in float64 NumPy, step by step, so that every signal in it can be looked at.
+
+It starts from the weights, codes and batches that the library makes of a configuration, so it is the network that
+`train` trains; `tests/papers/test_fa_mechanism.py` holds both to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from neural_alignment.analysis import direct_feedback, signals
+from neural_alignment.analysis.alignment_terms import Signals
+from neural_alignment.config import SGD, Config
+from neural_alignment.errors import ConfigError
+from neural_alignment.training import setup
+from neural_alignment.training.model import all_layers
+
+Array = np.ndarray
+
+ACTIVATIONS = {"relu": signals.RELU, "tanh_relu": signals.TANH_RELU}
+"""Those that this network can have, by their names in a configuration."""
+
+FEEDBACK_STREAM = 7004
+"""Sets the draw of direct feedback matrices, and of disturbances, apart from others of the same seed."""
+
+
+class Step(NamedTuple):
+    """One iteration k, as it is before its update.
+
+    Attributes:
+        number: k, from 0.
+        labels: of the batch, `(batch,)`.
+        passed: L_0 to L_d and Z_1 to Z_d.
+        error: delta_d.
+        errors: delta_1 to delta_d, as they travel back.
+        kernels: W_0 to W_(d-1).
+        biases: b_1 to b_d.
+        added: what the step adds to the kernels.
+        added_to_biases: and to the biases.
+    """
+
+    number: int
+    labels: Array
+    passed: signals.ForwardPass
+    error: Array
+    errors: list[Array]
+    kernels: list[Array]
+    biases: list[Array]
+    added: list[Array]
+    added_to_biases: list[Array]
+
+
+class Network:
+    """A fully connected network that learns by backpropagation, or by BP-TRW where the configuration has feedback.
+
+    Args:
+        config: of a run: a fully connected network, half-squared error, plain gradient descent.
+
+    Raises:
+        ConfigError: if the configuration is of something else.
+        DataError: if the data cannot be read.
+    """
+
+    def __init__(self, config: Config):
+        _check(config)
+        self.config = config
+        self.dataset = setup.load_data(config)
+        facts = self.dataset.classes, self.dataset.input_shape, self.dataset.steps_per_epoch
+        model = setup.build_model(config, *facts)
+        setup.compile_model(model, config, self.dataset.classes, self.dataset.steps_per_epoch)
+        layers = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.Dense)]
+        self.kernels = [_float64(layer.kernel) for layer in layers]
+        self.biases = [_float64(layer.bias) for layer in layers]
+        self.backward = [None if layer.alignment is None else _float64(layer.backward_kernel) for layer in layers]
+        self._constraints = [layer.kernel_constraint for layer in layers]
+        self.targets = np.asarray(model.loss.targets, np.float64)
+        self.rate = config.optimization.forward.learning_rate
+        self.activation = ACTIVATIONS[config.model.activation]
+
+    @property
+    def depth(self) -> int:
+        """d, the number of layers with weights."""
+        return len(self.kernels)
+
+    @property
+    def hidden(self) -> range:
+        """Numbers l of the layers that an error travels back into: 1 to d - 1."""
+        return range(1, self.depth)
+
+    def aim(self, layer: int) -> Array:
+        """Returns B_l^T, `(units, units above)`: what W_l is expected to align with."""
+        return self.backward[layer].T
+
+    def errors(self, error: Array, states: Sequence[Array]) -> list[Array]:
+        """Returns delta_1 to delta_d as the rule has them.
+
+        Args:
+            error: delta_d.
+            states: Z_1 to Z_d.
+        """
+        back = [w.T if b is None else b for w, b in zip(self.kernels, self.backward, strict=True)]
+        return signals.sequential_errors(error, states, back, self.activation)
+
+    def true_errors(self, step: Step) -> list[Array]:
+        """Returns delta_1 to delta_d as backpropagation has them."""
+        back = [kernel.T for kernel in step.kernels]
+        return signals.sequential_errors(step.error, step.passed.states, back, self.activation)
+
+    def signals(self, step: Step, layer: int) -> Signals:
+        """Returns what the alignment terms of a hidden layer need of a step."""
+        return Signals.of_layer(layer, step.passed.outputs, step.errors, step.kernels, step.biases, self.backward)
+
+    def look(self, inputs: Array, labels: Array, number: int = 0) -> Step:
+        """Returns what a batch does in the network as it is, without an update.
+
+        Args:
+            inputs: `(batch, inputs)`.
+            labels: `(batch,)`.
+            number: k.
+        """
+        passed = signals.forward(inputs, self.kernels, self.biases, self.activation)
+        error = signals.output_error(passed, self.targets[labels], self.activation)
+        errors = self.errors(error, passed.states)
+        added = signals.updates(passed.outputs, errors, self.rate)
+        return Step(number, labels, passed, error, errors, self.kernels, self.biases, *added)
+
+    def steps(self, iterations: int) -> Iterator[Step]:
+        """Yields the steps of training; each is made when the next one is asked for.
+
+        Args:
+            iterations: how many are yielded; the last one's update is not made.
+        """
+        step = None
+        for number, (inputs, labels) in zip(range(iterations), self._batches(), strict=False):
+            if step is not None:
+                self._update(step)
+            step = self.look(inputs, labels, number)
+            yield step
+
+    def examples(self, number: int) -> tuple[Array, Array]:
+        """Returns training examples, those of the first batches: `(number, inputs)` and their labels."""
+        size = self.config.batch_size
+        batches = [batch for _, batch in zip(range(-(-number // size)), self._batches(), strict=False)]
+        inputs, labels = (np.concatenate(part)[:number] for part in zip(*batches, strict=True))
+        return inputs, labels
+
+    def _batches(self) -> Iterator[tuple[Array, Array]]:
+        for images, labels in self.dataset.train().as_numpy_iterator():
+            yield images.reshape(len(images), -1).astype(np.float64), labels
+
+    def _update(self, step: Step) -> None:
+        kernels = [kernel + more for kernel, more in zip(step.kernels, step.added, strict=True)]
+        pairs = zip(kernels, self._constraints, strict=True)
+        self.kernels = [kernel if keep is None else np.asarray(keep(kernel)) for kernel, keep in pairs]
+        self.biases = [bias + more for bias, more in zip(step.biases, step.added_to_biases, strict=True)]
+
+
+class DirectNetwork(Network):
+    """The same network, trained by direct feedback alignment (equation 6); F_l as long as initial weights are.
+
+    Args:
+        config: of a run of backpropagation.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        rng, outputs = np.random.default_rng((FEEDBACK_STREAM, config.seed)), self.biases[-1].size
+        spread = config.model.initial_stddev
+        self.feedback = [None, *(rng.normal(0.0, spread, (outputs, bias.size)) for bias in self.biases[:-1])]
+        self.factors = [None, *direct_feedback.factors(self.feedback[1:])]
+
+    def aim(self, layer: int) -> Array:
+        """Returns Q_l^T of equation 7."""
+        return self.factors[layer].factor.T
+
+    def errors(self, error: Array, states: Sequence[Array]) -> list[Array]:  # noqa: D102 (inherited)
+        return signals.direct_errors(error, states, self.feedback, self.activation)
+
+    def signals(self, step: Step, layer: int) -> Signals:  # noqa: D102 (inherited)
+        below, error = layer - 1, step.error
+        outputs, kernel, bias = step.passed.outputs[below], step.kernels[below], step.biases[below]
+        return Signals(outputs, kernel, bias, step.errors[layer], error @ self.feedback[layer])
+
+
+def _float64(variable: keras.Variable) -> Array:
+    return np.asarray(variable, np.float64)
+
+
+def _check(config: Config) -> None:
+    """Checks that the loop of this module is what `train` would do."""
+    plan, model = config.optimization.forward, config.model
+    facts = {
+        "model.name": (model.name, "fc"),
+        "loss.kind": (config.loss.kind, "half_squared_error"),
+        "optimization.forward": (plan, SGD(name="sgd", learning_rate=plan.learning_rate)),
+        "weight_decay": (config.weight_decay, 0.0),
+        "alignment": ([rule.rule for rule in config.rules if rule.rule != "feedback"], []),
+    }
+    for key, (found, allowed) in facts.items():
+        if found != allowed:
+            raise ConfigError(f"{key}: must be {allowed!r} where signals are computed beside the run; found {found!r}")
+    if model.activation not in ACTIVATIONS or model.output_activation != model.activation:
+        names = ", ".join(ACTIVATIONS)
+        raise ConfigError(
+            f"model.activation and model.output_activation must be one of {names}, the same; found "
+            f"{model.activation} and {model.output_activation}"
+        )

@@ -1,0 +1,485 @@
+"""The figures of Rahmansetayesh et al.: computations on the digits against NumPy, and how they look."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from helpers import distance
+from lab import CONFIGS, grey
+
+from neural_alignment import config as configuration
+from neural_alignment.analysis import signals
+from neural_alignment.analysis.similarity import angle
+from neural_alignment.errors import ConfigError, RunError
+from neural_alignment.papers import commands, fa_mechanism, output
+from neural_alignment.papers.fa_mechanism import computations, experiments
+from neural_alignment.papers.fa_mechanism.network import DirectNetwork, Network
+from neural_alignment.papers.pieces import Piece, Pieces
+from neural_alignment.papers.plans import Cell, Run, unique
+from neural_alignment.papers.registry import Source, find
+from neural_alignment.training import setup
+
+DIGITS = (
+    "data={source: digits, shuffle: false}",
+    "batch_size=100",
+    "epochs=2",
+    "optimization.forward.learning_rate=0.004",
+)
+"""As in tests/training/test_fa_mechanism.py: 14 batches, at a rate that moves the weights as far as MNIST's does."""
+
+LAYERS = experiments.LAYERS
+
+
+def loaded(condition, *overrides):
+    return configuration.load(f"{CONFIGS}/fa_mechanism/{condition}.yaml", (*DIGITS, *overrides))
+
+
+def nothing(part):
+    assert 0 <= part <= 1
+
+
+# The network.
+
+
+def trained_by_the_library(config, steps):
+    dataset = setup.load_data(config)
+    model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
+    setup.compile_model(model, config, dataset.classes, dataset.steps_per_epoch)
+    model.fit(dataset.train().take(steps), verbose=0)
+    return [model.get_layer(name) for name in LAYERS]
+
+
+def differences(network, layers):
+    pairs = [*zip(network.kernels, [layer.kernel for layer in layers], strict=True)]
+    pairs += zip(network.biases, [layer.bias for layer in layers], strict=True)
+    return max(np.abs(mine - np.asarray(other)).max() for mine, other in pairs)
+
+
+CONDITIONS = {
+    "bp": (),
+    "bp_trw": ("data.shuffle=true", "loss.label_smoothing=0.05", "data.replace_labels=0.5"),
+    "bp_trw_wb": ("alignment={rule: feedback}",),  # As in Figure S8: a B that nobody reads.
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_the_network_is_the_one_that_the_library_trains(condition):
+    config = loaded(condition, "runtime.precision=float64", *CONDITIONS[condition])
+    network = Network(config)
+    steps = list(network.steps(16))
+    assert [step.number for step in steps] == list(range(16))
+    layers = trained_by_the_library(config, 15)  # The update of the last step that is yielded is not made.
+    assert differences(network, layers) < 1e-9
+    other = Network(loaded("bp" if condition != "bp" else "bp_trw", "runtime.precision=float64"))
+    for _ in other.steps(16):
+        pass
+    assert differences(other, layers) > 1e-4
+
+
+def test_the_unused_backward_kernel_of_figure_s8_changes_nothing():
+    plain, fed = (Network(loaded("bp_trw_wb", *more)) for more in ((), ("alignment={rule: feedback}",)))
+    for mine, other in zip([*plain.kernels, *plain.backward[1:]], [*fed.kernels, *fed.backward[1:]], strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_a_step_tells_what_is_added_and_what_backpropagation_would_add():
+    network = Network(loaded("bp_trw"))
+    first, second = network.steps(2)
+    np.testing.assert_array_equal(second.kernels[2], first.kernels[2] + first.added[2])
+    true = network.true_errors(first)
+    np.testing.assert_array_equal(true[-1], first.errors[-1])
+    gate = signals.TANH_RELU.derivative(first.passed.states[3])
+    np.testing.assert_allclose(true[3], (first.error @ first.kernels[4].T) * gate, rtol=0, atol=1e-14)
+    assert distance(true[3], first.errors[3]) > 0.1
+
+
+def test_direct_feedback_goes_from_the_output_to_each_layer():
+    network = DirectNetwork(loaded("bp"))
+    [step] = network.steps(1)
+    for layer in network.hidden:
+        gate = signals.TANH_RELU.derivative(step.passed.states[layer - 1])
+        np.testing.assert_allclose(step.errors[layer - 1], (step.error @ network.feedback[layer]) * gate, atol=1e-14)
+        assert network.aim(layer).shape == step.kernels[layer].shape
+        np.testing.assert_array_equal(network.signals(step, layer).errors, step.errors[layer])
+    assert 0.08 < np.std(network.feedback[1]) < 0.12
+    again = DirectNetwork(loaded("bp", "seed=1"))
+    assert distance(again.feedback[1], network.feedback[1]) > 0.5
+
+
+@pytest.mark.parametrize(("override", "part"), [
+    ("optimization.forward.momentum=0.9", "optimization.forward: must be"),
+    ("weight_decay=0.1", "weight_decay: must be 0.0 where signals are computed beside the run; found 0.1"),
+    ("model.output_activation=tanh", "must be one of relu, tanh_relu, the same; found tanh_relu and tanh"),
+    ("alignment={rule: symmetric, self_: 1, decay: 1}", "alignment: must be"),
+])  # fmt: skip
+def test_a_run_that_the_loop_would_not_follow_is_refused(override, part):
+    with pytest.raises(ConfigError) as error:
+        Network(loaded("bp_trw", override))
+    assert part in str(error.value)
+
+
+# Computations.
+
+
+def term_by_hand(steps, network, layer, order):
+    """Equation 4 of the last of some steps, written out."""
+    past, now = steps[-1 - order], steps[-1]
+    prime = signals.TANH_RELU.derivative
+    below = layer - 1
+    gate = prime(now.passed.outputs[below] @ past.kernels[below] + now.biases[below])
+    back = prime(past.passed.states[below]) * (past.errors[layer] @ network.backward[layer])
+    inner = gate.T * (back.T @ past.passed.outputs[below] @ now.passed.outputs[below].T)
+    return network.rate**2 * inner @ now.errors[layer]
+
+
+def test_observed_angles_are_those_of_the_steps_across_gaps_in_the_history():
+    config = loaded("bp_trw")
+    arrays = computations.observed(nothing, config, 40, 7, [5, 37], 8)
+    network = Network(config)
+    steps = list(network.steps(40))
+    assert arrays["iteration"].tolist() == [0, 7, 14, 21, 28, 35]
+    assert arrays["moment"].tolist() == [5, 37]
+    kernel, aim = steps[35].kernels[2], network.backward[2].T
+    assert arrays["weight_angle"][-1, 1] == pytest.approx(angle(kernel, aim))
+    assert arrays["norm"][-1, 2] == pytest.approx(np.linalg.norm(kernel))
+    assert arrays["update_to_feedback"][-1, 1] == pytest.approx(angle(steps[35].added[2], aim))
+    assert arrays["update_angle"][:, -1] == pytest.approx(0, abs=1e-6)  # The last layer learns by backpropagation.
+    assert arrays["update_angle"][:, 0].min() > 10
+    for row, moment, orders in ((0, 5, (1, 5)), (1, 37, (1, 8))):
+        for order in orders:
+            expected = angle(term_by_hand(steps[: moment + 1], network, 2, order), aim)
+            assert arrays["term_angle"][row, 1, order - 1] == pytest.approx(expected, abs=1e-6)
+    assert np.isnan(arrays["term_angle"][0, :, 5:]).all()  # No iteration before the first.
+    assert not np.isnan(arrays["term_angle"][1]).any()
+    assert np.abs(arrays["term_angle"] - arrays["linear_angle"])[1].max() > 0.1
+    # Lag 30 of iteration 37; there is no lag 60 yet.
+    past, now = steps[7], steps[37]
+    assert arrays["error_angle"][1, 1, 1] == pytest.approx(angle(past.errors[2], now.errors[2]))
+    assert arrays["output_angle"][1, 1, 1] == pytest.approx(angle(past.passed.outputs[1], now.passed.outputs[1]))
+    assert np.isnan(arrays["error_angle"][1, :, 2]).all()
+    terms = (past.errors[2] @ now.errors[2].T) * (past.passed.outputs[1] @ now.passed.outputs[1].T)
+    same = past.labels[:, None] == now.labels[None]
+    assert arrays["within"][1, 1, 1] == pytest.approx(terms[same].sum() / terms.size)
+    assert arrays["between"][1, 1, 1] == pytest.approx(terms[~same].sum() / terms.size)
+
+
+def test_expansions_are_measured_part_by_part():
+    config = loaded("bp_trw")
+    arrays = computations.expanded(nothing, config, [1, 12])
+    network = Network(config)
+    steps = list(network.steps(13))
+    assert arrays["update_norm"][1, 2] == pytest.approx(np.linalg.norm(steps[12].added[3]))
+    aim = network.backward[3].T
+    terms = sum(term_by_hand(steps, network, 3, order) for order in range(1, 13))
+    zero = network.rate * (
+        signals.TANH_RELU.value(steps[12].passed.outputs[2] @ steps[0].kernels[2] + steps[12].biases[2]).T
+        @ steps[12].errors[3]
+    )
+    for part, value in (("alignment", terms), ("zero_degree", zero), ("remainder", steps[12].added[3] - terms - zero)):
+        assert arrays[f"{part}_norm"][1, 2] == pytest.approx(np.linalg.norm(value), rel=1e-6), part
+        assert arrays[f"{part}_angle"][1, 2] == pytest.approx(angle(value, aim), abs=1e-4), part
+
+
+def test_disturbed_terms_move_another_kernel_and_leave_the_learning_intact():
+    config = loaded("bp_trw")
+    network = Network(config)
+    steps = list(network.steps(9))
+    actual = [[angle(step.kernels[layer], network.backward[layer].T) for layer in network.hidden] for step in steps]
+    found = {how: computations.disturbed(nothing, config, 8, how) for how in computations.DISTURBANCES}
+    for how, arrays in found.items():
+        assert arrays["weight_angle"] == pytest.approx(np.array(actual)), how
+        assert arrays["disturbed_angle"].shape == (9, 4)
+    linear = network_kernel = steps[0].kernels[2]
+    for k in range(1, 8):
+        for past in steps[:k]:
+            matrix = past.errors[2].T @ past.passed.outputs[1] @ steps[k].passed.outputs[1].T @ steps[k].errors[2]
+            linear = linear + network.rate**2 * network.backward[2].T @ matrix
+    assert found["linear"]["disturbed_angle"][-1, 1] == pytest.approx(angle(linear, network.backward[2].T))
+    # The same start: but for the new backward weights, which are compared with themselves.
+    assert found["errors"]["disturbed_angle"][0, 1] == pytest.approx(angle(network_kernel, network.backward[2].T))
+    assert found["feedback"]["disturbed_angle"][0, 1] != pytest.approx(actual[0][1], abs=1e-3)
+    ends = {how: arrays["disturbed_angle"][-1] for how, arrays in found.items()}
+    assert not np.allclose(ends["errors"], ends["linear"], atol=1e-2)
+    with pytest.raises(ValueError, match=r"must be one of linear, feedback, errors. Received 'noise'"):
+        computations.disturbed(nothing, config, 8, "noise")
+
+
+def test_similarities_are_those_of_all_pairs():
+    config = loaded("bp_trw")
+    arrays = computations.similarities(nothing, config, 14, examples=150, shown=4, bins=10)
+    network = Network(config)
+    inputs, labels = network.examples(150)
+    step = network.look(inputs, labels)
+    pairs = step.errors[1] @ step.errors[1].T
+    same = labels[:, None] == labels[None]
+    assert arrays["first/error/1/within/mean"] == pytest.approx(pairs[same].mean())
+    assert arrays["first/error/1/between/mean"] == pytest.approx(pairs[~same].mean())
+    edges = arrays["first/output/1/edges"]
+    expected = np.histogram((inputs @ inputs.T)[same], edges)[0]
+    assert arrays["first/output/1/within"].tolist() == expected.tolist()
+    for _ in network.steps(15):
+        pass
+    step = network.look(inputs, labels)
+    norms = np.linalg.norm(step.error, axis=1)
+    assert arrays["error_norm"][-1] == pytest.approx(norms[:4])
+    well = norms <= np.sort(norms)[89]
+    good = same & well[:, None] & well[None]
+    assert arrays["last/error/2/within/well/mean"] == pytest.approx((step.errors[2] @ step.errors[2].T)[good].mean())
+
+
+def test_two_paths_begin_at_one_point_of_their_plane():
+    arrays = computations.plane(nothing, loaded("bp"), loaded("bp_trw"), 12, every=2, side=3, examples=60, arrows=3)
+    assert arrays["paths"].shape == (2, 7, 2)
+    assert arrays["paths"][0, 0] == pytest.approx(arrays["paths"][1, 0])
+    assert distance(arrays["paths"][0, -1], arrays["paths"][1, -1]) > 0.1
+    assert 0.5 < arrays["explained"].sum() <= 1 + 1e-9
+    assert arrays["heights"].shape == (3, 3)
+    assert arrays["places"][0] == pytest.approx(arrays["paths"][1, 0])
+    # From one start the two rules point elsewhere.
+    assert distance(arrays["true"][0], arrays["feedback_directions"][0]) > 0.05
+
+
+def test_random_transformations_turn_b_as_their_parts_say():
+    arrays = computations.transformations(nothing, 40, 30, seed=1)
+    assert np.abs(arrays["skew_angle"] - 90).max() < 1e-9
+    expected = np.cos(np.deg2rad(arrays["symmetric_angle"])) / np.sqrt(1 + arrays["skew_ratio"] ** 2)
+    assert np.cos(np.deg2rad(arrays["angle"])) == pytest.approx(expected, abs=0.05)
+    error = np.cos(np.deg2rad(arrays["symmetric_angle"])) - arrays["eigenvalue_ratio"]
+    assert np.abs(error).max() < 0.25
+    assert np.corrcoef(arrays["eigenvalue_ratio"], np.cos(np.deg2rad(arrays["symmetric_angle"])))[0, 1] > 0.98
+
+
+# Pieces.
+
+
+def piece(iterations=3, **changes):
+    arguments = {"condition": "neither", "rate": 0.002, "runs": 2, "iterations": iterations}
+    return dataclasses.replace(Piece("loop/neither", computations.open_loops, arguments=arguments), **changes)
+
+
+def test_a_piece_is_kept_and_read_and_the_result_of_another_computation_is_refused(tmp_path):
+    folder = str(tmp_path / "runs")
+    assert piece().is_waiting(folder, CONFIGS)
+    piece().compute_and_keep(folder, CONFIGS)
+    assert sorted(path.name for path in (tmp_path / "runs" / "loop").iterdir()) == ["neither.npz"]
+    assert not piece().is_waiting(folder, CONFIGS)
+    found = piece().read(folder, CONFIGS)
+    np.testing.assert_array_equal(found.arrays["angles"], piece().compute(nothing, **piece().arguments)["angles"])
+    assert (list(found.arrays), found.configs, found.seed) == (["angles"], [], 0)
+    with pytest.raises(RunError, match=r"neither.npz: .*arguments.iterations was 3, is now 4; remove it, or choose"):
+        piece(4).is_waiting(folder, CONFIGS)
+    with pytest.raises(RunError, match=r"another computation: compute was .*open_loops.* is now .*products"):
+        piece(compute=computations.products).is_waiting(folder, CONFIGS)
+    with pytest.raises(RunError, match="is no name of a run below"):
+        piece(name="../elsewhere").is_waiting(folder, CONFIGS)
+
+
+def test_a_piece_knows_the_configuration_it_starts_from(tmp_path):
+    def started(*overrides):
+        starts = (Run("fa_mechanism/bp_trw.yaml", "", (*DIGITS, *overrides)),)
+        return Piece("expanded/seed0", computations.expanded, starts, {"moments": [1]})
+
+    folder = str(tmp_path)
+    started("seed=3").compute_and_keep(folder, CONFIGS)
+    assert started("seed=3").read(folder, CONFIGS).seed == 3
+    assert not started("seed=3", "runtime.steps_per_execution=5").is_waiting(folder, CONFIGS)  # Where, not what.
+    with pytest.raises(RunError, match=r"configs.0.optimization.forward.learning_rate was 0.004, is now 0.01"):
+        started("seed=3", "optimization.forward.learning_rate=0.01").read(folder, CONFIGS)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY"])
+def test_a_damaged_piece_is_one_line(tmp_path, content):
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "neither.npz").write_bytes(content)
+    with pytest.raises(RunError, match=r"neither.npz: is damaged: .*; remove it, and it is computed again") as error:
+        piece().read(str(tmp_path), CONFIGS)
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_objects_are_not_read(tmp_path):
+    (tmp_path / "loop").mkdir()
+    np.savez(tmp_path / "loop" / "neither.npz", angles=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(RunError, match="is damaged"):
+        piece().read(str(tmp_path), CONFIGS)
+
+
+def test_a_piece_tells_how_far_it_is_and_a_stopped_one_leaves_nothing_half_done(tmp_path):
+    seen = []
+
+    def half(tell):
+        tell(0.25)
+        seen.append(piece().progress(str(tmp_path), CONFIGS))
+        raise KeyboardInterrupt
+
+    stopped = piece(compute=half, arguments={})
+    with pytest.raises(KeyboardInterrupt):
+        stopped.compute_and_keep(str(tmp_path), CONFIGS)
+    assert seen == [0.0]  # Noted every two seconds, and at the start.
+    (tmp_path / "loop" / "neither.progress").write_text("0.25")
+    assert piece().progress(str(tmp_path), CONFIGS) == 0.25
+    assert piece().is_waiting(str(tmp_path), CONFIGS)
+    piece().compute_and_keep(str(tmp_path), CONFIGS)
+    assert sorted(path.name for path in (tmp_path / "loop").iterdir()) == ["neither.npz"]
+
+
+# The plan.
+
+
+def all_cells():
+    return [cell for item in fa_mechanism.ITEMS for cell in item.cells["lab"]]
+
+
+def test_every_run_and_piece_of_the_plan_has_its_configuration():
+    runs = unique(all_cells())
+    assert len({run.name for run in runs}) == len(runs)
+    seen = {}
+    for cell in all_cells():
+        for each in cell.runs():
+            assert seen.setdefault(each.name, each) == each  # One name, one computation.
+            starts = each.starts if isinstance(each, Piece) else [each]
+            for start in starts:
+                start.load(CONFIGS)
+
+
+def test_what_is_claimed_has_its_seeds_and_its_epochs():
+    cells = {cell.labels["condition"]: cell for cell in experiments.trained()}
+    assert set(cells) == {"bp", "bp_w", "bp_trw", "bp_trw_w", "bp_trw_b", "bp_trw_wb"}
+    for name, cell in cells.items():
+        assert len(cell.seeds) >= 5
+        config = configuration.load(f"{CONFIGS}/{cell.config}", cell.overrides)
+        assert (config.epochs, config.evaluation.every_epochs) == (100, 1)
+        norm = config.model.weight_norm
+        kernels = {"none": None, "w": "forward", "b": "backward", "wb": "both"}[cell.labels["normalised"]]
+        assert (norm and norm.kernels) == kernels, name
+        assert bool(config.rules) == (cell.labels["rule"] == "bp_trw")
+    for cell in experiments.relabelled():
+        config = configuration.load(f"{CONFIGS}/{cell.config}", cell.overrides)
+        assert (config.epochs, config.data.replace_labels, len(cell.seeds)) == (10, cell.labels["fraction"], 3)
+    for cell in experiments.sensitivity():
+        config = configuration.load(f"{CONFIGS}/{cell.config}", cell.overrides)
+        assert config.optimization.forward.learning_rate == cell.labels["rate"]
+        assert config.loss.label_smoothing == cell.labels["label_smoothing"]
+        assert (config.model.weight_norm and config.model.weight_norm.gamma) == cell.labels["gamma"]
+
+
+# Figures.
+
+
+SIZES = {
+    computations.observed: {"iterations": 70, "every": 7, "moments": [20, 64, 66], "orders": 62},
+    computations.expanded: {"moments": [1, 5]},
+    computations.disturbed: {"iterations": 6},
+    computations.similarities: {"iterations": 14, "examples": 120, "shown": 5, "bins": 12},
+    computations.plane: {"iterations": 12, "every": 3, "side": 4, "examples": 50, "arrows": 3},
+    computations.open_loops: {"runs": 2, "iterations": 30},
+    computations.products: {"draws": 400, "parts": 2, "width": 45.0},
+    computations.transformations: {"draws": 30, "units": 10},
+}
+"""Every kind of piece at a size for tests."""
+
+
+def small(cell):
+    """Returns a cell at that size, on the digits, with two seeds; runs stay as they are."""
+    if isinstance(cell, Cell):
+        return cell
+    pieces = []
+    seeds = 2 if "condition" in cell.labels else 1
+    for each in cell.pieces[:seeds]:
+        starts = tuple(dataclasses.replace(run, overrides=(*DIGITS, *run.overrides)) for run in each.starts)
+        pieces.append(dataclasses.replace(each, starts=starts, arguments={**each.arguments, **SIZES[each.compute]}))
+    return Pieces(cell.labels, tuple(pieces))
+
+
+def write_run(folder, cell, seed, error):
+    """Writes a run directory as `train` leaves it, with two evaluations."""
+    path = folder / cell.name / f"seed{seed}"
+    path.mkdir(parents=True)
+    config = configuration.load(f"{CONFIGS}/{cell.config}", [*cell.overrides, f"seed={seed}"])
+    (path / "config.yaml").write_text(configuration.dump(config))
+    (path / "status.json").write_text(json.dumps({"state": "finished", "versions": {}}))
+    rows = [
+        {"step": 60 * epoch, "epoch": epoch, "seconds": 9, "top1": "" if epoch == 0 else 1 - error / 100}
+        for epoch in (0, config.epochs - 1, config.epochs)
+    ]
+    for number, row in enumerate(rows):
+        row |= {f"weight_angle/{name}": 90 - 10 * number for name in LAYERS[1:]}
+        row |= {f"pseudogradient_angle/{name}": 60 - number for name in LAYERS}
+    with open(path / "metrics.csv", "w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """All pieces at their small size, and runs whose results are known: error 4 + seed."""
+    place = tmp_path_factory.mktemp("fa")
+    cells = {cell.name if isinstance(cell, Cell) else cell.pieces[0].name: cell for cell in all_cells()}
+    for cell in cells.values():
+        if isinstance(cell, Cell):
+            for seed in cell.seeds:
+                write_run(place, cell, seed, 4 + seed)
+            continue
+        for each in small(cell).pieces:
+            each.compute_and_keep(str(place), CONFIGS)
+    return place
+
+
+def made(name, folder):
+    item = find(commands.ITEMS, "figure", name)
+    cells = [small(cell) for cell in item.cells["lab"]]
+    return item.make(Source("lab", str(folder), CONFIGS, str(folder / "results"), cells))
+
+
+@pytest.mark.parametrize("name", [item.name for item in fa_mechanism.ITEMS])
+def test_figures_are_grey_their_axes_named_and_their_rows_known(name, folder):
+    product = made(name, folder)
+    assert grey(product.figure)
+    assert product.rows
+    assert set(product.columns) >= {key for row in product.rows for key in row}
+    axes = [axis for axis in product.figure.axes if axis.get_label() != "<colorbar>" and axis.axison]
+    assert all(axis.get_xlabel() or not axis.get_subplotspec().is_last_row() for axis in axes)
+    assert all(axis.get_ylabel() or not axis.get_subplotspec().is_first_col() for axis in axes)
+    numbers = [value for row in product.rows for value in row.values() if isinstance(value, float)]
+    assert not any(math.isinf(value) for value in numbers)
+    assert "nan" not in product.text
+    rows = list(csv.DictReader(io.StringIO(output.csv_text(product.columns, product.rows))))
+    assert len(rows) == len(product.rows)
+
+
+def test_the_result_files_have_the_columns_that_were_agreed_on(folder):
+    errors = made("fa_mechanism/7_errors", folder)
+    assert list(errors.columns) == ["rule", "normalised", "rate", "seed", "test_error_percent"]
+    assert len(errors.rows) == 30
+    assert {(row["rule"], row["normalised"]) for row in errors.rows} == {
+        ("bp", "none"), ("bp", "w"), ("bp_trw", "none"), ("bp_trw", "w"), ("bp_trw", "b"), ("bp_trw", "wb"),
+    }  # fmt: skip
+    for row in errors.rows:
+        assert row["test_error_percent"] == pytest.approx(4 + row["seed"])
+        assert row["rate"] == (4e-4 if row["rule"] == "bp" else 5e-4)
+    assert "| BP-TRW | 5 | 6.00 ± 1.58 | 7.84 ± 0.27 | 0 of 5 | 8.0 % |" not in errors.text  # A median of maxima is 6.
+    assert "| BP-TRW | 5 | 6.00 ± 1.58 | 7.84 ± 0.27 | 0 of 5 | 6.0 % |" in errors.text
+    loop = made("fa_mechanism/1b", folder)
+    assert list(loop.columns) == ["condition", "rate", "run", "iteration", "angle_degrees"]
+    assert {row["iteration"] for row in loop.rows} == {0, 20, 30}  # The last one is among them.
+
+
+def test_figure_s8_has_a_line_per_run(folder):
+    product = made("fa_mechanism/S8", folder)
+    assert len(product.rows) == sum(len(cell.seeds) for cell in experiments.sensitivity())
+    row = next(row for row in product.rows if row["rule"] == "bp_trw" and row["seed"] == 2)
+    assert row["test_error_percent"] == pytest.approx(6)
+    assert row["update_angle_0"] == 58
+
+
+def test_figures_of_one_size_need_no_option():
+    item = find(commands.ITEMS, "figure", "fa_mechanism/1b")
+    assert item.profile(lab=False) == item.profile(lab=True) == "lab"
+    assert find(commands.ITEMS, "figure", "two_routes/3").profile(lab=False) == "paper"
+    text = commands.listing("figure", 2)
+    assert "| fa_mechanism/1b | open loop: alignment under imposed signals | 6 pieces, " in text
+    assert "| fa_mechanism/S8 | sensitivity to rate, norm and label smoothing | 72 runs, " in text
