@@ -42,8 +42,8 @@ class AlignAda(CutRule):
     kernel takes its inputs, but for the last nonlinearity: what lies between a weight and the next cut is live, with
     the batch normalisation that follows the weight, and the error at the cut is that of the frozen network. As in the
     published code the last nonlinearity before the readout is thus live, gate included, where equation 16 has it
-    frozen. In a recurrent layer the error of a state comes from the outputs of later steps alone (equation 58), and
-    its own gate is live, as the published losses of Table 8 need.
+    frozen. In a recurrent layer a state is cut where it enters the next one: its error comes from the outputs of later
+    steps alone (equation 58), and its own gate is live, as the published losses of Table 8 need.
     """
 
     rule: Literal["align_ada"] = "align_ada"
@@ -60,8 +60,8 @@ class AlignAda(CutRule):
         inputs = {each.name for each in nonlinear if is_nonlinear(each)}
         inputs |= {each.name for each in operations if has_kernel(each)}
         activations = {each.name for each in nonlinear if ends_nonlinear(each)}
-        activations |= {each.name for each in operations if getattr(each, "recurrent", False)}
-        return Places(frozenset(inputs & reached(nodes)), frozenset(activations))
+        recurrent = frozenset(each.name for each in operations if getattr(each, "recurrent", False))
+        return Places(frozenset(inputs & reached(nodes)), recurrent.union(activations), silent=recurrent)
 
     def errors(
         self, model: keras.Model, kept: Frozen, x: Tensor, upstream: Tensor, values: list[Tensor]

@@ -22,8 +22,8 @@ class Recurrent(keras.layers.Layer):
     z_k = x_k W_i + s_{k-1} W_h / sqrt(m) + b_h; s_k = relu(z_k). All kernels are drawn from N(0, 1), the bias is 0. The
     initial state s_0 is trained: one row for each place of a batch, 0 at first.
 
-    Each s_k is shown to the pass that is under way (`ForwardPass.probe`) where it enters the next state, not where it
-    is read out at the same step: equation 58 sums over the outputs of later steps alone.
+    Each s_k, s_0 too, is shown to the pass that is under way (`ForwardPass.probe`) where it enters the next state, not
+    where it is read out at the same step: equation 58 sums over the outputs of later steps alone.
 
     Args:
         units: m, positive.
@@ -86,8 +86,10 @@ class Recurrent(keras.layers.Layer):
         activity = _tensor(self.initial_state)[: tf.shape(inputs)[0]]
         states = []
         for step in tf.unstack(driven, axis=1):
-            states.append(tf.nn.relu(step + tf.matmul(activity, kernel)))
-            activity = states[-1] if probe is None else probe(self, inputs, states[-1])
+            if probe is not None:
+                activity = probe(self, inputs, activity)
+            activity = tf.nn.relu(step + tf.matmul(activity, kernel))
+            states.append(activity)
         return tf.stack(states, axis=1)
 
     @property
