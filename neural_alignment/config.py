@@ -21,8 +21,9 @@ import tensorflow as tf
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
 from neural_alignment import errors
-from neural_alignment.alignments import RULES, KolenPollack, Rule
+from neural_alignment.alignments import RULES, KolenPollack, rule_type
 from neural_alignment.errors import ConfigError
+from neural_alignment.feedback import NetworkRule
 from neural_alignment.models.weight_norm import WeightNorm
 from neural_alignment.options import Options
 
@@ -134,6 +135,19 @@ class ResNet(Options):
     width: PositiveInt = 64
 
 
+class WideCNN(Options):
+    """A convolutional network of Boopathy and Fiete 2022, of any width."""
+
+    name: Literal["wide_cnn"]
+    design: Literal["cifar", "imagenet", "kmnist"]
+    """Seven convolutions for CIFAR-10 or ImageNet, or three for KMNIST; then a mean over space and a dense layer."""
+    width: PositiveInt
+    """Filters of every convolution."""
+    activation: Literal["relu", "tanh"] = "relu"
+    parameterization: Literal["ntk", "standard"] = "ntk"
+    """W drawn from N(0, 1) with 1 / sqrt(fan-in) in the graph; or the same at initialisation without that factor."""
+
+
 class CrossEntropy(Options):
     """Softmax cross entropy of logits, a mean over the batch."""
 
@@ -150,6 +164,14 @@ class HalfSquaredError(Options):
     """Outputs of the network; as many as the codes have ones where none."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Targets are this instead of 0, and 1 less this instead of 1."""
+
+
+class SquaredError(Options):
+    """Squared distance of the outputs to the one-hot code of the class less a shift, a mean over classes and batch."""
+
+    kind: Literal["squared_error"]
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Subtracted from all targets; 1 / classes makes them mean 0."""
 
 
 class LearningRateSchedule(Options):
@@ -320,8 +342,9 @@ class Runtime(Options):
 
 
 AnyData = Annotated[DigitsData | TFDSData | ImageNetData, Field(discriminator="source")]
-AnyModel = Annotated[FC | ConvNet | ResNet, Field(discriminator="name")]
-AnyLoss = Annotated[CrossEntropy | HalfSquaredError, Field(discriminator="kind")]
+AnyModel = Annotated[FC | ConvNet | ResNet | WideCNN, Field(discriminator="name")]
+AnyLoss = Annotated[CrossEntropy | HalfSquaredError | SquaredError, Field(discriminator="kind")]
+Rule = rule_type()
 Alignments = Annotated[
     Annotated[Rule, Tag("one")] | Annotated[list[Rule], Tag("many")],
     Discriminator(lambda value: "many" if isinstance(value, (list, tuple)) else "one"),
@@ -375,6 +398,11 @@ class Config(Options):
         if not self.rules:
             raise ValueError(
                 "model.weight_norm.kernels must be forward in a run of backpropagation, which has no backward kernels; "
+                f"found {norm.kernels}"
+            )
+        if bare := [rule.rule for rule in self.rules if not rule.keeps_kernel or rule.starts_at_forward]:
+            raise ValueError(
+                f"model.weight_norm.kernels must be forward with {bare[0]}, whose backward kernels are those of W; "
                 f"found {norm.kernels}"
             )
         if learns := [rule.rule for rule in self.rules if rule.learns or rule.tie_gradient]:
@@ -432,6 +460,13 @@ class Config(Options):
                 )
 
     def _check_rules(self):
+        for rule in self.rules:
+            if isinstance(rule, NetworkRule) and (rule.layers is not None or len(self.rules) > 1):
+                found = f"layers {rule.layers}" if rule.layers is not None else f"{len(self.rules)} rules"
+                raise ValueError(
+                    f"alignment: {rule.rule} is a rule for the whole network: it stands alone, without `layers`; "
+                    f"found {found}"
+                )
         if isinstance(self.alignment, (list, tuple)):
             for index, rule in enumerate(self.rules):
                 if rule.layers is None and index < len(self.rules) - 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -15,6 +16,9 @@ Tensor = tf.Tensor
 
 PACKAGE = "neural_alignment"
 """Under this name Keras keeps our classes in `.keras` files."""
+
+PARAMETERIZATIONS = ("standard", "ntk")
+"""How a kernel stands in the graph: as it is, or over the square root of its fan-in."""
 
 HALF = (tf.bfloat16, tf.float16)
 """The dtypes in which R is not taken."""
@@ -28,8 +32,16 @@ class AlignedLayer:
 
     alignment: Alignment | None
 
-    def _set_alignment(self, alignment: Alignment | dict | None, alignment_activation: Any) -> None:
-        """Validates and keeps the two arguments that the native layer does not have."""
+    def _set_alignment(
+        self, alignment: Alignment | dict | None, alignment_activation: Any, parameterization: str
+    ) -> None:
+        """Validates and keeps the arguments that the native layer does not have."""
+        if parameterization not in PARAMETERIZATIONS:
+            raise ValueError(
+                f"`parameterization` must be one of {', '.join(PARAMETERIZATIONS)}. Received {parameterization!r}. "
+                'Example: parameterization="ntk".'
+            )
+        self.parameterization = parameterization
         if isinstance(alignment, dict):
             alignment = keras.saving.deserialize_keras_object(alignment)
         if alignment is not None and not isinstance(alignment, Alignment):
@@ -39,7 +51,7 @@ class AlignedLayer:
             )
         self.alignment = alignment
         self.alignment_activation = keras.activations.get(alignment_activation) if alignment_activation else None
-        if alignment is not None and self.lora_rank:
+        if not self._is_native and self.lora_rank:
             raise ValueError(
                 f"`lora_rank` cannot be combined with `alignment`: the backward kernel would follow the wrong weights. "
                 f"Received lora_rank={self.lora_rank}. Example: lora_rank=None."
@@ -49,10 +61,20 @@ class AlignedLayer:
         """Returns the map that the layer's kernels are kernels of."""
         raise NotImplementedError
 
+    @property
+    def _is_native(self) -> bool:
+        """Whether the layer is Keras' and nothing else."""
+        return self.alignment is None and self.parameterization == "standard"
+
+    @property
+    def keeps_backward_kernel(self) -> bool:
+        """Whether the layer has a backward kernel: none with backpropagation, nor with a rule for a whole network."""
+        return self.alignment is not None and self.alignment.keeps_kernel
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the native layer's weights and, where there is an alignment, the backward kernel."""
+        """Creates the native layer's weights and, where the rule keeps one, the backward kernel."""
         super().build(input_shape)
-        if self.alignment is None:
+        if not self.keeps_backward_kernel:
             return
         layout = tuple(self.kernel.shape)
         linear_map = self.linear_map()
@@ -68,6 +90,7 @@ class AlignedLayer:
             initializer=initializer,
             trainable=self.alignment.learns,
         )
+        self.restart_backward_kernel()
         if self.alignment.uses_step:
             self._step = self.add_weight(
                 name="alignment_step",
@@ -77,6 +100,11 @@ class AlignedLayer:
                 trainable=False,
                 aggregation="only_first_replica",
             )
+
+    def restart_backward_kernel(self) -> None:
+        """Sets B to W where the rule begins there: when the layer is built, and when its W(0) is replaced later."""
+        if self.keeps_backward_kernel and self.alignment.starts_at_forward:
+            self._backward_kernel.assign(self.linear_map().transpose(_tensor(self.kernel)))
 
     @property
     def forward_kernel(self) -> Any:
@@ -101,31 +129,60 @@ class AlignedLayer:
         return linear_map.transpose(self.alignment.carried_kernel(_tensor(self.kernel), backward))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Applies the layer; in training, adds R_l where the rule learns B."""
-        if self.alignment is None:
+        """Applies the layer; in training, adds R_l where the rule learns B.
+
+        Raises:
+            ValueError: in training, if the rule is one for a whole network and the network is no `AlignedModel`.
+        """
+        if self._is_native:
             return super().call(inputs)
-        state = current_pass() or self._own_pass(inputs)
-        linear_map = self.linear_map()
-        # Each weight is read once, for J and R both: what moves it then waits for the one read, because it needs the
-        # gradient that follows from it. TensorFlow's optimised graphs lose other orders of reads and updates.
-        kernel, backward = _tensor(self.kernel), _tensor(self._backward_kernel)
+        state = current_pass() or self._own_pass(inputs, training)
         bias = None if self.bias is None else _tensor(self.bias)
-        carried = self.alignment.carried_kernel(tf.stop_gradient(kernel), linear_map.transpose(backward))
-        tie_gradient = self.alignment.tie_gradient
-        if not tie_gradient:
-            carried = tf.stop_gradient(carried)  # J's gradient to B is zero: this saves writing the zeros.
-        projection = carry(linear_map, inputs, kernel, carried, tie_gradient, lambda: state.weight_transport)
-        if training and state.regularise and self.alignment.learns:
-            weights = _wide(kernel, self.kernel), _wide(backward, self._backward_kernel), _wide(bias, self.bias)
-            self._regularise(weights, inputs, projection, state)
+        if self.keeps_backward_kernel:
+            projection = self._carried_projection(inputs, bias, training, state)
+        else:
+            projection = self.linear_map().project(inputs, self.scaled(_tensor(self.kernel)))
         outputs = projection if bias is None else tf.nn.bias_add(projection, bias)
         if state.probe is not None:
             outputs = state.probe(self, inputs, outputs)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _own_pass(self, inputs: Tensor) -> ForwardPass:
+    def scaled(self, kernel: Tensor) -> Tensor:
+        """Returns what the layer multiplies its inputs by: W itself, or in the NTK parameterization W / sqrt(fan-in).
+
+        The same of B. fan-in: inputs of one output, taps of the kernel included (Boopathy and Fiete 2022, equation 1).
+        """
+        if self.parameterization == "standard":
+            return kernel
+        return kernel * (1.0 / math.sqrt(math.prod(self.kernel.shape[:-1])))
+
+    def _carried_projection(
+        self, inputs: Tensor, bias: Tensor | None, training: bool | None, state: ForwardPass
+    ) -> Tensor:
+        """Returns W^T x, whose error travels back through B; in training, adds R_l where the rule learns B."""
+        linear_map = self.linear_map()
+        # Each weight is read once, for J and R both: what moves it then waits for the one read, because it needs the
+        # gradient that follows from it. TensorFlow's optimised graphs lose other orders of reads and updates.
+        kernel, backward = _tensor(self.kernel), _tensor(self._backward_kernel)
+        carried = self.alignment.carried_kernel(tf.stop_gradient(kernel), linear_map.transpose(backward))
+        tie_gradient = self.alignment.tie_gradient
+        if not tie_gradient:
+            carried = tf.stop_gradient(carried)  # J's gradient to B is zero: this saves writing the zeros.
+        kernels = self.scaled(kernel), self.scaled(carried)
+        projection = carry(linear_map, inputs, *kernels, tie_gradient, lambda: state.weight_transport)
+        if training and state.regularise and self.alignment.learns:
+            weights = _wide(kernel, self.kernel), _wide(backward, self._backward_kernel), _wide(bias, self.bias)
+            self._regularise(weights, inputs, projection, state)
+        return projection
+
+    def _own_pass(self, inputs: Tensor, training: bool | None) -> ForwardPass:
         """Returns what a model would say, in a model that does not: the layer counts its own steps."""
-        if not self.alignment.uses_step:
+        if training and self.alignment is not None and not self.keeps_backward_kernel:
+            raise ValueError(
+                f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
+                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.inputs, model.outputs)."
+            )
+        if self.alignment is None or not self.alignment.uses_step:
             return ForwardPass()
         replica = tf.distribute.get_replica_context()
         first = replica.replica_id_in_sync_group * tf.shape(inputs)[0] if replica is not None else 0
@@ -142,8 +199,8 @@ class AlignedLayer:
             view = LayerView(
                 linear_map=linear_map,
                 inputs=_wide(inputs),
-                forward_kernel=kernel,
-                backward_kernel=linear_map.transpose(backward),
+                forward_kernel=self.scaled(kernel),
+                backward_kernel=linear_map.transpose(self.scaled(backward)),
                 bias=bias,
                 activation=self.following_activation,
                 projection=None if projection.dtype in HALF else projection,  # R then takes one of its own.
@@ -180,10 +237,11 @@ class AlignedLayer:
         super().quantize(*args, **kwargs)
 
     def _refuse(self, method: str) -> None:
-        if self.alignment is not None:
+        if not self._is_native:
+            found = self.alignment.rule if self.alignment is not None else self.parameterization
             raise ValueError(
                 f"`{method}` is not for an aligned layer: the backward kernel would follow the wrong weights. "
-                f"Received it for layer {self.name!r} with {self.alignment.rule!r}. Example: alignment=None."
+                f"Received it for layer {self.name!r} with {found!r}. Example: alignment=None."
             )
 
     def save_own_variables(self, store: Any) -> None:
@@ -201,12 +259,13 @@ class AlignedLayer:
             keras.layers.Layer.load_own_variables(self, store)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the native layer's configuration with the rule and the nonlinearity that follows."""
+        """Returns the native layer's configuration with the rule, the nonlinearity that follows, and the scale of W."""
         activation = self.alignment_activation
         return {
             **super().get_config(),
             "alignment": self.alignment and keras.saving.serialize_keras_object(self.alignment),
             "alignment_activation": activation and keras.activations.serialize(activation),
+            "parameterization": self.parameterization,
         }
 
 
@@ -221,6 +280,8 @@ class Dense(AlignedLayer, keras.layers.Dense):
         *args: as in `keras.layers.Dense`.
         alignment: the rule that B learns by; none for plain backpropagation and no B.
         alignment_activation: the nonlinearity that follows the layer where it is not its own `activation`.
+        parameterization: "standard"; or "ntk": W is drawn from N(0, 1) unless an initialiser is given, and divided by
+            sqrt(fan-in) wherever it is used, B likewise.
         **kwargs: as in `keras.layers.Dense`.
 
     Raises:
@@ -233,10 +294,11 @@ class Dense(AlignedLayer, keras.layers.Dense):
         *args: Any,
         alignment: Alignment | None = None,
         alignment_activation: Any = None,
+        parameterization: Literal["standard", "ntk"] = "standard",
         **kwargs: Any,
     ):
-        super().__init__(units, *args, **kwargs)
-        self._set_alignment(alignment, alignment_activation)
+        super().__init__(units, *args, **_with_initializer(kwargs, parameterization, given=len(args) > 2))
+        self._set_alignment(alignment, alignment_activation, parameterization)
 
     def linear_map(self) -> DenseMap:
         """Returns the map of a matrix product."""
@@ -254,6 +316,7 @@ class Conv2D(AlignedLayer, keras.layers.Conv2D):
         alignment: the rule that B learns by; none for plain backpropagation and no B.
         alignment_activation: the nonlinearity that follows the layer where it is not its own `activation`, as for a
             convolution before batch normalisation.
+        parameterization: as in `Dense`; fan-in is rows times columns times inputs.
         **kwargs: as in `keras.layers.Conv2D`.
 
     Raises:
@@ -268,11 +331,13 @@ class Conv2D(AlignedLayer, keras.layers.Conv2D):
         *args: Any,
         alignment: Alignment | None = None,
         alignment_activation: Any = None,
+        parameterization: Literal["standard", "ntk"] = "standard",
         **kwargs: Any,
     ):
-        super().__init__(filters, kernel_size, *args, **kwargs)
-        self._set_alignment(alignment, alignment_activation)
-        if alignment is None:
+        options = _with_initializer(kwargs, parameterization, given=len(args) > 7)
+        super().__init__(filters, kernel_size, *args, **options)
+        self._set_alignment(alignment, alignment_activation, parameterization)
+        if self._is_native:
             return
         if self.groups != 1:
             raise ValueError(
@@ -288,6 +353,13 @@ class Conv2D(AlignedLayer, keras.layers.Conv2D):
     def linear_map(self) -> ConvMap:
         """Returns the map of this convolution."""
         return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
+
+
+def _with_initializer(options: dict[str, Any], parameterization: str, given: bool) -> dict[str, Any]:
+    """Returns a layer's options with the initialiser of its parameterization where none is given."""
+    if parameterization != "ntk" or given or "kernel_initializer" in options:
+        return options
+    return {**options, "kernel_initializer": keras.initializers.RandomNormal(stddev=1.0)}
 
 
 def _tensor(variable: Any) -> Tensor:

@@ -216,7 +216,7 @@ def reference_regulariser(
     amp = -batch_mean(s["backward"] * s["forward"])
     sparse = 0.5 * batch_mean(s["backward"] ** 2)
     rule = config["rule"]
-    if rule in ("feedback", "sign_symmetry"):
+    if rule in ("feedback", "align_prop", "sign_symmetry"):
         return 0.0
     if rule == "kolen_pollack":
         return config["decay"] * decay
@@ -273,6 +273,7 @@ CASES = (DENSE, SAME, VALID)
 
 RULE_CONFIGS: dict[str, dict] = {
     "feedback": {"rule": "feedback"},
+    "align_prop": {"rule": "align_prop"},
     "sign_symmetry": {"rule": "sign_symmetry"},
     "weight_mirror": {"rule": "weight_mirror", "amp": 1.3, "decay": 0.7},
     "information": {"rule": "information", "amp": 1.3, "decay": 0.7, "null": 0.4},
@@ -282,7 +283,7 @@ RULE_CONFIGS: dict[str, dict] = {
 }
 """One configuration of every rule; a rule of the registry that is not here fails `test_every_rule_is_tested`."""
 
-LEARNING = tuple(rule for rule in RULE_CONFIGS if rule not in ("feedback", "sign_symmetry"))
+LEARNING = tuple(rule for rule in RULE_CONFIGS if rule not in ("feedback", "align_prop", "sign_symmetry"))
 """The rules whose R is not zero."""
 
 TABLE_5 = {

@@ -9,11 +9,21 @@ from typing import Annotated, Any, Union
 import pydantic
 
 from neural_alignment import errors
-from neural_alignment.alignments.base import Alignment, ForwardPass, LayerView, Signals, current_pass, forward_pass
+from neural_alignment.alignments.base import (
+    Alignment,
+    ForwardPass,
+    LayerView,
+    Signals,
+    current_pass,
+    forward_pass,
+    side_pass,
+)
 from neural_alignment.alignments.pathways import BackwardOutput, ForwardOutput, InputPath
 from neural_alignment.alignments.rules import (
+    NETWORK_RULES,
     RULES,
     Activation,
+    AlignProp,
     Feedback,
     Information,
     KolenPollack,
@@ -24,8 +34,10 @@ from neural_alignment.alignments.rules import (
 from neural_alignment.alignments.schedules import Constant, Exponential, Linear
 
 __all__ = [
+    "NETWORK_RULES",
     "RULES",
     "Activation",
+    "AlignProp",
     "Alignment",
     "Assignment",
     "BackwardOutput",
@@ -39,7 +51,6 @@ __all__ = [
     "KolenPollack",
     "LayerView",
     "Linear",
-    "Rule",
     "SignSymmetry",
     "Signals",
     "Symmetric",
@@ -47,10 +58,15 @@ __all__ = [
     "current_pass",
     "forward_pass",
     "from_config",
+    "rule_type",
+    "side_pass",
 ]
 
-Rule = Annotated[Union[tuple(RULES.values())], pydantic.Field(discriminator="rule")]  # noqa: UP007 - of a registry
-"""What may stand for one rule in a configuration."""
+
+def rule_type() -> Any:
+    """Returns what may stand for one rule in a configuration: any rule that is registered by now."""
+    rules = (*RULES.values(), *NETWORK_RULES.values())
+    return Annotated[Union[rules], pydantic.Field(discriminator="rule")]  # noqa: UP007 - of registries
 
 
 def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_epoch: int | None = None) -> Alignment:
@@ -75,9 +91,9 @@ def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_e
     # YAML reads the name of the null primitive as None.
     mapping = {"null" if key is None else key: value for key, value in mapping.items()}
     try:
-        rule = pydantic.TypeAdapter(Rule).validate_python(mapping)
+        rule = pydantic.TypeAdapter(rule_type()).validate_python(mapping)
     except pydantic.ValidationError as error:
-        raise errors.ConfigError(errors.describe(error, mapping, Rule, "alignment")) from None
+        raise errors.ConfigError(errors.describe(error, mapping, rule_type(), "alignment")) from None
     return rule.bind(seed, steps_per_epoch)
 
 

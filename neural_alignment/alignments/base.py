@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pydantic
@@ -214,6 +214,10 @@ class Alignment(Options):
     """Whether R_l depends on the layer's inputs, or on its kernels alone."""
     learns: ClassVar[bool] = True
     """Whether B is trained; otherwise it has no optimizer slots and R is not computed."""
+    keeps_kernel: ClassVar[bool] = True
+    """Whether every layer keeps a backward kernel; a rule for a whole network keeps what it needs in the model."""
+    starts_at_forward: ClassVar[bool] = False
+    """Whether B begins as W, not as a draw of its own."""
 
     rule: str
     layers: str | None = None
@@ -294,6 +298,7 @@ class ForwardPass:
         weight_transport: whether the error travels back through W: true backpropagation, for comparison. Read when
             the error arrives, so that both kinds of backward pass may follow one forward pass.
         probe: called with each layer and its inputs and W^T x (+ bias); returns what to go on with.
+        around: called with each operation of an `AlignedModel` and with what calls it; returns what to call.
         deferred: where it is a list, layers whose rule reads kernels alone put there themselves, the value of B, and a
             function that returns R_l, for the model to call after the backward pass. Taken before, R's gradients, as
             large as the kernels, would be held through it.
@@ -305,6 +310,7 @@ class ForwardPass:
     regularise: bool = True
     weight_transport: bool = False
     probe: Callable[[Any, Tensor, Tensor], Tensor] | None = None
+    around: Callable[[Any, Callable[..., Any]], Callable[..., Any]] | None = None
     deferred: list[tuple[Any, Tensor, Callable[[], Tensor]]] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
 
@@ -319,8 +325,21 @@ _ACTIVE = threading.local()
 @contextlib.contextmanager
 def forward_pass(**options: Any) -> Iterator[ForwardPass]:
     """Makes a `ForwardPass` the one that this thread's layers see."""
+    with _active(ForwardPass(**options)) as state:
+        yield state
+
+
+@contextlib.contextmanager
+def side_pass(**changes: Any) -> Iterator[ForwardPass]:
+    """Makes the present `ForwardPass` with some attributes changed, and no R, the one that this thread's layers see."""
+    with _active(replace(current_pass() or ForwardPass(), regularise=False, **changes)) as state:
+        yield state
+
+
+@contextlib.contextmanager
+def _active(state: ForwardPass) -> Iterator[ForwardPass]:
     previous = current_pass()
-    _ACTIVE.forward_pass = ForwardPass(**options)
+    _ACTIVE.forward_pass = state
     try:
         yield _ACTIVE.forward_pass
     finally:

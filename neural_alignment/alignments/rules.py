@@ -1,4 +1,4 @@
-"""The learning rules of Kunin et al. 2020: Table 2, Appendix D.3, and sign symmetry.
+"""The learning rules that act layer by layer: Kunin et al. 2020 (Table 2, Appendix D.3), sign symmetry, Align-prop.
 
 A rule is a weighted sum of primitives. Papers and published code disagree on which Greek letter stands where and on
 the factors 1/2, so the weights bear the primitives' names, with the factors of Table 1.
@@ -18,12 +18,16 @@ from neural_alignment.alignments.schedules import Weight
 Tensor = tf.Tensor
 
 RULES: dict[str, type[Alignment]] = {}
-"""Every rule by the name it has in a configuration."""
+"""Every rule that acts layer by layer, by the name it has in a configuration."""
+
+NETWORK_RULES: dict[str, type[Alignment]] = {}
+"""Every rule that is one for a whole network (`neural_alignment.feedback`), likewise."""
 
 
 def register(rule: type[Alignment]) -> type[Alignment]:
-    """Adds `rule` to the registry, and to what Keras can load from a `.keras` file."""
-    RULES[rule.model_fields["rule"].default] = rule
+    """Adds `rule` to the registry of its kind, and to what Keras can load from a `.keras` file."""
+    registry = RULES if rule.keeps_kernel else NETWORK_RULES
+    registry[rule.model_fields["rule"].default] = rule
     return keras.saving.register_keras_serializable(package="neural_alignment")(rule)
 
 
@@ -37,6 +41,14 @@ class Feedback(Alignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns zero."""
         return tf.zeros([], view.backward_kernel.dtype)
+
+
+@register
+class AlignProp(Feedback):
+    """Align-prop (Boopathy and Fiete 2022, Appendix G): feedback alignment with B = W(0), which stays; R = 0."""
+
+    rule: Literal["align_prop"] = "align_prop"
+    starts_at_forward: ClassVar[bool] = True
 
 
 @register

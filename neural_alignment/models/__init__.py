@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import keras
 
-from neural_alignment.models.batch_norm import FusedBatchNormalization
+from neural_alignment.models.batch_norm import BatchAxisNormalization, FusedBatchNormalization
 from neural_alignment.models.convert import Conversion, convert
 from neural_alignment.models.convnet import convnet
 from neural_alignment.models.fc import fc
 from neural_alignment.models.parts import Rules
 from neural_alignment.models.resnet import resnet
+from neural_alignment.models.rnn import Recurrent, rnn
 from neural_alignment.models.weight_norm import ColumnNorm, WeightNorm
+from neural_alignment.models.wide_cnn import wide_cnn
 
 __all__ = [
     "MODELS",
+    "BatchAxisNormalization",
     "ColumnNorm",
     "Conversion",
     "FusedBatchNormalization",
+    "Recurrent",
     "WeightNorm",
     "build",
     "convert",
     "convnet",
     "fc",
     "resnet",
+    "rnn",
+    "wide_cnn",
 ]
 
-MODELS = {"fc": fc, "convnet": convnet, "resnet": resnet}
+MODELS = {"fc": fc, "convnet": convnet, "resnet": resnet, "wide_cnn": wide_cnn}
 """Every builder by the name it has in a configuration."""
 
 

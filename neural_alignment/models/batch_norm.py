@@ -1,6 +1,8 @@
-"""Keras' batch normalisation with TensorFlow's fused kernels."""
+"""Keras' batch normalisation with TensorFlow's fused kernels, and that of Boopathy and Fiete 2022."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -51,3 +53,59 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             and not self.synchronized
             and not getattr(self, "renorm", False)
         )
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class BatchAxisNormalization(keras.layers.Layer):
+    """Batch normalisation as the published code of Boopathy and Fiete 2022 has it.
+
+    y = (x - mean(x)) / sqrt(var(x) + epsilon), mean and biased variance over the batch axis alone, for every place and
+    channel of its own. No scale, no shift, no moving statistics: in evaluation the batch's statistics are used as well,
+    so that what an example gives depends on the others of its batch.
+
+    Args:
+        epsilon: added to the variance; positive.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if `epsilon` is not positive.
+    """
+
+    def __init__(self, epsilon: float = 1e-6, **kwargs: object):
+        super().__init__(**kwargs)
+        if not epsilon > 0:
+            raise ValueError(f"`epsilon` must be positive. Received {epsilon!r}. Example: epsilon=1e-6.")
+        self.epsilon = float(epsilon)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Normalises a batch `(batch, ...)`."""
+        return _normalized(inputs, self.epsilon)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the shape of the inputs."""
+        return input_shape
+
+    def get_config(self) -> dict[str, object]:
+        """Returns what the constructor takes."""
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+def _normalized(inputs: Tensor, epsilon: float) -> Tensor:
+    """Standardises over the first axis; the gradient is written out, so that it keeps the outputs and no more.
+
+    With y the outputs and r = 1 / sqrt(var + epsilon): dx = r (dy - mean(dy) - y mean(dy y)).
+    """
+
+    @tf.custom_gradient
+    def operation(inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        centred = inputs - tf.reduce_mean(inputs, axis=0)
+        scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=0) + epsilon)
+        outputs = centred * scale
+
+        def gradient(upstream: Tensor) -> Tensor:
+            along = tf.reduce_mean(upstream * outputs, axis=0)
+            return scale * (upstream - tf.reduce_mean(upstream, axis=0) - outputs * along)
+
+        return outputs, gradient
+
+    return operation(inputs)

@@ -91,12 +91,14 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of every layer that is not a container; the backward kernels stay as they were drawn."""
+    """Copies the weights of every layer that is not a container; backward kernels stay, but those that begin as W."""
     for old, new in zip(_leaves(source), _leaves(target), strict=True):
         fresh = {"backward_kernel", "alignment_step"}
         kept = [weight for weight in new.weights if not isinstance(new, AlignedLayer) or weight.name not in fresh]
         for weight, value in zip(kept, old.weights, strict=True):
             weight.assign(value)
+        if isinstance(new, AlignedLayer):
+            new.restart_backward_kernel()
 
 
 def _leaves(model: keras.Model) -> list[Any]:

@@ -34,11 +34,14 @@ class Parts:
 
     def conv(self, filters: int, kernel_size: int, name: str, followed_by: str | None = None, **options: Any) -> Conv2D:
         """Returns a convolution without bias; `followed_by` is the nonlinearity after its batch normalisation."""
-        defaults = {"padding": "same", "use_bias": False}
+        defaults = {
+            "padding": "same",
+            "use_bias": False,
+            "kernel_initializer": keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"),
+        }
         return Conv2D(
             filters,
             kernel_size,
-            kernel_initializer=keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"),
             kernel_regularizer=self._decay(),
             alignment=self._assignment(name),
             alignment_activation=followed_by,

@@ -79,16 +79,18 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
         if not isinstance(layer, AlignedLayer):
             continue
         rule = layer.alignment
-        linear_map = layer.linear_map()
+        linear_map, aligned = layer.linear_map(), layer.keeps_backward_kernel
         places = np.prod(layer.output.shape[1:-1], dtype=int)
         rows.append(
             LayerCost(
                 name=layer.name,
                 rule="backpropagation" if rule is None else rule.rule,
                 forward=sum(_size(w) for w in (layer.kernel, layer.bias) if w is not None),
-                backward=0 if rule is None else _size(layer.kernel),
+                backward=_size(layer.kernel) if aligned else 0,
                 product=int(2 * _size(layer.kernel) * places),
-                products=0 if rule is None else regulariser_products(rule, isinstance(linear_map, ConvMap)),
+                products=regulariser_products(rule, isinstance(linear_map, ConvMap))
+                if layer.keeps_backward_kernel
+                else 0,
             )
         )
     return rows

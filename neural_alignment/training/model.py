@@ -10,7 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments import forward_pass
+from neural_alignment.alignments import current_pass, forward_pass
+from neural_alignment.feedback import NetworkFeedback, network_rule
 from neural_alignment.layers import PACKAGE, AlignedLayer
 from optimizers import MultiOptimizer
 
@@ -24,8 +25,8 @@ def all_layers(model: keras.Model) -> list[Any]:
 
 
 def aligned_layers(model: keras.Model) -> list[Any]:
-    """Returns the layers of `model` that have an alignment, in the order of the forward pass."""
-    return [layer for layer in all_layers(model) if isinstance(layer, AlignedLayer) and layer.alignment is not None]
+    """Returns the layers of `model` that have a backward kernel, in the order of the forward pass."""
+    return [layer for layer in all_layers(model) if isinstance(layer, AlignedLayer) and layer.keeps_backward_kernel]
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -34,10 +35,35 @@ class AlignedModel(keras.Model):
 
     J is the compiled loss and the weight regularisers; R is the sum of the layers' R_l. One backward pass of J + R
     gives the gradients of both, because R reaches the backward kernels alone. With a `MultiOptimizer` whose scheduler
-    rests a loss at some steps, what only that loss needs is not computed at them.
+    rests a loss at some steps, what only that loss needs is not computed at them. Where the layers have a rule for a
+    whole network (`neural_alignment.feedback`), the error of J goes back by that rule, and there is no R.
 
     `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed.
+
+    Args:
+        *args: as in `keras.Model`: `inputs` and `outputs`.
+        **kwargs: as in `keras.Model`.
+
+    Raises:
+        ValueError: if one layer has a rule for a whole network and another has not.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        rule = network_rule(self)
+        self._feedback = None if rule is None else NetworkFeedback(self, rule)
+        self.feedback_weights = None if self._feedback is None else self._feedback.weights
+
+    def _run_through_graph(self, inputs: Any, operation_fn: Any = lambda operation: operation, **options: Any) -> Any:
+        """Runs the operations of the graph, each by way of what the `ForwardPass` puts around it."""
+        state = current_pass()
+        if state is None or state.around is None:
+            return super()._run_through_graph(inputs, operation_fn=operation_fn, **options)
+
+        def around(operation: Any) -> Callable[..., Any]:
+            return state.around(operation, operation_fn(operation))
+
+        return super()._run_through_graph(inputs, operation_fn=around, **options)
 
     def compile(self, *args: Any, minibatches: int = 1, **kwargs: Any) -> None:
         """Configures the model, as `keras.Model.compile` does, and creates the optimizer's variables.
@@ -223,17 +249,21 @@ class AlignedModel(keras.Model):
 
     def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
         """Runs the model forward and back once."""
-        with tf.GradientTape() as tape:
-            options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
-            with forward_pass(**options) as state:
-                outputs = self(x, training=True)
+        options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
+        with forward_pass(**options) as state:
+            forward = self._feedback.forward(x) if self._feedback else lambda: self(x, training=True)
+            with tf.GradientTape() as tape:
+                outputs = forward()
                 # Keras has divided it by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
-            total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
-            total = self.optimizer.scale_loss(total + loss if j_runs else total)
+                total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
+                total = self.optimizer.scale_loss(total + loss if j_runs else total)
         gradients = [None] * len(self.trainable_variables)
         if j_runs or state.losses:
             gradients = tape.gradient(total, self.trainable_variables)
+        if self._feedback:
+            pairs = zip(gradients, self.trainable_variables, strict=True)
+            gradients = [gradient if self._feedback.trains(variable) else None for gradient, variable in pairs]
         before = [gradient for gradient in gradients if gradient is not None]
         for layer, backward, regulariser in state.deferred:
             before = [self._add_deferred(gradients, layer, backward, regulariser, state, before)]

@@ -14,7 +14,7 @@ from neural_alignment import data, models
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError
 from neural_alignment.training.model import AlignedModel, all_layers
-from neural_alignment.training.targets import CodeAccuracy, HalfSquaredError, n_hot_codes
+from neural_alignment.training.targets import CodeAccuracy, HalfSquaredError, SquaredError, n_hot_codes
 from optimizers import Adam, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
 OPTIMIZERS = {
@@ -110,7 +110,7 @@ def output_units(config: Config, classes: int) -> int:
 def _codes(config: Config, classes: int) -> np.ndarray | None:
     """Returns the codes of the classes, or none where a class is an output."""
     loss = config.loss
-    if loss.kind == "cross_entropy":
+    if loss.kind != "half_squared_error":
         return None
     return n_hot_codes(classes, loss.units or classes * loss.ones, loss.ones, config.seed)
 
@@ -124,8 +124,9 @@ def _loss_and_metrics(config: Config, classes: int) -> tuple[keras.losses.Loss, 
     metrics = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
     if classes > 5:
         metrics.append(keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5"))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
-    return loss, metrics
+    if config.loss.kind == "squared_error":
+        return SquaredError(config.loss.shift), metrics
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"), metrics
 
 
 def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:

@@ -1,6 +1,6 @@
 """Classes as codes over the outputs: the codes, the error to them, and how an output is decoded.
 
-Rahmansetayesh et al.: sections 2.3.1 and 4.4, Supplementary Note 6.
+Rahmansetayesh et al.: sections 2.3.1 and 4.4, Supplementary Note 6. Boopathy and Fiete 2022: Appendix F.
 """
 
 from __future__ import annotations
@@ -116,6 +116,45 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
         return {**super().get_config(), "examples": self.examples, "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class SquaredError(keras.losses.Loss):
+    """Squared distance to the one-hot code of the class less a shift, a mean over classes and batch.
+
+    mean_ij (f_ij - (1[j = y_i] - shift))^2 (Boopathy and Fiete 2022, Appendix F: shift 0.1, so that the mean over ten
+    classes is 0; on ImageNet 0).
+
+    Args:
+        shift: subtracted from all targets.
+        reduction: as in `keras.losses.Loss`.
+        name: as in `keras.losses.Loss`.
+        dtype: as in `keras.losses.Loss`.
+    """
+
+    def __init__(
+        self,
+        shift: float = 0.0,
+        reduction: str = "mean_with_sample_weight",
+        name: str = "squared_error",
+        dtype: Any = None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.shift = shift
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the error of each example, `(batch,)`.
+
+        Args:
+            y_true: classes `(batch,)`.
+            y_pred: outputs `(batch, classes)`.
+        """
+        targets = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), y_pred.shape[-1], dtype=y_pred.dtype)
+        return keras.ops.mean(keras.ops.square(y_pred - (targets - self.shift)), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        return {**super().get_config(), "shift": self.shift}
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

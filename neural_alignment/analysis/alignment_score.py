@@ -1,0 +1,141 @@
+"""The alignment score: how alike a layer's weight change is to what its inputs at initialisation make of it.
+
+Boopathy and Fiete 2022, section 3. With A the operator of the weight change W(t) - W(0), and A* that of W*(t) - W(0),
+both from a layer's inputs to its outputs, Delta = A^T A (equation 2) and Sigma is proportional to A*^T A* (eq. 12).
+The score is their cosine, as equation 10 has it: S = tr(Delta Sigma) / sqrt(tr(Delta^2) tr(Sigma^2)). Equation 9 as
+printed is no cosine. The operator of a convolution is that of the whole image, stride and padding included.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+Array = np.ndarray
+
+
+class LinearMap(Protocol):
+    """What applies a kernel and its adjoint; `operations.DenseMap` and `operations.ConvMap` are such."""
+
+    def project(self, inputs: Any, kernel: Any) -> Any:
+        """Returns `inputs` `(batch, ..., inputs)` through `kernel`."""
+
+    def reconstruct(self, outputs: Any, kernel: Any, like: Any) -> Any:
+        """Returns the adjoint at `outputs`, in the shape of `like`."""
+
+
+class Score(NamedTuple):
+    """An estimate of the score.
+
+    Attributes:
+        value: the score, from 0 to 1; NaN where a change is zero.
+        standard_error: of the estimate over the probes.
+    """
+
+    value: float
+    standard_error: float
+
+
+def alignment_score(
+    linear_map: LinearMap,
+    change: Array,
+    reference_change: Array,
+    input_shape: tuple[int, ...],
+    probes: int = 100,
+    seed: int = 0,
+    batch: int = 25,
+) -> Score:
+    """Estimates the score by Gaussian probes (equations 10 to 12).
+
+    S = E[z^T Delta Sigma z] / sqrt(E|Delta z|^2 E|Sigma z|^2), z ~ N(0, I). Its standard error is that of the ratio,
+    linearised at the means (the delta method).
+
+    Args:
+        linear_map: what the kernels are kernels of.
+        change: W(t) - W(0).
+        reference_change: W*(t) - W(0), of the same shape.
+        input_shape: of one example of the layer's inputs.
+        probes: number of draws of z, at least 2.
+        seed: of the draws.
+        batch: probes that are computed at once.
+
+    Raises:
+        ValueError: if the shapes differ, or there are fewer than two probes.
+    """
+    change, reference_change = np.asarray(change), np.asarray(reference_change)
+    if change.shape != reference_change.shape:
+        raise ValueError(
+            f"`change` and `reference_change` must have one shape. Received {change.shape} and "
+            f"{reference_change.shape}. Example: W(t) - W(0) of one layer, twice."
+        )
+    if probes < 2:
+        raise ValueError(f"`probes` must be at least 2. Received {probes!r}. Example: probes=100.")
+    generator = np.random.default_rng(seed)
+    terms = []
+    for first in range(0, probes, batch):
+        z = generator.normal(size=(min(batch, probes - first), *input_shape)).astype(change.dtype)
+        ours, theirs = (_correlated(linear_map, kernel, z) for kernel in (change, reference_change))
+        terms.append(np.stack([(ours * theirs).sum(axis=1), (ours**2).sum(axis=1), (theirs**2).sum(axis=1)]))
+    return _ratio(np.concatenate(terms, axis=1))
+
+
+def exact_alignment_score(operator: Array, reference_operator: Array) -> float:
+    """Returns the score of two operators by their traces.
+
+    Args:
+        operator: A^T, `(inputs, outputs)`: of a dense layer W(t) - W(0), of a convolution what `operator_matrix` gives.
+        reference_operator: A*^T, of the same shape.
+    """
+    overlap = np.linalg.norm(operator.T @ reference_operator) ** 2
+    norms = [np.linalg.norm(each.T @ each) for each in (operator, reference_operator)]
+    return float(overlap / (norms[0] * norms[1])) if norms[0] * norms[1] else float("nan")
+
+
+def operator_matrix(linear_map: LinearMap, kernel: Array, input_shape: tuple[int, ...]) -> Array:
+    """Returns the matrix `(inputs, outputs)` of a kernel's operator on flattened examples; for small layers.
+
+    Args:
+        linear_map: what `kernel` is a kernel of.
+        kernel: the kernel.
+        input_shape: of one example of the layer's inputs.
+    """
+    kernel = np.asarray(kernel)
+    size = int(np.prod(input_shape))
+    basis = np.eye(size, dtype=kernel.dtype).reshape(size, *input_shape)
+    return np.asarray(linear_map.project(_tensor(basis), _tensor(kernel))).reshape(size, -1)
+
+
+def permuted_change(weights: Array, initial: Array, seed: int = 0) -> Array:
+    """Returns the baseline: the weights W(t) in random order, less W(0) (Figure 8; the published code's order).
+
+    Args:
+        weights: W(t).
+        initial: W(0), of the same shape.
+        seed: of the permutation of all entries.
+    """
+    weights = np.asarray(weights)
+    return np.random.default_rng(seed).permutation(weights.ravel()).reshape(weights.shape) - initial
+
+
+def _correlated(linear_map: LinearMap, kernel: Array, z: Array) -> Array:
+    """Returns A^T A z, `(probes, inputs)`."""
+    z, kernel = _tensor(z), _tensor(kernel)
+    return np.asarray(linear_map.reconstruct(linear_map.project(z, kernel), kernel, like=z)).reshape(z.shape[0], -1)
+
+
+def _ratio(terms: Array) -> Score:
+    """Returns mean(a) / sqrt(mean(b) mean(c)) and its standard error, of terms `(3, probes)`."""
+    terms = terms.astype(np.float64)
+    cross, ours, theirs = terms.mean(axis=1)
+    if not ours * theirs > 0:
+        return Score(float("nan"), float("nan"))
+    value = cross / np.sqrt(ours * theirs)
+    slopes = np.array([1.0 / np.sqrt(ours * theirs), -0.5 * value / ours, -0.5 * value / theirs])
+    deviations = slopes @ (terms - terms.mean(axis=1, keepdims=True))
+    return Score(float(value), float(deviations.std(ddof=1) / np.sqrt(terms.shape[1])))
+
+
+def _tensor(array: Array) -> tf.Tensor:
+    return tf.convert_to_tensor(array)

@@ -1,0 +1,16 @@
+"""Rules that replace the sequential backward pass of a whole network (Boopathy and Fiete 2022, Nøkland 2016)."""
+
+from neural_alignment.feedback.base import Frozen, NetworkFeedback, NetworkRule, network_rule
+from neural_alignment.feedback.direct import DirectFeedback, LastLayer
+from neural_alignment.feedback.frozen import AlignAda, AlignZero
+
+__all__ = [
+    "AlignAda",
+    "AlignZero",
+    "DirectFeedback",
+    "Frozen",
+    "LastLayer",
+    "NetworkFeedback",
+    "NetworkRule",
+    "network_rule",
+]

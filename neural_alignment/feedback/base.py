@@ -1,0 +1,227 @@
+"""What the rules for a whole network have in common, and the network as it was at initialisation."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from neural_alignment.alignments import Alignment, LayerView, side_pass
+from neural_alignment.layers import PACKAGE
+
+Tensor = tf.Tensor
+
+Backward = Callable[[Tensor], list[Tensor]]
+"""dJ/d(outputs) -> one pseudogradient for each variable that the rule trains."""
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Kept(keras.layers.Layer):
+    """What a rule keeps in a model beside its weights; none of it is trained, all of it is saved."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.built = True
+
+    def keep(self, name: str, value: Tensor) -> Any:
+        """Returns a new weight that begins as `value`, of its dtype."""
+        weight = self.add_weight(
+            name=name, shape=value.shape, dtype=value.dtype.name, initializer=lambda *_, **__: value, trainable=False
+        )
+        setattr(self, name, weight)  # So that TensorFlow's checkpoints find it.
+        return weight
+
+
+class NetworkRule(Alignment):
+    """A rule for a whole network: it says how an error at the outputs becomes pseudogradients of all weights.
+
+    It stands at every layer with a kernel, and `AlignedModel` finds it there. It trains no backward kernels: R = 0.
+    """
+
+    keeps_kernel: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
+
+    def __call__(self, view: LayerView) -> Tensor:
+        """Returns zero."""
+        return tf.zeros([], view.inputs.dtype)
+
+    def keep(self, model: keras.Model, kept: Kept) -> Any:
+        """Creates what the rule keeps in `model`; returns what `forward` is to get of it.
+
+        Raises:
+            ValueError: if the rule has no meaning for the model.
+        """
+        del model, kept
+
+    def trained(self, model: keras.Model) -> list[Any]:
+        """Returns the variables that the rule moves: all that are trainable, unless it says otherwise."""
+        return list(model.trainable_variables)
+
+    def forward(self, model: keras.Model, kept: Any, x: Tensor) -> tuple[Tensor, Backward]:
+        """Runs the network in training mode on `x`; returns its outputs and what takes their error back.
+
+        Args:
+            model: the network.
+            kept: what `keep` returned.
+            x: inputs `(batch, ...)`.
+        """
+        raise NotImplementedError
+
+
+class NetworkFeedback:
+    """A rule for a whole network at work in one model.
+
+    Args:
+        model: a functional model.
+        rule: its rule.
+
+    Raises:
+        ValueError: if the rule is not that of every layer with a kernel, or has no meaning for the model.
+    """
+
+    def __init__(self, model: keras.Model, rule: NetworkRule):
+        self._model = model
+        self._rule = rule
+        for layer in kernel_layers(model):
+            if getattr(layer, "alignment", None) != rule:
+                other = getattr(getattr(layer, "alignment", None), "rule", "none")
+                raise ValueError(
+                    f"{rule.rule!r} is a rule for a whole network: every layer with a kernel must have it. Received "
+                    f"{other!r} for layer {layer.name!r}. Example: one rule without `layers` for all of them."
+                )
+        self.weights = Kept(name="kept")
+        self._kept = rule.keep(model, self.weights)
+
+    def forward(self, x: Tensor) -> Callable[[], Tensor]:
+        """Runs the network; returns what gives the outputs to the tape that is open when it is called.
+
+        The tape sees a function of the variables whose gradient is the rule's. The way to the outputs itself must not
+        be on a tape, or gradients would travel it as well.
+        """
+        variables = self._rule.trained(self._model)
+        with side_pass():
+            outputs, backward = self._rule.forward(self._model, self._kept, x)
+
+        @tf.custom_gradient
+        def operation(*values: Tensor) -> tuple[Tensor, Backward]:
+            del values
+            return tf.identity(outputs), backward
+
+        return lambda: operation(*values_of(variables))
+
+    def trains(self, variable: Any) -> bool:
+        """Whether the rule moves `variable`; weight decay alone does not."""
+        return any(variable is each for each in self._rule.trained(self._model))
+
+
+class Frozen:
+    """A network as it was when this was made: a copy of every trainable variable, but of what layers keep live.
+
+    Args:
+        model: the network.
+        kept: where the copies are kept.
+    """
+
+    def __init__(self, model: keras.Model, kept: Kept):
+        self._model = model
+        self._variables = list(model.trainable_variables)
+        live = {id(variable) for variable in live_weights(model)}
+        self._initial = [
+            variable
+            if id(variable) in live
+            else kept.keep(f"initial_{number}_{variable.path.replace('/', '_')}", tf.convert_to_tensor(variable.value))
+            for number, variable in enumerate(self._variables)
+        ]
+
+    def values(self) -> list[Tensor]:
+        """Returns the initial values, in the order of the model's trainable variables."""
+        return values_of(self._initial)
+
+    def gradients(self, x: Tensor, upstream: Tensor) -> list[Tensor]:
+        """Returns what an error at the outputs is, taken back through the frozen network to each of its variables.
+
+        Args:
+            x: inputs `(batch, ...)`.
+            upstream: dJ/d(outputs), of whichever network.
+        """
+        values = self.values()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            outputs = self(x, values)
+        return tape.gradient(
+            outputs, values, output_gradients=upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+
+    def __call__(self, x: Tensor, values: list[Tensor], **hooks: Any) -> Tensor:
+        """Returns the outputs at initialisation, batch normalisation by the statistics of `x`; no variable changes.
+
+        Args:
+            x: inputs `(batch, ...)`.
+            values: what `values` returned: what to differentiate by.
+            **hooks: `probe` and `around` of the `ForwardPass`.
+        """
+        mapping = list(zip(self._variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping), side_pass(**{"probe": None, "around": None, **hooks}):
+            return self._model(x, training=True)
+
+
+def network_rule(model: keras.Model) -> NetworkRule | None:
+    """Returns the rule for a whole network that the layers of a model have, or none.
+
+    Raises:
+        ValueError: if there is one and the model has a model in it.
+    """
+    rules = [layer.alignment for layer in _layers(model) if isinstance(getattr(layer, "alignment", None), NetworkRule)]
+    if not rules:
+        return None
+    if nested := [layer.name for layer in model.layers if isinstance(layer, keras.Model)]:
+        raise ValueError(
+            f"{rules[0].rule!r} needs a network without models in it. Received {nested[0]!r}. "
+            "Example: the layers of that model themselves."
+        )
+    return rules[0]
+
+
+def graph(model: keras.Model) -> Iterator[tuple[Any, list[Any]]]:
+    """Yields the operations of a functional model and what their inputs come from, in the order of the forward pass."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield node.operation, [tensor._keras_history.operation for tensor in node.input_tensors]
+
+
+def has_kernel(operation: Any) -> bool:
+    """Whether an operation is a layer with a kernel."""
+    return any("kernel" in weight.name for weight in getattr(operation, "weights", []))
+
+
+def kernel_layers(model: keras.Model) -> list[Any]:
+    """Returns the layers with a kernel, in the order of the forward pass."""
+    return [operation for operation, _ in graph(model) if has_kernel(operation)]
+
+
+def live_weights(model: keras.Model) -> list[Any]:
+    """Returns the variables that are no part of what a rule freezes: initial states."""
+    return [variable for layer in model.layers for variable in getattr(layer, "live_weights", [])]
+
+
+def values_of(variables: list[Any]) -> list[Tensor]:
+    """Returns the values of some variables, as the open scope has them."""
+    return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+
+def draw(name: str, shape: tuple[int, ...], fan: tuple[int, ...], seed: int) -> Tensor:
+    """Draws numbers of standard deviation 1 / sqrt(product of `fan`), by `seed` and `name`."""
+    initializer = keras.initializers.RandomNormal(
+        stddev=1.0 / math.sqrt(math.prod(fan)), seed=zlib.crc32(f"{seed}/{name}/feedback".encode()) & 0x7FFFFFFF
+    )
+    return tf.convert_to_tensor(initializer(shape, dtype=keras.config.floatx()))
+
+
+def _layers(model: keras.Model) -> list[Any]:
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    return [layer for layer in layers if not isinstance(layer, keras.Model)]

@@ -1,0 +1,140 @@
+"""The recurrent network of Boopathy and Fiete 2022 (Appendices E and F)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from neural_alignment.alignments import Alignment, current_pass
+from neural_alignment.layers import PACKAGE
+from neural_alignment.models.parts import Parts
+
+Tensor = tf.Tensor
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Recurrent(keras.layers.Layer):
+    """A fully recurrent layer in the NTK parameterization, unrolled over time (equation 60).
+
+    z_k = x_k W_i + s_{k-1} W_h / sqrt(m) + b_h; s_k = relu(z_k). All kernels are drawn from N(0, 1), the bias is 0. The
+    initial state s_0 is trained: one row for each place of a batch, 0 at first.
+
+    Each s_k, s_0 too, is shown to the pass that is under way (`ForwardPass.probe`) where it enters the next state, not
+    where it is read out at the same step: equation 58 sums over the outputs of later steps alone.
+
+    Args:
+        units: m, positive.
+        slots: rows of the initial state: the largest batch.
+        alignment: none, or a rule for the whole network.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if a number is not positive, or `alignment` is a rule that acts layer by layer.
+    """
+
+    recurrent = True
+    """Read by the rules for whole networks: the layer shows them its states, step by step."""
+
+    def __init__(self, units: int, slots: int, alignment: Alignment | dict | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        for name, value in (("units", units), ("slots", slots)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received {value!r}. Example: {name}=50.")
+        if isinstance(alignment, dict):
+            alignment = keras.saving.deserialize_keras_object(alignment)
+        if alignment is not None and alignment.keeps_kernel:
+            raise ValueError(
+                f"`alignment` of a recurrent layer must be a rule for the whole network. Received {alignment.rule!r}. "
+                "Example: alignment=AlignAda()."
+            )
+        self.units = units
+        self.slots = slots
+        self.alignment = alignment
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the weights for inputs `(batch, steps, features)`; the number of steps is fixed."""
+        if len(input_shape) != 3 or None in input_shape[1:]:
+            raise ValueError(
+                "The inputs of a recurrent layer must be (batch, steps, features), steps and features known. "
+                f"Received {tuple(input_shape)}. Example: (None, 100, 1)."
+            )
+
+        def kernel(name: str, inputs: int) -> Any:
+            return self.add_weight(
+                name=name, shape=(inputs, self.units), initializer=keras.initializers.RandomNormal(stddev=1.0)
+            )
+
+        self.input_kernel = kernel("input_kernel", input_shape[-1])
+        self.kernel = kernel("kernel", self.units)
+        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+        self.initial_state = self.add_weight(name="initial_state", shape=(self.slots, self.units), initializer="zeros")
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Returns all states but the initial one, `(batch, steps, units)`."""
+        state = current_pass()
+        if state is None and training and self.alignment is not None:
+            raise ValueError(
+                f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
+                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.inputs, model.outputs)."
+            )
+        probe = None if state is None else state.probe
+        driven = tf.tensordot(inputs, _tensor(self.input_kernel), axes=1) + _tensor(self.bias)
+        kernel = _tensor(self.kernel) * (1.0 / math.sqrt(self.units))
+        activity = _tensor(self.initial_state)[: tf.shape(inputs)[0]]
+        states = []
+        for step in tf.unstack(driven, axis=1):
+            if probe is not None:
+                activity = probe(self, inputs, activity)
+            activity = tf.nn.relu(step + tf.matmul(activity, kernel))
+            states.append(activity)
+        return tf.stack(states, axis=1)
+
+    @property
+    def live_weights(self) -> list[Any]:
+        """The initial state: in the published code a frozen network begins at the live one; every rule trains it."""
+        return [self.initial_state]
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns `(batch, steps, units)`."""
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        alignment = self.alignment and keras.saving.serialize_keras_object(self.alignment)
+        return {**super().get_config(), "units": self.units, "slots": self.slots, "alignment": alignment}
+
+
+def rnn(
+    units: int,
+    slots: int,
+    input_shape: tuple[int, ...],
+    classes: int = 1,
+    alignment: Alignment | None = None,
+    weight_decay: float = 0.0,
+) -> keras.Model:
+    """Builds the network of the Add task: one recurrent layer, `recurrent`, and its readout at every step, `dense`.
+
+    y_k = s_k W_o / sqrt(m) + b_o, W_o ~ N(0, 1) (the published code; equation 61 leaves out the factor).
+
+    Args:
+        units: hidden units m.
+        slots: size of a batch; the trained initial state has a row for each place in it.
+        input_shape: `(steps, features)`.
+        classes: outputs of each step.
+        alignment: none, or a rule for the whole network.
+        weight_decay: coefficient of J's L2 term, on the readout.
+
+    Returns:
+        A functional model, `(batch, steps, features)` -> `(batch, steps, classes)`.
+    """
+    parts = Parts(alignment, weight_decay)
+    inputs = keras.Input(input_shape)
+    states = Recurrent(units, slots, alignment=alignment, name="recurrent")(inputs)
+    return parts.finish(inputs, parts.dense(classes, "dense", parameterization="ntk")(states), "rnn")
+
+
+def _tensor(variable: Any) -> Tensor:
+    return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))

@@ -1,0 +1,72 @@
+"""The convolutional networks of Boopathy and Fiete 2022 (Appendix F), of any width."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+
+from neural_alignment.models.batch_norm import BatchAxisNormalization
+from neural_alignment.models.parts import Parts, Rules
+
+STRIDES = {"cifar": (1, 1, 1, 2, 1, 2, 1), "imagenet": (4, 2, 1, 2, 1, 2, 1), "kmnist": (1, 2, 2)}
+"""Design -> stride of each convolution."""
+
+
+def wide_cnn(
+    design: Literal["cifar", "imagenet", "kmnist"],
+    width: int,
+    classes: int,
+    input_shape: tuple[int, int, int],
+    alignment: Rules = None,
+    activation: str = "relu",
+    parameterization: Literal["ntk", "standard"] = "ntk",
+    weight_decay: float = 0.0,
+) -> keras.Model:
+    """Builds the 8-layer CIFAR or ImageNet network or the 4-layer KMNIST network.
+
+    3x3 convolutions with bias and SAME padding, each followed by batch normalisation over the batch axis and the
+    nonlinearity; global average pooling; a dense layer. Layers are named `conv1`, `conv2` and so on, and `dense`.
+
+    Args:
+        design: which network: seven convolutions, the fourth and sixth of stride 2; seven, the first of stride 4, then
+            2 and 1 in turn; or three, the second and third of stride 2.
+        width: filters of every convolution.
+        classes: number of classes.
+        input_shape: `(height, width, channels)`.
+        alignment: none, one rule for all layers, or rules with patterns of layer names.
+        activation: nonlinearity after every batch normalisation.
+        parameterization: "ntk", W ~ N(0, 1) and 1 / sqrt(fan-in) in the graph (equation 1); "standard", W ~ N(0,
+            1 / fan-in) and no factor (Appendix H).
+        weight_decay: coefficient of J's L2 term.
+
+    Returns:
+        A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
+
+    Raises:
+        ValueError: if `design` is not one of those, or `width` is not positive.
+    """
+    if design not in STRIDES:
+        raise ValueError(f'`design` must be one of {", ".join(STRIDES)}. Received {design!r}. Example: design="cifar".')
+    if width < 1:
+        raise ValueError(f"`width` must be at least 1. Received {width!r}. Example: width=64.")
+    parts = Parts(alignment, weight_decay)
+
+    def options() -> dict[str, Any]:  # For each layer anew: an initialiser draws the same numbers at every call.
+        return {"parameterization": parameterization, "kernel_initializer": _initializer(parameterization)}
+
+    inputs = x = keras.Input(input_shape)
+    for number, strides in enumerate(STRIDES[design], start=1):
+        name = f"conv{number}"
+        x = parts.conv(width, 3, name, activation, strides=strides, use_bias=True, **options())(x)
+        x = BatchAxisNormalization(name=f"{name}_norm")(x)
+        x = keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return parts.finish(inputs, parts.dense(classes, "dense", **options())(x), f"wide_cnn_{design}")
+
+
+def _initializer(parameterization: str) -> Any:
+    """Returns what draws W, so that the network at initialisation is one and the same in both parameterizations."""
+    if parameterization == "ntk":
+        return keras.initializers.RandomNormal(stddev=1.0)
+    return keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")

@@ -1,0 +1,83 @@
+"""W*: what the weights of a network would be if only its output error moved a frozen copy (Boopathy and Fiete 2022)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from neural_alignment.alignments import side_pass
+from neural_alignment.feedback import Frozen
+from neural_alignment.feedback.base import Kept, kernel_layers
+from neural_alignment.training.model import AlignedModel
+
+Tensor = tf.Tensor
+
+
+class Lockstep:
+    """Trains W* beside a network that is trained by gradient descent (equation 13).
+
+    dW*_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T, with the output error of the network as it is: the rule of
+    Align-zero, driven by another network. Both start at the network's weights when this is made, and both are moved by
+    plain gradient descent with one rate.
+
+    Args:
+        model: compiled, its optimizer `keras.optimizers.SGD` without momentum, alone in a `MultiOptimizer` or by
+            itself.
+
+    Raises:
+        ValueError: if the optimizer is another one.
+    """
+
+    def __init__(self, model: AlignedModel):
+        inner = getattr(model.optimizer, "optimizers", [model.optimizer])
+        plain = len(inner) == 1 and isinstance(inner[0], keras.optimizers.SGD) and not inner[0].momentum
+        if not plain:
+            raise ValueError(
+                "`model` must be trained by plain gradient descent. Received "
+                f"{', '.join(type(each).__name__ for each in inner)}. "
+                "Example: MultiOptimizer([keras.optimizers.SGD(1.0)])."
+            )
+        self._model = model
+        self._optimizer = inner[0]
+        self._kept = Kept(name="lockstep")
+        self._frozen = Frozen(model, self._kept)
+        self._variables = list(model.trainable_variables)
+        self._changes = [tf.Variable(tf.zeros_like(variable.value), trainable=False) for variable in self._variables]
+        self._step = tf.function(self._step_on, reduce_retracing=True, autograph=False)
+
+    def step(self, x: Any, y: Any) -> None:
+        """Makes one step of the network and of W* on one batch.
+
+        Args:
+            x: inputs `(batch, ...)`.
+            y: targets, as the compiled loss takes them.
+        """
+        self._step(tf.convert_to_tensor(x), tf.convert_to_tensor(y))
+
+    def _step_on(self, x: Tensor, y: Tensor) -> None:
+        with side_pass():
+            outputs = self._model(x, training=True)
+        with tf.GradientTape() as tape:
+            tape.watch(outputs)
+            loss = self._model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
+        gradients = self._frozen.gradients(x, tape.gradient(loss, outputs))
+        rate = tf.convert_to_tensor(self._optimizer.learning_rate)
+        with tf.control_dependencies(gradients):
+            for change, gradient in zip(self._changes, gradients, strict=True):
+                change.assign_sub(tf.cast(rate, gradient.dtype) * gradient)
+            self._model.train_step((x, y))
+
+    def reference_changes(self) -> dict[str, Tensor]:
+        """Returns W*(t) - W(0) of every layer with a kernel, by name."""
+        places = {id(variable): change for variable, change in zip(self._variables, self._changes, strict=True)}
+        return {layer.name: places[id(layer.kernel)].value() for layer in kernel_layers(self._model)}
+
+    def changes(self) -> dict[str, Tensor]:
+        """Returns W(t) - W(0) of every layer with a kernel, by name."""
+        initial = {id(v): value for v, value in zip(self._variables, self._frozen.values(), strict=True)}
+        return {
+            layer.name: tf.convert_to_tensor(layer.kernel.value) - initial[id(layer.kernel)]
+            for layer in kernel_layers(self._model)
+        }

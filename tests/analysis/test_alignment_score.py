@@ -1,0 +1,120 @@
+"""The alignment score against traces of explicit matrices, and W* against gradient descent on a frozen network."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import ConvReference, assert_close
+
+from neural_alignment import models
+from neural_alignment.analysis.alignment_score import (
+    alignment_score,
+    exact_alignment_score,
+    operator_matrix,
+    permuted_change,
+)
+from neural_alignment.operations import ConvMap, DenseMap
+from neural_alignment.training import AlignedModel
+from neural_alignment.training.lockstep import Lockstep
+from neural_alignment.training.targets import SquaredError
+from optimizers import Momentum, MultiOptimizer
+
+SHAPE = (5, 4, 2)
+
+
+def kernels(rng, shape=(3, 3, 2, 3)):
+    first = rng.normal(size=shape)
+    return first, first + 0.5 * rng.normal(size=shape)
+
+
+def trace_formula(a, b):
+    """Equation 10 with the traces written out, of matrices (inputs, outputs)."""
+    ours, theirs = a @ a.T, b @ b.T
+    return np.trace(ours @ theirs) / np.sqrt(np.trace(ours @ ours) * np.trace(theirs @ theirs))
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_probes_estimate_the_trace_formula_of_the_full_operator(rng, strides):
+    first, second = kernels(rng)
+    reference = ConvReference(strides, "SAME")
+    basis = np.eye(np.prod(SHAPE)).reshape(-1, *SHAPE)
+    matrices = [reference.project(basis, kernel).reshape(len(basis), -1) for kernel in (first, second)]
+    linear_map = ConvMap(strides, "SAME")
+    assert_close(operator_matrix(linear_map, first, SHAPE), matrices[0])
+    exact = trace_formula(*matrices)
+    assert exact_alignment_score(*matrices) == pytest.approx(exact, rel=1e-12)
+    score = alignment_score(linear_map, first, second, SHAPE, probes=2000)
+    assert abs(score.value - exact) < 4 * score.standard_error < 0.05
+    # The kernels as matrices, without space, and equation 9 as it is printed, are something else.
+    flat = [kernel.reshape(-1, 3) for kernel in (first, second)]
+    assert abs(trace_formula(*flat) - exact) > 4 * score.standard_error
+    ours, theirs = (matrix @ matrix.T for matrix in matrices)
+    assert abs(np.trace(ours @ theirs) / np.sqrt(np.trace(ours) * np.trace(theirs)) - exact) > 1
+
+
+def test_the_standard_error_is_that_of_repeated_estimates(rng):
+    first, second = kernels(rng, (6, 4))
+    scores = [alignment_score(DenseMap(), first, second, (6,), probes=100, seed=seed) for seed in range(60)]
+    spread = np.std([score.value for score in scores], ddof=1)
+    assert 0.7 < np.mean([score.standard_error for score in scores]) / spread < 1.4
+    exact = exact_alignment_score(first, second)
+    assert abs(np.mean([score.value for score in scores]) - exact) < 4 * spread / np.sqrt(60)
+
+
+def test_the_score_is_a_cosine(rng):
+    first, second = kernels(rng, (6, 4))
+    for value in (alignment_score(DenseMap(), first, -3 * first, (6,)).value, exact_alignment_score(first, 2 * first)):
+        assert value == pytest.approx(1.0, abs=1e-9)
+    orthogonal = np.zeros_like(first), np.zeros_like(first)
+    orthogonal[0][:3], orthogonal[1][3:] = first[:3], second[3:]
+    assert exact_alignment_score(*orthogonal) == pytest.approx(0.0, abs=1e-12)
+    assert np.isnan(exact_alignment_score(first, 0 * first))
+    assert np.isnan(alignment_score(DenseMap(), first, 0 * first, (6,)).value)
+
+
+def test_the_permuted_baseline_keeps_the_weights_and_loses_their_places(rng):
+    weights, initial = kernels(rng, (6, 4))
+    change = permuted_change(weights, initial, seed=1)
+    assert_close(np.sort((change + initial).ravel()), np.sort(weights.ravel()))
+    assert not np.allclose(change, weights - initial, atol=0.1)
+
+
+def test_wrong_input_is_one_line(rng):
+    first, _ = kernels(rng, (6, 4))
+    with pytest.raises(ValueError, match=r"one shape.*Example"):
+        alignment_score(DenseMap(), first, first.T, (6,))
+    with pytest.raises(ValueError, match="`probes` must be at least 2"):
+        alignment_score(DenseMap(), first, first, (6,), probes=1)
+
+
+@pytest.mark.usefixtures("float64")
+def test_w_star_is_driven_by_the_network_that_descends(rng):
+    """Against the library's own frozen copy held by hand: a second model that never moves."""
+    x, y = rng.random((4, 5, 4, 6, 2)), rng.integers(0, 3, (4, 5))
+
+    def network():
+        keras.utils.set_random_seed(3)
+        model = models.wide_cnn("kmnist", 3, 3, (4, 6, 2))
+        model = AlignedModel(model.inputs, model.outputs)
+        model.compile(MultiOptimizer([keras.optimizers.SGD(0.5)]), loss=SquaredError(0.1))
+        return model
+
+    together, alone, still = network(), network(), network()
+    lockstep = Lockstep(together)
+    expected = [np.zeros(v.shape) for v in still.trainable_variables]
+    for inputs, labels in zip(x, y, strict=True):
+        error = 2 * (alone(inputs).numpy() - (np.eye(3)[labels] - 0.1)) / 15
+        with tf.GradientTape() as tape:
+            outputs = still(inputs)
+        gradients = tape.gradient(outputs, [v.value for v in still.trainable_variables], output_gradients=error)
+        expected = [total - 0.5 * gradient.numpy() for total, gradient in zip(expected, gradients, strict=True)]
+        alone.train_on_batch(inputs, labels)
+        lockstep.step(inputs, labels)
+    places = {v.path: number for number, v in enumerate(still.trainable_variables)}
+    for name, change in lockstep.reference_changes().items():
+        assert_close(change, expected[places[f"{name}/kernel"]])
+        assert_close(lockstep.changes()[name], alone.get_layer(name).kernel.numpy() - still.get_layer(name).kernel)
+        assert not np.allclose(change, lockstep.changes()[name], rtol=1e-3)
+    alone.compile(MultiOptimizer([Momentum(0.5)]), loss=SquaredError(0.1))
+    with pytest.raises(ValueError, match=r"plain gradient descent\. Received Momentum"):
+        Lockstep(alone)

@@ -1,0 +1,138 @@
+"""The rules of Boopathy and Fiete 2022 through time (Appendix E) against a float64 NumPy loop."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import distance, relu
+
+from neural_alignment import models
+from neural_alignment.feedback import AlignAda, AlignZero, LastLayer
+from neural_alignment.training import AlignedModel
+from optimizers import MultiOptimizer
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+UPDATES, SLOTS, TIME, UNITS, RATE = 15, 4, 7, 5, 0.005
+RULES = {"normal": None, "align_zero": AlignZero(), "align_ada": AlignAda(), "readout_only": LastLayer()}
+NAMES = ("input_kernel", "kernel", "bias", "initial_state", "readout", "offset")
+
+
+def batches():
+    rng = np.random.default_rng(4)
+    return rng.binomial(1, 0.5, (UPDATES, SLOTS, TIME, 1)).astype(float), rng.random((UPDATES, SLOTS, TIME, 1))
+
+
+class SumOverTime(keras.losses.Loss):
+    """The mean over the batch of the squared error summed over time."""
+
+    def call(self, y_true, y_pred):
+        return keras.ops.sum(keras.ops.square(y_pred - y_true), axis=(1, 2))
+
+
+def library(rule):
+    keras.utils.set_random_seed(9)
+    model = models.rnn(UNITS, SLOTS, (TIME, 1), alignment=rule)
+    model = AlignedModel(model.inputs, model.outputs)
+    model.compile(MultiOptimizer([keras.optimizers.SGD(RATE)]), loss=SumOverTime())
+    return model
+
+
+def weights(model):
+    recurrent, readout = model.get_layer("recurrent"), model.get_layer("dense")
+    variables = recurrent.input_kernel, recurrent.kernel, recurrent.bias, recurrent.initial_state
+    return {name: v.numpy() for name, v in zip(NAMES, (*variables, readout.kernel, readout.bias), strict=True)}
+
+
+def forward(p, x):
+    """Returns potentials z_1.., states s_0.. and outputs."""
+    potentials, states = [], [p["initial_state"]]
+    for k in range(TIME):
+        potentials.append(x[:, k] @ p["input_kernel"] + states[-1] @ p["kernel"] / np.sqrt(UNITS) + p["bias"])
+        states.append(relu(potentials[-1]))
+    outputs = [s @ p["readout"] / np.sqrt(UNITS) + p["offset"] for s in states[1:]]
+    return potentials, states, np.stack(outputs, axis=1)
+
+
+def update(rule, p, initial, x, y, miss):
+    """Returns the pseudogradient of every weight."""
+    live = forward(p, x)
+    e = 2 * (live[2] - y) / SLOTS
+    carried = p if rule in ("normal", "readout_only") else {**initial, "initial_state": p["initial_state"]}
+    if miss == "initial state frozen":
+        carried = initial
+    through = forward(carried, x)
+    before = through if rule == "align_zero" and miss != "presynaptic live" else live
+    if miss == "presynaptic frozen":
+        before = through
+    gradient = {name: np.zeros_like(value) for name, value in p.items()}
+    later = np.zeros((SLOTS, UNITS))
+    for k in reversed(range(TIME)):
+        now = e[:, k] @ carried["readout"].T / np.sqrt(UNITS)
+        frozen_gate = through[0][k] > 0
+        total = frozen_gate * (later + now)
+        if rule == "align_ada":
+            gate = frozen_gate if miss == "own gate frozen" else live[0][k] > 0
+            own = gate * (later + now if miss == "same step" else later)
+        else:
+            own = total
+        gradient["kernel"] += before[1][k].T @ own / np.sqrt(UNITS)
+        gradient["input_kernel"] += x[:, k].T @ own
+        gradient["bias"] += own.sum(axis=0)
+        gradient["readout"] += before[1][k + 1].T @ e[:, k] / np.sqrt(UNITS)
+        later = total @ carried["kernel"].T / np.sqrt(UNITS)
+    gradient["initial_state"] = later
+    gradient["offset"] = e.sum(axis=(0, 1))
+    if rule == "readout_only":
+        gradient.update({name: np.zeros_like(p[name]) for name in ("kernel", "input_kernel", "bias")})
+    return gradient
+
+
+def numpy_training(rule, start, miss=None):
+    p = dict(start)
+    for x, y in zip(*batches(), strict=True):
+        gradient = update(rule, p, start, x, y, miss)
+        p = {name: value - RATE * gradient[name] for name, value in p.items()}
+    return p
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_fifteen_updates_are_those_of_numpy(name):
+    model = library(RULES[name])
+    start = weights(model)
+    for x, y in zip(*batches(), strict=True):
+        model.train_on_batch(x, y)
+    expected = numpy_training(name, start)
+    for part, value in weights(model).items():
+        change = expected[part] - start[part]
+        np.testing.assert_allclose(value - start[part], change, rtol=0, atol=1e-9 * abs(change).max(), err_msg=part)
+    assert not np.allclose(expected["initial_state"], 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "miss", "part"),
+    [
+        ("align_ada", "same step", "kernel"),
+        ("align_ada", "own gate frozen", "kernel"),
+        ("align_ada", "presynaptic frozen", "kernel"),
+        ("align_zero", "presynaptic live", "kernel"),
+        ("align_zero", "initial state frozen", "initial_state"),
+        ("align_ada", "initial state frozen", "initial_state"),
+    ],
+)
+def test_near_misses_end_elsewhere(name, miss, part):
+    start = weights(library(RULES[name]))
+    right, wrong = numpy_training(name, start), numpy_training(name, start, miss)
+    assert distance(right[part] - start[part], wrong[part] - start[part]) > 0.003
+
+
+def test_align_zero_begins_as_backpropagation_and_align_ada_without_the_same_step():
+    changes = {}
+    for name in ("normal", "align_zero", "align_ada"):
+        model = library(RULES[name])
+        start = weights(model)
+        model.train_on_batch(*(part[0] for part in batches()))
+        changes[name] = {part: value - start[part] for part, value in weights(model).items()}
+    for part in NAMES:
+        np.testing.assert_allclose(changes["align_zero"][part], changes["normal"][part], rtol=1e-9, atol=1e-15)
+        alike = distance(changes["align_ada"][part], changes["normal"][part]) < 1e-9
+        assert alike == (part in ("initial_state", "readout", "offset"))
