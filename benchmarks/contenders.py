@@ -92,9 +92,13 @@ def baseline(build: Build) -> keras.Model:
     return native
 
 
+ALIGNED_ONLY = ("alignment", "parameterization")
+"""What the names of options begin with that a native layer does not have."""
+
+
 def _native(layer: keras.Layer) -> keras.Layer:
     kinds = {"Dense": keras.layers.Dense, "Conv2D": keras.layers.Conv2D}
-    config = {key: value for key, value in layer.get_config().items() if not key.startswith("alignment")}
+    config = {key: value for key, value in layer.get_config().items() if not key.startswith(ALIGNED_ONLY)}
     return kinds.get(type(layer).__name__, type(layer)).from_config(config)
 
 

@@ -309,8 +309,8 @@ def test_malformed_configurations_give_only_config_errors(data):
 
 def test_every_rule_can_be_written_in_a_file():
     assert set(RULES) == {
-        "feedback",
         "align_prop",
+        "feedback",
         "sign_symmetry",
         "weight_mirror",
         "information",

@@ -13,6 +13,7 @@ PROJECT, RECONSTRUCT, CORRELATE, RANDOM = "Conv2D", "Conv2DBackpropInput", "Conv
 
 COSTS = {
     "feedback": ("feedback", {}, {}),
+    "align_prop": ("align_prop", {}, {}),
     "sign_symmetry": ("sign_symmetry", {}, {}),
     "symmetric": ("symmetric", {}, {}),
     "kolen_pollack": ("kolen_pollack", {}, {}),
@@ -85,7 +86,7 @@ def test_a_convolution_computes_only_what_its_rule_needs(name, case):
     found, gradients, to_b = cost(case, {**RULE_CONFIGS[rule], **options})
     assert found == expected
     assert set(gradients.values()) == {None}
-    assert (to_b is None) == (rule in ("feedback", "sign_symmetry"))
+    assert (to_b is None) == (rule in ("feedback", "align_prop", "sign_symmetry"))
 
 
 @pytest.mark.parametrize("name", COSTS)
