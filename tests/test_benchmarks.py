@@ -103,7 +103,8 @@ def test_a_limit_is_kept_or_not(check, held):
 def test_every_rule_is_a_contender():
     from neural_alignment.alignments import RULES
 
-    assert {contender.rule.rule for contender in contenders.RULES.values()} == set(RULES)
+    # Align-prop is feedback by other backward kernels: a step of it is one of `feedback`.
+    assert {contender.rule.rule for contender in contenders.RULES.values()} == set(RULES) - {"align_prop"}
 
 
 @pytest.mark.parametrize("convolution", [False, True])
