@@ -27,7 +27,7 @@ FOLDER = "IMAGENET_SAMPLE_DIR"
 
 
 def decode_then_crop(encoded: Any, window: Callable[[Any, Any], Any]) -> Any:
-    """What `neural_alignment.data.imagenet.decode_window` returns, by way of the whole decoded image.
+    """What `neural_alignment.data.imagenet.decode_jpeg_window` returns, by way of the whole decoded image.
 
     Args:
         encoded: scalar string, the bytes of a JPEG file.
@@ -90,8 +90,10 @@ def decoders(files: str, size: dict[str, Any]) -> dict[str, Callable[[], dict[st
     ]
     images = tf.data.Dataset.from_tensor_slices((encoded, tf.stack(windows), tf.stack(seeds)))
 
-    def pass_over(decode: Callable[..., Any]) -> Callable[[], dict[str, float]]:
-        decoded = images.map(decode)
+    def pass_over(decode: Callable[..., Any], prepare: Callable[..., Any]) -> Callable[[], dict[str, float]]:
+        # All else is the same for both: what tells a JPEG file from another one too.
+        with mock.patch.object(imagenet, "decode_jpeg_window", decode):
+            decoded = images.map(prepare)
 
         def once() -> dict[str, float]:
             start = time.process_time()
@@ -101,20 +103,17 @@ def decoders(files: str, size: dict[str, Any]) -> dict[str, Callable[[], dict[st
 
         return once
 
-    def alone_of(decode: Callable[..., Any]) -> Callable[..., Any]:
+    def alone(bytes_: Any, window: Any, _: Any) -> Any:
         # The shape: crops of differing sizes make no batch.
-        return lambda bytes_, window, _: tf.shape(decode(bytes_, lambda *_: tf.unstack(window)))
+        return tf.shape(imagenet.decode_window(bytes_, lambda *_: tf.unstack(window)))
 
-    def whole(decode: Callable[..., Any]) -> Callable[..., Any]:
-        def prepared(bytes_: Any, _: Any, seed: Any) -> Any:
-            with mock.patch.object(imagenet, "decode_window", decode):
-                return imagenet.resnet_train(bytes_, seed, size["image"])
+    def whole(bytes_: Any, _: Any, seed: Any) -> Any:
+        return imagenet.resnet_train(bytes_, seed, size["image"])
 
-        return prepared
-
-    ways = {"fused": imagenet.decode_window, "decode then crop": decode_then_crop}
-    alone = {name: pass_over(alone_of(decode)) for name, decode in ways.items()}
-    return alone | {f"{name}{WHOLE}": pass_over(whole(decode)) for name, decode in ways.items()}
+    ways = {"fused": imagenet.decode_jpeg_window, "decode then crop": decode_then_crop}
+    return {name: pass_over(decode, alone) for name, decode in ways.items()} | {
+        f"{name}{WHOLE}": pass_over(decode, whole) for name, decode in ways.items()
+    }
 
 
 def _jpegs(files: str, images: int) -> list[bytes]:

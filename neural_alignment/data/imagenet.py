@@ -180,18 +180,20 @@ def decode_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tensor], W
         `(height, width, 3)` uint8.
     """
 
-    def from_jpeg() -> tf.Tensor:
-        shape = tf.io.extract_jpeg_shape(encoded)
-        return tf.io.decode_and_crop_jpeg(
-            encoded, tf.stack(window(shape[0], shape[1])), channels=3, dct_method="INTEGER_ACCURATE"
-        )
-
     def from_other() -> tf.Tensor:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         shape = tf.shape(image)
         return tf.image.crop_to_bounding_box(image, *window(shape[0], shape[1]))
 
-    return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
+    return tf.cond(tf.io.is_jpeg(encoded), lambda: decode_jpeg_window(encoded, window), from_other)
+
+
+def decode_jpeg_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tensor], Window]) -> tf.Tensor:
+    """Decodes a window of a JPEG file, and not more than that; arguments and result as of `decode_window`."""
+    shape = tf.io.extract_jpeg_shape(encoded)
+    return tf.io.decode_and_crop_jpeg(
+        encoded, tf.stack(window(shape[0], shape[1])), channels=3, dct_method="INTEGER_ACCURATE"
+    )
 
 
 def _resized(crop: tf.Tensor, image_size: int) -> tf.Tensor:
