@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -332,6 +333,10 @@ def main() -> None:
     except Diverged as error:
         _exit(f"diverged: {error}", 3)
     except Stopped as error:
+        from neural_alignment.training.stepping import TRACING
+
+        if any(thread.name.startswith(TRACING) for thread in threading.enumerate()):
+            _exit_at_once(f"stopped: {error}", 1)
         _exit(f"stopped: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
         _exit("stopped; go on with --resume", 1)
@@ -345,6 +350,14 @@ def main() -> None:
 def _exit(line: str, code: int) -> None:
     print(" ".join(line.split()), file=sys.stderr)
     sys.exit(code)
+
+
+def _exit_at_once(line: str, code: int) -> None:
+    """Ends without waiting for a thread that makes the graph of a step: Python would, and it can take a minute."""
+    print(" ".join(line.split()), file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

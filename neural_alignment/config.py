@@ -331,7 +331,7 @@ class Runtime(Options):
     """Compile with XLA; slower than plain graphs on CPU. A TPU always does."""
     steps_per_execution: PositiveInt = 1
     """Steps between two returns to Python; a TPU wants 100 or more. Fewer where fewer are left to the next evaluation
-    or `checkpoints.every_steps`."""
+    or `checkpoints.every_steps`, and where they take longer than a second: signals are heeded in between."""
 
     @pydantic.model_validator(mode="after")
     def _options_have_their_strategy(self):

@@ -558,7 +558,7 @@ def test_evaluate(cloud):
     assert cloud.calls[0][:6] == ["compute", "tpus", "tpu-vm", "ssh", "my-tpu", "--worker=0"]
     last = cloud.commands("evaluate")[0].splitlines()[-1]
     program = "neural_alignment_env/bin/neural-alignment"
-    assert shlex.split(last) == ["exec", program, "evaluate", "gs://bucket/it's $(touch pwned)"]
+    assert shlex.split(last) == ["exec", program, "evaluate", "gs://bucket/it's $(touch pwned)", "--strategy", "tpu"]
     cloud.answer(evaluate=[failure("error: gs://bucket/x: no such run", code=2)])
     assert cloud.run("evaluate.sh", "my-tpu", RUN).returncode == 2
 
@@ -878,7 +878,7 @@ def test_evaluate_needs_a_setup(host):
     assert "this TPU is not set up" in result.stderr
     assert host.run("setup.sh", "my-tpu").returncode == 0
     assert host.run("evaluate.sh", "my-tpu", RUN).returncode == 0
-    assert json.loads((host.host / "trained").read_text())[0] == ["evaluate", RUN]
+    assert json.loads((host.host / "trained").read_text())[0] == ["evaluate", RUN, "--strategy", "tpu"]
 
 
 # --- search

@@ -7,7 +7,7 @@ usage() {
   cat <<EOF
 Usage: tpu_scripts/evaluate.sh NAME RUN --zone ZONE [options]
 
-Runs \`neural-alignment evaluate RUN\` on the TPU, which setup.sh or train.sh has set up. RUN is a finished run on
+Runs \`neural-alignment evaluate RUN --strategy tpu\` on the TPU, which setup.sh or train.sh has set up. RUN is a finished run on
 gs://.
 $COMMON_USAGE
 EOF
@@ -24,7 +24,7 @@ set -eu
 }
 . neural_alignment_env/tpu.sh
 SCRIPT
-  quote exec neural_alignment_env/bin/neural-alignment evaluate "$RUN"
+  quote exec neural_alignment_env/bin/neural-alignment evaluate "$RUN" --strategy tpu
 }
 
 parse "$@"

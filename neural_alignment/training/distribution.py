@@ -24,7 +24,7 @@ EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type"
 """`TF_CONFIG` of the first of two workers."""
 
 HEED_SIGNALS = 1.0
-"""Seconds after which an evaluation returns to Python, where signals are heeded, before it goes on."""
+"""Seconds after which steps in one graph return to Python, where signals are heeded, before they go on."""
 
 MEET = 120.0
 """Seconds for which a worker that is refused waits for the others, to tell them."""
@@ -104,14 +104,20 @@ class Distribution:
         batches = iter(self.validation(dataset))
         # Not `model.evaluate`, which takes no batches that are shared out among workers.
         left = -(-dataset.validation_examples // dataset.batching.validation_batch_size)
-        # Signals are heeded where a call returns. Several workers heed none here, and meet at every batch in a loop,
-        # so theirs must be of one length.
-        seconds = HEED_SIGNALS if self.workers == 1 else math.inf
         results, made = {}, left
         while left and made:  # Damaged records that are left out may make a batch less.
-            made, results = model.test_function.steps(batches, left, seconds)
+            made, results = model.test_function.steps(batches, left, self.seconds_together)
             left -= made
         return {name: float(value) for name, value in results.items()}
+
+    @property
+    def seconds_together(self) -> float:
+        """How long steps may follow each other in one graph before it returns to Python, where signals are heeded.
+
+        Several workers heed theirs where all have made the same steps, and meet at every batch in a loop, so their
+        loops must be of one length: no limit.
+        """
+        return HEED_SIGNALS if self.workers == 1 else math.inf
 
     @property
     def _fills(self) -> bool:

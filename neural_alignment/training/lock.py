@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -25,11 +26,16 @@ except ImportError:  # Not a POSIX system: a lease serves there too.
 NAME = "lock.json"
 """The file that is there while a process holds the directory."""
 
+SETTLE = 2.0
+"""Seconds between two looks at a lease of another process."""
+
 BEAT = 15.0
 """Seconds between two signs of life of who holds a lease."""
 
 STALE = 90.0
 """Seconds without a sign of life after which a lease may be taken over."""
+
+_log = logging.getLogger(__name__)
 
 
 class Lost(RunError):  # noqa: N818 - what happened to the run, not a fault of the program
@@ -42,8 +48,8 @@ def held(directory: str) -> Iterator[Callable[[], None]]:
 
     On a local file system the kernel holds the lock, and lets go of it when the process ends, however it ends. On
     others, such as gs://, a lease does: a file with the holder's name and the time of its last sign of life, refused
-    while that is fresh and taken over when it is older than `STALE`. The clocks of the machines must agree to well
-    within that time.
+    while that is renewed and taken over when it is older than `STALE`: who comes back soon after it was killed waits.
+    The clocks of the machines must agree to well within that time.
 
     Raises:
         RunError: if another process holds it; the message names its pid and host.
@@ -118,14 +124,14 @@ class Lease:
     Args:
         path: the file.
         now: the time, seconds since 1970.
-        settle: waits until a write of another process at the same moment would be seen.
+        settle: waits `SETTLE` seconds, within which a write of another process at the same moment would be seen.
     """
 
     def __init__(
         self,
         path: str,
         now: Callable[[], float] = time.time,
-        settle: Callable[[], None] = lambda: time.sleep(2.0),
+        settle: Callable[[], None] = lambda: time.sleep(SETTLE),
     ):
         self._path = path
         self._now = now
@@ -134,23 +140,36 @@ class Lease:
         self._lost_to: dict[str, Any] | None = None
 
     def acquire(self) -> None:
-        """Takes the lease.
+        """Takes the lease; of a holder that may be gone it waits for a sign of life, until its lease is stale.
 
         Raises:
-            RunError: if another process holds it and has given a sign of life within `STALE`.
+            RunError: if another process holds it and gives a sign of life.
         """
-        holder = self._read()
-        sign = holder.get("time")
-        # A time that lies as far ahead is no sign of life either.
-        age = abs(self._now() - sign) if isinstance(sign, (int, float)) else STALE
-        if age < STALE:
-            advice = f"its last sign of life is {age:.0f} s old: if it is gone, try again in {STALE - age:.0f} s"
-            raise RunError(f"{_taken(self._path, holder)}; {advice}")
+        self._await_stale()
         self._write()
         # There is no test-and-set: of two that write at the same moment the one that wrote last is the holder.
         self._settle()
         self.beat()
         self.check()
+
+    def _await_stale(self) -> None:
+        holder = self._read()
+        left = STALE - self._age(holder)
+        if left > 0:
+            _log.warning("%s; taken over in %.0f s if that gives no sign of life", _taken(self._path, holder), left)
+        while left > 0:
+            self._settle()
+            left -= SETTLE
+            later = self._read()
+            if not later:
+                return
+            if later != holder:
+                raise RunError(f"{_taken(self._path, later)}; wait until it has ended, or choose another --run-dir")
+
+    def _age(self, holder: dict[str, Any]) -> float:
+        """Returns how old the last sign of life is; a time that lies as far ahead is none either."""
+        sign = holder.get("time")
+        return abs(self._now() - sign) if isinstance(sign, (int, float)) else STALE
 
     def beat(self) -> None:
         """Gives a sign of life, unless another process has taken the lease."""

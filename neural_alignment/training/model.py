@@ -308,12 +308,13 @@ class Execution:
             for function in (step, self._step_on_next, self._step_on_several)
         )
 
-    def __call__(self, iterator: Any, limit: int | None = None) -> dict[str, Tensor]:
+    def __call__(self, iterator: Any, limit: int | None = None, seconds: float = math.inf) -> dict[str, Tensor]:
         """Makes `steps_per_execution` steps, or fewer where fewer batches are left; returns the metrics so far.
 
         Args:
             iterator: of batches.
             limit: make no more steps than these.
+            seconds: as in `steps`.
 
         Raises:
             StopIteration: if no batch is left.
@@ -327,7 +328,7 @@ class Execution:
             return self._results()
         if together == 1:  # One step needs no loop, nor batches that may be missing.
             return self._on_next(iterator)
-        made, results = self.steps(iterator, together if limit is None else min(limit, together))
+        made, results = self.steps(iterator, together if limit is None else min(limit, together), seconds)
         if not made:
             raise StopIteration
         return results

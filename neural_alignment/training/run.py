@@ -486,7 +486,7 @@ class _Training:
         if progress is not None:
             progress.plan(start, self.total_steps)
         try:
-            advance = Stepper(self.model, self.devices.train(self.dataset, start)) if start < self.total_steps else None
+            advance = self._stepper(start) if start < self.total_steps else None
             if self._is_due(start) and start not in [row["step"] for row in rows]:
                 # Several workers make their graphs in one order, by which the sums over all of them are known.
                 if advance is not None and self.devices.workers == 1:
@@ -529,6 +529,9 @@ class _Training:
                 self._measure(stop, listeners)
             elif is_save_due:
                 self.save()
+
+    def _stepper(self, start: int) -> Stepper:
+        return Stepper(self.model, self.devices.train(self.dataset, start), self.devices.seconds_together)
 
     def save(self) -> None:
         """Saves the present state as the last one.

@@ -61,9 +61,8 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
         ConfigError: if the pattern of a rule fits no layer.
     """
     keras.utils.set_random_seed(config.seed)
-    if config.runtime.precision == "mixed_bfloat16":
-        # What stays float32, R and the angles, is float32: GPUs would multiply in TF32, and TPUs in bfloat16.
-        tf.config.experimental.enable_tensor_float_32_execution(False)
+    # What is float32, in `mixed_bfloat16` R and the angles, is float32: GPUs would multiply in TF32, TPUs in bfloat16.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     with _precision(config.runtime.precision):
         model = _draw_model(config, classes, input_shape, steps_per_epoch)
     if config.runtime.synchronize_batch_norm:

@@ -389,13 +389,15 @@ def test_r_is_float32_in_a_plain_keras_model_of_a_mixed_policy(mixed_policy, rul
 
 
 @pytest.mark.parametrize("rule", ["activation", "WM+AD+OPS"])
-def test_mixed_bfloat16_compiles_with_r_multiplied_in_float32(keep_tensor_float_32, rule):
+@pytest.mark.parametrize(("precision", "dtypes"), [("mixed_bfloat16", {"bf16", "f32"}), ("float32", {"f32"})])
+def test_what_is_float32_is_multiplied_as_float32(keep_tensor_float_32, rule, precision, dtypes):
     """Unless told so, a TPU multiplies float32 numbers after rounding them to bfloat16."""
-    text = step_hlo(mixed(RULES[rule], jit_compile=True))
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    text = step_hlo(mixed(RULES[rule], jit_compile=True, precision=precision))
     assert not dynamic(text)
     products = re.findall(r"= (\w+)\[.*(?:dot|convolution)\(.*", text)
     wide = re.findall(r"= f32\[.*(?:dot|convolution)\(.*", text)
-    assert set(products) == {"bf16", "f32"}
+    assert set(products) == dtypes
     assert wide
     assert all("operand_precision={highest,highest}" in product for product in wide)
 

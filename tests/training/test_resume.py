@@ -1,6 +1,7 @@
 """A run that is killed or stopped, whenever and however, goes on as if it had not been."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.data import InMemory
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.training import callbacks, run, setup, stepping
+from neural_alignment.training import callbacks, distribution, run, setup, stepping
 from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel
@@ -296,22 +297,65 @@ def test_a_signal_saves_ends_at_once_and_the_run_goes_on(monkeypatch, tmp_path, 
 
 
 def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, tmp_path, whole):
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, 4)
+        with pytest.raises(Stopped, match="SIGTERM at step 5, which is saved"):
+            run.train(config(), tmp_path / "run")
+    run.train(config(), tmp_path / "run", resume=True)
+    assert lives.differences(whole, tmp_path / "run") == []
+
+
+def signal_in_step(patch, number):
+    """Sends SIGTERM from a thread of TensorFlow, inside the step `number`."""
     original = MultiOptimizer.apply
 
     def during(step):
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)  # From a thread of TensorFlow, inside the step.
+        if step == number:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def apply(self, *arguments):
         tf.py_function(during, [self.iterations.value], [])
         original(self, *arguments)
 
+    patch.setattr(MultiOptimizer, "apply", apply)
+
+
+@pytest.mark.parametrize(("seconds", "stops_at"), [(0.0, 5), (math.inf, STEPS)])
+def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_time_is_over(
+    monkeypatch, tmp_path, seconds, stops_at
+):
+    together = {"runtime": {"steps_per_execution": 1000}, "checkpoints": {"every_steps": STEPS}}
     with monkeypatch.context() as patch:
-        patch.setattr(MultiOptimizer, "apply", apply)
-        with pytest.raises(Stopped, match="SIGTERM at step 5, which is saved"):
-            run.train(config(), tmp_path / "run")
-    run.train(config(), tmp_path / "run", resume=True)
-    assert lives.differences(whole, tmp_path / "run") == []
+        signal_in_step(patch, 4)
+        patch.setattr(distribution, "HEED_SIGNALS", seconds)
+        with pytest.raises(Stopped, match=f"SIGTERM at step {stops_at}, which is saved"):
+            run.train(config(**together), tmp_path / "run")
+    run.train(config(**together), tmp_path / "whole")
+    run.train(config(**together), tmp_path / "run", resume=True)
+    assert lives.differences(tmp_path / "whole", tmp_path / "run") == []
+
+
+def test_who_is_told_to_stop_does_not_wait_for_the_graph_of_a_step(tmp_path):
+    code = f"""
+import os, signal, sys, threading
+from neural_alignment import cli
+from neural_alignment.training import model, run
+
+def signalled(self, stop, listeners):
+    os.kill(os.getpid(), signal.SIGTERM)
+    with stop.safe():
+        pass
+
+model.Execution.trace = lambda *_: threading.Event().wait()  # Never done.
+run._Training._measure = signalled
+sys.argv[1:] = ["train", {str(ROOT / "configs" / "quickstart.yaml")!r}, "--run-dir", {str(tmp_path / "run")!r}]
+cli.main()
+"""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("stopped: SIGTERM at step 0")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path):

@@ -215,13 +215,20 @@ def test_a_lock_file_that_is_a_link_is_not_written_through(tmp_path):
 
 
 class Clock:
-    """A time that goes by when it is told to."""
+    """A time that goes by when it is told to, or while somebody waits; who is alive gives signs of life meanwhile."""
 
     def __init__(self):
         self.time = 1e9
 
+        self.alive = []
+
     def __call__(self):
         return self.time
+
+    def wait(self):
+        self.time += lock.SETTLE
+        for each in self.alive:
+            each.beat()
 
 
 @pytest.fixture
@@ -229,7 +236,7 @@ def lease(tmp_path):
     """Makes leases on one directory that share a clock."""
     clock = Clock()
 
-    def make(settle=lambda: None):
+    def make(settle=clock.wait):
         return lock.Lease(str(tmp_path / lock.NAME), clock, settle)
 
     make.clock = clock
@@ -237,17 +244,25 @@ def lease(tmp_path):
     return make
 
 
-def test_a_fresh_lease_is_refused_and_a_stale_one_is_taken_over(lease):
+def test_a_lease_whose_holder_lives_is_refused_and_one_of_a_dead_holder_is_waited_for(lease, caplog):
     first, second = lease(), lease()
     first.acquire()
+    lease.clock.alive = [first]
     lease.clock.time += lock.STALE - 1
-    with pytest.raises(RunError, match=rf"is in use by process {os.getpid()} on .*is 89 s old: .* again in 1 s"):
+    with pytest.raises(RunError, match=rf"is in use by process {os.getpid()} on .*; wait until it has ended"):
         second.acquire()
-    first.beat()
-    lease.clock.time += lock.STALE - 1
-    with pytest.raises(RunError, match="is in use"):
-        second.acquire()
-    lease.clock.time += 1
+    assert f"{lock.STALE - 1:.0f} s" not in caplog.text
+    assert "taken over in 1 s if that gives no sign of life" in caplog.text
+    lease.clock.alive = []
+    began = lease.clock.time
+    second.acquire()
+    assert lock.STALE <= lease.clock.time - began <= lock.STALE + 2 * lock.SETTLE
+
+
+def test_who_lost_its_lease_does_not_take_it_back(lease):
+    first, second = lease(), lease()
+    first.acquire()
+    lease.clock.time += lock.STALE
     second.acquire()
     first.beat()  # It was asleep, and must not take back what is another's.
     with pytest.raises(lock.Lost, match="took it over"):
@@ -263,7 +278,7 @@ def test_of_two_that_take_a_lease_at_the_same_moment_one_gets_it(lease):
     second = lease()
 
     def both():
-        lease.path.unlink()  # The other saw no lease either, and writes after this one.
+        lease.path.unlink(missing_ok=True)  # The other saw no lease either, and writes after this one.
         second.acquire()
 
     first = lease(settle=both)
@@ -279,7 +294,15 @@ def test_a_lease_that_says_nothing_sensible_is_stale(lease, content):
 
 
 def test_a_run_on_a_remote_file_system_is_trained_and_resumed(monkeypatch, whole, tmp_path):
-    monkeypatch.setattr(lock.Lease.__init__, "__defaults__", (lambda: 1e9, lambda: None))
+    clock = Clock()
+    monkeypatch.setattr(lock.Lease.__init__, "__defaults__", (clock, clock.wait))
+    acquire = lock.Lease.acquire
+
+    def note(self):
+        acquire(self)
+        clock.alive.append(self)
+
+    monkeypatch.setattr(lock.Lease, "acquire", note)
     path = f"ram://{tmp_path.name}/run"
     original = run.Stepper.__call__
 
@@ -295,6 +318,7 @@ def test_a_run_on_a_remote_file_system_is_trained_and_resumed(monkeypatch, whole
         patch.setattr(run.Stepper, "__call__", stop)
         with pytest.raises(KeyboardInterrupt):
             run.train(config(), path)
+    clock.alive.clear()
     assert not tf.io.gfile.exists(f"{path}/{lock.NAME}")
     run.train(config(), path, resume=True)
     local = tmp_path / "run"
