@@ -42,7 +42,7 @@ class DirectFeedback(CutRule):
     seed: int = 0
 
     def keep(self, model: keras.Model, kept: Kept) -> list[Any]:
-        """Draws a map for each cut.
+        """Draws a map for each cut, by its place: Keras numbers the names of layers on from model to model.
 
         Raises:
             ValueError: if the outputs are not `(batch, classes)`.
@@ -57,10 +57,10 @@ class DirectFeedback(CutRule):
         for operation, _ in graph(model):
             shapes = [operation.input.shape] if operation.name in places.inputs else []
             shapes += [operation.output.shape] if operation.name in places.outputs else []
-            for number, shape in enumerate(shapes):
+            for shape in shapes:
                 size = tuple(shape[1:])
                 drawn = size[-1:] if self.share_space else size
-                name = f"map_{operation.name}_{number}"
+                name = f"map_{len(maps)}"
                 maps.append(kept.keep(name, draw(name, (*drawn, model.output_shape[-1]), size, self.seed)))
         return maps
 

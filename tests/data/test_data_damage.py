@@ -1,15 +1,19 @@
 """Damaged files: the run stops and names file and record, or skips as many as are tolerated, each counted once."""
 
+import csv
 import json
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.data import sources
 from neural_alignment.data.damage import DamagedRecord, DamageList
 from neural_alignment.errors import DataError
+from neural_alignment.training import run
 
 EXAMPLES, BATCH, STEPS = 33, 8, 4
 
@@ -339,3 +343,75 @@ def test_a_missing_file_of_a_prepared_set(files, tools, monkeypatch):
         assert set(np.concatenate([labels for _, labels in batches_of(dataset, 3)])) <= set(range(15))
     with pytest.raises(DataError, match="Allowed: 14"):
         load_toy(directory, tolerate_corrupt=14)
+
+
+# In a run.
+
+
+def plan(photographs, tolerate_corrupt):
+    train, validation = photographs
+    return configuration.parse(
+        {
+            "epochs": 2,
+            "batch_size": BATCH,
+            "data": {
+                "source": "imagenet",
+                "train_files": train,
+                "validation_files": validation,
+                "preprocessing": "inception",
+                "image_size": 8,
+                "shuffle_buffer": 100,
+                "tolerate_corrupt": tolerate_corrupt,
+            },
+            "model": {"name": "fc", "hidden": [4]},
+            "optimization": {"forward": {"name": "momentum", "learning_rate": 0.02}},
+            "evaluation": {"every_epochs": 1, "probe_examples": 0},
+            "logging": {"tensorboard": False},
+            "checkpoints": {"every_steps": 1},
+        }
+    )
+
+
+def counted(directory):
+    """The number of damaged records in each row of metrics.csv."""
+    with (directory / "metrics.csv").open() as file:
+        return [int(float(row["corrupt_records"])) for row in csv.DictReader(file)]
+
+
+def stop_at(patch, step):
+    original = run.Stepper.__call__
+
+    def stopping(self, limit):
+        if int(self._model.optimizer.iterations) == step:
+            raise KeyboardInterrupt
+        return original(self, limit)
+
+    patch.setattr(run.Stepper, "__call__", stopping)
+
+
+def test_a_run_counts_damaged_records_in_its_metrics_and_once_when_it_is_resumed(
+    photographs, files, tools, monkeypatch, tmp_path
+):
+    path = spoil(files.directory / "train-00001-of-00003", tools, 3, 6)
+    run.train(plan(photographs, 2), tmp_path / "whole")
+    rows = counted(tmp_path / "whole")
+    assert rows[0] == 0
+    assert rows[-1] == 2
+    kept = json.loads((tmp_path / "whole" / "corrupt_records.json").read_text())
+    assert sorted(record[:2] for record in kept) == [[path, 3], [path, 6]]
+    with monkeypatch.context() as patch:
+        stop_at(patch, STEPS + 2)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(plan(photographs, 2), tmp_path / "parts")
+    run.train(plan(photographs, 2), tmp_path / "parts", resume=True)
+    assert counted(tmp_path / "parts") == rows
+    assert json.loads((tmp_path / "parts" / "corrupt_records.json").read_text()) == kept
+
+
+def test_a_run_ends_beyond_what_it_tolerates_and_goes_on_when_it_may_tolerate_more(photographs, files, tools, tmp_path):
+    path = spoil(files.directory / "train-00001-of-00003", tools, 3, 6)
+    with pytest.raises(DataError, match=f"{re.escape(path)}.*Received 2 damaged records. Allowed: 1."):
+        run.train(plan(photographs, 1), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    run.train(plan(photographs, 2), tmp_path / "run", resume=True)
+    assert counted(tmp_path / "run")[-1] == 2

@@ -24,7 +24,7 @@ from helpers import (
 
 from neural_alignment import config as configuration
 from neural_alignment import models
-from neural_alignment.alignments import LayerView, Symmetric, forward_pass, from_config
+from neural_alignment.alignments import NETWORK_RULES, LayerView, Symmetric, forward_pass, from_config
 from neural_alignment.alignments.pathways import InputPath, draw_noise, noise_key
 from neural_alignment.training import AlignedModel, aligned_layers, probes, setup
 from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
@@ -34,7 +34,7 @@ COLUMNS = {
     name: {**RULE_CONFIGS["information" if name == "IA" else "weight_mirror"], **path, "seed": SEED}
     for name, path in TABLE_5.items()
 }
-RULES = {**RULE_CONFIGS, **COLUMNS}
+RULES = {**RULE_CONFIGS, **COLUMNS, **{rule: {"rule": rule} for rule in NETWORK_RULES}}
 
 
 def data(steps=STEPS, shape=SHAPE):
@@ -108,7 +108,7 @@ DELAYED = RateScheduler(1, delay_epochs=2, alternation=1)
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "WM+AD"])  # WM with another number.
 def test_every_rule_ends_under_xla_where_it_does_in_a_graph(float64, rule):
     """After a delay J and R take turns; where R is none, or W and B move by one update, each step has both."""
-    turns = rule not in ("feedback", "sign_symmetry", "kolen_pollack")
+    turns = rule in {*LEARNING, *COLUMNS} - {"kolen_pollack"}
     history = agree(RULES[rule], scheduler=DELAYED if turns else None)
     assert (history["regulariser"] != [0.0]) == (rule in {*LEARNING, *COLUMNS})
 

@@ -16,11 +16,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import RULE_CONFIGS, TABLE_5, assert_close, distance
+from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, distance
 
 from neural_alignment import config as configuration
 from neural_alignment import layers
-from neural_alignment.alignments import from_config
+from neural_alignment.alignments import NETWORK_RULES, from_config
 from neural_alignment.config import Runtime
 from neural_alignment.errors import Diverged, InputError
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
@@ -38,7 +38,9 @@ COLUMNS = {
         "forward_output": {"batch_center": True, "relu": True},
     },
 }  # fmt: skip
-RULES = {**RULE_CONFIGS, **COLUMNS, "backpropagation": None}
+RULES = {**RULE_CONFIGS, **COLUMNS, "backpropagation": None, **{rule: {"rule": rule} for rule in NETWORK_RULES}}
+TURNS = [name for name, config in RULES.items() if config and config["rule"] in LEARNING and name != "kolen_pollack"]
+"""Rules whose J and R can take turns."""
 
 
 def strategy_of(replicas):
@@ -105,9 +107,10 @@ def test_two_replicas_train_as_one_does(float64, rule):
     agree(RULES[rule], 2)
 
 
-@pytest.mark.parametrize("rule", ["symmetric", "WM+AD+OPS", "IA of centred reconstructions"])
+@pytest.mark.parametrize("rule", RULES)
 def test_four_replicas_train_as_one_does(float64, rule):
-    agree(RULES[rule], 4)
+    """J and R in turn, where they can."""
+    agree(RULES[rule], 4, scheduler=RateScheduler(2, alternation=1) if rule in TURNS else None)
 
 
 SCHEDULES = {
