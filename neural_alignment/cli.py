@@ -201,7 +201,7 @@ def figure(
     recordings: Annotated[str | None, typer.Option(help="Recorded responses, for two_routes/6.")] = None,
     images: Annotated[str | None, typer.Option(help="The images that they answer.")] = None,
 ) -> None:
-    """Make a figure of a paper from run directories: a PNG file, and the CSV file behind it."""
+    """Make a figure of a paper from run directories: a PNG file, the CSV file behind it, and Markdown."""
     places = {"runs": runs, "output": output, "configs": configs}
     _make("figure", name, lab, jobs, places, recordings=recordings, images=images)
 

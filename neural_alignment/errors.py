@@ -54,9 +54,13 @@ class Stopped(Exception):  # noqa: N818 - what happened to the run, not a fault 
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the closest of `allowed`, or nothing where none is close."""
-    close = difflib.get_close_matches(word, list(allowed), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """Returns `"; did you mean 'x'?"` for the closest of `allowed`, or nothing where none is close.
+
+    Of those that are close, one that begins with the word is closest.
+    """
+    close = difflib.get_close_matches(word, list(allowed))
+    longer = [each for each in close if each.startswith(word)]
+    return f"; did you mean {(longer or close)[0]!r}?" if close else ""
 
 
 def describe(error: pydantic.ValidationError, data: Any, schema: Any, prefix: str = "") -> str:

@@ -39,10 +39,21 @@ def test_python(text, tmp_path):
         assert isinstance(names["optimizer"], keras.optimizers.Optimizer)
 
 
-@pytest.mark.parametrize("text", blocks("yaml"), ids=lambda text: text.split()[0])
-def test_yaml(text):
+RULES = [["weight_mirror", "symmetric"], ["feedback", "feedback"]]
+
+
+@pytest.mark.parametrize(("text", "rules"), zip(blocks("yaml"), RULES, strict=True), ids=["digits", "mnist"])
+def test_yaml(text, rules):
     config = configuration.parse(ruamel.yaml.YAML(typ="safe", pure=True).load(text))
-    assert [rule.rule for rule in config.rules] == ["weight_mirror", "symmetric"]
+    assert [rule.rule for rule in config.rules] == rules
+
+
+def test_the_network_of_rahmansetayesh_is_that_of_its_configuration():
+    text = blocks("yaml")[1]
+    config = configuration.parse(ruamel.yaml.YAML(typ="safe", pure=True).load(text))
+    file = configuration.load(ROOT / "configs" / "fa_mechanism" / "bp_trw_wb.yaml", ["data.replace_labels=0.5"])
+    for part in ("epochs", "batch_size", "data", "model", "loss", "alignment", "optimization"):
+        assert getattr(config, part) == getattr(file, part), part
 
 
 def commands():

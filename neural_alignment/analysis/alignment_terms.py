@@ -264,7 +264,7 @@ def _weighted(history: History, signals: Signals, outputs: Array) -> Array:
 
 
 class Cost(NamedTuple):
-    """What an expansion of one layer takes.
+    """What the alignment terms of one layer take.
 
     Attributes:
         memory: bytes of the history.
@@ -275,22 +275,19 @@ class Cost(NamedTuple):
     operations: int
 
 
-def cost(batch: int, below: int, units: int, above: int, iterations: int, capacity: int, itemsize: int = 8) -> Cost:
-    """Returns what it takes to expand every iteration from 0, term by term.
+def cost(batch: int, sizes: tuple[int, int, int], terms: int, appended: int, capacity: int, itemsize: int = 8) -> Cost:
+    """Returns what it takes to compute alignment terms, each by itself, and to keep the history that they need.
 
     Args:
         batch: examples of a batch.
-        below: units of layer l - 1.
-        units: units of layer l.
-        above: units of layer l + 1.
-        iterations: how many iterations are expanded.
-        capacity: how many the history keeps.
+        sizes: units of the layers l - 1, l and l + 1.
+        terms: how many terms; an iteration k whose history is whole has k of them.
+        appended: iterations that the history is told of.
+        capacity: how many it keeps.
         itemsize: bytes of a number.
     """
-    full = max(iterations - capacity, 0)
-    growing = iterations - full
-    terms = growing * (growing - 1) // 2 + full * capacity
+    below, units, above = sizes
     per_term = 4 * batch * below * units + 2 * batch * units * above
     per_iteration = 4 * batch * below * units + 2 * batch * below * above  # What `append` computes.
     memory = capacity * (2 * below * units + below * above) * itemsize
-    return Cost(memory, terms * per_term + iterations * per_iteration)
+    return Cost(memory, terms * per_term + appended * per_iteration)

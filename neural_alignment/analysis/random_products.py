@@ -83,6 +83,38 @@ def sample(draws: int, rng: np.random.Generator, activation: Activation = RELU) 
     return Sample(*angles)
 
 
+class Shift(NamedTuple):
+    """How much farther from 90 degrees the gates move theta_3, degrees; negative where they move it towards 90.
+
+    Attributes:
+        mean: over all draws.
+        error: standard error of the mean; with and without gates are one draw, so it is that of their difference.
+    """
+
+    mean: float
+    error: float
+
+
+def gated_shift(sample: Sample, width: float = 5.0) -> Shift:
+    """Returns what the gates do to the mean of theta_3 at the same theta_1 and theta_2.
+
+    In each bin, the mean with gates less that without, counted positive away from 90 degrees; averaged over bins by
+    their draws. The mean over all draws tells nothing: it is 90 degrees by the symmetry of theta_1 and theta_2,
+    whatever the gates do.
+
+    Args:
+        sample: the draws.
+        width: of a bin, degrees; it divides 180.
+
+    Raises:
+        ValueError: if `width` does not divide 180.
+    """
+    mean = heatmap(sample.first, sample.second, sample.product, width).mean
+    bins = [np.clip((angles // width).astype(int), 0, len(mean) - 1) for angles in (sample.first, sample.second)]
+    moved = np.sign(mean[bins[0], bins[1]] - 90.0) * (sample.gated - sample.product)
+    return Shift(float(moved.mean()), float(moved.std(ddof=1) / np.sqrt(moved.size)))
+
+
 class Heatmap(NamedTuple):
     """Mean and variance of an angle in bins of theta_1 (rows) and theta_2 (columns); NaN in empty bins.
 

@@ -13,10 +13,11 @@ from neural_alignment.options import Options
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class ColumnNorm(keras.constraints.Constraint):
-    """Scales every column of a kernel `(inputs, outputs)` to one norm: w_i <- gamma w_i / ||w_i||.
+    """Scales every column of a kernel `(..., outputs)` to one norm: w_i <- gamma w_i / ||w_i||.
 
-    A column is what one neuron weighs its inputs by. Keras' `UnitNorm` adds a small number to the norm, this does not;
-    a column of zeros, which has no direction, stays as it is.
+    A column is what one neuron weighs its inputs by; of a convolution, `(height, width, inputs, filters)`, it is a
+    whole filter. Keras' `UnitNorm` adds a small number to the norm, this does not; a column of zeros, which has no
+    direction, stays as it is.
 
     Args:
         gamma: the norm, positive.
@@ -31,9 +32,19 @@ class ColumnNorm(keras.constraints.Constraint):
         self.gamma = float(gamma)
 
     def __call__(self, kernel: Any) -> Any:
-        """Returns the kernel with scaled columns."""
+        """Returns the kernel with scaled columns.
+
+        Raises:
+            ValueError: if the kernel has no columns, as a vector has not.
+        """
         kernel = keras.ops.convert_to_tensor(kernel)
-        norms = keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axis=0, keepdims=True))
+        if kernel.ndim < 2:
+            raise ValueError(
+                f"`kernel` must have two axes or more, the last of outputs. Received the shape {tuple(kernel.shape)}. "
+                "Example: (3, 3, 16, 32)."
+            )
+        axes = tuple(range(kernel.ndim - 1))
+        norms = keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axis=axes, keepdims=True))
         return kernel * keras.ops.where(norms > 0, self.gamma / keras.ops.where(norms > 0, norms, 1.0), 1.0)
 
     def get_config(self) -> dict[str, Any]:

@@ -130,11 +130,9 @@ def read_csv(path: str) -> list[dict[str, str]]:
 
 
 def write(product: Product, path: str) -> list[str]:
-    """Writes `path`.csv, and `path`.png of a figure or `path`.md of a table; returns their names."""
-    contents: dict[str, str | bytes] = {"csv": csv_text(product.columns, product.rows)}
-    if product.figure is None:
-        contents["md"] = product.text + "\n"
-    else:
+    """Writes `path`.csv and `path`.md, and of a figure `path`.png; returns their names."""
+    contents: dict[str, str | bytes] = {"csv": csv_text(product.columns, product.rows), "md": product.text + "\n"}
+    if product.figure is not None:
         contents["png"] = png(product.figure)
     for ending, content in contents.items():
         write_whole(f"{path}.{ending}", content)

@@ -264,12 +264,12 @@ class Estimates:
     def of(self, name: str) -> float:
         """Returns the seconds of one process; of a run that was never made, those of the like of it; NaN of none.
 
-        The like of `resnet18/symmetric/seed2` are the other seeds, else all of `resnet18/`, else all runs.
+        The like of `resnet18/symmetric/seed2` are the other seeds, else all of `resnet18/`.
         """
         if name in self.seconds:
             return self.seconds[name]
         folders = name.split("/")[:-1]
-        for depth in range(len(folders), -1, -1):
+        for depth in range(len(folders), 0, -1):
             stem = "".join(f"{folder}/" for folder in folders[:depth])
             like = [seconds for other, seconds in self.seconds.items() if other.startswith(stem)]
             if like:
@@ -277,9 +277,8 @@ class Estimates:
         return math.nan
 
     def describe(self, names: Sequence[str], jobs: int) -> str:
-        """Returns for a reader how long some runs take, with so many processes at once."""
-        seconds = sum(self.of(name) for name in names) / jobs
-        return "time not known yet" if math.isnan(seconds) else f"{duration(seconds)} (estimate)"
+        """Returns for a reader how long some runs take, so many at once, and for how many of them it is not known."""
+        return in_all([self.of(name) for name in names], jobs)
 
     def note(self, name: str, seconds: float) -> None:
         """Remembers how long a run took."""
@@ -287,6 +286,22 @@ class Estimates:
         rows = [{"run": name, "seconds": round(self.seconds[name], 1)} for name in sorted(self.seconds)]
         if self.path:
             files.write_whole(self.path, csv_text(("run", "seconds"), rows))
+
+
+def in_all(seconds: Sequence[float], jobs: int, word: str = "") -> str:
+    """Returns for a reader the sum of the times that are known, and how many are not.
+
+    Args:
+        seconds: of one process each; NaN where it is not known.
+        jobs: processes at once.
+        word: follows the sum.
+    """
+    known = [each for each in seconds if not math.isnan(each)]
+    unknown = len(seconds) - len(known)
+    if unknown and not known:
+        return "time not known yet"
+    text = f"{duration(sum(known) / jobs)}{word} (estimate)"
+    return f"{text} and {unknown} not known yet" if unknown else text
 
 
 def duration(seconds: float) -> str:
@@ -452,14 +467,14 @@ class _Training:
 
     def _status(self) -> str:
         """Returns a line of the present runs and of the time that is left, of each and of all."""
-        parts, remaining = [], sum(self._estimates.of(run.name) for run in list(self._queue))
+        parts, remaining = [], [self._estimates.of(run.name) for run in list(self._queue)]
         for active in list(self._active.values()):
             done = active.run.progress(self._folder, self._configs)
             expected = max(self._estimates.of(active.run.name) - active.seconds, 0.0)
             left = active.seconds * (1 / done - 1) if done else expected
-            remaining += left
+            remaining.append(left)
             parts.append(f"{active.run.name} {100 * done:.0f} %, {duration(left)} left")
-        return f"{'; '.join(parts)} | in all {duration(remaining / self._jobs)} left (estimate)"
+        return f"{'; '.join(parts)} | in all {in_all(remaining, self._jobs, ' left')}"
 
 
 def _await_free(path: str, patience: float = 60.0) -> None:

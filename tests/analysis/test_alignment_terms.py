@@ -245,14 +245,14 @@ def test_the_cost_is_what_is_allocated_and_what_is_computed():
     seen, _, _ = trained(TANH)
     history, _ = remembered(seen, TANH, capacity=3)
     below, units, above = SIZES[LAYER - 1 : LAYER + 2]
-    stated = alignment_terms.cost(BATCH, below, units, above, STEPS, capacity=3)
+    sizes, terms = (below, units, above), sum(min(k, 3) for k in range(STEPS))
+    stated = alignment_terms.cost(BATCH, sizes, terms, STEPS, capacity=3)
     assert stated.memory == sum(each.nbytes for each in history._kept)
-    terms = sum(min(k, 3) for k in range(STEPS))
     per_term = BATCH * (2 * below * units + 2 * below * units + 2 * units * above)
     per_iteration = BATCH * (2 * below * units + 2 * below * units + 2 * below * above)
     assert stated.operations == terms * per_term + STEPS * per_iteration
     # A history of signals would grow with the batch.
-    assert alignment_terms.cost(10 * BATCH, below, units, above, STEPS, 3).memory == stated.memory
+    assert alignment_terms.cost(10 * BATCH, sizes, terms, STEPS, 3).memory == stated.memory
 
 
 # Disturbances.

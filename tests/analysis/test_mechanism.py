@@ -207,6 +207,11 @@ def test_pairs_have_a_uniform_angle_and_norm_1(rng):
     assert scipy.stats.kstest(independent, scipy.stats.uniform(0, 180).cdf).pvalue < 1e-6
 
 
+def away(product, gated):
+    """Returns how far gates move angles away from 90 degrees, or towards it."""
+    return abs((np.sign(product - 90) * (gated - product)).mean())
+
+
 def test_a_product_is_aligned_as_far_as_both_its_factors_are(rng):
     sample = random_products.sample(4000, rng)
     aligned = sample.first < 10
@@ -215,9 +220,31 @@ def test_a_product_is_aligned_as_far_as_both_its_factors_are(rng):
     across = np.abs(sample.first - 90) < 5
     assert np.abs(sample.product[across] - 90).mean() < 10
     # The nonlinearity changes the variance of theta_3, not its mean.
-    assert abs((sample.product - sample.gated).mean()) < 1
+    assert away(sample.product, sample.gated) < 0.3
+    halved = 90 + (sample.gated - 90) / 2
+    assert away(sample.product, halved) > 3
+    assert abs((halved - sample.product).mean()) < 1  # By symmetry: a mean over all draws does not tell.
     residual = [np.var(each[across]) for each in (sample.product, sample.gated)]
     assert residual[1] > residual[0]
+
+
+def test_the_shift_by_gates_is_the_mean_over_bins_by_their_draws(rng):
+    sample = random_products.sample(1500, rng)
+    found = random_products.gated_shift(sample, width=45)
+    total = 0.0
+    for i in range(4):
+        for j in range(4):
+            own = (sample.first // 45 == i) & (sample.second // 45 == j)
+            linear, gated = sample.product[own].mean(), sample.gated[own].mean()
+            total += own.sum() * np.sign(linear - 90) * (gated - linear)
+    assert found.mean == pytest.approx(total / 1500)
+    # Paired: as if gates and none were drawn apart, the error would be several times as large.
+    assert 0 < found.error < 0.5 * np.hypot(sample.product.std(), sample.gated.std()) / np.sqrt(1500)
+    halved = random_products.gated_shift(sample._replace(gated=90 + (sample.gated - 90) / 2), width=45)
+    assert halved.mean < -3
+    assert abs(halved.mean) > 20 * halved.error
+    with pytest.raises(ValueError, match=r"must divide 180. Received 7"):
+        random_products.gated_shift(sample, width=7)
 
 
 def test_the_heatmap_is_the_mean_and_variance_of_each_bin(rng):

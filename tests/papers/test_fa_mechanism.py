@@ -114,7 +114,8 @@ def test_direct_feedback_goes_from_the_output_to_each_layer():
     ("optimization.forward.momentum=0.9", "optimization.forward: must be"),
     ("weight_decay=0.1", "weight_decay: must be 0.0 where signals are computed beside the run; found 0.1"),
     ("model.output_activation=tanh", "must be one of relu, tanh_relu, the same; found tanh_relu and tanh"),
-    ("alignment={rule: symmetric, self_: 1, decay: 1}", "alignment: must be"),
+    ("alignment={rule: symmetric, self_: 1, decay: 1}", "alignment: rules must be feedback, or none, where signals"),
+    ("runtime.precision=mixed_bfloat16", "runtime.precision: must be 'float32' or 'float64' where signals"),
 ])  # fmt: skip
 def test_a_run_that_the_loop_would_not_follow_is_refused(override, part):
     with pytest.raises(ConfigError) as error:
@@ -405,7 +406,7 @@ def write_run(folder, cell, seed, error):
         {"step": 60 * epoch, "epoch": epoch, "seconds": 9, "top1": "" if epoch == 0 else 1 - error / 100}
         for epoch in (0, config.epochs - 1, config.epochs)
     ]
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows if config.rules else ()):  # Backpropagation has no such columns.
         row |= {f"weight_angle/{name}": 90 - 10 * number for name in LAYERS[1:]}
         row |= {f"pseudogradient_angle/{name}": 60 - number for name in LAYERS}
     with open(path / "metrics.csv", "w") as file:
@@ -474,6 +475,15 @@ def test_figure_s8_has_a_line_per_run(folder):
     row = next(row for row in product.rows if row["rule"] == "bp_trw" and row["seed"] == 2)
     assert row["test_error_percent"] == pytest.approx(6)
     assert row["update_angle_0"] == 58
+    lines = [line for line in product.text.splitlines() if line.startswith("| bp |")]
+    assert len(lines) == 12
+    assert all(line.endswith("| 5.00 (4.00 to 6.00) | - | - | - | - |") for line in lines)
+
+
+def test_figure_s8_without_runs_says_so(tmp_path):
+    product = made("fa_mechanism/S8", tmp_path)
+    assert product.rows == []
+    assert product.text.startswith("0 runs of - epochs (the paper: 100), ")
 
 
 def test_figures_of_one_size_need_no_option():

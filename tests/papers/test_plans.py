@@ -17,7 +17,7 @@ import pytest
 from neural_alignment import cli
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.papers import commands, plans
-from neural_alignment.papers.output import Product, Spread, markdown
+from neural_alignment.papers.output import Product, Spread, markdown, new_figure, write
 from neural_alignment.papers.plans import Cell, Estimates, Screen, carry_out, unique, waiting
 from neural_alignment.papers.registry import Item
 from neural_alignment.papers.two_routes import tables
@@ -170,9 +170,14 @@ def test_estimates_are_of_the_run_itself_then_of_its_like(tmp_path):
     assert estimates.of("a/x/seed0") == 10
     assert estimates.of("a/x/seed2") == 15
     assert estimates.of("a/z/seed0") == 30
-    assert estimates.of("b/x/seed0") == 30
+    # A kind that was never made is not known: that all runs took 30 s says nothing of it.
+    assert math.isnan(estimates.of("b/x/seed0"))
+    assert math.isnan(estimates.of("alone"))
     assert math.isnan(Estimates().of("b/x/seed0"))
     assert estimates.describe(["a/x/seed0", "a/y/seed0"], 2) == "35 s (estimate)"
+    assert estimates.describe(["a/x/seed0", "b/x/seed0", "a/y/seed0", "c"], 2) == "35 s (estimate) and 2 not known yet"
+    assert estimates.describe(["b/x/seed0", "c"], 2) == "time not known yet"
+    assert estimates.describe([], 2) == "0 s (estimate)"
     assert Estimates().describe(["a/x/seed0"], 2) == "time not known yet"
     estimates.note("a/x/seed0", 100)
     assert Estimates(str(tmp_path / "own.csv"), str(committed)).of("a/x/seed0") == 100
@@ -197,6 +202,10 @@ def test_the_status_tells_the_present_runs_and_the_time_left(tmp_path, configs):
     assert training._status() == "fc/a/seed0 0 %, 70 s left | in all 3 min left (estimate)"
     (path / "metrics.csv").write_text("step,epoch\n0,0\n5,1\n")
     assert training._status() == "fc/a/seed0 50 %, 30 s left | in all 2 min left (estimate)"
+    estimates.seconds = {}
+    assert training._status() == "fc/a/seed0 50 %, 30 s left | in all 30 s left (estimate) and 1 not known yet"
+    (path / "metrics.csv").unlink()
+    assert training._status() == "fc/a/seed0 0 %, an unknown time left | in all time not known yet"
 
 
 # Commands.
@@ -294,6 +303,16 @@ def test_spreads_are_those_of_numpy():
     assert spread.error == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
     assert str(Spread([1.0])) == "1.00"
     assert str(Spread([])) == "none"
+
+
+def test_the_text_of_a_figure_is_kept_as_that_of_a_table_is(tmp_path):
+    table = Product(["a"], [{"a": 1}], "| a |")
+    assert write(table, str(tmp_path / "table_1")) == [f"{tmp_path}/table_1.{ending}" for ending in ("csv", "md")]
+    figure = new_figure(2, 2)
+    names = write(Product(["a"], [{"a": 1}], "one seed", figure), str(tmp_path / "figure_1"))
+    assert names == [f"{tmp_path}/figure_1.{ending}" for ending in ("csv", "md", "png")]
+    assert (tmp_path / "figure_1.md").read_text() == "one seed\n"
+    assert (tmp_path / "figure_1.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_markdown_keeps_its_columns():

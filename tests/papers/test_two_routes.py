@@ -464,6 +464,8 @@ def test_what_is_called_better_or_equal_has_three_seeds():
 @pytest.mark.parametrize(("kind", "name", "part"), [
     ("table", "two_routes/9", "two_routes/1, two_routes/2"),
     ("figure", "two_route/3", "did you mean 'two_routes/3'?"),
+    ("figure", "fa_mechanism/1", "did you mean 'fa_mechanism/1b'?"),
+    ("figure", "fa_mechanism/dir", "did you mean 'fa_mechanism/direct'?"),
     ("table", "", "there are: two_routes/1"),
 ])  # fmt: skip
 def test_an_unknown_name_is_one_line_with_what_there_is(kind, name, part):

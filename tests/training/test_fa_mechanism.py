@@ -160,7 +160,7 @@ def test_60_steps_on_mnist_are_those_of_the_numpy_loop():
     dataset = setup.load_data(loaded("bp"))
     batches = batches_of(dataset)
     assert (len(batches), batches[0][0].shape) == (60, (1000, 15, 15, 1))
-    for condition in ("bp", "bp_w", "bp_trw", "bp_trw_wb"):
+    for condition in CONDITIONS:
         config, stored, trained = one_epoch(condition, dataset)
         codes = n_hot_codes(10, 50, 5, config.seed)
         assert largest_error(trained, train_numpy(config, batches, codes, stored)) < 1e-9, condition
@@ -222,6 +222,17 @@ def test_column_norm(gamma, rng):
     np.testing.assert_allclose(scaled[:, 0] / kernel[:, 0], gamma / np.linalg.norm(kernel[:, 0]), rtol=1e-6)
     with pytest.raises(ValueError, match=r"`gamma` must be positive. Received 0"):
         ColumnNorm(0)
+
+
+def test_column_norm_of_a_convolution_is_that_of_a_whole_filter(rng):
+    kernel = rng.normal(size=(3, 3, 2, 4)).astype(np.float32)
+    scaled = ColumnNorm(0.6)(tf.constant(kernel)).numpy()
+    np.testing.assert_allclose(np.linalg.norm(scaled.reshape(18, 4), axis=0), [0.6] * 4, rtol=1e-6)
+    np.testing.assert_allclose(scaled[..., 1] / kernel[..., 1], 0.6 / np.linalg.norm(kernel[..., 1]), rtol=1e-5)
+    first = 0.6 * kernel / np.linalg.norm(kernel, axis=0, keepdims=True)  # The first axis alone is that of matrices.
+    assert distance(scaled, first) > 0.3
+    with pytest.raises(ValueError, match=r"two axes or more, the last of outputs. Received the shape \(4,\)"):
+        ColumnNorm()(tf.ones(4))
 
 
 def test_codes_are_disjoint_drawn_by_the_seed_and_told_from_each_other():

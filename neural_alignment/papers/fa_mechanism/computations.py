@@ -64,7 +64,8 @@ def observed(
         its update to B_l^T. `update_angle`, `norm` (points, d): of the updates to those of backpropagation; ||W_l||.
         `product_angle` (points, hidden): of W_l ... W_(d-1) to F_l^T, where `direct`.
         `moment` (moments,). `term_angle`, `linear_angle` (moments, hidden, orders): of the terms to B_l^T, with
-        and without their gates; NaN where there is no such order yet.
+        and without their gates; NaN where there is no such order yet. `memory`, `operations` (hidden,): what the
+        alignment terms of a layer cost, bytes and floating-point operations.
         At `LAGS`, (moments, hidden, lags): `output_angle`, `error_angle` of L_(l-1) and delta_(l+1) to those of k - o;
         `within`, `between`, sums of the similarity terms over the number of pairs; of the transformation M
         `transformed_angle`, `symmetric_angle`, `skew_ratio`, and `eigenvalues` (moments, hidden, lags, units) of its
@@ -76,6 +77,7 @@ def observed(
     wanted = {moment - lag for moment in moments for lag in LAGS}
     measured: dict[str, list] = {"iteration": []}
     at_moments: dict[str, list] = {"moment": []}
+    terms = 0
     for step in network.steps(iterations):
         k = step.number
         if k % every == 0:
@@ -83,19 +85,32 @@ def observed(
         if k in moments:
             _add(at_moments, {"moment": k, **_terms(network, step, histories, orders), **_lags(network, step, lagged)})
             lagged = {n: old for n, old in lagged.items() if any(n + lag > k for lag in LAGS if n + lag in moments)}
+            terms += len(histories[1])
         if any(moment - orders <= k < moment for moment in moments):
             for layer, history in histories.items():
                 history.append(network.signals(step, layer))
         if k in wanted:
             lagged[k] = step
         tell((k + 1) / iterations)
-    return {name: np.array(values) for name, values in {**measured, **at_moments}.items()}
+    arrays = {name: np.array(values) for name, values in {**measured, **at_moments}.items()}
+    return arrays | _costs(network, histories, terms)
 
 
 def _add(columns: dict[str, list], row: dict[str, Array | float]) -> None:
     """Adds a row to columns."""
     for name, value in row.items():
         columns.setdefault(name, []).append(value)
+
+
+def _costs(network: Network, histories: dict[int, History], terms: int) -> Arrays:
+    """Returns what the alignment terms of each hidden layer cost; `terms` is how many of a layer were computed."""
+    found = []
+    for layer, history in histories.items():
+        sizes = (*network.kernels[layer - 1].shape, network.kernels[layer].shape[1])
+        found.append(
+            alignment_terms.cost(network.config.batch_size, sizes, terms, history.iterations, history.capacity)
+        )
+    return {name: np.array([getattr(cost, name) for cost in found]) for name in ("memory", "operations")}
 
 
 def _alignment(network: Network, step: Step) -> dict[str, Array]:
@@ -158,7 +173,7 @@ def expanded(tell: Tell, config: Config, moments: Sequence[int]) -> Arrays:
 
     Returns:
         `moment` (moments,); for each of `PARTS` NAME_norm and NAME_angle (moments, hidden): its Frobenius norm, and its
-        angle to B_l^T.
+        angle to B_l^T. `memory`, `operations` (hidden,): what the alignment terms of a layer cost, as of `observed`.
     """
     network = Network(config)
     histories = {layer: History(network.rate, network.activation, max(moments)) for layer in network.hidden}
@@ -176,7 +191,7 @@ def expanded(tell: Tell, config: Config, moments: Sequence[int]) -> Arrays:
             tell(sum(moment for moment in moments if moment <= step.number) / sum(moments))
         for layer, history in histories.items():
             history.append(network.signals(step, layer))
-    return {name: np.array(values) for name, values in columns.items()}
+    return {name: np.array(values) for name, values in columns.items()} | _costs(network, histories, sum(moments))
 
 
 # Disturbances.
@@ -397,19 +412,18 @@ def products(tell: Tell, draws: int, parts: int, seed: int, width: float) -> Arr
 
     Returns:
         `product_mean`, `product_variance`, `gated_mean`, `gated_variance` (bins, bins): of theta_3 by theta_1 and
-        theta_2, in the linear case and behind the gates of a ReLU; `counts` (bins, bins). `means`, `deviations` (2,):
-        of theta_3 over all draws, linear and gated.
+        theta_2, in the linear case and behind the gates of a ReLU; `counts` (bins, bins). `shift` (2,): how much
+        farther from 90 degrees the gates move theta_3, mean and standard error.
     """
     rng = np.random.default_rng(seed)
     samples = []
     for part in range(parts):
         samples.append(random_products.sample(draws // parts, rng))
         tell((part + 1) / parts)
-    first, second, product, gated = (np.concatenate(each) for each in zip(*samples, strict=True))
-    arrays: Arrays = {"means": np.array([product.mean(), gated.mean()])}
-    arrays["deviations"] = np.array([product.std(ddof=1), gated.std(ddof=1)])
-    for name, values in (("product", product), ("gated", gated)):
-        found = random_products.heatmap(first, second, values, width)
+    whole = random_products.Sample(*(np.concatenate(each) for each in zip(*samples, strict=True)))
+    arrays: Arrays = {"shift": np.array(random_products.gated_shift(whole, width))}
+    for name, values in (("product", whole.product), ("gated", whole.gated)):
+        found = random_products.heatmap(whole.first, whole.second, values, width)
         arrays |= {f"{name}_mean": found.mean, f"{name}_variance": found.variance, "counts": found.counts}
     return arrays
 

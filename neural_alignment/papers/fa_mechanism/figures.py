@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neural_alignment.papers.fa_mechanism.experiments import CONDITIONS, FRACTIONS, LAYERS, ORDERS, STEPS
+from neural_alignment.papers.fa_mechanism.experiments import CONDITIONS, EVERY, FRACTIONS, LAYERS, ORDERS, STEPS
 from neural_alignment.papers.fa_mechanism.panels import (
+    BY_SEED,
     LAYER_STYLES,
-    SPREAD,
     chosen,
     computed,
     degrees,
@@ -18,9 +18,11 @@ from neural_alignment.papers.fa_mechanism.panels import (
     line,
     moving_average,
     range_of,
+    seed_rows,
+    seeds_of,
     spread,
-    spread_rows,
     stacked,
+    thinned,
     trained,
 )
 from neural_alignment.papers.output import Product, Row, Spread, Style, markdown, new_figure
@@ -80,7 +82,7 @@ def figure_1b(source: Source) -> Product:
 
 # Figure 2.
 
-TERM_COLUMNS = ("shuffled", "layer", "moment", "order", *SPREAD)
+TERM_COLUMNS = ("shuffled", "layer", "moment", "order", *BY_SEED)
 
 
 def term_panel(axis: Axes, results: Sequence[Arrays], layer: int, moments: Sequence[int], name: str) -> list[Row]:
@@ -100,7 +102,7 @@ def term_panel(axis: Axes, results: Sequence[Arrays], layer: int, moments: Seque
         values = stacked(results, name)[:, there.index(moment), layer - 1]
         style = Style(f"k = {moment}", "osD^vPX"[number], ("-", "--", "-.", ":")[number % 4], 0.22 * number)
         line(axis, orders, values, style, markers=False)
-        rows += spread_rows({"layer": layer, "moment": moment}, "order", orders, values)
+        rows += seed_rows({"layer": layer, "moment": moment}, "order", orders, values, seeds_of(results))
     degrees(axis)
     return rows
 
@@ -126,8 +128,18 @@ def figure_2(source: Source) -> Product:
     grid[2][0].set(ylabel="angle to Bᵀ (degrees)")
     grid[2][-1].legend(fontsize="x-small")
     header = ["data", "l", "iteration k", "orders", "below 90°", "mean angle, order 60", "mean angle, all others"]
-    text = f"{len(results[False])} seeds; orders 1 to {ORDERS} at most.\n\n{markdown(header, lines)}"
+    first = f"{len(results[False])} seeds, shuffled {len(results[True])}; orders 1 to {ORDERS} at most."
+    text = f"{first} {cost_text(results[False])}\n\n{markdown(header, lines)}"
     return Product(TERM_COLUMNS, rows, text, figure)
+
+
+def cost_text(results: Sequence[Arrays]) -> str:
+    """Returns what the alignment terms of a seed cost in all hidden layers."""
+    memory, operations = (float(results[0][name].sum()) for name in ("memory", "operations"))
+    return (
+        f"The history of a seed takes {memory / 1e6:.3g} MB; its alignment terms, each by itself, take "
+        f"{operations / 1e9:.3g} billion floating-point operations."
+    )
 
 
 def weights_panel(axis: Axes, results: dict[bool, list[Arrays]], layer: int) -> None:
@@ -148,7 +160,11 @@ def _shown(moments: np.ndarray) -> list[int]:
 
 
 def _term_line(shuffle: bool, layer: int, moment: int, rows: Sequence[Row]) -> list[Any]:
-    own = {row["order"]: row["mean"] for row in rows if row["moment"] == moment}
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        if row["moment"] == moment:
+            values.setdefault(row["order"], []).append(row["value"])
+    own = {order: float(np.mean(each)) for order, each in values.items()}
     others = [mean for order, mean in own.items() if order % STEPS]
     below = sum(mean < 90 for mean in own.values())
     again = f"{own[STEPS]:.1f}" if STEPS in own else "-"
@@ -158,7 +174,7 @@ def _term_line(shuffle: bool, layer: int, moment: int, rows: Sequence[Row]) -> l
 
 # Figure 3.
 
-EXPANSION_COLUMNS = ("layer", "part", "measure", "iteration", *SPREAD)
+EXPANSION_COLUMNS = ("layer", "part", "measure", "iteration", *BY_SEED)
 
 
 def expansion_panel(axis: Axes, results: Sequence[Arrays], part: str, measure: str) -> list[Row]:
@@ -178,7 +194,7 @@ def expansion_panel(axis: Axes, results: Sequence[Arrays], part: str, measure: s
             values = values / stacked(results, "update_norm")[..., layer - 1]
         line(axis, moments, values, LAYER_STYLES[layer])
         labels = {"layer": layer, "part": part, "measure": "norm_ratio" if measure == "norm" else "angle_degrees"}
-        rows += spread_rows(labels, "iteration", moments, values)
+        rows += seed_rows(labels, "iteration", moments, values, seeds_of(results))
     if measure == "angle":
         degrees(axis)
         axis.set_ylim(0, 120)
@@ -213,13 +229,14 @@ def expansion_text(results: Sequence[Arrays]) -> str:
                 [layer, part.replace("_", " "), *(str(Spread(list(map(float, v)))) for v in (size / whole, angle))]
             )
     last = int(results[0]["moment"][-1])
-    first = f"{len(results)} seeds; expanded back to the initial weights, all orders, to iteration {last}; at it:"
-    return f"{first}\n\n{markdown(['l', 'part', 'norm over that of the update', 'angle to Bᵀ (degrees)'], lines)}"
+    first = f"{len(results)} seeds; expanded back to the initial weights, all orders, to iteration {last}."
+    table = markdown(["l", "part", "norm over that of the update", "angle to Bᵀ (degrees)"], lines)
+    return f"{first} {cost_text(results)} At iteration {last}:\n\n{table}"
 
 
 # Figures 4 and 5.
 
-DISTURBED_COLUMNS = ("disturbance", "layer", "kernel", "iteration", *SPREAD)
+DISTURBED_COLUMNS = ("disturbance", "layer", "kernel", "iteration", *BY_SEED)
 
 DISTURBED = {
     "linear": ("(A) without nonlinearity", "moved by linear terms"),
@@ -240,7 +257,7 @@ def disturbed(source: Source) -> Product:
         how = labels["how"]
         title, name = DISTURBED[how]
         xs = np.arange(len(results[0]["weight_angle"]))
-        kept = np.unique([*xs[:: max(len(xs) // 60, 1)], xs[-1]])
+        kept = thinned(len(xs), 60)
         for layer, axis in zip(HIDDEN, axes, strict=True):
             ends = []
             for kernel, style in (
@@ -250,7 +267,7 @@ def disturbed(source: Source) -> Product:
                 values = stacked(results, f"{kernel}_angle")[..., layer - 1]
                 line(axis, xs, values, style)
                 own = {"disturbance": how, "layer": layer, "kernel": kernel}
-                rows += spread_rows(own, "iteration", kept, values[:, kept])
+                rows += seed_rows(own, "iteration", kept, values[:, kept], seeds_of(results))
                 ends.append(str(Spread(list(map(float, values[:, -1])))))
             lines.append([title, layer, xs[-1], len(results), *ends])
             degrees(axis)
@@ -379,7 +396,7 @@ def _spikes(outcomes: Sequence[Outcome]) -> list[str]:
     )
 
 
-CURVE_COLUMNS = ("panel", "condition", "layer", "epoch", "x", "y", *SPREAD)
+CURVE_COLUMNS = ("panel", "condition", "layer", "epoch", "x", "y", *BY_SEED)
 
 
 def figure_7(source: Source) -> Product:
@@ -421,7 +438,7 @@ def _end(results: Sequence[Arrays], name: str, layer: int) -> Spread:
     column = layer - (name == "weight_angle")
     if column < 0:
         return Spread([])
-    window = STEPS // 7 + 1
+    window = STEPS // EVERY + 1
     return Spread([float(each[name][-window:, column].mean()) for each in results])
 
 
@@ -431,7 +448,7 @@ def _observed_panel(axis: Axes, source: Source, panel: str, name: str, layers: r
     for condition in ("bp_trw", "bp_trw_wb"):
         results = chosen(source, condition=condition)
         epochs = results[0]["iteration"] / STEPS
-        kept = np.unique(np.linspace(0, len(epochs) - 1, 60).astype(int))
+        kept = thinned(len(epochs), 30)
         normalised = CONDITIONS[condition].normalised != "none"
         for layer in layers:
             values = moving_average(stacked(results, name)[..., layer - layers[0]], 9)
@@ -439,12 +456,8 @@ def _observed_panel(axis: Axes, source: Source, panel: str, name: str, layers: r
             if normalised:
                 style = Style(f"{style.label}, normalised", "", (0, (1 + layer, 1)), 0.3 + 0.1 * layer)
             line(axis, epochs, values, style, markers=not normalised)
-            rows += [
-                {**row, "epoch": round(row["epoch"], 3)}
-                for row in spread_rows(
-                    {"panel": panel, "condition": condition, "layer": layer}, "epoch", epochs[kept], values[:, kept]
-                )
-            ]
+            labels = {"panel": panel, "condition": condition, "layer": layer}
+            rows += seed_rows(labels, "epoch", epochs[kept].round(3), values[:, kept], seeds_of(results))
     axis.set(xlabel="epoch")
     return rows
 
@@ -454,15 +467,27 @@ def _errors_panel(axis: Axes, source: Source) -> list[Row]:
     rows: list[Row] = []
     for cell, outcomes in trained(source):
         condition = cell.labels["condition"]
-        length = min(len(outcome.rows) for outcome in outcomes)
-        errors = np.array([[100 * (1 - row["top1"]) for row in outcome.rows[1:length]] for outcome in outcomes])
-        epochs = np.array([row["epoch"] for row in outcomes[0].rows[1:length]])
-        line(axis, epochs, errors, CONDITIONS[condition].style)
-        rows += spread_rows({"panel": "E", "condition": condition}, "epoch", epochs, errors)
+        curves = [_curve(outcome) for outcome in outcomes]
+        length = min(len(errors) for _, errors in curves)
+        line(
+            axis,
+            curves[0][0][:length],
+            np.array([errors[:length] for _, errors in curves]),
+            CONDITIONS[condition].style,
+        )
+        for outcome, (epochs, errors) in zip(outcomes, curves, strict=True):
+            labels = {"panel": "E", "condition": condition}
+            rows += seed_rows(labels, "epoch", epochs, errors[None], [outcome.config.seed])
     axis.set_yscale("log")
     axis.set(title="(E) test error", xlabel="epoch", ylabel="test error (%)")
     axis.legend(fontsize="x-small")
     return rows
+
+
+def _curve(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the epochs that a run was evaluated after, and its test errors there, percent."""
+    rows = [row for row in outcome.rows if row["epoch"] > 0]
+    return np.array([row["epoch"] for row in rows]), np.array([100 * (1 - row["top1"]) for row in rows])
 
 
 def _plane_panel(axis: Axes, source: Source, panel: str, conditions: tuple[str, str]) -> list[Row]:
@@ -477,7 +502,8 @@ def _plane_panel(axis: Axes, source: Source, panel: str, conditions: tuple[str, 
         style = CONDITIONS[condition].style
         axis.plot(*path.T, color="black", linestyle="-" if condition == conditions[0] else "--", label=style.label)
         axis.plot(*path[-1], marker="*", color="black", markersize=9)
-        rows += [{"panel": panel, "condition": condition, "x": float(x), "y": float(y)} for x, y in path]
+        labels = {"panel": panel, "condition": condition, "seed": int(arrays["seed"])}
+        rows += [{**labels, "x": float(x), "y": float(y)} for x, y in path]
     for name, shade in (("true", "0.0"), ("feedback_directions", "0.5")):
         units = arrays[name] / np.linalg.norm(arrays[name], axis=1, keepdims=True)
         axis.quiver(*arrays["places"].T, *units.T, color=shade, width=0.006, scale=14)

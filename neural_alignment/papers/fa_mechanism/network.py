@@ -198,11 +198,15 @@ def _check(config: Config) -> None:
         "loss.kind": (config.loss.kind, "half_squared_error"),
         "optimization.forward": (plan, SGD(name="sgd", learning_rate=plan.learning_rate)),
         "weight_decay": (config.weight_decay, 0.0),
-        "alignment": ([rule.rule for rule in config.rules if rule.rule != "feedback"], []),
     }
+    beside = "where signals are computed beside the run"
     for key, (found, allowed) in facts.items():
         if found != allowed:
-            raise ConfigError(f"{key}: must be {allowed!r} where signals are computed beside the run; found {found!r}")
+            raise ConfigError(f"{key}: must be {allowed!r} {beside}; found {found!r}")
+    if config.runtime.precision == "mixed_bfloat16":
+        raise ConfigError(f"runtime.precision: must be 'float32' or 'float64' {beside}; found 'mixed_bfloat16'")
+    if others := [rule.rule for rule in config.rules if rule.rule != "feedback"]:
+        raise ConfigError(f"alignment: rules must be feedback, or none, {beside}; found {', '.join(others)}")
     if model.activation not in ACTIVATIONS or model.output_activation != model.activation:
         names = ", ".join(ACTIVATIONS)
         raise ConfigError(

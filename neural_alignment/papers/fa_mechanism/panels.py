@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-SPREAD = ("mean", "deviation", "seeds")
-"""Columns of what is told of several seeds."""
+BY_SEED = ("seed", "value")
+"""Columns of what is told of each seed; means and deviations are for the reader to make, and for the picture."""
 
 LAYER_STYLES = [
     Style(f"l = {layer}", "osD^v"[layer], ("-", "--", "-.", ":", "-")[layer], 0.17 * layer) for layer in range(5)
@@ -58,29 +58,38 @@ def line(axis: Axes, xs: Array, values: Array, style: Style, markers: bool = Tru
 
 
 def spread(values: Array) -> tuple[Array, Array, Array]:
-    """Returns mean, standard deviation (0 of one) and number of the values that there are, over the first axis."""
+    """Returns mean, standard deviation (NaN of one) and number of the values that there are, over the first axis."""
     known = ~np.isnan(values)
     count = known.sum(axis=0)
     filled = np.where(known, values, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(count > 0, filled.sum(axis=0) / count, np.nan)
         squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
-        deviation = np.where(count > 1, np.sqrt(squares / (count - 1)), np.where(count > 0, 0.0, np.nan))
+        deviation = np.where(count > 1, np.sqrt(squares / (count - 1)), np.nan)
     return mean, deviation, count
 
 
-def spread_rows(labels: Mapping[str, Any], name: str, xs: Sequence[float], values: Array) -> Iterator[Row]:
-    """Yields a row per point: labels, the point, and `SPREAD`; points without a value are left out.
+def seed_rows(
+    labels: Mapping[str, Any], name: str, xs: Sequence[float], values: Array, seeds: Sequence[int]
+) -> Iterator[Row]:
+    """Yields a row per seed and point: labels, the point, and `BY_SEED`; where there is no value there is no row.
 
     Args:
         labels: of all rows.
         name: column of the points.
         xs: `(points,)`.
         values: `(seeds, points)`.
+        seeds: `(seeds,)`.
     """
-    for x, mean, deviation, count in zip(xs, *spread(values), strict=True):
-        if count:
-            yield {**labels, name: _plain(x), "mean": float(mean), "deviation": float(deviation), "seeds": int(count)}
+    for seed, own in zip(seeds, values, strict=True):
+        for x, value in zip(xs, own, strict=True):
+            if not math.isnan(value):
+                yield {**labels, name: _plain(x), "seed": int(seed), "value": float(value)}
+
+
+def seeds_of(results: Sequence[Arrays]) -> list[int]:
+    """Returns the seeds of some results of `computed`."""
+    return [int(arrays["seed"]) for arrays in results]
 
 
 def _plain(value: Any) -> int | float:
@@ -93,14 +102,17 @@ def stacked(results: Sequence[Arrays], name: str) -> Array:
 
 
 def computed(source: Source, **labels: Any) -> list[tuple[Mapping[str, Any], list[Arrays]]]:
-    """Returns of the pieces that a figure is made from the labels, and the arrays of each seed that there is.
+    """Returns of the pieces that a figure is made from the labels, and the arrays of each seed, `seed` among them.
 
     Args:
         source: of the figure.
         **labels: those that are asked for; all of them where none.
     """
     return [
-        (cell.labels, [result.arrays for result in cell.read(source.folder, source.configs)])
+        (
+            cell.labels,
+            [{**each.arrays, "seed": np.array(each.seed)} for each in cell.read(source.folder, source.configs)],
+        )
         for cell in source.cells
         if isinstance(cell, Pieces) and labels.items() <= cell.labels.items()
     ]
@@ -115,6 +127,11 @@ def trained(source: Source) -> list[tuple[Cell, list[Outcome]]]:
     """Returns the runs that a figure is made from."""
     cells = (cell for cell in source.cells if isinstance(cell, Cell))
     return [(cell, cell.read(source.folder, source.configs)) for cell in cells]
+
+
+def thinned(points: int, number: int) -> Array:
+    """Returns which of some points stand in a CSV file: `number` of them at most, evenly, first and last included."""
+    return np.unique(np.linspace(0, points - 1, number).astype(int))
 
 
 def moving_average(values: Array, width: int) -> Array:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neural_alignment.papers.fa_mechanism.computations import LAGS
-from neural_alignment.papers.fa_mechanism.experiments import LAYERS, STEPS
+from neural_alignment.papers.fa_mechanism.experiments import EVERY, LAYERS, STEPS
 from neural_alignment.papers.fa_mechanism.figures import (
     EXPANSION_COLUMNS,
     HIDDEN,
@@ -19,16 +20,18 @@ from neural_alignment.papers.fa_mechanism.figures import (
     weights_panel,
 )
 from neural_alignment.papers.fa_mechanism.panels import (
+    BY_SEED,
     LAYER_STYLES,
-    SPREAD,
     chosen,
     computed,
     degrees,
     line,
     moving_average,
+    seed_rows,
+    seeds_of,
     spread,
-    spread_rows,
     stacked,
+    thinned,
 )
 from neural_alignment.papers.output import Product, Row, Spread, Style, markdown, new_figure
 from neural_alignment.papers.pieces import Arrays
@@ -50,7 +53,7 @@ LAG_STYLES = {
 
 TRANSFORMATION_COLUMNS = (
     *("panel", "eigenvalue_ratio", "skew_ratio", "symmetric_angle", "angle"),
-    *("layer", "moment", "lag", "number", *SPREAD),
+    *("layer", "moment", "lag", "number", *BY_SEED),
 )
 
 
@@ -104,7 +107,7 @@ def _spectra(axis: Axes, results: Sequence[Arrays]) -> list[Row]:
             ranks = np.arange(1, values.shape[1] + 1)
             line(axis, ranks, values, style)
             labels = {"panel": "C", "layer": layer, "moment": int(moments[moment]), "lag": lag}
-            rows += spread_rows(labels, "number", ranks, values)
+            rows += seed_rows(labels, "number", ranks, values, seeds_of(results))
     axis.set(title=f"(C) eigenvalues of M_sym in the network, l = {layer}", xlabel="number, the largest first")
     axis.set(ylabel="eigenvalue / largest magnitude")
     axis.legend(fontsize="small")
@@ -118,7 +121,7 @@ def _skews(axis: Axes, results: Sequence[Arrays]) -> list[Row]:
     for layer in HIDDEN:
         values = stacked(results, "skew_ratio")[:, :, layer - 1, LAGS.index(60)]
         line(axis, moments / STEPS, values, LAYER_STYLES[layer])
-        rows += spread_rows({"panel": "D", "layer": layer, "lag": 60}, "moment", moments, values)
+        rows += seed_rows({"panel": "D", "layer": layer, "lag": 60}, "moment", moments, values, seeds_of(results))
     axis.set(title="(D) skew part in the network, lag 60", xlabel="epoch", ylabel="‖Bᵀ M_skew‖ / ‖Bᵀ M_sym‖")
     axis.legend(fontsize="small")
     return rows
@@ -153,13 +156,13 @@ def figure_s2(source: Source) -> Product:
 
 
 def _late(results: Sequence[Arrays], name: str, layer: int) -> Spread:
-    window = STEPS // 7 + 1
+    window = STEPS // EVERY + 1
     return Spread([float(each[name][-window:, layer - 1].mean()) for each in results])
 
 
 # Figures S3 and S4.
 
-LAG_COLUMNS = ("measure", "layer", "lag", "moment", *SPREAD)
+LAG_COLUMNS = ("measure", "layer", "lag", "moment", *BY_SEED)
 
 
 def _lag_figure(source: Source, names: dict[str, str], lags: Sequence[int]) -> tuple[Any, list[Row], list[Arrays]]:
@@ -174,7 +177,8 @@ def _lag_figure(source: Source, names: dict[str, str], lags: Sequence[int]) -> t
             for lag in lags:
                 values = stacked(seeds, name)[:, :, layer - 1, LAGS.index(lag)]
                 line(axis, moments / STEPS, values, LAG_STYLES[lag])
-                rows += spread_rows({"measure": name, "layer": layer, "lag": lag}, "moment", moments, values)
+                labels = {"measure": name, "layer": layer, "lag": lag}
+                rows += seed_rows(labels, "moment", moments, values, seeds_of(seeds))
             axis.set(title=f"l = {layer}", xlabel="epoch")
         axes[0].set(ylabel=label)
         axes[-1].legend(fontsize="x-small")
@@ -335,12 +339,12 @@ def figure_s7(source: Source) -> Product:
             for j in range(bins)
         ]
     draws = int(arrays["counts"].sum())
-    difference = arrays["means"][1] - arrays["means"][0]
-    error = float(np.hypot(*arrays["deviations"]) / np.sqrt(draws))
+    shift, error = arrays["shift"]
     variances = [float(np.nanmean(arrays[f"{case}_variance"])) for case in ("product", "gated")]
     text = (
-        f"{draws} draws. Mean of theta_3 with gates less that without: {difference:+.3f} ± {error:.3f} degrees; mean "
-        f"variance within a bin: {variances[0]:.1f} without, {variances[1]:.1f} with (square degrees)."
+        f"{draws} draws. Mean of theta_3 in a bin with gates less that without, positive away from 90 degrees, over "
+        f"all draws: {shift:+.3f} ± {error:.3f} degrees; mean variance within a bin: {variances[0]:.1f} without, "
+        f"{variances[1]:.1f} with (square degrees)."
     )
     return Product(PRODUCT_COLUMNS, rows, text, figure)
 
@@ -364,7 +368,7 @@ def figure_s8(source: Source) -> Product:
         if own:
             groups.setdefault(tuple(cell.labels[name] for name in ("gamma", "label_smoothing")), []).append(own)
             errors = [row["test_error_percent"] for row in own]
-            angles = [f"{np.median([row[f'update_angle_{layer}'] for row in own]):.1f}" for layer in range(4)]
+            angles = [_degrees([row[f"update_angle_{layer}"] for row in own]) for layer in range(4)]
             labels = [cell.labels[name] for name in ("rule", "gamma", "label_smoothing", "rate")]
             lines.append([*labels, f"{np.median(errors):.2f} ({min(errors):.2f} to {max(errors):.2f})", *angles])
     figure = new_figure(11, 7)
@@ -388,9 +392,15 @@ def figure_s8(source: Source) -> Product:
         "test error (%): median (range)",
         *(f"angle, l = {n}" for n in range(4)),
     ]
-    epochs = rows[0]["epochs"] if rows else "-"
-    text = f"{len(rows)} runs of {epochs:g} epochs (the paper: 100), medians, smallest and largest."
+    epochs = f"{rows[0]['epochs']:g}" if rows else "-"
+    text = f"{len(rows)} runs of {epochs} epochs (the paper: 100), medians, smallest and largest."
     return Product(SENSITIVITY_COLUMNS, rows, f"{text}\n\n{markdown(header, lines)}", figure)
+
+
+def _degrees(angles: Sequence[float]) -> str:
+    """Returns the median for a reader; a dash where there is none, as in backpropagation."""
+    middle = float(np.median(angles))
+    return "-" if math.isnan(middle) else f"{middle:.1f}"
 
 
 def _sensitive(labels: dict[str, Any], outcome: Outcome) -> Row:
@@ -436,7 +446,7 @@ def _once(axis: Axes) -> tuple[list[Any], list[str]]:
 
 # Direct feedback alignment.
 
-DIRECT_COLUMNS = ("measure", "layer", "moment", "epoch", "order", *SPREAD)
+DIRECT_COLUMNS = ("measure", "layer", "moment", "epoch", "order", *BY_SEED)
 
 
 def figure_direct(source: Source) -> Product:
@@ -446,14 +456,15 @@ def figure_direct(source: Source) -> Product:
     grid = figure.subplots(2, 4)
     rows: list[Row] = []
     epochs = results[0]["iteration"] / STEPS
-    kept = np.unique(np.linspace(0, len(epochs) - 1, 60).astype(int))
+    kept = thinned(len(epochs), 60)
     for axis, (name, title) in zip(
         grid[0], {"product_angle": "W(l) ... W(d-1) to Fᵀ", "weight_angle": "W to Qᵀ"}.items(), strict=False
     ):
         for layer in HIDDEN:
             values = moving_average(stacked(results, name)[..., layer - 1], 9)
             line(axis, epochs, values, LAYER_STYLES[layer])
-            rows += spread_rows({"measure": name, "layer": layer}, "epoch", epochs[kept].round(3), values[:, kept])
+            labels = {"measure": name, "layer": layer}
+            rows += seed_rows(labels, "epoch", epochs[kept].round(3), values[:, kept], seeds_of(results))
         degrees(axis)
         axis.set(title=title, xlabel="epoch")
     grid[0][0].set(ylabel="angle (degrees)")
