@@ -154,7 +154,7 @@ def source(tmp_path_factory):
     cells = []
     for cell in proposition.pieces():
         [piece] = cell.pieces
-        sizes = {"examples": 20, "moments": (1, 6), "side": 3, "width": cell.labels["width"] // 64 + 4}
+        sizes = {"examples": 20, "moments": (1, 6), "side": 3, "rate": 1.0, "width": cell.labels["width"] // 64 + 4}
         piece = dataclasses.replace(piece, arguments={**piece.arguments, **sizes})
         cells.append(Pieces(cell.labels, (piece,)))
         if cell.labels["activation"] == "tanh" and cell.labels["width"] in (8, 256, 1024) and cell.labels["seed"] < 101:

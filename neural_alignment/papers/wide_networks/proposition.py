@@ -31,8 +31,9 @@ STYLES = {
     "align_zero": Style("Align-zero", "^", "--", 0.5),
 }
 
-SIZES = {"hidden": 3, "examples": 64, "rate": 1.0, "moments": (1, 10, 30, 100), "side": 24}
-"""Of the networks and their training: arguments of `updates.parted`."""
+SIZES = {"hidden": 3, "examples": 64, "rate": 0.25, "moments": (1, 20, 60, 200), "side": 24}
+"""Of the networks and their training: arguments of `updates.parted`. The proposition is one of gradient flow: at a rate
+of 1 some narrow networks oscillate."""
 
 
 def pieces(widths: Sequence[int] = WIDTHS, activations: Sequence[str] = tuple(SEEDS)) -> list[Pieces]:
@@ -74,6 +75,7 @@ def proposition_2(source: Source) -> Product:
             own = [row for row in rows if (row["activation"], row["rule"], row["step"]) == key]
             lines += [_decline(axis, own, STYLES[rule])] if own else []
         axis.set(title=title, xlabel="hidden units m", xscale="log", yscale="log")
+        axis.set_xlim(WIDTHS[0] / 1.3, WIDTHS[-1] * 1.3)
         axis.set_xticks(WIDTHS, [str(width) for width in WIDTHS])
         axis.minorticks_off()
         if axis.lines:
@@ -159,7 +161,7 @@ def figure_2(source: Source) -> Product:
         axes[0].set_ylabel("unit of layer 1")
     for axis in grid[-1]:
         axis.set_xlabel("unit of layer 2")
-    header = ["width", *(f"cosine of Δ𝑊, {STYLES[rule].label} to Normal" for rule in updates.ALIGNED)]
+    header = ["width", *(f"cosine of ΔW, {STYLES[rule].label} to Normal" for rule in updates.ALIGNED)]
     text = (
         f"{markdown(header, lines)}\n\nThe second layer of a tanh network, its first {SIZES['side']} units each way; "
     )
