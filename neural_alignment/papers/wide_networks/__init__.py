@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neural_alignment.papers.registry import Item
-from neural_alignment.papers.wide_networks import experiments, figures, recurrent, scores, tables
+from neural_alignment.papers.wide_networks import experiments, figures, proposition, recurrent, scores, tables
 
 
 def _item(kind, number, title, make, cells) -> Item:
@@ -17,6 +17,7 @@ ITEMS = [
     _item("table", 7, "KMNIST, by width", tables.table_7, experiments.table_7()),
     *recurrent.ITEMS,
     *scores.ITEMS,
+    *proposition.ITEMS,
     _item("table", 9, "Small CIFAR-10, by number of images and width", tables.table_9, experiments.table_9()),
     _item("table", 10, "standard parameterization, Adam", tables.table_10, experiments.table_10()),
     _item("figure", 3, "accuracy over the learning rate", figures.figure_3, experiments.figure_3()),
