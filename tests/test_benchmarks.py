@@ -245,7 +245,7 @@ def results(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
-@pytest.mark.parametrize("name", ["step_time", "memory", "first_step", "growth"])
+@pytest.mark.parametrize("name", ["step_time", "memory", "first_step", "growth", "wide"])
 def test_a_benchmark_runs_whole(results, name):
     assert run.main(["--small", "--results", str(results), name]) == 0
     benchmark = run.load(name)

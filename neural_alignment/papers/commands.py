@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neural_alignment.errors import InputError, nearest
-from neural_alignment.papers import fa_mechanism, two_routes
+from neural_alignment.papers import fa_mechanism, two_routes, wide_networks
 from neural_alignment.papers.output import check_writable, markdown, write
 from neural_alignment.papers.plans import SECONDS, Estimates, Screen, carry_out, counted, unique, waiting
 from neural_alignment.papers.registry import Item, Source, find, overview
 
-ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS]
+ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS, *wide_networks.ITEMS]
 """Every table and figure of every paper."""
 
 

@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from helpers import distance, relu
+from helpers import distance
+from recurrent_reference import update
 
 from neural_alignment import models
 from neural_alignment.feedback import AlignAda, AlignZero, LastLayer
@@ -41,50 +42,6 @@ def weights(model):
     recurrent, readout = model.get_layer("recurrent"), model.get_layer("dense")
     variables = recurrent.input_kernel, recurrent.kernel, recurrent.bias, recurrent.initial_state
     return {name: v.numpy() for name, v in zip(NAMES, (*variables, readout.kernel, readout.bias), strict=True)}
-
-
-def forward(p, x):
-    """Returns potentials z_1.., states s_0.. and outputs."""
-    potentials, states = [], [p["initial_state"]]
-    for k in range(TIME):
-        potentials.append(x[:, k] @ p["input_kernel"] + states[-1] @ p["kernel"] / np.sqrt(UNITS) + p["bias"])
-        states.append(relu(potentials[-1]))
-    outputs = [s @ p["readout"] / np.sqrt(UNITS) + p["offset"] for s in states[1:]]
-    return potentials, states, np.stack(outputs, axis=1)
-
-
-def update(rule, p, initial, x, y, miss):
-    """Returns the pseudogradient of every weight."""
-    live = forward(p, x)
-    e = 2 * (live[2] - y) / SLOTS
-    carried = p if rule in ("normal", "readout_only") else {**initial, "initial_state": p["initial_state"]}
-    if miss == "initial state frozen":
-        carried = initial
-    through = forward(carried, x)
-    before = through if rule == "align_zero" and miss != "presynaptic live" else live
-    if miss == "presynaptic frozen":
-        before = through
-    gradient = {name: np.zeros_like(value) for name, value in p.items()}
-    later = np.zeros((SLOTS, UNITS))
-    for k in reversed(range(TIME)):
-        now = e[:, k] @ carried["readout"].T / np.sqrt(UNITS)
-        frozen_gate = through[0][k] > 0
-        total = frozen_gate * (later + now)
-        if rule == "align_ada":
-            gate = frozen_gate if miss == "own gate frozen" else live[0][k] > 0
-            own = gate * (later + now if miss == "same step" else later)
-        else:
-            own = total
-        gradient["kernel"] += before[1][k].T @ own / np.sqrt(UNITS)
-        gradient["input_kernel"] += x[:, k].T @ own
-        gradient["bias"] += own.sum(axis=0)
-        gradient["readout"] += before[1][k + 1].T @ e[:, k] / np.sqrt(UNITS)
-        later = total @ carried["kernel"].T / np.sqrt(UNITS)
-    gradient["initial_state"] = later
-    gradient["offset"] = e.sum(axis=(0, 1))
-    if rule == "readout_only":
-        gradient.update({name: np.zeros_like(p[name]) for name in ("kernel", "input_kernel", "bias")})
-    return gradient
 
 
 def numpy_training(rule, start, miss=None):

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import assert_close, distance
 
 from neural_alignment.models import FusedBatchNormalization, convnet, resnet
+from neural_alignment.models.batch_norm import BatchAxisNormalization
 from neural_alignment.training import load_model
 
 SHAPE = (6, 5, 4, 3)
@@ -128,3 +130,43 @@ def test_the_models_have_it_and_are_loaded_with_it(model, tmp_path):
         assert type(layer) is type(loaded.get_layer(layer.name)) is FusedBatchNormalization
     x = images((2, 8, 8, 3))
     np.testing.assert_array_equal(loaded(x), model(x))
+
+
+# Over the batch axis alone.
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (7, 8)])
+def test_the_kernel_over_the_batch_axis_is_the_formula_in_numpy(shape):
+    layer = BatchAxisNormalization()
+    x = images(shape).numpy()
+    x[..., 0] = 0.25 + 1e-3 * x[..., 0]  # Where epsilon is seen beside the variance.
+    mix = np.random.default_rng(3).normal(size=shape)
+    single, double = (axis_step(layer, x, mix, dtype) for dtype in (tf.float32, tf.float64))
+    assert single[2]
+    assert not double[2]
+    centred = x.astype(np.float64) - x.astype(np.float64).mean(0)
+    r = 1 / np.sqrt(np.square(centred).mean(0) + 1e-6)
+    y = r * centred
+    expected = y, r * (mix - mix.mean(0) - y * (mix * y).mean(0))
+    for ours, right in zip(double[:2], expected, strict=True):
+        assert_close(ours, right)
+    for ours, right in zip(single[:2], expected, strict=True):
+        np.testing.assert_allclose(ours, right, atol=2e-4 * np.abs(right).max())
+    unbiased = np.square(centred).sum(0) / (len(x) - 1) + 1e-6
+    assert distance(single[0], centred / np.sqrt(unbiased)) > 0.05
+    assert distance(single[0], centred / np.sqrt(np.square(centred).mean(0) + 1e-3)) > 1e-3
+
+
+def axis_step(layer, x, mix, dtype):
+    """Returns outputs, gradient, and whether the kernel of TensorFlow was taken."""
+
+    @tf.function
+    def function(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = layer.call(x)
+        return outputs, tape.gradient(outputs, x, output_gradients=tf.cast(mix, dtype))
+
+    x = tf.cast(x, dtype)
+    operations = {each.type for each in function.get_concrete_function(x).graph.get_operations()}
+    return *(value.numpy() for value in function(x)), KERNEL in operations

@@ -1,0 +1,136 @@
+"""Time of a training step of the rules of Boopathy and Fiete 2022 over backpropagation's, by width (Figure 7)."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Benchmark, Check, Report, Samples, interleave, middle, table
+
+BASELINE = "backpropagation"
+LIMITS = {"align_ada": 1.5, "align_zero": 1.45, "align_prop": 1.05, "fa": 1.05, "dfa": 0.85, "last_layer": None}
+"""Rule -> how often backpropagation's step its own may take at the largest width; none for no limit."""
+FLOORS = {"align_ada": "1.33", "align_zero": "1.33"}
+"""A forward pass through the frozen network, beside the three products of backpropagation."""
+KEEPS = {"align_ada": 1.0, "align_zero": 1.0}
+"""Rule -> how often the network's weights it may keep beside them: W(0), and nothing for each example."""
+QUANTITY = "bytes kept over weights"
+
+FULL = {
+    f"width {width}": {"width": width, "image": 32, "batch": 100, "rounds": 15 if width < 64 else 9}
+    for width in (8, 16, 32, 64)
+}
+SMALL = {"width 2": {"width": 2, "image": 8, "batch": 2, "rounds": 2}}
+
+
+def network(rule: Any, size: dict[str, Any]) -> Any:
+    """Returns the 8-layer CIFAR network, aligned by `rule`."""
+    from neural_alignment import models
+
+    return models.wide_cnn("cifar", size["width"], 10, (size["image"], size["image"], 3), rule)
+
+
+def rules() -> dict[str, Any]:
+    """Returns the rules by the names of the tables."""
+    from neural_alignment.alignments import AlignProp, Feedback
+    from neural_alignment.feedback import AlignAda, AlignZero, DirectFeedback, LastLayer
+
+    return {
+        "align_ada": AlignAda(),
+        "align_zero": AlignZero(),
+        "align_prop": AlignProp(),
+        "fa": Feedback(),
+        "dfa": DirectFeedback(),
+        "last_layer": LastLayer(),
+    }
+
+
+def measure(samples: Samples, sizes: dict[str, Any]) -> None:
+    """Times every rule at every width."""
+    import keras
+
+    for case, size in sizes.items():
+        if samples.rounds(case) < size["rounds"]:
+            interleave(samples, case, _steps(size), size["rounds"])
+            keras.backend.clear_session()
+
+
+def _steps(size: dict[str, Any]) -> dict[str, Any]:
+    from benchmarks import contenders
+
+    batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
+    build = functools.partial(network, size=size)
+    steps = {BASELINE: contenders.stepper(contenders.baseline(build), batch)}
+    for name, rule in rules().items():
+        model = contenders.aligned(build, rule)
+        steps[name] = _with_memory(contenders.stepper(model, batch), kept(model))
+    return steps
+
+
+def _with_memory(step: Any, ratio: float) -> Any:
+    return lambda: {**step(), QUANTITY: ratio}
+
+
+def kept(model: Any) -> float:
+    """Returns how many bytes a rule keeps in a model, over those of the weights that backpropagation would train."""
+    own = [weight for weight in model.weights if weight.name == "backward_kernel"]
+    network_wide = [] if model.feedback_weights is None else model.feedback_weights.weights
+    trained = [weight for weight in model.trainable_weights if weight.name != "backward_kernel"]
+    return _bytes([*own, *network_wide]) / _bytes(trained)
+
+
+def _bytes(weights: list[Any]) -> int:
+    return sum(weight.shape.num_elements() * weight.value.dtype.size for weight in weights)
+
+
+def report(samples: Samples, sizes: dict[str, Any]) -> Report:
+    """Returns a table of the widths, and a picture beside the samples."""
+    largest = max(sizes, key=lambda case: sizes[case]["width"])
+    rows, checks = [], []
+    for name, limit in LIMITS.items():
+        ratios = {case: middle(samples.ratios(case, name, BASELINE)) for case in sizes}
+        cpu = middle(samples.ratios(largest, name, BASELINE, "CPU seconds"))[0]
+        median, low, high = ratios[largest]
+        memory = samples.values(largest, name, QUANTITY)[0]
+        medians = [each[0] for each in ratios.values()]
+        rows.append([name, *medians, f"{low:.2f} to {high:.2f}", cpu, FLOORS.get(name), limit, memory])
+        if limit is not None:
+            checks.append(Check(f"step time of the wide networks, {largest}, {name}", median, limit))
+        if name in KEEPS:
+            checks.append(Check(f"kept by {name}, {largest}, over the weights", memory, KEEPS[name]))
+    picture = samples.path.with_suffix(".png")
+    _plot(samples, sizes, picture)
+    header = ["rule", *sizes, f"quartiles, {largest}", "in CPU time", "floor", "limit", "kept over the weights"]
+    text = (
+        f"The 8-layer CIFAR-10 network, batch {sizes[largest]['batch']}, {samples.rounds(largest)} rounds; "
+        f"backpropagation takes {middle(samples.values(largest, BASELINE))[0]:.3f} s per step at {largest}. What a "
+        "rule keeps are weights: nothing of it is per example.\n\n"
+        f"{table(header, rows)}\n\n![Time of a step by width]({picture.parent.name}/{picture.name})"
+    )
+    return Report(text, checks)
+
+
+def _plot(samples: Samples, sizes: dict[str, Any], picture: Path) -> None:
+    """Draws Figure 7: seconds of a step by width, with quartiles; told apart by marker and dash."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    widths = [size["width"] for size in sizes.values()]
+    styles = zip("osD^v<>", ["-", ":", "--", "-.", ":", "-", "--"], strict=True)
+    for number, ((marker, dash), name) in enumerate(zip(styles, (BASELINE, *LIMITS), strict=True)):
+        found = [middle(samples.values(case, name)) for case in sizes]
+        errors = [[each[0] - each[1] for each in found], [each[2] - each[0] for each in found]]
+        options = {"marker": marker, "linestyle": dash, "color": str(0.1 * number), "capsize": 2, "label": name}
+        axis.errorbar(widths, [each[0] for each in found], yerr=errors, **options)
+    axis.set(xscale="log", yscale="log", xlabel="filters of each convolution", ylabel="seconds of a step")
+    axis.set_xticks(widths, [str(width) for width in widths])
+    axis.minorticks_off()
+    axis.legend(fontsize="small")
+    figure.savefig(picture, dpi=110)
+
+
+BENCHMARK = Benchmark("wide", "Wide networks", 10, FULL, SMALL, measure, report)

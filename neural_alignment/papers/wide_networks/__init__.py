@@ -1,0 +1,28 @@
+"""Boopathy and Fiete 2022, "How to Train Your Wide Neural Network Without Backprop": its tables and figures."""
+
+from __future__ import annotations
+
+from neural_alignment.papers.registry import Item
+from neural_alignment.papers.wide_networks import experiments, figures, proposition, recurrent, scores, tables
+
+
+def _item(kind, number, title, make, cells) -> Item:
+    return Item(kind, f"wide_networks/{number}", title, make, cells)
+
+
+ITEMS = [
+    _item("table", 1, "Align-prop and all other rules on CIFAR-10", tables.table_1, experiments.table_1()),
+    _item("table", 2, "CIFAR-10 over five seeds", tables.table_2, experiments.table_2()),
+    _item("table", 6, "CIFAR-10, by width", tables.table_6, experiments.table_6()),
+    _item("table", 7, "KMNIST, by width", tables.table_7, experiments.table_7()),
+    *recurrent.ITEMS,
+    *scores.ITEMS,
+    *proposition.ITEMS,
+    _item("table", 9, "Small CIFAR-10, by number of images and width", tables.table_9, experiments.table_9()),
+    _item("table", 10, "standard parameterization, Adam", tables.table_10, experiments.table_10()),
+    _item("figure", 3, "accuracy over the learning rate", figures.figure_3, experiments.figure_3()),
+    _item("figure", 4, "accuracy over the width", figures.figure_4, experiments.figure_4()),
+    _item("figure", 5, experiments.PIPELINE_CHECK, figures.figure_5, experiments.figure_5()),
+    _item("figure", 6, "accuracy over the number of images", figures.figure_6, experiments.table_9()),
+]
+"""Every table and figure of the paper but Figure 7, which `benchmarks/wide.py` measures."""

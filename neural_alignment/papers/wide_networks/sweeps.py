@@ -1,0 +1,108 @@
+"""What the accuracies of Boopathy and Fiete 2022 are found by: one network trained at several learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment import config as configuration
+from neural_alignment.config import Config
+from neural_alignment.data import Dataset
+from neural_alignment.papers.pieces import Arrays, Tell
+from neural_alignment.training import setup
+from neural_alignment.training.stepping import Stepper
+
+Tensor = tf.Tensor
+
+
+def swept(tell: Tell, config: Config, rates: Sequence[float], test_split: str | None) -> Arrays:
+    """Trains a network at each of some rates, all from the same weights, and evaluates it after every epoch.
+
+    A run of dozens of steps takes less time than the start of its process, so the rates share one. Each is the run that
+    `train` would make of the configuration. A rate at which J becomes infinite ends there, as a run does.
+
+    Args:
+        tell: told the progress.
+        config: of the run; its learning rate is not read.
+        rates: learning rates of J's optimizer.
+        test_split: of the data set, for the real test accuracy; none where there is no such split.
+
+    Returns:
+        `train_loss` (rates, epochs), the mean of J over each epoch; `validation_accuracy` (rates, epochs), percent;
+        both NaN behind a divergence. `test_accuracy` (), percent, of the network of the best validation accuracy over
+        rates and epochs, the first of equals; NaN without a test split, or where all rates diverge in the first epoch.
+    """
+    dataset = setup.load_data(config)
+    validation = list(dataset.validation())
+    losses, accuracies = (np.full((len(rates), config.epochs), math.nan) for _ in range(2))
+    best, weights = -math.inf, None
+    for row, rate in enumerate(rates):
+        network = _Network(configuration.override(config, [f"optimization.forward.learning_rate={rate!r}"]), dataset)
+        for epoch in range(config.epochs):
+            losses[row, epoch] = network.train_epoch()
+            if not math.isfinite(losses[row, epoch]):
+                break
+            accuracies[row, epoch] = network.accuracy(validation)
+            if accuracies[row, epoch] > best:
+                best, weights = accuracies[row, epoch], network.weights()
+            tell((row + (epoch + 1) / config.epochs) / len(rates))
+    test = math.nan
+    if test_split is not None and weights is not None:
+        network.restore(weights)
+        test = network.accuracy(_test_batches(config, test_split))
+    return {"train_loss": losses, "validation_accuracy": accuracies, "test_accuracy": np.array(test)}
+
+
+class _Network:
+    """The network of a configuration while it is trained.
+
+    Args:
+        config: of the run.
+        dataset: its data.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset):
+        self._steps = dataset.steps_per_epoch
+        config = configuration.override(config, [f"runtime.steps_per_execution={self._steps}"])
+        self._model = setup.build_model(config, dataset.classes, dataset.input_shape, self._steps)
+        setup.compile_model(self._model, config, dataset.classes, self._steps)
+        self._advance = Stepper(self._model, dataset.train())
+        images = tf.TensorSpec((None, *dataset.input_shape), tf.float32)
+        signature = (images, tf.TensorSpec((None,), tf.int32))
+        self._hits = tf.function(self._count, input_signature=signature, autograph=False)
+
+    def train_epoch(self) -> float:
+        """Trains for one epoch; returns the mean of J, all terms of it."""
+        self._model.reset_metrics()
+        return self._advance(self._steps)["loss"]
+
+    def accuracy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+        """Returns how many of the examples are recognised, percent."""
+        hits, examples = 0, 0
+        for images, labels in batches:
+            hits += int(self._hits(images, labels))
+            examples += len(labels)
+        return 100.0 * hits / examples
+
+    def weights(self) -> list[np.ndarray]:
+        """Returns the values of what is trained."""
+        return [keras.ops.convert_to_numpy(variable) for variable in self._model.trainable_variables]
+
+    def restore(self, weights: Sequence[np.ndarray]) -> None:
+        """Puts back what `weights` returned, of this network or of its like."""
+        for variable, value in zip(self._model.trainable_variables, weights, strict=True):
+            variable.assign(value)
+
+    def _count(self, images: Tensor, labels: Tensor) -> Tensor:
+        chosen = tf.argmax(self._model(images, training=False), axis=-1, output_type=labels.dtype)
+        return tf.math.count_nonzero(chosen == labels)
+
+
+def _test_batches(config: Config, split: str) -> Iterable[tuple[Tensor, Tensor]]:
+    """Returns the test examples in batches of the size of the validation's, whose statistics normalise them."""
+    splits = [f"data.train_split=train[:{config.batch_size}]", f"data.validation_split={split}"]
+    return setup.load_data(configuration.override(config, splits)).validation()

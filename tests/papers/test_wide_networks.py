@@ -1,0 +1,316 @@
+"""The accuracies of Boopathy and Fiete 2022: sweeps over rates against ordinary runs, tables and figures by name."""
+
+import csv
+import dataclasses
+import io
+import math
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from lab import CONFIGS, ROOT, grey
+
+from neural_alignment import config as configuration
+from neural_alignment.errors import Diverged
+from neural_alignment.papers import commands, output
+from neural_alignment.papers.pieces import Pieces
+from neural_alignment.papers.plans import unique
+from neural_alignment.papers.registry import Source, find
+from neural_alignment.papers.wide_networks import accuracies, experiments, figures, sweeps, tables
+from neural_alignment.training import run
+
+DIGITS = (
+    "data={source: digits}",
+    "batch_size=200",
+    "evaluation.batch_size=180",
+    "model.width=2",
+    "epochs=3",
+    "seed=7",
+)
+"""7 steps an epoch, 2 batches of validation."""
+
+
+def loaded(rule, *overrides):
+    return configuration.load(f"{CONFIGS}/wide_networks/kmnist/{rule}.yaml", (*DIGITS, *overrides))
+
+
+def nothing(part):
+    assert 0 <= part <= 1
+
+
+# Sweeps.
+
+ADAM = ("model.parameterization=standard", "optimization.forward={name: adam, learning_rate: 1}")
+
+
+@pytest.mark.parametrize(("rule", "more"), [("normal", ADAM), ("align_ada", ())])
+def test_each_rate_is_the_run_that_train_makes(tmp_path, rule, more):
+    rates = [0.05, 0.5]
+    found = sweeps.swept(nothing, loaded(rule, *more), rates, None)
+    assert found["train_loss"].shape == found["validation_accuracy"].shape == (2, 3)
+    assert math.isnan(found["test_accuracy"])
+    for number, rate in enumerate(rates):
+        config = loaded(rule, *more, f"optimization.forward.learning_rate={rate}")
+        run.train(config, tmp_path / str(number))
+        rows = [row for row in run.MetricsFile(str(tmp_path / str(number) / "metrics.csv")).rows() if row["step"]]
+        np.testing.assert_allclose(found["train_loss"][number], [row["train_J"] for row in rows], rtol=1e-5)
+        # One example of 360 may fall to the other side: the graphs of both are not one and the same.
+        np.testing.assert_allclose(
+            found["validation_accuracy"][number], [100 * row["top1"] for row in rows], atol=100 / 360 + 1e-3
+        )
+    assert np.abs(found["train_loss"][0] - found["train_loss"][1]).max() > 1e-3
+
+
+def test_the_test_accuracy_is_of_the_best_epoch_and_rate_not_of_the_last(monkeypatch):
+    config = loaded("normal", "epochs=5")
+    validation = list(sweeps.setup.load_data(config).validation())
+    monkeypatch.setattr(sweeps, "_test_batches", lambda *_: validation)
+    found = sweeps.swept(nothing, config, [2.0, 40.0], "any")
+    known = found["validation_accuracy"]
+    assert found["test_accuracy"] == np.nanmax(known)
+    assert abs(known[-1, -1] - np.nanmax(known)) > 1
+
+
+def test_a_rate_that_diverges_ends_and_the_others_go_on():
+    config = loaded("normal", "loss={kind: squared_error}", "epochs=2")
+    found = sweeps.swept(nothing, config, [1e30, 0.5], None)
+    assert np.isnan(found["validation_accuracy"][0]).all()
+    assert np.isfinite(found["validation_accuracy"][1]).all()
+    alone = sweeps.swept(nothing, config, [1e30], "any")
+    assert math.isnan(alone["test_accuracy"])
+    with pytest.raises(Diverged):
+        run.train(loaded("normal", "optimization.forward.learning_rate=1.0e+30"), "ram://diverged")
+
+
+@pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="set TFDS_DATA_DIR to prepared data sets")
+def test_small_cifar10_trains_on_other_images_than_it_validates_and_tests_on():
+    config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10.config}", experiments.small(150))
+    dataset = sweeps.setup.load_data(config)
+    assert (dataset.train_examples, dataset.validation_examples, config.batch_size) == (150, 150, 50)
+    validation = np.concatenate([images for images, _ in dataset.validation()])
+    batches = list(sweeps._test_batches(config, "test[:120]"))
+    assert [len(labels) for _, labels in batches] == [50, 50, 20]
+    test = np.concatenate([images for images, _ in batches])
+    train = np.concatenate([images for images, _ in dataset.train().take(3)])
+    kept = {part.tobytes() for part in train}
+    assert len(kept) == 150
+    assert not kept & {part.tobytes() for part in (*validation, *test)}
+    assert not {part.tobytes() for part in validation} & {part.tobytes() for part in test}
+
+
+# The plan.
+
+
+@pytest.mark.parametrize(("number", "batch"), [(45, 45), (150, 50), (450, 50), (1500, 100), (45000, 100)])
+def test_batches_of_small_cifar10(number, batch):
+    config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10.config}", experiments.small(number))
+    assert (config.batch_size, config.evaluation.batch_size, config.epochs) == (batch, batch, 150)
+    assert config.data.train_split == f"train[5000:{5000 + number}]"
+    assert config.data.validation_split == f"train[:{min(number, 5000)}]"
+
+
+def test_table_9_has_every_rule_width_number_and_rate():
+    cells = experiments.table_9()["lab"]
+    assert len(cells) == 63
+    rules = {"normal", "align_ada", "align_zero", "align_prop", "dfa", "fa", "last_layer"}
+    found = {(cell.labels["rule"], cell.labels["width"], cell.labels["train_images"]) for cell in cells}
+    assert found == {(rule, width, number) for rule in rules for width in (8, 16, 32) for number in (45, 150, 450)}
+    for piece in unique(cells):
+        [config] = piece._load(CONFIGS)
+        assert piece.arguments == {"rates": [1.0, 2.0, 5.0], "test_split": "test"}
+        assert (config.seed, config.epochs, config.model.design) == (99, 150, "cifar")
+
+
+@pytest.mark.parametrize("profile", ["paper", "lab"])
+def test_every_configuration_of_every_plan_is_sound_and_of_its_labels(profile):
+    names = {"fa": "feedback"}
+    for item in commands.ITEMS:
+        if item.paper != "wide_networks" or any("differs" not in cell.labels for cell in item.cells.get(profile, ())):
+            continue
+        for cell in item.cells.get(profile, ())[:: 7 if profile == "paper" else 1]:
+            start = cell.pieces[0].starts[0] if isinstance(cell, Pieces) else cell
+            config = configuration.load(f"{CONFIGS}/{start.config}", start.overrides)
+            rule = cell.labels["rule"]
+            assert [each.rule for each in config.rules] == ([] if rule == "normal" else [names.get(rule, rule)])
+            assert config.model.width == cell.labels["width"]
+            assert (config.optimization.forward.name == "adam") == ("setting" in cell.labels)
+            assert (config.model.parameterization == "standard") == ("setting" in cell.labels)
+            if not isinstance(cell, Pieces):
+                assert config.optimization.forward.learning_rate == cell.labels["rate"]
+
+
+def test_the_lab_configurations_say_what_they_are_and_have_a_smoke_run():
+    for path in sorted((ROOT / "configs" / "lab" / "wide_networks").glob("*.yaml")):
+        header = path.read_text().split("\nbase:")[0]
+        assert f"neural-alignment train configs/lab/wide_networks/{path.name}" in header
+        smoke = configuration.load(str(path), smoke=True)
+        assert smoke.max_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        (accuracies.TABLE_1, ("align_prop", 512), 59.6),
+        (accuracies.TABLE_1, ("normal", 128), 64.2),
+        (accuracies.TABLE_6, ("fa", 512), 45.4),
+        (accuracies.TABLE_6, ("last_layer", 8), 20.7),
+        (accuracies.TABLE_7, ("align_ada", 64), 71.2),
+        (accuracies.TABLE_7, ("normal", 512), 87.2),
+        (accuracies.TABLE_9, (45, "normal", 16), 17.8),
+        (accuracies.TABLE_9, (450, "align_zero", 512), 32.4),
+        (accuracies.TABLE_9, (15000, "dfa", 64), 47.1),
+        (accuracies.TABLE_9, (45000, "align_ada", 32), 42.8),
+        (accuracies.TABLE_10, ("150 epochs", "align_ada", 512), 64.9),
+        (accuracies.TABLE_10, ("1 epoch", "normal", 8), 37.3),
+        (accuracies.TABLE_10, ("1 epoch, small rate", "align_zero", 8), 8.9),
+    ],
+)
+def test_printed_cells(table, key, value):
+    for part in key:
+        table = table[part]
+    assert table == value
+
+
+# Tables and figures.
+
+
+def faked(tell, config, rates, test_split):
+    """Accuracies that tell from where they come: width + rate, the best in the second epoch of three."""
+    tell(1.0)
+    width = config.model.width
+    curve = np.array([[width, width + (rate if rate < 5 else 2.0), 1.0] for rate in rates])
+    loss = np.repeat(np.array(rates)[:, None], 3, axis=1)
+    return {"train_loss": loss, "validation_accuracy": curve, "test_accuracy": np.array(width / 2)}
+
+
+def small(cell):
+    """Returns a cell whose pieces are computed at once."""
+    return dataclasses.replace(cell, pieces=tuple(dataclasses.replace(p, compute=faked) for p in cell.pieces))
+
+
+ITEMS = [item for item in commands.ITEMS if item.paper == "wide_networks" and item.make.__module__ in (
+    tables.__name__, figures.__name__
+)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("wide")
+    for piece in unique(small(cell) for item in ITEMS for cell in item.cells["lab"]):
+        piece.compute_and_keep(str(place), CONFIGS)
+    return place
+
+
+def made(kind, name, folder):
+    item = find(commands.ITEMS, kind, f"wide_networks/{name}")
+    return item.make(Source("lab", str(folder), CONFIGS, str(folder), [small(cell) for cell in item.cells["lab"]]))
+
+
+def test_every_table_and_figure_of_this_part_is_there():
+    assert {item.file for item in ITEMS} == {
+        *(f"table_{number}" for number in (1, 2, 6, 7, 9, 10)),
+        *(f"figure_{number}" for number in (3, 4, 5, 6)),
+    }
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.file)
+def test_rows_are_known_and_figures_grey(item, folder):
+    product = made(item.kind, item.name.partition("/")[2], folder)
+    assert set(product.columns) >= {key for row in product.rows for key in row}
+    assert "nan" not in product.text
+    rows = list(csv.DictReader(io.StringIO(output.csv_text(product.columns, product.rows))))
+    if item.file != "figure_5":
+        assert len(rows) >= len(item.cells["lab"])
+    if item.kind == "figure":
+        assert grey(product.figure)
+        assert all(axis.get_xlabel() for axis in product.figure.axes)
+
+
+def test_table_9_has_the_columns_that_were_agreed_on_and_the_first_of_equal_rates(folder):
+    product = made("table", "9", folder)
+    assert list(product.columns) == [
+        "rule", "width", "train_images", "seed", "rate", "validation_accuracy", "test_accuracy", "paper_accuracy",
+    ]  # fmt: skip
+    assert len(product.rows) == 63
+    row = next(r for r in product.rows if (r["rule"], r["width"], r["train_images"]) == ("align_ada", 16, 450))
+    assert (row["rate"], row["validation_accuracy"], row["test_accuracy"], row["paper_accuracy"]) == (2, 18, 8, 25.3)
+    unprinted = next(row for row in product.rows if row["rule"] == "last_layer")
+    assert math.isnan(unprinted["paper_accuracy"])
+    assert "| Align-ada | 10.00, test 4.00 (25.1) | 18.00, test 8.00 (25.3) | 34.00, test 16.00 (28.2) | nothing |" in (
+        product.text
+    )
+
+
+def test_rows_say_what_differs_from_the_paper(folder):
+    for name in ("1", "2", "6", "7", "10"):
+        product = made("table", name, folder)
+        assert all("epochs (1" in row["differs"] for row in product.rows)
+        assert "epochs (1" in product.text
+    assert "width 16 (256); 3,000 training images (45,000)" in made("table", "2", folder).text
+
+
+def test_what_is_lacking_is_said(tmp_path):
+    assert "not yet run" in made("table", "6", tmp_path).text
+    assert "| Normal | 0 | none | none | 63.1 ± 0.4 |" in made("table", "2", tmp_path).text
+    assert made("figure", "4", tmp_path).rows == []
+
+
+def test_table_2_is_over_the_seeds(folder):
+    rows = made("table", "2", folder).rows
+    assert sorted(row["seed"] for row in rows if row["rule"] == "dfa") == [100, 101, 102, 103, 104]
+
+
+def test_figure_3_has_all_rates_and_shares_the_networks_of_the_tables(folder):
+    rows = made("figure", "3", folder).rows
+    assert {row["rate"] for row in rows} == {0.1, 0.5, 1, 2, 5, 10, 20}
+    names = [
+        {piece.name for piece in unique(cells["lab"])} for cells in (experiments.figure_3(), experiments.table_6())
+    ]
+    assert len(names[0] & names[1]) == 12
+
+
+def test_figure_5_says_that_it_is_a_check_of_the_pipeline(folder, monkeypatch):
+    monkeypatch.setenv(experiments.IMAGENET_SAMPLE, "/sample")
+    cells = [small(cell) for cell in experiments.figure_5()["lab"]]
+    assert cells[0].pieces[0].starts[0].load(CONFIGS).data.train_files == "/sample/train-*"
+    for cell in cells:
+        cell.pieces[0].compute_and_keep(str(folder / "five"), CONFIGS)
+    product = figures.figure_5(Source("lab", str(folder / "five"), CONFIGS, "", cells))
+    assert "check of the pipeline" in product.figure.axes[0].get_title()
+    assert "check of the pipeline" in find(commands.ITEMS, "figure", "wide_networks/5").title
+    assert len(product.rows) == 15
+    monkeypatch.delenv(experiments.IMAGENET_SAMPLE)
+    assert experiments.figure_5()["lab"] == []
+    empty = figures.figure_5(Source("lab", str(folder), CONFIGS, "", []))
+    assert "Not yet run: IMAGENET_SAMPLE_DIR names no folder" in empty.text
+
+
+def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
+    cells = experiments.paper_cells("kmnist", "align_zero", 2, "kmnist", {}, DIGITS, rates=(0.2, 0.5))
+    cells = [dataclasses.replace(cell, overrides=tuple(o for o in cell.overrides if o != "seed=7")) for cell in cells]
+    tops = []
+    for cell in cells:
+        run.train(
+            configuration.load(f"{CONFIGS}/{cell.config}", (*cell.overrides, "seed=3")), tmp_path / cell.name / "seed3"
+        )
+        rows = run.MetricsFile(str(tmp_path / cell.name / "seed3" / "metrics.csv")).rows()
+        tops.append(max(row["top1"] for row in rows if row["step"]))
+    [network] = tables.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
+    assert (network.seed, network.rates, network.validation.shape) == (3, (0.2, 0.5), (2, 3))
+    rate, accuracy = network.best
+    assert accuracy == pytest.approx(100 * max(tops))
+    assert rate == (0.2, 0.5)[int(np.argmax(tops))]
+    product = tables.table_7(Source("paper", str(tmp_path), CONFIGS, "", cells))
+    assert product.rows[0]["seed"] == 3
+    assert math.isnan(product.rows[0]["test_accuracy"])
+
+
+def test_the_sample_of_imagenet_is_read_and_learned_from():
+    folder = os.environ.get(experiments.IMAGENET_SAMPLE)
+    if not folder or not tf.io.gfile.glob(f"{folder}/train-*"):
+        pytest.skip("set IMAGENET_SAMPLE_DIR to TFRecords")
+    [config] = experiments.figure_5()["lab"][0].pieces[0]._load(CONFIGS)
+    config = configuration.override(config, ["model.width=2", "data.image_size=16", "epochs=2"])
+    found = sweeps.swept(nothing, config, [5.0], None)
+    assert 0 < found["train_loss"][0, 1] < found["train_loss"][0, 0]

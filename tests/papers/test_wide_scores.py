@@ -1,0 +1,183 @@
+"""Tables 3 to 5, Figures 1 and 8: the scores of a small network against a loop of NumPy traces, and the files."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import ConvReference
+from lab import CONFIGS, grey
+
+from neural_alignment import config as configuration
+from neural_alignment.papers.pieces import Pieces
+from neural_alignment.papers.registry import Source
+from neural_alignment.papers.wide_networks import published, scores, scoring
+from neural_alignment.training import setup
+
+DIGITS = (
+    "data={source: digits}",
+    "batch_size=30",
+    "model.width=2",
+    "model.design=kmnist",
+    "optimization.forward.learning_rate=5.0",
+)
+"""48 steps in an epoch, 8 x 8 pixels, three convolutions."""
+
+
+def nothing(part):
+    assert 0 <= part <= 1
+
+
+def loaded(*overrides):
+    return configuration.load(f"{CONFIGS}/wide_networks/kmnist/normal.yaml", (*DIGITS, *overrides))
+
+
+# The computation.
+
+
+def trained_by_hand(config, epochs):
+    """Returns kernels W(0), W(t) and W*(t) by layer, of the network and a copy that the network's errors move."""
+    dataset = setup.load_data(config)
+
+    def network():
+        model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
+        setup.compile_model(model, config, dataset.classes, dataset.steps_per_epoch)
+        return model
+
+    live, still = network(), network()
+    names = [layer.name for layer in still.layers if isinstance(layer, keras.layers.Conv2D)]
+    kernels = [still.get_layer(name).kernel.value for name in names]
+    initial = [kernel.numpy() for kernel in kernels]
+    references = [kernel.numpy() for kernel in kernels]
+    rate = config.optimization.forward.learning_rate
+    for images, labels in dataset.train().take(epochs * dataset.steps_per_epoch).as_numpy_iterator():
+        targets = np.eye(dataset.classes)[labels] - config.loss.shift
+        error = 2 * (live([images]).numpy() - targets) / targets.size
+        with tf.GradientTape() as tape:
+            tape.watch(kernels)
+            outputs = still([images])
+        gradients = tape.gradient(outputs, kernels, output_gradients=tf.cast(error, outputs.dtype))
+        references = [each - rate * gradient.numpy() for each, gradient in zip(references, gradients, strict=True)]
+        live.train_on_batch(images, labels)
+    return initial, [live.get_layer(name).kernel.numpy() for name in names], references
+
+
+def exact(change, reference, strides, size):
+    """Equation 10 with its traces, of the matrices of the whole convolutions."""
+    linear = ConvReference(strides, "SAME")
+    shape = (*size, change.shape[2])
+    basis = np.eye(np.prod(shape)).reshape(-1, *shape)
+    ours, theirs = (linear.project(basis, kernel).reshape(len(basis), -1) for kernel in (change, reference))
+    ours, theirs = ours @ ours.T, theirs @ theirs.T
+    return np.trace(ours @ theirs) / np.sqrt(np.trace(ours @ ours) * np.trace(theirs @ theirs))
+
+
+def test_scores_are_those_of_the_network_beside_its_w_star():
+    config = loaded()
+    found = scoring.scored(nothing, config, (1, 2), 1000)
+    assert set(found) == {"epoch", "train_loss", *scoring.NAMES}
+    assert found["epoch"].tolist() == [1, 2]
+    assert found["score"].shape == (2, 3)
+    assert found["train_loss"][1] < found["train_loss"][0]
+    initial, weights, references = trained_by_hand(config, 2)
+    sizes, strides = ((8, 8), (8, 8), (4, 4)), ((1, 1), (2, 2), (2, 2))
+    for layer in range(3):
+        changes = weights[layer] - initial[layer], references[layer] - initial[layer]
+        due = exact(*changes, strides[layer], sizes[layer])
+        assert abs(found["score"][1, layer] - due) < 4 * found["score_sem"][1, layer] < 0.1
+        # The baseline permutes the weights themselves, not their change.
+        order = np.random.default_rng(99).permutation(weights[layer].size)
+        permuted = weights[layer].ravel()[order].reshape(weights[layer].shape) - initial[layer]
+        error = found["permuted_score_sem"][1, layer]
+        baseline = exact(permuted, changes[1], strides[layer], sizes[layer])
+        assert abs(found["permuted_score"][1, layer] - baseline) < 4 * error < 0.1
+        assert baseline < due
+        shuffled = changes[0].ravel()[order].reshape(changes[0].shape)
+        assert abs(exact(shuffled, changes[1], strides[layer], sizes[layer]) - baseline) > 4 * error
+    weights_alone = exact(weights[1], references[1], (2, 2), (8, 8))
+    assert abs(found["score"][1, 1] - weights_alone) > 4 * found["score_sem"][1, 1]
+
+
+def test_scores_fall_over_training_and_do_not_depend_on_how_often_they_are_taken():
+    both, last = (scoring.scored(nothing, loaded(), moments, 20) for moments in ((1, 3), (3,)))
+    np.testing.assert_array_equal(both["score"][-1:], last["score"])
+    assert both["score"][0].mean() > both["score"][1].mean()
+
+
+# The tables and figures.
+
+
+def small(cell):
+    """Returns a cell on the digits, with few samples; the width stays what the piece is called by."""
+    [piece] = cell.pieces
+    starts = tuple(dataclasses.replace(run, overrides=(*run.overrides, *DIGITS)) for run in piece.starts)
+    arguments = {"moments": (1, 2), "probes": 4}
+    return Pieces(cell.labels, (dataclasses.replace(piece, starts=starts, arguments=arguments),))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Two widths of KMNIST with two seeds, one of CIFAR-10 with one; all others are missing."""
+    place = str(tmp_path_factory.mktemp("scores"))
+    cells = [small(cell) for name in scores.SHOWN for cell in scores.pieces(name)]
+    for cell in cells:
+        name, width, seed = cell.labels.values()
+        if width in (8, 64) and (name == "kmnist" or (width, seed) == (8, 99)):
+            cell.pieces[0].compute_and_keep(place, CONFIGS)
+    return Source("lab", place, CONFIGS, place, cells)
+
+
+def test_a_table_has_a_row_for_each_layer_width_and_seed_beside_the_printed_score(source):
+    product = scores.table("kmnist")(source)
+    assert ",".join(product.columns) == "layer,width,seed,score,score_sem,permuted_score,paper_score"
+    assert all(tuple(row) == scores.COLUMNS for row in product.rows)
+    assert [(row["layer"], row["width"], row["seed"]) for row in product.rows] == [
+        (layer, width, seed) for layer in (1, 2, 3) for width in (8, 64) for seed in (99, 100)
+    ]
+    for row in product.rows:
+        assert row["paper_score"] == published.TABLE_4[row["layer"], row["width"]]
+    [arrays] = next(
+        [result.arrays for result in results]
+        for cell, results in source.read()
+        if cell.labels == {"setting": "kmnist", "width": 64, "seed": 100}
+    )
+    row = next(row for row in product.rows if (row["layer"], row["width"], row["seed"]) == (2, 64, 100))
+    assert row["score"] == arrays["score"][-1, 1] != arrays["score"][0, 1]
+    assert (row["score_sem"], row["permuted_score"]) == (arrays["score_sem"][-1, 1], arrays["permuted_score"][-1, 1])
+    assert "| layer 2 | " in product.text
+    assert "(0.299)" in product.text
+    assert "nan" not in product.text
+
+
+def test_the_figures_are_grey_and_hold_all_moments(source):
+    first, last = scores.figure_1(source), scores.figure_8(source)
+    for product, over in ((first, "layer"), (last, "epoch")):
+        assert grey(product.figure)
+        assert set(product.columns) == {key for row in product.rows for key in row}
+        assert {axis.get_xlabel() for axis in product.figure.axes} == {over}
+        assert product.figure.axes[0].get_ylabel() == "alignment score"
+    assert {row["epoch"] for row in first.rows} == {2}
+    assert {row["epoch"] for row in last.rows} == {1, 2}
+    assert len(last.rows) == 2 * len(first.rows) == 2 * 3 * 5
+
+
+def test_nothing_is_made_of_nothing(source):
+    empty = dataclasses.replace(source, folder=f"{source.folder}/none")
+    assert scores.table("cifar10")(empty).rows == []
+    assert "No network yet." in scores.table("cifar10")(empty).text
+    assert scores.figure_1(empty).rows == []
+
+
+@pytest.mark.parametrize("name", scores.SETTINGS)
+def test_the_settings_are_those_of_the_paper_but_for_their_size(name):
+    [configs] = {tuple(cell.pieces[0].starts) for cell in scores.pieces(name) if cell.labels["seed"] == 99
+                 and cell.labels["width"] == 16}  # fmt: skip
+    config = configs[0].load(CONFIGS)
+    assert config.model.width == 16
+    assert config.model.design == ("kmnist" if name == "kmnist" else "cifar")
+    assert config.model.activation == ("tanh" if name == "cifar10_tanh" else "relu")
+    assert config.optimization.forward.learning_rate == (2.0 if name == "cifar10_tanh" else 5.0)
+    assert (config.seed, config.batch_size, config.loss.shift) == (99, 100, 0.1)
+    layers = 3 if name == "kmnist" else 7
+    assert set(scores.SETTINGS[name].paper) == {(n, m) for n in range(1, layers + 1) for m in published.WIDTHS}
