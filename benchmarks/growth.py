@@ -18,10 +18,10 @@ ALLOWANCE = 0.05
 FC = {"family": "fc", "width": 1024, "depth": 4, "batch": 512, "rounds": 7}
 CONV = {"family": "convnet", "width": 64, "depth": 3, "batch": 128, "rounds": 9}
 FULL = {
-    "fc, width": {**FC, "axis": "width", "points": [768, 1024, 1448, 2048]},
+    "fc, width": {**FC, "axis": "width", "points": [1024, 1448, 2048, 2896]},
     "fc, depth": {**FC, "axis": "depth", "points": [2, 4, 8, 12]},
     "fc, batch": {**FC, "axis": "batch", "points": [1024, 2048, 4096, 8192]},
-    "convnet, width": {**CONV, "axis": "width", "points": [64, 96, 128, 192]},
+    "convnet, width": {**CONV, "batch": 32, "axis": "width", "points": [128, 192, 256, 384]},
     "convnet, batch": {**CONV, "axis": "batch", "points": [64, 128, 256, 512]},
 }
 SMALL = {"fc, width": {**FC, "axis": "width", "depth": 1, "batch": 4, "rounds": 2, "points": [2, 4]}}
@@ -73,6 +73,17 @@ def exponent(sizes: list[float], values: list[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
+def error(samples: Samples, case: str, points: list[int], rule: str, draws: int = 500) -> float:
+    """Returns the standard error of a rule's exponent less backpropagation's, by drawing rounds anew."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    ratios = [np.array(samples.ratios(f"{case} {point}", rule, BASELINE)) for point in points]
+    drawn = [generator.choice(each, (draws, len(each))) for each in ratios]
+    medians = np.stack([np.median(each, axis=1) for each in drawn], axis=1)
+    return float(np.std([exponent(points, row) for row in medians], ddof=1))
+
+
 def times(samples: Samples, case: str, points: list[int]) -> dict[str, list[float]]:
     """Returns the seconds of a step, contender by contender and point by point.
 
@@ -88,21 +99,25 @@ def times(samples: Samples, case: str, points: list[int]) -> dict[str, list[floa
 
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     """Returns the table of exponents, and draws the plot beside the raw samples."""
-    columns, checks = {}, []
+    columns, errors, checks = {}, {}, []
     for case, size in sizes.items():
         found = {name: exponent(size["points"], t) for name, t in times(samples, case, size["points"]).items()}
         columns[case] = found
+        errors[case] = {name: error(samples, case, size["points"], name) for name in RULES}
         limit = found[BASELINE] + ALLOWANCE
         checks += [Check(f"exponent of {case}, {rule}", found[rule], limit) for rule in RULES]
     picture = samples.path.with_suffix(".png")
     _plot(samples, sizes, picture)
-    rows = [[name, *(columns[case][name] for case in columns)] for name in (BASELINE, *RULES)]
+    rows = [[BASELINE, *(columns[case][BASELINE] for case in columns)]]
+    rows += [[name, *(f"{columns[case][name]:.2f} ± {errors[case][name]:.2f}" for case in columns)] for name in RULES]
     rows.append(["limit", *(columns[case][BASELINE] + ALLOWANCE for case in columns)])
     ranges = "; ".join(
         f"{case} {size['points'][0]} to {size['points'][-1]} ({_fixed(size)})" for case, size in sizes.items()
     )
     text = (
-        f"Exponents p of t = c size^p. Ranges: {ranges}. The limit is backpropagation's exponent plus {ALLOWANCE}.\n\n"
+        f"Exponents p of t = c size^p. Ranges: {ranges}. The limit is backpropagation's exponent plus {ALLOWANCE}; ± "
+        "is the standard error of the difference to backpropagation's. Depth is varied in fc alone: each convolution of "
+        "convnet halves the image, so that a deeper one costs hardly more.\n\n"
         f"{table(['rule', *columns], rows)}\n\n"
         f"![Step time against size, both axes logarithmic]({picture.parent.name}/{picture.name})"
     )
