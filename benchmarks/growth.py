@@ -116,8 +116,8 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     )
     text = (
         f"Exponents p of t = c size^p. Ranges: {ranges}. The limit is backpropagation's exponent plus {ALLOWANCE}; ± "
-        "is the standard error of the difference to backpropagation's. Depth is varied in fc alone: each convolution of "
-        "convnet halves the image, so that a deeper one costs hardly more.\n\n"
+        "is the standard error of the difference to backpropagation's. Depth is varied in fc alone: each convolution "
+        "of convnet halves the image, so that a deeper one costs hardly more.\n\n"
         f"{table(['rule', *columns], rows)}\n\n"
         f"![Step time against size, both axes logarithmic]({picture.parent.name}/{picture.name})"
     )
