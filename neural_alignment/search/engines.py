@@ -228,14 +228,20 @@ class _Recorded(hyperopt.SparkTrials):
         """Records what has ended; `fmin` calls it every second.
 
         Raises:
-            Stopped: at a signal.
+            Stopped: at a signal, or where what trials need is not to be had.
         """
+        try:
+            self._record()
+        except Stopped:
+            self._spark.sparkContext.cancelAllJobs()  # hyperopt would wait for the others.
+            raise
+
+    def _record(self) -> None:
         for document in self._dynamic_trials:
             if document["tid"] in self._running and document["state"] in (base.JOB_STATE_DONE, base.JOB_STATE_ERROR):
                 self._tasks.ended(self._running.pop(document["tid"]), _ending_of(document))
         super().refresh()
         if self._stop.signal:
-            self._spark.sparkContext.cancelAllJobs()
             raise Stopped(f"{self._stop.signal}; the same command goes on")
 
 

@@ -580,6 +580,13 @@ def test_runs_with_noise_at_the_papers_size_drop_at_30_and_60_and_have_commands(
     assert again.count("    neural-alignment train ") == 15
 
 
+@pytest.mark.parametrize("name", ["two_routes/2", "two_routes/S3"])
+def test_runs_of_the_papers_size_keep_the_kernels_that_figures_show(name):
+    cells = find(commands.ITEMS, "figure", name).cells["paper"]
+    kept = [set(configuration.load(f"{CONFIGS}/{cell.config}").logging.kernels) for cell in cells]
+    assert all({*figures.SCATTERED, figures.SYMMETRY_LAYER} <= layers for layers in kept)
+
+
 # The plan.
 
 
@@ -642,7 +649,7 @@ def test_an_unknown_name_is_one_line_with_what_there_is(kind, name, part):
 def test_what_needs_no_training_has_no_lab_profile():
     with pytest.raises(InputError, match="needs no training and has no lab profile; leave out --lab"):
         source("table", "two_routes/5", "lab")
-    with pytest.raises(InputError, match=r"needs --runs SEARCH_DIRECTORY, .* has no lab profile"):
+    with pytest.raises(InputError, match=r"needs --runs SEARCH_DIRECTORY .* and has no lab profile"):
         source("figure", "two_routes/S2", "lab")
 
 

@@ -118,7 +118,7 @@ ITEMS = [
         "two_routes/S2",
         "importance of metaparameters",
         _searched,
-        needs="--runs SEARCH_DIRECTORY, as `search lab/information` makes one,",
+        needs="--runs SEARCH_DIRECTORY (made by `search lab/information`)",
     ),
     Item(
         "figure",

@@ -61,13 +61,15 @@ CLAIMS = (
     Claim("backpropagation is far above feedback alignment", "backprop", "feedback", margin=FAR),
     Claim(
         "KP matches backpropagation on ResNet-18 and ResNet-50 (Figure S5)",
-        *("kolen_pollack", "backprop"),
+        rule="kolen_pollack",
+        other="backprop",
         models=("resnet18", "resnet50"),
         **_EQUAL,
     ),
     Claim(
         "KP loses to backpropagation on v2 networks (Figure S5)",
-        *("backprop", "kolen_pollack"),
+        rule="backprop",
+        other="kolen_pollack",
         models=("resnet50v2", "resnet101v2", "resnet152v2"),
     ),
     Claim("SA loses less to noisy updates than backpropagation (Figure 5)", "symmetric", "backprop", noisy=True),
