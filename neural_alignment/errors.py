@@ -19,8 +19,16 @@ class ConfigError(InputError):
     """A configuration file, or an override of it, is wrong."""
 
 
+class Unavailable(InputError):  # noqa: N818 - what happened to the surroundings, not a fault of the input alone
+    """What a run needs of its surroundings is not to be had: its TPU, its data; no setting of the run is at fault."""
+
+
 class DataError(InputError):
     """The data, or an option of how to read it, is wrong."""
+
+
+class DataUnavailable(DataError, Unavailable):  # noqa: N818 - as above
+    """The data are not there, or cannot be read."""
 
 
 class RunError(InputError):

@@ -155,43 +155,8 @@ def information_alignment(decay: float) -> ScalarRule:
     return ScalarRule(amp=1.0, null=1.0, decay=decay)
 
 
-class FlowField(NamedTuple):
-    """A flow on a grid.
-
-    Attributes:
-        w: forward weights of the columns, `(points,)`.
-        b: backward weights of the rows, `(points,)`.
-        dw: dw/dt, `(points, points)`, rows along b as `matplotlib` draws them.
-        db: db/dt, the same shape.
-    """
-
-    w: Array
-    b: Array
-    dw: Array
-    db: Array
-
-    @property
-    def speed(self) -> Array:
-        """Magnitude of the flow."""
-        return np.hypot(self.dw, self.db)
-
-
 FIGURE_2_DECAYS = {"diverging": 0.5, "stable": 1.0, "collapsing": 1.5}
 """lambda_WM of the panels a, b, c at x = 1. The paper prints no values; any below, at and above 1 show the same."""
-
-
-def flow_field(rule: ScalarRule, x_squared: float = 1.0, extent: float = 1.0, points: int = 21) -> FlowField:
-    """Returns the flow on [-extent, extent]^2 (Figure 2 a-c with weight mirror and `FIGURE_2_DECAYS`).
-
-    Args:
-        rule: the rule.
-        x_squared: mean of the squared input; 1 in the figure.
-        extent: largest weight.
-        points: points per axis.
-    """
-    axis = np.linspace(-extent, extent, points)
-    w, b = np.meshgrid(axis, axis)
-    return FlowField(axis, axis, *rule.velocity(w, b, x_squared))
 
 
 # Two layers, scalar weights: Appendix D.2.

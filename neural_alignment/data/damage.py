@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from neural_alignment.errors import DataError
+from neural_alignment.errors import DataError, DataUnavailable
 
 NO_STEP = -1
 
@@ -68,8 +68,8 @@ class DamageList:
         """What to raise when there are more than allowed."""
         latest = latest or self.records[-1]
         if not self.allowed:
-            return DataError(latest.reason)
-        return DataError(
+            return DataUnavailable(latest.reason)
+        return DataUnavailable(
             f"{latest.reason} This is more than `tolerate_corrupt` allows. Received {len(self._records)} damaged "
             f"records. Allowed: {self.allowed}."
         )

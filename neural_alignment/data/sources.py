@@ -27,7 +27,7 @@ from neural_alignment.data.pipeline import (
 )
 from neural_alignment.data.records import Records, Schema, Shard
 from neural_alignment.data.streamed import Streamed, read_into_memory
-from neural_alignment.errors import DataError, nearest
+from neural_alignment.errors import DataError, DataUnavailable, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -365,7 +365,9 @@ def _builder(dataset: str, data_dir: str, download: bool) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         logger.debug("%s is not in %s: %s", dataset, data_dir, error)
     except Exception as error:  # TFDS raises what its parsers raise
-        raise DataError(f"The data set {dataset!r} in {data_dir} cannot be read. Received: {_line(error)}") from error
+        raise DataUnavailable(
+            f"The data set {dataset!r} in {data_dir} cannot be read. Received: {_line(error)}"
+        ) from error
     known = tfds.list_builders(with_community_datasets=False)
     name = re.split(r"[/:]", dataset)[0]
     if name not in known:
@@ -373,7 +375,7 @@ def _builder(dataset: str, data_dir: str, download: bool) -> Any:
         raise DataError(f"`dataset` is unknown. Received {dataset!r}. Allowed: a TensorFlow data set{hint}")
     if not download:
         state = "has no such data set" if tf.io.gfile.isdir(data_dir) else "does not exist"
-        raise DataError(
+        raise DataUnavailable(
             f"The data set is not prepared. Received {dataset!r} in {data_dir}, which {state}. Allowed: set "
             "TFDS_DATA_DIR or `data_dir` to the directory that holds it, or `download` to true."
         )
@@ -394,7 +396,7 @@ def _download(dataset: str, data_dir: str) -> Any:
     except DataError:
         raise
     except Exception as error:  # whatever the scripts of hundreds of data sets raise
-        raise DataError(
+        raise DataUnavailable(
             f"The data set {dataset!r} cannot be downloaded to {data_dir}. Received: {_line(error)}. Allowed: a "
             "machine with network, or TFDS_DATA_DIR set to a directory that holds it."
         ) from error
@@ -517,11 +519,11 @@ def _matching(option: str, patterns: str | list[str]) -> list[str]:
         try:
             paths = tf.io.gfile.glob(os.path.expanduser(pattern))
         except tf.errors.OpError as error:
-            raise DataError(f"`{option}` cannot be looked up. Received {pattern!r}: {_line(error)}") from error
+            raise DataUnavailable(f"`{option}` cannot be looked up. Received {pattern!r}: {_line(error)}") from error
         if not paths:
             directory = os.path.dirname(os.path.expanduser(pattern)) or "."
             state = "no file of it matches" if tf.io.gfile.isdir(directory) else "it does not exist"
-            raise DataError(
+            raise DataUnavailable(
                 f"`{option}` matches no file. Received {pattern!r}. Looked in {directory}: {state}. "
                 "Example: /data/train-*."
             )

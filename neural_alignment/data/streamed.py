@@ -22,7 +22,7 @@ from neural_alignment.data.pipeline import (
     finished,
 )
 from neural_alignment.data.records import Records
-from neural_alignment.errors import DataError
+from neural_alignment.errors import DataError, DataUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -410,7 +410,7 @@ def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Arrays:
 
 def _unsteady(records: Records, record: int) -> DataError:
     """The error for a record that once failed and then did not."""
-    return DataError(
+    return DataUnavailable(
         f"A record of {records.path(record)} could not be read or decoded at first, and now can be. Received record "
         f"{record} of {records.name}. Allowed: files that stay as they are while they are read. Try again."
     )

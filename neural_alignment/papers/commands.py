@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.papers import fa_mechanism, two_routes, wide_networks
@@ -28,18 +29,24 @@ class Places:
     output: str | None = None
     configs: str = "configs"
 
-    def source(self, item: Item, profile: str, recordings: str | None = None, images: str | None = None) -> Source:
+    def source(self, item: Item, profile: str, **options: Any) -> Source:
         """Returns what a table or figure is made from.
+
+        Args:
+            item: the table or figure.
+            profile: `"paper"` or `"lab"`.
+            **options: `recordings`, `images` and `say` of `Source`.
 
         Raises:
             InputError: if it has no lab profile and one is asked for.
         """
         lab = profile == "lab"
         if lab and "lab" not in item.cells:
-            raise InputError(f"{item.kind} {item.name}: needs no training and has no lab profile; leave out --lab")
+            needs = item.needs or "no training"
+            raise InputError(f"{item.kind} {item.name}: needs {needs} and has no lab profile; leave out --lab")
         runs = self.runs or (f"runs/lab/{item.paper}" if lab else f"runs/{item.paper}")
         output = self.output or (f"results/{item.paper}" if lab or not item.cells else f"{runs}/results")
-        return Source(profile, runs, self.configs, output, item.cells.get(profile, ()), recordings, images)
+        return Source(profile, runs, self.configs, output, item.cells.get(profile, ()), **options)
 
 
 def estimates_of(paper: str, output: str | None = None) -> Estimates:
@@ -78,7 +85,8 @@ def make(
     """
     item = find(ITEMS, kind, name)
     profile = item.profile(lab)
-    source = places.source(item, profile, recordings, images)
+    source = places.source(item, profile, recordings=recordings, images=images, say=screen.line)
+    item.check(source)
     check_writable(source.output)
     if profile == "lab":
         _train([item], source, jobs, screen)

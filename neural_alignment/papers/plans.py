@@ -9,11 +9,11 @@ queue.
 from __future__ import annotations
 
 import collections
-import contextlib
 import io
 import math
 import os
 import queue
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ from neural_alignment.search.records import Ending
 from neural_alignment.search.trial import Children, Task
 from neural_alignment.training import files, lock
 from neural_alignment.training.metrics import MetricsFile
-from neural_alignment.training.run import RunDirectory, stored_state
+from neural_alignment.training.run import RunDirectory, essence, plain_difference, stored_state
 from neural_alignment.training.stopping import Interrupted, Stop
 
 SECONDS = "seconds.csv"
@@ -97,7 +97,6 @@ class Run:
 
     def make(self, folder: str, configs: str, children: Children, threads: int) -> Ending:  # noqa: D102 (as in Work)
         path = self._directory(folder).path
-        _await_free(path)
         return children.train(Task(0, tf.io.gfile.join(configs, self.config), path, None), self.overrides, threads)
 
     def progress(self, folder: str, configs: str) -> float:  # noqa: D102 (as in Work)
@@ -135,6 +134,13 @@ class Cell:
         """Returns a run per seed."""
         return [Run(self.config, f"{self.name}/seed{n}", (*self.overrides, f"seed={n}")) for n in self.seeds]
 
+    def command(self, folder: str, configs: str, seed: int = 0) -> str:
+        """Returns the line that trains the run of one seed where `read` finds it; arguments as of `read`."""
+        overrides = (word for each in (*self.overrides, f"seed={seed}") for word in ("--set", each))
+        place = tf.io.gfile.join(folder, self.name, f"seed{seed}")
+        config = tf.io.gfile.join(configs, self.config)
+        return shlex.join(["neural-alignment", "train", config, *overrides, "--run-dir", place])
+
     def read(self, folder: str, configs: str) -> list[Outcome]:
         """Returns what the runs have come to that have ended, in the order of their seeds.
 
@@ -143,7 +149,7 @@ class Cell:
             configs: folder of the configurations.
 
         Raises:
-            RunError: if a run is of another rule or network than the cell's, or damaged.
+            RunError: if a run is another than the cell's, apart from its seed and the place of its data, or damaged.
             ConfigError: if the cell's configuration is missing or wrong.
         """
         found = [read(tf.io.gfile.join(folder, name)) for name in self._names(folder)]
@@ -164,11 +170,21 @@ class Cell:
 
 
 def _check_kind(outcome: Outcome, due: configuration.Config) -> None:
-    """Checks that a run is of the rules and the network that are looked for."""
+    """Checks that a run is the one that is looked for: first its rules and its network, which are told apart."""
     for what, kind in (("rule", _rules), ("network", lambda config: config.model.model_dump(exclude_defaults=True))):
         found, expected = kind(outcome.config), kind(due)
         if found != expected:
             raise RunError(f"{outcome.directory.path}: is a run of the {what} {found}; expected here: {expected}")
+    if difference := plain_difference(_comparable(outcome.config), _comparable(due)):
+        raise RunError(f"{outcome.directory.path}: was trained otherwise than its configuration says: {difference}")
+
+
+def _comparable(config: configuration.Config) -> dict[str, Any]:
+    """Returns what the runs of a cell have in common, as plain data."""
+    plain = essence(config)
+    del plain["seed"]
+    plain["data"] = {key: value for key, value in plain["data"].items() if not key.endswith("_files")}
+    return plain
 
 
 def _rules(config: configuration.Config) -> str:
@@ -475,12 +491,3 @@ class _Training:
             remaining.append(left)
             parts.append(f"{active.run.name} {100 * done:.0f} %, {duration(left)} left")
         return f"{'; '.join(parts)} | in all {in_all(remaining, self._jobs, ' left')}"
-
-
-def _await_free(path: str, patience: float = 60.0) -> None:
-    """Waits until a run whose starter was killed has noticed it and has let go of its directory."""
-    until = time.monotonic() + patience
-    while tf.io.gfile.isdir(path) and time.monotonic() < until:
-        with contextlib.suppress(RunError), lock.held(path):
-            return
-        time.sleep(0.2)

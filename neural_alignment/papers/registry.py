@@ -23,6 +23,7 @@ class Source:
         cells: the runs and pieces that are asked for.
         recordings: file of recorded responses, of what needs them.
         images: file of the images that they answer.
+        say: told how far what takes long is.
     """
 
     profile: str
@@ -32,6 +33,7 @@ class Source:
     cells: Sequence[Cell | Pieces] = ()
     recordings: str | None = None
     images: str | None = None
+    say: Callable[[str], None] = lambda line: None
 
     def read(self) -> list[tuple[Cell | Pieces, list[Outcome] | list[Result]]]:
         """Returns every cell with the runs of it that have ended, or the pieces of it that are computed.
@@ -54,6 +56,7 @@ class Item:
         cells: profile -> the runs and pieces it is made from; nothing of what needs none. What has the profile `lab`
             alone is always made from it.
         needs: an option that it cannot do without.
+        check: raises `InputError` where what it needs is wrong; called before anything is trained.
     """
 
     kind: str
@@ -62,6 +65,7 @@ class Item:
     make: Callable[[Source], Product | None]
     cells: Mapping[str, Sequence[Cell | Pieces]] = field(default_factory=dict)
     needs: str = ""
+    check: Callable[[Source], None] = lambda source: None
 
     def profile(self, lab: bool) -> str:
         """Returns which profile it is made from.

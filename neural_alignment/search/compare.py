@@ -36,7 +36,8 @@ def compare(
         overrides: as of `run.search`.
         search_dir: where the search directories go: `<algorithm>_<seed>`.
         engine: runs the trials.
-        output: `output`.csv gets a line per trial, `output`.md the comparison, `output`.png the figure.
+        output: `output`.csv gets a line per trial, `output`.md the comparison, `output`.png the figure;
+            `output`_importance.csv and .png how much each metaparameter mattered in the trials of TPE (Figure S2).
         say: is told a line per trial.
 
     Returns:
@@ -62,7 +63,18 @@ def compare(
     report.write_csv(f"{output}.csv", rows)
     write_whole(f"{output}.md", text)
     _figure(_curves(results), output)
+    _importance(plans, results, f"{output}_importance")
     return text
+
+
+def _importance(
+    plans: Mapping[tuple[str, int], Plan], results: Mapping[tuple[str, int], Sequence[Trial]], output: str
+) -> None:
+    """Writes the importance figure of all trials of TPE, whatever their seed; none where there is no such search."""
+    searched = [key for key in results if key[0] == "tpe"]
+    if searched:
+        trials = [trial for key in searched for trial in results[key]]
+        report.importance_figure(plans[searched[0]].checked_space(), trials, output)
 
 
 def _rows(algorithm: str, seed: int, trials: Sequence[Trial]) -> list[dict[str, object]]:
@@ -85,20 +97,29 @@ def verdict(results: Mapping[tuple[str, int], Sequence[Trial]]) -> str:
     """Returns a table of the best of each search, and in words which algorithm found better settings."""
     heads = ["algorithm", "seed", "trials", "diverged", "failed", "best top-1 (%)", "of trial"]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    bests: dict[str, list[float]] = {}
+    bests: dict[str, dict[int, float]] = {}
     for (algorithm, seed), trials in results.items():
         best = best_of(list(trials))
         counts = [sum(trial.state == state for trial in trials) for state in ("diverged", "failed")]
         found = [f"{100 * best.top1:.2f}", best.number] if best else ["none", ""]
-        bests.setdefault(algorithm, []).append(best.top1 if best else math.nan)
+        bests.setdefault(algorithm, {})[seed] = best.top1 if best else math.nan
         lines.append(f"| {' | '.join(map(str, [algorithm, seed, len(trials), *counts, *found]))} |")
     return "\n".join([*lines, "", *(_found(*pair) for pair in itertools.combinations(bests.items(), 2))]) + "\n"
 
 
-def _found(one: tuple[str, Sequence[float]], other: tuple[str, Sequence[float]]) -> str:
-    """Returns in words whether one algorithm found better settings than another with the same seeds."""
+def _found(one: tuple[str, Mapping[int, float]], other: tuple[str, Mapping[int, float]]) -> str:
+    """Returns in words whether one algorithm found better settings than another with the same seeds.
+
+    Args:
+        one: an algorithm, and seed -> its best top-1, a fraction; NaN where no trial has finished.
+        other: another.
+    """
     (name, values), (other_name, other_values) = one, other
-    differences = [a - b for a, b in zip(values, other_values, strict=True)]
+    for algorithm, bests in (one, other):
+        for seed, best in bests.items():
+            if math.isnan(best):
+                return f"{name} or {other_name}: not said: no trial of {algorithm}, seed {seed}, has finished."
+    differences = [best - other_values[seed] for seed, best in values.items()]
     mean = statistics.fmean(differences)
     spread = f" ± {100 * statistics.stdev(differences):.2f}" if len(differences) > 1 else ""
     wins = sum(difference > 0 for difference in differences)

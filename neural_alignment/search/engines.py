@@ -50,7 +50,7 @@ class Tasks(Protocol):
         """Records a trial.
 
         Raises:
-            Stopped: if the trial was stopped from outside: the search stops too.
+            Stopped: if the trial was stopped from outside, or could not begin: the search stops too.
         """
 
 
@@ -64,7 +64,8 @@ class Engine(Protocol):
         """Runs trials until there are none left.
 
         Raises:
-            Stopped: at a signal; trials that were running can be gone on with.
+            Stopped: at a signal, or where what trials need is not to be had; trials that were running can be gone on
+                with.
         """
 
 
@@ -90,6 +91,7 @@ class _Threads:
     def __init__(self, slots: Sequence[str]):
         self.slots = len(slots)
         self._names = list(slots)
+        self._lost = ""  # Why the last slot was.
         self._children = trial.Children()
 
     def run_one(self, name: str, task: Task) -> Ending | None:
@@ -102,6 +104,8 @@ class _Threads:
             # A trial that a lost slot leaves behind may find the others at their end, so they are asked again.
             while self._names and tasks.left():
                 self._round(tasks, stop)
+        if tasks.left():
+            raise Stopped(f"{tasks.left()} trials are left: {self._lost}; the same command goes on")
 
     def _round(self, tasks: Tasks, stop: Stop) -> None:
         """Lets every slot take trials until it finds none."""
@@ -180,11 +184,14 @@ class TPUs(_Threads):
     def run_one(self, name: str, task: Task) -> Ending | None:
         """See `_Threads`."""
         if self._launcher is None:
-            return self._children.train(task, ["runtime.strategy=tpu", f"runtime.tpu={name}"])
+            ending = self._children.train(task, ["runtime.strategy=tpu", f"runtime.tpu={name}"])
+            self._lost = (ending.reason or "").partition(";")[0]
+            return None if ending.state == "unavailable" else ending
         found = {"{tpu}": name, "{config}": task.config, "{run_dir}": task.run_dir}
         words = [functools.reduce(lambda text, each: text.replace(*each), found.items(), w) for w in self._launcher]
         code = self._children.run(words)
         if code == UNAVAILABLE:
+            self._lost = f"no TPU could be had, {name} the last"
             return None
         ending = trial.past_ending(task.run_dir)
         if ending is None and trial.is_stop(code):
@@ -221,14 +228,20 @@ class _Recorded(hyperopt.SparkTrials):
         """Records what has ended; `fmin` calls it every second.
 
         Raises:
-            Stopped: at a signal.
+            Stopped: at a signal, or where what trials need is not to be had.
         """
+        try:
+            self._record()
+        except Stopped:
+            self._spark.sparkContext.cancelAllJobs()  # hyperopt would wait for the others.
+            raise
+
+    def _record(self) -> None:
         for document in self._dynamic_trials:
             if document["tid"] in self._running and document["state"] in (base.JOB_STATE_DONE, base.JOB_STATE_ERROR):
                 self._tasks.ended(self._running.pop(document["tid"]), _ending_of(document))
         super().refresh()
         if self._stop.signal:
-            self._spark.sparkContext.cancelAllJobs()
             raise Stopped(f"{self._stop.signal}; the same command goes on")
 
 

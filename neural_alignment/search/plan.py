@@ -89,8 +89,10 @@ def base_config(plan: Plan, overrides: Sequence[str] = ()) -> Config:
     """Returns what all trials have in common: the base configuration with the overrides and the search's seed.
 
     Raises:
-        ConfigError: in one line.
+        ConfigError: in one line; also where an override sets the seed, which is the search's.
     """
+    if own := next((each for each in overrides if each.partition("=")[0].strip() == "seed"), None):
+        raise ConfigError(f"--set {own}: the search sets the seed of its trials; give --seeds, or `seed` in its file")
     return configuration.load(plan.config, [*overrides, f"seed={plan.seed}"])
 
 

@@ -19,7 +19,8 @@ class Ending:
     """How a trial has ended.
 
     Attributes:
-        state: finished, diverged, failed, or stopped: this last is no end, and is never recorded.
+        state: finished, diverged, failed; or stopped, or unavailable where the data or the TPU could not be had: these
+            two are no end, and are never recorded.
         top1: best validation top-1 over the evaluations of a finished run, a fraction.
         reason: why a trial has not finished; one line.
     """

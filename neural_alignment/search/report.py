@@ -83,7 +83,7 @@ def top_ten(trials: Sequence[Trial], space: Space) -> list[dict[str, Any]]:
     return [
         {
             "trial": each.number,
-            "top1": each.score,
+            "score": each.score,
             "state": each.state,
             **{name: _setting(each, name) for name in names},
         }

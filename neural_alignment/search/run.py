@@ -75,8 +75,6 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
             tasks = Ledger(plan, base, search_dir, engine.slots, chance, say, check_held)
             tasks.announce()
             engine.run(tasks)
-            if tasks.left():
-                raise Stopped(f"no TPU could be had for {tasks.left()} trials that are left; the same command goes on")
             trials = tasks.trials()
             report.write(plan, base, trials, search_dir)
             return trials
@@ -238,7 +236,7 @@ class Ledger:
 
     def ended(self, task: Task, ending: Ending) -> None:
         """See `engines.Tasks`."""
-        if ending.state == "stopped":
+        if ending.state in ("stopped", "unavailable"):
             raise Stopped(f"trial {task.number}: {_first(ending.reason)}; the same command goes on")
         with self._lock:
             self._check_held()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,13 +21,16 @@ import tensorflow as tf
 import threadpoolctl
 
 from neural_alignment import config as configuration
-from neural_alignment.errors import Diverged, InputError, RunError, Stopped
+from neural_alignment.errors import Diverged, InputError, RunError, Stopped, Unavailable
 from neural_alignment.search.records import Ending
-from neural_alignment.training import files, run
+from neural_alignment.training import files, lock, run
 from neural_alignment.training.stopping import SIGNALS
 
 PRELOADED = ["neural_alignment.search.trial"]
 """Imported once by the process that the children are forked from: TensorFlow takes seconds."""
+
+POLL = 0.2
+"""Seconds between two looks whether a run directory is free."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,17 +78,31 @@ def train(task: Task, overrides: Sequence[str] = ()) -> Ending:
         overrides: `key.path=value`, of where and how a step is executed.
 
     Returns:
-        How it has ended. A failure of any kind is an ending; a signal, or a full disk, is the ending `stopped`.
+        How it has ended. A failure of any kind is an ending; a signal, or a full disk, is the ending `stopped`, data or
+        a TPU that cannot be had `unavailable`.
     """
     ending = past_ending(task.run_dir)
     if ending is not None:
         return ending
 
     def live() -> Ending:
+        await_free(task.run_dir)
         run.train(configuration.load(task.config, overrides), task.run_dir, resume=True)
         return past_ending(task.run_dir) or Ending("failed", reason="its status.json is gone")
 
     return ended(live)
+
+
+def await_free(run_dir: str, patience: float = lock.STALE + 10.0) -> None:
+    """Waits until a run whose starter was killed has noticed it and has let go of its directory, or `patience` seconds.
+
+    An orphan ends within moments, the lease of a machine that is gone is stale after `lock.STALE` seconds.
+    """
+    until = time.monotonic() + patience
+    while tf.io.gfile.isdir(run_dir) and time.monotonic() < until:
+        with contextlib.suppress(RunError), lock.held(run_dir):
+            return
+        time.sleep(POLL)
 
 
 def ended(work: Callable[[], Ending]) -> Ending:
@@ -97,6 +115,8 @@ def ended(work: Callable[[], Ending]) -> Ending:
         return Ending("stopped", reason=str(error))
     except KeyboardInterrupt:
         return Ending("stopped", reason="SIGINT before its training began")
+    except Unavailable as error:
+        return Ending("unavailable", reason=_line(str(error)))
     except InputError as error:
         return Ending("failed", reason=_line(str(error)))
     except Exception as error:  # Whatever a setting leads to, the other trials go on.

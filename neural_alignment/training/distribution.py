@@ -17,7 +17,7 @@ from tensorflow.python.eager import context as tf_context  # What reaches the ot
 
 from neural_alignment.config import Config, Runtime
 from neural_alignment.data import Dataset
-from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped
+from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped, Unavailable
 from neural_alignment.training.model import AlignedModel, compiles_by_itself
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -232,7 +232,8 @@ def create(runtime: Runtime) -> Distribution:
     Several workers, or more parts of a CPU than there were, must be asked for before TensorFlow has computed anything.
 
     Raises:
-        RunError: if they are not there.
+        Unavailable: if a TPU is not to be reached.
+        RunError: if other devices are not there.
         ConfigError: if `TF_CONFIG` is not what several workers need.
     """
     return _STRATEGIES[_kind(runtime)](runtime)
@@ -352,7 +353,7 @@ def _tpu(runtime: Runtime) -> Distribution:
         return Distribution(tf.distribute.TPUStrategy(resolver))
     except (tf.errors.OpError, OSError, ValueError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise RunError(
+        raise Unavailable(
             f"runtime.strategy tpu: no TPU {name!r} is to be reached from here ({reason}); run on a TPU VM with the "
             "extra `tpu`, or set runtime.tpu to its name"
         ) from None

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import itertools
 import json
 import math
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,12 @@ from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.alignments import Alignment, Symmetric, primitives
+from neural_alignment.analysis import dynamics
 from neural_alignment.errors import InputError, RunError
-from neural_alignment.papers import commands, output, two_routes
+from neural_alignment.papers import commands, output, plans, two_routes
 from neural_alignment.papers.plans import SECONDS
 from neural_alignment.papers.registry import find
-from neural_alignment.papers.two_routes import experiments, figures, tables, taxonomy
+from neural_alignment.papers.two_routes import claims, experiments, figure_6, figures, tables, taxonomy
 
 
 def source(kind, name, profile="paper", **places):
@@ -50,6 +53,7 @@ def test_table_1_has_the_gradients_and_groups_of_the_paper():
     # Appendix D.3: not in the paper's table, local by its criterion.
     assert set(rows) - {*LOCAL, *NON_LOCAL} == {"angle"}
     assert rows["angle"]["group"] == "local"
+    assert "formula_as_documented" in rows["angle"]
 
 
 def test_table_1_tells_what_a_primitive_does_not_what_it_is_called(monkeypatch):
@@ -70,6 +74,8 @@ def test_table_2_is_the_taxonomy_of_the_paper():
     for rule, (local, made_of) in RULES.items():
         assert (rows[rule].local, rows[rule].primitives) == (local, made_of)
     assert rows["kolen_pollack"].primitives == {"angle", "decay"}
+    # The library has rules that the paper has not, such as those for whole networks.
+    assert set(rows) == {*RULES, "kolen_pollack", "sign_symmetry"}
     # It has no R; but its error travels back through the signs of W.
     assert (rows["sign_symmetry"].local, rows["sign_symmetry"].primitives) == (False, set())
 
@@ -237,6 +243,16 @@ def test_missing_runs_are_shown_as_missing(lab):
     assert "42.50 ± 2.12 (2 of 3 seeds)" in make("table", "two_routes/4", "lab", **lab).text
 
 
+@pytest.mark.parametrize("name", ["two_routes/3", "two_routes/5"])
+def test_figures_tell_missing_runs_and_few_seeds_as_tables_do(name, lab):
+    next(Path(lab["runs"]).glob("resnet18/backprop/seed2/status.json")).write_text('{"state": "stopped"}')
+    text = make("figure", name, "lab", **lab).text
+    assert "42.50 ± 2.12 (2 of 3 seeds) | missing | missing |" in text
+    assert "none" not in text
+    if name == "two_routes/3":
+        assert "| WM+AD+OPS, TPE | 41.00 (1 seed) | missing | missing |" in text
+
+
 def test_runs_of_the_papers_size_are_read_with_and_without_seeds(tmp_path):
     cells = {cell.labels["rule"]: cell for cell in find(commands.ITEMS, "table", "two_routes/3").cells["paper"]}
     path = write_run(tmp_path, cells["information"], 0, 0.6793, 0.8809)
@@ -262,10 +278,40 @@ def test_a_run_of_another_rule_or_network_is_refused(tmp_path):
         make("table", "two_routes/4", runs=str(tmp_path))
 
 
+@pytest.mark.parametrize(("other", "said"), [
+    ({"epochs": 4}, "epochs was 4, is now 10"),
+    ({"batch_size": 64}, "batch_size was 64, is now 50"),
+    ({"optimization.backward.noise": "null"}, "optimization.backward.noise was None, is now {'variance': "),
+    ({"data.train_split": "train[:4000]"}, "data.train_split was 'train[:4000]', is now 'train[:5000]'"),
+])  # fmt: skip
+def test_a_run_that_was_trained_otherwise_is_refused(tmp_path, other, said):
+    [cell] = [
+        cell
+        for cell in find(commands.ITEMS, "figure", "two_routes/5").cells["lab"]
+        if cell.labels == {"model": "resnet18", "rule": "symmetric", "noise_variance": 1.0}
+    ]
+    path = write_run(tmp_path, cell, 0, 0.5, **other)
+    with pytest.raises(RunError) as error:
+        make("figure", "two_routes/5", "lab", runs=str(tmp_path))
+    assert str(error.value).startswith(f"{path}: was trained otherwise than its configuration says: {said}")
+    assert "\n" not in str(error.value)
+
+
+def test_where_the_data_are_and_what_a_run_keeps_is_free(tmp_path):
+    cell = experiments.paper_cell("resnet18", "information")
+    elsewhere = {
+        "data.train_files": "gs://bucket/train-*",
+        "logging.kernels": "[]",
+        "runtime.precision": "mixed_bfloat16",
+    }
+    write_run(tmp_path, cell, 3, 0.5, **elsewhere)
+    assert [row["seed"] for row in make("table", "two_routes/3", runs=str(tmp_path)).rows] == [3]
+
+
 # Figures.
 
 
-@pytest.mark.parametrize("decay", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize("decay", dynamics.FIGURE_2_DECAYS.values())
 def test_the_flow_of_figure_2_is_that_of_appendix_d1(decay, rng):
     points = rng.normal(size=(2, 3, 5))
     x = 1.5
@@ -274,6 +320,21 @@ def test_the_flow_of_figure_2_is_that_of_appendix_d1(decay, rng):
     np.testing.assert_allclose(flow, -np.einsum("ij,jkl->ikl", matrix, points), atol=1e-12)
     # Not the flow of B alone, whose forward weight is a constant.
     assert not np.allclose(flow[0], 0)
+
+
+def test_figure_2_shows_the_regimes_of_the_closed_form(tmp_path):
+    rows = make("figure", "two_routes/2", "lab", runs=str(tmp_path)).rows
+    for panel, (regime, decay) in zip("abc", dynamics.FIGURE_2_DECAYS.items(), strict=True):
+        own = [row for row in rows if row["panel"] == panel]
+        assert {row["decay"] for row in own} == {decay}
+        points, flows = (np.array([[row[a], row[b]] for row in own]) for a, b in [
+            ("forward", "backward"), ("forward_flow", "backward_flow"),
+        ])  # fmt: skip
+        np.testing.assert_allclose(
+            flows, np.stack(dynamics.weight_mirror(decay).velocity(*points.T), axis=1), atol=1e-9
+        )
+        symmetric = (flows.sum(axis=1) * points.sum(axis=1)).sum()
+        assert np.sign(np.round(symmetric, 9)) == {"diverging": 1, "stable": 0, "collapsing": -1}[regime]
 
 
 def test_figure_2_scatters_what_a_run_of_weight_mirror_has_kept(tmp_path):
@@ -298,7 +359,11 @@ FIGURES = [item.name for item in two_routes.ITEMS if item.kind == "figure" and n
 def test_figures_are_grey_and_their_axes_are_named(name, lab):
     product = make("figure", name, "lab", **lab)
     assert grey(product.figure)
-    assert set(product.columns) >= {key for row in product.rows for key in row if key in product.columns}
+    keys = {key for row in product.rows for key in row} or set(product.columns)
+    assert product.rows or name == "two_routes/5b"  # Of a network that has no runs here.
+    # Each column is filled by some row; what rows hold beside is their labels, which one network or profile needs not.
+    assert set(product.columns) <= keys
+    assert keys - set(product.columns) <= {"profile", "model", "top5", "diverged", "seconds", "noise_variance"}
     axes = [axis for axis in product.figure.axes if axis.get_label() != "<colorbar>"]
     assert all(axis.get_xlabel() or not axis.get_subplotspec().is_last_row() for axis in axes)
     assert all(axis.get_ylabel() or not axis.get_subplotspec().is_first_col() for axis in axes)
@@ -339,6 +404,15 @@ def test_figure_s4_has_a_row_per_layer_and_evaluation(lab):
     ]  # fmt: skip
 
 
+def test_figure_s4_bears_a_run_that_diverged_before_its_first_evaluation(lab):
+    path = Path(lab["runs"]) / "resnet18" / "weight_mirror" / "seed0" / "metrics.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    product = make("figure", "two_routes/S4", "lab", **lab)
+    titles = [axis.get_title() for axis in product.figure.axes]
+    assert titles.count("weight mirror (WM), TPE: diverged before its first evaluation") == 2
+    assert "| weight mirror (WM), TPE | missing | missing |" in product.text
+
+
 # Claims.
 
 
@@ -371,6 +445,7 @@ def test_claims_are_judged_by_the_difference_and_its_standard_error(tmp_path):
     assert row["standard_error"] == pytest.approx(np.sqrt(2 * np.var([1, 2, 3], ddof=1) / 3))
     assert row["paper_difference"] == pytest.approx(69.84 - 70.06)
     assert row["verdict"] == "matches"
+    assert row["margin"] == 2
     assert rows["resnet18", "activation", "backprop"]["verdict"] == "is behind"
     assert rows["resnet18", "backprop", "feedback"]["verdict"] == "shows"
     # Higher on average, but by less than twice the standard error.
@@ -379,6 +454,80 @@ def test_claims_are_judged_by_the_difference_and_its_standard_error(tmp_path):
     assert information["verdict"] == "does not show"
     assert rows["resnet50", "symmetric", "backprop"]["verdict"] == "2 of 3 seeds: not said"
     assert "| ResNet-18 | 46.20 ± 1.00 | 46.00 ± 1.00 | +0.20 ± 0.82 | -0.22 | matches |" in text
+
+
+EQUAL, BETTER, FAR = (
+    claims.Claim("", "a", "b", better=False, margin=2.0),
+    claims.Claim("", "a", "b"),
+    claims.Claim("", "a", "b", margin=5.0),
+)
+
+
+@pytest.mark.parametrize(("claim", "difference", "error", "said"), [
+    (EQUAL, -0.5, 0.5, "matches"),
+    (EQUAL, -0.5, 0.1, "matches"),  # Told apart from 0, but close.
+    (EQUAL, 0.0, 1.01, "not told apart"),  # A wide spread makes nothing equal.
+    (EQUAL, -5.0, 2.6, "not told apart"),
+    (EQUAL, -5.0, 2.4, "is behind"),
+    (EQUAL, 3.0, 1.0, "is ahead"),
+    (BETTER, 0.5, 0.2, "shows"),
+    (BETTER, 0.5, 0.3, "does not show"),
+    (FAR, 4.9, 0.0, "does not show"),  # Better, not far better.
+    (FAR, 7.0, 1.1, "does not show"),
+    (FAR, 7.0, 0.9, "shows"),
+])  # fmt: skip
+def test_a_verdict_holds_twice_the_standard_error_on_either_side(claim, difference, error, said):
+    assert claims.verdict(claim, difference, error, 3) == said
+    assert claims.verdict(claim, difference, error, 2) == "2 of 3 seeds: not said"
+
+
+def write_noise(runs, numbers):
+    """Writes runs of ResNet-18: rule and variance -> top-1 accuracies."""
+    for cell in find(commands.ITEMS, "figure", "two_routes/S1").cells["lab"]:
+        key = cell.labels["rule"], cell.labels["noise_variance"]
+        for seed, top1 in enumerate(numbers.get(key, ())):
+            write_run(runs, cell, seed, top1)
+
+
+def test_noise_is_judged_by_what_it_costs_not_by_who_is_ahead(tmp_path):
+    write_noise(tmp_path, {
+        ("backprop", 0.0): (0.40, 0.41, 0.42), ("backprop", 1.0): (0.35, 0.36, 0.37),
+        # Ahead of backpropagation with noise as without; it loses as much.
+        ("symmetric", 0.0): (0.50, 0.51, 0.52), ("symmetric", 1.0): (0.45, 0.46, 0.47),
+        # Behind it, but it loses nothing.
+        ("activation", 0.0): (0.30, 0.31, 0.32), ("activation", 1.0): (0.30, 0.31, 0.32),
+        # Nothing to compare with.
+        ("kolen_pollack", 1.0): (0.30, 0.31, 0.32),
+    })  # fmt: skip
+    rows = [row for row in make("table", "two_routes/claims", "lab", runs=str(tmp_path)).rows if row["noise_variance"]]
+    assert [(row["rule"], row["verdict"]) for row in rows] == [
+        ("symmetric", "does not show"), ("activation", "shows"),
+    ]  # fmt: skip
+    symmetric, activation = rows
+    assert symmetric["difference"] == pytest.approx(0, abs=1e-9)
+    assert (activation["rule_drop"], activation["other_drop"]) == pytest.approx((0, 5), abs=1e-9)
+    assert activation["difference"] == pytest.approx(5)
+    assert activation["standard_error"] == pytest.approx(math.sqrt(4 * np.var([1, 2, 3], ddof=1) / 3))
+
+
+def test_weight_mirror_with_adam_and_kolen_pollack_are_judged_too(tmp_path):
+    high, low = (0.50, 0.51, 0.52), (0.40, 0.41, 0.42)
+    rows, _ = claim_rows(
+        tmp_path,
+        {
+            ("resnet18", "information"): high,
+            ("resnet18", "weight_mirror_adam"): low,
+            ("resnet18", "backprop"): high,
+            ("resnet18", "kolen_pollack"): high,
+            ("resnet50v2", "backprop"): high,
+            ("resnet50v2", "kolen_pollack"): low,
+        },
+    )
+    assert {key: row["verdict"] for key, row in rows.items()} == {
+        ("resnet18", "information", "weight_mirror_adam"): "shows",
+        ("resnet18", "kolen_pollack", "backprop"): "matches",
+        ("resnet50v2", "backprop", "kolen_pollack"): "shows",
+    }
 
 
 def test_claims_without_runs_are_not_made(tmp_path):
@@ -413,6 +562,34 @@ def test_the_shift_of_the_papers_curves_is_ten_thousand():
     cell = experiments.noisy(experiments.paper_cell("resnet18", "symmetric"), 1e-3, experiments.PAPER_RATES)
     config = configuration.load(f"{CONFIGS}/{cell.config}", cell.overrides)
     assert config.optimization.backward.noise.variance == pytest.approx(1e-3 * 1e4)
+
+
+def test_runs_with_noise_at_the_papers_size_drop_at_30_and_60_and_have_commands(tmp_path):
+    item = find(commands.ITEMS, "figure", "two_routes/S1")
+    text = item.make(source("figure", "two_routes/S1", runs=str(tmp_path))).text
+    lines = [shlex.split(line) for line in text.splitlines() if line.startswith("    neural-alignment train ")]
+    assert len(lines) == len(item.cells["paper"]) == 16
+    for words, cell in zip(lines, item.cells["paper"], strict=True):
+        assert words[-2:] == ["--run-dir", f"{tmp_path}/{cell.name}/seed0"]
+        config = configuration.load(words[2], [b for a, b in itertools.pairwise(words) if a == "--set"])
+        rates = [each for each in (config.optimization.forward, config.optimization.backward) if each is not None]
+        assert {tuple(each.schedule.drop_epochs) for each in rates} == {(30, 60)}
+        assert (config.epochs, config.batch_size, config.seed) == (90, 256, 0)
+    # Those of Table 4 drop a third time, and are others.
+    still = [cell.name for cell in item.cells["paper"] if not cell.labels["noise_variance"]]
+    assert "resnet18/symmetric_noise_0" in still
+    assert not {cell.name for cell in find(commands.ITEMS, "table", "two_routes/4").cells["paper"]} & set(still)
+    # A run that is there is not asked for.
+    write_run(tmp_path, item.cells["paper"][0], 0, 0.5)
+    again = item.make(source("figure", "two_routes/S1", runs=str(tmp_path))).text
+    assert again.count("    neural-alignment train ") == 15
+
+
+@pytest.mark.parametrize("name", ["two_routes/2", "two_routes/S3"])
+def test_runs_of_the_papers_size_keep_the_kernels_that_figures_show(name):
+    cells = find(commands.ITEMS, "figure", name).cells["paper"]
+    kept = [set(configuration.load(f"{CONFIGS}/{cell.config}").logging.kernels) for cell in cells]
+    assert all({*figures.SCATTERED, figures.SYMMETRY_LAYER} <= layers for layers in kept)
 
 
 # The plan.
@@ -451,7 +628,8 @@ def test_what_is_called_better_or_equal_has_three_seeds():
     trained: dict[str, set[int]] = {}
     for cell in all_cells("lab"):  # Figures that show one run share it with the tables.
         trained.setdefault(cell.name, set()).update(cell.seeds)
-    claimed = {"backprop", "symmetric", "activation", "information", "weight_mirror", "feedback"}
+    claimed = {rule for claim in claims.CLAIMS for rule in (claim.rule, claim.other)}
+    assert {"weight_mirror_adam", "kolen_pollack"} <= claimed
     for name, seeds in trained.items():
         assert len(seeds) == 3 or name.rpartition("/")[2] not in claimed, name
     for name in ("table two_routes/4", "figure two_routes/5", "figure two_routes/5b", "figure two_routes/S1"):
@@ -476,25 +654,44 @@ def test_an_unknown_name_is_one_line_with_what_there_is(kind, name, part):
 
 
 def test_what_needs_no_training_has_no_lab_profile():
-    with pytest.raises(InputError, match="has no lab profile; leave out --lab"):
+    with pytest.raises(InputError, match="needs no training and has no lab profile; leave out --lab"):
         source("table", "two_routes/5", "lab")
+    with pytest.raises(InputError, match=r"needs --runs SEARCH_DIRECTORY .* and has no lab profile"):
+        source("figure", "two_routes/S2", "lab")
 
 
 def test_the_listing_says_the_lab_time_of_every_item(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert "15 runs, time not known yet" in commands.listing("table", 2)
+    assert "17 runs, time not known yet" in commands.listing("table", 2)
     (tmp_path / "results" / "two_routes").mkdir(parents=True)
     (tmp_path / "results" / "two_routes" / SECONDS).write_text("run,seconds\nresnet18/backprop/seed0,60\n")
-    # 15 runs of 60 s, two at once.
-    assert "| two_routes/3 | local rules with ResNet-18 | --lab: 15 runs, 8 min (estimate) |" in commands.listing(
+    # 17 runs of 60 s, two at once.
+    assert "| two_routes/3 | local rules with ResNet-18 | --lab: 17 runs, 8 min (estimate) |" in commands.listing(
         "table", 2
     )
     assert "| two_routes/5 | metaparameters found by the searches | no runs |" in commands.listing("table", 2)
 
 
-def test_figure_6_needs_recordings(lab):
-    with pytest.raises(InputError, match="needs --recordings FILE"):
-        make("figure", "two_routes/6", "lab", **lab)
+@pytest.mark.parametrize(("recordings", "said"), [(None, "needs --recordings FILE"), ("none.npz", "no such file")])
+def test_figure_6_asks_for_its_recordings_before_it_trains(tmp_path, recordings, said):
+    places = commands.Places(str(tmp_path / "runs"), str(tmp_path / "results"), CONFIGS)
+    screen = plans.Screen(print, print)
+    with pytest.raises(InputError, match=said):
+        commands.make("figure", "two_routes/6", True, places, 1, screen, recordings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_figure_6_tells_of_each_layer(lab, monkeypatch):
+    told = []
+
+    def fitted(runs, recordings, images, report):
+        report("Random, stem: V4 0.1")
+        return output.Product((), (), "")
+
+    monkeypatch.setattr(figure_6, "figure_6", fitted)
+    item = find(commands.ITEMS, "figure", "two_routes/6")
+    item.make(commands.Places(configs=CONFIGS, **lab).source(item, "lab", recordings="there.npz", say=told.append))
+    assert told == ["Random, stem: V4 0.1"]
 
 
 def test_the_columns_of_tables_3_and_4_are_fixed():

@@ -83,6 +83,7 @@ BAD = {
     "no such file": (["none.yaml"], "none.yaml: no such file"),
     "seeds that are no numbers": (["search.yaml", "--seeds", "a"], "--seeds must be integers separated by commas"),
     "an unknown algorithm": (["search.yaml", "--algorithms", "tpe,grid"], "algorithm: "),
+    "a seed that the search sets": (["search.yaml", "--set", "seed=5"], "--set seed=5: the search sets the seed"),
     "no trials": (["search.yaml", "--trials", "0"], "trials: "),
     "two engines": (["search.yaml", "--workers", "2", "--tpus", "a"], "--workers and --tpus exclude each other"),
     "no workers": (["search.yaml", "--workers", "0"], "--workers"),

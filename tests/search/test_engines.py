@@ -1,20 +1,27 @@
 """Engines: processes of this machine, a real local Spark, TPUs by stand-ins that record."""
 
+import functools
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import textwrap
 import threading
 from pathlib import Path
 
 import pytest
 
-from neural_alignment.errors import ConfigError, Stopped
+from neural_alignment import config as configuration
+from neural_alignment.data import sources
+from neural_alignment.errors import ConfigError, DataUnavailable, RunError, Stopped
 from neural_alignment.search import engines, run, trial
 from neural_alignment.search import plan as plans
 from neural_alignment.search.records import Ending
+from neural_alignment.training import lock
 from neural_alignment.training.run import RunDirectory
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,9 +39,9 @@ def children(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def searched(plan, path, engine):
+def searched(plan, path, engine, overrides=()):
     said = []
-    return run.search(plan, (), str(path), engine, said.append), said
+    return run.search(plan, overrides, str(path), engine, said.append), said
 
 
 MIXED = """
@@ -98,6 +105,53 @@ class TestProcesses:
         for here, there in zip(ours, theirs, strict=True):
             assert here.top1 == pytest.approx(there.top1, abs=0.01) if here.top1 else there.top1 is None
 
+    def test_a_killed_search_is_gone_on_with_at_once_and_no_trial_has_failed(
+        self, tmp_path, plan_file, children, lines
+    ):
+        """Its children are alive when it is killed, and may still be when the next search begins their trials."""
+        path = tmp_path / "found"
+        plan_path = plan_file(MIXED.replace("[7, 1000000]", "[60, 70]").replace("[0.02, 1.0e+30]", "[0.02, 0.03]"))
+        words = [sys.executable, "-m", "neural_alignment.cli", "search", plan_path, "--search-dir", str(path)]
+        words += ["--workers", "2", "--trials", "2", "--epochs", "60"]
+        metrics = [path / "trials" / name / "metrics.csv" for name in ("0001", "0002")]
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, cwd=tmp_path) as process:
+            awaited(lambda: all(each.exists() for each in metrics) or process.poll() is not None)
+            process.kill()
+        again = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert again.returncode == 0, again.stderr
+        trials = lines(path / "trials.jsonl")
+        assert {(row["number"], row["state"]) for row in trials} == {(1, "finished"), (2, "finished")}
+        drawn = [row["number"] for row in lines(path / "proposals.jsonl")]
+        assert drawn == [1, 2]
+
+    def test_a_trial_waits_for_the_orphan_of_an_earlier_life(self, tmp_path, plan_file, monkeypatch):
+        """A lock that is held for a while is waited for; one that is held for good fails the trial."""
+        plan = plans.load(plan_file())
+        path = tmp_path / "settings.yaml"
+        path.write_text(configuration.dump(plans.base_config(plan, ["epochs=1"])))
+        task = trial.Task(1, str(path), str(tmp_path / "run"), None)
+        (tmp_path / "run").mkdir()
+        real, asked = lock.held, []
+
+        def held_at_first(directory):
+            asked.append(directory)
+            if len(asked) < 3:
+                raise RunError(f"{directory}: is in use by process 1 on here")
+            return real(directory)
+
+        monkeypatch.setattr(trial, "POLL", 0.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(trial.lock, "held", held_at_first)
+            assert trial.train(task).state == "finished"
+        assert len(asked) >= 3
+        other = trial.Task(2, str(path), str(tmp_path / "other"), None)
+        (tmp_path / "other").mkdir()
+        with monkeypatch.context() as patch, lock.held(other.run_dir):
+            patch.setattr(trial, "await_free", lambda run_dir: None)
+            ending = trial.train(other)
+        assert ending.state == "failed"
+        assert "is in use by process" in ending.reason
+
     def test_an_error_of_a_child_is_told(self, tmp_path, children):
         task = trial.Task(1, str(tmp_path / "none.yaml"), str(tmp_path / "run"), None)
         ending = trial.Children().train(task)
@@ -122,6 +176,45 @@ class TestProcesses:
         assert not (path / "trials.jsonl").exists()
         for name in ("0001", "0002"):
             assert RunDirectory(path / "trials" / name).status()["state"] == "stopped"
+
+
+class TestSurroundings:
+    """What a trial cannot begin without is no fault of its settings."""
+
+    def test_a_tpu_that_cannot_be_reached_is_told_from_settings_that_fail(self, tmp_path, plan_file):
+        plan = plans.load(plan_file())
+        path = tmp_path / "settings.yaml"
+        path.write_text(configuration.dump(plans.base_config(plan)))
+        task = trial.Task(1, str(path), str(tmp_path / "run"), None)
+        ending = trial.train(task, ["runtime.strategy=tpu", "runtime.tpu=local"])
+        assert ending.state == "unavailable"
+        assert ending.reason.startswith("runtime.strategy tpu: no TPU 'local' is to be reached")
+        assert trial.train(task, ["batch_size=4000"]).state == "failed"
+
+    def test_data_that_go_away_stop_the_search_and_burn_no_trial(self, tmp_path, plan_file, monkeypatch):
+        plan, path = plans.load(plan_file(), trials=3), tmp_path / "found"
+        real = sources.SOURCES["digits"]
+        gone = threading.Event()
+
+        @functools.wraps(real)
+        def mounted_once(*arguments, **options):
+            if gone.is_set():
+                raise DataUnavailable("`train_files` matches no file. Received '/mnt/train-*'.")
+            return real(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setitem(sources.SOURCES, "digits", mounted_once)
+            with pytest.raises(Stopped, match="trial 2: `train_files` matches no file"):
+                run.search(
+                    plan,
+                    ["epochs=1"],
+                    str(path),
+                    engines.InProcess(),
+                    lambda line: gone.set() if line.startswith("trial 1,") else None,
+                )
+        assert len((path / "trials.jsonl").read_text().splitlines()) == 1
+        trials, _ = searched(plan, path, engines.InProcess(), ["epochs=1"])
+        assert [each.state for each in trials] == ["finished"] * 3
 
 
 LAUNCHER = """
@@ -172,7 +265,7 @@ class TestTPUs:
     def test_without_any_tpu_the_search_waits_for_another_day(self, tmp_path, plan_file, launcher):
         command, calls = launcher
         plan = plans.load(plan_file())
-        with pytest.raises(Stopped, match="no TPU could be had for 4 trials that are left"):
+        with pytest.raises(Stopped, match="4 trials are left: no TPU could be had, gone the last; the same command"):
             searched(plan, tmp_path / "found", engines.TPUs(["gone"], command))
         trials, _ = searched(plan, tmp_path / "found", engines.TPUs(["a"], command))
         assert len(trials) == 4
@@ -188,6 +281,22 @@ class TestTPUs:
         monkeypatch.setattr(trial.Children, "train", train)
         searched(plans.load(plan_file()), tmp_path / "found", engines.TPUs(["pod-7"]))
         assert asked == [(n, ["runtime.strategy=tpu", "runtime.tpu=pod-7"], None) for n in (1, 2, 3, 4)]
+
+    def test_without_a_launcher_a_tpu_out_of_reach_burns_no_trial(self, tmp_path, plan_file, monkeypatch):
+        def train(self, task, overrides=(), threads=None):
+            if "runtime.tpu=gone" in overrides:
+                return Ending("unavailable", reason="no TPU 'gone' is to be reached from here (x); run on a TPU VM")
+            return Ending("finished", 0.5)
+
+        monkeypatch.setattr(trial.Children, "train", train)
+        plan, path = plans.load(plan_file()), tmp_path / "found"
+        with pytest.raises(Stopped) as stopped:
+            searched(plan, path, engines.TPUs(["gone"]))
+        said = "4 trials are left: no TPU 'gone' is to be reached from here (x); the same command goes on"
+        assert str(stopped.value) == said
+        assert not (path / "trials.jsonl").exists()
+        trials, _ = searched(plan, path, engines.TPUs(["gone", "a"]))
+        assert [each.state for each in trials] == ["finished"] * 4
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -218,15 +327,17 @@ def spark_is_missing():
 
 @pytest.mark.skipif(bool(spark_is_missing()), reason=str(spark_is_missing()))
 class TestSpark:
-    @pytest.fixture
-    def spark(self, monkeypatch, children):
-        """Returns an engine of two trials at a time on a local Spark of two executors' threads."""
+    @pytest.fixture(scope="class")
+    def spark(self):
+        """Returns an engine of two trials at a time on a local Spark of two executors' threads, shared by all tests."""
         options = "--master local[2] --driver-memory 512m --conf spark.ui.enabled=false --conf spark.port.maxRetries=99"
-        monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", f"{options} pyspark-shell")
-        monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-        engine = engines.build(spark=2)
-        yield engine
-        engine._session.stop()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(ROOT))
+            patch.setenv("PYSPARK_SUBMIT_ARGS", f"{options} pyspark-shell")
+            patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+            engine = engines.build(spark=2)
+            yield engine
+            engine._session.stop()
 
     def test_trials_run_on_executors_and_are_recorded(self, tmp_path, plan_file, spark, lines):
         plan = plans.load(plan_file(MIXED), trials=3)
@@ -245,6 +356,50 @@ class TestSpark:
         assert more[:3] == trials
         assert len(more) == 4
         assert not (tmp_path / "found" / "trials" / "0001" / "model.keras").exists()
+
+    def test_a_signal_stops_the_search_which_goes_on_and_bears_a_crash(self, tmp_path, plan_file, spark, lines):
+        """One trial that would never end: stopped with its search, begun again by the next one, and killed there."""
+        text = MIXED.replace("epochs: 1\n", "").replace("[7, 1000000]", "[900000, 1000000]")
+        plan = plans.load(plan_file(text.replace("[0.02, 1.0e+30]", "[0.02, 0.03]")), trials=1)
+        path = tmp_path / "found"
+        status = path / "trials" / "0001" / "status.json"
+
+        def once_it_runs(act, before=None):
+            """Acts on the process of the trial as soon as it is another than before; returns the thread and its pid."""
+            seen = []
+
+            def follow():
+                awaited(lambda: status.exists() and json.loads(status.read_text()).get("pid") not in (None, before))
+                seen.append(json.loads(status.read_text())["pid"])
+                act(seen[0])
+
+            thread = threading.Thread(target=follow)
+            thread.start()
+            return thread, seen
+
+        thread, first = once_it_runs(lambda pid: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped, match="SIGTERM; the same command goes on"):
+            searched(plan, path, spark, ["epochs=1000000"])
+        thread.join()
+        assert not (path / "trials.jsonl").exists()
+        thread, _ = once_it_runs(lambda pid: os.kill(pid, signal.SIGKILL), before=first[0])
+        trials, _ = searched(plan, path, spark, ["epochs=1000000"])
+        thread.join()
+        assert [(each.state, each.reason) for each in trials] == [("failed", "its process was killed by SIGKILL")]
+        assert len(lines(path / "proposals.jsonl")) == 1
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (("<class 'Py4JJavaError'>", "Traceback\n  ...\nExecutorLostFailure: code 137\n"), "ExecutorLostFailure: code"),
+    (("<class 'SystemExit'>", None), "<class 'SystemExit'>"),
+])  # fmt: skip
+def test_a_lost_task_of_spark_is_a_failed_trial_with_its_last_line(error, said):
+    document = {"state": engines.base.JOB_STATE_ERROR, "misc": {"error": error}, "result": {"status": "new"}}
+    ending = engines._ending_of(document)
+    assert ending.state == "failed"
+    assert ending.reason.startswith(f"its Spark task was lost: {said}")
+    done = {"state": engines.base.JOB_STATE_DONE, "misc": {}, "result": {"ending": {"state": "finished", "top1": 0.5}}}
+    assert engines._ending_of(done) == Ending("finished", 0.5)
 
 
 def test_without_pyspark_the_extra_is_named(monkeypatch):

@@ -145,6 +145,11 @@ def test_trials_that_end_badly_are_kept_with_their_reason_and_the_search_goes_on
     assert [row["reason"] for row in rows] == [None, "J is not finite", "its process was killed", None]
     assert [row["score"] for row in rows][1:3] == [0.1, None]  # Chance among ten digits; nothing.
     assert rows[0]["score"] == rows[0]["top1"]
+    with open(tmp_path / "found" / "top_ten.csv") as file:
+        ten = list(csv.DictReader(file))
+    # What stands in the table is the score, which is no accuracy where a trial has diverged.
+    assert {row["trial"]: row["score"] for row in ten}["2"] == "0.1"
+    assert "top1" not in ten[0]
     assert said[2].startswith("trial 2, 2 of 4: diverged: J is not finite; best ")
 
 
@@ -297,6 +302,20 @@ def test_a_comparison_has_a_line_per_trial_and_goes_on_where_it_was(plan_file, t
     assert [row["settings"] for row in rows[:2]] == [row["settings"] for row in rows[12:14]]
     assert (tmp_path / "out" / "search_x.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out" / "search_x.md").read_text() == text
+    with open(tmp_path / "out" / "search_x_importance.csv") as file:
+        importance = list(csv.DictReader(file))
+    nesterov = [row for row in importance if row["name"] == "optimization.forward.nesterov"]
+    # All trials of TPE, and none of the others.
+    assert sum(int(row["count"]) for row in nesterov) == 12
+    own = [row for row in rows if row["algorithm"] == "tpe"]
+    for row in nesterov:
+        tops = [
+            float(each["top1"])
+            for each in own
+            if json.dumps(json.loads(each["settings"])[row["name"]]) == row["choice"]
+        ]
+        assert float(row["mean"]) == pytest.approx(sum(tops) / len(tops), rel=1e-5)
+    assert (tmp_path / "out" / "search_x_importance.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -316,6 +335,16 @@ def test_the_verdict_says_what_was_found(tpe, said):
     text = compare.verdict({key: [trial(1, None), trial(2, top), trial(3, top - 0.1)] for key, top in tops.items()})
     assert said in text
     assert f"| tpe | 0 | 3 | 1 | 0 | {100 * tpe[0]:.2f} | 2 |" in text
+
+
+def test_a_comparison_with_a_search_that_has_only_failed_says_so(plan_file, tmp_path, scripted):
+    engine, judge = scripted
+    lost = Ending("failed", reason="its process was killed")
+    text, rows = compared(plan_file, tmp_path, engine(lambda config, n: lost if config.seed == 1 else judge(config, n)))
+    assert "tpe or random: not said: no trial of tpe, seed 1, has finished." in text
+    assert "| tpe | 1 | 4 | 0 | 4 | none |  |" in text
+    assert {row["top1"] for row in rows if row["seed"] == "1"} == {""}
+    assert (tmp_path / "out" / "search_x.png").exists()
 
 
 # --- training

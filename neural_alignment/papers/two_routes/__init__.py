@@ -17,18 +17,25 @@ def _searched(source: Source) -> None:
     report.importance_of(source.folder, f"{source.output}/figure_S2")
 
 
+def _check_recordings(source: Source) -> None:
+    """Reads the recordings: hours of training and fits are not to end with a file that is not there, or is damaged."""
+    from neural_alignment.data.recordings import load_recordings
+
+    if source.recordings is None:
+        raise InputError("figure two_routes/6 needs --recordings FILE; docs/neural_fit.md says how to obtain it")
+    load_recordings(source.recordings)
+
+
 def _fits(source: Source) -> Product:
     """Figure 6, of the first seed of each rule and of recorded responses."""
     from neural_alignment.papers.two_routes import figure_6
 
-    if source.recordings is None:
-        raise InputError("figure two_routes/6 needs --recordings FILE; docs/neural_fit.md says how to obtain it")
     runs = {
         experiments.RULES[cell.labels["rule"]].label: outcomes[0].directory.path
         for cell, outcomes in source.read()
         if outcomes and not outcomes[0].diverged
     }
-    return figure_6.figure_6(runs, source.recordings, source.images)
+    return figure_6.figure_6(runs, source.recordings, source.images, report=source.say)
 
 
 def _theory(name: str) -> Callable[[Source], Product]:
@@ -97,6 +104,7 @@ ITEMS = [
         _fits,
         experiments.first_seed((*experiments.SEARCHED, "symmetric", "activation", "feedback", "backprop")),
         needs="--recordings FILE",
+        check=_check_recordings,
     ),
     Item(
         "figure",
@@ -105,7 +113,13 @@ ITEMS = [
         figures.noise,
         experiments.noise(NOISY, "resnet18"),
     ),
-    Item("figure", "two_routes/S2", "importance of metaparameters", _searched, needs="--runs SEARCH_DIRECTORY"),
+    Item(
+        "figure",
+        "two_routes/S2",
+        "importance of metaparameters",
+        _searched,
+        needs="--runs SEARCH_DIRECTORY (made by `search lab/information`)",
+    ),
     Item(
         "figure",
         "two_routes/S3",

@@ -64,7 +64,7 @@ LAB_MODELS = {"resnet18": (18, 1), "resnet50": (50, 1), "resnet50v2": (50, 2)}
 SEEDS = (0, 1, 2)
 FIRST = (0,)
 
-LAB_SEEDS = {"weight_mirror_akrout": FIRST, "weight_mirror_adam": FIRST, "weight_mirror_adam_ops": FIRST}
+LAB_SEEDS = {"weight_mirror_akrout": FIRST, "weight_mirror_adam_ops": FIRST}
 """Rules of which the lab claims nothing and trains one seed."""
 
 LAB_RATES = {"backprop": 0.05, "symmetric": 5e-3, "activation": 5e-3, "kolen_pollack": 0.05}
@@ -78,6 +78,10 @@ DEEPER_NOISE = (1e-1,)
 
 PAPER_RATES = {"backprop": 0.1, "symmetric": 1e-3, "activation": 1e-3, "kolen_pollack": 0.1}
 """Learning rates of Appendix B.3."""
+
+PAPER_DROPS = (30, 60)
+"""Epochs at which both rates drop under noise, and in the runs without noise beside them (Appendix B.3); the runs of
+Table 4 have a third drop, at 80."""
 
 
 def paper_cell(model: str, rule: str) -> Cell:
@@ -117,10 +121,26 @@ def noisy(cell: Cell, variance: float, rates: dict[str, float]) -> Cell:
     )
 
 
-def noise_cells(cell: Cell, variances: tuple[float, ...], rates: dict[str, float]) -> list[Cell]:
-    """Returns a cell at variance 0 and those with noise."""
-    still = Cell(cell.config, cell.name, {**cell.labels, "noise_variance": 0.0}, cell.overrides, cell.seeds)
-    return [still, *(noisy(cell, variance, rates) for variance in variances)]
+def noise_cells(cell: Cell, variances: tuple[float, ...], rates: dict[str, float], still: str = "") -> list[Cell]:
+    """Returns a cell at variance 0 and those with noise.
+
+    Args:
+        cell: the runs without noise.
+        variances: of the others, as of `noisy`.
+        rates: as of `noisy`.
+        still: what the name of the cell at variance 0 ends with; nothing where its runs are those of the tables.
+    """
+    labels = {**cell.labels, "noise_variance": 0.0}
+    without = Cell(cell.config, f"{cell.name}{still}", labels, cell.overrides, cell.seeds)
+    return [without, *(noisy(cell, variance, rates) for variance in variances)]
+
+
+def paper_noise_cells(model: str, rule: str) -> list[Cell]:
+    """Returns the runs of one rule in Figures 5 and S1 at the size of the paper."""
+    cell = paper_cell(model, rule)
+    both = ("forward", "backward") if rule in ("symmetric", "activation") else ("forward",)
+    drops = tuple(f"optimization.{which}.schedule.drop_epochs={list(PAPER_DROPS)}" for which in both)
+    return noise_cells(Cell(cell.config, cell.name, cell.labels, drops), NOISE, PAPER_RATES, still="_noise_0")
 
 
 def table_3() -> dict[str, list[Cell]]:
@@ -150,7 +170,7 @@ def noise(rules: tuple[str, ...], model: str) -> dict[str, list[Cell]]:
     """Returns the runs of Figures 5 and S1; of a deeper network the lab trains one level of noise alone."""
     levels = NOISE if model == "resnet18" else DEEPER_NOISE
     return {
-        "paper": [cell for rule in rules for cell in noise_cells(paper_cell(model, rule), NOISE, PAPER_RATES)],
+        "paper": [cell for rule in rules for cell in paper_noise_cells(model, rule)],
         "lab": [cell for rule in rules for cell in noise_cells(lab_cell(model, rule), levels, LAB_RATES)],
     }
 

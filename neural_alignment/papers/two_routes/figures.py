@@ -13,7 +13,7 @@ from neural_alignment.papers.output import Product, Row, Spread, markdown, new_f
 from neural_alignment.papers.plans import Cell, Outcome
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.two_routes.experiments import CHANCE, MODELS, RULES
-from neural_alignment.papers.two_routes.tables import RUN_COLUMNS, run_rows
+from neural_alignment.papers.two_routes.tables import RUN_COLUMNS, percent, run_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,9 +22,6 @@ POINTS = 1000
 """Weights per scatter plot, evenly spaced through the kernel."""
 
 # Figure 2.
-
-REGIMES = {0.25: "diverging", 1.0: "stable", 4.0: "collapsing"}
-"""Weight of decay, with x = 1 -> what becomes of the symmetric component."""
 
 SCATTERED = {"stem": "first convolution", "group2_block1_conv1": "a middle convolution", "dense": "dense layer"}
 """Layers of Figure 2 d to f."""
@@ -59,10 +56,12 @@ def symmetrised_flow(forward: np.ndarray, backward: np.ndarray, decay: float, x:
 
 def figure_2(source: Source) -> Product:
     """The flow of weight mirror in its three regimes, and W against B of three layers of a run of weight mirror."""
+    from neural_alignment.analysis.dynamics import FIGURE_2_DECAYS
+
     figure = new_figure(10, 6)
     axes = figure.subplots(2, 3)
     rows: list[Row] = []
-    for panel, axis, (decay, name) in zip("abc", axes[0], REGIMES.items(), strict=True):
+    for panel, axis, (name, decay) in zip("abc", axes[0], FIGURE_2_DECAYS.items(), strict=True):
         rows += _flow_panel(axis, panel, decay, name)
     [(_, outcomes)] = source.read()
     kept = _kernels(outcomes)
@@ -122,6 +121,7 @@ def transfer(source: Source) -> Product:
     rows = run_rows(source, source.read())
     models = list(dict.fromkeys(cell.labels["model"] for cell in source.cells))
     rules = list(dict.fromkeys(cell.labels["rule"] for cell in source.cells))
+    cells = {(cell.labels["model"], cell.labels["rule"]): cell for cell in source.cells}
     figure = new_figure(7.5, 4.5)
     axis = figure.subplots()
     lines = []
@@ -129,7 +129,7 @@ def transfer(source: Source) -> Product:
         spreads = [_spread(rows, model=model, rule=rule) for model in models]
         places = np.arange(len(models)) + 0.06 * (number - (len(rules) - 1) / 2)
         _error_bars(axis, places, spreads, rule)
-        lines.append([RULES[rule].label, *map(str, spreads)])
+        lines.append([RULES[rule].label, *(percent(rows, cells[model, rule], "top1") for model in models)])
     chance = 100 * CHANCE[source.profile][0]
     axis.axhline(chance, linestyle=(0, (1, 4)), color="0.6", label="chance")
     axis.set(xlabel="network", ylabel="validation top-1 (%)")
@@ -179,7 +179,8 @@ def _noise(source: Source, models: Sequence[str], columns: Sequence[str]) -> Pro
         for rule in dict.fromkeys(cell.labels["rule"] for cell in source.cells):
             spreads = [_spread(rows, model=model, rule=rule, noise_variance=variance) for variance in variances]
             _error_bars(axis, variances, spreads, rule)
-            lines.append([MODELS[model], RULES[rule].label, *map(str, spreads)])
+            own = [each for each in source.cells if {"model": model, "rule": rule}.items() <= each.labels.items()]
+            lines.append([MODELS[model], RULES[rule].label, *(percent(rows, cell, "top1") for cell in own)])
         axis.set_xscale("symlog", linthresh=smallest, linscale=0.5)
         axis.set(xlabel="variance of the noise on updates", title=MODELS[model])
         axis.axhline(100 * CHANCE[source.profile][0], linestyle=(0, (1, 4)), color="0.6", label="chance")
@@ -188,7 +189,17 @@ def _noise(source: Source, models: Sequence[str], columns: Sequence[str]) -> Pro
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right", fontsize="small")
     header = ["network", "rule", *(f"variance {variance:g}" for variance in variances)]
-    return Product(columns, [{key: row[key] for key in columns} for row in rows], markdown(header, lines), figure)
+    text = markdown(header, lines) + _commands(source, rows)
+    return Product(columns, [{key: row[key] for key in columns} for row in rows], text, figure)
+
+
+def _commands(source: Source, rows: Sequence[Row]) -> str:
+    """Returns the lines that train what is missing at the paper's size, of which no file says the noise."""
+    if source.profile != "paper":
+        return ""  # There the plan trains it.
+    missing = [cell for cell in source.cells if not any(cell.labels.items() <= row.items() for row in rows)]
+    lines = [f"    {cell.command(source.folder, source.configs)}" for cell in missing]
+    return "\n".join(["\n\nNot yet run, the first of 10 seeds each (B.3):\n", *lines]) if lines else ""
 
 
 # Figures S3 and S4.
@@ -244,7 +255,7 @@ def metrics(source: Source) -> Product:
         rows += own
         for axis, (measure, name) in zip(axes, METRICS.items(), strict=True):
             _layer_lines(axis, own, measure)
-            axis.set(title=label if own else f"{label}: not yet run", ylabel=name)
+            axis.set(title=f"{label}{_state(own, outcomes)}", ylabel=name)
         axes[1].set_yscale("log")
         last = [row["weight_angle"] for row in own if row["epoch"] == own[-1]["epoch"]]
         lines.append([label, f"{min(last):.1f}", f"{max(last):.1f}"] if last else [label, "missing", "missing"])
@@ -254,9 +265,16 @@ def metrics(source: Source) -> Product:
     return Product(("rule", "layer", "epoch", *METRICS), rows, markdown(header, lines), figure)
 
 
+def _state(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:
+    """Returns why there is nothing to be drawn, if so."""
+    if rows:
+        return ""
+    return ": diverged before its first evaluation" if outcomes else ": not yet run"
+
+
 def _metric_rows(cell: Cell, outcomes: Sequence[Outcome]) -> list[Row]:
     """Returns a row per layer and evaluation of the first seed."""
-    if not outcomes:
+    if not outcomes or not outcomes[0].rows:
         return []
     layers = [key.partition("/")[2] for key in outcomes[0].rows[0] if key.startswith("weight_angle/")]
     return [

@@ -18,15 +18,19 @@ RUN_COLUMNS = ("profile", "model", "rule", "seed", "top1", "top5", "diverged", "
 
 
 def table_1(source: Source) -> Product:
-    """The primitives and their gradients; `angle` is of Appendix D.3, d its upstream error."""
+    """The primitives and their gradients; `angle` is of Appendix D.3, d its upstream error.
+
+    Gradients are found out, formulas are what the primitives' docstrings say.
+    """
     del source
     rows = [
         {"group": _group(each.local), "primitive": each.name.rstrip("_"), **each._asdict()}
         for each in taxonomy.table_1()
     ]
-    columns = ("group", "primitive", "formula", "gradient")
-    rows = [{column: row[column] for column in columns} for row in rows]
-    return Product(columns, rows, markdown(columns, [list(row.values()) for row in rows]))
+    columns = ("group", "primitive", "formula_as_documented", "gradient")
+    rows = [{column: row[column.partition("_")[0]] for column in columns} for row in rows]
+    header = [column.replace("_", " ") for column in columns]
+    return Product(columns, rows, markdown(header, [list(row.values()) for row in rows]))
 
 
 def table_2(source: Source) -> Product:
@@ -72,7 +76,7 @@ def table_3(source: Source) -> Product:
     for cell in source.cells:
         rule = cell.labels["rule"]
         paper = TABLE_3.get(rule)
-        ours = [_percent(rows, cell, measure) for measure in ("top1", "top5")]
+        ours = [percent(rows, cell, measure) for measure in ("top1", "top5")]
         lines.append([RULES[rule].label, *ours, *(f"{value:.2f}" for value in paper or ()), *["-"] * (not paper) * 2])
     header = ["rule", "top-1 (%)", "top-5 (%)", "paper, top-1 (%)", "paper, top-5 (%)"]
     return Product(RUN_COLUMNS, rows, markdown(header, lines) + _remark(source))
@@ -87,7 +91,7 @@ def table_4(source: Source) -> Product:
     lines = [
         [
             MODELS[model],
-            *(_percent(rows, cells[model, rule], "top1") for rule in rules),
+            *(percent(rows, cells[model, rule], "top1") for rule in rules),
             *(f"{TABLE_4[model][rule]:.2f}" for rule in rules),
         ]
         for model in dict.fromkeys(model for model, _ in cells)
@@ -95,7 +99,7 @@ def table_4(source: Source) -> Product:
     return Product(RUN_COLUMNS, rows, markdown(header, lines) + _remark(source))
 
 
-def _percent(rows: Sequence[Row], cell: Cell, measure: str) -> str:
+def percent(rows: Sequence[Row], cell: Cell, measure: str) -> str:
     """Returns mean and standard deviation over the seeds of one cell, in percent, and what there is to say of them."""
     own = [row for row in rows if cell.labels.items() <= row.items()]
     if not own:
@@ -104,6 +108,8 @@ def _percent(rows: Sequence[Row], cell: Cell, measure: str) -> str:
     notes = [f"{diverged} of {len(own)} diverged"] if diverged else []
     if len(own) < len(cell.seeds):
         notes.append(f"{len(own)} of {len(cell.seeds)} seeds")
+    elif len(cell.seeds) == 1:
+        notes.append("1 seed")
     spread = Spread([100 * row[measure] for row in own])
     return f"{spread} ({', '.join(notes)})" if notes else str(spread)
 
@@ -200,4 +206,4 @@ def table_5(source: Source) -> Product:
     return Product(columns, rows, "\n".join([table, "", *remarks]))
 
 
-__all__ = ["RUN_COLUMNS", "run_rows", "table_1", "table_2", "table_3", "table_4", "table_5"]
+__all__ = ["RUN_COLUMNS", "percent", "run_rows", "table_1", "table_2", "table_3", "table_4", "table_5"]

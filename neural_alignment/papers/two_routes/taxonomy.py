@@ -25,6 +25,13 @@ PRIMITIVES: dict[str, Callable[..., tf.Tensor]] = {
 """Every primitive by its name in the code."""
 
 
+PAPER_RULES = (
+    *("feedback", "weight_mirror", "information", "symmetric", "activation"),
+    *("kolen_pollack", "sign_symmetry"),
+)
+"""The rows of Table 2, and two rules that the paper speaks of beside it; the library has more."""
+
+
 class Term(NamedTuple):
     """What a gradient to B may be.
 
@@ -135,10 +142,10 @@ class Taxon(NamedTuple):
 
 
 def table_2() -> list[Taxon]:
-    """Returns which primitives every rule is made of, the local ones first."""
+    """Returns which primitives each of `PAPER_RULES` is made of, the local ones first."""
     local = {row.name: row.local for row in table_1()}
     rows = []
-    for name, rule in RULES.items():
+    for name, rule in ((name, RULES[name]) for name in PAPER_RULES):
         made_of = _primitives_of(rule)
         is_local = all(local[primitive] for primitive in made_of) and not _carries_forward(rule)
         rows.append(Taxon(name, frozenset(made_of), is_local))

@@ -169,8 +169,8 @@ def fixed_point_table() -> Product:
                 "strategy": strategy,
                 "where": where,
                 "point": _numbers(point),
-                "eigenvalues": _numbers(np.sort(formula.real)),
-                "eigenvalues_of_the_library": _numbers(np.sort(numerical.real)),
+                "eigenvalues": _complex_numbers(formula),
+                "eigenvalues_of_the_library": _complex_numbers(numerical),
                 "kind": dynamics.stability(formula),
             }
         )
@@ -244,3 +244,10 @@ def _product(rows: list[dict[str, object]]) -> Product:
 
 def _numbers(values: Array) -> str:
     return ", ".join(f"{value + 0.0:.4f}" for value in np.round(values, 6))
+
+
+def _complex_numbers(values: Array) -> str:
+    """Returns the eigenvalues of a real matrix in ascending order, conjugate pairs as `a ± bi`."""
+    ordered = np.sort_complex(np.round(np.asarray(values, complex), 6) + 0.0)
+    parts = [f"{v.real:.4f}" + (f" ± {v.imag:.4f}i" if v.imag else "") for v in ordered if v.imag >= 0]
+    return ", ".join(parts)

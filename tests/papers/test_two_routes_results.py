@@ -1,0 +1,144 @@
+"""The committed results of the laptop's size: whole, in agreement with each other, and what the page says of them."""
+
+import csv
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lab import ROOT
+
+from neural_alignment.papers.two_routes import claims, experiments, tables
+
+RESULTS = ROOT / "results" / "two_routes"
+PAGE = (ROOT / "docs" / "two_routes.md").read_text()
+
+RUNS = ("table_3", "table_4", "figure_3", "figure_S5")
+"""Files of a line per run, without noise."""
+
+NOISY = {"figure_5": "resnet18", "figure_S1": "resnet18", "figure_5b": None}
+"""Files of a line per run at several noises -> the network of those that do not name it."""
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """Returns the rows of a file; skips the test where it is not there, or not whole yet."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        pytest.skip(f"results/two_routes/{path.name} is not yet run")
+    state = next(line for line in (RESULTS / "README.md").read_text().splitlines() if line.startswith("| state |"))
+    if "not yet run" in state:
+        pytest.skip(f"results/two_routes/README.md says: {state.strip('| ')}")
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Returns network and noise (none without that axis) -> rule -> seed -> top-1 in percent, of all files."""
+    found = {}
+    for name in (*RUNS, *NOISY):
+        for row in rows_of(name):
+            model = row.get("model") or NOISY[name]
+            noise = float(row["noise_variance"]) if "noise_variance" in row else None
+            seeds = found.setdefault((model, noise), {}).setdefault(row["rule"], {})
+            top1 = 100 * float(row["top1"])
+            # Files that share a run say the same of it.
+            assert seeds.setdefault(row["seed"], top1) == top1, (name, row)
+    return found
+
+
+def mean_and_error(seeds):
+    values = np.array([*seeds.values()])
+    return values.mean(), values.std(ddof=1) / math.sqrt(len(values))
+
+
+def test_the_columns_are_those_that_the_readme_names():
+    for name in RUNS:
+        assert tuple(rows_of(name)[0]) == tables.RUN_COLUMNS
+    for name, model in NOISY.items():
+        columns = ("rule", "noise_variance", "seed", "top1")
+        assert tuple(rows_of(name)[0]) == (columns if model else ("model", *columns))
+    assert tuple(rows_of("table_claims")[0]) == claims.COLUMNS
+
+
+def test_what_is_claimed_has_three_seeds(runs):
+    claimed = {rule for claim in claims.CLAIMS for rule in (claim.rule, claim.other)}
+    for (model, noise), rules in runs.items():
+        for rule, seeds in rules.items():
+            if rule in claimed:
+                assert set(seeds) == {"0", "1", "2"}, (model, noise, rule)
+    for model, rules in (
+        ("resnet18", experiments.TABLE_3),
+        *((m, experiments.TRANSFER) for m in experiments.LAB_MODELS),
+    ):
+        assert set(rules) <= set(runs[model, None]), model
+
+
+def test_every_claim_is_judged_on_every_network_of_the_lab():
+    found = {}
+    for row in rows_of("table_claims"):
+        found.setdefault(row["claim"], set()).add((row["model"], float(row["noise_variance"])))
+    assert set(found) == {claim.text for claim in claims.CLAIMS}
+    for claim in claims.CLAIMS:
+        models = {model for model, _ in found[claim.text]}
+        if claim.noisy:
+            assert {("resnet18", noise) for noise in experiments.NOISE} <= found[claim.text]
+        elif claim.other != "feedback":
+            assert models == set(experiments.LAB_MODELS) & set(claim.models or experiments.LAB_MODELS)
+
+
+def test_the_table_of_claims_follows_from_the_other_files(runs):
+    texts = {claim.text: claim for claim in claims.CLAIMS}
+    for row in rows_of("table_claims"):
+        claim, noise, model = texts[row["claim"]], float(row["noise_variance"]), row["model"]
+        pair = [runs[model, noise or None][row[which]] for which in ("rule", "other")]
+        parts = [mean_and_error(seeds) for seeds in pair]
+        ours, others = (mean for mean, _ in parts)
+        if noise:
+            still = [mean_and_error(runs[model, 0.0][row[which]]) for which in ("rule", "other")]
+            ours, others = still[1][0] - others, still[0][0] - ours  # What the other loses, what the rule loses.
+            parts += still
+        difference = ours - others
+        error = math.sqrt(sum(part**2 for _, part in parts))
+        assert float(row["difference"]) == pytest.approx(difference, abs=1e-3), row
+        assert float(row["standard_error"]) == pytest.approx(error, abs=1e-3), row
+        low, high = difference - 2 * error, difference + 2 * error
+        if claim.better:
+            expected = "shows" if low > claim.margin else "does not show"
+        elif -claim.margin <= low and high <= claim.margin:
+            expected = "matches"
+        else:
+            expected = "not told apart" if low <= 0 <= high else "is ahead" if low > 0 else "is behind"
+        assert row["verdict"] == expected, row
+
+
+def test_the_page_has_the_numbers_of_the_files(runs):
+    lines = [line.split("|") for line in PAGE.splitlines() if re.match(r"\| .*\((Table|Figure)s? |\| feedback", line)]
+    numbers = [
+        number for cells in lines if len(cells) == 6 for number in re.findall(r"\d+\.\d\d ± \d+\.\d\d", cells[3])
+    ]
+    if not numbers:
+        pytest.skip("docs/two_routes.md says: not yet run")
+    known = {
+        f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+        for rules in runs.values()
+        for values in ([*seeds.values()] for seeds in rules.values())
+        if len(values) > 1
+    }
+    assert set(numbers) <= known
+
+
+def test_the_seconds_of_the_page_are_those_of_the_file():
+    seconds = [float(row["seconds"]) for row in rows_of("seconds")]
+    told = re.search(r"(\d+) minutes of (\d+) runs", PAGE)
+    assert told, "the page tells the minutes of all runs"
+    assert (int(told[1]), int(told[2])) == (round(sum(seconds) / 60 / 2), len(seconds))  # Two at once.
+
+
+def test_the_figures_of_one_run_have_their_layers_and_rules():
+    assert {row["panel"] for row in rows_of("figure_2")} == set("abcdef")
+    for name in ("figure_S3", "figure_S4"):
+        assert {row["rule"] for row in rows_of(name)} == {"symmetric", "activation", "weight_mirror", "information"}
+    for name in ("figure_2", "figure_S3", "figure_S4", "figure_3", "figure_5", "figure_5b", "figure_S1", "figure_S5"):
+        assert Path(RESULTS / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
