@@ -297,36 +297,38 @@ def test_a_signal_saves_ends_at_once_and_the_run_goes_on(monkeypatch, tmp_path, 
 
 
 def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, tmp_path, whole):
+    original = MultiOptimizer.apply
+
+    def during(step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)  # From a thread of TensorFlow, inside the step.
+
+    def apply(self, *arguments):
+        tf.py_function(during, [self.iterations.value], [])
+        original(self, *arguments)
+
     with monkeypatch.context() as patch:
-        signal_in_step(patch, 4)
+        patch.setattr(MultiOptimizer, "apply", apply)
         with pytest.raises(Stopped, match="SIGTERM at step 5, which is saved"):
             run.train(config(), tmp_path / "run")
     run.train(config(), tmp_path / "run", resume=True)
     assert lives.differences(whole, tmp_path / "run") == []
 
 
-def signal_in_step(patch, number):
-    """Sends SIGTERM from a thread of TensorFlow, inside the step `number`."""
-    original = MultiOptimizer.apply
-
-    def during(step):
-        if step == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def apply(self, *arguments):
-        tf.py_function(during, [self.iterations.value], [])
-        original(self, *arguments)
-
-    patch.setattr(MultiOptimizer, "apply", apply)
-
-
-@pytest.mark.parametrize(("seconds", "stops_at"), [(0.0, 5), (math.inf, STEPS)])
+@pytest.mark.parametrize(("seconds", "stops_at"), [(0.0, 1), (math.inf, STEPS)])
 def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_time_is_over(
     monkeypatch, tmp_path, seconds, stops_at
 ):
     together = {"runtime": {"steps_per_execution": 1000}, "checkpoints": {"every_steps": STEPS}}
+    original = stepping.Stepper.__call__
+
+    def signalled(self, limit):
+        results = original(self, limit)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return results
+
     with monkeypatch.context() as patch:
-        signal_in_step(patch, 4)
+        patch.setattr(stepping.Stepper, "__call__", signalled)
         patch.setattr(distribution, "HEED_SIGNALS", seconds)
         with pytest.raises(Stopped, match=f"SIGTERM at step {stops_at}, which is saved"):
             run.train(config(**together), tmp_path / "run")
