@@ -138,7 +138,7 @@ class Death:
 
     @classmethod
     def drawn(cls, generator: random.Random) -> Death:
-        """Draws one, a third of them inside a checkpoint write."""
+        """Draws one, two fifths of them inside a checkpoint write."""
         manner = generator.choice([*cls.MANNERS, "inside a save"])
         most = {"step": 12, "inside a save": 4}.get(manner, 60)
         return cls(manner, generator.randint(1, most), generator.uniform(0, 0.03))
