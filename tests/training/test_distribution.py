@@ -339,16 +339,17 @@ HANGS = 300
 """Seconds after which a worker that should have ended is taken to hang; none of them takes a tenth."""
 
 
-def two_workers(folder, programs=("", "")):
+def two_workers(folder, programs=("", ""), *options):
     """Trains in `folder` with two processes by the command line; returns their exit codes and the lines they end with.
 
     Args:
         folder: where run.yaml and the run directory are.
         programs: what each does before.
+        *options: of the command line.
     """
     (folder / "run.yaml").write_text(CONFIG)
     arguments = ["train", str(folder / "run.yaml"), "--run-dir", str(folder / "run")]
-    arguments += ["--set", "runtime.strategy=multi_worker"]
+    arguments += ["--set", "runtime.strategy=multi_worker", *options]
     call = "\nfrom neural_alignment import cli\ncli.main()"
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
@@ -381,6 +382,34 @@ def test_a_chief_that_is_refused_tells_the_other_worker(tmp_path):
     reason = f"{tmp_path / 'run'}: holds a run that is stopped; --resume goes on, --force starts anew"
     assert chief_line == f"error: {reason}"
     assert other_line == f"stopped: worker 0 has ended: {reason}"
+
+
+SIGNALLED = """
+import os, signal
+import tensorflow as tf
+from neural_alignment.training import stepping
+original = stepping.Stepper.__call__
+
+def step(self, limit):
+    results = original(self, limit)
+    if int(tf.convert_to_tensor(self._model.optimizer.iterations.value)) == 7:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return results
+
+stepping.Stepper.__call__ = step
+"""
+
+
+def test_a_signal_to_one_worker_stops_both_at_one_step_and_they_go_on(tmp_path, alone):
+    """At a step without evaluation or save of its own."""
+    (chief, [line]), (other, [other_line]) = two_workers(tmp_path, ("", SIGNALLED))
+    assert (chief, other) == (1, 1)
+    for each in (line, other_line):
+        assert re.fullmatch(r"stopped: .* at step 7, which is saved; go on with --resume", each)
+    status = run.RunDirectory(tmp_path / "run").status()
+    assert (status["state"], status["step"]) == ("stopped", 7)
+    assert [code for code, _ in two_workers(tmp_path, ("", ""), "--resume")] == [0, 0]
+    assert_same_run(result_of(tmp_path / "run"), alone)
 
 
 KILLED = """
