@@ -122,7 +122,8 @@ def document(reports: dict[str, Report], results: Path, small: bool) -> str:
         "# Speed and memory",
         "",
         f"Made by `{command}`; the raw samples are in `{results.name}/`. Figures are medians; a ratio is of two steps "
-        "of one round, in which every contender makes a step in turn.",
+        "of one round, in which every contender makes a step in turn. Backpropagation is a model of Keras' own layers, "
+        "but for batch normalisation, which is the fused one of this library in all contenders.",
         "",
         f"{held} of {len(checks)} limits are kept."
         + "".join(f"\n- missed: {check}" for check in checks if not check.held),
