@@ -469,6 +469,22 @@ def test_the_result_files_have_the_columns_that_were_agreed_on(folder):
     assert {row["iteration"] for row in loop.rows} == {0, 20, 30}  # The last one is among them.
 
 
+def test_the_result_files_have_a_line_per_seed(folder):
+    rows = made("fa_mechanism/7", folder).rows
+    errors = {(row["condition"], row["seed"], row["epoch"]): row["value"] for row in rows if row["panel"] == "E"}
+    assert len(errors) == len([row for row in rows if row["panel"] == "E"]) == 6 * 5 * 2
+    assert errors["bp_w", 3, 100] == pytest.approx(7)
+    expected = np.load(folder / "observed" / "bp_trw" / "seed1.npz")["term_angle"]
+    terms = made("fa_mechanism/2", folder).rows
+    found = [
+        row["value"]
+        for row in terms
+        if (row["shuffled"], row["layer"], row["moment"], row["order"], row["seed"]) == (0, 2, 66, 5, 1)
+    ]
+    assert found == pytest.approx([expected[-1, 1, 4]])
+    assert {row["seed"] for row in terms} == {0, 1}
+
+
 def test_figure_s8_has_a_line_per_run(folder):
     product = made("fa_mechanism/S8", folder)
     assert len(product.rows) == sum(len(cell.seeds) for cell in experiments.sensitivity())
