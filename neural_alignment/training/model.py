@@ -366,7 +366,8 @@ class Execution:
         return self._results()
 
     def _step_on_several(self, iterator: Any, limit: Tensor, seconds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        until = tf.timestamp() + seconds  # Here, so that the time to trace is none of it.
+        begun = tf.timestamp()  # Here, so that the time to trace is none of it.
+        until = begun + seconds
 
         def body(made, _, batch):
             self._step(batch.get_value())
@@ -378,7 +379,8 @@ class Execution:
         made, *_ = tf.while_loop(
             lambda made, goes_on, batch: tf.logical_and(goes_on, batch.has_value()),
             body,
-            (tf.constant(0), tf.constant(True), iterator.get_next_as_optional()),
+            # Of the clock, or the first step could begin before it is read.
+            (tf.constant(0), until >= begun, iterator.get_next_as_optional()),
             parallel_iterations=1,
         )
         return made, self._results()

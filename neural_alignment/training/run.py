@@ -32,7 +32,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.config import Config
-from neural_alignment.errors import Diverged, RunError, Stopped
+from neural_alignment.errors import Diverged, InputError, RunError, Stopped
 from neural_alignment.training import callbacks, distribution, files, lock, setup
 from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
 from neural_alignment.training.distribution import Distribution
@@ -56,6 +56,9 @@ _FREE = {
     "data": {"data_dir", "download", "index_file", "tolerate_corrupt"},
 }
 """What of the configuration may be another when a run is resumed: where it computes and what it keeps, not what."""
+
+_OWN_ENDS = (Diverged, Stopped, InputError, tf.errors.OpError, OSError)
+"""Errors that say themselves how a run has ended, whether a signal came as well or not."""
 
 _BIRTH = {lock.NAME, lock.NAME + files.PARTIAL, "status.json" + files.PARTIAL}
 """What a process that was killed before it had written `status.json` may have left."""
@@ -292,9 +295,14 @@ def _noted(training: _Training, stop: Stop, progress: callbacks.Progress | None)
             try:
                 return training.run(stop, progress)
             except Interrupted:
-                training.save()
-                signal = stop.signal or "a signal to another worker"
-                raise Stopped(f"{signal} at step {training.step}, which is saved; go on with --resume") from None
+                pass
+            except Exception as error:
+                # What is interrupted may swallow that, as code does that is called while a graph is made, and go wrong.
+                if stop.signal is None or isinstance(error, _OWN_ENDS):
+                    raise
+            training.save()
+            signal = stop.signal or "a signal to another worker"
+            raise Stopped(f"{signal} at step {training.step}, which is saved; go on with --resume")
     except Stopped as error:
         note(error.state, reason=str(error), step=training.step)
         raise

@@ -91,26 +91,27 @@ def train(replicas, config, scheduler=None, forward=None, skip_idle=True, synchr
     return [np.array(v) for v in variables if v.dtype != "string"], history
 
 
-def agree(config, replicas, **options):
-    """Fails unless several replicas end where one does."""
+def agree(config, *counts, **options):
+    """Fails unless several replicas, as many as each of `counts`, end where one does."""
     one, history = train(1, config, **options)
-    several, reported = train(replicas, config, **options)
-    for expected, actual in zip(one, several, strict=True):
-        assert_close(actual, expected)
-    assert history.keys() == reported.keys()
-    for name, values in history.items():
-        assert_close(np.array(reported[name]), np.array(values), "float32")
+    for replicas in counts:
+        several, reported = train(replicas, config, **options)
+        for expected, actual in zip(one, several, strict=True):
+            assert_close(actual, expected)
+        assert history.keys() == reported.keys()
+        for name, values in history.items():
+            assert_close(np.array(reported[name]), np.array(values), "float32")
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_two_replicas_train_as_one_does(float64, rule):
-    agree(RULES[rule], 2)
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_four_replicas_train_as_one_does(float64, rule):
+def test_two_and_four_replicas_train_as_one_does(float64, rule):
     """J and R in turn, where they can."""
-    agree(RULES[rule], 4, scheduler=RateScheduler(2, alternation=1) if rule in TURNS else None)
+    agree(RULES[rule], 2, 4, scheduler=RateScheduler(2, alternation=1) if rule in TURNS else None)
+
+
+@pytest.mark.parametrize("rule", [*LEARNING, "IA of centred reconstructions"])
+def test_replicas_train_as_one_does_when_j_and_r_move_at_once(float64, rule):
+    agree(RULES[rule], 2)
 
 
 SCHEDULES = {

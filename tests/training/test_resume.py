@@ -1,5 +1,6 @@
 """A run that is killed or stopped, whenever and however, goes on as if it had not been."""
 
+import contextlib
 import json
 import math
 import os
@@ -335,6 +336,31 @@ def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_ti
     run.train(config(**together), tmp_path / "whole")
     run.train(config(**together), tmp_path / "run", resume=True)
     assert lives.differences(tmp_path / "whole", tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("signalled", [True, False])
+def test_a_signal_that_is_swallowed_where_a_graph_is_made_ends_the_run_all_the_same(
+    monkeypatch, tmp_path, whole, signalled
+):
+    """TensorFlow has callbacks that return nothing where they raise; what called them then fails for it."""
+
+    def test_step(self, data):
+        with contextlib.suppress(BaseException):
+            if signalled:
+                os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("None values not supported.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AlignedModel, "test_step", test_step)
+        ends = (
+            pytest.raises(Stopped, match="SIGTERM at step 0") if signalled else pytest.raises(ValueError, match="None")
+        )
+        with ends:
+            run.train(config(), tmp_path / "run")
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == ("stopped" if signalled else "failed")
+    run.train(config(), tmp_path / "run", resume=True)
+    assert lives.differences(whole, tmp_path / "run") == []
 
 
 def test_who_is_told_to_stop_does_not_wait_for_the_graph_of_a_step(tmp_path):
