@@ -352,10 +352,8 @@ def test_a_signal_that_is_swallowed_where_a_graph_is_made_ends_the_run_all_the_s
 
     with monkeypatch.context() as patch:
         patch.setattr(AlignedModel, "test_step", test_step)
-        ends = (
-            pytest.raises(Stopped, match="SIGTERM at step 0") if signalled else pytest.raises(ValueError, match="None")
-        )
-        with ends:
+        kind, message = (Stopped, f"SIGTERM at step {STEPS}") if signalled else (ValueError, "None values")
+        with pytest.raises(kind, match=message):
             run.train(config(), tmp_path / "run")
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == ("stopped" if signalled else "failed")
