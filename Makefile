@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-peer
 SOURCES := setup.py constraints.txt
+# One more than there are cores: some tests wait for processes of their own.
+WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 RULES := backprop feedback sign_symmetry weight_mirror information symmetric activation kolen_pollack
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -15,7 +17,7 @@ quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
