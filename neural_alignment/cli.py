@@ -1,4 +1,4 @@
-"""The command line: `neural-alignment train | evaluate | describe | compare | search | schema`.
+"""The command line: `neural-alignment train | evaluate | search | table | figure | lab | ...`.
 
 Exit codes: 0 done; 2 the user's input is wrong; 3 the training diverged; 1 anything else. TensorFlow is imported by the
 commands that need it, not by `--help`.
@@ -348,13 +348,17 @@ def main() -> None:
 
 
 def _exit(line: str, code: int) -> None:
-    print(" ".join(line.split()), file=sys.stderr)
+    _say(line)
     sys.exit(code)
+
+
+def _say(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr)
 
 
 def _exit_at_once(line: str, code: int) -> None:
     """Ends without waiting for a thread that makes the graph of a step: Python would, and it can take a minute."""
-    print(" ".join(line.split()), file=sys.stderr)
+    _say(line)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
