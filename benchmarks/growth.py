@@ -15,8 +15,8 @@ ALLOWANCE = 0.05
 # Sizes at which multiplying is the larger part, and kernels that a core's cache does not hold: below, what a step costs
 # whatever its size (the optimizers' pass over the weights, the start of each operation) flattens backpropagation most.
 # Widths of convolutions are multiples of 32: others take oneDNN up to twice as long per product.
-FC = {"family": "fc", "width": 1024, "depth": 4, "batch": 512, "rounds": 7}
-CONV = {"family": "convnet", "width": 64, "depth": 3, "batch": 128, "rounds": 9}
+FC = {"family": "fc", "width": 1024, "depth": 4, "batch": 512, "rounds": 11}
+CONV = {"family": "convnet", "width": 64, "depth": 3, "batch": 128, "rounds": 11}
 FULL = {
     "fc, width": {**FC, "axis": "width", "points": [1024, 1448, 2048, 2896]},
     "fc, depth": {**FC, "axis": "depth", "points": [2, 4, 8, 12]},

@@ -200,7 +200,7 @@ class AlignedLayer:
                 linear_map=linear_map,
                 inputs=_wide(inputs),
                 forward_kernel=self.scaled(kernel),
-                backward_kernel=linear_map.transpose(self.scaled(backward)),
+                backward_kernel=self.scaled(backward),
                 bias=bias,
                 activation=self.following_activation,
                 projection=None if projection.dtype in HALF else projection,  # R then takes one of its own.

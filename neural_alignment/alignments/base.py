@@ -57,7 +57,7 @@ class LayerView:
         linear_map: projects, reconstructs and correlates; knows strides and padding.
         inputs: `(batch, ..., inputs)`, padded already where the layer pads explicitly.
         forward_kernel: W.
-        backward_kernel: B, in the layout of W.
+        backward_kernel: B as the layer keeps it: `(outputs, inputs)`, or as the kernel of a convolution.
         bias: `(outputs,)`, or none.
         activation: the nonlinearity that follows the layer, or none.
         projection: W^T x as the layer has computed it anyway, before the bias; computed when asked for where none.
@@ -82,6 +82,16 @@ class LayerView:
         for name in ("inputs", "forward_kernel", "bias", "projection"):
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, tf.stop_gradient(value))
+
+    @property
+    def transposed_forward_kernel(self) -> Tensor:
+        """W in the layout of B, to be compared with it entry by entry."""
+        return self.linear_map.transpose(self.forward_kernel)
+
+    @property
+    def transposed_backward_kernel(self) -> Tensor:
+        """B in the layout of W, for the operations of the linear map; TensorFlow multiplies by it without writing it."""
+        return self.linear_map.transpose(self.backward_kernel)
 
 
 class Signals:
@@ -131,7 +141,7 @@ class Signals:
     @_computed_once
     def backward_activity(self) -> Tensor:
         """B^T x with bias and nonlinearity, not standardised."""
-        projection = self.view.linear_map.project(self.backward_inputs, self.view.backward_kernel)
+        projection = self.view.linear_map.project(self.backward_inputs, self.view.transposed_backward_kernel)
         return self._activity(projection, self.backward_output)
 
     @_computed_once
@@ -147,7 +157,7 @@ class Signals:
     @_computed_once
     def forward_reconstruction(self) -> Tensor:
         """B x_out: the input reconstructed from the forward activity, standardised as the forward path is."""
-        reconstruction = self._reconstruct(self.forward_activity, self.view.backward_kernel)
+        reconstruction = self._reconstruct(self.forward_activity, self.view.transposed_backward_kernel)
         return standardise(reconstruction, self.forward_output, batch=True)
 
     @_computed_once
@@ -172,18 +182,19 @@ class Signals:
         if "null" in beside and plain:
             overlap = primitives.amp(self.inputs, self.forward_reconstruction)
         else:
-            overlap = primitives.self_(self._hebbian, self.view.backward_kernel)
+            overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel)
         if self.backward_output.bias and self.view.bias is not None:
             overlap += primitives.amp(tf.zeros_like(self.forward_projection) + self.view.bias, self.forward_projection)
         return overlap
 
     @_computed_once
-    def _hebbian(self) -> Tensor:
-        """The mean over the batch of x (x) x_out: minus the gradient of amp to B."""
+    def _transposed_hebbian(self) -> Tensor:
+        """The mean over the batch of x (x) x_out in the layout of B: minus the gradient of amp to B."""
         batch = tf.cast(tf.shape(self.view.inputs)[0], self.view.inputs.dtype)
-        return self.view.linear_map.correlate(
+        correlation = self.view.linear_map.correlate(
             self.backward_inputs, self.forward_projection / batch, like=self.view.forward_kernel
         )
+        return self.view.linear_map.transpose(correlation)
 
     def _activity(self, projection: Tensor, output: ForwardOutput | BackwardOutput) -> Tensor:
         if output.bias and self.view.bias is not None:

@@ -1,7 +1,7 @@
 """The six primitives of regularisation (Kunin et al. 2020, Table 1 and Appendix D.3).
 
-Every primitive is a mean over the batch and a sum over all other axes, space included; kernels are summed over. B is
-in the layout of W here, so that B and W are compared element by element. Sums are taken in at least float32.
+Every primitive is a mean over the batch and a sum over all other axes, space included; kernels are summed over. Sums
+are taken in at least float32.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def sparse(backward_projection: Tensor) -> Tensor:
 
 
 def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
-    """Overlap of the two kernels: -tr(B W)."""
+    """Overlap of the two kernels: -tr(B W). Both are in one layout, that of W or that of B."""
     # In one operation, whose result is a number: the product of the kernels, entry by entry, would be as large as they.
     forward, backward = (tf.reshape(_wide(kernel), [-1]) for kernel in (forward_kernel, backward_kernel))
     return -tf.einsum("i,i->", forward, backward)

@@ -146,7 +146,7 @@ class Symmetric(Alignment):
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
-        overlap = primitives.self_(view.forward_kernel, view.backward_kernel)
+        overlap = primitives.self_(view.transposed_forward_kernel, view.backward_kernel)
         decay = primitives.decay(view.backward_kernel)
         return self.weight("self_", view) * overlap + self.weight("decay", view) * decay
 

@@ -121,6 +121,7 @@ def regulariser_products(rule: Alignment, convolution: bool) -> int:
     """
     linear_map: LinearMap = ConvMap((1, 1), "SAME") if convolution else DenseMap()
     x_shape, kernel_shape = ((2, 4, 4, 2), (3, 3, 2, 3)) if convolution else ((2, 4), (4, 3))
+    backward_shape = linear_map.transposed_shape(kernel_shape)
 
     def step(inputs, forward_kernel, backward_kernel, bias, projection):
         view = LayerView(linear_map, inputs, forward_kernel, backward_kernel, bias, tf.nn.relu, projection)
@@ -130,7 +131,7 @@ def regulariser_products(rule: Alignment, convolution: bool) -> int:
         return regulariser, tape.gradient(regulariser, backward_kernel)
 
     output_shape = (*x_shape[:-1], kernel_shape[-1])
-    shapes = (x_shape, kernel_shape, kernel_shape, kernel_shape[-1:], output_shape)
+    shapes = (x_shape, kernel_shape, backward_shape, kernel_shape[-1:], output_shape)
     graph = tf.function(step).get_concrete_function(*(tf.TensorSpec(shape, tf.float32) for shape in shapes)).graph
     return sum(operation.type in PRODUCTS for operation in _reached(graph.outputs))
 

@@ -122,7 +122,7 @@ def mean_gradient(case, draws, **options):
     arrays = case.arrays(rng)
     rule = WeightMirror(amp=1.5, decay=0.2, input=InputPath(noise="normal", stddev=STDDEV), **options)
     linear_map = DenseMap() if case is DENSE else ConvMap(case.linear.strides, case.linear.padding)
-    b = tf.constant(arrays["b"])
+    b = linear_map.transpose(tf.constant(arrays["b"]))
 
     @tf.function
     def gradient(step):
@@ -132,7 +132,7 @@ def mean_gradient(case, draws, **options):
         with tf.GradientTape() as tape:
             tape.watch(b)
             value = rule(view)
-        return tape.gradient(value, b)
+        return linear_map.transpose(tape.gradient(value, b))
 
     samples = np.stack([gradient(tf.constant(step)) for step in range(draws)])
     return samples.mean(axis=0), samples.std(axis=0) / np.sqrt(draws), arrays
@@ -182,7 +182,7 @@ def test_the_noise_replaces_the_input():
     """R with noise does not depend on the data."""
     rule = WeightMirror(amp=1.0, decay=0.1, input=InputPath(noise="uniform"))
     arrays = DENSE.arrays(np.random.default_rng(0))
-    w, b = tf.constant(arrays["w"]), tf.constant(arrays["b"])
+    w, b = tf.constant(arrays["w"]), tf.constant(arrays["b"].T)
     first = rule(LayerView(DenseMap(), tf.constant(arrays["x"]), w, b))
     second = rule(LayerView(DenseMap(), tf.constant(10 * arrays["x"]), w, b))
     assert float(first) == float(second)

@@ -71,7 +71,7 @@ def view_of(case, arrays, activation=tf.nn.relu, **changes):
         "linear_map": DenseMap() if case is DENSE else ConvMap(linear.strides, linear.padding),
         "inputs": tf.constant(arrays["x"]),
         "forward_kernel": tf.constant(arrays["w"]),
-        "backward_kernel": tf.constant(arrays["b"]),
+        "backward_kernel": tf.constant(linear.layout(arrays["b"])),
         "bias": tf.constant(arrays["bias"]),
         "activation": activation,
         "projection": tf.constant(linear.project(arrays["x"], arrays["w"])),
@@ -83,11 +83,12 @@ def view_of(case, arrays, activation=tf.nn.relu, **changes):
 
 
 def value_and_gradient(config, view):
-    """Returns R_l of the library and its gradient to B."""
+    """Returns R_l of the library and its gradient to B, in the layout of W."""
     with tf.GradientTape() as tape:
         tape.watch(view.backward_kernel)
         value = from_config(config)(view)
-    return value.numpy(), tape.gradient(value, view.backward_kernel)
+    gradient = tape.gradient(value, view.backward_kernel)
+    return value.numpy(), None if gradient is None else view.linear_map.transpose(gradient)
 
 
 def with_noise(config, case, arrays):
@@ -161,6 +162,7 @@ def test_every_option_changes_the_gradient(options):
 def test_r_has_no_gradient_to_inputs_w_or_bias(variant, options, case):
     arrays = case.arrays(np.random.default_rng(1))
     config = config_of(variant, OPTIONS[options])
+    arrays["b"] = case.linear.layout(arrays["b"])
     sources = {name: tf.constant(arrays[key]) for name, key in
                {"inputs": "x", "forward_kernel": "w", "bias": "bias", "backward_kernel": "b"}.items()}  # fmt: skip
     with tf.GradientTape() as tape:

@@ -75,7 +75,7 @@ def test_a_scheduled_weight_acts_in_r_at_the_step_of_the_view(rng, dtype):
     }  # fmt: skip
     rule = from_config(config)
     for step, weight in [(3, 0.0), (4, 0.5), (10, 2.0), (12, 2.5), (13, 0.0)]:
-        tensors = (tf.cast(arrays[name], dtype) for name in "xwb")
+        tensors = (tf.cast(array, dtype) for array in (arrays["x"], arrays["w"], arrays["b"].T))
         value = rule(LayerView(DenseMap(), *tensors, step=tf.constant(step, tf.int64)))
         plain = {"rule": "symmetric", "decay": 1.0, "self_": weight}
         expected = reference_regulariser(plain, DENSE.linear, arrays["x"], arrays["w"], arrays["b"])

@@ -265,11 +265,10 @@ def in_bfloat16(layer, inputs):
     bias = None if layer.bias is None else tf.cast(layer.bias.value, tf.bfloat16)
     linear_map = layer.linear_map()
     with tf.GradientTape() as tape:
-        backward = linear_map.transpose(half[2])
-        tape.watch(backward)
-        view = LayerView(linear_map, half[0], half[1], backward, bias, layer.following_activation, name=layer.name)
+        tape.watch(half[2])
+        view = LayerView(linear_map, *half, bias, layer.following_activation, name=layer.name)
         regulariser = layer.alignment(view)
-    return tf.cast(tape.gradient(regulariser, backward), tf.float32).numpy()
+    return tf.cast(linear_map.transpose(tape.gradient(regulariser, half[2])), tf.float32).numpy()
 
 
 @pytest.mark.parametrize("rule", [*LEARNING, *COLUMNS])

@@ -161,7 +161,7 @@ def _primitives_of(rule: type[Alignment]) -> set[str]:
         alone = rule(**{name: float(name == weight) for name in weights})
 
         def regulariser(backward, alone=alone):
-            return alone(LayerView(DenseMap(), probe.x, probe.forward, backward))
+            return alone(LayerView(DenseMap(), probe.x, probe.forward, tf.transpose(backward)))
 
         values = [
             (name, probe.gradient(lambda backward, function=function: probe.evaluate(function, backward)))
