@@ -90,7 +90,7 @@ class LayerView:
 
     @property
     def transposed_backward_kernel(self) -> Tensor:
-        """B in the layout of W, for the operations of the linear map; TensorFlow multiplies by it without writing it."""
+        """B in the layout of W, for the linear map; TensorFlow multiplies by it without writing it."""
         return self.linear_map.transpose(self.backward_kernel)
 
 
