@@ -50,6 +50,11 @@ class Distribution:
         return self.strategy.num_replicas_in_sync
 
     @property
+    def readers(self) -> int:
+        """The number of machines that read the data: workers, or hosts of a TPU slice, which one process commands."""
+        return max(self.workers, getattr(self.strategy.extended, "num_hosts", 1))
+
+    @property
     def chief(self) -> bool:
         """Whether this process writes the run directory."""
         return self.worker == 0
@@ -66,10 +71,10 @@ class Distribution:
         """
         if config.runtime.jit_compile and self.replicas > 1 and not compiles_by_itself(self.strategy):
             raise ConfigError("runtime.jit_compile: is for one device, or a TPU; found true with several replicas")
-        if self.workers > 1 and getattr(config.data, "tolerate_corrupt", 0):
+        if self.readers > 1 and getattr(config.data, "tolerate_corrupt", 0):
             raise ConfigError(
-                "data.tolerate_corrupt: must be 0 with several workers, which do not see each other's damaged records; "
-                f"found {config.data.tolerate_corrupt}"
+                "data.tolerate_corrupt: must be 0 with several workers or hosts of a TPU slice, which do not see each "
+                f"other's damaged records; found {config.data.tolerate_corrupt}"
             )
         parts = self.replicas * config.optimization.minibatches
         sizes = {"batch_size": (config.batch_size, parts)}

@@ -482,6 +482,17 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(tmp_path, case):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("workers", "hosts"), [(2, None), (1, 2)], ids=["two workers", "a TPU slice of two hosts"])
+def test_damaged_records_are_tolerated_where_one_machine_reads_them_all(tmp_path, workers, hosts):
+    (tmp_path / "run.yaml").write_text(CONFIG.replace("digits", "tfds, dataset: mnist, tolerate_corrupt: 3"))
+    plan = configuration.load(str(tmp_path / "run.yaml"))
+    extended = mock.Mock(spec=[]) if hosts is None else mock.Mock(num_hosts=hosts)
+    strategy = mock.Mock(num_replicas_in_sync=4, extended=extended)
+    with pytest.raises(InputError, match=r"tolerate_corrupt: must be 0 with several workers or hosts .*; found 3"):
+        distribution.Distribution(strategy, workers=workers).check(plan)
+    distribution.Distribution(mock.Mock(num_replicas_in_sync=4, extended=mock.Mock(spec=[]))).check(plan)
+
+
 CLUSTER = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
 BAD_CLUSTERS = {
     "no JSON": ("{worker", "must be a JSON object"),
