@@ -47,7 +47,7 @@ def operations(tensors):
     return seen
 
 
-def cost(case, config):
+def cost(case, config, linear=None):
     """Returns how many linear and random operations R and its gradient to B need beyond the layer's output.
 
     Also returns the gradients of R to the inputs and to W, which must not be in the graph.
@@ -74,7 +74,7 @@ def cost(case, config):
         RANDOM if op.type.startswith("StatelessRandom") and op.outputs[0].shape.rank not in (0, 1) else op.type
         for op in extra
     )
-    linear = (RANDOM, PROJECT, RECONSTRUCT, CORRELATE) if case is not DENSE else (RANDOM, "MatMul")
+    linear = linear or ((RANDOM, PROJECT, RECONSTRUCT, CORRELATE) if case is not DENSE else (RANDOM, "MatMul"))
     gradients = {k: v for k, v in captured["gradients"].items() if k != "B"}
     return {kind: kinds[kind] for kind in linear if kinds[kind]}, gradients, captured["gradients"]["B"]
 
@@ -95,6 +95,12 @@ def test_a_dense_layer_computes_only_what_its_rule_needs(name):
     found, _, _ = cost(DENSE, {**RULE_CONFIGS[rule], **options})
     products = sum(count for kind, count in expected.items() if kind != RANDOM)
     assert found == {kind: count for kind, count in [(RANDOM, expected.get(RANDOM, 0)), ("MatMul", products)] if count}
+
+
+@pytest.mark.parametrize(("rule", "transposed"), [("kolen_pollack", {}), ("symmetric", {"Transpose": 1})])
+def test_r_of_kernels_alone_transposes_w_once_if_at_all(rule, transposed):
+    """A kernel that is written out transposed costs as much as an optimizer's pass over it."""
+    assert cost(DENSE, RULE_CONFIGS[rule], linear=("Transpose",))[0] == transposed
 
 
 def test_every_rule_has_its_cost_here():
