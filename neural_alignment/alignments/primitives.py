@@ -35,7 +35,10 @@ def sparse(backward_projection: Tensor) -> Tensor:
 
 
 def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
-    """Overlap of the two kernels: -tr(B W). Both are in one layout, that of W or that of B."""
+    """Overlap of the two kernels: -tr(B W).
+
+    Both are in one layout, that of W or that of B.
+    """
     # In one operation, whose result is a number: the product of the kernels, entry by entry, would be as large as they.
     forward, backward = (tf.reshape(_wide(kernel), [-1]) for kernel in (forward_kernel, backward_kernel))
     return -tf.einsum("i,i->", forward, backward)
