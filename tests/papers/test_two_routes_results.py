@@ -142,3 +142,19 @@ def test_the_figures_of_one_run_have_their_layers_and_rules():
         assert {row["rule"] for row in rows_of(name)} == {"symmetric", "activation", "weight_mirror", "information"}
     for name in ("figure_2", "figure_S3", "figure_S4", "figure_3", "figure_5", "figure_5b", "figure_S1", "figure_S5"):
         assert Path(RESULTS / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+
+
+def test_the_page_says_what_the_searches_found():
+    trials, best = rows_of("search_information"), {}
+    for row in trials:
+        key = row["algorithm"], row["seed"]
+        best[key] = max(best.get(key, 0.0), 100 * float(row["top1"] or 0))
+    assert len(trials) == 240
+    assert len(best) == 6
+    tpe, random = (np.array([best[name, seed] for seed in "012"]) for name in ("tpe", "random"))
+    found, other = (f"{each.mean():.2f} ± {each.std(ddof=1):.2f}" for each in (tpe, random))
+    assert f"{found} to {other}; ahead with {(tpe > random).sum()} of 3 seeds" in PAGE
+    difference = tpe - random
+    error = difference.std(ddof=1) / math.sqrt(3)
+    assert f"not shown: the difference is {difference.mean():.1f} points with a standard error of {error:.1f}" in PAGE
+    assert difference.mean() < 2 * error
