@@ -100,7 +100,8 @@ def term_panel(axis: Axes, results: Sequence[Arrays], layer: int, moments: Seque
     orders = np.arange(1, results[0][name].shape[-1] + 1)
     for number, moment in enumerate(moments):
         values = stacked(results, name)[:, there.index(moment), layer - 1]
-        style = Style(f"k = {moment}", "osD^vPX"[number], ("-", "--", "-.", ":")[number % 4], 0.22 * number)
+        shade = 0.7 * number / max(len(moments) - 1, 1)
+        style = Style(f"k = {moment}", "osD^vPX"[number], ("-", "--", "-.", ":")[number % 4], shade)
         line(axis, orders, values, style, markers=False)
         rows += seed_rows({"layer": layer, "moment": moment}, "order", orders, values, seeds_of(results))
     degrees(axis)
