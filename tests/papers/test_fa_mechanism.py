@@ -16,7 +16,7 @@ from neural_alignment.analysis import signals
 from neural_alignment.analysis.similarity import angle
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.papers import commands, fa_mechanism, output
-from neural_alignment.papers.fa_mechanism import computations, experiments
+from neural_alignment.papers.fa_mechanism import computations, experiments, figures
 from neural_alignment.papers.fa_mechanism.network import DirectNetwork, Network
 from neural_alignment.papers.pieces import Piece, Pieces
 from neural_alignment.papers.plans import Cell, Run, unique
@@ -450,6 +450,20 @@ def test_figures_are_grey_their_axes_named_and_their_rows_known(name, folder):
     assert "nan" not in product.text
     rows = list(csv.DictReader(io.StringIO(output.csv_text(product.columns, product.rows))))
     assert len(rows) == len(product.rows)
+
+
+def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apart():
+    """The folder of the other tests has fewer moments."""
+    moments = experiments.MOMENTS
+    angles = np.linspace(70, 90, 5 * len(moments)).reshape(len(moments), 1, 5)
+    results = [{"moment": np.array(moments), "term_angle": angles, "seed": np.array(0)}]
+    axis = output.new_figure(4, 4).subplots()
+    rows = figures.term_panel(axis, results, 1, moments, "term_angle")
+    assert len(rows) == 5 * len(moments)
+    shades = [float(line.get_color()) for line in axis.get_lines()[: len(moments)]]
+    assert shades == sorted(set(shades))
+    assert shades[0] >= 0
+    assert shades[-1] <= 0.75
 
 
 def test_the_result_files_have_the_columns_that_were_agreed_on(folder):

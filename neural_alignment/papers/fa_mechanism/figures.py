@@ -82,6 +82,9 @@ def figure_1b(source: Source) -> Product:
 
 # Figure 2.
 
+FROM = 60
+"""Where axes of angles begin of which none is smaller, degrees."""
+
 TERM_COLUMNS = ("shuffled", "layer", "moment", "order", *BY_SEED)
 
 
@@ -104,7 +107,7 @@ def term_panel(axis: Axes, results: Sequence[Arrays], layer: int, moments: Seque
         style = Style(f"k = {moment}", "osD^vPX"[number], ("-", "--", "-.", ":")[number % 4], shade)
         line(axis, orders, values, style, markers=False)
         rows += seed_rows({"layer": layer, "moment": moment}, "order", orders, values, seeds_of(results))
-    degrees(axis)
+    degrees(axis, low=FROM)
     return rows
 
 
@@ -151,7 +154,7 @@ def weights_panel(axis: Axes, results: dict[bool, list[Arrays]], layer: int) -> 
             values = moving_average(stacked(seeds, name)[..., layer - 1], 9)
             style = Style(f"{label}{', shuffled' if shuffle else ''}", "os"[number], "-:"[shuffle], 0.5 * number)
             line(axis, seeds[0]["iteration"] / STEPS, values, style)
-    degrees(axis)
+    degrees(axis, low=FROM)
     axis.set(title=f"l = {layer}", xlabel="epoch")
 
 
@@ -271,7 +274,7 @@ def disturbed(source: Source) -> Product:
                 rows += seed_rows(own, "iteration", kept, values[:, kept], seeds_of(results))
                 ends.append(str(Spread(list(map(float, values[:, -1])))))
             lines.append([title, layer, xs[-1], len(results), *ends])
-            degrees(axis)
+            degrees(axis, low=FROM)
             axis.set(title=f"{title}, l = {layer}", xlabel="iteration")
         axes[0].set(ylabel="angle (degrees)")
         axes[-1].legend(fontsize="x-small")
@@ -302,7 +305,7 @@ def figure_6(source: Source) -> Product:
         lines.append([style.label, len(own), *ends])
     grid[0][0].set(title="(B) error", ylabel="test error (%)", xlabel="epoch", ylim=(0, 100))
     for layer, axis in zip(HIDDEN, grid[0][1:], strict=True):
-        degrees(axis)
+        degrees(axis, low=FROM)
         axis.set(title=f"(A) l = {layer}", xlabel="epoch")
     grid[0][1].set(ylabel="angle of W to Bᵀ (degrees)")
     grid[0][0].legend(fontsize="x-small")
@@ -316,7 +319,7 @@ def figure_6(source: Source) -> Product:
             mean, _, _ = spread(values)
             others = [value for order, value in enumerate(mean, 1) if order % STEPS]
             orders.append([style.label, layer, f"{mean[STEPS - 1]:.1f}", f"{np.nanmean(others):.1f}"])
-            degrees(axis)
+            degrees(axis, low=FROM)
             axis.set(title=f"terms, l = {layer}, k = {results[0]['moment'][-1]}", xlabel="order o")
     grid[1][1].set(ylabel="angle of T to Bᵀ (degrees)")
     header = ["labels", "seeds", "test error (%)", *(f"angle, l = {layer}" for layer in HIDDEN)]

@@ -27,8 +27,8 @@ LAYER_STYLES = [
 ]
 """Lines of the layers l = 0 to 4."""
 
-ANGLE = (0, 100)
-"""Limits of an axis of angles, degrees."""
+HIGH = 100
+"""Upper limit of an axis of angles, degrees."""
 
 
 def line(axis: Axes, xs: Array, values: Array, style: Style, markers: bool = True) -> None:
@@ -141,10 +141,10 @@ def moving_average(values: Array, width: int) -> Array:
     return np.apply_along_axis(lambda row: np.convolve(row, kernel, mode="same") / weights, -1, values)
 
 
-def degrees(axis: Axes) -> None:
-    """Makes the second axis one of angles, with a line at 90 degrees."""
+def degrees(axis: Axes, low: float = 0) -> None:
+    """Makes the second axis one of angles from `low` to 100, with a line at 90 degrees."""
     axis.axhline(90, color="0.6", linewidth=0.7, linestyle=(0, (1, 3)))
-    axis.set_ylim(*ANGLE)
+    axis.set_ylim(low, HIGH)
 
 
 def legend(figure: Figure, axis: Axes, columns: int = 6) -> None:
