@@ -75,7 +75,7 @@ FRACTIONS[1.0] = Style("100 % replaced", "^", ":", 0.6)
 """Part of the labels that is replaced -> how it looks."""
 
 RELABELLED_RATE = ("optimization.forward.learning_rate=4.0e-4",)
-"""Of Figure 6. The text prints none for it; that of the published code's cells, which gives the errors of Figure 6B."""
+"""Of Figure 6, for which the text prints none: a rate of the published code's cells; docs/fa_mechanism.md says why."""
 
 
 def relabelled() -> list[Cell]:
