@@ -112,25 +112,16 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
 
 
 def _plot(samples: Samples, sizes: dict[str, Any], picture: Path) -> None:
-    """Draws Figure 7: seconds of a step by width, with quartiles; told apart by marker and dash."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Draws Figure 7 of the paper."""
+    from neural_alignment.papers.output import png
+    from neural_alignment.papers.wide_networks import timing
 
-    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    widths = [size["width"] for size in sizes.values()]
-    styles = zip("osD^v<>", ["-", ":", "--", "-.", ":", "-", "--"], strict=True)
-    for number, ((marker, dash), name) in enumerate(zip(styles, (BASELINE, *LIMITS), strict=True)):
-        found = [middle(samples.values(case, name)) for case in sizes]
-        errors = [[each[0] - each[1] for each in found], [each[2] - each[0] for each in found]]
-        options = {"marker": marker, "linestyle": dash, "color": str(0.1 * number), "capsize": 2, "label": name}
-        axis.errorbar(widths, [each[0] for each in found], yerr=errors, **options)
-    axis.set(xscale="log", yscale="log", xlabel="filters of each convolution", ylabel="seconds of a step")
-    axis.set_xticks(widths, [str(width) for width in widths])
-    axis.minorticks_off()
-    axis.legend(fontsize="small")
-    figure.savefig(picture, dpi=110)
+    names = {"normal": BASELINE, **{name: name for name in LIMITS}}
+    rounds = {
+        rule: {size["width"]: samples.values(case, name) for case, size in sizes.items()}
+        for rule, name in names.items()
+    }
+    picture.write_bytes(png(timing.figure_of(rounds).figure))
 
 
 BENCHMARK = Benchmark("wide", "Wide networks", 10, FULL, SMALL, measure, report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neural_alignment.papers.registry import Item
-from neural_alignment.papers.wide_networks import experiments, figures, proposition, recurrent, scores, tables
+from neural_alignment.papers.wide_networks import experiments, figures, proposition, recurrent, scores, tables, timing
 
 
 def _item(kind, number, title, make, cells) -> Item:
@@ -24,5 +24,6 @@ ITEMS = [
     _item("figure", 4, "accuracy over the width", figures.figure_4, experiments.figure_4()),
     _item("figure", 5, experiments.PIPELINE_CHECK, figures.figure_5, experiments.figure_5()),
     _item("figure", 6, "accuracy over the number of images", figures.figure_6, experiments.table_9()),
+    *timing.ITEMS,
 ]
-"""Every table and figure of the paper but Figure 7, which `benchmarks/wide.py` measures."""
+"""Every table and figure of the paper."""
