@@ -122,7 +122,7 @@ SMALL_CIFAR10 = Protocol("lab/wide_networks/small_cifar10.yaml", "test", "nothin
 ADAM = Protocol(
     "lab/wide_networks/adam.yaml",
     "test",
-    f"5,000 training images (45,000), 4 epochs (150) or 1 (1), {_SMALLER}; best of the rates 0.0005, 0.002, 0.01 (of ten)",
+    f"5,000 training images (45,000), 4 epochs (150) or 1 (1), {_SMALLER}; rates 0.0005, 0.002, 0.01 (ten)",
     ADAM_RATES["lab"],
 )
 IMAGENET = Protocol(
