@@ -63,7 +63,7 @@ SETTINGS = {
         "CIFAR-10, ReLU",
         "wide_networks/cifar10/normal.yaml",
         (*_CIFAR, *_rate(5.0)),
-        (99, 100),
+        (99,),
         _SHORT,
         TABLE_3,
         "2,000 images for 10 epochs at rate 5, as in the published code; the paper: 45,000 for 150, rate 1 as printed",
