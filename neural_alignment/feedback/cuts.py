@@ -6,6 +6,7 @@ reaches first, (the error at the cut) times (the derivative of the cut value to 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +20,37 @@ from neural_alignment.layers import AlignedLayer
 
 Tensor = tf.Tensor
 
-_NONLINEARITIES = (
+_LAYERS = (
     *(keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.PReLU),
     keras.layers.Softmax,
 )
+
+_FUNCTIONS = (
+    *(
+        "celu",
+        "elu",
+        "gelu",
+        "glu",
+        "hard_shrink",
+        "hard_sigmoid",
+        "hard_silu",
+        "hard_tanh",
+        "leaky_relu",
+        "log_sigmoid",
+    ),
+    *("log_softmax", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softmax", "softplus", "softsign"),
+    *("sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "tanh", "tanh_shrink"),
+)
+"""Names of nonlinearities in `keras.ops`; not every version has all."""
+
+
+@functools.cache
+def _nonlinearities() -> tuple[type, ...]:
+    """Returns the classes of the operations that are nonlinearities: layers, and functions of a symbolic tensor."""
+    functions = [getattr(keras.ops, name) for name in _FUNCTIONS if hasattr(keras.ops, name)]
+    functions.append(keras.activations.relu)  # An operation of its own; the other activations are those of keras.ops.
+    symbolic = keras.KerasTensor((None, 2))
+    return (*_LAYERS, *{type(function(symbolic)._keras_history.operation) for function in functions})
 
 
 @dataclass(frozen=True)
@@ -128,12 +156,26 @@ class CutRule(NetworkRule):
 def is_nonlinear(operation: Any) -> bool:
     """Whether an operation is a nonlinearity and nothing else."""
     linear = getattr(operation, "activation", None) is keras.activations.linear
-    return isinstance(operation, _NONLINEARITIES) and not linear
+    return isinstance(operation, _nonlinearities()) and not linear
 
 
 def ends_nonlinear(operation: Any) -> bool:
     """Whether a layer with a kernel applies a nonlinearity itself."""
     return isinstance(operation, AlignedLayer) and operation.activation not in (None, keras.activations.linear)
+
+
+def kernels_ahead(nodes: list[tuple[Any, list[Any]]]) -> dict[str, int]:
+    """Returns name of an operation -> layers with a kernel on the way from its outputs on, on the longest such way.
+
+    Args:
+        nodes: what `graph` yields.
+    """
+    ahead = {operation.name: 0 for operation, _ in nodes}
+    for operation, parents in reversed(nodes):
+        passed = ahead[operation.name] + has_kernel(operation)
+        for parent in parents:
+            ahead[parent.name] = max(ahead.get(parent.name, 0), passed)
+    return ahead
 
 
 def reached(nodes: list[tuple[Any, list[Any]]], blocks: Callable[[Any], bool] = lambda _: False) -> set[str]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from neural_alignment.alignments.rules import register
 from neural_alignment.feedback.base import Backward, Frozen, Kept, NetworkRule, graph, has_kernel
-from neural_alignment.feedback.cuts import CutRule, Pass, Places, ends_nonlinear, is_nonlinear, reached
+from neural_alignment.feedback.cuts import CutRule, Pass, Places, ends_nonlinear, is_nonlinear, kernels_ahead, reached
 
 Tensor = tf.Tensor
 
@@ -39,11 +39,12 @@ class AlignAda(CutRule):
     """Align-ada (equation 16): the error through the network at initialisation, the presynaptic activity live.
 
     dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(t))^T. The network is cut where a nonlinearity or a layer with a
-    kernel takes its inputs, but for the last nonlinearity: what lies between a weight and the next cut is live, with
-    the batch normalisation that follows the weight, and the error at the cut is that of the frozen network. As in the
-    published code the last nonlinearity before the readout is thus live, gate included, where equation 16 has it
-    frozen. In a recurrent layer a state is cut where it enters the next one: its error comes from the outputs of later
-    steps alone (equation 58), and its own gate is live, as the published losses of Table 8 need.
+    kernel takes its inputs, but for nonlinearities behind which there is no kernel but a readout's: what lies between a
+    weight and the next cut is live, with the batch normalisation that follows the weight, and the error at the cut is
+    that of the frozen network. As in the published code the last nonlinearity before the readout is thus live, gate
+    included, where equation 16 has it frozen; where branches meet in the readout, the last one of each is. In a
+    recurrent layer a state is cut where it enters the next one: its error comes from the outputs of later steps alone
+    (equation 58), and its own gate is live, as the published losses of Table 8 need.
     """
 
     rule: Literal["align_ada"] = "align_ada"
@@ -53,10 +54,13 @@ class AlignAda(CutRule):
         return Frozen(model, kept)
 
     def places(self, model: keras.Model) -> Places:
-        """Returns where the network is cut: before its nonlinearities, but the last, and before its kernels."""
+        """Returns where the network is cut: before its kernels, and its nonlinearities but those before a readout."""
         nodes = list(graph(model))
         operations = [operation for operation, _ in nodes]
-        nonlinear = [each for each in operations if is_nonlinear(each) or ends_nonlinear(each)][:-1]
+        ahead = kernels_ahead(nodes)
+        nonlinear = [
+            each for each in operations if (is_nonlinear(each) or ends_nonlinear(each)) and ahead[each.name] > 1
+        ]
         inputs = {each.name for each in nonlinear if is_nonlinear(each)}
         inputs |= {each.name for each in operations if has_kernel(each)}
         activations = {each.name for each in nonlinear if ends_nonlinear(each)}

@@ -1,5 +1,7 @@
 """Rules for whole networks in a run: YAML, saving, resuming, `describe`, and what they refuse."""
 
+import zlib
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from neural_alignment import models
 from neural_alignment.alignments import NETWORK_RULES, Feedback, from_config
 from neural_alignment.errors import ConfigError
 from neural_alignment.feedback import AlignAda, AlignZero, DirectFeedback
+from neural_alignment.layers import Dense
 from neural_alignment.training import AlignedModel, load_model, run
 from neural_alignment.training.describe import describe
 
@@ -77,3 +80,117 @@ def test_at_the_first_step_any_network_learns_as_by_backpropagation(version, flo
         ends.append([v.numpy() for v in model.trainable_variables])
     for first, second in zip(*ends, strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-7, atol=1e-9)
+
+
+def trained(outputs_of, rule, steps=10):
+    """Returns the trained weights of the layers of a small network after some steps, by name.
+
+    Args:
+        outputs_of: makes outputs from `keras.Input((5,))` and a function that makes dense layers.
+        rule: its rule.
+        steps: how many.
+    """
+
+    def dense(units, name, activation=None):
+        start = keras.initializers.RandomNormal(seed=zlib.crc32(name.rstrip("ab").encode()))
+        return Dense(units, activation=activation, use_bias=False, name=name, alignment=rule, kernel_initializer=start)
+
+    inputs = keras.Input((5,))
+    model = AlignedModel(inputs, outputs_of(inputs, dense))
+    model.compile(keras.optimizers.SGD(0.5), loss="mse")
+    x, y = np.random.default_rng(0).normal(size=(8, 5)), np.random.default_rng(1).random((8, 3))
+    for _ in range(steps):
+        model.train_on_batch(x, y)
+    return {layer.name: layer.kernel.numpy() for layer in model.layers if hasattr(layer, "kernel")}
+
+
+def twins(inputs, dense):
+    """Two branches of one start meet in the readout, whose kernel has each row twice."""
+    hidden = dense(6, "first", "tanh")(inputs)
+    branches = [dense(4, f"branch{side}", "tanh")(hidden) for side in "ab"]
+    readout = dense(3, "readout")
+    merged = keras.layers.Concatenate()(branches)
+    outputs = readout(merged)
+    half = keras.initializers.RandomNormal(seed=3)((4, 3))
+    readout.kernel.assign(keras.ops.concatenate([half, half]))
+    return outputs
+
+
+@pytest.mark.parametrize("rule", [None, AlignAda(), AlignZero()], ids=lambda rule: rule and rule.rule)
+def test_branches_alike_learn_alike(rule, float64):
+    kernels = trained(twins, rule)
+    np.testing.assert_allclose(kernels["brancha"], kernels["branchb"], rtol=1e-12)
+
+
+def test_the_nonlinearity_of_the_outputs_is_not_the_one_before_the_readout():
+    for ending in (None, "sigmoid"):
+        model = models.fc([6, 5], 3, (5,), AlignAda(), output_activation=ending)
+        assert AlignAda().places(model).activations == {"dense1"}
+    softmax = keras.layers.Softmax(name="softmax")(model.layers[-1].output)
+    assert AlignAda().places(keras.Model(model.inputs, softmax)).activations == {"dense1"}
+
+
+@pytest.mark.parametrize("function", [keras.ops.tanh, keras.activations.tanh, keras.ops.relu, keras.activations.relu])
+@pytest.mark.parametrize("rule", [AlignAda(), AlignZero(), DirectFeedback()], ids=lambda rule: rule.rule)
+def test_a_function_is_the_nonlinearity_that_its_layer_is(rule, function, float64):
+    def network(nonlinearity):
+        def outputs_of(inputs, dense):
+            hidden = nonlinearity(dense(6, "first")(inputs))
+            hidden = nonlinearity(dense(6, "second")(hidden))
+            return dense(3, "readout")(nonlinearity(dense(6, "third")(hidden)))
+
+        return outputs_of
+
+    layer = lambda x: keras.layers.Activation(function.__name__)(x)  # noqa: E731 (a new layer at each call)
+    expected, found = trained(network(layer), rule), trained(network(function), rule)
+    for name, kernel in found.items():
+        np.testing.assert_allclose(kernel, expected[name], rtol=1e-12, err_msg=name)
+
+
+def resnet_like(inputs, dense):
+    """A block with a shortcut: its first nonlinearity and its sum go on into kernels, the last sum into the readout."""
+    stem = dense(6, "stem", "tanh")(inputs)
+    for block in ("one", "two"):
+        inner = dense(6, f"{block}_in", "tanh")(stem)
+        stem = keras.layers.Activation("tanh", name=f"{block}_sum")(stem + dense(6, f"{block}_out")(inner))
+    return dense(3, "readout")(stem)
+
+
+def test_align_ada_of_a_network_with_shortcuts_is_that_of_numpy(float64):
+    steps, rate = 10, 0.5
+    start, found = trained(resnet_like, AlignAda(), 0), trained(resnet_like, AlignAda(), steps)
+    x, y = np.random.default_rng(0).normal(size=(8, 5)), np.random.default_rng(1).random((8, 3))
+
+    def forward(w):
+        at = {"x": x}
+        at["stem"] = np.tanh(x @ w["stem"])
+        state = at["stem"]
+        for block in ("one", "two"):
+            at[f"{block}_from"] = state
+            at[f"{block}_in"] = np.tanh(state @ w[f"{block}_in"])
+            state = at[f"{block}_sum"] = np.tanh(state + at[f"{block}_in"] @ w[f"{block}_out"])
+        return at, state @ w["readout"]
+
+    def update(w):
+        """Returns the changes: errors of the frozen network, presynaptic activities and the last nonlinearity live."""
+        live, outputs = forward(w)
+        frozen, _ = forward(initial)
+        error = 2 * (outputs - y) / y.size
+        gate = {name: 1 - value**2 for name, value in frozen.items()}
+        change = {"readout": live["two_sum"].T @ error}
+        at_sum = error @ initial["readout"].T
+        change["two_out"] = live["two_in"].T @ (at_sum * (1 - live["two_sum"] ** 2))
+        at_sum = at_sum * gate["two_sum"]
+        for block, before, source in (("two", "one_sum", "one_out"), ("one", "stem", "stem")):
+            at_inner = at_sum @ initial[f"{block}_out"].T * gate[f"{block}_in"]
+            change[f"{block}_in"] = live[f"{block}_from"].T @ at_inner
+            at_sum = (at_sum + at_inner @ initial[f"{block}_in"].T) * gate[before]
+            change[source] = live["one_in" if block == "two" else "x"].T @ at_sum
+        return change
+
+    initial = weights = start
+    for _ in range(steps):
+        change = update(weights)
+        weights = {name: weights[name] - rate * change[name] for name in weights}
+    for name, kernel in found.items():
+        np.testing.assert_allclose(kernel, weights[name], rtol=1e-9, atol=1e-12, err_msg=name)
