@@ -76,6 +76,30 @@ def test_describe_counts_parameters_and_the_products_of_each_rule(run):
     assert "1,437 training and 360 validation examples, 44 steps per epoch" in output
 
 
+def test_describe_counts_the_steps_of_rules_for_a_whole_network(run):
+    config = ROOT / "configs" / "wide_networks" / "cifar10" / "normal.yaml"
+    weights = 27 * 16 + 6 * 144 * 16 + 7 * 16 + 16 * 10 + 10
+    maps = 16 * (3 * 32 * 32 + 2 * 16 * 16 + 2 * 8 * 8) * 10
+    costs = {}
+    for rule, kept in {"align_ada": weights, "align_zero": weights, "dfa": maps, "last_layer": 0}.items():
+        code, output, error = run("describe", config, "--set", "model.width=16", "--set", f"alignment={{rule: {rule}}}")
+        assert code == 0, error
+        assert f"kept        {kept:,} numbers by {rule}" in output
+        assert "R step" not in output
+        [step] = [line.split() for line in output.splitlines() if line.startswith("J step")]
+        costs[rule] = float(step[-1])
+    first, last = 27 * 16 * 1024, 160
+    once = first + 2304 * (2 * 1024 + 2 * 256 + 2 * 64) + last  # A product of every kernel with one example.
+    steps = {
+        "align_zero": 4 * once - first,  # Forward, forward through the frozen network, error, kernels.
+        "align_ada": 4 * once - first,
+        "dfa": 2 * once + maps,
+        "last_layer": once + last,
+    }
+    for rule, step in steps.items():
+        assert costs[rule] == pytest.approx(step / (3 * once - first), abs=0.0051), rule
+
+
 def test_schema_is_json(run):
     code, output, _ = run("schema")
     assert code == 0

@@ -15,7 +15,7 @@ from neural_alignment.config import Config
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap
 from neural_alignment.training import setup
-from neural_alignment.training.model import all_layers
+from neural_alignment.training.model import AlignedModel, all_layers
 
 PRODUCTS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul"}
 """Operations that cost one product of a kernel with a batch."""
@@ -67,7 +67,7 @@ def describe(config: Config) -> str:
         f"data        {dataset.train_examples:,} training and {dataset.validation_examples:,} validation examples, "
         f"{dataset.steps_per_epoch:,} steps per epoch at batch {config.batch_size}",
         "",
-        *_step_costs(rows),
+        *_step_costs(rows, model),
     ]
     return "\n".join(lines)
 
@@ -96,20 +96,55 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
     return rows
 
 
-def _step_costs(rows: list[LayerCost]) -> list[str]:
-    """Returns the costs per example of the kinds of step, beside backpropagation's."""
+def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
+    """Returns the costs per example of the kinds of step, beside backpropagation's, and what a network's rule keeps."""
     forward = sum(row.product for row in rows)
     backpropagation = 3 * forward - rows[0].product  # The first layer sends no error further back.
     regulariser = sum(row.products * row.product for row in rows)
-    kinds = {
-        "backpropagation": backpropagation,
-        "J step": backpropagation,
-        "R step": forward + regulariser,
-        "J + R step": backpropagation + regulariser,
-    }
+    kinds = {"backpropagation": backpropagation, "J step": backpropagation}
+    more = []
+    if model.feedback is None:
+        kinds |= {"R step": forward + regulariser, "J + R step": backpropagation + regulariser}
+    else:
+        kinds["J step"] = network_step(model)
+        kept = sum(map(_size, model.feedback.weights.weights))
+        more = ["", f"kept        {kept:,} numbers by {rows[0].rule}, for the whole network"]
     return [
-        f"{kind:16} {cost / 1e9:10.4f} GFLOP per example  {cost / backpropagation:.2f}" for kind, cost in kinds.items()
+        *(
+            f"{kind:16} {cost / 1e9:10.4f} GFLOP per example  {cost / backpropagation:.2f}"
+            for kind, cost in kinds.items()
+        ),
+        *more,
     ]
+
+
+def network_step(model: AlignedModel) -> int:
+    """Counts the floating-point operations of a step by a rule for a whole network, in products, for one example.
+
+    As in `regulariser_products` the step is traced, and what its gradients depend on is counted.
+    """
+    feedback = model.feedback
+    trained = [variable for variable in model.trainable_variables if feedback.trains(variable)]
+
+    def step(x):
+        forward = feedback.forward(x)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(forward()))  # Whose gradient depends on the outputs, as that of J does.
+        return tape.gradient(loss, trained)
+
+    example = tf.TensorSpec((1, *model.input_shape[1:]), model.inputs[0].dtype)
+    graph = tf.function(step, autograph=False).get_concrete_function(example).graph
+    return sum(_operations(each) for each in _reached(graph.outputs) if each.type in PRODUCTS)
+
+
+def _operations(product: Any) -> int:
+    """Returns the floating-point operations of one of `PRODUCTS`, two for each multiplication and addition."""
+    if product.type == "MatMul":
+        summed = product.inputs[0].shape[0 if product.get_attr("transpose_a") else 1]
+        return 2 * summed * product.outputs[0].shape.num_elements()
+    places = (product.outputs[0] if product.type == "Conv2D" else product.inputs[-1]).shape
+    kernel = (product.outputs[0] if product.type == "Conv2DBackpropFilter" else product.inputs[1]).shape
+    return 2 * places.num_elements() // places[-1] * kernel.num_elements()
 
 
 @cache

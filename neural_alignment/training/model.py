@@ -54,6 +54,11 @@ class AlignedModel(keras.Model):
         self._feedback = None if rule is None else NetworkFeedback(self, rule)
         self.feedback_weights = None if self._feedback is None else self._feedback.weights
 
+    @property
+    def feedback(self) -> NetworkFeedback | None:
+        """The rule for the whole network at work here; none where the layers have none."""
+        return self._feedback
+
     def _run_through_graph(self, inputs: Any, operation_fn: Any = lambda operation: operation, **options: Any) -> Any:
         """Runs the operations of the graph, each by way of what the `ForwardPass` puts around it."""
         state = current_pass()
