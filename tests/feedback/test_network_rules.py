@@ -194,3 +194,40 @@ def test_align_ada_of_a_network_with_shortcuts_is_that_of_numpy(float64):
         weights = {name: weights[name] - rate * change[name] for name in weights}
     for name, kernel in found.items():
         np.testing.assert_allclose(kernel, weights[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_maps_of_dfa_have_the_deviation_of_the_published_code(shared):
+    model = models.wide_cnn("kmnist", 32, 10, (28, 28, 1), DirectFeedback(share_space=shared))
+    model = AlignedModel(model.inputs, model.outputs)
+    sizes = [(28, 28, 32), (14, 14, 32), (7, 7, 32)]
+    for weight, size in zip(model.feedback_weights.weights, sizes, strict=True):
+        assert tuple(weight.shape) == ((32, 10) if shared else (*size, 10))
+        assert np.std(weight) == pytest.approx(1 / np.sqrt(np.prod(size)), rel=0.15 if shared else 0.03)
+
+
+@pytest.mark.parametrize("rule", [None, Feedback()])
+@pytest.mark.parametrize("parameterization", ["ntk", "standard"])
+def test_kernels_have_the_variance_of_their_parameterization(parameterization, rule):
+    keras.utils.set_random_seed(0)
+    model = models.wide_cnn("cifar", 64, 100, (8, 8, 3), rule, parameterization=parameterization)
+    kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    for layer in kernels:
+        fan_in = np.prod(layer.kernel.shape[:-1])
+        expected = 1.0 if parameterization == "ntk" else fan_in**-0.5
+        for weight in (layer.kernel, *([layer._backward_kernel] if rule and parameterization == "ntk" else [])):
+            assert np.std(weight) == pytest.approx(expected, rel=0.05)
+            assert np.mean(weight) == pytest.approx(0, abs=0.1 * expected)
+        assert not np.any(layer.bias)
+
+
+def test_the_designs_have_the_papers_strides():
+    sides = {"cifar": (32, [32, 32, 32, 16, 16, 8, 8]), "imagenet": (224, [56, 28, 28, 14, 14, 7, 7])}
+    sides["kmnist"] = (28, [28, 14, 7])
+    for design, (side, expected) in sides.items():
+        model = models.wide_cnn(design, 2, 3, (side, side, 3))
+        assert [layer.output.shape[1] for layer in model.layers if layer.name in model_convolutions(model)] == expected
+
+
+def model_convolutions(model):
+    return {layer.name for layer in model.layers if len(getattr(getattr(layer, "kernel", None), "shape", ())) == 4}

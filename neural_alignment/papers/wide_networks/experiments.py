@@ -83,6 +83,9 @@ ADAM_WIDTHS = (8, 16, 32)
 
 IMAGENET_RULES = ("normal", "align_ada", "align_zero", "dfa", "fa")
 
+_OF_IMAGENET = {"dfa": ("alignment.share_space=true",)}
+"""Rule -> overrides: with maps for every place of a layer the paper had not the memory."""
+
 IMAGENET_SAMPLE = "IMAGENET_SAMPLE_DIR"
 """Environment variable that names the folder of the sample for Figure 5, TFRecords train-* and validation-*."""
 
@@ -93,14 +96,23 @@ class Protocol(NamedTuple):
     Attributes:
         config: path of the YAML file below the folder of configurations.
         test_split: for the real test accuracy.
-        differs: for a reader, in what it is not the paper's.
+        differs: for a reader, in what it is not the paper's, rates apart.
         rates: learning rates, of which the best is told.
+        grid: those of the paper.
     """
 
     config: str
     test_split: str | None
     differs: str
     rates: tuple[float, ...] = RATES
+    grid: tuple[float, ...] = RATES
+
+    def told(self, rates: Sequence[float]) -> str:
+        """Returns for a reader in what it is not the paper's, with these rates."""
+        if tuple(rates) == self.grid:
+            return self.differs
+        ours, papers = (", ".join(f"{rate:g}" for rate in each) for each in (rates, self.grid))
+        return f"{self.differs}; {'rate' if len(rates) == 1 else 'rates'} {ours} ({papers})"
 
 
 _SMALLER = "images of 16 x 16 pixels (32 x 32), batches of 50 (100)"
@@ -108,25 +120,32 @@ _SMALLER = "images of 16 x 16 pixels (32 x 32), batches of 50 (100)"
 CIFAR10 = Protocol(
     "lab/wide_networks/cifar10.yaml",
     "test",
-    f"20,000 training images (45,000), 5 epochs (150), {_SMALLER}; rate 5 (best of 1, 2, 5)",
+    f"20,000 training images (45,000), 5 epochs (150), {_SMALLER}",
     LAB_RATES,
 )
 KMNIST = Protocol(
     "lab/wide_networks/kmnist.yaml",
     "test",
-    "8,000 training images (55,000), 10 epochs (100), batches of 50 (100); validation 1,000 (5,000); test 1,000 "
-    "(10,000); rate 5 (best of 1, 2, 5)",
+    "8,000 training images (55,000), taken from the 10,000 test images, 10 epochs (100), batches of 50 (100); "
+    "validation 1,000 (5,000); test 1,000 (10,000)",
     LAB_RATES,
 )
 SMALL_CIFAR10 = Protocol("lab/wide_networks/small_cifar10.yaml", "test", "nothing")
 ADAM = Protocol(
     "lab/wide_networks/adam.yaml",
     "test",
-    f"5,000 training images (45,000), 4 epochs (150) or 1 (1), {_SMALLER}; rates 0.0005, 0.002, 0.01 (ten)",
+    f"5,000 training images (45,000), EPOCHS, {_SMALLER}",
     ADAM_RATES["lab"],
+    ADAM_RATES["paper"],
 )
+"""EPOCHS stands for those of a setting."""
+
 IMAGENET = Protocol(
-    "lab/wide_networks/imagenet.yaml", None, "1,000 images of 112 x 112 pixels, width 16, 4 epochs", LAB_RATES
+    "lab/wide_networks/imagenet.yaml",
+    None,
+    "1,000 images of 112 x 112 pixels, width 16, 4 epochs",
+    LAB_RATES,
+    LAB_RATES,
 )
 
 PIPELINE_CHECK = "ImageNet, training loss: a check of the pipeline on a sample of 1,000 images"
@@ -151,7 +170,8 @@ def sweep(
     Args:
         protocol: of the data set.
         name: of the folder of its file.
-        labels: what it is called in tables; `rule` and `width` say what is trained.
+        labels: what it is called in tables; `rule` and `width` say what is trained, `differs` what the protocol does
+            not.
         overrides: of the configuration, besides.
         rates: learning rates; none for those of the protocol.
         seed: of weights and order.
@@ -160,11 +180,18 @@ def sweep(
     start = Run(protocol.config, "", (f"model.width={width}", *_of_rule(rule), *overrides, f"seed={seed}"))
     arguments = {"rates": list(rates), "test_split": protocol.test_split}
     piece = Piece(f"{name}/x{width}/{rule}/seed{seed}", swept, (start,), arguments)
-    return Pieces({**labels, "seed": seed, "rates": rates, "differs": protocol.differs}, (piece,))
+    return Pieces({"differs": protocol.told(rates), **labels, "seed": seed, "rates": rates}, (piece,))
 
 
 def paper_cells(
-    dataset: str, rule: str, width: int, name: str, labels: dict[str, Any], overrides: Sequence[str] = (), rates=RATES
+    dataset: str,
+    rule: str,
+    width: int,
+    name: str,
+    labels: dict[str, Any],
+    overrides: Sequence[str] = (),
+    rates: Sequence[float] = RATES,
+    seeds: Sequence[int] = (SEED,),
 ) -> list[Cell]:
     """Returns the runs of the paper's size, one per rate, wherever they were trained: NAME/xWIDTH/RULE/rateR/seedN.
 
@@ -176,6 +203,7 @@ def paper_cells(
         labels: what they are called in tables, besides.
         overrides: of the configuration, besides.
         rates: learning rates.
+        seeds: of the runs.
     """
     return [
         Cell(
@@ -183,6 +211,7 @@ def paper_cells(
             f"{name}/x{width}/{rule}/rate{rate:g}",
             {**labels, "rule": rule, "width": width, "rate": rate, "differs": ""},
             (f"model.width={width}", f"optimization.forward.learning_rate={rate}", *overrides),
+            tuple(seeds),
         )
         for rate in rates
     ]
@@ -222,7 +251,7 @@ def table_2() -> dict[str, list]:
     """Returns the networks of Table 2: one width, several seeds."""
     paper, lab = SEEDED_WIDTH["paper"], SEEDED_WIDTH["lab"]
     return {
-        "paper": [cell for rule in TABLE_2 for cell in paper_cells("cifar10", rule, paper, "cifar10", {})],
+        "paper": [cell for rule in TABLE_2 for cell in paper_cells("cifar10", rule, paper, "cifar10", {}, seeds=SEEDS)],
         "lab": [
             sweep(CIFAR10, "cifar10", {"rule": rule, "width": lab}, seed=seed) for rule in TABLE_2 for seed in SEEDS
         ],
@@ -279,8 +308,15 @@ def table_10() -> dict[str, list]:
             for width in WIDTHS:
                 runs = paper_cells("cifar10", rule, width, name, labels, standard, rates["paper"])
                 cells["paper"] += map(_by_adam, runs)
-            cells["lab"] += [sweep(ADAM, name, {**labels, "width": w}, shorter, rates["lab"]) for w in ADAM_WIDTHS]
+            ours = _with_epochs(epochs, rates["paper"])
+            cells["lab"] += [sweep(ours, name, {**labels, "width": w}, shorter, rates["lab"]) for w in ADAM_WIDTHS]
     return cells
+
+
+def _with_epochs(epochs: int, grid: Sequence[float]) -> Protocol:
+    """Returns the protocol of a setting of Table 10, of the paper's epochs and rates."""
+    told = "1 epoch" if epochs == 1 else f"4 epochs ({epochs})"
+    return ADAM._replace(differs=ADAM.differs.replace("EPOCHS", told), grid=tuple(grid))
 
 
 def _by_adam(cell: Cell) -> Cell:
@@ -304,7 +340,12 @@ def figure_3() -> dict[str, list]:
             )
         ],
         "lab": [
-            sweep(protocol, name, {"dataset": dataset, "rule": rule, "width": width}, rates=rates)
+            sweep(
+                protocol,
+                name,
+                {"dataset": dataset, "rule": rule, "width": width, "differs": protocol.differs},
+                rates=rates,
+            )
             for dataset, protocol in sets.items()
             for width in (WIDE, NARROW)
             for rule in WITHOUT_PROP
@@ -331,6 +372,7 @@ def figure_5() -> dict[str, list]:
     folder = os.environ.get(IMAGENET_SAMPLE)
     files = [f"data.{part}_files={folder}/{part}-*" for part in ("train", "validation")]
     lab = [
-        sweep(IMAGENET, "imagenet", {"rule": rule, "width": 16}, files) for rule in (IMAGENET_RULES if folder else ())
+        sweep(IMAGENET, "imagenet", {"rule": rule, "width": 16}, [*files, *_OF_IMAGENET.get(rule, ())])
+        for rule in (IMAGENET_RULES if folder else ())
     ]
     return {"lab": lab}
