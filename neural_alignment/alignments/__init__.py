@@ -106,7 +106,8 @@ class Assignment:
     """
 
     def __init__(self, alignment: Alignment | Sequence[Alignment] | None):
-        rules = [] if alignment is None else [alignment] if isinstance(alignment, Alignment) else list(alignment)
+        one = isinstance(alignment, Alignment | str)
+        rules = [] if alignment is None else [alignment] if one else list(alignment)
         for rule in rules:
             if not isinstance(rule, Alignment):
                 raise ValueError(

@@ -80,12 +80,23 @@ class NetworkFeedback:
         rule: its rule.
 
     Raises:
-        ValueError: if the rule is not that of every layer with a kernel, or has no meaning for the model.
+        ValueError: if the rule is not that of every layer with a kernel, or has no meaning for the model, such as one
+            of several outputs.
     """
 
     def __init__(self, model: keras.Model, rule: NetworkRule):
         self._model = model
         self._rule = rule
+        if len(model.outputs) != 1:
+            raise ValueError(
+                f"{rule.rule!r} needs a network with one output. Received {len(model.outputs)}. "
+                "Example: a dense layer at the end."
+            )
+        if rule.layers is not None:
+            raise ValueError(
+                f"{rule.rule!r} is a rule for a whole network. Received layers={rule.layers!r}. "
+                "Example: one rule without `layers` for all of them."
+            )
         for layer in kernel_layers(model):
             if getattr(layer, "alignment", None) != rule:
                 other = getattr(getattr(layer, "alignment", None), "rule", "none")
@@ -142,18 +153,29 @@ class Frozen:
         return values_of(self._initial)
 
     def gradients(self, x: Tensor, upstream: Tensor) -> list[Tensor]:
-        """Returns what an error at the outputs is, taken back through the frozen network to each of its variables.
+        """Returns what an error at the outputs is, taken back through the frozen network to each trainable variable.
 
         Args:
             x: inputs `(batch, ...)`.
             upstream: dJ/d(outputs), of whichever network.
+
+        Raises:
+            ValueError: if a variable is trainable that was not when this was made.
         """
         values = self.values()
+        places = {id(variable): value for variable, value in zip(self._variables, values, strict=True)}
+        trained = self._model.trainable_variables
+        if new := [variable.path for variable in trained if id(variable) not in places]:
+            raise ValueError(
+                "What a rule freezes must be trainable when the AlignedModel is made. "
+                f"Received {new[0]!r}, trainable since. Example: set `trainable` before AlignedModel(inputs, outputs)."
+            )
+        sources = [places[id(variable)] for variable in trained]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
+            tape.watch(sources)
             outputs = self(x, values)
         return tape.gradient(
-            outputs, values, output_gradients=upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            outputs, sources, output_gradients=upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
 
     def __call__(self, x: Tensor, values: list[Tensor], **hooks: Any) -> Tensor:

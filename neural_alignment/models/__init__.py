@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 MODELS = {"fc": fc, "convnet": convnet, "resnet": resnet, "wide_cnn": wide_cnn}
-"""Every builder by the name it has in a configuration."""
+"""Every builder by the name it has in a configuration; `rnn`, whose data are sequences and no images, has none."""
 
 
 def build(
@@ -49,5 +49,10 @@ def build(
 
     Returns:
         A functional model.
+
+    Raises:
+        ValueError: if there is no such model.
     """
+    if name not in MODELS:
+        raise ValueError(f"`name` must be one of {', '.join(MODELS)}. Received {name!r}. Example: name='fc'.")
     return MODELS[name](classes=classes, input_shape=input_shape, alignment=alignment, **options)

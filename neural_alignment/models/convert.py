@@ -9,6 +9,7 @@ import keras
 
 from neural_alignment.alignments import Assignment
 from neural_alignment.layers import AlignedLayer, Conv2D, Dense
+from neural_alignment.models.batch_norm import BatchAxisNormalization
 from neural_alignment.models.parts import Rules
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,10 @@ def _leaves(model: keras.Model) -> list[Any]:
     return [layer for layer in layers if not isinstance(layer, keras.Model)]
 
 
+_PASSED = (keras.layers.BatchNormalization, BatchAxisNormalization, keras.layers.Dropout)
+"""What may lie between a layer and its nonlinearity."""
+
+
 def _following_activation(layer: Any) -> str | dict | None:
     """Returns the nonlinearity after `layer`, through batch normalisation and dropout, or none."""
     if layer.activation is not keras.activations.linear:
@@ -118,7 +123,7 @@ def _following_activation(layer: Any) -> str | dict | None:
             return "relu" if plain else None
         if isinstance(follower, keras.layers.Activation):
             return keras.activations.serialize(follower.activation)
-        if not isinstance(follower, (keras.layers.BatchNormalization, keras.layers.Dropout)):
+        if not isinstance(follower, _PASSED):
             return None
         nodes = follower._outbound_nodes
     return None

@@ -45,10 +45,10 @@ class Recurrent(keras.layers.Layer):
                 raise ValueError(f"`{name}` must be at least 1. Received {value!r}. Example: {name}=50.")
         if isinstance(alignment, dict):
             alignment = keras.saving.deserialize_keras_object(alignment)
-        if alignment is not None and alignment.keeps_kernel:
+        if alignment is not None and (not isinstance(alignment, Alignment) or alignment.keeps_kernel):
             raise ValueError(
-                f"`alignment` of a recurrent layer must be a rule for the whole network. Received {alignment.rule!r}. "
-                "Example: alignment=AlignAda()."
+                "`alignment` of a recurrent layer must be a rule for the whole network. "
+                f"Received {getattr(alignment, 'rule', alignment)!r}. Example: alignment=AlignAda()."
             )
         self.units = units
         self.slots = slots
@@ -73,7 +73,16 @@ class Recurrent(keras.layers.Layer):
         self.initial_state = self.add_weight(name="initial_state", shape=(self.slots, self.units), initializer="zeros")
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Returns all states but the initial one, `(batch, steps, units)`."""
+        """Returns all states but the initial one, `(batch, steps, units)`.
+
+        Raises:
+            ValueError: if the batch is known to have more sequences than there are slots.
+        """
+        if inputs.shape[0] is not None and inputs.shape[0] > self.slots:
+            raise ValueError(
+                f"Layer {self.name!r} has an initial state for each of {self.slots} sequences. Received a batch of "
+                f"{inputs.shape[0]}. Example: slots={inputs.shape[0]}."
+            )
         state = current_pass()
         if state is None and training and self.alignment is not None:
             raise ValueError(

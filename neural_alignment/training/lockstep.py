@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from neural_alignment.alignments import side_pass
@@ -23,21 +22,28 @@ class Lockstep:
     plain gradient descent with one rate.
 
     Args:
-        model: compiled, its optimizer `keras.optimizers.SGD` without momentum, alone in a `MultiOptimizer` or by
-            itself.
+        model: compiled, without alignment rules, its optimizer `keras.optimizers.SGD` with nothing but a rate, alone
+            in a `MultiOptimizer` or by itself.
 
     Raises:
-        ValueError: if the optimizer is another one.
+        ValueError: if the optimizer is another one, or the model is not trained by backpropagation.
     """
 
     def __init__(self, model: AlignedModel):
-        inner = getattr(model.optimizer, "optimizers", [model.optimizer])
-        plain = len(inner) == 1 and isinstance(inner[0], keras.optimizers.SGD) and not inner[0].momentum
-        if not plain:
+        optimizer = getattr(model, "optimizer", None)
+        inner = getattr(optimizer, "optimizers", [optimizer])
+        found = [_told(each) for each in inner]
+        if found != ["SGD"]:
             raise ValueError(
-                "`model` must be trained by plain gradient descent. Received "
-                f"{', '.join(type(each).__name__ for each in inner)}. "
+                f"`model` must be trained by plain gradient descent. Received {', '.join(found)}. "
                 "Example: MultiOptimizer([keras.optimizers.SGD(1.0)])."
+            )
+        aligned = [layer for layer in model.layers if getattr(layer, "alignment", None) is not None]
+        if not isinstance(model, AlignedModel) or aligned:
+            which = f"{aligned[0].alignment.rule!r} at {aligned[0].name!r}" if aligned else type(model).__name__
+            raise ValueError(
+                f"`model` must be an AlignedModel trained by backpropagation. Received {which}. "
+                "Example: layers without `alignment`."
             )
         self._model = model
         self._optimizer = inner[0]
@@ -81,3 +87,11 @@ class Lockstep:
             layer.name: tf.convert_to_tensor(layer.kernel.value) - initial[id(layer.kernel)]
             for layer in kernel_layers(self._model)
         }
+
+
+def _told(optimizer: Any) -> str:
+    """Returns the name of an optimizer, and of its options that are more than a rate."""
+    if optimizer is None:
+        return "a model that is not compiled"
+    names = ("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor")
+    return " ".join([type(optimizer).__name__, *(name for name in names if getattr(optimizer, name, None))])

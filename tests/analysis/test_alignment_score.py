@@ -13,6 +13,7 @@ from neural_alignment.analysis.alignment_score import (
     operator_matrix,
     permuted_change,
 )
+from neural_alignment.feedback import AlignAda
 from neural_alignment.operations import ConvMap, DenseMap
 from neural_alignment.training import AlignedModel
 from neural_alignment.training.lockstep import Lockstep
@@ -118,3 +119,13 @@ def test_w_star_is_driven_by_the_network_that_descends(rng):
     alone.compile(MultiOptimizer([Momentum(0.5)]), loss=SquaredError(0.1))
     with pytest.raises(ValueError, match=r"plain gradient descent\. Received Momentum"):
         Lockstep(alone)
+    alone.compile(keras.optimizers.SGD(0.5, clipnorm=1.0), loss=SquaredError(0.1))
+    with pytest.raises(ValueError, match=r"plain gradient descent\. Received SGD clipnorm"):
+        Lockstep(alone)
+    with pytest.raises(ValueError, match="Received a model that is not compiled"):
+        Lockstep(AlignedModel(alone.inputs, alone.outputs))
+    aligned = models.wide_cnn("kmnist", 3, 3, (4, 6, 2), AlignAda())
+    aligned = AlignedModel(aligned.inputs, aligned.outputs)
+    aligned.compile(keras.optimizers.SGD(0.5), loss=SquaredError(0.1))
+    with pytest.raises(ValueError, match=r"trained by backpropagation\. Received 'align_ada' at 'conv1'"):
+        Lockstep(aligned)

@@ -56,13 +56,31 @@ def test_what_has_no_meaning_is_refused_in_one_line():
     with pytest.raises(ValueError, match="is a rule for a whole network"):
         model(np.zeros((2, 4, 4, 1), np.float32), training=True)
     mixed = models.wide_cnn("kmnist", 2, 3, (4, 4, 1), [AlignAda(layers="conv*"), Feedback()])
-    with pytest.raises(ValueError, match="every layer with a kernel must have it"):
+    with pytest.raises(ValueError, match=r"Received layers='conv\*'\. Example: one rule without `layers`"):
         AlignedModel(mixed.inputs, mixed.outputs)
+    inputs = keras.Input((4,))
+    hidden = Dense(3, alignment=AlignAda(), name="ours")(inputs)
+    with pytest.raises(
+        ValueError, match=r"every layer with a kernel must have it\. Received 'none' for layer 'theirs'"
+    ):
+        AlignedModel(inputs, keras.layers.Dense(2, name="theirs")(hidden))
+    with pytest.raises(ValueError, match=r"'align_ada' needs a network with one output\. Received 2"):
+        AlignedModel(inputs, [Dense(2, alignment=AlignAda())(hidden), Dense(3, alignment=AlignAda())(hidden)])
     recurrent = models.rnn(3, 2, (4, 1), alignment=DirectFeedback())
     with pytest.raises(ValueError, match=r"'dfa' needs a network with outputs \(batch, classes\)"):
         AlignedModel(recurrent.inputs, recurrent.outputs)
     with pytest.raises(ValueError, match="`alignment` of a recurrent layer"):
         models.rnn(3, 2, (4, 1), alignment=Feedback())
+    with pytest.raises(ValueError, match=r"`alignment` of a recurrent layer must be a rule .* Received \[AlignAda"):
+        models.rnn(3, 2, (4, 1), alignment=[AlignAda()])
+    with pytest.raises(
+        ValueError, match=r"`alignment` must be a rule, a list of rules, or None\. Received 'align_ada'"
+    ):
+        models.fc([3], 2, (4,), alignment="align_ada")
+    with pytest.raises(ValueError, match=r"initial state for each of 2 sequences\. Received a batch of 3"):
+        models.rnn(3, 2, (4, 1))(np.zeros((3, 4, 1), np.float32))
+    with pytest.raises(ValueError, match=r"`name` must be one of fc, convnet, resnet, wide_cnn\. Received 'rnn'"):
+        models.build("rnn", 2, (4, 1))
     with pytest.raises(ValueError, match="`parameterization` must be one of"):
         models.wide_cnn("kmnist", 2, 3, (4, 4, 1), parameterization="mup")
 
@@ -231,3 +249,26 @@ def test_the_designs_have_the_papers_strides():
 
 def model_convolutions(model):
     return {layer.name for layer in model.layers if len(getattr(getattr(layer, "kernel", None), "shape", ())) == 4}
+
+
+@pytest.mark.parametrize("rule", [AlignZero(), AlignAda()], ids=lambda rule: rule.rule)
+def test_a_layer_that_is_frozen_later_rests_and_one_that_is_thawed_later_is_refused(rule):
+    inputs = keras.Input((4,))
+    first = Dense(3, activation="tanh", alignment=rule, name="first")
+    outputs = Dense(2, alignment=rule)(first(inputs))
+    model = AlignedModel(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    x, y = np.ones((2, 4), np.float32), np.zeros((2, 2), np.float32)
+    first.trainable = False
+    before, readout = first.kernel.numpy(), model.layers[-1].kernel.numpy()
+    model.train_on_batch(x, y)
+    assert np.array_equal(first.kernel, before)
+    assert not np.array_equal(model.layers[-1].kernel, readout)
+    late = AlignedModel(inputs, outputs)
+    first.trainable = True
+    late.compile(keras.optimizers.SGD(0.1), loss="mse")
+    if rule == AlignZero():
+        with pytest.raises(
+            ValueError, match=r"must be trainable when the AlignedModel is made\. Received 'first/kernel'"
+        ):
+            late.train_on_batch(x, y)

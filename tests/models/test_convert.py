@@ -7,7 +7,7 @@ import pytest
 from neural_alignment.alignments import Feedback, Symmetric
 from neural_alignment.errors import ConfigError
 from neural_alignment.layers import Conv2D, Dense
-from neural_alignment.models import convert, convnet, fc
+from neural_alignment.models import BatchAxisNormalization, convert, convnet, fc
 
 RULE = Symmetric(self_=1e-3, decay=1e-3)
 
@@ -64,6 +64,10 @@ def test_the_nonlinearity_that_follows_is_found():
     assert model.get_layer("last").following_activation is None
     # Two layers read the output of `first`: no one nonlinearity follows it.
     assert convert(functional(), RULE).model.get_layer("first").following_activation is None
+    inputs = keras.Input((4, 4, 2))
+    normal = BatchAxisNormalization()(keras.layers.Conv2D(3, 3, name="conv")(inputs))
+    model = convert(keras.Model(inputs, keras.layers.ReLU()(normal)), RULE).model
+    assert model.get_layer("conv").following_activation is keras.activations.relu
 
 
 def test_the_copy_trains_and_its_backward_kernel_is_not_its_forward_kernel():
