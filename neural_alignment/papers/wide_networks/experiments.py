@@ -278,7 +278,7 @@ def table_9() -> dict[str, list]:
             for width in WIDTHS
             for rule in rules
             for cell in paper_cells(
-                "cifar10", rule, width, f"small_cifar10/{number}", {"train_images": number}, small(number)
+                "small_cifar10", rule, width, f"small_cifar10/{number}", {"train_images": number}, small(number)
             )
         ],
         "lab": [
@@ -301,13 +301,11 @@ def table_10() -> dict[str, list]:
     for setting, (epochs, small_rate) in SETTINGS.items():
         rates = {profile: every[: 1 if small_rate else None] for profile, every in ADAM_RATES.items()}
         name = f"adam/{setting.replace(', ', '_').replace(' ', '_')}"
-        standard = (f"epochs={epochs}", "model.parameterization=standard")
-        shorter = standard[:1] if epochs == 1 else ()
+        shorter = (f"epochs={epochs}",) if epochs == 1 else ()
         for rule in ADAM_RULES:
             labels = {"setting": setting, "rule": rule}
             for width in WIDTHS:
-                runs = paper_cells("cifar10", rule, width, name, labels, standard, rates["paper"])
-                cells["paper"] += map(_by_adam, runs)
+                cells["paper"] += paper_cells("adam", rule, width, name, labels, (f"epochs={epochs}",), rates["paper"])
             ours = _with_epochs(epochs, rates["paper"])
             cells["lab"] += [sweep(ours, name, {**labels, "width": w}, shorter, rates["lab"]) for w in ADAM_WIDTHS]
     return cells
@@ -317,13 +315,6 @@ def _with_epochs(epochs: int, grid: Sequence[float]) -> Protocol:
     """Returns the protocol of a setting of Table 10, of the paper's epochs and rates."""
     told = "1 epoch" if epochs == 1 else f"4 epochs ({epochs})"
     return ADAM._replace(differs=ADAM.differs.replace("EPOCHS", told), grid=tuple(grid))
-
-
-def _by_adam(cell: Cell) -> Cell:
-    """Returns the runs with Adam in the place of gradient descent."""
-    others = tuple(each for each in cell.overrides if not each.startswith("optimization."))
-    optimizer = f"optimization.forward={{name: adam, learning_rate: {cell.labels['rate']}}}"
-    return dataclasses.replace(cell, overrides=(*others, optimizer))
 
 
 def figure_3() -> dict[str, list]:
