@@ -340,9 +340,12 @@ def spread_over_seeds():
         told = []
         for rule in rules:
             others = [row["test_loss"] for row in rows_of("table_8", rule=rule, width=width) if row["seed"] != 99]
+            diverged = sum(map(math.isnan, others))
+            others = [loss for loss in others if not math.isnan(loss)]
             printed = value("table_8", "paper_test_loss", rule=rule, width=width)
             largest.append(min(others) <= printed <= max(others))
-            told.append(f"{rule} {statistics.fmean(others):.2f} ± {statistics.stdev(others):.2f} ({printed:.2f})")
+            note = f", {diverged} diverged" if diverged else ""
+            told.append(f"{rule} {statistics.fmean(others):.2f} ± {statistics.stdev(others):.2f}{note} ({printed:.2f})")
         parts.append(f"width {width}: {', '.join(told)}")
     return Shown("; ".join(parts), largest)
 
@@ -408,7 +411,7 @@ def updates_are_more_alike():
         [float(cell) for cell in re.search(rf"\| x{width} \| ([\d.]+) \| ([\d.]+) \|", text).groups()]
         for width in proposition.SHOWN
     )
-    told = f"cosines {listed(narrow, 3)} at {proposition.SHOWN[0]}, {listed(wide, 3)} at {proposition.SHOWN[1]}"
+    told = f"cosines {listed(narrow, 4)} at {proposition.SHOWN[0]}, {listed(wide, 4)} at {proposition.SHOWN[1]}"
     return Shown(told, [a < b for a, b in zip(narrow, wide, strict=True)])
 
 

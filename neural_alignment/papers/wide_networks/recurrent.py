@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ def table_8(source: Source) -> Product:
             own, others = _chosen(rows, rule, width)
             spreads = [str(Spread([row[name] for row in others])) for name in ("train_loss", "test_loss")]
             if own or others:
-                lines.append([style.label, width, *_beside(own), len(others), *spreads])
+                lines.append([style.label, width, *_beside(own), _counted(others), *spreads])
     text = f"{markdown(header, lines)}\n\n"
     text += f"Sums over {add_task.TIME} steps; the constant 0.5 has {CHANCE.train} and {CHANCE.test}. {_largest(rows)}"
     return Product(COLUMNS, rows, text)
@@ -93,6 +94,12 @@ def _beside(own: Sequence[Row]) -> list[str]:
     if not own:
         return ["not yet run", "not yet run"]
     return [f"{own[0][f'{part}_loss']:.3f} ({own[0][f'paper_{part}_loss']:.3f})" for part in ("train", "test")]
+
+
+def _counted(others: Sequence[Row]) -> str:
+    """Returns for a reader how many seeds there are, and how many of them diverged in the first epoch."""
+    diverged = sum(math.isnan(row["train_loss"]) for row in others)
+    return f"{len(others)}, {diverged} diverged" if diverged else str(len(others))
 
 
 def _largest(rows: Sequence[Row]) -> str:
