@@ -20,14 +20,15 @@ class Recurrent(keras.layers.Layer):
     """A fully recurrent layer in the NTK parameterization, unrolled over time (equation 60).
 
     z_k = x_k W_i + s_{k-1} W_h / sqrt(m) + b_h; s_k = relu(z_k). All kernels are drawn from N(0, 1), the bias is 0. The
-    initial state s_0 is trained: one row for each place of a batch, 0 at first.
+    initial state s_0 is trained: one row for each place of a batch, 0 at first; a larger batch goes through the rows
+    again, so that several batches may be evaluated as one.
 
     Each s_k, s_0 too, is shown to the pass that is under way (`ForwardPass.probe`) where it enters the next state, not
     where it is read out at the same step: equation 58 sums over the outputs of later steps alone.
 
     Args:
         units: m, positive.
-        slots: rows of the initial state: the largest batch.
+        slots: rows of the initial state: the size of a batch in training.
         alignment: none, or a rule for the whole network.
         **kwargs: as in `keras.layers.Layer`.
 
@@ -73,16 +74,7 @@ class Recurrent(keras.layers.Layer):
         self.initial_state = self.add_weight(name="initial_state", shape=(self.slots, self.units), initializer="zeros")
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Returns all states but the initial one, `(batch, steps, units)`.
-
-        Raises:
-            ValueError: if the batch is known to have more sequences than there are slots.
-        """
-        if inputs.shape[0] is not None and inputs.shape[0] > self.slots:
-            raise ValueError(
-                f"Layer {self.name!r} has an initial state for each of {self.slots} sequences. Received a batch of "
-                f"{inputs.shape[0]}. Example: slots={inputs.shape[0]}."
-            )
+        """Returns all states but the initial one, `(batch, steps, units)`."""
         state = current_pass()
         if state is None and training and self.alignment is not None:
             raise ValueError(
@@ -92,7 +84,8 @@ class Recurrent(keras.layers.Layer):
         probe = None if state is None else state.probe
         driven = tf.tensordot(inputs, _tensor(self.input_kernel), axes=1) + _tensor(self.bias)
         kernel = _tensor(self.kernel) * (1.0 / math.sqrt(self.units))
-        activity = _tensor(self.initial_state)[: tf.shape(inputs)[0]]
+        batch = tf.shape(inputs)[0]
+        activity = tf.tile(_tensor(self.initial_state), [-(-batch // self.slots), 1])[:batch]
         states = []
         for step in tf.unstack(driven, axis=1):
             if probe is not None:

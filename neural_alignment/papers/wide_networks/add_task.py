@@ -142,23 +142,33 @@ def batches(part: Part, order: Array) -> Iterator[tuple[Array, Array]]:
 
 
 def compiled(model: AlignedModel) -> tuple[Callable[[Array, Array], None], Callable[[Array, Array], tf.Tensor]]:
-    """Returns what makes an update on a batch, and what computes the loss of one; both are traced once."""
-    shape = tf.TensorSpec((BATCH, TIME, 1), tf.float32)
+    """Returns what makes an update on a batch, and what computes the losses of sequences; both are traced once."""
+    batch, any_number = (tf.TensorSpec((number, TIME, 1), tf.float32) for number in (BATCH, None))
 
-    @tf.function(input_signature=(shape, shape), autograph=False)
+    @tf.function(input_signature=(batch, batch), autograph=False)
     def update(inputs: tf.Tensor, targets: tf.Tensor) -> None:
         model.train_step((inputs, targets))
 
-    @tf.function(input_signature=(shape, shape), autograph=False)
-    def loss(inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        return model.compute_loss(x=inputs, y=targets, y_pred=model(inputs, training=False), training=False)
+    @tf.function(input_signature=(any_number, any_number), autograph=False)
+    def losses(inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        return SumOverTime().call(targets, model(inputs, training=False))
 
-    return update, loss
+    return update, losses
 
 
-def mean_loss(loss: Callable[[Array, Array], tf.Tensor], part: Part, order: Array) -> float:
-    """Returns the mean of the loss over the batches of an order, each from the initial state as it is trained."""
-    return float(np.mean([loss(*batch) for batch in batches(part, order)]))
+def mean_losses(losses: Callable[[Array, Array], tf.Tensor], *parts: tuple[Part, Array]) -> list[float]:
+    """Returns the mean loss of each part in an order, each batch from the initial state as it is trained.
+
+    All are computed at once, which takes half the time: the layer goes through its initial states again and again.
+
+    Args:
+        losses: what `compiled` returned.
+        *parts: sequences, a multiple of `BATCH`, and their order.
+    """
+    chosen = [(part.inputs[order], part.targets[order]) for part, order in parts]
+    found = losses(*map(np.concatenate, zip(*chosen, strict=True))).numpy()
+    ends = np.cumsum([len(order) for _, order in parts])[:-1]
+    return [float(each.mean()) for each in np.split(found, ends)]
 
 
 def trained(tell: Tell, rule: str, width: int, seed: int, epochs: int = EPOCHS) -> Arrays:
@@ -177,13 +187,14 @@ def trained(tell: Tell, rule: str, width: int, seed: int, epochs: int = EPOCHS) 
     """
     train, test = sequences()
     model = build(rule, width, seed)
-    update, loss = compiled(model)
+    update, losses_of = compiled(model)
     losses: dict[str, list[float]] = {"train_loss": [], "test_loss": []}
     for number, order in enumerate(orders(seed, epochs), start=1):
         for batch in batches(train, order.updates):
             update(*batch)
-        for name, part, places in (("test_loss", test, order.test), ("train_loss", train, order.train)):
-            losses[name].append(mean_loss(loss, part, places))
+        found = mean_losses(losses_of, (test, order.test), (train, order.train))
+        for name, loss in zip(("test_loss", "train_loss"), found, strict=True):
+            losses[name].append(loss)
         tell(number / epochs)
     return {name: np.array(values) for name, values in losses.items()}
 
