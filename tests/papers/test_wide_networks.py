@@ -253,7 +253,7 @@ def test_rows_say_what_differs_from_the_paper(folder):
     assert "epochs" not in told["1 epoch"]
     assert "rate" not in told["1 epoch, small rate"]
     assert not any("rate" in row["differs"] for row in made("figure", "3", folder).rows)
-    assert "width 16 (256); 20,000 training images (45,000)" in made("table", "2", folder).text
+    assert "width 8 (256); 20,000 training images (45,000)" in made("table", "2", folder).text
 
 
 def test_what_is_lacking_is_said(tmp_path):
