@@ -146,8 +146,8 @@ def test_the_nonlinearity_of_the_outputs_is_not_the_one_before_the_readout():
     assert AlignAda().places(keras.Model(model.inputs, softmax)).activations == {"dense1"}
 
 
-@pytest.mark.parametrize("function", [keras.ops.tanh, keras.activations.tanh, keras.ops.relu, keras.activations.relu])
-@pytest.mark.parametrize("rule", [AlignAda(), AlignZero(), DirectFeedback()], ids=lambda rule: rule.rule)
+@pytest.mark.parametrize("function", [keras.ops.tanh, keras.activations.relu])
+@pytest.mark.parametrize("rule", [AlignAda(), DirectFeedback()], ids=lambda rule: rule.rule)
 def test_a_function_is_the_nonlinearity_that_its_layer_is(rule, function, float64):
     def network(nonlinearity):
         def outputs_of(inputs, dense):
