@@ -100,7 +100,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
         if name in KEEPS:
             checks.append(Check(f"kept by {name}, {largest}, over the weights", memory, KEEPS[name]))
     picture = samples.path.with_suffix(".png")
-    _plot(samples, sizes, picture)
+    _plot(samples, picture)
     header = ["rule", *sizes, f"quartiles, {largest}", "in CPU time", "floor", "limit", "kept over the weights"]
     text = (
         f"The 8-layer CIFAR-10 network, batch {sizes[largest]['batch']}, {samples.rounds(largest)} rounds; "
@@ -111,17 +111,12 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     return Report(text, checks)
 
 
-def _plot(samples: Samples, sizes: dict[str, Any], picture: Path) -> None:
+def _plot(samples: Samples, picture: Path) -> None:
     """Draws Figure 7 of the paper."""
     from neural_alignment.papers.output import png
     from neural_alignment.papers.wide_networks import timing
 
-    names = {"normal": BASELINE, **{name: name for name in LIMITS}}
-    rounds = {
-        rule: {size["width"]: samples.values(case, name) for case, size in sizes.items()}
-        for rule, name in names.items()
-    }
-    picture.write_bytes(png(timing.figure_of(rounds).figure))
+    picture.write_bytes(png(timing.figure_of(timing.read(str(samples.path.parent))).figure))
 
 
 BENCHMARK = Benchmark("wide", "Wide networks", 10, FULL, SMALL, measure, report)

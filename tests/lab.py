@@ -15,3 +15,15 @@ def grey(figure):
     """Whether a figure is drawn without colour."""
     pixels = tf.io.decode_png(output.png(figure), channels=3).numpy().astype(int)
     return np.ptp(pixels, axis=-1).max() <= 3 and np.ptp(pixels) > 200
+
+
+def documented(page):
+    """Returns claim -> what a page says is here, and whether it shows, of the table below its heading "Claims"."""
+    table = page.split("## Claims")[1]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    return {claim: (here, shows) for _, claim, _, here, shows in lines[2:]}
+
+
+def verdict(cases):
+    """Returns in a page's words whether a claim holds in the cases that were looked at."""
+    return "yes" if all(cases) else "in part" if any(cases) else "no"

@@ -149,7 +149,17 @@ class Frozen:
         ]
 
     def values(self) -> list[Tensor]:
-        """Returns the initial values, in the order of the model's trainable variables."""
+        """Returns the initial values, in the order of the variables that were trainable when this was made.
+
+        Raises:
+            ValueError: if a variable is trainable that was not then.
+        """
+        frozen = set(map(id, self._variables))
+        if new := [variable.path for variable in self._model.trainable_variables if id(variable) not in frozen]:
+            raise ValueError(
+                "What a rule freezes must be trainable when the AlignedModel is made. "
+                f"Received {new[0]!r}, trainable since. Example: set `trainable` before AlignedModel(inputs, outputs)."
+            )
         return values_of(self._initial)
 
     def gradients(self, x: Tensor, upstream: Tensor) -> list[Tensor]:
@@ -158,19 +168,10 @@ class Frozen:
         Args:
             x: inputs `(batch, ...)`.
             upstream: dJ/d(outputs), of whichever network.
-
-        Raises:
-            ValueError: if a variable is trainable that was not when this was made.
         """
         values = self.values()
         places = {id(variable): value for variable, value in zip(self._variables, values, strict=True)}
-        trained = self._model.trainable_variables
-        if new := [variable.path for variable in trained if id(variable) not in places]:
-            raise ValueError(
-                "What a rule freezes must be trainable when the AlignedModel is made. "
-                f"Received {new[0]!r}, trainable since. Example: set `trainable` before AlignedModel(inputs, outputs)."
-            )
-        sources = [places[id(variable)] for variable in trained]
+        sources = [places[id(variable)] for variable in self._model.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
             outputs = self(x, values)

@@ -11,7 +11,7 @@ from neural_alignment import models
 from neural_alignment.alignments import NETWORK_RULES, Feedback, from_config
 from neural_alignment.errors import ConfigError
 from neural_alignment.feedback import AlignAda, AlignZero, DirectFeedback
-from neural_alignment.layers import Dense
+from neural_alignment.layers import Conv2D, Dense
 from neural_alignment.training import AlignedModel, load_model, run
 from neural_alignment.training.describe import describe
 
@@ -157,7 +157,9 @@ def test_a_function_is_the_nonlinearity_that_its_layer_is(rule, function, float6
 
         return outputs_of
 
-    layer = lambda x: keras.layers.Activation(function.__name__)(x)  # noqa: E731 (a new layer at each call)
+    def layer(x):
+        return keras.layers.Activation(function.__name__)(x)
+
     expected, found = trained(network(layer), rule), trained(network(function), rule)
     for name, kernel in found.items():
         np.testing.assert_allclose(kernel, expected[name], rtol=1e-12, err_msg=name)
@@ -242,11 +244,7 @@ def test_the_designs_have_the_papers_strides():
     sides["kmnist"] = (28, [28, 14, 7])
     for design, (side, expected) in sides.items():
         model = models.wide_cnn(design, 2, 3, (side, side, 3))
-        assert [layer.output.shape[1] for layer in model.layers if layer.name in model_convolutions(model)] == expected
-
-
-def model_convolutions(model):
-    return {layer.name for layer in model.layers if len(getattr(getattr(layer, "kernel", None), "shape", ())) == 4}
+        assert [layer.output.shape[1] for layer in model.layers if isinstance(layer, Conv2D)] == expected
 
 
 @pytest.mark.parametrize("rule", [AlignZero(), AlignAda()], ids=lambda rule: rule.rule)
@@ -265,8 +263,5 @@ def test_a_layer_that_is_frozen_later_rests_and_one_that_is_thawed_later_is_refu
     late = AlignedModel(inputs, outputs)
     first.trainable = True
     late.compile(keras.optimizers.SGD(0.1), loss="mse")
-    if rule == AlignZero():
-        with pytest.raises(
-            ValueError, match=r"must be trainable when the AlignedModel is made\. Received 'first/kernel'"
-        ):
-            late.train_on_batch(x, y)
+    with pytest.raises(ValueError, match=r"must be trainable when the AlignedModel is made\. Received 'first/kernel'"):
+        late.train_on_batch(x, y)

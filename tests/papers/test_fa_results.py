@@ -8,7 +8,6 @@ import itertools
 import math
 import re
 import statistics
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +15,8 @@ from neural_alignment.analysis.alignment_terms import cost
 from neural_alignment.papers import fa_mechanism
 from neural_alignment.papers.fa_mechanism import experiments
 from neural_alignment.papers.plans import unique
+from tests.lab import ROOT, documented, verdict
 
-ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "results" / "fa_mechanism"
 PAGE = (ROOT / "docs" / "fa_mechanism.md").read_text()
 HIDDEN = range(1, 5)
@@ -490,24 +489,13 @@ CLAIMS = {
 """Claim, as `docs/fa_mechanism.md` has it -> of each layer or case whether it holds."""
 
 
-def verdict(cases):
-    return "yes" if all(cases) else "in part" if any(cases) else "no"
-
-
-def documented():
-    """Returns claim -> what the page says is here, and whether it shows."""
-    table = PAGE.split("## Claims")[1]
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
-    return {claim: (here, shows) for _, claim, _, here, shows in lines[2:]}
-
-
 def test_the_page_has_every_claim_and_no_other():
-    assert list(documented()) == list(CLAIMS)
+    assert list(documented(PAGE)) == list(CLAIMS)
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_the_page_says_whether_a_claim_shows(claim):
-    here, shows = documented()[claim]
+    here, shows = documented(PAGE)[claim]
     assert shows == verdict(CLAIMS[claim]())
     assert here != NOT_YET
 

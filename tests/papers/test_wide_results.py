@@ -16,7 +16,7 @@ import pytest
 from neural_alignment.papers import wide_networks
 from neural_alignment.papers.plans import unique
 from neural_alignment.papers.wide_networks import experiments, proposition
-from tests.lab import ROOT
+from tests.lab import ROOT, documented, verdict
 
 RESULTS = ROOT / "results" / "wide_networks"
 PAGE = (ROOT / "docs" / "wide_networks.md").read_text()
@@ -162,7 +162,7 @@ class Shown(NamedTuple):
 
     @property
     def verdict(self):
-        return "yes" if all(self.cases) else "in part" if any(self.cases) else "no"
+        return verdict(self.cases)
 
 
 def listed(values, digits=1):
@@ -475,18 +475,11 @@ CLAIMS = {
 """Claim, as `docs/wide_networks.md` has it -> what is found."""
 
 
-def documented():
-    """Returns claim -> what the page says is here, and whether it shows."""
-    table = PAGE.split("## Claims")[1]
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
-    return {claim: (here, shows) for _, claim, _, here, shows in lines[2:]}
-
-
 def test_the_page_has_every_claim_and_no_other():
-    assert list(documented()) == list(CLAIMS)
+    assert list(documented(PAGE)) == list(CLAIMS)
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_the_page_says_what_is_found_and_whether_it_shows(claim):
     found = CLAIMS[claim]()
-    assert documented()[claim] == (found.here, found.verdict)
+    assert documented(PAGE)[claim] == (found.here, found.verdict)

@@ -159,7 +159,7 @@ def compiled(model: AlignedModel) -> tuple[Callable[[Array, Array], None], Calla
 def mean_losses(losses: Callable[[Array, Array], tf.Tensor], *parts: tuple[Part, Array]) -> list[float]:
     """Returns the mean loss of each part in an order, each batch from the initial state as it is trained.
 
-    All are computed at once, which takes half the time: the layer goes through its initial states again and again.
+    All are computed at once, which takes a narrow network less time: the layer goes through its initial states again.
 
     Args:
         losses: what `compiled` returned.

@@ -136,7 +136,7 @@ def table(name: str) -> Callable[[Source], Product]:
         layers, widths = (sorted({row[key] for row in rows}) for key in ("layer", "width"))
         lines = [[f"layer {layer}", *(_cell(rows, layer, width) for width in widths)] for layer in layers]
         text = markdown(["score (paper)", *(f"x{width}" for width in widths)], lines)
-        text += f"\n\nMean and standard deviation over seeds. {SETTINGS[name].differs}. {_claim(rows)}"
+        text += f"\n\nOf several seeds mean and standard deviation. {SETTINGS[name].differs}. {_claim(rows)}"
         return Product(COLUMNS, [{key: row[key] for key in COLUMNS} for row in rows], text)
 
     return make

@@ -32,12 +32,12 @@ def check(source: Source) -> None:
         InputError: if the folder of runs has none.
         RunError: if the file is damaged.
     """
-    _read(source.folder)
+    read(source.folder)
 
 
 def figure_7(source: Source) -> Product:
     """Seconds of a step by width; the paper shows those of an epoch."""
-    return figure_of(_read(source.folder))
+    return figure_of(read(source.folder))
 
 
 def figure_of(rounds: Rounds) -> Product:
@@ -51,13 +51,13 @@ def figure_of(rounds: Rounds) -> Product:
             continue
         spreads = [_quartiles(rounds[rule][width]) for width in widths]
         ratios = [_quartiles(np.divide(rounds[rule][width], rounds["normal"][width])) for width in widths]
-        low, middle, high = np.transpose(spreads)
+        middle, low, high = np.transpose(spreads)
         axis.errorbar(widths, middle, yerr=[middle - low, high - middle], **style.options())
         for width, seconds, ratio in zip(widths, spreads, ratios, strict=True):
-            values = (rule, width, len(rounds[rule][width]), *_ordered(seconds), *_ordered(ratio))
+            values = (rule, width, len(rounds[rule][width]), *seconds, *ratio)
             rows.append(dict(zip(COLUMNS, values, strict=True)))
         lines.append(
-            [style.label, *(f"{seconds[1]:.3f} s ({r[1]:.2f})" for seconds, r in zip(spreads, ratios, strict=True))]
+            [style.label, *(f"{seconds[0]:.3f} s ({r[0]:.2f})" for seconds, r in zip(spreads, ratios, strict=True))]
         )
     axis.set(xscale="log", yscale="log", xlabel="filters of each convolution", ylabel="seconds of a step")
     axis.set_xticks(widths, [str(width) for width in widths])
@@ -70,17 +70,12 @@ def figure_of(rounds: Rounds) -> Product:
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return float(low), float(middle), float(high)
-
-
-def _ordered(quartiles: tuple[float, float, float]) -> tuple[float, float, float]:
     """Returns median, lower and upper quartile."""
-    low, middle, high = quartiles
-    return middle, low, high
+    middle, low, high = np.percentile(values, (50, 25, 75))
+    return float(middle), float(low), float(high)
 
 
-def _read(folder: str) -> Rounds:
+def read(folder: str) -> Rounds:
     """Returns the rounds of the benchmark's file in a folder; arguments and errors as of `check`."""
     path = f"{folder}/{FILE}"
     lines = read_csv(path)
