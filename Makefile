@@ -43,9 +43,11 @@ $(VENV)/.cpu: $(SOURCES)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.cpu
+# All of .cpu and more: what wants both installs once.
+$(VENV)/.dev: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
-	touch $@
+	touch $(VENV)/.cpu $@
 
 # The peer of the benchmarks. PyPI's torch for Linux is linked to CUDA and does not load without it: 5 GB, of which a CPU
 # uses little; `make peer TORCH_INDEX=URL` takes a smaller one from an index of CPU wheels. biotorch's layers need nothing

@@ -19,7 +19,7 @@ setup(
     install_requires=[
         "keras>=3.10,<4",
         "numpy",
-        "pydantic>=2.9,<3",
+        "pydantic>=2.12,<3",
         "typer>=0.12",
         "tqdm",
         "ruamel.yaml>=0.18",

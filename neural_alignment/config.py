@@ -8,6 +8,7 @@ mappings are merged.
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -290,6 +291,9 @@ class Evaluation(Options):
     probe_examples: NonNegativeInt = 64
     """Validation examples over which angles of projections and gradients are taken; 0 for those of the kernels alone,
     which need no pass through the network."""
+    test_split: Annotated[str | None, Field(exclude_if=lambda split: split is None)] = None
+    """Another split of the same data that is evaluated as well, where the source has `validation_split`: `test_J`,
+    `test_top1` and `test_top5` of `metrics.csv`."""
 
 
 class Logging(Options):
@@ -384,9 +388,22 @@ class Config(Options):
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
-        for check in (self._check_optimization, self._check_kolen_pollack, self._check_rules, self._check_model):
+        for check in (
+            self._check_optimization,
+            self._check_kolen_pollack,
+            self._check_rules,
+            self._check_model,
+            self._check_evaluation,
+        ):
             check()
         return self
+
+    def _check_evaluation(self):
+        if self.evaluation.test_split is not None and not hasattr(self.data, "validation_split"):
+            raise ValueError(
+                f"evaluation.test_split must be null with data.source {self.data.source}, which has no splits by name; "
+                f"found {self.evaluation.test_split}"
+            )
 
     def _check_model(self):
         output = getattr(self.model, "output_activation", None)
@@ -582,7 +599,7 @@ def _read(path: str, needed_by: str | None) -> dict[str, Any]:
         if tf.io.gfile.isdir(path):
             raise ConfigError(f"{path}: is a directory{where}; give the path of a YAML file")
         with tf.io.gfile.GFile(path, "r") as file:
-            data = ruamel.yaml.YAML(typ="safe", pure=True).load(file.read())
+            data = _parsed(file.read())
     except ruamel.yaml.error.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {_yaml_problem(error)}") from None
     except ConfigError:
@@ -592,6 +609,12 @@ def _read(path: str, needed_by: str | None) -> dict[str, Any]:
     if data is None:
         raise ConfigError(f"{path}: the file is empty; a configuration is a mapping such as 'epochs: 10'")
     return _plain(data, path)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> Any:
+    """Returns what a YAML text holds, to be read and not altered; a plan loads the same few files a thousand times."""
+    return ruamel.yaml.YAML(typ="safe", pure=True).load(text)
 
 
 def _plain(data: Any, path: str) -> dict[str, Any]:
@@ -631,7 +654,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"--set {override}: must have the form key.path=value, such as optimization.alternation=1")
     try:
-        value = ruamel.yaml.YAML(typ="safe", pure=True).load(text)
+        value = _parsed(text)
     except (ruamel.yaml.error.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {_yaml_problem(error)}") from None
     value = _plain({"value": value}, f"--set {override}")["value"]

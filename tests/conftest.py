@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the command line has it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's would spin beside those of the other test processes.
 
 import numpy as np
 import pytest

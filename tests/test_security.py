@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -183,14 +184,19 @@ def test_other_formats_are_not_loaded(tmp_path):
 # A run directory.
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "status.json", "config.yaml", "checkpoints/last/checkpoint"])
-@pytest.mark.parametrize("content", [lambda trace: pickle.dumps(Exploit(trace)), npz], ids=["pickle", "npz"])
-def test_files_of_a_run_are_not_unpickled(tmp_path, trace, name, content):
-    path = tmp_path / "run"
-    plan = configuration.parse(PLAN)
-    run.train(plan, path)
+@pytest.fixture
+def stopped(trained, tmp_path):
+    """A run that may be resumed."""
+    path = shutil.copytree(trained, tmp_path / "run")
     status = json.loads((path / "status.json").read_text())
     (path / "status.json").write_text(json.dumps({**status, "state": "stopped"}))
+    return path
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "status.json", "config.yaml", "checkpoints/last/checkpoint"])
+@pytest.mark.parametrize("content", [lambda trace: pickle.dumps(Exploit(trace)), npz], ids=["pickle", "npz"])
+def test_files_of_a_run_are_not_unpickled(stopped, trace, name, content):
+    path, plan = stopped, configuration.parse(PLAN)
     (path / name).write_bytes(content(trace))
     with pytest.raises((RunError, ConfigError)) as error:
         run.train(plan, path, resume=True)
@@ -198,15 +204,11 @@ def test_files_of_a_run_are_not_unpickled(tmp_path, trace, name, content):
     assert str(path) in str(error.value)
 
 
-def test_a_checkpoint_file_that_names_files_elsewhere_removes_none(trained, tmp_path):
+def test_a_checkpoint_file_that_names_files_elsewhere_removes_none(stopped, tmp_path):
     precious = [tmp_path / "precious.index", tmp_path / "precious.data-00000-of-00001"]
     for file in precious:
         file.write_text("years of work")
-    path = tmp_path / "run"
-    plan = configuration.parse(PLAN)
-    run.train(plan, path)
-    status = json.loads((path / "status.json").read_text())
-    (path / "status.json").write_text(json.dumps({**status, "state": "stopped"}))
+    path, plan = stopped, configuration.parse(PLAN)
     state = path / "checkpoints" / "last" / "checkpoint"
     named = f'all_model_checkpoint_paths: "{tmp_path / "precious"}"\n'
     state.write_text(named + state.read_text())

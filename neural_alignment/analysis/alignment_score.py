@@ -30,7 +30,7 @@ class Score(NamedTuple):
     """An estimate of the score.
 
     Attributes:
-        value: the score, from 0 to 1; NaN where a change is zero.
+        value: the score, a cosine, from -1 to 1; NaN where a change is zero.
         standard_error: of the estimate over the probes.
     """
 

@@ -135,9 +135,18 @@ class Frozen:
     Args:
         model: the network.
         kept: where the copies are kept.
+
+    Raises:
+        ValueError: if a layer draws random numbers, such as dropout: the frozen pass would draw others than the live
+            one, and differ from it at the first step already.
     """
 
     def __init__(self, model: keras.Model, kept: Kept):
+        if random := [layer for layer in model.layers if _draws(layer)]:
+            raise ValueError(
+                "A network that is frozen as it was at initialisation must have no layer that draws random numbers. "
+                f"Received {type(random[0]).__name__} {random[0].name!r}. Example: the network without it."
+            )
         self._model = model
         self._variables = list(model.trainable_variables)
         live = {id(variable) for variable in live_weights(model)}
@@ -225,6 +234,11 @@ def has_kernel(operation: Any) -> bool:
 def kernel_layers(model: keras.Model) -> list[Any]:
     """Returns the layers with a kernel, in the order of the forward pass."""
     return [operation for operation, _ in graph(model) if has_kernel(operation)]
+
+
+def _draws(layer: Any) -> bool:
+    """Whether a layer draws random numbers in a pass, by the state of a generator that it keeps."""
+    return any(variable.path.endswith("seed_generator_state") for variable in layer.non_trainable_variables)
 
 
 def live_weights(model: keras.Model) -> list[Any]:

@@ -39,18 +39,23 @@ _FUNCTIONS = (
         "log_sigmoid",
     ),
     *("log_softmax", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softmax", "softplus", "softsign"),
-    *("sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "tanh", "tanh_shrink"),
+    *("sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "tanh", "tanh_shrink", "exp", "threshold"),
 )
 """Names of nonlinearities in `keras.ops`; not every version has all."""
+
+_ARGUMENTS = {"threshold": (0.0, 0.0)}
+"""Name of a nonlinearity -> what it must be called with besides its input."""
 
 
 @functools.cache
 def _nonlinearities() -> tuple[type, ...]:
     """Returns the classes of the operations that are nonlinearities: layers, and functions of a symbolic tensor."""
-    functions = [getattr(keras.ops, name) for name in _FUNCTIONS if hasattr(keras.ops, name)]
-    functions.append(keras.activations.relu)  # An operation of its own; the other activations are those of keras.ops.
     symbolic = keras.KerasTensor((None, 2))
-    return (*_LAYERS, *{type(function(symbolic)._keras_history.operation) for function in functions})
+    outputs = [
+        getattr(keras.ops, name)(symbolic, *_ARGUMENTS.get(name, ())) for name in _FUNCTIONS if hasattr(keras.ops, name)
+    ]
+    outputs.append(keras.activations.relu(symbolic))  # An operation of its own; other activations are of keras.ops.
+    return (*_LAYERS, *{type(output._keras_history.operation) for output in outputs})
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,10 @@ class BatchAxisNormalization(keras.layers.Layer):
         self.epsilon = float(epsilon)
 
     def call(self, inputs: Tensor) -> Tensor:
-        """Normalises a batch `(batch, ...)`."""
-        return _fused(inputs, self.epsilon) if _is_fusible(inputs) else _normalized(inputs, self.epsilon)
+        """Normalises a batch `(batch, ...)`; in float32 where the inputs have less, as Keras' does."""
+        wide = tf.cast(inputs, tf.float32) if inputs.dtype.size < tf.float32.size else inputs
+        outputs = _fused(wide, self.epsilon) if _is_fusible(wide) else _normalized(wide, self.epsilon)
+        return tf.cast(outputs, inputs.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the inputs."""

@@ -35,7 +35,8 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
     """Copies a functional or Sequential model with its Dense and Conv2D layers aligned, weights kept.
 
     A layer's `alignment_activation` is found by following its output through batch normalisation and dropout to the
-    nonlinearity, where nothing else reads the output on the way. The copy is not compiled.
+    nonlinearity, where nothing else reads the output on the way. The copy of a functional model, of an `AlignedModel`
+    too, is a plain `keras.Model` that is not compiled. A rule for a whole network works in an `AlignedModel` of it.
 
     Args:
         model: a built model; it is left as it is.
@@ -61,6 +62,8 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
             f"`model` must be built. Received {model.name!r}, whose input shape is not known. "
             "Example: put keras.Input((28, 28, 1)) first."
         )
+    if not isinstance(model, keras.Sequential):  # Not of a class of its own, which may keep weights beside the layers'.
+        model = keras.Model(model.input, model.output, name=model.name)
     assignment = Assignment(alignment)
     converted: dict[str, str] = {}
     left: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,19 +105,31 @@ def make_all(paper: str, places: Places, jobs: int, screen: Screen) -> None:
     if not items:
         papers = sorted({item.paper for item in ITEMS})
         raise InputError(f"{paper}: no such paper; there are: {', '.join(papers)}{nearest(paper, papers)}")
-    ready = [item for item in items if not item.needs]
-    trained = [item for item in ready if "lab" in item.cells]
-    source = places.source(trained[0], "lab")
+    sources = [(item, places.source(item, "lab" if "lab" in item.cells else "paper")) for item in items]
+    lacks = [_lack(item, source) for item, source in sources]
+    ready = [pair for pair, lack in zip(sources, lacks, strict=True) if not lack]
+    trained, [source, *_] = zip(*(pair for pair in ready if "lab" in pair[0].cells), strict=True)
     check_writable(source.output)
     _train(trained, source, jobs, screen)
-    for item in ready:
-        screen.line(_write(item, places.source(item, "lab" if "lab" in item.cells else "paper")))
-    for item in items:
-        if item.needs:
-            screen.line(f"{item.kind} {item.name}: not made here, needs {item.needs}")
+    for item, source in ready:
+        screen.line(_write(item, source))
+    for item, lack in zip(items, lacks, strict=True):
+        if lack:
+            screen.line(f"{item.kind} {item.name}: not made here, {lack}")
 
 
-def _train(items: list[Item], source: Source, jobs: int, screen: Screen) -> None:
+def _lack(item: Item, source: Source) -> str:
+    """Returns for a reader what is not there that an item cannot be made without; nothing where nothing lacks."""
+    if item.needs:
+        return f"needs {item.needs}"
+    try:
+        item.check(source)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _train(items: Sequence[Item], source: Source, jobs: int, screen: Screen) -> None:
     """Says how long each item takes, alone and together, then trains."""
     estimates = estimates_of(items[0].paper, source.output)
     for item in items:

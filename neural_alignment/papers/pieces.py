@@ -22,11 +22,11 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError
-from neural_alignment.papers.plans import Run
+from neural_alignment.papers.plans import Run, decisive
 from neural_alignment.search.records import Ending
 from neural_alignment.search.trial import Children, ended
 from neural_alignment.training import files
-from neural_alignment.training.run import essence, plain_difference
+from neural_alignment.training.run import plain_difference
 
 Arrays = dict[str, np.ndarray]
 Tell = Callable[[float], None]
@@ -124,7 +124,7 @@ class Piece:
         """Returns what it is computed from, as plain data."""
         facts = {
             "compute": f"{self.compute.__module__}.{self.compute.__qualname__}",
-            "configs": {str(number): essence(config) for number, config in enumerate(loaded)},
+            "configs": {str(number): decisive(config) for number, config in enumerate(loaded)},
             "arguments": dict(self.arguments),
         }
         return json.loads(json.dumps(facts))

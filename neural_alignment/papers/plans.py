@@ -175,15 +175,16 @@ def _check_kind(outcome: Outcome, due: configuration.Config) -> None:
         found, expected = kind(outcome.config), kind(due)
         if found != expected:
             raise RunError(f"{outcome.directory.path}: is a run of the {what} {found}; expected here: {expected}")
-    if difference := plain_difference(_comparable(outcome.config), _comparable(due)):
+    found, expected = ({**decisive(config), "seed": None} for config in (outcome.config, due))
+    if difference := plain_difference(found, expected):
         raise RunError(f"{outcome.directory.path}: was trained otherwise than its configuration says: {difference}")
 
 
-def _comparable(config: configuration.Config) -> dict[str, Any]:
-    """Returns what the runs of a cell have in common, as plain data."""
+def decisive(config: configuration.Config) -> dict[str, Any]:
+    """Returns what of a configuration decides a result, as plain data: not where its data are, nor a test besides."""
     plain = essence(config)
-    del plain["seed"]
     plain["data"] = {key: value for key, value in plain["data"].items() if not key.endswith("_files")}
+    plain["evaluation"].pop("test_split", None)
     return plain
 
 

@@ -107,6 +107,7 @@ class Evaluation:
     Args:
         config: the run's configuration.
         dataset: the run's data.
+        test: data whose validation part is evaluated as well, or none.
         epoch_steps: global steps in an epoch of J.
         model: the model.
         devices: where it computes.
@@ -117,6 +118,7 @@ class Evaluation:
         self,
         config: Config,
         dataset: data.Dataset,
+        test: data.Dataset | None,
         epoch_steps: int,
         model: AlignedModel,
         devices: Distribution,
@@ -126,6 +128,7 @@ class Evaluation:
         self._devices = devices
         self._epoch_steps = epoch_steps
         self._dataset = dataset
+        self._test = test
         self._alignment = alignment
         self._learns = any(rule.learns for rule in config.rules)
 
@@ -145,10 +148,12 @@ class Evaluation:
         model = self._model
         step = model.global_step
         validation: Row = {}
+        test: Row = {}
         if step:
             validation = named(self._devices.evaluate(model, self._dataset))
             if not math.isfinite(validation["J"]):
                 raise diverged(model, step)
+            test = named(self._devices.evaluate(model, self._test)) if self._test else {}
         training = named(training)
         rates = [float(keras.ops.convert_to_numpy(rate)) for rate in model.optimizer.learning_rates]
         return {
@@ -158,6 +163,7 @@ class Evaluation:
             "J": validation.get("J", math.nan),
             "top1": validation.get("top1", math.nan),
             "top5": validation.get("top5", math.nan),
+            **({f"test_{name}": test.get(name, math.nan) for name in ("J", "top1", "top5")} if self._test else {}),
             "train_J": training.get("J", math.nan),
             "R": training.get("R", math.nan) if self._learns else math.nan,
             "train_top1": training.get("top1", math.nan),

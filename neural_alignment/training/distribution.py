@@ -64,13 +64,18 @@ class Distribution:
         return self.strategy.scope()
 
     def check(self, config: Config) -> None:
-        """Checks that every replica gets its equal share of a batch, and that XLA can compile its step.
+        """Checks that every replica gets an equal share of what can be shared, and that XLA can compile its step.
 
         Raises:
             ConfigError: if not.
         """
         if config.runtime.jit_compile and self.replicas > 1 and not compiles_by_itself(self.strategy):
             raise ConfigError("runtime.jit_compile: is for one device, or a TPU; found true with several replicas")
+        if self.replicas > 1 and config.model.name == "wide_cnn":
+            raise ConfigError(
+                "runtime.strategy: wide_cnn takes the statistics of the whole batch, which replicas do not share; "
+                f"found {self.replicas} replicas, allowed is 1"
+            )
         if self.readers > 1 and getattr(config.data, "tolerate_corrupt", 0):
             raise ConfigError(
                 "data.tolerate_corrupt: must be 0 with several workers or hosts of a TPU slice, which do not see each "

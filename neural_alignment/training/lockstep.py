@@ -13,6 +13,12 @@ from neural_alignment.training.model import AlignedModel
 
 Tensor = tf.Tensor
 
+_MORE = (
+    *("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor"),
+    "gradient_accumulation_steps",
+)
+"""Options by which a step of `keras.optimizers.SGD` is more than rate times gradient."""
+
 
 class Lockstep:
     """Trains W* beside a network that is trained by gradient descent (equation 13).
@@ -23,16 +29,21 @@ class Lockstep:
 
     Args:
         model: compiled, without alignment rules, its optimizer `keras.optimizers.SGD` with nothing but a rate, alone
-            in a `MultiOptimizer` or by itself.
+            in a `MultiOptimizer` without a scheduler or by itself; whole batches, no `minibatches`.
 
     Raises:
-        ValueError: if the optimizer is another one, or the model is not trained by backpropagation.
+        ValueError: if the optimizer is another one, rests at some steps, or the model is not trained by backpropagation
+            or has a layer that draws random numbers.
     """
 
     def __init__(self, model: AlignedModel):
         optimizer = getattr(model, "optimizer", None)
         inner = getattr(optimizer, "optimizers", [optimizer])
         found = [_told(each) for each in inner]
+        if not getattr(optimizer, "constant", True):
+            found[0] += " that rests at some steps"
+        if getattr(model, "minibatches", 1) > 1:
+            found[0] += f" in {model.minibatches} minibatches"
         if found != ["SGD"]:
             raise ValueError(
                 f"`model` must be trained by plain gradient descent. Received {', '.join(found)}. "
@@ -93,5 +104,4 @@ def _told(optimizer: Any) -> str:
     """Returns the name of an optimizer, and of its options that are more than a rate."""
     if optimizer is None:
         return "a model that is not compiled"
-    names = ("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor")
-    return " ".join([type(optimizer).__name__, *(name for name in names if getattr(optimizer, name, None))])
+    return " ".join([type(optimizer).__name__, *(name for name in _MORE if getattr(optimizer, name, None))])

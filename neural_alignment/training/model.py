@@ -59,6 +59,11 @@ class AlignedModel(keras.Model):
         """The rule for the whole network at work here; none where the layers have none."""
         return self._feedback
 
+    @property
+    def minibatches(self) -> int:
+        """Equal parts that a batch is cut into, as it was compiled."""
+        return getattr(self, "_minibatches", 1)
+
     def _run_through_graph(self, inputs: Any, operation_fn: Any = lambda operation: operation, **options: Any) -> Any:
         """Runs the operations of the graph, each by way of what the `ForwardPass` puts around it."""
         state = current_pass()

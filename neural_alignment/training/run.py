@@ -32,7 +32,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.config import Config
-from neural_alignment.errors import Diverged, InputError, RunError, Stopped
+from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped
 from neural_alignment.training import callbacks, distribution, files, lock, setup
 from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
 from neural_alignment.training.distribution import Distribution
@@ -243,19 +243,32 @@ def _lead(
         return _live(_Training(config, directory, *prepared, check_held), progress)
 
 
-def _prepare(config: Config) -> tuple[Distribution, data.Dataset, AlignedModel, callbacks.Alignment]:
-    """Returns the devices, the data, the model and its measures; all data are read while the model is made."""
+def _prepare(
+    config: Config,
+) -> tuple[Distribution, data.Dataset, data.Dataset | None, AlignedModel, callbacks.Alignment]:
+    """Returns the devices, the data, those of the test, the model and its measures.
+
+    All data are read while the model is made.
+    """
     devices = distribution.create(config.runtime)
     devices.check(config)
     facts = setup.data_facts(config)
+    split = config.evaluation.test_split
     with concurrent.futures.ThreadPoolExecutor(1) as background:
         reading = background.submit(setup.load_data, config)
+        testing = None if split is None else background.submit(setup.load_test_data, config, split)
         with devices.scope():
             model = setup.build_model(config, facts.classes, facts.input_shape, facts.steps_per_epoch)
             setup.compile_model(model, config, facts.classes, facts.steps_per_epoch)
         alignment = callbacks.Alignment(model, devices, config.evaluation.probe_examples)
         alignment.trace(facts)
-        return devices, reading.result(), model, alignment
+        dataset, test = reading.result(), None if testing is None else testing.result()
+    if test is not None and config.data.standardize and type(test) is not type(dataset):
+        raise ConfigError(
+            "evaluation.test_split: must be held in memory, or read from files, as the run's data are, or its images "
+            f"would be standardised otherwise; found {split}, too large or too small for that; allowed is a part of it"
+        )
+    return devices, dataset, test, model, alignment
 
 
 def _assist(
@@ -406,6 +419,7 @@ class _Training:
         directory: RunDirectory,
         devices: Distribution,
         dataset: data.Dataset,
+        test: data.Dataset | None,
         model: AlignedModel,
         alignment: callbacks.Alignment,
         check_held: Callable[[], None],
@@ -424,7 +438,7 @@ class _Training:
         self.means = TrainingMeans(model)
         self.checkpoints = Checkpoints(model, self.means, directory.file("checkpoints"))
         self.metrics = MetricsFile(directory.file("metrics.csv"))
-        self._evaluation = callbacks.Evaluation(config, dataset, self.epoch_steps, model, devices, alignment)
+        self._evaluation = callbacks.Evaluation(config, dataset, test, self.epoch_steps, model, devices, alignment)
         self._kernels = callbacks.Kernels(model, directory.file("kernels"), config.logging.kernels)
         self._saved = time.monotonic()
 

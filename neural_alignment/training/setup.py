@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment import data, models
-from neural_alignment.config import Config
+from neural_alignment.config import Config, override
 from neural_alignment.errors import ConfigError
 from neural_alignment.training.model import AlignedModel, all_layers
 from neural_alignment.training.targets import CodeAccuracy, HalfSquaredError, SquaredError, n_hot_codes
@@ -34,6 +34,22 @@ def load_data(config: Config) -> data.Dataset:
         DataError: if it cannot be read as the configuration says.
     """
     return data.load(**_data_options(config))
+
+
+def load_test_data(config: Config, split: str) -> data.Dataset:
+    """Returns a data set whose validation part is another split of the run's data, in batches of the validation's size.
+
+    It is standardised as the run's data are, by the training images; where it is not, no more than a batch of these is
+    read.
+
+    Raises:
+        DataError: if it cannot be read as the configuration says.
+    """
+    splits = [f"data.validation_split={split}"]
+    if not config.data.standardize:
+        name = config.data.train_split.partition("[")[0]
+        splits.append(f"data.train_split={name}[:{config.batch_size}]")
+    return load_data(override(config, splits))
 
 
 def data_facts(config: Config) -> data.Facts:

@@ -18,7 +18,7 @@ from neural_alignment.operations import ConvMap, DenseMap
 from neural_alignment.training import AlignedModel
 from neural_alignment.training.lockstep import Lockstep
 from neural_alignment.training.targets import SquaredError
-from optimizers import Momentum, MultiOptimizer
+from optimizers import Momentum, MultiOptimizer, RateScheduler
 
 SHAPE = (5, 4, 2)
 
@@ -122,6 +122,17 @@ def test_w_star_is_driven_by_the_network_that_descends(rng):
     alone.compile(keras.optimizers.SGD(0.5, clipnorm=1.0), loss=SquaredError(0.1))
     with pytest.raises(ValueError, match=r"plain gradient descent\. Received SGD clipnorm"):
         Lockstep(alone)
+    for options, told in (
+        ({"optimizer": keras.optimizers.SGD(0.5, gradient_accumulation_steps=2)}, "SGD gradient_accumulation_steps"),
+        (
+            {"optimizer": MultiOptimizer([keras.optimizers.SGD(0.5)], RateScheduler(5, delay_epochs=1))},
+            "SGD that rests",
+        ),
+        ({"optimizer": keras.optimizers.SGD(0.5), "minibatches": 2}, "SGD in 2 minibatches"),
+    ):
+        alone.compile(**options, loss=SquaredError(0.1))
+        with pytest.raises(ValueError, match=f"plain gradient descent. Received {told}"):
+            Lockstep(alone)
     with pytest.raises(ValueError, match="Received a model that is not compiled"):
         Lockstep(AlignedModel(alone.inputs, alone.outputs))
     aligned = models.wide_cnn("kmnist", 3, 3, (4, 6, 2), AlignAda())

@@ -5,6 +5,8 @@ import zlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from helpers import distance
 
 from neural_alignment import config as configuration
 from neural_alignment import models
@@ -12,7 +14,7 @@ from neural_alignment.alignments import NETWORK_RULES, Feedback, from_config
 from neural_alignment.errors import ConfigError
 from neural_alignment.feedback import AlignAda, AlignZero, DirectFeedback
 from neural_alignment.layers import Conv2D, Dense
-from neural_alignment.training import AlignedModel, load_model, run
+from neural_alignment.training import AlignedModel, load_model, run, setup
 from neural_alignment.training.describe import describe
 
 BASE = {
@@ -34,13 +36,16 @@ def config(rule, **changes):
 @pytest.mark.parametrize("rule", NETWORK_RULES)
 def test_a_run_is_written_and_loaded_and_what_a_rule_keeps_does_not_move(rule, tmp_path):
     run.train(config(rule), tmp_path / "whole")
+    start = setup.build_model(config(rule), 10, (8, 8, 1), 28)
+    keras.utils.set_random_seed(1)  # What is drawn anew while it is loaded is not what was kept.
     whole = load_model(tmp_path / "whole" / "model.keras")
-    run.train(config(rule, max_steps=3), tmp_path / "parts")
-    partial = load_model(tmp_path / "parts" / "model.keras")
     kept = whole.feedback_weights.weights
-    for first, second in zip(kept, partial.feedback_weights.weights, strict=True):
+    for first, second in zip(kept, start.feedback_weights.weights, strict=True):
         assert np.array_equal(first, second)
     assert bool(kept) == (rule != "last_layer")
+    if rule.startswith("align"):
+        for first, second in zip(kept, start.trainable_variables, strict=True):
+            assert np.array_equal(first, second)
     assert from_config({"rule": rule}).rule == rule
     assert rule in describe(config(rule))
 
@@ -81,21 +86,77 @@ def test_what_has_no_meaning_is_refused_in_one_line():
         models.build("rnn", 2, (4, 1))
     with pytest.raises(ValueError, match="`parameterization` must be one of"):
         models.wide_cnn("kmnist", 2, 3, (4, 4, 1), parameterization="mup")
+    for rule in (AlignAda(), AlignZero()):
+        dropped = keras.layers.Dropout(0.5, name="dropped")(Dense(3, alignment=rule)(inputs))
+        with pytest.raises(ValueError, match=r"no layer that draws random numbers\. Received Dropout 'dropped'"):
+            AlignedModel(inputs, Dense(2, alignment=rule)(dropped))
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_at_the_first_step_any_network_learns_as_by_backpropagation(version, float64):
-    x, y = np.random.default_rng(0).random((4, 8, 8, 1)), np.array([0, 1, 2, 0])
+def network(kind, rule):
+    """Returns a compiled model of the library, the same weights for all rules."""
+    keras.utils.set_random_seed(2)
+    model = {
+        "resnet18": lambda: models.resnet(18, 1, 3, (8, 8, 1), rule, stem="cifar", width=1),
+        "resnet18v2": lambda: models.resnet(18, 2, 3, (8, 8, 1), rule, stem="cifar", width=1),
+        "convnet": lambda: models.convnet([3, 4], 3, (8, 8, 1), rule),
+        "fc": lambda: models.fc([6, 5], 3, (8, 8, 1), rule, activation="tanh"),
+    }[kind]()
+    for layer in model.layers:  # Else a gamma of 1 and a beta of 0 hide what is done with them.
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for weight in layer.trainable_variables:
+                weight.assign(np.random.default_rng(len(layer.name)).uniform(0.5, 1.5, weight.shape))
+    model = AlignedModel(model.inputs, model.outputs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss=loss, run_eagerly=True)
+    return model
+
+
+IMAGES, LABELS = np.random.default_rng(0).random((4, 8, 8, 1)), np.array([0, 1, 2, 0])
+KINDS = ("resnet18", "resnet18v2", "convnet", "fc")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_the_first_step_any_network_learns_as_by_backpropagation(kind, float64):
     ends = []
-    for each in (None, AlignAda()):
-        keras.utils.set_random_seed(2)
-        model = models.resnet(18, version, 3, (8, 8, 1), each, stem="cifar", width=1)
-        model = AlignedModel(model.inputs, model.outputs)
-        model.compile(keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy", run_eagerly=True)
-        model.train_on_batch(x, y)
+    for rule in (None, AlignAda(), AlignZero()):
+        model = network(kind, rule)
+        start = [v.numpy() for v in model.trainable_variables]
+        model.train_on_batch(IMAGES, LABELS)
         ends.append([v.numpy() for v in model.trainable_variables])
-    for first, second in zip(*ends, strict=True):
-        np.testing.assert_allclose(first, second, rtol=1e-7, atol=1e-9)
+    moved = [np.abs(end - begin).max() for begin, end in zip(start, ends[0], strict=True)]
+    assert np.mean(np.array(moved) > 1e-6) > 0.7  # All but biases before batch normalisation.
+    for first, *others in zip(*ends, strict=True):
+        for other in others:
+            np.testing.assert_allclose(first, other, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_align_zero_moves_any_network_by_the_gradients_of_a_second_one_that_rests(kind, float64):
+    model, alone, still = network(kind, AlignZero()), network(kind, None), network(kind, None)
+
+    def gradients(error):
+        with tf.GradientTape() as tape:
+            outputs = still(IMAGES, training=True)
+        return tape.gradient(outputs, [v.value for v in still.trainable_variables], output_gradients=error)
+
+    for _ in range(3):
+        model.train_on_batch(IMAGES, LABELS)
+        with tf.GradientTape() as tape:
+            outputs = alone(IMAGES, training=True)
+            loss = alone.compute_loss(x=IMAGES, y=LABELS, y_pred=outputs)
+        error = tape.gradient(loss, outputs)
+        before = [v.numpy() for v in alone.trainable_variables]
+        for variable, gradient in zip(alone.trainable_variables, gradients(error), strict=True):
+            variable.assign_sub(0.1 * gradient)
+    for ours, theirs in zip(model.trainable_variables, alone.trainable_variables, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12, err_msg=ours.path)
+    # The tempting wrong version: scales and shifts of batch normalisation that are live in the frozen pass.
+    live = [number for number, v in enumerate(still.trainable_variables) if v.path.endswith(("gamma", "beta"))]
+    right = np.concatenate([gradient.numpy().ravel() for gradient in gradients(error)])
+    for number in live:
+        still.trainable_variables[number].assign(before[number])
+    wrong = np.concatenate([gradient.numpy().ravel() for gradient in gradients(error)])
+    assert distance(right, wrong) > 1e-3 if live else kind == "fc"
 
 
 def trained(outputs_of, rule, steps=10):
@@ -146,10 +207,18 @@ def test_the_nonlinearity_of_the_outputs_is_not_the_one_before_the_readout():
     assert AlignAda().places(keras.Model(model.inputs, softmax)).activations == {"dense1"}
 
 
-@pytest.mark.parametrize("function", [keras.ops.tanh, keras.activations.relu])
+FUNCTIONS = {
+    "tanh": keras.ops.tanh,
+    "relu": keras.activations.relu,
+    "exponential": keras.activations.exponential,
+    "threshold": lambda x: keras.activations.threshold(x, 0.1, 0.0),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize("rule", [AlignAda(), DirectFeedback()], ids=lambda rule: rule.rule)
 def test_a_function_is_the_nonlinearity_that_its_layer_is(rule, function, float64):
-    def network(nonlinearity):
+    def layers(nonlinearity):
         def outputs_of(inputs, dense):
             hidden = nonlinearity(dense(6, "first")(inputs))
             hidden = nonlinearity(dense(6, "second")(hidden))
@@ -158,9 +227,9 @@ def test_a_function_is_the_nonlinearity_that_its_layer_is(rule, function, float6
         return outputs_of
 
     def layer(x):
-        return keras.layers.Activation(function.__name__)(x)
+        return keras.layers.Activation(function)(x)
 
-    expected, found = trained(network(layer), rule), trained(network(function), rule)
+    expected, found = trained(layers(layer), rule), trained(layers(function), rule)
     for name, kernel in found.items():
         np.testing.assert_allclose(kernel, expected[name], rtol=1e-12, err_msg=name)
 
@@ -212,6 +281,59 @@ def test_align_ada_of_a_network_with_shortcuts_is_that_of_numpy(float64):
         weights = {name: weights[name] - rate * change[name] for name in weights}
     for name, kernel in found.items():
         np.testing.assert_allclose(kernel, weights[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def normalised(w, name, hidden):
+    """Returns the input of the nonlinearity that follows a dense layer and its batch normalisation."""
+    z = hidden @ w[name]
+    mean, variance = tf.nn.moments(z, 0)
+    return (z - mean) / tf.sqrt(variance + 1e-3) * w[f"{name}_gamma"] + w[f"{name}_beta"]
+
+
+def test_align_ada_with_scales_and_shifts_that_are_trained_is_the_equation_written_out(float64):
+    """Two hidden layers, batch normalisation with gamma and beta before each tanh; the second tanh is live."""
+    names = ["first", "first_gamma", "first_beta", "second", "second_gamma", "second_beta", "readout"]
+    rng, rate = np.random.default_rng(4), 0.1
+    x, y = rng.normal(size=(8, 5)), rng.random((8, 3))
+    inputs = hidden = keras.Input((5,))
+    for name in ("first", "second"):
+        hidden = Dense(6, use_bias=False, alignment=AlignAda(), name=name)(hidden)
+        hidden = keras.layers.Activation("tanh")(keras.layers.BatchNormalization(epsilon=1e-3)(hidden))
+    plain = keras.Model(inputs, Dense(3, use_bias=False, alignment=AlignAda(), name="readout")(hidden))
+    for variable in plain.trainable_variables:
+        variable.assign(rng.uniform(0.5, 1.5, variable.shape) * rng.choice([-1, 1], variable.shape))
+    model = AlignedModel(plain.inputs, plain.outputs)
+    model.compile(keras.optimizers.SGD(rate), loss="mse")
+
+    def updates(live, frozen):
+        hidden = tf.tanh(normalised(live, "first", x))
+        error = 2 * (tf.tanh(normalised(live, "second", hidden)) @ live["readout"] - y) / y.size
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(frozen)
+            at_first = normalised(frozen, "first", x)
+            at_readout = tf.tanh(normalised(frozen, "second", tf.tanh(at_first)))
+            outputs = at_readout @ frozen["readout"]
+        errors = [tape.gradient(outputs, place, output_gradients=error) for place in (at_first, at_readout)]
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(live)
+            ends = normalised(live, "first", x), tf.tanh(normalised(live, "second", hidden))
+        changes = [
+            change
+            for end, error_there, part in zip(ends, errors, (names[:3], names[3:6]), strict=True)
+            for change in tape.gradient(end, [live[name] for name in part], output_gradients=error_there)
+        ]
+        return dict(zip(names, [*changes, tf.transpose(ends[1]) @ error], strict=True))
+
+    initial = weights = dict(zip(names, (tf.constant(v.numpy()) for v in model.trainable_variables), strict=True))
+    for _ in range(6):
+        model.train_on_batch(x, y)
+        last, changes = weights, updates(weights, initial)
+        weights = {name: weights[name] - rate * changes[name] for name in names}
+    for name, variable in zip(names, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(variable, weights[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    # The tempting wrong version: scales and shifts that are live in the frozen pass.
+    wrong = updates(last, {name: (last if "_" in name else initial)[name] for name in names})
+    assert max(distance(changes[name], wrong[name]) for name in names) > 1e-3
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -157,6 +157,21 @@ def test_the_kernel_over_the_batch_axis_is_the_formula_in_numpy(shape):
     assert distance(single[0], centred / np.sqrt(np.square(centred).mean(0) + 1e-3)) > 1e-3
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_statistics_over_the_batch_axis_are_taken_in_float32(dtype):
+    """Of numbers far from zero: in half precision their mean is off by more than their spread."""
+    x = tf.cast(100 + np.random.default_rng(2).normal(size=(64, 6)), dtype)
+    layer = BatchAxisNormalization(dtype=f"mixed_{dtype}")
+    outputs = layer(x)
+    wide = x.numpy().astype(np.float64)
+    expected = (wide - wide.mean(0)) / np.sqrt(wide.var(0) + 1e-6)
+    assert outputs.dtype == dtype
+    np.testing.assert_allclose(outputs.numpy().astype(np.float64), expected, atol=0.02)
+    mean = tf.reduce_mean(x, 0)
+    narrow = (x - mean) / tf.sqrt(tf.reduce_mean(tf.square(x - mean), 0))
+    assert np.abs(narrow.numpy().astype(np.float64) - expected).max() > 0.02
+
+
 def axis_step(layer, x, mix, dtype):
     """Returns outputs, gradient, and whether the kernel of TensorFlow was taken."""
 

@@ -6,8 +6,10 @@ import pytest
 
 from neural_alignment.alignments import Feedback, Symmetric
 from neural_alignment.errors import ConfigError
+from neural_alignment.feedback import AlignAda
 from neural_alignment.layers import Conv2D, Dense
 from neural_alignment.models import BatchAxisNormalization, convert, convnet, fc
+from neural_alignment.training import AlignedModel
 
 RULE = Symmetric(self_=1e-3, decay=1e-3)
 
@@ -89,6 +91,21 @@ def test_native_layers_of_this_package_are_converted_too():
     np.testing.assert_array_equal(result.model(x), trained(x))
     plain = convnet([4], 3, (8, 8, 1))
     assert convert(plain, RULE).model.get_layer("conv1").following_activation is keras.activations.relu
+
+
+def test_an_aligned_model_is_converted_and_what_a_network_rule_keeps_begins_at_its_weights():
+    trained = fc([5], 3, (4,))
+    trained = AlignedModel(trained.inputs, trained.outputs)
+    trained.compile("sgd", "mse")
+    result = convert(trained, AlignAda())
+    assert result.converted == {"dense1": "align_ada", "dense": "align_ada"}
+    assert type(result.model) is type(keras.Model(trained.inputs, trained.outputs))
+    assert not result.model.compiled
+    model = AlignedModel(result.model.inputs, result.model.outputs)
+    for kept, old in zip(model.feedback_weights.weights, trained.trainable_variables, strict=True):
+        np.testing.assert_array_equal(kept, old)
+    with pytest.raises(ConfigError, match="takes no layer"):  # They have one.
+        convert(model, RULE)
 
 
 def test_what_cannot_be_aligned_is_an_error_not_backpropagation():

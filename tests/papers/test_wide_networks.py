@@ -5,6 +5,7 @@ import dataclasses
 import io
 import math
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ import tensorflow as tf
 from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
-from neural_alignment.errors import Diverged
-from neural_alignment.papers import commands, output
+from neural_alignment.errors import Diverged, InputError
+from neural_alignment.papers import commands, output, plans
 from neural_alignment.papers.pieces import Pieces
-from neural_alignment.papers.plans import unique
+from neural_alignment.papers.plans import Screen, unique
 from neural_alignment.papers.registry import Source, find
 from neural_alignment.papers.wide_networks import accuracies, experiments, figures, sweeps, tables
 from neural_alignment.training import run
@@ -24,6 +25,7 @@ DIGITS = (
     "data={source: digits}",
     "batch_size=200",
     "evaluation.batch_size=180",
+    "evaluation.test_split=null",
     "model.width=2",
     "epochs=3",
     "seed=7",
@@ -65,7 +67,7 @@ def test_each_rate_is_the_run_that_train_makes(tmp_path, rule, more):
 def test_the_test_accuracy_is_of_the_best_epoch_and_rate_not_of_the_last(monkeypatch):
     config = loaded("normal", "epochs=5")
     validation = list(sweeps.setup.load_data(config).validation())
-    monkeypatch.setattr(sweeps, "_test_batches", lambda *_: validation)
+    monkeypatch.setattr(sweeps.setup, "load_test_data", lambda *_: mock.Mock(validation=lambda: validation))
     found = sweeps.swept(nothing, config, [0.5, 1e-6], "any")  # The last one learns nothing.
     known = found["validation_accuracy"]
     assert found["test_accuracy"] == np.nanmax(known)
@@ -89,7 +91,7 @@ def test_small_cifar10_trains_on_other_images_than_it_validates_and_tests_on():
     dataset = sweeps.setup.load_data(config)
     assert (dataset.train_examples, dataset.validation_examples, config.batch_size) == (150, 150, 50)
     validation = np.concatenate([images for images, _ in dataset.validation()])
-    batches = list(sweeps._test_batches(config, "test[:120]"))
+    batches = list(sweeps.setup.load_test_data(config, "test[:120]").validation())
     assert [len(labels) for _, labels in batches] == [50, 50, 20]
     test = np.concatenate([images for images, _ in batches])
     train = np.concatenate([images for images, _ in dataset.train().take(3)])
@@ -237,9 +239,12 @@ def test_table_9_has_the_columns_that_were_agreed_on_and_the_first_of_equal_rate
     assert (row["rate"], row["validation_accuracy"], row["test_accuracy"], row["paper_accuracy"]) == (2, 18, 8, 25.3)
     unprinted = next(row for row in product.rows if row["rule"] == "last_layer")
     assert math.isnan(unprinted["paper_accuracy"])
-    assert "| Align-ada | 10.00, test 4.00 (25.1) | 18.00, test 8.00 (25.3) | 34.00, test 16.00 (28.2) | nothing |" in (
-        product.text
+    assert (
+        "| Align-ada | 10.00, test 4.00 (25.1) | 18.00, test 8.00 (25.3) | 34.00, test 16.00 (28.2) | "
+        "nothing in the protocol; of the images see the docs |" in product.text
     )
+    [unprinted] = [line for line in product.text.splitlines() if line.startswith("| Last layer |")][:1]
+    assert unprinted.endswith("(-) | not in the paper's table |")
 
 
 def test_rows_say_what_differs_from_the_paper(folder):
@@ -252,8 +257,14 @@ def test_rows_say_what_differs_from_the_paper(folder):
     assert "; rates 0.0005, 0.002, 0.01 (0.0005, 0.001, " in told["1 epoch"]
     assert "epochs" not in told["1 epoch"]
     assert "rate" not in told["1 epoch, small rate"]
-    assert not any("rate" in row["differs"] for row in made("figure", "3", folder).rows)
-    assert "width 8 (256); 20,000 training images (45,000)" in made("table", "2", folder).text
+    told = "; widths 8, 16 (8, 256); rates 0.5, 5, 10 (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)"
+    assert all(row["differs"].endswith(told) for row in made("figure", "3", folder).rows)
+    seeded = made("table", "2", folder)
+    assert "width 8 (256); 20,000 training images (45,000)" in seeded.text
+    assert all(row["differs"].startswith("width 8 (256); 20,000") for row in seeded.rows)
+    assert {(row["rule"], row["paper_accuracy"]) for row in seeded.rows} == {
+        *(("normal", 63.1), ("align_ada", 56.4), ("align_zero", 46.9), ("dfa", 55.3), ("fa", 46.1))
+    }
 
 
 def test_what_is_lacking_is_said(tmp_path):
@@ -292,12 +303,47 @@ def test_figure_5_says_that_it_is_a_check_of_the_pipeline(folder, monkeypatch):
         cell.pieces[0].compute_and_keep(str(folder / "five"), CONFIGS)
     product = figures.figure_5(Source("lab", str(folder / "five"), CONFIGS, "", cells))
     assert "check of the pipeline" in product.figure.axes[0].get_title()
-    assert "check of the pipeline" in find(commands.ITEMS, "figure", "wide_networks/5").title
+    assert product.text.startswith("ImageNet, training loss: a check of the pipeline")
     assert len(product.rows) == 15
+
+
+def test_figure_5_is_made_without_the_sample_from_what_was_trained_on_it(folder, monkeypatch):
+    monkeypatch.setenv(experiments.IMAGENET_SAMPLE, "/sample")
+    [cell, *_] = [small(cell) for cell in experiments.figure_5()["lab"]]
+    cell.pieces[0].compute_and_keep(str(folder / "moved"), CONFIGS)
     monkeypatch.delenv(experiments.IMAGENET_SAMPLE)
-    assert experiments.figure_5()["lab"] == []
-    empty = figures.figure_5(Source("lab", str(folder), CONFIGS, "", []))
-    assert "Not yet run: IMAGENET_SAMPLE_DIR names no folder" in empty.text
+    cells = [small(cell) for cell in experiments.figure_5()["lab"]]
+    there = Source("lab", str(folder / "moved"), CONFIGS, "", cells[:1])
+    figures.check_sample(there)
+    assert len(figures.figure_5(there).rows) == 3
+    with pytest.raises(InputError, match=r"IMAGENET_SAMPLE_DIR: must name .* it is not set"):
+        figures.check_sample(Source("lab", str(folder / "moved"), CONFIGS, "", cells))
+
+
+def test_figure_5_at_the_papers_size_is_no_check_of_the_pipeline(tmp_path):
+    cells = experiments.figure_5()["paper"]
+    assert {cell.name for cell in cells} == {
+        f"imagenet/x512/{rule}/rate5" for rule in ("normal", "align_ada", "align_zero", "dfa", "fa")
+    }
+    source = Source("paper", str(tmp_path), CONFIGS, "", cells)
+    figures.check_sample(source)
+    assert figures.figure_5(source).text.startswith("ImageNet, training loss. 0 networks.")
+
+
+def test_the_lab_without_the_sample_leaves_figure_5_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.delenv(experiments.IMAGENET_SAMPLE, raising=False)
+    there = find(commands.ITEMS, "figure", "wide_networks/5"), find(commands.ITEMS, "table", "wide_networks/6")
+    items = [dataclasses.replace(item, cells={"lab": [small(c) for c in item.cells["lab"][:1]]}) for item in there]
+    monkeypatch.setattr(commands, "ITEMS", items)
+    for cell in items[1].cells["lab"]:
+        cell.pieces[0].compute_and_keep(str(tmp_path), CONFIGS)
+    (tmp_path / "figure_5.csv").write_text("what was there")
+    said = []
+    places = commands.Places(str(tmp_path), str(tmp_path), CONFIGS)
+    commands.make_all("wide_networks", places, 1, Screen(said.append, said.append))
+    assert any("figure wide_networks/5: not made here, IMAGENET_SAMPLE_DIR: must name" in line for line in said)
+    assert (tmp_path / "figure_5.csv").read_text() == "what was there"
+    assert (tmp_path / "table_6.csv").exists()
 
 
 def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
@@ -317,7 +363,19 @@ def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
     assert rate == (0.2, 0.5)[int(np.argmax(tops))]
     product = tables.table_7(Source("paper", str(tmp_path), CONFIGS, "", cells))
     assert product.rows[0]["seed"] == 3
-    assert math.isnan(product.rows[0]["test_accuracy"])
+    assert math.isnan(product.rows[0]["test_accuracy"])  # Digits have no test split.
+
+
+def test_the_test_accuracy_of_runs_is_that_of_the_best_epoch_and_rate():
+    def outcome(*rows):
+        told = [{"step": n, "top1": top1, "test_top1": test, "train_J": 1.0} for n, top1, test in rows]
+        return plans.Outcome(None, told, False, loaded("normal"))
+
+    first = outcome((0, math.nan, math.nan), (1, 0.5, 0.4), (2, 0.3, 0.9))
+    second = outcome((0, math.nan, math.nan), (1, 0.6, 0.55), (2, 0.2, 0.8))
+    network = tables._of_runs({}, [(1.0, first), (2.0, second)])
+    assert network.best == (2.0, pytest.approx(60.0))
+    assert network.test == pytest.approx(55.0)
 
 
 def test_the_sample_of_imagenet_is_read_and_learned_from():

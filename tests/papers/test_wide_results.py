@@ -232,7 +232,21 @@ def gaps(name):
 
 def gap_shrinks(name):
     found = gaps(name)
-    return Shown(f"gap of {listed(found)} points at 8, 16, 32, 64", [found[-1] < found[0]])
+    return Shown(f"gap of {listed(found)} points at 8, 16, 32, 64; one seed", [found[-1] < found[0]])
+
+
+def gap_shrinks_beyond_the_seeds():
+    """The gap of one seed at the largest width against those of all seeds at the smallest."""
+    seeds = sorted({row["seed"] for row in rows_of("table_2")})
+    narrow = [
+        value("table_2", "validation_accuracy", rule="normal", seed=seed)
+        - value("table_2", "validation_accuracy", rule="align_ada", seed=seed)
+        for seed in seeds
+    ]
+    *_, wide = found = gaps("table_6")
+    spread = f"{statistics.fmean(narrow):.1f} ± {statistics.stdev(narrow):.1f}"
+    told = f"gap of {listed(found)} points at 8, 16, 32, 64, one seed; of Table 2's five at 8: {spread}, the least"
+    return Shown(f"{told} {min(narrow):.1f}", [wide < gap for gap in (found[0], *narrow)])
 
 
 def better(name, other):
@@ -275,6 +289,9 @@ def at_rate(dataset, rule, width, rate):
     return 10.0 if math.isnan(row["validation_accuracy"]) else row["validation_accuracy"]
 
 
+LEARNED = 15.0
+"""Percent, half as much again as chance: what is said of rules is said where backpropagation has come so far."""
+
 BOTH = ("cifar10", "kmnist")
 NARROW, WIDE = experiments.NARROW, experiments.WIDE
 
@@ -283,7 +300,7 @@ def small_rates_are_close():
     cases, parts = [], []
     for dataset in BOTH:
         found = [at_rate(dataset, rule, WIDE, 0.5) for rule in ("normal", "align_ada", "align_zero")]
-        cases.append(max(found) - min(found) < 3)
+        cases.append(max(found) - min(found) < 3 and found[0] > LEARNED)
         parts.append(f"{dataset} {listed(found)} %")
     return Shown(f"rate 0.5, width {WIDE}: Normal, Align-ada, Align-zero {'; '.join(parts)}", cases)
 
@@ -366,7 +383,8 @@ def as_good_with_45_images():
 
 def comparable(number, points):
     both, told = small_sets(number)
-    return Shown(told, [abs(ours - theirs) <= points for ours, theirs in zip(*both, strict=True)])
+    cases = [abs(ours - theirs) <= points and theirs > LEARNED for ours, theirs in zip(*both, strict=True)]
+    return Shown(told, cases)
 
 
 def adam(rule, setting):
@@ -381,8 +399,10 @@ def adam_align_ada_is_behind():
 
 
 def adam_align_zero_fails():
-    found = adam("align_zero", "150 epochs")
-    return Shown(f"{listed(found)} %", [each < 20 for each in found])
+    """Unstable, as the paper has it: 15 to 17 % where backpropagation has 61 to 79; here below half of that."""
+    normal, found = adam("normal", "150 epochs"), adam("align_zero", "150 epochs")
+    cases = [ours < theirs / 2 and theirs > LEARNED for ours, theirs in zip(found, normal, strict=True)]
+    return Shown(f"{listed(found)}, Normal {listed(normal)} %", cases)
 
 
 def adam_gap_is_smaller_in_one_epoch():
@@ -440,7 +460,7 @@ CLAIMS = {
     "later layers score lower, CIFAR-10": lambda: later_layers_are_lower("table_3"),
     "later layers score lower, KMNIST": lambda: later_layers_are_lower("table_4"),
     "scores are high at first and fall over training": scores_fall_over_training,
-    "Align-ada nears backpropagation with width, CIFAR-10": lambda: gap_shrinks("table_6"),
+    "Align-ada nears backpropagation with width, CIFAR-10": gap_shrinks_beyond_the_seeds,
     "Align-ada is better than Align-zero, CIFAR-10": lambda: better("table_6", "align_zero"),
     "Align-ada is better than the last layer alone, CIFAR-10": lambda: better("table_6", "last_layer"),
     "Align-zero improves with width, CIFAR-10": lambda: improves_with_width("table_6", "align_zero"),

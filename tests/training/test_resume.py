@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,8 +70,21 @@ class Killed(BaseException):
     """Stands for a process that is gone: the state on disk is all there is."""
 
 
-def killed_at(monkeypatch, path, step, **changes):
-    """Leaves a run behind whose process was gone after so many steps."""
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Puts a run at a path whose process was gone after so many steps."""
+    made = {}
+
+    def put(step, path):
+        if step not in made:
+            made[step] = tmp_path_factory.mktemp("killed") / str(step)
+            leave_killed(made[step], step)
+        shutil.copytree(made[step], path, dirs_exist_ok=True)
+
+    return put
+
+
+def leave_killed(path, step):
     original = stepping.Stepper.__call__
 
     def call(self, limit):
@@ -79,14 +93,14 @@ def killed_at(monkeypatch, path, step, **changes):
             raise Killed
         return results
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stepping.Stepper, "__call__", call)
         with pytest.raises(Killed):
-            run.train(config(**changes), path, resume=True)
+            run.train(config(), path, resume=True)
 
 
-def test_a_run_that_is_cut_in_the_middle_of_an_epoch_does_not_differ(monkeypatch, tmp_path, whole):
-    killed_at(monkeypatch, tmp_path / "run", STEPS + 8)
+def test_a_run_that_is_cut_in_the_middle_of_an_epoch_does_not_differ(killed, tmp_path, whole):
+    killed(STEPS + 8, tmp_path / "run")
     assert Path(tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))).name == f"ckpt-{STEPS + 7}"
     run.train(config(), tmp_path / "run", resume=True)
     assert lives.differences(whole, tmp_path / "run") == []
@@ -135,8 +149,8 @@ def without_means(patch):
         (without_means, "the rows of metrics.csv"),
     ],
 )
-def test_a_resume_that_forgets_something_is_seen(monkeypatch, tmp_path, whole, sabotage, differs):
-    killed_at(monkeypatch, tmp_path / "run", STEPS + 8)
+def test_a_resume_that_forgets_something_is_seen(monkeypatch, killed, tmp_path, whole, sabotage, differs):
+    killed(STEPS + 8, tmp_path / "run")
     sabotage(monkeypatch)
     run.train(config(), tmp_path / "run", resume=True)
     assert any(what.startswith(differs) for what in lives.differences(whole, tmp_path / "run"))
@@ -161,9 +175,9 @@ def leave_parts(last):
 
 @pytest.mark.parametrize("leave", [leave_data, leave_index, leave_parts])
 @pytest.mark.parametrize("first", [True, False], ids=["the first save", "a later save"])
-def test_what_a_killed_save_leaves_neither_confuses_nor_piles_up(monkeypatch, tmp_path, whole, leave, first):
+def test_what_a_killed_save_leaves_neither_confuses_nor_piles_up(killed, tmp_path, whole, leave, first):
     path = tmp_path / "run"
-    killed_at(monkeypatch, path, 2 if first else 8)
+    killed(2 if first else 8, path)
     last = path / "checkpoints" / "last"
     last.mkdir(parents=True, exist_ok=True)
     leave(last)
@@ -181,8 +195,8 @@ def test_a_run_killed_at_its_birth_can_be_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["a row", "the last checkpoint"])
-def test_rows_and_checkpoint_that_do_not_fit_are_refused(monkeypatch, tmp_path, lost):
-    killed_at(monkeypatch, tmp_path, STEPS + 8)
+def test_rows_and_checkpoint_that_do_not_fit_are_refused(killed, tmp_path, lost):
+    killed(STEPS + 8, tmp_path)
     if lost == "a row":
         text = (tmp_path / "metrics.csv").read_text().splitlines(keepends=True)
         (tmp_path / "metrics.csv").write_text(text[0] + text[-1])

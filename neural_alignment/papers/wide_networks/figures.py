@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neural_alignment.errors import InputError
 from neural_alignment.papers.output import Product, Row, Style, markdown, new_figure
+from neural_alignment.papers.plans import unique, waiting
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks.accuracies import TABLE_6, TABLE_7, TABLE_9
-from neural_alignment.papers.wide_networks.experiments import IMAGENET_SAMPLE, PIPELINE_CHECK, RULES
+from neural_alignment.papers.wide_networks.experiments import IMAGENET_LOSS, IMAGENET_SAMPLE, PIPELINE_CHECK, RULES
 from neural_alignment.papers.wide_networks.tables import (
     COLUMNS,
     COLUMNS_9,
@@ -133,8 +136,9 @@ COLUMNS_5 = ("rule", "width", "seed", "rate", "epoch", "train_loss", DIFFERS)
 
 
 def figure_5(source: Source) -> Product:
-    """Training losses on a sample of ImageNet: whether data, rules and networks fit together, and nothing more."""
+    """Training losses on ImageNet; in the lab on a sample: whether data, rules and networks fit together, no more."""
     found = networks(source)
+    title = PIPELINE_CHECK if source.profile == "lab" else IMAGENET_LOSS
     figure = new_figure(6.5, 4.6)
     axis = figure.subplots()
     rows: list[Row] = []
@@ -149,13 +153,26 @@ def figure_5(source: Source) -> Product:
         ]
         first, last = network.loss[0][0], network.loss[0][-1]
         lines.append([RULES[network.labels["rule"]].style.label, f"{first:.5f}", f"{last:.5f}"])
-    axis.set(title=PIPELINE_CHECK, xlabel="epoch", ylabel="mean training loss of the epoch")
+    axis.set(title=title, xlabel="epoch", ylabel="mean training loss of the epoch")
     axis.title.set_fontsize("small")
     if rows:
         axis.legend(fontsize="small")
     table = markdown(["rule", "loss, first epoch", "last"], lines)
-    missing = "" if source.cells else f"\n\nNot yet run: {IMAGENET_SAMPLE} names no folder with the sample."
-    return Product(COLUMNS_5, rows, f"{PIPELINE_CHECK}.\n\n{table}{missing}{_told(source)}", figure)
+    return Product(COLUMNS_5, rows, f"{title}. {_counted(found, source)}.\n\n{table}{_told(source)}", figure)
+
+
+def check_sample(source: Source) -> None:
+    """Checks that the sample of ImageNet is named where a network of the lab is still to be trained on it.
+
+    Raises:
+        InputError: if it is not.
+    """
+    lacking = source.profile == "lab" and waiting(unique(source.cells), source.folder, source.configs)
+    if lacking and not os.environ.get(IMAGENET_SAMPLE):
+        raise InputError(
+            f"{IMAGENET_SAMPLE}: must name the folder of the sample of ImageNet, TFRecords train-* and validation-*; "
+            "it is not set"
+        )
 
 
 def _plain(style: Style) -> dict[str, Any]:

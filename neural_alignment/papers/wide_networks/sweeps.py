@@ -53,7 +53,7 @@ def swept(tell: Tell, config: Config, rates: Sequence[float], test_split: str | 
     test = math.nan
     if test_split is not None and weights is not None:
         network.restore(weights)
-        test = network.accuracy(_test_batches(config, test_split))
+        test = network.accuracy(setup.load_test_data(config, test_split).validation())
     return {"train_loss": losses, "validation_accuracy": accuracies, "test_accuracy": np.array(test)}
 
 
@@ -100,9 +100,3 @@ class _Network:
     def _count(self, images: Tensor, labels: Tensor) -> Tensor:
         chosen = tf.argmax(self._model(images, training=False), axis=-1, output_type=labels.dtype)
         return tf.math.count_nonzero(chosen == labels)
-
-
-def _test_batches(config: Config, split: str) -> Iterable[tuple[Tensor, Tensor]]:
-    """Returns the test examples in batches of the size of the validation's, whose statistics normalise them."""
-    splits = [f"data.train_split=train[:{config.batch_size}]", f"data.validation_split={split}"]
-    return setup.load_data(configuration.override(config, splits)).validation()

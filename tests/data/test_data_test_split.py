@@ -1,0 +1,74 @@
+"""A run that evaluates another split of its data beside the validation split."""
+
+import keras
+import numpy as np
+import pytest
+
+from neural_alignment import config as configuration
+from neural_alignment.errors import ConfigError, DataError
+from neural_alignment.training import load_model, run
+from neural_alignment.training.metrics import MetricsFile
+
+PLAN = {
+    "epochs": 2,
+    "batch_size": 8,
+    "model": {"name": "fc", "hidden": [5]},
+    "optimization": {"forward": {"name": "momentum", "learning_rate": 0.2}},
+    "evaluation": {"batch_size": 5, "test_split": "test[:12]"},
+    "logging": {"tensorboard": False},
+}
+
+
+@pytest.fixture
+def toy(files, tools):
+    """A configuration on 30 images of noise, the same in both splits; the labels can be read off them."""
+    images = np.random.default_rng(0).integers(0, 120, (30, 6, 6, 1), np.uint8)
+    labels = np.arange(30) % 3
+    images[np.arange(30), labels, 0] = 255
+    folder = files.tfds([tools.encode(image) for image in images], labels, dimensions=(6, 6, 1), classes=3)
+    data = {"source": "tfds", "dataset": "toy", "data_dir": folder, "standardize": False}
+    data |= {"train_split": "train[10:]", "validation_split": "train[:10]"}
+    return {**PLAN, "data": data, "evaluation": dict(PLAN["evaluation"])}, images, labels
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_its_measures_stand_in_every_row_and_are_those_of_the_model(toy, tmp_path, standardize):
+    plan, images, labels = toy
+    plan["data"]["standardize"] = standardize
+    run.train(configuration.parse(plan), tmp_path / "run")
+    rows = MetricsFile(str(tmp_path / "run" / "metrics.csv")).rows()
+    assert [row["step"] for row in rows] == [0, 2, 4]
+    assert np.isnan(rows[0]["test_top1"])
+    model = load_model(tmp_path / "run" / "model.keras")
+    x, training = (part.astype(np.float32) for part in (images[:12], images[10:]))
+    x = (x - training.mean()) / training.std() if standardize else x / 255
+    logits = model.predict(x, verbose=0)
+    assert rows[-1]["test_top1"] == pytest.approx(np.mean(np.argmax(logits, 1) == labels[:12]), abs=1e-6)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels[:12], logits)
+    assert rows[-1]["test_J"] == pytest.approx(float(loss), rel=1e-5)
+    assert rows[-1]["test_J"] != pytest.approx(rows[-1]["J"], rel=1e-3)
+    del plan["evaluation"]["test_split"]
+    run.train(configuration.parse(plan), tmp_path / "without")
+    alone = MetricsFile(str(tmp_path / "without" / "metrics.csv")).rows()
+    assert not any(name.startswith("test_") for name in alone[0])
+    assert [row["J"] for row in alone[1:]] == [row["J"] for row in rows[1:]]  # It changes nothing.
+
+
+def test_what_has_no_such_split_is_refused_in_one_line_and_leaves_nothing(toy, tmp_path):
+    plan, _, _ = toy
+    with pytest.raises(ConfigError, match=r"evaluation.test_split must be null with data.source digits.*found test"):
+        configuration.parse({**plan, "data": {"source": "digits"}})
+    plan["evaluation"] = {"test_split": "tset"}
+    with pytest.raises(DataError, match="tset") as error:
+        run.train(configuration.parse(plan), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_would_be_standardised_otherwise_is_refused(toy, tmp_path, monkeypatch):
+    """One part in memory, by the mean of the training images, the other streamed, to [-1, 1]."""
+    plan, _, _ = toy
+    config = configuration.parse({**plan, "data": {**plan["data"], "standardize": True}})
+    monkeypatch.setattr(run.setup, "load_test_data", lambda *_: object())
+    with pytest.raises(ConfigError, match=r"test_split: must be held in memory.*; found test\[:12\]"):
+        run.train(config, tmp_path / "run")
