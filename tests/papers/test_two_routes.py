@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -197,15 +198,20 @@ def write_run(folder, cell, seed, top1, top5=0.9, state="finished", **overrides)
 TOP1 = {0: 0.41, 1: 0.44, 2: 0.5}
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """Returns a folder of runs and one for results; of every rule of Table 3 three seeds, WM has diverged."""
-    runs = tmp_path / "runs"
+@pytest.fixture(scope="module")
+def lab_runs(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("lab") / "runs"
     for cell in find(commands.ITEMS, "table", "two_routes/3").cells["lab"]:
         for seed in cell.seeds:
             diverged = cell.labels["rule"] == "weight_mirror"
             write_run(runs, cell, seed, TOP1[seed], state="diverged" if diverged else "finished")
-    return {"runs": str(runs), "output": str(tmp_path / "results")}
+    return runs
+
+
+@pytest.fixture
+def lab(lab_runs, tmp_path):
+    """Returns a folder of runs and one for results; of every rule of Table 3 three seeds, WM has diverged."""
+    return {"runs": str(shutil.copytree(lab_runs, tmp_path / "runs")), "output": str(tmp_path / "results")}
 
 
 def written(product):

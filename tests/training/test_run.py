@@ -187,17 +187,35 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, changes):
         }
 
 
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "cut"
+    with pytest.raises(Killed):
+        run.train(config(), path, progress=KillAt(STEPS + 1))
+    return path
+
+
+@pytest.fixture
+def broken(cut, tmp_path):
+    """A run of two epochs whose process was gone in the second."""
+    return shutil.copytree(cut, tmp_path / "run")
+
+
+@pytest.fixture
+def whole(finished, tmp_path):
+    """A finished run that may be damaged."""
+    return shutil.copytree(finished[1], tmp_path / "whole")
+
+
 def test_resume_without_a_run_starts_one(tmp_path):
     assert run.train(config(max_steps=1), tmp_path / "run", resume=True).metrics["step"] == 1
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
-    with pytest.raises(Killed):
-        run.train(config(), tmp_path / "run", progress=KillAt(STEPS + 1))
+def test_a_checkpoint_of_another_configuration_is_refused(broken):
     with pytest.raises(RunError, match="its checkpoint is of another configuration: batch_size was 128, is now 64"):
-        run.train(config(batch_size=64), tmp_path / "run", resume=True)
+        run.train(config(batch_size=64), broken, resume=True)
     with pytest.raises(RunError, match="holds a run that is failed; --resume goes on, --force starts anew"):
-        run.train(config(), tmp_path / "run")
+        run.train(config(), broken)
 
 
 def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
@@ -208,15 +226,14 @@ def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong(tmp_path):
+def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong(tmp_path, whole):
     wrong = config(alignment={"layers": "cnv*"})
     with pytest.raises(ConfigError, match=r"the pattern 'cnv\*' of rule 1 takes no layer .* conv1, conv2, dense"):
         run.train(wrong, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    run.train(config(max_steps=1), tmp_path / "old")
     with pytest.raises(DataError, match="batch_size"):
-        run.train(config(batch_size=4000), tmp_path / "old", force=True)
-    assert run.evaluate(tmp_path / "old")
+        run.train(config(batch_size=4000), whole, force=True)
+    assert run.evaluate(whole)
 
 
 @pytest.mark.parametrize(
@@ -249,24 +266,21 @@ def test_a_j_that_is_not_finite_at_an_evaluation_is_a_divergence_too(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["no checkpoints", "no metrics", "torn metrics", "torn checkpoint"])
-def test_damaged_runs_are_not_resumed_and_lose_nothing_more(tmp_path, damage):
-    with pytest.raises(Killed):
-        run.train(config(), tmp_path, progress=KillAt(STEPS + 1))
-    last = tmp_path / "checkpoints" / "last"
+def test_damaged_runs_are_not_resumed_and_lose_nothing_more(broken, damage):
     if damage == "no checkpoints":
-        shutil.rmtree(tmp_path / "checkpoints")
+        shutil.rmtree(broken / "checkpoints")
     elif damage == "no metrics":
-        (tmp_path / "metrics.csv").unlink()
+        (broken / "metrics.csv").unlink()
     elif damage == "torn metrics":
-        (tmp_path / "metrics.csv").write_text("step,J\n0,1,2,x\n")
+        (broken / "metrics.csv").write_text("step,J\n0,1,2,x\n")
     else:
-        for file in last.glob("ckpt*data*"):
+        for file in (broken / "checkpoints" / "last").glob("ckpt*data*"):
             file.write_bytes(file.read_bytes()[:50])
-    before = sorted(path.name for path in tmp_path.rglob("*"))
+    before = sorted(path.name for path in broken.rglob("*"))
     with pytest.raises(RunError) as error:
-        run.train(config(), tmp_path, resume=True)
+        run.train(config(), broken, resume=True)
     assert "\n" not in str(error.value)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    assert sorted(path.name for path in broken.rglob("*")) == before
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
@@ -275,23 +289,21 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
         run.train(config(max_steps=1), tmp_path / "file" / "run")
 
 
-def test_evaluate_refuses_data_of_another_shape(tmp_path):
-    run.train(config(max_steps=1), tmp_path)
-    text = (tmp_path / "config.yaml").read_text()
+def test_evaluate_refuses_data_of_another_shape(whole):
+    text = (whole / "config.yaml").read_text()
     model = keras.Sequential([keras.Input((9, 9, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
-    model.save(tmp_path / "model.keras")
+    model.save(whole / "model.keras")
     with pytest.raises(RunError, match=r"images of shape \(9, 9, 1\) and 10 outputs; the data are of .*8, 8, 1"):
-        run.evaluate(tmp_path)
-    assert (tmp_path / "config.yaml").read_text() == text
+        run.evaluate(whole)
+    assert (whole / "config.yaml").read_text() == text
 
 
-def test_evaluate_refuses_what_is_no_run(tmp_path):
+def test_evaluate_refuses_what_is_no_run(tmp_path, whole):
     with pytest.raises(RunError, match="no such run directory"):
         run.evaluate(tmp_path / "none")
-    run.train(config(max_steps=1), tmp_path / "run")
-    (tmp_path / "run" / "model.keras").write_bytes(b"PK\x03\x04 not a model")
+    (whole / "model.keras").write_bytes(b"PK\x03\x04 not a model")
     with pytest.raises(RunError, match=r"model\.keras: cannot be loaded") as error:
-        run.evaluate(tmp_path / "run")
+        run.evaluate(whole)
     assert "\n" not in str(error.value)
 
 

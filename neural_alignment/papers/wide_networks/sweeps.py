@@ -22,12 +22,13 @@ Tensor = tf.Tensor
 def swept(tell: Tell, config: Config, rates: Sequence[float], test_split: str | None) -> Arrays:
     """Trains a network at each of some rates, all from the same weights, and evaluates it after every epoch.
 
-    A run of dozens of steps takes less time than the start of its process, so the rates share one. Each is the run that
-    `train` would make of the configuration. A rate at which J becomes infinite ends there, as a run does.
+    A run of dozens of steps takes less time than the start of its process and the making of its graph, so the rates share
+    them. Each is the run that `train` would make of the configuration. A rate at which J becomes infinite ends there, as
+    a run does.
 
     Args:
         tell: told the progress.
-        config: of the run; its learning rate is not read.
+        config: of the run; its learning rate is not read, and has no schedule.
         rates: learning rates of J's optimizer.
         test_split: of the data set, for the real test accuracy; none where there is no such split.
 
@@ -40,8 +41,9 @@ def swept(tell: Tell, config: Config, rates: Sequence[float], test_split: str | 
     validation = list(dataset.validation())
     losses, accuracies = (np.full((len(rates), config.epochs), math.nan) for _ in range(2))
     best, weights = -math.inf, None
+    network = _Network(config, dataset)
     for row, rate in enumerate(rates):
-        network = _Network(configuration.override(config, [f"optimization.forward.learning_rate={rate!r}"]), dataset)
+        network.begin(rate)
         for epoch in range(config.epochs):
             losses[row, epoch] = network.train_epoch()
             if not math.isfinite(losses[row, epoch]):
@@ -66,14 +68,22 @@ class _Network:
     """
 
     def __init__(self, config: Config, dataset: Dataset):
-        self._steps = dataset.steps_per_epoch
+        self._dataset, self._steps = dataset, dataset.steps_per_epoch
         config = configuration.override(config, [f"runtime.steps_per_execution={self._steps}"])
         self._model = setup.build_model(config, dataset.classes, dataset.input_shape, self._steps)
         setup.compile_model(self._model, config, dataset.classes, self._steps)
-        self._advance = Stepper(self._model, dataset.train())
+        self._variables = [*self._model.variables, *self._model.optimizer.variables]
+        self._initial = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
         images = tf.TensorSpec((None, *dataset.input_shape), tf.float32)
         signature = (images, tf.TensorSpec((None,), tf.int32))
         self._hits = tf.function(self._count, input_signature=signature, autograph=False)
+
+    def begin(self, rate: float) -> None:
+        """Goes back to the initial state, of the optimizer as well, and to the first batch, with another rate."""
+        for variable, value in zip(self._variables, self._initial, strict=True):
+            variable.assign(value)
+        self._model.optimizer.learning_rate = rate
+        self._advance = Stepper(self._model, self._dataset.train())
 
     def train_epoch(self) -> float:
         """Trains for one epoch; returns the mean of J, all terms of it."""
