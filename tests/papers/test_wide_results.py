@@ -115,7 +115,7 @@ def test_tables_6_and_7_have_every_rule_at_every_width_and_say_what_differs(name
 
 def test_table_2_has_five_seeds():
     for rule in ("normal", "align_ada", "align_zero", "dfa", "fa"):
-        assert sorted(row["seed"] for row in rows_of("table_2", rule=rule)) == [100, 101, 102, 103, 104]
+        assert sorted(row["seed"] for row in rows_of("table_2", rule=rule)) == [99, 100, 101, 102, 103]
 
 
 def test_the_imagenet_figure_says_that_it_is_a_check_of_the_pipeline():
@@ -221,8 +221,8 @@ def scores_fall_over_training():
     return Shown("; ".join(parts), cases)
 
 
-def accuracies(name, rule, column="validation_accuracy", **labels):
-    return [value(name, column, rule=rule, width=width, **labels) for width in WIDTHS]
+def accuracies(name, rule, widths=WIDTHS):
+    return [value(name, "validation_accuracy", rule=rule, width=width) for width in widths]
 
 
 def gaps(name):
@@ -246,7 +246,7 @@ def gap_shrinks_beyond_the_seeds():
     *_, wide = found = gaps("table_6")
     spread = f"{statistics.fmean(narrow):.1f} ± {statistics.stdev(narrow):.1f}"
     told = f"gap of {listed(found)} points at 8, 16, 32, 64, one seed; of Table 2's five at 8: {spread}, the least"
-    return Shown(f"{told} {min(narrow):.1f}", [wide < gap for gap in (found[0], *narrow)])
+    return Shown(f"{told} {min(narrow):.1f}", [wide < gap for gap in narrow])
 
 
 def better(name, other):
@@ -268,10 +268,11 @@ def best_of_baselines(name):
 
 
 def align_prop_is_best():
-    found = {rule: accuracies("table_1", rule) for rule in experiments.RULES if rule != "normal"}
+    widths = experiments.PROP_WIDTHS
+    found = {rule: accuracies("table_1", rule, widths) for rule in experiments.RULES if rule != "normal"}
     others = [max(each) for each in zip(*(v for rule, v in found.items() if rule != "align_prop"), strict=True)]
     cases = [ours >= best for ours, best in zip(found["align_prop"], others, strict=True)]
-    return Shown(f"{listed(found['align_prop'])} %; the best other {listed(others)} %", cases)
+    return Shown(f"{listed(found['align_prop'])} % at 8, 16, 32; the best other {listed(others)} %", cases)
 
 
 def deviations_are_small():
@@ -283,37 +284,28 @@ def deviations_are_small():
     return Shown(", ".join(told), [statistics.stdev(values) < 1 for values in spreads])
 
 
-def at_rate(dataset, rule, width, rate):
-    """Returns the accuracy; that of chance where J became infinite in the first epoch."""
-    [row] = rows_of("figure_3", dataset=dataset, rule=rule, width=width, rate=rate)
+def at_rate(rule, rate):
+    """Returns the accuracy of the wide network; that of chance where J became infinite in the first epoch."""
+    [row] = rows_of("figure_3", rule=rule, width=WIDE, rate=rate)
     return 10.0 if math.isnan(row["validation_accuracy"]) else row["validation_accuracy"]
 
 
 LEARNED = 15.0
 """Percent, half as much again as chance: what is said of rules is said where backpropagation has come so far."""
 
-BOTH = ("cifar10", "kmnist")
-NARROW, WIDE = experiments.NARROW, experiments.WIDE
+WIDE = experiments.WIDE
 
 
 def small_rates_are_close():
-    cases, parts = [], []
-    for dataset in BOTH:
-        found = [at_rate(dataset, rule, WIDE, 0.5) for rule in ("normal", "align_ada", "align_zero")]
-        cases.append(max(found) - min(found) < 3 and found[0] > LEARNED)
-        parts.append(f"{dataset} {listed(found)} %")
-    return Shown(f"rate 0.5, width {WIDE}: Normal, Align-ada, Align-zero {'; '.join(parts)}", cases)
+    found = [at_rate(rule, 0.5) for rule in ("normal", "align_ada", "align_zero")]
+    told = f"KMNIST, rate 0.5, width {WIDE}: Normal, Align-ada, Align-zero {listed(found)} %"
+    return Shown(told, [max(found) - min(found) < 3 and found[0] > LEARNED])
 
 
 def all_drop_at_ten():
-    cases, parts = [], []
-    for dataset in BOTH:
-        found = {r: [at_rate(dataset, r, WIDE, rate) for rate in (5, 10)] for r in experiments.WITHOUT_PROP}
-        cases += [ten < five - 3 for five, ten in found.values()]
-        parts.append(
-            f"{dataset} " + ", ".join(f"{rule} {five:.1f} to {ten:.1f}" for rule, (five, ten) in found.items())
-        )
-    return Shown(f"rate 5 to 10, width {WIDE}: {'; '.join(parts)}", cases)
+    found = {rule: [at_rate(rule, rate) for rate in (5, 10)] for rule in experiments.WITHOUT_PROP}
+    told = ", ".join(f"{rule} {five:.1f} to {ten:.1f}" for rule, (five, ten) in found.items())
+    return Shown(f"KMNIST, rate 5 to 10, width {WIDE}: {told}", [ten < five - 3 for five, ten in found.values()])
 
 
 def printed_losses():
@@ -394,7 +386,7 @@ def adam(rule, setting):
 
 def adam_align_ada_is_behind():
     normal, ours = adam("normal", "150 epochs"), adam("align_ada", "150 epochs")
-    told = f"{listed(ours)}, Normal {listed(normal)} % at 8, 16, 32"
+    told = f"{listed(ours)}, Normal {listed(normal)} % at 8, 16"
     return Shown(told, [b < a for a, b in zip(normal, ours, strict=True)])
 
 

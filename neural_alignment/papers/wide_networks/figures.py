@@ -87,14 +87,15 @@ def figure_3(source: Source) -> Product:
         for rate, accuracy in each.by_rate().items()
     ]
     narrow, wide = (pick(cell.labels["width"] for cell in source.cells) for pick in (min, max))
-    figure = new_figure(10, 4.8)
-    axes = figure.subplots(1, 2)
-    for axis, (dataset, title) in zip(axes, TITLES.items(), strict=True):
+    datasets = [name for name in TITLES if any(cell.labels["dataset"] == name for cell in source.cells)]
+    figure = new_figure(5 * len(datasets), 4.8)
+    axes = figure.subplots(1, len(datasets), squeeze=False)[0]
+    for axis, dataset in zip(axes, datasets, strict=True):
         for rule, (_, style) in RULES.items():
             for width in (wide, narrow):
                 draw(axis, _points(rows, "rate", dataset=dataset, rule=rule, width=width), style, width == narrow)
         _logarithmic(axis, sorted({row["rate"] for row in rows}) or [1.0], "learning rate")
-        axis.set(title=title, ylabel="validation accuracy (%)")
+        axis.set(title=TITLES[dataset], ylabel="validation accuracy (%)")
     _legend(figure, axes[0])
     rows.sort(key=lambda row: (row["dataset"], row["width"], list(RULES).index(row["rule"]), row["rate"]))
     text = f"{_counted(found, source)}. Lines: width {wide}; dotted: width {narrow}; nothing where J became infinite."

@@ -22,9 +22,9 @@ Tensor = tf.Tensor
 def swept(tell: Tell, config: Config, rates: Sequence[float], test_split: str | None) -> Arrays:
     """Trains a network at each of some rates, all from the same weights, and evaluates it after every epoch.
 
-    A run of dozens of steps takes less time than the start of its process and the making of its graph, so the rates share
-    them. Each is the run that `train` would make of the configuration. A rate at which J becomes infinite ends there, as
-    a run does.
+    A run of dozens of steps takes less time than the start of its process and the making of its graph, so the rates
+    share them. Each is the run that `train` would make of the configuration. A rate at which J becomes infinite ends
+    there, as a run does.
 
     Args:
         tell: told the progress.
