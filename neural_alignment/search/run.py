@@ -260,7 +260,7 @@ class Ledger:
         seconds = [trial.seconds for trial in self._trials.values()]
         each = statistics.fmean(seconds) if seconds else self._plan.seconds
         rest = self.left()
-        return text.format(duration(each * rest / min(self._slots, rest))) if each and rest else ""
+        return "" if each is None or not rest else text.format(duration(each * rest / min(self._slots, rest)))
 
 
 def duration(seconds: float) -> str:
