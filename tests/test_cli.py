@@ -77,19 +77,21 @@ def test_describe_counts_parameters_and_the_products_of_each_rule(run):
 
 
 def test_describe_counts_the_steps_of_rules_for_a_whole_network(run):
+    """On images of 8 x 8 pixels, with convolutions at 8, 8, 8, 4, 4, 2, 2 places a side."""
     config = ROOT / "configs" / "wide_networks" / "cifar10" / "normal.yaml"
-    weights = 27 * 16 + 6 * 144 * 16 + 7 * 16 + 16 * 10 + 10
-    maps = 16 * (3 * 32 * 32 + 2 * 16 * 16 + 2 * 8 * 8) * 10
+    digits = ("--set", "data={source: digits}", "--set", "evaluation.test_split=null", "--set", "model.width=16")
+    weights = 9 * 16 + 6 * 144 * 16 + 7 * 16 + 16 * 10 + 10
+    maps = 16 * (3 * 8 * 8 + 2 * 4 * 4 + 2 * 2 * 2) * 10
     costs = {}
     for rule, kept in {"align_ada": weights, "align_zero": weights, "dfa": maps, "last_layer": 0}.items():
-        code, output, error = run("describe", config, "--set", "model.width=16", "--set", f"alignment={{rule: {rule}}}")
+        code, output, error = run("describe", config, *digits, "--set", f"alignment={{rule: {rule}}}")
         assert code == 0, error
         assert f"kept        {kept:,} numbers by {rule}" in output
         assert "R step" not in output
         [step] = [line.split() for line in output.splitlines() if line.startswith("J step")]
         costs[rule] = float(step[-1])
-    first, last = 27 * 16 * 1024, 160
-    once = first + 2304 * (2 * 1024 + 2 * 256 + 2 * 64) + last  # A product of every kernel with one example.
+    first, last = 9 * 16 * 64, 160
+    once = first + 2304 * (2 * 64 + 2 * 16 + 2 * 4) + last  # A product of every kernel with one example.
     steps = {
         "align_zero": 4 * once - first,  # Forward, forward through the frozen network, error, kernels.
         "align_ada": 4 * once - first,
