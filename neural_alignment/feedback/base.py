@@ -236,11 +236,6 @@ def kernel_layers(model: keras.Model) -> list[Any]:
     return [operation for operation, _ in graph(model) if has_kernel(operation)]
 
 
-def _draws(layer: Any) -> bool:
-    """Whether a layer draws random numbers in a pass, by the state of a generator that it keeps."""
-    return any(variable.path.endswith("seed_generator_state") for variable in layer.non_trainable_variables)
-
-
 def live_weights(model: keras.Model) -> list[Any]:
     """Returns the variables that are no part of what a rule freezes: initial states."""
     return [variable for layer in model.layers for variable in getattr(layer, "live_weights", [])]
@@ -262,3 +257,8 @@ def draw(name: str, shape: tuple[int, ...], fan: tuple[int, ...], seed: int) -> 
 def _layers(model: keras.Model) -> list[Any]:
     layers = model._flatten_layers(include_self=False, recursive=True)
     return [layer for layer in layers if not isinstance(layer, keras.Model)]
+
+
+def _draws(layer: Any) -> bool:
+    """Whether a layer draws random numbers in a pass, by the state of a generator that it keeps."""
+    return any(variable.path.endswith("seed_generator_state") for variable in layer.non_trainable_variables)

@@ -129,6 +129,7 @@ class Evaluation:
         self._epoch_steps = epoch_steps
         self._dataset = dataset
         self._test = test
+        self._tested = () if test is None else ("J", "top1", "top5")
         self._alignment = alignment
         self._learns = any(rule.learns for rule in config.rules)
 
@@ -148,12 +149,11 @@ class Evaluation:
         model = self._model
         step = model.global_step
         validation: Row = {}
-        test: Row = {}
         if step:
             validation = named(self._devices.evaluate(model, self._dataset))
             if not math.isfinite(validation["J"]):
                 raise diverged(model, step)
-            test = named(self._devices.evaluate(model, self._test)) if self._test else {}
+        test = named(self._devices.evaluate(model, self._test)) if step and self._test is not None else {}
         training = named(training)
         rates = [float(keras.ops.convert_to_numpy(rate)) for rate in model.optimizer.learning_rates]
         return {
@@ -163,7 +163,7 @@ class Evaluation:
             "J": validation.get("J", math.nan),
             "top1": validation.get("top1", math.nan),
             "top5": validation.get("top5", math.nan),
-            **({f"test_{name}": test.get(name, math.nan) for name in ("J", "top1", "top5")} if self._test else {}),
+            **{f"test_{name}": test.get(name, math.nan) for name in self._tested},
             "train_J": training.get("J", math.nan),
             "R": training.get("R", math.nan) if self._learns else math.nan,
             "train_top1": training.get("top1", math.nan),

@@ -10,9 +10,6 @@ def _item(kind, number, title, make, cells, **options) -> Item:
     return Item(kind, f"wide_networks/{number}", title, make, cells, **options)
 
 
-_IMAGENET = {"check": figures.check_sample}
-
-
 ITEMS = [
     _item("table", 1, "Align-prop and all other rules on CIFAR-10", tables.table_1, experiments.table_1()),
     _item("table", 2, "CIFAR-10 over five seeds", tables.table_2, experiments.table_2()),
@@ -25,7 +22,7 @@ ITEMS = [
     _item("table", 10, "standard parameterization, Adam", tables.table_10, experiments.table_10()),
     _item("figure", 3, "accuracy over the learning rate", figures.figure_3, experiments.figure_3()),
     _item("figure", 4, "accuracy over the width", figures.figure_4, experiments.figure_4()),
-    _item("figure", 5, experiments.IMAGENET_LOSS, figures.figure_5, experiments.figure_5(), **_IMAGENET),
+    _item("figure", 5, experiments.IMAGENET_LOSS, figures.figure_5, experiments.figure_5(), check=figures.check_sample),
     _item("figure", 6, "accuracy over the number of images", figures.figure_6, experiments.table_9()),
     *timing.ITEMS,
 ]

@@ -87,6 +87,9 @@ ADAM_WIDTHS = (8, 16)
 IMAGENET_WIDTH = 512
 """Filters of Figure 5 in the paper."""
 
+IMAGENET_RATES = (5.0,)
+"""Of Figure 5, in the paper (Appendix F) and here."""
+
 IMAGENET_RULES = ("normal", "align_ada", "align_zero", "dfa", "fa")
 
 _OF_IMAGENET = {"dfa": ("alignment.share_space=true",)}
@@ -143,8 +146,8 @@ IMAGENET = Protocol(
     "lab/wide_networks/imagenet.yaml",
     None,
     "1,000 images of 64 x 64 pixels, width 16, 4 epochs",
-    LAB_RATES,
-    LAB_RATES,
+    IMAGENET_RATES,
+    IMAGENET_RATES,
 )
 
 IMAGENET_LOSS = "ImageNet, training loss"
@@ -379,7 +382,7 @@ def figure_5() -> dict[str, list]:
         "paper": [
             cell
             for rule in IMAGENET_RULES
-            for cell in paper_cells("imagenet", rule, IMAGENET_WIDTH, "imagenet", {}, rates=LAB_RATES)
+            for cell in paper_cells("imagenet", rule, IMAGENET_WIDTH, "imagenet", {}, rates=IMAGENET_RATES)
         ],
         "lab": [
             sweep(IMAGENET, "imagenet", {"rule": rule, "width": 16}, [*files, *_OF_IMAGENET.get(rule, ())])
