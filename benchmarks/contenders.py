@@ -105,7 +105,7 @@ def _native(layer: keras.Layer) -> keras.Layer:
 def aligned(build: Build, rule: Alignment, alternation: int | None = None) -> AlignedModel:
     """Returns the network as this library trains it by `rule`: momentum for W, Adam for B, as in the paper."""
     model = build(rule)
-    model = AlignedModel(model.inputs, model.outputs)
+    model = AlignedModel(model.input, model.output)
     optimizers = [Momentum(0.01)]
     if rule.learns and not rule.tie_gradient:
         optimizers.append(Adam(1e-3))

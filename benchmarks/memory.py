@@ -75,7 +75,7 @@ def _own_bytes(model: Any, name: str) -> int:
     if name == BASELINE:
         return 0
     kernels = [weight for weight in model.weights if weight.name == "backward_kernel"]
-    slots = model.optimizer.optimizers[1].variables
+    slots = model.optimizer.inner_optimizers[1].variables
     return sum(weight.shape.num_elements() * weight.value.dtype.size for weight in [*kernels, *slots])
 
 

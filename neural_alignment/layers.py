@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import zlib
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
+from neural_alignment import initialization
 from neural_alignment.alignments import Alignment, ForwardPass, LayerView, current_pass
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap, carry
 
@@ -72,26 +72,35 @@ class AlignedLayer:
         return self.alignment is not None and self.alignment.keeps_kernel
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the native layer's weights and, where the rule keeps one, the backward kernel."""
+        """Creates the native layer's weights and, if the rule keeps one, the backward kernel.
+
+        Raises:
+            ValueError: if B needs an independent draw and the initializer gives every entry of W the same value.
+        """
         super().build(input_shape)
         if not self.keeps_backward_kernel:
             return
-        layout = tuple(self.kernel.shape)
         linear_map = self.linear_map()
-        draw = _independent(self.kernel_initializer, self.name)
+        starts_at_forward = self.alignment.starts_at_forward
 
         def initializer(shape, dtype=None):
             del shape  # Drawn in the layout of W, so that the fan-in is that of W.
-            return linear_map.transpose(draw(layout, dtype=dtype))
+            kernel = _stored(self.kernel)
+            if not starts_at_forward:
+                kernel = initialization.independent_draw(self.kernel_initializer, kernel, self.name, dtype)
+            return linear_map.transpose(kernel)
 
         self._backward_kernel = self.add_weight(
             name="backward_kernel",
-            shape=linear_map.transposed_shape(layout),
+            shape=linear_map.transposed_shape(tuple(self.kernel.shape)),
             initializer=initializer,
             trainable=self.alignment.learns,
+            # A layer outside of an `AlignedModel` assigns W(0) within the step, on every replica.
+            aggregation="only_first_replica" if starts_at_forward else "none",
         )
-        self.restart_backward_kernel()
-        if self.alignment.uses_step:
+        # Read by `optimizers.MultiOptimizer`, which knows no layers and no rules.
+        self._backward_kernel.tied_by = self.alignment.rule if self.alignment.tie_gradient else None
+        if self.alignment.uses_step or starts_at_forward:
             self._step = self.add_weight(
                 name="alignment_step",
                 shape=(),
@@ -101,10 +110,14 @@ class AlignedLayer:
                 aggregation="only_first_replica",
             )
 
-    def restart_backward_kernel(self) -> None:
-        """Sets B to W where the rule begins there: when the layer is built, and when its W(0) is replaced later."""
-        if self.keeps_backward_kernel and self.alignment.starts_at_forward:
-            self._backward_kernel.assign(self.linear_map().transpose(_tensor(self.kernel)))
+    def take_initial_kernel(self) -> None:
+        """Sets B to W(0) before the first training step, if the rule starts there; does nothing afterwards.
+
+        `AlignedModel` calls this before a step. In any other model the layer does the same in its first training call.
+        """
+        if self.keeps_backward_kernel and self.alignment.starts_at_forward and not int(self._step.numpy()):
+            self._backward_kernel.assign(self.linear_map().transpose(_stored(self.kernel)))
+            self._step.assign(1)
 
     @property
     def forward_kernel(self) -> Any:
@@ -115,13 +128,17 @@ class AlignedLayer:
     def backward_kernel(self) -> Any:
         """B: the kernel through which the error travels, `(outputs, inputs)` or as the kernel of a convolution.
 
-        The weight itself where the rule learns or keeps B; computed from W where the rule says so (sign symmetry).
+        The weight itself if the rule learns or keeps B; computed from W if the rule says so (sign symmetry), or if the
+        rule starts at W(0) and training has not begun (Align-prop).
 
         Raises:
             AttributeError: if the layer has no alignment, or is not built.
         """
         if getattr(self, "_backward_kernel", None) is None:
             raise AttributeError(f"Layer {self.name!r} has no backward kernel: it is not built or has no alignment.")
+        if self.alignment.starts_at_forward:
+            kept, start = self._backward_kernel, self.linear_map().transpose(_stored(self.kernel))
+            return tf.cond(self._step.value > 0, lambda: kept, lambda: start)
         if type(self.alignment).carried_kernel is Alignment.carried_kernel:
             return self._backward_kernel
         linear_map = self.linear_map()
@@ -136,6 +153,7 @@ class AlignedLayer:
         """
         if self._is_native:
             return super().call(inputs)
+        inputs = _dense(inputs, self.compute_dtype)
         state = current_pass() or self._own_pass(inputs, training)
         bias = None if self.bias is None else _tensor(self.bias)
         if self.keeps_backward_kernel:
@@ -163,7 +181,10 @@ class AlignedLayer:
         linear_map = self.linear_map()
         # Each weight is read once, for J and R both: what moves it then waits for the one read, because it needs the
         # gradient that follows from it. TensorFlow's optimised graphs lose other orders of reads and updates.
-        kernel, backward = _tensor(self.kernel), _tensor(self._backward_kernel)
+        if self.alignment.starts_at_forward:
+            kernel, backward = self._kernels_from_start(training)
+        else:
+            kernel, backward = _tensor(self.kernel), _tensor(self._backward_kernel)
         carried = self.alignment.carried_kernel(tf.stop_gradient(kernel), linear_map.transpose(backward))
         tie_gradient = self.alignment.tie_gradient
         if not tie_gradient:
@@ -175,12 +196,26 @@ class AlignedLayer:
             self._regularise(weights, inputs, projection, state)
         return projection
 
+    def _kernels_from_start(self, training: bool | None) -> tuple[Tensor, Tensor]:
+        """Returns W and B for a rule with B = W(0), in the compute dtype.
+
+        Until the first training step B is the present W. Outside of an `AlignedModel` the first training call stores
+        it. W is read once, and B's new value follows from that read, so that no update can come in between.
+        """
+        forward, step = _stored(self.kernel), tf.convert_to_tensor(self._step.value)
+        start, kept = self.linear_map().transpose(tf.stop_gradient(forward)), _stored(self._backward_kernel)
+        backward = tf.cond(step > 0, lambda: kept, lambda: start)
+        if training and current_pass() is None:
+            self._backward_kernel.assign(backward)
+            self._step.assign(step + 1)
+        return tf.cast(forward, self.compute_dtype), tf.cast(backward, self.compute_dtype)
+
     def _own_pass(self, inputs: Tensor, training: bool | None) -> ForwardPass:
-        """Returns what a model would say, in a model that does not: the layer counts its own steps."""
+        """Returns the pass of a layer outside of an `AlignedModel`: the layer counts its own steps."""
         if training and self.alignment is not None and not self.keeps_backward_kernel:
             raise ValueError(
                 f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
-                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.inputs, model.outputs)."
+                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.input, model.output)."
             )
         if self.alignment is None or not self.alignment.uses_step:
             return ForwardPass()
@@ -367,6 +402,20 @@ def _tensor(variable: Any) -> Tensor:
     return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))
 
 
+def _stored(variable: Any) -> Tensor:
+    """Returns the value of a weight in the dtype in which it is stored."""
+    value = _tensor(variable)
+    return value if value.dtype.name == variable.dtype else tf.convert_to_tensor(variable._value)
+
+
+def _dense(inputs: Any, dtype: str) -> Tensor:
+    """Returns the inputs as a dense tensor of floats: Keras casts no integers, and keeps sparse tensors sparse."""
+    if isinstance(inputs, tf.SparseTensor):
+        inputs = tf.sparse.to_dense(tf.sparse.reorder(inputs))
+    inputs = tf.convert_to_tensor(inputs)
+    return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
+
+
 def _wide(value: Tensor | None, variable: Any = None) -> Tensor | None:
     """Returns a signal, or a weight as it is stored, in at least float32: R is not taken in half precision.
 
@@ -377,20 +426,3 @@ def _wide(value: Tensor | None, variable: Any = None) -> Tensor | None:
     if value is None or value.dtype not in HALF:
         return value
     return tf.cast(value if variable is None else variable._value, tf.float32)
-
-
-def _independent(initializer: keras.initializers.Initializer, layer: str) -> keras.initializers.Initializer:
-    """Returns an initialiser of the same distribution whose draw is independent of `initializer`'s.
-
-    A Keras initialiser gives the same numbers at every call, so that one called twice would make B equal to W. The seed
-    of B's follows from that of W's and from the layer's name; Keras' global seed is not asked for another one, so that
-    W is the same with any rule and with none.
-    """
-    if not hasattr(initializer, "get_config") or isinstance(
-        getattr(initializer, "seed", None), keras.random.SeedGenerator
-    ):
-        return initializer  # Draws anew at every call.
-    config = initializer.get_config()
-    if "seed" in config and isinstance(getattr(initializer, "seed", None), int):
-        config["seed"] = zlib.crc32(f"{initializer.seed}/{layer}/backward_kernel".encode()) & 0x7FFFFFFF
-    return type(initializer).from_config(config)

@@ -54,5 +54,5 @@ class Adam(keras.optimizers.Adam):
             beta1=tf.constant(self.beta_1, dtype),
             beta2=tf.constant(self.beta_2, dtype),
             epsilon=tf.constant(self.epsilon, dtype),
-            grad=tf.cast(gradient, dtype),
+            grad=tf.cast(tf.convert_to_tensor(gradient), dtype),
         )

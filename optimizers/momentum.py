@@ -48,7 +48,7 @@ class Momentum(keras.optimizers.Optimizer):
             var=variable.handle,
             accum=accumulator.handle,
             lr=tf.cast(learning_rate, variable.dtype),
-            grad=tf.cast(gradient, variable.dtype),
+            grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
             momentum=tf.constant(self.momentum, variable.dtype),
             use_nesterov=self.nesterov,
         )

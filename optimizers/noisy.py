@@ -8,14 +8,17 @@ import keras
 import tensorflow as tf
 
 from optimizers import noise
+from optimizers.wrapping import Wrapper
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
-class Noisy(keras.optimizers.Optimizer):
+class Noisy(Wrapper):
     """Adds zero-mean noise to every update of another optimizer, scaled by the current learning rate.
 
     w <- update(w) + rate e, with e of the given variance (Kunin et al. 2020, section 5 and Appendix B.3). e is a
-    function of the seed, the variable's path and the number of updates: a resumed run sees that of the undisturbed one.
+    function of the seed, the variable's path and the number of steps: a resumed run sees the same noise as an
+    undisturbed one. A step without an update (`gradient_accumulation_steps`) has no noise. Moving averages (`use_ema`)
+    and constraints see the noisy weights.
 
     Args:
         optimizer: what makes the updates.
@@ -26,7 +29,7 @@ class Noisy(keras.optimizers.Optimizer):
         seed: seed of the noise.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of its range, or `optimizer` cannot be wrapped.
     """
 
     def __init__(
@@ -46,12 +49,20 @@ class Noisy(keras.optimizers.Optimizer):
             raise ValueError(
                 f'`distribution` must be one of {noise.DISTRIBUTIONS}. Received {distribution!r}. Example: "normal".'
             )
-        super().__init__(learning_rate=0.0, name=name)
+        super().__init__([optimizer], name=name)
         self.optimizer = optimizer
         self.variance = variance
         self.distribution = distribution
         self.only = only
         self.seed = seed
+        # Within the optimizer's own step: there it is known whether it makes an update, and on which replica.
+        update_step = optimizer.update_step
+
+        def noisy_update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+            update_step(gradient, variable, learning_rate)
+            self._add_noise(variable, learning_rate)
+
+        optimizer.update_step = noisy_update_step
 
     def build(self, variables: list[Any]) -> None:
         """Builds the optimizer that makes the updates.
@@ -70,11 +81,6 @@ class Noisy(keras.optimizers.Optimizer):
         super().build(variables)
 
     @property
-    def variables(self) -> list[Any]:
-        """This optimizer's own variables and those of the one inside."""
-        return [*super().variables, *self.optimizer.variables]
-
-    @property
     def learning_rate(self) -> Any:
         """The current learning rate of the optimizer inside."""
         return self.optimizer.learning_rate
@@ -84,37 +90,21 @@ class Noisy(keras.optimizers.Optimizer):
         self.optimizer.learning_rate = value
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
-        """Lets the optimizer inside make its update, then adds the noise."""
+        """Lets the optimizer inside make its update, with noise."""
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
-        rate = tf.convert_to_tensor(self.optimizer.learning_rate)
         self.optimizer.apply(grads, variables)
-        noisy = [
-            variable
-            for gradient, variable in zip(grads, variables, strict=True)
-            if gradient is not None and (self.only is None or self.only in variable.path)
-        ]
-        # Outside of the replicas, as Keras makes its updates: each has the same noise.
-        tf.__internal__.distribute.interim.maybe_merge_call(self._add_noise, tf.distribute.get_strategy(), noisy, rate)
         self._iterations.assign_add(1)
 
-    def _add_noise(self, strategy: tf.distribute.Strategy, variables: list[Any], rate: Any) -> None:
-        """Adds rate e to each variable on every replica."""
-        for variable in variables:
-            strategy.extended.update(
-                variable.value,
-                lambda copy, scale, e: copy.assign_add(tf.cast(scale, copy.dtype) * e),
-                args=(rate, self._draw(variable)),
-                group=False,
-            )
-
-    def _draw(self, variable: Any) -> tf.Tensor:
-        """Draws e for one variable at the present number of updates."""
-        pair = noise.key(self.seed, variable.path, self._iterations.value)
-        return noise.draw(
-            self.distribution, tuple(variable.shape), pair, self.variance**0.5, tf.as_dtype(variable.dtype)
-        )
+    def _add_noise(self, variable: tf.Variable, learning_rate: Any) -> None:
+        """Adds rate e to one variable on one replica; all replicas draw the same e."""
+        path = self._trainable_variables[self._get_variable_index(variable)].path
+        if self.only is not None and self.only not in path:
+            return
+        pair = noise.key(self.seed, path, self._iterations.value)
+        drawn = noise.draw(self.distribution, tuple(variable.shape), pair, self.variance**0.5, variable.dtype)
+        variable.assign_add(tf.cast(learning_rate, variable.dtype) * drawn)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from optimizers.wrapping import Wrapper, averages
+
 J, R = 0, 1
 """Positions of the two losses: the task loss and the regulariser."""
 
@@ -39,12 +41,17 @@ class _GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
-class MultiOptimizer(keras.optimizers.Optimizer):
+class MultiOptimizer(Wrapper):
     """One optimizer per loss, [J, R]; each moves the variables of its own loss (Kunin et al. 2020, Appendix A.3).
 
     J moves all variables but the backward kernels, which R moves. With one optimizer it takes J + R on all of them, as
     Kolen-Pollack needs. `iterations` counts every global step, of J or of R; learning-rate schedules and the rate
     scheduler go by it. Each inner optimizer counts its own updates.
+
+    Arguments of the optimizers inside (`weight_decay`, clipping, `use_ema`, `gradient_accumulation_steps`) apply to the
+    variables of their loss. `learning_rate` is that of J: Keras' `LearningRateScheduler` and `ReduceLROnPlateau` change
+    J's rate only. Loss scaling goes around: `LossScaleOptimizer(MultiOptimizer([...]))`, which the mixed_float16 policy
+    does by itself.
 
     Args:
         optimizers: [J's, R's], or one for both.
@@ -53,7 +60,8 @@ class MultiOptimizer(keras.optimizers.Optimizer):
             the published code, so that momentum drifts on.
 
     Raises:
-        ValueError: if `optimizers` is not a list of one or two different Keras optimizers.
+        ValueError: if `optimizers` is not a list of one or two different Keras optimizers, or one of them scales the
+            loss or serves several losses.
     """
 
     def __init__(
@@ -75,8 +83,7 @@ class MultiOptimizer(keras.optimizers.Optimizer):
                 "`rate_scheduler` must be callable with a step, or None. "
                 f"Received {rate_scheduler!r}. Example: RateScheduler(steps_per_epoch=100, alternation=1)."
             )
-        super().__init__(learning_rate=0.0, name=name)
-        self.optimizers = inner
+        super().__init__(inner, name=name)
         self.rate_scheduler = rate_scheduler
         self.skip_idle = skip_idle
         self._turn = threading.local()  # Replicas are threads.
@@ -85,18 +92,40 @@ class MultiOptimizer(keras.optimizers.Optimizer):
             # Gradients are added up here, before clipping; Keras would do so after it.
             _innermost(optimizer)._all_reduce_sum_gradients = list
 
+    serves_several_losses = True
+
+    @tf.__internal__.tracking.no_automatic_dependency_tracking
     def build(self, variables: list[Any]) -> None:
-        """Builds each optimizer on the variables of its loss."""
+        """Builds each optimizer on the variables of its loss.
+
+        Raises:
+            ValueError: if a rule ties B's update to W's (Kolen-Pollack) and not one optimizer moves both at every step.
+        """
         if self.built:
             return
-        for optimizer, own in zip(self.optimizers, self._split(variables), strict=True):
+        self._check_tied(variables)
+        shares = self.shares(variables)
+        for optimizer, own in zip(self.inner_optimizers, shares, strict=True):
             if own:
                 optimizer.build(own)
-        super().build(variables)
+        self._built_on = list(variables)
+        # The variables with moving averages come first: Keras' `SwapEMAWeights` pairs these lists.
+        order = sorted(zip(self.inner_optimizers, shares, strict=True), key=lambda pair: not averages(pair[0]))
+        super().build([variable for _, own in order for variable in own])
 
-    def _split(self, variables: Sequence[Any]) -> list[list[Any]]:
-        """Sorts variables by the optimizer that moves them."""
-        if len(self.optimizers) == 1:
+    def _check_tied(self, variables: Sequence[Any]) -> None:
+        """Refuses to move W and B apart where a rule ties them; aligned layers mark the B of such a rule."""
+        rules = [rule for variable in variables if (rule := getattr(variable, "tied_by", None))]
+        if rules and not (self.constant and len(self.inner_optimizers) == 1):
+            raise ValueError(
+                f"{rules[0]!r} needs one optimizer that moves W and B at every step. Received "
+                f"{len(self.inner_optimizers)} optimizers, rate scheduler {self.rate_scheduler!r}. "
+                "Example: MultiOptimizer([Momentum(0.1)])."
+            )
+
+    def shares(self, variables: Sequence[Any]) -> list[list[Any]]:
+        """Returns, for each inner optimizer, those of the variables that it moves."""
+        if len(self.inner_optimizers) == 1:
             return [list(variables)]
         return [[variable for variable in variables if loss_of(variable) == loss] for loss in (J, R)]
 
@@ -120,24 +149,19 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         return tf.convert_to_tensor(j_rate, tf.float32), tf.convert_to_tensor(r_rate, tf.float32)
 
     @property
-    def variables(self) -> list[Any]:
-        """The global step and the variables of the inner optimizers."""
-        return [*super().variables, *(variable for optimizer in self.optimizers for variable in optimizer.variables)]
-
-    @property
     def learning_rate(self) -> Any:
         """The current learning rate of J's optimizer; `learning_rates` has those of both losses."""
-        return self.optimizers[J].learning_rate
+        return self.inner_optimizers[J].learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
-        self.optimizers[J].learning_rate = value
-        _follow(self.optimizers[J], self._iterations)
+        self.inner_optimizers[J].learning_rate = value
+        _follow(self.inner_optimizers[J], self._iterations)
 
     @property
     def learning_rates(self) -> tuple[Any, Any]:
         """The current learning rates of J and R."""
-        return self.optimizers[0].learning_rate, self.optimizers[-1].learning_rate
+        return self.inner_optimizers[0].learning_rate, self.inner_optimizers[-1].learning_rate
 
     @contextlib.contextmanager
     def mode(self, j_runs: bool, r_runs: bool) -> Iterator[None]:
@@ -162,14 +186,16 @@ class MultiOptimizer(keras.optimizers.Optimizer):
             trainable_variables: the variables; those that the optimizer was built with where none.
 
         Raises:
-            ValueError: if the optimizer is not built and no variables are given, or if the losses take turns on
-                several replicas and `mode` does not say whose turn it is.
+            ValueError: if the optimizer is not built and no variables are given; on several replicas, if the losses
+                take turns and `mode` does not say whose turn it is, or if an optimizer accumulates gradients or
+                overwrites variables with averages.
         """
         if trainable_variables is None and not self.built:
             raise ValueError("The optimizer is not built. Call `build(variables)` first, or give the variables.")
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        variables = list(self._built_on if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
+        self._check_replicas()
         pairs = _added_up([(g, v) for g, v in zip(grads, variables, strict=True) if g is not None])
         if self.constant:
             self._apply_all(pairs)
@@ -178,6 +204,19 @@ class MultiOptimizer(keras.optimizers.Optimizer):
         else:
             self._apply_scheduled(pairs)
         self._iterations.assign_add(1)
+
+    def _check_replicas(self) -> None:
+        """Refuses what an optimizer decides within a step, where replicas could not wait for each other."""
+        replica = tf.distribute.get_replica_context()
+        if replica is None or replica.num_replicas_in_sync == 1:
+            return
+        for optimizer in map(_innermost, self.inner_optimizers):
+            for option in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+                if getattr(optimizer, option):
+                    raise ValueError(
+                        f"`{option}` must be None on several replicas. Received {getattr(optimizer, option)} of "
+                        f"{type(optimizer).__name__}. Example: AlignedModel.compile(minibatches=4) to accumulate."
+                    )
 
     def _apply_scheduled(self, pairs: list[tuple[Any, Any]]) -> None:
         """Applies by the mode that the rates of this step tell."""
@@ -198,10 +237,10 @@ class MultiOptimizer(keras.optimizers.Optimizer):
 
     def _apply_all(self, pairs: list[tuple[Any, Any]]) -> None:
         """Runs every optimizer on the pairs of its loss."""
-        if len(self.optimizers) == 1:
-            _run(self.optimizers[0], pairs)
+        if len(self.inner_optimizers) == 1:
+            _run(self.inner_optimizers[0], pairs)
             return
-        for loss, optimizer in enumerate(self.optimizers):
+        for loss, optimizer in enumerate(self.inner_optimizers):
             _run(optimizer, [(g, v) for g, v in pairs if loss_of(v) == loss])
 
     def _apply_mode(self, pairs: list[tuple[Any, Any]], j_runs: bool, r_runs: bool) -> tf.Operation:
@@ -215,7 +254,7 @@ class MultiOptimizer(keras.optimizers.Optimizer):
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
         return {
-            "optimizers": [_serialize(optimizer) for optimizer in self.optimizers],
+            "optimizers": [_serialize(optimizer) for optimizer in self.inner_optimizers],
             "rate_scheduler": self.rate_scheduler and keras.saving.serialize_keras_object(self.rate_scheduler),
             "skip_idle": self.skip_idle,
             "name": self.name,
@@ -251,8 +290,7 @@ def _added_up(pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 
 def _innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """Returns the optimizer that holds the learning rate: inside wrappers such as `Noisy`."""
-    inner = getattr(optimizer, "optimizer", None)
-    return _innermost(inner) if isinstance(inner, keras.optimizers.Optimizer) else optimizer
+    return _innermost(optimizer.inner_optimizers[0]) if isinstance(optimizer, Wrapper) else optimizer
 
 
 def _follow(optimizer: keras.optimizers.Optimizer, iterations: Any) -> None:

@@ -11,7 +11,19 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
-    *("errors", "options", "operations", "alignments", "layers", "feedback", "models", "config", "data", "training"),
+    *(
+        "errors",
+        "options",
+        "operations",
+        "initialization",
+        "alignments",
+        "layers",
+        "feedback",
+        "models",
+        "config",
+        "data",
+        "training",
+    ),
     *("search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""

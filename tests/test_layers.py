@@ -23,6 +23,7 @@ from helpers import (
 from neural_alignment import layers
 from neural_alignment.alignments import (
     RULES,
+    AlignProp,
     Feedback,
     Information,
     InputPath,
@@ -48,7 +49,8 @@ CONFIGS = {
 
 
 def fill(layer, arrays):
-    """Sets W, bias and B of a built layer to the arrays of a case, B given in the layout of W."""
+    """Sets W, bias and B of a built layer to the arrays of a case, B given in the layout of W, as in mid-training."""
+    layer.take_initial_kernel()
     layer.kernel.assign(arrays["w"])
     layer.bias.assign(arrays["bias"])
     layer._backward_kernel.assign(arrays["b"].T if isinstance(layer, layers.Dense) else arrays["b"])
@@ -339,10 +341,109 @@ def test_the_global_seed_changes_b_where_the_initialiser_has_none():
     assert correlation(*draws) < 4
 
 
-def test_initialisers_without_chance_and_plain_functions_are_taken_as_they_are():
-    ones = layers.Dense(2, kernel_initializer="ones", alignment=Feedback())
-    ones.build((None, 3))
-    np.testing.assert_array_equal(ones.backward_kernel, np.ones((2, 3)))
+def same_numbers(shape, dtype=None):
+    """Draws the same numbers at every call, as a seeded function does."""
+    return tf.constant(np.random.default_rng(3).normal(0.1, 0.3, shape), dtype)
+
+
+class Fixed(keras.initializers.Initializer):
+    """Draws the same numbers at every call and has no configuration of its own."""
+
+    def __call__(self, shape, dtype=None):
+        return same_numbers(shape, dtype)
+
+    def get_config(self):
+        return {}
+
+
+class Unsaved(Fixed):
+    def get_config(self):
+        raise NotImplementedError
+
+
+class Unreadable(Fixed):
+    def __init__(self, spread):
+        self.spread = spread
+
+    def get_config(self):
+        return {"seed": 3, "other": self.spread}
+
+
+class Seeded(Fixed):
+    """Keeps a seed and does not use it, or only for the scale."""
+
+    def __init__(self, seed=3, scales=False):
+        self.seed, self.scales = seed, scales
+
+    def __call__(self, shape, dtype=None):
+        return same_numbers(shape, dtype) * (1 + self.seed % 7 if self.scales else 1)
+
+    def get_config(self):
+        return {"seed": self.seed, "scales": self.scales}
+
+
+DETERMINISTIC = {
+    "function": lambda: same_numbers,
+    "function with a seed": lambda: lambda shape, dtype=None: keras.random.normal(shape, 0.1, 0.3, dtype, seed=4),
+    "function of NumPy": lambda: lambda shape, dtype=None: np.random.default_rng(3).normal(0.1, 0.3, shape),
+    "class without a seed": Fixed,
+    "class without a configuration": Unsaved,
+    "class that cannot be copied": lambda: Unreadable(0.3),
+    "class that ignores its seed": Seeded,
+    "class whose seed is a scale": lambda: Seeded(scales=True),
+}
+
+
+@pytest.mark.parametrize("initializer", DETERMINISTIC)
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_an_initializer_that_repeats_itself_gives_an_independent_b(kind, initializer):
+    w, b = kernels(built(kind, DETERMINISTIC[initializer]()))
+    assert correlation(w, b) < 4
+    assert b.std() == pytest.approx(w.std(), rel=0.03)
+    assert b.mean() == pytest.approx(w.mean(), abs=0.02)
+    np.testing.assert_array_equal(b, kernels(built(kind, DETERMINISTIC[initializer]()))[1])
+    assert correlation(b, kernels(built(kind, DETERMINISTIC[initializer](), name="other"))[1]) < 4
+
+
+def test_a_matrix_that_is_no_draw_gives_a_b_of_its_mean_and_variance():
+    layer = layers.Dense(60, kernel_initializer="identity", alignment=Feedback())
+    layer.build((None, 60))
+    w, b = kernels(layer)
+    assert correlation(w, b) < 4
+    assert b.std() == pytest.approx(w.std(), rel=0.05)
+    assert b.mean() == pytest.approx(w.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1)])
+def test_the_smallest_kernels_have_a_b_of_their_own(shape):
+    layer = layers.Dense(shape[1], kernel_initializer=same_numbers, alignment=Feedback())
+    layer.build((None, shape[0]))
+    w, b = kernels(layer)
+    assert np.isfinite(b).all()
+    assert not np.isclose(w, b).any()
+
+
+@pytest.mark.parametrize(
+    "initializer", ["ones", "zeros", keras.initializers.Constant(0.1), keras.initializers.RandomNormal(stddev=0.0),
+                    lambda shape, dtype=None: tf.fill(shape, 0.3)],
+)  # fmt: skip
+def test_a_constant_kernel_has_no_independent_draw(initializer):
+    layer = layers.Dense(2, kernel_initializer=initializer, alignment=Feedback(), name="constant")
+    with pytest.raises(ValueError, match=r"must draw random numbers.*Received .* for layer 'constant'.*Example"):
+        layer.build((None, 3))
+    starts_at_w = layers.Dense(2, kernel_initializer=initializer, alignment=AlignProp())
+    starts_at_w.build((None, 3))
+    np.testing.assert_array_equal(*kernels(starts_at_w))
+
+
+def test_feedback_alignment_with_a_function_for_initializer_does_not_start_as_backpropagation():
+    x, upstream = np.random.default_rng(0).normal(size=(4, 6)), np.random.default_rng(1).normal(size=(4, 8))
+    layer = layers.Dense(8, kernel_initializer=same_numbers, alignment=Feedback())
+    inputs = tf.constant(x, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        total = tf.reduce_sum(layer(inputs) * upstream)
+    assert_differs(tape.gradient(total, inputs), upstream @ layer.kernel.numpy().T, by=0.5)
     shapes = []
 
     def own(shape, dtype=None):

@@ -228,7 +228,7 @@ class Alignment(Options):
     keeps_kernel: ClassVar[bool] = True
     """Whether every layer keeps a backward kernel; a rule for a whole network keeps what it needs in the model."""
     starts_at_forward: ClassVar[bool] = False
-    """Whether B begins as W, not as a draw of its own."""
+    """Whether B is W(0), W at the first training step, instead of an independent draw."""
 
     rule: str
     layers: str | None = None

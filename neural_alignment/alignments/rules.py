@@ -45,7 +45,11 @@ class Feedback(Alignment):
 
 @register
 class AlignProp(Feedback):
-    """Align-prop (Boopathy and Fiete 2022, Appendix G): feedback alignment with B = W(0), which stays; R = 0."""
+    """Align-prop (Boopathy and Fiete 2022, Appendix G): feedback alignment with B = W(0), which stays; R = 0.
+
+    W(0) is W at the first training step in the life of the layer, so values that are assigned or loaded before it
+    count. It is saved with the weights: a model that is loaded or resumed keeps it.
+    """
 
     rule: Literal["align_prop"] = "align_prop"
     starts_at_forward: ClassVar[bool] = True

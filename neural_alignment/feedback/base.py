@@ -50,12 +50,16 @@ class NetworkRule(Alignment):
         return tf.zeros([], view.inputs.dtype)
 
     def keep(self, model: keras.Model, kept: Kept) -> Any:
-        """Creates what the rule keeps in `model`; returns what `forward` is to get of it.
+        """Creates what the rule keeps in `model` and returns it, for `start` and `forward`.
 
         Raises:
             ValueError: if the rule has no meaning for the model.
         """
         del model, kept
+
+    def start(self, kept: Any) -> None:
+        """Called before every training step: takes what the rule needs of the network at initialisation, once."""
+        del kept
 
     def trained(self, model: keras.Model) -> list[Any]:
         """Returns the variables that the rule moves: all that are trainable, unless it says otherwise."""
@@ -107,6 +111,10 @@ class NetworkFeedback:
         self.weights = Kept(name="kept")
         self._kept = rule.keep(model, self.weights)
 
+    def start(self) -> None:
+        """Lets the rule take what it needs of the network at initialisation, before the first training step."""
+        self._rule.start(self._kept)
+
     def forward(self, x: Tensor) -> Callable[[], Tensor]:
         """Runs the network; returns what gives the outputs to the tape that is open when it is called.
 
@@ -130,7 +138,10 @@ class NetworkFeedback:
 
 
 class Frozen:
-    """A network as it was when this was made: a copy of every trainable variable, but of what layers keep live.
+    """A network at initialisation: W(0) is a copy of every trainable variable, except those that layers keep live.
+
+    W(0) is taken once, before the first training step, so values that are assigned or loaded before it count. It is
+    saved with the model: a model that is loaded or resumed keeps it.
 
     Args:
         model: the network.
@@ -156,9 +167,20 @@ class Frozen:
             else kept.keep(f"initial_{number}_{variable.path.replace('/', '_')}", tf.convert_to_tensor(variable.value))
             for number, variable in enumerate(self._variables)
         ]
+        self._taken = kept.keep("taken", tf.constant(False))
+
+    def take(self) -> None:
+        """Takes W(0), unless that has been done."""
+        if not bool(self._taken.numpy()):
+            for initial, variable in zip(self._initial, self._variables, strict=True):
+                if initial is not variable:
+                    initial.assign(variable.value)
+            self._taken.assign(True)
 
     def values(self) -> list[Tensor]:
-        """Returns the initial values, in the order of the variables that were trainable when this was made.
+        """Returns W(0), in the order of the variables that were trainable when this was made.
+
+        Outside of a graph these are the present values until W(0) is taken.
 
         Raises:
             ValueError: if a variable is trainable that was not then.
@@ -169,7 +191,8 @@ class Frozen:
                 "What a rule freezes must be trainable when the AlignedModel is made. "
                 f"Received {new[0]!r}, trainable since. Example: set `trainable` before AlignedModel(inputs, outputs)."
             )
-        return values_of(self._initial)
+        begun = not tf.executing_eagerly() or bool(self._taken.numpy())
+        return values_of(self._initial if begun else self._variables)
 
     def gradients(self, x: Tensor, upstream: Tensor) -> list[Tensor]:
         """Returns what an error at the outputs is, taken back through the frozen network to each trainable variable.

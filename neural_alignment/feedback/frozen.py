@@ -14,8 +14,20 @@ from neural_alignment.feedback.cuts import CutRule, Pass, Places, ends_nonlinear
 Tensor = tf.Tensor
 
 
+class FrozenRule(NetworkRule):
+    """A rule that needs W(0), the network at the first training step."""
+
+    def keep(self, model: keras.Model, kept: Kept) -> Frozen:
+        """Makes room for W(0)."""
+        return Frozen(model, kept)
+
+    def start(self, kept: Frozen) -> None:
+        """Takes W(0), once."""
+        kept.take()
+
+
 @register
-class AlignZero(NetworkRule):
+class AlignZero(FrozenRule):
     """Align-zero (equation 15): all but the error at the outputs is of the network at initialisation.
 
     dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T: activities, gates and, of the batch at hand, the statistics of
@@ -25,17 +37,13 @@ class AlignZero(NetworkRule):
 
     rule: Literal["align_zero"] = "align_zero"
 
-    def keep(self, model: keras.Model, kept: Kept) -> Frozen:
-        """Copies the trainable variables."""
-        return Frozen(model, kept)
-
     def forward(self, model: keras.Model, kept: Frozen, x: Tensor) -> tuple[Tensor, Backward]:
         """Runs the network; its error goes back through the frozen one."""
         return model(x, training=True), lambda upstream: kept.gradients(x, upstream)
 
 
 @register
-class AlignAda(CutRule):
+class AlignAda(FrozenRule, CutRule):
     """Align-ada (equation 16): the error through the network at initialisation, the presynaptic activity live.
 
     dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(t))^T. The network is cut where a nonlinearity or a layer with a
@@ -48,10 +56,6 @@ class AlignAda(CutRule):
     """
 
     rule: Literal["align_ada"] = "align_ada"
-
-    def keep(self, model: keras.Model, kept: Kept) -> Frozen:
-        """Copies the trainable variables."""
-        return Frozen(model, kept)
 
     def places(self, model: keras.Model) -> Places:
         """Returns where the network is cut: before its kernels, and its nonlinearities but those before a readout."""

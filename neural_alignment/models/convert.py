@@ -101,8 +101,6 @@ def _copy_weights(source: keras.Model, target: keras.Model) -> None:
         kept = [weight for weight in new.weights if not isinstance(new, AlignedLayer) or weight.name not in fresh]
         for weight, value in zip(kept, old.weights, strict=True):
             weight.assign(value)
-        if isinstance(new, AlignedLayer):
-            new.restart_backward_kernel()
 
 
 def _leaves(model: keras.Model) -> list[Any]:

@@ -79,7 +79,7 @@ class Recurrent(keras.layers.Layer):
         if state is None and training and self.alignment is not None:
             raise ValueError(
                 f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
-                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.inputs, model.outputs)."
+                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.input, model.output)."
             )
         probe = None if state is None else state.probe
         driven = tf.tensordot(inputs, _tensor(self.input_kernel), axes=1) + _tensor(self.bias)

@@ -79,6 +79,5 @@ class WeightNorm(Options):
         scale = ColumnNorm(self.gamma)
         if self.constrains_forward:
             layer.kernel.assign(scale(layer.kernel))
-            layer.restart_backward_kernel()
         if self.scales_backward and layer.keeps_backward_kernel:
             layer._backward_kernel.assign(scale(layer._backward_kernel))

@@ -24,8 +24,8 @@ class Lockstep:
     """Trains W* beside a network that is trained by gradient descent (equation 13).
 
     dW*_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T, with the output error of the network as it is: the rule of
-    Align-zero, driven by another network. Both start at the network's weights when this is made, and both are moved by
-    plain gradient descent with one rate.
+    Align-zero, driven by another network. Both start at the network's weights before the first `step`, and both are
+    moved by plain gradient descent with one rate.
 
     Args:
         model: compiled, without alignment rules, its optimizer `keras.optimizers.SGD` with nothing but a rate, alone
@@ -38,7 +38,7 @@ class Lockstep:
 
     def __init__(self, model: AlignedModel):
         optimizer = getattr(model, "optimizer", None)
-        inner = getattr(optimizer, "optimizers", [optimizer])
+        inner = getattr(optimizer, "inner_optimizers", [optimizer])
         found = [_told(each) for each in inner]
         if not getattr(optimizer, "constant", True):
             found[0] += " that rests at some steps"
@@ -71,6 +71,7 @@ class Lockstep:
             x: inputs `(batch, ...)`.
             y: targets, as the compiled loss takes them.
         """
+        self._frozen.take()
         self._step(tf.convert_to_tensor(x), tf.convert_to_tensor(y))
 
     def _step_on(self, x: Tensor, y: Tensor) -> None:

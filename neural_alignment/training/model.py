@@ -40,6 +40,12 @@ class AlignedModel(keras.Model):
 
     `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed.
 
+    Rules that need the network at initialisation (Align-zero, Align-ada, Align-prop) take W(0) before the first
+    training step. Weights that are assigned or loaded before that step count, later ones do not. W(0) is saved with the
+    model: a model that is loaded, or a run that is resumed, keeps it.
+
+    A subclass may have its own `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it, on one device.
+
     Args:
         *args: as in `keras.Model`: `inputs` and `outputs`.
         **kwargs: as in `keras.Model`.
@@ -96,11 +102,12 @@ class AlignedModel(keras.Model):
         if not self.optimizer.built:  # In a step it would be built while that is traced, and have it traced again.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+        self._starting = [layer for layer in aligned_layers(self) if layer.alignment.starts_at_forward]
         self._regulariser_tracker = keras.metrics.Mean(name="regulariser")
         self._watch = _FiniteWatch([layer.name for layer in aligned_layers(self) if layer.alignment.learns])
 
     def _check_layers(self) -> None:
-        """Checks that the aligned layers can be told apart, and can be trained as their rules need."""
+        """Checks that the names of aligned layers differ, and that the optimizer fits their rules."""
         layers = aligned_layers(self)
         names = [layer.name for layer in layers]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -109,16 +116,12 @@ class AlignedModel(keras.Model):
                 f"Received two layers named {twice[0]!r}. Example: name={twice[0] + '_2'!r}."
             )
         tied = [layer for layer in layers if layer.alignment.tie_gradient]
-        optimizer = _unwrapped(self.optimizer)
-        if (
-            tied
-            and isinstance(optimizer, MultiOptimizer)
-            and not (optimizer.constant and len(optimizer.optimizers) == 1)
-        ):
+        # Keras' own MultiOptimizer; ours looks at the variables that it is built on.
+        several = getattr(_unwrapped(self.optimizer), "optimizers", [])
+        if tied and len(several) > 1:
             raise ValueError(
                 f"{tied[0].alignment.rule!r} needs one optimizer that moves W and B at every step. Received "
-                f"{len(optimizer.optimizers)} optimizers, rate scheduler {optimizer.rate_scheduler!r}. "
-                "Example: MultiOptimizer([Momentum(0.1)])."
+                f"{len(several)} optimizers. Example: MultiOptimizer([Momentum(0.1)])."
             )
 
     def _build_metrics(self, batch: Any) -> None:
@@ -152,17 +155,56 @@ class AlignedModel(keras.Model):
         """Returns the first step at which J or some R_l was not finite, and of which: `"J"` or layer names."""
         return self._watch.first()
 
+    def take_initial_weights(self) -> None:
+        """Takes W(0) for the rules that need it, before the first training step; does nothing afterwards.
+
+        Training calls this itself.
+        """
+        for layer in self._starting:
+            layer.take_initial_kernel()
+        if self._feedback is not None:
+            self._feedback.start()
+
     def make_train_function(self, force: bool = False) -> None:
         """Builds what `fit` calls for every `steps_per_execution` steps.
 
         Which loss runs is chosen in the step, outside of the replicas: a branch within one could not wait for the
         others.
+
+        Raises:
+            ValueError: if a subclass has its own `train_step` and the strategy has several replicas.
         """
-        if self.train_function is None or force:
-            self.train_function = Execution(self, self._step, self.get_metrics_result)
+        if self.train_function is not None and not force:
+            return
+        if self._has_own("train_step"):
+            super().make_train_function(force)
+        else:
+            self.train_function = Execution(self, self._step, self.get_metrics_result, self.take_initial_weights)
+
+    def _has_own(self, method: str) -> bool:
+        """Whether a subclass overrides `train_step` or `test_step`.
+
+        Raises:
+            ValueError: if it does and the strategy has several replicas: Keras calls it on each of them, and there the
+                step of an `AlignedModel` cannot choose which loss runs.
+        """
+        if getattr(type(self), method) is getattr(AlignedModel, method):
+            return False
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                f"`{method}` of an AlignedModel cannot be overridden on several replicas. Received "
+                f"{type(self).__name__}.{method} with {self.distribute_strategy.num_replicas_in_sync} replicas. "
+                "Example: override `compute_loss` instead, or use one device."
+            )
+        return True
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Makes one update of W from J and of B from R; returns the metrics so far. For training loops of one's own."""
+        """Makes one update of W from J and of B from R; returns the metrics so far. For custom training loops.
+
+        In a `tf.function`, W(0) is taken when that is traced.
+        """
+        with tf.init_scope():
+            self.take_initial_weights()
         self._step(data)
         return self.get_metrics_result()
 
@@ -202,6 +244,9 @@ class AlignedModel(keras.Model):
     def make_test_function(self, force: bool = False) -> None:
         """Builds what `evaluate` calls; it reports J and the metrics over all replicas, and no R."""
         if self.test_function is not None and not force:
+            return
+        if self._has_own("test_step"):
+            super().make_test_function(force)
             return
 
         def step(data: Any) -> None:
@@ -305,11 +350,19 @@ class Execution:
         model: a compiled model.
         step: makes one step on one batch, on all replicas.
         results: reads the metrics.
+        prepare: called before every execution, outside of the graph.
     """
 
-    def __init__(self, model: AlignedModel, step: Callable[[Any], None], results: Callable[[], dict[str, Tensor]]):
+    def __init__(
+        self,
+        model: AlignedModel,
+        step: Callable[[Any], None],
+        results: Callable[[], dict[str, Tensor]],
+        prepare: Callable[[], None] = lambda: None,
+    ):
         self._model = model
         self._results = results
+        self._prepare = prepare
         if model.jit_compile and not model.run_eagerly and not compiles_by_itself(model.distribute_strategy):
             step = tf.function(step, reduce_retracing=True, jit_compile=True, autograph=False)
         self._step = step
@@ -331,6 +384,7 @@ class Execution:
             tf.errors.OutOfRangeError: likewise.
         """
         together = self._model.steps_per_execution
+        self._prepare()
         self.build_metrics(iterator)
         if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
             for _, data in zip(range(together), iterator, strict=False):  # From `train_on_batch`, `test_on_batch`.
@@ -354,6 +408,7 @@ class Execution:
         Returns:
             How many steps it has made, and the metrics so far.
         """
+        self._prepare()
         made, results = self._on_several(iterator, *_limits(limit, seconds))
         return int(made), results
 

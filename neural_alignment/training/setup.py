@@ -109,7 +109,7 @@ def _draw_model(config: Config, classes: int, input_shape: tuple[int, ...], step
     model = models.build(
         options.pop("name"), units, input_shape, alignment, weight_decay=config.weight_decay, **options
     )
-    return AlignedModel(model.inputs, model.outputs, name=model.name)
+    return AlignedModel(model.input, model.output, name=model.name)
 
 
 def output_units(config: Config, classes: int) -> int:

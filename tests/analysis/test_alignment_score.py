@@ -96,7 +96,7 @@ def test_w_star_is_driven_by_the_network_that_descends(rng):
     def network():
         keras.utils.set_random_seed(3)
         model = models.wide_cnn("kmnist", 3, 3, (4, 6, 2))
-        model = AlignedModel(model.inputs, model.outputs)
+        model = AlignedModel(model.input, model.output)
         model.compile(MultiOptimizer([keras.optimizers.SGD(0.5)]), loss=SquaredError(0.1))
         return model
 
@@ -134,9 +134,9 @@ def test_w_star_is_driven_by_the_network_that_descends(rng):
         with pytest.raises(ValueError, match=f"plain gradient descent. Received {told}"):
             Lockstep(alone)
     with pytest.raises(ValueError, match="Received a model that is not compiled"):
-        Lockstep(AlignedModel(alone.inputs, alone.outputs))
+        Lockstep(AlignedModel(alone.input, alone.output))
     aligned = models.wide_cnn("kmnist", 3, 3, (4, 6, 2), AlignAda())
-    aligned = AlignedModel(aligned.inputs, aligned.outputs)
+    aligned = AlignedModel(aligned.input, aligned.output)
     aligned.compile(keras.optimizers.SGD(0.5), loss=SquaredError(0.1))
     with pytest.raises(ValueError, match=r"trained by backpropagation\. Received 'align_ada' at 'conv1'"):
         Lockstep(aligned)

@@ -39,8 +39,10 @@ def test_a_run_is_written_and_loaded_and_what_a_rule_keeps_does_not_move(rule, t
     start = setup.build_model(config(rule), 10, (8, 8, 1), 28)
     keras.utils.set_random_seed(1)  # What is drawn anew while it is loaded is not what was kept.
     whole = load_model(tmp_path / "whole" / "model.keras")
-    kept = whole.feedback_weights.weights
-    for first, second in zip(kept, start.feedback_weights.weights, strict=True):
+    kept, kept_at_start = (
+        [weight for weight in model.feedback_weights.weights if weight.name != "taken"] for model in (whole, start)
+    )
+    for first, second in zip(kept, kept_at_start, strict=True):
         assert np.array_equal(first, second)
     assert bool(kept) == (rule != "last_layer")
     if rule.startswith("align"):
@@ -62,7 +64,7 @@ def test_what_has_no_meaning_is_refused_in_one_line():
         model(np.zeros((2, 4, 4, 1), np.float32), training=True)
     mixed = models.wide_cnn("kmnist", 2, 3, (4, 4, 1), [AlignAda(layers="conv*"), Feedback()])
     with pytest.raises(ValueError, match=r"Received layers='conv\*'\. Example: one rule without `layers`"):
-        AlignedModel(mixed.inputs, mixed.outputs)
+        AlignedModel(mixed.input, mixed.output)
     inputs = keras.Input((4,))
     hidden = Dense(3, alignment=AlignAda(), name="ours")(inputs)
     with pytest.raises(
@@ -73,7 +75,7 @@ def test_what_has_no_meaning_is_refused_in_one_line():
         AlignedModel(inputs, [Dense(2, alignment=AlignAda())(hidden), Dense(3, alignment=AlignAda())(hidden)])
     recurrent = models.rnn(3, 2, (4, 1), alignment=DirectFeedback())
     with pytest.raises(ValueError, match=r"'dfa' needs a network with outputs \(batch, classes\)"):
-        AlignedModel(recurrent.inputs, recurrent.outputs)
+        AlignedModel(recurrent.input, recurrent.output)
     with pytest.raises(ValueError, match="`alignment` of a recurrent layer"):
         models.rnn(3, 2, (4, 1), alignment=Feedback())
     with pytest.raises(ValueError, match=r"`alignment` of a recurrent layer must be a rule .* Received \[AlignAda"):
@@ -105,7 +107,7 @@ def network(kind, rule):
         if isinstance(layer, keras.layers.BatchNormalization):
             for weight in layer.trainable_variables:
                 weight.assign(np.random.default_rng(len(layer.name)).uniform(0.5, 1.5, weight.shape))
-    model = AlignedModel(model.inputs, model.outputs)
+    model = AlignedModel(model.input, model.output)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.1), loss=loss, run_eagerly=True)
     return model
@@ -302,7 +304,7 @@ def test_align_ada_with_scales_and_shifts_that_are_trained_is_the_equation_writt
     plain = keras.Model(inputs, Dense(3, use_bias=False, alignment=AlignAda(), name="readout")(hidden))
     for variable in plain.trainable_variables:
         variable.assign(rng.uniform(0.5, 1.5, variable.shape) * rng.choice([-1, 1], variable.shape))
-    model = AlignedModel(plain.inputs, plain.outputs)
+    model = AlignedModel(plain.input, plain.output)
     model.compile(keras.optimizers.SGD(rate), loss="mse")
 
     def updates(live, frozen):
@@ -339,7 +341,7 @@ def test_align_ada_with_scales_and_shifts_that_are_trained_is_the_equation_writt
 @pytest.mark.parametrize("shared", [False, True])
 def test_maps_of_dfa_have_the_deviation_of_the_published_code(shared):
     model = models.wide_cnn("kmnist", 32, 10, (28, 28, 1), DirectFeedback(share_space=shared))
-    model = AlignedModel(model.inputs, model.outputs)
+    model = AlignedModel(model.input, model.output)
     sizes = [(28, 28, 32), (14, 14, 32), (7, 7, 32)]
     for weight, size in zip(model.feedback_weights.weights, sizes, strict=True):
         assert tuple(weight.shape) == ((32, 10) if shared else (*size, 10))

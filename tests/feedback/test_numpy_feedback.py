@@ -45,7 +45,7 @@ def library(rule):
     """Returns the model, its kernels and biases, its backward kernels or maps, all at the start."""
     keras.utils.set_random_seed(7)
     model = models.wide_cnn("cifar", WIDTH, CLASSES, SHAPE, rule)
-    model = AlignedModel(model.inputs, model.outputs)
+    model = AlignedModel(model.input, model.output)
     model.compile(MultiOptimizer([keras.optimizers.SGD(RATE)]), loss=SquaredError(0.1), run_eagerly=False)
     layers = [model.get_layer(name) for name in [*(f"conv{number}" for number in range(1, 8)), "dense"]]
     backward = [layer._backward_kernel.numpy() for layer in layers if layer.keeps_backward_kernel]

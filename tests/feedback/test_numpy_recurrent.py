@@ -34,7 +34,7 @@ class SumOverTime(keras.losses.Loss):
 def library(rule, rate=RATE):
     keras.utils.set_random_seed(9)
     model = models.rnn(UNITS, SLOTS, (TIME, 1), alignment=rule)
-    model = AlignedModel(model.inputs, model.outputs)
+    model = AlignedModel(model.input, model.output)
     model.compile(MultiOptimizer([keras.optimizers.SGD(rate)]), loss=SumOverTime())
     return model
 

@@ -96,7 +96,7 @@ def test_idle_steps_under_alternation_against_numpy(skip_idle, compiled):
     assert_close(states[1:, 2], adam_reference(r_runs, 0.01, states[0, 2], g[:, 2]))
     drifting = ["R"] + ["JR"] * (STEPS - 1)
     assert who_moved(states) == (["R", "J", "J"] * 3 if skip_idle else drifting)
-    assert [int(o.iterations) for o in optimizer.optimizers] == ([6, 3] if skip_idle else [STEPS, STEPS])
+    assert [int(o.iterations) for o in optimizer.inner_optimizers] == ([6, 3] if skip_idle else [STEPS, STEPS])
     assert int(optimizer.iterations) == STEPS
 
 
@@ -148,7 +148,7 @@ def test_one_optimizer_takes_j_and_r_on_all_variables():
             states[1:, index],
             momentum_reference([1.0] * STEPS, [0.1] * STEPS, states[0, index], gradients()[:, index]),
         )
-    assert int(optimizer.optimizers[0].iterations) == STEPS
+    assert int(optimizer.inner_optimizers[0].iterations) == STEPS
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])

@@ -61,7 +61,7 @@ def test_the_network_starts_at_the_published_weights():
     # What the rule keeps of the beginning is of these weights as well.
     kept = [value.numpy() for value in model.feedback_weights.weights]
     assert any(value.shape == (WIDTH, WIDTH) and np.allclose(value, due["kernel"]) for value in kept)
-    assert float(model.optimizer.optimizers[0].learning_rate) == pytest.approx(0.001)
+    assert float(model.optimizer.inner_optimizers[0].learning_rate) == pytest.approx(0.001)
 
 
 def drawn_orders(epochs, seed=99):

@@ -50,7 +50,7 @@ def network(config, name="convnet", shape=SHAPE, **options):
     keras.utils.set_random_seed(1)
     options = options or {"filters": [4]}
     model = models.build(name, CLASSES, shape, from_config(config), weight_decay=1e-3, **options)
-    return AlignedModel(model.inputs, model.outputs)
+    return AlignedModel(model.input, model.output)
 
 
 def compiled(model, config, scheduler=None, forward=None, backward=None, **options):
@@ -151,7 +151,7 @@ def test_a_step_that_xla_cannot_compile_is_refused(jit_compile):
     """So that a run with `jit_compile` is known to be compiled, whole."""
     x, y = data(1)
     model = models.build("fc", CLASSES, SHAPE, HostRule(self_=0.1, decay=0.1), hidden=[])
-    model = compiled(AlignedModel(model.inputs, model.outputs), RULES["symmetric"], jit_compile=jit_compile)
+    model = compiled(AlignedModel(model.input, model.output), RULES["symmetric"], jit_compile=jit_compile)
     refused = pytest.raises(tf.errors.InvalidArgumentError, match=r"unsupported operations when trying.*PyFunc")
     with refused if jit_compile else contextlib.nullcontext():
         model.fit(x[0], y[0], verbose=0)
@@ -374,7 +374,7 @@ def mixed_policy():
 @pytest.mark.parametrize("rule", ["symmetric", "activation", "IA"])
 def test_r_is_float32_in_a_plain_keras_model_of_a_mixed_policy(mixed_policy, rule):
     aligned = network(RULES[rule])
-    model = keras.Model(aligned.inputs, aligned.outputs)
+    model = keras.Model(aligned.input, aligned.output)
     with forward_pass(step=0) as state:
         model(data(1)[0][0], training=True)
     expected = sum(state.losses.values())

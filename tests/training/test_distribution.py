@@ -179,7 +179,7 @@ def test_aligned_layers_in_a_plain_keras_model_train_on_two_replicas_as_on_one(f
     for replicas in (1, 2):
         with strategy_of(replicas).scope():
             aligned = network(from_config({**RULES["WM"], "seed": 4}))
-            model = keras.Model(aligned.inputs, aligned.outputs)
+            model = keras.Model(aligned.input, aligned.output)
             optimizer = MultiOptimizer([Momentum(0.1), keras.optimizers.Adam(0.05)])
             model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
         model.fit(batches(), verbose=0, shuffle=False)

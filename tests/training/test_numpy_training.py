@@ -417,7 +417,7 @@ def test_the_rate_of_the_present_step_is_what_tells_tensorflow_1_momentum_from_k
         model = build_model(recipe)
         before = weights_of(model)
         compile_model(model, recipe, run_eagerly=True)
-        ours = model.optimizer.optimizers[0]
+        ours = model.optimizer.inner_optimizers[0]
         rate = WarmupAndDrops(0.2, 3, warmup_epochs=3, drop_epochs=()) if recipe.warmup_epochs else 0.2
         sgd = keras.optimizers.SGD(rate, momentum=ours.momentum, nesterov=True)
         model.compile(

@@ -111,7 +111,7 @@ def without_slots(patch):
 
     def restore(self):
         step = original(self)
-        for optimizer in self._model.optimizer.optimizers:
+        for optimizer in self._model.optimizer.inner_optimizers:
             for variable in optimizer.variables[2:]:
                 variable.assign(np.zeros(variable.shape))
         return step
@@ -129,7 +129,7 @@ def without_step(patch):
 
     def restore(self):
         step = original(self)
-        for optimizer in self._model.optimizer.optimizers:
+        for optimizer in self._model.optimizer.inner_optimizers:
             optimizer.iterations.assign(0)
         return step
 

@@ -39,7 +39,7 @@ def optimizer(steps_per_epoch=50, **optimization):
     ],
 )
 def test_every_option_reaches_its_optimizer(options, kind, attributes):
-    backward = optimizer(backward={"learning_rate": 0.25, **options}).optimizers[1]
+    backward = optimizer(backward={"learning_rate": 0.25, **options}).inner_optimizers[1]
     assert type(backward) is kind
     assert float(backward.learning_rate) == 0.25
     assert {name: getattr(backward, name) for name in attributes} == attributes
@@ -64,7 +64,7 @@ def test_schedules_know_the_epochs_the_delay_and_the_alternation():
 
 
 def test_noise_wraps_the_optimizer_and_has_the_seed_of_the_run():
-    noisy = optimizer(forward={"noise": {"variance": 0.01, "only": "kernel"}}).optimizers[0]
+    noisy = optimizer(forward={"noise": {"variance": 0.01, "only": "kernel"}}).inner_optimizers[0]
     assert isinstance(noisy, Noisy)
     assert (noisy.variance, noisy.only, noisy.seed) == (0.01, "kernel", 0)
     assert isinstance(noisy.optimizer, Momentum)
@@ -72,6 +72,6 @@ def test_noise_wraps_the_optimizer_and_has_the_seed_of_the_run():
 
 def test_one_optimizer_takes_both_losses_and_a_constant_plan_has_no_scheduler():
     single = optimizer()
-    assert len(single.optimizers) == 1
+    assert len(single.inner_optimizers) == 1
     assert single.rate_scheduler is None
     assert not optimizer(skip_idle=False).skip_idle

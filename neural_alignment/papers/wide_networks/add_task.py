@@ -130,7 +130,7 @@ def build(rule: str, width: int, seed: int) -> AlignedModel:
         (recurrent.input_kernel, recurrent.kernel, readout.kernel), initial_kernels(width, seed), strict=True
     ):
         variable.assign(kernel)
-    model = AlignedModel(network.inputs, network.outputs)
+    model = AlignedModel(network.input, network.output)
     model.compile(MultiOptimizer([keras.optimizers.SGD(RATE)]), loss=SumOverTime())
     return model
 

@@ -61,7 +61,7 @@ def build(rule: str, width: int, hidden: int, activation: str, rate: float, seed
             dtype=PRECISION,
         )(x)
     network = parts.finish(inputs, x, "fc")
-    model = AlignedModel(network.inputs, network.outputs)
+    model = AlignedModel(network.input, network.output)
     loss = SquaredError(0.1, dtype=PRECISION)
     model.compile(MultiOptimizer([keras.optimizers.SGD(rate)]), loss=loss)
     return model

@@ -1,0 +1,90 @@
+"""Initial values of backward kernels that are independent of the forward kernel."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+Tensor = tf.Tensor
+
+Initializer = Callable[..., Any]
+"""What Keras takes as `kernel_initializer`: an `Initializer`, or any function of shape and dtype."""
+
+
+def independent_draw(initializer: Initializer, kernel: Tensor, layer: str, dtype: str | None = None) -> Tensor:
+    """Draws B from the distribution of W, independently of W.
+
+    A Keras initializer gives the same numbers at every call, so calling W's a second time would make B equal to W. B
+    comes from the same initializer with another seed. If it has no seed, or gives W or a multiple of it again, B comes
+    from a normal distribution with the mean and the variance of W's entries. Either way the seed follows from the seed
+    of W, or from W itself, and from the layer's name. Keras' global seed is not used, so W is the same with any rule
+    and with none.
+
+    Args:
+        initializer: W's initializer.
+        kernel: W as drawn.
+        layer: name of the layer.
+        dtype: dtype of the result.
+
+    Returns:
+        B in the layout and shape of W.
+
+    Raises:
+        ValueError: if all entries of W are equal, so that no independent draw of that distribution exists.
+    """
+    drawn = np.asarray(keras.ops.convert_to_numpy(kernel))
+    seed = zlib.crc32(f"{_seed_of(initializer, drawn)}/{layer}/backward_kernel".encode()) & 0x7FFFFFFF
+    reseeded = _reseeded(initializer, seed)
+    if reseeded is not None:
+        backward = tf.convert_to_tensor(reseeded(drawn.shape, dtype=dtype))
+        if not _follows(keras.ops.convert_to_numpy(backward), drawn):
+            return backward
+    mean, deviation = _moments(drawn)
+    if not deviation > 0:
+        raise ValueError(
+            "`kernel_initializer` of an aligned layer must draw random numbers, so that the backward kernel can be an "
+            f"independent draw. Received {_name(initializer)} for layer {layer!r}, which gives every entry of the "
+            f"kernel the value {drawn.flat[0]:g}. Example: kernel_initializer='glorot_uniform'."
+        )
+    return keras.random.normal(drawn.shape, mean, deviation, dtype=dtype, seed=seed)
+
+
+def _seed_of(initializer: Initializer, drawn: np.ndarray) -> int:
+    """Returns the initializer's integer seed, or a number that follows from what it has drawn."""
+    seed = getattr(initializer, "seed", None)
+    return seed if isinstance(seed, int) else zlib.crc32(np.ascontiguousarray(drawn).tobytes())
+
+
+def _reseeded(initializer: Initializer, seed: int) -> Initializer | None:
+    """Returns the initializer with another seed, or None if it has none or cannot be copied."""
+    try:
+        config = initializer.get_config()
+        return type(initializer).from_config({**config, "seed": seed}) if "seed" in config else None
+    except Exception:  # Custom classes fail here in any way; the native layer never asks them for a copy.
+        return None
+
+
+def _follows(backward: np.ndarray, drawn: np.ndarray) -> bool:
+    """Whether a draw is the other one again, or a multiple of it."""
+    if np.array_equal(backward, drawn):
+        return True
+    first, second = (each.astype(np.float64).ravel() - each.astype(np.float64).mean() for each in (backward, drawn))
+    # Two independent draws of 16 numbers are correlated so closely once in a million times.
+    return drawn.size >= 16 and abs(first @ second) > 0.9 * np.linalg.norm(first) * np.linalg.norm(second)
+
+
+def _moments(drawn: np.ndarray) -> tuple[float, float]:
+    """Returns mean and standard deviation of the entries; a single entry is taken for a deviation from 0."""
+    wide = drawn.astype(np.float64)
+    if wide.size == 1:
+        return 0.0, float(np.abs(wide).item())
+    return float(wide.mean()), float(wide.std())
+
+
+def _name(initializer: Initializer) -> str:
+    return getattr(initializer, "__name__", type(initializer).__name__)

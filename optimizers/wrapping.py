@@ -1,0 +1,118 @@
+"""The part that optimizers around other optimizers have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+
+class Wrapper(keras.optimizers.Optimizer):
+    """An optimizer whose updates are made by the optimizers inside it.
+
+    What Keras and its callbacks ask of an optimizer is passed on: variables, weights, moving averages (`use_ema`) and
+    exclusions from weight decay.
+
+    Args:
+        inner_optimizers: the optimizers inside. They belong to the wrapper from then on.
+        name: name of the optimizer.
+
+    Raises:
+        ValueError: if one of them scales the loss, or serves several losses.
+    """
+
+    serves_several_losses = False
+    """Whether it has an optimizer for each loss, so that it cannot be the optimizer of one."""
+
+    def __init__(self, inner_optimizers: Sequence[keras.optimizers.Optimizer], name: str | None = None):
+        super().__init__(learning_rate=0.0, name=name)
+        for optimizer in inner_optimizers:
+            self._check_inner(optimizer)
+        # Not `optimizers`: Keras' learning-rate callbacks would set the rate of each optimizer found there.
+        self.inner_optimizers = list(inner_optimizers)
+
+    def _check_inner(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Refuses an optimizer whose work depends on the whole step."""
+        outer, inner = type(self).__name__, type(optimizer).__name__
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            raise ValueError(
+                f"Loss scaling goes around {outer}, not into it: the wrapped optimizer does not see the loss. Received "
+                f"{inner} inside {outer}. Example: LossScaleOptimizer({outer}(...)), or the mixed_float16 policy."
+            )
+        if optimizer.loss_scale_factor is not None:
+            raise ValueError(
+                f"`loss_scale_factor` must be None inside {outer}: J and R are differentiated together. Received "
+                f"loss_scale_factor={optimizer.loss_scale_factor!r} of {inner}. "
+                f"Example: LossScaleOptimizer({outer}(...))."
+            )
+        if hasattr(optimizer, "optimizers") or getattr(optimizer, "serves_several_losses", False):
+            raise ValueError(
+                f"{outer} cannot contain an optimizer of several losses. Received {inner} inside {outer}. "
+                "Example: MultiOptimizer([Noisy(Momentum(0.1), variance=1e-4), Adam(1e-3)])."
+            )
+
+    def shares(self, variables: Sequence[Any]) -> list[list[Any]]:
+        """Returns, for each inner optimizer, those of the variables that it moves."""
+        return [list(variables) for _ in self.inner_optimizers]
+
+    @property
+    def variables(self) -> list[Any]:
+        """The wrapper's own variables and those of the optimizers inside."""
+        return [*super().variables, *(each for optimizer in self.inner_optimizers for each in optimizer.variables)]
+
+    @property
+    def _model_variables_moving_average(self) -> list[Any]:
+        """The moving averages, in the order of `_trainable_variables`; read by `keras.callbacks.SwapEMAWeights`.
+
+        Raises:
+            AttributeError: if no inner optimizer keeps them.
+        """
+        averages = [
+            average
+            for optimizer in self._averaging
+            if optimizer.built
+            for average in optimizer._model_variables_moving_average
+        ]
+        if not self._averaging:
+            raise AttributeError(f"{type(self).__name__} has no optimizer with `use_ema=True`.")
+        return averages
+
+    @property
+    def _averaging(self) -> list[keras.optimizers.Optimizer]:
+        return [optimizer for optimizer in self.inner_optimizers if averages(optimizer)]
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Sets the variables of optimizers with `use_ema=True` to their moving averages; called at the end of `fit`."""
+        for optimizer, own in zip(self.inner_optimizers, self.shares(var_list), strict=True):
+            if own and optimizer.built:
+                optimizer.finalize_variable_values(own)
+
+    def exclude_from_weight_decay(
+        self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
+    ) -> None:
+        """Excludes variables from the weight decay of every optimizer inside."""
+        for optimizer in self.inner_optimizers:
+            optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Sets the values of all `variables`.
+
+        Raises:
+            ValueError: if the optimizer is not built, or number or shapes differ.
+        """
+        shapes = [tuple(variable.shape) for variable in self.variables]
+        found = [tuple(weight.shape) for weight in weights]
+        if not self.built or found != shapes:
+            expected = shapes if self.built else "which this one is not yet"
+            raise ValueError(
+                f"`weights` must have the shapes of the variables of a built optimizer, {expected}. "
+                f"Received {found}. Example: [variable.numpy() for variable in optimizer.variables]."
+            )
+        for variable, weight in zip(self.variables, weights, strict=True):
+            variable.assign(weight)
+
+
+def averages(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer, or the one inside it, keeps moving averages of the variables."""
+    return optimizer.use_ema or any(averages(each) for each in getattr(optimizer, "inner_optimizers", []))
