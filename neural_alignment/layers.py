@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
@@ -95,7 +96,7 @@ class AlignedLayer:
             shape=linear_map.transposed_shape(tuple(self.kernel.shape)),
             initializer=initializer,
             trainable=self.alignment.learns,
-            # A layer outside of an `AlignedModel` assigns W(0) within the step, on every replica.
+            # A layer outside of an `AlignedModel` takes W(0) within a step, on every replica.
             aggregation="only_first_replica" if starts_at_forward else "none",
         )
         # Read by `optimizers.MultiOptimizer`, which knows no layers and no rules.
@@ -113,7 +114,8 @@ class AlignedLayer:
     def take_initial_kernel(self) -> None:
         """Sets B to W(0) before the first training step, if the rule starts there; does nothing afterwards.
 
-        `AlignedModel` calls this before a step. In any other model the layer does the same in its first training call.
+        `AlignedModel` calls this before a step. In any other model the layer takes W(0) in its first backward pass,
+        except one of a call with `training=False`: custom loops may leave `training` out.
         """
         if self.keeps_backward_kernel and self.alignment.starts_at_forward and not int(self._step.numpy()):
             self._backward_kernel.assign(self.linear_map().transpose(_stored(self.kernel)))
@@ -181,8 +183,9 @@ class AlignedLayer:
         linear_map = self.linear_map()
         # Each weight is read once, for J and R both: what moves it then waits for the one read, because it needs the
         # gradient that follows from it. TensorFlow's optimised graphs lose other orders of reads and updates.
+        take_start = None
         if self.alignment.starts_at_forward:
-            kernel, backward = self._kernels_from_start(training)
+            kernel, backward, take_start = self._kernels_from_start()
         else:
             kernel, backward = _tensor(self.kernel), _tensor(self._backward_kernel)
         carried = self.alignment.carried_kernel(tf.stop_gradient(kernel), linear_map.transpose(backward))
@@ -190,25 +193,33 @@ class AlignedLayer:
         if not tie_gradient:
             carried = tf.stop_gradient(carried)  # J's gradient to B is zero: this saves writing the zeros.
         kernels = self.scaled(kernel), self.scaled(carried)
-        projection = carry(linear_map, inputs, *kernels, tie_gradient, lambda: state.weight_transport)
+
+        def weight_transport() -> bool:
+            if take_start is not None and training is not False and current_pass() is None:
+                take_start()
+            return state.weight_transport
+
+        projection = carry(linear_map, inputs, *kernels, tie_gradient, weight_transport)
         if training and state.regularise and self.alignment.learns:
             weights = _wide(kernel, self.kernel), _wide(backward, self._backward_kernel), _wide(bias, self.bias)
             self._regularise(weights, inputs, projection, state)
         return projection
 
-    def _kernels_from_start(self, training: bool | None) -> tuple[Tensor, Tensor]:
-        """Returns W and B for a rule with B = W(0), in the compute dtype.
+    def _kernels_from_start(self) -> tuple[Tensor, Tensor, Callable[[], None]]:
+        """Returns W and B for a rule with B = W(0), in the compute dtype, and a function that keeps this B.
 
-        Until the first training step B is the present W. Outside of an `AlignedModel` the first training call stores
-        it. W is read once, and B's new value follows from that read, so that no update can come in between.
+        Until W(0) is taken B is the present W. W is read once, and B's new value follows from that read, so that no
+        update can come in between.
         """
         forward, step = _stored(self.kernel), tf.convert_to_tensor(self._step.value)
         start, kept = self.linear_map().transpose(tf.stop_gradient(forward)), _stored(self._backward_kernel)
         backward = tf.cond(step > 0, lambda: kept, lambda: start)
-        if training and current_pass() is None:
+
+        def take_start() -> None:
             self._backward_kernel.assign(backward)
             self._step.assign(step + 1)
-        return tf.cast(forward, self.compute_dtype), tf.cast(backward, self.compute_dtype)
+
+        return tf.cast(forward, self.compute_dtype), tf.cast(backward, self.compute_dtype), take_start
 
     def _own_pass(self, inputs: Tensor, training: bool | None) -> ForwardPass:
         """Returns the pass of a layer outside of an `AlignedModel`: the layer counts its own steps."""
@@ -404,8 +415,8 @@ def _tensor(variable: Any) -> Tensor:
 
 def _stored(variable: Any) -> Tensor:
     """Returns the value of a weight in the dtype in which it is stored."""
-    value = _tensor(variable)
-    return value if value.dtype.name == variable.dtype else tf.convert_to_tensor(variable._value)
+    value, stored = _tensor(variable), variable._value  # Not there yet while the variable waits to be initialised.
+    return value if stored is None or stored.dtype == value.dtype else tf.convert_to_tensor(stored)
 
 
 def _dense(inputs: Any, dtype: str) -> Tensor:

@@ -444,15 +444,6 @@ def test_feedback_alignment_with_a_function_for_initializer_does_not_start_as_ba
         tape.watch(inputs)
         total = tf.reduce_sum(layer(inputs) * upstream)
     assert_differs(tape.gradient(total, inputs), upstream @ layer.kernel.numpy().T, by=0.5)
-    shapes = []
-
-    def own(shape, dtype=None):
-        shapes.append(tuple(shape))
-        return tf.ones(shape, dtype)
-
-    function = layers.Dense(2, kernel_initializer=own, alignment=Feedback())
-    function.build((None, 3))
-    assert shapes == [(3, 2), (3, 2)]
 
 
 # Without an alignment.

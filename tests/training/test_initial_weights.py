@@ -1,0 +1,306 @@
+"""W(0): the rules that need it take it before the first training step, whatever was assigned or loaded until then."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import assert_close, assert_differs, distance
+
+from neural_alignment.alignments import AlignProp
+from neural_alignment.feedback import AlignAda, AlignZero
+from neural_alignment.layers import Conv2D, Dense
+from neural_alignment.models import convert
+from neural_alignment.training import AlignedModel
+from optimizers import MultiOptimizer
+
+RULES = {"align_prop": AlignProp, "align_zero": AlignZero, "align_ada": AlignAda}
+EXAMPLES, RATE = 12, 0.3
+
+
+def network(rule, kind=AlignedModel, seed=1):
+    """Returns a small model with a convolution and three dense layers, not compiled."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((5, 5, 2))
+    x = Conv2D(3, 3, activation="tanh", alignment=rule, name="first")(inputs)
+    x = keras.layers.Flatten()(x)
+    x = Dense(6, activation="tanh", alignment=rule, name="second")(x)
+    x = Dense(5, activation="tanh", alignment=rule, name="third")(x)
+    return kind(inputs, Dense(4, alignment=rule, name="last")(x))
+
+
+def compiled(model, **options):
+    model.compile(MultiOptimizer([keras.optimizers.SGD(RATE)]), loss="mse", **options)
+    return model
+
+
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(EXAMPLES, 5, 5, 2)), rng.normal(size=(EXAMPLES, 4))
+
+
+def assign(model, seed=2):
+    """Assigns other weights to every trainable variable."""
+    rng = np.random.default_rng(seed)
+    for variable in model.trainable_variables:
+        variable.assign(rng.normal(scale=0.4, size=variable.shape))
+
+
+def forward(model):
+    """Returns copies of the weights that J moves."""
+    return [variable.numpy() for variable in model.trainable_variables]
+
+
+def first_step_of_backpropagation(weights):
+    """Returns the weights after one step of plain gradient descent from `weights`."""
+    model = compiled(network(None))
+    for variable, value in zip(model.trainable_variables, weights, strict=True):
+        variable.assign(value)
+    model.train_on_batch(*data())
+    return forward(model)
+
+
+def check_first_step(model, train=lambda model: model.train_on_batch(*data())):
+    """Fails unless the next step is that of backpropagation: at the first step W is W(0) for all these rules."""
+    expected = first_step_of_backpropagation(forward(model))
+    train(model)
+    for found, right in zip(forward(model), expected, strict=True):
+        assert_close(found, right)
+
+
+pytestmark = pytest.mark.usefixtures("float64")
+every_rule = pytest.mark.parametrize("name", RULES)
+every_mechanism = pytest.mark.parametrize("name", ["align_prop", "align_zero"])  # Align-ada shares Align-zero's copy.
+
+
+@every_rule
+@pytest.mark.parametrize("moment", ["built", "made", "compiled", "evaluated", "traced"])
+def test_weights_assigned_before_the_first_step_count(name, moment):
+    plain = network(RULES[name](), keras.Model)
+    if moment == "built":
+        assign(plain)
+    model = AlignedModel(plain.input, plain.output)
+    if moment == "made":
+        assign(model)
+    compiled(model)
+    if moment == "evaluated":
+        model.evaluate(*data(), verbose=0)
+    if moment == "traced":
+        model.make_train_function()
+        model.train_function.trace(iter(tf.data.Dataset.from_tensors(data())))
+    if moment not in ("built", "made"):
+        assign(model)
+    check_first_step(model)
+
+
+@every_rule
+def test_weights_assigned_after_the_first_step_do_not_count(name):
+    model = compiled(network(RULES[name]()))
+    model.train_on_batch(*data())
+    assign(model)
+    expected = first_step_of_backpropagation(forward(model))
+    model.train_on_batch(*data())
+    kernels = [(found, right) for found, right in zip(forward(model), expected, strict=True) if found.ndim > 1]
+    assert max(distance(found, right) for found, right in kernels[:-1]) > 1e-3
+    if name != "align_zero":  # The readout of the others sees live activities and no backward kernel.
+        assert_close(*kernels[-1])
+
+
+TRAINING = {
+    "fit": lambda model: model.fit(*data(), batch_size=EXAMPLES, verbose=0),
+    "eagerly": lambda model: (compiled(model, run_eagerly=True), model.train_on_batch(*data())),
+    "two steps together": lambda model: (
+        compiled(model, steps_per_execution=2), model.fit(*data(), batch_size=EXAMPLES, verbose=0),
+    ),
+    "train_step": lambda model: model.train_step(data()),
+    "train_step in a function": lambda model: tf.function(model.train_step, autograph=False)(
+        tuple(tf.constant(each) for each in data())
+    ),
+    "XLA": lambda model: (compiled(model, jit_compile=True), model.train_on_batch(*data())),
+}  # fmt: skip
+
+
+@every_mechanism
+@pytest.mark.parametrize("training", TRAINING)
+def test_every_way_of_training_takes_w_0(name, training):
+    model = compiled(network(RULES[name]()))
+    assign(model)
+    check_first_step(model, TRAINING[training])
+
+
+def through_keras(model, path):
+    model.save(path / "model.keras")
+    return keras.models.load_model(path / "model.keras")
+
+
+def through_weights(model, path):
+    model.save_weights(path / "model.weights.h5")
+    loaded = compiled(network(type(model.get_layer("first").alignment)(), seed=5))
+    loaded.load_weights(path / "model.weights.h5")
+    return loaded
+
+
+def through_checkpoint(model, path):
+    tf.train.Checkpoint(model=model).write(str(path / "checkpoint"))
+    loaded = compiled(network(type(model.get_layer("first").alignment)(), seed=5))
+    tf.train.Checkpoint(model=loaded).read(str(path / "checkpoint")).assert_existing_objects_matched()
+    return loaded
+
+
+def through_set_weights(model, path):
+    del path
+    loaded = compiled(network(type(model.get_layer("first").alignment)(), seed=5))
+    loaded.set_weights(model.get_weights())
+    return loaded
+
+
+LOADING = [through_keras, through_weights, through_checkpoint, through_set_weights]
+
+
+@every_mechanism
+@pytest.mark.parametrize("load", LOADING)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_loaded_model_trains_as_the_one_that_was_saved(name, load, steps, tmp_path):
+    """Before the first step W(0) is open in what is saved; afterwards it is part of it."""
+    model = compiled(network(RULES[name]()))
+    assign(model)
+    for _ in range(steps):
+        model.train_on_batch(*data())
+    loaded = load(model, tmp_path)
+    if not steps:
+        for each in (model, loaded):
+            assign(each, seed=7)
+    for each in (model, loaded):
+        each.train_on_batch(*data())
+        each.train_on_batch(*data())
+    for found, right in zip(forward(loaded), forward(model), strict=True):
+        assert_close(found, right)
+
+
+@every_mechanism
+def test_another_optimizer_or_compilation_does_not_take_w_0_again(name):
+    model, undisturbed = (compiled(network(RULES[name]())) for _ in range(2))
+    for each in (model, undisturbed):
+        for _ in range(2):
+            each.train_on_batch(*data())
+    compiled(model)
+    for each in (model, undisturbed):
+        each.train_on_batch(*data())
+    for found, right in zip(forward(model), forward(undisturbed), strict=True):
+        assert_close(found, right)
+
+
+@every_mechanism
+def test_a_converted_model_begins_anew(name):
+    model = compiled(network(RULES[name]()))
+    for _ in range(2):
+        model.train_on_batch(*data())
+    plain = network(None, keras.Model)
+    for variable, value in zip(plain.trainable_variables, forward(model), strict=True):
+        variable.assign(value)
+    converted = convert(plain, RULES[name]()).model
+    assign(converted)
+    check_first_step(compiled(AlignedModel(converted.input, converted.output)))
+
+
+@every_mechanism
+def test_replicas_take_one_w_0(name):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = compiled(network(RULES[name]()))
+    assign(model)
+    check_first_step(model)
+
+
+def keras_model(subclassed):
+    """Returns a plain Keras model with Align-prop: functional, or of a class whose layers are built when called."""
+    if not subclassed:
+        return network(AlignProp(), keras.Model)
+    functional = network(AlignProp(), keras.Model)
+    stack = [type(layer).from_config(layer.get_config()) for layer in functional.layers[1:]]
+
+    class Stack(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.stack = stack
+
+        def call(self, inputs):
+            for layer in self.stack:
+                inputs = layer(inputs)
+            return inputs
+
+    class TrainingStack(Stack):
+        def call(self, inputs, training=None):
+            return super().call(inputs)
+
+    model = TrainingStack() if subclassed == "with training" else Stack()
+    model(np.zeros((1, 5, 5, 2)))
+    return model
+
+
+class TestOutsideOfAnAlignedModel:
+    """Align-prop in a plain Keras model: each layer takes W(0) in its first backward pass."""
+
+    @pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
+    @pytest.mark.parametrize("subclassed", [False, "with training", "without training"])
+    def test_b_is_w_at_the_first_training_step(self, subclassed, policy):
+        """Keras passes no `training` to the layers of a class whose `call` has no such argument."""
+        keras.config.set_dtype_policy(policy)
+        model = compiled(keras_model(subclassed), jit_compile=False)
+        assign(model)
+        start = {layer.name: layer.kernel.numpy() for layer in model._flatten_layers() if hasattr(layer, "kernel")}
+        model.predict(data()[0], verbose=0)
+        for _ in range(3):
+            model.train_on_batch(*data())
+        for layer in model._flatten_layers():
+            if hasattr(layer, "kernel"):
+                kept = layer.backward_kernel.numpy()
+                np.testing.assert_array_equal(kept.T if kept.ndim == 2 else kept, start[layer.name])
+                assert_differs(layer.kernel, start[layer.name])
+
+    def test_it_trains_as_the_aligned_model(self):
+        plain, aligned = network(AlignProp(), keras.Model), network(AlignProp())
+        for model in (plain, aligned):
+            compiled(model, jit_compile=False)
+            assign(model)
+            for _ in range(4):
+                model.train_on_batch(*data())
+        for found, right in zip(forward(plain), forward(aligned), strict=True):
+            assert_close(found, right)
+
+    def test_replicas_take_one_w_0(self):
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        with strategy.scope():
+            model = compiled(network(AlignProp(), keras.Model), jit_compile=False)
+        assign(model)
+        start = model.get_layer("third").kernel.numpy()
+        for _ in range(3):
+            model.train_on_batch(*data())
+        np.testing.assert_array_equal(model.get_layer("third").backward_kernel.numpy().T, start)
+
+    def test_a_custom_loop_trains_as_the_aligned_model(self):
+        plain, aligned = network(AlignProp(), keras.Model), compiled(network(AlignProp()))
+        optimizer, (x, y) = keras.optimizers.SGD(RATE), map(tf.constant, data())
+        for model in (plain, aligned):
+            assign(model)
+        for _ in range(4):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((plain(x) - y) ** 2)
+            optimizer.apply(tape.gradient(loss, plain.trainable_variables), plain.trainable_variables)
+            aligned.train_on_batch(x, y)
+        for found, right in zip(forward(plain), forward(aligned), strict=True):
+            assert_close(found, right)
+
+    def test_gradients_at_inference_do_not_take_it(self):
+        model, (x, _) = network(AlignProp(), keras.Model), map(tf.constant, data())
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = tf.reduce_sum(model(x, training=False))
+        assert np.any(tape.gradient(total, x))
+        assert int(model.get_layer("second")._step) == 0
+
+    def test_until_then_b_follows_w(self):
+        layer = Dense(3, alignment=AlignProp())
+        layer.build((None, 4))
+        for seed in (1, 2):
+            layer.kernel.assign(np.random.default_rng(seed).normal(size=(4, 3)))
+            np.testing.assert_array_equal(layer.backward_kernel.numpy().T, layer.kernel.numpy())
