@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment import initialization
-from neural_alignment.alignments import Alignment, ForwardPass, LayerView, current_pass
+from neural_alignment.alignments import Alignment, ForwardPass, LayerView, current_pass, first_example
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap, carry
 
 Tensor = tf.Tensor
@@ -230,9 +230,7 @@ class AlignedLayer:
             )
         if self.alignment is None or not self.alignment.uses_step:
             return ForwardPass()
-        replica = tf.distribute.get_replica_context()
-        first = replica.replica_id_in_sync_group * tf.shape(inputs)[0] if replica is not None else 0
-        return ForwardPass(step=self._step.value, first_example=first)
+        return ForwardPass(step=self._step.value, first_example=first_example(tf.shape(inputs)[0]))
 
     def _regularise(
         self, weights: tuple[Tensor, Tensor, Tensor | None], inputs: Tensor, projection: Tensor, state: ForwardPass

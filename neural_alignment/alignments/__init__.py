@@ -15,6 +15,7 @@ from neural_alignment.alignments.base import (
     LayerView,
     Signals,
     current_pass,
+    first_example,
     forward_pass,
     side_pass,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "Symmetric",
     "WeightMirror",
     "current_pass",
+    "first_example",
     "forward_pass",
     "from_config",
     "rule_type",
@@ -127,6 +129,11 @@ class Assignment:
                 return rule
         return None
 
+    @property
+    def names(self) -> set[str]:
+        """The names of the layers that have been asked for."""
+        return set(self._names)
+
     def check(self) -> None:
         """Raises an error if a rule has got no layer.
 
@@ -135,8 +142,9 @@ class Assignment:
         """
         for index, layers in self._taken.items():
             if not layers:
-                names = ", ".join(self._names)
+                names, pattern = ", ".join(self._names), self._rules[index].layers
+                which = f"the pattern {pattern!r} of rule {index + 1}" if pattern else f"rule {index + 1}"
                 raise errors.ConfigError(
-                    f"alignment: the pattern {self._rules[index].layers!r} of rule {index + 1} takes no layer (what it "
-                    f"fits may be taken by an earlier one). The layers are: {names or 'none'}."
+                    f"alignment: {which} takes no layer (what it fits may be taken by an earlier one). "
+                    f"The layers are: {names or 'none'}."
                 )

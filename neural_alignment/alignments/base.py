@@ -330,6 +330,23 @@ class ForwardPass:
         self.losses[layer] = regulariser + self.losses.get(layer, 0.0)
 
 
+def first_example(examples: Tensor) -> Tensor | int:
+    """Returns the place in the step's batch of this replica's first example.
+
+    Replicas may have different numbers of examples: the last ones get fewer of a batch that does not divide evenly.
+
+    Args:
+        examples: number of examples on this replica.
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return 0
+    places = tf.range(replica.num_replicas_in_sync)
+    own = tf.where(places == replica.replica_id_in_sync_group, tf.cast(examples, tf.int64), 0)
+    counts = replica.all_reduce(tf.distribute.ReduceOp.SUM, own)
+    return tf.cast(tf.reduce_sum(tf.where(places < replica.replica_id_in_sync_group, counts, 0)), tf.int32)
+
+
 _ACTIVE = threading.local()
 
 

@@ -9,7 +9,7 @@ import keras
 
 from neural_alignment.alignments import Assignment
 from neural_alignment.layers import AlignedLayer, Conv2D, Dense
-from neural_alignment.models.batch_norm import BatchAxisNormalization
+from neural_alignment.models.following import Following
 from neural_alignment.models.parts import Rules
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,9 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
         The new model, what was converted and what was left.
 
     Raises:
-        ValueError: if `model` is neither functional nor Sequential, or not built, or has a layer that an alignment is
-            given to and cannot have one (groups, channels first).
+        ValueError: if `model` is neither functional nor Sequential, or not built, or has no layer that can be aligned,
+            or has a layer that an alignment is given to and cannot have one (groups, channels first), or a quantised
+            layer or one with LoRA.
         ConfigError: if the pattern of a rule fits no layer.
     """
     if not isinstance(model, (keras.Sequential, keras.Model)) or (
@@ -62,9 +63,11 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
             f"`model` must be built. Received {model.name!r}, whose input shape is not known. "
             "Example: put keras.Input((28, 28, 1)) first."
         )
+    _check_plain_weights(model)
     if not isinstance(model, keras.Sequential):  # Not of a class of its own, which may keep weights beside the layers'.
         model = keras.Model(model.input, model.output, name=model.name)
     assignment = Assignment(alignment)
+    following = Following(model)
     converted: dict[str, str] = {}
     left: dict[str, str] = {}
 
@@ -76,7 +79,9 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
             config = {key: value for key, value in config.items() if not key.startswith("alignment")}
         if kind is None:
             if any("kernel" in weight.name for weight in layer.weights) and not isinstance(layer, keras.Model):
-                left[layer.name] = f"{type(layer).__name__} has no aligned form"
+                rule = getattr(getattr(layer, "alignment", None), "rule", None)
+                has_none = f"{type(layer).__name__} has no aligned form"
+                left[layer.name] = f"it has the rule {rule!r} already" if rule else has_none
             return type(layer).from_config(config)
         rule = assignment(layer.name)
         if rule is None:
@@ -84,18 +89,40 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
         else:
             converted[layer.name] = rule.rule
         # Not by `from_config`, which wraps what the constructor says of an unfit layer.
-        following = getattr(layer, "alignment_activation", None) or _following_activation(layer)
-        return kind(**config, alignment=rule, alignment_activation=following)
+        follows = getattr(layer, "alignment_activation", None) or following.activation(layer)
+        return kind(**config, alignment=rule, alignment_activation=follows)
 
     clone = keras.models.clone_model(model, clone_function=copy, recursive=True)
+    if alignment and not {*converted, *left} & assignment.names:
+        found = ", ".join(f"{name!r} ({reason})" for name, reason in left.items())
+        raise ValueError(
+            f"`model` must have a layer that can be aligned. Received {model.name!r}, whose layers with kernels are: "
+            f"{found or 'none'}. Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
+        )
     assignment.check()
     _copy_weights(model, clone)
     logger.info("converted: %s; left: %s", ", ".join(converted) or "nothing", ", ".join(left) or "nothing")
     return Conversion(clone, converted, left)
 
 
+def _check_plain_weights(model: keras.Model) -> None:
+    """Refuses layers whose weights are not what the native layer is built with.
+
+    Raises:
+        ValueError: if a layer is quantised or has LoRA weights.
+    """
+    for layer in _leaves(model):
+        mode = getattr(layer, "quantization_mode", None)
+        found = f"quantised to {mode}" if mode else "adapted by LoRA" if getattr(layer, "lora_enabled", False) else None
+        if found:
+            raise ValueError(
+                "`model` must have the weights of native layers. "
+                f"Received layer {layer.name!r}, which is {found}. Example: convert the model before that."
+            )
+
+
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of every layer that is not a container; backward kernels stay, but those that begin as W."""
+    """Copies the weights of every layer that is not a container; backward kernels stay as they are drawn."""
     for old, new in zip(_leaves(source), _leaves(target), strict=True):
         fresh = {"backward_kernel", "alignment_step"}
         kept = [weight for weight in new.weights if not isinstance(new, AlignedLayer) or weight.name not in fresh]
@@ -106,25 +133,3 @@ def _copy_weights(source: keras.Model, target: keras.Model) -> None:
 def _leaves(model: keras.Model) -> list[Any]:
     layers = model._flatten_layers(include_self=False, recursive=True)
     return [layer for layer in layers if not isinstance(layer, keras.Model)]
-
-
-_PASSED = (keras.layers.BatchNormalization, BatchAxisNormalization, keras.layers.Dropout)
-"""What may lie between a layer and its nonlinearity."""
-
-
-def _following_activation(layer: Any) -> str | dict | None:
-    """Returns the nonlinearity after `layer`, through batch normalisation and dropout, or none."""
-    if layer.activation is not keras.activations.linear:
-        return None
-    nodes = layer._outbound_nodes
-    while len(nodes) == 1:
-        follower = nodes[0].operation
-        if isinstance(follower, keras.layers.ReLU):
-            plain = follower.max_value is None and not follower.negative_slope and not follower.threshold
-            return "relu" if plain else None
-        if isinstance(follower, keras.layers.Activation):
-            return keras.activations.serialize(follower.activation)
-        if not isinstance(follower, _PASSED):
-            return None
-        nodes = follower._outbound_nodes
-    return None

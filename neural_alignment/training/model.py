@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments import current_pass, forward_pass
+from neural_alignment.alignments import current_pass, first_example, forward_pass
 from neural_alignment.feedback import NetworkFeedback, network_rule
 from neural_alignment.layers import PACKAGE, AlignedLayer
 from optimizers import MultiOptimizer
@@ -44,7 +44,8 @@ class AlignedModel(keras.Model):
     training step. Weights that are assigned or loaded before that step count, later ones do not. W(0) is saved with the
     model: a model that is loaded, or a run that is resumed, keeps it.
 
-    A subclass may have its own `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it, on one device.
+    A subclass may have its own `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it. Under a
+    distribution strategy it is refused.
 
     Args:
         *args: as in `keras.Model`: `inputs` and `outputs`.
@@ -102,6 +103,7 @@ class AlignedModel(keras.Model):
         if not self.optimizer.built:  # In a step it would be built while that is traced, and have it traced again.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+        self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
         self._starting = [layer for layer in aligned_layers(self) if layer.alignment.starts_at_forward]
         self._regulariser_tracker = keras.metrics.Mean(name="regulariser")
         self._watch = _FiniteWatch([layer.name for layer in aligned_layers(self) if layer.alignment.learns])
@@ -172,7 +174,7 @@ class AlignedModel(keras.Model):
         others.
 
         Raises:
-            ValueError: if a subclass has its own `train_step` and the strategy has several replicas.
+            ValueError: if a subclass has its own `train_step` and there is a distribution strategy.
         """
         if self.train_function is not None and not force:
             return
@@ -185,18 +187,24 @@ class AlignedModel(keras.Model):
         """Whether a subclass overrides `train_step` or `test_step`.
 
         Raises:
-            ValueError: if it does and the strategy has several replicas: Keras calls it on each of them, and there the
-                step of an `AlignedModel` cannot choose which loss runs.
+            ValueError: if it does and there is a distribution strategy: Keras calls it on each replica, where the step
+                of an `AlignedModel` cannot choose which loss runs.
         """
         if getattr(type(self), method) is getattr(AlignedModel, method):
             return False
-        if self.distribute_strategy.num_replicas_in_sync > 1:
+        if self._distributed:
             raise ValueError(
-                f"`{method}` of an AlignedModel cannot be overridden on several replicas. Received "
-                f"{type(self).__name__}.{method} with {self.distribute_strategy.num_replicas_in_sync} replicas. "
-                "Example: override `compute_loss` instead, or use one device."
+                f"`{method}` of an AlignedModel cannot be overridden under a distribution strategy. Received "
+                f"{type(self).__name__}.{method} with {type(self.distribute_strategy).__name__}. "
+                "Example: override `compute_loss` instead, or use no strategy."
             )
         return True
+
+    @property
+    def _distributed(self) -> bool:
+        """Whether the model was made under a distribution strategy, be it of one device."""
+        with self.distribute_strategy.scope():
+            return tf.distribute.has_strategy()
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """Makes one update of W from J and of B from R; returns the metrics so far. For custom training loops.
@@ -215,6 +223,8 @@ class AlignedModel(keras.Model):
         scheduled = isinstance(optimizer, MultiOptimizer) and not optimizer.constant
 
         def run(j_runs: bool = True, r_runs: bool = True) -> tuple[Tensor, Tensor]:
+            if not self._distributed:  # Also within a step that Keras has begun, for a subclass with its own.
+                return self._replica_step(data, step, j_runs, r_runs)
             watched = strategy.run(self._replica_step, args=(data, step, j_runs, r_runs))
             return tuple(strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for value in watched)
 
@@ -285,10 +295,8 @@ class AlignedModel(keras.Model):
             j_runs: whether J is optimised at this step.
             r_runs: whether R is.
         """
-        replica, parts = tf.distribute.get_replica_context(), self._minibatches
-        rank = replica.replica_id_in_sync_group if replica is not None else 0
-        examples = _examples(x)
-        first = rank * examples
+        parts, examples = self._minibatches, _examples(x)
+        first = first_example(examples) if self._draws_noise else 0
         if parts == 1:
             return self._gradients(x, y, sample_weight, step, first, j_runs, r_runs)
 

@@ -1,5 +1,7 @@
 """Turning an existing model into an aligned one."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -105,7 +107,7 @@ def test_an_aligned_model_is_converted_and_what_a_network_rule_keeps_begins_at_i
     *initial, _ = model.feedback_weights.weights
     for kept, old in zip(initial, trained.trainable_variables, strict=True):
         np.testing.assert_array_equal(kept, old)
-    with pytest.raises(ConfigError, match="takes no layer"):  # They have one.
+    with pytest.raises(ValueError, match=r"'dense1' \(it has the rule 'align_ada' already\)"):
         convert(model, RULE)
 
 
@@ -137,3 +139,139 @@ def test_fc_and_convnet_have_named_layers_with_their_nonlinearity():
     plain = convnet([4], 3, (8, 8, 1), RULE, batch_norm=False)
     assert plain.get_layer("conv1").use_bias
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in plain.layers)
+
+
+# The nonlinearity that follows, however the model was put together.
+
+
+def stack(*layers_, how):
+    """Returns a Sequential model of the list, of calls of `add`, or a functional model."""
+    start = keras.Input((8, 8, 3))
+    if how == "list":
+        return keras.Sequential([start, *layers_])
+    if how == "functional":
+        outputs = start
+        for layer in layers_:
+            outputs = layer(outputs)
+        return keras.Model(start, outputs)
+    model = keras.Sequential()
+    if how == "add":
+        model.add(start)
+    for layer in layers_:
+        model.add(layer)
+    if how == "add, built later":
+        model.build((None, 8, 8, 3))
+    if how == "add and pop":
+        model.add(keras.layers.Activation("sigmoid"))
+        model.pop()
+        model.build((None, 8, 8, 3))
+    return model
+
+
+FOLLOWED = {
+    "relu": lambda: [keras.layers.ReLU()],
+    "tanh": lambda: [keras.layers.BatchNormalization(), keras.layers.Dropout(0.5), keras.layers.Activation("tanh")],
+    "elu": lambda: [keras.layers.SpatialDropout2D(0.1), keras.layers.Activation("linear"), keras.layers.ELU()],
+    "leaky_relu": lambda: [keras.layers.LeakyReLU(negative_slope=0.2)],
+    "relu6": lambda: [keras.layers.ReLU(max_value=6.0)],
+    "softmax": lambda: [keras.layers.Softmax()],
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+@pytest.mark.parametrize("how", ["list", "add", "add, built later", "add and pop", "functional"])
+def test_the_nonlinearity_is_found_however_the_model_was_made(how, name):
+    layers_ = [keras.layers.Conv2D(4, 3, name="conv"), *FOLLOWED[name](), keras.layers.Conv2D(2, 3, name="last")]
+    model = convert(stack(*layers_, how=how), RULE).model
+    assert model.get_layer("conv").following_activation is keras.activations.get(name)
+    assert model.get_layer("last").following_activation is None
+
+
+def test_calls_in_other_models_do_not_count():
+    """A layer that other models share is followed by what follows it in the model that is converted."""
+    inputs, dense = keras.Input((4,)), keras.layers.Dense(3, name="shared")
+    features = dense(inputs)
+    outputs = keras.layers.Dense(2)(keras.layers.ReLU()(features))
+    model = keras.Model(inputs, outputs)
+    extractor = keras.Model(inputs, keras.layers.Activation("tanh")(features))
+    assert convert(model, RULE).model.get_layer("shared").following_activation is keras.activations.relu
+    assert convert(extractor, RULE).model.get_layer("shared").following_activation is keras.activations.tanh
+    both = keras.Model(inputs, [outputs, features])  # The output of the model is another reader.
+    assert convert(both, RULE).model.get_layer("shared").following_activation is None
+
+
+def called_twice(*names):
+    inputs, dense = keras.Input((4,)), keras.layers.Dense(4, name="shared")
+    outputs = inputs
+    for name in names:
+        outputs = keras.layers.Activation(name)(dense(outputs))
+    return keras.Model(inputs, outputs)
+
+
+def test_a_layer_that_is_called_twice_has_one_nonlinearity_or_none():
+    same, differing = called_twice("tanh", "tanh"), called_twice("tanh", "relu")
+    assert convert(same, RULE).model.get_layer("shared").following_activation is keras.activations.tanh
+    assert convert(differing, RULE).model.get_layer("shared").following_activation is None
+
+
+@pytest.mark.parametrize("how", ["list", "add"])
+def test_the_nonlinearity_may_stand_outside_of_the_model_that_has_the_layer(how):
+    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv")], name="inner")
+    within = [keras.layers.ReLU(), keras.layers.Conv2D(2, 3, name="last")]
+    model = convert(stack(inner, *within, how=how), RULE).model
+    layers_ = {layer.name: layer for layer in model._flatten_layers()}
+    assert layers_["conv"].following_activation is keras.activations.relu
+    assert layers_["last"].following_activation is None
+
+
+def test_a_nonlinearity_with_other_options_is_named_in_a_warning(caplog):
+    model = stack(keras.layers.Conv2D(4, 3, name="conv"), keras.layers.LeakyReLU(0.3, name="leaky"), how="list")
+    assert convert(model, RULE).model.get_layer("conv").following_activation is None
+    assert "LeakyReLU 'leaky' has options that no named activation has" in caplog.text
+
+
+# What cannot be converted.
+
+
+def quantised():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="dense")])
+    model.quantize("int8")
+    return model
+
+
+def adapted():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="dense")])
+    model.layers[0].enable_lora(2)
+    return model
+
+
+def embedded():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Embedding(9, 4, name="other"), keras.layers.Flatten(),
+                              keras.layers.Dense(2)])  # fmt: skip
+    model.layers[0].enable_lora(2)
+    return model
+
+
+@pytest.mark.parametrize(("build", "found"), [(quantised, "'dense', which is quantised to int8"),
+                                              (adapted, "'dense', which is adapted by LoRA"),
+                                              (embedded, "'other', which is adapted by LoRA")])  # fmt: skip
+@pytest.mark.parametrize("rule", [RULE, None], ids=["aligned", "left"])
+def test_weights_that_are_not_those_of_the_layer_are_refused(build, found, rule):
+    with pytest.raises(ValueError, match=f"must have the weights of native layers. Received layer {found}"):
+        convert(build(), rule)
+
+
+@pytest.mark.parametrize(
+    ("layers_", "found"),
+    [([keras.layers.DepthwiseConv2D(3, name="depthwise")], "'depthwise' (DepthwiseConv2D has no aligned form)"),
+     ([keras.layers.ReLU()], "none")],
+)  # fmt: skip
+def test_a_model_without_a_layer_to_align_names_those_that_it_has(layers_, found):
+    with pytest.raises(ValueError, match=re.escape(f"whose layers with kernels are: {found}. Example")):
+        convert(stack(*layers_, how="list"), RULE)
+
+
+def test_a_rule_without_a_pattern_that_gets_no_layer_is_named_by_its_number():
+    rules = [Feedback(), Symmetric(self_=1e-3, decay=1e-3)]
+    with pytest.raises(ConfigError, match=r"alignment: rule 2 takes no layer .* The layers are: conv, hidden, last"):
+        convert(sequential(), rules)

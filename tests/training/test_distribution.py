@@ -21,7 +21,7 @@ from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, distance
 
 from neural_alignment import config as configuration
 from neural_alignment import layers
-from neural_alignment.alignments import NETWORK_RULES, from_config
+from neural_alignment.alignments import NETWORK_RULES, forward_pass, from_config
 from neural_alignment.config import Runtime
 from neural_alignment.errors import Diverged, InputError
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
@@ -186,6 +186,39 @@ def test_aligned_layers_in_a_plain_keras_model_train_on_two_replicas_as_on_one(f
         ends.append([np.array(v) for v in model.variables if v.dtype != "string"])
     for one, two in zip(*ends, strict=True):
         assert_close(two, one)
+
+
+@pytest.mark.parametrize("kind", [AlignedModel, keras.Model], ids=["aligned", "keras"])
+def test_every_example_has_its_own_noise_where_replicas_differ_in_size(float64, kind):
+    """10 examples on 4 replicas are 3, 3, 3 and 1: the last one is example 9, not 3 times 1."""
+    rule = from_config({"rule": "weight_mirror", "amp": 1.0, "decay": 0.0, "input": {"noise": "normal"}, "seed": 4})
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(22, 5)), np.zeros((22, 2))
+
+    def made():
+        keras.utils.set_random_seed(2)
+        inputs = keras.Input((5,))
+        return kind(inputs, layers.Dense(2, alignment=rule, name="layer")(inputs))
+
+    with strategy_of(4).scope():
+        model = made()
+        model.compile(MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(1.0)]), "mse", jit_compile=False)
+    start = model.get_layer("layer").backward_kernel.numpy()
+    data = tf.data.Dataset.from_tensor_slices((x, y))
+    model.fit(data.take(12).batch(12).concatenate(data.skip(12).batch(10)), verbose=0)  # Keras wants the first one even.
+    step = start - model.get_layer("layer").backward_kernel.numpy()
+
+    def gradient(last):
+        layer, total = made().get_layer("layer"), 0.0
+        firsts = [(0, 0), (0, 3), (0, 6), (0, 9), (1, 0), (1, 3), (1, 6), (1, last)]
+        for part, (number, first) in zip(np.split(x, [3, 6, 9, 12, 15, 18, 21]), firsts, strict=True):
+            with tf.GradientTape() as tape, forward_pass(step=number, first_example=first) as state:
+                layer(part, training=True)
+            total = total + tape.gradient(state.losses["layer"], layer.backward_kernel.value) / 4
+        return total
+
+    assert_close(step, gradient(last=9))
+    assert distance(step, gradient(last=3)) > 0.05
 
 
 # From the configuration to the devices.

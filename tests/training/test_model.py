@@ -536,3 +536,91 @@ def test_minibatches_of_a_model_with_two_outputs():
     for whole, halves in zip(*ends, strict=True):
         assert_close(halves, whole, "float32")
     assert_differs(ends[0][0], start[0])
+
+
+# Subclasses.
+
+
+class Doubled(AlignedModel):
+    """Has steps of its own: J counts double in training, and evaluation reports a constant."""
+
+    def train_step(self, data):
+        x, y, *_ = data
+        with tf.GradientTape() as tape:
+            loss = 2.0 * self.compute_loss(x=x, y=y, y_pred=self(x, training=True))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss, "doubled": loss}
+
+    def test_step(self, data):
+        return {"constant": tf.constant(3.0)}
+
+
+class Extended(AlignedModel):
+    """Adds to the step of an aligned model."""
+
+    def train_step(self, data):
+        return {**super().train_step(data), "added": tf.constant(1.0)}
+
+
+class OwnLoss(AlignedModel):
+    """Has a loss of its own."""
+
+    def compute_loss(self, *args, **kwargs):
+        return 2.0 * super().compute_loss(*args, **kwargs)
+
+
+def subclassed(kind, rule=None, **options):
+    made = network(rule or Symmetric(self_=0.3, decay=0.3))
+    model = kind(made.input, made.output)
+    rates = {AlignedModel: 0.2}.get(kind, 0.1)
+    model.compile(MultiOptimizer([keras.optimizers.SGD(rates), keras.optimizers.SGD(0.05)]), cross_entropy(), **options)
+    return model
+
+
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_the_steps_of_a_subclass_are_called(run_eagerly, together):
+    x, y = data()
+    options = {"run_eagerly": run_eagerly, "steps_per_execution": together, "jit_compile": False}
+    doubled, plain = (subclassed(kind, Feedback(), **options) for kind in (Doubled, AlignedModel))
+    history = doubled.fit(x, y, batch_size=8, shuffle=False, verbose=0).history
+    plain.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    assert "doubled" in history
+    for a, b in zip(doubled.trainable_variables, plain.trainable_variables, strict=True):
+        assert_close(a, b)
+    assert doubled.evaluate(x, y, verbose=0, return_dict=True) == {"constant": 3.0}
+    assert "doubled" in doubled.train_on_batch(x, y, return_dict=True)
+
+
+@pytest.mark.parametrize("scheduler", [None, RateScheduler(1, alternation=1)])
+def test_a_subclass_may_add_to_the_step(scheduler):
+    x, y = data()
+    ends = []
+    for kind in (Extended, AlignedModel):
+        made = network(Symmetric(self_=0.3, decay=0.3))
+        model = kind(made.input, made.output)
+        model.compile(optimizer(scheduler), cross_entropy(), jit_compile=False)
+        history = model.fit(x, y, batch_size=8, shuffle=False, verbose=0).history
+        assert ("added" in history) == (kind is Extended)
+        assert history["regulariser"]
+        ends.append(model.get_weights())
+    for a, b in zip(*ends, strict=True):
+        assert_close(a, b)
+
+
+def test_a_loss_of_a_subclass_is_used():
+    x, y = data()
+    own, plain = subclassed(OwnLoss, Feedback()), subclassed(AlignedModel, Feedback())
+    for model in (own, plain):
+        model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    for a, b in zip(own.trainable_variables, plain.trainable_variables, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize(("kind", "method"), [(Extended, "train_step"), (Doubled, "test_step")])
+def test_the_steps_of_a_subclass_are_refused_under_a_strategy(kind, method):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = subclassed(kind)
+    call = model.fit if method == "train_step" else model.evaluate
+    with pytest.raises(ValueError, match=f"`{method}` of an AlignedModel cannot be overridden.*{kind.__name__}"):
+        call(*data(), verbose=0)
