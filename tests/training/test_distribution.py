@@ -205,7 +205,8 @@ def test_every_example_has_its_own_noise_where_replicas_differ_in_size(float64, 
         model.compile(MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(1.0)]), "mse", jit_compile=False)
     start = model.get_layer("layer").backward_kernel.numpy()
     data = tf.data.Dataset.from_tensor_slices((x, y))
-    model.fit(data.take(12).batch(12).concatenate(data.skip(12).batch(10)), verbose=0)  # The first one is even for Keras.
+    # Keras needs the first batch to be even.
+    model.fit(data.take(12).batch(12).concatenate(data.skip(12).batch(10)), verbose=0)
     step = start - model.get_layer("layer").backward_kernel.numpy()
 
     def gradient(last):
