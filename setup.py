@@ -26,6 +26,7 @@ setup(
         "matplotlib>=3.8",
         "scikit-learn>=1.4",
         "threadpoolctl",
+        "wrapt>=1.11",
         "scipy>=1.11",
         "h5py>=3.10",
         "hyperopt>=0.3,<0.4",

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import wrapt
 
 if importlib.util.find_spec("tensorflow") is None:
     raise ImportError(
@@ -38,3 +44,35 @@ def __getattr__(name: str) -> Any:
     if name in _NAMES:
         return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _register(imported: ModuleType) -> None:
+    """Makes our classes known to Keras, so that `keras.models.load_model` finds them, once Keras is there.
+
+    Called after the import of Keras and of each of our modules. In the middle of an import of ours it does nothing: the
+    module that is finished last calls again.
+
+    Args:
+        imported: the module that has just been imported.
+    """
+    unfinished = [
+        name
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in (__name__, "optimizers")
+        and name != imported.__name__
+        and getattr(getattr(module, "__spec__", None), "_initializing", False)
+    ]
+    if "keras" in sys.modules and not {*unfinished} - {__name__}:
+        importlib.import_module(f"{__name__}.training.loading")
+
+
+def _modules() -> Iterator[str]:
+    """Yields the names of all modules of the package, and imports none."""
+    root = Path(__file__).parent
+    for path in root.rglob("*.py"):
+        *folders, name = path.relative_to(root).with_suffix("").parts
+        yield ".".join([__name__, *folders, *([] if name == "__init__" else [name])])
+
+
+for _name in ("keras", "optimizers", *sorted({*_modules()} - {__name__})):
+    wrapt.register_post_import_hook(_register, _name)

@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
+
+from neural_alignment.alignments import Feedback
+from neural_alignment.layers import Dense
+from neural_alignment.models.activations import tanh_relu
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
@@ -86,6 +91,17 @@ print(sorted({"tensorflow", "keras", "numpy"} & set(sys.modules)))
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("imports", ["neural_alignment, keras", "neural_alignment, optimizers, keras"])
+def test_the_import_is_enough_to_load_a_model(imports, tmp_path):
+    """Also if Keras is first imported by one of our own modules, which is then not finished."""
+    inputs = keras.Input((4,))
+    outputs = Dense(3, alignment=Feedback())(keras.layers.Activation(tanh_relu)(inputs))
+    keras.Model(inputs, outputs).save(tmp_path / "model.keras")
+    code = f"import {imports}; print(keras.models.load_model({str(tmp_path / 'model.keras')!r}).layers[-1].alignment)"
+    result = run_python(code)
+    assert "rule='feedback'" in result.stdout, result.stderr
+
+
 def test_without_tensorflow_the_import_names_the_extras():
     hide = """
 import importlib.util
@@ -102,6 +118,14 @@ importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else
 def test_public_names_are_found():
     code = "import neural_alignment as na; print([getattr(na, name) for name in na.__all__] and 'all')"
     assert run_python(code).stdout.strip() == "all"
+
+
+def test_every_rule_is_known_whatever_was_imported():
+    code = """
+from neural_alignment.alignments import from_config
+print([from_config({"rule": rule}).rule for rule in ("align_zero", "align_ada", "dfa", "last_layer", "feedback")])
+"""
+    assert "'dfa'" in run_python(code).stdout
 
 
 def test_nothing_is_pickled():

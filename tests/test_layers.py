@@ -611,3 +611,53 @@ def test_what_would_replace_the_kernel_is_refused_later_too(method):
     layer.build((None, 4))
     with pytest.raises(ValueError, match=f"`{method}` is not for an aligned layer.*'late'.*Example"):
         getattr(layer, method)("int8" if method == "quantize" else 4)
+
+
+# Inputs that are not dense floats.
+
+INPUTS = {
+    "int32": lambda x: np.round(4 * x).astype(np.int32),
+    "uint8": lambda x: np.abs(np.round(4 * x)).astype(np.uint8),
+    "bool": lambda x: x > 0,
+    "float16": lambda x: x.astype(np.float16),
+    "float64": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("dtype", INPUTS)
+@pytest.mark.parametrize("rule", ["feedback", "align_prop", "symmetric", "information", "kolen_pollack"])
+def test_inputs_of_any_dtype_count_as_the_same_numbers(rng, rule, dtype):
+    """As in the native dense layer; the native convolution refuses integers."""
+    for case in (DENSE, SAME):
+        arrays = case.arrays(rng)
+        layer = case.build(alignment=from_config(RULE_CONFIGS[rule]), name="layer")
+        fill(layer, arrays)
+        x = INPUTS[dtype](arrays["x"])
+        outputs = layer(x, training=True)
+        assert outputs.dtype == "float32"
+        assert_close(outputs, layer(x.astype(np.float32), training=True))
+        if case is DENSE:
+            native = keras.layers.Dense(3)
+            native.build((None, 5))
+            native.set_weights([arrays["w"], arrays["bias"]])
+            assert_close(outputs, native(x))
+
+
+@pytest.mark.parametrize("integers", [False, True])
+@pytest.mark.parametrize("rule", ["feedback", "symmetric", "information", "kolen_pollack"])
+def test_a_sparse_input_counts_as_the_dense_one(rule, integers):
+    """As in the native dense layer, in a functional model, with the entries in any order."""
+    values = np.array([3, 1, 2], np.int32 if integers else np.float32)
+    sparse = tf.SparseTensor([[2, 3], [0, 1], [1, 0]], values, (3, 5))
+    dense = tf.sparse.to_dense(tf.sparse.reorder(sparse)).numpy().astype(np.float32)
+
+    def trained(is_sparse):
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((5,), sparse=is_sparse, dtype=values.dtype.name if is_sparse else "float32")
+        model = keras.Model(inputs, layers.Dense(2, alignment=from_config(RULE_CONFIGS[rule]), name="layer")(inputs))
+        model.compile("sgd", "mse", run_eagerly=True)
+        model.train_on_batch(sparse if is_sparse else dense, np.ones((3, 2)))
+        return model.get_weights()
+
+    for found, expected in zip(trained(True), trained(False), strict=True):
+        assert_close(found, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Union
 
@@ -66,7 +67,9 @@ __all__ = [
 
 
 def rule_type() -> Any:
-    """Returns what may stand for one rule in a configuration: any rule that is registered by now."""
+    """Returns what may stand for one rule in a configuration: any registered rule."""
+    # The rules for whole networks register themselves in a later room, which may not have been imported yet.
+    importlib.import_module("neural_alignment.feedback")
     rules = (*RULES.values(), *NETWORK_RULES.values())
     return Annotated[Union[rules], pydantic.Field(discriminator="rule")]  # noqa: UP007 - of registries
 

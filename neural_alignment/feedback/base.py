@@ -111,6 +111,11 @@ class NetworkFeedback:
         self.weights = Kept(name="kept")
         self._kept = rule.keep(model, self.weights)
 
+    @property
+    def numbers(self) -> list[Any]:
+        """The weights that the rule keeps in the model, without the mark that W(0) is taken."""
+        return [weight for weight in self.weights.weights if weight.dtype != "bool"]
+
     def start(self) -> None:
         """Lets the rule take what it needs of the network at initialisation, before the first training step."""
         self._rule.start(self._kept)

@@ -45,7 +45,7 @@ class DirectFeedback(CutRule):
         """Draws a map for each cut, by its place: Keras numbers the names of layers on from model to model.
 
         Raises:
-            ValueError: if the outputs are not `(batch, classes)`.
+            ValueError: if the outputs are not `(batch, classes)`, or the size of a hidden layer is not known.
         """
         if len(model.output_shape) != 2:
             raise ValueError(
@@ -59,6 +59,11 @@ class DirectFeedback(CutRule):
             shapes += [operation.output.shape] if operation.name in places.outputs else []
             for shape in shapes:
                 size = tuple(shape[1:])
+                if None in size:
+                    raise ValueError(
+                        "'dfa' needs a network whose hidden sizes are known: a map has an entry for each unit. "
+                        f"Received {operation.name!r} of shape {tuple(shape)}. Example: keras.Input((32, 32, 3))."
+                    )
                 drawn = size[-1:] if self.share_space else size
                 name = f"map_{len(maps)}"
                 maps.append(kept.keep(name, draw(name, (*drawn, model.output_shape[-1]), size, self.seed)))

@@ -107,7 +107,7 @@ def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
         kinds |= {"R step": forward + regulariser, "J + R step": backpropagation + regulariser}
     else:
         kinds["J step"] = network_step(model)
-        kept = sum(map(_size, model.feedback.weights.weights))
+        kept = sum(map(_size, model.feedback.numbers))
         more = ["", f"kept        {kept:,} numbers by {rows[0].rule}, for the whole network"]
     return [
         *(
