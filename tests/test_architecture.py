@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
-    *("errors", "options", "operations", "alignments", "layers", "feedback", "models", "config", "data", "training"),
-    *("search", "papers", "cli"),
+    *("errors", "paths", "options", "yaml_files", "operations", "alignments", "layers", "feedback", "models"),
+    *("config", "data", "training", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
 
