@@ -314,7 +314,7 @@ class Runtime(Options):
 
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
     """`mirrored`: all devices of this machine. `multi_worker`: the machines of TF_CONFIG. `auto`: what is there."""
-    replicas: PositiveInt | None = None
+    replicas: Annotated[int, Field(gt=0, le=4096)] | None = None
     """Devices of a mirrored run; all GPUs where none. Without a GPU, parts that the CPU is cut into."""
     tpu: str | None = None
     """`local` on a TPU VM, or the TPU's name; the environment variable TPU_NAME, else `local`, where none."""

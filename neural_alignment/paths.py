@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
+from collections.abc import Sequence
 
 LONGEST_NAME = 255
 """Bytes in the name of a file or directory, on every common file system."""
 
-LONGEST_PATH = 4095
-"""Bytes in a path, on Linux."""
+LONGEST_PATH = 3800
+"""Bytes in a path; Linux allows 4,095, of which this leaves some for the names of files inside a directory."""
 
 
 def is_local(path: str) -> bool:
@@ -62,6 +63,53 @@ def problem_of_file(path: str) -> str | None:
     if not stat.S_ISREG(mode):
         return "is not a regular file but a FIFO, a socket or a device"
     return None if os.access(path, os.R_OK) else "cannot be read: permission denied"
+
+
+def checked_file(path: str) -> str:
+    """Returns the path of a file to read, as `checked` does.
+
+    Raises:
+        ValueError: as of `checked`, or if there is no such file, or it is not a regular one.
+    """
+    path = checked(path)
+    if problem := problem_of_file(path):
+        raise ValueError(f"must be a file that can be read; {path}: {problem}")
+    return path
+
+
+def checked_directory(path: str) -> str:
+    """Returns the path of a directory, which need not exist, as `checked` does.
+
+    Raises:
+        ValueError: as of `checked`, or if something else is there or above.
+    """
+    path = checked(path)
+    if problem := problem_of_directory(path):
+        raise ValueError(f"must be a directory; found {path}: {problem}")
+    return path
+
+
+def checked_prefix(path: str, endings: Sequence[str]) -> str:
+    """Returns what the paths of several files to write begin with, as `checked` does.
+
+    Args:
+        path: a directory, where it is not the present one, and the name of the files without their endings.
+        endings: of the files, such as ".csv".
+
+    Raises:
+        ValueError: as of `checked`, if it ends with no name, or if a directory has the name of one of the files.
+    """
+    path = checked(path)
+    folder, _, name = path.rpartition("/")
+    if name in ("", ".", ".."):
+        raise ValueError(f"must end with the name of the files, without their ending; found {_short(path)}")
+    if folder:
+        checked_directory(folder)
+    for ending in endings:
+        checked(f"{path}{ending}.partial")  # As it is called while it is written.
+        if is_local(path) and os.path.lexists(f"{path}{ending}") and not os.path.isfile(f"{path}{ending}"):
+            raise ValueError(f"must be the name of files to write; {path}{ending} is there and is not a file")
+    return path
 
 
 def problem_of_directory(path: str) -> str | None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
-    *("errors", "paths", "options", "yaml_files", "operations", "alignments", "layers", "feedback", "models"),
+    *("quiet", "errors", "paths", "options", "yaml_files", "operations", "alignments", "layers", "feedback", "models"),
     *("config", "data", "training", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
