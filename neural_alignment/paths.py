@@ -105,6 +105,8 @@ def checked_prefix(path: str, endings: Sequence[str]) -> str:
         raise ValueError(f"must end with the name of the files, without their ending; found {_short(path)}")
     if folder:
         checked_directory(folder)
+    if is_local(path) and os.path.isdir(path):
+        raise ValueError(f"must end with the name of the files, without their ending; {path} is a directory")
     for ending in endings:
         checked(f"{path}{ending}.partial")  # As it is called while it is written.
         if is_local(path) and os.path.lexists(f"{path}{ending}") and not os.path.isfile(f"{path}{ending}"):
