@@ -22,7 +22,7 @@ setup(
         "pydantic>=2.12,<3",
         "typer>=0.12",
         "tqdm",
-        "ruamel.yaml>=0.18",
+        "PyYAML>=6.0.1",
         "matplotlib>=3.8",
         "scikit-learn>=1.4",
         "threadpoolctl",

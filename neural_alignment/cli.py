@@ -9,15 +9,18 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from neural_alignment import paths, quiet
 from neural_alignment.errors import Diverged, InputError, Stopped
 
 app = typer.Typer(
@@ -27,7 +30,35 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, such as configs/quickstart.yaml.")]
+
+def _path(check: Callable[[str], str]) -> Callable[..., Any]:
+    """Returns the callback of an option or argument that is a path, or several.
+
+    Args:
+        check: returns the path as it is used, or raises `ValueError`.
+    """
+
+    def checked(parameter: typer.CallbackParam, value: Any) -> Any:
+        try:
+            if value is None or isinstance(value, str):
+                return value if value is None else check(value)
+            return [check(each) for each in value]
+        except ValueError as error:
+            name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar.strip("[].")
+            raise InputError(f"{name}: {error}") from None
+
+    return checked
+
+
+_ANY_PATH, _FILE, _DIRECTORY = _path(paths.checked), _path(paths.checked_file), _path(paths.checked_directory)
+_TABLES = _path(lambda path: paths.checked_prefix(path, (".csv", ".md")))
+_COMPARISON = _path(
+    lambda path: paths.checked_prefix(path, (".csv", ".md", ".png", "_importance.csv", "_importance.png"))
+)
+
+ConfigPath = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, such as configs/quickstart.yaml.", callback=_ANY_PATH)
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; may be repeated.")
 ]
@@ -40,7 +71,9 @@ Smoke = Annotated[bool, typer.Option("--smoke", help="Apply the file's `smoke` o
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
-    run_dir: Annotated[str | None, typer.Option(help="Directory to make; runs/<config> by default.")] = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Directory to make. Default: runs/<config>.", callback=_DIRECTORY)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run.")] = False,
     smoke: Smoke = False,
@@ -54,9 +87,9 @@ def train(
 
     if resume and force:
         raise InputError("--resume and --force exclude each other; give one of them")
+    settings = configuration.load(config, overrides or (), smoke)
     # An explicit --run-dir may be anywhere; a name that follows from a file stays below runs.
     run_dir = run_dir or files.confined("runs", f"{'smoke/' if smoke else ''}{run_name(config)}")
-    settings = configuration.load(config, overrides or (), smoke)
     progress = callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
     result = run.train(settings, run_dir, resume, force, progress)
     _print_result(result)
@@ -64,7 +97,7 @@ def train(
 
 @app.command()
 def evaluate(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.")],
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.", callback=_DIRECTORY)],
     strategy: Annotated[
         str | None, typer.Option(help="Where to compute, as in runtime.strategy; as the run did by default.")
     ] = None,
@@ -89,11 +122,13 @@ def describe(config: ConfigPath, overrides: Overrides = None, smoke: Smoke = Fal
 
 @app.command()
 def compare(
-    configs: Annotated[list[str], typer.Argument(metavar="CONFIG...", help="YAML files, one row each.")],
-    output: Annotated[str, typer.Option(help="Where the tables go: OUTPUT.csv and OUTPUT.md.")],
+    configs: Annotated[
+        list[str], typer.Argument(metavar="CONFIG...", help="YAML files, one row each.", callback=_ANY_PATH)
+    ],
+    output: Annotated[str, typer.Option(help="Where the tables go: OUTPUT.csv and OUTPUT.md.", callback=_TABLES)],
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
     overrides: Overrides = None,
-    runs: Annotated[str, typer.Option(help="Where the run directories go.")] = "runs",
+    runs: Annotated[str, typer.Option(help="Where the run directories go.", callback=_DIRECTORY)] = "runs",
     jobs: Jobs = JOBS,
 ) -> None:
     """Train several configurations with several seeds and write a table; what is finished is not trained again."""
@@ -106,10 +141,16 @@ def compare(
 
 @app.command()
 def search(
-    plan: Annotated[str, typer.Argument(metavar="SEARCH", help="A YAML file, or its name below configs/search.")],
+    plan: Annotated[
+        str, typer.Argument(metavar="SEARCH", help="A YAML file, or its name below configs/search.", callback=_ANY_PATH)
+    ],
     overrides: Overrides = None,
-    config: Annotated[str | None, typer.Option(help="Another base configuration than the file names.")] = None,
-    search_dir: Annotated[str | None, typer.Option(help="Directory to make or go on in; runs/<search> else.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Another base configuration than the file names.", callback=_ANY_PATH)
+    ] = None,
+    search_dir: Annotated[
+        str | None, typer.Option(help="Directory to create or resume. Default: runs/<search>.", callback=_DIRECTORY)
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Trials, instead of the file's; more go on with a search.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of a trial, instead of the file's.")] = None,
     algorithms: Annotated[
@@ -122,7 +163,9 @@ def search(
     launcher: Annotated[
         str | None, typer.Option(help="Command that trains on a TPU, with {tpu}, {config} and {run_dir}.")
     ] = None,
-    output: Annotated[str | None, typer.Option(help="Where a comparison goes: OUTPUT.csv, .md and .png.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Where a comparison goes: OUTPUT.csv, .md and .png.", callback=_COMPARISON)
+    ] = None,
 ) -> None:
     """Search metaparameters; the same command goes on with a search that was cut off."""
     _start_tensorflow()
@@ -131,17 +174,17 @@ def search(
     from neural_alignment.training import files
 
     path = _search_file(plan)
-    place = search_dir or files.confined("runs", run_name(path))
     replaced = {"config": config, "trials": trials, "epochs": epochs}
     first = plans.load(path, **replaced)
-    names = (algorithms or first.algorithm).split(",")
-    numbers = _numbers("--seeds", seeds or str(first.seed))
+    place = search_dir or files.confined("runs", run_name(path))
+    names = [first.algorithm] if algorithms is None else _listed("--algorithms", algorithms, "tpe,random")
+    numbers = [first.seed] if seeds is None else _numbers("--seeds", seeds)
     each = {(name, n): plans.load(path, **replaced, algorithm=name, seed=n) for name in names for n in numbers}
     engine = engines.build(workers, spark, tpus, launcher)
     # Flushed: a log has a trial when it has ended, not when a buffer is full.
     say = functools.partial(print, flush=True)
-    if len(each) > 1 or output:
-        output = output or f"{place}/comparison"
+    if len(each) > 1 or output is not None:
+        output = f"{place}/comparison" if output is None else output
         print(f"\n{compare.compare(each, overrides or (), place, engine, output, say)}\ncomparison  {output}.md")
         return
     best = run.best_of(run.search(next(iter(each.values())), overrides or (), place, engine, say))
@@ -159,22 +202,40 @@ def _search_file(name: str) -> str:
     return str(path) if path.is_file() and not Path(name).exists() else name
 
 
+def _listed(option: str, text: str, example: str) -> list[str]:
+    """Returns words that are separated by commas.
+
+    Raises:
+        InputError: if one of them is empty, or occurs twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise InputError(f"{option} must be separated by commas, such as {example}; found {text!r}")
+    if twice := [word for word in words if words.count(word) > 1]:
+        raise InputError(f"{option} must be given once each; found {twice[0]} twice in {text!r}")
+    return words
+
+
 def _numbers(option: str, text: str) -> list[int]:
-    """Returns integers that are separated by commas.
+    """Returns different integers that are separated by commas.
 
     Raises:
         InputError: if they are not.
     """
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise InputError(f"{option} must be integers separated by commas, such as 0,1,2; found {text!r}") from None
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch("-?[0-9]{1,10}", word) for word in words):
+        raise InputError(f"{option} must be integers separated by commas, such as 0,1,2; found {text!r}")
+    return [int(word) for word in _listed(option, ",".join(str(int(word)) for word in words), "0,1,2")]
 
 
-Runs = Annotated[str | None, typer.Option("--runs", help="Folder of the run directories; runs/PAPER by default.")]
+Runs = Annotated[
+    str | None, typer.Option("--runs", help="Folder of the run directories. Default: runs/PAPER.", callback=_DIRECTORY)
+]
 Lab = Annotated[bool, typer.Option("--lab", help="The profile for 2 cores: train what is not trained yet.")]
-Output = Annotated[str | None, typer.Option(help="Where the files go; results/PAPER, or RUNS/results, by default.")]
-Configs = Annotated[str, typer.Option(help="Folder of the configurations.")]
+Output = Annotated[
+    str | None, typer.Option(help="Where the files go. Default: results/PAPER, or RUNS/results.", callback=_DIRECTORY)
+]
+Configs = Annotated[str, typer.Option(help="Folder of the configurations.", callback=_DIRECTORY)]
 
 
 @app.command()
@@ -198,8 +259,10 @@ def figure(
     output: Output = None,
     configs: Configs = "configs",
     jobs: Jobs = JOBS,
-    recordings: Annotated[str | None, typer.Option(help="Recorded responses, for two_routes/6.")] = None,
-    images: Annotated[str | None, typer.Option(help="The images that they answer.")] = None,
+    recordings: Annotated[
+        str | None, typer.Option(help="Recorded responses, for two_routes/6.", callback=_FILE)
+    ] = None,
+    images: Annotated[str | None, typer.Option(help="The images that they answer.", callback=_FILE)] = None,
 ) -> None:
     """Make a figure of a paper from run directories: a PNG file, the CSV file behind it, and Markdown."""
     places = {"runs": runs, "output": output, "configs": configs}
@@ -229,6 +292,8 @@ def _make(
     from neural_alignment.papers import commands
 
     if name is None:
+        if given := [f"--{option}" for option, value in {**places, **files}.items() if value not in (None, "configs")]:
+            raise InputError(f"{given[0]} needs the name of a {kind}, such as two_routes/1")
         print(commands.listing(kind, jobs))
         return
     print(commands.make(kind, name, lab, commands.Places(**places), jobs, _screen(), **files))
@@ -266,23 +331,14 @@ def schema() -> None:
 
 
 def _start_tensorflow() -> None:
-    """Imports TensorFlow without its announcements, which its log level does not reach: they precede the logger.
+    """Imports TensorFlow with the settings of the command line, which processes of its own inherit.
 
-    Convolutions by oneDNN are TensorFlow's default on processors with AVX-512 VNNI alone; without it they take twice as
+    Convolutions by oneDNN are TensorFlow's default only on processors with AVX-512 VNNI; without it they take twice as
     long with AVX2.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
-        return
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        import tensorflow  # noqa: F401
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet.import_tensorflow()
 
 
 def run_name(config: str) -> str:
@@ -342,9 +398,20 @@ def main() -> None:
         _exit("stopped; go on with --resume", 1)
     except Exception as error:
         # Typer's own errors, of a class that its versions name differently: a wrong option, a missing argument.
-        if not hasattr(error, "format_message"):
+        line = f"{error.format_message()}; see --help" if hasattr(error, "format_message") else _refusal(error)
+        if line is None:
             raise
-        _exit(f"error: {error.format_message()}; see --help", 2)
+        _exit(f"error: {line}", 2)
+
+
+def _refusal(error: Exception) -> str | None:
+    """Returns what the operating system has refused, or None where an error is not that but a fault of the program."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    message = " ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split())[:200]
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return f"{message or 'no memory is left'}: make the model or the batch smaller, or free memory"
+    return message if type(error).__name__ == "PermissionDeniedError" else None
 
 
 def _exit(line: str, code: int) -> None:

@@ -1,35 +1,26 @@
-"""YAML to typed configuration and back: the only place that knows file syntax.
+"""The typed configuration of a run, loaded from a YAML file and written to one.
 
-A file may say `base: other.yaml` and then only what differs; `smoke:` holds the overrides of a run of two steps. A
-mapping that names another kind (`rule`, `name`, `source` or `kind`) than its base takes the base's place; other
-mappings are merged.
+A file may say `base: other.yaml` and then only what differs (see `yaml_files.merge`); `smoke:` holds the overrides of a
+run of two steps.
 """
 
 from __future__ import annotations
 
-import copy
-import functools
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-import ruamel.yaml
-import ruamel.yaml.error
-import tensorflow as tf
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
-from neural_alignment import errors
+from neural_alignment import errors, yaml_files
 from neural_alignment.alignments import RULES, KolenPollack, rule_type
 from neural_alignment.errors import ConfigError
 from neural_alignment.feedback import NetworkRule
 from neural_alignment.models.weight_norm import WeightNorm
-from neural_alignment.options import Options
-
-KIND_KEYS = ("rule", "name", "source", "kind")
-"""Keys that say which kind of thing a mapping is."""
+from neural_alignment.options import Options, PathText
+from neural_alignment.yaml_files import merge, read_chain
+from neural_alignment.yaml_files import write as write_yaml
 
 
 class _Data(Options):
@@ -60,7 +51,7 @@ class TFDSData(_DataInMemory):
     source: Literal["tfds"]
     dataset: str
     """Name in the catalogue, such as mnist or cifar10."""
-    data_dir: str | None = None
+    data_dir: PathText | None = None
     """Where it is prepared; the environment variable TFDS_DATA_DIR where none."""
     download: bool = True
     """Whether it may be downloaded if it is not there."""
@@ -72,7 +63,7 @@ class TFDSData(_DataInMemory):
     """Random crop after padding by 4 pixels, with or without a flip."""
     standardize: bool = True
     """Subtract the mean and divide by the standard deviation of the training split, per channel."""
-    index_file: str | None = None
+    index_file: PathText | None = None
     """Where to keep the places of all records, made if it is not there; else they are looked up at each start."""
     tolerate_corrupt: NonNegativeInt = 0
     """How many damaged records may be skipped before the run stops."""
@@ -82,9 +73,9 @@ class ImageNetData(_Data):
     """ImageNet, or any set in its TFRecord layout, by file patterns."""
 
     source: Literal["imagenet"]
-    train_files: str
+    train_files: PathText
     """Pattern such as gs://bucket/train-*."""
-    validation_files: str
+    validation_files: PathText
     preprocessing: Literal["resnet", "inception"] = "resnet"
     image_size: PositiveInt | None = None
     """224 for resnet and 299 for inception where none."""
@@ -96,7 +87,7 @@ class ImageNetData(_Data):
     validation_examples: PositiveInt | None = None
     shuffle_buffer: PositiveInt = 10000
     """Encoded records held in memory to shuffle: half are being used, half are being read."""
-    index_file: str | None = None
+    index_file: PathText | None = None
     """Where to keep the places of all records, made if it is not there; else they are looked up at each start."""
     tolerate_corrupt: NonNegativeInt = 0
     """How many damaged records may be skipped before the run stops."""
@@ -323,7 +314,7 @@ class Runtime(Options):
 
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
     """`mirrored`: all devices of this machine. `multi_worker`: the machines of TF_CONFIG. `auto`: what is there."""
-    replicas: PositiveInt | None = None
+    replicas: Annotated[int, Field(gt=0, le=4096)] | None = None
     """Devices of a mirrored run; all GPUs where none. Without a GPU, parts that the CPU is cut into."""
     tpu: str | None = None
     """`local` on a TPU VM, or the TPU's name; the environment variable TPU_NAME, else `local`, where none."""
@@ -508,22 +499,26 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -
     data: dict[str, Any] = {}
     for _, layer in reversed(chain):
         data = merge(data, layer)
+    origins = [(f"{name}: ", layer) for name, layer in chain]
     trial = data.pop("smoke", None)
     if smoke:
         if not isinstance(trial, Mapping):
             raise ConfigError(f"{path}: smoke: must be a mapping of overrides; found {trial!r}")
         data = merge(data, trial)
+        origins = [(f"{name}: smoke.", layer.get("smoke")) for name, layer in chain] + origins
     for override in overrides:
-        _override(data, override)
-    return parse(data, lambda key_path: _source(chain, overrides, key_path))
+        said = yaml_files.apply_override(data, override)
+        origins.insert(0, (f"{path} --set {yaml_files.shortened(override)}: ", said))
+    return parse(data, f"{path}: ", origins)
 
 
-def parse(data: Mapping[str, Any], source: Any = None) -> Config:
+def parse(data: Mapping[str, Any], source: str = "", origins: Sequence[tuple[str, Any]] = ()) -> Config:
     """Validates plain data.
 
     Args:
         data: what a file with no `base` holds.
-        source: key path -> name of the file that says it, for messages.
+        source: begins a message; `origins` says it more exactly.
+        origins: the files and overrides that `data` was merged from, as of `yaml_files.origin`.
 
     Raises:
         ConfigError: in one line.
@@ -531,11 +526,10 @@ def parse(data: Mapping[str, Any], source: Any = None) -> Config:
     try:
         return Config.model_validate(data)
     except pydantic.ValidationError as error:
-        line = errors.describe(error, data, Config)
-        key_path = line.partition(":")[0]
-        raise ConfigError(f"{source(key_path)}: {line}" if source else line) from None
+        mistake = errors.first_mistake(error, Config)
+        raise ConfigError(mistake.line(yaml_files.origin(origins, mistake, source))) from None
     except RecursionError:
-        raise ConfigError("the configuration is nested too deeply") from None
+        raise ConfigError(f"{source}the configuration is nested too deeply") from None
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
@@ -550,161 +544,13 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     """
     data = _written(config)
     for each in overrides:
-        _override(data, each)
+        yaml_files.apply_override(data, each)
     return parse(data)
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lays `over` on `base`: mappings are merged, unless they name different kinds; all else is replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _other_kind(old, value):
-            value = merge(old, value)
-        merged[key] = copy.deepcopy(value)
-    return merged
-
-
-def _other_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return any(key in new and key in old and new[key] != old[key] for key in KIND_KEYS)
-
-
-def read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
-    """Returns a YAML file and its bases, nearest first: the name and what it says, without `base`.
-
-    Raises:
-        ConfigError: in one line, if one of them cannot be read or they are bases of each other.
-    """
-    chain: list[tuple[str, dict[str, Any]]] = []
-    while True:
-        if path in [name for name, _ in chain]:
-            names = " -> ".join([*(name for name, _ in chain), path])
-            raise ConfigError(f"{path}: base: the files are bases of each other: {names}")
-        data = _read(path, chain[-1][0] if chain else None)
-        base = data.pop("base", None)
-        chain.append((path, data))
-        if base is None:
-            return chain
-        if not isinstance(base, str):
-            raise ConfigError(f"{path}: base: must be the path of a YAML file; found {base!r}")
-        path = str(Path(path).parent / base) if "://" not in base else base
-
-
-def _read(path: str, needed_by: str | None) -> dict[str, Any]:
-    """Reads one YAML file that must hold a mapping with string keys."""
-    where = f" (base of {needed_by})" if needed_by else ""
-    try:
-        if not tf.io.gfile.exists(path):
-            raise ConfigError(f"{path}: no such file{where}; give the path of a YAML file")
-        if tf.io.gfile.isdir(path):
-            raise ConfigError(f"{path}: is a directory{where}; give the path of a YAML file")
-        with tf.io.gfile.GFile(path, "r") as file:
-            data = _parsed(file.read())
-    except ruamel.yaml.error.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {_yaml_problem(error)}") from None
-    except ConfigError:
-        raise
-    except (UnicodeDecodeError, tf.errors.OpError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from None
-    if data is None:
-        raise ConfigError(f"{path}: the file is empty; a configuration is a mapping such as 'epochs: 10'")
-    return _plain(data, path)
-
-
-@functools.lru_cache(maxsize=1024)
-def _parsed(text: str) -> Any:
-    """Returns what a YAML text holds, to be read and not altered; a plan loads the same few files a thousand times."""
-    return ruamel.yaml.YAML(typ="safe", pure=True).load(text)
-
-
-def _plain(data: Any, path: str) -> dict[str, Any]:
-    """Checks that a document is a mapping of strings to JSON-like values."""
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must hold a mapping; found {type(data).__name__}")
-    try:
-        json.dumps(data, allow_nan=True)
-    except (TypeError, ValueError, RecursionError):
-        raise ConfigError(f"{path}: values must be numbers, strings, booleans, lists and mappings alone") from None
-    return _string_keys(data, path)
-
-
-def _string_keys(data: Any, path: str) -> Any:
-    if isinstance(data, dict):
-        if None in data:  # What YAML makes of the name of the null primitive.
-            data = {"null" if key is None else key: value for key, value in data.items()}
-        for key in data:
-            if not isinstance(key, str):
-                raise ConfigError(f"{path}: keys must be strings; found {key!r}")
-        return {key: _string_keys(value, path) for key, value in data.items()}
-    return [_string_keys(value, path) for value in data] if isinstance(data, list) else data
-
-
-def _yaml_problem(error: Exception) -> str:
-    """Returns what is wrong in a YAML file, and the line."""
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    return " ".join(f"{problem}{where}".split())
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    """Applies one `key.path=value` to `data` in place."""
-    key_path, equals, text = override.partition("=")
-    keys = key_path.split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {override}: must have the form key.path=value, such as optimization.alternation=1")
-    try:
-        value = _parsed(text)
-    except (ruamel.yaml.error.YAMLError, ValueError) as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {_yaml_problem(error)}") from None
-    value = _plain({"value": value}, f"--set {override}")["value"]
-    node: Any = data
-    for depth, key in enumerate(keys[:-1], start=1):
-        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
-            node = node[int(key)]
-        elif isinstance(node, dict):
-            if not isinstance(node.get(key), (dict, list)):
-                node[key] = {}
-            node = node[key]
-        else:
-            raise ConfigError(f"--set {override}: {'.'.join(keys[:depth])} is not there; found {node!r}")
-    last = keys[-1]
-    if isinstance(node, list):
-        if not last.isdigit() or int(last) >= len(node):
-            raise ConfigError(f"--set {override}: must name one of the {len(node)} entries by its number")
-        node[int(last)] = value
-    else:
-        fresh = merge(node, {last: value})
-        node[last] = fresh[last]
-
-
-def _source(chain: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[str], key_path: str) -> str:
-    """Returns what says `key_path`: an override, or the nearest file of the chain; else the file itself."""
-    for override in overrides:
-        if f"{key_path}.".startswith(f"{override.partition('=')[0]}."):
-            return f"{chain[0][0]} --set {override}"
-    for path, data in chain:
-        node: Any = data
-        for key in key_path.split("."):
-            node = node.get(key) if isinstance(node, dict) else None
-        if node is not None:
-            return path
-    return chain[0][0]
 
 
 def dump(config: Config) -> str:
     """Returns the configuration as YAML with all defaults written out; `load` reads it back to the same."""
     return write_yaml(_written(config))
-
-
-def write_yaml(data: Mapping[str, Any]) -> str:
-    """Returns plain data as YAML, a line per key, in their order."""
-    stream = io.StringIO()
-    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
-    yaml.dump(data, stream)
-    return stream.getvalue()
 
 
 def _written(config: Config) -> dict[str, Any]:

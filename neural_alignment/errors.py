@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-import typing
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -71,86 +71,109 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {(longer or close)[0]!r}?" if close else ""
 
 
-def describe(error: pydantic.ValidationError, data: Any, schema: Any, prefix: str = "") -> str:
-    """Says in one line what is wrong with `data`: the key path, what was found, what is allowed.
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+    """The first thing that is wrong with plain data, as pydantic found it.
+
+    Attributes:
+        path: key path of the value, or of the key that is missing or unknown; empty for the data as a whole.
+        reason: what is wrong with it, and what is allowed.
+        blamed: key path to look for in the files and overrides that the data come from.
+        missing: whether a key is missing from the mapping at `blamed`.
+    """
+
+    path: str
+    reason: str
+    blamed: str
+    missing: bool = False
+
+    def line(self, origin: str = "") -> str:
+        """Returns in one line what is wrong.
+
+        Args:
+            origin: begins the line: the file or override that the value comes from.
+        """
+        return " ".join(f"{origin}{self.path}{': ' if self.path else ''}{self.reason}".split())
+
+
+def first_mistake(error: pydantic.ValidationError, schema: Any, prefix: str = "") -> Mistake:
+    """Returns the first thing that pydantic found wrong; the reason says how many more there are.
 
     Args:
-        error: what pydantic raised; the first of its errors is told, and how many more there are.
-        data: the plain data that was validated.
-        schema: the model, or type of models, that it was validated by.
-        prefix: key path of `data` itself.
+        error: what pydantic raised.
+        schema: the model, or type of models, that the data were validated by.
+        prefix: key path of the data.
     """
     errors = error.errors(include_url=False)
     # An unknown key is most often a misspelt one that is then missing as well: tell the spelling.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-    path = _key_path(first["loc"], data, first["type"])
-    where = ".".join([prefix, *path] if prefix else path)
-    line = f"{where}: {_reason(first)}" if where else _reason(first)
-    if first["type"] == "extra_forbidden":
-        allowed = sorted(_allowed_keys(schema, first["loc"][:-1]))
-        line += f"; allowed: {', '.join(allowed)}{nearest(str(first['loc'][-1]), allowed)}"
+    keys, _ = _located(schema, first["loc"])
+    kind, missing = first["type"], first["type"] in ("missing", "union_tag_not_found")
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        keys.append(first["ctx"]["discriminator"].strip("'"))
+    reason = _reason(first)
+    if kind == "extra_forbidden":
+        _, inside = _located(schema, first["loc"][:-1])
+        allowed = sorted(inside["fields"])
+        reason += f"; allowed: {', '.join(allowed)}{nearest(str(first['loc'][-1]), allowed)}"
+    path = ".".join([prefix, *keys] if prefix else keys)
+    blamed = path.rpartition(".")[0] if missing else path
+    if not path:  # Several keys do not fit each other; the message begins with the one to change.
+        blamed = reason.split(maxsplit=1)[0].rstrip(":")
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
-    return " ".join(f"{line}{more}".split())
+    return Mistake(path, f"{reason}{more}", blamed, missing)
 
 
-def _models(annotation: Any) -> list[Any]:
-    """Returns the pydantic models inside a type annotation: of unions, lists and annotated types."""
-    if hasattr(annotation, "model_fields"):
-        return [annotation]
-    return [model for argument in typing.get_args(annotation) for model in _models(argument)]
+def describe(error: pydantic.ValidationError, schema: Any, prefix: str = "") -> str:
+    """Returns in one line the key path, what was found and what is allowed; arguments as of `first_mistake`."""
+    return first_mistake(error, schema, prefix).line()
 
 
-def _tags(model: Any) -> set[Any]:
-    """Returns the words that a model's literal fields may be, by which a union tells it from the others."""
-    fields = model.model_fields.values()
-    return {word for field in fields for word in typing.get_args(field.annotation) if isinstance(word, str)}
+def _located(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """Returns the key path that a location of pydantic's means, and pydantic's core schema of what is there.
 
+    A location holds the tags of unions beside keys and indices, and a tag may be spelled as a key is (the optimizer
+    `momentum` has a key `momentum`). The schema tells which is which.
+    """
+    import pydantic  # Not with the module, which the command line imports before it shows its help.
 
-def _allowed_keys(schema: Any, loc: tuple[int | str, ...]) -> set[str]:
-    """Returns the keys that may stand at `loc`, a location as pydantic gives it, union tags included."""
-    models = _models(schema)
-    for key in loc:
-        if isinstance(key, int):
-            continue
-        inner = [
-            model
-            for parent in models
-            if key in parent.model_fields
-            for model in _models(parent.model_fields[key].annotation)
-        ]
-        tagged = [model for model in models if key in _tags(model)]
-        models = inner or tagged or models
-    return {name for model in models for name in model.model_fields}
-
-
-def _key_path(loc: tuple[int | str, ...], data: Any, kind: str) -> list[str]:
-    """Keeps of pydantic's location what stands in the data: the tags of unions do not."""
-    path = []
-    for position, key in enumerate(loc):
-        inside = (isinstance(data, dict) and key in data) or (
-            isinstance(data, list) and isinstance(key, int) and key < len(data)
-        )
-        if inside:
-            data = data[key]
-        if inside or (kind == "missing" and position == len(loc) - 1):
+    node, path, rest, definitions = pydantic.TypeAdapter(schema).core_schema, [], list(loc), {}
+    while True:
+        kind = node["type"]
+        if kind == "definitions":
+            definitions |= {each["ref"]: each for each in node["definitions"]}
+            node = node["schema"]
+        elif kind == "definition-ref":
+            node = definitions[node["schema_ref"]]
+        elif kind in ("model-fields", "list", "dict") and rest:
+            key = rest.pop(0)
             path.append(str(key))
-    return path
+            field = node["fields"].get(key) if kind == "model-fields" else None
+            inner = field["schema"] if field else node.get("items_schema") or node.get("values_schema")
+            if inner is None:
+                return path, node
+            node = inner
+        elif kind == "tagged-union" and rest:
+            node = node["choices"][rest.pop(0)]
+        elif kind != "tagged-union" and "schema" in node:
+            node = node["schema"]
+        else:  # A scalar, or a union without tags, whose choices the location tells by labels.
+            return path, node
 
 
 def _reason(error: Any) -> str:
     """Returns what was found and what is allowed."""
     kind, context = error["type"], error.get("ctx", {})
-    if kind == "missing":
+    if kind in ("missing", "union_tag_not_found"):
         return "this key is required and was not found"
     if kind == "extra_forbidden":
         return "unknown key"
     found = repr(error["input"])
     found = found if len(found) <= 60 else f"{found[:57]}..."
-    if kind == "union_tag_not_found":
-        return f"the key {context['discriminator']} is required and was not found"
     if kind == "union_tag_invalid":
         tag, allowed = context["tag"], context["expected_tags"].replace("'", "").split(", ")
-        return f"{context['discriminator']} is {tag!r}; allowed: {', '.join(allowed)}{nearest(tag, allowed)}"
+        found = repr(tag if len(tag) <= 60 else f"{tag[:57]}...")
+        return f"must be one of {', '.join(allowed)}; found {found}{nearest(tag, allowed)}"
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return message

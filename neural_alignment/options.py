@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pydantic
+
+from neural_alignment import paths
+
+PathText = Annotated[str, pydantic.AfterValidator(paths.checked)]
+"""A path, or a pattern of paths; `~` is expanded."""
 
 
 class Options(pydantic.BaseModel):

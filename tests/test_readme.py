@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 import pytest
-import ruamel.yaml
+import yaml
 
 from neural_alignment import cli
 from neural_alignment import config as configuration
@@ -44,13 +44,13 @@ RULES = [["weight_mirror", "symmetric"], ["feedback", "feedback"]]
 
 @pytest.mark.parametrize(("text", "rules"), zip(blocks("yaml"), RULES, strict=True), ids=["digits", "mnist"])
 def test_yaml(text, rules):
-    config = configuration.parse(ruamel.yaml.YAML(typ="safe", pure=True).load(text))
+    config = configuration.parse(yaml.safe_load(text))
     assert [rule.rule for rule in config.rules] == rules
 
 
 def test_the_network_of_rahmansetayesh_is_that_of_its_configuration():
     text = blocks("yaml")[1]
-    config = configuration.parse(ruamel.yaml.YAML(typ="safe", pure=True).load(text))
+    config = configuration.parse(yaml.safe_load(text))
     file = configuration.load(ROOT / "configs" / "fa_mechanism" / "bp_trw_wb.yaml", ["data.replace_labels=0.5"])
     for part in ("epochs", "batch_size", "data", "model", "loss", "alignment", "optimization"):
         assert getattr(config, part) == getattr(file, part), part

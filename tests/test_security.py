@@ -283,7 +283,7 @@ print("top1" in results and np.isfinite(results["loss"]))
 
 # The sources.
 
-FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "ruamel"}
 FORBIDDEN_CALLS = {
     *("eval", "exec", "compile", "__import__", "system", "popen"),
     *("unsafe_load", "full_load", "enable_unsafe_deserialization"),
@@ -314,8 +314,9 @@ def suspicious(tree: ast.AST) -> list[str]:
             found.append("np.load with pickle")
         if arguments.get("allow_pickle") or arguments.get("shell"):
             found.append("allow_pickle or shell")
-        if name == "YAML" and arguments.get("typ") != "safe":
-            found.append("YAML that is not safe")
+        if ast.unparse(node.func) in ("yaml.load", "yaml.load_all"):
+            found.append("YAML that is constructed, not composed of events")
+        found += [word for word in ("UnsafeLoader", "FullLoader") if word in ast.unparse(node)]
     return found
 
 
@@ -335,8 +336,11 @@ def test_nothing_in_the_library_runs_code_from_a_file(path):
         "np.savez(path, allow_pickle=True)",
         "keras.models.load_model(path)",
         "keras.saving.load_model(path, safe_mode=False)",
-        "ruamel.yaml.YAML(typ='unsafe')",
-        "ruamel.yaml.YAML()",
+        "yaml.load(text)",
+        "yaml.load(text, Loader=yaml.CSafeLoader)",
+        "yaml.unsafe_load(text)",
+        "yaml.parse(text, Loader=yaml.UnsafeLoader)",
+        "yaml.parse(text, yaml.FullLoader)",
         "subprocess.run(line, shell=True)",
     ],
 )

@@ -98,7 +98,7 @@ def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_e
     try:
         rule = pydantic.TypeAdapter(rule_type()).validate_python(mapping)
     except pydantic.ValidationError as error:
-        raise errors.ConfigError(errors.describe(error, mapping, rule_type(), "alignment")) from None
+        raise errors.ConfigError(errors.describe(error, rule_type(), "alignment")) from None
     return rule.bind(seed, steps_per_epoch)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.errors import DataError
+from neural_alignment.paths import problem_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,10 @@ def index_files(paths: Sequence[str], index_file: str | None = None) -> dict[str
 
 def walk(path: str) -> FileIndex:
     """Goes from header to header through a TFRecord file."""
+    problem = problem_of_file(path)
+    if problem not in (None, "no such file"):
+        message = f"A TFRecord file cannot be read: {path}. Received: it {problem}. Allowed: a regular file."
+        return FileIndex(np.zeros(1, np.int64), 0, message)
     try:
         with _open(path) as file:
             size = _size(path)
@@ -179,6 +184,9 @@ def _save(index_file: str, found: dict[str, FileIndex]) -> None:
 
 def _load(index_file: str) -> dict[str, FileIndex]:
     """Reads an index file; one that is missing, damaged or of another format says nothing."""
+    problem = problem_of_file(index_file)
+    if problem not in (None, "no such file"):
+        raise DataError(f"`index_file` cannot be used. Received {index_file!r}: {problem}. Allowed: a regular file.")
     try:
         with tf.io.gfile.GFile(index_file, "rb") as file:
             arrays = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))

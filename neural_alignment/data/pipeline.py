@@ -103,7 +103,9 @@ class Share(NamedTuple):
     def validation_rows(self, examples: int, fill: bool) -> np.ndarray:
         """The numbers of this share's validation examples; with `fill`, whole batches, -1 where there is none."""
         begins = np.arange(0, examples, self.size)
-        numbers = (begins[:, np.newaxis] + np.arange(self.begin, self.begin + self.rows)).ravel()
+        end = self.begin + self.rows
+        rows = np.arange(self.begin, end if fill else min(end, examples))  # A batch may be far larger than the data.
+        numbers = (begins[:, np.newaxis] + rows).ravel()
         return np.where(numbers < examples, numbers, -1) if fill else numbers[numbers < examples]
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.errors import DataError, nearest
+from neural_alignment.paths import is_local, problem_of_file
 
 HOW_TO_OBTAIN = (
     "recordings are not part of this package; docs/neural_fit.md says how to make a file of the public ones of Majaj "
@@ -105,8 +106,9 @@ def _arrays(path: str) -> Iterator[Any]:
     ending = os.path.splitext(path)[1].lower()
     if ending != ".npz" and ending not in _HDF5_ENDINGS:
         raise DataError(f"{path}: must be a .npz, .h5 or .hdf5 file; {HOW_TO_OBTAIN}")
-    if not tf.io.gfile.exists(path):
-        raise DataError(f"{path}: no such file; {HOW_TO_OBTAIN}")
+    problem = problem_of_file(path) if is_local(path) else None if tf.io.gfile.exists(path) else "no such file"
+    if problem:
+        raise DataError(f"{path}: {problem}; {HOW_TO_OBTAIN}")
     try:
         with _local(path) as local:
             opened = np.load(local, allow_pickle=False) if ending == ".npz" else h5py.File(local, "r")

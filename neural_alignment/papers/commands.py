@@ -85,6 +85,11 @@ def make(
         Stopped: at SIGTERM or SIGINT.
     """
     item = find(ITEMS, kind, name)
+    for option, value in (("--recordings", recordings), ("--images", images)):
+        if value is not None and not item.needs.startswith("--recordings"):
+            raise InputError(
+                f"{option} has no effect on {kind} {name}, which is not made from recordings; leave it out"
+            )
     profile = item.profile(lab)
     source = places.source(item, profile, recordings=recordings, images=images, say=screen.line)
     item.check(source)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
+from neural_alignment import paths
+from neural_alignment.errors import InputError
 from neural_alignment.papers.output import Row, Spread, check_writable, csv_text, markdown
 from neural_alignment.papers.plans import Cell, Estimates, Outcome, Screen, carry_out, unique
 from neural_alignment.training.files import write_whole
+from neural_alignment.yaml_files import read_chain
 
 COLUMNS = ("config", "seed", "top1", "first_angle", "last_angle", "last_angle_max", "diverged", "seconds")
 
@@ -43,9 +46,11 @@ def compare(
         InputError: if a run or a configuration is wrong, or the tables cannot be written.
         Stopped: at SIGTERM or SIGINT.
     """
+    if own := next((each for each in overrides if each.partition("=")[0].strip() == "seed"), None):
+        raise InputError(f"--set {own}: each run has its own seed; give --seeds")
+    _check_different(seeds, configs, name)
     cells = [Cell(path, name(path), {"config": path}, tuple(overrides), tuple(seeds)) for path in configs]
-    if parent := output.rpartition("/")[0]:
-        check_writable(parent)
+    check_writable(output.rpartition("/")[0] or ".")
     carry_out(unique(cells), folder, "", jobs, Estimates(), screen)
     rows = [_row(cell, outcome) for cell in cells for outcome in cell.read(folder, "") if outcome.config.seed in seeds]
     rows.sort(key=lambda row: seeds.index(row["seed"]))
@@ -53,6 +58,30 @@ def compare(
     write_whole(f"{output}.csv", csv_text(COLUMNS, rows))
     write_whole(f"{output}.md", table + "\n")
     return table
+
+
+def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callable[[str], str]) -> None:
+    """Checks that no two rows of the table would be the same runs.
+
+    Raises:
+        InputError: if a seed or a file is given twice, or two files have one run directory.
+        ConfigError: if a file cannot be read.
+    """
+    if twice := [seed for seed in seeds if list(seeds).count(seed) > 1]:
+        raise InputError(f"seeds must be given once each; found {twice[0]} twice")
+    files: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for path in configs:
+        read_chain(path)
+        if other := files.get(paths.real(path)):
+            raise InputError(f"{path}: is the same file as {other}; give each configuration once")
+        files[paths.real(path)] = path
+        if other := names.get(name(path)):
+            raise InputError(
+                f"{path}: would be trained in the same directories as {other}, {name(path)}; rename one of the files, "
+                "or compare them one by one with different --runs"
+            )
+        names[name(path)] = path
 
 
 def _row(cell: Cell, outcome: Outcome) -> Row:

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.papers.output import csv_text, read_csv
+from neural_alignment.papers.output import check_writable, csv_text, read_csv
 from neural_alignment.search.records import Ending
 from neural_alignment.search.trial import Children, Task
 from neural_alignment.training import files, lock
@@ -405,7 +405,7 @@ def carry_out(runs: Sequence[Work], folder: str, configs: str, jobs: int, estima
     screen.line(f"{counted(left, runs)}, {jobs} at once")
     if not left:
         return
-    tf.io.gfile.makedirs(folder)
+    check_writable(folder)
     with lock.held(folder), Stop() as stop:
         training = _Training(left, len(runs), folder, configs, jobs, estimates, screen)
         try:

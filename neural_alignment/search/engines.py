@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Sequence
@@ -174,10 +175,7 @@ class TPUs(_Threads):
 
     def __init__(self, names: Sequence[str], launcher: str | None = None):
         super().__init__(names)
-        self._launcher = shlex.split(launcher) if launcher else None
-        missing = [word for word in ("{tpu}", "{config}", "{run_dir}") if launcher and word not in launcher]
-        if missing:
-            raise ConfigError(f"--launcher must hold {{tpu}}, {{config}} and {{run_dir}}; {missing[0]} was not found")
+        self._launcher = None if launcher is None else _command(launcher)
         if len({*names}) < len(names) or not all(names):
             raise ConfigError(f"--tpus must be names, each once, separated by commas; found {','.join(names)!r}")
 
@@ -198,6 +196,24 @@ class TPUs(_Threads):
             return Ending("stopped", reason="a signal to its launcher")
         said = f"{words[0]} ended with code {code}" if code else f"{words[0]} ended, but not the run"
         return ending or Ending("failed", reason=said)
+
+
+def _command(launcher: str) -> list[str]:
+    """Returns the words of a launcher's command.
+
+    Raises:
+        ConfigError: if it cannot be run, or does not name what a trial needs.
+    """
+    for word in ("{tpu}", "{config}", "{run_dir}"):
+        if word not in launcher:
+            raise ConfigError(f"--launcher must hold {{tpu}}, {{config}} and {{run_dir}}; {word} was not found")
+    try:
+        words = shlex.split(launcher)
+    except ValueError as error:
+        raise ConfigError(f"--launcher must be a command as a shell reads it: {error}; found {launcher!r}") from None
+    if shutil.which(words[0]) is None:
+        raise ConfigError(f"--launcher must begin with a program that can be run; found {words[0]!r}")
+    return words
 
 
 class _Recorded(hyperopt.SparkTrials):
@@ -318,13 +334,14 @@ def build(
     Raises:
         ConfigError: if it asks for two, or for one that cannot be had.
     """
-    asked = [name for name, value in (("--workers", workers), ("--spark", spark), ("--tpus", tpus)) if value]
+    options = {"--workers": workers, "--spark": spark, "--tpus": tpus}
+    asked = [name for name, value in options.items() if value is not None]
     if len(asked) > 1:
         raise ConfigError(f"{' and '.join(asked)} exclude each other; give one of them")
-    if launcher and not tpus:
+    if launcher is not None and tpus is None:
         raise ConfigError("--launcher is for trials on TPUs; give their names with --tpus")
     if workers:
         return Processes(workers)
     if spark:
         return Spark(spark)
-    return TPUs(tpus.split(","), launcher) if tpus else InProcess()
+    return InProcess() if tpus is None else TPUs(tpus.split(","), launcher)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from neural_alignment import config as configuration
-from neural_alignment import errors
+from neural_alignment import errors, paths, yaml_files
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError
 from neural_alignment.options import Options
@@ -38,13 +37,17 @@ class Plan(Options):
     seconds: PositiveFloat | None = None
     """What one trial took when it was last measured, for an estimate before the first has ended."""
 
-    def checked_space(self, where: str = "space") -> Space:
+    def checked_space(self, where: str = "space", places: Mapping[str, str] | None = None) -> Space:
         """Returns the space.
+
+        Args:
+            where: the file and key of the space, for messages.
+            places: quantity -> its file and key, where they are not all of `where`.
 
         Raises:
             ConfigError: in one line, if it is wrong.
         """
-        return Space(self.space, where)
+        return Space(self.space, where, places)
 
     def dump(self) -> str:
         """Returns the plan as YAML, which `load` reads back to the same."""
@@ -63,26 +66,45 @@ def load(path: str, **replaced: Any) -> Plan:
     Raises:
         ConfigError: in one line.
     """
+    chain = configuration.read_chain(path)
     data: dict[str, Any] = {}
-    for name, layer in reversed(configuration.read_chain(path)):
+    for name, layer in reversed(chain):
         if isinstance(layer.get("config"), str):
             layer["config"] = _beside(name, layer["config"])
         spaces = (data.get("space", {}), layer.get("space", {}))
         data |= layer
         if all(isinstance(each, Mapping) for each in spaces):
             data["space"] = spaces[0] | spaces[1]
-    data |= {key: value for key, value in replaced.items() if value is not None}
+    given = {key: value for key, value in replaced.items() if value is not None}
+    data |= given
+    origins = [(f"{_OPTIONS.get(key, key)} {value}: ", {key: value}) for key, value in given.items()]
+    origins += [(f"{name}: ", layer) for name, layer in chain]
     try:
         plan = Plan.model_validate(data)
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{path}: {errors.describe(error, data, Plan)}") from None
-    plan.checked_space(f"{path}: space")
+        mistake = errors.first_mistake(error, Plan)
+        raise ConfigError(mistake.line(yaml_files.origin(origins, mistake, f"{path}: "))) from None
+    plan.checked_space(f"{path}: space", {name: f"{_file_of(chain, name)}: space.{name}" for name in plan.space})
     return plan
+
+
+_OPTIONS = {"config": "--config", "trials": "--trials", "epochs": "--epochs"}
+_OPTIONS |= {"algorithm": "--algorithms", "seed": "--seeds"}
+"""Key of `Plan` -> the option of the command line that replaces it."""
+
+
+def _file_of(chain: Sequence[tuple[str, Mapping[str, Any]]], quantity: str) -> str:
+    """Returns the file that a quantity of the space comes from."""
+    spaces = ((name, layer.get("space")) for name, layer in chain)
+    return next(name for name, space in spaces if isinstance(space, Mapping) and quantity in space)
 
 
 def _beside(path: str, other: str) -> str:
     """Returns a path that is given from a file's folder."""
-    return other if "://" in other or Path(other).is_absolute() else str(Path(path).parent / other)
+    try:
+        return paths.beside(path, other)
+    except ValueError as error:
+        raise ConfigError(f"{path}: config: {error}") from None
 
 
 def base_config(plan: Plan, overrides: Sequence[str] = ()) -> Config:

@@ -17,7 +17,7 @@ import pydantic
 from hyperopt import hp
 from pydantic import Field
 
-from neural_alignment import errors
+from neural_alignment import errors, yaml_files
 from neural_alignment.errors import ConfigError, nearest
 from neural_alignment.options import Options
 
@@ -253,6 +253,7 @@ class Space:
     Args:
         entries: what stands under `space:` in YAML.
         where: the file, for messages.
+        places: quantity -> its file and key, for messages, where they are not all of `where`.
 
     Raises:
         ConfigError: in one line: the name, what was found, what is allowed.
@@ -260,8 +261,9 @@ class Space:
 
     AT_LEAST: ClassVar[str] = "must have at least one quantity that is drawn, such as {uniform: [0, 1]}"
 
-    def __init__(self, entries: Mapping[str, Any], where: str = "space"):
-        self.kinds = {name: _kind(name, entry, where) for name, entry in entries.items()}
+    def __init__(self, entries: Mapping[str, Any], where: str = "space", places: Mapping[str, str] | None = None):
+        self._places = places or {name: f"{where}.{name}" for name in entries}
+        self.kinds = {name: _kind(name, entry, self._places[name]) for name, entry in entries.items()}
         self.sampled = {name: kind for name, kind in self.kinds.items() if isinstance(kind, Sampled)}
         if not self.sampled:
             raise ConfigError(f"{where}: {self.AT_LEAST}; found {sorted(entries)}")
@@ -276,7 +278,7 @@ class Space:
             for source in sources:
                 if source not in self.kinds:
                     raise ConfigError(
-                        f"{self._where}.{name}: {source!r} is no quantity of this space{nearest(source, self.kinds)}"
+                        f"{self._places[name]}: {source!r} is no quantity of this space{nearest(source, self.kinds)}"
                     )
         order: list[str] = []
         while waiting:
@@ -306,13 +308,15 @@ class Space:
             try:
                 known[name] = self.kinds[name].derive(known)
             except ValueError as error:
-                raise ConfigError(f"{self._where}.{name}: {error}") from None
+                raise ConfigError(f"{self._places[name]}: {error}") from None
         return {name: known[name] for name in self.kinds}
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """Returns `key.path=value` for `config.load`, in the order of the space; arguments as of `settings`."""
         settings = self.settings(values)
-        return [f"{name}={json.dumps(value)}" for name, value in settings.items() if not name.startswith("$")]
+        return [
+            f"{name}={yaml_files.write_inline(value)}" for name, value in settings.items() if not name.startswith("$")
+        ]
 
     def probes(self) -> list[Settings]:
         """Returns trials in which every option of every choice, and both ends of every range, occur."""
@@ -324,21 +328,21 @@ class Space:
 def _kind(name: str, entry: Any, where: str) -> Any:
     """Returns what stands under a name, checked."""
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{where}.{name}: must be a key path such as alignment.amp, or a name such as $ratio")
+        raise ConfigError(f"{where}: must be a key path such as alignment.amp, or a name such as $ratio")
     if name in _OWN:
-        raise ConfigError(f"{where}.{name}: is the search's own key; set it beside `space`")
+        raise ConfigError(f"{where}: is the search's own key; set it beside `space`")
     word = next((key for key in KINDS if isinstance(entry, Mapping) and key in entry), None)
     if word is None:
         known = next(iter(entry), "") if isinstance(entry, Mapping) else ""
+        found = yaml_files.shortened(repr(entry))
         raise ConfigError(
-            f"{where}.{name}: must be a mapping with one of {', '.join(KINDS)}; found {entry!r}"
-            f"{nearest(str(known), KINDS)}"
+            f"{where}: must be a mapping with one of {', '.join(KINDS)}; found {found}{nearest(str(known), KINDS)}"
         )
     model = KINDS[word]
     try:
         return model.model_validate(dict(entry))
     except pydantic.ValidationError as error:
-        raise ConfigError(errors.describe(error, entry, model, f"{where}.{name}")) from None
+        raise ConfigError(errors.describe(error, model, where)) from None
 
 
 def grouped(kind: Any, values: Sequence[Any]) -> tuple[list[str], list[int]]:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from neural_alignment import data, models
 from neural_alignment.config import Config, override
 from neural_alignment.errors import ConfigError
+from neural_alignment.training import memory
 from neural_alignment.training.model import AlignedModel, all_layers
 from neural_alignment.training.targets import CodeAccuracy, HalfSquaredError, SquaredError, n_hot_codes
 from optimizers import Adam, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
@@ -74,12 +75,13 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
     """Returns the model of a run, its weights drawn from the seed, not compiled.
 
     Raises:
-        ConfigError: if the pattern of a rule fits no layer.
+        ConfigError: if the pattern of a rule fits no layer, or the weights do not fit into memory.
     """
+    memory.check(config, output_units(config, classes), input_shape)
     keras.utils.set_random_seed(config.seed)
     # What is float32, in `mixed_bfloat16` R and the angles, is float32: GPUs would multiply in TF32, TPUs in bfloat16.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    with _precision(config.runtime.precision):
+    with _precision(config.runtime.precision), memory.told(config):
         model = _draw_model(config, classes, input_shape, steps_per_epoch)
     if config.runtime.synchronize_batch_norm:
         for layer in all_layers(model):
@@ -127,7 +129,9 @@ def _codes(config: Config, classes: int) -> np.ndarray | None:
     loss = config.loss
     if loss.kind != "half_squared_error":
         return None
-    return n_hot_codes(classes, loss.units or classes * loss.ones, loss.ones, config.seed)
+    units = loss.units or classes * loss.ones
+    memory.check_codes(classes, units)
+    return n_hot_codes(classes, units, loss.ones, config.seed)
 
 
 def _loss_and_metrics(config: Config, classes: int) -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:

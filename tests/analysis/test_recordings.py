@@ -135,7 +135,7 @@ def test_other_files_are_refused(tmp_path, path, rng):
         assert "\n" not in str(error.value)
     path.unlink()
     path.mkdir()
-    with pytest.raises(DataError, match=r"is damaged"):
+    with pytest.raises(DataError, match=r"is a directory"):
         load_recordings(str(path))
 
 

@@ -280,7 +280,7 @@ def models_below(folder):
     (["lab", "smal"], "did you mean 'small'?"),
     (["table", "small/1", "--lab", "--configs", "nowhere"], "nowhere/plain.yaml: no such file"),
     (["figure", "small/1", "--lab"], "has no lab profile"),
-    (["table", "small/1", "--output", "configs/plain.yaml/x"], "cannot be written"),
+    (["table", "small/1", "--output", "configs/plain.yaml/x"], "is not a directory"),
 ])  # fmt: skip
 def test_wrong_input_is_one_line_and_nothing_is_made(paper, capsys, monkeypatch, arguments, part):
     code, out, err = run(capsys, monkeypatch, *arguments)

@@ -214,7 +214,7 @@ def test_derived_quantities_may_come_before_what_they_follow_from():
         {"d": {"product": ["$e", 3]}, "$e": {"product": [2, "a"]}, "a": {"integer": [1, 2]}, "f": {"fixed": {"g": 1}}}
     )
     assert space.settings({"a": 2}) == {"d": 12, "$e": 4, "a": 2, "f": {"g": 1}}
-    assert space.overrides({"a": 2}) == ["d=12", "a=2", 'f={"g": 1}']
+    assert space.overrides({"a": 2}) == ["d=12", "a=2", "f={g: 1}"]
 
 
 def test_a_space_of_a_file_replaces_quantities_whole(plan_file, tmp_path):

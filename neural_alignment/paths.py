@@ -1,0 +1,149 @@
+"""Paths given by the user, on the command line or in a file: checked and expanded before anything uses them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Sequence
+
+LONGEST_NAME = 255
+"""Bytes in the name of a file or directory, on every common file system."""
+
+LONGEST_PATH = 3800
+"""Bytes in a path; Linux allows 4,095, of which this leaves some for the names of files inside a directory."""
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is on a file system of the operating system, not on one of TensorFlow's such as gs://."""
+    return "://" not in path
+
+
+def checked(path: str) -> str:
+    """Returns a path with `~` expanded to the home directory.
+
+    Raises:
+        ValueError: if it cannot be the path of a file or directory; the message does not name the option or key.
+    """
+    if not path.strip():
+        raise ValueError(f"must be a path; found {path!r}, which is empty")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in path):
+        raise ValueError(f"must be a path without control characters or line breaks; found {_short(path)}")
+    if not is_local(path):
+        return path
+    expanded = os.path.expanduser(path)
+    if path.startswith("~") and expanded == path:
+        user = path[1:].partition("/")[0]
+        raise ValueError(f"must be a path; found {_short(path)}, but there is no user {user!r}: write ./{_short(path)}")
+    if len(os.fsencode(expanded)) > LONGEST_PATH or any(
+        len(os.fsencode(name)) > LONGEST_NAME for name in expanded.split("/")
+    ):
+        raise ValueError(
+            f"must be a path of at most {LONGEST_PATH} bytes, each name in it of at most {LONGEST_NAME}; found "
+            f"{_short(path)} of {len(os.fsencode(expanded))} bytes"
+        )
+    return expanded
+
+
+def problem_of_file(path: str) -> str | None:
+    """Returns why a local path cannot be read as a file, or None if it can.
+
+    A FIFO or a device is refused because reading it may block or never end. A path that is not local is not checked.
+    """
+    if not is_local(path):
+        return None
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "no such file"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    if stat.S_ISDIR(mode):
+        return "is a directory"
+    if not stat.S_ISREG(mode):
+        return "is not a regular file but a FIFO, a socket or a device"
+    return None if os.access(path, os.R_OK) else "cannot be read: permission denied"
+
+
+def checked_file(path: str) -> str:
+    """Returns the path of a file to read, as `checked` does.
+
+    Raises:
+        ValueError: as of `checked`, or if there is no such file, or it is not a regular one.
+    """
+    path = checked(path)
+    if problem := problem_of_file(path):
+        raise ValueError(f"must be a file that can be read; {path}: {problem}")
+    return path
+
+
+def checked_directory(path: str) -> str:
+    """Returns the path of a directory, which need not exist, as `checked` does.
+
+    Raises:
+        ValueError: as of `checked`, or if something else is there or above.
+    """
+    path = checked(path)
+    if problem := problem_of_directory(path):
+        raise ValueError(f"must be a directory; found {path}: {problem}")
+    return path
+
+
+def checked_prefix(path: str, endings: Sequence[str]) -> str:
+    """Returns what the paths of several files to write begin with, as `checked` does.
+
+    Args:
+        path: a directory, where it is not the present one, and the name of the files without their endings.
+        endings: of the files, such as ".csv".
+
+    Raises:
+        ValueError: as of `checked`, if it ends with no name, or if a directory has the name of one of the files.
+    """
+    path = checked(path)
+    folder, _, name = path.rpartition("/")
+    if name in ("", ".", ".."):
+        raise ValueError(f"must end with the name of the files, without their ending; found {_short(path)}")
+    if folder:
+        checked_directory(folder)
+    if is_local(path) and os.path.isdir(path):
+        raise ValueError(f"must end with the name of the files, without their ending; {path} is a directory")
+    for ending in endings:
+        checked(f"{path}{ending}.partial")  # As it is called while it is written.
+        if is_local(path) and os.path.lexists(f"{path}{ending}") and not os.path.isfile(f"{path}{ending}"):
+            raise ValueError(f"must be the name of files to write; {path}{ending} is there and is not a file")
+    return path
+
+
+def problem_of_directory(path: str) -> str | None:
+    """Returns why a local path cannot be a directory, or None if it is one or could be created."""
+    if not is_local(path):
+        return None
+    while not os.path.lexists(path):
+        parent = os.path.dirname(path.rstrip("/"))
+        if parent in ("", path):
+            return None
+        path = parent
+    return None if os.path.isdir(path) else f"{path} is not a directory"
+
+
+def real(path: str) -> str:
+    """Returns one spelling of a path, the same for every way to write it."""
+    return os.path.realpath(path) if is_local(path) else path
+
+
+def beside(path: str, other: str) -> str:
+    """Returns the path `other`, which the file at `path` names relative to its own directory.
+
+    Raises:
+        ValueError: as of `checked`.
+    """
+    other = checked(other)
+    if not is_local(other) or os.path.isabs(other):
+        return other
+    folder = path.rpartition("/")[0]
+    return f"{folder}/{other}" if folder or path.startswith("/") else other
+
+
+def _short(path: str) -> str:
+    text = repr(path)
+    return text if len(text) <= 60 else f"{text[:56]}...'"

@@ -1,0 +1,100 @@
+"""Whether the weights of a model fit into the memory of this machine, found out before they are drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import tensorflow as tf
+
+from neural_alignment.config import Config
+from neural_alignment.errors import ConfigError
+
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Files in which a container finds the memory that it may use, in bytes."""
+
+
+def check(config: Config, outputs: int, input_shape: Sequence[int]) -> None:
+    """Checks that the weights fit, by a lower bound of their number: a process that takes too much is killed.
+
+    Raises:
+        ConfigError: if they do not.
+    """
+    copies = 2 if any(rule.keeps_kernel for rule in config.rules) else 1  # W, and B.
+    needed = 4 * copies * fewest_weights(config, outputs, input_shape)
+    memory = available()
+    if needed > memory:
+        raise ConfigError(
+            f"model: is too large for the memory of this machine: its weights take {_gib(needed)} or more; there are "
+            f"{_gib(memory)}: choose a smaller one than {_size(config)}"
+        )
+
+
+def check_codes(classes: int, units: int) -> None:
+    """Checks that the codes of the classes fit into memory.
+
+    Raises:
+        ConfigError: if they do not.
+    """
+    needed = 8 * classes * units
+    if needed > available():
+        raise ConfigError(
+            f"loss: is too large for the memory of this machine: codes of {classes} classes in {units:,} units take "
+            f"{_gib(needed)}; there are {_gib(available())}: choose smaller loss.units or loss.ones"
+        )
+
+
+def fewest_weights(config: Config, outputs: int, input_shape: Sequence[int]) -> int:
+    """Returns a lower bound of the number of weights in the forward kernels of a model."""
+    model = config.model
+    if model.name == "fc":
+        return _pairs([math.prod(input_shape), *model.hidden, outputs])
+    if model.name == "convnet":
+        return 9 * _pairs([input_shape[-1], *model.filters])
+    if model.name == "resnet":
+        return 2 * 9 * (8 * model.width) ** 2  # Two of the convolutions of the last group.
+    return 9 * model.width**2  # One of the convolutions.
+
+
+def available() -> int:
+    """Returns the bytes of memory that this process may use."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            memory = min(memory, int(Path(path).read_text()))
+    return memory
+
+
+@contextlib.contextmanager
+def told(config: Config) -> Iterator[None]:
+    """Turns a failure to allocate the weights, or to make tensors of such shapes, into one line.
+
+    Raises:
+        ConfigError: if what is done meanwhile fails so.
+    """
+    try:
+        yield
+    except (MemoryError, OverflowError, tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError) as error:
+        reason = " ".join((getattr(error, "message", None) or str(error) or "out of memory").split())
+        raise ConfigError(
+            f"model: cannot be made ({reason.rpartition('}} ')[2][:150]}): choose a smaller one than {_size(config)}"
+        ) from None
+
+
+def _pairs(widths: Sequence[int]) -> int:
+    return sum(one * other for one, other in itertools.pairwise(widths))
+
+
+def _size(config: Config) -> str:
+    """Returns the key that decides how large a model is, and its value."""
+    key = {"fc": "hidden", "convnet": "filters"}.get(config.model.name, "width")
+    text = f"model.{key} {getattr(config.model, key)}"
+    return text if len(text) < 100 else f"{text[:97]}..."
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB"

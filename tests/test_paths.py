@@ -1,0 +1,373 @@
+"""Every option that is a path with every kind of wrong path: one line, exit code 2, and nothing is made."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+import typing
+from pathlib import Path
+
+import pytest
+
+from neural_alignment import cli, data, paths
+from neural_alignment import config as configuration
+from neural_alignment.data import recordings
+from neural_alignment.errors import ConfigError, DataError, InputError
+from neural_alignment.search import plan as plans
+from neural_alignment.training import memory, setup
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+SEARCH = str(ROOT / "configs" / "search" / "lab" / "information.yaml")
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch, tmp_path):
+    """An empty directory with a file, a directory, a FIFO and links; ends a test that hangs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "directory.csv").mkdir()
+    (tmp_path / "directory.csv" / "something").write_text("")
+    os.mkfifo(tmp_path / "fifo.csv")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
+    signal.alarm(60)
+    yield tmp_path
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["neural-alignment", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return end.value.code or 0, output.out, output.err
+
+    return call
+
+
+FILES = {
+    "train CONFIG": ["train", "{}"],
+    "describe CONFIG": ["describe", "{}"],
+    "compare CONFIG": ["compare", "{}", "--output", "table"],
+    "search SEARCH": ["search", "{}"],
+    "search --config": ["search", SEARCH, "--config", "{}"],
+    "figure --recordings": ["figure", "two_routes/6", "--recordings", "{}"],
+    "figure --images": ["figure", "two_routes/6", "--images", "{}"],
+}
+DIRECTORIES = {
+    "train --run-dir": ["train", QUICKSTART, "--run-dir", "{}"],
+    "evaluate RUN": ["evaluate", "{}"],
+    "compare --runs": ["compare", QUICKSTART, "--output", "table", "--runs", "{}"],
+    "search --search-dir": ["search", SEARCH, "--search-dir", "{}"],
+    **{
+        f"{words[0]} {option}": [*words, option, "{}"]
+        for words in (["table", "two_routes/1"], ["figure", "two_routes/3"], ["lab", "two_routes"])
+        for option in ("--runs", "--output", "--configs")
+    },
+}
+PREFIXES = {
+    "compare --output": ["compare", QUICKSTART, "--output", "{}"],
+    "search --output": ["search", SEARCH, "--output", "{}"],
+}
+ANY = {
+    "empty": "",
+    "blank": " ",
+    "NUL": "a\0b",
+    "line break": "a\nb",
+    "escape": "a\x1b[2Jb",
+    "not UTF-8": "a\udcff",
+    "long name": "x" * 300,
+    "long name in a path": f"a/{'ä' * 140}/b",
+    "long path": "a/" * 2500 + "b",
+    "no such user": "~nobody-of-that-name/x",
+}
+WRONG = {
+    **{
+        f"{option}: {kind}": (words, ANY[kind])
+        for option, words in (FILES | DIRECTORIES | PREFIXES).items()
+        for kind in ANY
+    },
+    **{
+        f"{option}: {path}": (words, path)
+        for option, words in FILES.items()
+        for path in ("/", "~", "missing.yaml", "file/x.yaml", "directory.csv", "fifo.csv", "zero", "/dev/zero", "loop")
+    },
+    **{
+        f"{option}: {path}": (words, path)
+        for option, words in DIRECTORIES.items()
+        for path in ("file", "file/x", "fifo.csv", "fifo.csv/x/y", "zero", "/dev/null", "loop")
+    },
+    **{
+        f"{option}: {path}": (words, path)
+        for option, words in PREFIXES.items()
+        for path in ("/", ".", "..", "~", "a/", "a/.", "file/x", "directory", "fifo", "/dev/zero/x", "x" * 250)
+    },
+    "evaluate RUN: /": (["evaluate", "{}"], "/"),
+    "evaluate RUN: ~": (["evaluate", "{}"], "~"),
+    "evaluate RUN: missing": (["evaluate", "{}"], "missing"),
+    "train --run-dir: /": (["train", QUICKSTART, "--run-dir", "{}"], "/"),
+    "train --run-dir: ~": (["train", QUICKSTART, "--run-dir", "{}"], "~"),
+    "search --search-dir: /": (["search", SEARCH, "--set", "data={source: digits}", "--search-dir", "{}"], "/"),
+    "compare --output: no permission": (["compare", QUICKSTART, "--output", "{}"], "/proc/none/table"),
+    "compare --runs: no permission": (["compare", QUICKSTART, "--output", "table", "--runs", "{}"], "/proc/none"),
+    "table --output: no permission": (["table", "two_routes/1", "--output", "{}"], "/proc/none"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_path_is_one_line(run, place, monkeypatch, what):
+    monkeypatch.setenv("HOME", str(place / "directory.csv"))
+    words, path = WRONG[what]
+    before = {entry.name for entry in place.iterdir()}
+    code, output, error = run(*(path if word == "{}" else word for word in words))
+    assert code == 2, output + error
+    assert len(error.strip().splitlines()) == 1, error
+    assert error.startswith("error: ")
+    assert len(error) < 700
+    option, _, kind = what.partition(": ")
+    if kind in ANY:
+        assert error.startswith(f"error: {option.split()[-1]}: must be a path"), error
+    assert {entry.name for entry in place.iterdir()} - before <= {"runs"}
+
+
+def texts(function):
+    """Returns the name, the annotation and the callback of every parameter of a command that is text."""
+    for name, hint in typing.get_type_hints(function, include_extras=True).items():
+        for annotation in (hint, *typing.get_args(hint)):  # Python 3.10 wraps what may be None.
+            if typing.get_origin(annotation) is typing.Annotated and "str" in str(typing.get_args(annotation)[0]):
+                base, information = typing.get_args(annotation)
+                yield name, base, information.callback
+
+
+COMMANDS = [command.callback for command in cli.app.registered_commands]
+NO_PATHS = {"overrides", "strategy", "algorithms", "seeds", "tpus", "launcher", "name", "paper"}
+"""Parameters that are text, but no paths."""
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_every_path_of_the_command_line_is_checked_and_expanded(command, monkeypatch, place):
+    monkeypatch.setenv("HOME", str(place))
+    for name, base, callback in texts(command):
+        if name in NO_PATHS:
+            continue
+        option = types.SimpleNamespace(opts=["--option"])
+        path = "~/file" if name in ("config", "configs", "plan", "recordings", "images") else "~/new"
+        path = "~/directory.csv" if (name, base) == ("configs", str) else path
+        many = "list" in str(base)
+        value = callback(option, [path] if many else path)
+        wanted = str(place / path[2:])
+        assert value == ([wanted] if many else wanted), name
+        with pytest.raises(InputError, match=r"^--option: must be a path"):
+            callback(option, [""] if many else "")
+
+
+def test_paths_in_files_are_expanded_and_checked(monkeypatch, place):
+    monkeypatch.setenv("HOME", str(place))
+    tfds = {"source": "tfds", "dataset": "mnist", "data_dir": "~/data", "index_file": "~/index"}
+    config = configuration.load(QUICKSTART, [f"data={json.dumps(tfds)}"])
+    assert (config.data.data_dir, config.data.index_file) == (str(place / "data"), str(place / "index"))
+    imagenet = {"source": "imagenet", "train_files": "~/train-*", "validation_files": "gs://b/~/v-*"}
+    config = configuration.load(QUICKSTART, [f"data={json.dumps(imagenet)}"])
+    assert (config.data.train_files, config.data.validation_files) == (str(place / "train-*"), "gs://b/~/v-*")
+    for key in ("data_dir", "index_file"):
+        for wrong in ("", "a\0b", "a\nb", "x" * 300, "~nobody-of-that-name/x"):
+            with pytest.raises(ConfigError, match=rf"data\.{key}: must be a path"):
+                configuration.load(QUICKSTART, [f"data={json.dumps({**tfds, key: wrong})}"])
+    (place / "search.yaml").write_text("config: ~/base.yaml\ntrials: 1\nspace: {epochs: {uniform: [0, 1]}}\n")
+    with pytest.raises(ConfigError, match="own key"):
+        plans.load("search.yaml")
+    (place / "search.yaml").write_text("config: ~/base.yaml\ntrials: 1\nspace: {weight_decay: {uniform: [0, 1]}}\n")
+    assert plans.load("search.yaml").config == str(place / "base.yaml")
+    assert plans.load("search.yaml", config="other.yaml").config == "other.yaml"
+
+
+@pytest.mark.parametrize("path", ["fifo.csv", "/dev/zero", "zero", "directory.csv"])
+def test_what_is_no_regular_file_is_not_read(place, path):
+    (place / "run.yaml").write_text(f"base: {path}\n")
+    with pytest.raises(ConfigError, match=rf"{path}: is .*\(base of run\.yaml\)"):
+        configuration.load("run.yaml")
+    for ending in (".npz", ".h5"):
+        (place / f"link{ending}").symlink_to(path)
+        with pytest.raises(DataError, match=r"link\.\w+: is "):
+            recordings.load_recordings(f"link{ending}")
+    files = {"source": "imagenet", "train_files": path, "validation_files": path, "image_size": 8}
+    with pytest.raises(DataError, match=r"is (a directory|not a regular file)"):
+        data.load(**files, batch_size=1, seed=0)
+    (place / "train").write_bytes(b"x")
+    with pytest.raises(DataError, match="`index_file` cannot be used"):
+        data.load(**files | {"train_files": "train", "index_file": path}, batch_size=1, seed=0)
+
+
+def test_a_path_is_beside_the_file_that_names_it():
+    assert paths.beside("a/b.yaml", "../c.yaml") == "a/../c.yaml"
+    assert paths.beside("b.yaml", "c.yaml") == "c.yaml"
+    assert paths.beside("/b.yaml", "c.yaml") == "/c.yaml"
+    assert paths.beside("gs://bucket/a/b.yaml", "c.yaml") == "gs://bucket/a/c.yaml"
+    assert paths.beside("a/b.yaml", "gs://bucket/c.yaml") == "gs://bucket/c.yaml"
+    assert paths.beside("a/b.yaml", "/c.yaml") == "/c.yaml"
+
+
+# Options that have no effect, or are given twice.
+
+
+def other(place, name, folder="."):
+    path = place / folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"base: {QUICKSTART}\n")
+    return path
+
+
+REFUSED = {
+    "a seed twice": (["compare", QUICKSTART, "--seeds", "0,0"], "--seeds must be given once each; found 0 twice"),
+    "a seed twice, spelled otherwise": (["compare", QUICKSTART, "--seeds", "0,1, 00"], "found 0 twice"),
+    "no seed": (["compare", QUICKSTART, "--seeds", ""], "--seeds must be integers separated by commas"),
+    "half a seed": (["compare", QUICKSTART, "--seeds", "0,"], "--seeds must be integers"),
+    "a seed beside the others": (["compare", QUICKSTART, "--set", "seed=5"], "--set seed=5: each run has its own seed"),
+    "a file twice": (["compare", QUICKSTART, QUICKSTART], "is the same file as"),
+    "a file twice, spelled otherwise": (
+        ["compare", "run.yaml", "./run.yaml"],
+        "./run.yaml: is the same file as run.yaml",
+    ),
+    "a file and a link": (["compare", "run.yaml", "link.yaml"], "link.yaml: is the same file as run.yaml"),
+    "files of one name": (
+        ["compare", "run.yaml", "sub/run.yaml"],
+        "sub/run.yaml: would be trained in the same directories",
+    ),
+    "files of one name and other endings": (["compare", "run.yaml", "run.yml"], "same directories as run.yaml, run;"),
+    "seeds of a search": (["search", SEARCH, "--seeds", "0,0"], "--seeds must be given once each"),
+    "no seeds of a search": (["search", SEARCH, "--seeds", ""], "--seeds must be integers"),
+    "algorithms": (
+        ["search", SEARCH, "--algorithms", "tpe,tpe"],
+        "--algorithms must be given once each; found tpe twice",
+    ),
+    "no algorithm": (["search", SEARCH, "--algorithms", ""], "--algorithms must be separated by commas"),
+    "TPUs": (["search", SEARCH, "--tpus", "a,a"], "--tpus must be names, each once"),
+    "no TPU": (["search", SEARCH, "--tpus", ""], "--tpus must be names"),
+    "no launcher": (["search", SEARCH, "--tpus", "a", "--launcher", ""], "--launcher must hold"),
+    "an open quote": (
+        ["search", SEARCH, "--tpus", "a", "--launcher", "x '{tpu} {config} {run_dir}"],
+        "as a shell reads it",
+    ),
+    "no program": (["search", SEARCH, "--tpus", "a", "--launcher", "zzz {tpu} {config} {run_dir}"], "found 'zzz'"),
+    "recordings": (
+        ["figure", "two_routes/3", "--recordings", "file"],
+        "--recordings has no effect on figure two_routes/3",
+    ),
+    "images": (["figure", "two_routes/S1", "--images", "file"], "--images has no effect on figure two_routes/S1"),
+    "recordings of all": (["figure", "--recordings", "file"], "--recordings needs the name of a figure"),
+    "an output of all": (["table", "--output", "x"], "--output needs the name of a table"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_given_twice_or_has_no_effect_is_refused(run, place, what):
+    for name, folder in (("run.yaml", "."), ("run.yaml", "sub"), ("run.yml", ".")):
+        other(place, name, folder)
+    (place / "link.yaml").symlink_to("run.yaml")
+    words, said = REFUSED[what]
+    code, output, error = run(*words, *(["--output", "table"] if words[0] == "compare" else []))
+    assert code == 2, output
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (place / "runs").exists()
+
+
+# Models that are too large.
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model={name: fc, hidden: [1000000000]}",
+        "model={name: fc, hidden: [9000000000000000000, 9000000000000000000]}",
+        "model={name: convnet, filters: [10000000, 10000000]}",
+        "model={name: resnet, depth: 18, width: 1000000}",
+        "model={name: wide_cnn, design: kmnist, width: 10000000}",
+        "loss={kind: half_squared_error, ones: 10000000000}",
+        "loss={kind: half_squared_error, units: 9000000000000000000}",
+    ],
+)
+def test_a_model_too_large_for_memory_is_one_line(run, override):
+    code, _, error = run("describe", QUICKSTART, "--set", override)
+    assert code == 2
+    assert "too large for the memory of this machine" in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("rule", ["{rule: symmetric, self_: 1, decay: 1}", "null"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{name: fc, hidden: [3, 4]}",
+        "{name: convnet, filters: [2, 3]}",
+        "{name: resnet, depth: 18, width: 1, stem: cifar}",
+        "{name: wide_cnn, design: kmnist, width: 2}",
+    ],
+)
+def test_the_memory_that_a_model_takes_is_not_overestimated(monkeypatch, model, rule):
+    overrides = [f"model={model}", f"alignment={rule}", *(["optimization.backward=null"] if rule == "null" else [])]
+    config = configuration.load(QUICKSTART, overrides)
+    built = setup.build_model(config, 10, (8, 8, 1), 44)
+    taken = sum(4 * weight.shape.num_elements() for weight in built.weights if weight.name.endswith("kernel"))
+    monkeypatch.setattr(memory, "available", lambda: taken)
+    memory.check(config, 10, (8, 8, 1))
+    monkeypatch.setattr(memory, "available", lambda: 10)
+    with pytest.raises(ConfigError, match="too large"):
+        memory.check(config, 10, (8, 8, 1))
+
+
+def test_a_failure_to_allocate_is_one_line_wherever_it_comes(run, monkeypatch):
+    import tensorflow as tf
+
+    def fails(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "{{node x}} OOM when allocating tensor with shape[64,9]")
+
+    monkeypatch.setattr(setup, "_draw_model", fails)
+    code, _, error = run("describe", QUICKSTART)
+    assert (code, len(error.splitlines())) == (2, 1)
+    assert "model: cannot be made (OOM when allocating tensor with shape[64,9])" in error
+    monkeypatch.setattr(setup, "build_model", fails)
+    code, _, error = run("describe", QUICKSTART)
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith("error: OOM when allocating tensor with shape[64,9]")
+
+
+def test_an_evaluation_batch_far_larger_than_the_data_takes_no_memory():
+    config = configuration.load(QUICKSTART, ["evaluation.batch_size=9000000000000000000"])
+    [(images, _)] = list(setup.load_data(config).validation())
+    assert images.shape[0] == 360
+
+
+# Processes of its own.
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+    )
+
+
+def test_a_process_that_runs_trials_starts_without_tensorflows_lines():
+    """What the server that children are forked from does first; it writes to the standard error of its parent."""
+    result = python("import neural_alignment.search.trial, sys; print('own line', file=sys.stderr)")
+    assert (result.returncode, result.stderr) == (0, "own line\n")
+
+
+def test_an_error_while_tensorflow_is_imported_is_shown(place):
+    (place / "tensorflow.py").write_text("import os\nos.write(2, b'noise\\n')\nraise ImportError('it is broken')\n")
+    code = "from neural_alignment import quiet; quiet.import_tensorflow()"
+    result = python(code, PYTHONPATH=f"{place}:{ROOT}")
+    assert result.returncode == 1
+    assert "it is broken" in result.stderr
+    assert "noise" not in result.stderr
