@@ -420,7 +420,9 @@ def _exit(line: str, code: int) -> None:
 
 
 def _say(line: str) -> None:
-    print(" ".join(line.split()), file=sys.stderr)
+    """Prints one line; a character that a terminal would take for a command is escaped."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(line.split()))
+    print(line, file=sys.stderr)
 
 
 def _exit_at_once(line: str, code: int) -> None:

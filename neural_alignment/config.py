@@ -22,6 +22,12 @@ from neural_alignment.options import Options, PathText
 from neural_alignment.yaml_files import merge, read_chain
 from neural_alignment.yaml_files import write as write_yaml
 
+ImageSize = Annotated[int, Field(gt=0, le=2**16)]
+"""Pixels of a side."""
+
+DEEPEST = 128
+"""Layers of a network; Keras goes through them by recursion, which Python limits."""
+
 
 class _Data(Options):
     """What all sources have."""
@@ -57,7 +63,7 @@ class TFDSData(_DataInMemory):
     """Whether it may be downloaded if it is not there."""
     train_split: str = "train"
     validation_split: str = "test"
-    image_size: PositiveInt | None = None
+    image_size: ImageSize | None = None
     """Resize to this many pixels square; needed where images differ in size."""
     augment: Literal["crop", "crop_flip"] | None = None
     """Random crop after padding by 4 pixels, with or without a flip."""
@@ -77,7 +83,7 @@ class ImageNetData(_Data):
     """Pattern such as gs://bucket/train-*."""
     validation_files: PathText
     preprocessing: Literal["resnet", "inception"] = "resnet"
-    image_size: PositiveInt | None = None
+    image_size: ImageSize | None = None
     """224 for resnet and 299 for inception where none."""
     classes: PositiveInt = 1000
     label_offset: NonNegativeInt = 1
@@ -97,7 +103,7 @@ class FC(Options):
     """A fully connected network."""
 
     name: Literal["fc"]
-    hidden: list[PositiveInt]
+    hidden: Annotated[list[PositiveInt], Field(max_length=DEEPEST)]
     """Units of each hidden layer."""
     activation: Literal["relu", "tanh", "sigmoid", "tanh_relu"] = "relu"
     output_activation: Literal["relu", "tanh", "sigmoid", "tanh_relu"] | None = None
@@ -111,7 +117,7 @@ class ConvNet(Options):
     """A small convolutional network."""
 
     name: Literal["convnet"]
-    filters: Annotated[list[PositiveInt], Field(min_length=1)]
+    filters: Annotated[list[PositiveInt], Field(min_length=1, max_length=DEEPEST)]
     """Filters of each 3x3 convolution; all but the first have stride 2."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     batch_norm: bool = True

@@ -116,6 +116,7 @@ def first_mistake(error: pydantic.ValidationError, schema: Any, prefix: str = ""
         _, inside = _located(schema, first["loc"][:-1])
         allowed = sorted(inside["fields"])
         reason += f"; allowed: {', '.join(allowed)}{nearest(str(first['loc'][-1]), allowed)}"
+    keys = [key if len(key) <= 60 else f"{key[:57]}..." for key in keys]
     path = ".".join([prefix, *keys] if prefix else keys)
     blamed = path.rpartition(".")[0] if missing else path
     if not path:  # Several keys do not fit each other; the message begins with the one to change.

@@ -301,6 +301,23 @@ def test_a_model_too_large_for_memory_is_one_line(run, override):
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (f"model={{name: fc, hidden: {[1] * 129}}}", "model.hidden: list should have at most 128 items"),
+        (f"model={{name: convnet, filters: {[1] * 129}}}", "model.filters: list should have at most 128 items"),
+        (
+            "data={source: tfds, dataset: mnist, image_size: 65537}",
+            "data.image_size: input should be less than or equal",
+        ),
+        ("runtime={strategy: mirrored, replicas: 4097}", "runtime.replicas: input should be less than or equal"),
+    ],
+)
+def test_a_size_that_only_fails_late_is_refused_early(override, said):
+    with pytest.raises(ConfigError, match=said):
+        configuration.load(QUICKSTART, [override])
+
+
 @pytest.mark.parametrize("rule", ["{rule: symmetric, self_: 1, decay: 1}", "null"])
 @pytest.mark.parametrize(
     "model",
@@ -332,7 +349,7 @@ def test_a_failure_to_allocate_is_one_line_wherever_it_comes(run, monkeypatch):
     monkeypatch.setattr(setup, "_draw_model", fails)
     code, _, error = run("describe", QUICKSTART)
     assert (code, len(error.splitlines())) == (2, 1)
-    assert "model: cannot be made (OOM when allocating tensor with shape[64,9])" in error
+    assert "model: cannot be made with model.filters [16, 32]: OOM when allocating tensor with shape[64,9]" in error
     monkeypatch.setattr(setup, "build_model", fails)
     code, _, error = run("describe", QUICKSTART)
     assert (code, error.count("\n")) == (2, 1)

@@ -52,6 +52,8 @@ class Sampled(Options):
 def _ascending(bounds: list[float]) -> list[float]:
     if not bounds[0] < bounds[1]:
         raise ValueError(f"must be [low, high] with low < high; found {bounds}")
+    if math.isinf(bounds[1] - bounds[0]):
+        raise ValueError(f"must be [low, high] with a difference that is a number; found {bounds}")
     return bounds
 
 
@@ -130,6 +132,8 @@ class Quantised(_Grid):
         low, high, step = values
         if not (low < high and 0 < step <= high - low):
             raise ValueError(f"must be [low, high, step] with low < high and 0 < step <= high - low; found {values}")
+        if not (high - low) / step < 2**53:
+            raise ValueError(f"must be [low, high, step] with fewer than 2**53 steps; found {values}")
         return values
 
     def _values(self) -> tuple[float, float, int]:

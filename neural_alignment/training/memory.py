@@ -29,8 +29,8 @@ def check(config: Config, outputs: int, input_shape: Sequence[int]) -> None:
     memory = available()
     if needed > memory:
         raise ConfigError(
-            f"model: is too large for the memory of this machine: its weights take {_gib(needed)} or more; there are "
-            f"{_gib(memory)}: choose a smaller one than {_size(config)}"
+            f"model: is too large for the memory of this machine: with {_size(config)}, {outputs:,} outputs and images "
+            f"of {tuple(input_shape)} its weights take {_gib(needed)} or more; there are {_gib(memory)}"
         )
 
 
@@ -54,10 +54,10 @@ def fewest_weights(config: Config, outputs: int, input_shape: Sequence[int]) -> 
     if model.name == "fc":
         return _pairs([math.prod(input_shape), *model.hidden, outputs])
     if model.name == "convnet":
-        return 9 * _pairs([input_shape[-1], *model.filters])
-    if model.name == "resnet":
-        return 2 * 9 * (8 * model.width) ** 2  # Two of the convolutions of the last group.
-    return 9 * model.width**2  # One of the convolutions.
+        return 9 * _pairs([input_shape[-1], *model.filters]) + model.filters[-1] * outputs
+    if model.name == "resnet":  # Two of the convolutions of the last group.
+        return 2 * 9 * (8 * model.width) ** 2 + 8 * model.width * outputs
+    return 9 * model.width**2 + model.width * outputs  # One of the convolutions.
 
 
 def available() -> int:
@@ -80,9 +80,7 @@ def told(config: Config) -> Iterator[None]:
         yield
     except (MemoryError, OverflowError, tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError) as error:
         reason = " ".join((getattr(error, "message", None) or str(error) or "out of memory").split())
-        raise ConfigError(
-            f"model: cannot be made ({reason.rpartition('}} ')[2][:150]}): choose a smaller one than {_size(config)}"
-        ) from None
+        raise ConfigError(f"model: cannot be made with {_size(config)}: {reason.rpartition('}} ')[2][:150]}") from None
 
 
 def _pairs(widths: Sequence[int]) -> int:

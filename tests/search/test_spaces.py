@@ -287,6 +287,8 @@ def test_a_space_that_does_not_fit_is_told_before_the_first_trial(plan_file, wha
         ("config: base.yaml\ntrials: 0\nspace: {a: {uniform: [0, 1]}}", "trials: "),
         ("config: base.yaml\ntrials: 1\nspace: {a: {uniform: [0, 1]}}\nalgorithm: grid", "algorithm: "),
         ("config: base.yaml\ntrials: 1\nspace: 3", "space: "),
+        ("config: base.yaml\ntrials: 1\nspace: {a: {uniform: [-1.0e308, 1.0e308]}}", "a difference that is a number"),
+        ("config: base.yaml\ntrials: 1\nspace: {a: {quantised: [0, 1.0e308, 1.0e-300]}}", "fewer than 2**53 steps"),
         ("config: base.yaml\ntrails: 1\nspace: {a: {uniform: [0, 1]}}", "did you mean 'trials'"),
     ],
 )
