@@ -554,6 +554,11 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     return parse(data)
 
 
+def plain(config: Config) -> dict[str, Any]:
+    """Returns the configuration as plain data with all defaults: the content of the file that `dump` writes."""
+    return _written(config)
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Lays `over` on `base`: mappings are merged, unless they name different kinds; all else is replaced."""
     merged = dict(base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from typing import Any
@@ -15,6 +16,8 @@ from neural_alignment.errors import RunError
 from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
 
+_log = logging.getLogger(__name__)
+
 
 class TrainingMeans(tf.train.experimental.PythonState):
     """The running means of J, R and the metrics since the last evaluation, kept with a checkpoint.
@@ -23,12 +26,16 @@ class TrainingMeans(tf.train.experimental.PythonState):
 
     Args:
         model: a compiled model; its metrics are built here.
+
+    Attributes:
+        record: plain data about the other files of the run, saved with the state: how they must be for it to go on.
     """
 
     def __init__(self, model: AlignedModel):
         super().__init__()
         self._model = model
         self._kept: dict[str, Any] = {}
+        self.record: dict[str, Any] = {}
         if not model._compile_metrics.built:
             # Keras builds them while it traces the first step, which is too late to put values back.
             with model.distribute_strategy.scope():
@@ -45,23 +52,33 @@ class TrainingMeans(tf.train.experimental.PythonState):
             variable.assign(np.asarray(self._kept[path], variable.dtype))
 
     def serialize(self) -> str:
-        """Returns the noted values, for a checkpoint."""
-        return json.dumps(self._kept)
+        """Returns the noted values and the record, for a checkpoint."""
+        return json.dumps({"means": self._kept, "record": self.record})
 
     def deserialize(self, string_value: str | bytes) -> None:
-        """Takes the values from a checkpoint."""
-        self._kept = json.loads(string_value)
+        """Takes the values and the record from a checkpoint."""
+        state = json.loads(string_value)
+        if "means" not in state:  # Earlier versions saved the values alone.
+            state = {"means": state}
+        self._kept, self.record = state["means"], state.get("record", {})
 
     def _variables(self) -> list[tuple[str, Any]]:
         return [(variable.path, variable) for metric in self._model.metrics for variable in metric.variables]
 
 
+def _sync_state(prefix: str) -> None:
+    """Waits until the files of a state are on the disk."""
+    if files.is_local(prefix):
+        for path in [*tf.io.gfile.glob(f"{prefix}.*"), os.path.dirname(prefix)]:
+            files.sync(path)
+
+
 class Checkpoints:
     """The last and the best state of a run: weights, optimizer slots, global step, running means.
 
-    What is written is found by the file `checkpoint`, which is replaced in one move once all is there. A state is a
-    function of its step, and no step is saved twice, so that no file that `checkpoint` names is ever written over.
-    What a killed write left behind is removed by `sweep`.
+    The file `checkpoint` names the state, and is replaced in one move once the state is whole. A state is a function of
+    its step, and no step is saved twice, so that no file that `checkpoint` names is ever written over. Files left by a
+    killed write are removed by `sweep`. Where `checkpoint` is missing or empty, the newest whole state is used.
 
     Args:
         model: a compiled model all of whose variables exist.
@@ -69,7 +86,7 @@ class Checkpoints:
         path: the directory.
 
     Raises:
-        RunError: if a file `checkpoint` names files elsewhere.
+        RunError: if a file `checkpoint` is damaged, or names files elsewhere.
     """
 
     NAMES = ("last", "best")
@@ -80,22 +97,17 @@ class Checkpoints:
         self._managers = {name: self._manager(tf.io.gfile.join(path, name)) for name in self.NAMES}
 
     def _manager(self, directory: str) -> tf.train.CheckpointManager:
-        """Returns what manages one directory.
-
-        Refuses a `checkpoint` file that names files elsewhere: the manager would remove them in time.
-        """
-        try:
-            manager = tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=1)
-        except UnicodeDecodeError:
-            raise RunError(f"{directory}/checkpoint: is damaged; train anew with --force") from None
-        for path in manager.checkpoints:
-            folder, name = os.path.split(path)
-            if folder != directory or not re.fullmatch(r"ckpt-\d+", name):
-                raise RunError(
-                    f"{directory}/checkpoint: names {path!r}; allowed: ckpt-STEP in its own folder; "
-                    "train anew with --force"
-                )
-        return manager
+        """Returns what manages one directory, after a check of its file `checkpoint`."""
+        path = tf.io.gfile.join(directory, "checkpoint")
+        if _is_missing_or_empty(path):
+            step = _newest_whole(directory)
+            if step is not None:
+                _log.warning("%s: is missing or empty; the whole state ckpt-%d beside it is used", path, step)
+                name = f'"ckpt-{step}"\n'
+                files.write_whole(path, f"model_checkpoint_path: {name}all_model_checkpoint_paths: {name}")
+        else:
+            _check_named(path)
+        return tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=1)
 
     def step(self, name: str) -> int:
         """Returns the global step of the state saved as `name`; 0 where there is none."""
@@ -116,11 +128,16 @@ class Checkpoints:
             return False
         if step == self.step(name):
             return True
+        manager = self._managers[name]
         try:
-            self._managers[name].save(checkpoint_number=step)
+            # The manager's own callback, which writes `checkpoint` and removes the state before, comes after this one.
+            durable = tf.train.CheckpointOptions(experimental_write_callbacks=[_sync_state])
+            manager.save(checkpoint_number=step, options=durable)
         except tf.errors.OpError:
             self.sweep()
             raise
+        for path in (tf.io.gfile.join(manager.directory, "checkpoint"), manager.directory):
+            files.sync(path)
         return True
 
     def _finite(self) -> bool:
@@ -133,13 +150,15 @@ class Checkpoints:
             RunError: if the checkpoint is damaged or of another model.
         """
         latest = self._managers["last"].latest_checkpoint
-        if latest is not None:
-            try:
-                self._checkpoint.restore(latest).assert_consumed()
-            # Besides its own errors TensorFlow lets an IndexError out of a truncated file.
-            except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-                reason = " ".join(str(error).split())[:150]
-                raise RunError(f"{latest}: cannot be restored ({reason}); train anew with --force") from None
+        if latest is None:
+            return self._model.global_step
+        try:
+            self._checkpoint.restore(latest).assert_consumed()
+        except Exception as error:  # Besides its own errors TensorFlow lets out whatever damaged bytes lead it to.
+            reason = " ".join(str(error).split())[:150]
+            raise RunError(f"{latest}: cannot be restored ({reason}); {_REMEDY}") from None
+        if self._model.global_step != self.step("last"):
+            raise RunError(f"{latest}: is the state of step {self._model.global_step}; {_REMEDY}")
         return self._model.global_step
 
     def sweep(self) -> None:
@@ -153,3 +172,56 @@ class Checkpoints:
                 entry = entry.rstrip("/")
                 if entry != "checkpoint" and not (keep and entry.startswith(keep)):
                     files.remove(tf.io.gfile.join(manager.directory, entry))
+
+
+_REMEDY = "restore its files from a copy, or train anew with --force"
+
+
+def _is_missing_or_empty(path: str) -> bool:
+    return not tf.io.gfile.exists(path) or not tf.io.gfile.stat(path).length
+
+
+def _newest_whole(directory: str) -> int | None:
+    """Returns the step of the newest state in a directory of which every byte can be read; none where there is none."""
+    entries = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+    steps = [int(match[1]) for entry in entries if (match := re.fullmatch(r"ckpt-(\d+)\.index", entry))]
+    return next((step for step in sorted(steps, reverse=True) if _is_whole(f"{directory}/ckpt-{step}")), None)
+
+
+def _is_whole(prefix: str) -> bool:
+    """Whether all of a state can be read; TensorFlow compares the checksums."""
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except Exception:  # Whatever damaged bytes lead TensorFlow to.
+        return False
+    return True
+
+
+def _check_named(path: str) -> None:
+    """Checks that a file `checkpoint` names a state beside it; the manager would remove files that it names elsewhere.
+
+    Raises:
+        RunError: if it does not; the message says what can be done.
+    """
+    directory = os.path.dirname(path)
+    try:
+        state = tf.train.get_checkpoint_state(directory)
+    except UnicodeDecodeError:
+        state = None
+    named = [state.model_checkpoint_path, *state.all_model_checkpoint_paths] if state is not None else []
+    for other in filter(None, named):
+        folder, name = os.path.split(other)
+        if folder != directory or not re.fullmatch(r"ckpt-\d+", name):
+            raise RunError(
+                f"{path}: names {other!r}; allowed: ckpt-STEP in its own folder; remove this file, and --resume "
+                "uses the whole state that lies beside it"
+            )
+    if named and named[0] and tf.io.gfile.exists(f"{named[0]}.index") and tf.io.gfile.glob(f"{named[0]}.data-*"):
+        return
+    step = _newest_whole(directory)
+    if step is not None:
+        raise RunError(f"{path}: is damaged; remove it, and --resume goes on from ckpt-{step}, which lies beside it")
+    lost = f"names {os.path.basename(named[0])}, of which files are missing" if named and named[0] else "is damaged"
+    raise RunError(f"{path}: {lost}; {_REMEDY}, or --resume without {directory} if that is enough")
