@@ -178,6 +178,7 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
         with tf.io.gfile.GFile(path, "rb") as file:
             content = io.BytesIO(file.read())
         check_zip(content)
+        content.seek(0)
         with np.load(content, allow_pickle=False) as arrays:
             return dict(arrays)
     except Exception as error:  # Damaged bytes lead zipfile and NumPy to errors of many classes.
