@@ -152,11 +152,15 @@ class Checkpoints:
         latest = self._managers["last"].latest_checkpoint
         if latest is None:
             return self._model.global_step
-        try:
-            self._checkpoint.restore(latest).assert_consumed()
-        except Exception as error:  # Besides its own errors TensorFlow lets out whatever damaged bytes lead it to.
-            reason = " ".join(str(error).split())[:150]
-            raise RunError(f"{latest}: cannot be restored ({reason}); {_REMEDY}") from None
+        # All is read first: a failure in the middle of `restore` would leave a model of two states.
+        problem = _problem(latest)
+        if problem is None:
+            try:
+                self._checkpoint.restore(latest).assert_consumed()
+            except Exception as error:  # Besides its own errors TensorFlow raises any that unexpected content causes.
+                problem = " ".join(str(error).split())[:150]
+        if problem is not None:
+            raise RunError(f"{latest}: cannot be restored ({problem}); {_REMEDY}")
         if self._model.global_step != self.step("last"):
             raise RunError(f"{latest}: is the state of step {self._model.global_step}; {_REMEDY}")
         return self._model.global_step
@@ -185,18 +189,41 @@ def _newest_whole(directory: str) -> int | None:
     """Returns the step of the newest state in a directory of which every byte can be read; none where there is none."""
     entries = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
     steps = [int(match[1]) for entry in entries if (match := re.fullmatch(r"ckpt-(\d+)\.index", entry))]
-    return next((step for step in sorted(steps, reverse=True) if _is_whole(f"{directory}/ckpt-{step}")), None)
+    return next((step for step in sorted(steps, reverse=True) if _problem(f"{directory}/ckpt-{step}") is None), None)
 
 
-def _is_whole(prefix: str) -> bool:
-    """Whether all of a state can be read; TensorFlow compares the checksums."""
+def _problem(prefix: str) -> str | None:
+    """Returns what is wrong with a state; none where all of it can be read: TensorFlow compares the checksums."""
     try:
         reader = tf.train.load_checkpoint(prefix)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
-    except Exception:  # Whatever damaged bytes lead TensorFlow to.
-        return False
-    return True
+    except Exception as error:  # Damaged bytes lead TensorFlow to errors of many classes.
+        return " ".join(str(error).split())[:150] or type(error).__name__
+    return None
+
+
+_LINE = re.compile(
+    r'(?:model_checkpoint_path|all_model_checkpoint_paths): "(.*)"'
+    r"|(?:all_model_checkpoint_timestamps|last_preserved_timestamp): \d+(?:\.\d+)?(?:e[-+]?\d+)?"
+)
+"""A line of a file `checkpoint`."""
+
+
+def _named(path: str) -> list[str] | None:
+    """Returns the paths that a file `checkpoint` names, that of the latest state first; none where it is damaged."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            lines = [_LINE.fullmatch(line) for line in file.read().decode().splitlines()]
+    except (tf.errors.OpError, UnicodeDecodeError):
+        return None
+    if not all(lines):
+        return None
+    latest = [line[1] for line in lines if line[0].startswith("model_")]
+    others = [line[1] for line in lines if line[0].startswith("all_model_checkpoint_paths")]
+    if len(latest) != 1:
+        return None
+    return [os.path.join(os.path.dirname(path), name) for name in (*latest, *others)]
 
 
 def _check_named(path: str) -> None:
@@ -206,22 +233,21 @@ def _check_named(path: str) -> None:
         RunError: if it does not; the message says what can be done.
     """
     directory = os.path.dirname(path)
-    try:
-        state = tf.train.get_checkpoint_state(directory)
-    except UnicodeDecodeError:
-        state = None
-    named = [state.model_checkpoint_path, *state.all_model_checkpoint_paths] if state is not None else []
-    for other in filter(None, named):
+    named = _named(path)
+    for other in named or []:
         folder, name = os.path.split(other)
         if folder != directory or not re.fullmatch(r"ckpt-\d+", name):
             raise RunError(
                 f"{path}: names {other!r}; allowed: ckpt-STEP in its own folder; remove this file, and --resume "
                 "uses the whole state that lies beside it"
             )
-    if named and named[0] and tf.io.gfile.exists(f"{named[0]}.index") and tf.io.gfile.glob(f"{named[0]}.data-*"):
+    if named and tf.io.gfile.exists(f"{named[0]}.index") and tf.io.gfile.glob(f"{named[0]}.data-*"):
         return
     step = _newest_whole(directory)
     if step is not None:
         raise RunError(f"{path}: is damaged; remove it, and --resume goes on from ckpt-{step}, which lies beside it")
-    lost = f"names {os.path.basename(named[0])}, of which files are missing" if named and named[0] else "is damaged"
-    raise RunError(f"{path}: {lost}; {_REMEDY}, or --resume without {directory} if that is enough")
+    if named is None:
+        raise RunError(f"{path}: is damaged; {_REMEDY}")
+    lost = ".data-00000-of-00001" if tf.io.gfile.exists(f"{named[0]}.index") else ".index"
+    without = f", or remove {directory} to go on without the best state" if directory.endswith("best") else ""
+    raise RunError(f"{named[0]}{lost}: is missing; {_REMEDY}{without}")

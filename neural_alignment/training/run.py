@@ -691,10 +691,11 @@ class _Training:
         due = [step for step in range(start) if self._is_due(step)]
         if found != due and found != [*due, start]:
             if start:
-                what = f"its metrics.csv does not have the rows up to its checkpoint of step {start}; restore that file"
+                what = f"{self.metrics.path}: does not have the rows up to the checkpoint of step {start}; restore it"
             else:
-                what = "its checkpoints are gone, of which metrics.csv has rows; restore the folder checkpoints"
-            raise RunError(f"{self.directory.path}: {what} from a copy, or train anew with --force")
+                folder = self.directory.file("checkpoints")
+                what = f"{folder}: its checkpoints are gone, but metrics.csv has rows; restore it"
+            raise RunError(f"{what} from a copy, or train anew with --force")
         if "metrics.csv" in record and not self.metrics.fits(record["metrics.csv"], start):
             raise self.metrics.damaged(f"it was changed after the state of step {start} had been saved")
         if not self.directory.lacks("status.json"):
