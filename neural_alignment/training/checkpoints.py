@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import time
 from typing import Any
 
 import keras
@@ -103,8 +104,7 @@ class Checkpoints:
             step = _newest_whole(directory)
             if step is not None:
                 _log.warning("%s: is missing or empty; the whole state ckpt-%d beside it is used", path, step)
-                name = f'"ckpt-{step}"\n'
-                files.write_whole(path, f"model_checkpoint_path: {name}all_model_checkpoint_paths: {name}")
+                _write_named(path, step)
         else:
             _check_named(path)
         return tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=1)
@@ -201,6 +201,12 @@ def _problem(prefix: str) -> str | None:
     except Exception as error:  # Damaged bytes lead TensorFlow to errors of many classes.
         return " ".join(str(error).split())[:150] or type(error).__name__
     return None
+
+
+def _write_named(path: str, step: int) -> None:
+    """Writes a file `checkpoint` that names one state. The manager removes a state in time only if it has a time."""
+    lines = [f'model_checkpoint_path: "ckpt-{step}"', f'all_model_checkpoint_paths: "ckpt-{step}"']
+    files.write_whole(path, "\n".join([*lines, f"all_model_checkpoint_timestamps: {time.time()}", ""]))
 
 
 _LINE = re.compile(

@@ -185,8 +185,12 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
         raise ValueError(" ".join(str(error).split())[:150] or type(error).__name__) from None
 
 
+_ZIP_END = 22
+"""Bytes of the record at the end of a zip file that has no comment; bytes 10 and 11 are the number of parts."""
+
+
 def check_zip(file: Any) -> None:
-    """Checks every part of a zip file against its checksum.
+    """Checks that a zip file has all its parts, and each against its checksum.
 
     Args:
         file: the file, opened for reading bytes.
@@ -197,10 +201,16 @@ def check_zip(file: Any) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
+            count = len(archive.infolist())
+        file.seek(-_ZIP_END, os.SEEK_END)
+        end = file.read(_ZIP_END)
     except Exception as error:  # Damaged bytes lead zipfile to errors of many classes.
         raise ValueError(" ".join(str(error).split())[:150] or type(error).__name__) from None
     if damaged:
         raise ValueError(f"wrong checksum of its part {damaged}")
+    # A changed length of the list of parts hides some of them.
+    if end.startswith(b"PK\5\6") and int.from_bytes(end[10:12], "little") != count:
+        raise ValueError("some of its parts are not in its list of parts")
 
 
 def copy(source: str, target: str) -> None:

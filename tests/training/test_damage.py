@@ -1,17 +1,25 @@
 """A damaged run directory ends in the correct result, or in one line that names the damaged file."""
 
 import hashlib
+import json
+import math
 import os
 import random
 import shutil
 import signal
+from pathlib import Path
 
+import lives
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped
-from neural_alignment.papers import plans
-from neural_alignment.training import distribution, run, setup, stepping
+from neural_alignment.papers import pieces, plans
+from neural_alignment.search import trial
+from neural_alignment.training import checkpoints, distribution, files, load_model, lock, run, setup, stepping
+from neural_alignment.training.metrics import MetricsFile
 
 PLAN = {
     "epochs": 2,
@@ -120,7 +128,7 @@ def change_one_byte(path, draw):
     path.write_bytes(content)
 
 
-DAMAGES = [(delete, 1), (empty, 1), (halve, 1), (garbage, 1), (change_one_byte, 60)]
+DAMAGES = [(delete, 1), (empty, 1), (halve, 1), (garbage, 1), (change_one_byte, 4)]
 """A damage, and how often it is drawn."""
 
 
@@ -178,6 +186,15 @@ def test_each_damage_of_each_file_ends_in_the_correct_result_or_in_one_line_that
     if kind == "stopped":
         restored(runs, monkeypatch)
     monkeypatch.setattr(setup, "load_data", lambda plan: runs.prepared[1])
+    models = {}
+
+    def load_once(path):
+        content = Path(path).read_bytes()
+        if content not in models:
+            models[content] = load_model(path)
+        return models[content]
+
+    monkeypatch.setattr(run, "load_model", load_once)
 
     def weights(self, model, dataset):
         content = b"".join(weight.numpy().tobytes() for weight in model.weights)
@@ -199,7 +216,7 @@ def test_each_damage_of_each_file_ends_in_the_correct_result_or_in_one_line_that
         for damage, times in DAMAGES:
             for _ in range(times):
                 for command in commands:
-                    damage(path / name, state := random.Random(draw.random()))
+                    damage(path / name, random.Random(draw.random()))
                     outcome = outcome_of(command, path)
                     if str(outcome) == str(sound[command]):
                         seen["correct"] += 1
@@ -211,8 +228,479 @@ def test_each_damage_of_each_file_ends_in_the_correct_result_or_in_one_line_that
                         seen["named"] += 1
                     else:
                         wrong.append((command.__name__, name, damage.__name__, outcome))
-                    del state
                     shutil.rmtree(path)
                     copied(kind)
     assert not wrong, "\n".join(map(str, wrong))
     assert min(seen.values()) > 50
+
+
+# End to end: what is missing or empty is made anew.
+
+
+def forget_checksums(path):
+    """Leaves a run directory as versions without checksums in `status.json` wrote it."""
+    status = json.loads((path / "status.json").read_text())
+    del status["files"], status["checksum"]
+    (path / "status.json").write_text(json.dumps(status))
+
+
+@pytest.fixture
+def whole(runs):
+    return runs.folder / "finished" / "fc" / "seed0"
+
+
+def training_files(path):
+    return [difference for difference in lives.differences(*path) if not difference.startswith("the file tensorboard")]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("checkpoints/last/checkpoint", delete),
+        ("checkpoints/last/checkpoint", empty),
+        ("checkpoints/best/checkpoint", delete),
+        ("status.json", delete),
+        ("status.json", empty),
+        ("config.yaml", empty),
+    ],
+)
+def test_a_stopped_run_goes_on_where_a_file_that_can_be_made_anew_is_gone(copied, whole, caplog, name, damage):
+    path = copied("stopped")
+    damage(path / name, None)
+    run.train(config(), path, resume=True)
+    assert training_files((whole, path)) == []
+    [told] = [record.message for record in caplog.records if record.name.startswith("neural_alignment")]
+    assert told.startswith(f"{path / name}: is missing or empty; ")
+
+
+@pytest.mark.parametrize("damage", [delete, empty, halve, garbage])
+def test_a_run_that_was_stopped_before_its_first_evaluation_does_not_start_again_in_silence(
+    runs, copied, monkeypatch, tmp_path, damage
+):
+    copied("finished")
+    path = tmp_path / "early"
+    original = stepping.Stepper.__call__
+
+    def signalled(stepper, limit):
+        results = original(stepper, limit)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return results
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stepping.Stepper, "__call__", signalled)
+        with pytest.raises(Stopped, match=r"SIGTERM at step [1-4],"):
+            run.train(config(), path)
+    assert [row["step"] for row in MetricsFile(str(path / "metrics.csv")).rows()] == [0]
+    damage(path / "checkpoints" / "last" / "checkpoint", random.Random(0))
+    restored(runs, monkeypatch)
+    if damage in (delete, empty):
+        assert resume(path)[0] > 0
+    else:
+        line = r"last/checkpoint: is damaged; remove it, and --resume goes on from ckpt-[1-4], which lies beside it"
+        with pytest.raises(RunError, match=line):
+            resume(path)
+        (path / "checkpoints" / "last" / "checkpoint").unlink()
+        assert resume(path)[0] > 0
+
+
+def test_a_final_model_that_is_missing_is_saved_again_from_the_last_checkpoint(copied, whole, runs):
+    path = copied("finished")
+    (path / "model.keras").unlink()
+    with pytest.raises(RunError, match=r"model\.keras: is missing or empty; `train` .* --resume saves it again"):
+        run.evaluate(path)
+    run.train(config(), path, resume=True)
+    assert training_files((whole, path)) == []
+    assert run.evaluate(path) == pytest.approx(runs.evaluated)
+    # A run whose checkpoints were removed, as those of committed results are, still has its result.
+    (path / "model.keras").unlink()
+    shutil.rmtree(path / "checkpoints")
+    assert run.train(config(), path, resume=True).metrics["step"] == 2 * STEPS
+
+
+def test_a_damaged_status_locks_nobody_out(copied, whole):
+    path = copied("stopped")
+    garbage(path / "status.json", random.Random(0))
+    with pytest.raises(RunError, match=r"holds a run that is damaged .*--resume goes on, --force starts anew"):
+        run.train(config(), path)
+    with pytest.raises(RunError, match=r"status\.json: is damaged; remove it, and --resume goes on .*--force starts"):
+        run.train(config(), path, resume=True)
+    run.train(config(), path, force=True)
+    assert training_files((whole, path)) == []
+
+
+# Silent wrong results.
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_finished_run_that_lost_its_last_row_does_not_print_an_older_one(copied, checksums):
+    path = copied("finished")
+    if not checksums:
+        forget_checksums(path)
+    rows = (path / "metrics.csv").read_text().splitlines(keepends=True)
+    (path / "metrics.csv").write_text("".join(rows[:-1]))
+    for command in (resume, lambda path: plans.read(str(path))):
+        with pytest.raises(
+            RunError, match=r"metrics\.csv: is damaged: .*; restore it from a copy, or train anew"
+        ) as error:
+            command(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def rewritten(copied):
+    """Returns a function that changes the final model of a run that has no checksums, and returns the run."""
+
+    def rewrite(change):
+        path = copied("finished")
+        model = load_model(path / "model.keras")
+        change(model)
+        model.save(path / "model.keras")
+        forget_checksums(path)
+        return path
+
+    return rewrite
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_whose_weights_are_not_finite_is_not_evaluated(rewritten, value):
+    def spoil(model):
+        kernel = model.get_layer("dense").kernel
+        kernel.assign(np.full(kernel.shape, value))
+
+    path = rewritten(spoil)
+    with pytest.raises(
+        RunError, match=r"model\.keras: the weights .*dense/kernel.* are not finite: .* diverged"
+    ) as error:
+        run.evaluate(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_whose_loss_is_not_finite_has_diverged(rewritten):
+    def enlarge(model):
+        for layer in model.layers:
+            for weight in layer.trainable_weights:
+                weight.assign(np.full(weight.shape, 1e38) * (1 - 2 * (np.arange(weight.shape[-1]) % 2)))
+
+    with pytest.raises(Diverged, match=r"J .*is not finite at step 10"):
+        run.evaluate(rewritten(enlarge))
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_changed_header_is_seen_before_any_step(copied, checksums, monkeypatch):
+    path = copied("stopped")
+    if not checksums:
+        forget_checksums(path)
+        monkeypatch.setattr(MetricsFile, "fits", lambda *_: True)
+    monkeypatch.setattr(stepping.Stepper, "__call__", lambda *_: pytest.fail("a step was made"))
+    text = (path / "metrics.csv").read_text()
+    (path / "metrics.csv").write_text(text.replace("seconds", "secunds", 1))
+    with pytest.raises(RunError, match=r"metrics\.csv: is damaged"):
+        run.train(config(), path, resume=True)
+
+
+def test_every_changed_byte_of_the_metrics_of_an_ended_run_is_seen(whole):
+    directory = run.RunDirectory(whole)
+    status, content = directory.status(), (whole / "metrics.csv").read_bytes()
+    [known] = MetricsFile(str(whole / "metrics.csv")).digests()
+    assert status["files"]["metrics.csv"] == known == hashlib.sha256(content).hexdigest()
+
+
+def test_every_changed_byte_of_a_status_is_seen(whole):
+    content = (whole / "status.json").read_bytes()
+    draw, sound = random.Random(0), run.RunDirectory(whole).status()
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1 << draw.randrange(8)
+        try:
+            found = files.unsealed(json.loads(bytes(changed)))
+        except ValueError:
+            continue
+        if found is not None:  # White space, or the name of the checksum itself.
+            assert {key: found[key] for key in sound} == sound, position
+
+
+# The configuration of a run may be edited where that changes no result.
+
+
+def test_comments_and_keys_that_do_not_decide_the_result_may_be_edited(copied, runs):
+    path = copied("finished")
+    text = (path / "config.yaml").read_text()
+    assert "strategy: auto" in text
+    (path / "config.yaml").write_text("# Mine.\n" + text.replace("strategy: auto", "strategy: cpu"))
+    assert resume(path)[0]["step"] == 2 * STEPS
+    assert run.evaluate(path) == pytest.approx(runs.evaluated)
+    (path / "config.yaml").write_text(text.replace("seed: 0", "seed: 1"))
+    for command in (run.evaluate, resume, lambda path: plans.read(str(path))):
+        with pytest.raises(RunError, match=r"config\.yaml: is damaged or was edited: a value differs"):
+            command(path)
+    (path / "config.yaml").unlink()
+    resume(path)
+    assert (path / "config.yaml").read_text() == text
+
+
+# Damaged records of the data.
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (None, None),
+        (delete, None),
+        (empty, None),
+        (halve, "is damaged; remove it, and --resume takes the records from the checkpoint"),
+        (lambda path, draw: path.write_text(path.read_text().replace("3", "4")), "is damaged; remove it"),
+        (lambda path, draw: path.write_text("[]"), "is damaged; remove it"),
+        (lambda path, draw: path.write_text("5"), "is damaged; remove it"),
+        (lambda path, draw: path.write_text('[["a", "b", "c", "d"]]'), "is damaged; remove it"),
+    ],
+)
+def test_damaged_records_of_the_data_are_known_from_the_checkpoint(copied, runs, monkeypatch, damage, told):
+    path, dataset = copied("stopped"), runs.prepared[1]
+    records = [["train-0", 3, "wrong checksum", 2]]
+    met = []
+    monkeypatch.setattr(type(dataset), "corrupt_state", lambda self: records)
+    monkeypatch.setattr(type(dataset), "corrupt_records", property(lambda self: records))
+    monkeypatch.setattr(type(dataset), "load_corrupt", lambda self, state: met.extend(state))
+    with monkeypatch.context() as patch:
+        calls = []
+
+        def stop(stepper, limit):
+            calls.append(limit)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return {"loss": 1.0}
+
+        patch.setattr(stepping.Stepper, "__call__", stop)
+        shutil.rmtree(path)
+        # The state is saved at the step after the first, whatever the stubbed steps do.
+        patch.setattr(checkpoints.Checkpoints, "step", lambda self, name: -1)
+        with pytest.raises(Stopped):
+            run.train(config(), path)
+    file = path / "corrupt_records.json"
+    assert json.loads(file.read_text()) == records
+    if damage is not None:
+        damage(file, None)
+    restored(runs, monkeypatch)
+    if told is None:
+        resume(path)
+        assert met == records
+    else:
+        with pytest.raises(RunError, match=f"corrupt_records.json: {told}") as error:
+            resume(path)
+        assert "\n" not in str(error.value)
+
+
+# Files of models, arrays and trials.
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (delete, "no such file"),
+        (empty, "cannot be loaded: it is damaged"),
+        (halve, "cannot be loaded: it is damaged"),
+        (garbage, "cannot be loaded: it is damaged"),
+    ],
+)
+def test_a_damaged_model_file_is_called_damaged(copied, damage, told):
+    path = copied("finished") / "model.keras"
+    damage(path, random.Random(0))
+    with pytest.raises(RunError, match=rf"model\.keras: {told}") as error:
+        load_model(path)
+    assert "\n" not in str(error.value)
+
+
+def test_every_changed_byte_of_a_file_of_arrays_is_seen(tmp_path):
+    path = tmp_path / "arrays.npz"
+    arrays = {"one/forward": np.arange(6.0).reshape(2, 3), "origin": np.array("text")}
+    for write in (np.savez, np.savez_compressed):
+        write(path, **arrays)
+        content, draw, seen = path.read_bytes(), random.Random(0), 0
+        for position in range(len(content)):
+            changed = bytearray(content)
+            changed[position] ^= 1 << draw.randrange(8)
+            path.write_bytes(changed)
+            try:
+                found = files.read_arrays(str(path))
+            except ValueError:
+                seen += 1
+                continue
+            assert found.keys() == arrays.keys()
+            assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+        assert seen > len(content) / 2
+
+
+def test_a_damaged_piece_is_one_line(tmp_path):
+    np.savez(tmp_path / "piece.npz", values=np.arange(100.0))
+    content = bytearray((tmp_path / "piece.npz").read_bytes())
+    content[200] ^= 1
+    (tmp_path / "piece.npz").write_bytes(content)
+    with pytest.raises(RunError, match=r"piece\.npz: is damaged: .*; remove it, and it is computed again"):
+        pieces._read(str(tmp_path / "piece.npz"))
+
+
+@pytest.mark.parametrize("value", ["high", None, [0.5], math.nan])
+def test_the_status_of_a_trial_with_a_value_of_another_type_is_one_line(tmp_path, value):
+    (tmp_path / "status.json").write_text(json.dumps({"state": "finished", "best_top1": value}))
+    ending = trial.train(trial.Task(1, "none.yaml", str(tmp_path), None))
+    assert ending.state == "failed"
+    assert ending.reason.startswith(f"{tmp_path / 'status.json'}: is damaged: best_top1 is ")
+
+
+# Power loss, and full disks.
+
+
+@pytest.fixture
+def order(monkeypatch):
+    """What happens to files, in order: `("sync" | "move" | "name", file)`."""
+    events = []
+
+    def synced(descriptor):
+        events.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+
+    rename, record = tf.io.gfile.rename, tf.train.CheckpointManager._record_state
+
+    def renamed(source, target, **options):
+        events.append(("move", Path(target).name))
+        rename(source, target, **options)
+
+    def named(manager):
+        events.append(("name", Path(manager.latest_checkpoint).name))
+        record(manager)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(tf.io.gfile, "rename", renamed)
+    monkeypatch.setattr(tf.train.CheckpointManager, "_record_state", named)
+    return events
+
+
+def test_files_are_on_the_disk_before_they_take_the_place_of_others(copied, order):
+    path = copied("stopped")
+    run.train(config(), path, resume=True)
+    for name in ("status.json", "config.yaml", "metrics.csv", f"{2 * STEPS}.npz"):
+        assert order[order.index(("move", name)) - 1] == ("sync", f"{name}.partial"), name
+    at = order.index(("move", "model.keras"))
+    assert ("sync", "model.partial.keras") in order[:at]
+    assert order[at + 1] == ("sync", path.name)
+    at, state = order.index(("name", f"ckpt-{2 * STEPS}")), f"ckpt-{2 * STEPS}"
+    assert {("sync", f"{state}.index"), ("sync", f"{state}.data-00000-of-00001")} <= set(order[:at])
+    assert ("sync", "checkpoint") in order[at:]
+
+
+def test_a_write_that_is_cut_short_leaves_the_file_before(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    files.write_whole(str(path), "before")
+    for name, kind in (("fsync", OSError(5, "Input/output error")), ("write", OSError(28, "No space left on device"))):
+
+        def refuse(*_, kind=kind):
+            raise kind
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refuse)
+            with pytest.raises(tf.errors.OpError, match=rf"file\.partial; {kind.strerror}"):
+                files.write_whole(str(path), "after")
+        assert path.read_text() == "before"
+        assert os.listdir(tmp_path) == ["file"]
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "file.partial").symlink_to(tmp_path / "precious")
+    files.write_whole(str(path), "after")
+    assert (path.read_text(), (tmp_path / "precious").read_text()) == ("after", "precious")
+
+
+@pytest.fixture
+def filled(small_disk):
+    """A disk on which nothing more can be written once it is called."""
+
+    def fill():
+        with open(small_disk / "filler", "ab", buffering=0) as file:
+            for size in (4096, 1):
+                while True:
+                    try:
+                        file.write(bytes(size))
+                    except OSError:
+                        break
+
+    return fill
+
+
+def test_the_final_state_is_written_even_where_the_disk_is_full_to_the_last_byte(
+    copied, monkeypatch, small_disk, filled
+):
+    copied("stopped")
+    original = checkpoints.Checkpoints.save
+
+    def save(self, name):
+        if self._model.global_step < 3:
+            return original(self, name)
+        filled()
+        try:
+            return original(self, name)
+        finally:
+            filled()  # What the failed write has given back.
+
+    path = small_disk / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "save", save)
+        with pytest.raises(Stopped, match="No space left on device"):
+            run.train(config(logging={"tensorboard": False, "kernels": []}), path)
+    status = run.RunDirectory(path).status()
+    assert status["state"] == "failed"
+    assert "No space left on device" in status["reason"]
+    assert not list(path.glob("*.partial"))
+
+
+def test_while_a_run_lasts_space_is_set_aside_and_given_back_in_the_end(copied, monkeypatch, tmp_path):
+    path, sizes = copied("stopped"), []
+    original = stepping.Stepper.__call__
+
+    def look(stepper, limit):
+        sizes.append((path / "status.json.partial").stat().st_size)
+        assert (path / lock.NAME).exists()
+        return original(stepper, limit)
+
+    monkeypatch.setattr(stepping.Stepper, "__call__", look)
+    run.train(config(), path, resume=True)
+    assert set(sizes) == {4096}
+    assert not list(path.glob("*.partial"))
+    assert run.RunDirectory(path).status()["state"] == "finished"
+
+
+# Run directories of earlier versions.
+
+
+def test_committed_runs_are_read_as_before():
+    found = [path.parent for path in Path(__file__).parents[2].glob("results/*/runs/**/status.json")]
+    assert len(found) > 100
+    for path in found[::8]:
+        outcome = plans.read(str(path))
+        assert outcome.rows
+        assert outcome.diverged == (json.loads((path / "status.json").read_text())["state"] == "diverged")
+        outcome.kernels()
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(copied, whole, monkeypatch):
+    path = copied("stopped")
+    forget_checksums(path)
+    original = checkpoints.TrainingMeans.deserialize
+
+    def without_record(self, text):
+        original(self, json.dumps(json.loads(text)["means"]))
+
+    monkeypatch.setattr(checkpoints.TrainingMeans, "deserialize", without_record)
+    run.train(config(), path, resume=True)
+    assert training_files((whole, path)) == []
+
+
+@pytest.mark.parametrize(("saved", "row", "fits"), [(True, True, True), (True, False, True), (False, True, True)])
+def test_the_row_of_the_step_of_a_state_may_be_there_or_not(tmp_path, saved, row, fits):
+    metrics = MetricsFile(str(tmp_path / "metrics.csv"))
+    metrics.append({"step": 0, "J": 1.5})
+    due = {"step": 5, "J": 0.5}
+    digests = metrics.digests(due if saved else None)
+    if row:
+        metrics.append(due)
+    assert metrics.fits(digests, 5) == fits
+    text = (tmp_path / "metrics.csv").read_text()
+    (tmp_path / "metrics.csv").write_text(text.replace("1.5", "1.6"))
+    assert not metrics.fits(digests, 5)
+    (tmp_path / "metrics.csv").write_text(f"{text}6,0.1\n")
+    assert not metrics.fits(digests, 5)
