@@ -178,10 +178,8 @@ class Ledger:
         """Returns number -> what was drawn."""
         drawn: dict[int, Settings] = {}
         for row in self._proposals.rows():
-            is_proposal = (
-                row.keys() == {"number", "drawn"} and is_count(row["number"]) and isinstance(row["drawn"], dict)
-            )
-            if not is_proposal or row["drawn"].keys() != {*self._space.sampled} or row["number"] in drawn:
+            is_proposal = row.keys() == {"number", "drawn"} and is_count(row["number"]) and row["number"] not in drawn
+            if not is_proposal or not self._space.may_draw(row["drawn"]):
                 raise RunError(f"{self._proposals.path}: is damaged: {str(row)[:80]} is no proposal; restore it")
             drawn[row["number"]] = row["drawn"]
         return drawn

@@ -62,8 +62,7 @@ class Task:
 def past_ending(run_dir: str) -> Ending | None:
     """Returns how the run that is there has ended; none where it has not, or where there is none.
 
-    Raises:
-        RunError: if `status.json` lacks a value, or holds one of another type.
+    A finished run whose `status.json` does not hold its result has failed; the reason says so.
     """
     directory = run.RunDirectory(run_dir)
     try:
@@ -72,9 +71,10 @@ def past_ending(run_dir: str) -> Ending | None:
         return None
     if status["state"] == "finished":
         top1 = status.get("best_top1")
-        if not records.is_number(top1):
-            raise RunError(f"{directory.file('status.json')}: is damaged: best_top1 is {top1!r}; a number is expected")
-        return Ending("finished", float(top1))
+        if records.is_number(top1):
+            return Ending("finished", float(top1))
+        path = directory.file("status.json")
+        return Ending("failed", reason=f"{path}: is damaged: best_top1 is {top1!r}; a number is expected")
     return Ending("diverged", reason=str(status.get("reason"))) if status["state"] == "diverged" else None
 
 
@@ -89,11 +89,11 @@ def train(task: Task, overrides: Sequence[str] = ()) -> Ending:
         How it has ended. A failure of any kind is an ending; a signal, or a full disk, is the ending `stopped`, data or
         a TPU that cannot be had `unavailable`.
     """
+    ending = past_ending(task.run_dir)
+    if ending is not None:
+        return ending
 
     def live() -> Ending:
-        ending = past_ending(task.run_dir)
-        if ending is not None:
-            return ending
         await_free(task.run_dir)
         run.train(configuration.load(task.config, overrides), task.run_dir, resume=True)
         return past_ending(task.run_dir) or Ending("failed", reason="its status.json is gone")

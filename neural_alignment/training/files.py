@@ -76,7 +76,7 @@ def _write_local(path: str, content: bytes) -> None:
     try:
         if os.path.islink(path):
             os.remove(path)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
             left = memoryview(content)
             while left:

@@ -140,15 +140,24 @@ class RunDirectory:
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
                 status = files.unsealed(json.loads(file.read()))
-        except (tf.errors.OpError, ValueError, RecursionError):
+        except (tf.errors.NotFoundError, ValueError, RecursionError):
             status = None
+        except tf.errors.OpError as error:
+            if not tf.io.gfile.isdir(self.path):
+                raise self._no_run() from None
+            raise RunError(f"{path}: cannot be read: {' '.join(error.message.split())[:200]}") from None
         if status is not None and status.get("state") in STATES and isinstance(status.get("files", {}), dict):
             return status
         # A folder of the user's may hold a file of this name; a configuration beside it is a run's.
         with contextlib.suppress(ConfigError):
             self.config()
             return None
-        raise RunError(f"{self.path}: is not a run directory (no readable status.json); give one that `train` has made")
+        raise self._no_run()
+
+    def _no_run(self) -> RunError:
+        return RunError(
+            f"{self.path}: is not a run directory (no readable status.json); give one that `train` has made"
+        )
 
     def _status_problem(self) -> str:
         return "is missing or empty" if self.lacks("status.json") else "is damaged"
@@ -388,6 +397,8 @@ def _lead(
                 check_held = holding.enter_context(lock.held(directory.path))
             finished = _check_free(directory, config, resume, force)
             if finished is not None:
+                if directory.lacks("config.yaml"):
+                    directory.write("config.yaml", configuration.dump(config))
                 return finished
         prepared = _prepare(config)
         if check_held is None:
@@ -540,8 +551,6 @@ def _check_free(directory: RunDirectory, config: Config, resume: bool, force: bo
         return None
     if problem := directory.model_problem(status):
         _log.warning("%s: %s; `evaluate` says what can be done", directory.file("model.keras"), problem)
-    if directory.lacks("config.yaml") and "config.yaml" in status.get("files", {}):
-        directory.write("config.yaml", configuration.dump(config))
     metrics = rows[-1]
     layers = [key.partition("/")[2] for key in metrics if key.startswith("weight_angle/")]
     return Result(directory.path, metrics, layers)
