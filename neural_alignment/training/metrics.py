@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -52,28 +51,36 @@ class MetricsFile:
         Raises:
             RunError: if the file is damaged, or has other columns.
         """
-        files.write_whole(self.path, self._with(row))
+        rows = self.rows()
+        if rows and rows[0].keys() != row.keys():
+            raise self.damaged(f"its columns are not those of this run ({min(rows[0].keys() ^ row.keys())})")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list((rows or [row])[0]), lineterminator="\n")
+        if not rows:
+            writer.writeheader()
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+        before = (self._content() or b"") if rows else b""
+        files.write_whole(self.path, before + text.getvalue().encode())
 
-    def digests(self, row: dict[str, float] | None = None) -> list[str]:
-        """Returns the checksum of the file as it is and, if a row is given, as it will be once that is added."""
-        present = files.digest(self._content() or b"")
-        return [present] if row is None else [present, files.digest(self._with(row))]
+    def digest(self) -> str:
+        """Returns the checksum of the file; that of an empty one where there is none."""
+        return files.digest(self._content() or b"")
 
-    def fits(self, digests: Sequence[str], step: int) -> bool:
-        """Returns whether the file is as it was when a state was saved, or has its next row in addition.
+    def fits(self, digest: str, step: int) -> bool:
+        """Returns whether the file is as it was when a state was saved, or has one more row.
 
         Args:
-            digests: what `digests` returned then.
-            step: the step of that state. Its row may have been added later than the state was saved.
+            digest: the checksum at that time.
+            step: the step of the state, of which the row is written after the state.
         """
-        content = self._content() or b""
-        if files.digest(content) in digests:
+        content, rows = self._content() or b"", self.rows()
+        if files.digest(content) == digest:
             return True
-        rows = self.rows()
-        without_last = b"".join(content.splitlines(keepends=True)[:-1])
-        added = len(digests) == 1 and rows and rows[-1]["step"] == step
+        if not rows or rows[-1]["step"] != step:
+            return False
         # Before its first row the file did not exist.
-        return bool(added) and files.digest(without_last if len(rows) > 1 else b"") in digests
+        before = b"".join(content.splitlines(keepends=True)[:-1]) if len(rows) > 1 else b""
+        return files.digest(before) == digest
 
     def damaged(self, reason: str) -> RunError:
         """Returns the error that says so."""
@@ -92,20 +99,6 @@ class MetricsFile:
                 return file.read()
         except tf.errors.OpError as error:
             raise self.damaged(" ".join(error.message.split())[:150]) from None
-
-    def _with(self, row: dict[str, float]) -> bytes:
-        """Returns the content with one more row."""
-        rows = self.rows()
-        if rows and rows[0].keys() != row.keys():
-            other = min(rows[0].keys() ^ row.keys(), default="their order")
-            raise self.damaged(f"its columns are not those of this run ({other})")
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
-        if not rows:
-            writer.writeheader()
-        writer.writerow({key: _cell(value) for key, value in row.items()})
-        before = (self._content() or b"") if rows else b""
-        return before + text.getvalue().encode()
 
 
 def _value(cell: str) -> float:

@@ -124,9 +124,11 @@ class RunDirectory:
         """
         status = self.found_status()
         if status is None:
+            path = self.file("status.json")
+            remedy = "" if self.lacks("status.json") else "remove it, and "
             raise RunError(
-                f"{self.file('status.json')}: {self._status_problem()}; `train` with the run's configuration and "
-                "--resume makes it anew from the last checkpoint"
+                f"{path}: {self._status_problem()}; {remedy}`train` with the run's configuration and --resume makes it "
+                "anew from the last checkpoint"
             )
         return status
 
@@ -269,7 +271,7 @@ class RunDirectory:
         if known is not None and not tf.io.gfile.exists(metrics.path):
             raise RunError(f"{metrics.path}: is missing; restore it from a copy, or train anew with --force")
         rows = metrics.rows()
-        if known is not None and known not in metrics.digests():
+        if known is not None and known != metrics.digest():
             raise metrics.damaged("it was changed after the run had ended")
         if finished and rows:
             for name in ("step", "top1"):
@@ -824,17 +826,13 @@ class _Training:
         Raises:
             Diverged: if a weight is not finite.
         """
-        self._save_before(None)
-
-    def _save_before(self, row: dict[str, float] | None) -> None:
-        """Saves the present state; `row`, if there is one, is added to `metrics.csv` next."""
         self._check_held()
         # Before the state: a record that is known too early is known all the same, one that is forgotten is not.
         if self.dataset.corrupt_records:
             self.directory.write("corrupt_records.json", json.dumps(self.dataset.corrupt_state(), indent=1) + "\n")
         self.means.keep()
         self.means.record = {
-            "metrics.csv": self.metrics.digests(row),
+            "metrics.csv": self.metrics.digest(),
             "corrupt_records.json": self.dataset.corrupt_state(),
         }
         if not self.checkpoints.save("last"):
@@ -866,7 +864,7 @@ class _Training:
                 row = self._evaluation.row(training, time.time() - self._began)
         finally:
             self.means.put_back()  # Evaluating has used the same metrics.
-        self._save_before(row)
+        self.save()
         self._kernels(row)  # Before the row: what has its row is not measured again.
         self.metrics.append(row)
         self._keep_best()

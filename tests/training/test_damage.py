@@ -240,7 +240,8 @@ def test_each_damage_of_each_file_ends_in_the_correct_result_or_in_one_line_that
 def forget_checksums(path):
     """Leaves a run directory as versions without checksums in `status.json` wrote it."""
     status = json.loads((path / "status.json").read_text())
-    del status["files"], status["checksum"]
+    for key in ("files", "checksum"):
+        status.pop(key, None)
     (path / "status.json").write_text(json.dumps(status))
 
 
@@ -401,7 +402,7 @@ def test_a_changed_header_is_seen_before_any_step(copied, checksums, monkeypatch
 def test_every_changed_byte_of_the_metrics_of_an_ended_run_is_seen(whole):
     directory = run.RunDirectory(whole)
     status, content = directory.status(), (whole / "metrics.csv").read_bytes()
-    [known] = MetricsFile(str(whole / "metrics.csv")).digests()
+    known = MetricsFile(str(whole / "metrics.csv")).digest()
     assert status["files"]["metrics.csv"] == known == hashlib.sha256(content).hexdigest()
 
 
@@ -690,17 +691,47 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(copied, whole, monkeypatc
     assert training_files((whole, path)) == []
 
 
-@pytest.mark.parametrize(("saved", "row", "fits"), [(True, True, True), (True, False, True), (False, True, True)])
-def test_the_row_of_the_step_of_a_state_may_be_there_or_not(tmp_path, saved, row, fits):
+def test_the_row_of_the_step_of_a_state_may_be_there_or_not(tmp_path):
     metrics = MetricsFile(str(tmp_path / "metrics.csv"))
+    before = metrics.digest()
+    assert metrics.fits(before, 0)
     metrics.append({"step": 0, "J": 1.5})
-    due = {"step": 5, "J": 0.5}
-    digests = metrics.digests(due if saved else None)
-    if row:
-        metrics.append(due)
-    assert metrics.fits(digests, 5) == fits
+    assert metrics.fits(before, 0)
+    digest = metrics.digest()
+    assert metrics.fits(digest, 5)
+    metrics.append({"step": 5, "J": 0.5})
+    assert metrics.fits(digest, 5)
     text = (tmp_path / "metrics.csv").read_text()
+    assert not metrics.fits(digest, 6)
     (tmp_path / "metrics.csv").write_text(text.replace("1.5", "1.6"))
-    assert not metrics.fits(digests, 5)
+    assert not metrics.fits(digest, 5)
     (tmp_path / "metrics.csv").write_text(f"{text}6,0.1\n")
-    assert not metrics.fits(digests, 5)
+    assert not metrics.fits(digest, 5)
+    (tmp_path / "metrics.csv").write_text("step,J\n")
+    assert not metrics.fits(digest, 5)
+
+
+def test_a_run_that_is_killed_twice_at_one_step_goes_on(copied, whole, monkeypatch):
+    """The row that the second process adds has other seconds than the first one's would have had."""
+    path = copied("stopped")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    original = run.RunDirectory.write_status
+
+    def running(self, state, *facts, **more):
+        if state == "running":
+            original(self, state, *facts, **more)
+
+    for owner, name in ((MetricsFile, "append"), (run._Training, "_keep_best")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, killed)
+            patch.setattr(run.RunDirectory, "write_status", running)
+            with pytest.raises(Killed):
+                run.train(config(), path, resume=True)
+    run.train(config(), path, resume=True)
+    assert training_files((whole, path)) == []
