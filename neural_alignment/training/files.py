@@ -86,8 +86,12 @@ def _write_local(path: str, content: bytes) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        kind = _ERRORS.get(error.errno, tf.errors.UnknownError)
-        raise kind(None, None, f"{path}; {error.strerror}") from None
+        raise _as_tensorflow_error(path, error) from None
+
+
+def _as_tensorflow_error(path: str, error: OSError) -> tf.errors.OpError:
+    kind = _ERRORS.get(error.errno, tf.errors.UnknownError)
+    return kind(None, None, f"{path}; {error.strerror}")
 
 
 _ERRORS = {
@@ -115,16 +119,23 @@ def move(source: str, target: str) -> None:
 def sync(path: str) -> None:
     """Waits until a local file, or the entries of a local folder, are on the disk.
 
-    A file system that has no such call is trusted; remote ones do it when a file is closed.
+    Remote file systems do it when a file is closed. Not every file system can do it for a folder.
+
+    Raises:
+        tf.errors.OpError: if a file cannot be written to the disk.
     """
     if not is_local(path):
         return
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
+    is_folder = os.path.isdir(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if not is_folder:
+            raise _as_tensorflow_error(path, error) from None
 
 
 # Checksums.

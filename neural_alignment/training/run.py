@@ -68,6 +68,9 @@ _FREE = {
 _COLUMNS = ("step", "epoch", "seconds", "J", "R", "top1", "top5", "train_J", "learning_rate_J")
 """Columns that every `metrics.csv` has."""
 
+_HEADER = b"step,epoch,seconds,"
+"""First bytes of every `metrics.csv`."""
+
 _OWN_ENDS = (Diverged, Stopped, InputError, tf.errors.OpError, OSError)
 """Errors that say themselves how a run has ended, whether a signal came as well or not."""
 
@@ -150,11 +153,18 @@ class RunDirectory:
             raise RunError(f"{path}: cannot be read: {' '.join(error.message.split())[:200]}") from None
         if status is not None and status.get("state") in STATES and isinstance(status.get("files", {}), dict):
             return status
-        # A folder of the user's may hold a file of this name; a configuration beside it is a run's.
-        with contextlib.suppress(ConfigError):
-            self.config()
+        if self._is_made_by_train():
             return None
         raise self._no_run()
+
+    def _is_made_by_train(self) -> bool:
+        """Whether configuration and metrics show that this is a run directory: a user's folder may have such names."""
+        try:
+            self.config()
+            with tf.io.gfile.GFile(self.file("metrics.csv"), "rb") as file:
+                return file.read(len(_HEADER)) == _HEADER
+        except (ConfigError, tf.errors.OpError):
+            return False
 
     def _no_run(self) -> RunError:
         return RunError(
@@ -242,20 +252,20 @@ class RunDirectory:
         Raises:
             RunError: if it is missing, damaged or changed; the message says what can be done.
         """
+        path, known = self.file("config.yaml"), status.get("files", {}).get("config.yaml")
+        if known is None:
+            return self.config()
+        again = "`train` with the run's configuration and --resume writes it again"
+        if self.lacks("config.yaml"):
+            raise RunError(f"{path}: is missing or empty; {again}")
         try:
             config = self.config()
-            known = status.get("files", {}).get("config.yaml")
-            if known is None or known == _stored_digest(self):
+            if known == _stored_digest(self):
                 return config
             problem = "a value differs from what the run was trained with"
         except ConfigError as error:
-            if "config.yaml" not in status.get("files", {}):
-                raise
-            problem = str(error).removeprefix(f"{self.file('config.yaml')}: ")
-        raise RunError(
-            f"{self.file('config.yaml')}: is damaged or was edited: {problem}; restore it; or remove it, and `train` "
-            "with the run's configuration and --resume writes it again"
-        )
+            problem = str(error).removeprefix(f"{path}: ")
+        raise RunError(f"{path}: is damaged or was edited: {problem}; restore it; or remove it, and {again}")
 
     def rows(self, status: dict[str, Any]) -> list[dict[str, float]]:
         """Returns the rows of `metrics.csv` of a run that has ended, if they are still as they were then.

@@ -329,6 +329,19 @@ def test_a_damaged_status_locks_nobody_out(copied, whole):
     assert training_files((whole, path)) == []
 
 
+@pytest.mark.parametrize("status", [None, "", '{"state": "open"}'])
+def test_a_folder_of_the_users_with_a_configuration_is_no_run_without_a_status(tmp_path, status):
+    (tmp_path / "config.yaml").write_text(configuration.dump(config()))
+    (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
+    if status is not None:
+        (tmp_path / "status.json").write_text(status)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for options in ({}, {"force": True}, {"resume": True}):
+        with pytest.raises(RunError, match="is not a run directory"):
+            run.train(config(), tmp_path, **options)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # Silent wrong results.
 
 
