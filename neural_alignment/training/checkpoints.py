@@ -195,7 +195,8 @@ def _newest_whole(directory: str) -> int | None:
 def _problem(prefix: str) -> str | None:
     """Returns what is wrong with a state; none where all of it can be read: TensorFlow compares the checksums."""
     try:
-        reader = tf.train.load_checkpoint(prefix)
+        # `tf.train.load_checkpoint` takes a prefix for a folder on some remote file systems.
+        reader = tf.compat.v1.train.NewCheckpointReader(prefix)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except Exception as error:  # Damaged bytes lead TensorFlow to errors of many classes.
