@@ -554,6 +554,11 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     return parse(data)
 
 
+def plain(config: Config) -> dict[str, Any]:
+    """Returns the configuration as plain data with all defaults: the content of the file that `dump` writes."""
+    return _written(config)
+
+
 def dump(config: Config) -> str:
     """Returns the configuration as YAML with all defaults written out; `load` reads it back to the same."""
     return write_yaml(_written(config))

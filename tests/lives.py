@@ -167,6 +167,8 @@ class Death:
                 (file_io, "atomic_write_string_to_file"),
                 (io_ops, "save_v2"),
                 (gen_io_ops, "merge_v2_checkpoints"),
+                (files, "_write_local"),
+                (files, "sync"),
                 (files, "remove"),
             ):
                 self._after(owner, name)

@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -188,9 +187,8 @@ def _make(piece: Piece, folder: str, configs: str) -> Ending:
 def _read(path: str) -> tuple[Arrays, Any]:
     """Returns the arrays of a file, and what they were computed from."""
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            arrays = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
+        arrays = files.read_arrays(path)
         return arrays, json.loads(str(arrays.pop(ORIGIN)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, tf.errors.OpError) as error:
+    except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:150]
         raise RunError(f"{path}: is damaged: {reason}; remove it, and it is computed again") from None

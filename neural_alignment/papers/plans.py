@@ -9,7 +9,6 @@ queue.
 from __future__ import annotations
 
 import collections
-import io
 import math
 import os
 import queue
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import tensorflow as tf
 
 from neural_alignment import config as configuration
@@ -218,23 +216,29 @@ class Outcome:
         return chance if self.diverged else self.rows[-1][name]
 
     def kernels(self) -> dict[int, dict[str, Any]]:
-        """Returns step -> array name -> kernel, of what `logging.kernels` has kept; in the order of steps.
+        """Returns step -> array name -> kernel, as kept by `logging.kernels`; in the order of steps.
 
         Raises:
-            RunError: if a file is damaged.
+            RunError: if a file is damaged, or the file of a step is missing while others are there.
         """
         folder = self.directory.file("kernels")
         if not tf.io.gfile.isdir(folder):
             return {}
         names = [name for name in tf.io.gfile.listdir(folder) if name.endswith(".npz") and name[:-4].isdigit()]
+        steps = {int(name[:-4]) for name in names}
+        missing = [int(row["step"]) for row in self.rows if int(row["step"]) not in steps]
+        if steps and missing:
+            path = tf.io.gfile.join(folder, f"{missing[0]}.npz")
+            raise RunError(f"{path}: is missing; restore it from a copy, or train anew with --force")
         kept = {}
-        for name in sorted(names, key=lambda name: int(name[:-4])):
-            path = tf.io.gfile.join(folder, name)
+        for step in sorted(steps):
+            path = tf.io.gfile.join(folder, f"{step}.npz")
             try:
-                with tf.io.gfile.GFile(path, "rb") as file:
-                    kept[int(name[:-4])] = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
-            except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-                raise RunError(f"{path}: is damaged: {' '.join(str(error).split())[:150]}") from None
+                kept[step] = files.read_arrays(path)
+            except ValueError as error:
+                raise RunError(
+                    f"{path}: is damaged: {error}; restore it from a copy, or train anew with --force"
+                ) from None
         return kept
 
 
@@ -245,13 +249,15 @@ def read(path: str) -> Outcome | None:
         RunError: if it is damaged.
     """
     directory = RunDirectory(path)
-    if not directory.exists() or not tf.io.gfile.exists(directory.file("status.json")):
+    if not directory.exists() or not (directory.has_begun() or tf.io.gfile.exists(directory.file("status.json"))):
         return None
-    state = directory.status()["state"]
-    rows = MetricsFile(directory.file("metrics.csv")).rows()
-    if state not in ENDED or (state == "finished" and not rows):
+    status = directory.status()
+    if status["state"] not in ENDED:
         return None
-    return Outcome(directory, rows, state == "diverged", directory.config())
+    rows = directory.rows(status)
+    if status["state"] == "finished" and not rows:
+        raise RunError(f"{directory.file('metrics.csv')}: is missing or empty; restore it, or train anew with --force")
+    return Outcome(directory, rows, status["state"] == "diverged", directory.checked_config(status))
 
 
 # How long it will take.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -67,10 +68,13 @@ def best_of(trials: list[Trial]) -> Trial | None:
 
 
 class Lines:
-    """A file with one JSON object per line. It is written whole each time, so that no line is ever half there.
+    """A file with one JSON object per line, each with its checksum. It is replaced in one move at each write.
 
     Args:
         path: the file, which need not exist yet; may be gs://.
+
+    Raises:
+        RunError: if the file cannot be read, or is cut off.
     """
 
     def __init__(self, path: str):
@@ -80,8 +84,15 @@ class Lines:
     def _read(self) -> str:
         if not tf.io.gfile.exists(self.path):
             return ""
-        with tf.io.gfile.GFile(self.path, "r") as file:
-            return file.read()
+        try:
+            with tf.io.gfile.GFile(self.path, "rb") as file:
+                text = file.read().decode()
+        except (tf.errors.OpError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise RunError(f"{self.path}: is damaged: {reason}; restore it") from None
+        if text and not text.endswith("\n"):
+            raise RunError(f"{self.path}: its last line is cut off; restore it, or remove the line")
+        return text
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns all objects, oldest first.
@@ -93,16 +104,17 @@ class Lines:
         for number, line in enumerate(self._text.splitlines(), start=1):
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
-            if not isinstance(row, dict):
+            row = files.unsealed(row)
+            if row is None:
                 raise RunError(f"{self.path}: line {number} is damaged; restore it, or remove the line")
             rows.append(row)
         return rows
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds one object."""
-        text = f"{self._text}{json.dumps(row, allow_nan=False)}\n"
+        text = f"{self._text}{json.dumps(files.sealed(row), allow_nan=False)}\n"
         files.write_whole(self.path, text)
         self._text = text
 
@@ -123,8 +135,37 @@ def as_trial(row: Mapping[str, Any], path: str) -> Trial:
     """Returns the trial of a line of `trials.jsonl`.
 
     Raises:
-        RunError: if it is not one.
+        RunError: if it is not one, or has a value of another type.
     """
-    if set(row) != {field.name for field in dataclasses.fields(Trial)} or not isinstance(row["settings"], dict):
-        raise RunError(f"{path}: is damaged: {json.dumps(row)[:80]} is no trial; restore it, or remove the line")
+    if row.keys() != _TRIAL.keys():
+        raise _no_trial(path, row, "is no trial")
+    for key, (fits, expected) in _TRIAL.items():
+        if not fits(row[key]):
+            raise _no_trial(path, row, f"has {key} {json.dumps(row[key])[:40]}; expected {expected}")
     return Trial(**row)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number from 1 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+_TRIAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "number": (is_count, "a whole number from 1 on"),
+    "state": (lambda value: value in ("finished", "diverged", "failed"), "finished, diverged or failed"),
+    "top1": (lambda value: value is None or is_number(value), "a number or null"),
+    "score": (lambda value: value is None or is_number(value), "a number or null"),
+    "reason": (lambda value: value is None or isinstance(value, str), "a text or null"),
+    "seconds": (is_number, "a number"),
+    "settings": (lambda value: isinstance(value, dict), "a mapping"),
+}
+"""Key of a trial -> whether a value fits, and what is allowed."""
+
+
+def _no_trial(path: str, row: Mapping[str, Any], problem: str) -> RunError:
+    return RunError(f"{path}: is damaged: {json.dumps(row)[:80]} {problem}; restore it, or remove the line")

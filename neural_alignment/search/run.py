@@ -31,7 +31,7 @@ from neural_alignment.search import report
 from neural_alignment.search.engines import Engine
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.propose import Proposer, State
-from neural_alignment.search.records import Ending, Lines, Trial, as_trial, best_of
+from neural_alignment.search.records import Ending, Lines, Trial, as_trial, best_of, is_count
 from neural_alignment.search.spaces import Settings
 from neural_alignment.search.trial import Task
 from neural_alignment.training import files, lock, setup
@@ -164,6 +164,12 @@ class Ledger:
         self._trials = {row.number: row for row in (as_trial(r, self._endings.path) for r in self._endings.rows())}
         if unknown := self._trials.keys() - self._drawn.keys():
             raise RunError(f"{self._proposals.path}: trial {min(unknown)} is not in it; restore it")
+        for number, trial in self._trials.items():
+            if trial.settings.keys() != self._space.kinds.keys():
+                raise RunError(
+                    f"{self._endings.path}: is damaged: trial {number} has other settings than the space of the search "
+                    "names; restore it, or remove the line"
+                )
         # Trials of an earlier life that have not ended come first.
         self._waiting = sorted(self._drawn.keys() - self._trials.keys())
         self._begun: dict[int, float] = {}
@@ -172,7 +178,8 @@ class Ledger:
         """Returns number -> what was drawn."""
         drawn: dict[int, Settings] = {}
         for row in self._proposals.rows():
-            if row.keys() != {"number", "drawn"} or {*row["drawn"]} != {*self._space.sampled}:
+            is_proposal = row.keys() == {"number", "drawn"} and is_count(row["number"]) and row["number"] not in drawn
+            if not is_proposal or not self._space.may_draw(row["drawn"]):
                 raise RunError(f"{self._proposals.path}: is damaged: {str(row)[:80]} is no proposal; restore it")
             drawn[row["number"]] = row["drawn"]
         return drawn

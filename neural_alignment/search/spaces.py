@@ -44,6 +44,13 @@ class Sampled(Options):
         """Returns the draw that stands for a value: the inverse of `value`."""
         return value
 
+    def may_draw(self, value: Any) -> bool:
+        """Whether a value is one that `value` may return."""
+        try:
+            return _code(self.value(self.draw(value))) == _code(value)
+        except (TypeError, ValueError, OverflowError):
+            return False
+
     def probes(self) -> list[Any]:
         """Returns values that a configuration must take if the space fits it: all options, or both ends."""
         raise NotImplementedError
@@ -297,6 +304,12 @@ class Space:
     def nodes(self) -> dict[str, Any]:
         """Returns the space as hyperopt takes it."""
         return {name: kind.node(name) for name, kind in self.sampled.items()}
+
+    def may_draw(self, values: Any) -> bool:
+        """Whether values are ones that the space may have drawn, by their names and kinds; used for records on disk."""
+        if not isinstance(values, Mapping) or values.keys() != self.sampled.keys():
+            return False
+        return all(kind.may_draw(values[name]) for name, kind in self.sampled.items())
 
     def settings(self, values: Mapping[str, Any]) -> Settings:
         """Returns every quantity of a trial, in the order of the space.

@@ -22,6 +22,7 @@ import threadpoolctl
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped, Unavailable
+from neural_alignment.search import records
 from neural_alignment.search.records import Ending
 from neural_alignment.training import files, lock, run
 from neural_alignment.training.stopping import SIGNALS
@@ -59,15 +60,22 @@ class Task:
 
 
 def past_ending(run_dir: str) -> Ending | None:
-    """Returns how the run that is there has ended; none where it has not, or where there is none."""
+    """Returns how the run that is there has ended; none where it has not, or where there is none.
+
+    A finished run whose `status.json` does not hold its result has failed; the reason says so.
+    """
     directory = run.RunDirectory(run_dir)
     try:
         status = directory.status()
-    except RunError:
+    except RunError:  # `train` says what is wrong, or goes on.
         return None
     if status["state"] == "finished":
-        return Ending("finished", float(status["best_top1"]))
-    return Ending("diverged", reason=status["reason"]) if status["state"] == "diverged" else None
+        top1 = status.get("best_top1")
+        if records.is_number(top1):
+            return Ending("finished", float(top1))
+        path = directory.file("status.json")
+        return Ending("failed", reason=f"{path}: is damaged: best_top1 is {top1!r}; a number is expected")
+    return Ending("diverged", reason=str(status.get("reason"))) if status["state"] == "diverged" else None
 
 
 def train(task: Task, overrides: Sequence[str] = ()) -> Ending:

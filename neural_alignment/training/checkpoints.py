@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
+import time
 from typing import Any
 
 import keras
@@ -15,6 +17,8 @@ from neural_alignment.errors import RunError
 from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
 
+_log = logging.getLogger(__name__)
+
 
 class TrainingMeans(tf.train.experimental.PythonState):
     """The running means of J, R and the metrics since the last evaluation, kept with a checkpoint.
@@ -23,12 +27,16 @@ class TrainingMeans(tf.train.experimental.PythonState):
 
     Args:
         model: a compiled model; its metrics are built here.
+
+    Attributes:
+        record: plain data about the other files of the run, saved with the state: how they must be for it to go on.
     """
 
     def __init__(self, model: AlignedModel):
         super().__init__()
         self._model = model
         self._kept: dict[str, Any] = {}
+        self.record: dict[str, Any] = {}
         if not model._compile_metrics.built:
             # Keras builds them while it traces the first step, which is too late to put values back.
             with model.distribute_strategy.scope():
@@ -45,23 +53,33 @@ class TrainingMeans(tf.train.experimental.PythonState):
             variable.assign(np.asarray(self._kept[path], variable.dtype))
 
     def serialize(self) -> str:
-        """Returns the noted values, for a checkpoint."""
-        return json.dumps(self._kept)
+        """Returns the noted values and the record, for a checkpoint."""
+        return json.dumps({"means": self._kept, "record": self.record})
 
     def deserialize(self, string_value: str | bytes) -> None:
-        """Takes the values from a checkpoint."""
-        self._kept = json.loads(string_value)
+        """Takes the values and the record from a checkpoint."""
+        state = json.loads(string_value)
+        if "means" not in state:  # Earlier versions saved the values alone.
+            state = {"means": state}
+        self._kept, self.record = state["means"], state.get("record", {})
 
     def _variables(self) -> list[tuple[str, Any]]:
         return [(variable.path, variable) for metric in self._model.metrics for variable in metric.variables]
 
 
+def _sync_state(prefix: str) -> None:
+    """Waits until the files of a state are on the disk."""
+    if files.is_local(prefix):
+        for path in [*tf.io.gfile.glob(f"{prefix}.*"), os.path.dirname(prefix)]:
+            files.sync(path)
+
+
 class Checkpoints:
     """The last and the best state of a run: weights, optimizer slots, global step, running means.
 
-    What is written is found by the file `checkpoint`, which is replaced in one move once all is there. A state is a
-    function of its step, and no step is saved twice, so that no file that `checkpoint` names is ever written over.
-    What a killed write left behind is removed by `sweep`.
+    The file `checkpoint` names the state, and is replaced in one move once the state is whole. A state is a function of
+    its step, and no step is saved twice, so that no file that `checkpoint` names is ever written over. Files left by a
+    killed write are removed by `sweep`. Where `checkpoint` is missing or empty, the newest whole state is used.
 
     Args:
         model: a compiled model all of whose variables exist.
@@ -69,7 +87,7 @@ class Checkpoints:
         path: the directory.
 
     Raises:
-        RunError: if a file `checkpoint` names files elsewhere.
+        RunError: if a file `checkpoint` is damaged, or names files elsewhere.
     """
 
     NAMES = ("last", "best")
@@ -80,22 +98,16 @@ class Checkpoints:
         self._managers = {name: self._manager(tf.io.gfile.join(path, name)) for name in self.NAMES}
 
     def _manager(self, directory: str) -> tf.train.CheckpointManager:
-        """Returns what manages one directory.
-
-        Refuses a `checkpoint` file that names files elsewhere: the manager would remove them in time.
-        """
-        try:
-            manager = tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=1)
-        except UnicodeDecodeError:
-            raise RunError(f"{directory}/checkpoint: is damaged; train anew with --force") from None
-        for path in manager.checkpoints:
-            folder, name = os.path.split(path)
-            if folder != directory or not re.fullmatch(r"ckpt-\d+", name):
-                raise RunError(
-                    f"{directory}/checkpoint: names {path!r}; allowed: ckpt-STEP in its own folder; "
-                    "train anew with --force"
-                )
-        return manager
+        """Returns what manages one directory, after a check of its file `checkpoint`."""
+        path = tf.io.gfile.join(directory, "checkpoint")
+        if _is_missing_or_empty(path):
+            step = _newest_whole(directory)
+            if step is not None:
+                _log.warning("%s: is missing or empty; the whole state ckpt-%d beside it is used", path, step)
+                _write_named(path, step)
+        else:
+            _check_named(path)
+        return tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=1)
 
     def step(self, name: str) -> int:
         """Returns the global step of the state saved as `name`; 0 where there is none."""
@@ -116,11 +128,16 @@ class Checkpoints:
             return False
         if step == self.step(name):
             return True
+        manager = self._managers[name]
         try:
-            self._managers[name].save(checkpoint_number=step)
+            # The manager's own callback, which writes `checkpoint` and removes the state before, comes after this one.
+            durable = tf.train.CheckpointOptions(experimental_write_callbacks=[_sync_state])
+            manager.save(checkpoint_number=step, options=durable)
         except tf.errors.OpError:
             self.sweep()
             raise
+        for path in (tf.io.gfile.join(manager.directory, "checkpoint"), manager.directory):
+            files.sync(path)
         return True
 
     def _finite(self) -> bool:
@@ -133,13 +150,19 @@ class Checkpoints:
             RunError: if the checkpoint is damaged or of another model.
         """
         latest = self._managers["last"].latest_checkpoint
-        if latest is not None:
+        if latest is None:
+            return self._model.global_step
+        # All is read first: a failure in the middle of `restore` would leave a model of two states.
+        problem = _problem(latest)
+        if problem is None:
             try:
                 self._checkpoint.restore(latest).assert_consumed()
-            # Besides its own errors TensorFlow lets an IndexError out of a truncated file.
-            except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-                reason = " ".join(str(error).split())[:150]
-                raise RunError(f"{latest}: cannot be restored ({reason}); train anew with --force") from None
+            except Exception as error:  # Besides its own errors TensorFlow raises any that unexpected content causes.
+                problem = " ".join(str(error).split())[:150]
+        if problem is not None:
+            raise RunError(f"{latest}: cannot be restored ({problem}); {_REMEDY}")
+        if self._model.global_step != self.step("last"):
+            raise RunError(f"{latest}: is the state of step {self._model.global_step}; {_REMEDY}")
         return self._model.global_step
 
     def sweep(self) -> None:
@@ -153,3 +176,85 @@ class Checkpoints:
                 entry = entry.rstrip("/")
                 if entry != "checkpoint" and not (keep and entry.startswith(keep)):
                     files.remove(tf.io.gfile.join(manager.directory, entry))
+
+
+_REMEDY = "restore its files from a copy, or train anew with --force"
+
+
+def _is_missing_or_empty(path: str) -> bool:
+    return not tf.io.gfile.exists(path) or not tf.io.gfile.stat(path).length
+
+
+def _newest_whole(directory: str) -> int | None:
+    """Returns the step of the newest state in a directory of which every byte can be read; none where there is none."""
+    entries = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+    steps = [int(match[1]) for entry in entries if (match := re.fullmatch(r"ckpt-(\d+)\.index", entry))]
+    return next((step for step in sorted(steps, reverse=True) if _problem(f"{directory}/ckpt-{step}") is None), None)
+
+
+def _problem(prefix: str) -> str | None:
+    """Returns what is wrong with a state; none where all of it can be read: TensorFlow compares the checksums."""
+    try:
+        # `tf.train.load_checkpoint` takes a prefix for a folder on some remote file systems.
+        reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except Exception as error:  # Damaged bytes lead TensorFlow to errors of many classes.
+        return " ".join(str(error).split())[:150] or type(error).__name__
+    return None
+
+
+def _write_named(path: str, step: int) -> None:
+    """Writes a file `checkpoint` that names one state. The manager removes a state in time only if it has a time."""
+    lines = [f'model_checkpoint_path: "ckpt-{step}"', f'all_model_checkpoint_paths: "ckpt-{step}"']
+    files.write_whole(path, "\n".join([*lines, f"all_model_checkpoint_timestamps: {time.time()}", ""]))
+
+
+_LINE = re.compile(
+    r'(?:model_checkpoint_path|all_model_checkpoint_paths): "(.*)"'
+    r"|(?:all_model_checkpoint_timestamps|last_preserved_timestamp): \d+(?:\.\d+)?(?:e[-+]?\d+)?"
+)
+"""A line of a file `checkpoint`."""
+
+
+def _named(path: str) -> list[str] | None:
+    """Returns the paths that a file `checkpoint` names, that of the latest state first; none where it is damaged."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            lines = [_LINE.fullmatch(line) for line in file.read().decode().splitlines()]
+    except (tf.errors.OpError, UnicodeDecodeError):
+        return None
+    if not all(lines):
+        return None
+    latest = [line[1] for line in lines if line[0].startswith("model_")]
+    others = [line[1] for line in lines if line[0].startswith("all_model_checkpoint_paths")]
+    if len(latest) != 1:
+        return None
+    return [os.path.join(os.path.dirname(path), name) for name in (*latest, *others)]
+
+
+def _check_named(path: str) -> None:
+    """Checks that a file `checkpoint` names a state beside it; the manager would remove files that it names elsewhere.
+
+    Raises:
+        RunError: if it does not; the message says what can be done.
+    """
+    directory = os.path.dirname(path)
+    named = _named(path)
+    for other in named or []:
+        folder, name = os.path.split(other)
+        if folder != directory or not re.fullmatch(r"ckpt-\d+", name):
+            raise RunError(
+                f"{path}: names {other!r}; allowed: ckpt-STEP in its own folder; remove this file, and --resume "
+                "uses the whole state that lies beside it"
+            )
+    if named and tf.io.gfile.exists(f"{named[0]}.index") and tf.io.gfile.glob(f"{named[0]}.data-*"):
+        return
+    step = _newest_whole(directory)
+    if step is not None:
+        raise RunError(f"{path}: is damaged; remove it, and --resume goes on from ckpt-{step}, which lies beside it")
+    if named is None:
+        raise RunError(f"{path}: is damaged; {_REMEDY}")
+    lost = ".data-00000-of-00001" if tf.io.gfile.exists(f"{named[0]}.index") else ".index"
+    without = f", or remove {directory} to go on without the best state" if directory.endswith("best") else ""
+    raise RunError(f"{named[0]}{lost}: is missing; {_REMEDY}{without}")

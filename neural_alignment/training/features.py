@@ -18,7 +18,7 @@ from neural_alignment.data.imagenet import PREPROCESSING
 from neural_alignment.data.recordings import load_images
 from neural_alignment.errors import DataError, RunError
 from neural_alignment.training import setup
-from neural_alignment.training.loading import load_model
+from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.model import AlignedModel, all_layers
 from neural_alignment.training.run import RunDirectory
 
@@ -44,10 +44,11 @@ def trained(run_dir: str | Path) -> Network:
         RunError: if there is none; one line says why.
     """
     directory = RunDirectory(run_dir)
-    state, path = directory.status()["state"], directory.file("model.keras")
-    if not tf.io.gfile.exists(path):
-        raise RunError(f"{directory.path}: has no model.keras because the run is {state}; finish it first")
-    return Network(directory.path, load_model(path), directory.config())
+    status = directory.status()
+    path = directory.model_path(status)
+    model = load_model(path)
+    check_finite(model, path)
+    return Network(directory.path, model, directory.checked_config(status))
 
 
 def initial(run_dir: str | Path) -> Network:

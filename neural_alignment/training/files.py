@@ -1,20 +1,29 @@
-"""Writing and removing files, and keeping names inside a folder."""
+"""Writing, checking and removing files, and keeping names inside a folder."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import io
+import json
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from neural_alignment.errors import RunError, Stopped
 
 PARTIAL = ".partial"
 """How the name of a file ends that is not yet whole."""
+
+CHECKSUM = "checksum"
+"""Key of a JSON object that holds the checksum of its other keys."""
 
 _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 
@@ -25,20 +34,194 @@ def is_local(path: str) -> bool:
 
 
 def write_whole(path: str, content: str | bytes) -> None:
-    """Writes a file as a whole or not at all: who reads it meanwhile sees the one before.
+    """Replaces a file in one move; a reader sees the old file or the new one, also after a power loss.
+
+    On a local file system the content is on the disk before the move. Space that `reserve` has set aside is used.
 
     Raises:
         tf.errors.OpError: if the file system refuses; nothing is left behind.
     """
     partial = path + PARTIAL
+    content = content.encode() if isinstance(content, str) else content
     try:
-        with tf.io.gfile.GFile(partial, "w" if isinstance(content, str) else "wb") as file:
-            file.write(content)
-        tf.io.gfile.rename(partial, path, overwrite=True)
+        if is_local(path):
+            _write_local(partial, content)
+        else:
+            with tf.io.gfile.GFile(partial, "wb") as file:
+                file.write(content)
+        move(partial, path)
     except tf.errors.OpError:
         with contextlib.suppress(tf.errors.OpError):
             tf.io.gfile.remove(partial)
         raise
+
+
+def reserve(path: str, size: int = 4096) -> None:
+    """Sets disk space aside, so that the next `write_whole` of up to `size` bytes succeeds on a full disk.
+
+    The space is that of the partial file. Does nothing on remote file systems.
+
+    Raises:
+        tf.errors.OpError: if the file system refuses.
+    """
+    if is_local(path):
+        _write_local(path + PARTIAL, b" " * size)
+
+
+def _write_local(path: str, content: bytes) -> None:
+    """Writes a file and waits until it is on the disk.
+
+    Blocks that the file has already are written over, not released first: another process could take them.
+    """
+    try:
+        if os.path.islink(path):
+            os.remove(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.ftruncate(descriptor, len(content))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _as_tensorflow_error(path, error) from None
+
+
+def _as_tensorflow_error(path: str, error: OSError) -> tf.errors.OpError:
+    kind = _ERRORS.get(error.errno, tf.errors.UnknownError)
+    return kind(None, None, f"{path}; {error.strerror}")
+
+
+_ERRORS = {
+    errno.ENOENT: tf.errors.NotFoundError,
+    errno.ENOTDIR: tf.errors.FailedPreconditionError,
+    errno.EISDIR: tf.errors.FailedPreconditionError,
+    errno.EACCES: tf.errors.PermissionDeniedError,
+    errno.EPERM: tf.errors.PermissionDeniedError,
+    errno.EROFS: tf.errors.PermissionDeniedError,
+    **dict.fromkeys(_FULL, tf.errors.ResourceExhaustedError),
+}
+"""TensorFlow's classes for the errors of the operating system."""
+
+
+def move(source: str, target: str) -> None:
+    """Replaces `target` by `source` in one move, which lasts beyond a power loss on a local file system.
+
+    Raises:
+        tf.errors.OpError: if the file system refuses.
+    """
+    tf.io.gfile.rename(source, target, overwrite=True)
+    sync(os.path.dirname(target) or ".")
+
+
+def sync(path: str) -> None:
+    """Waits until a local file, or the entries of a local folder, are on the disk.
+
+    Remote file systems do it when a file is closed. Not every file system can do it for a folder.
+
+    Raises:
+        tf.errors.OpError: if a file cannot be written to the disk.
+    """
+    if not is_local(path):
+        return
+    is_folder = os.path.isdir(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not is_folder:
+            raise _as_tensorflow_error(path, error) from None
+
+
+# Checksums.
+
+
+def digest(content: bytes) -> str:
+    """Returns the SHA-256 of a content, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_of(path: str) -> str | None:
+    """Returns the SHA-256 of a file, hexadecimal; none where it cannot be read."""
+    total = hashlib.sha256()
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            while part := file.read(1 << 20):
+                total.update(part)
+    except tf.errors.OpError:
+        return None
+    return total.hexdigest()
+
+
+def plain_digest(content: Any) -> str:
+    """Returns the SHA-256 of plain data, hexadecimal; that of a mapping does not depend on the order of its keys."""
+    return digest(json.dumps(content, sort_keys=True).encode())
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns plain data together with their checksum."""
+    return {**content, CHECKSUM: plain_digest(content)[:16]}
+
+
+def unsealed(content: Any) -> dict[str, Any] | None:
+    """Returns what was given to `sealed`; none where it is something else, or was changed since.
+
+    Data without a checksum, of earlier versions, are returned as they are.
+    """
+    if not isinstance(content, dict):
+        return None
+    plain = {key: value for key, value in content.items() if key != CHECKSUM}
+    return plain if content.get(CHECKSUM) in (None, sealed(plain)[CHECKSUM]) else None
+
+
+def read_arrays(path: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz file by name, each checked against the checksum that the file holds.
+
+    Raises:
+        ValueError: if the file is missing or damaged.
+    """
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            content = io.BytesIO(file.read())
+        check_zip(content)
+        content.seek(0)
+        with np.load(content, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # Damaged bytes lead zipfile and NumPy to errors of many classes.
+        raise ValueError(" ".join(str(error).split())[:150] or type(error).__name__) from None
+
+
+_ZIP_END = 22
+"""Bytes of the record at the end of a zip file that has no comment; bytes 10 and 11 are the number of parts."""
+
+
+def check_zip(file: Any) -> None:
+    """Checks that a zip file has all its parts, and each against its checksum.
+
+    Args:
+        file: the file, opened for reading bytes.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+            count = len(archive.infolist())
+        file.seek(-_ZIP_END, os.SEEK_END)
+        end = file.read(_ZIP_END)
+    except Exception as error:  # Damaged bytes lead zipfile to errors of many classes.
+        raise ValueError(" ".join(str(error).split())[:150] or type(error).__name__) from None
+    if damaged:
+        raise ValueError(f"wrong checksum of its part {damaged}")
+    # A changed length of the list of parts hides some of them.
+    if end.startswith(b"PK\5\6") and int.from_bytes(end[10:12], "little") != count:
+        raise ValueError("some of its parts are not in its list of parts")
 
 
 def copy(source: str, target: str) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 # What a saved model is made of is known to Keras once it is imported.
 import optimizers  # noqa: F401
 from neural_alignment import models  # noqa: F401
 from neural_alignment.errors import RunError
-from neural_alignment.training import targets  # noqa: F401
+from neural_alignment.training import (
+    files,
+    targets,  # noqa: F401
+)
 from neural_alignment.training.model import AlignedModel
 
 
@@ -28,7 +33,33 @@ def load_model(path: str | Path) -> AlignedModel:
     """
     if Path(path).suffix != ".keras":
         raise RunError(f"{path}: must be a .keras file, such as the model.keras of a run")
+    if not tf.io.gfile.exists(str(path)):
+        raise RunError(f"{path}: no such file; give a .keras file, such as the model.keras of a run")
+    try:
+        with tf.io.gfile.GFile(str(path), "rb") as file:
+            files.check_zip(file)
+    except (ValueError, tf.errors.OpError) as error:
+        raise RunError(f"{path}: cannot be loaded: it is damaged ({error}); restore it from a copy") from None
     try:
         return keras.models.load_model(str(path), safe_mode=True)
     except Exception as error:  # Keras lets out whatever a wrong file leads it to.
         raise RunError(f"{path}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+
+
+def check_finite(model: keras.Model, path: str) -> None:
+    """Makes sure that a loaded model can be used.
+
+    Args:
+        model: the model.
+        path: its file, for the message.
+
+    Raises:
+        RunError: if a weight is not finite; the message names the first.
+    """
+    bad = [each.path for each in model.weights if not np.isfinite(keras.ops.convert_to_numpy(each)).all()]
+    if bad:
+        more = f" and {len(bad) - 1} more" if bad[1:] else ""
+        raise RunError(
+            f"{path}: the weights {bad[0]}{more} are not finite: the model has diverged, or the file was changed; "
+            "restore it from a copy, or train anew with --force"
+        )

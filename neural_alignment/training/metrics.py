@@ -9,7 +9,7 @@ import math
 import tensorflow as tf
 
 from neural_alignment.errors import RunError
-from neural_alignment.training.files import write_whole
+from neural_alignment.training import files
 
 
 class MetricsFile:
@@ -23,30 +23,86 @@ class MetricsFile:
         self.path = path
 
     def rows(self) -> list[dict[str, float]]:
-        """Returns all rows, oldest first.
+        """Returns all rows, oldest first; none where there is no file.
 
         Raises:
             RunError: if the file is damaged.
         """
-        if not tf.io.gfile.exists(self.path):
+        content = self._content()
+        if content is None:
             return []
         try:
-            with tf.io.gfile.GFile(self.path, "r") as file:
-                rows = list(csv.DictReader(io.StringIO(file.read()), strict=True))
-            return [{key: float(value) if value else math.nan for key, value in row.items()} for row in rows]
-        except (tf.errors.OpError, UnicodeDecodeError, csv.Error, TypeError, ValueError):
-            raise RunError(f"{self.path}: is damaged; restore it, or train anew with --force") from None
+            header, *lines = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+            if not content.endswith(b"\n"):
+                raise ValueError("its last line is cut off")
+            if "step" not in header or len({*header}) < len(header):
+                raise ValueError("its first line does not name the columns")
+            for number, line in enumerate(lines, start=2):
+                if len(line) != len(header):
+                    raise ValueError(f"line {number} has {len(line)} cells for {len(header)} columns")
+            return [dict(zip(header, map(_value, line), strict=True)) for line in lines]
+        except (ValueError, csv.Error) as error:
+            reason = str(error) if content else "it is empty"
+            raise self.damaged(reason) from None
 
     def append(self, row: dict[str, float]) -> None:
-        """Adds one row; the first one sets the columns."""
-        self._write([*self.rows(), row])
+        """Adds one row; the first one sets the columns.
 
-    def _write(self, rows: list[dict[str, float]]) -> None:
+        Raises:
+            RunError: if the file is damaged, or has other columns.
+        """
+        rows = self.rows()
+        if rows and rows[0].keys() != row.keys():
+            raise self.damaged(f"its columns are not those of this run ({min(rows[0].keys() ^ row.keys())})")
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-        write_whole(self.path, text.getvalue())
+        writer = csv.DictWriter(text, fieldnames=list((rows or [row])[0]), lineterminator="\n")
+        if not rows:
+            writer.writeheader()
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+        before = (self._content() or b"") if rows else b""
+        files.write_whole(self.path, before + text.getvalue().encode())
+
+    def digest(self) -> str:
+        """Returns the checksum of the file; that of an empty one where there is none."""
+        return files.digest(self._content() or b"")
+
+    def fits(self, digest: str, step: int) -> bool:
+        """Returns whether the file is as it was when a state was saved, or has one more row.
+
+        Args:
+            digest: the checksum at that time.
+            step: the step of the state, of which the row is written after the state.
+        """
+        content, rows = self._content() or b"", self.rows()
+        if files.digest(content) == digest:
+            return True
+        if not rows or rows[-1]["step"] != step:
+            return False
+        # Before its first row the file did not exist.
+        before = b"".join(content.splitlines(keepends=True)[:-1]) if len(rows) > 1 else b""
+        return files.digest(before) == digest
+
+    def damaged(self, reason: str) -> RunError:
+        """Returns the error that says so."""
+        return RunError(f"{self.path}: is damaged: {reason}; restore it from a copy, or train anew with --force")
+
+    def _content(self) -> bytes | None:
+        """Returns what the file holds; none where there is no file.
+
+        Raises:
+            RunError: if it cannot be read.
+        """
+        if not tf.io.gfile.exists(self.path):
+            return None
+        try:
+            with tf.io.gfile.GFile(self.path, "rb") as file:
+                return file.read()
+        except tf.errors.OpError as error:
+            raise self.damaged(" ".join(error.message.split())[:150]) from None
+
+
+def _value(cell: str) -> float:
+    return float(cell) if cell else math.nan
 
 
 def _cell(value: float) -> str:

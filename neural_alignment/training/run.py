@@ -10,6 +10,13 @@ runs/<name>/
     model.keras      the final model
     status.json      running | finished | stopped | diverged | failed, and why
     lock.json        who is at work here, while somebody is
+    status.json.partial    while a run lasts: space on the disk for its final status
+
+Damage is found by checksums. Checkpoints, .npz files and .keras files contain their own. `status.json` contains its own
+and, once the run has ended, those of `metrics.csv` and `model.keras`. A checkpoint contains that of `metrics.csv` at
+its step. The checksum of `config.yaml` is over the values that decide the result: comments, and keys such as `runtime`,
+may be edited. Directories of earlier versions have no such checksums and are read without them. `resume` recreates a
+file that is missing or empty where that is possible; a damaged file is named in the error, and left as it is.
 """
 
 from __future__ import annotations
@@ -18,11 +25,12 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +44,7 @@ from neural_alignment.errors import ConfigError, Diverged, InputError, RunError,
 from neural_alignment.training import callbacks, distribution, files, lock, setup
 from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
 from neural_alignment.training.distribution import Distribution
-from neural_alignment.training.loading import load_model
+from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel, aligned_layers
 from neural_alignment.training.stepping import Stepper
@@ -57,11 +65,19 @@ _FREE = {
 }
 """What of the configuration may be another when a run is resumed: where it computes and what it keeps, not what."""
 
+_COLUMNS = ("step", "epoch", "seconds", "J", "R", "top1", "top5", "train_J", "learning_rate_J")
+"""Columns that every `metrics.csv` has."""
+
+_HEADER = b"step,epoch,seconds,"
+"""First bytes of every `metrics.csv`."""
+
 _OWN_ENDS = (Diverged, Stopped, InputError, tf.errors.OpError, OSError)
 """Errors that say themselves how a run has ended, whether a signal came as well or not."""
 
 _BIRTH = {lock.NAME, lock.NAME + files.PARTIAL, "status.json" + files.PARTIAL}
-"""What a process that was killed before it had written `status.json` may have left."""
+"""Files left by a process that was killed before it wrote `status.json`."""
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -104,26 +120,95 @@ class RunDirectory:
             tf.io.gfile.makedirs(self.path)
 
     def status(self) -> dict[str, Any]:
-        """Returns what `status.json` says.
+        """Returns the content of `status.json`.
 
         Raises:
-            RunError: if this is not a run directory.
+            RunError: if it is missing or damaged, or this is not a run directory.
         """
-        try:
-            with tf.io.gfile.GFile(self.file("status.json"), "r") as file:
-                status = json.loads(file.read())
-        except (tf.errors.OpError, ValueError):
-            status = None
-        if not isinstance(status, dict) or status.get("state") not in STATES:
+        status = self.found_status()
+        if status is None:
+            path = self.file("status.json")
+            remedy = "" if self.lacks("status.json") else "remove it, and "
             raise RunError(
-                f"{self.path}: is not a run directory (no readable status.json); give one that `train` has made"
+                f"{path}: {self._status_problem()}; {remedy}`train` with the run's configuration and --resume makes it "
+                "anew from the last checkpoint"
             )
         return status
 
-    def write_status(self, state: str, **facts: Any) -> None:
-        """Writes `status.json`."""
+    def found_status(self) -> dict[str, Any] | None:
+        """Returns the content of `status.json`, or none where it is missing or damaged in a run directory.
+
+        Raises:
+            RunError: if this is not a run directory: nothing shows that `train` has made it.
+        """
+        path = self.file("status.json")
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                status = files.unsealed(json.loads(file.read()))
+        except (tf.errors.NotFoundError, ValueError, RecursionError):
+            status = None
+        except tf.errors.OpError as error:
+            if not tf.io.gfile.isdir(self.path):
+                raise self._no_run() from None
+            raise RunError(f"{path}: cannot be read: {' '.join(error.message.split())[:200]}") from None
+        if status is not None and status.get("state") in STATES and isinstance(status.get("files", {}), dict):
+            return status
+        if self._is_made_by_train():
+            return None
+        raise self._no_run()
+
+    def _is_made_by_train(self) -> bool:
+        """Whether configuration and metrics show that this is a run directory: a user's folder may have such names."""
+        try:
+            self.config()
+            with tf.io.gfile.GFile(self.file("metrics.csv"), "rb") as file:
+                return file.read(len(_HEADER)) == _HEADER
+        except (ConfigError, tf.errors.OpError):
+            return False
+
+    def _no_run(self) -> RunError:
+        return RunError(
+            f"{self.path}: is not a run directory (no readable status.json); give one that `train` has made"
+        )
+
+    def _status_problem(self) -> str:
+        return "is missing or empty" if self.lacks("status.json") else "is damaged"
+
+    def lacks(self, name: str) -> bool:
+        """Whether one of `FILES` is missing or empty, so that nothing is lost where it is made anew."""
+        path = self.file(name)
+        return not tf.io.gfile.exists(path) or not tf.io.gfile.stat(path).length
+
+    def check_resumable(self) -> None:
+        """Checks that a missing or damaged `status.json` does not prevent a resume.
+
+        Raises:
+            RunError: if it is damaged: it is not overwritten.
+        """
+        path = self.file("status.json")
+        if not self.lacks("status.json"):
+            raise RunError(
+                f"{path}: is damaged; remove it, and --resume goes on from the last checkpoint; or --force starts anew"
+            )
+        _log.warning("%s: %s; the run goes on from its last checkpoint", path, self._status_problem())
+
+    def write_status(self, state: str, checksums: Mapping[str, str | None] | None = None, **facts: Any) -> None:
+        """Writes `status.json`.
+
+        Args:
+            state: one of `STATES`.
+            checksums: of other files by name, which they must have from now on; those that are none are left out.
+            facts: whatever else there is to know.
+        """
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
-        self.write("status.json", json.dumps({"state": state, **facts, "versions": versions}, indent=2) + "\n")
+        known = {name: checksum for name, checksum in (checksums or {}).items() if checksum is not None}
+        status = {"state": state, **facts, "versions": versions, **({"files": known} if known else {})}
+        self.write("status.json", json.dumps(files.sealed(status), indent=2) + "\n")
+
+    def checksums(self, config: Config) -> dict[str, str | None]:
+        """Returns name -> checksum of the files of a run that ends; none where a file is missing."""
+        own = {name: files.digest_of(self.file(name)) for name in ("metrics.csv", "model.keras")}
+        return {"config.yaml": essence_digest(config), **own}
 
     def write(self, name: str, text: str) -> None:
         """Writes one of `FILES`.
@@ -139,12 +224,13 @@ class RunDirectory:
         try:
             if files.is_local(partial):
                 model.save(partial)
+                files.sync(partial)
             else:
                 with tempfile.TemporaryDirectory() as folder:
                     local = str(Path(folder) / "model.keras")
                     model.save(local)
                     tf.io.gfile.copy(local, partial, overwrite=True)
-            tf.io.gfile.rename(partial, self.file("model.keras"), overwrite=True)
+            files.move(partial, self.file("model.keras"))
         except BaseException:
             files.remove(partial)
             raise
@@ -157,6 +243,83 @@ class RunDirectory:
         """
         return configuration.load(self.file("config.yaml"))
 
+    def checked_config(self, status: dict[str, Any]) -> Config:
+        """Returns the run's configuration, if it is still what the run was trained with.
+
+        Args:
+            status: content of `status.json`.
+
+        Raises:
+            RunError: if it is missing, damaged or changed; the message says what can be done.
+        """
+        path, known = self.file("config.yaml"), status.get("files", {}).get("config.yaml")
+        if known is None:
+            return self.config()
+        again = "`train` with the run's configuration and --resume writes it again"
+        if self.lacks("config.yaml"):
+            raise RunError(f"{path}: is missing or empty; {again}")
+        try:
+            config = self.config()
+            if known == _stored_digest(self):
+                return config
+            problem = "a value differs from what the run was trained with"
+        except ConfigError as error:
+            problem = str(error).removeprefix(f"{path}: ")
+        raise RunError(f"{path}: is damaged or was edited: {problem}; restore it; or remove it, and {again}")
+
+    def rows(self, status: dict[str, Any]) -> list[dict[str, float]]:
+        """Returns the rows of `metrics.csv` of a run that has ended, if they are still as they were then.
+
+        Args:
+            status: content of `status.json`.
+
+        Raises:
+            RunError: if the file is missing or damaged; the message says what can be done.
+        """
+        metrics = MetricsFile(self.file("metrics.csv"))
+        known, finished = status.get("files", {}).get("metrics.csv"), status["state"] == "finished"
+        if known is not None and not tf.io.gfile.exists(metrics.path):
+            raise RunError(f"{metrics.path}: is missing; restore it from a copy, or train anew with --force")
+        rows = metrics.rows()
+        if known is not None and known != metrics.digest():
+            raise metrics.damaged("it was changed after the run had ended")
+        if finished and rows:
+            for name in ("step", "top1"):
+                if name in status and name in rows[-1] and _cell_differs(status[name], rows[-1][name]):
+                    problem = f"its last row has {name} {rows[-1][name]:g}, but status.json has {status[name]}"
+                    raise metrics.damaged(problem)
+        return rows
+
+    def model_problem(self, status: dict[str, Any]) -> str | None:
+        """Returns how the final model of a finished run is damaged; none where it is not, or that is not known."""
+        known = status.get("files", {}).get("model.keras")
+        if known is None:
+            return None
+        if self.lacks("model.keras"):
+            return "is missing or empty"
+        return None if files.digest_of(self.file("model.keras")) == known else "is damaged"
+
+    def model_path(self, status: dict[str, Any]) -> str:
+        """Returns the path of the final model, which is whole as far as `status.json` can tell.
+
+        Args:
+            status: content of `status.json`.
+
+        Raises:
+            RunError: if there is none, or it is damaged; the message says what can be done.
+        """
+        path = self.file("model.keras")
+        if status["state"] != "finished" and not tf.io.gfile.exists(path):
+            raise RunError(f"{self.path}: has no model.keras because the run is {status['state']}; finish it first")
+        problem = "is missing or empty" if self.lacks("model.keras") else self.model_problem(status)
+        if problem is not None:
+            remedy = "" if self.lacks("model.keras") else "remove it, and "
+            raise RunError(
+                f"{path}: {problem}; {remedy}`train` with the run's configuration and --resume saves it again from the "
+                "last checkpoint, if that is still there"
+            )
+        return path
+
     def has_begun(self) -> bool:
         """Whether there is more than the `status.json` that is written first."""
         return any(tf.io.gfile.exists(self.file(name)) for name in FILES if name != "status.json")
@@ -165,6 +328,21 @@ class RunDirectory:
         """Removes the run's files, `status.json` last; others that lie there stay, and what links lead to."""
         for name in FILES:
             files.remove(self.file(name))
+        self.sweep()
+        files.remove(self.file("status.json" + files.PARTIAL))
+
+    def sweep(self) -> None:
+        """Removes files of a killed process that were not yet whole, except the space for the final status."""
+        partial = {name + files.PARTIAL for name in FILES if name != "status.json"} | {"model.partial.keras"}
+        for name in partial:
+            files.remove(self.file(name))
+
+
+def _cell_differs(value: Any, cell: float) -> bool:
+    """Whether a value of `status.json` is another than that of `metrics.csv`, which has seven digits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return True
+    return not (math.isclose(value, cell, rel_tol=1e-6) or (math.isnan(value) and math.isnan(cell)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,10 +405,12 @@ def _lead(
     with contextlib.ExitStack() as holding:
         check_held = None
         if directory.exists():
-            if directory.status()["state"] != "finished" or force:
+            if force or not _is_finished(directory):
                 check_held = holding.enter_context(lock.held(directory.path))
             finished = _check_free(directory, config, resume, force)
             if finished is not None:
+                if directory.lacks("config.yaml"):
+                    directory.write("config.yaml", configuration.dump(config))
                 return finished
         prepared = _prepare(config)
         if check_held is None:
@@ -241,6 +421,15 @@ def _lead(
         elif force:
             directory.clear()
         return _live(_Training(config, directory, *prepared, check_held), progress)
+
+
+def _is_finished(directory: RunDirectory) -> bool:
+    """Whether nothing is left to do: not even to save the final model again, which is missing."""
+    status = directory.found_status()
+    if status is None or status["state"] != "finished":
+        return False
+    can_be_saved = tf.io.gfile.isdir(tf.io.gfile.join(directory.file("checkpoints"), "last"))
+    return not (can_be_saved and "model.keras" in status.get("files", {}) and directory.lacks("model.keras"))
 
 
 def _prepare(
@@ -301,7 +490,7 @@ def _noted(training: _Training, stop: Stop, progress: callbacks.Progress | None)
 
     def note(state: str, **facts: Any) -> None:
         with contextlib.suppress(tf.errors.OpError):  # It may be the disk that is full.
-            directory.write_status(state, **facts)
+            directory.write_status(state, directory.checksums(training.config), **facts)
 
     try:
         with files.full_disk_told(directory.path):
@@ -339,42 +528,64 @@ def stored_state(directory: RunDirectory, config: Config) -> str | None:
     """Returns the state of the run that is there, or none where there is nothing.
 
     Raises:
-        RunError: if it is of another configuration, or no run.
+        RunError: if it is damaged, of another configuration, or no run.
     """
     if not directory.exists():
         return None
-    state = directory.status()["state"]
-    _check_same(directory, config)
-    return state
+    status = directory.found_status()
+    if status is None:
+        directory.check_resumable()
+    _check_same(directory, config, status)
+    return status["state"] if status is not None else "failed"
 
 
 def _check_free(directory: RunDirectory, config: Config, resume: bool, force: bool) -> Result | None:
     """Checks that the directory may be used; returns the result of a run that is finished already."""
     if not directory.exists():
         return None
-    status = directory.status()
-    state = status["state"]
+    status = directory.found_status()
     if force:
         return None
     if not resume:
+        state = status["state"] if status is not None else "damaged (status.json)"
         advice = "--force replaces it" if state == "finished" else "--resume goes on, --force starts anew"
         raise RunError(f"{directory.path}: holds a run that is {state}; {advice}")
-    _check_same(directory, config)
-    if state != "finished":
+    if status is None:
+        directory.check_resumable()
+    _check_same(directory, config, status)
+    if status is None or status["state"] != "finished":
         return None
-    rows = MetricsFile(directory.file("metrics.csv")).rows()
+    rows = directory.rows(status)
     if not rows:
         raise RunError(f"{directory.path}: its metrics.csv is gone or empty; --force trains anew")
+    if not _is_finished(directory):
+        _log.warning("%s: is missing or empty; it is saved again", directory.file("model.keras"))
+        return None
+    if problem := directory.model_problem(status):
+        _log.warning("%s: %s; `evaluate` says what can be done", directory.file("model.keras"), problem)
     metrics = rows[-1]
     layers = [key.partition("/")[2] for key in metrics if key.startswith("weight_angle/")]
     return Result(directory.path, metrics, layers)
 
 
-def _check_same(directory: RunDirectory, config: Config) -> None:
-    """Checks that a run's stored configuration is `config`."""
+def _check_same(directory: RunDirectory, config: Config, status: dict[str, Any] | None) -> None:
+    """Checks that a run's stored configuration is `config`.
+
+    Args:
+        directory: the run.
+        config: the configuration to go on with.
+        status: content of `status.json`; none where it is missing.
+
+    Raises:
+        RunError: if it is not, or is damaged.
+    """
     if not directory.has_begun():
         return
-    difference = first_difference(directory.config(), config)
+    known = status.get("files", {}).get("config.yaml") if status is not None else None
+    if directory.lacks("config.yaml") and known == essence_digest(config):
+        _log.warning("%s: is missing or empty; it is written again", directory.file("config.yaml"))
+        return
+    difference = first_difference(directory.checked_config(status or {}), config)
     if difference:
         raise RunError(
             f"{directory.path}: its checkpoint is of another configuration: {difference}; resume "
@@ -390,6 +601,43 @@ def first_difference(was: Config, now: Config) -> str | None:
 def essence(config: Config) -> dict[str, Any]:
     """Returns what of a configuration decides what is computed, as plain data; not where, nor what is kept of it."""
     return config.model_dump(mode="json", exclude=_FREE)
+
+
+def essence_digest(config: Config) -> str:
+    """Returns the checksum of what decides the result; `_stored_digest` returns the same for the file of `config`."""
+    return _plain_digest(configuration.plain(config))
+
+
+def _stored_digest(directory: RunDirectory) -> str:
+    """Returns the checksum of the values of `config.yaml` that decide the result.
+
+    They are taken as the file has them: a later version may have more keys, with defaults.
+
+    Raises:
+        ConfigError: if the file is missing or damaged.
+    """
+    return _plain_digest(configuration.read_chain(directory.file("config.yaml"))[0][1])
+
+
+def _plain_digest(plain: Mapping[str, Any]) -> str:
+    decisive = {key: value for key, value in plain.items() if _FREE.get(key) is not True}
+    free = {key: names for key, names in _FREE.items() if names is not True}
+    for key, names in free.items():
+        if isinstance(plain.get(key), Mapping):
+            decisive[key] = {name: value for name, value in plain[key].items() if name not in names}
+    return files.plain_digest(_canonical(decisive))
+
+
+def _canonical(value: Any) -> Any:
+    """Returns plain data in which equal numbers are written alike: 1, 1.0 and "1e0"."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(each) for each in value]
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return repr(float(value))
+    return value
 
 
 def plain_difference(was: Any, now: Any) -> str | None:
@@ -454,31 +702,55 @@ class _Training:
             RunError: if the checkpoint or the metrics are damaged or do not fit each other.
         """
         start = self.checkpoints.restore_last()
-        self._restore_corrupt_records()
-        found = [row["step"] for row in self.metrics.rows()]
+        record = self.means.record
+        self._restore_corrupt_records(record.get("corrupt_records.json"))
+        rows = self.metrics.rows()
+        for column in _COLUMNS:
+            if rows and column not in rows[0]:
+                raise self.metrics.damaged(f"its first line does not name the column {column}")
+        found = [row["step"] for row in rows]
         due = [step for step in range(start) if self._is_due(step)]
         if found != due and found != [*due, start]:
             if start:
-                what = f"its metrics.csv does not have the rows up to its checkpoint of step {start}"
+                what = f"{self.metrics.path}: does not have the rows up to the checkpoint of step {start}; restore it"
             else:
-                what = "its checkpoints are gone"
-            raise RunError(f"{self.directory.path}: {what}; --force trains anew")
+                folder = self.directory.file("checkpoints")
+                what = f"{folder}: its checkpoints are gone, but metrics.csv has rows; restore it"
+            raise RunError(f"{what} from a copy, or train anew with --force")
+        if "metrics.csv" in record and not self.metrics.fits(record["metrics.csv"], start):
+            raise self.metrics.damaged(f"it was changed after the state of step {start} had been saved")
+        if not self.directory.lacks("status.json"):
+            self.directory.rows(self.directory.found_status() or {"state": "failed"})
 
-    def _restore_corrupt_records(self) -> None:
+    def _restore_corrupt_records(self, kept: list[list[Any]] | None) -> None:
         """Tells the data which damaged records were met before.
 
+        Args:
+            kept: the records that the checkpoint holds; none of a checkpoint of an earlier version.
+
         Raises:
-            RunError: if the file that says so is damaged.
-            DataError: if it holds something else, or more than the configuration tolerates.
+            RunError: if the file that names them is damaged.
+            DataError: if it names more than the configuration tolerates.
         """
         path = self.directory.file("corrupt_records.json")
-        if not tf.io.gfile.exists(path):
+        if self.directory.lacks("corrupt_records.json"):
+            if kept:
+                _log.warning("%s: is missing or empty; the records are taken from the checkpoint", path)
+                self.dataset.load_corrupt(kept)
             return
         try:
-            with tf.io.gfile.GFile(path, "r") as file:
+            with tf.io.gfile.GFile(path, "rb") as file:
                 state = json.loads(file.read())
-        except (tf.errors.OpError, ValueError):
-            raise RunError(f"{path}: is damaged; restore it, or train anew with --force") from None
+            # It is written before the checkpoint, and may have more.
+            is_whole = all(list(map(type, entry)) == [str, int, str, int] for entry in state)
+            is_whole = is_whole and all(entry in state for entry in kept or [])
+        except (tf.errors.OpError, ValueError, TypeError, RecursionError):
+            is_whole = False
+        if not is_whole:
+            remedy = "restore it, or train anew with --force"
+            if kept is not None:
+                remedy = "remove it, and --resume takes the records from the checkpoint"
+            raise RunError(f"{path}: is damaged; {remedy}")
         self.dataset.load_corrupt(state)
 
     def check_together(self) -> None:
@@ -495,9 +767,12 @@ class _Training:
 
     def run(self, stop: Stop, progress: callbacks.Progress | None) -> Result:
         """Trains from the present step to the end, or to a divergence."""
-        self.directory.write_status("running", **lock.owner())
+        self.directory.write_status("running", {"config.yaml": essence_digest(self.config)}, **lock.owner())
         self.directory.write("config.yaml", configuration.dump(self.config))
+        self.directory.sweep()
         self.checkpoints.sweep()
+        # Taken by the final status, which would otherwise stay "running" on a full disk.
+        files.reserve(self.directory.file("status.json"))
         rows = self.metrics.rows()
         began = time.time()
         self._began = began - (rows[-1]["seconds"] if rows else 0.0)
@@ -566,6 +841,10 @@ class _Training:
         if self.dataset.corrupt_records:
             self.directory.write("corrupt_records.json", json.dumps(self.dataset.corrupt_state(), indent=1) + "\n")
         self.means.keep()
+        self.means.record = {
+            "metrics.csv": self.metrics.digest(),
+            "corrupt_records.json": self.dataset.corrupt_state(),
+        }
         if not self.checkpoints.save("last"):
             raise callbacks.diverged(self.model, self.step - 1)
         self._saved = time.monotonic()
@@ -628,7 +907,8 @@ class _Training:
         rows = self.metrics.rows()
         best = max((row for row in rows if row["step"]), key=lambda row: row["top1"])
         facts = {"step": int(rows[-1]["step"]), "top1": rows[-1]["top1"], "best_top1": best["top1"]}
-        self.directory.write_status("finished", **facts, best_step=int(best["step"]), seconds=seconds)
+        checksums = self.directory.checksums(self.config)
+        self.directory.write_status("finished", checksums, **facts, best_step=int(best["step"]), seconds=seconds)
         return Result(self.directory.path, rows[-1], [layer.name for layer in aligned_layers(self.model)])
 
 
@@ -643,16 +923,15 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
         J, top1 and top5 on the whole validation split, every example counted once.
 
     Raises:
-        RunError: if there is no saved model.
+        RunError: if there is no saved model, a file is damaged, or a weight is not finite.
+        Diverged: if the weights are finite and J is not.
     """
     directory = RunDirectory(run_dir)
     if not tf.io.gfile.exists(directory.path):
         raise RunError(f"{directory.path}: no such run directory; give one that `train` has made")
     status = directory.status()
-    path = directory.file("model.keras")
-    if not tf.io.gfile.exists(path):
-        raise RunError(f"{directory.path}: has no model.keras because the run is {status['state']}; finish it first")
-    config = directory.config()
+    path = directory.model_path(status)
+    config = directory.checked_config(status)
     if strategy is not None:
         runtime = {**config.runtime.model_dump(exclude={"replicas", "tpu"}), "strategy": strategy}
         config = configuration.parse({**config.model_dump(mode="json", exclude_none=True), "runtime": runtime})
@@ -661,6 +940,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
     dataset = setup.load_data(config)
     with devices.scope():
         model = load_model(path)
+    check_finite(model, path)
     shapes = (model.input_shape[1:], model.output_shape[-1])
     if shapes != (tuple(dataset.input_shape), setup.output_units(config, dataset.classes)):
         raise RunError(
@@ -671,4 +951,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
         results = devices.evaluate(model, dataset)
     except tf.errors.OpError as error:
         raise dataset.explain(error) or error from None
-    return callbacks.named(results)
+    named = callbacks.named(results)
+    if not math.isfinite(named["J"]):
+        raise callbacks.diverged(model, model.global_step)
+    return named

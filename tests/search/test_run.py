@@ -12,7 +12,7 @@ import pytest
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.search import compare, engines, report, run
+from neural_alignment.search import compare, engines, records, report, run
 from neural_alignment.search import plan as plans
 from neural_alignment.search.records import Ending, Trial
 from neural_alignment.search.spaces import Space
@@ -129,6 +129,107 @@ def test_damaged_records_are_one_line(search, scripted, tmp_path, name, text, pa
         search(engine(judge), trials=2)
     assert str(error.value).startswith(f"{path}: ")
     assert part in str(error.value)
+
+
+TRIAL = {
+    "number": 1,
+    "state": "finished",
+    "top1": 0.5,
+    "score": 0.5,
+    "reason": None,
+    "seconds": 1.5,
+    "settings": {
+        "optimization.forward.learning_rate": 0.01,
+        "alignment.decay": 0.005,
+        "optimization.forward.nesterov": True,
+    },
+}
+
+
+PROPOSAL = {"number": 1, "drawn": TRIAL["settings"]}
+
+
+@pytest.fixture
+def ledger(tmp_path, plan_file):
+    """Reads the records of a search of one proposal, written as versions without checksums did."""
+    plan = plans.load(plan_file())
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "proposals.jsonl").write_text(json.dumps(PROPOSAL) + "\n")
+    options = plan, plans.base_config(plan), str(tmp_path / "found"), 1, 0.1, print, lambda: None
+    return lambda: run.Ledger(*options)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("number", "1", "a whole number from 1 on"),
+        ("number", True, "a whole number from 1 on"),
+        ("number", 0, "a whole number from 1 on"),
+        ("state", ["finished"], "finished, diverged or failed"),
+        ("state", "open", "finished, diverged or failed"),
+        ("top1", "0.5", "a number or null"),
+        ("score", [0.5], "a number or null"),
+        ("score", float("nan"), "a number or null"),
+        ("reason", 5, "a text or null"),
+        ("seconds", None, "a number"),
+        ("seconds", "1.5", "a number"),
+        ("settings", [], "a mapping"),
+        ("settings", {"epochs": 2}, None),
+    ],
+)
+def test_a_value_of_another_type_in_a_trial_is_one_line(ledger, tmp_path, key, value, expected):
+    path = tmp_path / "found" / "trials.jsonl"
+    path.write_text(json.dumps(TRIAL) + "\n")  # As versions without checksums wrote it.
+    assert ledger().trials() == [Trial(**TRIAL)]
+    path.write_text(json.dumps({**TRIAL, key: value}) + "\n")
+    with pytest.raises(RunError, match=r"trials\.jsonl: is damaged: .*; restore it, or remove the line") as error:
+        ledger()
+    assert "\n" not in str(error.value)
+    assert f"expected {expected}" in str(error.value) or expected is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("number", "1"), ("number", None), ("drawn", []), ("alignment.decay", "high"), ("alignment.decay", None)],
+)
+def test_a_value_of_another_type_in_a_proposal_is_one_line(ledger, tmp_path, key, value):
+    proposal = json.loads(json.dumps(PROPOSAL))
+    (proposal if key in proposal else proposal["drawn"])[key] = value
+    (tmp_path / "found" / "proposals.jsonl").write_text(json.dumps(proposal) + "\n")
+    with pytest.raises(RunError, match=r"proposals\.jsonl: is damaged: .* is no proposal; restore it") as error:
+        ledger()
+    assert "\n" not in str(error.value)
+
+
+def test_a_changed_byte_of_a_trial_is_seen(search, scripted, tmp_path):
+    engine, judge = scripted
+    trials = search(engine(judge), trials=2)
+    path = tmp_path / "found" / "trials.jsonl"
+    content = path.read_bytes()
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        try:
+            found = records.read_trials(str(path.parent))
+        except RunError:
+            continue
+        assert found == trials, position
+
+
+@pytest.mark.parametrize("name", ["trials.jsonl", "proposals.jsonl"])
+def test_records_that_are_cut_off_are_one_line(search, scripted, tmp_path, name):
+    engine, judge = scripted
+    trials = search(engine(judge), trials=2)
+    path = tmp_path / "found" / name
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:-1], bytes(range(256))):
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match=rf"{name}: .*; restore it") as error:
+            search(engine(judge), trials=2)
+        assert "\n" not in str(error.value)
+    path.write_bytes(content)
+    assert search(engine(judge), trials=2) == trials
 
 
 # --- endings

@@ -289,7 +289,15 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
         run.train(config(max_steps=1), tmp_path / "file" / "run")
 
 
+def forget_checksums(path):
+    """Leaves `status.json` as versions without checksums wrote it."""
+    status = json.loads((path / "status.json").read_text())
+    del status["files"], status["checksum"]
+    (path / "status.json").write_text(json.dumps(status))
+
+
 def test_evaluate_refuses_data_of_another_shape(whole):
+    forget_checksums(whole)
     text = (whole / "config.yaml").read_text()
     model = keras.Sequential([keras.Input((9, 9, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
     model.save(whole / "model.keras")
@@ -301,6 +309,7 @@ def test_evaluate_refuses_data_of_another_shape(whole):
 def test_evaluate_refuses_what_is_no_run(tmp_path, whole):
     with pytest.raises(RunError, match="no such run directory"):
         run.evaluate(tmp_path / "none")
+    forget_checksums(whole)
     (whole / "model.keras").write_bytes(b"PK\x03\x04 not a model")
     with pytest.raises(RunError, match=r"model\.keras: cannot be loaded") as error:
         run.evaluate(whole)

@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
 from pathlib import Path
 
 import lives
@@ -92,20 +91,6 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_saved(monkeypatch, tmp_path
     )
     run.train(config(), path, resume=True)
     assert lives.differences(whole, path) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 400 kB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(path)], capture_output=True, text=True, check=False
-    )
-    if mount.returncode:
-        pytest.skip(f"no small file system can be mounted here: {mount.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_once_there_is_space(small_disk, monkeypatch, whole):
