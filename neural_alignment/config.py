@@ -548,24 +548,19 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: in one line.
     """
-    data = _written(config)
+    data = plain(config)
     for each in overrides:
         yaml_files.apply_override(data, each)
     return parse(data)
 
 
-def plain(config: Config) -> dict[str, Any]:
-    """Returns the configuration as plain data with all defaults: the content of the file that `dump` writes."""
-    return _written(config)
-
-
 def dump(config: Config) -> str:
     """Returns the configuration as YAML with all defaults written out; `load` reads it back to the same."""
-    return write_yaml(_written(config))
+    return write_yaml(plain(config))
 
 
-def _written(config: Config) -> dict[str, Any]:
-    """Returns a configuration as plain data, with all defaults."""
+def plain(config: Config) -> dict[str, Any]:
+    """Returns the configuration as plain data with all defaults: the content of the file that `dump` writes."""
     data = config.model_dump(mode="json", exclude_none=True)
     written = data.get("alignment", [])
     for rule, mapping in zip(config.rules, written if isinstance(written, list) else [written], strict=True):
