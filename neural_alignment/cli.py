@@ -169,6 +169,7 @@ def search(
 ) -> None:
     """Search metaparameters; the same command goes on with a search that was cut off."""
     _start_tensorflow()
+    from neural_alignment.papers.output import check_writable
     from neural_alignment.search import compare, engines, run
     from neural_alignment.search import plan as plans
     from neural_alignment.training import files
@@ -184,7 +185,10 @@ def search(
     # Flushed: a log has a trial when it has ended, not when a buffer is full.
     say = functools.partial(print, flush=True)
     if len(each) > 1 or output is not None:
-        output = f"{place}/comparison" if output is None else output
+        if output is None:
+            output = f"{place}/comparison"
+        else:
+            check_writable(output.rpartition("/")[0] or ".")
         print(f"\n{compare.compare(each, overrides or (), place, engine, output, say)}\ncomparison  {output}.md")
         return
     best = run.best_of(run.search(next(iter(each.values())), overrides or (), place, engine, say))

@@ -117,6 +117,7 @@ WRONG = {
     "search --search-dir: /": (["search", SEARCH, "--set", "data={source: digits}", "--search-dir", "{}"], "/"),
     "compare --output: no permission": (["compare", QUICKSTART, "--output", "{}"], "/proc/none/table"),
     "compare --runs: no permission": (["compare", QUICKSTART, "--output", "table", "--runs", "{}"], "/proc/none"),
+    "search --output: no permission": (["search", SEARCH, "--output", "{}"], "/proc/none/table"),
     "table --output: no permission": (["table", "two_routes/1", "--output", "{}"], "/proc/none"),
 }
 
@@ -354,6 +355,13 @@ def test_a_failure_to_allocate_is_one_line_wherever_it_comes(run, monkeypatch):
     code, _, error = run("describe", QUICKSTART)
     assert (code, error.count("\n")) == (2, 1)
     assert error.startswith("error: OOM when allocating tensor with shape[64,9]")
+
+
+def test_a_message_holds_no_character_that_a_terminal_obeys(run):
+    for words in (["table", "a\x1b[2Jb"], ["lab", "a\0b"], ["describe", QUICKSTART, "--set", "a\udcff=1"]):
+        code, _, error = run(*words)
+        assert code == 2
+        assert error.rstrip("\n").isprintable()
 
 
 def test_an_evaluation_batch_far_larger_than_the_data_takes_no_memory():
