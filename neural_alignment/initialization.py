@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-Tensor = tf.Tensor
-
 Initializer = Callable[..., Any]
 """What Keras takes as `kernel_initializer`: an `Initializer`, or any function of shape and dtype."""
 
 
-def independent_draw(initializer: Initializer, kernel: Tensor, layer: str, dtype: str | None = None) -> Tensor:
-    """Draws B from the distribution of W, independently of W.
+def independent_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dtype: str | None = None) -> np.ndarray:
+    """Draws B from the distribution of W, independently of W. Call it in `tf.init_scope`.
 
     A Keras initializer gives the same numbers at every call, so calling W's a second time would make B equal to W. B
     comes from the same initializer with another seed. If it has no seed, or gives W or a multiple of it again, B comes
@@ -27,7 +26,7 @@ def independent_draw(initializer: Initializer, kernel: Tensor, layer: str, dtype
 
     Args:
         initializer: W's initializer.
-        kernel: W as drawn.
+        drawn: W as drawn.
         layer: name of the layer.
         dtype: dtype of the result.
 
@@ -37,21 +36,39 @@ def independent_draw(initializer: Initializer, kernel: Tensor, layer: str, dtype
     Raises:
         ValueError: if all entries of W are equal, so that no independent draw of that distribution exists.
     """
-    drawn = np.asarray(keras.ops.convert_to_numpy(kernel))
     seed = zlib.crc32(f"{_seed_of(initializer, drawn)}/{layer}/backward_kernel".encode()) & 0x7FFFFFFF
     reseeded = _reseeded(initializer, seed)
     if reseeded is not None:
-        backward = tf.convert_to_tensor(reseeded(drawn.shape, dtype=dtype))
-        if not _follows(keras.ops.convert_to_numpy(backward), drawn):
+        backward = keras.ops.convert_to_numpy(reseeded(drawn.shape, dtype=dtype))
+        if not drawn.size or not _is_multiple(backward, drawn):
             return backward
     mean, deviation = _moments(drawn)
-    if not deviation > 0:
+    if drawn.size and not 0 < deviation < np.inf:
+        found = f"the value {drawn.flat[0]:g}" if np.isfinite(drawn).all() else "values that are not finite"
         raise ValueError(
             "`kernel_initializer` of an aligned layer must draw random numbers, so that the backward kernel can be an "
-            f"independent draw. Received {_name(initializer)} for layer {layer!r}, which gives every entry of the "
-            f"kernel the value {drawn.flat[0]:g}. Example: kernel_initializer='glorot_uniform'."
+            f"independent draw. Received {_name(initializer)} for layer {layer!r}, which gives the entries of the "
+            f"kernel {found}. Example: kernel_initializer='glorot_uniform'."
         )
-    return keras.random.normal(drawn.shape, mean, deviation, dtype=dtype, seed=seed)
+    return keras.ops.convert_to_numpy(keras.random.normal(drawn.shape, mean, deviation, dtype=dtype, seed=seed))
+
+
+def values_drawn(initializer: Initializer, kernel: Any) -> np.ndarray:
+    """Returns the initial values of W as numbers. Call it in `tf.init_scope`.
+
+    A layer that Keras builds inside of a graph has no value of W yet, and W is drawn a second time: an initializer that
+    draws anew at every call gives other numbers of the same distribution.
+
+    Args:
+        initializer: W's initializer.
+        kernel: the variable.
+    """
+    shape = tuple(kernel.shape)
+    with contextlib.suppress(tf.errors.FailedPreconditionError, NotImplementedError, AttributeError):
+        drawn = np.asarray(kernel.numpy())
+        if drawn.shape == shape:  # A variable without a value may have an empty one.
+            return drawn
+    return keras.ops.convert_to_numpy(initializer(shape, dtype=kernel.dtype))
 
 
 def _seed_of(initializer: Initializer, drawn: np.ndarray) -> int:
@@ -69,13 +86,18 @@ def _reseeded(initializer: Initializer, seed: int) -> Initializer | None:
         return None
 
 
-def _follows(backward: np.ndarray, drawn: np.ndarray) -> bool:
-    """Whether a draw is the other one again, or a multiple of it."""
-    if np.array_equal(backward, drawn):
+def _is_multiple(backward: np.ndarray, drawn: np.ndarray) -> bool:
+    """Whether a draw is the other one again, or a multiple of it, but for a constant."""
+    first, second = (each.astype(np.float64).ravel() for each in (backward, drawn))
+    if np.array_equal(first, second) or (first.size > 1 and _cosine(first, second) > 1 - 1e-6):
         return True
-    first, second = (each.astype(np.float64).ravel() - each.astype(np.float64).mean() for each in (backward, drawn))
     # Two independent draws of 16 numbers are correlated so closely once in a million times.
-    return drawn.size >= 16 and abs(first @ second) > 0.9 * np.linalg.norm(first) * np.linalg.norm(second)
+    return first.size >= 16 and _cosine(first - first.mean(), second - second.mean()) > 0.9
+
+
+def _cosine(first: np.ndarray, second: np.ndarray) -> float:
+    norms = np.linalg.norm(first) * np.linalg.norm(second)
+    return abs(float(first @ second)) / norms if norms else 0.0
 
 
 def _moments(drawn: np.ndarray) -> tuple[float, float]:
@@ -83,7 +105,7 @@ def _moments(drawn: np.ndarray) -> tuple[float, float]:
     wide = drawn.astype(np.float64)
     if wide.size == 1:
         return 0.0, float(np.abs(wide).item())
-    return float(wide.mean()), float(wide.std())
+    return (float(wide.mean()), float(wide.std())) if wide.size else (0.0, 0.0)
 
 
 def _name(initializer: Initializer) -> str:

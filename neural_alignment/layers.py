@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from neural_alignment import initialization
@@ -33,6 +34,9 @@ class AlignedLayer:
 
     alignment: Alignment | None
 
+    _converted_kernel: np.ndarray | None = None
+    """W of the layer that this one is converted from: trained by now, and no longer what its initializer draws."""
+
     def _set_alignment(
         self, alignment: Alignment | dict | None, alignment_activation: Any, parameterization: str
     ) -> None:
@@ -56,6 +60,11 @@ class AlignedLayer:
             raise ValueError(
                 f"`lora_rank` cannot be combined with `alignment`: the backward kernel would follow the wrong weights. "
                 f"Received lora_rank={self.lora_rank}. Example: lora_rank=None."
+            )
+        if not self._is_native and getattr(self, "quantization_mode", None):
+            raise ValueError(
+                "`dtype` of an aligned layer must be a policy of floats: integers have no gradient. "
+                f"Received {self.dtype_policy.name!r}. Example: dtype='mixed_bfloat16'."
             )
 
     def linear_map(self) -> LinearMap:
@@ -86,10 +95,14 @@ class AlignedLayer:
 
         def initializer(shape, dtype=None):
             del shape  # Drawn in the layout of W, so that the fan-in is that of W.
-            kernel = _stored(self.kernel)
-            if not starts_at_forward:
-                kernel = initialization.independent_draw(self.kernel_initializer, kernel, self.name, dtype)
-            return linear_map.transpose(kernel)
+            if starts_at_forward:
+                return linear_map.transpose(_stored(self.kernel))
+            with tf.init_scope():  # Keras may build the layer inside of a graph, where there are no numbers to compare.
+                drawn = self._converted_kernel
+                if drawn is None:
+                    drawn = initialization.values_drawn(self.kernel_initializer, self.kernel)
+                backward = initialization.independent_draw(self.kernel_initializer, drawn, self.name, dtype)
+            return linear_map.transpose(tf.constant(backward))
 
         self._backward_kernel = self.add_weight(
             name="backward_kernel",
@@ -117,9 +130,15 @@ class AlignedLayer:
         `AlignedModel` calls this before a step. In any other model the layer takes W(0) in its first backward pass,
         except one of a call with `training=False`: custom loops may leave `training` out.
         """
-        if self.keeps_backward_kernel and self.alignment.starts_at_forward and not int(self._step.numpy()):
+        if not (self.keeps_backward_kernel and self.alignment.starts_at_forward):
+            return
+
+        def take() -> Tensor:
             self._backward_kernel.assign(self.linear_map().transpose(_stored(self.kernel)))
             self._step.assign(1)
+            return tf.constant(True)
+
+        tf.cond(tf.convert_to_tensor(self._step.value) > 0, lambda: tf.constant(True), take)
 
     @property
     def forward_kernel(self) -> Any:
@@ -184,7 +203,7 @@ class AlignedLayer:
         # Each weight is read once, for J and R both: what moves it then waits for the one read, because it needs the
         # gradient that follows from it. TensorFlow's optimised graphs lose other orders of reads and updates.
         take_start = None
-        if self.alignment.starts_at_forward:
+        if self.alignment.starts_at_forward and not state.has_initial_weights:
             kernel, backward, take_start = self._kernels_from_start()
         else:
             kernel, backward = _tensor(self.kernel), _tensor(self._backward_kernel)
@@ -194,8 +213,10 @@ class AlignedLayer:
             carried = tf.stop_gradient(carried)  # J's gradient to B is zero: this saves writing the zeros.
         kernels = self.scaled(kernel), self.scaled(carried)
 
+        takes_start = take_start is not None and training is not False and current_pass() is None
+
         def weight_transport() -> bool:
-            if take_start is not None and training is not False and current_pass() is None:
+            if takes_start:
                 take_start()
             return state.weight_transport
 
@@ -230,7 +251,8 @@ class AlignedLayer:
             )
         if self.alignment is None or not self.alignment.uses_step:
             return ForwardPass()
-        return ForwardPass(step=self._step.value, first_example=first_example(tf.shape(inputs)[0]))
+        first = first_example(tf.shape(inputs)[0]) if training else 0
+        return ForwardPass(step=self._step.value, first_example=first)
 
     def _regularise(
         self, weights: tuple[Tensor, Tensor, Tensor | None], inputs: Tensor, projection: Tensor, state: ForwardPass

@@ -43,6 +43,11 @@ class Noisy(Wrapper):
     ):
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise ValueError(f"`optimizer` must be a Keras optimizer. Received {optimizer!r}. Example: Momentum(0.1).")
+        if isinstance(optimizer, Noisy):
+            raise ValueError(
+                "`optimizer` must not be noisy itself: variances add up. Received Noisy inside Noisy. "
+                "Example: Noisy(Momentum(0.1), variance=2e-4)."
+            )
         if not variance >= 0:
             raise ValueError(f"`variance` must not be negative. Received {variance!r}. Example: variance=1e-4.")
         if distribution not in noise.DISTRIBUTIONS:
@@ -57,10 +62,12 @@ class Noisy(Wrapper):
         self.seed = seed
         # Within the optimizer's own step: there it is known whether it makes an update, and on which replica.
         update_step = optimizer.update_step
+        self._calls = 0  # Of `apply` that are under way; replicas are threads, and each makes one.
 
         def noisy_update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
             update_step(gradient, variable, learning_rate)
-            self._add_noise(variable, learning_rate)
+            if self._calls:  # Not where the optimizer is used without this wrapper.
+                self._add_noise(variable, learning_rate)
 
         optimizer.update_step = noisy_update_step
 
@@ -94,7 +101,11 @@ class Noisy(Wrapper):
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
-        self.optimizer.apply(grads, variables)
+        self._calls += 1
+        try:
+            self.optimizer.apply(grads, variables)
+        finally:
+            self._calls -= 1
         self._iterations.assign_add(1)
 
     def _add_noise(self, variable: tf.Variable, learning_rate: Any) -> None:

@@ -21,7 +21,8 @@ def loss_of(variable: Any) -> int:
     return R if variable.path.split("/")[-1] == "backward_kernel" else J
 
 
-class _GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
+@keras.saving.register_keras_serializable(package="optimizers")
+class GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule that reads the global step, whatever the number of updates of the optimizer that asks.
 
     An optimizer that rests while the other loss is at work counts its own updates, as Adam's bias correction needs;
@@ -33,11 +34,18 @@ class _GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
         self.iterations = iterations
 
     def __call__(self, step: Any) -> Any:
+        """Returns the rate at the global step."""
         del step
         return self.schedule(self.iterations.value)
 
     def get_config(self) -> dict[str, Any]:
-        return self.schedule.get_config()
+        """Returns the configuration of the schedule: the clock belongs to the optimizer that set it."""
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> keras.optimizers.schedules.LearningRateSchedule:
+        """Returns the schedule without the clock."""
+        return keras.saving.deserialize_keras_object(config["schedule"])
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
@@ -73,7 +81,7 @@ class MultiOptimizer(Wrapper):
     ):
         inner = list(optimizers) if isinstance(optimizers, (list, tuple)) else []
         kinds = all(isinstance(o, keras.optimizers.Optimizer) for o in inner)
-        if len(inner) not in (1, 2) or not kinds or len({id(o) for o in inner}) != len(inner):
+        if len(inner) not in (1, 2) or not kinds or len({id(_innermost(o)) for o in inner}) != len(inner):
             raise ValueError(
                 "`optimizers` must be a list of one or two different Keras optimizers, [J's, R's]. "
                 f"Received {optimizers!r}. Example: MultiOptimizer([Momentum(0.1), keras.optimizers.Adam(1e-3)])."
@@ -249,7 +257,7 @@ class MultiOptimizer(Wrapper):
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
         return {
-            "optimizers": [_serialize(optimizer) for optimizer in self.inner_optimizers],
+            "optimizers": [keras.saving.serialize_keras_object(optimizer) for optimizer in self.inner_optimizers],
             "rate_scheduler": self.rate_scheduler and keras.saving.serialize_keras_object(self.rate_scheduler),
             "skip_idle": self.skip_idle,
             "name": self.name,
@@ -293,18 +301,5 @@ def _follow(optimizer: keras.optimizers.Optimizer, iterations: Any) -> None:
     optimizer = _innermost(optimizer)
     schedule = optimizer._learning_rate
     if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        schedule = schedule.schedule if isinstance(schedule, _GlobalClock) else schedule
-        optimizer.learning_rate = _GlobalClock(schedule, iterations)
-
-
-def _serialize(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    """Serialises an optimizer with its own schedule in place of the clock that drives it."""
-    inner = _innermost(optimizer)
-    clock = inner._learning_rate
-    if not isinstance(clock, _GlobalClock):
-        return keras.saving.serialize_keras_object(optimizer)
-    inner.learning_rate = clock.schedule
-    try:
-        return keras.saving.serialize_keras_object(optimizer)
-    finally:
-        inner.learning_rate = clock
+        schedule = schedule.schedule if isinstance(schedule, GlobalClock) else schedule
+        optimizer.learning_rate = GlobalClock(schedule, iterations)

@@ -661,3 +661,67 @@ def test_a_sparse_input_counts_as_the_dense_one(rule, integers):
 
     for found, expected in zip(trained(True), trained(False), strict=True):
         assert_close(found, expected)
+
+
+# Layers that Keras builds inside of a graph.
+
+
+class Stack(keras.Model):
+    """A model whose layers are built when it is first called."""
+
+    def __init__(self, *stack):
+        super().__init__()
+        self.stack = stack
+
+    def call(self, inputs, training=None):
+        for layer in self.stack:
+            inputs = layer(inputs)
+        return inputs
+
+
+@pytest.mark.parametrize("initializer", ["glorot_uniform", "seed generator", "function"])
+@pytest.mark.parametrize("make", [lambda *stack: keras.Sequential(stack), Stack], ids=["sequential", "subclass"])
+@pytest.mark.parametrize("rule", ["feedback", "align_prop", "symmetric"])
+def test_a_model_that_is_built_by_its_first_step_trains(rule, make, initializer):
+    initializers = {"seed generator": INITIALIZERS["seed generator"](), "function": same_numbers}
+    options = {"kernel_initializer": initializers.get(initializer, initializer)}
+    stack = [layers.Dense(30, alignment=from_config(RULE_CONFIGS[rule]), name=name, **options) for name in "ab"]
+    model = make(*stack)
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    x = np.random.default_rng(0).normal(size=(8, 40)).astype(np.float32)
+    model.train_on_batch(x, np.ones((8, 30), np.float32))
+    for layer in stack:
+        w, b = kernels(layer)
+        assert np.array_equal(w, b) == (rule == "align_prop")
+        assert rule == "align_prop" or correlation(w, b) < 4
+        assert b.std() == pytest.approx(w.std(), rel=0.1)
+
+
+def test_a_layer_that_is_built_in_a_function_works():
+    layer = layers.Dense(30, alignment=Feedback(), kernel_initializer="glorot_normal")
+    x = np.ones((2, 40), np.float32)
+    outputs = tf.function(layer, autograph=False)(x)
+    assert_close(outputs, x @ layer.kernel.numpy())
+    assert correlation(*kernels(layer)) < 4
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3, 2)])
+def test_a_small_multiple_of_w_is_no_independent_draw(shape):
+    layer = layers.Dense(shape[1], kernel_initializer=Seeded(scales=True), alignment=Feedback())
+    layer.build((None, shape[0]))
+    w, b = kernels(layer)
+    assert abs(w @ b) < 0.999 * np.linalg.norm(w) * np.linalg.norm(b)
+
+
+def test_kernels_without_entries_and_with_entries_that_are_not_finite():
+    empty = layers.Dense(3, alignment=Feedback())
+    empty.build((None, 0))
+    assert tuple(empty.backward_kernel.shape) == (3, 0)
+    broken = layers.Dense(3, kernel_initializer=lambda shape, dtype=None: tf.fill(shape, np.nan), alignment=Feedback())
+    with pytest.raises(ValueError, match="values that are not finite"):
+        broken.build((None, 2))
+
+
+def test_a_policy_of_integers_is_refused():
+    with pytest.raises(ValueError, match=r"`dtype` of an aligned layer must be a policy of floats.*int8"):
+        layers.Dense(3, alignment=Feedback(), dtype="int8_from_float32")

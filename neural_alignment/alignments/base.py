@@ -306,6 +306,7 @@ class ForwardPass:
         step: the global step.
         first_example: place in the step's batch of the first example of this call.
         regularise: whether the layers compute R_l.
+        has_initial_weights: whether W(0) has been taken, as it has in every training step of an `AlignedModel`.
         weight_transport: whether the error travels back through W: true backpropagation, for comparison. Read when
             the error arrives, so that both kinds of backward pass may follow one forward pass.
         probe: called with each layer and its inputs and W^T x (+ bias); returns what to go on with.
@@ -319,6 +320,7 @@ class ForwardPass:
     step: Tensor | int = 0
     first_example: Tensor | int = 0
     regularise: bool = True
+    has_initial_weights: bool = False
     weight_transport: bool = False
     probe: Callable[[Any, Tensor, Tensor], Tensor] | None = None
     around: Callable[[Any, Callable[..., Any]], Callable[..., Any]] | None = None

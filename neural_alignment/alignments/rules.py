@@ -48,7 +48,8 @@ class AlignProp(Feedback):
     """Align-prop (Boopathy and Fiete 2022, Appendix G): feedback alignment with B = W(0), which stays; R = 0.
 
     W(0) is W at the first training step in the life of the layer, so values that are assigned or loaded before it
-    count. It is saved with the weights: a model that is loaded or resumed keeps it.
+    count. It is saved with the weights: a model that is loaded or resumed keeps it. Outside of the training of an
+    `AlignedModel`, any gradient through the layer counts as training, except in a call with `training=False`.
     """
 
     rule: Literal["align_prop"] = "align_prop"

@@ -1,6 +1,6 @@
 """Rules that replace the sequential backward pass of a whole network (Boopathy and Fiete 2022, Nøkland 2016)."""
 
-from neural_alignment.feedback.base import Frozen, NetworkFeedback, NetworkRule, network_rule
+from neural_alignment.feedback.base import Frozen, NetworkFeedback, NetworkRule, all_layers, network_rule
 from neural_alignment.feedback.direct import DirectFeedback, LastLayer
 from neural_alignment.feedback.frozen import AlignAda, AlignZero
 
@@ -12,5 +12,6 @@ __all__ = [
     "LastLayer",
     "NetworkFeedback",
     "NetworkRule",
+    "all_layers",
     "network_rule",
 ]

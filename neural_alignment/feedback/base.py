@@ -176,11 +176,15 @@ class Frozen:
 
     def take(self) -> None:
         """Takes W(0), unless that has been done."""
-        if not bool(self._taken.numpy()):
+
+        def take() -> Tensor:
             for initial, variable in zip(self._initial, self._variables, strict=True):
                 if initial is not variable:
                     initial.assign(variable.value)
             self._taken.assign(True)
+            return tf.constant(True)
+
+        tf.cond(tf.convert_to_tensor(self._taken.value), lambda: tf.constant(True), take)
 
     def values(self) -> list[Tensor]:
         """Returns W(0), in the order of the variables that were trainable when this was made.
@@ -235,7 +239,8 @@ def network_rule(model: keras.Model) -> NetworkRule | None:
     Raises:
         ValueError: if there is one and the model has a model in it.
     """
-    rules = [layer.alignment for layer in _layers(model) if isinstance(getattr(layer, "alignment", None), NetworkRule)]
+    found = [getattr(layer, "alignment", None) for layer in all_layers(model)]
+    rules = [rule for rule in found if isinstance(rule, NetworkRule)]
     if not rules:
         return None
     if nested := [layer.name for layer in model.layers if isinstance(layer, keras.Model)]:
@@ -282,7 +287,8 @@ def draw(name: str, shape: tuple[int, ...], fan: tuple[int, ...], seed: int) -> 
     return tf.convert_to_tensor(initializer(shape, dtype=keras.config.floatx()))
 
 
-def _layers(model: keras.Model) -> list[Any]:
+def all_layers(model: keras.Model) -> list[Any]:
+    """Returns the layers of `model` and of the models in it, in the order of the forward pass."""
     layers = model._flatten_layers(include_self=False, recursive=True)
     return [layer for layer in layers if not isinstance(layer, keras.Model)]
 

@@ -62,7 +62,8 @@ class DirectFeedback(CutRule):
                 if None in size:
                     raise ValueError(
                         "'dfa' needs a network whose hidden sizes are known: a map has an entry for each unit. "
-                        f"Received {operation.name!r} of shape {tuple(shape)}. Example: keras.Input((32, 32, 3))."
+                        f"Received {operation.name!r} of shape {tuple(shape)}. "
+                        "Example: every size given, as in keras.Input((32, 32, 3))."
                     )
                 drawn = size[-1:] if self.share_space else size
                 name = f"map_{len(maps)}"

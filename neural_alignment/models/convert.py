@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import keras
 
 from neural_alignment.alignments import Assignment
+from neural_alignment.feedback import all_layers
 from neural_alignment.layers import AlignedLayer, Conv2D, Dense
-from neural_alignment.models.following import Following
+from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
     if not isinstance(model, keras.Sequential):  # Not of a class of its own, which may keep weights beside the layers'.
         model = keras.Model(model.input, model.output, name=model.name)
     assignment = Assignment(alignment)
-    following = Following(model)
+    readers = Readers(model)
     converted: dict[str, str] = {}
     left: dict[str, str] = {}
 
@@ -78,7 +79,8 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
             kind = type(layer)
             config = {key: value for key, value in config.items() if not key.startswith("alignment")}
         if kind is None:
-            if any("kernel" in weight.name for weight in layer.weights) and not isinstance(layer, keras.Model):
+            weights = getattr(layer, "weights", [])  # Functions such as `keras.ops.relu` have none.
+            if any("kernel" in weight.name for weight in weights) and not isinstance(layer, keras.Model):
                 rule = getattr(getattr(layer, "alignment", None), "rule", None)
                 has_none = f"{type(layer).__name__} has no aligned form"
                 left[layer.name] = f"it has the rule {rule!r} already" if rule else has_none
@@ -89,8 +91,10 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
         else:
             converted[layer.name] = rule.rule
         # Not by `from_config`, which wraps what the constructor says of an unfit layer.
-        follows = getattr(layer, "alignment_activation", None) or following.activation(layer)
-        return kind(**config, alignment=rule, alignment_activation=follows)
+        follows = getattr(layer, "alignment_activation", None) or readers.activation(layer)
+        aligned = kind(**config, alignment=rule, alignment_activation=follows)
+        aligned._converted_kernel = keras.ops.convert_to_numpy(layer.kernel)
+        return aligned
 
     clone = keras.models.clone_model(model, clone_function=copy, recursive=True)
     if alignment and not {*converted, *left} & assignment.names:
@@ -111,7 +115,7 @@ def _check_plain_weights(model: keras.Model) -> None:
     Raises:
         ValueError: if a layer is quantised or has LoRA weights.
     """
-    for layer in _leaves(model):
+    for layer in all_layers(model):
         mode = getattr(layer, "quantization_mode", None)
         found = f"quantised to {mode}" if mode else "adapted by LoRA" if getattr(layer, "lora_enabled", False) else None
         if found:
@@ -123,13 +127,8 @@ def _check_plain_weights(model: keras.Model) -> None:
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Copies the weights of every layer that is not a container; backward kernels stay as they are drawn."""
-    for old, new in zip(_leaves(source), _leaves(target), strict=True):
+    for old, new in zip(all_layers(source), all_layers(target), strict=True):
         fresh = {"backward_kernel", "alignment_step"}
         kept = [weight for weight in new.weights if not isinstance(new, AlignedLayer) or weight.name not in fresh]
         for weight, value in zip(kept, old.weights, strict=True):
             weight.assign(value)
-
-
-def _leaves(model: keras.Model) -> list[Any]:
-    layers = model._flatten_layers(include_self=False, recursive=True)
-    return [layer for layer in layers if not isinstance(layer, keras.Model)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -18,8 +19,11 @@ _PASSED = (keras.layers.BatchNormalization, BatchAxisNormalization, keras.layers
 _OUTPUT = object()
 """Stands for the model itself as a reader of its outputs."""
 
+Name = str | dict | None
+"""A nonlinearity as Keras serialises it, or None if there is none."""
 
-class Following:
+
+class Readers:
     """The readers of every tensor in one model, including the models within it.
 
     Only calls that belong to the model count. Layers know other calls too: of models that share them, and of each stage
@@ -39,62 +43,63 @@ class Following:
     def _read(self, model: keras.Model) -> None:
         """Notes the readers of every tensor of a model. A model within it passes its tensors on."""
         for node in _nodes(model):
-            operation = node.operation
-            if not _has_graph(operation):
-                self._calls.setdefault(id(operation), []).append(node)
+            inner = _inputs_of(node) if _has_graph(node.operation) else None
+            if inner is None:
+                self._calls.setdefault(id(node.operation), []).append(node)
                 for tensor in node.input_tensors:
                     self._readers.setdefault(id(tensor), []).append(node)
                 continue
-            if id(operation) not in self._calls:
-                self._calls[id(operation)] = []
-                self._read(operation)
-            inner = _graph_of(operation)
-            for outer, tensor in zip(node.input_tensors, inner.inputs, strict=True):
+            if id(node.operation) not in self._calls:
+                self._calls[id(node.operation)] = []
+                self._read(node.operation)
+            for outer, tensor in inner:
                 self._readers.setdefault(id(outer), []).append(tensor)
-            for tensor, outer in zip(inner.outputs, node.outputs, strict=True):
+            for tensor, outer in zip(_graph_of(node.operation).outputs, node.outputs, strict=True):
                 self._readers.setdefault(id(tensor), []).append(outer)
 
-    def activation(self, layer: Any) -> str | dict | None:
-        """Returns the nonlinearity that follows a layer, as Keras serialises it; None if there is not exactly one.
+    def activation(self, layer: Any) -> Name:
+        """Returns the nonlinearity that follows a layer; None if there is not exactly one.
 
         The output is followed through batch normalisation and dropout as long as nothing else reads it. A layer that is
-        called several times must have the same nonlinearity after each call.
+        called several times, or stands in a model that is, must have the same nonlinearity after each call.
 
         Args:
             layer: a layer of the model.
         """
         if layer.activation is not keras.activations.linear:
             return None
-        found = [self._after(node) for node in self._calls.get(id(layer), [])]
-        return found[0] if found and all(each == found[0] for each in found) else None
+        return _common(self._after(node.outputs[0]) for node in self._calls.get(id(layer), []))
 
-    def _after(self, node: Any) -> str | dict | None:
-        readers = list(self._final_readers(node.outputs[0]))
+    def _after(self, tensor: Any) -> Name:
+        """Returns the nonlinearity that a tensor goes into."""
+        readers = self._readers.get(id(tensor), [])
+        if all(isinstance(reader, keras.KerasTensor) for reader in readers):
+            # Into one model within this one, or out of a model that is called several times.
+            return _common(map(self._after, readers))
         if len(readers) != 1 or readers[0] is _OUTPUT:
             return None
         follower = readers[0].operation
-        if isinstance(follower, _PASSED) or getattr(follower, "activation", None) is keras.activations.linear:
-            is_activation = isinstance(follower, (*_PASSED, keras.layers.Activation))
-            return self._after(readers[0]) if is_activation else None
+        linear = getattr(follower, "activation", None) is keras.activations.linear
+        if isinstance(follower, _PASSED) or (isinstance(follower, keras.layers.Activation) and linear):
+            return self._after(readers[0].outputs[0])
         return _name_of(follower)
 
-    def _final_readers(self, tensor: Any) -> Iterator[Any]:
-        """Yields the calls that read a tensor, at the place where models pass it on to."""
-        for reader in self._readers.get(id(tensor), []):
-            if isinstance(reader, keras.KerasTensor):
-                yield from self._final_readers(reader)
-            else:
-                yield reader
+
+def _common(names: Iterable[Name]) -> Name:
+    """Returns the name that all are, or None."""
+    first, *others = [*names] or [None]
+    return first if all(each == first for each in others) else None
 
 
-def _name_of(follower: Any) -> str | dict | None:
-    """Returns a nonlinearity as Keras serialises it, or None if the operation is none or has no such name."""
+def _name_of(follower: Any) -> Name:
+    """Returns the name of a nonlinearity; None if the operation is none, or has options that no named one has."""
     if isinstance(follower, keras.layers.Activation):
         return keras.activations.serialize(follower.activation)
-    for kind, options, name in _NAMED:
-        if isinstance(follower, kind) and all(getattr(follower, key) == value for key, value in options.items()):
+    options = _options(follower)
+    for kind, own, name in _named():
+        if type(follower) is kind and own == options:
             return name
-    if isinstance(follower, tuple({kind for kind, *_ in _NAMED})):
+    if isinstance(follower, tuple(kind for kind, *_ in _named())):
         logger.warning(
             "%s %r has options that no named activation has: rules with `relu: true` use no nonlinearity before it",
             type(follower).__name__,
@@ -103,14 +108,53 @@ def _name_of(follower: Any) -> str | dict | None:
     return None
 
 
-_NAMED = (
-    (keras.layers.ReLU, {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}, "relu"),
-    (keras.layers.ReLU, {"max_value": 6.0, "negative_slope": 0.0, "threshold": 0.0}, "relu6"),
-    (keras.layers.LeakyReLU, {"negative_slope": 0.2}, "leaky_relu"),
-    (keras.layers.ELU, {"alpha": 1.0}, "elu"),
-    (keras.layers.Softmax, {"axis": -1}, "softmax"),
+_LAYERS = {
+    "relu": lambda: keras.layers.ReLU(),
+    "relu6": lambda: keras.layers.ReLU(max_value=6.0),
+    "leaky_relu": lambda: keras.layers.LeakyReLU(negative_slope=0.2),
+    "elu": lambda: keras.layers.ELU(),
+    "softmax": lambda: keras.layers.Softmax(),
+}
+"""Activation -> the layer of the same values."""
+
+_FUNCTIONS = (
+    *("elu", "gelu", "hard_sigmoid", "leaky_relu", "log_softmax", "relu", "relu6", "selu", "sigmoid", "silu"),
+    *("softmax", "softplus", "softsign", "tanh"),
 )
-"""Layer, its options, and the activation of the same values."""
+"""Activations that are operations when they are called on a symbolic tensor."""
+
+
+@functools.cache
+def _named() -> list[tuple[type, dict[str, Any], str]]:
+    """Returns class, options and name of every operation that is a named activation."""
+    symbolic = keras.KerasTensor((None, 2))
+    operations = [(make(), name) for name, make in _LAYERS.items()]
+    outputs = [(keras.activations.get(name)(symbolic), name) for name in _FUNCTIONS]
+    outputs.append((keras.ops.relu(symbolic), "relu"))  # Another operation than that of `keras.activations`.
+    operations += [(output._keras_history.operation, name) for output, name in outputs]
+    return [(type(operation), _options(operation), name) for operation, name in operations]
+
+
+def _options(operation: Any) -> dict[str, Any]:
+    """Returns the configuration of an operation without its name and dtype."""
+    config = operation.get_config() if hasattr(operation, "get_config") else {}
+    return {key: value for key, value in config.items() if key not in ("name", "dtype", "trainable")}
+
+
+def _inputs_of(node: Any) -> list[tuple[Any, Any]] | None:
+    """Returns the tensors that a call hands to a model within, each with the input that it becomes.
+
+    None if they cannot be matched. A model takes a mapping with more keys than it has inputs, and masks beside them.
+    """
+    graph, arguments = _graph_of(node.operation), node.arguments
+    given = arguments.args[0] if arguments.args else arguments.kwargs.get("inputs")
+    expected = getattr(graph, "_inputs_struct", None)
+    if isinstance(given, dict) and isinstance(expected, dict):
+        given = {key: given.get(key) for key in expected}
+    outer = keras.tree.flatten(given)
+    if len(outer) != len(graph.inputs) or not all(isinstance(tensor, keras.KerasTensor) for tensor in outer):
+        return None
+    return list(zip(outer, graph.inputs, strict=True))
 
 
 def _has_graph(operation: Any) -> bool:

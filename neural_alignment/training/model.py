@@ -11,17 +11,11 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments import current_pass, first_example, forward_pass
-from neural_alignment.feedback import NetworkFeedback, network_rule
+from neural_alignment.feedback import NetworkFeedback, all_layers, network_rule
 from neural_alignment.layers import PACKAGE, AlignedLayer
 from optimizers import MultiOptimizer
 
 Tensor = tf.Tensor
-
-
-def all_layers(model: keras.Model) -> list[Any]:
-    """Returns the layers of `model` and of the models in it, in the order of the forward pass."""
-    layers = model._flatten_layers(include_self=False, recursive=True)
-    return [layer for layer in layers if not isinstance(layer, keras.Model)]
 
 
 def aligned_layers(model: keras.Model) -> list[Any]:
@@ -58,6 +52,7 @@ class AlignedModel(keras.Model):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         rule = network_rule(self)
+        self._prepared = False
         self._feedback = None if rule is None else NetworkFeedback(self, rule)
         self.feedback_weights = None if self._feedback is None else self._feedback.weights
 
@@ -104,7 +99,6 @@ class AlignedModel(keras.Model):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
-        self._starting = [layer for layer in aligned_layers(self) if layer.alignment.starts_at_forward]
         self._regulariser_tracker = keras.metrics.Mean(name="regulariser")
         self._watch = _FiniteWatch([layer.name for layer in aligned_layers(self) if layer.alignment.learns])
 
@@ -118,6 +112,12 @@ class AlignedModel(keras.Model):
                 f"Received two layers named {twice[0]!r}. Example: name={twice[0] + '_2'!r}."
             )
         tied = [layer for layer in layers if layer.alignment.tie_gradient]
+        multi, replicas = _unwrapped(self.optimizer), self.distribute_strategy.num_replicas_in_sync
+        if multi is not self.optimizer and replicas > 1 and not getattr(multi, "constant", True):
+            raise ValueError(
+                "Loss scaling (mixed_float16) cannot be combined with a rate scheduler on several replicas. Received "
+                f"{multi.rate_scheduler!r} with {replicas} replicas. Example: the mixed_bfloat16 policy."
+            )
         # Keras' own MultiOptimizer; ours looks at the variables that it is built on.
         several = getattr(_unwrapped(self.optimizer), "optimizers", [])
         if tied and len(several) > 1:
@@ -162,10 +162,16 @@ class AlignedModel(keras.Model):
 
         Training calls this itself.
         """
-        for layer in self._starting:
+        for layer in aligned_layers(self):
             layer.take_initial_kernel()
         if self._feedback is not None:
             self._feedback.start()
+
+    def _prepare(self) -> None:
+        """Takes W(0) before the first execution of a training function, as late as possible: callbacks may assign W."""
+        if not self._prepared:
+            self.take_initial_weights()
+            self._prepared = True
 
     def make_train_function(self, force: bool = False) -> None:
         """Builds what `fit` calls for every `steps_per_execution` steps.
@@ -176,43 +182,47 @@ class AlignedModel(keras.Model):
         Raises:
             ValueError: if a subclass has its own `train_step` and there is a distribution strategy.
         """
+        self._prepared = False  # Weights may have been loaded since the last call.
         if self.train_function is not None and not force:
             return
-        if self._has_own("train_step"):
-            super().make_train_function(force)
-        else:
-            self.train_function = Execution(self, self._step, self.get_metrics_result, self.take_initial_weights)
+        if not self._overrides("train_step"):
+            self.train_function = Execution(self, self._step, self.get_metrics_result, self._prepare)
+            return
+        self._check_override("train_step")
+        super().make_train_function(force=True)
+        train = self.train_function
 
-    def _has_own(self, method: str) -> bool:
-        """Whether a subclass overrides `train_step` or `test_step`.
+        def prepared(iterator: Any) -> Any:
+            self._prepare()
+            return train(iterator)
 
-        Raises:
-            ValueError: if it does and there is a distribution strategy: Keras calls it on each replica, where the step
-                of an `AlignedModel` cannot choose which loss runs.
+        self.train_function = prepared
+
+    def _overrides(self, method: str) -> bool:
+        """Whether a subclass, or the model itself, has a `train_step` or `test_step` of its own."""
+        return getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
+
+    def _check_override(self, method: str) -> None:
+        """Refuses an overridden step under a distribution strategy.
+
+        Keras calls it on each replica, where the step of an `AlignedModel` cannot choose which loss runs.
         """
-        if getattr(type(self), method) is getattr(AlignedModel, method):
-            return False
         if self._distributed:
             raise ValueError(
                 f"`{method}` of an AlignedModel cannot be overridden under a distribution strategy. Received "
                 f"{type(self).__name__}.{method} with {type(self.distribute_strategy).__name__}. "
                 "Example: override `compute_loss` instead, or use no strategy."
             )
-        return True
 
     @property
     def _distributed(self) -> bool:
-        """Whether the model was made under a distribution strategy, be it of one device."""
+        """Whether the model was made under a distribution strategy."""
         with self.distribute_strategy.scope():
             return tf.distribute.has_strategy()
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Makes one update of W from J and of B from R; returns the metrics so far. For custom training loops.
-
-        In a `tf.function`, W(0) is taken when that is traced.
-        """
-        with tf.init_scope():
-            self.take_initial_weights()
+        """Makes one update of W from J and of B from R; returns the metrics so far. For custom training loops."""
+        self.take_initial_weights()
         self._step(data)
         return self.get_metrics_result()
 
@@ -255,7 +265,8 @@ class AlignedModel(keras.Model):
         """Builds what `evaluate` calls; it reports J and the metrics over all replicas, and no R."""
         if self.test_function is not None and not force:
             return
-        if self._has_own("test_step"):
+        if self._overrides("test_step"):
+            self._check_override("test_step")
             super().make_test_function(force)
             return
 
@@ -285,7 +296,8 @@ class AlignedModel(keras.Model):
     def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs):
         """Returns the gradients over one replica's examples, J, R_l by layer, and the outputs.
 
-        The gradients of all replicas add up to those of the means over all examples; J and R_l are means over these.
+        The gradients of all replicas add up to those of the mean over replicas of J and R, each a mean over the
+        examples of one replica: over all examples where every replica has as many.
 
         Args:
             x: inputs of the replica's part of the batch.
@@ -313,7 +325,7 @@ class AlignedModel(keras.Model):
     def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
         """Runs the model forward and back once."""
         options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
-        with forward_pass(**options) as state:
+        with forward_pass(**options, has_initial_weights=True) as state:
             forward = self._feedback.forward(x) if self._feedback else lambda: self(x, training=True)
             with tf.GradientTape() as tape:
                 outputs = forward()
@@ -512,6 +524,8 @@ def _fill(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list[
 
 def _cut(tensor: Tensor, parts: int) -> Tensor:
     """Cuts a batch into equal parts along a new first axis."""
+    if isinstance(tensor, tf.SparseTensor):
+        tensor = tf.sparse.to_dense(tf.sparse.reorder(tensor))
     message = f"`minibatches` must divide the batch size. Received minibatches={parts}"
     size = tensor.shape[0]
     if size is not None and size % parts:

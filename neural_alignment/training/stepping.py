@@ -37,14 +37,21 @@ class Stepper:
         self._seconds = seconds
         self._batches = iter(batches)
         self._tracing: concurrent.futures.Future | None = None
+        self._made = False
 
     def trace_aside(self) -> None:
         """Begins to make the graph of a step in another thread, to use the time in which this one waits for devices."""
-        self._model.make_train_function()
+        self._make()
         self._model.train_function.build_metrics(self._batches)  # Here, as others may look at the metrics meanwhile.
         executor = concurrent.futures.ThreadPoolExecutor(1, TRACING)
         self._tracing = executor.submit(self._model.train_function.trace, self._batches)
         executor.shutdown(wait=False)
+
+    def _make(self) -> None:
+        """Builds the train function, once: each time the model would look whether W(0) is taken."""
+        if not self._made:
+            self._model.make_train_function()
+            self._made = True
 
     def __call__(self, limit: int) -> dict[str, float]:
         """Makes `steps_per_execution` steps, at most `limit` and as many as its time allows; returns the means so far.
@@ -55,6 +62,6 @@ class Stepper:
         if self._tracing is not None:
             self._tracing.result()
             self._tracing = None
-        self._model.make_train_function()
+        self._make()
         results = self._model.train_function(self._batches, limit, self._seconds)
         return {name: float(value) for name, value in results.items()}

@@ -274,3 +274,77 @@ def test_a_rule_without_a_pattern_that_gets_no_layer_is_named_by_its_number():
     rules = [Feedback(), Symmetric(self_=1e-3, decay=1e-3)]
     with pytest.raises(ConfigError, match=r"alignment: rule 2 takes no layer .* The layers are: conv, hidden, last"):
         convert(sequential(), rules)
+
+
+# Operations that are no layers, and models within models.
+
+FUNCTIONS = {
+    "relu": keras.ops.relu,
+    "tanh": keras.ops.tanh,
+    "sigmoid": keras.ops.sigmoid,
+    "relu of activations": keras.activations.relu,
+    "gelu": keras.activations.gelu,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_model_with_functions_and_operators_is_converted(name):
+    inputs = keras.Input((4,))
+    hidden = FUNCTIONS[name](keras.layers.Dense(4, name="hidden")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(hidden + 2.0 * inputs))
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    converted = convert(model, RULE).model
+    np.testing.assert_allclose(converted(x), model(x), rtol=1e-6)
+    expected = keras.activations.get(name.partition(" ")[0])
+    assert converted.get_layer("hidden").following_activation is expected
+
+
+def test_a_function_with_other_options_is_no_named_nonlinearity():
+    inputs = keras.Input((4,))
+    hidden = keras.ops.leaky_relu(keras.layers.Dense(4, name="hidden")(inputs), negative_slope=0.7)
+    model = keras.Model(inputs, keras.layers.Dense(2)(hidden))
+    assert convert(model, RULE).model.get_layer("hidden").following_activation is None
+
+
+def inner_model(**inputs):
+    """Returns a model of several inputs by name that ends with a layer `conv`."""
+    total = keras.layers.Add()([keras.layers.Dense(4, name=f"of_{name}")(x) for name, x in inputs.items()])
+    return keras.Model(inputs, keras.layers.Dense(4, name="sum")(total), name="inner")
+
+
+def leaves(model):
+    return {layer.name: layer for layer in model._flatten_layers()}
+
+
+def test_a_mapping_with_more_keys_than_inputs_is_matched():
+    inputs = {name: keras.Input((4,), name=name) for name in ("a", "b", "extra")}
+    inner = inner_model(a=keras.Input((4,), name="a"), b=keras.Input((4,), name="b"))
+    model = keras.Model(inputs, keras.layers.ReLU()(inner(inputs)))
+    converted = leaves(convert(model, RULE).model)
+    assert converted["sum"].following_activation is keras.activations.relu
+    assert converted["of_a"].following_activation is None
+
+
+@pytest.mark.parametrize("names", [("relu", "relu"), ("relu", "tanh")])
+def test_a_model_that_is_called_twice_has_one_nonlinearity_or_none(names):
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="shared")], name="inner")
+    inputs = keras.Input((4,))
+    outputs = inputs
+    for name in names:
+        outputs = keras.layers.Activation(name)(inner(outputs))
+    following = leaves(convert(keras.Model(inputs, outputs), RULE).model)["shared"].following_activation
+    assert following is (keras.activations.relu if len({*names}) == 1 else None)
+
+
+def test_a_layer_of_zeros_that_has_been_trained_is_converted():
+    """Its initializer has no independent draw; its weights have a mean and a variance."""
+    head = keras.layers.Dense(30, kernel_initializer="zeros", name="head")
+    model = keras.Sequential([keras.Input((40,)), head])
+    with pytest.raises(ValueError, match="must draw random numbers"):
+        convert(model, Feedback()).model.get_layer("head")
+    head.kernel.assign(np.random.default_rng(0).normal(0.2, 0.5, (40, 30)))
+    layer = convert(model, Feedback()).model.get_layer("head")
+    w, b = layer.kernel.numpy(), layer.backward_kernel.numpy().T
+    np.testing.assert_array_equal(w, head.kernel)
+    assert abs(np.corrcoef(w.ravel(), b.ravel())[0, 1]) < 0.12
+    assert (b.mean(), b.std()) == (pytest.approx(0.2, abs=0.05), pytest.approx(0.5, rel=0.1))

@@ -210,6 +210,39 @@ def test_moving_averages_and_constraints_see_the_noise():
     np.testing.assert_array_equal(own[0], average)
 
 
+def test_noise_belongs_to_the_wrapper():
+    """The optimizer inside makes plain updates when it is used alone, and a discarded wrapper adds nothing."""
+    inner = SGD(1.0)
+    Noisy(inner, 100.0)
+    kept, own = Noisy(inner, 1.0), [keras.Variable(np.zeros((60, 50)), dtype="float32", name="kernel")]
+    kept.apply([tf.zeros((60, 50))], own)
+    assert own[0].numpy().std() == pytest.approx(1.0, rel=0.05)
+    before = own[0].numpy()
+    inner.apply([tf.zeros((60, 50))], own)
+    np.testing.assert_array_equal(own[0], before)
+
+
+def test_noise_inside_noise_and_one_optimizer_for_both_losses_are_refused():
+    with pytest.raises(ValueError, match="must not be noisy itself"):
+        Noisy(Noisy(SGD(0.1), 1.0), 1.0)
+    inner = SGD(0.1)
+    with pytest.raises(ValueError, match="one or two different Keras optimizers"):
+        MultiOptimizer([Noisy(inner, 1.0), inner])
+
+
+def test_an_optimizer_inside_is_serialised_with_its_own_schedule():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    inner = Noisy(SGD(schedule), 0.1)
+    optimizer = MultiOptimizer([inner, SGD(0.1)], RateScheduler(3, alternation=1))
+    trained(optimizer, variables())
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(inner))
+    assert float(again.learning_rate) == pytest.approx(0.1)
+    assert type(again.optimizer._learning_rate) is type(schedule)
+    copied = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    trained(copied, variables())
+    assert float(copied.learning_rate) == pytest.approx(float(optimizer.learning_rate))
+
+
 # Callbacks, in a model.
 
 
@@ -407,6 +440,12 @@ def test_kolen_pollack_refuses_keras_own_list_of_optimizers():
 
 
 # On replicas.
+
+
+def test_loss_scaling_of_losses_in_turn_is_refused_on_replicas():
+    refused = pytest.raises(ValueError, match="cannot be combined with a rate scheduler on several replicas")
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope(), refused:
+        model(pair(), policy="mixed_float16")
 
 
 @pytest.mark.parametrize("argument", sorted({*WORKS} - {"learning_rate", "name", "clipnorm", "clipvalue"}))

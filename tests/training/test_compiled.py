@@ -293,7 +293,7 @@ def test_r_and_its_gradient_are_float32_where_the_network_is_bfloat16(keep_tenso
 
 def float_dtypes(variables):
     """Returns the dtypes of variables, those of counters left out."""
-    return {keras.backend.standardize_dtype(variable.dtype) for variable in variables} - {"int64", "uint32"}
+    return {keras.backend.standardize_dtype(variable.dtype) for variable in variables} - {"int64", "uint32", "bool"}
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -70,7 +70,7 @@ class Runs:
 
     def _variables(self):
         model = self.prepared[3]
-        optimizers = [model.optimizer, *model.optimizer.optimizers]
+        optimizers = [model.optimizer, *model.optimizer.inner_optimizers]
         return [*model.weights, *(variable for optimizer in optimizers for variable in optimizer.variables)]
 
     def prepare(self, plan):

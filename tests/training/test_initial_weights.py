@@ -60,11 +60,18 @@ def first_step_of_backpropagation(weights):
 
 
 def check_first_step(model, train=lambda model: model.train_on_batch(*data())):
-    """Fails unless the next step is that of backpropagation: at the first step W is W(0) for all these rules."""
+    """Fails unless the next step is that of backpropagation, and the one after it is not.
+
+    At the first step W is W(0) for all these rules.
+    """
     expected = first_step_of_backpropagation(forward(model))
     train(model)
     for found, right in zip(forward(model), expected, strict=True):
         assert_close(found, right)
+    backpropagation = first_step_of_backpropagation(forward(model))
+    train(model)
+    pairs = zip(forward(model), backpropagation, strict=True)
+    assert max(distance(found, other) for found, other in pairs) > 1e-6
 
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -151,6 +158,67 @@ def through_set_weights(model, path):
     loaded = compiled(network(type(model.get_layer("first").alignment)(), seed=5))
     loaded.set_weights(model.get_weights())
     return loaded
+
+
+class Extended(AlignedModel):
+    """Has a step of its own."""
+
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def in_a_function(model):
+    """Returns the training step of a custom loop, which is traced once."""
+    step = tf.function(model.train_step, autograph=False)
+    return lambda: step(tuple(tf.constant(each) for each in data()))
+
+
+AGAIN = {
+    "fit": (AlignedModel, lambda model: lambda: model.fit(*data(), batch_size=EXAMPLES, verbose=0)),
+    "a step of its own": (Extended, lambda model: lambda: model.fit(*data(), batch_size=EXAMPLES, verbose=0)),
+    "a custom loop": (AlignedModel, in_a_function),
+}
+
+
+@pytest.mark.parametrize("how", AGAIN)
+@every_mechanism
+def test_weights_of_before_the_first_step_open_w_0_again(name, how):
+    """Loading them undoes the training, and what is assigned afterwards is W(0)."""
+    kind, training = AGAIN[how]
+    model = compiled(network(RULES[name](), kind))
+    untrained = model.get_weights()
+    train = training(model)
+    train()
+    model.set_weights(untrained)
+    assign(model)
+    check_first_step(model, lambda _: train())
+
+
+def test_weights_assigned_by_a_callback_at_the_beginning_count():
+    model = compiled(network(AlignZero()))
+    begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: assign(model))
+    expected = network(None)
+    assign(expected)
+    expected = first_step_of_backpropagation(forward(expected))
+    model.fit(*data(), batch_size=EXAMPLES, verbose=0, callbacks=[begin])
+    for found, right in zip(forward(model), expected, strict=True):
+        assert_close(found, right)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_align_prop_stores_w_0_once(minibatches):
+    model = compiled(network(AlignProp()), minibatches=minibatches)
+    for _ in range(3):
+        model.train_on_batch(*data())
+    assert {int(layer._step) for layer in model.layers if hasattr(layer, "kernel")} == {1}
+
+
+def test_w_0_may_be_taken_before_the_model_is_compiled():
+    model = network(AlignProp())
+    model.take_initial_weights()
+    start = model.get_layer("second").kernel.numpy()
+    assign(model)
+    np.testing.assert_array_equal(model.get_layer("second").backward_kernel.numpy().T, start)
 
 
 LOADING = [through_keras, through_weights, through_checkpoint, through_set_weights]

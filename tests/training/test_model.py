@@ -608,6 +608,25 @@ def test_a_subclass_may_add_to_the_step(scheduler):
         assert_close(a, b)
 
 
+def test_a_step_that_is_set_on_the_model_is_called():
+    model = subclassed(AlignedModel, jit_compile=False)
+    model.train_step = lambda data: {"own": tf.constant(2.0)}
+    assert model.fit(*data(), verbose=0).history == {"own": [2.0]}
+
+
+def test_a_sparse_batch_is_cut_into_minibatches():
+    x, y = data(8)
+    x[np.abs(x) < 0.7] = 0.0
+    ends = []
+    for inputs in (x, tf.sparse.from_dense(x)):
+        model = network(Symmetric(self_=0.3, decay=0.3))
+        model.compile(optimizer(), cross_entropy(), minibatches=2, run_eagerly=True)
+        model.train_on_batch(inputs, y)
+        ends.append(model.get_weights())
+    for a, b in zip(*ends, strict=True):
+        assert_close(a, b)
+
+
 def test_a_loss_of_a_subclass_is_used():
     x, y = data()
     own, plain = subclassed(OwnLoss, Feedback()), subclassed(AlignedModel, Feedback())
