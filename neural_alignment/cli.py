@@ -335,7 +335,7 @@ def schema() -> None:
 
 
 def _start_tensorflow() -> None:
-    """Imports TensorFlow with the settings of the command line, which processes of its own inherit.
+    """Imports TensorFlow with the settings of the command line, which child processes inherit.
 
     Convolutions by oneDNN are TensorFlow's default only on processors with AVX-512 VNNI; without it they take twice as
     long with AVX2.
@@ -409,7 +409,7 @@ def main() -> None:
 
 
 def _refusal(error: Exception) -> str | None:
-    """Returns what the operating system has refused, or None where an error is not that but a fault of the program."""
+    """Returns the message of an error of the operating system, or None for any other error."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     message = " ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split())[:200]

@@ -77,7 +77,7 @@ class Mistake:
 
     Attributes:
         path: key path of the value, or of the key that is missing or unknown; empty for the data as a whole.
-        reason: what is wrong with it, and what is allowed.
+        reason: the problem, and the allowed values.
         blamed: key path to look for in the files and overrides that the data come from.
         missing: whether a key is missing from the mapping at `blamed`.
     """
@@ -88,7 +88,7 @@ class Mistake:
     missing: bool = False
 
     def line(self, origin: str = "") -> str:
-        """Returns in one line what is wrong.
+        """Returns the problem in one line.
 
         Args:
             origin: begins the line: the file or override that the value comes from.
@@ -126,12 +126,12 @@ def first_mistake(error: pydantic.ValidationError, schema: Any, prefix: str = ""
 
 
 def describe(error: pydantic.ValidationError, schema: Any, prefix: str = "") -> str:
-    """Returns in one line the key path, what was found and what is allowed; arguments as of `first_mistake`."""
+    """Returns key path, value found and allowed values in one line. Arguments: see `first_mistake`."""
     return first_mistake(error, schema, prefix).line()
 
 
 def _located(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
-    """Returns the key path that a location of pydantic's means, and pydantic's core schema of what is there.
+    """Returns the key path of a pydantic location, and the pydantic core schema at that path.
 
     A location holds the tags of unions beside keys and indices, and a tag may be spelled as a key is (the optimizer
     `momentum` has a key `momentum`). The schema tells which is which.

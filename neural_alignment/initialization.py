@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 Initializer = Callable[..., Any]
-"""What Keras takes as `kernel_initializer`: an `Initializer`, or any function of shape and dtype."""
+"""A `kernel_initializer` of Keras: an `Initializer`, or any function of shape and dtype."""
 
 
 def independent_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dtype: str | None = None) -> np.ndarray:
@@ -72,7 +72,7 @@ def values_drawn(initializer: Initializer, kernel: Any) -> np.ndarray:
 
 
 def _seed_of(initializer: Initializer, drawn: np.ndarray) -> int:
-    """Returns the initializer's integer seed, or a number that follows from what it has drawn."""
+    """Returns the initializer's integer seed, or a number derived from W."""
     seed = getattr(initializer, "seed", None)
     return seed if isinstance(seed, int) else zlib.crc32(np.ascontiguousarray(drawn).tobytes())
 
@@ -87,7 +87,7 @@ def _reseeded(initializer: Initializer, seed: int) -> Initializer | None:
 
 
 def _is_multiple(backward: np.ndarray, drawn: np.ndarray) -> bool:
-    """Whether a draw is the other one again, or a multiple of it, but for a constant."""
+    """Whether a draw equals the other one, up to a factor and a constant."""
     first, second = (each.astype(np.float64).ravel() for each in (backward, drawn))
     if np.array_equal(first, second) or (first.size > 1 and _cosine(first, second) > 1 - 1e-6):
         return True

@@ -90,7 +90,7 @@ def checked_directory(path: str) -> str:
 
 
 def checked_prefix(path: str, endings: Sequence[str]) -> str:
-    """Returns what the paths of several files to write begin with, as `checked` does.
+    """Returns the common prefix of the paths of several files to write, as `checked` does.
 
     Args:
         path: a directory, where it is not the present one, and the name of the files without their endings.

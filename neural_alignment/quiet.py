@@ -8,7 +8,7 @@ import sys
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; what it prints meanwhile is dropped, exceptions are not.
+    """Imports TensorFlow without its output to the standard error; exceptions are raised as usual.
 
     The lines of its start (absl, oneDNN) precede its logger, so that no setting stops them. With
     `TF_CPP_MIN_LOG_LEVEL=0` they are shown.

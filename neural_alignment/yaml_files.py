@@ -162,7 +162,7 @@ class _Open:
     """A mapping or sequence whose end has not been reached.
 
     Attributes:
-        node: what it holds so far.
+        node: the value so far.
         anchor: its name for aliases.
         key: in a mapping, the key whose value comes next.
     """
@@ -241,7 +241,7 @@ class _Composer:
         """Puts a node into the innermost open mapping or sequence.
 
         Args:
-            node: a scalar, what an alias repeats, or a mapping or sequence that has just ended.
+            node: a scalar, a copy made for an alias, or a mapping or sequence that has just ended.
             event: where it is.
             counted: whether `_begin` has counted it.
         """
@@ -352,7 +352,7 @@ def _other_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
-    """Returns a YAML file and its bases, nearest first: the name and what it says, without `base`.
+    """Returns name and content of a YAML file and of its bases, nearest first, without the key `base`.
 
     Raises:
         ConfigError: in one line, if one of them cannot be read, they are bases of each other, or there are too many.
@@ -384,7 +384,7 @@ def apply_override(data: dict[str, Any], override: str) -> Any:
     """Applies one `key.path=value` to `data` in place.
 
     Returns:
-        What the override says, as a mapping of nothing else, for `origin`.
+        The override as a mapping with one value, for `origin`.
 
     Raises:
         ConfigError: if it does not have that form, or an entry of a list is named that is not there.
@@ -430,7 +430,7 @@ def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str)
 
     Args:
         origins: name and content of each, the one that overrides all others first.
-        mistake: what is wrong.
+        mistake: the problem.
         otherwise: returned where none of them has the key, nor a mapping or list around it.
 
     Returns:
@@ -476,7 +476,7 @@ def shortened(text: str) -> str:
 class _Dumper(yaml.SafeDumper):
     """Quotes every string that a loader of YAML 1.1 or 1.2 would read as something else.
 
-    PyYAML's own dumper knows what PyYAML reads, which is most of YAML 1.1; what is missing is added below. It is used
+    PyYAML's own dumper quotes most text that YAML 1.1 reads as another type; the rest is added below. It is used
     rather than libyaml's, so that files are the same on every machine.
     """
 

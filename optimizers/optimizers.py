@@ -209,7 +209,7 @@ class MultiOptimizer(Wrapper):
         self._iterations.assign_add(1)
 
     def _check_replicas(self) -> None:
-        """Refuses what an optimizer decides within a step, where replicas could not wait for each other."""
+        """Refuses options by which an optimizer branches within a step: there replicas cannot wait for each other."""
         replica = tf.distribute.get_replica_context()
         if replica is None or replica.num_replicas_in_sync == 1:
             return

@@ -347,7 +347,7 @@ def same_numbers(shape, dtype=None):
 
 
 class Fixed(keras.initializers.Initializer):
-    """Draws the same numbers at every call and has no configuration of its own."""
+    """Draws the same numbers at every call and has an empty configuration."""
 
     def __call__(self, shape, dtype=None):
         return same_numbers(shape, dtype)

@@ -92,7 +92,7 @@ def message(path, overrides=(), **options):
 
 
 def names(line, source, key):
-    """Whether a message says where a key comes from, and begins with the key or what is inside of its value."""
+    """Whether a message names the origin of a key, and begins with the key or a key inside of its value."""
     said = line.removeprefix(f"{source}: ")
     place = said.partition(":")[0].split(" ")[0]
     return said != line and (place == key or place.startswith(f"{key}.") or said.startswith(f"{key} "))

@@ -370,7 +370,7 @@ def test_an_evaluation_batch_far_larger_than_the_data_takes_no_memory():
     assert images.shape[0] == 360
 
 
-# Processes of its own.
+# Child processes.
 
 
 def python(code, **environment):
@@ -384,7 +384,7 @@ def python(code, **environment):
 
 
 def test_a_process_that_runs_trials_starts_without_tensorflows_lines():
-    """What the server that children are forked from does first; it writes to the standard error of its parent."""
+    """The first thing that the server of forked children does; it writes to the standard error of its parent."""
     result = python("import neural_alignment.search.trial, sys; print('own line', file=sys.stderr)")
     assert (result.returncode, result.stderr) == (0, "own line\n")
 

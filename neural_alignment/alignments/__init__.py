@@ -67,7 +67,7 @@ __all__ = [
 
 
 def rule_type() -> Any:
-    """Returns what may stand for one rule in a configuration: any registered rule."""
+    """Returns the type of one rule in a configuration: any registered rule."""
     # The rules for whole networks register themselves in a later room, which may not have been imported yet.
     importlib.import_module("neural_alignment.feedback")
     rules = (*RULES.values(), *NETWORK_RULES.values())
@@ -148,6 +148,6 @@ class Assignment:
                 names, pattern = ", ".join(self._names), self._rules[index].layers
                 which = f"the pattern {pattern!r} of rule {index + 1}" if pattern else f"rule {index + 1}"
                 raise errors.ConfigError(
-                    f"alignment: {which} takes no layer (what it fits may be taken by an earlier one). "
+                    f"alignment: {which} takes no layer (an earlier rule may have taken them). "
                     f"The layers are: {names or 'none'}."
                 )

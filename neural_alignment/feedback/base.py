@@ -50,7 +50,7 @@ class NetworkRule(Alignment):
         return tf.zeros([], view.inputs.dtype)
 
     def keep(self, model: keras.Model, kept: Kept) -> Any:
-        """Creates what the rule keeps in `model` and returns it, for `start` and `forward`.
+        """Creates the weights that the rule keeps in `model` and returns them, for `start` and `forward`.
 
         Raises:
             ValueError: if the rule has no meaning for the model.
@@ -58,7 +58,7 @@ class NetworkRule(Alignment):
         del model, kept
 
     def start(self, kept: Any) -> None:
-        """Called before every training step: takes what the rule needs of the network at initialisation, once."""
+        """Called before training steps: takes a copy of the network at initialisation, if the rule needs one."""
         del kept
 
     def trained(self, model: keras.Model) -> list[Any]:
@@ -117,7 +117,7 @@ class NetworkFeedback:
         return [weight for weight in self.weights.weights if weight.dtype != "bool"]
 
     def start(self) -> None:
-        """Lets the rule take what it needs of the network at initialisation, before the first training step."""
+        """Lets the rule take its copy of the network at initialisation, before the first training step."""
         self._rule.start(self._kept)
 
     def forward(self, x: Tensor) -> Callable[[], Tensor]:

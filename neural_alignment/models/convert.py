@@ -110,7 +110,7 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
 
 
 def _check_plain_weights(model: keras.Model) -> None:
-    """Refuses layers whose weights are not what the native layer is built with.
+    """Refuses layers whose weights differ from those of a newly built layer.
 
     Raises:
         ValueError: if a layer is quantised or has LoRA weights.

@@ -202,7 +202,7 @@ def _command(launcher: str) -> list[str]:
     """Returns the words of a launcher's command.
 
     Raises:
-        ConfigError: if it cannot be run, or does not name what a trial needs.
+        ConfigError: if it cannot be run, or lacks a placeholder that a trial needs.
     """
     for word in ("{tpu}", "{config}", "{run_dir}"):
         if word not in launcher:

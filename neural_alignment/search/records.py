@@ -164,7 +164,7 @@ _TRIAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seconds": (is_number, "a number"),
     "settings": (lambda value: isinstance(value, dict), "a mapping"),
 }
-"""Key of a trial -> whether a value fits, and what is allowed."""
+"""Key of a trial -> a check of its value, and the allowed values in words."""
 
 
 def _no_trial(path: str, row: Mapping[str, Any], problem: str) -> RunError:

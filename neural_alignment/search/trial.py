@@ -67,7 +67,7 @@ def past_ending(run_dir: str) -> Ending | None:
     directory = run.RunDirectory(run_dir)
     try:
         status = directory.status()
-    except RunError:  # `train` says what is wrong, or goes on.
+    except RunError:  # `train` reports the problem, or resumes.
         return None
     if status["state"] == "finished":
         top1 = status.get("best_top1")

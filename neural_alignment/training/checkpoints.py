@@ -193,7 +193,7 @@ def _newest_whole(directory: str) -> int | None:
 
 
 def _problem(prefix: str) -> str | None:
-    """Returns what is wrong with a state; none where all of it can be read: TensorFlow compares the checksums."""
+    """Returns the problem of a state, or None if all of it can be read: TensorFlow compares the checksums."""
     try:
         # `tf.train.load_checkpoint` takes a prefix for a folder on some remote file systems.
         reader = tf.compat.v1.train.NewCheckpointReader(prefix)
@@ -237,7 +237,7 @@ def _check_named(path: str) -> None:
     """Checks that a file `checkpoint` names a state beside it; the manager would remove files that it names elsewhere.
 
     Raises:
-        RunError: if it does not; the message says what can be done.
+        RunError: if it does not; the message names a remedy.
     """
     directory = os.path.dirname(path)
     named = _named(path)

@@ -169,7 +169,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(content: Any) -> dict[str, Any] | None:
-    """Returns what was given to `sealed`; none where it is something else, or was changed since.
+    """Returns the data that `sealed` was called with, or None if they were changed since or are no mapping.
 
     Data without a checksum, of earlier versions, are returned as they are.
     """

@@ -74,7 +74,7 @@ def told(config: Config) -> Iterator[None]:
     """Turns a failure to allocate the weights, or to make tensors of such shapes, into one line.
 
     Raises:
-        ConfigError: if what is done meanwhile fails so.
+        ConfigError: if memory is exhausted within the context.
     """
     try:
         yield

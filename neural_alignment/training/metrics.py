@@ -87,7 +87,7 @@ class MetricsFile:
         return RunError(f"{self.path}: is damaged: {reason}; restore it from a copy, or train anew with --force")
 
     def _content(self) -> bytes | None:
-        """Returns what the file holds; none where there is no file.
+        """Returns the content of the file, or None if there is no file.
 
         Raises:
             RunError: if it cannot be read.

@@ -38,7 +38,7 @@ class AlignedModel(keras.Model):
     training step. Weights that are assigned or loaded before that step count, later ones do not. W(0) is saved with the
     model: a model that is loaded, or a run that is resumed, keeps it.
 
-    A subclass may have its own `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it. Under a
+    A subclass may have a custom `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it. Under a
     distribution strategy it is refused.
 
     Args:
@@ -199,7 +199,7 @@ class AlignedModel(keras.Model):
         self.train_function = prepared
 
     def _overrides(self, method: str) -> bool:
-        """Whether a subclass, or the model itself, has a `train_step` or `test_step` of its own."""
+        """Whether a subclass, or the model itself, has a custom `train_step` or `test_step`."""
         return getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
 
     def _check_override(self, method: str) -> None:

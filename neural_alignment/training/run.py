@@ -244,13 +244,13 @@ class RunDirectory:
         return configuration.load(self.file("config.yaml"))
 
     def checked_config(self, status: dict[str, Any]) -> Config:
-        """Returns the run's configuration, if it is still what the run was trained with.
+        """Returns the run's configuration, if it has not been changed since the training.
 
         Args:
             status: content of `status.json`.
 
         Raises:
-            RunError: if it is missing, damaged or changed; the message says what can be done.
+            RunError: if it is missing, damaged or changed; the message names a remedy.
         """
         path, known = self.file("config.yaml"), status.get("files", {}).get("config.yaml")
         if known is None:
@@ -274,7 +274,7 @@ class RunDirectory:
             status: content of `status.json`.
 
         Raises:
-            RunError: if the file is missing or damaged; the message says what can be done.
+            RunError: if the file is missing or damaged; the message names a remedy.
         """
         metrics = MetricsFile(self.file("metrics.csv"))
         known, finished = status.get("files", {}).get("metrics.csv"), status["state"] == "finished"
@@ -306,7 +306,7 @@ class RunDirectory:
             status: content of `status.json`.
 
         Raises:
-            RunError: if there is none, or it is damaged; the message says what can be done.
+            RunError: if there is none, or it is damaged; the message names a remedy.
         """
         path = self.file("model.keras")
         if status["state"] != "finished" and not tf.io.gfile.exists(path):

@@ -187,7 +187,7 @@ def test_the_nonlinearity_is_found_however_the_model_was_made(how, name):
 
 
 def test_calls_in_other_models_do_not_count():
-    """A layer that other models share is followed by what follows it in the model that is converted."""
+    """If other models share a layer, the nonlinearity after it in the converted model counts."""
     inputs, dense = keras.Input((4,)), keras.layers.Dense(3, name="shared")
     features = dense(inputs)
     outputs = keras.layers.Dense(2)(keras.layers.ReLU()(features))

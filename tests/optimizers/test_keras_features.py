@@ -403,7 +403,7 @@ def test_callbacks_that_only_watch(tmp_path):
     assert list((tmp_path / "tensorboard").rglob("events*"))
 
 
-# Kolen-Pollack: what an AlignedModel refuses a plain model refuses.
+# Kolen-Pollack: plain models refuse the same optimizers as an AlignedModel.
 
 APART = {
     "two optimizers": lambda: MultiOptimizer([SGD(0.1), SGD(0.1)]),

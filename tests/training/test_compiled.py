@@ -91,9 +91,9 @@ def hlo(function, *arguments):
 
 
 def step_hlo(model, shape=SHAPE):
-    """Returns what XLA makes of one training step."""
+    """Returns the program that XLA makes of one training step: of the function that `fit` and a run compile."""
     x, y = data(1, shape)
-    return hlo(model.train_step, (tf.constant(x[0]), tf.constant(y[0])))
+    return hlo(model._step, (tf.constant(x[0]), tf.constant(y[0])))
 
 
 def dynamic(text):

@@ -133,7 +133,7 @@ DAMAGES = [(delete, 1), (empty, 1), (halve, 1), (garbage, 1), (change_one_byte, 
 
 
 def restored(runs, patch):
-    """Lets a resumed run end where its training would begin; its result is what it would go on from."""
+    """Lets a resumed run end where its training would begin; the result is the restored state."""
 
     def stub(self, stop, progress):
         self.means.put_back()
@@ -234,7 +234,7 @@ def test_each_damage_of_each_file_ends_in_the_correct_result_or_in_one_line_that
     assert min(seen.values()) > 50
 
 
-# End to end: what is missing or empty is made anew.
+# End to end: missing and empty files are recreated.
 
 
 def forget_checksums(path):
@@ -565,7 +565,7 @@ def test_the_status_of_a_trial_with_a_value_of_another_type_is_one_line(tmp_path
 
 @pytest.fixture
 def order(monkeypatch):
-    """What happens to files, in order: `("sync" | "move" | "name", file)`."""
+    """Operations on files, in order: `("sync" | "move" | "name", file)`."""
     events = []
 
     def synced(descriptor):
@@ -649,7 +649,7 @@ def test_the_final_state_is_written_even_where_the_disk_is_full_to_the_last_byte
         try:
             return original(self, name)
         finally:
-            filled()  # What the failed write has given back.
+            filled()  # Space that the failed write has released.
 
     path = small_disk / "run"
     with monkeypatch.context() as patch:

@@ -161,7 +161,7 @@ def through_set_weights(model, path):
 
 
 class Extended(AlignedModel):
-    """Has a step of its own."""
+    """Has a custom step."""
 
     def train_step(self, data):
         return super().train_step(data)
@@ -175,7 +175,7 @@ def in_a_function(model):
 
 AGAIN = {
     "fit": (AlignedModel, lambda model: lambda: model.fit(*data(), batch_size=EXAMPLES, verbose=0)),
-    "a step of its own": (Extended, lambda model: lambda: model.fit(*data(), batch_size=EXAMPLES, verbose=0)),
+    "a custom step": (Extended, lambda model: lambda: model.fit(*data(), batch_size=EXAMPLES, verbose=0)),
     "a custom loop": (AlignedModel, in_a_function),
 }
 
@@ -183,7 +183,7 @@ AGAIN = {
 @pytest.mark.parametrize("how", AGAIN)
 @every_mechanism
 def test_weights_of_before_the_first_step_open_w_0_again(name, how):
-    """Loading them undoes the training, and what is assigned afterwards is W(0)."""
+    """Loading them undoes the training, and weights that are assigned afterwards are W(0)."""
     kind, training = AGAIN[how]
     model = compiled(network(RULES[name](), kind))
     untrained = model.get_weights()
@@ -228,7 +228,7 @@ LOADING = [through_keras, through_weights, through_checkpoint, through_set_weigh
 @pytest.mark.parametrize("load", LOADING)
 @pytest.mark.parametrize("steps", [0, 2])
 def test_a_loaded_model_trains_as_the_one_that_was_saved(name, load, steps, tmp_path):
-    """Before the first step W(0) is open in what is saved; afterwards it is part of it."""
+    """A model that is saved before the first step has no W(0) yet; afterwards W(0) is saved with it."""
     model = compiled(network(RULES[name]()))
     assign(model)
     for _ in range(steps):

@@ -542,7 +542,7 @@ def test_minibatches_of_a_model_with_two_outputs():
 
 
 class Doubled(AlignedModel):
-    """Has steps of its own: J counts double in training, and evaluation reports a constant."""
+    """Has custom steps: J counts double in training, and evaluation reports a constant."""
 
     def train_step(self, data):
         x, y, *_ = data
@@ -563,7 +563,7 @@ class Extended(AlignedModel):
 
 
 class OwnLoss(AlignedModel):
-    """Has a loss of its own."""
+    """Has a custom loss."""
 
     def compute_loss(self, *args, **kwargs):
         return 2.0 * super().compute_loss(*args, **kwargs)
