@@ -95,7 +95,10 @@ def train(task: Task, overrides: Sequence[str] = ()) -> Ending:
 
     def live() -> Ending:
         await_free(task.run_dir)
-        run.train(configuration.load(task.config, overrides), task.run_dir, resume=True)
+        try:
+            run.train(configuration.load(task.config, overrides), task.run_dir, resume=True)
+        except RunError as error:  # No fault of the setting, which a repair of the directory may still show.
+            return Ending("unavailable", reason=_line(str(error)))
         return past_ending(task.run_dir) or Ending("failed", reason="its status.json is gone")
 
     return ended(live)

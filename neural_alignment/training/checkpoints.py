@@ -59,9 +59,7 @@ class TrainingMeans(tf.train.experimental.PythonState):
     def deserialize(self, string_value: str | bytes) -> None:
         """Takes the values and the record from a checkpoint."""
         state = json.loads(string_value)
-        if "means" not in state:  # Earlier versions saved the values alone.
-            state = {"means": state}
-        self._kept, self.record = state["means"], state.get("record", {})
+        self._kept, self.record = state["means"], state["record"]
 
     def _variables(self) -> list[tuple[str, Any]]:
         return [(variable.path, variable) for metric in self._model.metrics for variable in metric.variables]
@@ -107,6 +105,12 @@ class Checkpoints:
                 _write_named(path, step)
         else:
             _check_named(path)
+            state = (_named(path) or [""])[0]
+            if directory.endswith("best") and (problem := _problem(state)):
+                raise RunError(
+                    f"{state}: cannot be read ({problem}); restore its files from a copy, or remove {directory} to go "
+                    "on without the best state"
+                )
         return tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=1)
 
     def step(self, name: str) -> int:
@@ -154,6 +158,11 @@ class Checkpoints:
             return self._model.global_step
         # All is read first: a failure in the middle of `restore` would leave a model of two states.
         problem = _problem(latest)
+        if problem is None and any(name.startswith(_EARLIER) for name in _variables(latest)):
+            raise RunError(
+                f"{latest}: was written by an earlier version of neural_alignment, and this one cannot resume it; "
+                "finish the run with that version, or train anew with --force"
+            )
         if problem is None:
             try:
                 self._checkpoint.restore(latest).assert_consumed()
@@ -192,10 +201,19 @@ def _newest_whole(directory: str) -> int | None:
     return next((step for step in sorted(steps, reverse=True) if _problem(f"{directory}/ckpt-{step}") is None), None)
 
 
+_EARLIER = "optimizer/optimizers/"
+"""Where earlier versions kept the variables of the optimizers inside a `MultiOptimizer`."""
+
+
+def _variables(prefix: str) -> dict[str, Any]:
+    """Returns the shapes of the variables in a state by name."""
+    # `tf.train.load_checkpoint` takes a prefix for a folder on some remote file systems.
+    return tf.compat.v1.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
+
+
 def _problem(prefix: str) -> str | None:
     """Returns the problem of a state, or None if all of it can be read: TensorFlow compares the checksums."""
     try:
-        # `tf.train.load_checkpoint` takes a prefix for a folder on some remote file systems.
         reader = tf.compat.v1.train.NewCheckpointReader(prefix)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
@@ -252,7 +270,7 @@ def _check_named(path: str) -> None:
         return
     step = _newest_whole(directory)
     if step is not None:
-        raise RunError(f"{path}: is damaged; remove it, and --resume goes on from ckpt-{step}, which lies beside it")
+        raise RunError(f"{path}: is damaged; remove it, and --resume uses ckpt-{step}, which lies beside it")
     if named is None:
         raise RunError(f"{path}: is damaged; {_REMEDY}")
     lost = ".data-00000-of-00001" if tf.io.gfile.exists(f"{named[0]}.index") else ".index"

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.errors import RunError, Stopped
+from neural_alignment.paths import is_local
 
 PARTIAL = ".partial"
 """How the name of a file ends that is not yet whole."""
@@ -26,11 +27,6 @@ CHECKSUM = "checksum"
 """Key of a JSON object that holds the checksum of its other keys."""
 
 _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
-
-
-def is_local(path: str) -> bool:
-    """Whether a path is on a file system of the operating system, not on one of TensorFlow's such as gs://."""
-    return "://" not in path
 
 
 def write_whole(path: str, content: str | bytes) -> None:
@@ -59,7 +55,8 @@ def write_whole(path: str, content: str | bytes) -> None:
 def reserve(path: str, size: int = 4096) -> None:
     """Sets disk space aside, so that the next `write_whole` of up to `size` bytes succeeds on a full disk.
 
-    The space is that of the partial file. Does nothing on remote file systems.
+    The space is that of the partial file. It is no guarantee on a file system that copies on write, such as btrfs or
+    ZFS. Does nothing on remote file systems.
 
     Raises:
         tf.errors.OpError: if the file system refuses.

@@ -54,33 +54,31 @@ class MetricsFile:
         rows = self.rows()
         if rows and rows[0].keys() != row.keys():
             raise self.damaged(f"its columns are not those of this run ({min(rows[0].keys() ^ row.keys())})")
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list((rows or [row])[0]), lineterminator="\n")
-        if not rows:
-            writer.writeheader()
-        writer.writerow({key: _cell(value) for key, value in row.items()})
         before = (self._content() or b"") if rows else b""
-        files.write_whole(self.path, before + text.getvalue().encode())
+        files.write_whole(self.path, before + _text(row, list((rows or [row])[0]), header=not rows))
 
     def digest(self) -> str:
         """Returns the checksum of the file; that of an empty one where there is none."""
         return files.digest(self._content() or b"")
 
-    def fits(self, digest: str, step: int) -> bool:
+    def fits(self, digest: str, step: int, row: dict[str, float] | None = None) -> bool:
         """Returns whether the file is as it was when a state was saved, or has one more row.
 
         Args:
             digest: the checksum at that time.
             step: the step of the state, of which the row is written after the state.
+            row: that row, if it was known when the state was saved.
         """
         content, rows = self._content() or b"", self.rows()
         if files.digest(content) == digest:
             return True
         if not rows or rows[-1]["step"] != step:
             return False
+        lines = content.splitlines(keepends=True)
+        if row is not None and lines[-1] != _text(row, list(rows[-1]), header=False):
+            return False
         # Before its first row the file did not exist.
-        before = b"".join(content.splitlines(keepends=True)[:-1]) if len(rows) > 1 else b""
-        return files.digest(before) == digest
+        return files.digest(b"".join(lines[:-1]) if len(rows) > 1 else b"") == digest
 
     def damaged(self, reason: str) -> RunError:
         """Returns the error that says so."""
@@ -99,6 +97,16 @@ class MetricsFile:
                 return file.read()
         except tf.errors.OpError as error:
             raise self.damaged(" ".join(error.message.split())[:150]) from None
+
+
+def _text(row: dict[str, float], columns: list[str], header: bool) -> bytes:
+    """Returns a row as it is written, after the line of the columns if `header` says so."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n", extrasaction="ignore")
+    if header:
+        writer.writeheader()
+    writer.writerow({key: _cell(value) for key, value in row.items()})
+    return text.getvalue().encode()
 
 
 def _value(cell: str) -> float:

@@ -15,7 +15,8 @@ runs/<name>/
 Damage is found by checksums. Checkpoints, .npz files and .keras files contain their own. `status.json` contains its own
 and, once the run has ended, those of `metrics.csv` and `model.keras`. A checkpoint contains that of `metrics.csv` at
 its step. The checksum of `config.yaml` is over the values that decide the result: comments, and keys such as `runtime`,
-may be edited. Directories of earlier versions have no such checksums and are read without them. `resume` recreates a
+may be edited. Directories of earlier versions have no such checksums and are read without them; runs that those have
+not finished cannot be resumed. `resume` recreates a
 file that is missing or empty where that is possible; a damaged file is named in the error, and left as it is.
 """
 
@@ -27,6 +28,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import platform
 import tempfile
 import time
@@ -142,6 +144,7 @@ class RunDirectory:
             RunError: if this is not a run directory: nothing shows that `train` has made it.
         """
         path = self.file("status.json")
+        self._check_regular()
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
                 status = files.unsealed(json.loads(file.read()))
@@ -156,6 +159,23 @@ class RunDirectory:
         if self._is_made_by_train():
             return None
         raise self._no_run()
+
+    def _check_regular(self) -> None:
+        """Refuses FIFOs, sockets and devices among the files: reading one may block for ever.
+
+        Raises:
+            RunError: if there is one.
+        """
+        if not files.is_local(self.path):
+            return
+        candidates = [self.file(name) for name in FILES]
+        states = [os.path.join(self.file("checkpoints"), name) for name in Checkpoints.NAMES]
+        for folder in (self.file("kernels"), *states):
+            if os.path.isdir(folder):
+                candidates += [os.path.join(folder, name) for name in os.listdir(folder)]
+        for path in candidates:
+            if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+                raise RunError(f"{path}: is not a regular file but a FIFO, a socket or a device; remove it")
 
     def _is_made_by_train(self) -> bool:
         """Whether configuration and metrics show that this is a run directory: a user's folder may have such names."""
@@ -265,7 +285,7 @@ class RunDirectory:
             problem = "a value differs from what the run was trained with"
         except ConfigError as error:
             problem = str(error).removeprefix(f"{path}: ")
-        raise RunError(f"{path}: is damaged or was edited: {problem}; restore it; or remove it, and {again}")
+        raise RunError(f"{path}: is damaged or was edited: {problem}; restore it from a copy, or remove it: {again}")
 
     def rows(self, status: dict[str, Any]) -> list[dict[str, float]]:
         """Returns the rows of `metrics.csv` of a run that has ended, if they are still as they were then.
@@ -313,12 +333,19 @@ class RunDirectory:
             raise RunError(f"{self.path}: has no model.keras because the run is {status['state']}; finish it first")
         problem = "is missing or empty" if self.lacks("model.keras") else self.model_problem(status)
         if problem is not None:
-            remedy = "" if self.lacks("model.keras") else "remove it, and "
-            raise RunError(
-                f"{path}: {problem}; {remedy}`train` with the run's configuration and --resume saves it again from the "
-                "last checkpoint, if that is still there"
-            )
+            raise RunError(f"{path}: {problem}; {self.model_remedy()}")
         return path
+
+    def model_remedy(self) -> str:
+        """Returns what a user can do about a final model that is missing or damaged."""
+        if not self.has_last_state():
+            return "restore it from a copy, or train anew with --force"
+        remedy = "" if self.lacks("model.keras") else "remove it, and "
+        return f"{remedy}`train` with the run's configuration and --resume saves it again from the last checkpoint"
+
+    def has_last_state(self) -> bool:
+        """Whether there is a last checkpoint."""
+        return bool(tf.io.gfile.glob(tf.io.gfile.join(self.file("checkpoints"), "last", "ckpt-*.index")))
 
     def has_begun(self) -> bool:
         """Whether there is more than the `status.json` that is written first."""
@@ -428,8 +455,8 @@ def _is_finished(directory: RunDirectory) -> bool:
     status = directory.found_status()
     if status is None or status["state"] != "finished":
         return False
-    can_be_saved = tf.io.gfile.isdir(tf.io.gfile.join(directory.file("checkpoints"), "last"))
-    return not (can_be_saved and "model.keras" in status.get("files", {}) and directory.lacks("model.keras"))
+    lost = "model.keras" in status.get("files", {}) and directory.lacks("model.keras")
+    return not (lost and directory.has_last_state())
 
 
 def _prepare(
@@ -562,7 +589,7 @@ def _check_free(directory: RunDirectory, config: Config, resume: bool, force: bo
         _log.warning("%s: is missing or empty; it is saved again", directory.file("model.keras"))
         return None
     if problem := directory.model_problem(status):
-        _log.warning("%s: %s; `evaluate` says what can be done", directory.file("model.keras"), problem)
+        _log.warning("%s: %s; %s", directory.file("model.keras"), problem, directory.model_remedy())
     metrics = rows[-1]
     layers = [key.partition("/")[2] for key in metrics if key.startswith("weight_angle/")]
     return Result(directory.path, metrics, layers)
@@ -715,9 +742,9 @@ class _Training:
                 what = f"{self.metrics.path}: does not have the rows up to the checkpoint of step {start}; restore it"
             else:
                 folder = self.directory.file("checkpoints")
-                what = f"{folder}: its checkpoints are gone, but metrics.csv has rows; restore it"
+                what = f"{folder}: is missing, but metrics.csv has rows; restore the folder"
             raise RunError(f"{what} from a copy, or train anew with --force")
-        if "metrics.csv" in record and not self.metrics.fits(record["metrics.csv"], start):
+        if "metrics.csv" in record and not self.metrics.fits(record["metrics.csv"], start, record.get("row")):
             raise self.metrics.damaged(f"it was changed after the state of step {start} had been saved")
         if not self.directory.lacks("status.json"):
             self.directory.rows(self.directory.found_status() or {"state": "failed"})
@@ -788,7 +815,11 @@ class _Training:
                 # Several workers make their graphs in one order, by which the sums over all of them are known.
                 if advance is not None and self.devices.workers == 1:
                     advance.trace_aside()
-                self._measure(stop, listeners)
+                row = self.means.record.get("row")
+                if row and row["step"] == start:  # It was measured before a kill, and could be another one now.
+                    self._finish_evaluation(row, listeners)
+                else:
+                    self._measure(stop, listeners)
             self._keep_best()  # Of a run that was killed between the last two writes of an evaluation.
             if advance is not None:
                 self._train(advance, stop, listeners, progress)
@@ -830,8 +861,11 @@ class _Training:
     def _stepper(self, start: int) -> Stepper:
         return Stepper(self.model, self.devices.train(self.dataset, start), self.devices.seconds_together)
 
-    def save(self) -> None:
+    def save(self, row: dict[str, float] | None = None) -> None:
         """Saves the present state as the last one.
+
+        Args:
+            row: the row of an evaluation at this step, which is to be written to `metrics.csv` afterwards.
 
         Raises:
             Diverged: if a weight is not finite.
@@ -843,6 +877,7 @@ class _Training:
         self.means.keep()
         self.means.record = {
             "metrics.csv": self.metrics.digest(),
+            "row": row and {name: float(value) for name, value in row.items()},
             "corrupt_records.json": self.dataset.corrupt_state(),
         }
         if not self.checkpoints.save("last"):
@@ -874,8 +909,12 @@ class _Training:
                 row = self._evaluation.row(training, time.time() - self._began)
         finally:
             self.means.put_back()  # Evaluating has used the same metrics.
-        self.save()
-        self._kernels(row)  # Before the row: what has its row is not measured again.
+        self._finish_evaluation(row, listeners)
+
+    def _finish_evaluation(self, row: dict[str, float], listeners: list[callbacks.Listener]) -> None:
+        """Saves the state and writes the row of an evaluation."""
+        self.save(row)
+        self._kernels(row)  # Before the row: a step that has its row is not measured again.
         self.metrics.append(row)
         self._keep_best()
         for listener in listeners:

@@ -406,3 +406,16 @@ def test_without_pyspark_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyspark.sql", None)
     with pytest.raises(ConfigError, match=r"pip install 'neural_alignment\[spark\]'"):
         engines.build(spark=2)
+
+
+def test_a_damaged_directory_of_a_trial_is_no_result_of_its_setting(tmp_path):
+    """The search stops and records nothing, so that the trial counts once the directory is repaired."""
+    directory = tmp_path / "trial"
+    directory.mkdir()
+    (directory / "config.yaml").write_text(f"base: {ROOT / 'configs' / 'quickstart.yaml'}\n")
+    (directory / "metrics.csv").write_text("step,epoch,seconds,J\n")
+    (directory / "status.json").write_text("garbage")
+    task = trial.Task(0, str(ROOT / "configs" / "quickstart.yaml"), str(directory), None)
+    ending = trial.train(task)
+    assert ending.state == "unavailable"
+    assert "status.json: is damaged" in ending.reason

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -297,7 +298,7 @@ def test_a_run_that_was_stopped_before_its_first_evaluation_does_not_start_again
     if damage in (delete, empty):
         assert resume(path)[0] > 0
     else:
-        line = r"last/checkpoint: is damaged; remove it, and --resume goes on from ckpt-[1-4], which lies beside it"
+        line = r"last/checkpoint: is damaged; remove it, and --resume uses ckpt-[1-4], which lies beside it"
         with pytest.raises(RunError, match=line):
             resume(path)
         (path / "checkpoints" / "last" / "checkpoint").unlink()
@@ -691,17 +692,99 @@ def test_committed_runs_are_read_as_before():
         outcome.kernels()
 
 
-def test_a_checkpoint_of_an_earlier_version_is_resumed(copied, whole, monkeypatch):
+def test_a_checkpoint_of_an_earlier_version_is_called_that(copied, monkeypatch):
     path = copied("stopped")
-    forget_checksums(path)
-    original = checkpoints.TrainingMeans.deserialize
+    monkeypatch.setattr(checkpoints, "_EARLIER", "optimizer/inner_optimizers/")
+    with pytest.raises(RunError, match=r"last/ckpt-\d+: was written by an earlier version .*finish the run with that"):
+        run.train(config(), path, resume=True)
 
-    def without_record(self, text):
-        original(self, json.dumps(json.loads(text)["means"]))
 
-    monkeypatch.setattr(checkpoints.TrainingMeans, "deserialize", without_record)
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def killed_at(owner, name, path, monkeypatch):
+    """Resumes a run until a method is called, and leaves what a killed process leaves."""
+
+    def killed(*_):
+        raise Killed
+
+    original = run.RunDirectory.write_status
+
+    def running(self, state, *facts, **more):
+        if state == "running":
+            original(self, state, *facts, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        patch.setattr(run.RunDirectory, "write_status", running)
+        with pytest.raises(Killed):
+            run.train(config(), path, resume=True)
+
+
+@pytest.mark.parametrize("column", ["top1", "J", "seconds"])
+def test_a_changed_last_row_of_a_killed_run_is_seen(copied, whole, monkeypatch, column):
+    """Also if its step is that of the checkpoint, as it is after most kills."""
+    path = copied("stopped")
+    killed_at(run._Training, "_keep_best", path, monkeypatch)
+    text = (path / "metrics.csv").read_text()
+    place = text.splitlines()[0].split(",").index(column)
+    *rows, last = text.splitlines()
+    cells = last.split(",")
+    cells[place] = "0.9999999"
+    (path / "metrics.csv").write_text("\n".join([*rows, ",".join(cells), ""]))
+    with pytest.raises(RunError, match=r"metrics\.csv: is damaged: it was changed after the state of step"):
+        run.train(config(), path, resume=True)
+    (path / "metrics.csv").write_text(text)
     run.train(config(), path, resume=True)
     assert training_files((whole, path)) == []
+
+
+def test_a_row_that_was_lost_with_a_kill_is_the_one_that_was_measured(copied, monkeypatch):
+    path = copied("stopped")
+    killed_at(MetricsFile, "append", path, monkeypatch)
+    evaluations = []
+    original = run.callbacks.Evaluation.row
+
+    def counted(*arguments):
+        evaluations.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(run.callbacks.Evaluation, "row", counted)
+    run.train(config(), path, resume=True)
+    assert [row["step"] for row in MetricsFile(str(path / "metrics.csv")).rows()] == [0, STEPS, 2 * STEPS]
+    assert evaluations == []
+
+
+@pytest.mark.parametrize("name", ["status.json", "metrics.csv", "model.keras", "checkpoints/last/checkpoint"])
+def test_a_fifo_among_the_files_is_refused_and_not_read(copied, name):
+    path = copied("finished")
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    for use in (run.evaluate, lambda path: run.train(config(), path, resume=True)):
+        with pytest.raises(RunError, match=rf"{name}: is not a regular file but a FIFO"):
+            use(path)
+
+
+def test_a_best_state_that_cannot_be_read_is_named(copied, whole):
+    path = copied("stopped")
+    (data,) = (path / "checkpoints" / "best").glob("*.data-*")
+    garbage(data, random.Random(0))
+    with pytest.raises(RunError, match=r"best/ckpt-\d+: cannot be read .*or remove .*best to go on"):
+        run.train(config(), path, resume=True)
+    shutil.rmtree(path / "checkpoints" / "best")
+    assert run.train(config(), path, resume=True).metrics["step"] == 2 * STEPS
+
+
+def test_a_final_model_that_cannot_be_saved_again_is_said_to_be_lost(copied, caplog):
+    path = copied("finished")
+    garbage(path / "model.keras", random.Random(0))
+    shutil.rmtree(path / "checkpoints")
+    remedy = r"model\.keras: is damaged; restore it from a copy, or train anew with --force"
+    with pytest.raises(RunError, match=remedy):
+        run.evaluate(path)
+    run.train(config(), path, resume=True)
+    assert re.search(remedy, caplog.text)
 
 
 def test_the_row_of_the_step_of_a_state_may_be_there_or_not(tmp_path):
@@ -725,26 +808,9 @@ def test_the_row_of_the_step_of_a_state_may_be_there_or_not(tmp_path):
 
 
 def test_a_run_that_is_killed_twice_at_one_step_goes_on(copied, whole, monkeypatch):
-    """The row that the second process adds has other seconds than the first one's would have had."""
+    """The second process writes the row that the first one has measured."""
     path = copied("stopped")
-
-    class Killed(BaseException):
-        pass
-
-    def killed(*_):
-        raise Killed
-
-    original = run.RunDirectory.write_status
-
-    def running(self, state, *facts, **more):
-        if state == "running":
-            original(self, state, *facts, **more)
-
     for owner, name in ((MetricsFile, "append"), (run._Training, "_keep_best")):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, killed)
-            patch.setattr(run.RunDirectory, "write_status", running)
-            with pytest.raises(Killed):
-                run.train(config(), path, resume=True)
+        killed_at(owner, name, path, monkeypatch)
     run.train(config(), path, resume=True)
     assert training_files((whole, path)) == []
