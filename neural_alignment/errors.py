@@ -20,7 +20,7 @@ class ConfigError(InputError):
 
 
 class Unavailable(InputError):  # noqa: N818 - what happened to the surroundings, not a fault of the input alone
-    """What a run needs of its surroundings is not to be had: its TPU, its data; no setting of the run is at fault."""
+    """A required external resource, such as a TPU or the data, is unavailable; no setting of the run is at fault."""
 
 
 class DataError(InputError):

@@ -76,7 +76,7 @@ _HEADER = b"step,epoch,seconds,"
 _OWN_ENDS = (Diverged, Stopped, InputError, tf.errors.OpError, OSError)
 """Errors that say themselves how a run has ended, whether a signal came as well or not."""
 
-_BIRTH = {lock.NAME, lock.NAME + files.PARTIAL, "status.json" + files.PARTIAL}
+_START_UP_FILES = {lock.NAME, lock.NAME + files.PARTIAL, "status.json" + files.PARTIAL}
 """Files left by a process that was killed before it wrote `status.json`."""
 
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class RunDirectory:
         return tf.io.gfile.join(self.path, name)
 
     def exists(self) -> bool:
-        """Whether anything is there, but what a run leaves that was killed at its birth.
+        """Whether the directory contains more than start-up leftovers.
 
         Raises:
             RunError: if the path cannot be looked at.
@@ -110,7 +110,7 @@ class RunDirectory:
         with _reported(self.path):
             if not tf.io.gfile.exists(self.path):
                 return False
-            return not tf.io.gfile.isdir(self.path) or bool(set(tf.io.gfile.listdir(self.path)) - _BIRTH)
+            return not tf.io.gfile.isdir(self.path) or bool(set(tf.io.gfile.listdir(self.path)) - _START_UP_FILES)
 
     def make(self) -> None:
         """Makes the directory where there is none.
