@@ -11,12 +11,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+Tensor = tf.Tensor
+
 Initializer = Callable[..., Any]
 """A `kernel_initializer` of Keras: an `Initializer`, or any function of shape and dtype."""
 
 
-def independent_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dtype: str | None = None) -> np.ndarray:
-    """Draws B from the distribution of W, independently of W. Call it in `tf.init_scope`.
+def independent_draw(
+    initializer: Initializer, kernel: Any, layer: str, dtype: str, drawn: np.ndarray | None = None
+) -> Tensor:
+    """Draws B from the distribution of W, independently of W.
 
     A Keras initializer gives the same numbers at every call, so calling W's a second time would make B equal to W. B
     comes from the same initializer with another seed. If it has no seed, or gives W or a multiple of it again, B comes
@@ -26,9 +30,10 @@ def independent_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dt
 
     Args:
         initializer: W's initializer.
-        drawn: W as drawn.
+        kernel: W, a variable, which has no value yet while Keras builds a layer inside of a graph.
         layer: name of the layer.
         dtype: dtype of the result.
+        drawn: the values of W to take instead of those of `kernel`.
 
     Returns:
         B in the layout and shape of W.
@@ -36,11 +41,37 @@ def independent_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dt
     Raises:
         ValueError: if all entries of W are equal, so that no independent draw of that distribution exists.
     """
-    seed = zlib.crc32(f"{_seed_of(initializer, drawn)}/{layer}/backward_kernel".encode()) & 0x7FFFFFFF
+    with tf.init_scope():  # There are no numbers to compare in a graph.
+        backward = _reseeded_by_keras(initializer, tuple(kernel.shape), layer, dtype)
+        if backward is None:
+            drawn = _values_drawn(initializer, kernel, dtype) if drawn is None else drawn
+            backward = _compared_draw(initializer, drawn, layer, dtype)
+        values = keras.ops.convert_to_numpy(backward)
+    return tf.constant(values)
+
+
+def _reseeded_by_keras(initializer: Initializer, shape: tuple[int, ...], layer: str, dtype: str) -> Tensor | None:
+    """Returns the draw of one of Keras' own initializers with another seed, or None if W must be looked at.
+
+    These use their seeds, so that comparing millions of numbers is not necessary.
+    """
+    if not type(initializer).__module__.startswith("keras.") or not isinstance(getattr(initializer, "seed", None), int):
+        return None
+    reseeded = _reseeded(initializer, _seed(initializer.seed, layer))
+    if reseeded is None:
+        return None
+    backward = reseeded(shape, dtype=dtype)
+    first = keras.ops.convert_to_numpy(tf.reshape(backward, [-1])[:16])
+    return None if first.size and (first == first[0]).all() else backward
+
+
+def _compared_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dtype: str) -> Tensor:
+    """Returns a draw that is no multiple of W, by the initializer or by W's mean and variance."""
+    seed = _seed(_seed_of(initializer, drawn), layer)
     reseeded = _reseeded(initializer, seed)
     if reseeded is not None:
-        backward = keras.ops.convert_to_numpy(reseeded(drawn.shape, dtype=dtype))
-        if not drawn.size or not _is_multiple(backward, drawn):
+        backward = reseeded(drawn.shape, dtype=dtype)
+        if not drawn.size or not _is_multiple(keras.ops.convert_to_numpy(backward), drawn):
             return backward
     mean, deviation = _moments(drawn)
     if drawn.size and not 0 < deviation < np.inf:
@@ -50,25 +81,25 @@ def independent_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dt
             f"independent draw. Received {_name(initializer)} for layer {layer!r}, which gives the entries of the "
             f"kernel {found}. Example: kernel_initializer='glorot_uniform'."
         )
-    return keras.ops.convert_to_numpy(keras.random.normal(drawn.shape, mean, deviation, dtype=dtype, seed=seed))
+    return keras.random.normal(drawn.shape, mean, deviation, dtype=dtype, seed=seed)
 
 
-def values_drawn(initializer: Initializer, kernel: Any) -> np.ndarray:
-    """Returns the initial values of W as numbers. Call it in `tf.init_scope`.
+def _values_drawn(initializer: Initializer, kernel: Any, dtype: str) -> np.ndarray:
+    """Returns the initial values of W as numbers.
 
-    A layer that Keras builds inside of a graph has no value of W yet, and W is drawn a second time: an initializer that
-    draws anew at every call gives other numbers of the same distribution.
-
-    Args:
-        initializer: W's initializer.
-        kernel: the variable.
+    If the variable has no value yet W is drawn a second time: an initializer that draws anew at every call gives other
+    numbers of the same distribution.
     """
     shape = tuple(kernel.shape)
     with contextlib.suppress(tf.errors.FailedPreconditionError, NotImplementedError, AttributeError):
         drawn = np.asarray(kernel.numpy())
         if drawn.shape == shape:  # A variable without a value may have an empty one.
             return drawn
-    return keras.ops.convert_to_numpy(initializer(shape, dtype=kernel.dtype))
+    return keras.ops.convert_to_numpy(initializer(shape, dtype=dtype))
+
+
+def _seed(seed: int, layer: str) -> int:
+    return zlib.crc32(f"{seed}/{layer}/backward_kernel".encode()) & 0x7FFFFFFF
 
 
 def _seed_of(initializer: Initializer, drawn: np.ndarray) -> int:

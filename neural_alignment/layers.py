@@ -97,12 +97,10 @@ class AlignedLayer:
             del shape  # Drawn in the layout of W, so that the fan-in is that of W.
             if starts_at_forward:
                 return linear_map.transpose(_stored(self.kernel))
-            with tf.init_scope():  # Keras may build the layer inside of a graph, where there are no numbers to compare.
-                drawn = self._converted_kernel
-                if drawn is None:
-                    drawn = initialization.values_drawn(self.kernel_initializer, self.kernel)
-                backward = initialization.independent_draw(self.kernel_initializer, drawn, self.name, dtype)
-            return linear_map.transpose(tf.constant(backward))
+            backward = initialization.independent_draw(
+                self.kernel_initializer, self.kernel, self.name, dtype, self._converted_kernel
+            )
+            return linear_map.transpose(backward)
 
         self._backward_kernel = self.add_weight(
             name="backward_kernel",
