@@ -277,9 +277,16 @@ class Constant(keras.callbacks.Callback):
         logs["constant"] = 1.0
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-@pytest.mark.parametrize("kind", [AlignedModel, keras.Model], ids=["aligned", "keras"])
-@pytest.mark.parametrize("callback", ["scheduler", "plateau"])
+@pytest.mark.parametrize(
+    ("callback", "kind", "policy"),
+    [
+        ("scheduler", AlignedModel, "float32"),
+        ("scheduler", AlignedModel, "mixed_float16"),
+        ("scheduler", keras.Model, "float32"),
+        ("plateau", AlignedModel, "float32"),
+        ("plateau", keras.Model, "mixed_float16"),
+    ],
+)
 def test_learning_rate_callbacks_set_j_s_rate_only(callback, kind, policy):
     built = model(MultiOptimizer([SGD(0.1), SGD(0.01)]), kind, policy)
     assert hasattr(built.optimizer, "inner_optimizer") == (policy == "mixed_float16")
@@ -295,8 +302,15 @@ def test_learning_rate_callbacks_set_j_s_rate_only(callback, kind, policy):
     assert history["learning_rate"] == pytest.approx(reported)
 
 
-@pytest.mark.parametrize("averaging", [(True, True), (True, False), (False, True)], ids=["both", "J", "R"])
-@pytest.mark.parametrize("kind", [AlignedModel, keras.Model], ids=["aligned", "keras"])
+@pytest.mark.parametrize(
+    ("kind", "averaging"),
+    [
+        (AlignedModel, (True, True)),
+        (AlignedModel, (True, False)),
+        (keras.Model, (True, True)),
+        (keras.Model, (False, True)),
+    ],
+)
 def test_fit_ends_at_the_moving_averages(kind, averaging):
     def make():
         rates = zip((0.1, 0.05), averaging, strict=True)
@@ -448,7 +462,9 @@ def test_loss_scaling_of_losses_in_turn_is_refused_on_replicas():
         model(pair(), policy="mixed_float16")
 
 
-@pytest.mark.parametrize("argument", sorted({*WORKS} - {"learning_rate", "name", "clipnorm", "clipvalue"}))
+@pytest.mark.parametrize(
+    "argument", ["weight_decay", "global_clipnorm", "use_ema", "ema_overwrite_frequency", "gradient_accumulation_steps"]
+)
 def test_an_argument_does_the_same_on_replicas_or_is_refused(argument):
     def make():
         return model(MultiOptimizer([SGD(**options(argument)), SGD(0.05)]))

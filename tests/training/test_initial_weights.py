@@ -79,7 +79,7 @@ every_rule = pytest.mark.parametrize("name", RULES)
 every_mechanism = pytest.mark.parametrize("name", ["align_prop", "align_zero"])  # Align-ada shares Align-zero's copy.
 
 
-@every_rule
+@every_mechanism
 @pytest.mark.parametrize("moment", ["built", "made", "compiled", "evaluated", "traced"])
 def test_weights_assigned_before_the_first_step_count(name, moment):
     plain = network(RULES[name](), keras.Model)
@@ -225,8 +225,9 @@ LOADING = [through_keras, through_weights, through_checkpoint, through_set_weigh
 
 
 @every_mechanism
-@pytest.mark.parametrize("load", LOADING)
-@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize(
+    ("load", "steps"), [*((load, 2) for load in LOADING), (through_keras, 0), (through_checkpoint, 0)]
+)
 def test_a_loaded_model_trains_as_the_one_that_was_saved(name, load, steps, tmp_path):
     """A model that is saved before the first step has no W(0) yet; afterwards W(0) is saved with it."""
     model = compiled(network(RULES[name]()))
