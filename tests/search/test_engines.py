@@ -125,7 +125,7 @@ class TestProcesses:
         assert drawn == [1, 2]
 
     def test_a_trial_waits_for_the_orphan_of_an_earlier_life(self, tmp_path, plan_file, monkeypatch):
-        """A lock that is held for a while is waited for; one that is held for good fails the trial."""
+        """A lock that is held for a while is waited for; one that is held for good stops the search."""
         plan = plans.load(plan_file())
         path = tmp_path / "settings.yaml"
         path.write_text(configuration.dump(plans.base_config(plan, ["epochs=1"])))
@@ -149,7 +149,7 @@ class TestProcesses:
         with monkeypatch.context() as patch, lock.held(other.run_dir):
             patch.setattr(trial, "await_free", lambda run_dir: None)
             ending = trial.train(other)
-        assert ending.state == "failed"
+        assert ending.state == "unavailable"
         assert "is in use by process" in ending.reason
 
     def test_an_error_of_a_child_is_told(self, tmp_path, children):

@@ -126,10 +126,9 @@ TRAINING = {
 }  # fmt: skip
 
 
-@every_mechanism
 @pytest.mark.parametrize("training", TRAINING)
-def test_every_way_of_training_takes_w_0(name, training):
-    model = compiled(network(RULES[name]()))
+def test_every_way_of_training_takes_w_0(training):
+    model = compiled(network(AlignProp()))
     assign(model)
     check_first_step(model, TRAINING[training])
 

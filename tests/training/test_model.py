@@ -577,8 +577,7 @@ def subclassed(kind, rule=None, **options):
     return model
 
 
-@pytest.mark.parametrize("together", [1, 3])
-@pytest.mark.parametrize("run_eagerly", [False, True])
+@pytest.mark.parametrize(("run_eagerly", "together"), [(False, 3), (True, 1)])
 def test_the_steps_of_a_subclass_are_called(run_eagerly, together):
     x, y = data()
     options = {"run_eagerly": run_eagerly, "steps_per_execution": together, "jit_compile": False}

@@ -202,7 +202,10 @@ def test_rows_and_checkpoint_that_do_not_fit_are_refused(killed, tmp_path, lost)
         (tmp_path / "metrics.csv").write_text(text[0] + text[-1])
     else:
         shutil.rmtree(tmp_path / "checkpoints")
-    with pytest.raises(RunError, match="does not have the rows" if lost == "a row" else "checkpoints are gone"):
+    with pytest.raises(
+        RunError,
+        match="does not have the rows" if lost == "a row" else "checkpoints: is missing, but metrics.csv has rows",
+    ):
         run.train(config(), tmp_path, resume=True)
 
 
@@ -410,12 +413,12 @@ def during(*arguments):
     os.kill(os.getpid(), signal.SIGINT)
     return results
 
-def saving(self):
+def saving(self, *arguments):
     if self.step == 1:
         print("saving", flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
         print("still there", flush=True)
-    save(self)
+    save(self, *arguments)
 
 stepping.Stepper.__call__, run._Training.save = during, saving
 sys.argv[1:] = ["train", {str(ROOT / "configs" / "quickstart.yaml")!r}, "--run-dir", {str(tmp_path / "run")!r}]
