@@ -62,6 +62,13 @@ class AlignedModel(keras.Model):
         return self._feedback
 
     @property
+    def weights(self) -> list[Any]:
+        """All weights, including those that a rule for the whole network keeps; Keras before 3.13 leaves these out."""
+        weights, kept = super().weights, getattr(self, "feedback_weights", None)
+        known = {id(weight) for weight in weights}
+        return [*weights, *(weight for weight in (kept.weights if kept else []) if id(weight) not in known)]
+
+    @property
     def minibatches(self) -> int:
         """Equal parts that a batch is cut into, as it was compiled."""
         return getattr(self, "_minibatches", 1)
