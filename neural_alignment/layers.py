@@ -35,7 +35,7 @@ class AlignedLayer:
     alignment: Alignment | None
 
     _converted_kernel: np.ndarray | None = None
-    """W of the layer that this one is converted from: trained by now, and no longer what its initializer draws."""
+    """W of the layer that this one is converted from. It may have been trained since its initializer drew it."""
 
     def _set_alignment(
         self, alignment: Alignment | dict | None, alignment_activation: Any, parameterization: str

@@ -41,7 +41,7 @@ class Readers:
             self._readers.setdefault(id(tensor), []).append(_OUTPUT)
 
     def _read(self, model: keras.Model) -> None:
-        """Notes the readers of every tensor of a model. A model within it passes its tensors on."""
+        """Records the readers of every tensor of a model. A nested model passes its tensors on."""
         for node in _nodes(model):
             inner = _inputs_of(node) if _has_graph(node.operation) else None
             if inner is None:
@@ -86,13 +86,13 @@ class Readers:
 
 
 def _common(names: Iterable[Name]) -> Name:
-    """Returns the name that all are, or None."""
+    """Returns the name if all are equal, or None."""
     first, *others = [*names] or [None]
     return first if all(each == first for each in others) else None
 
 
 def _name_of(follower: Any) -> Name:
-    """Returns the name of a nonlinearity; None if the operation is none, or has options that no named one has."""
+    """Returns the name of a nonlinearity; None for another operation, or for options that no named activation has."""
     if isinstance(follower, keras.layers.Activation):
         return keras.activations.serialize(follower.activation)
     options = _options(follower)

@@ -337,7 +337,7 @@ class RunDirectory:
         return path
 
     def model_remedy(self) -> str:
-        """Returns what a user can do about a final model that is missing or damaged."""
+        """Returns the remedy for a final model that is missing or damaged, for messages."""
         if not self.has_last_state():
             return "restore it from a copy, or train anew with --force"
         remedy = "" if self.lacks("model.keras") else "remove it, and "

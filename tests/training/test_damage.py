@@ -704,7 +704,7 @@ class Killed(BaseException):
 
 
 def killed_at(owner, name, path, monkeypatch):
-    """Resumes a run until a method is called, and leaves what a killed process leaves."""
+    """Resumes a run, and ends it at the call of a method as a kill would."""
 
     def killed(*_):
         raise Killed
