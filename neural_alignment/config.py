@@ -467,7 +467,12 @@ class Config(Options):
                     "kolen_pollack's update noise goes on backward kernels alone: set optimization.forward.noise.only "
                     f"to backward_kernel; found {plan.forward.noise.only!r}"
                 )
-            if rule.decay != self.weight_decay:
+            if rule.update_forward and self.weight_decay:
+                raise ValueError(
+                    "weight_decay must be 0 with kolen_pollack and update_forward, whose R decays W as well as B, or "
+                    f"they decay apart; found {self.weight_decay}"
+                )
+            if rule.decay != self.weight_decay and not rule.update_forward:
                 raise ValueError(
                     f"kolen_pollack's decay must equal weight_decay ({self.weight_decay}), or W and B decay apart; "
                     f"found {rule.decay}"

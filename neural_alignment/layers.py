@@ -112,6 +112,7 @@ class AlignedLayer:
         )
         # Read by `optimizers.MultiOptimizer`, which knows no layers and no rules.
         self._backward_kernel.tied_by = self.alignment.rule if self.alignment.tie_gradient else None
+        self.kernel.moved_by_both = self.alignment.moves_forward
         if self.alignment.uses_step or starts_at_forward:
             self._step = self.add_weight(
                 name="alignment_step",
@@ -258,6 +259,9 @@ class AlignedLayer:
         """Computes R_l and hands it to the model: to its forward pass, or with `add_loss` where there is none."""
         kernel, backward, bias = weights
         linear_map = self.linear_map()
+        deferred = state.deferred is not None and not self.alignment.reads_signals
+        if self.alignment.moves_forward and state.separate is not None and not deferred:
+            kernel = state.separate(self, kernel)
 
         def regulariser() -> Tensor:
             view = LayerView(
@@ -271,6 +275,7 @@ class AlignedLayer:
                 name=self.name,
                 step=state.step,
                 first_example=state.first_example,
+                update_forward=self.alignment.moves_forward,
             )
             return self.alignment(view)
 
@@ -279,8 +284,9 @@ class AlignedLayer:
             if self.alignment.uses_step:
                 self._step.assign_add(1)
             self.add_loss(value)  # Last: Keras forgets it where replicas meet in between.
-        elif state.deferred is not None and not self.alignment.reads_signals:
-            state.deferred.append((self, backward, regulariser))
+        elif deferred:
+            moved = {"backward": backward, **({"forward": kernel} if self.alignment.moves_forward else {})}
+            state.deferred.append((self, moved, regulariser))
         else:
             state.add(self.name, regulariser())
 

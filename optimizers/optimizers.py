@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from optimizers.wrapping import Wrapper
+from optimizers.wrapping import Wrapper, averages
 
 J, R = 0, 1
 """Positions of the two losses: the task loss and the regulariser."""
@@ -52,8 +52,10 @@ class GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
 class MultiOptimizer(Wrapper):
     """One optimizer per loss, [J, R]; each moves the variables of its own loss (Kunin et al. 2020, Appendix A.3).
 
-    J moves all variables but the backward kernels, which R moves. With one optimizer it takes J + R on all of them, as
-    Kolen-Pollack needs. `iterations` counts every global step, of J or of R; learning-rate schedules and the rate
+    J moves all variables except the backward kernels, which R moves. A variable with a true attribute `moved_by_both`
+    (W of a rule with `update_forward`) is moved by both: J's optimizer applies J's gradient and then R's optimizer
+    applies R's gradient, each with slots of its own. With one optimizer it takes J + R on all of them, as Kolen-Pollack
+    needs. `iterations` counts every global step, of J or of R; learning-rate schedules and the rate
     scheduler go by it. Each inner optimizer counts its own updates.
 
     Arguments of the optimizers inside (`weight_decay`, clipping, `use_ema`, `gradient_accumulation_steps`) apply to the
@@ -106,11 +108,14 @@ class MultiOptimizer(Wrapper):
         """Builds each optimizer on the variables of its loss.
 
         Raises:
-            ValueError: if a rule ties B's update to W's (Kolen-Pollack) and not one optimizer moves both at every step.
+            ValueError: if a rule ties B's update to W's (Kolen-Pollack) and not one optimizer moves both at every step,
+                or if R's optimizer would average a variable that J moves too.
         """
         if self.built:
             return
+        variables = list({id(variable): variable for variable in variables}.values())
         self._check_tied(variables)
+        self._check_moved_by_both(variables)
         for optimizer, own in zip(self.inner_optimizers, self.shares(variables), strict=True):
             if own:
                 optimizer.build(own)
@@ -126,11 +131,24 @@ class MultiOptimizer(Wrapper):
                 "Example: MultiOptimizer([Momentum(0.1)])."
             )
 
+    def _check_moved_by_both(self, variables: Sequence[Any]) -> None:
+        """Refuses `use_ema` of R's optimizer where it moves W: only J's optimizer sees W after both updates."""
+        if (
+            len(self.inner_optimizers) == 2
+            and averages(self.inner_optimizers[R])
+            and any(map(_is_moved_by_both, variables))
+        ):
+            raise ValueError(
+                "`use_ema` of R's optimizer must be False where R moves W too (`update_forward`): W would have two "
+                "averages. Received use_ema=True. Example: MultiOptimizer([SGD(0.1, use_ema=True), Adam(1e-3)])."
+            )
+
     def shares(self, variables: Sequence[Any]) -> list[list[Any]]:
         """Returns, for each inner optimizer, those of the variables that it moves."""
         if len(self.inner_optimizers) == 1:
             return [list(variables)]
-        return [[variable for variable in variables if loss_of(variable) == loss] for loss in (J, R)]
+        moved_by_r = [variable for variable in variables if loss_of(variable) == R or _is_moved_by_both(variable)]
+        return [[variable for variable in variables if loss_of(variable) == J], moved_by_r]
 
     @property
     def constant(self) -> bool:
@@ -186,12 +204,15 @@ class MultiOptimizer(Wrapper):
 
         Args:
             grads: one gradient per variable; none where a variable has no gradient.
-            trainable_variables: the variables; those that the optimizer was built with where none.
+            trainable_variables: the variables; those that the optimizer was built with where none. One that both losses
+                move is given twice, first with J's gradient and then with R's; once is enough, with the gradient of
+                J + R, if there is one optimizer and no rate scheduler.
 
         Raises:
-            ValueError: if the optimizer is not built and no variables are given; on several replicas, if the losses
-                take turns and `mode` does not say whose turn it is, or if an optimizer accumulates gradients or
-                overwrites variables with averages.
+            ValueError: if the optimizer is not built and no variables are given; if a variable that both losses move
+                is given once and the two gradients are needed; on several replicas, if the losses take turns and
+                `mode` does not say whose turn it is, or if an optimizer accumulates gradients or overwrites variables
+                with averages.
         """
         if trainable_variables is None and not self.built:
             raise ValueError("The optimizer is not built. Call `build(variables)` first, or give the variables.")
@@ -199,14 +220,31 @@ class MultiOptimizer(Wrapper):
         if not self.built:
             self.build(variables)
         self._check_replicas()
-        pairs = _added_up([(g, v) for g, v in zip(grads, variables, strict=True) if g is not None])
+        updates = _added_up([each for each in self._updates(grads, variables) if each.gradient is not None])
         if self.constant:
-            self._apply_all(pairs)
+            self._apply_all(updates)
         elif getattr(self._turn, "mode", None) is not None:
-            self._apply_mode(pairs, *self._turn.mode)
+            self._apply_mode(updates, *self._turn.mode)
         else:
-            self._apply_scheduled(pairs)
+            self._apply_scheduled(updates)
         self._iterations.assign_add(1)
+
+    def _updates(self, grads: Sequence[Any], variables: Sequence[Any]) -> list[_Update]:
+        """Returns the gradients with their variables and losses."""
+        updates, seen = [], set()
+        for gradient, variable in zip(grads, variables, strict=True):
+            updates.append(_Update(gradient, variable, R if id(variable) in seen else loss_of(variable)))
+            seen.add(id(variable))
+        if len(self.inner_optimizers) == 2 or not self.constant:
+            twice = {id(each.variable) for each in updates if each.loss == R}
+            once = [v for v in variables if _is_moved_by_both(v) and id(v) not in twice]
+            if once:
+                raise ValueError(
+                    "A variable that both losses move (`update_forward`) must be given twice, with J's and with R's "
+                    f"gradient. Received {once[0].path!r} once. Example: train with `AlignedModel`, which does, or use "
+                    "MultiOptimizer([Momentum(0.1)])."
+                )
+        return updates
 
     def _check_replicas(self) -> None:
         """Refuses options by which an optimizer branches within a step: there replicas cannot wait for each other."""
@@ -221,7 +259,7 @@ class MultiOptimizer(Wrapper):
                         f"{type(optimizer).__name__}. Example: AlignedModel.compile(minibatches=4) to accumulate."
                     )
 
-    def _apply_scheduled(self, pairs: list[tuple[Any, Any]]) -> None:
+    def _apply_scheduled(self, updates: list[_Update]) -> None:
         """Applies by the mode that the rates of this step tell."""
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
@@ -229,7 +267,7 @@ class MultiOptimizer(Wrapper):
                 "With a rate scheduler on several replicas `apply` must be told whose turn it is. Received a call "
                 "outside of `mode`. Example: train with `AlignedModel`, which does."
             )
-        branches = [lambda j=j, r=r: self._apply_mode(pairs, j, r) for j, r in self.modes]
+        branches = [lambda j=j, r=r: self._apply_mode(updates, j, r) for j, r in self.modes]
         tf.switch_case(self.present_mode(), branches)
 
     def present_mode(self) -> Any:
@@ -238,20 +276,20 @@ class MultiOptimizer(Wrapper):
         matches = [tf.logical_and(tf.equal(runs[J], j), tf.equal(runs[R], r)) for j, r in self.modes]
         return tf.argmax(tf.cast(tf.stack(matches), tf.int32), output_type=tf.int32)
 
-    def _apply_all(self, pairs: list[tuple[Any, Any]]) -> None:
-        """Runs every optimizer on the pairs of its loss."""
+    def _apply_all(self, updates: list[_Update]) -> None:
+        """Runs every optimizer on the gradients of its loss."""
         if len(self.inner_optimizers) == 1:
-            _run(self.inner_optimizers[0], pairs)
+            _run(self.inner_optimizers[0], _summed(updates))
             return
         for loss, optimizer in enumerate(self.inner_optimizers):
-            _run(optimizer, [(g, v) for g, v in pairs if loss_of(v) == loss])
+            _run(optimizer, [each for each in updates if each.loss == loss])
 
-    def _apply_mode(self, pairs: list[tuple[Any, Any]], j_runs: bool, r_runs: bool) -> tf.Operation:
+    def _apply_mode(self, updates: list[_Update], j_runs: bool, r_runs: bool) -> tf.Operation:
         """Runs the optimizers of the losses whose turn it is; an optimizer counts and clips by what it moves."""
         rates, runs = self.rates(), (j_runs, r_runs)
         if self.skip_idle:
-            pairs = [(g, v) for g, v in pairs if runs[loss_of(v)]]
-        self._apply_all([(tf.cast(rates[loss_of(v)], g.dtype) * g, v) for g, v in pairs])
+            updates = [each for each in updates if runs[each.loss]]
+        self._apply_all([each.scaled(rates[each.loss]) for each in updates])
         return tf.no_op()
 
     def get_config(self) -> dict[str, Any]:
@@ -274,21 +312,45 @@ class MultiOptimizer(Wrapper):
         return cls(**{**config, "optimizers": optimizers, "rate_scheduler": load(config["rate_scheduler"])})
 
 
-def _run(optimizer: keras.optimizers.Optimizer, pairs: list[tuple[Any, Any]]) -> None:
+class _Update(NamedTuple):
+    """The gradient of one loss to one variable."""
+
+    gradient: Any
+    variable: Any
+    loss: int
+
+    def scaled(self, rate: Any) -> _Update:
+        """Returns the same with the gradient times the rate of its loss."""
+        return self._replace(gradient=tf.cast(rate, self.gradient.dtype) * self.gradient)
+
+
+def _is_moved_by_both(variable: Any) -> bool:
+    """Whether both losses move the variable; layers mark W of a rule with `update_forward`."""
+    return getattr(variable, "moved_by_both", False)
+
+
+def _run(optimizer: keras.optimizers.Optimizer, updates: list[_Update]) -> None:
     """Applies gradients to variables, where there are any."""
-    if pairs:
-        gradients, variables = zip(*pairs, strict=True)
-        optimizer.apply(list(gradients), list(variables))
+    if updates:
+        optimizer.apply([each.gradient for each in updates], [each.variable for each in updates])
 
 
-def _added_up(pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _summed(updates: list[_Update]) -> list[_Update]:
+    """Adds the gradients of J and R to one variable: an optimizer must see each variable once in a step."""
+    sums: dict[int, _Update] = {}
+    for each in updates:
+        known = sums.get(id(each.variable))
+        sums[id(each.variable)] = each if known is None else known._replace(gradient=known.gradient + each.gradient)
+    return list(sums.values())
+
+
+def _added_up(updates: list[_Update]) -> list[_Update]:
     """Adds the gradients of all replicas."""
     replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1 or not pairs:
-        return pairs
-    gradients, variables = zip(*pairs, strict=True)
-    added = replica.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
-    return list(zip(added, variables, strict=True))
+    if replica is None or replica.num_replicas_in_sync == 1 or not updates:
+        return updates
+    added = replica.all_reduce(tf.distribute.ReduceOp.SUM, [each.gradient for each in updates])
+    return [each._replace(gradient=gradient) for each, gradient in zip(updates, added, strict=True)]
 
 
 def _innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

@@ -210,11 +210,14 @@ def reference_regulariser(
     activation: Any = None,
     signals: Any = reference_signals,
 ) -> float:
-    """Returns R_l by the formulas of Table 1 (Kunin et al. 2020)."""
+    """Returns R_l by the formulas of Table 1 (Kunin et al. 2020), both halves of it with `update_forward`."""
     s = signals(config, linear, x, w, b, bias, activation)
     decay = 0.5 * (b**2).sum()
     amp = -batch_mean(s["backward"] * s["forward"])
     sparse = 0.5 * batch_mean(s["backward"] ** 2)
+    if config.get("update_forward"):
+        decay += 0.5 * (w**2).sum()
+        sparse += 0.5 * batch_mean(s["forward"] ** 2)
     rule = config["rule"]
     if rule in ("feedback", "align_prop", "sign_symmetry"):
         return 0.0

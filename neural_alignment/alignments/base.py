@@ -6,8 +6,9 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import keras
 import pydantic
 import tensorflow as tf
 
@@ -24,6 +25,15 @@ from neural_alignment.operations import LinearMap
 from neural_alignment.options import Options
 
 Tensor = tf.Tensor
+
+ActivationName = Literal[
+    tuple(
+        name
+        for name in sorted(dir(keras.activations))
+        if not name.startswith("_") and name not in ("deserialize", "get", "serialize", "glu", "threshold")
+    )
+]
+"""Every nonlinearity of the installed Keras that keeps the shape and needs no arguments."""
 
 
 class _computed_once:  # noqa: N801 (a decorator)
@@ -51,7 +61,8 @@ class _computed_once:  # noqa: N801 (a decorator)
 class LayerView:
     """A layer at one forward pass, as a rule may see it.
 
-    Everything but `backward_kernel` is cut off from the gradient, so that R reaches B alone.
+    `inputs`, `bias` and `projection` are behind `tf.stop_gradient`. So is `forward_kernel`, unless `update_forward` is
+    set: R then reaches B only, or B and W.
 
     Attributes:
         linear_map: projects, reconstructs and correlates; knows strides and padding.
@@ -65,6 +76,7 @@ class LayerView:
         step: the global step.
         first_example: place in the step's batch of the first example here: not 0 on other replicas than the first, and
             where gradients are accumulated.
+        update_forward: whether R moves W too.
     """
 
     linear_map: LinearMap
@@ -77,11 +89,36 @@ class LayerView:
     name: str = "layer"
     step: Tensor | int = 0
     first_example: Tensor | int = 0
+    update_forward: bool = False
 
     def __post_init__(self):
-        for name in ("inputs", "forward_kernel", "bias", "projection"):
+        fixed = (
+            ("inputs", "bias", "projection")
+            if self.update_forward
+            else ("inputs", "forward_kernel", "bias", "projection")
+        )
+        for name in fixed:
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, tf.stop_gradient(value))
+
+    @property
+    def moved_forward_kernel(self) -> Tensor | None:
+        """W where R moves it, for primitives that have a half for each kernel; none where R moves B only."""
+        return self.forward_kernel if self.update_forward else None
+
+    def known_projection(self) -> Tensor | None:
+        """Returns `projection`, with a gradient to W where R moves W; none where it has not been computed."""
+        if self.projection is None or not self.update_forward:
+            return self.projection
+
+        @tf.custom_gradient
+        def projection(kernel):
+            def gradient(upstream):
+                return self.linear_map.correlate(self.inputs, upstream, like=kernel)
+
+            return tf.identity(self.projection), gradient
+
+        return projection(self.forward_kernel)
 
     @property
     def transposed_forward_kernel(self) -> Tensor:
@@ -108,12 +145,14 @@ class Signals:
         forward_output: ForwardOutput,
         backward_output: BackwardOutput,
         seed: int,
+        activation: Callable[[Tensor], Tensor] | None = None,
     ):
         self.view = view
         self.input_path = input_path
         self.forward_output = forward_output
         self.backward_output = backward_output
         self.seed = seed
+        self.activation = view.activation if activation is None else activation
 
     @_computed_once
     def inputs(self) -> Tensor:
@@ -132,9 +171,8 @@ class Signals:
     @_computed_once
     def forward_activity(self) -> Tensor:
         """W^T x with bias and nonlinearity, not standardised."""
-        if self.inputs is self.view.inputs and self.view.projection is not None:
-            projection = self.view.projection
-        else:
+        projection = self.view.known_projection() if self.inputs is self.view.inputs else None
+        if projection is None:
             projection = self.view.linear_map.project(self.inputs, self.view.forward_kernel)
         return self._activity(projection, self.forward_output)
 
@@ -148,6 +186,11 @@ class Signals:
     def forward_projection(self) -> Tensor:
         """W^T x after all operations of the forward path: the x_out of Table 1."""
         return standardise(self.forward_activity, self.forward_output, batch=True)
+
+    @property
+    def moved_forward_projection(self) -> Tensor | None:
+        """The forward projection where R moves W, as `LayerView.moved_forward_kernel`."""
+        return self.forward_projection if self.view.update_forward else None
 
     @_computed_once
     def backward_projection(self) -> Tensor:
@@ -199,8 +242,8 @@ class Signals:
     def _activity(self, projection: Tensor, output: ForwardOutput | BackwardOutput) -> Tensor:
         if output.bias and self.view.bias is not None:
             projection = projection + self.view.bias
-        if output.relu and self.view.activation is not None:
-            projection = self.view.activation(projection)
+        if output.relu and self.activation is not None:
+            projection = self.activation(projection)
         return projection
 
     def _reconstruct(self, activity: Tensor, kernel: Tensor) -> Tensor:
@@ -210,8 +253,9 @@ class Signals:
 class Alignment(Options):
     """A learning rule: how a layer's backward kernel B comes to resemble its forward kernel W.
 
-    Called with the view of a layer it returns R_l, a scalar whose gradient reaches B alone. A rule is immutable and
-    may be shared between layers. It is also its own configuration: its fields are what YAML may say of it.
+    Called with the view of a layer it returns R_l, a scalar whose gradient reaches B, and W where `moves_forward` says
+    so. A rule is immutable and may be shared between layers. It is also its own configuration: its fields are what YAML
+    may say of it.
 
     Attributes:
         rule: the rule's name in a configuration.
@@ -244,6 +288,11 @@ class Alignment(Options):
         return backward_kernel
 
     @property
+    def moves_forward(self) -> bool:
+        """Whether R moves W too, not only B."""
+        return False
+
+    @property
     def uses_step(self) -> bool:
         """Whether R depends on the step: a scheduled weight, or noise."""
         return any(isinstance(value, schedules.Constant) for _, value in self)
@@ -269,14 +318,40 @@ class Alignment(Options):
         return cls(**config)
 
 
-class SignalAlignment(Alignment):
+class TrainedAlignment(Alignment):
+    """A rule that trains B by R.
+
+    With `update_forward` R moves W too (the option of this name in the published code of Kunin et al. 2020). Decay and
+    sparse then have a half for each kernel: decay = 1/2 (||B||^2 + ||W||^2) and
+    sparse = 1/2 (mean ||B^T x||^2 + mean ||W^T x||^2). The other primitives are the same expressions, differentiated by
+    W as well. The inputs and the bias stay behind `tf.stop_gradient`. In an `AlignedModel` with two optimizers, R's
+    optimizer moves W by R's gradient and J's optimizer moves W by J's gradient, each with slots of its own.
+
+    Attributes:
+        update_forward: whether R moves W too.
+    """
+
+    update_forward: bool = False
+
+    @property
+    def moves_forward(self) -> bool:
+        """Whether R moves W too, not only B."""
+        return self.update_forward
+
+
+class SignalAlignment(TrainedAlignment):
     """A rule that reads the signals of a layer, not its kernels alone.
 
     Attributes:
         input: operations on the input.
         forward_output: operations on the forward projection.
         backward_output: operations on the backward projection.
+        activation: Keras name of the nonlinearity that `relu: true` applies to a projection, in every layer. By default
+            it is the nonlinearity that follows the layer, and there is none where none follows.
         seed: seed of the noise; the run's seed where a configuration does not say.
+
+    Raises:
+        ValueError: if `activation` is given and neither output has `relu: true`.
     """
 
     reads_signals: ClassVar[bool] = True
@@ -284,7 +359,17 @@ class SignalAlignment(Alignment):
     input: InputPath = InputPath()
     forward_output: ForwardOutput = ForwardOutput()
     backward_output: BackwardOutput = BackwardOutput()
+    activation: ActivationName | None = None
     seed: int = 0
+
+    @pydantic.model_validator(mode="after")
+    def _activation_is_used(self):
+        if self.activation is not None and not (self.forward_output.relu or self.backward_output.relu):
+            raise ValueError(
+                "`activation` has no effect without `relu: true` in `forward_output` or `backward_output`. "
+                f"Received {self.activation!r}. Example: forward_output: {{relu: true}}."
+            )
+        return self
 
     @property
     def uses_step(self) -> bool:
@@ -293,7 +378,8 @@ class SignalAlignment(Alignment):
 
     def signals(self, view: LayerView) -> Signals:
         """Returns the lazy signals of the layer in `view`."""
-        return Signals(view, self.input, self.forward_output, self.backward_output, self.seed)
+        activation = None if self.activation is None else keras.activations.get(self.activation)
+        return Signals(view, self.input, self.forward_output, self.backward_output, self.seed, activation)
 
 
 @dataclass
@@ -311,9 +397,12 @@ class ForwardPass:
             the error arrives, so that both kinds of backward pass may follow one forward pass.
         probe: called with each layer and its inputs and W^T x (+ bias); returns what to go on with.
         around: called with each operation of an `AlignedModel` and with what calls it; returns what to call.
-        deferred: where it is a list, layers whose rule reads kernels alone put there themselves, the value of B, and a
-            function that returns R_l, for the model to call after the backward pass. Taken before, R's gradients, as
-            large as the kernels, would be held through it.
+        deferred: where it is a list, layers whose rule reads kernels alone put there themselves, the values of the
+            kernels that R moves by name (`"backward"`, `"forward"`), and a function that returns R_l, for the model to
+            call after the backward pass. Taken before, R's gradients, as large as the kernels, would be held through
+            it.
+        separate: called with a layer whose W is moved by R, and W; returns a copy of W for R to read, by which the
+            caller tells R's gradient of W from J's. Where it is none, both gradients reach W.
         losses: R_l by layer name, filled by the layers.
     """
 
@@ -324,7 +413,8 @@ class ForwardPass:
     weight_transport: bool = False
     probe: Callable[[Any, Tensor, Tensor], Tensor] | None = None
     around: Callable[[Any, Callable[..., Any]], Callable[..., Any]] | None = None
-    deferred: list[tuple[Any, Tensor, Callable[[], Tensor]]] | None = None
+    deferred: list[tuple[Any, dict[str, Tensor], Callable[[], Tensor]]] | None = None
+    separate: Callable[[Any, Tensor], Tensor] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, layer: str, regulariser: Tensor) -> None:

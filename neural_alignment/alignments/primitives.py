@@ -11,9 +11,10 @@ import tensorflow as tf
 Tensor = tf.Tensor
 
 
-def decay(backward_kernel: Tensor) -> Tensor:
-    """Energy of the backward kernel: 1/2 ||B||^2."""
-    return tf.nn.l2_loss(_wide(backward_kernel))
+def decay(backward_kernel: Tensor, forward_kernel: Tensor | None = None) -> Tensor:
+    """Energy of the backward kernel: 1/2 ||B||^2; with W, as where R moves W too, 1/2 (||B||^2 + ||W||^2)."""
+    energy = tf.nn.l2_loss(_wide(backward_kernel))
+    return energy if forward_kernel is None else energy + tf.nn.l2_loss(_wide(forward_kernel))
 
 
 def amp(backward_projection: Tensor, forward_projection: Tensor) -> Tensor:
@@ -29,9 +30,10 @@ def null(reconstruction: Tensor) -> Tensor:
     return 0.5 * _batch_mean(tf.square(_wide(reconstruction)))
 
 
-def sparse(backward_projection: Tensor) -> Tensor:
-    """Energy of the backward projection: 1/2 ||x^T B||^2."""
-    return 0.5 * _batch_mean(tf.square(_wide(backward_projection)))
+def sparse(backward_projection: Tensor, forward_projection: Tensor | None = None) -> Tensor:
+    """Energy of the backward projection: 1/2 ||B^T x||^2; with W^T x, as where R moves W too, that of both."""
+    energy = 0.5 * _batch_mean(tf.square(_wide(backward_projection)))
+    return energy if forward_projection is None else energy + 0.5 * _batch_mean(tf.square(_wide(forward_projection)))
 
 
 def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:

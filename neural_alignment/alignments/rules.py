@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments import primitives
-from neural_alignment.alignments.base import Alignment, LayerView, SignalAlignment
+from neural_alignment.alignments.base import Alignment, LayerView, SignalAlignment, TrainedAlignment
 from neural_alignment.alignments.schedules import Weight
 
 Tensor = tf.Tensor
@@ -90,7 +90,8 @@ class WeightMirror(SignalAlignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
         overlap = self.signals(view).overlap(beside=set())
-        return self.weight("amp", view) * overlap + self.weight("decay", view) * primitives.decay(view.backward_kernel)
+        decay = primitives.decay(view.backward_kernel, view.moved_forward_kernel)
+        return self.weight("amp", view) * overlap + self.weight("decay", view) * decay
 
 
 @register
@@ -125,9 +126,9 @@ class Information(SignalAlignment):
             amp = signals.overlap(beside=self._beside())
         null = primitives.null(getattr(signals, reconstruction))
         if self.sparse_decay:
-            decay = primitives.sparse(signals.backward_projection)
+            decay = primitives.sparse(signals.backward_projection, signals.moved_forward_projection)
         else:
-            decay = primitives.decay(view.backward_kernel)
+            decay = primitives.decay(view.backward_kernel, view.moved_forward_kernel)
         return self.weight("amp", view) * amp + self.weight("decay", view) * decay + self.weight("null", view) * null
 
     def _beside(self) -> set[str]:
@@ -138,7 +139,7 @@ class Information(SignalAlignment):
 
 
 @register
-class Symmetric(Alignment):
+class Symmetric(TrainedAlignment):
     """Symmetric alignment: R = self_ P_self + decay P_decay. Not local.
 
     With equal weights B goes to W^T (section 5 of the paper; the alpha = 1e-3, beta = 2e-3 of its appendix are 2e-3 on
@@ -152,7 +153,7 @@ class Symmetric(Alignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
         overlap = primitives.self_(view.transposed_forward_kernel, view.backward_kernel)
-        decay = primitives.decay(view.backward_kernel)
+        decay = primitives.decay(view.backward_kernel, view.moved_forward_kernel)
         return self.weight("self_", view) * overlap + self.weight("decay", view) * decay
 
 
@@ -167,17 +168,18 @@ class Activation(SignalAlignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
         signals = self.signals(view)
-        sparse = primitives.sparse(signals.backward_projection)
+        sparse = primitives.sparse(signals.backward_projection, signals.moved_forward_projection)
         amp = signals.overlap(beside={"sparse"})
         return self.weight("amp", view) * amp + self.weight("sparse", view) * sparse
 
 
 @register
-class KolenPollack(Alignment):
+class KolenPollack(TrainedAlignment):
     """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = decay P_decay, and B takes the update of W.
 
     The angle primitive reaches B through `operations` with `tie_gradient`. `decay` must equal the weight decay of W,
-    and one optimizer must move both kernels: then W - B^T shrinks by the decay at every step.
+    and one optimizer must move both kernels: then W - B^T shrinks by the decay at every step. With `update_forward` R
+    decays W as well as B, so the weight decay of W must be 0.
     """
 
     rule: Literal["kolen_pollack"] = "kolen_pollack"
@@ -186,4 +188,4 @@ class KolenPollack(Alignment):
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
-        return self.weight("decay", view) * primitives.decay(view.backward_kernel)
+        return self.weight("decay", view) * primitives.decay(view.backward_kernel, view.moved_forward_kernel)

@@ -15,7 +15,7 @@ from neural_alignment.config import Config
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap
 from neural_alignment.training import setup
-from neural_alignment.training.model import AlignedModel, all_layers
+from neural_alignment.training.model import AlignedModel, aligned_layers, all_layers
 
 PRODUCTS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul"}
 """Operations that cost one product of a kernel with a batch."""
@@ -66,6 +66,7 @@ def describe(config: Config) -> str:
         f"parameters  forward {forward:,} (batch normalisation included)  backward {backward:,}",
         f"data        {dataset.train_examples:,} training and {dataset.validation_examples:,} validation examples, "
         f"{dataset.steps_per_epoch:,} steps per epoch at batch {config.batch_size}",
+        *_reach(model, config),
         "",
         *_step_costs(rows, model),
     ]
@@ -149,7 +150,7 @@ def _operations(product: Any) -> int:
 
 @cache
 def regulariser_products(rule: Alignment, convolution: bool) -> int:
-    """Counts the products with a kernel that R_l and its gradient to B add to a step.
+    """Counts the products with a kernel that R_l and its gradients to B, and to W where R moves it, add to a step.
 
     The rule is traced on a small layer, and what its value and gradient depend on is counted; so a new rule need not
     say what it costs.
@@ -159,16 +160,38 @@ def regulariser_products(rule: Alignment, convolution: bool) -> int:
     backward_shape = linear_map.transposed_shape(kernel_shape)
 
     def step(inputs, forward_kernel, backward_kernel, bias, projection):
-        view = LayerView(linear_map, inputs, forward_kernel, backward_kernel, bias, tf.nn.relu, projection)
+        moved = [backward_kernel, forward_kernel] if rule.moves_forward else [backward_kernel]
         with tf.GradientTape() as tape:
-            tape.watch(backward_kernel)
+            tape.watch(moved)
+            view = LayerView(
+                linear_map,
+                inputs,
+                forward_kernel,
+                backward_kernel,
+                bias,
+                tf.nn.relu,
+                projection,
+                update_forward=rule.moves_forward,
+            )
             regulariser = rule(view)
-        return regulariser, tape.gradient(regulariser, backward_kernel)
+        return regulariser, tape.gradient(regulariser, moved)
 
     output_shape = (*x_shape[:-1], kernel_shape[-1])
     shapes = (x_shape, kernel_shape, backward_shape, kernel_shape[-1:], output_shape)
     graph = tf.function(step).get_concrete_function(*(tf.TensorSpec(shape, tf.float32) for shape in shapes)).graph
     return sum(operation.type in PRODUCTS for operation in _reached(graph.outputs))
+
+
+def _reach(model: AlignedModel, config: Config) -> list[str]:
+    """Returns a line that says what R moves, and by which optimizer, where that is more than B."""
+    layers = [layer.name for layer in aligned_layers(model) if layer.alignment.moves_forward]
+    if not layers:
+        return []
+    plan = config.optimization
+    by = f"optimization.forward ({plan.forward.name}), by the sum of the gradients of J and R"
+    if plan.backward is not None:
+        by = f"optimization.backward ({plan.backward.name}); J moves W by optimization.forward ({plan.forward.name})"
+    return [f"R moves     B and W of {len(layers)} layers (update_forward: {', '.join(layers)}) by {by}"]
 
 
 def _reached(tensors: Iterable[Any]) -> set[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,7 +29,8 @@ class AlignedModel(keras.Model):
     """A functional Keras model that is trained by the task loss J and the regulariser R of its aligned layers.
 
     J is the compiled loss and the weight regularisers; R is the sum of the layers' R_l. One backward pass of J + R
-    gives the gradients of both, because R reaches the backward kernels alone. With a `MultiOptimizer` whose scheduler
+    gives the gradients of both, because R reaches the backward kernels only, or, by a rule with `update_forward`, a
+    copy of W whose gradient is taken apart from J's. With a `MultiOptimizer` whose scheduler
     rests a loss at some steps, what only that loss needs is not computed at them. Where the layers have a rule for a
     whole network (`neural_alignment.feedback`), the error of J goes back by that rule, and there is no R.
 
@@ -252,16 +254,29 @@ class AlignedModel(keras.Model):
             watched = run()
         self._watch.update(step, *watched)
 
+    @property
+    def _moved_by_both(self) -> list[Any]:
+        """The trainable kernels W that R moves as well as J."""
+        return [variable for variable in self.trainable_variables if getattr(variable, "moved_by_both", False)]
+
+    @property
+    def _targets(self) -> list[Any]:
+        """The variables that a step has a gradient for: each W that both losses move stands twice, for J and for R."""
+        return [*self.trainable_variables, *self._moved_by_both]
+
     def _replica_step(self, data: Any, step: Tensor, j_runs: bool, r_runs: bool) -> tuple[Tensor, Tensor]:
         """Makes one step on the examples of one replica; returns J and R_l by layer, over these."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         optimizer = _unwrapped(self.optimizer)
         gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, j_runs, r_runs)
         scheduled = isinstance(optimizer, MultiOptimizer)
-        if scheduled and not optimizer.skip_idle:
-            gradients = _fill(gradients, self.trainable_variables)
+        targets = self._targets
+        if not scheduled:
+            gradients, targets = _merged(gradients, targets)
+        elif not optimizer.skip_idle:
+            gradients = _fill(gradients, targets)
         with optimizer.mode(j_runs, r_runs) if scheduled else contextlib.nullcontext():
-            self.optimizer.apply(gradients, self.trainable_variables)
+            self.optimizer.apply(gradients, targets)
         self._loss_tracker.update_state(loss, sample_weight=_examples(x))
         if r_runs:
             self._regulariser_tracker.update_state(tf.reduce_sum(regularisers))
@@ -325,46 +340,78 @@ class AlignedModel(keras.Model):
             chosen = tf.nest.map_structure(lambda t: None if t is None else t[index], batch)
             begin = first + index * (examples // parts)
             gradients, *rest = self._gradients(*chosen, step, begin, j_runs, r_runs)
-            return _fill(gradients, self.trainable_variables), *rest
+            return _fill(gradients, self._targets), *rest
 
         return _accumulate(part, parts)
 
     def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
         """Runs the model forward and back once."""
         options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
+        copies: list[tuple[Any, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
             forward = self._feedback.forward(x) if self._feedback else lambda: self(x, training=True)
             with tf.GradientTape() as tape:
+                state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()
                 # Keras has divided it by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
                 total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
                 total = self.optimizer.scale_loss(total + loss if j_runs else total)
-        gradients = [None] * len(self.trainable_variables)
+        gradients = [None] * len(self._targets)
         if j_runs or state.losses:
-            gradients = tape.gradient(total, self.trainable_variables)
+            found = tape.gradient(total, [*self.trainable_variables, *(copy for _, copy in copies)])
+            gradients[: len(self.trainable_variables)] = found[: len(self.trainable_variables)]
+            for (layer, _), gradient in zip(copies, found[len(self.trainable_variables) :], strict=True):
+                self._add_regulariser_gradient(gradients, layer.kernel, gradient)
         if self._feedback:
-            pairs = zip(gradients, self.trainable_variables, strict=True)
+            pairs = zip(gradients, self._targets, strict=True)
             gradients = [gradient if self._feedback.trains(variable) else None for gradient, variable in pairs]
         before = [gradient for gradient in gradients if gradient is not None]
-        for layer, backward, regulariser in state.deferred:
-            before = [self._add_deferred(gradients, layer, backward, regulariser, state, before)]
+        for layer, kernels, regulariser in state.deferred:
+            before = self._add_deferred(gradients, layer, kernels, regulariser, state, before)
         regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
         return gradients, loss * _replicas(), tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
 
-    def _add_deferred(self, gradients, layer, backward, regulariser, state, before):
-        """Takes R_l of a rule that reads kernels alone, and its gradient, after `before`; returns the last of it."""
+    def _add_deferred(self, gradients, layer, kernels, regulariser, state, before):
+        """Takes R_l of a rule that reads kernels alone, and its gradients, after `before`; returns these."""
         with tf.control_dependencies(before), tf.GradientTape() as tape:
-            tape.watch(backward)
+            tape.watch(kernels)
             value = regulariser()
             total = self.optimizer.scale_loss(value / _replicas())
         state.add(layer.name, value)
-        places = [at for at, variable in enumerate(self.trainable_variables) if variable is layer._backward_kernel]
-        for place in places:  # None where the layer is frozen.
-            with tf.control_dependencies(before):
-                gradient = tf.cast(tape.gradient(total, backward), layer._backward_kernel.dtype)
-            gradients[place] = value = gradient if gradients[place] is None else gradients[place] + gradient
-        return value
+        with tf.control_dependencies(before):
+            found = tape.gradient(total, kernels)
+        variables = {"backward": layer._backward_kernel, "forward": layer.kernel}
+        for name, gradient in found.items():
+            self._add_regulariser_gradient(gradients, variables[name], gradient)
+        return [gradient for gradient in found.values() if gradient is not None] or [value]
+
+    def _add_regulariser_gradient(self, gradients: list[Tensor | None], variable: Any, gradient: Tensor | None) -> None:
+        """Adds R's gradient of one variable to `gradients`, which are those of `_targets`; frozen ones are left out."""
+        places = [at for at, target in enumerate(self._targets) if target is variable]
+        if gradient is None or not places:
+            return
+        gradient = tf.cast(gradient, variable.dtype)
+        place = places[-1]  # J's gradient of a W that both move stands first.
+        gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
+
+
+def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer: Any, kernel: Tensor) -> Tensor:
+    """Returns a copy of W that `tape` watches and J's gradient does not pass, and notes it in `copies`."""
+    copy = tf.stop_gradient(kernel)
+    tape.watch(copy)
+    copies.append((layer, copy))
+    return copy
+
+
+def _merged(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> tuple[list[Tensor | None], list[Any]]:
+    """Adds the gradients of a variable that stands twice, for an optimizer that does not tell J from R."""
+    sums: dict[int, Tensor | None] = {}
+    for gradient, variable in zip(gradients, variables, strict=True):
+        known = sums.get(id(variable))
+        sums[id(variable)] = gradient if known is None else known if gradient is None else known + gradient
+    unique = list({id(variable): variable for variable in variables}.values())
+    return [sums[id(variable)] for variable in unique], unique
 
 
 class Execution:

@@ -153,11 +153,15 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
     plan = config.optimization
     scheduler = RateScheduler(steps_per_epoch, plan.delay_epochs, plan.alternation)
     options = [plan.forward] if plan.backward is None else [plan.forward, plan.backward]
-    optimizers = [_optimizer(config, option, steps_per_epoch) for option in options]
+    # Where both losses move W, the two optimizers need different noise: it is a function of seed, path and step.
+    apart = 2**31 if any(rule.moves_forward for rule in config.rules) else 0
+    optimizers = [
+        _optimizer(config, option, steps_per_epoch, config.seed + loss * apart) for loss, option in enumerate(options)
+    ]
     return MultiOptimizer(optimizers, None if scheduler.constant else scheduler, plan.skip_idle)
 
 
-def _optimizer(config: Config, options: Any, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+def _optimizer(config: Config, options: Any, steps_per_epoch: int, noise_seed: int) -> keras.optimizers.Optimizer:
     arguments = options.model_dump()
     schedule, noise = arguments.pop("schedule"), arguments.pop("noise")
     if schedule is not None:
@@ -171,7 +175,7 @@ def _optimizer(config: Config, options: Any, steps_per_epoch: int) -> keras.opti
     arguments["global_clipnorm"] = arguments.pop("clip_global_norm")
     arguments["clipvalue"] = arguments.pop("clip_value")
     optimizer = OPTIMIZERS[arguments.pop("name")](**arguments)
-    return optimizer if noise is None else Noisy(optimizer, seed=config.seed, **noise)
+    return optimizer if noise is None else Noisy(optimizer, seed=noise_seed, **noise)
 
 
 def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_epoch: int) -> None:

@@ -1,17 +1,22 @@
 """R_l of every rule with every operation of Table 5, in value and in gradient to B, against NumPy."""
 
+import dataclasses
 import functools
+import typing
 import zlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import (
     CASES,
     DENSE,
+    LEARNING,
     RULE_CONFIGS,
     SAME,
     TABLE_5,
+    VALID,
     assert_close,
     assert_differs,
     center_batch,
@@ -23,7 +28,9 @@ from helpers import (
 )
 
 from neural_alignment.alignments import RULES, InputPath, LayerView, from_config
+from neural_alignment.alignments.base import ActivationName
 from neural_alignment.alignments.pathways import draw_noise, noise_key
+from neural_alignment.errors import ConfigError
 from neural_alignment.operations import ConvMap, DenseMap
 
 SINGLE_OPTIONS = {
@@ -135,6 +142,126 @@ def test_rules_of_the_kernels_alone_agree_with_numpy(rng, rule, case):
         assert gradient is None
     else:
         assert_close(gradient, expected_gradient, "finite difference")
+
+
+# `update_forward`: R moves W too.
+
+LEARNING_KERNEL_RULES = ("symmetric", "kolen_pollack")
+"""Rules with an R of the kernels alone."""
+
+
+def both_gradients(config, view):
+    """Returns R_l of the library and its gradients to B, in the layout of W, and to W."""
+    kernels = [view.backward_kernel, view.forward_kernel]
+    with tf.GradientTape() as tape:
+        tape.watch(kernels)
+        value = from_config(config)(dataclasses.replace(view, update_forward=True))
+    backward, forward = tape.gradient(value, kernels)
+    return value.numpy(), view.linear_map.transpose(backward), forward
+
+
+def assert_both_gradients_agree(config, case, arrays, **options):
+    """Compares value and gradients to W and B with the NumPy reference, with and without the layer's projection."""
+    arrays, view = with_noise(config, case, arrays), view_of(case, arrays)
+    config = {**config, "update_forward": True}
+    tail = (arrays["bias"], relu)
+    value, backward, forward = both_gradients(config, view)
+    of_b = functools.partial(_regulariser_at, config, case, arrays, tail, options, "b")
+    of_w = functools.partial(_regulariser_at, config, case, arrays, tail, options, "w")
+    assert_close(value, of_b(arrays["b"]))
+    assert_close(backward, finite_difference(of_b, arrays["b"]), "finite difference")
+    assert_close(forward, finite_difference(of_w, arrays["w"]), "finite difference")
+    again = both_gradients(config, dataclasses.replace(view, projection=None))
+    assert_close(again[2], forward)
+
+
+def _regulariser_at(config, case, arrays, tail, options, name, kernel):
+    """Returns R_l of the NumPy reference with one kernel replaced."""
+    kernels = {**arrays, name: kernel}
+    return reference_regulariser(config, case.linear, arrays["x"], kernels["w"], kernels["b"], *tail, **options)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_with_update_forward_both_gradients_agree_with_numpy(variant, options):
+    case = DENSE if options in SINGLE_OPTIONS else VALID
+    arrays = case.arrays(np.random.default_rng(zlib.crc32(f"{variant}{options} both".encode())))
+    assert_both_gradients_agree(config_of(variant, OPTIONS[options]), case, arrays)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("variant", [*VARIANTS, *LEARNING_KERNEL_RULES])
+def test_with_update_forward_both_gradients_agree_on_every_map(rng, variant, case):
+    assert_both_gradients_agree(config_of(variant, {}), case, case.arrays(rng))
+
+
+@pytest.mark.parametrize(
+    ("variant", "options"),
+    [("kolen_pollack", {}), ("symmetric", {}), ("activation", {}), ("information sparse", {})],
+)
+def test_with_update_forward_decay_and_sparse_have_a_half_for_w(rng, variant, options):
+    """Without these halves R's gradient of W would have amp, null and self only."""
+    arrays = SAME.arrays(rng)
+    config = config_of(variant, options)
+    _, _, forward = both_gradients({**config, "update_forward": True}, view_of(SAME, arrays))
+    of_w = functools.partial(_regulariser_at, config, SAME, arrays, (arrays["bias"], relu), {}, "w")
+    assert_differs(forward, finite_difference(of_w, arrays["w"]), by=0.1)
+
+
+def test_with_update_forward_inputs_and_bias_stay_behind_stop_gradient(rng):
+    arrays = SAME.arrays(rng)
+    config = {**config_of("information sparse", EVERYTHING), "update_forward": True}
+    fixed = [tf.constant(arrays["x"]), tf.constant(arrays["bias"])]
+    with tf.GradientTape() as tape:
+        tape.watch(fixed)
+        view = view_of(SAME, arrays, inputs=fixed[0], bias=fixed[1], update_forward=True)
+        value = from_config(config)(view)
+    assert tape.gradient(value, fixed) == [None, None]
+
+
+def test_every_rule_that_learns_has_update_forward_and_no_other():
+    assert {name for name, rule in RULES.items() if "update_forward" in rule.model_fields} == set(LEARNING)
+    with pytest.raises(ConfigError, match=r"alignment.*update_forward"):
+        from_config({"rule": "feedback", "update_forward": True})
+
+
+# `activation`: another nonlinearity in place of the one that follows the layer.
+
+NUMPY_ACTIVATIONS = {"relu": relu, "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+
+
+@pytest.mark.parametrize("following", [None, tf.nn.relu], ids=["linear", "relu"])
+@pytest.mark.parametrize("name", NUMPY_ACTIVATIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_activation_overrides_the_nonlinearity_that_follows(rng, variant, name, following):
+    """Also where none follows, as in the published code."""
+    arrays = DENSE.arrays(rng)
+    on = {"forward_output": {"relu": True}, "backward_output": {"relu": True}}
+    config = {**config_of(variant, on), "activation": name}
+    value, gradient = value_and_gradient(config, view_of(DENSE, arrays, activation=following))
+    expected_value, expected_gradient = expected(config, DENSE, arrays, activation=NUMPY_ACTIVATIONS[name])
+    assert_close(value, expected_value)
+    assert_close(gradient, expected_gradient, "finite difference")
+
+
+@pytest.mark.parametrize("output", ["forward_output", "backward_output"])
+def test_activation_acts_on_the_outputs_that_ask_for_it(rng, output):
+    arrays = DENSE.arrays(rng)
+    config = {**config_of("activation", {output: {"relu": True}}), "activation": "tanh"}
+    value, _ = value_and_gradient(config, view_of(DENSE, arrays))
+    assert_close(value, expected(config, DENSE, arrays, activation=np.tanh)[0])
+    assert_differs(value, expected(config, DENSE, arrays, activation=relu)[0])
+
+
+def test_every_activation_keeps_the_shape():
+    x = tf.constant(np.random.default_rng(12).normal(size=(3, 4)))
+    for name in typing.get_args(ActivationName):
+        assert keras.activations.get(name)(x).shape == x.shape, name
+
+
+def test_activation_without_an_output_that_uses_it_is_refused():
+    with pytest.raises(ConfigError, match=r"`activation` has no effect without `relu: true`"):
+        from_config({**RULE_CONFIGS["activation"], "activation": "tanh"})
 
 
 def test_every_option_of_the_three_paths_is_tried_alone():

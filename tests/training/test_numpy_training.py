@@ -74,6 +74,7 @@ class Recipe:
     minibatches: int = 1
     one_optimizer: bool = False
     seed: int = 11
+    steps: int = STEPS
     mistake: str = field(default="", compare=False)
 
 
@@ -81,7 +82,7 @@ def data(recipe):
     """Returns the batches of every step."""
     rng = np.random.default_rng(3)
     x = rng.normal(size=(STEPS, BATCH, *INPUT_SHAPES[recipe.network]))
-    return x, rng.integers(0, CLASSES, size=(STEPS, BATCH))
+    return x[: recipe.steps], rng.integers(0, CLASSES, size=(STEPS, BATCH))[: recipe.steps]
 
 
 # The library.
@@ -176,6 +177,29 @@ def regulariser_gradient(config, linear, x, w, b, bias, activation, mistake):
     return gradient
 
 
+def forward_regulariser_gradient(config, linear, x, w, b, bias, activation):
+    """Returns dR_l/dW by hand, for a rule with `update_forward`: W stands in the forward projection alone."""
+    rule, n = config["rule"], len(x)
+    path, out = config.get("input", {}), config.get("forward_output", {})
+    if rule == "symmetric":
+        return config["decay"] * w - config["self_"] * b
+    if rule == "kolen_pollack":
+        return config["decay"] * w
+    projection = linear.project(x, w) + (bias if out.get("bias") else 0.0)
+    gate = (projection > 0).astype(float) if out.get("relu") and activation else np.ones_like(projection)
+    activity = projection * gate
+    x_back = center_batch(x) if path.get("batch_center") else x
+    backward = linear.project(x_back, b) + (bias if config.get("backward_output", {}).get("bias") else 0.0)
+    to_output = -config["amp"] * backward / n
+    if rule == "activation":
+        to_output += config["sparse"] * (center_batch(activity) if out.get("batch_center") else activity) / n
+    to_activity = center_batch(to_output) if out.get("batch_center") else to_output
+    if rule == "information":
+        to_activity += config["null"] * linear.project(linear.reconstruct(activity, b, x.shape), b) / n
+    gradient = linear.correlate(x, to_activity * gate, w.shape)
+    return gradient if rule == "activation" else gradient + config["decay"] * w
+
+
 class NumpyNetwork:
     """The network of a recipe: its weights, and the gradients of J and R by every layer."""
 
@@ -195,7 +219,7 @@ class NumpyNetwork:
         return self.b[index]
 
     def gradients(self, x, y, step, first_example):
-        """Returns the gradients of J to (W, bias) and of R to B; J's to B too where the rule ties them."""
+        """Returns the gradients of J to (W, bias) and of R to (B, W); J's to B too where the rule ties them."""
         recipe, rule = self.recipe, self.recipe.config["rule"]
         inputs, gates = [], []
         for index, (kind, linear, _) in enumerate(self.specs):
@@ -209,7 +233,7 @@ class NumpyNetwork:
         probabilities = np.exp(x - x.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         error = (probabilities - np.eye(CLASSES)[y]) / len(y)
-        d_w, d_bias, d_b = [], [], []
+        d_w, d_bias, d_b, d_forward = [], [], [], []
         for index in reversed(range(len(self.specs))):
             _, linear, shape = self.specs[index]
             error = error.reshape(gates[index].shape) * gates[index]
@@ -218,23 +242,26 @@ class NumpyNetwork:
             d_w.insert(0, task + L2 * self.w[index])
             d_bias.insert(0, error.sum(axis=tuple(range(error.ndim - 1))) + (L2 * self.bias[index] if last else 0.0))
             tied = rule == "kolen_pollack" or recipe.mistake == "J reaches B"
-            d_b.insert(0, self._regulariser(index, inputs[index], step, first_example) + (task if tied else 0.0))
+            backward, forward = self._regulariser(index, inputs[index], step, first_example)
+            d_b.insert(0, backward + (task if tied else 0.0))
+            d_forward.insert(0, forward)
             error = linear.reconstruct(error, self.carried(index), inputs[index].shape)
-        return d_w, d_bias, d_b
+        return d_w, d_bias, d_b, d_forward
 
     def _regulariser(self, index, x, step, first_example):
-        config = self.recipe.config
+        """Returns the gradients of R_l to B and to W."""
+        config, nothing = self.recipe.config, np.zeros_like(self.b[index])
         if config["rule"] in ("feedback", "sign_symmetry"):
-            return np.zeros_like(self.b[index])
+            return nothing, nothing
         if "noise" in config.get("input", {}):
             options = InputPath(**config["input"])
             key = noise_key(self.recipe.seed, f"layer{index}", step)
             x = draw_noise(options, tf.constant(x), key, first_example).numpy()
         activation = index < len(self.specs) - 1
         _, linear, _ = self.specs[index]
-        return regulariser_gradient(
-            config, linear, x, self.w[index], self.b[index], self.bias[index], activation, self.recipe.mistake
-        )
+        layer = (config, linear, x, self.w[index], self.b[index], self.bias[index], activation)
+        forward = forward_regulariser_gradient(*layer) if config.get("update_forward") else nothing
+        return regulariser_gradient(*layer, self.recipe.mistake), forward
 
 
 class NumpyMomentum:
@@ -245,8 +272,9 @@ class NumpyMomentum:
 
     def update(self, weights, gradients, rate):
         for w, g, a in zip(weights, gradients, self.accumulators, strict=True):
-            a[:] = self.momentum * a + g
-            w -= rate * (g + self.momentum * a)
+            if g is not None:
+                a[:] = self.momentum * a + g
+                w -= rate * (g + self.momentum * a)
 
 
 class NumpyAdam:
@@ -286,7 +314,8 @@ def train_numpy(recipe, weights):
     network = NumpyNetwork(recipe, weights)
     forward = [*network.w, *network.bias]
     j_optimizer = NumpyMomentum([*forward, *network.b] if recipe.one_optimizer else forward, recipe.momentum)
-    r_optimizer = NumpyAdam(network.b)
+    moves_forward = recipe.config.get("update_forward", False)
+    r_optimizer = NumpyAdam([*network.b, *network.w] if moves_forward else network.b)
     moves_b = recipe.config["rule"] not in ("feedback", "sign_symmetry")
     for step, (x, y) in enumerate(zip(*data(recipe), strict=True)):
         delayed = step < recipe.delay_epochs * recipe.steps_per_epoch
@@ -300,16 +329,26 @@ def train_numpy(recipe, weights):
                 zip(np.split(x, recipe.minibatches), np.split(y, recipe.minibatches), strict=True)
             )
         ]
-        d_w, d_bias, d_b = ([sum(g) / len(parts) for g in zip(*kind, strict=True)] for kind in zip(*parts, strict=True))
+        d_w, d_bias, d_b, d_forward = (
+            [sum(g) / len(parts) for g in zip(*kind, strict=True)] for kind in zip(*parts, strict=True)
+        )
         j_rate = numpy_rate(recipe, recipe.rate, step, recipe.warmup_epochs)
         r_rate = numpy_rate(recipe, recipe.r_rate, step, 0 if recipe.delay_epochs else recipe.warmup_epochs)
+        if recipe.mistake == "J's optimizer moves W by R":
+            d_w, d_forward = [a + r_runs * b for a, b in zip(d_w, d_forward, strict=True)], [0.0 * g for g in d_forward]
         if recipe.one_optimizer:
+            d_w = [j_runs * a + r_runs * b for a, b in zip(d_w, d_forward, strict=True)]
+            d_bias = [g * j_runs if j_runs or not recipe.skip_idle else None for g in d_bias]
+            d_b = [g * r_runs if r_runs or not recipe.skip_idle else None for g in d_b]
             j_optimizer.update([*forward, *network.b], [*d_w, *d_bias, *d_b], j_rate)
             continue
         if j_runs or not recipe.skip_idle:
             j_optimizer.update(forward, [g * j_runs for g in (*d_w, *d_bias)], j_rate)
         if moves_b and (r_runs or not recipe.skip_idle):
-            r_optimizer.update(network.b, [g * r_runs for g in d_b], r_rate)
+            r_weights, r_gradients = (
+                ([*network.b, *network.w], [*d_b, *d_forward]) if moves_forward else (network.b, d_b)
+            )
+            r_optimizer.update(r_weights, [g * r_runs for g in r_gradients], r_rate)
     return [a for triple in zip(network.w, network.bias, network.b, strict=True) for a in triple]
 
 
@@ -355,6 +394,53 @@ VARIANTS = {
     "minibatches": {"minibatches": 2},
     "minibatches and alternation": {"minibatches": 3, "alternation": 2},
 }  # fmt: skip
+
+
+# `update_forward`: R moves W too, by R's optimizer, or by the one optimizer.
+
+FEW = 10
+"""Steps of a run in which R moves W. As W grows, so do the rounding errors of Keras' Adam, whose betas are float32."""
+
+MOVES_FORWARD = {
+    rule: {**config, "update_forward": True}
+    for rule, config in RULES.items()
+    if rule not in ("feedback", "sign_symmetry")
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rule", MOVES_FORWARD)
+def test_every_rule_with_update_forward_trains_as_the_numpy_loop_does(rule, network):
+    agree(Recipe(MOVES_FORWARD[rule], network, one_optimizer=rule == "kolen_pollack", steps=FEW))
+
+
+@pytest.mark.parametrize(
+    "variant",
+    ["alternation 2 with momentum drift", "warm-up, delay and alternation", "minibatches and alternation", "delay"],
+)
+def test_every_schedule_with_update_forward_trains_as_the_numpy_loop_does(variant):
+    agree(Recipe(MOVES_FORWARD["information"], steps=FEW, **VARIANTS[variant]))
+
+
+@pytest.mark.parametrize("rule", ["symmetric", "activation"])
+@pytest.mark.parametrize("alternation", [None, 2])
+def test_one_optimizer_moves_w_by_the_sum_of_both_gradients(rule, alternation):
+    agree(Recipe(MOVES_FORWARD[rule], one_optimizer=True, alternation=alternation, steps=FEW))
+
+
+@pytest.mark.parametrize("rule", ["symmetric", "weight_mirror"])
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_compiled_steps_with_update_forward_train_as_the_numpy_loop_does(rule, jit_compile):
+    agree(Recipe(MOVES_FORWARD[rule], minibatches=2, steps=FEW), jit_compile=jit_compile)
+
+
+@pytest.mark.parametrize("rule", ["symmetric", "activation"])
+def test_with_update_forward_it_is_r_s_optimizer_that_moves_w_by_r(rule):
+    recipe = Recipe(MOVES_FORWARD[rule])
+    start = weights_of(build_model(recipe))
+    right = train_numpy(recipe, start)
+    for wrong in (replace(recipe, mistake="J's optimizer moves W by R"), replace(recipe, config=RULES[rule])):
+        assert max(distance(a, b) for a, b in zip(right, train_numpy(wrong, start), strict=True)) > 1e-3
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
