@@ -292,17 +292,14 @@ def test_files_that_are_not_there_are_told(run, command):
 SMOKE = {
     "configs/two_routes/resnet18": [
         "backprop",
-        "symmetric",
-        "activation",
         "kolen_pollack",
         "weight_mirror_adam_ops",
-        "information",
     ],
 }
 
 
 @pytest.mark.parametrize("name", [f"{folder}/{name}" for folder, names in SMOKE.items() for name in names])
-def test_smoke_of_one_configuration_per_rule(run, name):
+def test_smoke_of_a_configuration_of_the_paper(run, name):
     code, output, error = run("train", ROOT / f"{name}.yaml", "--smoke")
     assert code == 0, error
     assert "step 2 " in output

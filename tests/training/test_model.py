@@ -215,8 +215,10 @@ class Executions(keras.callbacks.Callback):
         self.losses.append(float(logs["loss"]))
 
 
-@pytest.mark.parametrize("mode", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=["graph", "eager", "xla"])
-@pytest.mark.parametrize("together", [1, 3, 9])
+@pytest.mark.parametrize(
+    ("together", "mode"),
+    [(1, {}), (3, {}), (9, {}), (3, {"run_eagerly": True}), (1, {"jit_compile": True}), (9, {"jit_compile": True})],
+)
 def test_evaluation_counts_every_example_once_and_calls_back_once_per_execution(together, mode):
     model, x, y = evaluated(steps_per_execution=together, **mode)
     seen = Executions()
@@ -331,8 +333,10 @@ def test_eagerly_a_step_is_called_each_time(monkeypatch):
 # Minibatches.
 
 
-@pytest.mark.parametrize("minibatches", [2, 3, 6])
-@pytest.mark.parametrize("rule", ["symmetric", "activation", "information", "kolen_pollack", "feedback"])
+@pytest.mark.parametrize(
+    ("rule", "minibatches"),
+    [("symmetric", 6), ("activation", 2), ("information", 3), ("kolen_pollack", 2), ("feedback", 2)],
+)
 def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches):
     x, y = data(6)
     ends = []
@@ -388,9 +392,14 @@ def test_minibatches_must_be_a_positive_integer(minibatches):
 # What is not finite.
 
 
-@pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize(
-    ("spoil", "names"), [("first", ["first"]), ("second", ["second"]), ("both", ["first", "second"]), ("J", ["J"])]
+    ("spoil", "names", "value"),
+    [
+        ("first", ["first"], np.inf),
+        ("second", ["second"], np.nan),
+        ("both", ["first", "second"], np.inf),
+        ("J", ["J"], np.nan),
+    ],
 )
 def test_first_non_finite_names_the_step_and_the_layers(value, spoil, names):
     model = network(Symmetric(self_=0.1, decay=0.2))

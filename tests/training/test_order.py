@@ -28,6 +28,7 @@ RULES = {
     "WM": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM"]},
     "IA": {**RULE_CONFIGS["information"], **TABLE_5["IA"]},
 }
+RULES |= {f"{name}, W too": {**RULES[name], "update_forward": True} for name in ("WM", "IA", "symmetric", "activation")}
 
 
 def optimised_graphs(rule, replicas, plain=False):
@@ -98,8 +99,10 @@ def rule_of(name):
     return from_config({**RULES[name], **({"seed": 4} if "input" in RULES[name] else {})})
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    ("name", "replicas"),
+    [*((name, 1) for name in RULES), *((name, 2) for name in ("symmetric", "IA", "kolen_pollack", "WM, W too"))],
+)
 def test_no_variable_is_moved_while_it_is_read(name, replicas):
     found = [unordered(graph) for graph in optimised_graphs(rule_of(name), replicas)]
     assert sum(count for _, count in found) > 20
