@@ -14,6 +14,7 @@ from neural_alignment.alignments import Alignment, LayerView
 from neural_alignment.config import Config
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap
+from neural_alignment.optimization import LossRates, described
 from neural_alignment.training import setup
 from neural_alignment.training.model import AlignedModel, all_layers
 
@@ -66,10 +67,28 @@ def describe(config: Config) -> str:
         f"parameters  forward {forward:,} (batch normalisation included)  backward {backward:,}",
         f"data        {dataset.train_examples:,} training and {dataset.validation_examples:,} validation examples, "
         f"{dataset.steps_per_epoch:,} steps per epoch at batch {config.batch_size}",
+        *_optimizers(config),
         "",
         *_step_costs(rows, model),
     ]
     return "\n".join(lines)
+
+
+def _optimizers(config: Config) -> list[str]:
+    """Returns which optimizer moves what, with all its options, and the factors on J and R."""
+    plan = config.optimization
+    moved = {"forward": "J", "backward": "R"} if plan.backward else {"forward": "J + R"}
+    if not any(rule.learns for rule in config.rules):
+        moved = {"forward": "J"}
+    lines = [f"optimizer   {loss}: {plan.optimizers[key].summary(config.batch_size)}" for key, loss in moved.items()]
+    if plan.loss_rates != LossRates():
+        lines.append(
+            f"loss rates  J {described(plan.loss_rates.forward)}, R {described(plan.loss_rates.backward)} "
+            "(epochs of global steps)"
+        )
+    turns = [f"R alone for {plan.delay_epochs:g} epochs"] if plan.delay_epochs else []
+    turns += [f"one step of R to {plan.alternation} of J"] if plan.alternation else []
+    return lines + ([f"turns       {', then '.join(turns)}"] if turns else [])
 
 
 def layer_costs(model: keras.Model) -> list[LayerCost]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from neural_alignment import layers
 from neural_alignment.alignments import KolenPollack, Symmetric
 from neural_alignment.training import AlignedModel
-from optimizers import Adam, Momentum, MultiOptimizer, Noisy, RateScheduler
+from optimizers import SWATS, Adam, Momentum, MultiOptimizer, Noisy, RAdam, RateScheduler
 
 SGD, STEPS = keras.optimizers.SGD, 7
 
@@ -58,7 +58,7 @@ def test_the_tables_know_every_argument():
 
 
 @pytest.mark.parametrize("argument", WORKS)
-@pytest.mark.parametrize("kind", [SGD, Momentum, Adam], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [SGD, Momentum, Adam, RAdam, SWATS], ids=lambda kind: kind.__name__)
 def test_an_argument_does_to_one_loss_what_it_does_to_a_model(kind, argument):
     """An optimizer inside moves the variables of its loss as it would alone; the other loss does not notice."""
     both = trained(MultiOptimizer([kind(**options(argument)), SGD(0.05)]), variables())
