@@ -18,7 +18,13 @@ from neural_alignment.alignments import RULES, KolenPollack, rule_type
 from neural_alignment.errors import ConfigError
 from neural_alignment.feedback import NetworkRule
 from neural_alignment.models.weight_norm import WeightNorm
-from neural_alignment.optimization import AnyOptimizer, LossRates, OptimizerOptions, ScheduledLossRate
+from neural_alignment.optimization import (
+    WITHOUT_FLOAT64,
+    AnyOptimizer,
+    LossRates,
+    OptimizerOptions,
+    ScheduledLossRate,
+)
 from neural_alignment.options import Options, PathText
 from neural_alignment.yaml_files import merge, read_chain
 from neural_alignment.yaml_files import write as write_yaml
@@ -364,6 +370,12 @@ class Config(Options):
                 "optimization.loss_rates.forward must not be 0: no rule of this run trains a backward kernel, and "
                 "nothing would be trained"
             )
+        for key, options in plan.optimizers.items():
+            if options.name in WITHOUT_FLOAT64 and self.runtime.precision == "float64":
+                raise ValueError(
+                    f"optimization.{key}.name must not be {options.name} with runtime.precision float64, which it does "
+                    "not support in Keras"
+                )
         self._check_schedules()
         which = "backward" if plan.backward else "forward"
         schedule = (plan.backward or plan.forward).schedule

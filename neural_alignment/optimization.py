@@ -519,6 +519,9 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
 }
 """Every optimizer by the name it has in a configuration."""
 
+WITHOUT_FLOAT64 = {"muon"}
+"""Optimizers of Keras that multiply weights of float64 by a number of float32, which TensorFlow refuses."""
+
 AnyOptimizer = Annotated[
     Union[(*(options for options, _ in _TYPED.values()), *_GENERATED.values())],
     Field(discriminator="name"),

@@ -26,6 +26,7 @@ from neural_alignment import config as configuration
 from neural_alignment import models
 from neural_alignment.alignments import NETWORK_RULES, LayerView, Symmetric, forward_pass, from_config
 from neural_alignment.alignments.pathways import InputPath, draw_noise, noise_key
+from neural_alignment.optimization import OPTIMIZERS
 from neural_alignment.training import AlignedModel, aligned_layers, probes, setup
 from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
@@ -160,12 +161,12 @@ def test_a_step_that_xla_cannot_compile_is_refused(jit_compile):
 def pair(forward, backward, **options):
     """Returns a function that makes the optimizers of these names."""
     return lambda: {
-        "forward": setup.OPTIMIZERS[forward](0.02, **options),
-        "backward": setup.OPTIMIZERS[backward](0.02, **options),
+        "forward": OPTIMIZERS[forward](0.02, **options),
+        "backward": OPTIMIZERS[backward](0.02, **options),
     }
 
 
-NAMES = sorted(setup.OPTIMIZERS)
+NAMES = sorted(OPTIMIZERS)
 PAIRS = itertools.zip_longest(NAMES[::2], NAMES[1::2], fillvalue="sgd")
 VARIANTS = {
     "minibatches": {"minibatches": 2},
