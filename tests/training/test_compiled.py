@@ -28,7 +28,7 @@ from neural_alignment.alignments import NETWORK_RULES, LayerView, Symmetric, for
 from neural_alignment.alignments.pathways import InputPath, draw_noise, noise_key
 from neural_alignment.optimization import OPTIMIZERS
 from neural_alignment.training import AlignedModel, aligned_layers, probes, setup
-from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
+from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RAdam, RateScheduler, WarmupAndDrops
 
 BATCH, CLASSES, SHAPE, STEPS, SEED = 8, 3, (6, 6, 2), 5, 4
 COLUMNS = {
@@ -172,6 +172,13 @@ VARIANTS = {
     "minibatches": {"minibatches": 2},
     "several steps per execution": {"steps_per_execution": 2, "scheduler": ALTERNATING},
     "clipped by the norm of all gradients": {"optimizers": pair("momentum", "adam", global_clipnorm=0.3)},
+    "a change of phase and rectified steps": {
+        "optimizers": lambda: {
+            "forward": SWATS(0.02, epsilon=0.5, rectified=True),
+            "backward": RAdam(0.02, beta_2=0.9),
+        },
+        "scheduler": RateScheduler(2, loss_rates=(WarmupAndDrops(0.5, 2, 1, (2,)), 2.0)),
+    },
     "noisy updates": {"optimizers": lambda: {"forward": Noisy(Momentum(0.1), 1e-3, seed=3)}},
     **{f"{forward} and {backward}": {"optimizers": pair(forward, backward)} for forward, backward in PAIRS},
 }
