@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -76,9 +76,10 @@ class SWATS(MomentOptimizer):
         """Moves one variable."""
         index = self._get_variable_index(variable)
         gradient = self._gradient(gradient, index)
+        rates = self._step_rates(learning_rate)  # Outside of the branches: there TensorFlow makes them once for all.
 
         def by_adam() -> tf.Tensor:
-            self._adam_step(variable, index, gradient, tf.cast(learning_rate, tf.float64))
+            self._adam_step(variable, index, gradient, rates)
             return tf.constant(True)
 
         def by_descent() -> tf.Tensor:
@@ -87,36 +88,41 @@ class SWATS(MomentOptimizer):
 
         tf.cond(tf.equal(self._phases[index].value, 0), by_adam, by_descent)
 
-    def _adam_step(self, variable: Any, index: int, gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
-        """Makes a step of the first phase, and changes the phase where it is time."""
+    def _step_rates(self, learning_rate: Any) -> _Rates:
+        """Returns the scalars of a step of the first phase that do not depend on the variable."""
         steps = self.steps()
         correction = 1.0 - self.beta_2**steps
-        plain = learning_rate / (1.0 - self.beta_1**steps)
-        adaptive = plain * tf.sqrt(correction)
+        plain = tf.cast(learning_rate, tf.float64) / (1.0 - self.beta_1**steps)
+        adaptive, usable = plain * tf.sqrt(correction), tf.constant(True)
         if self.rectified:
             length = averaged_steps(steps, self.beta_2)
             usable = length > 5.0
             adaptive *= rectification(length, self.beta_2, usable)
+        return _Rates(adaptive, plain, usable, correction, steps > 1.0)
+
+    def _adam_step(self, variable: Any, index: int, gradient: tf.Tensor, rates: _Rates) -> None:
+        """Makes a step of the first phase, and changes the phase where it is time."""
 
         # p = -rate q; only the products of q are needed. They are sums over the gradient's dtype.
         def adaptively() -> tuple[tf.Tensor, ...]:
-            self._update_moments(variable, index, gradient, adaptive)
+            self._update_moments(variable, index, gradient, rates.adaptive)
             q = self._momentums[index].value / (tf.sqrt(self._velocities[index].value) + self.epsilon)
-            return adaptive, *_products(q, gradient)
+            return rates.adaptive, *_products(q, gradient)
 
         def plainly() -> tuple[tf.Tensor, ...]:
             self._update_moments(variable, index, gradient, tf.zeros([], tf.float64))
-            self._move_along_momentum(variable, index, plain)
-            return plain, *_products(self._momentums[index].value, gradient)
+            self._move_along_momentum(variable, index, rates.plain)
+            return rates.plain, *_products(self._momentums[index].value, gradient)
 
-        rate, qq, qg = tf.cond(usable, adaptively, plainly) if self.rectified else adaptively()
+        rate, qq, qg = tf.cond(rates.usable, adaptively, plainly) if self.rectified else adaptively()
 
         known = tf.not_equal(rate * qg, 0.0)  # p . g
         gamma = rate * qq / tf.where(known, qg, 1.0)
         average = self._rates[index].value
         average = tf.where(known, self.beta_2 * average + (1.0 - self.beta_2) * gamma, average)
-        changes = known & (steps > 1.0) & (tf.abs(average / correction - gamma) < self.epsilon)
-        self.assign(self._rates[index], tf.where(changes, average / correction, average))
+        corrected = average / rates.correction
+        changes = known & rates.later & (tf.abs(corrected - gamma) < self.epsilon)
+        self.assign(self._rates[index], tf.where(changes, corrected, average))
         self.assign(self._phases[index], tf.cast(changes, tf.int64))
 
     def _descent_step(self, variable: Any, index: int, gradient: tf.Tensor) -> None:
@@ -139,6 +145,24 @@ class SWATS(MomentOptimizer):
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
         return {**super().get_config(), "rectified": self.rectified}
+
+
+class _Rates(NamedTuple):
+    """The scalars of a step of the first phase.
+
+    Attributes:
+        adaptive: the learning rate with its bias corrections, and r_t where rectified.
+        plain: the learning rate with the bias correction of the first moment.
+        usable: whether the second moment is used.
+        correction: 1 - beta_2^t.
+        later: whether t > 1.
+    """
+
+    adaptive: tf.Tensor
+    plain: tf.Tensor
+    usable: tf.Tensor
+    correction: tf.Tensor
+    later: tf.Tensor
 
 
 def _products(q: tf.Tensor, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
