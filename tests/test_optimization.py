@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from helpers import assert_close
 
 from neural_alignment import config as configuration
+from neural_alignment import yaml_files
 from neural_alignment.config import ConfigError
 from neural_alignment.optimization import OPTIMIZERS, Clock
 from neural_alignment.search import plan as plans
@@ -137,39 +139,42 @@ def test_reading_a_configuration_creates_no_optimizer(monkeypatch):
     parse(**forward(name="adamw", beta_1=0.5, amsgrad=True), backward={"name": "lion", "learning_rate": 0.1})
 
 
-def moved(names, replicas):
-    """Returns W and B after some steps by optimizers of J and R, each replica with its part of the gradient."""
+def moved(replicas=1, jit_compile=None):
+    """Returns W and B before and after some steps of every optimizer, each replica with its part of the gradient."""
     runtime = {"strategy": "mirrored", "replicas": replicas} if replicas > 1 else {"strategy": "cpu"}
-    strategy, rng, out = distribution.create(configuration.Runtime(**runtime)).strategy, np.random.default_rng(0), []
+    strategy, rng, out = distribution.create(configuration.Runtime(**runtime)).strategy, np.random.default_rng(0), {}
     start, gradients = rng.normal(size=(2, 3, 4)), rng.normal(size=(3, 2, 3, 4)).astype(np.float32)
     with strategy.scope():
-        for name in names:
-            own = [
-                keras.Variable(w, dtype="float32", name=n)
-                for w, n in zip(start, ("kernel", "backward_kernel"), strict=True)
-            ]
-            optimizer = MultiOptimizer([OPTIMIZERS[name](0.05), OPTIMIZERS[name](0.02)])
+        for name, kind in OPTIMIZERS.items():
+            own = [keras.Variable(w, dtype="float32", name=n) for w, n in zip(start, NAMES, strict=True)]
+            optimizer = MultiOptimizer([kind(0.05), kind(0.02)])
             optimizer.build(own)
-            out.append((optimizer, own))
+            out[name] = optimizer, own
 
     def step(g):
-        for optimizer, own in out:
+        for optimizer, own in out.values():
             optimizer.apply([g[0] / replicas, g[1] / replicas], own)
 
-    traced = tf.function(step, autograph=False)
-    run = (lambda g: strategy.run(traced, args=(g,))) if replicas > 1 else step
+    traced = step if jit_compile is None else tf.function(step, autograph=False, jit_compile=jit_compile)
     for g in gradients:
-        run(tf.constant(g))
-    return start, {name: [np.array(v) for v in own] for name, (_, own) in zip(names, out, strict=True)}
+        strategy.run(traced, args=(tf.constant(g),)) if replicas > 1 else traced(tf.constant(g))
+    return {name: np.array([start, [v.numpy() for v in own]]) for name, (_, own) in out.items()}
 
 
-def test_every_optimizer_trains_w_and_b_on_replicas_as_on_one():
-    names = sorted(OPTIMIZERS)
-    start, one = moved(names, 1)
-    _, two = moved(names, 2)
-    for name in names:
-        assert_close(np.array(two[name]), np.array(one[name]))
-        assert (np.abs(np.array(one[name]) - start).max(axis=(1, 2)) > 1e-6).all(), name
+NAMES = ("kernel", "backward_kernel")
+
+
+@pytest.fixture(scope="module")
+def eager():
+    """Where every optimizer moves W and B."""
+    return moved()
+
+
+@pytest.mark.parametrize("how", [{"replicas": 2, "jit_compile": False}, {"jit_compile": True}], ids=["replicas", "xla"])
+def test_every_optimizer_trains_w_and_b_on_replicas_and_under_xla(eager, how):
+    for name, (before, after) in moved(**how).items():
+        assert_close(after, eager[name][1], "float32")
+        assert (np.abs(after - before).max(axis=(1, 2)) > 1e-5).all(), name
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
@@ -427,3 +432,15 @@ def test_radam_and_swats_are_known_to_keras_by_their_names():
     for kind in (RAdam, SWATS):
         again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(kind(0.5, 0.8)))
         assert again.get_config() == kind(0.5, 0.8, name=again.name).get_config()
+
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "optimizers.md").read_text()
+
+
+def test_the_page_on_optimizers_is_right():
+    [said] = re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+    parse(**yaml_files.parse(said, "page")["optimization"], epochs=100)
+    [code] = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    exec(code, {})
+    named = re.findall(r"^\| (`\w+`.*?) \|", DOCUMENT, re.MULTILINE)
+    assert {name for cell in named for name in re.findall(r"`(\w+)`", cell)} >= set(OPTIMIZERS)
