@@ -102,13 +102,26 @@ def _native(layer: keras.Layer) -> keras.Layer:
     return kinds.get(type(layer).__name__, type(layer)).from_config(config)
 
 
-def aligned(build: Build, rule: Alignment, alternation: int | None = None) -> AlignedModel:
-    """Returns the network as this library trains it by `rule`: momentum for W, Adam for B, as in the paper."""
+def aligned(
+    build: Build,
+    rule: Alignment,
+    alternation: int | None = None,
+    optimizers: Sequence[keras.optimizers.Optimizer] | None = None,
+) -> AlignedModel:
+    """Returns the network as this library trains it by `rule`.
+
+    Args:
+        build: makes the network.
+        rule: the rule of all its layers.
+        alternation: steps of J to each step of R; none for both at every step.
+        optimizers: of W and B; momentum and Adam, as in the paper, where none.
+    """
     model = build(rule)
     model = AlignedModel(model.input, model.output)
-    optimizers = [Momentum(0.01)]
-    if rule.learns and not rule.tie_gradient:
-        optimizers.append(Adam(1e-3))
+    if optimizers is None:
+        optimizers = [Momentum(0.01)]
+        if rule.learns and not rule.tie_gradient:
+            optimizers.append(Adam(1e-3))
     scheduler = None if alternation is None else RateScheduler(steps_per_epoch=100, alternation=alternation)
     model.compile(MultiOptimizer(optimizers, scheduler), loss(), jit_compile=False)
     return model

@@ -18,6 +18,13 @@ from neural_alignment.alignments import RULES, KolenPollack, rule_type
 from neural_alignment.errors import ConfigError
 from neural_alignment.feedback import NetworkRule
 from neural_alignment.models.weight_norm import WeightNorm
+from neural_alignment.optimization import (
+    WITHOUT_FLOAT64,
+    AnyOptimizer,
+    LossRates,
+    OptimizerOptions,
+    ScheduledLossRate,
+)
 from neural_alignment.options import Options, PathText
 from neural_alignment.yaml_files import merge, read_chain
 from neural_alignment.yaml_files import write as write_yaml
@@ -172,96 +179,6 @@ class SquaredError(Options):
     """Subtracted from all targets; 1 / classes makes them mean 0."""
 
 
-class LearningRateSchedule(Options):
-    """Linear warm-up and drops, in epochs of J."""
-
-    warmup_epochs: NonNegativeFloat = 0.0
-    drop_epochs: list[NonNegativeFloat] = Field(default_factory=list)
-    drop_factor: PositiveFloat = 0.1
-
-    @pydantic.model_validator(mode="after")
-    def _ordered(self):
-        drops = self.drop_epochs
-        if drops != sorted(drops) or any(epoch < self.warmup_epochs for epoch in drops):
-            raise ValueError(
-                f"`drop_epochs` must be ascending and not before the end of the warm-up ({self.warmup_epochs}); "
-                f"found {drops}"
-            )
-        return self
-
-
-class UpdateNoise(Options):
-    """Noise on the updates, scaled by the current learning rate."""
-
-    variance: NonNegativeFloat
-    distribution: Literal["normal", "uniform", "sign"] = "normal"
-    only: str | None = None
-    """Part of the path of the variables that get it, such as backward_kernel."""
-
-
-class _Optimizer(Options):
-    """What all optimizers have."""
-
-    learning_rate: NonNegativeFloat
-    schedule: LearningRateSchedule | None = None
-    """Constant rate where none."""
-    clip_global_norm: PositiveFloat | None = None
-    clip_value: PositiveFloat | None = None
-    noise: UpdateNoise | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _one_clip(self):
-        if self.clip_global_norm is not None and self.clip_value is not None:
-            raise ValueError("only one of `clip_global_norm` and `clip_value` may be set; found both")
-        return self
-
-
-class SGD(_Optimizer):
-    """Gradient descent as Keras has it: with momentum, rate times gradient is accumulated."""
-
-    name: Literal["sgd"]
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    nesterov: bool = False
-
-
-class MomentumOptimizer(_Optimizer):
-    """Momentum as TensorFlow 1 has it: the current rate times the accumulated gradient."""
-
-    name: Literal["momentum"]
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = True
-
-
-class Adam(_Optimizer):
-    """Adam, with the epsilon of TensorFlow 1."""
-
-    name: Literal["adam"]
-    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    epsilon: PositiveFloat = 1e-8
-
-
-class RMSprop(_Optimizer):
-    """RMSprop."""
-
-    name: Literal["rmsprop"]
-    rho: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    epsilon: PositiveFloat = 1e-7
-    centered: bool = False
-
-
-class Adagrad(_Optimizer):
-    """Adagrad."""
-
-    name: Literal["adagrad"]
-    initial_accumulator_value: NonNegativeFloat = 0.1
-    epsilon: PositiveFloat = 1e-7
-
-
-AnyOptimizer = Annotated[SGD | MomentumOptimizer | Adam | RMSprop | Adagrad, Field(discriminator="name")]
-
-
 class Optimization(Options):
     """What moves W and B, and when."""
 
@@ -275,8 +192,15 @@ class Optimization(Options):
     """Epochs of R alone before J begins."""
     skip_idle: bool = True
     """Whether a loss at rest leaves its optimizer at rest; false lets momentum drift on, as the published code did."""
+    loss_rates: Annotated[LossRates, Field(exclude_if=lambda rates: rates == LossRates())] = LossRates()
+    """Factors on J and R."""
     minibatches: PositiveInt = 1
     """Equal parts of a batch whose gradients are accumulated."""
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerOptions]:
+        """The optimizers by their keys."""
+        return {"forward": self.forward} | ({"backward": self.backward} if self.backward else {})
 
 
 class Evaluation(Options):
@@ -432,6 +356,7 @@ class Config(Options):
                 f"optimization.minibatches must divide batch_size ({self.batch_size}); found {plan.minibatches}"
             )
         idle = {"backward": plan.backward, "alternation": plan.alternation, "delay_epochs": plan.delay_epochs}
+        idle["loss_rates.backward"] = plan.loss_rates.backward != 1
         for key, value in idle.items():
             if value and not learns:
                 raise ValueError(f"optimization.{key} has no effect: no rule of this run trains a backward kernel")
@@ -440,6 +365,18 @@ class Config(Options):
                 f"optimization.delay_epochs must be less than the length of the run ({self.epochs} epochs); "
                 f"found {plan.delay_epochs}"
             )
+        if plan.loss_rates.forward == 0 and not learns:
+            raise ValueError(
+                "optimization.loss_rates.forward must not be 0: no rule of this run trains a backward kernel, and "
+                "nothing would be trained"
+            )
+        for key, options in plan.optimizers.items():
+            if options.name in WITHOUT_FLOAT64 and self.runtime.precision == "float64":
+                raise ValueError(
+                    f"optimization.{key}.name must not be {options.name} with runtime.precision float64, which it does "
+                    "not support in Keras"
+                )
+        self._check_schedules()
         which = "backward" if plan.backward else "forward"
         schedule = (plan.backward or plan.forward).schedule
         if schedule and schedule.warmup_epochs and plan.delay_epochs:
@@ -452,6 +389,26 @@ class Config(Options):
                 f"evaluation.every_epochs must not exceed epochs ({self.epochs}); found {self.evaluation.every_epochs}"
             )
 
+    @property
+    def epochs_of_j(self) -> float:
+        """Epochs of J in the run: those of a delay are part of its length."""
+        return self.epochs - self.optimization.delay_epochs / ((self.optimization.alternation or 0) + 1)
+
+    def _check_schedules(self):
+        plan = self.optimization
+        schedules = {key: (options.schedule, self.epochs_of_j) for key, options in plan.optimizers.items()}
+        steps = self.epochs * ((plan.alternation or 0) + 1)
+        for key, rate in plan.loss_rates:
+            if isinstance(rate, ScheduledLossRate):
+                schedules[f"loss_rates.{key}"] = rate.schedule, steps
+        for key, (schedule, epochs) in schedules.items():
+            if schedule is None:
+                continue
+            try:
+                schedule.check(epochs)
+            except ValueError as error:
+                raise ValueError(f"optimization.{key}.schedule.{error}") from None
+
     def _check_kolen_pollack(self):
         plan = self.optimization
         for rule in self.rules:
@@ -461,6 +418,11 @@ class Config(Options):
                 raise ValueError(
                     "kolen_pollack needs one optimizer for both kernels at every step; found optimization.backward, "
                     "alternation or delay_epochs: leave them out"
+                )
+            if plan.loss_rates.forward != plan.loss_rates.backward:
+                raise ValueError(
+                    "optimization.loss_rates must be equal for J and R with kolen_pollack, or W and B move apart; "
+                    f"found {plan.loss_rates.forward} and {plan.loss_rates.backward}"
                 )
             if plan.forward.noise is not None and plan.forward.noise.only != "backward_kernel":
                 raise ValueError(

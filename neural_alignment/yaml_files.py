@@ -328,6 +328,9 @@ def _shown(text: str) -> str:
 KIND_KEYS = ("rule", "name", "source", "kind")
 """Keys that say which kind of thing a mapping is."""
 
+IMPLIED_KINDS = {"drop_epochs": {"kind": "drops"}}
+"""Keys that only one kind of mapping has, which may leave out what it is: learning-rate schedules."""
+
 MAX_FILES = 32
 """Files in a chain of bases."""
 
@@ -348,6 +351,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _other_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    for key, kind in IMPLIED_KINDS.items():
+        old = {**kind, **old} if key in old else old
     return any(key in new and key in old and new[key] != old[key] for key in KIND_KEYS)
 
 

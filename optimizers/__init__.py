@@ -9,10 +9,23 @@ except ModuleNotFoundError as error:
     ) from error
 
 from optimizers.adam import Adam
-from optimizers.learning_rate import WarmupAndDrops
+from optimizers.learning_rate import ManualDrop, WarmupAndDrops, WarmupAndSchedule
 from optimizers.momentum import Momentum
 from optimizers.noisy import Noisy
 from optimizers.optimizers import MultiOptimizer
+from optimizers.radam import RAdam
 from optimizers.rate_scheduler import RateScheduler
+from optimizers.swats import SWATS
 
-__all__ = ["Adam", "Momentum", "MultiOptimizer", "Noisy", "RateScheduler", "WarmupAndDrops"]
+__all__ = [
+    "SWATS",
+    "Adam",
+    "ManualDrop",
+    "Momentum",
+    "MultiOptimizer",
+    "Noisy",
+    "RAdam",
+    "RateScheduler",
+    "WarmupAndDrops",
+    "WarmupAndSchedule",
+]

@@ -1,4 +1,4 @@
-"""Learning rates over training: warm-up and drops."""
+"""Learning rates over training, by the epochs of J."""
 
 from __future__ import annotations
 
@@ -6,11 +6,64 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+class _ByEpochsOfJ(Schedule):
+    """The base of schedules that go by the epochs of J and begin with a linear warm-up from 0.
+
+    With alternation k an epoch takes (k + 1) times as many global steps. The clock starts after the delay, which is
+    counted in epochs of `steps_per_epoch` global steps: J's rate warms up from there; for R take `warmup_epochs=0` with
+    a delay, so that its rate is full from step 0 and falls with that of J.
+    """
+
+    def __init__(self, steps_per_epoch: int, warmup_epochs: float, delay_epochs: float, alternation: int | None):
+        if steps_per_epoch < 1:
+            raise ValueError(f"`steps_per_epoch` must be at least 1. Received {steps_per_epoch!r}. Example: 5004.")
+        if warmup_epochs < 0 or delay_epochs < 0:
+            raise ValueError(
+                "`warmup_epochs` and `delay_epochs` must not be negative. "
+                f"Received {warmup_epochs!r} and {delay_epochs!r}. Example: warmup_epochs=5, delay_epochs=0."
+            )
+        if alternation is not None and alternation < 1:
+            raise ValueError(f"`alternation` must be at least 1, or None. Received {alternation!r}. Example: 1.")
+        self.steps_per_epoch = steps_per_epoch
+        self.warmup_epochs = warmup_epochs
+        self.delay_epochs = delay_epochs
+        self.alternation = alternation
+
+    def _epoch(self, step: Any) -> tf.Tensor:
+        """Returns the epoch of J at a global step, with its fraction: a float64 scalar."""
+        # float64: in float32 the steps of a long run are too coarse to place the drops.
+        steps = tf.cast(step, tf.float64) - self.delay_epochs * self.steps_per_epoch
+        return tf.maximum(steps, 0.0) / (self.steps_per_epoch * ((self.alternation or 0) + 1))
+
+    def _warmup(self, epoch: tf.Tensor) -> tf.Tensor:
+        """Returns the factor of the warm-up, a float64 scalar from 0 to 1."""
+        if not self.warmup_epochs:
+            return tf.ones([], tf.float64)
+        return tf.minimum(epoch / self.warmup_epochs, 1.0)
+
+    @property
+    def reaches_zero(self) -> bool:
+        """Whether the value may be 0 at some step."""
+        return bool(self.warmup_epochs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructors have in common."""
+        return {
+            "steps_per_epoch": self.steps_per_epoch,
+            "warmup_epochs": self.warmup_epochs,
+            "delay_epochs": self.delay_epochs,
+            "alternation": self.alternation,
+        }
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
-class WarmupAndDrops(keras.optimizers.schedules.LearningRateSchedule):
+class WarmupAndDrops(_ByEpochsOfJ):
     """Linear warm-up from 0, then a drop at each of some epochs (Kunin et al. 2020, Appendices B.1.2 and B.2).
 
     Epochs are those of J. With alternation k an epoch takes (k + 1) times as many steps. The clock starts after the
@@ -40,48 +93,184 @@ class WarmupAndDrops(keras.optimizers.schedules.LearningRateSchedule):
         delay_epochs: float = 0,
         alternation: int | None = None,
     ):
-        if steps_per_epoch < 1:
-            raise ValueError(f"`steps_per_epoch` must be at least 1. Received {steps_per_epoch!r}. Example: 5004.")
-        if warmup_epochs < 0 or delay_epochs < 0:
-            raise ValueError(
-                "`warmup_epochs` and `delay_epochs` must not be negative. "
-                f"Received {warmup_epochs!r} and {delay_epochs!r}. Example: warmup_epochs=5, delay_epochs=0."
-            )
+        super().__init__(steps_per_epoch, warmup_epochs, delay_epochs, alternation)
         if list(drop_epochs) != sorted(drop_epochs) or any(epoch < warmup_epochs for epoch in drop_epochs):
             raise ValueError(
                 "`drop_epochs` must be ascending and not before the end of the warm-up. "
                 f"Received {tuple(drop_epochs)!r} with warmup_epochs={warmup_epochs!r}. Example: (30, 60, 80)."
             )
-        if alternation is not None and alternation < 1:
-            raise ValueError(f"`alternation` must be at least 1, or None. Received {alternation!r}. Example: 1.")
         self.learning_rate = learning_rate
-        self.steps_per_epoch = steps_per_epoch
-        self.warmup_epochs = warmup_epochs
         self.drop_epochs = tuple(drop_epochs)
         self.drop_factor = drop_factor
-        self.delay_epochs = delay_epochs
-        self.alternation = alternation
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Returns the rate at the global step `step`, a float32 scalar."""
-        # float64: in float32 the steps of a long run are too coarse to place the drops.
-        steps = tf.cast(step, tf.float64) - self.delay_epochs * self.steps_per_epoch
-        epoch = tf.maximum(steps, 0.0) / (self.steps_per_epoch * ((self.alternation or 0) + 1))
-        factor = tf.ones([], tf.float64)
-        if self.warmup_epochs:
-            factor = tf.minimum(epoch / self.warmup_epochs, 1.0)
+        epoch = self._epoch(step)
+        factor = self._warmup(epoch)
         for drop in self.drop_epochs:
             factor = tf.where(epoch < drop, factor, factor * self.drop_factor)
         return tf.cast(self.learning_rate * factor, tf.float32)
+
+    @property
+    def reaches_zero(self) -> bool:
+        """Whether the rate may be 0 at some step."""
+        last = np.float32(self.learning_rate * self.drop_factor ** len(self.drop_epochs))
+        return super().reaches_zero or abs(last) < np.finfo(np.float32).tiny  # Smaller numbers may be flushed to 0.
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
         return {
             "learning_rate": self.learning_rate,
-            "steps_per_epoch": self.steps_per_epoch,
-            "warmup_epochs": self.warmup_epochs,
             "drop_epochs": list(self.drop_epochs),
             "drop_factor": self.drop_factor,
-            "delay_epochs": self.delay_epochs,
-            "alternation": self.alternation,
+            **super().get_config(),
+        }
+
+
+@keras.saving.register_keras_serializable(package="optimizers")
+class WarmupAndSchedule(_ByEpochsOfJ):
+    """Linear warm-up from 0 to the first value of a Keras schedule, which then goes by the steps of J.
+
+    The warm-up goes from 0 to the value of `schedule` at step 0. After it, the schedule is called with the number of
+    steps of J since the end of the warm-up: `steps_per_epoch` to an epoch of J, whatever the alternation. Delay and
+    alternation are as in `WarmupAndDrops`. Keras' own schedules are computed in float64.
+
+    Example: a cosine from 0.1 to 0.001 over epochs 5 to 90 is
+    `WarmupAndSchedule(keras.optimizers.schedules.CosineDecay(0.1, 85 * 5004, alpha=0.01), 5004, warmup_epochs=5)`.
+
+    Args:
+        schedule: a `keras.optimizers.schedules.LearningRateSchedule`, or a float for a constant rate.
+        steps_per_epoch: steps in an epoch, without alternation.
+        warmup_epochs: length of the warm-up.
+        delay_epochs: epochs before the clock starts.
+        alternation: k, the steps of J to each step of R; none for both at every step.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule | float,
+        steps_per_epoch: int,
+        warmup_epochs: float = 0,
+        delay_epochs: float = 0,
+        alternation: int | None = None,
+    ):
+        super().__init__(steps_per_epoch, warmup_epochs, delay_epochs, alternation)
+        if not isinstance(schedule, (Schedule, int, float)):
+            raise ValueError(
+                "`schedule` must be a learning-rate schedule of Keras or a number. "
+                f"Received {schedule!r}. Example: keras.optimizers.schedules.CosineDecay(0.1, 1000)."
+            )
+        self.schedule = schedule
+        self._precise = _in_float64(schedule)
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Returns the rate at the global step `step`, a float32 scalar."""
+        epoch = self._epoch(step)
+        rate = self._precise
+        if isinstance(rate, Schedule):
+            rate = rate(tf.maximum(epoch - self.warmup_epochs, 0.0) * self.steps_per_epoch)
+        return tf.cast(tf.cast(rate, tf.float64) * self._warmup(epoch), tf.float32)
+
+    @property
+    def reaches_zero(self) -> bool:
+        """Whether the rate may be 0 at some step."""
+        if super().reaches_zero:
+            return True
+        if isinstance(self.schedule, keras.optimizers.schedules.CosineDecay):
+            return not self.schedule.initial_learning_rate * self.schedule.alpha
+        if isinstance(self.schedule, keras.optimizers.schedules.PolynomialDecay):
+            return not self.schedule.end_learning_rate
+        return True if isinstance(self.schedule, Schedule) else not self.schedule
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        keeps = isinstance(self.schedule, Schedule)
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule) if keeps else self.schedule,
+            **super().get_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WarmupAndSchedule:
+        """Builds the schedule from what `get_config` returned."""
+        schedule = config["schedule"]
+        if isinstance(schedule, dict):
+            schedule = keras.saving.deserialize_keras_object(schedule)
+        return cls(**{**config, "schedule": schedule})
+
+
+def _in_float64(schedule: Schedule | float) -> Schedule | float:
+    """Returns one of Keras' schedules so that it computes in float64, and any other as it is."""
+    if not isinstance(schedule, Schedule) or not type(schedule).__module__.startswith("keras."):
+        return schedule
+    config = schedule.get_config()  # Keras computes in the dtype of the first rate.
+    if "initial_learning_rate" not in config:
+        return schedule
+    return type(schedule).from_config({**config, "initial_learning_rate": np.float64(config["initial_learning_rate"])})
+
+
+@keras.saving.register_keras_serializable(package="optimizers")
+class ManualDrop(_ByEpochsOfJ):
+    """Drops made by hand, one at each restart, as in the published code of Kunin et al. 2020.
+
+    At drop 0 there is the linear warm-up only. At drop k > 0 there is none: the rate is `drop_factor`^(k - 1) of the
+    base until the global step `drop_step`, and `drop_factor`^k from there on. So a run is stopped when it no longer
+    improves, and resumed with the next drop at the step where it stopped.
+
+    Args:
+        learning_rate: the base rate.
+        steps_per_epoch: steps in an epoch, without alternation.
+        drop: k, the number of the present drop.
+        drop_step: global step of the drop; needed where `drop` is not 0.
+        drop_factor: what a drop multiplies by.
+        warmup_epochs: length of the warm-up, of drop 0.
+        delay_epochs: epochs before the warm-up starts.
+        alternation: k, the steps of J to each step of R; none for both at every step.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        steps_per_epoch: int,
+        drop: int = 0,
+        drop_step: int | None = None,
+        drop_factor: float = 0.1,
+        warmup_epochs: float = 0,
+        delay_epochs: float = 0,
+        alternation: int | None = None,
+    ):
+        super().__init__(steps_per_epoch, warmup_epochs, delay_epochs, alternation)
+        if drop < 0:
+            raise ValueError(f"`drop` must not be negative. Received {drop!r}. Example: drop=1.")
+        if (drop_step is None) == bool(drop):
+            raise ValueError(
+                "`drop_step` must be a global step where `drop` is not 0, and None where it is. "
+                f"Received {drop_step!r} with drop={drop!r}. Example: drop=1, drop_step=150120."
+            )
+        self.learning_rate = learning_rate
+        self.drop = drop
+        self.drop_step = drop_step
+        self.drop_factor = drop_factor
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Returns the rate at the global step `step`, a float32 scalar."""
+        if not self.drop:
+            return tf.cast(self.learning_rate * self._warmup(self._epoch(step)), tf.float32)
+        before, after = (tf.constant(self.learning_rate * self.drop_factor**k) for k in (self.drop - 1, self.drop))
+        return tf.where(tf.cast(step, tf.int64) < self.drop_step, before, after)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        return {
+            "learning_rate": self.learning_rate,
+            "drop": self.drop,
+            "drop_step": self.drop_step,
+            "drop_factor": self.drop_factor,
+            **super().get_config(),
         }

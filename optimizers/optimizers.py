@@ -56,7 +56,7 @@ class MultiOptimizer(Wrapper):
     (W of a rule with `update_forward`) is moved by both: J's optimizer applies J's gradient and then R's optimizer
     applies R's gradient, each with slots of its own. With one optimizer it takes J + R on all of them, as Kolen-Pollack
     needs. `iterations` counts every global step, of J or of R; learning-rate schedules and the rate
-    scheduler go by it. Each inner optimizer counts its own updates.
+    scheduler go by it. Each inner optimizer counts its own updates; only RAdam and SWATS go by the global step.
 
     Arguments of the optimizers inside (`weight_decay`, clipping, `use_ema`, `gradient_accumulation_steps`) apply to the
     variables of their loss. `learning_rate` is that of J: Keras' `LearningRateScheduler` and `ReduceLROnPlateau` change
@@ -124,9 +124,10 @@ class MultiOptimizer(Wrapper):
     def _check_tied(self, variables: Sequence[Any]) -> None:
         """Refuses to move W and B apart where a rule ties them; aligned layers mark the B of such a rule."""
         rules = [rule for variable in variables if (rule := getattr(variable, "tied_by", None))]
-        if rules and not (self.constant and len(self.inner_optimizers) == 1):
+        together = self.constant or getattr(self.rate_scheduler, "together", False)
+        if rules and not (together and len(self.inner_optimizers) == 1):
             raise ValueError(
-                f"{rules[0]!r} needs one optimizer that moves W and B at every step. Received "
+                f"{rules[0]!r} needs one optimizer that moves W and B at every step, and equal loss rates. Received "
                 f"{len(self.inner_optimizers)} optimizers, rate scheduler {self.rate_scheduler!r}. "
                 "Example: MultiOptimizer([Momentum(0.1)])."
             )
@@ -359,8 +360,13 @@ def _innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimi
 
 
 def _follow(optimizer: keras.optimizers.Optimizer, iterations: Any) -> None:
-    """Makes the optimizer's learning-rate schedule, where it has one, go by the global step."""
+    """Makes the optimizer's learning-rate schedule, where it has one, go by the global step.
+
+    An optimizer whose formula has the global step, such as RAdam, has a method `follow` that takes its counter.
+    """
     optimizer = _innermost(optimizer)
+    if hasattr(optimizer, "follow"):
+        optimizer.follow(iterations)
     schedule = optimizer._learning_rate
     if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         schedule = schedule.schedule if isinstance(schedule, GlobalClock) else schedule

@@ -1,51 +1,99 @@
-"""When J and when R is optimised, as a function of the global step."""
+"""When J and when R is optimised, and by which factor, as a function of the global step."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class RateScheduler:
-    """Step -> (J rate, R rate): both 1 by default; delayed or alternating where asked for.
+    """Step -> (J rate, R rate): both 1 by default; delayed, alternating or scaled where asked for.
 
     With `alternation` k, every step that is a multiple of k + 1 is R's alone and the k steps between are J's alone.
     During the delay J rests and R runs on every step (Kunin et al. 2020, Appendices A.3 and B.1.2).
+
+    `loss_rates` are factors on J and R beside that. They multiply the gradients before the optimizer sees them, as a
+    factor on the loss would: momentum and gradient descent scale with them, Adam hardly changes at a constant factor. A
+    schedule is called with the global step, so its epochs are global steps / `steps_per_epoch`: unlike those of the
+    learning rates they are neither stretched by alternation nor shifted by the delay. The published code divides a
+    loss by 10 at epochs 30, 60 and 80, which is `WarmupAndDrops(1.0, steps_per_epoch, 0, (30, 60, 80))`.
+
+    A loss of rate 0 at a step is not optimised at that step.
 
     Args:
         steps_per_epoch: global steps in an epoch of `delay_epochs`.
         delay_epochs: epochs before J begins.
         alternation: k, the steps of J to each step of R; none for both at every step.
+        loss_rates: factors on J and on R; each a number that is not negative, or a
+            `keras.optimizers.schedules.LearningRateSchedule` over global steps.
 
     Raises:
         ValueError: if an argument is out of its range.
     """
 
-    def __init__(self, steps_per_epoch: int, delay_epochs: float = 0, alternation: int | None = None):
+    def __init__(
+        self,
+        steps_per_epoch: int,
+        delay_epochs: float = 0,
+        alternation: int | None = None,
+        loss_rates: Sequence[float | Schedule] = (1.0, 1.0),
+    ):
         if steps_per_epoch < 1:
             raise ValueError(f"`steps_per_epoch` must be at least 1. Received {steps_per_epoch!r}. Example: 5004.")
         if delay_epochs < 0:
             raise ValueError(f"`delay_epochs` must not be negative. Received {delay_epochs!r}. Example: 1.")
         if alternation is not None and alternation < 1:
             raise ValueError(f"`alternation` must be at least 1, or None. Received {alternation!r}. Example: 1.")
+        pair = tuple(loss_rates) if isinstance(loss_rates, (list, tuple)) else ()
+        if len(pair) != 2 or not all(isinstance(rate, Schedule) or _is_factor(rate) for rate in pair):
+            raise ValueError(
+                "`loss_rates` must be two numbers that are not negative, or learning-rate schedules of Keras. "
+                f"Received {loss_rates!r}. Example: (1.0, 0.1)."
+            )
+        if all(_never(rate) for rate in pair):
+            raise ValueError(
+                f"`loss_rates` must not both be 0: nothing would be trained. Received {loss_rates!r}. "
+                "Example: (0.0, 1.0) for R alone."
+            )
         self.steps_per_epoch = steps_per_epoch
         self.delay_epochs = delay_epochs
         self.alternation = alternation
+        self.loss_rates = pair
 
     @property
     def constant(self) -> bool:
         """Whether both rates are 1 at every step."""
+        return self._simultaneous and all(not isinstance(rate, Schedule) and rate == 1 for rate in self.loss_rates)
+
+    @property
+    def together(self) -> bool:
+        """Whether both rates are equal at every step, so that W and B of Kolen-Pollack stay together."""
+        j_rate, r_rate = map(_serialized, self.loss_rates)
+        return self._simultaneous and j_rate == r_rate
+
+    @property
+    def _simultaneous(self) -> bool:
         return not self.delay_epochs and self.alternation is None
 
     @property
     def modes(self) -> list[tuple[bool, bool]]:
-        """Which of J and R runs at some step: the pairs (J runs, R runs) that occur."""
+        """Which of J and R runs at some step: the pairs (J runs, R runs) that may occur."""
         if self.alternation is not None:
-            return [(True, False), (False, True)]
-        return [(True, True), (False, True)] if self.delay_epochs else [(True, True)]
+            turns = [(True, False), (False, True)]
+        else:
+            turns = [(True, True), (False, True)] if self.delay_epochs else [(True, True)]
+        if self.together:
+            states = [(state, state) for state in _states(self.loss_rates[0])]
+        else:
+            states = list(itertools.product(*map(_states, self.loss_rates)))
+        return list(dict.fromkeys((j and j_on, r and r_on) for j_on, r_on in states for j, r in turns))
 
     def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the rates of J and R at the global step `step`, two float32 scalars."""
@@ -56,9 +104,10 @@ class RateScheduler:
         else:
             r_runs = tf.equal(step % (self.alternation + 1), 0)
             j_runs = tf.logical_not(r_runs)
-        j_rate = tf.logical_and(j_runs, tf.logical_not(delayed))
-        r_rate = tf.logical_or(r_runs, delayed)
-        return tf.cast(j_rate, tf.float32), tf.cast(r_rate, tf.float32)
+        runs = tf.logical_and(j_runs, tf.logical_not(delayed)), tf.logical_or(r_runs, delayed)
+        factors = [rate(step) if isinstance(rate, Schedule) else rate for rate in self.loss_rates]
+        j_rate, r_rate = (tf.where(on, tf.cast(f, tf.float32), 0.0) for on, f in zip(runs, factors, strict=True))
+        return j_rate, r_rate
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the constructor takes."""
@@ -66,9 +115,32 @@ class RateScheduler:
             "steps_per_epoch": self.steps_per_epoch,
             "delay_epochs": self.delay_epochs,
             "alternation": self.alternation,
+            "loss_rates": [_serialized(rate) for rate in self.loss_rates],
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> RateScheduler:
         """Builds the scheduler from what `get_config` returned."""
-        return cls(**config)
+        rates = config.get("loss_rates", (1.0, 1.0))  # Models saved by earlier versions have none.
+        load = keras.saving.deserialize_keras_object
+        return cls(**{**config, "loss_rates": [load(rate) if isinstance(rate, dict) else rate for rate in rates]})
+
+
+def _is_factor(rate: Any) -> bool:
+    return isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 <= rate < float("inf")
+
+
+def _serialized(rate: float | Schedule) -> Any:
+    return keras.saving.serialize_keras_object(rate) if isinstance(rate, Schedule) else rate
+
+
+def _never(rate: float | Schedule) -> bool:
+    """Whether a factor is 0 at every step."""
+    return not isinstance(rate, Schedule) and rate == 0
+
+
+def _states(rate: float | Schedule) -> list[bool]:
+    """Returns whether a factor may be other than 0 at some step, and whether it may be 0."""
+    if isinstance(rate, Schedule):
+        return [True, False] if getattr(rate, "reaches_zero", True) else [True]
+    return [rate != 0]

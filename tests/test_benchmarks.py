@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, assert_differs
 
-from benchmarks import common, contenders, growth, input_pipeline, peer, run
+from benchmarks import common, contenders, growth, input_pipeline, moments, peer, run
 
 FACTS = {"machine": {"processor": "x"}, "versions": {}, "sizes": {"case": {"rounds": 3}}, "source": "0"}
 
@@ -254,6 +254,20 @@ def test_a_benchmark_runs_whole(results, name):
     section = (results.parent / "RESULTS.md").read_text().split(f"## {benchmark.title}\n")[1].split("\n## ")[0]
     assert "| limit" in section
     assert "nan" not in section
+
+
+def test_optimizers_are_compared_with_adam_in_the_same_round(results):
+    names = list(moments.optimizers())
+    samples = common.Samples(results, "moments", common.facts(moments.SMALL))
+    for value in (1.0, 3.0):
+        steps = {name: {"seconds": value * (1.2 if name == "radam" else 1.0), "CPU seconds": value} for name in names}
+        samples.add("convnet", steps)
+    checks = moments.report(samples, moments.SMALL).checks
+    assert {check.line: check.held for check in checks} == {
+        f"step time, convnet, {name}": name != "radam" for name in names if name != moments.BASELINE
+    }
+    made = {name: make() for name, make in moments.optimizers().items()}
+    assert {type(optimizer).__name__ for optimizer in made.values()} == {"Adam", "RAdam", "SWATS"}
 
 
 def test_what_is_measured_is_not_measured_again(results, monkeypatch):

@@ -134,7 +134,7 @@ def test_a_wrong_value_of_any_key_is_blamed_on_the_file_that_says_it(key, tmp_pa
         (["momentum=0.9", "learning_rate=x"], 1, "optimization.forward.learning_rate: input should be a valid number"),
         (["learning_rate=x", "momentum=0.9"], 0, "optimization.forward.learning_rate: input should be a valid number"),
         (["learning_rate=0.1", "learning_rate=x"], 1, "optimization.forward.learning_rate: "),
-        (["momentum=0.9", "momentm=1"], 1, "optimization.forward.momentm: unknown key; allowed: clip_global_norm, "),
+        (["momentum=0.9", "momentm=1"], 1, "optimization.forward.momentm: unknown key; allowed: base_batch_size, "),
         (["name=momentm", "momentum=1"], 0, "optimization.forward.name: must be one of sgd, momentum"),
         (["clip_value=1", "clip_global_norm=1"], 1, "optimization.forward: only one of"),
         (["schedule.warmup_epochs=5", "schedule.drop_epochs=[3]"], 1, "optimization.forward.schedule: `drop_epochs`"),

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import keras
 import pydantic
@@ -331,7 +331,8 @@ class TrainedAlignment(Alignment):
         update_forward: whether R moves W too.
     """
 
-    update_forward: bool = False
+    # Left out of configurations at its default: an earlier version did not have it.
+    update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda moves: not moves)] = False
 
     @property
     def moves_forward(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from neural_alignment.alignments import Alignment, LayerView
 from neural_alignment.config import Config
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap
+from neural_alignment.optimization import LossRates, described
 from neural_alignment.training import setup
 from neural_alignment.training.model import AlignedModel, aligned_layers, all_layers
 
@@ -66,11 +67,48 @@ def describe(config: Config) -> str:
         f"parameters  forward {forward:,} (batch normalisation included)  backward {backward:,}",
         f"data        {dataset.train_examples:,} training and {dataset.validation_examples:,} validation examples, "
         f"{dataset.steps_per_epoch:,} steps per epoch at batch {config.batch_size}",
+        *_rules(config),
+        *_optimizers(config),
         *_reach(model, config),
         "",
         *_step_costs(rows, model),
     ]
     return "\n".join(lines)
+
+
+def _rules(config: Config) -> list[str]:
+    """Returns a line for each rule with everything that the configuration says of it."""
+    said = [(rule.rule, rule.model_dump(exclude={"rule"}, exclude_defaults=True)) for rule in config.rules]
+    return [
+        f"rule        {name}" + (f": {', '.join(f'{key} {value}' for key, value in _flat(options))}" if options else "")
+        for name, options in said
+    ]
+
+
+def _flat(options: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
+    """Returns `key.path` and value of nested options."""
+    found = []
+    for key, value in options.items():
+        inside = isinstance(value, Mapping)
+        found += _flat(value, f"{path}{key}.") if inside else [(f"{path}{key}", described(value))]
+    return found
+
+
+def _optimizers(config: Config) -> list[str]:
+    """Returns which optimizer moves what, with all its options, and the factors on J and R."""
+    plan = config.optimization
+    moved = {"forward": "J", "backward": "R"} if plan.backward else {"forward": "J + R"}
+    if not any(rule.learns for rule in config.rules):
+        moved = {"forward": "J"}
+    lines = [f"optimizer   {loss}: {plan.optimizers[key].summary(config.batch_size)}" for key, loss in moved.items()]
+    if plan.loss_rates != LossRates():
+        lines.append(
+            f"loss rates  J {described(plan.loss_rates.forward)}, R {described(plan.loss_rates.backward)} "
+            "(epochs of global steps)"
+        )
+    turns = [f"R alone for {plan.delay_epochs:g} epochs"] if plan.delay_epochs else []
+    turns += [f"one step of R to {plan.alternation} of J"] if plan.alternation else []
+    return lines + ([f"turns       {', then '.join(turns)}"] if turns else [])
 
 
 def layer_costs(model: keras.Model) -> list[LayerCost]:

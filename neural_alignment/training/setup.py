@@ -13,19 +13,11 @@ import tensorflow as tf
 from neural_alignment import data, models
 from neural_alignment.config import Config, override
 from neural_alignment.errors import ConfigError
+from neural_alignment.optimization import Clock
 from neural_alignment.training import memory
 from neural_alignment.training.model import AlignedModel, all_layers
 from neural_alignment.training.targets import CodeAccuracy, HalfSquaredError, SquaredError, n_hot_codes
-from optimizers import Adam, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
-
-OPTIMIZERS = {
-    "sgd": keras.optimizers.SGD,
-    "momentum": Momentum,
-    "adam": Adam,
-    "rmsprop": keras.optimizers.RMSprop,
-    "adagrad": keras.optimizers.Adagrad,
-}
-"""Every optimizer by the name it has in a configuration."""
+from optimizers import MultiOptimizer, RateScheduler
 
 
 def load_data(config: Config) -> data.Dataset:
@@ -151,31 +143,15 @@ def _loss_and_metrics(config: Config, classes: int) -> tuple[keras.losses.Loss, 
 def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
     """Returns the optimizers of a run, scheduled over its global steps."""
     plan = config.optimization
-    scheduler = RateScheduler(steps_per_epoch, plan.delay_epochs, plan.alternation)
-    options = [plan.forward] if plan.backward is None else [plan.forward, plan.backward]
     # Where both losses move W, the two optimizers need different noise: it is a function of seed, path and step.
     apart = 2**31 if any(rule.moves_forward for rule in config.rules) else 0
+    clock = Clock(steps_per_epoch, config.epochs_of_j, plan.delay_epochs, plan.alternation)
     optimizers = [
-        _optimizer(config, option, steps_per_epoch, config.seed + loss * apart) for loss, option in enumerate(options)
+        options.make(config.batch_size, clock, config.seed + loss * apart)
+        for loss, options in enumerate(plan.optimizers.values())
     ]
+    scheduler = RateScheduler(steps_per_epoch, plan.delay_epochs, plan.alternation, plan.loss_rates.make(clock))
     return MultiOptimizer(optimizers, None if scheduler.constant else scheduler, plan.skip_idle)
-
-
-def _optimizer(config: Config, options: Any, steps_per_epoch: int, noise_seed: int) -> keras.optimizers.Optimizer:
-    arguments = options.model_dump()
-    schedule, noise = arguments.pop("schedule"), arguments.pop("noise")
-    if schedule is not None:
-        arguments["learning_rate"] = WarmupAndDrops(
-            options.learning_rate,
-            steps_per_epoch,
-            **schedule,
-            delay_epochs=config.optimization.delay_epochs,
-            alternation=config.optimization.alternation,
-        )
-    arguments["global_clipnorm"] = arguments.pop("clip_global_norm")
-    arguments["clipvalue"] = arguments.pop("clip_value")
-    optimizer = OPTIMIZERS[arguments.pop("name")](**arguments)
-    return optimizer if noise is None else Noisy(optimizer, seed=noise_seed, **noise)
 
 
 def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_epoch: int) -> None:

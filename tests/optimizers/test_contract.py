@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from neural_alignment import layers
 from neural_alignment.alignments import Symmetric
-from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
+from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RAdam, RateScheduler, WarmupAndDrops
 
 
 def schedule(rate=0.1):
@@ -23,10 +23,16 @@ def multi(inner, **options):
 
 
 ALTERNATING = {"rate_scheduler": RateScheduler(4, delay_epochs=0.5, alternation=1)}
+LOSS_RATES = RateScheduler(2, loss_rates=(0.5, WarmupAndDrops(2.0, 2, 0, (1, 2, 3))))
 OPTIMIZERS = {
     "momentum": lambda: Momentum(0.1),
     "momentum, scheduled": lambda: Momentum(schedule(), 0.8, nesterov=False, global_clipnorm=1.0),
     "noisy momentum": lambda: Noisy(Momentum(0.1), 0.01, "uniform", only="kernel", seed=3),
+    "radam": lambda: RAdam(schedule(), beta_2=0.9),
+    "swats": lambda: SWATS(0.1, beta_2=0.9, epsilon=0.5),
+    "multi radam": lambda: multi(Noisy(RAdam(schedule(0.01), beta_2=0.8), 0.04), skip_idle=False, **ALTERNATING),
+    "multi swats": lambda: multi(SWATS(schedule(0.01), beta_2=0.9, epsilon=0.5, rectified=True), **ALTERNATING),
+    "multi with loss rates": lambda: multi(keras.optimizers.Adam(0.01), rate_scheduler=LOSS_RATES),
     "multi sgd": lambda: multi(keras.optimizers.SGD(0.01, momentum=0.9)),
     "multi adam": lambda: multi(keras.optimizers.Adam(schedule(0.01)), **ALTERNATING),
     "multi rmsprop": lambda: multi(keras.optimizers.RMSprop(0.01), skip_idle=False, **ALTERNATING),

@@ -10,7 +10,7 @@ import tensorflow as tf
 from neural_alignment import layers
 from neural_alignment.alignments import KolenPollack, Symmetric
 from neural_alignment.training import AlignedModel
-from optimizers import Adam, Momentum, MultiOptimizer, Noisy, RateScheduler
+from optimizers import SWATS, Adam, Momentum, MultiOptimizer, Noisy, RAdam, RateScheduler
 
 SGD, STEPS = keras.optimizers.SGD, 7
 
@@ -58,7 +58,7 @@ def test_the_tables_know_every_argument():
 
 
 @pytest.mark.parametrize("argument", WORKS)
-@pytest.mark.parametrize("kind", [SGD, Momentum, Adam], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [SGD, Momentum, Adam, RAdam, SWATS], ids=lambda kind: kind.__name__)
 def test_an_argument_does_to_one_loss_what_it_does_to_a_model(kind, argument):
     """An optimizer inside moves the variables of its loss as it would alone; the other loss does not notice."""
     both = trained(MultiOptimizer([kind(**options(argument)), SGD(0.05)]), variables())
@@ -423,11 +423,13 @@ APART = {
     "two optimizers": lambda: MultiOptimizer([SGD(0.1), SGD(0.1)]),
     "in turn": lambda: MultiOptimizer([SGD(0.1)], RateScheduler(3, alternation=1)),
     "delayed": lambda: MultiOptimizer([SGD(0.1)], RateScheduler(3, delay_epochs=1)),
+    "by unequal loss rates": lambda: MultiOptimizer([SGD(0.1)], RateScheduler(3, loss_rates=(1.0, 0.5))),
     "under loss scaling": lambda: keras.optimizers.LossScaleOptimizer(MultiOptimizer([SGD(0.1), SGD(0.1)])),
 }
 TOGETHER = {
     "one in a list": lambda: MultiOptimizer([SGD(0.1)]),
     "one": lambda: SGD(0.1),
+    "by equal loss rates": lambda: MultiOptimizer([SGD(0.1)], RateScheduler(3, loss_rates=(0.5, 0.5))),
     "noisy": lambda: MultiOptimizer([Noisy(SGD(0.1), 1e-4, only="backward_kernel")]),
 }
 
@@ -443,6 +445,21 @@ def test_w_and_b_of_kolen_pollack_are_not_moved_apart(kind, optimizer):
 @pytest.mark.parametrize("kind", [AlignedModel, keras.Model], ids=["aligned", "keras"])
 def test_w_and_b_of_kolen_pollack_may_be_moved_by_one_optimizer(kind, optimizer):
     fit(model(TOGETHER[optimizer](), kind, rule=KolenPollack(decay=0.1)))
+
+
+def test_equal_loss_rates_bring_w_and_b_of_kolen_pollack_together():
+    """W - B decays by (1 - rate * loss rate * decay) at each step, whatever J is; unequal rates would not do that."""
+    built = model(MultiOptimizer([SGD(0.1)], RateScheduler(3, loss_rates=(0.5, 0.5))), rule=KolenPollack(decay=0.1))
+    layer = next(layer for layer in built.layers if hasattr(layer, "alignment"))
+    layer.kernel.regularizer = keras.regularizers.L2(0.05)
+
+    def apart():
+        return layer.kernel.numpy() - layer._backward_kernel.numpy().T
+
+    before = apart()
+    fit(built, epochs=2)
+    steps = int(built.optimizer.iterations)
+    np.testing.assert_allclose(apart(), before * (1 - 0.1 * 0.5 * 0.1) ** steps, rtol=1e-4, atol=1e-6)
 
 
 def test_kolen_pollack_refuses_keras_own_list_of_optimizers():

@@ -1,4 +1,4 @@
-"""Warm-up and drops, and who runs when, against SPEC section 1 written out in NumPy."""
+"""Learning rates over training, and who runs when, against their formulas written out in NumPy."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from helpers import assert_close
 
-from optimizers import RateScheduler, WarmupAndDrops
+from optimizers import ManualDrop, RateScheduler, WarmupAndDrops, WarmupAndSchedule
 
 SPE = 5004
 
@@ -91,6 +91,97 @@ def test_arguments_out_of_range_are_errors(options, message):
         WarmupAndDrops(**{"learning_rate": 0.1, "steps_per_epoch": 10, **options})
 
 
+# Schedules of Keras by the clock of J.
+
+WARMUP, END, FLOOR, RATE = 3, 20, 0.05, 0.4
+KERAS = keras.optimizers.schedules
+SPAN = (END - WARMUP) * SPE
+AFTER_WARMUP = {
+    "constant": (RATE, lambda e: 1.0),
+    "cosine": (
+        KERAS.CosineDecay(RATE, SPAN, alpha=FLOOR),
+        lambda e: FLOOR + (1 - FLOOR) * (1 + np.cos(np.pi * min(e / (END - WARMUP), 1.0))) / 2,
+    ),
+    "polynomial": (
+        KERAS.PolynomialDecay(RATE, SPAN, FLOOR * RATE, 2.0),
+        lambda e: FLOOR + (1 - FLOOR) * (1 - min(e / (END - WARMUP), 1.0)) ** 2,
+    ),
+    "exponential": (KERAS.ExponentialDecay(RATE, 2.5 * SPE, 0.7), lambda e: 0.7 ** (e / 2.5)),
+    "staircase": (KERAS.ExponentialDecay(RATE, 2 * SPE, 0.7, True), lambda e: 0.7 ** np.floor(e / 2)),
+}
+CLOCKS = {"plain": {}, "delay": {"delay_epochs": 1.5}, "both": {"delay_epochs": 2, "alternation": 2}}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("kind", AFTER_WARMUP)
+def test_a_schedule_of_keras_goes_by_the_clock_of_j_after_the_warm_up(kind, clock):
+    schedule, factor = AFTER_WARMUP[kind]
+    clock = CLOCKS[clock]
+    begin, epoch = clock.get("delay_epochs", 0) * SPE, SPE * (clock.get("alternation", 0) + 1)
+    marks = [begin + round(e * epoch) for e in (0, WARMUP, WARMUP + 2, WARMUP + 4, END, 3 * END)]
+    steps = sorted({0, 1, *(int(m + d) for m in marks for d in (-1, 0, 1) if m + d >= 0), *range(7, 200_000, 17_001)})
+
+    def formula(step):
+        e = max(step - begin, 0) / epoch
+        return RATE * min(e / WARMUP, 1.0) * factor(max(e - WARMUP, 0.0))
+
+    ours = WarmupAndSchedule(schedule, SPE, WARMUP, **clock)
+    assert_close(rates(ours, steps), [formula(step) for step in steps], "float32")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(ours))
+    np.testing.assert_array_equal(rates(again, steps), rates(ours, steps))
+
+
+def test_a_staircase_of_a_long_run_falls_on_the_step():
+    """In float32 these steps are counted by twos."""
+    schedule = WarmupAndSchedule(KERAS.ExponentialDecay(1.0, 3 * SPE, 0.5, True), SPE, alternation=2)
+    for times in (1, 7, 2000):
+        at = times * 3 * SPE * 3
+        exponent = rates(schedule, [at - 1, at, at + 1])
+        np.testing.assert_allclose(
+            np.log2(np.maximum(exponent, 1e-45)), np.maximum([1 - times, -times, -times], -149), atol=1
+        )
+        if times < 100:
+            assert_close(exponent, [0.5 ** (times - 1), 0.5**times, 0.5**times], "float32")
+    assert 2000 * 9 * SPE > 2**24
+
+
+def test_with_a_delay_r_is_at_its_full_rate_and_falls_with_j():
+    r = WarmupAndSchedule(KERAS.CosineDecay(0.2, 10 * SPE), SPE, 0, delay_epochs=1)
+    assert_close(rates(r, [0, SPE, 6 * SPE, 11 * SPE]), [0.2, 0.2, 0.1, 0.0], "float32")
+
+
+@pytest.mark.parametrize("drop", [0, 1, 2, 3])
+def test_a_drop_by_hand(drop):
+    at = 3 * SPE
+    schedule = ManualDrop(0.5, SPE, drop, at if drop else None, warmup_epochs=2, delay_epochs=1, alternation=1)
+    steps = [0, SPE, 2 * SPE, at - 1, at, at + 1, 7 * SPE]
+    if drop:
+        factors = [0.1 ** (drop - 1) if step < at else 0.1**drop for step in steps]
+    else:
+        factors = [min(max(step - SPE, 0) / (2 * 2 * SPE), 1.0) for step in steps]
+    assert_close(rates(schedule, steps), 0.5 * np.array(factors), "float32")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    np.testing.assert_array_equal(rates(again, steps), rates(schedule, steps))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ManualDrop(0.1, 10, -1), "`drop`.*-1.*Example"),
+        (lambda: ManualDrop(0.1, 10, 1), "`drop_step`.*None with drop=1.*Example"),
+        (lambda: ManualDrop(0.1, 10, 0, 5), "`drop_step`.*5 with drop=0.*Example"),
+        (lambda: WarmupAndSchedule("cosine", 10), "`schedule`.*'cosine'.*Example"),
+        (lambda: WarmupAndSchedule(0.1, 10, -1), "`warmup_epochs`.*-1.*Example"),
+    ],
+)
+def test_schedules_that_cannot_be_are_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# Who runs when.
+
+
 def pattern(scheduler, steps):
     """Returns who runs at each step: J, R or JR."""
     out = []
@@ -143,6 +234,72 @@ def test_the_scheduler_s_configuration_rebuilds_it():
 def test_a_scheduler_out_of_range_is_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         RateScheduler(**{"steps_per_epoch": 10, **options})
+
+
+# Factors on the losses.
+
+
+def factors(scheduler, steps):
+    """Returns the rates of J and R at several steps, `(steps, 2)`."""
+    return np.array([[float(rate) for rate in scheduler(tf.constant(step, tf.int64))] for step in steps])
+
+
+def test_loss_rates_are_factors_on_top_of_delay_and_alternation():
+    drops = WarmupAndDrops(2.0, SPE, 0, (30, 60, 80))
+    scheduler = RateScheduler(SPE, 1, 2, (0.25, drops))
+    steps = [0, 1, SPE, SPE + 1, 30 * SPE - 3, 30 * SPE, 60 * SPE, 80 * SPE, 80 * SPE + 1]
+    assert all(step % 3 == 0 for step in (SPE, 30 * SPE - 3))
+
+    def formula(step):
+        delayed, turn_of_r = step < SPE, step % 3 == 0
+        # By the global step: an alternation does not stretch these epochs and a delay does not shift them.
+        drop = 2.0 * 0.1 ** sum(step >= e * SPE for e in (30, 60, 80))
+        return 0.25 * (not delayed and not turn_of_r), drop * (delayed or turn_of_r)
+
+    assert_close(factors(scheduler, steps), [formula(step) for step in steps], "float32")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(scheduler))
+    np.testing.assert_array_equal(factors(again, steps), factors(scheduler, steps))
+    assert again.modes == scheduler.modes
+
+
+def test_a_scheduler_that_was_saved_without_loss_rates_is_loaded():
+    again = RateScheduler.from_config({"steps_per_epoch": 3, "delay_epochs": 1, "alternation": None})
+    assert again.loss_rates == (1.0, 1.0)
+
+
+VANISHING = WarmupAndSchedule(keras.optimizers.schedules.PolynomialDecay(1.0, 20, 0.0), 4)
+RISING = WarmupAndDrops(1.0, 4, 2, ())
+FLOORED = WarmupAndSchedule(keras.optimizers.schedules.CosineDecay(1.0, 20, alpha=0.1), 4)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [(0.0, 1.0), (2.0, 0.0), (VANISHING, 1.0), (1.0, RISING), (RISING, RISING), (FLOORED, 1.0), (RISING, VANISHING)],
+)
+@pytest.mark.parametrize(("delay", "alternation"), [(0, None), (1, None), (0, 1), (0.5, 2)])
+def test_the_modes_under_loss_rates_are_those_that_occur(delay, alternation, rates):
+    scheduler = RateScheduler(4, delay, alternation, rates)
+    assert not scheduler.constant
+    seen = {tuple(rate != 0 for rate in pair) for pair in factors(scheduler, range(60))}
+    assert seen <= set(scheduler.modes)
+    if not any(rate is RISING for rate in rates) or not (delay or alternation):  # There it is idle at the start only.
+        assert len(scheduler.modes) <= len(seen) + 1
+
+
+def test_w_and_b_stay_together_where_the_loss_rates_are_equal():
+    assert RateScheduler(4, loss_rates=(0.5, 0.5)).together
+    assert RateScheduler(4, loss_rates=(WarmupAndDrops(1.0, 4), WarmupAndDrops(1.0, 4))).together
+    for options in ({"loss_rates": (0.5, 1.0)}, {"alternation": 1}, {"delay_epochs": 1}):
+        assert not RateScheduler(4, **options).together
+    assert RateScheduler(4).together
+
+
+@pytest.mark.parametrize(
+    "rates", [(0.0, 0.0), (-1.0, 1.0), (1.0,), 1.0, ("a", 1.0), (float("inf"), 1.0), (float("nan"), 1.0), (True, 1.0)]
+)
+def test_loss_rates_out_of_range_are_errors(rates):
+    with pytest.raises(ValueError, match=r"`loss_rates` must .*Received .*Example"):
+        RateScheduler(4, loss_rates=rates)
 
 
 @pytest.mark.parametrize(("delay", "alternation"), [(0, None), (1, None), (0, 1), (0.5, 2)])

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from helpers import assert_close, assert_differs, distance
 
-from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
+from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops, WarmupAndSchedule
 
 SHAPE, STEPS = (3, 2), 9
 
@@ -138,6 +138,63 @@ def test_a_rate_between_zero_and_one_scales_the_gradient():
     assert_close(states[1:, 0], states[0, 0] - 0.25 * steps[:, 0])
     assert_close(states[1:5, 2], states[0, 2] - 2.0 * steps[:4, 2])
     np.testing.assert_array_equal(states[4:, 2], [states[4, 2]] * 6)
+
+
+DROPS = WarmupAndDrops(2.0, 2, 0, (1, 2, 3), 0.5)
+VANISHING = WarmupAndSchedule(keras.optimizers.schedules.PolynomialDecay(1.0, 6, 0.0), 2)
+LOSS_RATES = {
+    "constants": (RateScheduler(2, loss_rates=(0.3, 4.0)), lambda s: (0.3, 4.0)),
+    "J at rest": (RateScheduler(2, loss_rates=(0.0, 0.5)), lambda s: (None, 0.5)),
+    "R at rest": (RateScheduler(2, loss_rates=(0.5, 0)), lambda s: (0.5, None)),
+    "schedules": (
+        RateScheduler(2, loss_rates=(VANISHING, DROPS)),
+        lambda s: (1 - s / 6 if s < 6 else None, 2.0 * 0.5 ** min(s // 2, 3)),
+    ),
+    "with alternation": (
+        RateScheduler(2, alternation=2, loss_rates=(0.3, DROPS)),
+        lambda s: (0.3, None) if s % 3 else (None, 2.0 * 0.5 ** min(s // 2, 3)),
+    ),
+    "with a delay": (
+        RateScheduler(2, delay_epochs=1.5, loss_rates=(VANISHING, 0.5)),
+        lambda s: (1 - s / 6 if 3 <= s < 6 else None, 0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("skip_idle", [True, False])
+@pytest.mark.parametrize("case", LOSS_RATES)
+def test_loss_rates_multiply_the_gradients(case, skip_idle):
+    """Of momentum for J and Adam for R; a rate of 0 is as the turn of the other loss."""
+    scheduler, factor = LOSS_RATES[case]
+    states = run(MultiOptimizer([Momentum(0.1), adam()], scheduler, skip_idle), compiled=skip_idle)
+    idle = None if skip_idle else 0.0
+    j, r = zip(*([idle if f is None else f for f in factor(step)] for step in range(STEPS)), strict=True)
+    g = gradients()
+    for index in (0, 1):
+        assert_close(states[1:, index], momentum_reference(j, [0.1] * STEPS, states[0, index], g[:, index]))
+    assert_close(states[1:, 2], adam_reference(r, 0.01, states[0, 2], g[:, 2]))
+    if len({f for f in r if f}) > 1:  # A factor on Adam's learning rate is another thing.
+        rates = [f or 0.0 for f in r]
+        ones = [idle if f in (None, 0.0) else 1.0 for f in r]
+        wrong = scaled_adam(ones, rates, states[0, 2], g[:, 2])
+        assert_differs(states[-1, 2] - states[0, 2], wrong - states[0, 2], by=0.1)
+
+
+def scaled_adam(runs, factors, start, own_gradients):
+    """Adam whose learning rate is multiplied by factors: a tempting mistake."""
+    full = adam_reference(runs, 0.01, start, own_gradients)
+    steps = np.diff(np.concatenate([[start], full]), axis=0)
+    return start + (np.array(factors)[:, None, None] * steps).sum(axis=0)
+
+
+@pytest.mark.parametrize("make", [keras.optimizers.SGD, lambda rate: Momentum(rate, 0.0)], ids=["sgd", "momentum"])
+def test_loss_rates_act_with_one_optimizer_too(make):
+    states = run(MultiOptimizer([make(0.1)], RateScheduler(2, loss_rates=(0.3, DROPS))))
+    steps = gradients() * 0.1
+    factors = np.array([2.0 * 0.5 ** min(s // 2, 3) for s in range(STEPS)])[:, None, None]
+    for index in (0, 1):
+        assert_close(states[1:, index], states[0, index] - 0.3 * steps[:, index].cumsum(axis=0))
+    assert_close(states[1:, 2], states[0, 2] - (factors * steps[:, 2]).cumsum(axis=0))
 
 
 def test_one_optimizer_takes_j_and_r_on_all_variables():

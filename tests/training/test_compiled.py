@@ -26,8 +26,9 @@ from neural_alignment import config as configuration
 from neural_alignment import models
 from neural_alignment.alignments import NETWORK_RULES, LayerView, Symmetric, forward_pass, from_config
 from neural_alignment.alignments.pathways import InputPath, draw_noise, noise_key
+from neural_alignment.optimization import OPTIMIZERS
 from neural_alignment.training import AlignedModel, aligned_layers, probes, setup
-from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
+from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RAdam, RateScheduler, WarmupAndDrops
 
 BATCH, CLASSES, SHAPE, STEPS, SEED = 8, 3, (6, 6, 2), 5, 4
 COLUMNS = {
@@ -162,17 +163,24 @@ def test_a_step_that_xla_cannot_compile_is_refused(jit_compile):
 def pair(forward, backward, **options):
     """Returns a function that makes the optimizers of these names."""
     return lambda: {
-        "forward": setup.OPTIMIZERS[forward](0.02, **options),
-        "backward": setup.OPTIMIZERS[backward](0.02, **options),
+        "forward": OPTIMIZERS[forward](0.02, **options),
+        "backward": OPTIMIZERS[backward](0.02, **options),
     }
 
 
-NAMES = sorted(setup.OPTIMIZERS)
+NAMES = ["adagrad", "adam", "momentum", "rmsprop", "sgd"]  # Of the others see tests/test_optimization.py.
 PAIRS = itertools.zip_longest(NAMES[::2], NAMES[1::2], fillvalue="sgd")
 VARIANTS = {
     "minibatches": {"minibatches": 2},
     "several steps per execution": {"steps_per_execution": 2, "scheduler": ALTERNATING},
     "clipped by the norm of all gradients": {"optimizers": pair("momentum", "adam", global_clipnorm=0.3)},
+    "a change of phase and rectified steps": {
+        "optimizers": lambda: {
+            "forward": SWATS(0.02, epsilon=0.5, rectified=True),
+            "backward": RAdam(0.02, beta_2=0.9),
+        },
+        "scheduler": RateScheduler(2, loss_rates=(WarmupAndDrops(0.5, 2, 1, (2,)), 2.0)),
+    },
     "noisy updates": {"optimizers": lambda: {"forward": Noisy(Momentum(0.1), 1e-3, seed=3)}},
     **{f"{forward} and {backward}": {"optimizers": pair(forward, backward)} for forward, backward in PAIRS},
 }

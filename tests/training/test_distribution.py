@@ -26,7 +26,7 @@ from neural_alignment.config import Runtime
 from neural_alignment.errors import Diverged, InputError
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
 from neural_alignment.training.model import Execution
-from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler
+from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
 BATCH, STEPS, CLASSES = 8, 4, 3
 COLUMNS = {
@@ -121,6 +121,10 @@ SCHEDULES = {
     "alternation with delay": {"scheduler": RateScheduler(1, delay_epochs=1, alternation=2)},
     "alternation with momentum drift": {"scheduler": RateScheduler(2, alternation=1), "skip_idle": False},
     "several steps per execution": {"steps_per_execution": 3},
+    "loss rates, and a change of phase": {
+        "scheduler": RateScheduler(1, loss_rates=(0.5, WarmupAndDrops(2.0, 1, 1, (2,)))),
+        "forward": lambda: SWATS(0.02, epsilon=0.5, rectified=True),
+    },
 }
 
 

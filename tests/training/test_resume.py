@@ -85,7 +85,7 @@ def killed(tmp_path_factory):
     return put
 
 
-def leave_killed(path, step):
+def leave_killed(path, step, **changes):
     original = stepping.Stepper.__call__
 
     def call(self, limit):
@@ -97,7 +97,7 @@ def leave_killed(path, step):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stepping.Stepper, "__call__", call)
         with pytest.raises(Killed):
-            run.train(config(), path, resume=True)
+            run.train(config(**changes), path, resume=True)
 
 
 def test_a_run_that_is_cut_in_the_middle_of_an_epoch_does_not_differ(killed, tmp_path, whole):
@@ -105,6 +105,21 @@ def test_a_run_that_is_cut_in_the_middle_of_an_epoch_does_not_differ(killed, tmp
     assert Path(tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))).name == f"ckpt-{STEPS + 7}"
     run.train(config(), tmp_path / "run", resume=True)
     assert lives.differences(whole, tmp_path / "run") == []
+
+
+def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path):
+    """SWATS has changed its phase when the run is cut; RAdam has not yet made all its steps of the first kind."""
+    optimization = {
+        "forward": {"name": "radam", "learning_rate": 0.01, "beta_2": 0.99, "schedule": {"kind": "cosine"}},
+        "backward": {"name": "swats", "learning_rate": 0.01, "epsilon": 0.5, "noise": {"variance": 1e-4}},
+        "loss_rates": {"forward": 0.5, "backward": {"value": 2, "schedule": {"drop_epochs": [0.5]}}},
+        "delay_epochs": 0.1,
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run.train(config(epochs=1, optimization=optimization), whole)
+    leave_killed(cut, 5, epochs=1, optimization=optimization)
+    run.train(config(epochs=1, optimization=optimization), cut, resume=True)
+    assert lives.differences(whole, cut) == []
 
 
 def without_slots(patch):

@@ -60,7 +60,8 @@ def test_schedules_know_the_epochs_the_delay_and_the_alternation():
     for step in (0, 49, 50, 150, 250, 449, 450, 900):
         both.iterations.assign(step)
         assert [float(rate) for rate in both.learning_rates] == [float(schedule(step)) for schedule in expected]
-    assert both.rate_scheduler.get_config() == {"steps_per_epoch": 50, "delay_epochs": 1, "alternation": 1}
+    expected = {"steps_per_epoch": 50, "delay_epochs": 1, "alternation": 1, "loss_rates": [1.0, 1.0]}
+    assert both.rate_scheduler.get_config() == expected
 
 
 def test_noise_wraps_the_optimizer_and_has_the_seed_of_the_run():

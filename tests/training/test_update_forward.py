@@ -233,8 +233,18 @@ def test_describe_says_what_r_moves_and_by_which_optimizer():
     assert "by optimization.forward (momentum), by the sum of the gradients of J and R" in describe(
         configuration.parse(alone)
     )
+    assert "rule        symmetric: update_forward true, self_ 0.1, decay 0.1" in told
     plain = {**RUN, "alignment": {**RUN["alignment"], "update_forward": False}}
     assert "R moves" not in describe(configuration.parse(plain))
+
+
+def test_describe_lists_everything_that_is_said_of_a_rule():
+    output = {"relu": True}
+    rule = {"rule": "activation", "amp": 0.1, "sparse": {"kind": "constant", "value": 0.2, "stop": 3.0}}
+    told = describe(configuration.parse({**RUN, "alignment": {**rule, "activation": "tanh", "forward_output": output}}))
+    (line,) = [line for line in told.splitlines() if line.startswith("rule  ")]
+    for each in ("amp 0.1", "sparse.value 0.2", "sparse.stop 3", "activation tanh", "forward_output.relu true"):
+        assert each in line
 
 
 @pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])

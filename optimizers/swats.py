@@ -1,0 +1,172 @@
+"""SWATS, which begins as Adam and ends as gradient descent."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from optimizers.moments import MomentOptimizer, averaged_steps, rectification
+
+
+@keras.saving.register_keras_serializable(package="optimizers")
+class SWATS(MomentOptimizer):
+    """Switches each variable from Adam to gradient descent (Keskar and Socher 2017).
+
+    In the first phase a variable makes Adam's step p = -rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) +
+    epsilon), and an average of the rate of gradient descent whose step projects on p is kept, over the whole variable:
+
+        gamma = -(p . p) / (p . g);  Lambda <- beta_2 Lambda + (1 - beta_2) gamma
+
+    Where p . g is 0, Lambda stays. When t > 1 and |Lambda / (1 - beta_2^t) - gamma| < epsilon, the variable changes to
+    the second phase from the next step on: a <- beta_1 a + g; w <- w - (1 - beta_1) Lambda / (1 - beta_2^t) a, with
+    the t of the change. `learning_rate` has no effect there. The moments stay as they are.
+
+    With `rectified`, p is the step of `RAdam`, whose condition here is rho_t > 5 (named SWRATS in the published code
+    of Kunin et al. 2020).
+
+    t is the number of the present step, from 1. Inside `MultiOptimizer` it counts every global step, also those in
+    which this optimizer rests (see `follow`).
+
+    Args:
+        learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`, for the first phase.
+        beta_1: decay of the first moment and of a, from 0 up to but not 1.
+        beta_2: decay of the second moment and of Lambda, from 0 up to but not 1.
+        epsilon: added to the root of the second moment; also the tolerance at which a variable changes its phase. The
+            default is that of the published code of Kunin et al. 2020.
+        rectified: whether the steps of the first phase are those of RAdam.
+        **kwargs: `weight_decay`, `clipvalue` and the others of `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-9,
+        rectified: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
+        self.rectified = rectified
+
+    def build(self, variables: list[Any]) -> None:
+        """Creates, per variable, two moments, an accumulator, and two scalars."""
+        if self.built:
+            return
+        super().build(variables)
+        self._accumulators = [self._slot(variable, "accumulator") for variable in variables]
+        # Lambda; in the second phase Lambda / (1 - beta_2^t) of the step at which it began.
+        self._rates = [self._scalar(variable, "descent_rate", "float64") for variable in variables]
+        self._phases = [self._scalar(variable, "phase", "int64") for variable in variables]
+
+    def _scalar(self, variable: Any, name: str, dtype: str) -> Any:
+        return self.add_variable((), "zeros", dtype, name=f"{variable.path.replace('/', '_')}_{name}")
+
+    def descent_rate(self, variable: Any) -> float | None:
+        """Returns the rate by which gradient descent moves a variable, or None where Adam still does."""
+        index = self._get_variable_index(variable)
+        return float(self._rates[index].numpy()) if int(self._phases[index].numpy()) else None
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Moves one variable."""
+        index = self._get_variable_index(variable)
+        gradient = self._gradient(gradient, index)
+        rates = self._step_rates(learning_rate)  # Outside of the branches: there TensorFlow makes them once for all.
+
+        def by_adam() -> tf.Tensor:
+            self._adam_step(variable, index, gradient, rates)
+            return tf.constant(True)
+
+        def by_descent() -> tf.Tensor:
+            self._descent_step(variable, index, gradient)
+            return tf.constant(False)
+
+        tf.cond(tf.equal(self._phases[index].value, 0), by_adam, by_descent)
+
+    def _step_rates(self, learning_rate: Any) -> _Rates:
+        """Returns the scalars of a step of the first phase that do not depend on the variable."""
+        steps = self.steps()
+        correction = 1.0 - self.beta_2**steps
+        plain = tf.cast(learning_rate, tf.float64) / (1.0 - self.beta_1**steps)
+        adaptive, usable = plain * tf.sqrt(correction), tf.constant(True)
+        if self.rectified:
+            length = averaged_steps(steps, self.beta_2)
+            usable = length > 5.0
+            adaptive *= rectification(length, self.beta_2, usable)
+        return _Rates(adaptive, plain, usable, correction, steps > 1.0)
+
+    def _adam_step(self, variable: Any, index: int, gradient: tf.Tensor, rates: _Rates) -> None:
+        """Makes a step of the first phase, and changes the phase where it is time."""
+
+        # p = -rate q; only the products of q are needed. They are sums over the gradient's dtype.
+        def adaptively() -> tuple[tf.Tensor, ...]:
+            self._update_moments(variable, index, gradient, rates.adaptive)
+            q = self._momentums[index].value / (tf.sqrt(self._velocities[index].value) + self.epsilon)
+            return rates.adaptive, *_products(q, gradient)
+
+        def plainly() -> tuple[tf.Tensor, ...]:
+            self._update_moments(variable, index, gradient, tf.zeros([], tf.float64))
+            self._move_along_momentum(variable, index, rates.plain)
+            return rates.plain, *_products(self._momentums[index].value, gradient)
+
+        rate, qq, qg = tf.cond(rates.usable, adaptively, plainly) if self.rectified else adaptively()
+
+        known = tf.not_equal(rate * qg, 0.0)  # p . g
+        gamma = rate * qq / tf.where(known, qg, 1.0)
+        average = self._rates[index].value
+        average = tf.where(known, self.beta_2 * average + (1.0 - self.beta_2) * gamma, average)
+        corrected = average / rates.correction
+        changes = known & rates.later & (tf.abs(corrected - gamma) < self.epsilon)
+        self.assign(self._rates[index], tf.where(changes, corrected, average))
+        self.assign(self._phases[index], tf.cast(changes, tf.int64))
+
+    def _descent_step(self, variable: Any, index: int, gradient: tf.Tensor) -> None:
+        """Makes a step of the second phase, in one pass over memory."""
+        accumulator, dtype = self._accumulators[index], gradient.dtype
+        rate = tf.cast((1.0 - self.beta_1) * self._rates[index].value, dtype)
+        if dtype == variable.dtype:
+            tf.raw_ops.ResourceApplyMomentum(
+                var=variable.handle,
+                accum=accumulator.handle,
+                lr=rate,
+                grad=gradient,
+                momentum=tf.constant(self.beta_1, dtype),
+                use_nesterov=False,
+            )
+            return
+        self.assign(accumulator, self.beta_1 * accumulator.value + gradient)
+        self.assign_sub(variable, rate * accumulator.value)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        return {**super().get_config(), "rectified": self.rectified}
+
+
+class _Rates(NamedTuple):
+    """The scalars of a step of the first phase.
+
+    Attributes:
+        adaptive: the learning rate with its bias corrections, and r_t where rectified.
+        plain: the learning rate with the bias correction of the first moment.
+        usable: whether the second moment is used.
+        correction: 1 - beta_2^t.
+        later: whether t > 1.
+    """
+
+    adaptive: tf.Tensor
+    plain: tf.Tensor
+    usable: tf.Tensor
+    correction: tf.Tensor
+    later: tf.Tensor
+
+
+def _products(q: tf.Tensor, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns q . q and q . gradient over all entries, float64 scalars."""
+    # Not by `tensordot`: a TPU or a GPU multiplies matrices in less than single precision.
+    qq, qg = 2.0 * tf.nn.l2_loss(q), tf.reduce_sum(q * gradient)
+    return tf.cast(qq, tf.float64), tf.cast(qg, tf.float64)
