@@ -5,12 +5,9 @@ import csv
 import functools
 import json
 import math
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from unittest import mock
 
 import keras
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, distance
+from processes import Command
 
 from neural_alignment import config as configuration
 from neural_alignment import layers
@@ -395,22 +393,21 @@ def two_workers(folder, programs=("", ""), *options):
     (folder / "run.yaml").write_text(CONFIG)
     arguments = ["train", str(folder / "run.yaml"), "--run-dir", str(folder / "run")]
     arguments += ["--set", "runtime.strategy=multi_worker", *options]
-    call = "\nfrom neural_alignment import cli\ncli.main()"
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
     for index, program in enumerate(programs):
         task = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-        command = [sys.executable, "-c", program + call, *arguments]
-        environment = {**os.environ, "TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        environment = {"TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        processes.append(Command(arguments, environment, folder / f"errors{index}.txt", program))
     try:
-        errors = [process.communicate(timeout=HANGS)[1] for process in processes]
+        codes = [process.wait(HANGS) for process in processes]
     finally:
         for process in processes:
             process.kill()
+    errors = [process.errors for process in processes]
     assert not any("Traceback" in error for error in errors), errors
     ends = [re.findall(r"^(?:error|stopped|diverged): .*", error, re.MULTILINE) for error in errors]
-    return [(process.returncode, lines) for process, lines in zip(processes, ends, strict=True)]
+    return list(zip(codes, ends, strict=True))
 
 
 def test_a_chief_that_is_refused_tells_the_other_worker(tmp_path):

@@ -1,0 +1,57 @@
+"""The command line in a process of its own that has TensorFlow imported already."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+PRELOADED = ["neural_alignment.search.trial", "neural_alignment.cli"]
+"""Imported once by the process that the others are forked from: TensorFlow takes seconds."""
+
+
+class Command:
+    """`neural-alignment ARGUMENTS` in a process.
+
+    Args:
+        arguments: of the command line.
+        environment: variables that differ from those of this process.
+        errors: the file that standard error goes to.
+        before: code that the process runs first.
+    """
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], errors: Path, before: str = ""):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._errors = errors
+        self._process: Any = context.Process(target=_run, args=(arguments, environment, str(errors), before))
+        self._process.start()
+
+    def wait(self, seconds: float) -> int:
+        """Waits for the end and returns the exit code, negative for a signal; fails after so many seconds."""
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, f"it has not ended after {seconds} seconds"
+        return self._process.exitcode
+
+    @property
+    def errors(self) -> str:
+        """What the process has written to standard error so far."""
+        return self._errors.read_text()
+
+    def kill(self) -> None:
+        """Ends the process if it is alive."""
+        self._process.kill()
+
+
+def _run(arguments: list[str], environment: dict[str, str], errors: str, before: str) -> None:
+    os.environ.update(environment)
+    for stream, path in ((1, os.devnull), (2, errors)):
+        target = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(target, stream)
+    exec(before, {})
+    from neural_alignment import cli
+
+    sys.argv = ["neural-alignment", *arguments]
+    cli.main()
