@@ -13,7 +13,7 @@ from helpers import assert_close
 from neural_alignment import config as configuration
 from neural_alignment import yaml_files
 from neural_alignment.config import ConfigError
-from neural_alignment.optimization import OPTIMIZERS, Clock
+from neural_alignment.optimization import OPTIMIZERS, WITHOUT_FLOAT64, Clock
 from neural_alignment.search import plan as plans
 from neural_alignment.training import distribution, setup
 from neural_alignment.training.describe import describe
@@ -65,7 +65,8 @@ def public():
 
 def test_every_public_optimizer_of_keras_has_a_name():
     several = {"multioptimizer"}  # For several losses, where the installed Keras has it.
-    assert set(OPTIMIZERS) == (set(public()) - several) | {"momentum", "radam", "swats"}
+    sometimes = {"muon"}  # That of Keras 3.10 does not work.
+    assert set(OPTIMIZERS) | sometimes == (set(public()) - several) | sometimes | {"momentum", "radam", "swats"}
     assert {"adamw", "nadam", "lion", "adamax", "adadelta", "adafactor", "ftrl", "lamb"} <= set(OPTIMIZERS)
     assert OPTIMIZERS["adam"] is not keras.optimizers.Adam
 
@@ -189,7 +190,7 @@ def test_every_optimizer_moves_float64_weights_or_is_refused_for_them(name):
         works = False
     said = {**forward(name=name), "runtime": {"precision": "float64"}}
     if works:
-        parse(**said)
+        assert name in WITHOUT_FLOAT64 or parse(**said)
     else:
         line = rf"optimization.forward.name must not be {name} with runtime.precision float64"
         assert re.match(line, refused(**said))
