@@ -21,6 +21,7 @@ from neural_alignment.papers import pieces, plans
 from neural_alignment.search import trial
 from neural_alignment.training import checkpoints, distribution, files, load_model, lock, run, setup, stepping
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.run_directory import essence
 
 PLAN = {
     "epochs": 2,
@@ -76,7 +77,7 @@ class Runs:
 
     def prepare(self, plan):
         """Stands in for `run._prepare`: the same data and model, with the initial values of the run."""
-        if run.essence(plan) != run.essence(config()):
+        if essence(plan) != essence(config()):
             raise AssertionError("another run is prepared")
         for variable, value in zip(self._variables(), getattr(self, "_initial", []), strict=True):
             variable.assign(value)

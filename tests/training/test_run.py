@@ -12,6 +12,7 @@ from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, DataError, Diverged, RunError
 from neural_alignment.training import run
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.run_directory import FILES
 
 BASE = {
     "epochs": 2,
@@ -46,7 +47,7 @@ def finished(tmp_path_factory):
 
 def test_the_directory_holds_what_a_reader_needs(finished):
     result, path = finished
-    assert {entry.name for entry in path.iterdir()} == set(run.FILES) - {"corrupt_records.json", "kernels"}
+    assert {entry.name for entry in path.iterdir()} == set(FILES) - {"corrupt_records.json", "kernels", "set_aside"}
     assert configuration.load(path / "config.yaml") == config(logging={"tensorboard": True, "histograms": True})
     status = json.loads((path / "status.json").read_text())
     assert status["state"] == "finished"
