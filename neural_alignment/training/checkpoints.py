@@ -110,15 +110,14 @@ class Checkpoints:
                 _log.warning("%s: is missing or empty; the whole state ckpt-%d beside it is used", path, steps[-1])
                 write_named(path, steps)
         else:
-            _check_named(path)
-            named = _named(path) or [""]
-            if directory.endswith("best") and (problem := _problem(named[0])):
+            latest = _check_latest(path)
+            if directory.endswith("best") and (problem := _problem(latest)):
                 raise RunError(
-                    f"{named[0]}: cannot be read ({problem}); restore its files from a copy, or remove {directory} to "
+                    f"{latest}: cannot be read ({problem}); restore its files from a copy, or remove {directory} to "
                     "go on without the best state"
                 )
             # A kill may come after a state was removed and before `checkpoint` is written again.
-            if len(steps := kept_steps(directory)) < len({*named}):
+            if (steps := kept_steps(directory)) != named_steps(directory):
                 write_named(path, steps)
         return tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=keep)
 
@@ -159,15 +158,15 @@ class Checkpoints:
     def _finite(self) -> bool:
         return all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in self._model.weights if "float" in w.dtype)
 
-    def restore_last(self) -> int:
-        """Restores the last state, if there is one; returns the global step to go on from.
+    def restore_last(self) -> int | None:
+        """Restores the last state; returns its global step, or None where there is none.
 
         Raises:
             RunError: if the checkpoint is damaged or of another model.
         """
         latest = self._managers["last"].latest_checkpoint
         if latest is None:
-            return self._model.global_step
+            return None
         # All is read first: a failure in the middle of `restore` would leave a model of two states.
         problem = _problem(latest)
         if problem is None and any(name.startswith(_EARLIER) for name in _variables(latest)):
@@ -181,7 +180,7 @@ class Checkpoints:
             except Exception as error:  # Besides its own errors TensorFlow raises any that unexpected content causes.
                 problem = " ".join(str(error).split())[:150]
         if problem is not None:
-            raise RunError(f"{latest}: cannot be restored ({problem}); {_REMEDY}")
+            raise RunError(f"{latest}: cannot be restored ({problem}); {_remedy(latest)}")
         if self._model.global_step != self.step("last"):
             raise RunError(f"{latest}: is the state of step {self._model.global_step}; {_REMEDY}")
         return self._model.global_step
@@ -203,19 +202,39 @@ def step_of(prefix: str) -> int:
     return int(prefix.rpartition("-")[2])
 
 
-def kept_steps(directory: str) -> list[int]:
-    """Returns the steps of the states in a directory, in ascending order, and changes nothing there.
+def named_steps(directory: str) -> list[int]:
+    """Returns the steps that the file `checkpoint` of a directory names, in ascending order; changes nothing there.
 
-    They are those that `checkpoint` names and whose files are there; all whole ones where it is missing or empty.
+    Where it is missing or empty, they are those of all whole states.
 
     Raises:
-        RunError: if `checkpoint` is damaged, or names files elsewhere.
+        RunError: if it is damaged, or names files elsewhere.
     """
     path = tf.io.gfile.join(directory, "checkpoint")
     if _is_missing_or_empty(path):
         return _whole(directory)
-    _check_named(path)
-    return sorted({step_of(prefix) for prefix in _named(path) or [] if _has_files(prefix)})
+    return sorted({step_of(prefix) for prefix in _checked_names(path)})
+
+
+def kept_steps(directory: str) -> list[int]:
+    """Returns those of `named_steps` whose files are there: a kill, or damage, may have left others without.
+
+    Raises:
+        RunError: as of `named_steps`.
+    """
+    return [step for step in named_steps(directory) if _has_files(f"{directory}/ckpt-{step}")]
+
+
+def latest_step(directory: str) -> int | None:
+    """Returns the step of the latest state in a directory, or None where there is none.
+
+    Raises:
+        RunError: as of `named_steps`, or if a file of that state is missing.
+    """
+    path = tf.io.gfile.join(directory, "checkpoint")
+    if not _is_missing_or_empty(path):
+        _check_latest(path)
+    return max(named_steps(directory), default=None)
 
 
 def check_state(prefix: str) -> None:
@@ -328,14 +347,15 @@ def _named(path: str) -> list[str] | None:
     return [os.path.join(os.path.dirname(path), name) for name in (*latest, *others)]
 
 
-def _check_named(path: str) -> None:
-    """Checks that a file `checkpoint` names a state beside it; the manager would remove files that it names elsewhere.
+def _checked_names(path: str) -> list[str]:
+    """Returns the paths of the states that a file `checkpoint` names, that of the latest first.
+
+    They must lie beside it: the manager would remove files that it names elsewhere.
 
     Raises:
-        RunError: if it does not; the message names a remedy.
+        RunError: if it is damaged, or names files elsewhere; the message names a remedy.
     """
-    directory = os.path.dirname(path)
-    named = _named(path)
+    directory, named = os.path.dirname(path), _named(path)
     for other in named or []:
         folder, name = os.path.split(other)
         if folder != directory or not re.fullmatch(r"ckpt-\d+", name):
@@ -343,15 +363,42 @@ def _check_named(path: str) -> None:
                 f"{path}: names {other!r}; allowed: ckpt-STEP in its own folder; remove this file, and --resume "
                 "uses the whole state that lies beside it"
             )
-    # The manager names the latest state last.
-    if named and named[0] == named[-1] and _has_files(named[0]):
-        return
-    if whole := _whole(directory, 1):
-        raise RunError(f"{path}: is damaged; remove it, and --resume uses ckpt-{whole[0]}, which lies beside it")
-    if named is None:
-        raise RunError(f"{path}: is damaged; {_REMEDY}")
-    if named[0] != named[-1]:
-        raise RunError(f"{path}: is damaged; {_REMEDY}")
+    if named and named[0] == named[-1]:  # The manager names the latest state last.
+        return named
+    raise _damaged_names(path)
+
+
+def _damaged_names(path: str) -> RunError:
+    """Returns the error that a file `checkpoint` is damaged."""
+    if whole := _whole(os.path.dirname(path), 1):
+        return RunError(f"{path}: is damaged; remove it, and --resume uses ckpt-{whole[0]}, which lies beside it")
+    return RunError(f"{path}: is damaged; {_REMEDY}")
+
+
+def _check_latest(path: str) -> str:
+    """Returns the path of the latest state that a file `checkpoint` names.
+
+    Raises:
+        RunError: as of `_checked_names`, or if a file of that state is missing.
+    """
+    directory, named = os.path.dirname(path), _checked_names(path)
+    if _has_files(named[0]):
+        return named[0]
+    # A whole state that it does not name shows that the name is wrong.
+    if {*_whole(directory)} - {step_of(prefix) for prefix in named}:
+        raise _damaged_names(path)
     lost = ".data-00000-of-00001" if tf.io.gfile.exists(f"{named[0]}.index") else ".index"
     without = f", or remove {directory} to go on without the best state" if directory.endswith("best") else ""
-    raise RunError(f"{named[0]}{lost}: is missing; {_REMEDY}{without}")
+    raise RunError(f"{named[0]}{lost}: is missing; {_remedy(named[0])}{without}")
+
+
+def _remedy(prefix: str) -> str:
+    """Returns the remedy for a state that is damaged, for messages: another one that is kept, where there is one."""
+    directory = os.path.dirname(prefix)
+    others = [step for step in kept_steps(directory) if step != step_of(prefix)]
+    if not others or directory.endswith("best"):
+        return _REMEDY
+    return (
+        f"restore its files from a copy, go back to a kept state with --resume-from {others[-1]}, or train anew with "
+        "--force"
+    )

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from neural_alignment.config import InitialState
 from neural_alignment.errors import RunError
-from neural_alignment.training.checkpoints import kept_steps, read_state
+from neural_alignment.training.checkpoints import kept_steps, latest_step, read_state
 from neural_alignment.training.loading import load_model
 from neural_alignment.training.model import _unwrapped, aligned_layers
 from neural_alignment.training.run_directory import RunDirectory
@@ -50,8 +50,9 @@ class Source:
     step: int | None
 
     def __str__(self) -> str:
-        step = "" if self.step is None else f", step {self.step}"
-        return f"{self.path} ({self.state}{step})"
+        words = [] if self.state in ("file", self.step) else [self.state]
+        words += [] if self.step is None else [f"step {self.step}"]
+        return f"{self.path} ({', '.join(words)})" if words else self.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +174,8 @@ def find(path: str, state: State = None) -> Source:
     if finished and state == "final":
         return Source(directory.model_path(status), state, status.get("step"))
     for name, steps in kept.items():
-        if steps and name == (state if state is not None else "last"):
-            return Source(tf.io.gfile.join(places[name], f"ckpt-{steps[-1]}"), name, steps[-1])
+        if name == (state or "last") and (latest := latest_step(places[name])) is not None:
+            return Source(tf.io.gfile.join(places[name], f"ckpt-{latest}"), name, latest)
         if state in steps:
             return Source(tf.io.gfile.join(places[name], f"ckpt-{state}"), state, state)
     if finished and state == status.get("step"):

@@ -15,7 +15,7 @@ import tensorflow as tf
 from neural_alignment.config import Config
 from neural_alignment.errors import RunError
 from neural_alignment.training import files
-from neural_alignment.training.checkpoints import check_state, kept_steps, write_named
+from neural_alignment.training.checkpoints import check_state, kept_steps, named_steps, write_named
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.run_directory import RunDirectory, essence_digest
 
@@ -46,7 +46,7 @@ def target(directory: RunDirectory, step: int | None) -> int | None:
         )
     check_state(kept[step])
     MetricsFile(directory.file("metrics.csv")).rows()
-    last = kept_steps(_folder(directory, "last"))
+    last = named_steps(_folder(directory, "last"))
     return None if begun is None and last and step == last[-1] else step
 
 

@@ -438,9 +438,9 @@ class _Training:
         Raises:
             RunError: if the checkpoint or the metrics are damaged or do not fit each other.
         """
-        start = self.checkpoints.restore_last()
+        restored, start = self.checkpoints.restore_last(), self.step
         record = self.means.record
-        if self.checkpoints.step("last") is not None:
+        if restored is not None:
             self._loaded = record.get("init_from")
         elif self.config.init_from is not None and self._loaded is None:
             path = self.directory.file("checkpoints")
@@ -453,7 +453,7 @@ class _Training:
         found = [row["step"] for row in rows]
         due = [step for step in range(self.first_step, start) if self._is_due(step)]
         if found != due and found != [*due, start]:
-            if self.checkpoints.step("last") is not None:
+            if restored is not None:
                 what = f"{self.metrics.path}: does not have the rows up to the checkpoint of step {start}; restore it"
             else:
                 folder = self.directory.file("checkpoints")
@@ -525,11 +525,11 @@ class _Training:
         rows = self.metrics.rows()
         began = time.time()
         self._began = began - (rows[-1]["seconds"] if rows else 0.0)
+        if self.checkpoints.step("last") is None and self._loaded is not None:
+            self.save()  # Before the first row: from now on the run does not depend on its source.
         start = self.step
-        if self.checkpoints.step("last") is not None:
+        if start:
             self.means.put_back()
-        elif self._loaded is not None:  # Before the first row: from now on the run does not depend on its source.
-            self.save()
         listeners = self._listeners(progress)
         if progress is not None:
             progress.plan(start, self.total_steps)

@@ -35,7 +35,7 @@ PLAN = {
     },
     "evaluation": {"probe_examples": 8},
     "logging": {"tensorboard": True, "kernels": ["*"]},
-    "checkpoints": {"every_steps": 3},
+    "checkpoints": {"every_steps": 3, "keep": 2},
 }
 STEPS = 1437 // 256
 STOP = STEPS + 3
