@@ -236,6 +236,15 @@ def is_chief(runtime: Runtime) -> bool:
     return _kind(runtime) != "multi_worker" or _place()[0] == 0
 
 
+def with_strategy(runtime: Runtime, strategy: str) -> Runtime:
+    """Returns the options for another strategy, without those that name devices of the present one.
+
+    The strategy is not checked.
+    """
+    devices = ("replicas", "devices", "tpu", "tpu_zone", "tpu_project")
+    return runtime.model_copy(update={**dict.fromkeys(devices), "strategy": strategy})
+
+
 def create(runtime: Runtime) -> Distribution:
     """Finds the devices that a configuration asks for.
 

@@ -702,8 +702,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
     path = directory.model_path(status)
     config = directory.checked_config(status)
     if strategy is not None:
-        own = {"replicas", "devices", "tpu", "tpu_zone", "tpu_project"}  # They belong to the run's strategy.
-        runtime = {**config.runtime.model_dump(exclude=own), "strategy": strategy}
+        runtime = distribution.with_strategy(config.runtime, strategy).model_dump()
         config = configuration.parse({**config.model_dump(mode="json", exclude_none=True), "runtime": runtime})
     devices = distribution.create(config.runtime)
     devices.check(config)

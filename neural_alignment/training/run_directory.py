@@ -389,10 +389,22 @@ def plain_difference(was: Any, now: Any) -> str | None:
     return next((f"{key} was {old!r}, is now {new!r}" for key, old, new in _differences(was, now)), None)
 
 
+class _Unset:
+    """Stands for a key that is left out where it has its default."""
+
+    def __repr__(self) -> str:
+        return "not set"
+
+
+_UNSET = _Unset()
+
+
 def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Returns the keys at which plain data differ, with both values."""
-    if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
-        for key in was:
-            yield from _differences(was[key], now[key], f"{path}.{key}" if path else key)
+    # Without a common key they are of different kinds, such as two distributions of a search.
+    if isinstance(was, dict) and isinstance(now, dict) and was.keys() & now.keys():
+        for key in {**was, **now}:
+            place = f"{path}.{key}" if path else key
+            yield from _differences(was.get(key, _UNSET), now.get(key, _UNSET), place)
     elif was != now:
         yield path, was, now
