@@ -160,6 +160,7 @@ class KillAt:
 
 
 NOISY = {
+    "model": {"batch_norm_trainable": False},
     "alignment": {"rule": "weight_mirror", "amp": 1e-2, "decay": 1e-2, "input": {"noise": "normal"}},
     "optimization": {
         "alternation": 1,
@@ -168,7 +169,9 @@ NOISY = {
 }
 
 
-@pytest.mark.parametrize("changes", [{}, NOISY], ids=["simultaneous", "alternating, noisy"])
+@pytest.mark.parametrize(
+    "changes", [{}, NOISY], ids=["simultaneous", "alternating, noisy, scale and shift not trained"]
+)
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, changes):
     plan = config(**changes)
     epoch = STEPS * (2 if changes else 1)
