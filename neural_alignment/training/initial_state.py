@@ -17,7 +17,7 @@ import tensorflow as tf
 from neural_alignment.config import InitialState
 from neural_alignment.errors import RunError
 from neural_alignment.training.checkpoints import kept_steps, latest_step, read_state
-from neural_alignment.training.loading import load_model
+from neural_alignment.training.loading import check_model_file, load_model
 from neural_alignment.training.model import _unwrapped, aligned_layers
 from neural_alignment.training.run_directory import RunDirectory
 
@@ -122,8 +122,7 @@ def load_weights(
     """
     source, weights, slots = _read(str(path), state, optimizer)
     variables = _named(model.weights, model.name)
-    skipped = set() if optimizer else _progress(variables) | _starts_at_forward(model)
-    pairs, misfits = _match(variables, weights, skipped | (set() if optimizer else _progress(weights)))
+    pairs, misfits = _match(variables, weights, _skipped(model, {*variables, *weights}, optimizer))
     if not pairs:
         raise RunError(f"{source}: has no weight that fits this network; first that does not: {misfits[0]}")
     if optimizer:
@@ -160,6 +159,7 @@ def find(path: str, state: State = None) -> Source:
         RunError: if it is not there; the message names those that are.
     """
     if path.endswith(".keras"):
+        check_model_file(path)
         return Source(path, "file", None)
     directory = RunDirectory(path)
     if not tf.io.gfile.exists(path):
@@ -254,17 +254,23 @@ def _slot_name(place: int, path: str) -> str:
     return f"optimizer {which}: {re.sub(r'_[0-9]+$', '', optimizer)}/{rest}"
 
 
-def _progress(names: Iterable[str]) -> set[str]:
-    """Returns those names that are of no weights, but of how far the training is: W(0), and steps of layers."""
-    names = set(names)
-    takes_initial = "kept/taken" in names
-    return {name for name in names if name.endswith("/alignment_step") or (takes_initial and name.startswith("kept/"))}
+def _skipped(model: keras.Model, names: set[str], optimizer: bool) -> set[str]:
+    """Returns the names of what is no weight but part of the progress of training, and is not taken over.
 
+    That is W(0), unless the run goes on with its optimizer; and the steps that layers count outside of an
+    `AlignedModel`, except those that mark that W(0) is taken.
 
-def _starts_at_forward(model: keras.Model) -> set[str]:
-    """Returns the names of backward kernels that are W(0)."""
+    Args:
+        model: the model that is loaded.
+        names: of its variables and of the source's.
+        optimizer: whether the optimizer is taken over.
+    """
     layers = [layer for layer in aligned_layers(model) if layer.alignment.starts_at_forward]
-    return {*_named([layer._backward_kernel for layer in layers], model.name)}
+    steps = {name for name in names if name.endswith("/alignment_step")}
+    if optimizer:
+        return steps - {*_named([layer._step for layer in layers], model.name)}
+    copies = {name for name in names if name.startswith("kept/")} if "kept/taken" in names else set()
+    return steps | copies | {*_named([layer._backward_kernel for layer in layers], model.name)}
 
 
 # What fits.

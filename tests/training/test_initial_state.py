@@ -1,6 +1,7 @@
 """A new run starts from the weights of another run, or says in one line what does not fit."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -305,6 +306,13 @@ def test_a_model_that_was_saved_without_an_optimizer_has_no_state_of_one(tmp_pat
         load_weights(build(), path, optimizer=True)
 
 
+def test_steps_that_layers_count_by_themselves_need_not_fit(source):
+    schedule = {"kind": "linear", "value": 1e-3, "rate": 1e-3}
+    model = build(alignment={"decay": schedule})
+    assert "conv1/alignment_step" in weights(model)
+    assert load_weights(model, source, optimizer=True).left == ()
+
+
 # A missing or damaged source.
 
 
@@ -325,6 +333,9 @@ def test_a_state_that_is_missing_names_those_that_are_there(source, tmp_path):
         load_weights(build(), tmp_path / "folder")
     with pytest.raises(RunError, match=r"none\.keras: no such file"):
         load_weights(build(), tmp_path / "none.keras")
+    os.mkfifo(tmp_path / "fifo.keras")
+    with pytest.raises(RunError, match=r"fifo\.keras: is not a regular file but a FIFO"):
+        load_weights(build(), tmp_path / "fifo.keras")
 
 
 @pytest.mark.parametrize("damage", ["delete", "empty", "halve", "change"])
