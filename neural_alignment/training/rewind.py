@@ -100,8 +100,11 @@ def cut(directory: RunDirectory, step: int, aside: str) -> None:
             files.write_whole(copy, file.read())
     _move(directory.file("model.keras"), tf.io.gfile.join(aside, "model.keras"))
     prefix, (last, best) = _kept(directory)[step], (_folder(directory, name) for name in ("last", "best"))
-    if max(kept_steps(best), default=0) > step:
-        _move(best, tf.io.gfile.join(aside, "best"))
+    target = tf.io.gfile.join(aside, "best")
+    if tf.io.gfile.isdir(target) or max(kept_steps(best), default=0) > step:
+        tf.io.gfile.makedirs(target)
+        for name in tf.io.gfile.listdir(best) if tf.io.gfile.isdir(best) else []:
+            _move(tf.io.gfile.join(best, name), tf.io.gfile.join(target, name))
     if not prefix.startswith(f"{last}/"):
         tf.io.gfile.makedirs(last)
         for path in sorted(tf.io.gfile.glob(f"{prefix}.*")):
@@ -115,7 +118,10 @@ def cut(directory: RunDirectory, step: int, aside: str) -> None:
 
 
 def _move(source: str, target: str) -> None:
-    """Moves a file or a folder, if it is there; a kill leaves it in one of the two places."""
+    """Moves a file, if it is there; a kill leaves it in one of the two places.
+
+    Not a folder: not every remote file system moves what is in it.
+    """
     if tf.io.gfile.exists(source):
         files.move(source, target)
 

@@ -933,26 +933,41 @@ def killed_after(operations, path, monkeypatch):
 
 
 def test_a_kill_at_any_moment_of_going_back_is_made_good_by_resume(runs, copied, whole, monkeypatch):
-    path, operations, halfway = copied("finished"), 1, 0
-    while killed_after(operations, path, monkeypatch):
+    def finished():
+        """Puts the finished run there, as if its last state were the best."""
+        path = copied("finished")
+        best = path / "checkpoints" / "best"
+        shutil.rmtree(best)
+        best.mkdir()
+        for file in (path / "checkpoints" / "last").glob("ckpt-10.*"):
+            shutil.copy(file, best)
+        checkpoints.write_named(str(best / "checkpoint"), [10])
+        return path
+
+    path, operations, halfway = finished(), 1, 0
+    assert not killed_after(10**6, path, monkeypatch)
+    expected = aside(path)
+    assert {"metrics.csv", "model.keras", "kernels/10.npz", "last/ckpt-10.index", "best/ckpt-10.index"} <= {*expected}
+    shutil.rmtree(path)
+    while killed_after(operations, finished(), monkeypatch):
         if "going_back" in run.RunDirectory(path).status():
             halfway += 1
-            if halfway % 5:
+            if halfway % 8:
                 with monkeypatch.context() as patch:
                     restored(runs, patch)
                     step, _, _, rows = run.train(config(), path, resume=True)
                 assert (step, [row["step"] for row in rows], kept(path)) == (9, [0, STEPS], [9])
             else:
                 run.train(config(), path, resume=True)
-            files_aside = {"metrics.csv", "model.keras", "kernels/10.npz", "last/ckpt-10.index"}
-            assert files_aside <= {*aside(path)}
+            assert aside(path) == expected
             assert [each.name for each in (path / "set_aside").iterdir()] == ["after-9"]
-            if not halfway % 5:
-                assert without_aside(path, whole) == []
+            if not halfway % 8:
+                assert all(
+                    difference.startswith("the file checkpoints/best") for difference in without_aside(path, whole)
+                )
         shutil.rmtree(path)
-        copied("finished")
         operations += 1
-    assert halfway > 8
+    assert halfway > 12
 
 
 @pytest.mark.parametrize("keep", [1, 4])
