@@ -75,6 +75,9 @@ def train(
         str | None, typer.Option(help="Directory to make. Default: runs/<config>.", callback=_DIRECTORY)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    resume_from: Annotated[
+        int | None, typer.Option(metavar="STEP", min=0, help="Go back to the kept state of a step, and on from there.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run.")] = False,
     smoke: Smoke = False,
 ) -> None:
@@ -85,13 +88,14 @@ def train(
     from neural_alignment import config as configuration
     from neural_alignment.training import callbacks, files, run
 
-    if resume and force:
-        raise InputError("--resume and --force exclude each other; give one of them")
+    if force and (resume or resume_from is not None):
+        option = "--resume" if resume else "--resume-from"
+        raise InputError(f"{option} and --force exclude each other; give one of them")
     settings = configuration.load(config, overrides or (), smoke)
     # An explicit --run-dir may be anywhere; a name that follows from a file stays below runs.
     run_dir = run_dir or files.confined("runs", f"{'smoke/' if smoke else ''}{run_name(config)}")
     progress = callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
-    result = run.train(settings, run_dir, resume, force, progress)
+    result = run.train(settings, run_dir, resume, force, progress, resume_from)
     _print_result(result)
 
 

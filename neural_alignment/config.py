@@ -36,6 +36,10 @@ DEEPEST = 128
 """Layers of a network; Keras goes through them by recursion, which Python limits."""
 
 
+BatchNormTrainable = Annotated[bool, Field(exclude_if=lambda trainable: trainable)]
+"""Not written where it is the default, so that the checksums of earlier configurations stay as they are."""
+
+
 class _Data(Options):
     """What all sources have."""
 
@@ -128,6 +132,14 @@ class ConvNet(Options):
     """Filters of each 3x3 convolution; all but the first have stride 2."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     batch_norm: bool = True
+    batch_norm_trainable: BatchNormTrainable = True
+    """Whether scale and shift of the batch normalisation are trained; statistics are updated in either case."""
+
+    @pydantic.model_validator(mode="after")
+    def _has_batch_norm(self):
+        if not (self.batch_norm or self.batch_norm_trainable):
+            raise ValueError("`batch_norm_trainable` has no effect without `batch_norm`; found false with false")
+        return self
 
 
 class ResNet(Options):
@@ -138,6 +150,47 @@ class ResNet(Options):
     version: Literal[1, 2] = 1
     stem: Literal["imagenet", "cifar"] = "imagenet"
     width: PositiveInt = 64
+    batch_norm_trainable: BatchNormTrainable = True
+    """Whether scale and shift of the batch normalisation are trained; statistics are updated in either case."""
+
+
+def _known_state(value: Any) -> Any:
+    """Checks the state of `InitialState`: one message for what would be one for each member of the union."""
+    is_step = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value in (None, "last", "best", "final") or is_step:
+        return value
+    raise ValueError(f"input should be 'last', 'best', 'final' or the step of a kept state; found {value!r:.60}")
+
+
+class InitialState(Options):
+    """Weights of another run or of a saved model, from which a new run starts."""
+
+    path: PathText
+    """A run directory, or a .keras file."""
+    state: Annotated[
+        Literal["last", "best", "final"] | NonNegativeInt | None, pydantic.BeforeValidator(_known_state)
+    ] = None
+    """Of a run directory: `last` (the default), `best`, `final` for its model.keras, or the step of a kept state."""
+    optimizer: bool = False
+    """Whether to take over the optimizer's variables and the global step, from which the run then goes on; otherwise
+    it starts at step 0."""
+    strict: bool = True
+    """Whether all weights must fit; otherwise those that do not keep their initial values, and a list is printed."""
+
+    @pydantic.model_validator(mode="after")
+    def _state_is_of_a_run(self):
+        if self.state is not None and self.path.endswith(".keras"):
+            raise ValueError(f"`state` has no effect with a .keras file; found {self.state!r}")
+        return self
+
+
+def _as_initial_state(value: Any) -> Any:
+    """Returns the long form of a path that stands alone."""
+    if isinstance(value, (Mapping, InitialState)):
+        return value
+    if isinstance(value, str):
+        return {"path": value}
+    raise ValueError(f"must be a path, or a mapping with the key `path`; found {value!r:.60}")
 
 
 class WideCNN(Options):
@@ -235,8 +288,10 @@ class Checkpoints(Options):
     """Save between evaluations when this much time has passed; 0 for at evaluations alone."""
     every_steps: PositiveInt | None = None
     """Save after this many global steps as well."""
+    keep: Annotated[int, Field(gt=0, le=1000)] = 1
+    """Number of last states to keep; `train --resume-from STEP` goes back to one of them."""
     keep_best: bool = True
-    """Keep the state of the best validation top-1 beside the last one."""
+    """Keep the state of the best validation top-1 beside the last ones."""
 
 
 class Runtime(Options):
@@ -246,8 +301,14 @@ class Runtime(Options):
     """`mirrored`: all devices of this machine. `multi_worker`: the machines of TF_CONFIG. `auto`: what is there."""
     replicas: Annotated[int, Field(gt=0, le=4096)] | None = None
     """Devices of a mirrored run; all GPUs where none. Without a GPU, parts that the CPU is cut into."""
+    devices: Annotated[list[NonNegativeInt], Field(min_length=1, max_length=4096)] | None = None
+    """Numbers of the GPUs to use, as TensorFlow counts them: one for `gpu`, one or more for `mirrored` and `auto`."""
     tpu: str | None = None
     """`local` on a TPU VM, or the TPU's name; the environment variable TPU_NAME, else `local`, where none."""
+    tpu_zone: str | None = None
+    """Zone of a TPU that is given by name; that of the machine where none."""
+    tpu_project: str | None = None
+    """Google Cloud project of a TPU that is given by name; that of the machine where none."""
     precision: Literal["float32", "mixed_bfloat16", "float64"] = "float32"
     """Of the network; weights, R and angles are float32 in the first two. float64, slow on GPUs, is for comparisons."""
     synchronize_batch_norm: bool = False
@@ -260,13 +321,37 @@ class Runtime(Options):
 
     @pydantic.model_validator(mode="after")
     def _options_have_their_strategy(self):
-        for key, strategy in (("replicas", "mirrored"), ("tpu", "tpu")):
+        for key, strategy in (("replicas", "mirrored"), *((key, "tpu") for key in ("tpu", "tpu_zone", "tpu_project"))):
             if getattr(self, key) is not None and self.strategy != strategy:
                 raise ValueError(f"`{key}` has an effect with strategy {strategy!r} alone; found {self.strategy!r}")
+        for key in ("tpu_zone", "tpu_project"):
+            if getattr(self, key) is not None and self.tpu == "local":
+                raise ValueError(f"`{key}` has an effect with the name of a TPU alone; found it with tpu 'local'")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _devices_fit(self):
+        if self.devices is None:
+            return self
+        if self.strategy not in ("auto", "gpu", "mirrored"):
+            raise ValueError(
+                f"`devices` are numbers of GPUs, for strategy 'auto', 'gpu' or 'mirrored'; found {self.strategy!r}"
+            )
+        if twice := [number for number in self.devices if self.devices.count(number) > 1]:
+            raise ValueError(f"`devices` must name each GPU once; found {twice[0]} twice in {self.devices}")
+        if self.strategy == "gpu" and len(self.devices) > 1:
+            raise ValueError(
+                f"`devices` must be one GPU with strategy 'gpu', or choose 'mirrored'; found {self.devices}"
+            )
+        if self.replicas is not None:
+            raise ValueError(f"`replicas` follow from `devices`: leave one of them out; found {self.replicas}")
         return self
 
 
 AnyData = Annotated[DigitsData | TFDSData | ImageNetData, Field(discriminator="source")]
+AnyInitialState = Annotated[
+    InitialState, pydantic.BeforeValidator(_as_initial_state, json_schema_input_type=str | InitialState)
+]
 AnyModel = Annotated[FC | ConvNet | ResNet | WideCNN, Field(discriminator="name")]
 AnyLoss = Annotated[CrossEntropy | HalfSquaredError | SquaredError, Field(discriminator="kind")]
 Rule = rule_type()
@@ -290,6 +375,8 @@ class Config(Options):
     model: AnyModel
     loss: AnyLoss = CrossEntropy(kind="cross_entropy")
     """J, but for weight decay."""
+    init_from: Annotated[AnyInitialState | None, Field(exclude_if=lambda state: state is None)] = None
+    """The weights to start from: a run directory, a .keras file, or a mapping that says more; drawn where none."""
     alignment: Alignments | None = None
     """One rule for all layers, or a list of rules with `layers:` patterns; plain backpropagation where none."""
     weight_decay: NonNegativeFloat = 0.0

@@ -163,11 +163,11 @@ class MultiOptimizer(Wrapper):
             return [(True, True)]
         return list(getattr(self.rate_scheduler, "modes", [(True, True), (True, False), (False, True), (False, False)]))
 
-    def rates(self) -> tuple[Any, Any]:
-        """Returns the rates of J and R at the present global step."""
+    def rates(self, step: Any = None) -> tuple[Any, Any]:
+        """Returns the rates of J and R at a global step, at the present one where none is given."""
         if self.constant:
             return tf.ones([]), tf.ones([])
-        j_rate, r_rate = self.rate_scheduler(self._iterations.value)
+        j_rate, r_rate = self.rate_scheduler(self._iterations.value if step is None else step)
         return tf.convert_to_tensor(j_rate, tf.float32), tf.convert_to_tensor(r_rate, tf.float32)
 
     @property

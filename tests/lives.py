@@ -61,6 +61,7 @@ KINDS = {
     "noise rule": {
         "alignment": {"rule": "information", "amp": 1e-2, "decay": 1e-2, "null": 1e-2, "input": NOISE},
         "optimization": {"forward": MOMENTUM, "backward": ADAM},
+        "checkpoints": {"keep": 2},
     },
     "noisy updates": {
         "alignment": {"rule": "kolen_pollack", "decay": 1e-3},

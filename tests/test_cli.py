@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -74,6 +75,11 @@ def test_describe_counts_parameters_and_the_products_of_each_rule(run):
         # conv2: 3 x 3 x 16 x 32 kernel at 4 x 4 places.
         assert float(convolution[4]) == pytest.approx(2 * 4608 * 16 / 1e6, abs=1e-3)
     assert "1,437 training and 360 validation examples, 44 steps per epoch" in output
+    assert "not trained" not in output
+    trained = int(re.search(r"parameters  forward ([0-9,]+)", output)[1].replace(",", ""))
+    _, output, _ = run("describe", QUICKSTART, "--set", "model.batch_norm_trainable=false")
+    assert int(re.search(r"parameters  forward ([0-9,]+)", output)[1].replace(",", "")) == trained - 2 * (16 + 32)
+    assert "not trained 96 (scale and shift of batch normalisation)" in output
 
 
 def test_describe_counts_the_steps_of_rules_for_a_whole_network(run):
@@ -224,6 +230,12 @@ def bad_input(tmp_path):
             "nowhere",
         ),
         "both resume and force": (["--resume", "--force"], "exclude each other"),
+        "both resume-from and force": (
+            ["--resume-from", "3", "--force"],
+            "--resume-from and --force exclude each other",
+        ),
+        "a step below 0": (["--resume-from", "-1"], "--resume-from"),
+        "going back in no run": (["--resume-from", "3"], "has no run that could go back to step 3"),
         "a pattern without layers": (["--set", "alignment.layers=none*"], "takes no layer"),
     }
 

@@ -113,6 +113,11 @@ WRONG = {
     "epochs=0": "epochs: input should be greater than 0; found 0",
     "epochs=many": "epochs: input should be a valid integer; found 'many'",
     "batch_size=true": "batch_size: input should be a valid integer; found True",
+    "model={name: convnet, filters: [4], batch_norm: false, batch_norm_trainable: false}": (
+        "model: `batch_norm_trainable` has no effect without `batch_norm`; found false with false"
+    ),
+    "model={name: fc, hidden: [4], batch_norm_trainable: false}": "model.batch_norm_trainable: unknown key; allowed: ",
+    "checkpoints.keep=0": "checkpoints.keep: input should be greater than 0; found 0",
     "model.filters=[a]": r"model.filters.0: input should be a valid integer; found 'a'",
     "model.filters=[]": "model.filters: list should have at least 1 item",
     "optimization.forward.learning_rate=.nan": "optimization.forward.learning_rate: input should be a finite number",

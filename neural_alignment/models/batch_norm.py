@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -19,8 +20,36 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Keras 3 on TensorFlow composes the training pass of a dozen passes over the activations. The fused kernel computes
     the same function: outputs, gradients and moving statistics are Keras' to rounding. It is taken for float32 images
     `(batch, height, width, channels)`; in inference, under another dtype, with a mask, or synchronised over replicas,
-    the layer is Keras'. Arguments are those of `keras.layers.BatchNormalization`.
+    the layer is Keras'.
+
+    With `train_scale_and_shift=False` scale and shift keep their initial values. In training the layer normalises by
+    the statistics of the batch and updates the moving ones all the same, as `trainable=False` meant in TensorFlow 1.
+    Keras' `layer.trainable = False` switches the layer to inference mode instead.
+
+    Args:
+        *args: as in `keras.layers.BatchNormalization`.
+        train_scale_and_shift: whether scale and shift are trained.
+        **kwargs: as in `keras.layers.BatchNormalization`.
     """
+
+    def __init__(self, *args: Any, train_scale_and_shift: bool = True, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.train_scale_and_shift = train_scale_and_shift
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Creates a weight, as in Keras; scale and shift as not trainable where they are not trained.
+
+        Set afterwards, `trainable` would be undone by `model.trainable = True`.
+        """
+        if not self.train_scale_and_shift:
+            kwargs["trainable"] = False
+        return super().add_weight(*args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the constructor takes."""
+        config = super().get_config()
+        # Left out where it is the default, so that files of this version can be read by earlier ones.
+        return config if self.train_scale_and_shift else {**config, "train_scale_and_shift": False}
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         """Normalises a batch.

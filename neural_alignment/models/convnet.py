@@ -18,6 +18,7 @@ def convnet(
     activation: str = "relu",
     batch_norm: bool = True,
     weight_decay: float = 0.0,
+    batch_norm_trainable: bool = True,
 ) -> keras.Model:
     """Builds a network of 3x3 convolutions, the second and all later ones of stride 2, that returns logits.
 
@@ -32,10 +33,20 @@ def convnet(
         batch_norm: whether batch normalisation stands between a convolution and its nonlinearity; without it the
             convolutions have a bias. Aligned networks without it bear lower learning rates only.
         weight_decay: coefficient of J's L2 term.
+        batch_norm_trainable: whether scale and shift of the batch normalisation are trained; otherwise they keep their
+            initial values. The batch's statistics are used, and followed by the moving ones, in either case.
 
     Returns:
         A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
+
+    Raises:
+        ValueError: if `batch_norm_trainable` is False without batch normalisation.
     """
+    if not (batch_norm or batch_norm_trainable):
+        raise ValueError(
+            "`batch_norm_trainable` must be True without batch normalisation. Received False with batch_norm=False. "
+            "Example: batch_norm=True, batch_norm_trainable=False."
+        )
     parts = Parts(alignment, weight_decay)
     inputs = x = keras.Input(input_shape)
     for number, outputs in enumerate(filters, start=1):
@@ -43,7 +54,8 @@ def convnet(
         conv = parts.conv(outputs, 3, f"conv{number}", activation, strides=strides, use_bias=not batch_norm)
         x = conv(x)
         if batch_norm:
-            x = FusedBatchNormalization(momentum=0.9, epsilon=1e-5, name=f"conv{number}_norm")(x)
+            norm = {"momentum": 0.9, "epsilon": 1e-5, "train_scale_and_shift": batch_norm_trainable}
+            x = FusedBatchNormalization(name=f"conv{number}_norm", **norm)(x)
         x = keras.layers.Activation(activation, name=f"conv{number}_{activation}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     return parts.finish(inputs, parts.dense(classes, "dense")(x), "convnet")

@@ -25,6 +25,7 @@ def resnet(
     stem: Literal["imagenet", "cifar"] = "imagenet",
     width: int = 64,
     weight_decay: float = 0.0,
+    batch_norm_trainable: bool = True,
 ) -> keras.Model:
     """Builds a residual network that returns logits.
 
@@ -42,6 +43,8 @@ def resnet(
         stem: `"imagenet"`, 7x7 stride 2 and max-pooling; `"cifar"`, 3x3 stride 1 and no pooling.
         width: filters of the first group; each further group has twice as many.
         weight_decay: coefficient of J's L2 term.
+        batch_norm_trainable: whether scale and shift of the batch normalisation are trained; otherwise they keep their
+            initial values. The batch's statistics are used, and followed by the moving ones, in either case.
 
     Returns:
         A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
@@ -59,7 +62,7 @@ def resnet(
         raise ValueError(f'`stem` must be "imagenet" or "cifar". Received {stem!r}. Example: stem="cifar".')
     if width < 1:
         raise ValueError(f"`width` must be at least 1. Received {width!r}. Example: width=64.")
-    net = _ResNet(Parts(alignment, weight_decay), version, bottleneck=depth >= 50)
+    net = _ResNet(Parts(alignment, weight_decay), version, depth >= 50, batch_norm_trainable)
     inputs = keras.Input(input_shape)
     x = net.stem(inputs, stem, width)
     for group, blocks in enumerate(BLOCKS[depth], start=1):
@@ -77,10 +80,15 @@ def resnet(
 class _ResNet:
     """Adds the layers of one network."""
 
-    def __init__(self, parts: Parts, version: int, bottleneck: bool):
+    def __init__(self, parts: Parts, version: int, bottleneck: bool, batch_norm_trainable: bool):
         self.parts = parts
         self.version = version
         self.bottleneck = bottleneck
+        self.batch_norm = {
+            "momentum": BATCH_NORM_MOMENTUM[version],
+            "epsilon": BATCH_NORM_EPSILON,
+            "train_scale_and_shift": batch_norm_trainable,
+        }
 
     def stem(self, x: Any, kind: str, width: int) -> Any:
         """The first convolution; in version 2 neither batch normalisation nor nonlinearity follow it."""
@@ -149,8 +157,7 @@ class _ResNet:
 
     def norm(self, x: Any, name: str, **options: Any) -> Any:
         """Batch normalisation."""
-        momentum = BATCH_NORM_MOMENTUM[self.version]
-        return FusedBatchNormalization(momentum=momentum, epsilon=BATCH_NORM_EPSILON, name=f"{name}_norm", **options)(x)
+        return FusedBatchNormalization(name=f"{name}_norm", **self.batch_norm, **options)(x)
 
     def norm_relu(self, x: Any, name: str) -> Any:
         """Batch normalisation and ReLU."""

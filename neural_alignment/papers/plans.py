@@ -28,7 +28,8 @@ from neural_alignment.search.records import Ending
 from neural_alignment.search.trial import Children, Task
 from neural_alignment.training import files, lock
 from neural_alignment.training.metrics import MetricsFile
-from neural_alignment.training.run import RunDirectory, essence, plain_difference, stored_state
+from neural_alignment.training.run import stored_state
+from neural_alignment.training.run_directory import RunDirectory, essence, plain_difference
 from neural_alignment.training.stopping import Interrupted, Stop
 
 SECONDS = "seconds.csv"

@@ -35,7 +35,7 @@ from neural_alignment.search.records import Ending, Lines, Trial, as_trial, best
 from neural_alignment.search.spaces import Settings
 from neural_alignment.search.trial import Task
 from neural_alignment.training import files, lock, setup
-from neural_alignment.training.run import first_difference
+from neural_alignment.training.run_directory import first_difference
 
 Say = Callable[[str], None]
 

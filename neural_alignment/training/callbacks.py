@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment import data
+from neural_alignment.alignments import schedules
 from neural_alignment.config import Config, Logging
 from neural_alignment.errors import ConfigError, Diverged
 from neural_alignment.training import probes
@@ -132,16 +133,19 @@ class Evaluation:
         self._tested = () if test is None else ("J", "top1", "top5")
         self._alignment = alignment
         self._learns = any(rule.learns for rule in config.rules)
+        self._weights = ScheduledWeights(config, dataset.steps_per_epoch)
+        self._turns = (config.optimization.alternation or 0) + 1
 
-    def row(self, training: dict[str, float], seconds: float) -> Row:
+    def row(self, training: dict[str, float], seconds: float, is_untrained: bool = False) -> Row:
         """Returns the row of the present step.
 
-        Before the first step nothing is known but the alignment: to evaluate an untrained network on all of the
-        validation split would keep the user waiting for chance level.
+        The row of an untrained network has its alignment only: to evaluate it on all of the validation split would keep
+        the user waiting for chance level. Rates and weights are those of the next step.
 
         Args:
             training: the means since the last evaluation.
             seconds: since the run began.
+            is_untrained: whether the network is as it was drawn.
 
         Raises:
             Diverged: if J is not finite on the validation split.
@@ -149,13 +153,14 @@ class Evaluation:
         model = self._model
         step = model.global_step
         validation: Row = {}
-        if step:
+        if not is_untrained:
             validation = named(self._devices.evaluate(model, self._dataset))
             if not math.isfinite(validation["J"]):
                 raise diverged(model, step)
-        test = named(self._devices.evaluate(model, self._test)) if step and self._test is not None else {}
+        test = named(self._devices.evaluate(model, self._test)) if self._test is not None and not is_untrained else {}
         training = named(training)
         rates = [float(keras.ops.convert_to_numpy(rate)) for rate in model.optimizer.learning_rates]
+        loss_rates = self._loss_rates(step)
         return {
             "step": step,
             "epoch": step / self._epoch_steps,
@@ -170,8 +175,49 @@ class Evaluation:
             "train_top5": training.get("top5", math.nan),
             "learning_rate_J": rates[0],
             "learning_rate_R": rates[1] if self._learns else math.nan,
+            "loss_rate_J": loss_rates[0],
+            "loss_rate_R": loss_rates[1] if self._learns else math.nan,
+            **self._weights.row(step),
             "corrupt_records": self._dataset.corrupt_count(step),
             **self._alignment.row(self._dataset),
+        }
+
+    def _loss_rates(self, step: int) -> tuple[float, float]:
+        """Returns the rates by which J and R are multiplied at the global step `step`, the one to be made next.
+
+        Where J and R take turns, it is the rate at the next turn of each: at the step of a row it is always R's turn.
+        """
+        rates = [0.0, 0.0]
+        for ahead in range(self._turns):
+            present = map(float, self._model.optimizer.rates(step + ahead))
+            rates = [rate or new for rate, new in zip(rates, present, strict=True)]
+            if all(rates):
+                break
+        return rates[0], rates[1]
+
+
+class ScheduledWeights:
+    """The values of those weights of rules that are schedules, as columns `weight/PRIMITIVE`.
+
+    Where a run has several rules, their places in the list tell them apart, as in key paths of the configuration:
+    `weight/0.amp`, `weight/1.amp`.
+
+    Args:
+        config: the run's configuration.
+        steps_per_epoch: the length of an epoch of global steps.
+    """
+
+    def __init__(self, config: Config, steps_per_epoch: int):
+        rules = [rule.bind(config.seed, steps_per_epoch) for rule in config.rules]
+        self._rules = {f"{place}." if len(rules) > 1 else "": rule for place, rule in enumerate(rules)}
+
+    def row(self, step: int) -> Row:
+        """Returns column -> the weight at a global step."""
+        return {
+            f"weight/{place}{name}": float(schedules.evaluate(weight, step, rule.steps_per_epoch))
+            for place, rule in self._rules.items()
+            for name, weight in rule
+            if isinstance(weight, schedules.Constant)
         }
 
 

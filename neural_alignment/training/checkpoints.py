@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import re
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from neural_alignment.errors import RunError
 from neural_alignment.training import files
@@ -73,16 +76,17 @@ def _sync_state(prefix: str) -> None:
 
 
 class Checkpoints:
-    """The last and the best state of a run: weights, optimizer slots, global step, running means.
+    """The last states and the best state of a run: weights, optimizer slots, global step, running means.
 
-    The file `checkpoint` names the state, and is replaced in one move once the state is whole. A state is a function of
-    its step, and no step is saved twice, so that no file that `checkpoint` names is ever written over. Files left by a
-    killed write are removed by `sweep`. Where `checkpoint` is missing or empty, the newest whole state is used.
+    The file `checkpoint` names the states, and is replaced in one move once a new state is whole. A state is a function
+    of its step, and no step is saved twice, so that no file that `checkpoint` names is ever written over. Files left by
+    a killed write are removed by `sweep`. Where `checkpoint` is missing or empty, the whole states beside it are used.
 
     Args:
         model: a compiled model all of whose variables exist.
         means: its running means.
         path: the directory.
+        keep: number of last states to keep. Those beyond are removed at the next save.
 
     Raises:
         RunError: if a file `checkpoint` is damaged, or names files elsewhere.
@@ -90,36 +94,42 @@ class Checkpoints:
 
     NAMES = ("last", "best")
 
-    def __init__(self, model: AlignedModel, means: TrainingMeans, path: str):
+    def __init__(self, model: AlignedModel, means: TrainingMeans, path: str, keep: int = 1):
         self._model = model
+        self._means = means
         self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, means=means)
-        self._managers = {name: self._manager(tf.io.gfile.join(path, name)) for name in self.NAMES}
+        counts = {"last": keep, "best": 1}
+        self._managers = {name: self._manager(tf.io.gfile.join(path, name), counts[name]) for name in self.NAMES}
 
-    def _manager(self, directory: str) -> tf.train.CheckpointManager:
+    def _manager(self, directory: str, keep: int) -> tf.train.CheckpointManager:
         """Returns what manages one directory, after a check of its file `checkpoint`."""
         path = tf.io.gfile.join(directory, "checkpoint")
         if _is_missing_or_empty(path):
-            step = _newest_whole(directory)
-            if step is not None:
-                _log.warning("%s: is missing or empty; the whole state ckpt-%d beside it is used", path, step)
-                _write_named(path, step)
+            steps = _whole(directory, keep)
+            if steps:
+                _log.warning("%s: is missing or empty; the whole state ckpt-%d beside it is used", path, steps[-1])
+                write_named(path, steps)
         else:
-            _check_named(path)
-            state = (_named(path) or [""])[0]
-            if directory.endswith("best") and (problem := _problem(state)):
+            latest = _check_latest(path)
+            if directory.endswith("best") and (problem := _problem(latest)):
                 raise RunError(
-                    f"{state}: cannot be read ({problem}); restore its files from a copy, or remove {directory} to go "
-                    "on without the best state"
+                    f"{latest}: cannot be read ({problem}); restore its files from a copy, or remove {directory} to "
+                    "go on without the best state"
                 )
-        return tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=1)
+            # A kill may come after a state was removed and before `checkpoint` is written again.
+            if (steps := kept_steps(directory)) != named_steps(directory):
+                write_named(path, steps)
+        return tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=keep)
 
-    def step(self, name: str) -> int:
-        """Returns the global step of the state saved as `name`; 0 where there is none."""
+    def step(self, name: str) -> int | None:
+        """Returns the global step of the latest state saved as `name`, or None where there is none."""
         latest = self._managers[name].latest_checkpoint
-        return int(latest.rpartition("-")[2]) if latest else 0
+        return step_of(latest) if latest else None
 
     def save(self, name: str) -> bool:
-        """Saves the present state as `"last"` or `"best"`; the one before is removed afterwards.
+        """Saves the present state as `"last"` or `"best"`; those that are too many are removed afterwards.
+
+        That of step 0 is not saved where it follows from the seed.
 
         Returns:
             False where a weight is not finite: that is not saved, because from there no run can go on.
@@ -130,7 +140,8 @@ class Checkpoints:
         step = self._model.global_step
         if not self._finite():
             return False
-        if step == self.step(name):
+        saved = self.step(name)
+        if saved == step or (saved is None and not step and "init_from" not in self._means.record):
             return True
         manager = self._managers[name]
         try:
@@ -147,15 +158,15 @@ class Checkpoints:
     def _finite(self) -> bool:
         return all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in self._model.weights if "float" in w.dtype)
 
-    def restore_last(self) -> int:
-        """Restores the last state, if there is one; returns the global step to go on from.
+    def restore_last(self) -> int | None:
+        """Restores the last state; returns its global step, or None where there is none.
 
         Raises:
             RunError: if the checkpoint is damaged or of another model.
         """
         latest = self._managers["last"].latest_checkpoint
         if latest is None:
-            return self._model.global_step
+            return None
         # All is read first: a failure in the middle of `restore` would leave a model of two states.
         problem = _problem(latest)
         if problem is None and any(name.startswith(_EARLIER) for name in _variables(latest)):
@@ -169,7 +180,7 @@ class Checkpoints:
             except Exception as error:  # Besides its own errors TensorFlow raises any that unexpected content causes.
                 problem = " ".join(str(error).split())[:150]
         if problem is not None:
-            raise RunError(f"{latest}: cannot be restored ({problem}); {_REMEDY}")
+            raise RunError(f"{latest}: cannot be restored ({problem}); {_remedy(latest)}")
         if self._model.global_step != self.step("last"):
             raise RunError(f"{latest}: is the state of step {self._model.global_step}; {_REMEDY}")
         return self._model.global_step
@@ -179,13 +190,82 @@ class Checkpoints:
         for manager in self._managers.values():
             if not tf.io.gfile.isdir(manager.directory):
                 continue
-            named = tf.train.latest_checkpoint(manager.directory)
-            keep = f"{os.path.basename(named)}." if named else None
+            kept = tuple(f"ckpt-{step}." for step in kept_steps(manager.directory))
             for entry in tf.io.gfile.listdir(manager.directory):
                 entry = entry.rstrip("/")
-                if entry != "checkpoint" and not (keep and entry.startswith(keep)):
+                if entry != "checkpoint" and not entry.startswith(kept):
                     files.remove(tf.io.gfile.join(manager.directory, entry))
 
+
+def step_of(prefix: str) -> int:
+    """Returns the global step of a state, from its name ckpt-STEP."""
+    return int(prefix.rpartition("-")[2])
+
+
+def named_steps(directory: str) -> list[int]:
+    """Returns the steps that the file `checkpoint` of a directory names, in ascending order; changes nothing there.
+
+    Where it is missing or empty, they are those of all whole states.
+
+    Raises:
+        RunError: if it is damaged, or names files elsewhere.
+    """
+    path = tf.io.gfile.join(directory, "checkpoint")
+    if _is_missing_or_empty(path):
+        return _whole(directory)
+    return sorted({step_of(prefix) for prefix in _checked_names(path)})
+
+
+def kept_steps(directory: str) -> list[int]:
+    """Returns those of `named_steps` whose files are there: a kill, or damage, may have left others without.
+
+    Raises:
+        RunError: as of `named_steps`.
+    """
+    return [step for step in named_steps(directory) if _has_files(f"{directory}/ckpt-{step}")]
+
+
+def latest_step(directory: str) -> int | None:
+    """Returns the step of the latest state in a directory, or None where there is none.
+
+    Raises:
+        RunError: as of `named_steps`, or if a file of that state is missing.
+    """
+    path = tf.io.gfile.join(directory, "checkpoint")
+    if not _is_missing_or_empty(path):
+        _check_latest(path)
+    return max(named_steps(directory), default=None)
+
+
+def check_state(prefix: str) -> None:
+    """Checks that all of a state can be read: TensorFlow compares the checksums.
+
+    Raises:
+        RunError: if not.
+    """
+    if problem := _problem(prefix):
+        raise RunError(f"{prefix}: cannot be read ({problem}); {_REMEDY}")
+
+
+def read_state(prefix: str, wanted: Callable[[str], bool] = lambda key: True) -> list[tuple[str, str, np.ndarray]]:
+    """Returns key, name and value of the variables of a state. A weight is named by its path, such as `dense/kernel`.
+
+    Args:
+        prefix: path of the state, without the endings of its files.
+        wanted: whether a variable is to be read, by its key.
+
+    Raises:
+        RunError: if the state is damaged.
+    """
+    check_state(prefix)
+    reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_GRAPH))
+    found = {each.checkpoint_key: each.full_name for node in graph.nodes for each in node.attributes if each.full_name}
+    return [(key, name, reader.get_tensor(key)) for key, name in found.items() if wanted(key)]
+
+
+_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+"""Key under which TensorFlow keeps how the objects of a state belong together."""
 
 _REMEDY = "restore its files from a copy, or train anew with --force"
 
@@ -194,11 +274,22 @@ def _is_missing_or_empty(path: str) -> bool:
     return not tf.io.gfile.exists(path) or not tf.io.gfile.stat(path).length
 
 
-def _newest_whole(directory: str) -> int | None:
-    """Returns the step of the newest state in a directory of which every byte can be read; none where there is none."""
+def _whole(directory: str, most: int | None = None) -> list[int]:
+    """Returns the steps of the states in a directory of which every byte can be read, in ascending order.
+
+    Args:
+        directory: the directory, which need not exist.
+        most: return no more than so many, the newest.
+    """
     entries = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
     steps = [int(match[1]) for entry in entries if (match := re.fullmatch(r"ckpt-(\d+)\.index", entry))]
-    return next((step for step in sorted(steps, reverse=True) if _problem(f"{directory}/ckpt-{step}") is None), None)
+    whole = (step for step in sorted(steps, reverse=True) if _problem(f"{directory}/ckpt-{step}") is None)
+    return sorted(itertools.islice(whole, most))
+
+
+def _has_files(prefix: str) -> bool:
+    """Whether the files of a state are there."""
+    return tf.io.gfile.exists(f"{prefix}.index") and bool(tf.io.gfile.glob(f"{prefix}.data-*"))
 
 
 _EARLIER = "optimizer/optimizers/"
@@ -222,10 +313,15 @@ def _problem(prefix: str) -> str | None:
     return None
 
 
-def _write_named(path: str, step: int) -> None:
-    """Writes a file `checkpoint` that names one state. The manager removes a state in time only if it has a time."""
-    lines = [f'model_checkpoint_path: "ckpt-{step}"', f'all_model_checkpoint_paths: "ckpt-{step}"']
-    files.write_whole(path, "\n".join([*lines, f"all_model_checkpoint_timestamps: {time.time()}", ""]))
+def write_named(path: str, steps: Sequence[int]) -> None:
+    """Writes a file `checkpoint` that names the states of some steps, in ascending order.
+
+    The manager removes a state in time only if it has a time.
+    """
+    lines = [f'model_checkpoint_path: "ckpt-{steps[-1]}"']
+    lines += [f'all_model_checkpoint_paths: "ckpt-{step}"' for step in steps]
+    lines += [f"all_model_checkpoint_timestamps: {time.time()}" for _ in steps]
+    files.write_whole(path, "\n".join([*lines, ""]))
 
 
 _LINE = re.compile(
@@ -251,14 +347,15 @@ def _named(path: str) -> list[str] | None:
     return [os.path.join(os.path.dirname(path), name) for name in (*latest, *others)]
 
 
-def _check_named(path: str) -> None:
-    """Checks that a file `checkpoint` names a state beside it; the manager would remove files that it names elsewhere.
+def _checked_names(path: str) -> list[str]:
+    """Returns the paths of the states that a file `checkpoint` names, that of the latest first.
+
+    They must lie beside it: the manager would remove files that it names elsewhere.
 
     Raises:
-        RunError: if it does not; the message names a remedy.
+        RunError: if it is damaged, or names files elsewhere; the message names a remedy.
     """
-    directory = os.path.dirname(path)
-    named = _named(path)
+    directory, named = os.path.dirname(path), _named(path)
     for other in named or []:
         folder, name = os.path.split(other)
         if folder != directory or not re.fullmatch(r"ckpt-\d+", name):
@@ -266,13 +363,42 @@ def _check_named(path: str) -> None:
                 f"{path}: names {other!r}; allowed: ckpt-STEP in its own folder; remove this file, and --resume "
                 "uses the whole state that lies beside it"
             )
-    if named and tf.io.gfile.exists(f"{named[0]}.index") and tf.io.gfile.glob(f"{named[0]}.data-*"):
-        return
-    step = _newest_whole(directory)
-    if step is not None:
-        raise RunError(f"{path}: is damaged; remove it, and --resume uses ckpt-{step}, which lies beside it")
-    if named is None:
-        raise RunError(f"{path}: is damaged; {_REMEDY}")
+    if named and named[0] == named[-1]:  # The manager names the latest state last.
+        return named
+    raise _damaged_names(path)
+
+
+def _damaged_names(path: str) -> RunError:
+    """Returns the error that a file `checkpoint` is damaged."""
+    if whole := _whole(os.path.dirname(path), 1):
+        return RunError(f"{path}: is damaged; remove it, and --resume uses ckpt-{whole[0]}, which lies beside it")
+    return RunError(f"{path}: is damaged; {_REMEDY}")
+
+
+def _check_latest(path: str) -> str:
+    """Returns the path of the latest state that a file `checkpoint` names.
+
+    Raises:
+        RunError: as of `_checked_names`, or if a file of that state is missing.
+    """
+    directory, named = os.path.dirname(path), _checked_names(path)
+    if _has_files(named[0]):
+        return named[0]
+    # A whole state that it does not name shows that the name is wrong.
+    if {*_whole(directory)} - {step_of(prefix) for prefix in named}:
+        raise _damaged_names(path)
     lost = ".data-00000-of-00001" if tf.io.gfile.exists(f"{named[0]}.index") else ".index"
     without = f", or remove {directory} to go on without the best state" if directory.endswith("best") else ""
-    raise RunError(f"{named[0]}{lost}: is missing; {_REMEDY}{without}")
+    raise RunError(f"{named[0]}{lost}: is missing; {_remedy(named[0])}{without}")
+
+
+def _remedy(prefix: str) -> str:
+    """Returns the remedy for a state that is damaged, for messages: another one that is kept, where there is one."""
+    directory = os.path.dirname(prefix)
+    others = [step for step in kept_steps(directory) if step != step_of(prefix)]
+    if not others or directory.endswith("best"):
+        return _REMEDY
+    return (
+        f"restore its files from a copy, go back to a kept state with --resume-from {others[-1]}, or train anew with "
+        "--force"
+    )

@@ -15,11 +15,15 @@ from neural_alignment.config import Config
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap
 from neural_alignment.optimization import LossRates, described
-from neural_alignment.training import setup
+from neural_alignment.training import initial_state, setup
 from neural_alignment.training.model import AlignedModel, aligned_layers, all_layers
 
 PRODUCTS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul"}
 """Operations that cost one product of a kernel with a batch."""
+
+
+_FIXED = ("gamma", "beta")
+"""Weights that are trained, unless `model.batch_norm_trainable` is false."""
 
 
 class LayerCost(NamedTuple):
@@ -57,6 +61,7 @@ def describe(config: Config) -> str:
         _size(w) for w, name in zip(model.weights, kernels, strict=True) if w.trainable and "backward" not in name
     )
     backward = sum(row.backward for row in rows)
+    fixed = sum(_size(w) for w, name in zip(model.weights, kernels, strict=True) if name in _FIXED and not w.trainable)
     width = max(len(row.name) for row in rows)
     lines = [f"{'layer':{width}}  {'rule':15} {'forward':>12} {'backward':>12} {'MFLOP':>10}  R's products"]
     for row in rows:
@@ -64,9 +69,11 @@ def describe(config: Config) -> str:
         lines.append(f"{row.name:{width}}  {row.rule:15} {numbers}")
     lines += [
         "",
-        f"parameters  forward {forward:,} (batch normalisation included)  backward {backward:,}",
+        f"parameters  forward {forward:,} (batch normalisation included)  backward {backward:,}"
+        + (f"  not trained {fixed:,} (scale and shift of batch normalisation)" if fixed else ""),
         f"data        {dataset.train_examples:,} training and {dataset.validation_examples:,} validation examples, "
         f"{dataset.steps_per_epoch:,} steps per epoch at batch {config.batch_size}",
+        *_origin(config),
         *_rules(config),
         *_optimizers(config),
         *_reach(model, config),
@@ -109,6 +116,20 @@ def _optimizers(config: Config) -> list[str]:
     turns = [f"R alone for {plan.delay_epochs:g} epochs"] if plan.delay_epochs else []
     turns += [f"one step of R to {plan.alternation} of J"] if plan.alternation else []
     return lines + ([f"turns       {', then '.join(turns)}"] if turns else [])
+
+
+def _origin(config: Config) -> list[str]:
+    """Returns the line of the state that the run starts from, if it starts from one.
+
+    Raises:
+        RunError: if it is not there.
+    """
+    options = config.init_from
+    if options is None:
+        return []
+    what = "weights, optimizer and global step" if options.optimizer else "weights"
+    fit = "all must fit" if options.strict else "what does not fit keeps its initial value"
+    return [f"starts from {initial_state.find(options.path, options.state)}: {what}; {fit}"]
 
 
 def layer_costs(model: keras.Model) -> list[LayerCost]:

@@ -236,6 +236,15 @@ def is_chief(runtime: Runtime) -> bool:
     return _kind(runtime) != "multi_worker" or _place()[0] == 0
 
 
+def with_strategy(runtime: Runtime, strategy: str) -> Runtime:
+    """Returns the options for another strategy, without those that name devices of the present one.
+
+    The strategy is not checked.
+    """
+    devices = ("replicas", "devices", "tpu", "tpu_zone", "tpu_project")
+    return runtime.model_copy(update={**dict.fromkeys(devices), "strategy": strategy})
+
+
 def create(runtime: Runtime) -> Distribution:
     """Finds the devices that a configuration asks for.
 
@@ -244,9 +253,15 @@ def create(runtime: Runtime) -> Distribution:
     Raises:
         Unavailable: if a TPU is not to be reached.
         RunError: if other devices are not there.
-        ConfigError: if `TF_CONFIG` is not what several workers need.
+        ConfigError: if `TF_CONFIG` is not what several workers need, or devices are given that have no effect.
     """
-    return _STRATEGIES[_kind(runtime)](runtime)
+    kind = _kind(runtime)
+    if runtime.devices is not None and kind not in ("gpu", "mirrored"):
+        raise ConfigError(
+            f"runtime.devices: are numbers of GPUs, but strategy {runtime.strategy!r} is {kind!r} here, by TF_CONFIG "
+            f"or TPU_NAME; found {runtime.devices}; choose 'gpu' or 'mirrored', or leave them out"
+        )
+    return _STRATEGIES[kind](runtime)
 
 
 def _kind(runtime: Runtime) -> str:
@@ -257,7 +272,7 @@ def _kind(runtime: Runtime) -> str:
         return "multi_worker"
     if os.environ.get("TPU_NAME"):
         return "tpu"
-    gpus = len(tf.config.list_physical_devices("GPU"))
+    gpus = len(runtime.devices or tf.config.list_physical_devices("GPU"))
     return "cpu" if not gpus else "gpu" if gpus == 1 else "mirrored"
 
 
@@ -269,7 +284,9 @@ def _cpu(runtime: Runtime) -> Distribution:
 
 
 def _gpu(runtime: Runtime) -> Distribution:
-    del runtime
+    if runtime.devices is not None:
+        (device,) = _chosen_gpus(runtime.devices)
+        return Distribution(tf.distribute.OneDeviceStrategy(f"/{device.lower()}"))
     if not tf.config.list_physical_devices("GPU"):
         raise RunError(
             "runtime.strategy gpu: TensorFlow sees no GPU; install the extra `gpu` and its driver, or choose cpu"
@@ -277,7 +294,38 @@ def _gpu(runtime: Runtime) -> Distribution:
     return Distribution(tf.distribute.OneDeviceStrategy("/gpu:0"))
 
 
+def _chosen_gpus(numbers: Sequence[int]) -> list[str]:
+    """Returns the names of the GPUs with some numbers, and leaves the memory of the others free where it still can.
+
+    TensorFlow takes memory on every GPU that is visible when it begins to compute. It counts the visible ones anew.
+
+    Raises:
+        RunError: if one of them is not there, or hidden since this process has used others.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    found = f"found {', '.join(map(str, numbers))}"
+    if not gpus:
+        cpus = len(tf.config.list_physical_devices("CPU"))
+        raise RunError(
+            f"runtime.devices: must be numbers of GPUs, but TensorFlow sees none, and {cpus} CPU; {found}; leave them "
+            "out, or install the extra `gpu` and its driver; without a GPU, runtime.replicas cuts the CPU into parts"
+        )
+    if max(numbers) >= len(gpus):
+        there = ", ".join(map(str, range(len(gpus))))
+        raise RunError(f"runtime.devices: must be among the GPUs of this machine, {there}; {found}")
+    chosen = [gpus[number] for number in numbers]
+    with contextlib.suppress(RuntimeError):  # TensorFlow has begun to compute.
+        tf.config.set_visible_devices(chosen, "GPU")
+    visible = tf.config.get_visible_devices("GPU")
+    if not all(gpu in visible for gpu in chosen):
+        there = ", ".join(str(number) for number, gpu in enumerate(gpus) if gpu in visible)
+        raise RunError(f"runtime.devices: this process has begun to compute with the GPUs {there} only; {found}")
+    return [f"GPU:{visible.index(gpu)}" for gpu in chosen]
+
+
 def _mirrored(runtime: Runtime) -> Distribution:
+    if runtime.devices is not None:
+        return Distribution(tf.distribute.MirroredStrategy(_chosen_gpus(runtime.devices)))
     gpus = len(tf.config.list_physical_devices("GPU"))
     kind, there = ("GPU", gpus) if gpus else ("CPU", _logical_cpus(runtime.replicas))
     count = runtime.replicas or there
@@ -355,8 +403,16 @@ def _tf_config() -> dict[str, Any]:
 
 def _tpu(runtime: Runtime) -> Distribution:
     name = runtime.tpu or os.environ.get("TPU_NAME") or "local"
+    place = {"zone": runtime.tpu_zone, "project": runtime.tpu_project}
+    place = {key: value for key, value in place.items() if value is not None}
+    if place and name == "local":
+        key = next(iter(place))
+        raise ConfigError(
+            f"runtime.tpu_{key}: has an effect with the name of a TPU alone; found {place[key]!r} with tpu 'local', "
+            "the default; set runtime.tpu or TPU_NAME to a name"
+        )
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name, **place)
         if name != "local":
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)

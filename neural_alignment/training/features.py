@@ -20,7 +20,7 @@ from neural_alignment.errors import DataError, RunError
 from neural_alignment.training import setup
 from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.model import AlignedModel, all_layers
-from neural_alignment.training.run import RunDirectory
+from neural_alignment.training.run_directory import RunDirectory
 
 
 class Network(NamedTuple):

@@ -10,13 +10,26 @@ import tensorflow as tf
 
 # What a saved model is made of is known to Keras once it is imported.
 import optimizers  # noqa: F401
-from neural_alignment import models  # noqa: F401
+from neural_alignment import models, paths  # noqa: F401
 from neural_alignment.errors import RunError
 from neural_alignment.training import (
     files,
     targets,  # noqa: F401
 )
 from neural_alignment.training.model import AlignedModel
+
+
+def check_model_file(path: str | Path) -> None:
+    """Checks that a path is that of a .keras file that can be read.
+
+    Raises:
+        RunError: if it is not.
+    """
+    if Path(path).suffix != ".keras":
+        raise RunError(f"{path}: must be a .keras file, such as the model.keras of a run")
+    problem = paths.problem_of_file(str(path)) or (None if tf.io.gfile.exists(str(path)) else "no such file")
+    if problem is not None:
+        raise RunError(f"{path}: {problem}; give a .keras file, such as the model.keras of a run")
 
 
 def load_model(path: str | Path) -> AlignedModel:
@@ -31,10 +44,7 @@ def load_model(path: str | Path) -> AlignedModel:
     Raises:
         RunError: if it is no such file, is damaged, or holds what safe mode refuses.
     """
-    if Path(path).suffix != ".keras":
-        raise RunError(f"{path}: must be a .keras file, such as the model.keras of a run")
-    if not tf.io.gfile.exists(str(path)):
-        raise RunError(f"{path}: no such file; give a .keras file, such as the model.keras of a run")
+    check_model_file(path)
     try:
         with tf.io.gfile.GFile(str(path), "rb") as file:
             files.check_zip(file)

@@ -11,6 +11,9 @@ import tensorflow as tf
 from neural_alignment.errors import RunError
 from neural_alignment.training import files
 
+LATER = ("loss_rate_J", "loss_rate_R", "weight/")
+"""Beginnings of the names of columns that earlier versions did not write; their runs go on without them."""
+
 
 class MetricsFile:
     """A CSV file of float columns. An undefined value is an empty cell, and NaN here.
@@ -46,16 +49,31 @@ class MetricsFile:
             raise self.damaged(reason) from None
 
     def append(self, row: dict[str, float]) -> None:
-        """Adds one row; the first one sets the columns.
+        """Adds one row; the first one sets the columns. A file of an earlier version is not given its later columns.
 
         Raises:
             RunError: if the file is damaged, or has other columns.
         """
         rows = self.rows()
-        if rows and rows[0].keys() != row.keys():
-            raise self.damaged(f"its columns are not those of this run ({min(rows[0].keys() ^ row.keys())})")
+        other = rows[0].keys() ^ row.keys() if rows else set()
+        if wrong := [name for name in other if name not in row or not name.startswith(LATER)]:
+            raise self.damaged(f"its columns are not those of this run ({min(wrong)})")
         before = (self._content() or b"") if rows else b""
         files.write_whole(self.path, before + _text(row, list((rows or [row])[0]), header=not rows))
+
+    def cut(self, step: int) -> None:
+        """Removes the rows after a step, and the file where none are left.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        rows = self.rows()
+        count = sum(row["step"] <= step for row in rows)
+        if not count:
+            files.remove(self.path)
+        elif count < len(rows):
+            lines = (self._content() or b"").splitlines(keepends=True)
+            files.write_whole(self.path, b"".join(lines[: count + 1]))
 
     def digest(self) -> str:
         """Returns the checksum of the file; that of an empty one where there is none."""

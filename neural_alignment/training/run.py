@@ -6,6 +6,7 @@ runs/<name>/
     kernels/         W and B of the layers that `logging.kernels` names, at every evaluation
     tensorboard/     scalars, histograms, images
     checkpoints/     last/ and best/, resumable
+    set_aside/       what came after a state that the run went back to (`resume_from`)
     corrupt_records.json   which records of the data were damaged, where some were and that is tolerated
     model.keras      the final model
     status.json      running | finished | stopped | diverged | failed, and why
@@ -28,348 +29,39 @@ import dataclasses
 import json
 import logging
 import math
-import os
-import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment import data
+from neural_alignment import data, paths
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped
-from neural_alignment.training import callbacks, distribution, files, lock, setup
-from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
+from neural_alignment.training import callbacks, distribution, files, initial_state, lock, rewind, setup
+from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans, kept_steps
 from neural_alignment.training.distribution import Distribution
 from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel, aligned_layers
+from neural_alignment.training.run_directory import (
+    RunDirectory,
+    essence_digest,
+    first_difference,
+)
 from neural_alignment.training.stepping import Stepper
 from neural_alignment.training.stopping import Interrupted, Stop
-
-FILES = (
-    *("config.yaml", "metrics.csv", "kernels", "tensorboard", "checkpoints", "corrupt_records.json", "model.keras"),
-    "status.json",
-)
-"""What a run directory holds; `force` removes these and nothing else."""
-
-STATES = ("running", "finished", "stopped", "diverged", "failed")
-"""What `status.json` may say."""
-
-_FREE = {
-    **dict.fromkeys(("runtime", "checkpoints", "logging"), True),
-    "data": {"data_dir", "download", "index_file", "tolerate_corrupt"},
-}
-"""What of the configuration may be another when a run is resumed: where it computes and what it keeps, not what."""
 
 _COLUMNS = ("step", "epoch", "seconds", "J", "R", "top1", "top5", "train_J", "learning_rate_J")
 """Columns that every `metrics.csv` has."""
 
-_HEADER = b"step,epoch,seconds,"
-"""First bytes of every `metrics.csv`."""
-
 _OWN_ENDS = (Diverged, Stopped, InputError, tf.errors.OpError, OSError)
 """Errors that say themselves how a run has ended, whether a signal came as well or not."""
 
-_START_UP_FILES = {lock.NAME, lock.NAME + files.PARTIAL, "status.json" + files.PARTIAL}
-"""Files left by a process that was killed before it wrote `status.json`."""
-
 _log = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def _reported(path: str) -> Iterator[None]:
-    """Turns what the file system refuses into a `RunError`."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        raise RunError(f"{path}: cannot be used as a run directory: {' '.join(error.message.split())[:200]}") from None
-
-
-class RunDirectory:
-    """The files of one run."""
-
-    def __init__(self, path: str | Path):
-        self.path = str(path)
-
-    def file(self, name: str) -> str:
-        """Returns the path of one of `FILES`."""
-        return tf.io.gfile.join(self.path, name)
-
-    def exists(self) -> bool:
-        """Whether the directory contains more than start-up leftovers.
-
-        Raises:
-            RunError: if the path cannot be looked at.
-        """
-        with _reported(self.path):
-            if not tf.io.gfile.exists(self.path):
-                return False
-            return not tf.io.gfile.isdir(self.path) or bool(set(tf.io.gfile.listdir(self.path)) - _START_UP_FILES)
-
-    def make(self) -> None:
-        """Makes the directory where there is none.
-
-        Raises:
-            RunError: if that is not possible.
-        """
-        with _reported(self.path):
-            tf.io.gfile.makedirs(self.path)
-
-    def status(self) -> dict[str, Any]:
-        """Returns the content of `status.json`.
-
-        Raises:
-            RunError: if it is missing or damaged, or this is not a run directory.
-        """
-        status = self.found_status()
-        if status is None:
-            path = self.file("status.json")
-            remedy = "" if self.lacks("status.json") else "remove it, and "
-            raise RunError(
-                f"{path}: {self._status_problem()}; {remedy}`train` with the run's configuration and --resume makes it "
-                "anew from the last checkpoint"
-            )
-        return status
-
-    def found_status(self) -> dict[str, Any] | None:
-        """Returns the content of `status.json`, or none where it is missing or damaged in a run directory.
-
-        Raises:
-            RunError: if this is not a run directory: nothing shows that `train` has made it.
-        """
-        path = self.file("status.json")
-        self._check_regular()
-        try:
-            with tf.io.gfile.GFile(path, "rb") as file:
-                status = files.unsealed(json.loads(file.read()))
-        except (tf.errors.NotFoundError, ValueError, RecursionError):
-            status = None
-        except tf.errors.OpError as error:
-            if not tf.io.gfile.isdir(self.path):
-                raise self._no_run() from None
-            raise RunError(f"{path}: cannot be read: {' '.join(error.message.split())[:200]}") from None
-        if status is not None and status.get("state") in STATES and isinstance(status.get("files", {}), dict):
-            return status
-        if self._is_made_by_train():
-            return None
-        raise self._no_run()
-
-    def _check_regular(self) -> None:
-        """Refuses FIFOs, sockets and devices among the files: reading one may block for ever.
-
-        Raises:
-            RunError: if there is one.
-        """
-        if not files.is_local(self.path):
-            return
-        candidates = [self.file(name) for name in FILES]
-        states = [os.path.join(self.file("checkpoints"), name) for name in Checkpoints.NAMES]
-        for folder in (self.file("kernels"), *states):
-            if os.path.isdir(folder):
-                candidates += [os.path.join(folder, name) for name in os.listdir(folder)]
-        for path in candidates:
-            if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-                raise RunError(f"{path}: is not a regular file but a FIFO, a socket or a device; remove it")
-
-    def _is_made_by_train(self) -> bool:
-        """Whether configuration and metrics show that this is a run directory: a user's folder may have such names."""
-        try:
-            self.config()
-            with tf.io.gfile.GFile(self.file("metrics.csv"), "rb") as file:
-                return file.read(len(_HEADER)) == _HEADER
-        except (ConfigError, tf.errors.OpError):
-            return False
-
-    def _no_run(self) -> RunError:
-        return RunError(
-            f"{self.path}: is not a run directory (no readable status.json); give one that `train` has made"
-        )
-
-    def _status_problem(self) -> str:
-        return "is missing or empty" if self.lacks("status.json") else "is damaged"
-
-    def lacks(self, name: str) -> bool:
-        """Whether one of `FILES` is missing or empty, so that nothing is lost where it is made anew."""
-        path = self.file(name)
-        return not tf.io.gfile.exists(path) or not tf.io.gfile.stat(path).length
-
-    def check_resumable(self) -> None:
-        """Checks that a missing or damaged `status.json` does not prevent a resume.
-
-        Raises:
-            RunError: if it is damaged: it is not overwritten.
-        """
-        path = self.file("status.json")
-        if not self.lacks("status.json"):
-            raise RunError(
-                f"{path}: is damaged; remove it, and --resume goes on from the last checkpoint; or --force starts anew"
-            )
-        _log.warning("%s: %s; the run goes on from its last checkpoint", path, self._status_problem())
-
-    def write_status(self, state: str, checksums: Mapping[str, str | None] | None = None, **facts: Any) -> None:
-        """Writes `status.json`.
-
-        Args:
-            state: one of `STATES`.
-            checksums: of other files by name, which they must have from now on; those that are none are left out.
-            facts: whatever else there is to know.
-        """
-        versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
-        known = {name: checksum for name, checksum in (checksums or {}).items() if checksum is not None}
-        status = {"state": state, **facts, "versions": versions, **({"files": known} if known else {})}
-        self.write("status.json", json.dumps(files.sealed(status), indent=2) + "\n")
-
-    def checksums(self, config: Config) -> dict[str, str | None]:
-        """Returns name -> checksum of the files of a run that ends; none where a file is missing."""
-        own = {name: files.digest_of(self.file(name)) for name in ("metrics.csv", "model.keras")}
-        return {"config.yaml": essence_digest(config), **own}
-
-    def write(self, name: str, text: str) -> None:
-        """Writes one of `FILES`.
-
-        Raises:
-            tf.errors.OpError: if the file system refuses.
-        """
-        files.write_whole(self.file(name), text)
-
-    def save_model(self, model: keras.Model) -> None:
-        """Saves the final model as a whole or not at all."""
-        partial = self.file("model.partial.keras")
-        try:
-            if files.is_local(partial):
-                model.save(partial)
-                files.sync(partial)
-            else:
-                with tempfile.TemporaryDirectory() as folder:
-                    local = str(Path(folder) / "model.keras")
-                    model.save(local)
-                    tf.io.gfile.copy(local, partial, overwrite=True)
-            files.move(partial, self.file("model.keras"))
-        except BaseException:
-            files.remove(partial)
-            raise
-
-    def config(self) -> Config:
-        """Returns the run's configuration.
-
-        Raises:
-            ConfigError: if it is missing or damaged.
-        """
-        return configuration.load(self.file("config.yaml"))
-
-    def checked_config(self, status: dict[str, Any]) -> Config:
-        """Returns the run's configuration, if it has not been changed since the training.
-
-        Args:
-            status: content of `status.json`.
-
-        Raises:
-            RunError: if it is missing, damaged or changed; the message names a remedy.
-        """
-        path, known = self.file("config.yaml"), status.get("files", {}).get("config.yaml")
-        if known is None:
-            return self.config()
-        again = "`train` with the run's configuration and --resume writes it again"
-        if self.lacks("config.yaml"):
-            raise RunError(f"{path}: is missing or empty; {again}")
-        try:
-            config = self.config()
-            if known == _stored_digest(self):
-                return config
-            problem = "a value differs from what the run was trained with"
-        except ConfigError as error:
-            problem = str(error).removeprefix(f"{path}: ")
-        raise RunError(f"{path}: is damaged or was edited: {problem}; restore it from a copy, or remove it: {again}")
-
-    def rows(self, status: dict[str, Any]) -> list[dict[str, float]]:
-        """Returns the rows of `metrics.csv` of a run that has ended, if they are still as they were then.
-
-        Args:
-            status: content of `status.json`.
-
-        Raises:
-            RunError: if the file is missing or damaged; the message names a remedy.
-        """
-        metrics = MetricsFile(self.file("metrics.csv"))
-        known, finished = status.get("files", {}).get("metrics.csv"), status["state"] == "finished"
-        if known is not None and not tf.io.gfile.exists(metrics.path):
-            raise RunError(f"{metrics.path}: is missing; restore it from a copy, or train anew with --force")
-        rows = metrics.rows()
-        if known is not None and known != metrics.digest():
-            raise metrics.damaged("it was changed after the run had ended")
-        if finished and rows:
-            for name in ("step", "top1"):
-                if name in status and name in rows[-1] and _cell_differs(status[name], rows[-1][name]):
-                    problem = f"its last row has {name} {rows[-1][name]:g}, but status.json has {status[name]}"
-                    raise metrics.damaged(problem)
-        return rows
-
-    def model_problem(self, status: dict[str, Any]) -> str | None:
-        """Returns how the final model of a finished run is damaged; none where it is not, or that is not known."""
-        known = status.get("files", {}).get("model.keras")
-        if known is None:
-            return None
-        if self.lacks("model.keras"):
-            return "is missing or empty"
-        return None if files.digest_of(self.file("model.keras")) == known else "is damaged"
-
-    def model_path(self, status: dict[str, Any]) -> str:
-        """Returns the path of the final model, which is whole as far as `status.json` can tell.
-
-        Args:
-            status: content of `status.json`.
-
-        Raises:
-            RunError: if there is none, or it is damaged; the message names a remedy.
-        """
-        path = self.file("model.keras")
-        if status["state"] != "finished" and not tf.io.gfile.exists(path):
-            raise RunError(f"{self.path}: has no model.keras because the run is {status['state']}; finish it first")
-        problem = "is missing or empty" if self.lacks("model.keras") else self.model_problem(status)
-        if problem is not None:
-            raise RunError(f"{path}: {problem}; {self.model_remedy()}")
-        return path
-
-    def model_remedy(self) -> str:
-        """Returns the remedy for a final model that is missing or damaged, for messages."""
-        if not self.has_last_state():
-            return "restore it from a copy, or train anew with --force"
-        remedy = "" if self.lacks("model.keras") else "remove it, and "
-        return f"{remedy}`train` with the run's configuration and --resume saves it again from the last checkpoint"
-
-    def has_last_state(self) -> bool:
-        """Whether there is a last checkpoint."""
-        return bool(tf.io.gfile.glob(tf.io.gfile.join(self.file("checkpoints"), "last", "ckpt-*.index")))
-
-    def has_begun(self) -> bool:
-        """Whether there is more than the `status.json` that is written first."""
-        return any(tf.io.gfile.exists(self.file(name)) for name in FILES if name != "status.json")
-
-    def clear(self) -> None:
-        """Removes the run's files, `status.json` last; others that lie there stay, and what links lead to."""
-        for name in FILES:
-            files.remove(self.file(name))
-        self.sweep()
-        files.remove(self.file("status.json" + files.PARTIAL))
-
-    def sweep(self) -> None:
-        """Removes files of a killed process that were not yet whole, except the space for the final status."""
-        partial = {name + files.PARTIAL for name in FILES if name != "status.json"} | {"model.partial.keras"}
-        for name in partial:
-            files.remove(self.file(name))
-
-
-def _cell_differs(value: Any, cell: float) -> bool:
-    """Whether a value of `status.json` is another than that of `metrics.csv`, which has seven digits."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return True
-    return not (math.isclose(value, cell, rel_tol=1e-6) or (math.isnan(value) and math.isnan(cell)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -398,6 +90,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     progress: callbacks.Progress | None = None,
+    resume_from: int | None = None,
 ) -> Result:
     """Trains one run from its configuration.
 
@@ -407,6 +100,8 @@ def train(
         resume: go on from the last checkpoint, or start if there is none.
         force: replace what an earlier run has left there.
         progress: shows how far the run is.
+        resume_from: go back to the kept state of this step and on from there. What came after it is moved to
+            `set_aside/` in the run directory. It implies `resume`.
 
     Returns:
         The result.
@@ -420,26 +115,39 @@ def train(
             ended; `resume` goes on.
     """
     directory = RunDirectory(run_dir)
+    start = Start(resume or resume_from is not None, force, resume_from)
     with distribution.shared_fate(config.runtime), files.full_disk_told(directory.path):
         part = _lead if distribution.is_chief(config.runtime) else _assist
-        return part(config, directory, resume, force, progress)
+        return part(config, directory, start, progress)
 
 
-def _lead(
-    config: Config, directory: RunDirectory, resume: bool, force: bool, progress: callbacks.Progress | None
-) -> Result:
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What to do with a run that is there already; arguments as of `train`."""
+
+    resume: bool
+    force: bool
+    resume_from: int | None
+
+
+def _lead(config: Config, directory: RunDirectory, start: Start, progress: callbacks.Progress | None) -> Result:
     """Trains alone, or as the chief of several workers: what it does is in the run directory."""
+    force = start.force
     with contextlib.ExitStack() as holding:
-        check_held = None
+        check_held = back = None
         if directory.exists():
-            if force or not _is_finished(directory):
+            if force or start.resume_from is not None or not _is_finished(directory):
                 check_held = holding.enter_context(lock.held(directory.path))
-            finished = _check_free(directory, config, resume, force)
-            if finished is not None:
+            finished = _check_free(directory, config, start.resume, force)
+            back = None if force else rewind.target(directory, start.resume_from)
+            if finished is not None and back is None:
                 if directory.lacks("config.yaml"):
                     directory.write("config.yaml", configuration.dump(config))
                 return finished
+        elif start.resume_from is not None:
+            raise RunError(f"{directory.path}: has no run that could go back to step {start.resume_from}")
         prepared = _prepare(config)
+        loaded = None if not force and _has_own_state(directory) else _load_initial_state(config, directory, *prepared)
         if check_held is None:
             directory.make()
             check_held = holding.enter_context(lock.held(directory.path))
@@ -447,7 +155,46 @@ def _lead(
                 raise RunError(f"{directory.path}: another process has made a run there meanwhile")
         elif force:
             directory.clear()
-        return _live(_Training(config, directory, *prepared, check_held), progress)
+        elif back is not None:
+            rewind.go_back(directory, config, back)
+        return _live(_Training(config, directory, *prepared, check_held, loaded), progress)
+
+
+def _has_own_state(directory: RunDirectory) -> bool:
+    """Whether a run goes on from a state of its own: `init_from` is then not looked at again."""
+    last = tf.io.gfile.join(directory.file("checkpoints"), "last")
+    return bool(kept_steps(last)) or tf.io.gfile.exists(directory.file("metrics.csv"))
+
+
+def _load_initial_state(
+    config: Config,
+    directory: RunDirectory,
+    devices: Distribution,
+    dataset: data.Dataset,
+    test: data.Dataset | None,
+    model: AlignedModel,
+    alignment: callbacks.Alignment,
+) -> dict[str, Any] | None:
+    """Loads what `init_from` says, if it says anything; returns what was loaded as plain data.
+
+    Raises:
+        RunError: if it is missing, damaged, or does not fit, or would be replaced by the run.
+    """
+    del devices, test, alignment
+    options = config.init_from
+    if options is None:
+        return None
+    own, source = (paths.real(path.rstrip("/")) for path in (directory.path, options.path))
+    if source == own or source.startswith(f"{own}/"):
+        raise RunError(f"init_from: must not be in the run directory {directory.path}; found {options.path}")
+    loaded = initial_state.load(options, model)
+    end = _total_steps(config, dataset)
+    if loaded.first_step >= end:
+        raise RunError(
+            f"init_from: the run would go on at step {loaded.first_step} of {options.path}, but it ends at step {end}; "
+            "raise epochs or max_steps, or start at step 0 with init_from.optimizer: false"
+        )
+    return loaded.plain()
 
 
 def _is_finished(directory: RunDirectory) -> bool:
@@ -487,20 +234,27 @@ def _prepare(
     return devices, dataset, test, model, alignment
 
 
-def _assist(
-    config: Config, directory: RunDirectory, resume: bool, force: bool, progress: callbacks.Progress | None
-) -> Result:
-    """Trains as a worker that is not the chief: from the chief's state, in a directory that nobody sees."""
-    resumes = resume and directory.exists()
-    finished = _check_free(directory, config, resume, force) if resumes else None
-    if finished is not None:
+def _assist(config: Config, directory: RunDirectory, start: Start, progress: callbacks.Progress | None) -> Result:
+    """Trains as a worker that is not the chief: from the chief's state, in a directory that nobody sees.
+
+    All is read of the chief's directory before the workers meet, and changed by the chief afterwards.
+    """
+    resumes = start.resume and directory.exists()
+    finished = _check_free(directory, config, start.resume, start.force) if resumes else None
+    back = rewind.target(directory, start.resume_from) if resumes else None
+    if finished is not None and back is None:
         return finished
+    has_own_state = resumes and _has_own_state(directory)
     with tempfile.TemporaryDirectory() as folder:
         own = RunDirectory(folder)
         if resumes:
             for name in ("metrics.csv", "checkpoints", "corrupt_records.json"):
                 files.copy(directory.file(name), own.file(name))
-        result = _live(_Training(config, own, *_prepare(config), lambda: None), progress)
+        if back is not None:
+            rewind.cut(own, back, own.file("set_aside"))
+        prepared = _prepare(config)
+        loaded = None if has_own_state else _load_initial_state(config, directory, *prepared)
+        result = _live(_Training(config, own, *prepared, lambda: None, loaded), progress)
     return dataclasses.replace(result, path=directory.path)
 
 
@@ -517,7 +271,7 @@ def _noted(training: _Training, stop: Stop, progress: callbacks.Progress | None)
 
     def note(state: str, **facts: Any) -> None:
         with contextlib.suppress(tf.errors.OpError):  # It may be the disk that is full.
-            directory.write_status(state, directory.checksums(training.config), **facts)
+            directory.write_status(state, directory.checksums(training.config), **facts, **training.origin)
 
     try:
         with files.full_disk_told(directory.path):
@@ -620,65 +374,10 @@ def _check_same(directory: RunDirectory, config: Config, status: dict[str, Any] 
         )
 
 
-def first_difference(was: Config, now: Config) -> str | None:
-    """Says at which key two configurations differ in what they compute, and how; none where they do not."""
-    return plain_difference(essence(was), essence(now))
-
-
-def essence(config: Config) -> dict[str, Any]:
-    """Returns what of a configuration decides what is computed, as plain data; not where, nor what is kept of it."""
-    return config.model_dump(mode="json", exclude=_FREE)
-
-
-def essence_digest(config: Config) -> str:
-    """Returns the checksum of what decides the result; `_stored_digest` returns the same for the file of `config`."""
-    return _plain_digest(configuration.plain(config))
-
-
-def _stored_digest(directory: RunDirectory) -> str:
-    """Returns the checksum of the values of `config.yaml` that decide the result.
-
-    They are taken as the file has them: a later version may have more keys, with defaults.
-
-    Raises:
-        ConfigError: if the file is missing or damaged.
-    """
-    return _plain_digest(configuration.read_chain(directory.file("config.yaml"))[0][1])
-
-
-def _plain_digest(plain: Mapping[str, Any]) -> str:
-    decisive = {key: value for key, value in plain.items() if _FREE.get(key) is not True}
-    free = {key: names for key, names in _FREE.items() if names is not True}
-    for key, names in free.items():
-        if isinstance(plain.get(key), Mapping):
-            decisive[key] = {name: value for name, value in plain[key].items() if name not in names}
-    return files.plain_digest(_canonical(decisive))
-
-
-def _canonical(value: Any) -> Any:
-    """Returns plain data in which equal numbers are written alike: 1, 1.0 and "1e0"."""
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(each) for each in value]
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError, OverflowError):
-            return repr(float(value))
-    return value
-
-
-def plain_difference(was: Any, now: Any) -> str | None:
-    """Says at which key plain data differ, and how; none where they do not."""
-    return next((f"{key} was {old!r}, is now {new!r}" for key, old, new in _differences(was, now)), None)
-
-
-def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Returns the keys at which plain data differ, with both values."""
-    if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
-        for key in was:
-            yield from _differences(was[key], now[key], f"{path}.{key}" if path else key)
-    elif was != now:
-        yield path, was, now
+def _total_steps(config: Config, dataset: data.Dataset) -> int:
+    """Returns the global step at which a run ends."""
+    total = config.epochs * dataset.steps_per_epoch * ((config.optimization.alternation or 0) + 1)
+    return min(total, config.max_steps or total)
 
 
 class _Training:
@@ -698,6 +397,7 @@ class _Training:
         model: AlignedModel,
         alignment: callbacks.Alignment,
         check_held: Callable[[], None],
+        loaded: dict[str, Any] | None = None,
     ):
         self.config = config
         self.directory = directory
@@ -707,11 +407,11 @@ class _Training:
         self._check_held = check_held
         alternation = config.optimization.alternation or 0
         self.epoch_steps = dataset.steps_per_epoch * (alternation + 1)
-        total = config.epochs * self.epoch_steps
-        self.total_steps = min(total, config.max_steps or total)
+        self.total_steps = _total_steps(config, dataset)
+        self._loaded = loaded
         self._stride = config.evaluation.every_epochs * self.epoch_steps
         self.means = TrainingMeans(model)
-        self.checkpoints = Checkpoints(model, self.means, directory.file("checkpoints"))
+        self.checkpoints = Checkpoints(model, self.means, directory.file("checkpoints"), config.checkpoints.keep)
         self.metrics = MetricsFile(directory.file("metrics.csv"))
         self._evaluation = callbacks.Evaluation(config, dataset, test, self.epoch_steps, model, devices, alignment)
         self._kernels = callbacks.Kernels(model, directory.file("kernels"), config.logging.kernels)
@@ -722,23 +422,38 @@ class _Training:
         """The global steps that are made."""
         return self.model.global_step
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What `status.json` says of the state that the run has started from; nothing where it was drawn."""
+        return {} if self._loaded is None else {"init_from": self._loaded}
+
+    @property
+    def first_step(self) -> int:
+        """The global step at which the run has begun."""
+        return self._loaded["first_step"] if self._loaded else 0
+
     def restore(self) -> None:
         """Restores the last checkpoint, if there is one.
 
         Raises:
             RunError: if the checkpoint or the metrics are damaged or do not fit each other.
         """
-        start = self.checkpoints.restore_last()
+        restored, start = self.checkpoints.restore_last(), self.step
         record = self.means.record
+        if restored is not None:
+            self._loaded = record.get("init_from")
+        elif self.config.init_from is not None and self._loaded is None:
+            path = self.directory.file("checkpoints")
+            raise RunError(f"{path}: has no whole state, but the run has begun; restore it, or train anew with --force")
         self._restore_corrupt_records(record.get("corrupt_records.json"))
         rows = self.metrics.rows()
         for column in _COLUMNS:
             if rows and column not in rows[0]:
                 raise self.metrics.damaged(f"its first line does not name the column {column}")
         found = [row["step"] for row in rows]
-        due = [step for step in range(start) if self._is_due(step)]
+        due = [step for step in range(self.first_step, start) if self._is_due(step)]
         if found != due and found != [*due, start]:
-            if start:
+            if restored is not None:
                 what = f"{self.metrics.path}: does not have the rows up to the checkpoint of step {start}; restore it"
             else:
                 folder = self.directory.file("checkpoints")
@@ -791,10 +506,17 @@ class _Training:
                 f"{self.directory.path}: the workers do not see the same run; give all the same --run-dir, on a file "
                 "system that they share, and the same --resume"
             )
+        digest = self._loaded["digest"] if self._loaded else "0"
+        if len({*self.devices.gathered(int(digest[:8], 16))}) > 1:
+            raise RunError(
+                f"init_from: the workers do not see the same state of {self.config.init_from.path}; give all the same "
+                "one, on a file system that they share, and of a run that goes on name a kept step (init_from.state)"
+            )
 
     def run(self, stop: Stop, progress: callbacks.Progress | None) -> Result:
         """Trains from the present step to the end, or to a divergence."""
-        self.directory.write_status("running", {"config.yaml": essence_digest(self.config)}, **lock.owner())
+        checksums = {"config.yaml": essence_digest(self.config)}
+        self.directory.write_status("running", checksums, **lock.owner(), **self.origin)
         self.directory.write("config.yaml", configuration.dump(self.config))
         self.directory.sweep()
         self.checkpoints.sweep()
@@ -803,6 +525,8 @@ class _Training:
         rows = self.metrics.rows()
         began = time.time()
         self._began = began - (rows[-1]["seconds"] if rows else 0.0)
+        if self.checkpoints.step("last") is None and self._loaded is not None:
+            self.save()  # Before the first row: from now on the run does not depend on its source.
         start = self.step
         if start:
             self.means.put_back()
@@ -879,14 +603,15 @@ class _Training:
             "metrics.csv": self.metrics.digest(),
             "row": row and {name: float(value) for name, value in row.items()},
             "corrupt_records.json": self.dataset.corrupt_state(),
+            **self.origin,
         }
         if not self.checkpoints.save("last"):
             raise callbacks.diverged(self.model, self.step - 1)
         self._saved = time.monotonic()
 
     def _is_due(self, step: int) -> bool:
-        """Whether an evaluation belongs to a step; one does to step 0."""
-        return step % self._stride == 0 or step == self.total_steps
+        """Whether an evaluation belongs to a step; one does to the first."""
+        return step % self._stride == 0 or step in (self.first_step, self.total_steps)
 
     def _is_save_due(self, step: int) -> bool:
         """Whether the state is to be saved at a step without an evaluation."""
@@ -903,10 +628,13 @@ class _Training:
     def _measure(self, stop: Stop, listeners: list[callbacks.Listener]) -> None:
         """Evaluates, saves the state, and writes the row."""
         self.means.keep()
-        training = {name: float(value) for name, value in self.model.get_metrics_result().items()} if self.step else {}
+        training, is_first = {}, self.step == self.first_step
+        if not is_first:
+            training = {name: float(value) for name, value in self.model.get_metrics_result().items()}
+        is_untrained = is_first and self._loaded is None
         try:
             with stop.safe():
-                row = self._evaluation.row(training, time.time() - self._began)
+                row = self._evaluation.row(training, time.time() - self._began, is_untrained)
         finally:
             self.means.put_back()  # Evaluating has used the same metrics.
         self._finish_evaluation(row, listeners)
@@ -947,7 +675,9 @@ class _Training:
         best = max((row for row in rows if row["step"]), key=lambda row: row["top1"])
         facts = {"step": int(rows[-1]["step"]), "top1": rows[-1]["top1"], "best_top1": best["top1"]}
         checksums = self.directory.checksums(self.config)
-        self.directory.write_status("finished", checksums, **facts, best_step=int(best["step"]), seconds=seconds)
+        self.directory.write_status(
+            "finished", checksums, **facts, best_step=int(best["step"]), seconds=seconds, **self.origin
+        )
         return Result(self.directory.path, rows[-1], [layer.name for layer in aligned_layers(self.model)])
 
 
@@ -972,7 +702,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
     path = directory.model_path(status)
     config = directory.checked_config(status)
     if strategy is not None:
-        runtime = {**config.runtime.model_dump(exclude={"replicas", "tpu"}), "strategy": strategy}
+        runtime = distribution.with_strategy(config.runtime, strategy).model_dump()
         config = configuration.parse({**config.model_dump(mode="json", exclude_none=True), "runtime": runtime})
     devices = distribution.create(config.runtime)
     devices.check(config)

@@ -6,9 +6,12 @@ import pytest
 import tensorflow as tf
 from helpers import assert_close, distance
 
-from neural_alignment.models import FusedBatchNormalization, convnet, resnet
+from neural_alignment.alignments import Feedback, Symmetric
+from neural_alignment.config import Runtime
+from neural_alignment.models import FusedBatchNormalization, convert, convnet, resnet
 from neural_alignment.models.batch_norm import BatchAxisNormalization
-from neural_alignment.training import load_model
+from neural_alignment.training import AlignedModel, distribution, load_model
+from optimizers import Momentum, MultiOptimizer
 
 SHAPE = (6, 5, 4, 3)
 MOMENTUM = 0.7
@@ -131,6 +134,90 @@ def test_the_models_have_it_and_are_loaded_with_it(model, tmp_path):
         assert type(layer) is type(loaded.get_layer(layer.name)) is FusedBatchNormalization
     x = images((2, 8, 8, 3))
     np.testing.assert_array_equal(loaded(x), model(x))
+
+
+# Scale and shift that are not trained.
+
+
+def fixed(**options):
+    """Returns a layer whose scale and shift are not at their defaults and not trained, and one of Keras, trained."""
+    layer, reference = FusedBatchNormalization(train_scale_and_shift=False, **options), twins(**options)[1]
+    layer.build((None, *SHAPE[1:]))
+    layer.set_weights([weight.numpy() for weight in reference.weights])
+    return layer, reference
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("jit", [False, True])
+def test_scale_and_shift_that_are_not_trained_leave_the_statistics_as_they_are(dtype, jit):
+    layer, reference = fixed(momentum=MOMENTUM, epsilon=1e-5, dtype=dtype)
+    assert [weight.name for weight in layer.trainable_variables] == []
+    assert [weight.path.split("/")[-1] for weight in layer.weights] == [
+        "gamma",
+        "beta",
+        "moving_mean",
+        "moving_variance",
+    ]
+    x = images(dtype=dtype)
+    ours, (*_, mean, variance) = step(layer, x, jit=jit)
+    theirs, moved = step(reference, x, jit=jit)
+    assert_equal((ours, [mean, variance]), (theirs[:2], moved))
+    # What Keras offers for it normalises by the moving statistics and leaves them as they are.
+    _, frozen = fixed(momentum=MOMENTUM, epsilon=1e-5, dtype=dtype)
+    frozen.trainable = False
+    wrong, stayed = step(frozen, x, jit=jit)
+    assert distance(wrong[0], ours[0]) > 0.1
+    assert distance(stayed[-2], mean) > 0.05
+
+
+NETWORKS = {
+    "resnet": lambda **options: resnet(18, 1, 10, (8, 8, 3), stem="cifar", width=2, **options),
+    "resnet v2": lambda **options: resnet(18, 2, 10, (8, 8, 3), stem="cifar", width=2, **options),
+    "convnet": lambda **options: convnet([4, 4], 10, (8, 8, 3), **options),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_keep_scale_and_shift_through_saving_and_conversion(network, tmp_path):
+    rule = Feedback()
+    models = {"built": NETWORKS[network](batch_norm_trainable=False, alignment=rule)}
+    models["built"].save(tmp_path / "model.keras")
+    models["loaded"] = load_model(tmp_path / "model.keras")
+    models["converted"] = convert(NETWORKS[network](batch_norm_trainable=False), rule).model
+    models["cloned"] = keras.models.clone_model(models["built"])
+    trained = [weight.path for weight in NETWORKS[network](alignment=rule).trainable_variables]
+    expected = [path for path in trained if not path.endswith(("/gamma", "/beta"))]
+    assert len(expected) < len(trained)
+    for model in models.values():
+        model.trainable = False
+        model.trainable = True  # As for a network that is first frozen and then trained.
+        assert [weight.path for weight in model.trainable_variables] == expected
+        assert len(model.weights) == len(models["built"].weights)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_training_moves_the_statistics_and_neither_scale_nor_shift(replicas):
+    strategy = tf.distribute.get_strategy()
+    if replicas > 1:
+        strategy = distribution.create(Runtime(strategy="mirrored", replicas=replicas)).strategy
+    with strategy.scope():
+        network = NETWORKS["convnet"](batch_norm_trainable=False, alignment=Symmetric(self_=1e-3, decay=1e-3))
+        model = AlignedModel(network.input, network.output)
+        optimizer = MultiOptimizer([Momentum(0.1), keras.optimizers.Adam(0.01)])
+        model.compile(
+            optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=replicas == 1
+        )
+    before = {weight.path: weight.numpy() for weight in model.weights}
+    model.fit(images((8, 8, 8, 3)), np.arange(8), batch_size=4, verbose=0)
+    for weight in model.weights:
+        moved = not np.array_equal(weight.numpy(), before[weight.path])
+        assert moved != weight.path.endswith(("/gamma", "/beta")), weight.path
+    assert not any("gamma" in each.path or "beta" in each.path.split("/")[-1] for each in optimizer.variables)
+
+
+def test_scale_and_shift_that_are_not_there_cannot_be_left_untrained():
+    with pytest.raises(ValueError, match="`batch_norm_trainable` must be True without batch normalisation"):
+        convnet([4], 10, (8, 8, 3), batch_norm=False, batch_norm_trainable=False)
 
 
 # Over the batch axis alone.

@@ -21,6 +21,7 @@ from neural_alignment.papers import pieces, plans
 from neural_alignment.search import trial
 from neural_alignment.training import checkpoints, distribution, files, load_model, lock, run, setup, stepping
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.run_directory import essence
 
 PLAN = {
     "epochs": 2,
@@ -34,7 +35,7 @@ PLAN = {
     },
     "evaluation": {"probe_examples": 8},
     "logging": {"tensorboard": True, "kernels": ["*"]},
-    "checkpoints": {"every_steps": 3},
+    "checkpoints": {"every_steps": 3, "keep": 2},
 }
 STEPS = 1437 // 256
 STOP = STEPS + 3
@@ -76,7 +77,7 @@ class Runs:
 
     def prepare(self, plan):
         """Stands in for `run._prepare`: the same data and model, with the initial values of the run."""
-        if run.essence(plan) != run.essence(config()):
+        if essence(plan) != essence(config()):
             raise AssertionError("another run is prepared")
         for variable, value in zip(self._variables(), getattr(self, "_initial", []), strict=True):
             variable.assign(value)
@@ -814,3 +815,177 @@ def test_a_run_that_is_killed_twice_at_one_step_goes_on(copied, whole, monkeypat
         killed_at(owner, name, path, monkeypatch)
     run.train(config(), path, resume=True)
     assert training_files((whole, path)) == []
+
+
+# Going back to a kept state.
+
+
+def kept(path, name="last"):
+    return checkpoints.kept_steps(str(path / "checkpoints" / name))
+
+
+def aside(path):
+    """Names of what was set aside, without the folder of the step."""
+    return sorted(name.partition("/")[2].partition("/")[2] for name in files_of(path) if name.startswith("set_aside/"))
+
+
+def without_aside(path, whole):
+    shutil.rmtree(path / "set_aside")
+    return training_files((whole, path))
+
+
+@pytest.mark.parametrize(("kind", "step"), [("finished", 9), ("stopped", 6), ("stopped", STEPS)])
+def test_a_run_that_goes_back_ends_as_if_it_had_not(copied, whole, caplog, kind, step):
+    path = copied(kind)
+    assert kept(path) == ([9, 10] if kind == "finished" else [6, 8])
+    if step == STEPS:  # The state of the best row is kept as well, and older than the last ones.
+        assert kept(path, "best") == [STEPS]
+    before = {name: (path / name).read_bytes() for name in files_of(path)}
+    run.train(config(), path, resume_from=step)
+    assert (
+        f"{path}: goes back to step {step}; what came after it is kept in {path}/set_aside/after-{step}" in caplog.text
+    )
+    moved = {name: (path / "set_aside" / f"after-{step}" / name).read_bytes() for name in aside(path)}
+    assert moved["metrics.csv"] == before["metrics.csv"]
+    if kind == "finished":
+        assert moved["model.keras"] == before["model.keras"]
+        assert moved["kernels/10.npz"] == before["kernels/10.npz"]
+        assert moved["last/ckpt-10.index"] == before["checkpoints/last/ckpt-10.index"]
+    assert without_aside(path, whole) == []
+    events = [
+        event
+        for file in sorted((path / "tensorboard").glob("*back-to*"))
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+    ]
+    assert [(event.step, event.session_log.status) for event in events if event.HasField("session_log")] == [
+        (step + 1, tf.compat.v1.SessionLog.START)
+    ]
+
+
+def test_going_back_twice_overwrites_nothing(copied, whole):
+    path = copied("finished")
+    for _ in range(2):
+        run.train(config(), path, resume_from=9)
+    assert sorted(each.name for each in (path / "set_aside").iterdir()) == ["after-9", "after-9-2"]
+    assert without_aside(path, whole) == []
+
+
+def test_going_back_to_the_last_state_is_a_resume(copied, whole):
+    path = copied("finished")
+    assert run.train(config(), path, resume_from=2 * STEPS).metrics["step"] == 2 * STEPS
+    assert not (path / "set_aside").exists()
+    path = copied("stopped")
+    run.train(config(), path, resume_from=STOP)
+    assert training_files((whole, path)) == []
+
+
+def test_a_state_that_is_not_kept_is_one_line_that_names_those_that_are(copied, tmp_path):
+    path = copied("stopped")
+    before = {name: (path / name).read_bytes() for name in files_of(path)}
+    for step in (3, 7, 9, 1000):
+        with pytest.raises(RunError, match=rf"the state of step {step} is not kept; steps of those that are: 5, 6, 8;"):
+            run.train(config(), path, resume_from=step)
+    assert {name: (path / name).read_bytes() for name in files_of(path)} == before
+    with pytest.raises(RunError, match="has no run that could go back to step 3"):
+        run.train(config(), tmp_path / "none", resume_from=3)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("damage", [delete, empty, halve, garbage])
+def test_a_damaged_last_state_is_done_without_by_going_back(copied, whole, damage):
+    path = copied("stopped")
+    [data] = (path / "checkpoints" / "last").glob("ckpt-8.data-*")
+    damage(data, random.Random(0))
+    with pytest.raises(RunError, match=r"last/ckpt-8.*go back to a kept state with --resume-from 6, or train anew"):
+        run.train(config(), path, resume=True)
+    [data] = (path / "checkpoints" / "last").glob("ckpt-6.data-*")
+    content = data.read_bytes()
+    halve(data, None)
+    with pytest.raises(RunError, match=r"last/ckpt-6: cannot be read \(.*\); restore"):
+        run.train(config(), path, resume_from=6)
+    data.write_bytes(content)
+    run.train(config(), path, resume_from=6)
+    assert without_aside(path, whole) == []
+
+
+def killed_after(operations, path, monkeypatch):
+    """Goes back, and is killed after so many operations on files; returns whether it was."""
+    left = [operations]
+
+    def count(original):
+        def counted(*arguments, **options):
+            original(*arguments, **options)
+            left[0] -= 1
+            if not left[0]:
+                raise Killed
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((files, "move"), (files, "write_whole"), (files, "copy"), (tf.io.gfile, "makedirs")):
+            patch.setattr(owner, name, count(getattr(owner, name)))
+        patch.setattr(run, "_live", lambda *_: None)
+        try:
+            run.train(config(), path, resume_from=9)
+        except Killed:
+            return True
+    return False
+
+
+def test_a_kill_at_any_moment_of_going_back_is_made_good_by_resume(runs, copied, whole, monkeypatch):
+    def finished():
+        """Puts the finished run there, as if its last state were the best."""
+        path = copied("finished")
+        best = path / "checkpoints" / "best"
+        shutil.rmtree(best)
+        best.mkdir()
+        for file in (path / "checkpoints" / "last").glob("ckpt-10.*"):
+            shutil.copy(file, best)
+        checkpoints.write_named(str(best / "checkpoint"), [10])
+        return path
+
+    path, operations, halfway = finished(), 1, 0
+    assert not killed_after(10**6, path, monkeypatch)
+    expected = aside(path)
+    assert {"metrics.csv", "model.keras", "kernels/10.npz", "last/ckpt-10.index", "best/ckpt-10.index"} <= {*expected}
+    shutil.rmtree(path)
+    while killed_after(operations, finished(), monkeypatch):
+        if "going_back" in run.RunDirectory(path).status():
+            halfway += 1
+            if halfway % 8:
+                with monkeypatch.context() as patch:
+                    restored(runs, patch)
+                    step, _, _, rows = run.train(config(), path, resume=True)
+                assert (step, [row["step"] for row in rows], kept(path)) == (9, [0, STEPS], [9])
+            else:
+                run.train(config(), path, resume=True)
+            assert aside(path) == expected
+            assert [each.name for each in (path / "set_aside").iterdir()] == ["after-9"]
+            if not halfway % 8:
+                assert all(
+                    difference.startswith("the file checkpoints/best") for difference in without_aside(path, whole)
+                )
+        shutil.rmtree(path)
+        operations += 1
+    assert halfway > 12
+
+
+@pytest.mark.parametrize("keep", [1, 4])
+def test_another_number_of_states_may_be_kept_from_now_on(copied, whole, keep):
+    path = copied("stopped")
+    run.train(config(checkpoints={"keep": keep}), path, resume=True)
+    assert kept(path) == {1: [10], 4: [6, 8, 9, 10]}[keep]
+    assert lives.weights(path).keys() == lives.weights(whole).keys()
+    assert lives.rows(path) == lives.rows(whole)
+
+
+def test_a_kill_between_the_removal_of_a_state_and_the_file_that_names_it_is_made_good(copied, whole):
+    path = copied("stopped")
+    last = path / "checkpoints" / "last"
+    checkpoints.write_named(str(last / "checkpoint"), [3, 6, 8])
+    (last / "ckpt-3.data-00000-of-00001").write_bytes(b"half")
+    run.train(config(), path, resume=True)
+    assert training_files((whole, path)) == []
+    assert kept(path) == [9, 10]
+    (last / "checkpoint").unlink()
+    assert kept(path) == [9, 10]

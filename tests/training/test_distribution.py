@@ -499,6 +499,30 @@ BAD = {
         ["runtime.strategy=mirrored", "runtime.replicas=2", "runtime.jit_compile=true"], "jit_compile: is for one"
     ),
     "replicas without mirrored": (["runtime.replicas=2"], "`replicas` has an effect with strategy 'mirrored' alone"),
+    "zone without tpu": (["runtime.tpu_zone=z"], "`tpu_zone` has an effect with strategy 'tpu' alone; found 'auto'"),
+    "project without tpu": (
+        ["runtime.strategy=cpu", "runtime.tpu_project=p"], "`tpu_project` has an effect with strategy 'tpu' alone"
+    ),
+    "zone of this machine's TPU": (
+        ["runtime.strategy=tpu", "runtime.tpu=local", "runtime.tpu_zone=z"], "the name of a TPU alone; found it"
+    ),
+    "project of this machine's TPU, by default": (
+        ["runtime.strategy=tpu", "runtime.tpu_project=p"], r"runtime\.tpu_project: has an effect with the name "
+    ),
+    "GPUs for the CPU": (["runtime.strategy=cpu", "runtime.devices=[0]"], "`devices` are numbers of GPUs, .* 'cpu'"),
+    "GPUs for a TPU": (["runtime.strategy=tpu", "runtime.devices=[0]"], "`devices` are numbers of GPUs, .*found 'tpu'"),
+    "GPUs for workers": (["runtime.strategy=multi_worker", "runtime.devices=[0]"], "for strategy 'auto', 'gpu'"),
+    "a GPU twice": (["runtime.devices=[1, 0, 1]"], r"`devices` must name each GPU once; found 1 twice in \[1, 0, 1\]"),
+    "a negative GPU": (["runtime.devices=[0, -1]"], r"runtime\.devices\.1: input should be greater than or equal to 0"),
+    "no number": (["runtime.devices=[]"], r"runtime\.devices: list should have at least 1 item"),
+    "two GPUs on one": (["runtime.strategy=gpu", "runtime.devices=[0, 1]"], "`devices` must be one GPU with strategy"),
+    "GPUs and replicas": (
+        ["runtime.strategy=mirrored", "runtime.devices=[0, 1]", "runtime.replicas=2"], "`replicas` follow from"
+    ),
+    "GPUs where there are none": (
+        ["runtime.strategy=mirrored", "runtime.devices=[0, 1]"], "but TensorFlow sees none, .*found 0, 1"
+    ),
+    "one GPU where there are none": (["runtime.devices=[2]"], "numbers of GPUs, but TensorFlow sees none, .*found 2;"),
     "tpu without tpu": (["runtime.tpu=local"], "`tpu` has an effect with strategy 'tpu' alone"),
     "too many replicas": (
         ["runtime.strategy=mirrored", "runtime.replicas=32"], "has 4 CPU devices; found 32; ask for at most 4"
@@ -582,6 +606,95 @@ def test_automatic_is_the_cpu_where_there_is_nothing_else(monkeypatch):
     monkeypatch.setenv("TPU_NAME", "somewhere")
     with pytest.raises(InputError, match="no TPU 'somewhere'"):
         distribution.create(Runtime())
+
+
+class GPUs:
+    """Stands in for a machine with GPUs, and notes what is made on them."""
+
+    def __init__(self, patch, count, begun=None):
+        self.all = [f"/physical_device:GPU:{number}" for number in range(count)]
+        self.visible = self.all if begun is None else [self.all[number] for number in begun]
+        self._begun, self.made = begun is not None, []
+        config = tf.config
+        patch.setattr(config, "list_physical_devices", lambda kind: self.all if kind == "GPU" else ["/CPU:0"])
+        patch.setattr(config, "get_visible_devices", lambda kind: self.visible)
+        patch.setattr(config, "set_visible_devices", self._set_visible)
+        for name in ("OneDeviceStrategy", "MirroredStrategy"):
+            patch.setattr(tf.distribute, name, lambda devices, name=name, **_: self.made.append((name, devices)))
+
+    def _set_visible(self, devices, kind):
+        assert kind == "GPU"
+        if self._begun:
+            raise RuntimeError("Visible devices cannot be modified after being initialized")
+        self.visible = list(devices)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "made"),
+    [
+        ({"strategy": "gpu", "devices": [2]}, ("OneDeviceStrategy", "/gpu:2")),
+        ({"strategy": "mirrored", "devices": [3, 1]}, ("MirroredStrategy", ["GPU:3", "GPU:1"])),
+        ({"strategy": "mirrored", "devices": [3]}, ("MirroredStrategy", ["GPU:3"])),
+        ({"devices": [3]}, ("OneDeviceStrategy", "/gpu:3")),
+        ({"devices": [0, 2]}, ("MirroredStrategy", ["GPU:0", "GPU:2"])),
+        ({}, ("MirroredStrategy", ["GPU:0", "GPU:1", "GPU:2", "GPU:3"])),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_gpus_are_chosen_by_number(monkeypatch, runtime, made, begun):
+    """TensorFlow counts the visible ones anew, and only before it begins to compute are the others hidden."""
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    gpus = GPUs(monkeypatch, 4, begun=[0, 1, 2, 3] if begun else None)
+    distribution.create(Runtime(**runtime))
+    name, devices = gpus.made[0]
+    chosen = [int(device.rpartition(":")[2]) for device in ([devices] if isinstance(devices, str) else devices)]
+    expected = [made[1]] if isinstance(made[1], str) else made[1]
+    assert name == made[0]
+    assert [gpus.visible[number] for number in chosen] == [f"/physical_device:{each[-5:].upper()}" for each in expected]
+    if "devices" in runtime and not begun:
+        assert len(gpus.visible) == len(runtime["devices"])
+
+
+def test_gpus_that_are_not_there_are_named_with_those_that_are(monkeypatch):
+    GPUs(monkeypatch, 2)
+    with pytest.raises(InputError, match=r"runtime\.devices: must be among the GPUs of this machine, 0, 1; found 1, 2"):
+        distribution.create(Runtime(strategy="mirrored", devices=[1, 2]))
+    GPUs(monkeypatch, 3, begun=[0, 2])
+    with pytest.raises(InputError, match="this process has begun to compute with the GPUs 0, 2 only; found 1"):
+        distribution.create(Runtime(strategy="gpu", devices=[1]))
+
+
+@pytest.mark.parametrize("variable", ["TF_CONFIG", "TPU_NAME"])
+def test_numbers_of_gpus_are_refused_where_the_environment_asks_for_something_else(monkeypatch, variable):
+    for name in ("TF_CONFIG", "TPU_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    text = {"TPU_NAME": "mine", "TF_CONFIG": json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 0}})}
+    monkeypatch.setenv(variable, text[variable])
+    with pytest.raises(InputError, match=r"runtime\.devices: are numbers of GPUs, but strategy 'auto' is .* here"):
+        distribution.create(Runtime(devices=[0]))
+
+
+def test_zone_and_project_of_a_tpu_reach_its_resolver(monkeypatch):
+    asked = []
+
+    def resolver(**options):
+        asked.append(options)
+        raise ValueError("no such TPU")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", resolver)
+    monkeypatch.setenv("TPU_NAME", "theirs")
+    for options in ({"tpu": "mine", "tpu_zone": "z"}, {"tpu_zone": "z", "tpu_project": "p"}, {}):
+        with pytest.raises(InputError, match=r"no TPU '(mine|theirs)' is to be reached"):
+            distribution.create(Runtime(strategy="tpu", **options))
+    assert asked == [{"tpu": "mine", "zone": "z"}, {"tpu": "theirs", "zone": "z", "project": "p"}, {"tpu": "theirs"}]
+
+
+def test_another_strategy_leaves_out_what_belongs_to_that_of_the_run(monkeypatch):
+    runtime = Runtime(strategy="tpu", tpu="mine", tpu_zone="z", tpu_project="p", precision="float64")
+    for own in (runtime, Runtime(devices=[0, 1], precision="float64"), Runtime(strategy="mirrored", replicas=3)):
+        other = distribution.with_strategy(own, "cpu")
+        assert other == Runtime(strategy="cpu", precision=own.precision)
 
 
 def test_a_run_that_diverges_on_replicas_names_its_step_and_layer(tmp_path):

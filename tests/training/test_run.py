@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, DataError, Diverged, RunError
-from neural_alignment.training import run
+from neural_alignment.training import callbacks, run
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.run_directory import FILES
 
 BASE = {
     "epochs": 2,
@@ -46,7 +47,7 @@ def finished(tmp_path_factory):
 
 def test_the_directory_holds_what_a_reader_needs(finished):
     result, path = finished
-    assert {entry.name for entry in path.iterdir()} == set(run.FILES) - {"corrupt_records.json", "kernels"}
+    assert {entry.name for entry in path.iterdir()} == set(FILES) - {"corrupt_records.json", "kernels", "set_aside"}
     assert configuration.load(path / "config.yaml") == config(logging={"tensorboard": True, "histograms": True})
     status = json.loads((path / "status.json").read_text())
     assert status["state"] == "finished"
@@ -159,6 +160,7 @@ class KillAt:
 
 
 NOISY = {
+    "model": {"batch_norm_trainable": False},
     "alignment": {"rule": "weight_mirror", "amp": 1e-2, "decay": 1e-2, "input": {"noise": "normal"}},
     "optimization": {
         "alternation": 1,
@@ -167,7 +169,9 @@ NOISY = {
 }
 
 
-@pytest.mark.parametrize("changes", [{}, NOISY], ids=["simultaneous", "alternating, noisy"])
+@pytest.mark.parametrize(
+    "changes", [{}, NOISY], ids=["simultaneous", "alternating, noisy, scale and shift not trained"]
+)
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, changes):
     plan = config(**changes)
     epoch = STEPS * (2 if changes else 1)
@@ -331,3 +335,77 @@ def test_alternation_takes_as_many_more_steps(tmp_path):
     assert rows["alternating"][-1]["step"] == 3 * STEPS
     assert rows["backprop"][-1]["step"] == STEPS
     assert not any(key.startswith("weight_angle") for key in rows["backprop"][0])
+
+
+# Rates and weights of rules.
+
+
+SCHEDULED = {
+    "alignment": {
+        "rule": "weight_mirror",
+        "amp": {"kind": "linear", "value": 0.25, "rate": 0.5},
+        "decay": {"kind": "constant", "value": 0.125, "start": 1},
+        "layers": None,
+    },
+    "model": {"name": "fc", "hidden": [4]},
+    "batch_size": 256,
+    "evaluation": {"probe_examples": 0},
+}
+EPOCH = 1437 // 256
+
+
+def rows_of(path):
+    return MetricsFile(str(path / "metrics.csv")).rows()
+
+
+def test_weights_of_rules_that_are_schedules_and_the_rates_of_both_losses_are_in_the_rows(tmp_path):
+    """Those of the next step: under alternation, that of the next turn of each loss; J is at rest during the delay."""
+    plan = config(**SCHEDULED, logging={"tensorboard": True}, optimization={"alternation": 1, "delay_epochs": 1.5})
+    run.train(plan, tmp_path / "run")
+    rows = rows_of(tmp_path / "run")
+    steps = [row["step"] for row in rows]
+    assert steps == [0, 2 * EPOCH, 4 * EPOCH]
+    assert [row["weight/amp"] for row in rows] == [0.25 + 0.5 * step / EPOCH for step in steps]
+    assert [row["weight/decay"] for row in rows] == [0, 0.125, 0.125]
+    assert [(row["loss_rate_J"], row["loss_rate_R"]) for row in rows] == [(0, 1), (1, 1), (1, 1)]
+    tags = {
+        (value.tag, event.step)
+        for file in (tmp_path / "run" / "tensorboard").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    }
+    assert {("weight/amp", 2 * EPOCH), ("loss_rate_J", 0), ("loss_rate_R", 4 * EPOCH)} <= tags
+
+
+def test_several_rules_are_told_apart_by_their_places_and_constants_have_no_column():
+    schedule = {"kind": "linear", "value": 1.0, "rate": 1.0}
+    rules = [
+        {"rule": "weight_mirror", "layers": "hidden1", "amp": schedule, "decay": 1.0},
+        {"rule": "symmetric", "layers": "dense", "self_": 1.0, "decay": schedule},
+    ]
+    columns = callbacks.ScheduledWeights(config(alignment=rules), 10)
+    assert columns.row(5) == {"weight/0.amp": 1.5, "weight/1.decay": 1.5}
+    assert callbacks.ScheduledWeights(config(alignment=rules[:1]), 10).row(5) == {"weight/amp": 1.5}
+    assert callbacks.ScheduledWeights(config(), 10).row(5) == {}
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_the_columns_that_it_does_not_have(tmp_path, monkeypatch):
+    plan = config(**SCHEDULED)
+    original = callbacks.Evaluation.row
+
+    def earlier(*arguments):
+        later = ("loss_rate_J", "loss_rate_R", "weight/")
+        return {name: value for name, value in original(*arguments).items() if not name.startswith(later)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Evaluation, "row", earlier)
+        with pytest.raises(Killed):
+            run.train(plan, tmp_path / "run", progress=KillAt(EPOCH + 1))
+        run.train(plan, tmp_path / "whole")
+    run.train(plan, tmp_path / "run", resume=True)
+    assert [row.keys() for row in rows_of(tmp_path / "run")] == [row.keys() for row in rows_of(tmp_path / "whole")]
+    # Any other column is still one of another run.
+    with pytest.raises(RunError, match=r"its columns are not those of this run \(weight_angle/other\)"):
+        MetricsFile(str(tmp_path / "run" / "metrics.csv")).append(
+            {**rows_of(tmp_path / "run")[-1], "weight_angle/other": 1.0}
+        )

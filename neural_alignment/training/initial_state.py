@@ -1,0 +1,356 @@
+"""Starting from the weights of another run or of a saved model: `init_from` of a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment.config import InitialState
+from neural_alignment.errors import RunError
+from neural_alignment.training.checkpoints import kept_steps, latest_step, read_state
+from neural_alignment.training.loading import check_model_file, load_model
+from neural_alignment.training.model import _unwrapped, aligned_layers
+from neural_alignment.training.run_directory import RunDirectory
+
+State = Literal["last", "best", "final"] | int | None
+"""Which state of a run: see `InitialState`."""
+
+Arrays = dict[str, np.ndarray]
+
+GLOBAL_STEP = "optimizer/iteration"
+"""Name of the global step among the variables of an optimizer."""
+
+ATTEMPTS = 5
+"""How often a state is looked for that a running process replaces meanwhile."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A state that weights can be loaded from.
+
+    Attributes:
+        path: a .keras file, or the path of a checkpoint without the endings of its files.
+        state: "last", "best" or "final", the step that was asked for, or "file".
+        step: its global step; none where the file does not say.
+    """
+
+    path: str
+    state: str | int
+    step: int | None
+
+    def __str__(self) -> str:
+        words = [] if self.state in ("file", self.step) else [self.state]
+        words += [] if self.step is None else [f"step {self.step}"]
+        return f"{self.path} ({', '.join(words)})" if words else self.path
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What was loaded into a model.
+
+    Attributes:
+        path: as of `Source`.
+        state: as of `Source`.
+        step: global step of the source; none where it is not known.
+        digest: SHA-256 of the names and values that were loaded.
+        optimizer: whether the optimizer's variables and the global step were taken over.
+        first_step: global step at which training goes on.
+        left: names of the model's variables that kept their initial values.
+        unused: names of the source's variables that the model does not have.
+    """
+
+    path: str
+    state: str | int
+    step: int | None
+    digest: str
+    optimizer: bool
+    first_step: int
+    left: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """Returns it as plain data, for JSON."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+
+
+def load(options: InitialState, model: keras.Model) -> Loaded:
+    """Loads what `init_from` of a configuration says into a compiled model.
+
+    Raises:
+        RunError: as of `load_weights`.
+    """
+    return load_weights(model, options.path, options.state, options.optimizer, options.strict)
+
+
+def load_weights(
+    model: keras.Model, path: str | Path, state: State = None, optimizer: bool = False, strict: bool = True
+) -> Loaded:
+    """Loads the weights of a run, or of a saved model, into a model.
+
+    Weights are matched by the names of layer and weight, such as `conv1/backward_kernel`, never by their order. The
+    moving statistics of batch normalisation, and B of whatever rule, are weights like others. W(0) of Align-prop,
+    Align-zero and Align-ada is not: a model that has not been trained takes it from the loaded W before its first step.
+    With `optimizer` it is taken over, as the run then goes on. Learning rates are never taken over.
+
+    Reading a run changes nothing in its directory. It may be running: the latest whole state is read.
+
+    Args:
+        model: a built model; compiled where `optimizer` is true.
+        path: a run directory, or a .keras file.
+        state: of a run: "last", "best", "final" for its model.keras, or the step of a kept state. None for the last
+            one, which is the final model of a finished run that has no checkpoints.
+        optimizer: whether to load the optimizer's variables and the global step as well.
+        strict: whether all of the weights must fit; otherwise those that do not keep their values, and a warning is
+            logged that lists them.
+
+    Returns:
+        What was loaded.
+
+    Raises:
+        RunError: if the state is missing or damaged, or does not fit. The model is then unchanged.
+    """
+    source, weights, slots = _read(str(path), state, optimizer)
+    variables = _named(model.weights, model.name)
+    pairs, misfits = _match(variables, weights, _skipped(model, {*variables, *weights}, optimizer))
+    if not pairs:
+        raise RunError(f"{source}: has no weight that fits this network; first that does not: {misfits[0]}")
+    if optimizer:
+        more, others = _match(_optimizer_variables(model.optimizer), slots, set())
+        pairs, misfits = {**pairs, **more}, [*misfits, *others]
+    _check_finite(source, {name: value for name, (_, value) in pairs.items()})
+    if misfits:
+        _tell(source, misfits, strict)
+    for variable, value in pairs.values():
+        variable.assign(value)
+    return Loaded(
+        path=source.path,
+        state=source.state,
+        step=source.step,
+        digest=_digest({name: value for name, (_, value) in pairs.items()}),
+        optimizer=optimizer,
+        first_step=int(pairs[GLOBAL_STEP][1]) if GLOBAL_STEP in pairs else 0,
+        left=tuple(misfit.name for misfit in misfits if misfit.is_here),
+        unused=tuple(misfit.name for misfit in misfits if not misfit.is_here),
+    )
+
+
+# Finding and reading a state.
+
+
+def find(path: str, state: State = None) -> Source:
+    """Returns the state that is meant, without reading it.
+
+    Args:
+        path: as of `load_weights`.
+        state: as of `load_weights`.
+
+    Raises:
+        RunError: if it is not there; the message names those that are.
+    """
+    if path.endswith(".keras"):
+        check_model_file(path)
+        return Source(path, "file", None)
+    directory = RunDirectory(path)
+    if not tf.io.gfile.exists(path):
+        raise RunError(f"{path}: no such run directory; give one that `train` has made, or a .keras file")
+    status = directory.found_status() or {}
+    folder = directory.file("checkpoints")
+    places = {name: tf.io.gfile.join(folder, name) for name in ("last", "best")}
+    kept = {name: kept_steps(place) for name, place in places.items()}
+    finished = status.get("state") == "finished"
+    if state in (None, "last") and not kept["last"] and finished:
+        state = "final"
+    if finished and state == "final":
+        return Source(directory.model_path(status), state, status.get("step"))
+    for name, steps in kept.items():
+        if name == (state or "last") and (latest := latest_step(places[name])) is not None:
+            return Source(tf.io.gfile.join(places[name], f"ckpt-{latest}"), name, latest)
+        if state in steps:
+            return Source(tf.io.gfile.join(places[name], f"ckpt-{state}"), state, state)
+    if finished and state == status.get("step"):
+        return Source(directory.model_path(status), state, state)
+    there = [f"{name} (step {', '.join(map(str, steps))})" for name, steps in kept.items() if steps]
+    there += [f"final (step {status.get('step')})"] if finished else []
+    wanted = f"state {state or 'last'}" if not isinstance(state, int) else f"state of step {state}"
+    raise RunError(f"{path}: has no {wanted}; those that are there: {', '.join(there) or 'none'}")
+
+
+def _read(path: str, state: State, optimizer: bool) -> tuple[Source, Arrays, Arrays]:
+    """Returns a source, its weights, and the variables of its optimizer where they are asked for."""
+    for attempt in range(ATTEMPTS):
+        source = find(path, state)
+        try:
+            if source.path.endswith(".keras"):
+                return _read_model(source, optimizer)
+            return source, *_read_checkpoint(source.path, optimizer)
+        except RunError:
+            # The process that trains it may have removed this state for a newer one.
+            if attempt == ATTEMPTS - 1 or find(path, state) == source:
+                raise
+    raise AssertionError("not reached")
+
+
+def _read_model(source: Source, optimizer: bool) -> tuple[Source, Arrays, Arrays]:
+    model = load_model(source.path)
+    weights = {name: keras.ops.convert_to_numpy(each) for name, each in _named(model.weights, model.name).items()}
+    if not optimizer:
+        return source, weights, {}
+    if getattr(model, "optimizer", None) is None:
+        raise RunError(f"{source.path}: holds no state of an optimizer; start without it (init_from.optimizer: false)")
+    slots = {name: each.numpy() for name, each in _optimizer_variables(model.optimizer).items()}
+    return dataclasses.replace(source, step=int(slots[GLOBAL_STEP])), weights, slots
+
+
+def _read_checkpoint(prefix: str, optimizer: bool) -> tuple[Arrays, Arrays]:
+    """Returns the weights and the variables of the optimizer; the latter only where they are asked for."""
+
+    def is_slot(key: str) -> bool:
+        return key.startswith("optimizer/") and "/_trainable_variables/" not in key
+
+    weights, slots = {}, {}
+    for key, name, value in read_state(prefix, lambda key: optimizer or not is_slot(key)):
+        if not is_slot(key):
+            weights[name] = value
+        elif key.startswith("optimizer/_iterations/"):
+            slots[GLOBAL_STEP] = value
+        elif (place := re.match(r"optimizer/inner_optimizers/(\d+)/", key)) and not name.endswith("/learning_rate"):
+            slots[_slot_name(int(place[1]), name)] = value
+    weights.pop("save_counter", None)
+    return weights, slots
+
+
+# Names of variables.
+
+
+def _named(variables: Iterable[Any], model: str) -> dict[str, Any]:
+    """Returns name -> variable: the path of a weight, without the name of the model, which some begin with."""
+    return {variable.path.removeprefix(f"{model}/"): variable for variable in variables}
+
+
+def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
+    """Returns name -> variable of what an optimizer keeps; not the learning rates, which a configuration says."""
+    optimizer = _unwrapped(optimizer)
+    inner = getattr(optimizer, "inner_optimizers", [optimizer])
+    named = {_slot_name(place, each.path): each for place, one in enumerate(inner) for each in one.variables}
+    named = {name: each for name, each in named.items() if not name.endswith("/learning_rate")}
+    return {GLOBAL_STEP: optimizer.iterations, **named}
+
+
+def _slot_name(place: int, path: str) -> str:
+    """Returns the name of a variable of an inner optimizer: Keras numbers the optimizers of a process."""
+    optimizer, _, rest = path.partition("/")
+    which = {0: "forward", 1: "backward"}.get(place, str(place))
+    return f"optimizer {which}: {re.sub(r'_[0-9]+$', '', optimizer)}/{rest}"
+
+
+def _skipped(model: keras.Model, names: set[str], optimizer: bool) -> set[str]:
+    """Returns the names of what is no weight but part of the progress of training, and is not taken over.
+
+    That is W(0), unless the run goes on with its optimizer; and the steps that layers count outside of an
+    `AlignedModel`, except those that mark that W(0) is taken.
+
+    Args:
+        model: the model that is loaded.
+        names: of its variables and of the source's.
+        optimizer: whether the optimizer is taken over.
+    """
+    layers = [layer for layer in aligned_layers(model) if layer.alignment.starts_at_forward]
+    steps = {name for name in names if name.endswith("/alignment_step")}
+    if optimizer:
+        return steps - {*_named([layer._step for layer in layers], model.name)}
+    copies = {name for name in names if name.startswith("kept/")} if "kept/taken" in names else set()
+    return steps | copies | {*_named([layer._backward_kernel for layer in layers], model.name)}
+
+
+# What fits.
+
+
+@dataclasses.dataclass(frozen=True)
+class Misfit:
+    """A variable that is not in both, or has another shape there.
+
+    Attributes:
+        name: of the variable.
+        here: its shape in the model; none where the model does not have it.
+        there: its shape in the source; none where the source does not have it.
+    """
+
+    name: str
+    here: tuple[int, ...] | None
+    there: tuple[int, ...] | None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the model has it."""
+        return self.here is not None
+
+    def __str__(self) -> str:
+        if self.there is None:
+            return f"{self.name} of shape {self.here} is not there"
+        if self.here is None:
+            return f"{self.name} of shape {self.there} is there and not in this run"
+        return f"{self.name} has shape {self.there} there and {self.here} in this run"
+
+
+def _match(
+    variables: Mapping[str, Any], values: Arrays, skipped: set[str]
+) -> tuple[dict[str, tuple[Any, np.ndarray]], list[Misfit]]:
+    """Returns name -> variable and value of those that fit, and what does not: first that of another shape."""
+    pairs, other, missing = {}, [], []
+    for name, variable in variables.items():
+        if name in skipped:
+            continue
+        here, value = tuple(variable.shape), values.get(name)
+        if value is None:
+            missing.append(Misfit(name, here, None))
+        elif value.shape != here:
+            other.append(Misfit(name, here, value.shape))
+        else:
+            pairs[name] = variable, value.astype(keras.backend.standardize_dtype(variable.dtype))
+    extra = [Misfit(name, None, value.shape) for name, value in values.items() if name not in {*variables, *skipped}]
+    return pairs, [*other, *missing, *extra]
+
+
+def _tell(source: Source, misfits: list[Misfit], strict: bool) -> None:
+    """Refuses what does not fit, or lists it.
+
+    Raises:
+        RunError: if `strict`.
+    """
+    if strict:
+        more = f" ({len(misfits) - 1} more)" if misfits[1:] else ""
+        raise RunError(
+            f"{source}: does not fit this run: {misfits[0]}{more}; with init_from.strict: false, what does not fit "
+            "keeps its initial value"
+        )
+    for said, names in (
+        ("keep their initial values", [misfit.name for misfit in misfits if misfit.is_here]),
+        ("are not used", [misfit.name for misfit in misfits if not misfit.is_here]),
+    ):
+        if names:
+            _log.warning("%s: %d variables %s: %s", source, len(names), said, ", ".join(names))
+
+
+def _check_finite(source: Source, values: Arrays) -> None:
+    for name, value in values.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise RunError(f"{source}: {name} is not finite: the model has diverged, or the file was changed")
+
+
+def _digest(values: Arrays) -> str:
+    total = hashlib.sha256()
+    for name in sorted(values):
+        total.update(f"{name} {values[name].dtype} {values[name].shape}\n".encode())
+        total.update(np.ascontiguousarray(values[name]).tobytes())
+    return total.hexdigest()

@@ -1,0 +1,149 @@
+"""Going back to an earlier state of a run: `train --resume-from STEP`.
+
+What came after the state is moved to `set_aside/after-STEP/` in the run directory. A kill in between is harmless:
+`status.json` says where the run goes back to until it trains again, and every `--resume` does the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+
+import tensorflow as tf
+
+from neural_alignment.config import Config
+from neural_alignment.errors import RunError
+from neural_alignment.training import files
+from neural_alignment.training.checkpoints import check_state, kept_steps, named_steps, write_named
+from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.run_directory import RunDirectory, essence_digest
+
+_log = logging.getLogger(__name__)
+
+
+def target(directory: RunDirectory, step: int | None) -> int | None:
+    """Returns the step to go back to; none where the run just goes on from its last state.
+
+    Args:
+        directory: the run.
+        step: the step that is asked for; none for that of an earlier call that was killed, if there was one.
+
+    Raises:
+        RunError: if the state of the step is not kept, or is damaged.
+    """
+    begun = (directory.found_status() or {}).get("going_back")
+    if step is None:
+        step = begun["step"] if begun else None
+    if step is None:
+        return None
+    kept = _kept(directory)
+    if step not in kept:
+        steps = ", ".join(map(str, sorted(kept))) or "none"
+        raise RunError(
+            f"{directory.path}: the state of step {step} is not kept; steps of those that are: {steps}; "
+            "checkpoints.keep says how many are"
+        )
+    check_state(kept[step])
+    MetricsFile(directory.file("metrics.csv")).rows()
+    last = named_steps(_folder(directory, "last"))
+    return None if begun is None and last and step == last[-1] else step
+
+
+def _folder(directory: RunDirectory, name: str) -> str:
+    return tf.io.gfile.join(directory.file("checkpoints"), name)
+
+
+def _kept(directory: RunDirectory) -> dict[int, str]:
+    """Returns step -> path of the state, of those that are kept; the last ones take precedence over the best one."""
+    places = [_folder(directory, name) for name in ("best", "last")]
+    return {step: tf.io.gfile.join(place, f"ckpt-{step}") for place in places for step in kept_steps(place)}
+
+
+def go_back(directory: RunDirectory, config: Config, step: int) -> None:
+    """Makes the state of a step the last one of a run that nobody is at work in.
+
+    Args:
+        directory: the run.
+        config: its configuration.
+        step: what `target` returned.
+    """
+    begun = (directory.found_status() or {}).get("going_back")
+    name = begun["folder"] if begun and begun["step"] == step else _new_folder(directory, step)
+    directory.write_status(
+        "stopped",
+        {"config.yaml": essence_digest(config)},
+        reason=f"going back to step {step}; go on with --resume",
+        step=step,
+        going_back={"step": step, "folder": name},
+    )
+    aside = tf.io.gfile.join(directory.file("set_aside"), name)
+    cut(directory, step, aside)
+    _log.warning("%s: goes back to step %d; what came after it is kept in %s", directory.path, step, aside)
+
+
+def _new_folder(directory: RunDirectory, step: int) -> str:
+    """Returns the name of a folder that is not there yet."""
+    name, number = f"after-{step}", 1
+    while tf.io.gfile.exists(tf.io.gfile.join(directory.file("set_aside"), name)):
+        number += 1
+        name = f"after-{step}-{number}"
+    return name
+
+
+def cut(directory: RunDirectory, step: int, aside: str) -> None:
+    """Moves everything of a run that came after a step to a folder. It may be called again after a kill."""
+    tf.io.gfile.makedirs(aside)
+    metrics, copy = MetricsFile(directory.file("metrics.csv")), tf.io.gfile.join(aside, "metrics.csv")
+    if tf.io.gfile.exists(metrics.path) and not tf.io.gfile.exists(copy):
+        with tf.io.gfile.GFile(metrics.path, "rb") as file:
+            files.write_whole(copy, file.read())
+    _move(directory.file("model.keras"), tf.io.gfile.join(aside, "model.keras"))
+    prefix, (last, best) = _kept(directory)[step], (_folder(directory, name) for name in ("last", "best"))
+    target = tf.io.gfile.join(aside, "best")
+    if tf.io.gfile.isdir(target) or max(kept_steps(best), default=0) > step:
+        tf.io.gfile.makedirs(target)
+        for name in tf.io.gfile.listdir(best) if tf.io.gfile.isdir(best) else []:
+            _move(tf.io.gfile.join(best, name), tf.io.gfile.join(target, name))
+    if not prefix.startswith(f"{last}/"):
+        tf.io.gfile.makedirs(last)
+        for path in sorted(tf.io.gfile.glob(f"{prefix}.*")):
+            files.copy(path, tf.io.gfile.join(last, path.rpartition("/")[2]))
+    steps = [each for each in kept_steps(last) if each < step]
+    write_named(tf.io.gfile.join(last, "checkpoint"), [*steps, step])
+    _move_later(last, r"ckpt-(\d+)\..*", step, tf.io.gfile.join(aside, "last"))
+    metrics.cut(step)
+    _move_later(directory.file("kernels"), r"(\d+)\.npz", step, tf.io.gfile.join(aside, "kernels"))
+    _forget_events(directory.file("tensorboard"), step)
+
+
+def _move(source: str, target: str) -> None:
+    """Moves a file, if it is there; a kill leaves it in one of the two places.
+
+    Not a folder: not every remote file system moves what is in it.
+    """
+    if tf.io.gfile.exists(source):
+        files.move(source, target)
+
+
+def _move_later(folder: str, pattern: str, step: int, target: str) -> None:
+    """Moves the files of later steps."""
+    for name in tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []:
+        if (match := re.fullmatch(pattern, name)) and int(match[1]) > step:
+            tf.io.gfile.makedirs(target)
+            _move(tf.io.gfile.join(folder, name), tf.io.gfile.join(target, name))
+
+
+def _forget_events(folder: str, step: int) -> None:
+    """Tells TensorBoard to leave out what it has read of later steps, as for a run that starts again."""
+    if not tf.io.gfile.isdir(folder):
+        return
+    start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    events = [
+        tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2"),
+        tf.compat.v1.Event(wall_time=time.time(), step=step + 1, session_log=start),
+    ]
+    path = tf.io.gfile.join(folder, f"events.out.tfevents.{int(time.time())}.back-to-{step}")
+    with tf.io.TFRecordWriter(path) as writer:
+        for event in events:
+            writer.write(event.SerializeToString())

@@ -1,0 +1,410 @@
+"""The files of a run directory, and whether they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from neural_alignment import config as configuration
+from neural_alignment.config import Config
+from neural_alignment.errors import ConfigError, RunError
+from neural_alignment.training import files, lock
+from neural_alignment.training.checkpoints import Checkpoints
+from neural_alignment.training.metrics import MetricsFile
+
+FILES = (
+    *("config.yaml", "metrics.csv", "kernels", "tensorboard", "checkpoints", "corrupt_records.json", "model.keras"),
+    *("set_aside", "status.json"),
+)
+"""What a run directory holds; `force` removes these and nothing else."""
+
+STATES = ("running", "finished", "stopped", "diverged", "failed")
+"""What `status.json` may say."""
+
+_FREE = {
+    **dict.fromkeys(("runtime", "checkpoints", "logging"), True),
+    "data": {"data_dir", "download", "index_file", "tolerate_corrupt"},
+}
+"""What of the configuration may be another when a run is resumed: where it computes and what it keeps, not what."""
+
+_HEADER = b"step,epoch,seconds,"
+"""First bytes of every `metrics.csv`."""
+
+_START_UP_FILES = {lock.NAME, lock.NAME + files.PARTIAL, "status.json" + files.PARTIAL}
+"""Files left by a process that was killed before it wrote `status.json`."""
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _reported(path: str) -> Iterator[None]:
+    """Turns what the file system refuses into a `RunError`."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise RunError(f"{path}: cannot be used as a run directory: {' '.join(error.message.split())[:200]}") from None
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: str | Path):
+        self.path = str(path)
+
+    def file(self, name: str) -> str:
+        """Returns the path of one of `FILES`."""
+        return tf.io.gfile.join(self.path, name)
+
+    def exists(self) -> bool:
+        """Whether the directory contains more than start-up leftovers.
+
+        Raises:
+            RunError: if the path cannot be looked at.
+        """
+        with _reported(self.path):
+            if not tf.io.gfile.exists(self.path):
+                return False
+            return not tf.io.gfile.isdir(self.path) or bool(set(tf.io.gfile.listdir(self.path)) - _START_UP_FILES)
+
+    def make(self) -> None:
+        """Makes the directory where there is none.
+
+        Raises:
+            RunError: if that is not possible.
+        """
+        with _reported(self.path):
+            tf.io.gfile.makedirs(self.path)
+
+    def status(self) -> dict[str, Any]:
+        """Returns the content of `status.json`.
+
+        Raises:
+            RunError: if it is missing or damaged, or this is not a run directory.
+        """
+        status = self.found_status()
+        if status is None:
+            path = self.file("status.json")
+            remedy = "" if self.lacks("status.json") else "remove it, and "
+            raise RunError(
+                f"{path}: {self._status_problem()}; {remedy}`train` with the run's configuration and --resume makes it "
+                "anew from the last checkpoint"
+            )
+        return status
+
+    def found_status(self) -> dict[str, Any] | None:
+        """Returns the content of `status.json`, or none where it is missing or damaged in a run directory.
+
+        Raises:
+            RunError: if this is not a run directory: nothing shows that `train` has made it.
+        """
+        path = self.file("status.json")
+        self._check_regular()
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                status = files.unsealed(json.loads(file.read()))
+        except (tf.errors.NotFoundError, ValueError, RecursionError):
+            status = None
+        except tf.errors.OpError as error:
+            if not tf.io.gfile.isdir(self.path):
+                raise self._no_run() from None
+            raise RunError(f"{path}: cannot be read: {' '.join(error.message.split())[:200]}") from None
+        if status is not None and status.get("state") in STATES and isinstance(status.get("files", {}), dict):
+            return status
+        if self._is_made_by_train():
+            return None
+        raise self._no_run()
+
+    def _check_regular(self) -> None:
+        """Refuses FIFOs, sockets and devices among the files: reading one may block for ever.
+
+        Raises:
+            RunError: if there is one.
+        """
+        if not files.is_local(self.path):
+            return
+        candidates = [self.file(name) for name in FILES]
+        states = [os.path.join(self.file("checkpoints"), name) for name in Checkpoints.NAMES]
+        for folder in (self.file("kernels"), *states):
+            if os.path.isdir(folder):
+                candidates += [os.path.join(folder, name) for name in os.listdir(folder)]
+        for path in candidates:
+            if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+                raise RunError(f"{path}: is not a regular file but a FIFO, a socket or a device; remove it")
+
+    def _is_made_by_train(self) -> bool:
+        """Whether configuration and metrics show that this is a run directory: a user's folder may have such names."""
+        try:
+            self.config()
+            with tf.io.gfile.GFile(self.file("metrics.csv"), "rb") as file:
+                return file.read(len(_HEADER)) == _HEADER
+        except (ConfigError, tf.errors.OpError):
+            return False
+
+    def _no_run(self) -> RunError:
+        return RunError(
+            f"{self.path}: is not a run directory (no readable status.json); give one that `train` has made"
+        )
+
+    def _status_problem(self) -> str:
+        return "is missing or empty" if self.lacks("status.json") else "is damaged"
+
+    def lacks(self, name: str) -> bool:
+        """Whether one of `FILES` is missing or empty, so that nothing is lost where it is made anew."""
+        path = self.file(name)
+        return not tf.io.gfile.exists(path) or not tf.io.gfile.stat(path).length
+
+    def check_resumable(self) -> None:
+        """Checks that a missing or damaged `status.json` does not prevent a resume.
+
+        Raises:
+            RunError: if it is damaged: it is not overwritten.
+        """
+        path = self.file("status.json")
+        if not self.lacks("status.json"):
+            raise RunError(
+                f"{path}: is damaged; remove it, and --resume goes on from the last checkpoint; or --force starts anew"
+            )
+        _log.warning("%s: %s; the run goes on from its last checkpoint", path, self._status_problem())
+
+    def write_status(self, state: str, checksums: Mapping[str, str | None] | None = None, **facts: Any) -> None:
+        """Writes `status.json`.
+
+        Args:
+            state: one of `STATES`.
+            checksums: of other files by name, which they must have from now on; those that are none are left out.
+            facts: whatever else there is to know.
+        """
+        versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
+        known = {name: checksum for name, checksum in (checksums or {}).items() if checksum is not None}
+        status = {"state": state, **facts, "versions": versions, **({"files": known} if known else {})}
+        self.write("status.json", json.dumps(files.sealed(status), indent=2) + "\n")
+
+    def checksums(self, config: Config) -> dict[str, str | None]:
+        """Returns name -> checksum of the files of a run that ends; none where a file is missing."""
+        own = {name: files.digest_of(self.file(name)) for name in ("metrics.csv", "model.keras")}
+        return {"config.yaml": essence_digest(config), **own}
+
+    def write(self, name: str, text: str) -> None:
+        """Writes one of `FILES`.
+
+        Raises:
+            tf.errors.OpError: if the file system refuses.
+        """
+        files.write_whole(self.file(name), text)
+
+    def save_model(self, model: keras.Model) -> None:
+        """Saves the final model as a whole or not at all."""
+        partial = self.file("model.partial.keras")
+        try:
+            if files.is_local(partial):
+                model.save(partial)
+                files.sync(partial)
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    local = str(Path(folder) / "model.keras")
+                    model.save(local)
+                    tf.io.gfile.copy(local, partial, overwrite=True)
+            files.move(partial, self.file("model.keras"))
+        except BaseException:
+            files.remove(partial)
+            raise
+
+    def config(self) -> Config:
+        """Returns the run's configuration.
+
+        Raises:
+            ConfigError: if it is missing or damaged.
+        """
+        return configuration.load(self.file("config.yaml"))
+
+    def checked_config(self, status: dict[str, Any]) -> Config:
+        """Returns the run's configuration, if it has not been changed since the training.
+
+        Args:
+            status: content of `status.json`.
+
+        Raises:
+            RunError: if it is missing, damaged or changed; the message names a remedy.
+        """
+        path, known = self.file("config.yaml"), status.get("files", {}).get("config.yaml")
+        if known is None:
+            return self.config()
+        again = "`train` with the run's configuration and --resume writes it again"
+        if self.lacks("config.yaml"):
+            raise RunError(f"{path}: is missing or empty; {again}")
+        try:
+            config = self.config()
+            if known == _stored_digest(self):
+                return config
+            problem = "a value differs from what the run was trained with"
+        except ConfigError as error:
+            problem = str(error).removeprefix(f"{path}: ")
+        raise RunError(f"{path}: is damaged or was edited: {problem}; restore it from a copy, or remove it: {again}")
+
+    def rows(self, status: dict[str, Any]) -> list[dict[str, float]]:
+        """Returns the rows of `metrics.csv` of a run that has ended, if they are still as they were then.
+
+        Args:
+            status: content of `status.json`.
+
+        Raises:
+            RunError: if the file is missing or damaged; the message names a remedy.
+        """
+        metrics = MetricsFile(self.file("metrics.csv"))
+        known, finished = status.get("files", {}).get("metrics.csv"), status["state"] == "finished"
+        if known is not None and not tf.io.gfile.exists(metrics.path):
+            raise RunError(f"{metrics.path}: is missing; restore it from a copy, or train anew with --force")
+        rows = metrics.rows()
+        if known is not None and known != metrics.digest():
+            raise metrics.damaged("it was changed after the run had ended")
+        if finished and rows:
+            for name in ("step", "top1"):
+                if name in status and name in rows[-1] and _cell_differs(status[name], rows[-1][name]):
+                    problem = f"its last row has {name} {rows[-1][name]:g}, but status.json has {status[name]}"
+                    raise metrics.damaged(problem)
+        return rows
+
+    def model_problem(self, status: dict[str, Any]) -> str | None:
+        """Returns how the final model of a finished run is damaged; none where it is not, or that is not known."""
+        known = status.get("files", {}).get("model.keras")
+        if known is None:
+            return None
+        if self.lacks("model.keras"):
+            return "is missing or empty"
+        return None if files.digest_of(self.file("model.keras")) == known else "is damaged"
+
+    def model_path(self, status: dict[str, Any]) -> str:
+        """Returns the path of the final model, which is whole as far as `status.json` can tell.
+
+        Args:
+            status: content of `status.json`.
+
+        Raises:
+            RunError: if there is none, or it is damaged; the message names a remedy.
+        """
+        path = self.file("model.keras")
+        if status["state"] != "finished" and not tf.io.gfile.exists(path):
+            raise RunError(f"{self.path}: has no model.keras because the run is {status['state']}; finish it first")
+        problem = "is missing or empty" if self.lacks("model.keras") else self.model_problem(status)
+        if problem is not None:
+            raise RunError(f"{path}: {problem}; {self.model_remedy()}")
+        return path
+
+    def model_remedy(self) -> str:
+        """Returns the remedy for a final model that is missing or damaged, for messages."""
+        if not self.has_last_state():
+            return "restore it from a copy, or train anew with --force"
+        remedy = "" if self.lacks("model.keras") else "remove it, and "
+        return f"{remedy}`train` with the run's configuration and --resume saves it again from the last checkpoint"
+
+    def has_last_state(self) -> bool:
+        """Whether there is a last checkpoint."""
+        return bool(tf.io.gfile.glob(tf.io.gfile.join(self.file("checkpoints"), "last", "ckpt-*.index")))
+
+    def has_begun(self) -> bool:
+        """Whether there is more than the `status.json` that is written first."""
+        return any(tf.io.gfile.exists(self.file(name)) for name in FILES if name != "status.json")
+
+    def clear(self) -> None:
+        """Removes the run's files, `status.json` last; others that lie there stay, and what links lead to."""
+        for name in FILES:
+            files.remove(self.file(name))
+        self.sweep()
+        files.remove(self.file("status.json" + files.PARTIAL))
+
+    def sweep(self) -> None:
+        """Removes files of a killed process that were not yet whole, except the space for the final status."""
+        partial = {name + files.PARTIAL for name in FILES if name != "status.json"} | {"model.partial.keras"}
+        for name in partial:
+            files.remove(self.file(name))
+
+
+def _cell_differs(value: Any, cell: float) -> bool:
+    """Whether a value of `status.json` is another than that of `metrics.csv`, which has seven digits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return True
+    return not (math.isclose(value, cell, rel_tol=1e-6) or (math.isnan(value) and math.isnan(cell)))
+
+
+def essence(config: Config) -> dict[str, Any]:
+    """Returns what of a configuration decides what is computed, as plain data; not where, nor what is kept of it."""
+    return config.model_dump(mode="json", exclude=_FREE)
+
+
+def essence_digest(config: Config) -> str:
+    """Returns the checksum of what decides the result; `_stored_digest` returns the same for the file of `config`."""
+    return _plain_digest(configuration.plain(config))
+
+
+def _stored_digest(directory: RunDirectory) -> str:
+    """Returns the checksum of the values of `config.yaml` that decide the result.
+
+    They are taken as the file has them: a later version may have more keys, with defaults.
+
+    Raises:
+        ConfigError: if the file is missing or damaged.
+    """
+    return _plain_digest(configuration.read_chain(directory.file("config.yaml"))[0][1])
+
+
+def _plain_digest(plain: Mapping[str, Any]) -> str:
+    decisive = {key: value for key, value in plain.items() if _FREE.get(key) is not True}
+    free = {key: names for key, names in _FREE.items() if names is not True}
+    for key, names in free.items():
+        if isinstance(plain.get(key), Mapping):
+            decisive[key] = {name: value for name, value in plain[key].items() if name not in names}
+    return files.plain_digest(_canonical(decisive))
+
+
+def _canonical(value: Any) -> Any:
+    """Returns plain data in which equal numbers are written alike: 1, 1.0 and "1e0"."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(each) for each in value]
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return repr(float(value))
+    return value
+
+
+def first_difference(was: Config, now: Config) -> str | None:
+    """Says at which key two configurations differ in what they compute, and how; none where they do not."""
+    return plain_difference(essence(was), essence(now))
+
+
+def plain_difference(was: Any, now: Any) -> str | None:
+    """Says at which key plain data differ, and how; none where they do not."""
+    return next((f"{key} was {old!r}, is now {new!r}" for key, old, new in _differences(was, now)), None)
+
+
+class _Unset:
+    """Stands for a key that is left out where it has its default."""
+
+    def __repr__(self) -> str:
+        return "not set"
+
+
+_UNSET = _Unset()
+
+
+def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Returns the keys at which plain data differ, with both values."""
+    # Without a common key they are of different kinds, such as two distributions of a search.
+    if isinstance(was, dict) and isinstance(now, dict) and was.keys() & now.keys():
+        for key in {**was, **now}:
+            place = f"{path}.{key}" if path else key
+            yield from _differences(was.get(key, _UNSET), now.get(key, _UNSET), place)
+    elif was != now:
+        yield path, was, now

@@ -1,0 +1,535 @@
+"""A new run starts from the weights of another run, or says in one line what does not fit."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import keras
+import lives
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import assert_differs
+
+from neural_alignment import config as configuration
+from neural_alignment.config import Runtime
+from neural_alignment.errors import ConfigError, RunError
+from neural_alignment.search.spaces import Space
+from neural_alignment.training import (
+    checkpoints,
+    describe,
+    distribution,
+    files,
+    initial_state,
+    load_weights,
+    run,
+    setup,
+    stepping,
+)
+from neural_alignment.training.metrics import MetricsFile
+
+BASE = {
+    "epochs": 2,
+    "batch_size": 256,
+    "data": {"source": "digits"},
+    "model": {"name": "convnet", "filters": [3]},
+    "alignment": {"rule": "symmetric", "self_": 2e-3, "decay": 2e-3},
+    "optimization": {
+        "forward": {"name": "momentum", "learning_rate": 0.02, "schedule": {"drop_epochs": [1]}},
+        "backward": {"name": "adam", "learning_rate": 1e-2},
+    },
+    "evaluation": {"probe_examples": 0},
+    "logging": {"tensorboard": False},
+    "checkpoints": {"every_steps": 4, "keep": 3},
+}
+STEPS = 1437 // 256
+END = 2 * STEPS
+KEPT = [STEPS, 8, END]
+
+
+def config(**changes):
+    return configuration.parse(configuration.merge(BASE, changes))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A finished run that keeps its last three states."""
+    path = tmp_path_factory.mktemp("runs") / "source"
+    run.train(config(), path)
+    assert checkpoints.kept_steps(str(path / "checkpoints" / "last")) == KEPT
+    return path
+
+
+@pytest.fixture(scope="module")
+def values(source):
+    """Name -> value of the weights of the source's final model, by Keras alone."""
+    return {each.path: each.numpy() for each in keras.models.load_model(source / "model.keras").weights}
+
+
+def build(strategy=None, **changes):
+    """Returns a compiled model as drawn from another seed."""
+    plan = config(**{"seed": 5, **changes})
+    with (strategy or tf.distribute.get_strategy()).scope():
+        model = setup.build_model(plan, 10, (8, 8, 1), STEPS)
+        setup.compile_model(model, plan, 10, STEPS)
+    return model
+
+
+def weights(model):
+    return {each.path: each.numpy() for each in model.weights}
+
+
+def assert_same(actual, expected, names=None):
+    for name in expected if names is None else names:
+        np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
+
+
+BACKPROPAGATION = {"alignment": None, "optimization": {"backward": None}}
+FEEDBACK = {"alignment": {"rule": "feedback"}, "optimization": {"backward": None}}
+
+
+# What is loaded.
+
+
+@pytest.mark.parametrize("state", [None, "last", "final", END, "file"])
+def test_the_weights_are_those_that_the_run_has_ended_with(source, values, state):
+    path, state = (source / "model.keras", None) if state == "file" else (source, state)
+    model = build()
+    drawn = weights(model)
+    loaded = load_weights(model, path, state)
+    assert_same(weights(model), values)
+    assert_differs(drawn["conv1/kernel"], values["conv1/kernel"])
+    assert_differs(drawn["conv1_norm/moving_mean"], values["conv1_norm/moving_mean"])
+    assert (model.global_step, loaded.first_step, loaded.left, loaded.unused) == (0, 0, (), ())
+    assert loaded.digest == load_weights(build(), source).digest
+
+
+def test_kept_states_and_the_best_one_are_told_apart(source):
+    found = {state: load_weights(build(), source, state) for state in ("best", *KEPT)}
+    assert [found[step].step for step in KEPT] == KEPT
+    assert len({found[step].digest for step in KEPT}) == len(KEPT)
+    best = json.loads((source / "status.json").read_text())["best_step"]
+    assert (found["best"].step, found["best"].digest) == (best, found[best].digest)
+
+
+def test_a_run_without_checkpoints_has_its_final_model(source, values, tmp_path):
+    """As those have whose results are committed."""
+    shutil.copytree(source, tmp_path / "run", ignore=lambda folder, names: {"checkpoints"} & {*names})
+    for state in (None, "last", END):
+        model = build()
+        assert load_weights(model, tmp_path / "run", state).path.endswith("model.keras")
+        assert_same(weights(model), values)
+
+
+def test_weights_are_matched_by_name_and_not_by_order(source, values, tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    # Created in the other order.
+    dense, conv = keras.layers.Dense(10, name="dense"), keras.layers.Conv2D(3, 3, name="conv1", use_bias=False)
+    flat = keras.layers.Flatten()(inputs)
+    model = keras.Model(inputs, [dense(keras.ops.concatenate([flat] * 3, axis=-1)), conv(inputs)])
+    load_weights(model, source, strict=False)
+    assert_same(weights(model), values, ["dense/kernel", "dense/bias", "conv1/kernel"])
+    assert model.weights[0].path == "dense/kernel"
+    assert values["dense/kernel"].shape != next(iter(values.values())).shape
+    # A saved Sequential model, whose paths begin with its name.
+    native = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3, use_bias=False, name="conv1")])
+    native.save(tmp_path / "native.keras")
+    model = build()
+    loaded = load_weights(model, tmp_path / "native.keras", strict=False)
+    np.testing.assert_array_equal(weights(model)["conv1/kernel"], native.weights[0].numpy())
+    assert "dense/kernel" in loaded.left
+
+
+def test_replicas_get_the_same_weights(source, values):
+    strategy = distribution.create(Runtime(strategy="mirrored", replicas=2)).strategy
+    model = build(strategy, batch_size=256)
+    load_weights(model, source, optimizer=True)
+    assert_same(weights(model), values)
+    for variable in model.weights:
+        copies = strategy.experimental_local_results(variable.value)
+        np.testing.assert_array_equal(*(copy.numpy() for copy in copies))
+
+
+def test_a_remote_file_system_is_read(source, values):
+    files.copy(str(source), "ram://initial/run")
+    model = build()
+    loaded = load_weights(model, "ram://initial/run")
+    assert loaded.path == f"ram://initial/run/checkpoints/last/ckpt-{END}"
+    assert_same(weights(model), values)
+
+
+# Another rule, another network.
+
+
+def test_b_is_taken_over_from_a_run_with_another_rule(source, values):
+    model = build(**FEEDBACK)
+    load_weights(model, source)
+    assert_same(weights(model), values, ["conv1/backward_kernel", "dense/backward_kernel"])
+
+
+def save(model, path):
+    model.save(path)
+    return path
+
+
+MISFITS = {
+    "B is missing": (BACKPROPAGATION, {}, r"conv1/backward_kernel of shape \(3, 3, 1, 3\) is not there \(1 more\)"),
+    "B is too many": ({}, BACKPROPAGATION, r"conv1/backward_kernel of shape \(3, 3, 1, 3\) is there and not in this"),
+    "another shape": (
+        {}, {"model": {"filters": [4]}}, r"conv1/kernel has shape \(3, 3, 1, 3\) there and \(3, 3, 1, 4\) in this run"
+    ),
+    "a layer less": ({}, {"model": {"filters": [3, 3]}}, r"dense/kernel has shape .* there and .* in this run"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_what_does_not_fit_is_one_line_or_keeps_its_initial_value_and_is_listed(case, tmp_path, caplog):
+    there, here, line = MISFITS[case]
+    other = build(seed=6, **there)
+    path = save(other, tmp_path / "model.keras")
+    model = build(**here)
+    for variable in model.weights:
+        if "float" in variable.dtype:
+            variable.assign(variable + 1)
+    before = weights(model)
+    with pytest.raises(RunError, match=line) as error:
+        load_weights(model, path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    assert_same(weights(model), before)
+    loaded = load_weights(model, path, strict=False)
+    given, after = weights(other), weights(model)
+    assert set(loaded.left) == {name for name in after if name not in given or given[name].shape != after[name].shape}
+    assert set(loaded.unused) == set(given) - set(after)
+    assert_same(after, before, loaded.left)
+    assert_same(after, given, set(after) - set(loaded.left))
+    for name in (*loaded.left, *loaded.unused):
+        assert name in caplog.text
+
+
+def test_a_model_that_shares_nothing_is_refused_even_where_not_all_must_fit(tmp_path):
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="elsewhere")])
+    with pytest.raises(RunError, match=r"model\.keras: has no weight that fits this network"):
+        load_weights(build(), save(other, tmp_path / "model.keras"), strict=False)
+
+
+# W(0).
+
+
+def layout(kernel):
+    """Returns a forward kernel in the layout of B."""
+    return kernel.T if kernel.ndim == 2 else kernel
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model of Align-prop and one of Align-zero after two steps, saved: W is no longer W(0)."""
+    paths = {}
+    for rule in ("align_prop", "align_zero"):
+        model = build(alignment={"rule": rule}, optimization={"backward": None})
+        model.fit(np.random.default_rng(0).normal(size=(16, 8, 8, 1)), np.arange(16) % 10, 8, verbose=0)
+        paths[rule] = save(model, tmp_path_factory.mktemp("trained") / f"{rule}.keras")
+    return paths
+
+
+@pytest.mark.parametrize("rule", ["align_prop", "align_zero"])
+@pytest.mark.parametrize("optimizer", [False, True])
+def test_w_0_is_the_loaded_w_unless_training_goes_on(trained, rule, optimizer):
+    there = {each.path: each.numpy() for each in keras.models.load_model(trained[rule]).weights}
+    model = build(alignment={"rule": rule}, optimization={"backward": None})
+    load_weights(model, trained[rule], optimizer=optimizer)
+    model.take_initial_weights()
+    name = "conv1/backward_kernel" if rule == "align_prop" else "kept/initial_0_conv1_kernel"
+    initial, here = there[name], weights(model)
+    now = layout(there["conv1/kernel"])
+    assert_differs(now, initial)
+    np.testing.assert_array_equal(here["conv1/kernel"], there["conv1/kernel"])
+    np.testing.assert_array_equal(here[name], initial if optimizer else now)
+    assert_differs(here[name], now if optimizer else initial)
+
+
+def test_align_prop_starts_from_a_run_of_any_rule(source, values):
+    model = build(alignment={"rule": "align_prop"}, optimization={"backward": None})
+    load_weights(model, source)
+    model.take_initial_weights()
+    np.testing.assert_array_equal(weights(model)["dense/backward_kernel"], values["dense/kernel"].T)
+
+
+# The optimizer.
+
+
+def slots(model):
+    multi = model.optimizer
+    return {each.path.partition("/")[2]: each.numpy() for one in multi.inner_optimizers for each in one.variables}
+
+
+def test_the_optimizer_is_taken_over_with_the_global_step_and_without_its_learning_rate(source):
+    rate = {"optimization": {"backward": {"learning_rate": 0.5}}}
+    model = build(**rate)
+    loaded = load_weights(model, source, 8, optimizer=True)
+    assert (loaded.first_step, model.global_step) == (8, 8)
+    reader = tf.train.load_checkpoint(str(source / "checkpoints" / "last" / "ckpt-8"))
+    keys = [key for key in reader.get_variable_to_shape_map() if re.search(r"inner_optimizers/1/_(var|iter)", key)]
+    expected = sorted(float(np.abs(reader.get_tensor(key)).sum()) for key in keys)
+    adam = [each for each in model.optimizer.inner_optimizers[1].variables if each.name != "learning_rate"]
+    assert expected[-1] > 0
+    assert sorted(float(np.abs(each.numpy()).sum()) for each in adam) == pytest.approx(expected)
+    assert float(model.optimizer.learning_rates[1]) == 0.5
+    untouched = build(**rate)
+    load_weights(untouched, source, 8)
+    assert untouched.global_step == 0
+    assert not any(value.any() for name, value in slots(untouched).items() if name.endswith("accumulator"))
+
+
+def test_an_optimizer_of_another_kind_is_one_line(source):
+    model = build(optimization={"backward": {"name": "momentum", "learning_rate": 0.01}})
+    before = weights(model)
+    line = r"optimizer backward: momentum/iteration of shape \(\) is not there \(7 more\)"
+    with pytest.raises(RunError, match=line) as error:
+        load_weights(model, source, optimizer=True)
+    assert "\n" not in str(error.value)
+    assert_same(weights(model), before)
+    loaded = load_weights(model, source, optimizer=True, strict=False)
+    assert loaded.first_step == END
+    assert all(name.startswith("optimizer backward: momentum/") for name in loaded.left)
+    # The momentum of J has fitted.
+    assert all(value.any() for name, value in slots(model).items() if name == "conv1_kernel_accumulator")
+
+
+def test_a_model_that_was_saved_without_an_optimizer_has_no_state_of_one(tmp_path):
+    model = build()
+    path = save(keras.Model(model.input, model.output), tmp_path / "model.keras")
+    load_weights(build(), path)
+    with pytest.raises(RunError, match=r"model\.keras: holds no state of an optimizer"):
+        load_weights(build(), path, optimizer=True)
+
+
+def test_steps_that_layers_count_by_themselves_need_not_fit(source):
+    schedule = {"kind": "linear", "value": 1e-3, "rate": 1e-3}
+    model = build(alignment={"decay": schedule})
+    assert "conv1/alignment_step" in weights(model)
+    assert load_weights(model, source, optimizer=True).left == ()
+
+
+# A missing or damaged source.
+
+
+def test_a_state_that_is_missing_names_those_that_are_there(source, tmp_path):
+    there = rf"those that are there: last \(step {STEPS}, 8, {END}\), best \(step [0-9]+\), final \(step {END}\)"
+    with pytest.raises(RunError, match=rf"has no state of step 7; {there}"):
+        load_weights(build(), source, 7)
+    shutil.copytree(source / "checkpoints" / "last", tmp_path / "run" / "checkpoints" / "last")
+    shutil.copy(source / "config.yaml", tmp_path / "run")
+    shutil.copy(source / "metrics.csv", tmp_path / "run")
+    for state in ("best", "final"):
+        with pytest.raises(RunError, match=rf"has no state {state}; those that are there: last \(step {STEPS}, 8, 1"):
+            load_weights(build(), tmp_path / "run", state)
+    with pytest.raises(RunError, match=r"no such run directory; give one that `train` has made, or a \.keras file"):
+        load_weights(build(), tmp_path / "none")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RunError, match="is not a run directory"):
+        load_weights(build(), tmp_path / "folder")
+    with pytest.raises(RunError, match=r"none\.keras: no such file"):
+        load_weights(build(), tmp_path / "none.keras")
+    os.mkfifo(tmp_path / "fifo.keras")
+    with pytest.raises(RunError, match=r"fifo\.keras: is not a regular file but a FIFO"):
+        load_weights(build(), tmp_path / "fifo.keras")
+
+
+@pytest.mark.parametrize("damage", ["delete", "empty", "halve", "change"])
+def test_a_damaged_state_is_named(source, tmp_path, damage):
+    path = shutil.copytree(source, tmp_path / "run")
+    model = build()
+    last, before = path / "checkpoints" / "last", weights(model)
+    for file in (*(last / f"ckpt-{END}{end}" for end in (".index", ".data-00000-of-00001")), path / "model.keras"):
+        state = "final" if file.suffix == ".keras" else "last"
+        content = file.read_bytes()
+        changed = bytearray(content)
+        changed[len(content) // 2] ^= 16
+        if damage == "delete":
+            file.unlink()
+        else:
+            file.write_bytes({"empty": b"", "halve": content[: len(content) // 2], "change": bytes(changed)}[damage])
+        with pytest.raises(RunError) as error:
+            load_weights(model, path, state)
+        assert "\n" not in str(error.value)
+        assert str(file).partition(".index")[0].partition(".data")[0] in str(error.value)
+        file.write_bytes(content)
+    assert_same(weights(model), before)
+    (last / "checkpoint").write_text("")  # Missing or empty, it is done without, and left as it is.
+    assert load_weights(model, path).step == END
+    assert (last / "checkpoint").read_text() == ""
+
+
+def test_a_saved_model_that_is_not_finite_is_refused(tmp_path):
+    model = build()
+    model.get_layer("dense").kernel.assign(np.full((192, 10), np.nan))
+    with pytest.raises(RunError, match=r"dense/kernel is not finite"):
+        load_weights(build(), save(model, tmp_path / "model.keras"))
+
+
+def test_a_run_that_goes_on_meanwhile_is_read_and_not_touched(source, tmp_path, monkeypatch):
+    path = shutil.copytree(source, tmp_path / "run")
+    last = path / "checkpoints" / "last"
+    (path / "lock.json").write_text("{}")
+    checkpoints.write_named(str(last / "checkpoint"), [8])
+    original = initial_state.read_state
+    calls = []
+
+    def replaced(prefix, *rest):
+        calls.append(Path(prefix).name)
+        if len(calls) == 1:  # The process that trains it saves a newer state and removes this one.
+            checkpoints.write_named(str(last / "checkpoint"), [END])
+            for file in last.glob("ckpt-8.*"):
+                file.unlink()
+        return original(prefix, *rest)
+
+    monkeypatch.setattr(initial_state, "read_state", replaced)
+    assert load_weights(build(), path).step == END
+    assert calls == ["ckpt-8", f"ckpt-{END}"]
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.rglob("*") if file.is_file()}
+    load_weights(build(), path)
+    after = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.rglob("*") if file.is_file()}
+    assert after == before
+
+
+# Runs.
+
+
+def test_a_run_that_takes_the_optimizer_over_ends_where_its_source_does(source, tmp_path):
+    goes_on = config(init_from={"path": str(source), "state": 8, "optimizer": True})
+    assert f"starts from {source}/checkpoints/last/ckpt-8 (step 8): weights, optimizer" in describe.describe(goes_on)
+    run.train(goes_on, tmp_path / "run")
+    ours, theirs = lives.weights(tmp_path / "run"), lives.weights(source)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
+    rows = MetricsFile(str(tmp_path / "run" / "metrics.csv")).rows()
+    assert [row["step"] for row in rows] == [8, END]
+    assert rows[1]["J"] == MetricsFile(str(source / "metrics.csv")).rows()[-1]["J"]
+    assert np.isfinite(rows[0]["top1"])
+    assert np.isnan(rows[0]["train_J"])
+    origin = json.loads((tmp_path / "run" / "status.json").read_text())["init_from"]
+    assert (origin["path"], origin["step"]) == (f"{source}/checkpoints/last/ckpt-8", 8)
+    assert origin["digest"] == load_weights(build(), source, 8, optimizer=True).digest
+    with pytest.raises(RunError, match=rf"init_from: the run would go on at step {END} of .*, but it ends at step 9"):
+        run.train(config(max_steps=9, init_from={"path": str(source), "optimizer": True}), tmp_path / "late")
+    assert not (tmp_path / "late").exists()
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone."""
+
+
+def killed_before(owner, name, patch, at=1):
+    original, calls = getattr(owner, name), []
+
+    def killed(*arguments, **options):
+        calls.append(name)
+        if len(calls) == at:
+            raise Killed
+        return original(*arguments, **options)
+
+    patch.setattr(owner, name, killed)
+
+
+@pytest.fixture(scope="module")
+def started(source, tmp_path_factory):
+    """The plan of a run that starts from a copy of the source, the copy, and that run."""
+    folder = tmp_path_factory.mktemp("started")
+    copy = shutil.copytree(source, folder / "source")
+    plan = config(seed=3, max_steps=6, init_from=str(copy), optimization={"forward": {"learning_rate": 0.01}})
+    run.train(plan, folder / "whole")
+    return plan, copy, folder / "whole"
+
+
+def test_the_first_row_is_that_of_the_loaded_weights(source, started):
+    rows = MetricsFile(str(started[2] / "metrics.csv")).rows()
+    final = MetricsFile(str(source / "metrics.csv")).rows()[-1]
+    assert [row["step"] for row in rows] == [0, STEPS, 6]
+    assert (rows[0]["J"], rows[0]["top1"]) == pytest.approx((final["J"], final["top1"]))
+    assert np.isnan(rows[0]["train_J"])
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "at"),
+    [(MetricsFile, "append", 1), (stepping.Stepper, "__call__", 3), (run.callbacks.Evaluation, "row", 1)],
+)
+def test_a_resumed_run_does_not_need_its_source(source, started, tmp_path, monkeypatch, owner, name, at):
+    plan, copy, whole = started
+    if not copy.exists():
+        shutil.copytree(source, copy)
+    path = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        killed_before(owner, name, patch, at)
+        with pytest.raises(Killed):
+            run.train(plan, path)
+    shutil.rmtree(copy)
+    with pytest.raises(RunError, match=r"is of another configuration: init_from was \{.*\}, is now not set"):
+        run.train(configuration.parse({**configuration.plain(plan), "init_from": None}), path, resume=True)
+    run.train(plan, path, resume=True)
+    assert lives.differences(whole, path) == []
+    origins = [json.loads((each / "status.json").read_text())["init_from"] for each in (path, whole)]
+    assert origins[0] == origins[1]
+
+
+def test_a_begun_run_that_lost_its_states_does_not_start_again_from_its_source(source, tmp_path, monkeypatch):
+    plan = config(max_steps=6, init_from=str(source))
+    with monkeypatch.context() as patch:
+        killed_before(stepping.Stepper, "__call__", patch, 3)
+        with pytest.raises(Killed):
+            run.train(plan, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "metrics.csv").write_text("step,epoch,seconds,J\n")
+    with pytest.raises(RunError, match="checkpoints: has no whole state, but the run has begun"):
+        run.train(plan, tmp_path / "run", resume=True)
+
+
+def test_nothing_is_made_where_the_source_is_wrong_and_no_run_replaces_its_own(source, tmp_path):
+    with pytest.raises(RunError, match="no such run directory"):
+        run.train(config(init_from=str(tmp_path / "none")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    path = shutil.copytree(source, tmp_path / "own")
+    for place in (path, path / "model.keras", path / ".." / "own"):
+        with pytest.raises(RunError, match="init_from: must not be in the run directory"):
+            run.train(config(init_from=str(place)), path, force=True)
+    assert lives.differences(source, path) == []
+
+
+# The configuration.
+
+
+def test_the_short_form_is_the_long_one_and_a_home_directory_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    plan = config(init_from="~/runs/first")
+    assert plan == config(init_from={"path": "/home/somebody/runs/first"})
+    assert configuration.parse(configuration.plain(plan)) == plan
+    assert "init_from" not in configuration.plain(config())
+    form = configuration.json_schema()["properties"]["init_from"]
+    assert {"type": "string"} in form["anyOf"]
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        (3, "init_from: must be a path, or a mapping with the key `path`; found 3"),
+        ({"state": "last"}, "init_from.path: this key is required and was not found"),
+        ({"path": "a", "state": "first"}, "init_from.state: input should be 'last', 'best', 'final' or the step of"),
+        ({"path": "a", "state": -1}, "init_from.state: input should be 'last', 'best', 'final' or the step of"),
+        ({"path": "a", "state": True}, "init_from.state: input should be 'last', 'best', 'final' or the step of"),
+        ({"path": "a.keras", "state": "last"}, "init_from: `state` has no effect with a .keras file; found 'last'"),
+        ({"path": "a", "optimiser": True}, "init_from.optimiser: unknown key; allowed: .*did you mean"),
+    ],
+)
+def test_a_wrong_source_is_one_line(value, line):
+    with pytest.raises(ConfigError, match=line):
+        config(init_from=value)
+
+
+def test_a_search_may_choose_among_sources():
+    space = Space({"init_from.path": {"choice": ["runs/a", "runs/b"]}})
+    base = config(init_from={"path": "runs/c", "state": "best"})
+    for path in ("runs/a", "runs/b"):
+        plan = configuration.override(base, space.overrides({"init_from.path": path}))
+        assert plan.init_from == base.init_from.model_copy(update={"path": path})
