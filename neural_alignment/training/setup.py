@@ -16,7 +16,13 @@ from neural_alignment.errors import ConfigError
 from neural_alignment.optimization import Clock
 from neural_alignment.training import memory
 from neural_alignment.training.model import AlignedModel, all_layers
-from neural_alignment.training.targets import CodeAccuracy, HalfSquaredError, SquaredError, n_hot_codes
+from neural_alignment.training.targets import (
+    CodeAccuracy,
+    HalfSquaredError,
+    SparseTopKAccuracy,
+    SquaredError,
+    n_hot_codes,
+)
 from optimizers import MultiOptimizer, RateScheduler
 
 
@@ -134,7 +140,7 @@ def _loss_and_metrics(config: Config, classes: int) -> tuple[keras.losses.Loss, 
         return HalfSquaredError(codes, config.batch_size, config.loss.label_smoothing), [CodeAccuracy(codes, "top1")]
     metrics = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
     if classes > 5:
-        metrics.append(keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5"))
+        metrics.append(SparseTopKAccuracy(k=5, name="top5"))
     if config.loss.kind == "squared_error":
         return SquaredError(config.loss.shift), metrics
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"), metrics

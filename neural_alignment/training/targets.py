@@ -187,3 +187,12 @@ class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
         y_pred = keras.ops.cast(y_pred, self.dtype)
         products = keras.ops.matmul(y_pred, keras.ops.cast(self.codes.T, y_pred.dtype))
         return super().update_state(y_true, products, sample_weight)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class SparseTopKAccuracy(keras.metrics.SparseTopKCategoricalAccuracy):
+    """Keras' `SparseTopKCategoricalAccuracy` for logits in any precision: TensorFlow's top-k takes no bfloat16."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Counts a batch: labels `(batch,)` and logits `(batch, classes)`."""
+        super().update_state(y_true, keras.ops.cast(y_pred, self.dtype), sample_weight)

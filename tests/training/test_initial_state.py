@@ -533,3 +533,23 @@ def test_a_search_may_choose_among_sources():
     for path in ("runs/a", "runs/b"):
         plan = configuration.override(base, space.overrides({"init_from.path": path}))
         assert plan.init_from == base.init_from.model_copy(update={"path": path})
+
+
+@pytest.mark.skipif(not hasattr(keras.optimizers, "ScheduleFreeAdamW"), reason="this Keras has no ScheduleFreeAdamW")
+def test_an_optimizer_that_keeps_copies_of_the_weights_starts_from_the_loaded_ones(source):
+    """Its copies were made of the weights as drawn."""
+    forward = {"name": "schedulefreeadamw", "learning_rate": 0.01, "schedule": None}
+    model = build(optimization={"forward": forward})
+    load_weights(model, source)
+    optimizer = model.optimizer.inner_optimizers[0]
+    for copy, variable in zip(optimizer._momentums, optimizer._trainable_variables, strict=True):
+        np.testing.assert_array_equal(copy, variable)
+    assert model.global_step == 0
+
+
+def test_other_optimizers_are_left_as_they_are(source):
+    model = build()
+    before = model.optimizer.variables
+    load_weights(model, source)
+    assert [id(variable) for variable in model.optimizer.variables] == [id(variable) for variable in before]
+    assert not any(slot.numpy().any() for slot in model.optimizer.inner_optimizers[1].variables if len(slot.shape))

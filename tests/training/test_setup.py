@@ -1,10 +1,13 @@
 """What a configuration says of the optimizers is what they are."""
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment.training import setup
+from neural_alignment.training import run, setup
+from neural_alignment.training.targets import SparseTopKAccuracy
 from optimizers import Adam, Momentum, Noisy, WarmupAndDrops
 
 BASE = {
@@ -76,3 +79,26 @@ def test_one_optimizer_takes_both_losses_and_a_constant_plan_has_no_scheduler():
     assert len(single.inner_optimizers) == 1
     assert single.rate_scheduler is None
     assert not optimizer(skip_idle=False).skip_idle
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_top_5_counts_logits_in_every_precision(rng, dtype):
+    logits = tf.cast(rng.permuted(np.tile(np.arange(10.0), (40, 1)), axis=1), dtype)
+    labels = rng.integers(0, 10, size=40)
+    metric = SparseTopKAccuracy(k=5, name="top5")
+    metric.update_state(labels, logits)
+    expected = np.mean(np.take_along_axis(logits.numpy().astype(float), labels[:, None], axis=1) >= 5)
+    assert 0 < expected < 1
+    assert float(metric.result()) == pytest.approx(expected)
+
+
+def test_a_run_in_bfloat16_reports_top_5(tmp_path):
+    changes = {
+        "epochs": 1,
+        "max_steps": 2,
+        "runtime": {"precision": "mixed_bfloat16"},
+        "logging": {"tensorboard": False},
+    }
+    result = run.train(configuration.parse(configuration.merge(BASE, changes)), tmp_path / "run")
+    assert result.metrics["top1"] <= result.metrics["top5"] <= 1
+    assert run.evaluate(tmp_path / "run")["top5"] == pytest.approx(result.metrics["top5"], rel=1e-6)
