@@ -155,7 +155,7 @@ class ResNet(Options):
 
 
 def _known_state(value: Any) -> Any:
-    """Checks the state of `InitialState`: one message for what would be one for each member of the union."""
+    """Checks the state of `InitialState`; the error has one message instead of one per member of the union."""
     is_step = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if value in (None, "last", "best", "final") or is_step:
         return value

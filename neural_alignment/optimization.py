@@ -53,7 +53,7 @@ class Clock(NamedTuple):
 
 
 class _Schedule(Options):
-    """What all schedules have. Epochs are those of J: alternation stretches them, and they begin after the delay."""
+    """Base of all schedules. Epochs are those of J: alternation stretches them, and they begin after the delay."""
 
     warmup_epochs: NonNegativeFloat = 0.0
     """The rate rises linearly from 0 for so many epochs."""
@@ -116,7 +116,7 @@ class Constant(_Schedule):
 
 
 class _Falling(_Schedule):
-    """What schedules have that end at a floor."""
+    """Base of the schedules that end at a floor."""
 
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The last rate, as a fraction of the rate after the warm-up."""
@@ -281,7 +281,7 @@ class UpdateNoise(Options):
 
 
 class OptimizerOptions(Options):
-    """What all optimizers have.
+    """Base of all optimizer options.
 
     Keras' other arguments for every optimizer are left out on purpose: `optimization.minibatches` accumulates
     gradients, with the turns of J and R in mind; runs evaluate the weights that are trained, not their moving averages
@@ -504,7 +504,7 @@ def _from_signature(name: str, kind: type[keras.optimizers.Optimizer]) -> type[O
 
 
 def _checked_by(probe: type[keras.optimizers.Optimizer], key: str) -> Any:
-    """Returns a validator of one argument that raises what the optimizer's constructor raises."""
+    """Returns a validator of one argument that raises the error of the optimizer's constructor."""
 
     def check(value: Any) -> Any:
         probe(**{key: value})

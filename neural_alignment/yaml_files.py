@@ -329,7 +329,7 @@ KIND_KEYS = ("rule", "name", "source", "kind")
 """Keys that say which kind of thing a mapping is."""
 
 IMPLIED_KINDS = {"drop_epochs": {"kind": "drops"}}
-"""Keys that only one kind of mapping has, which may leave out what it is: learning-rate schedules."""
+"""Keys of learning-rate schedules, which may leave out their `kind`."""
 
 MAX_FILES = 32
 """Files in a chain of bases."""

@@ -53,7 +53,7 @@ class _ByEpochsOfJ(Schedule):
         return bool(self.warmup_epochs)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructors have in common."""
+        """Returns the arguments that all constructors have in common."""
         return {
             "steps_per_epoch": self.steps_per_epoch,
             "warmup_epochs": self.warmup_epochs,
@@ -75,7 +75,7 @@ class WarmupAndDrops(_ByEpochsOfJ):
         steps_per_epoch: steps in an epoch, without alternation.
         warmup_epochs: length of the warm-up.
         drop_epochs: ascending epochs at which the rate is multiplied by `drop_factor`.
-        drop_factor: what a drop multiplies by.
+        drop_factor: factor on the rate at each drop.
         delay_epochs: epochs before the clock starts.
         alternation: k, the steps of J to each step of R; none for both at every step.
 
@@ -118,7 +118,7 @@ class WarmupAndDrops(_ByEpochsOfJ):
         return super().reaches_zero or abs(last) < np.finfo(np.float32).tiny  # Smaller numbers may be flushed to 0.
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         return {
             "learning_rate": self.learning_rate,
             "drop_epochs": list(self.drop_epochs),
@@ -186,7 +186,7 @@ class WarmupAndSchedule(_ByEpochsOfJ):
         return True if isinstance(self.schedule, Schedule) else not self.schedule
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         keeps = isinstance(self.schedule, Schedule)
         return {
             "schedule": keras.saving.serialize_keras_object(self.schedule) if keeps else self.schedule,
@@ -225,7 +225,7 @@ class ManualDrop(_ByEpochsOfJ):
         steps_per_epoch: steps in an epoch, without alternation.
         drop: k, the number of the present drop.
         drop_step: global step of the drop; needed where `drop` is not 0.
-        drop_factor: what a drop multiplies by.
+        drop_factor: factor on the rate at each drop.
         warmup_epochs: length of the warm-up, of drop 0.
         delay_epochs: epochs before the warm-up starts.
         alternation: k, the steps of J to each step of R; none for both at every step.
@@ -266,7 +266,7 @@ class ManualDrop(_ByEpochsOfJ):
         return tf.where(tf.cast(step, tf.int64) < self.drop_step, before, after)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         return {
             "learning_rate": self.learning_rate,
             "drop": self.drop,

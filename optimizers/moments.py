@@ -1,4 +1,4 @@
-"""What RAdam and SWATS have in common: the moments of Adam, and a clock that counts every global step."""
+"""Common parts of RAdam and SWATS: the moments of Adam, and a clock that counts every global step."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         return tf.cast(tf.convert_to_tensor(gradient), self._momentums[index].dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
 
 

@@ -118,7 +118,7 @@ class Noisy(Wrapper):
         variable.assign_add(tf.cast(learning_rate, variable.dtype) * drawn)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "variance": self.variance,

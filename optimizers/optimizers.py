@@ -54,7 +54,7 @@ class MultiOptimizer(Wrapper):
 
     J moves all variables except the backward kernels, which R moves. A variable with a true attribute `moved_by_both`
     (W of a rule with `update_forward`) is moved by both: J's optimizer applies J's gradient and then R's optimizer
-    applies R's gradient, each with slots of its own. With one optimizer it takes J + R on all of them, as Kolen-Pollack
+    applies R's gradient, each with separate slots. With one optimizer it takes J + R on all of them, as Kolen-Pollack
     needs. `iterations` counts every global step, of J or of R; learning-rate schedules and the rate
     scheduler go by it. Each inner optimizer counts its own updates; only RAdam and SWATS go by the global step.
 
@@ -294,7 +294,7 @@ class MultiOptimizer(Wrapper):
         return tf.no_op()
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         return {
             "optimizers": [keras.saving.serialize_keras_object(optimizer) for optimizer in self.inner_optimizers],
             "rate_scheduler": self.rate_scheduler and keras.saving.serialize_keras_object(self.rate_scheduler),

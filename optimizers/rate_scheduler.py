@@ -110,7 +110,7 @@ class RateScheduler:
         return j_rate, r_rate
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         return {
             "steps_per_epoch": self.steps_per_epoch,
             "delay_epochs": self.delay_epochs,

@@ -143,7 +143,7 @@ class SWATS(MomentOptimizer):
         self.assign_sub(variable, rate * accumulator.value)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "rectified": self.rectified}
 
 

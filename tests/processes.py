@@ -1,4 +1,4 @@
-"""The command line in a process of its own that has TensorFlow imported already."""
+"""The command line in a separate process, forked from one that has imported TensorFlow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Command:
 
     @property
     def errors(self) -> str:
-        """What the process has written to standard error so far."""
+        """Standard error of the process so far."""
         return self._errors.read_text()
 
     def kill(self) -> None:

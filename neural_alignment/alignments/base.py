@@ -325,7 +325,7 @@ class TrainedAlignment(Alignment):
     sparse then have a half for each kernel: decay = 1/2 (||B||^2 + ||W||^2) and
     sparse = 1/2 (mean ||B^T x||^2 + mean ||W^T x||^2). The other primitives are the same expressions, differentiated by
     W as well. The inputs and the bias stay behind `tf.stop_gradient`. In an `AlignedModel` with two optimizers, R's
-    optimizer moves W by R's gradient and J's optimizer moves W by J's gradient, each with slots of its own.
+    optimizer moves W by R's gradient and J's optimizer moves W by J's gradient, each with separate slots.
 
     Attributes:
         update_forward: whether R moves W too.

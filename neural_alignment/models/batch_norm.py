@@ -46,7 +46,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return super().add_weight(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         config = super().get_config()
         # Left out where it is the default, so that files of this version can be read by earlier ones.
         return config if self.train_scale_and_shift else {**config, "train_scale_and_shift": False}
@@ -117,7 +117,7 @@ class BatchAxisNormalization(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, object]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "epsilon": self.epsilon}
 
 

@@ -57,7 +57,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """What was loaded into a model.
+    """A state that was loaded into a model.
 
     Attributes:
         path: as of `Source`.
@@ -115,7 +115,7 @@ def load_weights(
             logged that lists them.
 
     Returns:
-        What was loaded.
+        The state that was loaded.
 
     Raises:
         RunError: if the state is missing or damaged, or does not fit. The model is then unchanged.
@@ -265,7 +265,7 @@ def _named(variables: Iterable[Any], model: str) -> dict[str, Any]:
 
 
 def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
-    """Returns name -> variable of what an optimizer keeps; not the learning rates, which a configuration says."""
+    """Returns name -> variable of an optimizer, except learning rates, which a configuration sets."""
     optimizer = _unwrapped(optimizer)
     inner = getattr(optimizer, "inner_optimizers", [optimizer])
     named = {_slot_name(place, each.path): each for place, one in enumerate(inner) for each in one.variables}

@@ -61,7 +61,7 @@ def _kept(directory: RunDirectory) -> dict[int, str]:
 
 
 def go_back(directory: RunDirectory, config: Config, step: int) -> None:
-    """Makes the state of a step the last one of a run that nobody is at work in.
+    """Makes the state of a step the last one of a run that no process is using.
 
     Args:
         directory: the run.
@@ -120,7 +120,7 @@ def cut(directory: RunDirectory, step: int, aside: str) -> None:
 def _move(source: str, target: str) -> None:
     """Moves a file, if it is there; a kill leaves it in one of the two places.
 
-    Not a folder: not every remote file system moves what is in it.
+    File by file: not every remote file system moves a folder with its content.
     """
     if tf.io.gfile.exists(source):
         files.move(source, target)
@@ -135,7 +135,7 @@ def _move_later(folder: str, pattern: str, step: int, target: str) -> None:
 
 
 def _forget_events(folder: str, step: int) -> None:
-    """Tells TensorBoard to leave out what it has read of later steps, as for a run that starts again."""
+    """Tells TensorBoard to drop the points of later steps, as for a restarted run."""
     if not tf.io.gfile.isdir(folder):
         return
     start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)

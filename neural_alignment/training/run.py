@@ -123,7 +123,7 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What to do with a run that is there already; arguments as of `train`."""
+    """How to treat a run that already exists; arguments as of `train`."""
 
     resume: bool
     force: bool
@@ -161,7 +161,7 @@ def _lead(config: Config, directory: RunDirectory, start: Start, progress: callb
 
 
 def _has_own_state(directory: RunDirectory) -> bool:
-    """Whether a run goes on from a state of its own: `init_from` is then not looked at again."""
+    """Whether a run goes on from its own state, so that `init_from` is ignored."""
     last = tf.io.gfile.join(directory.file("checkpoints"), "last")
     return bool(kept_steps(last)) or tf.io.gfile.exists(directory.file("metrics.csv"))
 
@@ -175,7 +175,7 @@ def _load_initial_state(
     model: AlignedModel,
     alignment: callbacks.Alignment,
 ) -> dict[str, Any] | None:
-    """Loads what `init_from` says, if it says anything; returns what was loaded as plain data.
+    """Loads the state that `init_from` names, if there is one; returns its description as plain data.
 
     Raises:
         RunError: if it is missing, damaged, or does not fit, or would be replaced by the run.
@@ -235,7 +235,7 @@ def _prepare(
 
 
 def _assist(config: Config, directory: RunDirectory, start: Start, progress: callbacks.Progress | None) -> Result:
-    """Trains as a worker that is not the chief: from the chief's state, in a directory that nobody sees.
+    """Trains as a worker other than the chief, from the chief's state, in a temporary directory.
 
     All is read of the chief's directory before the workers meet, and changed by the chief afterwards.
     """
@@ -424,7 +424,7 @@ class _Training:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What `status.json` says of the state that the run has started from; nothing where it was drawn."""
+        """The facts for `status.json` about the state that the run started from; empty if its weights were drawn."""
         return {} if self._loaded is None else {"init_from": self._loaded}
 
     @property

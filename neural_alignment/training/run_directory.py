@@ -27,16 +27,16 @@ FILES = (
     *("config.yaml", "metrics.csv", "kernels", "tensorboard", "checkpoints", "corrupt_records.json", "model.keras"),
     *("set_aside", "status.json"),
 )
-"""What a run directory holds; `force` removes these and nothing else."""
+"""Names of the files in a run directory; `force` removes these and nothing else."""
 
 STATES = ("running", "finished", "stopped", "diverged", "failed")
-"""What `status.json` may say."""
+"""Allowed values of `state` in `status.json`."""
 
 _FREE = {
     **dict.fromkeys(("runtime", "checkpoints", "logging"), True),
     "data": {"data_dir", "download", "index_file", "tolerate_corrupt"},
 }
-"""What of the configuration may be another when a run is resumed: where it computes and what it keeps, not what."""
+"""Keys of the configuration that may change on resume: they do not affect the result."""
 
 _HEADER = b"step,epoch,seconds,"
 """First bytes of every `metrics.csv`."""
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def _reported(path: str) -> Iterator[None]:
-    """Turns what the file system refuses into a `RunError`."""
+    """Turns errors of the file system into a `RunError`."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -247,7 +247,7 @@ class RunDirectory:
             config = self.config()
             if known == _stored_digest(self):
                 return config
-            problem = "a value differs from what the run was trained with"
+            problem = "a value differs from the one that the run was trained with"
         except ConfigError as error:
             problem = str(error).removeprefix(f"{path}: ")
         raise RunError(f"{path}: is damaged or was edited: {problem}; restore it from a copy, or remove it: {again}")
@@ -338,7 +338,7 @@ def _cell_differs(value: Any, cell: float) -> bool:
 
 
 def essence(config: Config) -> dict[str, Any]:
-    """Returns what of a configuration decides what is computed, as plain data; not where, nor what is kept of it."""
+    """Returns the keys of a configuration that affect the result, as plain data."""
     return config.model_dump(mode="json", exclude=_FREE)
 
 
@@ -380,7 +380,7 @@ def _canonical(value: Any) -> Any:
 
 
 def first_difference(was: Config, now: Config) -> str | None:
-    """Says at which key two configurations differ in what they compute, and how; none where they do not."""
+    """Returns a description of the first key that affects the result and differs, or None if there is none."""
     return plain_difference(essence(was), essence(now))
 
 
