@@ -53,3 +53,29 @@ def test_the_readme_has_the_numbers_of_the_file(runs):
             )
         ]
         assert f"| {rule} | {' | '.join(cells)} |" in readme
+
+
+def test_the_page_on_optimizers_has_the_numbers_of_the_file():
+    page = (ROOT / "docs" / "optimizers.md").read_text()
+    table = {}
+    with open(ROOT / "results" / "mnist" / "optimizers.csv") as file:
+        for row in csv.DictReader(file):
+            table.setdefault(Path(row["config"]).stem, []).append(row)
+    assert set(table) == {path.stem for path in (ROOT / "configs" / "mnist" / "optimizers").glob("*.yaml")}
+    for name, rows in table.items():
+        assert [row["seed"] for row in rows] == ["0", "1", "2"]
+        assert {row["diverged"] for row in rows} == {"0"}
+        means = [
+            f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+            for values in ([100 * top1 for top1 in column(rows, "top1")], column(rows, "last_angle"))
+        ]
+        assert f"| {name} | {' | '.join(means)} | {max(column(rows, 'last_angle_max')):.2f} |" in page
+
+
+def test_rectified_swats_leaves_b_of_a_layer_unaligned_where_it_is_not_radam():
+    with open(ROOT / "results" / "mnist" / "optimizers.csv") as file:
+        rows = {(Path(row["config"]).stem, row["seed"]): row for row in csv.DictReader(file)}
+    for seed in "012":
+        swrats, radam = rows["swrats", seed], rows["radam", seed]
+        assert (swrats["top1"] == radam["top1"]) == (float(swrats["last_angle_max"]) < 2)
+    assert sum(float(rows["swrats", seed]["last_angle_max"]) > 80 for seed in "012") == 2
