@@ -305,9 +305,9 @@ class Runtime(Options):
     """Numbers of the GPUs to use, as TensorFlow counts them: one for `gpu`, one or more for `mirrored` and `auto`."""
     tpu: str | None = None
     """`local` on a TPU VM, or the TPU's name; the environment variable TPU_NAME, else `local`, where none."""
-    tpu_zone: str | None = None
+    tpu_zone: Annotated[str, Field(min_length=1)] | None = None
     """Zone of a TPU that is given by name; that of the machine where none."""
-    tpu_project: str | None = None
+    tpu_project: Annotated[str, Field(min_length=1)] | None = None
     """Google Cloud project of a TPU that is given by name; that of the machine where none."""
     precision: Literal["float32", "mixed_bfloat16", "float64"] = "float32"
     """Of the network; weights, R and angles are float32 in the first two. float64, slow on GPUs, is for comparisons."""

@@ -120,7 +120,7 @@ class _Falling(_Schedule):
 
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The last rate, as a fraction of the rate after the warm-up."""
-    end_epoch: PositiveFloat | None = None
+    end_epoch: Annotated[float, Field(ge=1e-6)] | None = None
     """Epoch at which the floor is reached, counted from the start of J, warm-up included; the last one of the run where
     none."""
 
@@ -171,7 +171,7 @@ class Exponential(_Schedule):
     kind: Literal["exponential"]
     factor: Annotated[float, Field(gt=0, le=1)]
     """The rate is multiplied by it over `every_epochs`."""
-    every_epochs: PositiveFloat = 1.0
+    every_epochs: Annotated[float, Field(ge=1e-6)] = 1.0
     staircase: bool = False
     """Multiply at once, at the end of every so many epochs, rather than little by little."""
 
@@ -184,12 +184,12 @@ class Manual(_Schedule):
     """Drops by hand, one at each restart, as in the published code: at drop 0 there is the warm-up only."""
 
     kind: Literal["manual"]
-    drop: NonNegativeInt = 0
+    drop: Annotated[int, Field(ge=0, le=20)] = 0
     """k, the number of the present drop; the rate is drop_factor^(k - 1) of the base before it and drop_factor^k after
     it, without a warm-up."""
     drop_step: NonNegativeInt | None = None
     """Global step of the drop."""
-    drop_factor: PositiveFloat = 0.1
+    drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
     @pydantic.model_validator(mode="after")
     def _drop_has_a_step(self):
@@ -197,6 +197,10 @@ class Manual(_Schedule):
             raise ValueError(f"`drop_step`, the global step of the drop, is required with drop {self.drop}")
         if not self.drop and self.drop_step is not None:
             raise ValueError(f"`drop_step` has no effect with drop 0; found {self.drop_step}")
+        if not self.drop and self.drop_factor != 0.1:
+            raise ValueError(f"`drop_factor` has no effect with drop 0; found {self.drop_factor}")
+        if self.drop and self.warmup_epochs:
+            raise ValueError(f"`warmup_epochs` has no effect with drop {self.drop}; found {self.warmup_epochs}")
         return self
 
     def make(self, rate, clock):
@@ -220,6 +224,16 @@ AnySchedule = Annotated[
 # Factors on the losses.
 
 
+def _is_representable(factor: float) -> float:
+    """Checks that a factor is 0 or keeps its value in float32."""
+    if factor and not 1e-30 <= factor <= 1e30:
+        raise ValueError(f"must be 0, or between 1e-30 and 1e+30; found {factor:g}")
+    return factor
+
+
+Factor = Annotated[float, Field(ge=0), pydantic.AfterValidator(_is_representable)]
+
+
 class ScheduledLossRate(Options):
     """A factor on a loss that changes over training.
 
@@ -227,13 +241,13 @@ class ScheduledLossRate(Options):
     after the delay, these do not.
     """
 
-    value: PositiveFloat = 1.0
+    value: Annotated[Factor, Field(gt=0)] = 1.0
     """The factor before the schedule is applied."""
     schedule: AnySchedule
 
 
 LossRate = Annotated[
-    Annotated[NonNegativeFloat, Tag("number")] | Annotated[ScheduledLossRate, Tag("schedule")],
+    Annotated[Factor, Tag("number")] | Annotated[ScheduledLossRate, Tag("schedule")],
     Discriminator(lambda value: "schedule" if isinstance(value, (Mapping, ScheduledLossRate)) else "number"),
 ]
 
@@ -442,13 +456,25 @@ _TYPED = {
 
 # Optimizers of Keras by their signatures.
 
+
+def _pattern(text: str) -> str:
+    """Checks a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"must be a regular expression ({error}); found {text!r}") from None
+    return text
+
+
 _KNOWN = {
     r"(adam_)?beta_\d": Fraction,
     r"momentum|rho": Fraction,
     r"epsilon(_\d)?": PositiveFloat,
     r"(\w+_)?weight_decay": NonNegativeFloat,
     r"adam_lr_ratio": NonNegativeFloat,  # Its default is an integer.
-    r"exclude_layers": list[str] | None,
+    r"clip_threshold": PositiveFloat,
+    r"ns_steps": PositiveInt,
+    r"exclude_layers": list[Annotated[str, pydantic.AfterValidator(_pattern)]] | None,
 }
 """Types of arguments that Keras does not check, or whose default does not tell the type."""
 

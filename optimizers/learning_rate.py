@@ -114,8 +114,8 @@ class WarmupAndDrops(_ByEpochsOfJ):
     @property
     def reaches_zero(self) -> bool:
         """Whether the rate may be 0 at some step."""
-        last = np.float32(self.learning_rate * self.drop_factor ** len(self.drop_epochs))
-        return super().reaches_zero or abs(last) < np.finfo(np.float32).tiny  # Smaller numbers may be flushed to 0.
+        levels = [self.learning_rate * self.drop_factor**drops for drops in (0, len(self.drop_epochs))]
+        return super().reaches_zero or any(map(_vanishes, levels))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -180,10 +180,10 @@ class WarmupAndSchedule(_ByEpochsOfJ):
         if super().reaches_zero:
             return True
         if isinstance(self.schedule, keras.optimizers.schedules.CosineDecay):
-            return not self.schedule.initial_learning_rate * self.schedule.alpha
+            return _vanishes(self.schedule.initial_learning_rate * self.schedule.alpha)
         if isinstance(self.schedule, keras.optimizers.schedules.PolynomialDecay):
-            return not self.schedule.end_learning_rate
-        return True if isinstance(self.schedule, Schedule) else not self.schedule
+            return _vanishes(self.schedule.initial_learning_rate) or _vanishes(self.schedule.end_learning_rate)
+        return True if isinstance(self.schedule, Schedule) else _vanishes(self.schedule)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -200,6 +200,11 @@ class WarmupAndSchedule(_ByEpochsOfJ):
         if isinstance(schedule, dict):
             schedule = keras.saving.deserialize_keras_object(schedule)
         return cls(**{**config, "schedule": schedule})
+
+
+def _vanishes(rate: float) -> bool:
+    """Whether a rate is 0 in float32; numbers that are not normal may be flushed to 0."""
+    return abs(rate) < np.finfo(np.float32).tiny
 
 
 def _in_float64(schedule: Schedule | float) -> Schedule | float:
@@ -264,6 +269,13 @@ class ManualDrop(_ByEpochsOfJ):
             return tf.cast(self.learning_rate * self._warmup(self._epoch(step)), tf.float32)
         before, after = (tf.constant(self.learning_rate * self.drop_factor**k) for k in (self.drop - 1, self.drop))
         return tf.where(tf.cast(step, tf.int64) < self.drop_step, before, after)
+
+    @property
+    def reaches_zero(self) -> bool:
+        """Whether the rate may be 0 at some step."""
+        if not self.drop:
+            return super().reaches_zero or _vanishes(self.learning_rate)
+        return any(_vanishes(self.learning_rate * self.drop_factor**k) for k in (self.drop - 1, self.drop))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

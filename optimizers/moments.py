@@ -16,8 +16,9 @@ class MomentOptimizer(keras.optimizers.Optimizer):
     the steps in which the other loss was optimised. Alone, such an optimizer counts its own `iterations`.
     `MultiOptimizer` calls `follow` with its own `iterations`, which count every step.
 
-    The scalars of a step are float64, whatever the dtype of the variables. Moments have the dtype of their variable,
-    but are float32 for half-precision variables, in which 1 - 0.999 would be lost.
+    The scalars of a step are float64, whatever the dtype of the variables; Keras keeps a constant learning rate in
+    float32. Moments have the dtype of their variable, but are float32 for half-precision variables, in which 1 - 0.999
+    would be lost.
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.

@@ -123,6 +123,12 @@ def test_arguments_reach_their_optimizer():
         ({"name": "radam", "beta_1": 1.0}, "optimization.forward.beta_1: input should be less than 1"),
         ({"name": "swats", "rectified": "yes"}, "optimization.forward.rectified: input should be a valid boolean"),
         ({"name": "adamw", "use_ema": True}, "optimization.forward.use_ema: unknown key"),
+        ({"name": "adafactor", "clip_threshold": 0.0}, "optimization.forward.clip_threshold: input should be greater"),
+        pytest.param(
+            {"name": "muon", "exclude_layers": ["("]},
+            r"optimization.forward.exclude_layers.0: must be a regular expression \(.*\); found '\('",
+            marks=pytest.mark.skipif("muon" not in OPTIMIZERS, reason="this Keras has no usable Muon"),
+        ),
         ({"base_batch_size": 512}, "optimization.forward: `base_batch_size` has no effect without scale_with_batch"),
     ],
 )
@@ -253,7 +259,7 @@ def test_a_schedule_goes_by_the_epochs_of_j(kind, clock):
 
 
 def test_drops_by_hand_are_at_a_global_step():
-    schedule = {"kind": "manual", "drop": 2, "drop_step": 120, "warmup_epochs": 5}
+    schedule = {"kind": "manual", "drop": 2, "drop_step": 120}
     optimizer = setup.build_optimizer(parse(**forward(schedule=schedule), alternation=1), 50)
     for step, rate in [(0, 0.01), (119, 0.01), (120, 0.001)]:
         optimizer.iterations.assign(step)
@@ -278,6 +284,27 @@ def test_drops_by_hand_are_at_a_global_step():
         ({"kind": "exponential", "factor": 0.0}, "optimization.forward.schedule.factor: input should be greater"),
         ({"kind": "manual", "drop": 1}, "optimization.forward.schedule: `drop_step`, .* is required with drop 1"),
         ({"kind": "manual", "drop_step": 9}, "optimization.forward.schedule: `drop_step` has no effect with drop 0"),
+        (
+            {"kind": "manual", "drop_factor": 0.5},
+            "optimization.forward.schedule: `drop_factor` has no effect with drop",
+        ),
+        (
+            {"kind": "manual", "drop": 1, "drop_step": 9, "warmup_epochs": 1},
+            "optimization.forward.schedule: `warmup_epochs` has no effect with drop 1",
+        ),
+        (
+            {"kind": "manual", "drop": 10**11, "drop_step": 9},
+            "optimization.forward.schedule.drop: input should be less",
+        ),
+        (
+            {"kind": "manual", "drop": 2, "drop_step": 9, "drop_factor": 10.0},
+            "optimization.forward.schedule.drop_factor: input should be less",
+        ),
+        ({"kind": "cosine", "end_epoch": 1e-300}, "optimization.forward.schedule.end_epoch: input should be greater"),
+        (
+            {"kind": "exponential", "factor": 0.5, "every_epochs": 1e-320},
+            "optimization.forward.schedule.every_epochs: input should be greater",
+        ),
     ],
 )
 def test_schedules_that_do_not_fit_are_one_line(schedule, line):
@@ -337,6 +364,10 @@ def test_loss_rates_reach_the_scheduler_by_epochs_of_global_steps():
         (
             {"loss_rates": {"forward": -1}},
             "optimization.loss_rates.forward: input should be greater than or equal to 0",
+        ),
+        *(
+            ({"loss_rates": {"forward": factor}}, "optimization.loss_rates.forward: must be 0, or between 1e-30 and")
+            for factor in (1e300, 1e-300)
         ),
         (
             {"loss_rates": {"backward": {"value": 1.0}}},

@@ -23,6 +23,18 @@ from neural_alignment.training.model import AlignedModel
 _log = logging.getLogger(__name__)
 
 
+class DamagedStateError(RunError):
+    """A state, or the file that names it, is damaged or missing.
+
+    Attributes:
+        problem: the file and its damage, without the remedy for the run itself that the message ends with.
+    """
+
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(f"{problem}; {remedy}")
+        self.problem = problem
+
+
 class TrainingMeans(tf.train.experimental.PythonState):
     """The running means of J, R and the metrics since the last evaluation, kept with a checkpoint.
 
@@ -244,7 +256,7 @@ def check_state(prefix: str) -> None:
         RunError: if not.
     """
     if problem := _problem(prefix):
-        raise RunError(f"{prefix}: cannot be read ({problem}); {_REMEDY}")
+        raise DamagedStateError(f"{prefix}: cannot be read ({problem})", _REMEDY)
 
 
 def read_state(prefix: str, wanted: Callable[[str], bool] = lambda key: True) -> list[tuple[str, str, np.ndarray]]:
@@ -359,9 +371,9 @@ def _checked_names(path: str) -> list[str]:
     for other in named or []:
         folder, name = os.path.split(other)
         if folder != directory or not re.fullmatch(r"ckpt-\d+", name):
-            raise RunError(
-                f"{path}: names {other!r}; allowed: ckpt-STEP in its own folder; remove this file, and --resume "
-                "uses the whole state that lies beside it"
+            raise DamagedStateError(
+                f"{path}: names {other!r}; allowed: ckpt-STEP in its own folder",
+                "remove this file, and --resume uses the whole state that lies beside it",
             )
     if named and named[0] == named[-1]:  # The manager names the latest state last.
         return named
@@ -371,8 +383,10 @@ def _checked_names(path: str) -> list[str]:
 def _damaged_names(path: str) -> RunError:
     """Returns the error that a file `checkpoint` is damaged."""
     if whole := _whole(os.path.dirname(path), 1):
-        return RunError(f"{path}: is damaged; remove it, and --resume uses ckpt-{whole[0]}, which lies beside it")
-    return RunError(f"{path}: is damaged; {_REMEDY}")
+        return DamagedStateError(
+            f"{path}: is damaged", f"remove it, and --resume uses ckpt-{whole[0]}, which lies beside it"
+        )
+    return DamagedStateError(f"{path}: is damaged", _REMEDY)
 
 
 def _check_latest(path: str) -> str:
@@ -389,7 +403,7 @@ def _check_latest(path: str) -> str:
         raise _damaged_names(path)
     lost = ".data-00000-of-00001" if tf.io.gfile.exists(f"{named[0]}.index") else ".index"
     without = f", or remove {directory} to go on without the best state" if directory.endswith("best") else ""
-    raise RunError(f"{named[0]}{lost}: is missing; {_remedy(named[0])}{without}")
+    raise DamagedStateError(f"{named[0]}{lost}: is missing", f"{_remedy(named[0])}{without}")
 
 
 def _remedy(prefix: str) -> str:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from neural_alignment.alignments import Alignment, LayerView
 from neural_alignment.config import Config
+from neural_alignment.errors import RunError
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap
 from neural_alignment.optimization import LossRates, described
@@ -77,6 +78,7 @@ def describe(config: Config) -> str:
         *_rules(config),
         *_optimizers(config),
         *_reach(model, config),
+        *_execution(config),
         "",
         *_step_costs(rows, model),
     ]
@@ -119,17 +121,24 @@ def _optimizers(config: Config) -> list[str]:
 
 
 def _origin(config: Config) -> list[str]:
-    """Returns the line of the state that the run starts from, if it starts from one.
-
-    Raises:
-        RunError: if it is not there.
-    """
+    """Returns the line of the state that the run starts from, if it starts from one."""
     options = config.init_from
     if options is None:
         return []
     what = "weights, optimizer and global step" if options.optimizer else "weights"
     fit = "all must fit" if options.strict else "what does not fit keeps its initial value"
-    return [f"starts from {initial_state.find(options.path, options.state)}: {what}; {fit}"]
+    try:
+        source = initial_state.find(options.path, options.state)
+    except RunError as error:  # A run that has begun no longer needs it.
+        return [f"starts from {options.path}: {what}; {fit}; not found now ({error})"]
+    return [f"starts from {source}: {what}; {fit}"]
+
+
+def _execution(config: Config) -> list[str]:
+    """Returns how the run is executed, evaluated and kept, as far as the configuration sets it."""
+    sections = {name: getattr(config, name) for name in ("evaluation", "logging", "checkpoints", "runtime")}
+    said = {name: _flat(options.model_dump(exclude_defaults=True)) for name, options in sections.items()}
+    return [f"{name:11} {', '.join(f'{key} {value}' for key, value in pairs)}" for name, pairs in said.items() if pairs]
 
 
 def layer_costs(model: keras.Model) -> list[LayerCost]:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from neural_alignment.config import InitialState
 from neural_alignment.errors import RunError
-from neural_alignment.training.checkpoints import kept_steps, latest_step, read_state
+from neural_alignment.training.checkpoints import DamagedStateError, kept_steps, latest_step, read_state
 from neural_alignment.training.loading import check_model_file, load_model
 from neural_alignment.training.model import _unwrapped, aligned_layers
 from neural_alignment.training.run_directory import RunDirectory
@@ -200,7 +200,7 @@ def find(path: str, state: State = None) -> Source:
     if finished and state == "final":
         return Source(directory.model_path(status), state, status.get("step"))
     for name, steps in kept.items():
-        if name == (state or "last") and (latest := latest_step(places[name])) is not None:
+        if name == ("last" if state is None else state) and (latest := latest_step(places[name])) is not None:
             return Source(tf.io.gfile.join(places[name], f"ckpt-{latest}"), name, latest)
         if state in steps:
             return Source(tf.io.gfile.join(places[name], f"ckpt-{state}"), state, state)
@@ -214,16 +214,21 @@ def find(path: str, state: State = None) -> Source:
 
 def _read(path: str, state: State, optimizer: bool) -> tuple[Source, Arrays, Arrays]:
     """Returns a source, its weights, and the variables of its optimizer where they are asked for."""
-    for attempt in range(ATTEMPTS):
-        source = find(path, state)
-        try:
-            if source.path.endswith(".keras"):
-                return _read_model(source, optimizer)
-            return source, *_read_checkpoint(source.path, optimizer)
-        except RunError:
-            # The process that trains it may have removed this state for a newer one.
-            if attempt == ATTEMPTS - 1 or find(path, state) == source:
-                raise
+    try:
+        for attempt in range(ATTEMPTS):
+            source = find(path, state)
+            try:
+                if source.path.endswith(".keras"):
+                    return _read_model(source, optimizer)
+                return source, *_read_checkpoint(source.path, optimizer)
+            except RunError:
+                # The process that trains it may have removed this state for a newer one.
+                if attempt == ATTEMPTS - 1 or find(path, state) == source:
+                    raise
+    except DamagedStateError as error:  # Its own remedies are for resuming that run.
+        raise RunError(
+            f"{error.problem}; restore that run's files from a copy, or name another of its states (init_from.state)"
+        ) from None
     raise AssertionError("not reached")
 
 

@@ -651,7 +651,7 @@ class _Training:
     def _keep_best(self) -> None:
         """Saves the present state as the best one, if its row is there and is that."""
         # Rows as the file has them: rounded all alike, or a tie would count as better.
-        rows = [row for row in self.metrics.rows() if row["step"]]
+        rows = [row for row in self.metrics.rows() if not math.isnan(row["top1"])]
         if not self.config.checkpoints.keep_best or not rows or rows[-1]["step"] != self.step:
             return
         *earlier, last = (row["top1"] for row in rows)
@@ -672,7 +672,7 @@ class _Training:
     def _finish(self, seconds: float) -> Result:
         """Writes how the run ended."""
         rows = self.metrics.rows()
-        best = max((row for row in rows if row["step"]), key=lambda row: row["top1"])
+        best = max((row for row in rows if not math.isnan(row["top1"])), key=lambda row: row["top1"])
         facts = {"step": int(rows[-1]["step"]), "top1": rows[-1]["top1"], "best_top1": best["top1"]}
         checksums = self.directory.checksums(self.config)
         self.directory.write_status(

@@ -191,8 +191,8 @@ class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class SparseTopKAccuracy(keras.metrics.SparseTopKCategoricalAccuracy):
-    """Keras' `SparseTopKCategoricalAccuracy` for logits in any precision: TensorFlow's top-k takes no bfloat16."""
+    """Keras' `SparseTopKCategoricalAccuracy` for logits in any precision: TensorFlow's top-k takes float32 only."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Counts a batch: labels `(batch,)` and logits `(batch, classes)`."""
-        super().update_state(y_true, keras.ops.cast(y_pred, self.dtype), sample_weight)
+        super().update_state(y_true, keras.ops.cast(y_pred, "float32"), sample_weight)

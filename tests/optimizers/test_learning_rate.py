@@ -307,3 +307,23 @@ def test_the_modes_of_a_rate_scheduler_are_those_that_occur(delay, alternation):
     scheduler = RateScheduler(4, delay, alternation)
     seen = {tuple(bool(rate) for rate in scheduler(step)) for step in range(40)}
     assert seen == set(scheduler.modes)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        WarmupAndSchedule(keras.optimizers.schedules.PolynomialDecay(0.0, 10, 1.0), 5),
+        WarmupAndDrops(1e-40, 5, 0, (1,), 1e10),
+        WarmupAndDrops(1.0, 5, 0, (1,), 1e-40),
+        ManualDrop(1e-30, 5, drop=1, drop_step=2, drop_factor=1e-20),
+        ManualDrop(0.0, 5),
+        WarmupAndSchedule(1e-40, 5),
+    ],
+    ids=["polynomial from 0", "drops from 0", "drops to 0", "manual drop to 0", "manual 0", "constant 0"],
+)
+def test_a_loss_rests_where_its_factor_vanishes_in_float32(schedule):
+    """At the start or at the end of its schedule."""
+    scheduler = RateScheduler(5, loss_rates=(schedule, 1.0))
+    seen = {tuple(bool(rate) for rate in scheduler(step)) for step in (0, 4, 5, 30)}
+    assert seen <= set(scheduler.modes)
+    assert (False, True) in scheduler.modes

@@ -318,8 +318,9 @@ def test_steps_that_layers_count_by_themselves_need_not_fit(source):
 
 def test_a_state_that_is_missing_names_those_that_are_there(source, tmp_path):
     there = rf"those that are there: last \(step {STEPS}, 8, {END}\), best \(step [0-9]+\), final \(step {END}\)"
-    with pytest.raises(RunError, match=rf"has no state of step 7; {there}"):
-        load_weights(build(), source, 7)
+    for step in (7, 0):  # 0 is a step, and not the absence of one.
+        with pytest.raises(RunError, match=rf"has no state of step {step}; {there}"):
+            load_weights(build(), source, step)
     shutil.copytree(source / "checkpoints" / "last", tmp_path / "run" / "checkpoints" / "last")
     shutil.copy(source / "config.yaml", tmp_path / "run")
     shutil.copy(source / "metrics.csv", tmp_path / "run")
@@ -355,6 +356,7 @@ def test_a_damaged_state_is_named(source, tmp_path, damage):
         with pytest.raises(RunError) as error:
             load_weights(model, path, state)
         assert "\n" not in str(error.value)
+        assert "--resume" not in str(error.value) or state == "final"  # That would be of the run that is started.
         assert str(file).partition(".index")[0].partition(".data")[0] in str(error.value)
         file.write_bytes(content)
     assert_same(weights(model), before)
@@ -449,6 +451,9 @@ def test_the_first_row_is_that_of_the_loaded_weights(source, started):
     final = MetricsFile(str(source / "metrics.csv")).rows()[-1]
     assert [row["step"] for row in rows] == [0, STEPS, 6]
     assert (rows[0]["J"], rows[0]["top1"]) == pytest.approx((final["J"], final["top1"]))
+    best = max(rows, key=lambda row: row["top1"])  # The first row counts as the others do.
+    status = run.RunDirectory(started[2]).status()
+    assert (status["best_step"], status["best_top1"]) == (best["step"], best["top1"])
     assert np.isnan(rows[0]["train_J"])
 
 
@@ -553,3 +558,10 @@ def test_other_optimizers_are_left_as_they_are(source):
     load_weights(model, source)
     assert [id(variable) for variable in model.optimizer.variables] == [id(variable) for variable in before]
     assert not any(slot.numpy().any() for slot in model.optimizer.inner_optimizers[1].variables if len(slot.shape))
+
+
+def test_describe_works_where_the_source_is_gone(tmp_path):
+    told = describe.describe(config(init_from=str(tmp_path / "gone"), checkpoints={"keep": 4}))
+    line = next(line for line in told.splitlines() if line.startswith("starts from"))
+    assert f"starts from {tmp_path / 'gone'}: weights; all must fit; not found now" in line
+    assert "checkpoints every_steps 4, keep 4" in told

@@ -92,11 +92,12 @@ def test_top_5_counts_logits_in_every_precision(rng, dtype):
     assert float(metric.result()) == pytest.approx(expected)
 
 
-def test_a_run_in_bfloat16_reports_top_5(tmp_path):
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "float64"])
+def test_a_run_in_every_precision_reports_top_5(tmp_path, precision):
     changes = {
         "epochs": 1,
         "max_steps": 2,
-        "runtime": {"precision": "mixed_bfloat16"},
+        "runtime": {"precision": precision},
         "logging": {"tensorboard": False},
     }
     result = run.train(configuration.parse(configuration.merge(BASE, changes)), tmp_path / "run")
