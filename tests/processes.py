@@ -36,6 +36,11 @@ class Command:
         return self._process.exitcode
 
     @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.exitcode is not None
+
+    @property
     def errors(self) -> str:
         """What the process has written to standard error so far."""
         return self._errors.read_text()

@@ -1,5 +1,6 @@
 """Each argument and method of a Keras optimizer, and each Keras callback that uses one: it works, or it is refused."""
 
+import functools
 import inspect
 
 import keras
@@ -52,6 +53,18 @@ def trained(optimizer, own, only=None):
     return {v.name: v.numpy() for v in own}
 
 
+@functools.cache
+def alone(kind, argument=None, only=None):
+    """Returns what an optimizer with this argument, or with a learning rate of 0.1, makes of the variables alone."""
+    return trained(kind(**options(argument)) if argument else kind(0.1), variables(), only)
+
+
+@functools.cache
+def other():
+    """Returns the backward kernel that SGD at a rate of 0.05 makes alone."""
+    return trained(SGD(0.05), variables(), only=("backward_kernel",))["backward_kernel"]
+
+
 def test_the_tables_know_every_argument():
     of_sgd = set(inspect.signature(SGD.__init__).parameters)
     assert {*WORKS, *REFUSED} == of_sgd - {"self", "momentum", "nesterov", "kwargs"}
@@ -62,23 +75,19 @@ def test_the_tables_know_every_argument():
 def test_an_argument_does_to_one_loss_what_it_does_to_a_model(kind, argument):
     """An optimizer inside moves the variables of its loss as it would alone; the other loss does not notice."""
     both = trained(MultiOptimizer([kind(**options(argument)), SGD(0.05)]), variables())
-    alone = {
-        **trained(kind(**options(argument)), variables(), only=("kernel", "bias")),
-        "backward_kernel": trained(SGD(0.05), variables(), only=("backward_kernel",))["backward_kernel"],
-    }
+    apart = {**alone(kind, argument, only=("kernel", "bias")), "backward_kernel": other()}
     for name, value in both.items():
-        np.testing.assert_allclose(value, alone[name], rtol=1e-6, err_msg=name)
-    plain = trained(kind(0.1), variables())
-    assert argument == "name" or np.abs(both["kernel"] - plain["kernel"]).max() > 1e-3
+        np.testing.assert_allclose(value, apart[name], rtol=1e-6, err_msg=name)
+    assert argument == "name" or np.abs(both["kernel"] - alone(kind)["kernel"]).max() > 1e-3
 
 
 @pytest.mark.parametrize("argument", WORKS)
 def test_noise_of_variance_zero_changes_no_argument(argument):
-    noisy, alone = (
+    noisy, plain = (
         trained(make(SGD(**options(argument))), variables()) for make in (lambda o: Noisy(o, 0.0), lambda o: o)
     )
     for name, value in noisy.items():
-        np.testing.assert_array_equal(value, alone[name])
+        np.testing.assert_array_equal(value, plain[name])
 
 
 @pytest.mark.parametrize("argument", REFUSED)
@@ -143,10 +152,10 @@ def test_gradients_without_variables_are_in_the_order_of_build():
 def test_exclusions_from_weight_decay_reach_both_optimizers():
     optimizer = MultiOptimizer([SGD(0.1, weight_decay=0.5), SGD(0.1, weight_decay=0.5)])
     optimizer.exclude_from_weight_decay(var_names=["bias", "backward"])
-    alone = [trained(SGD(0.1, weight_decay=decay), variables()) for decay in (0.5, None)]
+    apart = [trained(SGD(0.1, weight_decay=decay), variables()) for decay in (0.5, None)]
     found = trained(optimizer, variables())
     for name, value in found.items():
-        np.testing.assert_allclose(value, alone[name != "kernel"][name], rtol=1e-6)
+        np.testing.assert_allclose(value, apart[name != "kernel"][name], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -493,8 +502,8 @@ def test_an_argument_does_the_same_on_replicas_or_is_refused(argument):
         with pytest.raises(ValueError, match=f"`{argument}` must be None on several replicas"):
             fit(replicated, 1)
         return
-    alone = make()
-    for each in (alone, replicated):
+    single = make()
+    for each in (single, replicated):
         fit(each, 1)
-    for a, b in zip(alone.trainable_variables, replicated.trainable_variables, strict=True):
+    for a, b in zip(single.trainable_variables, replicated.trainable_variables, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

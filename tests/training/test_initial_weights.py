@@ -1,5 +1,7 @@
 """W(0): the rules that need it take it before the first training step, whatever was assigned or loaded until then."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -50,9 +52,15 @@ def forward(model):
     return [variable.numpy() for variable in model.trainable_variables]
 
 
+@functools.cache
+def backpropagation():
+    """Returns a compiled model without backward kernels; its optimizer keeps nothing from one step to the next."""
+    return compiled(network(None))
+
+
 def first_step_of_backpropagation(weights):
     """Returns the weights after one step of plain gradient descent from `weights`."""
-    model = compiled(network(None))
+    model = backpropagation()
     for variable, value in zip(model.trainable_variables, weights, strict=True):
         variable.assign(value)
     model.train_on_batch(*data())
@@ -68,9 +76,9 @@ def check_first_step(model, train=lambda model: model.train_on_batch(*data())):
     train(model)
     for found, right in zip(forward(model), expected, strict=True):
         assert_close(found, right)
-    backpropagation = first_step_of_backpropagation(forward(model))
+    plain = first_step_of_backpropagation(forward(model))
     train(model)
-    pairs = zip(forward(model), backpropagation, strict=True)
+    pairs = zip(forward(model), plain, strict=True)
     assert max(distance(found, other) for found, other in pairs) > 1e-6
 
 
@@ -196,9 +204,8 @@ def test_weights_of_before_the_first_step_open_w_0_again(name, how):
 def test_weights_assigned_by_a_callback_at_the_beginning_count():
     model = compiled(network(AlignZero()))
     begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: assign(model))
-    expected = network(None)
-    assign(expected)
-    expected = first_step_of_backpropagation(forward(expected))
+    assign(backpropagation())
+    expected = first_step_of_backpropagation(forward(backpropagation()))
     model.fit(*data(), batch_size=EXAMPLES, verbose=0, callbacks=[begin])
     for found, right in zip(forward(model), expected, strict=True):
         assert_close(found, right)

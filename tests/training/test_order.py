@@ -6,6 +6,8 @@ looked at, not a few runs.
 """
 
 import collections
+import functools
+import operator
 
 import keras
 import numpy as np
@@ -67,13 +69,25 @@ def unordered(graph):
     def inputs(name):
         return [each.lstrip("^").partition(":")[0] for each in nodes[name].input]
 
-    def ancestors(name):
-        seen, waiting = set(), [name]
+    numbers = {name: number for number, name in enumerate(nodes)}
+    ancestors = {}  # Of each node, as a set of bits.
+    for start in nodes:
+        waiting = [start]
         while waiting:
-            fresh = [each for each in inputs(waiting.pop()) if each in nodes and each not in seen]
-            seen.update(fresh)
-            waiting += fresh
-        return seen
+            name = waiting[-1]
+            before = [each for each in inputs(name) if each in nodes]
+            unknown = [each for each in before if each not in ancestors] if name not in ancestors else []
+            if unknown:
+                waiting += unknown
+                continue
+            waiting.pop()
+            if name not in ancestors:
+                ancestors[name] = functools.reduce(
+                    operator.or_, (ancestors[each] | 1 << numbers[each] for each in before), 0
+                )
+
+    def precedes(one, other):
+        return bool(ancestors[other] >> numbers[one] & 1)
 
     def variable(name):
         return variable(inputs(name)[0]) if nodes[name].op == "Identity" else name
@@ -86,11 +100,9 @@ def unordered(graph):
             uses[variable(handle)].append(node.name)
     pairs = []
     for names in uses.values():
-        before = {name: ancestors(name) for name in names}
         for update in (name for name in names if nodes[name].op in WRITES):
             others = [name for name in names if name != update]
-            pairs += [(update, other) for other in others if other not in before[update] | {update}
-                      and update not in before[other]]  # fmt: skip
+            pairs += [(update, other) for other in others if not (precedes(other, update) or precedes(update, other))]
     return pairs, sum(map(len, uses.values()))
 
 
