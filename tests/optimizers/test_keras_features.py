@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import two_replicas
 
 from neural_alignment import layers
 from neural_alignment.alignments import KolenPollack, Symmetric
@@ -484,7 +485,7 @@ def test_kolen_pollack_refuses_keras_own_list_of_optimizers():
 
 def test_loss_scaling_of_losses_in_turn_is_refused_on_replicas():
     refused = pytest.raises(ValueError, match="cannot be combined with a rate scheduler on several replicas")
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope(), refused:
+    with two_replicas().scope(), refused:
         model(pair(), policy="mixed_float16")
 
 
@@ -495,7 +496,7 @@ def test_an_argument_does_the_same_on_replicas_or_is_refused(argument):
     def make():
         return model(MultiOptimizer([SGD(**options(argument)), SGD(0.05)]))
 
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas()
     with strategy.scope():
         replicated = make()
     if argument in ("ema_overwrite_frequency", "gradient_accumulation_steps"):

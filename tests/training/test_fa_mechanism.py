@@ -11,7 +11,7 @@ import lives
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import distance
+from helpers import distance, two_replicas
 
 from neural_alignment import config as configuration
 from neural_alignment import data
@@ -412,9 +412,7 @@ def test_the_sum_over_the_batch_does_not_depend_on_how_it_is_cut(how, digits):
     )
     models = [built(whole, dataset)]
     if how == "replicas":
-        devices = [f"CPU:{number}" for number in range(2)]
-        strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
-        with strategy.scope():
+        with two_replicas().scope():
             models.append(built(parts, dataset))
     else:
         models.append(built(parts, dataset))

@@ -351,11 +351,21 @@ def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, t
     assert lives.differences(whole, tmp_path / "run") == []
 
 
+TOGETHER = {"runtime": {"steps_per_execution": 1000}, "checkpoints": {"every_steps": STEPS}}
+
+
+@pytest.fixture(scope="module")
+def whole_together(tmp_path_factory):
+    """A run that was left alone, with as many steps in one graph as possible."""
+    path = tmp_path_factory.mktemp("runs") / "together"
+    run.train(config(**TOGETHER), path)
+    return path
+
+
 @pytest.mark.parametrize(("seconds", "stops_at"), [(0.0, 1), (math.inf, STEPS)])
 def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_time_is_over(
-    monkeypatch, tmp_path, seconds, stops_at
+    monkeypatch, tmp_path, whole_together, seconds, stops_at
 ):
-    together = {"runtime": {"steps_per_execution": 1000}, "checkpoints": {"every_steps": STEPS}}
     original = stepping.Stepper.__call__
 
     def signalled(self, limit):
@@ -367,10 +377,9 @@ def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_ti
         patch.setattr(stepping.Stepper, "__call__", signalled)
         patch.setattr(distribution, "HEED_SIGNALS", seconds)
         with pytest.raises(Stopped, match=f"SIGTERM at step {stops_at}, which is saved"):
-            run.train(config(**together), tmp_path / "run")
-    run.train(config(**together), tmp_path / "whole")
-    run.train(config(**together), tmp_path / "run", resume=True)
-    assert lives.differences(tmp_path / "whole", tmp_path / "run") == []
+            run.train(config(**TOGETHER), tmp_path / "run")
+    run.train(config(**TOGETHER), tmp_path / "run", resume=True)
+    assert lives.differences(whole_together, tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("signalled", [True, False])
