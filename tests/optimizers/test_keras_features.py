@@ -290,7 +290,6 @@ class Constant(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     ("callback", "kind", "policy"),
     [
-        ("scheduler", AlignedModel, "float32"),
         ("scheduler", AlignedModel, "mixed_float16"),
         ("scheduler", keras.Model, "float32"),
         ("plateau", AlignedModel, "float32"),
@@ -317,7 +316,6 @@ def test_learning_rate_callbacks_set_j_s_rate_only(callback, kind, policy):
     [
         (AlignedModel, (True, True)),
         (AlignedModel, (True, False)),
-        (keras.Model, (True, True)),
         (keras.Model, (False, True)),
     ],
 )
@@ -342,8 +340,11 @@ def test_fit_ends_at_the_moving_averages(kind, averaging):
         assert not averaged or np.abs(v.numpy() - last.numpy()).max() > 1e-4
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: Noisy(o, 0.0)], ids=["plain", "noisy"])
+@pytest.mark.parametrize(
+    ("wrap", "policy"),
+    [(lambda o: o, "mixed_float16"), (lambda o: Noisy(o, 0.0), "float32")],
+    ids=["plain, scaled loss", "noisy"],
+)
 def test_swapped_weights_are_the_averages_and_come_back(wrap, policy):
     inner = [wrap(SGD(rate, use_ema=True, ema_momentum=0.6)) for rate in (0.1, 0.05)]
     built = model(MultiOptimizer(inner), policy=policy)
@@ -454,7 +455,7 @@ def test_w_and_b_of_kolen_pollack_are_not_moved_apart(kind, optimizer):
 @pytest.mark.parametrize("optimizer", TOGETHER)
 @pytest.mark.parametrize("kind", [AlignedModel, keras.Model], ids=["aligned", "keras"])
 def test_w_and_b_of_kolen_pollack_may_be_moved_by_one_optimizer(kind, optimizer):
-    fit(model(TOGETHER[optimizer](), kind, rule=KolenPollack(decay=0.1)))
+    fit(model(TOGETHER[optimizer](), kind, rule=KolenPollack(decay=0.1)), epochs=1)
 
 
 def test_equal_loss_rates_bring_w_and_b_of_kolen_pollack_together():

@@ -187,8 +187,10 @@ AGAIN = {
 }
 
 
-@pytest.mark.parametrize("how", AGAIN)
-@every_mechanism
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("align_prop", "fit"), ("align_zero", "fit"), ("align_prop", "a custom loop"), ("align_zero", "a custom step")],
+)
 def test_weights_of_before_the_first_step_open_w_0_again(name, how):
     """Loading them undoes the training, and weights that are assigned afterwards are W(0)."""
     kind, training = AGAIN[how]
@@ -321,8 +323,10 @@ def keras_model(subclassed):
 class TestOutsideOfAnAlignedModel:
     """Align-prop in a plain Keras model: each layer takes W(0) in its first backward pass."""
 
-    @pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
-    @pytest.mark.parametrize("subclassed", [False, "with training", "without training"])
+    @pytest.mark.parametrize(
+        ("subclassed", "policy"),
+        [(False, "mixed_bfloat16"), ("with training", "float64"), ("without training", "mixed_bfloat16")],
+    )
     def test_b_is_w_at_the_first_training_step(self, subclassed, policy):
         """Keras passes no `training` to the layers of a class whose `call` has no such argument."""
         keras.config.set_dtype_policy(policy)
