@@ -42,7 +42,6 @@ def optimised_graphs(rule, replicas, plain=False):
         inputs = keras.Input((6, 6, 2))
         x = layers.Conv2D(4, 3, alignment=rule, alignment_activation="relu", name="conv")(inputs)
         x = keras.layers.Flatten()(keras.layers.ReLU()(keras.layers.BatchNormalization()(x)))
-        x = layers.Dense(5, activation="relu", alignment=rule, name="hidden")(x)
         outputs = layers.Dense(3, alignment=rule, name="dense")(x)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if plain:
