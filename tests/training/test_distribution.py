@@ -108,11 +108,11 @@ def plainly_optimized():
     return train(1, RULES["symmetric"])[0]
 
 
-PARTS = ("weight_mirror", "WM", "WM+AD", "information")
-"""Rules that are parts of WM+AD+OPS and IA. WM trains with every schedule below, information in minibatches."""
+ELSEWHERE = ("weight_mirror", "WM", "WM+AD", "WM+AD+OPS", "information")
+"""Rules of other tests: WM trains with every schedule, WM+AD+OPS on four replicas, information in minibatches."""
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in PARTS])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ELSEWHERE])
 def test_two_replicas_train_as_one_does(float64, rule):
     """J and R in turn, where they can."""
     agree(RULES[rule], 2, scheduler=RateScheduler(2, alternation=1) if rule in TURNS else None)
