@@ -4,7 +4,6 @@ import csv
 import json
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 from processes import Command
@@ -17,8 +16,6 @@ from neural_alignment.search.records import Ending, Trial
 from neural_alignment.search.spaces import Space
 from neural_alignment.training import lock
 from neural_alignment.training import run as training
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
