@@ -128,6 +128,17 @@ def finite_difference(function: Any, at: Array, epsilon: float = 1e-6) -> Array:
     return gradient
 
 
+def two_replicas() -> Any:
+    """Returns the strategy of a run on two parts of the CPU.
+
+    Two of `tf.distribute.MirroredStrategy` alone share the keys of their collective operations in one process.
+    """
+    from neural_alignment.config import Runtime
+    from neural_alignment.training import distribution
+
+    return distribution.create(Runtime(strategy="mirrored", replicas=2)).strategy
+
+
 def relu(x: Array) -> Array:
     """Returns max(x, 0)."""
     return np.maximum(x, 0.0)

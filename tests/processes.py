@@ -20,13 +20,23 @@ class Command:
         environment: variables that differ from those of this process.
         errors: the file that standard error goes to.
         before: code that the process runs first.
+        output: the file that standard output goes to.
     """
 
-    def __init__(self, arguments: list[str], environment: dict[str, str], errors: Path, before: str = ""):
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        errors: Path,
+        before: str = "",
+        output: str | Path = os.devnull,
+    ):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         self._errors = errors
-        self._process: Any = context.Process(target=_run, args=(arguments, environment, str(errors), before))
+        self._process: Any = context.Process(
+            target=_run, args=(arguments, environment, str(output), str(errors), before)
+        )
         self._process.start()
 
     def wait(self, seconds: float) -> int:
@@ -34,6 +44,11 @@ class Command:
         self._process.join(seconds)
         assert self._process.exitcode is not None, f"it has not ended after {seconds} seconds"
         return self._process.exitcode
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.exitcode is not None
 
     @property
     def errors(self) -> str:
@@ -45,9 +60,9 @@ class Command:
         self._process.kill()
 
 
-def _run(arguments: list[str], environment: dict[str, str], errors: str, before: str) -> None:
+def _run(arguments: list[str], environment: dict[str, str], output: str, errors: str, before: str) -> None:
     os.environ.update(environment)
-    for stream, path in ((1, os.devnull), (2, errors)):
+    for stream, path in ((1, output), (2, errors)):
         target = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(target, stream)
     exec(before, {})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, assert_differs
 
-from benchmarks import common, contenders, growth, input_pipeline, moments, peer, run
+from benchmarks import common, contenders, growth, input_pipeline, memory, moments, peer, run
 
 FACTS = {"machine": {"processor": "x"}, "versions": {}, "sizes": {"case": {"rounds": 3}}, "source": "0"}
 
@@ -245,9 +245,29 @@ def results(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
+@pytest.fixture
+def here(results, monkeypatch):
+    """Returns a function that measures and reports a benchmark in this process, which has TensorFlow already."""
+    import keras
+
+    monkeypatch.setattr(keras.backend, "clear_session", lambda: None)  # Other tests share this process.
+
+    def measure(name):
+        assert run.main(["--small", "--measure", name, "--results", str(results)]) == 0
+        assert run.main(["--small", "--report-only", "--results", str(results), name]) == 0
+
+    return measure
+
+
 @pytest.mark.parametrize("name", ["step_time", "memory", "first_step", "growth", "wide"])
-def test_a_benchmark_runs_whole(results, name):
-    assert run.main(["--small", "--results", str(results), name]) == 0
+def test_a_benchmark_runs_whole(results, here, monkeypatch, name):
+    in_a_process = memory._in_a_process
+
+    def one_of_two(contender, size):
+        return (memory.peak if contender == memory.RULE else in_a_process)(contender, size)
+
+    monkeypatch.setattr(memory, "_in_a_process", one_of_two)
+    here(name)
     benchmark = run.load(name)
     sizes = json.loads((results / f"{name}.json").read_text())["sizes"]
     assert sizes == json.loads(json.dumps(benchmark.small))
@@ -308,7 +328,7 @@ def test_a_rule_that_grows_faster_misses_its_limit(results, capsys):
     assert missed == "exponent of fc, width, symmetric: 1.600, at most 1.550\n"
 
 
-def test_the_pipeline_is_measured_on_records(results, tmp_path, monkeypatch, rng):
+def test_the_pipeline_is_measured_on_records(results, here, tmp_path, monkeypatch, rng):
     import tensorflow as tf
 
     def record():
@@ -323,7 +343,7 @@ def test_the_pipeline_is_measured_on_records(results, tmp_path, monkeypatch, rng
             for _ in range(12):
                 writer.write(record())
     monkeypatch.setenv(input_pipeline.FOLDER, str(tmp_path))
-    assert run.main(["--small", "--results", str(results), "input_pipeline"]) == 0
+    here("input_pipeline")
     assert len(common.Samples(results, "input_pipeline").values("training", "run", "wait")) == 1
 
 

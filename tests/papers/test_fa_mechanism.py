@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -430,6 +431,7 @@ def folder(tmp_path_factory):
     return place
 
 
+@functools.cache
 def made(name, folder):
     item = find(commands.ITEMS, "figure", name)
     cells = [small(cell) for cell in item.cells["lab"]]

@@ -5,14 +5,13 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import Command
 
 from neural_alignment import cli
 from neural_alignment.errors import RunError, Stopped
@@ -21,8 +20,6 @@ from neural_alignment.papers.output import Product, Spread, markdown, new_figure
 from neural_alignment.papers.plans import Cell, Estimates, Screen, carry_out, unique, waiting
 from neural_alignment.papers.registry import Item
 from neural_alignment.papers.two_routes import tables
-
-ROOT = Path(__file__).parent.parent.parent
 
 CONFIG = """
 epochs: 2
@@ -115,16 +112,18 @@ def test_a_second_process_is_refused_and_names_lead_nowhere_else(tmp_path, confi
         train([cell("backprop", name="../elsewhere")], tmp_path, configs)
 
 
+HANGS = 300
+"""Seconds after which a process that was killed is taken to hang."""
 LONG = ["epochs=60", "evaluation.every_epochs=20"]
 
 SCRIPT = """
 import sys
 from neural_alignment.papers.plans import Cell, Estimates, Screen, carry_out, unique
-folder, configs, *overrides = sys.argv[1:]
-if __name__ == "__main__":
-    runs = unique([Cell("plain.yaml", "fc/long", {}, tuple(overrides), (0, 1))])
-    carry_out(runs, folder + "/runs", configs, 2, Estimates(folder + "/s.csv", ""), Screen(print, print))
+runs = unique([Cell("plain.yaml", "fc/long", {{}}, {overrides}, (0, 1))])
+carry_out(runs, {folder!r} + "/runs", {configs!r}, 2, Estimates({folder!r} + "/s.csv", ""), Screen(print, print))
+sys.exit()
 """
+"""What a process does in place of a command."""
 
 
 def rows(tmp_path, seed):
@@ -134,12 +133,13 @@ def rows(tmp_path, seed):
 
 def killed(tmp_path, configs):
     """Starts a plan of two runs in a process of its own, and kills it once a run has written a row."""
-    (tmp_path / "plan.py").write_text(SCRIPT)
-    command = [sys.executable, tmp_path / "plan.py", tmp_path, configs, *LONG]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not any(rows(tmp_path, seed) for seed in (0, 1)):
-            threading.Event().wait(0.02)
-        process.kill()
+    script = SCRIPT.format(overrides=tuple(LONG), folder=str(tmp_path), configs=configs)
+    process = Command([], {}, tmp_path / "errors.txt", script)
+    while not process.ended and not any(rows(tmp_path, seed) for seed in (0, 1)):
+        threading.Event().wait(0.02)
+    process.kill()
+    process.wait(HANGS)
+    assert any(rows(tmp_path, seed) for seed in (0, 1)), process.errors
 
 
 def test_a_plan_that_was_killed_goes_on_and_a_signal_stops_it_in_order(tmp_path, configs, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import math
 import os
@@ -204,6 +205,7 @@ def folder(tmp_path_factory):
     return place
 
 
+@functools.cache
 def made(kind, name, folder):
     item = find(commands.ITEMS, kind, f"wide_networks/{name}")
     return item.make(Source("lab", str(folder), CONFIGS, str(folder), [small(cell) for cell in item.cells["lab"]]))

@@ -7,13 +7,12 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 import textwrap
 import threading
 from pathlib import Path
 
 import pytest
+from processes import Command
 
 from neural_alignment import config as configuration
 from neural_alignment.data import sources
@@ -25,6 +24,8 @@ from neural_alignment.training import lock
 from neural_alignment.training.run import RunDirectory
 
 ROOT = Path(__file__).parent.parent.parent
+HANGS = 300
+"""Seconds after which a process that should have ended is taken to hang."""
 
 
 def awaited(what, process=None):
@@ -61,7 +62,7 @@ class TestProcesses:
     def test_trials_run_side_by_side_and_one_that_is_killed_has_failed(self, tmp_path, plan_file, children, lines):
         """Two at a time; one trial would never end, and is killed as by a machine without memory."""
         text = MIXED.replace("epochs: 1\n", "").replace("[0.02, 1.0e+30]", "[0.02, 0.03]")
-        plan = plans.load(plan_file(text), trials=3)
+        plan = plans.load(plan_file(text), trials=2)
         path = tmp_path / "found"
         base = ["epochs=1000000"]
         endless = threading.Event()
@@ -94,7 +95,7 @@ class TestProcesses:
             else:
                 assert (each.state, each.reason) == ("failed", "its process was killed by SIGKILL")
         assert [each.state for each in trials].count("failed") == 1
-        assert said[0].startswith("3 trials of random, 2 at a time")
+        assert said[0].startswith("2 trials of random, 2 at a time")
 
     def test_children_see_the_same_numbers_as_this_process(self, tmp_path, plan_file, children):
         plan = plans.load(plan_file(MIXED), trials=2)
@@ -111,14 +112,14 @@ class TestProcesses:
         """Its children are alive when it is killed, and may still be when the next search begins their trials."""
         path = tmp_path / "found"
         plan_path = plan_file(MIXED.replace("[7, 1000000]", "[60, 70]").replace("[0.02, 1.0e+30]", "[0.02, 0.03]"))
-        words = [sys.executable, "-m", "neural_alignment.cli", "search", plan_path, "--search-dir", str(path)]
-        words += ["--workers", "2", "--trials", "2", "--epochs", "60"]
+        words = ["search", plan_path, "--search-dir", str(path), "--workers", "2", "--trials", "2", "--epochs", "60"]
         metrics = [path / "trials" / name / "metrics.csv" for name in ("0001", "0002")]
-        with subprocess.Popen(words, stdout=subprocess.DEVNULL, cwd=tmp_path) as process:
-            awaited(lambda: all(each.exists() for each in metrics) or process.poll() is not None)
-            process.kill()
-        again = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
-        assert again.returncode == 0, again.stderr
+        process = Command(words, {}, tmp_path / "errors.txt")
+        awaited(lambda: all(each.exists() for each in metrics) or process.ended)
+        process.kill()
+        process.wait(HANGS)
+        again = Command(words, {}, tmp_path / "errors_again.txt")
+        assert again.wait(HANGS) == 0, again.errors
         trials = lines(path / "trials.jsonl")
         assert {(row["number"], row["state"]) for row in trials} == {(1, "finished"), (2, "finished")}
         drawn = [row["number"] for row in lines(path / "proposals.jsonl")]
@@ -340,21 +341,21 @@ class TestSpark:
             engine._session.stop()
 
     def test_trials_run_on_executors_and_are_recorded(self, tmp_path, plan_file, spark, lines):
-        plan = plans.load(plan_file(MIXED), trials=3)
+        plan = plans.load(plan_file(MIXED), trials=2)
         trials, said = searched(plan, tmp_path / "found", spark)
         expected = {0.02: "finished", 1e30: "diverged"}
         assert [t.state for t in trials] == [expected[t.settings["optimization.forward.learning_rate"]] for t in trials]
         assert {t.state for t in trials} == {"finished", "diverged"}
-        assert [t.number for t in trials] == [1, 2, 3]
-        assert said[0] == "3 trials of random, 2 at a time"
+        assert [t.number for t in trials] == [1, 2]
+        assert said[0] == "2 trials of random, 2 at a time"
         for each in trials:
             status = RunDirectory(tmp_path / "found" / "trials" / f"{each.number:04d}").status()
             assert (status["state"], status.get("best_top1")) == (each.state, each.top1)
         # More trials: the others are not run again.
         (tmp_path / "found" / "trials" / "0001" / "model.keras").unlink(missing_ok=True)
-        more, _ = searched(plan.model_copy(update={"trials": 4}), tmp_path / "found", spark)
-        assert more[:3] == trials
-        assert len(more) == 4
+        more, _ = searched(plan.model_copy(update={"trials": 3}), tmp_path / "found", spark)
+        assert more[:2] == trials
+        assert len(more) == 3
         assert not (tmp_path / "found" / "trials" / "0001" / "model.keras").exists()
 
     def test_a_signal_stops_the_search_which_goes_on_and_bears_a_crash(self, tmp_path, plan_file, spark, lines):

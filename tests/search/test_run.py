@@ -2,13 +2,11 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import threading
 
 import pytest
+from processes import Command
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
@@ -18,8 +16,6 @@ from neural_alignment.search.records import Ending, Trial
 from neural_alignment.search.spaces import Space
 from neural_alignment.training import lock
 from neural_alignment.training import run as training
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -505,24 +501,21 @@ def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
     assert long[3]["learning_rate_J"] < 0.2 * short[2]["learning_rate_J"]
 
 
+HANGS = 300
+"""Seconds after which a process that was killed is taken to hang."""
+
+
 def test_a_search_that_is_killed_within_a_trial_goes_on_with_it(tmp_path, plan_file, said, lines):
     """A process of its own; its first trial has ended, and its last has not, when it is killed."""
     path = tmp_path / "found"
-    plan_path = plan_file()
-    arguments = [sys.executable, "-m", "neural_alignment.cli", "search", plan_path, "--search-dir", str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
-    process = subprocess.Popen(
-        [*arguments, "--epochs", "20", "--trials", "3"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-    )
-    first = next(line for line in process.stdout if line.startswith("trial 1,"))
-    process.send_signal(signal.SIGKILL)
-    rest = process.communicate()[0]
-    assert process.returncode == -signal.SIGKILL
-    done = len([line for line in (first + rest).splitlines() if line.startswith("trial ")])
+    plan_path, output = plan_file(), tmp_path / "output.txt"
+    arguments = ["search", plan_path, "--search-dir", str(path), "--epochs", "20", "--trials", "3"]
+    process = Command(arguments, {}, tmp_path / "errors.txt", output=output)
+    while not process.ended and not (output.exists() and "\ntrial 1," in output.read_text()):
+        threading.Event().wait(0.02)
+    process.kill()
+    assert process.wait(HANGS) == -signal.SIGKILL, process.errors
+    done = len([line for line in output.read_text().splitlines() if line.startswith("trial ")])
     # A line that was written when the process was killed may not have been said.
     assert len(lines(path / "trials.jsonl")) in (done, done + 1)
     assert done < 3

@@ -130,7 +130,7 @@ def change_one_byte(path, draw):
     path.write_bytes(content)
 
 
-DAMAGES = [(delete, 1), (empty, 1), (halve, 1), (garbage, 1), (change_one_byte, 4)]
+DAMAGES = [(delete, 1), (empty, 1), (halve, 1), (garbage, 1), (change_one_byte, 2)]
 """A damage, and how often it is drawn."""
 
 

@@ -6,6 +6,8 @@ looked at, not a few runs.
 """
 
 import collections
+import functools
+import operator
 
 import keras
 import numpy as np
@@ -28,6 +30,8 @@ RULES = {
     "WM": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM"]},
     "IA": {**RULE_CONFIGS["information"], **TABLE_5["IA"]},
 }
+PARTS = ("weight_mirror", "information")
+"""Rules that are parts of WM and IA."""
 RULES |= {f"{name}, W too": {**RULES[name], "update_forward": True} for name in ("WM", "IA", "symmetric", "activation")}
 
 
@@ -38,7 +42,6 @@ def optimised_graphs(rule, replicas, plain=False):
         inputs = keras.Input((6, 6, 2))
         x = layers.Conv2D(4, 3, alignment=rule, alignment_activation="relu", name="conv")(inputs)
         x = keras.layers.Flatten()(keras.layers.ReLU()(keras.layers.BatchNormalization()(x)))
-        x = layers.Dense(5, activation="relu", alignment=rule, name="hidden")(x)
         outputs = layers.Dense(3, alignment=rule, name="dense")(x)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if plain:
@@ -67,13 +70,25 @@ def unordered(graph):
     def inputs(name):
         return [each.lstrip("^").partition(":")[0] for each in nodes[name].input]
 
-    def ancestors(name):
-        seen, waiting = set(), [name]
+    numbers = {name: number for number, name in enumerate(nodes)}
+    ancestors = {}  # Of each node, as a set of bits.
+    for start in nodes:
+        waiting = [start]
         while waiting:
-            fresh = [each for each in inputs(waiting.pop()) if each in nodes and each not in seen]
-            seen.update(fresh)
-            waiting += fresh
-        return seen
+            name = waiting[-1]
+            before = [each for each in inputs(name) if each in nodes]
+            unknown = [each for each in before if each not in ancestors] if name not in ancestors else []
+            if unknown:
+                waiting += unknown
+                continue
+            waiting.pop()
+            if name not in ancestors:
+                ancestors[name] = functools.reduce(
+                    operator.or_, (ancestors[each] | 1 << numbers[each] for each in before), 0
+                )
+
+    def precedes(one, other):
+        return bool(ancestors[other] >> numbers[one] & 1)
 
     def variable(name):
         return variable(inputs(name)[0]) if nodes[name].op == "Identity" else name
@@ -86,11 +101,9 @@ def unordered(graph):
             uses[variable(handle)].append(node.name)
     pairs = []
     for names in uses.values():
-        before = {name: ancestors(name) for name in names}
         for update in (name for name in names if nodes[name].op in WRITES):
             others = [name for name in names if name != update]
-            pairs += [(update, other) for other in others if other not in before[update] | {update}
-                      and update not in before[other]]  # fmt: skip
+            pairs += [(update, other) for other in others if not (precedes(other, update) or precedes(update, other))]
     return pairs, sum(map(len, uses.values()))
 
 
@@ -101,7 +114,10 @@ def rule_of(name):
 
 @pytest.mark.parametrize(
     ("name", "replicas"),
-    [*((name, 1) for name in RULES), *((name, 2) for name in ("symmetric", "IA", "kolen_pollack", "WM, W too"))],
+    [
+        *((name, 1) for name in RULES if name not in PARTS),
+        *((name, 2) for name in ("symmetric", "IA", "kolen_pollack", "WM, W too")),
+    ],
 )
 def test_no_variable_is_moved_while_it_is_read(name, replicas):
     found = [unordered(graph) for graph in optimised_graphs(rule_of(name), replicas)]
@@ -109,8 +125,7 @@ def test_no_variable_is_moved_while_it_is_read(name, replicas):
     assert [pair for pairs, _ in found for pair in pairs] == []
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("name", ["WM", "symmetric", "kolen_pollack"])
+@pytest.mark.parametrize(("name", "replicas"), [("WM", 2), ("symmetric", 1), ("kolen_pollack", 2)])
 def test_nor_in_a_plain_keras_model(name, replicas):
     found = [unordered(graph) for graph in optimised_graphs(rule_of(name), replicas, plain=True)]
     assert sum(count for _, count in found) > 20

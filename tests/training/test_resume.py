@@ -15,6 +15,7 @@ import lives
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import Command
 
 from neural_alignment import config as configuration
 from neural_alignment.data import InMemory
@@ -189,8 +190,9 @@ def leave_parts(last):
     (last.parent.parent / "model.partial.keras").write_text("half")
 
 
-@pytest.mark.parametrize("leave", [leave_data, leave_index, leave_parts])
-@pytest.mark.parametrize("first", [True, False], ids=["the first save", "a later save"])
+@pytest.mark.parametrize(
+    ("leave", "first"), [(leave_data, True), (leave_index, True), (leave_index, False), (leave_parts, False)]
+)
 def test_what_a_killed_save_leaves_neither_confuses_nor_piles_up(killed, tmp_path, whole, leave, first):
     path = tmp_path / "run"
     killed(2 if first else 8, path)
@@ -309,7 +311,7 @@ WHEN = {
 
 
 @pytest.mark.parametrize(
-    ("when", "number"), [*((when, signal.SIGTERM) for when in WHEN), ("evaluating", signal.SIGINT)]
+    ("when", "number"), zip(WHEN, [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)
 )
 def test_a_signal_saves_ends_at_once_and_the_run_goes_on(monkeypatch, tmp_path, whole, when, number):
     (owner, name), step, begun = WHEN[when]
@@ -349,11 +351,21 @@ def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, t
     assert lives.differences(whole, tmp_path / "run") == []
 
 
+TOGETHER = {"runtime": {"steps_per_execution": 1000}, "checkpoints": {"every_steps": STEPS}}
+
+
+@pytest.fixture(scope="module")
+def whole_together(tmp_path_factory):
+    """A run that was left alone, with as many steps in one graph as possible."""
+    path = tmp_path_factory.mktemp("runs") / "together"
+    run.train(config(**TOGETHER), path)
+    return path
+
+
 @pytest.mark.parametrize(("seconds", "stops_at"), [(0.0, 1), (math.inf, STEPS)])
 def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_time_is_over(
-    monkeypatch, tmp_path, seconds, stops_at
+    monkeypatch, tmp_path, whole_together, seconds, stops_at
 ):
-    together = {"runtime": {"steps_per_execution": 1000}, "checkpoints": {"every_steps": STEPS}}
     original = stepping.Stepper.__call__
 
     def signalled(self, limit):
@@ -365,10 +377,9 @@ def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_ti
         patch.setattr(stepping.Stepper, "__call__", signalled)
         patch.setattr(distribution, "HEED_SIGNALS", seconds)
         with pytest.raises(Stopped, match=f"SIGTERM at step {stops_at}, which is saved"):
-            run.train(config(**together), tmp_path / "run")
-    run.train(config(**together), tmp_path / "whole")
-    run.train(config(**together), tmp_path / "run", resume=True)
-    assert lives.differences(tmp_path / "whole", tmp_path / "run") == []
+            run.train(config(**TOGETHER), tmp_path / "run")
+    run.train(config(**TOGETHER), tmp_path / "run", resume=True)
+    assert lives.differences(whole_together, tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("signalled", [True, False])
@@ -394,10 +405,19 @@ def test_a_signal_that_is_swallowed_where_a_graph_is_made_ends_the_run_all_the_s
     assert lives.differences(whole, tmp_path / "run") == []
 
 
+def command(folder, before):
+    """Returns `train` of the quick start in another process, which runs some code first."""
+    arguments = ["train", str(ROOT / "configs" / "quickstart.yaml"), "--run-dir", str(folder / "run")]
+    return Command(arguments, {}, folder / "errors.txt", before)
+
+
+HANGS = 300
+"""Seconds after which a process that should have ended is taken to hang."""
+
+
 def test_who_is_told_to_stop_does_not_wait_for_the_graph_of_a_step(tmp_path):
-    code = f"""
-import os, signal, sys, threading
-from neural_alignment import cli
+    before = """
+import os, signal, threading
 from neural_alignment.training import model, run
 
 def signalled(self, stop, listeners):
@@ -407,20 +427,19 @@ def signalled(self, stop, listeners):
 
 model.Execution.trace = lambda *_: threading.Event().wait()  # Never done.
 run._Training._measure = signalled
-sys.argv[1:] = ["train", {str(ROOT / "configs" / "quickstart.yaml")!r}, "--run-dir", {str(tmp_path / "run")!r}]
-cli.main()
 """
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("stopped: SIGTERM at step 0")
+    process = command(tmp_path, before)
+    try:
+        assert process.wait(HANGS) == 1
+    finally:
+        process.kill()
+    assert process.errors.splitlines()[-1].startswith("stopped: SIGTERM at step 0")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path):
-    code = f"""
+    before = """
 import os, signal, sys
-from neural_alignment import cli
 from neural_alignment.training import run, stepping
 step, save = stepping.Stepper.__call__, run._Training.save
 
@@ -431,15 +450,13 @@ def during(*arguments):
 
 def saving(self, *arguments):
     if self.step == 1:
-        print("saving", flush=True)
+        print("saving", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
-        print("still there", flush=True)
+        print("still there", file=sys.stderr, flush=True)
     save(self, *arguments)
 
 stepping.Stepper.__call__, run._Training.save = during, saving
-sys.argv[1:] = ["train", {str(ROOT / "configs" / "quickstart.yaml")!r}, "--run-dir", {str(tmp_path / "run")!r}]
-cli.main()
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == -signal.SIGTERM
-    assert result.stdout.splitlines()[-1] == "saving"
+    process = command(tmp_path, before)
+    assert process.wait(HANGS) == -signal.SIGTERM
+    assert process.errors.splitlines()[-1] == "saving"
