@@ -11,13 +11,17 @@ RULES := backprop feedback sign_symmetry weight_mirror information symmetric act
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test lint resume-test bench peer mnist-table clean
+.PHONY: quickstart test test-exhaustive lint resume-test bench peer mnist-table clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+# Tests of killed processes, and every member of a kind of which `make test` tries some: some five minutes.
+test-exhaustive: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m exhaustive
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -288,7 +288,8 @@ class Checkpoints(Options):
     """Save between evaluations when this much time has passed; 0 for at evaluations alone."""
     every_steps: PositiveInt | None = None
     """Save after this many global steps as well."""
-    keep: Annotated[int, Field(gt=0, le=1000)] = 1
+    # Left out where it is the default, so that files of earlier runs are written as they were.
+    keep: Annotated[int, Field(gt=0, le=1000, exclude_if=lambda count: count == 1)] = 1
     """Number of last states to keep; `train --resume-from STEP` goes back to one of them."""
     keep_best: bool = True
     """Keep the state of the best validation top-1 beside the last ones."""

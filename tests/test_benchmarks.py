@@ -259,7 +259,11 @@ def here(results, monkeypatch):
     return measure
 
 
-@pytest.mark.parametrize("name", ["step_time", "memory", "first_step", "growth", "wide"])
+OTHERS = ("memory", "first_step", "growth", "wide")
+"""Benchmarks that are run like the first one."""
+
+
+@pytest.mark.parametrize("name", ["step_time", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in OTHERS)])
 def test_a_benchmark_runs_whole(results, here, monkeypatch, name):
     in_a_process = memory._in_a_process
 

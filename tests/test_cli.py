@@ -301,7 +301,9 @@ def test_files_that_are_not_there_are_told(run, command):
     assert len(error.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["kolen_pollack", "weight_mirror_adam_ops"])
+@pytest.mark.parametrize(
+    "name", ["kolen_pollack", pytest.param("weight_mirror_adam_ops", marks=pytest.mark.exhaustive)]
+)
 def test_smoke_of_a_configuration_of_the_paper(run, name):
     code, output, error = run("train", ROOT / "configs" / "two_routes" / "resnet18" / f"{name}.yaml", "--smoke")
     assert code == 0, error

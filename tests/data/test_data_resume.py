@@ -99,7 +99,7 @@ def load(pattern, files, shuffle=True, batch_size=BATCH, **options):
     )
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_resuming_reads_at_most_one_window_again(shards, files, tools, monkeypatch, shuffle):
     """What comes before is overwritten, and a record is kept of what is read."""
     monkeypatch.setattr(records, "BLOCK_RECORDS", 4)

@@ -142,6 +142,7 @@ def killed(tmp_path, configs):
     assert any(rows(tmp_path, seed) for seed in (0, 1)), process.errors
 
 
+@pytest.mark.exhaustive
 def test_a_plan_that_was_killed_goes_on_and_a_signal_stops_it_in_order(tmp_path, configs, monkeypatch):
     killed(tmp_path, configs)
     long = cell("long", *LONG, seeds=(0, 1), name="fc/long")

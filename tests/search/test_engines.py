@@ -106,6 +106,7 @@ class TestProcesses:
         for here, there in zip(ours, theirs, strict=True):
             assert here.top1 == pytest.approx(there.top1, abs=0.01) if here.top1 else there.top1 is None
 
+    @pytest.mark.exhaustive
     def test_a_killed_search_is_gone_on_with_at_once_and_no_trial_has_failed(
         self, tmp_path, plan_file, children, lines
     ):
@@ -358,6 +359,7 @@ class TestSpark:
         assert len(more) == 3
         assert not (tmp_path / "found" / "trials" / "0001" / "model.keras").exists()
 
+    @pytest.mark.exhaustive
     def test_a_signal_stops_the_search_which_goes_on_and_bears_a_crash(self, tmp_path, plan_file, spark, lines):
         """One trial that would never end: stopped with its search, begun again by the next one, and killed there."""
         text = MIXED.replace("epochs: 1\n", "").replace("[7, 1000000]", "[900000, 1000000]")

@@ -505,6 +505,7 @@ HANGS = 300
 """Seconds after which a process that was killed is taken to hang."""
 
 
+@pytest.mark.exhaustive
 def test_a_search_that_is_killed_within_a_trial_goes_on_with_it(tmp_path, plan_file, said, lines):
     """A process of its own; its first trial has ended, and its last has not, when it is killed."""
     path = tmp_path / "found"

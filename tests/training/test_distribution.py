@@ -112,7 +112,17 @@ ELSEWHERE = ("weight_mirror", "WM", "WM+AD", "WM+AD+OPS", "information")
 """Rules of other tests: WM trains with every schedule, WM+AD+OPS on four replicas, information in minibatches."""
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ELSEWHERE])
+FIRST = ("symmetric", "IA", "kolen_pollack", "align_ada", "dfa")
+"""A rule of each kind: of kernels, of signals, with one optimizer, with a frozen network, with errors of its own."""
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *FIRST,
+        *(pytest.param(r, marks=pytest.mark.exhaustive) for r in RULES if r not in ELSEWHERE and r not in FIRST),
+    ],
+)
 def test_two_replicas_train_as_one_does(float64, rule):
     """J and R in turn, where they can."""
     agree(RULES[rule], 2, scheduler=RateScheduler(2, alternation=1) if rule in TURNS else None)
@@ -134,7 +144,13 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        pytest.param(name, marks=pytest.mark.exhaustive) if name.startswith(("alternation with m", "several")) else name
+        for name in SCHEDULES
+    ],
+)
 def test_every_schedule_trains_on_two_replicas_as_on_one(float64, schedule):
     agree(RULES["WM"], 2, **SCHEDULES[schedule])
 
@@ -457,6 +473,7 @@ checkpoints.Checkpoints.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_is_killed_leaves_no_other_waiting(tmp_path):
     """At the save of step 0: the chief has a state of its own by then, and waits in the sum over the gradients."""
     (chief, [line]), (other, _) = two_workers(tmp_path, ("", KILLED))

@@ -56,6 +56,7 @@ def whole(tmp_path_factory):
     return path
 
 
+@pytest.mark.exhaustive
 def test_a_run_killed_by_sigkill_goes_on_bit_for_bit():
     # `make resume-test` does this with 20 kills of each kind.
     kinds = ["alternating with delay", "noisy updates"]
