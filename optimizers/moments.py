@@ -31,7 +31,14 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         ValueError: if an argument is out of its range.
     """
 
-    def __init__(self, learning_rate: Any, beta_1: float, beta_2: float, epsilon: float, **kwargs: Any):
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-9,
+        **kwargs: Any,
+    ):
         for name, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"`{name}` must be in [0, 1). Received {beta!r}. Example: {name}=0.9.")

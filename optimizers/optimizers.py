@@ -113,7 +113,7 @@ class MultiOptimizer(Wrapper):
         """
         if self.built:
             return
-        variables = list({id(variable): variable for variable in variables}.values())
+        variables = _unique(variables)
         self._check_tied(variables)
         self._check_moved_by_both(variables)
         for optimizer, own in zip(self.inner_optimizers, self.shares(variables), strict=True):
@@ -280,7 +280,7 @@ class MultiOptimizer(Wrapper):
     def _apply_all(self, updates: list[_Update]) -> None:
         """Runs every optimizer on the gradients of its loss."""
         if len(self.inner_optimizers) == 1:
-            _run(self.inner_optimizers[0], _summed(updates))
+            _run(self.inner_optimizers[0], updates)
             return
         for loss, optimizer in enumerate(self.inner_optimizers):
             _run(optimizer, [each for each in updates if each.loss == loss])
@@ -333,16 +333,30 @@ def _is_moved_by_both(variable: Any) -> bool:
 def _run(optimizer: keras.optimizers.Optimizer, updates: list[_Update]) -> None:
     """Applies gradients to variables, where there are any."""
     if updates:
-        optimizer.apply([each.gradient for each in updates], [each.variable for each in updates])
+        optimizer.apply(*summed([each.gradient for each in updates], [each.variable for each in updates]))
 
 
-def _summed(updates: list[_Update]) -> list[_Update]:
-    """Adds the gradients of J and R to one variable: an optimizer must see each variable once in a step."""
-    sums: dict[int, _Update] = {}
-    for each in updates:
-        known = sums.get(id(each.variable))
-        sums[id(each.variable)] = each if known is None else known._replace(gradient=known.gradient + each.gradient)
-    return list(sums.values())
+def summed(gradients: Sequence[Any], variables: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Adds the gradients of J and R to one variable, for an optimizer that must see each variable once in a step.
+
+    Args:
+        gradients: one per variable; none where a variable has no gradient.
+        variables: may have a variable twice.
+
+    Returns:
+        The gradients and the variables, each variable once.
+    """
+    sums: dict[int, Any] = {}
+    for gradient, variable in zip(gradients, variables, strict=True):
+        known = sums.get(id(variable))
+        sums[id(variable)] = gradient if known is None else known if gradient is None else known + gradient
+    unique = _unique(variables)
+    return [sums[id(variable)] for variable in unique], unique
+
+
+def _unique(variables: Sequence[Any]) -> list[Any]:
+    """Returns each variable once, in order."""
+    return list({id(variable): variable for variable in variables}.values())
 
 
 def _added_up(updates: list[_Update]) -> list[_Update]:

@@ -34,16 +34,6 @@ class RAdam(MomentOptimizer):
         ValueError: if an argument is out of its range.
     """
 
-    def __init__(
-        self,
-        learning_rate: Any = 1e-3,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-9,
-        **kwargs: Any,
-    ):
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
-
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Moves one variable."""
         index, steps = self._get_variable_index(variable), self.steps()

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule
+from optimizers.learning_rate import Schedule
 
 
 @keras.saving.register_keras_serializable(package="optimizers")

@@ -120,6 +120,18 @@ def _optimizers(config: Config) -> list[str]:
     return lines + ([f"turns       {', then '.join(turns)}"] if turns else [])
 
 
+def _reach(model: AlignedModel, config: Config) -> list[str]:
+    """Returns a line that says what R moves, and by which optimizer, where that is more than B."""
+    layers = [layer.name for layer in aligned_layers(model) if layer.alignment.moves_forward]
+    if not layers:
+        return []
+    plan = config.optimization
+    by = f"optimization.forward ({plan.forward.name}), by the sum of the gradients of J and R"
+    if plan.backward is not None:
+        by = f"optimization.backward ({plan.backward.name}); J moves W by optimization.forward ({plan.forward.name})"
+    return [f"R moves     B and W of {len(layers)} layers (update_forward: {', '.join(layers)}) by {by}"]
+
+
 def _origin(config: Config) -> list[str]:
     """Returns the line of the state that the run starts from, if it starts from one."""
     options = config.init_from
@@ -248,18 +260,6 @@ def regulariser_products(rule: Alignment, convolution: bool) -> int:
     shapes = (x_shape, kernel_shape, backward_shape, kernel_shape[-1:], output_shape)
     graph = tf.function(step).get_concrete_function(*(tf.TensorSpec(shape, tf.float32) for shape in shapes)).graph
     return sum(operation.type in PRODUCTS for operation in _reached(graph.outputs))
-
-
-def _reach(model: AlignedModel, config: Config) -> list[str]:
-    """Returns a line that says what R moves, and by which optimizer, where that is more than B."""
-    layers = [layer.name for layer in aligned_layers(model) if layer.alignment.moves_forward]
-    if not layers:
-        return []
-    plan = config.optimization
-    by = f"optimization.forward ({plan.forward.name}), by the sum of the gradients of J and R"
-    if plan.backward is not None:
-        by = f"optimization.backward ({plan.backward.name}); J moves W by optimization.forward ({plan.forward.name})"
-    return [f"R moves     B and W of {len(layers)} layers (update_forward: {', '.join(layers)}) by {by}"]
 
 
 def _reached(tensors: Iterable[Any]) -> set[Any]:

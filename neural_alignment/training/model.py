@@ -15,6 +15,7 @@ from neural_alignment.alignments import current_pass, first_example, forward_pas
 from neural_alignment.feedback import NetworkFeedback, all_layers, network_rule
 from neural_alignment.layers import PACKAGE, AlignedLayer
 from optimizers import MultiOptimizer
+from optimizers.optimizers import summed
 
 Tensor = tf.Tensor
 
@@ -255,14 +256,10 @@ class AlignedModel(keras.Model):
         self._watch.update(step, *watched)
 
     @property
-    def _moved_by_both(self) -> list[Any]:
-        """The trainable kernels W that R moves as well as J."""
-        return [variable for variable in self.trainable_variables if getattr(variable, "moved_by_both", False)]
-
-    @property
     def _targets(self) -> list[Any]:
         """The variables that a step has a gradient for: each W that both losses move stands twice, for J and for R."""
-        return [*self.trainable_variables, *self._moved_by_both]
+        trainable = self.trainable_variables
+        return [*trainable, *(variable for variable in trainable if getattr(variable, "moved_by_both", False))]
 
     def _replica_step(self, data: Any, step: Tensor, j_runs: bool, r_runs: bool) -> tuple[Tensor, Tensor]:
         """Makes one step on the examples of one replica; returns J and R_l by layer, over these."""
@@ -272,7 +269,7 @@ class AlignedModel(keras.Model):
         scheduled = isinstance(optimizer, MultiOptimizer)
         targets = self._targets
         if not scheduled:
-            gradients, targets = _merged(gradients, targets)
+            gradients, targets = summed(gradients, targets)
         elif not optimizer.skip_idle:
             gradients = _fill(gradients, targets)
         with optimizer.mode(j_runs, r_runs) if scheduled else contextlib.nullcontext():
@@ -357,22 +354,23 @@ class AlignedModel(keras.Model):
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
                 total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
                 total = self.optimizer.scale_loss(total + loss if j_runs else total)
-        gradients = [None] * len(self._targets)
+        targets, trainable = self._targets, self.trainable_variables
+        gradients = [None] * len(targets)
         if j_runs or state.losses:
-            found = tape.gradient(total, [*self.trainable_variables, *(copy for _, copy in copies)])
-            gradients[: len(self.trainable_variables)] = found[: len(self.trainable_variables)]
-            for (layer, _), gradient in zip(copies, found[len(self.trainable_variables) :], strict=True):
-                self._add_regulariser_gradient(gradients, layer.kernel, gradient)
+            found = tape.gradient(total, [*trainable, *(copy for _, copy in copies)])
+            gradients[: len(trainable)] = found[: len(trainable)]
+            for (layer, _), gradient in zip(copies, found[len(trainable) :], strict=True):
+                _add_regulariser_gradient(gradients, targets, layer.kernel, gradient)
         if self._feedback:
-            pairs = zip(gradients, self._targets, strict=True)
+            pairs = zip(gradients, targets, strict=True)
             gradients = [gradient if self._feedback.trains(variable) else None for gradient, variable in pairs]
         before = [gradient for gradient in gradients if gradient is not None]
         for layer, kernels, regulariser in state.deferred:
-            before = self._add_deferred(gradients, layer, kernels, regulariser, state, before)
+            before = self._add_deferred(gradients, targets, layer, kernels, regulariser, state, before)
         regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
         return gradients, loss * _replicas(), tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
 
-    def _add_deferred(self, gradients, layer, kernels, regulariser, state, before):
+    def _add_deferred(self, gradients, targets, layer, kernels, regulariser, state, before):
         """Takes R_l of a rule that reads kernels alone, and its gradients, after `before`; returns these."""
         with tf.control_dependencies(before), tf.GradientTape() as tape:
             tape.watch(kernels)
@@ -383,17 +381,20 @@ class AlignedModel(keras.Model):
             found = tape.gradient(total, kernels)
         variables = {"backward": layer._backward_kernel, "forward": layer.kernel}
         for name, gradient in found.items():
-            self._add_regulariser_gradient(gradients, variables[name], gradient)
+            _add_regulariser_gradient(gradients, targets, variables[name], gradient)
         return [gradient for gradient in found.values() if gradient is not None] or [value]
 
-    def _add_regulariser_gradient(self, gradients: list[Tensor | None], variable: Any, gradient: Tensor | None) -> None:
-        """Adds R's gradient of one variable to `gradients`, which are those of `_targets`; frozen ones are left out."""
-        places = [at for at, target in enumerate(self._targets) if target is variable]
-        if gradient is None or not places:
-            return
-        gradient = tf.cast(gradient, variable.dtype)
-        place = places[-1]  # J's gradient of a W that both move stands first.
-        gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
+
+def _add_regulariser_gradient(
+    gradients: list[Tensor | None], targets: Sequence[Any], variable: Any, gradient: Tensor | None
+) -> None:
+    """Adds R's gradient of one variable to `gradients`, which are those of `targets`; frozen ones are left out."""
+    places = [at for at, target in enumerate(targets) if target is variable]
+    if gradient is None or not places:
+        return
+    gradient = tf.cast(gradient, variable.dtype)
+    place = places[-1]  # J's gradient of a W that both move stands first.
+    gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
 
 
 def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer: Any, kernel: Tensor) -> Tensor:
@@ -402,16 +403,6 @@ def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer:
     tape.watch(copy)
     copies.append((layer, copy))
     return copy
-
-
-def _merged(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> tuple[list[Tensor | None], list[Any]]:
-    """Adds the gradients of a variable that stands twice, for an optimizer that does not tell J from R."""
-    sums: dict[int, Tensor | None] = {}
-    for gradient, variable in zip(gradients, variables, strict=True):
-        known = sums.get(id(variable))
-        sums[id(variable)] = gradient if known is None else known if gradient is None else known + gradient
-    unique = list({id(variable): variable for variable in variables}.values())
-    return [sums[id(variable)] for variable in unique], unique
 
 
 class Execution:

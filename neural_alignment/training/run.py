@@ -33,7 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -147,7 +147,7 @@ def _lead(config: Config, directory: RunDirectory, start: Start, progress: callb
         elif start.resume_from is not None:
             raise RunError(f"{directory.path}: has no run that could go back to step {start.resume_from}")
         prepared = _prepare(config)
-        loaded = None if not force and _has_own_state(directory) else _load_initial_state(config, directory, *prepared)
+        loaded = None if not force and _has_own_state(directory) else _load_initial_state(config, directory, prepared)
         if check_held is None:
             directory.make()
             check_held = holding.enter_context(lock.held(directory.path))
@@ -157,7 +157,7 @@ def _lead(config: Config, directory: RunDirectory, start: Start, progress: callb
             directory.clear()
         elif back is not None:
             rewind.go_back(directory, config, back)
-        return _live(_Training(config, directory, *prepared, check_held, loaded), progress)
+        return _live(_Training(config, directory, prepared, check_held, loaded), progress)
 
 
 def _has_own_state(directory: RunDirectory) -> bool:
@@ -166,29 +166,20 @@ def _has_own_state(directory: RunDirectory) -> bool:
     return bool(kept_steps(last)) or tf.io.gfile.exists(directory.file("metrics.csv"))
 
 
-def _load_initial_state(
-    config: Config,
-    directory: RunDirectory,
-    devices: Distribution,
-    dataset: data.Dataset,
-    test: data.Dataset | None,
-    model: AlignedModel,
-    alignment: callbacks.Alignment,
-) -> dict[str, Any] | None:
+def _load_initial_state(config: Config, directory: RunDirectory, prepared: _Prepared) -> dict[str, Any] | None:
     """Loads the state that `init_from` names, if there is one; returns its description as plain data.
 
     Raises:
         RunError: if it is missing, damaged, or does not fit, or would be replaced by the run.
     """
-    del devices, test, alignment
     options = config.init_from
     if options is None:
         return None
     own, source = (paths.real(path.rstrip("/")) for path in (directory.path, options.path))
     if source == own or source.startswith(f"{own}/"):
         raise RunError(f"init_from: must not be in the run directory {directory.path}; found {options.path}")
-    loaded = initial_state.load(options, model)
-    end = _total_steps(config, dataset)
+    loaded = initial_state.load(options, prepared.model)
+    end = _total_steps(config, prepared.dataset)
     if loaded.first_step >= end:
         raise RunError(
             f"init_from: the run would go on at step {loaded.first_step} of {options.path}, but it ends at step {end}; "
@@ -206,13 +197,26 @@ def _is_finished(directory: RunDirectory) -> bool:
     return not (lost and directory.has_last_state())
 
 
-def _prepare(
-    config: Config,
-) -> tuple[Distribution, data.Dataset, data.Dataset | None, AlignedModel, callbacks.Alignment]:
-    """Returns the devices, the data, those of the test, the model and its measures.
+class _Prepared(NamedTuple):
+    """The parts of a run that do not depend on its directory.
 
-    All data are read while the model is made.
+    Attributes:
+        devices: where it computes.
+        dataset: its data.
+        test: data whose validation part is evaluated as well, or none.
+        model: the compiled model.
+        alignment: measures the alignment of the model.
     """
+
+    devices: Distribution
+    dataset: data.Dataset
+    test: data.Dataset | None
+    model: AlignedModel
+    alignment: callbacks.Alignment
+
+
+def _prepare(config: Config) -> _Prepared:
+    """Makes the model while the data are read."""
     devices = distribution.create(config.runtime)
     devices.check(config)
     facts = setup.data_facts(config)
@@ -231,7 +235,7 @@ def _prepare(
             "evaluation.test_split: must be held in memory, or read from files, as the run's data are, or its images "
             f"would be standardised otherwise; found {split}, too large or too small for that; allowed is a part of it"
         )
-    return devices, dataset, test, model, alignment
+    return _Prepared(devices, dataset, test, model, alignment)
 
 
 def _assist(config: Config, directory: RunDirectory, start: Start, progress: callbacks.Progress | None) -> Result:
@@ -253,8 +257,8 @@ def _assist(config: Config, directory: RunDirectory, start: Start, progress: cal
         if back is not None:
             rewind.cut(own, back, own.file("set_aside"))
         prepared = _prepare(config)
-        loaded = None if has_own_state else _load_initial_state(config, directory, *prepared)
-        result = _live(_Training(config, own, *prepared, lambda: None, loaded), progress)
+        loaded = None if has_own_state else _load_initial_state(config, directory, prepared)
+        result = _live(_Training(config, own, prepared, lambda: None, loaded), progress)
     return dataclasses.replace(result, path=directory.path)
 
 
@@ -391,14 +395,11 @@ class _Training:
         self,
         config: Config,
         directory: RunDirectory,
-        devices: Distribution,
-        dataset: data.Dataset,
-        test: data.Dataset | None,
-        model: AlignedModel,
-        alignment: callbacks.Alignment,
+        prepared: _Prepared,
         check_held: Callable[[], None],
         loaded: dict[str, Any] | None = None,
     ):
+        devices, dataset, test, model, alignment = prepared
         self.config = config
         self.directory = directory
         self.devices = devices
