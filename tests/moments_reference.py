@@ -55,7 +55,7 @@ class ReferenceRAdam:
         self.moments = Moments(self.beta_1, self.beta_2)
 
     def step(self, g: Array, t: int, rate: float | None = None) -> Array:
-        """Returns p, what is added to the variable at step t, from 1."""
+        """Returns p, the change of the variable at step t, from 1."""
         rate = self.rate if rate is None else rate
         self.moments.update(g)
         m, v = self.moments.m, self.moments.v
@@ -86,7 +86,7 @@ class ReferenceSWATS:
         self.moments = Moments(self.beta_1, self.beta_2)
 
     def step(self, g: Array, t: int, rate: float | None = None) -> Array:
-        """Returns what is added to the variable at step t, from 1."""
+        """Returns the change of the variable at step t, from 1."""
         if self.descent_rate is not None:
             self.accumulator = self.beta_1 * self.accumulator + g
             return -(1 - self.beta_1) * self.descent_rate * self.accumulator

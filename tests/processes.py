@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["neural_alignment.search.trial", "neural_alignment.cli"]
-"""Imported once by the process that the others are forked from: TensorFlow takes seconds."""
+from neural_alignment.search import trial
+
+HANGS = 300
+"""Seconds after which a process that should have ended is taken to hang; none of them takes a tenth."""
 
 
 class Command:
@@ -31,18 +32,16 @@ class Command:
         before: str = "",
         output: str | Path = os.devnull,
     ):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
         self._errors = errors
-        self._process: Any = context.Process(
+        self._process: Any = trial._context().Process(
             target=_run, args=(arguments, environment, str(output), str(errors), before)
         )
         self._process.start()
 
-    def wait(self, seconds: float) -> int:
-        """Waits for the end and returns the exit code, negative for a signal; fails after so many seconds."""
-        self._process.join(seconds)
-        assert self._process.exitcode is not None, f"it has not ended after {seconds} seconds"
+    def wait(self) -> int:
+        """Waits for the end and returns the exit code, negative for a signal; fails if the process hangs."""
+        self._process.join(HANGS)
+        assert self._process.exitcode is not None, f"it has not ended after {HANGS} seconds"
         return self._process.exitcode
 
     @property

@@ -1,4 +1,4 @@
-"""Options of optimizers, learning-rate schedules and loss rates: what a file says is what a run gets."""
+"""Options of optimizers, learning-rate schedules and loss rates reach the objects that a run uses."""
 
 import inspect
 import re
@@ -54,7 +54,7 @@ def forward(**options):
 
 
 def public():
-    """Returns the classes of `keras.optimizers` that have a learning rate of their own, by their lower-case names."""
+    """Returns the classes of `keras.optimizers` that have a learning rate, by their lower-case names."""
     found = {}
     for name in dir(keras.optimizers):
         kind = getattr(keras.optimizers, name)

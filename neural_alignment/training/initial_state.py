@@ -286,7 +286,7 @@ def _slot_name(place: int, path: str) -> str:
 
 
 def _skipped(model: keras.Model, names: set[str], optimizer: bool) -> set[str]:
-    """Returns the names of what is no weight but part of the progress of training, and is not taken over.
+    """Returns the names of the variables that record the progress of training and are not taken over.
 
     That is W(0), unless the run goes on with its optimizer; and the steps that layers count outside of an
     `AlignedModel`, except those that mark that W(0) is taken.

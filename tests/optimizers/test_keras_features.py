@@ -56,13 +56,13 @@ def trained(optimizer, own, only=None):
 
 @functools.cache
 def alone(kind, argument=None, only=None):
-    """Returns what an optimizer with this argument, or with a learning rate of 0.1, makes of the variables alone."""
+    """Returns the variables after steps of one optimizer, with this argument or with a learning rate of 0.1."""
     return trained(kind(**options(argument)) if argument else kind(0.1), variables(), only)
 
 
 @functools.cache
 def other():
-    """Returns the backward kernel that SGD at a rate of 0.05 makes alone."""
+    """Returns the backward kernel after steps of SGD at a rate of 0.05."""
     return trained(SGD(0.05), variables(), only=("backward_kernel",))["backward_kernel"]
 
 

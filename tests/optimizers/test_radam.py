@@ -85,7 +85,7 @@ def test_a_step_at_the_bound_is_rectified(float64, monkeypatch):
     beta_2 = next(b for b in near if float(averaged_steps(tf.constant(7.0, tf.float64), float(b))) == 5.0)
     options = {**OPTIONS, "beta_2": float(beta_2)}
     ours = run(RAdam(0.1, **options), recorded(), 7)
-    # The reference may miss the bound by rounding: it is told on which side t = 7 is.
+    # Rounding may put the reference on the wrong side of the bound at t = 7, so it gets the side as an argument.
     assert_close(ours, expected(steps=7, **options, usable=lambda length: length > 4.999999))
     assert_differs(ours[-1], expected(steps=7, **options, usable=lambda length: length > 5.000001)[-1])
 

@@ -112,8 +112,6 @@ def test_a_second_process_is_refused_and_names_lead_nowhere_else(tmp_path, confi
         train([cell("backprop", name="../elsewhere")], tmp_path, configs)
 
 
-HANGS = 300
-"""Seconds after which a process that was killed is taken to hang."""
 LONG = ["epochs=60", "evaluation.every_epochs=20"]
 
 SCRIPT = """
@@ -123,7 +121,7 @@ runs = unique([Cell("plain.yaml", "fc/long", {{}}, {overrides}, (0, 1))])
 carry_out(runs, {folder!r} + "/runs", {configs!r}, 2, Estimates({folder!r} + "/s.csv", ""), Screen(print, print))
 sys.exit()
 """
-"""What a process does in place of a command."""
+"""Code that a process runs instead of a command."""
 
 
 def rows(tmp_path, seed):
@@ -138,7 +136,7 @@ def killed(tmp_path, configs):
     while not process.ended and not any(rows(tmp_path, seed) for seed in (0, 1)):
         threading.Event().wait(0.02)
     process.kill()
-    process.wait(HANGS)
+    process.wait()
     assert any(rows(tmp_path, seed) for seed in (0, 1)), process.errors
 
 

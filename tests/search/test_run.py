@@ -501,10 +501,6 @@ def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
     assert long[3]["learning_rate_J"] < 0.2 * short[2]["learning_rate_J"]
 
 
-HANGS = 300
-"""Seconds after which a process that was killed is taken to hang."""
-
-
 @pytest.mark.exhaustive
 def test_a_search_that_is_killed_within_a_trial_goes_on_with_it(tmp_path, plan_file, said, lines):
     """A process of its own; its first trial has ended, and its last has not, when it is killed."""
@@ -515,7 +511,7 @@ def test_a_search_that_is_killed_within_a_trial_goes_on_with_it(tmp_path, plan_f
     while not process.ended and not (output.exists() and "\ntrial 1," in output.read_text()):
         threading.Event().wait(0.02)
     process.kill()
-    assert process.wait(HANGS) == -signal.SIGKILL, process.errors
+    assert process.wait() == -signal.SIGKILL, process.errors
     done = len([line for line in output.read_text().splitlines() if line.startswith("trial ")])
     # A line that was written when the process was killed may not have been said.
     assert len(lines(path / "trials.jsonl")) in (done, done + 1)

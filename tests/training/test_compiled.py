@@ -107,7 +107,7 @@ DELAYED = RateScheduler(1, delay_epochs=2, alternation=1)
 PARTS = ("WM", "WM+AD", "weight_mirror", "information")
 """Rules that are parts of WM+AD+OPS and IA."""
 FIRST = ("symmetric", "IA", "kolen_pollack", "align_ada")
-"""A rule of each kind: of kernels, of signals, with one optimizer, with a frozen network."""
+"""One rule of each kind: R of kernels, R of signals, one optimizer, and a frozen network."""
 every_rule = pytest.mark.parametrize(
     "rule",
     [*FIRST, *(pytest.param(r, marks=pytest.mark.exhaustive) for r in RULES if r not in PARTS and r not in FIRST)],

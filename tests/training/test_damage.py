@@ -825,7 +825,7 @@ def kept(path, name="last"):
 
 
 def aside(path):
-    """Names of what was set aside, without the folder of the step."""
+    """Names of the files in `set_aside`, without the folder of the step."""
     return sorted(name.partition("/")[2].partition("/")[2] for name in files_of(path) if name.startswith("set_aside/"))
 
 

@@ -113,7 +113,7 @@ ELSEWHERE = ("weight_mirror", "WM", "WM+AD", "WM+AD+OPS", "information")
 
 
 FIRST = ("symmetric", "IA", "kolen_pollack", "align_ada", "dfa")
-"""A rule of each kind: of kernels, of signals, with one optimizer, with a frozen network, with errors of its own."""
+"""One rule of each kind: R of kernels, R of signals, one optimizer, a frozen network, and direct feedback."""
 
 
 @pytest.mark.parametrize(
@@ -395,10 +395,6 @@ def free_ports(count):
     return ports
 
 
-HANGS = 300
-"""Seconds after which a worker that should have ended is taken to hang; none of them takes a tenth."""
-
-
 def two_workers(folder, programs=("", ""), *options):
     """Trains in `folder` with two processes by the command line; returns their exit codes and the lines they end with.
 
@@ -417,7 +413,7 @@ def two_workers(folder, programs=("", ""), *options):
         environment = {"TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
         processes.append(Command(arguments, environment, folder / f"errors{index}.txt", program))
     try:
-        codes = [process.wait(HANGS) for process in processes]
+        codes = [process.wait() for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -627,7 +623,7 @@ def test_automatic_is_the_cpu_where_there_is_nothing_else(monkeypatch):
 
 
 class GPUs:
-    """Stands in for a machine with GPUs, and notes what is made on them."""
+    """Stands in for a machine with GPUs, and records the strategies that are made on them."""
 
     def __init__(self, patch, count, begun=None):
         self.all = [f"/physical_device:GPU:{number}" for number in range(count)]

@@ -90,7 +90,7 @@ BACKPROPAGATION = {"alignment": None, "optimization": {"backward": None}}
 FEEDBACK = {"alignment": {"rule": "feedback"}, "optimization": {"backward": None}}
 
 
-# What is loaded.
+# Loading.
 
 
 @pytest.mark.parametrize("state", [None, "last", "final", END, "file"])
