@@ -131,11 +131,8 @@ def load_weights(
     _check_finite(source, {name: value for name, (_, value) in pairs.items()})
     if misfits:
         _tell(source, misfits, strict)
-    restarts = not optimizer and _copies_weights(model)
     for variable, value in pairs.values():
         variable.assign(value)
-    if restarts:
-        _restart_optimizer(model)
     return Loaded(
         path=source.path,
         state=source.state,
@@ -146,29 +143,6 @@ def load_weights(
         left=tuple(misfit.name for misfit in misfits if misfit.is_here),
         unused=tuple(misfit.name for misfit in misfits if not misfit.is_here),
     )
-
-
-def _copies_weights(model: keras.Model) -> bool:
-    """Whether the optimizer has started with copies of the weights, as `ScheduleFreeAdamW` does when it is built."""
-    inner = getattr(model.optimizer, "inner_optimizers", [model.optimizer]) if model.compiled else []
-    pairs = [
-        (slot, variable)
-        for each in inner
-        if each.built
-        for slot in each.variables
-        for variable in each._trainable_variables
-        if slot is not variable and len(slot.shape) > 1 and slot.shape == variable.shape
-    ]
-    return any(np.array_equal(slot, variable) for slot, variable in pairs)
-
-
-def _restart_optimizer(model: keras.Model) -> None:
-    """Gives the optimizer the state that a new one has with the present weights."""
-    with model.distribute_strategy.scope():
-        fresh = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model.optimizer))
-        fresh.build(model.trainable_variables)
-    for variable, value in zip(model.optimizer.variables, fresh.variables, strict=True):
-        variable.assign(value)
 
 
 # Finding and reading a state.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from neural_alignment.alignments import current_pass, first_example, forward_pass
@@ -181,7 +182,24 @@ class AlignedModel(keras.Model):
         """Takes W(0) before the first execution of a training function, as late as possible: callbacks may assign W."""
         if not self._prepared:
             self.take_initial_weights()
+            self._restart_optimizer()
             self._prepared = True
+
+    def _restart_optimizer(self) -> None:
+        """Renews the copies of the weights that an optimizer such as `ScheduleFreeAdamW` makes when it is built.
+
+        `compile` builds the optimizer, and weights may have been assigned or loaded since. Other optimizers start from
+        constants.
+        """
+        optimizer = _unwrapped(self.optimizer)
+        slots = [slot for each in getattr(optimizer, "inner_optimizers", [optimizer]) for slot in each.variables]
+        if self.global_step or not any(len(slot.shape) > 1 and np.ptp(slot.numpy()) for slot in slots):
+            return
+        with self.distribute_strategy.scope():
+            fresh = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(self.optimizer))
+            fresh.build(self.trainable_variables)
+        for variable, value in zip(self.optimizer.variables, fresh.variables, strict=True):
+            variable.assign(value)
 
     def make_train_function(self, force: bool = False) -> None:
         """Builds what `fit` calls for every `steps_per_execution` steps.

@@ -505,10 +505,10 @@ def test_nothing_is_made_where_the_source_is_wrong_and_no_run_replaces_its_own(s
 # The configuration.
 
 
-def test_the_short_form_is_the_long_one_and_a_home_directory_is_expanded(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
+def test_the_short_form_is_the_long_one_and_a_home_directory_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
     plan = config(init_from="~/runs/first")
-    assert plan == config(init_from={"path": "/home/somebody/runs/first"})
+    assert plan == config(init_from={"path": str(tmp_path / "runs" / "first")})
     assert configuration.parse(configuration.plain(plan)) == plan
     assert "init_from" not in configuration.plain(config())
     form = configuration.json_schema()["properties"]["init_from"]
@@ -546,16 +546,35 @@ def test_an_optimizer_that_keeps_copies_of_the_weights_starts_from_the_loaded_on
     forward = {"name": "schedulefreeadamw", "learning_rate": 0.01, "schedule": None}
     model = build(optimization={"forward": forward})
     load_weights(model, source)
+    model._prepare()  # As training does before its first step.
     optimizer = model.optimizer.inner_optimizers[0]
     for copy, variable in zip(optimizer._momentums, optimizer._trainable_variables, strict=True):
         np.testing.assert_array_equal(copy, variable)
     assert model.global_step == 0
 
 
+@pytest.mark.skipif(not hasattr(keras.optimizers, "ScheduleFreeAdamW"), reason="this Keras has no ScheduleFreeAdamW")
+def test_weights_assigned_after_compile_count_for_an_optimizer_that_keeps_copies(source):
+    """By whatever way, and only before the first step."""
+    model, trained = (
+        build(optimization={"forward": {"name": "schedulefreeadamw", "learning_rate": 0.01, "schedule": None}})
+        for _ in range(2)
+    )
+    x, y = np.ones((8, 8, 8, 1), np.float32), np.arange(8)
+    load_weights(trained, source)
+    for variable, value in zip(model.weights, trained.get_weights(), strict=True):
+        variable.assign(value)
+    for each in (model, trained):
+        each.train_on_batch(x, y)
+        each.train_on_batch(x, y)
+    assert_same(weights(model), weights(trained))
+
+
 def test_other_optimizers_are_left_as_they_are(source):
     model = build()
     before = model.optimizer.variables
     load_weights(model, source)
+    model._prepare()
     assert [id(variable) for variable in model.optimizer.variables] == [id(variable) for variable in before]
     assert not any(slot.numpy().any() for slot in model.optimizer.inner_optimizers[1].variables if len(slot.shape))
 
