@@ -104,8 +104,8 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     header = ["rule", *sizes, f"quartiles, {largest}", "in CPU time", "floor", "limit", "kept over the weights"]
     text = (
         f"The 8-layer CIFAR-10 network, batch {sizes[largest]['batch']}, {samples.rounds(largest)} rounds; "
-        f"backpropagation takes {middle(samples.values(largest, BASELINE))[0]:.3f} s per step at {largest}. What a "
-        "rule keeps are weights: nothing of it is per example.\n\n"
+        f"backpropagation takes {middle(samples.values(largest, BASELINE))[0]:.3f} s per step at {largest}. A "
+        "rule keeps weights only, and nothing per example.\n\n"
         f"{table(header, rows)}\n\n![Time of a step by width]({picture.parent.name}/{picture.name})"
     )
     return Report(text, checks)
