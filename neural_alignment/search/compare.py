@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 from matplotlib.figure import Figure
 
+from neural_alignment.jobs.pool import Engine
+from neural_alignment.reporting import duration
 from neural_alignment.search import report, run
-from neural_alignment.search.engines import Engine
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.records import Trial, best_of
 from neural_alignment.training.files import write_whole
@@ -48,7 +49,7 @@ def compare(
     """
     total = sum(plan.trials for plan in plans.values())
     seconds = [plan.seconds for plan in plans.values() if plan.seconds]
-    estimate = f", estimate: {run.duration(total * seconds[0] / engine.slots)} from nothing" if seconds else ""
+    estimate = f", estimate: {duration(total * seconds[0] / engine.slots)} from nothing" if seconds else ""
     say(f"{len(plans)} searches, {total} trials{estimate}")
     rows = []
     results: dict[tuple[str, int], list[Trial]] = {}
