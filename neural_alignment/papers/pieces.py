@@ -25,7 +25,7 @@ from neural_alignment.papers.plans import Run, decisive
 from neural_alignment.search.records import Ending
 from neural_alignment.search.trial import Children, ended
 from neural_alignment.training import files
-from neural_alignment.training.run_directory import plain_difference
+from neural_alignment.training.config_comparison import plain_difference
 
 Arrays = dict[str, np.ndarray]
 Tell = Callable[[float], None]
@@ -36,6 +36,20 @@ ORIGIN = "computed_from"
 
 BEAT = 2.0
 """Seconds between two notes of how far a piece is."""
+
+
+def stored_as(name: str) -> Callable[[Callable[..., Arrays]], Callable[..., Arrays]]:
+    """Decorates a compute function with the name that files of its results contain, so that it may be moved.
+
+    Args:
+        name: the dotted name that the function had when its first results were stored.
+    """
+
+    def decorate(compute: Callable[..., Arrays]) -> Callable[..., Arrays]:
+        compute.stored_name = name
+        return compute
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,7 @@ class Piece:
     def _origin(self, loaded: Sequence[configuration.Config]) -> dict[str, Any]:
         """Returns what it is computed from, as plain data."""
         facts = {
-            "compute": f"{self.compute.__module__}.{self.compute.__qualname__}",
+            "compute": _stored_name(self.compute),
             "configs": {str(number): decisive(config) for number, config in enumerate(loaded)},
             "arguments": dict(self.arguments),
         }
@@ -172,6 +186,11 @@ class Pieces:
         """Returns the results that there are, in the order of the pieces; arguments and errors as of `Piece.read`."""
         found = (piece.read(folder, configs) for piece in self.pieces)
         return [result for result in found if result is not None]
+
+
+def _stored_name(compute: Callable[..., Arrays]) -> str:
+    """Returns the name of a compute function in stored results: that of `stored_as`, or its dotted name."""
+    return getattr(compute, "stored_name", f"{compute.__module__}.{compute.__qualname__}")
 
 
 def _make(piece: Piece, folder: str, configs: str) -> Ending:
