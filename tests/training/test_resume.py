@@ -20,7 +20,7 @@ from processes import Command
 from neural_alignment import config as configuration
 from neural_alignment.data import InMemory
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.training import distribution, evaluation, run, setup, stepping
+from neural_alignment.training import distribution, evaluation, run, run_loop, setup, stepping
 from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel
@@ -249,7 +249,7 @@ def test_checkpoints_between_evaluations_go_by_steps(saved, tmp_path):
 
 def test_checkpoints_between_evaluations_go_by_the_clock(saved, monkeypatch, tmp_path):
     times = iter(range(0, 10**6, 61))  # A minute goes by between two looks at the clock.
-    monkeypatch.setattr(run, "time", SimpleNamespace(time=lambda: 0.0, monotonic=lambda: next(times)))
+    monkeypatch.setattr(run_loop, "time", SimpleNamespace(time=lambda: 0.0, monotonic=lambda: next(times)))
     run.train(config(epochs=1, checkpoints={"every_steps": None, "every_minutes": 3, "keep_best": False}), tmp_path)
     # One look when the run begins, one per step, one at each save.
     assert saved == [(3, "last"), (6, "last"), (9, "last"), (STEPS, "last")]
