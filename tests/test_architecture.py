@@ -17,7 +17,7 @@ PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
     *("quiet", "errors", "paths", "options", "yaml_files", "operations", "initialization", "alignments", "layers"),
-    *("feedback", "models", "optimization", "config", "data", "training", "search", "papers", "cli"),
+    *("feedback", "models", "optimization", "config", "data", "training", "reporting", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
 

@@ -19,7 +19,8 @@ from neural_alignment.papers import commands, output, plans
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.plans import Screen, unique
 from neural_alignment.papers.registry import Source, find
-from neural_alignment.papers.wide_networks import accuracies, experiments, figures, sweeps, tables
+from neural_alignment.papers.wide_networks import accuracies, figures, sweeps, tables
+from neural_alignment.papers.wide_networks import runs as experiments
 from neural_alignment.training import run
 
 DIGITS = (
