@@ -15,12 +15,13 @@ from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError
-from neural_alignment.papers import commands, output, plans
+from neural_alignment.papers import commands, plans
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.plans import Screen, unique
 from neural_alignment.papers.registry import Source, find
 from neural_alignment.papers.wide_networks import accuracies, figures, sweeps, tables
 from neural_alignment.papers.wide_networks import runs as experiments
+from neural_alignment.reporting import csv_text
 from neural_alignment.training import run
 
 DIGITS = (
@@ -224,7 +225,7 @@ def test_rows_are_known_and_figures_grey(item, folder):
     product = made(item.kind, item.name.partition("/")[2], folder)
     assert set(product.columns) >= {key for row in product.rows for key in row}
     assert "nan" not in product.text
-    rows = list(csv.DictReader(io.StringIO(output.csv_text(product.columns, product.rows))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(product.columns, product.rows))))
     if item.file != "figure_5":
         assert len(rows) >= len(item.cells["lab"])
     if item.kind == "figure":
