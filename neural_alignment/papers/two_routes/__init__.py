@@ -30,12 +30,12 @@ def _fits(source: Source) -> Artifact:
     """Figure 6, of the first seed of each rule and of recorded responses."""
     from neural_alignment.papers.two_routes import figure_6
 
-    runs = {
+    networks = {
         runs.RULES[cell.labels["rule"]].label: outcomes[0].directory.path
         for cell, outcomes in source.read()
         if outcomes and not outcomes[0].diverged
     }
-    return figure_6.figure_6(runs, source.recordings, source.images, report=source.say)
+    return figure_6.figure_6(networks, source.recordings, source.images, report=source.say)
 
 
 def _theory(name: str) -> Callable[[Source], Artifact]:
