@@ -14,9 +14,8 @@ import pydantic
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
 from neural_alignment import errors, yaml_files
-from neural_alignment.alignments import RULES, KolenPollack, rule_type
+from neural_alignment.alignments import KolenPollack, NetworkRule, rule_type
 from neural_alignment.errors import ConfigError
-from neural_alignment.feedback import NetworkRule
 from neural_alignment.models.weight_norm import WeightNorm
 from neural_alignment.optimization import (
     WITHOUT_FLOAT64,
@@ -651,7 +650,6 @@ def _loosen(node: Any) -> Any:
 
 
 __all__ = [
-    "RULES",
     "Config",
     "ConfigError",
     "dump",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from neural_alignment import config as configuration
 from neural_alignment import yaml_files
-from neural_alignment.alignments import RULES, Constant, Information, Symmetric, from_config
+from neural_alignment.alignments import Constant, Information, Symmetric, from_config, layerwise_rules
 from neural_alignment.config import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -316,7 +316,7 @@ def test_malformed_configurations_give_only_config_errors(data):
 
 
 def test_every_rule_can_be_written_in_a_file():
-    assert set(RULES) == {
+    assert set(layerwise_rules()) == {
         "align_prop",
         "feedback",
         "sign_symmetry",
