@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
-    *("quiet", "errors", "paths", "options", "serialization", "yaml_files", "operations", "initialization"),
-    *("alignments", "layers", "models", "optimization", "config", "data", "training", "search", "papers", "cli"),
+    *("quiet", "errors", "paths", "options", "serialization", "operations", "initialization", "alignments", "layers"),
+    *("models", "data", "losses", "optimization", "config", "training", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
 

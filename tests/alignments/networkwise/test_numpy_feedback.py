@@ -11,8 +11,8 @@ from helpers import ConvReference, assert_close, distance, relu
 
 from neural_alignment import models
 from neural_alignment.alignments import AlignAda, AlignProp, AlignZero, DirectFeedback, Feedback, LastLayer
+from neural_alignment.losses import SquaredError
 from neural_alignment.training import AlignedModel
-from neural_alignment.training.targets import SquaredError
 from optimizers import MultiOptimizer
 
 pytestmark = pytest.mark.usefixtures("float64")
