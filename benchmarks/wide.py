@@ -33,8 +33,7 @@ def network(rule: Any, size: dict[str, Any]) -> Any:
 
 def rules() -> dict[str, Any]:
     """Returns the rules by the names of the tables."""
-    from neural_alignment.alignments import AlignProp, Feedback
-    from neural_alignment.feedback import AlignAda, AlignZero, DirectFeedback, LastLayer
+    from neural_alignment.alignments import AlignAda, AlignProp, AlignZero, DirectFeedback, Feedback, LastLayer
 
     return {
         "align_ada": AlignAda(),
