@@ -38,20 +38,6 @@ BEAT = 2.0
 """Seconds between two notes of how far a piece is."""
 
 
-def stored_as(name: str) -> Callable[[Callable[..., Arrays]], Callable[..., Arrays]]:
-    """Decorates a compute function with the name that files of its results contain, so that it may be moved.
-
-    Args:
-        name: the dotted name that the function had when its first results were stored.
-    """
-
-    def decorate(compute: Callable[..., Arrays]) -> Callable[..., Arrays]:
-        compute.stored_name = name
-        return compute
-
-    return decorate
-
-
 @dataclass(frozen=True)
 class Piece:
     """One computation whose result is kept.
@@ -101,7 +87,7 @@ class Piece:
             return None
         loaded = self._load(configs)
         arrays, origin = _read(path)
-        difference = plain_difference(origin, self._origin(loaded))
+        difference = plain_difference(_located(origin), self._origin(loaded))
         if difference:
             raise RunError(
                 f"{path}: is the result of another computation: {difference}; remove it, or choose another --runs"
@@ -136,7 +122,7 @@ class Piece:
     def _origin(self, loaded: Sequence[configuration.Config]) -> dict[str, Any]:
         """Returns what it is computed from, as plain data."""
         facts = {
-            "compute": _stored_name(self.compute),
+            "compute": _identity(f"{self.compute.__module__}.{self.compute.__qualname__}"),
             "configs": {str(number): decisive(config) for number, config in enumerate(loaded)},
             "arguments": dict(self.arguments),
         }
@@ -188,9 +174,18 @@ class Pieces:
         return [result for result in found if result is not None]
 
 
-def _stored_name(compute: Callable[..., Arrays]) -> str:
-    """Returns the name of a compute function in stored results: that of `stored_as`, or its dotted name."""
-    return getattr(compute, "stored_name", f"{compute.__module__}.{compute.__qualname__}")
+def _identity(name: str) -> str:
+    """Returns the dotted name of a function without its module inside the folder of its paper.
+
+    A function of a paper may move within that folder: its stored results stay valid.
+    """
+    parts = name.split(".")
+    return ".".join([*parts[:3], parts[-1]]) if name.startswith("neural_alignment.papers.") else name
+
+
+def _located(origin: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored origin with the name of its function as `_identity` gives it, also of earlier versions."""
+    return {**origin, "compute": _identity(origin["compute"])} if "compute" in origin else origin
 
 
 def _make(piece: Piece, folder: str, configs: str) -> Ending:

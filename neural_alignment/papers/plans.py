@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.papers.output import check_writable, csv_text, read_csv
+from neural_alignment.reporting import check_writable, csv_text, duration, read_csv
 from neural_alignment.search.records import Ending
 from neural_alignment.search.trial import Children, Task
 from neural_alignment.training import files, lock
@@ -327,13 +327,6 @@ def in_all(seconds: Sequence[float], jobs: int, word: str = "") -> str:
         return "time not known yet"
     text = f"{duration(sum(known) / jobs)}{word} (estimate)"
     return f"{text} and {unknown} not known yet" if unknown else text
-
-
-def duration(seconds: float) -> str:
-    """Returns a time for a reader."""
-    if math.isnan(seconds):
-        return "an unknown time"
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 # Training.

@@ -26,6 +26,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError, Stopped
+from neural_alignment.reporting import duration
 from neural_alignment.search import plan as plans
 from neural_alignment.search import report
 from neural_alignment.search.engines import Engine
@@ -268,13 +269,6 @@ class Ledger:
         each = statistics.fmean(seconds) if seconds else self._plan.seconds
         rest = self.left()
         return "" if each is None or not rest else text.format(duration(each * rest / min(self._slots, rest)))
-
-
-def duration(seconds: float) -> str:
-    """Returns a time in words: seconds, minutes or hours."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _first(reason: str | None) -> str:

@@ -15,11 +15,13 @@ from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError
-from neural_alignment.papers import commands, output, pieces, plans
+from neural_alignment.papers import commands, plans
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.plans import Screen, unique
 from neural_alignment.papers.registry import Source, find
-from neural_alignment.papers.wide_networks import accuracies, experiments, figures, sweeps, tables
+from neural_alignment.papers.wide_networks import accuracies, figures, sweeps, tables
+from neural_alignment.papers.wide_networks import runs as experiments
+from neural_alignment.reporting import csv_text
 from neural_alignment.training import run
 from neural_alignment.training.metrics import MetricsFile
 
@@ -224,7 +226,7 @@ def test_rows_are_known_and_figures_grey(item, folder):
     product = made(item.kind, item.name.partition("/")[2], folder)
     assert set(product.columns) >= {key for row in product.rows for key in row}
     assert "nan" not in product.text
-    rows = list(csv.DictReader(io.StringIO(output.csv_text(product.columns, product.rows))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(product.columns, product.rows))))
     if item.file != "figure_5":
         assert len(rows) >= len(item.cells["lab"])
     if item.kind == "figure":
@@ -389,12 +391,3 @@ def test_the_sample_of_imagenet_is_read_and_learned_from():
     config = configuration.override(config, ["model.width=2", "data.image_size=16", "epochs=2"])
     found = sweeps.swept(nothing, config, [5.0], None)
     assert 0 < found["train_loss"][0, 1] < found["train_loss"][0, 0]
-
-
-def test_a_piece_is_stored_under_the_name_that_its_function_had_first():
-    @pieces.stored_as("some.module.function")
-    def moved(tell):
-        return {}
-
-    assert pieces.Piece("a", moved)._origin([])["compute"] == "some.module.function"
-    assert pieces.Piece("a", sweeps.swept)._origin([])["compute"].endswith("wide_networks.sweeps.swept")
