@@ -10,10 +10,9 @@ from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.estimates import Estimates
 from neural_alignment.papers import fa_mechanism, two_routes, wide_networks
-from neural_alignment.papers.output import write
 from neural_alignment.papers.plans import SECONDS, Work, carry_out, count_left, unique, waiting
 from neural_alignment.papers.registry import Item, Source, find, overview
-from neural_alignment.reporting import check_writable, markdown
+from neural_alignment.reporting import check_writable, markdown, write
 
 ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS, *wide_networks.ITEMS]
 """Every table and figure of every paper."""

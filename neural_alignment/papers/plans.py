@@ -22,8 +22,9 @@ from neural_alignment.jobs.batch import SUCCESSFUL, Batch, Execution
 from neural_alignment.jobs.job import Job, Training
 from neural_alignment.reporting import check_writable
 from neural_alignment.training import files, lock
-from neural_alignment.training.run import stored_state
-from neural_alignment.training.run_directory import RunDirectory, essence, plain_difference
+from neural_alignment.training.config_comparison import decisive_values, plain_difference
+from neural_alignment.training.existing_run import stored_state
+from neural_alignment.training.run_directory import RunDirectory
 
 SECONDS = "seconds.csv"
 """Name of the file beside a paper's results that says how long each run took, from the start of its job to its end."""
@@ -160,7 +161,7 @@ def _check_kind(outcome: Outcome, due: configuration.Config) -> None:
 
 def decisive(config: configuration.Config) -> dict[str, Any]:
     """Returns what of a configuration decides a result, as plain data: not where its data are, nor a test besides."""
-    plain = essence(config)
+    plain = decisive_values(config)
     plain["data"] = {key: value for key, value in plain["data"].items() if not key.endswith("_files")}
     plain["evaluation"].pop("test_split", None)
     return plain

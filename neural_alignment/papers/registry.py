@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.estimates import Estimates
-from neural_alignment.papers.output import Product
 from neural_alignment.papers.pieces import Pieces, Result
 from neural_alignment.papers.plans import Cell, Outcome, count_all, unique
+from neural_alignment.reporting import Artifact
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Item:
     kind: str
     name: str
     title: str
-    make: Callable[[Source], Product | None]
+    make: Callable[[Source], Artifact | None]
     cells: Mapping[str, Sequence[Cell | Pieces]] = field(default_factory=dict)
     needs: str = ""
     check: Callable[[Source], None] = lambda source: None
