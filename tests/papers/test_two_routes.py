@@ -686,9 +686,9 @@ def test_the_listing_says_the_lab_time_of_every_item(monkeypatch, tmp_path):
 def test_figure_6_asks_for_its_recordings_before_it_trains(tmp_path, recordings, said):
     folders = commands.Folders(str(tmp_path / "runs"), str(tmp_path / "results"), CONFIGS)
     item = commands.find_item("figure", "two_routes/6", recordings)
+    needed = folders.source(item, "lab", recordings=recordings)
     with pytest.raises(InputError, match=said):
-        source = folders.source(item, "lab", recordings=recordings)
-        commands.make(item, source, Execution(InProcess(), Screen(print, print)))
+        commands.make(item, needed, Execution(InProcess(), Screen(print, print)))
     assert not list(tmp_path.iterdir())
 
 
