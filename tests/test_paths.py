@@ -148,7 +148,7 @@ def texts(function):
 
 
 COMMANDS = [command.callback for command in cli.app.registered_commands]
-NO_PATHS = {"overrides", "strategy", "algorithms", "seeds", "tpus", "launcher", "name", "paper"}
+NO_PATHS = {"overrides", "strategy", "algorithms", "seeds", "engine", "launcher", "slurm", "name", "paper"}
 """Parameters that are text, but no paths."""
 
 
