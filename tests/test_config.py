@@ -9,9 +9,8 @@ import pytest
 from hypothesis import strategies as st
 
 from neural_alignment import config as configuration
-from neural_alignment import yaml_files
 from neural_alignment.alignments import RULES, Constant, Information, Symmetric, from_config
-from neural_alignment.config import ConfigError
+from neural_alignment.config import ConfigError, yaml_files
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"

@@ -8,8 +8,7 @@ import pydantic
 import pytest
 
 from neural_alignment import config as configuration
-from neural_alignment import yaml_files
-from neural_alignment.config import Config
+from neural_alignment.config import Config, yaml_files
 from neural_alignment.errors import ConfigError
 from neural_alignment.search import plan as plans
 from neural_alignment.search import spaces

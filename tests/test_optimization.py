@@ -11,8 +11,7 @@ import tensorflow as tf
 from helpers import assert_close
 
 from neural_alignment import config as configuration
-from neural_alignment import yaml_files
-from neural_alignment.config import ConfigError
+from neural_alignment.config import ConfigError, yaml_files
 from neural_alignment.optimization import OPTIMIZERS, WITHOUT_FLOAT64, Clock
 from neural_alignment.search import plan as plans
 from neural_alignment.training import distribution, setup
@@ -449,8 +448,8 @@ def test_a_search_proposes_the_new_keys(tmp_path):
         "optimization.loss_rates.backward": {"choice": [0.5, 2.0]},
     }
     run = {**BASE, "optimization": {**forward(name="adam", schedule={"kind": "cosine"})}}
-    (tmp_path / "run.yaml").write_text(configuration.write_yaml(run))
-    path.write_text(configuration.write_yaml({"config": "run.yaml", "trials": 2, "space": space}))
+    (tmp_path / "run.yaml").write_text(yaml_files.write(run))
+    path.write_text(yaml_files.write({"config": "run.yaml", "trials": 2, "space": space}))
     assert set(plans.load(str(path)).space) == set(space)
 
 

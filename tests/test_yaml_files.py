@@ -9,7 +9,7 @@ import yaml
 from hypothesis import strategies as st
 
 from neural_alignment import config as configuration
-from neural_alignment import yaml_files
+from neural_alignment.config import yaml_files
 from neural_alignment.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent

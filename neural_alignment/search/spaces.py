@@ -17,7 +17,8 @@ import pydantic
 from hyperopt import hp
 from pydantic import Field
 
-from neural_alignment import errors, yaml_files
+from neural_alignment import errors
+from neural_alignment.config import yaml_files
 from neural_alignment.errors import ConfigError, nearest
 from neural_alignment.options import Options
 

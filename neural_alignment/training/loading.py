@@ -10,12 +10,9 @@ import tensorflow as tf
 
 # What a saved model is made of is known to Keras once it is imported.
 import optimizers  # noqa: F401
-from neural_alignment import models, paths  # noqa: F401
+from neural_alignment import losses, models, paths  # noqa: F401
 from neural_alignment.errors import RunError
-from neural_alignment.training import (
-    files,
-    targets,  # noqa: F401
-)
+from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
 
 

@@ -13,16 +13,16 @@ import tensorflow as tf
 from neural_alignment import data, models
 from neural_alignment.config import Config, override
 from neural_alignment.errors import ConfigError
-from neural_alignment.optimization import Clock
-from neural_alignment.training import memory
-from neural_alignment.training.model import AlignedModel, all_layers
-from neural_alignment.training.targets import (
+from neural_alignment.losses import (
     CodeAccuracy,
     HalfSquaredError,
     SparseTopKAccuracy,
     SquaredError,
     n_hot_codes,
 )
+from neural_alignment.optimization import Clock
+from neural_alignment.training import memory
+from neural_alignment.training.model import AlignedModel, all_layers
 from optimizers import MultiOptimizer, RateScheduler
 
 

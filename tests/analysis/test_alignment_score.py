@@ -14,10 +14,10 @@ from neural_alignment.analysis.alignment_score import (
     permuted_change,
 )
 from neural_alignment.feedback import AlignAda
+from neural_alignment.losses import SquaredError
 from neural_alignment.operations import ConvMap, DenseMap
 from neural_alignment.training import AlignedModel
 from neural_alignment.training.lockstep import Lockstep
-from neural_alignment.training.targets import SquaredError
 from optimizers import Momentum, MultiOptimizer, RateScheduler
 
 SHAPE = (5, 4, 2)

@@ -12,8 +12,8 @@ from helpers import ConvReference, assert_close, distance, relu
 from neural_alignment import models
 from neural_alignment.alignments import AlignProp, Feedback
 from neural_alignment.feedback import AlignAda, AlignZero, DirectFeedback, LastLayer
+from neural_alignment.losses import SquaredError
 from neural_alignment.training import AlignedModel
-from neural_alignment.training.targets import SquaredError
 from optimizers import MultiOptimizer
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -18,12 +18,12 @@ from neural_alignment import data
 from neural_alignment.analysis import alignment_terms, signals
 from neural_alignment.data.labels import replaced
 from neural_alignment.errors import ConfigError, DataError
+from neural_alignment.losses import CodeAccuracy, HalfSquaredError, n_hot_codes
 from neural_alignment.models import ColumnNorm
 from neural_alignment.models.activations import tanh_relu
 from neural_alignment.training import load_model, run, setup, stepping
 from neural_alignment.training.describe import describe
 from neural_alignment.training.metrics import MetricsFile
-from neural_alignment.training.targets import CodeAccuracy, HalfSquaredError, n_hot_codes
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs" / "fa_mechanism"
 FLOAT64 = "runtime.precision=float64"

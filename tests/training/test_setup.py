@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from neural_alignment import config as configuration
+from neural_alignment.losses import SparseTopKAccuracy
 from neural_alignment.training import run, setup
-from neural_alignment.training.targets import SparseTopKAccuracy
 from optimizers import Adam, Momentum, Noisy, WarmupAndDrops
 
 BASE = {

@@ -9,10 +9,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from neural_alignment.feedback import AlignAda, AlignZero
+from neural_alignment.losses import SquaredError
 from neural_alignment.models.parts import Parts
 from neural_alignment.papers.pieces import Arrays, Tell
 from neural_alignment.training.model import AlignedModel
-from neural_alignment.training.targets import SquaredError
 from optimizers import MultiOptimizer
 
 Array = np.ndarray

@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
-from neural_alignment import errors, yaml_files
-from neural_alignment.alignments import RULES, KolenPollack, rule_type
+from neural_alignment import errors
+from neural_alignment.alignments import KolenPollack, rule_type
+from neural_alignment.config import yaml_files
+from neural_alignment.config.yaml_files import merge, read_chain
 from neural_alignment.errors import ConfigError
 from neural_alignment.feedback import NetworkRule
 from neural_alignment.models.weight_norm import WeightNorm
@@ -26,8 +28,6 @@ from neural_alignment.optimization import (
     ScheduledLossRate,
 )
 from neural_alignment.options import Options, PathText
-from neural_alignment.yaml_files import merge, read_chain
-from neural_alignment.yaml_files import write as write_yaml
 
 ImageSize = Annotated[int, Field(gt=0, le=2**16)]
 """Pixels of a side."""
@@ -611,7 +611,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 
 def dump(config: Config) -> str:
     """Returns the configuration as YAML with all defaults written out; `load` reads it back to the same."""
-    return write_yaml(plain(config))
+    return yaml_files.write(plain(config))
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -648,18 +648,3 @@ def _loosen(node: Any) -> Any:
     if "oneOf" in loose:
         loose["anyOf"] = loose.pop("oneOf")
     return loose
-
-
-__all__ = [
-    "RULES",
-    "Config",
-    "ConfigError",
-    "dump",
-    "json_schema",
-    "load",
-    "merge",
-    "override",
-    "parse",
-    "read_chain",
-    "write_yaml",
-]
