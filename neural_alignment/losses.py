@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from neural_alignment.errors import ConfigError
-from neural_alignment.layers import PACKAGE
+from neural_alignment.serialization import serializable
 
 CODE_STREAM = 5004
 """Sets the draw of the codes apart from others of the same seed."""
@@ -63,7 +63,7 @@ class _Coded:
         return {**super().get_config(), "codes": self.codes.tolist()}
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class HalfSquaredError(_Coded, keras.losses.Loss):
     """Half the squared distance to the code of the class, summed over units and a batch (section 2.3.1).
 
@@ -118,7 +118,7 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
         return {**super().get_config(), "examples": self.examples, "label_smoothing": self.label_smoothing}
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class SquaredError(keras.losses.Loss):
     """Squared distance to the one-hot code of the class less a shift, a mean over classes and batch.
 
@@ -157,7 +157,7 @@ class SquaredError(keras.losses.Loss):
         return {**super().get_config(), "shift": self.shift}
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
     """Part of the examples whose output has its largest inner product with the code of the class.
 
@@ -189,7 +189,7 @@ class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
         return super().update_state(y_true, products, sample_weight)
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class SparseTopKAccuracy(keras.metrics.SparseTopKCategoricalAccuracy):
     """Keras' `SparseTopKCategoricalAccuracy` for logits in any precision: TensorFlow's top-k takes float32 only."""
 

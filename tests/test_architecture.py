@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
-    *("quiet", "errors", "paths", "options", "operations", "initialization", "alignments", "layers"),
-    *("feedback", "models", "data", "losses", "optimization", "config", "training", "search", "papers", "cli"),
+    *("quiet", "errors", "paths", "options", "serialization", "operations", "initialization", "alignments", "layers"),
+    *("models", "data", "losses", "optimization", "config", "training", "reporting", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from neural_alignment import config as configuration
-from neural_alignment.alignments import RULES, Constant, Information, Symmetric, from_config
+from neural_alignment.alignments import Constant, Information, Symmetric, from_config, layerwise_rules
 from neural_alignment.config import ConfigError, yaml_files
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -315,7 +315,7 @@ def test_malformed_configurations_give_only_config_errors(data):
 
 
 def test_every_rule_can_be_written_in_a_file():
-    assert set(RULES) == {
+    assert set(layerwise_rules()) == {
         "align_prop",
         "feedback",
         "sign_symmetry",

@@ -14,11 +14,10 @@ import pydantic
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
 from neural_alignment import errors
-from neural_alignment.alignments import KolenPollack, rule_type
+from neural_alignment.alignments import KolenPollack, NetworkRule, rule_type
 from neural_alignment.config import yaml_files
 from neural_alignment.config.yaml_files import merge, read_chain
 from neural_alignment.errors import ConfigError
-from neural_alignment.feedback import NetworkRule
 from neural_alignment.models.weight_norm import WeightNorm
 from neural_alignment.optimization import (
     WITHOUT_FLOAT64,

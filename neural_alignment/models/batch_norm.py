@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from neural_alignment.layers import PACKAGE
+from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` that trains on images with TensorFlow's fused kernels.
 
@@ -84,7 +84,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         )
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class BatchAxisNormalization(keras.layers.Layer):
     """Batch normalisation as in the published code of Boopathy and Fiete 2022.
 

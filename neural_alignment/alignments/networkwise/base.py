@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments import Alignment, LayerView, side_pass
-from neural_alignment.layers import PACKAGE
+from neural_alignment.alignments.base import Alignment, LayerView
+from neural_alignment.alignments.forward_pass import side_pass
+from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
 
@@ -19,7 +20,7 @@ Backward = Callable[[Tensor], list[Tensor]]
 """dJ/d(outputs) -> one pseudogradient for each variable that the rule trains."""
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class Kept(keras.layers.Layer):
     """What a rule keeps in a model beside its weights; none of it is trained, all of it is saved."""
 

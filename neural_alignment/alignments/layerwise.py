@@ -8,27 +8,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import keras
 import tensorflow as tf
 
 from neural_alignment.alignments import primitives
 from neural_alignment.alignments.base import Alignment, LayerView, SignalAlignment, TrainedAlignment
+from neural_alignment.alignments.registry import register
 from neural_alignment.alignments.schedules import Weight
 
 Tensor = tf.Tensor
-
-RULES: dict[str, type[Alignment]] = {}
-"""Every rule that acts layer by layer, by the name it has in a configuration."""
-
-NETWORK_RULES: dict[str, type[Alignment]] = {}
-"""Every rule that is one for a whole network (`neural_alignment.feedback`), likewise."""
-
-
-def register(rule: type[Alignment]) -> type[Alignment]:
-    """Adds `rule` to the registry of its kind, and to what Keras can load from a `.keras` file."""
-    registry = RULES if rule.keeps_kernel else NETWORK_RULES
-    registry[rule.model_fields["rule"].default] = rule
-    return keras.saving.register_keras_serializable(package="neural_alignment")(rule)
 
 
 @register
