@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
-    *("quiet", "errors", "paths", "options", "operations", "initialization", "alignments", "layers"),
+    *("quiet", "errors", "paths", "options", "registry", "operations", "initialization", "alignments", "layers"),
     *("feedback", "models", "data", "losses", "optimization", "config", "training", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
