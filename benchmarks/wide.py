@@ -33,8 +33,7 @@ def network(rule: Any, size: dict[str, Any]) -> Any:
 
 def rules() -> dict[str, Any]:
     """Returns the rules by the names of the tables."""
-    from neural_alignment.alignments import AlignProp, Feedback
-    from neural_alignment.feedback import AlignAda, AlignZero, DirectFeedback, LastLayer
+    from neural_alignment.alignments import AlignAda, AlignProp, AlignZero, DirectFeedback, Feedback, LastLayer
 
     return {
         "align_ada": AlignAda(),
@@ -113,8 +112,8 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
 
 def _plot(samples: Samples, picture: Path) -> None:
     """Draws Figure 7 of the paper."""
-    from neural_alignment.papers.output import png
     from neural_alignment.papers.wide_networks import timing
+    from neural_alignment.reporting import png
 
     picture.write_bytes(png(timing.figure_of(timing.read(str(samples.path.parent))).figure))
 

@@ -24,7 +24,7 @@ if importlib.util.find_spec("tensorflow") is None:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    *("alignments", "analysis", "config", "data", "errors", "feedback", "layers", "models", "operations", "training"),
+    *("alignments", "analysis", "config", "data", "errors", "layers", "models", "operations", "training"),
 }
 _NAMES = {
     "convert": "models",

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from neural_alignment.errors import ConfigError
-from neural_alignment.layers import PACKAGE
 from neural_alignment.options import Options
 from neural_alignment.registry import Registry
+from neural_alignment.serialization import serializable
 
 CODE_STREAM = 5004
 """Sets the draw of the codes apart from others of the same seed."""
@@ -75,7 +75,7 @@ class _Coded:
         return {**super().get_config(), "codes": self.codes.tolist()}
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class HalfSquaredError(_Coded, keras.losses.Loss):
     """Half the squared distance to the code of the class, summed over units and a batch (section 2.3.1).
 
@@ -130,7 +130,7 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
         return {**super().get_config(), "examples": self.examples, "label_smoothing": self.label_smoothing}
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class SquaredError(keras.losses.Loss):
     """Squared distance to the one-hot code of the class less a shift, a mean over classes and batch.
 
@@ -169,7 +169,7 @@ class SquaredError(keras.losses.Loss):
         return {**super().get_config(), "shift": self.shift}
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
     """Part of the examples whose output has its largest inner product with the code of the class.
 
@@ -201,7 +201,7 @@ class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
         return super().update_state(y_true, products, sample_weight)
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class SparseTopKAccuracy(keras.metrics.SparseTopKCategoricalAccuracy):
     """Keras' `SparseTopKCategoricalAccuracy` for logits in any precision: TensorFlow's top-k takes float32 only."""
 
@@ -280,6 +280,10 @@ class CrossEntropyOptions(LossOptions):
         del batch_size, seed
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
         return loss, _accuracies(classes)
+
+
+DEFAULT_LOSS = CrossEntropyOptions(kind="cross_entropy")
+"""The loss of a configuration that names none."""
 
 
 @LOSSES.register

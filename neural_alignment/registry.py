@@ -60,6 +60,10 @@ class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
     def __len__(self) -> int:
         return len(self._classes)
 
+    # Two registries are never the same, so that a type can hold one.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def _rebuild_users(self) -> None:
         for model in self._users:
             model.model_rebuild(force=True)

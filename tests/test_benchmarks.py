@@ -101,10 +101,10 @@ def test_a_limit_is_kept_or_not(check, held):
 
 
 def test_every_rule_is_a_contender():
-    from neural_alignment.alignments import RULES
+    from neural_alignment.alignments import layerwise_rules
 
     # Align-prop is feedback by other backward kernels: a step of it is one of `feedback`.
-    assert {contender.rule.rule for contender in contenders.RULES.values()} == set(RULES) - {"align_prop"}
+    assert {contender.rule.rule for contender in contenders.RULES.values()} == set(layerwise_rules()) - {"align_prop"}
 
 
 @pytest.mark.parametrize("convolution", [False, True])

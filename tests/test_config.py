@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from neural_alignment import config as configuration
-from neural_alignment.alignments import RULES, Constant, Information, Symmetric, from_config
+from neural_alignment.alignments import Constant, Information, Symmetric, from_config, layerwise_rules
 from neural_alignment.config import ConfigError, yaml_files
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -130,7 +130,7 @@ WRONG = {
     "evaluation.every_epochs=99": "evaluation.every_epochs must not exceed epochs",
     "smoke=1": "smoke: unknown key",
     "optimization.forward.beta_1=0.9": r"optimization.forward.beta_1: unknown key; allowed: (?!.*beta_1).*momentum",
-    "data.dataset=mnist": r"data.dataset: unknown key; allowed: replace_labels, shuffle, source, validation_fraction",
+    "data.dataset=mnist": r"data.dataset: unknown key; allowed: augment, replace_labels, shuffle, source, standardize",
     "model.name=fc": r"model.filters: unknown key; allowed: activation, hidden, initial_stddev, name",
     "alignment=[{rule: symmetric, self: 1, decay: 1}]": "alignment.0.self: .*; allowed: decay, layers, rule, self_,",
     "alignment.self_={kind: linaer, value: 1}": "alignment.self_.kind: must .*'linaer'; did you mean 'linear'",
@@ -315,7 +315,7 @@ def test_malformed_configurations_give_only_config_errors(data):
 
 
 def test_every_rule_can_be_written_in_a_file():
-    assert set(RULES) == {
+    assert set(layerwise_rules()) == {
         "align_prop",
         "feedback",
         "sign_symmetry",

@@ -14,13 +14,12 @@ import pydantic
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag
 
 from neural_alignment import errors
-from neural_alignment.alignments import KolenPollack, rule_type
+from neural_alignment.alignments import RULES
 from neural_alignment.config import yaml_files
 from neural_alignment.config.yaml_files import merge, read_chain
 from neural_alignment.data import SOURCES
 from neural_alignment.errors import ConfigError
-from neural_alignment.feedback import NetworkRule
-from neural_alignment.losses import LOSSES, CrossEntropyOptions
+from neural_alignment.losses import DEFAULT_LOSS, LOSSES
 from neural_alignment.models import MODELS
 from neural_alignment.optimization import (
     WITHOUT_FLOAT64,
@@ -191,7 +190,7 @@ class Runtime(Options):
 AnyInitialState = Annotated[
     InitialState, pydantic.BeforeValidator(_as_initial_state, json_schema_input_type=str | InitialState)
 ]
-Rule = rule_type()
+Rule = RULES.any_registered
 Alignments = Annotated[
     Annotated[Rule, Tag("one")] | Annotated[list[Rule], Tag("many")],
     Discriminator(lambda value: "many" if isinstance(value, (list, tuple)) else "one"),
@@ -210,7 +209,7 @@ class Config(Options):
     batch_size: PositiveInt
     data: SOURCES.any_registered
     model: MODELS.any_registered
-    loss: LOSSES.any_registered = CrossEntropyOptions(kind="cross_entropy")
+    loss: LOSSES.any_registered = DEFAULT_LOSS
     """J, but for weight decay."""
     init_from: Annotated[AnyInitialState | None, Field(exclude_if=lambda state: state is None)] = None
     """The weights to start from: a run directory, a .keras file, or a mapping that says more; drawn where none."""
@@ -235,7 +234,6 @@ class Config(Options):
     def _fits_together(self):
         for check in (
             self._check_optimization,
-            self._check_kolen_pollack,
             self._check_rules,
             lambda: self.model.check_run(self),
             self._check_evaluation,
@@ -310,52 +308,16 @@ class Config(Options):
             except ValueError as error:
                 raise ValueError(f"optimization.{key}.schedule.{error}") from None
 
-    def _check_kolen_pollack(self):
-        plan = self.optimization
-        for rule in self.rules:
-            if not isinstance(rule, KolenPollack):
-                continue
-            if plan.backward is not None or plan.alternation or plan.delay_epochs:
-                raise ValueError(
-                    "kolen_pollack needs one optimizer for both kernels at every step; found optimization.backward, "
-                    "alternation or delay_epochs: leave them out"
-                )
-            if plan.loss_rates.forward != plan.loss_rates.backward:
-                raise ValueError(
-                    "optimization.loss_rates must be equal for J and R with kolen_pollack, or W and B move apart; "
-                    f"found {plan.loss_rates.forward} and {plan.loss_rates.backward}"
-                )
-            if plan.forward.noise is not None and plan.forward.noise.only != "backward_kernel":
-                raise ValueError(
-                    "kolen_pollack's update noise goes on backward kernels alone: set optimization.forward.noise.only "
-                    f"to backward_kernel; found {plan.forward.noise.only!r}"
-                )
-            if rule.update_forward and self.weight_decay:
-                raise ValueError(
-                    "weight_decay must be 0 with kolen_pollack and update_forward, whose R decays W as well as B, or "
-                    f"they decay apart; found {self.weight_decay}"
-                )
-            if rule.decay != self.weight_decay and not rule.update_forward:
-                raise ValueError(
-                    f"kolen_pollack's decay must equal weight_decay ({self.weight_decay}), or W and B decay apart; "
-                    f"found {rule.decay}"
-                )
-
     def _check_rules(self):
         for rule in self.rules:
-            if isinstance(rule, NetworkRule) and (rule.layers is not None or len(self.rules) > 1):
-                found = f"layers {rule.layers}" if rule.layers is not None else f"{len(self.rules)} rules"
-                raise ValueError(
-                    f"alignment: {rule.rule} is a rule for the whole network: it stands alone, without `layers`; "
-                    f"found {found}"
-                )
+            rule.check_run(self)
         if isinstance(self.alignment, (list, tuple)):
             for index, rule in enumerate(self.rules):
                 if rule.layers is None and index < len(self.rules) - 1:
                     raise ValueError(f"alignment.{index} has no `layers` and takes all: the rules after it get none")
 
 
-for _registry in (SOURCES, MODELS, LOSSES):
+for _registry in (RULES, SOURCES, MODELS, LOSSES):
     _registry.is_used_by(Config)
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import keras
 import tensorflow as tf
 
-from neural_alignment.layers import PACKAGE
+from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 def tanh_relu(x: Tensor) -> Tensor:
     """Returns tanh(max(x, 0)), which is like the frequency-current curve of a neuron (Rahmansetayesh et al., 2.3.1).
 

@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from neural_alignment.layers import PACKAGE
+from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation of images, in training by one TensorFlow kernel each way.
 
@@ -84,7 +84,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         )
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class BatchAxisNormalization(keras.layers.Layer):
     """Batch normalisation as the published code of Boopathy and Fiete 2022 has it.
 

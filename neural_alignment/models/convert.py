@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 
 from neural_alignment.alignments import Assignment
-from neural_alignment.feedback import all_layers
+from neural_alignment.alignments.networkwise import all_layers
 from neural_alignment.layers import AlignedLayer, Conv2D, Dense
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules

@@ -9,13 +9,13 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments import Alignment, current_pass
-from neural_alignment.layers import PACKAGE
 from neural_alignment.models.parts import Parts
+from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class Recurrent(keras.layers.Layer):
     """A fully recurrent layer in the NTK parameterization, unrolled over time (equation 60).
 

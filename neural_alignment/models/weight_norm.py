@@ -9,11 +9,12 @@ import keras
 from pydantic import PositiveFloat
 
 from neural_alignment.alignments import Alignment
-from neural_alignment.layers import PACKAGE, AlignedLayer
+from neural_alignment.layers import AlignedLayer
 from neural_alignment.options import Options
+from neural_alignment.serialization import serializable
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class ColumnNorm(keras.constraints.Constraint):
     """Scales every column of a kernel `(..., outputs)` to one norm: w_i <- gamma w_i / ||w_i||.
 

@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from neural_alignment.alignments import side_pass
-from neural_alignment.feedback import Frozen
-from neural_alignment.feedback.base import Kept, kernel_layers
+from neural_alignment.alignments.networkwise import Frozen
+from neural_alignment.alignments.networkwise.base import Kept, kernel_layers
 from neural_alignment.training.model import AlignedModel
 
 Tensor = tf.Tensor

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.alignments import current_pass, first_example, forward_pass
-from neural_alignment.feedback import NetworkFeedback, all_layers, network_rule
-from neural_alignment.layers import PACKAGE, AlignedLayer
+from neural_alignment.alignments.networkwise import NetworkFeedback, all_layers, network_rule
+from neural_alignment.layers import AlignedLayer
+from neural_alignment.serialization import serializable
 from optimizers import MultiOptimizer
 from optimizers.optimizers import summed
 
@@ -26,7 +27,7 @@ def aligned_layers(model: keras.Model) -> list[Any]:
     return [layer for layer in all_layers(model) if isinstance(layer, AlignedLayer) and layer.keeps_backward_kernel]
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class AlignedModel(keras.Model):
     """A functional Keras model that is trained by the task loss J and the regulariser R of its aligned layers.
 
@@ -34,7 +35,7 @@ class AlignedModel(keras.Model):
     gives the gradients of both, because R reaches the backward kernels only, or, by a rule with `update_forward`, a
     copy of W whose gradient is taken apart from J's. With a `MultiOptimizer` whose scheduler
     rests a loss at some steps, what only that loss needs is not computed at them. Where the layers have a rule for a
-    whole network (`neural_alignment.feedback`), the error of J goes back by that rule, and there is no R.
+    whole network (`neural_alignment.alignments.networkwise`), the error of J goes back by that rule, and there is no R.
 
     `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed.
 

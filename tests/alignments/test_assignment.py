@@ -4,15 +4,23 @@ import pytest
 from helpers import RULE_CONFIGS, TABLE_5
 
 from neural_alignment import errors
-from neural_alignment.alignments import RULES, Assignment, Feedback, Information, InputPath, Symmetric, from_config
+from neural_alignment.alignments import (
+    Assignment,
+    Feedback,
+    Information,
+    InputPath,
+    Symmetric,
+    from_config,
+    layerwise_rules,
+)
 
 
 @pytest.mark.parametrize("rule", RULE_CONFIGS)
 def test_a_configuration_and_a_constructor_give_the_same_rule(rule):
     config = RULE_CONFIGS[rule]
     weights = {key: value for key, value in config.items() if key != "rule"}
-    assert from_config(config) == RULES[rule](**weights)
-    assert type(from_config(config)) is RULES[rule]
+    assert from_config(config) == layerwise_rules()[rule](**weights)
+    assert type(from_config(config)) is layerwise_rules()[rule]
 
 
 def test_every_option_arrives():

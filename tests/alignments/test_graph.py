@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from helpers import DENSE, RULE_CONFIGS, SAME, TABLE_5, VALID
 
-from neural_alignment.alignments import RULES, forward_pass, from_config
+from neural_alignment.alignments import forward_pass, from_config, layerwise_rules
 
 NOISE = {"input": {"noise": "normal", "stddev": 0.8}}
 PROJECT, RECONSTRUCT, CORRELATE, RANDOM = "Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "random"
@@ -104,4 +104,4 @@ def test_r_of_kernels_alone_transposes_w_once_if_at_all(rule, transposed):
 
 
 def test_every_rule_has_its_cost_here():
-    assert {rule for rule, _, _ in COSTS.values()} == set(RULES)
+    assert {rule for rule, _, _ in COSTS.values()} == set(layerwise_rules())

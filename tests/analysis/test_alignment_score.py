@@ -7,13 +7,13 @@ import tensorflow as tf
 from helpers import ConvReference, assert_close
 
 from neural_alignment import models
+from neural_alignment.alignments import AlignAda
 from neural_alignment.analysis.alignment_score import (
     alignment_score,
     exact_alignment_score,
     operator_matrix,
     permuted_change,
 )
-from neural_alignment.feedback import AlignAda
 from neural_alignment.losses import SquaredError
 from neural_alignment.operations import ConvMap, DenseMap
 from neural_alignment.training import AlignedModel

@@ -13,7 +13,7 @@ from neural_alignment import data
 from neural_alignment.data.damage import DamagedRecord, DamageList
 from neural_alignment.data.sources import tfds
 from neural_alignment.errors import DataError
-from neural_alignment.training import run
+from neural_alignment.training import run, stepping
 
 EXAMPLES, BATCH, STEPS = 33, 8, 4
 
@@ -379,14 +379,14 @@ def counted(directory):
 
 
 def stop_at(patch, step):
-    original = run.Stepper.__call__
+    original = stepping.Stepper.__call__
 
     def stopping(self, limit):
         if int(self._model.optimizer.iterations) == step:
             raise KeyboardInterrupt
         return original(self, limit)
 
-    patch.setattr(run.Stepper, "__call__", stopping)
+    patch.setattr(stepping.Stepper, "__call__", stopping)
 
 
 def test_a_run_counts_damaged_records_in_its_metrics_and_once_when_it_is_resumed(

@@ -1,6 +1,7 @@
 """The sources: what they load, and one clear line for whatever is wrong with the data."""
 
 import json
+import pathlib
 import socket
 import time
 from typing import Literal
@@ -11,10 +12,12 @@ import tensorflow as tf
 from pydantic import PositiveInt
 from sklearn.datasets import load_digits
 
+from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.data import index, pipeline
 from neural_alignment.data.sources import tfds
 from neural_alignment.errors import DataError, InputError
+from neural_alignment.training import setup
 
 
 def everything(batches):
@@ -123,6 +126,23 @@ def test_digits_unstandardised_are_sixteenths():
     np.testing.assert_array_equal(np.unique(images), np.arange(17) / 16)
 
 
+def test_digits_may_be_augmented_and_left_unstandardised_from_a_file_as_from_python():
+    quickstart = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+    overrides = ["batch_size=50", "data.augment=crop", "data.standardize=false"]
+    config = configuration.load(quickstart, overrides)
+    one = data.load("digits", batch_size=50, seed=config.seed, augment="crop", standardize=False)
+    other, plain = (setup.load_data(configuration.load(quickstart, each)) for each in (overrides, overrides[:1]))
+    images, expected, without = (next(iter(dataset.train()))[0].numpy() for dataset in (one, other, plain))
+    np.testing.assert_array_equal(images, expected)
+    assert not np.array_equal(images, without)
+    assert configuration.plain(configuration.load(quickstart))["data"] == {
+        "source": "digits",
+        "shuffle": True,
+        "validation_fraction": 0.2,
+        "replace_labels": 0.0,
+    }
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, True, "half", 0.0001])
 def test_digits_fraction_out_of_range(fraction):
     message = raised_by(data.load, "digits", batch_size=1, seed=0, validation_fraction=fraction)
@@ -217,6 +237,21 @@ def test_tfds_streamed_is_scaled_and_resumes(files, tools, monkeypatch):
         for (one, labels), (other, other_labels) in zip(run[start:], resumed, strict=True):
             np.testing.assert_array_equal(one, other)
             np.testing.assert_array_equal(labels, other_labels)
+
+
+@pytest.mark.parametrize(
+    ("limit", "option", "message"),
+    [
+        (10**9, {"shuffle_buffer": 8}, "data.shuffle_buffer: is for sets that are streamed; found 8 with 'toy'"),
+        (0, {"replace_labels": 0.5}, "data.replace_labels: is for sets that are held in memory; found 0.5 with 'toy'"),
+    ],
+)
+def test_tfds_options_without_an_effect_are_refused(files, tools, monkeypatch, limit, option, message):
+    directory, _, _ = toy(files, tools)
+    monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
+    assert raised_by(load_toy, directory, **option).startswith(message)
+    monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", 10**9 - limit)
+    load_toy(directory, **option)
 
 
 def test_tfds_image_size_in_memory_is_bilinear_and_unrounded(files, tools):

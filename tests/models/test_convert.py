@@ -6,9 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from neural_alignment.alignments import Feedback, Symmetric
+from neural_alignment.alignments import AlignAda, Feedback, Symmetric
 from neural_alignment.errors import ConfigError
-from neural_alignment.feedback import AlignAda
 from neural_alignment.layers import Conv2D, Dense
 from neural_alignment.models import BatchAxisNormalization, convert, convnet, fc
 from neural_alignment.training import AlignedModel

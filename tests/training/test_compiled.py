@@ -23,7 +23,7 @@ from helpers import (
 
 from neural_alignment import config as configuration
 from neural_alignment import models
-from neural_alignment.alignments import NETWORK_RULES, LayerView, Symmetric, forward_pass, from_config
+from neural_alignment.alignments import LayerView, Symmetric, forward_pass, from_config, networkwise_rules
 from neural_alignment.alignments.pathways import InputPath, draw_noise, noise_key
 from neural_alignment.training import AlignedModel, aligned_layers, probes, setup
 from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RAdam, RateScheduler, WarmupAndDrops
@@ -33,7 +33,7 @@ COLUMNS = {
     name: {**RULE_CONFIGS["information" if name == "IA" else "weight_mirror"], **path, "seed": SEED}
     for name, path in TABLE_5.items()
 }
-RULES = {**RULE_CONFIGS, **COLUMNS, **{rule: {"rule": rule} for rule in NETWORK_RULES}}
+RULES = {**RULE_CONFIGS, **COLUMNS, **{rule: {"rule": rule} for rule in networkwise_rules()}}
 
 
 def data(steps=STEPS, shape=SHAPE):

@@ -19,7 +19,7 @@ from processes import Command
 
 from neural_alignment import config as configuration
 from neural_alignment import layers
-from neural_alignment.alignments import NETWORK_RULES, forward_pass, from_config
+from neural_alignment.alignments import forward_pass, from_config, networkwise_rules
 from neural_alignment.config import Runtime
 from neural_alignment.errors import Diverged, InputError
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
@@ -37,7 +37,7 @@ COLUMNS = {
         "forward_output": {"batch_center": True, "relu": True},
     },
 }  # fmt: skip
-RULES = {**RULE_CONFIGS, **COLUMNS, "backpropagation": None, **{rule: {"rule": rule} for rule in NETWORK_RULES}}
+RULES = {**RULE_CONFIGS, **COLUMNS, "backpropagation": None, **{rule: {"rule": rule} for rule in networkwise_rules()}}
 TURNS = [name for name, config in RULES.items() if config and config["rule"] in LEARNING and name != "kolen_pollack"]
 """Rules whose J and R can take turns."""
 

@@ -8,8 +8,7 @@ import pytest
 import tensorflow as tf
 from helpers import assert_close, assert_differs, distance, two_replicas
 
-from neural_alignment.alignments import AlignProp
-from neural_alignment.feedback import AlignAda, AlignZero
+from neural_alignment.alignments import AlignAda, AlignProp, AlignZero
 from neural_alignment.layers import Conv2D, Dense
 from neural_alignment.models import convert
 from neural_alignment.training import AlignedModel

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment import models
-from neural_alignment.feedback import AlignAda, AlignZero, LastLayer
+from neural_alignment.alignments import AlignAda, AlignZero, LastLayer
 from neural_alignment.papers.pieces import Arrays, Tell
 from neural_alignment.training.model import AlignedModel
 from optimizers import MultiOptimizer

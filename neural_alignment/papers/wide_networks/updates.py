@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-from neural_alignment.feedback import AlignAda, AlignZero
+from neural_alignment.alignments import AlignAda, AlignZero
 from neural_alignment.losses import SquaredError
 from neural_alignment.models.parts import Parts
 from neural_alignment.papers.pieces import Arrays, Tell

@@ -27,7 +27,7 @@ from helpers import (
     standardise,
 )
 
-from neural_alignment.alignments import RULES, InputPath, LayerView, from_config
+from neural_alignment.alignments import InputPath, LayerView, from_config, layerwise_rules
 from neural_alignment.alignments.base import ActivationName
 from neural_alignment.alignments.pathways import draw_noise, noise_key
 from neural_alignment.errors import ConfigError
@@ -220,7 +220,7 @@ def test_with_update_forward_inputs_and_bias_stay_behind_stop_gradient(rng):
 
 
 def test_every_rule_that_learns_has_update_forward_and_no_other():
-    assert {name for name, rule in RULES.items() if "update_forward" in rule.model_fields} == set(LEARNING)
+    assert {name for name, rule in layerwise_rules().items() if "update_forward" in rule.model_fields} == set(LEARNING)
     with pytest.raises(ConfigError, match=r"alignment.*update_forward"):
         from_config({"rule": "feedback", "update_forward": True})
 
@@ -493,8 +493,8 @@ def test_float32_and_half_precision_agree_with_float64_within_their_precision(va
 
 def test_every_rule_is_tested():
     """A rule of the registry without a row in the tests' table fails here."""
-    assert set(RULES) == set(RULE_CONFIGS)
-    assert set(VARIANTS) >= {name for name, rule in RULES.items() if "forward_output" in rule.model_fields}
+    assert set(layerwise_rules()) == set(RULE_CONFIGS)
+    assert set(VARIANTS) >= {name for name, rule in layerwise_rules().items() if "forward_output" in rule.model_fields}
 
 
 def test_the_greek_letters_of_the_published_code_are_not_needed():

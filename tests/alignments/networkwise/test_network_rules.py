@@ -10,9 +10,8 @@ from helpers import distance
 
 from neural_alignment import config as configuration
 from neural_alignment import models
-from neural_alignment.alignments import NETWORK_RULES, Feedback, from_config
+from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, Feedback, from_config, networkwise_rules
 from neural_alignment.errors import ConfigError
-from neural_alignment.feedback import AlignAda, AlignZero, DirectFeedback
 from neural_alignment.layers import Conv2D, Dense
 from neural_alignment.training import AlignedModel, load_model, run, setup
 from neural_alignment.training.describe import describe
@@ -33,7 +32,7 @@ def config(rule, **changes):
     return configuration.parse(configuration.merge({**BASE, "alignment": {"rule": rule}}, changes))
 
 
-@pytest.mark.parametrize("rule", NETWORK_RULES)
+@pytest.mark.parametrize("rule", networkwise_rules())
 def test_a_run_is_written_and_loaded_and_what_a_rule_keeps_does_not_move(rule, tmp_path):
     run.train(config(rule), tmp_path / "whole")
     start = setup.build_model(config(rule), 10, (8, 8, 1), 28)

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments import Alignment, LayerView, side_pass
-from neural_alignment.layers import PACKAGE
+from neural_alignment.alignments.base import Alignment, LayerView
+from neural_alignment.alignments.forward_pass import side_pass
+from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
 
@@ -19,7 +20,7 @@ Backward = Callable[[Tensor], list[Tensor]]
 """dJ/d(outputs) -> one pseudogradient for each variable that the rule trains."""
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@serializable
 class Kept(keras.layers.Layer):
     """What a rule keeps in a model beside its weights; none of it is trained, all of it is saved."""
 
@@ -48,6 +49,15 @@ class NetworkRule(Alignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns zero."""
         return tf.zeros([], view.inputs.dtype)
+
+    def check_run(self, config: Any) -> None:
+        """Checks that no other rule stands beside this one. See `Alignment.check_run`."""
+        if self.layers is None and len(config.rules) == 1:
+            return
+        found = f"layers {self.layers}" if self.layers is not None else f"{len(config.rules)} rules"
+        raise ValueError(
+            f"alignment: {self.rule} is a rule for the whole network: it stands alone, without `layers`; found {found}"
+        )
 
     def keep(self, model: keras.Model, kept: Kept) -> Any:
         """Creates the weights that the rule keeps in `model` and returns them, for `start` and `forward`.

@@ -1,10 +1,10 @@
-"""Keras' Dense and Conv2D with a backward kernel of their own."""
+"""The part that all aligned layers share: the backward kernel, R_l, and the configuration."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,12 +12,9 @@ import tensorflow as tf
 
 from neural_alignment import initialization
 from neural_alignment.alignments import Alignment, ForwardPass, LayerView, current_pass, first_example
-from neural_alignment.operations import ConvMap, DenseMap, LinearMap, carry
+from neural_alignment.operations import LinearMap, carry
 
 Tensor = tf.Tensor
-
-PACKAGE = "neural_alignment"
-"""Under this name Keras keeps our classes in `.keras` files."""
 
 PARAMETERIZATIONS = ("standard", "ntk")
 """How a kernel stands in the graph: as it is, or over the square root of its fan-in."""
@@ -291,6 +288,11 @@ class AlignedLayer:
             state.add(self.name, regulariser())
 
     @property
+    def ends_nonlinear(self) -> bool:
+        """Whether the layer applies a nonlinearity itself. Read by the rules for whole networks."""
+        return self.activation not in (None, keras.activations.linear)
+
+    @property
     def following_activation(self) -> Any:
         """The nonlinearity after the layer: `alignment_activation`, else the layer's own; none for a linear one."""
         activation = self.alignment_activation or self.activation
@@ -339,93 +341,7 @@ class AlignedLayer:
         }
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class Dense(AlignedLayer, keras.layers.Dense):
-    """`keras.layers.Dense` whose error travels back through a backward kernel.
-
-    Inputs may have any rank from 2; axes between the first and the last count as space.
-
-    Args:
-        units: number of outputs.
-        *args: as in `keras.layers.Dense`.
-        alignment: the rule that B learns by; none for plain backpropagation and no B.
-        alignment_activation: the nonlinearity that follows the layer where it is not its own `activation`.
-        parameterization: "standard"; or "ntk": W is drawn from N(0, 1) unless an initialiser is given, and divided by
-            sqrt(fan-in) wherever it is used, B likewise.
-        **kwargs: as in `keras.layers.Dense`.
-
-    Raises:
-        ValueError: if an argument is not of its kind or cannot be combined with an alignment.
-    """
-
-    def __init__(
-        self,
-        units: int,
-        *args: Any,
-        alignment: Alignment | None = None,
-        alignment_activation: Any = None,
-        parameterization: Literal["standard", "ntk"] = "standard",
-        **kwargs: Any,
-    ):
-        super().__init__(units, *args, **_with_initializer(kwargs, parameterization, given=len(args) > 2))
-        self._set_alignment(alignment, alignment_activation, parameterization)
-
-    def linear_map(self) -> DenseMap:
-        """Returns the map of a matrix product."""
-        return DenseMap()
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class Conv2D(AlignedLayer, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose error travels back through a backward kernel. NHWC, one group.
-
-    Args:
-        filters: number of outputs.
-        kernel_size: rows and columns of the kernel.
-        *args: as in `keras.layers.Conv2D`.
-        alignment: the rule that B learns by; none for plain backpropagation and no B.
-        alignment_activation: the nonlinearity that follows the layer where it is not its own `activation`, as for a
-            convolution before batch normalisation.
-        parameterization: as in `Dense`; fan-in is rows times columns times inputs.
-        **kwargs: as in `keras.layers.Conv2D`.
-
-    Raises:
-        ValueError: if an argument is not of its kind, or is one that an aligned convolution does not have: `groups`
-            other than 1, `data_format="channels_first"`.
-    """
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | tuple[int, int],
-        *args: Any,
-        alignment: Alignment | None = None,
-        alignment_activation: Any = None,
-        parameterization: Literal["standard", "ntk"] = "standard",
-        **kwargs: Any,
-    ):
-        options = _with_initializer(kwargs, parameterization, given=len(args) > 7)
-        super().__init__(filters, kernel_size, *args, **options)
-        self._set_alignment(alignment, alignment_activation, parameterization)
-        if self._is_native:
-            return
-        if self.groups != 1:
-            raise ValueError(
-                f"`groups` must be 1 in an aligned convolution. Received groups={self.groups}. "
-                "Example: groups=1, or alignment=None for backpropagation."
-            )
-        if self.data_format != "channels_last":
-            raise ValueError(
-                '`data_format` must be "channels_last" in an aligned convolution. '
-                f'Received data_format={self.data_format!r}. Example: data_format="channels_last".'
-            )
-
-    def linear_map(self) -> ConvMap:
-        """Returns the map of this convolution."""
-        return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
-
-
-def _with_initializer(options: dict[str, Any], parameterization: str, given: bool) -> dict[str, Any]:
+def with_initializer(options: dict[str, Any], parameterization: str, given: bool) -> dict[str, Any]:
     """Returns a layer's options with the initialiser of its parameterization where none is given."""
     if parameterization != "ntk" or given or "kernel_initializer" in options:
         return options

@@ -7,7 +7,7 @@ from helpers import distance
 from recurrent_reference import update
 
 from neural_alignment import models
-from neural_alignment.feedback import AlignAda, AlignZero, LastLayer
+from neural_alignment.alignments import AlignAda, AlignZero, LastLayer
 from neural_alignment.training import AlignedModel
 from optimizers import MultiOptimizer
 

@@ -7,9 +7,17 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments.rules import register
-from neural_alignment.feedback.base import Backward, Frozen, Kept, NetworkRule, graph, has_kernel
-from neural_alignment.feedback.cuts import CutRule, Pass, Places, ends_nonlinear, is_nonlinear, kernels_ahead, reached
+from neural_alignment.alignments.networkwise.base import Backward, Frozen, Kept, NetworkRule, graph, has_kernel
+from neural_alignment.alignments.networkwise.cuts import (
+    CutRule,
+    Pass,
+    Places,
+    ends_nonlinear,
+    is_nonlinear,
+    kernels_ahead,
+    reached,
+)
+from neural_alignment.alignments.registry import register
 
 Tensor = tf.Tensor
 

@@ -22,7 +22,6 @@ from helpers import (
 
 from neural_alignment import layers
 from neural_alignment.alignments import (
-    RULES,
     AlignProp,
     Feedback,
     Information,
@@ -31,6 +30,7 @@ from neural_alignment.alignments import (
     Symmetric,
     forward_pass,
     from_config,
+    layerwise_rules,
 )
 from neural_alignment.alignments.pathways import draw_noise, noise_key
 from optimizers import Momentum, MultiOptimizer
@@ -60,11 +60,11 @@ def fill(layer, arrays):
 
 
 def test_the_contract_covers_every_rule():
-    assert set(RULES) == set(RULE_CONFIGS)
+    assert set(layerwise_rules()) == set(RULE_CONFIGS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", layerwise_rules())
 class TestContract:
     """What a layer does whatever its rule."""
 

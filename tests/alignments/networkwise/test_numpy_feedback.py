@@ -10,8 +10,7 @@ import pytest
 from helpers import ConvReference, assert_close, distance, relu
 
 from neural_alignment import models
-from neural_alignment.alignments import AlignProp, Feedback
-from neural_alignment.feedback import AlignAda, AlignZero, DirectFeedback, LastLayer
+from neural_alignment.alignments import AlignAda, AlignProp, AlignZero, DirectFeedback, Feedback, LastLayer
 from neural_alignment.losses import SquaredError
 from neural_alignment.training import AlignedModel
 from optimizers import MultiOptimizer

@@ -7,8 +7,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments.rules import register
-from neural_alignment.feedback.base import (
+from neural_alignment.alignments.networkwise.base import (
     Backward,
     Kept,
     NetworkRule,
@@ -18,7 +17,8 @@ from neural_alignment.feedback.base import (
     kernel_layers,
     live_weights,
 )
-from neural_alignment.feedback.cuts import CutRule, Places, ends_nonlinear, is_nonlinear, reached
+from neural_alignment.alignments.networkwise.cuts import CutRule, Places, ends_nonlinear, is_nonlinear, reached
+from neural_alignment.alignments.registry import register
 
 Tensor = tf.Tensor
 

@@ -14,9 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments import side_pass
-from neural_alignment.feedback.base import Backward, NetworkRule, has_kernel
-from neural_alignment.layers import AlignedLayer
+from neural_alignment.alignments.forward_pass import side_pass
+from neural_alignment.alignments.networkwise.base import Backward, NetworkRule, has_kernel
 
 Tensor = tf.Tensor
 
@@ -166,7 +165,7 @@ def is_nonlinear(operation: Any) -> bool:
 
 def ends_nonlinear(operation: Any) -> bool:
     """Whether a layer with a kernel applies a nonlinearity itself."""
-    return isinstance(operation, AlignedLayer) and operation.activation not in (None, keras.activations.linear)
+    return getattr(operation, "ends_nonlinear", False)
 
 
 def kernels_ahead(nodes: list[tuple[Any, list[Any]]]) -> dict[str, int]:

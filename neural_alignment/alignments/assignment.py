@@ -1,0 +1,60 @@
+"""Which layer of a model gets which rule."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+from neural_alignment import errors
+from neural_alignment.alignments.base import Alignment
+
+
+class Assignment:
+    """Which layer gets which rule.
+
+    Args:
+        alignment: none (backpropagation everywhere), one rule, or a sequence of rules of which each names the layers
+            that it is for; the first whose pattern fits a layer's name takes it.
+    """
+
+    def __init__(self, alignment: Alignment | Sequence[Alignment] | None):
+        one = isinstance(alignment, Alignment | str)
+        rules = [] if alignment is None else [alignment] if one else list(alignment)
+        for rule in rules:
+            if not isinstance(rule, Alignment):
+                raise ValueError(
+                    "`alignment` must be a rule, a list of rules, or None. "
+                    f"Received {rule!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
+                )
+        self._rules = rules
+        self._taken: dict[int, list[str]] = {index: [] for index in range(len(rules))}
+        self._names: list[str] = []
+
+    def __call__(self, layer: str) -> Alignment | None:
+        """Returns the rule of the layer called `layer`, or none for backpropagation."""
+        self._names.append(layer)
+        for index, rule in enumerate(self._rules):
+            if rule.layers is None or fnmatch.fnmatchcase(layer, rule.layers):
+                self._taken[index].append(layer)
+                return rule
+        return None
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the layers that have been asked for."""
+        return set(self._names)
+
+    def check(self) -> None:
+        """Raises an error if a rule has got no layer.
+
+        Raises:
+            ConfigError: naming the pattern and the layers there are.
+        """
+        for index, layers in self._taken.items():
+            if not layers:
+                names, pattern = ", ".join(self._names), self._rules[index].layers
+                which = f"the pattern {pattern!r} of rule {index + 1}" if pattern else f"rule {index + 1}"
+                raise errors.ConfigError(
+                    f"alignment: {which} takes no layer (an earlier rule may have taken them). "
+                    f"The layers are: {names or 'none'}."
+                )

@@ -1,0 +1,62 @@
+"""Every learning rule by the name that it has in a configuration.
+
+The package imports all modules of rules, so the registry is complete as soon as it can be imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+from neural_alignment import errors
+from neural_alignment.alignments.base import Alignment
+from neural_alignment.registry import Registry
+from neural_alignment.serialization import serializable
+
+RULES = Registry("rule")
+"""Every rule, by its name in a configuration."""
+
+
+def register(rule: type[Alignment]) -> type[Alignment]:
+    """Adds a rule to the registry, and to the classes that Keras can load from a `.keras` file."""
+    return serializable(RULES.register(rule))
+
+
+def layerwise_rules() -> dict[str, type[Alignment]]:
+    """Returns the rules that act layer by layer, by name."""
+    return {name: rule for name, rule in RULES.items() if rule.keeps_kernel}
+
+
+def networkwise_rules() -> dict[str, type[Alignment]]:
+    """Returns the rules for a whole network, by name."""
+    return {name: rule for name, rule in RULES.items() if not rule.keeps_kernel}
+
+
+def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_epoch: int | None = None) -> Alignment:
+    """Builds a rule from what stands under `alignment:` in a YAML file.
+
+    Args:
+        mapping: `rule`, the rule's weights, and what else it knows.
+        seed: seed of the rule's noise, where the mapping does not say.
+        steps_per_epoch: length of an epoch for scheduled weights, where the mapping does not say.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: in one line, if a key is unknown or missing or its value is of the wrong kind.
+    """
+    if not isinstance(mapping, Mapping):
+        raise errors.ConfigError(
+            f"alignment: must be a mapping with the key `rule`. Received {mapping!r}. "
+            "Example: {rule: symmetric, self_: 2.0e-3, decay: 2.0e-3}."
+        )
+    # YAML reads the name of the null primitive as None.
+    mapping = {"null" if key is None else key: value for key, value in mapping.items()}
+    try:
+        rule = pydantic.TypeAdapter(RULES.any_registered).validate_python(mapping)
+    except pydantic.ValidationError as error:
+        raise errors.ConfigError(errors.describe(error, RULES.any_registered, "alignment")) from None
+    return rule.bind(seed, steps_per_epoch)

@@ -1,0 +1,62 @@
+"""The convolution with a backward kernel."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+
+from neural_alignment.alignments import Alignment
+from neural_alignment.layers.base import AlignedLayer, with_initializer
+from neural_alignment.operations import ConvMap
+from neural_alignment.serialization import serializable
+
+
+@serializable
+class Conv2D(AlignedLayer, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose error travels back through a backward kernel. NHWC, one group.
+
+    Args:
+        filters: number of outputs.
+        kernel_size: rows and columns of the kernel.
+        *args: as in `keras.layers.Conv2D`.
+        alignment: the rule that B learns by; none for plain backpropagation and no B.
+        alignment_activation: the nonlinearity that follows the layer where it is not its own `activation`, as for a
+            convolution before batch normalisation.
+        parameterization: as in `Dense`; fan-in is rows times columns times inputs.
+        **kwargs: as in `keras.layers.Conv2D`.
+
+    Raises:
+        ValueError: if an argument is not of its kind, or is one that an aligned convolution does not have: `groups`
+            other than 1, `data_format="channels_first"`.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        *args: Any,
+        alignment: Alignment | None = None,
+        alignment_activation: Any = None,
+        parameterization: Literal["standard", "ntk"] = "standard",
+        **kwargs: Any,
+    ):
+        options = with_initializer(kwargs, parameterization, given=len(args) > 7)
+        super().__init__(filters, kernel_size, *args, **options)
+        self._set_alignment(alignment, alignment_activation, parameterization)
+        if self._is_native:
+            return
+        if self.groups != 1:
+            raise ValueError(
+                f"`groups` must be 1 in an aligned convolution. Received groups={self.groups}. "
+                "Example: groups=1, or alignment=None for backpropagation."
+            )
+        if self.data_format != "channels_last":
+            raise ValueError(
+                '`data_format` must be "channels_last" in an aligned convolution. '
+                f'Received data_format={self.data_format!r}. Example: data_format="channels_last".'
+            )
+
+    def linear_map(self) -> ConvMap:
+        """Returns the map of this convolution."""
+        return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
