@@ -1,6 +1,5 @@
 """Searches with real engines: in this process, and in processes of this machine."""
 
-import functools
 import os
 import signal
 import threading
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 from processes import Command
 
-from neural_alignment.data import sources
+from neural_alignment.data.sources import DigitsData
 from neural_alignment.errors import DataUnavailable, Stopped
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.jobs.engines.processes import Processes
@@ -142,18 +141,16 @@ class TestProcesses:
 
 def test_data_that_go_away_stop_the_search_and_burn_no_trial(tmp_path, plan_file, monkeypatch):
     plan, path = plans.load(plan_file(), trials=3), tmp_path / "found"
-    real = sources.SOURCES["digits"]
-    gone = threading.Event()
+    real, gone = DigitsData.load, threading.Event()
 
-    @functools.wraps(real)
-    def mounted_once(*arguments, **options):
+    def mounted_once(*arguments):
         if gone.is_set():
-            raise DataUnavailable("`train_files` matches no file. Received '/mnt/train-*'.")
-        return real(*arguments, **options)
+            raise DataUnavailable("data.train_files: matches no file; found '/mnt/train-*'")
+        return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setitem(sources.SOURCES, "digits", mounted_once)
-        with pytest.raises(Stopped, match="trial 2: `train_files` matches no file"):
+        patch.setattr(DigitsData, "load", mounted_once)
+        with pytest.raises(Stopped, match=r"trial 2: data\.train_files: matches no file"):
             run.search(
                 plan,
                 ["epochs=1"],
