@@ -123,8 +123,8 @@ def document(reports: dict[str, Report], results: Path, small: bool) -> str:
         "# Speed and memory",
         "",
         f"Made by `{command}`; the raw samples are in `{results.name}/`. Values are medians. A ratio compares two "
-        "steps of the same round, in which every contender runs one step in turn. Backpropagation is a model of Keras' own "
-        "layers, except that all contenders use the fused batch normalisation of this library.",
+        "steps of the same round, in which every contender runs one step in turn. Backpropagation is a model of Keras' "
+        "own layers, except that all contenders use the fused batch normalisation of this library.",
         "",
         f"{held} of {len(checks)} values are within their limits."
         + "".join(f"\n- missed: {check}" for check in checks if not check.held),
