@@ -16,7 +16,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
-    *("quiet", "errors", "paths", "options", "serialization", "operations", "initialization", "alignments", "layers"),
+    *(
+        "quiet",
+        "errors",
+        "paths",
+        "options",
+        "serialization",
+        "keras_internals",
+        "operations",
+        "initialization",
+        "alignments",
+        "layers",
+    ),
     *("models", "data", "losses", "optimization", "config", "training", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from neural_alignment import initialization
 from neural_alignment.alignments import Alignment, ForwardPass, LayerView, current_pass, first_example
+from neural_alignment.keras_internals import stored_value
 from neural_alignment.operations import LinearMap, carry
 
 Tensor = tf.Tensor
@@ -355,7 +356,7 @@ def _tensor(variable: Any) -> Tensor:
 
 def _stored(variable: Any) -> Tensor:
     """Returns the value of a weight in the dtype in which it is stored."""
-    value, stored = _tensor(variable), variable._value  # Not there yet while the variable waits to be initialised.
+    value, stored = _tensor(variable), stored_value(variable)
     return value if stored is None or stored.dtype == value.dtype else tf.convert_to_tensor(stored)
 
 
@@ -376,4 +377,4 @@ def _wide(value: Tensor | None, variable: Any = None) -> Tensor | None:
     """
     if value is None or value.dtype not in HALF:
         return value
-    return tf.cast(value if variable is None else variable._value, tf.float32)
+    return tf.cast(value if variable is None else stored_value(variable), tf.float32)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 
 from neural_alignment.alignments import Assignment
-from neural_alignment.alignments.networkwise import all_layers
+from neural_alignment.keras_internals import all_layers
 from neural_alignment.layers import AlignedLayer, Conv2D, Dense
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
@@ -52,9 +52,8 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
             layer or one with LoRA.
         ConfigError: if the pattern of a rule fits no layer.
     """
-    if not isinstance(model, (keras.Sequential, keras.Model)) or (
-        not hasattr(model, "_operations_by_depth") and not (isinstance(model, keras.Sequential))
-    ):
+    is_functional = isinstance(model, keras.Model) and hasattr(model, "operations")
+    if not is_functional and not isinstance(model, keras.Sequential):
         raise ValueError(
             f"`model` must be a functional or Sequential Keras model. Received {type(model).__name__}. "
             "Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."

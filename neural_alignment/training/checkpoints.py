@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from neural_alignment.errors import RunError
+from neural_alignment.keras_internals import build_metrics
 from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
 
@@ -52,11 +53,9 @@ class TrainingMeans(tf.train.experimental.PythonState):
         self._model = model
         self._kept: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
-        if not model._compile_metrics.built:
-            # Keras builds them while it traces the first step, which is too late to put values back.
-            with model.distribute_strategy.scope():
-                labels = keras.KerasTensor((None,), dtype="int32")
-                model._compile_metrics.build(labels, keras.KerasTensor(model.output_shape))
+        # Keras builds them while it traces the first step, which is too late to put values back.
+        with model.distribute_strategy.scope():
+            build_metrics(model, keras.KerasTensor((None,), dtype="int32"), keras.KerasTensor(model.output_shape))
 
     def keep(self) -> None:
         """Notes the present values."""
