@@ -112,8 +112,8 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
 
 def _plot(samples: Samples, picture: Path) -> None:
     """Draws Figure 7 of the paper."""
-    from neural_alignment.papers.output import png
     from neural_alignment.papers.wide_networks import timing
+    from neural_alignment.reporting import png
 
     picture.write_bytes(png(timing.figure_of(timing.read(str(samples.path.parent))).figure))
 

@@ -173,7 +173,7 @@ def search(
 ) -> None:
     """Search metaparameters; the same command goes on with a search that was cut off."""
     _start_tensorflow()
-    from neural_alignment.papers.output import check_writable
+    from neural_alignment.reporting import check_writable
     from neural_alignment.search import compare, engines, run
     from neural_alignment.search import plan as plans
     from neural_alignment.training import files

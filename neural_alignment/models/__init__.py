@@ -1,9 +1,10 @@
-"""Networks of aligned layers; each builder returns a Keras functional model."""
+"""Networks of aligned layers. Each builder returns a Keras functional model."""
 
 from __future__ import annotations
 
 import keras
 
+from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.batch_norm import BatchAxisNormalization, FusedBatchNormalization
 from neural_alignment.models.convert import Conversion, convert
 from neural_alignment.models.convnet import convnet
@@ -20,6 +21,7 @@ __all__ = [
     "ColumnNorm",
     "Conversion",
     "FusedBatchNormalization",
+    "ModelOptions",
     "Recurrent",
     "WeightNorm",
     "build",
@@ -31,9 +33,6 @@ __all__ = [
     "wide_cnn",
 ]
 
-MODELS = {"fc": fc, "convnet": convnet, "resnet": resnet, "wide_cnn": wide_cnn}
-"""Every builder by the name it has in a configuration; `rnn`, whose data are sequences and no images, has none."""
-
 
 def build(
     name: str, classes: int, input_shape: tuple[int, ...], alignment: Rules = None, **options: object
@@ -44,15 +43,15 @@ def build(
         name: a key of `MODELS`.
         classes: number of classes.
         input_shape: shape of one example.
-        alignment: none, one rule for all layers, or rules with patterns of layer names.
-        **options: what else the builder takes.
+        alignment: None, one rule for all layers, or rules with patterns of layer names.
+        **options: other arguments of the builder.
 
     Returns:
         A functional model.
 
     Raises:
-        ValueError: if there is no such model.
+        ValueError: if the name is unknown.
     """
     if name not in MODELS:
         raise ValueError(f"`name` must be one of {', '.join(MODELS)}. Received {name!r}. Example: name='fc'.")
-    return MODELS[name](classes=classes, input_shape=input_shape, alignment=alignment, **options)
+    return MODELS[name].builder(classes=classes, input_shape=input_shape, alignment=alignment, **options)

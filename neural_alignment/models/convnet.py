@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 import keras
+import pydantic
+from pydantic import Field
 
+from neural_alignment.models.base import MODELS, BatchNormTrainable, LayerSizes, ModelOptions, count_products
 from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
 
@@ -20,21 +24,22 @@ def convnet(
     weight_decay: float = 0.0,
     batch_norm_trainable: bool = True,
 ) -> keras.Model:
-    """Builds a network of 3x3 convolutions, the second and all later ones of stride 2, that returns logits.
+    """Builds a network of 3x3 convolutions that returns logits.
 
-    Layers are named `conv1`, `conv2` and so on, and `dense`.
+    The first convolution has stride 1, all others have stride 2. Layers are named `conv1`, `conv2` and so on, and
+    `dense`.
 
     Args:
-        filters: filters of each convolution.
+        filters: number of filters of each convolution.
         classes: number of classes.
         input_shape: `(height, width, channels)`.
-        alignment: none, one rule for all layers, or rules with patterns of layer names.
+        alignment: None, one rule for all layers, or rules with patterns of layer names.
         activation: nonlinearity of the convolutions.
-        batch_norm: whether batch normalisation stands between a convolution and its nonlinearity; without it the
-            convolutions have a bias. Aligned networks without it bear lower learning rates only.
+        batch_norm: whether to insert batch normalisation between a convolution and its nonlinearity. Without it the
+            convolutions have a bias, and aligned networks need lower learning rates.
         weight_decay: coefficient of J's L2 term.
-        batch_norm_trainable: whether scale and shift of the batch normalisation are trained; otherwise they keep their
-            initial values. The batch's statistics are used, and followed by the moving ones, in either case.
+        batch_norm_trainable: whether scale and shift of the batch normalisation are trained. If False, they keep their
+            initial values; training still uses the batch's statistics and updates the moving statistics.
 
     Returns:
         A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
@@ -59,3 +64,30 @@ def convnet(
         x = keras.layers.Activation(activation, name=f"conv{number}_{activation}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     return parts.finish(inputs, parts.dense(classes, "dense")(x), "convnet")
+
+
+@MODELS.register
+class ConvNet(ModelOptions):
+    """A small convolutional network."""
+
+    builder: ClassVar = staticmethod(convnet)
+    size_key: ClassVar[str] = "filters"
+
+    name: Literal["convnet"]
+    filters: Annotated[LayerSizes, Field(min_length=1)]
+    """Filters of each 3x3 convolution; all but the first have stride 2."""
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    """Nonlinearity of the convolutions."""
+    batch_norm: bool = True
+    """Whether batch normalization follows each convolution."""
+    batch_norm_trainable: BatchNormTrainable = True
+
+    @pydantic.model_validator(mode="after")
+    def _has_batch_norm(self):
+        if not (self.batch_norm or self.batch_norm_trainable):
+            raise ValueError("`batch_norm_trainable` has no effect without `batch_norm`; found false with false")
+        return self
+
+    def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
+        """Returns the number of weights of the convolutions, and a lower bound of those of the dense layer."""
+        return 9 * count_products([input_shape[-1], *self.filters]) + self.filters[-1] * outputs

@@ -8,9 +8,9 @@ from typing import Any
 
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.papers import fa_mechanism, two_routes, wide_networks
-from neural_alignment.papers.output import check_writable, markdown, write
 from neural_alignment.papers.plans import SECONDS, Estimates, Screen, carry_out, counted, unique, waiting
 from neural_alignment.papers.registry import Item, Source, find, overview
+from neural_alignment.reporting import check_writable, markdown, write
 
 ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS, *wide_networks.ITEMS]
 """Every table and figure of every paper."""

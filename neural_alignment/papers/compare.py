@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from neural_alignment import paths
 from neural_alignment.config.yaml_files import read_chain
 from neural_alignment.errors import InputError
-from neural_alignment.papers.output import Row, Spread, check_writable, csv_text, markdown
 from neural_alignment.papers.plans import Cell, Estimates, Outcome, Screen, carry_out, unique
+from neural_alignment.reporting import Row, Spread, check_writable, csv_text, markdown
 from neural_alignment.training.files import write_whole
 
 COLUMNS = ("config", "seed", "top1", "first_angle", "last_angle", "last_angle_max", "diverged", "seconds")

@@ -25,7 +25,7 @@ from neural_alignment.papers.plans import Run, decisive
 from neural_alignment.search.records import Ending
 from neural_alignment.search.trial import Children, ended
 from neural_alignment.training import files
-from neural_alignment.training.run_directory import plain_difference
+from neural_alignment.training.config_comparison import plain_difference
 
 Arrays = dict[str, np.ndarray]
 Tell = Callable[[float], None]
@@ -87,7 +87,7 @@ class Piece:
             return None
         loaded = self._load(configs)
         arrays, origin = _read(path)
-        difference = plain_difference(origin, self._origin(loaded))
+        difference = plain_difference(_located(origin), self._origin(loaded))
         if difference:
             raise RunError(
                 f"{path}: is the result of another computation: {difference}; remove it, or choose another --runs"
@@ -122,7 +122,7 @@ class Piece:
     def _origin(self, loaded: Sequence[configuration.Config]) -> dict[str, Any]:
         """Returns what it is computed from, as plain data."""
         facts = {
-            "compute": f"{self.compute.__module__}.{self.compute.__qualname__}",
+            "compute": _identity(f"{self.compute.__module__}.{self.compute.__qualname__}"),
             "configs": {str(number): decisive(config) for number, config in enumerate(loaded)},
             "arguments": dict(self.arguments),
         }
@@ -172,6 +172,20 @@ class Pieces:
         """Returns the results that there are, in the order of the pieces; arguments and errors as of `Piece.read`."""
         found = (piece.read(folder, configs) for piece in self.pieces)
         return [result for result in found if result is not None]
+
+
+def _identity(name: str) -> str:
+    """Returns the dotted name of a function without its module inside the folder of its paper.
+
+    A function of a paper may move within that folder: its stored results stay valid.
+    """
+    parts = name.split(".")
+    return ".".join([*parts[:3], parts[-1]]) if name.startswith("neural_alignment.papers.") else name
+
+
+def _located(origin: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored origin with the name of its function as `_identity` gives it, also of earlier versions."""
+    return {**origin, "compute": _identity(origin["compute"])} if "compute" in origin else origin
 
 
 def _make(piece: Piece, folder: str, configs: str) -> Ending:

@@ -23,13 +23,14 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.papers.output import check_writable, csv_text, read_csv
+from neural_alignment.reporting import check_writable, csv_text, duration, read_csv
 from neural_alignment.search.records import Ending
 from neural_alignment.search.trial import Children, Task
 from neural_alignment.training import files, lock
+from neural_alignment.training.config_comparison import decisive_values, plain_difference
+from neural_alignment.training.existing_run import stored_state
 from neural_alignment.training.metrics import MetricsFile
-from neural_alignment.training.run import stored_state
-from neural_alignment.training.run_directory import RunDirectory, essence, plain_difference
+from neural_alignment.training.run_directory import RunDirectory
 from neural_alignment.training.stopping import Interrupted, Stop
 
 SECONDS = "seconds.csv"
@@ -181,7 +182,7 @@ def _check_kind(outcome: Outcome, due: configuration.Config) -> None:
 
 def decisive(config: configuration.Config) -> dict[str, Any]:
     """Returns what of a configuration decides a result, as plain data: not where its data are, nor a test besides."""
-    plain = essence(config)
+    plain = decisive_values(config)
     plain["data"] = {key: value for key, value in plain["data"].items() if not key.endswith("_files")}
     plain["evaluation"].pop("test_split", None)
     return plain
@@ -326,13 +327,6 @@ def in_all(seconds: Sequence[float], jobs: int, word: str = "") -> str:
         return "time not known yet"
     text = f"{duration(sum(known) / jobs)}{word} (estimate)"
     return f"{text} and {unknown} not known yet" if unknown else text
-
-
-def duration(seconds: float) -> str:
-    """Returns a time for a reader."""
-    if math.isnan(seconds):
-        return "an unknown time"
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 # Training.

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from neural_alignment.errors import InputError, nearest
-from neural_alignment.papers.output import Product
 from neural_alignment.papers.pieces import Pieces, Result
 from neural_alignment.papers.plans import Cell, Estimates, Outcome, totals, unique
+from neural_alignment.reporting import Artifact
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Item:
     kind: str
     name: str
     title: str
-    make: Callable[[Source], Product | None]
+    make: Callable[[Source], Artifact | None]
     cells: Mapping[str, Sequence[Cell | Pieces]] = field(default_factory=dict)
     needs: str = ""
     check: Callable[[Source], None] = lambda source: None

@@ -7,15 +7,20 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
-from matplotlib.figure import Figure
 
+from neural_alignment.reporting import Artifact, Spread, duration, markdown, new_figure, write
 from neural_alignment.search import report, run
 from neural_alignment.search.engines import Engine
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.records import Trial, best_of
-from neural_alignment.training.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = ("algorithm", "seed", "trial", "top1", "best_so_far", "diverged", "seconds", "settings")
 
 Curves = dict[str, list[list[float]]]
 """Algorithm -> for each seed the best top-1 so far, by trial."""
@@ -48,7 +53,7 @@ def compare(
     """
     total = sum(plan.trials for plan in plans.values())
     seconds = [plan.seconds for plan in plans.values() if plan.seconds]
-    estimate = f", estimate: {run.duration(total * seconds[0] / engine.slots)} from nothing" if seconds else ""
+    estimate = f", estimate: {duration(total * seconds[0] / engine.slots)} from nothing" if seconds else ""
     say(f"{len(plans)} searches, {total} trials{estimate}")
     rows = []
     results: dict[tuple[str, int], list[Trial]] = {}
@@ -60,9 +65,7 @@ def compare(
     text = verdict(results)
     if folder := output.rpartition("/")[0]:
         tf.io.gfile.makedirs(folder)
-    report.write_csv(f"{output}.csv", rows)
-    write_whole(f"{output}.md", text)
-    _figure(_curves(results), output)
+    write(Artifact(COLUMNS, rows, text, _figure(_curves(results))), output)
     _importance(plans, results, f"{output}_importance")
     return text
 
@@ -95,16 +98,18 @@ def _rows(algorithm: str, seed: int, trials: Sequence[Trial]) -> list[dict[str, 
 
 def verdict(results: Mapping[tuple[str, int], Sequence[Trial]]) -> str:
     """Returns a table of the best of each search, and in words which algorithm found better settings."""
-    heads = ["algorithm", "seed", "trials", "diverged", "failed", "best top-1 (%)", "of trial"]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    header = ["algorithm", "seed", "trials", "diverged", "failed", "best top-1 (%)", "of trial"]
+    lines = []
     bests: dict[str, dict[int, float]] = {}
     for (algorithm, seed), trials in results.items():
         best = best_of(list(trials))
         counts = [sum(trial.state == state for trial in trials) for state in ("diverged", "failed")]
         found = [f"{100 * best.top1:.2f}", best.number] if best else ["none", ""]
         bests.setdefault(algorithm, {})[seed] = best.top1 if best else math.nan
-        lines.append(f"| {' | '.join(map(str, [algorithm, seed, len(trials), *counts, *found]))} |")
-    return "\n".join([*lines, "", *(_found(*pair) for pair in itertools.combinations(bests.items(), 2))]) + "\n"
+        lines.append([algorithm, seed, len(trials), *counts, *found])
+    return "\n".join(
+        [markdown(header, lines), "", *(_found(*pair) for pair in itertools.combinations(bests.items(), 2))]
+    )
 
 
 def _found(one: tuple[str, Mapping[int, float]], other: tuple[str, Mapping[int, float]]) -> str:
@@ -120,18 +125,18 @@ def _found(one: tuple[str, Mapping[int, float]], other: tuple[str, Mapping[int, 
             if math.isnan(best):
                 return f"{name} or {other_name}: not said: no trial of {algorithm}, seed {seed}, has finished."
     differences = [best - other_values[seed] for seed, best in values.items()]
-    mean = statistics.fmean(differences)
-    spread = f" ± {100 * statistics.stdev(differences):.2f}" if len(differences) > 1 else ""
+    spread = Spread([100 * difference for difference in differences])
+    deviation = f" ± {spread.deviation:.2f}" if len(differences) > 1 else ""
     wins = sum(difference > 0 for difference in differences)
     if wins == len(differences):
         said = f"{name} found a better setting than {other_name} with every seed"
-    elif mean > 0:
+    elif spread.mean > 0:
         said = f"{name} found better settings than {other_name} on average, but not with every seed"
     else:
         said = f"{name} did not find better settings than {other_name}"
     seeds = "seed" if len(differences) == 1 else "seeds"
     return (
-        f"{said}: best top-1 {100 * mean:+.2f}{spread} points (mean and standard deviation of the difference over "
+        f"{said}: best top-1 {spread.mean:+.2f}{deviation} points (mean and standard deviation of the difference over "
         f"{len(differences)} {seeds}), ahead with {wins} of {len(differences)}."
     )
 
@@ -143,9 +148,9 @@ def _curves(results: Mapping[tuple[str, int], Sequence[Trial]]) -> Curves:
     return curves
 
 
-def _figure(curves: Curves, output: str) -> None:
-    """Writes `output`.png: mean over seeds of the best so far, and its range."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+def _figure(curves: Curves) -> Figure:
+    """Returns a figure of the mean over seeds of the best so far, and its range."""
+    figure = new_figure(6, 4)
     axes = figure.add_subplot()
     styles = itertools.cycle([("black", "-", "o", None), ("0.45", "--", "s", "///")])
     for (algorithm, seeds), (color, line, marker, hatch) in zip(curves.items(), styles, strict=False):
@@ -162,4 +167,4 @@ def _figure(curves: Curves, output: str) -> None:
     axes.set_xlabel("trials")
     axes.set_ylabel("best validation top-1 so far (%)")
     axes.legend(fontsize=8)
-    report.save(figure, f"{output}.png")
+    return figure

@@ -1,21 +1,19 @@
-"""What came of a search: the best setting, the ten best, how much each metaparameter mattered, score by trial."""
+"""Reports of a search: best configuration, ten best trials, importance of metaparameters, scores by trial."""
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from matplotlib.figure import Figure
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
+from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
+from neural_alignment.reporting import write as write_artifact
 from neural_alignment.search import plan as plans
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.records import Trial, best_of, read_trials
@@ -59,8 +57,7 @@ def write(plan: Plan, base: Config, trials: Sequence[Trial], search_dir: str) ->
         write_whole(place("best.yaml"), best_yaml(plan, base, best))
     space = plan.checked_space()
     rows = top_ten(trials, space)
-    write_csv(place("top_ten.csv"), rows)
-    write_whole(place("top_ten.md"), markdown(rows))
+    write_artifact(Artifact(list(rows[0]) if rows else (), rows, _top_ten_table(rows)), place("top_ten"))
     importance_figure(space, trials, place("importance"))
     scores_figure(trials, place("scores"))
 
@@ -92,9 +89,21 @@ def top_ten(trials: Sequence[Trial], space: Space) -> list[dict[str, Any]]:
 
 
 def _setting(trial: Trial, name: str) -> Any:
-    """Returns a setting for a table, in which an empty cell is a value that is not known."""
+    """Returns a setting for a table: numbers and strings as they are, everything else as YAML writes it."""
     value = trial.settings[name]
-    return "null" if value is None else value
+    return value if isinstance(value, (str, float)) else json.dumps(value)
+
+
+def _top_ten_table(rows: Sequence[Row]) -> str:
+    """Returns a Markdown table with a column per trial, because there are more settings than fit beside each other."""
+    if not rows:
+        return "No trial has given a score."
+    header, *lines = ([key, *(_short(row[key]) for row in rows)] for key in rows[0])
+    return markdown(header, lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def importance(space: Space, trials: Sequence[Trial]) -> list[Group]:
@@ -115,9 +124,8 @@ def importance(space: Space, trials: Sequence[Trial]) -> list[Group]:
 
 
 def _group(name: str, choice: str, scores: Sequence[float]) -> Group:
-    mean = statistics.fmean(scores) if scores else math.nan
-    sem = statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
-    return Group(name, choice, mean, sem, len(scores))
+    spread = Spread(scores)
+    return Group(name, choice, spread.mean, spread.error if len(scores) > 1 else math.nan, len(scores))
 
 
 def importance_of(search_dir: str, output: str) -> None:
@@ -134,9 +142,8 @@ def importance_of(search_dir: str, output: str) -> None:
 def importance_figure(space: Space, trials: Sequence[Trial], output: str) -> None:
     """Writes `output`.png, bars of the mean score with its standard error as in Figure S2, and `output`.csv."""
     rows = importance(space, trials)
-    write_csv(f"{output}.csv", [row._asdict() for row in rows])
     blocks = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.name)]
-    figure = Figure(figsize=(8, 1.2 + 0.22 * (len(rows) + len(blocks))), layout="constrained")
+    figure = new_figure(8, 1.2 + 0.22 * (len(rows) + len(blocks)))
     axes = figure.add_subplot()
     ticks: list[tuple[float, str]] = []
     place = 0.0
@@ -150,7 +157,7 @@ def importance_figure(space: Space, trials: Sequence[Trial], output: str) -> Non
     axes.set_yticks([tick for tick, _ in ticks], [label for _, label in ticks], fontsize=7)
     axes.set_ylim(place - 1, -1)
     axes.set_xlabel("best validation top-1 (%), mean and SEM over trials (their number)")
-    save(figure, f"{output}.png")
+    write_artifact(Artifact(Group._fields, [row._asdict() for row in rows], "", figure), output)
 
 
 def best_so_far(trials: Iterable[Trial]) -> list[float]:
@@ -172,8 +179,7 @@ def scores_figure(trials: Sequence[Trial], output: str) -> None:
         {**{name: getattr(trial, name) for name in columns}, "best_so_far": value}
         for trial, value in zip(trials, best, strict=True)
     ]
-    write_csv(f"{output}.csv", rows)
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
     axes = figure.add_subplot()
     for state, marker, fill in (("finished", "o", "0.4"), ("diverged", "x", "black")):
         points = [trial for trial in trials if trial.state == state]
@@ -186,41 +192,4 @@ def scores_figure(trials: Sequence[Trial], output: str) -> None:
     axes.set_xlabel("trial (number)")
     axes.set_ylabel("best validation top-1 (%)")
     axes.legend(fontsize=8)
-    save(figure, f"{output}.png")
-
-
-def save(figure: Figure, path: str) -> None:
-    """Writes a figure as PNG; the path may be gs://."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(image.getvalue())
-
-
-def write_csv(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows with a line of their keys above; NaN and none are empty cells."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    write_whole(path, text.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float):
-        return f"{value:.7g}"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns rows as a Markdown table, a row per key: there are more settings than a page is wide."""
-    if not rows:
-        return "No trial has given a score.\n"
-    lines = [f"| {' | '.join([key, *(_short(row[key]) for row in rows)])} |" for key in rows[0]]
-    return "\n".join([lines[0], f"|{'---|' * (len(rows) + 1)}", *lines[1:]]) + "\n"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(_cell(value))
+    write_artifact(Artifact((*columns, "best_so_far"), rows, "", figure), output)

@@ -26,6 +26,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError, Stopped
+from neural_alignment.reporting import duration
 from neural_alignment.search import plan as plans
 from neural_alignment.search import report
 from neural_alignment.search.engines import Engine
@@ -35,7 +36,7 @@ from neural_alignment.search.records import Ending, Lines, Trial, as_trial, best
 from neural_alignment.search.spaces import Settings
 from neural_alignment.search.trial import Task
 from neural_alignment.training import files, lock, setup
-from neural_alignment.training.run_directory import first_difference
+from neural_alignment.training.config_comparison import first_difference
 
 Say = Callable[[str], None]
 
@@ -66,7 +67,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
     plans.check(plan, base)
     chance = 1.0 / setup.data_facts(base).classes
     _check_same(search_dir, plan, base)
-    with files.full_disk_told(search_dir):
+    with files.full_disk_reported(search_dir):
         _make(search_dir)
         with lock.held(search_dir) as check_held:
             _check_same(search_dir, plan, base)
@@ -268,13 +269,6 @@ class Ledger:
         each = statistics.fmean(seconds) if seconds else self._plan.seconds
         rest = self.left()
         return "" if each is None or not rest else text.format(duration(each * rest / min(self._slots, rest)))
-
-
-def duration(seconds: float) -> str:
-    """Returns a time in words: seconds, minutes or hours."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _first(reason: str | None) -> str:

@@ -16,12 +16,14 @@ from neural_alignment import config as configuration
 from neural_alignment.analysis import signals
 from neural_alignment.analysis.similarity import angle
 from neural_alignment.errors import ConfigError, RunError
-from neural_alignment.papers import commands, fa_mechanism, output
-from neural_alignment.papers.fa_mechanism import computations, experiments, figures
+from neural_alignment.papers import commands, fa_mechanism
+from neural_alignment.papers.fa_mechanism import compute, figures
+from neural_alignment.papers.fa_mechanism import runs as experiments
 from neural_alignment.papers.fa_mechanism.network import DirectNetwork, Network
 from neural_alignment.papers.pieces import Piece, Pieces
 from neural_alignment.papers.plans import Cell, Run, unique
 from neural_alignment.papers.registry import Source, find
+from neural_alignment.reporting import csv_text, new_figure
 from neural_alignment.training import setup
 
 DIGITS = (
@@ -140,7 +142,7 @@ def term_by_hand(steps, network, layer, order):
 
 def test_observed_angles_are_those_of_the_steps_across_gaps_in_the_history():
     config = loaded("bp_trw")
-    arrays = computations.observed(nothing, config, 40, 7, [5, 37], 8)
+    arrays = compute.observed(nothing, config, 40, 7, [5, 37], 8)
     network = Network(config)
     steps = list(network.steps(40))
     assert arrays["iteration"].tolist() == [0, 7, 14, 21, 28, 35]
@@ -171,7 +173,7 @@ def test_observed_angles_are_those_of_the_steps_across_gaps_in_the_history():
 
 def test_expansions_are_measured_part_by_part():
     config = loaded("bp_trw")
-    arrays = computations.expanded(nothing, config, [1, 12])
+    arrays = compute.expanded(nothing, config, [1, 12])
     network = Network(config)
     steps = list(network.steps(13))
     assert arrays["update_norm"][1, 2] == pytest.approx(np.linalg.norm(steps[12].added[3]))
@@ -191,7 +193,7 @@ def test_disturbed_terms_move_another_kernel_and_leave_the_learning_intact():
     network = Network(config)
     steps = list(network.steps(9))
     actual = [[angle(step.kernels[layer], network.backward[layer].T) for layer in network.hidden] for step in steps]
-    found = {how: computations.disturbed(nothing, config, 8, how) for how in computations.DISTURBANCES}
+    found = {how: compute.disturbed(nothing, config, 8, how) for how in compute.DISTURBANCES}
     for how, arrays in found.items():
         assert arrays["weight_angle"] == pytest.approx(np.array(actual)), how
         assert arrays["disturbed_angle"].shape == (9, 4)
@@ -207,12 +209,12 @@ def test_disturbed_terms_move_another_kernel_and_leave_the_learning_intact():
     ends = {how: arrays["disturbed_angle"][-1] for how, arrays in found.items()}
     assert not np.allclose(ends["errors"], ends["linear"], atol=1e-2)
     with pytest.raises(ValueError, match=r"must be one of linear, feedback, errors. Received 'noise'"):
-        computations.disturbed(nothing, config, 8, "noise")
+        compute.disturbed(nothing, config, 8, "noise")
 
 
 def test_similarities_are_those_of_all_pairs():
     config = loaded("bp_trw")
-    arrays = computations.similarities(nothing, config, 14, examples=150, shown=4, bins=10)
+    arrays = compute.similarities(nothing, config, 14, examples=150, shown=4, bins=10)
     network = Network(config)
     inputs, labels = network.examples(150)
     step = network.look(inputs, labels)
@@ -234,7 +236,7 @@ def test_similarities_are_those_of_all_pairs():
 
 
 def test_two_paths_begin_at_one_point_of_their_plane():
-    arrays = computations.plane(nothing, loaded("bp"), loaded("bp_trw"), 12, every=2, side=3, examples=60, arrows=3)
+    arrays = compute.plane(nothing, loaded("bp"), loaded("bp_trw"), 12, every=2, side=3, examples=60, arrows=3)
     assert arrays["paths"].shape == (2, 7, 2)
     assert arrays["paths"][0, 0] == pytest.approx(arrays["paths"][1, 0])
     assert distance(arrays["paths"][0, -1], arrays["paths"][1, -1]) > 0.1
@@ -246,7 +248,7 @@ def test_two_paths_begin_at_one_point_of_their_plane():
 
 
 def test_random_transformations_turn_b_as_their_parts_say():
-    arrays = computations.transformations(nothing, 40, 30, seed=1)
+    arrays = compute.transformations(nothing, 40, 30, seed=1)
     assert np.abs(arrays["skew_angle"] - 90).max() < 1e-9
     expected = np.cos(np.deg2rad(arrays["symmetric_angle"])) / np.sqrt(1 + arrays["skew_ratio"] ** 2)
     assert np.cos(np.deg2rad(arrays["angle"])) == pytest.approx(expected, abs=0.05)
@@ -260,7 +262,7 @@ def test_random_transformations_turn_b_as_their_parts_say():
 
 def piece(iterations=3, **changes):
     arguments = {"condition": "neither", "rate": 0.002, "runs": 2, "iterations": iterations}
-    return dataclasses.replace(Piece("loop/neither", computations.open_loops, arguments=arguments), **changes)
+    return dataclasses.replace(Piece("loop/neither", compute.open_loops, arguments=arguments), **changes)
 
 
 def test_a_piece_is_kept_and_read_and_the_result_of_another_computation_is_refused(tmp_path):
@@ -275,7 +277,7 @@ def test_a_piece_is_kept_and_read_and_the_result_of_another_computation_is_refus
     with pytest.raises(RunError, match=r"neither.npz: .*arguments.iterations was 3, is now 4; remove it, or choose"):
         piece(4).is_waiting(folder, CONFIGS)
     with pytest.raises(RunError, match=r"another computation: compute was .*open_loops.* is now .*products"):
-        piece(compute=computations.products).is_waiting(folder, CONFIGS)
+        piece(compute=compute.products).is_waiting(folder, CONFIGS)
     with pytest.raises(RunError, match="is no name of a run below"):
         piece(name="../elsewhere").is_waiting(folder, CONFIGS)
 
@@ -283,7 +285,7 @@ def test_a_piece_is_kept_and_read_and_the_result_of_another_computation_is_refus
 def test_a_piece_knows_the_configuration_it_starts_from(tmp_path):
     def started(*overrides):
         starts = (Run("fa_mechanism/bp_trw.yaml", "", (*DIGITS, *overrides)),)
-        return Piece("expanded/seed0", computations.expanded, starts, {"moments": [1]})
+        return Piece("expanded/seed0", compute.expanded, starts, {"moments": [1]})
 
     folder = str(tmp_path)
     started("seed=3").compute_and_keep(folder, CONFIGS)
@@ -372,14 +374,14 @@ def test_what_is_claimed_has_its_seeds_and_its_epochs():
 
 
 SIZES = {
-    computations.observed: {"iterations": 70, "every": 7, "moments": [20, 64, 66], "orders": 62},
-    computations.expanded: {"moments": [1, 5]},
-    computations.disturbed: {"iterations": 6},
-    computations.similarities: {"iterations": 14, "examples": 120, "shown": 5, "bins": 12},
-    computations.plane: {"iterations": 12, "every": 3, "side": 4, "examples": 50, "arrows": 3},
-    computations.open_loops: {"runs": 2, "iterations": 30},
-    computations.products: {"draws": 400, "parts": 2, "width": 45.0},
-    computations.transformations: {"draws": 30, "units": 10},
+    compute.observed: {"iterations": 70, "every": 7, "moments": [20, 64, 66], "orders": 62},
+    compute.expanded: {"moments": [1, 5]},
+    compute.disturbed: {"iterations": 6},
+    compute.similarities: {"iterations": 14, "examples": 120, "shown": 5, "bins": 12},
+    compute.plane: {"iterations": 12, "every": 3, "side": 4, "examples": 50, "arrows": 3},
+    compute.open_loops: {"runs": 2, "iterations": 30},
+    compute.products: {"draws": 400, "parts": 2, "width": 45.0},
+    compute.transformations: {"draws": 30, "units": 10},
 }
 """Every kind of piece at a size for tests."""
 
@@ -450,7 +452,7 @@ def test_figures_are_grey_their_axes_named_and_their_rows_known(name, folder):
     numbers = [value for row in product.rows for value in row.values() if isinstance(value, float)]
     assert not any(math.isinf(value) for value in numbers)
     assert "nan" not in product.text
-    rows = list(csv.DictReader(io.StringIO(output.csv_text(product.columns, product.rows))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(product.columns, product.rows))))
     assert len(rows) == len(product.rows)
 
 
@@ -459,7 +461,7 @@ def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apa
     moments = experiments.MOMENTS
     angles = np.linspace(70, 90, 5 * len(moments)).reshape(len(moments), 1, 5)
     results = [{"moment": np.array(moments), "term_angle": angles, "seed": np.array(0)}]
-    axis = output.new_figure(4, 4).subplots()
+    axis = new_figure(4, 4).subplots()
     rows = figures.term_panel(axis, results, 1, moments, "term_angle")
     assert len(rows) == 5 * len(moments)
     shades = [float(line.get_color()) for line in axis.get_lines()[: len(moments)]]

@@ -13,7 +13,7 @@ import pytest
 
 from neural_alignment.analysis.alignment_terms import cost
 from neural_alignment.papers import fa_mechanism
-from neural_alignment.papers.fa_mechanism import experiments
+from neural_alignment.papers.fa_mechanism import runs as experiments
 from neural_alignment.papers.plans import unique
 from tests.lab import ROOT, documented, verdict
 

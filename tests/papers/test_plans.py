@@ -9,17 +9,16 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 from processes import Command
 
 from neural_alignment import cli
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.papers import commands, plans
-from neural_alignment.papers.output import Product, Spread, markdown, new_figure, write
 from neural_alignment.papers.plans import Cell, Estimates, Screen, carry_out, unique, waiting
 from neural_alignment.papers.registry import Item
 from neural_alignment.papers.two_routes import tables
+from neural_alignment.reporting import Artifact, markdown
 
 CONFIG = """
 epochs: 2
@@ -217,7 +216,7 @@ def paper(tmp_path, configs, monkeypatch):
 
     def make(source):
         rows = tables.run_rows(source, source.read())
-        return Product(tables.RUN_COLUMNS, rows, markdown(["rule", "top-1"], [[r["rule"], r["top1"]] for r in rows]))
+        return Artifact(tables.RUN_COLUMNS, rows, markdown(["rule", "top-1"], [[r["rule"], r["top1"]] for r in rows]))
 
     cells = [cell("backprop"), cell("feedback")]
     items = [
@@ -289,30 +288,3 @@ def test_wrong_input_is_one_line_and_nothing_is_made(paper, capsys, monkeypatch,
     assert part in err
     assert "Traceback" not in out + err
     assert not (paper / "runs").exists()
-
-
-# Numbers.
-
-
-def test_spreads_are_those_of_numpy():
-    values = [0.4, 0.9, 0.7]
-    spread = Spread([*values, math.nan])
-    assert spread.mean == pytest.approx(np.mean(values))
-    assert spread.deviation == pytest.approx(np.std(values, ddof=1))
-    assert spread.error == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
-    assert str(Spread([1.0])) == "1.00"
-    assert str(Spread([])) == "none"
-
-
-def test_the_text_of_a_figure_is_kept_as_that_of_a_table_is(tmp_path):
-    table = Product(["a"], [{"a": 1}], "| a |")
-    assert write(table, str(tmp_path / "table_1")) == [f"{tmp_path}/table_1.{ending}" for ending in ("csv", "md")]
-    figure = new_figure(2, 2)
-    names = write(Product(["a"], [{"a": 1}], "one seed", figure), str(tmp_path / "figure_1"))
-    assert names == [f"{tmp_path}/figure_1.{ending}" for ending in ("csv", "md", "png")]
-    assert (tmp_path / "figure_1.md").read_text() == "one seed\n"
-    assert (tmp_path / "figure_1.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_markdown_keeps_its_columns():
-    assert markdown(["a", "b"], [["|B|", 1]]).splitlines() == ["| a | b |", "| --- | --- |", "| \\|B\\| | 1 |"]

@@ -18,10 +18,12 @@ from neural_alignment import config as configuration
 from neural_alignment.alignments import Alignment, Symmetric, primitives
 from neural_alignment.analysis import dynamics
 from neural_alignment.errors import InputError, RunError
-from neural_alignment.papers import commands, output, plans, two_routes
+from neural_alignment.papers import commands, plans, two_routes
 from neural_alignment.papers.plans import SECONDS
 from neural_alignment.papers.registry import find
-from neural_alignment.papers.two_routes import claims, experiments, figure_6, figures, tables, taxonomy
+from neural_alignment.papers.two_routes import claims, figure_6, figures, tables, taxonomy
+from neural_alignment.papers.two_routes import runs as experiments
+from neural_alignment.reporting import Artifact, csv_text, new_figure
 
 
 def source(kind, name, profile="paper", **places):
@@ -215,7 +217,7 @@ def lab(lab_runs, tmp_path):
 
 
 def written(product):
-    return list(csv.DictReader(io.StringIO(output.csv_text(product.columns, product.rows))))
+    return list(csv.DictReader(io.StringIO(csv_text(product.columns, product.rows))))
 
 
 def test_table_3_has_a_line_per_run_and_means_beside_the_papers_numbers(lab):
@@ -376,7 +378,7 @@ def test_figures_are_grey_and_their_axes_are_named(name, lab):
 
 
 def test_a_coloured_figure_is_seen_to_be_coloured():
-    figure = output.new_figure(2, 2)
+    figure = new_figure(2, 2)
     figure.subplots().plot([1, 2], color="tab:orange")
     assert not grey(figure)
 
@@ -692,7 +694,7 @@ def test_figure_6_tells_of_each_layer(lab, monkeypatch):
 
     def fitted(runs, recordings, images, report):
         report("Random, stem: V4 0.1")
-        return output.Product((), (), "")
+        return Artifact((), (), "")
 
     monkeypatch.setattr(figure_6, "figure_6", fitted)
     item = find(commands.ITEMS, "figure", "two_routes/6")

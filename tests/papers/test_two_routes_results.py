@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from lab import ROOT
 
-from neural_alignment.papers.two_routes import claims, experiments, tables
+from neural_alignment.papers.two_routes import claims, tables
+from neural_alignment.papers.two_routes import runs as experiments
 
 RESULTS = ROOT / "results" / "two_routes"
 PAGE = (ROOT / "docs" / "two_routes.md").read_text()

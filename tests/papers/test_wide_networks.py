@@ -15,12 +15,15 @@ from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError
-from neural_alignment.papers import commands, output, plans
+from neural_alignment.papers import commands, plans
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.plans import Screen, unique
 from neural_alignment.papers.registry import Source, find
-from neural_alignment.papers.wide_networks import accuracies, experiments, figures, sweeps, tables
+from neural_alignment.papers.wide_networks import accuracies, figures, sweeps, tables
+from neural_alignment.papers.wide_networks import runs as experiments
+from neural_alignment.reporting import csv_text
 from neural_alignment.training import run
+from neural_alignment.training.metrics import MetricsFile
 
 DIGITS = (
     "data={source: digits}",
@@ -56,7 +59,7 @@ def test_each_rate_is_the_run_that_train_makes(tmp_path, rule, more):
     for number, rate in enumerate(rates):
         config = loaded(rule, *more, f"optimization.forward.learning_rate={rate}")
         run.train(config, tmp_path / str(number))
-        rows = [row for row in run.MetricsFile(str(tmp_path / str(number) / "metrics.csv")).rows() if row["step"]]
+        rows = [row for row in MetricsFile(str(tmp_path / str(number) / "metrics.csv")).rows() if row["step"]]
         np.testing.assert_allclose(found["train_loss"][number], [row["train_J"] for row in rows], rtol=1e-5)
         # One example of 360 may fall to the other side: the graphs of both are not one and the same.
         np.testing.assert_allclose(
@@ -223,7 +226,7 @@ def test_rows_are_known_and_figures_grey(item, folder):
     product = made(item.kind, item.name.partition("/")[2], folder)
     assert set(product.columns) >= {key for row in product.rows for key in row}
     assert "nan" not in product.text
-    rows = list(csv.DictReader(io.StringIO(output.csv_text(product.columns, product.rows))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(product.columns, product.rows))))
     if item.file != "figure_5":
         assert len(rows) >= len(item.cells["lab"])
     if item.kind == "figure":
@@ -356,7 +359,7 @@ def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
         run.train(
             configuration.load(f"{CONFIGS}/{cell.config}", (*cell.overrides, "seed=3")), tmp_path / cell.name / "seed3"
         )
-        rows = run.MetricsFile(str(tmp_path / cell.name / "seed3" / "metrics.csv")).rows()
+        rows = MetricsFile(str(tmp_path / cell.name / "seed3" / "metrics.csv")).rows()
         tops.append(max(row["top1"] for row in rows if row["step"]))
     [network] = tables.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
     assert (network.seed, network.rates, network.validation.shape) == (3, (0.2, 0.5), (2, 3))

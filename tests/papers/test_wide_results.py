@@ -15,7 +15,8 @@ import pytest
 
 from neural_alignment.papers import wide_networks
 from neural_alignment.papers.plans import unique
-from neural_alignment.papers.wide_networks import experiments, proposition
+from neural_alignment.papers.wide_networks import proposition
+from neural_alignment.papers.wide_networks import runs as experiments
 from tests.lab import ROOT, documented, verdict
 
 RESULTS = ROOT / "results" / "wide_networks"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neural_alignment.papers.fa_mechanism.experiments import CONDITIONS, EVERY, FRACTIONS, LAYERS, ORDERS, STEPS
 from neural_alignment.papers.fa_mechanism.panels import (
     BY_SEED,
     LAYER_STYLES,
@@ -25,10 +24,12 @@ from neural_alignment.papers.fa_mechanism.panels import (
     thinned,
     trained,
 )
-from neural_alignment.papers.output import Product, Row, Spread, Style, markdown, new_figure
+from neural_alignment.papers.fa_mechanism.runs import CONDITIONS, EVERY, FRACTIONS, LAYERS, ORDERS, STEPS
+from neural_alignment.papers.figures import Style
 from neural_alignment.papers.pieces import Arrays
 from neural_alignment.papers.plans import Outcome
 from neural_alignment.papers.registry import Source
+from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ THINNED = 20
 """Iterations from one row of the CSV file to the next."""
 
 
-def figure_1b(source: Source) -> Product:
+def figure_1b(source: Source) -> Artifact:
     """The open loop: the angle of W_1 to B_1^T under imposed signals."""
     rows: list[Row] = []
     lines = []
@@ -77,7 +78,7 @@ def figure_1b(source: Source) -> Product:
     axes[rates[0]].set(ylabel="angle of W₁ to B₁ᵀ (degrees)")
     axes[rates[0]].legend(fontsize="small", loc="upper right", bbox_to_anchor=(1.0, 0.86))
     text = markdown(["signals", "rate", "runs", "angle at the end (degrees)"], lines)
-    return Product(OPEN_LOOP_COLUMNS, rows, text, figure)
+    return Artifact(OPEN_LOOP_COLUMNS, rows, text, figure)
 
 
 # Figure 2.
@@ -111,7 +112,7 @@ def term_panel(axis: Axes, results: Sequence[Arrays], layer: int, moments: Seque
     return rows
 
 
-def figure_2(source: Source) -> Product:
+def figure_2(source: Source) -> Artifact:
     """Alignment terms of every order without and with shuffled data; below, W and its updates in both cases."""
     figure = new_figure(11, 8)
     grid = figure.subplots(3, len(HIDDEN), sharey=True)
@@ -134,7 +135,7 @@ def figure_2(source: Source) -> Product:
     header = ["data", "l", "iteration k", "orders", "below 90°", "mean angle, order 60", "mean angle, all others"]
     first = f"{len(results[False])} seeds, shuffled {len(results[True])}; orders 1 to {ORDERS} at most."
     text = f"{first} {cost_text(results[False])}\n\n{markdown(header, lines)}"
-    return Product(TERM_COLUMNS, rows, text, figure)
+    return Artifact(TERM_COLUMNS, rows, text, figure)
 
 
 def cost_text(results: Sequence[Arrays]) -> str:
@@ -187,7 +188,7 @@ def expansion_panel(axis: Axes, results: Sequence[Arrays], part: str, measure: s
     Args:
         axis: where.
         results: expansions, a seed each.
-        part: one of `computations.PARTS`.
+        part: one of `compute.PARTS`.
         measure: `norm` or `angle`.
     """
     rows: list[Row] = []
@@ -206,7 +207,7 @@ def expansion_panel(axis: Axes, results: Sequence[Arrays], part: str, measure: s
     return rows
 
 
-def figure_3(source: Source) -> Product:
+def figure_3(source: Source) -> Artifact:
     """Remainder and zero-degree terms: their size beside the update, and their angle to B^T."""
     [(_, results)] = computed(source)
     figure = new_figure(11, 3.8)
@@ -218,7 +219,7 @@ def figure_3(source: Source) -> Product:
     rows += expansion_panel(axes[2], results, "zero_degree", "angle")
     axes[2].set(title="(C) zero-degree term", ylabel="angle to Bᵀ (degrees)")
     axes[0].legend(fontsize="small")
-    return Product(EXPANSION_COLUMNS, rows, expansion_text(results), figure)
+    return Artifact(EXPANSION_COLUMNS, rows, expansion_text(results), figure)
 
 
 def expansion_text(results: Sequence[Arrays]) -> str:
@@ -250,7 +251,7 @@ DISTURBED = {
 """Disturbance -> title, and what the disturbed kernel is called."""
 
 
-def disturbed(source: Source) -> Product:
+def disturbed(source: Source) -> Artifact:
     """W, and kernels that disturbed alignment terms alone move, against the backward weights."""
     found = computed(source)
     figure = new_figure(11, 2.9 * len(found) + 0.4)
@@ -279,7 +280,7 @@ def disturbed(source: Source) -> Product:
         axes[0].set(ylabel="angle (degrees)")
         axes[-1].legend(fontsize="x-small")
     header = ["disturbance", "l", "iterations", "seeds", "W to Bᵀ at the end (degrees)", "disturbed kernel"]
-    return Product(DISTURBED_COLUMNS, rows, markdown(header, lines), figure)
+    return Artifact(DISTURBED_COLUMNS, rows, markdown(header, lines), figure)
 
 
 # Figure 6.
@@ -287,7 +288,7 @@ def disturbed(source: Source) -> Product:
 RELABELLED_COLUMNS = ("fraction", "seed", "epoch", "test_error_percent", *(f"angle_{layer}" for layer in HIDDEN))
 
 
-def figure_6(source: Source) -> Product:
+def figure_6(source: Source) -> Artifact:
     """Alignment and test error with replaced labels; below, the alignment terms of those networks."""
     figure = new_figure(12, 6.4)
     grid = figure.subplots(2, 1 + len(HIDDEN))
@@ -324,7 +325,7 @@ def figure_6(source: Source) -> Product:
     grid[1][1].set(ylabel="angle of T to Bᵀ (degrees)")
     header = ["labels", "seeds", "test error (%)", *(f"angle, l = {layer}" for layer in HIDDEN)]
     below = markdown(["labels", "l", "angle of order 60", "mean of all others (degrees)"], orders)
-    return Product(RELABELLED_COLUMNS, rows, f"{markdown(header, lines)}\n\n{below}", figure)
+    return Artifact(RELABELLED_COLUMNS, rows, f"{markdown(header, lines)}\n\n{below}", figure)
 
 
 def _epochs(fraction: float, outcome: Outcome) -> list[Row]:
@@ -346,7 +347,7 @@ def _epochs(fraction: float, outcome: Outcome) -> list[Row]:
 ERROR_COLUMNS = ("rule", "normalised", "rate", "seed", "test_error_percent")
 
 
-def figure_7_errors(source: Source) -> Product:
+def figure_7_errors(source: Source) -> Artifact:
     """Test error after training, a line per run, ours beside that of the published code."""
     rows: list[Row] = []
     lines = []
@@ -380,7 +381,7 @@ def figure_7_errors(source: Source) -> Product:
     axis.tick_params(axis="x", labelsize="small")
     axis.set(ylabel="test error after training (%)", xlabel="rule (bar: published code; dots: runs)", ylim=(0, None))
     header = ["rule", "seeds", "test error (%)", "published code", "seeds with a spike above 30 %", "highest, median"]
-    return Product(ERROR_COLUMNS, rows, markdown(header, lines), figure)
+    return Artifact(ERROR_COLUMNS, rows, markdown(header, lines), figure)
 
 
 SETTLED = 30
@@ -403,7 +404,7 @@ def _spikes(outcomes: Sequence[Outcome]) -> list[str]:
 CURVE_COLUMNS = ("panel", "condition", "layer", "epoch", "x", "y", *BY_SEED)
 
 
-def figure_7(source: Source) -> Product:
+def figure_7(source: Source) -> Artifact:
     """Angles of W and of its updates, norms, test errors, and the paths of training in a plane."""
     figure = new_figure(13, 8)
     grid = figure.subplots(2, 3)
@@ -434,7 +435,7 @@ def figure_7(source: Source) -> Product:
     seeds = observed["bp_trw"]
     first = f"Panels A, B and D: {len(seeds)} seeds, to iteration {int(seeds[0]['iteration'][-1])}. At the end:"
     header = ["rule", "l", "W to Bᵀ (degrees)", "update to that of BP (degrees)", "norm of W"]
-    return Product(CURVE_COLUMNS, rows, f"{first}\n\n{markdown(header, ends)}", figure)
+    return Artifact(CURVE_COLUMNS, rows, f"{first}\n\n{markdown(header, ends)}", figure)
 
 
 def _end(results: Sequence[Arrays], name: str, layer: int) -> Spread:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neural_alignment.papers.output import Row, Style
+from neural_alignment.papers.figures import Style
 from neural_alignment.papers.pieces import Arrays, Pieces
 from neural_alignment.papers.plans import Cell, Outcome
 from neural_alignment.papers.registry import Source
+from neural_alignment.reporting import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

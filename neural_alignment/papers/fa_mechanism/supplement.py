@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neural_alignment.papers.fa_mechanism.computations import LAGS
-from neural_alignment.papers.fa_mechanism.experiments import EVERY, LAYERS, STEPS
+from neural_alignment.papers.fa_mechanism.compute import LAGS
 from neural_alignment.papers.fa_mechanism.figures import (
     EXPANSION_COLUMNS,
     HIDDEN,
@@ -33,10 +32,12 @@ from neural_alignment.papers.fa_mechanism.panels import (
     stacked,
     thinned,
 )
-from neural_alignment.papers.output import Product, Row, Spread, Style, markdown, new_figure
+from neural_alignment.papers.fa_mechanism.runs import EVERY, LAYERS, STEPS
+from neural_alignment.papers.figures import Style
 from neural_alignment.papers.pieces import Arrays
 from neural_alignment.papers.plans import Outcome
 from neural_alignment.papers.registry import Source
+from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ TRANSFORMATION_COLUMNS = (
 )
 
 
-def figure_s1(source: Source) -> Product:
+def figure_s1(source: Source) -> Artifact:
     """What M's symmetric and skew parts do to B^T: of random M, and of M in the network."""
     [draws] = chosen(source, name="transformations")
     seeds = chosen(source, shuffle=False)
@@ -90,7 +91,7 @@ def figure_s1(source: Source) -> Product:
         f"{np.abs(draws['skew_angle'] - 90).max():.0e}; the whole: arccos(cos(symmetric) / sqrt(1 + ratio^2)) "
         f"within {error:.1f} degrees. Panels C and D: the network, {len(seeds)} seeds."
     )
-    return Product(TRANSFORMATION_COLUMNS, rows, text, figure)
+    return Artifact(TRANSFORMATION_COLUMNS, rows, text, figure)
 
 
 def _spectra(axis: Axes, results: Sequence[Arrays]) -> list[Row]:
@@ -130,7 +131,7 @@ def _skews(axis: Axes, results: Sequence[Arrays]) -> list[Row]:
 # Figure S2.
 
 
-def figure_s2(source: Source) -> Product:
+def figure_s2(source: Source) -> Artifact:
     """Alignment terms with shuffled data at many iterations; W and its updates with and without."""
     figure = new_figure(12, 6)
     grid = figure.subplots(2, len(HIDDEN), sharey=True)
@@ -152,7 +153,7 @@ def figure_s2(source: Source) -> Product:
         for name in ("weight_angle", "update_to_feedback")
     ]
     header = ["l", "angle to Bᵀ (degrees), last epoch", "in file order", "shuffled"]
-    return Product(TERM_COLUMNS, rows, f"{len(shuffled)} seeds.\n\n{markdown(header, lines)}", figure)
+    return Artifact(TERM_COLUMNS, rows, f"{len(shuffled)} seeds.\n\n{markdown(header, lines)}", figure)
 
 
 def _late(results: Sequence[Arrays], name: str, layer: int) -> Spread:
@@ -185,7 +186,7 @@ def _lag_figure(source: Source, names: dict[str, str], lags: Sequence[int]) -> t
     return figure, rows, seeds
 
 
-def figure_s3(source: Source) -> Product:
+def figure_s3(source: Source) -> Artifact:
     """Angles of outputs and errors to those of earlier iterations."""
     names = {
         "output_angle": "angle of L(l-1)[k] to [k-o] (degrees)",
@@ -194,10 +195,10 @@ def figure_s3(source: Source) -> Product:
     figure, rows, seeds = _lag_figure(source, names, (30, 60))
     lines = [[layer, lag, *(_ends(seeds, name, layer, lag) for name in names)] for layer in HIDDEN for lag in (30, 60)]
     header = ["l", "lag", "outputs, first to last (degrees)", "errors, first to last (degrees)"]
-    return Product(LAG_COLUMNS, rows, f"{len(seeds)} seeds.\n\n{markdown(header, lines)}", figure)
+    return Artifact(LAG_COLUMNS, rows, f"{len(seeds)} seeds.\n\n{markdown(header, lines)}", figure)
 
 
-def figure_s4(source: Source) -> Product:
+def figure_s4(source: Source) -> Artifact:
     """Sums of the similarity terms within and between categories over training."""
     names = {"within": "within categories", "between": "between categories"}
     figure, rows, seeds = _lag_figure(source, names, LAGS)
@@ -209,7 +210,7 @@ def figure_s4(source: Source) -> Product:
     ]
     header = ["l", "lag", "within, first to last", "between, first to last"]
     text = f"{len(seeds)} seeds; sums of the terms over the number of all pairs.\n\n{markdown(header, lines)}"
-    return Product(LAG_COLUMNS, rows, text, figure)
+    return Artifact(LAG_COLUMNS, rows, text, figure)
 
 
 def _ends(results: Sequence[Arrays], name: str, layer: int, lag: int, form: str = "{:.1f}") -> str:
@@ -235,7 +236,7 @@ GROUPS = {
 SIGNAL_NAMES = {"error": "errors δ(l+1)", "output": "outputs L(l-1)"}
 
 
-def figure_s5(source: Source) -> Product:
+def figure_s5(source: Source) -> Artifact:
     """Similarities of the signals of all pairs of data points, at first and at last; norms of single errors."""
     [arrays] = [each for _, results in computed(source) for each in results]
     figure = new_figure(12, 13)
@@ -264,7 +265,7 @@ def figure_s5(source: Source) -> Product:
         f"{arrays['iteration'][-1]}. Triangles are means.\n\n"
         + markdown(["phase", "signal", "l", "pairs", "mean similarity"], lines)
     )
-    return Product(SIMILARITY_COLUMNS, rows, text, figure)
+    return Artifact(SIMILARITY_COLUMNS, rows, text, figure)
 
 
 def _histograms(axis: Axes, arrays: Arrays, phase: str, signal: str, layer: int) -> list[Row]:
@@ -290,7 +291,7 @@ def _histograms(axis: Axes, arrays: Arrays, phase: str, signal: str, layer: int)
 # Figure S6.
 
 
-def figure_s6(source: Source) -> Product:
+def figure_s6(source: Source) -> Artifact:
     """The zero-degree term beside the update: its size, and its angle to B^T; and those of all alignment terms."""
     [(_, results)] = computed(source)
     figure = new_figure(10, 7)
@@ -302,7 +303,7 @@ def figure_s6(source: Source) -> Product:
             rows += expansion_panel(axis, results, part, measure)
             axis.set(title=name, ylabel="norm / ‖ΔW‖" if measure == "norm" else "angle to Bᵀ (degrees)")
     grid[0][0].legend(fontsize="small")
-    return Product(EXPANSION_COLUMNS, rows, expansion_text(results), figure)
+    return Artifact(EXPANSION_COLUMNS, rows, expansion_text(results), figure)
 
 
 # Figure S7.
@@ -310,7 +311,7 @@ def figure_s6(source: Source) -> Product:
 PRODUCT_COLUMNS = ("case", "theta_1", "theta_2", "mean", "variance", "draws")
 
 
-def figure_s7(source: Source) -> Product:
+def figure_s7(source: Source) -> Artifact:
     """The angle of products of random matrices by those of their factors."""
     [arrays] = [each for _, results in computed(source) for each in results]
     figure = new_figure(9, 7.4)
@@ -346,7 +347,7 @@ def figure_s7(source: Source) -> Product:
         f"all draws: {shift:+.3f} ± {error:.3f} degrees; mean variance within a bin: {variances[0]:.1f} without, "
         f"{variances[1]:.1f} with (square degrees)."
     )
-    return Product(PRODUCT_COLUMNS, rows, text, figure)
+    return Artifact(PRODUCT_COLUMNS, rows, text, figure)
 
 
 # Figure S8.
@@ -357,7 +358,7 @@ SENSITIVITY_COLUMNS = (
 )
 
 
-def figure_s8(source: Source) -> Product:
+def figure_s8(source: Source) -> Artifact:
     """Final alignment of updates and test error by rate, normalisation and label smoothing: a line per run."""
     rows: list[Row] = []
     lines = []
@@ -394,7 +395,7 @@ def figure_s8(source: Source) -> Product:
     ]
     epochs = f"{rows[0]['epochs']:g}" if rows else "-"
     text = f"{len(rows)} runs of {epochs} epochs (the paper: 100), medians, smallest and largest."
-    return Product(SENSITIVITY_COLUMNS, rows, f"{text}\n\n{markdown(header, lines)}", figure)
+    return Artifact(SENSITIVITY_COLUMNS, rows, f"{text}\n\n{markdown(header, lines)}", figure)
 
 
 def _degrees(angles: Sequence[float]) -> str:
@@ -449,7 +450,7 @@ def _once(axis: Axes) -> tuple[list[Any], list[str]]:
 DIRECT_COLUMNS = ("measure", "layer", "moment", "epoch", "order", *BY_SEED)
 
 
-def figure_direct(source: Source) -> Product:
+def figure_direct(source: Source) -> Artifact:
     """Direct feedback alignment: products of W to F^T, W to Q^T, and the direct alignment terms."""
     [(_, results)] = computed(source)
     figure = new_figure(12, 6.4)
@@ -483,4 +484,4 @@ def figure_direct(source: Source) -> Product:
     ]
     header = ["l", "W(l) ... W(d-1) to Fᵀ, last epoch (degrees)", "W to Qᵀ"]
     text = f"{len(results)} seeds, to iteration {int(results[0]['iteration'][-1])}.\n\n{markdown(header, lines)}"
-    return Product(DIRECT_COLUMNS, rows, text, figure)
+    return Artifact(DIRECT_COLUMNS, rows, text, figure)

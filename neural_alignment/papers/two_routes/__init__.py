@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from neural_alignment.errors import InputError
-from neural_alignment.papers.output import Product
 from neural_alignment.papers.registry import Item, Source
-from neural_alignment.papers.two_routes import claims, experiments, figures, tables
+from neural_alignment.papers.two_routes import claims, figures, runs, tables
+from neural_alignment.reporting import Artifact
 
 
 def _searched(source: Source) -> None:
@@ -26,22 +26,22 @@ def _check_recordings(source: Source) -> None:
     load_recordings(source.recordings)
 
 
-def _fits(source: Source) -> Product:
+def _fits(source: Source) -> Artifact:
     """Figure 6, of the first seed of each rule and of recorded responses."""
     from neural_alignment.papers.two_routes import figure_6
 
-    runs = {
-        experiments.RULES[cell.labels["rule"]].label: outcomes[0].directory.path
+    networks = {
+        runs.RULES[cell.labels["rule"]].label: outcomes[0].directory.path
         for cell, outcomes in source.read()
         if outcomes and not outcomes[0].diverged
     }
-    return figure_6.figure_6(runs, source.recordings, source.images, report=source.say)
+    return figure_6.figure_6(networks, source.recordings, source.images, report=source.say)
 
 
-def _theory(name: str) -> Callable[[Source], Product]:
+def _theory(name: str) -> Callable[[Source], Artifact]:
     """Returns what makes a table of theory.py, which needs SciPy and some seconds."""
 
-    def make(source: Source) -> Product:
+    def make(source: Source) -> Artifact:
         del source
         from neural_alignment.papers.two_routes import theory
 
@@ -56,8 +56,8 @@ SHOWN = ("symmetric", "activation", "weight_mirror", "information")
 ITEMS = [
     Item("table", "two_routes/1", "regularisation primitives and their gradients", tables.table_1),
     Item("table", "two_routes/2", "which primitives each rule is made of", tables.table_2),
-    Item("table", "two_routes/3", "local rules with ResNet-18", tables.table_3, experiments.table_3()),
-    Item("table", "two_routes/4", "symmetric and activation alignment", tables.table_4, experiments.table_4()),
+    Item("table", "two_routes/3", "local rules with ResNet-18", tables.table_3, runs.table_3()),
+    Item("table", "two_routes/4", "symmetric and activation alignment", tables.table_4, runs.table_4()),
     Item("table", "two_routes/5", "metaparameters found by the searches", tables.table_5),
     Item(
         "table",
@@ -74,35 +74,35 @@ ITEMS = [
         "two_routes/2",
         "weight mirror: flow in three regimes, W against B of three layers",
         figures.figure_2,
-        experiments.first_seed(("weight_mirror",)),
+        runs.first_seed(("weight_mirror",)),
     ),
     Item(
         "figure",
         "two_routes/3",
         "fixed metaparameters on other networks",
         figures.transfer,
-        experiments.transfer(experiments.TRANSFER),
+        runs.transfer(runs.TRANSFER),
     ),
     Item(
         "figure",
         "two_routes/5",
         "noisy updates: SA and backpropagation, ResNet-18",
         figures.noise,
-        experiments.noise(("backprop", "symmetric"), "resnet18"),
+        runs.noise(("backprop", "symmetric"), "resnet18"),
     ),
     Item(
         "figure",
         "two_routes/5b",
         "noisy updates: SA and backpropagation, a deeper network",
         figures.noise_deeper,
-        experiments.noise(("backprop", "symmetric"), "resnet50"),
+        runs.noise(("backprop", "symmetric"), "resnet50"),
     ),
     Item(
         "figure",
         "two_routes/6",
         "neural fits to V4 and IT",
         _fits,
-        experiments.first_seed((*experiments.SEARCHED, "symmetric", "activation", "feedback", "backprop")),
+        runs.first_seed((*runs.SEARCHED, "symmetric", "activation", "feedback", "backprop")),
         needs="--recordings FILE",
         check=_check_recordings,
     ),
@@ -111,7 +111,7 @@ ITEMS = [
         "two_routes/S1",
         "noisy updates: all rules, ResNet-18",
         figures.noise,
-        experiments.noise(NOISY, "resnet18"),
+        runs.noise(NOISY, "resnet18"),
     ),
     Item(
         "figure",
@@ -125,21 +125,21 @@ ITEMS = [
         "two_routes/S3",
         "learning symmetry over training",
         figures.symmetry,
-        experiments.first_seed(SHOWN),
+        runs.first_seed(SHOWN),
     ),
     Item(
         "figure",
         "two_routes/S4",
         "angles and norm ratios by layer over training",
         figures.metrics,
-        experiments.first_seed(SHOWN),
+        runs.first_seed(SHOWN),
     ),
     Item(
         "figure",
         "two_routes/S5",
         "Kolen-Pollack's fixed metaparameters on other networks",
         figures.transfer,
-        experiments.transfer(("kolen_pollack", "backprop")),
+        runs.transfer(("kolen_pollack", "backprop")),
     ),
 ]
 """Every table and figure of the paper that this library makes."""

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from neural_alignment.papers.output import Product, Row, Spread, markdown
 from neural_alignment.papers.plans import Cell
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.two_routes import experiments
-from neural_alignment.papers.two_routes.experiments import MODELS, TABLE_3, TABLE_4
+from neural_alignment.papers.two_routes import runs as experiments
+from neural_alignment.papers.two_routes.runs import MODELS, TABLE_3, TABLE_4
 from neural_alignment.papers.two_routes.tables import run_rows
+from neural_alignment.reporting import Artifact, Row, Spread, markdown
 
 MARGIN = 2.0
 """Points of top-1 within which two rules count as equal.
@@ -91,7 +91,7 @@ def cells(profile: str) -> list[Cell]:
     return [cell for plan in plans for cell in plan[profile]]
 
 
-def table(source: Source) -> Product:
+def table(source: Source) -> Artifact:
     """Every claim on every network and at every noise for which there are runs.
 
     The difference is that of the means over seeds, in points of top-1; its standard error follows from those of the
@@ -113,7 +113,7 @@ def table(source: Source) -> Product:
     ]
     names = ["claim", "network", "rule (%)", "compared with (%)", "difference", "paper's difference", "at this size"]
     text = markdown(names, lines) if lines else "No claim has the runs it is about."
-    return Product(COLUMNS, found, text)
+    return Artifact(COLUMNS, found, text)
 
 
 def _value(row: Row, which: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from neural_alignment.analysis import neural_fit
 from neural_alignment.data.recordings import Recordings, load_recordings
 from neural_alignment.errors import DataError, InputError
-from neural_alignment.papers.output import Product, markdown, new_figure
+from neural_alignment.reporting import Artifact, markdown, new_figure
 from neural_alignment.training import features
 
 COLUMNS = ("network", "area", "layer", "units", "correlation", "sem", "corrected", "corrected_sem", "best")
@@ -27,7 +27,7 @@ def figure_6(
     seed: int = 0,
     batch_size: int = 64,
     report: Callable[[str], None] = lambda line: None,
-) -> Product:
+) -> Artifact:
     """Fits every layer of every run to the recordings.
 
     Features are kept in a temporary file, one layer's at a time; its size is 4 bytes times images times outputs.
@@ -76,10 +76,10 @@ def figure_6(
                 fits[layer] = neural_fit.fit(outputs, recorded.responses, recorded.areas, split, components, seed)
             report(_line(name, layer, fits[layer]))
         rows += _rows(name, fits)
-    return Product(COLUMNS, rows, _text(rows), _draw(rows, recorded))
+    return Artifact(COLUMNS, rows, _text(rows), _draw(rows, recorded))
 
 
-def _networks(runs: Mapping[str, str], random: bool) -> Iterator[tuple[str, features.Network]]:
+def _networks(runs: Mapping[str, str], random: bool) -> Iterator[tuple[str, features.RunNetwork]]:
     if random:
         yield RANDOM, features.initial(next(iter(runs.values())))
     for name, run_dir in runs.items():

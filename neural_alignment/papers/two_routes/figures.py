@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.alignments import primitives
-from neural_alignment.papers.output import Product, Row, Spread, markdown, new_figure
 from neural_alignment.papers.plans import Cell, Outcome
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.two_routes.experiments import CHANCE, MODELS, RULES
+from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULES
 from neural_alignment.papers.two_routes.tables import RUN_COLUMNS, percent, run_rows
+from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def symmetrised_flow(forward: np.ndarray, backward: np.ndarray, decay: float, x:
     return -tape.gradient(regulariser, points).numpy()
 
 
-def figure_2(source: Source) -> Product:
+def figure_2(source: Source) -> Artifact:
     """The flow of weight mirror in its three regimes, and W against B of three layers of a run of weight mirror."""
     from neural_alignment.analysis.dynamics import FIGURE_2_DECAYS
 
@@ -73,7 +73,7 @@ def figure_2(source: Source) -> Product:
         axis.set(xlabel="forward weight", ylabel="backward weight")
     text = "Panels a to c: -gradient of the primitives. Panels d to f: "
     text += f"ResNet-18, weight mirror, step {max(kept)}." if kept else "no run with kernels kept."
-    return Product(FIGURE_2_COLUMNS, rows, text, figure)
+    return Artifact(FIGURE_2_COLUMNS, rows, text, figure)
 
 
 def _flow_panel(axis: Axes, panel: str, decay: float, name: str) -> list[Row]:
@@ -116,7 +116,7 @@ def _scatter(axis: Axes, kernels: dict[str, Any], layer: str, step: int) -> list
 # Figures 3 and S5.
 
 
-def transfer(source: Source) -> Product:
+def transfer(source: Source) -> Artifact:
     """Top-1 accuracy of fixed metaparameters on several networks; a run that diverged counts as a guess."""
     rows = run_rows(source, source.read())
     models = list(dict.fromkeys(cell.labels["model"] for cell in source.cells))
@@ -136,7 +136,7 @@ def transfer(source: Source) -> Product:
     axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
     axis.set_xticks(range(len(models)), [MODELS[model] for model in models])
     figure.legend(loc="outside right", fontsize="small")
-    return Product(RUN_COLUMNS, rows, markdown(["rule", *(MODELS[model] for model in models)], lines), figure)
+    return Artifact(RUN_COLUMNS, rows, markdown(["rule", *(MODELS[model] for model in models)], lines), figure)
 
 
 def _spread(rows: Sequence[Row], **labels: Any) -> Spread:
@@ -158,18 +158,18 @@ def _error_bars(axis: Axes, places: Sequence[float], spreads: Sequence[Spread], 
 NOISE_COLUMNS = ("rule", "noise_variance", "seed", "top1")
 
 
-def noise(source: Source) -> Product:
+def noise(source: Source) -> Artifact:
     """Top-1 accuracy of ResNet-18 against the variance of noise on the updates; mean and its standard error."""
     return _noise(source, ("resnet18",), NOISE_COLUMNS)
 
 
-def noise_deeper(source: Source) -> Product:
+def noise_deeper(source: Source) -> Artifact:
     """The same of deeper networks (Figure 5 b)."""
     models = tuple(dict.fromkeys(cell.labels["model"] for cell in source.cells))
     return _noise(source, models, ("model", *NOISE_COLUMNS))
 
 
-def _noise(source: Source, models: Sequence[str], columns: Sequence[str]) -> Product:
+def _noise(source: Source, models: Sequence[str], columns: Sequence[str]) -> Artifact:
     rows = run_rows(source, source.read())
     figure = new_figure(4.2 * len(models) + 1.6, 4)
     lines = []
@@ -190,7 +190,7 @@ def _noise(source: Source, models: Sequence[str], columns: Sequence[str]) -> Pro
     figure.legend(handles, labels, loc="outside right", fontsize="small")
     header = ["network", "rule", *(f"variance {variance:g}" for variance in variances)]
     text = markdown(header, lines) + _commands(source, rows)
-    return Product(columns, [{key: row[key] for key in columns} for row in rows], text, figure)
+    return Artifact(columns, [{key: row[key] for key in columns} for row in rows], text, figure)
 
 
 def _commands(source: Source, rows: Sequence[Row]) -> str:
@@ -211,7 +211,7 @@ TIMES = 4
 """Columns of Figure S3: evaluations, evenly spaced from the first to the last."""
 
 
-def symmetry(source: Source) -> Product:
+def symmetry(source: Source) -> Artifact:
     """W against B of the third convolution of ResNet-18 at several times, for several rules."""
     read = source.read()
     figure = new_figure(2.3 * TIMES, 2.3 * len(read))
@@ -236,13 +236,13 @@ def symmetry(source: Source) -> Product:
     for axis in grid[-1]:
         axis.set(xlabel="forward weight")
     text = f"Layer {SYMMETRY_LAYER}." + (f" Not yet run: {', '.join(missing)}." if missing else "")
-    return Product(("rule", "epoch", "step", "layer", "forward", "backward"), rows, text, figure)
+    return Artifact(("rule", "epoch", "step", "layer", "forward", "backward"), rows, text, figure)
 
 
 METRICS = {"weight_angle": "angle of W to B^T (degrees)", "norm_ratio": "||B|| / ||W||"}
 
 
-def metrics(source: Source) -> Product:
+def metrics(source: Source) -> Artifact:
     """Angle and norm ratio of W and B of every layer over training, for several rules."""
     read = source.read()
     figure = new_figure(9, 2.6 * len(read))
@@ -262,7 +262,7 @@ def metrics(source: Source) -> Product:
     for axis in grid[-1]:
         axis.set(xlabel="epoch")
     header = ["rule", "smallest angle of a layer at the end (degrees)", "largest"]
-    return Product(("rule", "layer", "epoch", *METRICS), rows, markdown(header, lines), figure)
+    return Artifact(("rule", "layer", "epoch", *METRICS), rows, markdown(header, lines), figure)
 
 
 def _state(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:

@@ -7,17 +7,17 @@ from typing import Any
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
-from neural_alignment.papers.output import Product, Row, Spread, markdown
 from neural_alignment.papers.plans import Cell, Outcome
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.two_routes import taxonomy
-from neural_alignment.papers.two_routes.experiments import CHANCE, MODELS, RULES, SEARCHED, TABLE_3, TABLE_4
+from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULES, SEARCHED, TABLE_3, TABLE_4
+from neural_alignment.reporting import Artifact, Row, Spread, markdown
 
 RUN_COLUMNS = ("profile", "model", "rule", "seed", "top1", "top5", "diverged", "seconds")
 """Of the CSV files of Tables 3 and 4, and of Figures 3 and S5."""
 
 
-def table_1(source: Source) -> Product:
+def table_1(source: Source) -> Artifact:
     """The primitives and their gradients; `angle` is of Appendix D.3, d its upstream error.
 
     Gradients are found out, formulas are what the primitives' docstrings say.
@@ -30,10 +30,10 @@ def table_1(source: Source) -> Product:
     columns = ("group", "primitive", "formula_as_documented", "gradient")
     rows = [{column: row[column.partition("_")[0]] for column in columns} for row in rows]
     header = [column.replace("_", " ") for column in columns]
-    return Product(columns, rows, markdown(header, [list(row.values()) for row in rows]))
+    return Artifact(columns, rows, markdown(header, [list(row.values()) for row in rows]))
 
 
-def table_2(source: Source) -> Product:
+def table_2(source: Source) -> Artifact:
     """Which primitives each rule is made of; beside the paper's rows Kolen-Pollack (Appendix D.3) and sign symmetry."""
     del source
     names = list(taxonomy.PRIMITIVES)
@@ -44,7 +44,7 @@ def table_2(source: Source) -> Product:
     ]
     columns = ("group", "rule", *order)
     cells = [[row["group"], row["rule"], *("x" if row[name] else "" for name in order)] for row in rows]
-    return Product(columns, rows, markdown(["group", "rule", *(name.rstrip("_") for name in order)], cells))
+    return Artifact(columns, rows, markdown(["group", "rule", *(name.rstrip("_") for name in order)], cells))
 
 
 def _group(local: bool) -> str:
@@ -69,7 +69,7 @@ def run_rows(source: Source, read: Sequence[tuple[Cell, list[Outcome]]]) -> list
     ]
 
 
-def table_3(source: Source) -> Product:
+def table_3(source: Source) -> Artifact:
     """Top-1 and top-5 accuracy of the local rules with ResNet-18; mean and standard deviation over seeds."""
     rows = run_rows(source, source.read())
     lines = []
@@ -79,10 +79,10 @@ def table_3(source: Source) -> Product:
         ours = [percent(rows, cell, measure) for measure in ("top1", "top5")]
         lines.append([RULES[rule].label, *ours, *(f"{value:.2f}" for value in paper or ()), *["-"] * (not paper) * 2])
     header = ["rule", "top-1 (%)", "top-5 (%)", "paper, top-1 (%)", "paper, top-5 (%)"]
-    return Product(RUN_COLUMNS, rows, markdown(header, lines) + _remark(source))
+    return Artifact(RUN_COLUMNS, rows, markdown(header, lines) + _remark(source))
 
 
-def table_4(source: Source) -> Product:
+def table_4(source: Source) -> Artifact:
     """Top-1 accuracy of symmetric and activation alignment beside backpropagation's; mean and standard deviation."""
     rows = run_rows(source, source.read())
     rules = list(dict.fromkeys(cell.labels["rule"] for cell in source.cells))
@@ -96,7 +96,7 @@ def table_4(source: Source) -> Product:
         ]
         for model in dict.fromkeys(model for model, _ in cells)
     ]
-    return Product(RUN_COLUMNS, rows, markdown(header, lines) + _remark(source))
+    return Artifact(RUN_COLUMNS, rows, markdown(header, lines) + _remark(source))
 
 
 def percent(rows: Sequence[Row], cell: Cell, measure: str) -> str:
@@ -192,7 +192,7 @@ PRINTED_OTHERWISE = {
 """Cells that the paper did not round to its own digits: row and column -> what it prints, and the unrounded value."""
 
 
-def table_5(source: Source) -> Product:
+def table_5(source: Source) -> Artifact:
     """Metaparameters that the searches found, from configs/two_routes/resnet18, rounded to the paper's digits."""
     configs = {rule: configuration.load(f"{source.configs}/two_routes/resnet18/{rule}.yaml") for rule in SEARCHED}
     rows = [{"setting": name, **{rule: cell(configs[rule]) for rule in SEARCHED}} for name, cell in TABLE_5.items()]
@@ -203,7 +203,7 @@ def table_5(source: Source) -> Product:
         f"{name} of {RULES[rule].label}: the paper prints {printed}; its earlier appendix has {unrounded}."
         for (name, rule), (printed, unrounded) in PRINTED_OTHERWISE.items()
     ]
-    return Product(columns, rows, "\n".join([table, "", *remarks]))
+    return Artifact(columns, rows, "\n".join([table, "", *remarks]))
 
 
 __all__ = ["RUN_COLUMNS", "percent", "run_rows", "table_1", "table_2", "table_3", "table_4", "table_5"]

@@ -15,7 +15,7 @@ from scipy.integrate import solve_ivp
 from neural_alignment import operations
 from neural_alignment.alignments import primitives
 from neural_alignment.analysis import dynamics
-from neural_alignment.papers.output import Product, markdown
+from neural_alignment.reporting import Artifact, markdown
 
 Array = np.ndarray
 
@@ -124,7 +124,7 @@ def network_flow(strategy: str, x: Array, y: Array) -> Callable[[Array], Array]:
     return flow
 
 
-def flow_table() -> Product:
+def flow_table() -> Artifact:
     """Returns the eigenvalues of D.1 beside the printed ones, and the closed form beside the library's flow."""
     rules = [("weight_mirror", name, dynamics.weight_mirror(decay)) for name, decay in dynamics.FIGURE_2_DECAYS.items()]
     rules += [("symmetric", "", dynamics.symmetric_alignment()), ("activation", "", dynamics.activation_alignment())]
@@ -157,7 +157,7 @@ def _closed_form_error(rule: dynamics.ScalarRule, x_squared: float) -> float:
     return float(np.abs(found - rule.solution(0.7, -0.2, times, x_squared)).max())
 
 
-def fixed_point_table() -> Product:
+def fixed_point_table() -> Artifact:
     """Returns the fixed points of D.2 with their eigenvalues by formula, and by differences of the library's flow."""
     x, y = np.array([0.5, -1.0, 2.0, 0.25]), np.array([1.0, -0.5, 1.5, 1.0])
     network = dynamics.ScalarNetwork.of(x, y)
@@ -193,7 +193,7 @@ def _differences(flow: Callable[[Array], Array], point: Array, step: float = 1e-
     return np.stack([(flow(point + h) - flow(point - h)) / (2 * step) for h in step * np.eye(len(point))], axis=1)
 
 
-def autoencoder_table(starts: int = STARTS, seed: int = 0) -> Product:
+def autoencoder_table(starts: int = STARTS, seed: int = 0) -> Artifact:
     """Returns how many random starts of Information Alignment's symmetrised flow end with W = B, and the rest's ends.
 
     With a decay of 4, above the largest second moment, both weights vanish: symmetric, but for nothing. Without decay
@@ -236,10 +236,10 @@ def _asymmetry(forward: Array, backward: Array) -> float:
     return float(np.linalg.norm(forward - backward) / max(np.linalg.norm(forward), np.linalg.norm(backward)))
 
 
-def _product(rows: list[dict[str, object]]) -> Product:
+def _product(rows: list[dict[str, object]]) -> Artifact:
     columns = list(rows[0])
     lines = [[f"{row[key]:.4g}" if isinstance(row[key], float) else row[key] for key in columns] for row in rows]
-    return Product(columns, rows, markdown([column.replace("_", " ") for column in columns], lines))
+    return Artifact(columns, rows, markdown([column.replace("_", " ") for column in columns], lines))
 
 
 def _numbers(values: Array) -> str:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neural_alignment.errors import InputError
-from neural_alignment.papers.output import Product, Row, Style, markdown, new_figure
+from neural_alignment.papers.figures import Style
 from neural_alignment.papers.plans import unique, waiting
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks.accuracies import TABLE_6, TABLE_7, TABLE_9
-from neural_alignment.papers.wide_networks.experiments import IMAGENET_LOSS, IMAGENET_SAMPLE, PIPELINE_CHECK, RULES
+from neural_alignment.papers.wide_networks.runs import IMAGENET_LOSS, IMAGENET_SAMPLE, PIPELINE_CHECK, RULES
 from neural_alignment.papers.wide_networks.tables import (
     COLUMNS,
     COLUMNS_9,
@@ -24,6 +24,7 @@ from neural_alignment.papers.wide_networks.tables import (
     row_of,
     rows_of_9,
 )
+from neural_alignment.reporting import Artifact, Row, markdown, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +78,7 @@ def _counted(found: Sequence[Network], source: Source) -> str:
 COLUMNS_3 = ("dataset", "rule", "width", "seed", "rate", "validation_accuracy", DIFFERS)
 
 
-def figure_3(source: Source) -> Product:
+def figure_3(source: Source) -> Artifact:
     """Accuracy over the learning rate, a narrow and a wide network."""
     found = networks(source)
     rows = [
@@ -99,7 +100,7 @@ def figure_3(source: Source) -> Product:
     _legend(figure, axes[0])
     rows.sort(key=lambda row: (row["dataset"], row["width"], list(RULES).index(row["rule"]), row["rate"]))
     text = f"{_counted(found, source)}. Lines: width {wide}; dotted: width {narrow}; nothing where J became infinite."
-    return Product(COLUMNS_3, rows, text + _told(source), figure)
+    return Artifact(COLUMNS_3, rows, text + _told(source), figure)
 
 
 def _named(network: Network, *names: str) -> Row:
@@ -112,7 +113,7 @@ def _points(rows: Sequence[Row], x: str, **key: Any) -> dict[float, float]:
     return {row[x]: row["validation_accuracy"] for row in reversed(chosen)}
 
 
-def figure_4(source: Source) -> Product:
+def figure_4(source: Source) -> Artifact:
     """Accuracy over the width; the paper's printed accuracies beside."""
     found = networks(source)
     rows = [row_of(each, PRINTED[each.labels["dataset"]], dataset=each.labels["dataset"]) for each in found]
@@ -126,7 +127,7 @@ def figure_4(source: Source) -> Product:
         axis.set(title=title, ylabel="validation accuracy (%)")
     _legend(figure, axes[0])
     text = f"{_counted(found, source)}. Lines: here; crosses: Tables 6 and 7 of the paper, of its own protocol."
-    return Product(("dataset", *COLUMNS, DIFFERS), rows, text + _told(source), figure)
+    return Artifact(("dataset", *COLUMNS, DIFFERS), rows, text + _told(source), figure)
 
 
 def _draw_printed(axis: Axes, printed: Mapping[int, float], style: Style) -> None:
@@ -136,7 +137,7 @@ def _draw_printed(axis: Axes, printed: Mapping[int, float], style: Style) -> Non
 COLUMNS_5 = ("rule", "width", "seed", "rate", "epoch", "train_loss", DIFFERS)
 
 
-def figure_5(source: Source) -> Product:
+def figure_5(source: Source) -> Artifact:
     """Training losses on ImageNet; in the lab on a sample: whether data, rules and networks fit together, no more."""
     found = networks(source)
     title = PIPELINE_CHECK if source.profile == "lab" else IMAGENET_LOSS
@@ -159,7 +160,7 @@ def figure_5(source: Source) -> Product:
     if rows:
         axis.legend(fontsize="small")
     table = markdown(["rule", "loss, first epoch", "last"], lines)
-    return Product(COLUMNS_5, rows, f"{title}. {_counted(found, source)}.\n\n{table}{_told(source)}", figure)
+    return Artifact(COLUMNS_5, rows, f"{title}. {_counted(found, source)}.\n\n{table}{_told(source)}", figure)
 
 
 def check_sample(source: Source) -> None:
@@ -180,7 +181,7 @@ def _plain(style: Style) -> dict[str, Any]:
     return {name: value for name, value in style.options().items() if name != "capsize"} | {"markersize": 4}
 
 
-def figure_6(source: Source) -> Product:
+def figure_6(source: Source) -> Artifact:
     """Accuracy over the number of training images; the paper's printed accuracies beside."""
     rows = rows_of_9(source)
     widths = sorted({cell.labels["width"] for cell in source.cells})
@@ -197,4 +198,4 @@ def figure_6(source: Source) -> Product:
     axes[0].set_ylabel("validation accuracy (%)")
     _legend(figure, axes[0])
     text = f"{len(rows)} networks of {len(source.cells)}. Lines: here; crosses: Table 9 of the paper."
-    return Product((*COLUMNS_9, DIFFERS), rows, text + _told(source), figure)
+    return Artifact((*COLUMNS_9, DIFFERS), rows, text + _told(source), figure)

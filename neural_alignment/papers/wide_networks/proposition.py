@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neural_alignment.papers.output import Product, Row, Spread, Style, markdown, new_figure
+from neural_alignment.papers.figures import Style
 from neural_alignment.papers.pieces import Arrays, Piece, Pieces
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.wide_networks import updates
+from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ def _networks(source: Source) -> list[tuple[dict, Arrays]]:
 COLUMNS = ("activation", "rule", "width", "seed", "step", "distance", "movement")
 
 
-def proposition_2(source: Source) -> Product:
+def proposition_2(source: Source) -> Artifact:
     """||f - f_align|| at the end of training by width, and the fitted exponents."""
     rows = [
         {**labels, "rule": rule, "step": int(step), "distance": float(distance), "movement": float(movement)}
@@ -85,7 +86,7 @@ def proposition_2(source: Source) -> Product:
     text += (
         f"\n\nFitted from x{FITTED} on, a line for each seed: mean and standard error; the proposition: -0.5 or less."
     )
-    return Product(COLUMNS, [{name: row[name] for name in COLUMNS} for row in rows], text, figure)
+    return Artifact(COLUMNS, [{name: row[name] for name in COLUMNS} for row in rows], text, figure)
 
 
 def exponent(rows: Sequence[Row]) -> tuple[Spread, float]:
@@ -136,7 +137,7 @@ SHOWN = (WIDTHS[0], WIDTHS[-1])
 UPDATE_COLUMNS = ("width", "seed", "rule", "row", "column", "update")
 
 
-def figure_2(source: Source) -> Product:
+def figure_2(source: Source) -> Artifact:
     """Changes of the second layer by gradient descent, Align-ada and Align-zero, narrow above and wide below."""
     there = {(labels["width"], labels["seed"]): arrays for labels, arrays in _networks(source)}
     figure = new_figure(8.4, 5.6)
@@ -166,7 +167,7 @@ def figure_2(source: Source) -> Product:
         f"{markdown(header, lines)}\n\nThe second layer of a tanh network, its first {SIZES['side']} units each way; "
     )
     text += "the cosine is that of the whole layer. Shades are the same for all of a width."
-    return Product(UPDATE_COLUMNS, rows, text, figure)
+    return Artifact(UPDATE_COLUMNS, rows, text, figure)
 
 
 def _draw(axis: Axes, arrays: Arrays, rule: str) -> None:

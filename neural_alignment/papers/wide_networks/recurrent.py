@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from neural_alignment.papers.output import Product, Row, Spread, Style, markdown, new_figure
+from neural_alignment.papers.figures import Style
 from neural_alignment.papers.pieces import Piece, Pieces
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.wide_networks import add_task
 from neural_alignment.papers.wide_networks.published import CHANCE, TABLE_8, WIDTHS
+from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,7 @@ def rows_of(source: Source) -> list[Row]:
     return rows
 
 
-def table_8(source: Source) -> Product:
+def table_8(source: Source) -> Artifact:
     """The least training and test losses, each over the epochs for itself, beside the printed ones."""
     rows = rows_of(source)
     header = ["rule", "hidden units", "train (paper)", "test (paper)", "other seeds", "train, others", "test, others"]
@@ -79,7 +80,7 @@ def table_8(source: Source) -> Product:
                 lines.append([style.label, width, *_beside(own), _counted(others), *spreads])
     text = f"{markdown(header, lines)}\n\n"
     text += f"Sums over {add_task.TIME} steps; the constant 0.5 has {CHANCE.train} and {CHANCE.test}. {_largest(rows)}"
-    return Product(COLUMNS, rows, text)
+    return Artifact(COLUMNS, rows, text)
 
 
 def _chosen(rows: Sequence[Row], rule: str, width: int) -> tuple[list[Row], list[Row]]:
@@ -115,7 +116,7 @@ def _largest(rows: Sequence[Row]) -> str:
     return f"Largest difference of seed {add_task.PUBLISHED_SEED} to the paper: {max(differences):.4f}."
 
 
-def figure_9(source: Source) -> Product:
+def figure_9(source: Source) -> Artifact:
     """The losses over the width; crosses are the paper's, bars the other seeds' mean and standard deviation."""
     rows = rows_of(source)
     figure = new_figure(10, 4.5)
@@ -131,7 +132,7 @@ def figure_9(source: Source) -> Product:
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     text = "Lines: seed 99, test loss left, training loss right. Crosses: the paper. Bars: mean and standard deviation "
     text += f"of seeds {SEEDS[0]} to {SEEDS[-1]}. Dotted: the constant 0.5. {_largest(rows)}"
-    return Product(COLUMNS, rows, text, figure)
+    return Artifact(COLUMNS, rows, text, figure)
 
 
 def _draw(axis: Axes, rows: Sequence[Row], rule: str, style: Style, part: str) -> None:

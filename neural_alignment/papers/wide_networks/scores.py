@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from neural_alignment.papers.output import Product, Row, Spread, Style, markdown, new_figure
+from neural_alignment.papers.figures import Style
 from neural_alignment.papers.pieces import Piece, Pieces
 from neural_alignment.papers.plans import Run
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.wide_networks import scoring
 from neural_alignment.papers.wide_networks.published import TABLE_3, TABLE_4, TABLE_5, Scores
+from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,16 +130,16 @@ def _at_end(rows: Sequence[Row]) -> list[Row]:
     return sorted(kept, key=lambda row: (row["layer"], row["width"], row["seed"]))
 
 
-def table(name: str) -> Callable[[Source], Product]:
+def table(name: str) -> Callable[[Source], Artifact]:
     """Returns what makes the table of a setting: scores at the end of training, beside the printed ones."""
 
-    def make(source: Source) -> Product:
+    def make(source: Source) -> Artifact:
         rows = _at_end(rows_of(source, name))
         layers, widths = (sorted({row[key] for row in rows}) for key in ("layer", "width"))
         lines = [[f"layer {layer}", *(_cell(rows, layer, width) for width in widths)] for layer in layers]
         text = markdown(["score (paper)", *(f"x{width}" for width in widths)], lines)
         text += f"\n\nOf several seeds mean and standard deviation. {SETTINGS[name].differs}. {_claim(rows)}"
-        return Product(COLUMNS, [{key: row[key] for key in COLUMNS} for row in rows], text)
+        return Artifact(COLUMNS, [{key: row[key] for key in COLUMNS} for row in rows], text)
 
     return make
 
@@ -186,12 +187,12 @@ STYLES = {
 """Width -> how its line looks."""
 
 
-def figure_1(source: Source) -> Product:
+def figure_1(source: Source) -> Artifact:
     """Scores by layer and width at the end of training; bars are standard deviations over seeds."""
     return _figure(source, _at_end, _by_layer, "layer", "Small crosses: the paper's scores.")
 
 
-def figure_8(source: Source) -> Product:
+def figure_8(source: Source) -> Artifact:
     """Scores over training, means over layers and seeds; open markers: permuted weights."""
     return _figure(source, list, _over_training, "epoch", "Means over layers and seeds; open: permuted weights.")
 
@@ -202,7 +203,7 @@ def _figure(
     draw: Callable[[Axes, Sequence[Row], Style], None],
     over: str,
     note: str,
-) -> Product:
+) -> Artifact:
     """Returns a figure with a panel per setting, in which `draw` draws the chosen rows of each width."""
     figure = new_figure(10, 4.2)
     axes = figure.subplots(1, len(SHOWN), sharey=True)
@@ -219,7 +220,7 @@ def _figure(
     axes[0].set_ylabel("alignment score")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(WIDTHS))
     differs = " ".join(f"{SETTINGS[name].title}: {SETTINGS[name].differs}." for name in SHOWN)
-    return Product(FIGURE_COLUMNS, rows, f"{note} {differs}", figure)
+    return Artifact(FIGURE_COLUMNS, rows, f"{note} {differs}", figure)
 
 
 def _by_layer(axis: Axes, rows: Sequence[Row], style: Style) -> None:

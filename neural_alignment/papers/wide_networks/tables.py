@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neural_alignment.papers.output import Product, Row, Spread, markdown
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.plans import Outcome
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks.accuracies import TABLE_1, TABLE_2, TABLE_6, TABLE_7, TABLE_9, TABLE_10
-from neural_alignment.papers.wide_networks.experiments import RULES, SEEDED_WIDTH
+from neural_alignment.papers.wide_networks.runs import RULES, SEEDED_WIDTH
+from neural_alignment.reporting import Artifact, Row, Spread, markdown
 
 COLUMNS = ("rule", "width", "seed", "rate", "validation_accuracy", "test_accuracy", "paper_accuracy")
 """Of the CSV files; accuracies are percent."""
@@ -158,21 +158,21 @@ def _grid(rows: Sequence[Row], source: Source, **key: Any) -> str:
     return markdown(["rule", *(f"x{width}" for width in widths), "differs from the paper (paper)"], lines)
 
 
-def _table(source: Source, paper: Mapping[str, Mapping[int, float]]) -> Product:
+def _table(source: Source, paper: Mapping[str, Mapping[int, float]]) -> Artifact:
     rows = [row_of(network, paper) for network in networks(source)]
-    return Product((*COLUMNS, DIFFERS), rows, f"{_grid(rows, source)}\n\n{REMARK}")
+    return Artifact((*COLUMNS, DIFFERS), rows, f"{_grid(rows, source)}\n\n{REMARK}")
 
 
-def table_1(source: Source) -> Product:
+def table_1(source: Source) -> Artifact:
     """Align-prop beside all other rules; the paper has it at widths 128, 256 and 512 alone."""
     product = _table(source, {**TABLE_6, "align_prop": TABLE_1["align_prop"]})
     widths = list(TABLE_1["align_prop"])
     lines = [[RULES[rule].style.label, *row.values()] for rule, row in TABLE_1.items()]
     printed = markdown(["the paper", *(f"x{width}" for width in widths)], lines)
-    return Product(product.columns, product.rows, f"{product.text}\n\n{printed}")
+    return Artifact(product.columns, product.rows, f"{product.text}\n\n{printed}")
 
 
-def table_2(source: Source) -> Product:
+def table_2(source: Source) -> Artifact:
     """Mean and standard deviation over five seeds, at one width; of the paper the means, at its own width."""
     width = SEEDED_WIDTH[source.profile]
     printed = {rule: {width: mean} for rule, (mean, _) in TABLE_2.items()}
@@ -193,25 +193,25 @@ def table_2(source: Source) -> Product:
         f"paper, x{SEEDED_WIDTH['paper']}",
         "differs from the paper (paper)",
     ]
-    return Product((*COLUMNS, DIFFERS), rows, f"{markdown(header, lines)}\n\n{REMARK}")
+    return Artifact((*COLUMNS, DIFFERS), rows, f"{markdown(header, lines)}\n\n{REMARK}")
 
 
-def table_6(source: Source) -> Product:
+def table_6(source: Source) -> Artifact:
     """CIFAR-10, by width."""
     return _table(source, TABLE_6)
 
 
-def table_7(source: Source) -> Product:
+def table_7(source: Source) -> Artifact:
     """KMNIST, by width."""
     return _table(source, TABLE_7)
 
 
-def table_9(source: Source) -> Product:
+def table_9(source: Source) -> Artifact:
     """Small CIFAR-10, by number of training images and width."""
     rows = rows_of_9(source)
     numbers = sorted({cell.labels["train_images"] for cell in source.cells})
     parts = [f"{number} training images:\n\n{_grid(rows, source, train_images=number)}" for number in numbers]
-    return Product(COLUMNS_9, [_without_differs(row) for row in rows], "\n\n".join([*parts, REMARK]))
+    return Artifact(COLUMNS_9, [_without_differs(row) for row in rows], "\n\n".join([*parts, REMARK]))
 
 
 def rows_of_9(source: Source) -> list[Row]:
@@ -226,9 +226,9 @@ def _without_differs(row: Row) -> Row:
     return {name: value for name, value in row.items() if name != DIFFERS}
 
 
-def table_10(source: Source) -> Product:
+def table_10(source: Source) -> Artifact:
     """Standard parameterization, Adam: all epochs, one, and one at a small rate."""
     found = networks(source)
     rows = [row_of(each, TABLE_10[each.labels["setting"]], setting=each.labels["setting"]) for each in found]
     parts = [f"The paper's {setting}:\n\n{_grid(rows, source, setting=setting)}" for setting in TABLE_10]
-    return Product(COLUMNS_10, rows, "\n\n".join([*parts, REMARK]))
+    return Artifact(COLUMNS_10, rows, "\n\n".join([*parts, REMARK]))

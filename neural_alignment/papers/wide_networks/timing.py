@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from neural_alignment.errors import InputError, RunError
-from neural_alignment.papers.output import Product, markdown, new_figure, read_csv
 from neural_alignment.papers.registry import Item, Source
-from neural_alignment.papers.wide_networks.experiments import RULES
+from neural_alignment.papers.wide_networks.runs import RULES
+from neural_alignment.reporting import Artifact, markdown, new_figure, read_csv
 
 BASELINE = "backpropagation"
 """What the benchmark calls `normal`."""
@@ -35,12 +35,12 @@ def check(source: Source) -> None:
     read(source.folder)
 
 
-def figure_7(source: Source) -> Product:
+def figure_7(source: Source) -> Artifact:
     """Seconds of a step by width; the paper shows those of an epoch."""
     return figure_of(read(source.folder))
 
 
-def figure_of(rounds: Rounds) -> Product:
+def figure_of(rounds: Rounds) -> Artifact:
     """Returns the figure of some rounds: medians and quartiles, and those of the ratio to gradient descent."""
     figure = new_figure(5.6, 4.6)
     axis = figure.subplots()
@@ -66,7 +66,7 @@ def figure_of(rounds: Rounds) -> Product:
     text = markdown(["step (ratio to Normal)", *(f"x{width}" for width in widths)], lines)
     text += "\n\nMedians over rounds, of the ratio those of the ratios within a round; bars are quartiles. The 8-layer "
     text += "CIFAR-10 network on random images. Differs from the paper: one step, not an epoch; on a CPU."
-    return Product(COLUMNS, rows, text, figure)
+    return Artifact(COLUMNS, rows, text, figure)
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:

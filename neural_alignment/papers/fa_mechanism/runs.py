@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from neural_alignment.papers.fa_mechanism import computations
-from neural_alignment.papers.output import Style
+from neural_alignment.papers.fa_mechanism import compute
+from neural_alignment.papers.figures import Style
 from neural_alignment.papers.pieces import Arrays, Piece, Pieces
 from neural_alignment.papers.plans import Cell, Run
 
@@ -182,7 +182,7 @@ def observed(condition: str, shuffle: bool = False, seeds: Sequence[int] = SEEDS
     """Returns the observed training of a condition."""
     return pieces(
         f"observed/{condition}{'_shuffled' if shuffle else ''}",
-        computations.observed,
+        compute.observed,
         (condition,),
         seeds,
         {"condition": condition, "shuffle": shuffle},
@@ -197,7 +197,7 @@ def observed_relabelled() -> list[Pieces]:
     return [
         pieces(
             f"observed/relabelled_{100 * fraction:.0f}",
-            computations.observed,
+            compute.observed,
             ("bp_trw",),
             FEW,
             {"fraction": fraction},
@@ -212,7 +212,7 @@ def observed_direct() -> Pieces:
     """Returns the observed training by direct feedback alignment, at the rate of BP-TRW."""
     sizes = {"iterations": 1200, "every": EVERY, "moments": (66, 126, 606, 1146), "orders": ORDERS}
     rate = ("optimization.forward.learning_rate=5.0e-4",)
-    return pieces("observed/direct", computations.observed, ("bp",), FEW, {}, rate, direct=True, **sizes)
+    return pieces("observed/direct", compute.observed, ("bp",), FEW, {}, rate, direct=True, **sizes)
 
 
 EXPANDED = (6, 30, 66, 126, 186, 246, 306, 426, 546)
@@ -221,7 +221,7 @@ EXPANDED = (6, 30, 66, 126, 186, 246, 306, 426, 546)
 
 def expanded() -> Pieces:
     """Returns the expansions of Figures 3 and S6."""
-    return pieces("expanded", computations.expanded, ("bp_trw",), FEW, {}, moments=EXPANDED)
+    return pieces("expanded", compute.expanded, ("bp_trw",), FEW, {}, moments=EXPANDED)
 
 
 DISTURBED = {"linear": 1800, "feedback": 120, "errors": 120}
@@ -231,21 +231,19 @@ DISTURBED = {"linear": 1800, "feedback": 120, "errors": 120}
 def disturbed(how: str) -> Pieces:
     """Returns the disturbed terms of Figures 4 and 5."""
     sizes = {"iterations": DISTURBED[how], "how": how}
-    return pieces(f"disturbed/{how}", computations.disturbed, ("bp_trw",), FEW, {"how": how}, **sizes)
+    return pieces(f"disturbed/{how}", compute.disturbed, ("bp_trw",), FEW, {"how": how}, **sizes)
 
 
 def similarities() -> Pieces:
     """Returns the similarities of Figure S5."""
     sizes = {"iterations": 3000, "examples": 5000, "shown": 60, "bins": 60}
-    return pieces("similarities", computations.similarities, ("bp_trw",), (0,), {}, **sizes)
+    return pieces("similarities", compute.similarities, ("bp_trw",), (0,), {}, **sizes)
 
 
 def plane(first: str, second: str) -> Pieces:
     """Returns two paths in a plane: Figure 7C and F."""
     sizes = {"iterations": 3000, "every": 15, "side": 24, "examples": 5000, "arrows": 12}
-    return pieces(
-        f"plane/{first}_{second}", computations.plane, (first, second), (0,), {"paths": (first, second)}, **sizes
-    )
+    return pieces(f"plane/{first}_{second}", compute.plane, (first, second), (0,), {"paths": (first, second)}, **sizes)
 
 
 OPEN_LOOP_RATES = (2e-3, 4e-4)
@@ -261,12 +259,12 @@ def open_loops() -> list[Pieces]:
             (
                 Piece(
                     f"open_loop/{condition}_{rate:g}",
-                    computations.open_loops,
+                    compute.open_loops,
                     arguments={"condition": condition, "rate": rate, **sizes},
                 ),
             ),
         )
-        for condition in computations.open_loop.CONDITIONS
+        for condition in compute.open_loop.CONDITIONS
         for rate in OPEN_LOOP_RATES
     ]
 
@@ -278,9 +276,9 @@ def alone(name: str, compute: Callable[..., Arrays], **arguments: Any) -> Pieces
 
 def products() -> Pieces:
     """Returns the draws of Figure S7."""
-    return alone("products", computations.products, draws=60000, parts=20, seed=0, width=5.0)
+    return alone("products", compute.products, draws=60000, parts=20, seed=0, width=5.0)
 
 
 def transformations() -> Pieces:
     """Returns the draws of Figure S1."""
-    return alone("transformations", computations.transformations, draws=1500, units=50, seed=0)
+    return alone("transformations", compute.transformations, draws=1500, units=50, seed=0)

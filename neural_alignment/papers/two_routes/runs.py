@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neural_alignment.papers.output import Style
+from neural_alignment.papers.figures import Style
 from neural_alignment.papers.plans import Cell
 
 MODELS = {
