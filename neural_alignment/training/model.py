@@ -1,4 +1,4 @@
-"""A Keras model whose training step moves W by the gradient of J and B by that of R."""
+"""A Keras model whose training step moves W by the gradient of J and B by the gradient of R."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def aligned_layers(model: keras.Model) -> list[Any]:
 class AlignedModel(InterceptedModel):
     """A functional Keras model that is trained by the task loss J and the regulariser R of its aligned layers.
 
-    J is the compiled loss and the weight regularisers; R is the sum of the layers' R_l. One backward pass of J + R
-    gives the gradients of both, because R reaches the backward kernels only, or, by a rule with `update_forward`, a
-    copy of W whose gradient is taken apart from J's. With a `MultiOptimizer` whose scheduler
-    rests a loss at some steps, what only that loss needs is not computed at them. Where the layers have a rule for a
-    whole network (`neural_alignment.alignments.networkwise`), the error of J goes back by that rule, and there is no R.
+    J is the compiled loss and the weight regularisers; R is the sum of the R_l of the layers. One backward pass of
+    J + R gives the gradients of both, because R reaches only the backward kernels. With `update_forward` R also reaches
+    a copy of W, whose gradient is computed separately from that of J. If the rate scheduler of a `MultiOptimizer`
+    pauses a loss at a step, that step omits the computations that only this loss needs. If the layers have a rule for a
+    whole network (`neural_alignment.alignments.networkwise`), that rule propagates the error of J, and there is no R.
 
     `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed.
 
@@ -44,15 +44,15 @@ class AlignedModel(InterceptedModel):
     training step. Weights that are assigned or loaded before that step count, later ones do not. W(0) is saved with the
     model: a model that is loaded, or a run that is resumed, keeps it.
 
-    A subclass may have a custom `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it. Under a
-    distribution strategy it is refused.
+    A subclass may define a custom `train_step` or `test_step`, as in Keras; `fit` and `evaluate` call it. With a
+    distribution strategy this raises an error.
 
     Args:
         *args: as in `keras.Model`: `inputs` and `outputs`.
         **kwargs: as in `keras.Model`.
 
     Raises:
-        ValueError: if one layer has a rule for a whole network and another has not.
+        ValueError: if only some of the layers with a kernel have a rule for a whole network.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -69,14 +69,14 @@ class AlignedModel(InterceptedModel):
 
     @property
     def weights(self) -> list[Any]:
-        """All weights, including those that a rule for the whole network keeps; Keras before 3.13 leaves these out."""
+        """All weights, including those kept by a rule for the whole network; Keras before 3.13 omits these."""
         weights, kept = super().weights, getattr(self, "feedback_weights", None)
         known = {id(weight) for weight in weights}
         return [*weights, *(weight for weight in (kept.weights if kept else []) if id(weight) not in known)]
 
     @property
     def minibatches(self) -> int:
-        """Equal parts that a batch is cut into, as it was compiled."""
+        """The number of equal parts into which a batch is split."""
         return getattr(self, "_minibatches", 1)
 
     def intercept(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,20 +89,21 @@ class AlignedModel(InterceptedModel):
 
         Args:
             *args: as in `keras.Model.compile`.
-            minibatches: equal parts that a batch is cut into; their gradients are averaged before the one update.
+            minibatches: number of equal parts into which a batch is split. Their gradients are averaged before the
+                single update.
             **kwargs: as in `keras.Model.compile`.
 
         Raises:
-            ValueError: if `minibatches` is not a positive integer, if two aligned layers have one name, if a rule that
-                ties B's update to W's does not get one optimizer that moves both at every step, or if an optimizer
-                finds no variable that it is meant for.
+            ValueError: if `minibatches` is not a positive integer, if two aligned layers have the same name, if a rule
+                that ties the updates of W and B has no single optimizer that moves both at every step, or if an
+                optimizer has no variables to move.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
         super().compile(*args, **kwargs)
         self._minibatches = minibatches
         self._check_layers()
-        if not self.optimizer.built:  # In a step it would be built while that is traced, and have it traced again.
+        if not self.optimizer.built:  # Building it while a step is traced would cause a second trace.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
@@ -110,7 +111,7 @@ class AlignedModel(InterceptedModel):
         self._watch = _FiniteWatch([layer.name for layer in aligned_layers(self) if layer.alignment.learns])
 
     def _check_layers(self) -> None:
-        """Checks that the names of aligned layers differ, and that the optimizer fits their rules."""
+        """Checks that aligned layers have different names, and that the optimizer supports their rules."""
         layers = aligned_layers(self)
         names = [layer.name for layer in layers]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -125,7 +126,7 @@ class AlignedModel(InterceptedModel):
                 "Loss scaling (mixed_float16) cannot be combined with a rate scheduler on several replicas. Received "
                 f"{multi.rate_scheduler!r} with {replicas} replicas. Example: the mixed_bfloat16 policy."
             )
-        # Keras' own MultiOptimizer; ours looks at the variables that it is built on.
+        # This finds the MultiOptimizer of Keras. The one of this project checks the variables that it is built on.
         several = getattr(_unwrapped(self.optimizer), "optimizers", [])
         if tied and len(several) > 1:
             raise ValueError(
@@ -134,9 +135,9 @@ class AlignedModel(InterceptedModel):
             )
 
     def _build_metrics(self, batch: Any) -> None:
-        """Creates the compiled metrics that await the shapes of a batch, given as `tf.TensorSpec`s.
+        """Creates the variables of the compiled metrics for batches with the given `tf.TensorSpec`s.
 
-        In a step they would be created while that is traced, and have it traced again.
+        Creating them while a step is traced would cause a second trace.
         """
         _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if all(isinstance(spec, tf.TensorSpec) and spec.shape.rank for spec in tf.nest.flatten(y)):
@@ -144,27 +145,27 @@ class AlignedModel(InterceptedModel):
             build_metrics(self, labels, self.output)
 
     def get_compile_config(self) -> dict[str, Any]:
-        """Returns what `compile` was called with."""
+        """Returns the arguments of `compile`."""
         config = super().get_compile_config()
         return {**config, "minibatches": self._minibatches} if config else config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles with what `get_compile_config` returned."""
+        """Compiles the model with the result of `get_compile_config`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     @property
     def global_step(self) -> int:
-        """The number of steps made, of J or of R."""
+        """The number of training steps so far, of J or of R."""
         return int(_unwrapped(self.optimizer).iterations.numpy())
 
     def first_non_finite(self) -> tuple[int, list[str]] | None:
-        """Returns the first step at which J or some R_l was not finite, and of which: `"J"` or layer names."""
+        """Returns the first step with a non-finite J or R_l, and their names (`"J"` or layer names); or None."""
         return self._watch.first()
 
     def take_initial_weights(self) -> None:
         """Takes W(0) for the rules that need it, before the first training step; does nothing afterwards.
 
-        Training calls this itself.
+        Training calls this method.
         """
         for layer in aligned_layers(self):
             layer.take_initial_kernel()
@@ -172,17 +173,17 @@ class AlignedModel(InterceptedModel):
             self._bound_rule.start()
 
     def _prepare(self) -> None:
-        """Takes W(0) before the first execution of a training function, as late as possible: callbacks may assign W."""
+        """Takes W(0) just before the first execution of a training function; until then callbacks may assign W."""
         if not self._prepared:
             self.take_initial_weights()
             self._restart_optimizer()
             self._prepared = True
 
     def _restart_optimizer(self) -> None:
-        """Renews the copies of the weights that an optimizer such as `ScheduleFreeAdamW` makes when it is built.
+        """Updates the copies of the weights that an optimizer such as `ScheduleFreeAdamW` makes when it is built.
 
-        `compile` builds the optimizer, and weights may have been assigned or loaded since. Other optimizers start from
-        constants.
+        `compile` builds the optimizer, and weights may have been assigned or loaded since. The slots of other
+        optimizers start as constants.
         """
         optimizer = _unwrapped(self.optimizer)
         slots = [slot for each in getattr(optimizer, "inner_optimizers", [optimizer]) for slot in each.variables]
@@ -195,13 +196,12 @@ class AlignedModel(InterceptedModel):
             variable.assign(value)
 
     def make_train_function(self, force: bool = False) -> None:
-        """Builds what `fit` calls for every `steps_per_execution` steps.
+        """Creates the function that `fit` calls for every `steps_per_execution` steps.
 
-        Which loss runs is chosen in the step, outside of the replicas: a branch within one could not wait for the
-        others.
+        Each step selects the losses that run outside of the replicas, because replicas cannot synchronise in a branch.
 
         Raises:
-            ValueError: if a subclass has its own `train_step` and there is a distribution strategy.
+            ValueError: if a subclass has a custom `train_step` and there is a distribution strategy.
         """
         self._prepared = False  # Weights may have been loaded since the last call.
         if self.train_function is not None and not force:
@@ -220,13 +220,13 @@ class AlignedModel(InterceptedModel):
         self.train_function = prepared
 
     def _overrides(self, method: str) -> bool:
-        """Whether a subclass, or the model itself, has a custom `train_step` or `test_step`."""
+        """Returns whether a subclass or the instance has a custom `train_step` or `test_step`."""
         return getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
 
     def _check_override(self, method: str) -> None:
-        """Refuses an overridden step under a distribution strategy.
+        """Raises if a step is overridden and there is a distribution strategy.
 
-        Keras calls it on each replica, where the step of an `AlignedModel` cannot choose which loss runs.
+        Keras would call it on each replica, where the step of an `AlignedModel` cannot select which losses run.
         """
         if self._distributed:
             raise ValueError(
@@ -242,13 +242,13 @@ class AlignedModel(InterceptedModel):
             return tf.distribute.has_strategy()
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Makes one update of W from J and of B from R; returns the metrics so far. For custom training loops."""
+        """Updates W by J and B by R, once; returns the metrics so far. For custom training loops."""
         self.take_initial_weights()
         self._step(data)
         return self.get_metrics_result()
 
     def _step(self, data: Any) -> None:
-        """Makes one step on all replicas, of the losses whose turn it is."""
+        """Makes one step on all replicas, with the losses that run at this step."""
         optimizer, strategy = _unwrapped(self.optimizer), self.distribute_strategy
         step = tf.identity(optimizer.iterations)  # Before the update counts it.
         scheduled = isinstance(optimizer, MultiOptimizer) and not optimizer.constant
@@ -268,12 +268,12 @@ class AlignedModel(InterceptedModel):
 
     @property
     def _targets(self) -> list[Any]:
-        """The variables that a step has a gradient for: each W that both losses move stands twice, for J and for R."""
+        """The variables that a step has gradients for. A W that both losses move is listed twice, for J and for R."""
         trainable = self.trainable_variables
         return [*trainable, *(variable for variable in trainable if getattr(variable, "moved_by_both", False))]
 
     def _replica_step(self, data: Any, step: Tensor, j_runs: bool, r_runs: bool) -> tuple[Tensor, Tensor]:
-        """Makes one step on the examples of one replica; returns J and R_l by layer, over these."""
+        """Makes one step on the examples of one replica; returns their J, and R_l by layer."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         optimizer = _unwrapped(self.optimizer)
         gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, j_runs, r_runs)
@@ -292,7 +292,7 @@ class AlignedModel(InterceptedModel):
         return tf.cast(loss, tf.float32), regularisers
 
     def make_test_function(self, force: bool = False) -> None:
-        """Builds what `evaluate` calls; it reports J and the metrics over all replicas, and no R."""
+        """Creates the function that `evaluate` calls. It reports J and the metrics over all replicas, and no R."""
         if self.test_function is not None and not force:
             return
         if self._overrides("test_step"):
@@ -310,9 +310,9 @@ class AlignedModel(InterceptedModel):
         self.test_function = Execution(self, step, results)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
-        """Evaluates one batch: J and the metrics, not R.
+        """Evaluates J and the metrics on one batch, without R.
 
-        A loss that is a mean over sample weights counts by these, so that examples of weight 0 change nothing.
+        A loss that is a mean over sample weights is averaged by these weights, so examples of weight 0 have no effect.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(x, training=False)
@@ -324,18 +324,18 @@ class AlignedModel(InterceptedModel):
         return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
 
     def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs):
-        """Returns the gradients over one replica's examples, J, R_l by layer, and the outputs.
+        """Returns the gradients of the examples of one replica, J, R_l by layer, and the outputs.
 
-        The gradients of all replicas add up to those of the mean over replicas of J and R, each a mean over the
-        examples of one replica: over all examples where every replica has as many.
+        The sum of the gradients over the replicas is the gradient of the mean over replicas of J and R. J and R are
+        means over the examples of a replica, so this is the mean over all examples if the replicas have equally many.
 
         Args:
             x: inputs of the replica's part of the batch.
             y: targets.
-            sample_weight: weights of the examples, or none.
+            sample_weight: weights of the examples, or None.
             step: the global step.
-            j_runs: whether J is optimised at this step.
-            r_runs: whether R is.
+            j_runs: whether J runs at this step.
+            r_runs: whether R runs at this step.
         """
         parts, examples = self._minibatches, _examples(x)
         first = first_example(examples) if self._draws_noise else 0
@@ -353,7 +353,7 @@ class AlignedModel(InterceptedModel):
         return _accumulate(part, parts)
 
     def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
-        """Runs the model forward and back once."""
+        """Runs one forward and one backward pass."""
         options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
         copies: list[tuple[Any, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
@@ -361,7 +361,7 @@ class AlignedModel(InterceptedModel):
             with tf.GradientTape() as tape:
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()
-                # Keras has divided it by the number of replicas.
+                # Keras divides it by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
                 total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
                 total = self.optimizer.scale_loss(total + loss if j_runs else total)
@@ -382,7 +382,7 @@ class AlignedModel(InterceptedModel):
         return gradients, loss * _replicas(), tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
 
     def _add_deferred(self, gradients, targets, layer, kernels, regulariser, state, before):
-        """Takes R_l of a rule that reads kernels alone, and its gradients, after `before`; returns these."""
+        """Computes R_l of a rule that reads only kernels, and its gradients, after `before`; returns the gradients."""
         with tf.control_dependencies(before), tf.GradientTape() as tape:
             tape.watch(kernels)
             value = regulariser()
@@ -399,17 +399,17 @@ class AlignedModel(InterceptedModel):
 def _add_regulariser_gradient(
     gradients: list[Tensor | None], targets: Sequence[Any], variable: Any, gradient: Tensor | None
 ) -> None:
-    """Adds R's gradient of one variable to `gradients`, which are those of `targets`; frozen ones are left out."""
+    """Adds the gradient of R to one variable to `gradients`, which belong to `targets`; skips frozen variables."""
     places = [at for at, target in enumerate(targets) if target is variable]
     if gradient is None or not places:
         return
     gradient = tf.cast(gradient, variable.dtype)
-    place = places[-1]  # J's gradient of a W that both move stands first.
+    place = places[-1]  # If both losses move the variable, its first place is that of J.
     gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
 
 
 def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer: Any, kernel: Tensor) -> Tensor:
-    """Returns a copy of W that `tape` watches and J's gradient does not pass, and notes it in `copies`."""
+    """Returns a copy of W that `tape` watches and the gradient of J does not pass; adds it to `copies`."""
     copy = tf.stop_gradient(kernel)
     tape.watch(copy)
     copies.append((layer, copy))
@@ -417,16 +417,16 @@ def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer:
 
 
 class Execution:
-    """Steps on the batches of an iterator, without a return to Python in between.
+    """Makes several steps on the batches of an iterator without returning to Python in between.
 
-    Keras calls it with an iterator, as it does its own train and test functions, and gets `steps_per_execution` steps;
-    `steps` makes as many as it is told. Both read the metrics once, at the end.
+    Keras calls the object with an iterator, like its own train and test functions, for `steps_per_execution` steps.
+    The method `steps` makes a given number of steps. Both read the metrics once, at the end.
 
     Args:
         model: a compiled model.
         step: makes one step on one batch, on all replicas.
         results: reads the metrics.
-        prepare: called before every execution, outside of the graph.
+        prepare: called before each execution, outside of the graph.
     """
 
     def __init__(
@@ -448,16 +448,16 @@ class Execution:
         )
 
     def __call__(self, iterator: Any, limit: int | None = None, seconds: float = math.inf) -> dict[str, Tensor]:
-        """Makes `steps_per_execution` steps, or fewer where fewer batches are left; returns the metrics so far.
+        """Makes `steps_per_execution` steps, or fewer if the batches end; returns the metrics so far.
 
         Args:
             iterator: of batches.
-            limit: make no more steps than these.
+            limit: maximum number of steps.
             seconds: as in `steps`.
 
         Raises:
             StopIteration: if no batch is left.
-            tf.errors.OutOfRangeError: likewise.
+            tf.errors.OutOfRangeError: if no batch is left.
         """
         together = self._model.steps_per_execution
         self._prepare()
@@ -466,7 +466,7 @@ class Execution:
             for _, data in zip(range(together), iterator, strict=False):  # From `train_on_batch`, `test_on_batch`.
                 self._on_data(data)
             return self._results()
-        if together == 1:  # One step needs no loop, nor batches that may be missing.
+        if together == 1:  # One step needs no loop and no optional batches.
             return self._on_next(iterator)
         made, results = self.steps(iterator, together if limit is None else min(limit, together), seconds)
         if not made:
@@ -474,27 +474,27 @@ class Execution:
         return results
 
     def steps(self, iterator: Any, limit: int, seconds: float = math.inf) -> tuple[int, dict[str, Tensor]]:
-        """Makes steps until the batches end, by one graph whatever the limits.
+        """Makes steps until the batches end or a limit is reached. All limits use the same graph.
 
         Args:
             iterator: of batches: `tf.data.Iterator` or `tf.distribute.DistributedIterator`.
-            limit: make no more steps than these, and at least one.
-            seconds: begin no step, but the first, when so much time has passed.
+            limit: maximum number of steps, at least 1.
+            seconds: after this time no further step begins; the first step always runs.
 
         Returns:
-            How many steps it has made, and the metrics so far.
+            The number of steps made, and the metrics so far.
         """
         self._prepare()
         made, results = self._on_several(iterator, *_limits(limit, seconds))
         return int(made), results
 
     def build_metrics(self, iterator: Any) -> None:
-        """Creates the metrics for the batches of an iterator. Keras sees to it itself where there is a strategy."""
+        """Creates the metrics for the batches of an iterator. With a distribution strategy Keras does this."""
         if isinstance(iterator, tf.data.Iterator):
             self._model._build_metrics(iterator.element_spec)
 
     def trace(self, iterator: Any) -> None:
-        """Makes the graph that `__call__` runs on the batches of an iterator, and makes no step."""
+        """Traces the graph that `__call__` runs on the batches of an iterator, without making a step."""
         if self._model.run_eagerly:
             return
         if self._model.steps_per_execution == 1:
@@ -507,20 +507,20 @@ class Execution:
         return self._results()
 
     def _step_on_several(self, iterator: Any, limit: Tensor, seconds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        begun = tf.timestamp()  # Here, so that the time to trace is none of it.
+        begun = tf.timestamp()  # In the graph, so that the time for tracing does not count.
         until = begun + seconds
 
         def body(made, _, batch):
             self._step(batch.get_value())
             made += 1
-            # Looked at once, for the loop too: a batch that is taken is used.
+            # Evaluated once, for the loop condition too, so that every batch taken is used.
             goes_on = tf.logical_and(made < limit, tf.timestamp() < until)
             return made, goes_on, tf.cond(goes_on, iterator.get_next_as_optional, lambda: batch)
 
         made, *_ = tf.while_loop(
             lambda made, goes_on, batch: tf.logical_and(goes_on, batch.has_value()),
             body,
-            # Of the clock, or the first step could begin before it is read.
+            # `until >= begun` makes the first step depend on the clock; otherwise it could begin before the reading.
             (tf.constant(0), until >= begun, iterator.get_next_as_optional()),
             parallel_iterations=1,
         )
@@ -537,35 +537,35 @@ def _examples(x: Any) -> Tensor:
 
 
 def compiles_by_itself(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the strategy compiles what it runs by itself."""
+    """Returns whether the strategy compiles its steps itself."""
     return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 def _replicas() -> int:
-    """Returns the number of replicas that share a step."""
+    """Returns the number of replicas in a step."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _unwrapped(optimizer: Any) -> Any:
-    """Returns the optimizer itself: under mixed_float16 Keras wraps it in one that scales the loss."""
+    """Returns the optimizer without loss scaling; with mixed_float16 Keras wraps it in a `LossScaleOptimizer`."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 class _FiniteWatch:
-    """Remembers the first step at which J or an R_l was not finite."""
+    """Records the first step at which J and each R_l were not finite."""
 
     def __init__(self, layers: Sequence[str]):
         self.layers = list(layers)
         self._steps = tf.Variable(tf.fill([1 + len(layers)], tf.constant(-1, tf.int64)), trainable=False)
 
     def update(self, step: Any, loss: Tensor, regularisers: Tensor) -> None:
-        """Looks at the values of one step."""
+        """Checks the values of one step."""
         values = tf.concat([[loss], regularisers], axis=0)
         fresh = tf.logical_and(self._steps < 0, tf.logical_not(tf.math.is_finite(values)))
         self._steps.assign(tf.where(fresh, tf.cast(tf.convert_to_tensor(step), tf.int64), self._steps))
 
     def first(self) -> tuple[int, list[str]] | None:
-        """Returns the earliest step and what was not finite at it, or none."""
+        """Returns the earliest such step and the names of the non-finite values; None if all were finite."""
         steps = self._steps.numpy()
         if (steps < 0).all():
             return None
@@ -574,12 +574,12 @@ class _FiniteWatch:
 
 
 def _fill(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list[Tensor]:
-    """Puts zeros where there is no gradient."""
+    """Replaces missing gradients by zeros."""
     return [tf.zeros_like(v.value) if g is None else g for g, v in zip(gradients, variables, strict=True)]
 
 
 def _cut(tensor: Tensor, parts: int) -> Tensor:
-    """Cuts a batch into equal parts along a new first axis."""
+    """Splits a batch into equal parts along a new first axis."""
     if isinstance(tensor, tf.SparseTensor):
         tensor = tf.sparse.to_dense(tf.sparse.reorder(tensor))
     message = f"`minibatches` must divide the batch size. Received minibatches={parts}"
@@ -592,15 +592,15 @@ def _cut(tensor: Tensor, parts: int) -> Tensor:
 
 
 def _accumulate(part: Callable[[Tensor | int], tuple[Any, ...]], parts: int) -> tuple[Any, ...]:
-    """Averages gradients, J and R over the parts of a batch, one after the other, so that memory is that of one."""
-    loop = _loop if _replicas() == 1 else _unrolled  # Replicas cannot meet within a loop of TensorFlow.
+    """Averages gradients, J and R over the parts of a batch, one after the other, with the memory of one part."""
+    loop = _loop if _replicas() == 1 else _unrolled  # Replicas cannot synchronise in a TensorFlow loop.
     sums, outputs = loop(part, parts)
     gradients, loss, regularisers = tf.nest.map_structure(lambda total: total / parts, sums)
     return gradients, loss, regularisers, outputs
 
 
 def _unrolled(part: Callable[[int], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
-    """Returns the sums of gradients, J and R over the parts, and the outputs of all."""
+    """Returns the sums of gradients, J and R over the parts, and the concatenated outputs."""
     sums, outputs = None, []
     for index in range(parts):
         with tf.control_dependencies([] if sums is None else tf.nest.flatten(sums)):
@@ -611,7 +611,7 @@ def _unrolled(part: Callable[[int], tuple[Any, ...]], parts: int) -> tuple[tuple
 
 
 def _loop(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
-    """Does what `_unrolled` does, in a graph that does not grow with the number of parts."""
+    """Returns the same as `_unrolled`, with a graph whose size does not depend on the number of parts."""
     gradients, loss, regularisers, outputs = part(tf.constant(0))
     arrays = [
         tf.TensorArray(output.dtype, parts, element_shape=output.shape).write(0, output)

@@ -1,4 +1,4 @@
-"""Cuts: points of a network where a rule replaces the backpropagated error by its own.
+"""Cuts: points of a network where a rule replaces the backpropagated error by another error.
 
 Between two cuts the network is differentiated as usual. The gradient of a weight is the sum over the first cuts on the
 paths from that weight: error at the cut times derivative of the value at the cut with respect to the weight.
