@@ -1,10 +1,12 @@
 """The registry of all learning rules, by their names in a configuration.
 
-The package `alignments` imports all modules with rules, so the registry is complete after any import from it.
+The package `alignments` imports all modules with rules, those of installed packages too. The registry is therefore
+complete after any import from it.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +24,12 @@ RULES = Registry("rule")
 def register(rule: type[Alignment]) -> type[Alignment]:
     """Class decorator: adds a rule to the registry, and to the classes that Keras can load from a `.keras` file."""
     return serializable(RULES.register(rule))
+
+
+def import_installed() -> None:
+    """Imports the modules of rules in installed packages: those in the entry-point group `neural_alignment.rules`."""
+    for entry in importlib.metadata.entry_points(group="neural_alignment.rules"):
+        entry.load()
 
 
 def layerwise_rules() -> dict[str, type[Alignment]]:

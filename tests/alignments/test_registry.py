@@ -140,6 +140,19 @@ run.train(loaded, "run")
     assert "quarticc" in text
 
 
+def test_the_rules_of_an_installed_package_are_found(outside, tmp_path):
+    metadata = tmp_path / "outside-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[neural_alignment.rules]\noutside = outside\n")
+    code = """
+from neural_alignment.cli import main
+sys.argv[1:] = ["describe", "run.yaml"]
+main()
+"""
+    assert "shrinking: quartic 0.5" in outside(code)
+
+
 def test_a_rule_without_a_row_fails_by_name(outside):
     code = f"""
 sys.path.insert(0, {str(ROOT / "tests")!r})
