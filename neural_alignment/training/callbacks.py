@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from neural_alignment.config import Logging
 from neural_alignment.errors import ConfigError
-from neural_alignment.training.evaluation import Row
 from neural_alignment.training.files import write_whole
+from neural_alignment.training.metrics import Row
 from neural_alignment.training.model import AlignedModel, aligned_layers
 
 Listener = Callable[[Row], None]

@@ -11,6 +11,9 @@ import tensorflow as tf
 from neural_alignment.errors import RunError
 from neural_alignment.training import files
 
+Row = dict[str, float]
+"""Column of `metrics.csv` -> value."""
+
 LATER = ("loss_rate_J", "loss_rate_R", "weight/")
 """Beginnings of the names of columns that earlier versions did not write; their runs go on without them."""
 

@@ -356,10 +356,10 @@ class RunDirectory:
         """Removes the run's files, `status.json` last; others that lie there stay, and what links lead to."""
         for name in FILES:
             files.remove(self.file(name))
-        self.sweep()
+        self.remove_partial_files()
         files.remove(self.file("status.json" + files.PARTIAL))
 
-    def sweep(self) -> None:
+    def remove_partial_files(self) -> None:
         """Removes files of a killed process that were not yet whole, except the space for the final status."""
         partial = {name + files.PARTIAL for name in FILES if name != "status.json"} | {"model.partial.keras"}
         for name in partial:

@@ -160,6 +160,23 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
     return MultiOptimizer(optimizers, None if scheduler.constant else scheduler, plan.skip_idle)
 
 
+def compiled_model(config: Config, facts: data.Facts, scope: contextlib.AbstractContextManager[Any]) -> AlignedModel:
+    """Returns the compiled model of a run.
+
+    Args:
+        config: the configuration of the run.
+        facts: facts about its data.
+        scope: the scope of a distribution strategy, in which variables are created.
+
+    Raises:
+        ConfigError: as of `build_model` and `compile_model`.
+    """
+    with scope:
+        model = build_model(config, facts.classes, facts.input_shape, facts.steps_per_epoch)
+        compile_model(model, config, facts.classes, facts.steps_per_epoch)
+    return model
+
+
 def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_epoch: int) -> None:
     """Compiles the model for a run.
 

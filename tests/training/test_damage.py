@@ -81,7 +81,7 @@ class Runs:
                 run.train(config(), folder / "stopped" / "fc" / "seed0")
 
     def _variables(self):
-        model = self.prepared[3]
+        model = self.prepared.trainer.model
         optimizers = [model.optimizer, *model.optimizer.inner_optimizers]
         return [*model.weights, *(variable for optimizer in optimizers for variable in optimizer.variables)]
 
@@ -197,7 +197,7 @@ def test_each_damage_of_each_file_ends_in_the_correct_result_or_in_one_line_that
     # Training and the evaluation of a sound model are tested elsewhere.
     if kind == "stopped":
         restored(runs, monkeypatch)
-    monkeypatch.setattr(setup, "load_data", lambda plan: runs.prepared[1])
+    monkeypatch.setattr(setup, "load_data", lambda plan: runs.prepared.trainer.dataset)
     models = {}
 
     def load_once(path):
@@ -481,7 +481,7 @@ def test_comments_and_keys_that_do_not_decide_the_result_may_be_edited(copied, r
     ],
 )
 def test_damaged_records_of_the_data_are_known_from_the_checkpoint(copied, runs, monkeypatch, damage, told):
-    path, dataset = copied("stopped"), runs.prepared[1]
+    path, dataset = copied("stopped"), runs.prepared.trainer.dataset
     records = [["train-0", 3, "wrong checksum", 2]]
     met = []
     monkeypatch.setattr(type(dataset), "corrupt_state", lambda self: records)
