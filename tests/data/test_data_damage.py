@@ -185,7 +185,7 @@ def test_a_batch_of_damaged_records_alone_is_an_error(photographs, files, tools)
     spoil(files.directory / "train-00000-of-00003", tools, *range(4, 8))
     dataset = load(*photographs, tolerate_corrupt=20, batch_size=4, shuffle=False)
     message, before = explained(dataset, dataset.train().take(9))
-    assert "So is every other record of its batch. Received step 1." in message
+    assert "All other records of its batch are damaged too. Received step 1." in message
     assert before == 1
 
 
