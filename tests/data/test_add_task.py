@@ -24,9 +24,9 @@ def test_training_batches_follow_the_order_of_each_epoch():
     """Three whole batches of 6 in an epoch; the remaining two sequences are left out."""
     data = dataset()
     np.random.seed(5)
-    orders = [[np.random.permutation(n) for n in (20, 7, 20)][0] for _ in range(2)]
+    orders = [[np.random.permutation(n) for n in (20, 7, 20)] for _ in range(2)]
     for number, (inputs, targets) in enumerate(taken(data.train(), 6)):
-        chosen = orders[number // 3][number % 3 * 6 :][:6]
+        chosen = orders[number // 3][0][number % 3 * 6 :][:6]
         np.testing.assert_array_equal(inputs, data.train_split.inputs[chosen])
         np.testing.assert_array_equal(targets, data.train_split.targets[chosen])
     assert data.steps_per_epoch == 3
