@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
+from pydantic import NonNegativeInt, PositiveInt
 
-from neural_alignment.alignments import Alignment, current_pass
+from neural_alignment.alignments import RULES, Alignment, current_pass
+from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.parts import Parts
 from neural_alignment.serialization import serializable
 
@@ -116,6 +120,7 @@ def rnn(
     classes: int = 1,
     alignment: Alignment | None = None,
     weight_decay: float = 0.0,
+    weights_seed: int | None = None,
 ) -> keras.Model:
     """Builds the network of the Add task: one recurrent layer, `recurrent`, and its readout at every step, `dense`.
 
@@ -128,14 +133,60 @@ def rnn(
         classes: outputs of each step.
         alignment: none, or a rule for the whole network.
         weight_decay: coefficient of J's L2 term, on the readout.
+        weights_seed: seed of NumPy's legacy generator, with which the published code draws W_i, W_h and W_o. Default:
+            Keras draws them.
 
     Returns:
         A functional model, `(batch, steps, features)` -> `(batch, steps, classes)`.
     """
     parts = Parts(alignment, weight_decay)
     inputs = keras.Input(input_shape)
-    states = Recurrent(units, slots, alignment=alignment, name="recurrent")(inputs)
-    return parts.finish(inputs, parts.dense(classes, "dense", parameterization="ntk")(states), "rnn")
+    recurrent = Recurrent(units, slots, alignment=alignment, name="recurrent")
+    readout = parts.dense(classes, "dense", parameterization="ntk")
+    outputs = readout(recurrent(inputs))
+    if weights_seed is not None:
+        kernels = recurrent.input_kernel, recurrent.kernel, readout.kernel
+        for variable, value in zip(kernels, published_kernels([k.shape for k in kernels], weights_seed), strict=True):
+            variable.assign(value)
+    return parts.finish(inputs, outputs, "rnn")
+
+
+def published_kernels(shapes: Sequence[tuple[int, ...]], seed: int) -> list[np.ndarray]:
+    """Draws kernels of some shapes from N(0, 1) in turn, with NumPy's legacy generator as in the published code."""
+    draws = np.random.RandomState(seed)
+    return [draws.normal(size=tuple(shape)) for shape in shapes]
+
+
+@MODELS.register
+class RNN(ModelOptions):
+    """A recurrent network with an output at each step, in the NTK parameterization."""
+
+    builder: ClassVar = staticmethod(rnn)
+    size_key: ClassVar[str] = "units"
+    targets: ClassVar[str] = "sequences"
+
+    name: Literal["rnn"]
+    units: PositiveInt
+    """Hidden units."""
+    slots: PositiveInt = 50
+    """Rows of the trained initial state: the batch size, so that each place in a batch has its own."""
+    weights_seed: NonNegativeInt | None = None
+    """Seed of NumPy's legacy generator, from which the published code draws the kernels. Default: they are drawn as in
+    other models, from the seed of the run."""
+
+    def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
+        """Returns the number of weights in the forward kernels."""
+        return self.units * (input_shape[-1] + self.units + outputs)
+
+    def check_run(self, config: Any) -> None:
+        """Checks that the rule trains recurrent networks."""
+        for rule in config.rules:
+            if not rule.takes_sequences:
+                allowed = ", ".join(name for name, each in RULES.items() if each.takes_sequences)
+                raise ValueError(
+                    f"alignment.rule must be for recurrent networks with model.name rnn; found {rule.rule}; allowed: "
+                    f"{allowed}"
+                )
 
 
 def _tensor(variable: Any) -> Tensor:

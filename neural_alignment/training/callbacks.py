@@ -164,7 +164,9 @@ class Progress:
         angles = [v for key, v in row.items() if key.startswith("weight_angle/") and not math.isnan(v)]
         parts = [f"step {int(row['step'])}", f"epoch {row['epoch']:g}"]
         if not math.isnan(row["J"]):
-            parts += [f"J {row['J']:.4f}", f"top-1 {100 * row['top1']:.2f} %"]
+            parts.append(f"J {row['J']:.4f}")
+        if not math.isnan(row.get("top1", math.nan)):
+            parts.append(f"top-1 {100 * row['top1']:.2f} %")
         if not math.isnan(row["R"]):
             parts.append(f"R {row['R']:.4g}")
         if angles:

@@ -20,6 +20,9 @@ from neural_alignment.errors import RunError
 from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
 
+_CLASS = tf.TensorSpec((), tf.int32)
+"""The target of one example in classification."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,21 +45,22 @@ class TrainingMeans(tf.train.experimental.PythonState):
 
     Args:
         model: a compiled model; its metrics are built here.
+        target: shape and dtype of the target of one example. Default: the number of a class.
 
     Attributes:
         record: plain data about the other files of the run, saved with the state: how they must be for it to go on.
     """
 
-    def __init__(self, model: AlignedModel):
+    def __init__(self, model: AlignedModel, target: tf.TensorSpec = _CLASS):
         super().__init__()
         self._model = model
         self._kept: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
-        if not model._compile_metrics.built:
+        if model._compile_metrics is not None and not model._compile_metrics.built:
             # Keras builds them while it traces the first step, which is too late to put values back.
             with model.distribute_strategy.scope():
-                labels = keras.KerasTensor((None,), dtype="int32")
-                model._compile_metrics.build(labels, keras.KerasTensor(model.output_shape))
+                targets = keras.KerasTensor((None, *target.shape), dtype=target.dtype.name)
+                model._compile_metrics.build(targets, keras.KerasTensor(model.output_shape))
 
     def keep(self) -> None:
         """Notes the present values."""

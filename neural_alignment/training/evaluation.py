@@ -1,4 +1,4 @@
-"""Evaluation for a row of `metrics.csv`: J, accuracies, learning rates, and the alignment of W and B."""
+"""Evaluation for a row of `metrics.csv`: J, metrics, learning rates, and the alignment of W and B."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ class Evaluation:
         self._trainer = trainer
         self._turns = (config.optimization.alternation or 0) + 1
         self._test = test
-        self._test_columns = () if test is None else ("J", "top1", "top5")
+        self._metrics = config.loss.metrics
+        self._test_columns = () if test is None else ("J", *self._metrics)
         self._alignment = alignment
         self._learns = any(rule.learns for rule in config.rules)
         self._weights = ScheduledWeights(config, trainer.dataset.steps_per_epoch)
@@ -106,13 +107,11 @@ class Evaluation:
             "epoch": step / (trainer.dataset.steps_per_epoch * self._turns),
             "seconds": seconds,
             "J": validation.get("J", math.nan),
-            "top1": validation.get("top1", math.nan),
-            "top5": validation.get("top5", math.nan),
+            **{name: validation.get(name, math.nan) for name in self._metrics},
             **{f"test_{name}": test.get(name, math.nan) for name in self._test_columns},
             "train_J": training.get("J", math.nan),
             "R": training.get("R", math.nan) if self._learns else math.nan,
-            "train_top1": training.get("top1", math.nan),
-            "train_top5": training.get("top5", math.nan),
+            **{f"train_{name}": training.get(name, math.nan) for name in self._metrics},
             **self._rates(step),
             **self._weights.row(step),
             "corrupt_records": trainer.dataset.corrupt_count(step),

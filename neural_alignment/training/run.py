@@ -192,7 +192,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
         strategy: the devices to use, a value of `runtime.strategy`. Default: those of the run.
 
     Returns:
-        J, top1 and top5 on the whole validation split. Every example counts once.
+        J and the metrics of the loss (top1, top5) on the whole validation split. Every example counts once.
 
     Raises:
         RunError: if there is no saved model, a file is damaged, or a weight is not finite.

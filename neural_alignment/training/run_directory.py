@@ -305,7 +305,7 @@ class RunDirectory:
         if known is not None and known != metrics.digest():
             raise metrics.damaged("it was changed after the run had ended")
         if finished and rows:
-            for name in ("step", "top1"):
+            for name in ("step", "top1", "J"):
                 if name in status and name in rows[-1] and _cell_differs(status[name], rows[-1][name]):
                     problem = f"its last row has {name} {rows[-1][name]:g}, but status.json has {status[name]}"
                     raise metrics.damaged(problem)

@@ -180,8 +180,9 @@ class RunLoop:
     def _finish(self, seconds: float) -> Result:
         """Writes the final status."""
         rows = self.state.metrics.rows()
-        best = self.state.best(rows)
-        facts = {"step": int(rows[-1]["step"]), "top1": rows[-1]["top1"], "best_top1": best["top1"]}
+        criterion = self.config.loss.criterion
+        best, column = criterion.best(rows), criterion.column
+        facts = {"step": int(rows[-1]["step"]), column: rows[-1][column], f"best_{column}": best[column]}
         checksums = self.directory.checksums(self.config)
         self.directory.write_status(
             "finished", checksums, **facts, best_step=int(best["step"]), seconds=seconds, **self.state.origin

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -18,9 +17,6 @@ from neural_alignment.training.divergence import diverged
 from neural_alignment.training.metrics import MetricsFile, Row
 from neural_alignment.training.run_directory import RunDirectory
 from neural_alignment.training.trainer import Trainer
-
-_COLUMNS = ("step", "epoch", "seconds", "J", "R", "top1", "top5", "train_J", "learning_rate_J")
-"""Columns that every `metrics.csv` has."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +52,7 @@ class SavedState:
         self._config = config
         self._trainer = trainer
         self._loaded = loaded
-        self._means = TrainingMeans(trainer.model)
+        self._means = TrainingMeans(trainer.model, trainer.dataset.example_spec[1])
         path = directory.file("checkpoints")
         self.checkpoints = Checkpoints(trainer.model, self._means, path, config.checkpoints.keep)
 
@@ -88,7 +84,7 @@ class SavedState:
             raise RunError(f"{path}: has no whole state, but the run has begun; restore it, or train anew with --force")
         self._restore_corrupt_records(record.get("corrupt_records.json"))
         rows = self.metrics.rows()
-        for column in _COLUMNS:
+        for column in ("step", "epoch", "seconds", "J", "R", *self._config.loss.metrics, "train_J", "learning_rate_J"):
             if rows and column not in rows[0]:
                 raise self.metrics.damaged(f"its first line does not name the column {column}")
         found = [row["step"] for row in rows]
@@ -209,11 +205,6 @@ class SavedState:
         rows = self.metrics.rows()
         if not self._config.checkpoints.keep_best or not rows or rows[-1]["step"] != self._trainer.step:
             return
-        if self.best(rows) is rows[-1]:
+        if self._config.loss.criterion.best(rows) is rows[-1]:
             self.check_held()
             self.checkpoints.save("best")
-
-    def best(self, rows: Sequence[Row]) -> Row | None:
-        """Returns the row of the best accuracy, the first of equals, or none if there is no accuracy yet."""
-        known = [row for row in rows if not math.isnan(row["top1"])]
-        return max(known, key=lambda row: row["top1"], default=None)

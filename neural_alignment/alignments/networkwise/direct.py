@@ -37,6 +37,8 @@ class DirectFeedback(CutRule):
         seed: seed of the maps; the run's seed where a configuration does not say.
     """
 
+    takes_sequences: ClassVar[bool] = False
+
     rule: Literal["dfa"] = "dfa"
     share_space: bool = False
     seed: int = 0
