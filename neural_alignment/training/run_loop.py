@@ -86,7 +86,7 @@ class RunLoop:
         self.directory.write_status("running", checksums, **lock.owner(), **self.state.origin)
         self.directory.write("config.yaml", configuration.dump(self.config))
         self.directory.remove_partial_files()
-        self.state.checkpoints.sweep()
+        self.state.checkpoints.remove_partial_files()
         # Used by the final status, which would otherwise stay "running" on a full disk.
         files.reserve(self.directory.file("status.json"))
         if self.config.logging.tensorboard:
