@@ -24,16 +24,16 @@ class Recurrent(keras.layers.Layer):
     """A fully recurrent layer in the NTK parameterization, unrolled over time (equation 60).
 
     z_k = x_k W_i + s_{k-1} W_h / sqrt(m) + b_h; s_k = relu(z_k). All kernels are drawn from N(0, 1), the bias is 0. The
-    initial state s_0 is trained: one row for each place of a batch, 0 at first; a larger batch goes through the rows
-    again, so that several batches may be evaluated as one.
+    initial state s_0 is trained. It has one row for each place in a batch, all 0 at first. A larger batch repeats the
+    rows, so that several batches can be evaluated as one.
 
-    Each s_k, s_0 too, is shown to the pass that is under way (`ForwardPass.probe`) where it enters the next state, not
-    where it is read out at the same step: equation 58 sums over the outputs of later steps alone.
+    `ForwardPass.probe` receives each s_k, including s_0, where it enters the next state, but not where it is read out
+    at the same step: equation 58 sums only over the outputs of later steps.
 
     Args:
-        units: m, positive.
-        slots: rows of the initial state: the size of a batch in training.
-        alignment: none, or a rule for the whole network.
+        units: number of units m, positive.
+        slots: rows of the initial state, the size of a training batch.
+        alignment: none, or a rule for a whole network.
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
@@ -41,7 +41,7 @@ class Recurrent(keras.layers.Layer):
     """
 
     recurrent = True
-    """Read by the rules for whole networks: the layer shows them its states, step by step."""
+    """Tells the rules for whole networks that the layer passes its states to `ForwardPass.probe`."""
 
     def __init__(self, units: int, slots: int, alignment: Alignment | dict | None = None, **kwargs: Any):
         super().__init__(**kwargs)
@@ -100,7 +100,7 @@ class Recurrent(keras.layers.Layer):
 
     @property
     def live_weights(self) -> list[Any]:
-        """The initial state: in the published code a frozen network begins at the live one; every rule trains it."""
+        """The initial state. In the published code a frozen network starts at the live one; every rule trains it."""
         return [self.initial_state]
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -108,7 +108,7 @@ class Recurrent(keras.layers.Layer):
         return (*input_shape[:-1], self.units)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the arguments of the constructor."""
         alignment = self.alignment and keras.saving.serialize_keras_object(self.alignment)
         return {**super().get_config(), "units": self.units, "slots": self.slots, "alignment": alignment}
 
@@ -122,13 +122,13 @@ def rnn(
     weight_decay: float = 0.0,
     weights_seed: int | None = None,
 ) -> keras.Model:
-    """Builds the network of the Add task: one recurrent layer, `recurrent`, and its readout at every step, `dense`.
+    """Builds the network of the Add task: a recurrent layer, `recurrent`, and a readout at every step, `dense`.
 
     y_k = s_k W_o / sqrt(m) + b_o, W_o ~ N(0, 1) (the published code; equation 61 leaves out the factor).
 
     Args:
         units: hidden units m.
-        slots: size of a batch; the trained initial state has a row for each place in it.
+        slots: batch size; the trained initial state has a row for each place in a batch.
         input_shape: `(steps, features)`.
         classes: outputs of each step.
         alignment: none, or a rule for the whole network.

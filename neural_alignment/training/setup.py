@@ -1,4 +1,4 @@
-"""From a configuration to the data, the model and the optimizers of a run."""
+"""Creates the data, the model and the optimizers of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
     """
     memory.check(config, output_units(config, classes), input_shape)
     keras.utils.set_random_seed(config.seed)
-    # What is float32, in `mixed_bfloat16` R and the angles, is float32: GPUs would multiply in TF32, TPUs in bfloat16.
+    # Keeps float32 exact, which in `mixed_bfloat16` R and the angles need: GPUs would multiply in TF32.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     with _precision(config.runtime.precision), memory.exhaustion_reported(config):
         model = _draw_model(config, classes, input_shape, steps_per_epoch)
