@@ -61,7 +61,7 @@ def check_units(classes: int, units: int, ones: int) -> None:
 
 
 class _Coded:
-    """What the error and its decoding share: the codes, kept in a saved model. To be mixed into a Keras class."""
+    """Mixin of a Keras class with the codes of the classes, which a saved model contains."""
 
     codes: np.ndarray
 
@@ -73,7 +73,7 @@ class _Coded:
             )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "codes": self.codes.tolist()}
 
 
@@ -113,7 +113,7 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
 
     @property
     def targets(self) -> np.ndarray:
-        """What the outputs should be for each class, smoothed, `(classes, units)`."""
+        """The smoothed targets of each class, `(classes, units)`."""
         return self.codes * (1.0 - 2.0 * self.label_smoothing) + self.label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -128,7 +128,7 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
         return 0.5 * self.examples * keras.ops.sum(keras.ops.square(targets - y_pred), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "examples": self.examples, "label_smoothing": self.label_smoothing}
 
 
@@ -167,7 +167,7 @@ class SquaredError(keras.losses.Loss):
         return keras.ops.mean(keras.ops.square(y_pred - (targets - self.shift)), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "shift": self.shift}
 
 

@@ -4,7 +4,7 @@
 
     python tests/lives.py --kills 20 --seed 0
 
-Every life is a process of its own, forked after the imports. It is killed after some number of steps, or before or
+Every life is a separate process, forked after the imports. It is killed after some number of steps, or before or
 after some file operation, or at a random time after a checkpoint write has begun (the write is one call into
 TensorFlow, so only time reaches its inside).
 """
@@ -69,7 +69,7 @@ KINDS = {
         "optimization": {"forward": {**MOMENTUM, "noise": {"variance": 1e-3, "only": "backward_kernel"}}},
     },
 }
-"""What is trained, by the kind of run that it stands for."""
+"""Kind of run -> its configuration."""
 
 
 def write_records(folder: Path, classes: int = 4) -> None:
@@ -127,7 +127,7 @@ class Death:
     """When a life ends: one of `MANNERS`.
 
     Args:
-        manner: what is counted.
+        manner: the kind of event that is counted.
         count: after how many.
         delay: of a save, seconds.
     """
@@ -273,7 +273,7 @@ def trial(kind: str, folder: Path, kills: int, generator: random.Random) -> list
         if end == "killed":
             deaths += 1
         elif end == "done":
-            # It outlived its death: what is left of the kills falls on another run.
+            # It outlived its death: the remaining kills go to another run.
             wrong = differences(whole, killed)
             if wrong:
                 return [f"{kind}: after {deaths} kills differs in {', '.join(wrong)}"]

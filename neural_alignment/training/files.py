@@ -292,7 +292,7 @@ def full_disk_reported(fallback: str) -> Iterator[None]:
         if problem is None:
             raise
         raise Stopped(
-            f"{_file_of(error, problem) or fallback}: {problem}; what was saved before is whole: free some space, "
+            f"{_file_of(error, problem) or fallback}: {problem}; everything saved before is complete: free some space, "
             "then go on with --resume",
             "failed",
         ) from None

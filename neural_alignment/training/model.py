@@ -79,7 +79,7 @@ class AlignedModel(keras.Model):
         return getattr(self, "_minibatches", 1)
 
     def _run_through_graph(self, inputs: Any, operation_fn: Any = lambda operation: operation, **options: Any) -> Any:
-        """Runs the operations of the graph, each by way of what the `ForwardPass` puts around it."""
+        """Runs the operations of the graph, each through the `around` function of the `ForwardPass`."""
         state = current_pass()
         if state is None or state.around is None:
             return super()._run_through_graph(inputs, operation_fn=operation_fn, **options)

@@ -66,7 +66,7 @@ def test_the_network_starts_at_the_published_weights():
     for name, value in found.items():
         np.testing.assert_allclose(value, due[name], rtol=1e-6, err_msg=name)
     assert distance(layer.kernel, due["kernel"].T) > 0.1
-    # What the rule keeps of the beginning is of these weights as well.
+    # The copies of the initial weights that the rule keeps have these values as well.
     kept = [value.numpy() for value in model.feedback_weights.weights]
     assert any(value.shape == (WIDTH, WIDTH) and np.allclose(value, due["kernel"]) for value in kept)
     assert float(model.optimizer.inner_optimizers[0].learning_rate) == pytest.approx(0.001)
