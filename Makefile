@@ -30,7 +30,7 @@ lint: $(VENV)/.dev
 
 # Kills each kind of run 20 times with SIGKILL and resumes it: about ten minutes.
 resume-test: $(VENV)/.dev
-	PYTHONPATH=. $(BIN)/python tests/lives.py --kills 20
+	PYTHONPATH=. $(BIN)/python tests/killed_runs.py --kills 20
 
 bench: $(VENV)/.cpu
 	-$(MAKE) peer
