@@ -269,6 +269,8 @@ class Alignment(Options):
     """Whether R trains B. If not, B has no optimizer slots and R is not computed."""
     keeps_kernel: ClassVar[bool] = True
     """Whether each layer has a backward kernel. A rule for a whole network keeps its weights in the model instead."""
+    takes_sequences: ClassVar[bool] = False
+    """Whether the rule trains recurrent networks with an output at each step."""
     starts_at_forward: ClassVar[bool] = False
     """Whether B starts as W(0), the value of W at the first training step, instead of an independent draw."""
 

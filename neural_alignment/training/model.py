@@ -1,4 +1,4 @@
-"""A Keras model whose training step moves W by the gradient of J and B by the gradient of R."""
+"""A Keras model whose training step moves W by the gradient of J and B by that of R."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def aligned_layers(model: keras.Model) -> list[Any]:
 class AlignedModel(InterceptedModel):
     """A functional Keras model that is trained by the task loss J and the regulariser R of its aligned layers.
 
-    J is the compiled loss and the weight regularisers; R is the sum of the R_l of the layers. One backward pass of
-    J + R gives the gradients of both, because R reaches only the backward kernels. With `update_forward` R also reaches
-    a copy of W, whose gradient is computed separately from that of J. If the rate scheduler of a `MultiOptimizer`
-    pauses a loss at a step, that step omits the computations that only this loss needs. If the layers have a rule for a
-    whole network (`neural_alignment.alignments.networkwise`), that rule propagates the error of J, and there is no R.
+    J is the compiled loss and the weight regularisers; R is the sum of the layers' R_l. One backward pass of J + R
+    gives the gradients of both, because R reaches only the backward kernels or, with `update_forward`, a copy of W
+    whose gradient is separate from that of J. If the scheduler of a `MultiOptimizer` skips a loss at some steps, those
+    steps do not compute the quantities that only this loss needs. If the layers have a rule for a whole network
+    (`neural_alignment.alignments.networkwise`), this rule sends the error of J back, and there is no R.
 
     `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed.
 
-    Rules that need the network at initialisation (Align-zero, Align-ada, Align-prop) take W(0) before the first
-    training step. Weights that are assigned or loaded before that step count, later ones do not. W(0) is saved with the
-    model: a model that is loaded, or a run that is resumed, keeps it.
+    Rules that need the initial network (Align-zero, Align-ada, Align-prop) copy W(0) just before the first training
+    step, so weights may be assigned or loaded up to then. W(0) is saved with the model: a loaded model or a resumed run
+    keeps it.
 
-    A subclass may define a custom `train_step` or `test_step`, as in Keras; `fit` and `evaluate` call it. With a
-    distribution strategy this raises an error.
+    A subclass may have a custom `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it. Under a
+    distribution strategy this is an error.
 
     Args:
         *args: as in `keras.Model`: `inputs` and `outputs`.
         **kwargs: as in `keras.Model`.
 
     Raises:
-        ValueError: if only some of the layers with a kernel have a rule for a whole network.
+        ValueError: if one layer has a networkwise rule and another layer does not have it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -64,19 +64,19 @@ class AlignedModel(InterceptedModel):
 
     @property
     def bound_rule(self) -> BoundRule | None:
-        """The rule for the whole network, bound to this model; None if the layers have no such rule."""
+        """The networkwise rule of the model, or none."""
         return self._bound_rule
 
     @property
     def weights(self) -> list[Any]:
-        """All weights, including those kept by a rule for the whole network; Keras before 3.13 omits these."""
+        """All weights, including those of a networkwise rule, which Keras before 3.13 leaves out."""
         weights, kept = super().weights, getattr(self, "feedback_weights", None)
         known = {id(weight) for weight in weights}
         return [*weights, *(weight for weight in (kept.weights if kept else []) if id(weight) not in known)]
 
     @property
     def minibatches(self) -> int:
-        """The number of equal parts into which a batch is split."""
+        """The number of equal parts of a batch, as compiled."""
         return getattr(self, "_minibatches", 1)
 
     def intercept(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,21 +89,20 @@ class AlignedModel(InterceptedModel):
 
         Args:
             *args: as in `keras.Model.compile`.
-            minibatches: number of equal parts into which a batch is split. Their gradients are averaged before the
-                single update.
+            minibatches: number of equal parts of a batch, whose gradients are averaged before one update.
             **kwargs: as in `keras.Model.compile`.
 
         Raises:
             ValueError: if `minibatches` is not a positive integer, if two aligned layers have the same name, if a rule
-                that ties the updates of W and B has no single optimizer that moves both at every step, or if an
-                optimizer has no variables to move.
+                that ties the updates of B and W does not have one optimizer that moves both at every step, or if an
+                optimizer has no variable to move.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
         super().compile(*args, **kwargs)
         self._minibatches = minibatches
         self._check_layers()
-        if not self.optimizer.built:  # Building it while a step is traced would cause a second trace.
+        if not self.optimizer.built:  # If a step built it while being traced, the step would be traced twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
@@ -111,7 +110,7 @@ class AlignedModel(InterceptedModel):
         self._watch = _FiniteWatch([layer.name for layer in aligned_layers(self) if layer.alignment.learns])
 
     def _check_layers(self) -> None:
-        """Checks that aligned layers have different names, and that the optimizer supports their rules."""
+        """Checks that the names of aligned layers differ, and that the optimizer fits their rules."""
         layers = aligned_layers(self)
         names = [layer.name for layer in layers]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -126,7 +125,7 @@ class AlignedModel(InterceptedModel):
                 "Loss scaling (mixed_float16) cannot be combined with a rate scheduler on several replicas. Received "
                 f"{multi.rate_scheduler!r} with {replicas} replicas. Example: the mixed_bfloat16 policy."
             )
-        # This finds the MultiOptimizer of Keras. The one of this project checks the variables that it is built on.
+        # The MultiOptimizer of Keras; ours checks the variables when it is built.
         several = getattr(_unwrapped(self.optimizer), "optimizers", [])
         if tied and len(several) > 1:
             raise ValueError(
@@ -135,9 +134,9 @@ class AlignedModel(InterceptedModel):
             )
 
     def _build_metrics(self, batch: Any) -> None:
-        """Creates the variables of the compiled metrics for batches with the given `tf.TensorSpec`s.
+        """Creates the compiled metrics that await the shapes of a batch, given as `tf.TensorSpec`s.
 
-        Creating them while a step is traced would cause a second trace.
+        If a step created them while being traced, the step would be traced twice.
         """
         _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if all(isinstance(spec, tf.TensorSpec) and spec.shape.rank for spec in tf.nest.flatten(y)):
@@ -150,22 +149,22 @@ class AlignedModel(InterceptedModel):
         return {**config, "minibatches": self._minibatches} if config else config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles the model with the result of `get_compile_config`."""
+        """Compiles with the result of `get_compile_config`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     @property
     def global_step(self) -> int:
-        """The number of training steps so far, of J or of R."""
+        """The number of training steps made, of J or of R."""
         return int(_unwrapped(self.optimizer).iterations.numpy())
 
     def first_non_finite(self) -> tuple[int, list[str]] | None:
-        """Returns the first step with a non-finite J or R_l, and their names (`"J"` or layer names); or None."""
+        """Returns the first step at which J or an R_l was not finite, and `"J"` or the names of the layers."""
         return self._watch.first()
 
     def take_initial_weights(self) -> None:
-        """Takes W(0) for the rules that need it, before the first training step; does nothing afterwards.
+        """Copies W(0) for the rules that need it, before the first training step; does nothing afterwards.
 
-        Training calls this method.
+        Training calls this itself.
         """
         for layer in aligned_layers(self):
             layer.take_initial_kernel()
@@ -173,17 +172,17 @@ class AlignedModel(InterceptedModel):
             self._bound_rule.start()
 
     def _prepare(self) -> None:
-        """Takes W(0) just before the first execution of a training function; until then callbacks may assign W."""
+        """Copies W(0) just before the first execution of a training function, because callbacks may assign W."""
         if not self._prepared:
             self.take_initial_weights()
             self._restart_optimizer()
             self._prepared = True
 
     def _restart_optimizer(self) -> None:
-        """Updates the copies of the weights that an optimizer such as `ScheduleFreeAdamW` makes when it is built.
+        """Renews the copies of the weights that an optimizer such as `ScheduleFreeAdamW` creates when it is built.
 
-        `compile` builds the optimizer, and weights may have been assigned or loaded since. The slots of other
-        optimizers start as constants.
+        `compile` builds the optimizer, but weights may have been assigned or loaded since. Other optimizers start from
+        constants.
         """
         optimizer = _unwrapped(self.optimizer)
         slots = [slot for each in getattr(optimizer, "inner_optimizers", [optimizer]) for slot in each.variables]
@@ -196,12 +195,13 @@ class AlignedModel(InterceptedModel):
             variable.assign(value)
 
     def make_train_function(self, force: bool = False) -> None:
-        """Creates the function that `fit` calls for every `steps_per_execution` steps.
+        """Builds the function that `fit` calls for every `steps_per_execution` steps.
 
-        Each step selects the losses that run outside of the replicas, because replicas cannot synchronise in a branch.
+        The losses of a step are chosen outside of the replicas, because a branch inside a replica could not
+        synchronize with the others.
 
         Raises:
-            ValueError: if a subclass has a custom `train_step` and there is a distribution strategy.
+            ValueError: if a subclass has its own `train_step` and there is a distribution strategy.
         """
         self._prepared = False  # Weights may have been loaded since the last call.
         if self.train_function is not None and not force:
@@ -220,13 +220,13 @@ class AlignedModel(InterceptedModel):
         self.train_function = prepared
 
     def _overrides(self, method: str) -> bool:
-        """Returns whether a subclass or the instance has a custom `train_step` or `test_step`."""
+        """Whether a subclass, or the model itself, has a custom `train_step` or `test_step`."""
         return getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
 
     def _check_override(self, method: str) -> None:
-        """Raises if a step is overridden and there is a distribution strategy.
+        """Raises an error if a step is overridden under a distribution strategy.
 
-        Keras would call it on each replica, where the step of an `AlignedModel` cannot select which losses run.
+        Keras calls such a step on each replica, where an `AlignedModel` cannot choose the losses of the step.
         """
         if self._distributed:
             raise ValueError(
@@ -242,19 +242,19 @@ class AlignedModel(InterceptedModel):
             return tf.distribute.has_strategy()
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Updates W by J and B by R, once; returns the metrics so far. For custom training loops."""
+        """Updates W from J and B from R once; returns the metrics so far. For custom training loops."""
         self.take_initial_weights()
         self._step(data)
         return self.get_metrics_result()
 
     def _step(self, data: Any) -> None:
-        """Makes one step on all replicas, with the losses that run at this step."""
+        """Makes one step on all replicas, of the scheduled losses."""
         optimizer, strategy = _unwrapped(self.optimizer), self.distribute_strategy
-        step = tf.identity(optimizer.iterations)  # Before the update counts it.
+        step = tf.identity(optimizer.iterations)  # Before the update increments it.
         scheduled = isinstance(optimizer, MultiOptimizer) and not optimizer.constant
 
         def run(j_runs: bool = True, r_runs: bool = True) -> tuple[Tensor, Tensor]:
-            if not self._distributed:  # Also within a step that Keras has begun, for a subclass with its own.
+            if not self._distributed:  # Also inside a step begun by Keras, for a subclass with a custom step.
                 return self._replica_step(data, step, j_runs, r_runs)
             watched = strategy.run(self._replica_step, args=(data, step, j_runs, r_runs))
             return tuple(strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for value in watched)
@@ -268,12 +268,12 @@ class AlignedModel(InterceptedModel):
 
     @property
     def _targets(self) -> list[Any]:
-        """The variables that a step has gradients for. A W that both losses move is listed twice, for J and for R."""
+        """The variables of the gradients of a step. A W that both losses move occurs twice, for J and for R."""
         trainable = self.trainable_variables
         return [*trainable, *(variable for variable in trainable if getattr(variable, "moved_by_both", False))]
 
     def _replica_step(self, data: Any, step: Tensor, j_runs: bool, r_runs: bool) -> tuple[Tensor, Tensor]:
-        """Makes one step on the examples of one replica; returns their J, and R_l by layer."""
+        """Makes one step on the examples of one replica; returns their J and R_l by layer."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         optimizer = _unwrapped(self.optimizer)
         gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, j_runs, r_runs)
@@ -292,7 +292,7 @@ class AlignedModel(InterceptedModel):
         return tf.cast(loss, tf.float32), regularisers
 
     def make_test_function(self, force: bool = False) -> None:
-        """Creates the function that `evaluate` calls. It reports J and the metrics over all replicas, and no R."""
+        """Builds the function that `evaluate` calls; it reports J and the metrics over all replicas, but not R."""
         if self.test_function is not None and not force:
             return
         if self._overrides("test_step"):
@@ -310,9 +310,9 @@ class AlignedModel(InterceptedModel):
         self.test_function = Execution(self, step, results)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
-        """Evaluates J and the metrics on one batch, without R.
+        """Evaluates one batch: J and the metrics, not R.
 
-        A loss that is a mean over sample weights is averaged by these weights, so examples of weight 0 have no effect.
+        A loss that is a mean over sample weights is weighted by them, so examples of weight 0 have no effect.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(x, training=False)
@@ -324,18 +324,18 @@ class AlignedModel(InterceptedModel):
         return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
 
     def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs):
-        """Returns the gradients of the examples of one replica, J, R_l by layer, and the outputs.
+        """Returns the gradients over the examples of one replica, J, R_l by layer, and the outputs.
 
-        The sum of the gradients over the replicas is the gradient of the mean over replicas of J and R. J and R are
-        means over the examples of a replica, so this is the mean over all examples if the replicas have equally many.
+        The sum of the gradients over all replicas is the gradient of the mean of J and R over replicas. If all replicas
+        have the same number of examples, this is the mean over all examples.
 
         Args:
-            x: inputs of the replica's part of the batch.
+            x: inputs of the part of the batch on this replica.
             y: targets.
-            sample_weight: weights of the examples, or None.
+            sample_weight: weights of the examples, or none.
             step: the global step.
-            j_runs: whether J runs at this step.
-            r_runs: whether R runs at this step.
+            j_runs: whether J is optimized at this step.
+            r_runs: whether R is optimized at this step.
         """
         parts, examples = self._minibatches, _examples(x)
         first = first_example(examples) if self._draws_noise else 0
@@ -353,7 +353,7 @@ class AlignedModel(InterceptedModel):
         return _accumulate(part, parts)
 
     def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
-        """Runs one forward and one backward pass."""
+        """Runs the model forward and backward once."""
         options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
         copies: list[tuple[Any, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
@@ -361,7 +361,7 @@ class AlignedModel(InterceptedModel):
             with tf.GradientTape() as tape:
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()
-                # Keras divides it by the number of replicas.
+                # Keras has divided the loss by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
                 total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
                 total = self.optimizer.scale_loss(total + loss if j_runs else total)
@@ -399,17 +399,17 @@ class AlignedModel(InterceptedModel):
 def _add_regulariser_gradient(
     gradients: list[Tensor | None], targets: Sequence[Any], variable: Any, gradient: Tensor | None
 ) -> None:
-    """Adds the gradient of R to one variable to `gradients`, which belong to `targets`; skips frozen variables."""
+    """Adds the gradient of R for one variable to `gradients` of `targets`; frozen variables are left out."""
     places = [at for at, target in enumerate(targets) if target is variable]
     if gradient is None or not places:
         return
     gradient = tf.cast(gradient, variable.dtype)
-    place = places[-1]  # If both losses move the variable, its first place is that of J.
+    place = places[-1]  # For a W that both losses move, the gradient of J comes first.
     gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
 
 
 def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer: Any, kernel: Tensor) -> Tensor:
-    """Returns a copy of W that `tape` watches and the gradient of J does not pass; adds it to `copies`."""
+    """Returns a copy of W that `tape` watches and that the gradient of J does not pass; appends it to `copies`."""
     copy = tf.stop_gradient(kernel)
     tape.watch(copy)
     copies.append((layer, copy))
@@ -417,16 +417,16 @@ def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer:
 
 
 class Execution:
-    """Makes several steps on the batches of an iterator without returning to Python in between.
+    """Makes steps on the batches of an iterator in one graph.
 
-    Keras calls the object with an iterator, like its own train and test functions, for `steps_per_execution` steps.
-    The method `steps` makes a given number of steps. Both read the metrics once, at the end.
+    Keras calls it like its train and test functions, and gets `steps_per_execution` steps; `steps` makes a given number
+    of steps. Both read the metrics once, at the end.
 
     Args:
         model: a compiled model.
         step: makes one step on one batch, on all replicas.
         results: reads the metrics.
-        prepare: called before each execution, outside of the graph.
+        prepare: called before every execution, outside of the graph.
     """
 
     def __init__(
@@ -448,16 +448,16 @@ class Execution:
         )
 
     def __call__(self, iterator: Any, limit: int | None = None, seconds: float = math.inf) -> dict[str, Tensor]:
-        """Makes `steps_per_execution` steps, or fewer if the batches end; returns the metrics so far.
+        """Makes `steps_per_execution` steps, or fewer if fewer batches are left; returns the metrics so far.
 
         Args:
-            iterator: of batches.
+            iterator: the batches.
             limit: maximum number of steps.
             seconds: as in `steps`.
 
         Raises:
             StopIteration: if no batch is left.
-            tf.errors.OutOfRangeError: if no batch is left.
+            tf.errors.OutOfRangeError: likewise.
         """
         together = self._model.steps_per_execution
         self._prepare()
@@ -466,7 +466,7 @@ class Execution:
             for _, data in zip(range(together), iterator, strict=False):  # From `train_on_batch`, `test_on_batch`.
                 self._on_data(data)
             return self._results()
-        if together == 1:  # One step needs no loop and no optional batches.
+        if together == 1:  # A single step needs no loop and no optional batches.
             return self._on_next(iterator)
         made, results = self.steps(iterator, together if limit is None else min(limit, together), seconds)
         if not made:
@@ -474,12 +474,12 @@ class Execution:
         return results
 
     def steps(self, iterator: Any, limit: int, seconds: float = math.inf) -> tuple[int, dict[str, Tensor]]:
-        """Makes steps until the batches end or a limit is reached. All limits use the same graph.
+        """Makes steps until the batches end or a limit is reached; all limits share one graph.
 
         Args:
-            iterator: of batches: `tf.data.Iterator` or `tf.distribute.DistributedIterator`.
-            limit: maximum number of steps, at least 1.
-            seconds: after this time no further step begins; the first step always runs.
+            iterator: the batches, a `tf.data.Iterator` or `tf.distribute.DistributedIterator`.
+            limit: maximum number of steps; at least one step is made.
+            seconds: time after which no further step begins.
 
         Returns:
             The number of steps made, and the metrics so far.
@@ -494,7 +494,7 @@ class Execution:
             self._model._build_metrics(iterator.element_spec)
 
     def trace(self, iterator: Any) -> None:
-        """Traces the graph that `__call__` runs on the batches of an iterator, without making a step."""
+        """Traces the graph of `__call__` for the batches of an iterator, without making a step."""
         if self._model.run_eagerly:
             return
         if self._model.steps_per_execution == 1:
@@ -507,20 +507,20 @@ class Execution:
         return self._results()
 
     def _step_on_several(self, iterator: Any, limit: Tensor, seconds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        begun = tf.timestamp()  # In the graph, so that the time for tracing does not count.
+        begun = tf.timestamp()  # In the graph, so that the time of tracing does not count.
         until = begun + seconds
 
         def body(made, _, batch):
             self._step(batch.get_value())
             made += 1
-            # Evaluated once, for the loop condition too, so that every batch taken is used.
+            # Evaluated once, because a batch that is fetched must be used.
             goes_on = tf.logical_and(made < limit, tf.timestamp() < until)
             return made, goes_on, tf.cond(goes_on, iterator.get_next_as_optional, lambda: batch)
 
         made, *_ = tf.while_loop(
             lambda made, goes_on, batch: tf.logical_and(goes_on, batch.has_value()),
             body,
-            # `until >= begun` makes the first step depend on the clock; otherwise it could begin before the reading.
+            # Depends on the clock, or the first step could begin before the clock is read.
             (tf.constant(0), until >= begun, iterator.get_next_as_optional()),
             parallel_iterations=1,
         )
@@ -537,22 +537,22 @@ def _examples(x: Any) -> Tensor:
 
 
 def compiles_by_itself(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether the strategy compiles its steps itself."""
+    """Whether the strategy itself compiles the functions that it runs."""
     return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 def _replicas() -> int:
-    """Returns the number of replicas in a step."""
+    """Returns the number of replicas that share a step."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _unwrapped(optimizer: Any) -> Any:
-    """Returns the optimizer without loss scaling; with mixed_float16 Keras wraps it in a `LossScaleOptimizer`."""
+    """Returns the optimizer without the loss-scaling wrapper that Keras adds under mixed_float16."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 class _FiniteWatch:
-    """Records the first step at which J and each R_l were not finite."""
+    """Remembers the first step at which J or an R_l was not finite."""
 
     def __init__(self, layers: Sequence[str]):
         self.layers = list(layers)
@@ -565,7 +565,7 @@ class _FiniteWatch:
         self._steps.assign(tf.where(fresh, tf.cast(tf.convert_to_tensor(step), tf.int64), self._steps))
 
     def first(self) -> tuple[int, list[str]] | None:
-        """Returns the earliest such step and the names of the non-finite values; None if all were finite."""
+        """Returns the earliest step with a value that is not finite, and the names of these values, or none."""
         steps = self._steps.numpy()
         if (steps < 0).all():
             return None
@@ -579,7 +579,7 @@ def _fill(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list[
 
 
 def _cut(tensor: Tensor, parts: int) -> Tensor:
-    """Splits a batch into equal parts along a new first axis."""
+    """Cuts a batch into equal parts along a new first axis."""
     if isinstance(tensor, tf.SparseTensor):
         tensor = tf.sparse.to_dense(tf.sparse.reorder(tensor))
     message = f"`minibatches` must divide the batch size. Received minibatches={parts}"
@@ -592,15 +592,15 @@ def _cut(tensor: Tensor, parts: int) -> Tensor:
 
 
 def _accumulate(part: Callable[[Tensor | int], tuple[Any, ...]], parts: int) -> tuple[Any, ...]:
-    """Averages gradients, J and R over the parts of a batch, one after the other, with the memory of one part."""
-    loop = _loop if _replicas() == 1 else _unrolled  # Replicas cannot synchronise in a TensorFlow loop.
+    """Averages gradients, J and R over the parts of a batch in turn, so that memory holds only one part."""
+    loop = _loop if _replicas() == 1 else _unrolled  # Replicas cannot synchronize inside a TensorFlow loop.
     sums, outputs = loop(part, parts)
     gradients, loss, regularisers = tf.nest.map_structure(lambda total: total / parts, sums)
     return gradients, loss, regularisers, outputs
 
 
 def _unrolled(part: Callable[[int], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
-    """Returns the sums of gradients, J and R over the parts, and the concatenated outputs."""
+    """Returns the sums of gradients, J and R over the parts, and the outputs of all."""
     sums, outputs = None, []
     for index in range(parts):
         with tf.control_dependencies([] if sums is None else tf.nest.flatten(sums)):
@@ -611,7 +611,7 @@ def _unrolled(part: Callable[[int], tuple[Any, ...]], parts: int) -> tuple[tuple
 
 
 def _loop(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
-    """Returns the same as `_unrolled`, with a graph whose size does not depend on the number of parts."""
+    """Like `_unrolled`, in a graph whose size does not depend on the number of parts."""
     gradients, loss, regularisers, outputs = part(tf.constant(0))
     arrays = [
         tf.TensorArray(output.dtype, parts, element_shape=output.shape).write(0, output)

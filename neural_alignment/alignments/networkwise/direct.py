@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import tensorflow as tf
@@ -38,6 +38,8 @@ class DirectFeedback(CutRule):
             paper of Boopathy and Fiete describes this for ImageNet, to save memory.
         seed: seed of the maps; the seed of the run if a configuration does not set it.
     """
+
+    takes_sequences: ClassVar[bool] = False
 
     rule: Literal["dfa"] = "dfa"
     share_space: bool = False
