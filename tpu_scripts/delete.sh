@@ -7,8 +7,8 @@ usage() {
   cat <<EOF
 Usage: tpu_scripts/delete.sh NAME --zone ZONE [options]
 
-Deletes the TPU and its queued resource, after asking. A run that is going on there is cut off; what it has saved on
-gs:// stays, and train.sh goes on with it.
+Deletes the TPU and its queued resource, after a question. An active run is killed; its files on gs:// stay, and train.sh
+resumes it.
 
   --yes                do not ask
 $COMMON_USAGE

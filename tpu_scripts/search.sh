@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains many configurations, given or proposed by a search, each on a Cloud TPU: one takes the next when it is free.
+# Trains many configurations, given or proposed by a search, on several Cloud TPUs; a free TPU takes the next one.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -8,19 +8,19 @@ usage() {
 Usage: tpu_scripts/search.sh --tpus NAME,NAME --runs gs://BUCKET/SEARCH --zone ZONE [options]
                              (TRIAL.yaml... | --search SEARCH) [-- GCLOUD_FLAG...]
 
-Trains each TRIAL with train.sh into a run directory of its own, gs://BUCKET/SEARCH/TRIAL. A trial that fails or
-diverges does not stop the others; one that is finished is not run again, so the same command goes on with a search
-that was cut off. A TPU that cannot be had leaves its trial to the others.
+Trains each TRIAL with train.sh in the run directory gs://BUCKET/SEARCH/TRIAL. A trial that fails or diverges does not
+stop the others. A finished trial is not run again, so the same command resumes an interrupted search. If a TPU is not
+available, another one gets its trial.
 
-With --search this machine runs \`neural-alignment search SEARCH\` in gs://BUCKET/SEARCH, and each trial it proposes is
-trained with train.sh; the same command goes on. See docs/search.md.
+With --search, this machine runs \`neural-alignment search SEARCH\` in gs://BUCKET/SEARCH, and train.sh trains each
+trial that it proposes; the same command resumes. See docs/search.md.
 
-  --tpus NAMES         names of the TPUs, separated by commas (required); they are created where there are none
-  --runs PATH          where the run directories go, on gs:// (required)
-  --search SEARCH      a file of configs/search, or its name there, instead of TRIALs
-  --trials COUNT       of the search, instead of its file's
+  --tpus NAMES         names of the TPUs, separated by commas (required); TPUs that do not exist are created
+  --runs PATH          folder of the run directories, on gs:// (required)
+  --search SEARCH      a file of a search, or its name below configs/search, instead of TRIALs
+  --trials COUNT       number of trials of the search, instead of its file's
   --delete             delete each TPU when no trial is left for it
-  --set, --type, --spot, --runtime-version, --source, --max-restarts, --polls: as train.sh has them
+  --set, --type, --spot, --runtime-version, --source, --max-restarts, --polls: see train.sh
 $COMMON_USAGE
 EOF
 }
@@ -95,13 +95,14 @@ train() {
     ${OVERRIDES[@]+"${OVERRIDES[@]}"} ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"}
 }
 
-# propose: runs the search on this machine. Overrides are its own: they are part of the trials it writes.
+# propose: runs the search on this machine. The search gets the overrides, and writes them into its trials.
 propose() {
   local launcher words tpus
   launcher=("$HERE/train.sh" '{tpu}' '{config}' --run-dir '{run_dir}' ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}")
   launcher+=(-- ${EXTRA[@]+"${EXTRA[@]}"})
   tpus=$(IFS=, && printf '%s' "${TPUS[*]}")
-  words=(neural-alignment search "$SEARCH" --search-dir "$RUNS" --engine "tpu:$tpus" --launcher "$(quote "${launcher[@]}")")
+  words=(neural-alignment search "$SEARCH" --search-dir "$RUNS")
+  words+=(--engine "tpu:$tpus" --launcher "$(quote "${launcher[@]}")")
   words+=(${OVERRIDES[@]+"${OVERRIDES[@]}"})
   [[ -z $COUNT ]] || words+=(--trials "$COUNT")
   if $DRY_RUN; then
@@ -111,7 +112,7 @@ propose() {
   fi
 }
 
-# prefixed PREFIX: copies stdin, each line with its origin.
+# prefixed PREFIX: copies stdin, with the prefix before each line.
 prefixed() {
   local line
   while IFS= read -r line || [[ -n $line ]]; do printf '[%s] %s\n' "$1" "$line"; done
@@ -122,7 +123,7 @@ discard() {
   ! $DELETE || "$HERE/delete.sh" "$1" --yes "${SAME[@]}" || say "$1 is not deleted and costs money"
 }
 
-# work TPU: takes trials until none is left. To make the folder is to claim the trial: one worker alone succeeds.
+# work TPU: takes trials until none is left. A worker claims a trial by creating its folder, which only one can do.
 work() {
   local index trial codes
   for index in "${!TRIALS[@]}"; do
@@ -142,7 +143,7 @@ work() {
   discard "$1"
 }
 
-# rounds: a trial that a lost TPU leaves behind may find the others at their end, so they are asked again.
+# rounds: starts the workers again, because they may have ended before a lost TPU put its trial back.
 rounds() {
   local tpu workers
   while ! all_claimed; do
@@ -164,7 +165,7 @@ all_claimed() {
   done
 }
 
-# summary: prints what became of each trial and returns the exit code.
+# summary: prints how each trial ended and returns the exit code.
 summary() {
   local index code tpu word worst=0
   for index in "${!TRIALS[@]}"; do

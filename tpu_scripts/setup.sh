@@ -10,7 +10,7 @@ Usage: tpu_scripts/setup.sh NAME --zone ZONE [options]
 Copies the source of this git checkout to every host of the TPU, into ~/neural_alignment, and installs \`.[tpu]\` into
 ~/neural_alignment_env.
 
-  --source head|tree   the last commit (default), or the files as they are now, those git ignores left out
+  --source head|tree   the last commit (default), or the present files, without those that git ignores
   --type TYPE          accelerator type of the TPU (default v3-8)
 $COMMON_USAGE
 EOF
@@ -61,7 +61,7 @@ pack() {
   cd -- "$FOLDER"
 }
 
-# What runs on each host. A run that is going on holds the lock, and its files must stay.
+# The script for each host. An active run holds the lock, and its files must stay.
 installation() {
   cat <<'SCRIPT'
 set -eu

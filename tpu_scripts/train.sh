@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains one run on a Cloud TPU and keeps at it: a TPU that is taken away is replaced, and the run goes on.
+# Trains one run on a Cloud TPU to its end: a preempted TPU is replaced, and the run resumes.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -7,23 +7,23 @@ usage() {
   cat <<EOF
 Usage: tpu_scripts/train.sh NAME CONFIG --run-dir gs://BUCKET/RUN --zone ZONE [options] [-- GCLOUD_FLAG...]
 
-Creates the TPU where there is none, sets it up, starts the run and shows its log. The run goes on when the connection
-or this script ends; the same command finds it again. When the TPU is taken away, it is asked for anew and the run
-resumes from its checkpoint, until RUN/status.json says finished, diverged or failed. CONFIG is a file of this
-checkout, or on gs://.
+Creates the TPU if it does not exist, sets it up, starts the run and shows its log. The run goes on when the connection or
+this script ends; the same command finds it again. After a preemption the TPU is requested again, and the run resumes
+from its checkpoint, until RUN/status.json says finished, diverged or failed. CONFIG is a file of this checkout, or on
+gs://.
 
   --run-dir RUN        run directory on gs:// (required)
   --set KEY=VALUE      override a key of CONFIG; may be repeated
   --type TYPE          accelerator type (default v3-8)
-  --spot               cheaper, and may be taken away at any time; otherwise on demand
+  --spot               cheaper, but can be preempted at any time; otherwise on demand
   --runtime-version V  image of the host (default: the plain one for TYPE)
-  --source head|tree   what is sent: the last commit (default), or the files as they are now
-  --max-restarts N     give up after so many losses of the TPU (default 50)
-  --polls COUNT        how many looks for a TPU before giving up (default 960)
+  --source head|tree   source to send: the last commit (default), or the present files
+  --max-restarts N     number of lost TPUs before giving up (default 50)
+  --polls COUNT        number of checks for a TPU before giving up (default 960)
   --delete             delete the TPU when the run has ended
 $COMMON_USAGE
 
-What follows -- is given to \`gcloud compute tpus queued-resources create\` as it is.
+The words after -- are passed to \`gcloud compute tpus queued-resources create\`.
 EOF
 }
 
@@ -67,7 +67,7 @@ check_options() {
   done
 }
 
-# find_config: makes CONFIG a path as the copy on the TPU has it.
+# find_config: makes CONFIG relative to the copy of the source on the TPU.
 find_config() {
   [[ $CONFIG != gs://* ]] || return 0
   [[ -f $CONFIG ]] || fail 2 "CONFIG is '$CONFIG'; there is no such file"
@@ -99,7 +99,7 @@ get_tpu() {
     finish 4 "there is no TPU to train on"
 }
 
-# start_script: starts the run on the host, detached from the connection. Who holds the lock is alive.
+# start_script: starts the run on the host, detached from the connection. An active run holds the lock.
 start_script() {
   local tpu=local override words
   ! several_hosts || tpu=$NAME
@@ -143,7 +143,7 @@ fi
 SCRIPT
 }
 
-# probe ASSUMED: sets PROBE to none, gone, `ended CODE`, `running RUN_DIR`, or silent where the host does not answer.
+# probe ASSUMED: sets PROBE to none, gone, `ended CODE`, `running RUN_DIR`, or silent if the host does not answer.
 probe() {
   local text
   if text=$(query "probe: $1" remote "$NAME" 0 "$(probe_script)"); then
@@ -153,7 +153,7 @@ probe() {
   fi
 }
 
-# lost_or_fail MESSAGE: returns where the TPU has been taken away, which explains the failure; ends otherwise.
+# lost_or_fail MESSAGE: returns if the TPU was preempted, which explains the failure; otherwise ends the script.
 lost_or_fail() {
   local state
   state=$(tpu_state "$NAME") || fail 1 "$1, and the state of $NAME could not be read"
@@ -161,7 +161,7 @@ lost_or_fail() {
   say "$1: $NAME is ${state#* }"
 }
 
-# begin: starts the run unless it is going on. Fails (1) where the TPU has been taken away meanwhile.
+# begin: starts the run unless it is active. Fails (1) if the TPU was preempted meanwhile.
 begin() {
   probe none
   case $PROBE in
@@ -176,7 +176,7 @@ begin() {
   esac
 }
 
-# watch: shows the log until the run has ended, and sets CODE. Fails (1) where the TPU, or the run with it, is lost.
+# watch: shows the log until the run has ended, and sets CODE. Fails (1) if the TPU, or the run with it, is lost.
 watch() {
   local lines=+1
   while true; do
@@ -202,7 +202,7 @@ finish() {
   exit 0
 }
 
-# conclude: ends with what the run ended with; returns where it was stopped from outside, or its TPU taken away.
+# conclude: exits with the code of the run; returns if the run was stopped from outside, or its TPU preempted.
 conclude() {
   local state
   read_status finished
