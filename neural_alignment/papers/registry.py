@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.papers.pieces import Pieces, Result
@@ -42,6 +43,19 @@ class Source:
             RunError: if a run directory or a piece is damaged or of another kind.
         """
         return [(cell, cell.read(self.folder, self.configs)) for cell in self.cells]
+
+    def outcomes(self) -> list[tuple[Cell, list[Outcome]]]:
+        """Returns the finished runs of each cell of runs; errors as of `read`."""
+        return [(cell, cell.read(self.folder, self.configs)) for cell in self.cells if isinstance(cell, Cell)]
+
+    def results(self, **labels: Any) -> list[tuple[Mapping[str, Any], list[Result]]]:
+        """Returns the labels and results of each set of pieces with some labels; errors as of `read`."""
+        pieces = (each for each in self.cells if isinstance(each, Pieces) and labels.items() <= each.labels.items())
+        return [(each.labels, each.read(self.folder, self.configs)) for each in pieces]
+
+    def chosen(self, **labels: Any) -> list[Result]:
+        """Returns the results of all pieces with some labels; errors as of `read`."""
+        return [result for _, results in self.results(**labels) for result in results]
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from neural_alignment.analysis import signals
 from neural_alignment.analysis.similarity import angle
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.papers import commands, fa_mechanism
-from neural_alignment.papers.fa_mechanism import compute, figures
+from neural_alignment.papers.fa_mechanism import compute, figures, rows
 from neural_alignment.papers.fa_mechanism import runs as experiments
 from neural_alignment.papers.fa_mechanism.network import DirectNetwork, Network
-from neural_alignment.papers.pieces import Piece, Pieces
+from neural_alignment.papers.pieces import Piece, Pieces, Result
 from neural_alignment.papers.plans import Cell, Run, unique
 from neural_alignment.papers.registry import Source, find
 from neural_alignment.reporting import csv_text, new_figure
@@ -456,14 +456,18 @@ def test_figures_are_grey_their_axes_named_and_their_rows_known(name, folder):
     assert len(rows) == len(product.rows)
 
 
-def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apart():
+def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apart(monkeypatch):
     """The folder of the other tests has fewer moments."""
     moments = experiments.MOMENTS
     angles = np.linspace(70, 90, 5 * len(moments)).reshape(len(moments), 1, 5)
-    results = [{"moment": np.array(moments), "term_angle": angles, "seed": np.array(0)}]
+    results = [Result([], {"moment": np.array(moments), "term_angle": angles})]
+    monkeypatch.setattr(rows, "HIDDEN", [1])
+    found = rows.terms(results, moments)
+    assert len(found) == 5 * len(moments)
     axis = new_figure(4, 4).subplots()
-    rows = figures.term_panel(axis, results, 1, moments, "term_angle")
-    assert len(rows) == 5 * len(moments)
+    [panel] = figures.term_panels(found, "l = {layer}")
+    for mark in panel.marks:
+        mark(axis)
     shades = [float(line.get_color()) for line in axis.get_lines()[: len(moments)]]
     assert shades == sorted(set(shades))
     assert shades[0] >= 0

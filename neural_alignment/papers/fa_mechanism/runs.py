@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from neural_alignment.papers import published
 from neural_alignment.papers.fa_mechanism import compute
 from neural_alignment.papers.figures import Style
 from neural_alignment.papers.pieces import Arrays, Piece, Pieces
@@ -22,33 +23,36 @@ STEPS = 60
 LAYERS = ("dense1", "dense2", "dense3", "dense4", "dense")
 """Names of the layers l = 0 to 4 in a run."""
 
+HIDDEN = range(1, len(LAYERS))
+"""Layers l that receive an error through a backward kernel."""
+
 
 class Condition(NamedTuple):
-    """A rule, with what of its weights is normalised.
+    """A rule, and its normalised weights.
 
     Attributes:
         rule: `bp` or `bp_trw`.
         normalised: `none`, `w`, `b` or `wb`.
-        style: of its lines.
-        published: test error after 100 epochs of the published code, percent: mean and standard deviation (SPEC
-            section 3); none where there is none.
+        style: look of its lines.
     """
 
     rule: str
     normalised: str
     style: Style
-    published: tuple[float, float] | None
 
 
 CONDITIONS = {
-    "bp": Condition("bp", "none", Style("BP", "o", "-", 0.0), (3.19, 0.16)),
-    "bp_w": Condition("bp", "w", Style("BP, W normalised", "s", "--", 0.0), (3.67, 0.23)),
-    "bp_trw": Condition("bp_trw", "none", Style("BP-TRW", "^", "-", 0.55), (7.84, 0.27)),
-    "bp_trw_w": Condition("bp_trw", "w", Style("BP-TRW, W normalised", "v", "-.", 0.55), (6.84, float("nan"))),
-    "bp_trw_b": Condition("bp_trw", "b", Style("BP-TRW, B normalised", "D", ":", 0.55), None),
-    "bp_trw_wb": Condition("bp_trw", "wb", Style("BP-TRW, W and B normalised", "P", "--", 0.35), (4.79, 0.21)),
+    "bp": Condition("bp", "none", Style("BP", "o", "-", 0.0)),
+    "bp_w": Condition("bp", "w", Style("BP, W normalised", "s", "--", 0.0)),
+    "bp_trw": Condition("bp_trw", "none", Style("BP-TRW", "^", "-", 0.55)),
+    "bp_trw_w": Condition("bp_trw", "w", Style("BP-TRW, W normalised", "v", "-.", 0.55)),
+    "bp_trw_b": Condition("bp_trw", "b", Style("BP-TRW, B normalised", "D", ":", 0.55)),
+    "bp_trw_wb": Condition("bp_trw", "wb", Style("BP-TRW, W and B normalised", "P", "--", 0.35)),
 }
-"""Name of a configuration -> what it is."""
+"""Name of a configuration -> its condition."""
+
+PUBLISHED = {row["condition"]: (row["mean"], row["deviation"]) for row in published.read("fa_mechanism/test_errors")}
+"""Condition -> test error after 100 epochs of the published code, percent: mean and standard deviation over seeds."""
 
 RUNTIME = ("runtime.steps_per_execution=60", "checkpoints.keep_best=false")
 """How runs are executed, which does not change what they compute."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neural_alignment.papers import published
 from neural_alignment.papers.figures import Style
 from neural_alignment.papers.plans import Cell
 
@@ -28,24 +29,11 @@ RULES = {
 }
 """The rules, as files below configs/two_routes have them, and how they look in a figure."""
 
-TABLE_3 = {
-    "weight_mirror_akrout": (63.5, 85.16),
-    "weight_mirror": (64.07, 85.47),
-    "weight_mirror_adam": (64.40, 85.53),
-    "weight_mirror_adam_ops": (63.41, 84.83),
-    "information": (67.93, 88.09),
-    "backprop": (70.06, 89.14),
-}
-"""Table 3: rule -> top-1 and top-5 accuracy on ImageNet's validation set, in percent."""
+TABLE_3 = {row["rule"]: (row["top1"], row["top5"]) for row in published.read("two_routes/table_3")}
+"""Published: rule -> top-1 and top-5 accuracy on the validation set of ImageNet, percent."""
 
-TABLE_4 = {
-    "resnet18": {"backprop": 70.06, "symmetric": 69.84, "activation": 69.98},
-    "resnet50": {"backprop": 76.05, "symmetric": 76.29, "activation": 75.75},
-    "resnet50v2": {"backprop": 77.21, "symmetric": 77.18, "activation": 76.67},
-    "resnet101v2": {"backprop": 78.64, "symmetric": 78.74, "activation": 78.35},
-    "resnet152v2": {"backprop": 79.31, "symmetric": 79.15, "activation": 78.98},
-}
-"""Table 4: network -> rule -> top-1 accuracy in percent."""
+TABLE_4 = {row.pop("model"): row for row in published.read("two_routes/table_4")}
+"""Published: network -> rule -> top-1 accuracy, percent."""
 
 SEARCHED = ("weight_mirror", "weight_mirror_adam", "weight_mirror_adam_ops", "information")
 """The columns of Table 5."""
