@@ -238,7 +238,7 @@ def steps(heights: Sequence[float], edges: Sequence[float], style: Style) -> Mar
 
 def level(value: float, label: str | None = None) -> Mark:
     """Returns a dotted horizontal line."""
-    return lambda axis: axis.axhline(value, color="0.6", linewidth=0.7, linestyle=(0, (1, 3)), label=label)
+    return lambda axis: axis.axhline(value, color="0.5", linewidth=1, linestyle=(0, (1, 3)), label=label)
 
 
 def diagonal() -> Mark:

@@ -167,6 +167,7 @@ def noise(source: Source) -> Artifact:
     cells = {tuple(cell.labels[name] for name in ("model", "rule", "noise_variance")): cell for cell in source.cells}
     models, rules, variances = ([*dict.fromkeys(each)] for each in zip(*cells, strict=True))
     variances.sort()
+    smallest = next(variance for variance in variances if variance)
     panels = [
         panel(
             lines(
@@ -174,10 +175,11 @@ def noise(source: Source) -> Artifact:
                 *({rule: RULES[rule] for rule in rules}, mean_and_error),
             ),
             level(100 * CHANCE[source.profile][0], "chance"),
-            scale("x", "symlog", linthresh=next(variance for variance in variances if variance), linscale=0.5),
+            scale("x", "symlog", linthresh=smallest, linscale=0.5),
             xlabel="variance of the noise on updates",
             ylabel="validation top-1 (%)",
             title=MODELS[model],
+            xlim=(-0.3 * smallest, 1.3 * variances[-1]),
             ylim=(0, None),
         )
         for model in models
