@@ -1,4 +1,4 @@
-"""Initial values of backward kernels that are independent of the forward kernel."""
+"""Initial values of backward kernels, drawn independently of the forward kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 Tensor = tf.Tensor
 
 Initializer = Callable[..., Any]
-"""A `kernel_initializer` of Keras: an `Initializer`, or any function of shape and dtype."""
+"""The type of `kernel_initializer` in Keras: an `Initializer`, or a function of shape and dtype."""
 
 
 def independent_draw(
@@ -22,26 +22,26 @@ def independent_draw(
 ) -> Tensor:
     """Draws B from the distribution of W, independently of W.
 
-    A Keras initializer gives the same numbers at every call, so calling W's a second time would make B equal to W. B
-    comes from the same initializer with another seed. If it has no seed, or gives W or a multiple of it again, B comes
-    from a normal distribution with the mean and the variance of W's entries. Either way the seed follows from the seed
-    of W, or from W itself, and from the layer's name. Keras' global seed is not used, so W is the same with any rule
-    and with none.
+    A Keras initializer returns the same numbers at every call, so a second call of W's initializer would make B equal
+    to W. B is therefore drawn by the same initializer with another seed. If the initializer has no seed, or returns W
+    or a multiple of W again, B is drawn from a normal distribution with the mean and the variance of W's entries. In
+    both cases the seed is derived from the layer's name and from the seed of W, or from W itself. Keras' global seed is
+    not used, so W is the same with any rule and without one.
 
     Args:
         initializer: W's initializer.
-        kernel: W, a variable, which has no value yet while Keras builds a layer inside of a graph.
+        kernel: the variable W. It has no value yet if Keras builds the layer inside a graph.
         layer: name of the layer.
         dtype: dtype of the result.
-        drawn: the values of W to take instead of those of `kernel`.
+        drawn: values of W, used instead of those of `kernel` if given.
 
     Returns:
         B in the layout and shape of W.
 
     Raises:
-        ValueError: if all entries of W are equal, so that no independent draw of that distribution exists.
+        ValueError: if all entries of W are equal: this distribution has no independent draw.
     """
-    with tf.init_scope():  # There are no numbers to compare in a graph.
+    with tf.init_scope():  # The values are compared below; in a graph there are none.
         backward = _reseeded_by_keras(initializer, tuple(kernel.shape), layer, dtype)
         if backward is None:
             drawn = _values_drawn(initializer, kernel, dtype) if drawn is None else drawn
@@ -51,9 +51,9 @@ def independent_draw(
 
 
 def _reseeded_by_keras(initializer: Initializer, shape: tuple[int, ...], layer: str, dtype: str) -> Tensor | None:
-    """Returns the draw of one of Keras' own initializers with another seed, or None if W must be looked at.
+    """Returns a draw of one of Keras' initializers with another seed, or None if the draw must be compared with W.
 
-    These use their seeds, so that comparing millions of numbers is not necessary.
+    Keras' initializers depend on their seeds, so comparing millions of numbers is not necessary.
     """
     if not type(initializer).__module__.startswith("keras.") or not isinstance(getattr(initializer, "seed", None), int):
         return None
@@ -66,7 +66,7 @@ def _reseeded_by_keras(initializer: Initializer, shape: tuple[int, ...], layer: 
 
 
 def _compared_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dtype: str) -> Tensor:
-    """Returns a draw that is no multiple of W, by the initializer or by W's mean and variance."""
+    """Returns a draw that is not a multiple of W, from the initializer or from a normal distribution."""
     seed = _seed(_seed_of(initializer, drawn), layer)
     reseeded = _reseeded(initializer, seed)
     if reseeded is not None:
@@ -87,8 +87,8 @@ def _compared_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dtyp
 def _values_drawn(initializer: Initializer, kernel: Any, dtype: str) -> np.ndarray:
     """Returns the initial values of W as numbers.
 
-    If the variable has no value yet W is drawn a second time: an initializer that draws anew at every call gives other
-    numbers of the same distribution.
+    If the variable has no value yet, W is drawn a second time. An initializer without a seed then returns other numbers
+    of the same distribution.
     """
     shape = tuple(kernel.shape)
     with contextlib.suppress(tf.errors.FailedPreconditionError, NotImplementedError, AttributeError):
@@ -113,16 +113,16 @@ def _reseeded(initializer: Initializer, seed: int) -> Initializer | None:
     try:
         config = initializer.get_config()
         return type(initializer).from_config({**config, "seed": seed}) if "seed" in config else None
-    except Exception:  # Custom classes fail here in any way; the native layer never asks them for a copy.
+    except Exception:  # Custom classes may raise anything here; native layers never copy an initializer.
         return None
 
 
 def _is_multiple(backward: np.ndarray, drawn: np.ndarray) -> bool:
-    """Whether a draw equals the other one, up to a factor and a constant."""
+    """Whether two draws are equal up to a factor and a constant."""
     first, second = (each.astype(np.float64).ravel() for each in (backward, drawn))
     if np.array_equal(first, second) or (first.size > 1 and _cosine(first, second) > 1 - 1e-6):
         return True
-    # Two independent draws of 16 numbers are correlated so closely once in a million times.
+    # The probability that two independent draws of 16 numbers are correlated this closely is one in a million.
     return first.size >= 16 and _cosine(first - first.mean(), second - second.mean()) > 0.9
 
 
@@ -132,7 +132,7 @@ def _cosine(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _moments(drawn: np.ndarray) -> tuple[float, float]:
-    """Returns mean and standard deviation of the entries; a single entry is taken for a deviation from 0."""
+    """Returns mean and standard deviation of the entries; the deviation of a single entry is measured from 0."""
     wide = drawn.astype(np.float64)
     if wide.size == 1:
         return 0.0, float(np.abs(wide).item())

@@ -1,9 +1,8 @@
-"""Linear operations whose error travels back through a kernel of its own.
+"""Linear operations whose backward pass uses a separate kernel.
 
-`matmul` and `conv2d` apply the forward kernel W on the way forward and send the upstream error back through the
-backward kernel B (Kunin et al. 2020, Appendix A.1). `DenseMap` and `ConvMap` are the linear maps under them; the
-learning rules read their signals through the same two classes, so nothing else in the package asks what kind of layer
-it has.
+`matmul` and `conv2d` apply the forward kernel W in the forward pass and send the error back through the backward
+kernel B (Kunin et al. 2020, Appendix A.1). They are built on the linear maps `DenseMap` and `ConvMap`. The learning
+rules use the same two classes, so no other module needs to distinguish dense from convolutional layers.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ Tensor = tf.Tensor
 
 @dataclass(frozen=True)
 class DenseMap:
-    """The map x -> x W of a dense layer; leading axes beyond the first are summed over like space.
+    """The map x -> x W of a dense layer. Axes between the first and the last are treated like spatial axes.
 
     Kernels have the shape `(inputs, outputs)`.
     """
@@ -31,7 +30,7 @@ class DenseMap:
 
     def reconstruct(self, outputs: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
         """Returns the adjoint of `project` applied to `outputs`, in the shape of `like`."""
-        del like  # The shape of the inputs follows from the kernel here; for a convolution it does not.
+        del like  # The kernel determines the shape of the inputs; for a convolution it does not.
         if outputs.shape.rank == 2:
             return tf.matmul(outputs, kernel, transpose_b=True)
         return tf.tensordot(outputs, kernel, axes=[[-1], [1]])
@@ -55,8 +54,8 @@ class DenseMap:
 class ConvMap:
     """The map x -> conv(x, W) of a two-dimensional convolution, NHWC.
 
-    Kernels have the shape `(height, width, inputs, outputs)`. A dilated kernel is written out with zeros between its
-    taps: TensorFlow's CPU kernels have no gradients for dilated convolutions in every dtype.
+    Kernels have the shape `(height, width, inputs, outputs)`. A dilated kernel is expanded with zeros between its taps,
+    because TensorFlow's CPU kernels do not support gradients of dilated convolutions in every dtype.
 
     Args:
         strides: rows and columns between two output positions.
@@ -96,15 +95,15 @@ class ConvMap:
         return spread[::rows, ::columns] if self.dilations != (1, 1) else spread
 
     def transpose(self, kernel: Tensor) -> Tensor:
-        """Returns `kernel` as it is: both kernels of a convolution have one layout."""
+        """Returns `kernel` unchanged: both kernels of a convolution have the same layout."""
         return kernel
 
     def transposed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns `shape` as it is."""
+        """Returns `shape` unchanged."""
         return tuple(shape)
 
     def _spread(self, kernel: Tensor) -> Tensor:
-        """Writes out a dilated kernel: zeros between the taps."""
+        """Expands a dilated kernel with zeros between the taps."""
         if self.dilations == (1, 1):
             return kernel
         height, width, inputs, outputs = kernel.shape
@@ -128,13 +127,14 @@ def carry(
     """Applies `linear_map` with the forward kernel and sends the error back through the backward kernel.
 
     Args:
-        linear_map: what `forward_kernel` is a kernel of.
+        linear_map: the map that the kernels belong to.
         inputs: the layer's inputs.
         forward_kernel: W.
         backward_kernel: B, in the layout of W.
-        tie_gradient: whether B gets the gradient of W (Kolen-Pollack) or zero.
-        weight_transport: asked whenever an error arrives: whether it is to go back through W, as in true
-            backpropagation, and leave B alone. One forward pass can thus be followed by a backward pass of each kind.
+        tie_gradient: whether the gradient of B is that of W (Kolen-Pollack) or zero.
+        weight_transport: called in every backward pass. If it returns True, the error goes back through W, as in
+            backpropagation, and the gradient of B is zero. One forward pass can be followed by backward passes of
+            both kinds.
 
     Returns:
         The projection of `inputs` by `forward_kernel`.
@@ -155,27 +155,27 @@ def carry(
 
 
 def matmul(inputs: Tensor, forward_kernel: Tensor, backward_kernel: Tensor, tie_gradient: bool = False) -> Tensor:
-    """Multiplies `inputs` by the forward kernel; the gradient to `inputs` goes through the backward kernel.
+    """Multiplies `inputs` by the forward kernel. The gradient to `inputs` goes through the backward kernel.
 
-    With upstream error d: dx = d B, dW = x^T d, and dB = 0, or dW^T with `tie_gradient`
+    With the upstream error d, dx = d B and dW = x^T d. dB is zero, or dW^T with `tie_gradient`
     (Kunin et al. 2020, Appendices A.1 and D.3).
 
     Args:
         inputs: `(batch, inputs)`.
         forward_kernel: `(inputs, outputs)`.
         backward_kernel: `(outputs, inputs)`.
-        tie_gradient: whether the backward kernel gets the forward kernel's gradient, transposed.
+        tie_gradient: whether the backward kernel's gradient is the forward kernel's, transposed, or zero.
 
     Returns:
         `(batch, outputs)`.
 
     Raises:
-        ValueError: if the shapes of the two kernels are not the transpose of each other.
+        ValueError: if the shape of one kernel is not the transposed shape of the other.
     """
     inputs, forward_kernel, backward_kernel = _tensors(inputs, forward_kernel, backward_kernel)
     if forward_kernel.shape.rank != 2 or list(backward_kernel.shape) != list(reversed(forward_kernel.shape)):
         raise ValueError(
-            "`backward_kernel` must have the shape (outputs, inputs) where `forward_kernel` has (inputs, outputs). "
+            "`forward_kernel` must have the shape (inputs, outputs) and `backward_kernel` (outputs, inputs). "
             f"Received forward_kernel {tuple(forward_kernel.shape)} and backward_kernel "
             f"{tuple(backward_kernel.shape)}. Example: (20, 5) and (5, 20)."
         )
@@ -192,9 +192,9 @@ def conv2d(
     tie_gradient: bool = False,
     dilations: int | tuple[int, int] = (1, 1),
 ) -> Tensor:
-    """Convolves `inputs` with the forward kernel; the gradient to `inputs` goes through the backward kernel.
+    """Convolves `inputs` with the forward kernel. The gradient to `inputs` goes through the backward kernel.
 
-    The backward kernel gets zero, or with `tie_gradient` the gradient of the forward kernel
+    The gradient of the backward kernel is zero, or with `tie_gradient` that of the forward kernel
     (Kunin et al. 2020, Appendices A.1 and D.3).
 
     Args:
@@ -203,14 +203,14 @@ def conv2d(
         backward_kernel: `(rows, columns, inputs, outputs)`.
         strides: one or two positive integers.
         padding: `"VALID"` or `"SAME"`.
-        tie_gradient: whether the backward kernel gets the forward kernel's gradient.
+        tie_gradient: whether the backward kernel's gradient is the forward kernel's or zero.
         dilations: one or two positive integers.
 
     Returns:
         `(batch, new height, new width, outputs)`.
 
     Raises:
-        ValueError: if an argument is out of its range or the kernels' shapes differ.
+        ValueError: if an argument is out of range or the kernels' shapes differ.
     """
     inputs, forward_kernel, backward_kernel = _tensors(inputs, forward_kernel, backward_kernel)
     if forward_kernel.shape.rank != 4 or forward_kernel.shape != backward_kernel.shape:
@@ -225,13 +225,13 @@ def conv2d(
 
 
 def _tensors(inputs, *kernels) -> list[Tensor]:
-    """Converts NumPy arrays and variables, with the dtype of the first kernel where the inputs have none."""
+    """Converts arrays and variables to tensors. Inputs without a dtype get the dtype of the first kernel."""
     kernels = [tf.convert_to_tensor(kernel) for kernel in kernels]
     return [tf.convert_to_tensor(inputs, dtype_hint=kernels[0].dtype), *kernels]
 
 
 def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    """Returns `value` as two positive integers, or says what is wrong with it."""
+    """Returns `value` as two positive integers, or raises a `ValueError`."""
     pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (list, tuple)) else ()
     if len(pair) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in pair):
         raise ValueError(f"`{name}` must be one or two positive integers. Received {value!r}. Example: {name}=(2, 2).")

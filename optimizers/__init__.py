@@ -1,4 +1,4 @@
-"""Optimizers for a network trained by two losses: J moves the forward variables, R the backward kernels."""
+"""Optimizers for networks with two losses: the task loss J trains the forward variables, R the backward kernels."""
 
 try:
     import tensorflow as _tensorflow  # noqa: F401

@@ -1,4 +1,4 @@
-"""Adam in one pass over memory."""
+"""Adam with a fused update."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class Adam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam`, with TensorFlow's own operation for the update.
+    """`keras.optimizers.Adam` with TensorFlow's fused update operation.
 
     The formula is the same (Kingma and Ba 2015, the variant before section 2.1): m <- b1 m + (1 - b1) g;
     v <- b2 v + (1 - b2) g^2; w <- w - rate sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon). Keras computes it in a
-    dozen operations, each with a result as large as the kernel: three times the time, and memory that R would need to
-    stay close to backpropagation.
+    dozen operations, each with a result as large as the kernel, which takes three times as long and more memory.
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
         beta_1: decay of the first moment.
         beta_2: decay of the second moment.
-        epsilon: added to the root of the second moment; that of TensorFlow 1 and of Kunin et al. 2020, not Keras' 1e-7.
+        epsilon: added to the root of the second moment. The default is that of TensorFlow 1 and of Kunin et al. 2020;
+            Keras' is 1e-7.
         **kwargs: as in `keras.optimizers.Adam`.
 
     Raises:
-        ValueError: if `amsgrad` is asked for.
+        ValueError: if `amsgrad` is True.
     """
 
     def __init__(
@@ -38,10 +38,12 @@ class Adam(keras.optimizers.Adam):
     ):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
         if self.amsgrad:
-            raise ValueError("`amsgrad` must be False. Received amsgrad=True. Example: keras.optimizers.Adam has it.")
+            raise ValueError(
+                "`amsgrad` must be False. Received amsgrad=True. Example: keras.optimizers.Adam(amsgrad=True)."
+            )
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Moves one variable."""
+        """Updates one variable."""
         index, dtype = self._get_variable_index(variable), variable.dtype
         updates = tf.cast(self.iterations + 1, dtype)
         tf.raw_ops.ResourceApplyAdam(

@@ -1,4 +1,4 @@
-"""Learning rates over training, by the epochs of J."""
+"""Learning-rate schedules that count the epochs of the task loss J."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 class _ByEpochsOfJ(Schedule):
-    """The base of schedules that go by the epochs of J and begin with a linear warm-up from 0.
+    """Base class of schedules that count epochs of J and begin with a linear warm-up from 0.
 
-    With alternation k an epoch takes (k + 1) times as many global steps. The clock starts after the delay, which is
-    counted in epochs of `steps_per_epoch` global steps: J's rate warms up from there; for R take `warmup_epochs=0` with
-    a delay, so that its rate is full from step 0 and falls with that of J.
+    With alternation k an epoch of J takes (k + 1) * `steps_per_epoch` global steps. Epochs are counted from the end of
+    the delay, which lasts `delay_epochs` * `steps_per_epoch` global steps. For J the warm-up begins there. For R use
+    the same delay with `warmup_epochs=0`: its rate is then constant from step 0 and drops at the same steps as J's.
     """
 
     def __init__(self, steps_per_epoch: int, warmup_epochs: float, delay_epochs: float, alternation: int | None):
@@ -36,13 +36,13 @@ class _ByEpochsOfJ(Schedule):
         self.alternation = alternation
 
     def _epoch(self, step: Any) -> tf.Tensor:
-        """Returns the epoch of J at a global step, with its fraction: a float64 scalar."""
-        # float64: in float32 the steps of a long run are too coarse to place the drops.
+        """Returns the fractional epoch of J at a global step, a float64 scalar."""
+        # float32 cannot represent the steps of a long run exactly enough to place the drops.
         steps = tf.cast(step, tf.float64) - self.delay_epochs * self.steps_per_epoch
         return tf.maximum(steps, 0.0) / (self.steps_per_epoch * ((self.alternation or 0) + 1))
 
     def _warmup(self, epoch: tf.Tensor) -> tf.Tensor:
-        """Returns the factor of the warm-up, a float64 scalar from 0 to 1."""
+        """Returns the warm-up factor, a float64 scalar from 0 to 1."""
         if not self.warmup_epochs:
             return tf.ones([], tf.float64)
         return tf.minimum(epoch / self.warmup_epochs, 1.0)
@@ -53,7 +53,7 @@ class _ByEpochsOfJ(Schedule):
         return bool(self.warmup_epochs)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that all constructors have in common."""
+        """Returns the arguments shared by all constructors."""
         return {
             "steps_per_epoch": self.steps_per_epoch,
             "warmup_epochs": self.warmup_epochs,
@@ -64,11 +64,12 @@ class _ByEpochsOfJ(Schedule):
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class WarmupAndDrops(_ByEpochsOfJ):
-    """Linear warm-up from 0, then a drop at each of some epochs (Kunin et al. 2020, Appendices B.1.2 and B.2).
+    """Linear warm-up from 0, then a drop at each of the given epochs (Kunin et al. 2020, Appendices B.1.2 and B.2).
 
-    Epochs are those of J. With alternation k an epoch takes (k + 1) times as many steps. The clock starts after the
-    delay, which is counted in epochs of `steps_per_epoch` steps: J's rate warms up from there; for R take
-    `warmup_epochs=0` with a delay, so that its rate is full from step 0 and its drops are those of J.
+    Epochs are epochs of J. With alternation k an epoch of J takes (k + 1) * `steps_per_epoch` global steps. Epochs are
+    counted from the end of the delay, which lasts `delay_epochs` * `steps_per_epoch` global steps. For J the warm-up
+    begins there. For R use the same delay with `warmup_epochs=0`: its rate is then constant from step 0 and drops at
+    the same steps as J's.
 
     Args:
         learning_rate: the rate after the warm-up.
@@ -76,11 +77,11 @@ class WarmupAndDrops(_ByEpochsOfJ):
         warmup_epochs: length of the warm-up.
         drop_epochs: ascending epochs at which the rate is multiplied by `drop_factor`.
         drop_factor: factor on the rate at each drop.
-        delay_epochs: epochs before the clock starts.
-        alternation: k, the steps of J to each step of R; none for both at every step.
+        delay_epochs: epochs before the first epoch of J.
+        alternation: k, steps of J per step of R; None trains both at every step.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -129,10 +130,10 @@ class WarmupAndDrops(_ByEpochsOfJ):
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class WarmupAndSchedule(_ByEpochsOfJ):
-    """Linear warm-up from 0 to the first value of a Keras schedule, which then goes by the steps of J.
+    """Linear warm-up from 0, followed by a Keras schedule over the steps of J.
 
-    The warm-up goes from 0 to the value of `schedule` at step 0. After it, the schedule is called with the number of
-    steps of J since the end of the warm-up: `steps_per_epoch` to an epoch of J, whatever the alternation. Delay and
+    The warm-up rises from 0 to the value of `schedule` at step 0. Afterwards `schedule` is called with the number of
+    steps of J since the end of the warm-up: `steps_per_epoch` steps per epoch of J, with any alternation. Delay and
     alternation are as in `WarmupAndDrops`. Keras' own schedules are computed in float64.
 
     Example: a cosine from 0.1 to 0.001 over epochs 5 to 90 is
@@ -142,11 +143,11 @@ class WarmupAndSchedule(_ByEpochsOfJ):
         schedule: a `keras.optimizers.schedules.LearningRateSchedule`, or a float for a constant rate.
         steps_per_epoch: steps in an epoch, without alternation.
         warmup_epochs: length of the warm-up.
-        delay_epochs: epochs before the clock starts.
-        alternation: k, the steps of J to each step of R; none for both at every step.
+        delay_epochs: epochs before the first epoch of J.
+        alternation: k, steps of J per step of R; None trains both at every step.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class WarmupAndSchedule(_ByEpochsOfJ):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> WarmupAndSchedule:
-        """Builds the schedule from what `get_config` returned."""
+        """Builds the schedule from its configuration."""
         schedule = config["schedule"]
         if isinstance(schedule, dict):
             schedule = keras.saving.deserialize_keras_object(schedule)
@@ -203,12 +204,12 @@ class WarmupAndSchedule(_ByEpochsOfJ):
 
 
 def _vanishes(rate: float) -> bool:
-    """Whether a rate is 0 in float32; numbers that are not normal may be flushed to 0."""
+    """Whether a rate may be 0 in float32. Subnormal numbers count, because they may be flushed to 0."""
     return abs(rate) < np.finfo(np.float32).tiny
 
 
 def _in_float64(schedule: Schedule | float) -> Schedule | float:
-    """Returns one of Keras' schedules so that it computes in float64, and any other as it is."""
+    """Returns a copy of a Keras schedule that computes in float64; other schedules are returned unchanged."""
     if not isinstance(schedule, Schedule) or not type(schedule).__module__.startswith("keras."):
         return schedule
     config = schedule.get_config()  # Keras computes in the dtype of the first rate.
@@ -219,24 +220,25 @@ def _in_float64(schedule: Schedule | float) -> Schedule | float:
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class ManualDrop(_ByEpochsOfJ):
-    """Drops made by hand, one at each restart, as in the published code of Kunin et al. 2020.
+    """Manual drops, one per restart, as in the published code of Kunin et al. 2020.
 
-    At drop 0 there is the linear warm-up only. At drop k > 0 there is none: the rate is `drop_factor`^(k - 1) of the
-    base until the global step `drop_step`, and `drop_factor`^k from there on. So a run is stopped when it no longer
-    improves, and resumed with the next drop at the step where it stopped.
+    A run is stopped when it no longer improves, and resumed with the next drop at the step where it stopped. With
+    drop 0 the schedule is the linear warm-up and then the constant base rate. With drop k > 0 there is no warm-up: the
+    rate is `learning_rate` * `drop_factor`^(k - 1) before the global step `drop_step` and
+    `learning_rate` * `drop_factor`^k from then on.
 
     Args:
         learning_rate: the base rate.
         steps_per_epoch: steps in an epoch, without alternation.
-        drop: k, the number of the present drop.
-        drop_step: global step of the drop; needed where `drop` is not 0.
+        drop: k, the number of the current drop.
+        drop_step: global step of the drop; required if `drop` is not 0.
         drop_factor: factor on the rate at each drop.
-        warmup_epochs: length of the warm-up, of drop 0.
+        warmup_epochs: length of the warm-up of drop 0.
         delay_epochs: epochs before the warm-up starts.
-        alternation: k, the steps of J to each step of R; none for both at every step.
+        alternation: k, steps of J per step of R; None trains both at every step.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Common parts of RAdam and SWATS: the moments of Adam, and a clock that counts every global step."""
+"""The base class of RAdam and SWATS: Adam's moments and a count of all global steps."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import tensorflow as tf
 
 
 class MomentOptimizer(keras.optimizers.Optimizer):
-    """The base of optimizers that keep Adam's two moments and whose step count is the global one.
+    """Base class of optimizers that keep Adam's two moments and use the global step count.
 
-    In the published code of Kunin et al. 2020 the step count t of these optimizers is the global step + 1: it includes
-    the steps in which the other loss was optimised. Alone, such an optimizer counts its own `iterations`.
-    `MultiOptimizer` calls `follow` with its own `iterations`, which count every step.
+    In the published code of Kunin et al. 2020 the step count t of these optimizers is the global step + 1. It includes
+    the steps in which the other loss was trained. Outside of `MultiOptimizer` such an optimizer counts its own
+    `iterations`. `MultiOptimizer` calls `follow` with its counter of all steps.
 
-    The scalars of a step are float64, whatever the dtype of the variables; Keras keeps a constant learning rate in
-    float32. Moments have the dtype of their variable, but are float32 for half-precision variables, in which 1 - 0.999
-    would be lost.
+    The scalars of a step are float64 for variables of any dtype; Keras stores a constant learning rate in float32.
+    Moments have the dtype of their variable, except that those of half-precision variables are float32, because half
+    precision cannot represent 1 - 0.999 accurately.
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
-        beta_1: decay of the first moment, from 0 up to but not 1.
-        beta_2: decay of the second moment, from 0 up to but not 1.
+        beta_1: decay of the first moment, in [0, 1).
+        beta_2: decay of the second moment, in [0, 1).
         epsilon: added to the root of the second moment.
-        **kwargs: `weight_decay`, `clipvalue` and the others of `keras.optimizers.Optimizer`.
+        **kwargs: `weight_decay`, `clipvalue` and the other arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         self._clock: Callable[[], Any] = lambda: self._iterations.value
 
     def follow(self, iterations: keras.Variable) -> None:
-        """Makes the step count t go by another counter of global steps than the optimizer's own `iterations`."""
+        """Takes the step count t from `iterations` instead of from the optimizer's own counter."""
         self._clock = lambda: iterations.value
 
     def build(self, variables: list[Any]) -> None:
@@ -63,7 +63,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         self._velocities = [self._slot(variable, "velocity") for variable in variables]
 
     def _slot(self, variable: Any, name: str) -> Any:
-        """Returns a new variable of the shape of another one, of single precision or better."""
+        """Returns a new variable in the shape of `variable`, in at least single precision."""
         if tf.as_dtype(variable.dtype).size >= 4:
             return self.add_variable_from_reference(variable, name=name)
         return self.add_variable(
@@ -71,17 +71,17 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         )
 
     def steps(self) -> tf.Tensor:
-        """Returns t, a float64 scalar: the number of the present step, from 1."""
-        # Keras divides `iterations` in the same way.
+        """Returns t, the number of the current step, counted from 1: a float64 scalar."""
+        # Keras divides `iterations` in the same way when it accumulates gradients.
         elapsed = self._clock() // (self.gradient_accumulation_steps or 1)
         return tf.cast(elapsed, tf.float64) + 1.0
 
     def _update_moments(self, variable: Any, index: int, gradient: tf.Tensor, rate: tf.Tensor) -> None:
-        """Updates both moments; then w <- w - rate m / (sqrt(v) + epsilon), `rate` with its bias corrections."""
+        """Updates both moments; then w <- w - rate m / (sqrt(v) + epsilon), where `rate` is bias-corrected."""
         m, v = self._momentums[index], self._velocities[index]
         dtype = gradient.dtype
         rate = tf.cast(rate, dtype)
-        if dtype == variable.dtype:  # In one pass over memory.
+        if dtype == variable.dtype:  # The fused operation needs one dtype.
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=m.handle,
@@ -105,7 +105,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         self.assign_sub(variable, tf.cast(rate, m.dtype) * m)
 
     def _gradient(self, gradient: Any, index: int) -> tf.Tensor:
-        """Returns a gradient as a dense tensor of the dtype of the moments."""
+        """Returns the gradient as a dense tensor in the dtype of the moments."""
         return tf.cast(tf.convert_to_tensor(gradient), self._momentums[index].dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
 
 
 def averaged_steps(steps: tf.Tensor, beta_2: float) -> tf.Tensor:
-    """Returns rho_t = rho_inf - 2 t beta_2^t / (1 - beta_2^t), the length of an equal simple moving average.
+    """Returns rho_t = rho_inf - 2 t beta_2^t / (1 - beta_2^t), the length of the equivalent simple moving average.
 
     Args:
         steps: t, a float64 scalar.
@@ -130,15 +130,15 @@ def longest_average(beta_2: float) -> float:
 
 
 def rectification(length: tf.Tensor, beta_2: float, usable: tf.Tensor) -> tf.Tensor:
-    """Returns r_t = sqrt((rho_t - 4)(rho_t - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho_t)), 0 where not usable.
+    """Returns r_t = sqrt((rho_t - 4)(rho_t - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho_t)), or 0 if not usable.
 
     Args:
-        length: rho_t, of `averaged_steps`.
+        length: rho_t, from `averaged_steps`.
         beta_2: decay of the second moment.
-        usable: whether rho_t is large enough, a boolean scalar; then rho_inf is too.
+        usable: whether rho_t, and therefore rho_inf, is large enough: a boolean scalar.
     """
     longest = longest_average(beta_2)
-    if longest <= 4.0:  # No rho_t is above it.
+    if longest <= 4.0:  # rho_t never exceeds it.
         return tf.zeros([], tf.float64)
     length = tf.where(usable, length, longest)
     squared = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)

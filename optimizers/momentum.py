@@ -1,4 +1,4 @@
-"""Momentum as TensorFlow 1 has it."""
+"""Momentum as in TensorFlow 1."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class Momentum(keras.optimizers.Optimizer):
-    """Gradient descent with momentum, the current rate times the accumulated gradient.
+    """Gradient descent with momentum: the step is the current rate times the accumulated gradient.
 
-    a <- m a + g; w <- w - rate (g + m a) with Nesterov's look-ahead, w <- w - rate a without.
+    a <- m a + g; then w <- w - rate (g + m a) with Nesterov momentum, or w <- w - rate a without.
 
-    `keras.optimizers.SGD` keeps rate times gradient in its velocity. The two agree at a constant rate and part whenever
-    the rate changes, as under a warm-up or a drop; the runs of Kunin et al. 2020 are of this form.
+    `keras.optimizers.SGD` accumulates rate times gradient instead. The two agree at a constant rate and differ when
+    the rate changes, as in a warm-up or a drop. Kunin et al. 2020 use the form of this class.
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
-        momentum: m, from 0 up to but not 1.
-        nesterov: whether to look ahead.
-        **kwargs: `clipvalue`, `global_clipnorm` and the others of `keras.optimizers.Optimizer`.
+        momentum: m, in [0, 1).
+        nesterov: whether to use Nesterov momentum.
+        **kwargs: `clipvalue`, `global_clipnorm` and the other arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: if `momentum` is out of its range.
+        ValueError: if `momentum` is out of range.
     """
 
     def __init__(self, learning_rate: Any = 0.1, momentum: float = 0.9, nesterov: bool = True, **kwargs: Any):
@@ -42,7 +42,7 @@ class Momentum(keras.optimizers.Optimizer):
         self._accumulators = self.add_optimizer_variables(variables, "accumulator")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Moves one variable, in one pass over memory."""
+        """Updates one variable with a fused operation."""
         accumulator = self._accumulators[self._get_variable_index(variable)]
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,

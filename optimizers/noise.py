@@ -1,7 +1,7 @@
-"""Noise that is a function of names and numbers alone: the same on any device, compiled or not, and after a resume.
+"""Stateless noise: the same on every device, with and without XLA, and after a resume.
 
-TensorFlow's own normal and uniform numbers differ between its CPU kernels and XLA, because only the bits under them are
-the same. Those bits are drawn here, and turned into numbers by ordinary operations.
+TensorFlow's normal and uniform numbers differ between its CPU kernels and XLA; only the underlying random bits are
+equal. This module draws those bits and converts them to numbers with ordinary operations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Tensor = tf.Tensor
 
 
 def key(seed: int, name: str, *counters: Any) -> Tensor:
-    """Returns the key of a draw, an int32 pair: a function of a seed, a name and any number of counters."""
+    """Returns the key of a draw, a pair of int32 computed from a seed, a name and any number of counters."""
     pair = tf.constant([seed & 0x7FFFFFFF, zlib.crc32(name.encode()) & 0x7FFFFFFF], tf.int32)
     for counter in counters:
         pair = tf.random.experimental.stateless_fold_in(pair, tf.cast(counter, tf.int32), alg="philox")
@@ -24,25 +24,25 @@ def key(seed: int, name: str, *counters: Any) -> Tensor:
 
 
 DISTRIBUTIONS = ("normal", "uniform", "sign")
-"""What `draw` knows, each of mean 0; the last two cost less than the first."""
+"""The distributions that `draw` supports, each with mean 0; the last two cost less than the first."""
 
 
 def draw(
     distribution: str, shape: Any, pair: Tensor, stddev: float, dtype: tf.DType = tf.float32, first: Any = 0
 ) -> Tensor:
-    """Draws i.i.d. numbers of mean 0.
+    """Draws independent, identically distributed numbers with mean 0.
 
-    What an example gets depends on its number alone, so that a part of a batch, drawn with `first`, is that part of the
-    whole: on several replicas, or in minibatches.
+    The numbers of an example depend only on the key and on the example's index. Part of a batch (a replica's or a
+    minibatch), drawn with `first`, therefore equals the same part of the whole batch.
 
     Args:
-        distribution: `"normal"`; `"uniform"`, between plus and minus stddev times the root of 3; `"sign"`, plus or
-            minus stddev.
-        shape: of the result, `(examples, ...)`.
-        pair: what `key` returned.
-        stddev: standard deviation, whichever the distribution.
-        dtype: of the result.
-        first: number of the first example.
+        distribution: `"normal"`; `"uniform"`, between -sqrt(3) stddev and sqrt(3) stddev; or `"sign"`, -stddev or
+            stddev.
+        shape: shape of the result, `(examples, ...)`.
+        pair: the key, from `key`.
+        stddev: standard deviation of the numbers.
+        dtype: dtype of the result.
+        first: index of the first example in the whole batch.
     """
     shape = tf.convert_to_tensor(shape, tf.int32)
     wide = tf.float64 if dtype == tf.float64 else tf.float32
@@ -52,7 +52,7 @@ def draw(
 
 
 def _normal(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype: tf.DType) -> Tensor:
-    """Standard normal numbers: two uniform ones make two normal ones (Box and Muller 1958)."""
+    """Draws standard normal numbers: two normal numbers from two uniform ones (Box and Muller 1958)."""
     half = (features + 1) // 2
     unit = _unit(_bits(examples, 2 * half, pair, first), dtype)
     radius = tf.sqrt(-2.0 * tf.math.log(unit[:, :half]))
@@ -61,12 +61,12 @@ def _normal(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype:
 
 
 def _uniform(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype: tf.DType) -> Tensor:
-    """Uniform numbers of standard deviation 1."""
+    """Draws uniform numbers with standard deviation 1."""
     return (2.0 * _unit(_bits(examples, features, pair, first), dtype) - 1.0) * 3.0**0.5
 
 
 def _sign(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype: tf.DType) -> Tensor:
-    """1 or -1, from one random bit each."""
+    """Draws 1 or -1, from one random bit each."""
     bits = _bits(examples, (features + 31) // 32, pair, first)
     single = tf.bitwise.right_shift(bits[:, :, None], tf.constant(np.arange(32), tf.uint32))
     single = tf.cast(tf.bitwise.bitwise_and(single, tf.constant(1, tf.uint32)), dtype)
@@ -77,15 +77,15 @@ _DRAWS = {"normal": _normal, "uniform": _uniform, "sign": _sign}
 
 
 def _unit(bits: Tensor, dtype: tf.DType) -> Tensor:
-    """Makes uniform numbers in (0, 1] from the upper 24 of 32 bits."""
+    """Converts the upper 24 of 32 bits to uniform numbers in (0, 1]."""
     return (tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), dtype) + 0.5) * 2.0**-24
 
 
 def _bits(examples: Tensor, columns: Tensor, pair: Tensor, first: Any) -> Tensor:
     """Draws 32 random bits for each entry of `(examples, columns)`, beginning with the example `first`.
 
-    Philox (Salmon et al. 2011) makes four words from a key and a count: a row takes whole counts, so that each example
-    has a place of its own.
+    Philox (Salmon et al. 2011) generates four words per key and counter. Each row begins at a new counter, so the bits
+    of an example do not depend on the other examples.
     """
     blocks = (columns + 3) // 4
     count = tf.cast(first, tf.uint64) * tf.cast(blocks, tf.uint64)

@@ -1,4 +1,4 @@
-"""Noise on the updates that an optimizer makes."""
+"""Noise added to the updates of an optimizer."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from optimizers.wrapping import Wrapper
 class Noisy(Wrapper):
     """Adds zero-mean noise to every update of another optimizer, scaled by the current learning rate.
 
-    w <- update(w) + rate e, with e of the given variance (Kunin et al. 2020, section 5 and Appendix B.3). e is a
-    function of the seed, the variable's path and the number of steps: a resumed run sees the same noise as an
-    undisturbed one. A step without an update (`gradient_accumulation_steps`) has no noise. Moving averages (`use_ema`)
-    and constraints see the noisy weights.
+    w <- update(w) + rate e, where e has the given variance (Kunin et al. 2020, section 5 and Appendix B.3). e is a
+    function of the seed, the variable's path and the number of steps, so a resumed run gets the same noise as an
+    uninterrupted one. Steps without an update (`gradient_accumulation_steps`) add no noise. Moving averages
+    (`use_ema`) and constraints use the noisy weights.
 
     Args:
-        optimizer: what makes the updates.
+        optimizer: the optimizer that makes the updates.
         variance: variance of e.
         distribution: `"normal"`, `"uniform"` or `"sign"`.
-        only: part of a variable's path; noise goes on the variables whose path holds it, such as
-            `"backward_kernel"`; on all where none.
+        only: part of a path, such as `"backward_kernel"`. Only variables whose path contains it get noise. Default:
+            all variables.
         seed: seed of the noise.
 
     Raises:
-        ValueError: if an argument is out of its range, or `optimizer` cannot be wrapped.
+        ValueError: if an argument is out of range or `optimizer` cannot be wrapped.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Noisy(Wrapper):
             raise ValueError(f"`optimizer` must be a Keras optimizer. Received {optimizer!r}. Example: Momentum(0.1).")
         if isinstance(optimizer, Noisy):
             raise ValueError(
-                "`optimizer` must not be noisy itself: variances add up. Received Noisy inside Noisy. "
+                "`optimizer` must not be a Noisy: the variances would add up. Received Noisy inside Noisy. "
                 "Example: Noisy(Momentum(0.1), variance=2e-4)."
             )
         if not variance >= 0:
@@ -60,36 +60,36 @@ class Noisy(Wrapper):
         self.distribution = distribution
         self.only = only
         self.seed = seed
-        # Within the optimizer's own step: there it is known whether it makes an update, and on which replica.
+        # The noise is added inside the optimizer's step, which knows the replica and whether there is an update.
         update_step = optimizer.update_step
-        self._calls = 0  # Of `apply` that are under way; replicas are threads, and each makes one.
+        self._calls = 0  # Number of active calls of `apply`: each replica is a thread and makes one.
 
         def noisy_update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
             update_step(gradient, variable, learning_rate)
-            if self._calls:  # Not where the optimizer is used without this wrapper.
+            if self._calls:  # No noise if the optimizer is used without this wrapper.
                 self._add_noise(variable, learning_rate)
 
         optimizer.update_step = noisy_update_step
 
     def build(self, variables: list[Any]) -> None:
-        """Builds the optimizer that makes the updates.
+        """Builds the inner optimizer.
 
         Raises:
-            ValueError: if `only` fits no variable.
+            ValueError: if the path of no variable contains `only`.
         """
         if self.built:
             return
         self.optimizer.build(variables)
         if self.only is not None and not any(self.only in variable.path for variable in variables):
             raise ValueError(
-                f"`only` must be part of the path of a variable. Received {self.only!r}; "
-                f"the paths are {[variable.path for variable in variables]}."
+                f"`only` must be part of the path of a variable. Received {self.only!r} with the paths "
+                f"{[variable.path for variable in variables]}. Example: only='backward_kernel'."
             )
         super().build(variables)
 
     @property
     def learning_rate(self) -> Any:
-        """The current learning rate of the optimizer inside."""
+        """The current learning rate of the inner optimizer."""
         return self.optimizer.learning_rate
 
     @learning_rate.setter
@@ -97,7 +97,7 @@ class Noisy(Wrapper):
         self.optimizer.learning_rate = value
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
-        """Lets the optimizer inside make its update, with noise."""
+        """Runs the update of the inner optimizer and adds noise."""
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
@@ -109,7 +109,7 @@ class Noisy(Wrapper):
         self._iterations.assign_add(1)
 
     def _add_noise(self, variable: tf.Variable, learning_rate: Any) -> None:
-        """Adds rate e to one variable on one replica; all replicas draw the same e."""
+        """Adds rate e to one variable on one replica. All replicas draw the same e."""
         path = self._trainable_variables[self._get_variable_index(variable)].path
         if self.only is not None and self.only not in path:
             return
@@ -130,6 +130,6 @@ class Noisy(Wrapper):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Noisy:
-        """Builds the optimizer from what `get_config` returned."""
+        """Builds the optimizer from its configuration."""
         optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
         return cls(**{**config, "optimizer": optimizer})

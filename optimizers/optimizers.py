@@ -1,4 +1,4 @@
-"""A list of optimizers for a list of losses."""
+"""An optimizer that contains one optimizer per loss."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import tensorflow as tf
 from optimizers.wrapping import Wrapper, averages
 
 J, R = 0, 1
-"""Positions of the two losses: the task loss and the regulariser."""
+"""Indices of the two losses: the task loss and the regulariser."""
 
 
 def loss_of(variable: Any) -> int:
-    """Returns which loss moves `variable`: R the backward kernels, J all others."""
+    """Returns the loss that trains `variable`: R for backward kernels, J for all others."""
     return R if variable.path.split("/")[-1] == "backward_kernel" else J
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule that reads the global step, whatever the number of updates of the optimizer that asks.
+    """A schedule that is evaluated at the global step, not at the optimizer's own number of updates.
 
-    An optimizer that rests while the other loss is at work counts its own updates, as Adam's bias correction needs;
-    the learning rate goes by the global step all the same.
+    An optimizer that is idle in some steps counts only its own updates, because Adam's bias correction depends on them.
+    Its learning rate still follows the global step.
     """
 
     def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, iterations: Any):
@@ -39,7 +39,7 @@ class GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
         return self.schedule(self.iterations.value)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the configuration of the schedule: the clock belongs to the optimizer that set it."""
+        """Returns the configuration of the schedule. The optimizer adds the clock again when it is loaded."""
         return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
 
     @classmethod
@@ -50,24 +50,27 @@ class GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class MultiOptimizer(Wrapper):
-    """One optimizer per loss, [J, R]; each moves the variables of its own loss (Kunin et al. 2020, Appendix A.3).
+    """Trains the variables of each loss with a separate optimizer (Kunin et al. 2020, Appendix A.3).
 
-    J moves all variables except the backward kernels, which R moves. A variable with a true attribute `moved_by_both`
-    (W of a rule with `update_forward`) is moved by both: J's optimizer applies J's gradient and then R's optimizer
-    applies R's gradient, each with separate slots. With one optimizer it takes J + R on all of them, as Kolen-Pollack
-    needs. `iterations` counts every global step, of J or of R; learning-rate schedules and the rate
-    scheduler go by it. Each inner optimizer counts its own updates; only RAdam and SWATS go by the global step.
+    The first optimizer trains all variables except the backward kernels by the gradient of J. The second trains the
+    backward kernels by the gradient of R. A variable whose attribute `moved_by_both` is true (W of a rule with
+    `update_forward`) is updated twice: by J's optimizer with J's gradient, then by R's optimizer with R's gradient. A
+    single optimizer trains all variables by J + R, as Kolen-Pollack requires.
 
-    Arguments of the optimizers inside (`weight_decay`, clipping, `use_ema`, `gradient_accumulation_steps`) apply to the
-    variables of their loss. `learning_rate` is that of J: Keras' `LearningRateScheduler` and `ReduceLROnPlateau` change
-    J's rate only. Loss scaling goes around: `LossScaleOptimizer(MultiOptimizer([...]))`, which the mixed_float16 policy
-    does by itself.
+    `iterations` counts all global steps, whether J or R is trained. Learning-rate schedules and the rate scheduler
+    follow it. Each inner optimizer counts its own updates, except RAdam and SWATS, which count global steps.
+
+    Arguments of the inner optimizers (`weight_decay`, clipping, `use_ema`, `gradient_accumulation_steps`) apply to the
+    variables of their loss. `learning_rate` is that of J's optimizer, so Keras' `LearningRateScheduler` and
+    `ReduceLROnPlateau` change only J's rate. Loss scaling must be outermost, as in
+    `LossScaleOptimizer(MultiOptimizer([...]))`; the mixed_float16 policy arranges this by itself.
 
     Args:
-        optimizers: [J's, R's], or one for both.
-        rate_scheduler: global step -> (J rate, R rate), such as `RateScheduler`; 1 and 1 at every step where none.
-        skip_idle: a loss at rate 0 is skipped: its optimizer does not run. With False it gets the zero gradient, as in
-            the published code, so that momentum drifts on.
+        optimizers: one optimizer for J and one for R, or one for both.
+        rate_scheduler: a function of the global step that returns the rates of J and R, such as `RateScheduler`.
+            Default: both rates are 1 at every step.
+        skip_idle: whether to skip the optimizer of a loss whose rate is 0. If False, the optimizer runs with a zero
+            gradient, as in the published code, so its momentum continues to move the variables.
 
     Raises:
         ValueError: if `optimizers` is not a list of one or two different Keras optimizers, or one of them scales the
@@ -96,10 +99,10 @@ class MultiOptimizer(Wrapper):
         super().__init__(inner, name=name)
         self.rate_scheduler = rate_scheduler
         self.skip_idle = skip_idle
-        self._turn = threading.local()  # Replicas are threads.
+        self._turn = threading.local()  # Each replica is a thread.
         for optimizer in inner:
             _follow(optimizer, self._iterations)
-            # Gradients are added up here, before clipping; Keras would do so after it.
+            # `apply` sums the gradients of all replicas before clipping; Keras would sum them after clipping.
             _innermost(optimizer)._all_reduce_sum_gradients = list
 
     serves_several_losses = True
@@ -108,8 +111,8 @@ class MultiOptimizer(Wrapper):
         """Builds each optimizer on the variables of its loss.
 
         Raises:
-            ValueError: if a rule ties B's update to W's (Kolen-Pollack) and not one optimizer moves both at every step,
-                or if R's optimizer would average a variable that J moves too.
+            ValueError: if a rule ties B's update to W's (Kolen-Pollack) but W and B are not updated by one optimizer
+                at every step, or if R's optimizer has `use_ema` and updates a variable that J's optimizer updates too.
         """
         if self.built:
             return
@@ -122,30 +125,30 @@ class MultiOptimizer(Wrapper):
         super().build(variables)
 
     def _check_tied(self, variables: Sequence[Any]) -> None:
-        """Refuses to move W and B apart where a rule ties them; aligned layers mark the B of such a rule."""
+        """Raises if a rule ties W and B but they are updated separately. Aligned layers mark the B of such a rule."""
         rules = [rule for variable in variables if (rule := getattr(variable, "tied_by", None))]
         together = self.constant or getattr(self.rate_scheduler, "together", False)
         if rules and not (together and len(self.inner_optimizers) == 1):
             raise ValueError(
-                f"{rules[0]!r} needs one optimizer that moves W and B at every step, and equal loss rates. Received "
+                f"{rules[0]!r} needs one optimizer that updates W and B at every step, and equal loss rates. Received "
                 f"{len(self.inner_optimizers)} optimizers, rate scheduler {self.rate_scheduler!r}. "
                 "Example: MultiOptimizer([Momentum(0.1)])."
             )
 
     def _check_moved_by_both(self, variables: Sequence[Any]) -> None:
-        """Refuses `use_ema` of R's optimizer where it moves W: only J's optimizer sees W after both updates."""
+        """Raises if R's optimizer has `use_ema` and updates W: it would average W before J's update."""
         if (
             len(self.inner_optimizers) == 2
             and averages(self.inner_optimizers[R])
             and any(map(_is_moved_by_both, variables))
         ):
             raise ValueError(
-                "`use_ema` of R's optimizer must be False where R moves W too (`update_forward`): W would have two "
+                "`use_ema` of R's optimizer must be False if R updates W too (`update_forward`): W would have two "
                 "averages. Received use_ema=True. Example: MultiOptimizer([SGD(0.1, use_ema=True), Adam(1e-3)])."
             )
 
     def shares(self, variables: Sequence[Any]) -> list[list[Any]]:
-        """Returns, for each inner optimizer, those of the variables that it moves."""
+        """Returns, for each inner optimizer, the variables that it updates."""
         if len(self.inner_optimizers) == 1:
             return [list(variables)]
         moved_by_r = [variable for variable in variables if loss_of(variable) == R or _is_moved_by_both(variable)]
@@ -153,18 +156,18 @@ class MultiOptimizer(Wrapper):
 
     @property
     def constant(self) -> bool:
-        """Whether both losses run at rate 1 at every step."""
+        """Whether both rates are 1 at every step."""
         return self.rate_scheduler is None or getattr(self.rate_scheduler, "constant", False)
 
     @property
     def modes(self) -> list[tuple[bool, bool]]:
-        """The pairs (J runs, R runs) that occur; all where the rate scheduler does not say."""
+        """The pairs (J runs, R runs) that may occur: all four if the rate scheduler has no `modes`."""
         if self.constant:
             return [(True, True)]
         return list(getattr(self.rate_scheduler, "modes", [(True, True), (True, False), (False, True), (False, False)]))
 
     def rates(self, step: Any = None) -> tuple[Any, Any]:
-        """Returns the rates of J and R at a global step, at the present one where none is given."""
+        """Returns the rates of J and R at a global step. Default: the current step."""
         if self.constant:
             return tf.ones([]), tf.ones([])
         j_rate, r_rate = self.rate_scheduler(self._iterations.value if step is None else step)
@@ -187,10 +190,10 @@ class MultiOptimizer(Wrapper):
 
     @contextlib.contextmanager
     def mode(self, j_runs: bool, r_runs: bool) -> Iterator[None]:
-        """Says which losses run in the calls of `apply` that are traced meanwhile, one of `modes`.
+        """Sets which losses run in the calls of `apply` inside this context: one of `modes`.
 
-        Without it `apply` looks at the rates, and a graph holds all modes. On several replicas it must be said: there
-        the choice is to be made outside of the replicas.
+        Without this context `apply` chooses by the rates, and a graph contains all modes. On several replicas the
+        context is required, because the choice must be made outside of the replicas.
         """
         self._turn.mode = (j_runs, r_runs)
         try:
@@ -199,24 +202,26 @@ class MultiOptimizer(Wrapper):
             self._turn.mode = None
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """Applies the gradients of J + R to their variables, each at the rate of its loss.
+        """Applies the gradients of J + R to their variables, each scaled by the rate of its loss.
 
-        On several replicas the gradients are added up first, so that clipping sees the whole gradient.
+        On several replicas the gradients are summed first, so that clipping applies to the whole gradient.
 
         Args:
-            grads: one gradient per variable; none where a variable has no gradient.
-            trainable_variables: the variables; those that the optimizer was built with where none. One that both losses
-                move is given twice, first with J's gradient and then with R's; once is enough, with the gradient of
-                J + R, if there is one optimizer and no rate scheduler.
+            grads: one gradient per variable, or None for a variable without a gradient.
+            trainable_variables: the variables. Default: those that the optimizer was built with. A variable that both
+                losses update is listed twice, first with J's gradient and then with R's. With one optimizer and no
+                rate scheduler it may be listed once, with the gradient of J + R.
 
         Raises:
-            ValueError: if the optimizer is not built and no variables are given; if a variable that both losses move
-                is given once and the two gradients are needed; on several replicas, if the losses take turns and
-                `mode` does not say whose turn it is, or if an optimizer accumulates gradients or overwrites variables
-                with averages.
+            ValueError: if the optimizer is not built and no variables are given; if a variable that both losses update
+                is listed once but two gradients are needed; on several replicas, if the losses alternate outside of
+                a `mode` context, or if an optimizer accumulates gradients or overwrites variables with averages.
         """
         if trainable_variables is None and not self.built:
-            raise ValueError("The optimizer is not built. Call `build(variables)` first, or give the variables.")
+            raise ValueError(
+                "`trainable_variables` must be given if the optimizer is not built. Received None. "
+                "Example: optimizer.build(variables)."
+            )
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
@@ -241,14 +246,14 @@ class MultiOptimizer(Wrapper):
             once = [v for v in variables if _is_moved_by_both(v) and id(v) not in twice]
             if once:
                 raise ValueError(
-                    "A variable that both losses move (`update_forward`) must be given twice, with J's and with R's "
+                    "A variable that both losses update (`update_forward`) must be given twice, with J's and with R's "
                     f"gradient. Received {once[0].path!r} once. Example: train with `AlignedModel`, which does, or use "
                     "MultiOptimizer([Momentum(0.1)])."
                 )
         return updates
 
     def _check_replicas(self) -> None:
-        """Refuses options by which an optimizer branches within a step: there replicas cannot wait for each other."""
+        """Raises if an option makes an optimizer branch within a step, where replicas cannot synchronise."""
         replica = tf.distribute.get_replica_context()
         if replica is None or replica.num_replicas_in_sync == 1:
             return
@@ -261,18 +266,18 @@ class MultiOptimizer(Wrapper):
                     )
 
     def _apply_scheduled(self, updates: list[_Update]) -> None:
-        """Applies by the mode that the rates of this step tell."""
+        """Chooses the mode by the rates of the current step and applies the updates."""
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             raise ValueError(
-                "With a rate scheduler on several replicas `apply` must be told whose turn it is. Received a call "
-                "outside of `mode`. Example: train with `AlignedModel`, which does."
+                "With a rate scheduler on several replicas `apply` must be called inside a `mode` context. Received a "
+                "call outside of `mode`. Example: train with `AlignedModel`, which does."
             )
         branches = [lambda j=j, r=r: self._apply_mode(updates, j, r) for j, r in self.modes]
         tf.switch_case(self.present_mode(), branches)
 
     def present_mode(self) -> Any:
-        """Returns the place in `modes` of what runs at the present global step, an int32 scalar."""
+        """Returns the index in `modes` of the mode at the current global step, an int32 scalar."""
         runs = [tf.not_equal(rate, 0.0) for rate in self.rates()]
         matches = [tf.logical_and(tf.equal(runs[J], j), tf.equal(runs[R], r)) for j, r in self.modes]
         return tf.argmax(tf.cast(tf.stack(matches), tf.int32), output_type=tf.int32)
@@ -286,7 +291,7 @@ class MultiOptimizer(Wrapper):
             _run(optimizer, [each for each in updates if each.loss == loss])
 
     def _apply_mode(self, updates: list[_Update], j_runs: bool, r_runs: bool) -> tf.Operation:
-        """Runs the optimizers of the losses whose turn it is; an optimizer counts and clips by what it moves."""
+        """Runs the optimizers of the active losses. Each counts and clips only the variables it updates."""
         rates, runs = self.rates(), (j_runs, r_runs)
         if self.skip_idle:
             updates = [each for each in updates if runs[each.loss]]
@@ -304,7 +309,7 @@ class MultiOptimizer(Wrapper):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> MultiOptimizer:
-        """Builds the optimizer from what `get_config` returned."""
+        """Builds the optimizer from its configuration."""
 
         def load(value):
             return value and keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
@@ -321,30 +326,30 @@ class _Update(NamedTuple):
     loss: int
 
     def scaled(self, rate: Any) -> _Update:
-        """Returns the same with the gradient times the rate of its loss."""
+        """Returns a copy with the gradient multiplied by `rate`."""
         return self._replace(gradient=tf.cast(rate, self.gradient.dtype) * self.gradient)
 
 
 def _is_moved_by_both(variable: Any) -> bool:
-    """Whether both losses move the variable; layers mark W of a rule with `update_forward`."""
+    """Whether both losses update the variable. Layers mark W of a rule with `update_forward`."""
     return getattr(variable, "moved_by_both", False)
 
 
 def _run(optimizer: keras.optimizers.Optimizer, updates: list[_Update]) -> None:
-    """Applies gradients to variables, where there are any."""
+    """Applies the gradients to their variables, if there are any."""
     if updates:
         optimizer.apply(*summed([each.gradient for each in updates], [each.variable for each in updates]))
 
 
 def summed(gradients: Sequence[Any], variables: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Adds the gradients of J and R to one variable, for an optimizer that must see each variable once in a step.
+    """Sums the gradients of J and R per variable, for an optimizer that needs each variable once per step.
 
     Args:
-        gradients: one per variable; none where a variable has no gradient.
-        variables: may have a variable twice.
+        gradients: one per variable, or None for a variable without a gradient.
+        variables: the variables; each may occur twice.
 
     Returns:
-        The gradients and the variables, each variable once.
+        The gradients and the variables, with each variable once.
     """
     sums: dict[int, Any] = {}
     for gradient, variable in zip(gradients, variables, strict=True):
@@ -360,7 +365,7 @@ def _unique(variables: Sequence[Any]) -> list[Any]:
 
 
 def _added_up(updates: list[_Update]) -> list[_Update]:
-    """Adds the gradients of all replicas."""
+    """Sums the gradients of all replicas."""
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1 or not updates:
         return updates
@@ -369,14 +374,14 @@ def _added_up(updates: list[_Update]) -> list[_Update]:
 
 
 def _innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """Returns the optimizer that holds the learning rate: inside wrappers such as `Noisy`."""
+    """Returns the optimizer inside wrappers such as `Noisy`; it holds the learning rate."""
     return _innermost(optimizer.inner_optimizers[0]) if isinstance(optimizer, Wrapper) else optimizer
 
 
 def _follow(optimizer: keras.optimizers.Optimizer, iterations: Any) -> None:
-    """Makes the optimizer's learning-rate schedule, where it has one, go by the global step.
+    """Makes the optimizer's learning-rate schedule, if it has one, follow the global step.
 
-    An optimizer whose formula has the global step, such as RAdam, has a method `follow` that takes its counter.
+    Optimizers whose formula contains the global step, such as RAdam, receive its counter through their method `follow`.
     """
     optimizer = _innermost(optimizer)
     if hasattr(optimizer, "follow"):

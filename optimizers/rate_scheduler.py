@@ -1,4 +1,4 @@
-"""When J and when R is optimised, and by which factor, as a function of the global step."""
+"""Which of the losses J and R is trained at a global step, and with which factor."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from optimizers.learning_rate import Schedule
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class RateScheduler:
-    """Step -> (J rate, R rate): both 1 by default; delayed, alternating or scaled where asked for.
+    """A function of the global step that returns the rates of J and R: by default 1 and 1.
 
-    With `alternation` k, every step that is a multiple of k + 1 is R's alone and the k steps between are J's alone.
-    During the delay J rests and R runs on every step (Kunin et al. 2020, Appendices A.3 and B.1.2).
+    With `alternation` k, only R is trained at the steps that are multiples of k + 1, and only J at the k steps between
+    them. During the delay only R is trained, at every step (Kunin et al. 2020, Appendices A.3 and B.1.2). A loss whose
+    rate is 0 is not trained at that step.
 
-    `loss_rates` are factors on J and R beside that. They multiply the gradients before the optimizer sees them, as a
-    factor on the loss would: momentum and gradient descent scale with them, Adam hardly changes at a constant factor. A
-    schedule is called with the global step, so its epochs are global steps / `steps_per_epoch`: unlike those of the
-    learning rates they are neither stretched by alternation nor shifted by the delay. The published code divides a
-    loss by 10 at epochs 30, 60 and 80, which is `WarmupAndDrops(1.0, steps_per_epoch, 0, (30, 60, 80))`.
-
-    A loss of rate 0 at a step is not optimised at that step.
+    `loss_rates` are additional factors on J and R. They multiply the gradients before the optimizer uses them, like a
+    factor on the loss: the steps of momentum and gradient descent scale with them, while a constant factor hardly
+    changes Adam. A schedule is called with the global step, so its epochs are global steps / `steps_per_epoch`. Unlike
+    the epochs of learning-rate schedules they are neither stretched by alternation nor shifted by the delay. The
+    published code divides a loss by 10 at epochs 30, 60 and 80; here this is
+    `WarmupAndDrops(1.0, steps_per_epoch, 0, (30, 60, 80))`.
 
     Args:
         steps_per_epoch: global steps in an epoch of `delay_epochs`.
-        delay_epochs: epochs before J begins.
-        alternation: k, the steps of J to each step of R; none for both at every step.
-        loss_rates: factors on J and on R; each a number that is not negative, or a
+        delay_epochs: epochs before J is trained.
+        alternation: k, steps of J per step of R; None trains both at every step.
+        loss_rates: factors on J and on R, each a non-negative number or a
             `keras.optimizers.schedules.LearningRateSchedule` over global steps.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class RateScheduler:
         pair = tuple(loss_rates) if isinstance(loss_rates, (list, tuple)) else ()
         if len(pair) != 2 or not all(isinstance(rate, Schedule) or _is_factor(rate) for rate in pair):
             raise ValueError(
-                "`loss_rates` must be two numbers that are not negative, or learning-rate schedules of Keras. "
+                "`loss_rates` must be two non-negative numbers or learning-rate schedules of Keras. "
                 f"Received {loss_rates!r}. Example: (1.0, 0.1)."
             )
         if all(_never(rate) for rate in pair):
             raise ValueError(
                 f"`loss_rates` must not both be 0: nothing would be trained. Received {loss_rates!r}. "
-                "Example: (0.0, 1.0) for R alone."
+                "Example: (0.0, 1.0) to train only R."
             )
         self.steps_per_epoch = steps_per_epoch
         self.delay_epochs = delay_epochs
@@ -74,7 +74,7 @@ class RateScheduler:
 
     @property
     def together(self) -> bool:
-        """Whether both rates are equal at every step, so that W and B of Kolen-Pollack stay together."""
+        """Whether both rates are equal at every step, as W and B of Kolen-Pollack require."""
         j_rate, r_rate = map(_serialized, self.loss_rates)
         return self._simultaneous and j_rate == r_rate
 
@@ -84,7 +84,7 @@ class RateScheduler:
 
     @property
     def modes(self) -> list[tuple[bool, bool]]:
-        """Which of J and R runs at some step: the pairs (J runs, R runs) that may occur."""
+        """The pairs (J runs, R runs) that may occur."""
         if self.alternation is not None:
             turns = [(True, False), (False, True)]
         else:
@@ -120,8 +120,8 @@ class RateScheduler:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> RateScheduler:
-        """Builds the scheduler from what `get_config` returned."""
-        rates = config.get("loss_rates", (1.0, 1.0))  # Models saved by earlier versions have none.
+        """Builds the scheduler from its configuration."""
+        rates = config.get("loss_rates", (1.0, 1.0))  # Earlier versions did not save them.
         load = keras.saving.deserialize_keras_object
         return cls(**{**config, "loss_rates": [load(rate) if isinstance(rate, dict) else rate for rate in rates]})
 
@@ -140,7 +140,7 @@ def _never(rate: float | Schedule) -> bool:
 
 
 def _states(rate: float | Schedule) -> list[bool]:
-    """Returns whether a factor may be other than 0 at some step, and whether it may be 0."""
+    """Returns the possible answers to whether the factor differs from 0 at a step."""
     if isinstance(rate, Schedule):
         return [True, False] if getattr(rate, "reaches_zero", True) else [True]
     return [rate != 0]

@@ -1,4 +1,4 @@
-"""SWATS, which begins as Adam and ends as gradient descent."""
+"""SWATS: starts as Adam and switches to gradient descent."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from optimizers.moments import MomentOptimizer, averaged_steps, rectification
 class SWATS(MomentOptimizer):
     """Switches each variable from Adam to gradient descent (Keskar and Socher 2017).
 
-    In the first phase a variable makes Adam's step p = -rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) +
-    epsilon), and an average of the rate of gradient descent whose step projects on p is kept, over the whole variable:
+    In the first phase a variable takes Adam's step p = -rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) +
+    epsilon). Meanwhile the optimizer keeps, per variable, a running average Lambda of the learning rate gamma at which
+    the projection of the gradient-descent step onto p equals p:
 
         gamma = -(p . p) / (p . g);  Lambda <- beta_2 Lambda + (1 - beta_2) gamma
 
-    Where p . g is 0, Lambda stays. When t > 1 and |Lambda / (1 - beta_2^t) - gamma| < epsilon, the variable changes to
-    the second phase from the next step on: a <- beta_1 a + g; w <- w - (1 - beta_1) Lambda / (1 - beta_2^t) a, with
-    the t of the change. `learning_rate` has no effect there. The moments stay as they are.
+    If p . g is 0, Lambda does not change. When t > 1 and |Lambda / (1 - beta_2^t) - gamma| < epsilon, the variable
+    enters the second phase at the next step: a <- beta_1 a + g; w <- w - (1 - beta_1) Lambda / (1 - beta_2^t) a, where
+    Lambda and t are those of the switch. In this phase `learning_rate` has no effect and the moments do not change.
 
-    With `rectified`, p is the step of `RAdam`, whose condition here is rho_t > 5 (named SWRATS in the published code
-    of Kunin et al. 2020).
+    With `rectified`, p is the step of `RAdam`, with the condition rho_t > 5 (named SWRATS in the published code of
+    Kunin et al. 2020).
 
-    t is the number of the present step, from 1. Inside `MultiOptimizer` it counts every global step, also those in
-    which this optimizer rests (see `follow`).
+    t is the number of the current step, counted from 1. Inside `MultiOptimizer` it counts all global steps, including
+    those in which this optimizer is idle (see `follow`).
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`, for the first phase.
-        beta_1: decay of the first moment and of a, from 0 up to but not 1.
-        beta_2: decay of the second moment and of Lambda, from 0 up to but not 1.
-        epsilon: added to the root of the second moment; also the tolerance at which a variable changes its phase. The
+        beta_1: decay of the first moment and of a, in [0, 1).
+        beta_2: decay of the second moment and of Lambda, in [0, 1).
+        epsilon: added to the root of the second moment; also the tolerance for the switch to the second phase. The
             default is that of the published code of Kunin et al. 2020.
-        rectified: whether the steps of the first phase are those of RAdam.
-        **kwargs: `weight_decay`, `clipvalue` and the others of `keras.optimizers.Optimizer`.
+        rectified: whether the first phase uses the steps of RAdam.
+        **kwargs: `weight_decay`, `clipvalue` and the other arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -55,12 +56,12 @@ class SWATS(MomentOptimizer):
         self.rectified = rectified
 
     def build(self, variables: list[Any]) -> None:
-        """Creates, per variable, two moments, an accumulator, and two scalars."""
+        """Creates two moments, an accumulator and two scalars per variable."""
         if self.built:
             return
         super().build(variables)
         self._accumulators = [self._slot(variable, "accumulator") for variable in variables]
-        # Lambda; in the second phase Lambda / (1 - beta_2^t) of the step at which it began.
+        # Lambda; in the second phase the corrected Lambda / (1 - beta_2^t) of the switch.
         self._rates = [self._scalar(variable, "descent_rate", "float64") for variable in variables]
         self._phases = [self._scalar(variable, "phase", "int64") for variable in variables]
 
@@ -68,15 +69,15 @@ class SWATS(MomentOptimizer):
         return self.add_variable((), "zeros", dtype, name=f"{variable.path.replace('/', '_')}_{name}")
 
     def descent_rate(self, variable: Any) -> float | None:
-        """Returns the rate by which gradient descent moves a variable, or None where Adam still does."""
+        """Returns a variable's rate of gradient descent, or None if it is still in the first phase."""
         index = self._get_variable_index(variable)
         return float(self._rates[index].numpy()) if int(self._phases[index].numpy()) else None
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Moves one variable."""
+        """Updates one variable."""
         index = self._get_variable_index(variable)
         gradient = self._gradient(gradient, index)
-        rates = self._step_rates(learning_rate)  # Outside of the branches: there TensorFlow makes them once for all.
+        rates = self._step_rates(learning_rate)  # Outside of the branches, so TensorFlow computes them only once.
 
         def by_adam() -> tf.Tensor:
             self._adam_step(variable, index, gradient, rates)
@@ -101,9 +102,9 @@ class SWATS(MomentOptimizer):
         return _Rates(adaptive, plain, usable, correction, steps > 1.0)
 
     def _adam_step(self, variable: Any, index: int, gradient: tf.Tensor, rates: _Rates) -> None:
-        """Makes a step of the first phase, and changes the phase where it is time."""
+        """Takes a step of the first phase, and enters the second phase if its condition holds."""
 
-        # p = -rate q; only the products of q are needed. They are sums over the gradient's dtype.
+        # p = -rate q, so the products of q suffice. They are summed in the gradient's dtype.
         def adaptively() -> tuple[tf.Tensor, ...]:
             self._update_moments(variable, index, gradient, rates.adaptive)
             q = self._momentums[index].value / (tf.sqrt(self._velocities[index].value) + self.epsilon)
@@ -126,7 +127,7 @@ class SWATS(MomentOptimizer):
         self.assign(self._phases[index], tf.cast(changes, tf.int64))
 
     def _descent_step(self, variable: Any, index: int, gradient: tf.Tensor) -> None:
-        """Makes a step of the second phase, in one pass over memory."""
+        """Takes a step of the second phase, with a fused operation."""
         accumulator, dtype = self._accumulators[index], gradient.dtype
         rate = tf.cast((1.0 - self.beta_1) * self._rates[index].value, dtype)
         if dtype == variable.dtype:
@@ -151,7 +152,7 @@ class _Rates(NamedTuple):
     """The scalars of a step of the first phase.
 
     Attributes:
-        adaptive: the learning rate with its bias corrections, and r_t where rectified.
+        adaptive: the learning rate with both bias corrections, times r_t if rectified.
         plain: the learning rate with the bias correction of the first moment.
         usable: whether the second moment is used.
         correction: 1 - beta_2^t.
@@ -167,6 +168,6 @@ class _Rates(NamedTuple):
 
 def _products(q: tf.Tensor, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns q . q and q . gradient over all entries, float64 scalars."""
-    # Not by `tensordot`: a TPU or a GPU multiplies matrices in less than single precision.
+    # No `tensordot`: TPUs and GPUs may multiply matrices in less than single precision.
     qq, qg = 2.0 * tf.nn.l2_loss(q), tf.reduce_sum(q * gradient)
     return tf.cast(qq, tf.float64), tf.cast(qg, tf.float64)

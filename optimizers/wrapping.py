@@ -1,4 +1,4 @@
-"""The part that optimizers around other optimizers have in common."""
+"""The base class of optimizers that wrap other optimizers."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import keras
 
 
 class Wrapper(keras.optimizers.Optimizer):
-    """An optimizer whose updates are made by the optimizers inside it.
+    """An optimizer that delegates its updates to inner optimizers.
 
-    What Keras and its callbacks ask of an optimizer is passed on: variables, weights, moving averages (`use_ema`) and
-    exclusions from weight decay.
+    It forwards the calls of Keras and its callbacks for variables, weights, moving averages (`use_ema`) and exclusions
+    from weight decay.
 
     Args:
-        inner_optimizers: the optimizers inside. They belong to the wrapper from then on.
+        inner_optimizers: the inner optimizers. They must not be used elsewhere afterwards.
         name: name of the optimizer.
 
     Raises:
-        ValueError: if one of them scales the loss, or serves several losses.
+        ValueError: if an inner optimizer scales the loss or serves several losses.
     """
 
     serves_several_losses = False
-    """Whether it has an optimizer for each loss, so that it cannot be the optimizer of one."""
+    """Whether it contains an optimizer per loss. Such an optimizer cannot be wrapped."""
 
     def __init__(self, inner_optimizers: Sequence[keras.optimizers.Optimizer], name: str | None = None):
         super().__init__(learning_rate=0.0, name=name)
@@ -33,11 +33,11 @@ class Wrapper(keras.optimizers.Optimizer):
         self.inner_optimizers = list(inner_optimizers)
 
     def _check_inner(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Refuses an optimizer whose work depends on the whole step."""
+        """Raises if an optimizer cannot work on part of the step."""
         outer, inner = type(self).__name__, type(optimizer).__name__
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             raise ValueError(
-                f"Loss scaling goes around {outer}, not into it: the wrapped optimizer does not see the loss. Received "
+                f"Loss scaling must be outside {outer}: inner optimizers do not see the loss. Received "
                 f"{inner} inside {outer}. Example: LossScaleOptimizer({outer}(...)), or the mixed_float16 policy."
             )
         if optimizer.loss_scale_factor is not None:
@@ -53,12 +53,12 @@ class Wrapper(keras.optimizers.Optimizer):
             )
 
     def shares(self, variables: Sequence[Any]) -> list[list[Any]]:
-        """Returns, for each inner optimizer, those of the variables that it moves."""
+        """Returns, for each inner optimizer, the variables that it updates."""
         return [list(variables) for _ in self.inner_optimizers]
 
     @property
     def variables(self) -> list[Any]:
-        """The wrapper's own variables and those of the optimizers inside."""
+        """The wrapper's own variables and those of the inner optimizers."""
         return [*super().variables, *(each for optimizer in self.inner_optimizers for each in optimizer.variables)]
 
     @property
@@ -66,8 +66,8 @@ class Wrapper(keras.optimizers.Optimizer):
         """The moving averages, in the order of `_trainable_variables`; read by `keras.callbacks.SwapEMAWeights`.
 
         Raises:
-            AttributeError: if no inner optimizer keeps them.
-            ValueError: if only one of two does: Keras pairs the averages with all variables of the model.
+            AttributeError: if no inner optimizer keeps moving averages.
+            ValueError: if only one of two does. Keras expects an average for every variable of the model.
         """
         averaging = [optimizer for optimizer in self.inner_optimizers if averages(optimizer)]
         if not averaging:
@@ -75,7 +75,7 @@ class Wrapper(keras.optimizers.Optimizer):
         moved = [own for own in self.shares(self._trainable_variables) if own]
         if len(averaging) < len(moved):
             raise ValueError(
-                "SwapEMAWeights needs `use_ema=True` in every optimizer inside. Received it in "
+                "SwapEMAWeights needs `use_ema=True` in every inner optimizer. Received it in "
                 f"{len(averaging)} of {len(self.inner_optimizers)}. Example: "
                 "MultiOptimizer([SGD(0.1, use_ema=True), Adam(1e-3, use_ema=True)])."
             )
@@ -89,7 +89,7 @@ class Wrapper(keras.optimizers.Optimizer):
         return [kept[id(variable)] for variable in self._trainable_variables]
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Sets the variables of optimizers with `use_ema=True` to their moving averages; called at the end of `fit`."""
+        """Sets the variables of optimizers with `use_ema=True` to their averages; called at the end of `fit`."""
         for optimizer, own in zip(self.inner_optimizers, self.shares(var_list), strict=True):
             if own and optimizer.built:
                 optimizer.finalize_variable_values(own)
@@ -97,7 +97,7 @@ class Wrapper(keras.optimizers.Optimizer):
     def exclude_from_weight_decay(
         self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
     ) -> None:
-        """Excludes variables from the weight decay of every optimizer inside."""
+        """Excludes variables from the weight decay of every inner optimizer."""
         for optimizer in self.inner_optimizers:
             optimizer.exclude_from_weight_decay(var_list, var_names)
 
@@ -105,20 +105,20 @@ class Wrapper(keras.optimizers.Optimizer):
         """Sets the values of all `variables`.
 
         Raises:
-            ValueError: if the optimizer is not built, or number or shapes differ.
+            ValueError: if the optimizer is not built or the number or shapes of the weights differ.
         """
         shapes = [tuple(variable.shape) for variable in self.variables]
         found = [tuple(weight.shape) for weight in weights]
         if not self.built or found != shapes:
-            expected = shapes if self.built else "which this one is not yet"
+            expected = shapes if self.built else "an optimizer that is not built"
             raise ValueError(
-                f"`weights` must have the shapes of the variables of a built optimizer, {expected}. "
-                f"Received {found}. Example: [variable.numpy() for variable in optimizer.variables]."
+                "`weights` must have the shapes of the variables of a built optimizer. "
+                f"Received {found} for {expected}. Example: [variable.numpy() for variable in optimizer.variables]."
             )
         for variable, weight in zip(self.variables, weights, strict=True):
             variable.assign(weight)
 
 
 def averages(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether an optimizer, or the one inside it, keeps moving averages of the variables."""
+    """Whether an optimizer, or one inside it, keeps moving averages of the variables."""
     return optimizer.use_ema or any(averages(each) for each in getattr(optimizer, "inner_optimizers", []))

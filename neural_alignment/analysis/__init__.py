@@ -1,1 +1,1 @@
-"""Pure functions on arrays."""
+"""Analyses of networks as pure functions on arrays."""

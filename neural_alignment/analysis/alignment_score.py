@@ -1,9 +1,9 @@
-"""The alignment score: how alike a layer's weight change is to what its inputs at initialisation make of it.
+"""The alignment score of a layer's weight change (Boopathy and Fiete 2022, section 3).
 
-Boopathy and Fiete 2022, section 3. With A the operator of the weight change W(t) - W(0), and A* that of W*(t) - W(0),
-both from a layer's inputs to its outputs, Delta = A^T A (equation 2) and Sigma is proportional to A*^T A* (eq. 12).
-The score is their cosine, as equation 10 has it: S = tr(Delta Sigma) / sqrt(tr(Delta^2) tr(Sigma^2)). Equation 9 as
-printed is no cosine. The operator of a convolution is that of the whole image, stride and padding included.
+A is the linear operator from a layer's inputs to its outputs whose kernel is the weight change W(t) - W(0). A* is the
+operator of the reference change W*(t) - W(0). Delta = A^T A (equation 2), and Sigma is proportional to A*^T A*
+(equation 12). The score is the cosine between them (equation 10): S = tr(Delta Sigma) / sqrt(tr(Delta^2) tr(Sigma^2)).
+Equation 9 as printed is not a cosine. The operator of a convolution acts on the whole image, with stride and padding.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ Array = np.ndarray
 
 
 class LinearMap(Protocol):
-    """What applies a kernel and its adjoint; `operations.DenseMap` and `operations.ConvMap` are such."""
+    """An object that applies a kernel and its adjoint, such as `operations.DenseMap` or `operations.ConvMap`."""
 
     def project(self, inputs: Any, kernel: Any) -> Any:
-        """Returns `inputs` `(batch, ..., inputs)` through `kernel`."""
+        """Applies `kernel` to `inputs` `(batch, ..., inputs)`."""
 
     def reconstruct(self, outputs: Any, kernel: Any, like: Any) -> Any:
-        """Returns the adjoint at `outputs`, in the shape of `like`."""
+        """Applies the adjoint to `outputs`; the result has the shape of `like`."""
 
 
 class Score(NamedTuple):
     """An estimate of the score.
 
     Attributes:
-        value: the score, a cosine, from -1 to 1; NaN where a change is zero.
-        standard_error: of the estimate over the probes.
+        value: the score, a cosine from -1 to 1; NaN if a change is zero.
+        standard_error: standard error of the estimate over the probes.
     """
 
     value: float
@@ -53,13 +53,13 @@ def alignment_score(
     linearised at the means (the delta method).
 
     Args:
-        linear_map: what the kernels are kernels of.
+        linear_map: the linear map of the layer.
         change: W(t) - W(0).
-        reference_change: W*(t) - W(0), of the same shape.
-        input_shape: of one example of the layer's inputs.
+        reference_change: W*(t) - W(0), in the same shape.
+        input_shape: shape of the layer's input, without the batch axis.
         probes: number of draws of z, at least 2.
-        seed: of the draws.
-        batch: probes that are computed at once.
+        seed: seed of the draws.
+        batch: number of probes computed at a time.
 
     Raises:
         ValueError: if the shapes differ, or there are fewer than two probes.
@@ -67,7 +67,7 @@ def alignment_score(
     change, reference_change = np.asarray(change), np.asarray(reference_change)
     if change.shape != reference_change.shape:
         raise ValueError(
-            f"`change` and `reference_change` must have one shape. Received {change.shape} and "
+            f"`change` and `reference_change` must have the same shape. Received {change.shape} and "
             f"{reference_change.shape}. Example: W(t) - W(0) of one layer, twice."
         )
     if probes < 2:
@@ -82,11 +82,12 @@ def alignment_score(
 
 
 def exact_alignment_score(operator: Array, reference_operator: Array) -> float:
-    """Returns the score of two operators by their traces.
+    """Returns the exact score of two operators.
 
     Args:
-        operator: A^T, `(inputs, outputs)`: of a dense layer W(t) - W(0), of a convolution what `operator_matrix` gives.
-        reference_operator: A*^T, of the same shape.
+        operator: A^T, `(inputs, outputs)`. For a dense layer it is W(t) - W(0); for a convolution see
+            `operator_matrix`.
+        reference_operator: A*^T, in the same shape.
     """
     overlap = np.linalg.norm(operator.T @ reference_operator) ** 2
     norms = [np.linalg.norm(each.T @ each) for each in (operator, reference_operator)]
@@ -94,12 +95,12 @@ def exact_alignment_score(operator: Array, reference_operator: Array) -> float:
 
 
 def operator_matrix(linear_map: LinearMap, kernel: Array, input_shape: tuple[int, ...]) -> Array:
-    """Returns the matrix `(inputs, outputs)` of a kernel's operator on flattened examples; for small layers.
+    """Returns the matrix `(inputs, outputs)` of a kernel's operator on flattened examples. Suited to small layers.
 
     Args:
-        linear_map: what `kernel` is a kernel of.
-        kernel: the kernel.
-        input_shape: of one example of the layer's inputs.
+        linear_map: the linear map of the layer.
+        kernel: the layer's kernel.
+        input_shape: shape of the layer's input, without the batch axis.
     """
     kernel = np.asarray(kernel)
     size = int(np.prod(input_shape))
@@ -108,12 +109,14 @@ def operator_matrix(linear_map: LinearMap, kernel: Array, input_shape: tuple[int
 
 
 def permuted_change(weights: Array, initial: Array, seed: int = 0) -> Array:
-    """Returns the baseline: the weights W(t) in random order, less W(0) (Figure 8; the published code's order).
+    """Returns the weight change of the baseline in Figure 8: the entries of W(t) in random order, minus W(0).
+
+    As in the published code, W(t) is permuted before W(0) is subtracted.
 
     Args:
         weights: W(t).
-        initial: W(0), of the same shape.
-        seed: of the permutation of all entries.
+        initial: W(0), in the same shape.
+        seed: seed of the permutation of all entries.
     """
     weights = np.asarray(weights)
     return np.random.default_rng(seed).permutation(weights.ravel()).reshape(weights.shape) - initial
@@ -126,7 +129,7 @@ def _correlated(linear_map: LinearMap, kernel: Array, z: Array) -> Array:
 
 
 def _ratio(terms: Array) -> Score:
-    """Returns mean(a) / sqrt(mean(b) mean(c)) and its standard error, of terms `(3, probes)`."""
+    """Returns mean(a) / sqrt(mean(b) mean(c)) and its standard error, for the terms (a, b, c) `(3, probes)`."""
     terms = terms.astype(np.float64)
     cross, ours, theirs = terms.mean(axis=1)
     if not ours * theirs > 0:

@@ -1,20 +1,21 @@
-"""Alignment terms: what of an update of W_l comes from B_l through earlier updates of W_(l-1).
+"""Alignment terms: the part of an update of W_l that comes from B_l through earlier updates of W_(l-1).
 
-Rahmansetayesh et al., equations 3 to 5 and 11. The update of layer l at iteration k is eta f(Z_l)^T delta_(l+1). With
-zeta^o = L_(l-1)[k] W_(l-1)[k - o] + b_l[k], so that zeta^0 = Z_l[k], it is without any approximation
+Rahmansetayesh et al., equations 3 to 5 and 11. The update of layer l at iteration k is eta f(Z_l)^T delta_(l+1). Let
+zeta^o = L_(l-1)[k] W_(l-1)[k - o] + b_l[k], so that zeta^0 = Z_l[k]. The update is then exactly
 
     eta f(zeta^0)^T delta = sum_o eta (f(zeta^(o-1)) - f(zeta^o))^T delta + eta f(zeta^K)^T delta,   o = 1 .. K
 
-and each difference is its first-order Taylor term, the alignment term of order o, and a Taylor error. The Taylor errors
-add up to the remainder, the last summand is the zero-degree term. Equation 11 has K = k, back to the initial weights;
-here K may be smaller: the history that is kept is bounded, and the expansion then ends at the oldest iteration in it.
+Each difference is the sum of its first-order Taylor term, called the alignment term of order o, and a Taylor error.
+The Taylor errors add up to the remainder. The last summand is the zero-degree term. In equation 11, K = k: the
+expansion goes back to the initial weights. Here K may be smaller, because the history has a limited capacity; the
+expansion then ends at the oldest iteration in the history.
 
-An alignment term needs of iteration k - o what it added to W_(l-1), and W_(l-1) itself: matrices of the size of the
-kernel, whatever the batch. So a history of K iterations takes K (2 below * units + below * above) numbers, and a term
-4 batch * below * units + 2 batch * units * above operations; the expansion of all iterations up to k costs O(k^2). See
-`cost`.
+From iteration k - o an alignment term needs W_(l-1) and its update. Both have the size of the kernel, independent of
+the batch size. A history of K iterations holds K (2 below * units + below * above) numbers, and a term takes
+4 batch * below * units + 2 batch * units * above operations. Expanding all iterations up to k therefore costs O(k^2).
+See `cost`.
 
-Where something else than the update moves W_(l-1), such as weight normalisation, its share is in the remainder.
+Changes of W_(l-1) that are not updates, such as weight normalisation, are part of the remainder.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ Array = np.ndarray
 
 
 class Signals(NamedTuple):
-    """Signals about one hidden layer l, 0 < l < d, at one iteration.
+    """Signals around one hidden layer l, 0 < l < d, at one iteration.
 
     Attributes:
         inputs: L_(l-1), `(batch, below)`.
         kernel: W_(l-1), `(below, units)`.
         bias: b_l, `(units,)`.
         errors: delta_(l+1), `(batch, above)`.
-        returned: the error that comes back to the layer, before its gate f'(Z_l), `(batch, units)`: delta_(l+1) B_l,
-            or delta_d F_l in direct feedback alignment.
+        returned: the error that arrives at the layer, before it is multiplied by f'(Z_l), `(batch, units)`:
+            delta_(l+1) B_l, or delta_d F_l in direct feedback alignment.
     """
 
     inputs: Array
@@ -57,7 +58,7 @@ class Signals(NamedTuple):
         biases: Sequence[Array],
         backward_kernels: Sequence[Array | None],
     ) -> Signals:
-        """Returns the signals about a layer of a network of d layers that learns by BP-TRW.
+        """Returns the signals around one layer of a network of d layers that is trained by feedback alignment.
 
         Args:
             layer: l, from 1 to d - 1.
@@ -65,24 +66,26 @@ class Signals(NamedTuple):
             errors: delta_1 to delta_d.
             kernels: W_0 to W_(d-1).
             biases: b_1 to b_d.
-            backward_kernels: B_0 to B_(d-1), of which B_0 is not read.
+            backward_kernels: B_0 to B_(d-1); B_0 is not read.
 
         Raises:
-            ValueError: if the layer is not a hidden one: no other has a backward kernel.
+            ValueError: if the layer is not hidden: other layers have no backward kernel.
         """
         if not 1 <= layer < len(kernels):
-            raise ValueError(f"`layer` must be hidden, from 1 to {len(kernels) - 1}. Received {layer!r}.")
+            raise ValueError(
+                f"`layer` must be a hidden layer, from 1 to {len(kernels) - 1}. Received {layer!r}. Example: layer=1."
+            )
         error = errors[layer]
         return cls(outputs[layer - 1], kernels[layer - 1], biases[layer - 1], error, error @ backward_kernels[layer])
 
 
 class History:
-    """What the expansion needs of past iterations, of the last `capacity` of them.
+    """The data of past iterations that the expansion needs. It keeps the last `capacity` iterations.
 
     Args:
         rate: the learning rate eta.
-        activation: f of the layer.
-        capacity: how many iterations are kept.
+        activation: the layer's nonlinearity f.
+        capacity: maximum number of iterations to keep.
 
     Raises:
         ValueError: if `capacity` is not positive.
@@ -98,14 +101,14 @@ class History:
         self._kept: tuple[Array, Array, Array] | None = None
 
     def __len__(self) -> int:
-        """How many iterations are kept: the largest order there is."""
+        """The number of iterations in the history, which is also the largest possible order."""
         return min(self.iterations, self.capacity)
 
     def append(self, signals: Signals) -> None:
-        """Adds an iteration that is over, forgetting the oldest where there is no more room.
+        """Adds a finished iteration. A full history drops its oldest iteration.
 
         Args:
-            signals: with the weights as they were before the update of that iteration.
+            signals: signals of the iteration, with the weights before its update.
         """
         gate = self.activation.derivative(signals.inputs @ signals.kernel + signals.bias)
         step = self.rate * signals.inputs.T @ (signals.returned * gate)
@@ -117,11 +120,11 @@ class History:
         self.iterations += 1
 
     def kernel(self, lag: int) -> Array:
-        """Returns W_(l-1)[k - lag], `(below, units)`; `lag` 1 is the iteration that was added last."""
+        """Returns W_(l-1)[k - lag], `(below, units)`; `lag` 1 is the most recently added iteration."""
         return self._entry(0, lag)
 
     def step(self, lag: int) -> Array:
-        """Returns eta L_(l-1)[k - lag]^T delta_l[k - lag], `(below, units)`: what was added to W_(l-1)."""
+        """Returns the update of W_(l-1), eta L_(l-1)[k - lag]^T delta_l[k - lag], `(below, units)`."""
         return self._entry(1, lag)
 
     def correlation(self, lag: int) -> Array:
@@ -131,28 +134,28 @@ class History:
     def _entry(self, which: int, lag: int) -> Array:
         if not 1 <= lag <= len(self):
             raise ValueError(
-                f"The order must be between 1 and the number of iterations that are kept, {len(self)}. Received "
-                f"{lag!r}. Example: a history of a greater capacity."
+                f"The order must be between 1 and the number of iterations in the history, {len(self)}. Received "
+                f"{lag!r}. Example: a history with a larger capacity."
             )
         return self._kept[which][(self.iterations - lag) % self.capacity]
 
 
 def update(history: History, signals: Signals) -> Array:
-    """Returns what iteration k adds to W_l, eta L_l^T delta_(l+1), `(units, above)`: equation 22.
+    """Returns the update of W_l at iteration k, eta L_l^T delta_(l+1), `(units, above)` (equation 22).
 
     Args:
-        history: of the iterations before k; its rate and nonlinearity.
-        signals: of iteration k.
+        history: history of the iterations before k, which holds the learning rate and the nonlinearity.
+        signals: signals of iteration k.
     """
     return _weighted(history, signals, history.activation.value(_point(history, signals, 0)))
 
 
 def alignment_term(history: History, signals: Signals, order: int) -> Array:
-    """Returns the alignment term of one order, `(units, above)`: equation 4; of direct feedback alignment S15.
+    """Returns the alignment term of one order, `(units, above)`: equation 4, or S15 for direct feedback alignment.
 
     Args:
-        history: of the iterations before k.
-        signals: of iteration k.
+        history: history of the iterations before k.
+        signals: signals of iteration k.
         order: o, from 1 to `len(history)`.
 
     Raises:
@@ -163,15 +166,15 @@ def alignment_term(history: History, signals: Signals, order: int) -> Array:
 
 
 def alignment_terms(history: History, signals: Signals) -> Iterator[tuple[int, Array]]:
-    """Yields every order that is kept and its alignment term, one at a time; arguments as of `alignment_term`."""
+    """Yields each order in the history with its alignment term; arguments as for `alignment_term`."""
     for order in range(1, len(history) + 1):
         yield order, alignment_term(history, signals, order)
 
 
 def alignment_sum(history: History, signals: Signals) -> Array:
-    """Returns the sum of the alignment terms of all orders that are kept, `(units, above)`: that of `expand` alone.
+    """Returns the sum of the alignment terms of all orders in the history, `(units, above)`.
 
-    It takes about half as long as `expand`, which needs the outputs at every order besides. Arguments as of `update`.
+    It takes about half as long as `expand`, which also computes the outputs at every order. Arguments as for `update`.
     """
     aligned = np.zeros_like(signals.returned)
     for order in range(1, len(history) + 1):
@@ -180,21 +183,22 @@ def alignment_sum(history: History, signals: Signals) -> Array:
 
 
 def zero_degree_term(history: History, signals: Signals) -> Array:
-    """Returns eta f(zeta^K)^T delta_(l+1), `(units, above)`, with W_(l-1) of the oldest iteration that is kept.
+    """Returns eta f(zeta^K)^T delta_(l+1), `(units, above)`, with W_(l-1) of the oldest iteration in the history.
 
-    That of section 2.3.3 (Figure S6) where the history goes back to the initial weights. Arguments as of `update`.
+    If the history begins at the initial weights, this is the term of section 2.3.3 (Figure S6). Arguments as for
+    `update`.
     """
     return _weighted(history, signals, history.activation.value(_point(history, signals, len(history))))
 
 
 class Expansion(NamedTuple):
-    """An update and what it is the sum of; each `(units, above)`.
+    """An update and its summands, each `(units, above)`.
 
     Attributes:
         update: eta L_l^T delta_(l+1).
-        alignment: sum of the alignment terms of all orders.
+        alignment: the sum of the alignment terms of all orders.
         zero_degree: the zero-degree term.
-        remainder: the Taylor errors, each computed for itself; equation 11 to rounding.
+        remainder: the sum of the Taylor errors. Each is computed separately, so equation 11 holds up to rounding.
     """
 
     update: Array
@@ -204,13 +208,13 @@ class Expansion(NamedTuple):
 
 
 def expand(history: History, signals: Signals) -> Expansion:
-    """Returns the expansion of the update of iteration k, over all orders that are kept.
+    """Returns the expansion of the update at iteration k over all orders in the history.
 
-    The remainder is not what the others leave: it is summed from the Taylor errors of the orders.
+    The remainder is the sum of the Taylor errors of all orders, not the difference of the other parts.
 
     Args:
-        history: of the iterations before k.
-        signals: of iteration k.
+        history: history of the iterations before k.
+        signals: signals of iteration k.
     """
     value = history.activation.value
     point = _point(history, signals, 0)
@@ -226,18 +230,19 @@ def expand(history: History, signals: Signals) -> Expansion:
 
 
 def transformation(history: History, signals: Signals, order: int) -> Array:
-    """Returns M of one order, `(above, above)`: equation 5; arguments as of `alignment_term`."""
+    """Returns M of one order, `(above, above)` (equation 5); arguments as for `alignment_term`."""
     return history.correlation(order).T @ (signals.inputs.T @ signals.errors)
 
 
 def linear_term(history: History, signals: Signals, backward_kernel: Array, order: int) -> Array:
-    """Returns eta^2 B^T M, `(units, above)`: equation 5, and with Q_l for B equation 8.
+    """Returns eta^2 B^T M, `(units, above)`: equation 5, or equation 8 with Q_l in place of B.
 
-    The alignment term of a linear network; of another one it is what is left when both gates are ignored.
+    This is the alignment term of a linear network. For a nonlinear network it is the alignment term without its two
+    factors f'.
 
     Args:
-        history: of the iterations before k.
-        signals: of iteration k.
+        history: history of the iterations before k.
+        signals: signals of iteration k.
         backward_kernel: B_l, `(above, units)`.
         order: o, from 1 to `len(history)`.
 
@@ -248,7 +253,7 @@ def linear_term(history: History, signals: Signals, backward_kernel: Array, orde
 
 
 def _point(history: History, signals: Signals, order: int) -> Array:
-    """Returns zeta^o, `(batch, units)`; of order 0 it is Z_l."""
+    """Returns zeta^o, `(batch, units)`; for order 0 it is Z_l."""
     kernel = history.kernel(order) if order else signals.kernel
     return signals.inputs @ kernel + signals.bias
 
@@ -264,11 +269,11 @@ def _weighted(history: History, signals: Signals, outputs: Array) -> Array:
 
 
 class Cost(NamedTuple):
-    """What the alignment terms of one layer take.
+    """The cost of the alignment terms of one layer.
 
     Attributes:
-        memory: bytes of the history.
-        operations: floating-point operations.
+        memory: size of the history in bytes.
+        operations: number of floating-point operations.
     """
 
     memory: int
@@ -276,18 +281,18 @@ class Cost(NamedTuple):
 
 
 def cost(batch: int, sizes: tuple[int, int, int], terms: int, appended: int, capacity: int, itemsize: int = 8) -> Cost:
-    """Returns what it takes to compute alignment terms, each by itself, and to keep the history that they need.
+    """Returns the cost of computing alignment terms one by one and of keeping their history.
 
     Args:
-        batch: examples of a batch.
-        sizes: units of the layers l - 1, l and l + 1.
-        terms: how many terms; an iteration k whose history is whole has k of them.
-        appended: iterations that the history is told of.
-        capacity: how many it keeps.
-        itemsize: bytes of a number.
+        batch: examples per batch.
+        sizes: number of units of the layers l - 1, l and l + 1.
+        terms: number of terms; iteration k has k of them if the history is complete.
+        appended: number of iterations added to the history.
+        capacity: capacity of the history.
+        itemsize: bytes per number.
     """
     below, units, above = sizes
     per_term = 4 * batch * below * units + 2 * batch * units * above
-    per_iteration = 4 * batch * below * units + 2 * batch * below * above  # What `append` computes.
+    per_iteration = 4 * batch * below * units + 2 * batch * below * above  # Operations of `append`.
     memory = capacity * (2 * below * units + below * above) * itemsize
     return Cost(memory, terms * per_term + appended * per_iteration)

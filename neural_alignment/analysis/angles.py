@@ -1,4 +1,4 @@
-"""How alike two tensors are: the angle between them and the ratio of their norms."""
+"""The angle between two tensors and the ratio of their norms."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ Tensor = tf.Tensor
 
 
 def angle(first: Tensor, second: Tensor) -> Tensor:
-    """Returns the angle in degrees between two tensors of one shape, flattened.
+    """Returns the angle in degrees between two flattened tensors.
 
-    arccos(<a, b> / (||a|| ||b||)), computed as 2 atan2(||u - v||, ||u + v||) of the unit vectors: arccos loses all
-    digits near 0 and 180 degrees. NaN where a tensor is zero or not finite: then there is no angle.
+    arccos(<a, b> / (||a|| ||b||)) is computed as 2 atan2(||u - v||, ||u + v||) with the unit vectors u and v, because
+    arccos loses all digits near 0 and 180 degrees. The angle is NaN if a tensor is zero or not finite.
 
     Args:
         first: any shape.
@@ -20,7 +20,7 @@ def angle(first: Tensor, second: Tensor) -> Tensor:
     return _angle(*(tf.reshape(tf.cast(tensor, tf.float32), [-1]) for tensor in (first, second)))
 
 
-# A graph of its own: a deep network has a hundred angles, and TensorFlow takes seconds to add so many operations.
+# Traced once: a deep network has a hundred angles, and tracing these operations a hundred times would take seconds.
 @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)] * 2, autograph=False)
 def _angle(first: Tensor, second: Tensor) -> Tensor:
     first, second = _unit(first), _unit(second)
@@ -33,6 +33,6 @@ def norm_ratio(backward: Tensor, forward: Tensor) -> Tensor:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    """Scales a vector to norm 1; dividing by the largest entry first keeps the squares in range."""
+    """Scales a vector to norm 1, first by its largest entry so that the squares stay in range."""
     vector = vector / tf.reduce_max(tf.abs(vector))
     return vector / tf.norm(vector)

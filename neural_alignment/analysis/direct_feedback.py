@@ -1,9 +1,9 @@
-"""Direct feedback alignment as feedback alignment: its alignment terms, and F_l as a product of backward kernels.
+"""Alignment terms of direct feedback alignment (Rahmansetayesh et al., equations 6 to 8 and S14 to S17).
 
-Rahmansetayesh et al., equations 6 to 8 and S14 to S17. A direct alignment term (S15) is the `alignment_term` of
-`alignment_terms` of signals whose `returned` is delta_d F_l, and whose errors are delta_(l+1) of equation 6. With F_l
-written as products of least-squares factors Q_l it has the form of feedback alignment's terms, with Q_l for B_l; the
-linear one (equation 8) is `linear_term` with Q_l.
+A direct alignment term (S15) is the `alignment_term` of signals whose `returned` is delta_d F_l and whose errors are
+delta_(l+1) of equation 6. Each F_l can be written as a product of least-squares factors Q_l. The direct alignment terms
+then have the form of the alignment terms of feedback alignment, with Q_l in place of B_l. The linear term (equation 8)
+is `linear_term` with Q_l.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Array = np.ndarray
 
 
 class Factor(NamedTuple):
-    """F_l as Q_(d-1) ... Q_l and what is left: F_l = product + rest (equation 7).
+    """F_l as the product Q_(d-1) ... Q_l plus a residual: F_l = product + rest (equation 7).
 
     Attributes:
         factor: Q_l, `(units above, units)`.
         product: F^_l = F^_(l+1) Q_l, `(outputs, units)`.
-        rest: F_l's part that is perpendicular to it, `(outputs, units)`.
+        rest: the part of F_l that is perpendicular to the product, `(outputs, units)`.
     """
 
     factor: Array
@@ -35,15 +35,16 @@ class Factor(NamedTuple):
 
 
 def factors(feedback: Sequence[Array]) -> list[Factor]:
-    """Returns the least-squares factors of direct feedback matrices: equations 7 and S16.
+    """Returns the least-squares factors of direct feedback matrices (equations 7 and S16).
 
-    Each Q_l is the solution of least norm of min ||F^_(l+1) Q_l - F_l||, from l = d - 1, where Q = F, downwards.
+    The factors are computed from l = d - 1, where Q = F, downwards. Each Q_l is the minimum-norm solution of
+    min ||F^_(l+1) Q_l - F_l||.
 
     Args:
-        feedback: F_l of consecutive layers up to F_(d-1), each `(outputs, units)`; F_0 may be among them.
+        feedback: F_l of consecutive layers up to F_(d-1), each `(outputs, units)`; F_0 may be included.
 
     Returns:
-        One per matrix, in their order.
+        One factor per matrix, in the same order.
     """
     found: list[Factor] = []
     for matrix in reversed(feedback):
@@ -57,11 +58,11 @@ def factors(feedback: Sequence[Array]) -> list[Factor]:
 
 
 def returned_parts(output_error: Array, factor: Factor) -> dict[str, Array]:
-    """Returns delta_d F_l in its two parts: by the product of factors, and by the rest.
+    """Splits delta_d F_l into two parts: one from the product of factors, one from the rest.
 
     Args:
         output_error: delta_d, `(batch, outputs)`.
-        factor: of layer l.
+        factor: factor of layer l.
 
     Returns:
         `product` and `rest`, each `(batch, units)`.
@@ -70,11 +71,11 @@ def returned_parts(output_error: Array, factor: Factor) -> dict[str, Array]:
 
 
 def error_parts(output_error: Array, factor: Factor, gate: Array) -> dict[str, Array]:
-    """Returns delta_(l+1) in its two parts: `returned_parts` of layer l + 1 behind its gate.
+    """Splits delta_(l+1) into two parts: the `returned_parts` of layer l + 1, multiplied by its gate.
 
     Args:
         output_error: delta_d, `(batch, outputs)`.
-        factor: of layer l + 1.
+        factor: factor of layer l + 1.
         gate: f'(Z_(l+1)), `(batch, units above)`.
     """
     return {name: part * gate for name, part in returned_parts(output_error, factor).items()}
@@ -83,16 +84,16 @@ def error_parts(output_error: Array, factor: Factor, gate: Array) -> dict[str, A
 def direct_term_parts(
     histories: Mapping[str, History], signals: Signals, errors: Mapping[str, Array], order: int
 ) -> dict[tuple[str, str], Array]:
-    """Returns the direct alignment term in its four parts, which add up to it: S17.
+    """Splits the direct alignment term into four parts, which add up to it (S17).
 
     Args:
-        histories: part of `returned_parts` -> history of signals whose `returned` was that part.
-        signals: of iteration k; its `errors` are not read.
-        errors: of iteration k, from `error_parts`.
+        histories: maps each part of `returned_parts` to a history of signals whose `returned` was that part.
+        signals: signals of iteration k; `errors` is not read.
+        errors: errors of iteration k, from `error_parts`.
         order: o.
 
     Returns:
-        (part of the past error, part of the present error) -> `(units, units above)`.
+        A mapping from (part of the past error, part of the current error) to an array `(units, units above)`.
     """
     return {
         (past, present): alignment_term(history, signals._replace(errors=error), order)
@@ -102,14 +103,14 @@ def direct_term_parts(
 
 
 def product_angles(kernels: Sequence[Array], feedback: Sequence[Array]) -> list[float]:
-    """Returns the angles of W_l W_(l+1) ... W_(d-1) to F_l^T, degrees.
+    """Returns the angles between W_l W_(l+1) ... W_(d-1) and F_l^T in degrees.
 
     Args:
         kernels: W_l of consecutive layers up to W_(d-1), each `(units, units above)`.
         feedback: F_l of the same layers, each `(outputs, units)`.
 
     Returns:
-        One per layer, in their order.
+        One angle per layer, in the same order.
     """
     angles: list[float] = []
     product = None

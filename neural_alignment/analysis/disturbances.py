@@ -1,12 +1,12 @@
-"""Alignment terms that are disturbed, beside a network that learns undisturbed (Rahmansetayesh et al., 2.3.4, 2.3.6).
+"""Disturbed alignment terms, computed beside an undisturbed network (Rahmansetayesh et al., 2.3.4 and 2.3.6).
 
-The network learns by its own signals. A second kernel, W'_l, starts as W_l and is moved by the disturbed alignment
-terms alone, all orders: how far it aligns shows whether alignment needs what was disturbed. For new backward weights
-and shuffled errors that is
+The network itself is trained with its own signals. A second kernel, W'_l, starts as W_l and is updated only by the
+disturbed alignment terms of all orders. If W'_l does not align, alignment depends on the disturbed quantity. With new
+backward weights or shuffled errors, each iteration computes
 
     history.append(disturbed signals);  W' += expand(history, disturbed signals).alignment
 
-with disturbed signals at every iteration; without nonlinearity the sum over all orders is `LinearTerms`.
+For terms without the nonlinearity, use `LinearTerms` for the sum over all orders.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Array = np.ndarray
 class LinearTerms:
     """The sum of all linear alignment terms: eta^2 B^T (sum_o C[k - o])^T C[k], C = L_(l-1)^T delta_(l+1).
 
-    It is what the alignment terms are without their two gates (equation 5). As the terms are linear in the past, one
-    matrix `(below, above)` keeps all of it, and the cost of an iteration does not grow.
+    These are the alignment terms without their two factors f' (equation 5). They are linear in the past signals, so
+    one matrix `(below, above)` accumulates all past iterations and every iteration has the same cost.
 
     Args:
         rate: the learning rate eta.
@@ -35,7 +35,7 @@ class LinearTerms:
         self._past: Array | float = 0.0
 
     def total(self, signals: Signals) -> Array:
-        """Returns the sum at the iteration of `signals`, `(units, above)`, and counts it as past from then on."""
+        """Returns the sum at the iteration of `signals`, `(units, above)`, and adds this iteration to the past."""
         present = signals.inputs.T @ signals.errors
         past = np.zeros_like(present) + self._past
         self._past = past + present
@@ -43,25 +43,25 @@ class LinearTerms:
 
 
 def with_feedback(signals: Signals, backward_kernel: Array) -> Signals:
-    """Returns the signals as they would be with other backward weights into the layer (Figure 4B).
+    """Returns the signals with another backward kernel into the layer (Figure 4B).
 
     Args:
-        signals: of one iteration.
-        backward_kernel: B'_l, `(above, units)`, the same at every iteration; the disturbed kernel is compared with it.
+        signals: signals of one iteration.
+        backward_kernel: B'_l, `(above, units)`, the same at every iteration. The disturbed kernel is compared with it.
     """
     return signals._replace(returned=signals.errors @ backward_kernel)
 
 
 def with_shuffled_errors(signals: Signals, backward_kernel: Array, rng: np.random.Generator) -> Signals:
-    """Returns the signals with the errors of other examples of the batch (Figure 5).
+    """Returns the signals with the errors shuffled among the examples of the batch (Figure 5).
 
-    The rows of delta_(l+1) are permuted against those of L_(l-1); each row stays whole, so that the errors keep their
-    own statistics and lose what binds them to the outputs.
+    The rows of delta_(l+1) are permuted, those of L_(l-1) are not. Each row stays intact, so the errors keep their
+    statistics but lose their correlation with the outputs.
 
     Args:
-        signals: of one iteration.
+        signals: signals of one iteration.
         backward_kernel: B_l, `(above, units)`.
-        rng: of the permutation, another one at every iteration.
+        rng: generator of the permutations; each call draws a new one.
     """
     errors = signals.errors[rng.permutation(len(signals.errors))]
     return signals._replace(errors=errors, returned=errors @ backward_kernel)

@@ -1,9 +1,11 @@
-"""The dynamics of Kunin et al. 2020 (Two Routes), section 4 and Appendices D.1 and D.2, in closed form.
+"""Closed-form dynamics from Kunin et al. 2020 (Two Routes), section 4 and Appendices D.1 and D.2.
 
-Three systems: one layer with scalar weights under the symmetrised flow of R (`ScalarRule`, Appendix D.1, Figure 2 a-c);
-a network of two scalar layers under J (`ScalarNetwork`, Appendix D.2); one linear layer with matrices under the
-symmetrised flow of Information Alignment, which is a regularised linear autoencoder (`Autoencoder`, section 4).
-Everything is NumPy in float64; time is that of the gradient flow, learning rate times steps.
+- `ScalarRule`: one layer with scalar weights under the symmetrised flow of R (Appendix D.1, Figure 2 a-c).
+- `ScalarNetwork`: a network of two scalar layers under J (Appendix D.2).
+- `Autoencoder`: one linear layer with matrices under the symmetrised flow of Information Alignment, which is a
+  regularised linear autoencoder (section 4).
+
+All computations use NumPy in float64. Time is that of the gradient flow: learning rate times steps.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class ScalarRule:
-    """R of one layer with scalar w and b, made symmetric in both: Appendix D.1, Figure 2.
+    """The symmetrised R of one layer with scalar weights w and b (Appendix D.1, Figure 2).
 
-    R is a sum of the primitives of Table 1 with x_out = w x. Symmetrised means that every term that holds b alone has
-    its twin in w, and that both weights descend:
+    R is a sum of the primitives of Table 1 with x_out = w x. In the symmetrised form every term that depends only on b
+    also has a counterpart in w, and both weights follow the gradient:
 
         V(w, b) = (decay + sparse x^2) (w^2 + b^2) / 2 - (amp x^2 + self_) w b + null x^2 (w b)^2 / 2
 
@@ -34,12 +36,13 @@ class ScalarRule:
     c = amp x^2 + self_. Its eigenvectors are u = (1, 1), the symmetric component, and v = (1, -1), the skew one, with
     eigenvalues d - c and d + c.
 
-    Where the paper's print is wrong or open:
+    Differences from the printed paper:
 
-    - lambda_v of Symmetric and Activation Alignment is 2 and 2 x^2: the trace of its own matrices. Printed: 1 and x^2.
-    - "alpha = beta for all three losses" holds for these two. Weight mirror's A has amp = 1 and decay = lambda_WM: with
-      equal weights lambda_WM would be 1 and there would be no regimes to tell apart.
-    - Weight mirror's A is indefinite only where lambda_WM < x^2; else it is positive (semi)definite.
+    - lambda_v of Symmetric and Activation Alignment is 2 and 2 x^2, as the trace of the paper's matrices shows. The
+      paper prints 1 and x^2.
+    - "alpha = beta for all three losses" holds for these two rules. Weight mirror's A has amp = 1 and
+      decay = lambda_WM. With equal weights lambda_WM would be 1 and there would be only one regime.
+    - Weight mirror's A is indefinite only if lambda_WM < x^2; otherwise it is positive (semi)definite.
 
     Args:
         decay: weight of the decay primitive.
@@ -56,7 +59,7 @@ class ScalarRule:
     self_: float = 0.0
 
     def potential(self, w: Array, b: Array, x_squared: float = 1.0) -> Array:
-        """Returns V(w, b), of the shape of `w` and `b`.
+        """Returns V(w, b) in the shape of `w` and `b`.
 
         Args:
             w: forward weights, any shape.
@@ -67,27 +70,27 @@ class ScalarRule:
         return diagonal * (w**2 + b**2) / 2 - coupling * w * b + self.null * x_squared * (w * b) ** 2 / 2
 
     def velocity(self, w: Array, b: Array, x_squared: float = 1.0) -> tuple[Array, Array]:
-        """Returns dw/dt and db/dt; arguments as of `potential`."""
+        """Returns dw/dt and db/dt; arguments as for `potential`."""
         diagonal, coupling = self._entries(x_squared)
         null = self.null * x_squared * w * b
         return coupling * b - diagonal * w - null * b, coupling * w - diagonal * b - null * w
 
     def matrix(self, x_squared: float = 1.0) -> Array:
-        """Returns A, `(2, 2)`: of the linear flow, or with null of the flow linearised at the origin."""
+        """Returns A, `(2, 2)`. With null it is the linearisation of the flow at the origin."""
         diagonal, coupling = self._entries(x_squared)
         return np.array([[diagonal, -coupling], [-coupling, diagonal]])
 
     def eigenvalues(self, x_squared: float = 1.0) -> tuple[float, float]:
-        """Returns (lambda_u, lambda_v) of `matrix`; a negative one means growth."""
+        """Returns the eigenvalues (lambda_u, lambda_v) of `matrix`; a component with a negative one grows."""
         diagonal, coupling = self._entries(x_squared)
         return diagonal - coupling, diagonal + coupling
 
     def regime(self, x_squared: float = 1.0) -> str:
-        """Returns what becomes of the symmetric component near the origin (section 4, Figure 2).
+        """Names the behaviour of the symmetric component near the origin (section 4, Figure 2).
 
         Returns:
-            `"diverging"` where lambda_u < 0, `"stable"` where it is 0, `"collapsing"` where it is positive. With null
-            a diverging flow ends in `fixed_point`.
+            `"diverging"` if lambda_u < 0, `"stable"` if it is 0, `"collapsing"` if it is positive. With null a
+            diverging flow ends at `fixed_point`.
         """
         diagonal, coupling = self._entries(x_squared)
         if np.isclose(diagonal, coupling, rtol=1e-12, atol=0.0):
@@ -107,46 +110,51 @@ class ScalarRule:
             `(times, 2)`: w and b.
 
         Raises:
-            ValueError: with null, where the flow is not linear.
+            ValueError: if null is not 0: then the flow is not linear.
         """
         if self.null:
-            raise ValueError(f"`null` must be 0 for a closed form. Received {self.null!r}. Use `velocity` instead.")
+            raise ValueError(
+                f"`null` must be 0 for a closed form. Received {self.null!r}. Example: weight_mirror(0.5)."
+            )
         rate_u, rate_v = self.eigenvalues(x_squared)
         times = np.asarray(times, np.float64)
         symmetric, skew = (w + b) / 2 * np.exp(-rate_u * times), (w - b) / 2 * np.exp(-rate_v * times)
         return np.stack([symmetric + skew, symmetric - skew], axis=-1)
 
     def fixed_point(self, x_squared: float = 1.0) -> float:
-        """Returns r such that w = b = r is where the flow with null ends: r^2 = (c - d) / (null x^2), or 0.
+        """Returns r such that the flow with null ends at w = b = r: r^2 = (c - d) / (null x^2), or 0.
 
-        This is how null stabilises weight mirror: where the flow without it diverges, it stops at r. The eigenvalues
-        there are 2 (c - d) for u and 2 d for v (not in the paper, whose section 4 argues by Oja's rule).
+        This is how null stabilises weight mirror: a flow that diverges without null stops at r. The eigenvalues at this
+        point are 2 (c - d) for u and 2 d for v. They are not in the paper; its section 4 refers to Oja's rule instead.
 
         Raises:
-            ValueError: without null.
+            ValueError: if null is not positive or the input is 0.
         """
         if self.null <= 0 or x_squared <= 0:
-            raise ValueError(f"`null` must be positive, and the input not 0. Received {self.null!r}, {x_squared!r}.")
+            raise ValueError(
+                "`null` and `x_squared` must be positive. "
+                f"Received null={self.null!r}, x_squared={x_squared!r}. Example: null=1.0."
+            )
         diagonal, coupling = self._entries(x_squared)
         return float(np.sqrt(max(coupling - diagonal, 0.0) / (self.null * x_squared)))
 
     def _entries(self, x_squared: float) -> tuple[float, float]:
-        """Returns d and c of the class docstring."""
+        """Returns d and c as defined in the class docstring."""
         return self.decay + self.sparse * x_squared, self.amp * x_squared + self.self_
 
 
 def weight_mirror(decay: float) -> ScalarRule:
-    """Returns weight mirror as D.1 has it: amp = 1, decay = lambda_WM."""
+    """Returns weight mirror as in Appendix D.1: amp = 1, decay = lambda_WM."""
     return ScalarRule(amp=1.0, decay=decay)
 
 
 def symmetric_alignment() -> ScalarRule:
-    """Returns Symmetric Alignment with equal weights, 1."""
+    """Returns Symmetric Alignment with both weights 1."""
     return ScalarRule(self_=1.0, decay=1.0)
 
 
 def activation_alignment() -> ScalarRule:
-    """Returns Activation Alignment with equal weights, 1."""
+    """Returns Activation Alignment with both weights 1."""
     return ScalarRule(amp=1.0, sparse=1.0)
 
 
@@ -156,31 +164,31 @@ def information_alignment(decay: float) -> ScalarRule:
 
 
 FIGURE_2_DECAYS = {"diverging": 0.5, "stable": 1.0, "collapsing": 1.5}
-"""lambda_WM of the panels a, b, c at x = 1. The paper prints no values; any below, at and above 1 show the same."""
+"""lambda_WM of the panels a, b, c at x = 1, below, at and above 1. The paper does not print the values it used."""
 
 
 # Two layers, scalar weights: Appendix D.2.
 
 STRATEGIES = ("backpropagation", "feedback", "symmetric")
-"""What D.2 compares: b = w_2, b = b(0), and db/dt = w_2 - b."""
+"""The strategies compared in Appendix D.2: b = w_2, b = b(0), and db/dt = w_2 - b."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScalarNetwork:
     """The linear network w_2 w_1 x under J = mean (y - w_2 w_1 x)^2 / 2 (Appendix D.2, equations 2 to 4).
 
-    dw_1/dt = b e, dw_2/dt = w_1 e, with e = alpha - w_1 w_2 beta; db/dt by strategy. States are (w_1, w_2, b);
-    backpropagation lives in two dimensions, (w_1, w_2), with b = w_2.
+    dw_1/dt = b e and dw_2/dt = w_1 e, with e = alpha - w_1 w_2 beta; db/dt depends on the strategy. States are
+    (w_1, w_2, b). The state of backpropagation is (w_1, w_2), with b = w_2.
 
-    Where the paper's print is wrong or open:
+    Differences from the printed paper:
 
-    - Sink and source stand exchanged: a fixed point attracts where the eigenvalues of the flow's Jacobian are negative,
-      as in the paper's own table and conclusion.
-    - The Jacobian is printed transposed, which leaves the eigenvalues as they are; x^2 in the table is beta.
-    - Every minimum has the eigenvalue 0 as well, along the hyperbola: "sink" is to be read across it.
-    - Feedback alignment's further fixed points, b = w_1 = 0, are a line, not a hyperplane, and all in the plane b = 0:
-      for b(0) != 0 the minima are its only fixed points. All eigenvalues are 0 on that line, so that linearisation
-      does not decide. At the origin backpropagation and Symmetric Alignment have a saddle.
+    - The text exchanges sink and source. A fixed point attracts if the eigenvalues of the flow's Jacobian are negative,
+      as in the paper's table and conclusion.
+    - The Jacobian is printed transposed, which does not change the eigenvalues. x^2 in the table is beta.
+    - Every minimum also has the eigenvalue 0, along the hyperbola of minima. "Sink" refers to the directions across it.
+    - The other fixed points of feedback alignment, b = w_1 = 0, form a line, not a hyperplane. All of them have b = 0,
+      so for b(0) != 0 the minima are the only fixed points. All eigenvalues are 0 on that line, so linearisation is
+      inconclusive. At the origin backpropagation and Symmetric Alignment have a saddle.
 
     Args:
         alpha: mean of x y over the data.
@@ -196,7 +204,7 @@ class ScalarNetwork:
 
     @classmethod
     def of(cls, x: Array, y: Array) -> ScalarNetwork:
-        """Returns the network of data `(examples,)` x and y."""
+        """Returns the network for the data x and y, `(examples,)` each."""
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         return cls(float(np.mean(x * y)), float(np.mean(x * x)))
 
@@ -208,7 +216,7 @@ class ScalarNetwork:
             state: `(3,)`, or `(2,)` for backpropagation.
 
         Raises:
-            ValueError: if there is no such strategy.
+            ValueError: if the strategy is unknown or the state has the wrong shape.
         """
         w_1, w_2, b = self._unpack(strategy, state)
         error = self.alpha - w_1 * w_2 * self.beta
@@ -216,7 +224,7 @@ class ScalarNetwork:
         return np.array([b * error, w_1 * error, *third])
 
     def jacobian(self, strategy: str, state: Array) -> Array:
-        """Returns d velocity_i / d state_j, `(3, 3)`, or `(2, 2)` for backpropagation; arguments as of `velocity`."""
+        """Returns d velocity_i / d state_j, `(3, 3)`, or `(2, 2)` for backpropagation; arguments as for `velocity`."""
         w_1, w_2, b = self._unpack(strategy, state)
         error = self.alpha - w_1 * w_2 * self.beta
         full = np.array(
@@ -239,7 +247,7 @@ class ScalarNetwork:
         Args:
             strategy: one of `STRATEGIES`.
             w_1: not 0.
-            b: the backward weight of feedback alignment; the others have b = w_2 there.
+            b: the backward weight of feedback alignment; the other strategies have b = w_2 there.
         """
         w_2 = self.alpha / self.beta / w_1
         if strategy == "backpropagation":
@@ -247,10 +255,10 @@ class ScalarNetwork:
         return np.array([w_1, w_2, b if strategy == "feedback" else w_2])
 
     def minimum_eigenvalues(self, strategy: str, state: Array) -> Array:
-        """Returns the eigenvalues of the Jacobian at a minimum: the table of Appendix D.2.
+        """Returns the eigenvalues of the Jacobian at a minimum (the table of Appendix D.2).
 
-        -(w_1^2 + b w_2) beta across the hyperbola, 0 along it, and for the third direction 0 (feedback) or -1
-        (symmetric); b = w_2 but for feedback alignment.
+        They are -(w_1^2 + b w_2) beta across the hyperbola, 0 along it, and in the third direction 0 (feedback
+        alignment) or -1 (Symmetric Alignment). b = w_2 except for feedback alignment.
         """
         w_1, w_2, b = self._unpack(strategy, state)
         across = -(w_1**2 + b * w_2) * self.beta
@@ -258,10 +266,10 @@ class ScalarNetwork:
         return np.array([across, 0.0, *third])
 
     def origin_eigenvalues(self, strategy: str) -> Array:
-        """Returns the eigenvalues at the origin, which the paper calls rank-deficient without giving them.
+        """Returns the eigenvalues at the origin. The paper calls it rank-deficient without stating the eigenvalues.
 
-        +-alpha for backpropagation; 0, 0, 0 for feedback alignment; for Symmetric Alignment the roots of
-        z^3 + z^2 - alpha^2, one of which is positive wherever alpha is not 0.
+        They are +-alpha for backpropagation; 0, 0, 0 for feedback alignment; and for Symmetric Alignment the roots of
+        z^3 + z^2 - alpha^2, one of which is positive if alpha is not 0.
         """
         if strategy == "backpropagation":
             return np.array([self.alpha, -self.alpha])
@@ -270,23 +278,28 @@ class ScalarNetwork:
     def _unpack(self, strategy: str, state: Array) -> tuple[float, float, float]:
         """Returns w_1, w_2 and b."""
         if strategy not in STRATEGIES:
-            raise ValueError(f"`strategy` must be one of {', '.join(STRATEGIES)}. Received {strategy!r}.")
+            raise ValueError(
+                f"`strategy` must be one of {', '.join(STRATEGIES)}. Received {strategy!r}. Example: {STRATEGIES[0]!r}."
+            )
         size = 2 if strategy == "backpropagation" else 3
         if np.shape(state) != (size,):
-            raise ValueError(f"`state` must have the shape ({size},) for {strategy}. Received {np.shape(state)}.")
+            raise ValueError(
+                f"`state` must have the shape ({size},) for {strategy}. Received {np.shape(state)}. "
+                f"Example: {np.ones(size).tolist()}."
+            )
         w_1, w_2, *rest = state
         return w_1, w_2, rest[0] if rest else w_2
 
 
 def stability(eigenvalues: Array, tolerance: float = 1e-9) -> str:
-    """Names a fixed point by the eigenvalues of its Jacobian.
+    """Classifies a fixed point by the eigenvalues of its Jacobian.
 
     Args:
         eigenvalues: `(n,)`, real or complex.
         tolerance: real parts of this size, relative to the largest eigenvalue, count as 0.
 
     Returns:
-        `"sink"`, `"source"` or `"saddle"` by the real parts that are not 0; `"undecided"` where all are.
+        `"sink"`, `"source"` or `"saddle"` by the nonzero real parts, or `"undecided"` if all of them are 0.
     """
     real = np.real(eigenvalues)
     real = real[np.abs(real) > tolerance * max(1.0, float(np.abs(eigenvalues).max()))]
@@ -300,19 +313,20 @@ def stability(eigenvalues: Array, tolerance: float = 1e-9) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoder:
-    """Information Alignment of a linear layer with its symmetrised flow: a regularised linear autoencoder (section 4).
+    """The symmetrised flow of Information Alignment in a linear layer: a regularised linear autoencoder (section 4).
 
-    With x_out = W^T x, W and B `(inputs, outputs)`, and C the second moment of x over the batch,
+    With x_out = W^T x, W and B `(inputs, outputs)`, and the second moment C of x over the batch,
 
         V = -amp tr(B^T C W) + null / 2 tr(B W^T C W B^T) + decay / 2 (||W||^2 + ||B||^2)
 
-    which for amp = null is, but for a constant, amp / 2 mean ||x - B W^T x||^2 + decay / 2 (||W||^2 + ||B||^2). V's
-    gradient to B is that of R_IA. Wherever decay > 0, every critical point has W = B (Kunin et al. 2019, for
-    amp = null; weights that are scaled by sqrt(null / amp) obey the equations of amp = null, so that it holds for all
-    positive amp and null, which the paper does not say).
+    For amp = null this equals amp / 2 mean ||x - B W^T x||^2 + decay / 2 (||W||^2 + ||B||^2), up to a constant. The
+    gradient of V to B is that of R_IA. If decay > 0, every critical point has W = B. Kunin et al. 2019 show it for
+    amp = null. It holds for all positive amp and null, because weights scaled by sqrt(null / amp) obey the equations
+    of amp = null; the paper does not mention this.
 
-    Two limits that section 4 leaves unsaid: it takes the flow of both, while the rule moves B alone. With W held fixed
-    B goes to `decoder`, which is W only where W is at a critical point itself. And without decay W = B does not follow.
+    Section 4 does not mention two limits. First, it lets both W and B follow the flow, while the rule changes only B.
+    If W is fixed, B converges to `decoder`, which equals W only if W is at a critical point. Second, without decay a
+    critical point need not have W = B.
 
     Args:
         covariance: C, `(inputs, inputs)`.
@@ -345,7 +359,7 @@ class Autoencoder:
         return d_forward, d_backward
 
     def decoder(self, forward: Array) -> Array:
-        """Returns where the rule itself takes B while W does not move: amp C W (decay I + null W^T C W)^-1."""
+        """Returns the limit of B under the rule if W is fixed: amp C W (decay I + null W^T C W)^-1."""
         projected = self.covariance @ forward
         inner = self.decay * np.eye(forward.shape[1]) + self.null * forward.T @ projected
         return self.amp * np.linalg.solve(inner, projected.T).T
@@ -353,21 +367,21 @@ class Autoencoder:
     def minimum_gain(self, outputs: int) -> Array:
         """Returns the eigenvalues of B W^T at the global minimum, `(outputs,)`, largest first.
 
-        (amp - decay / s) / null for the largest eigenvalues s of C, where that is positive, else 0.
+        They are (amp - decay / s) / null for the largest eigenvalues s of C, or 0 if this is negative.
         """
         spectrum = np.linalg.eigvalsh(self.covariance)[::-1][:outputs]
         return np.maximum(self.amp - self.decay / spectrum, 0.0) / self.null
 
 
 class Ends(NamedTuple):
-    """Where the symmetrised flow of Information Alignment ended, a row per start.
+    """End points of the symmetrised flow of Information Alignment, one row per start.
 
     Attributes:
         forward: W, `(starts, inputs, outputs)`.
         backward: B, the same shape.
-        asymmetry: ||W - B|| / max(||W||, ||B||), `(starts,)`; 0 where both are 0.
-        speed: norm of the flow, `(starts,)`: how far the end is from a critical point.
-        excess: V above its global minimum, `(starts,)`; what ended at a saddle shows here.
+        asymmetry: ||W - B|| / max(||W||, ||B||), `(starts,)`; 0 if both are 0.
+        speed: norm of the flow at the end, `(starts,)`; 0 at a critical point.
+        excess: V minus its global minimum, `(starts,)`; positive if the flow ended at a saddle.
     """
 
     forward: Array
@@ -378,12 +392,12 @@ class Ends(NamedTuple):
 
 
 def integrate(system: Autoencoder, starts: Sequence[tuple[Array, Array]], duration: float, rtol: float = 1e-9) -> Ends:
-    """Follows the symmetrised flow of Information Alignment from each start (`scipy.integrate.solve_ivp`, LSODA).
+    """Integrates the symmetrised flow of Information Alignment from each start (`scipy.integrate.solve_ivp`, LSODA).
 
     Args:
         system: the layer.
         starts: pairs of W and B, `(inputs, outputs)` each.
-        duration: time to follow it; the skew part vanishes at a rate of about twice `decay`.
+        duration: integration time; the skew part vanishes at a rate of about twice `decay`.
         rtol: relative tolerance of the integration.
     """
     shape = np.shape(starts[0][0])
@@ -399,7 +413,7 @@ def integrate(system: Autoencoder, starts: Sequence[tuple[Array, Array]], durati
     forward, backward = pairs[:, 0], pairs[:, 1]
     norms = np.linalg.norm(pairs, axis=(2, 3)).max(axis=1)
     difference = np.linalg.norm(forward - backward, axis=(1, 2))
-    # Below this both weights are what is left of a decay to 0, and have no direction.
+    # Smaller weights have decayed to 0, and their direction is meaningless.
     asymmetry = np.divide(difference, norms, out=np.zeros_like(norms), where=norms > 1e-6)
     speed = np.array([np.linalg.norm(flow(0.0, state)) for state in states])
     lowest = _lowest(system, shape[1])
@@ -407,7 +421,7 @@ def integrate(system: Autoencoder, starts: Sequence[tuple[Array, Array]], durati
 
 
 def _lowest(system: Autoencoder, outputs: int) -> float:
-    """Returns V at its global minimum: W = B, the leading eigenvectors of C times the square roots of their gains."""
+    """Returns V at its global minimum, where W = B = leading eigenvectors of C times the square roots of the gains."""
     leading = np.linalg.eigh(system.covariance)[1][:, ::-1][:, :outputs]
     weights = leading * np.sqrt(system.minimum_gain(outputs))
     return system.potential(weights, weights)

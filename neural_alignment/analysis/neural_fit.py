@@ -1,12 +1,13 @@
-"""How well a layer's features predict neural responses (Kunin et al. 2020, Figure 6 and Appendix B.5).
+"""Predicting neural responses from a layer's features (Kunin et al. 2020, Figure 6 and Appendix B.5).
 
-A partial least squares regression with 25 components from features to the responses of all units of an area, fitted to
-75 % of the images of each category and tested on the rest: the Pearson correlation over test images of each unit, its
-median over units, and its standard error of the mean over units. With repeats, correlations are also corrected for the
-noise of the responses.
+A partial least squares (PLS) regression with 25 components predicts the responses of all units of an area from the
+features. It is fitted to 75 % of the images of each category and tested on the rest. Each unit is scored by the Pearson
+correlation over test images. The results are the median over units and the standard error of the mean. If images were
+shown repeatedly, the correlations are also corrected for the noise of the responses.
 
-What the paper leaves open is as in Brain-Score (Schrimpf et al. 2018), the public implementation of the procedure:
-neither features nor responses are standardised (PLS centres them), and one regression serves all units of an area.
+Details that the paper does not state follow Brain-Score (Schrimpf et al. 2018), the public implementation of the
+procedure: features and responses are not standardised (PLS centres them), and one regression serves all units of an
+area.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from sklearn.cross_decomposition import PLSRegression
 Array = np.ndarray
 
 COMPONENTS = 25
-"""Components of the regression (Figure 6)."""
+"""Number of components of the regression (Figure 6)."""
 
 TRAIN_FRACTION = 0.75
-"""Part of the images of each category that the regression is fitted to (Appendix B.5)."""
+"""Fraction of the images of each category to which the regression is fitted (Appendix B.5)."""
 
 BLOCK_BYTES = 2**27
-"""How much of the features is held in float64 at a time."""
+"""Maximum size of the part of the features that is held in float64 at a time."""
 
 
 class Split(NamedTuple):
-    """Which images are for what.
+    """The split of the images into training and test images.
 
     Attributes:
-        train: numbers of the images to fit, ascending.
-        test: numbers of the others, ascending.
+        train: indices of the training images, ascending.
+        test: indices of the test images, ascending.
     """
 
     train: Array
@@ -43,12 +44,12 @@ class Split(NamedTuple):
 
 
 def split_by_category(categories: Array, train_fraction: float = TRAIN_FRACTION, seed: int = 0) -> Split:
-    """Splits the images of each category at random, so that every category stands in both parts.
+    """Splits the images of each category at random, so that both parts contain every category.
 
     Args:
-        categories: `(images,)`, of any type that can be sorted.
-        train_fraction: part of each category to fit, between 0 and 1; rounded to whole images.
-        seed: of the choice.
+        categories: `(images,)`, of any sortable type.
+        train_fraction: fraction of each category to fit, between 0 and 1; rounded to whole images.
+        seed: seed of the split.
 
     Raises:
         ValueError: if a category has a single image, or the fraction is not between 0 and 1.
@@ -61,7 +62,10 @@ def split_by_category(categories: Array, train_fraction: float = TRAIN_FRACTION,
     for number, name in enumerate(names):
         images = rng.permutation(np.flatnonzero(numbers == number))
         if len(images) < 2:
-            raise ValueError(f"`categories` must have two or more images each. Received one image of {str(name)!r}.")
+            raise ValueError(
+                f"`categories` must have two or more images each. Received one image of {str(name)!r}. "
+                "Example: ['a', 'a', 'b', 'b']."
+            )
         count = min(max(round(train_fraction * len(images)), 1), len(images) - 1)
         train.append(images[:count])
     chosen = np.zeros(len(numbers), bool)
@@ -70,7 +74,7 @@ def split_by_category(categories: Array, train_fraction: float = TRAIN_FRACTION,
 
 
 class Predictors(NamedTuple):
-    """Features as the regression takes them.
+    """Features in the form used by the regression.
 
     Attributes:
         train: `(train images, dimensions)` float64, centred.
@@ -82,17 +86,17 @@ class Predictors(NamedTuple):
 
 
 def predictors(features: Array, split: Split) -> Predictors:
-    """Turns features into at most as many dimensions as there are images to fit; exact, not a sample or a sketch.
+    """Reduces features to at most as many dimensions as there are training images, without approximation.
 
-    PLS sees the features through their inner products alone: a rotation of feature space changes no prediction. Where
-    there are more features than images the centred features are therefore expressed in the basis of their own span,
-    U S of their singular value decomposition, which is found from the matrix of inner products. That is summed up over
-    blocks of features, so the memory is that of `features`, which may be a memory-mapped file, and a few matrices of
-    images times images (5,120 images: 210 MB each), whatever the layer's size.
+    PLS depends on the features only through their inner products, so a rotation of feature space does not change its
+    predictions. If there are more features than images, the centred features are expressed in the basis of their own
+    span: U S of their singular value decomposition, computed from the matrix of inner products. This matrix is summed
+    over blocks of features. Besides `features`, which may be a memory-mapped file, the memory holds only a few matrices
+    of images times images (210 MB each for 5,120 images), for a layer of any size.
 
     Args:
         features: `(images, features)`, any real dtype.
-        split: which images are for what.
+        split: the training and test images.
 
     Raises:
         ValueError: if a feature is not finite.
@@ -104,25 +108,25 @@ def predictors(features: Array, split: Split) -> Predictors:
     for begin in range(0, count, block):
         part = np.asarray(features[:, begin : begin + block], np.float64)
         if not np.isfinite(part).all():
-            raise ValueError("`features` must be finite. Received NaN or infinity.")
+            raise ValueError("`features` must be finite. Received NaN or infinity. Example: np.nan_to_num(x).")
         part = part - part[split.train].mean(axis=0)
         if narrow and block >= count:
             return Predictors(part[split.train], part[split.test])
         products += part @ part[split.train].T
     squares, basis = np.linalg.eigh(products[split.train])
-    # Centring takes one dimension, and copies of images others; what is left of those is rounding.
+    # Centring and repeated images reduce the rank. The remaining directions are rounding errors.
     kept = squares > squares[-1] * len(squares) * np.finfo(np.float64).eps
     basis = basis[:, kept] / np.sqrt(squares[kept])
     return Predictors(products[split.train] @ basis, products[split.test] @ basis)
 
 
 def predict(predictors: Predictors, responses: Array, components: int = COMPONENTS) -> Array:
-    """Fits the responses to the training images and predicts those to the test images.
+    """Fits the regression to the training images and predicts the responses to the test images.
 
     Args:
         predictors: the features.
         responses: `(train images, units)`.
-        components: components of the regression; all there are where the features have fewer dimensions.
+        components: number of components, reduced to the number of dimensions if the features have fewer.
 
     Returns:
         `(test images, units)`.
@@ -134,17 +138,17 @@ def predict(predictors: Predictors, responses: Array, components: int = COMPONEN
     if not 1 <= components < images:
         raise ValueError(
             f"`components` must be at least 1 and less than the number of training images, {images}. Received "
-            f"{components!r}."
+            f"{components!r}. Example: components=25."
         )
     if dimensions == 0 or not np.ptp(responses, axis=0).any():
-        # Features that are the same for all images predict the mean, as does what was fitted to no variation.
+        # Without variation in the features or the responses, the prediction is the mean.
         return np.tile(responses.mean(axis=0), (len(predictors.test), 1))
     regression = PLSRegression(n_components=min(components, dimensions), scale=False)
     return regression.fit(predictors.train, responses).predict(predictors.test)
 
 
 def pearson(first: Array, second: Array) -> Array:
-    """Returns the correlation of each column over the rows, `(units,)`; NaN where a column does not vary.
+    """Returns the correlation of corresponding columns, `(units,)`; NaN for a column that does not vary.
 
     Args:
         first: `(images, units)`.
@@ -158,23 +162,23 @@ def pearson(first: Array, second: Array) -> Array:
 
 
 def reliability(repeats: Array, splits: int = 20, seed: int = 0) -> Array:
-    """Returns the reliability of each unit's mean over repeats: split halves, Spearman-Brown.
+    """Returns the split-half reliability of each unit's mean over repeats, with the Spearman-Brown correction.
 
     r_h is the correlation over images between the means of two random halves of the repeats, averaged over `splits`
-    divisions. The reliability of the mean over k times as many repeats as a half has is (Spearman 1910; Brown 1910)
+    random divisions. The reliability of the mean over k times as many repeats as in one half is (Spearman 1910;
+    Brown 1910)
 
         k r_h / (1 + (k - 1) r_h)
 
-    with k = 2 where the number of repeats is even; of an odd number one is left out of the halves, another at each
-    division.
+    k is 2 for an even number of repeats. For an odd number, each division leaves out one random repeat.
 
     Args:
-        repeats: `(images, units, repeats)`; NaN where an image was shown to a unit less often.
+        repeats: `(images, units, repeats)`; NaN for missing repeats.
         splits: number of random divisions.
-        seed: of the divisions.
+        seed: seed of the divisions.
 
     Returns:
-        `(units,)`; an estimate, which may be negative; NaN where a unit's halves do not vary.
+        An estimate `(units,)`, which may be negative; NaN if a unit's halves do not vary.
 
     Raises:
         ValueError: if an image was shown fewer than two times.
@@ -184,8 +188,8 @@ def reliability(repeats: Array, splits: int = 20, seed: int = 0) -> Array:
     if shown.min(initial=2) < 2:
         image, unit = np.argwhere(shown < 2)[0]
         raise ValueError(
-            f"`repeats` must hold two or more of every image and unit. Received {shown[image, unit]} of image {image}, "
-            f"unit {unit}."
+            f"`repeats` must hold two or more repeats of every image and unit. Received {shown[image, unit]} of "
+            f"image {image}, unit {unit}. Example: an array (images, units, 10)."
         )
     rng = np.random.default_rng(seed)
     halves = shown // 2
@@ -206,16 +210,16 @@ def reliability(repeats: Array, splits: int = 20, seed: int = 0) -> Array:
 def correct_for_noise(correlations: Array, reliabilities: Array) -> Array:
     """Divides by the square root of the reliability: the correction for attenuation (Spearman 1904).
 
-    A prediction that is no noise itself correlates with the mean response by its correlation with the noiseless
-    response times that response's correlation with the mean, which is the root of the reliability. The noise in the
-    responses that were fitted is not corrected for: it makes the prediction itself worse.
+    The correlation of a noiseless prediction with the mean response is its correlation with the noiseless response
+    times the square root of the reliability. Noise in the responses used for fitting makes the prediction itself worse
+    and is not corrected.
 
     Args:
-        correlations: `(units,)`, of predictions with mean responses.
-        reliabilities: `(units,)`, of `reliability` on the same images.
+        correlations: correlations of predictions with mean responses, `(units,)`.
+        reliabilities: `reliability` on the same images, `(units,)`.
 
     Returns:
-        `(units,)`; above 1 where the reliability is underestimated by chance, NaN where it is not positive.
+        `(units,)`; above 1 if the reliability is underestimated by chance, NaN if it is not positive.
     """
     positive = np.nan_to_num(reliabilities) > 0
     return np.divide(
@@ -228,11 +232,12 @@ def correct_for_noise(correlations: Array, reliabilities: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """How well one layer predicts the units of one area.
+    """The fit of one layer to the units of one area.
 
     Attributes:
-        correlations: over test images, `(units,)`; NaN for a unit whose response or prediction does not vary there.
-        corrected: the same, corrected for noise; None without repeats.
+        correlations: correlations over test images, `(units,)`; NaN for a unit whose response or prediction does not
+            vary.
+        corrected: the correlations corrected for noise; None without repeats.
     """
 
     correlations: Array
@@ -255,13 +260,13 @@ class Fit:
 
 
 def median(values: Array) -> float:
-    """Returns the median of the finite values; NaN where there is none."""
+    """Returns the median of the finite values, or NaN if there is none."""
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if finite.size else float("nan")
 
 
 def standard_error(values: Array) -> float:
-    """Returns the standard error of the mean of the finite values; NaN for fewer than two."""
+    """Returns the standard error of the mean of the finite values, or NaN if there are fewer than two."""
     finite = values[np.isfinite(values)]
     return float(finite.std(ddof=1) / np.sqrt(finite.size)) if finite.size > 1 else float("nan")
 
@@ -273,24 +278,24 @@ def fit(
 
     Args:
         features: `(images, features)`, a memory-mapped file or an array; see `predictors`.
-        responses: `(images, units)`, or `(images, units, repeats)` with NaN where a repeat is missing; the mean over
-            repeats is what is predicted.
-        areas: `(units,)`, the area of each unit.
-        split: which images are for what.
-        components: components of the regression.
-        seed: of the halves of the repeats.
+        responses: `(images, units)`, or `(images, units, repeats)` with NaN for missing repeats. The mean over repeats
+            is predicted.
+        areas: the area of each unit, `(units,)`.
+        split: the training and test images.
+        components: number of components of the regression.
+        seed: seed of the random halves of the repeats.
 
     Returns:
-        Area -> fit, in the order of the first unit of each.
+        A mapping from area to fit. The areas are ordered by their first unit.
 
     Raises:
-        ValueError: if shapes disagree, or there are too few images for the components.
+        ValueError: if the shapes disagree, or if there are too few images for the components.
     """
     areas = np.asarray(areas)
     if features.ndim != 2 or len(features) != len(responses) or np.shape(responses)[1] != len(areas):
         raise ValueError(
             "`features`, `responses` and `areas` must agree in images and units. Received the shapes "
-            f"{features.shape}, {np.shape(responses)} and {areas.shape}."
+            f"{features.shape}, {np.shape(responses)} and {areas.shape}. Example: (100, 512), (100, 20) and (20,)."
         )
     repeated = responses.ndim == 3
     means = np.nanmean(responses, axis=2) if repeated else np.asarray(responses, np.float64)
@@ -308,13 +313,14 @@ def fit(
 
 
 def best_layers(fits: Mapping[str, Mapping[str, Fit]]) -> dict[str, str]:
-    """Returns the layer of the highest median correlation for each area.
+    """Returns the layer with the highest median correlation for each area.
 
-    It is chosen by the test images that it is reported on, as is the custom: with many layers that are about equal the
-    best is a little too good, alike for every network of as many layers.
+    As usual in this field, the layer is chosen by the same test images on which its correlation is reported. With many
+    similar layers the reported value is therefore slightly too high, equally for all networks with the same number of
+    layers.
 
     Args:
-        fits: layer -> area -> fit; the first of equal layers is chosen.
+        fits: a mapping from layer to area to fit. Of equally good layers the first is chosen.
     """
     areas = dict.fromkeys(area for by_area in fits.values() for area in by_area)
     return {area: max(fits, key=lambda layer: np.nan_to_num(fits[layer][area].median, nan=-2.0)) for area in areas}

@@ -1,6 +1,6 @@
-"""A network of two layers whose input and output error are imposed: nothing is learnt, and W_1 aligns or does not.
+"""A two-layer network with imposed inputs and output errors (Rahmansetayesh et al., Figure 1B and section 4.3).
 
-Rahmansetayesh et al., Figure 1B and section 4.3.
+The network does not learn a task. The experiment shows which statistics of the signals align W_1 with B_1^T.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from neural_alignment.analysis.similarity import angle
 
 Array = np.ndarray
 Imposed = Iterator[tuple[Array, Array]]
-"""L_0 `(batch, inputs)` and delta_2 `(batch, outputs)` of every iteration."""
+"""Yields L_0 `(batch, inputs)` and delta_2 `(batch, outputs)` of every iteration."""
 
 SIZES = {"inputs": 20, "hidden": 100, "outputs": 20, "batch": 100}
-"""Of Figure 1B."""
+"""The sizes of Figure 1B."""
 
 RATE = 0.002
-"""Of the text; the published notebook has 0.0004."""
+"""The learning rate in the text; the published notebook has 0.0004."""
 
 
 def constant(rng: np.random.Generator) -> Imposed:
-    """Yields signals that are drawn once: autocorrelated, not cross-correlated."""
+    """Yields constant signals, drawn once: autocorrelated, not cross-correlated."""
     signals = _draw(rng, "inputs"), _draw(rng, "outputs")
     while True:
         yield signals
@@ -58,26 +58,28 @@ CONDITIONS: dict[str, Callable[[np.random.Generator], Imposed]] = {
 def run(
     condition: str, rng: np.random.Generator, iterations: int, rate: float = RATE, activation: Activation = RELU
 ) -> Array:
-    """Returns the angle of W_1 to B_1^T before every iteration and after the last, degrees.
+    """Returns the angle between W_1 and B_1^T in degrees, before every iteration and after the last.
 
-    W_0, W_1 and B_1 are drawn from N(0, 1); there are no biases. Each iteration adds eta L_1^T delta_2 to W_1 and
-    eta L_0^T delta_1 to W_0, delta_1 = delta_2 B_1 f'(Z_1).
+    W_0, W_1 and B_1 are drawn from N(0, 1). There are no biases. Each iteration adds eta L_1^T delta_2 to W_1 and
+    eta L_0^T delta_1 to W_0, with delta_1 = delta_2 B_1 f'(Z_1).
 
     Args:
         condition: one of `CONDITIONS`.
-        rng: of weights and signals.
-        iterations: how many.
-        rate: eta.
-        activation: f of the hidden layer.
+        rng: generator of the weights and signals.
+        iterations: number of iterations.
+        rate: the learning rate eta.
+        activation: the nonlinearity f of the hidden layer.
 
     Returns:
         `(iterations + 1,)`.
 
     Raises:
-        ValueError: if there is no such condition.
+        ValueError: if the condition is unknown.
     """
     if condition not in CONDITIONS:
-        raise ValueError(f"`condition` must be one of {', '.join(CONDITIONS)}. Received {condition!r}.")
+        raise ValueError(
+            f"`condition` must be one of {', '.join(CONDITIONS)}. Received {condition!r}. Example: 'constant'."
+        )
     first = rng.normal(size=(SIZES["inputs"], SIZES["hidden"]))
     second = rng.normal(size=(SIZES["hidden"], SIZES["outputs"]))
     backward = rng.normal(size=(SIZES["outputs"], SIZES["hidden"]))

@@ -1,7 +1,7 @@
-"""How far products of random matrices align whose factors do (Rahmansetayesh et al., Note 1 and Figure S7).
+"""The alignment of products of random matrices whose factors are aligned (Rahmansetayesh et al., Note 1, Figure S7).
 
-An error that travels through two backward kernels deviates from the true one by theta_3 = B_2 B_1 to W_2^T W_1^T, where
-theta_l = B_l to W_l^T.
+theta_l is the angle between B_l and W_l^T. An error that passes through two backward kernels deviates from the true
+error by theta_3, the angle between B_2 B_1 and W_2^T W_1^T.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from neural_alignment.analysis.similarity import angle
 Array = np.ndarray
 
 SHAPES = ((30, 15), (15, 40))
-"""Of B_2 and B_1 in Figure S7."""
+"""The shapes of B_2 and B_1 in Figure S7."""
 
 
 def pair(shape: tuple[int, int], rng: np.random.Generator) -> tuple[Array, Array]:
-    """Draws two matrices of norm 1 whose angle is uniform between 0 and 180 degrees.
+    """Draws two matrices of norm 1 whose angle is uniformly distributed between 0 and 180 degrees.
 
-    B is uniform on the unit sphere; W^T = r_1 A + r_2 B scaled to norm 1, A uniform on the unit sphere perpendicular to
-    B, r_1 and r_2 standard normal.
+    B is uniform on the unit sphere. W^T is r_1 A + r_2 B scaled to norm 1, where A is uniform on the unit sphere
+    perpendicular to B, and r_1 and r_2 are standard normal.
 
     Args:
-        shape: of both.
-        rng: the generator.
+        shape: shape of both matrices.
+        rng: random generator.
 
     Returns:
         B and W^T.
@@ -50,7 +50,7 @@ class Sample(NamedTuple):
         first: theta_1.
         second: theta_2.
         product: theta_3 of the linear case.
-        gated: theta_3 of S1, with the gates of a nonlinearity.
+        gated: theta_3 of equation S1, with the gates f' of a nonlinearity.
     """
 
     first: Array
@@ -60,12 +60,12 @@ class Sample(NamedTuple):
 
 
 def sample(draws: int, rng: np.random.Generator, activation: Activation = RELU) -> Sample:
-    """Draws pairs of factors and returns their angles and those of their products (S1).
+    """Draws pairs of factors and returns their angles and those of their products (equation S1).
 
     Args:
-        draws: how many.
-        rng: the generator.
-        activation: f; the states Z_2 and Z_1 behind its gates are standard normal.
+        draws: number of draws.
+        rng: random generator.
+        activation: the nonlinearity f. The states Z_2 and Z_1 at which f' is taken are standard normal.
     """
     (rows, middle), (_, columns) = SHAPES
     angles = np.empty((4, draws))
@@ -84,11 +84,11 @@ def sample(draws: int, rng: np.random.Generator, activation: Activation = RELU) 
 
 
 class Shift(NamedTuple):
-    """How much farther from 90 degrees the gates move theta_3, degrees; negative where they move it towards 90.
+    """The shift of theta_3 caused by the gates, in degrees: positive away from 90 degrees, negative towards them.
 
     Attributes:
-        mean: over all draws.
-        error: standard error of the mean; with and without gates are one draw, so it is that of their difference.
+        mean: mean over all draws.
+        error: standard error of the mean. Each draw gives theta_3 with and without gates; it is that of the difference.
     """
 
     mean: float
@@ -96,15 +96,15 @@ class Shift(NamedTuple):
 
 
 def gated_shift(sample: Sample, width: float = 5.0) -> Shift:
-    """Returns what the gates do to the mean of theta_3 at the same theta_1 and theta_2.
+    """Returns the effect of the gates on the mean of theta_3 at equal theta_1 and theta_2.
 
-    In each bin, the mean with gates less that without, counted positive away from 90 degrees; averaged over bins by
-    their draws. The mean over all draws tells nothing: it is 90 degrees by the symmetry of theta_1 and theta_2,
-    whatever the gates do.
+    In each bin of theta_1 and theta_2 it is the mean with gates minus the mean without, positive away from 90 degrees.
+    The bins are averaged with weights equal to their number of draws. Without bins the mean would be uninformative: by
+    the symmetry of theta_1 and theta_2 it is 90 degrees with any gates.
 
     Args:
         sample: the draws.
-        width: of a bin, degrees; it divides 180.
+        width: width of a bin in degrees, a divisor of 180.
 
     Raises:
         ValueError: if `width` does not divide 180.
@@ -121,7 +121,7 @@ class Heatmap(NamedTuple):
     Attributes:
         mean: degrees, `(bins, bins)`.
         variance: square degrees, `(bins, bins)`.
-        counts: draws in each bin, `(bins, bins)`.
+        counts: number of draws in each bin, `(bins, bins)`.
     """
 
     mean: Array
@@ -130,13 +130,13 @@ class Heatmap(NamedTuple):
 
 
 def heatmap(first: Array, second: Array, values: Array, width: float = 5.0) -> Heatmap:
-    """Returns the mean and the variance of angles by the angles of the factors: Figure S7.
+    """Returns the mean and variance of theta_3 in bins of the factors' angles (Figure S7).
 
     Args:
         first: theta_1 `(draws,)`, degrees.
         second: theta_2, the same shape.
         values: theta_3, the same shape.
-        width: of a bin, degrees; it divides 180.
+        width: width of a bin in degrees, a divisor of 180.
 
     Raises:
         ValueError: if `width` does not divide 180.

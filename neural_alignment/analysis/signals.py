@@ -1,8 +1,9 @@
-"""Signals of a fully connected network: outputs going forward, errors coming back (Rahmansetayesh et al., 4.1).
+"""Forward outputs and backward errors of a fully connected network (Rahmansetayesh et al., section 4.1).
 
-Layers are numbered as in the paper: L_0 is the input, Z_l = L_(l-1) W_(l-1) + b_l, L_l = f(Z_l) for 0 < l <= d. So of d
-layers with weights, `kernels[l]` is W_l, `biases[l - 1]` is b_l, `backward_kernels[l]` is B_l in place of W_l^T, and
-B_0 does not exist. Errors point downhill: delta_d = (Y* - Y) f'(Z_d), and updates are added.
+Layers are numbered as in the paper: L_0 is the input, Z_l = L_(l-1) W_(l-1) + b_l and L_l = f(Z_l) for 0 < l <= d. A
+network has d layers with weights. `kernels[l]` is W_l, `biases[l - 1]` is b_l, and `backward_kernels[l]` is B_l, which
+takes the place of W_l^T; there is no B_0. Errors are negative gradients: delta_d = (Y* - Y) f'(Z_d), and updates are
+added to the weights.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ class Activation(NamedTuple):
     """An element-wise nonlinearity.
 
     Attributes:
-        value: f, of any shape.
-        derivative: f'.
+        value: the function f, for arrays of any shape.
+        derivative: its derivative f'.
     """
 
     value: Callable[[Array], Array]
@@ -30,11 +31,11 @@ class Activation(NamedTuple):
 LINEAR = Activation(lambda z: z, np.ones_like)
 RELU = Activation(lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(z.dtype))
 TANH_RELU = Activation(lambda z: np.tanh(np.maximum(z, 0)), lambda z: np.where(z > 0, 1 - np.tanh(z) ** 2, 0))
-"""tanh(ReLU), of section 2.3.1; its derivative is (z > 0) / cosh(z)^2, written so that it does not overflow."""
+"""tanh(ReLU(z)) (section 2.3.1). The derivative, (z > 0) / cosh(z)^2, is written in a form that does not overflow."""
 
 
 class ForwardPass(NamedTuple):
-    """What a batch does in a network of d layers.
+    """The outputs and states of a network of d layers for one batch.
 
     Attributes:
         outputs: L_0 to L_d, each `(batch, units)`.
@@ -52,7 +53,7 @@ def forward(inputs: Array, kernels: Sequence[Array], biases: Sequence[Array], ac
         inputs: L_0, `(batch, inputs)`.
         kernels: W_0 to W_(d-1), each `(units below, units)`.
         biases: b_1 to b_d, each `(units,)`.
-        activation: f of all layers.
+        activation: the nonlinearity f of all layers.
     """
     outputs, states = [inputs], []
     for kernel, bias in zip(kernels, biases, strict=True):
@@ -62,10 +63,10 @@ def forward(inputs: Array, kernels: Sequence[Array], biases: Sequence[Array], ac
 
 
 def output_error(signals: ForwardPass, targets: Array, activation: Activation) -> Array:
-    """Returns delta_d = (Y* - Y) f'(Z_d), `(batch, outputs)`: equations 18 and 20, of the half-squared error.
+    """Returns delta_d = (Y* - Y) f'(Z_d), `(batch, outputs)`, for the half-squared error (equations 18 and 20).
 
     Args:
-        signals: of a batch.
+        signals: the forward pass of a batch.
         targets: Y*, `(batch, outputs)`.
         activation: f.
     """
@@ -75,7 +76,7 @@ def output_error(signals: ForwardPass, targets: Array, activation: Activation) -
 def sequential_errors(
     error: Array, states: Sequence[Array], backward_kernels: Sequence[Array | None], activation: Activation
 ) -> list[Array]:
-    """Returns delta_1 to delta_d: equations 2 and 21, and with W_l^T for B_l backpropagation (equation 19).
+    """Returns delta_1 to delta_d (equations 2 and 21). With W_l^T as B_l this is backpropagation (equation 19).
 
     Args:
         error: delta_d, `(batch, outputs)`.
@@ -92,7 +93,7 @@ def sequential_errors(
 def direct_errors(
     error: Array, states: Sequence[Array], feedback: Sequence[Array | None], activation: Activation
 ) -> list[Array]:
-    """Returns delta_1 to delta_d of direct feedback alignment: equation 6.
+    """Returns delta_1 to delta_d of direct feedback alignment (equation 6).
 
     Args:
         error: delta_d, `(batch, outputs)`.
@@ -105,10 +106,10 @@ def direct_errors(
 
 
 def updates(outputs: Sequence[Array], errors: Sequence[Array], rate: float) -> tuple[list[Array], list[Array]]:
-    """Returns what a step adds to the kernels and to the biases: equations 16, 17, 22 and 23.
+    """Returns the updates of the kernels and biases (equations 16, 17, 22 and 23).
 
-    Sums over the batch. The rate enters here, once; the paper's equation 2 has it in the errors as well, its methods,
-    which are followed, do not.
+    The updates are sums over the batch. The learning rate is applied only here, as in the paper's methods section. In
+    its equation 2 the rate is also a factor of the errors.
 
     Args:
         outputs: L_0 to L_d.
@@ -116,7 +117,7 @@ def updates(outputs: Sequence[Array], errors: Sequence[Array], rate: float) -> t
         rate: the learning rate.
 
     Returns:
-        Of W_0 to W_(d-1), and of b_1 to b_d.
+        The updates of W_0 to W_(d-1), and those of b_1 to b_d.
     """
     kernels = [rate * below.T @ error for below, error in zip(outputs[:-1], errors, strict=True)]
     return kernels, [rate * error.sum(axis=0) for error in errors]

@@ -1,4 +1,4 @@
-"""How alike matrices are: angles, and which data points have similar signals (Rahmansetayesh et al., 4.2 and 2.3.6)."""
+"""Similarity of matrices, and of signals of different examples (Rahmansetayesh et al., sections 4.2 and 2.3.6)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ _QUALITIES = ("well", "poor")
 
 
 def cosine_similarity(first: Array, second: Array) -> float:
-    """Returns <A, B>_F / (||A||_F ||B||_F): equation 25. NaN where a matrix is zero.
+    """Returns <A, B>_F / (||A||_F ||B||_F) (equation 25); NaN if a matrix is zero.
 
     Args:
         first: any shape.
         second: the same shape.
 
     Raises:
-        ValueError: if the shapes differ: B must be transposed before it is compared with W.
+        ValueError: if the shapes differ. B must be transposed before it is compared with W.
     """
     first, second = _units(first, second)
     return float(np.vdot(first, second))
 
 
 def angle(first: Array, second: Array) -> float:
-    """Returns the angle between two matrices in degrees: equation 24. NaN where a matrix is zero.
+    """Returns the angle between two matrices in degrees (equation 24); NaN if a matrix is zero.
 
-    Computed as 2 atan2(||u - v||, ||u + v||) of the unit vectors: arccos loses digits near 0 and 180 degrees.
+    It is computed as 2 atan2(||u - v||, ||u + v||) with the unit vectors u and v, because arccos loses digits near 0
+    and 180 degrees.
 
     Args:
         first: any shape.
@@ -42,25 +43,25 @@ def angle(first: Array, second: Array) -> float:
 
 
 def _units(first: Array, second: Array) -> tuple[Array, Array]:
-    """Returns both as vectors of norm 1."""
+    """Returns both matrices as vectors of norm 1."""
     if np.shape(first) != np.shape(second):
         raise ValueError(
-            f"`first` and `second` must have one shape. Received {np.shape(first)} and {np.shape(second)}. "
-            "Example: the angle of W to B.T."
+            f"`first` and `second` must have the same shape. Received {np.shape(first)} and {np.shape(second)}. "
+            "Example: angle(W, B.T)."
         )
     vectors = [np.asarray(each, np.float64).ravel() for each in (first, second)]
     with np.errstate(invalid="ignore", divide="ignore"):
-        # By the largest entry first, which keeps the squares in range.
+        # Dividing by the largest entry first keeps the squares in range.
         vectors = [vector / np.abs(vector).max(initial=0.0) for vector in vectors]
         return tuple(vector / np.linalg.norm(vector) for vector in vectors)
 
 
 def similarity_matrix(earlier: Array, later: Array) -> Array:
-    """Returns S_pm, the dot product of signal p of one batch and signal m of another: equation 12.
+    """Returns S_pm, the dot products of signal p of one batch and signal m of another (equation 12).
 
     Args:
         earlier: L or delta of iteration k - o, `(earlier examples, units)`.
-        later: of iteration k, `(later examples, units)`.
+        later: the same signal at iteration k, `(later examples, units)`.
 
     Returns:
         `(earlier examples, later examples)`.
@@ -69,9 +70,9 @@ def similarity_matrix(earlier: Array, later: Array) -> Array:
 
 
 def overlap(errors: Array, outputs: Array) -> float:
-    """Returns sum_pm of the similarity terms S_delta S_L: what of equation 12 must be positive for alignment.
+    """Returns the sum over p and m of the similarity terms S_delta S_L, which must be positive for alignment.
 
-    It is the trace of the transformation M of the linear alignment term.
+    It is the trace of the transformation M of the linear alignment term (equation 12).
 
     Args:
         errors: similarity matrix of the errors of layer l + 1, `(earlier, later)`.
@@ -83,17 +84,18 @@ def overlap(errors: Array, outputs: Array) -> float:
 def overlap_by_category(
     errors: tuple[Array, Array], outputs: tuple[Array, Array], labels: tuple[Array, Array]
 ) -> tuple[float, float]:
-    """Returns the sums of the similarity terms within categories and between them, whose sum is `overlap`: Figure S4.
+    """Splits `overlap` into the similarity terms within categories and those between categories (Figure S4).
 
-    Without a similarity matrix: the terms of category c are <L[k-o]_c^T delta[k-o]_c, L[k]_c^T delta[k]_c>.
+    It does not compute a similarity matrix: the terms of category c sum to
+    <L[k-o]_c^T delta[k-o]_c, L[k]_c^T delta[k]_c>.
 
     Args:
         errors: delta_(l+1) of the earlier and of the later batch, each `(examples, units above)`.
-        outputs: L_(l-1) of both, each `(examples, units below)`.
-        labels: categories of both, each `(examples,)`.
+        outputs: L_(l-1) of both batches, each `(examples, units below)`.
+        labels: categories of both batches, each `(examples,)`.
 
     Returns:
-        Within, and between.
+        The sum within categories and the sum between categories.
     """
     within = 0.0
     for category in np.intersect1d(*labels):
@@ -105,7 +107,7 @@ def overlap_by_category(
 
 
 def within_categories(earlier: Array, later: Array) -> Array:
-    """Returns which pairs are of one category, `(earlier examples, later examples)` bool; the others are between.
+    """Returns whether each pair of examples is of one category, a bool array `(earlier examples, later examples)`.
 
     Args:
         earlier: labels `(earlier examples,)`.
@@ -115,11 +117,11 @@ def within_categories(earlier: Array, later: Array) -> Array:
 
 
 def well_classified(output_errors: Array, fraction: float = 0.6) -> Array:
-    """Returns which examples have the errors of least norm at the output, `(examples,)` bool (section 2.3.6).
+    """Returns whether each example is among those with the smallest output errors, `(examples,)` bool (section 2.3.6).
 
     Args:
-        output_errors: delta_d of all examples that are compared, `(examples, outputs)`.
-        fraction: part of them that counts as well classified, 0.6 in the paper.
+        output_errors: delta_d of all compared examples, `(examples, outputs)`.
+        fraction: fraction of the examples that counts as well classified, 0.6 in the paper.
 
     Raises:
         ValueError: if `fraction` is not between 0 and 1.
@@ -133,24 +135,24 @@ def well_classified(output_errors: Array, fraction: float = 0.6) -> Array:
 
 
 def both(earlier: Array, later: Array) -> Array:
-    """Returns which pairs are of two such examples, `(earlier examples, later examples)` bool.
+    """Returns whether both examples of each pair are well classified, `(earlier examples, later examples)` bool.
 
-    A similarity term is well classified where both its examples are, and poorly classified otherwise.
+    A similarity term counts as well classified if both of its examples are, and as poorly classified otherwise.
 
     Args:
-        earlier: `(earlier examples,)` bool.
-        later: `(later examples,)` bool.
+        earlier: whether each earlier example is well classified, `(earlier examples,)` bool.
+        later: whether each later example is well classified, `(later examples,)` bool.
     """
     return np.logical_and.outer(earlier, later)
 
 
 class Tally(NamedTuple):
-    """Distribution of similarities in one group of pairs (Figure S5).
+    """The distribution of similarities in one group of pairs (Figure S5).
 
     Attributes:
-        pairs: how many.
-        total: their sum.
-        histogram: counts between the edges, `(edges - 1,)`; what is outside is in none.
+        pairs: number of pairs.
+        total: sum of the similarities.
+        histogram: counts between the edges, `(edges - 1,)`; values outside of all bins are not counted.
     """
 
     pairs: int
@@ -159,7 +161,7 @@ class Tally(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Mean similarity, the triangles of Figure S5; NaN of no pairs."""
+        """Mean similarity, shown as triangles in Figure S5; NaN if there are no pairs."""
         return self.total / self.pairs if self.pairs else float("nan")
 
 
@@ -171,18 +173,18 @@ def tally(
     well: tuple[Array, Array] | None = None,
     block: int = 1000,
 ) -> dict[str, Tally]:
-    """Returns the distributions of the similarities of all pairs, by category and quality, block by block.
+    """Returns the distributions of the similarities of all pairs, grouped by category and quality.
 
-    Time grows with the number of pairs, `earlier examples * later examples * units` products; memory holds `block`
-    rows of the similarity matrix at a time, as all of MNIST's would be 29 GB.
+    It takes `earlier examples * later examples * units` products. The memory holds `block` rows of the similarity
+    matrix at a time, because the whole matrix would take 29 GB for MNIST.
 
     Args:
         earlier: signals `(earlier examples, units)`.
         later: signals `(later examples, units)`.
         labels: categories of the earlier and of the later examples.
         edges: edges of the histograms' bins, ascending.
-        well: which earlier and which later examples are well classified; not told apart where none.
-        block: earlier examples taken at a time.
+        well: whether each earlier and each later example is well classified. Default: no distinction.
+        block: number of earlier examples processed at a time.
 
     Returns:
         `within` and `between`; with `well`, `within/well`, `within/poor`, `between/well` and `between/poor`.

@@ -1,7 +1,7 @@
 """Trajectories of all parameters in the plane of two principal components (Rahmansetayesh et al., Figure 7C, F).
 
-A row is [W_0, b_1, ..., W_(d-1), b_d], flattened; the rows of two runs from one initialisation, of every third step in
-the published figure, make one plane.
+A row holds all parameters of one step, [W_0, b_1, ..., W_(d-1), b_d], flattened. A plane is computed from the rows of
+two runs with the same initialisation. The published figure uses every third step.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def unflatten(row: Array, shapes: Sequence[tuple[int, int]]) -> tuple[list[Array
     """Returns the kernels and biases of a row.
 
     Args:
-        row: `(parameters,)`, of `flatten`.
-        shapes: of the kernels.
+        row: `(parameters,)`, from `flatten`.
+        shapes: shapes of the kernels.
 
     Raises:
-        ValueError: if the row has another number of parameters.
+        ValueError: if the row has the wrong number of parameters.
     """
     sizes = [size for below, units in shapes for size in (below * units, units)]
     if np.shape(row) != (sum(sizes),):
         raise ValueError(
             f"`row` must hold the {sum(sizes)} parameters of kernels of shapes {list(shapes)}. Received the shape "
-            f"{np.shape(row)}."
+            f"{np.shape(row)}. Example: flatten(kernels, biases)."
         )
     parts = np.split(row, np.cumsum(sizes)[:-1])
     return [part.reshape(shape) for part, shape in zip(parts[::2], shapes, strict=True)], parts[1::2]
@@ -51,8 +51,8 @@ class Plane(NamedTuple):
 
     Attributes:
         centre: mean of the rows, `(parameters,)`.
-        axes: first principal components, orthonormal, `(2, parameters)`.
-        explained: part of the variance along each, `(2,)`.
+        axes: first two principal components, orthonormal, `(2, parameters)`.
+        explained: fraction of the variance along each axis, `(2,)`.
     """
 
     centre: Array
@@ -64,38 +64,41 @@ class Plane(NamedTuple):
         return (rows - self.centre) @ self.axes.T
 
     def project_direction(self, rows: Array) -> Array:
-        """Returns the coordinates of directions, such as updates: without the centre; shapes as of `project`."""
+        """Returns the coordinates of directions, such as updates. The centre is not subtracted; shapes as `project`."""
         return rows @ self.axes.T
 
     def point(self, coordinates: Array) -> Array:
-        """Returns the parameters `(..., parameters)` of points of the plane `(..., 2)`."""
+        """Returns the parameters `(..., parameters)` at coordinates `(..., 2)` in the plane."""
         return coordinates @ self.axes + self.centre
 
 
 def plane(rows: Array) -> Plane:
-    """Returns the plane of the first two principal components of trajectories; the mean is subtracted.
+    """Returns the plane of the first two principal components of the rows, after subtracting their mean.
 
     Args:
-        rows: `(points, parameters)`, of one run or several.
+        rows: `(points, parameters)`, from one or several runs.
 
     Raises:
         ValueError: if there are fewer than three points.
     """
     if np.ndim(rows) != 2 or len(rows) < 3:
-        raise ValueError(f"`rows` must be three or more points, (points, parameters). Received {np.shape(rows)}.")
-    # To machine precision as the full decomposition is, without the thousands of components that nobody asks for.
+        raise ValueError(
+            "`rows` must hold three or more points, (points, parameters). "
+            f"Received the shape {np.shape(rows)}. Example: (100, 5000)."
+        )
+    # ARPACK is as exact as the full decomposition but does not compute thousands of unused components.
     fitted = PCA(n_components=2, svd_solver="arpack", random_state=0).fit(rows)
     return Plane(fitted.mean_, fitted.components_, fitted.explained_variance_ratio_)
 
 
 def loss_on_plane(plane: Plane, first: Array, second: Array, loss: Callable[[Array], float]) -> Array:
-    """Returns the loss at the points of a grid, brought back into the space of parameters: the contours of Figure 7C.
+    """Returns the loss on a grid of points in the plane, for the contours of Figure 7C.
 
     Args:
         plane: the plane.
         first: coordinates along the first component, `(columns,)`.
         second: coordinates along the second component, `(rows,)`.
-        loss: of parameters `(parameters,)`; the published contours are of `contour_height`.
+        loss: a function of the parameters `(parameters,)`. The published contours show `contour_height`.
 
     Returns:
         `(rows, columns)`.
@@ -106,7 +109,7 @@ def loss_on_plane(plane: Plane, first: Array, second: Array, loss: Callable[[Arr
 
 
 def contour_height(targets: Array, outputs: Array) -> float:
-    """Returns ||E||_F / 2, which the published figure draws; the loss that is trained is ||E||_F^2 / 2.
+    """Returns ||E||_F / 2, which the published figure draws, with E = Y* - Y. The training loss is ||E||_F^2 / 2.
 
     Args:
         targets: Y*, `(examples, outputs)`.

@@ -1,7 +1,8 @@
 """The transformation M that a linear alignment term applies to B^T (Rahmansetayesh et al., 2.1 and Note 5).
 
-T = eta^2 B^T M with M of equation 5. M aligns as far as it leaves the direction of B^T: its skew part turns B^T by
-exactly 90 degrees, so what it does lies in its symmetric part, and in that part's eigenvalues.
+A linear alignment term is T = eta^2 B^T M (equation 5). It aligns W with B^T to the extent that M preserves the
+direction of B^T. The skew part of M turns B^T by exactly 90 degrees, so the alignment depends on the symmetric part and
+its eigenvalues.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def skew(matrix: Array) -> Array:
 
 
 class Effect(NamedTuple):
-    """What M does to the direction of B^T (Figure S1).
+    """The effect of M on the direction of B^T (Figure S1).
 
     Attributes:
-        angle: of B^T to B^T M, degrees.
-        symmetric_angle: of B^T to B^T M_sym, degrees.
-        skew_angle: of B^T to B^T M_skew: 90 degrees; NaN where M is symmetric.
+        angle: angle between B^T and B^T M, degrees.
+        symmetric_angle: angle between B^T and B^T M_sym, degrees.
+        skew_angle: angle between B^T and B^T M_skew, always 90 degrees; NaN if M is symmetric.
         skew_ratio: ||B^T M_skew|| / ||B^T M_sym||.
-        eigenvalues: of M_sym, ascending, `(units,)`.
+        eigenvalues: eigenvalues of M_sym, ascending, `(units,)`.
     """
 
     angle: float
@@ -52,7 +53,7 @@ class Effect(NamedTuple):
 
 
 def effect(backward_kernel: Array, matrix: Array) -> Effect:
-    """Returns what M does to B^T.
+    """Returns the effect of M on the direction of B^T.
 
     Args:
         backward_kernel: B, `(units above, units)`.

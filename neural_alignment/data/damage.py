@@ -1,4 +1,4 @@
-"""Which records turned out to be damaged, and how many may."""
+"""The list of damaged records of a data set, and the limit on their number."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class DamagedRecord(NamedTuple):
     """A record that cannot be used.
 
     Attributes:
-        path: its file.
-        record: its number in the file, from 0.
-        reason: what is wrong with it, in one line.
-        step: the first step of the run whose batch should have held it; -1 for one that was found while loading or in
-            the validation data.
+        path: path of its file.
+        record: index in the file, counted from 0.
+        reason: the fault, in one line.
+        step: first step of the run whose batch should contain the record; -1 if it was found while loading or in the
+            validation data.
     """
 
     path: str
@@ -29,30 +29,30 @@ class DamagedRecord(NamedTuple):
 
 
 class DamageList:
-    """The damaged records of a data set, each once, however often it is met.
+    """The damaged records of a data set. Each record is listed once, even if it is read repeatedly.
 
     Args:
-        allowed: how many there may be.
+        allowed: maximum number of damaged records.
     """
 
     def __init__(self, allowed: int = 0):
         self.allowed = allowed
         self._records: dict[tuple[str, int], DamagedRecord] = {}
-        self._lock = threading.Lock()  # input pipelines add to it from threads of their own
+        self._lock = threading.Lock()  # input pipelines add records from their own threads
 
     @property
     def records(self) -> list[DamagedRecord]:
-        """All of them, by file and number."""
+        """The damaged records, sorted by file and index."""
         with self._lock:
             return sorted(self._records.values())
 
     @property
     def too_much(self) -> bool:
-        """Whether there are more than allowed."""
+        """Whether there are more damaged records than allowed."""
         return len(self._records) > self.allowed
 
     def add(self, damaged: DamagedRecord) -> bool:
-        """Takes in a record and returns whether it is new; one that is not keeps its reason, and the earliest step."""
+        """Adds a record and returns whether it is new. A known record keeps its reason and the earliest step."""
         key = damaged.path, damaged.record
         with self._lock:
             new = key not in self._records
@@ -61,11 +61,11 @@ class DamageList:
         return new
 
     def before(self, step: int) -> int:
-        """How many were met before a step: those of batches that were only made ahead do not count yet."""
+        """Returns the number of records found in batches before a step. Prefetched later batches do not count."""
         return sum(damaged.step < step for damaged in self.records)
 
     def error(self, latest: DamagedRecord | None = None) -> DataError:
-        """What to raise when there are more than allowed."""
+        """Returns the error to raise if there are more damaged records than allowed."""
         latest = latest or self.records[-1]
         if not self.allowed:
             return DataUnavailable(latest.reason)
@@ -75,14 +75,14 @@ class DamageList:
         )
 
     def state(self) -> list[list[Any]]:
-        """The records as plain lists, for a JSON file."""
+        """Returns the records as plain lists, for a JSON file."""
         return [list(damaged) for damaged in self.records]
 
     def load(self, state: Iterable[Any]) -> None:
-        """Adds what `state` returned.
+        """Adds the records of a list returned by `state`.
 
         Raises:
-            DataError: it is something else.
+            DataError: if the list has the wrong form.
         """
         kinds = (str, int, str, int)
         for entry in state if isinstance(state, (list, tuple)) else [state]:

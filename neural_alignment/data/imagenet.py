@@ -1,9 +1,9 @@
-"""ImageNet preprocessing: from an encoded image to a float32 image, for ResNet v1 ("resnet") and v2 ("inception").
+"""ImageNet preprocessing of encoded images, for ResNet v1 ("resnet") and ResNet v2 ("inception").
 
-Training takes a random crop (8 % to 100 % of the area, aspect ratio 3/4 to 4/3), evaluation a central one; both are
-resized bilinearly, without antialiasing, as in the TensorFlow ResNet that the paper extends. The crop is part of the
-JPEG decoder, so pixels outside it are never computed. A file that is not a JPEG (ImageNet has one PNG, named .JPEG) is
-decoded whole, then cropped. Grey and CMYK images come out as RGB.
+Training uses a random crop (8 % to 100 % of the area, aspect ratio 3/4 to 4/3), evaluation a central crop. Both are
+resized bilinearly, without antialiasing, as in the TensorFlow ResNet on which the paper builds. The JPEG decoder crops,
+so pixels outside of the crop are never computed. Other formats (ImageNet has one PNG, named .JPEG) are decoded whole
+and then cropped. Grey and CMYK images are converted to RGB.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Preprocessing:
     Attributes:
         train: `(encoded, seed, image_size) -> (image_size, image_size, 3)`, a pure function of its arguments.
         evaluation: `(encoded, image_size) -> (image_size, image_size, 3)`.
-        image_size: the image size of the original, in pixels.
-        center: what both subtract from pixels 0..255, per channel.
-        scale: what both then divide by.
+        image_size: image size of the published models, in pixels.
+        center: value that both subtract from the pixels 0..255, per channel.
+        scale: value by which both then divide.
     """
 
     train: Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor]
@@ -43,7 +43,7 @@ class Preprocessing:
 
 
 def resnet_train(encoded: tf.Tensor, seed: tf.Tensor, image_size: int = 224) -> tf.Tensor:
-    """Random crop, bilinear resize, random flip, normalised by ImageNet's mean and standard deviation.
+    """Crops at random, resizes, flips at random, and normalises by ImageNet's mean and standard deviation.
 
     Args:
         encoded: scalar string, the bytes of a JPEG file (or PNG, BMP, GIF).
@@ -57,9 +57,10 @@ def resnet_train(encoded: tf.Tensor, seed: tf.Tensor, image_size: int = 224) -> 
 
 
 def resnet_evaluation(encoded: tf.Tensor, image_size: int = 224) -> tf.Tensor:
-    """The central `image_size` square of the image scaled to a shorter side of 8/7 `image_size`, normalised.
+    """Crops the central square with 7/8 of the shorter side, resizes and normalises it.
 
-    Computed as the central square of 7/8 of the shorter side, resized: the same window, and the rest is never decoded.
+    The result is the central `image_size` square of the image scaled to a shorter side of 8/7 `image_size`. Cropping
+    before resizing avoids decoding the rest of the image.
 
     Args:
         encoded: scalar string, the bytes of a JPEG file (or PNG, BMP, GIF).
@@ -78,7 +79,7 @@ def resnet_evaluation(encoded: tf.Tensor, image_size: int = 224) -> tf.Tensor:
 
 
 def inception_train(encoded: tf.Tensor, seed: tf.Tensor, image_size: int = 299) -> tf.Tensor:
-    """Random crop, bilinear resize, random flip, scaled to [-1, 1]; no colour distortion.
+    """Crops at random, resizes, flips at random, and scales to [-1, 1]. The colours are not distorted.
 
     Args:
         encoded: scalar string, the bytes of a JPEG file (or PNG, BMP, GIF).
@@ -92,9 +93,9 @@ def inception_train(encoded: tf.Tensor, seed: tf.Tensor, image_size: int = 299) 
 
 
 def inception_evaluation(encoded: tf.Tensor, image_size: int = 299) -> tf.Tensor:
-    """The central 87.5 % of the height and of the width, resized bilinearly (aspect ratio not kept), in [-1, 1].
+    """Crops the central 87.5 % of the height and of the width, resizes them to a square and scales to [-1, 1].
 
-    The window is that of `tf.image.central_crop`.
+    The aspect ratio is not preserved. The crop is that of `tf.image.central_crop`.
 
     Args:
         encoded: scalar string, the bytes of a JPEG file (or PNG, BMP, GIF).
@@ -128,14 +129,15 @@ PREPROCESSING = {
 
 
 def scale_to_unit_range(image: tf.Tensor) -> tf.Tensor:
-    """Pixels 0..255 to [-1, 1]."""
+    """Scales pixels from [0, 255] to [-1, 1]."""
     return tf.cast(image, tf.float32) / 127.5 - 1.0
 
 
 def _normalize(image: tf.Tensor) -> tf.Tensor:
-    """(pixel / 255 - mean) / standard deviation, per channel.
+    """Returns (pixel / 255 - mean) / standard deviation, per channel.
 
-    As one scale and one offset over rows of pixels: broadcasting over a last axis of 3 costs as much as the decoding.
+    It is computed as one scale and one offset over rows of pixels, because broadcasting over a last axis of length 3
+    takes as long as decoding.
     """
     height, width, _ = image.shape
     scale = np.tile(1.0 / (255.0 * np.array(STDDEV)), width).astype(np.float32)
@@ -144,19 +146,25 @@ def _normalize(image: tf.Tensor) -> tf.Tensor:
 
 
 def _random_crop_and_flip(encoded: tf.Tensor, seed: tf.Tensor, image_size: int) -> tf.Tensor:
-    """A random crop, resized to `(image_size, image_size, 3)` and flipped half of the time; pixels in [0, 255]."""
-    flip_seed = tf.bitwise.invert(seed)  # negative: never the crop's seed of another example, and cheaper than a split
+    """Returns a random crop, resized and flipped with probability 1/2; pixels are in [0, 255]."""
+    # Negative, so it never equals the crop seed of another example. This is cheaper than splitting the seed.
+    flip_seed = tf.bitwise.invert(seed)
     crop = decode_window(encoded, lambda height, width: random_window(height, width, seed))
     image = _resized(crop, image_size)
     return tf.image.stateless_random_flip_left_right(image, flip_seed)
 
 
 def random_window(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> Window:
-    """Draws the window `(top, left, height, width)` of a training crop of an image of `height` and `width` pixels.
+    """Draws the window `(top, left, height, width)` of a training crop.
 
-    It has 8 % to 100 % of the area and an aspect ratio of 3/4 to 4/3; `seed` is `(2,)` integers.
+    It has 8 % to 100 % of the area and an aspect ratio of 3/4 to 4/3.
+
+    Args:
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        seed: `(2,)` integers.
     """
-    # The whole image is the object, so `min_object_covered` above 0.08 would raise the smallest area.
+    # The bounding box is the whole image, so `min_object_covered` above 0.08 would increase the minimum area.
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.stack([height, width, 3]),
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -170,11 +178,11 @@ def random_window(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> Windo
 
 
 def decode_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tensor], Window]) -> tf.Tensor:
-    """Decodes a window of an image; of a JPEG file not more than that.
+    """Decodes a window of an image. Of a JPEG file only the window is decoded.
 
     Args:
         encoded: scalar string, the bytes of an image file.
-        window: height and width of the image -> `(top, left, height, width)` of the window, in pixels.
+        window: a function of the image's height and width that returns `(top, left, height, width)` in pixels.
 
     Returns:
         `(height, width, 3)` uint8.
@@ -189,7 +197,7 @@ def decode_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tensor], W
 
 
 def decode_jpeg_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tensor], Window]) -> tf.Tensor:
-    """Decodes a window of a JPEG file, and not more than that; arguments and result as of `decode_window`."""
+    """Decodes only a window of a JPEG file; arguments and result as for `decode_window`."""
     shape = tf.io.extract_jpeg_shape(encoded)
     return tf.io.decode_and_crop_jpeg(
         encoded, tf.stack(window(shape[0], shape[1])), channels=3, dct_method="INTEGER_ACCURATE"

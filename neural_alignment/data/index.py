@@ -1,6 +1,7 @@
-"""Where each record of a TFRecord file begins: read off the length headers, and kept in a file if asked for.
+"""An index of the positions of all records in TFRecord files, optionally stored in a file.
 
-With it any record is one seek away, so a run resumes deep in an epoch without passing over what came before.
+The index is read from the length headers of the records. With it, any record can be reached by one seek, so a run can
+resume in the middle of an epoch without reading the records before.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from neural_alignment.paths import problem_of_file
 logger = logging.getLogger(__name__)
 
 PARALLEL_FILES = 16
-HEADER_BYTES = 12  # of a record: its length (8), the checksum of that (4); then the data, and its checksum (4)
+HEADER_BYTES = 12  # a record is: length (8 bytes), checksum of the length (4), data, checksum of the data (4)
 LOCAL_READ_BYTES = 4096
 FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class FileIndex:
-    """The records of one file.
+    """The positions of the records in one file.
 
     Attributes:
-        offsets: `(records + 1,)` int64, the bytes at which records begin; the last entry is where the last one ends.
-        size: of the file, in bytes.
-        fault: why there is no record after these though there should be, in one line; None where the file is whole.
+        offsets: `(records + 1,)` int64, the byte positions at which records begin, and the end of the last record.
+        size: size of the file in bytes.
+        fault: one line about the fault after these records, or None if the file is intact.
     """
 
     offsets: np.ndarray
@@ -52,18 +53,18 @@ class FileIndex:
 
 
 def index_files(paths: Sequence[str], index_file: str | None = None) -> dict[str, FileIndex]:
-    """Finds the records of files; only headers are looked at, not the checksums of the data.
+    """Finds the records of files. It reads only the headers and does not verify the checksums of the data.
 
     Args:
         paths: TFRecord files, local or remote.
-        index_file: keeps what was found (.npz). What it says of a file that still has the same size is believed; the
-            other files are walked, and the index file is written anew.
+        index_file: a .npz file that stores the index. Its entries are used for files whose size has not changed. The
+            other files are indexed and the index file is rewritten.
 
     Returns:
-        The index of each path. A file that is missing or damaged has a `fault`, and the records before it.
+        The index of each path. The index of a missing or damaged file has a `fault` and the records before the fault.
 
     Raises:
-        DataError: the index file cannot be written.
+        DataError: if the index file cannot be written.
     """
     known = _load(index_file) if index_file else {}
 
@@ -80,7 +81,7 @@ def index_files(paths: Sequence[str], index_file: str | None = None) -> dict[str
 
 
 def walk(path: str) -> FileIndex:
-    """Goes from header to header through a TFRecord file."""
+    """Indexes a TFRecord file by reading header after header."""
     problem = problem_of_file(path)
     if problem not in (None, "no such file"):
         message = f"A TFRecord file cannot be read: {path}. Received: it {problem}. Allowed: a regular file."
@@ -100,7 +101,7 @@ def walk(path: str) -> FileIndex:
 
 
 def _walk(path: str, file: BinaryIO, size: int) -> FileIndex:
-    """`walk` for an open file of `size` bytes."""
+    """Indexes an open file of `size` bytes."""
     offsets, headers, position = [], [], 0
     while position < size:
         file.seek(position)
@@ -113,13 +114,13 @@ def _walk(path: str, file: BinaryIO, size: int) -> FileIndex:
     stored = table[:, 8:].copy().view("<u4")[:, 0]
     wrong = np.flatnonzero(_masked_crc(table[:, :8]) != stored)
     cut = len(headers) - 1 if position > size else len(headers)
-    # A header that the end of the file cuts off is a truncation, whatever its checksum.
+    # An incomplete header at the end of the file is a truncation, not a wrong checksum.
     if wrong.size and offsets[wrong[0]] + HEADER_BYTES <= size:
         record = int(wrong[0])
         return FileIndex(
             np.array(offsets[: record + 1], np.int64),
             size,
-            f"A file is no TFRecord file, or is corrupt: {path}. Received a wrong checksum of the length at byte "
+            f"A file is not a TFRecord file, or it is corrupt: {path}. Received a wrong checksum of the length at byte "
             f"{offsets[record]}, record {record}. Allowed: uncompressed TFRecord.",
         )
     if cut < len(headers):
@@ -135,8 +136,8 @@ def _walk(path: str, file: BinaryIO, size: int) -> FileIndex:
 def _open(path: str) -> BinaryIO:
     """Opens a file for reading headers that are far apart.
 
-    TensorFlow's files read half a megabyte ahead. That suits remote storage, where a request costs more than what it
-    brings; on a local disk it would read the whole of every file.
+    TensorFlow's files read half a megabyte ahead. This is fast for remote storage, where each request is expensive, but
+    would read all of every local file. Local files are therefore opened with a small buffer.
     """
     if "://" in path:
         return tf.io.gfile.GFile(path, "rb")
@@ -147,18 +148,18 @@ def _open(path: str) -> BinaryIO:
 
 
 def _size(path: str) -> int | None:
-    """Bytes of a file, or None where it is not there."""
+    """Returns the size of a file in bytes, or None if it does not exist."""
     try:
         return tf.io.gfile.stat(path).length
     except tf.errors.OpError:
         return None
 
 
-# The index file: arrays alone, nothing is unpickled.
+# The index file contains only arrays; nothing is unpickled.
 
 
 def _save(index_file: str, found: dict[str, FileIndex]) -> None:
-    """Writes the index of all whole files, as a whole."""
+    """Writes the index of all intact files, atomically."""
     whole = {path: index for path, index in found.items() if not index.fault}
     content = io.BytesIO()
     np.savez_compressed(
@@ -169,7 +170,7 @@ def _save(index_file: str, found: dict[str, FileIndex]) -> None:
         records=np.array([index.records for index in whole.values()], np.int64),
         lengths=np.concatenate([np.zeros(0, np.int64), *(np.diff(index.offsets) for index in whole.values())]),
     )
-    partial = f"{index_file}.{uuid.uuid4().hex}.partial"  # several processes may write it at once
+    partial = f"{index_file}.{uuid.uuid4().hex}.partial"  # several processes may write the index at once
     try:
         tf.io.gfile.makedirs(os.path.dirname(index_file) or ".")
         with tf.io.gfile.GFile(partial, "wb") as file:
@@ -183,7 +184,7 @@ def _save(index_file: str, found: dict[str, FileIndex]) -> None:
 
 
 def _load(index_file: str) -> dict[str, FileIndex]:
-    """Reads an index file; one that is missing, damaged or of another format says nothing."""
+    """Reads an index file. The result is empty if it is missing, damaged or of another format."""
     problem = problem_of_file(index_file)
     if problem not in (None, "no such file"):
         raise DataError(f"`index_file` cannot be used. Received {index_file!r}: {problem}. Allowed: a regular file.")
@@ -191,25 +192,25 @@ def _load(index_file: str) -> dict[str, FileIndex]:
         with tf.io.gfile.GFile(index_file, "rb") as file:
             arrays = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
         if int(arrays["format"]) != FORMAT:
-            raise ValueError("another format")
+            raise ValueError("it has another format")
         return _checked(**{name: arrays[name] for name in ("paths", "sizes", "records", "lengths")})
     except tf.errors.NotFoundError:
         return {}
     except (tf.errors.OpError, ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        logger.warning("The index file %s cannot be used and is made anew: %s", index_file, first_line(error))
+        logger.warning("The index file %s cannot be used and will be rewritten: %s", index_file, first_line(error))
         return {}
 
 
 def _checked(paths: np.ndarray, sizes: np.ndarray, records: np.ndarray, lengths: np.ndarray) -> dict[str, FileIndex]:
-    """The indices that the arrays of an index file hold.
+    """Builds the indices from the arrays of an index file.
 
     Raises:
-        ValueError: they do not fit together.
+        ValueError: if the arrays are inconsistent.
     """
     integers = all(array.dtype == np.int64 and array.ndim == 1 for array in (sizes, records, lengths))
     fit = paths.dtype.kind == "U" and paths.ndim == 1 and len(paths) == len(sizes) == len(records)
     if not integers or not fit or np.any(records < 0) or records.sum() != len(lengths) or np.any(lengths <= 0):
-        raise ValueError("its arrays do not fit together")
+        raise ValueError("its arrays are inconsistent")
     known = {}
     parts = np.split(lengths, np.cumsum(records)[:-1]) if len(records) else []
     for path, size, part in zip(paths, sizes, parts, strict=True):
@@ -220,11 +221,11 @@ def _checked(paths: np.ndarray, sizes: np.ndarray, records: np.ndarray, lengths:
     return known
 
 
-# CRC-32C (Castagnoli), reflected; over the headers of a file at once.
+# CRC-32C (Castagnoli), reflected, for all headers of a file at once.
 
 
 def _crc_table() -> np.ndarray:
-    """What each byte does to the checksum."""
+    """Returns the lookup table of the checksum, indexed by byte."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = np.where(table & 1, np.uint32(0x82F63B78), np.uint32(0)) ^ (table >> np.uint32(1))
@@ -235,7 +236,7 @@ _CRC_TABLE = _crc_table()
 
 
 def _masked_crc(data: np.ndarray) -> np.ndarray:
-    """The checksum of TFRecord of each row of bytes: CRC-32C, rotated and shifted by a constant."""
+    """Returns TFRecord's checksum of each row of bytes: CRC-32C, rotated and shifted by a constant."""
     crc = np.full(len(data), 0xFFFFFFFF, np.uint32)
     for column in data.T:
         crc = _CRC_TABLE[(crc ^ column) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
@@ -244,7 +245,7 @@ def _masked_crc(data: np.ndarray) -> np.ndarray:
 
 
 def first_line(error: Exception) -> str:
-    """The message of an error without TensorFlow's node names, in one line of bounded length."""
+    """Returns the message of an error as one line of bounded length, without TensorFlow's node names."""
     message = getattr(error, "message", None) or str(error)
     message = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message).strip() or type(error).__name__
     return " ".join(message.splitlines()[0].split())[:300]

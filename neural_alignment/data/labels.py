@@ -1,4 +1,4 @@
-"""Labels that are not the true ones, on purpose."""
+"""Random labels in place of the true ones."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import numpy as np
 from neural_alignment.errors import DataError
 
 LABEL_STREAM = 6004
-"""Sets the draw of new labels apart from others of the same seed."""
+"""Makes the draw of new labels independent of other draws with the same seed."""
 
 
 def replaced(labels: np.ndarray, fraction: float, classes: int, seed: int) -> np.ndarray:
-    """Gives a part of the examples a label drawn uniformly at random (Rahmansetayesh et al., 2.3.6 and Figure 6).
+    """Replaces the labels of a fraction of the examples at random (Rahmansetayesh et al., 2.3.6 and Figure 6).
 
-    The new label may be the old one: of ten equally frequent classes 55 % are correct at `fraction` 0.5. A permutation
-    of the labels would be another thing: it keeps how many examples each class has.
+    New labels are drawn uniformly from all classes and may equal the old ones: with ten equally frequent classes and
+    `fraction` 0.5, 55 % of the labels are correct. Unlike a permutation of the labels, this does not preserve the
+    number of examples per class.
 
     Args:
         labels: `(examples,)`.
-        fraction: part of the examples, rounded to whole ones.
+        fraction: fraction of the examples, rounded to whole examples.
         classes: number of classes.
-        seed: which examples, and what they get.
+        seed: seed of the choice of examples and of their labels.
 
     Returns:
-        `(examples,)`; a copy.
+        A copy with the new labels, `(examples,)`.
 
     Raises:
         DataError: if `fraction` is not between 0 and 1.

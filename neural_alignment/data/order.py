@@ -1,7 +1,8 @@
-"""Which record stands where in a run: a pure function of the seed, close enough to the files' order to read fast.
+"""The order of the training records: a pure function of the seed that can be read from files fast.
 
-The records of an epoch are those of all blocks (neighbours in a file, read at once) in an order of the epoch's own: the
-*stream*. It is cut into *windows* of equal length, and each window is permuted as a whole.
+A *block* is a group of neighbouring records in a file that are read at once. In each epoch the blocks are shuffled; the
+sequence of their records is the *stream* of the epoch. The stream is cut into *windows* of equal length, and the
+records of each window are permuted.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-# Functions of input pipelines hold no Python control flow on tensors: AutoGraph has nothing to do in them, slowly.
+# The functions of the input pipelines contain no Python control flow on tensors, so AutoGraph would only slow tracing.
 as_it_is = tf.autograph.experimental.do_not_convert
-SHUFFLE_ROUNDS = 8  # of the cipher behind the order; with TensorFlow's 4, neighbours stay correlated
+SHUFFLE_ROUNDS = 8  # rounds of the cipher; with TensorFlow's default of 4, neighbours stay correlated
 
 
 def permuted(index: tf.Tensor, size: tf.Tensor | int, seed: tf.Tensor) -> tf.Tensor:
-    """The elements at `index` of a permutation of 0..size-1, without making the permutation.
+    """Returns the elements at `index` of a random permutation of 0..size-1, without computing the whole permutation.
 
     Args:
         index: `(n,)` int64, in 0..size-1.
-        size: number of elements that are permuted.
-        seed: `(2,)` int64. It is hashed: `tf.random.experimental.index_shuffle` takes it as the key of its cipher as it
-            is, and the permutations of neighbouring seeds then resemble each other.
+        size: number of permuted elements.
+        seed: `(2,)` int64. It is hashed first, because `tf.random.experimental.index_shuffle` uses the seed directly as
+            the key of its cipher, and neighbouring keys give similar permutations.
 
     Returns:
         `(n,)` int64.
@@ -35,12 +36,12 @@ def permuted(index: tf.Tensor, size: tf.Tensor | int, seed: tf.Tensor) -> tf.Ten
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """The blocks of one epoch, in the epoch's order.
+    """The blocks of one epoch, in the order of the epoch.
 
     Attributes:
         first: `(blocks,)` int64, the first record of each block.
-        size: `(blocks,)` int64, how many records it has.
-        end: `(blocks,)` int64, the place in the stream after its last record.
+        size: `(blocks,)` int64, the number of records in each block.
+        end: `(blocks,)` int64, the position in the stream after the last record of each block.
     """
 
     first: tf.Tensor
@@ -48,12 +49,12 @@ class Stream:
     end: tf.Tensor
 
     def records(self, places: tf.Tensor) -> tf.Tensor:
-        """The records at places of the stream, both `(n,)` int64."""
+        """Returns the records at positions in the stream, both `(n,)` int64."""
         block = tf.searchsorted(self.end, places, side="right")
         return tf.gather(self.first + self.size - self.end, block) + places
 
     def runs(self, begin: tf.Tensor, end: tf.Tensor) -> tf.data.Dataset:
-        """The pairs (first record, how many) that make up the stream from place `begin` to before `end`."""
+        """Returns the part of the stream from position `begin` to before `end` as pairs (first record, count)."""
         low, high = tf.maximum(self.end - self.size, begin), tf.minimum(self.end, end)
         kept = high > low
         low, count = tf.boolean_mask(low, kept), tf.boolean_mask(high - low, kept)
@@ -64,39 +65,39 @@ class Order:
     """The order of the training records of a run.
 
     Args:
-        blocks: `(blocks, 2)`: the first record and the number of records of each.
-        examples: how many records an epoch has, at most all that the blocks hold.
-        used: how many of these are trained on: whole batches.
-        window: records that are permuted together.
-        seed: the order is a function of this.
-        shuffle: False keeps the order of the blocks.
+        blocks: `(blocks, 2)`, the first record and the number of records of each block.
+        examples: number of records per epoch, at most the number of records in the blocks.
+        used: number of these records that are trained on: a multiple of the batch size.
+        window: number of records that are permuted together.
+        seed: seed of the order.
+        shuffle: whether to shuffle. If False, the records keep the order of the blocks.
     """
 
     def __init__(self, blocks: np.ndarray, examples: int, used: int, window: int, seed: int, shuffle: bool):
         self.window, self.examples, self.used = min(window, examples), examples, used
         self.windows = -(-used // self.window)  # per epoch
         self._shuffle = shuffle
-        with tf.device("CPU:0"):  # made here, so that graphs hold a reference to them and no copy
+        with tf.device("CPU:0"):  # created eagerly, so that graphs reference them instead of copying them
             self._seed = tf.constant(seed, tf.int64)
             self._blocks = tf.constant(blocks[:, 0], tf.int64), tf.constant(blocks[:, 1], tf.int64)
 
     def stream(self, epoch: tf.Tensor) -> Stream:
-        """The blocks in the order of an epoch."""
+        """Returns the blocks in the order of an epoch."""
         first, size = self._blocks
         if self._shuffle:
             count = tf.size(first, tf.int64)
-            # Negative: no seed of a window, nor of an augmentation.
+            # Negative, so it never equals the seed of a window or an augmentation.
             order = permuted(tf.range(count), count, tf.stack([self._seed, tf.bitwise.invert(epoch)]))
             first, size = tf.gather(first, order), tf.gather(size, order)
         return Stream(first, size, tf.cumsum(size))
 
     def in_window(self, epoch: tf.Tensor, window: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-        """Where in the stream of its window, counted from 0, the record for each place of an epoch stands.
+        """Returns the positions in the unshuffled window of the records at positions in an epoch.
 
         Args:
             epoch: scalar int64.
-            window: scalar int64: the window of the epoch that all places are in.
-            places: `(n,)` int64: places in the epoch.
+            window: scalar int64, the window that contains all positions.
+            places: `(n,)` int64, positions in the epoch.
 
         Returns:
             `(n,)` int64.
@@ -109,7 +110,7 @@ class Order:
         return permuted(index, tf.minimum(self.examples - begin, self.window), seed)
 
     def record(self, position: tf.Tensor) -> tf.Tensor:
-        """The record at a position of the run, scalar int64, counted in trained examples over all epochs."""
+        """Returns the record at a position of the run, counted in training examples over all epochs: scalar int64."""
         epoch, place = position // self.used, position % self.used
         window = place // self.window
         index = self.in_window(epoch, window, place[tf.newaxis])

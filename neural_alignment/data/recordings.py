@@ -1,4 +1,4 @@
-"""Files of neural recordings and of the images they answer: .npz or HDF5 (.h5, .hdf5), anywhere TensorFlow can read.
+"""Reads neural recordings and the images shown: .npz or HDF5 files (.h5, .hdf5) on any file system of TensorFlow.
 
 | array | shape | type |
 |---|---|---|
@@ -7,9 +7,9 @@
 | `areas` | `(units,)` | strings, such as "V4" and "IT" |
 | `images` | `(images, height, width, channels)`, in the order of the responses | uint8 or float |
 
-The images may be in a file of their own.
+The images may be in a separate file.
 
-Nothing in a file is run or followed: arrays of Python objects and HDF5 links are refused.
+For safety, arrays of Python objects and HDF5 links are rejected.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from neural_alignment.errors import DataError, nearest
 from neural_alignment.paths import is_local, problem_of_file
 
 HOW_TO_OBTAIN = (
-    "recordings are not part of this package; docs/neural_fit.md says how to make a file of the public ones of Majaj "
-    "et al. 2015 (Brain-Score's MajajHong2015.public)"
+    "recordings are not part of this package; docs/neural_fit.md explains how to make a file of the public recordings "
+    "of Majaj et al. 2015 (Brain-Score's MajajHong2015.public)"
 )
 
 _HDF5_ENDINGS = (".h5", ".hdf5")
@@ -55,10 +55,10 @@ def load_recordings(path: str) -> Recordings:
     """Loads responses with their categories and areas.
 
     Args:
-        path: a file as the module describes it.
+        path: a file with the arrays listed at the top of this module.
 
     Raises:
-        DataError: if it is missing, damaged, or not that; one line says what and where.
+        DataError: if the file is missing, damaged, or has wrong contents. The message is one line.
     """
     with _arrays(path) as arrays:
         responses, categories, areas = (_read(path, arrays, name) for name in Recordings._fields)
@@ -69,7 +69,7 @@ def load_recordings(path: str) -> Recordings:
     names, counts = np.unique(categories, return_counts=True)
     if counts.min() < 2:
         raise DataError(
-            f"{path}: `categories` must have two or more images each, some to fit and some to test; found one of "
+            f"{path}: `categories` must have two or more images each, for fitting and for testing; found one of "
             f"{str(names[counts.argmin()])!r}"
         )
     return Recordings(responses, categories, areas)
@@ -79,13 +79,13 @@ def load_images(path: str) -> np.ndarray:
     """Loads the images of a file.
 
     Args:
-        path: a file as the module describes it.
+        path: a file with the array `images`, as described at the top of this module.
 
     Returns:
         `(images, height, width, channels)`, uint8 or float.
 
     Raises:
-        DataError: if it is missing, damaged, or not that; one line says what and where.
+        DataError: if the file is missing, damaged, or has wrong contents. The message is one line.
     """
     with _arrays(path) as arrays:
         images = _read(path, arrays, "images")
@@ -112,7 +112,7 @@ def _arrays(path: str) -> Iterator[Any]:
     try:
         with _local(path) as local:
             opened = np.load(local, allow_pickle=False) if ending == ".npz" else h5py.File(local, "r")
-            if not hasattr(opened, "keys"):  # A lone array under the wrong ending.
+            if not hasattr(opened, "keys"):  # A single array with the wrong file extension.
                 raise DataError(f"{path}: is not a .npz file of named arrays")
             with opened:
                 yield opened
@@ -129,12 +129,12 @@ def _arrays(path: str) -> Iterator[Any]:
         tf.errors.OpError,
     ) as error:
         line = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: is damaged, or no {ending} file: {line}") from None
+        raise DataError(f"{path}: is damaged, or not a {ending} file: {line}") from None
 
 
 @contextlib.contextmanager
 def _local(path: str) -> Iterator[str]:
-    """Yields a path on this machine's file system: HDF5 reads no other."""
+    """Yields a path on this machine's file system, because HDF5 cannot read from others."""
     if "://" not in path:
         yield path
         return
@@ -145,7 +145,7 @@ def _local(path: str) -> Iterator[str]:
 
 
 def _read(path: str, arrays: Any, name: str) -> np.ndarray:
-    """Returns one array, of numbers or of strings."""
+    """Returns an array of numbers or strings."""
     if name not in arrays:
         found = ", ".join(sorted(arrays)[:10]) or "nothing"
         raise DataError(f"{path}: has no array `{name}`; found {found}{nearest(name, arrays)}")
@@ -165,7 +165,7 @@ def _read_npz(path: str, arrays: Any, name: str) -> np.ndarray:
 
 
 def _read_hdf5(path: str, arrays: h5py.File, name: str) -> np.ndarray:
-    # A link, and a data set whose values lie elsewhere, would read another file than the one that was named.
+    # A link, or a data set whose values are stored elsewhere, would read a file other than the one named by the user.
     is_own = isinstance(arrays.get(name, getlink=True), h5py.HardLink) and isinstance(arrays[name], h5py.Dataset)
     if not is_own or arrays[name].is_virtual or arrays[name].external:
         raise DataError(f"{path}: `{name}` must be a data set whose values are in this file; found a link or a group")
@@ -178,7 +178,7 @@ def _read_hdf5(path: str, arrays: h5py.File, name: str) -> np.ndarray:
 
 
 def _check_responses(path: str, responses: np.ndarray) -> None:
-    """Raises `DataError` unless the responses are a table of numbers, with two repeats each where there are repeats."""
+    """Raises `DataError` unless the responses are numbers, with at least two repeats each if there are repeats."""
     if responses.ndim not in (2, 3) or 0 in responses.shape or responses.dtype.kind not in "fiu":
         raise DataError(
             f"{path}: `responses` must be real numbers (images, units) or (images, units, repeats); found shape "
@@ -197,13 +197,13 @@ def _check_responses(path: str, responses: np.ndarray) -> None:
             image, unit = np.argwhere(shown < 2)[0]
             raise DataError(
                 f"{path}: `responses` must hold two or more repeats of each image and unit; found "
-                f"{shown[image, unit]} of image {image}, unit {unit}; give their means, (images, units), where there "
-                "are no repeats"
+                f"{shown[image, unit]} of image {image}, unit {unit}; without repeats, use means of shape "
+                "(images, units)"
             )
 
 
 def _labels(path: str, name: str, labels: np.ndarray, count: int, of: str, integers: bool) -> np.ndarray:
-    """Returns one label for each image or unit, if they are that."""
+    """Returns one label per image or unit, or raises a `DataError`."""
     if labels.shape != (count,) or labels.dtype.kind not in ("iuU" if integers else "U"):
         kinds = "integers or strings" if integers else "strings"
         raise DataError(

@@ -1,4 +1,4 @@
-"""TFRecord files: what a record must hold, how any of them is read, and what is wrong with it."""
+"""Reading TFRecord files: the schema of a record, random access to records, and the diagnosis of damaged ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neural_alignment.data.index import FileIndex, first_line, index_files
 from neural_alignment.data.order import as_it_is
 from neural_alignment.errors import DataError
 
-BLOCK_RECORDS = 32  # read at once: 3.5 MB of ImageNet
+BLOCK_RECORDS = 32  # records per read: 3.5 MB of ImageNet
 MAX_READ_BYTES = 1 << 24
 PARALLEL_READS = 16
 CHECKSUMS = "Allowed: whole records with matching checksums."
@@ -22,13 +22,13 @@ CHECKSUMS = "Allowed: whole records with matching checksums."
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """Where a record holds the image and the label.
+    """The names and ranges of the features in a record.
 
     Attributes:
-        image_key: feature with the encoded image.
-        label_key: feature with the integer label.
+        image_key: name of the feature with the encoded image.
+        label_key: name of the feature with the integer label.
         classes: number of classes.
-        label_offset: the label of the first class.
+        label_offset: label of the first class.
     """
 
     image_key: str
@@ -38,11 +38,11 @@ class Schema:
 
     @property
     def allowed_labels(self) -> str:
-        """The labels a file may hold, in words."""
+        """The range of valid labels as text."""
         return f"{self.label_offset} to {self.label_offset + self.classes - 1}"
 
     def parse(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """A serialised `tf.train.Example` to the encoded image and the label, 0..classes-1 as int32."""
+        """Parses a serialised `tf.train.Example` into the encoded image and the label, an int32 in 0..classes-1."""
         features = tf.io.parse_single_example(
             record,
             {
@@ -56,7 +56,7 @@ class Schema:
             return features[self.image_key], tf.cast(label, tf.int32)
 
     def fault(self, record: bytes) -> str | None:
-        """What is wrong with a record, "{where}" standing for its place, or None."""
+        """Returns the fault of a record, with "{where}" in place of its location, or None."""
         try:
             features = tf.train.Example.FromString(record).features.feature
         except DecodeError:
@@ -83,10 +83,10 @@ class Shard:
     """Part of a TFRecord file.
 
     Attributes:
-        path: the file.
-        skip: how many records to leave out at its beginning.
-        take: how many to take after these; -1: all.
-        records: how many the file must hold; None where that is not known.
+        path: path of the file.
+        skip: number of records to skip at the beginning.
+        take: number of records to use after these; -1 for all.
+        records: number of records that the file must hold; None if unknown.
     """
 
     path: str
@@ -96,22 +96,22 @@ class Shard:
 
 
 class Records:
-    """The examples of one split, in TFRecord files; each has a number, 0 to `found - 1`, in the order of the files.
+    """The examples of one split, stored in TFRecord files. They are numbered 0 to `found - 1` in file order.
 
     Args:
-        name: what the user calls it; errors begin with it.
+        name: name of the split in error messages.
         shards: the files, in order.
-        schema: where a record holds what.
-        damage: takes in what is wrong, and says how much may be.
-        examples: how many there are; None: all that the files hold. May be less than that.
-        index_file: keeps where the records are; see `index_files`.
+        schema: the features of a record.
+        damage: the list to which damaged records are added, with the limit on their number.
+        examples: number of examples to use. Default: all examples in the files.
+        index_file: a file that stores the positions of the records; see `index_files`.
 
     Attributes:
-        examples: how many there are.
-        found: how many the files hold, lost ones included: those at the end of a file that is cut short.
+        examples: number of examples to use.
+        found: number of examples in the files, including those lost at the end of truncated files.
 
     Raises:
-        DataError: more is missing, truncated or no TFRecord than is allowed, or the first record is not as it must be.
+        DataError: if more records are missing or damaged than allowed, or if the first records do not fit the schema.
     """
 
     def __init__(
@@ -142,13 +142,13 @@ class Records:
             numbers.append(number)
             self._report_lost(shard, index, number)
         self._starts, self._numbers = np.cumsum([0, *map(len, numbers)])[:-1], np.concatenate(numbers)
-        with tf.device("CPU:0"):  # made here, so that graphs hold a reference to them and no copy
+        with tf.device("CPU:0"):  # created eagerly, so that graphs reference them instead of copying them
             self._tensors = (
                 tf.constant(self._paths),
                 tf.constant(self._starts, tf.int64),
-                tf.constant(np.concatenate(bounds), tf.int64),  # (found, 2): the bytes where each begins and ends
+                tf.constant(np.concatenate(bounds), tf.int64),  # (found, 2): where each record begins and ends
             )
-        self.blocks = np.array(blocks, np.int64)  # (blocks, 2): the first record of each, and how many
+        self.blocks = np.array(blocks, np.int64)  # (blocks, 2): first record and size of each block
         self.found = len(self._numbers)
         self.examples = self.found if examples is None else examples
         if self.examples > self.found:
@@ -156,7 +156,7 @@ class Records:
         self._check_first()
 
     def _with_lengths(self, shards: list[tuple[Shard, FileIndex]], examples: int | None) -> list[Shard]:
-        """Fills in how many records each file must hold: what is not known is put down to the damaged files."""
+        """Fills in the number of records per file. Records missing from the total count as lost in damaged files."""
         lengths = [
             shard.records if shard.records is not None else index.records + bool(index.fault) for shard, index in shards
         ]
@@ -172,7 +172,7 @@ class Records:
         return [dataclasses.replace(shard, records=length) for (shard, _), length in zip(shards, lengths, strict=True)]
 
     def must_be_whole(self) -> None:
-        """Raises `DataError` unless the examples are all that the files hold."""
+        """Raises `DataError` unless `examples` is the number of examples in the files."""
         if self.examples != self.found:
             raise self._wrong_number(self.examples)
 
@@ -180,7 +180,7 @@ class Records:
         return DataError(f"The number of examples in {self.name} is wrong. Received {received}. Allowed: {self.found}.")
 
     def _report_lost(self, shard: Shard, index: FileIndex, numbers: np.ndarray) -> None:
-        """Takes in the records that a file should hold and does not."""
+        """Adds the records that are missing from a file to the damage list."""
         fault = index.fault or (
             f"A TFRecord file is truncated: {shard.path}. Received {index.records} records. Allowed: {shard.records}."
         )
@@ -190,7 +190,7 @@ class Records:
                 raise self.damage.error()
 
     def _check_first(self) -> None:
-        """Raises `DataError` if no record at the beginning is as it must be: the options do not fit the files."""
+        """Raises `DataError` if all of the first records are faulty: then the options do not fit the files."""
         faults = []
         for record in range(min(self.damage.allowed + 1, self.found)):
             faults.append(self.fault(record))
@@ -200,27 +200,27 @@ class Records:
             faults[0].reason if faults else f"{self.name} is empty. Received 0 records. Allowed: 1 or more."
         )
 
-    # Reading, in a graph.
+    # Reading inside a graph.
 
     def read(self, runs: tf.data.Dataset) -> tf.data.Dataset:
-        """Returns the serialised records of runs of records, one by one; "" stands for one that cannot be read.
+        """Returns the serialised records one by one, with "" for each record that cannot be read.
 
         Args:
-            runs: pairs (first record, how many): neighbours in one file, which are read at once.
+            runs: pairs (first record, count) of neighbouring records in one file, which are read at once.
         """
         read = runs.map(as_it_is(self._run_or_pieces), num_parallel_calls=PARALLEL_READS, deterministic=True)
         return read.unbatch()
 
     def read_one(self, record: tf.Tensor) -> tf.Tensor:
-        """Returns a serialised record, or raises."""
+        """Returns a serialised record, or raises an error if it cannot be read."""
         return self._run(record, tf.ones_like(record))[0]
 
     def _run(self, first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        """`(count,)` serialised records, by one sequential read."""
+        """Returns `(count,)` serialised records, by one sequential read."""
         paths, starts, bounds = self._tensors
         shard = tf.searchsorted(starts, [first], side="right")[0] - 1
         begin, end = bounds[first, 0], bounds[first + count - 1, 1]
-        # The public TFRecordDataset cannot begin at an offset; it is made of this operation.
+        # The public TFRecordDataset cannot begin at an offset, but the operation under it can.
         records = tf.raw_ops.TFRecordDatasetV2(
             filenames=[paths[shard]],
             compression_type="",
@@ -231,7 +231,7 @@ class Records:
         return dataset.take(count).batch(count, drop_remainder=True).get_single_element()
 
     def _run_or_pieces(self, first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        """`_run`, or where that fails each record by itself, "" for those that cannot be read."""
+        """Calls `_run`. If it fails, reads the records one by one, with "" for those that cannot be read."""
 
         def pieces(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
             each = tf.data.Dataset.range(first, first + count).map(
@@ -241,14 +241,14 @@ class Records:
 
         return attempt(self._run, pieces, first, count)
 
-    # What is wrong.
+    # Diagnosis.
 
     def fault(self, record: int, decode: Callable[[tf.Tensor], tf.Tensor] | None = None) -> DamagedRecord | None:
-        """Reads one record and says what is wrong with it, or None.
+        """Reads one record and returns its fault, or None.
 
         Args:
-            record: its number.
-            decode: what its image must pass, beside being one.
+            record: number of the record.
+            decode: a decoder that the image must also pass.
         """
         number, path = int(self._numbers[record]), self.path(record)
         where = f"record {number} of {path}"
@@ -267,12 +267,12 @@ class Records:
         return fault and DamagedRecord(path, number, f"In {self.name}: {fault.replace('{where}', where)}")
 
     def path(self, record: int) -> str:
-        """The file of a record."""
+        """Returns the path of the file that contains a record."""
         return self._paths[np.searchsorted(self._starts, record, side="right") - 1]
 
 
 def attempt(function: Callable, otherwise: Callable, *arguments: tf.Tensor) -> tf.Tensor:
-    """In a graph: what `function` returns, or `otherwise` where it fails."""
+    """Returns the result of `function`, or of `otherwise` if it fails, inside a graph."""
     element = tf.data.Dataset.from_tensors(arguments)
     first = element.map(function).ignore_errors(log_warning=False)
     return first.concatenate(element.map(otherwise)).take(1).get_single_element()

@@ -1,4 +1,4 @@
-"""Data that is read from TFRecord files and decoded while it is trained on; and into memory, where it fits."""
+"""Datasets read from TFRecord files: decoded during training, or read into memory at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from neural_alignment.errors import DataError, DataUnavailable
 
 logger = logging.getLogger(__name__)
 
-BATCHES_AT_ONCE = 4  # decoded side by side, each on as many cores as there are
+BATCHES_AT_ONCE = 4  # batches decoded in parallel, each on all cores
 DAMAGED = "damaged record"
 DAMAGED_RECORD = re.compile(rf"\[{DAMAGED}\] \[(\d+)\] \[(\d+)\] \[(-?\d+)\]")
 
@@ -34,28 +34,28 @@ Decode = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Streamed(Dataset):
-    """Examples read from TFRecord files, decoded on the way.
+    """Examples that are read from TFRecord files and decoded during training.
 
-    The order of an epoch: all blocks of 32 neighbouring records in random order, cut into windows of half of
-    `shuffle_buffer` records, each permuted as a whole. So a block is one read, and a run that resumes reads at most one
-    window again.
+    In each epoch, blocks of 32 neighbouring records are put in random order. The sequence is cut into windows of
+    `shuffle_buffer` / 2 records, and each window is permuted. Each block is one read, and a resumed run reads at most
+    one window again.
 
     Args:
-        batching: batch sizes, seed, shuffling.
+        batching: batch sizes, seed and shuffling.
         train: training records.
-        validation: validation records, and all of them.
-        input_shape: `(height, width, channels)` of what the decoders return.
+        validation: validation records, which must be complete.
+        input_shape: `(height, width, channels)` of the decoded images.
         decode_train: `(encoded, seed) -> image`; `seed` `(2,)` differs for every example of the run.
         decode_validation: `encoded -> image`.
         class_names: one name per class.
-        center: what the decoders subtract from the pixels, per channel or for all.
-        scale: what they then divide by.
+        center: value that the decoders subtract from the pixels, per channel or for all channels.
+        scale: value by which the decoders then divide.
         augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
-        shuffle_buffer: encoded records held in memory, where their sizes add up: one half is the window that batches
-            are taken from, the other the next one, which is read meanwhile.
+        shuffle_buffer: number of encoded records in memory. One half is the window from which batches are taken; the
+            other half is the next window, which is read meanwhile.
 
     Raises:
-        DataError: a batch is larger than the data, an option is not allowed.
+        DataError: if a batch is larger than the data, or an option has an invalid value.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Streamed(Dataset):
         return finished(batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
 
     def _train_records(self, start: int, share: Share) -> tf.data.Dataset:
-        """The serialised records for the positions of a worker, from position `start` of the run on."""
+        """Returns the serialised records for the positions of a worker, beginning at position `start` of the run."""
         order, records = self._order, self._splits[0].records
         first_epoch, first_place = divmod(start, order.used)
         first_window = first_place // order.window
@@ -141,7 +141,7 @@ class Streamed(Dataset):
     def _train_batch(
         self, share: Share, positions: tf.Tensor, present: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """A batch of this worker, in which other rows stand in for those that are damaged."""
+        """Returns a batch of this worker in which damaged rows are replaced by others."""
         images, labels = tf.cond(
             tf.size(present) < share.rows,
             lambda: self._completed(positions, present, images, labels),
@@ -156,7 +156,7 @@ class Streamed(Dataset):
     def _completed(
         self, positions: tf.Tensor, present: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Puts in the place of each damaged row the next sound one of the global batch, if they may be damaged."""
+        """Replaces each damaged row by the next intact row of the global batch, if damage is tolerated."""
         missing = _missing(present, tf.size(positions))
         damaged = tf.gather(positions, missing)
         records = tf.map_fn(self._order.record, damaged)
@@ -174,7 +174,7 @@ class Streamed(Dataset):
         )
 
     def _substitute(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The image and label of the first sound row after that at `position`, beginning again at the batch's first."""
+        """Returns image and label of the next intact row after `position`, wrapping around at the end of the batch."""
         train, size = self._splits[0], self.batching.batch_size
         begin = position // size * size
 
@@ -207,21 +207,21 @@ class Streamed(Dataset):
         decoded = _decoded(batches, self._splits[1].example, self.input_shape)
         make = self._filled_batch if fill else self._bare_batch
         result = decoded.map(as_it_is(make), num_parallel_calls=tf.data.AUTOTUNE)
-        if not fill and self.damage.allowed:  # a batch may have lost all of its rows
+        if not fill and self.damage.allowed:  # all rows of a batch may be damaged
             return finished(result.filter(as_it_is(lambda _, labels: tf.size(labels) > 0)))
         return finished(result.apply(tf.data.experimental.assert_cardinality(-(-len(numbers) // share.rows))))
 
     def _bare_batch(
         self, numbers: tf.Tensor, present: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The sound rows of a validation batch."""
+        """Returns the intact rows of a validation batch."""
         with tf.control_dependencies([self._check_validation(numbers, present)]):
             return tf.identity(images), labels
 
     def _filled_batch(
         self, numbers: tf.Tensor, present: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """A validation batch of full size, with weights: zeros stand for damaged and for absent rows."""
+        """Returns a validation batch of full size with weights. Damaged and absent rows are zero and have weight 0."""
         rows = numbers.shape[0]
         whole = tf.equal(tf.size(present), rows)
         index, shape = present[:, tf.newaxis], (rows, *self.input_shape)
@@ -234,7 +234,7 @@ class Streamed(Dataset):
         )
 
     def _check_validation(self, numbers: tf.Tensor, present: tf.Tensor) -> tf.Operation:
-        """Takes in the damaged rows of a validation batch, those that are neither present nor filling."""
+        """Adds the damaged rows of a validation batch to the damage list: those neither present nor padding."""
         damaged = tf.gather(numbers, _missing(present, tf.size(numbers)))
         damaged = tf.boolean_mask(damaged, damaged >= 0)
         no_position = tf.fill([tf.size(damaged)], tf.constant(NO_STEP, tf.int64))
@@ -247,9 +247,9 @@ class Streamed(Dataset):
     # Damage.
 
     def _allowed(self, split: int, records: tf.Tensor, positions: tf.Tensor) -> tf.Operation:
-        """Fails, in a way that `explain` understands, unless these records may all be damaged.
+        """Adds the records to the damage list, or fails with an error that `explain` recognises if they are too many.
 
-        Where none may, nothing of Python is called: the graph may then run on another machine.
+        If no damage is tolerated, this calls no Python code, so the graph can run on another machine.
         """
         if not self.damage.allowed:
             return tf.debugging.Assert(False, [DAMAGED, split, records[0], positions[0]])
@@ -259,10 +259,10 @@ class Streamed(Dataset):
         return tf.debugging.Assert(refused < 0, [DAMAGED, split, records[index], positions[index]])
 
     def _take_in(self, split: int, records: np.ndarray, positions: np.ndarray) -> np.int64:
-        """Adds damaged records to the list; returns the index of the first that is one too many, or -1."""
+        """Adds damaged records to the list. Returns the index of the first record above the limit, or -1."""
         for index, (record, position) in enumerate(zip(records, positions, strict=True)):
             fault = self._splits[split].fault(int(record), int(position))
-            if fault is None:  # sound after all: what failed was something else
+            if fault is None:  # the record is intact, so something else failed
                 return np.int64(index)
             step = NO_STEP if position < 0 else int(position) // self.batching.batch_size
             if self.damage.add(fault._replace(step=step)):
@@ -272,38 +272,38 @@ class Streamed(Dataset):
         return np.int64(-1)
 
     def explain(self, error: Exception) -> DataError | None:  # noqa: D102 (inherited)
-        told = DAMAGED_RECORD.search(error.message) if isinstance(error, tf.errors.OpError) else None
-        if told is None:
+        match = DAMAGED_RECORD.search(error.message) if isinstance(error, tf.errors.OpError) else None
+        if match is None:
             return None
-        split, record, position = map(int, told.groups())
+        split, record, position = map(int, match.groups())
         fault = self._splits[split].fault(record, position)
         if fault is None:
-            return _unsteady(self._splits[split].records, record)
+            return _intermittent_failure(self._splits[split].records, record)
         if self.damage.allowed and not self.damage.too_much:
             return DataError(
-                f"{fault.reason} So is every other record of its batch. Received step "
-                f"{position // self.batching.batch_size}. Allowed: one sound record in each batch."
+                f"{fault.reason} All other records of its batch are damaged too. Received step "
+                f"{position // self.batching.batch_size}. Allowed: at least one intact record in each batch."
             )
         return self.damage.error(fault)
 
 
 class _Split:
-    """The records of a split, and how they become images: `(encoded, seed) -> image`."""
+    """The records of a split and their decoder `(encoded, seed) -> image`."""
 
     def __init__(self, records: Records, decode: Decode, seed: int):
         self.records, self._decode, self._seed = records, decode, seed
 
     def example(self, serialized: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Image and label of a record; `number` is what its augmentation depends on, beside the seed of the run."""
+        """Returns image and label of a record. The augmentation depends on `number` and the seed of the run."""
         encoded, label = self.records.schema.parse(serialized)
         return self._decode(encoded, self.seed(number)), label
 
     def seed(self, number: tf.Tensor) -> tf.Tensor:
-        """A seed `(2,)` of its own for each number."""
+        """Returns a seed `(2,)` that is different for each number."""
         return tf.stack([tf.constant(self._seed, tf.int64), tf.cast(number, tf.int64)])
 
     def fault(self, record: int, number: int) -> DamagedRecord | None:
-        """What makes `example` fail, if anything does."""
+        """Returns the fault that makes `example` fail, or None."""
         return self.records.fault(record, lambda encoded: self._decode(encoded, self.seed(number)))
 
 
@@ -313,18 +313,18 @@ def _decoded(
     shape: tuple[int, int, int],
     dtype: tf.DType = tf.float32,
 ) -> tf.data.Dataset:
-    """Decodes batches, and leaves out what cannot be decoded.
+    """Decodes batches and drops records that cannot be decoded.
 
     Args:
-        batches: pairs of numbers `(batch,)` int64 and serialised records `(batch,)`; at the end there may
-            be negative numbers, of rows that hold none.
+        batches: pairs of numbers `(batch,)` int64 and serialised records `(batch,)`. Rows of padding at the end have
+            negative numbers.
         decode: `(serialized, number) -> (image, label)`.
         shape: `(height, width, channels)` of the images.
-        dtype: of the images.
+        dtype: dtype of the images.
 
     Returns:
-        The numbers `(batch,)`, the rows that could be decoded `(present,)` int32, their images `(present, height,
-        width, channels)` and labels `(present,)` int32.
+        The numbers `(batch,)`; the indices `(present,)` int32 of the rows that could be decoded; their images
+        `(present, height, width, channels)` and labels `(present,)` int32.
     """
     nothing = tf.data.Dataset.from_tensors(
         (tf.zeros([0], tf.int32), tf.zeros([0, *shape], dtype), tf.zeros([0], tf.int32))
@@ -338,7 +338,7 @@ def _decoded(
             return row, *decode(record, number)
 
         rows = tf.data.Dataset.from_tensor_slices((tf.range(filled), numbers[:filled], serialized[:filled]))
-        # What fails is caught once for a batch: once for each image would cost a tenth of the decoding.
+        # Errors are caught once per batch: catching them for each image would add a tenth to the decoding time.
         images = rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
         images = images.ignore_errors(log_warning=False).batch(tf.size(numbers, tf.int64))
         return images.concatenate(nothing).take(1).map(lambda *decoded: (numbers, *decoded))
@@ -349,7 +349,7 @@ def _decoded(
 
 
 def _missing(present: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """The rows of 0..count-1 that are not `present`, int32."""
+    """Returns the rows of 0..count-1 that are not in `present`, int32."""
     absent = tf.tensor_scatter_nd_update(
         tf.fill([count], True), present[:, tf.newaxis], tf.zeros_like(present, tf.bool)
     )
@@ -357,7 +357,7 @@ def _missing(present: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
 
 def _runs(numbers: np.ndarray, records: Records) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts ascending record numbers into runs that are read at once: (first, how many)."""
+    """Splits ascending record numbers into runs that can be read at once: first records and counts."""
     if not len(numbers):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     block = np.searchsorted(records.blocks[:, 0], numbers, side="right")
@@ -366,20 +366,20 @@ def _runs(numbers: np.ndarray, records: Records) -> tuple[np.ndarray, np.ndarray
 
 
 def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Arrays:
-    """Decodes all images, which must be of one shape.
+    """Decodes all images. They must have the same shape.
 
-    Damaged records that are tolerated keep their places, so that the order of the others does not depend on them;
-    `Arrays.sound` tells which they are.
+    Tolerated damaged records keep their positions, so the order of the other records does not depend on them.
+    `Arrays.sound` marks the intact records.
 
     Args:
-        records: what to read.
+        records: the records to read.
         shape: `(height, width, channels)` of every image.
 
     Returns:
         The examples, in file order.
 
     Raises:
-        DataError: more records are damaged than is allowed.
+        DataError: if more records are damaged than allowed.
     """
 
     def decode(encoded: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -395,22 +395,22 @@ def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Arrays:
     for part, present, part_images, part_labels in finished(
         _decoded(batches, split.example, shape, tf.uint8)
     ).as_numpy_iterator():
-        # The numbers of a batch are neighbours: a slice, where all are sound, is several times faster than an index.
+        # The numbers of a batch are consecutive. If all are intact, a slice is several times faster than indexing.
         there = slice(part[0], part[-1] + 1) if len(present) == len(part) else part[present]
         images[there], labels[there], sound[there] = part_images, part_labels, True
         for number in np.delete(part, present):
             fault = split.fault(int(number), NO_STEP)
             if fault is None:
-                raise _unsteady(records, int(number))
+                raise _intermittent_failure(records, int(number))
             records.damage.add(fault)
             if records.damage.too_much:
                 raise records.damage.error(fault)
     return Arrays(images, labels, None if sound.all() else sound)
 
 
-def _unsteady(records: Records, record: int) -> DataError:
-    """The error for a record that once failed and then did not."""
+def _intermittent_failure(records: Records, record: int) -> DataError:
+    """Returns the error for a record that failed at first and was readable later."""
     return DataUnavailable(
-        f"A record of {records.path(record)} could not be read or decoded at first, and now can be. Received record "
-        f"{record} of {records.name}. Allowed: files that stay as they are while they are read. Try again."
+        f"A record of {records.path(record)} could not be read or decoded at first, but now it can. Received record "
+        f"{record} of {records.name}. Allowed: files that do not change while they are read. Try again."
     )

@@ -1,4 +1,4 @@
-"""Networks of aligned layers; each builder returns a Keras functional model."""
+"""Networks of aligned layers. Each builder returns a Keras functional model."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def build(
         name: a key of `MODELS`.
         classes: number of classes.
         input_shape: shape of one example.
-        alignment: none, one rule for all layers, or rules with patterns of layer names.
-        **options: what else the builder takes.
+        alignment: None, one rule for all layers, or rules with patterns of layer names.
+        **options: other arguments of the builder.
 
     Returns:
         A functional model.
 
     Raises:
-        ValueError: if there is no such model.
+        ValueError: if the name is unknown.
     """
     if name not in MODELS:
         raise ValueError(f"`name` must be one of {', '.join(MODELS)}. Received {name!r}. Example: name='fc'.")

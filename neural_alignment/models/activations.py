@@ -1,4 +1,4 @@
-"""Nonlinearities that Keras does not have, known to it by name in saved models."""
+"""Nonlinearities that Keras does not have, registered so that saved models can be loaded."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Tensor = tf.Tensor
 
 @serializable
 def tanh_relu(x: Tensor) -> Tensor:
-    """Returns tanh(max(x, 0)), which is like the frequency-current curve of a neuron (Rahmansetayesh et al., 2.3.1).
+    """Returns tanh(max(x, 0)), similar to the frequency-current curve of a neuron (Rahmansetayesh et al., 2.3.1).
 
-    Its derivative is 1 / cosh(x)^2 where x > 0, and 0 elsewhere, at 0 too.
+    The derivative is 1 / cosh(x)^2 for x > 0 and 0 for x <= 0.
 
     Args:
         x: any shape.
@@ -24,9 +24,9 @@ def tanh_relu(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh_relu": tanh_relu}
-"""Ours by the name that they have in a configuration; any other name is Keras' own."""
+"""The nonlinearities of this module by their names in a configuration. All other names are those of Keras."""
 
 
 def activation(name: str | None) -> str | Callable[[Tensor], Tensor] | None:
-    """Returns what a Keras layer takes as its activation for a name of a configuration; none for a linear layer."""
+    """Returns the `activation` argument of a Keras layer for a name in a configuration; None for a linear layer."""
     return ACTIVATIONS.get(name, name)

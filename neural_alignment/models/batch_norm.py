@@ -1,4 +1,4 @@
-"""Keras' batch normalisation with TensorFlow's fused kernels, and that of Boopathy and Fiete 2022."""
+"""Batch normalisation: Keras' layer with TensorFlow's fused kernels, and the variant of Boopathy and Fiete 2022."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Tensor = tf.Tensor
 
 @serializable
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalisation of images, in training by one TensorFlow kernel each way.
+    """`keras.layers.BatchNormalization` that trains on images with TensorFlow's fused kernels.
 
-    Keras 3 on TensorFlow composes the training pass of a dozen passes over the activations. The fused kernel computes
-    the same function: outputs, gradients and moving statistics are Keras' to rounding. It is taken for float32 images
-    `(batch, height, width, channels)`; in inference, under another dtype, with a mask, or synchronised over replicas,
-    the layer is Keras'.
+    Keras 3 on TensorFlow takes a dozen passes over the activations in training. The fused kernel computes the same
+    function in one: outputs, gradients and moving statistics equal those of Keras up to rounding. It is used in
+    training for float32 images `(batch, height, width, channels)`. In inference, with another dtype, with a mask, or
+    synchronised over replicas, the layer calls Keras' implementation.
 
-    With `train_scale_and_shift=False` scale and shift keep their initial values. In training the layer normalises by
-    the statistics of the batch and updates the moving ones all the same, as `trainable=False` meant in TensorFlow 1.
-    Keras' `layer.trainable = False` switches the layer to inference mode instead.
+    With `train_scale_and_shift=False` scale and shift keep their initial values. In training the layer still normalises
+    by the statistics of the batch and updates the moving statistics, like `trainable=False` in TensorFlow 1. In
+    contrast, Keras' `layer.trainable = False` switches the layer to inference mode.
 
     Args:
         *args: as in `keras.layers.BatchNormalization`.
@@ -37,9 +37,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self.train_scale_and_shift = train_scale_and_shift
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
-        """Creates a weight, as in Keras; scale and shift as not trainable where they are not trained.
+        """Creates a weight as in Keras. Scale and shift are created as non-trainable if they are not trained.
 
-        Set afterwards, `trainable` would be undone by `model.trainable = True`.
+        If `trainable` were set later, `model.trainable = True` would overwrite it.
         """
         if not self.train_scale_and_shift:
             kwargs["trainable"] = False
@@ -48,7 +48,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         config = super().get_config()
-        # Left out where it is the default, so that files of this version can be read by earlier ones.
+        # The default is omitted, so that earlier versions can read the files.
         return config if self.train_scale_and_shift else {**config, "train_scale_and_shift": False}
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
@@ -56,7 +56,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
         Args:
             inputs: `(batch, ..., channels)`.
-            training: whether by the statistics of the batch, which the moving ones then follow.
+            training: whether to use the statistics of the batch and update the moving statistics.
             mask: as in Keras.
         """
         if not (training and self.trainable and mask is None and self._fits(inputs)):
@@ -66,7 +66,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=scale, offset=offset, mean=[], variance=[], epsilon=self.epsilon, is_training=True
         )
-        # The kernel returns the variance of the population that the batch is a sample of; Keras keeps the batch's own.
+        # The kernel returns the unbiased variance; Keras' moving statistics use the biased variance of the batch.
         count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], variance.dtype)
         variance *= (count - 1.0) / count
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -86,11 +86,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 @serializable
 class BatchAxisNormalization(keras.layers.Layer):
-    """Batch normalisation as the published code of Boopathy and Fiete 2022 has it.
+    """Batch normalisation as in the published code of Boopathy and Fiete 2022.
 
-    y = (x - mean(x)) / sqrt(var(x) + epsilon), mean and biased variance over the batch axis alone, for every place and
-    channel of its own. No scale, no shift, no moving statistics: in evaluation the batch's statistics are used as well,
-    so that what an example gives depends on the others of its batch.
+    y = (x - mean(x)) / sqrt(var(x) + epsilon), with the mean and the biased variance over the batch axis only, separate
+    for every position and channel. There is no scale, no shift and no moving statistics. Evaluation also uses the
+    statistics of the batch, so the output for an example depends on the other examples in its batch.
 
     Args:
         epsilon: added to the variance; positive.
@@ -107,7 +107,7 @@ class BatchAxisNormalization(keras.layers.Layer):
         self.epsilon = float(epsilon)
 
     def call(self, inputs: Tensor) -> Tensor:
-        """Normalises a batch `(batch, ...)`; in float32 where the inputs have less, as Keras' does."""
+        """Normalises a batch `(batch, ...)`. Half-precision inputs are normalised in float32, as in Keras."""
         wide = tf.cast(inputs, tf.float32) if inputs.dtype.size < tf.float32.size else inputs
         outputs = _fused(wide, self.epsilon) if _is_fusible(wide) else _normalized(wide, self.epsilon)
         return tf.cast(outputs, inputs.dtype)
@@ -122,13 +122,13 @@ class BatchAxisNormalization(keras.layers.Layer):
 
 
 def _is_fusible(inputs: Tensor) -> bool:
-    """Whether a kernel of TensorFlow computes the same; on GPUs it does not take so small an `epsilon`."""
+    """Whether TensorFlow's kernel can be used. On GPUs it does not support so small an `epsilon`."""
     known = inputs.dtype == tf.float32 and len(inputs.shape) > 1 and inputs.shape[1:].is_fully_defined()
     return known and not tf.config.list_physical_devices("GPU")
 
 
 def _fused(inputs: Tensor, epsilon: float) -> Tensor:
-    """Standardises over the first axis by one kernel each way, to which every place is a channel of its own."""
+    """Standardises over the first axis with the fused kernel, which treats every position as a separate channel."""
     size = inputs.shape[1:].num_elements()
     outputs, *_ = tf.raw_ops.FusedBatchNormV3(
         x=tf.reshape(inputs, [-1, 1, 1, size]),
@@ -143,9 +143,9 @@ def _fused(inputs: Tensor, epsilon: float) -> Tensor:
 
 
 def _normalized(inputs: Tensor, epsilon: float) -> Tensor:
-    """Standardises over the first axis; the gradient is written out, so that it keeps the outputs and no more.
+    """Standardises over the first axis, with an explicit gradient that needs only the outputs, which saves memory.
 
-    With y the outputs and r = 1 / sqrt(var + epsilon): dx = r (dy - mean(dy) - y mean(dy y)).
+    With the outputs y and r = 1 / sqrt(var + epsilon), dx = r (dy - mean(dy) - y mean(dy y)).
     """
 
     @tf.custom_gradient

@@ -1,4 +1,4 @@
-"""Turns the layers of an existing Keras model into aligned ones."""
+"""Converts the layers of an existing Keras model to aligned layers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CONVERTIBLE = {keras.layers.Dense: Dense, keras.layers.Conv2D: Conv2D}
 
 
 class Conversion(NamedTuple):
-    """What `convert` has done.
+    """The result of `convert`.
 
     Attributes:
         model: the new model.
-        converted: layer name -> name of its rule.
-        left: layer name -> why the layer is as it was; layers without a kernel are not told.
+        converted: the name of the rule of each converted layer, by layer name.
+        left: the reason why a layer was not converted, by layer name. Layers without a kernel are not listed.
     """
 
     model: keras.Model
@@ -33,24 +33,25 @@ class Conversion(NamedTuple):
 
 
 def convert(model: keras.Model, alignment: Rules) -> Conversion:
-    """Copies a functional or Sequential model with its Dense and Conv2D layers aligned, weights kept.
+    """Copies a functional or Sequential model with aligned Dense and Conv2D layers and the same weights.
 
-    A layer's `alignment_activation` is found by following its output through batch normalisation and dropout to the
-    nonlinearity, where nothing else reads the output on the way. The copy of a functional model, of an `AlignedModel`
-    too, is a plain `keras.Model` that is not compiled. A rule for a whole network works in an `AlignedModel` of it.
+    The `alignment_activation` of a layer is found by following its output through batch normalisation and dropout to
+    the nonlinearity, as long as no other layer reads the output on the way. The copy of a functional model, or of an
+    `AlignedModel`, is a plain `keras.Model` that is not compiled. To use a rule for a whole network, build an
+    `AlignedModel` from the copy.
 
     Args:
-        model: a built model; it is left as it is.
+        model: a built model. It is not changed.
         alignment: one rule for all layers, or rules with patterns of layer names.
 
     Returns:
-        The new model, what was converted and what was left.
+        The new model, the converted layers, and the layers that were not converted.
 
     Raises:
-        ValueError: if `model` is neither functional nor Sequential, or not built, or has no layer that can be aligned,
-            or has a layer that an alignment is given to and cannot have one (groups, channels first), or a quantised
-            layer or one with LoRA.
-        ConfigError: if the pattern of a rule fits no layer.
+        ValueError: if `model` is not functional or Sequential, not built, or has no layer that can be aligned; if a
+            rule selects a layer that does not support one (groups, channels first); or if a layer is quantised or uses
+            LoRA.
+        ConfigError: if the pattern of a rule matches no layer.
     """
     if not isinstance(model, (keras.Sequential, keras.Model)) or (
         not hasattr(model, "_operations_by_depth") and not (isinstance(model, keras.Sequential))
@@ -61,11 +62,11 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
         )
     if not model.built:
         raise ValueError(
-            f"`model` must be built. Received {model.name!r}, whose input shape is not known. "
-            "Example: put keras.Input((28, 28, 1)) first."
+            f"`model` must be built. Received {model.name!r}, whose input shape is unknown. "
+            "Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
         )
     _check_plain_weights(model)
-    if not isinstance(model, keras.Sequential):  # Not of a class of its own, which may keep weights beside the layers'.
+    if not isinstance(model, keras.Sequential):  # A subclass may have other weights, so the copy is a plain model.
         model = keras.Model(model.input, model.output, name=model.name)
     assignment = Assignment(alignment)
     readers = Readers(model)
@@ -90,7 +91,7 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
             left[layer.name] = "no rule is given to it"
         else:
             converted[layer.name] = rule.rule
-        # Not by `from_config`, which wraps what the constructor says of an unfit layer.
+        # `from_config` would wrap the error that the constructor raises for an unsupported layer.
         follows = getattr(layer, "alignment_activation", None) or readers.activation(layer)
         aligned = kind(**config, alignment=rule, alignment_activation=follows)
         aligned._converted_kernel = keras.ops.convert_to_numpy(layer.kernel)
@@ -110,7 +111,7 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
 
 
 def _check_plain_weights(model: keras.Model) -> None:
-    """Refuses layers whose weights differ from those of a newly built layer.
+    """Raises if the weights of a layer differ from those of a newly built layer.
 
     Raises:
         ValueError: if a layer is quantised or has LoRA weights.
@@ -121,12 +122,12 @@ def _check_plain_weights(model: keras.Model) -> None:
         if found:
             raise ValueError(
                 "`model` must have the weights of native layers. "
-                f"Received layer {layer.name!r}, which is {found}. Example: convert the model before that."
+                f"Received layer {layer.name!r}, which is {found}. Example: convert the model first."
             )
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of every layer that is not a container; backward kernels stay as they are drawn."""
+    """Copies the weights of every layer that is not a container. Backward kernels keep their initial values."""
     for old, new in zip(all_layers(source), all_layers(target), strict=True):
         fresh = {"backward_kernel", "alignment_step"}
         kept = [weight for weight in new.weights if not isinstance(new, AlignedLayer) or weight.name not in fresh]

@@ -20,21 +20,22 @@ def convnet(
     weight_decay: float = 0.0,
     batch_norm_trainable: bool = True,
 ) -> keras.Model:
-    """Builds a network of 3x3 convolutions, the second and all later ones of stride 2, that returns logits.
+    """Builds a network of 3x3 convolutions that returns logits.
 
-    Layers are named `conv1`, `conv2` and so on, and `dense`.
+    The first convolution has stride 1, all others have stride 2. Layers are named `conv1`, `conv2` and so on, and
+    `dense`.
 
     Args:
-        filters: filters of each convolution.
+        filters: number of filters of each convolution.
         classes: number of classes.
         input_shape: `(height, width, channels)`.
-        alignment: none, one rule for all layers, or rules with patterns of layer names.
+        alignment: None, one rule for all layers, or rules with patterns of layer names.
         activation: nonlinearity of the convolutions.
-        batch_norm: whether batch normalisation stands between a convolution and its nonlinearity; without it the
-            convolutions have a bias. Aligned networks without it bear lower learning rates only.
+        batch_norm: whether to insert batch normalisation between a convolution and its nonlinearity. Without it the
+            convolutions have a bias, and aligned networks need lower learning rates.
         weight_decay: coefficient of J's L2 term.
-        batch_norm_trainable: whether scale and shift of the batch normalisation are trained; otherwise they keep their
-            initial values. The batch's statistics are used, and followed by the moving ones, in either case.
+        batch_norm_trainable: whether scale and shift of the batch normalisation are trained. If False, they keep their
+            initial values; training still uses the batch's statistics and updates the moving statistics.
 
     Returns:
         A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.

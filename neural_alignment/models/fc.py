@@ -25,19 +25,19 @@ def fc(
 ) -> keras.Model:
     """Builds a fully connected network.
 
-    Layers are named `dense1`, `dense2` and so on, and `dense`, the last.
+    The hidden layers are named `dense1`, `dense2` and so on; the last layer is named `dense`.
 
     Args:
-        hidden: units of each hidden layer.
-        classes: number of classes, or units of a code of them.
-        input_shape: shape of one example, flattened first.
-        alignment: none, one rule for all layers, or rules with patterns of layer names.
+        hidden: number of units of each hidden layer.
+        classes: number of classes, or number of output units that encode them.
+        input_shape: shape of one example, which is flattened.
+        alignment: None, one rule for all layers, or rules with patterns of layer names.
         activation: nonlinearity of the hidden layers.
-        output_activation: nonlinearity of the last layer; none for logits.
+        output_activation: nonlinearity of the last layer; None for logits.
         weight_decay: coefficient of J's L2 term.
-        initial_stddev: standard deviation of the normal distribution that W, B and biases are drawn from; Glorot
-            uniform kernels and biases of 0 where none.
-        weight_norm: what norm the columns of kernels have; none for what training makes of it.
+        initial_stddev: standard deviation of the normal distribution of the initial W, B and biases. Default: Glorot
+            uniform kernels and zero biases.
+        weight_norm: norm of the columns of the kernels. Default: the norm is not constrained.
 
     Returns:
         A functional model, `(batch, *input_shape)` -> `(batch, classes)`.
@@ -59,7 +59,7 @@ def fc(
 
 
 def _initial(stddev: float | None) -> dict[str, Any]:
-    """Returns the initialisers of a layer, of their own seeds; nothing for Keras' defaults."""
+    """Returns the initializers of a layer, each with a new seed; empty for Keras' defaults."""
     if stddev is None:
         return {}
     return {key: keras.initializers.RandomNormal(stddev=stddev) for key in ("kernel_initializer", "bias_initializer")}

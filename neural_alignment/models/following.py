@@ -1,4 +1,4 @@
-"""Which nonlinearity follows a layer in a model."""
+"""Finds the nonlinearity that follows a layer in a model."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _PASSED = (keras.layers.BatchNormalization, BatchAxisNormalization, keras.layers
 """Layers that may stand between a layer and its nonlinearity."""
 
 _OUTPUT = object()
-"""Stands for the model itself as a reader of its outputs."""
+"""Represents the model as the reader of its outputs."""
 
 Name = str | dict | None
-"""A nonlinearity as Keras serialises it, or None if there is none."""
+"""A nonlinearity in Keras' serialised form, or None."""
 
 
 class Readers:
-    """The readers of every tensor in one model, including the models within it.
+    """The operations that read each tensor in a model, including nested models.
 
-    Only calls that belong to the model count. Layers know other calls too: of models that share them, and of each stage
-    of a Sequential model that was made with `add`.
+    Only the calls of the model itself count. Keras also records other calls in the layers: those of models that share
+    the layers, and those of each stage of a Sequential model built with `add`.
 
     Args:
         model: a functional or built Sequential model.
@@ -41,7 +41,7 @@ class Readers:
             self._readers.setdefault(id(tensor), []).append(_OUTPUT)
 
     def _read(self, model: keras.Model) -> None:
-        """Records the readers of every tensor of a model. A nested model passes its tensors on."""
+        """Records the readers of every tensor of a model. The tensors of nested models are followed."""
         for node in _nodes(model):
             inner = _inputs_of(node) if _has_graph(node.operation) else None
             if inner is None:
@@ -58,10 +58,10 @@ class Readers:
                 self._readers.setdefault(id(tensor), []).append(outer)
 
     def activation(self, layer: Any) -> Name:
-        """Returns the nonlinearity that follows a layer; None if there is not exactly one.
+        """Returns the nonlinearity that follows a layer, or None if there is not exactly one.
 
-        The output is followed through batch normalisation and dropout as long as nothing else reads it. A layer that is
-        called several times, or stands in a model that is, must have the same nonlinearity after each call.
+        The output is followed through batch normalisation and dropout, as long as no other operation reads it. If the
+        layer, or the model that contains it, is called several times, each call must have the same nonlinearity.
 
         Args:
             layer: a layer of the model.
@@ -71,10 +71,10 @@ class Readers:
         return _common(self._after(node.outputs[0]) for node in self._calls.get(id(layer), []))
 
     def _after(self, tensor: Any) -> Name:
-        """Returns the nonlinearity that a tensor goes into."""
+        """Returns the nonlinearity that is applied to a tensor."""
         readers = self._readers.get(id(tensor), [])
         if all(isinstance(reader, keras.KerasTensor) for reader in readers):
-            # Into one model within this one, or out of a model that is called several times.
+            # The tensor enters a nested model, or leaves a model that is called several times.
             return _common(map(self._after, readers))
         if len(readers) != 1 or readers[0] is _OUTPUT:
             return None
@@ -92,7 +92,7 @@ def _common(names: Iterable[Name]) -> Name:
 
 
 def _name_of(follower: Any) -> Name:
-    """Returns the name of a nonlinearity; None for another operation, or for options that no named activation has."""
+    """Returns the name of a nonlinearity; None for other operations and for options that no named activation has."""
     if isinstance(follower, keras.layers.Activation):
         return keras.activations.serialize(follower.activation)
     options = _options(follower)
@@ -101,7 +101,7 @@ def _name_of(follower: Any) -> Name:
             return name
     if isinstance(follower, tuple(kind for kind, *_ in _named())):
         logger.warning(
-            "%s %r has options that no named activation has: rules with `relu: true` use no nonlinearity before it",
+            "%s %r has options that no named activation has: rules with `relu: true` ignore this nonlinearity",
             type(follower).__name__,
             follower.name,
         )
@@ -115,13 +115,13 @@ _LAYERS = {
     "elu": lambda: keras.layers.ELU(),
     "softmax": lambda: keras.layers.Softmax(),
 }
-"""Activation -> the layer of the same values."""
+"""The equivalent layer of each activation."""
 
 _FUNCTIONS = (
     *("elu", "gelu", "hard_sigmoid", "leaky_relu", "log_softmax", "relu", "relu6", "selu", "sigmoid", "silu"),
     *("softmax", "softplus", "softsign", "tanh"),
 )
-"""Activations that are operations when they are called on a symbolic tensor."""
+"""Activations that create an operation when called on a symbolic tensor."""
 
 
 @functools.cache
@@ -130,7 +130,7 @@ def _named() -> list[tuple[type, dict[str, Any], str]]:
     symbolic = keras.KerasTensor((None, 2))
     operations = [(make(), name) for name, make in _LAYERS.items()]
     outputs = [(keras.activations.get(name)(symbolic), name) for name in _FUNCTIONS]
-    outputs.append((keras.ops.relu(symbolic), "relu"))  # Another operation than that of `keras.activations`.
+    outputs.append((keras.ops.relu(symbolic), "relu"))  # A different operation than that of `keras.activations`.
     operations += [(output._keras_history.operation, name) for output, name in outputs]
     return [(type(operation), _options(operation), name) for operation, name in operations]
 
@@ -142,9 +142,10 @@ def _options(operation: Any) -> dict[str, Any]:
 
 
 def _inputs_of(node: Any) -> list[tuple[Any, Any]] | None:
-    """Returns the tensors that a call hands to a model within, each with the input that it becomes.
+    """Returns the tensors passed to a nested model, each with the model's corresponding input.
 
-    None if they cannot be matched. A model takes a mapping with more keys than it has inputs, and masks beside them.
+    The result is None if they cannot be matched: a model may be called with masks, or with a mapping that has more keys
+    than the model has inputs.
     """
     graph, arguments = _graph_of(node.operation), node.arguments
     given = arguments.args[0] if arguments.args else arguments.kwargs.get("inputs")
@@ -163,7 +164,7 @@ def _has_graph(operation: Any) -> bool:
 
 
 def _graph_of(model: keras.Model) -> keras.Model:
-    """Returns the functional model that a Sequential model keeps, or the model itself."""
+    """Returns the functional model inside a Sequential model, or the model itself."""
     return model._functional if isinstance(model, keras.Sequential) else model
 
 

@@ -1,4 +1,4 @@
-"""What the models share: aligned convolutions and dense layers with their initialisers and weight decay."""
+"""Aligned layers with the initializers and weight decay that are common to all models."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from neural_alignment.alignments import Alignment, Assignment
 from neural_alignment.layers import Conv2D, Dense
 
 Rules = Alignment | Sequence[Alignment] | None
-"""What a model takes as `alignment`: none, one rule for all layers, or rules with patterns of layer names."""
+"""The argument `alignment` of a model: None, one rule for all layers, or rules with patterns of layer names."""
 
 
 class Parts:
-    """Makes the layers of one model.
+    """Creates the layers of one model.
 
-    Kernels of convolutions are drawn from a truncated normal of variance 1 / fan-in, those of dense layers Glorot
-    uniform unless said otherwise; biases start at 0. J's weight decay is 1/2 `weight_decay` times the sum of squares of
-    the forward kernels and the dense biases.
+    Kernels of convolutions are drawn from a truncated normal distribution with variance 1 / fan-in. Kernels of dense
+    layers are Glorot uniform by default. Biases start at 0. J's weight decay is 1/2 `weight_decay` times the sum of
+    squares of the forward kernels and the dense biases.
 
     Args:
         alignment: the rules.
@@ -33,7 +33,7 @@ class Parts:
         self._weight_decay = weight_decay
 
     def conv(self, filters: int, kernel_size: int, name: str, followed_by: str | None = None, **options: Any) -> Conv2D:
-        """Returns a convolution without bias; `followed_by` is the nonlinearity after its batch normalisation."""
+        """Returns a convolution without bias. `followed_by` names the nonlinearity after its batch normalisation."""
         defaults = {
             "padding": "same",
             "use_bias": False,
@@ -61,10 +61,10 @@ class Parts:
         )
 
     def finish(self, inputs: Any, outputs: Any, name: str) -> keras.Model:
-        """Returns the functional model, if every rule has found a layer.
+        """Returns the functional model after checking that every rule applies to a layer.
 
         Raises:
-            ConfigError: if the pattern of a rule fits none.
+            ConfigError: if the pattern of a rule matches no layer.
         """
         self._assignment.check()
         return keras.Model(inputs, outputs, name=name)

@@ -1,4 +1,4 @@
-"""Residual networks, version 1 (He et al. 2015) and 2 (He et al. 2016), as Kunin et al. 2020 trained them."""
+"""Residual networks of version 1 (He et al. 2015) and 2 (He et al. 2016), as trained by Kunin et al. 2020."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-"""Depth -> blocks in each of the four groups."""
+"""The number of blocks in each of the four groups, by depth."""
 
 BATCH_NORM_MOMENTUM = {1: 0.9, 2: 0.997}
 BATCH_NORM_EPSILON = 1e-5
@@ -29,28 +29,29 @@ def resnet(
 ) -> keras.Model:
     """Builds a residual network that returns logits.
 
-    The first block of every group has a projection shortcut, in the shallow networks too; a bottleneck strides in its
-    3x3. Before a stride above 1 the input is padded by kernel size - 1 and the convolution is VALID. The last
-    batch normalisation of a version-1 block starts with scale 0. Layers are named `stem`, `group1_block1_conv1`,
-    `group1_block1_shortcut` and so on, and `dense`.
+    The first block of every group has a projection shortcut, also in the shallow networks. In a bottleneck block the
+    3x3 convolution has the stride. If the stride is above 1, the input is padded by kernel size - 1 and the convolution
+    is VALID. The scale of the last batch normalisation in a version-1 block starts at 0. Layers are named `stem`,
+    `group1_block1_conv1`, `group1_block1_shortcut` and so on, and `dense`.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        version: 1, with batch normalisation after each convolution; 2, before it.
+        version: 1 for batch normalisation after each convolution, 2 for batch normalisation before it.
         classes: number of classes.
         input_shape: `(height, width, channels)`.
-        alignment: none, one rule for all layers, or rules with patterns of layer names.
-        stem: `"imagenet"`, 7x7 stride 2 and max-pooling; `"cifar"`, 3x3 stride 1 and no pooling.
-        width: filters of the first group; each further group has twice as many.
+        alignment: None, one rule for all layers, or rules with patterns of layer names.
+        stem: `"imagenet"` for a 7x7 convolution of stride 2 and max-pooling; `"cifar"` for a 3x3 convolution of
+            stride 1 without pooling.
+        width: number of filters of the first group. Each further group has twice as many.
         weight_decay: coefficient of J's L2 term.
-        batch_norm_trainable: whether scale and shift of the batch normalisation are trained; otherwise they keep their
-            initial values. The batch's statistics are used, and followed by the moving ones, in either case.
+        batch_norm_trainable: whether scale and shift of the batch normalisation are trained. If False, they keep their
+            initial values; training still uses the batch's statistics and updates the moving statistics.
 
     Returns:
         A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
 
     Raises:
-        ValueError: if an argument is not one of those.
+        ValueError: if an argument has another value.
     """
     if depth not in BLOCKS:
         raise ValueError(
@@ -78,7 +79,7 @@ def resnet(
 
 
 class _ResNet:
-    """Adds the layers of one network."""
+    """Builds the layers of one network."""
 
     def __init__(self, parts: Parts, version: int, bottleneck: bool, batch_norm_trainable: bool):
         self.parts = parts
@@ -91,7 +92,7 @@ class _ResNet:
         }
 
     def stem(self, x: Any, kind: str, width: int) -> Any:
-        """The first convolution; in version 2 neither batch normalisation nor nonlinearity follow it."""
+        """Adds the first convolution. In version 2 it is not followed by batch normalisation or a nonlinearity."""
         followed_by = "relu" if self.version == 1 else None
         if kind == "imagenet":
             x = self.conv(x, width, 7, 2, "stem", followed_by)
@@ -104,7 +105,7 @@ class _ResNet:
         return x
 
     def block(self, x: Any, filters: int, strides: int, name: str, project: bool) -> Any:
-        """One residual block."""
+        """Adds a residual block."""
         return (self._block_v1 if self.version == 1 else self._block_v2)(x, filters, strides, name, project)
 
     def _block_v1(self, x, filters, strides, name, project):
@@ -137,7 +138,7 @@ class _ResNet:
         return keras.layers.Add(name=f"{name}_add")([x, shortcut])
 
     def _convs(self, filters: int, strides: int) -> list[tuple[int, int, int]]:
-        """Returns outputs, kernel size and stride of the convolutions of a block."""
+        """Returns the filters, kernel size and stride of each convolution in a block."""
         if self.bottleneck:
             return [(filters, 1, 1), (filters, 3, strides), (self._outputs(filters), 1, 1)]
         return [(filters, 3, strides), (filters, 3, 1)]
@@ -146,7 +147,7 @@ class _ResNet:
         return 4 * filters if self.bottleneck else filters
 
     def conv(self, x: Any, filters: int, size: int, strides: int, name: str, followed_by: str | None = None) -> Any:
-        """A convolution; under a stride its input is padded by a fixed amount, whatever the input's size."""
+        """Adds a convolution. With a stride, the padding depends only on the kernel size, not on the input's size."""
         if strides == 1:
             return self.parts.conv(filters, size, name, followed_by)(x)
         if size > 1:
@@ -160,5 +161,5 @@ class _ResNet:
         return FusedBatchNormalization(name=f"{name}_norm", **self.batch_norm, **options)(x)
 
     def norm_relu(self, x: Any, name: str) -> Any:
-        """Batch normalisation and ReLU."""
+        """Adds batch normalisation and ReLU."""
         return keras.layers.ReLU(name=f"{name}_relu")(self.norm(x, name))

@@ -1,4 +1,4 @@
-"""Kernels whose columns have one norm (Rahmansetayesh et al., equation 13)."""
+"""Kernels whose columns all have the same norm (Rahmansetayesh et al., equation 13)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from neural_alignment.serialization import serializable
 
 @serializable
 class ColumnNorm(keras.constraints.Constraint):
-    """Scales every column of a kernel `(..., outputs)` to one norm: w_i <- gamma w_i / ||w_i||.
+    """Scales every column of a kernel `(..., outputs)` to the norm gamma: w_i <- gamma w_i / ||w_i||.
 
-    A column is what one neuron weighs its inputs by; of a convolution, `(height, width, inputs, filters)`, it is a
-    whole filter. Keras' `UnitNorm` adds a small number to the norm, this does not; a column of zeros, which has no
-    direction, stays as it is.
+    A column holds the weights of one neuron's inputs. In a convolution, `(height, width, inputs, filters)`, it is a
+    whole filter. Unlike Keras' `UnitNorm`, this does not add a small number to the norm. Columns of zeros are not
+    changed.
 
     Args:
         gamma: the norm, positive.
@@ -36,43 +36,43 @@ class ColumnNorm(keras.constraints.Constraint):
         """Returns the kernel with scaled columns.
 
         Raises:
-            ValueError: if the kernel has no columns, as a vector has not.
+            ValueError: if the kernel has fewer than two axes.
         """
         kernel = keras.ops.convert_to_tensor(kernel)
         if kernel.ndim < 2:
             raise ValueError(
-                f"`kernel` must have two axes or more, the last of outputs. Received the shape {tuple(kernel.shape)}. "
-                "Example: (3, 3, 16, 32)."
+                "`kernel` must have two or more axes, the last of which is outputs. "
+                f"Received the shape {tuple(kernel.shape)}. Example: (3, 3, 16, 32)."
             )
         axes = tuple(range(kernel.ndim - 1))
         norms = keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axis=axes, keepdims=True))
         return kernel * keras.ops.where(norms > 0, self.gamma / keras.ops.where(norms > 0, norms, 1.0), 1.0)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the constructor's arguments."""
         return {"gamma": self.gamma}
 
 
 class WeightNorm(Options):
-    """Norm of the weights that reach one neuron: forward kernels after every update, backward kernels once."""
+    """The norm of the weights into one neuron, set after every update for W and once for B."""
 
     gamma: PositiveFloat = 1.0
-    """Norm of every column, of W over its inputs and of B over its outputs."""
+    """The norm of every column: of W over its inputs, of B over its outputs."""
     kernels: Literal["forward", "backward", "both"] = "both"
-    """W at the start and after each update; B once, at the start; or both. Biases never."""
+    """The kernels to normalise: W, at the start and after each update; B, at the start; or both. Biases never."""
 
     @property
     def constrains_forward(self) -> bool:
-        """Whether W is kept at its norm."""
+        """Whether W is scaled after each update."""
         return self.kernels != "backward"
 
     @property
     def scales_backward(self) -> bool:
-        """Whether B begins at its norm."""
+        """Whether the initial B is scaled."""
         return self.kernels != "forward"
 
     def constraint(self) -> ColumnNorm | None:
-        """Returns what keeps W at its norm after each update, or none."""
+        """Returns the constraint that scales W after each update, or None."""
         return ColumnNorm(self.gamma) if self.constrains_forward else None
 
     def start(self, layer: AlignedLayer) -> None:

@@ -10,7 +10,7 @@ from neural_alignment.models.batch_norm import BatchAxisNormalization
 from neural_alignment.models.parts import Parts, Rules
 
 STRIDES = {"cifar": (1, 1, 1, 2, 1, 2, 1), "imagenet": (4, 2, 1, 2, 1, 2, 1), "kmnist": (1, 2, 2)}
-"""Design -> stride of each convolution."""
+"""The stride of each convolution, by design."""
 
 
 def wide_cnn(
@@ -25,26 +25,27 @@ def wide_cnn(
 ) -> keras.Model:
     """Builds the 8-layer CIFAR or ImageNet network or the 4-layer KMNIST network.
 
-    3x3 convolutions with bias and SAME padding, each followed by batch normalisation over the batch axis and the
-    nonlinearity; global average pooling; a dense layer. Layers are named `conv1`, `conv2` and so on, and `dense`.
+    The network consists of 3x3 convolutions with bias and SAME padding, each followed by batch normalisation over the
+    batch axis and the nonlinearity; then global average pooling and a dense layer. Layers are named `conv1`, `conv2`
+    and so on, and `dense`.
 
     Args:
-        design: which network: seven convolutions, the fourth and sixth of stride 2; seven, the first of stride 4, then
-            2 and 1 in turn; or three, the second and third of stride 2.
-        width: filters of every convolution.
+        design: `"cifar"` has seven convolutions, the fourth and sixth of stride 2. `"imagenet"` has seven, the first of
+            stride 4, then alternately of stride 2 and 1. `"kmnist"` has three, the second and third of stride 2.
+        width: number of filters of every convolution.
         classes: number of classes.
         input_shape: `(height, width, channels)`.
-        alignment: none, one rule for all layers, or rules with patterns of layer names.
+        alignment: None, one rule for all layers, or rules with patterns of layer names.
         activation: nonlinearity after every batch normalisation.
-        parameterization: "ntk", W ~ N(0, 1) and 1 / sqrt(fan-in) in the graph (equation 1); "standard", W ~ N(0,
-            1 / fan-in) and no factor (Appendix H).
+        parameterization: `"ntk"` draws W ~ N(0, 1) and multiplies by 1 / sqrt(fan-in) in the graph (equation 1);
+            `"standard"` draws W ~ N(0, 1 / fan-in) without a factor (Appendix H).
         weight_decay: coefficient of J's L2 term.
 
     Returns:
         A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
 
     Raises:
-        ValueError: if `design` is not one of those, or `width` is not positive.
+        ValueError: if `design` is unknown or `width` is not positive.
     """
     if design not in STRIDES:
         raise ValueError(f'`design` must be one of {", ".join(STRIDES)}. Received {design!r}. Example: design="cifar".')
@@ -52,7 +53,7 @@ def wide_cnn(
         raise ValueError(f"`width` must be at least 1. Received {width!r}. Example: width=64.")
     parts = Parts(alignment, weight_decay)
 
-    def options() -> dict[str, Any]:  # For each layer anew: an initialiser draws the same numbers at every call.
+    def options() -> dict[str, Any]:  # A new one per layer: an initializer draws the same numbers at every call.
         return {"parameterization": parameterization, "kernel_initializer": _initializer(parameterization)}
 
     inputs = x = keras.Input(input_shape)
@@ -66,7 +67,7 @@ def wide_cnn(
 
 
 def _initializer(parameterization: str) -> Any:
-    """Returns what draws W, so that the network at initialisation is one and the same in both parameterizations."""
+    """Returns the initializer of W. Both parameterizations have the same distribution of networks."""
     if parameterization == "ntk":
         return keras.initializers.RandomNormal(stddev=1.0)
     return keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")

@@ -25,7 +25,7 @@ from neural_alignment.papers.plans import Run, decisive
 from neural_alignment.search.records import Ending
 from neural_alignment.search.trial import Children, ended
 from neural_alignment.training import files
-from neural_alignment.training.run_directory import plain_difference
+from neural_alignment.training.config_comparison import plain_difference
 
 Arrays = dict[str, np.ndarray]
 Tell = Callable[[float], None]

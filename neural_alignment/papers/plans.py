@@ -27,9 +27,10 @@ from neural_alignment.reporting import check_writable, csv_text, duration, read_
 from neural_alignment.search.records import Ending
 from neural_alignment.search.trial import Children, Task
 from neural_alignment.training import files, lock
+from neural_alignment.training.config_comparison import decisive_values, plain_difference
+from neural_alignment.training.existing_run import stored_state
 from neural_alignment.training.metrics import MetricsFile
-from neural_alignment.training.run import stored_state
-from neural_alignment.training.run_directory import RunDirectory, essence, plain_difference
+from neural_alignment.training.run_directory import RunDirectory
 from neural_alignment.training.stopping import Interrupted, Stop
 
 SECONDS = "seconds.csv"
@@ -181,7 +182,7 @@ def _check_kind(outcome: Outcome, due: configuration.Config) -> None:
 
 def decisive(config: configuration.Config) -> dict[str, Any]:
     """Returns what of a configuration decides a result, as plain data: not where its data are, nor a test besides."""
-    plain = essence(config)
+    plain = decisive_values(config)
     plain["data"] = {key: value for key, value in plain["data"].items() if not key.endswith("_files")}
     plain["evaluation"].pop("test_split", None)
     return plain

@@ -36,7 +36,7 @@ from neural_alignment.search.records import Ending, Lines, Trial, as_trial, best
 from neural_alignment.search.spaces import Settings
 from neural_alignment.search.trial import Task
 from neural_alignment.training import files, lock, setup
-from neural_alignment.training.run_directory import first_difference
+from neural_alignment.training.config_comparison import first_difference
 
 Say = Callable[[str], None]
 
@@ -67,7 +67,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
     plans.check(plan, base)
     chance = 1.0 / setup.data_facts(base).classes
     _check_same(search_dir, plan, base)
-    with files.full_disk_told(search_dir):
+    with files.full_disk_reported(search_dir):
         _make(search_dir)
         with lock.held(search_dir) as check_held:
             _check_same(search_dir, plan, base)

@@ -23,7 +23,7 @@ from neural_alignment.training.model import AlignedModel, all_layers
 from neural_alignment.training.run_directory import RunDirectory
 
 
-class Network(NamedTuple):
+class RunNetwork(NamedTuple):
     """A network of a run.
 
     Attributes:
@@ -37,7 +37,7 @@ class Network(NamedTuple):
     config: Config
 
 
-def trained(run_dir: str | Path) -> Network:
+def trained(run_dir: str | Path) -> RunNetwork:
     """Returns the network at the end of a run.
 
     Raises:
@@ -48,10 +48,10 @@ def trained(run_dir: str | Path) -> Network:
     path = directory.model_path(status)
     model = load_model(path)
     check_finite(model, path)
-    return Network(directory.path, model, directory.checked_config(status))
+    return RunNetwork(directory.path, model, directory.checked_config(status))
 
 
-def initial(run_dir: str | Path) -> Network:
+def initial(run_dir: str | Path) -> RunNetwork:
     """Returns the network as the run began, drawn anew from its seed: the baseline "Random" of Figure 6.
 
     Batch normalisation has its first moving statistics, mean 0 and variance 1.
@@ -61,7 +61,7 @@ def initial(run_dir: str | Path) -> Network:
     """
     _, model, config = trained(run_dir)
     facts = (model.output_shape[-1], model.input_shape[1:])
-    return Network(str(run_dir), setup.build_model(config, *facts, steps_per_epoch=1), config)
+    return RunNetwork(str(run_dir), setup.build_model(config, *facts, steps_per_epoch=1), config)
 
 
 def rate_layers(model: keras.Model) -> list[str]:
@@ -75,7 +75,7 @@ def rate_layers(model: keras.Model) -> list[str]:
     ]
 
 
-def matching_layers(network: Network, patterns: Sequence[str] = ()) -> list[str]:
+def matching_layers(network: RunNetwork, patterns: Sequence[str] = ()) -> list[str]:
     """Returns the names of the layers that patterns such as `group*_relu` fit, in the order of the forward pass.
 
     Args:
@@ -109,7 +109,7 @@ class ImageSet:
         DataError: if they cannot be read, or are not of the network's shape.
     """
 
-    def __init__(self, network: Network, images: str | Path | None = None, batch_size: int = 64):
+    def __init__(self, network: RunNetwork, images: str | Path | None = None, batch_size: int = 64):
         self._shape = tuple(network.model.input_shape[1:])
         self._batch_size = batch_size
         if images is None:
@@ -156,7 +156,7 @@ def _pixel_scale(config: Config) -> tuple[Any, Any]:
     return dataset.center, dataset.scale
 
 
-def extract(network: Network, layer: str, images: ImageSet, folder: str | Path | None = None) -> np.ndarray:
+def extract(network: RunNetwork, layer: str, images: ImageSet, folder: str | Path | None = None) -> np.ndarray:
     """Returns the outputs of one layer, each image's in a row, in inference mode.
 
     Args:
@@ -232,13 +232,13 @@ def features(
     return extract(network, layer, ImageSet(network, images, batch_size), folder)
 
 
-def _check_layer(network: Network, name: str) -> None:
+def _check_layer(network: RunNetwork, name: str) -> None:
     """Raises `RunError` unless there is such a layer."""
     names = [layer.name for layer in all_layers(network.model)]
     if name not in names:
         raise _unknown(network, name, names)
 
 
-def _unknown(network: Network, name: str, names: Sequence[str]) -> RunError:
+def _unknown(network: RunNetwork, name: str, names: Sequence[str]) -> RunError:
     close = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.0))
     return RunError(f"{network.run_dir}: no layer is called {name!r}; nearest of its {len(names)}: {close}")

@@ -276,7 +276,7 @@ def confined(root: str, name: str) -> str:
 
 
 @contextlib.contextmanager
-def full_disk_told(fallback: str) -> Iterator[None]:
+def full_disk_reported(fallback: str) -> Iterator[None]:
     """Turns the error of a full disk, from wherever it comes, into one line.
 
     Args:

@@ -70,7 +70,7 @@ def available() -> int:
 
 
 @contextlib.contextmanager
-def told(config: Config) -> Iterator[None]:
+def exhaustion_reported(config: Config) -> Iterator[None]:
     """Turns a failure to allocate the weights, or to make tensors of such shapes, into one line.
 
     Raises:

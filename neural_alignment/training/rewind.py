@@ -14,10 +14,10 @@ import tensorflow as tf
 
 from neural_alignment.config import Config
 from neural_alignment.errors import RunError
-from neural_alignment.training import files
+from neural_alignment.training import config_comparison, files
 from neural_alignment.training.checkpoints import check_state, kept_steps, named_steps, write_named
 from neural_alignment.training.metrics import MetricsFile
-from neural_alignment.training.run_directory import RunDirectory, essence_digest
+from neural_alignment.training.run_directory import RunDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def go_back(directory: RunDirectory, config: Config, step: int) -> None:
     name = begun["folder"] if begun and begun["step"] == step else _new_folder(directory, step)
     directory.write_status(
         "stopped",
-        {"config.yaml": essence_digest(config)},
+        {"config.yaml": config_comparison.digest(config)},
         reason=f"going back to step {step}; go on with --resume",
         step=step,
         going_back={"step": step, "folder": name},

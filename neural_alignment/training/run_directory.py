@@ -1,8 +1,30 @@
-"""The files of a run directory, and whether they are whole."""
+"""The files of a run directory, and whether they are complete.
+
+runs/<name>/
+    config.yaml      the configuration with all defaults; `train` accepts it
+    metrics.csv      one row per evaluation
+    kernels/         W and B of the layers that `logging.kernels` names, at every evaluation
+    tensorboard/     scalars, histograms, images
+    checkpoints/     last/ and best/, resumable
+    set_aside/       files of later steps, moved here when the run went back to an earlier step (`resume_from`)
+    corrupt_records.json   damaged records of the data, if some were found and are tolerated
+    model.keras      the final model
+    status.json      running | finished | stopped | diverged | failed, and the reason
+    lock.json        the process that is using the directory, while there is one
+    status.json.partial    while a run lasts: disk space reserved for its final status
+
+Checksums reveal damage. Checkpoints, .npz files and .keras files contain their own. `status.json` contains its own and,
+once the run has ended, those of `metrics.csv` and `model.keras`. A checkpoint contains the checksum of `metrics.csv` at
+its step. The checksum of `config.yaml` covers the values that affect the result: comments, and keys such as `runtime`,
+may be edited. Directories of earlier versions have no such checksums and are read without them; their unfinished runs
+cannot be resumed. `resume` recreates a file that is missing or empty if that is possible. A damaged file is named in
+the error and is not changed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
@@ -19,7 +41,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError
-from neural_alignment.training import files, lock
+from neural_alignment.training import config_comparison, files, lock
 from neural_alignment.training.checkpoints import Checkpoints
 from neural_alignment.training.metrics import MetricsFile
 
@@ -31,12 +53,6 @@ FILES = (
 
 STATES = ("running", "finished", "stopped", "diverged", "failed")
 """Allowed values of `state` in `status.json`."""
-
-_FREE = {
-    **dict.fromkeys(("runtime", "checkpoints", "logging"), True),
-    "data": {"data_dir", "download", "index_file", "tolerate_corrupt"},
-}
-"""Keys of the configuration that may change on resume: they do not affect the result."""
 
 _HEADER = b"step,epoch,seconds,"
 """First bytes of every `metrics.csv`."""
@@ -54,6 +70,26 @@ def _reported(path: str) -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         raise RunError(f"{path}: cannot be used as a run directory: {' '.join(error.message.split())[:200]}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        path: the run directory.
+        metrics: the last row of `metrics.csv`.
+        layers: names of the aligned layers.
+    """
+
+    path: str
+    metrics: dict[str, float]
+    layers: list[str]
+
+    @property
+    def weight_angles(self) -> dict[str, float]:
+        """Layer -> angle between W and B^T, degrees."""
+        return {layer: self.metrics[f"weight_angle/{layer}"] for layer in self.layers}
 
 
 class RunDirectory:
@@ -95,7 +131,7 @@ class RunDirectory:
         status = self.found_status()
         if status is None:
             path = self.file("status.json")
-            remedy = "" if self.lacks("status.json") else "remove it, and "
+            remedy = "" if self.is_missing_or_empty("status.json") else "remove it, and "
             raise RunError(
                 f"{path}: {self._status_problem()}; {remedy}`train` with the run's configuration and --resume makes it "
                 "anew from the last checkpoint"
@@ -157,9 +193,9 @@ class RunDirectory:
         )
 
     def _status_problem(self) -> str:
-        return "is missing or empty" if self.lacks("status.json") else "is damaged"
+        return "is missing or empty" if self.is_missing_or_empty("status.json") else "is damaged"
 
-    def lacks(self, name: str) -> bool:
+    def is_missing_or_empty(self, name: str) -> bool:
         """Whether one of `FILES` is missing or empty, so that nothing is lost where it is made anew."""
         path = self.file(name)
         return not tf.io.gfile.exists(path) or not tf.io.gfile.stat(path).length
@@ -171,7 +207,7 @@ class RunDirectory:
             RunError: if it is damaged: it is not overwritten.
         """
         path = self.file("status.json")
-        if not self.lacks("status.json"):
+        if not self.is_missing_or_empty("status.json"):
             raise RunError(
                 f"{path}: is damaged; remove it, and --resume goes on from the last checkpoint; or --force starts anew"
             )
@@ -193,7 +229,7 @@ class RunDirectory:
     def checksums(self, config: Config) -> dict[str, str | None]:
         """Returns name -> checksum of the files of a run that ends; none where a file is missing."""
         own = {name: files.digest_of(self.file(name)) for name in ("metrics.csv", "model.keras")}
-        return {"config.yaml": essence_digest(config), **own}
+        return {"config.yaml": config_comparison.digest(config), **own}
 
     def write(self, name: str, text: str) -> None:
         """Writes one of `FILES`.
@@ -241,11 +277,11 @@ class RunDirectory:
         if known is None:
             return self.config()
         again = "`train` with the run's configuration and --resume writes it again"
-        if self.lacks("config.yaml"):
+        if self.is_missing_or_empty("config.yaml"):
             raise RunError(f"{path}: is missing or empty; {again}")
         try:
             config = self.config()
-            if known == _stored_digest(self):
+            if known == config_comparison.file_digest(path):
                 return config
             problem = "a value differs from the one that the run was trained with"
         except ConfigError as error:
@@ -280,7 +316,7 @@ class RunDirectory:
         known = status.get("files", {}).get("model.keras")
         if known is None:
             return None
-        if self.lacks("model.keras"):
+        if self.is_missing_or_empty("model.keras"):
             return "is missing or empty"
         return None if files.digest_of(self.file("model.keras")) == known else "is damaged"
 
@@ -296,7 +332,7 @@ class RunDirectory:
         path = self.file("model.keras")
         if status["state"] != "finished" and not tf.io.gfile.exists(path):
             raise RunError(f"{self.path}: has no model.keras because the run is {status['state']}; finish it first")
-        problem = "is missing or empty" if self.lacks("model.keras") else self.model_problem(status)
+        problem = "is missing or empty" if self.is_missing_or_empty("model.keras") else self.model_problem(status)
         if problem is not None:
             raise RunError(f"{path}: {problem}; {self.model_remedy()}")
         return path
@@ -305,7 +341,7 @@ class RunDirectory:
         """Returns the remedy for a final model that is missing or damaged, for messages."""
         if not self.has_last_state():
             return "restore it from a copy, or train anew with --force"
-        remedy = "" if self.lacks("model.keras") else "remove it, and "
+        remedy = "" if self.is_missing_or_empty("model.keras") else "remove it, and "
         return f"{remedy}`train` with the run's configuration and --resume saves it again from the last checkpoint"
 
     def has_last_state(self) -> bool:
@@ -335,76 +371,3 @@ def _cell_differs(value: Any, cell: float) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return True
     return not (math.isclose(value, cell, rel_tol=1e-6) or (math.isnan(value) and math.isnan(cell)))
-
-
-def essence(config: Config) -> dict[str, Any]:
-    """Returns the keys of a configuration that affect the result, as plain data."""
-    return config.model_dump(mode="json", exclude=_FREE)
-
-
-def essence_digest(config: Config) -> str:
-    """Returns the checksum of what decides the result; `_stored_digest` returns the same for the file of `config`."""
-    return _plain_digest(configuration.plain(config))
-
-
-def _stored_digest(directory: RunDirectory) -> str:
-    """Returns the checksum of the values of `config.yaml` that decide the result.
-
-    They are taken as the file has them: a later version may have more keys, with defaults.
-
-    Raises:
-        ConfigError: if the file is missing or damaged.
-    """
-    return _plain_digest(configuration.read_chain(directory.file("config.yaml"))[0][1])
-
-
-def _plain_digest(plain: Mapping[str, Any]) -> str:
-    decisive = {key: value for key, value in plain.items() if _FREE.get(key) is not True}
-    free = {key: names for key, names in _FREE.items() if names is not True}
-    for key, names in free.items():
-        if isinstance(plain.get(key), Mapping):
-            decisive[key] = {name: value for name, value in plain[key].items() if name not in names}
-    return files.plain_digest(_canonical(decisive))
-
-
-def _canonical(value: Any) -> Any:
-    """Returns plain data in which equal numbers are written alike: 1, 1.0 and "1e0"."""
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(each) for each in value]
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError, OverflowError):
-            return repr(float(value))
-    return value
-
-
-def first_difference(was: Config, now: Config) -> str | None:
-    """Returns a description of the first key that affects the result and differs, or None if there is none."""
-    return plain_difference(essence(was), essence(now))
-
-
-def plain_difference(was: Any, now: Any) -> str | None:
-    """Says at which key plain data differ, and how; none where they do not."""
-    return next((f"{key} was {old!r}, is now {new!r}" for key, old, new in _differences(was, now)), None)
-
-
-class _Unset:
-    """Stands for a key that is left out where it has its default."""
-
-    def __repr__(self) -> str:
-        return "not set"
-
-
-_UNSET = _Unset()
-
-
-def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Returns the keys at which plain data differ, with both values."""
-    # Without a common key they are of different kinds, such as two distributions of a search.
-    if isinstance(was, dict) and isinstance(now, dict) and was.keys() & now.keys():
-        for key in {**was, **now}:
-            place = f"{path}.{key}" if path else key
-            yield from _differences(was.get(key, _UNSET), now.get(key, _UNSET), place)
-    elif was != now:
-        yield path, was, now

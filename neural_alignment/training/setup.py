@@ -79,7 +79,7 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
     keras.utils.set_random_seed(config.seed)
     # What is float32, in `mixed_bfloat16` R and the angles, is float32: GPUs would multiply in TF32, TPUs in bfloat16.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    with _precision(config.runtime.precision), memory.told(config):
+    with _precision(config.runtime.precision), memory.exhaustion_reported(config):
         model = _draw_model(config, classes, input_shape, steps_per_epoch)
     if config.runtime.synchronize_batch_norm:
         for layer in all_layers(model):

@@ -82,7 +82,7 @@ def test_the_permuted_baseline_keeps_the_weights_and_loses_their_places(rng):
 
 def test_wrong_input_is_one_line(rng):
     first, _ = kernels(rng, (6, 4))
-    with pytest.raises(ValueError, match=r"one shape.*Example"):
+    with pytest.raises(ValueError, match=r"same shape.*Example"):
         alignment_score(DenseMap(), first, first.T, (6,))
     with pytest.raises(ValueError, match="`probes` must be at least 2"):
         alignment_score(DenseMap(), first, first, (6,), probes=1)

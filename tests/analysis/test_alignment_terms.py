@@ -225,7 +225,7 @@ def test_a_bounded_history_is_the_expansion_from_the_oldest_iteration_that_is_ke
         np.testing.assert_array_equal(mine, other)
     parts = alignment_terms.expand(bounded, now)
     assert_close(parts.alignment + parts.zero_degree + parts.remainder, moved[-1])
-    with pytest.raises(ValueError, match=r"between 1 and the number of iterations that are kept, 3. Received 4"):
+    with pytest.raises(ValueError, match=r"between 1 and the number of iterations in the history, 3. Received 4"):
         alignment_terms.alignment_term(bounded, now, 4)
     with pytest.raises(ValueError, match="Received 0"):
         alignment_terms.transformation(bounded, now, 0)

@@ -117,7 +117,7 @@ def test_null_ends_at_a_symmetric_point_where_weight_mirror_diverges(decay):
 def test_what_has_no_closed_form_says_so():
     with pytest.raises(ValueError, match="`null` must be 0"):
         RULES["information"].solution(1.0, 1.0, np.zeros(1))
-    with pytest.raises(ValueError, match="`null` must be positive"):
+    with pytest.raises(ValueError, match="`null` and `x_squared` must be positive"):
         RULES["weight_mirror"].fixed_point()
 
 

@@ -20,7 +20,7 @@ def test_angles_of_known_matrices(rng):
         assert similarity.angle(matrix, 1e-30 * turned) == pytest.approx(degrees, abs=1e-9)
         assert similarity.cosine_similarity(7 * matrix, turned) == pytest.approx(np.cos(radians), abs=1e-12)
     assert np.isnan(similarity.angle(matrix, 0 * matrix))
-    with pytest.raises(ValueError, match=r"one shape. Received \(4, 6\) and \(6, 4\)"):
+    with pytest.raises(ValueError, match=r"same shape. Received \(4, 6\) and \(6, 4\)"):
         similarity.angle(matrix, matrix.T)
 
 

@@ -13,7 +13,7 @@ from neural_alignment import data
 from neural_alignment.data import sources
 from neural_alignment.data.damage import DamagedRecord, DamageList
 from neural_alignment.errors import DataError
-from neural_alignment.training import run
+from neural_alignment.training import run, stepping
 
 EXAMPLES, BATCH, STEPS = 33, 8, 4
 
@@ -185,7 +185,7 @@ def test_a_batch_of_damaged_records_alone_is_an_error(photographs, files, tools)
     spoil(files.directory / "train-00000-of-00003", tools, *range(4, 8))
     dataset = load(*photographs, tolerate_corrupt=20, batch_size=4, shuffle=False)
     message, before = explained(dataset, dataset.train().take(9))
-    assert "So is every other record of its batch. Received step 1." in message
+    assert "All other records of its batch are damaged too. Received step 1." in message
     assert before == 1
 
 
@@ -379,14 +379,14 @@ def counted(directory):
 
 
 def stop_at(patch, step):
-    original = run.Stepper.__call__
+    original = stepping.Stepper.__call__
 
     def stopping(self, limit):
         if int(self._model.optimizer.iterations) == step:
             raise KeyboardInterrupt
         return original(self, limit)
 
-    patch.setattr(run.Stepper, "__call__", stopping)
+    patch.setattr(stepping.Stepper, "__call__", stopping)
 
 
 def test_a_run_counts_damaged_records_in_its_metrics_and_once_when_it_is_resumed(

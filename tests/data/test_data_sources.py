@@ -407,7 +407,7 @@ def test_imagenet_file_of_another_kind(files, examples):
     path = files.directory / "train-00001-of-00003"
     path.write_text("this is no TFRecord file, but it is long enough to hold a header")
     message = raised_by(load_imagenet, pattern, train_examples=examples)
-    assert message.startswith(f"In `train_files`: A file is no TFRecord file, or is corrupt: {path}.")
+    assert message.startswith(f"In `train_files`: A file is not a TFRecord file, or it is corrupt: {path}.")
 
 
 @pytest.mark.parametrize("missing", [1, 5, 200])

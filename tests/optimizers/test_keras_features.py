@@ -233,7 +233,7 @@ def test_noise_belongs_to_the_wrapper():
 
 
 def test_noise_inside_noise_and_one_optimizer_for_both_losses_are_refused():
-    with pytest.raises(ValueError, match="must not be noisy itself"):
+    with pytest.raises(ValueError, match="must not be a Noisy"):
         Noisy(Noisy(SGD(0.1), 1.0), 1.0)
     inner = SGD(0.1)
     with pytest.raises(ValueError, match="one or two different Keras optimizers"):
@@ -448,7 +448,7 @@ TOGETHER = {
 @pytest.mark.parametrize("optimizer", APART)
 @pytest.mark.parametrize("kind", [AlignedModel, keras.Model], ids=["aligned", "keras"])
 def test_w_and_b_of_kolen_pollack_are_not_moved_apart(kind, optimizer):
-    with pytest.raises(ValueError, match="'kolen_pollack' needs one optimizer that moves W and B at every step"):
+    with pytest.raises(ValueError, match="'kolen_pollack' needs one optimizer that updates W and B at every step"):
         fit(model(APART[optimizer](), kind, rule=KolenPollack(decay=0.1)))
 
 

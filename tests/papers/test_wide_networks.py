@@ -23,6 +23,7 @@ from neural_alignment.papers.wide_networks import accuracies, figures, sweeps, t
 from neural_alignment.papers.wide_networks import runs as experiments
 from neural_alignment.reporting import csv_text
 from neural_alignment.training import run
+from neural_alignment.training.metrics import MetricsFile
 
 DIGITS = (
     "data={source: digits}",
@@ -58,7 +59,7 @@ def test_each_rate_is_the_run_that_train_makes(tmp_path, rule, more):
     for number, rate in enumerate(rates):
         config = loaded(rule, *more, f"optimization.forward.learning_rate={rate}")
         run.train(config, tmp_path / str(number))
-        rows = [row for row in run.MetricsFile(str(tmp_path / str(number) / "metrics.csv")).rows() if row["step"]]
+        rows = [row for row in MetricsFile(str(tmp_path / str(number) / "metrics.csv")).rows() if row["step"]]
         np.testing.assert_allclose(found["train_loss"][number], [row["train_J"] for row in rows], rtol=1e-5)
         # One example of 360 may fall to the other side: the graphs of both are not one and the same.
         np.testing.assert_allclose(
@@ -358,7 +359,7 @@ def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
         run.train(
             configuration.load(f"{CONFIGS}/{cell.config}", (*cell.overrides, "seed=3")), tmp_path / cell.name / "seed3"
         )
-        rows = run.MetricsFile(str(tmp_path / cell.name / "seed3" / "metrics.csv")).rows()
+        rows = MetricsFile(str(tmp_path / cell.name / "seed3" / "metrics.csv")).rows()
         tops.append(max(row["top1"] for row in rows if row["step"]))
     [network] = tables.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
     assert (network.seed, network.rates, network.validation.shape) == (3, (0.2, 0.5), (2, 3))

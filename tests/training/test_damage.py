@@ -19,9 +19,19 @@ from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped
 from neural_alignment.papers import pieces, plans
 from neural_alignment.search import trial
-from neural_alignment.training import checkpoints, distribution, files, load_model, lock, run, setup, stepping
+from neural_alignment.training import (
+    checkpoints,
+    distribution,
+    evaluation,
+    files,
+    load_model,
+    lock,
+    run,
+    setup,
+    stepping,
+)
+from neural_alignment.training.config_comparison import decisive_values
 from neural_alignment.training.metrics import MetricsFile
-from neural_alignment.training.run_directory import essence
 
 PLAN = {
     "epochs": 2,
@@ -51,11 +61,11 @@ class Runs:
 
     def __init__(self, folder):
         self.folder = folder
-        self.prepared = run._prepare(config())
+        self.prepared = run.prepare(config())
         self._initial = [variable.numpy() for variable in self._variables()]
         (folder / "plan.yaml").write_text(configuration.dump(config()))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(run, "_prepare", self.prepare)
+            patch.setattr(run, "prepare", self.prepare)
             run.train(config(), folder / "finished" / "fc" / "seed0")
             self.evaluated = run.evaluate(folder / "finished" / "fc" / "seed0")
             original = stepping.Stepper.__call__
@@ -76,8 +86,8 @@ class Runs:
         return [*model.weights, *(variable for optimizer in optimizers for variable in optimizer.variables)]
 
     def prepare(self, plan):
-        """Stands in for `run._prepare`: the same data and model, with the initial values of the run."""
-        if essence(plan) != essence(config()):
+        """Stands in for `run.prepare`: the same data and model, with the initial values of the run."""
+        if decisive_values(plan) != decisive_values(config()):
             raise AssertionError("another run is prepared")
         for variable, value in zip(self._variables(), getattr(self, "_initial", []), strict=True):
             variable.assign(value)
@@ -96,7 +106,7 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def copied(runs, tmp_path, monkeypatch):
     """Returns a copy of the finished or the stopped run; data and model are prepared once for all."""
-    monkeypatch.setattr(run, "_prepare", runs.prepare)
+    monkeypatch.setattr(run, "prepare", runs.prepare)
 
     def copy(kind):
         shutil.copytree(runs.folder / kind, tmp_path / kind, dirs_exist_ok=True)
@@ -141,7 +151,7 @@ def restored(runs, patch):
         self.means.put_back()
         return self.step, runs.state(), self.means._kept, self.metrics.rows()
 
-    patch.setattr(run._Training, "run", stub)
+    patch.setattr(run.RunLoop, "run", stub)
 
 
 def resume(path):
@@ -727,7 +737,7 @@ def killed_at(owner, name, path, monkeypatch):
 def test_a_changed_last_row_of_a_killed_run_is_seen(copied, whole, monkeypatch, column):
     """Also if its step is that of the checkpoint, as it is after most kills."""
     path = copied("stopped")
-    killed_at(run._Training, "_keep_best", path, monkeypatch)
+    killed_at(run.RunLoop, "_keep_best", path, monkeypatch)
     text = (path / "metrics.csv").read_text()
     place = text.splitlines()[0].split(",").index(column)
     *rows, last = text.splitlines()
@@ -745,13 +755,13 @@ def test_a_row_that_was_lost_with_a_kill_is_the_one_that_was_measured(copied, mo
     path = copied("stopped")
     killed_at(MetricsFile, "append", path, monkeypatch)
     evaluations = []
-    original = run.callbacks.Evaluation.row
+    original = evaluation.Evaluation.row
 
     def counted(*arguments):
         evaluations.append(1)
         return original(*arguments)
 
-    monkeypatch.setattr(run.callbacks.Evaluation, "row", counted)
+    monkeypatch.setattr(evaluation.Evaluation, "row", counted)
     run.train(config(), path, resume=True)
     assert [row["step"] for row in MetricsFile(str(path / "metrics.csv")).rows()] == [0, STEPS, 2 * STEPS]
     assert evaluations == []
@@ -811,7 +821,7 @@ def test_the_row_of_the_step_of_a_state_may_be_there_or_not(tmp_path):
 def test_a_run_that_is_killed_twice_at_one_step_goes_on(copied, whole, monkeypatch):
     """The second process writes the row that the first one has measured."""
     path = copied("stopped")
-    for owner, name in ((MetricsFile, "append"), (run._Training, "_keep_best")):
+    for owner, name in ((MetricsFile, "append"), (run.RunLoop, "_keep_best")):
         killed_at(owner, name, path, monkeypatch)
     run.train(config(), path, resume=True)
     assert training_files((whole, path)) == []
@@ -924,7 +934,7 @@ def killed_after(operations, path, monkeypatch):
     with monkeypatch.context() as patch:
         for owner, name in ((files, "move"), (files, "write_whole"), (files, "copy"), (tf.io.gfile, "makedirs")):
             patch.setattr(owner, name, count(getattr(owner, name)))
-        patch.setattr(run, "_live", lambda *_: None)
+        patch.setattr(run, "_finish", lambda *_: None)
         try:
             run.train(config(), path, resume_from=9)
         except Killed:

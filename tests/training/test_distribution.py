@@ -190,7 +190,7 @@ def test_a_scheduled_optimizer_outside_of_an_aligned_model_says_what_it_needs(fl
         variable = keras.Variable(np.ones(2), name="backward_kernel")
         optimizer = MultiOptimizer([Momentum(0.1), Momentum(0.1)], RateScheduler(1, alternation=1))
         optimizer.build([variable])
-    with pytest.raises(ValueError, match="several replicas `apply` must be told whose turn it is"):
+    with pytest.raises(ValueError, match="several replicas `apply` must be called inside a `mode` context"):
         strategy.run(lambda: optimizer.apply([tf.ones(2, tf.float64)], [variable]))
 
 

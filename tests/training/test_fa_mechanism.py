@@ -233,7 +233,7 @@ def test_column_norm_of_a_convolution_is_that_of_a_whole_filter(rng):
     np.testing.assert_allclose(scaled[..., 1] / kernel[..., 1], 0.6 / np.linalg.norm(kernel[..., 1]), rtol=1e-5)
     first = 0.6 * kernel / np.linalg.norm(kernel, axis=0, keepdims=True)  # The first axis alone is that of matrices.
     assert distance(scaled, first) > 0.3
-    with pytest.raises(ValueError, match=r"two axes or more, the last of outputs. Received the shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"two or more axes, the last of which is outputs. Received the shape \(4,\)"):
         ColumnNorm()(tf.ones(4))
 
 

@@ -20,7 +20,7 @@ from processes import Command
 from neural_alignment import config as configuration
 from neural_alignment.data import InMemory
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.training import callbacks, distribution, run, setup, stepping
+from neural_alignment.training import distribution, evaluation, run, run_loop, setup, stepping
 from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel
@@ -249,7 +249,7 @@ def test_checkpoints_between_evaluations_go_by_steps(saved, tmp_path):
 
 def test_checkpoints_between_evaluations_go_by_the_clock(saved, monkeypatch, tmp_path):
     times = iter(range(0, 10**6, 61))  # A minute goes by between two looks at the clock.
-    monkeypatch.setattr(run, "time", SimpleNamespace(time=lambda: 0.0, monotonic=lambda: next(times)))
+    monkeypatch.setattr(run_loop, "time", SimpleNamespace(time=lambda: 0.0, monotonic=lambda: next(times)))
     run.train(config(epochs=1, checkpoints={"every_steps": None, "every_minutes": 3, "keep_best": False}), tmp_path)
     # One look when the run begins, one per step, one at each save.
     assert saved == [(3, "last"), (6, "last"), (9, "last"), (STEPS, "last")]
@@ -299,7 +299,7 @@ def signal_once(patch, owner, name, number=signal.SIGTERM, at=1):
 
 
 WHEN = {
-    "measuring before the first step": ((callbacks.Evaluation, "row"), 0, {0}),
+    "measuring before the first step": ((evaluation.Evaluation, "row"), 0, {0}),
     "tracing the first step": (
         (MultiOptimizer, "apply"),
         0,
@@ -423,7 +423,7 @@ def signalled(self, stop, listeners):
         pass
 
 model.Execution.trace = lambda *_: threading.Event().wait()  # Never done.
-run._Training._measure = signalled
+run.RunLoop._measure = signalled
 """
     process = command(tmp_path, before)
     try:
@@ -438,7 +438,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     before = """
 import os, signal, sys
 from neural_alignment.training import run, stepping
-step, save = stepping.Stepper.__call__, run._Training.save
+step, save = stepping.Stepper.__call__, run.RunLoop.save
 
 def during(*arguments):
     results = step(*arguments)
@@ -452,7 +452,7 @@ def saving(self, *arguments):
         print("still there", file=sys.stderr, flush=True)
     save(self, *arguments)
 
-stepping.Stepper.__call__, run._Training.save = during, saving
+stepping.Stepper.__call__, run.RunLoop.save = during, saving
 """
     process = command(tmp_path, before)
     assert process.wait() == -signal.SIGTERM

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, DataError, Diverged, RunError
-from neural_alignment.training import callbacks, run
+from neural_alignment.training import evaluation, run
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.run_directory import FILES
 
@@ -380,22 +380,22 @@ def test_several_rules_are_told_apart_by_their_places_and_constants_have_no_colu
         {"rule": "weight_mirror", "layers": "hidden1", "amp": schedule, "decay": 1.0},
         {"rule": "symmetric", "layers": "dense", "self_": 1.0, "decay": schedule},
     ]
-    columns = callbacks.ScheduledWeights(config(alignment=rules), 10)
+    columns = evaluation.ScheduledWeights(config(alignment=rules), 10)
     assert columns.row(5) == {"weight/0.amp": 1.5, "weight/1.decay": 1.5}
-    assert callbacks.ScheduledWeights(config(alignment=rules[:1]), 10).row(5) == {"weight/amp": 1.5}
-    assert callbacks.ScheduledWeights(config(), 10).row(5) == {}
+    assert evaluation.ScheduledWeights(config(alignment=rules[:1]), 10).row(5) == {"weight/amp": 1.5}
+    assert evaluation.ScheduledWeights(config(), 10).row(5) == {}
 
 
 def test_a_run_of_an_earlier_version_goes_on_without_the_columns_that_it_does_not_have(tmp_path, monkeypatch):
     plan = config(**SCHEDULED)
-    original = callbacks.Evaluation.row
+    original = evaluation.Evaluation.row
 
     def earlier(*arguments):
         later = ("loss_rate_J", "loss_rate_R", "weight/")
         return {name: value for name, value in original(*arguments).items() if not name.startswith(later)}
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Evaluation, "row", earlier)
+        patch.setattr(evaluation.Evaluation, "row", earlier)
         with pytest.raises(Killed):
             run.train(plan, tmp_path / "run", progress=KillAt(EPOCH + 1))
         run.train(plan, tmp_path / "whole")

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.training import files, lock, run
+from neural_alignment.training import files, lock, run, stepping
 from neural_alignment.training.checkpoints import Checkpoints
+from neural_alignment.training.metrics import MetricsFile
 
 BASE = {
     "epochs": 1,
@@ -65,7 +66,7 @@ def limited(patch, owner, name, at=1, size=100):
     ("owner", "name", "at", "file", "step"),
     [
         (Checkpoints, "save", 3, "ckpt-4", 2),  # The first call is that of step 0, which has nothing to save.
-        (run.MetricsFile, "append", 2, "metrics.csv.partial", STEPS),
+        (MetricsFile, "append", 2, "metrics.csv.partial", STEPS),
         (run.RunDirectory, "save_model", 1, "", STEPS),
     ],
     ids=["checkpoint", "metrics", "model"],
@@ -118,10 +119,10 @@ def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_once_there_is_space(sm
 
 
 def test_other_errors_of_the_file_system_are_not_taken_for_a_full_disk(tmp_path):
-    with pytest.raises(FileNotFoundError), files.full_disk_told("x"):
+    with pytest.raises(FileNotFoundError), files.full_disk_reported("x"):
         (tmp_path / "none").read_text()
     # TensorFlow has one class of error for a full disk and for a full memory.
-    with pytest.raises(tf.errors.ResourceExhaustedError), files.full_disk_told("x"):
+    with pytest.raises(tf.errors.ResourceExhaustedError), files.full_disk_reported("x"):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
 
@@ -158,7 +159,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, h
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.Stepper, "__call__", stop)
+        patch.setattr(stepping.Stepper, "__call__", stop)
         with pytest.raises(KeyboardInterrupt):
             run.train(config(), path)
     pid = holder(path)
@@ -289,7 +290,7 @@ def test_a_run_on_a_remote_file_system_is_trained_and_resumed(monkeypatch, whole
 
     monkeypatch.setattr(lock.Lease, "acquire", note)
     path = f"ram://{tmp_path.name}/run"
-    original = run.Stepper.__call__
+    original = stepping.Stepper.__call__
 
     def stop(self, limit):
         if int(self._model.optimizer.iterations) == 4:
@@ -300,7 +301,7 @@ def test_a_run_on_a_remote_file_system_is_trained_and_resumed(monkeypatch, whole
         return original(self, limit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.Stepper, "__call__", stop)
+        patch.setattr(stepping.Stepper, "__call__", stop)
         with pytest.raises(KeyboardInterrupt):
             run.train(config(), path)
     clock.alive.clear()
@@ -318,7 +319,7 @@ def test_a_run_on_a_remote_file_system_is_trained_and_resumed(monkeypatch, whole
 def test_a_process_that_lost_its_lease_writes_nothing_more(monkeypatch, tmp_path):
     monkeypatch.setattr(lock.Lease.__init__, "__defaults__", (lambda: 1e9, lambda: None))
     path = f"ram://{tmp_path.name}/run"
-    original = run.Stepper.__call__
+    original = stepping.Stepper.__call__
 
     def robbed(self, limit):
         files.write_whole(f"{path}/{lock.NAME}", json.dumps({"token": "x", "time": 1e9, "pid": 7, "host": "other"}))
@@ -334,7 +335,7 @@ def test_a_process_that_lost_its_lease_writes_nothing_more(monkeypatch, tmp_path
         taken = self
 
     monkeypatch.setattr(lock.Lease, "acquire", note)
-    monkeypatch.setattr(run.Stepper, "__call__", robbed)
+    monkeypatch.setattr(stepping.Stepper, "__call__", robbed)
     with pytest.raises(lock.Lost, match="process 7 on other, which took it over"):
         run.train(config(), path)
     with tf.io.gfile.GFile(f"{path}/status.json") as file:

@@ -79,7 +79,7 @@ def figure_6(
     return Artifact(COLUMNS, rows, _text(rows), _draw(rows, recorded))
 
 
-def _networks(runs: Mapping[str, str], random: bool) -> Iterator[tuple[str, features.Network]]:
+def _networks(runs: Mapping[str, str], random: bool) -> Iterator[tuple[str, features.RunNetwork]]:
     if random:
         yield RANDOM, features.initial(next(iter(runs.values())))
     for name, run_dir in runs.items():

@@ -1,0 +1,90 @@
+"""Which keys of a configuration decide the result of a run, their checksum, and how two configurations differ."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from neural_alignment import config as configuration
+from neural_alignment.config import Config
+from neural_alignment.training import files
+
+_FREE = {
+    **dict.fromkeys(("runtime", "checkpoints", "logging"), True),
+    "data": {"data_dir", "download", "index_file", "tolerate_corrupt"},
+}
+"""Keys of the configuration that may change on resume: they do not affect the result."""
+
+
+def decisive_values(config: Config) -> dict[str, Any]:
+    """Returns the keys of a configuration that affect the result, as plain data."""
+    return config.model_dump(mode="json", exclude=_FREE)
+
+
+def digest(config: Config) -> str:
+    """Returns the checksum of what decides the result; `file_digest` returns the same for the file of `config`."""
+    return _plain_digest(configuration.plain(config))
+
+
+def file_digest(path: str) -> str:
+    """Returns the checksum of the values of `config.yaml` that decide the result.
+
+    They are taken as the file has them: a later version may have more keys, with defaults.
+
+    Raises:
+        ConfigError: if the file is missing or damaged.
+    """
+    return _plain_digest(configuration.read_chain(path)[0][1])
+
+
+def _plain_digest(plain: Mapping[str, Any]) -> str:
+    decisive = {key: value for key, value in plain.items() if _FREE.get(key) is not True}
+    free = {key: names for key, names in _FREE.items() if names is not True}
+    for key, names in free.items():
+        if isinstance(plain.get(key), Mapping):
+            decisive[key] = {name: value for name, value in plain[key].items() if name not in names}
+    return files.plain_digest(_canonical(decisive))
+
+
+def _canonical(value: Any) -> Any:
+    """Returns plain data in which equal numbers are written alike: 1, 1.0 and "1e0"."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(each) for each in value]
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return repr(float(value))
+    return value
+
+
+def first_difference(was: Config, now: Config) -> str | None:
+    """Returns a description of the first key that affects the result and differs, or None if there is none."""
+    return plain_difference(decisive_values(was), decisive_values(now))
+
+
+def plain_difference(was: Any, now: Any) -> str | None:
+    """Says at which key plain data differ, and how; none where they do not."""
+    return next((f"{key} was {old!r}, is now {new!r}" for key, old, new in _differences(was, now)), None)
+
+
+class _Unset:
+    """Stands for a key that is left out where it has its default."""
+
+    def __repr__(self) -> str:
+        return "not set"
+
+
+_UNSET = _Unset()
+
+
+def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Returns the keys at which plain data differ, with both values."""
+    # Without a common key they are of different kinds, such as two distributions of a search.
+    if isinstance(was, dict) and isinstance(now, dict) and was.keys() & now.keys():
+        for key in {**was, **now}:
+            place = f"{path}.{key}" if path else key
+            yield from _differences(was.get(key, _UNSET), now.get(key, _UNSET), place)
+    elif was != now:
+        yield path, was, now

@@ -1,0 +1,105 @@
+"""Checks of a directory that already holds a run: whether the run can be resumed, and whether it is finished."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import tensorflow as tf
+
+from neural_alignment.config import Config
+from neural_alignment.errors import RunError
+from neural_alignment.training import config_comparison
+from neural_alignment.training.checkpoints import kept_steps
+from neural_alignment.training.run_directory import Result, RunDirectory
+
+_log = logging.getLogger(__name__)
+
+
+def stored_state(directory: RunDirectory, config: Config) -> str | None:
+    """Returns the state of the run in a directory, or none if the directory is empty.
+
+    Raises:
+        RunError: if the run is damaged or of another configuration, or the files are not those of a run.
+    """
+    if not directory.exists():
+        return None
+    status = directory.found_status()
+    if status is None:
+        directory.check_resumable()
+    _check_same_configuration(directory, config, status)
+    return status["state"] if status is not None else "failed"
+
+
+def check_usable(directory: RunDirectory, config: Config, resume: bool, force: bool) -> Result | None:
+    """Checks that a run may use the directory; returns the result if the run is already finished."""
+    if not directory.exists():
+        return None
+    status = directory.found_status()
+    if force:
+        return None
+    if not resume:
+        state = status["state"] if status is not None else "damaged (status.json)"
+        advice = "--force replaces it" if state == "finished" else "--resume goes on, --force starts anew"
+        raise RunError(f"{directory.path}: holds a run that is {state}; {advice}")
+    if status is None:
+        directory.check_resumable()
+    _check_same_configuration(directory, config, status)
+    if status is None or status["state"] != "finished":
+        return None
+    return _finished_result(directory, status)
+
+
+def _finished_result(directory: RunDirectory, status: dict[str, Any]) -> Result | None:
+    """Returns the result of a finished run, or none if its final model must be saved again."""
+    rows = directory.rows(status)
+    if not rows:
+        raise RunError(f"{directory.path}: its metrics.csv is gone or empty; --force trains anew")
+    if not is_finished(directory):
+        _log.warning("%s: is missing or empty; it is saved again", directory.file("model.keras"))
+        return None
+    if problem := directory.model_problem(status):
+        _log.warning("%s: %s; %s", directory.file("model.keras"), problem, directory.model_remedy())
+    metrics = rows[-1]
+    layers = [key.partition("/")[2] for key in metrics if key.startswith("weight_angle/")]
+    return Result(directory.path, metrics, layers)
+
+
+def _check_same_configuration(directory: RunDirectory, config: Config, status: dict[str, Any] | None) -> None:
+    """Checks that the stored configuration of a run is `config`.
+
+    Args:
+        directory: the run.
+        config: the configuration to continue with.
+        status: content of `status.json`; none if the file is missing.
+
+    Raises:
+        RunError: if the configurations differ, or the stored one is damaged.
+    """
+    if not directory.has_begun():
+        return
+    known = status.get("files", {}).get("config.yaml") if status is not None else None
+    if directory.is_missing_or_empty("config.yaml") and known == config_comparison.digest(config):
+        _log.warning("%s: is missing or empty; it is written again", directory.file("config.yaml"))
+        return
+    difference = config_comparison.first_difference(directory.checked_config(status or {}), config)
+    if difference:
+        raise RunError(
+            f"{directory.path}: its checkpoint is of another configuration: {difference}; resume "
+            "with its own config.yaml, or choose another --run-dir"
+        )
+
+
+def has_own_state(directory: RunDirectory) -> bool:
+    """Whether a run continues from its own state, so that `init_from` is ignored."""
+    last = tf.io.gfile.join(directory.file("checkpoints"), "last")
+    return bool(kept_steps(last)) or tf.io.gfile.exists(directory.file("metrics.csv"))
+
+
+def is_finished(directory: RunDirectory) -> bool:
+    """Whether nothing is left to do; false if the final model is missing and can be saved again."""
+    status = directory.found_status()
+    if status is None or status["state"] != "finished":
+        return False
+    lost = "model.keras" in status.get("files", {}) and directory.is_missing_or_empty("model.keras")
+    return not (lost and directory.has_last_state())

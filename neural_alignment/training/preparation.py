@@ -1,0 +1,84 @@
+"""The parts of a run that do not depend on its directory: devices, data, and the compiled model."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from typing import Any, NamedTuple
+
+from neural_alignment import data, paths
+from neural_alignment.config import Config
+from neural_alignment.errors import ConfigError, RunError
+from neural_alignment.training import distribution, initial_state, setup
+from neural_alignment.training.distribution import Distribution
+from neural_alignment.training.evaluation import AlignmentProbe
+from neural_alignment.training.model import AlignedModel
+from neural_alignment.training.run_directory import RunDirectory
+
+
+class Prepared(NamedTuple):
+    """The parts of a run that do not depend on its directory.
+
+    Attributes:
+        devices: the devices that compute it.
+        dataset: the training and validation data.
+        test: a data set whose validation part is evaluated as well, or none.
+        model: the compiled model.
+        alignment: measures the alignment of the model.
+    """
+
+    devices: Distribution
+    dataset: data.Dataset
+    test: data.Dataset | None
+    model: AlignedModel
+    alignment: AlignmentProbe
+
+
+def prepare(config: Config) -> Prepared:
+    """Builds and compiles the model of a run while the data are read."""
+    devices = distribution.create(config.runtime)
+    devices.check(config)
+    facts = setup.data_facts(config)
+    split = config.evaluation.test_split
+    with concurrent.futures.ThreadPoolExecutor(1) as background:
+        reading = background.submit(setup.load_data, config)
+        testing = None if split is None else background.submit(setup.load_test_data, config, split)
+        with devices.scope():
+            model = setup.build_model(config, facts.classes, facts.input_shape, facts.steps_per_epoch)
+            setup.compile_model(model, config, facts.classes, facts.steps_per_epoch)
+        alignment = AlignmentProbe(model, devices, config.evaluation.probe_examples)
+        alignment.trace(facts)
+        dataset, test = reading.result(), None if testing is None else testing.result()
+    if test is not None and config.data.standardize and type(test) is not type(dataset):
+        raise ConfigError(
+            "evaluation.test_split: must be held in memory, or read from files, as the run's data are, or its images "
+            f"would be standardised otherwise; found {split}, too large or too small for that; allowed is a part of it"
+        )
+    return Prepared(devices, dataset, test, model, alignment)
+
+
+def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepared) -> dict[str, Any] | None:
+    """Loads the state that `init_from` names into the model, if there is one; returns its description as plain data.
+
+    Raises:
+        RunError: if the state is missing, is damaged, does not fit, or lies in the run directory itself.
+    """
+    options = config.init_from
+    if options is None:
+        return None
+    own, source = (paths.real(path.rstrip("/")) for path in (directory.path, options.path))
+    if source == own or source.startswith(f"{own}/"):
+        raise RunError(f"init_from: must not be in the run directory {directory.path}; found {options.path}")
+    loaded = initial_state.load(options, prepared.model)
+    end = total_steps(config, prepared.dataset)
+    if loaded.first_step >= end:
+        raise RunError(
+            f"init_from: the run would go on at step {loaded.first_step} of {options.path}, but it ends at step {end}; "
+            "raise epochs or max_steps, or start at step 0 with init_from.optimizer: false"
+        )
+    return loaded.plain()
+
+
+def total_steps(config: Config, dataset: data.Dataset) -> int:
+    """Returns the global step at which a run ends."""
+    total = config.epochs * dataset.steps_per_epoch * ((config.optimization.alternation or 0) + 1)
+    return min(total, config.max_steps or total)
