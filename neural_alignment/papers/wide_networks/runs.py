@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from neural_alignment.papers.figures import Style
 from neural_alignment.papers.pieces import Piece, Pieces
 from neural_alignment.papers.plans import Cell, Run
-from neural_alignment.papers.wide_networks.accuracies import TABLE_2, TABLE_9, TABLE_10, WIDTHS
+from neural_alignment.papers.wide_networks.printed import TABLE_2, TABLE_9, TABLE_10, WIDTHS
 from neural_alignment.papers.wide_networks.sweeps import swept
 
 
