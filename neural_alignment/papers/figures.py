@@ -116,7 +116,8 @@ def grid(
         _add_legend(axis, [axis], fontsize="x-small")
     if legend:
         others = [axis for axis in figure.axes if axis not in own]
-        _add_legend(figure, others, loc=legend, ncols=6 if "center" in legend else 1, fontsize="small")
+        columns = int(size[0] / 1.7) if "center" in legend else 1
+        _add_legend(figure, others, loc=legend, ncols=columns, fontsize="small")
     return figure
 
 

@@ -149,7 +149,9 @@ def test_table_5_says_where_the_paper_prints_otherwise():
     text = make("table", "two_routes/5").text
     for (setting, rule), unrounded in UNROUNDED.items():
         printed = dict(paper_table_5())[setting][rule]
-        line = f"{setting} of {experiments.RULES[rule].label}: the paper prints {printed}; its earlier appendix has"
+        line = (
+            f"{setting} of {experiments.RULE_STYLES[rule].label}: the paper prints {printed}; its earlier appendix has"
+        )
         assert f"{line} {unrounded}" in text
 
 
@@ -384,7 +386,7 @@ def test_a_coloured_figure_is_seen_to_be_coloured():
 
 
 def test_rules_are_told_apart_without_their_shade():
-    looks = [(style.marker, str(style.line)) for style in experiments.RULES.values()]
+    looks = [(style.marker, str(style.line)) for style in experiments.RULE_STYLES.values()]
     assert len(set(looks)) == len(looks)
 
 

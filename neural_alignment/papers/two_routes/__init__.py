@@ -32,7 +32,7 @@ def _neural_fit(source: Source) -> Artifact:
     from neural_alignment.papers.two_routes import figure_6
 
     networks = {
-        runs.RULES[cell.labels["rule"]].label: outcomes[0].directory.path
+        runs.RULE_STYLES[cell.labels["rule"]].label: outcomes[0].directory.path
         for cell, outcomes in source.read()
         if outcomes and not outcomes[0].diverged
     }

@@ -29,7 +29,7 @@ from neural_alignment.papers.figures import (
 from neural_alignment.papers.plans import Outcome
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, crossed, grouped, table
-from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULES
+from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULE_STYLES
 from neural_alignment.papers.two_routes.tables import RUN_COLUMNS, percent, run_rows
 from neural_alignment.reporting import Artifact, Row
 
@@ -142,14 +142,14 @@ def transfer(source: Source) -> Artifact:
         return models.index(row["model"]) + 0.06 * (rules.index(row["rule"]) - (len(rules) - 1) / 2)
 
     accuracies = panel(
-        lines(rows, place, _percent, "rule", {rule: RULES[rule] for rule in rules}, mean_and_error),
+        lines(rows, place, _percent, "rule", {rule: RULE_STYLES[rule] for rule in rules}, mean_and_error),
         level(100 * CHANCE[source.profile][0], "chance"),
         ticks(range(len(models)), [MODELS[model] for model in models], log=False),
         xlabel="network",
         ylabel="validation top-1 (%)",
         ylim=(0, None),
     )
-    down, across = {RULES[rule].label: rule for rule in rules}, {MODELS[model]: model for model in models}
+    down, across = {RULE_STYLES[rule].label: rule for rule in rules}, {MODELS[model]: model for model in models}
     text = crossed("rule", down, across, lambda rule, model: percent(rows, cells[model, rule], "top1"))
     return Artifact(RUN_COLUMNS, rows, text, grid([[accuracies]], (7.5, 4.5), legend="outside right"))
 
@@ -172,7 +172,7 @@ def noise(source: Source) -> Artifact:
         panel(
             lines(
                 *(chosen(rows, model=model), "noise_variance", _percent, "rule"),
-                *({rule: RULES[rule] for rule in rules}, mean_and_error),
+                *({rule: RULE_STYLES[rule] for rule in rules}, mean_and_error),
             ),
             level(100 * CHANCE[source.profile][0], "chance"),
             scale("x", "symlog", linthresh=smallest, linscale=0.5),
@@ -185,7 +185,7 @@ def noise(source: Source) -> Artifact:
         for model in models
     ]
     figure = grid([panels], (4.2 * len(models) + 1.6, 4), legend="outside right")
-    columns = {"network": lambda own: MODELS[own[0]["model"]], "rule": lambda own: RULES[own[0]["rule"]].label}
+    columns = {"network": lambda own: MODELS[own[0]["model"]], "rule": lambda own: RULE_STYLES[own[0]["rule"]].label}
     for variance in variances:
         columns[f"variance {variance:g}"] = lambda own, variance=variance: percent(
             rows, cells[own[0]["model"], own[0]["rule"], variance], "top1"
@@ -232,7 +232,7 @@ def symmetry(source: Source) -> Artifact:
             panels[-1].append(_scatter(own, title=f"epoch {labels['epoch']:g}"))
             rows += own
     text = f"Layer {SYMMETRY_LAYER}." + (f" Not yet run: {', '.join(missing)}." if missing else "")
-    labels = [f"{RULES[cell.labels['rule']].label}\nbackward weight" for cell in source.cells]
+    labels = [f"{RULE_STYLES[cell.labels['rule']].label}\nbackward weight" for cell in source.cells]
     figure = grid(panels, (2.3 * TIMES, 2.6 * len(panels)), ylabels=labels)
     return Artifact(("rule", "epoch", "step", "layer", "forward", "backward"), rows, text, figure)
 
@@ -244,7 +244,7 @@ def metrics(source: Source) -> Artifact:
     """Angle and norm ratio of W and B of every layer over training, for several rules."""
     rows, panels, ends = [], [], []
     for cell, outcomes in source.read():
-        label, own = RULES[cell.labels["rule"]].label, _metric_rows(cell.labels["rule"], outcomes)
+        label, own = RULE_STYLES[cell.labels["rule"]].label, _metric_rows(cell.labels["rule"], outcomes)
         state = "" if own else ": diverged before its first evaluation" if outcomes else ": not yet run"
         styles = _layer_styles([layer for (layer,) in grouped(own, "layer")])
         panels.append(

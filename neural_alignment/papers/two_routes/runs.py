@@ -15,7 +15,7 @@ MODELS = {
 }
 """The paper's networks, as folders below configs/two_routes have them."""
 
-RULES = {
+RULE_STYLES = {
     "backprop": Style("backpropagation", "o", "-", 0.0),
     "symmetric": Style("symmetric (SA)", "s", "--", 0.3),
     "activation": Style("activation (AA)", "^", "-.", 0.3),

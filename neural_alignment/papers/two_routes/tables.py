@@ -12,7 +12,7 @@ from neural_alignment.papers.plans import Cell, Outcome
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, spread, table
 from neural_alignment.papers.two_routes import taxonomy
-from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULES, SEARCHED, TABLE_3, TABLE_4
+from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULE_STYLES, SEARCHED, TABLE_3, TABLE_4
 from neural_alignment.reporting import Artifact, Row
 
 RUN_COLUMNS = ("profile", "model", "rule", "seed", "top1", "top5", "diverged", "seconds")
@@ -76,7 +76,7 @@ def table_3(source: Source) -> Artifact:
     """Top-1 and top-5 accuracy of the local rules with ResNet-18; mean and standard deviation over seeds."""
     rows = run_rows(source, source.read())
     cells = {cell.labels["rule"]: cell for cell in source.cells}
-    columns: dict[str, Any] = {"rule": lambda own: RULES[own[0]["rule"]].label}
+    columns: dict[str, Any] = {"rule": lambda own: RULE_STYLES[own[0]["rule"]].label}
     for number, name in enumerate(("top1", "top5")):
         header = f"top-{name[-1]} (%)"
         columns[header] = lambda own, name=name: percent(rows, cells[own[0]["rule"]], name)
@@ -96,7 +96,7 @@ def table_4(source: Source) -> Artifact:
     cells = {(cell.labels["model"], cell.labels["rule"]): cell for cell in source.cells}
     rules = [*dict.fromkeys(rule for _, rule in cells)]
     ours = {
-        f"{RULES[rule].label} (%)": lambda own, rule=rule: percent(rows, cells[own[0]["model"], rule], "top1")
+        f"{RULE_STYLES[rule].label} (%)": lambda own, rule=rule: percent(rows, cells[own[0]["model"], rule], "top1")
         for rule in rules
     }
     papers = {f"paper, {rule} (%)": lambda own, rule=rule: f"{TABLE_4[own[0]['model']][rule]:.2f}" for rule in rules}
@@ -197,9 +197,9 @@ def table_5(source: Source) -> Artifact:
     configs = {rule: configuration.load(f"{source.configs}/two_routes/resnet18/{rule}.yaml") for rule in SEARCHED}
     rows = [{"setting": name, **{rule: cell(configs[rule]) for rule in SEARCHED}} for name, cell in TABLE_5.items()]
     remarks = [
-        f"{row['setting']} of {RULES[row['rule']].label}: the paper prints {row['printed']:.4f}; its earlier appendix "
-        f"has {row['unrounded']}."
+        f"{row['setting']} of {RULE_STYLES[row['rule']].label}: the paper prints {row['printed']:.4f}; its earlier "
+        f"appendix has {row['unrounded']}."
         for row in published.read("two_routes/table_5_unrounded")  # Cells that the paper did not round correctly.
     ]
-    text = table(rows, ["setting"], {"": "setting", **{RULES[rule].label: rule for rule in SEARCHED}})
+    text = table(rows, ["setting"], {"": "setting", **{RULE_STYLES[rule].label: rule for rule in SEARCHED}})
     return Artifact(("setting", *SEARCHED), rows, "\n".join([text, "", *remarks]))

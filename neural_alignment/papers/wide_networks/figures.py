@@ -14,7 +14,7 @@ from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, table
 from neural_alignment.papers.wide_networks.networks import COLUMNS, DIFFERS, TrainedNetwork, networks, row_of
 from neural_alignment.papers.wide_networks.printed import TABLE_6, TABLE_7, TABLE_9, WIDTHS
-from neural_alignment.papers.wide_networks.runs import IMAGENET_LOSS, IMAGENET_SAMPLE, PIPELINE_CHECK, RULES
+from neural_alignment.papers.wide_networks.runs import IMAGENET_LOSS, IMAGENET_SAMPLE, PIPELINE_CHECK, RULE_STYLES
 from neural_alignment.papers.wide_networks.tables import COLUMNS_9, label, rows_of_9
 from neural_alignment.reporting import Artifact, Row
 
@@ -22,20 +22,19 @@ TITLES = {"cifar10": "CIFAR-10", "kmnist": "KMNIST"}
 
 PRINTED = {"cifar10": TABLE_6, "kmnist": TABLE_7}
 
-STYLES = {rule: each.style for rule, each in RULES.items()}
-
-CROSSES = {rule: Style(None, "x", "", style.shade) for rule, style in STYLES.items()}
+CROSSES = {rule: Style(None, "x", "", style.shade) for rule, style in RULE_STYLES.items()}
 """Published accuracies."""
 
 NARROW_STYLES = {
-    rule: dataclasses.replace(style, label=None, line=(0, (1, 1.5)), filled=False) for rule, style in STYLES.items()
+    rule: dataclasses.replace(style, label=None, line=(0, (1, 1.5)), filled=False)
+    for rule, style in RULE_STYLES.items()
 }
 """The narrower of two networks."""
 
 ACCURACY = "validation_accuracy"
 
 
-def over(rows: Sequence[Row], x: str, styles: Mapping[str, Style] = STYLES, y: str = ACCURACY) -> Mark:
+def over(rows: Sequence[Row], x: str, styles: Mapping[str, Style] = RULE_STYLES, y: str = ACCURACY) -> Mark:
     """Returns a line per rule; of several seeds the first is drawn."""
     return lines(rows, x, y, "rule", styles, first)
 
@@ -83,7 +82,7 @@ def figure_3(source: Source) -> Artifact:
         for dataset in TITLES
         if any(cell.labels["dataset"] == dataset for cell in source.cells)
     ]
-    order = list(RULES)
+    order = list(RULE_STYLES)
     rows.sort(key=lambda row: (row["dataset"], row["width"], order.index(row["rule"]), row["rate"]))
     rows = [{name: row[name] for name in columns} for row in rows]
     text = f"{_counted(found, source)}. Lines: width {wide}; dotted: width {narrow}; nothing where J became infinite."

@@ -131,7 +131,7 @@ def figure_9(source: Source) -> Artifact:
         panel(
             lines(published, "width", name, "rule", STYLES),
             lines(others, lambda row: 1.08 * row["width"], name, "rule", bars),
-            lines(printed, "width", name, "rule", crosses),
+            lines(printed, "width", name, "rule", crosses, markersize=7),
             level(chance, "the constant 0.5"),
             ticks(WIDTHS),
             title=name.replace("_", " "),

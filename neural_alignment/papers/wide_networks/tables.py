@@ -10,7 +10,7 @@ from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, spread, table
 from neural_alignment.papers.wide_networks.networks import COLUMNS, DIFFERS, networks, row_of
 from neural_alignment.papers.wide_networks.printed import TABLE_1, TABLE_2, TABLE_6, TABLE_7, TABLE_9, TABLE_10
-from neural_alignment.papers.wide_networks.runs import RULES, SEEDED_WIDTH
+from neural_alignment.papers.wide_networks.runs import RULE_STYLES, SEEDED_WIDTH
 from neural_alignment.reporting import Artifact, Row
 
 DIFFERENCES = "differs from the paper (paper)"
@@ -25,7 +25,7 @@ REMARK = (
 
 def label(rows: Sequence[Row]) -> str:
     """Returns the name of the rule of some rows."""
-    return RULES[rows[0]["rule"]].style.label
+    return RULE_STYLES[rows[0]["rule"]].label
 
 
 def _accuracies(rows: Sequence[Row], **key: Any) -> str:
@@ -46,7 +46,7 @@ def _grid(rows: Sequence[Row], source: Source, **key: Any) -> str:
     for width in sorted({each["width"] for each in labels}):
         columns[f"x{width}"] = lambda own, width=width: _accuracies(rows, **key, rule=own[0]["rule"], width=width)
     columns[DIFFERENCES] = lambda own: differs[own[0]["rule"]] or "-"
-    return table([{"rule": rule} for rule in RULES if rule in differs], ["rule"], columns)
+    return table([{"rule": rule} for rule in RULE_STYLES if rule in differs], ["rule"], columns)
 
 
 def _by_width(source: Source, paper: Mapping[str, Mapping[int, float]], *more: str) -> Artifact:

@@ -10,7 +10,7 @@ from neural_alignment.errors import InputError, RunError
 from neural_alignment.papers.figures import grid, lines, panel, quartiles, ticks
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import chosen, table
-from neural_alignment.papers.wide_networks.runs import RULES
+from neural_alignment.papers.wide_networks.runs import RULE_STYLES
 from neural_alignment.papers.wide_networks.tables import label
 from neural_alignment.reporting import Artifact, read_csv
 
@@ -45,7 +45,7 @@ def figure_7(source: Source) -> Artifact:
 
 def figure_of(rounds: Rounds) -> Artifact:
     """Returns medians and quartiles of the seconds of a step, and of their ratio to gradient descent in a round."""
-    rules, widths = [rule for rule in RULES if rule in rounds], sorted(rounds["normal"])
+    rules, widths = [rule for rule in RULE_STYLES if rule in rounds], sorted(rounds["normal"])
     samples = [
         {"rule": rule, "width": width, "seconds": seconds}
         for rule in rules
@@ -59,7 +59,7 @@ def figure_of(rounds: Rounds) -> Artifact:
             values = (rule, width, len(own), *quartiles(own), *quartiles(ratios))
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     seconds = panel(
-        lines(samples, "width", "seconds", "rule", {rule: RULES[rule].style for rule in rules}, quartiles),
+        lines(samples, "width", "seconds", "rule", RULE_STYLES, quartiles),
         ticks(widths),
         yscale="log",
         xlabel="filters of each convolution",
@@ -92,7 +92,7 @@ def read(folder: str) -> Rounds:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: is no file of the benchmark: {error}") from None
     counts = [{width: len(values) for width, values in of_rule.items()} for of_rule in found.values()]
-    if "normal" not in found or any(each != counts[0] for each in counts) or not set(found) <= set(RULES):
+    if "normal" not in found or any(each != counts[0] for each in counts) or not set(found) <= set(RULE_STYLES):
         raise RunError(f"{path}: is no file of the benchmark: not every rule has every width and round")
     return found
 
