@@ -5,12 +5,15 @@ Rahmansetayesh et al.: sections 2.3.1 and 4.4, Supplementary Note 6. Boopathy an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import keras
 import numpy as np
+from pydantic import Field, PositiveInt
 
 from neural_alignment.errors import ConfigError
+from neural_alignment.options import Options
+from neural_alignment.registry import Registry
 from neural_alignment.serialization import serializable
 
 CODE_STREAM = 5004
@@ -35,15 +38,24 @@ def n_hot_codes(classes: int, units: int, ones: int, seed: int) -> np.ndarray:
     Raises:
         ConfigError: if there are not enough units.
     """
-    if classes * ones > units:
-        raise ConfigError(
-            f"loss.units: {classes} classes of {ones} ones each need {classes * ones} or more; found {units}"
-        )
+    check_units(classes, units, ones)
     order = np.random.default_rng((CODE_STREAM, seed)).permutation(units)
     codes = np.zeros((classes, units), np.int64)
     for number, code in enumerate(codes):
         code[order[number * ones : (number + 1) * ones]] = 1
     return codes
+
+
+def check_units(classes: int, units: int, ones: int) -> None:
+    """Checks that codes of a length can have enough ones. Arguments as of `n_hot_codes`.
+
+    Raises:
+        ConfigError: if they cannot.
+    """
+    if classes * ones > units:
+        raise ConfigError(
+            f"loss.units: {classes} classes of {ones} ones each need {classes * ones} or more; found {units}"
+        )
 
 
 class _Coded:
@@ -196,3 +208,125 @@ class SparseTopKAccuracy(keras.metrics.SparseTopKCategoricalAccuracy):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Counts a batch: labels `(batch,)` and logits `(batch, classes)`."""
         super().update_state(y_true, keras.ops.cast(y_pred, "float32"), sample_weight)
+
+
+LOSSES = Registry("kind")
+"""The options of every loss by its name in a configuration."""
+
+
+class LossOptions(Options):
+    """Base of all losses: the options of J, and the loss and metrics that are made from them.
+
+    A subclass declares `kind` as a `Literal` with its name and is registered in `LOSSES`.
+    """
+
+    takes_logits: ClassVar[bool] = False
+    """Whether the outputs of the network must not have a nonlinearity."""
+
+    def outputs(self, classes: int) -> int:
+        """Returns the number of outputs that the network must have.
+
+        Args:
+            classes: number of classes.
+        """
+        return classes
+
+    def code_shape(self, classes: int) -> tuple[int, int] | None:
+        """Returns the shape `(classes, units)` of the codes of the classes, or none if each output is a class.
+
+        Args:
+            classes: number of classes.
+        """
+        del classes
+        return None
+
+    def check_classes(self, classes: int) -> None:
+        """Checks that the loss can tell the classes apart.
+
+        Args:
+            classes: number of classes.
+
+        Raises:
+            ConfigError: if it cannot.
+        """
+
+    def make(self, classes: int, batch_size: int, seed: int) -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:
+        """Returns J without weight decay, and the metrics.
+
+        Args:
+            classes: number of classes.
+            batch_size: examples of a training step.
+            seed: seed of the run.
+        """
+        raise NotImplementedError
+
+
+def _accuracies(classes: int) -> list[keras.metrics.Metric]:
+    """Returns the metrics of a network with one output for each class."""
+    top1 = keras.metrics.SparseCategoricalAccuracy(name="top1")
+    return [top1, SparseTopKAccuracy(k=5, name="top5")] if classes > 5 else [top1]
+
+
+@LOSSES.register
+class CrossEntropyOptions(LossOptions):
+    """Softmax cross entropy of logits, a mean over the batch."""
+
+    takes_logits: ClassVar[bool] = True
+
+    kind: Literal["cross_entropy"]
+
+    def make(self, classes, batch_size, seed):
+        """Returns the loss and its metrics. See `LossOptions.make`."""
+        del batch_size, seed
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+        return loss, _accuracies(classes)
+
+
+DEFAULT_LOSS = CrossEntropyOptions(kind="cross_entropy")
+"""The loss of a configuration that names none."""
+
+
+@LOSSES.register
+class HalfSquaredErrorOptions(LossOptions):
+    """Half the squared distance of the outputs to the code of the class, a sum over units and batch."""
+
+    kind: Literal["half_squared_error"]
+    ones: PositiveInt = 1
+    """Ones in the code of a class. Each unit is a one in the code of at most one class; the seed of the run decides in
+    which."""
+    units: PositiveInt | None = None
+    """Outputs of the network. Default: as many as the codes have ones."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Targets are this instead of 0, and 1 minus this instead of 1."""
+
+    def outputs(self, classes):
+        """Returns the length of a code. See `LossOptions.outputs`."""
+        return self.units or classes * self.ones
+
+    def code_shape(self, classes):
+        """Returns `(classes, units)`. See `LossOptions.code_shape`."""
+        return classes, self.outputs(classes)
+
+    def check_classes(self, classes):
+        """Checks that there are enough units. See `LossOptions.check_classes`."""
+        check_units(classes, self.outputs(classes), self.ones)
+
+    def make(self, classes, batch_size, seed):
+        """Returns the loss and its metric. See `LossOptions.make`."""
+        codes = n_hot_codes(classes, self.outputs(classes), self.ones, seed)
+        # No top-5: saturated and silent outputs tie, and Keras' top-k counts every tie as a hit.
+        return HalfSquaredError(codes, batch_size, self.label_smoothing), [CodeAccuracy(codes, "top1")]
+
+
+@LOSSES.register
+class SquaredErrorOptions(LossOptions):
+    """Squared distance of the outputs to the one-hot code of the class minus a shift, a mean over classes and batch."""
+
+    kind: Literal["squared_error"]
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Subtracted from all targets; 1 / classes makes their mean 0."""
+
+    def make(self, classes, batch_size, seed):
+        """Returns the loss and its metrics. See `LossOptions.make`."""
+        del batch_size, seed
+        return SquaredError(self.shift), _accuracies(classes)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import Annotated, Any
 
 import pydantic
 
 from neural_alignment import paths
 
-PathText = Annotated[str, pydantic.AfterValidator(paths.checked)]
+
+def _as_text(path: Any) -> Any:
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+PathText = Annotated[str, pydantic.BeforeValidator(_as_text), pydantic.AfterValidator(paths.checked)]
 """A path, or a pattern of paths; `~` is expanded."""
 
 

@@ -1,6 +1,7 @@
 """The house holds: imports point one way, and TensorFlow waits until it is needed."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +9,29 @@ from pathlib import Path
 import keras
 import pytest
 
-from neural_alignment.alignments import Feedback
+from neural_alignment.alignments import RULES, Feedback
+from neural_alignment.data import SOURCES
 from neural_alignment.layers import Dense
+from neural_alignment.losses import LOSSES
+from neural_alignment.models import MODELS
 from neural_alignment.models.activations import tanh_relu
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
-    *("quiet", "errors", "paths", "options", "serialization", "operations", "initialization", "alignments", "layers"),
+    *(
+        "quiet",
+        "errors",
+        "paths",
+        "options",
+        "registry",
+        "serialization",
+        "operations",
+        "initialization",
+        "alignments",
+        "layers",
+    ),
     *("models", "data", "losses", "optimization", "config", "training", "reporting", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
@@ -119,3 +134,35 @@ print([getattr(na, name) for name in na.__all__] and "all")
 def test_nothing_is_pickled():
     for path in [*modules(PACKAGE), *modules(ROOT / "optimizers")]:
         assert not imported(path) & {"pickle", "dill", "cloudpickle", "joblib", "shelve"}, path
+
+
+GENERAL = [*modules(PACKAGE / "config"), PACKAGE / "training" / "distribution.py"]
+"""Modules that work with every rule, model, loss and data source alike."""
+
+
+def named(path: Path) -> set[str]:
+    """Returns the names that a module imports, and the words of its strings, docstrings excluded."""
+    tree = ast.parse(path.read_text())
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
+    ]
+    return {word for text in strings for word in re.findall(r"\w+", text)} | {
+        name.split(".")[-1] for name in imported(path)
+    }
+
+
+@pytest.mark.parametrize("path", GENERAL, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_rule_model_loss_or_source_is_known_by_name(path):
+    registries = (RULES, MODELS, LOSSES, SOURCES)
+    known = {name for registry in registries for name in registry}
+    known |= {options.__name__ for registry in registries for options in registry.values()}
+    known |= {options.builder.__name__ for options in MODELS.values()}
+    assert not named(path) & known
+
+
+def test_the_search_for_names_finds_them():
+    assert {"half_squared_error", "cross_entropy"} <= named(PACKAGE / "losses.py")
+    assert "fc" in named(PACKAGE / "models" / "__init__.py")

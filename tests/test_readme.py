@@ -1,4 +1,4 @@
-"""Every code block of the README runs."""
+"""Every code block of the README and of the guide runs."""
 
 import re
 import shlex
@@ -14,8 +14,9 @@ from neural_alignment import cli
 from neural_alignment import config as configuration
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("training", "devices", "keras", "rules", "data", "results"))]
+TEXT = "\n".join((ROOT / page).read_text() for page in PAGES)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def blocks(language):
@@ -24,7 +25,7 @@ def blocks(language):
 
 def test_every_block_is_of_a_kind_that_is_run_here():
     assert {kind for kind, _ in BLOCKS} == {"bash", "yaml", "python"}
-    assert README.count("```") == 2 * len(BLOCKS)
+    assert TEXT.count("```") == 2 * len(BLOCKS)
 
 
 @pytest.mark.parametrize("text", blocks("python"), ids=lambda text: text.strip().splitlines()[-1][:40])
@@ -91,5 +92,5 @@ def test_other_commands_exist():
 
 
 def test_files_that_are_named_exist():
-    for path in re.findall(r"`((?:configs|results|benchmarks|docs|tpu_scripts)/[\w./]+)`", README):
+    for path in re.findall(r"`((?:configs|results|benchmarks|docs|tpu_scripts)/[\w./]+)`", TEXT):
         assert (ROOT / path).exists(), path

@@ -21,7 +21,6 @@ from neural_alignment.alignments.registry import (
     layerwise_rules,
     networkwise_rules,
     register,
-    rule_type,
 )
 from neural_alignment.alignments.schedules import Constant, Exponential, Linear
 
@@ -60,6 +59,5 @@ __all__ = [
     "layerwise_rules",
     "networkwise_rules",
     "register",
-    "rule_type",
     "side_pass",
 ]

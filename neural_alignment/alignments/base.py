@@ -301,6 +301,16 @@ class Alignment(Options):
         known = type(self).model_fields.keys() - self.model_fields_set
         return self.model_copy(update={key: run[key] for key in run.keys() & known if run[key] is not None})
 
+    def check_run(self, config: Any) -> None:
+        """Checks that the rule fits the other options of a run.
+
+        Args:
+            config: the configuration of the run.
+
+        Raises:
+            ValueError: if it does not; the message begins with the key path.
+        """
+
     def weight(self, primitive: str, view: LayerView) -> float | Tensor:
         """Returns the weight of `primitive` at the step of `view`."""
         dtype = tf.float64 if view.backward_kernel.dtype == tf.float64 else tf.float32

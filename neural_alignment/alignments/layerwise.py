@@ -6,7 +6,7 @@ the factors 1/2, so the weights bear the primitives' names, with the factors of 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import tensorflow as tf
 
@@ -176,3 +176,32 @@ class KolenPollack(TrainedAlignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
         return self.weight("decay", view) * primitives.decay(view.backward_kernel, view.moved_forward_kernel)
+
+    def check_run(self, config: Any) -> None:
+        """Checks that nothing moves W and B differently. See `Alignment.check_run`."""
+        plan = config.optimization
+        if plan.backward is not None or plan.alternation or plan.delay_epochs:
+            raise ValueError(
+                "kolen_pollack needs one optimizer for both kernels at every step; found optimization.backward, "
+                "alternation or delay_epochs: leave them out"
+            )
+        if plan.loss_rates.forward != plan.loss_rates.backward:
+            raise ValueError(
+                "optimization.loss_rates must be equal for J and R with kolen_pollack, or W and B move apart; "
+                f"found {plan.loss_rates.forward} and {plan.loss_rates.backward}"
+            )
+        if plan.forward.noise is not None and plan.forward.noise.only != "backward_kernel":
+            raise ValueError(
+                "kolen_pollack's update noise goes on backward kernels alone: set optimization.forward.noise.only "
+                f"to backward_kernel; found {plan.forward.noise.only!r}"
+            )
+        if self.update_forward and config.weight_decay:
+            raise ValueError(
+                "weight_decay must be 0 with kolen_pollack and update_forward, whose R decays W as well as B, or "
+                f"they decay apart; found {config.weight_decay}"
+            )
+        if self.decay != config.weight_decay and not self.update_forward:
+            raise ValueError(
+                f"kolen_pollack's decay must equal weight_decay ({config.weight_decay}), or W and B decay apart; "
+                f"found {self.decay}"
+            )

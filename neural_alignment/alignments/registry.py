@@ -6,22 +6,22 @@ The package imports all modules of rules, so the registry is complete as soon as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Union
+from typing import Any
 
 import pydantic
 
 from neural_alignment import errors
 from neural_alignment.alignments.base import Alignment
+from neural_alignment.registry import Registry
 from neural_alignment.serialization import serializable
 
-RULES: dict[str, type[Alignment]] = {}
+RULES = Registry("rule")
 """Every rule, by its name in a configuration."""
 
 
 def register(rule: type[Alignment]) -> type[Alignment]:
     """Adds a rule to the registry, and to the classes that Keras can load from a `.keras` file."""
-    RULES[rule.model_fields["rule"].default] = rule
-    return serializable(rule)
+    return serializable(RULES.register(rule))
 
 
 def layerwise_rules() -> dict[str, type[Alignment]]:
@@ -32,11 +32,6 @@ def layerwise_rules() -> dict[str, type[Alignment]]:
 def networkwise_rules() -> dict[str, type[Alignment]]:
     """Returns the rules for a whole network, by name."""
     return {name: rule for name, rule in RULES.items() if not rule.keeps_kernel}
-
-
-def rule_type() -> Any:
-    """Returns the type of one rule in a configuration: any registered rule."""
-    return Annotated[Union[tuple(RULES.values())], pydantic.Field(discriminator="rule")]  # noqa: UP007 - of a registry
 
 
 def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_epoch: int | None = None) -> Alignment:
@@ -61,7 +56,7 @@ def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_e
     # YAML reads the name of the null primitive as None.
     mapping = {"null" if key is None else key: value for key, value in mapping.items()}
     try:
-        rule = pydantic.TypeAdapter(rule_type()).validate_python(mapping)
+        rule = pydantic.TypeAdapter(RULES.any_registered).validate_python(mapping)
     except pydantic.ValidationError as error:
-        raise errors.ConfigError(errors.describe(error, rule_type(), "alignment")) from None
+        raise errors.ConfigError(errors.describe(error, RULES.any_registered, "alignment")) from None
     return rule.bind(seed, steps_per_epoch)

@@ -3,7 +3,6 @@
 from neural_alignment.config.config import (
     Config,
     Evaluation,
-    ImageNetData,
     InitialState,
     Logging,
     Optimization,
@@ -22,7 +21,6 @@ __all__ = [
     "Config",
     "ConfigError",
     "Evaluation",
-    "ImageNetData",
     "InitialState",
     "Logging",
     "Optimization",

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag
 
 from neural_alignment import errors
-from neural_alignment.alignments import KolenPollack, NetworkRule, rule_type
+from neural_alignment.alignments import RULES
 from neural_alignment.config import yaml_files
 from neural_alignment.config.yaml_files import merge, read_chain
+from neural_alignment.data import SOURCES
 from neural_alignment.errors import ConfigError
-from neural_alignment.models.weight_norm import WeightNorm
+from neural_alignment.losses import DEFAULT_LOSS, LOSSES
+from neural_alignment.models import MODELS
 from neural_alignment.optimization import (
     WITHOUT_FLOAT64,
     AnyOptimizer,
@@ -27,130 +29,6 @@ from neural_alignment.optimization import (
     ScheduledLossRate,
 )
 from neural_alignment.options import Options, PathText
-
-ImageSize = Annotated[int, Field(gt=0, le=2**16)]
-"""Pixels of a side."""
-
-DEEPEST = 128
-"""Layers of a network; Keras goes through them by recursion, which Python limits."""
-
-
-BatchNormTrainable = Annotated[bool, Field(exclude_if=lambda trainable: trainable)]
-"""Not written where it is the default, so that the checksums of earlier configurations stay as they are."""
-
-
-class _Data(Options):
-    """What all sources have."""
-
-    shuffle: bool = True
-    """Another order in each epoch; false for that of the files in all, batch by batch the same."""
-
-
-class _DataInMemory(_Data):
-    """What sources have whose examples are held in memory."""
-
-    replace_labels: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Part of the training examples whose label is replaced by one drawn at random, by the seed of the run."""
-
-
-class DigitsData(_DataInMemory):
-    """scikit-learn's digits: 1,797 grey images of 8 x 8 pixels, no download."""
-
-    source: Literal["digits"]
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Part of each class that is held out, whatever the seed."""
-
-
-class TFDSData(_DataInMemory):
-    """An image classification set of TensorFlow Datasets."""
-
-    source: Literal["tfds"]
-    dataset: str
-    """Name in the catalogue, such as mnist or cifar10."""
-    data_dir: PathText | None = None
-    """Where it is prepared; the environment variable TFDS_DATA_DIR where none."""
-    download: bool = True
-    """Whether it may be downloaded if it is not there."""
-    train_split: str = "train"
-    validation_split: str = "test"
-    image_size: ImageSize | None = None
-    """Resize to this many pixels square; needed where images differ in size."""
-    augment: Literal["crop", "crop_flip"] | None = None
-    """Random crop after padding by 4 pixels, with or without a flip."""
-    standardize: bool = True
-    """Subtract the mean and divide by the standard deviation of the training split, per channel."""
-    index_file: PathText | None = None
-    """Where to keep the places of all records, made if it is not there; else they are looked up at each start."""
-    tolerate_corrupt: NonNegativeInt = 0
-    """How many damaged records may be skipped before the run stops."""
-
-
-class ImageNetData(_Data):
-    """ImageNet, or any set in its TFRecord layout, by file patterns."""
-
-    source: Literal["imagenet"]
-    train_files: PathText
-    """Pattern such as gs://bucket/train-*."""
-    validation_files: PathText
-    preprocessing: Literal["resnet", "inception"] = "resnet"
-    image_size: ImageSize | None = None
-    """224 for resnet and 299 for inception where none."""
-    classes: PositiveInt = 1000
-    label_offset: NonNegativeInt = 1
-    """The label of class 0 in the files."""
-    train_examples: PositiveInt | None = None
-    """Counted where none."""
-    validation_examples: PositiveInt | None = None
-    shuffle_buffer: PositiveInt = 10000
-    """Encoded records held in memory to shuffle: half are being used, half are being read."""
-    index_file: PathText | None = None
-    """Where to keep the places of all records, made if it is not there; else they are looked up at each start."""
-    tolerate_corrupt: NonNegativeInt = 0
-    """How many damaged records may be skipped before the run stops."""
-
-
-class FC(Options):
-    """A fully connected network."""
-
-    name: Literal["fc"]
-    hidden: Annotated[list[PositiveInt], Field(max_length=DEEPEST)]
-    """Units of each hidden layer."""
-    activation: Literal["relu", "tanh", "sigmoid", "tanh_relu"] = "relu"
-    output_activation: Literal["relu", "tanh", "sigmoid", "tanh_relu"] | None = None
-    """Nonlinearity of the last layer; none for logits."""
-    initial_stddev: PositiveFloat | None = None
-    """Draw W, B and biases from a normal distribution of this standard deviation; Glorot uniform and 0 where none."""
-    weight_norm: WeightNorm | None = None
-
-
-class ConvNet(Options):
-    """A small convolutional network."""
-
-    name: Literal["convnet"]
-    filters: Annotated[list[PositiveInt], Field(min_length=1, max_length=DEEPEST)]
-    """Filters of each 3x3 convolution; all but the first have stride 2."""
-    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
-    batch_norm: bool = True
-    batch_norm_trainable: BatchNormTrainable = True
-    """Whether scale and shift of the batch normalisation are trained; statistics are updated in either case."""
-
-    @pydantic.model_validator(mode="after")
-    def _has_batch_norm(self):
-        if not (self.batch_norm or self.batch_norm_trainable):
-            raise ValueError("`batch_norm_trainable` has no effect without `batch_norm`; found false with false")
-        return self
-
-
-class ResNet(Options):
-    """A residual network."""
-
-    name: Literal["resnet"]
-    depth: Literal[18, 34, 50, 101, 152]
-    version: Literal[1, 2] = 1
-    stem: Literal["imagenet", "cifar"] = "imagenet"
-    width: PositiveInt = 64
-    batch_norm_trainable: BatchNormTrainable = True
-    """Whether scale and shift of the batch normalisation are trained; statistics are updated in either case."""
 
 
 def _known_state(value: Any) -> Any:
@@ -190,45 +68,6 @@ def _as_initial_state(value: Any) -> Any:
     if isinstance(value, str):
         return {"path": value}
     raise ValueError(f"must be a path, or a mapping with the key `path`; found {value!r:.60}")
-
-
-class WideCNN(Options):
-    """A convolutional network of Boopathy and Fiete 2022, of any width."""
-
-    name: Literal["wide_cnn"]
-    design: Literal["cifar", "imagenet", "kmnist"]
-    """Seven convolutions for CIFAR-10 or ImageNet, or three for KMNIST; then a mean over space and a dense layer."""
-    width: PositiveInt
-    """Filters of every convolution."""
-    activation: Literal["relu", "tanh"] = "relu"
-    parameterization: Literal["ntk", "standard"] = "ntk"
-    """W drawn from N(0, 1) with 1 / sqrt(fan-in) in the graph; or the same at initialisation without that factor."""
-
-
-class CrossEntropy(Options):
-    """Softmax cross entropy of logits, a mean over the batch."""
-
-    kind: Literal["cross_entropy"]
-
-
-class HalfSquaredError(Options):
-    """Half the squared distance of the outputs to the code of the class, a sum over units and batch."""
-
-    kind: Literal["half_squared_error"]
-    ones: PositiveInt = 1
-    """Ones in the code of a class; no two classes share one. Which they are is drawn by the seed of the run."""
-    units: PositiveInt | None = None
-    """Outputs of the network; as many as the codes have ones where none."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Targets are this instead of 0, and 1 less this instead of 1."""
-
-
-class SquaredError(Options):
-    """Squared distance of the outputs to the one-hot code of the class less a shift, a mean over classes and batch."""
-
-    kind: Literal["squared_error"]
-    shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Subtracted from all targets; 1 / classes makes them mean 0."""
 
 
 class Optimization(Options):
@@ -348,13 +187,10 @@ class Runtime(Options):
         return self
 
 
-AnyData = Annotated[DigitsData | TFDSData | ImageNetData, Field(discriminator="source")]
 AnyInitialState = Annotated[
     InitialState, pydantic.BeforeValidator(_as_initial_state, json_schema_input_type=str | InitialState)
 ]
-AnyModel = Annotated[FC | ConvNet | ResNet | WideCNN, Field(discriminator="name")]
-AnyLoss = Annotated[CrossEntropy | HalfSquaredError | SquaredError, Field(discriminator="kind")]
-Rule = rule_type()
+Rule = RULES.any_registered
 Alignments = Annotated[
     Annotated[Rule, Tag("one")] | Annotated[list[Rule], Tag("many")],
     Discriminator(lambda value: "many" if isinstance(value, (list, tuple)) else "one"),
@@ -371,9 +207,9 @@ class Config(Options):
     max_steps: PositiveInt | None = None
     """Ends the run early, after this many global steps."""
     batch_size: PositiveInt
-    data: AnyData
-    model: AnyModel
-    loss: AnyLoss = CrossEntropy(kind="cross_entropy")
+    data: SOURCES.any_registered
+    model: MODELS.any_registered
+    loss: LOSSES.any_registered = DEFAULT_LOSS
     """J, but for weight decay."""
     init_from: Annotated[AnyInitialState | None, Field(exclude_if=lambda state: state is None)] = None
     """The weights to start from: a run directory, a .keras file, or a mapping that says more; drawn where none."""
@@ -398,42 +234,18 @@ class Config(Options):
     def _fits_together(self):
         for check in (
             self._check_optimization,
-            self._check_kolen_pollack,
             self._check_rules,
-            self._check_model,
+            lambda: self.model.check_run(self),
             self._check_evaluation,
         ):
             check()
         return self
 
     def _check_evaluation(self):
-        if self.evaluation.test_split is not None and not hasattr(self.data, "validation_split"):
+        if self.evaluation.test_split is not None and not self.data.has_splits:
             raise ValueError(
                 f"evaluation.test_split must be null with data.source {self.data.source}, which has no splits by name; "
                 f"found {self.evaluation.test_split}"
-            )
-
-    def _check_model(self):
-        output = getattr(self.model, "output_activation", None)
-        if output is not None and self.loss.kind == "cross_entropy":
-            raise ValueError(f"model.output_activation must be null with loss cross_entropy, of logits; found {output}")
-        norm = getattr(self.model, "weight_norm", None)
-        if norm is None or not norm.scales_backward:
-            return
-        if not self.rules:
-            raise ValueError(
-                "model.weight_norm.kernels must be forward in a run of backpropagation, which has no backward kernels; "
-                f"found {norm.kernels}"
-            )
-        if bare := [rule.rule for rule in self.rules if not rule.keeps_kernel or rule.starts_at_forward]:
-            raise ValueError(
-                f"model.weight_norm.kernels must be forward with {bare[0]}, whose backward kernels are those of W; "
-                f"found {norm.kernels}"
-            )
-        if learns := [rule.rule for rule in self.rules if rule.learns or rule.tie_gradient]:
-            raise ValueError(
-                f"model.weight_norm.kernels must be forward with {learns[0]}, which moves B from its norm at once; "
-                f"found {norm.kernels}"
             )
 
     def _check_optimization(self):
@@ -496,49 +308,17 @@ class Config(Options):
             except ValueError as error:
                 raise ValueError(f"optimization.{key}.schedule.{error}") from None
 
-    def _check_kolen_pollack(self):
-        plan = self.optimization
-        for rule in self.rules:
-            if not isinstance(rule, KolenPollack):
-                continue
-            if plan.backward is not None or plan.alternation or plan.delay_epochs:
-                raise ValueError(
-                    "kolen_pollack needs one optimizer for both kernels at every step; found optimization.backward, "
-                    "alternation or delay_epochs: leave them out"
-                )
-            if plan.loss_rates.forward != plan.loss_rates.backward:
-                raise ValueError(
-                    "optimization.loss_rates must be equal for J and R with kolen_pollack, or W and B move apart; "
-                    f"found {plan.loss_rates.forward} and {plan.loss_rates.backward}"
-                )
-            if plan.forward.noise is not None and plan.forward.noise.only != "backward_kernel":
-                raise ValueError(
-                    "kolen_pollack's update noise goes on backward kernels alone: set optimization.forward.noise.only "
-                    f"to backward_kernel; found {plan.forward.noise.only!r}"
-                )
-            if rule.update_forward and self.weight_decay:
-                raise ValueError(
-                    "weight_decay must be 0 with kolen_pollack and update_forward, whose R decays W as well as B, or "
-                    f"they decay apart; found {self.weight_decay}"
-                )
-            if rule.decay != self.weight_decay and not rule.update_forward:
-                raise ValueError(
-                    f"kolen_pollack's decay must equal weight_decay ({self.weight_decay}), or W and B decay apart; "
-                    f"found {rule.decay}"
-                )
-
     def _check_rules(self):
         for rule in self.rules:
-            if isinstance(rule, NetworkRule) and (rule.layers is not None or len(self.rules) > 1):
-                found = f"layers {rule.layers}" if rule.layers is not None else f"{len(self.rules)} rules"
-                raise ValueError(
-                    f"alignment: {rule.rule} is a rule for the whole network: it stands alone, without `layers`; "
-                    f"found {found}"
-                )
+            rule.check_run(self)
         if isinstance(self.alignment, (list, tuple)):
             for index, rule in enumerate(self.rules):
                 if rule.layers is None and index < len(self.rules) - 1:
                     raise ValueError(f"alignment.{index} has no `layers` and takes all: the rules after it get none")
+
+
+for _registry in (RULES, SOURCES, MODELS, LOSSES):
+    _registry.is_used_by(Config)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -> Config:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
+import pydantic
+
+from neural_alignment import errors
 from neural_alignment.data.damage import DamagedRecord
 from neural_alignment.data.pipeline import AUGMENTATIONS, Arrays, Batching, Dataset, Facts, InMemory
-from neural_alignment.data.sources import FACTS, SOURCES
+from neural_alignment.data.sources import SOURCES, SourceOptions
 from neural_alignment.data.streamed import Streamed
-from neural_alignment.errors import DataError, nearest
+from neural_alignment.errors import DataError
 
 __all__ = [
     "AUGMENTATIONS",
@@ -20,6 +22,7 @@ __all__ = [
     "Dataset",
     "Facts",
     "InMemory",
+    "SourceOptions",
     "Streamed",
     "facts",
     "load",
@@ -27,71 +30,45 @@ __all__ = [
 
 
 def load(
-    source: str,
-    *,
-    batch_size: int,
-    seed: int,
-    shuffle: bool = True,
-    validation_batch_size: int | None = None,
-    **options: Any,
+    source: str, *, batch_size: int, seed: int, validation_batch_size: int | None = None, **options: Any
 ) -> Dataset:
     """Loads a data set.
 
     Args:
-        source: "digits", "tfds" or "imagenet".
+        source: "digits", "tfds", "imagenet" or the name of another registered source.
         batch_size: training examples per step.
-        seed: order and augmentation depend on this alone.
-        shuffle: False keeps the order of the files.
+        seed: order and augmentation depend only on this.
         validation_batch_size: default: `batch_size`.
-        **options: what the source takes: the keyword arguments of the function of that name in `sources`.
+        **options: the options of the source, as under `data` in a configuration; see the class of the source in
+            `neural_alignment.data.sources`.
 
     Returns:
         The data set; nothing is iterated yet.
 
     Raises:
-        DataError: the data or an option is wrong; one line says what and where.
+        DataError: if the data or an option is wrong; one line says what and where.
     """
-    batching, options = _checked(source, batch_size, seed, shuffle, validation_batch_size, options)
-    return SOURCES[source](batching, **options)
+    chosen = _parsed({"source": source, **options})
+    return chosen.load(Batching(batch_size, seed, chosen.shuffle, validation_batch_size))
 
 
 def facts(
-    source: str,
-    *,
-    batch_size: int,
-    seed: int,
-    shuffle: bool = True,
-    validation_batch_size: int | None = None,
-    **options: Any,
+    source: str, *, batch_size: int, seed: int, validation_batch_size: int | None = None, **options: Any
 ) -> Facts:
-    """Returns what must be known of a data set before it is loaded; arguments as of `load`.
+    """Returns shapes and counts of a data set. Arguments as of `load`.
 
-    No record is read where the source or the options say enough, else the set is loaded.
+    No record is read if the source or the options say enough; otherwise the set is loaded.
 
     Raises:
-        DataError: an option is wrong, or the data are not there; one line says what and where.
+        DataError: if an option is wrong or the data are missing; one line says what and where.
     """
-    batching, options = _checked(source, batch_size, seed, shuffle, validation_batch_size, options)
-    known = FACTS[source](batching, **options) if source in FACTS else None
-    return SOURCES[source](batching, **options) if known is None else known
+    chosen = _parsed({"source": source, **options})
+    return chosen.facts(Batching(batch_size, seed, chosen.shuffle, validation_batch_size))
 
 
-def _checked(
-    source: str, batch_size: int, seed: int, shuffle: bool, validation_batch_size: int | None, options: dict[str, Any]
-) -> tuple[Batching, dict[str, Any]]:
-    """Returns how examples become batches, and the options of the source, which exist."""
-    if source not in SOURCES:
-        raise DataError(
-            f"`source` is unknown. Received {source!r}. Allowed: {', '.join(SOURCES)}{nearest(str(source), SOURCES)}"
-        )
-    parameters = dict(list(inspect.signature(SOURCES[source]).parameters.items())[1:])
-    for option in options:
-        if option not in parameters:
-            raise DataError(
-                f"`{option}` is no option of the data source {source!r}. Received {options[option]!r}. "
-                f"Allowed: {', '.join(parameters)}{nearest(option, parameters)}"
-            )
-    for name, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty and name not in options:
-            raise DataError(f"The data source {source!r} needs the option `{name}`. Received: {', '.join(options)}.")
-    return Batching(batch_size, seed, shuffle, validation_batch_size), options
+def _parsed(options: dict[str, Any]) -> SourceOptions:
+    """Returns the options of a source, checked as those of a configuration."""
+    try:
+        return pydantic.TypeAdapter(SOURCES.any_registered).validate_python(options)
+    except pydantic.ValidationError as error:
+        raise DataError(errors.describe(error, SOURCES.any_registered, "data")) from None

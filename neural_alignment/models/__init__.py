@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.batch_norm import BatchAxisNormalization, FusedBatchNormalization
 from neural_alignment.models.convert import Conversion, convert
 from neural_alignment.models.convnet import convnet
@@ -20,6 +21,7 @@ __all__ = [
     "ColumnNorm",
     "Conversion",
     "FusedBatchNormalization",
+    "ModelOptions",
     "Recurrent",
     "WeightNorm",
     "build",
@@ -30,9 +32,6 @@ __all__ = [
     "rnn",
     "wide_cnn",
 ]
-
-MODELS = {"fc": fc, "convnet": convnet, "resnet": resnet, "wide_cnn": wide_cnn}
-"""Every builder by the name it has in a configuration; `rnn`, whose data are sequences and no images, has none."""
 
 
 def build(
@@ -55,4 +54,4 @@ def build(
     """
     if name not in MODELS:
         raise ValueError(f"`name` must be one of {', '.join(MODELS)}. Received {name!r}. Example: name='fc'.")
-    return MODELS[name](classes=classes, input_shape=input_shape, alignment=alignment, **options)
+    return MODELS[name].builder(classes=classes, input_shape=input_shape, alignment=alignment, **options)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 import keras
+import pydantic
+from pydantic import Field
 
+from neural_alignment.models.base import MODELS, BatchNormTrainable, LayerSizes, ModelOptions, count_products
 from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
 
@@ -60,3 +64,30 @@ def convnet(
         x = keras.layers.Activation(activation, name=f"conv{number}_{activation}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     return parts.finish(inputs, parts.dense(classes, "dense")(x), "convnet")
+
+
+@MODELS.register
+class ConvNet(ModelOptions):
+    """A small convolutional network."""
+
+    builder: ClassVar = staticmethod(convnet)
+    size_key: ClassVar[str] = "filters"
+
+    name: Literal["convnet"]
+    filters: Annotated[LayerSizes, Field(min_length=1)]
+    """Filters of each 3x3 convolution; all but the first have stride 2."""
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    """Nonlinearity of the convolutions."""
+    batch_norm: bool = True
+    """Whether batch normalization follows each convolution."""
+    batch_norm_trainable: BatchNormTrainable = True
+
+    @pydantic.model_validator(mode="after")
+    def _has_batch_norm(self):
+        if not (self.batch_norm or self.batch_norm_trainable):
+            raise ValueError("`batch_norm_trainable` has no effect without `batch_norm`; found false with false")
+        return self
+
+    def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
+        """Returns the number of weights of the convolutions, and a lower bound of those of the dense layer."""
+        return 9 * count_products([input_shape[-1], *self.filters]) + self.filters[-1] * outputs

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import keras
+from pydantic import PositiveFloat
 
 from neural_alignment.models.activations import activation as named
+from neural_alignment.models.base import MODELS, LayerSizes, ModelOptions, count_products
 from neural_alignment.models.parts import Parts, Rules
 from neural_alignment.models.weight_norm import WeightNorm
 
@@ -63,3 +66,38 @@ def _initial(stddev: float | None) -> dict[str, Any]:
     if stddev is None:
         return {}
     return {key: keras.initializers.RandomNormal(stddev=stddev) for key in ("kernel_initializer", "bias_initializer")}
+
+
+@MODELS.register
+class FC(ModelOptions):
+    """A fully connected network."""
+
+    builder: ClassVar = staticmethod(fc)
+    size_key: ClassVar[str] = "hidden"
+
+    name: Literal["fc"]
+    hidden: LayerSizes
+    """Units of each hidden layer."""
+    activation: Literal["relu", "tanh", "sigmoid", "tanh_relu"] = "relu"
+    """Nonlinearity of the hidden layers."""
+    output_activation: Literal["relu", "tanh", "sigmoid", "tanh_relu"] | None = None
+    """Nonlinearity of the last layer. Default: none, the outputs are logits."""
+    initial_stddev: PositiveFloat | None = None
+    """Standard deviation of the normal distribution from which W, B and biases are drawn. Default: Glorot uniform
+    kernels and biases of 0."""
+    weight_norm: WeightNorm | None = None
+    """Norm of the weights that reach one neuron. Default: not constrained."""
+
+    def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
+        """Returns the number of weights in the forward kernels."""
+        return count_products([math.prod(input_shape), *self.hidden, outputs])
+
+    def check_run(self, config: Any) -> None:
+        """Checks the last layer against the loss, and the norm of the weights against the rules."""
+        if self.output_activation is not None and config.loss.takes_logits:
+            raise ValueError(
+                f"model.output_activation must be null with loss {config.loss.kind}, of logits; "
+                f"found {self.output_activation}"
+            )
+        if self.weight_norm is not None:
+            self.weight_norm.check_rules(config.rules)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import keras
+from pydantic import PositiveInt
 
+from neural_alignment.models.base import MODELS, BatchNormTrainable, ModelOptions
 from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
 
@@ -163,3 +166,26 @@ class _ResNet:
     def norm_relu(self, x: Any, name: str) -> Any:
         """Adds batch normalisation and ReLU."""
         return keras.layers.ReLU(name=f"{name}_relu")(self.norm(x, name))
+
+
+@MODELS.register
+class ResNet(ModelOptions):
+    """A residual network."""
+
+    builder: ClassVar = staticmethod(resnet)
+
+    name: Literal["resnet"]
+    depth: Literal[18, 34, 50, 101, 152]
+    """Number of layers with weights; bottleneck blocks from 50 on."""
+    version: Literal[1, 2] = 1
+    """1: batch normalization after each convolution (He et al. 2015). 2: before it (He et al. 2016)."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """imagenet: a 7x7 convolution of stride 2 and max-pooling. cifar: a 3x3 convolution of stride 1."""
+    width: PositiveInt = 64
+    """Filters of the first group; each further group has twice as many."""
+    batch_norm_trainable: BatchNormTrainable = True
+
+    def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
+        """Returns the number of weights of two convolutions of the last group and of the dense layer."""
+        del input_shape
+        return 2 * 9 * (8 * self.width) ** 2 + 8 * self.width * outputs

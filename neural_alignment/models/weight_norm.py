@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 from pydantic import PositiveFloat
 
+from neural_alignment.alignments import Alignment
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.options import Options
 from neural_alignment.serialization import serializable
@@ -82,3 +84,30 @@ class WeightNorm(Options):
             layer.kernel.assign(scale(layer.kernel))
         if self.scales_backward and layer.keeps_backward_kernel:
             layer._backward_kernel.assign(scale(layer._backward_kernel))
+
+    def check_rules(self, rules: Sequence[Alignment]) -> None:
+        """Checks that the backward kernels have a norm of their own, and keep it, if they are scaled.
+
+        Args:
+            rules: all rules of a run.
+
+        Raises:
+            ValueError: if not.
+        """
+        if not self.scales_backward:
+            return
+        if not rules:
+            raise ValueError(
+                "model.weight_norm.kernels must be forward in a run of backpropagation, which has no backward kernels; "
+                f"found {self.kernels}"
+            )
+        if bare := [rule.rule for rule in rules if not rule.keeps_kernel or rule.starts_at_forward]:
+            raise ValueError(
+                f"model.weight_norm.kernels must be forward with {bare[0]}, whose backward kernels are those of W; "
+                f"found {self.kernels}"
+            )
+        if learns := [rule.rule for rule in rules if rule.learns or rule.tie_gradient]:
+            raise ValueError(
+                f"model.weight_norm.kernels must be forward with {learns[0]}, which moves B from its norm at once; "
+                f"found {self.kernels}"
+            )

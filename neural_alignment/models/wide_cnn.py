@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import keras
+from pydantic import PositiveInt
 
+from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.batch_norm import BatchAxisNormalization
 from neural_alignment.models.parts import Parts, Rules
 
@@ -71,3 +74,27 @@ def _initializer(parameterization: str) -> Any:
     if parameterization == "ntk":
         return keras.initializers.RandomNormal(stddev=1.0)
     return keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")
+
+
+@MODELS.register
+class WideCNN(ModelOptions):
+    """A convolutional network of Boopathy and Fiete 2022, of any width."""
+
+    builder: ClassVar = staticmethod(wide_cnn)
+    uses_batch_statistics: ClassVar[bool] = True
+
+    name: Literal["wide_cnn"]
+    design: Literal["cifar", "imagenet", "kmnist"]
+    """Seven convolutions for CIFAR-10 or ImageNet, or three for KMNIST; then a mean over space and a dense layer."""
+    width: PositiveInt
+    """Filters of every convolution."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Nonlinearity after every batch normalization."""
+    parameterization: Literal["ntk", "standard"] = "ntk"
+    """ntk: W is drawn from N(0, 1), and the graph multiplies by 1 / sqrt(fan-in). standard: W is drawn from
+    N(0, 1 / fan-in)."""
+
+    def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
+        """Returns the number of weights of one convolution and of the dense layer."""
+        del input_shape
+        return 9 * self.width**2 + self.width * outputs

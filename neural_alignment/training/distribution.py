@@ -71,10 +71,10 @@ class Distribution:
         """
         if config.runtime.jit_compile and self.replicas > 1 and not compiles_by_itself(self.strategy):
             raise ConfigError("runtime.jit_compile: is for one device, or a TPU; found true with several replicas")
-        if self.replicas > 1 and config.model.name == "wide_cnn":
+        if self.replicas > 1 and config.model.uses_batch_statistics:
             raise ConfigError(
-                "runtime.strategy: wide_cnn takes the statistics of the whole batch, which replicas do not share; "
-                f"found {self.replicas} replicas, allowed is 1"
+                f"runtime.strategy: {config.model.name} takes the statistics of the whole batch, which replicas do not "
+                f"share; found {self.replicas} replicas, allowed is 1"
             )
         if self.readers > 1 and getattr(config.data, "tolerate_corrupt", 0):
             raise ConfigError(

@@ -13,8 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from neural_alignment.config import Config, ImageNetData
-from neural_alignment.data.imagenet import PREPROCESSING
+from neural_alignment.config import Config
 from neural_alignment.data.recordings import load_images
 from neural_alignment.errors import DataError, RunError
 from neural_alignment.training import setup
@@ -149,11 +148,7 @@ class ImageSet:
 
 def _pixel_scale(config: Config) -> tuple[Any, Any]:
     """Returns what a run subtracts from pixels and what it then divides by, per channel or for all."""
-    if isinstance(config.data, ImageNetData):  # Known without the data, which need not be here.
-        preprocessing = PREPROCESSING[config.data.preprocessing]
-        return preprocessing.center, preprocessing.scale
-    dataset = setup.load_data(config)
-    return dataset.center, dataset.scale
+    return config.data.pixel_scale(setup.batching(config))
 
 
 def extract(network: RunNetwork, layer: str, images: ImageSet, folder: str | Path | None = None) -> np.ndarray:

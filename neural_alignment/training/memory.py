@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +23,7 @@ def check(config: Config, outputs: int, input_shape: Sequence[int]) -> None:
         ConfigError: if they do not.
     """
     copies = 2 if any(rule.keeps_kernel for rule in config.rules) else 1  # W, and B.
-    needed = 4 * copies * fewest_weights(config, outputs, input_shape)
+    needed = 4 * copies * config.model.fewest_weights(outputs, input_shape)
     memory = available()
     if needed > memory:
         raise ConfigError(
@@ -46,18 +44,6 @@ def check_codes(classes: int, units: int) -> None:
             f"loss: is too large for the memory of this machine: codes of {classes} classes in {units:,} units take "
             f"{_gib(needed)}; there are {_gib(available())}: choose smaller loss.units or loss.ones"
         )
-
-
-def fewest_weights(config: Config, outputs: int, input_shape: Sequence[int]) -> int:
-    """Returns a lower bound of the number of weights in the forward kernels of a model."""
-    model = config.model
-    if model.name == "fc":
-        return _pairs([math.prod(input_shape), *model.hidden, outputs])
-    if model.name == "convnet":
-        return 9 * _pairs([input_shape[-1], *model.filters]) + model.filters[-1] * outputs
-    if model.name == "resnet":  # Two of the convolutions of the last group.
-        return 2 * 9 * (8 * model.width) ** 2 + 8 * model.width * outputs
-    return 9 * model.width**2 + model.width * outputs  # One of the convolutions.
 
 
 def available() -> int:
@@ -83,13 +69,9 @@ def exhaustion_reported(config: Config) -> Iterator[None]:
         raise ConfigError(f"model: cannot be made with {_size(config)}: {reason.rpartition('}} ')[2][:150]}") from None
 
 
-def _pairs(widths: Sequence[int]) -> int:
-    return sum(one * other for one, other in itertools.pairwise(widths))
-
-
 def _size(config: Config) -> str:
     """Returns the key that decides how large a model is, and its value."""
-    key = {"fc": "hidden", "convnet": "filters"}.get(config.model.name, "width")
+    key = config.model.size_key
     text = f"model.{key} {getattr(config.model, key)}"
     return text if len(text) < 100 else f"{text[:97]}..."
 

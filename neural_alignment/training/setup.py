@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from neural_alignment import data, models
-from neural_alignment.config import Config, override
+from neural_alignment import data
+from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError
-from neural_alignment.losses import (
-    CodeAccuracy,
-    HalfSquaredError,
-    SparseTopKAccuracy,
-    SquaredError,
-    n_hot_codes,
-)
 from neural_alignment.optimization import Clock
 from neural_alignment.training import memory
 from neural_alignment.training.model import AlignedModel, all_layers
@@ -32,41 +23,33 @@ def load_data(config: Config) -> data.Dataset:
     Raises:
         DataError: if it cannot be read as the configuration says.
     """
-    return data.load(**_data_options(config))
+    return config.data.load(batching(config))
 
 
 def load_test_data(config: Config, split: str) -> data.Dataset:
     """Returns a data set whose validation part is another split of the run's data, in batches of the validation's size.
 
-    It is standardised as the run's data are, by the training images; where it is not, no more than a batch of these is
-    read.
+    It is standardized as the data of the run are.
 
     Raises:
         DataError: if it cannot be read as the configuration says.
     """
-    splits = [f"data.validation_split={split}"]
-    if not config.data.standardize:
-        name = config.data.train_split.partition("[")[0]
-        splits.append(f"data.train_split={name}[:{config.batch_size}]")
-    return load_data(override(config, splits))
+    return config.data.for_test(split, config.batch_size).load(batching(config))
 
 
 def data_facts(config: Config) -> data.Facts:
-    """Returns what must be known of a run's data to build its model; reads them only where nothing else says it.
+    """Returns shapes and counts of a run's data; reads the data only if nothing else says them.
 
     Raises:
-        DataError: if the data must be looked at and cannot be.
+        DataError: if the data must be read and cannot be.
     """
-    return data.facts(**_data_options(config))
+    return config.data.facts(batching(config))
 
 
-def _data_options(config: Config) -> dict[str, Any]:
-    return {
-        **config.data.model_dump(),
-        "batch_size": config.batch_size,
-        "validation_batch_size": config.evaluation.batch_size or config.batch_size,
-        "seed": config.seed,
-    }
+def batching(config: Config) -> data.Batching:
+    """Returns how the examples of a run become batches."""
+    validation = config.evaluation.batch_size or config.batch_size
+    return data.Batching(config.batch_size, config.seed, config.data.shuffle, validation)
 
 
 def build_model(config: Config, classes: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
@@ -104,11 +87,7 @@ def _precision(policy: str) -> Iterator[None]:
 def _draw_model(config: Config, classes: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
     rules = [rule.bind(config.seed, steps_per_epoch) for rule in config.rules]
     alignment = rules[0] if len(rules) == 1 else rules or None
-    options = dict(config.model)
-    units = output_units(config, classes)
-    model = models.build(
-        options.pop("name"), units, input_shape, alignment, weight_decay=config.weight_decay, **options
-    )
+    model = config.model.build(output_units(config, classes), input_shape, alignment, config.weight_decay)
     return AlignedModel(model.input, model.output, name=model.name)
 
 
@@ -116,34 +95,12 @@ def output_units(config: Config, classes: int) -> int:
     """Returns how many outputs the network of a run has: one per class, or the units of a code.
 
     Raises:
-        ConfigError: if there are fewer units than the codes have ones.
+        ConfigError: if the codes do not fit into memory, or have too few units.
     """
-    codes = _codes(config, classes)
-    return classes if codes is None else codes.shape[1]
-
-
-def _codes(config: Config, classes: int) -> np.ndarray | None:
-    """Returns the codes of the classes, or none where a class is an output."""
-    loss = config.loss
-    if loss.kind != "half_squared_error":
-        return None
-    units = loss.units or classes * loss.ones
-    memory.check_codes(classes, units)
-    return n_hot_codes(classes, units, loss.ones, config.seed)
-
-
-def _loss_and_metrics(config: Config, classes: int) -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:
-    """Returns J, but for weight decay, and what is counted of it."""
-    codes = _codes(config, classes)
-    if codes is not None:
-        # No top-5: saturated and silent outputs tie, and Keras' top-k counts every tie as a hit.
-        return HalfSquaredError(codes, config.batch_size, config.loss.label_smoothing), [CodeAccuracy(codes, "top1")]
-    metrics = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
-    if classes > 5:
-        metrics.append(SparseTopKAccuracy(k=5, name="top5"))
-    if config.loss.kind == "squared_error":
-        return SquaredError(config.loss.shift), metrics
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"), metrics
+    if (shape := config.loss.code_shape(classes)) is not None:
+        memory.check_codes(*shape)
+    config.loss.check_classes(classes)
+    return config.loss.outputs(classes)
 
 
 def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
@@ -167,7 +124,7 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
         ConfigError: if an optimizer finds no variable that it is meant for.
     """
     with _precision(config.runtime.precision):
-        loss, metrics = _loss_and_metrics(config, classes)
+        loss, metrics = config.loss.make(classes, config.batch_size, config.seed)
         try:
             model.compile(
                 optimizer=build_optimizer(config, steps_per_epoch),

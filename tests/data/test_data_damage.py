@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment import data
-from neural_alignment.data import sources
 from neural_alignment.data.damage import DamagedRecord, DamageList
+from neural_alignment.data.sources import tfds
 from neural_alignment.errors import DataError
 from neural_alignment.training import run, stepping
 
@@ -265,7 +265,7 @@ def test_a_record_is_listed_once_with_its_first_step():
 
 @pytest.mark.parametrize("value", [-1, 1.0, True, "many"])
 def test_wrong_tolerance(photographs, value):
-    with pytest.raises(DataError, match="`tolerate_corrupt` must be an integer"):
+    with pytest.raises(DataError, match=r"data\.tolerate_corrupt: input should be "):
         load(*photographs, tolerate_corrupt=value)
 
 
@@ -336,8 +336,8 @@ def test_a_missing_file_of_a_prepared_set(files, tools, monkeypatch):
     path.unlink()
     message = refused(load_toy, directory)
     assert f"A file is missing. Received {path}." in message
-    for limit in (sources.MAX_BYTES_IN_MEMORY, 0):
-        monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", limit)
+    for limit in (tfds.MAX_BYTES_IN_MEMORY, 0):
+        monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
         dataset = load_toy(directory, tolerate_corrupt=15)
         assert [each.record for each in dataset.corrupt_records] == list(range(15))
         assert set(np.concatenate([labels for _, labels in batches_of(dataset, 3)])) <= set(range(15))

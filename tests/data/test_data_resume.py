@@ -157,7 +157,7 @@ def in_memory(batch_size):
 def streamed(batch_size, files, tools, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (54, 9, 9, 3), np.uint8)
     directory = files.tfds([tools.encode(image) for image in images], np.arange(54), dimensions=(9, 9, 3), classes=54)
-    monkeypatch.setattr(data.sources, "MAX_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr(data.sources.tfds, "MAX_BYTES_IN_MEMORY", 0)
     return data.load(
         "tfds",
         batch_size=batch_size,

@@ -1,17 +1,23 @@
 """The sources: what they load, and one clear line for whatever is wrong with the data."""
 
 import json
+import pathlib
 import socket
 import time
+from typing import Literal
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from pydantic import PositiveInt
 from sklearn.datasets import load_digits
 
+from neural_alignment import config as configuration
 from neural_alignment import data
-from neural_alignment.data import index, pipeline, sources
+from neural_alignment.data import index, pipeline
+from neural_alignment.data.sources import tfds
 from neural_alignment.errors import DataError, InputError
+from neural_alignment.training import setup
 
 
 def everything(batches):
@@ -30,7 +36,6 @@ def raised_by(function, *arguments, **options):
     assert isinstance(raised.value, InputError)
     message = str(raised.value)
     assert "\n" not in message
-    assert "Received" in message
     return message
 
 
@@ -50,29 +55,40 @@ def explained(dataset, batches):
 
 def test_unknown_source():
     message = raised_by(data.load, "digit", batch_size=1, seed=0)
-    assert message.endswith("Received 'digit'. Allowed: digits, tfds, imagenet; did you mean 'digits'?")
+    assert message.startswith("data.source: must be one of digits, imagenet, tfds")
+    assert message.endswith("; found 'digit'; did you mean 'digits'?")
 
 
 def test_unknown_option():
     message = raised_by(data.load, "digits", batch_size=1, seed=0, validation_fractoin=0.1)
-    assert "`validation_fractoin` is no option of the data source 'digits'. Received 0.1." in message
+    assert message.startswith("data.validation_fractoin: unknown key; allowed: augment, replace_labels, shuffle,")
     assert message.endswith("did you mean 'validation_fraction'?")
 
 
 def test_missing_option():
     message = raised_by(data.load, "tfds", batch_size=1, seed=0, download=False)
-    assert "'tfds' needs the option `dataset`" in message
+    assert message == "data.dataset: this key is required and was not found"
 
 
-def test_a_new_source_is_one_entry(monkeypatch):
-    arrays = pipeline.Arrays(np.zeros((4, 2, 2, 1), np.uint8), np.arange(4))
+CORNERS = pipeline.Arrays(np.zeros((4, 2, 2, 1), np.uint8), np.arange(4))
 
-    def corners(batching, *, classes=4):
-        return data.InMemory(batching, arrays, arrays, classes=classes)
 
-    monkeypatch.setitem(data.SOURCES, "corners", corners)
+class Corners(data.SourceOptions):
+    """Four black images of different classes."""
+
+    source: Literal["corners"]
+    classes: PositiveInt = 4
+
+    def load(self, batching):
+        return data.InMemory(batching, CORNERS, CORNERS, classes=self.classes)
+
+
+def test_a_new_source_is_one_class(monkeypatch):
+    monkeypatch.setitem(data.SOURCES, "corners", Corners)
     assert data.load("corners", batch_size=2, seed=0).steps_per_epoch == 2
-    assert "Allowed: 0 to 1." in raised_by(data.load, "corners", batch_size=2, seed=0, classes=2)
+    assert data.facts("corners", batch_size=2, seed=0).classes == 4
+    assert "0 to 1" in raised_by(data.load, "corners", batch_size=2, seed=0, classes=2)
+    assert "classes: input should be greater than 0" in raised_by(data.load, "corners", batch_size=2, seed=0, classes=0)
 
 
 # digits
@@ -110,10 +126,28 @@ def test_digits_unstandardised_are_sixteenths():
     np.testing.assert_array_equal(np.unique(images), np.arange(17) / 16)
 
 
+def test_digits_may_be_augmented_and_left_unstandardised_from_a_file_as_from_python():
+    quickstart = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+    overrides = ["batch_size=50", "data.augment=crop", "data.standardize=false"]
+    config = configuration.load(quickstart, overrides)
+    one = data.load("digits", batch_size=50, seed=config.seed, augment="crop", standardize=False)
+    other, plain = (setup.load_data(configuration.load(quickstart, each)) for each in (overrides, overrides[:1]))
+    images, expected, without = (next(iter(dataset.train()))[0].numpy() for dataset in (one, other, plain))
+    np.testing.assert_array_equal(images, expected)
+    assert not np.array_equal(images, without)
+    assert configuration.plain(configuration.load(quickstart))["data"] == {
+        "source": "digits",
+        "shuffle": True,
+        "validation_fraction": 0.2,
+        "replace_labels": 0.0,
+    }
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, True, "half", 0.0001])
 def test_digits_fraction_out_of_range(fraction):
     message = raised_by(data.load, "digits", batch_size=1, seed=0, validation_fraction=fraction)
-    assert f"Received {fraction!r}" in message
+    assert message.startswith("data.validation_fraction: ")
+    assert f"; found {fraction!r}" in message
 
 
 # What is known before the data are read
@@ -131,7 +165,7 @@ def test_tfds_facts_are_those_of_the_data_and_read_no_record(files, tools, monke
     directory, _, _ = toy(files, tools)
     options = {"dataset": "toy", "data_dir": directory, "train_split": "train[:20]", "image_size": image_size}
     expected = facts_of(data.load("tfds", batch_size=6, seed=0, **options))
-    monkeypatch.setattr(sources, "Records", None)
+    monkeypatch.setattr(tfds, "Records", None)
     assert facts_of(data.facts("tfds", batch_size=6, seed=0, **options)) == expected
     assert "`batch_size` must not be larger" in raised_by(data.facts, "tfds", batch_size=21, seed=0, **options)
 
@@ -175,9 +209,9 @@ def test_tfds_in_memory_is_standardised_per_channel(files, tools):
 
 def test_tfds_part_of_a_split_across_files(files, tools):
     directory, images, labels = toy(files, tools)
-    for limit in (sources.MAX_BYTES_IN_MEMORY, 0):
+    for limit in (tfds.MAX_BYTES_IN_MEMORY, 0):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sources, "MAX_BYTES_IN_MEMORY", limit)
+            patch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
             dataset = load_toy(
                 directory, 4, train_split="train[10:22]", validation_split="train[:10]", standardize=False
             )
@@ -193,7 +227,7 @@ def test_tfds_part_of_a_split_across_files(files, tools):
 
 def test_tfds_streamed_is_scaled_and_resumes(files, tools, monkeypatch):
     directory, images, _ = toy(files, tools)
-    monkeypatch.setattr(sources, "MAX_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", 0)
     dataset = load_toy(directory, 7, augment="crop_flip")
     assert isinstance(dataset, data.Streamed)
     np.testing.assert_allclose(everything(dataset.validation())[0], images / 127.5 - 1, atol=1e-6)
@@ -203,6 +237,21 @@ def test_tfds_streamed_is_scaled_and_resumes(files, tools, monkeypatch):
         for (one, labels), (other, other_labels) in zip(run[start:], resumed, strict=True):
             np.testing.assert_array_equal(one, other)
             np.testing.assert_array_equal(labels, other_labels)
+
+
+@pytest.mark.parametrize(
+    ("limit", "option", "message"),
+    [
+        (10**9, {"shuffle_buffer": 8}, "data.shuffle_buffer: is for sets that are streamed; found 8 with 'toy'"),
+        (0, {"replace_labels": 0.5}, "data.replace_labels: is for sets that are held in memory; found 0.5 with 'toy'"),
+    ],
+)
+def test_tfds_options_without_an_effect_are_refused(files, tools, monkeypatch, limit, option, message):
+    directory, _, _ = toy(files, tools)
+    monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
+    assert raised_by(load_toy, directory, **option).startswith(message)
+    monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", 10**9 - limit)
+    load_toy(directory, **option)
 
 
 def test_tfds_image_size_in_memory_is_bilinear_and_unrounded(files, tools):
@@ -219,7 +268,7 @@ def test_tfds_images_of_differing_shapes_need_a_size(files, tools):
     images = [tools.encode(np.full(shape, 51 * (n + 1), np.uint8)) for n, shape in enumerate(shapes)]
     directory = files.tfds(images, [0, 1, 2, 3], dimensions=(-1, -1, 3))
     message = raised_by(load_toy, directory, 2)
-    assert message.startswith("`image_size` is needed for `toy`")
+    assert message.startswith("data.image_size: is required for 'toy', whose images differ in shape; found null")
     dataset = load_toy(directory, 2, image_size=4)
     assert isinstance(dataset, data.Streamed)
     result, _ = everything(dataset.validation())
@@ -243,7 +292,7 @@ def test_tfds_reads_the_directory_of_the_environment(files, tools, monkeypatch):
 
 def test_tfds_unknown_name(tmp_path):
     message = raised_by(load_toy, str(tmp_path), dataset="fashion_mnits", download=True)
-    assert "Received 'fashion_mnits'" in message
+    assert "; found 'fashion_mnits'" in message
     assert message.endswith("did you mean 'fashion_mnist'?")
 
 
@@ -251,7 +300,7 @@ def test_tfds_unknown_name(tmp_path):
 def test_tfds_not_prepared(tmp_path, exists, state):
     directory = str(tmp_path if exists else tmp_path / "absent")
     message = raised_by(load_toy, directory, dataset="mnist")
-    assert message.startswith(f"The data set is not prepared. Received 'mnist' in {directory}, which {state}.")
+    assert message.startswith(f"data.dataset: must be prepared on disk; found 'mnist' in {directory}, which {state};")
     assert "TFDS_DATA_DIR" in message
 
 
@@ -263,27 +312,30 @@ def test_tfds_failed_download_is_one_line_and_soon(tmp_path, monkeypatch):
     begin = time.monotonic()
     message = raised_by(load_toy, str(tmp_path), dataset="mnist", download=True)
     assert time.monotonic() - begin < 30
-    assert message.startswith(f"The data set 'mnist' cannot be downloaded to {tmp_path}")
+    assert message.startswith(f"data.dataset: 'mnist' cannot be downloaded to {tmp_path}")
 
 
 def test_tfds_not_image_classification(files, tools, tmp_path):
     directory, _, _ = toy(files, tools, feature="picture")
     message = raised_by(load_toy, directory)
-    assert "Received 'toy', with features label, picture" in message
+    assert "; found 'toy' with features label, picture" in message
     message = raised_by(load_toy, str(tmp_path), dataset="imdb_reviews", download=True)
     assert "must be an image classification set" in message  # before anything is downloaded
 
 
-@pytest.mark.parametrize("split", ["tset", "train[5:", 3])
+@pytest.mark.parametrize("split", ["tset", "train[5:"])
 def test_tfds_unknown_split(files, tools, split):
     directory, _, _ = toy(files, tools)
     message = raised_by(load_toy, directory, validation_split=split)
-    assert f"`validation_split` is wrong. Received {split!r}. Allowed: train, test" in message
+    assert message.startswith("data.validation_split: must be a split of toy/1.0.0")
+    assert f"; found {split!r}; allowed: train, test" in message
+    assert raised_by(load_toy, directory, validation_split=3).startswith("data.validation_split: input should be a")
 
 
 def test_tfds_empty_split(files, tools):
     directory, _, _ = toy(files, tools)
-    assert "`validation_split` 'test[:0]'" in raised_by(load_toy, directory, validation_split="test[:0]")
+    message = raised_by(load_toy, directory, validation_split="test[:0]")
+    assert message.startswith("data.validation_split: must hold examples; found 0 examples in 'test[:0]'")
 
 
 def test_tfds_batch_larger_than_the_data(files, tools):
@@ -313,7 +365,7 @@ def test_tfds_other_file_format(files, tools):
     directory, _, _ = toy(files, tools)
     path = files.directory / "tfds/toy/1.0.0/dataset_info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fileFormat": "array_record"}))
-    assert "Received array_record. Allowed: tfrecord." in raised_by(load_toy, directory)
+    assert "; found array_record in" in raised_by(load_toy, directory)
 
 
 def test_tfds_file_missing(files, tools):
@@ -383,14 +435,18 @@ def test_imagenet_several_patterns(files):
 
 def test_imagenet_no_file_matches(tmp_path):
     message = raised_by(load_imagenet, f"{tmp_path}/train-*")
-    assert message.startswith(f"`train_files` matches no file. Received '{tmp_path}/train-*'. Looked in {tmp_path}: no")
+    expected = f"data.train_files: matches no file; found '{tmp_path}/train-*'; looked in {tmp_path}: no"
+    assert message.startswith(expected)
     assert "it does not exist" in raised_by(load_imagenet, f"{tmp_path}/absent/train-*")
-    assert "`train_files` must be a file pattern" in raised_by(load_imagenet, 3)
+    assert "data.train_files: input should be a valid string; found 3" in raised_by(load_imagenet, 3)
+    assert "data.train_files: list should have at least 1 item" in raised_by(load_imagenet, [])
 
 
 def test_imagenet_unknown_preprocessing(files):
     message = raised_by(load_imagenet, files.imagenet(), preprocessing="resent")
-    assert message.endswith("Received 'resent'. Allowed: resnet, inception; did you mean 'resnet'?")
+    assert message == (
+        "data.preprocessing: input should be 'resnet' or 'inception'; did you mean 'resnet'?; found 'resent'"
+    )
 
 
 @pytest.mark.parametrize("examples", [None, 33])
@@ -498,7 +554,7 @@ def test_imagenet_batch_larger_than_the_data(files):
 @pytest.mark.parametrize("option", ["image_size", "classes", "train_examples", "shuffle_buffer"])
 def test_imagenet_options_must_be_positive(files, option):
     message = raised_by(load_imagenet, files.imagenet(), **{option: 0})
-    assert message == f"`{option}` must be an integer. Received 0. Allowed: 1 or more."
+    assert message == f"data.{option}: input should be greater than 0; found 0"
 
 
 def test_counting_agrees_with_tensorflow(files):

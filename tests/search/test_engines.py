@@ -1,6 +1,5 @@
 """Engines: processes of this machine, a real local Spark, TPUs by stand-ins that record."""
 
-import functools
 import importlib.util
 import json
 import os
@@ -15,7 +14,7 @@ import pytest
 from processes import Command
 
 from neural_alignment import config as configuration
-from neural_alignment.data import sources
+from neural_alignment.data.sources import DigitsData
 from neural_alignment.errors import ConfigError, DataUnavailable, RunError, Stopped
 from neural_alignment.search import engines, run, trial
 from neural_alignment.search import plan as plans
@@ -193,18 +192,16 @@ class TestSurroundings:
 
     def test_data_that_go_away_stop_the_search_and_burn_no_trial(self, tmp_path, plan_file, monkeypatch):
         plan, path = plans.load(plan_file(), trials=3), tmp_path / "found"
-        real = sources.SOURCES["digits"]
-        gone = threading.Event()
+        real, gone = DigitsData.load, threading.Event()
 
-        @functools.wraps(real)
-        def mounted_once(*arguments, **options):
+        def mounted_once(*arguments):
             if gone.is_set():
-                raise DataUnavailable("`train_files` matches no file. Received '/mnt/train-*'.")
-            return real(*arguments, **options)
+                raise DataUnavailable("data.train_files: matches no file; found '/mnt/train-*'")
+            return real(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setitem(sources.SOURCES, "digits", mounted_once)
-            with pytest.raises(Stopped, match="trial 2: `train_files` matches no file"):
+            patch.setattr(DigitsData, "load", mounted_once)
+            with pytest.raises(Stopped, match=r"trial 2: data\.train_files: matches no file"):
                 run.search(
                     plan,
                     ["epochs=1"],

@@ -50,6 +50,15 @@ class NetworkRule(Alignment):
         """Returns zero."""
         return tf.zeros([], view.inputs.dtype)
 
+    def check_run(self, config: Any) -> None:
+        """Checks that no other rule stands beside this one. See `Alignment.check_run`."""
+        if self.layers is None and len(config.rules) == 1:
+            return
+        found = f"layers {self.layers}" if self.layers is not None else f"{len(config.rules)} rules"
+        raise ValueError(
+            f"alignment: {self.rule} is a rule for the whole network: it stands alone, without `layers`; found {found}"
+        )
+
     def keep(self, model: keras.Model, kept: Kept) -> Any:
         """Creates the weights that the rule keeps in `model` and returns them, for `start` and `forward`.
 

@@ -87,7 +87,7 @@ def test_what_has_no_meaning_is_refused_in_one_line():
         ValueError, match=r"`alignment` must be a rule, a list of rules, or None\. Received 'align_ada'"
     ):
         models.fc([3], 2, (4,), alignment="align_ada")
-    with pytest.raises(ValueError, match=r"`name` must be one of fc, convnet, resnet, wide_cnn\. Received 'rnn'"):
+    with pytest.raises(ValueError, match=r"`name` must be one of convnet, fc, resnet, wide_cnn\. Received 'rnn'"):
         models.build("rnn", 2, (4, 1))
     with pytest.raises(ValueError, match="`parameterization` must be one of"):
         models.wide_cnn("kmnist", 2, 3, (4, 4, 1), parameterization="mup")

@@ -1,0 +1,15 @@
+"""Where data come from: one module for each data source, with its options. A new source is one module here."""
+
+from neural_alignment.data.sources.base import SOURCES, InMemoryOptions, SourceOptions
+from neural_alignment.data.sources.digits import DigitsData
+from neural_alignment.data.sources.imagenet import ImageNetData
+from neural_alignment.data.sources.tfds import TFDSData
+
+__all__ = [
+    "SOURCES",
+    "DigitsData",
+    "ImageNetData",
+    "InMemoryOptions",
+    "SourceOptions",
+    "TFDSData",
+]

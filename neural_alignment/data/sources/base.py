@@ -1,0 +1,141 @@
+"""What all data sources have in common, and the registry of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeInt
+
+from neural_alignment.data.pipeline import Batching, Dataset, Facts
+from neural_alignment.errors import DataError
+from neural_alignment.options import Options, PathText
+from neural_alignment.registry import Registry
+
+SOURCES = Registry("source")
+"""Every data source by its name in a configuration."""
+
+ImageSize = Annotated[int, Field(gt=0, le=2**16)]
+"""Height and width in pixels of a square image."""
+
+Augmentation = Literal["crop", "crop_flip"]
+"""Random crop after padding by 4 pixels; `crop_flip` also mirrors half of the images."""
+
+
+IndexFile = Annotated[
+    PathText | None,
+    Field(
+        description="File (.npz) that stores the positions of all records. It is created if it is missing. Default: "
+        "the positions are read from the files at each start."
+    ),
+]
+TolerateCorrupt = Annotated[
+    NonNegativeInt, Field(description="Maximum number of damaged records that may be skipped before the run stops.")
+]
+
+
+class SourceOptions(Options):
+    """Base of all data sources: the options of a source, and how its data are loaded.
+
+    `data.load`, `data.facts` and the key `data` of a configuration take the same options, because all of them use the
+    class that is registered in `SOURCES`. A subclass declares `source` as a `Literal` with its name.
+    """
+
+    has_splits: ClassVar[bool] = False
+    """Whether the data have more splits than the two of a run, so that `evaluation.test_split` can name one."""
+
+    shuffle: bool = True
+    """Whether each epoch has a different order; otherwise every epoch has the order of the files."""
+
+    def load(self, batching: Batching) -> Dataset:
+        """Loads the data.
+
+        Args:
+            batching: batch sizes, seed, shuffling.
+
+        Returns:
+            The data set; nothing is iterated yet.
+
+        Raises:
+            DataError: if the data are missing or wrong.
+        """
+        raise NotImplementedError
+
+    def facts(self, batching: Batching) -> Facts:
+        """Returns shapes and counts of the data. A source that knows them without its records overrides this.
+
+        Args:
+            batching: batch sizes, seed, shuffling.
+
+        Raises:
+            DataError: if the data are missing or wrong.
+        """
+        return self.load(batching)
+
+    def pixel_scale(self, batching: Batching) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the numbers that are subtracted from pixels and that they are then divided by.
+
+        Args:
+            batching: batch sizes, seed, shuffling.
+        """
+        dataset = self.load(batching)
+        return dataset.center, dataset.scale
+
+    def for_test(self, split: str, examples: int) -> SourceOptions:
+        """Returns options of the same data with another split for validation. For sources with `has_splits`.
+
+        Args:
+            split: the split, in the syntax of the source.
+            examples: the least number of training examples that must be loaded with it.
+        """
+        raise NotImplementedError
+
+
+class InMemoryOptions(SourceOptions):
+    """Base of the sources that can hold their examples in memory."""
+
+    replace_labels: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Fraction of the training examples whose label is replaced by a random one, drawn with the seed of the run."""
+
+
+@contextlib.contextmanager
+def needs(package: str) -> Iterator[None]:
+    """Turns a missing package into an error of one line.
+
+    Args:
+        package: its name on PyPI.
+
+    Raises:
+        DataError: if the package is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise DataError(
+            f"the package {package} is needed for this data source; found: {error}; try: pip install {package}"
+        ) from error
+
+
+def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation of the pixels of each channel.
+
+    Args:
+        images: `(examples, height, width, channels)`.
+
+    Returns:
+        Two arrays `(channels,)`, float64. The deviation of a constant channel is given as 1.
+    """
+    channels = images.shape[-1]
+    rows = images.reshape(-1, images.shape[-2] * channels)
+    total = squares = np.zeros(rows.shape[1])
+    for begin in range(0, len(rows), 16384):  # In parts: all at once would take eight times the images' memory.
+        part = rows[begin : begin + 16384].astype(np.float64)
+        # Rows with all columns: sums over a short last axis are several times slower.
+        total, squares = total + part.sum(axis=0), squares + np.einsum("ij,ij->j", part, part)
+    total, squares = (sums.reshape(-1, channels).sum(axis=0) for sums in (total, squares))
+    count = images.size // channels
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+    return mean, np.where(deviation > 1e-6, deviation, 1.0)

@@ -1,0 +1,66 @@
+"""The handwritten digits of scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from neural_alignment.data.labels import replaced
+from neural_alignment.data.pipeline import Arrays, Batching, Dataset, InMemory
+from neural_alignment.data.sources.base import SOURCES, Augmentation, InMemoryOptions, needs, pixel_statistics
+from neural_alignment.errors import DataError
+
+SPLIT_SEED = 0
+"""Not the seed of the run: all runs are evaluated on the same images."""
+
+
+@SOURCES.register
+class DigitsData(InMemoryOptions):
+    """scikit-learn's digits: 1,797 grey images of 8 x 8 pixels, no download."""
+
+    source: Literal["digits"]
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Fraction of each class that is held out for validation; the split does not depend on the seed."""
+    # The next two are left out at their defaults, so that the checksums of earlier configurations stay the same.
+    augment: Annotated[Augmentation | None, Field(exclude_if=lambda augment: augment is None)] = None
+    """Random crop after padding by 4 pixels, with or without a flip."""
+    standardize: Annotated[bool, Field(exclude_if=lambda standardize: standardize)] = True
+    """Whether the mean of the training pixels is subtracted and the result divided by their standard deviation;
+    otherwise pixels are divided by 16."""
+
+    def load(self, batching: Batching) -> Dataset:
+        """Returns the digits, in memory. See `SourceOptions.load`."""
+        with needs("scikit-learn"):
+            from sklearn.datasets import load_digits
+        bunch = load_digits()
+        images = bunch.images.astype(np.uint8)[..., np.newaxis]
+        labels = bunch.target.astype(np.int32)
+        train, validation = self._split(labels)
+        examples = Arrays(images[train], replaced(labels[train], self.replace_labels, 10, batching.seed))
+        center, scale = pixel_statistics(examples.images) if self.standardize else (0.0, 16.0)
+        return InMemory(
+            batching,
+            examples,
+            Arrays(images[validation], labels[validation]),
+            classes=10,
+            class_names=[str(name) for name in bunch.target_names],
+            center=center,
+            scale=scale,
+            augment=self.augment,
+        )
+
+    def _split(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the indices of the training and of the validation examples."""
+        from sklearn.model_selection import train_test_split
+
+        try:
+            return train_test_split(
+                np.arange(len(labels)), test_size=self.validation_fraction, stratify=labels, random_state=SPLIT_SEED
+            )
+        except ValueError as error:
+            raise DataError(
+                "data.validation_fraction: must leave examples of every class in both parts; found "
+                f"{self.validation_fraction}; allowed: about 0.01 to 0.99"
+            ) from error

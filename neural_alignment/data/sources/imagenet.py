@@ -1,0 +1,132 @@
+"""ImageNet, or any data set in its TFRecord layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import tensorflow as tf
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
+
+from neural_alignment.data.damage import DamageList
+from neural_alignment.data.imagenet import PREPROCESSING, Preprocessing
+from neural_alignment.data.pipeline import Batching, Dataset, Facts
+from neural_alignment.data.records import Records, Schema, Shard
+from neural_alignment.data.sources.base import SOURCES, ImageSize, IndexFile, SourceOptions, TolerateCorrupt
+from neural_alignment.data.streamed import Streamed
+from neural_alignment.errors import DataUnavailable
+from neural_alignment.options import PathText
+
+FilePatterns = Annotated[
+    Annotated[PathText, Tag("one")] | Annotated[list[PathText], Field(min_length=1), Tag("many")],
+    Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
+    BeforeValidator(lambda value: list(value) if isinstance(value, tuple) else value),
+]
+"""A file pattern, or a list of them."""
+
+
+@SOURCES.register
+class ImageNetData(SourceOptions):
+    """ImageNet, or any set in its TFRecord layout, by file patterns."""
+
+    source: Literal["imagenet"]
+    train_files: FilePatterns
+    """Pattern such as gs://bucket/train-*, or a list of patterns."""
+    validation_files: FilePatterns
+    """Pattern such as gs://bucket/validation-*, or a list of patterns."""
+    preprocessing: Literal["resnet", "inception"] = "resnet"
+    """Decoding, cropping, distortion and scaling as in the published training of these networks."""
+    image_size: ImageSize | None = None
+    """Height and width of the images. Default: 224 for resnet, 299 for inception."""
+    classes: PositiveInt = 1000
+    """Number of classes."""
+    label_offset: NonNegativeInt = 1
+    """The label of class 0 in the files."""
+    train_examples: PositiveInt | None = None
+    """Number of training examples. Default: they are counted. With fewer than the files hold, an epoch takes that many
+    of the shuffled examples."""
+    validation_examples: PositiveInt | None = None
+    """Number of validation examples, which must be all of them. Default: they are counted."""
+    shuffle_buffer: PositiveInt = 10000
+    """Encoded records held in memory to shuffle: half are being used, half are being read. At 110 kB each, 10,000 take
+    1.1 GB."""
+    index_file: IndexFile = None
+    tolerate_corrupt: TolerateCorrupt = 0
+
+    @property
+    def _preprocessing(self) -> Preprocessing:
+        return PREPROCESSING[self.preprocessing]
+
+    @property
+    def _size(self) -> int:
+        return self.image_size or self._preprocessing.image_size
+
+    def load(self, batching: Batching) -> Dataset:
+        """Returns the images, streamed from their files. See `SourceOptions.load`."""
+        schema = Schema("image/encoded", "image/class/label", classes=self.classes, label_offset=self.label_offset)
+        damage = DamageList(self.tolerate_corrupt)
+        train, validation = (
+            Records(
+                f"`{key}`",
+                [Shard(path) for path in _matching(key, getattr(self, key))],
+                schema,
+                damage,
+                examples,
+                self.index_file,
+            )
+            for key, examples in (
+                ("train_files", self.train_examples),
+                ("validation_files", self.validation_examples),
+            )
+        )
+        validation.must_be_whole()
+        prepare, size = self._preprocessing, self._size
+        return Streamed(
+            batching,
+            train,
+            validation,
+            input_shape=(size, size, 3),
+            decode_train=lambda encoded, seed: prepare.train(encoded, seed, size),
+            decode_validation=lambda encoded: prepare.evaluation(encoded, size),
+            center=prepare.center,
+            scale=prepare.scale,
+            shuffle_buffer=self.shuffle_buffer,
+        )
+
+    def facts(self, batching: Batching) -> Facts:
+        """Returns shapes and counts; reads the files only if the options do not say how many examples there are."""
+        if not self.train_examples or not self.validation_examples:
+            return self.load(batching)
+        return Facts(
+            batching,
+            input_shape=(self._size, self._size, 3),
+            classes=self.classes,
+            train_examples=self.train_examples,
+            validation_examples=self.validation_examples,
+        )
+
+    def pixel_scale(self, batching: Batching) -> tuple[Any, Any]:
+        """Returns the numbers of the preprocessing, without the data. See `SourceOptions.pixel_scale`."""
+        del batching
+        return self._preprocessing.center, self._preprocessing.scale
+
+
+def _matching(key: str, patterns: str | Sequence[str]) -> list[str]:
+    """Returns the files that the patterns match, sorted."""
+    found = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        try:
+            matching = tf.io.gfile.glob(pattern)
+        except tf.errors.OpError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DataUnavailable(f"data.{key}: cannot be looked up; found {pattern!r}: {reason}") from error
+        if not matching:
+            directory = os.path.dirname(pattern) or "."
+            state = "no file in it matches" if tf.io.gfile.isdir(directory) else "it does not exist"
+            raise DataUnavailable(
+                f"data.{key}: matches no file; found {pattern!r}; looked in {directory}: {state}; "
+                "example: /data/train-*"
+            )
+        found += matching
+    return sorted(set(found))

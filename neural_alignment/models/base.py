@@ -1,0 +1,91 @@
+"""What the options of all models have in common, and the registry of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar
+
+import keras
+from pydantic import Field, PositiveInt
+
+from neural_alignment.models.parts import Rules
+from neural_alignment.options import Options
+from neural_alignment.registry import Registry
+
+MODELS = Registry("name")
+"""The options of every model by its name in a configuration."""
+
+MAX_DEPTH = 128
+"""Layers of a network. Keras goes through them by recursion, which Python limits."""
+
+LayerSizes = Annotated[list[PositiveInt], Field(max_length=MAX_DEPTH)]
+"""Units or filters of each layer."""
+
+BatchNormTrainable = Annotated[
+    bool,
+    # Left out at its default, so that the checksums of earlier configurations stay the same.
+    Field(
+        exclude_if=lambda trainable: trainable,
+        description="Whether scale and shift of the batch normalization are trained. Its statistics are updated in "
+        "either case.",
+    ),
+]
+
+
+class ModelOptions(Options):
+    """Base of all models: the options of a model, and the function that builds it.
+
+    A subclass declares `name` as a `Literal` with the name of the model, the arguments of `builder` as fields, and is
+    registered in `MODELS`.
+    """
+
+    builder: ClassVar[Callable[..., keras.Model]]
+    """Builds the model; takes `classes`, `input_shape`, `alignment`, `weight_decay` and the fields of the options."""
+
+    size_key: ClassVar[str] = "width"
+    """The option that decides how large the model is, for messages."""
+
+    uses_batch_statistics: ClassVar[bool] = False
+    """Whether evaluation too depends on the statistics of the whole batch, so that replicas cannot share a batch."""
+
+    def build(
+        self, classes: int, input_shape: tuple[int, ...], alignment: Rules = None, weight_decay: float = 0.0
+    ) -> keras.Model:
+        """Returns the functional model.
+
+        Args:
+            classes: number of outputs.
+            input_shape: shape of one example.
+            alignment: none, one rule for all layers, or rules with patterns of layer names.
+            weight_decay: coefficient of J's L2 term.
+        """
+        options = {key: value for key, value in self if key != MODELS.key}
+        return type(self).builder(
+            classes=classes, input_shape=input_shape, alignment=alignment, weight_decay=weight_decay, **options
+        )
+
+    def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
+        """Returns a lower bound of the number of weights in the forward kernels.
+
+        Args:
+            outputs: number of outputs.
+            input_shape: shape of one example.
+        """
+        del outputs, input_shape
+        return 0
+
+    def check_run(self, config: Any) -> None:
+        """Checks that the model fits the other options of a run.
+
+        Args:
+            config: the configuration of the run.
+
+        Raises:
+            ValueError: if it does not.
+        """
+
+
+def count_products(sizes: Sequence[int]) -> int:
+    """Returns the sum of the products of neighbouring sizes: the weights of dense layers between them."""
+    return sum(one * other for one, other in itertools.pairwise(sizes))
