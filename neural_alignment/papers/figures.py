@@ -94,7 +94,7 @@ def grid(
         panels: rows of panels of equal length; `None` leaves a place empty.
         size: width and height in inches.
         ylabels: label of the y axis of the first panel of each row.
-        legends: row and column of each panel with a legend of its own.
+        legends: row and column of each panel that has a separate legend.
         legend: place of one legend of all other panels, such as `"outside lower center"`; empty for none.
         share_x: whether all panels have the same x axis.
         share_y: whether all panels have the same y axis.

@@ -1,7 +1,7 @@
-"""Section 4 and Appendices D.1 and D.2 of Kunin et al. 2020 as tables: closed forms beside what the library does.
+"""Section 4 and Appendices D.1 and D.2 of Kunin et al. 2020 as tables: closed forms against the library.
 
-"Library" here means gradients that TensorFlow takes, in float64, through `alignments.primitives` and `operations`, the
-parts that train networks; nothing of `analysis.dynamics` goes into them.
+The closed forms come from `analysis.dynamics`. The library's flows are gradients that TensorFlow takes in float64
+through `alignments.primitives` and `operations`, the code that trains networks.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def figure_4(source: Source) -> Artifact:
         )
         for dataset, title in TITLES.items()
     ]
-    text = f"{_counted(found, source)}. Lines: here; crosses: Tables 6 and 7 of the paper, of its own protocol."
+    text = f"{_counted(found, source)}. Lines: here; crosses: Tables 6 and 7 of the paper, with its protocol."
     figure = grid([panels], (10, 4.8), legend="outside lower center")
     return Artifact(("dataset", *COLUMNS), rows, text + _differences(source), figure)
 

@@ -144,7 +144,7 @@ def sweep(
     Args:
         protocol: protocol of the data set.
         name: folder of its file.
-        labels: labels in tables; `rule` and `width` say what is trained, `differs` replaces that of the protocol.
+        labels: labels in tables; `rule` and `width` are required, `differs` replaces that of the protocol.
         overrides: further overrides of the configuration.
         rates: learning rates; those of the protocol if empty.
         seed: seed of weights and order.

@@ -85,7 +85,7 @@ SETTINGS = {
         "2,000 images of 16 x 16 pixels for 10 epochs at rate 2; the paper: 45,000 of 32 x 32 for 100, rate 2",
     ),
 }
-"""Name -> what is scored. The number of steps is what a few minutes on 2 cores allow."""
+"""Name -> setting. The number of steps takes a few minutes on 2 cores."""
 
 
 def pieces(name: str) -> list[Pieces]:

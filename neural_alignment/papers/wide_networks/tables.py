@@ -63,7 +63,7 @@ def table_1(source: Source) -> Artifact:
 
 
 def table_2(source: Source) -> Artifact:
-    """Mean and standard deviation over five seeds at one width; the paper's mean is of its own width."""
+    """Mean and standard deviation over five seeds at one width; the paper has another width than the lab."""
     width, papers = SEEDED_WIDTH[source.profile], SEEDED_WIDTH["paper"]
     other = "" if width == papers else f"width {width} ({papers}); "
     found = [row_of(each, {rule: {width: mean} for rule, (mean, _) in TABLE_2.items()}) for each in networks(source)]
