@@ -115,7 +115,7 @@ def test_direct_feedback_goes_from_the_output_to_each_layer():
 
 @pytest.mark.parametrize(("override", "part"), [
     ("optimization.forward.momentum=0.9", "optimization.forward: must be"),
-    ("weight_decay=0.1", "weight_decay: must be 0.0 where signals are computed beside the run; found 0.1"),
+    ("weight_decay=0.1", "weight_decay: must be 0.0 where signals are computed outside of the run; found 0.1"),
     ("model.output_activation=tanh", "must be one of relu, tanh_relu, the same; found tanh_relu and tanh"),
     ("alignment={rule: symmetric, self_: 1, decay: 1}", "alignment: rules must be feedback, or none, where signals"),
     ("runtime.precision=mixed_bfloat16", "runtime.precision: must be 'float32' or 'float64' where signals"),
