@@ -225,7 +225,7 @@ def test_the_peer_is_compared_step_by_step(tmp_path, monkeypatch):
 
 def test_another_network_is_no_peer(tmp_path, monkeypatch):
     fake_workers(monkeypatch, FakeWorker(100, 1.0), FakeWorker(99, 1.0))
-    with pytest.raises(RuntimeError, match="not the same network"):
+    with pytest.raises(RuntimeError, match="the networks differ"):
         peer.measure(common.Samples(tmp_path, "peer", {"sizes": peer.SMALL}), peer.SMALL)
 
 
@@ -328,7 +328,7 @@ def test_a_rule_that_grows_faster_misses_its_limit(results, capsys):
             measured = {name: {"seconds": point**1.5} for name in (growth.BASELINE, *growth.RULES)}
             samples.add(case, {**measured, "symmetric": {"seconds": point**1.6}})
     assert run.main(["--small", "--report-only", "--check", "--results", str(results), "growth"]) == 1
-    missed = capsys.readouterr().out.split("misses its limit:\n")[1]
+    missed = capsys.readouterr().out.split("missed limits:\n")[1]
     assert missed == "exponent of fc, width, symmetric: 1.600, at most 1.550\n"
 
 
@@ -355,7 +355,7 @@ def test_what_is_not_there_is_said_and_misses_its_limits(results, capsys):
     assert run.main(["--small", "--results", str(results), "input_pipeline"]) == 0
     assert f"Not measured: no images: set {input_pipeline.FOLDER}" in capsys.readouterr().out
     assert run.main(["--small", "--report-only", "--check", "--results", str(results), "input_pipeline"]) == 1
-    assert "input_pipeline: no figures" in capsys.readouterr().out
+    assert "input_pipeline: no values" in capsys.readouterr().out
 
 
 def test_a_name_that_is_none_is_told_in_one_line():
