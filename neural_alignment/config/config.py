@@ -233,6 +233,7 @@ class Config(Options):
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
         for check in (
+            self._check_targets,
             self._check_optimization,
             self._check_rules,
             lambda: self.model.check_run(self),
@@ -240,6 +241,14 @@ class Config(Options):
         ):
             check()
         return self
+
+    def _check_targets(self):
+        kinds = {f"data.source {self.data.source}": self.data.targets, f"loss.kind {self.loss.kind}": self.loss.targets}
+        for name, targets in kinds.items():
+            if targets != self.model.targets:
+                raise ValueError(
+                    f"model.name {self.model.name} is for {self.model.targets} as targets, but {name} is for {targets}"
+                )
 
     def _check_evaluation(self):
         if self.evaluation.test_split is not None and not self.data.has_splits:

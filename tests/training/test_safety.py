@@ -6,7 +6,7 @@ import resource
 import signal
 from pathlib import Path
 
-import lives
+import killed_runs
 import pytest
 import tensorflow as tf
 
@@ -91,7 +91,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_saved(monkeypatch, tmp_path
         set() if file == "ckpt-4" or file.startswith("metrics") else {f"ckpt-{STEPS}"}
     )
     run.train(config(), path, resume=True)
-    assert lives.differences(whole, path) == []
+    assert killed_runs.differences(whole, path) == []
 
 
 def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_once_there_is_space(small_disk, monkeypatch, whole):
@@ -110,12 +110,12 @@ def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_once_there_is_space(sm
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", fill)
-        with pytest.raises(Stopped, match="No space left on device; what was saved before is whole"):
+        with pytest.raises(Stopped, match="No space left on device; everything saved before is complete"):
             run.train(config(), path)
     assert tf.train.latest_checkpoint(str(path / "checkpoints" / "last")).endswith("ckpt-2")
     (small_disk / "filler").unlink()
     run.train(config(), path, resume=True)
-    assert lives.differences(whole, path) == []
+    assert killed_runs.differences(whole, path) == []
 
 
 def test_other_errors_of_the_file_system_are_not_taken_for_a_full_disk(tmp_path):
@@ -131,7 +131,7 @@ def test_other_errors_of_the_file_system_are_not_taken_for_a_full_disk(tmp_path)
 
 @pytest.fixture
 def holder():
-    """Holds a directory from a process of its own; call it with the directory to get the process id."""
+    """Holds a directory from another process; call it with the directory to get the process id."""
     children = []
 
     def start(path):
@@ -187,7 +187,7 @@ def test_a_lock_file_that_its_holder_removes_meanwhile_is_made_anew(tmp_path, mo
     monkeypatch.setattr(lock.fcntl, "flock", flock)
     with lock.held(str(tmp_path)):
         assert len(calls) == 2
-        # Not the file that is gone, which keeps nobody out.
+        # Not the file that is gone, which locks no process out.
         with pytest.raises(RunError, match="is in use by process"), lock.held(str(tmp_path)):
             pass
 
@@ -201,7 +201,7 @@ def test_a_lock_file_that_is_a_link_is_not_written_through(tmp_path):
 
 
 class Clock:
-    """A time that goes by when it is told to, or while somebody waits; who is alive gives signs of life meanwhile."""
+    """A clock that advances on request or while a process waits; living processes give heartbeats meanwhile."""
 
     def __init__(self):
         self.time = 1e9
@@ -250,7 +250,7 @@ def test_who_lost_its_lease_does_not_take_it_back(lease):
     first.acquire()
     lease.clock.time += lock.STALE
     second.acquire()
-    first.beat()  # It was asleep, and must not take back what is another's.
+    first.beat()  # It was asleep, and must not take back the lease of another process.
     with pytest.raises(lock.Lost, match="took it over"):
         first.check()
     first.release()
@@ -312,7 +312,7 @@ def test_a_run_on_a_remote_file_system_is_trained_and_resumed(monkeypatch, whole
         (local / folder[len(path) :].strip("/")).mkdir(parents=True, exist_ok=True)
         for name in names:
             tf.io.gfile.copy(f"{folder.rstrip('/')}/{name}", str(local / folder[len(path) :].strip("/") / name))
-    assert lives.differences(whole, local) == []
+    assert killed_runs.differences(whole, local) == []
     run.train(config(epochs=2), path, force=True)
 
 
@@ -357,7 +357,7 @@ def test_force_does_not_follow_links_out_of_the_directory(tmp_path, whole):
     (path / "model.keras").symlink_to(precious / "inner" / "thesis.tex")
     run.train(config(), path, force=True)
     assert (precious / "inner" / "thesis.tex").read_text() == "years of work"
-    assert lives.differences(whole, path) == []
+    assert killed_runs.differences(whole, path) == []
 
 
 def test_tensorflows_own_removal_would_have_followed_the_link(tmp_path):
