@@ -65,7 +65,7 @@ def differences(network, layers):
 CONDITIONS = {
     "bp": (),
     "bp_trw": ("data.shuffle=true", "loss.label_smoothing=0.05", "data.replace_labels=0.5"),
-    "bp_trw_wb": ("alignment={rule: feedback}",),  # As in Figure S8: a B that nobody reads.
+    "bp_trw_wb": ("alignment={rule: feedback}",),  # As in Figure S8: a B that is not used.
 }
 
 

@@ -1,4 +1,4 @@
-"""Tables and figures of Kunin et al. 2020, against what the paper prints and against runs whose results are known."""
+"""Tables and figures of Kunin et al. 2020, compared with the paper and with runs whose results are known."""
 
 import csv
 import io
@@ -125,7 +125,7 @@ BI FWL2N                      | False   | False         | False    | False
 """
 
 UNROUNDED = {("σ", "information"): 0.8176668980121832, ("α/β", "weight_mirror_adam"): 13.9035614049}
-"""What an earlier version of the appendix gives for the two cells that are not rounded to four decimals."""
+"""The two cells that are not rounded to four decimals, from an earlier version of the appendix."""
 
 
 def paper_table_5():

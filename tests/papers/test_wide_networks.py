@@ -344,12 +344,12 @@ def test_the_lab_without_the_sample_leaves_figure_5_as_it_is(tmp_path, monkeypat
     monkeypatch.setattr(commands, "ITEMS", items)
     for cell in items[1].cells["lab"]:
         cell.pieces[0].compute_and_keep(str(tmp_path), CONFIGS)
-    (tmp_path / "figure_5.csv").write_text("what was there")
+    (tmp_path / "figure_5.csv").write_text("old file")
     said = []
     places = commands.Folders(str(tmp_path), str(tmp_path), CONFIGS)
     commands.make_all("wide_networks", places, Execution(Processes(1), Screen(said.append, said.append)))
     assert any("figure wide_networks/5: not made here, IMAGENET_SAMPLE_DIR: must name" in line for line in said)
-    assert (tmp_path / "figure_5.csv").read_text() == "what was there"
+    assert (tmp_path / "figure_5.csv").read_text() == "old file"
     assert (tmp_path / "table_6.csv").exists()
 
 
