@@ -1,8 +1,8 @@
 """Tables 1 and 2, measured from the primitives and the rules.
 
 Every primitive is evaluated and differentiated on one example of random numbers. Its gradient is identified by
-comparison with the terms that a gradient to B may consist of, and its locality follows from that term. The primitives of
-a rule are found by setting one of its weights at a time to 1, and comparing R with each primitive.
+comparison with the terms that a gradient to B may consist of, and its locality follows from that term. The primitives
+of a rule are found by setting one of its weights at a time to 1, and comparing R with each primitive.
 """
 
 from __future__ import annotations
