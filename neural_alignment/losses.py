@@ -250,6 +250,16 @@ class LossOptions(Options):
             ConfigError: if it cannot.
         """
 
+    def check_run(self, config: Any) -> None:
+        """Checks that the loss fits the other options of a run.
+
+        Args:
+            config: the configuration of the run.
+
+        Raises:
+            ArgumentError: if it does not.
+        """
+
     def make(self, classes: int, batch_size: int, seed: int) -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:
         """Returns J without weight decay, and the metrics.
 

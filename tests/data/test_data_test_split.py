@@ -56,7 +56,7 @@ def test_its_measures_stand_in_every_row_and_are_those_of_the_model(toy, tmp_pat
 
 def test_what_has_no_such_split_is_refused_in_one_line_and_leaves_nothing(toy, tmp_path):
     plan, _, _ = toy
-    with pytest.raises(ConfigError, match=r"evaluation.test_split must be null with data.source digits.*found test"):
+    with pytest.raises(ConfigError, match=r"evaluation.test_split: must be null with data.source digits.*found 'test"):
         configuration.parse({**plan, "data": {"source": "digits"}})
     plan["evaluation"] = {"test_split": "tset"}
     with pytest.raises(DataError, match="tset") as error:

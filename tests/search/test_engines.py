@@ -187,7 +187,7 @@ class TestSurroundings:
         task = trial.Task(1, str(path), str(tmp_path / "run"), None)
         ending = trial.train(task, ["runtime.strategy=tpu", "runtime.tpu=local"])
         assert ending.state == "unavailable"
-        assert ending.reason.startswith("runtime.strategy tpu: no TPU 'local' is to be reached")
+        assert ending.reason.startswith("runtime.strategy: the TPU 'local' cannot be reached")
         assert trial.train(task, ["batch_size=4000"]).state == "failed"
 
     def test_data_that_go_away_stop_the_search_and_burn_no_trial(self, tmp_path, plan_file, monkeypatch):

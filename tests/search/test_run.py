@@ -275,7 +275,7 @@ def test_settings_that_do_not_go_together_fail_alone(search, scripted, plan_file
     for trial in trials:
         alone = (trial.settings["optimization.alternation"], trial.settings["optimization.delay_epochs"]) == (None, 2)
         assert (trial.state == "failed") is alone
-        assert ("delay_epochs must be less than" in (trial.reason or "")) is alone
+        assert ("delay_epochs: must be less than" in (trial.reason or "")) is alone
     assert {trial.state for trial in trials} == {"failed", "finished"}
 
 

@@ -424,13 +424,16 @@ def test_the_sum_over_the_batch_does_not_depend_on_how_it_is_cut(how, digits):
 
 # condition, override, part of the message
 WRONG = {
-    ("bp", "model.weight_norm={gamma: 1}"): "model.weight_norm.kernels must be forward in a run of backpropagation",
-    ("bp", "model.weight_norm={kernels: backward}"): "which has no backward kernels; found backward",
+    ("bp", "model.weight_norm={gamma: 1}"): "model.weight_norm.kernels: must be forward without a rule",
+    ("bp", "model.weight_norm={kernels: backward}"): "since there are no backward kernels; found 'backward'",
     ("bp_trw_w", "model.weight_norm.gamma=0"): "model.weight_norm.gamma: input should be greater than 0; found 0",
     ("bp_trw_w", "model.weight_norm.kernels=w"): "'forward', 'backward' or 'both'|forward, backward, both",
     ("bp_trw_wb", "alignment={rule: kolen_pollack, decay: 0}"): "must be forward with kolen_pollack",
-    ("bp_trw_wb", "alignment={rule: symmetric, self_: 1, decay: 1}"): "must be forward with symmetric, .*; found both",
-    ("bp", "loss={kind: cross_entropy}"): "model.output_activation must be null with loss cross_entropy.*tanh_relu",
+    (
+        "bp_trw_wb",
+        "alignment={rule: symmetric, self_: 1, decay: 1}",
+    ): "forward with symmetric, .*; found 'both'",
+    ("bp", "loss={kind: cross_entropy}"): "model.output_activation: must be null with loss cross_entropy.*tanh_relu",
     ("bp", "loss.kind=half_square_error"): "did you mean 'half_squared_error'",
     ("bp", "loss.ones=0"): "loss.ones: input should be greater than 0; found 0",
     ("bp", "loss.label_smoothing=0.5"): "loss.label_smoothing: input should be less than 0.5",
