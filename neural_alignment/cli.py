@@ -6,7 +6,9 @@ commands that need it, not by `--help`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import shutil
 import sys
 import threading
 import time
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +27,7 @@ from neural_alignment import paths, quiet
 from neural_alignment.errors import Diverged, InputError, Stopped
 
 app = typer.Typer(
-    help="Train networks whose error travels back through weights of its own.",
+    help="Train networks whose error travels back through separate backward weights.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -60,11 +63,94 @@ ConfigPath = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, such as configs/quickstart.yaml.", callback=_ANY_PATH)
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the configuration; may be repeated."),
 ]
-Jobs = Annotated[int, typer.Option(min=1, help="Runs at once, each with its share of the cores.")]
-JOBS = min(os.cpu_count() or 1, 4)
-Smoke = Annotated[bool, typer.Option("--smoke", help="Apply the file's `smoke` overrides: two steps on CPU.")]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="Apply the `smoke` overrides of the file: a quick test of two steps on the CPU.")
+]
+PROCESSES = f"processes:{min(os.cpu_count() or 1, 4)}"
+"""Default engine of the commands that train the runs of a table."""
+
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="Where runs are trained: in-process, one at a time in this process; processes:N, N at a time on this "
+        "machine; spark:N; tpu:NAME,NAME,...; slurm:N.",
+    ),
+]
+Launcher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="With --engine tpu: command that trains a run on a TPU, with {tpu}, {config} and {run_dir}.",
+    ),
+]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm",
+        metavar="KEY=VALUE",
+        help="With --engine slurm: partition, time (minutes), gpus, cpus, memory (GB), account, qos, constraint; may "
+        "be repeated.",
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineOptions:
+    """Options that choose where runs are trained."""
+
+    engine: Kind = None
+    launcher: Launcher = None
+    slurm: SlurmOption = None
+
+    def build(self, default: str) -> Any:
+        """Returns the engine.
+
+        Raises:
+            ConfigError: if an option is wrong, or the engine is not available.
+        """
+        from neural_alignment.jobs.engines import registry
+
+        return registry.build(self.engine or default, launcher=self.launcher, slurm=self.slurm)
+
+    def execution(self) -> Any:
+        """Returns the engine and the screen of the commands that train the runs of a table."""
+        from neural_alignment.jobs.batch import Execution
+
+        return Execution(self.build(PROCESSES), _screen())
+
+
+def _with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Lets a command take dataclasses of options: every field becomes an option of the command line."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    parameters = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        fields = [parameter.replace(annotation=hints[name])]
+        if name in groups:
+            types = typing.get_type_hints(groups[name], include_extras=True)
+            fields = [
+                inspect.Parameter(
+                    field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]
+                )
+                for field in dataclasses.fields(groups[name])
+            ]
+        parameters += [field.replace(kind=parameter.KEYWORD_ONLY) for field in fields]
+
+    @functools.wraps(command)
+    def call(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+        command(**values)
+
+    call.__signature__ = inspect.Signature(parameters)
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del call.__wrapped__
+    return call
 
 
 @app.command()
@@ -72,13 +158,16 @@ def train(
     config: ConfigPath,
     overrides: Overrides = None,
     run_dir: Annotated[
-        str | None, typer.Option(help="Directory to make. Default: runs/<config>.", callback=_DIRECTORY)
+        str | None, typer.Option(help="Run directory to create. Default: runs/<config>.", callback=_DIRECTORY)
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint.")] = False,
     resume_from: Annotated[
-        int | None, typer.Option(metavar="STEP", min=0, help="Go back to the kept state of a step, and on from there.")
+        int | None,
+        typer.Option(
+            metavar="STEP", min=0, help="Resume from the checkpoint of this step, which checkpoints.keep kept."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in the directory.")] = False,
     smoke: Smoke = False,
 ) -> None:
     """Train one run from a YAML file."""
@@ -103,7 +192,7 @@ def train(
 def evaluate(
     run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.", callback=_DIRECTORY)],
     strategy: Annotated[
-        str | None, typer.Option(help="Where to compute, as in runtime.strategy; as the run did by default.")
+        str | None, typer.Option(help="Where to compute, as in runtime.strategy. Default: as the run was trained.")
     ] = None,
 ) -> None:
     """Recompute the final accuracy of a run from its saved model."""
@@ -116,7 +205,7 @@ def evaluate(
 
 @app.command()
 def describe(config: ConfigPath, overrides: Overrides = None, smoke: Smoke = False) -> None:
-    """Show the layers of a run, their rules, parameters and the cost of a step."""
+    """Print the layers of a run with their rules and parameters, and the cost of a step."""
     _start_tensorflow()
     from neural_alignment import config as configuration
     from neural_alignment.training import describe
@@ -125,77 +214,100 @@ def describe(config: ConfigPath, overrides: Overrides = None, smoke: Smoke = Fal
 
 
 @app.command()
+@_with_option_groups
 def compare(
     configs: Annotated[
         list[str], typer.Argument(metavar="CONFIG...", help="YAML files, one row each.", callback=_ANY_PATH)
     ],
-    output: Annotated[str, typer.Option(help="Where the tables go: OUTPUT.csv and OUTPUT.md.", callback=_TABLES)],
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    output: Annotated[
+        str, typer.Option(help="Path of the tables without extension: OUTPUT.csv and OUTPUT.md.", callback=_TABLES)
+    ],
+    engine: EngineOptions,
+    seeds: Annotated[str, typer.Option(help="Seeds of each configuration, separated by commas.")] = "0,1,2",
     overrides: Overrides = None,
-    runs: Annotated[str, typer.Option(help="Where the run directories go.", callback=_DIRECTORY)] = "runs",
-    jobs: Jobs = JOBS,
+    runs: Annotated[str, typer.Option(help="Folder of the run directories.", callback=_DIRECTORY)] = "runs",
 ) -> None:
-    """Train several configurations with several seeds and write a table; what is finished is not trained again."""
+    """Train several configurations with several seeds and write a table; finished runs are not trained again."""
     _start_tensorflow()
     from neural_alignment.papers import compare
 
-    numbers = _numbers("--seeds", seeds)
-    print(compare.compare(configs, numbers, overrides or (), runs, run_name, output, jobs, _screen()))
+    comparison = compare.Comparison(configs, _numbers("--seeds", seeds), overrides or (), runs, run_name)
+    print(compare.compare(comparison, output, engine.execution()))
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Options that replace keys of the file of a search."""
+
+    config: Annotated[
+        str | None, typer.Option(help="Base configuration, instead of the one in the file.", callback=_ANY_PATH)
+    ] = None
+    trials: Annotated[
+        int | None, typer.Option(help="Number of trials, instead of the file's; a larger one extends a search.")
+    ] = None
+    epochs: Annotated[int | None, typer.Option(help="Epochs of a trial, instead of the file's.")] = None
+    algorithms: Annotated[
+        str | None, typer.Option(help="tpe, random, or both separated by a comma, which compares them.")
+    ] = None
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds, separated by commas; one search per algorithm and seed.")
+    ] = None
+
+    def plans(self, path: str) -> dict[tuple[str, int], Any]:
+        """Returns algorithm and seed -> plan."""
+        from neural_alignment.search import plan
+
+        replaced = {"config": self.config, "trials": self.trials, "epochs": self.epochs}
+        first = plan.load(path, **replaced)
+        names = [first.algorithm]
+        if self.algorithms is not None:
+            names = _listed("--algorithms", self.algorithms, "tpe,random")
+        seeds = [first.seed] if self.seeds is None else _numbers("--seeds", self.seeds)
+        return {(name, n): plan.load(path, **replaced, algorithm=name, seed=n) for name in names for n in seeds}
 
 
 @app.command()
+@_with_option_groups
 def search(
     plan: Annotated[
         str, typer.Argument(metavar="SEARCH", help="A YAML file, or its name below configs/search.", callback=_ANY_PATH)
     ],
+    replaced: PlanOptions,
+    engine: EngineOptions,
     overrides: Overrides = None,
-    config: Annotated[
-        str | None, typer.Option(help="Another base configuration than the file names.", callback=_ANY_PATH)
-    ] = None,
     search_dir: Annotated[
         str | None, typer.Option(help="Directory to create or resume. Default: runs/<search>.", callback=_DIRECTORY)
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="Trials, instead of the file's; more go on with a search.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of a trial, instead of the file's.")] = None,
-    algorithms: Annotated[
-        str | None, typer.Option(help="tpe, random, or both with a comma, which compares them.")
-    ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, with commas; a search for each algorithm and seed.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time, each in a process.")] = None,
-    spark: Annotated[int | None, typer.Option(min=1, help="Trials at a time, on Spark's executors.")] = None,
-    tpus: Annotated[str | None, typer.Option(help="Names of TPUs, with commas; a trial at a time on each.")] = None,
-    launcher: Annotated[
-        str | None, typer.Option(help="Command that trains on a TPU, with {tpu}, {config} and {run_dir}.")
-    ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Where a comparison goes: OUTPUT.csv, .md and .png.", callback=_COMPARISON)
+        str | None,
+        typer.Option(help="Path of a comparison without extension: OUTPUT.csv, .md and .png.", callback=_COMPARISON),
     ] = None,
 ) -> None:
-    """Search metaparameters; the same command goes on with a search that was cut off."""
+    """Search metaparameters; the same command resumes an interrupted search."""
     _start_tensorflow()
     from neural_alignment.reporting import check_writable
-    from neural_alignment.search import compare, engines, run
-    from neural_alignment.search import plan as plans
+    from neural_alignment.search import compare, run
     from neural_alignment.training import files
 
     path = _search_file(plan)
-    replaced = {"config": config, "trials": trials, "epochs": epochs}
-    first = plans.load(path, **replaced)
+    plans = replaced.plans(path)
     place = search_dir or files.confined("runs", run_name(path))
-    names = [first.algorithm] if algorithms is None else _listed("--algorithms", algorithms, "tpe,random")
-    numbers = [first.seed] if seeds is None else _numbers("--seeds", seeds)
-    each = {(name, n): plans.load(path, **replaced, algorithm=name, seed=n) for name in names for n in numbers}
-    engine = engines.build(workers, spark, tpus, launcher)
-    # Flushed: a log has a trial when it has ended, not when a buffer is full.
+    built = engine.build("in-process")
+    # Flushed, so that a log file shows each trial at its end.
     say = functools.partial(print, flush=True)
-    if len(each) > 1 or output is not None:
+    if len(plans) > 1 or output is not None:
         if output is None:
             output = f"{place}/comparison"
         else:
             check_writable(output.rpartition("/")[0] or ".")
-        print(f"\n{compare.compare(each, overrides or (), place, engine, output, say)}\ncomparison  {output}.md")
+        print(f"\n{compare.compare(plans, overrides or (), place, built, output, say)}\ncomparison  {output}.md")
         return
-    best = run.best_of(run.search(next(iter(each.values())), overrides or (), place, engine, say))
+    [only] = plans.values()
+    _print_best(run.best_of(run.search(only, overrides or (), place, built, say)), place)
+
+
+def _print_best(best: Any, place: str) -> None:
+    """Prints the best trial of a search, and where the search is."""
     if best is None:
         print("\nno trial has finished: there is no best setting")
     else:
@@ -205,7 +317,7 @@ def search(
 
 
 def _search_file(name: str) -> str:
-    """Returns the path of a search that may be named as it is below `configs/search`, without its ending."""
+    """Returns the path of a search, given as a path or as a name below `configs/search` without extension."""
     path = Path("configs", "search", f"{name}.yaml")
     return str(path) if path.is_file() and not Path(name).exists() else name
 
@@ -236,80 +348,89 @@ def _numbers(option: str, text: str) -> list[int]:
     return [int(word) for word in _listed(option, ",".join(str(int(word)) for word in words), "0,1,2")]
 
 
-Runs = Annotated[
-    str | None, typer.Option("--runs", help="Folder of the run directories. Default: runs/PAPER.", callback=_DIRECTORY)
-]
-Lab = Annotated[bool, typer.Option("--lab", help="The profile for 2 cores: train what is not trained yet.")]
-Output = Annotated[
-    str | None, typer.Option(help="Where the files go. Default: results/PAPER, or RUNS/results.", callback=_DIRECTORY)
-]
-Configs = Annotated[str, typer.Option(help="Folder of the configurations.", callback=_DIRECTORY)]
+@dataclasses.dataclass(frozen=True)
+class FolderOptions:
+    """Options with the folders of a paper's runs and results."""
+
+    runs: Annotated[
+        str | None, typer.Option(help="Folder of the run directories. Default: runs/PAPER.", callback=_DIRECTORY)
+    ] = None
+    output: Annotated[
+        str | None,
+        typer.Option(help="Folder of the files made. Default: results/PAPER, or RUNS/results.", callback=_DIRECTORY),
+    ] = None
+    configs: Annotated[str, typer.Option(help="Folder of the configurations.", callback=_DIRECTORY)] = "configs"
+
+
+Lab = Annotated[bool, typer.Option("--lab", help="Use the profile for 2 cores, and train its runs that are missing.")]
 
 
 @app.command()
+@_with_option_groups
 def table(
+    folders: FolderOptions,
+    engine: EngineOptions,
     name: Annotated[str | None, typer.Argument(metavar="[PAPER/N]", help="None lists all tables.")] = None,
     lab: Lab = False,
-    runs: Runs = None,
-    output: Output = None,
-    configs: Configs = "configs",
-    jobs: Jobs = JOBS,
 ) -> None:
-    """Make a table of a paper from run directories, our numbers beside the paper's."""
-    _make("table", name, lab, jobs, {"runs": runs, "output": output, "configs": configs})
+    """Make a table of a paper from run directories, with our numbers beside the paper's."""
+    _make("table", name, lab, folders, engine)
 
 
 @app.command()
+@_with_option_groups
 def figure(
+    folders: FolderOptions,
+    engine: EngineOptions,
     name: Annotated[str | None, typer.Argument(metavar="[PAPER/N]", help="None lists all figures.")] = None,
     lab: Lab = False,
-    runs: Runs = None,
-    output: Output = None,
-    configs: Configs = "configs",
-    jobs: Jobs = JOBS,
     recordings: Annotated[
-        str | None, typer.Option(help="Recorded responses, for two_routes/6.", callback=_FILE)
+        str | None, typer.Option(help="File of recorded responses, for two_routes/6.", callback=_FILE)
     ] = None,
-    images: Annotated[str | None, typer.Option(help="The images that they answer.", callback=_FILE)] = None,
+    images: Annotated[
+        str | None, typer.Option(help="File of the images shown in the recordings.", callback=_FILE)
+    ] = None,
 ) -> None:
-    """Make a figure of a paper from run directories: a PNG file, the CSV file behind it, and Markdown."""
-    places = {"runs": runs, "output": output, "configs": configs}
-    _make("figure", name, lab, jobs, places, recordings=recordings, images=images)
+    """Make a figure of a paper from run directories: a PNG file, the CSV file of its data, and Markdown."""
+    _make("figure", name, lab, folders, engine, recordings=recordings, images=images)
 
 
 @app.command()
+@_with_option_groups
 def lab(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="Such as two_routes.")],
-    runs: Runs = None,
-    output: Output = None,
-    configs: Configs = "configs",
-    jobs: Jobs = JOBS,
+    folders: FolderOptions,
+    engine: EngineOptions,
 ) -> None:
-    """Train the whole lab profile of a paper and make all its tables and figures; started again, it goes on."""
+    """Train the lab profile of a paper and make all its tables and figures; the same command resumes."""
     _start_tensorflow()
     from neural_alignment.papers import commands
 
-    commands.make_all(paper, commands.Places(runs, output, configs), jobs, _screen())
+    commands.make_all(paper, commands.Folders(**vars(folders)), engine.execution())
 
 
 def _make(
-    kind: str, name: str | None, lab: bool, jobs: int, places: dict[str, str | None], **files: str | None
+    kind: str, name: str | None, lab: bool, folders: FolderOptions, engine: EngineOptions, **files: str | None
 ) -> None:
     """Makes one table or figure, or lists them all."""
     _start_tensorflow()
     from neural_alignment.papers import commands
 
+    execution = engine.execution()
     if name is None:
-        if given := [f"--{option}" for option, value in {**places, **files}.items() if value not in (None, "configs")]:
-            raise InputError(f"{given[0]} needs the name of a {kind}, such as two_routes/1")
-        print(commands.listing(kind, jobs))
+        given = {**vars(folders), **files}
+        if unused := [f"--{option}" for option, value in given.items() if value not in (None, "configs")]:
+            raise InputError(f"{unused[0]} needs the name of a {kind}, such as two_routes/1")
+        print(commands.listing(kind, execution.engine.slots))
         return
-    print(commands.make(kind, name, lab, commands.Places(**places), jobs, _screen(), **files))
+    item = commands.find_item(kind, name, **files)
+    source = commands.Folders(**vars(folders)).source(item, item.profile(lab), **files, say=execution.screen.line)
+    print(commands.make(item, source, execution))
 
 
-def _screen() -> object:
-    """Returns what shows the progress of many runs: a last line that changes, or a line now and then in a file."""
-    from neural_alignment.papers.plans import Screen
+def _screen() -> Any:
+    """Returns the screen: on a terminal its last line changes, and in a file a status is added every minute."""
+    from neural_alignment.jobs.batch import Screen
 
     terminal, shown = sys.stderr.isatty(), [-60.0]
 

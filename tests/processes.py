@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from neural_alignment.search import trial
+from neural_alignment.jobs import children
 
 HANGS = 300
 """Seconds after which a process that should have ended is taken to hang; none of them takes a tenth."""
@@ -33,7 +33,7 @@ class Command:
         output: str | Path = os.devnull,
     ):
         self._errors = errors
-        self._process: Any = trial._context().Process(
+        self._process: Any = children.context().Process(
             target=_run, args=(arguments, environment, str(output), str(errors), before)
         )
         self._process.start()

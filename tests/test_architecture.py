@@ -32,7 +32,7 @@ ORDER = [
         "alignments",
         "layers",
     ),
-    *("models", "data", "losses", "optimization", "config", "training", "reporting", "search", "papers", "cli"),
+    *("models", "data", "losses", "optimization", "config", "training", "reporting", "jobs", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
 

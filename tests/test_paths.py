@@ -148,7 +148,7 @@ def texts(function):
 
 
 COMMANDS = [command.callback for command in cli.app.registered_commands]
-NO_PATHS = {"overrides", "strategy", "algorithms", "seeds", "tpus", "launcher", "name", "paper"}
+NO_PATHS = {"overrides", "strategy", "algorithms", "seeds", "engine", "launcher", "slurm", "name", "paper"}
 """Parameters that are text, but no paths."""
 
 
@@ -249,14 +249,17 @@ REFUSED = {
         "--algorithms must be given once each; found tpe twice",
     ),
     "no algorithm": (["search", SEARCH, "--algorithms", ""], "--algorithms must be separated by commas"),
-    "TPUs": (["search", SEARCH, "--tpus", "a,a"], "--tpus must be names, each once"),
-    "no TPU": (["search", SEARCH, "--tpus", ""], "--tpus must be names"),
-    "no launcher": (["search", SEARCH, "--tpus", "a", "--launcher", ""], "--launcher must hold"),
+    "TPUs": (["search", SEARCH, "--engine", "tpu:a,a"], "must be names, each once"),
+    "no TPU": (["search", SEARCH, "--engine", "tpu"], "must be names"),
+    "no launcher": (["search", SEARCH, "--engine", "tpu:a", "--launcher", ""], "--launcher must contain"),
     "an open quote": (
-        ["search", SEARCH, "--tpus", "a", "--launcher", "x '{tpu} {config} {run_dir}"],
+        ["search", SEARCH, "--engine", "tpu:a", "--launcher", "x '{tpu} {config} {run_dir}"],
         "as a shell reads it",
     ),
-    "no program": (["search", SEARCH, "--tpus", "a", "--launcher", "zzz {tpu} {config} {run_dir}"], "found 'zzz'"),
+    "no program": (
+        ["search", SEARCH, "--engine", "tpu:a", "--launcher", "zzz {tpu} {config} {run_dir}"],
+        "found 'zzz'",
+    ),
     "recordings": (
         ["figure", "two_routes/3", "--recordings", "file"],
         "--recordings has no effect on figure two_routes/3",
@@ -385,7 +388,7 @@ def python(code, **environment):
 
 def test_a_process_that_runs_trials_starts_without_tensorflows_lines():
     """The first thing that the server of forked children does; it writes to the standard error of its parent."""
-    result = python("import neural_alignment.search.trial, sys; print('own line', file=sys.stderr)")
+    result = python("import neural_alignment.jobs.children, sys; print('own line', file=sys.stderr)")
     assert (result.returncode, result.stderr) == (0, "own line\n")
 
 

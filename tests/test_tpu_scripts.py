@@ -1014,7 +1014,7 @@ def test_a_search_proposes_its_trials_and_train_trains_them(cloud, proposer):
     result = propose(cloud, "--set", "batch_size=it's", "--trials=9", "--spot", "--delete", "--", "--flag=a b")
     assert result.returncode == 0, result.stderr
     words = proposer()
-    assert words[:6] == ["search", "two_routes/information", "--search-dir", RUNS, "--tpus", "a,b"]
+    assert words[:6] == ["search", "two_routes/information", "--search-dir", RUNS, "--engine", "tpu:a,b"]
     assert words[8:] == ["--set", "batch_size=it's", "--trials", "9"]
     launcher = shlex.split(words[7])
     assert launcher[1:5] == ["{tpu}", "{config}", "--run-dir", "{run_dir}"]

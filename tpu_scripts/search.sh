@@ -101,7 +101,7 @@ propose() {
   launcher=("$HERE/train.sh" '{tpu}' '{config}' --run-dir '{run_dir}' ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}")
   launcher+=(-- ${EXTRA[@]+"${EXTRA[@]}"})
   tpus=$(IFS=, && printf '%s' "${TPUS[*]}")
-  words=(neural-alignment search "$SEARCH" --search-dir "$RUNS" --tpus "$tpus" --launcher "$(quote "${launcher[@]}")")
+  words=(neural-alignment search "$SEARCH" --search-dir "$RUNS" --engine "tpu:$tpus" --launcher "$(quote "${launcher[@]}")")
   words+=(${OVERRIDES[@]+"${OVERRIDES[@]}"})
   [[ -z $COUNT ]] || words+=(--trials "$COUNT")
   if $DRY_RUN; then

@@ -1,14 +1,16 @@
-"""What the commands `table`, `figure` and `lab` do: find what is asked for, train what it lacks, write its files."""
+"""The commands `table`, `figure` and `lab`: find the items, train the runs that are missing, write the files."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from neural_alignment.errors import InputError, nearest
+from neural_alignment.jobs.batch import Execution
+from neural_alignment.jobs.estimates import Estimates
 from neural_alignment.papers import fa_mechanism, two_routes, wide_networks
-from neural_alignment.papers.plans import SECONDS, Estimates, Screen, carry_out, counted, unique, waiting
+from neural_alignment.papers.plans import SECONDS, Work, carry_out, count_left, unique, waiting
 from neural_alignment.papers.registry import Item, Source, find, overview
 from neural_alignment.reporting import check_writable, markdown, write
 
@@ -16,13 +18,14 @@ ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS, *wide_networks.ITEMS]
 """Every table and figure of every paper."""
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where things are; what is none is the default of the paper.
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """Folders that the user gave; None stands for the default of the paper.
 
     Attributes:
-        runs: folder of the run directories: runs/PAPER, and runs/lab/PAPER of the lab.
-        output: folder of what is made: results/PAPER of the lab and of what needs no runs, else RUNS/results.
+        runs: folder of the run directories. Default: runs/PAPER, and runs/lab/PAPER for the lab profile.
+        output: folder of the files that are made. Default: results/PAPER for the lab profile and for items that need no
+            runs, otherwise RUNS/results.
         configs: folder of the configurations.
     """
 
@@ -39,7 +42,7 @@ class Places:
             **options: `recordings`, `images` and `say` of `Source`.
 
         Raises:
-            InputError: if it has no lab profile and one is asked for.
+            InputError: if the profile is `"lab"` and the item has none.
         """
         lab = profile == "lab"
         if lab and "lab" not in item.cells:
@@ -51,38 +54,27 @@ class Places:
 
 
 def estimates_of(paper: str, output: str | None = None) -> Estimates:
-    """Returns how long the runs of a paper's lab profile take: as committed, and as measured in `output`."""
+    """Returns the durations of the runs of a paper's lab profile: those committed, and those measured in `output`."""
     committed = f"results/{paper}/{SECONDS}"
     return Estimates(f"{output}/{SECONDS}" if output else committed, committed)
 
 
-def listing(kind: str, jobs: int) -> str:
-    """Returns a table of all tables, or of all figures, and what each takes."""
-    return markdown([kind, "shows", "takes"], overview(ITEMS, kind, estimates_of, jobs))
+def listing(kind: str, slots: int) -> str:
+    """Returns a table of all tables, or of all figures, with the time that each takes, `slots` jobs at a time."""
+    return markdown([kind, "shows", "takes"], overview(ITEMS, kind, estimates_of, slots))
 
 
-def make(
-    kind: str, name: str, lab: bool, places: Places, jobs: int, screen: Screen, recordings=None, images=None
-) -> str:
-    """Makes one table or figure; in the lab profile it trains first what is not trained yet.
+def find_item(kind: str, name: str, recordings: str | None = None, images: str | None = None) -> Item:
+    """Returns a table or figure by its name.
 
     Args:
         kind: `"table"` or `"figure"`.
         name: such as `two_routes/3`.
-        lab: whether to train the profile for 2 cores, where the paper's size is another; else the runs that there are
-            are read.
-        places: where things are.
-        jobs: processes at once.
-        screen: told how far it is.
-        recordings: file of recorded responses, for Figure 6.
-        images: file of the images that they answer.
-
-    Returns:
-        Its text, and the names of the files written.
+        recordings: file of recorded responses, if given.
+        images: file of the images that they answer, if given.
 
     Raises:
-        InputError: if there is no such table or figure, or a run or configuration is wrong.
-        Stopped: at SIGTERM or SIGINT.
+        InputError: if there is none, or it is not made from recordings.
     """
     item = find(ITEMS, kind, name)
     for option, value in (("--recordings", recordings), ("--images", images)):
@@ -90,16 +82,32 @@ def make(
             raise InputError(
                 f"{option} has no effect on {kind} {name}, which is not made from recordings; leave it out"
             )
-    profile = item.profile(lab)
-    source = places.source(item, profile, recordings=recordings, images=images, say=screen.line)
+    return item
+
+
+def make(item: Item, source: Source, execution: Execution) -> str:
+    """Makes one table or figure; in the lab profile it first trains the runs that are missing.
+
+    Args:
+        item: the table or figure.
+        source: what it is made from, by `Folders.source`.
+        execution: where the runs are trained.
+
+    Returns:
+        Its text, and the names of the files written.
+
+    Raises:
+        InputError: if a run or configuration is wrong.
+        Stopped: at SIGTERM or SIGINT.
+    """
     item.check(source)
     check_writable(source.output)
-    if profile == "lab":
-        _train([item], source, jobs, screen)
+    if source.profile == "lab":
+        _train([item], source, execution)
     return _write(item, source)
 
 
-def make_all(paper: str, places: Places, jobs: int, screen: Screen) -> None:
+def make_all(paper: str, folders: Folders, execution: Execution) -> None:
     """Trains the whole lab profile of a paper, and makes all its tables and figures.
 
     Raises:
@@ -110,21 +118,21 @@ def make_all(paper: str, places: Places, jobs: int, screen: Screen) -> None:
     if not items:
         papers = sorted({item.paper for item in ITEMS})
         raise InputError(f"{paper}: no such paper; there are: {', '.join(papers)}{nearest(paper, papers)}")
-    sources = [(item, places.source(item, "lab" if "lab" in item.cells else "paper")) for item in items]
-    lacks = [_lack(item, source) for item, source in sources]
-    ready = [pair for pair, lack in zip(sources, lacks, strict=True) if not lack]
+    sources = [(item, folders.source(item, "lab" if "lab" in item.cells else "paper")) for item in items]
+    problems = [_problem(item, source) for item, source in sources]
+    ready = [pair for pair, problem in zip(sources, problems, strict=True) if not problem]
     trained, [source, *_] = zip(*(pair for pair in ready if "lab" in pair[0].cells), strict=True)
     check_writable(source.output)
-    _train(trained, source, jobs, screen)
+    _train(trained, source, execution)
     for item, source in ready:
-        screen.line(_write(item, source))
-    for item, lack in zip(items, lacks, strict=True):
-        if lack:
-            screen.line(f"{item.kind} {item.name}: not made here, {lack}")
+        execution.screen.line(_write(item, source))
+    for item, problem in zip(items, problems, strict=True):
+        if problem:
+            execution.screen.line(f"{item.kind} {item.name}: not made here, {problem}")
 
 
-def _lack(item: Item, source: Source) -> str:
-    """Returns for a reader what is not there that an item cannot be made without; nothing where nothing lacks."""
+def _problem(item: Item, source: Source) -> str:
+    """Returns why an item cannot be made; empty if it can be."""
     if item.needs:
         return f"needs {item.needs}"
     try:
@@ -134,20 +142,21 @@ def _lack(item: Item, source: Source) -> str:
     return ""
 
 
-def _train(items: Sequence[Item], source: Source, jobs: int, screen: Screen) -> None:
-    """Says how long each item takes, alone and together, then trains."""
-    estimates = estimates_of(items[0].paper, source.output)
+def _train(items: Sequence[Item], source: Source, execution: Execution) -> None:
+    """Reports how long each item takes, and all together, and then trains their runs."""
+    estimates, slots = estimates_of(items[0].paper, source.output), execution.engine.slots
+
+    def report(title: str, works: Sequence[Work]) -> None:
+        left = waiting(works, source.folder, source.configs)
+        time = estimates.describe([work.name for work in left], slots)
+        execution.screen.line(f"{title}: {count_left(left, works)}, {time}")
+
     for item in items:
-        runs = unique(item.cells["lab"])
-        left = waiting(runs, source.folder, source.configs)
-        time = estimates.describe([run.name for run in left], jobs)
-        screen.line(f"{item.kind} {item.name}: {counted(left, runs)}, {time}")
-    runs = unique(cell for item in items for cell in item.cells["lab"])
+        report(f"{item.kind} {item.name}", unique(item.cells["lab"]))
+    works = unique(cell for item in items for cell in item.cells["lab"])
     if len(items) > 1:
-        left = waiting(runs, source.folder, source.configs)
-        time = estimates.describe([run.name for run in left], jobs)
-        screen.line(f"all, runs that they share once: {counted(left, runs)}, {time}")
-    carry_out(runs, source.folder, source.configs, jobs, estimates, screen)
+        report("all, shared runs counted once", works)
+    carry_out(works, source.folder, source.configs, dataclasses.replace(execution, estimates=estimates))
 
 
 def _write(item: Item, source: Source) -> str:

@@ -1,43 +1,65 @@
-"""Several configurations, several seeds, one table: a plan that the user writes on the command line."""
+"""Compares configurations: trains each with several seeds and writes one table."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from neural_alignment import paths
 from neural_alignment.config.yaml_files import read_chain
 from neural_alignment.errors import InputError
-from neural_alignment.papers.plans import Cell, Estimates, Outcome, Screen, carry_out, unique
+from neural_alignment.jobs.batch import Execution
+from neural_alignment.papers.plans import Cell, Outcome, carry_out, unique
 from neural_alignment.reporting import Row, Spread, check_writable, csv_text, markdown
 from neural_alignment.training.files import write_whole
 
 COLUMNS = ("config", "seed", "top1", "first_angle", "last_angle", "last_angle_max", "diverged", "seconds")
 
 
-def compare(
-    configs: Sequence[str],
-    seeds: Sequence[int],
-    overrides: Sequence[str],
-    folder: str,
-    name: Callable[[str], str],
-    output: str,
-    jobs: int,
-    screen: Screen,
-) -> str:
-    """Trains every configuration with every seed and writes `output`.csv, a line per run, and `output`.md.
+@dataclass(frozen=True)
+class Comparison:
+    """The runs to compare.
 
-    A run directory that has ended already is read, one that was interrupted goes on.
-
-    Args:
+    Attributes:
         configs: YAML files.
         seeds: seeds of each.
-        overrides: as for `config.load`.
-        folder: of the run directories.
-        name: configuration file -> name of its directory below `folder`, in which each seed has its own.
-        output: path of the tables without their ending.
-        jobs: processes at once.
-        screen: told how far it is.
+        overrides: `key.path=value`, as for `config.load`.
+        folder: folder of the run directories.
+        name: configuration file -> name of its directory below `folder`, which holds a run directory per seed.
+    """
+
+    configs: Sequence[str]
+    seeds: Sequence[int]
+    overrides: Sequence[str]
+    folder: str
+    name: Callable[[str], str]
+
+    def cells(self) -> list[Cell]:
+        """Returns a cell per configuration.
+
+        Raises:
+            InputError: if a seed, a file or a name of a directory occurs twice, or an override sets the seed.
+            ConfigError: if a file cannot be read.
+        """
+        if own := next((each for each in self.overrides if each.partition("=")[0].strip() == "seed"), None):
+            raise InputError(f"--set {own}: each run has its own seed; give --seeds")
+        _check_different(self.seeds, self.configs, self.name)
+        return [
+            Cell(path, self.name(path), {"config": path}, tuple(self.overrides), tuple(self.seeds))
+            for path in self.configs
+        ]
+
+
+def compare(comparison: Comparison, output: str, execution: Execution) -> str:
+    """Trains every configuration with every seed and writes `output`.csv, a line per run, and `output`.md.
+
+    Runs that have ended are read, interrupted ones resume.
+
+    Args:
+        comparison: the runs.
+        output: path of the tables without extension.
+        execution: where the runs are trained.
 
     Returns:
         The Markdown table: mean and standard deviation over seeds.
@@ -46,22 +68,19 @@ def compare(
         InputError: if a run or a configuration is wrong, or the tables cannot be written.
         Stopped: at SIGTERM or SIGINT.
     """
-    if own := next((each for each in overrides if each.partition("=")[0].strip() == "seed"), None):
-        raise InputError(f"--set {own}: each run has its own seed; give --seeds")
-    _check_different(seeds, configs, name)
-    cells = [Cell(path, name(path), {"config": path}, tuple(overrides), tuple(seeds)) for path in configs]
+    cells, seeds, folder = comparison.cells(), comparison.seeds, comparison.folder
     check_writable(output.rpartition("/")[0] or ".")
-    carry_out(unique(cells), folder, "", jobs, Estimates(), screen)
+    carry_out(unique(cells), folder, "", execution)
     rows = [_row(cell, outcome) for cell in cells for outcome in cell.read(folder, "") if outcome.config.seed in seeds]
     rows.sort(key=lambda row: seeds.index(row["seed"]))
-    table = _table(rows, configs)
+    table = _table(rows, comparison.configs)
     write_whole(f"{output}.csv", csv_text(COLUMNS, rows))
     write_whole(f"{output}.md", table + "\n")
     return table
 
 
 def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callable[[str], str]) -> None:
-    """Checks that no two rows of the table would be the same runs.
+    """Checks that no two rows of the table are the same runs.
 
     Raises:
         InputError: if a seed or a file is given twice, or two files have one run directory.

@@ -1,14 +1,14 @@
-"""Computed pieces: what a figure needs beside trained runs, computed once, kept in a file, and read.
+"""Pieces: computations that a figure needs besides trained runs. Each result is kept in a file.
 
-A piece is a function of a module, the configurations it starts from and its other arguments. It is done in a process of
-its own as a run is, waits in the same queue (`plans.py`), and is kept as arrays in NAME.npz below the folder of runs,
-together with what it was computed from: what is there is not computed again, the result of something else is refused.
-A piece that is interrupted starts anew, so it should take minutes, not hours: one seed of one condition.
+A piece is a function of a module, the configurations that it starts from, and further arguments. A job computes it, and
+keeps its arrays in NAME.npz below the folder of runs, together with a description of the function and its arguments. An
+existing result is not computed again, and the result of another computation is refused. An interrupted piece starts
+anew, so a piece should take minutes: one seed of one condition.
 """
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import io
 import json
 import time
@@ -21,21 +21,20 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError
+from neural_alignment.jobs.job import Computation
 from neural_alignment.papers.plans import Run, decisive
-from neural_alignment.search.records import Ending
-from neural_alignment.search.trial import Children, ended
 from neural_alignment.training import files
 from neural_alignment.training.config_comparison import plain_difference
 
 Arrays = dict[str, np.ndarray]
 Tell = Callable[[float], None]
-"""Is told which part of a computation is behind it, 0 to 1."""
+"""Is called with the fraction of a computation that is done, 0 to 1."""
 
 ORIGIN = "computed_from"
-"""Name of the array that says in JSON what a file was computed from."""
+"""Name of the array that holds, as JSON, the description of what a file was computed from."""
 
 BEAT = 2.0
-"""Seconds between two notes of how far a piece is."""
+"""Seconds between two notes of the progress of a piece."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,15 @@ class Piece:
     def is_waiting(self, folder: str, configs: str) -> bool:  # noqa: D102 (as in plans.Work)
         return self.read(folder, configs) is None
 
-    def make(self, folder: str, configs: str, children: Children, threads: int) -> Ending:  # noqa: D102 (as in Work)
-        return children.call(_make, (self, folder, configs), threads)
-
-    def progress(self, folder: str, configs: str) -> float:  # noqa: D102 (as in Work)
-        del configs
-        with contextlib.suppress(tf.errors.OpError, ValueError), tf.io.gfile.GFile(self._note(folder), "r") as file:
-            return float(file.read())
-        return 0.0
-
-    def result(self, folder: str, ending: Ending) -> str:  # noqa: D102 (as in Work)
-        del folder
-        return ending.state
+    def job(self, folder: str, configs: str) -> Computation:  # noqa: D102 (as in plans.Work)
+        plain = {
+            "name": self.name,
+            "compute": f"{self.compute.__module__}:{self.compute.__qualname__}",
+            "starts": [{"config": run.config, "name": run.name, "overrides": run.overrides} for run in self.starts],
+            "arguments": self.arguments,
+        }
+        arguments = {"piece": plain, "folder": folder, "configs": configs}
+        return Computation(self.name, f"{__name__}:compute", arguments, self._note(folder))
 
     def read(self, folder: str, configs: str) -> Result | None:
         """Returns what is kept of it, or none where nothing is.
@@ -188,14 +184,18 @@ def _located(origin: dict[str, Any]) -> dict[str, Any]:
     return {**origin, "compute": _identity(origin["compute"])} if "compute" in origin else origin
 
 
-def _make(piece: Piece, folder: str, configs: str) -> Ending:
-    """What the process of a piece does."""
+def compute(piece: Mapping[str, Any], folder: str, configs: str) -> None:
+    """Computes a piece in this process and keeps its result; called by the job of the piece.
 
-    def work() -> Ending:
-        piece.compute_and_keep(folder, configs)
-        return Ending("finished")
-
-    return ended(work)
+    Args:
+        piece: fields of the piece as JSON data, with `compute` as `package.module:function`.
+        folder: folder of runs and pieces.
+        configs: folder of the configurations.
+    """
+    module, _, name = piece["compute"].partition(":")
+    starts = tuple(Run(start["config"], start["name"], tuple(start["overrides"])) for start in piece["starts"])
+    function = getattr(importlib.import_module(module), name)
+    Piece(piece["name"], function, starts, piece["arguments"]).compute_and_keep(folder, configs)
 
 
 def _read(path: str) -> tuple[Arrays, Any]:

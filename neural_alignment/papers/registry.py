@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from neural_alignment.errors import InputError, nearest
+from neural_alignment.jobs.estimates import Estimates
 from neural_alignment.papers.pieces import Pieces, Result
-from neural_alignment.papers.plans import Cell, Estimates, Outcome, totals, unique
+from neural_alignment.papers.plans import Cell, Outcome, count_all, unique
 from neural_alignment.reporting import Artifact
 
 
@@ -98,23 +99,23 @@ def find(items: Sequence[Item], kind: str, name: str) -> Item:
     return there[name]
 
 
-def overview(items: Sequence[Item], kind: str, estimates: Callable[[str], Estimates], jobs: int) -> list[list[str]]:
+def overview(items: Sequence[Item], kind: str, estimates: Callable[[str], Estimates], slots: int) -> list[list[str]]:
     """Returns a row per table or figure: name, title, and what it takes.
 
     Args:
         items: all there are.
         kind: `"table"` or `"figure"`.
         estimates: paper -> how long its runs take.
-        jobs: processes at once.
+        slots: jobs at a time.
     """
-    return [[item.name, item.title, _takes(item, estimates, jobs)] for item in items if item.kind == kind]
+    return [[item.name, item.title, _takes(item, estimates, slots)] for item in items if item.kind == kind]
 
 
-def _takes(item: Item, estimates: Callable[[str], Estimates], jobs: int) -> str:
+def _takes(item: Item, estimates: Callable[[str], Estimates], slots: int) -> str:
     parts = [f"needs {item.needs}"] if item.needs else []
     if "lab" in item.cells:
         runs = unique(item.cells["lab"])
         option = "" if item.profile(lab=False) == "lab" else "--lab: "
-        time = estimates(item.paper).describe([run.name for run in runs], jobs)
-        parts.append(f"{option}{totals(runs)}, {time}")
+        time = estimates(item.paper).describe([run.name for run in runs], slots)
+        parts.append(f"{option}{count_all(runs)}, {time}")
     return ", ".join(parts) or "no runs"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from neural_alignment.jobs.pool import Engine
 from neural_alignment.reporting import Artifact, Spread, duration, markdown, new_figure, write
 from neural_alignment.search import report, run
-from neural_alignment.search.engines import Engine
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.records import Trial, best_of
 

@@ -1,34 +1,18 @@
-"""What a search keeps: a line of JSON per proposal and per trial that has ended."""
+"""The records of a search: one line of JSON per proposal, and one per trial that has ended."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from neural_alignment.errors import RunError
+from neural_alignment.jobs.ending import Ending, is_number
 from neural_alignment.search.spaces import Settings
 from neural_alignment.training import files
-
-
-@dataclasses.dataclass(frozen=True)
-class Ending:
-    """How a trial has ended.
-
-    Attributes:
-        state: finished, diverged, failed; or stopped, or unavailable where the data or the TPU could not be had: these
-            two are no end, and are never recorded.
-        top1: best validation top-1 over the evaluations of a finished run, a fraction.
-        reason: why a trial has not finished; one line.
-    """
-
-    state: str
-    top1: float | None = None
-    reason: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +20,14 @@ class Trial:
     """A trial that has ended: a line of `trials.jsonl`.
 
     Attributes:
-        number: of the trial, from 1 on.
-        state: finished, diverged or failed.
-        top1: best validation top-1 over the evaluations, a fraction; none where the trial has not finished.
-        score: what the search goes by: `top1`; of a diverged trial chance, as in the paper's Figure 3; none where the
-            trial has failed, which says nothing of how well its settings learn.
-        reason: why it has not finished.
-        seconds: how long it took, in its last life where it was interrupted.
-        settings: every quantity of the space, drawn, derived and fixed.
+        number: number of the trial, from 1 on.
+        state: `"finished"`, `"diverged"` or `"failed"`.
+        top1: best validation top-1 over the evaluations, a fraction; None if the trial did not finish.
+        score: what the search maximises: `top1` of a finished trial; chance for a diverged trial, as in the paper's
+            Figure 3; None for a failed trial, which tells nothing about its settings.
+        reason: why the trial did not finish; None if it did.
+        seconds: duration of the trial; after an interruption, the time since it was resumed.
+        settings: value of every quantity of the space: drawn, derived and fixed.
     """
 
     number: int
@@ -56,25 +40,33 @@ class Trial:
 
     @classmethod
     def ended(cls, number: int, ending: Ending, chance: float, seconds: float, settings: Settings) -> Trial:
-        """Returns the record of a trial that has ended."""
+        """Returns the record of a trial.
+
+        Args:
+            number: number of the trial.
+            ending: how it ended.
+            chance: score of a diverged trial, a fraction.
+            seconds: duration of the trial.
+            settings: its settings.
+        """
         score = chance if ending.state == "diverged" else ending.top1
         return cls(number, ending.state, ending.top1, score, ending.reason, round(seconds, 2), settings)
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
-    """Returns the finished trial with the highest top-1, the earliest of equals; none where none has finished."""
+    """Returns the finished trial with the highest top-1, the earliest of equal ones; None if no trial has finished."""
     finished = [trial for trial in trials if trial.top1 is not None]
     return max(finished, key=lambda trial: (trial.top1, -trial.number), default=None)
 
 
 class Lines:
-    """A file with one JSON object per line, each with its checksum. It is replaced in one move at each write.
+    """A file with one JSON object per line, each with a checksum. Every write replaces the whole file atomically.
 
     Args:
-        path: the file, which need not exist yet; may be gs://.
+        path: path of the file, which need not exist yet; may be gs://.
 
     Raises:
-        RunError: if the file cannot be read, or is cut off.
+        RunError: if the file cannot be read, or its last line is incomplete.
     """
 
     def __init__(self, path: str):
@@ -120,10 +112,10 @@ class Lines:
 
 
 def read_trials(search_dir: str) -> list[Trial]:
-    """Returns the trials of a search that have ended, in the order in which they ended.
+    """Returns the trials of a search in the order in which they ended.
 
     Raises:
-        RunError: if the file is damaged or there is none.
+        RunError: if the file is damaged or missing.
     """
     path = tf.io.gfile.join(search_dir, "trials.jsonl")
     if not tf.io.gfile.exists(path):
@@ -132,10 +124,10 @@ def read_trials(search_dir: str) -> list[Trial]:
 
 
 def as_trial(row: Mapping[str, Any], path: str) -> Trial:
-    """Returns the trial of a line of `trials.jsonl`.
+    """Returns the trial that a line of `trials.jsonl` describes.
 
     Raises:
-        RunError: if it is not one, or has a value of another type.
+        RunError: if a key is missing or unknown, or a value has a wrong type.
     """
     if row.keys() != _TRIAL.keys():
         raise _no_trial(path, row, "is no trial")
@@ -145,13 +137,8 @@ def as_trial(row: Mapping[str, Any], path: str) -> Trial:
     return Trial(**row)
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number from 1 on."""
+    """Whether a value is an integer from 1 on."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
@@ -164,7 +151,7 @@ _TRIAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seconds": (is_number, "a number"),
     "settings": (lambda value: isinstance(value, dict), "a mapping"),
 }
-"""Key of a trial -> a check of its value, and the allowed values in words."""
+"""Key of a trial -> check of its value, and allowed values in words."""
 
 
 def _no_trial(path: str, row: Mapping[str, Any], problem: str) -> RunError:

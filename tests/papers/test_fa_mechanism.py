@@ -316,7 +316,7 @@ def test_a_piece_tells_how_far_it_is_and_a_stopped_one_leaves_nothing_half_done(
 
     def half(tell):
         tell(0.25)
-        seen.append(piece().progress(str(tmp_path), CONFIGS))
+        seen.append(piece().job(str(tmp_path), CONFIGS).progress())
         raise KeyboardInterrupt
 
     stopped = piece(compute=half, arguments={})
@@ -324,7 +324,7 @@ def test_a_piece_tells_how_far_it_is_and_a_stopped_one_leaves_nothing_half_done(
         stopped.compute_and_keep(str(tmp_path), CONFIGS)
     assert seen == [0.0]  # Noted every two seconds, and at the start.
     (tmp_path / "loop" / "neither.progress").write_text("0.25")
-    assert piece().progress(str(tmp_path), CONFIGS) == 0.25
+    assert piece().job(str(tmp_path), CONFIGS).progress() == 0.25
     assert piece().is_waiting(str(tmp_path), CONFIGS)
     piece().compute_and_keep(str(tmp_path), CONFIGS)
     assert sorted(path.name for path in (tmp_path / "loop").iterdir()) == ["neither.npz"]

@@ -2,20 +2,22 @@
 
 import csv
 import json
-import math
 import os
 import signal
 import sys
 import threading
-import time
 
 import pytest
 from processes import Command
 
 from neural_alignment import cli
 from neural_alignment.errors import RunError, Stopped
+from neural_alignment.jobs import pool
+from neural_alignment.jobs.batch import Execution, Screen
+from neural_alignment.jobs.engines.processes import Processes
+from neural_alignment.jobs.estimates import Estimates
 from neural_alignment.papers import commands, plans
-from neural_alignment.papers.plans import Cell, Estimates, Screen, carry_out, unique, waiting
+from neural_alignment.papers.plans import Cell, carry_out, unique, waiting
 from neural_alignment.papers.registry import Item
 from neural_alignment.papers.two_routes import tables
 from neural_alignment.reporting import Artifact, markdown
@@ -44,18 +46,20 @@ def cell(rule, *overrides, seeds=(0,), name=None):
     return Cell(file, name or f"fc/{rule}", {"model": "fc", "rule": rule}, overrides, seeds)
 
 
-class Told:
-    """A screen that remembers."""
+class Recorded:
+    """A screen that remembers its lines."""
 
     def __init__(self):
         self.lines, self.states = [], []
         self.screen = Screen(self.lines.append, self.states.append)
 
 
-def train(cells, tmp_path, configs, jobs=1, told=None):
-    estimates = Estimates(str(tmp_path / "seconds.csv"), "")
-    carry_out(unique(cells), str(tmp_path / "runs"), configs, jobs, estimates, (told or Told()).screen)
-    return estimates
+def train(cells, tmp_path, configs, count=1, recorded=None):
+    execution = Execution(
+        Processes(count), (recorded or Recorded()).screen, Estimates(str(tmp_path / "seconds.csv"), "")
+    )
+    carry_out(unique(cells), str(tmp_path / "runs"), configs, execution)
+    return execution.estimates
 
 
 def models(tmp_path):
@@ -63,23 +67,23 @@ def models(tmp_path):
 
 
 def test_a_plan_is_trained_once_in_processes_and_told(tmp_path, configs):
-    told = Told()
+    recorded = Recorded()
     wild = cell("wild", "optimization.forward.learning_rate=1e30")
     cells = [cell("backprop", seeds=(0, 1)), cell("feedback"), wild, cell("backprop")]
-    estimates = train(cells, tmp_path, configs, jobs=2, told=told)
-    assert told.lines[0] == "4 of 4 runs to train, 2 at once"
-    ended = {line.split(": ")[1].split("  ")[0]: line for line in told.lines[1:]}
+    estimates = train(cells, tmp_path, configs, count=2, recorded=recorded)
+    assert recorded.lines[0] == "4 of 4 runs to train, 2 at a time"
+    ended = {line.split(": ")[1].split("  ")[0]: line for line in recorded.lines[1:]}
     assert set(ended) == {"fc/backprop/seed0", "fc/backprop/seed1", "fc/feedback/seed0", "fc/wild/seed0"}
     assert "diverged" in ended["fc/wild/seed0"]
     assert "top-1" in ended["fc/feedback/seed0"]
-    assert [line.split()[1] for line in told.lines[1:]] == ["1", "2", "3", "4"]
+    assert [line.split()[1] for line in recorded.lines[1:]] == ["1", "2", "3", "4"]
     assert set(estimates.seconds) == set(ended)
     assert set(Estimates(estimates.path, "").seconds) == set(ended)
     before = models(tmp_path)
     assert len(before) == 3
-    again = Told()
-    train(cells, tmp_path, configs, told=again)
-    assert again.lines == ["0 of 4 runs to train, 1 at once"]
+    again = Recorded()
+    train(cells, tmp_path, configs, recorded=again)
+    assert again.lines == ["0 of 4 runs to train, 1 at a time"]
     assert models(tmp_path) == before
     [first, second] = cells[0].read(str(tmp_path / "runs"), configs)
     assert [first.config.seed, second.config.seed] == [0, 1]
@@ -115,9 +119,11 @@ LONG = ["epochs=60", "evaluation.every_epochs=20"]
 
 SCRIPT = """
 import sys
-from neural_alignment.papers.plans import Cell, Estimates, Screen, carry_out, unique
+from neural_alignment.jobs.batch import Execution, Screen
+from neural_alignment.jobs.engines.processes import Processes
+from neural_alignment.papers.plans import Cell, carry_out, unique
 runs = unique([Cell("plain.yaml", "fc/long", {{}}, {overrides}, (0, 1))])
-carry_out(runs, {folder!r} + "/runs", {configs!r}, 2, Estimates({folder!r} + "/s.csv", ""), Screen(print, print))
+carry_out(runs, {folder!r} + "/runs", {configs!r}, Execution(Processes(2), Screen(print, print)))
 sys.exit()
 """
 """Code that a process runs instead of a command."""
@@ -144,66 +150,18 @@ def test_a_plan_that_was_killed_goes_on_and_a_signal_stops_it_in_order(tmp_path,
     killed(tmp_path, configs)
     long = cell("long", *LONG, seeds=(0, 1), name="fc/long")
     with monkeypatch.context() as patch:
-        patch.setattr(plans._Training, "_next", lambda self: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Stopped, match="SIGTERM; every run is saved, and the same command goes on"):
-            train([long], tmp_path, configs, jobs=2)
+        patch.setattr(pool.SlotEngine, "_follow", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped, match="SIGTERM; the same command goes on"):
+            train([long], tmp_path, configs, count=2)
     for status in (tmp_path / "runs").rglob("status.json"):
         assert json.loads(status.read_text())["state"] in ("stopped", "running", "finished")
-    train([long], tmp_path, configs, jobs=2)
+    train([long], tmp_path, configs, count=2)
     calm = cell("calm", *LONG, name="fc/calm")
     train([calm], tmp_path, configs)
     [calm_run], [disturbed, other] = (each.read(str(tmp_path / "runs"), configs) for each in (calm, long))
     assert [row["step"] for row in disturbed.rows] == [0, 100, 200, 300]
     assert [row["J"] for row in disturbed.rows[1:]] == [row["J"] for row in calm_run.rows[1:]]
     assert [row["J"] for row in other.rows[1:]] != [row["J"] for row in calm_run.rows[1:]]
-
-
-# The time.
-
-
-def test_estimates_are_of_the_run_itself_then_of_its_like(tmp_path):
-    committed = tmp_path / "committed.csv"
-    committed.write_text("run,seconds\na/x/seed0,10\na/x/seed1,20\na/y/seed0,60\n")
-    estimates = Estimates(str(tmp_path / "own.csv"), str(committed))
-    assert estimates.of("a/x/seed0") == 10
-    assert estimates.of("a/x/seed2") == 15
-    assert estimates.of("a/z/seed0") == 30
-    # A kind that was never made is not known: that all runs took 30 s says nothing of it.
-    assert math.isnan(estimates.of("b/x/seed0"))
-    assert math.isnan(estimates.of("alone"))
-    assert math.isnan(Estimates().of("b/x/seed0"))
-    assert estimates.describe(["a/x/seed0", "a/y/seed0"], 2) == "35 s (estimate)"
-    assert estimates.describe(["a/x/seed0", "b/x/seed0", "a/y/seed0", "c"], 2) == "35 s (estimate) and 2 not known yet"
-    assert estimates.describe(["b/x/seed0", "c"], 2) == "time not known yet"
-    assert estimates.describe([], 2) == "0 s (estimate)"
-    assert Estimates().describe(["a/x/seed0"], 2) == "time not known yet"
-    estimates.note("a/x/seed0", 100)
-    assert Estimates(str(tmp_path / "own.csv"), str(committed)).of("a/x/seed0") == 100
-    assert "a/x/seed0,10\n" in committed.read_text()
-
-
-def test_a_damaged_file_of_times_is_one_line(tmp_path):
-    (tmp_path / "seconds.csv").write_text("run,seconds\na,soon\n")
-    with pytest.raises(RunError, match="must have the columns run and seconds"):
-        Estimates(str(tmp_path / "seconds.csv"), "")
-
-
-def test_the_status_tells_the_present_runs_and_the_time_left(tmp_path, configs):
-    estimates = Estimates(str(tmp_path / "seconds.csv"), "")
-    estimates.seconds = {"fc/a/seed0": 100.0, "fc/b/seed0": 110.0}
-    runs = unique([cell("a", name="fc/a"), cell("b", name="fc/b")])
-    folder = tmp_path / "runs"
-    training = plans._Training(runs[1:], 2, str(folder), configs, 1, estimates, Told().screen)
-    path = folder / "fc" / "a" / "seed0"
-    path.mkdir(parents=True)
-    training._active["fc/a/seed0"] = plans._Active(runs[0], time.monotonic() - 30)
-    assert training._status() == "fc/a/seed0 0 %, 70 s left | in all 3 min left (estimate)"
-    (path / "metrics.csv").write_text("step,epoch\n0,0\n5,1\n")
-    assert training._status() == "fc/a/seed0 50 %, 30 s left | in all 2 min left (estimate)"
-    estimates.seconds = {}
-    assert training._status() == "fc/a/seed0 50 %, 30 s left | in all 30 s left (estimate) and 1 not known yet"
-    (path / "metrics.csv").unlink()
-    assert training._status() == "fc/a/seed0 0 %, an unknown time left | in all time not known yet"
 
 
 # Commands.
@@ -244,7 +202,7 @@ def test_one_command_trains_what_a_paper_needs_and_makes_it_all(paper, capsys, m
     assert lines[:3] == [
         "table small/1: 2 of 2 runs to train, time not known yet",
         "table small/2: 1 of 1 runs to train, time not known yet",
-        "all, runs that they share once: 2 of 2 runs to train, time not known yet",
+        "all, shared runs counted once: 2 of 2 runs to train, time not known yet",
     ]
     assert "figure small/1: not made here, needs --runs ELSEWHERE" in lines
     results = paper / "results" / "small"

@@ -18,7 +18,9 @@ from neural_alignment import config as configuration
 from neural_alignment.alignments import Alignment, Symmetric, primitives
 from neural_alignment.analysis import dynamics
 from neural_alignment.errors import InputError, RunError
-from neural_alignment.papers import commands, plans, two_routes
+from neural_alignment.jobs.batch import Execution, Screen
+from neural_alignment.jobs.engines.in_process import InProcess
+from neural_alignment.papers import commands, two_routes
 from neural_alignment.papers.plans import SECONDS
 from neural_alignment.papers.registry import find
 from neural_alignment.papers.two_routes import claims, figure_6, figures, tables, taxonomy
@@ -27,7 +29,7 @@ from neural_alignment.reporting import Artifact, csv_text, new_figure
 
 
 def source(kind, name, profile="paper", **places):
-    return commands.Places(configs=CONFIGS, **places).source(find(commands.ITEMS, kind, name), profile)
+    return commands.Folders(configs=CONFIGS, **places).source(find(commands.ITEMS, kind, name), profile)
 
 
 def make(kind, name, profile="paper", **places):
@@ -159,7 +161,7 @@ def test_table_5_follows_the_configurations(tmp_path):
         copy = folder / path.relative_to(ROOT / "configs" / "two_routes")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(path.read_text().replace("5.62180120644e-08", "1.12436024129e-07"))
-    places = commands.Places(configs=str(tmp_path))
+    places = commands.Folders(configs=str(tmp_path))
     item = find(commands.ITEMS, "table", "two_routes/5")
     rows = {row["setting"]: row for row in item.make(places.source(item, "paper")).rows}
     assert rows["β"]["weight_mirror_adam"] == "5.6218 × 10^-8"
@@ -682,10 +684,11 @@ def test_the_listing_says_the_lab_time_of_every_item(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("recordings", "said"), [(None, "needs --recordings FILE"), ("none.npz", "no such file")])
 def test_figure_6_asks_for_its_recordings_before_it_trains(tmp_path, recordings, said):
-    places = commands.Places(str(tmp_path / "runs"), str(tmp_path / "results"), CONFIGS)
-    screen = plans.Screen(print, print)
+    folders = commands.Folders(str(tmp_path / "runs"), str(tmp_path / "results"), CONFIGS)
+    item = commands.find_item("figure", "two_routes/6", recordings)
+    needed = folders.source(item, "lab", recordings=recordings)
     with pytest.raises(InputError, match=said):
-        commands.make("figure", "two_routes/6", True, places, 1, screen, recordings)
+        commands.make(item, needed, Execution(InProcess(), Screen(print, print)))
     assert not list(tmp_path.iterdir())
 
 
@@ -698,7 +701,7 @@ def test_figure_6_tells_of_each_layer(lab, monkeypatch):
 
     monkeypatch.setattr(figure_6, "figure_6", fitted)
     item = find(commands.ITEMS, "figure", "two_routes/6")
-    item.make(commands.Places(configs=CONFIGS, **lab).source(item, "lab", recordings="there.npz", say=told.append))
+    item.make(commands.Folders(configs=CONFIGS, **lab).source(item, "lab", recordings="there.npz", say=told.append))
     assert told == ["Random, stem: V4 0.1"]
 
 

@@ -15,9 +15,11 @@ from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError
+from neural_alignment.jobs.batch import Execution, Screen
+from neural_alignment.jobs.engines.processes import Processes
 from neural_alignment.papers import commands, plans
 from neural_alignment.papers.pieces import Pieces
-from neural_alignment.papers.plans import Screen, unique
+from neural_alignment.papers.plans import unique
 from neural_alignment.papers.registry import Source, find
 from neural_alignment.papers.wide_networks import accuracies, figures, sweeps, tables
 from neural_alignment.papers.wide_networks import runs as experiments
@@ -344,8 +346,8 @@ def test_the_lab_without_the_sample_leaves_figure_5_as_it_is(tmp_path, monkeypat
         cell.pieces[0].compute_and_keep(str(tmp_path), CONFIGS)
     (tmp_path / "figure_5.csv").write_text("what was there")
     said = []
-    places = commands.Places(str(tmp_path), str(tmp_path), CONFIGS)
-    commands.make_all("wide_networks", places, 1, Screen(said.append, said.append))
+    places = commands.Folders(str(tmp_path), str(tmp_path), CONFIGS)
+    commands.make_all("wide_networks", places, Execution(Processes(1), Screen(said.append, said.append)))
     assert any("figure wide_networks/5: not made here, IMAGENET_SAMPLE_DIR: must name" in line for line in said)
     assert (tmp_path / "figure_5.csv").read_text() == "what was there"
     assert (tmp_path / "table_6.csv").exists()

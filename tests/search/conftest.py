@@ -5,7 +5,7 @@ import json
 import pytest
 
 from neural_alignment import config as configuration
-from neural_alignment.search.records import Ending
+from neural_alignment.jobs.ending import Ending
 
 BASE = """
 epochs: 2
@@ -61,13 +61,13 @@ class Scripted:
         self.lives = lives
         self.seen = []
 
-    def run(self, tasks):
-        while task := tasks.next():
+    def run(self, queue):
+        while job := queue.next():
             if self.lives is not None and len(self.seen) == self.lives:
                 raise SystemExit("killed")
-            config = configuration.load(task.config)
-            self.seen.append((task.number, config))
-            tasks.ended(task, self.judge(config, task.number))
+            config = configuration.load(job.config)
+            self.seen.append((int(job.name), config))
+            queue.ended(job, self.judge(config, int(job.name)))
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from neural_alignment import cli
-from neural_alignment.search import engines
+from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.engines import registry
 from neural_alignment.search import plan as plans
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,15 +23,15 @@ def call(capsys, monkeypatch, tmp_path, scripted):
     monkeypatch.chdir(tmp_path)
     asked = []
 
-    def build(*arguments):
-        asked.append(arguments)
+    def build(choice, **options):
+        asked.append((choice, options))
         engine, judge = scripted
         return engine(judge)
 
     def run(*arguments, real=False):
         with monkeypatch.context() as patch:
             if not real:
-                patch.setattr(engines, "build", build)
+                patch.setattr(registry, "build", build)
             patch.setattr(sys, "argv", ["neural-alignment", *map(str, arguments)])
             with pytest.raises(SystemExit) as end:
                 cli.main()
@@ -42,9 +43,11 @@ def call(capsys, monkeypatch, tmp_path, scripted):
 
 
 def test_a_search_says_its_best_and_where_it_is(call, plan_file, tmp_path):
-    code, output, error = call("search", plan_file(), "--trials", "3", "--search-dir", "here", "--workers", "2")
+    code, output, error = call(
+        "search", plan_file(), "--trials", "3", "--search-dir", "here", "--engine", "processes:2"
+    )
     assert code == 0, error
-    assert call.asked == [(2, None, None, None)]
+    assert call.asked == [("processes:2", {"launcher": None, "slurm": None})]
     lines = output.splitlines()
     assert lines[0] == "3 trials of tpe, 1 at a time"
     assert sum(line.startswith("trial ") for line in lines) == 3
@@ -85,8 +88,8 @@ BAD = {
     "an unknown algorithm": (["search.yaml", "--algorithms", "tpe,grid"], "algorithm: "),
     "a seed that the search sets": (["search.yaml", "--set", "seed=5"], "--set seed=5: the search sets the seed"),
     "no trials": (["search.yaml", "--trials", "0"], "trials: "),
-    "two engines": (["search.yaml", "--workers", "2", "--tpus", "a"], "--workers and --tpus exclude each other"),
-    "no workers": (["search.yaml", "--workers", "0"], "--workers"),
+    "an unknown engine": (["search.yaml", "--engine", "proceses:2"], "did you mean 'processes'?"),
+    "no processes": (["search.yaml", "--engine", "processes:0"], "N must be an integer from 1"),
     "an override of nothing": (["search.yaml", "--set", "epoch=3"], "did you mean 'epochs'"),
     "a configuration": (["base.yaml"], "unknown key"),
     "a base without its data": (
@@ -109,10 +112,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(call, plan_file, tmp_path, wha
 
 
 def test_without_a_finished_trial_it_is_said(call, plan_file, scripted, monkeypatch):
-    from neural_alignment.search.records import Ending
-
     engine, _ = scripted
-    monkeypatch.setattr(engines, "build", lambda *_: engine(lambda *_: Ending("failed", reason="x")))
+    monkeypatch.setattr(registry, "build", lambda *_, **__: engine(lambda *_: Ending("failed", reason="x")))
     code, output, _ = call("search", plan_file(), real=True)
     assert code == 0
     assert "no trial has finished: there is no best setting" in output

@@ -10,9 +10,11 @@ from processes import Command
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.search import compare, engines, records, report, run
+from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.engines.in_process import InProcess
+from neural_alignment.search import compare, records, report, run
 from neural_alignment.search import plan as plans
-from neural_alignment.search.records import Ending, Trial
+from neural_alignment.search.records import Trial
 from neural_alignment.search.spaces import Space
 from neural_alignment.training import lock
 from neural_alignment.training import run as training
@@ -151,8 +153,8 @@ def ledger(tmp_path, plan_file):
     plan = plans.load(plan_file())
     (tmp_path / "found").mkdir()
     (tmp_path / "found" / "proposals.jsonl").write_text(json.dumps(PROPOSAL) + "\n")
-    options = plan, plans.base_config(plan), str(tmp_path / "found"), 1, 0.1, print, lambda: None
-    return lambda: run.Ledger(*options)
+    searched = run.Search(plan, plans.base_config(plan), str(tmp_path / "found"))
+    return lambda: run.Ledger(searched, 1, 0.1, print, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +457,7 @@ space:
 """
     path = tmp_path / "found"
     plan = plans.load(plan_file(text))
-    trials = run.search(plan, (), str(path), engines.InProcess(), said.append)
+    trials = run.search(plan, (), str(path), InProcess(), said.append)
     assert {trial.state for trial in trials} == {"finished", "diverged"}
     for each in trials:
         status = training.RunDirectory(path / "trials" / f"{each.number:04d}").status()
@@ -472,7 +474,7 @@ space:
     # The records lost, the runs read: what has ended is not trained again.
     models = {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
     (path / "trials.jsonl").unlink()
-    found = run.search(plan, (), str(path), engines.InProcess(), said.append)
+    found = run.search(plan, (), str(path), InProcess(), said.append)
     assert [(t.state, t.top1, t.settings) for t in found] == [(t.state, t.top1, t.settings) for t in trials]
     assert models == {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
 
@@ -514,7 +516,7 @@ def test_a_search_that_is_killed_within_a_trial_goes_on_with_it(tmp_path, plan_f
     models = {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
     begun = [row["drawn"] for row in lines(path / "proposals.jsonl")]
     plan = plans.load(plan_path, epochs=20, trials=3)
-    trials = run.search(plan, (), str(path), engines.InProcess(), said.append)
+    trials = run.search(plan, (), str(path), InProcess(), said.append)
     assert [t.state for t in trials] == ["finished"] * 3
     assert [t.number for t in trials] == [1, 2, 3]
     assert [row["drawn"] for row in lines(path / "proposals.jsonl")][: len(begun)] == begun

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped
+from neural_alignment.jobs.job import Training
 from neural_alignment.papers import pieces, plans
-from neural_alignment.search import trial
 from neural_alignment.training import (
     checkpoints,
     distribution,
@@ -567,7 +567,7 @@ def test_a_damaged_piece_is_one_line(tmp_path):
 @pytest.mark.parametrize("value", ["high", None, [0.5], math.nan])
 def test_the_status_of_a_trial_with_a_value_of_another_type_is_one_line(tmp_path, value):
     (tmp_path / "status.json").write_text(json.dumps({"state": "finished", "best_top1": value}))
-    ending = trial.train(trial.Task(1, "none.yaml", str(tmp_path), None))
+    ending = Training("0001", "none.yaml", str(tmp_path)).run()
     assert ending.state == "failed"
     assert ending.reason.startswith(f"{tmp_path / 'status.json'}: is damaged: best_top1 is ")
 

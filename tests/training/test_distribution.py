@@ -33,10 +33,12 @@ COLUMNS = {
         for name, path in TABLE_5.items()
     },
     "IA of centred reconstructions": {
-        **RULE_CONFIGS["information"], "compare_reconstruction": True, "input": {"noise": "uniform", "stddev": 0.5},
+        **RULE_CONFIGS["information"],
+        "compare_reconstruction": True,
+        "input": {"noise": "uniform", "stddev": 0.5},
         "forward_output": {"batch_center": True, "relu": True},
     },
-}  # fmt: skip
+}
 RULES = {**RULE_CONFIGS, **COLUMNS, "backpropagation": None, **{rule: {"rule": rule} for rule in networkwise_rules()}}
 TURNS = [name for name, config in RULES.items() if config and config["rule"] in LEARNING and name != "kolen_pollack"]
 """Rules whose J and R can take turns."""
@@ -500,46 +502,64 @@ def test_what_tensorflow_says_of_another_worker_is_one_line(case):
 
 BAD = {
     "three replicas cannot share 32 examples": (
-        ["runtime.strategy=mirrored", "runtime.replicas=3"], r"batch_size: .* multiple of 3; found 32, nearest 30"
+        ["runtime.strategy=mirrored", "runtime.replicas=3"],
+        r"batch_size: .* multiple of 3; found 32, nearest 30",
     ),
     "four replicas of nine minibatches": (
-        ["runtime.strategy=mirrored", "runtime.replicas=4", "optimization.minibatches=16"], "multiple of 64; found 32"
+        ["runtime.strategy=mirrored", "runtime.replicas=4", "optimization.minibatches=16"],
+        "multiple of 64; found 32",
     ),
     "the evaluation's batch": (
         ["runtime.strategy=mirrored", "runtime.replicas=4", "evaluation.batch_size=50"],
         r"evaluation\.batch_size: .* multiple of 4; found 50, nearest 48",
     ),
     "XLA on parts of a CPU": (
-        ["runtime.strategy=mirrored", "runtime.replicas=2", "runtime.jit_compile=true"], "jit_compile: is for one .* not for 2"
+        ["runtime.strategy=mirrored", "runtime.replicas=2", "runtime.jit_compile=true"],
+        "jit_compile: is for one .* not for 2",
     ),
     "replicas without mirrored": (["runtime.replicas=2"], "replicas: needs strategy 'mirrored', not 'auto'; found 2"),
     "zone without tpu": (["runtime.tpu_zone=z"], r"runtime\.tpu_zone: needs strategy 'tpu', not 'auto'; found 'z'"),
     "project without tpu": (
-        ["runtime.strategy=cpu", "runtime.tpu_project=p"], r"runtime\.tpu_project: needs strategy 'tpu', not"
+        ["runtime.strategy=cpu", "runtime.tpu_project=p"],
+        r"runtime\.tpu_project: needs strategy 'tpu', not",
     ),
     "zone of this machine's TPU": (
-        ["runtime.strategy=tpu", "runtime.tpu=local", "runtime.tpu_zone=z"], "tpu_zone: needs the name of a TPU, not tpu"
+        ["runtime.strategy=tpu", "runtime.tpu=local", "runtime.tpu_zone=z"],
+        "tpu_zone: needs the name of a TPU, not tpu",
     ),
     "project of this machine's TPU, by default": (
-        ["runtime.strategy=tpu", "runtime.tpu_project=p"], r"runtime\.tpu_project: needs the name of a TPU"
+        ["runtime.strategy=tpu", "runtime.tpu_project=p"],
+        r"runtime\.tpu_project: needs the name of a TPU",
     ),
-    "GPUs for the CPU": (["runtime.strategy=cpu", "runtime.devices=[0]"], r"needs strategy 'auto', .* not 'cpu'; found \[0\]"),
-    "GPUs for a TPU": (["runtime.strategy=tpu", "runtime.devices=[0]"], r"needs strategy 'auto', .* not 'tpu'; found \[0\]"),
-    "GPUs for workers": (["runtime.strategy=multi_worker", "runtime.devices=[0]"], "needs strategy 'auto', .* not 'multi_w"),
+    "GPUs for the CPU": (
+        ["runtime.strategy=cpu", "runtime.devices=[0]"],
+        r"needs strategy 'auto', .* not 'cpu'; found \[0\]",
+    ),
+    "GPUs for a TPU": (
+        ["runtime.strategy=tpu", "runtime.devices=[0]"],
+        r"needs strategy 'auto', .* not 'tpu'; found \[0\]",
+    ),
+    "GPUs for workers": (
+        ["runtime.strategy=multi_worker", "runtime.devices=[0]"],
+        "needs strategy 'auto', .* not 'multi_w",
+    ),
     "a GPU twice": (["runtime.devices=[1, 0, 1]"], r"runtime\.devices: must name each GPU once; found \[1, 0, 1\]"),
     "a negative GPU": (["runtime.devices=[0, -1]"], r"runtime\.devices\.1: input should be greater than or equal to 0"),
     "no number": (["runtime.devices=[]"], r"runtime\.devices: list should have at least 1 item"),
     "two GPUs on one": (["runtime.strategy=gpu", "runtime.devices=[0, 1]"], r"devices: must be one GPU with strategy"),
     "GPUs and replicas": (
-        ["runtime.strategy=mirrored", "runtime.devices=[0, 1]", "runtime.replicas=2"], "replicas: must be null with"
+        ["runtime.strategy=mirrored", "runtime.devices=[0, 1]", "runtime.replicas=2"],
+        "replicas: must be null with",
     ),
     "GPUs where there are none": (
-        ["runtime.strategy=mirrored", "runtime.devices=[0, 1]"], r"TensorFlow finds none.*; found \[0, 1\]"
+        ["runtime.strategy=mirrored", "runtime.devices=[0, 1]"],
+        r"TensorFlow finds none.*; found \[0, 1\]",
     ),
     "one GPU where there are none": (["runtime.devices=[2]"], r"must be .* TensorFlow finds none.*; found \[2\]"),
     "tpu without tpu": (["runtime.tpu=local"], r"runtime\.tpu: needs strategy 'tpu', not"),
     "too many replicas": (
-        ["runtime.strategy=mirrored", "runtime.replicas=32"], "must be at most 4, the number of CPU devices"
+        ["runtime.strategy=mirrored", "runtime.replicas=32"],
+        "must be at most 4, the number of CPU devices",
     ),
     "statistics of the whole batch": (
         ["runtime.strategy=mirrored", "runtime.replicas=2", "model={name: wide_cnn, design: kmnist, width: 2}"],
@@ -548,7 +568,7 @@ BAD = {
     "no GPU": (["runtime.strategy=gpu"], "TensorFlow sees no GPU"),
     "no TPU": (["runtime.strategy=tpu"], "the TPU 'local' cannot be reached from here"),
     "no cluster": (["runtime.strategy=multi_worker"], "TF_CONFIG: must name the workers of the cluster"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -581,12 +601,14 @@ BAD_CLUSTERS = {
     "a task that is a list": (json.dumps({"cluster": CLUSTER, "task": [1]}), "the task of this process"),
     "no task": (json.dumps({"cluster": CLUSTER}), "the task of this process"),
     "an index beyond": (
-        json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}), "one of the 2 tasks .*; found 2"
+        json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}),
+        "one of the 2 tasks .*; found 2",
     ),
     "a parameter server": (
-        json.dumps({"cluster": {**CLUSTER, "ps": ["127.0.0.1:3"]}, "task": {"type": "worker", "index": 0}}), "found ps"
+        json.dumps({"cluster": {**CLUSTER, "ps": ["127.0.0.1:3"]}, "task": {"type": "worker", "index": 0}}),
+        "found ps",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_CLUSTERS)
@@ -618,7 +640,7 @@ def test_automatic_is_the_cpu_where_there_is_nothing_else(monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     assert distribution.create(Runtime()).replicas == 1
     monkeypatch.setenv("TPU_NAME", "somewhere")
-    with pytest.raises(InputError, match="no TPU 'somewhere'"):
+    with pytest.raises(InputError, match="the TPU 'somewhere' cannot be reached"):
         distribution.create(Runtime())
 
 

@@ -1,0 +1,140 @@
+"""A fixed list of jobs, each of which runs once, with reports of progress and of the time left."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from neural_alignment.errors import RunError, Stopped
+from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.estimates import Estimates, total_time
+from neural_alignment.jobs.job import Job
+from neural_alignment.jobs.pool import Engine
+from neural_alignment.reporting import duration
+
+SUCCESSFUL = ("finished", "diverged")
+"""States of jobs that have a result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Screen:
+    """Where progress is reported.
+
+    Attributes:
+        line: prints a line that stays.
+        status: shows a line that the next one replaces.
+    """
+
+    line: Callable[[str], None]
+    status: Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """Where jobs run, and where their progress and their durations go.
+
+    Attributes:
+        engine: runs the jobs.
+        screen: shows progress.
+        estimates: of the time; they are updated when a job ends.
+    """
+
+    engine: Engine
+    screen: Screen
+    estimates: Estimates = dataclasses.field(default_factory=Estimates)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Active:
+    """A job that is running, and since when (`time.monotonic`)."""
+
+    job: Job
+    began: float
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+class Batch:
+    """A `Queue` of given jobs. The first one that fails ends the batch.
+
+    Args:
+        jobs: the jobs that have no result yet.
+        folder: see `Queue`.
+        total: number of all jobs, those with a result included; numbers of jobs count up to it.
+        execution: where the jobs run.
+    """
+
+    def __init__(self, jobs: Sequence[Job], folder: str, total: int, execution: Execution):
+        self.folder = folder
+        self._waiting = collections.deque(jobs)
+        self._active: dict[str, _Active] = {}
+        self._left = len(jobs)
+        self._total = total
+        self._execution = execution
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Runs all jobs.
+
+        Raises:
+            RunError: if a job fails, or something it needs is unavailable.
+            Stopped: after a signal; interrupted jobs can be resumed.
+        """
+        self._execution.engine.run(self)
+
+    def left(self) -> int:
+        """See `Queue`."""
+        return self._left
+
+    def next(self) -> Job | None:
+        """See `Queue`."""
+        with self._lock:
+            if not self._waiting:
+                return None
+            job = self._waiting.popleft()
+            self._active[job.name] = _Active(job, time.monotonic())
+            return job
+
+    def put_back(self, job: Job) -> None:
+        """See `Queue`."""
+        with self._lock:
+            del self._active[job.name]
+            self._waiting.appendleft(job)
+
+    def ended(self, job: Job, ending: Ending) -> None:
+        """See `Queue`."""
+        with self._lock:
+            active = self._active.pop(job.name)
+            if ending.state not in SUCCESSFUL:
+                self._waiting.clear()
+                error = Stopped if ending.state == "stopped" else RunError
+                raise error(f"{job.name}: {ending.state}: {ending.reason}")
+            self._left -= 1
+            self._execution.estimates.record(job.name, active.seconds)
+            number = self._total - self._left
+            line = f"run {number} of {self._total}: {job.name}  {job.summary(ending)}  {duration(active.seconds)}"
+            self._execution.screen.line(line)
+
+    def show_progress(self) -> None:
+        """See `Queue`."""
+        self._execution.screen.status(self.status())
+
+    def status(self) -> str:
+        """Returns one line with the running jobs, the time left for each, and the time left for all."""
+        with self._lock:
+            running, waiting = list(self._active.values()), list(self._waiting)
+        estimates = self._execution.estimates
+        remaining = [estimates.of(job.name) for job in waiting]
+        parts = []
+        for active in running:
+            done = active.job.progress()
+            expected = max(estimates.of(active.job.name) - active.seconds, 0.0)
+            left = active.seconds * (1 / done - 1) if done else expected
+            remaining.append(left)
+            parts.append(f"{active.job.name} {100 * done:.0f} %, {duration(left)} left")
+        return f"{'; '.join(parts)} | all jobs: {total_time(remaining, self._execution.engine.slots, ' left')}"

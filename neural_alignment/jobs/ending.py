@@ -1,0 +1,86 @@
+"""How a job ended, and how exceptions and the files of a run are translated to that."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from neural_alignment.errors import Diverged, InputError, RunError, Stopped, Unavailable
+from neural_alignment.training.run_directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """How a job ended.
+
+    Attributes:
+        state: `"finished"`, `"diverged"` or `"failed"`. After two more states the job can be started again:
+            `"stopped"`, because it was asked to end, and `"unavailable"`, because its data, its directory or its TPU
+            could not be used.
+        top1: best validation top-1 over the evaluations of a finished run, a fraction; None for a computation.
+        reason: why the job did not finish; one line.
+    """
+
+    state: str
+    top1: float | None = None
+    reason: str | None = None
+
+
+def ending_of(work: Callable[[], Ending]) -> Ending:
+    """Returns the ending of some work, whatever it raises, and clears the global state of Keras afterwards.
+
+    A signal or a full disk gives the state `stopped`.
+    """
+    try:
+        return work()
+    except Diverged as error:
+        return Ending("diverged", reason=str(error))
+    except Stopped as error:
+        return Ending("stopped", reason=str(error))
+    except KeyboardInterrupt:
+        return Ending("stopped", reason="a signal")
+    except Unavailable as error:
+        return Ending("unavailable", reason=one_line(str(error)))
+    except InputError as error:
+        return Ending("failed", reason=one_line(str(error)))
+    except Exception as error:  # The other jobs go on, whatever happened to this one.
+        traceback.print_exc()
+        return Ending("failed", reason=one_line(f"{type(error).__name__}: {error}"))
+    finally:
+        keras.backend.clear_session()
+
+
+def past_ending(run_dir: str) -> Ending | None:
+    """Returns how the run in a directory ended; None if it has not ended, or if there is no run.
+
+    A finished run whose `status.json` does not hold its result has failed, and the reason says so.
+    """
+    directory = RunDirectory(run_dir)
+    try:
+        status = directory.status()
+    except RunError:  # Training reports the problem, or resumes.
+        return None
+    if status["state"] == "diverged":
+        return Ending("diverged", reason=str(status.get("reason")))
+    if status["state"] != "finished":
+        return None
+    top1 = status.get("best_top1")
+    if is_number(top1):
+        return Ending("finished", float(top1))
+    path = directory.file("status.json")
+    return Ending("failed", reason=f"{path}: is damaged: best_top1 is {top1!r}; a number is expected")
+
+
+def one_line(text: str) -> str:
+    """Returns a text as one line of at most 300 characters."""
+    return " ".join(text.split())[:300]
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

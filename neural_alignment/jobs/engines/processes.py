@@ -1,0 +1,41 @@
+"""Jobs in child processes of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from neural_alignment.jobs.children import Children
+from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.job import Job
+from neural_alignment.jobs.pool import SlotEngine
+
+
+class Processes(SlotEngine):
+    """Runs each job in a child process of this machine; the children share the processors.
+
+    A child that crashes is a failed job, and the others go on.
+
+    Args:
+        count: number of jobs at a time.
+    """
+
+    name = "processes"
+    usage = "processes:N"
+
+    def __init__(self, count: int):
+        super().__init__([f"process {number}" for number in range(1, count + 1)])
+        self._threads = max(1, (os.cpu_count() or 1) // count)
+        self._children = Children()
+
+    @classmethod
+    def parse(cls, text: str, option: str | Sequence[str] | None) -> Processes:  # noqa: D102 (as in Engine)
+        del option
+        return cls(cls.count(text))
+
+    def run_job(self, slot: str, job: Job) -> Ending:  # noqa: D102 (as in SlotEngine)
+        del slot
+        return self._children.run(job, self._threads)
+
+    def terminate(self) -> None:  # noqa: D102 (as in SlotEngine)
+        self._children.terminate()

@@ -1,0 +1,115 @@
+"""Jobs on Cloud TPUs, one at a time on each."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from neural_alignment import config as configuration
+from neural_alignment.errors import ConfigError
+from neural_alignment.jobs.children import Children, is_stop
+from neural_alignment.jobs.ending import Ending, past_ending
+from neural_alignment.jobs.job import Job, Training
+from neural_alignment.jobs.pool import SlotEngine, SlotLost
+from neural_alignment.training import files
+
+UNAVAILABLE = 4
+"""Exit code of `tpu_scripts/train.sh` if the TPU could not be created."""
+
+PLACEHOLDERS = ("{tpu}", "{config}", "{run_dir}")
+
+
+class TPU(SlotEngine):
+    """Trains one run at a time on each of several TPUs. Computations, which use no TPU, run on this machine.
+
+    Args:
+        names: of the TPUs, as in `runtime.tpu`.
+        launcher: command that trains a run on a TPU, such as `tpu_scripts/train.sh {tpu} {config} --run-dir {run_dir}`.
+            Exit code 4 means that the TPU could not be created; another TPU then gets the run. If None, a child process
+            of this machine trains the run with `runtime.tpu` set to the name.
+
+    Raises:
+        ConfigError: if a name is empty or given twice, or the launcher is not a command with all three placeholders.
+    """
+
+    name = "tpu"
+    usage = "tpu:NAME,NAME,..."
+    option = "launcher"
+
+    def __init__(self, names: Sequence[str], launcher: str | None = None):
+        if len({*names}) < len(names) or not all(names):
+            found = f"tpu:{','.join(names)}"
+            raise ConfigError(f"--engine {self.usage}: must be names, each once, separated by commas; found {found!r}")
+        super().__init__(names)
+        self._launcher = None if launcher is None else _words(launcher)
+        self._children = Children()
+
+    @classmethod
+    def parse(cls, text: str, option: str | Sequence[str] | None) -> TPU:  # noqa: D102 (as in Engine)
+        return cls(text.split(","), option)
+
+    def run_job(self, slot: str, job: Job) -> Ending:  # noqa: D102 (as in SlotEngine)
+        if not isinstance(job, Training):
+            return self._children.run(job)
+        return self._train(slot, job) if self._launcher is None else self._launch(slot, job)
+
+    def terminate(self) -> None:  # noqa: D102 (as in SlotEngine)
+        self._children.terminate()
+
+    def _train(self, tpu: str, job: Training) -> Ending:
+        """Trains a run with a TPU that this machine reaches."""
+        overrides = [*job.overrides, "runtime.strategy=tpu", f"runtime.tpu={tpu}"]
+        ending = self._children.run(dataclasses.replace(job, overrides=overrides))
+        if ending.state == "unavailable":
+            raise SlotLost((ending.reason or "").partition(";")[0])
+        return ending
+
+    def _launch(self, tpu: str, job: Training) -> Ending:
+        """Trains a run with the launcher."""
+        values = dict(zip(PLACEHOLDERS, (tpu, _config_file(job), job.run_dir), strict=True))
+        words = []
+        for word in self._launcher:
+            for placeholder, value in values.items():
+                word = word.replace(placeholder, value)
+            words.append(word)
+        code = self._children.command(words)
+        if code == UNAVAILABLE:
+            raise SlotLost(f"no TPU is available; the last one was {tpu}")
+        ending = past_ending(job.run_dir)
+        if ending is None and is_stop(code):
+            return Ending("stopped", reason="a signal to its launcher")
+        problem = f"{words[0]} ended with code {code}" if code else f"{words[0]} ended, but the run did not"
+        return ending or Ending("failed", reason=problem)
+
+
+def _config_file(job: Training) -> str:
+    """Returns the path of a file with the whole configuration of a run, for a launcher that knows no overrides."""
+    if not job.overrides:
+        return job.config
+    folder, _, name = job.run_dir.rpartition("/")
+    path = tf.io.gfile.join(folder, "settings", f"{name}.yaml")
+    tf.io.gfile.makedirs(path.rpartition("/")[0])
+    files.write_whole(path, configuration.dump(configuration.load(job.config, job.overrides)))
+    return path
+
+
+def _words(launcher: str) -> list[str]:
+    """Returns the words of a launcher's command.
+
+    Raises:
+        ConfigError: if it cannot be run, or lacks a placeholder.
+    """
+    for word in PLACEHOLDERS:
+        if word not in launcher:
+            raise ConfigError(f"--launcher must contain {{tpu}}, {{config}} and {{run_dir}}; {word} was not found")
+    try:
+        words = shlex.split(launcher)
+    except ValueError as error:
+        raise ConfigError(f"--launcher must be a command as a shell reads it: {error}; found {launcher!r}") from None
+    if shutil.which(words[0]) is None:
+        raise ConfigError(f"--launcher must begin with a program that can be run; found {words[0]!r}")
+    return words

@@ -1,0 +1,158 @@
+"""Jobs: a run to train, or a function to call. They are plain data, so that every engine can send them anywhere."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import importlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from neural_alignment import config as configuration
+from neural_alignment.errors import RunError
+from neural_alignment.jobs.ending import Ending, ending_of, one_line, past_ending
+from neural_alignment.training import lock, run
+from neural_alignment.training.metrics import MetricsFile
+
+POLL = 0.2
+"""Seconds between two attempts to lock a run directory."""
+
+
+class Job(abc.ABC):
+    """One unit of work. Subclasses are dataclasses whose fields can be written as JSON.
+
+    Attributes:
+        name: identifies the job among those of one pool.
+        log: local path of the file that gets its output if it has a process of its own; None discards the output.
+        restarts: how often an engine starts the job again after the machine took its resources away.
+    """
+
+    name: str
+    log: str | None
+    restarts: ClassVar[int]
+
+    @abc.abstractmethod
+    def run(self) -> Ending:
+        """Does the work in this process, from its start or from where it was interrupted; raises nothing."""
+
+    @abc.abstractmethod
+    def progress(self) -> float:
+        """Returns the fraction of the work that is done, 0 to 1."""
+
+    @abc.abstractmethod
+    def summary(self, ending: Ending) -> str:
+        """Returns the result in a few words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Job):
+    """Trains the run of a directory, or resumes it.
+
+    Attributes:
+        name: see `Job`.
+        config: path of the configuration.
+        run_dir: the run directory, new or left by an earlier process.
+        overrides: `key.path=value`, as for `config.load`.
+        log: see `Job`.
+    """
+
+    name: str
+    config: str
+    run_dir: str
+    overrides: Sequence[str] = ()
+    log: str | None = None
+    restarts: ClassVar[int] = 50
+
+    def run(self) -> Ending:  # noqa: D102 (as in Job)
+        return ending_of(self._train)
+
+    def _train(self) -> Ending:
+        if past := past_ending(self.run_dir):
+            return past
+        await_free(self.run_dir)
+        try:
+            run.train(self._load(), self.run_dir, resume=True)
+        except RunError as error:  # The directory is at fault, not the configuration: repair it and start again.
+            return Ending("unavailable", reason=one_line(str(error)))
+        return past_ending(self.run_dir) or Ending("failed", reason="its status.json is missing")
+
+    def progress(self) -> float:  # noqa: D102 (as in Job)
+        rows = self._rows()
+        return min(rows[-1]["epoch"] / self._load().epochs, 1.0) if rows else 0.0
+
+    def summary(self, ending: Ending) -> str:  # noqa: D102 (as in Job)
+        return f"top-1 {100 * self._rows()[-1]['top1']:.2f} %" if ending.state == "finished" else ending.state
+
+    def _load(self) -> configuration.Config:
+        return configuration.load(self.config, self.overrides)
+
+    def _rows(self) -> list[dict[str, float]]:
+        return MetricsFile(tf.io.gfile.join(self.run_dir, "metrics.csv")).rows()
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation(Job):
+    """Calls a function that writes its result to a file.
+
+    Attributes:
+        name: see `Job`.
+        function: `package.module:function`; called with `arguments` by keyword.
+        arguments: JSON data.
+        progress_file: path of a file to which the function writes the fraction that is done, 0 to 1.
+        log: see `Job`.
+    """
+
+    name: str
+    function: str
+    arguments: Mapping[str, Any]
+    progress_file: str
+    log: str | None = None
+    restarts: ClassVar[int] = 3  # Each begins anew: with a time limit that is too short it would never end.
+
+    def run(self) -> Ending:  # noqa: D102 (as in Job)
+        return ending_of(self._call)
+
+    def _call(self) -> Ending:
+        module, _, name = self.function.partition(":")
+        getattr(importlib.import_module(module), name)(**self.arguments)
+        return Ending("finished")
+
+    def progress(self) -> float:  # noqa: D102 (as in Job)
+        with contextlib.suppress(tf.errors.OpError, ValueError), tf.io.gfile.GFile(self.progress_file, "r") as file:
+            return float(file.read())
+        return 0.0
+
+    def summary(self, ending: Ending) -> str:  # noqa: D102 (as in Job)
+        return ending.state
+
+
+KINDS = {kind.__name__: kind for kind in (Training, Computation)}
+"""Name in JSON -> class."""
+
+
+def encode(job: Job) -> str:
+    """Returns a job as JSON, which `decode` reads."""
+    return json.dumps({"kind": type(job).__name__, **dataclasses.asdict(job)})
+
+
+def decode(text: str) -> Job:
+    """Returns the job that `encode` wrote."""
+    fields = json.loads(text)
+    return KINDS[fields.pop("kind")](**fields)
+
+
+def await_free(run_dir: str, patience: float = lock.STALE + 10.0) -> None:
+    """Waits for an orphaned run to release its directory, at most `patience` seconds.
+
+    A run whose parent was killed ends within moments; the lease of a lost machine is stale after `lock.STALE` seconds.
+    """
+    until = time.monotonic() + patience
+    while tf.io.gfile.isdir(run_dir) and time.monotonic() < until:
+        with contextlib.suppress(RunError), lock.held(run_dir):
+            return
+        time.sleep(POLL)

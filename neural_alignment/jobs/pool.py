@@ -1,0 +1,190 @@
+"""The pool: engines take jobs from a queue, run them, and report to the queue how each ended."""
+
+from __future__ import annotations
+
+import abc
+import threading
+import time
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from neural_alignment.errors import ConfigError, Stopped
+from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.job import Job
+from neural_alignment.training.stopping import Stop
+
+POLL = 0.2
+"""Seconds between two checks for a signal."""
+
+REPORT = 2.0
+"""Seconds between two reports of progress."""
+
+
+class Queue(Protocol):
+    """The jobs of one command. Engines call all methods, `show_progress` excepted, from any thread.
+
+    Attributes:
+        folder: directory that every worker can reach under this path.
+    """
+
+    folder: str
+
+    def left(self) -> int:
+        """Returns the number of jobs that have not ended."""
+
+    def next(self) -> Job | None:
+        """Returns a job to start now, which may depend on the results so far; None if there is no more."""
+
+    def put_back(self, job: Job) -> None:
+        """Takes back a job that could not be started."""
+
+    def ended(self, job: Job, ending: Ending) -> None:
+        """Records how a job ended.
+
+        Raises:
+            Stopped: if no further job should start, because this one was stopped or something it needs is unavailable.
+            RunError: if no further job should start, because this one failed.
+        """
+
+    def show_progress(self) -> None:
+        """Shows the running jobs and the time left; called every `REPORT` seconds."""
+
+
+class Engine(abc.ABC):
+    """Where jobs run.
+
+    Attributes:
+        name: first word of `--engine`.
+        usage: form of the value of `--engine`.
+        option: name of the further option of the command line that it takes, if any.
+        slots: number of jobs at a time.
+    """
+
+    name: ClassVar[str]
+    usage: ClassVar[str]
+    option: ClassVar[str | None] = None
+    slots: int
+
+    @classmethod
+    @abc.abstractmethod
+    def parse(cls, text: str, option: str | Sequence[str] | None) -> Engine:
+        """Returns the engine that the command line describes.
+
+        Args:
+            text: the part of the value of `--engine` after the colon; empty without a colon.
+            option: value of the option that it takes.
+
+        Raises:
+            ConfigError: in one line, if the text or the option is wrong, or the engine is not available here.
+        """
+
+    @abc.abstractmethod
+    def run(self, queue: Queue) -> None:
+        """Runs jobs until the queue is empty.
+
+        Raises:
+            Stopped: after a signal, or if no slot is left; interrupted jobs can be resumed.
+            Exception: what `queue.ended` raised; running jobs were asked to save their state and have ended.
+        """
+
+    @classmethod
+    def count(cls, text: str) -> int:
+        """Returns the number of jobs at a time that the command line gives.
+
+        Raises:
+            ConfigError: if the text is no integer from 1 to 9999.
+        """
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 9999):
+            found = f"{cls.name}:{text}" if text else cls.name
+            raise ConfigError(f"--engine {cls.usage}: N must be an integer from 1 to 9999; found {found!r}")
+        return int(text)
+
+
+class SlotLost(Exception):  # noqa: N818 - what happened to the surroundings, not a fault of the program
+    """A slot, such as a TPU, is no longer available; its job has not run."""
+
+
+class SlotEngine(Engine):
+    """Runs each job in one of several named slots; a thread per slot waits for the job.
+
+    Args:
+        names: of the slots.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self.slots = len(names)
+        self.stopping = threading.Event()
+        """Set when the pool ends early: no job starts any more."""
+        self._names = list(names)
+        self._loss = ""  # Why the last slot was lost.
+
+    @abc.abstractmethod
+    def run_job(self, slot: str, job: Job) -> Ending:
+        """Runs a job in a slot and waits for it.
+
+        Raises:
+            SlotLost: if the slot is not available; the job goes to another one.
+        """
+
+    @abc.abstractmethod
+    def terminate(self) -> None:
+        """Asks all running jobs to save their state and end; called repeatedly, since a job may just have started."""
+
+    def run(self, queue: Queue) -> None:  # noqa: D102 (as in Engine)
+        with Stop(raises=False) as stop:
+            # Again after each round: the other slots may have been through when a lost slot put its job back.
+            while self._names and queue.left():
+                self._round(queue, stop)
+        if queue.left():
+            raise Stopped(f"{queue.left()} jobs are left: {self._loss}; the same command resumes them")
+
+    def _round(self, queue: Queue, stop: Stop) -> None:
+        """Lets every slot take jobs until there are none."""
+        errors: list[BaseException] = []
+        self.stopping.clear()
+        names = self._names[: queue.left()]
+        threads = [
+            threading.Thread(target=self._work, args=(name, queue, errors), name=name, daemon=True) for name in names
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self._follow(threads, queue, stop)
+        finally:
+            while alive := [thread for thread in threads if thread.is_alive()]:
+                self.stopping.set()
+                self.terminate()
+                alive[0].join(POLL)
+        # After a signal jobs report that they were stopped, which is only a consequence of it.
+        if stop.signal:
+            raise Stopped(f"{stop.signal}; the same command goes on")
+        if errors:
+            raise errors[0]
+
+    def _follow(self, threads: Sequence[threading.Thread], queue: Queue, stop: Stop) -> None:
+        """Shows progress until all threads have ended, or the pool has to stop."""
+        due = time.monotonic() + REPORT
+        while not (stop.signal or self.stopping.is_set()):
+            alive = [thread for thread in threads if thread.is_alive()]
+            if not alive:
+                return
+            alive[0].join(POLL)
+            if time.monotonic() >= due:
+                queue.show_progress()
+                due = time.monotonic() + REPORT
+
+    def _work(self, name: str, queue: Queue, errors: list[BaseException]) -> None:
+        """Runs one job after the other in a slot."""
+        try:
+            while not self.stopping.is_set() and (job := queue.next()):
+                try:
+                    ending = self.run_job(name, job)
+                except SlotLost as loss:
+                    self._names.remove(name)
+                    self._loss = str(loss)
+                    queue.put_back(job)
+                    return
+                queue.ended(job, ending)
+        except BaseException as error:  # Raised again by the main thread.
+            errors.append(error)
+            self.stopping.set()

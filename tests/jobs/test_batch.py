@@ -1,0 +1,103 @@
+"""Batches of given jobs: estimates of their time, progress, and what ends them."""
+
+import math
+import time
+
+import pytest
+
+from neural_alignment.errors import RunError, Stopped
+from neural_alignment.jobs import batch
+from neural_alignment.jobs.batch import Batch, Execution, Screen
+from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.engines.in_process import InProcess
+from neural_alignment.jobs.estimates import Estimates
+from neural_alignment.jobs.pool import Engine
+
+
+class Scripted(Engine):
+    """An engine that runs nothing: every job ends as it is told.
+
+    Args:
+        endings: name of a job -> how it ends.
+    """
+
+    slots = 1
+
+    def __init__(self, endings):
+        self.endings, self.begun = endings, []
+
+    @classmethod
+    def parse(cls, text, option):
+        raise NotImplementedError
+
+    def run(self, queue):
+        while job := queue.next():
+            self.begun.append(job.name)
+            queue.ended(job, self.endings[job.name])
+
+
+def test_estimates_are_of_the_run_itself_then_of_similar_runs(tmp_path):
+    committed = tmp_path / "committed.csv"
+    committed.write_text("run,seconds\na/x/seed0,10\na/x/seed1,20\na/y/seed0,60\n")
+    estimates = Estimates(str(tmp_path / "own.csv"), str(committed))
+    assert estimates.of("a/x/seed0") == 10
+    assert estimates.of("a/x/seed2") == 15
+    assert estimates.of("a/z/seed0") == 30
+    # A kind that was never made is not known: that all runs took 30 s says nothing of it.
+    assert math.isnan(estimates.of("b/x/seed0"))
+    assert math.isnan(estimates.of("alone"))
+    assert math.isnan(Estimates().of("b/x/seed0"))
+    assert estimates.describe(["a/x/seed0", "a/y/seed0"], 2) == "35 s (estimate)"
+    assert estimates.describe(["a/x/seed0", "b/x/seed0", "a/y/seed0", "c"], 2) == "35 s (estimate) and 2 not known yet"
+    assert estimates.describe(["b/x/seed0", "c"], 2) == "time not known yet"
+    assert estimates.describe([], 2) == "0 s (estimate)"
+    assert Estimates().describe(["a/x/seed0"], 2) == "time not known yet"
+    estimates.record("a/x/seed0", 100)
+    assert Estimates(str(tmp_path / "own.csv"), str(committed)).of("a/x/seed0") == 100
+    assert "a/x/seed0,10\n" in committed.read_text()
+
+
+def test_a_damaged_file_of_times_is_one_line(tmp_path):
+    (tmp_path / "seconds.csv").write_text("run,seconds\na,soon\n")
+    with pytest.raises(RunError, match="must have the columns run and seconds"):
+        Estimates(str(tmp_path / "seconds.csv"), "")
+
+
+def test_the_status_names_the_running_jobs_and_the_time_left(tmp_path, training):
+    estimates = Estimates(str(tmp_path / "seconds.csv"), "")
+    estimates.seconds = {"fc/a/seed0": 100.0, "fc/b/seed0": 110.0}
+    first, second = training("fc/a/seed0"), training("fc/b/seed0")
+    jobs = Batch([first, second], str(tmp_path), 2, Execution(InProcess(), Screen(print, print), estimates))
+    assert jobs.next() == first
+    jobs._active["fc/a/seed0"] = batch._Active(first, time.monotonic() - 30)
+    assert jobs.status() == "fc/a/seed0 0 %, 70 s left | all jobs: 3 min left (estimate)"
+    path = tmp_path / "runs" / "fc" / "a" / "seed0"
+    path.mkdir(parents=True)
+    (path / "metrics.csv").write_text("step,epoch\n0,0\n5,1\n")
+    assert jobs.status() == "fc/a/seed0 50 %, 30 s left | all jobs: 2 min left (estimate)"
+    estimates.seconds = {}
+    assert jobs.status() == "fc/a/seed0 50 %, 30 s left | all jobs: 30 s left (estimate) and 1 not known yet"
+    (path / "metrics.csv").unlink()
+    assert jobs.status() == "fc/a/seed0 0 %, an unknown time left | all jobs: time not known yet"
+
+
+@pytest.mark.parametrize(("state", "error"), [("failed", RunError), ("unavailable", RunError), ("stopped", Stopped)])
+def test_a_job_without_a_result_ends_the_batch_and_no_other_starts(tmp_path, computation, state, error):
+    jobs = [computation(name) for name in ("first", "second", "third")]
+    engine = Scripted({"first": Ending("finished"), "second": Ending(state, reason="x")})
+    lines = []
+    execution = Execution(engine, Screen(lines.append, lines.append), Estimates(str(tmp_path / "seconds.csv")))
+    with pytest.raises(error, match=f"second: {state}: x"):
+        Batch(jobs, str(tmp_path), 5, execution).run()
+    assert engine.begun == ["first", "second"]
+    assert lines == ["run 3 of 5: first  finished  0 s"]
+    assert set(Estimates(str(tmp_path / "seconds.csv")).seconds) == {"first"}
+
+
+def test_a_job_that_is_put_back_is_the_next_one(tmp_path, computation):
+    jobs = Batch(
+        [computation("first"), computation("second")], str(tmp_path), 2, Execution(InProcess(), Screen(print, print))
+    )
+    taken = jobs.next()
+    jobs.put_back(taken)
+    assert (jobs.next(), jobs.next().name, jobs.next(), jobs.left()) == (taken, "second", None, 2)

@@ -1,0 +1,194 @@
+"""Engines: stand-ins of TPUs that record how they are called, SLURM without nodes, options of the command line."""
+
+import stat
+import sys
+import textwrap
+
+import pytest
+from recorder import Recorder
+
+from neural_alignment import config as configuration
+from neural_alignment.errors import ConfigError, Stopped
+from neural_alignment.jobs.children import Children
+from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.engines import registry
+from neural_alignment.jobs.engines.spark import ending_of_lost_task
+from neural_alignment.jobs.engines.tpu import TPU
+
+
+@pytest.fixture
+def four(tmp_path, training):
+    """Returns a queue of four runs that have no overrides."""
+    return lambda: Recorder(tmp_path, [training(f"{n:04d}", config=f"settings/{n:04d}.yaml") for n in (1, 2, 3, 4)])
+
+
+LAUNCHER = """
+#!/bin/sh
+# Stands in for tpu_scripts/train.sh: writes down how it was called, and what the run would leave.
+echo "$@" >> calls
+case "$1" in gone) exit 4 ;; esac
+mkdir -p "$4"
+case "$2" in
+  *0002.yaml) printf '{"state": "diverged", "reason": "R is not finite"}' > "$4/status.json"; exit 3 ;;
+  *0003.yaml) exit 1 ;;
+  *) printf '{"state": "finished", "best_top1": 0.5}' > "$4/status.json" ;;
+esac
+"""
+
+
+class TestTPUs:
+    @pytest.fixture
+    def launcher(self, tmp_path, monkeypatch):
+        """Returns a launcher that records, and what reads its records."""
+        monkeypatch.chdir(tmp_path)
+        path = tmp_path / "launch"
+        path.write_text(textwrap.dedent(LAUNCHER).strip() + "\n")
+        path.chmod(path.stat().st_mode | stat.S_IEXEC)
+        calls = tmp_path / "calls"
+        return f"{path} {{tpu}} {{config}} --run-dir {{run_dir}} --spot", lambda: [
+            line.split() for line in calls.read_text().splitlines()
+        ]
+
+    def test_each_run_is_launched_on_a_tpu_and_judged_by_its_run_directory(self, tmp_path, four, launcher):
+        command, calls = launcher
+        TPU(["a", "b"], command).run(queue := four())
+        endings = [queue.endings[job.name] for job in queue.jobs]
+        assert [each.state for each in endings] == ["finished", "diverged", "failed", "finished"]
+        assert endings[1].reason == "R is not finite"
+        assert endings[2].reason.endswith("launch ended with code 1")
+        assert {words[0] for words in calls()} <= {"a", "b"}
+        for number in (1, 2, 3, 4):
+            (words,) = [words for words in calls() if words[1].endswith(f"settings/{number:04d}.yaml")]
+            assert words[2:] == ["--run-dir", str(tmp_path / "runs" / f"{number:04d}"), "--spot"]
+
+    def test_an_unavailable_tpu_leaves_its_runs_to_the_others(self, four, launcher):
+        command, calls = launcher
+        TPU(["gone", "a"], command).run(queue := four())
+        assert len(queue.endings) == 4
+        assert [words[0] for words in calls()].count("gone") <= 1
+        assert [words[0] for words in calls()].count("a") == 4
+
+    def test_without_any_tpu_the_runs_wait_for_the_next_command(self, four, launcher):
+        command, calls = launcher
+        queue = four()
+        with pytest.raises(Stopped, match="4 jobs are left: no TPU is available; the last one was gone; the same"):
+            TPU(["gone"], command).run(queue)
+        TPU(["a"], command).run(queue)
+        assert len(queue.endings) == 4
+        assert len(calls()) == 5
+
+    def test_a_launcher_gets_a_file_with_the_overrides(self, tmp_path, training, launcher):
+        command, calls = launcher
+        job = training("cell/seed3", "seed=3", "optimization.forward.learning_rate=0.07")
+        TPU(["a"], command).run(queue := Recorder(tmp_path, [job]))
+        assert queue.endings["cell/seed3"].state == "finished"
+        [words] = calls()
+        config = configuration.load(words[1])
+        assert (config.seed, config.optimization.forward.learning_rate) == (3, 0.07)
+        assert words[3] == job.run_dir
+
+    def test_computations_run_on_this_machine(self, tmp_path, computation, launcher, children):
+        command, _ = launcher
+        TPU(["a"], command).run(queue := Recorder(tmp_path, [computation("piece")]))
+        assert queue.endings["piece"] == Ending("finished")
+        assert (tmp_path / "piece.txt").read_text() == "computed"
+        assert not (tmp_path / "calls").exists()
+
+    def test_without_a_launcher_a_process_of_this_machine_drives_the_tpu(self, four, monkeypatch):
+        asked = []
+
+        def train(self, job, threads=None):
+            asked.append((job.name, list(job.overrides), threads))
+            return Ending("finished", 0.5)
+
+        monkeypatch.setattr(Children, "run", train)
+        TPU(["pod-7"]).run(four())
+        assert asked == [(f"000{n}", ["runtime.strategy=tpu", "runtime.tpu=pod-7"], None) for n in (1, 2, 3, 4)]
+
+    def test_without_a_launcher_an_unreachable_tpu_fails_no_run(self, four, monkeypatch):
+        def train(self, job, threads=None):
+            if "runtime.tpu=gone" in job.overrides:
+                return Ending("unavailable", reason="no TPU 'gone' is to be reached from here (x); run on a TPU VM")
+            return Ending("finished", 0.5)
+
+        monkeypatch.setattr(Children, "run", train)
+        queue = four()
+        with pytest.raises(Stopped) as stopped:
+            TPU(["gone"]).run(queue)
+        said = "4 jobs are left: no TPU 'gone' is to be reached from here (x); the same command resumes them"
+        assert str(stopped.value) == said
+        assert not queue.endings
+        TPU(["gone", "a"]).run(queue)
+        assert [each.state for each in queue.endings.values()] == ["finished"] * 4
+
+
+@pytest.mark.parametrize(("choice", "options", "said"), [
+    ("tpu:a,a", {}, "must be names, each once, separated by commas; found 'tpu:a,a'"),
+    ("tpu:a,", {}, "must be names, each once"),
+    ("tpu", {}, "must be names, each once"),
+    ("tpu:a", {"launcher": "train.sh {tpu} {config}"}, "--launcher must contain {tpu}, {config} and {run_dir}"),
+    ("in-process", {"launcher": "x"}, "--launcher has no effect with --engine in-process; it is for --engine tpu:"),
+    ("processes:2", {"slurm": ["time=5"]}, "--slurm has no effect with --engine processes:2; it is for --engine sl"),
+    ("in-process:2", {}, "--engine in-process: takes no number; found 'in-process:2'"),
+    ("processes", {}, "--engine processes:N: N must be an integer from 1 to 9999; found 'processes'"),
+    ("processes:0", {}, "N must be an integer from 1 to 9999; found 'processes:0'"),
+    ("spark:many", {}, "--engine spark:N: N must be an integer"),
+    ("slurm:-1", {}, "--engine slurm:N: N must be an integer"),
+    ("slrum:2", {}, "did you mean 'slurm'?"),
+    ("", {}, "--engine must be one of in-process, processes:N, spark:N, tpu:NAME,NAME,..., slurm:N; found ''"),
+    ("slurm:2", {"slurm": ["partion=gpu"]}, "found 'partion'; did you mean 'partition'?"),
+    ("slurm:2", {"slurm": ["time=soon"]}, "--slurm time: must be an integer from 1 to 1000000; found 'soon'"),
+    ("slurm:2", {"slurm": ["gpus"]}, "--slurm gpus=VALUE: the value is missing"),
+    ("slurm:2", {"slurm": ["cluster=locl"]}, "must be slurm or local; found 'locl'; did you mean 'local'?"),
+])  # fmt: skip
+def test_a_wrong_option_is_one_line(choice, options, said):
+    with pytest.raises(ConfigError) as error:
+        registry.build(choice, **{"launcher": None, "slurm": None, **options})
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("module", "choice", "said"), [
+    ("pyspark.sql", "spark:2", r"pip install 'neural_alignment\[spark\]'"),
+    ("submitit", "slurm:2", r"pip install 'neural_alignment\[slurm\]'"),
+])  # fmt: skip
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, module, choice, said):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=said):
+        registry.build(choice)
+
+
+def test_without_slurm_on_the_machine_its_engine_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="SLURM is not installed on this machine"):
+        registry.build("slurm:2")
+
+
+# Spark.
+
+protocol = pytest.importorskip("py4j.protocol")
+
+
+class JavaError(protocol.Py4JJavaError):
+    """An error of Spark with a given text, without a Java process."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __str__(self):
+        return self.text
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("An error occurred.\n: ExecutorLostFailure: code 137\n\tat org.apache.Spark\n\t... 1 more", ": ExecutorLost"),
+    ("", "JavaError"),
+])  # fmt: skip
+def test_a_lost_spark_task_is_a_failed_job_with_the_last_line(text, said):
+    ending = ending_of_lost_task(JavaError(text))
+    assert ending.state == "failed"
+    assert ending.reason.startswith(f"its Spark task was lost: {said}")
+
+
+def test_a_lost_spark_driver_fails_no_job():
+    ending = ending_of_lost_task(ConnectionRefusedError("connection refused"))
+    assert (ending.state, ending.reason) == ("unavailable", "Spark has stopped: connection refused")

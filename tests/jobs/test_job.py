@@ -1,0 +1,98 @@
+"""Jobs: their life in this process, and how they are sent to others."""
+
+import dataclasses
+
+import pytest
+from recorder import Recorder
+
+from neural_alignment.errors import RunError
+from neural_alignment.jobs import job as jobs
+from neural_alignment.jobs.children import Children
+from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.engines.in_process import InProcess
+from neural_alignment.jobs.job import decode, encode
+from neural_alignment.training import lock
+
+
+def test_a_job_is_the_same_after_it_was_sent(training, computation):
+    for job in (training("run", "seed=3", log="here.log"), computation("piece")):
+        again = decode(encode(job))
+        assert type(again) is type(job)
+        assert {**vars(again), "overrides": None} == {**vars(job), "overrides": None}
+        assert list(getattr(again, "overrides", ())) == list(getattr(job, "overrides", ()))
+
+
+def test_a_run_that_has_ended_is_only_read(tmp_path, training):
+    run = training("run")
+    InProcess().run(first := Recorder(tmp_path, [run]))
+    (tmp_path / "runs" / "run" / "model.keras").unlink()
+    InProcess().run(second := Recorder(tmp_path, [run]))
+    assert first.endings == second.endings
+    assert first.endings["run"].state == "finished"
+    assert not (tmp_path / "runs" / "run" / "model.keras").exists()
+
+
+def test_a_run_waits_for_its_orphan_to_release_the_directory(tmp_path, training, monkeypatch):
+    """A lock that is held for a while is waited for; one that is not released makes the run unavailable."""
+    run, other = training("run", "epochs=1"), training("other", "epochs=1")
+    for job in (run, other):
+        (tmp_path / "runs" / job.name).mkdir(parents=True)
+    real, asked = lock.held, []
+
+    def held_at_first(directory):
+        asked.append(directory)
+        if len(asked) < 3:
+            raise RunError(f"{directory}: is in use by process 1 on here")
+        return real(directory)
+
+    monkeypatch.setattr(jobs, "POLL", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.lock, "held", held_at_first)
+        assert run.run().state == "finished"
+    assert len(asked) >= 3
+    with monkeypatch.context() as patch, lock.held(other.run_dir):
+        patch.setattr(jobs, "await_free", lambda run_dir: None)
+        ending = other.run()
+    assert ending.state == "unavailable"
+    assert "is in use by process" in ending.reason
+
+
+def test_an_error_of_a_child_is_its_ending(tmp_path, training, children):
+    ending = Children().run(training("run", config=str(tmp_path / "none.yaml")))
+    assert ending.state == "failed"
+    assert "no such file" in ending.reason
+
+
+def test_the_output_of_a_child_goes_to_its_log(tmp_path, computation, children):
+    job = dataclasses.replace(computation("piece", "logging:warning", msg="hello"), log=str(tmp_path / "log"))
+    assert Children().run(job) == Ending("finished")
+    assert "hello" in (tmp_path / "log").read_text()
+
+
+def test_an_unreachable_tpu_is_told_from_settings_that_fail(training):
+    ending = training("run", "runtime.strategy=tpu", "runtime.tpu=local").run()
+    assert ending.state == "unavailable"
+    assert ending.reason.startswith("runtime.strategy: the TPU 'local' cannot be reached")
+    assert training("run", "batch_size=4000").run().state == "failed"
+
+
+def test_a_damaged_directory_is_no_result_of_the_run(tmp_path, training):
+    """The pool stops and records nothing, so that the run counts once the directory is repaired."""
+    run = training("run")
+    directory = tmp_path / "runs" / "run"
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text((tmp_path / "config.yaml").read_text())
+    (directory / "metrics.csv").write_text("step,epoch,seconds,J\n")
+    (directory / "status.json").write_text("garbage")
+    ending = run.run()
+    assert ending.state == "unavailable"
+    assert "status.json: is damaged" in ending.reason
+
+
+@pytest.mark.parametrize(("written", "progress"), [("0.25", 0.25), ("", 0.0), ("0.2x", 0.0)])
+def test_the_progress_of_a_computation_is_read_from_its_file(computation, written, progress):
+    job = computation("piece")
+    assert job.progress() == 0
+    with open(job.progress_file, "w") as file:
+        file.write(written)
+    assert job.progress() == progress

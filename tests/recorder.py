@@ -1,0 +1,44 @@
+"""A queue for tests of engines, and a way to wait for other processes."""
+
+import threading
+
+from neural_alignment.errors import Stopped
+
+
+def awaited(fact):
+    """Waits for a fact that another process brings about; the time limit of the test is the only one."""
+    while not fact():
+        threading.Event().wait(0.02)
+
+
+class Recorder:
+    """A queue of given jobs that records how they end.
+
+    Args:
+        folder: see `pool.Queue`.
+        jobs: the jobs.
+    """
+
+    def __init__(self, folder, jobs):
+        self.folder = str(folder)
+        self.jobs = list(jobs)
+        self.endings = {}
+        self.waiting = list(jobs)
+        self.shown = 0
+
+    def left(self):
+        return len(self.jobs) - len(self.endings)
+
+    def next(self):
+        return self.waiting.pop(0) if self.waiting else None
+
+    def put_back(self, job):
+        self.waiting.insert(0, job)
+
+    def ended(self, job, ending):
+        if ending.state in ("stopped", "unavailable"):
+            raise Stopped(f"{job.name}: {ending.reason}")
+        self.endings[job.name] = ending
+
+    def show_progress(self):
+        self.shown += 1
