@@ -59,7 +59,7 @@ class OptimizerOptions(Options):
     @pydantic.model_validator(mode="after")
     def _one_clip(self):
         if self.clip_global_norm is not None and self.clip_value is not None:
-            raise ArgumentError("clip_value", "must be null with `clip_global_norm`", self.clip_value)
+            raise ArgumentError("clip_global_norm", "must be null with `clip_value`", self.clip_global_norm)
         return self
 
     @pydantic.model_validator(mode="after")
