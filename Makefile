@@ -1,11 +1,11 @@
-# The commands of the README, each complete on a fresh machine with Python 3.10 to 3.13.
+# The commands of README and CONTRIBUTING. Each works on a fresh machine with Python 3.10 to 3.13.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-peer
 SOURCES := setup.py constraints.txt
-# One more than there are cores: some tests wait for processes of their own.
+# One more than the number of cores, because some tests wait for child processes.
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 RULES := backprop feedback sign_symmetry weight_mirror information symmetric activation kolen_pollack
 
@@ -19,7 +19,7 @@ quickstart: $(VENV)/.cpu
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# Tests of killed processes, and every member of a kind of which `make test` tries some: two and a half minutes on 2 cores.
+# Tests of killed processes, and all members of groups of which `make test` runs some: 2.5 minutes on 2 cores.
 test-exhaustive: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m exhaustive
 
@@ -28,9 +28,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck --external-sources .ci/run tpu_scripts/*.sh
 
-# Every kind of run, killed with SIGKILL 20 times and resumed: some ten minutes.
+# Kills each kind of run 20 times with SIGKILL and resumes it: about ten minutes.
 resume-test: $(VENV)/.dev
-	PYTHONPATH=. $(BIN)/python tests/lives.py --kills 20
+	PYTHONPATH=. $(BIN)/python tests/killed_runs.py --kills 20
 
 bench: $(VENV)/.cpu
 	-$(MAKE) peer
@@ -47,15 +47,15 @@ $(VENV)/.cpu: $(SOURCES)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu]'
 	touch $@
 
-# All of .cpu and more: what wants both installs once.
+# Includes .cpu, so targets that need both install only once.
 $(VENV)/.dev: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
 	touch $(VENV)/.cpu $@
 
-# The peer of the benchmarks. PyPI's torch for Linux is linked to CUDA and does not load without it: 5 GB, of which a CPU
-# uses little; `make peer TORCH_INDEX=URL` takes a smaller one from an index of CPU wheels. biotorch's layers need nothing
-# but torch of all that it declares (a notebook server, attacks on networks), so it is installed alone.
+# The library that the benchmarks compare with. PyPI's torch for Linux requires CUDA, which takes 5 GB; `make peer
+# TORCH_INDEX=URL` installs a smaller one from an index of CPU wheels. biotorch is installed without dependencies, because
+# its layers only need torch and not the other packages it declares.
 $(PEER)/.installed: Makefile
 	$(PYTHON) -m venv $(PEER)
 	$(PEER)/bin/pip install --quiet $(TORCH_INDEX:%=--index-url %) torch==2.14.1

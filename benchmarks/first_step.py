@@ -27,13 +27,13 @@ LIMIT = 20.0
 
 
 def measure(samples: Samples, sizes: dict[str, Any]) -> None:
-    """Starts the command anew for every sample.
+    """Starts a new process for every sample.
 
     Raises:
-        UnavailableError: if CIFAR-10 is not there.
+        UnavailableError: if CIFAR-10 is unavailable.
     """
     if sizes is FULL and not os.environ.get("TFDS_DATA_DIR"):
-        raise UnavailableError("CIFAR-10 is not named: set TFDS_DATA_DIR to a folder with TensorFlow Datasets' cifar10")
+        raise UnavailableError("CIFAR-10 is missing: set TFDS_DATA_DIR to a folder with TensorFlow Datasets' cifar10")
     for case, size in sizes.items():
         done, configs = samples.rounds(case), size["configs"]
         with progress(case, len(configs) * size["rounds"], len(configs) * done) as bar:
@@ -50,7 +50,7 @@ def seconds_to_first_step(config: str, overrides: list[str]) -> float:
 
     Args:
         config: path of a configuration file.
-        overrides: what follows `--set`.
+        overrides: values of the option `--set`.
     """
     with tempfile.TemporaryDirectory() as folder:
         finished = Path(folder) / "finished"
@@ -65,18 +65,18 @@ def seconds_to_first_step(config: str, overrides: list[str]) -> float:
 
 
 def train(finished: Path, arguments: list[str]) -> None:
-    """Runs the command in this process; once the first step is told, writes the time and ends the process."""
+    """Runs the command in this process. After the first step it writes the time to a file and exits."""
     from neural_alignment import cli
     from neural_alignment.training import callbacks
 
     class FirstStep(callbacks.Progress):
-        """Tells when the first step is done."""
+        """Records the end of the first step."""
 
         def advance(self, steps: int) -> None:
             finished.write_text(repr(time.time()))
             os._exit(0)
 
-    callbacks.Progress = FirstStep  # The command looks it up there when it runs.
+    callbacks.Progress = FirstStep  # The command uses this class when it runs.
     sys.argv = ["neural-alignment", *arguments]
     cli.main()
 

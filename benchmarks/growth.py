@@ -1,4 +1,4 @@
-"""How the step time grows with width, depth and batch, for each rule: exponents of t = c size^p, fitted on log-log."""
+"""Growth of the step time with width, depth and batch, for each rule: the exponent p of t = c size^p."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from benchmarks.common import Benchmark, Check, Report, Samples, interleave, mid
 BASELINE = "backpropagation"
 RULES = ("feedback", "sign_symmetry", "kolen_pollack", "symmetric", "activation", "weight_mirror", "information")
 ALLOWANCE = 0.05
-"""What a rule's exponent may be above backpropagation's."""
+"""Allowed difference of a rule's exponent from backpropagation's."""
 
-# Sizes at which multiplying is the larger part, and kernels that a core's cache does not hold: below, what a step costs
-# whatever its size (the optimizers' pass over the weights, the start of each operation) flattens backpropagation most.
-# Widths are multiples of 64, of convolutions of 32: at others oneDNN's products take longer, the rules' and Keras' not
-# alike. Batches of convolutions begin where a step takes 70 ms, of which all that is not a product takes little.
+# At these sizes multiplications dominate, and the kernels exceed a core's cache. At smaller sizes the constant costs of
+# a step (the optimizers' pass over the weights, the start of operations) would lower backpropagation's exponent most.
+# Widths are multiples of 64, or of 32 for convolutions, because other widths slow oneDNN's products down by different
+# amounts. The smallest batch of convolutions takes 70 ms per step, of which operations other than products take little.
 FC = {"family": "fc", "width": 1024, "depth": 4, "batch": 512, "rounds": 9}
 CONV = {"family": "convnet", "width": 64, "depth": 3, "batch": 128, "rounds": 9}
 FULL = {
@@ -38,12 +38,12 @@ def network(rule: Any, family: str, width: int, depth: int) -> Any:
 
 
 def cases(sizes: dict[str, Any]) -> dict[str, int]:
-    """Returns the rounds of every point of every axis."""
+    """Returns the number of rounds of every point on every axis."""
     return {f"{case} {point}": size["rounds"] for case, size in sizes.items() for point in size["points"]}
 
 
 def measure(samples: Samples, sizes: dict[str, Any]) -> None:
-    """Times every rule at every point of every axis."""
+    """Times every rule at every point on every axis."""
     import keras
 
     for case, size in sizes.items():
@@ -68,14 +68,14 @@ def _steps(size: dict[str, Any]) -> dict[str, Any]:
 
 
 def exponent(sizes: list[float], values: list[float]) -> float:
-    """Returns p of values = c sizes^p, by least squares of the logarithms."""
+    """Returns p of values = c sizes^p, by a least-squares fit of the logarithms."""
     import numpy as np
 
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def error(samples: Samples, case: str, points: list[int], rule: str, draws: int = 500) -> float:
-    """Returns the standard error of a rule's exponent less backpropagation's, by drawing rounds anew."""
+    """Returns the standard error of the difference of a rule's exponent from backpropagation's, by a bootstrap."""
     import numpy as np
 
     generator = np.random.default_rng(0)
@@ -86,9 +86,9 @@ def error(samples: Samples, case: str, points: list[int], rule: str, draws: int 
 
 
 def times(samples: Samples, case: str, points: list[int]) -> dict[str, list[float]]:
-    """Returns the seconds of a step, contender by contender and point by point.
+    """Returns the seconds of a step for each contender at each point.
 
-    Those of a rule are backpropagation's median times the median of the ratios within a round, which do not drift.
+    For a rule they are backpropagation's median times the median of the ratios within a round, which do not drift.
     """
     base = [middle(samples.values(f"{case} {point}", BASELINE))[0] for point in points]
     found = {BASELINE: base}
@@ -99,7 +99,7 @@ def times(samples: Samples, case: str, points: list[int]) -> dict[str, list[floa
 
 
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:
-    """Returns the table of exponents, and draws the plot beside the raw samples."""
+    """Returns the table of exponents, and saves the plot beside the samples."""
     columns, errors, checks = {}, {}, []
     for case, size in sizes.items():
         found = {name: exponent(size["points"], t) for name, t in times(samples, case, size["points"]).items()}
@@ -117,8 +117,8 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     )
     text = (
         f"Exponents p of t = c size^p. Ranges: {ranges}. The limit is backpropagation's exponent plus {ALLOWANCE}; ± "
-        "is the standard error of the difference to backpropagation's. Depth is varied in fc alone: each convolution "
-        "of convnet halves the image, so that a deeper one costs hardly more.\n\n"
+        "is the standard error of the difference from backpropagation's. Depth is varied only in fc: each convolution "
+        "of convnet halves the image, so further layers add hardly any time.\n\n"
         f"{table(['rule', *columns], rows)}\n\n"
         f"![Step time against size, both axes logarithmic]({picture.parent.name}/{picture.name})"
     )
@@ -126,12 +126,12 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
 
 
 def _fixed(size: dict[str, Any]) -> str:
-    """Returns what is held fixed while the axis varies."""
+    """Returns the sizes that are constant along the axis."""
     return ", ".join(f"{name} {size[name]}" for name in ("width", "depth", "batch") if name != size["axis"])
 
 
 def _plot(samples: Samples, sizes: dict[str, Any], picture: Path) -> None:
-    """Draws a panel per case; contenders differ by marker and dash, so that no colour is needed."""
+    """Draws a panel per case. Contenders differ by marker and dash, so the plot does not need colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter, ScalarFormatter

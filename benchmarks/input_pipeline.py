@@ -1,4 +1,4 @@
-"""The ImageNet pipeline: CPU time of the fused decoder against decode-then-crop, and whether a step waits for input."""
+"""The ImageNet pipeline: CPU time of the fused decoder, and the time for which training waits for data."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SMALL = {
 }
 SPEEDUP = 1.25
 WAITING = 0.05
-"""Of a step's time, the most that 95 % of the waits may take."""
+"""Limit on the 95th percentile of the waits, as a fraction of the step time."""
 WHOLE = ", whole preprocessing"
 FOLDER = "IMAGENET_SAMPLE_DIR"
 
 
 def decode_then_crop(encoded: Any, window: Callable[[Any, Any], Any]) -> Any:
-    """What `neural_alignment.data.imagenet.decode_jpeg_window` returns, by way of the whole decoded image.
+    """Returns the same as `neural_alignment.data.imagenet.decode_jpeg_window`, but decodes the whole image.
 
     Args:
         encoded: scalar string, the bytes of a JPEG file.
-        window: height and width of the image -> `(top, left, height, width)` of the window, in pixels.
+        window: a function of the image's height and width that returns `(top, left, height, width)` in pixels.
 
     Returns:
         `(height, width, 3)` uint8.
@@ -48,7 +48,7 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
     """Times decoding, then training.
 
     Raises:
-        UnavailableError: if the images are not there.
+        UnavailableError: if the images are unavailable.
     """
     files = str(folder() / "train-*")
     decoding, training = sizes["decoding"], sizes["training"]
@@ -62,10 +62,10 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
 
 
 def folder() -> Path:
-    """Returns where the TFRecords of ImageNet lie.
+    """Returns the folder of ImageNet's TFRecords.
 
     Raises:
-        UnavailableError: if they are not there.
+        UnavailableError: if there is none.
     """
     named = os.environ.get(FOLDER)
     if not named or not list(Path(named).glob("train-*")):
@@ -74,9 +74,9 @@ def folder() -> Path:
 
 
 def decoders(files: str, size: dict[str, Any]) -> dict[str, Callable[[], dict[str, float]]]:
-    """Returns, by name, functions that decode all images once and return the seconds of CPU per image.
+    """Returns, by name, functions that decode all images once and return the CPU seconds per image.
 
-    The windows are drawn beforehand, but where the whole of the preprocessing is timed.
+    The windows are drawn beforehand, except when the whole preprocessing is timed.
     """
     import tensorflow as tf
 
@@ -91,7 +91,7 @@ def decoders(files: str, size: dict[str, Any]) -> dict[str, Callable[[], dict[st
     images = tf.data.Dataset.from_tensor_slices((encoded, tf.stack(windows), tf.stack(seeds)))
 
     def pass_over(decode: Callable[..., Any], prepare: Callable[..., Any]) -> Callable[[], dict[str, float]]:
-        # All else is the same for both: what tells a JPEG file from another one too.
+        # Everything else is the same for both, including the detection of JPEG files.
         with mock.patch.object(imagenet, "decode_jpeg_window", decode):
             decoded = images.map(prepare)
 
@@ -104,7 +104,7 @@ def decoders(files: str, size: dict[str, Any]) -> dict[str, Callable[[], dict[st
         return once
 
     def alone(bytes_: Any, window: Any, _: Any) -> Any:
-        # The shape: crops of differing sizes make no batch.
+        # Returns the shape, because crops of different sizes cannot form a batch.
         return tf.shape(imagenet.decode_window(bytes_, lambda *_: tf.unstack(window)))
 
     def whole(bytes_: Any, _: Any, seed: Any) -> Any:
@@ -117,7 +117,7 @@ def decoders(files: str, size: dict[str, Any]) -> dict[str, Callable[[], dict[st
 
 
 def _jpegs(files: str, images: int) -> list[bytes]:
-    """Returns the first JPEG files in some TFRecords; ImageNet's one PNG is left out."""
+    """Returns the first JPEG files in the TFRecords, without ImageNet's one PNG."""
     import tensorflow as tf
 
     feature = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
@@ -130,9 +130,9 @@ def waits(files: str, size: dict[str, Any]) -> dict[str, float]:
     """Trains ResNet-18 on the real pipeline.
 
     Returns:
-        Seconds per batch: of the pipeline alone, on all cores (`pipeline`) and counted over all cores (`pipeline
-        CPU`); of a step alone (`step`); of a step of the training (`step in training`); and what the training waits for
-        a batch, the median (`wait`) and the 95th percentile (`wait 95 %`).
+        Seconds per batch: the pipeline without training, by the clock (`pipeline`) and summed over all cores (`pipeline
+        CPU`); a step without the pipeline (`step`); a step during training (`step in training`); and the wait for a
+        batch during training, its median (`wait`) and 95th percentile (`wait 95 %`).
     """
     import numpy as np
 
@@ -161,7 +161,7 @@ def waits(files: str, size: dict[str, Any]) -> dict[str, float]:
     waited, stepped = [], []
     batches = iter(dataset.train())
     next(batches)
-    model.train_on_batch(*next(batches))  # Another function than that of `fit`: traced here.
+    model.train_on_batch(*next(batches))  # Traced here, because it is a different function than that of `fit`.
     for _ in range(size["steps"]):
         start = time.perf_counter()
         batch = next(batches)
@@ -180,7 +180,7 @@ def waits(files: str, size: dict[str, Any]) -> dict[str, float]:
 
 
 def _drain(dataset: Any, batches: int) -> tuple[float, float]:
-    """Returns seconds per batch of the pipeline alone, by the clock and of CPU."""
+    """Returns the wall-clock and CPU seconds per batch of the pipeline without training."""
     iterator = iter(dataset.train())
     next(iterator)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -199,11 +199,11 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
         seconds = middle(samples.values("decoding", name))[0]
         rows.append([name, 1000 * seconds, f"{1 / seconds:.0f}"])
     text = (
-        f"**Decoding**: {decoding['images']} JPEG files of the sample to random crops that are drawn beforehand; "
-        f"{samples.rounds('decoding')} rounds. Decoding the crop alone is {speedup:.2f} times (quartiles {low:.2f} to "
-        f"{high:.2f}) as fast as decoding all and cropping; the limit is {SPEEDUP}. In the whole preprocessing, from "
-        f"the draw of the crop to normalised pixels at {decoding['image']} x {decoding['image']}, {prepared:.2f} "
-        "times.\n\n" + table(["decoder", "CPU time (ms per image)", "images per second and core"], rows)
+        f"**Decoding**: {decoding['images']} JPEG files of the sample, with random crops drawn beforehand; "
+        f"{samples.rounds('decoding')} rounds. Decoding only the crop is {speedup:.2f} times (quartiles {low:.2f} to "
+        f"{high:.2f}) as fast as decoding the image and cropping; the limit is {SPEEDUP}. The whole preprocessing, "
+        f"from drawing the crop to normalised pixels at {decoding['image']} x {decoding['image']}, is {prepared:.2f} "
+        "times as fast.\n\n" + table(["decoder", "CPU time (ms per image)", "images per second and core"], rows)
     )
     checks = [Check("speed of the fused decoder over decode-then-crop", speedup, SPEEDUP, at_least=True)]
     training_text, check = _training(samples, training)
@@ -219,9 +219,9 @@ def _training(samples: Samples, size: dict[str, Any]) -> tuple[str, Check]:
     rows = [[quantity, 1000 * seconds(quantity), f"{size['batch'] / seconds(quantity):.0f}"] for quantity in quantities]
     text = (
         f"**Training**: ResNet-18 of width {size['width']} at {size['image']} pixels, batch {size['batch']}, symmetric "
-        f"alignment, on the pipeline that a run has (TFRecords, shuffled). The pipeline alone takes "
-        f"{seconds('pipeline') / seconds('step'):.2f} of the time of a step alone; in training, 95 % of the waits for "
-        f"a batch are shorter than {share:.1%} of a step; the limit is {WAITING:.0%}.\n\n"
+        f"alignment, with the pipeline of a run (TFRecords, shuffled). The pipeline without training takes "
+        f"{seconds('pipeline') / seconds('step'):.2f} of the time of a step without the pipeline. During training, "
+        f"95 % of the waits for a batch are shorter than {share:.1%} of a step; the limit is {WAITING:.0%}.\n\n"
         + table(["quantity", "ms per batch", "images per second"], rows)
     )
     return text, Check("95 % of the waits for a batch over the time of a step", share, WAITING)

@@ -1,8 +1,9 @@
-"""Peak memory of a training run: of symmetric alignment beside plain Keras backpropagation.
+"""Peak memory of training with symmetric alignment, compared with backpropagation in plain Keras.
 
-Each sample is a process of its own. Its figure is the highest resident set size while it builds the model and trains a
-few steps, less the resident size just before, when TensorFlow has been imported and has run an operation: what is left
-is weights, optimizer slots, activations and the graph itself. Linux counts both (`VmHWM`, reset through `clear_refs`).
+Each sample is a separate process. The result is the peak resident set size while the process builds the model and
+trains for a few steps, minus the resident size just before, after TensorFlow has been imported and has run an
+operation. The difference consists of weights, optimizer slots, activations and the graph. Linux provides both numbers
+(`VmHWM`, reset through `clear_refs`).
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ MIB = 2**20
 
 
 def measure(samples: Samples, sizes: dict[str, Any]) -> None:
-    """Runs each contender in processes of its own.
+    """Runs each contender in separate processes.
 
     Raises:
-        UnavailableError: if the system does not count what is needed.
+        UnavailableError: if the system does not provide the peak memory.
     """
     if not Path("/proc/self/clear_refs").exists():
         raise UnavailableError("peak memory is read from /proc/self, which this system does not have; run it on Linux")
@@ -53,14 +54,14 @@ def _in_a_process(name: str, size: dict[str, Any]) -> dict[str, float]:
 
 
 def peak(name: str, size: dict[str, Any]) -> dict[str, float]:
-    """Trains a few steps in this process; returns bytes: the peak, and what R's parameters and slots take of it."""
+    """Trains a few steps in this process. Returns the peak in bytes, and the share of R's parameters and slots."""
     import tensorflow as tf
 
     from benchmarks import contenders
 
     batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
     tf.function(lambda x: tf.linalg.matmul(x, x))(tf.ones([64, 64])).numpy()
-    Path("/proc/self/clear_refs").write_text("5")  # Sets the peak to the present size.
+    Path("/proc/self/clear_refs").write_text("5")  # Resets the peak to the current size.
     before = _status("VmRSS")
     build = functools.partial(network, size=size)
     model = contenders.baseline(build) if name == BASELINE else contenders.aligned(build, contenders.RULES[name].rule)
@@ -80,7 +81,7 @@ def _own_bytes(model: Any, name: str) -> int:
 
 
 def _status(key: str) -> int:
-    """Returns a line of /proc/self/status in bytes."""
+    """Returns a value of /proc/self/status in bytes."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[key].split()[0]) * 1024
 
@@ -96,7 +97,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
         header = ["contender", "peak (MiB)", "of it B and its slots (MiB)", "limit (MiB)"]
         texts.append(
             f"**{case}**, batch {size['batch']}, medians of {samples.rounds(case)} processes "
-            "each. Peak resident size while building and training, less the resident size just before. The limit is "
+            "each. Peak resident size while building and training, minus the resident size just before. The limit is "
             f"backpropagation's peak plus B and its Adam slots, plus {ALLOWANCE:.0%}.\n\n{table(header, rows)}"
         )
         checks.append(Check(f"peak memory (MiB), {case}, {RULE}", symmetric, limit))

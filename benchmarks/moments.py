@@ -1,4 +1,4 @@
-"""Time of a training step with RAdam and SWATS over that with Adam."""
+"""Time of a training step with RAdam and SWATS, relative to Adam."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from benchmarks.step_time import CONVNET, RESNET18, network
 
 BASELINE = "adam"
 LIMIT = 1.10
-"""Largest step time over that with Adam."""
+"""Limit on the step time relative to Adam's."""
 
 FULL = {"CIFAR ResNet-18": {"model": RESNET18, "image": 32, "batch": 64, "rounds": 15}}
 SMALL = {"convnet": {"model": CONVNET, "image": 8, "batch": 2, "rounds": 2}}
 
 
 def optimizers() -> dict[str, Callable[[], Any]]:
-    """Returns how each contender makes an optimizer. With a tolerance of 1 SWATS changes its phase at its second step.
+    """Returns a function per contender that creates its optimizer.
 
-    The first steps, which are not counted, contain that change and the steps of RAdam without the second moment.
+    With a tolerance of 1, SWATS enters its second phase at its second step. This happens in the first steps, which are
+    not timed. They also contain the steps of RAdam without the second moment.
     """
     from optimizers import SWATS, Adam, RAdam
 
@@ -44,7 +45,7 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
 
 
 def _steps(size: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stepper for each contender: symmetric alignment, W and B moved by one kind of optimizer."""
+    """Returns a stepper for each contender: symmetric alignment with the same kind of optimizer for W and B."""
     from benchmarks import contenders
 
     batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
@@ -69,8 +70,8 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
                 checks.append(Check(f"step time, {case}, {name}", median, limit))
         seconds = middle(samples.values(case, BASELINE))[0]
         intro = (
-            f"**{case}**, batch {size['batch']}, {samples.rounds(case)} rounds; symmetric alignment, W and B moved by "
-            f"the same kind of optimizer. With Adam a step takes {seconds:.3f} s.\n\n"
+            f"**{case}**, batch {size['batch']}, {samples.rounds(case)} rounds; symmetric alignment with the same "
+            f"kind of optimizer for W and B. With Adam a step takes {seconds:.3f} s.\n\n"
         )
         header = ["optimizer", "step time over Adam's", "quartiles", "in CPU time", "limit"]
         texts.append(intro + table(header, rows))

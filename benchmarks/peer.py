@@ -1,6 +1,6 @@
-"""Time of a step of J against biotorch's on torch: same network, one thread each, stepped in turn.
+"""Time of a step of J compared with biotorch on torch: the same network, one thread each, stepped in turn.
 
-Each framework is in a process of its own and waits at a pipe while the other makes its step.
+Each framework runs in a separate process and waits for its turn on a pipe.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SMALL = {"CIFAR ResNet-18, one thread": {"width": 4, "image": 8, "batch": 2, "ro
 COMPARED = ("feedback", "sign_symmetry")
 ENVIRONMENT = ROOT / ".venv-peer"
 INTERPRETER = "PEER_PYTHON"
-"""Environment variable that names a Python with torch and biotorch, where they are not in this one."""
+"""Environment variable with the path of a Python that has torch and biotorch, if this one does not have them."""
 
 
 def interpreter() -> str:
-    """Returns the Python that has torch and biotorch.
+    """Returns the path of a Python that has torch and biotorch.
 
     Raises:
         UnavailableError: if there is none.
@@ -56,7 +56,7 @@ def interpreter() -> str:
 
 
 class Worker:
-    """A process that makes the steps it is told to."""
+    """A process that runs steps on request."""
 
     def __init__(self, command: list[str], size: dict[str, Any]):
         options = [f"--{name}={size[name]}" for name in ("width", "image", "batch")]
@@ -79,7 +79,7 @@ class Worker:
         return json.loads(line)
 
     def step(self, contender: str) -> dict[str, float]:
-        """Makes one step of `contender`; returns its seconds."""
+        """Runs one step of `contender` and returns its seconds."""
         self._process.stdin.write(f"{contender}\n")
         self._process.stdin.flush()
         return self._answer()
@@ -92,7 +92,7 @@ class Worker:
 
 @contextlib.contextmanager
 def workers(size: dict[str, Any]) -> Iterator[tuple[Worker, Worker]]:
-    """Starts this library's worker and biotorch's."""
+    """Starts the workers of this library and of biotorch."""
     with contextlib.ExitStack() as stack:
         started = []
         for command in (
@@ -110,14 +110,14 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
 
     Raises:
         UnavailableError: if torch or biotorch is not installed.
-        RuntimeError: if the two networks are not of one size.
+        RuntimeError: if the two networks have different sizes.
     """
     for case, size in sizes.items():
         if samples.rounds(case) >= size["rounds"]:
             continue
         with workers(size) as (ours, theirs):
             if ours.facts["parameters"] != theirs.facts["parameters"]:
-                raise RuntimeError(f"not the same network: {ours.facts} and {theirs.facts}")
+                raise RuntimeError(f"the networks differ: {ours.facts} and {theirs.facts}")
             samples.note(peer={**theirs.facts["versions"], "parameters": theirs.facts["parameters"]})
             steps = {}
             for name in (*COMPARED, "backpropagation"):
@@ -143,8 +143,8 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
             f"**{case}**, width {size['width']}, batch {size['batch']}, {samples.rounds(case)} rounds. Peer: biotorch "
             f"{peer.get('biotorch')} on torch {peer.get('torch')}, a ResNet-18 of the same layers "
             f"({peer.get('parameters', 0):,} parameters) converted by `BioModule`, modes `fa` and `usf` (B = sign(W) "
-            "times a constant); backpropagation is plain Keras beside plain torch. All: float32, Nesterov momentum, "
-            "no weight decay, the same batch again and again.\n\n"
+            "times a constant); backpropagation compares plain Keras with plain torch. All: float32, Nesterov "
+            "momentum, no weight decay, the same batch in every step.\n\n"
         )
     header = ["rule", "ours (s per step)", "torch (s per step)", "ours over torch", "quartiles", "in CPU time", "limit"]
     return Report(intro + table(header, rows), checks)

@@ -1,4 +1,4 @@
-"""Worker of `peer`: this library on TensorFlow with one thread, a step at a time as it is told through a pipe."""
+"""Worker of `peer` for this library: runs single steps on TensorFlow with one thread, on request through a pipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """Says what it has built; then makes a step of a contender for each name that comes in, and times it."""
+    """Reports the network's size, then runs and times a step for each name of a contender it reads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for option in ("width", "image", "batch"):
         parser.add_argument(f"--{option}", type=int, required=True)

@@ -1,6 +1,6 @@
-"""Worker of `peer`: biotorch on torch with one thread, a step at a time as it is told through a pipe.
+"""Worker of `peer` for biotorch: runs single steps on torch with one thread, on request through a pipe.
 
-Runs in an environment that has torch and biotorch and nothing of this project: it imports neither.
+It runs in an environment with torch and biotorch and without this project, so it imports nothing of the project.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MODES = {"feedback": "fa", "sign_symmetry": "usf"}
 
 
 class Block(nn.Module):
-    """A residual block of two 3x3 convolutions, with a projection shortcut where it is the first of its group."""
+    """A residual block of two 3x3 convolutions. The first block of a group has a projection shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, project: bool):
         super().__init__()
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 def network(width: int) -> nn.Module:
-    """Returns ResNet-18 for small images, layer by layer that of `neural_alignment.models.resnet` (stem "cifar")."""
+    """Returns ResNet-18 for small images, with the same layers as `neural_alignment.models.resnet` (stem "cifar")."""
     layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     inputs = width
     for group in range(4):
@@ -52,7 +52,7 @@ def network(width: int) -> nn.Module:
 
 
 def stepper(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], dict[str, float]]:
-    """Returns a function that makes one training step and times it."""
+    """Returns a function that runs and times one training step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9, nesterov=True)
     model.train()
@@ -70,7 +70,7 @@ def stepper(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Cal
 
 
 def main() -> None:
-    """Says what it has built; then makes a step of a contender for each name that comes in, and times it."""
+    """Reports the network's size, then runs and times a step for each name of a contender it reads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for option in ("width", "image", "batch"):
         parser.add_argument(f"--{option}", type=int, required=True)

@@ -1,11 +1,11 @@
-"""Runs the benchmarks, all or those that are named, and writes RESULTS.md from their raw samples.
+"""Runs all or the named benchmarks and writes RESULTS.md from their raw samples.
 
-    make bench                                   all, the whole sizes
-    python -m benchmarks.run step_time --check   one; exits with 1 and says which figures miss their limits
-    python -m benchmarks.run --small             all at tiny sizes, to see that they work
+    make bench                                   all benchmarks at full size
+    python -m benchmarks.run step_time --check   one benchmark; exits with 1 and lists the values that miss their limits
+    python -m benchmarks.run --small             all benchmarks at tiny sizes, to test them
 
-Each benchmark runs in a process of its own. Raw samples lie in `results/`, one CSV file per benchmark, with the facts
-under which they were made in a JSON file beside it; a run that was stopped goes on where it was.
+Each benchmark runs in a separate process. The raw samples are in `results/`: one CSV file per benchmark, and a JSON
+file with the conditions of the measurement. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAMES = ("step_time", "moments", "peer", "memory", "input_pipeline", "first_step
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 a benchmark failed or, with `--check`, a figure misses its limit."""
+    """Returns the exit code: 0 if done; 1 if a benchmark failed or, with `--check`, a value misses its limit."""
     options = _parser().parse_args(arguments)
     results = options.results or (SMALL_RESULTS if options.small else RESULTS)
     if options.measure:
@@ -40,19 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (results.parent / "RESULTS.md").write_text(text, encoding="utf-8")
     print(text)
     missed = [str(check) for name in names for check in reports[name].checks if not check.held]
-    missed += [f"{name}: no figures" for name in names if not reports[name].checks]
-    print("\n".join(["misses its limit:", *missed] if missed else ["all limits are kept"]))
+    missed += [f"{name}: no values" for name in names if not reports[name].checks]
+    print("\n".join(["missed limits:", *missed] if missed else ["all values are within their limits"]))
     return int(bool(failed) or (options.check and bool(missed)))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.splitlines()[0])
     parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", type=_name, help=", ".join(NAMES))
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a figure misses its limit")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that all works")
-    parser.add_argument("--report-only", action="store_true", help="write RESULTS.md from the samples that are there")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a value misses its limit")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, to test the benchmarks")
+    parser.add_argument("--report-only", action="store_true", help="write RESULTS.md from the existing samples")
     parser.add_argument(
-        "--results", type=Path, metavar="DIR", help="folder of the raw samples; RESULTS.md goes beside it"
+        "--results", type=Path, metavar="DIR", help="folder of the raw samples; RESULTS.md is written beside it"
     )
     parser.add_argument("--measure", choices=NAMES, help=argparse.SUPPRESS)
     return parser
@@ -60,26 +60,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _name(word: str) -> str:
     if word not in NAMES:
-        raise argparse.ArgumentTypeError(f"{word!r} is no benchmark; allowed: {', '.join(NAMES)}{nearest(word, NAMES)}")
+        allowed = f"{', '.join(NAMES)}{nearest(word, NAMES)}"
+        raise argparse.ArgumentTypeError(f"{word!r} is not a benchmark; allowed: {allowed}")
     return word
 
 
 def load(name: str) -> Benchmark:
-    """Returns the benchmark called `name`."""
+    """Returns the benchmark with the given name."""
     return importlib.import_module(f"benchmarks.{name}").BENCHMARK
 
 
 def _measure_all(names: Sequence[str], results: Path, small: bool) -> list[str]:
-    """Measures one benchmark after the other; returns those that failed."""
+    """Runs one benchmark after the other and returns those that failed."""
     minutes = {name: load(name).minutes for name in names}
     failed = []
     for position, name in enumerate(names):
-        if not small:  # Of two quiet cores; less where something is measured already.
+        if not small:  # Estimates for two idle cores, without the samples that exist already.
             left = sum(minutes[other] for other in names[position:])
-            print(f"{name}: about {minutes[name]:g} min; about {left:g} min left in all")
+            print(f"{name}: about {minutes[name]:g} min; about {left:g} min left in total")
         sys.stdout.flush()
         command = [sys.executable, "-m", "benchmarks.run", "--measure", name, "--results", str(results.resolve())]
-        # oneDNN as the command line has it, whatever the processor.
+        # oneDNN is enabled on every processor, as in the command line.
         environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1", **os.environ}
         if subprocess.run([*command, *(["--small"] if small else [])], cwd=ROOT, env=environment).returncode:
             failed.append(name)
@@ -87,11 +88,11 @@ def _measure_all(names: Sequence[str], results: Path, small: bool) -> list[str]:
 
 
 def _measure(benchmark: Benchmark, results: Path, small: bool) -> int:
-    """Measures one benchmark in this process; where it cannot be run, keeps the reason beside the samples."""
+    """Runs one benchmark in this process. If it is unavailable, stores the reason beside the samples."""
     sizes = benchmark.small if small else benchmark.full
     samples = Samples(results, benchmark.name, facts(sizes))
     samples.note(missing=None)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # Many models in one process are no fault here.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # Hides warnings about many models in one process.
     try:
         benchmark.measure(samples, sizes)
     except UnavailableError as error:
@@ -101,7 +102,7 @@ def _measure(benchmark: Benchmark, results: Path, small: bool) -> int:
 
 
 def _report(benchmark: Benchmark, results: Path, small: bool) -> Report:
-    """Returns the benchmark's section; what is not measured is said."""
+    """Returns the section of a benchmark, or a note that it has not been measured."""
     sizes = benchmark.small if small else benchmark.full
     samples = Samples(results, benchmark.name)
     if missing := samples.facts.get("missing"):
@@ -109,7 +110,7 @@ def _report(benchmark: Benchmark, results: Path, small: bool) -> Report:
     if samples.facts.get("sizes") != json.loads(json.dumps(sizes)):
         return Report("Not measured yet.")
     if any(samples.rounds(case) < rounds for case, rounds in benchmark.cases(sizes).items()):
-        return Report("Not measured whole yet; the same command goes on.")
+        return Report("Not completely measured yet; run the same command to continue.")
     return benchmark.report(samples, sizes)
 
 
@@ -121,11 +122,11 @@ def document(reports: dict[str, Report], results: Path, small: bool) -> str:
     lines = [
         "# Speed and memory",
         "",
-        f"Made by `{command}`; the raw samples are in `{results.name}/`. Figures are medians; a ratio is of two steps "
-        "of one round, in which every contender makes a step in turn. Backpropagation is a model of Keras' own layers, "
-        "but for batch normalisation, which is the fused one of this library in all contenders.",
+        f"Made by `{command}`; the raw samples are in `{results.name}/`. Values are medians. A ratio compares two "
+        "steps of the same round, in which every contender runs one step in turn. Backpropagation is a model of Keras' "
+        "own layers, except that all contenders use the fused batch normalisation of this library.",
         "",
-        f"{held} of {len(checks)} limits are kept."
+        f"{held} of {len(checks)} values are within their limits."
         + "".join(f"\n- missed: {check}" for check in checks if not check.held),
     ]
     for name, report in reports.items():
@@ -134,7 +135,7 @@ def document(reports: dict[str, Report], results: Path, small: bool) -> str:
 
 
 def _conditions(samples: Samples) -> list[str]:
-    """Says on which machine and with which versions the samples were made."""
+    """Returns a line with the machine and the versions used for the samples."""
     if not samples.facts or not samples.path.exists():
         return []
     machine = samples.facts["machine"]

@@ -1,4 +1,4 @@
-"""Time of a training step of each rule over plain Keras backpropagation's, beside the floor of counted convolutions."""
+"""Time of a training step of each rule, relative to backpropagation in plain Keras and to the theoretical minimum."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from benchmarks.common import Benchmark, Check, Report, Samples, interleave, mid
 
 BASELINE = "backpropagation"
 ALTERNATING = ("weight_mirror", "symmetric")
-"""Rules that are also timed in a run that alternates between J and R, in the first case."""
+"""Rules that are also timed with alternating steps of J and R, in the first case."""
 ALTERNATING_ALLOWANCE = 0.08
-"""Over the same branch alone: backpropagation for J, a step of R written by hand for R."""
+"""Limit relative to the branch alone: backpropagation for J, a hand-written step for R."""
 
 RESNET18 = {"name": "resnet", "depth": 18, "version": 1, "stem": "cifar", "width": 64, "weight_decay": 1e-4}
 RESNET50 = {"name": "resnet", "depth": 50, "version": 1, "stem": "imagenet", "width": 64, "weight_decay": 1e-4}
@@ -24,7 +24,7 @@ SMALL = {"convnet": {"model": CONVNET, "image": 8, "batch": 2, "rounds": 2}}
 
 
 def network(rule: Any, size: dict[str, Any]) -> Any:
-    """Returns the network of one case, its layers aligned by `rule`."""
+    """Returns the network of one case with `rule` in all layers."""
     from neural_alignment import models
 
     return models.build(**size["model"], classes=10, input_shape=(size["image"], size["image"], 3), alignment=rule)
@@ -99,7 +99,7 @@ def _rules_table(samples: Samples, case: str, size: dict[str, Any]) -> tuple[str
 
 
 def _alternating_table(samples: Samples, case: str, size: dict[str, Any]) -> tuple[str, list[Check]]:
-    """Compares the steps of a run that alternates with what their branches cost alone."""
+    """Compares the steps of an alternating run with steps of a single branch."""
     from benchmarks import contenders
 
     costs = _costs(size)
@@ -117,10 +117,10 @@ def _alternating_table(samples: Samples, case: str, size: dict[str, Any]) -> tup
             rows.append([name, kind, over_base, floor, over_alone, limit])
             checks.append(Check(f"step time, {case}, {name} alternating, step of {kind} alone", over_alone, limit))
     intro = (
-        "Alternating runs, one step of J to one of R. The branch alone is backpropagation for J, and for R a forward "
-        "pass, R's gradient and Adam on B, written by hand.\n\n"
+        "Alternating runs with one step of J per step of R. The single branch is backpropagation for J, and for R "
+        "a hand-written step: forward pass, gradient of R, Adam on B.\n\n"
     )
-    header = ["rule", "step of", "over backpropagation", "floor", "over the branch alone", "limit"]
+    header = ["rule", "step of", "over backpropagation", "floor", "over the single branch", "limit"]
     return intro + table(header, rows), checks
 
 

@@ -1,4 +1,4 @@
-"""Time of a training step of the rules of Boopathy and Fiete 2022 over backpropagation's, by width (Figure 7)."""
+"""Time of a training step of the rules of Boopathy and Fiete 2022, relative to backpropagation, by width (Figure 7)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from benchmarks.common import Benchmark, Check, Report, Samples, interleave, mid
 
 BASELINE = "backpropagation"
 LIMITS = {"align_ada": 1.5, "align_zero": 1.45, "align_prop": 1.05, "fa": 1.05, "dfa": 0.85, "last_layer": None}
-"""Rule -> how often backpropagation's step its own may take at the largest width; none for no limit."""
+"""Limit on the step time relative to backpropagation at the largest width, by rule; None for no limit."""
 FLOORS = {"align_ada": "1.33", "align_zero": "1.33"}
-"""A forward pass through the frozen network, beside the three products of backpropagation."""
+"""The minimum: a forward pass through the frozen network in addition to the three products of backpropagation."""
 KEEPS = {"align_ada": 1.0, "align_zero": 1.0}
-"""Rule -> how often the network's weights it may keep beside them: W(0), and nothing for each example."""
+"""Limit on the memory of a rule relative to the weights, by rule: W(0), and nothing per example."""
 QUANTITY = "bytes kept over weights"
 
 FULL = {
@@ -25,14 +25,14 @@ SMALL = {"width 2": {"width": 2, "image": 8, "batch": 2, "rounds": 2}}
 
 
 def network(rule: Any, size: dict[str, Any]) -> Any:
-    """Returns the 8-layer CIFAR network, aligned by `rule`."""
+    """Returns the 8-layer CIFAR network with `rule` in all layers."""
     from neural_alignment import models
 
     return models.wide_cnn("cifar", size["width"], 10, (size["image"], size["image"], 3), rule)
 
 
 def rules() -> dict[str, Any]:
-    """Returns the rules by the names of the tables."""
+    """Returns the rules by their names in the tables."""
     from neural_alignment.alignments import AlignAda, AlignProp, AlignZero, DirectFeedback, Feedback, LastLayer
 
     return {
@@ -72,7 +72,7 @@ def _with_memory(step: Any, ratio: float) -> Any:
 
 
 def kept(model: Any) -> float:
-    """Returns how many bytes a rule keeps in a model, over those of the weights that backpropagation would train."""
+    """Returns the bytes that a rule stores in a model, relative to those of the weights trained by backpropagation."""
     own = [weight for weight in model.weights if weight.name == "backward_kernel"]
     network_wide = [] if model.feedback is None else model.feedback.numbers
     trained = [weight for weight in model.trainable_weights if weight.name != "backward_kernel"]
@@ -84,7 +84,7 @@ def _bytes(weights: list[Any]) -> int:
 
 
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:
-    """Returns a table of the widths, and a picture beside the samples."""
+    """Returns a table by width, and saves a figure beside the samples."""
     largest = max(sizes, key=lambda case: sizes[case]["width"])
     rows, checks = [], []
     for name, limit in LIMITS.items():
@@ -103,8 +103,8 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     header = ["rule", *sizes, f"quartiles, {largest}", "in CPU time", "floor", "limit", "kept over the weights"]
     text = (
         f"The 8-layer CIFAR-10 network, batch {sizes[largest]['batch']}, {samples.rounds(largest)} rounds; "
-        f"backpropagation takes {middle(samples.values(largest, BASELINE))[0]:.3f} s per step at {largest}. A "
-        "rule keeps weights only, and nothing per example.\n\n"
+        f"backpropagation takes {middle(samples.values(largest, BASELINE))[0]:.3f} s per step at {largest}. "
+        "Rules store only weights and nothing per example.\n\n"
         f"{table(header, rows)}\n\n![Time of a step by width]({picture.parent.name}/{picture.name})"
     )
     return Report(text, checks)

@@ -1,4 +1,4 @@
-"""What the tests share: one comparison, and a float64 NumPy account of the layers that knows nothing of the library."""
+"""Comparisons, and an independent float64 implementation of the layers in NumPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = np.ndarray
 
 
 def assert_close(actual: Any, expected: Any, kind: str | None = None) -> None:
-    """Fails unless `actual` is `expected` within the tolerance of `kind`, by default the dtype of `actual`."""
+    """Fails unless `actual` equals `expected` within the tolerance of `kind`, by default the dtype of `actual`."""
     actual = np.asarray(actual)
     tolerance = TOLERANCE[kind or (str(actual.dtype) if actual.dtype.kind in "fV" else "float64")]
     actual, expected = actual.astype(np.float64), np.asarray(expected, np.float64)
@@ -30,7 +30,7 @@ def distance(actual: Any, other: Any) -> float:
 
 
 def assert_differs(actual: Any, wrong: Any, by: float = 1e-3) -> None:
-    """Fails unless `actual` is far from `wrong`, the answer that a tempting mistake gives."""
+    """Fails unless `actual` differs clearly from `wrong`, the result of a plausible mistake."""
     assert distance(actual, wrong) > by
 
 
@@ -52,7 +52,7 @@ class DenseReference:
         return np.einsum("pi,po->io", x.reshape(-1, shape[0]), y.reshape(-1, shape[1]))
 
     def layout(self, kernel: Array) -> Array:
-        """Returns a kernel in the layout of W as the layer keeps B, or back."""
+        """Converts a kernel from the layout of W to that of B, or back."""
         return kernel.T
 
 
@@ -65,7 +65,7 @@ class ConvReference:
     dilations: tuple[int, int] = (1, 1)
 
     def _axis(self, size: int, taps: int, axis: int) -> tuple[int, int, int]:
-        """Returns the output size, and the zeros before and after one axis."""
+        """Returns the output size and the padding before and after one axis."""
         stride, reach = self.strides[axis], (taps - 1) * self.dilations[axis] + 1
         if self.padding == "VALID":
             return (size - reach) // stride + 1, 0, 0
@@ -74,7 +74,7 @@ class ConvReference:
         return out, total // 2, total - total // 2
 
     def _taps(self, shape: tuple[int, ...], kernel_shape: tuple[int, ...]):
-        """Returns the padding, and for each tap the slice of the padded input that it sees."""
+        """Returns the padding, and for each tap the slice of the padded input that it reads."""
         (rows, top, bottom), (columns, left, right) = (self._axis(shape[1 + a], kernel_shape[a], a) for a in (0, 1))
         taps = {}
         for i in range(kernel_shape[0]):
@@ -114,7 +114,7 @@ class ConvReference:
         return out
 
     def layout(self, kernel: Array) -> Array:
-        """Returns `kernel`: both kernels of a convolution have one layout."""
+        """Returns `kernel`: both kernels of a convolution have the same layout."""
         return kernel
 
 
@@ -131,7 +131,7 @@ def finite_difference(function: Any, at: Array, epsilon: float = 1e-6) -> Array:
 def two_replicas() -> Any:
     """Returns the strategy of a run on two parts of the CPU.
 
-    Two of `tf.distribute.MirroredStrategy` alone share the keys of their collective operations in one process.
+    Two plain `tf.distribute.MirroredStrategy` in one process would share the keys of their collective operations.
     """
     from neural_alignment.config import Runtime
     from neural_alignment.training import distribution
@@ -162,7 +162,7 @@ def center_batch(x: Array) -> Array:
 
 
 def standardise(x: Array, options: dict) -> Array:
-    """Feature centring, feature normalisation and batch centring, in that order, where `options` says so."""
+    """Applies feature centring, feature normalisation and batch centring, in this order, as set in `options`."""
     if options.get("feature_center"):
         x = center_features(x)
     if options.get("feature_normalize"):
@@ -173,21 +173,21 @@ def standardise(x: Array, options: dict) -> Array:
 
 
 def batch_mean(x: Array) -> float:
-    """Sums over everything and divides by the batch size."""
+    """Returns the sum over all entries divided by the batch size."""
     return x.sum() / len(x)
 
 
 def reference_signals(config: dict, linear: Any, x: Array, w: Array, b: Array, bias: Array | None, activation: Any):
-    """Returns the signals of a layer as SPEC section 1 orders the operations.
+    """Returns the signals of a layer, with the operations in the order of the published code.
 
     Args:
-        config: what stands under `alignment:`; its noise is in `x` already.
+        config: the mapping under `alignment:`. Its noise is already in `x`.
         linear: `DenseReference` or `ConvReference`.
         x: the input.
         w: W.
         b: B in the layout of W.
-        bias: the bias, or none.
-        activation: the nonlinearity that follows, or none.
+        bias: the bias, or None.
+        activation: the nonlinearity that follows, or None.
     """
     options = {"input": {}, "forward_output": {}, "backward_output": {}, **config}
     features = {k: v for k, v in options["input"].items() if k in ("feature_center", "feature_normalize")}
@@ -221,7 +221,7 @@ def reference_regulariser(
     activation: Any = None,
     signals: Any = reference_signals,
 ) -> float:
-    """Returns R_l by the formulas of Table 1 (Kunin et al. 2020), both halves of it with `update_forward`."""
+    """Returns R_l by the formulas of Table 1 (Kunin et al. 2020); with `update_forward` both halves of it."""
     s = signals(config, linear, x, w, b, bias, activation)
     decay = 0.5 * (b**2).sum()
     amp = -batch_mean(s["backward"] * s["forward"])
@@ -251,7 +251,7 @@ def reference_regulariser(
 
 @dataclass(frozen=True)
 class LayerCase:
-    """A small layer: its map, its shapes, and how `layers` spells it."""
+    """A small layer: its linear map, its shapes, and its constructor in `layers`."""
 
     name: str
     linear: Any

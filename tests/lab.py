@@ -1,4 +1,4 @@
-"""What the tests of papers' figures share."""
+"""Common parts of the tests of the papers' figures."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ def grey(figure):
 
 
 def documented(page):
-    """Returns claim -> what a page says is here, and whether it shows, of the table below its heading "Claims"."""
+    """Reads the table under the heading "Claims": by claim, our result as stated on the page and its verdict."""
     table = page.split("## Claims")[1]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
     return {claim: (here, shows) for _, claim, _, here, shows in lines[2:]}
 
 
 def verdict(cases):
-    """Returns in a page's words whether a claim holds in the cases that were looked at."""
+    """Returns in the words of a page whether a claim holds in the given cases."""
     return "yes" if all(cases) else "in part" if any(cases) else "no"

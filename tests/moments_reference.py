@@ -12,7 +12,7 @@ Array = np.ndarray
 
 
 def rectifier(t: float, beta_2: float, usable: Callable[[float], bool]) -> float | None:
-    """Returns r_t, or None where the variance cannot be used."""
+    """Returns r_t, or None if the variance cannot be used."""
     longest = 2 / (1 - beta_2) - 1
     length = longest - 2 * t * beta_2**t / (1 - beta_2**t)
     if not usable(length):
@@ -30,7 +30,7 @@ class Moments:
     v: Array | float = 0.0
 
     def update(self, g: Array) -> None:
-        """Takes in a gradient."""
+        """Updates the moments with a gradient."""
         self.m = self.beta_1 * self.m + (1 - self.beta_1) * g
         self.v = self.beta_2 * self.v + (1 - self.beta_2) * g**2
 
@@ -122,10 +122,10 @@ def trajectory(
     Args:
         reference: the optimizer.
         start: the variable before.
-        gradients: of every step, None where the optimizer rests; or the gradient as a function of the variable.
-        steps: how many.
-        rates: the learning rate of every step, where it changes.
-        count: t of the global step.
+        gradients: the gradient of every step, or None for idle steps; or the gradient as a function of the variable.
+        steps: number of steps.
+        rates: the learning rate of every step, if it changes.
+        count: a function from the global step to t.
     """
     w, out = start.astype(np.float64), []
     for step in range(steps):

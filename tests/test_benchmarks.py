@@ -1,4 +1,4 @@
-"""The benchmarks: what they count, what they keep of a run that was stopped, and that each runs at tiny sizes."""
+"""The benchmarks: stored samples, counted operations, and a run of each at tiny sizes."""
 
 import functools
 import importlib
@@ -59,7 +59,7 @@ def test_an_interrupted_run_keeps_whole_rounds_and_goes_on_after_them(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 3, 7, 20])
-def test_a_torn_end_of_the_file_costs_its_round_alone(tmp_path, cut):
+def test_an_incomplete_last_line_only_loses_its_round(tmp_path, cut):
     samples = common.Samples(tmp_path, "x", FACTS)
     for value in (1.0, 2.0):
         samples.add("case", {"a": {"seconds": value}, "b": {"seconds": 100 * value}})
@@ -97,7 +97,7 @@ def test_a_limit_is_kept_or_not(check, held):
     assert check.held is held
 
 
-# What is counted.
+# Counted operations.
 
 
 def test_every_rule_is_a_contender():
@@ -126,7 +126,7 @@ def test_the_floor_counts_multiplications():
     assert contenders.floor(costs, 2) == (backpropagation + 2 * (first + second)) / backpropagation
     assert contenders.floor(costs, 2, "R") == 3 * (first + second) / backpropagation
     assert contenders.floor(costs, 2, "J") == contenders.floor(costs, 0) == 1.0
-    assert contenders.floor(costs, 2) != 5 / 3  # with the error of the first layer, which nobody reads
+    assert contenders.floor(costs, 2) != 5 / 3  # with the error of the first layer, which is unused
 
 
 def test_the_baseline_is_plain_keras_and_as_large():
@@ -147,7 +147,7 @@ def test_the_baseline_is_plain_keras_and_as_large():
     assert len(native.losses) == len(aligned.losses) > 0
 
 
-def test_alternating_steps_are_told_apart():
+def test_alternating_steps_are_timed_separately():
     from benchmarks.step_time import CONVNET, network
 
     def build(rule):
@@ -181,7 +181,7 @@ def test_decoding_all_gives_the_pixels_of_the_fused_decoder(rng):
 
     coarse = tf.constant(rng.uniform(size=(6, 8, 3)), tf.float32)
     image = tf.image.convert_image_dtype(tf.image.resize(coarse, (90, 120)), tf.uint8)
-    # Where colour is stored at half the size, its interpolation ends at the edge of what is decoded.
+    # If colour is stored at half the size, its interpolation stops at the border of the decoded part.
     encoded = tf.io.encode_jpeg(image, chroma_downsampling=False)
     for place in range(4):
         window, another = (
@@ -205,7 +205,7 @@ class FakeWorker:
         self._seconds = seconds
 
     def step(self, contender):
-        """Takes as long as it was told."""
+        """Returns the prescribed times."""
         return {"seconds": self._seconds, "CPU seconds": self._seconds}
 
 
@@ -223,9 +223,9 @@ def test_the_peer_is_compared_step_by_step(tmp_path, monkeypatch):
     assert [(check.value, check.held) for check in checks] == [(0.5, True), (0.5, True)]
 
 
-def test_another_network_is_no_peer(tmp_path, monkeypatch):
+def test_a_different_network_is_rejected_as_peer(tmp_path, monkeypatch):
     fake_workers(monkeypatch, FakeWorker(100, 1.0), FakeWorker(99, 1.0))
-    with pytest.raises(RuntimeError, match="not the same network"):
+    with pytest.raises(RuntimeError, match="the networks differ"):
         peer.measure(common.Samples(tmp_path, "peer", {"sizes": peer.SMALL}), peer.SMALL)
 
 
@@ -239,7 +239,7 @@ def test_a_worker_that_dies_is_an_error(tmp_path):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """A folder for raw samples, and no data or peer but what a test names."""
+    """A folder for raw samples. Data and the peer are unavailable unless a test sets them."""
     for name in (peer.INTERPRETER, input_pipeline.FOLDER, "TFDS_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "results"
@@ -294,7 +294,7 @@ def test_optimizers_are_compared_with_adam_in_the_same_round(results):
     assert {type(optimizer).__name__ for optimizer in made.values()} == {"Adam", "RAdam", "SWATS"}
 
 
-def test_what_is_measured_is_not_measured_again(results, monkeypatch):
+def test_existing_samples_are_not_measured_again(results, monkeypatch):
     sizes = {**peer.SMALL}
     samples = common.Samples(results, "peer", common.facts(sizes))
     for value in (1.0, 2.0):
@@ -328,7 +328,7 @@ def test_a_rule_that_grows_faster_misses_its_limit(results, capsys):
             measured = {name: {"seconds": point**1.5} for name in (growth.BASELINE, *growth.RULES)}
             samples.add(case, {**measured, "symmetric": {"seconds": point**1.6}})
     assert run.main(["--small", "--report-only", "--check", "--results", str(results), "growth"]) == 1
-    missed = capsys.readouterr().out.split("misses its limit:\n")[1]
+    missed = capsys.readouterr().out.split("missed limits:\n")[1]
     assert missed == "exponent of fc, width, symmetric: 1.600, at most 1.550\n"
 
 
@@ -351,14 +351,14 @@ def test_the_pipeline_is_measured_on_records(results, here, tmp_path, monkeypatc
     assert len(common.Samples(results, "input_pipeline").values("training", "run", "wait")) == 1
 
 
-def test_what_is_not_there_is_said_and_misses_its_limits(results, capsys):
+def test_missing_data_are_reported_and_miss_the_limits(results, capsys):
     assert run.main(["--small", "--results", str(results), "input_pipeline"]) == 0
     assert f"Not measured: no images: set {input_pipeline.FOLDER}" in capsys.readouterr().out
     assert run.main(["--small", "--report-only", "--check", "--results", str(results), "input_pipeline"]) == 1
-    assert "input_pipeline: no figures" in capsys.readouterr().out
+    assert "input_pipeline: no values" in capsys.readouterr().out
 
 
-def test_a_name_that_is_none_is_told_in_one_line():
+def test_an_unknown_name_is_a_one_line_error():
     command = [sys.executable, "-m", "benchmarks.run", "step_tim"]
     ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert ended.returncode == 2

@@ -210,7 +210,7 @@ def test_reconstruct_is_the_adjoint_of_project(rng, reference):
 @pytest.mark.parametrize(
     ("backward_shape", "found"), [((4, 3), r"\(4, 3\)"), ((3, 5), r"\(3, 5\)"), ((3, 4, 1), r"\(3, 4, 1\)")]
 )
-def test_matmul_refuses_kernels_that_are_not_each_others_transpose(backward_shape, found):
+def test_matmul_rejects_kernels_whose_shapes_are_not_transposed(backward_shape, found):
     with pytest.raises(ValueError, match=rf"`backward_kernel`.*\(4, 3\).*{found}.*Example"):
         matmul(np.zeros((2, 4)), np.zeros((4, 3)), np.zeros(backward_shape))
 
@@ -231,7 +231,7 @@ def test_matmul_refuses_kernels_that_are_not_each_others_transpose(backward_shap
         ({"forward_kernel": np.zeros((3, 3))}, r"`forward_kernel`.*\(3, 3\)"),
     ],
 )
-def test_conv2d_says_what_is_wrong_with_an_argument(change, message):
+def test_conv2d_names_the_wrong_argument(change, message):
     arguments = {
         "inputs": np.zeros((1, 5, 5, 2)),
         "forward_kernel": np.zeros((3, 3, 2, 4)),

@@ -29,7 +29,7 @@ def kernels(rng, shape=(3, 3, 2, 3)):
 
 
 def trace_formula(a, b):
-    """Equation 10 with the traces written out, of matrices (inputs, outputs)."""
+    """Equation 10 with explicit traces, for matrices (inputs, outputs)."""
     ours, theirs = a @ a.T, b @ b.T
     return np.trace(ours @ theirs) / np.sqrt(np.trace(ours @ ours) * np.trace(theirs @ theirs))
 
@@ -46,7 +46,7 @@ def test_probes_estimate_the_trace_formula_of_the_full_operator(rng, strides):
     assert exact_alignment_score(*matrices) == pytest.approx(exact, rel=1e-12)
     score = alignment_score(linear_map, first, second, SHAPE, probes=2000)
     assert abs(score.value - exact) < 4 * score.standard_error < 0.05
-    # The kernels as matrices, without space, and equation 9 as it is printed, are something else.
+    # Ignoring space, or using equation 9 as printed, would give another result.
     flat = [kernel.reshape(-1, 3) for kernel in (first, second)]
     assert abs(trace_formula(*flat) - exact) > 4 * score.standard_error
     ours, theirs = (matrix @ matrix.T for matrix in matrices)
@@ -89,8 +89,8 @@ def test_wrong_input_is_one_line(rng):
 
 
 @pytest.mark.usefixtures("float64")
-def test_w_star_is_driven_by_the_network_that_descends(rng):
-    """Against the library's own frozen copy held by hand: a second model that never moves."""
+def test_the_reference_network_is_updated_by_the_gradients_of_the_trained_one(rng):
+    """Compares with a second model whose weights never change."""
     x, y = rng.random((4, 5, 4, 6, 2)), rng.integers(0, 3, (4, 5))
 
     def network():

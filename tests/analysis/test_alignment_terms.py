@@ -1,4 +1,4 @@
-"""Alignment terms against their index notation (S6), on a network that a few plain lines of NumPy train."""
+"""Alignment terms against their index notation (S6), on a network trained by a few lines of NumPy."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def drawn(rng):
 
 
 def trained(activation, rate=RATE, steps=STEPS, layer=LAYER, normalise=False):
-    """Trains by BP-TRW; returns the signals about one layer at every iteration, the updates of its W, and all B."""
+    """Trains by BP-TRW. Returns the signals around one layer at every iteration, the updates of its W, and all B."""
     rng = np.random.default_rng(5)
     kernels, biases, backward = drawn(rng)
     batches = [(rng.normal(size=(BATCH, SIZES[0])), rng.uniform(size=(BATCH, SIZES[-1]))) for _ in range(3)]
@@ -46,7 +46,7 @@ def trained(activation, rate=RATE, steps=STEPS, layer=LAYER, normalise=False):
 
 
 def remembered(seen, activation, rate=RATE, capacity=100):
-    """Returns the history of all iterations but the last, and the signals of the last."""
+    """Returns the history of all iterations except the last, and the signals of the last."""
     history = History(rate, activation, capacity)
     for each in seen[:-1]:
         history.append(each)
@@ -147,7 +147,7 @@ def test_the_gate_of_the_present_is_taken_at_zeta_not_at_z():
     assert_differs(term, by_index(aged, backward[LAYER], activation, 5, 0.2))
 
 
-def test_all_orders_come_one_by_one():
+def test_terms_of_all_orders_are_yielded_one_by_one():
     seen, _, _ = trained(TANH)
     history, now = remembered(seen, TANH)
     terms = dict(alignment_terms.alignment_terms(history, now))
@@ -166,7 +166,7 @@ def test_a_linear_term_is_equation_5(order):
     assert_close(alignment_terms.transformation(history, now, order), matrix)
     assert_close(alignment_terms.linear_term(history, now, kernel, order), RATE**2 * kernel.T @ matrix)
     assert_differs(alignment_terms.linear_term(history, now, kernel, order), RATE**2 * kernel.T @ matrix.T)
-    # It is the nonlinear term of a network without gates.
+    # It equals the nonlinear term of a linear network.
     seen, _, backward = trained(signals.LINEAR)
     history, now = remembered(seen, signals.LINEAR)
     term = alignment_terms.alignment_term(history, now, order)
@@ -187,7 +187,7 @@ def test_the_parts_add_up_to_the_update_to_rounding(activation, normalise):
     np.testing.assert_allclose(
         parts.alignment + parts.zero_degree + parts.remainder, moved[-1], rtol=0, atol=1e-13 * scale
     )
-    # Equation 11, with every term for itself.
+    # Equation 11, with every term computed separately.
     terms = sum(term for _, term in alignment_terms.alignment_terms(history, now))
     first = RATE * activation.value(now.inputs @ seen[0].kernel + now.bias).T @ now.errors
     np.testing.assert_allclose(parts.remainder, moved[-1] - terms - first, rtol=0, atol=1e-13 * scale)
@@ -286,7 +286,7 @@ def test_shuffled_errors_lose_their_outputs_and_keep_their_rows(rng):
     history, _ = remembered(seen, signals.TANH_RELU)
     term = alignment_terms.alignment_term(history, seen[-1], 2)
     assert_differs(alignment_terms.alignment_term(history, now, 2), term)
-    # The order of whole examples in a batch is of no effect (Note 3).
+    # The order of whole examples in a batch has no effect (Note 3).
     order = rng.permutation(BATCH)
     both = seen[-1]._replace(**{name: getattr(seen[-1], name)[order] for name in ("inputs", "errors", "returned")})
     assert_close(alignment_terms.alignment_term(history, both, 2), term)
@@ -296,7 +296,7 @@ def test_shuffled_errors_lose_their_outputs_and_keep_their_rows(rng):
 
 
 def direct(activation, rng, sizes):
-    """Trains by DFA; returns of each iteration the pass, errors, delta_d and weights; and F_0 (none) to F_(d-1)."""
+    """Trains by DFA. Returns the pass, errors, delta_d and weights of each iteration, and F_0 (None) to F_(d-1)."""
     shapes = list(itertools.pairwise(sizes))
     kernels = [rng.normal(0, 0.5, shape) for shape in shapes]
     biases = [rng.normal(0, 0.2, units) for units in sizes[1:]]
@@ -326,13 +326,13 @@ def test_factors_are_least_squares_and_what_is_left_is_perpendicular(rng):
         assert np.linalg.norm(below.rest) > 0.1
     product = found[2].factor @ found[1].factor @ found[0].factor
     assert_close(found[0].product, product)
-    # Where the layers above are wide enough, nothing is left.
+    # If the layers above are wide enough, the rest is zero.
     assert np.linalg.norm(direct_feedback.factors([rng.normal(size=(3, 8))] * 2)[0].rest) < 1e-12
 
 
 def test_direct_alignment_terms_add_up_to_the_update_and_so_do_their_four_parts(rng):
     activation, layer, order = signals.TANH_RELU, 2, 3
-    # Narrower towards the output than the output is wide: something is left in each decomposition.
+    # If the layers are narrower than the output, each decomposition has a rest.
     rows, feedback = direct(activation, rng, sizes=(7, 6, 5, 4, 3, 6))
     found = [None, *direct_feedback.factors(feedback[1:])]
     whole = History(RATE, activation, 10)

@@ -1,4 +1,4 @@
-"""The closed forms of section 4 and Appendix D against the flow of the parts that the library trains with."""
+"""The closed forms of section 4 and Appendix D against the gradients of the library."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_lambda_v_is_twice_what_the_appendix_prints_for_symmetric_and_activation
     assert RULES["symmetric"].eigenvalues(x_squared) == (0.0, 2.0)  # Printed: 0 and 1.
     assert RULES["activation"].eigenvalues(x_squared) == (0.0, 2 * x_squared)  # Printed: 0 and x^2.
     assert_close(np.array(RULES["weight_mirror"].eigenvalues(x_squared)), np.array([0.7 - x_squared, 0.7 + x_squared]))
-    # The primitives' own flow decides: the skew component falls by exp(-2 t), not exp(-t).
+    # The flow of the primitives shows that the skew component decays by exp(-2 t), not exp(-t).
     end = integrated(theory.scalar_flow(RULES["symmetric"], BATCH), [1.0, -1.0], 1.0)[-1]
     assert_close(end, np.exp(-2.0) * np.array([1.0, -1.0]), "finite difference")
     assert_differs(end, np.exp(-1.0) * np.array([1.0, -1.0]))
@@ -114,7 +114,7 @@ def test_null_ends_at_a_symmetric_point_where_weight_mirror_diverges(decay):
     assert (dynamics.weight_mirror(decay).regime() == "diverging") == (target > 0)
 
 
-def test_what_has_no_closed_form_says_so():
+def test_solution_and_fixed_point_reject_rules_without_a_closed_form():
     with pytest.raises(ValueError, match="`null` must be 0"):
         RULES["information"].solution(1.0, 1.0, np.zeros(1))
     with pytest.raises(ValueError, match="`null` and `x_squared` must be positive"):
@@ -192,7 +192,7 @@ def test_eigenvalues_at_the_minima(strategy, w_1, back):
     formula = NETWORK.minimum_eigenvalues(strategy, point)
     values = dict(zip(symbols(), [*point, point[1]][:3], strict=False))
     same_numbers(formula, symbolic_eigenvalues(strategy, values))
-    # A double eigenvalue of a defective matrix moves by the root of the rounding.
+    # A rounding error changes a double eigenvalue of a defective matrix by its square root.
     same_numbers(formula, np.linalg.eigvals(theory._differences(theory.network_flow(strategy, X, Y), point)), 1e-3)
     unstable = strategy == "feedback" and w_1**2 + back * point[1] < 0
     assert dynamics.stability(formula) == ("source" if unstable else "sink")
@@ -212,7 +212,7 @@ def test_feedback_s_further_fixed_points_are_a_line_in_the_plane_of_no_feedback(
         point = np.array([0.0, w_2, 0.0])
         np.testing.assert_allclose(NETWORK.velocity("feedback", point), 0.0, atol=1e-12)
         assert dynamics.stability(np.linalg.eigvals(NETWORK.jacobian("feedback", point))) == "undecided"
-        # With a feedback weight there is no fixed point but on the hyperbola, on which w_1 is not 0.
+        # With a nonzero feedback weight all fixed points are on the hyperbola, where w_1 is not 0.
         assert np.abs(NETWORK.velocity("feedback", np.array([0.0, w_2, 0.3]))).max() > 0.1
 
 
@@ -221,7 +221,7 @@ def test_feedback_s_further_fixed_points_are_a_line_in_the_plane_of_no_feedback(
     [("backpropagation", None, True), ("symmetric", None, True), ("feedback", 0.8, True), ("feedback", -0.9, False)],
 )
 def test_the_library_s_own_flow_returns_to_a_minimum_or_leaves_it(strategy, back, returns):
-    """Negative eigenvalues are a sink, the paper's sentence notwithstanding."""
+    """Negative eigenvalues are a sink, unlike in the paper's text."""
     point = NETWORK.minimum(strategy, 0.6, back or 0.0)
     library = theory.network_flow(strategy, X, Y)
     nudge = np.array([1e-3, 1e-3, 0.0])[: len(point)]
@@ -231,7 +231,7 @@ def test_the_library_s_own_flow_returns_to_a_minimum_or_leaves_it(strategy, back
     assert (error_after > 10 * error_before) != returns
 
 
-def test_wrong_strategies_and_states_are_told():
+def test_wrong_strategies_and_states_are_errors():
     with pytest.raises(ValueError, match=r"must be one of .* Received 'sa'"):
         NETWORK.velocity("sa", np.zeros(3))
     with pytest.raises(ValueError, match=r"shape \(2,\)"):
@@ -314,7 +314,7 @@ def test_without_decay_or_with_fixed_forward_weights_there_is_no_symmetry(data, 
 
 
 def complex_values(text):
-    """Returns the numbers of a cell such as `-1.0000, 0.5000 ± 2.0000i`."""
+    """Parses the numbers in a cell such as `-1.0000, 0.5000 ± 2.0000i`."""
     values = []
     for part in text.split(", "):
         real, _, imaginary = part.partition(" ± ")

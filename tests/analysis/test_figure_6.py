@@ -1,4 +1,4 @@
-"""Features of the layers of a run, and the figure made of them."""
+"""Features of the layers of a run, and Figure 6, which is made from them."""
 
 import os
 
@@ -45,7 +45,7 @@ def held_out(dataset):
 
 
 def pixels(dataset):
-    """The validation images as the source has them, 0 to 16."""
+    """The validation images in the scale of the source, 0 to 16."""
     images, labels = held_out(dataset)
     return np.rint(images * dataset.scale + dataset.center).astype(np.uint8), labels
 
@@ -53,7 +53,7 @@ def pixels(dataset):
 # Features.
 
 
-def test_features_are_what_the_layer_gives_in_inference_mode(finished, dataset):
+def test_features_are_the_outputs_of_the_layer_in_inference_mode(finished, dataset):
     images, _ = held_out(dataset)
     model = keras.models.load_model(f"{finished}/model.keras")
     names = [layer.name for layer in model.layers]
@@ -90,7 +90,7 @@ def test_raw_images_of_another_size_are_resized_as_a_whole(finished, dataset, tm
     raw, _ = pixels(dataset)
     np.savez(tmp_path / "images.npz", images=raw[:20].repeat(3, axis=1).repeat(3, axis=2))
     found = features.features(finished, "conv2_relu", tmp_path / "images.npz")
-    # Three times each pixel: the one in the middle is what a new pixel's centre falls on.
+    # Each pixel is repeated three times, so the centre of a new pixel is in the middle one.
     np.testing.assert_allclose(found, features.features(finished, "conv2_relu")[:20], atol=2e-4)
 
 
@@ -141,7 +141,7 @@ def test_a_full_disk_is_one_line(finished):
         features.extract(network, "dense", images, "/nowhere")
 
 
-def test_a_network_that_diverged_is_told(finished):
+def test_a_network_that_diverged_is_an_error(finished):
     network = features.trained(finished)
     kernel = network.model.get_layer("conv2").kernel
     kernel.assign(kernel * np.inf)
@@ -152,7 +152,7 @@ def test_a_network_that_diverged_is_told(finished):
 def test_the_random_network_is_the_run_s_own_first(finished):
     first, last = features.initial(finished).model, features.trained(finished).model
     for layer in ("conv2", "dense"):
-        # Feedback alignment leaves B as it was drawn: the run itself says what it drew.
+        # Feedback alignment does not change B, so the run contains its initial values.
         drawn, kept = (np.asarray(model.get_layer(layer).backward_kernel) for model in (first, last))
         assert np.array_equal(drawn, kept)
         moved, unmoved = (np.asarray(model.get_layer(layer).kernel) for model in (last, first))
@@ -182,7 +182,7 @@ def test_an_unknown_layer_is_one_line_with_the_nearest(finished):
         features.matching_layers(features.trained(finished), ["dense", "group*"])
 
 
-def test_unfinished_runs_and_wrong_images_are_told(finished, tmp_path):
+def test_unfinished_runs_and_wrong_images_are_errors(finished, tmp_path):
     with pytest.raises(RunError, match=r"is not a run directory"):
         features.features(tmp_path, "dense")
     (tmp_path / "status.json").write_text('{"state": "stopped"}')
@@ -201,7 +201,7 @@ def test_unfinished_runs_and_wrong_images_are_told(finished, tmp_path):
 
 @pytest.fixture(scope="module")
 def recordings(finished, dataset, tmp_path_factory):
-    """Units of two areas that answer as two layers of the trained network do, with noise."""
+    """Units of two areas whose responses are those of two layers of the trained network plus noise."""
     rng = np.random.default_rng(1)
     raw, labels = pixels(dataset)
     signals = []
@@ -216,7 +216,7 @@ def recordings(finished, dataset, tmp_path_factory):
     return str(path)
 
 
-def test_the_figure_finds_what_the_recordings_were_made_of(finished, recordings):
+def test_the_figure_finds_the_layers_from_which_the_recordings_were_made(finished, recordings):
     told = []
     product = figure_6({"Feedback": finished}, recordings, report=told.append)
     assert list(product.columns) == list(COLUMNS)
@@ -261,7 +261,7 @@ def test_shuffled_recordings_are_about_zero(finished, recordings, tmp_path):
         assert "corrected" not in row
 
 
-def test_what_does_not_fit_together_is_one_line(finished, recordings, dataset, tmp_path):
+def test_inconsistent_inputs_are_one_line_errors(finished, recordings, dataset, tmp_path):
     raw, _ = pixels(dataset)
     np.savez(tmp_path / "few.npz", images=raw[:-1])
     with pytest.raises(DataError, match=r"one image for each of the 360 rows .* found 359"):

@@ -86,7 +86,7 @@ def test_well_classified_are_the_smallest_errors_of_the_output(rng):
     norms = np.sqrt((errors**2).sum(axis=1))
     assert well.sum() == 30
     assert norms[well].max() < norms[~well].min()
-    # A pair with one poor example is poor.
+    # A pair with one poorly classified example counts as poorly classified.
     assert similarity.both(np.array([True, False]), np.array([True, False])).tolist() == [[True, False], [False, False]]
     with pytest.raises(ValueError, match=r"between 0 and 1. Received 60"):
         similarity.well_classified(errors, 60)
@@ -103,9 +103,9 @@ def test_the_skew_part_turns_b_by_exactly_90_degrees(rng, shape):
     assert abs(effect.symmetric_angle - 90) > 1e-3
     assert_close(transformation.symmetric(matrix) + transformation.skew(matrix), matrix)
     assert_close(transformation.skew(matrix), -transformation.skew(matrix).T)
-    # M acts from the right: on the other side the angle is of another product, and B itself is not B^T.
+    # M is multiplied from the right. From the left, or with B in place of B^T, the angle differs.
     assert effect.angle == pytest.approx(similarity.angle(backward.T, backward.T @ matrix))
-    # The ratio of the parts and the angle of the even one are all of the angle.
+    # The ratio of the parts and the angle of the symmetric part determine the angle.
     even = backward.T @ transformation.symmetric(matrix)
     cosine = np.vdot(backward.T, even) / np.linalg.norm(backward) / np.linalg.norm(backward.T @ matrix)
     assert np.cos(np.deg2rad(effect.angle)) == pytest.approx(cosine)
@@ -143,7 +143,7 @@ def test_the_plane_is_that_of_the_singular_vectors(rng):
     assert_close(np.abs(plane.axes @ vectors[:2].T), np.eye(2))
     assert_close(plane.explained, values[:2] ** 2 / (values**2).sum())
     assert_close(plane.project(rows), centred @ plane.axes.T)
-    # Directions have no centre.
+    # The centre is not subtracted from directions.
     assert_close(plane.project_direction(rows[1] - rows[0]), plane.project(rows[1]) - plane.project(rows[0]))
     assert_close(plane.project(plane.point(np.array([[1.0, -2.0]]))), np.array([[1.0, -2.0]]))
     with pytest.raises(ValueError, match="three or more points"):
@@ -165,7 +165,7 @@ def test_the_loss_on_the_plane_has_a_row_per_value_of_the_second_component(rng):
 
 
 def test_the_open_loop_is_its_definition(rng):
-    """Two iterations written out; the rate enters once, and W_0 has moved before the second."""
+    """Computes two iterations explicitly. The rate is applied once, and W_0 changes before the second."""
     angles = open_loop.run("cross_correlated", np.random.default_rng(4), 2)
     draw = np.random.default_rng(4)
     w0, w1, b1 = draw.normal(size=(20, 100)), draw.normal(size=(100, 20)), draw.normal(size=(20, 100))
@@ -187,7 +187,7 @@ def test_the_open_loop_is_its_definition(rng):
     ("condition", "low", "high"), [("constant", 50, 55), ("cross_correlated", 0, 4), ("neither", 89, 91)]
 )
 def test_signals_that_are_auto_or_cross_correlated_align_and_others_do_not(condition, low, high):
-    """The published code ends at 52.6, 2.1 and 90.1 degrees, means over 10 runs."""
+    """The published code ends at 52.6, 2.1 and 90.1 degrees (means over 10 runs)."""
     ends = [open_loop.run(condition, np.random.default_rng(seed), ITERATIONS)[-1] for seed in range(10)]
     assert low < np.mean(ends) < high
 
@@ -208,14 +208,14 @@ def test_pairs_have_a_uniform_angle_and_norm_1(rng):
 
 
 def away(product, gated):
-    """Returns how far gates move angles away from 90 degrees, or towards it."""
+    """Returns the shift of the angles by the gates, away from 90 degrees or towards them."""
     return abs((np.sign(product - 90) * (gated - product)).mean())
 
 
 def test_a_product_is_aligned_as_far_as_both_its_factors_are(rng):
     sample = random_products.sample(4000, rng)
     aligned = sample.first < 10
-    # One factor aligned: the other decides. One at 90 degrees: the product is near 90.
+    # If one factor is aligned, the angle is that of the other. If one is at 90 degrees, so is the product.
     assert np.corrcoef(sample.second[aligned], sample.product[aligned])[0, 1] > 0.95
     across = np.abs(sample.first - 90) < 5
     assert np.abs(sample.product[across] - 90).mean() < 10
@@ -238,7 +238,7 @@ def test_the_shift_by_gates_is_the_mean_over_bins_by_their_draws(rng):
             linear, gated = sample.product[own].mean(), sample.gated[own].mean()
             total += own.sum() * np.sign(linear - 90) * (gated - linear)
     assert found.mean == pytest.approx(total / 1500)
-    # Paired: as if gates and none were drawn apart, the error would be several times as large.
+    # The draws are paired. With independent draws the error would be several times as large.
     assert 0 < found.error < 0.5 * np.hypot(sample.product.std(), sample.gated.std()) / np.sqrt(1500)
     halved = random_products.gated_shift(sample._replace(gated=90 + (sample.gated - 90) / 2), width=45)
     assert halved.mean < -3

@@ -1,4 +1,4 @@
-"""Neural fits of synthetic responses whose answer is known."""
+"""Neural fits of synthetic responses with a known result."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ IMAGES, UNITS, FEATURES, REPEATS = 400, 60, 12, 8
 
 @pytest.fixture(scope="module")
 def world():
-    """Layers of features; a signal of one of them, and of what no layer has; repeats with noise."""
+    """Features of several layers, a signal from one layer and one from none of them, and noisy repeats."""
     rng = np.random.default_rng(3)
     layers = {name: rng.normal(size=(IMAGES, FEATURES)) for name in ("first", "second", "third")}
-    # The layers share a part, as those of a network do.
+    # The layers have a common part, like the layers of a network.
     layers["third"] = 0.7 * layers["second"] + 0.7 * layers["third"]
     explained = layers["second"] @ rng.normal(size=(FEATURES, UNITS)) / np.sqrt(FEATURES)
     signal = explained + 0.5 * rng.normal(size=(IMAGES, UNITS))
@@ -36,7 +36,7 @@ def test_the_split_is_75_to_25_inside_each_category():
     assert sorted([*train, *test]) == list(range(123))
     for name, count in (("cat", 60), ("car", 30), ("face", 2)):
         assert (categories[order][train] == name).sum() == count
-    # Drawn from all images alike, the categories would not come out even.
+    # If the images were drawn without regard to categories, the parts would be uneven.
     assert not np.array_equal(train, neural_fit.split_by_category(categories[order], seed=1).train)
     assert np.array_equal(train, neural_fit.split_by_category(categories[order], seed=0).train)
 
@@ -71,7 +71,7 @@ def test_the_reduction_changes_no_prediction(rng, monkeypatch, count, block_byte
     reduced = neural_fit.predictors(features, split)
     assert reduced.train.shape[1] <= min(count, 90)
     found = neural_fit.predict(reduced, responses[split.train], 10)
-    # The whole of the features, by scikit-learn.
+    # scikit-learn on the full features.
     whole = PLSRegression(10, scale=False).fit(features[split.train].astype(np.float64), responses[split.train])
     np.testing.assert_allclose(found, whole.predict(features[split.test].astype(np.float64)), atol=1e-4)
     fewer = PLSRegression(9, scale=False).fit(features[split.train].astype(np.float64), responses[split.train])
@@ -79,7 +79,7 @@ def test_the_reduction_changes_no_prediction(rng, monkeypatch, count, block_byte
 
 
 def test_many_features_are_read_from_a_file_in_parts(rng, tmp_path, monkeypatch):
-    """A layer of 20,000 outputs: never more of it in memory than a block."""
+    """Of a layer with 20,000 outputs, at most a block is in memory."""
     features = np.lib.format.open_memmap(tmp_path / "layer.npy", "w+", np.float32, (40, 20000))
     features[:] = rng.normal(size=features.shape)
     monkeypatch.setattr(neural_fit, "BLOCK_BYTES", 8 * 40 * 500)
@@ -104,7 +104,7 @@ def test_many_features_are_read_from_a_file_in_parts(rng, tmp_path, monkeypatch)
     )
 
 
-def test_a_layer_that_says_nothing_predicts_the_mean(rng):
+def test_a_constant_layer_predicts_the_mean(rng):
     split = neural_fit.split_by_category(np.repeat([0, 1], 20))
     reduced = neural_fit.predictors(np.ones((40, 100)), split)
     responses = rng.normal(size=(30, 3))
@@ -113,7 +113,7 @@ def test_a_layer_that_says_nothing_predicts_the_mean(rng):
     assert np.isnan(neural_fit.pearson(predictions, rng.normal(size=(10, 3)))).all()
 
 
-def test_wrong_arguments_are_told(rng):
+def test_wrong_arguments_are_errors(rng):
     split = neural_fit.split_by_category(np.repeat([0, 1], 20))
     features, responses = rng.normal(size=(40, 6)), rng.normal(size=(40, 3))
     with pytest.raises(ValueError, match="less than the number of training images, 30"):
@@ -150,7 +150,7 @@ def test_split_halves_recover_the_reliability(rng, repeats):
     found = neural_fit.reliability(noisy)
     error = found.std(ddof=1) / np.sqrt(len(found))
     assert abs(found.mean() - reliability_of_mean(repeats)) < 3 * error
-    # Halves alone, and the formula for an even number, are something else.
+    # Uncorrected halves, or the formula for an even number, would give another result.
     assert abs(reliability_of_mean(repeats // 2) - found.mean()) > 10 * error
     if repeats == 7:
         assert abs(reliability_of_mean(6) - found.mean()) > 3 * error
@@ -177,7 +177,7 @@ def test_noise_without_a_signal_has_no_reliability(rng):
 def test_the_correction_recovers_the_correlation_with_the_noiseless_response(world):
     layers, signal, repeats, _, areas, split = world
     fits = neural_fit.fit(layers["second"], repeats, areas, split)
-    # What could be known only here: the same predictions against the signal itself.
+    # The reference, only available in a test: the same predictions against the noiseless signal.
     reduced = neural_fit.predictors(layers["second"], split)
     for area, fit in fits.items():
         units = areas == area
@@ -197,7 +197,7 @@ def test_the_fit_is_near_its_ceiling_and_finds_the_layer(world):
     layers, _, repeats, _, areas, split = world
     fits = {name: neural_fit.fit(features, repeats, areas, split) for name, features in layers.items()}
     assert neural_fit.best_layers(fits) == {"V4": "second", "IT": "second"}
-    # Explained variance 1, unexplained 0.25, noise 4 / 8: what the true weights themselves would give.
+    # Explained variance 1, unexplained 0.25, noise 4 / 8: the correlation with the true weights.
     ceiling = np.sqrt(1.0 / 1.75)
     for area, fit in fits["second"].items():
         assert fit.units == (areas == area).sum()
@@ -208,7 +208,7 @@ def test_the_fit_is_near_its_ceiling_and_finds_the_layer(world):
     assert_close(fit.sem, np.std(fit.correlations, ddof=1) / np.sqrt(len(fit.correlations)))
 
 
-def test_means_alone_are_fitted_as_the_mean_over_repeats(world):
+def test_means_are_fitted_like_means_over_repeats(world):
     layers, _, repeats, _, areas, split = world
     alone = neural_fit.fit(layers["second"], repeats.mean(axis=2), areas, split)
     repeated = neural_fit.fit(layers["second"], repeats, areas, split)
@@ -217,7 +217,7 @@ def test_means_alone_are_fitted_as_the_mean_over_repeats(world):
         assert alone[area].corrected is None
 
 
-def test_areas_are_fitted_each_for_itself(world):
+def test_areas_are_fitted_separately(world):
     layers, _, repeats, _, areas, split = world
     both = neural_fit.fit(layers["second"], repeats, areas, split)
     alone = neural_fit.fit(layers["second"], repeats[:, areas == "IT"], areas[areas == "IT"], split)
@@ -233,7 +233,7 @@ def test_shuffled_responses_are_about_zero(world):
     # Under chance a correlation over n images has the variance 1 / (n - 1), a median over units pi / 2 times a mean's.
     deviation = np.sqrt(np.pi / 2 / UNITS / (len(split.test) - 1))
     assert abs(fit.median) < 4 * deviation
-    # Tested on what it was fitted to, the same regression would claim to predict them.
+    # On its training images the same regression would seem to predict them.
     leaking = neural_fit.Split(np.arange(IMAGES), split.test)
     assert neural_fit.fit(layers["second"], shuffled, areas, leaking)["IT"].median > 8 * deviation
 

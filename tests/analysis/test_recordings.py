@@ -1,4 +1,4 @@
-"""Files of recordings: what they hold, and one line for each that is not one."""
+"""Files of recordings: reading valid files, and one-line errors for invalid ones."""
 
 import os
 import pickle
@@ -148,7 +148,7 @@ def test_flipped_bytes_of_an_npz_are_found(tmp_path, rng):
         load_recordings(str(path))
 
 
-def test_a_lone_array_is_no_npz(tmp_path):
+def test_a_single_array_is_not_an_npz_file(tmp_path):
     path = tmp_path / "recordings.npz"
     with path.open("wb") as file:
         np.save(file, np.zeros((6, 3)))
@@ -180,7 +180,7 @@ def test_nothing_is_unpickled(tmp_path, rng):
 
 
 @pytest.mark.parametrize("kind", ["external", "soft", "group", "virtual", "elsewhere"])
-def test_hdf5_that_leads_elsewhere_is_refused(tmp_path, rng, kind):
+def test_hdf5_links_are_rejected(tmp_path, rng, kind):
     secret = write(tmp_path / "secret.h5", {"responses": rng.normal(size=(6, 3))})
     path = write(tmp_path / "recordings.h5", {k: v for k, v in content(rng).items() if k != "responses"})
     with h5py.File(path, "a") as file:

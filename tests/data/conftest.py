@@ -1,4 +1,4 @@
-"""Real data where it is, and small files of every kind where it is not."""
+"""Fixtures for real data, if available, and for small files of every kind."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def imagenet_sample():
 
 @pytest.fixture
 def prepared():
-    """Skips unless a TFDS data set is on disk."""
+    """Skips the test unless a TFDS data set is on disk."""
 
     def check(name):
         directory = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
@@ -57,12 +57,12 @@ def write_records(path, records):
 
 
 def identity_image(number, side=8):
-    """An image that tells its number: both bytes of it, everywhere."""
+    """An image that encodes its number: both bytes, in every pixel."""
     return np.broadcast_to(np.array([number // 256, number % 256, 7], np.uint8), (side, side, 3))
 
 
 def numbers_of(images):
-    """The numbers in a batch of identity images, scaled to [-1, 1]."""
+    """Returns the numbers encoded in a batch of such images scaled to [-1, 1]."""
     pixels = np.rint((np.asarray(images)[:, 0, 0] + 1) * 127.5).astype(int)
     return pixels[:, 0] * 256 + pixels[:, 1]
 
@@ -74,7 +74,7 @@ class Files:
         self.directory = directory
 
     def imagenet(self, name="train", shards=3, per_shard=11, label=lambda number: number % 10 + 1, side=8):
-        """TFRecords as of ImageNet; image n holds n. Returns the pattern."""
+        """Writes TFRecords in the layout of ImageNet; image n encodes n. Returns the pattern."""
         for shard in range(shards):
             numbers = range(shard * per_shard, (shard + 1) * per_shard)
             records = [
@@ -85,7 +85,7 @@ class Files:
         return str(self.directory / f"{name}-*")
 
     def tfds(self, images, labels, name="toy", *, dimensions, classes=10, splits=("train", "test"), feature="image"):
-        """A prepared TFDS set of encoded images, the same in every split, in two files. Returns the data directory."""
+        """Writes a prepared TFDS set with the same images in every split, in two files. Returns the data directory."""
         directory = self.directory / "tfds" / name / "1.0.0"
         directory.mkdir(parents=True)
         half = len(labels) // 2

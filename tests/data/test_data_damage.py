@@ -1,4 +1,4 @@
-"""Damaged files: the run stops and names file and record, or skips as many as are tolerated, each counted once."""
+"""Damaged files: a run stops and names file and record, or skips tolerated records and counts each of them once."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def batches_of(dataset, steps=STEPS, **share):
 
 
 def explained(dataset, batches):
-    """The line that a data set says of what iterating raises, and how many batches came before."""
+    """Returns the data set's explanation of the error during iteration, and the number of batches before it."""
     seen = []
     with pytest.raises(tf.errors.OpError) as raised:
         seen.extend(batches)
@@ -50,7 +50,7 @@ def explained(dataset, batches):
 
 
 def refused(function, *arguments, **options):
-    """The line of the `DataError` that a call raises."""
+    """Returns the message of the `DataError` raised by a call."""
     with pytest.raises(DataError) as raised:
         function(*arguments, **options)
     assert "\n" not in str(raised.value)
@@ -58,7 +58,7 @@ def refused(function, *arguments, **options):
 
 
 def spoil(path, tools, *spoiled):
-    """Replaces the images of records by what is none; returns the path as a string."""
+    """Replaces the images of records by invalid bytes and returns the path as a string."""
     records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
     for number in spoiled:
         records[number] = tools.example("image/encoded", b"this is not an image", "image/class/label", 1)
@@ -76,7 +76,7 @@ def flip_a_bit(path, number):
 
 @pytest.fixture
 def photographs(files, tools):
-    """Training and validation patterns of small JPEGs that crops tell apart; the first is also returned as numbers."""
+    """Training and validation patterns of small JPEGs that are distinguishable after cropping, and the numbers."""
     generator = np.random.default_rng(0)
     for name in ("train", "validation"):
         for shard in range(3):
@@ -94,7 +94,7 @@ def photographs(files, tools):
 
 
 def with_substitutes(batches, damaged):
-    """Clean batches in which the next row, beginning again at the first, stands for each with a damaged label."""
+    """Replaces each row with a damaged label in clean batches by the next row, wrapping around at the end."""
     for images, labels in batches:
         rows = np.arange(len(labels))
         for row in rows:
@@ -109,8 +109,8 @@ def assert_same_batches(first, second):
             np.testing.assert_array_equal(array, expected)
 
 
-def test_another_row_of_the_batch_stands_for_a_damaged_record(photographs, files, tools):
-    """Labels tell the records: shard 1 holds 11 to 21."""
+def test_a_damaged_record_is_replaced_by_another_row_of_the_batch(photographs, files, tools):
+    """The labels identify the records: shard 1 contains 11 to 21."""
     clean = batches_of(load(*photographs), 2 * STEPS)
     path = spoil(files.directory / "train-00001-of-00003", tools, 3)
     flip_a_bit(files.directory / "train-00001-of-00003", 4)
@@ -131,7 +131,7 @@ def test_another_row_of_the_batch_stands_for_a_damaged_record(photographs, files
 
 
 def test_a_damaged_record_counts_from_its_step_on(photographs, files, tools):
-    """However far ahead batches are made."""
+    """The count does not depend on the number of prefetched batches."""
     clean = batches_of(load(*photographs, shuffle=False), STEPS)
     spoil(files.directory / "train-00002-of-00003", tools, 7)
     step = next(step for step, (_, labels) in enumerate(clean) if 2 * 11 + 7 in labels)
@@ -154,8 +154,8 @@ def test_the_run_stops_at_one_more_than_tolerated(photographs, files, tools):
     assert dataset.corrupt_records == []
 
 
-def test_the_error_alone_tells_the_record(photographs, files, tools):
-    """Nothing else is read: the other files are gone."""
+def test_the_error_is_sufficient_to_find_the_record(photographs, files, tools):
+    """No other file is read: they are deleted."""
     path = spoil(files.directory / "train-00001-of-00003", tools, 6)
     dataset = load(*photographs)
     with pytest.raises(tf.errors.OpError) as raised:
@@ -181,7 +181,7 @@ def test_validation_leaves_damaged_records_out(photographs, files, tools, fill):
     assert "In `validation_files`: The image of record 1" in message
 
 
-def test_a_batch_of_damaged_records_alone_is_an_error(photographs, files, tools):
+def test_a_batch_with_only_damaged_records_is_an_error(photographs, files, tools):
     spoil(files.directory / "train-00000-of-00003", tools, *range(4, 8))
     dataset = load(*photographs, tolerate_corrupt=20, batch_size=4, shuffle=False)
     message, before = explained(dataset, dataset.train().take(9))
@@ -193,12 +193,12 @@ def test_a_batch_of_damaged_records_alone_is_an_error(photographs, files, tools)
 
 
 def truncate(path, records):
-    """Cuts a file in the middle of a record, so that this many are left."""
+    """Truncates a file in the middle of a record, so that `left` records remain."""
     lengths = [len(record.numpy()) + 16 for record in tf.data.TFRecordDataset(str(path))]
     path.write_bytes(path.read_bytes()[: sum(lengths[:records]) + lengths[records] // 2])
 
 
-def test_what_a_truncated_file_lacks_is_damaged(photographs, files):
+def test_records_lost_in_a_truncated_file_are_damaged(photographs, files):
     clean = batches_of(load(*photographs))
     path = files.directory / "train-00001-of-00003"
     truncate(path, 8)
@@ -273,7 +273,7 @@ def test_wrong_tolerance(photographs, value):
 
 
 def toy(files, tools, spoiled):
-    """A prepared set of 30 images in two files; both splits are the same, but for one damaged training record."""
+    """A prepared set of 30 images in two files. Both splits are equal, except for one damaged training record."""
     images = np.random.default_rng(1).integers(0, 256, (30, 6, 6, 3), np.uint8)
     directory = files.tfds([tools.encode(image) for image in images], np.arange(30), dimensions=(6, 6, 3), classes=30)
     path = files.directory / "tfds/toy/1.0.0/toy-train.tfrecord-00001-of-00002"
@@ -310,7 +310,7 @@ def test_in_memory_a_damaged_record_is_replaced_as_in_a_stream(files, tools):
 
 
 def whole(directory, tools):
-    """The same data set with its damaged record mended: all that it changes is this one."""
+    """Compares with the same data set without damage: only the damaged record differs."""
     path = tf.io.gfile.join(directory, "toy/1.0.0/toy-train.tfrecord-00001-of-00002")
     records = [record.numpy() for record in tf.data.TFRecordDataset(path)]
     records[7] = tools.example("image", tools.encode(np.zeros((6, 6, 3))), "label", 22)
@@ -331,7 +331,7 @@ def test_in_memory_validation_leaves_damaged_records_out(files, tools, fill):
 
 
 def test_a_missing_file_of_a_prepared_set(files, tools, monkeypatch):
-    """Its metadata say how many records it held."""
+    """The metadata contain the number of records."""
     directory, path, _ = toy(files, tools, spoiled=None)
     path.unlink()
     message = refused(load_toy, directory)

@@ -30,7 +30,7 @@ def bilinear(image, size):
 
 
 def photograph(height=150, width=200):
-    """Smooth colours with an edge, so that JPEG keeps them well."""
+    """Smooth colours with an edge, which JPEG preserves well."""
     y, x = np.mgrid[0:height, 0:width]
     image = np.stack([x * 255 / width, y * 255 / height, 128 + 100 * np.sin(x / 17 + y / 23)], axis=-1)
     image[30:60, 40:90] = 255 - image[30:60, 40:90]
@@ -69,7 +69,7 @@ def test_resnet_evaluation_is_the_centre_of_the_image_with_shorter_side_256(tool
 
 
 def test_resnet_evaluation_scales_to_256_then_takes_224(tools):
-    """The definition with the resize first, on a ramp, where bilinear interpolation is exact."""
+    """Compares with resizing first, on a ramp, for which bilinear interpolation is exact."""
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
     whole = bilinear(ramp, 256)[16:240, 16:240]
     result = pixels_of_resnet(imagenet.resnet_evaluation(tools.encode(ramp), 224))
@@ -88,8 +88,8 @@ def test_inception_evaluation_is_the_central_part(tools, height, width):
     assert window.shape[:2] == (height - 2 * top, width - 2 * left)
 
 
-def test_training_crops_have_the_area_and_the_aspect_that_are_said(tools):
-    """The window is read off an image whose pixels are their own coordinates."""
+def test_training_crops_have_the_documented_area_and_aspect_ratio(tools):
+    """The window is determined from an image whose pixels are their coordinates."""
     height, width = 160, 240
     y, x = np.mgrid[0:height, 0:width]
     encoded = tf.constant(tools.encode(np.stack([x, y, 0 * x], axis=-1)))
@@ -132,7 +132,7 @@ def test_both_preprocessings_take_the_same_crop(tools):
 
 
 def test_crop_in_the_decoder_equals_crop_of_the_decoded(tools):
-    """A JPEG and the PNG of its decoded pixels give the same, though only the JPEG is cropped by its decoder."""
+    """A JPEG and a PNG of its decoded pixels give the same crop, although only the JPEG decoder crops."""
     jpeg = tools.encode(photograph(), "JPEG", quality=95, subsampling=0)
     png = tools.encode(decoded(jpeg))
     for number in range(5):

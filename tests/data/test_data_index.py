@@ -1,4 +1,4 @@
-"""The index of TFRecord files: against TensorFlow's reader, and what an index file is believed."""
+"""The index of TFRecord files, compared with TensorFlow's reader, and the validation of index files."""
 
 import io
 
@@ -12,7 +12,7 @@ from neural_alignment.errors import DataError
 
 
 def offsets_of(path):
-    """Where the records of a whole file begin, and the last ends: from what TensorFlow reads."""
+    """Computes the offsets of the records of an intact file from the records that TensorFlow reads."""
     return np.cumsum([0, *(len(record.numpy()) + 16 for record in tf.data.TFRecordDataset(str(path)))])
 
 
@@ -24,7 +24,7 @@ def paths(files):
 
 @pytest.fixture
 def walked(monkeypatch):
-    """The paths that are walked."""
+    """The paths of the files that are indexed."""
     seen, walk = [], index.walk
     monkeypatch.setattr(index, "walk", lambda path: seen.append(path) or walk(path))
     return seen
@@ -57,7 +57,7 @@ def test_a_file_that_ends_within_a_record(paths, files, cut):
     assert "end within record 6" in found.fault
 
 
-def test_an_index_file_saves_the_walk(paths, tmp_path, walked):
+def test_an_index_file_avoids_indexing_again(paths, tmp_path, walked):
     kept = str(tmp_path / "kept" / "index.npz")
     first = index.index_files(paths, kept)
     assert sorted(walked) == paths
@@ -68,7 +68,7 @@ def test_an_index_file_saves_the_walk(paths, tmp_path, walked):
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["index.npz"]
 
 
-def test_a_file_of_another_size_is_walked_again(paths, files, tmp_path, walked):
+def test_a_file_of_another_size_is_indexed_again(paths, files, tmp_path, walked):
     kept = str(tmp_path / "index.npz")
     index.index_files(paths, kept)
     files.imagenet("train", shards=3, per_shard=12)
@@ -80,7 +80,7 @@ def test_a_file_of_another_size_is_walked_again(paths, files, tmp_path, walked):
 
 
 @pytest.mark.parametrize("damage", ["noise", "truncated", "pickle", "lengths", "types", "format"])
-def test_an_index_file_that_is_wrong_is_made_anew(paths, tmp_path, walked, damage):
+def test_a_wrong_index_file_is_rewritten(paths, tmp_path, walked, damage):
     kept = tmp_path / "index.npz"
     expected = index.index_files(paths, str(kept))
     arrays = dict(np.load(kept))

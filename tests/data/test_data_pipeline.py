@@ -1,4 +1,4 @@
-"""Both pipelines: every example once, the order and the pixels a function of the seed, resuming at any step."""
+"""Both pipelines: every example occurs once, order and pixels depend on the seed, runs resume at any step."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def assert_same_batches(first, second):
 
 
 def in_memory(batch_size=8, seed=0, shuffle=True, validation_batch_size=None, **options):
-    """Image n holds n everywhere; its label is n % 10."""
+    """Image n has the value n in every pixel and the label n % 10."""
     numbers = np.arange(EXAMPLES, dtype=np.uint8)
     arrays = pipeline.Arrays(np.broadcast_to(numbers[:, None, None, None], (EXAMPLES, 6, 5, 2)).copy(), numbers % 10)
     batching = pipeline.Batching(batch_size, seed, shuffle, validation_batch_size)
@@ -69,7 +69,7 @@ def build(request):
 
 @pytest.fixture
 def numbers_of(build, tools):
-    """Reads the examples' numbers off a batch of images."""
+    """Returns the numbers of the examples in a batch of images."""
     return (lambda images: images[:, 0, 0, 0].astype(int)) if build is in_memory else tools.numbers_of
 
 
@@ -123,7 +123,7 @@ def test_without_shuffling_the_order_is_that_of_the_files(build, numbers_of):
         np.testing.assert_array_equal(epoch_of(dataset, epoch, numbers_of), np.arange(48))
 
 
-def test_the_order_depends_on_the_seed_alone(build, numbers_of):
+def test_the_order_depends_only_on_the_seed(build, numbers_of):
     first = take(build(seed=3).train(), 8)
     tf.random.set_seed(77)
     assert_same_batches(first, take(build(seed=3).train(), 8))
@@ -132,13 +132,13 @@ def test_the_order_depends_on_the_seed_alone(build, numbers_of):
 
 
 @pytest.mark.parametrize("start_step", [1, 13])
-def test_resuming_yields_what_the_run_from_0_yields(build, start_step):
+def test_a_resumed_run_yields_the_same_batches_as_a_run_from_step_0(build, start_step):
     dataset = build()
     assert_same_batches(take(dataset.train(), 16)[start_step:], take(dataset.train(start_step), 16 - start_step))
 
 
 def test_neighbouring_seeds_and_epochs_give_unrelated_orders():
-    """Place against value over many permutations: uniform, which `index_shuffle` with the plain seed is not."""
+    """Positions and values over many permutations are uniform, unlike `index_shuffle` with the plain seed."""
     size, epochs = 20, 800
     for by_epoch in (True, False):
         counts = np.zeros((size, size))

@@ -1,4 +1,4 @@
-"""Seeking: a run that resumes reads one window again at most, the order mixes well, workers share each batch."""
+"""Resuming in the middle of an epoch, the quality of the order, and the division of batches among workers."""
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ def epoch_order(order, epoch):
     return np.concatenate(parts)
 
 
-def test_an_epoch_is_a_permutation_that_parts_neighbours():
+def test_an_epoch_is_a_permutation_that_separates_neighbours():
     """20,480 records in blocks of 32, windows of 2,048: neighbours are drawn independently within a window."""
     order = Order(blocks_of([32] * 640), 20480, 20480, window=2048, seed=3, shuffle=True)
     epochs = [epoch_order(order, epoch) for epoch in range(2)]
     blocks_alone = order.stream(tf.constant(0, tf.int64)).records(tf.range(20480, dtype=tf.int64)).numpy()
 
     def adjacent(seen):
-        """Which part of all neighbours in the run are neighbours in the files."""
+        """Returns the fraction of neighbours in the run that are neighbours in the files."""
         return np.mean(np.abs(np.diff(seen)) == 1)
 
     for seen in epochs:
@@ -51,7 +51,7 @@ def test_an_epoch_is_a_permutation_that_parts_neighbours():
     assert np.mean(epochs[0] == epochs[1]) < 0.01
 
 
-def test_any_position_is_found_alone():
+def test_any_position_is_found_without_the_others():
     """Blocks and windows of uneven sizes, and an epoch that leaves some records out."""
     sizes = [5, 1, 5, 5, 3, 4, 5]
     order = Order(blocks_of(sizes), 27, 24, window=7, seed=1, shuffle=True)
@@ -101,7 +101,7 @@ def load(pattern, files, shuffle=True, batch_size=BATCH, **options):
 
 @pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_resuming_reads_at_most_one_window_again(shards, files, tools, monkeypatch, shuffle):
-    """What comes before is overwritten, and a record is kept of what is read."""
+    """The earlier records are overwritten, and all reads are recorded."""
     monkeypatch.setattr(records, "BLOCK_RECORDS", 4)
     dataset = load(shards, files, shuffle)
     run = list(dataset.train().take(STEPS).as_numpy_iterator())
@@ -128,12 +128,12 @@ def test_resuming_reads_at_most_one_window_again(shards, files, tools, monkeypat
     monkeypatch.setattr(records.Records, "_run_or_pieces", recorded)
     resumed = dataset.train(start).take(STEPS - start).as_numpy_iterator()
     first = next(resumed)
-    # Whatever else is read ahead is of the next epoch, and comes after all of this one.
+    # All other prefetched records belong to the next epoch and come after this one.
     of_epoch = [(record, count) for record, count in list(read)[: len(needed) // 4]]
     assert {record + place for record, count in of_epoch for place in range(count)} <= set(needed)
     assert len(of_epoch) >= window // 4
     assert_same_batches([first, *resumed], run[start:])
-    with pytest.raises(tf.errors.OpError):  # what was overwritten is needed by the run from the start
+    with pytest.raises(tf.errors.OpError):  # a run from the start needs the overwritten records
         list(dataset.train().take(1))
 
 
@@ -177,7 +177,7 @@ def shared(request, files, tools, monkeypatch):
     return in_memory(8) if request.param == "in memory" else streamed(8, files, tools, monkeypatch)
 
 
-def test_workers_get_together_what_one_gets_alone(shared):
+def test_workers_together_get_the_batches_of_a_single_worker(shared):
     alone = list(shared.train(3).take(5).as_numpy_iterator())
     workers = [shared.train(3, worker, workers=2) for worker in range(2)]
     for dataset in workers:
@@ -205,8 +205,8 @@ def test_validation_over_workers_counts_every_example_once(shared, workers):
     assert sorted(label for batches in bare for _, labels in batches for label in labels) == list(range(54))
 
 
-def test_a_worker_decodes_its_own_rows_alone(shards, files, tools):
-    """A record that cannot be decoded stops the worker whose row it is, and not the other."""
+def test_a_worker_decodes_only_its_own_rows(shards, files, tools):
+    """An undecodable record stops only the worker that processes its row."""
     records_of = [record.numpy() for record in tf.data.TFRecordDataset(str(files.directory / "train-00000-of-00004"))]
     records_of[10] = tools.example("image/encoded", b"no image", "image/class/label", 1)
     tools.write_records(files.directory / "train-00000-of-00004", records_of)

@@ -1,4 +1,4 @@
-"""The sources: what they load, and one clear line for whatever is wrong with the data."""
+"""The data sources, and one-line errors for invalid data."""
 
 import json
 import pathlib
@@ -30,7 +30,7 @@ def first_epoch(dataset):
 
 
 def raised_by(function, *arguments, **options):
-    """The message of the `DataError` that a call raises, which must be one line."""
+    """Returns the message of the `DataError` raised by a call. It must be one line."""
     with pytest.raises(DataError) as raised:
         function(*arguments, **options)
     assert isinstance(raised.value, InputError)
@@ -40,7 +40,7 @@ def raised_by(function, *arguments, **options):
 
 
 def explained(dataset, batches):
-    """What a data set says of the error that iterating raises."""
+    """Returns the data set's explanation of the error during iteration."""
     with pytest.raises(tf.errors.OpError) as raised:
         for _ in batches:
             pass
@@ -150,7 +150,7 @@ def test_digits_fraction_out_of_range(fraction):
     assert f"; found {fraction!r}" in message
 
 
-# What is known before the data are read
+# Facts known before the data are read
 
 
 FACTS = ("input_shape", "classes", "train_examples", "validation_examples", "steps_per_epoch")

@@ -21,7 +21,7 @@ PLAN = {
 
 @pytest.fixture
 def toy(files, tools):
-    """A configuration on 30 images of noise, the same in both splits; the labels can be read off them."""
+    """A configuration with 30 noise images, the same in both splits. The images encode the labels."""
     images = np.random.default_rng(0).integers(0, 120, (30, 6, 6, 1), np.uint8)
     labels = np.arange(30) % 3
     images[np.arange(30), labels, 0] = 255
@@ -32,7 +32,7 @@ def toy(files, tools):
 
 
 @pytest.mark.parametrize("standardize", [False, True])
-def test_its_measures_stand_in_every_row_and_are_those_of_the_model(toy, tmp_path, standardize):
+def test_every_row_contains_the_metrics_of_the_model_on_the_test_split(toy, tmp_path, standardize):
     plan, images, labels = toy
     plan["data"]["standardize"] = standardize
     run.train(configuration.parse(plan), tmp_path / "run")
@@ -54,7 +54,7 @@ def test_its_measures_stand_in_every_row_and_are_those_of_the_model(toy, tmp_pat
     assert [row["J"] for row in alone[1:]] == [row["J"] for row in rows[1:]]  # It changes nothing.
 
 
-def test_what_has_no_such_split_is_refused_in_one_line_and_leaves_nothing(toy, tmp_path):
+def test_a_missing_split_is_rejected_in_one_line_without_leftovers(toy, tmp_path):
     plan, _, _ = toy
     with pytest.raises(ConfigError, match=r"evaluation.test_split: must be null with data.source digits.*found 'test"):
         configuration.parse({**plan, "data": {"source": "digits"}})
@@ -65,8 +65,8 @@ def test_what_has_no_such_split_is_refused_in_one_line_and_leaves_nothing(toy, t
     assert not (tmp_path / "run").exists()
 
 
-def test_what_would_be_standardised_otherwise_is_refused(toy, tmp_path, monkeypatch):
-    """One part in memory, by the mean of the training images, the other streamed, to [-1, 1]."""
+def test_a_split_with_another_standardisation_is_rejected(toy, tmp_path, monkeypatch):
+    """One split is in memory, standardised by the training images; the other is streamed, scaled to [-1, 1]."""
     plan, _, _ = toy
     config = configuration.parse({**plan, "data": {**plan["data"], "standardize": True}})
     monkeypatch.setattr(run.setup, "load_test_data", lambda *_: object())

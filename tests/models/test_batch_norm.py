@@ -93,7 +93,7 @@ def test_the_moving_variance_is_the_batchs_own_and_not_the_estimate_that_the_ker
         ({"synchronized": True}, SHAPE, tf.float32),
     ],
 )
-def test_what_the_kernel_does_not_do_is_done_by_keras(options, shape, dtype):
+def test_unsupported_inputs_use_the_implementation_of_keras(options, shape, dtype):
     x = images(shape, dtype)
     fused, reference = twins(shape, **options)
     assert KERNEL not in kernels(fused, x)
@@ -111,7 +111,7 @@ def test_in_inference_and_when_frozen_the_moving_statistics_are_used_and_stay():
         np.testing.assert_array_equal(fused.moving_mean, before)
 
 
-def test_a_mask_is_heeded():
+def test_a_mask_is_respected():
     x, mask = images(), np.random.default_rng(4).integers(0, 2, SHAPE[:3]).astype(bool)
     fused, reference = twins()
     np.testing.assert_array_equal(fused(x, training=True, mask=mask), reference(x, training=True, mask=mask))
@@ -124,7 +124,7 @@ def test_a_mask_is_heeded():
         lambda: convnet([4], 10, (8, 8, 3), batch_norm=True),
     ],
 )
-def test_the_models_have_it_and_are_loaded_with_it(model, tmp_path):
+def test_the_models_use_it_and_are_loaded_with_it(model, tmp_path):
     model = model()
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert norms

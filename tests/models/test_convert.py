@@ -50,7 +50,7 @@ def test_weights_and_outputs_are_kept_and_the_model_is_left_as_it_was(build):
     assert not any(isinstance(layer, (Dense, Conv2D)) for layer in model._flatten_layers())
 
 
-def test_what_is_converted_and_left_is_reported():
+def test_converted_and_unconverted_layers_are_reported():
     result = convert(sequential(), RULE)
     assert result.converted == {"conv": "symmetric", "hidden": "symmetric", "last": "symmetric"}
     assert result.left == {"depthwise": "DepthwiseConv2D has no aligned form"}
@@ -109,7 +109,7 @@ def test_an_aligned_model_is_converted_and_what_a_network_rule_keeps_begins_at_i
         convert(model, RULE)
 
 
-def test_what_cannot_be_aligned_is_an_error_not_backpropagation():
+def test_a_layer_that_cannot_be_aligned_is_an_error_not_backpropagation():
     grouped = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, groups=2)])
     with pytest.raises(ValueError, match="`groups` must be 1"):
         convert(grouped, RULE)

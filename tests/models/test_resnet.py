@@ -127,7 +127,7 @@ def test_weight_decay_is_on_forward_kernels_and_the_dense_bias():
     ("options", "word"),
     [({"depth": 20}, "depth"), ({"version": 3}, "version"), ({"stem": "mnist"}, "stem"), ({"width": 0}, "width")],
 )
-def test_wrong_arguments_are_told(options, word):
+def test_wrong_arguments_are_errors(options, word):
     arguments = {"depth": 18, "version": 1, "classes": 10, "input_shape": (32, 32, 3), **options}
     with pytest.raises(ValueError, match=f"`{word}` must be .* Received .* Example"):
         resnet(**arguments)

@@ -1,4 +1,4 @@
-"""Adam in one operation against Keras' in many, and against the formula."""
+"""Adam with the fused update, compared with Keras' Adam and with the formula."""
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ def test_the_update_is_the_formula_and_keras_own(float64):
     options = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-5}
     ours = run(Adam(0.1, **options))
     assert_close(ours, formula(0.1, **options))
-    # Keras takes its constants through float32.
+    # Keras rounds its constants to float32.
     assert_close(ours, run(keras.optimizers.Adam(0.1, **options)), "float32")
     assert_differs(ours, formula(0.1, **{**options, "epsilon": 1e-8}))
 

@@ -1,4 +1,4 @@
-"""What every optimizer must do: build, apply, save and load its state, and come back from its configuration."""
+"""The contract of all optimizers: build, apply, save and load the state, rebuild from the configuration."""
 
 import json
 
@@ -72,7 +72,7 @@ def test_it_builds_moves_and_counts(name):
     assert float(optimizer.learning_rate) > 0
 
 
-def test_a_restored_state_goes_on_as_the_undisturbed_run(name):
+def test_a_restored_state_continues_like_the_uninterrupted_run(name):
     whole, own = OPTIMIZERS[name](), variables()
     whole.build(own)
     steps(whole, own, 0, 4)

@@ -1,4 +1,4 @@
-"""Each argument and method of a Keras optimizer, and each Keras callback that uses one: it works, or it is refused."""
+"""Each argument and method of Keras optimizers, and each Keras callback that uses one, works or is rejected."""
 
 import functools
 import inspect
@@ -74,7 +74,7 @@ def test_the_tables_know_every_argument():
 @pytest.mark.parametrize("argument", WORKS)
 @pytest.mark.parametrize("kind", [SGD, Momentum, Adam, RAdam, SWATS], ids=lambda kind: kind.__name__)
 def test_an_argument_does_to_one_loss_what_it_does_to_a_model(kind, argument):
-    """An optimizer inside moves the variables of its loss as it would alone; the other loss does not notice."""
+    """An inner optimizer updates its variables as it would without the wrapper and does not affect the other loss."""
     both = trained(MultiOptimizer([kind(**options(argument)), SGD(0.05)]), variables())
     apart = {**alone(kind, argument, only=("kernel", "bias")), "backward_kernel": other()}
     for name, value in both.items():
@@ -94,7 +94,7 @@ def test_noise_of_variance_zero_changes_no_argument(argument):
 @pytest.mark.parametrize("argument", REFUSED)
 @pytest.mark.parametrize("wrap", [lambda o: Noisy(o, 0.1), lambda o: MultiOptimizer([o, SGD(0.1)]),
                                   lambda o: MultiOptimizer([SGD(0.1), Noisy(o, 0.1)])])  # fmt: skip
-def test_what_concerns_the_whole_loss_is_refused(wrap, argument):
+def test_arguments_that_concern_the_whole_loss_are_rejected(wrap, argument):
     with pytest.raises(
         ValueError, match=rf"`{argument}` must be None inside (Noisy|MultiOptimizer).*8\.0 of SGD.*Exam"
     ):
@@ -117,7 +117,7 @@ WRAPPERS = {"noisy": lambda inner: Noisy(inner, 0.1), "list": lambda inner: Mult
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_optimizers_that_do_not_fit_inside_are_refused(wrap, inner):
     if inner is keras_multi and not hasattr(keras.optimizers, "MultiOptimizer"):
-        pytest.skip(f"Keras {keras.__version__} has no MultiOptimizer of its own")
+        pytest.skip(f"Keras {keras.__version__} has no MultiOptimizer")
     with pytest.raises(ValueError, match=r"Received \w+ inside (Noisy|MultiOptimizer).*Example"):
         wrap(inner())
 
@@ -221,7 +221,7 @@ def test_moving_averages_and_constraints_see_the_noise():
 
 
 def test_noise_belongs_to_the_wrapper():
-    """The optimizer inside makes plain updates when it is used alone, and a discarded wrapper adds nothing."""
+    """An inner optimizer that is used directly makes updates without noise, also after the wrapper is deleted."""
     inner = SGD(1.0)
     Noisy(inner, 100.0)
     kept, own = Noisy(inner, 1.0), [keras.Variable(np.zeros((60, 50)), dtype="float32", name="kernel")]
@@ -387,7 +387,7 @@ def pair():
     return MultiOptimizer([Momentum(0.1), Adam(0.02)], RateScheduler(3, alternation=1))
 
 
-def test_a_backup_is_gone_on_from(tmp_path):
+def test_training_continues_from_a_backup(tmp_path):
     whole = model(pair())
     fit(whole, 4)
     stopped = model(pair())
@@ -415,7 +415,7 @@ def test_checkpoints_of_keras_hold_both_optimizers(weights_only, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_callbacks_that_only_watch(tmp_path):
+def test_callbacks_that_only_observe(tmp_path):
     built = model(pair())
     watching = [
         keras.callbacks.TensorBoard(str(tmp_path / "tensorboard")),
@@ -459,7 +459,7 @@ def test_w_and_b_of_kolen_pollack_may_be_moved_by_one_optimizer(kind, optimizer)
 
 
 def test_equal_loss_rates_bring_w_and_b_of_kolen_pollack_together():
-    """W - B decays by (1 - rate * loss rate * decay) at each step, whatever J is; unequal rates would not do that."""
+    """W - B decays by (1 - rate * loss rate * decay) at each step for any J. With unequal rates it would not."""
     built = model(MultiOptimizer([SGD(0.1)], RateScheduler(3, loss_rates=(0.5, 0.5))), rule=KolenPollack(decay=0.1))
     layer = next(layer for layer in built.layers if hasattr(layer, "alignment"))
     layer.kernel.regularizer = keras.regularizers.L2(0.05)
@@ -475,7 +475,7 @@ def test_equal_loss_rates_bring_w_and_b_of_kolen_pollack_together():
 
 def test_kolen_pollack_refuses_keras_own_list_of_optimizers():
     if not hasattr(keras.optimizers, "MultiOptimizer"):
-        pytest.skip(f"Keras {keras.__version__} has no MultiOptimizer of its own")
+        pytest.skip(f"Keras {keras.__version__} has no MultiOptimizer")
     apart = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(SGD(0.1), {".*backward_kernel": SGD(0.1)}))
     with pytest.raises(ValueError, match="'kolen_pollack' needs one optimizer"):
         model(apart, rule=KolenPollack(decay=0.1))

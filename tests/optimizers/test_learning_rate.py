@@ -1,4 +1,4 @@
-"""Learning rates over training, and who runs when, against their formulas written out in NumPy."""
+"""Learning-rate schedules and the alternation of losses, compared with explicit formulas in NumPy."""
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ def test_alternation_scales_warm_up_and_drops_but_not_the_delay(alternation):
 
 
 def test_drops_beyond_450_000_steps_fall_on_the_step():
-    """float32 counts such steps in units of 1/32 at best, and epochs not exactly."""
+    """In float32 such steps have a resolution of 1/32 at best, and epochs are not exact."""
     schedule = WarmupAndDrops(1.0, SPE, 6, (45, 90), alternation=1)
     for epoch, before, after in [(45, 1.0, 0.1), (90, 0.1, 0.01)]:
         at = epoch * SPE * 2
@@ -132,7 +132,7 @@ def test_a_schedule_of_keras_goes_by_the_clock_of_j_after_the_warm_up(kind, cloc
 
 
 def test_a_staircase_of_a_long_run_falls_on_the_step():
-    """In float32 these steps are counted by twos."""
+    """float32 represents only every second one of these steps."""
     schedule = WarmupAndSchedule(KERAS.ExponentialDecay(1.0, 3 * SPE, 0.5, True), SPE, alternation=2)
     for times in (1, 7, 2000):
         at = times * 3 * SPE * 3
@@ -151,7 +151,7 @@ def test_with_a_delay_r_is_at_its_full_rate_and_falls_with_j():
 
 
 @pytest.mark.parametrize("drop", [0, 1, 2, 3])
-def test_a_drop_by_hand(drop):
+def test_a_manual_drop(drop):
     at = 3 * SPE
     schedule = ManualDrop(0.5, SPE, drop, at if drop else None, warmup_epochs=2, delay_epochs=1, alternation=1)
     steps = [0, SPE, 2 * SPE, at - 1, at, at + 1, 7 * SPE]
@@ -174,16 +174,16 @@ def test_a_drop_by_hand(drop):
         (lambda: WarmupAndSchedule(0.1, 10, -1), "`warmup_epochs`.*-1.*Example"),
     ],
 )
-def test_schedules_that_cannot_be_are_errors(make, message):
+def test_invalid_schedules_are_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-# Who runs when.
+# The alternation of J and R.
 
 
 def pattern(scheduler, steps):
-    """Returns who runs at each step: J, R or JR."""
+    """Returns the losses that run at each step: J, R or JR."""
     out = []
     for step in range(steps):
         j, r = scheduler(tf.constant(step, tf.int64))

@@ -1,4 +1,4 @@
-"""Momentum as TensorFlow 1 has it, against a NumPy loop."""
+"""Momentum as in TensorFlow 1, compared with a NumPy loop."""
 
 import keras
 import numpy as np
@@ -56,7 +56,7 @@ def test_it_is_keras_sgd_until_the_rate_changes(problem, nesterov):
 
 
 def test_rate_zero_leaves_the_variable_in_place(problem):
-    """Keras' SGD coasts on at rate 0; the published runs stand still."""
+    """Keras' SGD continues to move at rate 0; in the published code the variable does not change."""
     ours = trajectory(Momentum(0.5), *problem)
     np.testing.assert_array_equal(ours[5], ours[4])
 

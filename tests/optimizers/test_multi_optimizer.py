@@ -1,4 +1,4 @@
-"""One optimizer per loss: who moves what, when, and at which rate."""
+"""One optimizer per loss: the variables, steps and rates of each."""
 
 import keras
 import numpy as np
@@ -41,7 +41,7 @@ def run(optimizer, steps=STEPS, compiled=False):
 
 
 def who_moved(states):
-    """Returns for each step which of W (J) and B (R) moved; the bias moves with W."""
+    """Returns which of W (J) and B (R) changed at each step. The bias changes with W."""
     moved = (states[1:] != states[:-1]).any(axis=(2, 3))
     assert (moved[:, 0] == moved[:, 1]).all()
     return ["J" * int(j) + "R" * int(r) for j, _, r in moved]
@@ -53,7 +53,7 @@ def adam(rate=0.01):
 
 
 def momentum_reference(runs, rates, start, own_gradients):
-    """TensorFlow 1's Nesterov momentum; `runs` is none to skip a step, else the factor on its gradient."""
+    """TensorFlow 1's Nesterov momentum. `runs` is the factor on the gradient of each step, or None to skip it."""
     w, a, out = start.astype(float), np.zeros(SHAPE), []
     for factor, rate, g in zip(runs, rates, own_gradients, strict=True):
         if factor is not None:
@@ -84,7 +84,7 @@ def test_j_moves_the_forward_variables_and_r_the_backward_kernels():
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("skip_idle", [True, False])
 def test_idle_steps_under_alternation_against_numpy(skip_idle, compiled):
-    """skip_idle: an idle optimizer does not run; without it the zero gradient lets the momentum drift."""
+    """With `skip_idle` an idle optimizer does not run. Without it the zero gradient lets the momentum continue."""
     optimizer = MultiOptimizer([Momentum(0.1), adam()], RateScheduler(10, alternation=2), skip_idle)
     states = run(optimizer, compiled=compiled)
     idle = None if skip_idle else 0.0
@@ -100,7 +100,7 @@ def test_idle_steps_under_alternation_against_numpy(skip_idle, compiled):
     assert int(optimizer.iterations) == STEPS
 
 
-def test_the_two_ways_of_idling_end_far_apart():
+def test_skip_idle_makes_a_large_difference():
     ends = [
         run(MultiOptimizer([Momentum(0.1), adam()], RateScheduler(10, alternation=2), skip))[-1]
         for skip in (True, False)
@@ -164,7 +164,7 @@ LOSS_RATES = {
 @pytest.mark.parametrize("skip_idle", [True, False])
 @pytest.mark.parametrize("case", LOSS_RATES)
 def test_loss_rates_multiply_the_gradients(case, skip_idle):
-    """Of momentum for J and Adam for R; a rate of 0 is as the turn of the other loss."""
+    """Uses momentum for J and Adam for R. A rate of 0 has the same effect as the turn of the other loss."""
     scheduler, factor = LOSS_RATES[case]
     states = run(MultiOptimizer([Momentum(0.1), adam()], scheduler, skip_idle), compiled=skip_idle)
     idle = None if skip_idle else 0.0
@@ -181,7 +181,7 @@ def test_loss_rates_multiply_the_gradients(case, skip_idle):
 
 
 def scaled_adam(runs, factors, start, own_gradients):
-    """Adam whose learning rate is multiplied by factors: a tempting mistake."""
+    """Adam with factors on its learning rate: a plausible mistake."""
     full = adam_reference(runs, 0.01, start, own_gradients)
     steps = np.diff(np.concatenate([[start], full]), axis=0)
     return start + (np.array(factors)[:, None, None] * steps).sum(axis=0)

@@ -1,4 +1,4 @@
-"""Noise on updates: how much, on what, and what it depends on."""
+"""Noise on updates: its size, the variables that get it, and its dependence on seed, path and step."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def variable(name="kernel", shape=(40, 50)):
 
 
 def noise_of_steps(optimizer, steps=1, name="kernel", gradient=0.0):
-    """Returns what each step adds to a variable whose gradient is constant."""
+    """Returns the change per step of a variable with a constant gradient."""
     target = variable(name)
     optimizer.build([target])
     out = []
@@ -65,7 +65,7 @@ def test_the_noise_is_added_after_the_update_at_the_rate_of_the_same_step():
 
 
 @pytest.mark.parametrize("variance", [0.0])
-def test_no_variance_is_no_noise(variance):
+def test_zero_variance_adds_no_noise(variance):
     noisy = noise_of_steps(Noisy(Momentum(0.1), variance), 3, gradient=1.0)
     quiet = noise_of_steps(Momentum(0.1), 3, gradient=1.0)
     np.testing.assert_array_equal(noisy, quiet)
@@ -112,7 +112,7 @@ def test_a_variable_without_a_gradient_gets_no_noise():
     assert not second.numpy().any()
 
 
-def test_only_that_fits_no_variable_is_an_error():
+def test_a_value_of_only_that_matches_no_variable_is_an_error():
     with pytest.raises(ValueError, match=r"`only`.*'backwards'.*kernel"):
         Noisy(Momentum(0.1), 1.0, only="backwards").build([variable()])
 

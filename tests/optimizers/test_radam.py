@@ -1,4 +1,4 @@
-"""RAdam against a float64 loop written from its formula: alone, in turns with another loss, at the bound of rho_t."""
+"""RAdam, compared with a float64 loop: alone, alternating with another loss, and at the bound of rho_t."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ OPTIONS = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-4}  # rho_t passes 5 at t
 
 
 def recorded(steps=STEPS):
-    """Returns gradients of very different sizes."""
+    """Returns gradients with very different sizes."""
     rng = np.random.default_rng(1)
     return rng.normal(size=(steps, *SHAPE)) * 10.0 ** rng.integers(-5, 2, size=(steps, *SHAPE))
 
@@ -76,7 +76,7 @@ def test_the_bound_of_rho_is_included():
 
 
 def test_a_step_at_the_bound_is_rectified(float64, monkeypatch):
-    """A beta_2 at which rho_7 is 5, to the last bit, is found by halving."""
+    """Bisection finds a beta_2 for which rho_7 is exactly 5."""
     low, high = 0.5, 0.99
     for _ in range(80):
         middle = (low + high) / 2
@@ -109,7 +109,7 @@ SCHEDULERS = {
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("loss", ["kernel", "backward_kernel"])
 def test_idle_steps_are_counted(float64, loss, scheduler, skip_idle, wrap):
-    """t is the global step + 1 of J and R; a loss at rest gets no step, or one with a zero gradient."""
+    """t is the global step + 1 of J and R. An idle loss gets no step, or a step with a zero gradient."""
     scheduler, *runs = SCHEDULERS[scheduler]
     runs = runs[loss == "backward_kernel"]
     pair = [wrap(RAdam(0.1, **OPTIONS)), Momentum(0.1)]

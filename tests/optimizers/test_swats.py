@@ -1,4 +1,4 @@
-"""SWATS against a float64 loop written from its formula: before, at and after a variable changes its phase."""
+"""SWATS, compared with a float64 loop: before, at and after the switch of a variable to the second phase."""
 
 import weakref
 
@@ -25,7 +25,7 @@ def starts():
 
 
 def recording(seed, steps=STEPS):
-    """Returns gradients of one kernel that fall slowly, so that gamma may settle."""
+    """Returns slowly decreasing gradients of one kernel, so that gamma can converge."""
     rng = np.random.default_rng(seed)
     return (1.0 + 0.3 * rng.normal(size=(steps, *SHAPE))) * np.linspace(1.2, 0.8, steps)[:, None, None]
 
@@ -105,7 +105,7 @@ def test_each_variable_changes_when_its_own_rate_settles(float64, compiled, rect
     assert_close(ours[:, 1], expected(wild, 1, rectified=rectified))
     assert_close(RATES[optimizer][0], first.descent_rate)
     assert RATES[optimizer][1] is None
-    # The step of the change is still one of Adam; the next one is gradient descent.
+    # The step of the switch is still a step of Adam; the next one is gradient descent.
     never = expected(settling, of=_never(rectified))
     assert_close(ours[: at + 1, 0], never[: at + 1])
     assert_differs(ours[at + 1 :, 0] - ours[at, 0], never[at + 1 :] - never[at])
@@ -157,7 +157,7 @@ def test_a_quadratic_is_descended_as_by_the_formula(float64, rectified):
 
 
 def test_no_variable_changes_at_the_first_step(float64):
-    """There the average is gamma itself."""
+    """At the first step the average equals gamma."""
     optimizer = SWATS(RATE, **{**OPTIONS, "epsilon": 10.0})
     run(optimizer, alone(recording(0)[:1]))
     assert RATES[optimizer][0] is None
@@ -179,7 +179,7 @@ def test_lambda_stays_where_the_step_does_not_project(float64):
 
 
 def test_rho_must_be_above_its_bound(float64):
-    """Above 5 and not from 5 on, as in RAdam: a beta_2 at which rho_7 is 5 to the last bit tells them apart."""
+    """rho_t must be above 5; in RAdam 5 is sufficient. A beta_2 for which rho_7 is exactly 5 shows the difference."""
     low, high = 0.5, 0.99
     for _ in range(80):
         middle = (low + high) / 2
@@ -203,7 +203,7 @@ SCHEDULERS = {
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("loss", ["kernel", "backward_kernel"])
 def test_idle_steps_are_counted(float64, loss, scheduler, skip_idle, rectified):
-    """t is the global step + 1; at rest there is no step, or one with a zero gradient, which leaves Lambda."""
+    """t is the global step + 1. An idle loss gets no step, or a zero gradient, which does not change Lambda."""
     steps = 36
     scheduler, *runs = SCHEDULERS[scheduler]
     runs = runs[loss == "backward_kernel"]

@@ -10,7 +10,7 @@ import shutil
 import signal
 from pathlib import Path
 
-import lives
+import killed_runs
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -263,7 +263,9 @@ def whole(runs):
 
 
 def training_files(path):
-    return [difference for difference in lives.differences(*path) if not difference.startswith("the file tensorboard")]
+    return [
+        difference for difference in killed_runs.differences(*path) if not difference.startswith("the file tensorboard")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -985,8 +987,8 @@ def test_another_number_of_states_may_be_kept_from_now_on(copied, whole, keep):
     path = copied("stopped")
     run.train(config(checkpoints={"keep": keep}), path, resume=True)
     assert kept(path) == {1: [10], 4: [6, 8, 9, 10]}[keep]
-    assert lives.weights(path).keys() == lives.weights(whole).keys()
-    assert lives.rows(path) == lives.rows(whole)
+    assert killed_runs.weights(path).keys() == killed_runs.weights(whole).keys()
+    assert killed_runs.rows(path) == killed_runs.rows(whole)
 
 
 def test_a_kill_between_the_removal_of_a_state_and_the_file_that_names_it_is_made_good(copied, whole):

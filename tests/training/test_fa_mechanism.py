@@ -7,7 +7,7 @@ initial weights alone.
 import os
 from pathlib import Path
 
-import lives
+import killed_runs
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -392,7 +392,7 @@ def test_a_run_that_is_cut_goes_on_bit_for_bit(finished, monkeypatch, tmp_path):
         with pytest.raises(Killed):
             run.train(config, path)
     run.train(config, path, resume=True)
-    assert lives.differences(finished[1], path) == []
+    assert killed_runs.differences(finished[1], path) == []
 
 
 def test_describe_counts_the_outputs_of_the_code():

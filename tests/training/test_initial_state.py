@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import keras
-import lives
+import killed_runs
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -405,7 +405,7 @@ def test_a_run_that_takes_the_optimizer_over_ends_where_its_source_does(source, 
     goes_on = config(init_from={"path": str(source), "state": 8, "optimizer": True})
     assert f"starts from {source}/checkpoints/last/ckpt-8 (step 8): weights, optimizer" in describe.describe(goes_on)
     run.train(goes_on, tmp_path / "run")
-    ours, theirs = lives.weights(tmp_path / "run"), lives.weights(source)
+    ours, theirs = killed_runs.weights(tmp_path / "run"), killed_runs.weights(source)
     assert ours.keys() == theirs.keys()
     assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
     rows = MetricsFile(str(tmp_path / "run" / "metrics.csv")).rows()
@@ -475,7 +475,7 @@ def test_a_resumed_run_does_not_need_its_source(source, started, tmp_path, monke
     with pytest.raises(RunError, match=r"is of another configuration: init_from was \{.*\}, is now not set"):
         run.train(configuration.parse({**configuration.plain(plan), "init_from": None}), path, resume=True)
     run.train(plan, path, resume=True)
-    assert lives.differences(whole, path) == []
+    assert killed_runs.differences(whole, path) == []
     origins = [json.loads((each / "status.json").read_text())["init_from"] for each in (path, whole)]
     assert origins[0] == origins[1]
 
@@ -500,7 +500,7 @@ def test_nothing_is_made_where_the_source_is_wrong_and_no_run_replaces_its_own(s
     for place in (path, path / "model.keras", path / ".." / "own"):
         with pytest.raises(RunError, match="init_from: must not be in the run directory"):
             run.train(config(init_from=str(place)), path, force=True)
-    assert lives.differences(source, path) == []
+    assert killed_runs.differences(source, path) == []
 
 
 # The configuration.

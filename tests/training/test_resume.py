@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import lives
+import killed_runs
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -61,7 +61,7 @@ def test_a_run_killed_by_sigkill_goes_on_bit_for_bit():
     # `make resume-test` does this with 20 kills of each kind.
     kinds = ["alternating with delay", "noisy updates"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, ROOT / "tests" / "lives.py", "--kills", "1"]
+    command = [sys.executable, ROOT / "tests" / "killed_runs.py", "--kills", "1"]
     command += [word for kind in kinds for word in ("--kind", kind)]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -106,7 +106,7 @@ def test_a_run_that_is_cut_in_the_middle_of_an_epoch_does_not_differ(killed, tmp
     killed(STEPS + 8, tmp_path / "run")
     assert Path(tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))).name == f"ckpt-{STEPS + 7}"
     run.train(config(), tmp_path / "run", resume=True)
-    assert lives.differences(whole, tmp_path / "run") == []
+    assert killed_runs.differences(whole, tmp_path / "run") == []
 
 
 def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path):
@@ -121,7 +121,7 @@ def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path)
     run.train(config(epochs=1, optimization=optimization), whole)
     leave_killed(cut, 5, epochs=1, optimization=optimization)
     run.train(config(epochs=1, optimization=optimization), cut, resume=True)
-    assert lives.differences(whole, cut) == []
+    assert killed_runs.differences(whole, cut) == []
 
 
 def without_slots(patch):
@@ -171,7 +171,7 @@ def test_a_resume_that_forgets_something_is_seen(monkeypatch, killed, tmp_path, 
     killed(STEPS + 8, tmp_path / "run")
     sabotage(monkeypatch)
     run.train(config(), tmp_path / "run", resume=True)
-    assert any(what.startswith(differs) for what in lives.differences(whole, tmp_path / "run"))
+    assert any(what.startswith(differs) for what in killed_runs.differences(whole, tmp_path / "run"))
 
 
 def leave_data(last):
@@ -201,7 +201,7 @@ def test_what_a_killed_save_leaves_neither_confuses_nor_piles_up(killed, tmp_pat
     last.mkdir(parents=True, exist_ok=True)
     leave(last)
     run.train(config(), path, resume=True)
-    assert lives.differences(whole, path) == []
+    assert killed_runs.differences(whole, path) == []
 
 
 def test_a_run_killed_at_its_birth_can_be_resumed(tmp_path):
@@ -330,7 +330,7 @@ def test_a_signal_saves_ends_at_once_and_the_run_goes_on(monkeypatch, tmp_path, 
     assert (int(latest.rpartition("-")[2]) if latest else 0) == step
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
     run.train(config(), tmp_path / "run", resume=True)
-    assert lives.differences(whole, tmp_path / "run") == []
+    assert killed_runs.differences(whole, tmp_path / "run") == []
 
 
 def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, tmp_path, whole):
@@ -349,7 +349,7 @@ def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, t
         with pytest.raises(Stopped, match="SIGTERM at step 5, which is saved"):
             run.train(config(), tmp_path / "run")
     run.train(config(), tmp_path / "run", resume=True)
-    assert lives.differences(whole, tmp_path / "run") == []
+    assert killed_runs.differences(whole, tmp_path / "run") == []
 
 
 TOGETHER = {"runtime": {"steps_per_execution": 1000}, "checkpoints": {"every_steps": STEPS}}
@@ -380,7 +380,7 @@ def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_ti
         with pytest.raises(Stopped, match=f"SIGTERM at step {stops_at}, which is saved"):
             run.train(config(**TOGETHER), tmp_path / "run")
     run.train(config(**TOGETHER), tmp_path / "run", resume=True)
-    assert lives.differences(whole_together, tmp_path / "run") == []
+    assert killed_runs.differences(whole_together, tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("signalled", [True, False])
@@ -403,7 +403,7 @@ def test_a_signal_that_is_swallowed_where_a_graph_is_made_ends_the_run_all_the_s
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == ("stopped" if signalled else "failed")
     run.train(config(), tmp_path / "run", resume=True)
-    assert lives.differences(whole, tmp_path / "run") == []
+    assert killed_runs.differences(whole, tmp_path / "run") == []
 
 
 def command(folder, before):

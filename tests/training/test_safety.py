@@ -6,7 +6,7 @@ import resource
 import signal
 from pathlib import Path
 
-import lives
+import killed_runs
 import pytest
 import tensorflow as tf
 
@@ -91,7 +91,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_saved(monkeypatch, tmp_path
         set() if file == "ckpt-4" or file.startswith("metrics") else {f"ckpt-{STEPS}"}
     )
     run.train(config(), path, resume=True)
-    assert lives.differences(whole, path) == []
+    assert killed_runs.differences(whole, path) == []
 
 
 def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_once_there_is_space(small_disk, monkeypatch, whole):
@@ -115,7 +115,7 @@ def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_once_there_is_space(sm
     assert tf.train.latest_checkpoint(str(path / "checkpoints" / "last")).endswith("ckpt-2")
     (small_disk / "filler").unlink()
     run.train(config(), path, resume=True)
-    assert lives.differences(whole, path) == []
+    assert killed_runs.differences(whole, path) == []
 
 
 def test_other_errors_of_the_file_system_are_not_taken_for_a_full_disk(tmp_path):
@@ -312,7 +312,7 @@ def test_a_run_on_a_remote_file_system_is_trained_and_resumed(monkeypatch, whole
         (local / folder[len(path) :].strip("/")).mkdir(parents=True, exist_ok=True)
         for name in names:
             tf.io.gfile.copy(f"{folder.rstrip('/')}/{name}", str(local / folder[len(path) :].strip("/") / name))
-    assert lives.differences(whole, local) == []
+    assert killed_runs.differences(whole, local) == []
     run.train(config(epochs=2), path, force=True)
 
 
@@ -357,7 +357,7 @@ def test_force_does_not_follow_links_out_of_the_directory(tmp_path, whole):
     (path / "model.keras").symlink_to(precious / "inner" / "thesis.tex")
     run.train(config(), path, force=True)
     assert (precious / "inner" / "thesis.tex").read_text() == "years of work"
-    assert lives.differences(whole, path) == []
+    assert killed_runs.differences(whole, path) == []
 
 
 def test_tensorflows_own_removal_would_have_followed_the_link(tmp_path):

@@ -1,12 +1,12 @@
-"""Kills runs with SIGKILL, resumes them each time, and compares them with runs that were left alone.
+"""Kills runs with SIGKILL, resumes them, and compares them with uninterrupted runs.
 
-`make resume-test` runs it in full, the tests a short version of it:
+`make resume-test` runs all of it; the tests run a short version:
 
-    python tests/lives.py --kills 20 --seed 0
+    python tests/killed_runs.py --kills 20 --seed 0
 
-Every life is a process of its own, forked after the imports. It is killed after some number of steps, or before or
-after some file operation, or at a random time after a checkpoint write has begun (the write is one call into
-TensorFlow, so only time reaches its inside).
+Each attempt is a separate process, forked after the imports. It is killed after a number of steps, before or after a
+file operation, or at a random time after the start of a checkpoint write. (The write is one call into TensorFlow, so it
+can only be interrupted by time.)
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KINDS = {
     "simultaneous": {
         "alignment": {"rule": "symmetric", "self_": 2e-3, "decay": 2e-3},
         "optimization": {"forward": MOMENTUM, "backward": {**ADAM, "schedule": {"drop_epochs": [2]}}},
-        # 4 divides neither the steps of an epoch nor those between two checkpoints.
+        # 4 divides neither the number of steps per epoch nor that between checkpoints.
         "runtime": {"steps_per_execution": 4},
     },
     "alternating with delay": {
@@ -69,7 +69,7 @@ KINDS = {
         "optimization": {"forward": {**MOMENTUM, "noise": {"variance": 1e-3, "only": "backward_kernel"}}},
     },
 }
-"""What is trained, by the kind of run that it stands for."""
+"""The configurations, by kind of run."""
 
 
 def write_records(folder: Path, classes: int = 4) -> None:
@@ -91,7 +91,7 @@ def write_records(folder: Path, classes: int = 4) -> None:
 
 
 def plan(kind: str, folder: Path) -> configuration.Config:
-    """Returns the configuration of a kind; its data are shuffled and augmented."""
+    """Returns the configuration of a kind of run, with shuffled and augmented data."""
     base = {
         "seed": 3,
         "epochs": 4,
@@ -112,47 +112,47 @@ def plan(kind: str, folder: Path) -> configuration.Config:
     return configuration.parse(configuration.merge(base, KINDS[kind]))
 
 
-def say(line: str) -> None:
-    """Prints a line at once: the next life may be forked from this process."""
+def print_line(line: str) -> None:
+    """Prints a line and flushes it, because the next process is forked from this one."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
-def die() -> None:
-    """Ends this process as no handler can tell."""
+def kill_this_process() -> None:
+    """Ends this process in a way that no handler can catch."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Death:
-    """When a life ends: one of `MANNERS`.
+class Kill:
+    """The moment at which a process is killed.
 
     Args:
-        manner: what is counted.
-        count: after how many.
-        delay: of a save, seconds.
+        event: the counted event, one of `EVENTS`.
+        count: number of the event at which the process is killed.
+        delay: seconds after the start of a checkpoint write.
     """
 
-    MANNERS = ("step", "before a file operation", "after a file operation", "inside a save")
+    EVENTS = ("step", "before a file operation", "after a file operation", "inside a save")
 
-    def __init__(self, manner: str, count: int, delay: float = 0.0):
-        self.manner, self.count, self.delay = manner, count, delay
+    def __init__(self, event: str, count: int, delay: float = 0.0):
+        self.event, self.count, self.delay = event, count, delay
 
     @classmethod
-    def drawn(cls, generator: random.Random) -> Death:
-        """Draws one, two fifths of them inside a checkpoint write."""
-        manner = generator.choice([*cls.MANNERS, "inside a save"])
-        most = {"step": 12, "inside a save": 4}.get(manner, 60)
-        return cls(manner, generator.randint(1, most), generator.uniform(0, 0.03))
+    def drawn(cls, generator: random.Random) -> Kill:
+        """Draws a random moment; two fifths of them are inside a checkpoint write."""
+        event = generator.choice([*cls.EVENTS, "inside a save"])
+        most = {"step": 12, "inside a save": 4}.get(event, 60)
+        return cls(event, generator.randint(1, most), generator.uniform(0, 0.03))
 
     def __str__(self) -> str:
-        delay = f", after {1000 * self.delay:.1f} ms" if self.manner == "inside a save" else ""
-        return f"{self.manner} {self.count}{delay}"
+        delay = f", after {1000 * self.delay:.1f} ms" if self.event == "inside a save" else ""
+        return f"{self.event} {self.count}{delay}"
 
     def arm(self) -> None:
-        """Makes this process die then."""
-        if self.manner == "step":
+        """Sets this process to be killed at the moment."""
+        if self.event == "step":
             self._after(stepping.Stepper, "__call__")
-        elif self.manner == "inside a save":
+        elif self.event == "inside a save":
             self._inside_saves()
         else:
             from tensorflow.python.lib.io import file_io
@@ -179,11 +179,11 @@ class Death:
 
         def counted(*args, **kwargs):
             self.count -= 1
-            if not self.count and self.manner.startswith("before"):
-                die()
+            if not self.count and self.event.startswith("before"):
+                kill_this_process()
             result = original(*args, **kwargs)
             if not self.count:
-                die()
+                kill_this_process()
             return result
 
         setattr(owner, name, counted)
@@ -194,20 +194,20 @@ class Death:
         def save(*args):
             self.count -= 1
             if not self.count:
-                threading.Thread(target=lambda: (time.sleep(self.delay), die()), daemon=True).start()
+                threading.Thread(target=lambda: (time.sleep(self.delay), kill_this_process()), daemon=True).start()
             return original(*args)
 
         checkpoints.Checkpoints.save = save
 
 
-def live(kind: str, folder: Path, run_dir: Path, death: Death | None) -> str:
-    """Lets a process go on with a run; returns how it ended: "killed", "done", or its exit code."""
+def attempt(kind: str, folder: Path, run_dir: Path, kill: Kill | None) -> str:
+    """Starts or resumes a run in a new process. Returns its end: "killed", "done", or the exit code."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            if death is not None:
-                death.arm()
+            if kill is not None:
+                kill.arm()
             run.train(plan(kind, folder), run_dir, resume=True)
             code = 0
         except BaseException:
@@ -224,7 +224,7 @@ def live(kind: str, folder: Path, run_dir: Path, death: Death | None) -> str:
 
 
 def weights(run_dir: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a saved model, optimizer slots included, read without Keras."""
+    """Returns the arrays of a saved model, including optimizer slots, read without Keras."""
     arrays = {}
 
     def note(name, item):
@@ -239,13 +239,13 @@ def weights(run_dir: Path) -> dict[str, np.ndarray]:
 
 
 def rows(run_dir: Path) -> list[dict[str, str]]:
-    """Returns the rows of metrics.csv as they are written, but the seconds."""
+    """Returns the rows of metrics.csv as text, without the seconds."""
     with open(run_dir / "metrics.csv") as file:
         return [{key: cell for key, cell in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Returns in what two finished runs differ: arrays, rows, and files that were left."""
+    """Returns the differences of two finished runs: arrays, rows and file names."""
     found = []
     ours, theirs = weights(one), weights(other)
     if ours.keys() != theirs.keys():
@@ -258,53 +258,53 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def trial(kind: str, folder: Path, kills: int, generator: random.Random) -> list[str]:
-    """Runs a kind twice, killed and undisturbed; prints every death; returns what went wrong."""
+    """Runs a kind with and without kills, prints every attempt, and returns the errors."""
     whole, killed = folder / kind / "whole", folder / kind / "killed"
-    if live(kind, folder, whole, None) != "done":
-        return [f"{kind}: the undisturbed run failed"]
-    deaths = 0
-    while deaths < kills:
-        death = Death.drawn(generator)
-        told = str(death)
-        end = live(kind, folder, killed, death)
+    if attempt(kind, folder, whole, None) != "done":
+        return [f"{kind}: the uninterrupted run failed"]
+    count = 0
+    while count < kills:
+        kill = Kill.drawn(generator)
+        moment = str(kill)
+        end = attempt(kind, folder, killed, kill)
         last = killed / "checkpoints" / "last"
         entries = sorted(os.listdir(last)) if last.is_dir() else []
-        say(f"{kind}: {told}: {end}; checkpoints/last holds {entries}")
+        print_line(f"{kind}: {moment}: {end}; checkpoints/last holds {entries}")
         if end == "killed":
-            deaths += 1
+            count += 1
         elif end == "done":
-            # It outlived its death: what is left of the kills falls on another run.
+            # The run finished before the moment. The remaining kills apply to another run.
             wrong = differences(whole, killed)
             if wrong:
-                return [f"{kind}: after {deaths} kills differs in {', '.join(wrong)}"]
+                return [f"{kind}: after {count} kills differs in {', '.join(wrong)}"]
             shutil.rmtree(killed)
         else:
-            return [f"{kind}: {told}: {end}"]
-    if live(kind, folder, killed, None) != "done":
-        return [f"{kind}: the last life failed"]
+            return [f"{kind}: {moment}: {end}"]
+    if attempt(kind, folder, killed, None) != "done":
+        return [f"{kind}: the last attempt failed"]
     wrong = differences(whole, killed)
     steps = [int(row["step"]) for row in rows(killed)]
-    say(f"{kind}: {deaths} kills; {len(weights(killed))} arrays compared; rows of steps {steps}")
+    print_line(f"{kind}: {count} kills; {len(weights(killed))} arrays compared; rows of steps {steps}")
     return [f"{kind}: differs in {', '.join(wrong)}"] if wrong else []
 
 
 def main() -> int:
-    """Runs all kinds; returns the exit code."""
+    """Runs all kinds and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20, help="of each kind")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--kind", action="append", choices=list(KINDS), help="one kind alone; may be repeated")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills per kind of run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
+    parser.add_argument("--kind", action="append", choices=list(KINDS), help="run only this kind; can be repeated")
     options = parser.parse_args()
     generator = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        writer = os.fork()  # TensorFlow must have run nothing here when lives are forked.
+        writer = os.fork()  # TensorFlow must not have run in this process before it forks.
         if writer == 0:
             write_records(folder)
             os._exit(0)
         os.waitpid(writer, 0)
         wrong = [line for kind in options.kind or KINDS for line in trial(kind, folder, options.kills, generator)]
-    say(json.dumps({"seed": options.seed, "kills of each kind": options.kills, "wrong": wrong}))
+    print_line(json.dumps({"seed": options.seed, "kills of each kind": options.kills, "wrong": wrong}))
     return 1 if wrong else 0
 
 
