@@ -250,7 +250,7 @@ def _located(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
 
 
 def _reason(error: Any) -> str:
-    """Returns what must be, and what was found."""
+    """Returns the requirement and the value that was found."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in ("missing", "union_tag_not_found"):
         return "this key is required and was not found"

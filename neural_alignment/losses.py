@@ -1,4 +1,4 @@
-"""Classes as codes over the outputs: the codes, the error to them, and how an output is decoded.
+"""Losses and metrics of classification, their options, and codes of classes over the outputs.
 
 Rahmansetayesh et al.: sections 2.3.1 and 4.4, Supplementary Note 6. Boopathy and Fiete 2022: Appendix F.
 """
@@ -11,20 +11,20 @@ import keras
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from neural_alignment.errors import ConfigError
+from neural_alignment.errors import ConfigError, WrongValue
 from neural_alignment.options import Options
 from neural_alignment.registry import Registry
 from neural_alignment.serialization import serializable
 
 CODE_STREAM = 5004
-"""Sets the draw of the codes apart from others of the same seed."""
+"""Makes the random numbers of the codes differ from other random numbers of the same seed."""
 
 
 def n_hot_codes(classes: int, units: int, ones: int, seed: int) -> np.ndarray:
-    """Draws a code for each class, of which no two share a one (section 4.4).
+    """Draws a code for each class. No unit is a one in the codes of two classes (section 4.4).
 
-    Class by class, `ones` units are chosen at random of those that no class has yet. With `units = classes * ones` the
-    codes partition the units.
+    For one class after the other, `ones` units are chosen at random from the units without a class. With
+    `units = classes * ones` the codes partition the units.
 
     Args:
         classes: number of classes.
@@ -53,13 +53,12 @@ def check_units(classes: int, units: int, ones: int) -> None:
         ConfigError: if they cannot.
     """
     if classes * ones > units:
-        raise ConfigError(
-            f"loss.units: {classes} classes of {ones} ones each need {classes * ones} or more; found {units}"
-        )
+        requirement = f"must be {classes * ones} or more for {classes} classes with {ones} ones each"
+        raise ConfigError(WrongValue("loss.units", requirement, units))
 
 
 class _Coded:
-    """What the error and its decoding share: the codes, kept in a saved model. To be mixed into a Keras class."""
+    """Mix-in of Keras classes that need the codes of the classes, and save them with a model."""
 
     codes: np.ndarray
 
@@ -71,7 +70,7 @@ class _Coded:
             )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "codes": self.codes.tolist()}
 
 
@@ -86,7 +85,7 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
     Args:
         codes: `(classes, units)`, 0 and 1.
         examples: size of a training batch.
-        label_smoothing: targets are this instead of 0, and 1 less this instead of 1 (Supplementary Note 6: 0.05).
+        label_smoothing: targets are this instead of 0, and 1 minus this instead of 1 (Supplementary Note 6: 0.05).
         reduction: as in `keras.losses.Loss`.
         name: as in `keras.losses.Loss`.
         dtype: as in `keras.losses.Loss`.
@@ -111,7 +110,7 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
 
     @property
     def targets(self) -> np.ndarray:
-        """What the outputs should be for each class, smoothed, `(classes, units)`."""
+        """The smoothed targets of the outputs for each class, `(classes, units)`."""
         return self.codes * (1.0 - 2.0 * self.label_smoothing) + self.label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -126,13 +125,13 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
         return 0.5 * self.examples * keras.ops.sum(keras.ops.square(targets - y_pred), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "examples": self.examples, "label_smoothing": self.label_smoothing}
 
 
 @serializable
 class SquaredError(keras.losses.Loss):
-    """Squared distance to the one-hot code of the class less a shift, a mean over classes and batch.
+    """Squared distance to the one-hot code of the class minus a shift, a mean over classes and batch.
 
     mean_ij (f_ij - (1[j = y_i] - shift))^2 (Boopathy and Fiete 2022, Appendix F: shift 0.1, so that the mean over ten
     classes is 0; on ImageNet 0).
@@ -165,15 +164,15 @@ class SquaredError(keras.losses.Loss):
         return keras.ops.mean(keras.ops.square(y_pred - (targets - self.shift)), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "shift": self.shift}
 
 
 @serializable
 class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
-    """Part of the examples whose output has its largest inner product with the code of the class.
+    """Fraction of the examples whose output has its largest inner product with the code of the class.
 
-    The first of equal products is taken: a network whose outputs are all 0 names class 0.
+    Of equal products the first is taken: the prediction is class 0 if all outputs are 0.
 
     Args:
         codes: `(classes, units)`, 0 and 1.

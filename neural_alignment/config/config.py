@@ -52,7 +52,7 @@ class Config(Options):
     optimization: Optimization
     """How W and B are updated."""
     evaluation: Evaluation = Evaluation()
-    """What is measured, and how often."""
+    """Which measurements are made, and how often."""
     logging: Logging = Logging()
     """Files that are written in addition to `metrics.csv`."""
     checkpoints: Checkpoints = Checkpoints()

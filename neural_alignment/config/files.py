@@ -20,13 +20,13 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -
     Args:
         path: the YAML file.
         overrides: `key.path=value`, the value in YAML.
-        smoke: whether to apply what the file says under `smoke`.
+        smoke: whether to apply the overrides under `smoke`.
 
     Returns:
         The configuration, with defaults filled in.
 
     Raises:
-        ConfigError: in one line, naming file, key path, what was found and what is allowed.
+        ConfigError: with one line that names file, key path, the value found and the allowed values.
     """
     chain = yaml_files.read_chain(str(path))
     data: dict[str, Any] = {}
@@ -49,9 +49,9 @@ def parse(data: Mapping[str, Any], source: str = "", origins: Sequence[tuple[str
     """Validates plain data.
 
     Args:
-        data: what a file with no `base` holds.
-        source: begins a message; `origins` says it more exactly.
-        origins: the files and overrides that `data` was merged from, as of `yaml_files.origin`.
+        data: the content of a file without `base`.
+        source: the start of messages if `origins` does not have the key.
+        origins: the files and overrides that `data` was merged from; see `yaml_files.origin`.
 
     Raises:
         ConfigError: in one line.
@@ -91,27 +91,27 @@ def plain(config: Config) -> dict[str, Any]:
     data = config.model_dump(mode="json", exclude_none=True)
     written = data.get("alignment", [])
     for rule, mapping in zip(config.rules, written if isinstance(written, list) else [written], strict=True):
-        # What a run gives to a rule stays open, or the rule would keep the defaults as its own.
+        # Seed and epoch length of a rule are left out if they are defaults, so that `bind` can set those of a run.
         for key in {"seed", "steps_per_epoch"} - rule.model_fields_set:
             mapping.pop(key, None)
     return data
 
 
 def json_schema() -> dict[str, Any]:
-    """Returns a JSON Schema for editors: keys, types and allowed values; `load` alone checks what is missing.
+    """Returns a JSON Schema for editors: keys, types and allowed values.
 
-    A file with a `base` says only what differs, so nothing is required here.
+    No key is required, because a file with a `base` contains only differences. `load` checks for missing keys.
     """
     schema = _loosen(Config.model_json_schema())
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "neural_alignment run"
-    schema["properties"]["base"] = {"type": "string", "description": "File that this one differs from."}
+    schema["properties"]["base"] = {"type": "string", "description": "File whose keys this file changes."}
     schema["properties"]["smoke"] = {"type": "object", "description": "Overrides for a run of two steps."}
     return schema
 
 
 def _loosen(node: Any) -> Any:
-    """Removes what a partial mapping would not satisfy."""
+    """Removes the constraints that a partial mapping does not satisfy."""
     if isinstance(node, list):
         return [_loosen(item) for item in node]
     if not isinstance(node, dict):

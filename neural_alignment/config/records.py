@@ -1,4 +1,4 @@
-"""Options of what a run measures, writes and keeps."""
+"""Options of the measurements of a run, the files it writes and the states it keeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neural_alignment.options import Options
 
 
 class Evaluation(Options):
-    """What is measured, and how often."""
+    """Which measurements are made, and how often."""
 
     every_epochs: PositiveInt = 1
     """Epochs between two evaluations."""

@@ -14,7 +14,7 @@ from neural_alignment.config.yaml_reader import MAX_BYTES, MAX_DEPTH, parse
 from neural_alignment.errors import ConfigError, Mistake, shortened
 
 KIND_KEYS = ("rule", "name", "source", "kind")
-"""Keys that say which kind of thing a mapping is."""
+"""Keys that select the class of a mapping, such as `rule: symmetric`."""
 
 IMPLIED_KINDS = {"drop_epochs": {"kind": "drops"}}
 """Keys of learning-rate schedules, which may leave out their `kind`."""
@@ -31,7 +31,7 @@ def read(path: str, needed_by: str | None = None) -> dict[str, Any]:
         needed_by: the file that refers to it, for messages.
 
     Raises:
-        ConfigError: if it cannot be read or breaks a rule of this module; one line that names the file.
+        ConfigError: if it cannot be read or is not valid; one line that names the file.
     """
     text = _text(path, f" (base of {needed_by})" if needed_by else "")
     data = parse(text, path)
@@ -68,10 +68,9 @@ def _text(path: str, where: str) -> str:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lays `over` on `base` and returns the result.
+    """Returns `base` with the values of `over`.
 
-    Mappings are merged, except where they name different kinds (see `KIND_KEYS`): then that of `over` replaces the
-    other, as every other value does.
+    Mappings are merged. Other values replace those of `base`, and so do mappings of a different kind (see `KIND_KEYS`).
     """
     merged = dict(base)
     for key, value in over.items():
@@ -148,10 +147,10 @@ def apply_override(data: dict[str, Any], override: str) -> Any:
         node[_entry(node, last, f"{where}: {key_path}")] = value
     else:
         node[last] = merge(node, {last: value})[last]
-    said = copy.deepcopy(value)
+    mapping = copy.deepcopy(value)
     for key in reversed(keys):
-        said = {key: said}
-    return said
+        mapping = {key: mapping}
+    return mapping
 
 
 def _entry(entries: Sequence[Any], key: str, where: str) -> int:
@@ -163,16 +162,16 @@ def _entry(entries: Sequence[Any], key: str, where: str) -> int:
 
 
 def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str) -> str:
-    """Returns which file or override a mistake comes from.
+    """Returns the name of the file or override that a mistake comes from.
 
     Args:
-        origins: name and content of each, the one that overrides all others first.
-        mistake: the problem.
-        otherwise: returned where none of them has the key, nor a mapping or list around it.
+        origins: name and content of each file and override, the one that overrides all others first.
+        mistake: the mistake.
+        otherwise: returned if none of them has the key, or a mapping or list around it.
 
     Returns:
-        The name of the first that has the key. Where a key is missing, that of the first that says of which kind the
-        mapping is, which makes the key necessary.
+        The name of the first that has the key. If a key is missing, the name of the first that selects the class of the
+        mapping, because the class requires the key.
     """
     keys = mistake.blamed.split(".") if mistake.blamed else []
     if mistake.missing:

@@ -8,7 +8,7 @@ Reading follows the core schema of YAML 1.2, which JSON agrees with:
 | `true`, `True`, `TRUE`, `false`, `False`, `FALSE` | a boolean |
 | `12`, `-3`, `017` (seventeen), `0o17` (fifteen), `0x1F` | an integer |
 | `0.5`, `.5`, `5.`, `5e-3`, `-.inf`, `.NaN` | a float |
-| all else, such as `on`, `no`, `1_000`, `0b1`, `190:20:30`, `2001-01-01`, `=` | a string |
+| everything else, such as `on`, `no`, `1_000`, `0b1`, `190:20:30`, `2001-01-01`, `=` | a string |
 
 Beyond that, a file must be UTF-8 text of at most `MAX_BYTES` with one document. Keys must be strings, each once in its
 mapping. Nesting, the number of values (aliases expanded) and the size of integers are limited, and are checked on the
@@ -67,7 +67,7 @@ def parse(text: str, source: str) -> Any:
         source: the file or option that it comes from, for messages.
 
     Raises:
-        ConfigError: if it breaks a rule of this module; one line.
+        ConfigError: if it is not valid; one line.
     """
     try:
         if len(text.encode()) > MAX_BYTES:
@@ -90,7 +90,7 @@ def parse(text: str, source: str) -> Any:
 
 
 class _Problem(Exception):  # noqa: N818 - of the document, not of the program
-    """A rule of this module is broken at an event."""
+    """A document is not valid at an event."""
 
     def __init__(self, message: str, event: yaml.Event | None = None):
         super().__init__(f"{message}{_place(event.start_mark) if event else ''}")
@@ -183,7 +183,7 @@ class _Composer:
             raise _Problem(f"the alias *{_shown(event.anchor)} has no anchor before it", event)
         node = self._anchors[event.anchor]
         if node is None:
-            raise _Problem(f"the alias *{_shown(event.anchor)} stands inside what it repeats", event)
+            raise _Problem(f"the alias *{_shown(event.anchor)} is part of the value that it repeats", event)
         if len(self._open) + node.height > MAX_DEPTH:
             raise _Problem(f"more than {MAX_DEPTH} mappings and sequences are nested", event)
         self._counted(node.count - 1, event)  # The other one is counted where the node is added.

@@ -87,7 +87,7 @@ class WeightNorm(Options):
             layer._backward_kernel.assign(scale(layer._backward_kernel))
 
     def check_rules(self, rules: Sequence[Alignment]) -> None:
-        """Checks that the backward kernels have a norm of their own, and keep it, if they are scaled.
+        """Checks that the backward kernels are independent of W and keep their norm, if they are scaled.
 
         Args:
             rules: all rules of a run.

@@ -1,4 +1,4 @@
-"""Options of the optimizers of Keras that have no options class of their own, made from their signatures."""
+"""Options of the other optimizers of Keras, made from their signatures."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_tfds_facts_are_those_of_the_data_and_read_no_record(files, tools, monke
     expected = facts_of(data.load("tfds", batch_size=6, seed=0, **options))
     monkeypatch.setattr(tfds, "Records", None)
     assert facts_of(data.facts("tfds", batch_size=6, seed=0, **options)) == expected
-    assert "`batch_size` must not be larger" in raised_by(data.facts, "tfds", batch_size=21, seed=0, **options)
+    assert "batch_size: must not be larger than" in raised_by(data.facts, "tfds", batch_size=21, seed=0, **options)
 
 
 def test_imagenet_facts_need_both_counts(files):

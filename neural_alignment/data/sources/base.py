@@ -1,4 +1,4 @@
-"""What all data sources have in common, and the registry of them."""
+"""The base class of all data sources, and their registry."""
 
 from __future__ import annotations
 
