@@ -185,7 +185,7 @@ def train(
     run_dir = run_dir or files.confined("runs", f"{'smoke/' if smoke else ''}{run_name(config)}")
     progress = callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
     result = run.train(settings, run_dir, resume, force, progress, resume_from)
-    _print_result(result)
+    _print_result(result, settings.loss.criterion)
 
 
 @app.command()
@@ -476,10 +476,9 @@ def run_name(config: str) -> str:
     return "/".join(parts[parts.index("configs") + 1 :] if "configs" in parts[:-1] else parts[-1:])
 
 
-def _print_result(result: object) -> None:
-    """Prints accuracy, the angle of each layer, and where the run is."""
-    row = result.metrics
-    print(f"\nvalidation accuracy  {100 * row['top1']:.2f} %")
+def _print_result(result: object, criterion: object) -> None:
+    """Prints the accuracy or loss, the angle of each layer, and the path of the run."""
+    print(f"\nvalidation {criterion.name}  {criterion.text(result.metrics[criterion.column])}")
     angles = result.weight_angles
     if angles:
         width = max(len(layer) for layer in [*angles, "layer"])

@@ -5,7 +5,9 @@ Rahmansetayesh et al.: sections 2.3.1 and 4.4, Supplementary Note 6. Boopathy an
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -209,6 +211,63 @@ class SparseTopKAccuracy(keras.metrics.SparseTopKCategoricalAccuracy):
         super().update_state(y_true, keras.ops.cast(y_pred, "float32"), sample_weight)
 
 
+@serializable
+class SummedSquaredError(keras.losses.Loss):
+    """Squared error of sequences, summed over steps and outputs, a mean over the batch.
+
+    Boopathy and Fiete 2022, equation 62.
+    """
+
+    def __init__(
+        self,
+        reduction: str = "mean_with_sample_weight",
+        name: str = "summed_squared_error",
+        dtype: Any = None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the error of each sequence, `(batch,)`.
+
+        Args:
+            y_true: targets `(batch, steps, outputs)`.
+            y_pred: outputs, of the same shape.
+        """
+        return keras.ops.sum(keras.ops.square(y_pred - y_true), axis=(1, 2))
+
+
+class Criterion(NamedTuple):
+    """The metric by which the networks of a task are compared.
+
+    Attributes:
+        column: its column in `metrics.csv`.
+        name: its name.
+        label: a short name for messages.
+        larger_is_better: False if smaller values are better.
+        is_fraction: whether messages show it as a percentage.
+    """
+
+    column: str
+    name: str
+    label: str
+    larger_is_better: bool
+    is_fraction: bool
+
+    def best(self, rows: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
+        """Returns the best of some rows of `metrics.csv`, the first of equals, or none if no row has a value."""
+        known = [row for row in rows if not math.isnan(row[self.column])]
+        choose = max if self.larger_is_better else min
+        return choose(known, key=lambda row: row[self.column], default=None)
+
+    def text(self, value: float) -> str:
+        """Returns a value for a message, such as `97.22 %` or `1.2345`."""
+        return f"{100 * value:.2f} %" if self.is_fraction else f"{value:.4f}"
+
+
+ACCURACY = Criterion("top1", "accuracy", "top-1", larger_is_better=True, is_fraction=True)
+
+SMALLEST_LOSS = Criterion("J", "J", "J", larger_is_better=False, is_fraction=False)
+
 LOSSES = Registry("kind")
 """The options of every loss by its name in a configuration."""
 
@@ -221,6 +280,15 @@ class LossOptions(Options):
 
     takes_logits: ClassVar[bool] = False
     """Whether the outputs of the network must not have a nonlinearity."""
+
+    targets: ClassVar[str] = "classes"
+    """The kind of targets: those of the data and the outputs of the model must be of the same kind."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("top1", "top5")
+    """Columns of `metrics.csv` besides J; a metric that `make` leaves out has empty cells."""
+
+    criterion: ClassVar[Criterion] = ACCURACY
+    """Decides which state of a run, and which run of a search, is the best."""
 
     def outputs(self, classes: int) -> int:
         """Returns the number of outputs that the network must have.
@@ -339,3 +407,19 @@ class SquaredErrorOptions(LossOptions):
         """Returns the loss and its metrics. See `LossOptions.make`."""
         del batch_size, seed
         return SquaredError(self.shift), _accuracies(classes)
+
+
+@LOSSES.register
+class SummedSquaredErrorOptions(LossOptions):
+    """Squared error of sequences, summed over steps and outputs, a mean over the batch."""
+
+    targets: ClassVar[str] = "sequences"
+    metrics: ClassVar[tuple[str, ...]] = ()
+    criterion: ClassVar[Criterion] = SMALLEST_LOSS
+
+    kind: Literal["summed_squared_error"]
+
+    def make(self, classes, batch_size, seed):
+        """Returns the loss, and no metrics. See `LossOptions.make`."""
+        del classes, batch_size, seed
+        return SummedSquaredError(), []

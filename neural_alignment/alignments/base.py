@@ -270,6 +270,8 @@ class Alignment(Options):
     """Whether B is trained; otherwise it has no optimizer slots and R is not computed."""
     keeps_kernel: ClassVar[bool] = True
     """Whether every layer keeps a backward kernel; a rule for a whole network keeps what it needs in the model."""
+    takes_sequences: ClassVar[bool] = False
+    """Whether the rule trains recurrent networks with an output at each step."""
     starts_at_forward: ClassVar[bool] = False
     """Whether B is W(0), W at the first training step, instead of an independent draw."""
 

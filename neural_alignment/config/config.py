@@ -85,6 +85,7 @@ class Config(Options):
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
+        self._check_targets()
         self.optimization.check_run(self)
         for rule in self.rules:
             rule.check_run(self)
@@ -92,6 +93,13 @@ class Config(Options):
         for part in (self.model, self.loss, self.data, self.evaluation):
             part.check_run(self)
         return self
+
+    def _check_targets(self):
+        kinds = {f"data.source {self.data.source}": self.data.targets, f"loss.kind {self.loss.kind}": self.loss.targets}
+        for name, targets in kinds.items():
+            if targets != self.model.targets:
+                requirement = f"must be a model for {targets}, the targets of {name}, not for {self.model.targets}"
+                raise ArgumentError("model.name", requirement, self.model.name)
 
     def _check_patterns(self):
         if not isinstance(self.alignment, (list, tuple)):

@@ -141,6 +141,11 @@ class Facts:
         self.validation_examples = validation_examples
 
     @property
+    def example_spec(self) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+        """The shapes and dtypes of the inputs and the target of one example."""
+        return tf.TensorSpec(self.input_shape, tf.float32), tf.TensorSpec((), tf.int32)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch. The remaining examples are left out of it; the next epoch has another order."""
         return self.train_examples // self.batching.batch_size

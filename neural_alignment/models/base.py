@@ -43,6 +43,9 @@ class ModelOptions(Options):
     builder: ClassVar[Callable[..., keras.Model]]
     """Builds the model; takes `classes`, `input_shape`, `alignment`, `weight_decay` and the fields of the options."""
 
+    targets: ClassVar[str] = "classes"
+    """The kind of targets that the outputs are for, as of `LossOptions.targets`."""
+
     size_key: ClassVar[str] = "width"
     """The option that decides how large the model is, for messages."""
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
+from pydantic import NonNegativeInt, PositiveInt
 
-from neural_alignment.alignments import Alignment, current_pass
+from neural_alignment.alignments import RULES, Alignment, current_pass
+from neural_alignment.errors import ArgumentError
+from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.parts import Parts
 from neural_alignment.serialization import serializable
 
@@ -20,16 +25,16 @@ class Recurrent(keras.layers.Layer):
     """A fully recurrent layer in the NTK parameterization, unrolled over time (equation 60).
 
     z_k = x_k W_i + s_{k-1} W_h / sqrt(m) + b_h; s_k = relu(z_k). All kernels are drawn from N(0, 1), the bias is 0. The
-    initial state s_0 is trained: one row for each place of a batch, 0 at first; a larger batch goes through the rows
-    again, so that several batches may be evaluated as one.
+    initial state s_0 is trained. It has one row for each place in a batch, all 0 at first. A larger batch repeats the
+    rows, so that several batches can be evaluated as one.
 
-    Each s_k, s_0 too, is shown to the pass that is under way (`ForwardPass.probe`) where it enters the next state, not
-    where it is read out at the same step: equation 58 sums over the outputs of later steps alone.
+    `ForwardPass.probe` receives each s_k, including s_0, where it enters the next state, but not where it is read out
+    at the same step: equation 58 sums only over the outputs of later steps.
 
     Args:
-        units: m, positive.
-        slots: rows of the initial state: the size of a batch in training.
-        alignment: none, or a rule for the whole network.
+        units: number of units m, positive.
+        slots: rows of the initial state, the size of a training batch.
+        alignment: none, or a rule for a whole network.
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
@@ -37,7 +42,7 @@ class Recurrent(keras.layers.Layer):
     """
 
     recurrent = True
-    """Read by the rules for whole networks: the layer shows them its states, step by step."""
+    """Tells the rules for whole networks that the layer passes its states to `ForwardPass.probe`."""
 
     def __init__(self, units: int, slots: int, alignment: Alignment | dict | None = None, **kwargs: Any):
         super().__init__(**kwargs)
@@ -96,7 +101,7 @@ class Recurrent(keras.layers.Layer):
 
     @property
     def live_weights(self) -> list[Any]:
-        """The initial state: in the published code a frozen network begins at the live one; every rule trains it."""
+        """The initial state. In the published code a frozen network starts at the live one; every rule trains it."""
         return [self.initial_state]
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -104,7 +109,7 @@ class Recurrent(keras.layers.Layer):
         return (*input_shape[:-1], self.units)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what the constructor takes."""
+        """Returns the arguments of the constructor."""
         alignment = self.alignment and keras.saving.serialize_keras_object(self.alignment)
         return {**super().get_config(), "units": self.units, "slots": self.slots, "alignment": alignment}
 
@@ -116,26 +121,71 @@ def rnn(
     classes: int = 1,
     alignment: Alignment | None = None,
     weight_decay: float = 0.0,
+    weights_seed: int | None = None,
 ) -> keras.Model:
-    """Builds the network of the Add task: one recurrent layer, `recurrent`, and its readout at every step, `dense`.
+    """Builds the network of the Add task: a recurrent layer, `recurrent`, and a readout at every step, `dense`.
 
     y_k = s_k W_o / sqrt(m) + b_o, W_o ~ N(0, 1) (the published code; equation 61 leaves out the factor).
 
     Args:
         units: hidden units m.
-        slots: size of a batch; the trained initial state has a row for each place in it.
+        slots: batch size; the trained initial state has a row for each place in a batch.
         input_shape: `(steps, features)`.
         classes: outputs of each step.
         alignment: none, or a rule for the whole network.
         weight_decay: coefficient of J's L2 term, on the readout.
+        weights_seed: seed of NumPy's legacy generator, with which the published code draws W_i, W_h and W_o. Default:
+            Keras draws them.
 
     Returns:
         A functional model, `(batch, steps, features)` -> `(batch, steps, classes)`.
     """
     parts = Parts(alignment, weight_decay)
     inputs = keras.Input(input_shape)
-    states = Recurrent(units, slots, alignment=alignment, name="recurrent")(inputs)
-    return parts.finish(inputs, parts.dense(classes, "dense", parameterization="ntk")(states), "rnn")
+    recurrent = Recurrent(units, slots, alignment=alignment, name="recurrent")
+    readout = parts.dense(classes, "dense", parameterization="ntk")
+    outputs = readout(recurrent(inputs))
+    if weights_seed is not None:
+        kernels = recurrent.input_kernel, recurrent.kernel, readout.kernel
+        for variable, value in zip(kernels, published_kernels([k.shape for k in kernels], weights_seed), strict=True):
+            variable.assign(value)
+    return parts.finish(inputs, outputs, "rnn")
+
+
+def published_kernels(shapes: Sequence[tuple[int, ...]], seed: int) -> list[np.ndarray]:
+    """Draws kernels of some shapes from N(0, 1) in turn, with NumPy's legacy generator as in the published code."""
+    draws = np.random.RandomState(seed)
+    return [draws.normal(size=tuple(shape)) for shape in shapes]
+
+
+@MODELS.register
+class RNN(ModelOptions):
+    """A recurrent network with an output at each step, in the NTK parameterization."""
+
+    builder: ClassVar = staticmethod(rnn)
+    size_key: ClassVar[str] = "units"
+    targets: ClassVar[str] = "sequences"
+
+    name: Literal["rnn"]
+    units: PositiveInt
+    """Hidden units."""
+    slots: PositiveInt = 50
+    """Rows of the trained initial state: the batch size, so that each place in a batch has its own."""
+    weights_seed: NonNegativeInt | None = None
+    """Seed of NumPy's legacy generator, from which the published code draws the kernels. Default: they are drawn as in
+    other models, from the seed of the run."""
+
+    def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
+        """Returns the number of weights in the forward kernels."""
+        return self.units * (input_shape[-1] + self.units + outputs)
+
+    def check_run(self, config: Any) -> None:
+        """Checks that the rule trains recurrent networks."""
+        for rule in config.rules:
+            if not rule.takes_sequences:
+                allowed = ", ".join(name for name, each in RULES.items() if each.takes_sequences)
+                requirement = f"must be {allowed} with model.name {self.name}"
+                raise ArgumentError(f"{config.place_of(rule)}.rule", requirement, rule.rule)
 
 
 def _tensor(variable: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training: the model's step, the life of a run, and what it reports."""
+"""Training: the step of a model, the trainer, and the life of a run."""
 
 import importlib
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["AlignedModel", "aligned_layers", "load_model", "load_weights"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is asked for: it needs the configuration, and `import neural_alignment` must stay quick.
+    # Imported on first use: it imports the configuration, and `import neural_alignment` must stay quick.
     if name == "load_weights":
         return importlib.import_module("neural_alignment.training.initial_state").load_weights
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

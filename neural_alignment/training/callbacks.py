@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from neural_alignment.config import Logging
 from neural_alignment.errors import ConfigError
-from neural_alignment.training.evaluation import Row
 from neural_alignment.training.files import write_whole
+from neural_alignment.training.metrics import Row
 from neural_alignment.training.model import AlignedModel, aligned_layers
 
 Listener = Callable[[Row], None]
@@ -29,18 +29,18 @@ def kernels(layer: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Kernels:
-    """Keeps W and B of some layers at every evaluation: `STEP.npz` with the arrays LAYER/forward and LAYER/backward.
+    """Writes W and B of some layers at every evaluation: `STEP.npz` with the arrays LAYER/forward and LAYER/backward.
 
-    Both are in the layout of W: `(inputs, outputs)` or `(height, width, inputs, outputs)`. A file is a function of its
-    step, so that a resumed run may write it again.
+    Both have the layout of W: `(inputs, outputs)` or `(height, width, inputs, outputs)`. A file is a function of its
+    step, so a resumed run may write it again.
 
     Args:
-        model: the model that is trained.
-        path: the directory, made with the first file.
-        patterns: of the layers' names, as in a shell; a network without alignment keeps none.
+        model: the model of the run.
+        path: the directory, created with the first file.
+        patterns: shell patterns of layer names; they have no effect in a network without alignment.
 
     Raises:
-        ConfigError: if a pattern takes none of the aligned layers.
+        ConfigError: if a pattern matches none of the aligned layers.
     """
 
     def __init__(self, model: AlignedModel, path: str, patterns: Sequence[str]):
@@ -66,16 +66,16 @@ class Kernels:
 
 
 class TensorBoard:
-    """Writes every row for TensorBoard: scalars, and as asked histograms and images of W against B.
+    """Writes every row for TensorBoard: scalars, and optionally histograms and images of W against B.
 
     Args:
-        model: the model that is trained.
+        model: the model of the run.
         path: the directory of the event files.
-        options: what to write.
+        options: selects histograms and images.
     """
 
     POINTS = 2000
-    """Weights per layer in an image, evenly spaced through the kernel."""
+    """Number of weights per layer in an image, evenly spaced through the kernel."""
 
     def __init__(self, model: AlignedModel, path: str, options: Logging):
         self._model = model
@@ -104,10 +104,10 @@ class TensorBoard:
 
 
 class _Scatter:
-    """Draws B^T against W. One figure serves all layers and rows: to lay one out takes longer than to draw it."""
+    """Draws B^T against W. All layers and rows share one figure, because its layout takes longer than drawing."""
 
     def __init__(self):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # Half a second, and most tests draw nothing.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # Takes half a second, and most tests draw nothing.
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(3.2, 3.2), dpi=100)
@@ -121,8 +121,8 @@ class _Scatter:
         """Returns an image `(height, width, 4)`, uint8.
 
         Args:
-            title: stands above.
-            forward: weights `(points,)` along the horizontal axis.
+            title: the title of the image.
+            forward: forward weights `(points,)`, on the horizontal axis.
             backward: their backward weights, `(points,)`.
         """
         self._points.set_data(forward, backward)
@@ -134,11 +134,11 @@ class _Scatter:
 
 
 class Progress:
-    """Shows a bar over all steps of the run with the time left, and a line per evaluation.
+    """Shows a progress bar over all steps of the run with the time left, and one line per evaluation.
 
     Args:
-        write_line: what prints a line; `tqdm.write` fits, so that the bar stays below.
-        bar: makes the bar from the total number of steps and the number already done, such as `tqdm.tqdm`.
+        write_line: prints a line, such as `tqdm.write`, which keeps the bar at the bottom.
+        bar: creates the bar from the total number of steps and the number already made, such as `tqdm.tqdm`.
     """
 
     def __init__(self, write_line: Callable[[str], None], bar: Callable[..., Any]):
@@ -147,7 +147,7 @@ class Progress:
         self._bar: Any = None
 
     def plan(self, start: int, total: int) -> None:
-        """Opens the bar: the run goes from step `start` to step `total`."""
+        """Opens the bar of a run from step `start` to step `total`."""
         self._bar = self._make_bar(total=total, initial=start, unit="step", desc="training")
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Progress:
             self._bar.close()
 
     def advance(self, steps: int) -> None:
-        """Moves the bar by so many steps."""
+        """Advances the bar by some steps."""
         self._bar.update(steps)
 
     def __call__(self, row: Row) -> None:
@@ -164,7 +164,9 @@ class Progress:
         angles = [v for key, v in row.items() if key.startswith("weight_angle/") and not math.isnan(v)]
         parts = [f"step {int(row['step'])}", f"epoch {row['epoch']:g}"]
         if not math.isnan(row["J"]):
-            parts += [f"J {row['J']:.4f}", f"top-1 {100 * row['top1']:.2f} %"]
+            parts.append(f"J {row['J']:.4f}")
+        if not math.isnan(row.get("top1", math.nan)):
+            parts.append(f"top-1 {100 * row['top1']:.2f} %")
         if not math.isnan(row["R"]):
             parts.append(f"R {row['R']:.4g}")
         if angles:

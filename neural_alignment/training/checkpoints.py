@@ -1,4 +1,4 @@
-"""The states of a run on disk: what it takes to go on as if nothing had happened."""
+"""Checkpoints of a run: weights, optimizer, global step and running means, so that it can resume exactly."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from neural_alignment.errors import RunError
 from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
 
+_CLASS = tf.TensorSpec((), tf.int32)
+"""The target of one example in classification."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +30,7 @@ class DamagedStateError(RunError):
     """A state, or the file that names it, is damaged or missing.
 
     Attributes:
-        problem: the file and its damage, without the remedy for the run itself that the message ends with.
+        problem: the file and its damage, without the remedy that the message adds.
     """
 
     def __init__(self, problem: str, remedy: str):
@@ -36,43 +39,44 @@ class DamagedStateError(RunError):
 
 
 class TrainingMeans(tf.train.experimental.PythonState):
-    """The running means of J, R and the metrics since the last evaluation, kept with a checkpoint.
+    """The running means of J, R and the metrics since the last evaluation, saved with a checkpoint.
 
-    Keras resets them where an evaluation begins, and leaves them out of its checkpoints.
+    Keras resets them when an evaluation begins, and does not save them.
 
     Args:
         model: a compiled model; its metrics are built here.
+        target: shape and dtype of the target of one example. Default: the number of a class.
 
     Attributes:
-        record: plain data about the other files of the run, saved with the state: how they must be for it to go on.
+        record: plain data about the other files of the run, saved with the state: the content that a resume requires.
     """
 
-    def __init__(self, model: AlignedModel):
+    def __init__(self, model: AlignedModel, target: tf.TensorSpec = _CLASS):
         super().__init__()
         self._model = model
         self._kept: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
-        if not model._compile_metrics.built:
+        if model._compile_metrics is not None and not model._compile_metrics.built:
             # Keras builds them while it traces the first step, which is too late to put values back.
             with model.distribute_strategy.scope():
-                labels = keras.KerasTensor((None,), dtype="int32")
-                model._compile_metrics.build(labels, keras.KerasTensor(model.output_shape))
+                targets = keras.KerasTensor((None, *target.shape), dtype=target.dtype.name)
+                model._compile_metrics.build(targets, keras.KerasTensor(model.output_shape))
 
     def keep(self) -> None:
-        """Notes the present values."""
+        """Keeps a copy of the present values."""
         self._kept = {path: v.numpy().tolist() for path, v in self._variables()}
 
     def put_back(self) -> None:
-        """Gives the metrics the values noted last; `tolist` and JSON keep every bit of a float."""
+        """Restores the kept values; `tolist` and JSON keep every bit of a float."""
         for path, variable in self._variables():
             variable.assign(np.asarray(self._kept[path], variable.dtype))
 
     def serialize(self) -> str:
-        """Returns the noted values and the record, for a checkpoint."""
+        """Returns the kept values and the record, for a checkpoint."""
         return json.dumps({"means": self._kept, "record": self.record})
 
     def deserialize(self, string_value: str | bytes) -> None:
-        """Takes the values and the record from a checkpoint."""
+        """Reads the values and the record from a checkpoint."""
         state = json.loads(string_value)
         self._kept, self.record = state["means"], state["record"]
 
@@ -90,15 +94,16 @@ def _sync_state(prefix: str) -> None:
 class Checkpoints:
     """The last states and the best state of a run: weights, optimizer slots, global step, running means.
 
-    The file `checkpoint` names the states, and is replaced in one move once a new state is whole. A state is a function
-    of its step, and no step is saved twice, so that no file that `checkpoint` names is ever written over. Files left by
-    a killed write are removed by `sweep`. Where `checkpoint` is missing or empty, the whole states beside it are used.
+    The file `checkpoint` names the states. It is replaced atomically after a new state is complete. A state is a
+    function of its step, and no step is saved twice, so no file that `checkpoint` names is ever overwritten.
+    `remove_partial_files` removes the files of a killed write. If `checkpoint` is missing or empty, the complete states
+    beside it are used.
 
     Args:
         model: a compiled model all of whose variables exist.
         means: its running means.
         path: the directory.
-        keep: number of last states to keep. Those beyond are removed at the next save.
+        keep: number of last states to keep. Older ones are removed at the next save.
 
     Raises:
         RunError: if a file `checkpoint` is damaged, or names files elsewhere.
@@ -114,7 +119,7 @@ class Checkpoints:
         self._managers = {name: self._manager(tf.io.gfile.join(path, name), counts[name]) for name in self.NAMES}
 
     def _manager(self, directory: str, keep: int) -> tf.train.CheckpointManager:
-        """Returns what manages one directory, after a check of its file `checkpoint`."""
+        """Returns the manager of one directory, after a check of its file `checkpoint`."""
         path = tf.io.gfile.join(directory, "checkpoint")
         if _is_missing_or_empty(path):
             steps = _whole(directory, keep)
@@ -134,20 +139,20 @@ class Checkpoints:
         return tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=keep)
 
     def step(self, name: str) -> int | None:
-        """Returns the global step of the latest state saved as `name`, or None where there is none."""
+        """Returns the global step of the latest state saved as `name`, or None if there is none."""
         latest = self._managers[name].latest_checkpoint
         return step_of(latest) if latest else None
 
     def save(self, name: str) -> bool:
-        """Saves the present state as `"last"` or `"best"`; those that are too many are removed afterwards.
+        """Saves the present state as `"last"` or `"best"`, then removes states beyond the number to keep.
 
-        That of step 0 is not saved where it follows from the seed.
+        The state of step 0 is not saved if it follows from the seed.
 
         Returns:
-            False where a weight is not finite: that is not saved, because from there no run can go on.
+            False if a weight is not finite. Such a state is not saved, because no run can continue from it.
 
         Raises:
-            tf.errors.OpError: if the file system refuses; the state before is whole, and nothing is left behind.
+            tf.errors.OpError: if the file system refuses. The state before stays complete, without leftovers.
         """
         step = self._model.global_step
         if not self._finite():
@@ -157,11 +162,11 @@ class Checkpoints:
             return True
         manager = self._managers[name]
         try:
-            # The manager's own callback, which writes `checkpoint` and removes the state before, comes after this one.
+            # The callback of the manager, which writes `checkpoint` and removes the state before, runs after this one.
             durable = tf.train.CheckpointOptions(experimental_write_callbacks=[_sync_state])
             manager.save(checkpoint_number=step, options=durable)
         except tf.errors.OpError:
-            self.sweep()
+            self.remove_partial_files()
             raise
         for path in (tf.io.gfile.join(manager.directory, "checkpoint"), manager.directory):
             files.sync(path)
@@ -171,7 +176,7 @@ class Checkpoints:
         return all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in self._model.weights if "float" in w.dtype)
 
     def restore_last(self) -> int | None:
-        """Restores the last state; returns its global step, or None where there is none.
+        """Restores the last state; returns its global step, or None if there is none.
 
         Raises:
             RunError: if the checkpoint is damaged or of another model.
@@ -179,7 +184,7 @@ class Checkpoints:
         latest = self._managers["last"].latest_checkpoint
         if latest is None:
             return None
-        # All is read first: a failure in the middle of `restore` would leave a model of two states.
+        # Everything is read first: a failure within `restore` would leave a model of two states.
         problem = _problem(latest)
         if problem is None and any(name.startswith(_EARLIER) for name in _variables(latest)):
             raise RunError(
@@ -189,7 +194,7 @@ class Checkpoints:
         if problem is None:
             try:
                 self._checkpoint.restore(latest).assert_consumed()
-            except Exception as error:  # Besides its own errors TensorFlow raises any that unexpected content causes.
+            except Exception as error:  # Unexpected content can cause any error.
                 problem = " ".join(str(error).split())[:150]
         if problem is not None:
             raise RunError(f"{latest}: cannot be restored ({problem}); {_remedy(latest)}")
@@ -197,8 +202,8 @@ class Checkpoints:
             raise RunError(f"{latest}: is the state of step {self._model.global_step}; {_REMEDY}")
         return self._model.global_step
 
-    def sweep(self) -> None:
-        """Removes what a write that was cut short has left: all that `checkpoint` does not name."""
+    def remove_partial_files(self) -> None:
+        """Removes the files of an interrupted write: all files that `checkpoint` does not name."""
         for manager in self._managers.values():
             if not tf.io.gfile.isdir(manager.directory):
                 continue
@@ -215,9 +220,9 @@ def step_of(prefix: str) -> int:
 
 
 def named_steps(directory: str) -> list[int]:
-    """Returns the steps that the file `checkpoint` of a directory names, in ascending order; changes nothing there.
+    """Returns the steps that the file `checkpoint` of a directory names, in ascending order; changes no file.
 
-    Where it is missing or empty, they are those of all whole states.
+    If the file is missing or empty, they are the steps of all complete states.
 
     Raises:
         RunError: if it is damaged, or names files elsewhere.
@@ -229,7 +234,7 @@ def named_steps(directory: str) -> list[int]:
 
 
 def kept_steps(directory: str) -> list[int]:
-    """Returns those of `named_steps` whose files are there: a kill, or damage, may have left others without.
+    """Returns those of `named_steps` whose files exist: after a kill or damage, files may be missing.
 
     Raises:
         RunError: as of `named_steps`.
@@ -238,7 +243,7 @@ def kept_steps(directory: str) -> list[int]:
 
 
 def latest_step(directory: str) -> int | None:
-    """Returns the step of the latest state in a directory, or None where there is none.
+    """Returns the step of the latest state in a directory, or None if there is none.
 
     Raises:
         RunError: as of `named_steps`, or if a file of that state is missing.
@@ -250,7 +255,7 @@ def latest_step(directory: str) -> int | None:
 
 
 def check_state(prefix: str) -> None:
-    """Checks that all of a state can be read: TensorFlow compares the checksums.
+    """Checks that a whole state can be read; TensorFlow compares the checksums.
 
     Raises:
         RunError: if not.
@@ -263,8 +268,8 @@ def read_state(prefix: str, wanted: Callable[[str], bool] = lambda key: True) ->
     """Returns key, name and value of the variables of a state. A weight is named by its path, such as `dense/kernel`.
 
     Args:
-        prefix: path of the state, without the endings of its files.
-        wanted: whether a variable is to be read, by its key.
+        prefix: path of the state, without the suffixes of its files.
+        wanted: whether to read a variable, by its key.
 
     Raises:
         RunError: if the state is damaged.
@@ -277,7 +282,7 @@ def read_state(prefix: str, wanted: Callable[[str], bool] = lambda key: True) ->
 
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-"""Key under which TensorFlow keeps how the objects of a state belong together."""
+"""Key of the object graph in a TensorFlow checkpoint."""
 
 _REMEDY = "restore its files from a copy, or train anew with --force"
 
@@ -287,11 +292,11 @@ def _is_missing_or_empty(path: str) -> bool:
 
 
 def _whole(directory: str, most: int | None = None) -> list[int]:
-    """Returns the steps of the states in a directory of which every byte can be read, in ascending order.
+    """Returns the steps of the completely readable states in a directory, in ascending order.
 
     Args:
         directory: the directory, which need not exist.
-        most: return no more than so many, the newest.
+        most: maximum number of steps; the newest are returned.
     """
     entries = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
     steps = [int(match[1]) for entry in entries if (match := re.fullmatch(r"ckpt-(\d+)\.index", entry))]
@@ -300,27 +305,27 @@ def _whole(directory: str, most: int | None = None) -> list[int]:
 
 
 def _has_files(prefix: str) -> bool:
-    """Whether the files of a state are there."""
+    """Whether the files of a state exist."""
     return tf.io.gfile.exists(f"{prefix}.index") and bool(tf.io.gfile.glob(f"{prefix}.data-*"))
 
 
 _EARLIER = "optimizer/optimizers/"
-"""Where earlier versions kept the variables of the optimizers inside a `MultiOptimizer`."""
+"""Prefix of the optimizer variables in checkpoints of earlier versions."""
 
 
 def _variables(prefix: str) -> dict[str, Any]:
     """Returns the shapes of the variables in a state by name."""
-    # `tf.train.load_checkpoint` takes a prefix for a folder on some remote file systems.
+    # `tf.train.load_checkpoint` mistakes a prefix for a folder on some remote file systems.
     return tf.compat.v1.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
 
 
 def _problem(prefix: str) -> str | None:
-    """Returns the problem of a state, or None if all of it can be read: TensorFlow compares the checksums."""
+    """Returns the problem of a state, or None if it can be read completely."""
     try:
         reader = tf.compat.v1.train.NewCheckpointReader(prefix)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
-    except Exception as error:  # Damaged bytes lead TensorFlow to errors of many classes.
+    except Exception as error:  # Damaged bytes cause errors of many classes.
         return " ".join(str(error).split())[:150] or type(error).__name__
     return None
 
@@ -328,7 +333,7 @@ def _problem(prefix: str) -> str | None:
 def write_named(path: str, steps: Sequence[int]) -> None:
     """Writes a file `checkpoint` that names the states of some steps, in ascending order.
 
-    The manager removes a state in time only if it has a time.
+    The manager later removes only states that have a timestamp.
     """
     lines = [f'model_checkpoint_path: "ckpt-{steps[-1]}"']
     lines += [f'all_model_checkpoint_paths: "ckpt-{step}"' for step in steps]
@@ -344,7 +349,7 @@ _LINE = re.compile(
 
 
 def _named(path: str) -> list[str] | None:
-    """Returns the paths that a file `checkpoint` names, that of the latest state first; none where it is damaged."""
+    """Returns the paths that a file `checkpoint` names, the latest first; None if the file is damaged."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             lines = [_LINE.fullmatch(line) for line in file.read().decode().splitlines()]
@@ -360,9 +365,9 @@ def _named(path: str) -> list[str] | None:
 
 
 def _checked_names(path: str) -> list[str]:
-    """Returns the paths of the states that a file `checkpoint` names, that of the latest first.
+    """Returns the paths of the states that a file `checkpoint` names, the latest first.
 
-    They must lie beside it: the manager would remove files that it names elsewhere.
+    The states must lie beside the file: the manager would remove files in other folders.
 
     Raises:
         RunError: if it is damaged, or names files elsewhere; the message names a remedy.
@@ -398,7 +403,7 @@ def _check_latest(path: str) -> str:
     directory, named = os.path.dirname(path), _checked_names(path)
     if _has_files(named[0]):
         return named[0]
-    # A whole state that it does not name shows that the name is wrong.
+    # A complete state that the file does not name shows that the name is wrong.
     if {*_whole(directory)} - {step_of(prefix) for prefix in named}:
         raise _damaged_names(path)
     lost = ".data-00000-of-00001" if tf.io.gfile.exists(f"{named[0]}.index") else ".index"
@@ -407,7 +412,7 @@ def _check_latest(path: str) -> str:
 
 
 def _remedy(prefix: str) -> str:
-    """Returns the remedy for a state that is damaged, for messages: another one that is kept, where there is one."""
+    """Returns the remedy for a damaged state, for messages: another kept state, if there is one."""
     directory = os.path.dirname(prefix)
     others = [step for step in kept_steps(directory) if step != step_of(prefix)]
     if not others or directory.endswith("best"):

@@ -1,4 +1,4 @@
-"""Which keys of a configuration decide the result of a run, their checksum, and how two configurations differ."""
+"""The values of a configuration that affect the result of a run: their checksum, and the first difference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FREE = {
     **dict.fromkeys(("runtime", "checkpoints", "logging"), True),
     "data": {"data_dir", "download", "index_file", "tolerate_corrupt"},
 }
-"""Keys of the configuration that may change on resume: they do not affect the result."""
+"""Keys that may change on resume because they do not affect the result."""
 
 
 def decisive_values(config: Config) -> dict[str, Any]:
@@ -23,14 +23,14 @@ def decisive_values(config: Config) -> dict[str, Any]:
 
 
 def digest(config: Config) -> str:
-    """Returns the checksum of what decides the result; `file_digest` returns the same for the file of `config`."""
+    """Returns the checksum of the values that affect the result; `file_digest` gives the same for a file."""
     return _plain_digest(configuration.plain(config))
 
 
 def file_digest(path: str) -> str:
-    """Returns the checksum of the values of `config.yaml` that decide the result.
+    """Returns the checksum of the values in a configuration file that affect the result.
 
-    They are taken as the file has them: a later version may have more keys, with defaults.
+    Only values in the file count: a later version of the program may have more keys, with defaults.
 
     Raises:
         ConfigError: if the file is missing or damaged.
@@ -48,7 +48,7 @@ def _plain_digest(plain: Mapping[str, Any]) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """Returns plain data in which equal numbers are written alike: 1, 1.0 and "1e0"."""
+    """Returns plain data in which equal numbers have one form: 1, 1.0 and "1e0"."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -65,12 +65,12 @@ def first_difference(was: Config, now: Config) -> str | None:
 
 
 def plain_difference(was: Any, now: Any) -> str | None:
-    """Says at which key plain data differ, and how; none where they do not."""
+    """Returns a description of the first key at which plain data differ, or None if there is none."""
     return next((f"{key} was {old!r}, is now {new!r}" for key, old, new in _differences(was, now)), None)
 
 
 class _Unset:
-    """Stands for a key that is left out where it has its default."""
+    """Represents a key that is left out because it has its default."""
 
     def __repr__(self) -> str:
         return "not set"
@@ -81,7 +81,7 @@ _UNSET = _Unset()
 
 def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Returns the keys at which plain data differ, with both values."""
-    # Without a common key they are of different kinds, such as two distributions of a search.
+    # Mappings without a common key are of different kinds, such as two distributions of a search.
     if isinstance(was, dict) and isinstance(now, dict) and was.keys() & now.keys():
         for key in {**was, **now}:
             place = f"{path}.{key}" if path else key

@@ -1,4 +1,4 @@
-"""What a run would train: layers, rules, parameters, and the cost of a step in products with a kernel."""
+"""Describes a run before it is trained: layers, rules, parameters, and the cost of a step."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PRODUCTS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul"}
 
 
 _FIXED = ("gamma", "beta")
-"""Weights that are trained, unless `model.batch_norm_trainable` is false."""
+"""Weights of batch normalization that `model.batch_norm_trainable: false` freezes."""
 
 
 class LayerCost(NamedTuple):
     """One layer with a kernel.
 
     Attributes:
-        name: of the layer.
-        rule: name of its rule; backpropagation where it has none.
-        forward: parameters of the forward path, bias included.
+        name: the name of the layer.
+        rule: the name of its rule, or "backpropagation".
+        forward: parameters of the forward path, including the bias.
         backward: parameters of the backward kernel.
         product: floating-point operations of one product of the kernel with one example.
-        products: how many of them R costs per step.
+        products: number of such products that R costs per step.
     """
 
     name: str
@@ -52,7 +52,7 @@ def describe(config: Config) -> str:
 
     Raises:
         DataError: if shapes and counts are not in the configuration and the data cannot be read.
-        ConfigError: if a rule's pattern fits no layer.
+        ConfigError: if the pattern of a rule matches no layer.
     """
     dataset = setup.data_facts(config)
     model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
@@ -86,7 +86,7 @@ def describe(config: Config) -> str:
 
 
 def _rules(config: Config) -> list[str]:
-    """Returns a line for each rule with everything that the configuration says of it."""
+    """Returns a line for each rule with all its options."""
     said = [(rule.rule, rule.model_dump(exclude={"rule"}, exclude_defaults=True)) for rule in config.rules]
     return [
         f"rule        {name}" + (f": {', '.join(f'{key} {value}' for key, value in _flat(options))}" if options else "")
@@ -95,7 +95,7 @@ def _rules(config: Config) -> list[str]:
 
 
 def _flat(options: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
-    """Returns `key.path` and value of nested options."""
+    """Returns the key path and the value of each nested option."""
     found = []
     for key, value in options.items():
         inside = isinstance(value, Mapping)
@@ -104,7 +104,7 @@ def _flat(options: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
 
 
 def _optimizers(config: Config) -> list[str]:
-    """Returns which optimizer moves what, with all its options, and the factors on J and R."""
+    """Returns lines about the optimizer of each loss, the loss rates, and the order of J and R."""
     plan = config.optimization
     moved = {"forward": "J", "backward": "R"} if plan.backward else {"forward": "J + R"}
     if not any(rule.learns for rule in config.rules):
@@ -121,7 +121,7 @@ def _optimizers(config: Config) -> list[str]:
 
 
 def _reach(model: AlignedModel, config: Config) -> list[str]:
-    """Returns a line that says what R moves, and by which optimizer, where that is more than B."""
+    """Returns a line about the variables that R moves, if R moves more than B."""
     layers = [layer.name for layer in aligned_layers(model) if layer.alignment.moves_forward]
     if not layers:
         return []
@@ -133,21 +133,21 @@ def _reach(model: AlignedModel, config: Config) -> list[str]:
 
 
 def _origin(config: Config) -> list[str]:
-    """Returns the line of the state that the run starts from, if it starts from one."""
+    """Returns a line about the initial state of `init_from`, if there is one."""
     options = config.init_from
     if options is None:
         return []
-    what = "weights, optimizer and global step" if options.optimizer else "weights"
+    loaded = "weights, optimizer and global step" if options.optimizer else "weights"
     fit = "all must fit" if options.strict else "what does not fit keeps its initial value"
     try:
         source = initial_state.find(options.path, options.state)
-    except RunError as error:  # A run that has begun no longer needs it.
-        return [f"starts from {options.path}: {what}; {fit}; not found now ({error})"]
-    return [f"starts from {source}: {what}; {fit}"]
+    except RunError as error:  # A run that has begun no longer needs the state.
+        return [f"starts from {options.path}: {loaded}; {fit}; not found now ({error})"]
+    return [f"starts from {source}: {loaded}; {fit}"]
 
 
 def _execution(config: Config) -> list[str]:
-    """Returns how the run is executed, evaluated and kept, as far as the configuration sets it."""
+    """Returns lines about the options of evaluation, logging, checkpoints and runtime that are not defaults."""
     sections = {name: getattr(config, name) for name in ("evaluation", "logging", "checkpoints", "runtime")}
     said = {name: _flat(options.model_dump(exclude_defaults=True)) for name, options in sections.items()}
     return [f"{name:11} {', '.join(f'{key} {value}' for key, value in pairs)}" for name, pairs in said.items() if pairs]
@@ -178,7 +178,7 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
 
 
 def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
-    """Returns the costs per example of the kinds of step, beside backpropagation's, and what a network's rule keeps."""
+    """Returns lines about the cost of each kind of step, and about the numbers that a networkwise rule stores."""
     forward = sum(row.product for row in rows)
     backpropagation = 3 * forward - rows[0].product  # The first layer sends no error further back.
     regulariser = sum(row.products * row.product for row in rows)
@@ -200,9 +200,9 @@ def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
 
 
 def network_step(model: AlignedModel) -> int:
-    """Counts the floating-point operations of a step by a rule for a whole network, in products, for one example.
+    """Counts the floating-point operations in products of a step by a networkwise rule, for one example.
 
-    As in `regulariser_products` the step is traced, and what its gradients depend on is counted.
+    As in `regulariser_products`, the step is traced, and the products that its gradients depend on are counted.
     """
     feedback = model.feedback
     trained = [variable for variable in model.trainable_variables if feedback.trains(variable)]
@@ -210,7 +210,7 @@ def network_step(model: AlignedModel) -> int:
     def step(x):
         forward = feedback.forward(x)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(tf.square(forward()))  # Whose gradient depends on the outputs, as that of J does.
+            loss = tf.reduce_sum(tf.square(forward()))  # Its gradient depends on the outputs, as that of J does.
         return tape.gradient(loss, trained)
 
     example = tf.TensorSpec((1, *model.input_shape[1:]), model.inputs[0].dtype)
@@ -219,7 +219,7 @@ def network_step(model: AlignedModel) -> int:
 
 
 def _operations(product: Any) -> int:
-    """Returns the floating-point operations of one of `PRODUCTS`, two for each multiplication and addition."""
+    """Returns the floating-point operations of one of `PRODUCTS`: one multiplication and one addition per term."""
     if product.type == "MatMul":
         summed = product.inputs[0].shape[0 if product.get_attr("transpose_a") else 1]
         return 2 * summed * product.outputs[0].shape.num_elements()
@@ -230,10 +230,10 @@ def _operations(product: Any) -> int:
 
 @cache
 def regulariser_products(rule: Alignment, convolution: bool) -> int:
-    """Counts the products with a kernel that R_l and its gradients to B, and to W where R moves it, add to a step.
+    """Counts the products with a kernel that R_l and its gradients add to a step.
 
-    The rule is traced on a small layer, and what its value and gradient depend on is counted; so a new rule need not
-    say what it costs.
+    The rule is traced on a small layer, and the products that its value and gradients depend on are counted, so a new
+    rule needs no declaration of its cost.
     """
     linear_map: LinearMap = ConvMap((1, 1), "SAME") if convolution else DenseMap()
     x_shape, kernel_shape = ((2, 4, 4, 2), (3, 3, 2, 3)) if convolution else ((2, 4), (4, 3))
@@ -263,7 +263,7 @@ def regulariser_products(rule: Alignment, convolution: bool) -> int:
 
 
 def _reached(tensors: Iterable[Any]) -> set[Any]:
-    """Returns the operations that some tensors depend on."""
+    """Returns all operations that some tensors depend on."""
     waiting = [tensor.op for tensor in tensors]
     reached = set()
     while waiting:

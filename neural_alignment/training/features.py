@@ -1,4 +1,4 @@
-"""What the layers of a run answer to images: the features of Figure 6."""
+"""Responses of the layers of a run to images: the features of Figure 6."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from neural_alignment.training.run_directory import RunDirectory
 
 
 class RunNetwork(NamedTuple):
-    """A network of a run.
+    """A network of a run, at its end or at its beginning.
 
     Attributes:
-        run_dir: the run.
+        run_dir: the run directory.
         model: the network.
         config: its configuration.
     """
@@ -51,12 +51,12 @@ def trained(run_dir: str | Path) -> RunNetwork:
 
 
 def initial(run_dir: str | Path) -> RunNetwork:
-    """Returns the network as the run began, drawn anew from its seed: the baseline "Random" of Figure 6.
+    """Returns the initial network of a run, drawn again from its seed: the baseline "Random" of Figure 6.
 
-    Batch normalisation has its first moving statistics, mean 0 and variance 1.
+    Batch normalization has its initial moving statistics, mean 0 and variance 1.
 
     Raises:
-        RunError: if the run has no final model, from which the shapes of images and classes are taken.
+        RunError: if the run has no final model, which contains the shapes of images and classes.
     """
     _, model, config = trained(run_dir)
     facts = (model.output_shape[-1], model.input_shape[1:])
@@ -64,7 +64,7 @@ def initial(run_dir: str | Path) -> RunNetwork:
 
 
 def rate_layers(model: keras.Model) -> list[str]:
-    """Returns the names of the layers that a nonlinearity ends, and global pooling: what stands for firing rates."""
+    """Returns the names of the layers that end with a nonlinearity or global pooling: the models of firing rates."""
     kinds = (keras.layers.ReLU, keras.layers.Activation, keras.layers.GlobalAveragePooling2D)
     return [
         layer.name
@@ -75,14 +75,14 @@ def rate_layers(model: keras.Model) -> list[str]:
 
 
 def matching_layers(network: RunNetwork, patterns: Sequence[str] = ()) -> list[str]:
-    """Returns the names of the layers that patterns such as `group*_relu` fit, in the order of the forward pass.
+    """Returns the names of the layers that match patterns such as `group*_relu`, in the order of the forward pass.
 
     Args:
         network: the network.
-        patterns: all of `rate_layers` where there are none.
+        patterns: the patterns. Default: all of `rate_layers`.
 
     Raises:
-        RunError: if a pattern fits no layer; one line names the nearest.
+        RunError: if a pattern matches no layer; the message names the nearest layers.
     """
     if not patterns:
         return rate_layers(network.model)
@@ -94,18 +94,17 @@ def matching_layers(network: RunNetwork, patterns: Sequence[str] = ()) -> list[s
 
 
 class ImageSet:
-    """Images as a network takes them, batch by batch.
+    """Batches of images as inputs of a network.
 
     Args:
         network: the network.
-        images: a file of images (`data.recordings`), or none for the validation split of the run. Float images are
-            taken as they are. uint8 ones are resized as a whole to the size of the network's input (bilinear, no
-            antialiasing, no crop: what stands at the edge is part of the stimulus), and put on the scale that the run's
-            own images have.
-        batch_size: images at a time.
+        images: a file of images (`data.recordings`), or none for the validation split of the run. Float images are not
+            changed. uint8 images are resized to the input size of the network (bilinear, no antialiasing, and no crop,
+            because the edge is part of the stimulus) and scaled like the images of the run.
+        batch_size: images per batch.
 
     Raises:
-        DataError: if they cannot be read, or are not of the network's shape.
+        DataError: if the images cannot be read, or do not have the shape of the network.
     """
 
     def __init__(self, network: RunNetwork, images: str | Path | None = None, batch_size: int = 64):
@@ -147,19 +146,19 @@ class ImageSet:
 
 
 def _pixel_scale(config: Config) -> tuple[Any, Any]:
-    """Returns what a run subtracts from pixels and what it then divides by, per channel or for all."""
+    """Returns the center and the scale of the pixels of a run, per channel or for all channels."""
     return config.data.pixel_scale(setup.batching(config))
 
 
 def extract(network: RunNetwork, layer: str, images: ImageSet, folder: str | Path | None = None) -> np.ndarray:
-    """Returns the outputs of one layer, each image's in a row, in inference mode.
+    """Returns the outputs of one layer in inference mode, one row per image.
 
     Args:
-        network: the network; what is beyond the layer is not computed.
-        layer: its name.
+        network: the network; later layers are not computed.
+        layer: the name of the layer.
         images: the images.
-        folder: a local folder to keep the features in as a memory-mapped file, for a layer that memory would not hold
-            (the stem of a ResNet-18 on 5,120 images of 224 pixels: 16 GB); in memory where none.
+        folder: a local folder for a memory-mapped file of the features, if memory cannot hold them (the stem of a
+            ResNet-18 on 5,120 images of 224 pixels needs 16 GB). Default: in memory.
 
     Returns:
         `(images, features)` float32.
@@ -186,7 +185,7 @@ def extract(network: RunNetwork, layer: str, images: ImageSet, folder: str | Pat
 def _on_disk(rows: Iterator[np.ndarray], path: str) -> np.ndarray:
     """Writes rows to a file and returns it memory-mapped.
 
-    Written, not mapped from the start: a full disk is then an error that can be told, and no signal that kills.
+    The file is written before it is mapped, so that a full disk raises an error instead of killing the process.
     """
     try:
         with open(path, "wb") as file:
@@ -209,11 +208,11 @@ def features(
 
     Args:
         run_dir: a finished run.
-        layer: the name of a layer, as `neural-alignment describe` shows them.
+        layer: the name of a layer, as shown by `neural-alignment describe`.
         images: a file of images, or none for the validation split of the run: see `ImageSet`.
-        random: whether to take the network as the run began.
-        batch_size: images at a time.
-        folder: where to keep them memory-mapped; in memory where none.
+        random: whether to use the initial network of the run.
+        batch_size: images per batch.
+        folder: a folder for a memory-mapped file. Default: in memory.
 
     Returns:
         `(images, features)` float32.
@@ -223,7 +222,7 @@ def features(
         DataError: if the images cannot be read.
     """
     network = initial(run_dir) if random else trained(run_dir)
-    _check_layer(network, layer)  # Before the images, which may take long to load.
+    _check_layer(network, layer)  # Before the images are loaded, which may take long.
     return extract(network, layer, ImageSet(network, images, batch_size), folder)
 
 

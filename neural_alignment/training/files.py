@@ -1,4 +1,4 @@
-"""Writing, checking and removing files, and keeping names inside a folder."""
+"""Writes files atomically, checks and removes them, and confines names to a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neural_alignment.errors import RunError, Stopped
 from neural_alignment.paths import is_local
 
 PARTIAL = ".partial"
-"""How the name of a file ends that is not yet whole."""
+"""Suffix of a file that is not yet complete."""
 
 CHECKSUM = "checksum"
 """Key of a JSON object that holds the checksum of its other keys."""
@@ -30,12 +30,12 @@ _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.
 
 
 def write_whole(path: str, content: str | bytes) -> None:
-    """Replaces a file in one move; a reader sees the old file or the new one, also after a power loss.
+    """Replaces a file atomically: a reader sees the old file or the new one, even after a power loss.
 
     On a local file system the content is on the disk before the move. Space that `reserve` has set aside is used.
 
     Raises:
-        tf.errors.OpError: if the file system refuses; nothing is left behind.
+        tf.errors.OpError: if the file system refuses; no partial file remains.
     """
     partial = path + PARTIAL
     content = content.encode() if isinstance(content, str) else content
@@ -53,10 +53,10 @@ def write_whole(path: str, content: str | bytes) -> None:
 
 
 def reserve(path: str, size: int = 4096) -> None:
-    """Sets disk space aside, so that the next `write_whole` of up to `size` bytes succeeds on a full disk.
+    """Reserves disk space, so that the next `write_whole` of up to `size` bytes succeeds on a full disk.
 
-    The space is that of the partial file. It is no guarantee on a file system that copies on write, such as btrfs or
-    ZFS. Does nothing on remote file systems.
+    The partial file holds the space. A file system that copies on write, such as btrfs or ZFS, gives no guarantee.
+    Does nothing on remote file systems.
 
     Raises:
         tf.errors.OpError: if the file system refuses.
@@ -68,7 +68,7 @@ def reserve(path: str, size: int = 4096) -> None:
 def _write_local(path: str, content: bytes) -> None:
     """Writes a file and waits until it is on the disk.
 
-    Blocks that the file has already are written over, not released first: another process could take them.
+    Existing blocks of the file are overwritten rather than released, because another process could take them.
     """
     try:
         if os.path.islink(path):
@@ -104,7 +104,7 @@ _ERRORS = {
 
 
 def move(source: str, target: str) -> None:
-    """Replaces `target` by `source` in one move, which lasts beyond a power loss on a local file system.
+    """Replaces `target` by `source` atomically; on a local file system also durably.
 
     Raises:
         tf.errors.OpError: if the file system refuses.
@@ -116,7 +116,7 @@ def move(source: str, target: str) -> None:
 def sync(path: str) -> None:
     """Waits until a local file, or the entries of a local folder, are on the disk.
 
-    Remote file systems do it when a file is closed. Not every file system can do it for a folder.
+    Remote file systems write a file when it is closed. Not every file system can do this for a folder.
 
     Raises:
         tf.errors.OpError: if a file cannot be written to the disk.
@@ -139,12 +139,12 @@ def sync(path: str) -> None:
 
 
 def digest(content: bytes) -> str:
-    """Returns the SHA-256 of a content, hexadecimal."""
+    """Returns the SHA-256 of some bytes, hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def digest_of(path: str) -> str | None:
-    """Returns the SHA-256 of a file, hexadecimal; none where it cannot be read."""
+    """Returns the SHA-256 of a file, hexadecimal; none if the file cannot be read."""
     total = hashlib.sha256()
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
@@ -156,17 +156,17 @@ def digest_of(path: str) -> str | None:
 
 
 def plain_digest(content: Any) -> str:
-    """Returns the SHA-256 of plain data, hexadecimal; that of a mapping does not depend on the order of its keys."""
+    """Returns the SHA-256 of plain data, hexadecimal; the order of the keys of a mapping has no effect."""
     return digest(json.dumps(content, sort_keys=True).encode())
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns plain data together with their checksum."""
+    """Returns plain data with their checksum."""
     return {**content, CHECKSUM: plain_digest(content)[:16]}
 
 
 def unsealed(content: Any) -> dict[str, Any] | None:
-    """Returns the data that `sealed` was called with, or None if they were changed since or are no mapping.
+    """Returns the data without the checksum of `sealed`, or None if they have changed or are not a mapping.
 
     Data without a checksum, of earlier versions, are returned as they are.
     """
@@ -177,7 +177,7 @@ def unsealed(content: Any) -> dict[str, Any] | None:
 
 
 def read_arrays(path: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of an .npz file by name, each checked against the checksum that the file holds.
+    """Returns the arrays of an .npz file by name, each checked against its checksum in the file.
 
     Raises:
         ValueError: if the file is missing or damaged.
@@ -212,7 +212,7 @@ def check_zip(file: Any) -> None:
             count = len(archive.infolist())
         file.seek(-_ZIP_END, os.SEEK_END)
         end = file.read(_ZIP_END)
-    except Exception as error:  # Damaged bytes lead zipfile to errors of many classes.
+    except Exception as error:  # Damaged bytes cause errors of many classes in zipfile.
         raise ValueError(" ".join(str(error).split())[:150] or type(error).__name__) from None
     if damaged:
         raise ValueError(f"wrong checksum of its part {damaged}")
@@ -222,7 +222,7 @@ def check_zip(file: Any) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Copies a file, or a folder with all in it; nothing where there is none.
+    """Copies a file, or a folder with its content; does nothing if there is none.
 
     Raises:
         tf.errors.OpError: if the file system refuses.
@@ -237,10 +237,10 @@ def copy(source: str, target: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file or a folder with all in it; of a symbolic link the link alone, wherever it stands."""
+    """Removes a file, or a folder with its content. Of a symbolic link, only the link is removed."""
     if is_local(path):
         if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)  # Does not follow links; TensorFlow's rmtree does.
+            shutil.rmtree(path)  # Does not follow links, unlike rmtree of TensorFlow.
         elif os.path.lexists(path):
             os.remove(path)
     elif tf.io.gfile.isdir(path):
@@ -257,8 +257,8 @@ def confined(root: str, name: str) -> str:
         name: one or more parts, separated by slashes.
 
     Raises:
-        RunError: if the name leads anywhere else, by `..`, an absolute path or a symbolic link, or holds characters
-            that no file name should.
+        RunError: if the name leads out of the folder, by `..`, an absolute path or a symbolic link, or contains
+            characters that no file name should contain.
     """
     parts = name.split("/")
     plain = not any(unicodedata.category(letter) in ("Cc", "Cf", "Cs") for letter in name) and "\\" not in name
@@ -277,10 +277,10 @@ def confined(root: str, name: str) -> str:
 
 @contextlib.contextmanager
 def full_disk_reported(fallback: str) -> Iterator[None]:
-    """Turns the error of a full disk, from wherever it comes, into one line.
+    """Turns the error of a full disk into one line.
 
     Args:
-        fallback: path to name where the error does not say which file it was.
+        fallback: the path to name if the error does not name a file.
 
     Raises:
         Stopped: if the disk, or a quota, is full.
@@ -292,14 +292,14 @@ def full_disk_reported(fallback: str) -> Iterator[None]:
         if problem is None:
             raise
         raise Stopped(
-            f"{_file_of(error, problem) or fallback}: {problem}; what was saved before is whole: free some space, "
+            f"{_file_of(error, problem) or fallback}: {problem}; everything saved before is complete: free some space, "
             "then go on with --resume",
             "failed",
         ) from None
 
 
 def _full(error: OSError | tf.errors.OpError) -> str | None:
-    """Returns what the system says where an error means a full disk; TensorFlow's carry its words alone."""
+    """Returns the message of the operating system if an error means a full disk, or none."""
     if isinstance(error, OSError):
         return _FULL.get(error.errno)
     return next((words for words in _FULL.values() if words in error.message), None)

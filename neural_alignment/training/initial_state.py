@@ -22,15 +22,16 @@ from neural_alignment.training.model import _unwrapped, aligned_layers
 from neural_alignment.training.run_directory import RunDirectory
 
 State = Literal["last", "best", "final"] | int | None
-"""Which state of a run: see `InitialState`."""
+"""Selects a state of a run; see `InitialState`."""
 
-Arrays = dict[str, np.ndarray]
+Values = dict[str, np.ndarray]
+"""Name of a variable -> value."""
 
 GLOBAL_STEP = "optimizer/iteration"
 """Name of the global step among the variables of an optimizer."""
 
 ATTEMPTS = 5
-"""How often a state is looked for that a running process replaces meanwhile."""
+"""Number of attempts to read a state that a running process may replace meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +41,9 @@ class Source:
     """A state that weights can be loaded from.
 
     Attributes:
-        path: a .keras file, or the path of a checkpoint without the endings of its files.
-        state: "last", "best" or "final", the step that was asked for, or "file".
-        step: its global step; none where the file does not say.
+        path: a .keras file, or the path of a checkpoint without the suffixes of its files.
+        state: "last", "best" or "final", the requested step, or "file".
+        step: its global step; none if the file does not contain it.
     """
 
     path: str
@@ -62,10 +63,10 @@ class Loaded:
     Attributes:
         path: as of `Source`.
         state: as of `Source`.
-        step: global step of the source; none where it is not known.
+        step: global step of the source; none if it is not known.
         digest: SHA-256 of the names and values that were loaded.
-        optimizer: whether the optimizer's variables and the global step were taken over.
-        first_step: global step at which training goes on.
+        optimizer: whether the variables of the optimizer and the global step were loaded.
+        first_step: global step at which training continues.
         left: names of the model's variables that kept their initial values.
         unused: names of the source's variables that the model does not have.
     """
@@ -85,7 +86,7 @@ class Loaded:
 
 
 def load(options: InitialState, model: keras.Model) -> Loaded:
-    """Loads what `init_from` of a configuration says into a compiled model.
+    """Loads the state of `init_from` in a configuration into a compiled model.
 
     Raises:
         RunError: as of `load_weights`.
@@ -99,26 +100,26 @@ def load_weights(
     """Loads the weights of a run, or of a saved model, into a model.
 
     Weights are matched by the names of layer and weight, such as `conv1/backward_kernel`, never by their order. The
-    moving statistics of batch normalisation, and B of whatever rule, are weights like others. W(0) of Align-prop,
-    Align-zero and Align-ada is not: a model that has not been trained takes it from the loaded W before its first step.
-    With `optimizer` it is taken over, as the run then goes on. Learning rates are never taken over.
+    moving statistics of batch normalization and the backward kernels of any rule are weights like others. W(0) of
+    Align-prop, Align-zero and Align-ada is loaded only with `optimizer`, which continues the run; otherwise the model
+    takes W(0) from the loaded W before its first step. Learning rates are never loaded.
 
-    Reading a run changes nothing in its directory. It may be running: the latest whole state is read.
+    Reading a run changes nothing in its directory. The run may be in progress: its latest complete state is read.
 
     Args:
-        model: a built model; compiled where `optimizer` is true.
+        model: a built model; compiled if `optimizer` is true.
         path: a run directory, or a .keras file.
-        state: of a run: "last", "best", "final" for its model.keras, or the step of a kept state. None for the last
-            one, which is the final model of a finished run that has no checkpoints.
-        optimizer: whether to load the optimizer's variables and the global step as well.
-        strict: whether all of the weights must fit; otherwise those that do not keep their values, and a warning is
-            logged that lists them.
+        state: the state of a run: "last", "best", "final" for its model.keras, or the step of a kept state. Default:
+            the last one, or the final model of a finished run without checkpoints.
+        optimizer: whether to load the variables of the optimizer and the global step as well.
+        strict: whether all weights must fit. If false, weights that do not fit keep their values, and a warning lists
+            them.
 
     Returns:
         The state that was loaded.
 
     Raises:
-        RunError: if the state is missing or damaged, or does not fit. The model is then unchanged.
+        RunError: if the state is missing or damaged, or does not fit. The model is unchanged in this case.
     """
     source, weights, slots = _read(str(path), state, optimizer)
     variables = _named(model.weights, model.name)
@@ -130,7 +131,7 @@ def load_weights(
         pairs, misfits = {**pairs, **more}, [*misfits, *others]
     _check_finite(source, {name: value for name, (_, value) in pairs.items()})
     if misfits:
-        _tell(source, misfits, strict)
+        _report(source, misfits, strict)
     for variable, value in pairs.values():
         variable.assign(value)
     return Loaded(
@@ -149,14 +150,14 @@ def load_weights(
 
 
 def find(path: str, state: State = None) -> Source:
-    """Returns the state that is meant, without reading it.
+    """Returns the location of a state, without reading it.
 
     Args:
         path: as of `load_weights`.
         state: as of `load_weights`.
 
     Raises:
-        RunError: if it is not there; the message names those that are.
+        RunError: if the state does not exist; the message lists the states that do.
     """
     if path.endswith(".keras"):
         check_model_file(path)
@@ -186,8 +187,8 @@ def find(path: str, state: State = None) -> Source:
     raise RunError(f"{path}: has no {wanted}; those that are there: {', '.join(there) or 'none'}")
 
 
-def _read(path: str, state: State, optimizer: bool) -> tuple[Source, Arrays, Arrays]:
-    """Returns a source, its weights, and the variables of its optimizer where they are asked for."""
+def _read(path: str, state: State, optimizer: bool) -> tuple[Source, Values, Values]:
+    """Returns a source, its weights, and the variables of its optimizer if `optimizer` is true."""
     try:
         for attempt in range(ATTEMPTS):
             source = find(path, state)
@@ -196,17 +197,17 @@ def _read(path: str, state: State, optimizer: bool) -> tuple[Source, Arrays, Arr
                     return _read_model(source, optimizer)
                 return source, *_read_checkpoint(source.path, optimizer)
             except RunError:
-                # The process that trains it may have removed this state for a newer one.
+                # The process that trains the run may have replaced this state by a newer one.
                 if attempt == ATTEMPTS - 1 or find(path, state) == source:
                     raise
-    except DamagedStateError as error:  # Its own remedies are for resuming that run.
+    except DamagedStateError as error:  # Its remedies are for resuming that run.
         raise RunError(
             f"{error.problem}; restore that run's files from a copy, or name another of its states (init_from.state)"
         ) from None
     raise AssertionError("not reached")
 
 
-def _read_model(source: Source, optimizer: bool) -> tuple[Source, Arrays, Arrays]:
+def _read_model(source: Source, optimizer: bool) -> tuple[Source, Values, Values]:
     model = load_model(source.path)
     weights = {name: keras.ops.convert_to_numpy(each) for name, each in _named(model.weights, model.name).items()}
     if not optimizer:
@@ -217,8 +218,8 @@ def _read_model(source: Source, optimizer: bool) -> tuple[Source, Arrays, Arrays
     return dataclasses.replace(source, step=int(slots[GLOBAL_STEP])), weights, slots
 
 
-def _read_checkpoint(prefix: str, optimizer: bool) -> tuple[Arrays, Arrays]:
-    """Returns the weights and the variables of the optimizer; the latter only where they are asked for."""
+def _read_checkpoint(prefix: str, optimizer: bool) -> tuple[Values, Values]:
+    """Returns the weights, and the variables of the optimizer if `optimizer` is true."""
 
     def is_slot(key: str) -> bool:
         return key.startswith("optimizer/") and "/_trainable_variables/" not in key
@@ -239,12 +240,12 @@ def _read_checkpoint(prefix: str, optimizer: bool) -> tuple[Arrays, Arrays]:
 
 
 def _named(variables: Iterable[Any], model: str) -> dict[str, Any]:
-    """Returns name -> variable: the path of a weight, without the name of the model, which some begin with."""
+    """Returns name -> variable. The name is the path of a weight without the name of the model."""
     return {variable.path.removeprefix(f"{model}/"): variable for variable in variables}
 
 
 def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
-    """Returns name -> variable of an optimizer, except learning rates, which a configuration sets."""
+    """Returns name -> variable of an optimizer, except learning rates: the configuration sets these."""
     optimizer = _unwrapped(optimizer)
     inner = getattr(optimizer, "inner_optimizers", [optimizer])
     named = {_slot_name(place, each.path): each for place, one in enumerate(inner) for each in one.variables}
@@ -253,22 +254,22 @@ def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
 
 
 def _slot_name(place: int, path: str) -> str:
-    """Returns the name of a variable of an inner optimizer: Keras numbers the optimizers of a process."""
+    """Returns the name of a variable of an inner optimizer, without the number that Keras adds."""
     optimizer, _, rest = path.partition("/")
     which = {0: "forward", 1: "backward"}.get(place, str(place))
     return f"optimizer {which}: {re.sub(r'_[0-9]+$', '', optimizer)}/{rest}"
 
 
 def _skipped(model: keras.Model, names: set[str], optimizer: bool) -> set[str]:
-    """Returns the names of the variables that record the progress of training and are not taken over.
+    """Returns the names of the variables that record the progress of training and are not loaded.
 
-    That is W(0), unless the run goes on with its optimizer; and the steps that layers count outside of an
-    `AlignedModel`, except those that mark that W(0) is taken.
+    They are W(0), unless the optimizer is loaded too, and the step counters of layers outside of an `AlignedModel`,
+    except the counters that mark that W(0) is taken.
 
     Args:
-        model: the model that is loaded.
-        names: of its variables and of the source's.
-        optimizer: whether the optimizer is taken over.
+        model: the model that receives the weights.
+        names: names of its variables and of the variables of the source.
+        optimizer: whether the optimizer is loaded.
     """
     layers = [layer for layer in aligned_layers(model) if layer.alignment.starts_at_forward]
     steps = {name for name in names if name.endswith("/alignment_step")}
@@ -278,17 +279,17 @@ def _skipped(model: keras.Model, names: set[str], optimizer: bool) -> set[str]:
     return steps | copies | {*_named([layer._backward_kernel for layer in layers], model.name)}
 
 
-# What fits.
+# Matching.
 
 
 @dataclasses.dataclass(frozen=True)
 class Misfit:
-    """A variable that is not in both, or has another shape there.
+    """A variable that only the model or only the source has, or that has two shapes.
 
     Attributes:
-        name: of the variable.
-        here: its shape in the model; none where the model does not have it.
-        there: its shape in the source; none where the source does not have it.
+        name: the name of the variable.
+        here: its shape in the model; none if the model does not have it.
+        there: its shape in the source; none if the source does not have it.
     """
 
     name: str
@@ -297,7 +298,7 @@ class Misfit:
 
     @property
     def is_here(self) -> bool:
-        """Whether the model has it."""
+        """Whether the model has the variable."""
         return self.here is not None
 
     def __str__(self) -> str:
@@ -309,9 +310,9 @@ class Misfit:
 
 
 def _match(
-    variables: Mapping[str, Any], values: Arrays, skipped: set[str]
+    variables: Mapping[str, Any], values: Values, skipped: set[str]
 ) -> tuple[dict[str, tuple[Any, np.ndarray]], list[Misfit]]:
-    """Returns name -> variable and value of those that fit, and what does not: first that of another shape."""
+    """Returns name -> variable and value of those that fit, and the misfits, those of another shape first."""
     pairs, other, missing = {}, [], []
     for name, variable in variables.items():
         if name in skipped:
@@ -327,8 +328,8 @@ def _match(
     return pairs, [*other, *missing, *extra]
 
 
-def _tell(source: Source, misfits: list[Misfit], strict: bool) -> None:
-    """Refuses what does not fit, or lists it.
+def _report(source: Source, misfits: list[Misfit], strict: bool) -> None:
+    """Raises an error about the misfits, or lists them in a warning.
 
     Raises:
         RunError: if `strict`.
@@ -347,13 +348,13 @@ def _tell(source: Source, misfits: list[Misfit], strict: bool) -> None:
             _log.warning("%s: %d variables %s: %s", source, len(names), said, ", ".join(names))
 
 
-def _check_finite(source: Source, values: Arrays) -> None:
+def _check_finite(source: Source, values: Values) -> None:
     for name, value in values.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise RunError(f"{source}: {name} is not finite: the model has diverged, or the file was changed")
 
 
-def _digest(values: Arrays) -> str:
+def _digest(values: Values) -> str:
     total = hashlib.sha256()
     for name in sorted(values):
         total.update(f"{name} {values[name].dtype} {values[name].shape}\n".encode())

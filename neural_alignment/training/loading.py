@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# What a saved model is made of is known to Keras once it is imported.
+# These imports register the classes of saved models with Keras.
 import optimizers  # noqa: F401
 from neural_alignment import losses, models, paths  # noqa: F401
 from neural_alignment.errors import RunError
@@ -17,7 +17,7 @@ from neural_alignment.training.model import AlignedModel
 
 
 def check_model_file(path: str | Path) -> None:
-    """Checks that a path is that of a .keras file that can be read.
+    """Checks that a path names a readable .keras file.
 
     Raises:
         RunError: if it is not.
@@ -30,16 +30,16 @@ def check_model_file(path: str | Path) -> None:
 
 
 def load_model(path: str | Path) -> AlignedModel:
-    """Loads a model that a run, or `model.save`, has written, in Keras' safe mode: no code in the file is run.
+    """Loads a model saved by a run or by `model.save`, in the safe mode of Keras: no code in the file is executed.
 
     Args:
         path: a .keras file.
 
     Returns:
-        The model, compiled as it was.
+        The model, compiled as when it was saved.
 
     Raises:
-        RunError: if it is no such file, is damaged, or holds what safe mode refuses.
+        RunError: if the file is missing, damaged, or of another kind, or contains something that safe mode refuses.
     """
     check_model_file(path)
     try:
@@ -49,19 +49,19 @@ def load_model(path: str | Path) -> AlignedModel:
         raise RunError(f"{path}: cannot be loaded: it is damaged ({error}); restore it from a copy") from None
     try:
         return keras.models.load_model(str(path), safe_mode=True)
-    except Exception as error:  # Keras lets out whatever a wrong file leads it to.
+    except Exception as error:  # A wrong file can cause any error in Keras.
         raise RunError(f"{path}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
 
 
 def check_finite(model: keras.Model, path: str) -> None:
-    """Makes sure that a loaded model can be used.
+    """Checks that the weights of a loaded model are finite.
 
     Args:
         model: the model.
         path: its file, for the message.
 
     Raises:
-        RunError: if a weight is not finite; the message names the first.
+        RunError: if a weight is not finite; the message names the first such weight.
     """
     bad = [each.path for each in model.weights if not np.isfinite(keras.ops.convert_to_numpy(each)).all()]
     if bad:

@@ -1,4 +1,4 @@
-"""One process at a time in a run directory."""
+"""Locks a run directory, so that only one process at a time uses it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from neural_alignment.training.files import is_local, write_whole
 
 try:
     import fcntl
-except ImportError:  # Not a POSIX system: a lease serves there too.
+except ImportError:  # Not a POSIX system: it uses a lease.
     fcntl = None
 
 NAME = "lock.json"
-"""The file that is there while a process holds the directory."""
+"""The file that exists while a process holds the directory."""
 
 SETTLE = 2.0
-"""Seconds between two looks at a lease of another process."""
+"""Seconds between two readings of a lease of another process."""
 
 BEAT = 15.0
-"""Seconds between two signs of life of who holds a lease."""
+"""Seconds between two heartbeats of the holder of a lease."""
 
 STALE = 90.0
-"""Seconds without a sign of life after which a lease may be taken over."""
+"""Seconds without a heartbeat after which a lease may be taken over."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,12 +44,12 @@ class Lost(RunError):  # noqa: N818 - what happened to the run, not a fault of t
 
 @contextlib.contextmanager
 def held(directory: str) -> Iterator[Callable[[], None]]:
-    """Holds a run directory that exists; yields what checks that it is still held.
+    """Holds an existing run directory; yields a function that checks that the directory is still held.
 
-    On a local file system the kernel holds the lock, and lets go of it when the process ends, however it ends. On
-    others, such as gs://, a lease does: a file with the holder's name and the time of its last sign of life, refused
-    while that is renewed and taken over when it is older than `STALE`: who comes back soon after it was killed waits.
-    The clocks of the machines must agree to well within that time.
+    On a local file system the kernel holds the lock, and releases it when the process ends in any way. On other file
+    systems, such as gs://, a lease is used: a file with the name of the holder and the time of its last heartbeat. A
+    lease whose heartbeat is older than `STALE` is taken over, so a process that restarts soon after a kill waits. The
+    clocks of the machines must agree to well within that time.
 
     Raises:
         RunError: if another process holds it; the message names its pid and host.
@@ -66,7 +66,7 @@ def held(directory: str) -> Iterator[Callable[[], None]]:
 
 
 def owner() -> dict[str, Any]:
-    """Returns who this process is."""
+    """Returns the pid and the host of this process."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
@@ -88,12 +88,14 @@ def _locked(path: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.remove(path)  # While it is locked: who opened it meanwhile sees that it is gone, and makes another.
+            os.remove(
+                path
+            )  # While it is locked: a process that opened it meanwhile sees that it is gone, and creates another.
         os.close(descriptor)
 
 
 def _open_locked(path: str) -> int:
-    """Returns the descriptor of the file, locked; it is the one that stands at `path`."""
+    """Returns the locked descriptor of the file at `path`."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         with contextlib.ExitStack() as unless_held:
@@ -103,14 +105,14 @@ def _open_locked(path: str) -> int:
             except BlockingIOError:
                 taken = _taken(path, _parsed(os.read(descriptor, 4096)))
                 raise RunError(f"{taken}; wait until it has ended, or choose another --run-dir") from None
-            # Else the last holder has removed it between the two calls above.
+            # Otherwise the last holder removed the file between the two calls above.
             if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 unless_held.pop_all()
                 return descriptor
 
 
 def _parsed(content: str | bytes) -> dict[str, Any]:
-    """Returns what a lock file says; nothing where it is not whole."""
+    """Returns the content of a lock file; an empty dictionary if the file is incomplete."""
     try:
         holder = json.loads(content)
     except ValueError:
@@ -119,12 +121,12 @@ def _parsed(content: str | bytes) -> dict[str, Any]:
 
 
 class Lease:
-    """A file that says who holds a directory, and when it last gave a sign of life.
+    """A file with the holder of a directory and the time of its last heartbeat.
 
     Args:
         path: the file.
-        now: the time, seconds since 1970.
-        settle: waits `SETTLE` seconds, within which a write of another process at the same moment would be seen.
+        now: returns the time, seconds since 1970.
+        settle: waits `SETTLE` seconds, long enough to see a simultaneous write of another process.
     """
 
     def __init__(
@@ -140,14 +142,14 @@ class Lease:
         self._lost_to: dict[str, Any] | None = None
 
     def acquire(self) -> None:
-        """Takes the lease; of a holder that may be gone it waits for a sign of life, until its lease is stale.
+        """Takes the lease. If another process holds it, waits for a heartbeat until the lease is stale.
 
         Raises:
-            RunError: if another process holds it and gives a sign of life.
+            RunError: if the other process gives a heartbeat.
         """
         self._await_stale()
         self._write()
-        # There is no test-and-set: of two that write at the same moment the one that wrote last is the holder.
+        # There is no test-and-set: of two simultaneous writers, the last one is the holder.
         self._settle()
         self.beat()
         self.check()
@@ -167,12 +169,12 @@ class Lease:
                 raise RunError(f"{_taken(self._path, later)}; wait until it has ended, or choose another --run-dir")
 
     def _age(self, holder: dict[str, Any]) -> float:
-        """Returns how old the last sign of life is; a time that lies as far ahead is none either."""
+        """Returns the age of the last heartbeat, seconds; a time in the future counts by its distance too."""
         sign = holder.get("time")
         return abs(self._now() - sign) if isinstance(sign, (int, float)) else STALE
 
     def beat(self) -> None:
-        """Gives a sign of life, unless another process has taken the lease."""
+        """Writes a heartbeat, unless another process has taken the lease."""
         holder = self._read()
         if holder.get("token") == self._token or not holder:
             self._write()
@@ -180,28 +182,28 @@ class Lease:
             self._lost_to = holder
 
     def check(self) -> None:
-        """Makes sure that the lease is held.
+        """Checks that the lease is held.
 
         Raises:
-            Lost: if another process has taken it, after this one had given no sign of life for too long.
+            Lost: if another process has taken it because the heartbeats of this one were missing for too long.
         """
         if self._lost_to is not None:
             raise Lost(f"{_taken(self._path, self._lost_to)}, which took it over; this process writes nothing more")
 
     def release(self) -> None:
-        """Gives the lease back, if it is held."""
+        """Releases the lease, if it is held."""
         with contextlib.suppress(tf.errors.OpError):
             if self._read().get("token") == self._token:
                 tf.io.gfile.remove(self._path)
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
-        """Gives signs of life from a thread while entered, then releases the lease."""
+        """Writes heartbeats from a thread within the context, then releases the lease."""
         ended = threading.Event()
 
         def beat():
             while not ended.wait(BEAT):
-                # A file system that fails for a while is no reason to end; the lease grows stale if it goes on.
+                # A temporary failure of the file system is no reason to end; the lease becomes stale if it lasts.
                 with contextlib.suppress(tf.errors.OpError):
                     self.beat()
 

@@ -1,4 +1,4 @@
-"""W*: what the weights of a network would be if only its output error moved a frozen copy (Boopathy and Fiete 2022)."""
+"""W*: the weights of a frozen copy of a network that moves only by the output error (Boopathy and Fiete 2022)."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ _MORE = (
     *("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor"),
     "gradient_accumulation_steps",
 )
-"""Options by which a step of `keras.optimizers.SGD` is more than rate times gradient."""
+"""Options of `keras.optimizers.SGD` that make a step more than rate times gradient."""
 
 
 class Lockstep:
-    """Trains W* beside a network that is trained by gradient descent (equation 13).
+    """Trains W* in lockstep with a network that is trained by gradient descent (equation 13).
 
-    dW*_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T, with the output error of the network as it is: the rule of
-    Align-zero, driven by another network. Both start at the network's weights before the first `step`, and both are
-    moved by plain gradient descent with one rate.
+    dW*_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T, with the present output error of the network: the rule of
+    Align-zero, driven by another network. Both start at the weights of the network before the first `step`. Plain
+    gradient descent with one learning rate moves both.
 
     Args:
-        model: compiled, without alignment rules, its optimizer `keras.optimizers.SGD` with nothing but a rate, alone
-            in a `MultiOptimizer` without a scheduler or by itself; whole batches, no `minibatches`.
+        model: a compiled model without alignment rules and without `minibatches`. Its optimizer is
+            `keras.optimizers.SGD` with only a learning rate, either directly or as the only one in a `MultiOptimizer`
+            without a scheduler.
 
     Raises:
-        ValueError: if the optimizer is another one, rests at some steps, or the model is not trained by backpropagation
-            or has a layer that draws random numbers.
+        ValueError: if the optimizer is another one or does not act at every step, or if the model is not trained by
+            backpropagation or has a layer that draws random numbers.
     """
 
     def __init__(self, model: AlignedModel):
         optimizer = getattr(model, "optimizer", None)
         inner = getattr(optimizer, "inner_optimizers", [optimizer])
-        found = [_told(each) for each in inner]
+        found = [_description(each) for each in inner]
         if not getattr(optimizer, "constant", True):
             found[0] += " that rests at some steps"
         if getattr(model, "minibatches", 1) > 1:
@@ -101,8 +102,8 @@ class Lockstep:
         }
 
 
-def _told(optimizer: Any) -> str:
-    """Returns the name of an optimizer, and of its options that are more than a rate."""
+def _description(optimizer: Any) -> str:
+    """Returns the name of an optimizer, with its options besides the learning rate."""
     if optimizer is None:
         return "a model that is not compiled"
     return " ".join([type(optimizer).__name__, *(name for name in _MORE if getattr(optimizer, name, None))])

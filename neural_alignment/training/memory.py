@@ -1,4 +1,4 @@
-"""Whether the weights of a model fit into the memory of this machine, found out before they are drawn."""
+"""Checks that the weights of a model fit into memory before they are drawn."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Files in which a container finds the memory that it may use, in bytes."""
+"""Files with the memory limit of a container, in bytes."""
 
 
 def check(config: Config, outputs: int, input_shape: Sequence[int]) -> None:
-    """Checks that the weights fit, by a lower bound of their number: a process that takes too much is killed.
+    """Checks a lower bound of the memory for the weights: the kernel kills a process that uses too much.
 
     Raises:
         ConfigError: if they do not.
@@ -57,7 +57,7 @@ def available() -> int:
 
 @contextlib.contextmanager
 def exhaustion_reported(config: Config) -> Iterator[None]:
-    """Turns a failure to allocate the weights, or to make tensors of such shapes, into one line.
+    """Turns a failure to allocate the weights, or to create tensors of their shapes, into one line.
 
     Raises:
         ConfigError: if memory is exhausted within the context.
@@ -70,7 +70,7 @@ def exhaustion_reported(config: Config) -> Iterator[None]:
 
 
 def _size(config: Config) -> str:
-    """Returns the key that decides how large a model is, and its value."""
+    """Returns the option that decides the size of the model, with its value."""
     key = config.model.size_key
     text = f"model.{key} {getattr(config.model, key)}"
     return text if len(text) < 100 else f"{text[:97]}..."

@@ -11,8 +11,11 @@ import tensorflow as tf
 from neural_alignment.errors import RunError
 from neural_alignment.training import files
 
+Row = dict[str, float]
+"""Column of `metrics.csv` -> value."""
+
 LATER = ("loss_rate_J", "loss_rate_R", "weight/")
-"""Beginnings of the names of columns that earlier versions did not write; their runs go on without them."""
+"""Prefixes of the columns that earlier versions did not write; their runs continue without them."""
 
 
 class MetricsFile:
@@ -26,7 +29,7 @@ class MetricsFile:
         self.path = path
 
     def rows(self) -> list[dict[str, float]]:
-        """Returns all rows, oldest first; none where there is no file.
+        """Returns all rows, oldest first; an empty list if there is no file.
 
         Raises:
             RunError: if the file is damaged.
@@ -49,7 +52,7 @@ class MetricsFile:
             raise self.damaged(reason) from None
 
     def append(self, row: dict[str, float]) -> None:
-        """Adds one row; the first one sets the columns. A file of an earlier version is not given its later columns.
+        """Appends one row. The first row sets the columns; a file of an earlier version gets no new columns.
 
         Raises:
             RunError: if the file is damaged, or has other columns.
@@ -62,7 +65,7 @@ class MetricsFile:
         files.write_whole(self.path, before + _text(row, list((rows or [row])[0]), header=not rows))
 
     def cut(self, step: int) -> None:
-        """Removes the rows after a step, and the file where none are left.
+        """Removes the rows after a step, and the file if no row is left.
 
         Raises:
             RunError: if the file is damaged.
@@ -76,16 +79,16 @@ class MetricsFile:
             files.write_whole(self.path, b"".join(lines[: count + 1]))
 
     def digest(self) -> str:
-        """Returns the checksum of the file; that of an empty one where there is none."""
+        """Returns the checksum of the file, or of an empty file if there is none."""
         return files.digest(self._content() or b"")
 
     def fits(self, digest: str, step: int, row: dict[str, float] | None = None) -> bool:
-        """Returns whether the file is as it was when a state was saved, or has one more row.
+        """Whether the file is unchanged since a state was saved, or has exactly one more row.
 
         Args:
             digest: the checksum at that time.
-            step: the step of the state, of which the row is written after the state.
-            row: that row, if it was known when the state was saved.
+            step: the step of the state. The row of this step is written after the state.
+            row: this row, if it was known when the state was saved.
         """
         content, rows = self._content() or b"", self.rows()
         if files.digest(content) == digest:
@@ -99,7 +102,7 @@ class MetricsFile:
         return files.digest(b"".join(lines[:-1]) if len(rows) > 1 else b"") == digest
 
     def damaged(self, reason: str) -> RunError:
-        """Returns the error that says so."""
+        """Returns the error of a damaged file, with its remedy."""
         return RunError(f"{self.path}: is damaged: {reason}; restore it from a copy, or train anew with --force")
 
     def _content(self) -> bytes | None:
@@ -118,7 +121,7 @@ class MetricsFile:
 
 
 def _text(row: dict[str, float], columns: list[str], header: bool) -> bytes:
-    """Returns a row as it is written, after the line of the columns if `header` says so."""
+    """Returns the line of a row, after the line of the columns if `header` is true."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n", extrasaction="ignore")
     if header:

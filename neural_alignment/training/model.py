@@ -32,26 +32,26 @@ class AlignedModel(keras.Model):
     """A functional Keras model that is trained by the task loss J and the regulariser R of its aligned layers.
 
     J is the compiled loss and the weight regularisers; R is the sum of the layers' R_l. One backward pass of J + R
-    gives the gradients of both, because R reaches the backward kernels only, or, by a rule with `update_forward`, a
-    copy of W whose gradient is taken apart from J's. With a `MultiOptimizer` whose scheduler
-    rests a loss at some steps, what only that loss needs is not computed at them. Where the layers have a rule for a
-    whole network (`neural_alignment.alignments.networkwise`), the error of J goes back by that rule, and there is no R.
+    gives the gradients of both, because R reaches only the backward kernels or, with `update_forward`, a copy of W
+    whose gradient is separate from that of J. If the scheduler of a `MultiOptimizer` skips a loss at some steps, those
+    steps do not compute the quantities that only this loss needs. If the layers have a rule for a whole network
+    (`neural_alignment.alignments.networkwise`), this rule sends the error of J back, and there is no R.
 
     `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed.
 
-    Rules that need the network at initialisation (Align-zero, Align-ada, Align-prop) take W(0) before the first
-    training step. Weights that are assigned or loaded before that step count, later ones do not. W(0) is saved with the
-    model: a model that is loaded, or a run that is resumed, keeps it.
+    Rules that need the initial network (Align-zero, Align-ada, Align-prop) copy W(0) just before the first training
+    step, so weights may be assigned or loaded up to then. W(0) is saved with the model: a loaded model or a resumed run
+    keeps it.
 
     A subclass may have a custom `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it. Under a
-    distribution strategy it is refused.
+    distribution strategy this is an error.
 
     Args:
         *args: as in `keras.Model`: `inputs` and `outputs`.
         **kwargs: as in `keras.Model`.
 
     Raises:
-        ValueError: if one layer has a rule for a whole network and another has not.
+        ValueError: if one layer has a networkwise rule and another layer does not have it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -63,23 +63,23 @@ class AlignedModel(keras.Model):
 
     @property
     def feedback(self) -> NetworkFeedback | None:
-        """The rule for the whole network at work here; none where the layers have none."""
+        """The networkwise rule of the model, or none."""
         return self._feedback
 
     @property
     def weights(self) -> list[Any]:
-        """All weights, including those that a rule for the whole network keeps; Keras before 3.13 leaves these out."""
+        """All weights, including those of a networkwise rule, which Keras before 3.13 leaves out."""
         weights, kept = super().weights, getattr(self, "feedback_weights", None)
         known = {id(weight) for weight in weights}
         return [*weights, *(weight for weight in (kept.weights if kept else []) if id(weight) not in known)]
 
     @property
     def minibatches(self) -> int:
-        """Equal parts that a batch is cut into, as it was compiled."""
+        """The number of equal parts of a batch, as compiled."""
         return getattr(self, "_minibatches", 1)
 
     def _run_through_graph(self, inputs: Any, operation_fn: Any = lambda operation: operation, **options: Any) -> Any:
-        """Runs the operations of the graph, each by way of what the `ForwardPass` puts around it."""
+        """Runs the operations of the graph, each through the `around` function of the `ForwardPass`."""
         state = current_pass()
         if state is None or state.around is None:
             return super()._run_through_graph(inputs, operation_fn=operation_fn, **options)
@@ -94,20 +94,20 @@ class AlignedModel(keras.Model):
 
         Args:
             *args: as in `keras.Model.compile`.
-            minibatches: equal parts that a batch is cut into; their gradients are averaged before the one update.
+            minibatches: number of equal parts of a batch, whose gradients are averaged before one update.
             **kwargs: as in `keras.Model.compile`.
 
         Raises:
-            ValueError: if `minibatches` is not a positive integer, if two aligned layers have one name, if a rule that
-                ties B's update to W's does not get one optimizer that moves both at every step, or if an optimizer
-                finds no variable that it is meant for.
+            ValueError: if `minibatches` is not a positive integer, if two aligned layers have the same name, if a rule
+                that ties the updates of B and W does not have one optimizer that moves both at every step, or if an
+                optimizer has no variable to move.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
         super().compile(*args, **kwargs)
         self._minibatches = minibatches
         self._check_layers()
-        if not self.optimizer.built:  # In a step it would be built while that is traced, and have it traced again.
+        if not self.optimizer.built:  # If a step built it while being traced, the step would be traced twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
@@ -130,7 +130,7 @@ class AlignedModel(keras.Model):
                 "Loss scaling (mixed_float16) cannot be combined with a rate scheduler on several replicas. Received "
                 f"{multi.rate_scheduler!r} with {replicas} replicas. Example: the mixed_bfloat16 policy."
             )
-        # Keras' own MultiOptimizer; ours looks at the variables that it is built on.
+        # The MultiOptimizer of Keras; ours checks the variables when it is built.
         several = getattr(_unwrapped(self.optimizer), "optimizers", [])
         if tied and len(several) > 1:
             raise ValueError(
@@ -141,7 +141,7 @@ class AlignedModel(keras.Model):
     def _build_metrics(self, batch: Any) -> None:
         """Creates the compiled metrics that await the shapes of a batch, given as `tf.TensorSpec`s.
 
-        In a step they would be created while that is traced, and have it traced again.
+        If a step created them while being traced, the step would be traced twice.
         """
         _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         specs, metrics = tf.nest.flatten(y), self._compile_metrics
@@ -152,25 +152,25 @@ class AlignedModel(keras.Model):
         )
 
     def get_compile_config(self) -> dict[str, Any]:
-        """Returns what `compile` was called with."""
+        """Returns the arguments of `compile`."""
         config = super().get_compile_config()
         return {**config, "minibatches": self._minibatches} if config else config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles with what `get_compile_config` returned."""
+        """Compiles with the result of `get_compile_config`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     @property
     def global_step(self) -> int:
-        """The number of steps made, of J or of R."""
+        """The number of training steps made, of J or of R."""
         return int(_unwrapped(self.optimizer).iterations.numpy())
 
     def first_non_finite(self) -> tuple[int, list[str]] | None:
-        """Returns the first step at which J or some R_l was not finite, and of which: `"J"` or layer names."""
+        """Returns the first step at which J or an R_l was not finite, and `"J"` or the names of the layers."""
         return self._watch.first()
 
     def take_initial_weights(self) -> None:
-        """Takes W(0) for the rules that need it, before the first training step; does nothing afterwards.
+        """Copies W(0) for the rules that need it, before the first training step; does nothing afterwards.
 
         Training calls this itself.
         """
@@ -180,16 +180,16 @@ class AlignedModel(keras.Model):
             self._feedback.start()
 
     def _prepare(self) -> None:
-        """Takes W(0) before the first execution of a training function, as late as possible: callbacks may assign W."""
+        """Copies W(0) just before the first execution of a training function, because callbacks may assign W."""
         if not self._prepared:
             self.take_initial_weights()
             self._restart_optimizer()
             self._prepared = True
 
     def _restart_optimizer(self) -> None:
-        """Renews the copies of the weights that an optimizer such as `ScheduleFreeAdamW` makes when it is built.
+        """Renews the copies of the weights that an optimizer such as `ScheduleFreeAdamW` creates when it is built.
 
-        `compile` builds the optimizer, and weights may have been assigned or loaded since. Other optimizers start from
+        `compile` builds the optimizer, but weights may have been assigned or loaded since. Other optimizers start from
         constants.
         """
         optimizer = _unwrapped(self.optimizer)
@@ -203,10 +203,10 @@ class AlignedModel(keras.Model):
             variable.assign(value)
 
     def make_train_function(self, force: bool = False) -> None:
-        """Builds what `fit` calls for every `steps_per_execution` steps.
+        """Builds the function that `fit` calls for every `steps_per_execution` steps.
 
-        Which loss runs is chosen in the step, outside of the replicas: a branch within one could not wait for the
-        others.
+        The losses of a step are chosen outside of the replicas, because a branch inside a replica could not
+        synchronize with the others.
 
         Raises:
             ValueError: if a subclass has its own `train_step` and there is a distribution strategy.
@@ -232,9 +232,9 @@ class AlignedModel(keras.Model):
         return getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
 
     def _check_override(self, method: str) -> None:
-        """Refuses an overridden step under a distribution strategy.
+        """Raises an error if a step is overridden under a distribution strategy.
 
-        Keras calls it on each replica, where the step of an `AlignedModel` cannot choose which loss runs.
+        Keras calls such a step on each replica, where an `AlignedModel` cannot choose the losses of the step.
         """
         if self._distributed:
             raise ValueError(
@@ -250,19 +250,19 @@ class AlignedModel(keras.Model):
             return tf.distribute.has_strategy()
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Makes one update of W from J and of B from R; returns the metrics so far. For custom training loops."""
+        """Updates W from J and B from R once; returns the metrics so far. For custom training loops."""
         self.take_initial_weights()
         self._step(data)
         return self.get_metrics_result()
 
     def _step(self, data: Any) -> None:
-        """Makes one step on all replicas, of the losses whose turn it is."""
+        """Makes one step on all replicas, of the scheduled losses."""
         optimizer, strategy = _unwrapped(self.optimizer), self.distribute_strategy
-        step = tf.identity(optimizer.iterations)  # Before the update counts it.
+        step = tf.identity(optimizer.iterations)  # Before the update increments it.
         scheduled = isinstance(optimizer, MultiOptimizer) and not optimizer.constant
 
         def run(j_runs: bool = True, r_runs: bool = True) -> tuple[Tensor, Tensor]:
-            if not self._distributed:  # Also within a step that Keras has begun, for a subclass with its own.
+            if not self._distributed:  # Also inside a step begun by Keras, for a subclass with a custom step.
                 return self._replica_step(data, step, j_runs, r_runs)
             watched = strategy.run(self._replica_step, args=(data, step, j_runs, r_runs))
             return tuple(strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for value in watched)
@@ -276,12 +276,12 @@ class AlignedModel(keras.Model):
 
     @property
     def _targets(self) -> list[Any]:
-        """The variables that a step has a gradient for: each W that both losses move stands twice, for J and for R."""
+        """The variables of the gradients of a step. A W that both losses move occurs twice, for J and for R."""
         trainable = self.trainable_variables
         return [*trainable, *(variable for variable in trainable if getattr(variable, "moved_by_both", False))]
 
     def _replica_step(self, data: Any, step: Tensor, j_runs: bool, r_runs: bool) -> tuple[Tensor, Tensor]:
-        """Makes one step on the examples of one replica; returns J and R_l by layer, over these."""
+        """Makes one step on the examples of one replica; returns their J and R_l by layer."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         optimizer = _unwrapped(self.optimizer)
         gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, j_runs, r_runs)
@@ -300,7 +300,7 @@ class AlignedModel(keras.Model):
         return tf.cast(loss, tf.float32), regularisers
 
     def make_test_function(self, force: bool = False) -> None:
-        """Builds what `evaluate` calls; it reports J and the metrics over all replicas, and no R."""
+        """Builds the function that `evaluate` calls; it reports J and the metrics over all replicas, but not R."""
         if self.test_function is not None and not force:
             return
         if self._overrides("test_step"):
@@ -320,7 +320,7 @@ class AlignedModel(keras.Model):
     def test_step(self, data: Any) -> dict[str, Tensor]:
         """Evaluates one batch: J and the metrics, not R.
 
-        A loss that is a mean over sample weights counts by these, so that examples of weight 0 change nothing.
+        A loss that is a mean over sample weights is weighted by them, so examples of weight 0 have no effect.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(x, training=False)
@@ -332,18 +332,18 @@ class AlignedModel(keras.Model):
         return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
 
     def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs):
-        """Returns the gradients over one replica's examples, J, R_l by layer, and the outputs.
+        """Returns the gradients over the examples of one replica, J, R_l by layer, and the outputs.
 
-        The gradients of all replicas add up to those of the mean over replicas of J and R, each a mean over the
-        examples of one replica: over all examples where every replica has as many.
+        The sum of the gradients over all replicas is the gradient of the mean of J and R over replicas. If all replicas
+        have the same number of examples, this is the mean over all examples.
 
         Args:
-            x: inputs of the replica's part of the batch.
+            x: inputs of the part of the batch on this replica.
             y: targets.
             sample_weight: weights of the examples, or none.
             step: the global step.
-            j_runs: whether J is optimised at this step.
-            r_runs: whether R is.
+            j_runs: whether J is optimized at this step.
+            r_runs: whether R is optimized at this step.
         """
         parts, examples = self._minibatches, _examples(x)
         first = first_example(examples) if self._draws_noise else 0
@@ -361,7 +361,7 @@ class AlignedModel(keras.Model):
         return _accumulate(part, parts)
 
     def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
-        """Runs the model forward and back once."""
+        """Runs the model forward and backward once."""
         options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
         copies: list[tuple[Any, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
@@ -369,7 +369,7 @@ class AlignedModel(keras.Model):
             with tf.GradientTape() as tape:
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()
-                # Keras has divided it by the number of replicas.
+                # Keras has divided the loss by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
                 total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
                 total = self.optimizer.scale_loss(total + loss if j_runs else total)
@@ -390,7 +390,7 @@ class AlignedModel(keras.Model):
         return gradients, loss * _replicas(), tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
 
     def _add_deferred(self, gradients, targets, layer, kernels, regulariser, state, before):
-        """Takes R_l of a rule that reads kernels alone, and its gradients, after `before`; returns these."""
+        """Computes R_l of a rule that reads only kernels, and its gradients, after `before`; returns the gradients."""
         with tf.control_dependencies(before), tf.GradientTape() as tape:
             tape.watch(kernels)
             value = regulariser()
@@ -407,17 +407,17 @@ class AlignedModel(keras.Model):
 def _add_regulariser_gradient(
     gradients: list[Tensor | None], targets: Sequence[Any], variable: Any, gradient: Tensor | None
 ) -> None:
-    """Adds R's gradient of one variable to `gradients`, which are those of `targets`; frozen ones are left out."""
+    """Adds the gradient of R for one variable to `gradients` of `targets`; frozen variables are left out."""
     places = [at for at, target in enumerate(targets) if target is variable]
     if gradient is None or not places:
         return
     gradient = tf.cast(gradient, variable.dtype)
-    place = places[-1]  # J's gradient of a W that both move stands first.
+    place = places[-1]  # For a W that both losses move, the gradient of J comes first.
     gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
 
 
 def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer: Any, kernel: Tensor) -> Tensor:
-    """Returns a copy of W that `tape` watches and J's gradient does not pass, and notes it in `copies`."""
+    """Returns a copy of W that `tape` watches and that the gradient of J does not pass; appends it to `copies`."""
     copy = tf.stop_gradient(kernel)
     tape.watch(copy)
     copies.append((layer, copy))
@@ -425,10 +425,10 @@ def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer:
 
 
 class Execution:
-    """Steps on the batches of an iterator, without a return to Python in between.
+    """Makes steps on the batches of an iterator in one graph.
 
-    Keras calls it with an iterator, as it does its own train and test functions, and gets `steps_per_execution` steps;
-    `steps` makes as many as it is told. Both read the metrics once, at the end.
+    Keras calls it like its train and test functions, and gets `steps_per_execution` steps; `steps` makes a given number
+    of steps. Both read the metrics once, at the end.
 
     Args:
         model: a compiled model.
@@ -456,11 +456,11 @@ class Execution:
         )
 
     def __call__(self, iterator: Any, limit: int | None = None, seconds: float = math.inf) -> dict[str, Tensor]:
-        """Makes `steps_per_execution` steps, or fewer where fewer batches are left; returns the metrics so far.
+        """Makes `steps_per_execution` steps, or fewer if fewer batches are left; returns the metrics so far.
 
         Args:
-            iterator: of batches.
-            limit: make no more steps than these.
+            iterator: the batches.
+            limit: maximum number of steps.
             seconds: as in `steps`.
 
         Raises:
@@ -474,7 +474,7 @@ class Execution:
             for _, data in zip(range(together), iterator, strict=False):  # From `train_on_batch`, `test_on_batch`.
                 self._on_data(data)
             return self._results()
-        if together == 1:  # One step needs no loop, nor batches that may be missing.
+        if together == 1:  # A single step needs no loop and no optional batches.
             return self._on_next(iterator)
         made, results = self.steps(iterator, together if limit is None else min(limit, together), seconds)
         if not made:
@@ -482,27 +482,27 @@ class Execution:
         return results
 
     def steps(self, iterator: Any, limit: int, seconds: float = math.inf) -> tuple[int, dict[str, Tensor]]:
-        """Makes steps until the batches end, by one graph whatever the limits.
+        """Makes steps until the batches end or a limit is reached; all limits share one graph.
 
         Args:
-            iterator: of batches: `tf.data.Iterator` or `tf.distribute.DistributedIterator`.
-            limit: make no more steps than these, and at least one.
-            seconds: begin no step, but the first, when so much time has passed.
+            iterator: the batches, a `tf.data.Iterator` or `tf.distribute.DistributedIterator`.
+            limit: maximum number of steps; at least one step is made.
+            seconds: time after which no further step begins.
 
         Returns:
-            How many steps it has made, and the metrics so far.
+            The number of steps made, and the metrics so far.
         """
         self._prepare()
         made, results = self._on_several(iterator, *_limits(limit, seconds))
         return int(made), results
 
     def build_metrics(self, iterator: Any) -> None:
-        """Creates the metrics for the batches of an iterator. Keras sees to it itself where there is a strategy."""
+        """Creates the metrics for the batches of an iterator. With a distribution strategy Keras does this."""
         if isinstance(iterator, tf.data.Iterator):
             self._model._build_metrics(iterator.element_spec)
 
     def trace(self, iterator: Any) -> None:
-        """Makes the graph that `__call__` runs on the batches of an iterator, and makes no step."""
+        """Traces the graph of `__call__` for the batches of an iterator, without making a step."""
         if self._model.run_eagerly:
             return
         if self._model.steps_per_execution == 1:
@@ -515,20 +515,20 @@ class Execution:
         return self._results()
 
     def _step_on_several(self, iterator: Any, limit: Tensor, seconds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        begun = tf.timestamp()  # Here, so that the time to trace is none of it.
+        begun = tf.timestamp()  # In the graph, so that the time of tracing does not count.
         until = begun + seconds
 
         def body(made, _, batch):
             self._step(batch.get_value())
             made += 1
-            # Looked at once, for the loop too: a batch that is taken is used.
+            # Evaluated once, because a batch that is fetched must be used.
             goes_on = tf.logical_and(made < limit, tf.timestamp() < until)
             return made, goes_on, tf.cond(goes_on, iterator.get_next_as_optional, lambda: batch)
 
         made, *_ = tf.while_loop(
             lambda made, goes_on, batch: tf.logical_and(goes_on, batch.has_value()),
             body,
-            # Of the clock, or the first step could begin before it is read.
+            # Depends on the clock, or the first step could begin before the clock is read.
             (tf.constant(0), until >= begun, iterator.get_next_as_optional()),
             parallel_iterations=1,
         )
@@ -545,7 +545,7 @@ def _examples(x: Any) -> Tensor:
 
 
 def compiles_by_itself(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the strategy compiles what it runs by itself."""
+    """Whether the strategy itself compiles the functions that it runs."""
     return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
@@ -555,7 +555,7 @@ def _replicas() -> int:
 
 
 def _unwrapped(optimizer: Any) -> Any:
-    """Returns the optimizer itself: under mixed_float16 Keras wraps it in one that scales the loss."""
+    """Returns the optimizer without the loss-scaling wrapper that Keras adds under mixed_float16."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
@@ -567,13 +567,13 @@ class _FiniteWatch:
         self._steps = tf.Variable(tf.fill([1 + len(layers)], tf.constant(-1, tf.int64)), trainable=False)
 
     def update(self, step: Any, loss: Tensor, regularisers: Tensor) -> None:
-        """Looks at the values of one step."""
+        """Checks the values of one step."""
         values = tf.concat([[loss], regularisers], axis=0)
         fresh = tf.logical_and(self._steps < 0, tf.logical_not(tf.math.is_finite(values)))
         self._steps.assign(tf.where(fresh, tf.cast(tf.convert_to_tensor(step), tf.int64), self._steps))
 
     def first(self) -> tuple[int, list[str]] | None:
-        """Returns the earliest step and what was not finite at it, or none."""
+        """Returns the earliest step with a value that is not finite, and the names of these values, or none."""
         steps = self._steps.numpy()
         if (steps < 0).all():
             return None
@@ -582,7 +582,7 @@ class _FiniteWatch:
 
 
 def _fill(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list[Tensor]:
-    """Puts zeros where there is no gradient."""
+    """Replaces missing gradients by zeros."""
     return [tf.zeros_like(v.value) if g is None else g for g, v in zip(gradients, variables, strict=True)]
 
 
@@ -600,8 +600,8 @@ def _cut(tensor: Tensor, parts: int) -> Tensor:
 
 
 def _accumulate(part: Callable[[Tensor | int], tuple[Any, ...]], parts: int) -> tuple[Any, ...]:
-    """Averages gradients, J and R over the parts of a batch, one after the other, so that memory is that of one."""
-    loop = _loop if _replicas() == 1 else _unrolled  # Replicas cannot meet within a loop of TensorFlow.
+    """Averages gradients, J and R over the parts of a batch in turn, so that memory holds only one part."""
+    loop = _loop if _replicas() == 1 else _unrolled  # Replicas cannot synchronize inside a TensorFlow loop.
     sums, outputs = loop(part, parts)
     gradients, loss, regularisers = tf.nest.map_structure(lambda total: total / parts, sums)
     return gradients, loss, regularisers, outputs
@@ -619,7 +619,7 @@ def _unrolled(part: Callable[[int], tuple[Any, ...]], parts: int) -> tuple[tuple
 
 
 def _loop(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
-    """Does what `_unrolled` does, in a graph that does not grow with the number of parts."""
+    """Like `_unrolled`, in a graph whose size does not depend on the number of parts."""
     gradients, loss, regularisers, outputs = part(tf.constant(0))
     arrays = [
         tf.TensorArray(output.dtype, parts, element_shape=output.shape).write(0, output)

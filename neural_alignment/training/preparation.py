@@ -9,27 +9,22 @@ from neural_alignment import data, paths
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.training import distribution, initial_state, setup
-from neural_alignment.training.distribution import Distribution
 from neural_alignment.training.evaluation import AlignmentProbe
-from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.run_directory import RunDirectory
+from neural_alignment.training.trainer import Trainer
 
 
 class Prepared(NamedTuple):
     """The parts of a run that do not depend on its directory.
 
     Attributes:
-        devices: the devices that compute it.
-        dataset: the training and validation data.
+        trainer: the compiled model, the data and the devices.
         test: a data set whose validation part is evaluated as well, or none.
-        model: the compiled model.
         alignment: measures the alignment of the model.
     """
 
-    devices: Distribution
-    dataset: data.Dataset
+    trainer: Trainer
     test: data.Dataset | None
-    model: AlignedModel
     alignment: AlignmentProbe
 
 
@@ -42,9 +37,7 @@ def prepare(config: Config) -> Prepared:
     with concurrent.futures.ThreadPoolExecutor(1) as background:
         reading = background.submit(setup.load_data, config)
         testing = None if split is None else background.submit(setup.load_test_data, config, split)
-        with devices.scope():
-            model = setup.build_model(config, facts.classes, facts.input_shape, facts.steps_per_epoch)
-            setup.compile_model(model, config, facts.classes, facts.steps_per_epoch)
+        model = setup.compiled_model(config, facts, devices.scope())
         alignment = AlignmentProbe(model, devices, config.evaluation.probe_examples)
         alignment.trace(facts)
         dataset, test = reading.result(), None if testing is None else testing.result()
@@ -53,7 +46,7 @@ def prepare(config: Config) -> Prepared:
             "evaluation.test_split: must be held in memory, or read from files, as the run's data are, or its images "
             f"would be standardised otherwise; found {split}, too large or too small for that; allowed is a part of it"
         )
-    return Prepared(devices, dataset, test, model, alignment)
+    return Prepared(Trainer(model, dataset, devices), test, alignment)
 
 
 def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepared) -> dict[str, Any] | None:
@@ -68,8 +61,8 @@ def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepar
     own, source = (paths.real(path.rstrip("/")) for path in (directory.path, options.path))
     if source == own or source.startswith(f"{own}/"):
         raise RunError(f"init_from: must not be in the run directory {directory.path}; found {options.path}")
-    loaded = initial_state.load(options, prepared.model)
-    end = total_steps(config, prepared.dataset)
+    loaded = initial_state.load(options, prepared.trainer.model)
+    end = total_steps(config, prepared.trainer.dataset)
     if loaded.first_step >= end:
         raise RunError(
             f"init_from: the run would go on at step {loaded.first_step} of {options.path}, but it ends at step {end}; "
@@ -78,7 +71,12 @@ def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepar
     return loaded.plain()
 
 
+def epoch_steps(config: Config, dataset: data.Dataset) -> int:
+    """Returns the number of global steps in an epoch of J."""
+    return dataset.steps_per_epoch * ((config.optimization.alternation or 0) + 1)
+
+
 def total_steps(config: Config, dataset: data.Dataset) -> int:
     """Returns the global step at which a run ends."""
-    total = config.epochs * dataset.steps_per_epoch * ((config.optimization.alternation or 0) + 1)
+    total = config.epochs * epoch_steps(config, dataset)
     return min(total, config.max_steps or total)

@@ -14,24 +14,24 @@ from neural_alignment.training.model import aligned_layers
 Tensor = tf.Tensor
 
 MEASURES = ("weight_angle", "norm_ratio", "projection_angle", "local_gradient_angle", "pseudogradient_angle")
-"""What is measured of each aligned layer; angles in degrees.
+"""The measures of each aligned layer; angles in degrees.
 
 weight_angle: between W and B^T. norm_ratio: ||B|| / ||W||. projection_angle: between W^T x and B^T x over the batch,
-before bias and nonlinearity. local_gradient_angle: between the errors that B and W send back from one upstream error.
-pseudogradient_angle: between the gradient of J to W that travelled through the backward kernels and the one of true
+before bias and nonlinearity. local_gradient_angle: between the errors that B and W send back for the same upstream
+error. pseudogradient_angle: between the gradient of J to W computed through the backward kernels and that of true
 backpropagation.
 """
 
 
 KERNEL_MEASURES = ("weight_angle", "norm_ratio")
-"""Those of `MEASURES` that need the kernels alone."""
+"""Those of `MEASURES` that need only the kernels."""
 
 
 def measure_kernels(model: keras.Model) -> dict[str, dict[str, Tensor]]:
-    """Measures of the alignment of each aligned layer what its kernels tell.
+    """Measures the alignment of each aligned layer from its kernels only.
 
     Returns:
-        Measure of `KERNEL_MEASURES` -> layer name -> float32 scalar; NaN where it is not defined.
+        Measure of `KERNEL_MEASURES` -> layer name -> float32 scalar; NaN if it is not defined.
     """
     results: dict[str, dict[str, Tensor]] = {name: {} for name in KERNEL_MEASURES}
     for layer in aligned_layers(model):
@@ -43,9 +43,9 @@ def measure_kernels(model: keras.Model) -> dict[str, dict[str, Tensor]]:
 
 
 def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
-    """Measures the alignment of each aligned layer on one batch, batch normalisation in training mode.
+    """Measures the alignment of each aligned layer on one batch, with batch normalization in training mode.
 
-    No variable changes: moving statistics and noise are as before.
+    No variable changes, neither moving statistics nor the state of the noise.
 
     Args:
         model: a compiled model.
@@ -53,15 +53,15 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
         y: targets `(batch, ...)`.
 
     Returns:
-        Measure -> layer name -> float32 scalar; NaN where it is not defined.
+        Measure -> layer name -> float32 scalar; NaN if it is not defined.
     """
     layers = aligned_layers(model)
-    # One and the same tensor for all that reads a kernel, so that what is computed twice is found and computed once.
+    # All computations read the same tensor of a kernel, so that the graph optimizer can merge equal ones.
     kernels = [tf.identity(layer.kernel.value) for layer in layers]
     pseudo, true, seen = _gradients(model, layers, kernels, x, y)
     results: dict[str, dict[str, Tensor]] = {name: {} for name in MEASURES}
     for layer, forward, pseudogradient, gradient in zip(layers, kernels, pseudo, true, strict=True):
-        # Half precision, where the network computes in it, is not that of angles.
+        # The network may compute in half precision, which is too coarse for angles.
         inputs, upstream = (tf.cast(signal, forward.dtype) for signal in seen[layer.name])
         linear_map = layer.linear_map()
         backward = linear_map.transpose(keras.ops.convert_to_tensor(layer.backward_kernel))
@@ -83,9 +83,9 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
 def _gradients(
     model: keras.Model, layers: list[Any], kernels: list[Tensor], x: Tensor, y: Tensor
 ) -> tuple[list[Tensor], list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
-    """Returns J's gradients to the forward kernels, as they are and of true backpropagation, and two signals by layer.
+    """Returns the gradients of J to the forward kernels, through B and through W, and two signals of each layer.
 
-    The signals are its inputs, and the error at its outputs that has travelled through the backward kernels.
+    The signals are the inputs of the layer, and the error at its outputs that was sent through the backward kernels.
     """
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
 """Going back to an earlier state of a run: `train --resume-from STEP`.
 
-What came after the state is moved to `set_aside/after-STEP/` in the run directory. A kill in between is harmless:
-`status.json` says where the run goes back to until it trains again, and every `--resume` does the rest.
+Files of later steps are moved to `set_aside/after-STEP/` in the run directory. A kill during the move is harmless:
+`status.json` contains the step until the run trains again, and the next `--resume` finishes the move.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _log = logging.getLogger(__name__)
 
 
 def target(directory: RunDirectory, step: int | None) -> int | None:
-    """Returns the step to go back to; none where the run just goes on from its last state.
+    """Returns the step to go back to, or none if the run continues from its last state.
 
     Args:
         directory: the run.
-        step: the step that is asked for; none for that of an earlier call that was killed, if there was one.
+        step: the requested step. Default: the step of an earlier call that was killed, if there was one.
 
     Raises:
         RunError: if the state of the step is not kept, or is damaged.
@@ -55,18 +55,18 @@ def _folder(directory: RunDirectory, name: str) -> str:
 
 
 def _kept(directory: RunDirectory) -> dict[int, str]:
-    """Returns step -> path of the state, of those that are kept; the last ones take precedence over the best one."""
+    """Returns step -> path of each kept state; the last states take precedence over the best one."""
     places = [_folder(directory, name) for name in ("best", "last")]
     return {step: tf.io.gfile.join(place, f"ckpt-{step}") for place in places for step in kept_steps(place)}
 
 
 def go_back(directory: RunDirectory, config: Config, step: int) -> None:
-    """Makes the state of a step the last one of a run that no process is using.
+    """Makes the state of a step the last state of a run. No other process may be using the run.
 
     Args:
         directory: the run.
         config: its configuration.
-        step: what `target` returned.
+        step: the step, from `target`.
     """
     begun = (directory.found_status() or {}).get("going_back")
     name = begun["folder"] if begun and begun["step"] == step else _new_folder(directory, step)
@@ -83,7 +83,7 @@ def go_back(directory: RunDirectory, config: Config, step: int) -> None:
 
 
 def _new_folder(directory: RunDirectory, step: int) -> str:
-    """Returns the name of a folder that is not there yet."""
+    """Returns the name of a folder that does not exist yet."""
     name, number = f"after-{step}", 1
     while tf.io.gfile.exists(tf.io.gfile.join(directory.file("set_aside"), name)):
         number += 1
@@ -92,7 +92,7 @@ def _new_folder(directory: RunDirectory, step: int) -> str:
 
 
 def cut(directory: RunDirectory, step: int, aside: str) -> None:
-    """Moves everything of a run that came after a step to a folder. It may be called again after a kill."""
+    """Moves the files of later steps to a folder. It may be called again after a kill."""
     tf.io.gfile.makedirs(aside)
     metrics, copy = MetricsFile(directory.file("metrics.csv")), tf.io.gfile.join(aside, "metrics.csv")
     if tf.io.gfile.exists(metrics.path) and not tf.io.gfile.exists(copy):
@@ -118,9 +118,9 @@ def cut(directory: RunDirectory, step: int, aside: str) -> None:
 
 
 def _move(source: str, target: str) -> None:
-    """Moves a file, if it is there; a kill leaves it in one of the two places.
+    """Moves a file, if it exists; after a kill it is in one of the two places.
 
-    File by file: not every remote file system moves a folder with its content.
+    Files are moved one by one, because not every remote file system can move a folder.
     """
     if tf.io.gfile.exists(source):
         files.move(source, target)

@@ -14,12 +14,15 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped
-from neural_alignment.training import callbacks, distribution, evaluation, existing_run, files, lock, rewind, setup
+from neural_alignment.training import callbacks, distribution, existing_run, files, lock, rewind, setup
+from neural_alignment.training.divergence import diverged
 from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.preparation import load_initial_state, prepare
 from neural_alignment.training.run_directory import Result, RunDirectory
 from neural_alignment.training.run_loop import RunLoop
+from neural_alignment.training.saved_state import SavedState
 from neural_alignment.training.stopping import Interrupted, Stop
+from neural_alignment.training.trainer import Trainer
 
 _PRECEDE_SIGNALS = (Diverged, Stopped, InputError, tf.errors.OpError, OSError)
 """Errors that take precedence over a signal as the reason a run ended."""
@@ -101,7 +104,8 @@ def _train_as_chief(
             directory.clear()
         elif back is not None:
             rewind.go_back(directory, config, back)
-        return _finish(RunLoop(config, directory, prepared, check_held, loaded), progress)
+        state = SavedState(config, directory, prepared.trainer, check_held, loaded)
+        return _finish(RunLoop(config, prepared, state), progress)
 
 
 def _train_as_assistant(
@@ -126,15 +130,16 @@ def _train_as_assistant(
             rewind.cut(own, back, own.file("set_aside"))
         prepared = prepare(config)
         loaded = None if has_own_state else load_initial_state(config, directory, prepared)
-        result = _finish(RunLoop(config, own, prepared, lambda: None, loaded), progress)
+        state = SavedState(config, own, prepared.trainer, lambda: None, loaded)
+        result = _finish(RunLoop(config, prepared, state), progress)
     return dataclasses.replace(result, path=directory.path)
 
 
 def _finish(loop: RunLoop, progress: callbacks.Progress | None) -> Result:
     """Runs the loop to its end, and records in `status.json` how it ended."""
-    with Stop(raises=loop.devices.workers == 1) as stop:
+    with Stop(raises=loop.trainer.devices.workers == 1) as stop:
         loop.restore()
-        loop.check_workers_agree()
+        loop.state.check_workers_agree()
         with _recorded_end(loop), files.full_disk_reported(loop.directory.path):
             try:
                 return loop.run(stop, progress)
@@ -156,7 +161,7 @@ def _recorded_end(loop: RunLoop) -> Any:
     def record(state: str, **facts: Any) -> None:
         with contextlib.suppress(tf.errors.OpError):  # The disk may be full.
             checksums = loop.directory.checksums(loop.config)
-            loop.directory.write_status(state, checksums, **facts, **loop.origin)
+            loop.directory.write_status(state, checksums, **facts, **loop.state.origin)
 
     try:
         yield
@@ -169,7 +174,7 @@ def _recorded_end(loop: RunLoop) -> Any:
     except lock.Lost:
         raise  # Another process owns the directory now.
     except tf.errors.OpError as error:
-        explained = loop.dataset.explain(error) or distribution.explain(error)
+        explained = loop.trainer.dataset.explain(error) or distribution.explain(error)
         record("failed", reason=str(explained or error).splitlines()[0])
         if explained is None:
             raise
@@ -187,7 +192,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
         strategy: the devices to use, a value of `runtime.strategy`. Default: those of the run.
 
     Returns:
-        J, top1 and top5 on the whole validation split. Every example counts once.
+        J and the metrics of the loss (top1, top5) on the whole validation split. Every example counts once.
 
     Raises:
         RunError: if there is no saved model, a file is damaged, or a weight is not finite.
@@ -215,10 +220,9 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
             f"the data are of shape {tuple(dataset.input_shape)} and {dataset.classes} classes"
         )
     try:
-        results = devices.evaluate(model, dataset)
+        row = Trainer(model, dataset, devices).evaluate()
     except tf.errors.OpError as error:
         raise dataset.explain(error) or error from None
-    named = evaluation.named(results)
-    if not math.isfinite(named["J"]):
-        raise evaluation.diverged(model, model.global_step)
-    return named
+    if not math.isfinite(row["J"]):
+        raise diverged(model, model.global_step)
+    return row

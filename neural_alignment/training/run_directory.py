@@ -49,7 +49,7 @@ FILES = (
     *("config.yaml", "metrics.csv", "kernels", "tensorboard", "checkpoints", "corrupt_records.json", "model.keras"),
     *("set_aside", "status.json"),
 )
-"""Names of the files in a run directory; `force` removes these and nothing else."""
+"""Names of the files in a run directory; `force` removes only these."""
 
 STATES = ("running", "finished", "stopped", "diverged", "failed")
 """Allowed values of `state` in `status.json`."""
@@ -106,7 +106,7 @@ class RunDirectory:
         """Whether the directory contains more than start-up leftovers.
 
         Raises:
-            RunError: if the path cannot be looked at.
+            RunError: if the path cannot be accessed.
         """
         with _reported(self.path):
             if not tf.io.gfile.exists(self.path):
@@ -114,10 +114,10 @@ class RunDirectory:
             return not tf.io.gfile.isdir(self.path) or bool(set(tf.io.gfile.listdir(self.path)) - _START_UP_FILES)
 
     def make(self) -> None:
-        """Makes the directory where there is none.
+        """Creates the directory if it does not exist.
 
         Raises:
-            RunError: if that is not possible.
+            RunError: if this is not possible.
         """
         with _reported(self.path):
             tf.io.gfile.makedirs(self.path)
@@ -139,10 +139,10 @@ class RunDirectory:
         return status
 
     def found_status(self) -> dict[str, Any] | None:
-        """Returns the content of `status.json`, or none where it is missing or damaged in a run directory.
+        """Returns the content of `status.json`, or none if the file is missing or damaged.
 
         Raises:
-            RunError: if this is not a run directory: nothing shows that `train` has made it.
+            RunError: if this is not a run directory: nothing shows that `train` created it.
         """
         path = self.file("status.json")
         self._check_regular()
@@ -162,7 +162,7 @@ class RunDirectory:
         raise self._no_run()
 
     def _check_regular(self) -> None:
-        """Refuses FIFOs, sockets and devices among the files: reading one may block for ever.
+        """Checks that no file is a FIFO, a socket or a device: reading one may block forever.
 
         Raises:
             RunError: if there is one.
@@ -179,7 +179,7 @@ class RunDirectory:
                 raise RunError(f"{path}: is not a regular file but a FIFO, a socket or a device; remove it")
 
     def _is_made_by_train(self) -> bool:
-        """Whether configuration and metrics show that this is a run directory: a user's folder may have such names."""
+        """Whether configuration and metrics show that this is a run directory and not a folder of the user."""
         try:
             self.config()
             with tf.io.gfile.GFile(self.file("metrics.csv"), "rb") as file:
@@ -196,7 +196,7 @@ class RunDirectory:
         return "is missing or empty" if self.is_missing_or_empty("status.json") else "is damaged"
 
     def is_missing_or_empty(self, name: str) -> bool:
-        """Whether one of `FILES` is missing or empty, so that nothing is lost where it is made anew."""
+        """Whether one of `FILES` is missing or empty, so that it can be created again without loss."""
         path = self.file(name)
         return not tf.io.gfile.exists(path) or not tf.io.gfile.stat(path).length
 
@@ -204,7 +204,7 @@ class RunDirectory:
         """Checks that a missing or damaged `status.json` does not prevent a resume.
 
         Raises:
-            RunError: if it is damaged: it is not overwritten.
+            RunError: if the file is damaged; a damaged file is never overwritten.
         """
         path = self.file("status.json")
         if not self.is_missing_or_empty("status.json"):
@@ -218,8 +218,8 @@ class RunDirectory:
 
         Args:
             state: one of `STATES`.
-            checksums: of other files by name, which they must have from now on; those that are none are left out.
-            facts: whatever else there is to know.
+            checksums: name of another file -> its checksum, or none to leave it out.
+            facts: other entries.
         """
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
         known = {name: checksum for name, checksum in (checksums or {}).items() if checksum is not None}
@@ -227,7 +227,7 @@ class RunDirectory:
         self.write("status.json", json.dumps(files.sealed(status), indent=2) + "\n")
 
     def checksums(self, config: Config) -> dict[str, str | None]:
-        """Returns name -> checksum of the files of a run that ends; none where a file is missing."""
+        """Returns name -> checksum of the files of a run that ends; none if a file is missing."""
         own = {name: files.digest_of(self.file(name)) for name in ("metrics.csv", "model.keras")}
         return {"config.yaml": config_comparison.digest(config), **own}
 
@@ -240,7 +240,7 @@ class RunDirectory:
         files.write_whole(self.file(name), text)
 
     def save_model(self, model: keras.Model) -> None:
-        """Saves the final model as a whole or not at all."""
+        """Saves the final model atomically."""
         partial = self.file("model.partial.keras")
         try:
             if files.is_local(partial):
@@ -257,7 +257,7 @@ class RunDirectory:
             raise
 
     def config(self) -> Config:
-        """Returns the run's configuration.
+        """Returns the configuration of the run.
 
         Raises:
             ConfigError: if it is missing or damaged.
@@ -265,7 +265,7 @@ class RunDirectory:
         return configuration.load(self.file("config.yaml"))
 
     def checked_config(self, status: dict[str, Any]) -> Config:
-        """Returns the run's configuration, if it has not been changed since the training.
+        """Returns the configuration of the run, if it has not changed since the training.
 
         Args:
             status: content of `status.json`.
@@ -289,7 +289,7 @@ class RunDirectory:
         raise RunError(f"{path}: is damaged or was edited: {problem}; restore it from a copy, or remove it: {again}")
 
     def rows(self, status: dict[str, Any]) -> list[dict[str, float]]:
-        """Returns the rows of `metrics.csv` of a run that has ended, if they are still as they were then.
+        """Returns the rows of `metrics.csv` of a run that has ended, if they have not changed since then.
 
         Args:
             status: content of `status.json`.
@@ -305,14 +305,14 @@ class RunDirectory:
         if known is not None and known != metrics.digest():
             raise metrics.damaged("it was changed after the run had ended")
         if finished and rows:
-            for name in ("step", "top1"):
+            for name in ("step", "top1", "J"):
                 if name in status and name in rows[-1] and _cell_differs(status[name], rows[-1][name]):
                     problem = f"its last row has {name} {rows[-1][name]:g}, but status.json has {status[name]}"
                     raise metrics.damaged(problem)
         return rows
 
     def model_problem(self, status: dict[str, Any]) -> str | None:
-        """Returns how the final model of a finished run is damaged; none where it is not, or that is not known."""
+        """Returns the problem of the final model of a finished run; none if it has none, or that is unknown."""
         known = status.get("files", {}).get("model.keras")
         if known is None:
             return None
@@ -321,13 +321,13 @@ class RunDirectory:
         return None if files.digest_of(self.file("model.keras")) == known else "is damaged"
 
     def model_path(self, status: dict[str, Any]) -> str:
-        """Returns the path of the final model, which is whole as far as `status.json` can tell.
+        """Returns the path of the final model after a check against `status.json`.
 
         Args:
             status: content of `status.json`.
 
         Raises:
-            RunError: if there is none, or it is damaged; the message names a remedy.
+            RunError: if the model is missing or damaged; the message names a remedy.
         """
         path = self.file("model.keras")
         if status["state"] != "finished" and not tf.io.gfile.exists(path):
@@ -338,7 +338,7 @@ class RunDirectory:
         return path
 
     def model_remedy(self) -> str:
-        """Returns the remedy for a final model that is missing or damaged, for messages."""
+        """Returns the remedy for a missing or damaged final model, for messages."""
         if not self.has_last_state():
             return "restore it from a copy, or train anew with --force"
         remedy = "" if self.is_missing_or_empty("model.keras") else "remove it, and "
@@ -349,25 +349,25 @@ class RunDirectory:
         return bool(tf.io.gfile.glob(tf.io.gfile.join(self.file("checkpoints"), "last", "ckpt-*.index")))
 
     def has_begun(self) -> bool:
-        """Whether there is more than the `status.json` that is written first."""
+        """Whether there are more files than the `status.json` that is written first."""
         return any(tf.io.gfile.exists(self.file(name)) for name in FILES if name != "status.json")
 
     def clear(self) -> None:
-        """Removes the run's files, `status.json` last; others that lie there stay, and what links lead to."""
+        """Removes the files of the run, `status.json` last; keeps other files, and the targets of links."""
         for name in FILES:
             files.remove(self.file(name))
-        self.sweep()
+        self.remove_partial_files()
         files.remove(self.file("status.json" + files.PARTIAL))
 
-    def sweep(self) -> None:
-        """Removes files of a killed process that were not yet whole, except the space for the final status."""
+    def remove_partial_files(self) -> None:
+        """Removes incomplete files of a killed process, except the space for the final status."""
         partial = {name + files.PARTIAL for name in FILES if name != "status.json"} | {"model.partial.keras"}
         for name in partial:
             files.remove(self.file(name))
 
 
 def _cell_differs(value: Any, cell: float) -> bool:
-    """Whether a value of `status.json` is another than that of `metrics.csv`, which has seven digits."""
+    """Whether a value of `status.json` differs from that of `metrics.csv`, which has seven digits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return True
     return not (math.isclose(value, cell, rel_tol=1e-6) or (math.isnan(value) and math.isnan(cell)))

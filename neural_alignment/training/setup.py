@@ -1,9 +1,10 @@
-"""From a configuration to the data, the model and the optimizers of a run."""
+"""Creates the data, the model and the optimizers of a run from its configuration."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -60,7 +61,7 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
     """
     memory.check(config, output_units(config, classes), input_shape)
     keras.utils.set_random_seed(config.seed)
-    # What is float32, in `mixed_bfloat16` R and the angles, is float32: GPUs would multiply in TF32, TPUs in bfloat16.
+    # Keeps float32 exact, which in `mixed_bfloat16` R and the angles need: GPUs would multiply in TF32.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     with _precision(config.runtime.precision), memory.exhaustion_reported(config):
         model = _draw_model(config, classes, input_shape, steps_per_epoch)
@@ -115,6 +116,23 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
     ]
     scheduler = RateScheduler(steps_per_epoch, plan.delay_epochs, plan.alternation, plan.loss_rates.make(clock))
     return MultiOptimizer(optimizers, None if scheduler.constant else scheduler, plan.skip_idle)
+
+
+def compiled_model(config: Config, facts: data.Facts, scope: contextlib.AbstractContextManager[Any]) -> AlignedModel:
+    """Returns the compiled model of a run.
+
+    Args:
+        config: the configuration of the run.
+        facts: facts about its data.
+        scope: the scope of a distribution strategy, in which variables are created.
+
+    Raises:
+        ConfigError: as of `build_model` and `compile_model`.
+    """
+    with scope:
+        model = build_model(config, facts.classes, facts.input_shape, facts.steps_per_epoch)
+        compile_model(model, config, facts.classes, facts.steps_per_epoch)
+    return model
 
 
 def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_epoch: int) -> None:

@@ -1,30 +1,31 @@
-"""Steps of a run, exactly as many as planned."""
+"""Training steps, exactly as many as planned."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import math
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from neural_alignment.training.model import AlignedModel
 
 TRACING = "neural_alignment tracing"
-"""Begins the name of the thread that makes the graph of a step."""
+"""First part of the name of the thread that traces the graph of a step."""
 
 
 class Stepper:
-    """Makes training steps on batches that follow each other.
+    """Makes training steps on consecutive batches.
 
     `keras.Model.fit` rounds the steps of an epoch up to a multiple of `steps_per_execution`, restarts the input at
-    each call and resets the means; a run must end, evaluate and save at exact steps. This calls the model's own train
-    function instead, which takes a limit.
+    each call and resets the means, but a run must end, evaluate and save at exact steps. A stepper therefore calls the
+    train function of the model itself, which accepts a limit.
 
     Args:
         model: a compiled model.
-        batches: endless; shared out to the replicas where there are several.
-        seconds: begin no step, but the first, when so much time has passed since the call: signals are heeded where a
-            call returns.
+        batches: endless batches; distributed to the replicas if there are several.
+        seconds: time after which a call begins no further step. Signals are checked between calls.
     """
 
     def __init__(
@@ -40,21 +41,21 @@ class Stepper:
         self._made = False
 
     def trace_aside(self) -> None:
-        """Begins to make the graph of a step in another thread, to use the time in which this one waits for devices."""
+        """Begins to trace the graph of a step in another thread, while this one waits for devices."""
         self._make()
-        self._model.train_function.build_metrics(self._batches)  # Here, as others may look at the metrics meanwhile.
+        self._model.train_function.build_metrics(self._batches)  # In this thread, because others may read the metrics.
         executor = concurrent.futures.ThreadPoolExecutor(1, TRACING)
         self._tracing = executor.submit(self._model.train_function.trace, self._batches)
         executor.shutdown(wait=False)
 
     def _make(self) -> None:
-        """Builds the train function, once: each time the model would look whether W(0) is taken."""
+        """Builds the train function once: each time, the model would check whether W(0) is taken."""
         if not self._made:
             self._model.make_train_function()
             self._made = True
 
     def __call__(self, limit: int) -> dict[str, float]:
-        """Makes `steps_per_execution` steps, at most `limit` and as many as its time allows; returns the means so far.
+        """Makes `steps_per_execution` steps, at most `limit`, within its time; returns the means so far.
 
         Raises:
             StopIteration: if no batch is left.
@@ -65,3 +66,24 @@ class Stepper:
         self._make()
         results = self._model.train_function(self._batches, limit, self._seconds)
         return {name: float(value) for name, value in results.items()}
+
+
+class BatchStepper:
+    """Makes training steps with a function of one batch, such as `Lockstep.step`.
+
+    Args:
+        model: a compiled model, whose means are returned.
+        batches: endless batches of inputs and targets.
+        train_on: makes one step on inputs and targets.
+    """
+
+    def __init__(self, model: AlignedModel, batches: tf.data.Dataset, train_on: Callable[[Any, Any], None]):
+        self._model = model
+        self._batches = iter(batches)
+        self._train_on = train_on
+
+    def __call__(self, limit: int) -> dict[str, float]:
+        """Makes one step, whatever the limit; returns the means so far."""
+        del limit
+        self._train_on(*next(self._batches))
+        return {name: float(value) for name, value in self._model.get_metrics_result().items()}

@@ -1,4 +1,4 @@
-"""Signals that end a run in order."""
+"""Signals that end a run after its state is saved."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to end; passes through what catches `Exception`, as tracing does."""
+    """A signal asked the run to end. A `BaseException`, because tracing catches `Exception`."""
 
 
 class Stop:
-    """Notes SIGTERM and SIGINT while it is entered, and raises `Interrupted` where that is safe.
+    """Records SIGTERM and SIGINT within its context, and raises `Interrupted` inside `safe`.
 
-    That is inside `safe`, where nothing is half done in Python: a step of TensorFlow is over when a handler runs. A
-    second signal ends the process at once, whatever it is doing: files are written as a whole or not at all.
-    Outside the main thread, which alone may have handlers, it does nothing.
+    Inside `safe` no Python code is left half done: a step of TensorFlow has ended when a handler runs. A second signal
+    ends the process immediately; this is harmless because files are written atomically. Outside the main thread it does
+    nothing, because only the main thread can have signal handlers.
 
     Args:
-        raises: False only notes the signal: several workers have to stop at the same step.
+        raises: False only records the signal: several workers must stop at the same step.
     """
 
     def __init__(self, raises: bool = True):
@@ -39,13 +39,13 @@ class Stop:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Puts the earlier handlers back."""
+        """Restores the earlier handlers."""
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @contextlib.contextmanager
     def safe(self) -> Iterator[None]:
-        """Raises `Interrupted` at a signal that comes within, or that came before.
+        """Raises `Interrupted` at a signal within the context, or at once if a signal came earlier.
 
         Raises:
             Interrupted: at a signal.
@@ -64,5 +64,5 @@ class Stop:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         if self._safe and self._raises:
-            # Noted above too: Python swallows what is raised while it collects garbage.
+            # Also recorded above: Python swallows exceptions raised during garbage collection.
             raise Interrupted

@@ -131,7 +131,7 @@ def test_the_exponent_of_an_exact_power_is_found():
     slopes, factor = proposition.exponent(rows(-0.5))
     assert (slopes.mean, factor) == (pytest.approx(-0.5), pytest.approx(3))
     assert slopes.error < 1e-12
-    # What is narrower than the fit does not count.
+    # Networks narrower than the fit do not count.
     bent = [{**row, "distance": 1.0} if row["width"] < proposition.FITTED else row for row in rows(-0.5)]
     assert proposition.exponent(bent)[0].mean == pytest.approx(-0.5)
 

@@ -1,6 +1,7 @@
 """Table 8 and Figure 9: the draws and a few epochs of the Add task against NumPy, and a printed loss."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from helpers import distance
 from lab import CONFIGS, grey
 from recurrent_reference import forward, update
 
+from neural_alignment.data import Batching
+from neural_alignment.data.add_task import AddTask
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks import add_task, published, recurrent
@@ -22,6 +25,11 @@ def nothing(part):
 # Draws, with NumPy's global generator as the published code has it.
 
 
+@pytest.fixture(scope="module")
+def dataset():
+    return AddTask(Batching(50, 99))
+
+
 def drawn_sequences():
     np.random.seed(99)
     x = np.random.binomial(1, 0.5, (400, 100))
@@ -31,8 +39,8 @@ def drawn_sequences():
     return x, y
 
 
-def test_sequences_are_the_published_draw():
-    train, test = add_task.sequences()
+def test_sequences_are_the_published_draw(dataset):
+    train, test = dataset.train_split, dataset.test_split
     x, y = drawn_sequences()
     assert train.inputs.shape == train.targets.shape == (300, 100, 1)
     np.testing.assert_array_equal(np.concatenate([train.inputs, test.inputs])[..., 0], x)
@@ -58,7 +66,7 @@ def test_the_network_starts_at_the_published_weights():
     for name, value in found.items():
         np.testing.assert_allclose(value, due[name], rtol=1e-6, err_msg=name)
     assert distance(layer.kernel, due["kernel"].T) > 0.1
-    # What the rule keeps of the beginning is of these weights as well.
+    # The copies of the initial weights that the rule keeps have these values as well.
     kept = [value.numpy() for value in model.feedback_weights.weights]
     assert any(value.shape == (WIDTH, WIDTH) and np.allclose(value, due["kernel"]) for value in kept)
     assert float(model.optimizer.inner_optimizers[0].learning_rate) == pytest.approx(0.001)
@@ -69,11 +77,11 @@ def drawn_orders(epochs, seed=99):
     return [[np.random.permutation(n) for n in (300, 100, 300)] for _ in range(epochs)]
 
 
-def test_each_epoch_draws_three_orders_in_turn():
-    for found, due in zip(add_task.orders(99, 3), drawn_orders(3), strict=True):
+def test_each_epoch_draws_three_orders_in_turn(dataset):
+    for found, due in zip(itertools.islice(dataset.orders(), 3), drawn_orders(3), strict=True):
         for mine, other in zip(found, due, strict=True):
             np.testing.assert_array_equal(mine, other)
-    assert not np.array_equal(next(add_task.orders(100, 1)).updates, drawn_orders(1)[0][0])
+    assert not np.array_equal(next(AddTask(Batching(50, 100)).orders()).updates, drawn_orders(1)[0][0])
 
 
 # Training.
@@ -121,11 +129,12 @@ def test_near_misses_have_other_losses(rule, miss):
 
 
 def test_a_loss_begins_at_the_state_of_its_place_in_the_batch(rng):
-    model, (_, test) = add_task.build("normal", WIDTH, 99), add_task.sequences()
+    trainer = add_task.trainer("normal", WIDTH, 99)
+    test, losses = trainer.dataset.test_split, trainer.inference(add_task.SumOverTime().call)
     state = rng.normal(size=(50, WIDTH))
-    model.get_layer("recurrent").initial_state.assign(state)
+    trainer.model.get_layer("recurrent").initial_state.assign(state)
     order, weights = drawn_orders(1)[0][1], drawn_weights(WIDTH)
-    found, again = add_task.mean_losses(add_task.compiled(model)[1], (test, order), (test, order))
+    found, again = add_task.mean_losses(losses, (test, order), (test, order))
     assert found == pytest.approx(again, rel=1e-6)
     assert found == pytest.approx(numpy_loss({**weights, "initial_state": state}, *test, order), rel=2e-6)
     assert found != pytest.approx(numpy_loss(weights, *test, order), rel=1e-4)

@@ -110,7 +110,7 @@ def test_scores_fall_over_training_and_do_not_depend_on_how_often_they_are_taken
 
 
 def small(cell):
-    """Returns a cell on the digits, with few samples; the width stays what the piece is called by."""
+    """Returns a cell on the digits, with few samples; the width remains part of the name of the piece."""
     [piece] = cell.pieces
     starts = tuple(dataclasses.replace(run, overrides=(*run.overrides, *DIGITS)) for run in piece.starts)
     arguments = {"moments": (1, 2), "probes": 4}

@@ -1,4 +1,4 @@
-"""What a TPU will ask: steps that XLA compiles with static shapes, and mixed precision with R and angles in float32."""
+"""Requirements of a TPU: XLA compiles steps with static shapes; mixed precision has R and angles in float32."""
 
 import contextlib
 import functools
@@ -73,7 +73,7 @@ def train(config, jit_compile, optimizers=dict, model=None, **options):
 
 
 def agree(config, **options):
-    """Fails unless XLA's run ends where that of TensorFlow's graph does; returns what both report."""
+    """Fails unless XLA and the TensorFlow graph give the same final weights; returns the results of both."""
     graph, history = train(config, False, **options)
     xla, reported = train(config, True, **options)
     for expected, actual in zip(graph, xla, strict=True):
@@ -84,7 +84,7 @@ def agree(config, **options):
 
 
 def hlo(function, *arguments):
-    """Returns what XLA makes of a function; it refuses what it cannot compile, and falls back to nothing."""
+    """Returns a function compiled by XLA, which raises an error rather than fall back."""
     compiled_function = tf.function(function, jit_compile=True, autograph=False)
     return compiled_function.experimental_get_compiler_ir(*arguments)(stage="hlo")
 
@@ -213,7 +213,7 @@ def test_evaluation_and_the_measures_compile_with_static_shapes():
 
 @pytest.fixture
 def keep_tensor_float_32():
-    """Puts the process back to what it was: the precision of a run is set for all of it."""
+    """Restores the precision of the process after a run has set it."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     yield
     tf.config.experimental.enable_tensor_float_32_execution(before)
@@ -259,7 +259,7 @@ def record(model, x):
 
 
 def account(layer, inputs):
-    """Returns what the float64 account of a layer's R is given: its map, input, W, B, bias and nonlinearity."""
+    """Returns the inputs of the float64 computation of R_l: map, input, W, B, bias and nonlinearity."""
     linear = DenseReference() if inputs.ndim == 2 else ConvReference(padding="SAME")
     options = getattr(layer.alignment, "input", InputPath())
     if options.noise is not None:

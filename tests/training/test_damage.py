@@ -32,6 +32,7 @@ from neural_alignment.training import (
 )
 from neural_alignment.training.config_comparison import decisive_values
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.saved_state import SavedState
 
 PLAN = {
     "epochs": 2,
@@ -81,7 +82,7 @@ class Runs:
                 run.train(config(), folder / "stopped" / "fc" / "seed0")
 
     def _variables(self):
-        model = self.prepared[3]
+        model = self.prepared.trainer.model
         optimizers = [model.optimizer, *model.optimizer.inner_optimizers]
         return [*model.weights, *(variable for optimizer in optimizers for variable in optimizer.variables)]
 
@@ -148,8 +149,8 @@ def restored(runs, patch):
     """Lets a resumed run end where its training would begin; the result is the restored state."""
 
     def stub(self, stop, progress):
-        self.means.put_back()
-        return self.step, runs.state(), self.means._kept, self.metrics.rows()
+        self.state.take_over()
+        return self.step, runs.state(), self.state._means._kept, self.state.metrics.rows()
 
     patch.setattr(run.RunLoop, "run", stub)
 
@@ -197,7 +198,7 @@ def test_each_damage_of_each_file_ends_in_the_correct_result_or_in_one_line_that
     # Training and the evaluation of a sound model are tested elsewhere.
     if kind == "stopped":
         restored(runs, monkeypatch)
-    monkeypatch.setattr(setup, "load_data", lambda plan: runs.prepared[1])
+    monkeypatch.setattr(setup, "load_data", lambda plan: runs.prepared.trainer.dataset)
     models = {}
 
     def load_once(path):
@@ -483,7 +484,7 @@ def test_comments_and_keys_that_do_not_decide_the_result_may_be_edited(copied, r
     ],
 )
 def test_damaged_records_of_the_data_are_known_from_the_checkpoint(copied, runs, monkeypatch, damage, told):
-    path, dataset = copied("stopped"), runs.prepared[1]
+    path, dataset = copied("stopped"), runs.prepared.trainer.dataset
     records = [["train-0", 3, "wrong checksum", 2]]
     met = []
     monkeypatch.setattr(type(dataset), "corrupt_state", lambda self: records)
@@ -739,7 +740,7 @@ def killed_at(owner, name, path, monkeypatch):
 def test_a_changed_last_row_of_a_killed_run_is_seen(copied, whole, monkeypatch, column):
     """Also if its step is that of the checkpoint, as it is after most kills."""
     path = copied("stopped")
-    killed_at(run.RunLoop, "_keep_best", path, monkeypatch)
+    killed_at(SavedState, "keep_best", path, monkeypatch)
     text = (path / "metrics.csv").read_text()
     place = text.splitlines()[0].split(",").index(column)
     *rows, last = text.splitlines()
@@ -823,7 +824,7 @@ def test_the_row_of_the_step_of_a_state_may_be_there_or_not(tmp_path):
 def test_a_run_that_is_killed_twice_at_one_step_goes_on(copied, whole, monkeypatch):
     """The second process writes the row that the first one has measured."""
     path = copied("stopped")
-    for owner, name in ((MetricsFile, "append"), (run.RunLoop, "_keep_best")):
+    for owner, name in ((MetricsFile, "append"), (SavedState, "keep_best")):
         killed_at(owner, name, path, monkeypatch)
     run.train(config(), path, resume=True)
     assert training_files((whole, path)) == []

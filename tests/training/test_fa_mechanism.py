@@ -1,4 +1,4 @@
-"""The network of Rahmansetayesh et al. as the library trains it, against a float64 NumPy loop of its own.
+"""The network of Rahmansetayesh et al. as the library trains it, against an independent float64 NumPy loop.
 
 The loop is equations 13 to 23 and SPEC section 3, written out; of the library it takes the images, the codes and the
 initial weights alone.
@@ -109,7 +109,7 @@ def one_epoch(condition, dataset, *overrides):
     """Trains an epoch in float64; returns the configuration, the stored initialisation and the trained weights."""
     overrides = (*overrides, FLOAT64)
     config = loaded(condition, *overrides)
-    # Of the run without normalisation: what the library makes of these at its start is under test as well.
+    # Weights of the run without normalization, because the initial normalization is tested as well.
     stored = weights_of(built(loaded(condition, *overrides, "model.weight_norm=null"), dataset))
     model = built(config, dataset)
     model.fit(dataset.train().take(dataset.steps_per_epoch), verbose=0)
@@ -231,7 +231,7 @@ def test_column_norm_of_a_convolution_is_that_of_a_whole_filter(rng):
     scaled = ColumnNorm(0.6)(tf.constant(kernel)).numpy()
     np.testing.assert_allclose(np.linalg.norm(scaled.reshape(18, 4), axis=0), [0.6] * 4, rtol=1e-6)
     np.testing.assert_allclose(scaled[..., 1] / kernel[..., 1], 0.6 / np.linalg.norm(kernel[..., 1]), rtol=1e-5)
-    first = 0.6 * kernel / np.linalg.norm(kernel, axis=0, keepdims=True)  # The first axis alone is that of matrices.
+    first = 0.6 * kernel / np.linalg.norm(kernel, axis=0, keepdims=True)  # Only the first axis is correct for matrices.
     assert distance(scaled, first) > 0.3
     with pytest.raises(ValueError, match=r"two or more axes, the last of which is outputs. Received the shape \(4,\)"):
         ColumnNorm()(tf.ones(4))
@@ -293,7 +293,7 @@ def test_replaced_labels_are_uniform_and_some_are_the_old_ones(fraction, correct
         )  # A permutation keeps half of class 0.
     assert np.array_equal(new, replaced(labels, fraction, 10, seed=3))
     assert fraction == 0 or not np.array_equal(new, replaced(labels, fraction, 10, seed=4))
-    with pytest.raises(DataError, match=r"`replace_labels` must be a fraction. Received 50. Allowed: 0 to 1"):
+    with pytest.raises(DataError, match=r"`replace_labels` must be a fraction; found 50; allowed: 0 to 1"):
         replaced(labels, 50, 10, 0)
 
 

@@ -1,4 +1,4 @@
-"""What a run keeps of its kernels, and what it measures of them without a pass through the network."""
+"""The kernel files of a run, and the measures of kernels without a pass through the network."""
 
 import keras
 import numpy as np

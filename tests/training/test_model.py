@@ -1,4 +1,4 @@
-"""`AlignedModel`: fit, evaluate, who moves at which step, minibatches, and what is not finite."""
+"""`AlignedModel`: fit, evaluate, the losses of each step, minibatches, and values that are not finite."""
 
 import collections
 
@@ -392,7 +392,7 @@ def test_minibatches_must_be_a_positive_integer(minibatches):
         network(Feedback()).compile(optimizer(), cross_entropy(), minibatches=minibatches)
 
 
-# What is not finite.
+# Values that are not finite.
 
 
 @pytest.mark.parametrize(

@@ -417,7 +417,7 @@ def test_who_is_told_to_stop_does_not_wait_for_the_graph_of_a_step(tmp_path):
 import os, signal, threading
 from neural_alignment.training import model, run
 
-def signalled(self, stop, listeners):
+def signalled(self, stop):
     os.kill(os.getpid(), signal.SIGTERM)
     with stop.safe():
         pass

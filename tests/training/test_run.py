@@ -68,7 +68,7 @@ def test_a_row_per_evaluation_holds_every_measure(finished):
     for measure in ("weight_angle", "norm_ratio", "projection_angle", "local_gradient_angle", "pseudogradient_angle"):
         for layer in ("conv1", "conv2", "dense"):
             assert np.isfinite(last[f"{measure}/{layer}"]), (measure, layer)
-    # Nothing was trained before the first row: what is not defined is empty, neither 0 nor 90.
+    # Nothing was trained before the first row: undefined values are empty, neither 0 nor 90.
     untrained = ("J", "top1", "top5", "train_J", "train_top1", "train_top5", "R")
     assert np.isnan([rows[0][column] for column in untrained]).all()
     assert 70 < rows[0]["weight_angle/dense"] < 110

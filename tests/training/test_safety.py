@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_once_there_is_space(sm
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", fill)
-        with pytest.raises(Stopped, match="No space left on device; what was saved before is whole"):
+        with pytest.raises(Stopped, match="No space left on device; everything saved before is complete"):
             run.train(config(), path)
     assert tf.train.latest_checkpoint(str(path / "checkpoints" / "last")).endswith("ckpt-2")
     (small_disk / "filler").unlink()
@@ -131,7 +131,7 @@ def test_other_errors_of_the_file_system_are_not_taken_for_a_full_disk(tmp_path)
 
 @pytest.fixture
 def holder():
-    """Holds a directory from a process of its own; call it with the directory to get the process id."""
+    """Holds a directory from another process; call it with the directory to get the process id."""
     children = []
 
     def start(path):
@@ -187,7 +187,7 @@ def test_a_lock_file_that_its_holder_removes_meanwhile_is_made_anew(tmp_path, mo
     monkeypatch.setattr(lock.fcntl, "flock", flock)
     with lock.held(str(tmp_path)):
         assert len(calls) == 2
-        # Not the file that is gone, which keeps nobody out.
+        # Not the file that is gone, which locks no process out.
         with pytest.raises(RunError, match="is in use by process"), lock.held(str(tmp_path)):
             pass
 
@@ -201,7 +201,7 @@ def test_a_lock_file_that_is_a_link_is_not_written_through(tmp_path):
 
 
 class Clock:
-    """A time that goes by when it is told to, or while somebody waits; who is alive gives signs of life meanwhile."""
+    """A clock that advances on request or while a process waits; living processes give heartbeats meanwhile."""
 
     def __init__(self):
         self.time = 1e9
@@ -250,7 +250,7 @@ def test_who_lost_its_lease_does_not_take_it_back(lease):
     first.acquire()
     lease.clock.time += lock.STALE
     second.acquire()
-    first.beat()  # It was asleep, and must not take back what is another's.
+    first.beat()  # It was asleep, and must not take back the lease of another process.
     with pytest.raises(lock.Lost, match="took it over"):
         first.check()
     first.release()

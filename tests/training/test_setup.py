@@ -1,4 +1,4 @@
-"""What a configuration says of the optimizers is what they are."""
+"""The optimizers of a run have the options of its configuration."""
 
 import keras
 import numpy as np

@@ -46,6 +46,7 @@ class NetworkRule(Alignment):
 
     keeps_kernel: ClassVar[bool] = False
     learns: ClassVar[bool] = False
+    takes_sequences: ClassVar[bool] = True
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns zero."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import tensorflow as tf
@@ -36,6 +36,8 @@ class DirectFeedback(CutRule):
             paper describes for ImageNet, to save memory.
         seed: seed of the maps; the run's seed where a configuration does not say.
     """
+
+    takes_sequences: ClassVar[bool] = False
 
     rule: Literal["dfa"] = "dfa"
     share_space: bool = False

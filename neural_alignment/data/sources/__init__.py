@@ -1,5 +1,6 @@
 """Where data come from: one module for each data source, with its options. A new source is one module here."""
 
+from neural_alignment.data.sources.add_task import AddTaskData
 from neural_alignment.data.sources.base import SOURCES, InMemoryOptions, SourceOptions
 from neural_alignment.data.sources.digits import DigitsData
 from neural_alignment.data.sources.imagenet import ImageNetData
@@ -7,6 +8,7 @@ from neural_alignment.data.sources.tfds import TFDSData
 
 __all__ = [
     "SOURCES",
+    "AddTaskData",
     "DigitsData",
     "ImageNetData",
     "InMemoryOptions",

@@ -43,6 +43,9 @@ class SourceOptions(Options):
     class that is registered in `SOURCES`. A subclass declares `source` as a `Literal` with its name.
     """
 
+    targets: ClassVar[str] = "classes"
+    """The kind of targets, as of `LossOptions.targets`."""
+
     has_splits: ClassVar[bool] = False
     """Whether the data have more splits than the two of a run, so that `evaluation.test_split` can name one."""
 

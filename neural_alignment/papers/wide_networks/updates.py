@@ -1,24 +1,27 @@
-"""One network trained by gradient descent, Align-ada and Align-zero: how far outputs and updates part, by width."""
+"""One network trained by gradient descent, Align-ada and Align-zero: distances of outputs and angles of updates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
 from neural_alignment.alignments import AlignAda, AlignZero
+from neural_alignment.data.single_batch import SingleBatch
 from neural_alignment.losses import SquaredError
 from neural_alignment.models.parts import Parts
 from neural_alignment.papers.pieces import Arrays, Tell
 from neural_alignment.training.model import AlignedModel
+from neural_alignment.training.trainer import Trainer
 from optimizers import MultiOptimizer
 
 Array = np.ndarray
 
 RULES = {"normal": None, "align_ada": AlignAda(), "align_zero": AlignZero()}
-"""Name -> the rule, none for gradient descent."""
+"""Name -> the rule; none for gradient descent."""
 
 ALIGNED = ("align_ada", "align_zero")
 
@@ -28,7 +31,7 @@ CLASSES = 10
 
 
 def digits(examples: int, seed: int) -> tuple[Array, Array, Array]:
-    """Draws digits: inputs `(examples, 64)` from 0 to 1 and classes to train on, and as many inputs to look at f on."""
+    """Returns digits to train on, inputs `(examples, 64)` from 0 to 1 and classes, and as many other inputs."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(images))[: 2 * examples]
     inputs = images[order].astype(PRECISION) / 16.0
@@ -42,9 +45,9 @@ def build(rule: str, width: int, hidden: int, activation: str, rate: float, seed
         rule: one of `RULES`; all have the same initial weights.
         width: units of each hidden layer.
         hidden: number of hidden layers.
-        activation: nonlinearity of these.
+        activation: nonlinearity of the hidden layers.
         rate: learning rate.
-        seed: of the weights.
+        seed: the seed of the weights.
     """
     keras.utils.set_random_seed(seed)
     parts = Parts(RULES[rule], 0.0)
@@ -81,59 +84,73 @@ def parted(
     """Trains the same network by each of the rules, on all examples at once.
 
     Args:
-        tell: told the progress.
+        tell: receives the progress.
         width: units of each hidden layer.
-        seed: of weights and data.
+        seed: the seed of weights and data.
         hidden: number of hidden layers.
-        activation: nonlinearity.
-        examples: to train on, and to look at the outputs on.
+        activation: nonlinearity of the hidden layers.
+        examples: number of examples to train on, and of other examples whose outputs are compared.
         rate: learning rate.
-        moments: steps after which the networks are compared, rising; the last one ends the training.
-        side: units of the second layer whose updates are kept to be shown.
+        moments: steps after which the networks are compared, increasing. Training ends with the last one.
+        side: units of the second layer whose updates are returned.
 
     Returns:
-        `step` (moments,). `movement` (moments,): ||f(t) - f(0)|| of gradient descent, like all these norms the root of
-        the mean over examples of the squared norm. For each of `ALIGNED`: NAME_distance (moments,), ||f - f_align||;
-        NAME_cosine (moments, hidden + 1), of the changes W(t) - W(0) of each layer to those of gradient descent. For
-        each of `RULES` NAME_update (side, side): the corner of the second layer's change at the end.
+        `step` (moments,). `movement` (moments,): ||f(t) - f(0)|| of gradient descent; this norm and the next are roots
+        of the mean over examples of the squared norm. For each of `ALIGNED`: NAME_distance (moments,), ||f - f_align||;
+        NAME_cosine (moments, hidden + 1), between the changes W(t) - W(0) of each layer and those of gradient descent.
+        For each of `RULES` NAME_update (side, side): the corner of the second layer's change at the end.
     """
-    inputs, labels, looked_at = digits(examples, seed)
-    names = [f"dense{number}" for number in range(1, hidden + 1)] + ["dense"]
-    outputs: dict[str, list[Array]] = {}
-    changes: dict[str, list[list[Array]]] = {}
+    inputs, labels, others = digits(examples, seed)
+    dataset = SingleBatch(inputs, labels, CLASSES)
+    histories: dict[str, _History] = {}
     for number, rule in enumerate(RULES):
-        model = build(rule, width, hidden, activation, rate, seed)
-        kernels = [model.get_layer(name).kernel for name in names]
-        initial = [kernel.numpy() for kernel in kernels]
-        outputs[rule], changes[rule] = [np.asarray(model.predict_on_batch(looked_at))], []
-        for step in range(1, moments[-1] + 1):
-            model.train_on_batch(inputs, labels)
-            if step in moments:
-                outputs[rule].append(np.asarray(model.predict_on_batch(looked_at)))
-                changes[rule].append([kernel.numpy() - start for kernel, start in zip(kernels, initial, strict=True)])
-            tell((number + step / moments[-1]) / len(RULES))
-    return _told(outputs, changes, moments, side)
+        trainer = Trainer(build(rule, width, hidden, activation, rate, seed), dataset)
+
+        def tell_part(part: float, number: int = number) -> None:
+            tell((number + part) / len(RULES))
+
+        histories[rule] = _history(trainer, others, moments, tell_part)
+    return _compared(histories, moments, side)
 
 
-def _told(
-    outputs: dict[str, list[Array]], changes: dict[str, list[list[Array]]], moments: Sequence[int], side: int
-) -> Arrays:
-    """Returns the arrays of `parted`.
+class _History(NamedTuple):
+    """The course of one training.
 
-    Args:
-        outputs: rule -> outputs at the start and at each moment, `(examples, classes)`.
-        changes: rule -> moment -> changes of each layer.
-        moments: the steps.
-        side: of the corner that is kept.
+    Attributes:
+        outputs: at the start and at each moment, `(examples, classes)`.
+        changes: moment -> W(t) - W(0) of each layer.
     """
-    normal = outputs["normal"]
-    arrays = {"step": np.array(moments), "movement": np.array([_norm(each - normal[0]) for each in normal[1:]])}
+
+    outputs: list[Array]
+    changes: list[list[Array]]
+
+
+def _history(trainer: Trainer, inputs: Array, moments: Sequence[int], tell: Tell) -> _History:
+    """Trains up to the last moment; returns the outputs for some inputs and the changes of the weights."""
+    model = trainer.model
+    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
+    initial = [kernel.numpy() for kernel in kernels]
+    history = _History([np.asarray(model.predict_on_batch(inputs))], [])
+    trainer.start()
+    for moment in moments:
+        trainer.train(moment - trainer.step)
+        history.outputs.append(np.asarray(model.predict_on_batch(inputs)))
+        history.changes.append([kernel.numpy() - start for kernel, start in zip(kernels, initial, strict=True)])
+        tell(moment / moments[-1])
+    return history
+
+
+def _compared(histories: dict[str, _History], moments: Sequence[int], side: int) -> Arrays:
+    """Returns the arrays of `parted` from rule -> history."""
+    normal = histories["normal"]
+    first, *later = normal.outputs
+    arrays = {"step": np.array(moments), "movement": np.array([_norm(each - first) for each in later])}
     for rule in ALIGNED:
-        pairs = zip(outputs[rule][1:], normal[1:], strict=True)
+        pairs = zip(histories[rule].outputs[1:], later, strict=True)
         arrays[f"{rule}_distance"] = np.array([_norm(ours - theirs) for ours, theirs in pairs])
-        moved = zip(changes[rule], changes["normal"], strict=True)
+        moved = zip(histories[rule].changes, normal.changes, strict=True)
         arrays[f"{rule}_cosine"] = np.array([list(map(_cosine, *pair)) for pair in moved])
-    return arrays | {f"{rule}_update": kept[-1][1][:side, :side] for rule, kept in changes.items()}
+    return arrays | {f"{rule}_update": history.changes[-1][1][:side, :side] for rule, history in histories.items()}
 
 
 def _norm(difference: Array) -> float:

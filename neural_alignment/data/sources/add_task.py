@@ -1,0 +1,35 @@
+"""The Add task of Boopathy and Fiete 2022."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from neural_alignment.data.add_task import PUBLISHED_SEED, AddTask
+from neural_alignment.data.pipeline import Batching, Dataset
+from neural_alignment.data.sources.base import SOURCES, SourceOptions
+
+
+@SOURCES.register
+class AddTaskData(SourceOptions):
+    """The Add task: sequences of coin tosses, and targets that add two earlier tosses. The defaults are the paper's.
+
+    The seed of the run draws the orders, by the published code's generator.
+    """
+
+    targets: ClassVar[str] = "sequences"
+
+    source: Literal["add_task"]
+    train_sequences: PositiveInt = 300
+    """Training sequences."""
+    test_sequences: PositiveInt = 100
+    """Sequences of the validation split."""
+    steps: PositiveInt = 100
+    """Steps of each sequence."""
+    sequences_seed: NonNegativeInt = PUBLISHED_SEED
+    """Seed of the coin tosses."""
+
+    def load(self, batching: Batching) -> Dataset:
+        """Returns the sequences, in memory. See `SourceOptions.load`."""
+        return AddTask(batching, self.train_sequences, self.test_sequences, self.steps, self.sequences_seed)

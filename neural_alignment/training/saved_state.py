@@ -1,0 +1,210 @@
+"""The saved state of a run: its checkpoints, its rows of metrics, and the damaged records of its data."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from neural_alignment.config import Config
+from neural_alignment.errors import RunError
+from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
+from neural_alignment.training.divergence import diverged
+from neural_alignment.training.metrics import MetricsFile, Row
+from neural_alignment.training.run_directory import RunDirectory
+from neural_alignment.training.trainer import Trainer
+
+_log = logging.getLogger(__name__)
+
+
+class SavedState:
+    """Saves and restores the state of a run.
+
+    Args:
+        config: the configuration of the run.
+        directory: its directory.
+        trainer: its trainer.
+        check_held: raises an error if this process no longer holds the directory.
+        loaded: the description of the state of `init_from`, if the run starts from one.
+
+    Attributes:
+        directory: the run directory.
+        check_held: as above.
+        metrics: the rows of `metrics.csv`.
+        checkpoints: the last and the best checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        directory: RunDirectory,
+        trainer: Trainer,
+        check_held: Callable[[], None],
+        loaded: dict[str, Any] | None = None,
+    ):
+        self.directory = directory
+        self.check_held = check_held
+        self.metrics = MetricsFile(directory.file("metrics.csv"))
+        self._config = config
+        self._trainer = trainer
+        self._loaded = loaded
+        self._means = TrainingMeans(trainer.model, trainer.dataset.example_spec[1])
+        path = directory.file("checkpoints")
+        self.checkpoints = Checkpoints(trainer.model, self._means, path, config.checkpoints.keep)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The entry of `status.json` about `init_from`; empty if the weights of the run were drawn."""
+        return {} if self._loaded is None else {"init_from": self._loaded}
+
+    @property
+    def first_step(self) -> int:
+        """The global step at which the run began."""
+        return self._loaded["first_step"] if self._loaded else 0
+
+    def restore(self, is_due: Callable[[int], bool]) -> None:
+        """Restores the last checkpoint, if there is one.
+
+        Args:
+            is_due: whether a step has a row of metrics.
+
+        Raises:
+            RunError: if the checkpoint or the metrics are damaged or do not fit each other.
+        """
+        restored, start = self.checkpoints.restore_last(), self._trainer.step
+        record = self._means.record
+        if restored is not None:
+            self._loaded = record.get("init_from")
+        elif self._config.init_from is not None and self._loaded is None:
+            path = self.directory.file("checkpoints")
+            raise RunError(f"{path}: has no whole state, but the run has begun; restore it, or train anew with --force")
+        self._restore_corrupt_records(record.get("corrupt_records.json"))
+        rows = self.metrics.rows()
+        for column in ("step", "epoch", "seconds", "J", "R", *self._config.loss.metrics, "train_J", "learning_rate_J"):
+            if rows and column not in rows[0]:
+                raise self.metrics.damaged(f"its first line does not name the column {column}")
+        found = [row["step"] for row in rows]
+        due = [step for step in range(self.first_step, start) if is_due(step)]
+        if found != due and found != [*due, start]:
+            if restored is not None:
+                what = f"{self.metrics.path}: does not have the rows up to the checkpoint of step {start}; restore it"
+            else:
+                folder = self.directory.file("checkpoints")
+                what = f"{folder}: is missing, but metrics.csv has rows; restore the folder"
+            raise RunError(f"{what} from a copy, or train anew with --force")
+        if "metrics.csv" in record and not self.metrics.fits(record["metrics.csv"], start, record.get("row")):
+            raise self.metrics.damaged(f"it was changed after the state of step {start} had been saved")
+        if not self.directory.is_missing_or_empty("status.json"):
+            self.directory.rows(self.directory.found_status() or {"state": "failed"})
+
+    def _restore_corrupt_records(self, kept: list[list[Any]] | None) -> None:
+        """Passes the damaged records that were met before to the data.
+
+        Args:
+            kept: the records in the checkpoint; none in a checkpoint of an earlier version.
+
+        Raises:
+            RunError: if the file of the records is damaged.
+            DataError: if it names more records than the configuration tolerates.
+        """
+        path, dataset = self.directory.file("corrupt_records.json"), self._trainer.dataset
+        if self.directory.is_missing_or_empty("corrupt_records.json"):
+            if kept:
+                _log.warning("%s: is missing or empty; the records are taken from the checkpoint", path)
+                dataset.load_corrupt(kept)
+            return
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                state = json.loads(file.read())
+            # The file is written before the checkpoint, and may have more records.
+            is_whole = all(list(map(type, entry)) == [str, int, str, int] for entry in state)
+            is_whole = is_whole and all(entry in state for entry in kept or [])
+        except (tf.errors.OpError, ValueError, TypeError, RecursionError):
+            is_whole = False
+        if not is_whole:
+            remedy = "restore it, or train anew with --force"
+            if kept is not None:
+                remedy = "remove it, and --resume takes the records from the checkpoint"
+            raise RunError(f"{path}: is damaged; {remedy}")
+        dataset.load_corrupt(state)
+
+    def check_workers_agree(self) -> None:
+        """Checks that all workers continue from the same step and the same initial state.
+
+        Raises:
+            RunError: if they do not.
+        """
+        devices = self._trainer.devices
+        if len({*devices.gathered(self._trainer.step)}) > 1:
+            raise RunError(
+                f"{self.directory.path}: the workers do not see the same run; give all the same --run-dir, on a file "
+                "system that they share, and the same --resume"
+            )
+        digest = self._loaded["digest"] if self._loaded else "0"
+        if len({*devices.gathered(int(digest[:8], 16))}) > 1:
+            raise RunError(
+                f"init_from: the workers do not see the same state of {self._config.init_from.path}; give all the same "
+                "one, on a file system that they share, and of a run that goes on name a kept step (init_from.state)"
+            )
+
+    def take_over(self) -> None:
+        """Gives the model the restored means; saves a state loaded by `init_from`, so that its source may vanish."""
+        if self.checkpoints.step("last") is None and self._loaded is not None:
+            self.save()
+        if self._trainer.step:
+            self._means.put_back()
+
+    def save(self, row: Row | None = None) -> None:
+        """Saves the present state as the last one.
+
+        Args:
+            row: the row of an evaluation at this step that will be written to `metrics.csv` afterwards.
+
+        Raises:
+            Diverged: if a weight is not finite.
+        """
+        self.check_held()
+        dataset = self._trainer.dataset
+        # Before the state: a record that is listed too early does no harm, but a forgotten one would.
+        if dataset.corrupt_records:
+            self.directory.write("corrupt_records.json", json.dumps(dataset.corrupt_state(), indent=1) + "\n")
+        self._means.keep()
+        self._means.record = {
+            "metrics.csv": self.metrics.digest(),
+            "row": row and {name: float(value) for name, value in row.items()},
+            "corrupt_records.json": dataset.corrupt_state(),
+            **self.origin,
+        }
+        if not self.checkpoints.save("last"):
+            raise diverged(self._trainer.model, self._trainer.step - 1)
+
+    @contextlib.contextmanager
+    def kept_means(self) -> Iterator[None]:
+        """Keeps the means since the last evaluation: an evaluation within the context overwrites them."""
+        self._means.keep()
+        try:
+            yield
+        finally:
+            self._means.put_back()
+
+    def measured_row(self) -> Row | None:
+        """Returns the row of the present step that was measured before a kill, or none.
+
+        A second evaluation could give another row.
+        """
+        row = self._means.record.get("row")
+        return row if row and row["step"] == self._trainer.step else None
+
+    def keep_best(self) -> None:
+        """Saves the present state as the best one, if its row is written and is the best."""
+        # Rows as the file has them: without their rounding, a tie would count as better.
+        rows = self.metrics.rows()
+        if not self._config.checkpoints.keep_best or not rows or rows[-1]["step"] != self._trainer.step:
+            return
+        if self._config.loss.criterion.best(rows) is rows[-1]:
+            self.check_held()
+            self.checkpoints.save("best")
