@@ -48,7 +48,7 @@ class Recurrent(keras.layers.Layer):
         super().__init__(**kwargs)
         for name, value in (("units", units), ("slots", slots)):
             if value < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received {value!r}. Example: {name}=50.")
+                raise ArgumentError(name, "must be at least 1", value, f"{name}=50")
         if isinstance(alignment, dict):
             alignment = keras.saving.deserialize_keras_object(alignment)
         if alignment is not None and (not isinstance(alignment, Alignment) or alignment.keeps_kernel):

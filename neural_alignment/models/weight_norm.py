@@ -32,7 +32,7 @@ class ColumnNorm(keras.constraints.Constraint):
 
     def __init__(self, gamma: float = 1.0):
         if not gamma > 0:
-            raise ValueError(f"`gamma` must be positive. Received {gamma!r}. Example: gamma=1.0.")
+            raise ArgumentError("gamma", "must be positive", gamma, "gamma=1.0")
         self.gamma = float(gamma)
 
     def __call__(self, kernel: Any) -> Any:

@@ -188,7 +188,7 @@ def test_alignment_zero_degree_and_remainder_terms_are_what_the_library_added_to
         history.append(seen)
     assert np.linalg.norm(parts.alignment) > 0.01 * np.linalg.norm(added)
     assert distance(parts.alignment + parts.zero_degree, added) > 1e-6  # The remainder is needed.
-    with pytest.raises(ValueError, match=r"`layer` must be hidden, from 1 to 4. Received 0"):
+    with pytest.raises(ValueError, match=r"`layer` must be a hidden layer, from 1 to 4. Received 0"):
         alignment_terms.Signals.of_layer(0, passed.outputs, errors, kernels, biases, backward)
 
 
@@ -247,7 +247,7 @@ def test_codes_are_disjoint_drawn_by_the_seed_and_told_from_each_other():
     assert not np.array_equal(codes, n_hot_codes(10, 50, 5, seed=2))
     loose = n_hot_codes(3, 20, 5, seed=1)
     assert (loose.sum(axis=1).tolist(), loose.sum(axis=0).max()) == ([5, 5, 5], 1)
-    with pytest.raises(ConfigError, match=r"loss.units: 10 classes of 5 ones each need 50 or more; found 49"):
+    with pytest.raises(ConfigError, match=r"loss.units: must be 50 or more for 10 classes with 5 ones each; found 49"):
         n_hot_codes(10, 49, 5, seed=1)
 
 
@@ -452,6 +452,6 @@ def test_what_is_wrong_is_told_in_one_line(condition, override):
 
 
 def test_too_few_outputs_for_the_codes_are_told_before_anything_is_trained(tmp_path):
-    with pytest.raises(ConfigError, match=r"loss.units: 10 classes of 5 ones each need 50 or more; found 40"):
+    with pytest.raises(ConfigError, match=r"loss.units: must be 50 or more for 10 classes with 5 ones each; found 40"):
         run.train(loaded("bp", *SMALL, "loss.units=40"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
