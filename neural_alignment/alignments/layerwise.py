@@ -1,7 +1,7 @@
 """The learning rules that act layer by layer: Kunin et al. 2020 (Table 2, Appendix D.3), sign symmetry, Align-prop.
 
-A rule is a weighted sum of primitives. Papers and published code disagree on which Greek letter stands where and on
-the factors 1/2, so the weights bear the primitives' names, with the factors of Table 1.
+The R of a rule is a weighted sum of primitives. Papers and published code disagree on the Greek letters and on the
+factors 1/2. Here the weights have the names of the primitives, with the factors of Table 1.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from neural_alignment.alignments import primitives
 from neural_alignment.alignments.base import Alignment, LayerView, SignalAlignment, TrainedAlignment
 from neural_alignment.alignments.registry import register
 from neural_alignment.alignments.schedules import Weight
+from neural_alignment.errors import ArgumentError
 
 Tensor = tf.Tensor
 
 
 @register
 class Feedback(Alignment):
-    """Feedback alignment (Lillicrap et al. 2016): B stays as it was drawn; R = 0."""
+    """Feedback alignment (Lillicrap et al. 2016): B keeps its initial value; R = 0."""
 
     rule: Literal["feedback"] = "feedback"
     learns: ClassVar[bool] = False
@@ -32,11 +33,11 @@ class Feedback(Alignment):
 
 @register
 class AlignProp(Feedback):
-    """Align-prop (Boopathy and Fiete 2022, Appendix G): feedback alignment with B = W(0), which stays; R = 0.
+    """Align-prop (Boopathy and Fiete 2022, Appendix G): feedback alignment with the fixed B = W(0); R = 0.
 
-    W(0) is W at the first training step in the life of the layer, so values that are assigned or loaded before it
-    count. It is saved with the weights: a model that is loaded or resumed keeps it. Outside of the training of an
-    `AlignedModel`, any gradient through the layer counts as training, except in a call with `training=False`.
+    W(0) is W at the first training step of the layer, so values that are assigned or loaded before that step count. It
+    is saved with the weights; a model that is loaded or resumed keeps it. Outside of an `AlignedModel`, the first
+    gradient through the layer counts as the first training step, except in a call with `training=False`.
     """
 
     rule: Literal["align_prop"] = "align_prop"
@@ -45,10 +46,10 @@ class AlignProp(Feedback):
 
 @register
 class SignSymmetry(Alignment):
-    """Sign symmetry (Liao et al. 2016; Xiao et al. 2019): the error sees the signs of W alone.
+    """Sign symmetry (Liao et al. 2016; Xiao et al. 2019): the error travels back through the signs of W.
 
-    The carried kernel is sign(W) ||B|| / ||sign(W)||, with the norm of B as it was drawn, so that the size of the error
-    does not depend on how W grows. R = 0.
+    The backward kernel is sign(W) ||B|| / ||sign(W)||, with the norm of the initial B, so that the size of the error
+    does not depend on the growth of W. R = 0.
     """
 
     rule: Literal["sign_symmetry"] = "sign_symmetry"
@@ -61,7 +62,7 @@ class SignSymmetry(Alignment):
     def carried_kernel(self, forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
         """Returns sign(W), scaled to the norm of B."""
         signs = tf.sign(forward_kernel)
-        # Not `tf.norm`, which writes the squares to memory before it adds them up.
+        # `tf.norm` would write the squares to memory before it sums them.
         squares = tf.math.divide_no_nan(tf.nn.l2_loss(backward_kernel), tf.nn.l2_loss(signs))
         return signs * tf.sqrt(squares)
 
@@ -89,10 +90,10 @@ class Information(SignalAlignment):
         amp: weight of the amp primitive.
         decay: weight of the decay primitive, or of the sparse one with `sparse_decay`.
         null: weight of the null primitive.
-        sparse_decay: the sparse primitive takes the place of decay.
-        reconstruct_backward: null reads W (B^T x), the reconstruction of the backward projection, in place of
+        sparse_decay: use the sparse primitive instead of decay.
+        reconstruct_backward: let null read W (B^T x), the reconstruction from the backward projection, instead of
             B (W^T x).
-        compare_reconstruction: amp compares the input with its reconstruction in place of the two projections.
+        compare_reconstruction: let amp compare the input with its reconstruction instead of the two projections.
     """
 
     rule: Literal["information"] = "information"
@@ -119,7 +120,7 @@ class Information(SignalAlignment):
         return self.weight("amp", view) * amp + self.weight("decay", view) * decay + self.weight("null", view) * null
 
     def _beside(self) -> set[str]:
-        """What is computed anyway: by null the one reconstruction or the other, by sparse the backward projection."""
+        """Returns the primitive whose signals amp can share."""
         if self.reconstruct_backward or self.sparse_decay:
             return {"sparse"}
         return {"null"}
@@ -129,8 +130,8 @@ class Information(SignalAlignment):
 class Symmetric(TrainedAlignment):
     """Symmetric alignment: R = self_ P_self + decay P_decay. Not local.
 
-    With equal weights B goes to W^T (section 5 of the paper; the alpha = 1e-3, beta = 2e-3 of its appendix are 2e-3 on
-    both primitives of Table 1).
+    With equal weights B converges to W^T (section 5 of the paper). The alpha = 1e-3 and beta = 2e-3 of its appendix are
+    2e-3 for both primitives of Table 1.
     """
 
     rule: Literal["symmetric"] = "symmetric"
@@ -162,11 +163,11 @@ class Activation(SignalAlignment):
 
 @register
 class KolenPollack(TrainedAlignment):
-    """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = decay P_decay, and B takes the update of W.
+    """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = decay P_decay, and B gets the update of W.
 
-    The angle primitive reaches B through `operations` with `tie_gradient`. `decay` must equal the weight decay of W,
-    and one optimizer must move both kernels: then W - B^T shrinks by the decay at every step. With `update_forward` R
-    decays W as well as B, so the weight decay of W must be 0.
+    The gradient of the angle primitive reaches B through `operations` with `tie_gradient`. `decay` must equal the
+    weight decay of W, and one optimizer must move both kernels: then the decay shrinks W - B^T at every step. With
+    `update_forward` R decays both W and B, so the weight decay of W must be 0.
     """
 
     rule: Literal["kolen_pollack"] = "kolen_pollack"
@@ -178,30 +179,22 @@ class KolenPollack(TrainedAlignment):
         return self.weight("decay", view) * primitives.decay(view.backward_kernel, view.moved_forward_kernel)
 
     def check_run(self, config: Any) -> None:
-        """Checks that nothing moves W and B differently. See `Alignment.check_run`."""
-        plan = config.optimization
-        if plan.backward is not None or plan.alternation or plan.delay_epochs:
-            raise ValueError(
-                "kolen_pollack needs one optimizer for both kernels at every step; found optimization.backward, "
-                "alternation or delay_epochs: leave them out"
-            )
+        """Checks that W and B get the same updates. See `Alignment.check_run`."""
+        plan, name = config.optimization, self.rule
+        options = {"backward": plan.backward and plan.backward.name, "alternation": plan.alternation}
+        for key, value in {**options, "delay_epochs": plan.delay_epochs}.items():
+            if value:
+                requirement = f"must be left out with {name}, which needs one optimizer for both kernels at every step"
+                raise ArgumentError(f"optimization.{key}", requirement, value)
         if plan.loss_rates.forward != plan.loss_rates.backward:
-            raise ValueError(
-                "optimization.loss_rates must be equal for J and R with kolen_pollack, or W and B move apart; "
-                f"found {plan.loss_rates.forward} and {plan.loss_rates.backward}"
-            )
+            requirement = f"must be equal for J and R with {name}, or W and B move apart"
+            raise ArgumentError("optimization.loss_rates", requirement, plan.loss_rates.model_dump())
         if plan.forward.noise is not None and plan.forward.noise.only != "backward_kernel":
-            raise ValueError(
-                "kolen_pollack's update noise goes on backward kernels alone: set optimization.forward.noise.only "
-                f"to backward_kernel; found {plan.forward.noise.only!r}"
-            )
+            requirement = f"must be backward_kernel with {name}, whose update noise goes on backward kernels only"
+            raise ArgumentError("optimization.forward.noise.only", requirement, plan.forward.noise.only)
         if self.update_forward and config.weight_decay:
-            raise ValueError(
-                "weight_decay must be 0 with kolen_pollack and update_forward, whose R decays W as well as B, or "
-                f"they decay apart; found {config.weight_decay}"
-            )
+            requirement = f"must be 0 with {name} and update_forward, whose R decays W as well as B"
+            raise ArgumentError("weight_decay", requirement, config.weight_decay)
         if self.decay != config.weight_decay and not self.update_forward:
-            raise ValueError(
-                f"kolen_pollack's decay must equal weight_decay ({config.weight_decay}), or W and B decay apart; "
-                f"found {self.decay}"
-            )
+            requirement = f"must equal weight_decay ({config.weight_decay}) with {name}, or W and B decay apart"
+            raise ArgumentError(f"{config.place_of(self)}.decay", requirement, self.decay)
