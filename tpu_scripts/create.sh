@@ -7,17 +7,17 @@ usage() {
   cat <<EOF
 Usage: tpu_scripts/create.sh NAME --zone ZONE [options] [-- GCLOUD_FLAG...]
 
-Requests a Cloud TPU and waits for it. NAME is the name of the queued resource and of the TPU. A TPU that is requested or
-ready is not requested again. Ctrl-C ends only the waiting; delete.sh cancels the request.
+Requests a Cloud TPU and waits for it. The queued resource and the TPU are both called NAME. If they are already requested
+or ready, they are not requested again. Ctrl-C stops the waiting but not the request; delete.sh cancels it.
 
   --type TYPE          accelerator type (default v3-8)
-  --spot               cheaper, but can be preempted at any time; otherwise on demand
+  --spot               cheaper, but may be preempted at any time; default: on demand
   --runtime-version V  image of the host (default: the plain one for TYPE)
-  --replace            delete a TPU of this name that was preempted or failed, and request it again
-  --polls COUNT        number of checks before giving up (default 960: 8 hours at 30 s)
+  --replace            delete a preempted or failed TPU of this name and request a new one
+  --polls COUNT        status checks before giving up (default 960: 8 hours at 30 s)
 $COMMON_USAGE
 
-The words after -- are passed to \`gcloud compute tpus queued-resources create\`, such as --service-account=ACCOUNT.
+Arguments after -- are passed to \`gcloud compute tpus queued-resources create\`, such as --service-account=ACCOUNT.
 EOF
 }
 

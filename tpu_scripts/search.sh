@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains many configurations, given or proposed by a search, on several Cloud TPUs; a free TPU takes the next one.
+# Trains several configurations, given or proposed by a search, on Cloud TPUs. A TPU takes the next one when it is free.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -9,18 +9,18 @@ Usage: tpu_scripts/search.sh --tpus NAME,NAME --runs gs://BUCKET/SEARCH --zone Z
                              (TRIAL.yaml... | --search SEARCH) [-- GCLOUD_FLAG...]
 
 Trains each TRIAL with train.sh in the run directory gs://BUCKET/SEARCH/TRIAL. A trial that fails or diverges does not
-stop the others. A finished trial is not run again, so the same command resumes an interrupted search. If a TPU is not
-available, another one gets its trial.
+stop the others. Finished trials are not run again, so the same command continues an interrupted search. If a TPU is
+unavailable, the other TPUs take its trial.
 
-With --search, this machine runs \`neural-alignment search SEARCH\` in gs://BUCKET/SEARCH, and train.sh trains each
-trial that it proposes; the same command resumes. See docs/search.md.
+With --search this machine runs \`neural-alignment search SEARCH\` in gs://BUCKET/SEARCH, and train.sh trains each
+proposed trial. The same command continues an interrupted search. See docs/search.md.
 
-  --tpus NAMES         names of the TPUs, separated by commas (required); TPUs that do not exist are created
+  --tpus NAMES         names of the TPUs, separated by commas (required); they are created if they do not exist
   --runs PATH          folder of the run directories, on gs:// (required)
-  --search SEARCH      a file of a search, or its name below configs/search, instead of TRIALs
-  --trials COUNT       number of trials of the search, instead of its file's
-  --delete             delete each TPU when no trial is left for it
-  --set, --type, --spot, --runtime-version, --source, --max-restarts, --polls: see train.sh
+  --search SEARCH      a file in configs/search, or its name, instead of TRIALs
+  --trials COUNT       number of trials of the search; default: as in its file
+  --delete             delete each TPU when there are no more trials for it
+  --set, --type, --spot, --runtime-version, --source, --max-restarts, --polls: as in train.sh
 $COMMON_USAGE
 EOF
 }
@@ -95,14 +95,13 @@ train() {
     ${OVERRIDES[@]+"${OVERRIDES[@]}"} ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"}
 }
 
-# propose: runs the search on this machine. The search gets the overrides, and writes them into its trials.
+# propose: runs the search on this machine. Overrides are passed to the search, which writes them into its trials.
 propose() {
   local launcher words tpus
   launcher=("$HERE/train.sh" '{tpu}' '{config}' --run-dir '{run_dir}' ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}")
   launcher+=(-- ${EXTRA[@]+"${EXTRA[@]}"})
   tpus=$(IFS=, && printf '%s' "${TPUS[*]}")
-  words=(neural-alignment search "$SEARCH" --search-dir "$RUNS")
-  words+=(--engine "tpu:$tpus" --launcher "$(quote "${launcher[@]}")")
+  words=(neural-alignment search "$SEARCH" --search-dir "$RUNS" --engine "tpu:$tpus" --launcher "$(quote "${launcher[@]}")")
   words+=(${OVERRIDES[@]+"${OVERRIDES[@]}"})
   [[ -z $COUNT ]] || words+=(--trials "$COUNT")
   if $DRY_RUN; then
@@ -112,7 +111,7 @@ propose() {
   fi
 }
 
-# prefixed PREFIX: copies stdin, with the prefix before each line.
+# prefixed PREFIX: copies stdin, each line with its origin.
 prefixed() {
   local line
   while IFS= read -r line || [[ -n $line ]]; do printf '[%s] %s\n' "$1" "$line"; done
@@ -129,7 +128,7 @@ work() {
   for index in "${!TRIALS[@]}"; do
     mkdir -- "$CLAIMS/$index" 2>/dev/null || continue
     trial=${TRIALS[index]}
-    # The code of train.sh, not that of the pipe.
+    # The exit code of train.sh, not that of the pipe.
     codes=(0)
     train "$1" "$trial" 2>&1 | prefixed "$1 $(trial_name "$trial")" || codes=("${PIPESTATUS[@]}")
     if ((codes[0] == 4)); then
@@ -143,7 +142,7 @@ work() {
   discard "$1"
 }
 
-# rounds: starts the workers again, because they may have ended before a lost TPU put its trial back.
+# rounds: starts the workers again if a lost TPU left a trial after the others had finished.
 rounds() {
   local tpu workers
   while ! all_claimed; do
@@ -165,7 +164,7 @@ all_claimed() {
   done
 }
 
-# summary: prints how each trial ended and returns the exit code.
+# summary: prints the result of each trial and returns the exit code.
 summary() {
   local index code tpu word worst=0
   for index in "${!TRIALS[@]}"; do
