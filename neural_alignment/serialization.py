@@ -1,4 +1,4 @@
-"""The name under which Keras saves the classes of the package."""
+"""Registration of the classes of the package with Keras."""
 
 import keras
 
@@ -6,4 +6,4 @@ PACKAGE = "neural_alignment"
 """Prefix of the registered names in `.keras` files, as in `neural_alignment>Dense`."""
 
 serializable = keras.saving.register_keras_serializable(package=PACKAGE)
-"""Class decorator: Keras can load the class, or function, from a `.keras` file."""
+"""Decorator: lets Keras load a class or function from a `.keras` file."""

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from optimizers.keras_internals import index_of
+
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class Adam(keras.optimizers.Adam):
@@ -44,7 +46,7 @@ class Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable."""
-        index, dtype = self._get_variable_index(variable), variable.dtype
+        index, dtype = index_of(self, variable), variable.dtype
         updates = tf.cast(self.iterations + 1, dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from optimizers.keras_internals import call_count
+
 
 class MomentOptimizer(keras.optimizers.Optimizer):
     """Base class of optimizers that keep Adam's two moments and use the global step count.
@@ -48,7 +50,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
-        self._clock: Callable[[], Any] = lambda: self._iterations.value
+        self._clock: Callable[[], Any] = lambda: call_count(self).value
 
     def follow(self, iterations: keras.Variable) -> None:
         """Takes the step count t from `iterations` instead of from the optimizer's own counter."""

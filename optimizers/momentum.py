@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from optimizers.keras_internals import index_of
+
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class Momentum(keras.optimizers.Optimizer):
@@ -43,7 +45,7 @@ class Momentum(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable with a fused operation."""
-        accumulator = self._accumulators[self._get_variable_index(variable)]
+        accumulator = self._accumulators[index_of(self, variable)]
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
             accum=accumulator.handle,

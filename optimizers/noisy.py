@@ -8,6 +8,8 @@ import keras
 import tensorflow as tf
 
 from optimizers import noise
+from optimizers.keras_internals import call_count, index_of
+from optimizers.keras_internals import trainable_variables as built_on
 from optimizers.wrapping import Wrapper
 
 
@@ -98,7 +100,7 @@ class Noisy(Wrapper):
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
         """Runs the update of the inner optimizer and adds noise."""
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        variables = list(built_on(self) if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
         self._calls += 1
@@ -106,14 +108,14 @@ class Noisy(Wrapper):
             self.optimizer.apply(grads, variables)
         finally:
             self._calls -= 1
-        self._iterations.assign_add(1)
+        call_count(self).assign_add(1)
 
     def _add_noise(self, variable: tf.Variable, learning_rate: Any) -> None:
         """Adds rate e to one variable on one replica. All replicas draw the same e."""
-        path = self._trainable_variables[self._get_variable_index(variable)].path
+        path = built_on(self)[index_of(self, variable)].path
         if self.only is not None and self.only not in path:
             return
-        pair = noise.key(self.seed, path, self._iterations.value)
+        pair = noise.key(self.seed, path, call_count(self).value)
         drawn = noise.draw(self.distribution, tuple(variable.shape), pair, self.variance**0.5, variable.dtype)
         variable.assign_add(tf.cast(learning_rate, variable.dtype) * drawn)
 

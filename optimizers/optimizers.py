@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from optimizers.keras_internals import call_count, leave_sum_to_caller, schedule_of
+from optimizers.keras_internals import trainable_variables as built_on
 from optimizers.wrapping import Wrapper, averages
 
 J, R = 0, 1
@@ -101,9 +103,9 @@ class MultiOptimizer(Wrapper):
         self.skip_idle = skip_idle
         self._turn = threading.local()  # Each replica is a thread.
         for optimizer in inner:
-            _follow(optimizer, self._iterations)
+            _follow(optimizer, call_count(self))
             # `apply` sums the gradients of all replicas before clipping; Keras would sum them after clipping.
-            _innermost(optimizer)._all_reduce_sum_gradients = list
+            leave_sum_to_caller(_innermost(optimizer))
 
     serves_several_losses = True
 
@@ -170,7 +172,7 @@ class MultiOptimizer(Wrapper):
         """Returns the rates of J and R at a global step. Default: the current step."""
         if self.constant:
             return tf.ones([]), tf.ones([])
-        j_rate, r_rate = self.rate_scheduler(self._iterations.value if step is None else step)
+        j_rate, r_rate = self.rate_scheduler(call_count(self).value if step is None else step)
         return tf.convert_to_tensor(j_rate, tf.float32), tf.convert_to_tensor(r_rate, tf.float32)
 
     @property
@@ -181,7 +183,7 @@ class MultiOptimizer(Wrapper):
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         self.inner_optimizers[J].learning_rate = value
-        _follow(self.inner_optimizers[J], self._iterations)
+        _follow(self.inner_optimizers[J], call_count(self))
 
     @property
     def learning_rates(self) -> tuple[Any, Any]:
@@ -222,7 +224,7 @@ class MultiOptimizer(Wrapper):
                 "`trainable_variables` must be given if the optimizer is not built. Received None. "
                 "Example: optimizer.build(variables)."
             )
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        variables = list(built_on(self) if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
         self._check_replicas()
@@ -233,7 +235,7 @@ class MultiOptimizer(Wrapper):
             self._apply_mode(updates, *self._turn.mode)
         else:
             self._apply_scheduled(updates)
-        self._iterations.assign_add(1)
+        call_count(self).assign_add(1)
 
     def _updates(self, grads: Sequence[Any], variables: Sequence[Any]) -> list[_Update]:
         """Returns the gradients with their variables and losses."""
@@ -386,7 +388,7 @@ def _follow(optimizer: keras.optimizers.Optimizer, iterations: Any) -> None:
     optimizer = _innermost(optimizer)
     if hasattr(optimizer, "follow"):
         optimizer.follow(iterations)
-    schedule = optimizer._learning_rate
-    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+    schedule = schedule_of(optimizer)
+    if schedule is not None:
         schedule = schedule.schedule if isinstance(schedule, GlobalClock) else schedule
         optimizer.learning_rate = GlobalClock(schedule, iterations)

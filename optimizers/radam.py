@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from optimizers.keras_internals import index_of
 from optimizers.moments import MomentOptimizer, averaged_steps, rectification
 
 
@@ -37,7 +38,7 @@ class RAdam(MomentOptimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable."""
-        index, steps = self._get_variable_index(variable), self.steps()
+        index, steps = index_of(self, variable), self.steps()
         length = averaged_steps(steps, self.beta_2)
         rectified = length >= 5.0
         plain = tf.cast(learning_rate, tf.float64) / (1.0 - self.beta_1**steps)

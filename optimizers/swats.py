@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from optimizers.keras_internals import index_of
 from optimizers.moments import MomentOptimizer, averaged_steps, rectification
 
 
@@ -70,12 +71,12 @@ class SWATS(MomentOptimizer):
 
     def descent_rate(self, variable: Any) -> float | None:
         """Returns a variable's rate of gradient descent, or None if it is still in the first phase."""
-        index = self._get_variable_index(variable)
+        index = index_of(self, variable)
         return float(self._rates[index].numpy()) if int(self._phases[index].numpy()) else None
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable."""
-        index = self._get_variable_index(variable)
+        index = index_of(self, variable)
         gradient = self._gradient(gradient, index)
         rates = self._step_rates(learning_rate)  # Outside of the branches, so TensorFlow computes them only once.
 

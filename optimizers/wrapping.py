@@ -7,8 +7,10 @@ from typing import Any
 
 import keras
 
+from optimizers.keras_internals import AveragingOptimizer, moving_averages, trainable_variables
 
-class Wrapper(keras.optimizers.Optimizer):
+
+class Wrapper(AveragingOptimizer):
     """An optimizer that delegates its updates to inner optimizers.
 
     It forwards the calls of Keras and its callbacks for variables, weights, moving averages (`use_ema`) and exclusions
@@ -61,9 +63,8 @@ class Wrapper(keras.optimizers.Optimizer):
         """The wrapper's own variables and those of the inner optimizers."""
         return [*super().variables, *(each for optimizer in self.inner_optimizers for each in optimizer.variables)]
 
-    @property
-    def _model_variables_moving_average(self) -> list[Any]:
-        """The moving averages, in the order of `_trainable_variables`; read by `keras.callbacks.SwapEMAWeights`.
+    def averages_of_variables(self) -> list[Any]:
+        """Returns the moving averages that the inner optimizers keep, in the order of the variables.
 
         Raises:
             AttributeError: if no inner optimizer keeps moving averages.
@@ -72,21 +73,22 @@ class Wrapper(keras.optimizers.Optimizer):
         averaging = [optimizer for optimizer in self.inner_optimizers if averages(optimizer)]
         if not averaging:
             raise AttributeError(f"{type(self).__name__} has no optimizer with `use_ema=True`.")
-        moved = [own for own in self.shares(self._trainable_variables) if own]
+        variables = trainable_variables(self)
+        shares = self.shares(variables)
+        moved = [own for own in shares if own]
         if len(averaging) < len(moved):
             raise ValueError(
                 "SwapEMAWeights needs `use_ema=True` in every inner optimizer. Received it in "
                 f"{len(averaging)} of {len(self.inner_optimizers)}. Example: "
                 "MultiOptimizer([SGD(0.1, use_ema=True), Adam(1e-3, use_ema=True)])."
             )
-        pairs = zip(self.inner_optimizers, self.shares(self._trainable_variables), strict=True)
         kept = {
             id(variable): average
-            for optimizer, own in pairs
+            for optimizer, own in zip(self.inner_optimizers, shares, strict=True)
             if own
-            for variable, average in zip(own, optimizer._model_variables_moving_average, strict=True)
+            for variable, average in zip(own, moving_averages(optimizer), strict=True)
         }
-        return [kept[id(variable)] for variable in self._trainable_variables]
+        return [kept[id(variable)] for variable in variables]
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Sets the variables of optimizers with `use_ema=True` to their averages; called at the end of `fit`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from neural_alignment.alignments import layerwise_rules
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 3e-2, "finite difference": 1e-6}
 """Largest allowed error, relative to the largest expected entry."""
@@ -211,6 +213,20 @@ def reference_signals(config: dict, linear: Any, x: Array, w: Array, b: Array, b
     }
 
 
+PRIMITIVES = {
+    "decay": lambda s: 0.5 * sum((kernel**2).sum() for kernel in s["moved kernels"]),
+    "amp": lambda s: -batch_mean(s["backward"] * s["forward"]),
+    "null": lambda s: 0.5 * batch_mean(s["reconstruction"] ** 2),
+    "sparse": lambda s: 0.5 * sum(batch_mean(projection**2) for projection in s["moved projections"]),
+    "self_": lambda s: -(s["w"] * s["b"]).sum(),
+}
+"""Every primitive by the formula of Table 1 (Kunin et al. 2020), except `angle`: `operations` gives B its gradient.
+
+With `update_forward` decay and sparse have a half for W. A primitive that is not here fails
+`test_every_primitive_has_a_row_in_the_test_table`.
+"""
+
+
 def reference_regulariser(
     config: dict,
     linear: Any,
@@ -221,32 +237,19 @@ def reference_regulariser(
     activation: Any = None,
     signals: Any = reference_signals,
 ) -> float:
-    """Returns R_l by the formulas of Table 1 (Kunin et al. 2020); with `update_forward` both halves of it."""
-    s = signals(config, linear, x, w, b, bias, activation)
-    decay = 0.5 * (b**2).sum()
-    amp = -batch_mean(s["backward"] * s["forward"])
-    sparse = 0.5 * batch_mean(s["backward"] ** 2)
-    if config.get("update_forward"):
-        decay += 0.5 * (w**2).sum()
-        sparse += 0.5 * batch_mean(s["forward"] ** 2)
-    rule = config["rule"]
-    if rule in ("feedback", "align_prop", "sign_symmetry"):
-        return 0.0
-    if rule == "kolen_pollack":
-        return config["decay"] * decay
-    if rule == "symmetric":
-        return config["decay"] * decay - config["self_"] * (w * b).sum()
-    if rule == "activation":
-        return config["amp"] * amp + config["sparse"] * sparse
-    if rule == "weight_mirror":
-        return config["amp"] * amp + config["decay"] * decay
-    assert rule == "information"
-    reconstruction = s["backward_reconstruction" if config.get("reconstruct_backward") else "forward_reconstruction"]
-    null = 0.5 * batch_mean(reconstruction**2)
+    """Returns R_l: the sum of the primitives, times the weights in `config`."""
+    s = {**signals(config, linear, x, w, b, bias, activation), "w": w, "b": b}
+    both = config.get("update_forward")
+    s["moved kernels"] = [b, w] if both else [b]
+    s["moved projections"] = [s["backward"], s["forward"]] if both else [s["backward"]]
+    path = "backward" if config.get("reconstruct_backward") else "forward"
+    s["reconstruction"] = s[f"{path}_reconstruction"]
+    values = {name: primitive(s) for name, primitive in PRIMITIVES.items()}
     if config.get("compare_reconstruction"):
-        amp = -batch_mean(s["input"] * reconstruction)
-    first = sparse if config.get("sparse_decay") else decay
-    return config["amp"] * amp + config["decay"] * first + config["null"] * null
+        values["amp"] = -batch_mean(s["input"] * s["reconstruction"])
+    if config.get("sparse_decay"):
+        values["decay"] = values["sparse"]
+    return sum((config[name] * value for name, value in values.items() if name in config), 0.0)
 
 
 @dataclass(frozen=True)
@@ -285,20 +288,53 @@ SAME = LayerCase("conv same", ConvReference((1, 1), "SAME"), (3, 4, 5, 2), (2, 3
 VALID = LayerCase("conv valid 2", ConvReference((2, 2), "VALID"), (3, 5, 5, 2), (3, 2, 2, 2))
 CASES = (DENSE, SAME, VALID)
 
-RULE_CONFIGS: dict[str, dict] = {
-    "feedback": {"rule": "feedback"},
-    "align_prop": {"rule": "align_prop"},
-    "sign_symmetry": {"rule": "sign_symmetry"},
-    "weight_mirror": {"rule": "weight_mirror", "amp": 1.3, "decay": 0.7},
-    "information": {"rule": "information", "amp": 1.3, "decay": 0.7, "null": 0.4},
-    "symmetric": {"rule": "symmetric", "self_": 0.9, "decay": 1.1},
-    "activation": {"rule": "activation", "amp": 1.2, "sparse": 0.8},
-    "kolen_pollack": {"rule": "kolen_pollack", "decay": 0.6},
-}
-"""One configuration of every rule; a rule of the registry that is not here fails `test_every_rule_is_tested`."""
 
-LEARNING = tuple(rule for rule in RULE_CONFIGS if rule not in ("feedback", "align_prop", "sign_symmetry"))
+@dataclass(frozen=True)
+class RuleRow:
+    """One row of the test table of rules.
+
+    Attributes:
+        weights: of the primitives; R is their weighted sum. Without weights R = 0.
+        operations: linear operations that R and its gradient need in a convolution, beyond those of the layer.
+        run: the other options that a run needs with this rule.
+    """
+
+    weights: dict[str, float] = field(default_factory=dict)
+    operations: dict[str, int] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+PROJECT, RECONSTRUCT, CORRELATE = "Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"
+
+RULE_TABLE = {
+    "feedback": RuleRow(),
+    "align_prop": RuleRow(),
+    "sign_symmetry": RuleRow(),
+    # x (x) x_out is the gradient itself: B^T x is not needed.
+    "weight_mirror": RuleRow({"amp": 1.3, "decay": 0.7}, {CORRELATE: 1}),
+    # amp and null share the reconstruction and one gradient.
+    "information": RuleRow({"amp": 1.3, "decay": 0.7, "null": 0.4}, {RECONSTRUCT: 1, CORRELATE: 1}),
+    "symmetric": RuleRow({"self_": 0.9, "decay": 1.1}),
+    # B^T x, and its gradient; W^T x is there already.
+    "activation": RuleRow({"amp": 1.2, "sparse": 0.8}, {PROJECT: 1, CORRELATE: 1}),
+    "kolen_pollack": RuleRow({"decay": 0.6}, run={"weight_decay": 0.6}),
+    "align_zero": RuleRow(),
+    "align_ada": RuleRow(),
+    "dfa": RuleRow(),
+    "last_layer": RuleRow(),
+}
+"""One row for every rule of the registry; a missing row fails `test_every_rule_has_a_row_in_the_test_table`."""
+
+RULE_CONFIGS: dict[str, dict] = {
+    name: {"rule": name, **row.weights} for name, row in RULE_TABLE.items() if name in layerwise_rules()
+}
+"""A configuration of every rule that acts layer by layer."""
+
+LEARNING = tuple(rule for rule in RULE_CONFIGS if RULE_TABLE[rule].weights)
 """The rules whose R is not zero."""
+
+READS_SIGNALS = tuple(rule for rule in RULE_CONFIGS if "input" in layerwise_rules()[rule].model_fields)
+"""The rules with operations on the paths of a layer."""
 
 TABLE_5 = {
     "WM": {

@@ -20,19 +20,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
-    *(
-        "quiet",
-        "errors",
-        "paths",
-        "options",
-        "registry",
-        "serialization",
-        "operations",
-        "initialization",
-        "alignments",
-        "layers",
-    ),
-    *("models", "data", "losses", "optimization", "config", "training", "reporting", "jobs", "search", "papers", "cli"),
+    *("quiet", "errors", "paths", "options", "registry", "serialization", "keras_internals", "operations"),
+    *("initialization", "alignments", "layers", "models", "data", "losses", "optimization", "config", "training"),
+    *("reporting", "jobs", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import hypothesis
 import jsonschema
 import pytest
+from helpers import RULE_TABLE
 from hypothesis import strategies as st
 
 from neural_alignment import config as configuration
-from neural_alignment.alignments import Constant, Information, Symmetric, from_config, layerwise_rules
+from neural_alignment.alignments import Constant, Information, Symmetric, from_config
 from neural_alignment.config import ConfigError, yaml_files
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -314,14 +315,10 @@ def test_malformed_configurations_give_only_config_errors(data):
     assert len(line) < 600
 
 
-def test_every_rule_can_be_written_in_a_file():
-    assert set(layerwise_rules()) == {
-        "align_prop",
-        "feedback",
-        "sign_symmetry",
-        "weight_mirror",
-        "information",
-        "symmetric",
-        "activation",
-        "kolen_pollack",
-    }
+@pytest.mark.parametrize("rule", RULE_TABLE)
+def test_every_rule_can_be_written_in_a_file(rule, tmp_path):
+    row = RULE_TABLE[rule]
+    run = {"data": {"source": "digits"}, "model": {"name": "fc", "hidden": [4]}, "epochs": 1, **row.run}
+    run |= {"batch_size": 32, "optimization": {"forward": {"name": "momentum", "learning_rate": 0.1}}}
+    path = write(tmp_path, json.dumps({**run, "alignment": {"rule": rule, **row.weights}}))
+    assert [each.rule for each in configuration.load(path).rules] == [rule]

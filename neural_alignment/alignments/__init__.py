@@ -18,6 +18,7 @@ from neural_alignment.alignments.pathways import BackwardOutput, ForwardOutput, 
 from neural_alignment.alignments.registry import (
     RULES,
     from_config,
+    import_installed,
     layerwise_rules,
     networkwise_rules,
     register,
@@ -61,3 +62,5 @@ __all__ = [
     "register",
     "side_pass",
 ]
+
+import_installed()  # Last: the modules of other packages import names from this one.

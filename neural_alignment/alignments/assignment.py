@@ -10,11 +10,11 @@ from neural_alignment.alignments.base import Alignment
 
 
 class Assignment:
-    """Which layer gets which rule.
+    """Assigns rules to layers by name.
 
     Args:
-        alignment: none (backpropagation everywhere), one rule, or a sequence of rules of which each names the layers
-            that it is for; the first whose pattern fits a layer's name takes it.
+        alignment: one rule for all layers, a sequence of rules with `layers` patterns, or None (backpropagation in all
+            layers). A layer gets the first rule whose pattern matches its name.
     """
 
     def __init__(self, alignment: Alignment | Sequence[Alignment] | None):
@@ -31,7 +31,7 @@ class Assignment:
         self._names: list[str] = []
 
     def __call__(self, layer: str) -> Alignment | None:
-        """Returns the rule of the layer called `layer`, or none for backpropagation."""
+        """Returns the rule of the layer with the name `layer`; None means backpropagation."""
         self._names.append(layer)
         for index, rule in enumerate(self._rules):
             if rule.layers is None or fnmatch.fnmatchcase(layer, rule.layers):
@@ -41,14 +41,14 @@ class Assignment:
 
     @property
     def names(self) -> set[str]:
-        """The names of the layers that have been asked for."""
+        """The names of the layers for which a rule was looked up."""
         return set(self._names)
 
     def check(self) -> None:
-        """Raises an error if a rule has got no layer.
+        """Checks that every rule was assigned to a layer.
 
         Raises:
-            ConfigError: naming the pattern and the layers there are.
+            ConfigError: if one was not; the message has its pattern and the names of all layers.
         """
         for index, layers in self._taken.items():
             if not layers:

@@ -1,4 +1,4 @@
-"""What a learning rule sees of a layer, and what every rule has in common."""
+"""The view that a learning rule has of a layer, its signals, and the base classes of all rules."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ ActivationName = Literal[
         if not name.startswith("_") and name not in ("deserialize", "get", "serialize", "glu", "threshold")
     )
 ]
-"""Every nonlinearity of the installed Keras that keeps the shape and needs no arguments."""
+"""The name of a nonlinearity of the installed Keras that keeps the shape and needs no arguments."""
 
 
 class _computed_once:  # noqa: N801 (a decorator)
-    """A property that is computed when it is first asked for.
+    """A property that is computed when it is first read.
 
-    `functools.cached_property` holds a lock meanwhile until Python 3.12, and replicas, which are threads that wait for
-    each other at every mean over the batch, would wait for ever.
+    `functools.cached_property` holds a lock while it computes, until Python 3.12. Replicas are threads that wait for
+    each other at every mean over the batch, so the lock would block them for ever.
     """
 
     def __init__(self, function: Callable[[Any], Any]):
@@ -57,23 +57,23 @@ class _computed_once:  # noqa: N801 (a decorator)
 
 @dataclass
 class LayerView:
-    """A layer at one forward pass, as a rule may see it.
+    """A layer in one forward pass, as its rule sees it.
 
-    `inputs`, `bias` and `projection` are behind `tf.stop_gradient`. So is `forward_kernel`, unless `update_forward` is
-    set: R then reaches B only, or B and W.
+    `inputs`, `bias` and `projection` are behind `tf.stop_gradient`, so that the gradient of R reaches B only. With
+    `update_forward` it reaches W too; otherwise `forward_kernel` is behind `tf.stop_gradient` as well.
 
     Attributes:
-        linear_map: projects, reconstructs and correlates; knows strides and padding.
-        inputs: `(batch, ..., inputs)`, padded already where the layer pads explicitly.
+        linear_map: projects, reconstructs and correlates, with the layer's strides and padding.
+        inputs: `(batch, ..., inputs)`.
         forward_kernel: W.
-        backward_kernel: B as the layer keeps it: `(outputs, inputs)`, or as the kernel of a convolution.
-        bias: `(outputs,)`, or none.
-        activation: the nonlinearity that follows the layer, or none.
-        projection: W^T x as the layer has computed it anyway, before the bias; computed when asked for where none.
-        name: the layer's name, which sets its noise apart from that of other layers.
+        backward_kernel: B in the layout of the layer: `(outputs, inputs)`, or that of a convolution kernel.
+        bias: `(outputs,)`, or None.
+        activation: the nonlinearity that follows the layer, or None.
+        projection: W^T x without the bias, if the layer has computed it already; otherwise None.
+        name: the layer's name. The noise of layers with different names is independent.
         step: the global step.
-        first_example: place in the step's batch of the first example here: not 0 on other replicas than the first, and
-            where gradients are accumulated.
+        first_example: index of the first example within the batch of the step. It is not 0 on the second and later
+            replicas, and for later parts of a batch whose gradients are accumulated.
         update_forward: whether R moves W too.
     """
 
@@ -101,11 +101,11 @@ class LayerView:
 
     @property
     def moved_forward_kernel(self) -> Tensor | None:
-        """W where R moves it, for primitives that have a half for each kernel; none where R moves B only."""
+        """W if R moves it, otherwise None. For primitives that have one half for each kernel."""
         return self.forward_kernel if self.update_forward else None
 
     def known_projection(self) -> Tensor | None:
-        """Returns `projection`, with a gradient to W where R moves W; none where it has not been computed."""
+        """Returns `projection`, with a gradient to W if R moves W; None if it has not been computed."""
         if self.projection is None or not self.update_forward:
             return self.projection
 
@@ -120,19 +120,19 @@ class LayerView:
 
     @property
     def transposed_forward_kernel(self) -> Tensor:
-        """W in the layout of B, to be compared with it entry by entry."""
+        """W in the layout of B."""
         return self.linear_map.transpose(self.forward_kernel)
 
     @property
     def transposed_backward_kernel(self) -> Tensor:
-        """B in the layout of W, for the linear map; TensorFlow multiplies by it without writing it."""
+        """B in the layout of W. TensorFlow multiplies by it without writing the transpose to memory."""
         return self.linear_map.transpose(self.backward_kernel)
 
 
 class Signals:
-    """The signals of a layer after the operations of Table 5, each computed when it is first asked for.
+    """The signals of a layer after the operations of Table 5, each computed when it is first read.
 
-    Order of the operations (SPEC of the published code): noise; centring and normalisation of the input; projections
+    The operations have the order of the published code: noise; centring and normalisation of the input; projections
     with bias; nonlinearity; reconstructions from these; standardisation of projections and reconstructions.
     """
 
@@ -154,7 +154,7 @@ class Signals:
 
     @_computed_once
     def inputs(self) -> Tensor:
-        """The input of the forward path: noise where asked for, then feature-wise operations."""
+        """The input of the forward path: the layer's input or noise, after feature-wise operations."""
         inputs = self.view.inputs
         if self.input_path.noise is not None:
             key = noise_key(self.seed, self.view.name, self.view.step)
@@ -163,7 +163,7 @@ class Signals:
 
     @_computed_once
     def backward_inputs(self) -> Tensor:
-        """The input of the backward path: that of the forward path, centred over the batch where asked for."""
+        """The input of the backward path: that of the forward path, with `batch_center` centred over the batch."""
         return standardise(self.inputs, InputPath(batch_center=self.input_path.batch_center), batch=True)
 
     @_computed_once
@@ -208,14 +208,14 @@ class Signals:
         return standardise(reconstruction, self.backward_output, batch=False)
 
     def overlap(self, beside: set[str]) -> Tensor:
-        """The amp primitive of the two projections, in the form that costs least.
+        """Returns the amp primitive of the two projections, in the cheapest of three equal forms.
 
-        While the backward projection is linear in B, <B^T x, z> = <B, x (x) z> = <x, B z>. The middle form needs one
-        correlation and no projection by B; the last one none of its own where the null primitive has the
-        reconstruction already, so that both primitives share one kernel gradient.
+        If the backward projection is linear in B, then <B^T x, z> = <B, x (x) z> = <x, B z>. The second form needs one
+        correlation and no projection by B. The third form is free if the rule computes the reconstruction B z for the
+        null primitive anyway; both primitives then share one kernel gradient.
 
         Args:
-            beside: the names of the primitives that the rule computes besides.
+            beside: the names of the other primitives that the rule computes.
         """
         if not self.backward_output.linear or "sparse" in beside:
             return primitives.amp(self.backward_projection, self.forward_projection)
@@ -249,41 +249,41 @@ class Signals:
 
 
 class Alignment(Options):
-    """A learning rule: how a layer's backward kernel B comes to resemble its forward kernel W.
+    """A learning rule: how the backward kernel B of a layer comes to resemble the forward kernel W.
 
-    Called with the view of a layer it returns R_l, a scalar whose gradient reaches B, and W where `moves_forward` says
-    so. A rule is immutable and may be shared between layers. It is also its own configuration: its fields are what YAML
-    may say of it.
+    A rule is called with the view of a layer and returns R_l, a scalar. The gradient of R_l reaches B, and W if
+    `moves_forward` is true. A rule is immutable, and layers may share it. It is a pydantic model: its fields are its
+    options in a YAML configuration.
 
     Attributes:
         rule: the rule's name in a configuration.
-        layers: pattern of the names of the layers that the rule is for, as in a shell; all layers where none.
-        steps_per_epoch: length of the epochs in which scheduled weights are measured.
+        layers: shell-style pattern of layer names; the rule applies to these layers. None means all layers.
+        steps_per_epoch: length of an epoch in steps, for scheduled weights.
     """
 
     tie_gradient: ClassVar[bool] = False
-    """Whether J gives B the gradient of W (the angle primitive)."""
+    """Whether B gets the gradient that J gives W (the angle primitive)."""
     reads_signals: ClassVar[bool] = False
-    """Whether R_l depends on the layer's inputs, or on its kernels alone."""
+    """Whether R_l depends on the layer's inputs, or only on its kernels."""
     learns: ClassVar[bool] = True
-    """Whether B is trained; otherwise it has no optimizer slots and R is not computed."""
+    """Whether R trains B. If not, B has no optimizer slots and R is not computed."""
     keeps_kernel: ClassVar[bool] = True
-    """Whether every layer keeps a backward kernel; a rule for a whole network keeps what it needs in the model."""
+    """Whether each layer has a backward kernel. A rule for a whole network keeps its weights in the model instead."""
     takes_sequences: ClassVar[bool] = False
     """Whether the rule trains recurrent networks with an output at each step."""
     starts_at_forward: ClassVar[bool] = False
-    """Whether B is W(0), W at the first training step, instead of an independent draw."""
+    """Whether B starts as W(0), the value of W at the first training step, instead of an independent draw."""
 
     rule: str
     layers: str | None = None
     steps_per_epoch: pydantic.PositiveInt = 1
 
     def __call__(self, view: LayerView) -> Tensor:
-        """Returns R_l of the layer in `view`, a scalar."""
+        """Returns R_l, a scalar."""
         raise NotImplementedError
 
     def carried_kernel(self, forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
-        """Returns the kernel, in the layout of W, through which the error travels: B itself unless a rule says so."""
+        """Returns the kernel through which the error travels, in the layout of W. By default it is B itself."""
         del forward_kernel
         return backward_kernel
 
@@ -298,19 +298,19 @@ class Alignment(Options):
         return any(isinstance(value, schedules.Constant) for _, value in self)
 
     def bind(self, seed: int | None = None, steps_per_epoch: int | None = None) -> Alignment:
-        """Returns this rule for one run: with the run's seed and length of an epoch where it does not say its own."""
+        """Returns a copy with the seed and epoch length of a run, except those that the rule sets itself."""
         run = {"seed": seed, "steps_per_epoch": steps_per_epoch}
         known = type(self).model_fields.keys() - self.model_fields_set
         return self.model_copy(update={key: run[key] for key in run.keys() & known if run[key] is not None})
 
     def check_run(self, config: Any) -> None:
-        """Checks that the rule fits the other options of a run.
+        """Checks that the rule can be combined with the other options of a run.
 
         Args:
             config: the configuration of the run.
 
         Raises:
-            ValueError: if it does not; the message begins with the key path.
+            ValueError: if it cannot; the message begins with the key path.
         """
 
     def weight(self, primitive: str, view: LayerView) -> float | Tensor:
@@ -319,12 +319,12 @@ class Alignment(Options):
         return schedules.evaluate(getattr(self, primitive), view.step, self.steps_per_epoch, dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the fields that are set, as Keras serialises them."""
+        """Returns the fields that differ from their defaults, for serialisation by Keras."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Alignment:
-        """Builds the rule from what `get_config` returned."""
+        """Builds the rule from the result of `get_config`."""
         return cls(**config)
 
 
@@ -334,14 +334,15 @@ class TrainedAlignment(Alignment):
     With `update_forward` R moves W too (the option of this name in the published code of Kunin et al. 2020). Decay and
     sparse then have a half for each kernel: decay = 1/2 (||B||^2 + ||W||^2) and
     sparse = 1/2 (mean ||B^T x||^2 + mean ||W^T x||^2). The other primitives are the same expressions, differentiated by
-    W as well. The inputs and the bias stay behind `tf.stop_gradient`. In an `AlignedModel` with two optimizers, R's
-    optimizer moves W by R's gradient and J's optimizer moves W by J's gradient, each with separate slots.
+    W as well. The inputs and the bias stay behind `tf.stop_gradient`. In an `AlignedModel` with two optimizers, the
+    optimizer of R moves W by the gradient of R and the optimizer of J moves W by the gradient of J; their slots are
+    separate.
 
     Attributes:
         update_forward: whether R moves W too.
     """
 
-    # Left out of configurations at its default: an earlier version did not have it.
+    # Configurations of earlier versions do not have it; at its default it is not written.
     update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda moves: not moves)] = False
 
     @property
@@ -351,15 +352,15 @@ class TrainedAlignment(Alignment):
 
 
 class SignalAlignment(TrainedAlignment):
-    """A rule that reads the signals of a layer, not its kernels alone.
+    """A rule that reads the signals of a layer as well as its kernels.
 
     Attributes:
         input: operations on the input.
         forward_output: operations on the forward projection.
         backward_output: operations on the backward projection.
         activation: Keras name of the nonlinearity that `relu: true` applies to a projection, in every layer. By default
-            it is the nonlinearity that follows the layer, and there is none where none follows.
-        seed: seed of the noise; the run's seed where a configuration does not say.
+            it is the nonlinearity that follows the layer, if there is one.
+        seed: seed of the noise; by default the seed of the run.
 
     Raises:
         ValueError: if `activation` is given and neither output has `relu: true`.

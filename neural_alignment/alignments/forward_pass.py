@@ -15,26 +15,27 @@ Tensor = tf.Tensor
 
 @dataclass
 class ForwardPass:
-    """What a model asks of its aligned layers during one call, and what they leave there.
+    """The options of one call of a model for its aligned layers, and the R_l that they return.
 
-    Without one, a layer adds R_l with `add_loss` and counts its own steps: it works in any Keras model.
+    Outside of a forward pass a layer adds R_l with `add_loss` and counts its own steps, so it works in any Keras model.
 
     Attributes:
         step: the global step.
-        first_example: place in the step's batch of the first example of this call.
+        first_example: index of the first example of this call within the batch of the step.
         regularise: whether the layers compute R_l.
-        has_initial_weights: whether W(0) has been taken, as it has in every training step of an `AlignedModel`.
-        weight_transport: whether the error travels back through W: true backpropagation, for comparison. Read when
-            the error arrives, so that both kinds of backward pass may follow one forward pass.
-        probe: called with each layer and its inputs and W^T x (+ bias); returns what to go on with.
-        around: called with each operation of an `AlignedModel` and with what calls it; returns what to call.
-        deferred: where it is a list, layers whose rule reads kernels alone put there themselves, the values of the
-            kernels that R moves by name (`"backward"`, `"forward"`), and a function that returns R_l, for the model to
-            call after the backward pass. Taken before, R's gradients, as large as the kernels, would be held through
-            it.
-        separate: called with a layer whose W is moved by R, and W; returns a copy of W for R to read, by which the
-            caller tells R's gradient of W from J's. Where it is none, both gradients reach W.
-        losses: R_l by layer name, filled by the layers.
+        has_initial_weights: whether W(0) has been taken. It has in every training step of an `AlignedModel`.
+        weight_transport: whether the error travels back through W (true backpropagation, for comparison). It is read
+            in the backward pass, so both kinds of backward pass can follow one forward pass.
+        probe: called with each layer, its inputs and W^T x (+ bias); returns the value that replaces W^T x (+ bias).
+        around: called with each operation of an `AlignedModel` and the function that calls it; returns the function
+            that is called instead.
+        deferred: None, or a list to which layers with rules that read only kernels add three items: the layer, the
+            kernels that R moves by name (`"backward"`, `"forward"`), and a function that returns R_l. The model calls
+            the function after the backward pass of J. Otherwise the gradients of R, which are as large as the kernels,
+            would occupy memory during that pass.
+        separate: None, or a function of a layer whose W is moved by R, and W. It returns a copy of W for R, so that
+            the caller can separate the gradients of R and J. With None both gradients reach W.
+        losses: R_l by layer name; the layers fill it.
     """
 
     step: Tensor | int = 0
@@ -49,14 +50,14 @@ class ForwardPass:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, layer: str, regulariser: Tensor) -> None:
-        """Notes R_l; a layer that stands at two places of a network has the sum of both."""
+        """Adds R_l to `losses`. A layer that is called twice gets the sum."""
         self.losses[layer] = regulariser + self.losses.get(layer, 0.0)
 
 
 def first_example(examples: Tensor) -> Tensor | int:
-    """Returns the place in the step's batch of this replica's first example.
+    """Returns the index of the first example on this replica within the batch of the step.
 
-    Replicas may have different numbers of examples: the last ones get fewer of a batch that does not divide evenly.
+    Replicas may have different numbers of examples: the last ones get fewer if the batch does not divide evenly.
 
     Args:
         examples: number of examples on this replica.
@@ -75,14 +76,14 @@ _ACTIVE = threading.local()
 
 @contextlib.contextmanager
 def forward_pass(**options: Any) -> Iterator[ForwardPass]:
-    """Makes a `ForwardPass` the one that this thread's layers see."""
+    """Activates a new `ForwardPass` for the layers of this thread. The options are its attributes."""
     with _active(ForwardPass(**options)) as state:
         yield state
 
 
 @contextlib.contextmanager
 def side_pass(**changes: Any) -> Iterator[ForwardPass]:
-    """Makes the present `ForwardPass` with some attributes changed, and no R, the one that this thread's layers see."""
+    """Activates a copy of the current `ForwardPass` without R and with other attributes changed."""
     with _active(replace(current_pass() or ForwardPass(), regularise=False, **changes)) as state:
         yield state
 
@@ -98,5 +99,5 @@ def _active(state: ForwardPass) -> Iterator[ForwardPass]:
 
 
 def current_pass() -> ForwardPass | None:
-    """Returns the innermost `forward_pass` of this thread, or none."""
+    """Returns the active `ForwardPass` of this thread, or None."""
     return getattr(_ACTIVE, "forward_pass", None)

@@ -1,7 +1,7 @@
 """The learning rules that act layer by layer: Kunin et al. 2020 (Table 2, Appendix D.3), sign symmetry, Align-prop.
 
-A rule is a weighted sum of primitives. Papers and published code disagree on which Greek letter stands where and on
-the factors 1/2, so the weights bear the primitives' names, with the factors of Table 1.
+The R of a rule is a weighted sum of primitives. Papers and published code disagree on the Greek letters and on the
+factors 1/2. Here the weights have the names of the primitives, with the factors of Table 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Tensor = tf.Tensor
 
 @register
 class Feedback(Alignment):
-    """Feedback alignment (Lillicrap et al. 2016): B stays as it was drawn; R = 0."""
+    """Feedback alignment (Lillicrap et al. 2016): B keeps its initial value; R = 0."""
 
     rule: Literal["feedback"] = "feedback"
     learns: ClassVar[bool] = False
@@ -32,11 +32,11 @@ class Feedback(Alignment):
 
 @register
 class AlignProp(Feedback):
-    """Align-prop (Boopathy and Fiete 2022, Appendix G): feedback alignment with B = W(0), which stays; R = 0.
+    """Align-prop (Boopathy and Fiete 2022, Appendix G): feedback alignment with the fixed B = W(0); R = 0.
 
-    W(0) is W at the first training step in the life of the layer, so values that are assigned or loaded before it
-    count. It is saved with the weights: a model that is loaded or resumed keeps it. Outside of the training of an
-    `AlignedModel`, any gradient through the layer counts as training, except in a call with `training=False`.
+    W(0) is W at the first training step of the layer, so values that are assigned or loaded before that step count. It
+    is saved with the weights; a model that is loaded or resumed keeps it. Outside of an `AlignedModel`, the first
+    gradient through the layer counts as the first training step, except in a call with `training=False`.
     """
 
     rule: Literal["align_prop"] = "align_prop"
@@ -45,10 +45,10 @@ class AlignProp(Feedback):
 
 @register
 class SignSymmetry(Alignment):
-    """Sign symmetry (Liao et al. 2016; Xiao et al. 2019): the error sees the signs of W alone.
+    """Sign symmetry (Liao et al. 2016; Xiao et al. 2019): the error travels back through the signs of W.
 
-    The carried kernel is sign(W) ||B|| / ||sign(W)||, with the norm of B as it was drawn, so that the size of the error
-    does not depend on how W grows. R = 0.
+    The backward kernel is sign(W) ||B|| / ||sign(W)||, with the norm of the initial B, so that the size of the error
+    does not depend on the growth of W. R = 0.
     """
 
     rule: Literal["sign_symmetry"] = "sign_symmetry"
@@ -61,7 +61,7 @@ class SignSymmetry(Alignment):
     def carried_kernel(self, forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
         """Returns sign(W), scaled to the norm of B."""
         signs = tf.sign(forward_kernel)
-        # Not `tf.norm`, which writes the squares to memory before it adds them up.
+        # `tf.norm` would write the squares to memory before it sums them.
         squares = tf.math.divide_no_nan(tf.nn.l2_loss(backward_kernel), tf.nn.l2_loss(signs))
         return signs * tf.sqrt(squares)
 
@@ -89,10 +89,10 @@ class Information(SignalAlignment):
         amp: weight of the amp primitive.
         decay: weight of the decay primitive, or of the sparse one with `sparse_decay`.
         null: weight of the null primitive.
-        sparse_decay: the sparse primitive takes the place of decay.
-        reconstruct_backward: null reads W (B^T x), the reconstruction of the backward projection, in place of
+        sparse_decay: use the sparse primitive instead of decay.
+        reconstruct_backward: let null read W (B^T x), the reconstruction from the backward projection, instead of
             B (W^T x).
-        compare_reconstruction: amp compares the input with its reconstruction in place of the two projections.
+        compare_reconstruction: let amp compare the input with its reconstruction instead of the two projections.
     """
 
     rule: Literal["information"] = "information"
@@ -119,7 +119,7 @@ class Information(SignalAlignment):
         return self.weight("amp", view) * amp + self.weight("decay", view) * decay + self.weight("null", view) * null
 
     def _beside(self) -> set[str]:
-        """What is computed anyway: by null the one reconstruction or the other, by sparse the backward projection."""
+        """Returns the primitive whose signals amp can share."""
         if self.reconstruct_backward or self.sparse_decay:
             return {"sparse"}
         return {"null"}
@@ -129,8 +129,8 @@ class Information(SignalAlignment):
 class Symmetric(TrainedAlignment):
     """Symmetric alignment: R = self_ P_self + decay P_decay. Not local.
 
-    With equal weights B goes to W^T (section 5 of the paper; the alpha = 1e-3, beta = 2e-3 of its appendix are 2e-3 on
-    both primitives of Table 1).
+    With equal weights B converges to W^T (section 5 of the paper). The alpha = 1e-3 and beta = 2e-3 of its appendix are
+    2e-3 for both primitives of Table 1.
     """
 
     rule: Literal["symmetric"] = "symmetric"
@@ -162,11 +162,11 @@ class Activation(SignalAlignment):
 
 @register
 class KolenPollack(TrainedAlignment):
-    """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = decay P_decay, and B takes the update of W.
+    """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = decay P_decay, and B gets the update of W.
 
-    The angle primitive reaches B through `operations` with `tie_gradient`. `decay` must equal the weight decay of W,
-    and one optimizer must move both kernels: then W - B^T shrinks by the decay at every step. With `update_forward` R
-    decays W as well as B, so the weight decay of W must be 0.
+    The gradient of the angle primitive reaches B through `operations` with `tie_gradient`. `decay` must equal the
+    weight decay of W, and one optimizer must move both kernels: then the decay shrinks W - B^T at every step. With
+    `update_forward` R decays both W and B, so the weight decay of W must be 0.
     """
 
     rule: Literal["kolen_pollack"] = "kolen_pollack"
@@ -178,7 +178,7 @@ class KolenPollack(TrainedAlignment):
         return self.weight("decay", view) * primitives.decay(view.backward_kernel, view.moved_forward_kernel)
 
     def check_run(self, config: Any) -> None:
-        """Checks that nothing moves W and B differently. See `Alignment.check_run`."""
+        """Checks that W and B get the same updates. See `Alignment.check_run`."""
         plan = config.optimization
         if plan.backward is not None or plan.alternation or plan.delay_epochs:
             raise ValueError(

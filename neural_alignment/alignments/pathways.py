@@ -1,7 +1,7 @@
-"""What a rule may do to the two paths of a layer: noise, bias, nonlinearity, centring, normalisation.
+"""Operations on the forward and backward paths of a layer: noise, bias, nonlinearity, centring, normalisation.
 
-The order in which they act is in `Signals` (`base.py`). "Feature-wise" means per example, over all of height, width and
-channel; "batch-wise" means over the examples, per position (Kunin et al. 2020, Appendix B.1.3; Table 5).
+`Signals` (`base.py`) applies them in order. "Feature-wise" means per example, over height, width and channels;
+"batch-wise" means over the examples, per position (Kunin et al. 2020, Appendix B.1.3; Table 5).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class InputPath(Options):
     """Operations on the input that both projections see (Table 5, BI; sigma).
 
     Attributes:
-        noise: distribution of the noise that takes the input's place; none by default. "normal" is the paper's;
-            "uniform" and "sign" (plus or minus `stddev`) have the same first two moments and are made in half and in
-            a quarter of the time.
-        stddev: standard deviation of that noise, whichever the distribution.
+        noise: distribution of the noise that replaces the input; by default there is no noise. The paper uses
+            "normal". "uniform" and "sign" (plus or minus `stddev`) have the same first two moments; drawing them takes
+            half and a quarter of the time.
+        stddev: standard deviation of the noise, for every distribution.
         feature_center: BI FWMC.
-        feature_normalize: BI FWL2N; centres first, so that `feature_center` changes nothing beside it.
-        batch_center: BI BWMC; acts on the backward path alone.
+        feature_normalize: BI FWL2N. It centres first, so `feature_center` has no additional effect.
+        batch_center: BI BWMC; applied only on the backward path.
     """
 
     noise: Literal["normal", "uniform", "sign"] | None = None
@@ -57,7 +57,7 @@ class ForwardOutput(Options):
 
     @property
     def standardises(self) -> bool:
-        """Whether anything acts after the nonlinearity."""
+        """Whether an operation follows the nonlinearity."""
         return self.batch_center or self.feature_center or self.feature_normalize
 
 
@@ -71,7 +71,7 @@ class BackwardOutput(Options):
 
     @property
     def linear(self) -> bool:
-        """Whether the backward projection stays linear in B (up to the bias, a constant)."""
+        """Whether the backward projection is linear in B, up to the constant bias."""
         return not (self.relu or self.feature_center or self.feature_normalize)
 
 
@@ -83,7 +83,7 @@ def feature_center(signal: Tensor) -> Tensor:
 def feature_normalize(signal: Tensor) -> Tensor:
     """Centres each example over its features and divides it by its norm, (x - mean) / max(||x - mean||, 1e-6).
 
-    Half precision is widened meanwhile: it holds neither the squares of large signals nor 1e-12.
+    Half precision is cast to float32 for this: it represents neither the squares of large signals nor 1e-12.
     """
     wide = signal if signal.dtype == tf.float64 else tf.cast(signal, tf.float32)
     centred = feature_center(wide)
@@ -92,7 +92,7 @@ def feature_normalize(signal: Tensor) -> Tensor:
 
 
 def batch_center(signal: Tensor) -> Tensor:
-    """Subtracts from each position its mean over the batch, that of all replicas."""
+    """Subtracts from each position its mean over the batch of all replicas."""
     mean = tf.reduce_mean(signal, axis=0, keepdims=True)
     replica = tf.distribute.get_replica_context()
     if replica is not None and replica.num_replicas_in_sync > 1:
@@ -101,7 +101,7 @@ def batch_center(signal: Tensor) -> Tensor:
 
 
 def standardise(signal: Tensor, options: ForwardOutput | BackwardOutput | InputPath, batch: bool) -> Tensor:
-    """Applies the centring and normalisation that `options` asks for; `batch` allows the batch-wise one."""
+    """Applies the centring and normalisation in `options`; batch-wise centring only if `batch` is true."""
     if options.feature_normalize:
         signal = feature_normalize(signal)
     elif options.feature_center:
@@ -110,18 +110,18 @@ def standardise(signal: Tensor, options: ForwardOutput | BackwardOutput | InputP
 
 
 def noise_key(seed: int, layer: str, step: Tensor | int) -> Tensor:
-    """Returns the key of the noise of one layer at one step: that of the run's seed, its name and the step."""
+    """Returns the random key of one layer at one step."""
     return noise.key(seed, layer, step)
 
 
 def draw_noise(options: InputPath, like: Tensor, key: Tensor, first_example: Tensor | int = 0) -> Tensor:
-    """Draws i.i.d. noise of the shape and dtype of `like`; there is no scaling by the fan-in.
+    """Draws i.i.d. noise with the shape and dtype of `like`, without scaling by the fan-in.
 
     Args:
         options: distribution and standard deviation.
         like: `(batch, ...)`, a part of the step's batch.
-        key: what `noise_key` returned.
-        first_example: place in the step's batch of the first example of `like`.
+        key: the result of `noise_key`.
+        first_example: index of the first example of `like` within the batch of the step.
     """
     drawn = noise.draw(options.noise, tf.shape(like), key, options.stddev, like.dtype, first_example)
     return tf.ensure_shape(drawn, like.shape)

@@ -1,7 +1,7 @@
 """The six primitives of regularisation (Kunin et al. 2020, Table 1 and Appendix D.3).
 
-Every primitive is a mean over the batch and a sum over all other axes, space included; kernels are summed over. Sums
-are taken in at least float32.
+A primitive of signals is a mean over the batch and a sum over all other axes, including space. A primitive of kernels
+is a sum over their entries. Sums are computed in at least float32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def decay(backward_kernel: Tensor, forward_kernel: Tensor | None = None) -> Tens
 def amp(backward_projection: Tensor, forward_projection: Tensor) -> Tensor:
     """Overlap of the backward with the forward projection: -tr(x^T B x_out).
 
-    Because <B^T x, x_out> = <x, B x_out>, the layer's inputs and a reconstruction of them may stand in the two places.
+    Because <B^T x, x_out> = <x, B x_out>, the arguments can also be the layer's inputs and their reconstruction.
     """
     return -_batch_mean(_wide(backward_projection) * _wide(forward_projection))
 
@@ -39,9 +39,9 @@ def sparse(backward_projection: Tensor, forward_projection: Tensor | None = None
 def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
     """Overlap of the two kernels: -tr(B W).
 
-    Both are in one layout, that of W or that of B.
+    Both arguments have the same layout, that of W or that of B.
     """
-    # In one operation, whose result is a number: the product of the kernels, entry by entry, would be as large as they.
+    # One operation with a scalar result. The elementwise product would be as large as the kernels.
     forward, backward = (tf.reshape(_wide(kernel), [-1]) for kernel in (forward_kernel, backward_kernel))
     return -tf.einsum("i,i->", forward, backward)
 
@@ -49,14 +49,15 @@ def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
 def angle(inputs: Tensor, pseudogradient: Tensor) -> Tensor:
     """Overlap of the inputs with the pseudogradient of J to them: tr(x^T B d), d the upstream error.
 
-    Its gradient to B is the transpose of W's own gradient; `operations` gives it to B with `tie_gradient`, which costs
-    nothing. This function is its value. The pseudogradient holds the 1/n of J's mean, so there is no mean here.
+    Its gradient to B is the transpose of the gradient of J to W. `operations` passes it to B with `tie_gradient`, at no
+    cost. This function returns only the value. The pseudogradient contains the factor 1/n of the mean in J, so the
+    batch is summed here.
     """
     return _total(_wide(inputs) * _wide(pseudogradient))
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """Returns half precision as float32, all else as it is."""
+    """Casts half precision to float32; returns other dtypes unchanged."""
     tensor = tf.convert_to_tensor(tensor)
     return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.bfloat16, tf.float16) else tensor
 

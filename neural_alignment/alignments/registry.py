@@ -1,10 +1,12 @@
-"""Every learning rule by the name that it has in a configuration.
+"""The registry of all learning rules, by their names in a configuration.
 
-The package imports all modules of rules, so the registry is complete as soon as it can be imported.
+The package `alignments` imports all modules with rules, those of installed packages too. The registry is therefore
+complete after any import from it.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +22,14 @@ RULES = Registry("rule")
 
 
 def register(rule: type[Alignment]) -> type[Alignment]:
-    """Adds a rule to the registry, and to the classes that Keras can load from a `.keras` file."""
+    """Class decorator: adds a rule to the registry, and to the classes that Keras can load from a `.keras` file."""
     return serializable(RULES.register(rule))
+
+
+def import_installed() -> None:
+    """Imports the modules of rules in installed packages: those in the entry-point group `neural_alignment.rules`."""
+    for entry in importlib.metadata.entry_points(group="neural_alignment.rules"):
+        entry.load()
 
 
 def layerwise_rules() -> dict[str, type[Alignment]]:
@@ -35,18 +43,18 @@ def networkwise_rules() -> dict[str, type[Alignment]]:
 
 
 def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_epoch: int | None = None) -> Alignment:
-    """Builds a rule from what stands under `alignment:` in a YAML file.
+    """Builds a rule from the mapping under `alignment:` in a YAML file.
 
     Args:
-        mapping: `rule`, the rule's weights, and what else it knows.
-        seed: seed of the rule's noise, where the mapping does not say.
-        steps_per_epoch: length of an epoch for scheduled weights, where the mapping does not say.
+        mapping: `rule` (the name), the weights of the rule, and its options.
+        seed: seed of the noise of the rule, unless the mapping has one.
+        steps_per_epoch: length of an epoch in steps for scheduled weights, unless the mapping has one.
 
     Returns:
         The rule.
 
     Raises:
-        ConfigError: in one line, if a key is unknown or missing or its value is of the wrong kind.
+        ConfigError: in one line, if a key is unknown or missing or has a value of the wrong type.
     """
     if not isinstance(mapping, Mapping):
         raise errors.ConfigError(

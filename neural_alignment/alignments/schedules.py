@@ -1,7 +1,7 @@
-"""Weights of a rule that change over training.
+"""Weights of a rule that change during training.
 
-A weight is a number, or one of these. Times are in epochs of the global step: `steps_per_epoch` steps each, of J or of
-R alike. Outside [start, stop] a scheduled weight is zero.
+A weight is a number or one of these schedules. Times are in epochs of `steps_per_epoch` global steps; steps of J and of
+R both count. Outside [start, stop] a scheduled weight is zero.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Constant(Options):
     Attributes:
         value: the weight at `start`.
         start: first epoch at which the weight is not zero.
-        stop: last such epoch; none means to the end.
+        stop: last such epoch; None means the end of training.
     """
 
     kind: Literal["constant"]
@@ -47,13 +47,13 @@ class Constant(Options):
 
 
 class _Changing(Constant):
-    """A weight that moves at `rate` per epoch, or to and fro with a triangular cycle of `cycle` epochs."""
+    """A weight that changes at `rate` per epoch, or rises and falls in triangular cycles of `cycle` epochs."""
 
     rate: float
     cycle: pydantic.PositiveFloat | None = None
 
     def _position(self, elapsed: tf.Tensor) -> tf.Tensor:
-        """Epochs since the start; with a cycle, up from 0 to cycle / 2 and down again."""
+        """Returns the epochs since the start; with a cycle they rise from 0 to cycle / 2 and fall again."""
         if self.cycle is None:
             return elapsed
         phase = tf.math.floormod(elapsed, tf.cast(self.cycle, elapsed.dtype))
@@ -61,7 +61,7 @@ class _Changing(Constant):
 
 
 class Linear(_Changing):
-    """value + rate * epochs since the start; with a negative rate it falls below zero unless it stops before."""
+    """value + rate * epochs since the start. With a negative rate it becomes negative unless `stop` is earlier."""
 
     kind: Literal["linear"]
 
@@ -83,11 +83,11 @@ Weight = Annotated[
     Annotated[pydantic.NonNegativeFloat, pydantic.Tag("number")] | Annotated[Schedule, pydantic.Tag("schedule")],
     pydantic.Discriminator(lambda value: "schedule" if isinstance(value, (dict, Constant)) else "number"),
 ]
-"""What stands for a primitive's weight in a rule."""
+"""The weight of a primitive: a number or a schedule."""
 
 
 def evaluate(weight: Weight, step: tf.Tensor, steps_per_epoch: int, dtype: tf.DType = tf.float32) -> float | tf.Tensor:
-    """Returns the value of `weight` at the global step `step`; a scheduled one is of `dtype`."""
+    """Returns the value of `weight` at a global step; that of a schedule has the given dtype."""
     if isinstance(weight, Constant):
         return tf.cast(weight(tf.cast(step, tf.float64) / steps_per_epoch), dtype)
     return weight

@@ -30,7 +30,7 @@ from neural_alignment.analysis.signals import Activation
 Array = np.ndarray
 
 
-class Signals(NamedTuple):
+class LayerSignals(NamedTuple):
     """Signals around one hidden layer l, 0 < l < d, at one iteration.
 
     Attributes:
@@ -57,7 +57,7 @@ class Signals(NamedTuple):
         kernels: Sequence[Array],
         biases: Sequence[Array],
         backward_kernels: Sequence[Array | None],
-    ) -> Signals:
+    ) -> LayerSignals:
         """Returns the signals around one layer of a network of d layers that is trained by feedback alignment.
 
         Args:
@@ -104,7 +104,7 @@ class History:
         """The number of iterations in the history, which is also the largest possible order."""
         return min(self.iterations, self.capacity)
 
-    def append(self, signals: Signals) -> None:
+    def append(self, signals: LayerSignals) -> None:
         """Adds a finished iteration. A full history drops its oldest iteration.
 
         Args:
@@ -140,7 +140,7 @@ class History:
         return self._kept[which][(self.iterations - lag) % self.capacity]
 
 
-def update(history: History, signals: Signals) -> Array:
+def update(history: History, signals: LayerSignals) -> Array:
     """Returns the update of W_l at iteration k, eta L_l^T delta_(l+1), `(units, above)` (equation 22).
 
     Args:
@@ -150,7 +150,7 @@ def update(history: History, signals: Signals) -> Array:
     return _weighted(history, signals, history.activation.value(_point(history, signals, 0)))
 
 
-def alignment_term(history: History, signals: Signals, order: int) -> Array:
+def alignment_term(history: History, signals: LayerSignals, order: int) -> Array:
     """Returns the alignment term of one order, `(units, above)`: equation 4, or S15 for direct feedback alignment.
 
     Args:
@@ -165,13 +165,13 @@ def alignment_term(history: History, signals: Signals, order: int) -> Array:
     return _weighted(history, signals, _tangent(history, signals, point, order))
 
 
-def alignment_terms(history: History, signals: Signals) -> Iterator[tuple[int, Array]]:
+def alignment_terms(history: History, signals: LayerSignals) -> Iterator[tuple[int, Array]]:
     """Yields each order in the history with its alignment term; arguments as for `alignment_term`."""
     for order in range(1, len(history) + 1):
         yield order, alignment_term(history, signals, order)
 
 
-def alignment_sum(history: History, signals: Signals) -> Array:
+def alignment_sum(history: History, signals: LayerSignals) -> Array:
     """Returns the sum of the alignment terms of all orders in the history, `(units, above)`.
 
     It takes about half as long as `expand`, which also computes the outputs at every order. Arguments as for `update`.
@@ -182,7 +182,7 @@ def alignment_sum(history: History, signals: Signals) -> Array:
     return _weighted(history, signals, aligned)
 
 
-def zero_degree_term(history: History, signals: Signals) -> Array:
+def zero_degree_term(history: History, signals: LayerSignals) -> Array:
     """Returns eta f(zeta^K)^T delta_(l+1), `(units, above)`, with W_(l-1) of the oldest iteration in the history.
 
     If the history begins at the initial weights, this is the term of section 2.3.3 (Figure S6). Arguments as for
@@ -207,7 +207,7 @@ class Expansion(NamedTuple):
     remainder: Array
 
 
-def expand(history: History, signals: Signals) -> Expansion:
+def expand(history: History, signals: LayerSignals) -> Expansion:
     """Returns the expansion of the update at iteration k over all orders in the history.
 
     The remainder is the sum of the Taylor errors of all orders, not the difference of the other parts.
@@ -229,12 +229,12 @@ def expand(history: History, signals: Signals) -> Expansion:
     return Expansion(*(_weighted(history, signals, each) for each in (outputs, aligned, before, errors)))
 
 
-def transformation(history: History, signals: Signals, order: int) -> Array:
+def transformation(history: History, signals: LayerSignals, order: int) -> Array:
     """Returns M of one order, `(above, above)` (equation 5); arguments as for `alignment_term`."""
     return history.correlation(order).T @ (signals.inputs.T @ signals.errors)
 
 
-def linear_term(history: History, signals: Signals, backward_kernel: Array, order: int) -> Array:
+def linear_term(history: History, signals: LayerSignals, backward_kernel: Array, order: int) -> Array:
     """Returns eta^2 B^T M, `(units, above)`: equation 5, or equation 8 with Q_l in place of B.
 
     This is the alignment term of a linear network. For a nonlinear network it is the alignment term without its two
@@ -252,18 +252,18 @@ def linear_term(history: History, signals: Signals, backward_kernel: Array, orde
     return history.rate**2 * backward_kernel.T @ transformation(history, signals, order)
 
 
-def _point(history: History, signals: Signals, order: int) -> Array:
+def _point(history: History, signals: LayerSignals, order: int) -> Array:
     """Returns zeta^o, `(batch, units)`; for order 0 it is Z_l."""
     kernel = history.kernel(order) if order else signals.kernel
     return signals.inputs @ kernel + signals.bias
 
 
-def _tangent(history: History, signals: Signals, point: Array, order: int) -> Array:
+def _tangent(history: History, signals: LayerSignals, point: Array, order: int) -> Array:
     """Returns f'(zeta^o) times the change of zeta by the update of iteration k - o, `(batch, units)`."""
     return history.activation.derivative(point) * (signals.inputs @ history.step(order))
 
 
-def _weighted(history: History, signals: Signals, outputs: Array) -> Array:
+def _weighted(history: History, signals: LayerSignals, outputs: Array) -> Array:
     """Returns eta outputs^T delta_(l+1), `(units, above)`."""
     return history.rate * outputs.T @ signals.errors
 

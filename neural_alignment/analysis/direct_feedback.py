@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from neural_alignment.analysis.alignment_terms import History, Signals, alignment_term
+from neural_alignment.analysis.alignment_terms import History, LayerSignals, alignment_term
 from neural_alignment.analysis.similarity import angle
 
 Array = np.ndarray
@@ -82,7 +82,7 @@ def error_parts(output_error: Array, factor: Factor, gate: Array) -> dict[str, A
 
 
 def direct_term_parts(
-    histories: Mapping[str, History], signals: Signals, errors: Mapping[str, Array], order: int
+    histories: Mapping[str, History], signals: LayerSignals, errors: Mapping[str, Array], order: int
 ) -> dict[tuple[str, str], Array]:
     """Splits the direct alignment term into four parts, which add up to it (S17).
 

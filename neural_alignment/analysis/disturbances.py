@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neural_alignment.analysis.alignment_terms import Signals
+from neural_alignment.analysis.alignment_terms import LayerSignals
 
 Array = np.ndarray
 
@@ -34,7 +34,7 @@ class LinearTerms:
         self._backward_kernel = backward_kernel
         self._past: Array | float = 0.0
 
-    def total(self, signals: Signals) -> Array:
+    def total(self, signals: LayerSignals) -> Array:
         """Returns the sum at the iteration of `signals`, `(units, above)`, and adds this iteration to the past."""
         present = signals.inputs.T @ signals.errors
         past = np.zeros_like(present) + self._past
@@ -42,7 +42,7 @@ class LinearTerms:
         return self._rate**2 * self._backward_kernel.T @ (past.T @ present)
 
 
-def with_feedback(signals: Signals, backward_kernel: Array) -> Signals:
+def with_feedback(signals: LayerSignals, backward_kernel: Array) -> LayerSignals:
     """Returns the signals with another backward kernel into the layer (Figure 4B).
 
     Args:
@@ -52,7 +52,7 @@ def with_feedback(signals: Signals, backward_kernel: Array) -> Signals:
     return signals._replace(returned=signals.errors @ backward_kernel)
 
 
-def with_shuffled_errors(signals: Signals, backward_kernel: Array, rng: np.random.Generator) -> Signals:
+def with_shuffled_errors(signals: LayerSignals, backward_kernel: Array, rng: np.random.Generator) -> LayerSignals:
     """Returns the signals with the errors shuffled among the examples of the batch (Figure 5).
 
     The rows of delta_(l+1) are permuted, those of L_(l-1) are not. Each row stays intact, so the errors keep their

@@ -34,7 +34,7 @@ TANH_RELU = Activation(lambda z: np.tanh(np.maximum(z, 0)), lambda z: np.where(z
 """tanh(ReLU(z)) (section 2.3.1). The derivative, (z > 0) / cosh(z)^2, is written in a form that does not overflow."""
 
 
-class ForwardPass(NamedTuple):
+class NetworkOutputs(NamedTuple):
     """The outputs and states of a network of d layers for one batch.
 
     Attributes:
@@ -46,7 +46,7 @@ class ForwardPass(NamedTuple):
     states: list[Array]
 
 
-def forward(inputs: Array, kernels: Sequence[Array], biases: Sequence[Array], activation: Activation) -> ForwardPass:
+def forward(inputs: Array, kernels: Sequence[Array], biases: Sequence[Array], activation: Activation) -> NetworkOutputs:
     """Returns the outputs and states of all layers.
 
     Args:
@@ -59,10 +59,10 @@ def forward(inputs: Array, kernels: Sequence[Array], biases: Sequence[Array], ac
     for kernel, bias in zip(kernels, biases, strict=True):
         states.append(outputs[-1] @ kernel + bias)
         outputs.append(activation.value(states[-1]))
-    return ForwardPass(outputs, states)
+    return NetworkOutputs(outputs, states)
 
 
-def output_error(signals: ForwardPass, targets: Array, activation: Activation) -> Array:
+def output_error(signals: NetworkOutputs, targets: Array, activation: Activation) -> Array:
     """Returns delta_d = (Y* - Y) f'(Z_d), `(batch, outputs)`, for the half-squared error (equations 18 and 20).
 
     Args:

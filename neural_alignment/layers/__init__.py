@@ -1,7 +1,12 @@
 """Keras layers with the argument `alignment`."""
 
+import keras
+
 from neural_alignment.layers.base import AlignedLayer
 from neural_alignment.layers.convolution import Conv2D
 from neural_alignment.layers.dense import Dense
 
-__all__ = ["AlignedLayer", "Conv2D", "Dense"]
+__all__ = ["ALIGNED_FORMS", "AlignedLayer", "Conv2D", "Dense"]
+
+ALIGNED_FORMS = {keras.layers.Dense: Dense, keras.layers.Conv2D: Conv2D}
+"""Native layer -> the same layer with an alignment; read by `models.convert`."""

@@ -1,4 +1,4 @@
-"""The part that all aligned layers share: the backward kernel, R_l, and the configuration."""
+"""Base class of all aligned layers: the backward kernel, R_l, and the configuration."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ import tensorflow as tf
 
 from neural_alignment import initialization
 from neural_alignment.alignments import Alignment, ForwardPass, LayerView, current_pass, first_example
+from neural_alignment.keras_internals import stored_value
 from neural_alignment.operations import LinearMap, carry
 
 Tensor = tf.Tensor
 
 PARAMETERIZATIONS = ("standard", "ntk")
-"""How a kernel stands in the graph: as it is, or over the square root of its fan-in."""
+"""How a kernel is used: unchanged, or divided by the square root of its fan-in."""
 
 HALF = (tf.bfloat16, tf.float16)
-"""The dtypes in which R is not taken."""
+"""Dtypes that are too narrow for R; it is computed in float32 instead."""
 
 
 class AlignedLayer:
-    """What aligned layers share: the backward kernel, R_l, and the configuration. To be mixed into a Keras layer.
+    """Mixin that gives a Keras layer a backward kernel and R_l.
 
-    A subclass says which linear map it is. Without an alignment it is the native layer and nothing else.
+    A subclass defines its linear map. Without an alignment a layer behaves exactly like the native Keras layer.
     """
 
     alignment: Alignment | None
 
     _converted_kernel: np.ndarray | None = None
-    """W of the layer that this one is converted from. It may have been trained since its initializer drew it."""
+    """W of the layer that this one is converted from. It may have been trained since initialisation."""
 
     def _set_alignment(
         self, alignment: Alignment | dict | None, alignment_activation: Any, parameterization: str
     ) -> None:
-        """Validates and keeps the arguments that the native layer does not have."""
+        """Validates and stores the arguments that the native layer does not have."""
         if parameterization not in PARAMETERIZATIONS:
             raise ValueError(
                 f"`parameterization` must be one of {', '.join(PARAMETERIZATIONS)}. Received {parameterization!r}. "
@@ -65,24 +66,24 @@ class AlignedLayer:
             )
 
     def linear_map(self) -> LinearMap:
-        """Returns the map that the layer's kernels are kernels of."""
+        """Returns the linear map of the layer."""
         raise NotImplementedError
 
     @property
     def _is_native(self) -> bool:
-        """Whether the layer is Keras' and nothing else."""
+        """Whether the layer behaves exactly like the native Keras layer."""
         return self.alignment is None and self.parameterization == "standard"
 
     @property
     def keeps_backward_kernel(self) -> bool:
-        """Whether the layer has a backward kernel: none with backpropagation, nor with a rule for a whole network."""
+        """Whether the layer has a backward kernel. It has none with backpropagation or a rule for a whole network."""
         return self.alignment is not None and self.alignment.keeps_kernel
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the native layer's weights and, if the rule keeps one, the backward kernel.
+        """Creates the weights of the native layer and, if the rule has one, the backward kernel.
 
         Raises:
-            ValueError: if B needs an independent draw and the initializer gives every entry of W the same value.
+            ValueError: if B needs an independent draw and the initializer gives all entries of W the same value.
         """
         super().build(input_shape)
         if not self.keeps_backward_kernel:
@@ -91,7 +92,7 @@ class AlignedLayer:
         starts_at_forward = self.alignment.starts_at_forward
 
         def initializer(shape, dtype=None):
-            del shape  # Drawn in the layout of W, so that the fan-in is that of W.
+            del shape  # B is drawn in the layout of W, so that the fan-in is that of W.
             if starts_at_forward:
                 return linear_map.transpose(_stored(self.kernel))
             backward = initialization.independent_draw(
@@ -104,10 +105,10 @@ class AlignedLayer:
             shape=linear_map.transposed_shape(tuple(self.kernel.shape)),
             initializer=initializer,
             trainable=self.alignment.learns,
-            # A layer outside of an `AlignedModel` takes W(0) within a step, on every replica.
+            # Outside of an `AlignedModel` each replica takes W(0) within a step.
             aggregation="only_first_replica" if starts_at_forward else "none",
         )
-        # Read by `optimizers.MultiOptimizer`, which knows no layers and no rules.
+        # `optimizers.MultiOptimizer` reads these two attributes; it knows no layers and no rules.
         self._backward_kernel.tied_by = self.alignment.rule if self.alignment.tie_gradient else None
         self.kernel.moved_by_both = self.alignment.moves_forward
         if self.alignment.uses_step or starts_at_forward:
@@ -121,10 +122,10 @@ class AlignedLayer:
             )
 
     def take_initial_kernel(self) -> None:
-        """Sets B to W(0) before the first training step, if the rule starts there; does nothing afterwards.
+        """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing.
 
-        `AlignedModel` calls this before a step. In any other model the layer takes W(0) in its first backward pass,
-        except one of a call with `training=False`: custom loops may leave `training` out.
+        `AlignedModel` calls this method before each step. In other models the layer takes W(0) in its first backward
+        pass, except that of a call with `training=False`; custom training loops may omit `training`.
         """
         if not (self.keeps_backward_kernel and self.alignment.starts_at_forward):
             return
@@ -138,15 +139,15 @@ class AlignedLayer:
 
     @property
     def forward_kernel(self) -> Any:
-        """W: the native layer's kernel."""
+        """W, the kernel of the native layer."""
         return self.kernel
 
     @property
     def backward_kernel(self) -> Any:
-        """B: the kernel through which the error travels, `(outputs, inputs)` or as the kernel of a convolution.
+        """B, the kernel through which the error travels: `(outputs, inputs)`, or the shape of a convolution kernel.
 
-        The weight itself if the rule learns or keeps B; computed from W if the rule says so (sign symmetry), or if the
-        rule starts at W(0) and training has not begun (Align-prop).
+        It is a weight if the rule learns B or keeps it fixed. It is computed from W if the rule defines it by W (sign
+        symmetry), or if the rule starts at W(0) and training has not begun (Align-prop).
 
         Raises:
             AttributeError: if the layer has no alignment, or is not built.
@@ -163,10 +164,10 @@ class AlignedLayer:
         return linear_map.transpose(self.alignment.carried_kernel(_tensor(self.kernel), backward))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Applies the layer; in training, adds R_l where the rule learns B.
+        """Applies the layer; in training, adds R_l if the rule learns B.
 
         Raises:
-            ValueError: in training, if the rule is one for a whole network and the network is no `AlignedModel`.
+            ValueError: in training, if the rule is one for a whole network and the model is not an `AlignedModel`.
         """
         if self._is_native:
             return super().call(inputs)
@@ -183,9 +184,10 @@ class AlignedLayer:
         return outputs if self.activation is None else self.activation(outputs)
 
     def scaled(self, kernel: Tensor) -> Tensor:
-        """Returns what the layer multiplies its inputs by: W itself, or in the NTK parameterization W / sqrt(fan-in).
+        """Returns a kernel as the layer uses it: unchanged, or in the NTK parameterization divided by sqrt(fan-in).
 
-        The same of B. fan-in: inputs of one output, taps of the kernel included (Boopathy and Fiete 2022, equation 1).
+        The method applies to W and to B. The fan-in is the number of inputs of one output unit, that is the number of
+        entries of W divided by the outputs (Boopathy and Fiete 2022, equation 1).
         """
         if self.parameterization == "standard":
             return kernel
@@ -194,10 +196,10 @@ class AlignedLayer:
     def _carried_projection(
         self, inputs: Tensor, bias: Tensor | None, training: bool | None, state: ForwardPass
     ) -> Tensor:
-        """Returns W^T x, whose error travels back through B; in training, adds R_l where the rule learns B."""
+        """Returns W^T x, whose error travels back through B; in training, adds R_l if the rule learns B."""
         linear_map = self.linear_map()
-        # Each weight is read once, for J and R both: what moves it then waits for the one read, because it needs the
-        # gradient that follows from it. TensorFlow's optimised graphs lose other orders of reads and updates.
+        # Each weight is read once, for both J and R. Its update depends on that read through the gradient. TensorFlow's
+        # graph optimiser may drop other dependencies of updates on reads.
         take_start = None
         if self.alignment.starts_at_forward and not state.has_initial_weights:
             kernel, backward, take_start = self._kernels_from_start()
@@ -206,7 +208,7 @@ class AlignedLayer:
         carried = self.alignment.carried_kernel(tf.stop_gradient(kernel), linear_map.transpose(backward))
         tie_gradient = self.alignment.tie_gradient
         if not tie_gradient:
-            carried = tf.stop_gradient(carried)  # J's gradient to B is zero: this saves writing the zeros.
+            carried = tf.stop_gradient(carried)  # The gradient of J to B is zero; no zeros are written.
         kernels = self.scaled(kernel), self.scaled(carried)
 
         takes_start = take_start is not None and training is not False and current_pass() is None
@@ -223,10 +225,10 @@ class AlignedLayer:
         return projection
 
     def _kernels_from_start(self) -> tuple[Tensor, Tensor, Callable[[], None]]:
-        """Returns W and B for a rule with B = W(0), in the compute dtype, and a function that keeps this B.
+        """Returns W and B for a rule with B = W(0), in the compute dtype, and a function that stores this B.
 
-        Until W(0) is taken B is the present W. W is read once, and B's new value follows from that read, so that no
-        update can come in between.
+        Until W(0) is taken, B is the present W. W is read once and the new value of B is computed from that read, so no
+        update can happen in between.
         """
         forward, step = _stored(self.kernel), tf.convert_to_tensor(self._step.value)
         start, kept = self.linear_map().transpose(tf.stop_gradient(forward)), _stored(self._backward_kernel)
@@ -239,7 +241,7 @@ class AlignedLayer:
         return tf.cast(forward, self.compute_dtype), tf.cast(backward, self.compute_dtype), take_start
 
     def _own_pass(self, inputs: Tensor, training: bool | None) -> ForwardPass:
-        """Returns the pass of a layer outside of an `AlignedModel`: the layer counts its own steps."""
+        """Returns the forward pass of a layer outside of an `AlignedModel`, where the layer counts its own steps."""
         if training and self.alignment is not None and not self.keeps_backward_kernel:
             raise ValueError(
                 f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
@@ -253,7 +255,7 @@ class AlignedLayer:
     def _regularise(
         self, weights: tuple[Tensor, Tensor, Tensor | None], inputs: Tensor, projection: Tensor, state: ForwardPass
     ) -> None:
-        """Computes R_l and hands it to the model: to its forward pass, or with `add_loss` where there is none."""
+        """Computes R_l and adds it to the forward pass of the model; without one, with `add_loss`."""
         kernel, backward, bias = weights
         linear_map = self.linear_map()
         deferred = state.deferred is not None and not self.alignment.reads_signals
@@ -268,7 +270,7 @@ class AlignedLayer:
                 backward_kernel=self.scaled(backward),
                 bias=bias,
                 activation=self.following_activation,
-                projection=None if projection.dtype in HALF else projection,  # R then takes one of its own.
+                projection=None if projection.dtype in HALF else projection,  # R needs one in float32.
                 name=self.name,
                 step=state.step,
                 first_example=state.first_example,
@@ -280,7 +282,7 @@ class AlignedLayer:
             value = regulariser()
             if self.alignment.uses_step:
                 self._step.assign_add(1)
-            self.add_loss(value)  # Last: Keras forgets it where replicas meet in between.
+            self.add_loss(value)  # Last: Keras loses it if replicas synchronise afterwards.
         elif deferred:
             moved = {"backward": backward, **({"forward": kernel} if self.alignment.moves_forward else {})}
             state.deferred.append((self, moved, regulariser))
@@ -289,22 +291,22 @@ class AlignedLayer:
 
     @property
     def ends_nonlinear(self) -> bool:
-        """Whether the layer applies a nonlinearity itself. Read by the rules for whole networks."""
+        """Whether the layer applies a nonlinearity itself. The rules for whole networks read this."""
         return self.activation not in (None, keras.activations.linear)
 
     @property
     def following_activation(self) -> Any:
-        """The nonlinearity after the layer: `alignment_activation`, else the layer's own; none for a linear one."""
+        """The nonlinearity after the layer: `alignment_activation` or `activation`; None if it is linear."""
         activation = self.alignment_activation or self.activation
         return None if activation is keras.activations.linear else activation
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Refuses LoRA on an aligned layer."""
+        """Raises an error for an aligned layer; otherwise enables LoRA."""
         self._refuse("enable_lora")
         super().enable_lora(*args, **kwargs)
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """Refuses quantisation of an aligned layer."""
+        """Raises an error for an aligned layer; otherwise quantises the layer."""
         self._refuse("quantize")
         super().quantize(*args, **kwargs)
 
@@ -317,21 +319,21 @@ class AlignedLayer:
             )
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves all weights; the native layer would save its own alone."""
+        """Saves all weights; the method of the native layer omits those of the alignment."""
         if self.alignment is None:
             super().save_own_variables(store)
         else:
             keras.layers.Layer.save_own_variables(self, store)
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads what `save_own_variables` saved."""
+        """Loads the weights that `save_own_variables` saved."""
         if self.alignment is None:
             super().load_own_variables(store)
         else:
             keras.layers.Layer.load_own_variables(self, store)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the native layer's configuration with the rule, the nonlinearity that follows, and the scale of W."""
+        """Returns the configuration of the native layer with the arguments of the alignment."""
         activation = self.alignment_activation
         return {
             **super().get_config(),
@@ -342,25 +344,25 @@ class AlignedLayer:
 
 
 def with_initializer(options: dict[str, Any], parameterization: str, given: bool) -> dict[str, Any]:
-    """Returns a layer's options with the initialiser of its parameterization where none is given."""
+    """Adds the kernel initializer of a parameterization to the options of a layer, unless one is given."""
     if parameterization != "ntk" or given or "kernel_initializer" in options:
         return options
     return {**options, "kernel_initializer": keras.initializers.RandomNormal(stddev=1.0)}
 
 
 def _tensor(variable: Any) -> Tensor:
-    """Returns the value of a weight in the compute dtype; `tf.custom_gradient` takes no variables in eager mode."""
+    """Returns the value of a weight in the compute dtype; `tf.custom_gradient` accepts no variables in eager mode."""
     return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))
 
 
 def _stored(variable: Any) -> Tensor:
     """Returns the value of a weight in the dtype in which it is stored."""
-    value, stored = _tensor(variable), variable._value  # Not there yet while the variable waits to be initialised.
+    value, stored = _tensor(variable), stored_value(variable)
     return value if stored is None or stored.dtype == value.dtype else tf.convert_to_tensor(stored)
 
 
 def _dense(inputs: Any, dtype: str) -> Tensor:
-    """Returns the inputs as a dense tensor of floats: Keras casts no integers, and keeps sparse tensors sparse."""
+    """Returns the inputs as a dense tensor of floats; Keras does not cast integers and keeps sparse tensors sparse."""
     if isinstance(inputs, tf.SparseTensor):
         inputs = tf.sparse.to_dense(tf.sparse.reorder(inputs))
     inputs = tf.convert_to_tensor(inputs)
@@ -368,12 +370,12 @@ def _dense(inputs: Any, dtype: str) -> Tensor:
 
 
 def _wide(value: Tensor | None, variable: Any = None) -> Tensor | None:
-    """Returns a signal, or a weight as it is stored, in at least float32: R is not taken in half precision.
+    """Returns a tensor in at least float32, because R is not computed in half precision.
 
     Args:
-        value: a tensor, or none.
-        variable: the weight that it is the value of, in the compute dtype.
+        value: a signal, or the value of a weight in the compute dtype, or None.
+        variable: the weight; its stored value is returned, so that no precision is lost.
     """
     if value is None or value.dtype not in HALF:
         return value
-    return tf.cast(value if variable is None else variable._value, tf.float32)
+    return tf.cast(value if variable is None else stored_value(variable), tf.float32)

@@ -14,20 +14,20 @@ from neural_alignment.serialization import serializable
 
 @serializable
 class Conv2D(AlignedLayer, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose error travels back through a backward kernel. NHWC, one group.
+    """`keras.layers.Conv2D` whose error travels back through a backward kernel. Only NHWC and one group.
 
     Args:
         filters: number of outputs.
         kernel_size: rows and columns of the kernel.
         *args: as in `keras.layers.Conv2D`.
-        alignment: the rule that B learns by; none for plain backpropagation and no B.
-        alignment_activation: the nonlinearity that follows the layer where it is not its own `activation`, as for a
-            convolution before batch normalisation.
-        parameterization: as in `Dense`; fan-in is rows times columns times inputs.
+        alignment: the rule of the layer. None is plain backpropagation; the layer then has no B.
+        alignment_activation: the nonlinearity that follows the layer, if it is not the layer's `activation`. An example
+            is a convolution before batch normalisation.
+        parameterization: as in `Dense`; the fan-in is rows times columns times inputs.
         **kwargs: as in `keras.layers.Conv2D`.
 
     Raises:
-        ValueError: if an argument is not of its kind, or is one that an aligned convolution does not have: `groups`
+        ValueError: if an argument has a wrong type, or a value that an aligned convolution does not support: `groups`
             other than 1, `data_format="channels_first"`.
     """
 
@@ -58,5 +58,5 @@ class Conv2D(AlignedLayer, keras.layers.Conv2D):
             )
 
     def linear_map(self) -> ConvMap:
-        """Returns the map of this convolution."""
+        """Returns the linear map of the convolution."""
         return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))

@@ -16,19 +16,19 @@ from neural_alignment.serialization import serializable
 class Dense(AlignedLayer, keras.layers.Dense):
     """`keras.layers.Dense` whose error travels back through a backward kernel.
 
-    Inputs may have any rank from 2; axes between the first and the last count as space.
+    Inputs must have at least rank 2. The axes between the first and the last are treated as space.
 
     Args:
         units: number of outputs.
         *args: as in `keras.layers.Dense`.
-        alignment: the rule that B learns by; none for plain backpropagation and no B.
-        alignment_activation: the nonlinearity that follows the layer where it is not its own `activation`.
-        parameterization: "standard"; or "ntk": W is drawn from N(0, 1) unless an initialiser is given, and divided by
-            sqrt(fan-in) wherever it is used, B likewise.
+        alignment: the rule of the layer. None is plain backpropagation; the layer then has no B.
+        alignment_activation: the nonlinearity that follows the layer, if it is not the layer's `activation`.
+        parameterization: "standard" or "ntk". With "ntk" W is drawn from N(0, 1) unless an initializer is given, and W
+            and B are divided by sqrt(fan-in) when they are used.
         **kwargs: as in `keras.layers.Dense`.
 
     Raises:
-        ValueError: if an argument is not of its kind or cannot be combined with an alignment.
+        ValueError: if an argument has a wrong type or cannot be combined with an alignment.
     """
 
     def __init__(
@@ -44,5 +44,5 @@ class Dense(AlignedLayer, keras.layers.Dense):
         self._set_alignment(alignment, alignment_activation, parameterization)
 
     def linear_map(self) -> DenseMap:
-        """Returns the map of a matrix product."""
+        """Returns the linear map of a matrix product."""
         return DenseMap()

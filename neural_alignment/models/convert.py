@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 import keras
 
 from neural_alignment.alignments import Assignment
-from neural_alignment.alignments.networkwise import all_layers
-from neural_alignment.layers import AlignedLayer, Conv2D, Dense
+from neural_alignment.keras_internals import all_layers
+from neural_alignment.layers import ALIGNED_FORMS, AlignedLayer
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
 
 logger = logging.getLogger(__name__)
-
-CONVERTIBLE = {keras.layers.Dense: Dense, keras.layers.Conv2D: Conv2D}
 
 
 class Conversion(NamedTuple):
@@ -53,9 +51,80 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
             LoRA.
         ConfigError: if the pattern of a rule matches no layer.
     """
-    if not isinstance(model, (keras.Sequential, keras.Model)) or (
-        not hasattr(model, "_operations_by_depth") and not (isinstance(model, keras.Sequential))
-    ):
+    _check_model(model)
+    if not isinstance(model, keras.Sequential):  # A subclass may have other weights, so the copy is a plain model.
+        model = keras.Model(model.input, model.output, name=model.name)
+    assignment = Assignment(alignment)
+    copies = _Copies(assignment, Readers(model))
+    clone = keras.models.clone_model(model, clone_function=copies.copy, recursive=True)
+    if alignment and not {*copies.converted, *copies.left} & assignment.names:
+        found = ", ".join(f"{name!r} ({reason})" for name, reason in copies.left.items())
+        raise ValueError(
+            f"`model` must have a layer that can be aligned. Received {model.name!r}, whose layers with kernels are: "
+            f"{found or 'none'}. Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
+        )
+    assignment.check()
+    _copy_weights(model, clone)
+    names = [", ".join(each) or "nothing" for each in (copies.converted, copies.left)]
+    logger.info("converted: %s; left: %s", *names)
+    return Conversion(clone, copies.converted, copies.left)
+
+
+class _Copies:
+    """Copies layers, with an alignment where a rule is assigned to them.
+
+    Args:
+        assignment: assigns the rules.
+        readers: finds the nonlinearity after a layer.
+
+    Attributes:
+        converted: as in `Conversion`.
+        left: as in `Conversion`.
+    """
+
+    def __init__(self, assignment: Assignment, readers: Readers):
+        self._assignment = assignment
+        self._readers = readers
+        self.converted: dict[str, str] = {}
+        self.left: dict[str, str] = {}
+
+    def copy(self, layer: Any) -> Any:
+        """Returns a copy of a layer without its weights."""
+        kind, config = ALIGNED_FORMS.get(type(layer)), layer.get_config()
+        if isinstance(layer, AlignedLayer) and layer.alignment is None:
+            kind = type(layer)
+            config = {key: value for key, value in config.items() if not key.startswith("alignment")}
+        if kind is None:
+            self._leave(layer)
+            return type(layer).from_config(config)
+        rule = self._assignment(layer.name)
+        if rule is None:
+            self.left[layer.name] = "no rule is given to it"
+        else:
+            self.converted[layer.name] = rule.rule
+        # `from_config` would wrap the error that the constructor raises for an unsupported layer.
+        follows = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
+        aligned = kind(**config, alignment=rule, alignment_activation=follows)
+        aligned._converted_kernel = keras.ops.convert_to_numpy(layer.kernel)
+        return aligned
+
+    def _leave(self, layer: Any) -> None:
+        """Records why a layer with a kernel is not converted."""
+        weights = getattr(layer, "weights", [])  # Functions such as `keras.ops.relu` have none.
+        if any("kernel" in weight.name for weight in weights) and not isinstance(layer, keras.Model):
+            rule = getattr(getattr(layer, "alignment", None), "rule", None)
+            has_none = f"{type(layer).__name__} has no aligned form"
+            self.left[layer.name] = f"it has the rule {rule!r} already" if rule else has_none
+
+
+def _check_model(model: keras.Model) -> None:
+    """Raises if `convert` cannot copy a model.
+
+    Raises:
+        ValueError: if the model is not functional or Sequential, not built, or has weights of other than native layers.
+    """
+    is_functional = isinstance(model, keras.Model) and hasattr(model, "operations")
+    if not is_functional and not isinstance(model, keras.Sequential):
         raise ValueError(
             f"`model` must be a functional or Sequential Keras model. Received {type(model).__name__}. "
             "Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
@@ -66,48 +135,6 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
             "Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
         )
     _check_plain_weights(model)
-    if not isinstance(model, keras.Sequential):  # A subclass may have other weights, so the copy is a plain model.
-        model = keras.Model(model.input, model.output, name=model.name)
-    assignment = Assignment(alignment)
-    readers = Readers(model)
-    converted: dict[str, str] = {}
-    left: dict[str, str] = {}
-
-    def copy(layer: Any) -> Any:
-        config = layer.get_config()
-        kind = CONVERTIBLE.get(type(layer))
-        if isinstance(layer, AlignedLayer) and layer.alignment is None:
-            kind = type(layer)
-            config = {key: value for key, value in config.items() if not key.startswith("alignment")}
-        if kind is None:
-            weights = getattr(layer, "weights", [])  # Functions such as `keras.ops.relu` have none.
-            if any("kernel" in weight.name for weight in weights) and not isinstance(layer, keras.Model):
-                rule = getattr(getattr(layer, "alignment", None), "rule", None)
-                has_none = f"{type(layer).__name__} has no aligned form"
-                left[layer.name] = f"it has the rule {rule!r} already" if rule else has_none
-            return type(layer).from_config(config)
-        rule = assignment(layer.name)
-        if rule is None:
-            left[layer.name] = "no rule is given to it"
-        else:
-            converted[layer.name] = rule.rule
-        # `from_config` would wrap the error that the constructor raises for an unsupported layer.
-        follows = getattr(layer, "alignment_activation", None) or readers.activation(layer)
-        aligned = kind(**config, alignment=rule, alignment_activation=follows)
-        aligned._converted_kernel = keras.ops.convert_to_numpy(layer.kernel)
-        return aligned
-
-    clone = keras.models.clone_model(model, clone_function=copy, recursive=True)
-    if alignment and not {*converted, *left} & assignment.names:
-        found = ", ".join(f"{name!r} ({reason})" for name, reason in left.items())
-        raise ValueError(
-            f"`model` must have a layer that can be aligned. Received {model.name!r}, whose layers with kernels are: "
-            f"{found or 'none'}. Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
-        )
-    assignment.check()
-    _copy_weights(model, clone)
-    logger.info("converted: %s; left: %s", ", ".join(converted) or "nothing", ", ".join(left) or "nothing")
-    return Conversion(clone, converted, left)
 
 
 def _check_plain_weights(model: keras.Model) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
+from neural_alignment.keras_internals import Call, calls, creator, functional
 from neural_alignment.models.batch_norm import BatchAxisNormalization
 
 logger = logging.getLogger(__name__)
@@ -35,26 +36,26 @@ class Readers:
 
     def __init__(self, model: keras.Model):
         self._readers: dict[int, list[Any]] = {}
-        self._calls: dict[int, list[Any]] = {}
+        self._calls: dict[int, list[Call]] = {}
         self._read(model)
-        for tensor in _graph_of(model).outputs:
+        for tensor in functional(model).outputs:
             self._readers.setdefault(id(tensor), []).append(_OUTPUT)
 
     def _read(self, model: keras.Model) -> None:
         """Records the readers of every tensor of a model. The tensors of nested models are followed."""
-        for node in _nodes(model):
-            inner = _inputs_of(node) if _has_graph(node.operation) else None
+        for call in calls(model):
+            inner = _inputs_of(call) if _has_graph(call.operation) else None
             if inner is None:
-                self._calls.setdefault(id(node.operation), []).append(node)
-                for tensor in node.input_tensors:
-                    self._readers.setdefault(id(tensor), []).append(node)
+                self._calls.setdefault(id(call.operation), []).append(call)
+                for tensor in call.inputs:
+                    self._readers.setdefault(id(tensor), []).append(call)
                 continue
-            if id(node.operation) not in self._calls:
-                self._calls[id(node.operation)] = []
-                self._read(node.operation)
+            if id(call.operation) not in self._calls:
+                self._calls[id(call.operation)] = []
+                self._read(call.operation)
             for outer, tensor in inner:
                 self._readers.setdefault(id(outer), []).append(tensor)
-            for tensor, outer in zip(_graph_of(node.operation).outputs, node.outputs, strict=True):
+            for tensor, outer in zip(functional(call.operation).outputs, call.outputs, strict=True):
                 self._readers.setdefault(id(tensor), []).append(outer)
 
     def activation(self, layer: Any) -> Name:
@@ -68,7 +69,7 @@ class Readers:
         """
         if layer.activation is not keras.activations.linear:
             return None
-        return _common(self._after(node.outputs[0]) for node in self._calls.get(id(layer), []))
+        return _common(self._after(call.outputs[0]) for call in self._calls.get(id(layer), []))
 
     def _after(self, tensor: Any) -> Name:
         """Returns the nonlinearity that is applied to a tensor."""
@@ -118,9 +119,9 @@ _LAYERS = {
 """The equivalent layer of each activation."""
 
 _FUNCTIONS = (
-    *("elu", "gelu", "hard_sigmoid", "leaky_relu", "log_softmax", "relu", "relu6", "selu", "sigmoid", "silu"),
-    *("softmax", "softplus", "softsign", "tanh"),
-)
+    "elu", "gelu", "hard_sigmoid", "leaky_relu", "log_softmax", "relu", "relu6", "selu", "sigmoid", "silu",
+    "softmax", "softplus", "softsign", "tanh",
+)  # fmt: skip
 """Activations that create an operation when called on a symbolic tensor."""
 
 
@@ -131,7 +132,7 @@ def _named() -> list[tuple[type, dict[str, Any], str]]:
     operations = [(make(), name) for name, make in _LAYERS.items()]
     outputs = [(keras.activations.get(name)(symbolic), name) for name in _FUNCTIONS]
     outputs.append((keras.ops.relu(symbolic), "relu"))  # A different operation than that of `keras.activations`.
-    operations += [(output._keras_history.operation, name) for output, name in outputs]
+    operations += [(creator(output), name) for output, name in outputs]
     return [(type(operation), _options(operation), name) for operation, name in operations]
 
 
@@ -141,35 +142,21 @@ def _options(operation: Any) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("name", "dtype", "trainable")}
 
 
-def _inputs_of(node: Any) -> list[tuple[Any, Any]] | None:
+def _inputs_of(call: Call) -> list[tuple[Any, Any]] | None:
     """Returns the tensors passed to a nested model, each with the model's corresponding input.
 
     The result is None if they cannot be matched: a model may be called with masks, or with a mapping that has more keys
     than the model has inputs.
     """
-    graph, arguments = _graph_of(node.operation), node.arguments
-    given = arguments.args[0] if arguments.args else arguments.kwargs.get("inputs")
-    expected = getattr(graph, "_inputs_struct", None)
-    if isinstance(given, dict) and isinstance(expected, dict):
-        given = {key: given.get(key) for key in expected}
+    model, given = functional(call.operation), call.first_argument
+    if isinstance(given, dict) and isinstance(model.input, dict):
+        given = {key: given.get(key) for key in model.input}
     outer = keras.tree.flatten(given)
-    if len(outer) != len(graph.inputs) or not all(isinstance(tensor, keras.KerasTensor) for tensor in outer):
+    if len(outer) != len(model.inputs) or not all(isinstance(tensor, keras.KerasTensor) for tensor in outer):
         return None
-    return list(zip(outer, graph.inputs, strict=True))
+    return list(zip(outer, model.inputs, strict=True))
 
 
 def _has_graph(operation: Any) -> bool:
-    """Whether an operation is a functional or Sequential model."""
-    return isinstance(operation, keras.Model) and hasattr(_graph_of(operation), "_nodes_by_depth")
-
-
-def _graph_of(model: keras.Model) -> keras.Model:
-    """Returns the functional model inside a Sequential model, or the model itself."""
-    return model._functional if isinstance(model, keras.Sequential) else model
-
-
-def _nodes(model: keras.Model) -> Iterator[Any]:
-    """Yields the calls of a model's operations, in the order of the forward pass."""
-    graph = _graph_of(model)
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        yield from (node for node in graph._nodes_by_depth[depth] if not node.is_input)
+    """Returns whether an operation is a functional or Sequential model."""
+    return isinstance(operation, keras.Model) and hasattr(functional(operation), "operations")

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from neural_alignment.errors import RunError
+from neural_alignment.keras_internals import build_metrics
 from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
 
@@ -56,11 +57,10 @@ class TrainingMeans(tf.train.experimental.PythonState):
         self._model = model
         self._kept: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
-        if model._compile_metrics is not None and not model._compile_metrics.built:
-            # Keras builds them while it traces the first step, which is too late to put values back.
-            with model.distribute_strategy.scope():
-                targets = keras.KerasTensor((None, *target.shape), dtype=target.dtype.name)
-                model._compile_metrics.build(targets, keras.KerasTensor(model.output_shape))
+        # Keras builds them while it traces the first step, which is too late to put values back.
+        with model.distribute_strategy.scope():
+            targets = keras.KerasTensor((None, *target.shape), dtype=target.dtype.name)
+            build_metrics(model, targets, keras.KerasTensor(model.output_shape))
 
     def keep(self) -> None:
         """Keeps a copy of the present values."""

@@ -184,11 +184,11 @@ def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
     regulariser = sum(row.products * row.product for row in rows)
     kinds = {"backpropagation": backpropagation, "J step": backpropagation}
     more = []
-    if model.feedback is None:
+    if model.bound_rule is None:
         kinds |= {"R step": forward + regulariser, "J + R step": backpropagation + regulariser}
     else:
         kinds["J step"] = network_step(model)
-        kept = sum(map(_size, model.feedback.numbers))
+        kept = sum(map(_size, model.bound_rule.numbers))
         more = ["", f"kept        {kept:,} numbers by {rows[0].rule}, for the whole network"]
     return [
         *(
@@ -204,7 +204,7 @@ def network_step(model: AlignedModel) -> int:
 
     As in `regulariser_products`, the step is traced, and the products that its gradients depend on are counted.
     """
-    feedback = model.feedback
+    feedback = model.bound_rule
     trained = [variable for variable in model.trainable_variables if feedback.trains(variable)]
 
     def step(x):

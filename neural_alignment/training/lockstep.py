@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from neural_alignment.alignments import side_pass
-from neural_alignment.alignments.networkwise import Frozen
-from neural_alignment.alignments.networkwise.base import Kept, kernel_layers
+from neural_alignment.alignments.networkwise import Frozen, KeptWeights
+from neural_alignment.alignments.networkwise.graph import kernel_layers
 from neural_alignment.training.model import AlignedModel
 
 Tensor = tf.Tensor
@@ -59,7 +59,7 @@ class Lockstep:
             )
         self._model = model
         self._optimizer = inner[0]
-        self._kept = Kept(name="lockstep")
+        self._kept = KeptWeights(name="lockstep")
         self._frozen = Frozen(model, self._kept)
         self._variables = list(model.trainable_variables)
         self._changes = [tf.Variable(tf.zeros_like(variable.value), trainable=False) for variable in self._variables]

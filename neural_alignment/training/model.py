@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.alignments import current_pass, first_example, forward_pass
-from neural_alignment.alignments.networkwise import NetworkFeedback, all_layers, network_rule
+from neural_alignment.alignments.networkwise import BoundRule, network_rule
+from neural_alignment.keras_internals import InterceptedModel, all_layers, build_metrics, loss_tracker
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.serialization import serializable
 from optimizers import MultiOptimizer
@@ -28,7 +29,7 @@ def aligned_layers(model: keras.Model) -> list[Any]:
 
 
 @serializable
-class AlignedModel(keras.Model):
+class AlignedModel(InterceptedModel):
     """A functional Keras model that is trained by the task loss J and the regulariser R of its aligned layers.
 
     J is the compiled loss and the weight regularisers; R is the sum of the layers' R_l. One backward pass of J + R
@@ -58,13 +59,13 @@ class AlignedModel(keras.Model):
         super().__init__(*args, **kwargs)
         rule = network_rule(self)
         self._prepared = False
-        self._feedback = None if rule is None else NetworkFeedback(self, rule)
-        self.feedback_weights = None if self._feedback is None else self._feedback.weights
+        self._bound_rule = None if rule is None else BoundRule(self, rule)
+        self.feedback_weights = None if self._bound_rule is None else self._bound_rule.weights
 
     @property
-    def feedback(self) -> NetworkFeedback | None:
+    def bound_rule(self) -> BoundRule | None:
         """The networkwise rule of the model, or none."""
-        return self._feedback
+        return self._bound_rule
 
     @property
     def weights(self) -> list[Any]:
@@ -78,16 +79,10 @@ class AlignedModel(keras.Model):
         """The number of equal parts of a batch, as compiled."""
         return getattr(self, "_minibatches", 1)
 
-    def _run_through_graph(self, inputs: Any, operation_fn: Any = lambda operation: operation, **options: Any) -> Any:
-        """Runs the operations of the graph, each through the `around` function of the `ForwardPass`."""
+    def intercept(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns `call`, wrapped by the hook `around` of the current `ForwardPass` if there is one."""
         state = current_pass()
-        if state is None or state.around is None:
-            return super()._run_through_graph(inputs, operation_fn=operation_fn, **options)
-
-        def around(operation: Any) -> Callable[..., Any]:
-            return state.around(operation, operation_fn(operation))
-
-        return super()._run_through_graph(inputs, operation_fn=around, **options)
+        return call if state is None or state.around is None else state.around(operation, call)
 
     def compile(self, *args: Any, minibatches: int = 1, **kwargs: Any) -> None:
         """Configures the model, as `keras.Model.compile` does, and creates the optimizer's variables.
@@ -144,12 +139,9 @@ class AlignedModel(keras.Model):
         If a step created them while being traced, the step would be traced twice.
         """
         _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        specs, metrics = tf.nest.flatten(y), self._compile_metrics
-        if metrics is None or metrics.built or not all(isinstance(s, tf.TensorSpec) and s.shape.rank for s in specs):
-            return
-        metrics.build(
-            tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), y), self._outputs_struct
-        )
+        if all(isinstance(spec, tf.TensorSpec) and spec.shape.rank for spec in tf.nest.flatten(y)):
+            labels = tf.nest.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), y)
+            build_metrics(self, labels, self.output)
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the arguments of `compile`."""
@@ -176,8 +168,8 @@ class AlignedModel(keras.Model):
         """
         for layer in aligned_layers(self):
             layer.take_initial_kernel()
-        if self._feedback is not None:
-            self._feedback.start()
+        if self._bound_rule is not None:
+            self._bound_rule.start()
 
     def _prepare(self) -> None:
         """Copies W(0) just before the first execution of a training function, because callbacks may assign W."""
@@ -293,7 +285,7 @@ class AlignedModel(keras.Model):
             gradients = _fill(gradients, targets)
         with optimizer.mode(j_runs, r_runs) if scheduled else contextlib.nullcontext():
             self.optimizer.apply(gradients, targets)
-        self._loss_tracker.update_state(loss, sample_weight=_examples(x))
+        loss_tracker(self).update_state(loss, sample_weight=_examples(x))
         if r_runs:
             self._regulariser_tracker.update_state(tf.reduce_sum(regularisers))
         self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
@@ -328,7 +320,7 @@ class AlignedModel(keras.Model):
         count = _examples(x)
         if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
             count = tf.reduce_sum(sample_weight)
-        self._loss_tracker.update_state(loss * _replicas(), sample_weight=count)
+        loss_tracker(self).update_state(loss * _replicas(), sample_weight=count)
         return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
 
     def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs):
@@ -365,7 +357,7 @@ class AlignedModel(keras.Model):
         options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
         copies: list[tuple[Any, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
-            forward = self._feedback.forward(x) if self._feedback else lambda: self(x, training=True)
+            forward = self._bound_rule.forward(x) if self._bound_rule else lambda: self(x, training=True)
             with tf.GradientTape() as tape:
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()
@@ -380,9 +372,9 @@ class AlignedModel(keras.Model):
             gradients[: len(trainable)] = found[: len(trainable)]
             for (layer, _), gradient in zip(copies, found[len(trainable) :], strict=True):
                 _add_regulariser_gradient(gradients, targets, layer.kernel, gradient)
-        if self._feedback:
+        if self._bound_rule:
             pairs = zip(gradients, targets, strict=True)
-            gradients = [gradient if self._feedback.trains(variable) else None for gradient, variable in pairs]
+            gradients = [gradient if self._bound_rule.trains(variable) else None for gradient, variable in pairs]
         before = [gradient for gradient in gradients if gradient is not None]
         for layer, kernels, regulariser in state.deferred:
             before = self._add_deferred(gradients, targets, layer, kernels, regulariser, state, before)

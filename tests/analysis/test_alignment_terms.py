@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_close, assert_differs, finite_difference
 
 from neural_alignment.analysis import alignment_terms, direct_feedback, disturbances, signals
-from neural_alignment.analysis.alignment_terms import History, Signals
+from neural_alignment.analysis.alignment_terms import History, LayerSignals
 from neural_alignment.analysis.similarity import angle
 
 SIZES = (7, 6, 5, 4)
@@ -35,7 +35,7 @@ def trained(activation, rate=RATE, steps=STEPS, layer=LAYER, normalise=False):
         passed = signals.forward(x, kernels, biases, activation)
         error = signals.output_error(passed, y, activation)
         errors = signals.sequential_errors(error, passed.states, backward, activation)
-        seen.append(Signals.of_layer(layer, passed.outputs, errors, kernels, biases, backward))
+        seen.append(LayerSignals.of_layer(layer, passed.outputs, errors, kernels, biases, backward))
         d_kernels, d_biases = signals.updates(passed.outputs, errors, rate)
         moved.append(d_kernels[layer])
         kernels = [w + d for w, d in zip(kernels, d_kernels, strict=True)]
@@ -338,14 +338,14 @@ def test_direct_alignment_terms_add_up_to_the_update_and_so_do_their_four_parts(
     whole = History(RATE, activation, 10)
     parts = {name: History(RATE, activation, 10) for name in ("product", "rest")}
     for passed, errors, error, kernels, biases in rows[:-1]:
-        seen = Signals(
+        seen = LayerSignals(
             passed.outputs[layer - 1], kernels[layer - 1], biases[layer - 1], errors[layer], error @ feedback[layer]
         )
         whole.append(seen)
         for name, returned in direct_feedback.returned_parts(error, found[layer]).items():
             parts[name].append(seen._replace(returned=returned))
     passed, errors, error, kernels, biases = rows[-1]
-    now = Signals(
+    now = LayerSignals(
         passed.outputs[layer - 1], kernels[layer - 1], biases[layer - 1], errors[layer], error @ feedback[layer]
     )
     expansion = alignment_terms.expand(whole, now)
@@ -378,7 +378,7 @@ def test_equation_8_is_the_linear_term_with_q_where_nothing_is_left(rng):
     views = []
     for passed, errors, error, kernels, biases in rows:
         below = passed.outputs[layer - 1]
-        views.append(Signals(below, kernels[layer - 1], biases[layer - 1], errors[layer], error @ feedback[layer]))
+        views.append(LayerSignals(below, kernels[layer - 1], biases[layer - 1], errors[layer], error @ feedback[layer]))
     for each in views[:-1]:
         history.append(each)
     past, now = rows[-1 - order], rows[-1]

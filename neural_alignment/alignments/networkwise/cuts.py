@@ -1,12 +1,11 @@
-"""Cuts: places where a rule takes the error away and brings another one.
+"""Cuts: points of a network where a rule replaces the backpropagated error by another error.
 
-Between two cuts a network is differentiated as it is. The gradient of a weight is then, summed over the cuts that it
-reaches first, (the error at the cut) times (the derivative of the cut value to the weight).
+Between two cuts the network is differentiated as usual. The gradient of a weight is the sum over the first cuts on the
+paths from that weight: error at the cut times derivative of the value at the cut with respect to the weight.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,58 +14,21 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.base import Backward, NetworkRule, has_kernel
+from neural_alignment.alignments.networkwise.base import Backward, NetworkRule
 
 Tensor = tf.Tensor
 
-_LAYERS = (
-    *(keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.PReLU),
-    keras.layers.Softmax,
-)
-
-_FUNCTIONS = (
-    *(
-        "celu",
-        "elu",
-        "gelu",
-        "glu",
-        "hard_shrink",
-        "hard_sigmoid",
-        "hard_silu",
-        "hard_tanh",
-        "leaky_relu",
-        "log_sigmoid",
-    ),
-    *("log_softmax", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softmax", "softplus", "softsign"),
-    *("sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "tanh", "tanh_shrink", "exp", "threshold"),
-)
-"""Names of nonlinearities in `keras.ops`; not every version has all."""
-
-_ARGUMENTS = {"threshold": (0.0, 0.0)}
-"""Name of a nonlinearity -> what it must be called with besides its input."""
-
-
-@functools.cache
-def _nonlinearities() -> tuple[type, ...]:
-    """Returns the classes of the operations that are nonlinearities: layers, and functions of a symbolic tensor."""
-    symbolic = keras.KerasTensor((None, 2))
-    outputs = [
-        getattr(keras.ops, name)(symbolic, *_ARGUMENTS.get(name, ())) for name in _FUNCTIONS if hasattr(keras.ops, name)
-    ]
-    outputs.append(keras.activations.relu(symbolic))  # An operation of its own; other activations are of keras.ops.
-    return (*_LAYERS, *{type(output._keras_history.operation) for output in outputs})
-
 
 @dataclass(frozen=True)
-class Places:
-    """Where a network is cut, by names of its operations.
+class Cuts:
+    """The points at which a network is cut, by names of its operations.
 
     Attributes:
         inputs: operations whose inputs are cut.
-        activations: layers that are cut before the nonlinearity that they apply themselves; recurrent ones where a
-            state enters the next.
+        activations: layers that are cut before the nonlinearity that they apply themselves. Recurrent layers are cut
+            where a state enters the next time step.
         outputs: operations whose outputs are cut.
-        silent: operations whose outputs are cut and get no error.
+        silent: operations whose outputs are cut and receive no error.
     """
 
     inputs: frozenset[str] = frozenset()
@@ -76,69 +38,69 @@ class Places:
 
 
 @dataclass
-class Pass:
-    """One forward pass through the places of a network.
+class CutPass:
+    """One forward pass through a network with cuts.
 
     Attributes:
-        places: where.
-        cut: what is done with a value at a cut; returns what to note, and what to go on with.
-        values: what was noted, in the order of the forward pass.
+        cuts: the points at which the network is cut.
+        cut: called with the value at a cut; returns the value to record and the value that the network continues with.
+        values: the recorded values, in the order of the forward pass.
     """
 
-    places: Places
+    cuts: Cuts
     cut: Callable[[Tensor], tuple[Tensor, Tensor]]
     values: list[Tensor] = field(default_factory=list)
 
     @property
     def hooks(self) -> dict[str, Any]:
-        """What a `ForwardPass` takes to come by here."""
+        """The hooks of a `ForwardPass` that apply the cuts."""
         return {"probe": self._probe, "around": self._around}
 
     def _around(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
         def cut_call(first: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if operation.name in self.places.inputs:
-                first = self._mark(first)
+            if operation.name in self.cuts.inputs:
+                first = self._record(first)
             outputs = call(first, *args, **kwargs)
-            if operation.name in self.places.silent:
+            if operation.name in self.cuts.silent:
                 return self.cut(outputs)[1]
-            return self._mark(outputs) if operation.name in self.places.outputs else outputs
+            return self._record(outputs) if operation.name in self.cuts.outputs else outputs
 
         return cut_call
 
     def _probe(self, layer: Any, inputs: Tensor, outputs: Tensor) -> Tensor:
         del inputs
-        return self._mark(outputs) if layer.name in self.places.activations else outputs
+        return self._record(outputs) if layer.name in self.cuts.activations else outputs
 
-    def _mark(self, value: Tensor) -> Tensor:
-        noted, value = self.cut(value)
-        self.values.append(noted)
+    def _record(self, value: Tensor) -> Tensor:
+        recorded, value = self.cut(value)
+        self.values.append(recorded)
         return value
 
 
 class CutRule(NetworkRule):
-    """A rule that runs the network as it is and brings errors of its own to cuts."""
+    """A rule that runs the network as it is and supplies the errors at its cuts."""
 
-    def places(self, model: keras.Model) -> Places:
-        """Returns where the network is cut."""
+    def cuts(self, model: keras.Model) -> Cuts:
+        """Returns the points at which the network is cut."""
         raise NotImplementedError
 
     def errors(
         self, model: keras.Model, kept: Any, x: Tensor, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
-        """Returns the error at each cut, or none where no error comes.
+        """Returns the error at each cut; None where there is no error.
 
         Args:
             model: the network.
-            kept: what `keep` returned.
+            kept: the object that `keep` returned.
             x: inputs `(batch, ...)`.
             upstream: dJ/d(outputs).
-            values: of the cuts, in the order of the forward pass.
+            values: the values at the cuts, in the order of the forward pass.
         """
         raise NotImplementedError
 
     def forward(self, model: keras.Model, kept: Any, x: Tensor) -> tuple[Tensor, Backward]:
-        """Runs the network, cut; returns its outputs and what takes their error back."""
-        live = Pass(self.places(model), lambda value: (value, tf.stop_gradient(value)))
+        """Runs the network with its cuts; returns its outputs and the function that propagates their error back."""
+        live = CutPass(self.cuts(model), lambda value: (value, tf.stop_gradient(value)))
         sources = [variable.value for variable in self.trained(model)]
         with tf.GradientTape() as tape:
             tape.watch(sources)
@@ -155,45 +117,3 @@ class CutRule(NetworkRule):
             )
 
         return outputs, backward
-
-
-def is_nonlinear(operation: Any) -> bool:
-    """Whether an operation is a nonlinearity and nothing else."""
-    linear = getattr(operation, "activation", None) is keras.activations.linear
-    return isinstance(operation, _nonlinearities()) and not linear
-
-
-def ends_nonlinear(operation: Any) -> bool:
-    """Whether a layer with a kernel applies a nonlinearity itself."""
-    return getattr(operation, "ends_nonlinear", False)
-
-
-def kernels_ahead(nodes: list[tuple[Any, list[Any]]]) -> dict[str, int]:
-    """Returns name of an operation -> layers with a kernel on the way from its outputs on, on the longest such way.
-
-    Args:
-        nodes: what `graph` yields.
-    """
-    ahead = {operation.name: 0 for operation, _ in nodes}
-    for operation, parents in reversed(nodes):
-        passed = ahead[operation.name] + has_kernel(operation)
-        for parent in parents:
-            ahead[parent.name] = max(ahead.get(parent.name, 0), passed)
-    return ahead
-
-
-def reached(nodes: list[tuple[Any, list[Any]]], blocks: Callable[[Any], bool] = lambda _: False) -> set[str]:
-    """Returns the names of the operations whose inputs depend on a layer with a kernel.
-
-    Args:
-        nodes: what `graph` yields.
-        blocks: operations whose outputs do not count as depending on it.
-    """
-    carrying: set[str] = set()
-    found: set[str] = set()
-    for operation, parents in nodes:
-        if any(parent.name in carrying for parent in parents):
-            found.add(operation.name)
-        if (operation.name in found or has_kernel(operation)) and not blocks(operation):
-            carrying.add(operation.name)
-    return found

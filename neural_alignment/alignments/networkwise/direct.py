@@ -1,40 +1,42 @@
-"""Direct feedback alignment, and training of the readout alone."""
+"""Direct feedback alignment, and training of the readout only."""
 
 from __future__ import annotations
 
+import math
+import zlib
 from typing import Any, ClassVar, Literal
 
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments.networkwise.base import (
-    Backward,
-    Kept,
-    NetworkRule,
-    draw,
-    graph,
+from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule
+from neural_alignment.alignments.networkwise.cuts import CutRule, Cuts
+from neural_alignment.alignments.networkwise.graph import (
+    after_kernels,
+    ends_nonlinear,
     has_kernel,
+    is_nonlinear,
     kernel_layers,
     live_weights,
 )
-from neural_alignment.alignments.networkwise.cuts import CutRule, Places, ends_nonlinear, is_nonlinear, reached
 from neural_alignment.alignments.registry import register
+from neural_alignment.keras_internals import calls
 
 Tensor = tf.Tensor
 
 
 @register
 class DirectFeedback(CutRule):
-    """Direct feedback alignment (Nøkland 2016): each layer gets the output error through a fixed random map of its own.
+    """Direct feedback alignment (Nøkland 2016): each layer gets the output error through its own fixed random map.
 
-    The error at the output of a nonlinearity is M dJ/df; the gate and the batch normalisation before it are live. M has
-    the shape (height, width, channels, classes), standard deviation 1 / sqrt(height * width * channels), and is not
-    shared over space (the published code of Boopathy and Fiete 2022). The readout gets the error itself.
+    The error at the output of a nonlinearity is M dJ/df. The gate and the batch normalisation before it are live. M has
+    the shape (height, width, channels, classes) and the standard deviation 1 / sqrt(height * width * channels). It is
+    not shared over space (the published code of Boopathy and Fiete 2022). The readout gets the error itself.
 
     Attributes:
-        share_space: one map (channels, classes) for all places of a layer, of the same standard deviation: what that
-            paper describes for ImageNet, to save memory.
-        seed: seed of the maps; the run's seed where a configuration does not say.
+        share_space: one map (channels, classes) for all positions of a layer, with the same standard deviation. The
+            paper of Boopathy and Fiete describes this for ImageNet, to save memory.
+        seed: seed of the maps; the seed of the run if a configuration does not set it.
     """
 
     takes_sequences: ClassVar[bool] = False
@@ -43,8 +45,8 @@ class DirectFeedback(CutRule):
     share_space: bool = False
     seed: int = 0
 
-    def keep(self, model: keras.Model, kept: Kept) -> list[Any]:
-        """Draws a map for each cut, by its place: Keras numbers the names of layers on from model to model.
+    def keep(self, model: keras.Model, weights: KeptWeights) -> list[Any]:
+        """Draws a map for each cut. Maps are numbered, because the names of layers differ from model to model.
 
         Raises:
             ValueError: if the outputs are not `(batch, classes)`, or the size of a hidden layer is not known.
@@ -54,11 +56,11 @@ class DirectFeedback(CutRule):
                 f"'dfa' needs a network with outputs (batch, classes). Received outputs {model.output_shape}. "
                 "Example: a dense layer at the end."
             )
-        places = self.places(model)
+        cuts = self.cuts(model)
         maps = []
-        for operation, _ in graph(model):
-            shapes = [operation.input.shape] if operation.name in places.inputs else []
-            shapes += [operation.output.shape] if operation.name in places.outputs else []
+        for operation in (call.operation for call in calls(model)):
+            shapes = [operation.input.shape] if operation.name in cuts.inputs else []
+            shapes += [operation.output.shape] if operation.name in cuts.outputs else []
             for shape in shapes:
                 size = tuple(shape[1:])
                 if None in size:
@@ -69,21 +71,23 @@ class DirectFeedback(CutRule):
                     )
                 drawn = size[-1:] if self.share_space else size
                 name = f"map_{len(maps)}"
-                maps.append(kept.keep(name, draw(name, (*drawn, model.output_shape[-1]), size, self.seed)))
+                maps.append(weights.keep(name, _draw(name, (*drawn, model.output_shape[-1]), size, self.seed)))
         return maps
 
-    def places(self, model: keras.Model) -> Places:
-        """Returns where the network is cut: after every nonlinearity before the readout.
+    def cuts(self, model: keras.Model) -> Cuts:
+        """Returns the cuts: after every nonlinearity before the readout.
 
-        A layer with a kernel that takes the outputs of another one straight away is cut before.
+        A layer with a kernel is also cut before its inputs if no nonlinearity stands between it and the previous one.
         """
-        nodes = list(graph(model))
-        readout = max(place for place, (operation, _) in enumerate(nodes) if has_kernel(operation))
-        hidden = {each.name for each, _ in nodes[:readout] if is_nonlinear(each) or ends_nonlinear(each)}
-        bare = reached(nodes, blocks=lambda operation: operation.name in hidden)
-        inputs = {each.name for each, _ in nodes if has_kernel(each) and each.name in bare}
-        outputs = hidden & (reached(nodes) | {each.name for each, _ in nodes if has_kernel(each)})
-        return Places(inputs=frozenset(inputs), outputs=frozenset(outputs))
+        graph = list(calls(model))
+        operations = [call.operation for call in graph]
+        readout = max(place for place, operation in enumerate(operations) if has_kernel(operation))
+        hidden = {each.name for each in operations[:readout] if is_nonlinear(each) or ends_nonlinear(each)}
+        bare = after_kernels(graph, blocks=lambda operation: operation.name in hidden)
+        with_kernel = {each.name for each in operations if has_kernel(each)}
+        return Cuts(
+            inputs=frozenset(with_kernel & bare), outputs=frozenset(hidden & (after_kernels(graph) | with_kernel))
+        )
 
     def errors(
         self, model: keras.Model, kept: list[Any], x: Tensor, upstream: Tensor, values: list[Tensor]
@@ -101,26 +105,34 @@ class DirectFeedback(CutRule):
         return tf.cast(tf.broadcast_to(spread, tf.shape(value)), value.dtype)
 
 
+def _draw(name: str, shape: tuple[int, ...], fan: tuple[int, ...], seed: int) -> Tensor:
+    """Draws numbers of standard deviation 1 / sqrt(product of `fan`), from `seed` and `name`."""
+    initializer = keras.initializers.RandomNormal(
+        stddev=1.0 / math.sqrt(math.prod(fan)), seed=zlib.crc32(f"{seed}/{name}/feedback".encode()) & 0x7FFFFFFF
+    )
+    return tf.convert_to_tensor(initializer(shape, dtype=keras.config.floatx()))
+
+
 @register
 class LastLayer(NetworkRule):
-    """Training of the readout alone: the last layer with a kernel, and what follows it; all else stays as it was drawn.
+    """Training of the readout only: the last layer with a kernel and the layers after it. All other weights are fixed.
 
-    In a recurrent network this is readout-only training, which in the published code of Boopathy and Fiete 2022 moves
-    the initial state as well, by its true gradient.
+    In a recurrent network this is readout-only training. In the published code of Boopathy and Fiete 2022 it also moves
+    the initial state, by its true gradient.
     """
 
     rule: Literal["last_layer"] = "last_layer"
 
     def trained(self, model: keras.Model) -> list[Any]:
-        """Returns the variables of the readout and of what follows it, and initial states."""
-        operations = [operation for operation, _ in graph(model)]
+        """Returns the variables of the readout and of the layers after it, and initial states."""
+        operations = [call.operation for call in calls(model)]
         after = operations[operations.index(kernel_layers(model)[-1]) :]
         moved = [variable for operation in after for variable in getattr(operation, "trainable_variables", [])]
         chosen = {id(variable) for variable in (*moved, *live_weights(model))}
         return [variable for variable in model.trainable_variables if id(variable) in chosen]
 
     def forward(self, model: keras.Model, kept: None, x: Tensor) -> tuple[Tensor, Backward]:
-        """Runs the network; the error goes back as in backpropagation, to what is trained alone."""
+        """Runs the network; the error goes back as in backpropagation, only to the trained variables."""
         del kept
         sources = [variable.value for variable in self.trained(model)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:

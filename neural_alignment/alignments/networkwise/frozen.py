@@ -1,33 +1,128 @@
-"""Align-zero and Align-ada: the error through the network as it was at initialisation (Boopathy and Fiete 2022)."""
+"""Align-zero and Align-ada (Boopathy and Fiete 2022): the error passes through the network at initialisation."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments.networkwise.base import Backward, Frozen, Kept, NetworkRule, graph, has_kernel
-from neural_alignment.alignments.networkwise.cuts import (
-    CutRule,
-    Pass,
-    Places,
+from neural_alignment.alignments.forward_pass import side_pass
+from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, values_of
+from neural_alignment.alignments.networkwise.cuts import CutPass, CutRule, Cuts
+from neural_alignment.alignments.networkwise.graph import (
+    after_kernels,
     ends_nonlinear,
+    has_kernel,
     is_nonlinear,
     kernels_ahead,
-    reached,
+    live_weights,
 )
 from neural_alignment.alignments.registry import register
+from neural_alignment.keras_internals import calls
 
 Tensor = tf.Tensor
+
+
+class Frozen:
+    """A network at initialisation: W(0) is a copy of every trainable variable, except those that layers keep live.
+
+    W(0) is taken once, before the first training step, so values that are assigned or loaded before that step count.
+    W(0) is saved with the model; a model that is loaded or resumed keeps it.
+
+    Args:
+        model: the network.
+        weights: holds the copies.
+
+    Raises:
+        ValueError: if a layer draws random numbers, such as dropout: the frozen pass would draw different numbers, so
+            it would differ from the live pass at the first step already.
+    """
+
+    def __init__(self, model: keras.Model, weights: KeptWeights):
+        if random := [layer for layer in model.layers if _draws(layer)]:
+            raise ValueError(
+                "A network that is frozen as it was at initialisation must have no layer that draws random numbers. "
+                f"Received {type(random[0]).__name__} {random[0].name!r}. Example: the network without it."
+            )
+        self._model = model
+        self._variables = list(model.trainable_variables)
+        live = {id(variable) for variable in live_weights(model)}
+        self._initial = [
+            variable
+            if id(variable) in live
+            else weights.keep(f"initial_{number}_{variable.path.replace('/', '_')}", values_of([variable])[0])
+            for number, variable in enumerate(self._variables)
+        ]
+        self._taken = weights.keep("taken", tf.constant(False))
+
+    def take(self) -> None:
+        """Takes W(0), unless it has been taken."""
+
+        def take() -> Tensor:
+            for initial, variable in zip(self._initial, self._variables, strict=True):
+                if initial is not variable:
+                    initial.assign(variable.value)
+            self._taken.assign(True)
+            return tf.constant(True)
+
+        tf.cond(tf.convert_to_tensor(self._taken.value), lambda: tf.constant(True), take)
+
+    def values(self) -> list[Tensor]:
+        """Returns W(0), in the order of the variables that were trainable when this object was made.
+
+        Outside of a graph these are the present values until W(0) is taken.
+
+        Raises:
+            ValueError: if another variable has become trainable since.
+        """
+        frozen = set(map(id, self._variables))
+        if new := [variable.path for variable in self._model.trainable_variables if id(variable) not in frozen]:
+            raise ValueError(
+                "All variables that a rule freezes must be trainable when the AlignedModel is made. "
+                f"Received {new[0]!r}, trainable since. Example: set `trainable` before AlignedModel(inputs, outputs)."
+            )
+        begun = not tf.executing_eagerly() or bool(self._taken.numpy())
+        return values_of(self._initial if begun else self._variables)
+
+    def gradients(self, x: Tensor, upstream: Tensor) -> list[Tensor]:
+        """Propagates an error at the outputs back through the frozen network, to each trainable variable.
+
+        Args:
+            x: inputs `(batch, ...)`.
+            upstream: dJ/d(outputs), of this or another network.
+        """
+        values = self.values()
+        value_of = {id(variable): value for variable, value in zip(self._variables, values, strict=True)}
+        sources = [value_of[id(variable)] for variable in self._model.trainable_variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            outputs = self(x, values)
+        return tape.gradient(
+            outputs, sources, output_gradients=upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+
+    def __call__(self, x: Tensor, values: list[Tensor], **hooks: Any) -> Tensor:
+        """Returns the outputs at initialisation, with batch normalisation by the statistics of `x`.
+
+        No variable changes.
+
+        Args:
+            x: inputs `(batch, ...)`.
+            values: the tensors that `values` returned; the outputs can be differentiated by them.
+            **hooks: `probe` and `around` of the `ForwardPass`.
+        """
+        mapping = list(zip(self._variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping), side_pass(**{"probe": None, "around": None, **hooks}):
+            return self._model(x, training=True)
 
 
 class FrozenRule(NetworkRule):
     """A rule that needs W(0), the network at the first training step."""
 
-    def keep(self, model: keras.Model, kept: Kept) -> Frozen:
-        """Makes room for W(0)."""
-        return Frozen(model, kept)
+    def keep(self, model: keras.Model, weights: KeptWeights) -> Frozen:
+        """Creates the weights that will hold W(0)."""
+        return Frozen(model, weights)
 
     def start(self, kept: Frozen) -> None:
         """Takes W(0), once."""
@@ -36,11 +131,11 @@ class FrozenRule(NetworkRule):
 
 @register
 class AlignZero(FrozenRule):
-    """Align-zero (equation 15): all but the error at the outputs is of the network at initialisation.
+    """Align-zero (equation 15): only the error at the outputs is live, the rest is as at initialisation.
 
-    dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T: activities, gates and, of the batch at hand, the statistics of
-    batch normalisation. A step costs a second forward pass, and no more than backpropagation besides. The same holds
-    through time, with all steps (Appendix E).
+    dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T. The activities, the gates and the batch statistics of
+    normalisation layers are those of the frozen network on the present batch. A step costs one forward pass more than
+    backpropagation. The rule is the same through time, with all time steps (Appendix E).
     """
 
     rule: Literal["align_zero"] = "align_zero"
@@ -52,24 +147,25 @@ class AlignZero(FrozenRule):
 
 @register
 class AlignAda(FrozenRule, CutRule):
-    """Align-ada (equation 16): the error through the network at initialisation, the presynaptic activity live.
+    """Align-ada (equation 16): the error passes through the network at initialisation, presynaptic activities are live.
 
-    dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(t))^T. The network is cut where a nonlinearity or a layer with a
-    kernel takes its inputs, but for nonlinearities behind which there is no kernel but a readout's: what lies between a
-    weight and the next cut is live, with the batch normalisation that follows the weight, and the error at the cut is
-    that of the frozen network. As in the published code the last nonlinearity before the readout is thus live, gate
-    included, where equation 16 has it frozen; where branches meet in the readout, the last one of each is. In a
-    recurrent layer a state is cut where it enters the next one: its error comes from the outputs of later steps alone
-    (equation 58), and its own gate is live, as the published losses of Table 8 need.
+    dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(t))^T. The network is cut at the inputs of each nonlinearity and of
+    each layer with a kernel, except nonlinearities that only a readout follows. Between a weight and the next cut the
+    network is live, including the batch normalisation after the weight; the error at the cut is that of the frozen
+    network. The last nonlinearity before the readout is therefore live, gate included, as in the published code;
+    equation 16 has it frozen. Where branches meet in the readout, the last nonlinearity of each branch is live.
+
+    A recurrent layer is cut where a state enters the next time step. The error of the state comes only from the outputs
+    of later steps (equation 58), and its own gate is live, as the published losses of Table 8 require.
     """
 
     rule: Literal["align_ada"] = "align_ada"
 
-    def places(self, model: keras.Model) -> Places:
-        """Returns where the network is cut: before its kernels, and its nonlinearities but those before a readout."""
-        nodes = list(graph(model))
-        operations = [operation for operation, _ in nodes]
-        ahead = kernels_ahead(nodes)
+    def cuts(self, model: keras.Model) -> Cuts:
+        """Returns the cuts: before layers with a kernel, and before nonlinearities except those before a readout."""
+        graph = list(calls(model))
+        operations = [call.operation for call in graph]
+        ahead = kernels_ahead(graph)
         nonlinear = [
             each for each in operations if (is_nonlinear(each) or ends_nonlinear(each)) and ahead[each.name] > 1
         ]
@@ -77,7 +173,7 @@ class AlignAda(FrozenRule, CutRule):
         inputs |= {each.name for each in operations if has_kernel(each)}
         activations = {each.name for each in nonlinear if ends_nonlinear(each)}
         recurrent = frozenset(each.name for each in operations if getattr(each, "recurrent", False))
-        return Places(frozenset(inputs & reached(nodes)), recurrent.union(activations), silent=recurrent)
+        return Cuts(frozenset(inputs & after_kernels(graph)), recurrent.union(activations), silent=recurrent)
 
     def errors(
         self, model: keras.Model, kept: Frozen, x: Tensor, upstream: Tensor, values: list[Tensor]
@@ -91,6 +187,11 @@ class AlignAda(FrozenRule, CutRule):
                 tape.watch(value)
                 return value, value
 
-            frozen = Pass(self.places(model), watched)
+            frozen = CutPass(self.cuts(model), watched)
             outputs = kept(x, kept.values(), **frozen.hooks)
         return tape.gradient(outputs, frozen.values, output_gradients=upstream)
+
+
+def _draws(layer: Any) -> bool:
+    """Returns whether a layer draws random numbers in a pass: whether it keeps the state of a generator."""
+    return any(variable.path.endswith("seed_generator_state") for variable in layer.non_trainable_variables)

@@ -251,7 +251,7 @@ class _Disturbed:
         """Of the kernel to its backward weights, degrees."""
         return angle(self._kernel, self._backward.T)
 
-    def move(self, signals: alignment_terms.Signals) -> None:
+    def move(self, signals: alignment_terms.LayerSignals) -> None:
         """Adds the disturbed alignment terms of an iteration."""
         if self._how == "linear":
             self._kernel = self._kernel + self._linear.total(signals)

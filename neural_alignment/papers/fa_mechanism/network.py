@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from neural_alignment.analysis import direct_feedback, signals
-from neural_alignment.analysis.alignment_terms import Signals
+from neural_alignment.analysis.alignment_terms import LayerSignals
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError
 from neural_alignment.optimization import SGD, LossRates
@@ -46,7 +46,7 @@ class Step(NamedTuple):
 
     number: int
     labels: Array
-    passed: signals.ForwardPass
+    passed: signals.NetworkOutputs
     error: Array
     errors: list[Array]
     kernels: list[Array]
@@ -111,9 +111,9 @@ class Network:
         back = [kernel.T for kernel in step.kernels]
         return signals.sequential_errors(step.error, step.passed.states, back, self.activation)
 
-    def signals(self, step: Step, layer: int) -> Signals:
+    def signals(self, step: Step, layer: int) -> LayerSignals:
         """Returns what the alignment terms of a hidden layer need of a step."""
-        return Signals.of_layer(layer, step.passed.outputs, step.errors, step.kernels, step.biases, self.backward)
+        return LayerSignals.of_layer(layer, step.passed.outputs, step.errors, step.kernels, step.biases, self.backward)
 
     def look(self, inputs: Array, labels: Array, number: int = 0) -> Step:
         """Returns what a batch does in the network as it is, without an update.
@@ -181,10 +181,10 @@ class DirectNetwork(Network):
     def errors(self, error: Array, states: Sequence[Array]) -> list[Array]:  # noqa: D102 (inherited)
         return signals.direct_errors(error, states, self.feedback, self.activation)
 
-    def signals(self, step: Step, layer: int) -> Signals:  # noqa: D102 (inherited)
+    def signals(self, step: Step, layer: int) -> LayerSignals:  # noqa: D102 (inherited)
         below, error = layer - 1, step.error
         outputs, kernel, bias = step.passed.outputs[below], step.kernels[below], step.biases[below]
-        return Signals(outputs, kernel, bias, step.errors[layer], error @ self.feedback[layer])
+        return LayerSignals(outputs, kernel, bias, step.errors[layer], error @ self.feedback[layer])
 
 
 def _float64(variable: keras.Variable) -> Array:

@@ -38,7 +38,7 @@ def test_a_run_is_written_and_loaded_and_what_a_rule_keeps_does_not_move(rule, t
     start = setup.build_model(config(rule), 10, (8, 8, 1), 28)
     keras.utils.set_random_seed(1)  # What is drawn anew while it is loaded is not what was kept.
     whole = load_model(tmp_path / "whole" / "model.keras")
-    kept, kept_at_start = whole.feedback.numbers, start.feedback.numbers
+    kept, kept_at_start = whole.bound_rule.numbers, start.bound_rule.numbers
     for first, second in zip(kept, kept_at_start, strict=True):
         assert np.array_equal(first, second)
     assert bool(kept) == (rule != "last_layer")
@@ -207,9 +207,9 @@ def test_branches_alike_learn_alike(rule, float64):
 def test_the_nonlinearity_of_the_outputs_is_not_the_one_before_the_readout():
     for ending in (None, "sigmoid"):
         model = models.fc([6, 5], 3, (5,), AlignAda(), output_activation=ending)
-        assert AlignAda().places(model).activations == {"dense1"}
+        assert AlignAda().cuts(model).activations == {"dense1"}
     softmax = keras.layers.Softmax(name="softmax")(model.layers[-1].output)
-    assert AlignAda().places(keras.Model(model.inputs, softmax)).activations == {"dense1"}
+    assert AlignAda().cuts(keras.Model(model.inputs, softmax)).activations == {"dense1"}
 
 
 FUNCTIONS = {

@@ -1,0 +1,103 @@
+"""The graph of a network, as the rules for a whole network see it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from neural_alignment.keras_internals import Call, calls, creator
+
+_LAYERS = (
+    keras.layers.Activation,
+    keras.layers.ELU,
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.ReLU,
+    keras.layers.Softmax,
+)
+
+_FUNCTIONS = (
+    "celu", "elu", "exp", "gelu", "glu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_tanh",
+    "leaky_relu", "log_sigmoid", "log_softmax", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink",
+    "softmax", "softplus", "softsign", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "tanh",
+    "tanh_shrink", "threshold",
+)  # fmt: skip
+"""Names of nonlinearities in `keras.ops`. Some versions of Keras lack some of them."""
+
+_ARGUMENTS = {"threshold": (0.0, 0.0)}
+"""Name of a nonlinearity -> its required arguments after the input."""
+
+
+@functools.cache
+def _nonlinearities() -> tuple[type, ...]:
+    """Returns the classes of the operations that are nonlinearities: layers, and functions of a symbolic tensor."""
+    symbolic = keras.KerasTensor((None, 2))
+    outputs = [
+        getattr(keras.ops, name)(symbolic, *_ARGUMENTS.get(name, ())) for name in _FUNCTIONS if hasattr(keras.ops, name)
+    ]
+    outputs.append(keras.activations.relu(symbolic))  # Not the operation of `keras.ops.relu`; the others are the same.
+    return (*_LAYERS, *{type(creator(output)) for output in outputs})
+
+
+def is_nonlinear(operation: Any) -> bool:
+    """Returns whether an operation is a nonlinearity and nothing else."""
+    linear = getattr(operation, "activation", None) is keras.activations.linear
+    return isinstance(operation, _nonlinearities()) and not linear
+
+
+def ends_nonlinear(operation: Any) -> bool:
+    """Returns whether an operation is an aligned layer that applies a nonlinearity itself."""
+    return getattr(operation, "ends_nonlinear", False)
+
+
+def has_kernel(operation: Any) -> bool:
+    """Returns whether an operation is a layer with a kernel."""
+    return any("kernel" in weight.name for weight in getattr(operation, "weights", []))
+
+
+def kernel_layers(model: keras.Model) -> list[Any]:
+    """Returns the layers with a kernel, in the order of the forward pass."""
+    return [call.operation for call in calls(model) if has_kernel(call.operation)]
+
+
+def live_weights(model: keras.Model) -> list[Any]:
+    """Returns the variables that no rule freezes: the initial states of recurrent layers."""
+    return [variable for layer in model.layers for variable in getattr(layer, "live_weights", [])]
+
+
+def kernels_ahead(graph: Sequence[Call]) -> dict[str, int]:
+    """Counts the layers with a kernel on the longest path from the outputs of each operation.
+
+    Args:
+        graph: the calls of a model, in the order of the forward pass.
+
+    Returns:
+        Name of an operation -> number of layers.
+    """
+    ahead = {call.operation.name: 0 for call in graph}
+    for call in reversed(graph):
+        passed = ahead[call.operation.name] + has_kernel(call.operation)
+        for parent in call.parents:
+            ahead[parent.name] = max(ahead.get(parent.name, 0), passed)
+    return ahead
+
+
+def after_kernels(graph: Sequence[Call], blocks: Callable[[Any], bool] = lambda _: False) -> set[str]:
+    """Returns the names of the operations whose inputs depend on a layer with a kernel.
+
+    Args:
+        graph: the calls of a model, in the order of the forward pass.
+        blocks: returns whether the outputs of an operation count as independent of the layers before it.
+    """
+    carrying: set[str] = set()
+    found: set[str] = set()
+    for call in graph:
+        name = call.operation.name
+        if any(parent.name in carrying for parent in call.parents):
+            found.add(name)
+        if (name in found or has_kernel(call.operation)) and not blocks(call.operation):
+            carrying.add(name)
+    return found

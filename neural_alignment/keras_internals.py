@@ -1,0 +1,113 @@
+"""All uses of Keras' private API in this package, except those of `optimizers`.
+
+Keras has no public name for these. `tests/test_keras_internals.py` tests each of them; it passes on the oldest and the
+newest supported Keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+
+class Call(NamedTuple):
+    """One call of an operation in the graph of a functional model.
+
+    Attributes:
+        operation: the layer or other operation.
+        parents: the operations whose outputs are the inputs, one for each input.
+        inputs: symbolic tensors.
+        outputs: symbolic tensors.
+        first_argument: the first argument of the call, a structure of symbolic tensors; None if there is none.
+    """
+
+    operation: Any
+    parents: list[Any]
+    inputs: list[Any]
+    outputs: list[Any]
+    first_argument: Any
+
+
+def calls(model: keras.Model) -> Iterator[Call]:
+    """Yields the calls in the graph of a functional or built Sequential model, in the order of the forward pass."""
+    nodes_by_depth = functional(model)._nodes_by_depth
+    for depth in sorted(nodes_by_depth, reverse=True):
+        for node in nodes_by_depth[depth]:
+            if not node.is_input:
+                parents, inputs = [parent.operation for parent in node.parent_nodes], node.input_tensors
+                arguments = node.arguments
+                first = arguments.args[0] if arguments.args else arguments.kwargs.get("inputs")
+                yield Call(node.operation, parents, inputs, node.outputs, first)
+
+
+def functional(model: keras.Model) -> keras.Model | None:
+    """Returns the functional model that a Sequential model keeps, or the model itself; None if it is not built."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def creator(tensor: keras.KerasTensor) -> Any:
+    """Returns the operation that made a symbolic tensor."""
+    return tensor._keras_history.operation
+
+
+def all_layers(model: keras.Model) -> list[Any]:
+    """Returns the layers of a model and of the layers and models in it, without the models themselves.
+
+    The order is that of the forward pass.
+    """
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    return [layer for layer in layers if not isinstance(layer, keras.Model)]
+
+
+def stored_value(variable: Any) -> Any:
+    """Returns the value of a Keras variable in the dtype in which it is stored, whatever the autocast dtype.
+
+    Returns None until the variable is initialised.
+    """
+    return variable._value
+
+
+def build_metrics(model: keras.Model, labels: Any, predictions: Any) -> None:
+    """Creates the variables of the compiled metrics, unless they exist.
+
+    Keras creates them while it traces the first step, and then traces that step again.
+
+    Args:
+        model: a compiled model.
+        labels: structure of `keras.KerasTensor`.
+        predictions: structure of `keras.KerasTensor`.
+    """
+    metrics = model._compile_metrics
+    if metrics is not None and not metrics.built:
+        metrics.build(labels, predictions)
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
+    """Returns the metric by which a compiled model reports `loss`."""
+    return model._loss_tracker
+
+
+class InterceptedModel(keras.Model):
+    """A functional model that lets a subclass wrap the call of each of its operations."""
+
+    def intercept(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns the function that is called instead of `call`.
+
+        Args:
+            operation: the layer or other operation whose turn it is.
+            call: calls it.
+        """
+        del operation
+        return call
+
+    def _run_through_graph(
+        self, inputs: Any, operation_fn: Any = lambda operation: operation, call_fn: Any = None
+    ) -> Any:
+        def intercepted(operation: Any) -> Callable[..., Any]:
+            return self.intercept(operation, operation_fn(operation))
+
+        # With `call_fn` Keras calls no operation: it checks that the outputs depend on the inputs.
+        intercepted = intercepted if call_fn is None else operation_fn
+        return super()._run_through_graph(inputs, operation_fn=intercepted, call_fn=call_fn)

@@ -1,0 +1,246 @@
+"""Every use of Keras' private API does what its name says, on every supported version of Keras."""
+
+import ast
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from neural_alignment import keras_internals as internals
+from optimizers import Momentum, MultiOptimizer
+from optimizers import keras_internals as optimizer_internals
+
+ROOT = Path(__file__).parent.parent
+
+
+def shared_dense() -> keras.Model:
+    """Returns a model that calls one layer twice and adds its outputs."""
+    left, right = keras.Input((3,), name="left"), keras.Input((3,), name="right")
+    shared = keras.layers.Dense(2, name="shared")
+    return keras.Model({"left": left, "right": right}, keras.layers.Add(name="add")([shared(left), shared(right)]))
+
+
+def test_calls_are_those_of_the_graph_in_order():
+    model = shared_dense()
+    shared, add = model.get_layer("shared"), model.get_layer("add")
+    shared(keras.Input((3,)))  # No call of this model.
+    found = list(internals.calls(model))
+    assert [call.operation for call in found] == [shared, shared, add]
+    assert [[parent.name for parent in call.parents] for call in found] == [["left"], ["right"], ["shared", "shared"]]
+    assert (found[0].inputs[0], found[1].inputs[0]) == (model.input["left"], model.input["right"])
+    assert [id(tensor) for tensor in found[2].inputs] == [id(call.outputs[0]) for call in found[:2]]
+    assert found[2].outputs[0] is model.outputs[0]
+    assert found[0].first_argument is model.input["left"]
+    assert [id(tensor) for tensor in found[2].first_argument] == [id(tensor) for tensor in found[2].inputs]
+
+
+def test_the_calls_of_a_sequential_model_are_those_of_its_functional_model():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.ReLU()])
+    assert [call.operation for call in internals.calls(model)] == model.layers
+    assert internals.functional(model).outputs == model.outputs
+    other = shared_dense()
+    assert internals.functional(other) is other
+    assert internals.functional(keras.Sequential([keras.layers.Dense(2)])) is None
+
+
+def test_the_creator_of_a_tensor_is_the_operation_that_returned_it():
+    layer = keras.layers.Dense(2)
+    outputs = layer(keras.Input((3,)))
+    assert internals.creator(outputs) is layer
+    assert type(internals.creator(keras.ops.relu(outputs))) is not type(internals.creator(keras.ops.tanh(outputs)))
+
+
+def test_all_layers_are_those_inside_layers_and_models_too_in_order():
+    inner = keras.Sequential([keras.Input((4, 3)), keras.layers.Dense(3, name="first")], name="inner")
+    inputs = keras.Input((4, 3), name="inputs")
+    wrapped = keras.layers.TimeDistributed(keras.layers.Dense(2, name="wrapped"), name="wrapper")
+    model = keras.Model(inputs, keras.layers.Flatten(name="last")(wrapped(inner(inputs))))
+    names = [layer.name for layer in internals.all_layers(model) if not isinstance(layer, keras.layers.InputLayer)]
+    assert names == ["first", "wrapper", "wrapped", "last"]
+
+
+def test_the_stored_value_keeps_its_dtype_in_half_precision():
+    seen = []
+
+    class Seeing(keras.layers.Dense):
+        def call(self, inputs):
+            seen.append((self.kernel.value.dtype, internals.stored_value(self.kernel)))
+            return super().call(inputs)
+
+    layer = Seeing(2, dtype="mixed_bfloat16")
+    layer(np.ones((1, 3), np.float32))
+    (computed, stored), kernel = seen[-1], layer.kernel.numpy()
+    assert (computed, stored.dtype) == (tf.bfloat16, tf.float32)
+    np.testing.assert_array_equal(stored.numpy(), kernel)
+
+
+def test_the_stored_value_is_none_until_the_variable_is_initialised():
+    with keras.StatelessScope():
+        variable = keras.Variable(initializer="ones", shape=(2,))
+        assert internals.stored_value(variable) is None
+    assert internals.stored_value(variable) is not None
+
+
+def compiled(model: keras.Model) -> keras.Model:
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse", metrics=["mae"])
+    return model
+
+
+def variables_of_metrics(model: keras.Model) -> list:
+    return [variable for metric in model.metrics for variable in metric.variables]
+
+
+def test_metrics_are_built_before_the_first_batch_and_once():
+    model = compiled(shared_dense())
+    assert len(variables_of_metrics(model)) == 2  # Total and count of the loss.
+    labels = keras.KerasTensor((None, 2))
+    internals.build_metrics(model, labels, model.output)
+    built = variables_of_metrics(model)
+    assert len(built) == 4
+    x = {"left": np.ones((4, 3)), "right": np.ones((4, 3))}
+    model.evaluate(x, np.zeros((4, 2)), verbose=0)
+    internals.build_metrics(model, labels, model.output)
+    assert list(map(id, variables_of_metrics(model))) == list(map(id, built))
+
+
+def test_without_metrics_there_is_nothing_to_build():
+    model = shared_dense()
+    model.compile(optimizer="sgd", loss="mse")
+    internals.build_metrics(model, keras.KerasTensor((None, 2)), model.output)
+    assert len(variables_of_metrics(model)) == 2
+
+
+def test_the_loss_tracker_is_the_loss_that_keras_reports():
+    model = shared_dense()
+    model.compile(optimizer="sgd", loss="mse")
+    internals.loss_tracker(model).update_state(7.0)
+    assert float(model.get_metrics_result()["loss"]) == 7.0
+    model.reset_metrics()
+    assert float(model.get_metrics_result()["loss"]) == 0.0
+
+
+def test_each_operation_of_a_model_can_be_intercepted():
+    class Doubling(internals.InterceptedModel):
+        def intercept(self, operation, call):
+            return lambda *args, **kwargs: 2.0 * call(*args, **kwargs)
+
+    inputs = keras.Input((3,))
+    outputs = keras.layers.ReLU()(keras.layers.Dense(2, use_bias=False)(inputs))
+    plain, doubling = keras.Model(inputs, outputs), Doubling(inputs, outputs)
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    np.testing.assert_allclose(doubling(x), 4.0 * np.asarray(plain(x)), rtol=1e-6)
+    np.testing.assert_allclose(doubling(x, training=True), 4.0 * np.asarray(plain(x)), rtol=1e-6)
+    np.testing.assert_allclose(doubling.predict(x, verbose=0), 4.0 * np.asarray(plain(x)), rtol=1e-6)
+    assert np.abs(plain(x)).max() > 0.1
+    assert tuple(doubling.compute_output_spec(keras.KerasTensor((7, 3))).shape) == (7, 2)
+
+
+def test_an_intercepted_model_that_intercepts_nothing_is_a_functional_model():
+    inputs = keras.Input((3,))
+    outputs = keras.layers.Dense(2)(inputs)
+    x = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(internals.InterceptedModel(inputs, outputs)(x), keras.Model(inputs, outputs)(x))
+
+
+# Optimizers.
+
+
+def test_the_schedule_of_an_optimizer_is_the_one_that_it_was_given():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    assert optimizer_internals.schedule_of(keras.optimizers.SGD(schedule)) is schedule
+    assert optimizer_internals.schedule_of(keras.optimizers.SGD(0.1)) is None
+
+
+def built(optimizer: keras.optimizers.Optimizer) -> tuple[keras.optimizers.Optimizer, list]:
+    variables = [keras.Variable(np.full(size, float(size)), name=f"v{size}") for size in (2, 3)]
+    optimizer.build(variables)
+    return optimizer, variables
+
+
+def test_the_place_of_a_variable_is_that_in_which_it_was_built():
+    optimizer, variables = built(keras.optimizers.SGD(0.1))
+    assert [optimizer_internals.trainable_variables(optimizer)[place] for place in (0, 1)] == variables
+    assert [optimizer_internals.index_of(optimizer, variable) for variable in variables] == [0, 1]
+
+
+def test_the_step_count_is_that_of_every_call_with_accumulation_too():
+    optimizer, variables = built(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3))
+    gradients = [np.ones(2, np.float32), np.ones(3, np.float32)]
+    for _ in range(4):
+        optimizer.apply(gradients, variables)
+    assert (int(optimizer_internals.call_count(optimizer)), int(optimizer.iterations)) == (4, 1)
+
+
+def test_the_moving_averages_are_those_of_the_variables_in_order():
+    optimizer, variables = built(keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5))
+    optimizer.apply([np.ones(2, np.float32), np.ones(3, np.float32)], variables)
+    averages = [average.numpy() for average in optimizer_internals.moving_averages(optimizer)]
+    for average, size in zip(averages, (2, 3), strict=True):
+        assert average.shape == (size,)
+        assert np.unique(average).size == 1
+
+
+def test_keras_swaps_the_averages_that_a_wrapper_gives():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    inner = keras.optimizers.SGD(0.1, use_ema=True)
+    model.compile(optimizer=MultiOptimizer([inner]), loss="mse")
+    model.fit(np.ones((8, 3)), np.ones((8, 2)), epochs=2, verbose=0)
+    kernel, average = model.layers[0].kernel, optimizer_internals.moving_averages(inner)[0]
+    before = kernel.numpy()
+    average.assign(np.full((3, 2), 9.0))
+    swap = keras.callbacks.SwapEMAWeights()
+    swap.set_model(model)
+    swap.on_test_begin()
+    np.testing.assert_array_equal(kernel.numpy(), np.full((3, 2), 9.0))
+    swap.on_test_end()
+    np.testing.assert_allclose(kernel.numpy(), before, rtol=1e-4)
+
+
+@pytest.mark.parametrize("left_to_caller", [True, False])
+def test_gradients_are_not_added_up_by_an_optimizer_that_leaves_it_to_the_caller(left_to_caller):
+    from helpers import two_replicas
+
+    strategy = two_replicas()
+    with strategy.scope():
+        optimizer, (variable, _) = built(Momentum(1.0, momentum=0.0))
+        if left_to_caller:
+            optimizer_internals.leave_sum_to_caller(optimizer)
+
+    def step():
+        optimizer.apply([tf.ones(2)], [variable])
+        return tf.convert_to_tensor(variable.value)
+
+    moved = strategy.experimental_local_results(strategy.run(tf.function(step)))
+    expected = 1.0 if left_to_caller else 0.0
+    for each in moved:
+        np.testing.assert_allclose(each, [expected] * 2)
+
+
+def private_names_of_keras() -> set[str]:
+    """Returns the private attributes of Keras' models, layers, tensors, variables and optimizers."""
+    model = compiled(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+    objects = [model, shared_dense(), model.layers[0], model.outputs[0], model.weights[0], model.optimizer, keras]
+    names = {name for each in objects for name in dir(each) if name.startswith("_") and not name.startswith("__")}
+    assert {"_flatten_layers", "_keras_history", "_value", "_functional", "_learning_rate"} <= names
+    return names
+
+
+def attributes(path: Path) -> tuple[set[str], set[str]]:
+    """Returns the attributes that a module reads, and the names that it defines."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+    defined = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    defined |= {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}
+    return {node.attr for node in attributes if isinstance(node.ctx, ast.Load)}, defined
+
+
+def test_no_other_module_reads_a_private_attribute_of_keras():
+    paths = [*(ROOT / "neural_alignment").rglob("*.py"), *(ROOT / "optimizers").rglob("*.py")]
+    found = {path: attributes(path) for path in paths if path.name != "keras_internals.py"}
+    ours = {name for _, defined in found.values() for name in defined}
+    of_keras = private_names_of_keras() - ours
+    for path, (read, _) in found.items():
+        assert not read & of_keras, path
+        assert "keras.src" not in path.read_text(), path
