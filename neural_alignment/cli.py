@@ -503,7 +503,7 @@ def _quiet_bar(**_: object) -> _QuietBar:
 
 
 INTERRUPTED = 130
-"""What Typer returns where the user has pressed Ctrl-C."""
+"""Return value of Typer after Ctrl-C."""
 
 
 def main() -> None:

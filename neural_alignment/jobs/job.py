@@ -28,7 +28,7 @@ class Job(abc.ABC):
 
     Attributes:
         name: identifies the job among those of one pool.
-        log: local path of the file that gets its output if it has a process of its own; None discards the output.
+        log: local path of the file for the output of the job if another process runs it; None discards the output.
         restarts: how often an engine starts the job again after the machine took its resources away.
     """
 

@@ -34,7 +34,7 @@ class Folders:
     configs: str = "configs"
 
     def source(self, item: Item, profile: str, **options: Any) -> Source:
-        """Returns what a table or figure is made from.
+        """Returns the source of a table or figure.
 
         Args:
             item: the table or figure.
@@ -90,7 +90,7 @@ def make(item: Item, source: Source, execution: Execution) -> str:
 
     Args:
         item: the table or figure.
-        source: what it is made from, by `Folders.source`.
+        source: its runs and folders, by `Folders.source`.
         execution: where the runs are trained.
 
     Returns:

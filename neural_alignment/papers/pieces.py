@@ -31,7 +31,7 @@ Tell = Callable[[float], None]
 """Is called with the fraction of a computation that is done, 0 to 1."""
 
 ORIGIN = "computed_from"
-"""Name of the array that holds, as JSON, the description of what a file was computed from."""
+"""Name of the array with the description of the function and its arguments, as JSON."""
 
 BEAT = 2.0
 """Seconds between two notes of the progress of a piece."""
@@ -42,10 +42,10 @@ class Piece:
     """One computation whose result is kept.
 
     Attributes:
-        name: of its file below the folder of runs, without its ending.
+        name: path of its file below the folder of runs, without extension.
         compute: `compute(tell, *configs, **arguments)` -> arrays by name; a function of a module, found by its name.
-        starts: the configurations that it starts from, as runs of a plan have them; their names are not read.
-        arguments: plain data.
+        starts: configurations that it starts from, as runs; the names of these runs are not used.
+        arguments: further arguments, JSON data.
     """
 
     name: str
@@ -68,14 +68,14 @@ class Piece:
         return Computation(self.name, f"{__name__}:compute", arguments, self._note(folder))
 
     def read(self, folder: str, configs: str) -> Result | None:
-        """Returns what is kept of it, or none where nothing is.
+        """Returns the kept result, or None if there is none.
 
         Args:
-            folder: of runs and pieces.
+            folder: folder of runs and pieces.
             configs: folder of the configurations.
 
         Raises:
-            RunError: if the file is damaged, or the result of another computation.
+            RunError: if the file is damaged, or holds the result of another computation.
             ConfigError: if a configuration is wrong.
         """
         path = self._path(folder)
@@ -91,7 +91,7 @@ class Piece:
         return Result(loaded, arrays)
 
     def compute_and_keep(self, folder: str, configs: str) -> None:
-        """Computes it in this process, and writes its file.
+        """Computes the piece in this process, and writes its file.
 
         Raises:
             InputError: if a configuration or the data are wrong.
@@ -116,7 +116,7 @@ class Piece:
         return [run.load(configs) for run in self.starts]
 
     def _origin(self, loaded: Sequence[configuration.Config]) -> dict[str, Any]:
-        """Returns what it is computed from, as plain data."""
+        """Returns the description of the function and its arguments, as plain data."""
         facts = {
             "compute": _identity(f"{self.compute.__module__}.{self.compute.__qualname__}"),
             "configs": {str(number): decisive(config) for number, config in enumerate(loaded)},
@@ -132,10 +132,10 @@ class Piece:
 
 
 class Result(NamedTuple):
-    """What a piece came to.
+    """The result of a piece.
 
     Attributes:
-        configs: the configurations it started from.
+        configs: the configurations that it started from.
         arrays: by name.
     """
 
@@ -144,16 +144,16 @@ class Result(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """That of the first configuration; 0 where there is none."""
+        """The seed of the first configuration; 0 if there is none."""
         return self.configs[0].seed if self.configs else 0
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Pieces that a figure takes together, such as the seeds of one condition: what a `Cell` is for runs.
+    """Pieces that belong together in a figure, such as the seeds of one condition; the counterpart of `Cell`.
 
     Attributes:
-        labels: what they are called in figures.
+        labels: their names in figures.
         pieces: the pieces.
     """
 
@@ -165,7 +165,7 @@ class Pieces:
         return list(self.pieces)
 
     def read(self, folder: str, configs: str) -> list[Result]:
-        """Returns the results that there are, in the order of the pieces; arguments and errors as of `Piece.read`."""
+        """Returns the existing results in the order of the pieces; arguments and errors as of `Piece.read`."""
         found = (piece.read(folder, configs) for piece in self.pieces)
         return [result for result in found if result is not None]
 
@@ -199,7 +199,7 @@ def compute(piece: Mapping[str, Any], folder: str, configs: str) -> None:
 
 
 def _read(path: str) -> tuple[Arrays, Any]:
-    """Returns the arrays of a file, and what they were computed from."""
+    """Returns the arrays of a file, and the description of the function and its arguments."""
     try:
         arrays = files.read_arrays(path)
         return arrays, json.loads(str(arrays.pop(ORIGIN)))

@@ -63,7 +63,7 @@ class Run:
 
     Attributes:
         config: path of the YAML file below the folder of configurations.
-        name: of its directory below the folder of runs.
+        name: path of its directory below the folder of runs.
         overrides: `key.path=value`, as for `config.load`.
     """
 
@@ -93,14 +93,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs that differ in their seed alone: one cell of a table, one point of a figure.
+    """Runs that differ only in their seed: one cell of a table, one point of a figure.
 
     Attributes:
         config: path of the YAML file below the folder of configurations.
-        name: of the directory below the folder of runs in which each seed has its own.
-        labels: what it is called in tables, such as model and rule.
+        name: path, below the folder of runs, of the directory that contains the run directories `seedN`.
+        labels: its names in tables, such as model and rule.
         overrides: `key.path=value`, as for `config.load`.
-        seeds: of the runs; none where they are not trained by a plan.
+        seeds: seeds of the runs; empty if a plan does not train them.
     """
 
     config: str
@@ -114,21 +114,24 @@ class Cell:
         return [Run(self.config, f"{self.name}/seed{n}", (*self.overrides, f"seed={n}")) for n in self.seeds]
 
     def command(self, folder: str, configs: str, seed: int = 0) -> str:
-        """Returns the line that trains the run of one seed where `read` finds it; arguments as of `read`."""
+        """Returns the command that trains the run of one seed in the directory that `read` expects.
+
+        Arguments: see `read`.
+        """
         overrides = (word for each in (*self.overrides, f"seed={seed}") for word in ("--set", each))
         place = tf.io.gfile.join(folder, self.name, f"seed{seed}")
         config = tf.io.gfile.join(configs, self.config)
         return shlex.join(["neural-alignment", "train", config, *overrides, "--run-dir", place])
 
     def read(self, folder: str, configs: str) -> list[Outcome]:
-        """Returns what the runs have come to that have ended, in the order of their seeds.
+        """Returns the outcomes of the runs that have ended, ordered by seed.
 
         Args:
-            folder: of the runs; the cell's directory there is a run itself, or holds a folder `seedN` per run.
+            folder: folder of the runs; the directory of the cell in it is a run, or contains a folder `seedN` per run.
             configs: folder of the configurations.
 
         Raises:
-            RunError: if a run is another than the cell's, apart from its seed and the place of its data, or damaged.
+            RunError: if a run is damaged, or differs from the cell in more than its seed and the paths of its data.
             ConfigError: if the cell's configuration is missing or wrong.
         """
         found = [read(tf.io.gfile.join(folder, name)) for name in self._names(folder)]
@@ -140,7 +143,7 @@ class Cell:
         return outcomes
 
     def _names(self, folder: str) -> list[str]:
-        """Returns the names that the runs have: those of the plan's seeds, or of what is there."""
+        """Returns the names of the runs: those of the seeds; without seeds, those of the existing directories."""
         if self.seeds:
             return [run.name for run in self.runs()]
         place = tf.io.gfile.join(folder, self.name)
@@ -149,7 +152,7 @@ class Cell:
 
 
 def _check_kind(outcome: Outcome, due: configuration.Config) -> None:
-    """Checks that a run is the one that is looked for: first its rules and its network, which are told apart."""
+    """Checks that a run belongs to a cell: first its rules and its network, for a clearer message."""
     for what, kind in (("rule", _rules), ("network", lambda config: config.model.model_dump(exclude_defaults=True))):
         found, expected = kind(outcome.config), kind(due)
         if found != expected:
@@ -160,7 +163,7 @@ def _check_kind(outcome: Outcome, due: configuration.Config) -> None:
 
 
 def decisive(config: configuration.Config) -> dict[str, Any]:
-    """Returns what of a configuration decides a result, as plain data: not where its data are, nor a test besides."""
+    """Returns the keys of a configuration that affect a result, as plain data: no paths of data, no test split."""
     plain = decisive_values(config)
     plain["data"] = {key: value for key, value in plain["data"].items() if not key.endswith("_files")}
     plain["evaluation"].pop("test_split", None)
@@ -173,13 +176,13 @@ def _rules(config: configuration.Config) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
-        directory: where it is.
-        rows: of its `metrics.csv`.
+        directory: its directory.
+        rows: rows of its `metrics.csv`.
         diverged: whether J or R became infinite.
-        config: as the run has stored it.
+        config: the configuration that the run has stored.
     """
 
     directory: RunDirectory
@@ -189,15 +192,15 @@ class Outcome:
 
     @property
     def seconds(self) -> float:
-        """How long it trained, without its start."""
+        """Duration of the training in seconds, start-up excluded."""
         return self.rows[-1]["seconds"] if self.rows else math.nan
 
     def measure(self, name: str, chance: float) -> float:
-        """Returns the last value of a column of `metrics.csv`; `chance` of a run that diverged."""
+        """Returns the last value of a column of `metrics.csv`; `chance` for a run that diverged."""
         return chance if self.diverged else self.rows[-1][name]
 
     def kernels(self) -> dict[int, dict[str, Any]]:
-        """Returns step -> array name -> kernel, as kept by `logging.kernels`; in the order of steps.
+        """Returns step -> array name -> kernel, as `logging.kernels` keeps them, ordered by step.
 
         Raises:
             RunError: if a file is damaged, or the file of a step is missing while others are there.
@@ -224,7 +227,7 @@ class Outcome:
 
 
 def read(path: str) -> Outcome | None:
-    """Returns what the run at `path` came to, or none where there is no run that has ended.
+    """Returns the outcome of the run at `path`; None if there is no run, or it has not ended.
 
     Raises:
         RunError: if it is damaged.
@@ -242,7 +245,7 @@ def read(path: str) -> Outcome | None:
 
 
 def waiting(runs: Sequence[Work], folder: str, configs: str) -> list[Work]:
-    """Returns the runs, and whatever else there is, that have no result yet.
+    """Returns the runs and pieces that have no result yet.
 
     Raises:
         RunError: if a directory holds a run of another configuration.
@@ -252,22 +255,18 @@ def waiting(runs: Sequence[Work], folder: str, configs: str) -> list[Work]:
 
 
 def unique(cells: Iterable[Any]) -> list[Work]:
-    """Returns the runs of some cells, each once.
-
-    Args:
-        cells: of runs, or of pieces.
-    """
+    """Returns the runs or pieces of some cells, each once."""
     return list({run.name: run for cell in cells for run in cell.runs()}.values())
 
 
 def count_left(left: Sequence[Work], runs: Sequence[Work]) -> str:
-    """Returns for a reader how much of a plan is left, such as `2 of 3 runs to train, 1 of 5 pieces to compute`."""
+    """Returns how much of a plan is left in words, such as `2 of 3 runs to train, 1 of 5 pieces to compute`."""
     there, waits = (collections.Counter(run.kind for run in each) for each in (runs, left))
     return ", ".join(f"{waits[kind]} of {number} {kind[0]} to {kind[1]}" for kind, number in there.items())
 
 
 def count_all(runs: Sequence[Work]) -> str:
-    """Returns for a reader how much a plan holds, such as `3 runs, 5 pieces`."""
+    """Returns the size of a plan in words, such as `3 runs, 5 pieces`."""
     return ", ".join(f"{number} {noun}" for (noun, _), number in collections.Counter(r.kind for r in runs).items())
 
 

@@ -1,4 +1,4 @@
-"""Several algorithms, several seeds, the same space: does one find better settings than another?"""
+"""Compares algorithms: does one find better settings than another in the same space, over several seeds?"""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def compare(
     output: str,
     say: Callable[[str], None],
 ) -> str:
-    """Runs each search in a directory of its own, one after the other, and writes what came of all.
+    """Runs the searches one after the other, each in its directory, and writes their comparison.
 
     Args:
         plans: algorithm and seed -> search.
         overrides: as of `run.search`.
-        search_dir: where the search directories go: `<algorithm>_<seed>`.
+        search_dir: folder of the search directories `<algorithm>_<seed>`.
         engine: runs the trials.
         output: `output`.csv gets a line per trial, `output`.md the comparison, `output`.png the figure;
             `output`_importance.csv and .png how much each metaparameter mattered in the trials of TPE (Figure S2).
-        say: is told a line per trial.
+        say: called with one line per trial.
 
     Returns:
         The comparison, as in `output`.md.

@@ -1,4 +1,4 @@
-"""A search as its YAML file says it: the base configuration, the space, the algorithm, how many trials, how long."""
+"""The plan of a search in YAML: base configuration, space, algorithm, number and length of trials."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ class Plan(Options):
     """One search."""
 
     config: str
-    """The configuration that the settings are laid on, as a path from the file that says it."""
+    """The configuration that settings are applied to, as a path relative to the file that contains it."""
     space: dict[str, Any]
     """Key path, or `$name` -> distribution; see `spaces`."""
     algorithm: Literal["tpe", "random"] = "tpe"
     trials: PositiveInt
     epochs: PositiveInt | None = None
-    """Epochs of J of a trial; those of the base configuration where none. Schedules keep their marks, so that a trial
-    is the beginning of the run that `best.yaml` makes in full."""
+    """Epochs of J of a trial. Default: those of the base configuration. Schedules do not change, so that a trial is the
+    beginning of the run that `best.yaml` describes."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Of the proposals, and of each trial's weights, data order and noise."""
+    """Seed of the proposals, and of the weights, the data order and the noise of each trial."""
     startup_trials: PositiveInt = 20
-    """Trials that TPE draws at random before it learns from them; 20 is hyperopt's own."""
+    """Number of trials that TPE draws at random before it learns from them; the default is that of hyperopt."""
     seconds: PositiveFloat | None = None
-    """What one trial took when it was last measured, for an estimate before the first has ended."""
+    """Measured duration of a trial in seconds, for an estimate before the first trial has ended."""
 
     def checked_space(self, where: str = "space", places: Mapping[str, str] | None = None) -> Space:
         """Returns the space.
 
         Args:
             where: the file and key of the space, for messages.
-            places: quantity -> its file and key, where they are not all of `where`.
+            places: quantity -> its file and key, for quantities from other files.
 
         Raises:
             ConfigError: in one line, if it is wrong.
@@ -50,18 +50,18 @@ class Plan(Options):
         return Space(self.space, where, places)
 
     def dump(self) -> str:
-        """Returns the plan as YAML, which `load` reads back to the same."""
+        """Returns the plan as YAML, from which `load` reads the same plan."""
         return yaml_files.write(self.model_dump(mode="json", exclude_none=True))
 
 
 def load(path: str, **replaced: Any) -> Plan:
-    """Reads a search from YAML; a file may name its `base` and say only what differs.
+    """Reads the plan of a search from YAML; a file may name a `base` and contain only the differences.
 
-    A quantity of the space takes the whole place of one of that name in the base: distributions are not merged.
+    A quantity of the space replaces the one of the same name in the base: distributions are not merged.
 
     Args:
         path: the file.
-        **replaced: keys of `Plan` that something else says; a `config` of these is a path from the present folder.
+        **replaced: values that replace keys of the file; a `config` among them is relative to the current directory.
 
     Raises:
         ConfigError: in one line.
@@ -94,13 +94,13 @@ _OPTIONS |= {"algorithm": "--algorithms", "seed": "--seeds"}
 
 
 def _file_of(chain: Sequence[tuple[str, Mapping[str, Any]]], quantity: str) -> str:
-    """Returns the file that a quantity of the space comes from."""
+    """Returns the file that defines a quantity of the space."""
     spaces = ((name, layer.get("space")) for name, layer in chain)
     return next(name for name, space in spaces if isinstance(space, Mapping) and quantity in space)
 
 
 def _beside(path: str, other: str) -> str:
-    """Returns a path that is given from a file's folder."""
+    """Returns a path that is relative to the folder of a file."""
     try:
         return paths.beside(path, other)
     except ValueError as error:
@@ -108,7 +108,7 @@ def _beside(path: str, other: str) -> str:
 
 
 def base_config(plan: Plan, overrides: Sequence[str] = ()) -> Config:
-    """Returns what all trials have in common: the base configuration with the overrides and the search's seed.
+    """Returns the configuration that all trials have in common: the base, the overrides and the seed of the search.
 
     Raises:
         ConfigError: in one line; also where an override sets the seed, which is the search's.
@@ -123,8 +123,8 @@ def trial_config(plan: Plan, base: Config, values: Mapping[str, Any]) -> Config:
 
     Args:
         plan: the search.
-        base: what all trials have in common.
-        values: name -> value of each quantity that is drawn.
+        base: the configuration that all trials have in common.
+        values: name -> value of each sampled quantity.
 
     Raises:
         ConfigError: in one line, if the settings do not fit the configuration or each other.
@@ -134,7 +134,7 @@ def trial_config(plan: Plan, base: Config, values: Mapping[str, Any]) -> Config:
 
 
 def check(plan: Plan, base: Config) -> None:
-    """Makes sure that the space fits the configuration, with every option and the ends of every range.
+    """Checks that the space fits the configuration, with every option and the ends of every range.
 
     Raises:
         ConfigError: in one line.

@@ -1,4 +1,4 @@
-"""Proposals by hyperopt: what is tried next, given what has been tried."""
+"""Proposals by hyperopt: the settings of the next trial, given the trials so far."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from neural_alignment.search.plan import Plan
 from neural_alignment.search.spaces import Settings
 
 State = tuple[str, float | None]
-"""What is known of a proposal: new, ok or fail in hyperopt's words, and its score where there is one."""
+"""State of a proposal as hyperopt names it (`new`, `ok` or `fail`), and its score; None without a score."""
 
 
 class Proposer:
-    """Draws the settings of trials: a function of the plan's seed and of the trials so far, and of nothing else.
+    """Draws the settings of trials. They depend only on the seed of the plan and on the trials so far.
 
-    hyperopt is asked as its own `fmin` asks it, one trial at a time; its store of trials is made anew from the
-    records for each question, so that nothing has to be saved but settings and scores.
+    hyperopt is called as its `fmin` calls it, for one trial at a time. Its store of trials is built from the records
+    for each call, so that only settings and scores have to be saved.
 
     Args:
         plan: the search.
@@ -36,13 +36,12 @@ class Proposer:
         self._domain = base.Domain(lambda _: None, self._space.nodes())
 
     def propose(self, number: int, before: Mapping[int, tuple[Settings, State]]) -> Settings:
-        """Returns name -> value of each quantity that is drawn.
+        """Returns name -> value of each sampled quantity.
 
         Args:
-            number: of the trial; with the seed it decides the random numbers.
-            before: number -> what has been drawn, and what came of it, for all trials so far. One that is still
-                running has no score and counts as a bad one, so that others do not crowd around it; so does one that
-                has failed.
+            number: number of the trial; together with the seed it determines the random numbers.
+            before: number -> settings and state, for all trials so far. A running trial has no score and counts as a
+                bad one, so that the others avoid its neighbourhood; so does a failed trial.
         """
         trials = base.Trials()
         documents = [self._document(trials, each, *known) for each, known in sorted(before.items())]
@@ -55,7 +54,7 @@ class Proposer:
         return {name: kind.value(draws[name][0]) for name, kind in self._space.sampled.items()}
 
     def _document(self, trials: base.Trials, number: int, values: Settings, state: State) -> dict[str, Any]:
-        """Returns a trial as hyperopt keeps it."""
+        """Returns a trial in the form in which hyperopt stores it."""
         word, score = state
         draws = {name: kind.draw(values[name]) for name, kind in self._space.sampled.items()}
         misc = {

@@ -25,11 +25,11 @@ class Group(NamedTuple):
     """The trials that had one choice of a metaparameter, or a third of its range.
 
     Attributes:
-        name: of the metaparameter.
-        choice: what they had.
-        mean: of their scores, a fraction; NaN where there are none.
-        sem: standard error of that mean; NaN where there are fewer than two.
-        count: how many there are.
+        name: name of the metaparameter.
+        choice: their value of it, or its range.
+        mean: mean of their scores, a fraction; NaN without trials.
+        sem: standard error of that mean; NaN for fewer than two trials.
+        count: number of trials.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Group(NamedTuple):
 
 
 def write(plan: Plan, base: Config, trials: Sequence[Trial], search_dir: str) -> None:
-    """Writes all parts of the report; `best.yaml` where a trial has finished.
+    """Writes all parts of the report; `best.yaml` only if a trial has finished.
 
     Args:
         plan: the search.
-        base: what all trials have in common; its epochs are those of `best.yaml`.
-        trials: all that have ended.
-        search_dir: where the report goes.
+        base: the configuration that all trials have in common; `best.yaml` gets its epochs.
+        trials: all trials that have ended.
+        search_dir: folder of the report.
     """
 
     def place(name: str) -> str:

@@ -7,7 +7,7 @@ searches/<name>/
     trials.jsonl       a line per trial that has ended: settings, result, reason
     settings/0001.yaml the configuration of a trial, as `train` reads it
     trials/0001/       its run directory
-    logs/0001.log      its output, if it had a process of its own
+    logs/0001.log      its output, if another process trained it
     best.yaml, top_ten.md, top_ten.csv, importance.csv, importance.png, scores.csv, scores.png    the report
     lock.json          the process that is running the search, while one is
 """

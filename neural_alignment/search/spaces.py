@@ -1,8 +1,8 @@
-"""Search spaces: which keys of a configuration are drawn, from which distributions, and what follows from them.
+"""Search spaces: the quantities that a search draws, their distributions, and quantities derived from them.
 
 A space is a mapping, in YAML, from a key path of the configuration to one of the kinds below. A name that begins with
-`$` stands for a quantity that is no key itself, such as the ratio of two weights. What is drawn or derived is laid on
-the base configuration in the order of the file, as `--set` would.
+`$` stands for a quantity that is no key itself, such as the ratio of two weights. The values of all quantities are
+applied to the base configuration in the order of the file, as `--set` would.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from neural_alignment.errors import ConfigError, nearest
 from neural_alignment.options import Options
 
 Settings = dict[str, Any]
-"""Name -> value, of everything that a space names."""
+"""Name -> value, for all quantities of a space."""
 
 _NAME = re.compile(r"\$\w+|[A-Za-z_]\w*(\.\w+)*")
 _OWN = ("epochs", "seed")
@@ -31,22 +31,22 @@ _OWN = ("epochs", "seed")
 
 
 class Sampled(Options):
-    """A kind that hyperopt draws."""
+    """A kind of quantity that hyperopt draws."""
 
     def node(self, name: str) -> Any:
-        """Returns hyperopt's node for a quantity of this name."""
+        """Returns the node of hyperopt for a quantity of this name."""
         raise NotImplementedError
 
     def value(self, draw: float) -> Any:
-        """Returns the value that a draw of the node stands for."""
+        """Returns the value that corresponds to a draw of the node."""
         return float(draw)
 
     def draw(self, value: Any) -> float:
-        """Returns the draw that stands for a value: the inverse of `value`."""
+        """Returns the draw that corresponds to a value: the inverse of `value`."""
         return value
 
     def may_draw(self, value: Any) -> bool:
-        """Whether a value is one that `value` may return."""
+        """Whether `value` can return this value."""
         try:
             return _code(self.value(self.draw(value))) == _code(value)
         except (TypeError, ValueError, OverflowError):
@@ -103,20 +103,20 @@ class LogUniform(Sampled):
 
 
 class _Grid(Sampled):
-    """Equally spaced values with equal probabilities, in their order: TPE takes neighbours for alike."""
+    """Equally spaced values with equal probabilities. They stay in order, because TPE treats neighbours as similar."""
 
     def _values(self) -> tuple[float, float, int]:
         """Returns the first value, the step, and the number of values."""
         raise NotImplementedError
 
     def node(self, name: str) -> Any:
-        """See `Sampled`. Half a step beyond each end, or the end values would come half as often as the others."""
+        """See `Sampled`. The range is half a step longer at both ends: the end values are as probable as the others."""
         return hp.quniform(name, -0.5, self._values()[2] - 0.5, 1)
 
     def value(self, draw: float) -> Any:
         """See `Sampled`."""
         low, step, count = self._values()
-        # Rounding takes the very ends of the range to the numbers beyond.
+        # At the very ends of the range, rounding gives a number beyond it.
         return low + step * min(max(round(draw), 0), count - 1)
 
     def draw(self, value: Any) -> float:
@@ -130,7 +130,7 @@ class _Grid(Sampled):
 
 
 class Quantised(_Grid):
-    """The multiples of a step from the low end, up to the high end at most: [low, high, step]."""
+    """low, low + step, ... up to high at most: [low, high, step]."""
 
     quantised: Annotated[list[float], Field(min_length=3, max_length=3)]
 
@@ -160,7 +160,7 @@ class Integer(_Grid):
 
 
 def _code(value: Any) -> str:
-    """Returns what tells a value from all others: 1, 1.0 and true are three."""
+    """Returns a text that is different for different values; 1, 1.0 and true are different."""
     return json.dumps(value, sort_keys=True)
 
 
@@ -206,7 +206,7 @@ class Product(Options):
 
     @property
     def sources(self) -> list[str]:
-        """The quantities that it follows from."""
+        """The quantities that it is derived from."""
         return [factor for factor in self.product if isinstance(factor, str)]
 
     def derive(self, settings: Settings) -> Any:
@@ -223,21 +223,21 @@ class Product(Options):
 
 
 class Match(Options):
-    """A value for each value that another quantity may have: pairs [that value, this value]."""
+    """A value for each value of another quantity: pairs [that value, this value]."""
 
     match: str
     cases: Annotated[list[Annotated[list[Any], Field(min_length=2, max_length=2)]], Field(min_length=1)]
 
     @property
     def sources(self) -> list[str]:
-        """The quantity that it follows from."""
+        """The quantity that it is derived from."""
         return [self.match]
 
     def derive(self, settings: Settings) -> Any:
         """Returns the value.
 
         Raises:
-            ValueError: if there is no case for what has been drawn.
+            ValueError: if there is no case for the value of the other quantity.
         """
         found = settings[self.match]
         for case, value in self.cases:
@@ -256,19 +256,19 @@ KINDS: dict[str, type[Options]] = {
     "product": Product,
     "match": Match,
 }
-"""What may stand under a name, by the key that says it."""
+"""Kinds of quantities by the key that selects them."""
 
 
 class Space:
     """A checked search space.
 
     Args:
-        entries: what stands under `space:` in YAML.
+        entries: the value of `space:` in YAML.
         where: the file, for messages.
-        places: quantity -> its file and key, for messages, where they are not all of `where`.
+        places: quantity -> its file and key, for messages, for quantities from other files.
 
     Raises:
-        ConfigError: in one line: the name, what was found, what is allowed.
+        ConfigError: in one line, with the name, the value found and the allowed values.
     """
 
     AT_LEAST: ClassVar[str] = "must have at least one quantity that is drawn, such as {uniform: [0, 1]}"
@@ -283,7 +283,7 @@ class Space:
         self._derived = self._in_order()
 
     def _in_order(self) -> list[str]:
-        """Returns the derived quantities, each after those that it follows from."""
+        """Returns the derived quantities, each after those that it is derived from."""
         ready = {name for name, kind in self.kinds.items() if isinstance(kind, (Sampled, Fixed))}
         waiting = {name: kind.sources for name, kind in self.kinds.items() if name not in ready}
         for name, sources in waiting.items():
@@ -303,11 +303,11 @@ class Space:
         return order
 
     def nodes(self) -> dict[str, Any]:
-        """Returns the space as hyperopt takes it."""
+        """Returns the space in the form that hyperopt expects."""
         return {name: kind.node(name) for name, kind in self.sampled.items()}
 
     def may_draw(self, values: Any) -> bool:
-        """Whether values are ones that the space may have drawn, by their names and kinds; used for records on disk."""
+        """Whether the space can draw these values, judged by their names and kinds; used to check records on disk."""
         if not isinstance(values, Mapping) or values.keys() != self.sampled.keys():
             return False
         return all(kind.may_draw(values[name]) for name, kind in self.sampled.items())
@@ -316,10 +316,10 @@ class Space:
         """Returns every quantity of a trial, in the order of the space.
 
         Args:
-            values: name -> value of each that is drawn.
+            values: name -> value of each sampled quantity.
 
         Raises:
-            ConfigError: if one cannot be derived.
+            ConfigError: if a quantity cannot be derived.
         """
         known = {name: kind.fixed for name, kind in self.kinds.items() if isinstance(kind, Fixed)} | dict(values)
         for name in self._derived:
@@ -344,7 +344,7 @@ class Space:
 
 
 def _kind(name: str, entry: Any, where: str) -> Any:
-    """Returns what stands under a name, checked."""
+    """Returns the checked kind of a quantity."""
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{where}: must be a key path such as alignment.amp, or a name such as $ratio")
     if name in _OWN:
@@ -369,11 +369,11 @@ def grouped(kind: Any, values: Sequence[Any]) -> tuple[list[str], list[int]]:
     Thirds are those of the values that occur, as a search visits a range unevenly.
 
     Args:
-        kind: of the quantity.
-        values: one per trial.
+        kind: the kind of the quantity.
+        values: one value per trial.
 
     Returns:
-        The groups' labels, and for each value the number of its group.
+        The labels of the groups, and for each value the number of its group.
     """
     if isinstance(kind, Choice):
         labels = [_code(option).strip('"') for option in kind.choice]

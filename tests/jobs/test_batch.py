@@ -15,7 +15,7 @@ from neural_alignment.jobs.pool import Engine
 
 
 class Scripted(Engine):
-    """An engine that runs nothing: every job ends as it is told.
+    """An engine that runs nothing: the ending of every job is given.
 
     Args:
         endings: name of a job -> how it ends.

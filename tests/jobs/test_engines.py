@@ -24,7 +24,7 @@ def four(tmp_path, training):
 
 LAUNCHER = """
 #!/bin/sh
-# Stands in for tpu_scripts/train.sh: writes down how it was called, and what the run would leave.
+# Stands in for tpu_scripts/train.sh: records its arguments, and writes the status that the run would leave.
 echo "$@" >> calls
 case "$1" in gone) exit 4 ;; esac
 mkdir -p "$4"

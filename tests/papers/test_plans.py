@@ -135,7 +135,7 @@ def rows(tmp_path, seed):
 
 
 def killed(tmp_path, configs):
-    """Starts a plan of two runs in a process of its own, and kills it once a run has written a row."""
+    """Starts a plan of two runs in another process, and kills it once a run has written a row."""
     script = SCRIPT.format(overrides=tuple(LONG), folder=str(tmp_path), configs=configs)
     process = Command([], {}, tmp_path / "errors.txt", script)
     while not process.ended and not any(rows(tmp_path, seed) for seed in (0, 1)):
@@ -169,7 +169,7 @@ def test_a_plan_that_was_killed_goes_on_and_a_signal_stops_it_in_order(tmp_path,
 
 @pytest.fixture
 def paper(tmp_path, configs, monkeypatch):
-    """A paper of two tables that share a run, and one that needs what is not there."""
+    """A paper of two tables that share a run, and a figure that needs missing files."""
     monkeypatch.setitem(tables.CHANCE, "lab", (0.1, 0.5))
 
     def make(source):

@@ -101,5 +101,5 @@ def test_what_runs_has_failed_or_has_diverged_draws_no_others_to_it(state):
         trials = {**known, **dict.fromkeys(range(13, 25), (values, ending))}
         return np.mean([Proposer(plan(seed=seed)).propose(25, trials)["x"] for seed in range(12)])
 
-    assert mean(("ok", 0.99)) < 0.4  # That is what would attract them.
+    assert mean(("ok", 0.99)) < 0.4  # A high score would attract them.
     assert mean(state) > 0.6

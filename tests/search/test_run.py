@@ -18,6 +18,7 @@ from neural_alignment.search.records import Trial
 from neural_alignment.search.spaces import Space
 from neural_alignment.training import lock
 from neural_alignment.training import run as training
+from neural_alignment.training.metrics import MetricsFile
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def rates(engine):
     return [(number, config.optimization.forward.learning_rate) for number, config in engine.seen]
 
 
-# --- what is kept, and what happens when it is cut off
+# --- records, and interruptions
 
 
 @pytest.mark.parametrize("lives", [0, 1, 3])
@@ -247,7 +248,7 @@ def test_trials_that_end_badly_are_kept_with_their_reason_and_the_search_goes_on
     assert rows[0]["score"] == rows[0]["top1"]
     with open(tmp_path / "found" / "top_ten.csv") as file:
         ten = list(csv.DictReader(file))
-    # What stands in the table is the score, which is no accuracy where a trial has diverged.
+    # The table holds the score, which for a diverged trial is no accuracy.
     assert {row["trial"]: row["score"] for row in ten}["2"] == "0.1"
     assert "top1" not in ten[0]
     assert said[2].startswith("trial 2, 2 of 4: diverged: J is not finite; best ")
@@ -275,13 +276,14 @@ def test_settings_that_do_not_go_together_fail_alone(search, scripted, plan_file
     plan = plans.load(plan_file(text))
     trials = run.search(plan, (), str(tmp_path / "found"), engine(judge), print)
     for trial in trials:
-        alone = (trial.settings["optimization.alternation"], trial.settings["optimization.delay_epochs"]) == (None, 2)
-        assert (trial.state == "failed") is alone
-        assert ("delay_epochs must be less than" in (trial.reason or "")) is alone
+        drawn = [trial.settings[f"optimization.{name}"] for name in ("alternation", "delay_epochs")]
+        impossible = drawn == [None, 2]
+        assert (trial.state == "failed") is impossible
+        assert ("delay_epochs must be less than" in (trial.reason or "")) is impossible
     assert {trial.state for trial in trials} == {"failed", "finished"}
 
 
-# --- what is said and written
+# --- output and reports
 
 
 def test_lines_tell_the_best_so_far_and_the_time_left(search, scripted, said):
@@ -471,7 +473,7 @@ space:
         else:
             assert "is not finite at step" in each.reason
             assert each.score == 0.1
-    # The records lost, the runs read: what has ended is not trained again.
+    # Without the records, the runs are read: those that have ended are not trained again.
     models = {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
     (path / "trials.jsonl").unlink()
     found = run.search(plan, (), str(path), InProcess(), said.append)
@@ -492,7 +494,7 @@ def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
     ):
         training.train(config, tmp_path / name)
     columns = lambda row: {key: value for key, value in row.items() if key != "seconds"}  # noqa: E731
-    short, long = (training.MetricsFile(str(tmp_path / name / "metrics.csv")).rows() for name in ("short", "full"))
+    short, long = (MetricsFile(str(tmp_path / name / "metrics.csv")).rows() for name in ("short", "full"))
     assert [str(columns(row)) for row in short] == [str(columns(row)) for row in long[: len(short)]]
     assert (len(short), len(long)) == (3, 5)
     assert long[3]["learning_rate_J"] < 0.2 * short[2]["learning_rate_J"]
@@ -500,7 +502,7 @@ def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
 
 @pytest.mark.exhaustive
 def test_a_search_that_is_killed_within_a_trial_goes_on_with_it(tmp_path, plan_file, said, lines):
-    """A process of its own; its first trial has ended, and its last has not, when it is killed."""
+    """The search runs in another process, which is killed between the end of the first trial and that of the last."""
     path = tmp_path / "found"
     plan_path, output = plan_file(), tmp_path / "output.txt"
     arguments = ["search", plan_path, "--search-dir", str(path), "--epochs", "20", "--trials", "3"]

@@ -47,7 +47,7 @@ PAPER = {
     "weight_mirror_adam_ops": (UNIFORM, ADAM_LOG_UNIFORM, OPS_CHOICES),
     "information": (UNIFORM, {**ADAM_LOG_UNIFORM, "$gamma": (1e-11, 1e7)}, OPS_CHOICES),
 }
-"""Appendices B.1.1 to B.1.4: what is drawn uniformly, log-uniformly, and from a list."""
+"""Appendices B.1.1 to B.1.4: quantities drawn uniformly, log-uniformly, and from a list."""
 
 BEST = {
     "weight_mirror": {"$beta": 0.028327320537228435, "$alpha_over_beta": 15.6606919586, "stddev": 0.690465059717068},
@@ -79,7 +79,7 @@ BEST = {
         "on": ["FO Bias", "FO ReLU", "FO BWMC", "FO FWMC", "BO Bias", "BO FWMC", "BO FWL2N"],
     },
 }
-"""What the searches of the paper ended with (appendix B.1 of the earlier version, unrounded; Table 5)."""
+"""Results of the searches of the paper (appendix B.1 of the earlier version, unrounded; Table 5)."""
 
 
 def load(name):
@@ -258,7 +258,7 @@ def test_a_wrong_space_is_one_line(what):
 
 UNFIT = {
     "an unknown key": ("optimization.forward.lerning_rate: {uniform: [0, 1]}", "learning_rate"),
-    "a range beyond what is allowed": ("alignment.decay: {choice: [0, x]}", "decay"),
+    "a range beyond the allowed one": ("alignment.decay: {choice: [0, x]}", "decay"),
     "an option that does not go with the base": ("batch_size: {choice: [200, 0]}", "batch_size"),
     "a case that is missing": (
         "batch_size: {choice: [100, 200]}\n  max_steps: {match: batch_size, cases: [[100, 1]]}",

@@ -24,7 +24,7 @@ def build(choice: str, **options: str | Sequence[str] | None) -> Engine:
         **options: further options of engines, by name; None or empty if not given.
 
     Raises:
-        ConfigError: in one line, if there is no such engine, or it does not take what is given, or is not available.
+        ConfigError: in one line, if there is no such engine, an option is wrong, or the engine is not available.
     """
     name, _, text = choice.partition(":")
     if name not in ENGINES:

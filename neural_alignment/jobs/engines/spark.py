@@ -5,21 +5,33 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
+
+import tensorflow as tf
 
 from neural_alignment.errors import ConfigError
 from neural_alignment.jobs.children import Children
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job, decode, encode
-from neural_alignment.jobs.pool import SlotEngine
+from neural_alignment.jobs.pool import Queue, SlotEngine
+from neural_alignment.training import files
+
+GRACE = 60.0
+"""Seconds that jobs get to save their state before Spark cancels them."""
+
+POLL = 1.0
+"""Seconds between two checks of an executor whether its job has to stop."""
 
 
 class Spark(SlotEngine):
     """Runs each job as a Spark job of one task.
 
     The session is that of `spark-submit`, or a local one. Executors need this package, and must reach the files of the
-    jobs under the same paths.
+    jobs under the same paths. Spark kills the tasks that it cancels, so a file asks the jobs to stop, and Spark cancels
+    only those that have not ended after `GRACE` seconds.
 
     Args:
         count: number of jobs at a time.
@@ -34,16 +46,26 @@ class Spark(SlotEngine):
     def __init__(self, count: int):
         super().__init__([f"task {number}" for number in range(1, count + 1)])
         self.session = _session()
+        self._stop_file = ""
+        self._asked: float | None = None  # When the jobs were asked to stop.
 
     @classmethod
     def parse(cls, text: str, option: str | Sequence[str] | None) -> Spark:  # noqa: D102 (as in Engine)
         del option
         return cls(cls.count(text))
 
+    def run(self, queue: Queue) -> None:  # noqa: D102 (as in Engine)
+        self._stop_file, self._asked = tf.io.gfile.join(queue.folder, "spark_stop"), None
+        files.remove(self._stop_file)
+        try:
+            super().run(queue)
+        finally:
+            files.remove(self._stop_file)
+
     def run_job(self, slot: str, job: Job) -> Ending:  # noqa: D102 (as in SlotEngine)
         del slot
         try:
-            tasks = self.session.sparkContext.parallelize([encode(job)], 1)
+            tasks = self.session.sparkContext.parallelize([(encode(job), self._stop_file)], 1)
             (ending,) = tasks.map(run_on_executor).collect()
         except Exception as error:
             if self.stopping.is_set():
@@ -52,12 +74,36 @@ class Spark(SlotEngine):
         return Ending(**ending)
 
     def terminate(self) -> None:  # noqa: D102 (as in SlotEngine)
-        self.session.sparkContext.cancelAllJobs()
+        if self._asked is None:
+            self._asked = time.monotonic()
+            files.write_whole(self._stop_file, "")
+        elif time.monotonic() > self._asked + GRACE:
+            self.session.sparkContext.cancelAllJobs()
 
 
-def run_on_executor(text: str) -> dict[str, Any]:
-    """Runs an encoded job in a child process of the executor, which survives if the job crashes."""
-    return dataclasses.asdict(Children().run(decode(text)))
+def run_on_executor(task: tuple[str, str]) -> dict[str, Any]:
+    """Runs a job in a child process of the executor, which survives if the job crashes.
+
+    Args:
+        task: the encoded job, and the path of a file that asks it to stop by its existence.
+
+    Returns:
+        The fields of its ending.
+    """
+    text, stop_file = task
+    children, ended = Children(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL):
+            if tf.io.gfile.exists(stop_file):
+                children.terminate()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        return dataclasses.asdict(children.run(decode(text)))
+    finally:
+        ended.set()
 
 
 def ending_of_lost_task(error: Exception) -> Ending:

@@ -80,7 +80,7 @@ class TPU(SlotEngine):
         if code == UNAVAILABLE:
             raise SlotLost(f"no TPU is available; the last one was {tpu}")
         ending = past_ending(job.run_dir)
-        if ending is None and is_stop(code):
+        if ending is None and (is_stop(code) or self.stopping.is_set()):
             return Ending("stopped", reason="a signal to its launcher")
         problem = f"{words[0]} ended with code {code}" if code else f"{words[0]} ended, but the run did not"
         return ending or Ending("failed", reason=problem)
