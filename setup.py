@@ -16,6 +16,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["neural_alignment", "neural_alignment.*", "optimizers", "optimizers.*"]),
+    package_data={"neural_alignment.papers": ["*/published/*.csv"]},
     # All lower bounds together have been tested on Python 3.11; CONTRIBUTING.md has the command.
     install_requires=[
         "keras>=3.10,<4",

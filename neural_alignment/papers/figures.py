@@ -1,28 +1,312 @@
-"""Draws the figures of the papers."""
+"""Draws the figures of the papers from tidy rows.
+
+A figure is a grid of panels, and a panel is a list of marks with the texts and limits of its axes. A mark is a function
+that draws on matplotlib axes; the functions of this module make the common ones. All figures are grey: lines differ in
+marker and line style as well as in shade.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neural_alignment.papers.tables import Key, grouped, value_of
+from neural_alignment.reporting import Row, Spread, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Mark = Callable[["Axes"], None]
+"""Draws one element of a panel."""
+
+Summary = Callable[[Sequence[float]], tuple[float, float, float]]
+"""Values with the same x -> the point that is drawn, and the lower and the upper end of its error bar."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """The look of one line of a figure, distinguishable by marker and line style as well as by shade.
+    """The look of one line of a figure.
 
     Attributes:
-        label: text in the legend.
+        label: text in the legend; none for a line that the legend leaves out.
         marker: marker of matplotlib.
         line: line style of matplotlib.
         shade: grey level, from 0 (black) to 1 (white).
+        filled: whether markers are filled.
     """
 
-    label: str
+    label: str | None
     marker: str = "o"
     line: Any = "-"
     shade: float = 0.0
+    filled: bool = True
 
     def options(self) -> dict[str, Any]:
-        """Returns the arguments of `Axes.errorbar`."""
-        shade = str(self.shade)
-        return {"label": self.label, "marker": self.marker, "linestyle": self.line, "color": shade, "capsize": 2.5}
+        """Returns the arguments of `Axes.plot`."""
+        face = {} if self.filled else {"markerfacecolor": "white"}
+        return {
+            "label": self.label,
+            "marker": self.marker,
+            "linestyle": self.line,
+            "color": str(self.shade),
+            "linewidth": 1.2,
+            "markersize": 4,
+            **face,
+        }
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a figure.
+
+    Attributes:
+        marks: the elements, drawn in this order.
+        axes: arguments of `Axes.set`: title, xlabel, ylabel, xlim, ylim, xscale, yscale and so on.
+    """
+
+    marks: Sequence[Mark]
+    axes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def panel(*marks: Mark, **axes: Any) -> Panel:
+    """Returns a panel; arguments as of `Panel`."""
+    return Panel(marks, axes)
+
+
+def grid(
+    panels: Sequence[Sequence[Panel | None]],
+    size: tuple[float, float],
+    *,
+    ylabels: Sequence[str] = (),
+    legends: Sequence[tuple[int, int]] = (),
+    legend: str = "",
+    share_x: bool = False,
+    share_y: bool = False,
+) -> Figure:
+    """Draws a figure.
+
+    Args:
+        panels: rows of panels of equal length; `None` leaves a place empty.
+        size: width and height in inches.
+        ylabels: label of the y axis of the first panel of each row.
+        legends: row and column of each panel that has a separate legend.
+        legend: place of one legend of all other panels, such as `"outside lower center"`; empty for none.
+        share_x: whether all panels have the same x axis.
+        share_y: whether all panels have the same y axis.
+    """
+    figure = new_figure(*size)
+    axes = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=share_x, sharey=share_y)
+    for row, line in zip(axes, panels, strict=True):
+        for axis, each in zip(row, line, strict=True):
+            if each is None:
+                axis.remove()
+                continue
+            for mark in each.marks:
+                mark(axis)
+            axis.set(**each.axes)
+    for axis, label in zip(axes[:, 0], ylabels, strict=False):
+        axis.set(ylabel=label)
+    own = [axes[row][column] for row, column in legends]
+    for axis in own:
+        _add_legend(axis, [axis], fontsize="x-small")
+    if legend:
+        others = [axis for axis in figure.axes if axis not in own]
+        columns = int(size[0] / 1.7) if "center" in legend else 1
+        _add_legend(figure, others, loc=legend, ncols=columns, fontsize="small")
+    return figure
+
+
+def _add_legend(owner: Axes | Figure, axes: Sequence[Axes], **options: Any) -> None:
+    """Adds a legend that has each label of some axes once."""
+    entries = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        owner.legend(list(entries.values()), list(entries), **options)
+
+
+# Summaries of values with the same x.
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the mean, and one standard deviation below and above."""
+    spread = Spread(values)
+    deviation = spread.deviation if len(spread.known) > 1 else 0.0
+    return spread.mean, spread.mean - deviation, spread.mean + deviation
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the mean, and one standard error below and above."""
+    spread = Spread(values)
+    return spread.mean, spread.mean - spread.error, spread.mean + spread.error
+
+
+def median_and_range(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the median, the smallest and the largest value."""
+    return statistics.median(values), min(values), max(values)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the median, and the lower and the upper quartile."""
+    middle, low, high = np.percentile(values, (50, 25, 75))
+    return float(middle), float(low), float(high)
+
+
+def first(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the first value, without an error bar."""
+    return (values[0],) * 3
+
+
+# Marks.
+
+
+def lines(
+    rows: Sequence[Row],
+    x: Key,
+    y: Key,
+    by: Key | None,
+    styles: Mapping[Any, Style] | Style,
+    summary: Summary = mean_and_deviation,
+    band: bool = False,
+    **options: Any,
+) -> Mark:
+    """Returns a line with error bars for each value of `by`.
+
+    Args:
+        rows: tidy rows; those without an x or a y are left out.
+        x: column of x, or a function of a row.
+        y: column of y, or a function of a row.
+        by: column that tells the lines apart, or a function of a row; `None` for one line.
+        styles: value of `by` -> look of its line; a single style where `by` is `None`.
+        summary: combines the rows with the same x.
+        band: whether errors are shaded instead of drawn as bars.
+        **options: further arguments of `Axes.plot`, for all lines.
+    """
+
+    def draw(axis: Axes) -> None:
+        chosen = {None: styles} if by is None else styles
+        groups = {(None,): rows} if by is None else grouped(rows, by)
+        for key, style in chosen.items():
+            points = _points(groups.get((key,), ()), x, y, summary)
+            if points:
+                _draw_line(axis, np.array(points, float), style.options() | options, band)
+
+    return draw
+
+
+def _points(rows: Sequence[Row], x: Key, y: Key, summary: Summary) -> list[tuple[float, ...]]:
+    """Returns x, y and both ends of the error bar of each point, in ascending order of x."""
+    values: dict[float, list[float]] = {}
+    for row in rows:
+        place, value = value_of(row, x), value_of(row, y)
+        if place is not None and value is not None and not np.isnan(value):
+            values.setdefault(place, []).append(value)
+    return [(place, *summary(values[place])) for place in sorted(values)]
+
+
+def _draw_line(axis: Axes, points: np.ndarray, options: Mapping[str, Any], band: bool) -> None:
+    xs, middle, low, high = points.T
+    if band:
+        axis.plot(xs, middle, markevery=max(len(xs) // 8, 1), **options)
+        axis.fill_between(xs, low, high, color=options["color"], alpha=0.15, linewidth=0)
+    else:
+        bars = [middle - low, high - middle] if np.any(high > low) else None
+        axis.errorbar(xs, middle, yerr=bars, capsize=2.5, **options)
+
+
+def points(xs: Sequence[float], ys: Sequence[float], style: Style, **options: Any) -> Mark:
+    """Returns a point for each x and y; **options are further arguments of `Axes.plot`."""
+    return lambda axis: axis.plot(xs, ys, **{**style.options(), **options})
+
+
+def steps(heights: Sequence[float], edges: Sequence[float], style: Style) -> Mark:
+    """Returns a histogram.
+
+    Args:
+        heights: height of each bin.
+        edges: limits of the bins, one more than there are bins.
+        style: look of the line.
+    """
+    look = {"color": str(style.shade), "linestyle": style.line, "label": style.label}
+    return lambda axis: axis.stairs(heights, edges, **look)
+
+
+def level(value: float, label: str | None = None) -> Mark:
+    """Returns a dotted horizontal line."""
+    return lambda axis: axis.axhline(value, color="0.5", linewidth=1, linestyle=(0, (1, 3)), label=label)
+
+
+def diagonal() -> Mark:
+    """Returns the dotted line y = x."""
+    return lambda axis: axis.axline((0, 0), slope=1, linestyle=":", color="0.5")
+
+
+def scale(which: str, name: str, **options: Any) -> Mark:
+    """Sets the scale of the axis `which`, `"x"` or `"y"`, by name; **options are those of matplotlib's scale."""
+    return lambda axis: getattr(axis, f"set_{which}scale")(name, **options)
+
+
+def ticks(places: Sequence[float], labels: Sequence[str] = (), log: bool = True, **options: Any) -> Mark:
+    """Sets the only ticks of the x axis.
+
+    Args:
+        places: x of each tick.
+        labels: text of each tick; the numbers if empty.
+        log: whether the axis is logarithmic.
+        **options: further arguments of `Axes.set_xticks`.
+    """
+
+    def draw(axis: Axes) -> None:
+        if log:
+            axis.set_xscale("log")
+        axis.set_xticks(places, labels or [f"{place:g}" for place in places], **options)
+        axis.minorticks_off()
+
+    return draw
+
+
+def image(values: np.ndarray, label: str = "", **options: Any) -> Mark:
+    """Returns a matrix in greys, dark where it is large.
+
+    Args:
+        values: the matrix.
+        label: text of the colour bar; empty for none.
+        **options: further arguments of `Axes.imshow`.
+    """
+
+    def draw(axis: Axes) -> None:
+        shades = axis.imshow(values, cmap="Greys", interpolation="nearest", **options)
+        if label:
+            axis.figure.colorbar(shades, ax=axis, label=label, shrink=0.8)
+
+    return draw
+
+
+def contours(xs: np.ndarray, ys: np.ndarray, heights: np.ndarray, label: str, **options: Any) -> Mark:
+    """Returns filled contours with a colour bar; arguments as of `Axes.contourf`."""
+
+    def draw(axis: Axes) -> None:
+        shades = axis.contourf(xs, ys, heights, cmap="Greys", **options)
+        axis.figure.colorbar(shades, ax=axis, label=label, shrink=0.8)
+
+    return draw
+
+
+def arrows(places: np.ndarray, directions: np.ndarray, shade: float = 0.0, **options: Any) -> Mark:
+    """Returns arrows of unit length, none where the direction is zero.
+
+    Args:
+        places: start of each arrow, `(arrows, 2)`.
+        directions: direction of each arrow, `(arrows, 2)`.
+        shade: grey level.
+        **options: further arguments of `Axes.quiver`.
+    """
+    sizes = np.linalg.norm(directions, axis=1, keepdims=True)
+    units = np.divide(directions, sizes, out=np.zeros_like(directions), where=sizes > 0)
+    return lambda axis: axis.quiver(*np.transpose(places), *units.T, color=str(shade), **options)

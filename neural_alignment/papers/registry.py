@@ -1,9 +1,10 @@
-"""Tables and figures by name: what they show, how they are made, and from which runs."""
+"""Tables and figures by name: their titles, their functions, and the runs they are made from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.estimates import Estimates
@@ -14,17 +15,17 @@ from neural_alignment.reporting import Artifact
 
 @dataclass(frozen=True)
 class Source:
-    """What a table or figure is made from.
+    """The input of a table or figure.
 
     Attributes:
-        profile: `"paper"`, the runs of the paper's size, or `"lab"`.
-        folder: of the run directories.
+        profile: `"paper"` for runs of the paper's size, or `"lab"`.
+        folder: folder of the run directories.
         configs: folder of the configurations.
-        output: folder of what is made.
-        cells: the runs and pieces that are asked for.
-        recordings: file of recorded responses, of what needs them.
-        images: file of the images that they answer.
-        say: told how far what takes long is.
+        output: folder of tables and figures.
+        cells: the runs and pieces that it is made from.
+        recordings: file of recorded responses, for Figure 6 of two_routes.
+        images: file of the images shown in the recordings.
+        say: called with a line of text on the progress of long computations.
     """
 
     profile: str
@@ -37,12 +38,25 @@ class Source:
     say: Callable[[str], None] = lambda line: None
 
     def read(self) -> list[tuple[Cell | Pieces, list[Outcome] | list[Result]]]:
-        """Returns every cell with the runs of it that have ended, or the pieces of it that are computed.
+        """Returns every cell with its finished runs or computed pieces.
 
         Raises:
-            RunError: if a run directory or a piece is damaged or of another kind.
+            RunError: if a run directory or a piece is damaged, or belongs to another configuration.
         """
         return [(cell, cell.read(self.folder, self.configs)) for cell in self.cells]
+
+    def outcomes(self) -> list[tuple[Cell, list[Outcome]]]:
+        """Returns the finished runs of each cell of runs; errors as of `read`."""
+        return [(cell, cell.read(self.folder, self.configs)) for cell in self.cells if isinstance(cell, Cell)]
+
+    def results(self, **labels: Any) -> list[tuple[Mapping[str, Any], list[Result]]]:
+        """Returns the labels and results of each set of pieces with some labels; errors as of `read`."""
+        pieces = (each for each in self.cells if isinstance(each, Pieces) and labels.items() <= each.labels.items())
+        return [(each.labels, each.read(self.folder, self.configs)) for each in pieces]
+
+    def chosen(self, **labels: Any) -> list[Result]:
+        """Returns the results of all pieces with some labels; errors as of `read`."""
+        return [result for _, results in self.results(**labels) for result in results]
 
 
 @dataclass(frozen=True)
@@ -53,11 +67,11 @@ class Item:
         kind: `"table"` or `"figure"`.
         name: as on the command line, such as `two_routes/3`.
         title: one line.
-        make: makes it; returns nothing where it has written the files itself.
-        cells: profile -> the runs and pieces it is made from; nothing of what needs none. What has the profile `lab`
-            alone is always made from it.
-        needs: an option that it cannot do without.
-        check: raises `InputError` where what it needs is wrong; called before anything is trained.
+        make: makes it; returns `None` if it has written the files itself.
+        cells: profile -> the runs and pieces it is made from; empty if it needs none. An item that has only the
+            profile `lab` is always made from it.
+        needs: a required option of the command line.
+        check: raises `InputError` if required input is missing or wrong; called before training.
     """
 
     kind: str
@@ -69,29 +83,29 @@ class Item:
     check: Callable[[Source], None] = lambda source: None
 
     def profile(self, lab: bool) -> str:
-        """Returns which profile it is made from.
+        """Returns the profile it is made from.
 
         Args:
-            lab: whether that of 2 cores is asked for.
+            lab: whether the user asked for the profile `lab`, the size for 2 cores.
         """
         return "lab" if lab or set(self.cells) == {"lab"} else "paper"
 
     @property
     def paper(self) -> str:
-        """The paper's part of the name."""
+        """Name of the paper."""
         return self.name.partition("/")[0]
 
     @property
     def file(self) -> str:
-        """Name of its files, without their ending."""
+        """Name of its files without their extension."""
         return f"{self.kind}_{self.name.partition('/')[2]}"
 
 
 def find(items: Sequence[Item], kind: str, name: str) -> Item:
-    """Returns the table or figure of a name.
+    """Returns the table or figure with a name.
 
     Raises:
-        InputError: if there is none; the message names what there is.
+        InputError: if there is none; the message lists all names.
     """
     there = {item.name: item for item in items if item.kind == kind}
     if name not in there:
@@ -100,13 +114,13 @@ def find(items: Sequence[Item], kind: str, name: str) -> Item:
 
 
 def overview(items: Sequence[Item], kind: str, estimates: Callable[[str], Estimates], slots: int) -> list[list[str]]:
-    """Returns a row per table or figure: name, title, and what it takes.
+    """Returns a row per table or figure: name, title, and cost.
 
     Args:
-        items: all there are.
+        items: all tables and figures.
         kind: `"table"` or `"figure"`.
-        estimates: paper -> how long its runs take.
-        slots: jobs at a time.
+        estimates: paper -> times of its runs.
+        slots: number of jobs at a time.
     """
     return [[item.name, item.title, _takes(item, estimates, slots)] for item in items if item.kind == kind]
 

@@ -17,10 +17,10 @@ from neural_alignment.analysis import signals
 from neural_alignment.analysis.similarity import angle
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.papers import commands, fa_mechanism
-from neural_alignment.papers.fa_mechanism import compute, figures
+from neural_alignment.papers.fa_mechanism import compute, figures, rows
 from neural_alignment.papers.fa_mechanism import runs as experiments
-from neural_alignment.papers.fa_mechanism.network import DirectNetwork, Network
-from neural_alignment.papers.pieces import Piece, Pieces
+from neural_alignment.papers.fa_mechanism.network import DirectNetwork, NumpyNetwork
+from neural_alignment.papers.pieces import Piece, Pieces, Result
 from neural_alignment.papers.plans import Cell, Run, unique
 from neural_alignment.papers.registry import Source, find
 from neural_alignment.reporting import csv_text, new_figure
@@ -65,32 +65,32 @@ def differences(network, layers):
 CONDITIONS = {
     "bp": (),
     "bp_trw": ("data.shuffle=true", "loss.label_smoothing=0.05", "data.replace_labels=0.5"),
-    "bp_trw_wb": ("alignment={rule: feedback}",),  # As in Figure S8: a B that nobody reads.
+    "bp_trw_wb": ("alignment={rule: feedback}",),  # As in Figure S8: a B that is not used.
 }
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_the_network_is_the_one_that_the_library_trains(condition):
     config = loaded(condition, "runtime.precision=float64", *CONDITIONS[condition])
-    network = Network(config)
+    network = NumpyNetwork(config)
     steps = list(network.steps(16))
     assert [step.number for step in steps] == list(range(16))
     layers = trained_by_the_library(config, 15)  # The update of the last step that is yielded is not made.
     assert differences(network, layers) < 1e-9
-    other = Network(loaded("bp" if condition != "bp" else "bp_trw", "runtime.precision=float64"))
+    other = NumpyNetwork(loaded("bp" if condition != "bp" else "bp_trw", "runtime.precision=float64"))
     for _ in other.steps(16):
         pass
     assert differences(other, layers) > 1e-4
 
 
 def test_the_unused_backward_kernel_of_figure_s8_changes_nothing():
-    plain, fed = (Network(loaded("bp_trw_wb", *more)) for more in ((), ("alignment={rule: feedback}",)))
+    plain, fed = (NumpyNetwork(loaded("bp_trw_wb", *more)) for more in ((), ("alignment={rule: feedback}",)))
     for mine, other in zip([*plain.kernels, *plain.backward[1:]], [*fed.kernels, *fed.backward[1:]], strict=True):
         np.testing.assert_array_equal(mine, other)
 
 
 def test_a_step_tells_what_is_added_and_what_backpropagation_would_add():
-    network = Network(loaded("bp_trw"))
+    network = NumpyNetwork(loaded("bp_trw"))
     first, second = network.steps(2)
     np.testing.assert_array_equal(second.kernels[2], first.kernels[2] + first.added[2])
     true = network.true_errors(first)
@@ -115,14 +115,14 @@ def test_direct_feedback_goes_from_the_output_to_each_layer():
 
 @pytest.mark.parametrize(("override", "part"), [
     ("optimization.forward.momentum=0.9", "optimization.forward: must be"),
-    ("weight_decay=0.1", "weight_decay: must be 0.0 where signals are computed beside the run; found 0.1"),
+    ("weight_decay=0.1", "weight_decay: must be 0.0 where signals are computed outside of the run; found 0.1"),
     ("model.output_activation=tanh", "must be one of relu, tanh_relu, the same; found tanh_relu and tanh"),
     ("alignment={rule: symmetric, self_: 1, decay: 1}", "alignment: rules must be feedback, or none, where signals"),
     ("runtime.precision=mixed_bfloat16", "runtime.precision: must be 'float32' or 'float64' where signals"),
 ])  # fmt: skip
 def test_a_run_that_the_loop_would_not_follow_is_refused(override, part):
     with pytest.raises(ConfigError) as error:
-        Network(loaded("bp_trw", override))
+        NumpyNetwork(loaded("bp_trw", override))
     assert part in str(error.value)
 
 
@@ -143,7 +143,7 @@ def term_by_hand(steps, network, layer, order):
 def test_observed_angles_are_those_of_the_steps_across_gaps_in_the_history():
     config = loaded("bp_trw")
     arrays = compute.observed(nothing, config, 40, 7, [5, 37], 8)
-    network = Network(config)
+    network = NumpyNetwork(config)
     steps = list(network.steps(40))
     assert arrays["iteration"].tolist() == [0, 7, 14, 21, 28, 35]
     assert arrays["moment"].tolist() == [5, 37]
@@ -174,7 +174,7 @@ def test_observed_angles_are_those_of_the_steps_across_gaps_in_the_history():
 def test_expansions_are_measured_part_by_part():
     config = loaded("bp_trw")
     arrays = compute.expanded(nothing, config, [1, 12])
-    network = Network(config)
+    network = NumpyNetwork(config)
     steps = list(network.steps(13))
     assert arrays["update_norm"][1, 2] == pytest.approx(np.linalg.norm(steps[12].added[3]))
     aim = network.backward[3].T
@@ -190,7 +190,7 @@ def test_expansions_are_measured_part_by_part():
 
 def test_disturbed_terms_move_another_kernel_and_leave_the_learning_intact():
     config = loaded("bp_trw")
-    network = Network(config)
+    network = NumpyNetwork(config)
     steps = list(network.steps(9))
     actual = [[angle(step.kernels[layer], network.backward[layer].T) for layer in network.hidden] for step in steps]
     found = {how: compute.disturbed(nothing, config, 8, how) for how in compute.DISTURBANCES}
@@ -215,7 +215,7 @@ def test_disturbed_terms_move_another_kernel_and_leave_the_learning_intact():
 def test_similarities_are_those_of_all_pairs():
     config = loaded("bp_trw")
     arrays = compute.similarities(nothing, config, 14, examples=150, shown=4, bins=10)
-    network = Network(config)
+    network = NumpyNetwork(config)
     inputs, labels = network.examples(150)
     step = network.look(inputs, labels)
     pairs = step.errors[1] @ step.errors[1].T
@@ -456,14 +456,18 @@ def test_figures_are_grey_their_axes_named_and_their_rows_known(name, folder):
     assert len(rows) == len(product.rows)
 
 
-def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apart():
+def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apart(monkeypatch):
     """The folder of the other tests has fewer moments."""
     moments = experiments.MOMENTS
     angles = np.linspace(70, 90, 5 * len(moments)).reshape(len(moments), 1, 5)
-    results = [{"moment": np.array(moments), "term_angle": angles, "seed": np.array(0)}]
+    results = [Result([], {"moment": np.array(moments), "term_angle": angles})]
+    monkeypatch.setattr(rows, "HIDDEN", [1])
+    found = rows.terms(results, moments)
+    assert len(found) == 5 * len(moments)
     axis = new_figure(4, 4).subplots()
-    rows = figures.term_panel(axis, results, 1, moments, "term_angle")
-    assert len(rows) == 5 * len(moments)
+    [panel] = figures.term_panels(found, "l = {layer}")
+    for mark in panel.marks:
+        mark(axis)
     shades = [float(line.get_color()) for line in axis.get_lines()[: len(moments)]]
     assert shades == sorted(set(shades))
     assert shades[0] >= 0

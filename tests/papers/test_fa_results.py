@@ -1,4 +1,4 @@
-"""The committed results of the feedback-alignment figures: what is demanded of them, and what the page says they show.
+"""The committed results of the feedback-alignment figures: their requirements, and the claims of the page.
 
 Every test of a file is skipped until the file is there.
 """
@@ -68,7 +68,7 @@ def ends(rows, key, x, **labels):
     return {each: (found[first, each], found[last, each]) for each in keys}
 
 
-# What the issue demands.
+# Requirements.
 
 
 def test_the_open_loop_aligns_with_correlated_signals_alone():
@@ -146,7 +146,7 @@ def test_what_is_committed_is_small_and_whole():
         assert path.with_suffix(".png").exists(), path.name
 
 
-# What the documents say. A claim is looked at in several layers or cases, and holds in some of them.
+# The claims of the page. A claim is examined in several layers or cases, and holds in some of them.
 
 
 def terms(shuffled, moment):

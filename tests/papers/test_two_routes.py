@@ -1,4 +1,4 @@
-"""Tables and figures of Kunin et al. 2020, against what the paper prints and against runs whose results are known."""
+"""Tables and figures of Kunin et al. 2020, compared with the paper and with runs whose results are known."""
 
 import csv
 import io
@@ -125,7 +125,7 @@ BI FWL2N                      | False   | False         | False    | False
 """
 
 UNROUNDED = {("σ", "information"): 0.8176668980121832, ("α/β", "weight_mirror_adam"): 13.9035614049}
-"""What an earlier version of the appendix gives for the two cells that are not rounded to four decimals."""
+"""The two cells that are not rounded to four decimals, from an earlier version of the appendix."""
 
 
 def paper_table_5():
@@ -151,7 +151,9 @@ def test_table_5_says_where_the_paper_prints_otherwise():
     text = make("table", "two_routes/5").text
     for (setting, rule), unrounded in UNROUNDED.items():
         printed = dict(paper_table_5())[setting][rule]
-        line = f"{setting} of {experiments.RULES[rule].label}: the paper prints {printed}; its earlier appendix has"
+        line = (
+            f"{setting} of {experiments.RULE_STYLES[rule].label}: the paper prints {printed}; its earlier appendix has"
+        )
         assert f"{line} {unrounded}" in text
 
 
@@ -386,7 +388,7 @@ def test_a_coloured_figure_is_seen_to_be_coloured():
 
 
 def test_rules_are_told_apart_without_their_shade():
-    looks = [(style.marker, str(style.line)) for style in experiments.RULES.values()]
+    looks = [(style.marker, str(style.line)) for style in experiments.RULE_STYLES.values()]
     assert len(set(looks)) == len(looks)
 
 

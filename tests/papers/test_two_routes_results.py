@@ -1,4 +1,4 @@
-"""The committed results of the laptop's size: whole, in agreement with each other, and what the page says of them."""
+"""The committed results of the lab profile: complete, consistent, and in agreement with the page."""
 
 import csv
 import math
@@ -98,7 +98,7 @@ def test_the_table_of_claims_follows_from_the_other_files(runs):
         ours, others = (mean for mean, _ in parts)
         if noise:
             still = [mean_and_error(runs[model, 0.0][row[which]]) for which in ("rule", "other")]
-            ours, others = still[1][0] - others, still[0][0] - ours  # What the other loses, what the rule loses.
+            ours, others = still[1][0] - others, still[0][0] - ours  # Drop of the other rule, drop of the rule.
             parts += still
         difference = ours - others
         error = math.sqrt(sum(part**2 for _, part in parts))

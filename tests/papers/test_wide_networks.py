@@ -21,7 +21,7 @@ from neural_alignment.papers import commands, plans
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.plans import unique
 from neural_alignment.papers.registry import Source, find
-from neural_alignment.papers.wide_networks import accuracies, figures, sweeps, tables
+from neural_alignment.papers.wide_networks import figures, networks, printed, sweeps, tables
 from neural_alignment.papers.wide_networks import runs as experiments
 from neural_alignment.reporting import csv_text
 from neural_alignment.training import run
@@ -159,19 +159,19 @@ def test_the_lab_configurations_say_what_they_are_and_have_a_smoke_run():
 @pytest.mark.parametrize(
     ("table", "key", "value"),
     [
-        (accuracies.TABLE_1, ("align_prop", 512), 59.6),
-        (accuracies.TABLE_1, ("normal", 128), 64.2),
-        (accuracies.TABLE_6, ("fa", 512), 45.4),
-        (accuracies.TABLE_6, ("last_layer", 8), 20.7),
-        (accuracies.TABLE_7, ("align_ada", 64), 71.2),
-        (accuracies.TABLE_7, ("normal", 512), 87.2),
-        (accuracies.TABLE_9, (45, "normal", 16), 17.8),
-        (accuracies.TABLE_9, (450, "align_zero", 512), 32.4),
-        (accuracies.TABLE_9, (15000, "dfa", 64), 47.1),
-        (accuracies.TABLE_9, (45000, "align_ada", 32), 42.8),
-        (accuracies.TABLE_10, ("150 epochs", "align_ada", 512), 64.9),
-        (accuracies.TABLE_10, ("1 epoch", "normal", 8), 37.3),
-        (accuracies.TABLE_10, ("1 epoch, small rate", "align_zero", 8), 8.9),
+        (printed.TABLE_1, ("align_prop", 512), 59.6),
+        (printed.TABLE_1, ("normal", 128), 64.2),
+        (printed.TABLE_6, ("fa", 512), 45.4),
+        (printed.TABLE_6, ("last_layer", 8), 20.7),
+        (printed.TABLE_7, ("align_ada", 64), 71.2),
+        (printed.TABLE_7, ("normal", 512), 87.2),
+        (printed.TABLE_9, (45, "normal", 16), 17.8),
+        (printed.TABLE_9, (450, "align_zero", 512), 32.4),
+        (printed.TABLE_9, (15000, "dfa", 64), 47.1),
+        (printed.TABLE_9, (45000, "align_ada", 32), 42.8),
+        (printed.TABLE_10, ("150 epochs", "align_ada", 512), 64.9),
+        (printed.TABLE_10, ("1 epoch", "normal", 8), 37.3),
+        (printed.TABLE_10, ("1 epoch, small rate", "align_zero", 8), 8.9),
     ],
 )
 def test_printed_cells(table, key, value):
@@ -344,12 +344,12 @@ def test_the_lab_without_the_sample_leaves_figure_5_as_it_is(tmp_path, monkeypat
     monkeypatch.setattr(commands, "ITEMS", items)
     for cell in items[1].cells["lab"]:
         cell.pieces[0].compute_and_keep(str(tmp_path), CONFIGS)
-    (tmp_path / "figure_5.csv").write_text("what was there")
+    (tmp_path / "figure_5.csv").write_text("old file")
     said = []
     places = commands.Folders(str(tmp_path), str(tmp_path), CONFIGS)
     commands.make_all("wide_networks", places, Execution(Processes(1), Screen(said.append, said.append)))
     assert any("figure wide_networks/5: not made here, IMAGENET_SAMPLE_DIR: must name" in line for line in said)
-    assert (tmp_path / "figure_5.csv").read_text() == "what was there"
+    assert (tmp_path / "figure_5.csv").read_text() == "old file"
     assert (tmp_path / "table_6.csv").exists()
 
 
@@ -363,7 +363,7 @@ def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
         )
         rows = MetricsFile(str(tmp_path / cell.name / "seed3" / "metrics.csv")).rows()
         tops.append(max(row["top1"] for row in rows if row["step"]))
-    [network] = tables.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
+    [network] = networks.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
     assert (network.seed, network.rates, network.validation.shape) == (3, (0.2, 0.5), (2, 3))
     rate, accuracy = network.best
     assert accuracy == pytest.approx(100 * max(tops))
@@ -380,7 +380,7 @@ def test_the_test_accuracy_of_runs_is_that_of_the_best_epoch_and_rate():
 
     first = outcome((0, math.nan, math.nan), (1, 0.5, 0.4), (2, 0.3, 0.9))
     second = outcome((0, math.nan, math.nan), (1, 0.6, 0.55), (2, 0.2, 0.8))
-    network = tables._of_runs({}, [(1.0, first), (2.0, second)])
+    network = networks._of_runs({}, [(1.0, first), (2.0, second)])
     assert network.best == (2.0, pytest.approx(60.0))
     assert network.test == pytest.approx(55.0)
 

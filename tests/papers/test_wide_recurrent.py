@@ -14,7 +14,7 @@ from neural_alignment.data.add_task import AddTask
 from neural_alignment.losses import SummedSquaredError
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.wide_networks import add_task, published, recurrent
+from neural_alignment.papers.wide_networks import add_task, printed, recurrent
 
 WIDTH, EPOCHS = 4, 2
 
@@ -46,11 +46,11 @@ def test_sequences_are_the_published_draw(dataset):
     assert train.inputs.shape == train.targets.shape == (300, 100, 1)
     np.testing.assert_array_equal(np.concatenate([train.inputs, test.inputs])[..., 0], x)
     np.testing.assert_array_equal(np.concatenate([train.targets, test.targets])[..., 0], y)
-    for part, printed in zip((train, test), published.CHANCE, strict=True):
-        assert ((part.targets - 0.5) ** 2).sum(axis=(1, 2)).mean() == pytest.approx(printed, abs=5e-4)
+    for part, chance in zip((train, test), printed.CHANCE, strict=True):
+        assert ((part.targets - 0.5) ** 2).sum(axis=(1, 2)).mean() == pytest.approx(chance, abs=5e-4)
     # Equation 59 itself, without what came before the beginning, has another chance level.
     y = 0.5 + 0.5 * np.pad(x, ((0, 0), (2, 0)))[:, :100] - 0.25 * np.pad(x, ((0, 0), (5, 0)))[:, :100]
-    assert abs(((y[:300] - 0.5) ** 2).sum(axis=1).mean() - published.CHANCE.train) > 0.01
+    assert abs(((y[:300] - 0.5) ** 2).sum(axis=1).mean() - printed.CHANCE.train) > 0.01
 
 
 def drawn_weights(width, seed=99):
@@ -144,9 +144,9 @@ def test_a_loss_begins_at_the_state_of_its_place_in_the_batch(rng):
 
 def test_a_printed_loss_is_found_after_500_epochs_and_not_after_200():
     found = add_task.trained(nothing, "normal", 8, 99)
-    printed = published.TABLE_8["normal"][8]
+    losses = printed.TABLE_8["normal"][8]
     assert found["train_loss"].shape == (500,)
-    for name, loss in (("train_loss", printed.train), ("test_loss", printed.test)):
+    for name, loss in (("train_loss", losses.train), ("test_loss", losses.test)):
         assert abs(add_task.best(found[name]) - loss) < 0.005
         assert abs(add_task.best(found[name][:200]) - loss) > 0.05
 
@@ -227,5 +227,5 @@ def test_the_plan_holds_all_widths_rules_and_seeds():
     labels = [tuple(cell.labels.values()) for cell in recurrent.pieces()]
     assert len(set(labels)) == len(labels) == 4 * (5 * 6 + 2)
     assert {width for _, width, seed in labels if seed == 99} == {8, 16, 32, 64, 128, 256, 512}
-    assert {rule for rule, *_ in labels} == set(add_task.RULES) == set(published.TABLE_8)
+    assert {rule for rule, *_ in labels} == set(add_task.RULES) == set(printed.TABLE_8)
     assert {cell.pieces[0].arguments["epochs"] for cell in recurrent.pieces()} == {500}

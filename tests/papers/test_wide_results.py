@@ -1,4 +1,4 @@
-"""The committed results of the wide networks: what is demanded of them, and that the page says what they show.
+"""The committed results of the wide networks: their requirements, and the claims of the page.
 
 Every claim of `docs/wide_networks.md` is computed here from the files: its numbers as well as whether it shows.
 Every test of a file is skipped until the file is there.
@@ -53,7 +53,7 @@ def value(name, column, **labels):
     return statistics.fmean(found)
 
 
-# What the issue demands.
+# Requirements.
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,11 @@ def test_what_is_committed_is_small_and_whole():
         assert path.name == "README.md" or NOT_YET not in path.read_text(), path.name
 
 
-# What the page says.
+# The claims of the page.
 
 
 class Shown(NamedTuple):
-    """What is found of a claim.
+    """The result of a claim.
 
     Attributes:
         here: the page's words.
@@ -270,7 +270,7 @@ def best_of_baselines(name):
 
 def align_prop_is_best():
     widths = experiments.PROP_WIDTHS
-    found = {rule: accuracies("table_1", rule, widths) for rule in experiments.RULES if rule != "normal"}
+    found = {rule: accuracies("table_1", rule, widths) for rule in experiments.RULE_STYLES if rule != "normal"}
     others = [max(each) for each in zip(*(v for rule, v in found.items() if rule != "align_prop"), strict=True)]
     cases = [ours >= best for ours, best in zip(found["align_prop"], others, strict=True)]
     return Shown(f"{listed(found['align_prop'])} % at 8, 16, 32; the best other {listed(others)} %", cases)
@@ -292,7 +292,7 @@ def at_rate(rule, rate):
 
 
 LEARNED = 15.0
-"""Percent, half as much again as chance: what is said of rules is said where backpropagation has come so far."""
+"""Percent, 1.5 times chance: rules are compared only where backpropagation reaches this accuracy."""
 
 WIDE = experiments.WIDE
 
@@ -485,7 +485,7 @@ CLAIMS = {
     "a step costs a fixed factor": steps_cost_a_fixed_factor,
     "a step of Align-zero is faster than one of Align-ada": align_zero_is_faster,
 }
-"""Claim, as `docs/wide_networks.md` has it -> what is found."""
+"""Claim, as in `docs/wide_networks.md` -> its result."""
 
 
 def test_the_page_has_every_claim_and_no_other():

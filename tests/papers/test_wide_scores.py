@@ -12,7 +12,7 @@ from lab import CONFIGS, grey
 from neural_alignment import config as configuration
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.wide_networks import published, scores, scoring
+from neural_alignment.papers.wide_networks import printed, scores, scoring
 from neural_alignment.training import setup
 
 DIGITS = (
@@ -139,7 +139,7 @@ def test_a_table_has_a_row_for_each_layer_width_and_seed_beside_the_printed_scor
         (layer, width, seed) for layer in (1, 2, 3) for width in (8, 64) for seed in (99, 100)
     ]
     for row in product.rows:
-        assert row["paper_score"] == published.TABLE_4[row["layer"], row["width"]]
+        assert row["paper_score"] == printed.TABLE_4[row["layer"], row["width"]]
     [arrays] = next(
         [result.arrays for result in results]
         for cell, results in source.read()
@@ -183,4 +183,4 @@ def test_the_settings_are_those_of_the_paper_but_for_their_size(name):
     assert config.optimization.forward.learning_rate == (2.0 if name == "cifar10_tanh" else 5.0)
     assert (config.seed, config.batch_size, config.loss.shift) == (99, 100, 0.1)
     layers = 3 if name == "kmnist" else 7
-    assert set(scores.SETTINGS[name].paper) == {(n, m) for n in range(1, layers + 1) for m in published.WIDTHS}
+    assert set(scores.SETTINGS[name].paper) == {(n, m) for n in range(1, layers + 1) for m in printed.WIDTHS}

@@ -1,4 +1,4 @@
-"""Rahmansetayesh et al., "The underlying mechanism of feedback alignment": its figures."""
+"""Figures of Rahmansetayesh et al., "The underlying mechanism of feedback alignment"."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from neural_alignment.papers.registry import Item
 
 
 def _figure(number, title, make, *cells) -> Item:
-    """Returns a figure; there is one size, the paper's, so `lab` is its only profile."""
+    """Returns a figure; all have the size of the paper, so `lab` is their only profile."""
     return Item("figure", f"fa_mechanism/{number}", title, make, {"lab": cells})
 
 

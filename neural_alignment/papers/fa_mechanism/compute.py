@@ -1,7 +1,7 @@
-"""What the figures of Rahmansetayesh et al. need beside trained runs: a function for each kind of piece.
+"""Computations of the figures of Rahmansetayesh et al.: one function for each kind of piece (`papers/pieces.py`).
 
-See `papers/pieces.py`. Each is told the configurations it starts from, and returns arrays by name. Axes: points or
-moments in time, hidden layers l = 1 to d - 1, orders o, lags. Angles are in degrees.
+Each function gets the configurations it starts from, and returns arrays by name. Axes are points or moments in time,
+hidden layers l = 1 to d - 1, orders o, and lags. Angles are in degrees.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from neural_alignment.analysis import signals as passes
 from neural_alignment.analysis.alignment_terms import History
 from neural_alignment.analysis.similarity import angle
 from neural_alignment.config import Config
-from neural_alignment.papers.fa_mechanism.network import FEEDBACK_STREAM, DirectNetwork, Network, Step
+from neural_alignment.papers.fa_mechanism.network import FEEDBACK_STREAM, DirectNetwork, NumpyNetwork, Step
 from neural_alignment.papers.pieces import Arrays, Tell
 
 Array = np.ndarray
@@ -33,7 +33,7 @@ LAGS = (1, 30, 60)
 """Lags at which signals are compared (Figures S1, S3 and S4); 60 is an epoch, after which a batch comes again."""
 
 PARTS = ("update", "alignment", "zero_degree", "remainder")
-"""What `expanded` measures: the update and what it is the sum of."""
+"""Parts measured by `expanded`: the update and its three summands."""
 
 
 # Training, observed.
@@ -48,15 +48,15 @@ def observed(
     orders: int,
     direct: bool = False,
 ) -> Arrays:
-    """Trains the network, and measures how it and its alignment terms align.
+    """Trains the network, and measures the alignment of its weights, updates and alignment terms.
 
     Args:
-        tell: told the progress.
-        config: of the run.
-        iterations: how many, the first of them being 0.
+        tell: called with the progress, from 0 to 1.
+        config: configuration of the run.
+        iterations: number of iterations; the first is 0.
         every: iterations from one measurement to the next.
         moments: iterations whose alignment terms are measured.
-        orders: how many orders of them, at most; the history holds as many iterations.
+        orders: maximum number of orders; the history holds as many iterations.
         direct: whether to train by direct feedback alignment, the Q_l in place of B_l.
 
     Returns:
@@ -64,14 +64,14 @@ def observed(
         its update to B_l^T. `update_angle`, `norm` (points, d): of the updates to those of backpropagation; ||W_l||.
         `product_angle` (points, hidden): of W_l ... W_(d-1) to F_l^T, where `direct`.
         `moment` (moments,). `term_angle`, `linear_angle` (moments, hidden, orders): of the terms to B_l^T, with
-        and without their gates; NaN where there is no such order yet. `memory`, `operations` (hidden,): what the
-        alignment terms of a layer cost, bytes and floating-point operations.
+        and without their gates; NaN where there is no such order yet. `memory`, `operations` (hidden,): cost of the
+        alignment terms of a layer, in bytes and floating-point operations.
         At `LAGS`, (moments, hidden, lags): `output_angle`, `error_angle` of L_(l-1) and delta_(l+1) to those of k - o;
         `within`, `between`, sums of the similarity terms over the number of pairs; of the transformation M
         `transformed_angle`, `symmetric_angle`, `skew_ratio`, and `eigenvalues` (moments, hidden, lags, units) of its
         symmetric part.
     """
-    network = DirectNetwork(config) if direct else Network(config)
+    network = DirectNetwork(config) if direct else NumpyNetwork(config)
     histories = {layer: History(network.rate, network.activation, orders) for layer in network.hidden}
     lagged: dict[int, Step] = {}
     wanted = {moment - lag for moment in moments for lag in LAGS}
@@ -102,8 +102,8 @@ def _add(columns: dict[str, list], row: dict[str, Array | float]) -> None:
         columns.setdefault(name, []).append(value)
 
 
-def _costs(network: Network, histories: dict[int, History], terms: int) -> Arrays:
-    """Returns what the alignment terms of each hidden layer cost; `terms` is how many of a layer were computed."""
+def _costs(network: NumpyNetwork, histories: dict[int, History], terms: int) -> Arrays:
+    """Returns the cost of the alignment terms of each hidden layer; `terms` is their number per layer."""
     found = []
     for layer, history in histories.items():
         sizes = (*network.kernels[layer - 1].shape, network.kernels[layer].shape[1])
@@ -113,8 +113,8 @@ def _costs(network: Network, histories: dict[int, History], terms: int) -> Array
     return {name: np.array([getattr(cost, name) for cost in found]) for name in ("memory", "operations")}
 
 
-def _alignment(network: Network, step: Step) -> dict[str, Array]:
-    """Returns how W and its updates align, and the norms of W."""
+def _alignment(network: NumpyNetwork, step: Step) -> dict[str, Array]:
+    """Returns the angles of W and its updates, and the norms of W."""
     true, _ = passes.updates(step.passed.outputs, network.true_errors(step), network.rate)
     row = {
         "weight_angle": [angle(step.kernels[layer], network.aim(layer)) for layer in network.hidden],
@@ -127,7 +127,7 @@ def _alignment(network: Network, step: Step) -> dict[str, Array]:
     return {name: np.array(values) for name, values in row.items()}
 
 
-def _terms(network: Network, step: Step, histories: dict[int, History], orders: int) -> dict[str, Array]:
+def _terms(network: NumpyNetwork, step: Step, histories: dict[int, History], orders: int) -> dict[str, Array]:
     """Returns the angles of all alignment terms of a step."""
     found = np.full((2, len(histories), orders), np.nan)
     for place, (layer, history) in enumerate(histories.items()):
@@ -138,8 +138,8 @@ def _terms(network: Network, step: Step, histories: dict[int, History], orders: 
     return {"term_angle": found[0], "linear_angle": found[1]}
 
 
-def _lags(network: Network, step: Step, lagged: dict[int, Step]) -> dict[str, Array]:
-    """Returns how the signals of a step resemble earlier ones, and what M does to B^T."""
+def _lags(network: NumpyNetwork, step: Step, lagged: dict[int, Step]) -> dict[str, Array]:
+    """Returns similarities of the signals of a step to earlier ones, and the effect of M on B^T."""
     shape = len(network.hidden), len(LAGS)
     names = ("output_angle", "error_angle", "within", "between", "transformed_angle", "symmetric_angle", "skew_ratio")
     row = {name: np.full(shape, np.nan) for name in names}
@@ -167,15 +167,15 @@ def expanded(tell: Tell, config: Config, moments: Sequence[int]) -> Arrays:
     """Trains the network, and expands its updates at some iterations over all orders, back to the initial weights.
 
     Args:
-        tell: told the progress.
-        config: of the run.
+        tell: called with the progress, from 0 to 1.
+        config: configuration of the run.
         moments: the iterations; the history goes back from the last of them to iteration 0.
 
     Returns:
         `moment` (moments,); for each of `PARTS` NAME_norm and NAME_angle (moments, hidden): its Frobenius norm, and its
-        angle to B_l^T. `memory`, `operations` (hidden,): what the alignment terms of a layer cost, as of `observed`.
+        angle to B_l^T. `memory`, `operations` (hidden,): cost of the alignment terms of a layer, as in `observed`.
     """
-    network = Network(config)
+    network = NumpyNetwork(config)
     histories = {layer: History(network.rate, network.activation, max(moments)) for layer in network.hidden}
     columns: dict[str, list] = {}
     for step in network.steps(max(moments) + 1):
@@ -201,12 +201,12 @@ DISTURBANCES = ("linear", "feedback", "errors")
 
 
 def disturbed(tell: Tell, config: Config, iterations: int, how: str) -> Arrays:
-    """Trains the network, and beside each W_l another kernel that disturbed alignment terms alone move.
+    """Trains the network, and for each W_l another kernel that is moved only by disturbed alignment terms.
 
     Args:
-        tell: told the progress.
-        config: of the run.
-        iterations: how many updates; for `feedback` and `errors` the cost grows with their square.
+        tell: called with the progress, from 0 to 1.
+        config: configuration of the run.
+        iterations: number of updates; for `feedback` and `errors` the cost grows with its square.
         how: one of `DISTURBANCES`.
 
     Returns:
@@ -218,7 +218,7 @@ def disturbed(tell: Tell, config: Config, iterations: int, how: str) -> Arrays:
     """
     if how not in DISTURBANCES:
         raise ValueError(f"`how` must be one of {', '.join(DISTURBANCES)}. Received {how!r}.")
-    network = Network(config)
+    network = NumpyNetwork(config)
     movers = {layer: _Disturbed(network, layer, iterations, how) for layer in network.hidden}
     angles: dict[str, list] = {"weight_angle": [], "disturbed_angle": []}
     for step in network.steps(iterations + 1):
@@ -234,7 +234,7 @@ def disturbed(tell: Tell, config: Config, iterations: int, how: str) -> Arrays:
 class _Disturbed:
     """A kernel that is moved by the disturbed alignment terms of one layer."""
 
-    def __init__(self, network: Network, layer: int, iterations: int, how: str):
+    def __init__(self, network: NumpyNetwork, layer: int, iterations: int, how: str):
         self._rng = np.random.default_rng((FEEDBACK_STREAM, network.config.seed, layer))
         self._backward, self._how = network.aim(layer).T, how
         if how == "feedback":
@@ -268,15 +268,15 @@ class _Disturbed:
 
 
 def similarities(tell: Tell, config: Config, iterations: int, examples: int, shown: int, bins: int) -> Arrays:
-    """Trains the network, and compares the signals of all pairs of some examples, at first and at last (Figure S5).
+    """Compares the signals of all pairs of some examples, before and after training the network (Figure S5).
 
     Args:
-        tell: told the progress.
-        config: of the run, with batches in the order of the files.
-        iterations: how many.
-        examples: how many are compared, all pairs of them.
-        shown: of how many the norm of the error is kept, once per epoch.
-        bins: of the histograms.
+        tell: called with the progress, from 0 to 1.
+        config: configuration of the run, with batches in file order.
+        iterations: number of iterations.
+        examples: number of examples; all their pairs are compared.
+        shown: number of examples whose error norm is kept, once per epoch.
+        bins: number of bins of the histograms.
 
     Returns:
         For each phase (`first`, `last`), signal (`output` of L_(l-1), `error` of delta_(l+1)) and hidden layer l,
@@ -284,7 +284,7 @@ def similarities(tell: Tell, config: Config, iterations: int, examples: int, sho
         Groups are `within` and `between` categories; in the last phase of each `well` and `poor`.
         `iteration` (points,) and `error_norm` (points, shown): ||delta_d|| of single examples.
     """
-    network = Network(config)
+    network = NumpyNetwork(config)
     inputs, labels = network.examples(examples)
     arrays = _tallies(network, inputs, labels, "first", bins)
     points, norms = [], []
@@ -297,7 +297,7 @@ def similarities(tell: Tell, config: Config, iterations: int, examples: int, sho
     return {**arrays, "iteration": np.array(points), "error_norm": np.array(norms)}
 
 
-def _tallies(network: Network, inputs: Array, labels: Array, phase: str, bins: int) -> Arrays:
+def _tallies(network: NumpyNetwork, inputs: Array, labels: Array, phase: str, bins: int) -> Arrays:
     """Returns the distributions of similarities in the network as it is."""
     step = network.look(inputs, labels)
     well = None if phase == "first" else (similarity.well_classified(step.error),) * 2
@@ -323,10 +323,10 @@ def plane(
     """Trains two networks, and returns their paths in the plane of two principal components (Figure 7C and F).
 
     Args:
-        tell: told the progress.
-        first: of one run.
-        second: of the other, which has backward kernels.
-        iterations: how many updates.
+        tell: called with the progress, from 0 to 1.
+        first: configuration of one run.
+        second: configuration of the other run, which has backward kernels.
+        iterations: number of updates.
         every: iterations from one point of a path to the next; the published figure has 3.
         side: points along each side of the grid of the contours.
         examples: training examples whose error the contours show.
@@ -341,7 +341,7 @@ def plane(
     rows: list[list[Array]] = [[], []]
     directions: dict[str, list[Array]] = {"places": [], "true": [], "feedback_directions": []}
     for number, config in enumerate((first, second)):
-        network = Network(config)
+        network = NumpyNetwork(config)
         stride = max(iterations // max(arrows, 1), 1)
         for step in network.steps(iterations + 1):
             if step.number % every == 0:
@@ -404,11 +404,11 @@ def products(tell: Tell, draws: int, parts: int, seed: int, width: float) -> Arr
     """Draws products of random matrices (Figure S7).
 
     Args:
-        tell: told the progress.
-        draws: how many, in all.
-        parts: in how many parts they are drawn.
-        seed: of the draws.
-        width: of a bin, degrees.
+        tell: called with the progress, from 0 to 1.
+        draws: number of draws in all.
+        parts: number of parts in which they are drawn.
+        seed: seed of the draws.
+        width: width of a bin, degrees.
 
     Returns:
         `product_mean`, `product_variance`, `gated_mean`, `gated_variance` (bins, bins): of theta_3 by theta_1 and
@@ -429,7 +429,7 @@ def products(tell: Tell, draws: int, parts: int, seed: int, width: float) -> Arr
 
 
 def transformations(tell: Tell, draws: int, units: int, seed: int) -> Arrays:
-    """Draws transformations M and matrices B that know nothing of each other (Figure S1).
+    """Draws independent transformations M and matrices B (Figure S1).
 
     M_sym has eigenvalues N(m, 1), m uniform between -1 and 3, and random eigenvectors; M_skew is random, 0 to 3 times
     the norm of M_sym.

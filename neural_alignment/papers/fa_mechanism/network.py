@@ -1,7 +1,7 @@
-"""The network of Rahmansetayesh et al. in float64 NumPy, step by step, so that every signal in it can be looked at.
+"""The network of Rahmansetayesh et al. in float64 NumPy, step by step, with access to every signal.
 
-It starts from the weights, codes and batches that the library makes of a configuration, so it is the network that
-`train` trains; `tests/papers/test_fa_mechanism.py` holds both to each other.
+It takes its weights, target codes and batches from the library, so it is the network that `train` trains;
+`tests/papers/test_fa_mechanism.py` compares both.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from neural_alignment.training.model import all_layers
 Array = np.ndarray
 
 ACTIVATIONS = {"relu": signals.RELU, "tanh_relu": signals.TANH_RELU}
-"""Those that this network can have, by their names in a configuration."""
+"""Supported activations, by their names in a configuration."""
 
 FEEDBACK_STREAM = 7004
-"""Sets the draw of direct feedback matrices, and of disturbances, apart from others of the same seed."""
+"""Separates the random numbers of direct feedback matrices and disturbances from others of the same seed."""
 
 
 class Step(NamedTuple):
-    """One iteration k, as it is before its update.
+    """One iteration k before its update.
 
     Attributes:
         number: k, from 0.
         labels: of the batch, `(batch,)`.
         passed: L_0 to L_d and Z_1 to Z_d.
         error: delta_d.
-        errors: delta_1 to delta_d, as they travel back.
+        errors: delta_1 to delta_d of the learning rule.
         kernels: W_0 to W_(d-1).
         biases: b_1 to b_d.
-        added: what the step adds to the kernels.
-        added_to_biases: and to the biases.
+        added: change of the kernels by the step.
+        added_to_biases: change of the biases by the step.
     """
 
     number: int
@@ -55,14 +55,14 @@ class Step(NamedTuple):
     added_to_biases: list[Array]
 
 
-class Network:
-    """A fully connected network that learns by backpropagation, or by BP-TRW where the configuration has feedback.
+class NumpyNetwork:
+    """A fully connected network trained by backpropagation, or by BP-TRW if the configuration has the rule feedback.
 
     Args:
-        config: of a run: a fully connected network, half-squared error, plain gradient descent.
+        config: configuration of a run: a fully connected network, half-squared error, plain gradient descent.
 
     Raises:
-        ConfigError: if the configuration is of something else.
+        ConfigError: if the configuration is another.
         DataError: if the data cannot be read.
     """
 
@@ -93,11 +93,11 @@ class Network:
         return range(1, self.depth)
 
     def aim(self, layer: int) -> Array:
-        """Returns B_l^T, `(units, units above)`: what W_l is expected to align with."""
+        """Returns B_l^T, `(units, units above)`, the matrix that W_l is expected to align with."""
         return self.backward[layer].T
 
     def errors(self, error: Array, states: Sequence[Array]) -> list[Array]:
-        """Returns delta_1 to delta_d as the rule has them.
+        """Returns delta_1 to delta_d of the learning rule.
 
         Args:
             error: delta_d.
@@ -107,16 +107,16 @@ class Network:
         return signals.sequential_errors(error, states, back, self.activation)
 
     def true_errors(self, step: Step) -> list[Array]:
-        """Returns delta_1 to delta_d as backpropagation has them."""
+        """Returns delta_1 to delta_d of backpropagation."""
         back = [kernel.T for kernel in step.kernels]
         return signals.sequential_errors(step.error, step.passed.states, back, self.activation)
 
     def signals(self, step: Step, layer: int) -> LayerSignals:
-        """Returns what the alignment terms of a hidden layer need of a step."""
+        """Returns the signals of a step that the alignment terms of a hidden layer need."""
         return LayerSignals.of_layer(layer, step.passed.outputs, step.errors, step.kernels, step.biases, self.backward)
 
     def look(self, inputs: Array, labels: Array, number: int = 0) -> Step:
-        """Returns what a batch does in the network as it is, without an update.
+        """Returns the step of a batch in the present network, without an update.
 
         Args:
             inputs: `(batch, inputs)`.
@@ -133,7 +133,7 @@ class Network:
         """Yields the steps of training; each is made when the next one is asked for.
 
         Args:
-            iterations: how many are yielded; the last one's update is not made.
+            iterations: number of steps; the update of the last one is not made.
         """
         step = None
         for number, (inputs, labels) in zip(range(iterations), self._batches(), strict=False):
@@ -143,7 +143,7 @@ class Network:
             yield step
 
     def examples(self, number: int) -> tuple[Array, Array]:
-        """Returns training examples, those of the first batches: `(number, inputs)` and their labels."""
+        """Returns the training examples of the first batches, `(number, inputs)`, and their labels."""
         size = self.config.batch_size
         batches = [batch for _, batch in zip(range(-(-number // size)), self._batches(), strict=False)]
         inputs, labels = (np.concatenate(part)[:number] for part in zip(*batches, strict=True))
@@ -160,11 +160,11 @@ class Network:
         self.biases = [bias + more for bias, more in zip(step.biases, step.added_to_biases, strict=True)]
 
 
-class DirectNetwork(Network):
-    """The same network, trained by direct feedback alignment (equation 6); F_l as long as initial weights are.
+class DirectNetwork(NumpyNetwork):
+    """The same network, trained by direct feedback alignment (equation 6), with F_l drawn like the initial weights.
 
     Args:
-        config: of a run of backpropagation.
+        config: configuration of a run of backpropagation.
     """
 
     def __init__(self, config: Config):
@@ -192,7 +192,7 @@ def _float64(variable: keras.Variable) -> Array:
 
 
 def _check(config: Config) -> None:
-    """Checks that the loop of this module is what `train` would do."""
+    """Checks that this module trains as `train` would."""
     plan, model = config.optimization.forward, config.model
     facts = {
         "model.name": (model.name, "fc"),
@@ -201,7 +201,7 @@ def _check(config: Config) -> None:
         "optimization.loss_rates": (config.optimization.loss_rates, LossRates()),
         "weight_decay": (config.weight_decay, 0.0),
     }
-    beside = "where signals are computed beside the run"
+    beside = "where signals are computed outside of the run"
     for key, (found, allowed) in facts.items():
         if found != allowed:
             raise ConfigError(f"{key}: must be {allowed!r} {beside}; found {found!r}")

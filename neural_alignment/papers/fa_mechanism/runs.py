@@ -1,57 +1,61 @@
-"""What Rahmansetayesh et al. trained and computed, what it printed, and the sizes here: data and nothing else."""
+"""Runs and pieces that the figures of Rahmansetayesh et al. are made from, and published numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from neural_alignment.papers import published
 from neural_alignment.papers.fa_mechanism import compute
 from neural_alignment.papers.figures import Style
 from neural_alignment.papers.pieces import Arrays, Piece, Pieces
 from neural_alignment.papers.plans import Cell, Run
 
 SEEDS = (0, 1, 2, 3, 4)
-"""Of the test errors, and of what is observed in training."""
+"""Seeds of the test errors, and of observed training."""
 
 FEW = (0, 1, 2)
-"""Of what costs more, and of what asks for no small difference."""
+"""Seeds of experiments that cost more, or whose effect is large."""
 
 STEPS = 60
-"""Iterations of an epoch: 60,000 images in batches of 1,000."""
+"""Iterations per epoch: 60,000 images in batches of 1,000."""
 
 LAYERS = ("dense1", "dense2", "dense3", "dense4", "dense")
 """Names of the layers l = 0 to 4 in a run."""
 
+HIDDEN = range(1, len(LAYERS))
+"""Layers l that receive an error through a backward kernel."""
+
 
 class Condition(NamedTuple):
-    """A rule, with what of its weights is normalised.
+    """A rule, and its normalised weights.
 
     Attributes:
         rule: `bp` or `bp_trw`.
         normalised: `none`, `w`, `b` or `wb`.
-        style: of its lines.
-        published: test error after 100 epochs of the published code, percent: mean and standard deviation (SPEC
-            section 3); none where there is none.
+        style: look of its lines.
     """
 
     rule: str
     normalised: str
     style: Style
-    published: tuple[float, float] | None
 
 
 CONDITIONS = {
-    "bp": Condition("bp", "none", Style("BP", "o", "-", 0.0), (3.19, 0.16)),
-    "bp_w": Condition("bp", "w", Style("BP, W normalised", "s", "--", 0.0), (3.67, 0.23)),
-    "bp_trw": Condition("bp_trw", "none", Style("BP-TRW", "^", "-", 0.55), (7.84, 0.27)),
-    "bp_trw_w": Condition("bp_trw", "w", Style("BP-TRW, W normalised", "v", "-.", 0.55), (6.84, float("nan"))),
-    "bp_trw_b": Condition("bp_trw", "b", Style("BP-TRW, B normalised", "D", ":", 0.55), None),
-    "bp_trw_wb": Condition("bp_trw", "wb", Style("BP-TRW, W and B normalised", "P", "--", 0.35), (4.79, 0.21)),
+    "bp": Condition("bp", "none", Style("BP", "o", "-", 0.0)),
+    "bp_w": Condition("bp", "w", Style("BP, W normalised", "s", "--", 0.0)),
+    "bp_trw": Condition("bp_trw", "none", Style("BP-TRW", "^", "-", 0.55)),
+    "bp_trw_w": Condition("bp_trw", "w", Style("BP-TRW, W normalised", "v", "-.", 0.55)),
+    "bp_trw_b": Condition("bp_trw", "b", Style("BP-TRW, B normalised", "D", ":", 0.55)),
+    "bp_trw_wb": Condition("bp_trw", "wb", Style("BP-TRW, W and B normalised", "P", "--", 0.35)),
 }
-"""Name of a configuration -> what it is."""
+"""Name of a configuration -> its condition."""
+
+PUBLISHED = {row["condition"]: (row["mean"], row["deviation"]) for row in published.read("fa_mechanism/test_errors")}
+"""Condition -> test error after 100 epochs of the published code, percent: mean and standard deviation over seeds."""
 
 RUNTIME = ("runtime.steps_per_execution=60", "checkpoints.keep_best=false")
-"""How runs are executed, which does not change what they compute."""
+"""Overrides that make runs faster without changing their results."""
 
 
 def trained() -> list[Cell]:
@@ -72,10 +76,10 @@ def trained() -> list[Cell]:
 
 FRACTIONS = {0.0: Style("true labels", "o", "-", 0.0), 0.5: Style("50 % replaced", "s", "--", 0.35)}
 FRACTIONS[1.0] = Style("100 % replaced", "^", ":", 0.6)
-"""Part of the labels that is replaced -> how it looks."""
+"""Fraction of the labels that is replaced -> look of its lines."""
 
 RELABELLED_RATE = ("optimization.forward.learning_rate=4.0e-4",)
-"""Of Figure 6, for which the text prints none: a rate of the published code's cells; docs/fa_mechanism.md says why."""
+"""Learning rate of Figure 6, from the published code: the text prints none, see docs/fa_mechanism.md."""
 
 
 def relabelled() -> list[Cell]:
@@ -95,7 +99,7 @@ def relabelled() -> list[Cell]:
 # Figure S8.
 
 GAMMAS = (None, 0.6, 1.0)
-"""Norm of the columns, of W in BP and of W and B in BP-TRW; none where they are not normalised."""
+"""Norm of the columns of W in BP, and of W and B in BP-TRW; `None` without normalisation."""
 
 RATES = (5e-4, 3e-4)
 
@@ -143,13 +147,13 @@ def pieces(
     """Returns a piece per seed.
 
     Args:
-        name: of the folder of their files.
+        name: folder of their files.
         compute: the computation.
         configs: names of the configurations that it starts from.
-        seeds: of the runs.
-        labels: of all of them.
-        overrides: of the configurations.
-        **arguments: of the computation.
+        seeds: seeds of the configurations.
+        labels: labels of all pieces.
+        overrides: overrides of the configurations.
+        **arguments: arguments of the computation.
     """
     return Pieces(
         labels,
@@ -166,16 +170,16 @@ def pieces(
 
 
 EVERY = 7
-"""Iterations from one measurement to the next: with 60 batches in an epoch, each batch is met in turn."""
+"""Iterations between measurements: 7 does not divide the 60 batches of an epoch, so every batch is measured in turn."""
 
 MOMENTS = (66, 126, 246, 606, 1206, 2406, 2946)
 """Iterations whose alignment terms are measured."""
 
 ORDERS = 122
-"""Orders that are measured: two epochs, and two."""
+"""Orders that are measured: two epochs plus two."""
 
 OBSERVED = {"iterations": 3000, "every": EVERY, "moments": MOMENTS, "orders": ORDERS}
-"""50 epochs of the network observed, of 100 that are trained."""
+"""Size of observed training: 50 of the 100 epochs."""
 
 
 def observed(condition: str, shuffle: bool = False, seeds: Sequence[int] = SEEDS) -> Pieces:
@@ -247,7 +251,7 @@ def plane(first: str, second: str) -> Pieces:
 
 
 OPEN_LOOP_RATES = (2e-3, 4e-4)
-"""Of the text, and of the published notebook."""
+"""Learning rates of the text, and of the published notebook."""
 
 
 def open_loops() -> list[Pieces]:
@@ -270,7 +274,7 @@ def open_loops() -> list[Pieces]:
 
 
 def alone(name: str, compute: Callable[..., Arrays], **arguments: Any) -> Pieces:
-    """Returns a computation that starts from no configuration."""
+    """Returns a computation that does not start from a configuration."""
     return Pieces({"name": name}, (Piece(name, compute, arguments=arguments),))
 
 

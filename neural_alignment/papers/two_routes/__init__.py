@@ -1,8 +1,9 @@
-"""Kunin et al. 2020, "Two Routes to Scalable Credit Assignment without Weight Symmetry": its tables and figures."""
+"""Tables and figures of Kunin et al. 2020, "Two Routes to Scalable Credit Assignment without Weight Symmetry"."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from neural_alignment.errors import InputError
 from neural_alignment.papers.registry import Item, Source
@@ -10,15 +11,15 @@ from neural_alignment.papers.two_routes import claims, figures, runs, tables
 from neural_alignment.reporting import Artifact
 
 
-def _searched(source: Source) -> None:
-    """Figure S2, of a search directory; the search writes its files."""
+def _search_importance(source: Source) -> None:
+    """Figure S2, of a search directory; the report of the search writes its files."""
     from neural_alignment.search import report
 
     report.importance_of(source.folder, f"{source.output}/figure_S2")
 
 
 def _check_recordings(source: Source) -> None:
-    """Reads the recordings: hours of training and fits are not to end with a file that is not there, or is damaged."""
+    """Reads the recordings before hours of training, to find a missing or damaged file early."""
     from neural_alignment.data.recordings import load_recordings
 
     if source.recordings is None:
@@ -26,12 +27,12 @@ def _check_recordings(source: Source) -> None:
     load_recordings(source.recordings)
 
 
-def _fits(source: Source) -> Artifact:
+def _neural_fit(source: Source) -> Artifact:
     """Figure 6, of the first seed of each rule and of recorded responses."""
     from neural_alignment.papers.two_routes import figure_6
 
     networks = {
-        runs.RULES[cell.labels["rule"]].label: outcomes[0].directory.path
+        runs.RULE_STYLES[cell.labels["rule"]].label: outcomes[0].directory.path
         for cell, outcomes in source.read()
         if outcomes and not outcomes[0].diverged
     }
@@ -39,7 +40,7 @@ def _fits(source: Source) -> Artifact:
 
 
 def _theory(name: str) -> Callable[[Source], Artifact]:
-    """Returns what makes a table of theory.py, which needs SciPy and some seconds."""
+    """Returns the function of theory.py that makes a table; it is imported late because SciPy takes some seconds."""
 
     def make(source: Source) -> Artifact:
         del source
@@ -50,96 +51,65 @@ def _theory(name: str) -> Callable[[Source], Artifact]:
     return make
 
 
+def _table(name: str, title: str, make: Callable[[Source], Any], cells: Any = None, **options: Any) -> Item:
+    return Item("table", f"two_routes/{name}", title, make, cells or {}, **options)
+
+
+def _figure(name: str, title: str, make: Callable[[Source], Any], cells: Any = None, **options: Any) -> Item:
+    return Item("figure", f"two_routes/{name}", title, make, cells or {}, **options)
+
+
 NOISY = ("backprop", "symmetric", "activation", "kolen_pollack")
 SHOWN = ("symmetric", "activation", "weight_mirror", "information")
+FITTED = (*runs.SEARCHED, "symmetric", "activation", "feedback", "backprop")
+SEARCH = "--runs SEARCH_DIRECTORY (made by `search lab/information`)"
 
 ITEMS = [
-    Item("table", "two_routes/1", "regularisation primitives and their gradients", tables.table_1),
-    Item("table", "two_routes/2", "which primitives each rule is made of", tables.table_2),
-    Item("table", "two_routes/3", "local rules with ResNet-18", tables.table_3, runs.table_3()),
-    Item("table", "two_routes/4", "symmetric and activation alignment", tables.table_4, runs.table_4()),
-    Item("table", "two_routes/5", "metaparameters found by the searches", tables.table_5),
-    Item(
-        "table",
-        "two_routes/claims",
+    _table("1", "regularisation primitives and their gradients", tables.table_1),
+    _table("2", "primitives of each rule", tables.table_2),
+    _table("3", "local rules with ResNet-18", tables.table_3, runs.table_3()),
+    _table("4", "symmetric and activation alignment", tables.table_4, runs.table_4()),
+    _table("5", "metaparameters found by the searches", tables.table_5),
+    _table(
+        "claims",
         "the paper's comparisons of rules, and whether they show",
         claims.table,
         {profile: claims.cells(profile) for profile in ("paper", "lab")},
     ),
-    Item("table", "two_routes/D1", "flow of scalar weights: eigenvalues and regimes", _theory("flow_table")),
-    Item("table", "two_routes/D2", "fixed points of the scalar network", _theory("fixed_point_table")),
-    Item("table", "two_routes/IA", "linear autoencoders that reach W = B", _theory("autoencoder_table")),
-    Item(
-        "figure",
-        "two_routes/2",
+    _table("D1", "flow of scalar weights: eigenvalues and regimes", _theory("flow_table")),
+    _table("D2", "fixed points of the scalar network", _theory("fixed_point_table")),
+    _table("IA", "linear autoencoders that reach W = B", _theory("autoencoder_table")),
+    _figure(
+        "2",
         "weight mirror: flow in three regimes, W against B of three layers",
         figures.figure_2,
         runs.first_seed(("weight_mirror",)),
     ),
-    Item(
-        "figure",
-        "two_routes/3",
-        "fixed metaparameters on other networks",
-        figures.transfer,
-        runs.transfer(runs.TRANSFER),
-    ),
-    Item(
-        "figure",
-        "two_routes/5",
-        "noisy updates: SA and backpropagation, ResNet-18",
-        figures.noise,
-        runs.noise(("backprop", "symmetric"), "resnet18"),
-    ),
-    Item(
-        "figure",
-        "two_routes/5b",
+    _figure("3", "fixed metaparameters on other networks", figures.transfer, runs.transfer(runs.TRANSFER)),
+    _figure("5", "noisy updates: SA and backpropagation, ResNet-18", figures.noise, runs.noise(NOISY[:2], "resnet18")),
+    _figure(
+        "5b",
         "noisy updates: SA and backpropagation, a deeper network",
-        figures.noise_deeper,
-        runs.noise(("backprop", "symmetric"), "resnet50"),
+        figures.noise,
+        runs.noise(NOISY[:2], "resnet50"),
     ),
-    Item(
-        "figure",
-        "two_routes/6",
+    _figure(
+        "6",
         "neural fits to V4 and IT",
-        _fits,
-        runs.first_seed((*runs.SEARCHED, "symmetric", "activation", "feedback", "backprop")),
+        _neural_fit,
+        runs.first_seed(FITTED),
         needs="--recordings FILE",
         check=_check_recordings,
     ),
-    Item(
-        "figure",
-        "two_routes/S1",
-        "noisy updates: all rules, ResNet-18",
-        figures.noise,
-        runs.noise(NOISY, "resnet18"),
-    ),
-    Item(
-        "figure",
-        "two_routes/S2",
-        "importance of metaparameters",
-        _searched,
-        needs="--runs SEARCH_DIRECTORY (made by `search lab/information`)",
-    ),
-    Item(
-        "figure",
-        "two_routes/S3",
-        "learning symmetry over training",
-        figures.symmetry,
-        runs.first_seed(SHOWN),
-    ),
-    Item(
-        "figure",
-        "two_routes/S4",
-        "angles and norm ratios by layer over training",
-        figures.metrics,
-        runs.first_seed(SHOWN),
-    ),
-    Item(
-        "figure",
-        "two_routes/S5",
+    _figure("S1", "noisy updates: all rules, ResNet-18", figures.noise, runs.noise(NOISY, "resnet18")),
+    _figure("S2", "importance of metaparameters", _search_importance, needs=SEARCH),
+    _figure("S3", "learning symmetry over training", figures.symmetry, runs.first_seed(SHOWN)),
+    _figure("S4", "angles and norm ratios by layer over training", figures.metrics, runs.first_seed(SHOWN)),
+    _figure(
+        "S5",
         "Kolen-Pollack's fixed metaparameters on other networks",
         figures.transfer,
         runs.transfer(("kolen_pollack", "backprop")),
     ),
 ]
-"""Every table and figure of the paper that this library makes."""
+"""All tables and figures of the paper."""

@@ -1,4 +1,4 @@
-"""The claims of Kunin et al. 2020 that compare two rules, each with what the runs say of it."""
+"""Claims of Kunin et al. 2020 that compare two rules, judged by the runs."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Claim:
-    """One rule is as good as another, or better.
+    """The claim that one rule is equal to another, or better.
 
     Attributes:
-        text: what the paper says, and where.
+        text: the claim, and its place in the paper.
         rule: the rule it is about.
         other: the rule it is compared with.
-        better: whether it is said to be better; else equal.
-        noisy: whether it is said of what noisy updates cost: the drop of top-1 from runs without noise.
-        margin: points of top-1; by more than these it must be better, or within these equal.
-        models: networks it is said of; all where none.
+        better: whether the claim is "better"; otherwise it is "equal".
+        noisy: whether the claim is about the cost of noisy updates: the drop of top-1 from runs without noise.
+        margin: points of top-1 by which the rule must be better, or within which it must be equal.
+        models: networks the claim is about; empty for all.
     """
 
     text: str
@@ -79,7 +79,7 @@ CLAIMS = (
 
 
 def cells(profile: str) -> list[Cell]:
-    """Returns the runs that the claims are about."""
+    """Returns the runs that the claims compare."""
     rules = ("backprop", "symmetric", "activation", "kolen_pollack")
     plans = (
         experiments.table_3(),
@@ -92,10 +92,10 @@ def cells(profile: str) -> list[Cell]:
 
 
 def table(source: Source) -> Artifact:
-    """Every claim on every network and at every noise for which there are runs.
+    """Every claim on every network, and at every variance of the noise, for which there are runs.
 
-    The difference is that of the means over seeds, in points of top-1; its standard error follows from those of the
-    means. Under noise it is that of what is lost: the mean without noise less the mean with it.
+    The difference is the difference of the means over seeds, in points of top-1; its standard error follows from those
+    of the means. Under noise the drops are compared: the mean without noise minus the mean with noise.
     """
     groups = _grouped(run_rows(source, source.read()))
     found = [row for claim in CLAIMS for row in _compared(claim, groups)]
@@ -117,17 +117,17 @@ def table(source: Source) -> Artifact:
 
 
 def _value(row: Row, which: str) -> str:
-    """Returns the mean of a rule for a reader, and what noise has cost it."""
+    """Returns the mean of a rule as text, with its drop under noise."""
     lost = f" (lost {row[f'{which}_drop']:.2f})" if row["noise_variance"] else ""
     return f"{row[f'{which}_top1']}{lost}"
 
 
 Groups = dict[tuple[str, float | None], dict[str, Spread]]
-"""Network and variance of the noise, none in tables and figures without that axis -> rule -> its top-1 in percent."""
+"""Network and variance of the noise (`None` in files without noise) -> rule -> its top-1 in percent."""
 
 
 def _grouped(rows: Sequence[Row]) -> Groups:
-    """Returns the runs by what they are compared by, each once: tables and figures share them."""
+    """Returns the runs by network and noise, each once although tables and figures share runs."""
     found: dict[tuple[str, float | None], dict[str, dict[int, float]]] = {}
     for row in rows:
         group = found.setdefault((row["model"], row.get("noise_variance")), {})
@@ -136,7 +136,7 @@ def _grouped(rows: Sequence[Row]) -> Groups:
 
 
 def _compared(claim: Claim, groups: Groups) -> Iterator[Row]:
-    """Returns a row for every network, and noise, at which both rules have runs."""
+    """Yields a row for every network and noise at which both rules have runs."""
     for (model, variance), group in groups.items():
         still = groups.get((model, 0.0), {}) if claim.noisy else {}
         due = bool(variance) if claim.noisy else variance is None
@@ -146,7 +146,7 @@ def _compared(claim: Claim, groups: Groups) -> Iterator[Row]:
 
 
 def _row(claim: Claim, model: str, variance: float, group: dict[str, Spread], still: dict[str, Spread]) -> Row:
-    """Judges a claim on one network; `still` has the runs without noise of a claim about noise."""
+    """Judges a claim on one network; `still` has the runs without noise if the claim is about noise."""
     rules = (claim.rule, claim.other)
     parts = [runs[rule] for runs in (group, still) if runs for rule in rules]
     drops = [still[rule].mean - group[rule].mean if still else math.nan for rule in rules]
@@ -173,7 +173,7 @@ def _row(claim: Claim, model: str, variance: float, group: dict[str, Spread], st
 
 
 def _printed(model: str, claim: Claim) -> float:
-    """Returns the difference of the paper's own numbers; NaN where it prints none."""
+    """Returns the difference of the numbers in the paper; NaN if it prints none."""
     printed = dict(TABLE_4[model])
     if model == "resnet18":
         printed |= {rule: top1 for rule, (top1, _) in TABLE_3.items()}
@@ -182,16 +182,16 @@ def _printed(model: str, claim: Claim) -> float:
 
 
 def verdict(claim: Claim, difference: float, error: float, seeds: int) -> str:
-    """Says whether a claim shows, with twice the standard error on either side of the difference.
+    """Returns whether a claim holds, from an interval of twice the standard error on either side of the difference.
 
-    Better is what is better by more than the margin throughout, equal what lies within the margin throughout. What is
-    neither equal nor different from 0 is not told apart: more seeds would say.
+    "Better" holds if the whole interval exceeds the margin, "equal" if the whole interval lies within the margin. If a
+    difference is neither, and the interval contains 0, more seeds are needed.
 
     Args:
         claim: the claim.
-        difference: in points of top-1.
-        error: its standard error.
-        seeds: of the rule that has fewest.
+        difference: difference in points of top-1.
+        error: standard error of the difference.
+        seeds: number of seeds of the rule that has fewer.
     """
     if seeds < 3:
         return f"{seeds} of 3 seeds: not said"

@@ -1,7 +1,8 @@
-"""What Kunin et al. 2020 trained, what it printed, and the same at the size of a laptop: data and nothing else."""
+"""Runs that the tables and figures of Kunin et al. 2020 are made from, in the paper and in the lab."""
 
 from __future__ import annotations
 
+from neural_alignment.papers import published
 from neural_alignment.papers.figures import Style
 from neural_alignment.papers.plans import Cell
 
@@ -12,9 +13,9 @@ MODELS = {
     "resnet101v2": "ResNet-101v2",
     "resnet152v2": "ResNet-152v2",
 }
-"""The paper's networks, as folders below configs/two_routes have them."""
+"""Network of the paper, as its folder below configs/two_routes is called -> its name."""
 
-RULES = {
+RULE_STYLES = {
     "backprop": Style("backpropagation", "o", "-", 0.0),
     "symmetric": Style("symmetric (SA)", "s", "--", 0.3),
     "activation": Style("activation (AA)", "^", "-.", 0.3),
@@ -26,26 +27,13 @@ RULES = {
     "weight_mirror_akrout": Style("WM", "+", ":", 0.7),
     "feedback": Style("feedback (FA)", "*", ":", 0.3),
 }
-"""The rules, as files below configs/two_routes have them, and how they look in a figure."""
+"""Rule, as its file below configs/two_routes is called -> look of its lines."""
 
-TABLE_3 = {
-    "weight_mirror_akrout": (63.5, 85.16),
-    "weight_mirror": (64.07, 85.47),
-    "weight_mirror_adam": (64.40, 85.53),
-    "weight_mirror_adam_ops": (63.41, 84.83),
-    "information": (67.93, 88.09),
-    "backprop": (70.06, 89.14),
-}
-"""Table 3: rule -> top-1 and top-5 accuracy on ImageNet's validation set, in percent."""
+TABLE_3 = {row["rule"]: (row["top1"], row["top5"]) for row in published.read("two_routes/table_3")}
+"""Published: rule -> top-1 and top-5 accuracy on the validation set of ImageNet, percent."""
 
-TABLE_4 = {
-    "resnet18": {"backprop": 70.06, "symmetric": 69.84, "activation": 69.98},
-    "resnet50": {"backprop": 76.05, "symmetric": 76.29, "activation": 75.75},
-    "resnet50v2": {"backprop": 77.21, "symmetric": 77.18, "activation": 76.67},
-    "resnet101v2": {"backprop": 78.64, "symmetric": 78.74, "activation": 78.35},
-    "resnet152v2": {"backprop": 79.31, "symmetric": 79.15, "activation": 78.98},
-}
-"""Table 4: network -> rule -> top-1 accuracy in percent."""
+TABLE_4 = {row.pop("model"): row for row in published.read("two_routes/table_4")}
+"""Published: network -> rule -> top-1 accuracy, percent."""
 
 SEARCHED = ("weight_mirror", "weight_mirror_adam", "weight_mirror_adam_ops", "information")
 """The columns of Table 5."""
@@ -54,7 +42,7 @@ TRANSFER = (*SEARCHED, "symmetric", "activation", "backprop")
 """The lines of Figure 3."""
 
 CHANCE = {"paper": (1 / 1000, 5 / 1000), "lab": (1 / 10, 5 / 10)}
-"""Profile -> top-1 and top-5 of a guess, which is what a run counts that has diverged (Figure 3: 0.001)."""
+"""Profile -> top-1 and top-5 of chance, which a diverged run counts as (Figure 3: 0.001)."""
 
 # The lab.
 
@@ -65,16 +53,16 @@ SEEDS = (0, 1, 2)
 FIRST = (0,)
 
 LAB_SEEDS = {"weight_mirror_akrout": FIRST, "weight_mirror_adam_ops": FIRST}
-"""Rules of which the lab claims nothing and trains one seed."""
+"""Rules without claims, of which the lab trains one seed."""
 
 LAB_RATES = {"backprop": 0.05, "symmetric": 5e-3, "activation": 5e-3, "kolen_pollack": 0.05}
-"""Learning rate at which each rule of Figure 5 gets its noise, as configs/lab/two_routes has it."""
+"""Rule -> learning rate of the noisy updates of Figure 5 in configs/lab/two_routes."""
 
 NOISE = (1e-2, 1e-1, 1.0)
-"""Variances of the noise of Figures 5 and S1 where there is any: on the common axis of `noisy`."""
+"""Variances of the noise of Figures 5 and S1 above 0, on the common axis of `noisy`."""
 
 DEEPER_NOISE = (1e-1,)
-"""Those of Figure 5 b in the lab."""
+"""Variances of Figure 5 b in the lab."""
 
 PAPER_RATES = {"backprop": 0.1, "symmetric": 1e-3, "activation": 1e-3, "kolen_pollack": 0.1}
 """Learning rates of Appendix B.3."""
@@ -85,7 +73,7 @@ Table 4 have a third drop, at 80."""
 
 
 def paper_cell(model: str, rule: str) -> Cell:
-    """Returns the runs of one rule and network at the size of the paper, wherever they were trained."""
+    """Returns the runs of one rule and network at the size of the paper."""
     return Cell(f"two_routes/{model}/{rule}.yaml", f"{model}/{rule}", {"model": model, "rule": rule})
 
 
@@ -105,8 +93,8 @@ def noisy(cell: Cell, variance: float, rates: dict[str, float]) -> Cell:
 
     Args:
         cell: the runs without noise.
-        variance: on the common axis, that of backpropagation.
-        rates: rule -> initial learning rate of the updates that get noise.
+        variance: variance for backpropagation, the common axis.
+        rates: rule -> initial learning rate of the noisy updates.
     """
     rule = cell.labels["rule"]
     own = variance * (rates["backprop"] / rates[rule]) ** 2
@@ -126,9 +114,9 @@ def noise_cells(cell: Cell, variances: tuple[float, ...], rates: dict[str, float
 
     Args:
         cell: the runs without noise.
-        variances: of the others, as of `noisy`.
-        rates: as of `noisy`.
-        still: what the name of the cell at variance 0 ends with; nothing where its runs are those of the tables.
+        variances: variances of the other cells, as in `noisy`.
+        rates: learning rates, as in `noisy`.
+        still: suffix of the name of the cell at variance 0; empty if its runs are those of the tables.
     """
     labels = {**cell.labels, "noise_variance": 0.0}
     without = Cell(cell.config, f"{cell.name}{still}", labels, cell.overrides, cell.seeds)
@@ -144,7 +132,7 @@ def paper_noise_cells(model: str, rule: str) -> list[Cell]:
 
 
 def table_3() -> dict[str, list[Cell]]:
-    """Returns the runs of Table 3; the lab adds feedback alignment, which the paper calls far behind."""
+    """Returns the runs of Table 3; the lab adds feedback alignment, which the paper only mentions as far behind."""
     lab = [lab_cell("resnet18", rule, LAB_SEEDS.get(rule, SEEDS)) for rule in (*TABLE_3, "feedback")]
     return {"paper": [paper_cell("resnet18", rule) for rule in TABLE_3], "lab": lab}
 
@@ -167,7 +155,7 @@ def transfer(rules: tuple[str, ...]) -> dict[str, list[Cell]]:
 
 
 def noise(rules: tuple[str, ...], model: str) -> dict[str, list[Cell]]:
-    """Returns the runs of Figures 5 and S1; of a deeper network the lab trains one level of noise alone."""
+    """Returns the runs of Figures 5 and S1; for the deeper network the lab trains only one level of noise."""
     levels = NOISE if model == "resnet18" else DEEPER_NOISE
     return {
         "paper": [cell for rule in rules for cell in paper_noise_cells(model, rule)],
@@ -176,7 +164,7 @@ def noise(rules: tuple[str, ...], model: str) -> dict[str, list[Cell]]:
 
 
 def first_seed(rules: tuple[str, ...]) -> dict[str, list[Cell]]:
-    """Returns one run of ResNet-18 for each rule; the paper's size has no configuration of feedback alignment."""
+    """Returns one run of ResNet-18 per rule; at the paper's size there is no configuration of feedback alignment."""
     return {
         "paper": [paper_cell("resnet18", rule) for rule in rules if rule != "feedback"],
         "lab": [lab_cell("resnet18", rule, FIRST) for rule in rules],

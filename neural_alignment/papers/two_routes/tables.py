@@ -7,44 +7,47 @@ from typing import Any
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
+from neural_alignment.papers import published
 from neural_alignment.papers.plans import Cell, Outcome
 from neural_alignment.papers.registry import Source
+from neural_alignment.papers.tables import chosen, spread, table
 from neural_alignment.papers.two_routes import taxonomy
-from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULES, SEARCHED, TABLE_3, TABLE_4
-from neural_alignment.reporting import Artifact, Row, Spread, markdown
+from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULE_STYLES, SEARCHED, TABLE_3, TABLE_4
+from neural_alignment.reporting import Artifact, Row
 
 RUN_COLUMNS = ("profile", "model", "rule", "seed", "top1", "top5", "diverged", "seconds")
-"""Of the CSV files of Tables 3 and 4, and of Figures 3 and S5."""
+"""Columns of the CSV files of Tables 3 and 4, and of Figures 3 and S5."""
 
 
 def table_1(source: Source) -> Artifact:
-    """The primitives and their gradients; `angle` is of Appendix D.3, d its upstream error.
+    """The primitives and their gradients; `angle` is from Appendix D.3, d is its upstream error.
 
-    Gradients are found out, formulas are what the primitives' docstrings say.
+    Gradients are measured, formulas are quoted from the docstrings of the primitives.
     """
     del source
     rows = [
-        {"group": _group(each.local), "primitive": each.name.rstrip("_"), **each._asdict()}
+        {
+            "group": _group(each.local),
+            "primitive": each.name.rstrip("_"),
+            "formula_as_documented": each.formula,
+            "gradient": each.gradient,
+        }
         for each in taxonomy.table_1()
     ]
-    columns = ("group", "primitive", "formula_as_documented", "gradient")
-    rows = [{column: row[column.partition("_")[0]] for column in columns} for row in rows]
-    header = [column.replace("_", " ") for column in columns]
-    return Artifact(columns, rows, markdown(header, [list(row.values()) for row in rows]))
+    text = table(rows, ["primitive"], {name.replace("_", " "): name for name in rows[0]})
+    return Artifact(tuple(rows[0]), rows, text)
 
 
 def table_2(source: Source) -> Artifact:
-    """Which primitives each rule is made of; beside the paper's rows Kolen-Pollack (Appendix D.3) and sign symmetry."""
+    """The primitives of each rule; besides the paper's rows Kolen-Pollack (Appendix D.3) and sign symmetry."""
     del source
-    names = list(taxonomy.PRIMITIVES)
-    order = sorted(names, key=lambda name: [row.name for row in taxonomy.table_1()].index(name))
+    order = [row.name for row in taxonomy.table_1()]
     rows = [
         {"group": _group(taxon.local), "rule": taxon.rule, **{name: int(name in taxon.primitives) for name in order}}
         for taxon in taxonomy.table_2()
     ]
-    columns = ("group", "rule", *order)
-    cells = [[row["group"], row["rule"], *("x" if row[name] else "" for name in order)] for row in rows]
-    return Artifact(columns, rows, markdown(["group", "rule", *(name.rstrip("_") for name in order)], cells))
+    crosses = {name.rstrip("_"): lambda own, name=name: "x" if own[0][name] else "" for name in order}
+    return Artifact(tuple(rows[0]), rows, table(rows, ["rule"], {"group": "group", "rule": "rule", **crosses}))
 
 
 def _group(local: bool) -> str:
@@ -52,7 +55,7 @@ def _group(local: bool) -> str:
 
 
 def run_rows(source: Source, read: Sequence[tuple[Cell, list[Outcome]]]) -> list[Row]:
-    """Returns a row of `RUN_COLUMNS`, and of the cell's labels, per run that has ended."""
+    """Returns a row per finished run, with `RUN_COLUMNS` and the labels of its cell."""
     top1, top5 = CHANCE[source.profile]
     return [
         {
@@ -72,36 +75,39 @@ def run_rows(source: Source, read: Sequence[tuple[Cell, list[Outcome]]]) -> list
 def table_3(source: Source) -> Artifact:
     """Top-1 and top-5 accuracy of the local rules with ResNet-18; mean and standard deviation over seeds."""
     rows = run_rows(source, source.read())
-    lines = []
-    for cell in source.cells:
-        rule = cell.labels["rule"]
-        paper = TABLE_3.get(rule)
-        ours = [percent(rows, cell, measure) for measure in ("top1", "top5")]
-        lines.append([RULES[rule].label, *ours, *(f"{value:.2f}" for value in paper or ()), *["-"] * (not paper) * 2])
-    header = ["rule", "top-1 (%)", "top-5 (%)", "paper, top-1 (%)", "paper, top-5 (%)"]
-    return Artifact(RUN_COLUMNS, rows, markdown(header, lines) + _remark(source))
+    cells = {cell.labels["rule"]: cell for cell in source.cells}
+    columns: dict[str, Any] = {"rule": lambda own: RULE_STYLES[own[0]["rule"]].label}
+    for number, name in enumerate(("top1", "top5")):
+        header = f"top-{name[-1]} (%)"
+        columns[header] = lambda own, name=name: percent(rows, cells[own[0]["rule"]], name)
+        columns[f"paper, {header}"] = lambda own, number=number: _published(own[0]["rule"], number)
+    columns = {header: columns[header] for header in sorted(columns, key=lambda header: header.startswith("paper"))}
+    text = table([{"rule": rule} for rule in cells], ["rule"], columns)
+    return Artifact(RUN_COLUMNS, rows, text + _remark(source))
+
+
+def _published(rule: str, number: int) -> str:
+    return f"{TABLE_3[rule][number]:.2f}" if rule in TABLE_3 else "-"
 
 
 def table_4(source: Source) -> Artifact:
-    """Top-1 accuracy of symmetric and activation alignment beside backpropagation's; mean and standard deviation."""
+    """Top-1 accuracy of symmetric and activation alignment and of backpropagation; mean and standard deviation."""
     rows = run_rows(source, source.read())
-    rules = list(dict.fromkeys(cell.labels["rule"] for cell in source.cells))
     cells = {(cell.labels["model"], cell.labels["rule"]): cell for cell in source.cells}
-    header = ["network", *(f"{RULES[rule].label} (%)" for rule in rules), *(f"paper, {rule} (%)" for rule in rules)]
-    lines = [
-        [
-            MODELS[model],
-            *(percent(rows, cells[model, rule], "top1") for rule in rules),
-            *(f"{TABLE_4[model][rule]:.2f}" for rule in rules),
-        ]
-        for model in dict.fromkeys(model for model, _ in cells)
-    ]
-    return Artifact(RUN_COLUMNS, rows, markdown(header, lines) + _remark(source))
+    rules = [*dict.fromkeys(rule for _, rule in cells)]
+    ours = {
+        f"{RULE_STYLES[rule].label} (%)": lambda own, rule=rule: percent(rows, cells[own[0]["model"], rule], "top1")
+        for rule in rules
+    }
+    papers = {f"paper, {rule} (%)": lambda own, rule=rule: f"{TABLE_4[own[0]['model']][rule]:.2f}" for rule in rules}
+    models = [{"model": model} for model in dict.fromkeys(model for model, _ in cells)]
+    text = table(models, ["model"], {"network": lambda own: MODELS[own[0]["model"]], **ours, **papers})
+    return Artifact(RUN_COLUMNS, rows, text + _remark(source))
 
 
 def percent(rows: Sequence[Row], cell: Cell, measure: str) -> str:
-    """Returns mean and standard deviation over the seeds of one cell, in percent, and what there is to say of them."""
-    own = [row for row in rows if cell.labels.items() <= row.items()]
+    """Returns mean and standard deviation over the seeds of a cell in percent, with notes on missing runs."""
+    own = chosen(rows, **cell.labels)
     if not own:
         return "missing"
     diverged = sum(row["diverged"] for row in own)
@@ -110,8 +116,8 @@ def percent(rows: Sequence[Row], cell: Cell, measure: str) -> str:
         notes.append(f"{len(own)} of {len(cell.seeds)} seeds")
     elif len(cell.seeds) == 1:
         notes.append("1 seed")
-    spread = Spread([100 * row[measure] for row in own])
-    return f"{spread} ({', '.join(notes)})" if notes else str(spread)
+    found = spread(own, measure, 100)
+    return f"{found} ({', '.join(notes)})" if notes else str(found)
 
 
 def _remark(source: Source) -> str:
@@ -123,13 +129,13 @@ def _remark(source: Source) -> str:
 # Table 5.
 
 PUBLISHED_FACTOR = 2
-"""Our weight of decay and null over the published code's, which has no 1/2 in these primitives."""
+"""Our weight of decay and null divided by that of the published code, which has no 1/2 in these primitives."""
 
 OPTIMIZERS = {"sgd": "Vanilla GD", "adam": "Adam"}
 
 
 def _number(value: float) -> str:
-    """Returns a number to four decimals as the table prints them, small ones with an exponent."""
+    """Returns a number with four decimals as the table prints it, a small one with an exponent."""
     if value and abs(value) < 1e-3:
         digits, _, exponent = f"{value:.4e}".partition("e")
         return f"{digits} × 10^{int(exponent)}"
@@ -146,7 +152,7 @@ def _gamma(config: Config) -> str:
 
 
 def _rate(value: float) -> str:
-    """Returns a learning rate to four decimals, those that are exact without zeros at their end."""
+    """Returns a learning rate with four decimals, without zeros at its end."""
     text = f"{value:.4f}".rstrip("0")
     return text + "0" if text.endswith(".") else text
 
@@ -179,31 +185,21 @@ TABLE_5: dict[str, Callable[[Config], Any]] = {
     "BI FWMC": _flag("input", "feature_center"),
     "BI FWL2N": _flag("input", "feature_normalize"),
 }
-"""Row of Table 5 -> how it follows from a configuration.
+"""Row of Table 5 -> function that reads it from a configuration.
 
-The weights are those of the published code: alpha is the weight of amp, beta and gamma half of those
-of decay and null in Table 1's primitives."""
-
-
-PRINTED_OTHERWISE = {
-    ("σ", "information"): ("0.8176", "0.8176668980121832"),
-    ("α/β", "weight_mirror_adam"): ("13.9040", "13.9035614049"),
-}
-"""Cells that the paper did not round to its own digits: row and column -> what it prints, and the unrounded value."""
+The weights are those of the published code: alpha is the weight of amp, and beta and gamma are half of those of decay
+and null in the primitives of Table 1.
+"""
 
 
 def table_5(source: Source) -> Artifact:
     """Metaparameters that the searches found, from configs/two_routes/resnet18, rounded to the paper's digits."""
     configs = {rule: configuration.load(f"{source.configs}/two_routes/resnet18/{rule}.yaml") for rule in SEARCHED}
     rows = [{"setting": name, **{rule: cell(configs[rule]) for rule in SEARCHED}} for name, cell in TABLE_5.items()]
-    columns = ("setting", *SEARCHED)
-    lines = [[row[column] for column in columns] for row in rows]
-    table = markdown(["", *(RULES[rule].label for rule in SEARCHED)], lines)
     remarks = [
-        f"{name} of {RULES[rule].label}: the paper prints {printed}; its earlier appendix has {unrounded}."
-        for (name, rule), (printed, unrounded) in PRINTED_OTHERWISE.items()
+        f"{row['setting']} of {RULE_STYLES[row['rule']].label}: the paper prints {row['printed']:.4f}; its earlier "
+        f"appendix has {row['unrounded']}."
+        for row in published.read("two_routes/table_5_unrounded")  # Cells that the paper did not round correctly.
     ]
-    return Artifact(columns, rows, "\n".join([table, "", *remarks]))
-
-
-__all__ = ["RUN_COLUMNS", "percent", "run_rows", "table_1", "table_2", "table_3", "table_4", "table_5"]
+    text = table(rows, ["setting"], {"": "setting", **{RULE_STYLES[rule].label: rule for rule in SEARCHED}})
+    return Artifact(("setting", *SEARCHED), rows, "\n".join([text, "", *remarks]))

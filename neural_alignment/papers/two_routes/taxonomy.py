@@ -1,8 +1,8 @@
-"""Tables 1 and 2, found out from the primitives and the rules themselves.
+"""Tables 1 and 2, measured from the primitives and the rules.
 
-Every primitive is evaluated on one example with random numbers, and differentiated. Its gradient is told by comparison
-with the terms that a gradient to B may consist of, and what it reads follows from that term. A rule is told by setting
-one of its weights at a time to 1, and comparing R with the primitives. Nothing here says what a primitive or a rule is.
+Every primitive is evaluated and differentiated on one example of random numbers. Its gradient is identified by
+comparison with the terms that a gradient to B may consist of, and its locality follows from that term. The primitives
+of a rule are found by setting one of its weights at a time to 1, and comparing R with each primitive.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PAPER_RULES = (
 
 
 class Term(NamedTuple):
-    """What a gradient to B may be.
+    """A possible gradient to B.
 
     Attributes:
-        text: as the paper writes it.
-        value: of one example, in the layout of W, `(inputs, outputs)`.
-        carries_input: whether B carries the layer's input, from which it does not lead: no local computation.
-        reads_forward: whether it is W itself that is measured: no local plasticity.
+        text: the term in the notation of the paper.
+        value: value for one example, in the layout of W, `(inputs, outputs)`.
+        carries_input: whether the input of the layer passes through B, which is no local computation.
+        reads_forward: whether W itself is read, which is no local plasticity.
     """
 
     text: str
@@ -74,7 +74,7 @@ class Probe:
         return primitive(*(signals[name] for name in inspect.signature(primitive).parameters))
 
     def terms(self) -> list[Term]:
-        """Returns what a gradient may be."""
+        """Returns the possible gradients."""
         x, z, e, b, w = (tf.squeeze(v) for v in (self.x, self.output, self.error, self.backward, self.forward))
         return [
             Term("B_l", b),
@@ -98,8 +98,8 @@ class Primitive(NamedTuple):
 
     Attributes:
         name: in the code.
-        formula: as the primitive's docstring says it.
-        gradient: to B.
+        formula: formula in the docstring of the primitive.
+        gradient: gradient to B.
         local: whether it is local.
     """
 
@@ -110,7 +110,7 @@ class Primitive(NamedTuple):
 
 
 def table_1() -> list[Primitive]:
-    """Returns what every primitive is, the local ones first.
+    """Returns the rows of Table 1, the local primitives first.
 
     Raises:
         LookupError: if a gradient is none of the terms.
@@ -129,9 +129,9 @@ class Taxon(NamedTuple):
     """One row of Table 2.
 
     Attributes:
-        rule: its name.
-        primitives: that R consists of.
-        local: whether R is, and the error travels back without W.
+        rule: name of the rule.
+        primitives: primitives that R consists of.
+        local: whether R is local, and the error is sent backward without W.
     """
 
     rule: str
@@ -140,7 +140,7 @@ class Taxon(NamedTuple):
 
 
 def table_2() -> list[Taxon]:
-    """Returns which primitives each of `PAPER_RULES` is made of, the local ones first."""
+    """Returns the primitives of each of `PAPER_RULES`, the local rules first."""
     local = {row.name: row.local for row in table_1()}
     rows = []
     for name, rule in ((name, RULES[name]) for name in PAPER_RULES):
@@ -151,7 +151,7 @@ def table_2() -> list[Taxon]:
 
 
 def _primitives_of(rule: type[Alignment]) -> set[str]:
-    """Returns the primitives of a rule, each found from R with one weight alone."""
+    """Returns the primitives of a rule, each found from R with only one weight."""
     probe = Probe()
     weights = [name for name, option in rule.model_fields.items() if option.is_required()]
     found = {"angle"} if rule.tie_gradient else set()
@@ -170,7 +170,7 @@ def _primitives_of(rule: type[Alignment]) -> set[str]:
 
 
 def _carries_forward(rule: type[Alignment]) -> bool:
-    """Whether the error travels back through something that is made of W."""
+    """Whether the error is sent backward through a function of W."""
     probe = Probe()
     instance = rule(**{name: 1.0 for name, option in rule.model_fields.items() if option.is_required()})
     carried = [instance.carried_kernel(forward, probe.backward) for forward in (probe.forward, -probe.forward)]
@@ -178,7 +178,7 @@ def _carries_forward(rule: type[Alignment]) -> bool:
 
 
 def _matching(value: tf.Tensor, candidates: Sequence[tuple[Any, tf.Tensor]], what: str) -> Any:
-    """Returns what the candidate is called that equals `value`."""
+    """Returns the key of the candidate that equals `value`."""
     for key, candidate in candidates:
         if np.allclose(value, candidate, rtol=1e-9):
             return key

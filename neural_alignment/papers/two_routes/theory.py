@@ -1,7 +1,7 @@
-"""Section 4 and Appendices D.1 and D.2 of Kunin et al. 2020 as tables: closed forms beside what the library does.
+"""Section 4 and Appendices D.1 and D.2 of Kunin et al. 2020 as tables: closed forms against the library.
 
-"Library" here means gradients that TensorFlow takes, in float64, through `alignments.primitives` and `operations`, the
-parts that train networks; nothing of `analysis.dynamics` goes into them.
+The closed forms come from `analysis.dynamics`. The library's flows are gradients that TensorFlow takes in float64
+through `alignments.primitives` and `operations`, the code that trains networks.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ from scipy.integrate import solve_ivp
 from neural_alignment import operations
 from neural_alignment.alignments import primitives
 from neural_alignment.analysis import dynamics
+from neural_alignment.papers import published
 from neural_alignment.reporting import Artifact, markdown
 
 Array = np.ndarray
 
-PRINTED_EIGENVALUES = {
-    "weight_mirror": ("lambda_WM - x^2", "lambda_WM + x^2"),
-    "symmetric": ("0", "1"),
-    "activation": ("0", "x^2"),
-}
-"""lambda_u and lambda_v as Appendix D.1 prints them. lambda_v of the last two lacks a factor 2."""
+PRINTED_EIGENVALUES = {row.pop("rule"): row for row in published.read("two_routes/eigenvalues")}
+"""Rule -> lambda_u and lambda_v as printed in Appendix D.1. lambda_v of symmetric and activation lacks a factor 2."""
 
 STARTS = 100
 """Random starts of each row of `autoencoder_table`."""
@@ -132,7 +129,7 @@ def flow_table() -> Artifact:
     for name, panel, rule in rules:
         for x_squared in (1.0,) if panel else (1.0, 2.25):
             rate_u, rate_v = rule.eigenvalues(x_squared)
-            printed_u, printed_v = PRINTED_EIGENVALUES[name]
+            printed = PRINTED_EIGENVALUES[name]
             rows.append(
                 {
                     "rule": name,
@@ -140,8 +137,8 @@ def flow_table() -> Artifact:
                     "x_squared": x_squared,
                     "lambda_u": rate_u,
                     "lambda_v": rate_v,
-                    "printed_lambda_u": printed_u,
-                    "printed_lambda_v": printed_v,
+                    "printed_lambda_u": printed["lambda_u"],
+                    "printed_lambda_v": printed["lambda_v"],
                     "regime": rule.regime(x_squared),
                     "largest_error_of_closed_form": _closed_form_error(rule, x_squared),
                 }

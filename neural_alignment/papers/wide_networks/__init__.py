@@ -1,4 +1,4 @@
-"""Boopathy and Fiete 2022, "How to Train Your Wide Neural Network Without Backprop": its tables and figures."""
+"""Tables and figures of Boopathy and Fiete 2022, "How to Train Your Wide Neural Network Without Backprop"."""
 
 from __future__ import annotations
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from neural_alignment.papers.figures import Style
-from neural_alignment.papers.pieces import Arrays, Piece, Pieces
+from neural_alignment.papers.figures import Panel, Style, grid, image, lines, panel, points, ticks
+from neural_alignment.papers.pieces import Piece, Pieces
 from neural_alignment.papers.registry import Item, Source
+from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.papers.wide_networks import updates
-from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from neural_alignment.reporting import Artifact, Row, Spread
 
 WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 FITTED = 32
-"""Least width of the fit: what is narrower is far from the limit."""
+"""Smallest width of the fit: narrower networks are far from the limit."""
 
 SEEDS = {"tanh": (99, 100, 101), "relu": (99, 100, 101)}
 """Activation -> seeds. Only tanh has the bounded first and second derivatives that the proposition asks for."""
@@ -33,8 +30,8 @@ STYLES = {
 }
 
 SIZES = {"hidden": 3, "examples": 64, "rate": 0.25, "moments": (1, 20, 60, 200), "side": 24}
-"""Of the networks and their training: arguments of `updates.parted`. The proposition is one of gradient flow: at a rate
-of 1 some narrow networks oscillate."""
+"""Arguments of `updates.parted`. The rate is small because the proposition is about gradient flow: at a rate of 1 some
+narrow networks oscillate."""
 
 
 def pieces(widths: Sequence[int] = WIDTHS, activations: Sequence[str] = tuple(SEEDS)) -> list[Pieces]:
@@ -48,45 +45,72 @@ def _piece(activation: str, width: int, seed: int) -> Pieces:
     return Pieces(labels, (piece,))
 
 
-def _networks(source: Source) -> list[tuple[dict, Arrays]]:
-    """Returns labels and arrays of what there is."""
-    return [(dict(cell.labels), result.arrays) for cell, results in source.read() for result in results]
-
-
 # Proposition 2.
 
 COLUMNS = ("activation", "rule", "width", "seed", "step", "distance", "movement")
 
 
 def proposition_2(source: Source) -> Artifact:
-    """||f - f_align|| at the end of training by width, and the fitted exponents."""
+    """‖f - f_align‖ at the end of training by width, and the fitted exponents."""
     rows = [
-        {**labels, "rule": rule, "step": int(step), "distance": float(distance), "movement": float(movement)}
-        for labels, arrays in _networks(source)
+        {"activation": labels["activation"], "rule": rule, "width": labels["width"], "seed": labels["seed"]}
+        | {"step": int(step), "distance": float(distance), "movement": float(movement)}
+        for labels, results in source.results()
+        for arrays in (result.arrays for result in results)
         for rule in updates.ALIGNED
         for step, distance, movement in zip(arrays["step"], arrays[f"{rule}_distance"], arrays["movement"], strict=True)
     ]
     last = max((row["step"] for row in rows), default=0)
-    figure = new_figure(10, 4.4)
-    axes = figure.subplots(1, len(ACTIVATIONS), sharey=True)
-    lines = []
-    for axis, (activation, title) in zip(axes, ACTIVATIONS.items(), strict=True):
-        for rule in updates.ALIGNED:
-            key = (activation, rule, last)
-            own = [row for row in rows if (row["activation"], row["rule"], row["step"]) == key]
-            lines += [_decline(axis, own, STYLES[rule])] if own else []
-        axis.set(title=title, xlabel="hidden units m", xscale="log", yscale="log")
-        axis.set_xlim(WIDTHS[0] / 1.3, WIDTHS[-1] * 1.3)
-        axis.set_xticks(WIDTHS, [str(width) for width in WIDTHS])
-        axis.minorticks_off()
-        if axis.lines:
-            axis.legend(fontsize="small")
-    axes[0].set_ylabel(f"‖f − f_align‖ after {last} steps")
-    text = markdown(["activation", "rule", "seeds", "exponent", f"x{WIDTHS[0]}", f"x{WIDTHS[-1]}"], lines)
+    ends = chosen(rows, step=last)
+    columns = {
+        "activation": "activation",
+        "rule": lambda own: STYLES[own[0]["rule"]].label,
+        "seeds": lambda own: len(grouped(own, "seed")),
+        "exponent": lambda own: _exponent_text(own),
+        **{f"x{width}": lambda own, width=width: _distance_text(own, width) for width in (WIDTHS[0], WIDTHS[-1])},
+    }
+    by_rule = [row for activation in ACTIVATIONS for row in chosen(ends, activation=activation)]
+    text = table(by_rule, ("activation", "rule"), columns)
     text += (
         f"\n\nFitted from x{FITTED} on, a line for each seed: mean and standard error; the proposition: -0.5 or less."
     )
-    return Artifact(COLUMNS, [{name: row[name] for name in COLUMNS} for row in rows], text, figure)
+    panels = [_distance_panel(chosen(ends, activation=name), title) for name, title in ACTIVATIONS.items()]
+    labels = [f"‖f − f_align‖ after {last} steps"]
+    figure = grid([panels], (10, 4.4), ylabels=labels, legends=[(0, 0), (0, 1)], share_y=True)
+    return Artifact(COLUMNS, rows, text, figure)
+
+
+def _distance_panel(rows: Sequence[Row], title: str) -> Panel:
+    """Returns a panel of the distances of each rule, with the fit of their decline."""
+    marks = []
+    for (rule,), own in grouped(rows, "rule").items():
+        style = STYLES[rule]
+        slopes, factor = exponent(own)
+        means = Style(f"{style.label}: m^({_exponent_text(own)})", style.marker, "", style.shade)
+        marks.append(lines(own, "width", "distance", None, means, _geometric_mean, markersize=6))
+        marks.append(points([row["width"] for row in own], [row["distance"] for row in own], _DOTS, markersize=3))
+        if slopes.known:
+            xs = np.array(sorted({row["width"] for row in own if row["width"] >= FITTED}), float)
+            marks.append(points(xs, factor * xs**slopes.mean, Style(None, "", style.line, style.shade)))
+    limits = (WIDTHS[0] / 1.3, WIDTHS[-1] * 1.3)
+    return panel(*marks, ticks(WIDTHS), title=title, xlabel="hidden units m", yscale="log", xlim=limits)
+
+
+_DOTS = Style(None, ".", "", 0.7)
+
+
+def _geometric_mean(values: Sequence[float]) -> tuple[float, float, float]:
+    return (float(np.exp(np.mean(np.log(values)))),) * 3
+
+
+def _exponent_text(rows: Sequence[Row]) -> str:
+    slopes, _ = exponent(rows)
+    return f"{slopes.mean:.2f} ± {slopes.error:.2f}" if slopes.known else "not yet run"
+
+
+def _distance_text(rows: Sequence[Row], width: int) -> str:
+    own = chosen(rows, width=width)
+    return f"{_geometric_mean([row['distance'] for row in own])[0]:.4f}" if own else ""
 
 
 def exponent(rows: Sequence[Row]) -> tuple[Spread, float]:
@@ -109,26 +133,6 @@ def exponent(rows: Sequence[Row]) -> tuple[Spread, float]:
     return Spread(slopes), float(np.exp(np.mean(offsets))) if offsets else float("nan")
 
 
-def _decline(axis: Axes, rows: Sequence[Row], style: Style) -> list[object]:
-    """Draws the distances of one rule and their fit; returns a line of the table."""
-    widths = sorted({row["width"] for row in rows})
-    means = [_geometric(row["distance"] for row in rows if row["width"] == width) for width in widths]
-    slopes, factor = exponent(rows)
-    told = f"{slopes.mean:.2f} ± {slopes.error:.2f}" if slopes.known else "not yet run"
-    options = {**style.options(), "label": f"{style.label}: m^({told})", "linestyle": ""}
-    axis.errorbar(widths, means, markersize=6, **options)
-    axis.plot(*zip(*((row["width"], row["distance"]) for row in rows), strict=True), ".", color="0.7", markersize=3)
-    if slopes.known:
-        xs = np.array([width for width in widths if width >= FITTED], float)
-        axis.plot(xs, factor * xs**slopes.mean, linestyle=style.line, color=str(style.shade), linewidth=1)
-    ends = [f"{means[widths.index(width)]:.4f}" if width in widths else "" for width in (WIDTHS[0], WIDTHS[-1])]
-    return [rows[0]["activation"], style.label, len({row["seed"] for row in rows}), told, *ends]
-
-
-def _geometric(values) -> float:
-    return float(np.exp(np.mean(np.log(list(values)))))
-
-
 # Figure 2.
 
 SHOWN = (WIDTHS[0], WIDTHS[-1])
@@ -139,40 +143,36 @@ UPDATE_COLUMNS = ("width", "seed", "rule", "row", "column", "update")
 
 def figure_2(source: Source) -> Artifact:
     """Changes of the second layer by gradient descent, Align-ada and Align-zero, narrow above and wide below."""
-    there = {(labels["width"], labels["seed"]): arrays for labels, arrays in _networks(source)}
-    figure = new_figure(8.4, 5.6)
-    grid = figure.subplots(len(SHOWN), len(updates.RULES))
-    rows: list[Row] = []
-    lines = []
-    for axes, width in zip(grid, SHOWN, strict=True):
-        seed = SEEDS["tanh"][0]
-        arrays = there.get((width, seed))
-        for axis, rule in zip(axes, updates.RULES, strict=True):
-            axis.set(title=f"{STYLES[rule].label}, x{width}{'' if arrays else ': not yet run'}", xticks=[], yticks=[])
-            if arrays:
-                _draw(axis, arrays, rule)
-                labels = {"width": width, "seed": seed, "rule": rule}
-                rows += [
-                    {**labels, "row": row, "column": column, "update": float(value)}
-                    for (row, column), value in np.ndenumerate(arrays[f"{rule}_update"])
-                ]
-        if arrays:
-            cosines = [f"{arrays[f'{rule}_cosine'][-1, 1]:.4f}" for rule in updates.ALIGNED]
-            lines.append([f"x{width}", *cosines])
-        axes[0].set_ylabel("unit of layer 1")
-    for axis in grid[-1]:
-        axis.set_xlabel("unit of layer 2")
-    header = ["width", *(f"cosine of ΔW, {STYLES[rule].label} to Normal" for rule in updates.ALIGNED)]
-    text = (
-        f"{markdown(header, lines)}\n\nThe second layer of a tanh network, its first {SIZES['side']} units each way; "
-    )
+    seed = SEEDS["tanh"][0]
+    found = {width: source.chosen(width=width, seed=seed) for width in SHOWN}
+    arrays = {width: results[0].arrays for width, results in found.items() if results}
+    rows = [
+        {"width": width, "seed": seed, "rule": rule, "row": row, "column": column, "update": float(value)}
+        for width, own in arrays.items()
+        for rule in updates.RULES
+        for (row, column), value in np.ndenumerate(own[f"{rule}_update"])
+    ]
+    panels = [[_update_panel(rule, width, arrays.get(width)) for rule in updates.RULES] for width in SHOWN]
+    columns = {"width": lambda own: f"x{own[0]['width']}"} | {
+        f"cosine of ΔW, {STYLES[rule].label} to Normal": lambda own, rule=rule: (
+            f"{arrays[own[0]['width']][f'{rule}_cosine'][-1, 1]:.4f}"
+        )
+        for rule in updates.ALIGNED
+    }
+    text = table([{"width": width} for width in arrays], ["width"], columns)
+    text += f"\n\nThe second layer of a tanh network, its first {SIZES['side']} units each way; "
     text += "the cosine is that of the whole layer. Shades are the same for all of a width."
-    return Artifact(UPDATE_COLUMNS, rows, text, figure)
+    return Artifact(UPDATE_COLUMNS, rows, text, grid(panels, (8.4, 5.6), ylabels=["unit of layer 1"] * 2))
 
 
-def _draw(axis: Axes, arrays: Arrays, rule: str) -> None:
+def _update_panel(rule: str, width: int, arrays: Mapping[str, np.ndarray] | None) -> Panel:
+    """Returns a panel of the change of the second layer; shades are the same for all rules."""
+    axes = {"xlabel": "unit of layer 2", "xticks": [], "yticks": []}
+    title = f"{STYLES[rule].label}, x{width}"
+    if arrays is None:
+        return panel(title=f"{title}: not yet run", **axes)
     largest = max(abs(arrays[f"{each}_update"]).max() for each in updates.RULES)
-    axis.imshow(arrays[f"{rule}_update"], cmap="Greys", vmin=-largest, vmax=largest, interpolation="nearest")
+    return panel(image(arrays[f"{rule}_update"], vmin=-largest, vmax=largest), title=title, **axes)
 
 
 ITEMS = [

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from neural_alignment.papers.figures import Style
+from neural_alignment.papers.figures import Style, grid, level, lines, panel, ticks
 from neural_alignment.papers.pieces import Piece, Pieces
 from neural_alignment.papers.registry import Item, Source
+from neural_alignment.papers.tables import chosen, spread, table
 from neural_alignment.papers.wide_networks import add_task
-from neural_alignment.papers.wide_networks.published import CHANCE, TABLE_8, WIDTHS
-from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_8, WIDTHS
+from neural_alignment.reporting import Artifact, Row
 
 COLUMNS = ("rule", "width", "seed", "train_loss", "test_loss", "paper_train_loss", "paper_test_loss")
 
 SEEDS = (100, 101, 102, 103, 104)
-"""Of the weights and shuffles, beside the published one: how much of the table is its seed."""
+"""Further seeds of the weights and shuffles, which show how much the table depends on the published one."""
 
 SEEDED_WIDTHS = (8, 16, 32, 64, 128)
-"""Widths that have these seeds; 256 and 512 take minutes each."""
+"""Widths trained with these seeds; 256 and 512 take minutes each."""
 
 STYLES = {
     "normal": Style("Normal", "o", "-", 0.0),
@@ -30,14 +27,14 @@ STYLES = {
     "align_zero": Style("Align-zero", "^", "-", 0.5),
     "readout_only": Style("Readout only", "D", "-", 0.65),
 }
-"""Rule -> how its lines look."""
+"""Rule -> look of its lines."""
 
 
 def pieces(epochs: int = add_task.EPOCHS) -> list[Pieces]:
     """Returns a network for each rule, width and seed.
 
     Args:
-        epochs: of the training.
+        epochs: number of epochs.
     """
     published = add_task.PUBLISHED_SEED
     return [
@@ -55,61 +52,63 @@ def _piece(rule: str, width: int, seed: int, epochs: int) -> Pieces:
 
 
 def rows_of(source: Source) -> list[Row]:
-    """Returns a row of `COLUMNS` per network that there is; the paper's losses are those of the published seed."""
-    rows = []
-    for cell, results in source.read():
-        paper = TABLE_8[cell.labels["rule"]][cell.labels["width"]]
-        for result in results:
-            found = {name: add_task.best(result.arrays[name]) for name in ("train_loss", "test_loss")}
-            rows.append(
-                {**cell.labels, **found, "paper_train_loss": paper.train, "paper_test_loss": paper.test},
-            )
-    return rows
+    """Returns a row with `COLUMNS` per finished network; the paper's losses are those of the published seed."""
+    return [
+        {
+            **labels,
+            **{name: add_task.best(result.arrays[name]) for name in ("train_loss", "test_loss")},
+            "paper_train_loss": TABLE_8[labels["rule"]][labels["width"]].train,
+            "paper_test_loss": TABLE_8[labels["rule"]][labels["width"]].test,
+        }
+        for labels, results in source.results()
+        for result in results
+    ]
+
+
+def _split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Returns the rows of the published seed, and those of the other seeds."""
+    published = chosen(rows, seed=add_task.PUBLISHED_SEED)
+    return published, [row for row in rows if row["seed"] != add_task.PUBLISHED_SEED]
 
 
 def table_8(source: Source) -> Artifact:
-    """The least training and test losses, each over the epochs for itself, beside the printed ones."""
+    """The lowest training and test losses, each over the epochs by itself, and the printed ones."""
     rows = rows_of(source)
-    header = ["rule", "hidden units", "train (paper)", "test (paper)", "other seeds", "train, others", "test, others"]
-    lines = []
-    for rule, style in STYLES.items():
-        for width in WIDTHS:
-            own, others = _chosen(rows, rule, width)
-            spreads = [str(Spread([row[name] for row in others])) for name in ("train_loss", "test_loss")]
-            if own or others:
-                lines.append([style.label, width, *_beside(own), _counted(others), *spreads])
-    text = f"{markdown(header, lines)}\n\n"
-    text += f"Sums over {add_task.TIME} steps; the constant 0.5 has {CHANCE.train} and {CHANCE.test}. {_largest(rows)}"
-    return Artifact(COLUMNS, rows, text)
+    columns = {
+        "rule": lambda own: STYLES[own[0]["rule"]].label,
+        "hidden units": "width",
+        "train (paper)": lambda own: _loss(own, "train"),
+        "test (paper)": lambda own: _loss(own, "test"),
+        "other seeds": lambda own: _count(_split(own)[1]),
+        "train, others": lambda own: spread(_split(own)[1], "train_loss"),
+        "test, others": lambda own: spread(_split(own)[1], "test_loss"),
+    }
+    by_rule = sorted(rows, key=lambda row: (list(STYLES).index(row["rule"]), row["width"]))
+    text = f"{table(by_rule, ('rule', 'width'), columns)}\n\nSums over {add_task.TIME} steps; the constant 0.5 has "
+    return Artifact(COLUMNS, rows, f"{text}{CHANCE.train} and {CHANCE.test}. {_largest_difference(rows)}")
 
 
-def _chosen(rows: Sequence[Row], rule: str, width: int) -> tuple[list[Row], list[Row]]:
-    """Returns the rows of the published seed, and of the others."""
-    those = [row for row in rows if (row["rule"], row["width"]) == (rule, width)]
-    published = add_task.PUBLISHED_SEED
-    return [row for row in those if row["seed"] == published], [row for row in those if row["seed"] != published]
+def _loss(rows: Sequence[Row], part: str) -> str:
+    """Returns a loss of the published seed, and the printed one."""
+    published, _ = _split(rows)
+    return (
+        "{:.3f} ({:.3f})".format(*(published[0][f"{each}{part}_loss"] for each in ("", "paper_")))
+        if published
+        else "not yet run"
+    )
 
 
-def _beside(own: Sequence[Row]) -> list[str]:
-    """Returns both losses of the published seed beside the printed ones."""
-    if not own:
-        return ["not yet run", "not yet run"]
-    return [f"{own[0][f'{part}_loss']:.3f} ({own[0][f'paper_{part}_loss']:.3f})" for part in ("train", "test")]
-
-
-def _counted(others: Sequence[Row]) -> str:
-    """Returns for a reader how many seeds there are, and how many of them diverged in the first epoch."""
+def _count(others: Sequence[Row]) -> str:
+    """Returns the number of seeds, and of those that diverged in the first epoch."""
     diverged = sum(math.isnan(row["train_loss"]) for row in others)
     return f"{len(others)}, {diverged} diverged" if diverged else str(len(others))
 
 
-def _largest(rows: Sequence[Row]) -> str:
-    """Returns for a reader how far the published seed is from the print."""
+def _largest_difference(rows: Sequence[Row]) -> str:
+    """Returns a sentence about the largest difference between the published seed and the printed losses."""
+    published, _ = _split(rows)
     differences = [
-        abs(row[f"{part}_loss"] - row[f"paper_{part}_loss"])
-        for row in rows
-        if row["seed"] == add_task.PUBLISHED_SEED
-        for part in ("train", "test")
+        abs(row[f"{part}_loss"] - row[f"paper_{part}_loss"]) for row in published for part in ("train", "test")
     ]
     if not differences:
         return f"No network of seed {add_task.PUBLISHED_SEED} yet."
@@ -119,40 +118,33 @@ def _largest(rows: Sequence[Row]) -> str:
 def figure_9(source: Source) -> Artifact:
     """The losses over the width; crosses are the paper's, bars the other seeds' mean and standard deviation."""
     rows = rows_of(source)
-    figure = new_figure(10, 4.5)
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, part, level in zip(axes, ("test", "train"), (CHANCE.test, CHANCE.train), strict=True):
-        for rule, style in STYLES.items():
-            _draw(axis, rows, rule, style, part)
-        axis.axhline(level, color="0.6", linewidth=0.7, linestyle=(0, (1, 3)))
-        axis.set(title=f"{part} loss", xlabel="hidden units m", xscale="log", yscale="log")
-        axis.set_xticks(WIDTHS, [str(width) for width in WIDTHS], minor=False)
-        axis.minorticks_off()
-    axes[0].set_ylabel("least loss over the epochs")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    published, others = _split(rows)
+    printed = [
+        {"rule": rule, "width": width, "test_loss": losses.test, "train_loss": losses.train}
+        for rule, by_width in TABLE_8.items()
+        for width, losses in by_width.items()
+        if width in WIDTHS
+    ]
+    crosses = {rule: Style(None, "x", "", style.shade) for rule, style in STYLES.items()}
+    bars = {rule: Style(None, style.marker, "", style.shade, filled=False) for rule, style in STYLES.items()}
+    panels = [
+        panel(
+            lines(published, "width", name, "rule", STYLES),
+            lines(others, lambda row: 1.08 * row["width"], name, "rule", bars),
+            lines(printed, "width", name, "rule", crosses, markersize=7),
+            level(chance, "the constant 0.5"),
+            ticks(WIDTHS),
+            title=name.replace("_", " "),
+            xlabel="hidden units m",
+            yscale="log",
+        )
+        for name, chance in (("test_loss", CHANCE.test), ("train_loss", CHANCE.train))
+    ]
+    labels = ["lowest loss over the epochs"]
+    figure = grid([panels], (10, 4.5), ylabels=labels, legend="outside lower center", share_y=True)
     text = "Lines: seed 99, test loss left, training loss right. Crosses: the paper. Bars: mean and standard deviation "
-    text += f"of seeds {SEEDS[0]} to {SEEDS[-1]}. Dotted: the constant 0.5. {_largest(rows)}"
+    text += f"of seeds {SEEDS[0]} to {SEEDS[-1]}. Dotted: the constant 0.5. {_largest_difference(rows)}"
     return Artifact(COLUMNS, rows, text, figure)
-
-
-def _draw(axis: Axes, rows: Sequence[Row], rule: str, style: Style, part: str) -> None:
-    """Draws one rule's line, the paper's crosses and the other seeds' bars."""
-    shade = str(style.shade)
-    line, bars = [], []
-    for width in WIDTHS:
-        own, others = _chosen(rows, rule, width)
-        line += [(width, own[0][f"{part}_loss"])] if own else []
-        if others:
-            spread = Spread([row[f"{part}_loss"] for row in others])
-            bars.append((width * 1.08, spread.mean, spread.deviation))
-    options = {**style.options(), "linestyle": "-" if part == "test" else "--", "markersize": 4}
-    if line:
-        axis.errorbar(*zip(*line, strict=True), **options)
-    if bars:
-        xs, means, deviations = zip(*bars, strict=True)
-        axis.errorbar(xs, means, yerr=deviations, fmt=style.marker, color=shade, capsize=2.5, markersize=3, mfc="white")
-    printed = TABLE_8[rule]
-    axis.plot(WIDTHS, [getattr(printed[width], part) for width in WIDTHS], "x", color=shade, markersize=7)
 
 
 _PIECES = pieces()

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from neural_alignment.papers.figures import Style
+from neural_alignment.papers.figures import Style, first, grid, lines, panel, ticks
 from neural_alignment.papers.pieces import Piece, Pieces
 from neural_alignment.papers.plans import Run
 from neural_alignment.papers.registry import Item, Source
+from neural_alignment.papers.tables import chosen, crossed, grouped, spread
 from neural_alignment.papers.wide_networks import scoring
-from neural_alignment.papers.wide_networks.published import TABLE_3, TABLE_4, TABLE_5, Scores
-from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from neural_alignment.papers.wide_networks.printed import TABLE_3, TABLE_4, TABLE_5
+from neural_alignment.reporting import Artifact, Row
 
 COLUMNS = ("layer", "width", "seed", "score", "score_sem", "permuted_score", "paper_score")
 
 WIDTHS = (8, 16, 32, 64)
-"""Of the lab; the paper goes on to 512."""
+"""Widths of the lab; those of the paper go up to 512."""
 
 PROBES = 100
 """Gaussian samples of a score (Appendix F)."""
@@ -32,13 +28,13 @@ class Setting:
     """One kind of network whose layers are scored.
 
     Attributes:
-        title: in figures.
-        config: the configuration it starts from.
-        overrides: `key.path=value`: the size of the lab.
-        seeds: of the networks.
+        title: title in figures.
+        config: configuration it starts from.
+        overrides: `key.path=value`, with the size of the lab.
+        seeds: seeds of the networks.
         moments: epochs after which it is scored.
-        paper: the printed scores.
-        differs: for a reader, what is not as in the paper.
+        paper: (layer, width) -> score that the paper prints.
+        differs: differences from the paper, for a reader.
     """
 
     title: str
@@ -46,7 +42,7 @@ class Setting:
     overrides: tuple[str, ...]
     seeds: tuple[int, ...]
     moments: tuple[int, ...]
-    paper: Scores
+    paper: Mapping[tuple[int, int], float]
     differs: str
 
 
@@ -89,7 +85,7 @@ SETTINGS = {
         "2,000 images of 16 x 16 pixels for 10 epochs at rate 2; the paper: 45,000 of 32 x 32 for 100, rate 2",
     ),
 }
-"""Name -> what is scored. The number of steps is what a few minutes on 2 cores allow."""
+"""Name -> setting. The number of steps takes a few minutes on 2 cores."""
 
 
 def pieces(name: str) -> list[Pieces]:
@@ -106,71 +102,54 @@ def _piece(name: str, width: int, seed: int) -> Pieces:
 
 
 def rows_of(source: Source, name: str) -> list[Row]:
-    """Returns a row per layer, network and moment of a setting: `COLUMNS`, and `epoch`."""
-    rows = []
-    for cell, results in source.read():
-        if cell.labels["setting"] == name:
-            for result in results:
-                rows += _rows(cell.labels["width"], cell.labels["seed"], result.arrays, SETTINGS[name].paper)
-    return rows
-
-
-def _rows(width: int, seed: int, arrays: dict, paper: Scores) -> Iterator[Row]:
-    for moment, epoch in enumerate(arrays["epoch"]):
-        for layer, score in enumerate(arrays["score"][moment], start=1):
-            found = {key: float(arrays[key][moment, layer - 1]) for key in ("score_sem", "permuted_score")}
-            row = {"layer": layer, "width": width, "seed": seed, "score": float(score), **found}
-            yield {**row, "paper_score": paper[layer, width], "epoch": int(epoch)}
+    """Returns a row per network, moment and layer of a setting: `COLUMNS`, and `epoch`."""
+    paper = SETTINGS[name].paper
+    return [
+        {"layer": layer, "width": labels["width"], "seed": labels["seed"]}
+        | {key: float(arrays[key][moment, layer - 1]) for key in ("score", "score_sem", "permuted_score")}
+        | {"paper_score": paper[layer, labels["width"]], "epoch": int(epoch)}
+        for labels, results in source.results(setting=name)
+        for arrays in (result.arrays for result in results)
+        for moment, epoch in enumerate(arrays["epoch"])
+        for layer in range(1, arrays["score"].shape[1] + 1)
+    ]
 
 
 def _at_end(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows of the last moment of each network, layer by layer."""
-    last = {(row["width"], row["seed"]): row["epoch"] for row in rows}
-    kept = [row for row in rows if row["epoch"] == last[row["width"], row["seed"]]]
+    """Returns the rows of the last moment of each network, sorted by layer."""
+    networks = grouped(rows, "width", "seed").values()
+    kept = [row for own in networks for row in own if row["epoch"] == own[-1]["epoch"]]
     return sorted(kept, key=lambda row: (row["layer"], row["width"], row["seed"]))
 
 
 def table(name: str) -> Callable[[Source], Artifact]:
-    """Returns what makes the table of a setting: scores at the end of training, beside the printed ones."""
+    """Returns the function that makes the table of a setting: scores at the end of training, and the printed ones."""
 
     def make(source: Source) -> Artifact:
         rows = _at_end(rows_of(source, name))
         layers, widths = (sorted({row[key] for row in rows}) for key in ("layer", "width"))
-        lines = [[f"layer {layer}", *(_cell(rows, layer, width) for width in widths)] for layer in layers]
-        text = markdown(["score (paper)", *(f"x{width}" for width in widths)], lines)
-        text += f"\n\nOf several seeds mean and standard deviation. {SETTINGS[name].differs}. {_claim(rows)}"
+        down, across = {f"layer {layer}": layer for layer in layers}, {f"x{width}": width for width in widths}
+        text = crossed("score (paper)", down, across, lambda layer, width: _score(rows, layer, width))
+        text += f"\n\nOf several seeds mean and standard deviation. {SETTINGS[name].differs}. {_means(rows, widths)}"
         return Artifact(COLUMNS, [{key: row[key] for key in COLUMNS} for row in rows], text)
 
     return make
 
 
-def _cell(rows: Sequence[Row], layer: int, width: int) -> str:
-    own = [row for row in rows if (row["layer"], row["width"]) == (layer, width)]
-    if not own:
-        return "not yet run"
-    return f"{_spread(own, 'score', 3)} ({own[0]['paper_score']:.3f})"
+def _score(rows: Sequence[Row], layer: int, width: int) -> str:
+    own = chosen(rows, layer=layer, width=width)
+    return f"{spread(own, 'score'):.3f} ({own[0]['paper_score']:.3f})" if own else "not yet run"
 
 
-def _spread(rows: Sequence[Row], name: str, digits: int) -> str:
-    spread = Spread([row[name] for row in rows])
-    more = f" ± {spread.deviation:.{digits}f}" if len(spread.known) > 1 else ""
-    return f"{spread.mean:.{digits}f}{more}"
-
-
-def _claim(rows: Sequence[Row]) -> str:
-    """Returns for a reader how the mean over layers goes with the width, and what permuted weights give."""
-    widths = sorted({row["width"] for row in rows})
+def _means(rows: Sequence[Row], widths: Sequence[int]) -> str:
+    """Returns a sentence about the mean over layers by width, and about permuted weights."""
     if not widths:
         return "No network yet."
-    parts = []
-    for name in ("score", "permuted_score"):
-        means = [_mean(rows, width, name) for width in widths]
-        parts.append(", ".join(f"{mean:.3f} (x{width})" for width, mean in zip(widths, means, strict=True)))
-    return f"Mean over layers and seeds: {parts[0]}; with permuted weights {parts[1]}."
-
-
-def _mean(rows: Sequence[Row], width: int, name: str) -> float:
-    return statistics.fmean(row[name] for row in rows if row["width"] == width)
+    scores, permuted = (
+        ", ".join(f"{spread(chosen(rows, width=width), name).mean:.3f} (x{width})" for width in widths)
+        for name in ("score", "permuted_score")
+    )
+    return f"Mean over layers and seeds: {scores}; with permuted weights {permuted}."
 
 
 # Figures 1 and 8.
@@ -184,59 +163,65 @@ STYLES = {
     width: Style(f"x{width}", marker, line, shade)
     for width, marker, line, shade in zip(WIDTHS, "osD^", ("-", "--", "-.", ":"), (0.6, 0.45, 0.25, 0.0), strict=True)
 }
-"""Width -> how its line looks."""
+CROSSES = {width: Style(None, "x", "", style.shade) for width, style in STYLES.items()}
+PERMUTED = {width: Style(None, style.marker, style.line, style.shade, filled=False) for width, style in STYLES.items()}
+"""Width -> look of the scores, of the paper's scores, and of the scores of permuted weights."""
 
 
 def figure_1(source: Source) -> Artifact:
     """Scores by layer and width at the end of training; bars are standard deviations over seeds."""
-    return _figure(source, _at_end, _by_layer, "layer", "Small crosses: the paper's scores.")
+
+    def marks(rows: Sequence[Row]) -> list:
+        return [
+            lines(rows, "layer", "score", "width", STYLES),
+            lines(rows, "layer", "paper_score", "width", CROSSES, first),
+        ]
+
+    return _figure(
+        {name: _at_end(rows_of(source, name)) for name in SHOWN}, "layer", marks, "Small crosses: the paper's scores."
+    )
 
 
 def figure_8(source: Source) -> Artifact:
-    """Scores over training, means over layers and seeds; open markers: permuted weights."""
-    return _figure(source, list, _over_training, "epoch", "Means over layers and seeds; open: permuted weights.")
+    """Scores over training, means over layers and seeds; open markers are permuted weights."""
+
+    def marks(rows: Sequence[Row]) -> list:
+        return [
+            lines(rows, "epoch", "score", "width", STYLES, _mean),
+            lines(rows, "epoch", "permuted_score", "width", PERMUTED, _mean),
+        ]
+
+    note = "Means over layers and seeds; open: permuted weights."
+    return _figure({name: rows_of(source, name) for name in SHOWN}, "epoch", marks, note)
 
 
-def _figure(
-    source: Source,
-    choose: Callable[[list[Row]], list[Row]],
-    draw: Callable[[Axes, Sequence[Row], Style], None],
-    over: str,
-    note: str,
-) -> Artifact:
-    """Returns a figure with a panel per setting, in which `draw` draws the chosen rows of each width."""
-    figure = new_figure(10, 4.2)
-    axes = figure.subplots(1, len(SHOWN), sharey=True)
-    rows: list[Row] = []
-    for axis, name in zip(axes, SHOWN, strict=True):
-        own = choose(rows_of(source, name))
-        for width, style in STYLES.items():
-            chosen = [row for row in own if row["width"] == width]
-            if chosen:
-                draw(axis, chosen, style)
-        axis.set(title=SETTINGS[name].title, xlabel=over, ylim=(0, 1.02))
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        rows += [{"setting": name, **row} for row in own]
-    axes[0].set_ylabel("alignment score")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(WIDTHS))
+def _mean(values: Sequence[float]) -> tuple[float, float, float]:
+    return (sum(values) / len(values),) * 3
+
+
+def _figure(rows: Mapping[str, list[Row]], over: str, marks: Callable[[Sequence[Row]], list], note: str) -> Artifact:
+    """Returns a figure with a panel per setting.
+
+    Args:
+        rows: setting -> its rows.
+        over: column of the x axis.
+        marks: rows of a setting -> marks of its panel.
+        note: first sentences of the text.
+    """
+    panels = [
+        panel(
+            *marks(own),
+            ticks(sorted({row[over] for row in own}), log=False),
+            title=SETTINGS[name].title,
+            xlabel=over,
+            ylim=(0, 1.02),
+        )
+        for name, own in rows.items()
+    ]
+    figure = grid([panels], (10, 4.2), ylabels=["alignment score"], legend="outside lower center", share_y=True)
     differs = " ".join(f"{SETTINGS[name].title}: {SETTINGS[name].differs}." for name in SHOWN)
-    return Artifact(FIGURE_COLUMNS, rows, f"{note} {differs}", figure)
-
-
-def _by_layer(axis: Axes, rows: Sequence[Row], style: Style) -> None:
-    layers = sorted({row["layer"] for row in rows})
-    spreads = [Spread([row["score"] for row in rows if row["layer"] == layer]) for layer in layers]
-    deviations = [spread.deviation if len(spread.known) > 1 else 0.0 for spread in spreads]
-    axis.errorbar(layers, [spread.mean for spread in spreads], yerr=deviations, markersize=5, **style.options())
-    paper = {row["layer"]: row["paper_score"] for row in rows}
-    axis.plot(layers, [paper[layer] for layer in layers], "x", color=str(style.shade), markersize=4)
-
-
-def _over_training(axis: Axes, rows: Sequence[Row], style: Style) -> None:
-    epochs = sorted({row["epoch"] for row in rows})
-    for name, options in (("score", {}), ("permuted_score", {"mfc": "white", "label": None, "linewidth": 0.8})):
-        means = [statistics.fmean(row[name] for row in rows if row["epoch"] == epoch) for epoch in epochs]
-        axis.errorbar(epochs, means, markersize=5, **{**style.options(), **options})
+    labelled = [{"setting": name, **row} for name, own in rows.items() for row in own]
+    return Artifact(FIGURE_COLUMNS, labelled, f"{note} {differs}", figure)
 
 
 def _cells(*names: str) -> dict[str, list[Pieces]]:
@@ -250,4 +235,4 @@ ITEMS = [
     Item("figure", "wide_networks/1", "alignment scores by layer and width", figure_1, _cells(*SHOWN)),
     Item("figure", "wide_networks/8", "alignment scores over training", figure_8, _cells(*SHOWN)),
 ]
-"""Tables 3 to 5, Figures 1 and 8, at the size of 2 cores alone: `lab` is their only profile."""
+"""Tables 3 to 5, Figures 1 and 8. They have one size, that of 2 cores, so `lab` is their only profile."""

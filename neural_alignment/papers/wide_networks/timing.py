@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from neural_alignment.errors import InputError, RunError
+from neural_alignment.papers.figures import grid, lines, panel, quartiles, ticks
 from neural_alignment.papers.registry import Item, Source
-from neural_alignment.papers.wide_networks.runs import RULES
-from neural_alignment.reporting import Artifact, markdown, new_figure, read_csv
+from neural_alignment.papers.tables import chosen, table
+from neural_alignment.papers.wide_networks.runs import RULE_STYLES
+from neural_alignment.papers.wide_networks.tables import label
+from neural_alignment.reporting import Artifact, read_csv
 
 BASELINE = "backpropagation"
-"""What the benchmark calls `normal`."""
+"""Name of `normal` in the benchmark."""
 
 FILE = "wide.csv"
-"""Of the benchmark, a line per round: `case,round,contender,quantity,value`; a case is `width N`."""
+"""File of the benchmark, a row per round: `case,round,contender,quantity,value`; a case is `width N`."""
 
 NEEDS = "--runs benchmarks/results (made by `python -m benchmarks.run wide`)"
 
@@ -26,7 +29,7 @@ Rounds = Mapping[str, Mapping[int, Sequence[float]]]
 
 
 def check(source: Source) -> None:
-    """Reads the rounds, to see that they are there.
+    """Checks that the rounds can be read.
 
     Raises:
         InputError: if the folder of runs has none.
@@ -41,57 +44,55 @@ def figure_7(source: Source) -> Artifact:
 
 
 def figure_of(rounds: Rounds) -> Artifact:
-    """Returns the figure of some rounds: medians and quartiles, and those of the ratio to gradient descent."""
-    figure = new_figure(5.6, 4.6)
-    axis = figure.subplots()
-    rows, lines = [], []
-    widths = sorted(rounds["normal"])
-    for rule, (_, style) in RULES.items():
-        if rule not in rounds:
-            continue
-        spreads = [_quartiles(rounds[rule][width]) for width in widths]
-        ratios = [_quartiles(np.divide(rounds[rule][width], rounds["normal"][width])) for width in widths]
-        middle, low, high = np.transpose(spreads)
-        axis.errorbar(widths, middle, yerr=[middle - low, high - middle], **style.options())
-        for width, seconds, ratio in zip(widths, spreads, ratios, strict=True):
-            values = (rule, width, len(rounds[rule][width]), *seconds, *ratio)
+    """Returns medians and quartiles of the seconds of a step, and of their ratio to gradient descent in a round."""
+    rules, widths = [rule for rule in RULE_STYLES if rule in rounds], sorted(rounds["normal"])
+    samples = [
+        {"rule": rule, "width": width, "seconds": seconds}
+        for rule in rules
+        for width in widths
+        for seconds in rounds[rule][width]
+    ]
+    rows = []
+    for rule in rules:
+        for width in widths:
+            own, ratios = rounds[rule][width], np.divide(rounds[rule][width], rounds["normal"][width])
+            values = (rule, width, len(own), *quartiles(own), *quartiles(ratios))
             rows.append(dict(zip(COLUMNS, values, strict=True)))
-        lines.append(
-            [style.label, *(f"{seconds[0]:.3f} s ({r[0]:.2f})" for seconds, r in zip(spreads, ratios, strict=True))]
+    seconds = panel(
+        lines(samples, "width", "seconds", "rule", RULE_STYLES, quartiles),
+        ticks(widths),
+        yscale="log",
+        xlabel="filters of each convolution",
+        ylabel="seconds of a step",
+    )
+    columns = {"step (ratio to Normal)": label}
+    for width in widths:
+        columns[f"x{width}"] = lambda own, width=width: "{seconds:.3f} s ({ratio:.2f})".format(
+            **chosen(own, width=width)[0]
         )
-    axis.set(xscale="log", yscale="log", xlabel="filters of each convolution", ylabel="seconds of a step")
-    axis.set_xticks(widths, [str(width) for width in widths])
-    axis.minorticks_off()
-    axis.legend(fontsize="small")
-    text = markdown(["step (ratio to Normal)", *(f"x{width}" for width in widths)], lines)
+    text = table(rows, ["rule"], columns)
     text += "\n\nMedians over rounds, of the ratio those of the ratios within a round; bars are quartiles. The 8-layer "
     text += "CIFAR-10 network on random images. Differs from the paper: one step, not an epoch; on a CPU."
-    return Artifact(COLUMNS, rows, text, figure)
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Returns median, lower and upper quartile."""
-    middle, low, high = np.percentile(values, (50, 25, 75))
-    return float(middle), float(low), float(high)
+    return Artifact(COLUMNS, rows, text, grid([[seconds]], (5.6, 4.6), legends=[(0, 0)]))
 
 
 def read(folder: str) -> Rounds:
-    """Returns the rounds of the benchmark's file in a folder; arguments and errors as of `check`."""
+    """Returns the rounds of the benchmark's file in a folder; errors as of `check`."""
     path = f"{folder}/{FILE}"
-    lines = read_csv(path)
-    if not lines:
+    samples = read_csv(path)
+    if not samples:
         raise InputError(f"figure wide_networks/7 needs {NEEDS}; there are no rounds in {path}")
     found: dict[str, dict[int, list[float]]] = {}
     try:
-        for line in lines:
-            if line["quantity"] == "seconds":
-                rule = "normal" if line["contender"] == BASELINE else line["contender"]
-                width = int(line["case"].removeprefix("width "))
-                found.setdefault(rule, {}).setdefault(width, []).append(float(line["value"]))
+        for sample in samples:
+            if sample["quantity"] == "seconds":
+                rule = "normal" if sample["contender"] == BASELINE else sample["contender"]
+                width = int(sample["case"].removeprefix("width "))
+                found.setdefault(rule, {}).setdefault(width, []).append(float(sample["value"]))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: is no file of the benchmark: {error}") from None
     counts = [{width: len(values) for width, values in of_rule.items()} for of_rule in found.values()]
-    if "normal" not in found or any(each != counts[0] for each in counts) or not set(found) <= set(RULES):
+    if "normal" not in found or any(each != counts[0] for each in counts) or not set(found) <= set(RULE_STYLES):
         raise RunError(f"{path}: is no file of the benchmark: not every rule has every width and round")
     return found
 

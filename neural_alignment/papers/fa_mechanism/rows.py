@@ -1,0 +1,112 @@
+"""Tidy rows of the figures of Rahmansetayesh et al.: a row per seed and point, made from the arrays of pieces."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from neural_alignment.papers.fa_mechanism.compute import LAGS
+from neural_alignment.papers.fa_mechanism.runs import EVERY, HIDDEN, STEPS
+from neural_alignment.papers.pieces import Result
+from neural_alignment.papers.tables import grouped
+from neural_alignment.reporting import Row, Spread
+
+Array = np.ndarray
+
+BY_SEED = ("seed", "value")
+"""Last columns of a CSV file with a row per seed."""
+
+NORM, ANGLE = "norm_ratio", "angle_degrees"
+"""Measures of a part of the update: its norm divided by that of the whole update, and its angle to Bᵀ."""
+
+
+def series(
+    results: Sequence[Result], x: str, points: Iterable, values: Callable[..., Array], **labels: Iterable
+) -> list[Row]:
+    """Returns a row per combination of labels, seed and point; a NaN gives no row.
+
+    Args:
+        results: pieces, one per seed.
+        x: name of the column of the points.
+        points: x of the points.
+        values: `values(arrays, **labels)` -> values of the points, from the arrays of a piece.
+        **labels: name of a further column -> its values.
+    """
+    points = [int(point) if float(point).is_integer() else float(point) for point in points]
+    combinations = [dict(zip(labels, each, strict=True)) for each in itertools.product(*labels.values())]
+    return [
+        {**own, x: point, "seed": int(result.seed), "value": float(value)}
+        for own in combinations
+        for result in results
+        for point, value in zip(points, values(result.arrays, **own), strict=True)
+        if not math.isnan(value)
+    ]
+
+
+def terms(results: Sequence[Result], moments: Iterable[int], **labels: Iterable) -> list[Row]:
+    """Returns the angles of the alignment terms of each hidden layer by their order, at some iterations."""
+    there = results[0].arrays["moment"].tolist()
+    orders = range(1, results[0].arrays["term_angle"].shape[-1] + 1)
+
+    def values(arrays: Any, layer: int, moment: int, **_: Any) -> Array:
+        return arrays["term_angle"][there.index(moment), layer - 1]
+
+    return series(results, "order", orders, values, **labels, layer=HIDDEN, moment=moments)
+
+
+def curves(results: Sequence[Result], name: str, most: int, layers: range = HIDDEN, **labels: Iterable) -> list[Row]:
+    """Returns the moving average of a measure of each layer over epochs, thinned to `most` points."""
+    epochs = results[0].arrays["iteration"] / STEPS
+    kept = thinned(len(epochs), most)
+
+    def values(arrays: Any, layer: int, **_: Any) -> Array:
+        return smoothed(arrays[name][:, layer - layers[0]])[kept]
+
+    return series(results, "epoch", epochs[kept].round(3), values, **labels, layer=layers)
+
+
+def lagged(results: Sequence[Result], measures: Iterable[str], lags: Iterable[int], **labels: Iterable) -> list[Row]:
+    """Returns measures of each hidden layer between iterations that are some lags apart, over training."""
+
+    def values(arrays: Any, measure: str, layer: int, lag: int, **_: Any) -> Array:
+        return arrays[measure][:, layer - 1, LAGS.index(lag)]
+
+    moments = results[0].arrays["moment"]
+    return series(results, "moment", moments, values, **labels, measure=measures, layer=HIDDEN, lag=lags)
+
+
+def expansion(results: Sequence[Result], part: str, measure: str) -> list[Row]:
+    """Returns a measure, `NORM` or `ANGLE`, of one part of the update, one of `compute.PARTS`, of each layer."""
+
+    def values(arrays: Any, layer: int, **_: Any) -> Array:
+        if measure == ANGLE:
+            return arrays[f"{part}_angle"][:, layer - 1]
+        return arrays[f"{part}_norm"][:, layer - 1] / arrays["update_norm"][:, layer - 1]
+
+    moments = results[0].arrays["moment"]
+    return series(results, "iteration", moments, values, layer=HIDDEN, part=[part], measure=[measure])
+
+
+def smoothed(values: Array, width: int = 9) -> Array:
+    """Returns the moving average of a curve, over fewer values at its ends."""
+    window = np.ones(width)
+    return np.convolve(values, window, mode="same") / np.convolve(np.ones(len(values)), window, mode="same")
+
+
+def thinned(number: int, most: int) -> Array:
+    """Returns indices of at most `most` of `number` points, evenly spaced, with the first and the last."""
+    return np.unique(np.linspace(0, number - 1, most).astype(int))
+
+
+def last_epoch(results: Sequence[Result], name: str, column: int) -> Spread:
+    """Returns the mean of a measure over the last epoch, of each seed; `column` is the place of the layer."""
+    return Spread([float(each.arrays[name][-(STEPS // EVERY + 1) :, column].mean()) for each in results])
+
+
+def mean_by(rows: Iterable[Row], column: str) -> dict[Any, float]:
+    """Returns value of a column -> mean over seeds."""
+    return {key: float(np.mean([row["value"] for row in own])) for (key,), own in grouped(rows, column).items()}

@@ -1,0 +1,107 @@
+"""The drawing and the tables of papers: from tidy rows to lines, error bars, legends and Markdown."""
+
+import math
+
+import numpy as np
+import pytest
+from lab import grey
+
+from neural_alignment.papers import published
+from neural_alignment.papers.figures import (
+    Style,
+    grid,
+    image,
+    level,
+    lines,
+    mean_and_deviation,
+    mean_and_error,
+    median_and_range,
+    panel,
+    points,
+    quartiles,
+    ticks,
+)
+from neural_alignment.papers.tables import chosen, crossed, grouped, spread, table
+
+ROWS = [
+    {"rule": rule, "width": width, "seed": seed, "loss": base * width + seed}
+    for rule, base in (("bp", 1.0), ("fa", 2.0))
+    for width in (8, 4)
+    for seed in (0, 1, 2)
+]
+STYLES = {"bp": Style("BP"), "fa": Style("FA", "s", "--", 0.5), "none": Style("never run")}
+
+
+def drawn(*marks, **axes):
+    return grid([[panel(*marks, **axes)]], (3, 3)).axes[0]
+
+
+def test_lines_are_means_over_all_rows_with_the_same_x_in_ascending_order():
+    axis = drawn(lines(ROWS, "width", "loss", "rule", STYLES))
+    assert [each.get_label() for each in axis.containers] == ["BP", "FA"]  # No line without rows.
+    line, _, [bars] = axis.containers[1].lines
+    assert line.get_xdata().tolist() == [4, 8]
+    assert line.get_ydata() == pytest.approx([9, 17])
+    low, high = bars.get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((8, 10))  # One standard deviation of 8, 9, 10.
+
+
+def test_lines_leave_out_missing_values_and_shade_their_errors_as_a_band():
+    rows = [*ROWS, {"rule": "bp", "width": 16, "loss": math.nan}, {"rule": "bp", "loss": 1.0}]
+    axis = drawn(lines(chosen(rows, rule="bp"), lambda row: row.get("width"), "loss", None, Style("BP"), band=True))
+    [line] = axis.lines
+    assert line.get_xdata().tolist() == [4, 8]
+    [band] = axis.collections
+    assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(10)
+
+
+@pytest.mark.parametrize(("summary", "expected"), [
+    (mean_and_deviation, (3.0, 3 - np.std([1, 2, 6], ddof=1), 3 + np.std([1, 2, 6], ddof=1))),
+    (mean_and_error, (3.0, 3 - np.std([1, 2, 6], ddof=1) / 3**0.5, 3 + np.std([1, 2, 6], ddof=1) / 3**0.5)),
+    (median_and_range, (2.0, 1.0, 6.0)),
+    (quartiles, (2.0, 1.5, 4.0)),
+])  # fmt: skip
+def test_summaries_are_those_of_numpy(summary, expected):
+    assert summary([1.0, 6.0, 2.0]) == pytest.approx(expected)
+    assert summary([4.0]) == pytest.approx((4, 4, 4))
+
+
+def test_a_legend_of_all_panels_has_each_label_once_and_leaves_out_panels_with_their_own():
+    each = panel(lines(ROWS, "width", "loss", "rule", STYLES), level(1, "chance"))
+    own = panel(points([1], [1], Style("dots")))
+    figure = grid([[each, each, own, None]], (8, 3), legends=[(0, 2)], legend="outside lower center")
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["chance", "BP", "FA"]
+    assert [text.get_text() for text in figure.axes[2].get_legend().get_texts()] == ["dots"]
+    assert len(figure.axes) == 3
+
+
+def test_axes_have_the_texts_limits_and_ticks_that_a_panel_names():
+    axis = drawn(points([4, 8], [1, 2], Style("x")), ticks([4, 8]), title="A", xlabel="width", ylim=(0, 3))
+    assert (axis.get_title(), axis.get_xlabel(), axis.get_ylim(), axis.get_xscale()) == ("A", "width", (0, 3), "log")
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["4", "8"]
+
+
+def test_images_are_grey_and_have_a_colour_bar():
+    figure = grid([[panel(image(np.eye(3), "size"))]], (3, 3))
+    assert grey(figure)
+    assert figure.axes[1].get_ylabel() == "size"
+
+
+def test_tables_have_a_line_per_group_in_the_order_of_the_rows():
+    text = table(ROWS, ["rule", "width"], {"rule": "rule", "m": "width", "loss": lambda own: spread(own, "loss")})
+    assert text.splitlines()[2:4] == ["| bp | 8 | 9.00 ± 1.00 |", "| bp | 4 | 5.00 ± 1.00 |"]
+    assert [*grouped(ROWS, "rule")] == [("bp",), ("fa",)]
+    assert str(spread(chosen(ROWS, rule="bp", width=4), "loss", 100)) == "500.00 ± 100.00"
+
+
+def test_a_table_of_two_variables_has_a_cell_per_pair():
+    text = crossed("rule", {"BP": "bp"}, {"x8": 8, "x4": 4}, lambda rule, width: f"{rule} {width}")
+    assert text.splitlines() == ["| rule | x8 | x4 |", "| --- | --- | --- |", "| BP | bp 8 | bp 4 |"]
+
+
+def test_published_numbers_are_numbers_and_empty_cells_are_missing():
+    rows = {row["condition"]: row for row in published.read("fa_mechanism/test_errors")}
+    assert rows["bp"] == {"condition": "bp", "mean": 3.19, "deviation": 0.16}
+    assert math.isnan(rows["bp_trw_w"]["deviation"])
+    assert published.read("wide_networks/table_9")[0]["train_images"] == 45
