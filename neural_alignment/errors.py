@@ -1,4 +1,11 @@
-"""The errors of the package; `InputError` is the user's to mend: one line on the command line, exit code 2."""
+"""The errors of the package, and the two forms of their messages.
+
+`WrongValue` describes a wrong value once. Python callers get three sentences (`ArgumentError`), files and the command
+line get one line (`InputError`):
+
+    `strides` must be one or two positive integers. Received (2, 2, 2). Example: strides=(2, 2).
+    model.strides: must be one or two positive integers; found (2, 2, 2)
+"""
 
 from __future__ import annotations
 
@@ -11,36 +18,110 @@ if TYPE_CHECKING:
     import pydantic
 
 
+@dataclasses.dataclass(frozen=True)
+class WrongValue:
+    """A value that is not allowed.
+
+    Attributes:
+        name: name of the argument, or key path of the option; empty if only the caller knows it.
+        requirement: the rest of a sentence that begins with the name, such as "must be positive". It names the allowed
+            values.
+        found: the value.
+        example: a correct argument, for Python callers.
+    """
+
+    name: str
+    requirement: str
+    found: Any
+    example: str = ""
+
+    @property
+    def sentences(self) -> str:
+        """The message for Python callers: requirement, value, example."""
+        subject = f"`{self.name}`" if self.name else "The value"
+        example = f" Example: {self.example}." if self.example else ""
+        return f"{subject} {self.requirement}. Received {self._shown}.{example}"
+
+    @property
+    def reason(self) -> str:
+        """The message for files and the command line, without the name."""
+        written = {None: "null", True: "true", False: "false"}
+        plain = self.found is None or isinstance(self.found, bool)
+        return f"{self.requirement}; found {written[self.found] if plain else self._shown}"
+
+    @property
+    def line(self) -> str:
+        """The message for files and the command line."""
+        return f"{self.name}: {self.reason}" if self.name else self.reason
+
+    @property
+    def _shown(self) -> str:
+        return shortened(repr(self.found))
+
+
+class ArgumentError(ValueError):
+    """An argument, or an option of a configuration, has a wrong value.
+
+    A validator or a check of options raises it too. The reader of a file then reports it in one line.
+
+    Args:
+        name: name of the argument, or key path of the option relative to the options that are checked.
+        requirement: see `WrongValue`.
+        found: the value.
+        example: a correct argument, such as "strides=(2, 2)".
+    """
+
+    def __init__(self, name: str, requirement: str, found: Any, example: str = ""):
+        self.value = WrongValue(name, requirement, found, example)
+        super().__init__(self.value.sentences)
+
+    def within(self, prefix: str) -> ArgumentError:
+        """Returns the error of an option inside of other options.
+
+        Args:
+            prefix: key path of the inner options.
+        """
+        name = ".".join(part for part in (prefix, self.value.name) if part)
+        return ArgumentError(name, self.value.requirement, self.value.found, self.value.example)
+
+
 class InputError(ValueError):
-    """The user's input is wrong; its message is one line."""
+    """The user's input is wrong. The command line prints the message, which is one line, and exits with code 2.
+
+    Args:
+        message: the line, or the wrong value that it reports.
+    """
+
+    def __init__(self, message: str | WrongValue):
+        super().__init__(message.line if isinstance(message, WrongValue) else message)
 
 
 class ConfigError(InputError):
     """A configuration file, or an override of it, is wrong."""
 
 
-class Unavailable(InputError):  # noqa: N818 - what happened to the surroundings, not a fault of the input alone
+class Unavailable(InputError):  # noqa: N818 - a fact about the environment
     """A required external resource, such as a TPU or the data, is unavailable; no setting of the run is at fault."""
 
 
 class DataError(InputError):
-    """The data, or an option of how to read it, is wrong."""
+    """The data, or an option of their source, are wrong."""
 
 
 class DataUnavailable(DataError, Unavailable):  # noqa: N818 - as above
-    """The data are not there, or cannot be read."""
+    """The data are missing or cannot be read."""
 
 
 class RunError(InputError):
-    """A run directory is missing, incomplete, or does not fit what is asked of it."""
+    """A run directory is missing, incomplete, or does not fit the command."""
 
 
-class Diverged(Exception):  # noqa: N818 - what happened to the run, not a fault of the program
+class Diverged(Exception):  # noqa: N818 - a fact about the run
     """J or R is not finite.
 
     Attributes:
-        step: the first global step at which it was not.
-        layers: the layers whose R_l it was, or where the weights have gone; empty where it is not known.
+        step: the first global step at which it was not finite.
+        layers: the layers whose R_l or weights are not finite; empty if unknown.
     """
 
     def __init__(self, message: str, step: int, layers: list[str]):
@@ -49,11 +130,13 @@ class Diverged(Exception):  # noqa: N818 - what happened to the run, not a fault
         self.layers = layers
 
 
-class Stopped(Exception):  # noqa: N818 - what happened to the run, not a fault of the program
-    """The run ended in order before its last step: a signal, a full disk, another worker's end; `--resume` goes on.
+class Stopped(Exception):  # noqa: N818 - a fact about the run
+    """The run ended before its last step, in a state that `--resume` continues.
+
+    Reasons are a signal, a full disk, or the end of another worker.
 
     Attributes:
-        state: what `status.json` says of the run.
+        state: the state of the run in `status.json`.
     """
 
     def __init__(self, message: str, state: str = "stopped"):
@@ -61,10 +144,15 @@ class Stopped(Exception):  # noqa: N818 - what happened to the run, not a fault 
         self.state = state
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the closest of `allowed`, or nothing where none is close.
+def shortened(text: str, length: int = 200) -> str:
+    """Returns text for a message, cut to a length if it is longer."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
-    Of those that are close, one that begins with the word is closest.
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """Returns `"; did you mean 'x'?"` with the closest of `allowed`, or an empty string if none is close.
+
+    If several are close, one that begins with the word is preferred.
     """
     close = difflib.get_close_matches(word, list(allowed))
     longer = [each for each in close if each.startswith(word)]
@@ -73,7 +161,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """The first thing that is wrong with plain data, as pydantic found it.
+    """The first mistake that pydantic found in plain data.
 
     Attributes:
         path: key path of the value, or of the key that is missing or unknown; empty for the data as a whole.
@@ -97,32 +185,31 @@ class Mistake:
 
 
 def first_mistake(error: pydantic.ValidationError, schema: Any, prefix: str = "") -> Mistake:
-    """Returns the first thing that pydantic found wrong; the reason says how many more there are.
+    """Returns the first mistake that pydantic found; the reason says how many more there are.
 
     Args:
-        error: what pydantic raised.
+        error: the error that pydantic raised.
         schema: the model, or type of models, that the data were validated by.
         prefix: key path of the data.
     """
     errors = error.errors(include_url=False)
-    # An unknown key is most often a misspelt one that is then missing as well: tell the spelling.
+    # An unknown key is usually a misspelt one that is then missing too: report the spelling.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     keys, _ = _located(schema, first["loc"])
     kind, missing = first["type"], first["type"] in ("missing", "union_tag_not_found")
+    cause = first.get("ctx", {}).get("error")
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         keys.append(first["ctx"]["discriminator"].strip("'"))
+    elif isinstance(cause, ArgumentError) and cause.value.name:
+        keys += cause.value.name.split(".")
     reason = _reason(first)
     if kind == "extra_forbidden":
         _, inside = _located(schema, first["loc"][:-1])
         allowed = sorted(inside["fields"])
         reason += f"; allowed: {', '.join(allowed)}{nearest(str(first['loc'][-1]), allowed)}"
-    keys = [key if len(key) <= 60 else f"{key[:57]}..." for key in keys]
-    path = ".".join([prefix, *keys] if prefix else keys)
-    blamed = path.rpartition(".")[0] if missing else path
-    if not path:  # Several keys do not fit each other; the message begins with the one to change.
-        blamed = reason.split(maxsplit=1)[0].rstrip(":")
+    path = ".".join([*([prefix] if prefix else []), *(shortened(key, 60) for key in keys)])
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
-    return Mistake(path, f"{reason}{more}", blamed, missing)
+    return Mistake(path, f"{reason}{more}", path.rpartition(".")[0] if missing else path, missing)
 
 
 def describe(error: pydantic.ValidationError, schema: Any, prefix: str = "") -> str:
@@ -163,22 +250,21 @@ def _located(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
 
 
 def _reason(error: Any) -> str:
-    """Returns what was found and what is allowed."""
+    """Returns the requirement and the value that was found."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in ("missing", "union_tag_not_found"):
         return "this key is required and was not found"
     if kind == "extra_forbidden":
         return "unknown key"
-    found = repr(error["input"])
-    found = found if len(found) <= 60 else f"{found[:57]}..."
     if kind == "union_tag_invalid":
         tag, allowed = context["tag"], context["expected_tags"].replace("'", "").split(", ")
-        found = repr(tag if len(tag) <= 60 else f"{tag[:57]}...")
+        found = repr(shortened(tag, 60))
         return f"must be one of {', '.join(allowed)}; found {found}{nearest(tag, allowed)}"
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
-        return message
+        cause = context.get("error")
+        return cause.value.reason if isinstance(cause, ArgumentError) else message
     if kind == "literal_error" and isinstance(error["input"], str):
         allowed = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         message += nearest(error["input"], allowed)
-    return f"{message[0].lower()}{message[1:]}; found {found}"
+    return f"{message[0].lower()}{message[1:]}; found {shortened(repr(error['input']), 60)}"

@@ -1,4 +1,4 @@
-"""Classes as codes over the outputs: the codes, the error to them, and how an output is decoded.
+"""Losses and metrics of classification, their options, and codes of classes over the outputs.
 
 Rahmansetayesh et al.: sections 2.3.1 and 4.4, Supplementary Note 6. Boopathy and Fiete 2022: Appendix F.
 """
@@ -13,20 +13,20 @@ import keras
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from neural_alignment.errors import ConfigError
+from neural_alignment.errors import ConfigError, WrongValue
 from neural_alignment.options import Options
 from neural_alignment.registry import Registry
 from neural_alignment.serialization import serializable
 
 CODE_STREAM = 5004
-"""Sets the draw of the codes apart from others of the same seed."""
+"""Makes the random numbers of the codes differ from other random numbers of the same seed."""
 
 
 def n_hot_codes(classes: int, units: int, ones: int, seed: int) -> np.ndarray:
-    """Draws a code for each class, of which no two share a one (section 4.4).
+    """Draws a code for each class. No unit is a one in the codes of two classes (section 4.4).
 
-    Class by class, `ones` units are chosen at random of those that no class has yet. With `units = classes * ones` the
-    codes partition the units.
+    For one class after the other, `ones` units are chosen at random from the units without a class. With
+    `units = classes * ones` the codes partition the units.
 
     Args:
         classes: number of classes.
@@ -55,13 +55,12 @@ def check_units(classes: int, units: int, ones: int) -> None:
         ConfigError: if they cannot.
     """
     if classes * ones > units:
-        raise ConfigError(
-            f"loss.units: {classes} classes of {ones} ones each need {classes * ones} or more; found {units}"
-        )
+        requirement = f"must be {classes * ones} or more for {classes} classes with {ones} ones each"
+        raise ConfigError(WrongValue("loss.units", requirement, units))
 
 
 class _Coded:
-    """Mixin of a Keras class with the codes of the classes, which a saved model contains."""
+    """Mix-in of Keras classes that need the codes of the classes, and save them with a model."""
 
     codes: np.ndarray
 
@@ -88,7 +87,7 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
     Args:
         codes: `(classes, units)`, 0 and 1.
         examples: size of a training batch.
-        label_smoothing: targets are this instead of 0, and 1 less this instead of 1 (Supplementary Note 6: 0.05).
+        label_smoothing: targets are this instead of 0, and 1 minus this instead of 1 (Supplementary Note 6: 0.05).
         reduction: as in `keras.losses.Loss`.
         name: as in `keras.losses.Loss`.
         dtype: as in `keras.losses.Loss`.
@@ -113,7 +112,7 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
 
     @property
     def targets(self) -> np.ndarray:
-        """The smoothed targets of each class, `(classes, units)`."""
+        """The smoothed targets of the outputs for each class, `(classes, units)`."""
         return self.codes * (1.0 - 2.0 * self.label_smoothing) + self.label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -134,7 +133,7 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
 
 @serializable
 class SquaredError(keras.losses.Loss):
-    """Squared distance to the one-hot code of the class less a shift, a mean over classes and batch.
+    """Squared distance to the one-hot code of the class minus a shift, a mean over classes and batch.
 
     mean_ij (f_ij - (1[j = y_i] - shift))^2 (Boopathy and Fiete 2022, Appendix F: shift 0.1, so that the mean over ten
     classes is 0; on ImageNet 0).
@@ -173,9 +172,9 @@ class SquaredError(keras.losses.Loss):
 
 @serializable
 class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
-    """Part of the examples whose output has its largest inner product with the code of the class.
+    """Fraction of the examples whose output has its largest inner product with the code of the class.
 
-    The first of equal products is taken: a network whose outputs are all 0 names class 0.
+    Of equal products the first is taken: the prediction is class 0 if all outputs are 0.
 
     Args:
         codes: `(classes, units)`, 0 and 1.
@@ -316,6 +315,16 @@ class LossOptions(Options):
 
         Raises:
             ConfigError: if it cannot.
+        """
+
+    def check_run(self, config: Any) -> None:
+        """Checks that the loss fits the other options of a run.
+
+        Args:
+            config: the configuration of the run.
+
+        Raises:
+            ArgumentError: if it does not.
         """
 
     def make(self, classes: int, batch_size: int, seed: int) -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:

@@ -1,4 +1,4 @@
-"""The base of everything that a configuration can say."""
+"""The base class of all options in a configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PathText = Annotated[str, pydantic.BeforeValidator(_as_text), pydantic.AfterVali
 
 
 class Options(pydantic.BaseModel):
-    """Typed and immutable; an unknown key, a value of another type, an infinity or a NaN is an error."""
+    """Typed, immutable options. Unknown keys, values of another type, infinities and NaNs are errors."""
 
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True

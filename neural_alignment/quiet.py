@@ -1,4 +1,4 @@
-"""Importing TensorFlow without the lines that it prints before its log level takes effect."""
+"""Import of TensorFlow without the lines that it prints before its log level takes effect."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 def import_tensorflow() -> None:
     """Imports TensorFlow without its output to the standard error; exceptions are raised as usual.
 
-    The lines of its start (absl, oneDNN) precede its logger, so that no setting stops them. With
-    `TF_CPP_MIN_LOG_LEVEL=0` they are shown.
+    No setting of TensorFlow suppresses these lines (of absl and oneDNN), because they are printed before its logger
+    starts. `TF_CPP_MIN_LOG_LEVEL=0` shows them.
     """
     if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         return
@@ -21,7 +21,7 @@ def import_tensorflow() -> None:
 
 @contextlib.contextmanager
 def _standard_error_dropped():
-    """Sends to nowhere what this process writes to its standard error, C++ included."""
+    """Drops the output of this process to its standard error, C++ included."""
     if sys.stderr is not None:
         sys.stderr.flush()
     try:

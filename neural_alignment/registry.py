@@ -11,7 +11,7 @@ import pydantic
 class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
     """Option classes by the name that selects one of them.
 
-    An extension may register a class of its own at any time. Configurations that are read afterwards accept it.
+    A class can be registered at any time, also outside of the package. Configurations that are read later accept it.
 
     Args:
         key: the field that holds the name, such as `source` in `data: {source: digits}`. Each class declares it as a

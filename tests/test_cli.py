@@ -1,4 +1,4 @@
-"""The command line: what it prints and how it ends."""
+"""The command line: output and exit codes."""
 
 import json
 import os
@@ -22,7 +22,7 @@ FAST = ["--set", "epochs=1", "--set", "max_steps=2", "--set", "logging.tensorboa
 
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
-    """Runs the command line in an empty directory; returns exit code, standard output and standard error."""
+    """Runs the command line in an empty directory. Returns exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -83,7 +83,7 @@ def test_describe_counts_parameters_and_the_products_of_each_rule(run):
 
 
 def test_describe_counts_the_steps_of_rules_for_a_whole_network(run):
-    """On images of 8 x 8 pixels, with convolutions at 8, 8, 8, 4, 4, 2, 2 places a side."""
+    """Uses images of 8 x 8 pixels; the outputs of the convolutions have sides of 8, 8, 8, 4, 4, 2 and 2."""
     config = ROOT / "configs" / "wide_networks" / "cifar10" / "normal.yaml"
     digits = ("--set", "data={source: digits}", "--set", "evaluation.test_split=null", "--set", "model.width=16")
     weights = 9 * 16 + 6 * 144 * 16 + 7 * 16 + 16 * 10 + 10
@@ -165,7 +165,7 @@ def test_without_arguments_the_help_is_shown(run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_one_line_that_says_how_to_go_on(run, monkeypatch, tmp_path, number):
+def test_a_signal_prints_one_line_with_the_way_to_continue(run, monkeypatch, tmp_path, number):
     original = stepping.Stepper.__call__
 
     def interrupted(self, limit):
@@ -185,7 +185,7 @@ def test_a_signal_is_one_line_that_says_how_to_go_on(run, monkeypatch, tmp_path,
     assert "step 2 " in output
 
 
-def test_a_run_that_another_process_is_at_is_refused(run):
+def test_a_run_in_use_by_another_process_is_rejected(run):
     assert run("train", QUICKSTART, *FAST, "--run-dir", "here")[0] == 0
     with lock.held("here"):
         code, _, error = run("train", QUICKSTART, *FAST, "--run-dir", "here", "--force")
@@ -218,7 +218,7 @@ def imagenet(tmp_path, **options):
 
 
 def bad_input(tmp_path):
-    """Returns what is wrong -> arguments of `train`, part of the line that says so."""
+    """Returns, by kind of error, the arguments of `train` and part of the message."""
     missing = tmp_path / "nowhere"
     return {
         "unknown key": (["--set", "epoch=3"], "did you mean 'epochs'"),
@@ -294,7 +294,7 @@ def test_a_diverged_run_ends_with_3(run):
 
 
 @pytest.mark.parametrize("command", [["evaluate", "none"], ["describe", "none.yaml"], ["train", "none.yaml"]])
-def test_files_that_are_not_there_are_told(run, command):
+def test_missing_files_are_reported(run, command):
     code, _, error = run(*command)
     assert code == 2
     assert "none" in error
@@ -332,12 +332,12 @@ def test_the_installed_command_answers():
 def test_describe_needs_no_data_where_the_configuration_says_their_shape(run):
     code, output, error = run("describe", ROOT / "configs" / "two_routes" / "resnet18" / "symmetric.yaml")
     assert code == 0, error
-    # B has the size of W: all but 2 x 4,864 batch-normalisation parameters and 1,000 biases.
+    # B has the size of W, which is everything except 2 x 4,864 batch-normalisation parameters and 1,000 biases.
     assert "forward 11,693,736 (batch normalisation included)  backward 11,683,008" in output
     assert "1,281,167 training and 50,000 validation examples, 5,004 steps per epoch at batch 256" in output
 
 
-def test_compare_leaves_an_earlier_table_until_it_has_a_row_and_is_told_early_where_it_cannot_write(run, tmp_path):
+def test_compare_keeps_an_earlier_table_until_it_has_a_row_and_checks_early_that_it_can_write(run, tmp_path):
     (tmp_path / "table.csv").write_text("earlier\n")
     assert run("compare", QUICKSTART, "--seeds", "0", *FAST, "--set", "batch_size=4000", "--output", "table")[0] == 2
     assert (tmp_path / "table.csv").read_text() == "earlier\n"

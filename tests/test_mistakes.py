@@ -8,8 +8,9 @@ import pydantic
 import pytest
 
 from neural_alignment import config as configuration
-from neural_alignment.config import Config, yaml_files
+from neural_alignment.config import Config, yaml_files, yaml_writer
 from neural_alignment.errors import ConfigError
+from neural_alignment.registry import Registry
 from neural_alignment.search import plan as plans
 from neural_alignment.search import spaces
 
@@ -22,9 +23,16 @@ def members(annotation):
     """Returns the models inside an annotation, and whether they stand in a list."""
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         return [(annotation, False)]
+    if isinstance(annotation, Registry):
+        return [(options, False) for options in annotation.values()]
     listed = typing.get_origin(annotation) is list
     inner = [each for argument in typing.get_args(annotation) for each in members(argument)]
     return [(model, listed or within) for model, within in inner]
+
+
+def inside(field):
+    """Returns the models inside the type of a field, as `members` does."""
+    return [each for part in (field.annotation, *field.metadata) for each in members(part)]
 
 
 def value_of(annotation):
@@ -55,8 +63,8 @@ def keys(model, path="", around=()):
     for name, field in model.model_fields.items():
         place = f"{path}{name}"
         yield place, field, around
-        for inner, listed in members(field.annotation):
-            data = yaml_files.write_inline([smallest(inner)] if listed else smallest(inner))
+        for inner, listed in inside(field):
+            data = yaml_writer.write_inline([smallest(inner)] if listed else smallest(inner))
             yield from keys(
                 inner, f"{place}.0." if listed else f"{place}.", (*around, f"{place}=null", f"{place}={data}")
             )
@@ -71,7 +79,7 @@ def wrong_values(field):
     """Returns the values that a field does not take on its own."""
     adapter = pydantic.TypeAdapter(typing.Annotated[field.annotation, field])
     strict = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
-    if not members(field.annotation):
+    if not inside(field):
         adapter = pydantic.TypeAdapter(typing.Annotated[field.annotation, field], config=strict)
     found = []
     for value in WRONG:
@@ -103,7 +111,7 @@ def test_a_wrong_value_of_any_key_is_blamed_on_the_override_that_sets_it(key):
         wrong = wrong_values(field)
         assert wrong
         for value in wrong[:3]:
-            override = f"{key}={yaml_files.write_inline(value)}"
+            override = f"{key}={yaml_writer.write_inline(value)}"
             if field.is_required() and value is None:
                 continue
             line = message(QUICKSTART, [*before, override, "max_steps=1" if key == "seed" else "seed=1"])
@@ -115,14 +123,14 @@ def test_a_wrong_value_of_any_key_is_blamed_on_the_file_that_says_it(key, tmp_pa
     field, before = KEYS[key][-1]
     value = next(each for each in wrong_values(field) if each is not None)
     wrong = {}
-    for override in [*before, f"{key}={yaml_files.write_inline(value)}"]:
+    for override in [*before, f"{key}={yaml_writer.write_inline(value)}"]:
         yaml_files.apply_override(wrong, override)
     base, nearest = tmp_path / "base.yaml", tmp_path / "run.yaml"
-    base.write_text(yaml_files.write({"base": QUICKSTART, **wrong}))
+    base.write_text(yaml_writer.write({"base": QUICKSTART, **wrong}))
     nearest.write_text("base: base.yaml\n" + ("" if key.startswith("logging") else "logging: {scatter: true}\n"))
     line = message(nearest)
     assert names(line, str(base), key), line
-    base.write_text(yaml_files.write({"base": QUICKSTART, "smoke": wrong}))
+    base.write_text(yaml_writer.write({"base": QUICKSTART, "smoke": wrong}))
     line = message(nearest, smoke=True)
     assert names(line, str(base), f"smoke.{key}"), line
 
@@ -135,8 +143,12 @@ def test_a_wrong_value_of_any_key_is_blamed_on_the_file_that_says_it(key, tmp_pa
         (["learning_rate=0.1", "learning_rate=x"], 1, "optimization.forward.learning_rate: "),
         (["momentum=0.9", "momentm=1"], 1, "optimization.forward.momentm: unknown key; allowed: base_batch_size, "),
         (["name=momentm", "momentum=1"], 0, "optimization.forward.name: must be one of sgd, momentum"),
-        (["clip_value=1", "clip_global_norm=1"], 1, "optimization.forward: only one of"),
-        (["schedule.warmup_epochs=5", "schedule.drop_epochs=[3]"], 1, "optimization.forward.schedule: `drop_epochs`"),
+        (["clip_value=1", "clip_global_norm=1"], 1, "optimization.forward.clip_global_norm: must be null"),
+        (
+            ["schedule.warmup_epochs=5", "schedule.drop_epochs=[3]"],
+            1,
+            "optimization.forward.schedule.drop_epochs: must be",
+        ),
     ],
 )
 def test_the_optimizer_momentum_has_a_key_of_its_name(overrides, blamed, said):
@@ -155,7 +167,7 @@ def test_a_missing_key_is_blamed_on_what_makes_it_necessary(tmp_path):
 
 def test_keys_that_do_not_fit_each_other_are_blamed_on_the_one_to_change():
     line = message(QUICKSTART, ["optimization.minibatches=5", "seed=1"])
-    assert line.startswith(f"{QUICKSTART} --set optimization.minibatches=5: optimization.minibatches must divide")
+    assert line.startswith(f"{QUICKSTART} --set optimization.minibatches=5: optimization.minibatches: must divide")
 
 
 # Searches.
@@ -178,11 +190,11 @@ def test_a_wrong_value_in_a_search_is_blamed_on_its_file_or_option(key, tmp_path
     for value in wrong_values(plans.Plan.model_fields[key]):
         if value is None or (key == "space" and isinstance(value, dict)):
             continue
-        base.write_text(yaml_files.write({**SEARCH, key: value}))
+        base.write_text(yaml_writer.write({**SEARCH, key: value}))
         nearest.write_text("base: base.yaml\n" + ("" if key == "trials" else "trials: 3\n"))
         assert names(refusal(nearest), str(base), key), value
         if key in options:
-            base.write_text(yaml_files.write(SEARCH))
+            base.write_text(yaml_writer.write(SEARCH))
             assert names(refusal(nearest, **{key: value}), f"{options[key]} {value}", key), value
 
 
@@ -193,5 +205,5 @@ def test_a_wrong_quantity_of_a_space_is_blamed_on_its_file(kind, tmp_path):
     for entry in ({kind: 3, "zzz": 1}, {kind: 3}, {kind: "x", "cases": 3}, 3, {"zzz": 1}):
         if kind == "fixed" and entry == {kind: 3}:
             continue
-        base.write_text(yaml_files.write({**SEARCH, "space": {"weight_decay": entry}}))
+        base.write_text(yaml_writer.write({**SEARCH, "space": {"weight_decay": entry}}))
         assert names(refusal(nearest), str(base), "space.weight_decay"), entry

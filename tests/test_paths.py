@@ -1,4 +1,4 @@
-"""Every option that is a path with every kind of wrong path: one line, exit code 2, and nothing is made."""
+"""Wrong paths in every option that is a path: a one-line error, exit code 2, and no files are created."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SEARCH = str(ROOT / "configs" / "search" / "lab" / "information.yaml")
 
 @pytest.fixture(autouse=True)
 def place(monkeypatch, tmp_path):
-    """An empty directory with a file, a directory, a FIFO and links; ends a test that hangs."""
+    """A directory with a file, a directory, a FIFO and links. A test that hangs is ended."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "directory.csv").mkdir()
@@ -86,7 +86,7 @@ ANY = {
     "long name": "x" * 300,
     "long name in a path": f"a/{'ä' * 140}/b",
     "long path": "a/" * 2500 + "b",
-    "no such user": "~nobody-of-that-name/x",
+    "no such user": "~no-such-user/x",
 }
 WRONG = {
     **{
@@ -139,9 +139,9 @@ def test_a_wrong_path_is_one_line(run, place, monkeypatch, what):
 
 
 def texts(function):
-    """Returns the name, the annotation and the callback of every parameter of a command that is text."""
+    """Returns name, annotation and callback of every text parameter of a command."""
     for name, hint in typing.get_type_hints(function, include_extras=True).items():
-        for annotation in (hint, *typing.get_args(hint)):  # Python 3.10 wraps what may be None.
+        for annotation in (hint, *typing.get_args(hint)):  # Python 3.10 wraps optional types.
             if typing.get_origin(annotation) is typing.Annotated and "str" in str(typing.get_args(annotation)[0]):
                 base, information = typing.get_args(annotation)
                 yield name, base, information.callback
@@ -149,7 +149,7 @@ def texts(function):
 
 COMMANDS = [command.callback for command in cli.app.registered_commands]
 NO_PATHS = {"overrides", "strategy", "algorithms", "seeds", "engine", "launcher", "slurm", "name", "paper"}
-"""Parameters that are text, but no paths."""
+"""Text parameters that are not paths."""
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
@@ -178,7 +178,7 @@ def test_paths_in_files_are_expanded_and_checked(monkeypatch, place):
     config = configuration.load(QUICKSTART, [f"data={json.dumps(imagenet)}"])
     assert (config.data.train_files, config.data.validation_files) == (str(place / "train-*"), "gs://b/~/v-*")
     for key in ("data_dir", "index_file"):
-        for wrong in ("", "a\0b", "a\nb", "x" * 300, "~nobody-of-that-name/x"):
+        for wrong in ("", "a\0b", "a\nb", "x" * 300, "~no-such-user/x"):
             with pytest.raises(ConfigError, match=rf"data\.{key}: must be a path"):
                 configuration.load(QUICKSTART, [f"data={json.dumps({**tfds, key: wrong})}"])
     (place / "search.yaml").write_text("config: ~/base.yaml\ntrials: 1\nspace: {epochs: {uniform: [0, 1]}}\n")
@@ -215,7 +215,7 @@ def test_a_path_is_beside_the_file_that_names_it():
     assert paths.beside("a/b.yaml", "/c.yaml") == "/c.yaml"
 
 
-# Options that have no effect, or are given twice.
+# Options that have no effect or are repeated.
 
 
 def other(place, name, folder="."):

@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from neural_alignment import config as configuration
 from neural_alignment import data, models
 from neural_alignment.alignments import RULES, Alignment
-from neural_alignment.config import ConfigError, yaml_files
+from neural_alignment.config import ConfigError, yaml_files, yaml_reader
 from neural_alignment.losses import LOSSES, LossOptions
 from neural_alignment.models import ModelOptions
 from neural_alignment.training import describe, run
@@ -116,7 +116,7 @@ def schema_mistakes(path):
 def test_a_run_is_loaded_described_and_trained_with_them(plan, tmp_path):
     config = configuration.load(plan)
     assert (type(config.data), type(config.model), type(config.loss)) == (Stripes, Single, AbsoluteError)
-    assert configuration.parse(yaml_files.parse(configuration.dump(config), "dumped")) == config
+    assert configuration.parse(yaml_reader.parse(configuration.dump(config), "dumped")) == config
     assert not schema_mistakes(plan)
     assert "halved" in describe.describe(config)
     run.train(config, tmp_path / "run")

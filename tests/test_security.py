@@ -1,4 +1,4 @@
-"""Files that were made to run code, or to lead elsewhere, are refused."""
+"""Malicious files, which contain code or refer to other files, are rejected."""
 
 import ast
 import io
@@ -45,7 +45,7 @@ PLAN = {
 
 
 class Exploit:
-    """What runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -56,7 +56,7 @@ class Exploit:
 
 @pytest.fixture
 def trace(tmp_path):
-    """A folder that an exploit would make."""
+    """A folder that an exploit would create."""
     path = tmp_path / "pwned"
     yield path
     assert not path.exists(), "the exploit was run"
@@ -186,7 +186,7 @@ def test_other_formats_are_not_loaded(tmp_path):
 
 @pytest.fixture
 def stopped(trained, tmp_path):
-    """A run that may be resumed."""
+    """A stopped run that can be resumed."""
     path = shutil.copytree(trained, tmp_path / "run")
     (path / "status.json").write_text('{"state": "stopped"}')
     return path
@@ -246,7 +246,7 @@ def test_a_run_is_not_put_where_a_link_in_runs_leads(tmp_path, monkeypatch, caps
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-# A saved model in a process that knows nothing of its training.
+# A saved model in a fresh process.
 
 
 def test_a_saved_model_is_used_in_a_fresh_process_by_one_line(trained, tmp_path):
@@ -274,7 +274,7 @@ print("top1" in results and np.isfinite(results["loss"]))
     assert result.stdout.strip() == "True"
     expected = neural_alignment.load_model(trained / "model.keras").predict(images, verbose=0)
     np.testing.assert_array_equal(np.load(tmp_path / "predictions.npy", allow_pickle=False), expected)
-    # Keras alone does not know the layers, and must not import what a file names.
+    # Plain Keras does not know the layers and must not import modules named in a file.
     code = f"import keras; keras.models.load_model({str(trained / 'model.keras')!r})"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "Could not locate class 'AlignedModel'" in result.stderr
@@ -287,11 +287,11 @@ FORBIDDEN_CALLS = {
     *("eval", "exec", "compile", "__import__", "system", "popen"),
     *("unsafe_load", "full_load", "enable_unsafe_deserialization"),
 }
-"""Names that nothing in the library calls; `compile` as a function, not as the method of a model."""
+"""Names that no module of the library may call; `compile` refers to the function, not the method of a model."""
 
 
 def suspicious(tree: ast.AST) -> list[str]:
-    """Returns what a module does that could run code from a file."""
+    """Returns the calls in a module that could run code from a file."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):

@@ -126,7 +126,7 @@ class Cloud:
         self.answer()
 
     def answer(self, **answers):
-        """Sets what the stand-in answers where it is not as in `GOOD`."""
+        """Sets answers of the simulated gcloud that differ from `GOOD`."""
         (self.folder / "answers").write_text(repr({**GOOD, **answers}))
 
     def run(self, script, *words, zone=ZONE, stdin=""):
@@ -159,7 +159,7 @@ class Cloud:
         return [words for _, words in self.records]
 
     def commands(self, kind):
-        """Returns what was to be run on the host in calls of a kind."""
+        """Returns the host commands of all calls of a kind."""
         found = [word for name, words in self.records if name == kind for word in words]
         return [word.removeprefix("--command=") for word in found if word.startswith("--command=")]
 
@@ -210,7 +210,7 @@ NEEDED = {
     "train.sh": ["my-tpu", CONFIG, f"--run-dir={RUN}"],
     "search.sh": ["--tpus=my-tpu", "--runs=gs://bucket/runs", CONFIG],
 }
-"""What each script needs beside the zone."""
+"""The required arguments of each script, without the zone."""
 
 
 # --- what all scripts have in common
@@ -801,12 +801,12 @@ print("a line of the log")
 
 
 ON_HOST = {kind: ["run"] for kind in ("setup", "start", "follow", "probe", "evaluate")}
-"""Answers of a stand-in that runs what it is given."""
+"""Answers of a simulated gcloud that runs the host commands."""
 
 
 @pytest.fixture
 def host(cloud):
-    """Lets the stand-in run commands in a folder, where `python3 -m venv` makes stand-ins of what it installs."""
+    """Makes the simulated gcloud run commands in a folder, in which `python3 -m venv` creates simulated programs."""
     missing = [tool for tool in ("flock", "setsid", "tail") if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"the commands of a Linux host are missing here: {', '.join(missing)}")
@@ -898,7 +898,7 @@ def statuses(**ends):
 
 
 def tpu(name, **answers):
-    """Answers for a TPU of its own."""
+    """Answers for a separate TPU."""
     good = {"request": [ok("ACTIVE")], "node": [ok("READY")], "probe": [ok("probe: none"), ok("probe: ended 0")] * 4}
     return {f"{kind}@{name}": answer for kind, answer in {**good, **answers}.items()}
 

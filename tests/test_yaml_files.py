@@ -9,7 +9,7 @@ import yaml
 from hypothesis import strategies as st
 
 from neural_alignment import config as configuration
-from neural_alignment.config import yaml_files
+from neural_alignment.config import yaml_files, yaml_reader, yaml_writer
 from neural_alignment.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +22,11 @@ def loader(request, monkeypatch):
     """Reads with each of PyYAML's parsers in turn."""
     if request.param == "libyaml" and not yaml.__with_libyaml__:
         pytest.skip("PyYAML was built without libyaml")
-    monkeypatch.setattr(yaml_files, "LOADER", yaml.CSafeLoader if request.param == "libyaml" else yaml.SafeLoader)
+    monkeypatch.setattr(yaml_reader, "LOADER", yaml.CSafeLoader if request.param == "libyaml" else yaml.SafeLoader)
 
 
 def parse(text):
-    return yaml_files.parse(text, "here")
+    return yaml_reader.parse(text, "here")
 
 
 def same(one, other):
@@ -134,8 +134,8 @@ REFUSED = {
         + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
         "20,000 values, aliases expanded",
     ),
-    "an alias of itself": ("a: &a [*a]", "stands inside what it repeats"),
-    "a mapping in itself": ("a: &a {b: {c: *a}}", "stands inside what it repeats"),
+    "an alias of itself": ("a: &a [*a]", "is part of the value that it repeats"),
+    "a mapping in itself": ("a: &a {b: {c: *a}}", "is part of the value that it repeats"),
     "an alias of nothing": ("a: *b", "has no anchor before it"),
     "many aliases": ("a: &a x\nb: [" + "*a," * 25_000 + "]", "20,000 values"),
     "many keys": ("".join(f"k{n}: 1\n" for n in range(15_000)), "20,000 values"),
@@ -297,10 +297,10 @@ AMBIGUOUS = [
 @pytest.mark.parametrize("text", AMBIGUOUS)
 def test_a_string_that_some_loader_would_misread_is_quoted(text):
     data = {"a": [text], text or "empty": 1}
-    written = yaml_files.write(data)
+    written = yaml_writer.write(data)
     for read in read_by_all(written):
         assert same(read, data), written
-    assert parse(yaml_files.write_inline({"a": text})) == {"a": text}
+    assert parse(yaml_writer.write_inline({"a": text})) == {"a": text}
     if text in "yYnN" and text:
         assert f"'{text}'" in written  # Booleans of the specification of YAML 1.1, though not of PyYAML's.
 
@@ -315,15 +315,15 @@ VALUES = st.recursive(
 @hypothesis.settings(max_examples=80, deadline=None, derandomize=True)
 @hypothesis.given(st.dictionaries(st.text(max_size=9), VALUES, min_size=1, max_size=3))
 def test_what_is_written_is_read_alike_by_every_loader(data):
-    for text in (yaml_files.write(data), yaml_files.write_inline(data)):
+    for text in (yaml_writer.write(data), yaml_writer.write_inline(data)):
         for read in read_by_all(text):
             assert same(read, data), text
 
 
 def test_small_and_large_floats_have_a_point():
-    text = yaml_files.write({"a": 1e-8, "b": 1e16, "c": 1e22, "d": -5e-324, "e": 0.1})
+    text = yaml_writer.write({"a": 1e-8, "b": 1e16, "c": 1e22, "d": -5e-324, "e": 0.1})
     assert text == "a: 1.0e-08\nb: 1.0e+16\nc: 1.0e+22\nd: -5.0e-324\ne: 0.1\n"
-    assert yaml_files.write_inline(1e-8) == "1.0e-08"
+    assert yaml_writer.write_inline(1e-8) == "1.0e-08"
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: str(path.relative_to(ROOT)))

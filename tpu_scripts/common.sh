@@ -1,8 +1,8 @@
-# shellcheck shell=bash disable=SC2034  # the scripts that source this file use what it sets
-# What the scripts of this folder share: options, checks, calls of gcloud, the state of a TPU. Sourced, not run.
+# shellcheck shell=bash disable=SC2034  # the variables are used by the scripts that source this file
+# Common functions of the scripts in this folder: options, checks, calls of gcloud, TPU states. Sourced, not run.
 #
-# Exit codes of all scripts: 0 done; 1 something failed; 2 the input is wrong; 3 the training diverged; 4 the TPU could
-# not be had. Messages go to stderr, so that stdout holds the log of the run, or the commands of --dry-run.
+# Exit codes of all scripts: 0 done; 1 any other failure; 2 the input is wrong; 3 the training diverged; 4 no TPU was
+# available. Messages go to stderr; stdout contains only the log of the run, or the commands of --dry-run.
 
 set -euo pipefail
 
@@ -18,10 +18,10 @@ DRY_RUN=false
 
 COMMON_USAGE="  --zone ZONE          where the TPU is, such as europe-west4-a (or the variable TPU_ZONE)
   --project PROJECT    Google Cloud project (or TPU_PROJECT; otherwise the one that gcloud is set to)
-  --poll SECONDS       pause between looks (default 30)
-  --tries COUNT        how often a look is tried when gcloud fails (default 5)
-  --dry-run            print the commands for the case that all goes well, and call nothing
-  --help               print this"
+  --poll SECONDS       pause between status checks (default 30)
+  --tries COUNT        attempts per status check if gcloud fails (default 5)
+  --dry-run            print the commands of a successful run without running them
+  --help               print this help"
 
 # stdout, also from inside a command substitution
 exec 3>&1
@@ -39,7 +39,7 @@ fail() {
 
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail 2 "needs bash 4.4 or newer, found $BASH_VERSION"
 
-# quote WORD...: the words as any POSIX shell reads them; `printf %q` would write newlines as bash alone reads them.
+# quote WORD...: quotes the words for any POSIX shell; `printf %q` quotes newlines in a form that only bash reads.
 quote() {
   local word separator=''
   for word in "$@"; do
@@ -56,7 +56,7 @@ show() { printf '%s\n' "$(quote "$@")" >&3; }
 
 # --- options -------------------------------------------------------------------------------------------------------
 
-# value FLAG VALUE...: sets VALUE and SHIFT, or fails where the value is missing.
+# value FLAG VALUE...: sets VALUE and SHIFT, or fails if the value is missing.
 value() {
   [[ $# -ge 2 && $2 != --* ]] || fail 2 "$1 needs a value; see --help"
   VALUE=$2
@@ -74,7 +74,7 @@ common_option() {
   esac
 }
 
-# parse WORD...: fills POSITIONAL, and EXTRA with what follows `--`. The script defines `usage`, and `option` as above.
+# parse WORD...: fills POSITIONAL, and EXTRA with the words after `--`. The script defines `usage`, and `option` as above.
 parse() {
   POSITIONAL=()
   EXTRA=()
@@ -92,7 +92,7 @@ parse() {
   done
 }
 
-# positionals NAME...: fails unless there are as many as there are names.
+# positionals NAME...: fails unless there is one positional argument per name.
 positionals() {
   local found=${#POSITIONAL[@]}
   ((found >= $#)) || fail 2 "${*:found + 1:1} is missing; see --help"
@@ -122,13 +122,13 @@ check_common() {
   $DRY_RUN || command -v gcloud >/dev/null || fail 2 "gcloud was not found; install the Google Cloud CLI"
 }
 
-# check_type: TYPE, and RUNTIME_VERSION, which follows from it where it is not given
+# check_type: checks TYPE and RUNTIME_VERSION. The default of RUNTIME_VERSION depends on TYPE
 # (cloud.google.com/tpu/docs/runtimes).
 check_type() {
   matches --type "$TYPE" '(v2|v3|v4|v5litepod|v5p|v6e)-[0-9]{1,4}' \
     'v2-8, v3-8, or a newer one such as v4-8, v5litepod-8, v5p-8, v6e-8'
   if [[ -z $RUNTIME_VERSION ]]; then
-    # TensorFlow drives a slice of several hosts through a server that only the images made for it run on each host.
+    # TensorFlow controls a slice of several hosts through a server on each host, which only special images contain.
     ! several_hosts || fail 2 "--runtime-version is required for $TYPE, which has several hosts:" \
       'tpu-vm-tf-X.Y.Z-pod-pjrt of the installed TensorFlow'
     case $TYPE in
@@ -141,10 +141,10 @@ check_type() {
   matches --runtime-version "$RUNTIME_VERSION" '[a-z0-9][-a-z0-9._]*' 'a name such as tpu-ubuntu2204-base'
 }
 
-# Eight cores, or eight chips of v5e and v6e, hang on one host.
+# One host has eight cores, or eight chips of v5e and v6e.
 several_hosts() { ((10#${TYPE#*-} > 8)); }
 
-# same_options: sets SAME to the common options, for the scripts that a script calls.
+# same_options: sets SAME to the common options, to pass them to other scripts.
 same_options() {
   SAME=("--zone=$ZONE" "--poll=$POLL" "--tries=$TRIES")
   [[ -z $PROJECT ]] || SAME+=("--project=$PROJECT")
@@ -153,7 +153,7 @@ same_options() {
 
 # --- gcloud --------------------------------------------------------------------------------------------------------
 
-# --quiet: no call may wait for an answer that nobody gives.
+# --quiet: gcloud must not wait for interactive input.
 cloud() {
   if $DRY_RUN; then
     show gcloud "$@" --quiet
@@ -169,7 +169,7 @@ tpus() {
   cloud compute tpus "$@" "${place[@]}"
 }
 
-# query DRY_ANSWER CALL...: prints what the call prints, or NONE where the thing does not exist; tried $TRIES times.
+# query DRY_ANSWER CALL...: prints the output of the call, or NONE if the object does not exist; tries $TRIES times.
 query() {
   local assumed=$1 try output errors
   shift

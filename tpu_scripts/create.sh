@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Asks for a Cloud TPU as a queued resource and waits until it is ready.
+# Requests a Cloud TPU as a queued resource and waits until it is ready.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -7,17 +7,17 @@ usage() {
   cat <<EOF
 Usage: tpu_scripts/create.sh NAME --zone ZONE [options] [-- GCLOUD_FLAG...]
 
-Asks for a Cloud TPU and waits for it. The queued resource and the TPU both bear NAME. What is requested or ready
-already is not requested again. Ctrl-C ends the waiting, not the request: delete.sh withdraws it.
+Requests a Cloud TPU and waits for it. The queued resource and the TPU are both called NAME. If they are already requested
+or ready, they are not requested again. Ctrl-C stops the waiting but not the request; delete.sh cancels it.
 
   --type TYPE          accelerator type (default v3-8)
-  --spot               cheaper, and may be taken away at any time; otherwise on demand
+  --spot               cheaper, but may be preempted at any time; default: on demand
   --runtime-version V  image of the host (default: the plain one for TYPE)
-  --replace            delete a TPU of this name that was taken away or failed, and ask anew
-  --polls COUNT        how many looks before giving up (default 960: 8 hours at 30 s)
+  --replace            delete a preempted or failed TPU of this name and request a new one
+  --polls COUNT        status checks before giving up (default 960: 8 hours at 30 s)
 $COMMON_USAGE
 
-What follows -- is given to \`gcloud compute tpus queued-resources create\` as it is, such as --service-account=ACCOUNT.
+Arguments after -- are passed to \`gcloud compute tpus queued-resources create\`, such as --service-account=ACCOUNT.
 EOF
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Deletes a Cloud TPU and its queued resource; files on gs:// stay.
+# Deletes a Cloud TPU and its queued resource; files on gs:// are kept.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -7,10 +7,10 @@ usage() {
   cat <<EOF
 Usage: tpu_scripts/delete.sh NAME --zone ZONE [options]
 
-Deletes the TPU and its queued resource, after asking. A run that is going on there is cut off; what it has saved on
-gs:// stays, and train.sh goes on with it.
+Deletes the TPU and its queued resource, after confirmation. A run in progress is interrupted. Its files on gs:// are
+kept, and train.sh can resume it.
 
-  --yes                do not ask
+  --yes                do not ask for confirmation
 $COMMON_USAGE
 EOF
 }

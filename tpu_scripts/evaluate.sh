@@ -7,8 +7,8 @@ usage() {
   cat <<EOF
 Usage: tpu_scripts/evaluate.sh NAME RUN --zone ZONE [options]
 
-Runs \`neural-alignment evaluate RUN --strategy tpu\` on the TPU, which setup.sh or train.sh has set up. RUN is a finished run on
-gs://.
+Runs \`neural-alignment evaluate RUN --strategy tpu\` on a TPU that setup.sh or train.sh has set up. RUN is a finished run
+on gs://.
 $COMMON_USAGE
 EOF
 }

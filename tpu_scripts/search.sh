@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains many configurations, given or proposed by a search, each on a Cloud TPU: one takes the next when it is free.
+# Trains several configurations, given or proposed by a search, on Cloud TPUs. A TPU takes the next one when it is free.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -8,19 +8,19 @@ usage() {
 Usage: tpu_scripts/search.sh --tpus NAME,NAME --runs gs://BUCKET/SEARCH --zone ZONE [options]
                              (TRIAL.yaml... | --search SEARCH) [-- GCLOUD_FLAG...]
 
-Trains each TRIAL with train.sh into a run directory of its own, gs://BUCKET/SEARCH/TRIAL. A trial that fails or
-diverges does not stop the others; one that is finished is not run again, so the same command goes on with a search
-that was cut off. A TPU that cannot be had leaves its trial to the others.
+Trains each TRIAL with train.sh in the run directory gs://BUCKET/SEARCH/TRIAL. A trial that fails or diverges does not
+stop the others. Finished trials are not run again, so the same command continues an interrupted search. If a TPU is
+unavailable, the other TPUs take its trial.
 
-With --search this machine runs \`neural-alignment search SEARCH\` in gs://BUCKET/SEARCH, and each trial it proposes is
-trained with train.sh; the same command goes on. See docs/search.md.
+With --search this machine runs \`neural-alignment search SEARCH\` in gs://BUCKET/SEARCH, and train.sh trains each
+proposed trial. The same command continues an interrupted search. See docs/search.md.
 
-  --tpus NAMES         names of the TPUs, separated by commas (required); they are created where there are none
-  --runs PATH          where the run directories go, on gs:// (required)
-  --search SEARCH      a file of configs/search, or its name there, instead of TRIALs
-  --trials COUNT       of the search, instead of its file's
-  --delete             delete each TPU when no trial is left for it
-  --set, --type, --spot, --runtime-version, --source, --max-restarts, --polls: as train.sh has them
+  --tpus NAMES         names of the TPUs, separated by commas (required); they are created if they do not exist
+  --runs PATH          folder of the run directories, on gs:// (required)
+  --search SEARCH      a file in configs/search, or its name, instead of TRIALs
+  --trials COUNT       number of trials of the search; default: as in its file
+  --delete             delete each TPU when there are no more trials for it
+  --set, --type, --spot, --runtime-version, --source, --max-restarts, --polls: as in train.sh
 $COMMON_USAGE
 EOF
 }
@@ -95,7 +95,7 @@ train() {
     ${OVERRIDES[@]+"${OVERRIDES[@]}"} ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"}
 }
 
-# propose: runs the search on this machine. Overrides are its own: they are part of the trials it writes.
+# propose: runs the search on this machine. Overrides are passed to the search, which writes them into its trials.
 propose() {
   local launcher words tpus
   launcher=("$HERE/train.sh" '{tpu}' '{config}' --run-dir '{run_dir}' ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}")
@@ -122,13 +122,13 @@ discard() {
   ! $DELETE || "$HERE/delete.sh" "$1" --yes "${SAME[@]}" || say "$1 is not deleted and costs money"
 }
 
-# work TPU: takes trials until none is left. To make the folder is to claim the trial: one worker alone succeeds.
+# work TPU: takes trials until none is left. A worker claims a trial by creating its folder, which only one can do.
 work() {
   local index trial codes
   for index in "${!TRIALS[@]}"; do
     mkdir -- "$CLAIMS/$index" 2>/dev/null || continue
     trial=${TRIALS[index]}
-    # The code of train.sh, not that of the pipe.
+    # The exit code of train.sh, not that of the pipe.
     codes=(0)
     train "$1" "$trial" 2>&1 | prefixed "$1 $(trial_name "$trial")" || codes=("${PIPESTATUS[@]}")
     if ((codes[0] == 4)); then
@@ -142,7 +142,7 @@ work() {
   discard "$1"
 }
 
-# rounds: a trial that a lost TPU leaves behind may find the others at their end, so they are asked again.
+# rounds: starts the workers again if a lost TPU left a trial after the others had finished.
 rounds() {
   local tpu workers
   while ! all_claimed; do
@@ -164,7 +164,7 @@ all_claimed() {
   done
 }
 
-# summary: prints what became of each trial and returns the exit code.
+# summary: prints the result of each trial and returns the exit code.
 summary() {
   local index code tpu word worst=0
   for index in "${!TRIALS[@]}"; do

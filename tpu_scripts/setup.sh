@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Copies the source to a Cloud TPU and installs it there.
+# Copies the source to a Cloud TPU and installs it.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -10,7 +10,7 @@ Usage: tpu_scripts/setup.sh NAME --zone ZONE [options]
 Copies the source of this git checkout to every host of the TPU, into ~/neural_alignment, and installs \`.[tpu]\` into
 ~/neural_alignment_env.
 
-  --source head|tree   the last commit (default), or the files as they are now, those git ignores left out
+  --source head|tree   copy the last commit (default), or the working files except those ignored by git
   --type TYPE          accelerator type of the TPU (default v3-8)
 $COMMON_USAGE
 EOF
@@ -28,7 +28,7 @@ option() {
   esac
 }
 
-# Files that are deleted but not yet committed are in git's list and not on disk.
+# Files whose deletion is not committed are in git's list but not on disk.
 existing() {
   local path
   while IFS= read -r -d '' path; do
@@ -61,7 +61,7 @@ pack() {
   cd -- "$FOLDER"
 }
 
-# What runs on each host. A run that is going on holds the lock, and its files must stay.
+# The script for each host. A run in progress holds the lock; its files must not be replaced.
 installation() {
   cat <<'SCRIPT'
 set -eu
@@ -78,7 +78,7 @@ python3 -m venv neural_alignment_env || {
 neural_alignment_env/bin/pip install --quiet --upgrade pip
 neural_alignment_env/bin/pip install --quiet --editable './neural_alignment[tpu]'
 SCRIPT
-  # tpu.sh says where TensorFlow finds the TPU: here, or on all hosts of the slice of this name.
+  # tpu.sh sets the location of the TPU for TensorFlow: this host, or all hosts of the slice with this name.
   if several_hosts; then
     printf 'echo %s > neural_alignment_env/tpu.sh\n' "$(quote "export TPU_NAME=$NAME TPU_LOAD_LIBRARY=0")"
   else

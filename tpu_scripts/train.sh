@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains one run on a Cloud TPU and keeps at it: a TPU that is taken away is replaced, and the run goes on.
+# Trains a run on a Cloud TPU. A preempted TPU is replaced and the run is resumed.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -7,23 +7,23 @@ usage() {
   cat <<EOF
 Usage: tpu_scripts/train.sh NAME CONFIG --run-dir gs://BUCKET/RUN --zone ZONE [options] [-- GCLOUD_FLAG...]
 
-Creates the TPU where there is none, sets it up, starts the run and shows its log. The run goes on when the connection
-or this script ends; the same command finds it again. When the TPU is taken away, it is asked for anew and the run
-resumes from its checkpoint, until RUN/status.json says finished, diverged or failed. CONFIG is a file of this
-checkout, or on gs://.
+Creates the TPU if it does not exist, sets it up, starts the run and shows its log. The run continues if the connection is
+lost or this script ends; the same command connects to it again. If the TPU is preempted, a new one is requested and the
+run resumes from its checkpoint, until RUN/status.json says finished, diverged or failed. CONFIG is a file in this
+checkout or on gs://.
 
   --run-dir RUN        run directory on gs:// (required)
-  --set KEY=VALUE      override a key of CONFIG; may be repeated
+  --set KEY=VALUE      override a key of CONFIG; can be repeated
   --type TYPE          accelerator type (default v3-8)
-  --spot               cheaper, and may be taken away at any time; otherwise on demand
+  --spot               cheaper, but may be preempted at any time; default: on demand
   --runtime-version V  image of the host (default: the plain one for TYPE)
-  --source head|tree   what is sent: the last commit (default), or the files as they are now
-  --max-restarts N     give up after so many losses of the TPU (default 50)
-  --polls COUNT        how many looks for a TPU before giving up (default 960)
+  --source head|tree   copy the last commit (default), or the working files
+  --max-restarts N     give up after losing the TPU N times (default 50)
+  --polls COUNT        status checks of a requested TPU before giving up (default 960)
   --delete             delete the TPU when the run has ended
 $COMMON_USAGE
 
-What follows -- is given to \`gcloud compute tpus queued-resources create\` as it is.
+Arguments after -- are passed to \`gcloud compute tpus queued-resources create\`.
 EOF
 }
 
@@ -67,7 +67,7 @@ check_options() {
   done
 }
 
-# find_config: makes CONFIG a path as the copy on the TPU has it.
+# find_config: converts CONFIG to its path in the copy on the TPU.
 find_config() {
   [[ $CONFIG != gs://* ]] || return 0
   [[ -f $CONFIG ]] || fail 2 "CONFIG is '$CONFIG'; there is no such file"
@@ -99,7 +99,7 @@ get_tpu() {
     finish 4 "there is no TPU to train on"
 }
 
-# start_script: starts the run on the host, detached from the connection. Who holds the lock is alive.
+# start_script: starts the run on the host, detached from the connection. The run is alive if its lock is held.
 start_script() {
   local tpu=local override words
   ! several_hosts || tpu=$NAME
@@ -127,7 +127,7 @@ echo \$! > neural_alignment_run/pid
 SCRIPT
 }
 
-# follow_script LINES: shows the log from there on until the run ends.
+# follow_script LINES: shows the log, starting as `tail -n LINES` does, until the run ends.
 follow_script() {
   # shellcheck disable=SC2016  # the host expands it
   printf 'tail -n %s -F --pid="$(cat neural_alignment_run/pid)" neural_alignment_run/log 2>/dev/null\n' "$1"
@@ -143,7 +143,7 @@ fi
 SCRIPT
 }
 
-# probe ASSUMED: sets PROBE to none, gone, `ended CODE`, `running RUN_DIR`, or silent where the host does not answer.
+# probe ASSUMED: sets PROBE to none, gone, `ended CODE`, `running RUN_DIR`, or silent if the host does not answer.
 probe() {
   local text
   if text=$(query "probe: $1" remote "$NAME" 0 "$(probe_script)"); then
@@ -153,7 +153,7 @@ probe() {
   fi
 }
 
-# lost_or_fail MESSAGE: returns where the TPU has been taken away, which explains the failure; ends otherwise.
+# lost_or_fail MESSAGE: returns if the TPU was preempted, which explains the failure; exits otherwise.
 lost_or_fail() {
   local state
   state=$(tpu_state "$NAME") || fail 1 "$1, and the state of $NAME could not be read"
@@ -161,7 +161,7 @@ lost_or_fail() {
   say "$1: $NAME is ${state#* }"
 }
 
-# begin: starts the run unless it is going on. Fails (1) where the TPU has been taken away meanwhile.
+# begin: starts the run unless it is running. Fails (1) if the TPU has been preempted.
 begin() {
   probe none
   case $PROBE in
@@ -176,7 +176,7 @@ begin() {
   esac
 }
 
-# watch: shows the log until the run has ended, and sets CODE. Fails (1) where the TPU, or the run with it, is lost.
+# watch: shows the log until the run has ended, and sets CODE. Fails (1) if the TPU or the run is lost.
 watch() {
   local lines=+1
   while true; do
@@ -202,7 +202,7 @@ finish() {
   exit 0
 }
 
-# conclude: ends with what the run ended with; returns where it was stopped from outside, or its TPU taken away.
+# conclude: exits with the run's exit code; returns if the run was stopped from outside or its TPU was preempted.
 conclude() {
   local state
   read_status finished
@@ -213,7 +213,7 @@ conclude() {
     2,*) finish 2 "the run refused its input: see above" ;;
     *,stopped) say "the run was stopped: $NAME is going away, it seems" && return ;;
   esac
-  # A TPU that is taken away can look like a failure of the program.
+  # A preempted TPU can look like a failure of the program.
   state=$(tpu_state "$NAME") || state='ready UNKNOWN'
   [[ $state != ready* ]] ||
     finish 1 "the run ended with code $CODE, its status is ${STATUS:-NONE}: ${REASON:-see above}"

@@ -19,6 +19,7 @@ from neural_alignment.alignments.pathways import (
     noise_key,
     standardise,
 )
+from neural_alignment.errors import ArgumentError
 from neural_alignment.operations import LinearMap
 from neural_alignment.options import Options
 
@@ -377,10 +378,8 @@ class SignalAlignment(TrainedAlignment):
     @pydantic.model_validator(mode="after")
     def _activation_is_used(self):
         if self.activation is not None and not (self.forward_output.relu or self.backward_output.relu):
-            raise ValueError(
-                "`activation` has no effect without `relu: true` in `forward_output` or `backward_output`. "
-                f"Received {self.activation!r}. Example: forward_output: {{relu: true}}."
-            )
+            requirement = "must be left out without `relu: true` in `forward_output` or `backward_output`"
+            raise ArgumentError("activation", requirement, self.activation, "forward_output: {relu: true}")
         return self
 
     @property

@@ -14,6 +14,7 @@ from neural_alignment.alignments import primitives
 from neural_alignment.alignments.base import Alignment, LayerView, SignalAlignment, TrainedAlignment
 from neural_alignment.alignments.registry import register
 from neural_alignment.alignments.schedules import Weight
+from neural_alignment.errors import ArgumentError
 
 Tensor = tf.Tensor
 
@@ -179,29 +180,21 @@ class KolenPollack(TrainedAlignment):
 
     def check_run(self, config: Any) -> None:
         """Checks that W and B get the same updates. See `Alignment.check_run`."""
-        plan = config.optimization
-        if plan.backward is not None or plan.alternation or plan.delay_epochs:
-            raise ValueError(
-                "kolen_pollack needs one optimizer for both kernels at every step; found optimization.backward, "
-                "alternation or delay_epochs: leave them out"
-            )
+        plan, name = config.optimization, self.rule
+        options = {"backward": plan.backward and plan.backward.name, "alternation": plan.alternation}
+        for key, value in {**options, "delay_epochs": plan.delay_epochs}.items():
+            if value:
+                requirement = f"must be left out with {name}, which needs one optimizer for both kernels at every step"
+                raise ArgumentError(f"optimization.{key}", requirement, value)
         if plan.loss_rates.forward != plan.loss_rates.backward:
-            raise ValueError(
-                "optimization.loss_rates must be equal for J and R with kolen_pollack, or W and B move apart; "
-                f"found {plan.loss_rates.forward} and {plan.loss_rates.backward}"
-            )
+            requirement = f"must be equal for J and R with {name}, or W and B move apart"
+            raise ArgumentError("optimization.loss_rates", requirement, plan.loss_rates.model_dump())
         if plan.forward.noise is not None and plan.forward.noise.only != "backward_kernel":
-            raise ValueError(
-                "kolen_pollack's update noise goes on backward kernels alone: set optimization.forward.noise.only "
-                f"to backward_kernel; found {plan.forward.noise.only!r}"
-            )
+            requirement = f"must be backward_kernel with {name}, whose update noise goes on backward kernels only"
+            raise ArgumentError("optimization.forward.noise.only", requirement, plan.forward.noise.only)
         if self.update_forward and config.weight_decay:
-            raise ValueError(
-                "weight_decay must be 0 with kolen_pollack and update_forward, whose R decays W as well as B, or "
-                f"they decay apart; found {config.weight_decay}"
-            )
+            requirement = f"must be 0 with {name} and update_forward, whose R decays W as well as B"
+            raise ArgumentError("weight_decay", requirement, config.weight_decay)
         if self.decay != config.weight_decay and not self.update_forward:
-            raise ValueError(
-                f"kolen_pollack's decay must equal weight_decay ({config.weight_decay}), or W and B decay apart; "
-                f"found {self.decay}"
-            )
+            requirement = f"must equal weight_decay ({config.weight_decay}) with {name}, or W and B decay apart"
+            raise ArgumentError(f"{config.place_of(self)}.decay", requirement, self.decay)

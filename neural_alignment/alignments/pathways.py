@@ -11,6 +11,7 @@ from typing import Literal
 import pydantic
 import tensorflow as tf
 
+from neural_alignment.errors import ArgumentError
 from neural_alignment.options import Options
 from optimizers import noise
 
@@ -42,7 +43,7 @@ class InputPath(Options):
     @pydantic.model_validator(mode="after")
     def _stddev_needs_noise(self):
         if self.noise is None and "stddev" in self.model_fields_set and self.stddev != 1.0:
-            raise ValueError("`stddev` has no effect without `noise`. Received noise=None. Example: noise: normal.")
+            raise ArgumentError("stddev", "must be left out without `noise`", self.stddev, "noise: normal")
         return self
 
 

@@ -58,8 +58,8 @@ def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_e
     """
     if not isinstance(mapping, Mapping):
         raise errors.ConfigError(
-            f"alignment: must be a mapping with the key `rule`. Received {mapping!r}. "
-            "Example: {rule: symmetric, self_: 2.0e-3, decay: 2.0e-3}."
+            f"alignment: must be a mapping with the key `rule`; found {errors.shortened(repr(mapping))}; "
+            "example: {rule: symmetric, self_: 2.0e-3, decay: 2.0e-3}"
         )
     # YAML reads the name of the null primitive as None.
     mapping = {"null" if key is None else key: value for key, value in mapping.items()}

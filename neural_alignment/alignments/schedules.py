@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import pydantic
 import tensorflow as tf
 
+from neural_alignment.errors import ArgumentError
 from neural_alignment.options import Options
 
 
@@ -31,7 +32,7 @@ class Constant(Options):
     @pydantic.model_validator(mode="after")
     def _ordered(self):
         if self.stop is not None and self.stop <= self.start:
-            raise ValueError(f"`stop` must be after `start` ({self.start}). Received {self.stop}. Example: stop: 10.")
+            raise ArgumentError("stop", f"must be after `start` ({self.start})", self.stop, "stop: 10")
         return self
 
     def __call__(self, epoch: tf.Tensor) -> tf.Tensor:

@@ -1,66 +1,26 @@
-"""How YAML is read and written: the only module that knows the syntax.
-
-Reading follows the core schema of YAML 1.2, which JSON agrees with:
-
-| plain text | value |
-|---|---|
-| `null`, `Null`, `NULL`, `~`, nothing | None |
-| `true`, `True`, `TRUE`, `false`, `False`, `FALSE` | a boolean |
-| `12`, `-3`, `017` (seventeen), `0o17` (fifteen), `0x1F` | an integer |
-| `0.5`, `.5`, `5.`, `5e-3`, `-.inf`, `.NaN` | a float |
-| all else, such as `on`, `no`, `1_000`, `0b1`, `190:20:30`, `2001-01-01`, `=` | a string |
-
-Beyond that, a file must be UTF-8 text of at most `MAX_BYTES` with one document. Keys must be strings, each once in its
-mapping. Nesting, the number of values (aliases expanded) and the size of integers are limited, and are checked on the
-parser's events before anything is built. Tags other than those of the core schema, and merge keys (`<<`), are refused.
-
-Writing produces text that loaders of YAML 1.1 and 1.2 read alike.
-"""
+"""YAML files of configurations: reading a file and its bases, merging them, and applying overrides."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-import yaml
 
 from neural_alignment import paths
-from neural_alignment.errors import ConfigError, Mistake
+from neural_alignment.config.yaml_reader import MAX_BYTES, MAX_DEPTH, parse
+from neural_alignment.errors import ConfigError, Mistake, shortened
 
-MAX_BYTES = 1_000_000
-"""Bytes of a file."""
+KIND_KEYS = ("rule", "name", "source", "kind")
+"""Keys that select the class of a mapping, such as `rule: symmetric`."""
 
-MAX_DEPTH = 64
-"""Mappings and sequences inside each other."""
+IMPLIED_KINDS = {"drop_epochs": {"kind": "drops"}}
+"""Keys of learning-rate schedules, which may leave out their `kind`."""
 
-MAX_VALUES = 20_000
-"""Scalars, sequences and mappings of a document; each counts again wherever an alias repeats it."""
-
-MAX_DIRECTIVES = 8
-"""Lines that begin with `%`; libyaml compares each `%TAG` with all others."""
-
-INTEGERS = range(-(2**63), 2**63)
-"""Integers that TensorFlow and NumPy can hold."""
-
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Parser of events: libyaml's, or PyYAML's own where it was built without libyaml."""
-
-_NULL = re.compile(r"|~|null|Null|NULL")
-_BOOLEAN = re.compile(r"(true|True|TRUE)|false|False|FALSE")
-_INTEGER = re.compile(r"([-+]?)0*([0-9]+)")
-_OCTAL_OR_HEXADECIMAL = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_INFINITY_OR_NAN = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-
-_CORE = "tag:yaml.org,2002:"
-_TAGGED: dict[str, tuple[type, ...]] = {"null": (type(None),), "bool": (bool,), "int": (int,), "float": (float, int)}
-"""Core tag of a scalar -> types of the values it allows."""
+MAX_FILES = 32
+"""Files in a chain of bases."""
 
 
 def read(path: str, needed_by: str | None = None) -> dict[str, Any]:
@@ -71,7 +31,7 @@ def read(path: str, needed_by: str | None = None) -> dict[str, Any]:
         needed_by: the file that refers to it, for messages.
 
     Raises:
-        ConfigError: if it cannot be read or breaks a rule of this module; one line that names the file.
+        ConfigError: if it cannot be read or is not valid; one line that names the file.
     """
     text = _text(path, f" (base of {needed_by})" if needed_by else "")
     data = parse(text, path)
@@ -107,239 +67,10 @@ def _text(path: str, where: str) -> str:
         ) from None
 
 
-def parse(text: str, source: str) -> Any:
-    """Returns the value of a YAML document, None of an empty one.
-
-    Args:
-        text: the document.
-        source: the file or option that it comes from, for messages.
-
-    Raises:
-        ConfigError: if it breaks a rule of this module; one line.
-    """
-    try:
-        if len(text.encode()) > MAX_BYTES:
-            raise _Problem(f"it has more than {MAX_BYTES:,} bytes")
-        if len(re.findall(r"^%", text, re.MULTILINE)) > MAX_DIRECTIVES:
-            raise _Problem(f"more than {MAX_DIRECTIVES} lines begin with %")
-        return _Composer().compose(yaml.parse(text, Loader=LOADER))
-    except _Problem as problem:
-        line = str(problem)
-    except UnicodeEncodeError:
-        line = "it is not text in UTF-8"
-    except yaml.reader.ReaderError as error:
-        line = f"the character {error.character if isinstance(error.character, str) else chr(error.character)!r}"
-        line += f" at position {error.position + 1} is not allowed"
-    except yaml.YAMLError as error:
-        line = f"{getattr(error, 'problem', None) or error}{_place(getattr(error, 'problem_mark', None))}"
-    except (ValueError, OverflowError) as error:  # An escape such as \\UFFFFFFFF, in PyYAML's own parser.
-        line = str(error)
-    raise ConfigError(f"{source}: not valid YAML: {' '.join(line.split())[:300]}")
-
-
-class _Problem(Exception):  # noqa: N818 - of the document, not of the program
-    """A rule of this module is broken at an event."""
-
-    def __init__(self, message: str, event: yaml.Event | None = None):
-        super().__init__(f"{message}{_place(event.start_mark) if event else ''}")
-
-
-def _place(mark: Any) -> str:
-    return f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-
-
-@dataclasses.dataclass
-class _Node:
-    """A value, how many values it holds with itself, and how deep it is nested: 0 for a scalar."""
-
-    value: Any
-    count: int = 1
-    height: int = 0
-
-
-@dataclasses.dataclass
-class _Open:
-    """A mapping or sequence whose end has not been reached.
-
-    Attributes:
-        node: the value so far.
-        anchor: its name for aliases.
-        key: in a mapping, the key whose value comes next.
-    """
-
-    node: _Node
-    anchor: str | None
-    key: str | None = None
-
-
-class _Composer:
-    """Builds a value from events without recursion, and checks every rule on the way."""
-
-    def __init__(self) -> None:
-        self._open: list[_Open] = []
-        self._anchors: dict[str, _Node | None] = {}  # None while the node is still open.
-        self._count = 0
-        self._root: _Node | None = None
-
-    def compose(self, events: Iterator[yaml.Event]) -> Any:
-        """Returns the value of the only document."""
-        for event in events:
-            if isinstance(event, yaml.DocumentStartEvent) and self._root is not None:
-                raise _Problem("a second document begins; a file holds one", event)
-            if isinstance(event, yaml.ScalarEvent):
-                self._add(self._anchored(event, _Node(self._scalar(event))), event)
-            elif isinstance(event, yaml.AliasEvent):
-                self._add(self._repeated(event), event)
-            elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-                self._begin(event)
-            elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-                ended = self._open.pop()
-                if ended.anchor is not None:
-                    self._anchors[ended.anchor] = ended.node
-                self._add(ended.node, event, counted=True)
-        return self._root.value if self._root else None
-
-    def _begin(self, event: yaml.CollectionStartEvent) -> None:
-        mapping = isinstance(event, yaml.MappingStartEvent)
-        if event.tag not in (None, "!", _CORE + ("map" if mapping else "seq")):
-            raise _Problem(f"the tag {_shown(event.tag)} is not allowed", event)
-        if self._expects_key():
-            raise _Problem("keys must be strings; found a mapping or a sequence", event)
-        if len(self._open) >= MAX_DEPTH:
-            raise _Problem(f"more than {MAX_DEPTH} mappings and sequences are nested", event)
-        self._counted(1, event)
-        if event.anchor is not None:
-            self._anchors[event.anchor] = None
-        self._open.append(_Open(_Node({} if mapping else []), event.anchor))
-
-    def _expects_key(self) -> bool:
-        return bool(self._open) and isinstance(self._open[-1].node.value, dict) and self._open[-1].key is None
-
-    def _counted(self, count: int, event: yaml.Event) -> None:
-        self._count += count
-        if self._count > MAX_VALUES:
-            raise _Problem(f"it holds more than {MAX_VALUES:,} values, aliases expanded", event)
-
-    def _anchored(self, event: yaml.ScalarEvent, node: _Node) -> _Node:
-        if event.anchor is not None:
-            self._anchors[event.anchor] = node
-        return node
-
-    def _repeated(self, event: yaml.AliasEvent) -> _Node:
-        """Returns a copy of the node that an alias names."""
-        if event.anchor not in self._anchors:
-            raise _Problem(f"the alias *{_shown(event.anchor)} has no anchor before it", event)
-        node = self._anchors[event.anchor]
-        if node is None:
-            raise _Problem(f"the alias *{_shown(event.anchor)} stands inside what it repeats", event)
-        if len(self._open) + node.height > MAX_DEPTH:
-            raise _Problem(f"more than {MAX_DEPTH} mappings and sequences are nested", event)
-        self._counted(node.count - 1, event)  # The other one is counted where the node is added.
-        return dataclasses.replace(node, value=copy.deepcopy(node.value))
-
-    def _add(self, node: _Node, event: yaml.Event, counted: bool = False) -> None:
-        """Puts a node into the innermost open mapping or sequence.
-
-        Args:
-            node: a scalar, a copy made for an alias, or a mapping or sequence that has just ended.
-            event: where it is.
-            counted: whether `_begin` has counted it.
-        """
-        if not counted:
-            self._counted(1, event)
-        if not self._open:
-            self._root = node
-            return
-        parent = self._open[-1]
-        if self._expects_key():
-            parent.key = self._key(node.value, parent.node.value, event)
-        elif isinstance(parent.node.value, dict):
-            parent.node.value[parent.key] = node.value
-            parent.key = None
-        else:
-            parent.node.value.append(node.value)
-        parent.node.count += node.count
-        parent.node.height = max(parent.node.height, node.height + 1)
-
-    def _key(self, key: Any, mapping: Mapping[str, Any], event: yaml.Event) -> str:
-        plain = isinstance(event, yaml.ScalarEvent) and event.tag is None and event.implicit[0]
-        if plain and event.value == "null":
-            key = "null"  # The weight of the null primitive.
-        if not isinstance(key, str):
-            found = getattr(event, "value", key)
-            raise _Problem(f"keys must be strings; found {_shown(str(found))}: put it in quotes", event)
-        if plain and key == "<<":
-            raise _Problem("merge keys (<<) are not part of YAML 1.2; repeat the keys, or use `base`", event)
-        if key in mapping:
-            raise _Problem(f"found duplicate key {_shown(key)}", event)
-        return key
-
-    @staticmethod
-    def _scalar(event: yaml.ScalarEvent) -> Any:
-        """Returns the value of a scalar by the core schema."""
-        tag = event.tag
-        if _SURROGATE.search(event.value):  # By an escape such as \ud83d, which libyaml itself refuses.
-            raise _Problem("found invalid Unicode character escape code", event)
-        if tag is None:
-            return _resolved(event.value, event) if event.implicit[0] else event.value
-        if tag in ("!", f"{_CORE}str"):
-            return event.value
-        allowed = _TAGGED.get(tag.removeprefix(_CORE)) if tag.startswith(_CORE) else None
-        if allowed is None:
-            raise _Problem(f"the tag {_shown(tag)} is not allowed", event)
-        value = _resolved(event.value, event)
-        if type(value) not in allowed:
-            raise _Problem(f"{_shown(event.value)} is not of its tag {_shown(tag)}", event)
-        return float(value) if float in allowed else value
-
-
-def _resolved(text: str, event: yaml.Event) -> Any:
-    """Returns the value of plain text by the core schema."""
-    if _NULL.fullmatch(text):
-        return None
-    if match := _BOOLEAN.fullmatch(text):
-        return match[1] is not None
-    if match := _INTEGER.fullmatch(text):
-        # No integer of 64 bits has more than 19 digits, and Python refuses to convert thousands of them.
-        return _bounded(int(match[1] + match[2]) if len(match[2]) <= 19 else None, text, event)
-    if _OCTAL_OR_HEXADECIMAL.fullmatch(text):
-        return _bounded(int(text[2:], 8 if text[1] == "o" else 16), text, event)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    if match := _INFINITY_OR_NAN.fullmatch(text):
-        return float(f"{match[1] or ''}inf" if match[2] else "nan")
-    return text
-
-
-def _bounded(value: int | None, text: str, event: yaml.Event) -> int:
-    if value is None or value not in INTEGERS:
-        raise _Problem(f"integers must lie between -2**63 and 2**63 - 1; found {_shown(text)}", event)
-    return value
-
-
-def _shown(text: str) -> str:
-    """Returns text for a message, in quotes and not too long."""
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
-
-
-# Files that refer to each other, and overrides.
-
-
-KIND_KEYS = ("rule", "name", "source", "kind")
-"""Keys that say which kind of thing a mapping is."""
-
-IMPLIED_KINDS = {"drop_epochs": {"kind": "drops"}}
-"""Keys of learning-rate schedules, which may leave out their `kind`."""
-
-MAX_FILES = 32
-"""Files in a chain of bases."""
-
-
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lays `over` on `base` and returns the result.
+    """Returns `base` with the values of `over`.
 
-    Mappings are merged, except where they name different kinds (see `KIND_KEYS`): then that of `over` replaces the
-    other, as every other value does.
+    Mappings are merged. Other values replace those of `base`, and so do mappings of a different kind (see `KIND_KEYS`).
     """
     merged = dict(base)
     for key, value in over.items():
@@ -416,10 +147,10 @@ def apply_override(data: dict[str, Any], override: str) -> Any:
         node[_entry(node, last, f"{where}: {key_path}")] = value
     else:
         node[last] = merge(node, {last: value})[last]
-    said = copy.deepcopy(value)
+    mapping = copy.deepcopy(value)
     for key in reversed(keys):
-        said = {key: said}
-    return said
+        mapping = {key: mapping}
+    return mapping
 
 
 def _entry(entries: Sequence[Any], key: str, where: str) -> int:
@@ -431,16 +162,16 @@ def _entry(entries: Sequence[Any], key: str, where: str) -> int:
 
 
 def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str) -> str:
-    """Returns which file or override a mistake comes from.
+    """Returns the name of the file or override that a mistake comes from.
 
     Args:
-        origins: name and content of each, the one that overrides all others first.
-        mistake: the problem.
-        otherwise: returned where none of them has the key, nor a mapping or list around it.
+        origins: name and content of each file and override, the one that overrides all others first.
+        mistake: the mistake.
+        otherwise: returned if none of them has the key, or a mapping or list around it.
 
     Returns:
-        The name of the first that has the key. Where a key is missing, that of the first that says of which kind the
-        mapping is, which makes the key necessary.
+        The name of the first that has the key. If a key is missing, the name of the first that selects the class of the
+        mapping, because the class requires the key.
     """
     keys = mistake.blamed.split(".") if mistake.blamed else []
     if mistake.missing:
@@ -468,49 +199,3 @@ def _at(content: Any, keys: Sequence[str]) -> Any:
         else:
             return _NOWHERE
     return content
-
-
-def shortened(text: str) -> str:
-    """Returns text for a message, cut if it is long."""
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
-# Writing.
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every string that a loader of YAML 1.1 or 1.2 would read as something else.
-
-    PyYAML's own dumper quotes most text that YAML 1.1 reads as another type; the rest is added below. It is used
-    rather than libyaml's, so that files are the same on every machine.
-    """
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Returns True: what occurs twice is written twice."""
-        return True
-
-    def represent_str(self, data: str) -> yaml.Node:
-        """Escapes the line breaks of YAML 1.1, which PyYAML would write as they are and read as spaces."""
-        style = '"' if re.search("[\x85\u2028\u2029]", data) else None
-        return self.represent_scalar(f"{_CORE}str", data, style=style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-_Dumper.add_implicit_resolver(f"{_CORE}bool", re.compile(r"^(?:y|Y|n|N)$"), list("yYnN"))
-_Dumper.add_implicit_resolver(f"{_CORE}int", re.compile(rf"^(?:{_OCTAL_OR_HEXADECIMAL.pattern})$"), list("0"))
-_Dumper.add_implicit_resolver(f"{_CORE}float", re.compile(rf"^(?:{_FLOAT.pattern})$"), list("-+.0123456789"))
-# The float of the YAML 1.1 specification, which allows any number of points.
-_Dumper.add_implicit_resolver(
-    f"{_CORE}float", re.compile(r"^[-+]?[0-9_]*\.[0-9._]*(?:[eE][-+]?[0-9]+)?$"), list("-+.0123456789")
-)
-
-
-def write(data: Mapping[str, Any]) -> str:
-    """Returns plain data as YAML, a line per key, in their order; every loader of YAML 1.1 or 1.2 reads it alike."""
-    return yaml.dump(data, Dumper=_Dumper, default_flow_style=False, sort_keys=False, allow_unicode=True)
-
-
-def write_inline(value: Any) -> str:
-    """Returns a value as YAML in one line, as for the right side of `--set`."""
-    text = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=float("inf"))
-    return text.rstrip("\n")[1:-1]

@@ -70,8 +70,8 @@ class DamageList:
         if not self.allowed:
             return DataUnavailable(latest.reason)
         return DataUnavailable(
-            f"{latest.reason} This is more than `tolerate_corrupt` allows. Received {len(self._records)} damaged "
-            f"records. Allowed: {self.allowed}."
+            f"{latest.reason}; this is more than `tolerate_corrupt` allows; found {len(self._records)} damaged "
+            f"records; allowed: {self.allowed}"
         )
 
     def state(self) -> list[list[Any]]:
@@ -89,7 +89,7 @@ class DamageList:
             fits = isinstance(entry, (list, tuple)) and len(entry) == len(kinds)
             if not fits or any(type(value) is not kind for value, kind in zip(entry, kinds, strict=True)):
                 raise DataError(
-                    f"The list of damaged records is wrong. Received {entry!r:.100}. "
-                    "Allowed: lists of path, record, reason and step."
+                    f"The list of damaged records is wrong; found {entry!r:.100}; "
+                    "allowed: lists of path, record, reason and step"
                 )
             self.add(DamagedRecord(*entry))

@@ -84,19 +84,19 @@ def walk(path: str) -> FileIndex:
     """Indexes a TFRecord file by reading header after header."""
     problem = problem_of_file(path)
     if problem not in (None, "no such file"):
-        message = f"A TFRecord file cannot be read: {path}. Received: it {problem}. Allowed: a regular file."
+        message = f"A TFRecord file cannot be read: {path}, which {problem}; allowed: a regular file"
         return FileIndex(np.zeros(1, np.int64), 0, message)
     try:
         with _open(path) as file:
             size = _size(path)
             if not size:
-                message = f"A TFRecord file is empty: {path}. Received 0 bytes. Allowed: one record or more."
+                message = f"A TFRecord file is empty: {path}; found 0 bytes; allowed: one record or more"
                 return FileIndex(np.zeros(1, np.int64), 0, message)
             return _walk(path, file, size)
     except tf.errors.NotFoundError:
-        return FileIndex(np.zeros(1, np.int64), 0, f"A file is missing. Received {path}. Allowed: an existing file.")
+        return FileIndex(np.zeros(1, np.int64), 0, f"A file is missing; found {path}; allowed: an existing file")
     except (tf.errors.OpError, OSError) as error:
-        message = f"A TFRecord file cannot be read: {path}. Received: {first_line(error)}. Allowed: a readable file."
+        message = f"A TFRecord file cannot be read: {path}; found {first_line(error)}; allowed: a readable file"
         return FileIndex(np.zeros(1, np.int64), 0, message)
 
 
@@ -120,15 +120,15 @@ def _walk(path: str, file: BinaryIO, size: int) -> FileIndex:
         return FileIndex(
             np.array(offsets[: record + 1], np.int64),
             size,
-            f"A file is not a TFRecord file, or it is corrupt: {path}. Received a wrong checksum of the length at byte "
-            f"{offsets[record]}, record {record}. Allowed: uncompressed TFRecord.",
+            f"A file is not a TFRecord file, or it is corrupt: {path}; found a wrong checksum of the length at byte "
+            f"{offsets[record]}, record {record}; allowed: uncompressed TFRecord",
         )
     if cut < len(headers):
         return FileIndex(
             np.array(offsets, np.int64),
             size,
-            f"A TFRecord file is truncated: {path}. Received {size} bytes, which end within record {cut}. "
-            f"Allowed: {position} bytes or more.",
+            f"A TFRecord file is truncated: {path}; found {size} bytes, which end within record {cut}; "
+            f"allowed: {position} bytes or more",
         )
     return FileIndex(np.array([*offsets, position], np.int64), size)
 
@@ -178,8 +178,8 @@ def _save(index_file: str, found: dict[str, FileIndex]) -> None:
         tf.io.gfile.rename(partial, index_file, overwrite=True)
     except tf.errors.OpError as error:
         raise DataError(
-            f"`index_file` cannot be written. Received {index_file!r}: {first_line(error)}. Allowed: a path in a "
-            "writable directory."
+            f"`index_file` cannot be written; found {index_file!r}: {first_line(error)}; allowed: a path in a "
+            "writable directory"
         ) from error
 
 
@@ -187,7 +187,7 @@ def _load(index_file: str) -> dict[str, FileIndex]:
     """Reads an index file. The result is empty if it is missing, damaged or of another format."""
     problem = problem_of_file(index_file)
     if problem not in (None, "no such file"):
-        raise DataError(f"`index_file` cannot be used. Received {index_file!r}: {problem}. Allowed: a regular file.")
+        raise DataError(f"`index_file` cannot be used; found {index_file!r}: {problem}; allowed: a regular file")
     try:
         with tf.io.gfile.GFile(index_file, "rb") as file:
             arrays = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))

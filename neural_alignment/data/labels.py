@@ -30,7 +30,7 @@ def replaced(labels: np.ndarray, fraction: float, classes: int, seed: int) -> np
         DataError: if `fraction` is not between 0 and 1.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-        raise DataError(f"`replace_labels` must be a fraction. Received {fraction!r}. Allowed: 0 to 1.")
+        raise DataError(f"`replace_labels` must be a fraction; found {fraction!r}; allowed: 0 to 1")
     rng = np.random.default_rng((LABEL_STREAM, seed))
     chosen = rng.permutation(len(labels))[: round(fraction * len(labels))]
     new = np.array(labels)

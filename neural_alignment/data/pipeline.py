@@ -1,7 +1,7 @@
-"""Deterministic input pipelines: which example stands where in a run, and its pixels, depend only on the seed.
+"""Deterministic input pipelines: the order of the examples and their pixels depend only on the seed.
 
-Two kinds. `InMemory`, here, holds all images and picks each batch by random access. `Streamed` reads TFRecord files.
-Both resume at any step without passing over what came before, and give each of several workers its rows of every batch.
+There are two kinds. `InMemory`, here, holds all images and picks each batch by random access. `Streamed` reads TFRecord
+files. Both can start at any step without reading the earlier ones, and give each worker its rows of every batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from neural_alignment.data.damage import DamagedRecord, DamageList
 from neural_alignment.data.order import as_it_is, permuted
-from neural_alignment.errors import DataError, nearest
+from neural_alignment.errors import DataError, WrongValue, nearest
 
 DAMAGED_BATCH = "damaged batch"
 PADDING = 4  # pixels on each side before a random crop (He et al. 2016, section 4.2)
@@ -29,7 +29,7 @@ class Batching:
 
     Attributes:
         batch_size: training examples per step.
-        seed: order and augmentation depend on this alone.
+        seed: order and augmentation depend only on this.
         shuffle: False keeps the order of the files.
         validation_batch_size: default: `batch_size`.
     """
@@ -43,7 +43,7 @@ class Batching:
         check_integer("batch_size", self.batch_size, at_least=1)
         check_integer("seed", self.seed, at_least=0)
         if self.seed >= 2**63:
-            raise DataError(f"`seed` must fit in 63 bits. Received {self.seed}. Allowed: 0 to 2**63 - 1.")
+            raise DataError(WrongValue("seed", "must be less than 2**63", self.seed))
         check_boolean("shuffle", self.shuffle)
         if self.validation_batch_size is None:
             object.__setattr__(self, "validation_batch_size", self.batch_size)
@@ -73,12 +73,9 @@ class Share(NamedTuple):
         check_integer("workers", workers, at_least=1)
         check_integer("worker", worker, at_least=0)
         if worker >= workers:
-            raise DataError(f"`worker` must be less than `workers`. Received {worker}. Allowed: 0 to {workers - 1}.")
+            raise DataError(WrongValue("worker", f"must be less than the number of workers ({workers})", worker))
         if size % workers:
-            raise DataError(
-                f"`{option}` must be divisible by the number of workers. Received {size}. Allowed: a multiple of "
-                f"{workers}."
-            )
+            raise DataError(WrongValue(option, f"must be a multiple of the number of workers ({workers})", size))
         return cls(size, worker, workers)
 
     @property
@@ -110,7 +107,7 @@ class Share(NamedTuple):
 
 
 class Facts:
-    """What must be known of the data to build a model and plan a run.
+    """Shapes and counts of the data, which are needed to build a model and plan a run.
 
     Attributes:
         batching: batch sizes, seed, shuffling.
@@ -133,12 +130,10 @@ class Facts:
         validation_examples: int,
     ):
         if batching.batch_size > train_examples:
-            raise DataError(
-                f"`batch_size` must not be larger than the training data. Received {batching.batch_size}. "
-                f"Allowed: 1 to {train_examples}."
-            )
+            requirement = f"must not be larger than the training data, 1 to {train_examples}"
+            raise DataError(WrongValue("batch_size", requirement, batching.batch_size))
         if validation_examples < 1:
-            raise DataError("The validation data is empty. Received 0 examples. Allowed: 1 or more.")
+            raise DataError(WrongValue("data", "must have 1 validation example or more", validation_examples))
         self.batching = batching
         self.input_shape = tuple(input_shape)
         self.classes = classes
@@ -152,7 +147,7 @@ class Facts:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch; the remainder waits for the next epoch's order."""
+        """Whole batches in an epoch. The remaining examples are left out of it; the next epoch has another order."""
         return self.train_examples // self.batching.batch_size
 
 
@@ -160,10 +155,10 @@ class Dataset(Facts, abc.ABC):
     """Training and validation batches of images `(batch, height, width, channels)` and labels `(batch,)`.
 
     Attributes:
-        class_names: one name per class, or None where the source has none.
-        center: what is subtracted from the pixels of the source, per channel or for all.
-        scale: what they are then divided by.
-        damage: the damaged records met so far, and how many may be.
+        class_names: one name per class, or None if the source has none.
+        center: subtracted from the pixels of the source, per channel or for all.
+        scale: divisor of the result, per channel or for all.
+        damage: the damaged records found so far, and how many are tolerated.
     """
 
     def __init__(
@@ -185,59 +180,63 @@ class Dataset(Facts, abc.ABC):
     def train(self, start_step: int = 0, worker: int = 0, workers: int = 1) -> tf.data.Dataset:
         """Returns the endless training batches of a run, from `start_step` on.
 
-        Where damaged records are tolerated, the next sound row of the global batch takes the place of a damaged one.
+        If damaged records are tolerated, the next sound row of the global batch replaces a damaged one.
 
         Args:
-            start_step: what this yields first is what step `start_step` of a run from 0 gets.
-            worker: which of the workers this is for, from 0.
-            workers: how many there are. Rows `worker * batch / workers` to `(worker + 1) * batch / workers` of each
-                global batch are this one's; it decodes no others. What the workers get together is what one gets alone.
+            start_step: the first batch is that of step `start_step` in a run from step 0.
+            worker: number of the worker that reads the batches, from 0.
+            workers: number of workers. The worker gets and decodes only the rows `worker * batch / workers` to
+                `(worker + 1) * batch / workers` of each global batch. Together the workers get the same batches as one
+                worker.
 
         Returns:
             Pairs of images `(batch / workers, height, width, channels)` float32 and labels `(batch / workers,)` int32,
-            of static shape. `tf.distribute` does not shard them further: make one such data set in each worker.
+            of static shape. `tf.distribute` does not shard them further: create one such data set in each worker.
 
         Raises:
-            DataError: the batch cannot be divided evenly, or there is no such worker.
+            DataError: if the batch cannot be divided evenly, or there is no such worker.
         """
 
     @abc.abstractmethod
     def validation(self, worker: int = 0, workers: int = 1, fill: bool = False) -> tf.data.Dataset:
-        """Returns batches that hold every validation example exactly once, over all workers; damaged ones are left out.
+        """Returns batches of all validation examples, each exactly once over all workers.
+
+        Damaged examples are left out.
 
         Args:
-            worker: which of the workers this is for, from 0.
-            workers: how many there are; each has its part of every global batch, as in `train`.
-            fill: makes all batches of one size, and as many for each worker. Rows that hold no example are zeros.
+            worker: number of the worker that reads the batches, from 0.
+            workers: number of workers; each gets its rows of every global batch, as in `train`.
+            fill: whether all batches have one size, and all workers the same number of batches. Rows without an example
+                are zeros.
 
         Returns:
             Pairs of images and labels as of `train`; the last batch may be smaller. With `fill`, of static shape, and
-            with weights `(batch / workers,)` float32: 1 for an example, 0 for a row that holds none.
+            with weights `(batch / workers,)` float32: 1 for an example, 0 for a row without one.
 
         Raises:
-            DataError: the batch cannot be divided evenly, or there is no such worker.
+            DataError: if the batch cannot be divided evenly, or there is no such worker.
         """
 
     def explain(self, error: Exception) -> DataError | None:
-        """Returns what is wrong with the data, in one line, if that is why `error` arose while iterating; else None.
+        """Returns the fault of the data, in one line, if it caused an error while iterating; otherwise None.
 
-        The error itself tells the record, which alone is read again.
+        Only the record that the error names is read again.
         """
         del error
         return None
 
     @property
     def corrupt_records(self) -> list[DamagedRecord]:
-        """The damaged records met so far, each once, by file and number; empty unless some are tolerated.
+        """The damaged records found so far, each once, by file and number; empty unless some are tolerated.
 
-        Batches are made ahead, so these may be of steps that are still to come; `corrupt_count` leaves those out.
+        Batches are made ahead, so some may belong to later steps; `corrupt_count` does not count those.
         """
         return self.damage.records
 
     def corrupt_count(self, step: int) -> int:
-        """Number of distinct damaged records of the first `step` steps, of loading, and of the validations so far.
+        """Number of distinct damaged records in the first `step` steps, in loading, and in the validations so far.
 
-        It depends on the data and the step alone, not on how far ahead batches were made.
+        It depends only on the data and the step, not on how far ahead batches were made.
         """
         return self.damage.before(step)
 
@@ -246,10 +245,10 @@ class Dataset(Facts, abc.ABC):
         return self.damage.state()
 
     def load_corrupt(self, state: Iterable[Any]) -> None:
-        """Adds what `corrupt_state` returned, here or in another worker; known records stay as they are.
+        """Adds the records that `corrupt_state` returned, here or in another worker. Known records stay unchanged.
 
         Raises:
-            DataError: `state` is something else, or there are now more than are tolerated.
+            DataError: if `state` has another form, or there are now more records than are tolerated.
         """
         self.damage.load(state)
         if self.damage.too_much:
@@ -259,13 +258,13 @@ class Dataset(Facts, abc.ABC):
 def check_integer(name: str, value: Any, *, at_least: int) -> None:
     """Raises `DataError` unless `value` is an integer of that size."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
-        raise DataError(f"`{name}` must be an integer. Received {value!r}. Allowed: {at_least} or more.")
+        raise DataError(WrongValue(name, f"must be an integer, {at_least} or more", value))
 
 
 def check_boolean(name: str, value: Any) -> None:
     """Raises `DataError` unless `value` is a bool."""
     if not isinstance(value, bool):
-        raise DataError(f"`{name}` must be a boolean. Received {value!r}. Allowed: true, false.")
+        raise DataError(WrongValue(name, "must be true or false", value))
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
@@ -273,10 +272,10 @@ def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     if value not in allowed:
         choices = ", ".join("null" if choice is None else str(choice) for choice in allowed)
         hint = nearest(str(value), [choice for choice in allowed if isinstance(choice, str)])
-        raise DataError(f"`{name}` is unknown. Received {value!r}. Allowed: {choices}{hint}")
+        raise DataError(WrongValue(name, f"must be one of {choices}", value).line + hint)
 
 
-# Order and augmentation: pure functions of the seed and of the place in the run.
+# Order and augmentation: pure functions of the seed and the position in the run.
 
 
 def crop(images: tf.Tensor, seed: tf.Tensor, share: Share | None = None, mirror: bool = False) -> tf.Tensor:
@@ -285,7 +284,7 @@ def crop(images: tf.Tensor, seed: tf.Tensor, share: Share | None = None, mirror:
     Args:
         images: `(batch, height, width, channels)` float32, standardised: the padding is then the mean pixel.
         seed: `(2,)` int64.
-        share: the rows of a global batch that these are; default: all. Each is cropped as in the global batch.
+        share: the part of a global batch that the images are; default: all. Each is cropped as in the global batch.
         mirror: also mirrors half of the images left to right.
 
     Returns:
@@ -316,8 +315,8 @@ def finished(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Fixes the order, and prefetches."""
     options = tf.data.Options()
     options.deterministic = True
-    options.experimental_optimization.apply_default_optimizations = False  # nothing to gain, and it delays the start
-    # Each worker makes the data set of its own rows: nothing is left to shard.
+    options.experimental_optimization.apply_default_optimizations = False  # No gain, and it delays the start.
+    # Each worker creates a data set of its rows: there is nothing to shard.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
@@ -345,7 +344,7 @@ class Arrays(NamedTuple):
 
 
 class InMemory(Dataset):
-    """All images held as they come; batches are gathered, then shifted and scaled per channel.
+    """A data set that holds all images in memory; batches are gathered, then shifted and scaled per channel.
 
     Args:
         batching: batch sizes, seed, shuffling.
@@ -353,13 +352,13 @@ class InMemory(Dataset):
         validation: validation examples.
         classes: number of classes.
         class_names: one name per class.
-        center: what is subtracted from the pixels, per channel or for all.
-        scale: what they are then divided by.
+        center: subtracted from the pixels, per channel or for all.
+        scale: divisor of the result, per channel or for all.
         augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
-        damage: the damaged records met while loading.
+        damage: the damaged records found while loading.
 
     Raises:
-        DataError: a label is out of range, a batch is larger than the data, an option is not allowed.
+        DataError: if a label is out of range, a batch is larger than the data, or an option is not allowed.
     """
 
     def __init__(
@@ -454,11 +453,11 @@ class InMemory(Dataset):
         return finished(batches.map(as_it_is(batch), num_parallel_calls=tf.data.AUTOTUNE))
 
     def explain(self, error: Exception) -> DataError | None:  # noqa: D102 (inherited)
-        told = re.search(rf"\[{DAMAGED_BATCH}\] \[(\d+)\]", getattr(error, "message", None) or "")
-        if told is None or not isinstance(error, tf.errors.OpError):
+        step = re.search(rf"\[{DAMAGED_BATCH}\] \[(\d+)\]", getattr(error, "message", None) or "")
+        if step is None or not isinstance(error, tf.errors.OpError):
             return None
         return DataError(
-            f"Every record of a training batch is damaged. Received step {told[1]}. Allowed: one sound record in each."
+            f"data: must have one sound record or more in each training batch; found none at step {step[1]}"
         )
 
     def _standardize(self, rows: tf.Tensor) -> tf.Tensor:
@@ -482,6 +481,5 @@ def _check_labels(split: str, labels: np.ndarray, classes: int) -> None:
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         raise DataError(
-            f"A {split} label is out of range at example {wrong[0]}. Received {labels[wrong[0]]}. "
-            f"Allowed: 0 to {classes - 1}."
+            f"data: each {split} label must be from 0 to {classes - 1}; found {labels[wrong[0]]} at example {wrong[0]}"
         )

@@ -17,7 +17,7 @@ from neural_alignment.errors import DataError
 BLOCK_RECORDS = 32  # records per read: 3.5 MB of ImageNet
 MAX_READ_BYTES = 1 << 24
 PARALLEL_READS = 16
-CHECKSUMS = "Allowed: whole records with matching checksums."
+CHECKSUMS = "allowed: whole records with matching checksums"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +60,20 @@ class Schema:
         try:
             features = tf.train.Example.FromString(record).features.feature
         except DecodeError:
-            return f"{{where}} is not a tf.train.Example. Received {len(record)} bytes. Allowed: a serialised Example."
+            return f"{{where}} is not a tf.train.Example; found {len(record)} bytes; allowed: a serialised Example"
         images, labels = features[self.image_key].bytes_list.value, features[self.label_key].int64_list.value
         for key, values, kind in ((self.image_key, images, "bytes"), (self.label_key, labels, "integer")):
             if len(values) != 1:
                 found = ", ".join(sorted(name for name in features if features[name].WhichOneof("kind"))) or "none"
-                return f"{{where}} must hold one {kind} feature `{key}`. Received features: {found}."
+                return f"{{where}} must hold one {kind} feature `{key}`; found features: {found}"
         if not 0 <= labels[0] - self.label_offset < self.classes:
-            return f"The label of {{where}} is out of range. Received {labels[0]}. Allowed: {self.allowed_labels}."
+            return f"The label of {{where}} is out of range; found {labels[0]}; allowed: {self.allowed_labels}"
         try:
             tf.io.decode_image(images[0], channels=3, expand_animations=False)
         except tf.errors.OpError:
             return (
-                f"The image of {{where}} cannot be decoded. Received {len(images[0])} bytes that begin with "
-                f"0x{images[0][:4].hex()}. Allowed: a whole JPEG, PNG, GIF or BMP."
+                f"The image of {{where}} cannot be decoded; found {len(images[0])} bytes that begin with "
+                f"0x{images[0][:4].hex()}; allowed: a whole JPEG, PNG, GIF or BMP"
             )
         return None
 
@@ -163,8 +163,8 @@ class Records:
         for (shard, index), length in zip(shards, lengths, strict=True):
             if index.records > length:
                 raise DataError(
-                    f"A file of {self.name} holds a wrong number of records: {shard.path}. Received {index.records}. "
-                    f"Allowed: {length}."
+                    f"A file of {self.name} holds a wrong number of records: {shard.path}; found {index.records}; "
+                    f"allowed: {length}"
                 )
         unknown = [place for place, (shard, index) in enumerate(shards) if shard.records is None and index.fault]
         if unknown and examples is not None:
@@ -177,12 +177,12 @@ class Records:
             raise self._wrong_number(self.examples)
 
     def _wrong_number(self, received: int) -> DataError:
-        return DataError(f"The number of examples in {self.name} is wrong. Received {received}. Allowed: {self.found}.")
+        return DataError(f"The number of examples in {self.name} is wrong; found {received}; allowed: {self.found}")
 
     def _report_lost(self, shard: Shard, index: FileIndex, numbers: np.ndarray) -> None:
         """Adds the records that are missing from a file to the damage list."""
         fault = index.fault or (
-            f"A TFRecord file is truncated: {shard.path}. Received {index.records} records. Allowed: {shard.records}."
+            f"A TFRecord file is truncated: {shard.path}; found {index.records} records; allowed: {shard.records}"
         )
         for number in numbers[numbers >= index.records]:
             self.damage.add(DamagedRecord(shard.path, int(number), f"In {self.name}: {fault}"))
@@ -196,9 +196,7 @@ class Records:
             faults.append(self.fault(record))
             if faults[-1] is None:
                 return
-        raise DataError(
-            faults[0].reason if faults else f"{self.name} is empty. Received 0 records. Allowed: 1 or more."
-        )
+        raise DataError(faults[0].reason if faults else f"{self.name} is empty; found 0 records; allowed: 1 or more")
 
     # Reading inside a graph.
 
@@ -255,11 +253,11 @@ class Records:
         try:
             serialized = self.read_one(tf.constant(record, tf.int64)).numpy()
         except tf.errors.NotFoundError:
-            reason = f"A file of {self.name} is missing. Received {path}. Allowed: an existing file."
+            reason = f"A file of {self.name} is missing; found {path}; allowed: an existing file"
             return DamagedRecord(path, number, reason)
         except tf.errors.OpError as error:
             found = "the end of the file" if "empty" in error.message else first_line(error)
-            reason = f"In {self.name}: {where} cannot be read. Received: {found}. {CHECKSUMS}"
+            reason = f"In {self.name}: {where} cannot be read; found {found}; {CHECKSUMS}"
             return DamagedRecord(path, number, reason)
         fault = self.schema.fault(serialized)
         if fault is None and decode is not None:
@@ -282,5 +280,5 @@ def _fault_of_decoding(decode: Callable[[tf.Tensor], tf.Tensor], encoded: tf.Ten
     try:
         decode(encoded)
     except (tf.errors.OpError, ValueError) as error:
-        return f"The image of {{where}} cannot be prepared. Received: {first_line(error)}. Allowed: a sound image."
+        return f"The image of {{where}} cannot be prepared; found {first_line(error)}; allowed: a sound image"
     return None

@@ -281,8 +281,8 @@ class Streamed(Dataset):
             return _intermittent_failure(self._splits[split].records, record)
         if self.damage.allowed and not self.damage.too_much:
             return DataError(
-                f"{fault.reason} All other records of its batch are damaged too. Received step "
-                f"{position // self.batching.batch_size}. Allowed: at least one intact record in each batch."
+                f"{fault.reason}; all other records of its batch are damaged too; found step "
+                f"{position // self.batching.batch_size}; allowed: at least one intact record in each batch"
             )
         return self.damage.error(fault)
 
@@ -411,6 +411,6 @@ def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Arrays:
 def _intermittent_failure(records: Records, record: int) -> DataError:
     """Returns the error for a record that failed at first and was readable later."""
     return DataUnavailable(
-        f"A record of {records.path(record)} could not be read or decoded at first, but now it can. Received record "
-        f"{record} of {records.name}. Allowed: files that do not change while they are read. Try again."
+        f"A record of {records.path(record)} could not be read or decoded at first, but now it can; found record "
+        f"{record} of {records.name}; allowed: files that do not change while they are read; try again"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from neural_alignment.errors import ArgumentError
 from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.batch_norm import BatchAxisNormalization, FusedBatchNormalization
 from neural_alignment.models.convert import Conversion, convert
@@ -53,5 +54,5 @@ def build(
         ValueError: if the name is unknown.
     """
     if name not in MODELS:
-        raise ValueError(f"`name` must be one of {', '.join(MODELS)}. Received {name!r}. Example: name='fc'.")
+        raise ArgumentError("name", f"must be one of {', '.join(MODELS)}", name, "name='fc'")
     return MODELS[name].builder(classes=classes, input_shape=input_shape, alignment=alignment, **options)

@@ -1,4 +1,4 @@
-"""What the options of all models have in common, and the registry of them."""
+"""The base class of the options of all models, and their registry."""
 
 from __future__ import annotations
 

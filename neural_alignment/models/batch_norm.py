@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from neural_alignment.errors import ArgumentError
 from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
@@ -103,7 +104,7 @@ class BatchAxisNormalization(keras.layers.Layer):
     def __init__(self, epsilon: float = 1e-6, **kwargs: object):
         super().__init__(**kwargs)
         if not epsilon > 0:
-            raise ValueError(f"`epsilon` must be positive. Received {epsilon!r}. Example: epsilon=1e-6.")
+            raise ArgumentError("epsilon", "must be positive", epsilon, "epsilon=1e-6")
         self.epsilon = float(epsilon)
 
     def call(self, inputs: Tensor) -> Tensor:

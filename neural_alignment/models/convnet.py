@@ -9,6 +9,7 @@ import keras
 import pydantic
 from pydantic import Field
 
+from neural_alignment.errors import ArgumentError
 from neural_alignment.models.base import MODELS, BatchNormTrainable, LayerSizes, ModelOptions, count_products
 from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
@@ -85,7 +86,7 @@ class ConvNet(ModelOptions):
     @pydantic.model_validator(mode="after")
     def _has_batch_norm(self):
         if not (self.batch_norm or self.batch_norm_trainable):
-            raise ValueError("`batch_norm_trainable` has no effect without `batch_norm`; found false with false")
+            raise ArgumentError("batch_norm_trainable", "must be left out without `batch_norm`", False)
         return self
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import keras
 from pydantic import PositiveFloat
 
+from neural_alignment.errors import ArgumentError
 from neural_alignment.models.activations import activation as named
 from neural_alignment.models.base import MODELS, LayerSizes, ModelOptions, count_products
 from neural_alignment.models.parts import Parts, Rules
@@ -95,9 +96,7 @@ class FC(ModelOptions):
     def check_run(self, config: Any) -> None:
         """Checks the last layer against the loss, and the norm of the weights against the rules."""
         if self.output_activation is not None and config.loss.takes_logits:
-            raise ValueError(
-                f"model.output_activation must be null with loss {config.loss.kind}, of logits; "
-                f"found {self.output_activation}"
-            )
+            requirement = f"must be null with loss {config.loss.kind}, which takes logits"
+            raise ArgumentError("model.output_activation", requirement, self.output_activation)
         if self.weight_norm is not None:
             self.weight_norm.check_rules(config.rules)

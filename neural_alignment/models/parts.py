@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from neural_alignment.alignments import Alignment, Assignment
+from neural_alignment.errors import ArgumentError
 from neural_alignment.layers import Conv2D, Dense
 
 Rules = Alignment | Sequence[Alignment] | None
@@ -28,7 +29,7 @@ class Parts:
 
     def __init__(self, alignment: Rules, weight_decay: float):
         if weight_decay < 0:
-            raise ValueError(f"`weight_decay` must not be negative. Received {weight_decay!r}. Example: 1e-4.")
+            raise ArgumentError("weight_decay", "must not be negative", weight_decay, "1e-4")
         self._assignment = Assignment(alignment)
         self._weight_decay = weight_decay
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import keras
 from pydantic import PositiveInt
 
+from neural_alignment.errors import ArgumentError
 from neural_alignment.models.base import MODELS, BatchNormTrainable, ModelOptions
 from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
@@ -57,15 +58,13 @@ def resnet(
         ValueError: if an argument has another value.
     """
     if depth not in BLOCKS:
-        raise ValueError(
-            f"`depth` must be one of {', '.join(map(str, BLOCKS))}. Received {depth!r}. Example: depth=18."
-        )
+        raise ArgumentError("depth", f"must be one of {', '.join(map(str, BLOCKS))}", depth, "depth=18")
     if version not in (1, 2):
-        raise ValueError(f"`version` must be 1 or 2. Received {version!r}. Example: version=1.")
+        raise ArgumentError("version", "must be 1 or 2", version, "version=1")
     if stem not in ("imagenet", "cifar"):
-        raise ValueError(f'`stem` must be "imagenet" or "cifar". Received {stem!r}. Example: stem="cifar".')
+        raise ArgumentError("stem", 'must be "imagenet" or "cifar"', stem, 'stem="cifar"')
     if width < 1:
-        raise ValueError(f"`width` must be at least 1. Received {width!r}. Example: width=64.")
+        raise ArgumentError("width", "must be at least 1", width, "width=64")
     net = _ResNet(Parts(alignment, weight_decay), version, depth >= 50, batch_norm_trainable)
     inputs = keras.Input(input_shape)
     x = net.stem(inputs, stem, width)

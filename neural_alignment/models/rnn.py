@@ -12,6 +12,7 @@ import tensorflow as tf
 from pydantic import NonNegativeInt, PositiveInt
 
 from neural_alignment.alignments import RULES, Alignment, current_pass
+from neural_alignment.errors import ArgumentError
 from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.parts import Parts
 from neural_alignment.serialization import serializable
@@ -47,7 +48,7 @@ class Recurrent(keras.layers.Layer):
         super().__init__(**kwargs)
         for name, value in (("units", units), ("slots", slots)):
             if value < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received {value!r}. Example: {name}=50.")
+                raise ArgumentError(name, "must be at least 1", value, f"{name}=50")
         if isinstance(alignment, dict):
             alignment = keras.saving.deserialize_keras_object(alignment)
         if alignment is not None and (not isinstance(alignment, Alignment) or alignment.keeps_kernel):
@@ -183,10 +184,8 @@ class RNN(ModelOptions):
         for rule in config.rules:
             if not rule.takes_sequences:
                 allowed = ", ".join(name for name, each in RULES.items() if each.takes_sequences)
-                raise ValueError(
-                    f"alignment.rule must be for recurrent networks with model.name rnn; found {rule.rule}; allowed: "
-                    f"{allowed}"
-                )
+                requirement = f"must be {allowed} with model.name {self.name}"
+                raise ArgumentError(f"{config.place_of(rule)}.rule", requirement, rule.rule)
 
 
 def _tensor(variable: Any) -> Tensor:

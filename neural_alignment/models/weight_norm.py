@@ -9,6 +9,7 @@ import keras
 from pydantic import PositiveFloat
 
 from neural_alignment.alignments import Alignment
+from neural_alignment.errors import ArgumentError
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.options import Options
 from neural_alignment.serialization import serializable
@@ -31,7 +32,7 @@ class ColumnNorm(keras.constraints.Constraint):
 
     def __init__(self, gamma: float = 1.0):
         if not gamma > 0:
-            raise ValueError(f"`gamma` must be positive. Received {gamma!r}. Example: gamma=1.0.")
+            raise ArgumentError("gamma", "must be positive", gamma, "gamma=1.0")
         self.gamma = float(gamma)
 
     def __call__(self, kernel: Any) -> Any:
@@ -86,28 +87,21 @@ class WeightNorm(Options):
             layer._backward_kernel.assign(scale(layer._backward_kernel))
 
     def check_rules(self, rules: Sequence[Alignment]) -> None:
-        """Checks that the backward kernels have a norm of their own, and keep it, if they are scaled.
+        """Checks that the backward kernels are independent of W and keep their norm, if they are scaled.
 
         Args:
             rules: all rules of a run.
 
         Raises:
-            ValueError: if not.
+            ArgumentError: if not.
         """
         if not self.scales_backward:
             return
-        if not rules:
-            raise ValueError(
-                "model.weight_norm.kernels must be forward in a run of backpropagation, which has no backward kernels; "
-                f"found {self.kernels}"
-            )
-        if bare := [rule.rule for rule in rules if not rule.keeps_kernel or rule.starts_at_forward]:
-            raise ValueError(
-                f"model.weight_norm.kernels must be forward with {bare[0]}, whose backward kernels are those of W; "
-                f"found {self.kernels}"
-            )
-        if learns := [rule.rule for rule in rules if rule.learns or rule.tie_gradient]:
-            raise ValueError(
-                f"model.weight_norm.kernels must be forward with {learns[0]}, which moves B from its norm at once; "
-                f"found {self.kernels}"
-            )
+        reason = None if rules else "without a rule, since there are no backward kernels"
+        for rule in rules:
+            if not rule.keeps_kernel or rule.starts_at_forward:
+                reason = f"with {rule.rule}, whose backward kernels are copies of W"
+            elif rule.learns or rule.tie_gradient:
+                reason = f"with {rule.rule}, which changes the norm of B"
+        if reason is not None:
+            raise ArgumentError("model.weight_norm.kernels", f"must be forward {reason}", self.kernels)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import keras
 from pydantic import PositiveInt
 
+from neural_alignment.errors import ArgumentError
 from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.batch_norm import BatchAxisNormalization
 from neural_alignment.models.parts import Parts, Rules
@@ -51,9 +52,9 @@ def wide_cnn(
         ValueError: if `design` is unknown or `width` is not positive.
     """
     if design not in STRIDES:
-        raise ValueError(f'`design` must be one of {", ".join(STRIDES)}. Received {design!r}. Example: design="cifar".')
+        raise ArgumentError("design", f"must be one of {', '.join(STRIDES)}", design, 'design="cifar"')
     if width < 1:
-        raise ValueError(f"`width` must be at least 1. Received {width!r}. Example: width=64.")
+        raise ArgumentError("width", "must be at least 1", width, "width=64")
     parts = Parts(alignment, weight_decay)
 
     def options() -> dict[str, Any]:  # A new one per layer: an initializer draws the same numbers at every call.

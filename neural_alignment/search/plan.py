@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from neural_alignment import config as configuration
 from neural_alignment import errors, paths
-from neural_alignment.config import Config, yaml_files
+from neural_alignment.config import Config, yaml_files, yaml_writer
 from neural_alignment.errors import ConfigError
 from neural_alignment.losses import ACCURACY
 from neural_alignment.options import Options
@@ -52,7 +52,7 @@ class Plan(Options):
 
     def dump(self) -> str:
         """Returns the plan as YAML, from which `load` reads the same plan."""
-        return yaml_files.write(self.model_dump(mode="json", exclude_none=True))
+        return yaml_writer.write(self.model_dump(mode="json", exclude_none=True))
 
 
 def load(path: str, **replaced: Any) -> Plan:

@@ -23,8 +23,8 @@ class Trial:
         number: number of the trial, from 1 on.
         state: `"finished"`, `"diverged"` or `"failed"`.
         top1: best validation top-1 over the evaluations, a fraction; None if the trial did not finish.
-        score: what the search maximises: `top1` of a finished trial; chance for a diverged trial, as in the paper's
-            Figure 3; None for a failed trial, which tells nothing about its settings.
+        score: the value that the search maximises: `top1` of a finished trial; chance for a diverged trial, as in the
+            paper's Figure 3; None for a failed trial, which tells nothing about its settings.
         reason: why the trial did not finish; None if it did.
         seconds: duration of the trial; after an interruption, the time since it was resumed.
         settings: value of every quantity of the space: drawn, derived and fixed.

@@ -18,7 +18,7 @@ from hyperopt import hp
 from pydantic import Field
 
 from neural_alignment import errors
-from neural_alignment.config import yaml_files
+from neural_alignment.config import yaml_writer
 from neural_alignment.errors import ConfigError, nearest
 from neural_alignment.options import Options
 
@@ -333,7 +333,7 @@ class Space:
         """Returns `key.path=value` for `config.load`, in the order of the space; arguments as of `settings`."""
         settings = self.settings(values)
         return [
-            f"{name}={yaml_files.write_inline(value)}" for name, value in settings.items() if not name.startswith("$")
+            f"{name}={yaml_writer.write_inline(value)}" for name, value in settings.items() if not name.startswith("$")
         ]
 
     def probes(self) -> list[Settings]:
@@ -352,7 +352,7 @@ def _kind(name: str, entry: Any, where: str) -> Any:
     word = next((key for key in KINDS if isinstance(entry, Mapping) and key in entry), None)
     if word is None:
         known = next(iter(entry), "") if isinstance(entry, Mapping) else ""
-        found = yaml_files.shortened(repr(entry))
+        found = errors.shortened(repr(entry))
         raise ConfigError(
             f"{where}: must be a mapping with one of {', '.join(KINDS)}; found {found}{nearest(str(known), KINDS)}"
         )

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import context as tf_context  # What reaches the other workers has no public name.
+from tensorflow.python.eager import context as tf_context  # There is no public way to report errors to workers.
 
 from neural_alignment.config import Config, Runtime
 from neural_alignment.data import Dataset
-from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped, Unavailable
+from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped, Unavailable, WrongValue
 from neural_alignment.training.model import AlignedModel, compiles_by_itself
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 """`TF_CONFIG` of the first of two workers."""
 
-HEED_SIGNALS = 1.0
-"""Seconds after which steps in one graph return to Python, where signals are heeded, before they go on."""
+SECONDS_PER_CALL = 1.0
+"""Maximum number of seconds in one graph call before it returns to Python, where signals are handled."""
 
-MEET = 120.0
-"""Seconds for which a worker that is refused waits for the others, to tell them."""
+SECONDS_TO_REPORT = 120.0
+"""Maximum number of seconds in which a failed worker waits for the others, to report its error to them."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Distribution:
     """The devices of a run, and this process's part of it.
 
     Attributes:
-        strategy: what runs a step on every replica and adds up their gradients.
-        worker: number of this process among `workers`.
-        workers: processes that share the run, each with the same configuration.
+        strategy: runs a step on every replica and sums their gradients.
+        worker: number of this process, from 0.
+        workers: number of processes that share the run, each with the same configuration.
     """
 
     strategy: tf.distribute.Strategy
@@ -51,7 +51,7 @@ class Distribution:
 
     @property
     def readers(self) -> int:
-        """The number of machines that read the data: workers, or hosts of a TPU slice, which one process commands."""
+        """The number of machines that read the data: workers, or hosts of a TPU slice, which one process controls."""
         return max(self.workers, getattr(self.strategy.extended, "num_hosts", 1))
 
     @property
@@ -60,27 +60,28 @@ class Distribution:
         return self.worker == 0
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """Returns the context in which models, optimizers and metrics are to be made."""
+        """Returns the context in which models, optimizers and metrics must be created."""
         return self.strategy.scope()
 
     def check(self, config: Config) -> None:
-        """Checks that every replica gets an equal share of what can be shared, and that XLA can compile its step.
+        """Checks that every replica gets an equal part of each batch, and that XLA can compile its step.
 
         Raises:
             ConfigError: if not.
         """
         if config.runtime.jit_compile and self.replicas > 1 and not compiles_by_itself(self.strategy):
-            raise ConfigError("runtime.jit_compile: is for one device, or a TPU; found true with several replicas")
+            requirement = f"is for one device, or a TPU, not for {self.replicas} replicas"
+            raise ConfigError(WrongValue("runtime.jit_compile", requirement, True))
         if self.replicas > 1 and config.model.uses_batch_statistics:
             raise ConfigError(
                 f"runtime.strategy: {config.model.name} takes the statistics of the whole batch, which replicas do not "
                 f"share; found {self.replicas} replicas, allowed is 1"
             )
         if self.readers > 1 and getattr(config.data, "tolerate_corrupt", 0):
-            raise ConfigError(
-                "data.tolerate_corrupt: must be 0 with several workers or hosts of a TPU slice, which do not see each "
-                f"other's damaged records; found {config.data.tolerate_corrupt}"
+            requirement = (
+                "must be 0 with several workers or hosts of a TPU slice, which do not see each other's damaged records"
             )
+            raise ConfigError(WrongValue("data.tolerate_corrupt", requirement, config.data.tolerate_corrupt))
         parts = self.replicas * config.optimization.minibatches
         sizes = {"batch_size": (config.batch_size, parts)}
         if config.evaluation.batch_size is not None:
@@ -89,19 +90,22 @@ class Distribution:
             if size % share:
                 times = f" of {config.optimization.minibatches} minibatches" if share != self.replicas else ""
                 raise ConfigError(
-                    f"{key}: is that of all {self.replicas} replicas{times} and must be a multiple of {share}; "
+                    f"{key}: is shared by {self.replicas} replicas{times} and must be a multiple of {share}; "
                     f"found {size}, nearest {max(share, size // share * share)}"
                 )
 
     def train(self, dataset: Dataset, start_step: int) -> Any:
-        """Returns the training batches from `start_step` on, shared out to the replicas."""
+        """Returns the training batches from `start_step` on, divided among the replicas."""
         return self._shared(
             lambda worker, workers: dataset.train(start_step, worker=worker, workers=workers),
             dataset.batching.batch_size,
         )
 
     def validation(self, dataset: Dataset) -> Any:
-        """Returns the validation batches, shared out; on several replicas all are full, filled up with weight 0."""
+        """Returns the validation batches, divided among the replicas.
+
+        With several replicas the last batch is filled up with examples of weight 0.
+        """
         return self._shared(
             lambda worker, workers: dataset.validation(worker=worker, workers=workers, fill=self._fills),
             dataset.batching.validation_batch_size,
@@ -112,26 +116,26 @@ class Distribution:
         model.reset_metrics()
         model.make_test_function()
         batches = iter(self.validation(dataset))
-        # Not `model.evaluate`, which takes no batches that are shared out among workers.
+        # Not `model.evaluate`, which does not take batches that are divided among workers.
         left = -(-dataset.validation_examples // dataset.batching.validation_batch_size)
         results, made = {}, left
-        while left and made:  # Damaged records that are left out may make a batch less.
+        while left and made:  # There may be one batch less if damaged records are left out.
             made, results = model.test_function.steps(batches, left, self.seconds_together)
             left -= made
         return {name: float(value) for name, value in results.items()}
 
     @property
     def seconds_together(self) -> float:
-        """How long steps may follow each other in one graph before it returns to Python, where signals are heeded.
+        """Maximum number of seconds in one graph call before checking for signals.
 
-        Several workers heed theirs where all have made the same steps, and meet at every batch in a loop, so their
-        loops must be of one length: no limit.
+        There is no limit with several workers: they exchange gradients at every step of a call, so that all calls must
+        have the same number of steps.
         """
-        return HEED_SIGNALS if self.workers == 1 else math.inf
+        return SECONDS_PER_CALL if self.workers == 1 else math.inf
 
     @property
     def _fills(self) -> bool:
-        """Whether all batches must have one shape: to be shared out evenly, or for a TPU's compiler."""
+        """Whether all batches must have one shape: to be divided evenly, or for the compiler of a TPU."""
         return self.replicas > 1 or compiles_by_itself(self.strategy)
 
     def _shared(self, batches: Callable[[int, int], tf.data.Dataset], batch_size: int) -> Any:
@@ -145,20 +149,20 @@ class Distribution:
         return self.strategy.distribute_datasets_from_function(pipeline)
 
     def agree(self, *flags: bool) -> list[bool]:
-        """Returns which flags are raised on any worker; all must ask at the same point of the run."""
+        """Returns which flags are set on any worker. All workers must call it at the same point of the run."""
         if self.workers == 1:
             return list(flags)
-        return [count > 0 for count in self._added_up(flags)]
+        return [count > 0 for count in self._sum_over_replicas(flags)]
 
     def gathered(self, number: int) -> list[int]:
-        """Returns the number that each worker gives; all must ask at the same point of the run."""
+        """Returns the number of each worker. All workers must call it at the same point of the run."""
         if self.workers == 1:
             return [number]
         local = self.replicas // self.workers
         mine = [number if worker == self.worker else 0 for worker in range(self.workers)]
-        return [total // local for total in self._added_up(mine)]
+        return [total // local for total in self._sum_over_replicas(mine)]
 
-    def _added_up(self, numbers: Sequence[int]) -> list[int]:
+    def _sum_over_replicas(self, numbers: Sequence[int]) -> list[int]:
         """Returns the sums over all replicas."""
         values = self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(numbers, tf.int64)
@@ -166,7 +170,7 @@ class Distribution:
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy().tolist()
 
     def on_one_replica(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns `function` as a graph that every replica computes on the same arguments, with the first's result."""
+        """Returns a graph that computes `function` on every replica, and returns the result of the first."""
 
         def run(*arguments: Any) -> Any:
             results = self.strategy.run(function, args=arguments)
@@ -176,18 +180,18 @@ class Distribution:
 
 
 class Deserted(Stopped):
-    """Another worker has ended, and this one cannot go on alone."""
+    """Another worker has ended, and this one cannot continue without it."""
 
 
 @contextlib.contextmanager
 def shared_fate(runtime: Runtime) -> Iterator[None]:
-    """Within it, an error that ends one of several workers ends them all, wherever they are.
+    """A context in which an error of one of several workers ends all of them.
 
-    Else the others would wait for it: to meet, or in the next sum over all replicas. What all see at the same step, a
-    divergence or a signal, ends them all anyway.
+    Otherwise the other workers would block at start-up or in the next all-reduce. A divergence or a signal, which all
+    workers see at the same step, is not reported.
 
     Raises:
-        Deserted: if another worker has ended; the message has its reason, where it could give one.
+        Deserted: if another worker has ended; the message has its reason, if it could report one.
     """
     if _kind(runtime) != "multi_worker":
         yield
@@ -198,29 +202,29 @@ def shared_fate(runtime: Runtime) -> Iterator[None]:
         if (deserted := explain(error)) is not None:
             raise deserted from None
         if not isinstance(error, (Diverged, Deserted)) and getattr(error, "state", None) != "stopped":
-            # In a thread: to meet the others may take forever, and cannot be interrupted.
-            telling = threading.Thread(target=_tell, args=(runtime, error), name="tell the others", daemon=True)
-            telling.start()
-            telling.join(MEET)
+            # In a thread: connecting to the others may block forever, and cannot be interrupted.
+            reporting = threading.Thread(target=_report, args=(runtime, error), name="report the error", daemon=True)
+            reporting.start()
+            reporting.join(SECONDS_TO_REPORT)
         raise
 
 
 def explain(error: Exception) -> Deserted | None:
-    """Returns what an error of TensorFlow means, if it is that another worker has ended."""
+    """Returns the error to raise in place of an error of TensorFlow that means that another worker has ended."""
     aborted = re.search(r"Collective ops is aborted by: (.*)", str(error))
     if aborted is None or not isinstance(error, tf.errors.OpError):
         return None
-    if told := re.search(r"worker \d+ has ended: .*", aborted[1]):
-        return Deserted(told[0], "failed")
+    if reported := re.search(r"worker \d+ has ended: .*", aborted[1]):
+        return Deserted(reported[0], "failed")
     return Deserted(
         f"another worker is gone ({aborted[1][:150]}): its own messages say why; go on with --resume", "failed"
     )
 
 
-def _tell(runtime: Runtime, error: Exception) -> None:
-    """Ends what the other workers wait for; meets them first, if that has not been."""
+def _report(runtime: Runtime, error: Exception) -> None:
+    """Reports an error to the other workers, which ends them; connects to them first if necessary."""
     reason = str(error) if isinstance(error, (InputError, Stopped)) else f"{type(error).__name__}: {error}"
-    with contextlib.suppress(Exception):  # There is an error already, and they may be gone.
+    with contextlib.suppress(Exception):  # An error is being handled already, and the others may have ended.
         if tf_context.context().coordination_service is None:
             create(runtime)
         line = f"worker {_place()[0]} has ended: {' '.join(reason.split())[:500]}"
@@ -228,44 +232,42 @@ def _tell(runtime: Runtime, error: Exception) -> None:
 
 
 def is_chief(runtime: Runtime) -> bool:
-    """Whether this process writes the run directory: alone, or first of the workers of `TF_CONFIG`.
+    """Whether this process writes the run directory: the only process, or the first worker of `TF_CONFIG`.
 
     Raises:
-        ConfigError: if there are to be several workers and `TF_CONFIG` is not what they need.
+        ConfigError: if there are several workers and `TF_CONFIG` does not describe them.
     """
     return _kind(runtime) != "multi_worker" or _place()[0] == 0
 
 
 def with_strategy(runtime: Runtime, strategy: str) -> Runtime:
-    """Returns the options for another strategy, without those that name devices of the present one.
-
-    The strategy is not checked.
-    """
+    """Returns the options with another strategy, without the devices of the current one. They are not checked."""
     devices = ("replicas", "devices", "tpu", "tpu_zone", "tpu_project")
     return runtime.model_copy(update={**dict.fromkeys(devices), "strategy": strategy})
 
 
 def create(runtime: Runtime) -> Distribution:
-    """Finds the devices that a configuration asks for.
+    """Finds the devices of a configuration.
 
-    Several workers, or more parts of a CPU than there were, must be asked for before TensorFlow has computed anything.
+    Several workers, or virtual CPU devices, must be created before TensorFlow has computed anything.
 
     Raises:
-        Unavailable: if a TPU is not to be reached.
-        RunError: if other devices are not there.
-        ConfigError: if `TF_CONFIG` is not what several workers need, or devices are given that have no effect.
+        Unavailable: if a TPU cannot be reached.
+        RunError: if other devices are missing.
+        ConfigError: if `TF_CONFIG` does not describe several workers, or `runtime.devices` has no effect.
     """
     kind = _kind(runtime)
     if runtime.devices is not None and kind not in ("gpu", "mirrored"):
-        raise ConfigError(
-            f"runtime.devices: are numbers of GPUs, but strategy {runtime.strategy!r} is {kind!r} here, by TF_CONFIG "
-            f"or TPU_NAME; found {runtime.devices}; choose 'gpu' or 'mirrored', or leave them out"
+        requirement = (
+            f"needs a strategy with GPUs ('gpu' or 'mirrored'), but {runtime.strategy!r} is {kind!r} here, because of "
+            "TF_CONFIG or TPU_NAME"
         )
+        raise ConfigError(WrongValue("runtime.devices", requirement, runtime.devices))
     return _STRATEGIES[kind](runtime)
 
 
 def _kind(runtime: Runtime) -> str:
-    """Returns the strategy that is asked for, or where none is, the one for what this machine has."""
+    """Returns the strategy; for `auto`, the one that fits this machine."""
     if runtime.strategy != "auto":
         return runtime.strategy
     if len(_cluster().get("worker", [])) + len(_cluster().get("chief", [])) > 1:
@@ -279,7 +281,7 @@ def _kind(runtime: Runtime) -> str:
 def _cpu(runtime: Runtime) -> Distribution:
     del runtime
     if not tf.config.list_physical_devices("GPU"):
-        return Distribution(tf.distribute.get_strategy())  # The default one, which costs nothing.
+        return Distribution(tf.distribute.get_strategy())  # The default strategy, which costs nothing.
     return Distribution(tf.distribute.OneDeviceStrategy("/cpu:0"))
 
 
@@ -295,31 +297,31 @@ def _gpu(runtime: Runtime) -> Distribution:
 
 
 def _chosen_gpus(numbers: Sequence[int]) -> list[str]:
-    """Returns the names of the GPUs with some numbers, and leaves the memory of the others free where it still can.
+    """Returns the names of the GPUs with these numbers, and hides the others if possible.
 
-    TensorFlow takes memory on every GPU that is visible when it begins to compute. It counts the visible ones anew.
+    TensorFlow takes memory on every GPU that is visible when it begins to compute. The names count visible GPUs only.
 
     Raises:
-        RunError: if one of them is not there, or hidden since this process has used others.
+        RunError: if a GPU is missing, or has been hidden because this process has used others.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    found = f"found {', '.join(map(str, numbers))}"
     if not gpus:
-        cpus = len(tf.config.list_physical_devices("CPU"))
-        raise RunError(
-            f"runtime.devices: must be numbers of GPUs, but TensorFlow sees none, and {cpus} CPU; {found}; leave them "
-            "out, or install the extra `gpu` and its driver; without a GPU, runtime.replicas cuts the CPU into parts"
+        requirement = (
+            "must be numbers of GPUs, but TensorFlow finds none: leave it out, or install the extra `gpu` and the "
+            "driver; without a GPU, runtime.replicas divides the CPU into virtual devices"
         )
+        raise RunError(WrongValue("runtime.devices", requirement, list(numbers)))
     if max(numbers) >= len(gpus):
         there = ", ".join(map(str, range(len(gpus))))
-        raise RunError(f"runtime.devices: must be among the GPUs of this machine, {there}; {found}")
+        raise RunError(WrongValue("runtime.devices", f"must be among the GPUs of this machine, {there}", list(numbers)))
     chosen = [gpus[number] for number in numbers]
     with contextlib.suppress(RuntimeError):  # TensorFlow has begun to compute.
         tf.config.set_visible_devices(chosen, "GPU")
     visible = tf.config.get_visible_devices("GPU")
     if not all(gpu in visible for gpu in chosen):
         there = ", ".join(str(number) for number, gpu in enumerate(gpus) if gpu in visible)
-        raise RunError(f"runtime.devices: this process has begun to compute with the GPUs {there} only; {found}")
+        requirement = f"must be among the GPUs that this process has begun to compute with, {there}"
+        raise RunError(WrongValue("runtime.devices", requirement, list(numbers)))
     return [f"GPU:{visible.index(gpu)}" for gpu in chosen]
 
 
@@ -330,17 +332,16 @@ def _mirrored(runtime: Runtime) -> Distribution:
     kind, there = ("GPU", gpus) if gpus else ("CPU", _logical_cpus(runtime.replicas))
     count = runtime.replicas or there
     if count > there:
-        raise RunError(
-            f"runtime.replicas: this machine has {there} {kind} devices; found {count}; ask for at most {there}"
-        )
-    # Parts of one CPU need no collective operations, whose keys two strategies of one process would share.
+        requirement = f"must be at most {there}, the number of {kind} devices of this machine"
+        raise RunError(WrongValue("runtime.replicas", requirement, count))
+    # Virtual CPU devices need no collective operations, whose keys two strategies of one process would share.
     reduction = None if gpus else tf.distribute.ReductionToOneDevice()
     devices = [f"{kind}:{number}" for number in range(count)]
     return Distribution(tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction))
 
 
 def _logical_cpus(wanted: int | None) -> int:
-    """Cuts the CPU into as many devices as wanted, if it still can be; returns how many there are."""
+    """Divides the CPU into virtual devices, if TensorFlow has not computed yet; returns how many there are."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     there = len(tf.config.get_logical_device_configuration(cpu) or [None])
     if wanted and wanted > there:
@@ -357,7 +358,7 @@ def _multi_worker(runtime: Runtime) -> Distribution:
         return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), worker, workers)
     except (tf.errors.OpError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise RunError(f"runtime.strategy multi_worker: the workers of TF_CONFIG cannot meet: {reason}") from None
+        raise RunError(f"runtime.strategy multi_worker: the workers of TF_CONFIG cannot connect: {reason}") from None
 
 
 def _place() -> tuple[int, int]:
@@ -366,11 +367,11 @@ def _place() -> tuple[int, int]:
     workers = len(cluster.get("chief", [])) + len(cluster.get("worker", []))
     if not workers or not isinstance(task, dict) or task.get("type") not in ("chief", "worker"):
         raise ConfigError(
-            "TF_CONFIG: must name the workers of the cluster, and which of them this process is; found "
+            "TF_CONFIG: must name the workers of the cluster and the task of this process; found "
             f"{os.environ.get('TF_CONFIG', 'nothing')[:200]!r}; example: {EXAMPLE}"
         )
     if other := sorted(set(cluster) - {"chief", "worker"}):
-        raise ConfigError(f"TF_CONFIG: may hold a chief and workers alone; found {', '.join(other)}")
+        raise ConfigError(f"TF_CONFIG: must have the jobs chief and worker only; found {', '.join(other)}")
     index, tasks = task.get("index"), len(cluster.get(task["type"], []))
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < tasks:
         raise ConfigError(
@@ -381,7 +382,7 @@ def _place() -> tuple[int, int]:
 
 
 def _cluster() -> dict[str, list[str]]:
-    """Returns the cluster of `TF_CONFIG`, empty where there is none."""
+    """Returns the cluster of `TF_CONFIG`, empty by default."""
     cluster = _tf_config().get("cluster", {})
     lists = isinstance(cluster, dict) and all(isinstance(hosts, list) for hosts in cluster.values())
     if not lists or not all(re.fullmatch(r".+:\d+", str(host)) for hosts in cluster.values() for host in hosts):
@@ -390,7 +391,7 @@ def _cluster() -> dict[str, list[str]]:
 
 
 def _tf_config() -> dict[str, Any]:
-    """Returns what the environment variable `TF_CONFIG` says."""
+    """Returns the content of the environment variable `TF_CONFIG`."""
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
         settings = json.loads(text)
@@ -407,10 +408,8 @@ def _tpu(runtime: Runtime) -> Distribution:
     place = {key: value for key, value in place.items() if value is not None}
     if place and name == "local":
         key = next(iter(place))
-        raise ConfigError(
-            f"runtime.tpu_{key}: has an effect with the name of a TPU alone; found {place[key]!r} with tpu 'local', "
-            "the default; set runtime.tpu or TPU_NAME to a name"
-        )
+        requirement = "needs the name of a TPU, in runtime.tpu or TPU_NAME, not 'local', the default"
+        raise ConfigError(WrongValue(f"runtime.tpu_{key}", requirement, place[key]))
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name, **place)
         if name != "local":
@@ -420,7 +419,7 @@ def _tpu(runtime: Runtime) -> Distribution:
     except (tf.errors.OpError, OSError, ValueError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:150]
         raise Unavailable(
-            f"runtime.strategy tpu: no TPU {name!r} is to be reached from here ({reason}); run on a TPU VM with the "
+            f"runtime.strategy: the TPU {name!r} cannot be reached from here ({reason}); run on a TPU VM with the "
             "extra `tpu`, or set runtime.tpu to its name"
         ) from None
 

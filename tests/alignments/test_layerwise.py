@@ -259,7 +259,7 @@ def test_every_activation_keeps_the_shape():
 
 
 def test_activation_without_an_output_that_uses_it_is_refused():
-    with pytest.raises(ConfigError, match=r"`activation` has no effect without `relu: true`"):
+    with pytest.raises(ConfigError, match=r"alignment\.activation: must be left out without `relu: true`"):
         from_config({**RULE_CONFIGS["activation"], "activation": "tanh"})
 
 

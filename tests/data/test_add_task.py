@@ -50,7 +50,7 @@ def test_workers_share_each_batch():
     [(whole, _)] = taken(dataset().train(), 1)
     parts = [taken(dataset().train(worker=worker, workers=3), 1)[0][0] for worker in range(3)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    with pytest.raises(DataError, match="divisible by the number of workers"):
+    with pytest.raises(DataError, match="multiple of the number of workers"):
         dataset().train(workers=4)
 
 

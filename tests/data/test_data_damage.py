@@ -122,7 +122,7 @@ def test_a_damaged_record_is_replaced_by_another_row_of_the_batch(photographs, f
     assert [(damaged.path, damaged.record) for damaged in dataset.corrupt_records] == [(path, 3), (path, 4)]
     undecodable, changed = (damaged.reason for damaged in dataset.corrupt_records)
     assert f"The image of record 3 of {path} cannot be decoded" in undecodable
-    assert f"record 4 of {path} cannot be read. Received: corrupted record at" in changed
+    assert f"record 4 of {path} cannot be read; found corrupted record at" in changed
     # The same rows in a run of several workers, and after a resume.
     parts = [batches_of(dataset, 2 * STEPS, worker=worker, workers=2) for worker in (0, 1)]
     joined = [tuple(map(np.concatenate, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
@@ -146,7 +146,7 @@ def test_the_run_stops_at_one_more_than_tolerated(photographs, files, tools):
     dataset = load(*photographs, tolerate_corrupt=2, shuffle=False)
     message, _ = explained(dataset, dataset.train().take(9))
     assert path in message
-    assert message.endswith("more than `tolerate_corrupt` allows. Received 3 damaged records. Allowed: 2.")
+    assert message.endswith("more than `tolerate_corrupt` allows; found 3 damaged records; allowed: 2")
     dataset = load(*photographs, shuffle=False)
     message, before = explained(dataset, dataset.train().take(9))
     assert f"The image of record 2 of {path} cannot be decoded" in message
@@ -185,7 +185,7 @@ def test_a_batch_with_only_damaged_records_is_an_error(photographs, files, tools
     spoil(files.directory / "train-00000-of-00003", tools, *range(4, 8))
     dataset = load(*photographs, tolerate_corrupt=20, batch_size=4, shuffle=False)
     message, before = explained(dataset, dataset.train().take(9))
-    assert "All other records of its batch are damaged too. Received step 1." in message
+    assert "all other records of its batch are damaged too; found step 1" in message
     assert before == 1
 
 
@@ -204,11 +204,11 @@ def test_records_lost_in_a_truncated_file_are_damaged(photographs, files):
     truncate(path, 8)
     for examples, lost in ((None, 1), (EXAMPLES, 3)):
         message = refused(load, *photographs, train_examples=examples)
-        assert f"A TFRecord file is truncated: {path}. Received" in message
+        assert f"A TFRecord file is truncated: {path}; found" in message
         dataset = load(*photographs, train_examples=examples, tolerate_corrupt=3)
         assert [damaged.record for damaged in dataset.corrupt_records] == list(range(8, 8 + lost))
         assert dataset.corrupt_count(0) == lost
-    with pytest.raises(DataError, match=r"more than `tolerate_corrupt` allows. Received 3 damaged records. Allowed: 2"):
+    with pytest.raises(DataError, match=r"more than `tolerate_corrupt` allows; found 3 damaged records; allowed: 2"):
         load(*photographs, train_examples=EXAMPLES, tolerate_corrupt=2)
     assert dataset.train_examples == EXAMPLES  # steps per epoch, rates and order are those of the whole files
     assert_same_batches(batches_of(dataset), with_substitutes(clean, {19, 20, 21}))
@@ -231,7 +231,7 @@ def test_a_file_that_is_damaged_while_it_is_used(photographs, files, change):
     assert {11 + each.record for each in dataset.corrupt_records} == met
     message, _ = explained(strict, strict.train().take(20))
     assert str(path) in message
-    assert "Allowed: 4." in message
+    assert "allowed: 4." in message
 
 
 # The list of damaged records.
@@ -292,7 +292,7 @@ def load_toy(directory, **options):
 def test_in_memory_a_damaged_record_is_replaced_as_in_a_stream(files, tools):
     directory, path, _ = toy(files, tools, spoiled=22)
     message = refused(load_toy, directory)
-    assert f"The image of record 7 of {path} cannot be decoded. Received 8 bytes" in message
+    assert f"The image of record 7 of {path} cannot be decoded; found 8 bytes" in message
     dataset = load_toy(directory, tolerate_corrupt=1)
     assert isinstance(dataset, data.InMemory)
     assert dataset.train_examples == 30
@@ -335,13 +335,13 @@ def test_a_missing_file_of_a_prepared_set(files, tools, monkeypatch):
     directory, path, _ = toy(files, tools, spoiled=None)
     path.unlink()
     message = refused(load_toy, directory)
-    assert f"A file is missing. Received {path}." in message
+    assert f"A file is missing; found {path}." in message
     for limit in (tfds.MAX_BYTES_IN_MEMORY, 0):
         monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
         dataset = load_toy(directory, tolerate_corrupt=15)
         assert [each.record for each in dataset.corrupt_records] == list(range(15))
         assert set(np.concatenate([labels for _, labels in batches_of(dataset, 3)])) <= set(range(15))
-    with pytest.raises(DataError, match="Allowed: 14"):
+    with pytest.raises(DataError, match="allowed: 14"):
         load_toy(directory, tolerate_corrupt=14)
 
 
@@ -410,7 +410,7 @@ def test_a_run_counts_damaged_records_in_its_metrics_and_once_when_it_is_resumed
 
 def test_a_run_ends_beyond_what_it_tolerates_and_goes_on_when_it_may_tolerate_more(photographs, files, tools, tmp_path):
     path = spoil(files.directory / "train-00001-of-00003", tools, 3, 6)
-    with pytest.raises(DataError, match=f"{re.escape(path)}.*Received 2 damaged records. Allowed: 1."):
+    with pytest.raises(DataError, match=f"{re.escape(path)}.*found 2 damaged records; allowed: 1"):
         run.train(plan(photographs, 1), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
     run.train(plan(photographs, 2), tmp_path / "run", resume=True)

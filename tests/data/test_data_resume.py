@@ -220,10 +220,10 @@ def test_a_worker_decodes_only_its_own_rows(shards, files, tools):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((0, 3), "`batch_size` must be divisible by the number of workers. Received 8. Allowed: a multiple of 3."),
-        ((2, 2), "`worker` must be less than `workers`. Received 2. Allowed: 0 to 1."),
-        ((0, 0), "`workers` must be an integer. Received 0. Allowed: 1 or more."),
-        ((-1, 2), "`worker` must be an integer. Received -1. Allowed: 0 or more."),
+        ((0, 3), "batch_size: must be a multiple of the number of workers (3); found 8"),
+        ((2, 2), "worker: must be less than the number of workers (2); found 2"),
+        ((0, 0), "workers: must be an integer, 1 or more; found 0"),
+        ((-1, 2), "worker: must be an integer, 0 or more; found -1"),
     ],
 )
 def test_wrong_workers(options, message):

@@ -55,7 +55,7 @@ def explained(dataset, batches):
 
 def test_unknown_source():
     message = raised_by(data.load, "digit", batch_size=1, seed=0)
-    assert message.startswith("data.source: must be one of digits, imagenet, tfds")
+    assert message.startswith("data.source: must be one of add_task, digits, imagenet, tfds")
     assert message.endswith("; found 'digit'; did you mean 'digits'?")
 
 
@@ -167,7 +167,7 @@ def test_tfds_facts_are_those_of_the_data_and_read_no_record(files, tools, monke
     expected = facts_of(data.load("tfds", batch_size=6, seed=0, **options))
     monkeypatch.setattr(tfds, "Records", None)
     assert facts_of(data.facts("tfds", batch_size=6, seed=0, **options)) == expected
-    assert "`batch_size` must not be larger" in raised_by(data.facts, "tfds", batch_size=21, seed=0, **options)
+    assert "batch_size: must not be larger than" in raised_by(data.facts, "tfds", batch_size=21, seed=0, **options)
 
 
 def test_imagenet_facts_need_both_counts(files):
@@ -340,7 +340,7 @@ def test_tfds_empty_split(files, tools):
 
 def test_tfds_batch_larger_than_the_data(files, tools):
     directory, _, _ = toy(files, tools)
-    assert raised_by(load_toy, directory, 31).endswith("Received 31. Allowed: 1 to 30.")
+    assert raised_by(load_toy, directory, 31).endswith("found 31; allowed: 1 to 30")
 
 
 def test_tfds_label_out_of_range(files, tools):
@@ -349,7 +349,7 @@ def test_tfds_label_out_of_range(files, tools):
     message = raised_by(load_toy, directory, 2)
     assert "The label of record 1 of" in message
     assert "toy-train.tfrecord-00001-of-00002" in message
-    assert "Received -1. Allowed: 0 to 9." in message
+    assert "; found -1; allowed: 0 to 9" in message
 
 
 def test_tfds_truncated_file(files, tools):
@@ -358,7 +358,7 @@ def test_tfds_truncated_file(files, tools):
     path.write_bytes(path.read_bytes()[:-5])
     message = raised_by(load_toy, directory)
     assert "is truncated" in message
-    assert f"{path}. Received {path.stat().st_size} bytes, which end within record 14." in message
+    assert f"{path}; found {path.stat().st_size} bytes, which end within record 14." in message
 
 
 def test_tfds_other_file_format(files, tools):
@@ -454,7 +454,7 @@ def test_imagenet_empty_file(files, examples):
     pattern = files.imagenet()
     (files.directory / "train-00001-of-00003").write_bytes(b"")
     message = raised_by(load_imagenet, pattern, train_examples=examples)
-    assert "train-00001-of-00003. Received 0 bytes. Allowed: one record or more." in message
+    assert "train-00001-of-00003; found 0 bytes; allowed: one record or more" in message
 
 
 @pytest.mark.parametrize("examples", [None, 33])
@@ -491,14 +491,14 @@ def test_imagenet_label_out_of_range_is_explained(files, label):
     pattern = files.imagenet(label=lambda number: label if number == 17 else 1)
     dataset = load_imagenet(pattern, classes=10)
     path = files.directory / "train-00001-of-00003"
-    expected = f"In `train_files`: The label of record 6 of {path} is out of range. Received {label}. Allowed: 1 to 10."
+    expected = f"In `train_files`: The label of record 6 of {path} is out of range; found {label}; allowed: 1 to 10"
     assert explained(dataset, dataset.train().take(20)) == expected
     assert explained(dataset, dataset.validation()) == expected.replace("train_files", "validation_files")
 
 
 def test_imagenet_first_record_is_checked_at_once(files):
     pattern = files.imagenet(label=lambda _: 0)
-    assert "Received 0. Allowed: 1 to 1000." in raised_by(load_imagenet, pattern)
+    assert "found 0; allowed: 1 to 1000" in raised_by(load_imagenet, pattern)
 
 
 @pytest.mark.parametrize("kind", ["text", "half"])
@@ -511,7 +511,7 @@ def test_imagenet_undecodable_image_is_explained(files, tools, kind):
     tools.write_records(path, [good, good, bad, good])
     dataset = load_imagenet(pattern)
     message = explained(dataset, dataset.train().take(20))
-    assert f"The image of record 2 of {path} cannot be decoded. Received {len(broken)} bytes" in message
+    assert f"The image of record 2 of {path} cannot be decoded; found {len(broken)} bytes" in message
 
 
 @pytest.mark.parametrize(
@@ -527,28 +527,28 @@ def test_imagenet_missing_feature_is_explained(files, tools, image_key, label_ke
     dataset = load_imagenet(pattern)
     message = explained(dataset, dataset.train().take(20))
     assert f"record 1 of {path} must hold one" in message
-    assert f"feature `{wanted}`. Received features: {', '.join(sorted([image_key, label_key]))}." in message
+    assert f"feature `{wanted}`; found features: {', '.join(sorted([image_key, label_key]))}." in message
 
 
 def test_imagenet_file_removed_after_loading_is_explained(files):
     dataset = load_imagenet(files.imagenet())
     path = files.directory / "train-00001-of-00003"
     path.unlink()
-    expected = f"A file of `train_files` is missing. Received {path}. Allowed: an existing file."
+    expected = f"A file of `train_files` is missing; found {path}; allowed: an existing file"
     assert explained(dataset, dataset.train().take(20)) == expected
 
 
 def test_imagenet_wrong_number_of_examples(files):
     pattern = files.imagenet()
     message = raised_by(load_imagenet, pattern, train_examples=100, validation_examples=33)
-    assert message == "The number of examples in `train_files` is wrong. Received 100. Allowed: 33."
+    assert message == "The number of examples in `train_files` is wrong; found 100; allowed: 33"
     for wrong in (32, 34):
         message = raised_by(load_imagenet, pattern, train_examples=33, validation_examples=wrong)
-        assert message == f"The number of examples in `validation_files` is wrong. Received {wrong}. Allowed: 33."
+        assert message == f"The number of examples in `validation_files` is wrong; found {wrong}; allowed: 33"
 
 
 def test_imagenet_batch_larger_than_the_data(files):
-    assert raised_by(load_imagenet, files.imagenet(), None, 34).endswith("Received 34. Allowed: 1 to 33.")
+    assert raised_by(load_imagenet, files.imagenet(), None, 34).endswith("found 34; allowed: 1 to 33")
 
 
 @pytest.mark.parametrize("option", ["image_size", "classes", "train_examples", "shuffle_buffer"])

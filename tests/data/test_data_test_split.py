@@ -56,7 +56,7 @@ def test_every_row_contains_the_metrics_of_the_model_on_the_test_split(toy, tmp_
 
 def test_a_missing_split_is_rejected_in_one_line_without_leftovers(toy, tmp_path):
     plan, _, _ = toy
-    with pytest.raises(ConfigError, match=r"evaluation.test_split must be null with data.source digits.*found test"):
+    with pytest.raises(ConfigError, match=r"evaluation.test_split: must be null with data.source digits.*found 'test"):
         configuration.parse({**plan, "data": {"source": "digits"}})
     plan["evaluation"] = {"test_split": "tset"}
     with pytest.raises(DataError, match="tset") as error:

@@ -72,7 +72,7 @@ def test_the_output_of_a_child_goes_to_its_log(tmp_path, computation, children):
 def test_an_unreachable_tpu_is_told_from_settings_that_fail(training):
     ending = training("run", "runtime.strategy=tpu", "runtime.tpu=local").run()
     assert ending.state == "unavailable"
-    assert ending.reason.startswith("runtime.strategy tpu: no TPU 'local' is to be reached")
+    assert ending.reason.startswith("runtime.strategy: the TPU 'local' cannot be reached")
     assert training("run", "batch_size=4000").run().state == "failed"
 
 

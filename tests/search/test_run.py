@@ -279,7 +279,7 @@ def test_settings_that_do_not_go_together_fail_alone(search, scripted, plan_file
         drawn = [trial.settings[f"optimization.{name}"] for name in ("alternation", "delay_epochs")]
         impossible = drawn == [None, 2]
         assert (trial.state == "failed") is impossible
-        assert ("delay_epochs must be less than" in (trial.reason or "")) is impossible
+        assert ("delay_epochs: must be less than" in (trial.reason or "")) is impossible
     assert {trial.state for trial in trials} == {"failed", "finished"}
 
 

@@ -188,7 +188,7 @@ def test_alignment_zero_degree_and_remainder_terms_are_what_the_library_added_to
         history.append(seen)
     assert np.linalg.norm(parts.alignment) > 0.01 * np.linalg.norm(added)
     assert distance(parts.alignment + parts.zero_degree, added) > 1e-6  # The remainder is needed.
-    with pytest.raises(ValueError, match=r"`layer` must be hidden, from 1 to 4. Received 0"):
+    with pytest.raises(ValueError, match=r"`layer` must be a hidden layer, from 1 to 4. Received 0"):
         alignment_terms.Signals.of_layer(0, passed.outputs, errors, kernels, biases, backward)
 
 
@@ -247,7 +247,7 @@ def test_codes_are_disjoint_drawn_by_the_seed_and_told_from_each_other():
     assert not np.array_equal(codes, n_hot_codes(10, 50, 5, seed=2))
     loose = n_hot_codes(3, 20, 5, seed=1)
     assert (loose.sum(axis=1).tolist(), loose.sum(axis=0).max()) == ([5, 5, 5], 1)
-    with pytest.raises(ConfigError, match=r"loss.units: 10 classes of 5 ones each need 50 or more; found 49"):
+    with pytest.raises(ConfigError, match=r"loss.units: must be 50 or more for 10 classes with 5 ones each; found 49"):
         n_hot_codes(10, 49, 5, seed=1)
 
 
@@ -293,7 +293,7 @@ def test_replaced_labels_are_uniform_and_some_are_the_old_ones(fraction, correct
         )  # A permutation keeps half of class 0.
     assert np.array_equal(new, replaced(labels, fraction, 10, seed=3))
     assert fraction == 0 or not np.array_equal(new, replaced(labels, fraction, 10, seed=4))
-    with pytest.raises(DataError, match=r"`replace_labels` must be a fraction. Received 50. Allowed: 0 to 1"):
+    with pytest.raises(DataError, match=r"`replace_labels` must be a fraction; found 50; allowed: 0 to 1"):
         replaced(labels, 50, 10, 0)
 
 
@@ -424,13 +424,16 @@ def test_the_sum_over_the_batch_does_not_depend_on_how_it_is_cut(how, digits):
 
 # condition, override, part of the message
 WRONG = {
-    ("bp", "model.weight_norm={gamma: 1}"): "model.weight_norm.kernels must be forward in a run of backpropagation",
-    ("bp", "model.weight_norm={kernels: backward}"): "which has no backward kernels; found backward",
+    ("bp", "model.weight_norm={gamma: 1}"): "model.weight_norm.kernels: must be forward without a rule",
+    ("bp", "model.weight_norm={kernels: backward}"): "since there are no backward kernels; found 'backward'",
     ("bp_trw_w", "model.weight_norm.gamma=0"): "model.weight_norm.gamma: input should be greater than 0; found 0",
     ("bp_trw_w", "model.weight_norm.kernels=w"): "'forward', 'backward' or 'both'|forward, backward, both",
     ("bp_trw_wb", "alignment={rule: kolen_pollack, decay: 0}"): "must be forward with kolen_pollack",
-    ("bp_trw_wb", "alignment={rule: symmetric, self_: 1, decay: 1}"): "must be forward with symmetric, .*; found both",
-    ("bp", "loss={kind: cross_entropy}"): "model.output_activation must be null with loss cross_entropy.*tanh_relu",
+    (
+        "bp_trw_wb",
+        "alignment={rule: symmetric, self_: 1, decay: 1}",
+    ): "forward with symmetric, .*; found 'both'",
+    ("bp", "loss={kind: cross_entropy}"): "model.output_activation: must be null with loss cross_entropy.*tanh_relu",
     ("bp", "loss.kind=half_square_error"): "did you mean 'half_squared_error'",
     ("bp", "loss.ones=0"): "loss.ones: input should be greater than 0; found 0",
     ("bp", "loss.label_smoothing=0.5"): "loss.label_smoothing: input should be less than 0.5",
@@ -449,6 +452,6 @@ def test_what_is_wrong_is_told_in_one_line(condition, override):
 
 
 def test_too_few_outputs_for_the_codes_are_told_before_anything_is_trained(tmp_path):
-    with pytest.raises(ConfigError, match=r"loss.units: 10 classes of 5 ones each need 50 or more; found 40"):
+    with pytest.raises(ConfigError, match=r"loss.units: must be 50 or more for 10 classes with 5 ones each; found 40"):
         run.train(loaded("bp", *SMALL, "loss.units=40"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -376,7 +376,7 @@ def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_ti
 
     with monkeypatch.context() as patch:
         patch.setattr(stepping.Stepper, "__call__", signalled)
-        patch.setattr(distribution, "HEED_SIGNALS", seconds)
+        patch.setattr(distribution, "SECONDS_PER_CALL", seconds)
         with pytest.raises(Stopped, match=f"SIGTERM at step {stops_at}, which is saved"):
             run.train(config(**TOGETHER), tmp_path / "run")
     run.train(config(**TOGETHER), tmp_path / "run", resume=True)

@@ -90,7 +90,7 @@ def test_every_rule_for_a_whole_network_trains_or_is_refused():
     ("rule", "options"), [("symmetric", ", self_: 1.0, decay: 1.0"), ("feedback", ""), ("dfa", "")]
 )
 def test_another_rule_is_refused_in_one_line(rule, options):
-    message = f"alignment.rule must be for recurrent networks .* found {rule}; allowed: .*align_ada"
+    message = f"alignment.rule: must be .*align_ada.* with model.name rnn; found '{rule}'"
     with pytest.raises(ConfigError, match=message):
         loaded(None, f"alignment={{rule: {rule}{options}}}")
 
@@ -99,9 +99,9 @@ def test_another_rule_is_refused_in_one_line(rule, options):
     ("overrides", "message"),
     [
         (["loss=null"], "loss"),
-        (["loss={kind: cross_entropy}"], "model.name rnn is for sequences .* loss.kind cross_entropy is for classes"),
-        (["data={source: digits}"], "model.name rnn is for sequences as targets, but data.source digits is for"),
-        (["model={name: fc, hidden: [3]}"], "model.name fc is for classes as targets, but data.source add_task"),
+        (["loss={kind: cross_entropy}"], "model.name: must be .* for classes, the targets of loss.kind cross_entropy"),
+        (["data={source: digits}"], "model.name: must be .* for classes, the targets of data.source digits.*'rnn'"),
+        (["model={name: fc, hidden: [3]}"], "model.name: must be .* for sequences, the targets of data.source"),
     ],
 )
 def test_what_does_not_fit_sequences_is_refused_in_one_line(overrides, message):

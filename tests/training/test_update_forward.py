@@ -274,7 +274,7 @@ def test_kolen_pollack_brings_b_to_w_by_the_decay_of_both(float64):
 
 def test_weight_decay_beside_kolen_pollack_with_update_forward_is_refused():
     configuration.parse(kolen_pollack())
-    with pytest.raises(ConfigError, match="weight_decay must be 0 with kolen_pollack and update_forward"):
+    with pytest.raises(ConfigError, match="weight_decay: must be 0 with kolen_pollack and update_forward"):
         configuration.parse(kolen_pollack(weight_decay=0.01))
 
 

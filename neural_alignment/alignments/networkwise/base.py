@@ -11,6 +11,7 @@ import tensorflow as tf
 from neural_alignment.alignments.base import Alignment, LayerView
 from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.graph import kernel_layers
+from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.serialization import serializable
 
@@ -56,10 +57,9 @@ class NetworkRule(Alignment):
         """Checks that no other rule stands beside this one. See `Alignment.check_run`."""
         if self.layers is None and len(config.rules) == 1:
             return
-        found = f"layers {self.layers}" if self.layers is not None else f"{len(config.rules)} rules"
-        raise ValueError(
-            f"alignment: {self.rule} is a rule for the whole network: it stands alone, without `layers`; found {found}"
-        )
+        found = {"layers": self.layers} if self.layers is not None else [rule.rule for rule in config.rules]
+        requirement = f"must be one rule without `layers` with {self.rule}, which is a rule for the whole network"
+        raise ArgumentError("alignment", requirement, found)
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> Any:
         """Creates the weights that the rule keeps in `model`; returns the object that `start` and `forward` get.

@@ -1,16 +1,16 @@
-"""What all data sources have in common, and the registry of them."""
+"""The base class of all data sources, and their registry."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt
 
 from neural_alignment.data.pipeline import Batching, Dataset, Facts
-from neural_alignment.errors import DataError
+from neural_alignment.errors import ArgumentError, DataError
 from neural_alignment.options import Options, PathText
 from neural_alignment.registry import Registry
 
@@ -85,6 +85,20 @@ class SourceOptions(Options):
         """
         dataset = self.load(batching)
         return dataset.center, dataset.scale
+
+    def check_run(self, config: Any) -> None:
+        """Checks that the source fits the other options of a run.
+
+        Args:
+            config: the configuration of the run.
+
+        Raises:
+            ArgumentError: if it does not.
+        """
+        split = config.evaluation.test_split
+        if split is not None and not self.has_splits:
+            requirement = f"must be null with data.source {self.source}, which has no named splits"
+            raise ArgumentError("evaluation.test_split", requirement, split)
 
     def for_test(self, split: str, examples: int) -> SourceOptions:
         """Returns options of the same data with another split for validation. For sources with `has_splits`.

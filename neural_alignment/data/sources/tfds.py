@@ -119,7 +119,7 @@ class TFDSData(InMemoryOptions):
         return self.model_copy(update=changes)
 
     def _find(self) -> _Found:
-        """Returns the builder of the set, and what it says about images and labels."""
+        """Returns the builder of the set, and its description of images and labels."""
         builder = _builder(self.dataset, _data_dir(self.data_dir), self.download)
         _check_features(builder.info, self.dataset)
         shape = builder.info.features["image"].shape

@@ -1,0 +1,122 @@
+"""Configurations and files: reading, checking, overriding, writing, and the JSON Schema for editors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from neural_alignment import errors
+from neural_alignment.config import yaml_files, yaml_writer
+from neural_alignment.config.config import Config
+from neural_alignment.errors import ConfigError
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -> Config:
+    """Reads a configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: `key.path=value`, the value in YAML.
+        smoke: whether to apply the overrides under `smoke`.
+
+    Returns:
+        The configuration, with defaults filled in.
+
+    Raises:
+        ConfigError: with one line that names file, key path, the value found and the allowed values.
+    """
+    chain = yaml_files.read_chain(str(path))
+    data: dict[str, Any] = {}
+    for _, layer in reversed(chain):
+        data = yaml_files.merge(data, layer)
+    origins = [(f"{name}: ", layer) for name, layer in chain]
+    trial = data.pop("smoke", None)
+    if smoke:
+        if not isinstance(trial, Mapping):
+            raise ConfigError(f"{path}: smoke: must be a mapping of overrides; found {trial!r}")
+        data = yaml_files.merge(data, trial)
+        origins = [(f"{name}: smoke.", layer.get("smoke")) for name, layer in chain] + origins
+    for override in overrides:
+        said = yaml_files.apply_override(data, override)
+        origins.insert(0, (f"{path} --set {errors.shortened(override)}: ", said))
+    return parse(data, f"{path}: ", origins)
+
+
+def parse(data: Mapping[str, Any], source: str = "", origins: Sequence[tuple[str, Any]] = ()) -> Config:
+    """Validates plain data.
+
+    Args:
+        data: the content of a file without `base`.
+        source: the start of messages if `origins` does not have the key.
+        origins: the files and overrides that `data` was merged from; see `yaml_files.origin`.
+
+    Raises:
+        ConfigError: in one line.
+    """
+    try:
+        return Config.model_validate(data)
+    except pydantic.ValidationError as error:
+        mistake = errors.first_mistake(error, Config)
+        raise ConfigError(mistake.line(yaml_files.origin(origins, mistake, source))) from None
+    except RecursionError:
+        raise ConfigError(f"{source}the configuration is nested too deeply") from None
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """Returns a configuration with some keys replaced.
+
+    Args:
+        config: the configuration.
+        overrides: `key.path=value`, the value in YAML, as of `load`.
+
+    Raises:
+        ConfigError: in one line.
+    """
+    data = plain(config)
+    for each in overrides:
+        yaml_files.apply_override(data, each)
+    return parse(data)
+
+
+def dump(config: Config) -> str:
+    """Returns the configuration as YAML with all defaults written out; `load` reads it back to the same."""
+    return yaml_writer.write(plain(config))
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """Returns the configuration as plain data with all defaults: the content of the file that `dump` writes."""
+    data = config.model_dump(mode="json", exclude_none=True)
+    written = data.get("alignment", [])
+    for rule, mapping in zip(config.rules, written if isinstance(written, list) else [written], strict=True):
+        # Seed and epoch length of a rule are left out if they are defaults, so that `bind` can set those of a run.
+        for key in {"seed", "steps_per_epoch"} - rule.model_fields_set:
+            mapping.pop(key, None)
+    return data
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns a JSON Schema for editors: keys, types and allowed values.
+
+    No key is required, because a file with a `base` contains only differences. `load` checks for missing keys.
+    """
+    schema = _loosen(Config.model_json_schema())
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "neural_alignment run"
+    schema["properties"]["base"] = {"type": "string", "description": "File whose keys this file changes."}
+    schema["properties"]["smoke"] = {"type": "object", "description": "Overrides for a run of two steps."}
+    return schema
+
+
+def _loosen(node: Any) -> Any:
+    """Removes the constraints that a partial mapping does not satisfy."""
+    if isinstance(node, list):
+        return [_loosen(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    loose = {key: _loosen(value) for key, value in node.items() if key not in ("required", "discriminator")}
+    if "oneOf" in loose:
+        loose["anyOf"] = loose.pop("oneOf")
+    return loose

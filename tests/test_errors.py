@@ -1,0 +1,53 @@
+"""One description of a wrong value gives three sentences to Python callers and one line to the reader of a file."""
+
+from pathlib import Path
+
+import pytest
+
+from neural_alignment import config as configuration
+from neural_alignment.alignments import WeightMirror, from_config
+from neural_alignment.config import Runtime
+from neural_alignment.errors import ArgumentError, ConfigError, WrongValue, shortened
+
+QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+WRONG = WrongValue("model.strides", "must be one or two positive integers", (2, 2, 2), "strides=(2, 2)")
+
+
+def test_both_forms_have_the_same_parts():
+    sentences = "`model.strides` must be one or two positive integers. Received (2, 2, 2). Example: strides=(2, 2)."
+    assert WRONG.sentences == sentences
+    assert WRONG.line == "model.strides: must be one or two positive integers; found (2, 2, 2)"
+    assert str(ConfigError(WRONG)) == WRONG.line
+    inner = ArgumentError("strides", WRONG.requirement, WRONG.found, WRONG.example)
+    assert str(inner) == sentences.replace("model.", "")
+    assert inner.within("model").value == WRONG
+
+
+@pytest.mark.parametrize(("found", "written"), [(None, "null"), (True, "true"), (1, "1"), ("x", "'x'"), ([0], "[0]")])
+def test_a_line_has_the_values_of_yaml(found, written):
+    assert WrongValue("key", "must be left out", found).line == f"key: must be left out; found {written}"
+
+
+def test_long_values_are_shortened():
+    line = WrongValue("key", "must be short", "x" * 1000).line
+    assert line.endswith("xxx...")
+    assert len(line) < 250
+    assert shortened("x" * 200) == "x" * 200
+
+
+def test_a_check_of_options_reads_naturally_in_both_forms():
+    with pytest.raises(ValueError, match=r"`stddev` must be left out without `noise`\. Received 2\.0\. Example: noise"):
+        WeightMirror(amp=1.0, decay=1.0, input={"stddev": 2.0})
+    line = r"^alignment\.input\.stddev: must be left out without `noise`; found 2\.0$"
+    with pytest.raises(ConfigError, match=line):
+        from_config({"rule": "weight_mirror", "amp": 1.0, "decay": 1.0, "input": {"stddev": 2.0}})
+
+
+def test_a_check_between_options_names_the_key_to_change():
+    with pytest.raises(ValueError, match=r"`replicas` needs strategy 'mirrored', not 'auto'\. Received 2\."):
+        Runtime(replicas=2)
+    with pytest.raises(ConfigError, match=r"runtime\.replicas: needs strategy 'mirrored', not 'auto'; found 2$"):
+        configuration.load(QUICKSTART, ["runtime.replicas=2"])
+    rules = "alignment=[{rule: symmetric, self_: 1, decay: 1, layers: c*}, {rule: kolen_pollack, decay: 1}]"
+    with pytest.raises(ConfigError, match=r"alignment\.1\.decay: must equal weight_decay"):
+        configuration.load(QUICKSTART, [rules, "optimization.backward=null"])
