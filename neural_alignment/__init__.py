@@ -1,6 +1,6 @@
-"""Networks whose error travels back through weights of its own.
+"""Neural networks with learning rules that do not need weight transport.
 
-The public names are imported when they are first asked for: `import neural_alignment` does not import TensorFlow.
+Public names are imported at their first use, so `import neural_alignment` does not import TensorFlow.
 """
 
 from __future__ import annotations

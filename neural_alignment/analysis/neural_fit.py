@@ -89,8 +89,8 @@ def predictors(features: Array, split: Split) -> Predictors:
     """Reduces features to at most as many dimensions as there are training images, without approximation.
 
     PLS depends on the features only through their inner products, so a rotation of feature space does not change its
-    predictions. If there are more features than images, the centred features are expressed in the basis of their own
-    span: U S of their singular value decomposition, computed from the matrix of inner products. This matrix is summed
+    predictions. If there are more features than images, the centred features are expressed in a basis of the space that
+    they span: U S of their singular value decomposition, from the matrix of inner products. This matrix is summed
     over blocks of features. Besides `features`, which may be a memory-mapped file, the memory holds only a few matrices
     of images times images (210 MB each for 5,120 images), for a layer of any size.
 
