@@ -29,7 +29,7 @@ _FIGURES = [
     ("S8", "sensitivity to rate, norm and label smoothing", supplement.figure_s8, *runs.sensitivity()),
     ("direct", "direct feedback alignment", supplement.figure_direct, runs.observed_direct()),
 ]
-"""Number, title, function, and and runs and pieces of each figure of the paper, and of direct feedback alignment."""
+"""Number, title, function, and the runs and pieces of each figure of the paper, and of one of DFA."""
 
 ITEMS = [
     Item("figure", f"fa_mechanism/{number}", title, make, {"lab": cells}) for number, title, make, *cells in _FIGURES

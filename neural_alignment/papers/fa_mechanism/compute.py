@@ -1,4 +1,4 @@
-"""Computations of the figures of Rahmansetayesh et al.: one public function for each kind of piece (`pieces.py`).
+"""Computations of the figures of Rahmansetayesh et al.: one public function for each kind of piece (`jobs/pieces.py`).
 
 Each function gets `tell`, which it calls with its progress from 0 to 1, and the configurations it starts from. It
 returns arrays by name, whose axes are points or moments in time, hidden layers l = 1 to d - 1, orders o, and lags.
@@ -19,8 +19,8 @@ from neural_alignment.analysis.alignment_terms import History, LayerSignals
 from neural_alignment.analysis.similarity import angle
 from neural_alignment.analysis.trained_network import Step, TrainedNetwork
 from neural_alignment.config import Config
+from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.papers.fa_mechanism.network import FEEDBACK_STREAM, build, build_direct
-from neural_alignment.papers.pieces import Arrays, Tell
 
 LAGS = (1, 30, 60)
 """Lags at which signals are compared (Figures S1, S3 and S4); 60 is an epoch, after which a batch comes again."""

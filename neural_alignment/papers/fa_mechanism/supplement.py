@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from neural_alignment.jobs.pieces import Result
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism import figures as main
 from neural_alignment.papers.fa_mechanism import tidy
@@ -15,7 +16,6 @@ from neural_alignment.papers.fa_mechanism.compute import LAGS
 from neural_alignment.papers.fa_mechanism.figures import LAYER_STYLES, RIGHT_ANGLE, curve_panel, drawn, panels_by
 from neural_alignment.papers.fa_mechanism.runs import HIDDEN, LAYERS, STEPS
 from neural_alignment.papers.figures import Panel, Style, level, lines, median_and_range, panel, points, ticks
-from neural_alignment.papers.pieces import Result
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.reporting import Artifact, Row
