@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from helpers import assert_close
 
-from neural_alignment.analysis import open_loop, random_products, similarity, trajectories, transformation
+from neural_alignment.analysis import curves, open_loop, random_products, similarity, trajectories, transformation
 
 # Angles.
 
@@ -121,7 +121,32 @@ def test_a_positive_semidefinite_m_keeps_every_direction(rng):
         assert effect.eigenvalues.min() > -1e-12
 
 
+def test_a_random_transformation_has_the_eigenvalues_that_it_reports(rng):
+    matrix, ratio = transformation.random_transformation(40, rng)
+    eigenvalues = np.linalg.eigvalsh(transformation.symmetric(matrix))
+    assert ratio == pytest.approx(eigenvalues.mean() / np.sqrt((eigenvalues**2).mean()))
+    norms = [np.linalg.norm(part(matrix)) for part in (transformation.skew, transformation.symmetric)]
+    assert 0 < norms[0] < 3 * norms[1]
+
+
+# Curves.
+
+
+def test_a_moving_average_has_fewer_values_at_its_ends_and_thinned_points_include_both_ends(rng):
+    values = rng.normal(size=20)
+    smooth = curves.smoothed(values, 5)
+    assert smooth[0] == pytest.approx(values[:3].mean())
+    assert smooth[10] == pytest.approx(values[8:13].mean())
+    assert smooth[-1] == pytest.approx(values[-3:].mean())
+    assert curves.thinned(101, 5).tolist() == [0, 25, 50, 75, 100]
+    assert curves.thinned(3, 5).tolist() == [0, 1, 2]
+
+
 # Trajectories.
+
+
+def test_the_axis_of_a_grid_reaches_beyond_the_values():
+    assert_close(trajectories.grid_axis(np.array([10.0, 0.0, 4.0]), 3), np.array([-1.5, 5.0, 11.5]))
 
 
 def test_parameters_are_laid_out_layer_by_layer(rng):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from neural_alignment.analysis.curves import thinned
 from neural_alignment.jobs.pieces import Result
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism import tidy
@@ -226,7 +227,7 @@ def disturbed(source: Source) -> Artifact:
     for labels, results in source.results():
         title, name = DISTURBED[labels["how"]]
         styles = {"weight": Style("W, to Bᵀ"), "disturbed": Style(name, "s", "--", 0.5)}
-        kept = tidy.thinned(len(results[0].arrays["weight_angle"]), 60)
+        kept = thinned(len(results[0].arrays["weight_angle"]), 60)
 
         def values(arrays: Any, own: Row, kept=kept) -> np.ndarray:
             return arrays[f"{own['kernel']}_angle"][kept, own["layer"] - 1]

@@ -130,17 +130,7 @@ def pieces(
     overrides: Sequence[str] = (),
     **arguments: Any,
 ) -> Pieces:
-    """Returns a piece per seed.
-
-    Args:
-        name: folder of their files.
-        function: the computation, of `compute`.
-        configs: names of the configurations that it starts from.
-        seeds: seeds of the configurations.
-        labels: labels of all pieces.
-        overrides: overrides of the configurations.
-        **arguments: arguments of the computation.
-    """
+    """Returns a piece per seed in a folder `name`: `function`, of `compute`, with the configurations and arguments."""
     starts = {
         seed: tuple(Run(f"fa_mechanism/{config}.yaml", "", (*overrides, f"seed={seed}")) for config in configs)
         for seed in seeds

@@ -151,13 +151,8 @@ def _lag_figure(
 ) -> Artifact:
     """Returns measures of lagged signals over training: a row of panels for each, a panel per layer.
 
-    Args:
-        source: of the figure.
-        measures: name -> label of the y axis, and header in the table.
-        lags: lags that are shown.
-        note: addition to the number of seeds in the text.
-        form: number format of the table.
-        *marks: further marks of each panel.
+    `measures` maps a name to the label of the y axis and the header in the table. The text has the number of seeds and
+    `note`; `form` is the number format of the table. Each panel has some further `marks`.
     """
     seeds = source.chosen(shuffle=False)
     rows = tidy.lagged(seeds, measures, lags)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from neural_alignment.analysis.curves import smoothed, thinned
 from neural_alignment.jobs.pieces import Result
 from neural_alignment.papers.fa_mechanism.compute import LAGS
 from neural_alignment.papers.fa_mechanism.runs import EVERY, HIDDEN, LAYERS, STEPS
@@ -99,17 +100,6 @@ def expansion(results: Sequence[Result], part: str, measure: str) -> list[Row]:
 
     moments = results[0].arrays["moment"]
     return series(results, "iteration", moments, values, layer=HIDDEN, part=[part], measure=[measure])
-
-
-def smoothed(values: Array, width: int = 9) -> Array:
-    """Returns the moving average of a curve, over fewer values at its ends."""
-    window = np.ones(width)
-    return np.convolve(values, window, mode="same") / np.convolve(np.ones(len(values)), window, mode="same")
-
-
-def thinned(number: int, most: int) -> Array:
-    """Returns indices of at most `most` of `number` points, evenly spaced, with the first and the last."""
-    return np.unique(np.linspace(0, number - 1, most).astype(int))
 
 
 def last_epoch(results: Sequence[Result], measure: str, layer: int) -> Spread:

@@ -1,0 +1,18 @@
+"""Curves over training: smoothing and thinning."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def smoothed(values: Array, width: int = 9) -> Array:
+    """Returns the moving average of a curve, over fewer values at its ends."""
+    window = np.ones(width)
+    return np.convolve(values, window, mode="same") / np.convolve(np.ones(len(values)), window, mode="same")
+
+
+def thinned(number: int, most: int) -> Array:
+    """Returns indices of at most `most` of `number` points, evenly spaced, with the first and the last."""
+    return np.unique(np.linspace(0, number - 1, most).astype(int))
