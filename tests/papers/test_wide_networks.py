@@ -21,8 +21,9 @@ from neural_alignment.papers import commands, plans
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.plans import unique
 from neural_alignment.papers.registry import Source, find
-from neural_alignment.papers.wide_networks import figures, networks, printed, sweeps, tables
+from neural_alignment.papers.wide_networks import figures, printed, rows, tables
 from neural_alignment.papers.wide_networks import runs as experiments
+from neural_alignment.papers.wide_networks.compute import sweeps
 from neural_alignment.reporting import csv_text
 from neural_alignment.training import run
 from neural_alignment.training.metrics import MetricsFile
@@ -197,9 +198,8 @@ def small(cell):
     return dataclasses.replace(cell, pieces=tuple(dataclasses.replace(p, compute=faked) for p in cell.pieces))
 
 
-ITEMS = [item for item in commands.ITEMS if item.paper == "wide_networks" and item.make.__module__ in (
-    tables.__name__, figures.__name__
-)]  # fmt: skip
+FILES = (*(f"table_{number}" for number in (1, 2, 6, 7, 9, 10)), *(f"figure_{number}" for number in (3, 4, 5, 6)))
+ITEMS = [item for item in commands.ITEMS if item.paper == "wide_networks" and item.file in FILES]
 
 
 @pytest.fixture(scope="module")
@@ -217,10 +217,7 @@ def made(kind, name, folder):
 
 
 def test_every_table_and_figure_of_this_part_is_there():
-    assert {item.file for item in ITEMS} == {
-        *(f"table_{number}" for number in (1, 2, 6, 7, 9, 10)),
-        *(f"figure_{number}" for number in (3, 4, 5, 6)),
-    }
+    assert {item.file for item in ITEMS} == set(FILES)
 
 
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.file)
@@ -281,9 +278,9 @@ def test_what_is_lacking_is_said(tmp_path):
 
 
 def test_seeds_of_the_papers_size_are_those_of_the_table():
-    assert {cell.seeds for cell in experiments.table_2()["paper"]} == {(99, 100, 101, 102, 103)}
-    for table in (experiments.table_1, experiments.table_6, experiments.table_7, experiments.table_9):
-        assert {cell.seeds for cell in table()["paper"]} == {(99,)}
+    assert {cell.seeds for cell in experiments.PLANS["table_2"]["paper"]} == {(99, 100, 101, 102, 103)}
+    for table in ("table_1", "table_6", "table_7", "table_9"):
+        assert {cell.seeds for cell in experiments.PLANS[table]["paper"]} == {(99,)}
 
 
 def test_table_2_is_over_the_seeds(folder):
@@ -295,7 +292,8 @@ def test_figure_3_has_all_rates_and_shares_the_networks_of_the_tables(folder):
     rows = made("figure", "3", folder).rows
     assert {row["rate"] for row in rows} == {0.5, 5, 10}
     names = [
-        {piece.name for piece in unique(cells["lab"])} for cells in (experiments.figure_3(), experiments.table_7())
+        {piece.name for piece in unique(cells["lab"])}
+        for cells in (experiments.figure_3(), experiments.PLANS["table_7"])
     ]
     assert len(names[0] & names[1]) == 12
 
@@ -354,7 +352,9 @@ def test_the_lab_without_the_sample_leaves_figure_5_as_it_is(tmp_path, monkeypat
 
 
 def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
-    cells = experiments.paper_cells("kmnist", "align_zero", 2, "kmnist", {}, DIGITS, rates=(0.2, 0.5), seeds=(3,))
+    cells = experiments.PaperRuns("wide_networks/kmnist/{rule}.yaml", "kmnist", (0.2, 0.5), DIGITS).of(
+        "align_zero", 2, (3,)
+    )
     cells = [dataclasses.replace(cell, overrides=tuple(o for o in cell.overrides if o != "seed=7")) for cell in cells]
     tops = []
     for cell in cells:
@@ -363,7 +363,7 @@ def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
         )
         rows = MetricsFile(str(tmp_path / cell.name / "seed3" / "metrics.csv")).rows()
         tops.append(max(row["top1"] for row in rows if row["step"]))
-    [network] = networks.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
+    [network] = rows.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
     assert (network.seed, network.rates, network.validation.shape) == (3, (0.2, 0.5), (2, 3))
     rate, accuracy = network.best
     assert accuracy == pytest.approx(100 * max(tops))
@@ -380,7 +380,7 @@ def test_the_test_accuracy_of_runs_is_that_of_the_best_epoch_and_rate():
 
     first = outcome((0, math.nan, math.nan), (1, 0.5, 0.4), (2, 0.3, 0.9))
     second = outcome((0, math.nan, math.nan), (1, 0.6, 0.55), (2, 0.2, 0.8))
-    network = networks._of_runs({}, [(1.0, first), (2.0, second)])
+    network = rows._of_runs({}, [(1.0, first), (2.0, second)])
     assert network.best == (2.0, pytest.approx(60.0))
     assert network.test == pytest.approx(55.0)
 
