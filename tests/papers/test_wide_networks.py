@@ -15,13 +15,15 @@ from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError
+from neural_alignment.jobs import plans
 from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.engines.processes import Processes
-from neural_alignment.papers import commands, plans
-from neural_alignment.papers.pieces import Pieces
-from neural_alignment.papers.plans import unique
+from neural_alignment.jobs.pieces import Pieces
+from neural_alignment.jobs.plans import unique
+from neural_alignment.papers import commands
 from neural_alignment.papers.registry import Source, find
-from neural_alignment.papers.wide_networks import figures, printed, rows, tables
+from neural_alignment.papers.wide_networks import figures, printed, tables
+from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks import runs as experiments
 from neural_alignment.papers.wide_networks.compute import sweeps
 from neural_alignment.reporting import csv_text
@@ -363,7 +365,7 @@ def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
         )
         rows = MetricsFile(str(tmp_path / cell.name / "seed3" / "metrics.csv")).rows()
         tops.append(max(row["top1"] for row in rows if row["step"]))
-    [network] = rows.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
+    [network] = tidy.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
     assert (network.seed, network.rates, network.validation.shape) == (3, (0.2, 0.5), (2, 3))
     rate, accuracy = network.best
     assert accuracy == pytest.approx(100 * max(tops))
@@ -380,7 +382,7 @@ def test_the_test_accuracy_of_runs_is_that_of_the_best_epoch_and_rate():
 
     first = outcome((0, math.nan, math.nan), (1, 0.5, 0.4), (2, 0.3, 0.9))
     second = outcome((0, math.nan, math.nan), (1, 0.6, 0.55), (2, 0.2, 0.8))
-    network = rows._of_runs({}, [(1.0, first), (2.0, second)])
+    network = tidy._of_runs({}, [(1.0, first), (2.0, second)])
     assert network.best == (2.0, pytest.approx(60.0))
     assert network.test == pytest.approx(55.0)
 

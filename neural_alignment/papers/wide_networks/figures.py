@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from neural_alignment.errors import InputError
+from neural_alignment.jobs.plans import unique, waiting
 from neural_alignment.papers.figures import (
     Mark,
     Panel,
@@ -27,7 +28,6 @@ from neural_alignment.papers.figures import (
     quartiles,
     ticks,
 )
-from neural_alignment.papers.plans import unique, waiting
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.papers.wide_networks import rows as tidy

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neural_alignment.errors import InputError, RunError
+from neural_alignment.jobs.pieces import Pieces
+from neural_alignment.jobs.plans import Outcome
 from neural_alignment.papers.figures import quartiles
-from neural_alignment.papers.pieces import Pieces
-from neural_alignment.papers.plans import Outcome
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import grouped
 from neural_alignment.papers.wide_networks.compute import add_task
@@ -192,11 +192,10 @@ def exponent(rows: Sequence[Row]) -> tuple[Spread, float]:
         The exponents a, one per seed that has two widths or more, and the geometric mean of the c.
     """
     fitted = grouped((row for row in rows if row["width"] >= FITTED), "seed").values()
-    fits = [np.polyfit(*(np.log([row[name] for row in own]) for name in ("width", "distance")), 1)
-            for own in fitted if len(own) > 1]  # fmt: skip
-    return Spread([float(slope) for slope, _ in fits]), float(
-        np.exp(np.mean([c for _, c in fits]))
-    ) if fits else math.nan
+    logarithms = [[np.log([row[name] for row in own]) for name in ("width", "distance")] for own in fitted]
+    fits = [np.polyfit(xs, ys, 1) for xs, ys in logarithms if len(xs) > 1]
+    factor = float(np.exp(np.mean([offset for _, offset in fits]))) if fits else math.nan
+    return Spread([float(slope) for slope, _ in fits]), factor
 
 
 # Seconds of a step.

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from neural_alignment.papers.pieces import Arrays, Piece, Pieces
-from neural_alignment.papers.plans import Cell, Run
+from neural_alignment.jobs.pieces import Arrays, Piece, Pieces
+from neural_alignment.jobs.plans import Cell, Run
 from neural_alignment.papers.wide_networks.compute import add_task
 from neural_alignment.papers.wide_networks.compute.scoring import scored
 from neural_alignment.papers.wide_networks.compute.sweeps import swept
@@ -215,16 +215,17 @@ def small(number: int) -> tuple[str, ...]:
 
 def table_9() -> Plan:
     """Returns the networks of Table 9; the lab has all rules, the paper leaves out two."""
+    networks = {
+        "paper": PaperRuns("wide_networks/small_cifar10/{rule}.yaml", ""),
+        "lab": dataclasses.replace(SMALL_CIFAR10, unprinted=tuple(rule for rule in RULES if rule not in TABLE_9[45])),
+    }
     plan: Plan = {"paper": [], "lab": []}
-    for number, rules in TABLE_9.items():
-        options = {"name": f"small_cifar10/{number}", "overrides": small(number), "labels": {"train_images": number}}
-        plan["paper"] += PaperRuns("wide_networks/small_cifar10/{rule}.yaml", **options).each(rules, WIDTHS)
-    for number in NUMBERS:
-        options = {"name": f"small_cifar10/{number}", "overrides": small(number), "labels": {"train_images": number}}
-        unprinted = tuple(rule for rule in RULES if rule not in TABLE_9[number])
-        plan["lab"] += dataclasses.replace(SMALL_CIFAR10, unprinted=unprinted, **options).each(
-            RULES, SMALL_WIDTHS[::-1]
-        )
+    for profile, numbers in (("paper", TABLE_9), ("lab", NUMBERS)):
+        for number in numbers:
+            options = {"name": f"small_cifar10/{number}", "labels": {"train_images": number}}
+            own = dataclasses.replace(networks[profile], overrides=small(number), **options)
+            rules, widths = (TABLE_9[number], WIDTHS) if profile == "paper" else (RULES, SMALL_WIDTHS[::-1])
+            plan[profile] += own.each(rules, widths)
     return plan
 
 
