@@ -96,7 +96,7 @@ def test_a_rate_that_diverges_ends_and_the_others_go_on():
 
 @pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="set TFDS_DATA_DIR to prepared data sets")
 def test_small_cifar10_trains_on_other_images_than_it_validates_and_tests_on():
-    config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10.config}", experiments.small(150))
+    config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10['lab'].config}", experiments.small(150))
     dataset = sweeps.setup.load_data(config)
     assert (dataset.train_examples, dataset.validation_examples, config.batch_size) == (150, 150, 50)
     validation = np.concatenate([images for images, _ in dataset.validation()])
@@ -115,7 +115,7 @@ def test_small_cifar10_trains_on_other_images_than_it_validates_and_tests_on():
 
 @pytest.mark.parametrize(("number", "batch"), [(45, 45), (150, 50), (450, 50), (1500, 100), (45000, 100)])
 def test_batches_of_small_cifar10(number, batch):
-    config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10.config}", experiments.small(number))
+    config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10['lab'].config}", experiments.small(number))
     assert (config.batch_size, config.evaluation.batch_size, config.epochs) == (batch, batch, 150)
     assert config.data.train_split == f"train[5000:{5000 + number}]"
     assert config.data.validation_split == f"train[:{min(number, 5000)}]"

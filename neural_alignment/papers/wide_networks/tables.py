@@ -8,17 +8,10 @@ from typing import Any
 
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, crossed, spread, table
+from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks.compute.add_task import PUBLISHED_SEED, RULES, TIME
 from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_1, TABLE_2, TABLE_6, TABLE_7, TABLE_9, TABLE_10
-from neural_alignment.papers.wide_networks.rows import (
-    COLUMNS,
-    DIFFERS,
-    LOSS_COLUMNS,
-    SCORE_COLUMNS,
-    accuracies,
-    final_scores,
-    losses,
-)
+from neural_alignment.papers.wide_networks.rows import COLUMNS, DIFFERS
 from neural_alignment.papers.wide_networks.runs import RULE_NAMES, SCORED, SEEDED_WIDTH
 from neural_alignment.reporting import Artifact, Row
 
@@ -74,7 +67,7 @@ def accuracy_table(
     """
 
     def make(source: Source) -> Artifact:
-        rows = accuracies(source, printed, key)
+        rows = [{name: row[name] for name in columns} for row in tidy.accuracies(source, printed, key)]
         values = [value for value in printed if any(cell.labels[key] == value for cell in source.cells)] if key else []
         grids = [f"{heading.format(value)}:\n\n{_grid(rows, source, **{key: value})}" for value in values]
         return Artifact(columns, rows, "\n\n".join([*(grids or [_grid(rows, source)]), REMARK, *more]))
@@ -101,7 +94,7 @@ def table_2(source: Source) -> Artifact:
     """Mean and standard deviation over five seeds at one width; the paper has another width than the lab."""
     width, papers = SEEDED_WIDTH[source.profile], SEEDED_WIDTH["paper"]
     other = "" if width == papers else f"width {width} ({papers}); "
-    found = accuracies(source, {rule: {width: mean} for rule, (mean, _) in TABLE_2.items()})
+    found = tidy.accuracies(source, {rule: {width: mean} for rule, (mean, _) in TABLE_2.items()})
     rows = [{**row, DIFFERS: other + row[DIFFERS]} for row in found]
     differs = {cell.labels["rule"]: other + cell.labels[DIFFERS] for cell in source.cells}
     columns: dict[str, Callable[[str], object]] = {
@@ -122,7 +115,7 @@ def score_table(name: str) -> Make:
     """
 
     def make(source: Source) -> Artifact:
-        rows = final_scores(source, name)
+        rows = tidy.final_scores(source, name)
         layers, widths = (sorted({row[key] for row in rows}) for key in ("layer", "width"))
         down, across = {f"layer {layer}": layer for layer in layers}, {f"x{width}": width for width in widths}
         text = crossed(
@@ -134,7 +127,7 @@ def score_table(name: str) -> Make:
         )
         last = "Mean over layers and seeds: {}; with permuted weights {}.".format(*means) if rows else "No network yet."
         text += f"\n\nOf several seeds mean and standard deviation. {SCORED[name].differs}. {last}"
-        return Artifact(SCORE_COLUMNS, [{key: row[key] for key in SCORE_COLUMNS} for row in rows], text)
+        return Artifact(tidy.SCORE_COLUMNS, [{key: row[key] for key in tidy.SCORE_COLUMNS} for row in rows], text)
 
     return make
 
@@ -150,7 +143,7 @@ def by_seed(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 def table_8(source: Source) -> Artifact:
     """The lowest training and test losses, each over the epochs by itself, and the printed ones."""
-    rows = losses(source)
+    rows = tidy.losses(source)
     columns = {
         "rule": lambda own: RULE_NAMES[own[0]["rule"]],
         "hidden units": "width",
@@ -162,7 +155,7 @@ def table_8(source: Source) -> Artifact:
     }
     ordered = sorted(rows, key=lambda row: (list(RULES).index(row["rule"]), row["width"]))
     text = f"{table(ordered, ('rule', 'width'), columns)}\n\nSums over {TIME} steps; the constant 0.5 has "
-    return Artifact(LOSS_COLUMNS, rows, f"{text}{CHANCE.train} and {CHANCE.test}. {largest_difference(rows)}")
+    return Artifact(tidy.LOSS_COLUMNS, rows, f"{text}{CHANCE.train} and {CHANCE.test}. {largest_difference(rows)}")
 
 
 def _loss(rows: Sequence[Row], part: str) -> str:
