@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped, Unavailable
+from neural_alignment.losses import ACCURACY
 from neural_alignment.training.run_directory import RunDirectory
 
 
@@ -22,7 +23,8 @@ class Ending:
         state: `"finished"`, `"diverged"` or `"failed"`. After two more states the job can be started again:
             `"stopped"`, because it was asked to end, and `"unavailable"`, because its data, its directory or its TPU
             could not be used.
-        top1: best validation top-1 over the evaluations of a finished run, a fraction; None for a computation.
+        top1: best validation top-1 over the evaluations of a finished run, a fraction; None for a computation and for a
+            task without accuracy.
         reason: why the job did not finish; one line.
     """
 
@@ -69,11 +71,12 @@ def past_ending(run_dir: str) -> Ending | None:
         return Ending("diverged", reason=str(status.get("reason")))
     if status["state"] != "finished":
         return None
-    top1 = status.get("best_top1")
-    if is_number(top1):
-        return Ending("finished", float(top1))
+    name = next((key for key in status if key.startswith("best_") and key != "best_step"), f"best_{ACCURACY.column}")
+    value = status.get(name)
+    if is_number(value):
+        return Ending("finished", float(value) if name == f"best_{ACCURACY.column}" else None)
     path = directory.file("status.json")
-    return Ending("failed", reason=f"{path}: is damaged: best_top1 is {top1!r}; a number is expected")
+    return Ending("failed", reason=f"{path}: is damaged: {name} is {value!r}; a number is expected")
 
 
 def one_line(text: str) -> str:

@@ -86,7 +86,10 @@ class Training(Job):
         return min(rows[-1]["epoch"] / self._load().epochs, 1.0) if rows else 0.0
 
     def summary(self, ending: Ending) -> str:  # noqa: D102 (as in Job)
-        return f"top-1 {100 * self._rows()[-1]['top1']:.2f} %" if ending.state == "finished" else ending.state
+        criterion = self._load().loss.criterion
+        if ending.state != "finished":
+            return ending.state
+        return f"{criterion.label} {criterion.text(self._rows()[-1][criterion.column])}"
 
     def _load(self) -> configuration.Config:
         return configuration.load(self.config, self.overrides)

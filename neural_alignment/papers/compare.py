@@ -6,15 +6,20 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from neural_alignment import config as configuration
 from neural_alignment import paths
 from neural_alignment.config.yaml_files import read_chain
 from neural_alignment.errors import InputError
 from neural_alignment.jobs.batch import Execution
+from neural_alignment.losses import Criterion
 from neural_alignment.papers.plans import Cell, Outcome, carry_out, unique
 from neural_alignment.reporting import Row, Spread, check_writable, csv_text, markdown
 from neural_alignment.training.files import write_whole
 
-COLUMNS = ("config", "seed", "top1", "first_angle", "last_angle", "last_angle_max", "diverged", "seconds")
+
+def columns(criterion: Criterion) -> tuple[str, ...]:
+    """Returns the columns of the CSV file for runs that are judged by a metric."""
+    return ("config", "seed", criterion.column, "first_angle", "last_angle", "last_angle_max", "diverged", "seconds")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,23 @@ class Comparison:
             for path in self.configs
         ]
 
+    def criterion(self) -> Criterion:
+        """Returns the metric that judges all runs.
+
+        Raises:
+            InputError: if two configurations have different metrics.
+            ConfigError: if a configuration is wrong.
+        """
+        criteria = {path: configuration.load(path, self.overrides).loss.criterion for path in self.configs}
+        first, *others = self.configs
+        for path in others:
+            if criteria[path] != criteria[first]:
+                raise InputError(
+                    f"{path}: its runs are judged by {criteria[path].name}, those of {first} by "
+                    f"{criteria[first].name}; compare configurations with one metric"
+                )
+        return criteria[first]
+
 
 def compare(comparison: Comparison, output: str, execution: Execution) -> str:
     """Trains every configuration with every seed and writes `output`.csv, a line per run, and `output`.md.
@@ -69,12 +91,13 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
         Stopped: at SIGTERM or SIGINT.
     """
     cells, seeds, folder = comparison.cells(), comparison.seeds, comparison.folder
+    criterion = comparison.criterion()
     check_writable(output.rpartition("/")[0] or ".")
     carry_out(unique(cells), folder, "", execution)
     rows = [_row(cell, outcome) for cell in cells for outcome in cell.read(folder, "") if outcome.config.seed in seeds]
     rows.sort(key=lambda row: seeds.index(row["seed"]))
-    table = _table(rows, comparison.configs)
-    write_whole(f"{output}.csv", csv_text(COLUMNS, rows))
+    table = _table(rows, comparison.configs, criterion)
+    write_whole(f"{output}.csv", csv_text(columns(criterion), rows))
     write_whole(f"{output}.md", table + "\n")
     return table
 
@@ -106,21 +129,25 @@ def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callabl
 def _row(cell: Cell, outcome: Outcome) -> Row:
     first, last = outcome.rows[0], outcome.rows[-1]
     angles = [[row[key] for key in row if key.startswith("weight_angle/")] for row in (first, last)]
-    row = {**cell.labels, "seed": outcome.config.seed, "top1": last["top1"], "diverged": outcome.diverged}
+    column = outcome.config.loss.criterion.column
+    row = {**cell.labels, "seed": outcome.config.seed, column: last[column], "diverged": outcome.diverged}
     if angles[0]:
         means = map(statistics.fmean, angles)
         row |= dict(zip(("first_angle", "last_angle"), means, strict=True)) | {"last_angle_max": max(angles[1])}
     return {**row, "seconds": round(outcome.seconds, 1)}
 
 
-def _table(rows: Sequence[Row], configs: Sequence[str]) -> str:
+def _table(rows: Sequence[Row], configs: Sequence[str], criterion: Criterion) -> str:
+    scale = 100 if criterion.is_fraction else 1
     lines = []
     for path in configs:
         own = [row for row in rows if row["config"] == path]
         diverged = sum(row["diverged"] for row in own)
-        accuracy = str(Spread([100 * row["top1"] for row in own])) + (f", {diverged} diverged" if diverged else "")
+        values = str(Spread([scale * row[criterion.column] for row in own]))
+        values += f", {diverged} diverged" if diverged else ""
         angles = [str(Spread([row[key] for row in own if key in row])) for key in ("first_angle", "last_angle")]
         seconds = statistics.fmean(row["seconds"] for row in own)
-        lines.append([path, len(own), accuracy, "none" if "none" in angles else " to ".join(angles), f"{seconds:.0f}"])
+        lines.append([path, len(own), values, "none" if "none" in angles else " to ".join(angles), f"{seconds:.0f}"])
     angle = "mean angle of W to B^T, first to last (degrees)"
-    return markdown(["configuration", "seeds", "validation top-1 (%)", angle, "seconds"], lines)
+    metric = f"validation {criterion.label}{' (%)' if criterion.is_fraction else ''}"
+    return markdown(["configuration", "seeds", metric, angle, "seconds"], lines)

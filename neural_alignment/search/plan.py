@@ -12,6 +12,7 @@ from neural_alignment import config as configuration
 from neural_alignment import errors, paths
 from neural_alignment.config import Config, yaml_files, yaml_writer
 from neural_alignment.errors import ConfigError
+from neural_alignment.losses import ACCURACY
 from neural_alignment.options import Options
 from neural_alignment.search.spaces import Space
 
@@ -139,6 +140,10 @@ def check(plan: Plan, base: Config) -> None:
     Raises:
         ConfigError: in one line.
     """
+    if base.loss.criterion != ACCURACY:
+        raise ConfigError(
+            f"{plan.config}: loss.kind: must have an accuracy, which a search maximizes; found {base.loss.kind}"
+        )
     for values in plan.checked_space().probes():
         try:
             trial_config(plan, base, values)

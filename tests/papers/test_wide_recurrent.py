@@ -11,6 +11,7 @@ from recurrent_reference import forward, update
 
 from neural_alignment.data import Batching
 from neural_alignment.data.add_task import AddTask
+from neural_alignment.losses import SummedSquaredError
 from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks import add_task, printed, recurrent
@@ -60,7 +61,7 @@ def drawn_weights(width, seed=99):
 
 
 def test_the_network_starts_at_the_published_weights():
-    model = add_task.build("align_ada", WIDTH, 99)
+    model = add_task.build("align_ada", WIDTH, 99).model
     layer, readout, due = model.get_layer("recurrent"), model.get_layer("dense"), drawn_weights(WIDTH)
     found = {"input_kernel": layer.input_kernel, "kernel": layer.kernel, "readout": readout.kernel}
     for name, value in found.items():
@@ -129,8 +130,8 @@ def test_near_misses_have_other_losses(rule, miss):
 
 
 def test_a_loss_begins_at_the_state_of_its_place_in_the_batch(rng):
-    trainer = add_task.trainer("normal", WIDTH, 99)
-    test, losses = trainer.dataset.test_split, trainer.inference(add_task.SumOverTime().call)
+    trainer = add_task.build("normal", WIDTH, 99)
+    test, losses = trainer.dataset.test_split, trainer.inference(SummedSquaredError().call)
     state = rng.normal(size=(50, WIDTH))
     trainer.model.get_layer("recurrent").initial_state.assign(state)
     order, weights = drawn_orders(1)[0][1], drawn_weights(WIDTH)

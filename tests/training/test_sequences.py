@@ -1,6 +1,7 @@
 """A task without classes by YAML: the Add task with every rule for a whole network, and how its runs are judged."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from neural_alignment import config as configuration
 from neural_alignment.alignments import networkwise_rules
 from neural_alignment.data import Batching
 from neural_alignment.data.add_task import AddTask
-from neural_alignment.errors import ConfigError
+from neural_alignment.errors import ConfigError, InputError
+from neural_alignment.jobs.batch import Execution, Screen
+from neural_alignment.jobs.engines.in_process import InProcess
+from neural_alignment.papers import compare
+from neural_alignment.search import plan as plans
 from neural_alignment.training import load_model, run, stepping
 from neural_alignment.training.describe import describe
 from neural_alignment.training.metrics import MetricsFile
@@ -161,3 +166,35 @@ def test_a_resumed_run_ends_where_a_whole_one_does(trained, tmp_path, monkeypatc
     assert "step" not in json.loads((tmp_path / "run" / "status.json").read_text())
     resumed = run.train(loaded("align_ada", *overrides), tmp_path / "run", resume=True)
     assert resumed.metrics["J"] == pytest.approx(trained["align_ada"].metrics["J"], rel=1e-6)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Paths of the configurations of the Add task, small, and of a classification."""
+    paths = {name: tmp_path / f"{name}.yaml" for name in ("add_task", "digits")}
+    paths["add_task"].write_text(configuration.dump(loaded()))
+    paths["digits"].write_text((Path(CONFIGS) / "quickstart.yaml").read_text())
+    return {name: str(path) for name, path in paths.items()}
+
+
+def compared(configs, folder):
+    return compare.Comparison(configs, [3, 4], (), str(folder), lambda path: Path(path).stem)
+
+
+def test_compare_shows_the_loss(files, tmp_path):
+    execution = Execution(InProcess(), Screen(print, print))
+    table = compare.compare(compared([files["add_task"]], tmp_path / "runs"), str(tmp_path / "table"), execution)
+    assert "| validation J |" in table
+    assert (tmp_path / "table.csv").read_text().startswith("config,seed,J,")
+    rows = [MetricsFile(str(tmp_path / "runs" / "add_task" / f"seed{seed}" / "metrics.csv")).rows() for seed in (3, 4)]
+    mean = sum(each[-1]["J"] for each in rows) / 2
+    assert f"{mean:.2f}" in table
+
+
+def test_what_needs_an_accuracy_refuses_the_task_in_one_line(files, tmp_path):
+    with pytest.raises(InputError, match=r"digits.yaml: its runs are judged by accuracy, those of .* by J"):
+        compared([files["add_task"], files["digits"]], tmp_path).criterion()
+    space = {"optimization.forward.learning_rate": {"uniform": [0.1, 0.2]}}
+    plan = plans.Plan(config=files["add_task"], space=space, algorithm="random", trials=1)
+    with pytest.raises(ConfigError, match=r"loss.kind: must have an accuracy, .*; found summed_squared_error"):
+        plans.check(plan, loaded())

@@ -338,20 +338,11 @@ def plane(
         else as at the centre. `places`, `true`, `feedback_directions` (arrows, 2): where updates start, and where those
         of backpropagation and of the rule point to.
     """
-    rows: list[list[Array]] = [[], []]
-    directions: dict[str, list[Array]] = {"places": [], "true": [], "feedback_directions": []}
+    rows: list[list[Array]] = []
     for number, config in enumerate((first, second)):
         network = NumpyNetwork(config)
-        stride = max(iterations // max(arrows, 1), 1)
-        for step in network.steps(iterations + 1):
-            if step.number % every == 0:
-                rows[number].append(trajectories.flatten(step.kernels, step.biases))
-            if number and step.number % stride == 0:
-                updates = passes.updates(step.passed.outputs, network.true_errors(step), network.rate)
-                directions["places"].append(trajectories.flatten(step.kernels, step.biases))
-                directions["true"].append(trajectories.flatten(*updates))
-                directions["feedback_directions"].append(trajectories.flatten(step.added, step.added_to_biases))
-            tell((number + step.number / iterations) * 0.4)
+        points, directions = _follow(network, iterations, every, arrows, lambda part, n=number: tell(0.4 * (n + part)))
+        rows.append(points)
     found = trajectories.plane(np.concatenate(rows))
     paths = np.stack([found.project(np.array(each)) for each in rows])
     axes = [_axis(paths[..., which], side) for which in range(2)]
@@ -375,6 +366,25 @@ def plane(
         "true": found.project_direction(np.array(directions["true"])),
         "feedback_directions": found.project_direction(np.array(directions["feedback_directions"])),
     }
+
+
+def _follow(
+    network: NumpyNetwork, iterations: int, every: int, arrows: int, tell: Tell
+) -> tuple[list[Array], dict[str, list[Array]]]:
+    """Trains a network; returns points of its path, and directions of updates along it."""
+    points: list[Array] = []
+    directions: dict[str, list[Array]] = {"places": [], "true": [], "feedback_directions": []}
+    stride = max(iterations // max(arrows, 1), 1)
+    for step in network.steps(iterations + 1):
+        if step.number % every == 0:
+            points.append(trajectories.flatten(step.kernels, step.biases))
+        if step.number % stride == 0:
+            updates = passes.updates(step.passed.outputs, network.true_errors(step), network.rate)
+            directions["places"].append(trajectories.flatten(step.kernels, step.biases))
+            directions["true"].append(trajectories.flatten(*updates))
+            directions["feedback_directions"].append(trajectories.flatten(step.added, step.added_to_biases))
+        tell(step.number / iterations)
+    return points, directions
 
 
 def _axis(values: Array, side: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -101,21 +102,15 @@ def relabelled() -> list[Cell]:
 GAMMAS = (None, 0.6, 1.0)
 """Norm of the columns of W in BP, and of W and B in BP-TRW; `None` without normalisation."""
 
-RATES = (5e-4, 3e-4)
-
-SMOOTHINGS = (0.0, 0.05)
+RATES, SMOOTHINGS = (5e-4, 3e-4), (0.0, 0.05)
 
 SENSITIVITY_EPOCHS = 15
-"""The paper has 100."""
+"""Epochs of Figure S8; the paper has 100."""
 
 
 def sensitivity() -> list[Cell]:
     """Returns the runs of Figure S8; the first layer has a B, unused, so that the angle of its update is measured."""
-    return [_sensitive(*each) for each in _product(("bp", "bp_trw"), GAMMAS, SMOOTHINGS, RATES)]
-
-
-def _product(*choices: Sequence[Any]) -> list[tuple[Any, ...]]:
-    return [()] if not choices else [(x, *rest) for x in choices[0] for rest in _product(*choices[1:])]
+    return [_sensitive(*each) for each in itertools.product(("bp", "bp_trw"), GAMMAS, SMOOTHINGS, RATES)]
 
 
 def _sensitive(rule: str, gamma: float | None, smoothing: float, rate: float) -> Cell:
