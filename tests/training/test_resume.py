@@ -293,7 +293,7 @@ def test_no_more_steps_than_planned_are_made_where_several_run_together(tmp_path
     dataset = setup.load_data(plan)
     model = setup.build_model(plan, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
     setup.compile_model(model, plan, dataset.classes, dataset.steps_per_epoch)
-    model.fit(dataset.train(), steps_per_epoch=STEPS, verbose=0)
+    model.fit(dataset.train(), steps_per_epoch=STEPS, verbose=0, shuffle=False)
     assert int(model.optimizer.iterations) == STEPS + 1
 
 
@@ -329,7 +329,7 @@ WHEN = {
 
 
 @pytest.mark.parametrize(
-    ("when", "number"), zip(WHEN, [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)
+    ("when", "number"), [*zip(WHEN, [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)]
 )
 def test_a_signal_saves_ends_at_once_and_the_run_goes_on(monkeypatch, tmp_path, whole, when, number):
     (owner, name), step, begun = WHEN[when]
