@@ -229,7 +229,7 @@ def compare(
 ) -> None:
     """Train several configurations with several seeds and write a table; finished runs are not trained again."""
     _start_tensorflow()
-    from neural_alignment.papers import compare
+    from neural_alignment import compare
 
     comparison = compare.Comparison(configs, _numbers("--seeds", seeds), overrides or (), runs, run_name)
     print(compare.compare(comparison, output, engine.execution()))

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "neural_alignment"
 ORDER = [
     *("quiet", "errors", "paths", "options", "registry", "serialization", "keras_internals", "operations"),
     *("initialization", "alignments", "layers", "models", "data", "losses", "optimization", "config", "training"),
-    *("reporting", "jobs", "search", "papers", "cli"),
+    *("reporting", "jobs", "compare", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
 

@@ -1,4 +1,4 @@
-"""Jobs, which are runs to train or functions to call; the pool that hands them out; and the engines that run them."""
+"""Jobs (runs to train, functions to call), plans of jobs with stored results, and the pool and engines of jobs."""
 
 from neural_alignment import quiet
 

@@ -9,8 +9,8 @@ from typing import Any
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.estimates import Estimates
+from neural_alignment.jobs.plans import SECONDS, Work, carry_out, count_left, unique, waiting
 from neural_alignment.papers import fa_mechanism, two_routes, wide_networks
-from neural_alignment.papers.plans import SECONDS, Work, carry_out, count_left, unique, waiting
 from neural_alignment.papers.registry import Item, Source, find, overview
 from neural_alignment.reporting import check_writable, markdown, write
 

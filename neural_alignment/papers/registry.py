@@ -8,8 +8,8 @@ from typing import Any
 
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.estimates import Estimates
-from neural_alignment.papers.pieces import Pieces, Result
-from neural_alignment.papers.plans import Cell, Outcome, count_all, unique
+from neural_alignment.jobs.pieces import Pieces, Result
+from neural_alignment.jobs.plans import Cell, Outcome, count_all, unique
 from neural_alignment.reporting import Artifact
 
 

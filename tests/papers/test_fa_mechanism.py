@@ -16,12 +16,12 @@ from neural_alignment import config as configuration
 from neural_alignment.analysis import signals
 from neural_alignment.analysis.similarity import angle
 from neural_alignment.errors import ConfigError, RunError
+from neural_alignment.jobs.pieces import Piece, Pieces, Result
+from neural_alignment.jobs.plans import Cell, Run, unique
 from neural_alignment.papers import commands, fa_mechanism
 from neural_alignment.papers.fa_mechanism import compute, figures, rows
 from neural_alignment.papers.fa_mechanism import runs as experiments
 from neural_alignment.papers.fa_mechanism.network import DirectNetwork, NumpyNetwork
-from neural_alignment.papers.pieces import Piece, Pieces, Result
-from neural_alignment.papers.plans import Cell, Run, unique
 from neural_alignment.papers.registry import Source, find
 from neural_alignment.reporting import csv_text, new_figure
 from neural_alignment.training import setup

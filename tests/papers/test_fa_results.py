@@ -12,9 +12,9 @@ import statistics
 import pytest
 
 from neural_alignment.analysis.alignment_terms import cost
+from neural_alignment.jobs.plans import unique
 from neural_alignment.papers import fa_mechanism
 from neural_alignment.papers.fa_mechanism import runs as experiments
-from neural_alignment.papers.plans import unique
 from tests.lab import ROOT, documented, verdict
 
 RESULTS = ROOT / "results" / "fa_mechanism"

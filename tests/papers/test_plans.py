@@ -12,12 +12,12 @@ from processes import Command
 
 from neural_alignment import cli
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.jobs import pool
+from neural_alignment.jobs import plans, pool
 from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.engines.processes import Processes
 from neural_alignment.jobs.estimates import Estimates
-from neural_alignment.papers import commands, plans
-from neural_alignment.papers.plans import Cell, carry_out, unique, waiting
+from neural_alignment.jobs.plans import Cell, carry_out, unique, waiting
+from neural_alignment.papers import commands
 from neural_alignment.papers.registry import Item
 from neural_alignment.papers.two_routes import tables
 from neural_alignment.reporting import Artifact, markdown
@@ -121,7 +121,7 @@ SCRIPT = """
 import sys
 from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.engines.processes import Processes
-from neural_alignment.papers.plans import Cell, carry_out, unique
+from neural_alignment.jobs.plans import Cell, carry_out, unique
 runs = unique([Cell("plain.yaml", "fc/long", {{}}, {overrides}, (0, 1))])
 carry_out(runs, {folder!r} + "/runs", {configs!r}, Execution(Processes(2), Screen(print, print)))
 sys.exit()

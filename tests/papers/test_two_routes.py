@@ -20,8 +20,8 @@ from neural_alignment.analysis import dynamics
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.engines.in_process import InProcess
+from neural_alignment.jobs.plans import SECONDS
 from neural_alignment.papers import commands, two_routes
-from neural_alignment.papers.plans import SECONDS
 from neural_alignment.papers.registry import find
 from neural_alignment.papers.two_routes import claims, figure_6, figures, tables, taxonomy
 from neural_alignment.papers.two_routes import runs as experiments

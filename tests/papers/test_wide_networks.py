@@ -15,11 +15,12 @@ from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError
+from neural_alignment.jobs import plans
 from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.engines.processes import Processes
-from neural_alignment.papers import commands, plans
-from neural_alignment.papers.pieces import Pieces
-from neural_alignment.papers.plans import unique
+from neural_alignment.jobs.pieces import Pieces
+from neural_alignment.jobs.plans import unique
+from neural_alignment.papers import commands
 from neural_alignment.papers.registry import Source, find
 from neural_alignment.papers.wide_networks import figures, networks, printed, sweeps, tables
 from neural_alignment.papers.wide_networks import runs as experiments

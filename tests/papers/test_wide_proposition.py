@@ -8,7 +8,7 @@ from helpers import distance
 from lab import CONFIGS, grey
 from sklearn.datasets import load_digits
 
-from neural_alignment.papers.pieces import Pieces
+from neural_alignment.jobs.pieces import Pieces
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks import proposition, updates
 

@@ -11,8 +11,8 @@ from recurrent_reference import forward, update
 
 from neural_alignment.data import Batching
 from neural_alignment.data.add_task import AddTask
+from neural_alignment.jobs.pieces import Pieces
 from neural_alignment.losses import SummedSquaredError
-from neural_alignment.papers.pieces import Pieces
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks import add_task, printed, recurrent
 

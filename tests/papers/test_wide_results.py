@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+from neural_alignment.jobs.plans import unique
 from neural_alignment.papers import wide_networks
-from neural_alignment.papers.plans import unique
 from neural_alignment.papers.wide_networks import proposition
 from neural_alignment.papers.wide_networks import runs as experiments
 from tests.lab import ROOT, documented, verdict

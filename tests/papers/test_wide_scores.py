@@ -10,7 +10,7 @@ from helpers import ConvReference
 from lab import CONFIGS, grey
 
 from neural_alignment import config as configuration
-from neural_alignment.papers.pieces import Pieces
+from neural_alignment.jobs.pieces import Pieces
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks import printed, scores, scoring
 from neural_alignment.training import setup

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped
+from neural_alignment.jobs import pieces, plans
 from neural_alignment.jobs.job import Training
-from neural_alignment.papers import pieces, plans
 from neural_alignment.training import (
     checkpoints,
     distribution,

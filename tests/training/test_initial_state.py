@@ -521,9 +521,9 @@ def test_the_short_form_is_the_long_one_and_a_home_directory_is_expanded(monkeyp
     [
         (3, "init_from: must be a path, or a mapping with the key `path`; found 3"),
         ({"state": "last"}, "init_from.path: this key is required and was not found"),
-        ({"path": "a", "state": "first"}, "init_from.state: input should be 'last', 'best', 'final' or the step of"),
-        ({"path": "a", "state": -1}, "init_from.state: input should be 'last', 'best', 'final' or the step of"),
-        ({"path": "a", "state": True}, "init_from.state: input should be 'last', 'best', 'final' or the step of"),
+        ({"path": "a", "state": "first"}, "init_from.state: must be 'last', 'best', 'final' or the step of"),
+        ({"path": "a", "state": -1}, "init_from.state: must be 'last', 'best', 'final' or the step of"),
+        ({"path": "a", "state": True}, "init_from.state: must be 'last', 'best', 'final' or the step of"),
         ({"path": "a.keras", "state": "last"}, "init_from.state: must be null with a .keras file; found 'last'"),
         ({"path": "a", "optimiser": True}, "init_from.optimiser: unknown key; allowed: .*did you mean"),
     ],

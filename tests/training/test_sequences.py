@@ -8,6 +8,7 @@ import pytest
 from lab import CONFIGS
 from recurrent_reference import forward, update
 
+from neural_alignment import compare
 from neural_alignment import config as configuration
 from neural_alignment.alignments import networkwise_rules
 from neural_alignment.data import Batching
@@ -15,7 +16,6 @@ from neural_alignment.data.add_task import AddTask
 from neural_alignment.errors import ConfigError, InputError
 from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.engines.in_process import InProcess
-from neural_alignment.papers import compare
 from neural_alignment.search import plan as plans
 from neural_alignment.training import load_model, run, stepping
 from neural_alignment.training.describe import describe

@@ -1,4 +1,4 @@
-"""Computations of the figures of Rahmansetayesh et al.: one function for each kind of piece (`papers/pieces.py`).
+"""Computations of the figures of Rahmansetayesh et al.: one function for each kind of piece (`jobs/pieces.py`).
 
 Each function gets the configurations it starts from, and returns arrays by name. Axes are points or moments in time,
 hidden layers l = 1 to d - 1, orders o, and lags. Angles are in degrees.
@@ -24,8 +24,8 @@ from neural_alignment.analysis import signals as passes
 from neural_alignment.analysis.alignment_terms import History
 from neural_alignment.analysis.similarity import angle
 from neural_alignment.config import Config
+from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.papers.fa_mechanism.network import FEEDBACK_STREAM, DirectNetwork, NumpyNetwork, Step
-from neural_alignment.papers.pieces import Arrays, Tell
 
 Array = np.ndarray
 

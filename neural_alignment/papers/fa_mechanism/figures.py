@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from neural_alignment.jobs.pieces import Result
+from neural_alignment.jobs.plans import Outcome
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism.rows import (
     ANGLE,
@@ -28,8 +30,6 @@ from neural_alignment.papers.fa_mechanism.rows import (
 )
 from neural_alignment.papers.fa_mechanism.runs import CONDITIONS, FRACTIONS, HIDDEN, LAYERS, ORDERS, PUBLISHED, STEPS
 from neural_alignment.papers.figures import Panel, Style, grid, level, lines, panel, points, ticks
-from neural_alignment.papers.pieces import Result
-from neural_alignment.papers.plans import Outcome
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import Key, chosen, grouped, spread, table
 from neural_alignment.reporting import Artifact, Row, Spread

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from neural_alignment.jobs.pieces import Result
 from neural_alignment.papers.fa_mechanism.compute import LAGS
 from neural_alignment.papers.fa_mechanism.runs import EVERY, HIDDEN, STEPS
-from neural_alignment.papers.pieces import Result
 from neural_alignment.papers.tables import grouped
 from neural_alignment.reporting import Row, Spread
 

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from neural_alignment.jobs.pieces import Arrays, Piece, Pieces
+from neural_alignment.jobs.plans import Cell, Run
 from neural_alignment.papers import published
 from neural_alignment.papers.fa_mechanism import compute
 from neural_alignment.papers.figures import Style
-from neural_alignment.papers.pieces import Arrays, Piece, Pieces
-from neural_alignment.papers.plans import Cell, Run
 
 SEEDS = (0, 1, 2, 3, 4)
 """Seeds of the test errors, and of observed training."""

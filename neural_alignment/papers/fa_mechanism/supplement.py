@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from neural_alignment.jobs.pieces import Result
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism.compute import LAGS
 from neural_alignment.papers.fa_mechanism.figures import (
@@ -45,7 +46,6 @@ from neural_alignment.papers.figures import (
     points,
     ticks,
 )
-from neural_alignment.papers.pieces import Result
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.reporting import Artifact, Row

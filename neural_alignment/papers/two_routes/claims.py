@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from neural_alignment.papers.plans import Cell
+from neural_alignment.jobs.plans import Cell
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.two_routes import runs as experiments
 from neural_alignment.papers.two_routes.runs import MODELS, TABLE_3, TABLE_4

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from neural_alignment.alignments import primitives
 from neural_alignment.analysis.dynamics import FIGURE_2_DECAYS
+from neural_alignment.jobs.plans import Outcome
 from neural_alignment.papers.figures import (
     Panel,
     Style,
@@ -26,7 +27,6 @@ from neural_alignment.papers.figures import (
     scale,
     ticks,
 )
-from neural_alignment.papers.plans import Outcome
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, crossed, grouped, table
 from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULE_STYLES

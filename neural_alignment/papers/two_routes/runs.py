@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from neural_alignment.jobs.plans import Cell
 from neural_alignment.papers import published
 from neural_alignment.papers.figures import Style
-from neural_alignment.papers.plans import Cell
 
 MODELS = {
     "resnet18": "ResNet-18",

@@ -7,8 +7,8 @@ from typing import Any
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
+from neural_alignment.jobs.plans import Cell, Outcome
 from neural_alignment.papers import published
-from neural_alignment.papers.plans import Cell, Outcome
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, spread, table
 from neural_alignment.papers.two_routes import taxonomy

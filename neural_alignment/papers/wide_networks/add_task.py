@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.data.add_task import PUBLISHED_SEED, Sequences
+from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.losses import SummedSquaredError
-from neural_alignment.papers.pieces import Arrays, Tell
 from neural_alignment.training.trainer import Trainer
 
 Array = np.ndarray

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neural_alignment.errors import InputError
+from neural_alignment.jobs.plans import unique, waiting
 from neural_alignment.papers.figures import Mark, Style, first, grid, lines, panel, ticks
-from neural_alignment.papers.plans import unique, waiting
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, table
 from neural_alignment.papers.wide_networks.networks import COLUMNS, DIFFERS, TrainedNetwork, networks, row_of

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neural_alignment.papers.pieces import Pieces
-from neural_alignment.papers.plans import Outcome
+from neural_alignment.jobs.pieces import Pieces
+from neural_alignment.jobs.plans import Outcome
 from neural_alignment.papers.registry import Source
 from neural_alignment.reporting import Row
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from neural_alignment.jobs.pieces import Piece, Pieces
 from neural_alignment.papers.figures import Panel, Style, grid, image, lines, panel, points, ticks
-from neural_alignment.papers.pieces import Piece, Pieces
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.papers.wide_networks import updates

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from neural_alignment.jobs.pieces import Piece, Pieces
 from neural_alignment.papers.figures import Style, grid, level, lines, panel, ticks
-from neural_alignment.papers.pieces import Piece, Pieces
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import chosen, spread, table
 from neural_alignment.papers.wide_networks import add_task

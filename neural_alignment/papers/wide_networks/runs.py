@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from neural_alignment.jobs.pieces import Piece, Pieces
+from neural_alignment.jobs.plans import Cell, Run
 from neural_alignment.papers.figures import Style
-from neural_alignment.papers.pieces import Piece, Pieces
-from neural_alignment.papers.plans import Cell, Run
 from neural_alignment.papers.wide_networks.printed import TABLE_2, TABLE_9, TABLE_10, WIDTHS
 from neural_alignment.papers.wide_networks.sweeps import swept
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from neural_alignment.jobs.pieces import Piece, Pieces
+from neural_alignment.jobs.plans import Run
 from neural_alignment.papers.figures import Style, first, grid, lines, panel, ticks
-from neural_alignment.papers.pieces import Piece, Pieces
-from neural_alignment.papers.plans import Run
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import chosen, crossed, grouped, spread
 from neural_alignment.papers.wide_networks import scoring

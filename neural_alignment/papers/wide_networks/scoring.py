@@ -8,7 +8,7 @@ import numpy as np
 
 from neural_alignment.analysis.alignment_score import alignment_score, permuted_change
 from neural_alignment.config import Config
-from neural_alignment.papers.pieces import Arrays, Tell
+from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.training.lockstep import Lockstep
 from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.trainer import Trainer

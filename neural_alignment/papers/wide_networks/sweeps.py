@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.config import Config, override
-from neural_alignment.papers.pieces import Arrays, Tell
+from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.training import setup
 from neural_alignment.training.trainer import Trainer
 

@@ -11,9 +11,9 @@ from sklearn.datasets import load_digits
 
 from neural_alignment.alignments import AlignAda, AlignZero
 from neural_alignment.data.single_batch import SingleBatch
+from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.losses import SquaredError
 from neural_alignment.models.parts import Parts
-from neural_alignment.papers.pieces import Arrays, Tell
 from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.trainer import Trainer
 from optimizers import MultiOptimizer

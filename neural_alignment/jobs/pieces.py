@@ -22,7 +22,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError
 from neural_alignment.jobs.job import Computation
-from neural_alignment.papers.plans import Run, decisive
+from neural_alignment.jobs.plans import Run, decisive
 from neural_alignment.training import files
 from neural_alignment.training.config_comparison import plain_difference
 

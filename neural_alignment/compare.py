@@ -11,8 +11,8 @@ from neural_alignment import paths
 from neural_alignment.config.yaml_files import read_chain
 from neural_alignment.errors import InputError
 from neural_alignment.jobs.batch import Execution
+from neural_alignment.jobs.plans import Cell, Outcome, carry_out, unique
 from neural_alignment.losses import Criterion
-from neural_alignment.papers.plans import Cell, Outcome, carry_out, unique
 from neural_alignment.reporting import Row, Spread, check_writable, csv_text, markdown
 from neural_alignment.training.files import write_whole
 
