@@ -322,7 +322,7 @@ def test_an_evaluation_is_one_call_or_as_many_as_signals_need(tmp_path, monkeypa
         net = setup.build_model(plan, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
         setup.compile_model(net, plan, dataset.classes, dataset.steps_per_epoch)
     images, labels = (np.concatenate(each) for each in zip(*dataset.validation().as_numpy_iterator(), strict=True))
-    logits = np.array(net([images], training=False))
+    logits = np.array(net(images, training=False))
     expected = {
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits),
         "top1": np.mean(np.argmax(logits, axis=1) == labels),
