@@ -189,7 +189,7 @@ class Kill:
         setattr(owner, name, counted)
 
     def _inside_saves(self) -> None:
-        original = checkpoints.Checkpoints.save
+        original = checkpoints.CheckpointStore.save
 
         def save(*args):
             self.count -= 1
@@ -197,7 +197,7 @@ class Kill:
                 threading.Thread(target=lambda: (time.sleep(self.delay), kill_this_process()), daemon=True).start()
             return original(*args)
 
-        checkpoints.Checkpoints.save = save
+        checkpoints.CheckpointStore.save = save
 
 
 def attempt(kind: str, folder: Path, run_dir: Path, kill: Kill | None) -> str:

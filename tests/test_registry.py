@@ -41,7 +41,7 @@ class Stripes(data.SourceOptions):
         labels = np.arange(self.images) % 4
         images = np.zeros((self.images, 4, 4, 1), np.uint8)
         images[np.arange(self.images), labels] = 255
-        arrays = data.Arrays(images, labels)
+        arrays = data.Examples(images, labels)
         return data.InMemory(batching, arrays, arrays, classes=4, scale=255.0)
 
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from neural_alignment.analysis.signals import Activation
+from neural_alignment.analysis.signals import Nonlinearity
 
 Array = np.ndarray
 
@@ -91,7 +91,7 @@ class History:
         ValueError: if `capacity` is not positive.
     """
 
-    def __init__(self, rate: float, activation: Activation, capacity: int):
+    def __init__(self, rate: float, activation: Nonlinearity, capacity: int):
         if capacity < 1:
             raise ValueError(f"`capacity` must be positive. Received {capacity!r}. Example: capacity=600.")
         self.rate = rate

@@ -38,7 +38,7 @@ class ScalarRule:
 
     Differences from the printed paper:
 
-    - lambda_v of Symmetric and Activation Alignment is 2 and 2 x^2, as the trace of the paper's matrices shows. The
+    - lambda_v of Symmetric and Nonlinearity Alignment is 2 and 2 x^2, as the trace of the paper's matrices shows. The
       paper prints 1 and x^2.
     - "alpha = beta for all three losses" holds for these two rules. Weight mirror's A has amp = 1 and
       decay = lambda_WM. With equal weights lambda_WM would be 1 and there would be only one regime.
@@ -154,7 +154,7 @@ def symmetric_alignment() -> ScalarRule:
 
 
 def activation_alignment() -> ScalarRule:
-    """Returns Activation Alignment with both weights 1."""
+    """Returns Nonlinearity Alignment with both weights 1."""
     return ScalarRule(amp=1.0, sparse=1.0)
 
 

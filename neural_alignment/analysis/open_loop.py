@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from neural_alignment.analysis.signals import RELU, Activation
+from neural_alignment.analysis.signals import RELU, Nonlinearity
 from neural_alignment.analysis.similarity import angle
 
 Array = np.ndarray
@@ -56,7 +56,7 @@ CONDITIONS: dict[str, Callable[[np.random.Generator], Imposed]] = {
 
 
 def run(
-    condition: str, rng: np.random.Generator, iterations: int, rate: float = RATE, activation: Activation = RELU
+    condition: str, rng: np.random.Generator, iterations: int, rate: float = RATE, activation: Nonlinearity = RELU
 ) -> Array:
     """Returns the angle between W_1 and B_1^T in degrees, before every iteration and after the last.
 

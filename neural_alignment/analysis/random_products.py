@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from neural_alignment.analysis.signals import RELU, Activation
+from neural_alignment.analysis.signals import RELU, Nonlinearity
 from neural_alignment.analysis.similarity import angle
 
 Array = np.ndarray
@@ -59,7 +59,7 @@ class Sample(NamedTuple):
     gated: Array
 
 
-def sample(draws: int, rng: np.random.Generator, activation: Activation = RELU) -> Sample:
+def sample(draws: int, rng: np.random.Generator, activation: Nonlinearity = RELU) -> Sample:
     """Draws pairs of factors and returns their angles and those of their products (equation S1).
 
     Args:

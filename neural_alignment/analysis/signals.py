@@ -16,7 +16,7 @@ import numpy as np
 Array = np.ndarray
 
 
-class Activation(NamedTuple):
+class Nonlinearity(NamedTuple):
     """An element-wise nonlinearity.
 
     Attributes:
@@ -28,9 +28,9 @@ class Activation(NamedTuple):
     derivative: Callable[[Array], Array]
 
 
-LINEAR = Activation(lambda z: z, np.ones_like)
-RELU = Activation(lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(z.dtype))
-TANH_RELU = Activation(lambda z: np.tanh(np.maximum(z, 0)), lambda z: np.where(z > 0, 1 - np.tanh(z) ** 2, 0))
+LINEAR = Nonlinearity(lambda z: z, np.ones_like)
+RELU = Nonlinearity(lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(z.dtype))
+TANH_RELU = Nonlinearity(lambda z: np.tanh(np.maximum(z, 0)), lambda z: np.where(z > 0, 1 - np.tanh(z) ** 2, 0))
 """tanh(ReLU(z)) (section 2.3.1). The derivative, (z > 0) / cosh(z)^2, is written in a form that does not overflow."""
 
 
@@ -46,7 +46,9 @@ class NetworkOutputs(NamedTuple):
     states: list[Array]
 
 
-def forward(inputs: Array, kernels: Sequence[Array], biases: Sequence[Array], activation: Activation) -> NetworkOutputs:
+def forward(
+    inputs: Array, kernels: Sequence[Array], biases: Sequence[Array], activation: Nonlinearity
+) -> NetworkOutputs:
     """Returns the outputs and states of all layers.
 
     Args:
@@ -62,7 +64,7 @@ def forward(inputs: Array, kernels: Sequence[Array], biases: Sequence[Array], ac
     return NetworkOutputs(outputs, states)
 
 
-def output_error(signals: NetworkOutputs, targets: Array, activation: Activation) -> Array:
+def output_error(signals: NetworkOutputs, targets: Array, activation: Nonlinearity) -> Array:
     """Returns delta_d = (Y* - Y) f'(Z_d), `(batch, outputs)`, for the half-squared error (equations 18 and 20).
 
     Args:
@@ -74,7 +76,7 @@ def output_error(signals: NetworkOutputs, targets: Array, activation: Activation
 
 
 def sequential_errors(
-    error: Array, states: Sequence[Array], backward_kernels: Sequence[Array | None], activation: Activation
+    error: Array, states: Sequence[Array], backward_kernels: Sequence[Array | None], activation: Nonlinearity
 ) -> list[Array]:
     """Returns delta_1 to delta_d (equations 2 and 21). With W_l^T as B_l this is backpropagation (equation 19).
 
@@ -91,7 +93,7 @@ def sequential_errors(
 
 
 def direct_errors(
-    error: Array, states: Sequence[Array], feedback: Sequence[Array | None], activation: Activation
+    error: Array, states: Sequence[Array], feedback: Sequence[Array | None], activation: Nonlinearity
 ) -> list[Array]:
     """Returns delta_1 to delta_d of direct feedback alignment (equation 6).
 

@@ -8,7 +8,7 @@ import pydantic
 
 from neural_alignment import errors
 from neural_alignment.data.damage import DamagedRecord
-from neural_alignment.data.pipeline import AUGMENTATIONS, Arrays, Batching, Dataset, Facts, InMemory
+from neural_alignment.data.pipeline import AUGMENTATIONS, Batching, Dataset, Examples, Facts, InMemory
 from neural_alignment.data.sources import SOURCES, SourceOptions
 from neural_alignment.data.streamed import Streamed
 from neural_alignment.errors import DataError
@@ -16,10 +16,10 @@ from neural_alignment.errors import DataError
 __all__ = [
     "AUGMENTATIONS",
     "SOURCES",
-    "Arrays",
     "Batching",
     "DamagedRecord",
     "Dataset",
+    "Examples",
     "Facts",
     "InMemory",
     "SourceOptions",

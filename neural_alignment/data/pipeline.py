@@ -324,7 +324,7 @@ def finished(dataset: tf.data.Dataset) -> tf.data.Dataset:
 # In memory.
 
 
-class Arrays(NamedTuple):
+class Examples(NamedTuple):
     """Examples in memory.
 
     Attributes:
@@ -364,8 +364,8 @@ class InMemory(Dataset):
     def __init__(
         self,
         batching: Batching,
-        train: Arrays,
-        validation: Arrays,
+        train: Examples,
+        validation: Examples,
         *,
         classes: int,
         class_names: Sequence[str] | None = None,
@@ -467,7 +467,7 @@ class InMemory(Dataset):
         return tf.reshape(pixels, (batch, *self.input_shape))
 
 
-def _rows(arrays: Arrays) -> tuple[tf.Tensor, tf.Tensor]:
+def _rows(arrays: Examples) -> tuple[tf.Tensor, tf.Tensor]:
     """Images as `(examples, height, width * channels)`, labels as int32."""
     examples, height, width, channels = arrays.images.shape
     return (

@@ -13,9 +13,9 @@ from neural_alignment.data.damage import NO_STEP, DamagedRecord
 from neural_alignment.data.order import Order, as_it_is
 from neural_alignment.data.pipeline import (
     AUGMENTATIONS,
-    Arrays,
     Batching,
     Dataset,
+    Examples,
     Share,
     check_choice,
     check_integer,
@@ -365,11 +365,11 @@ def _runs(numbers: np.ndarray, records: Records) -> tuple[np.ndarray, np.ndarray
     return numbers[begins], np.diff(begins, append=len(numbers))
 
 
-def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Arrays:
+def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Examples:
     """Decodes all images. They must have the same shape.
 
     Tolerated damaged records keep their positions, so the order of the other records does not depend on them.
-    `Arrays.sound` marks the intact records.
+    `Examples.sound` marks the intact records.
 
     Args:
         records: the records to read.
@@ -405,7 +405,7 @@ def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Arrays:
             records.damage.add(fault)
             if records.damage.too_much:
                 raise records.damage.error(fault)
-    return Arrays(images, labels, None if sound.all() else sound)
+    return Examples(images, labels, None if sound.all() else sound)
 
 
 def _intermittent_failure(records: Records, record: int) -> DataError:

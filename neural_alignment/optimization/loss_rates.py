@@ -20,7 +20,7 @@ def _is_representable(factor: float) -> float:
     return factor
 
 
-Factor = Annotated[float, Field(ge=0), pydantic.AfterValidator(_is_representable)]
+LossFactor = Annotated[float, Field(ge=0), pydantic.AfterValidator(_is_representable)]
 
 
 class ScheduledLossRate(Options):
@@ -30,13 +30,13 @@ class ScheduledLossRate(Options):
     delay.
     """
 
-    value: Annotated[Factor, Field(gt=0)] = 1.0
+    value: Annotated[LossFactor, Field(gt=0)] = 1.0
     """The factor before the schedule is applied."""
     schedule: AnySchedule
 
 
 LossRate = Annotated[
-    Annotated[Factor, Tag("number")] | Annotated[ScheduledLossRate, Tag("schedule")],
+    Annotated[LossFactor, Tag("number")] | Annotated[ScheduledLossRate, Tag("schedule")],
     Discriminator(lambda value: "schedule" if isinstance(value, (Mapping, ScheduledLossRate)) else "number"),
 ]
 

@@ -16,7 +16,7 @@ from neural_alignment.optimization import keras_optimizers
 from neural_alignment.optimization.base import Fraction, OptimizerOptions
 
 
-class SGD(OptimizerOptions):
+class SGDOptions(OptimizerOptions):
     """Gradient descent as Keras has it: with momentum, rate times gradient is accumulated."""
 
     optimizer: ClassVar = keras.optimizers.SGD
@@ -26,7 +26,7 @@ class SGD(OptimizerOptions):
     nesterov: bool = False
 
 
-class MomentumOptimizer(OptimizerOptions):
+class MomentumOptions(OptimizerOptions):
     """Momentum as TensorFlow 1 has it: the current rate times the accumulated gradient."""
 
     optimizer: ClassVar = optimizers.Momentum
@@ -36,7 +36,7 @@ class MomentumOptimizer(OptimizerOptions):
     nesterov: bool = True
 
 
-class Adam(OptimizerOptions):
+class AdamOptions(OptimizerOptions):
     """Adam, with the epsilon of TensorFlow 1."""
 
     optimizer: ClassVar = optimizers.Adam
@@ -47,7 +47,7 @@ class Adam(OptimizerOptions):
     epsilon: PositiveFloat = 1e-8
 
 
-class RMSprop(OptimizerOptions):
+class RMSpropOptions(OptimizerOptions):
     """RMSprop."""
 
     optimizer: ClassVar = keras.optimizers.RMSprop
@@ -59,7 +59,7 @@ class RMSprop(OptimizerOptions):
     centered: bool = False
 
 
-class Adagrad(OptimizerOptions):
+class AdagradOptions(OptimizerOptions):
     """Adagrad."""
 
     optimizer: ClassVar = keras.optimizers.Adagrad
@@ -69,7 +69,7 @@ class Adagrad(OptimizerOptions):
     epsilon: PositiveFloat = 1e-7
 
 
-class RAdam(OptimizerOptions):
+class RAdamOptions(OptimizerOptions):
     """Rectified Adam, with the epsilon of the published code."""
 
     optimizer: ClassVar = optimizers.RAdam
@@ -80,7 +80,7 @@ class RAdam(OptimizerOptions):
     epsilon: PositiveFloat = 1e-9
 
 
-class SWATS(OptimizerOptions):
+class SWATSOptions(OptimizerOptions):
     """Adam that changes to gradient descent, variable by variable; then learning rate and schedule have no effect."""
 
     optimizer: ClassVar = optimizers.SWATS
@@ -96,7 +96,9 @@ class SWATS(OptimizerOptions):
 
 OPTIONS: dict[str, type[OptimizerOptions]] = {
     options.model_fields["name"].annotation.__args__[0]: options
-    for options in (SGD, MomentumOptimizer, Adam, RMSprop, Adagrad, RAdam, SWATS)
+    for options in (
+        *(SGDOptions, MomentumOptions, AdamOptions, RMSpropOptions, AdagradOptions, RAdamOptions, SWATSOptions),
+    )
 }
 """The options classes above by their names."""
 

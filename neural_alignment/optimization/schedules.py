@@ -64,7 +64,7 @@ class _Schedule(Options):
         """
 
 
-class Drops(_Schedule):
+class DropSchedule(_Schedule):
     """Linear warm-up and drops, in epochs of J."""
 
     # Left out at its default, so that the checksums of earlier configurations stay the same.
@@ -92,7 +92,7 @@ class Drops(_Schedule):
         )
 
 
-class Constant(_Schedule):
+class ConstantSchedule(_Schedule):
     """Linear warm-up, then a constant rate."""
 
     kind: Literal["constant"]
@@ -129,7 +129,7 @@ class _Falling(_Schedule):
         return (end - self.warmup_epochs) * clock.steps_per_epoch
 
 
-class Cosine(_Falling):
+class CosineSchedule(_Falling):
     """Linear warm-up, then half a cosine down to the floor."""
 
     kind: Literal["cosine"]
@@ -138,7 +138,7 @@ class Cosine(_Falling):
         return keras.optimizers.schedules.CosineDecay(rate, self._steps(clock), alpha=self.floor)
 
 
-class Polynomial(_Falling):
+class PolynomialSchedule(_Falling):
     """Linear warm-up, then floor + (1 - floor) (1 - time)^power of the rate, the time from 0 to 1."""
 
     kind: Literal["polynomial"]
@@ -149,7 +149,7 @@ class Polynomial(_Falling):
         return keras.optimizers.schedules.PolynomialDecay(rate, self._steps(clock), rate * self.floor, self.power)
 
 
-class Exponential(_Schedule):
+class ExponentialSchedule(_Schedule):
     """Linear warm-up, then an exponential decay."""
 
     kind: Literal["exponential"]
@@ -164,7 +164,7 @@ class Exponential(_Schedule):
         return keras.optimizers.schedules.ExponentialDecay(rate, steps, self.factor, self.staircase)
 
 
-class Manual(_Schedule):
+class ManualSchedule(_Schedule):
     """Manual drops, one at each restart, as in the published code. Drop 0 has the warm-up only."""
 
     kind: Literal["manual"]
@@ -200,6 +200,9 @@ def _with_kind(schedule: Any) -> Any:
 
 
 AnySchedule = Annotated[
-    Annotated[Drops | Constant | Cosine | Polynomial | Exponential | Manual, Field(discriminator="kind")],
+    Annotated[
+        DropSchedule | ConstantSchedule | CosineSchedule | PolynomialSchedule | ExponentialSchedule | ManualSchedule,
+        Field(discriminator="kind"),
+    ],
     pydantic.BeforeValidator(_with_kind),
 ]

@@ -13,7 +13,7 @@ from hyperopt import base
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.spaces import Settings
 
-State = tuple[str, float | None]
+ProposalState = tuple[str, float | None]
 """State of a proposal as hyperopt names it (`new`, `ok` or `fail`), and its score; None without a score."""
 
 
@@ -35,7 +35,7 @@ class Proposer:
             self._suggest = functools.partial(hyperopt.tpe.suggest, n_startup_jobs=plan.startup_trials, verbose=False)
         self._domain = base.Domain(lambda _: None, self._space.nodes())
 
-    def propose(self, number: int, before: Mapping[int, tuple[Settings, State]]) -> Settings:
+    def propose(self, number: int, before: Mapping[int, tuple[Settings, ProposalState]]) -> Settings:
         """Returns name -> value of each sampled quantity.
 
         Args:
@@ -53,7 +53,7 @@ class Proposer:
         draws = document["misc"]["vals"]
         return {name: kind.value(draws[name][0]) for name, kind in self._space.sampled.items()}
 
-    def _document(self, trials: base.Trials, number: int, values: Settings, state: State) -> dict[str, Any]:
+    def _document(self, trials: base.Trials, number: int, values: Settings, state: ProposalState) -> dict[str, Any]:
         """Returns a trial in the form in which hyperopt stores it."""
         word, score = state
         draws = {name: kind.draw(values[name]) for name, kind in self._space.sampled.items()}

@@ -33,7 +33,7 @@ from neural_alignment.reporting import duration
 from neural_alignment.search import plan as plans
 from neural_alignment.search import report
 from neural_alignment.search.plan import Plan
-from neural_alignment.search.propose import Proposer, State
+from neural_alignment.search.propose import ProposalState, Proposer
 from neural_alignment.search.records import Lines, Trial, as_trial, best_of, is_count
 from neural_alignment.search.spaces import Settings
 from neural_alignment.training import files, lock, setup
@@ -248,7 +248,7 @@ class Ledger:
         self._proposals.append({"number": number, "drawn": drawn})
         self._drawn[number] = drawn
 
-    def _state(self, number: int) -> State:
+    def _state(self, number: int) -> ProposalState:
         """Returns the state and the score of a trial for the proposer."""
         if number not in self._trials:
             return "new", None

@@ -15,10 +15,10 @@ import tensorflow as tf
 from neural_alignment.config import Logging
 from neural_alignment.errors import ConfigError
 from neural_alignment.training.files import write_whole
-from neural_alignment.training.metrics import Row
+from neural_alignment.training.metrics import MetricsRow
 from neural_alignment.training.model import AlignedModel, aligned_layers
 
-Listener = Callable[[Row], None]
+Listener = Callable[[MetricsRow], None]
 """Receives every row of `metrics.csv` once it is written."""
 
 
@@ -52,7 +52,7 @@ class Kernels:
         self._layers = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, name) for name in patterns)]
         self._path = path
 
-    def __call__(self, row: Row) -> None:
+    def __call__(self, row: MetricsRow) -> None:
         """Writes the kernels of one row."""
         if not self._layers:
             return
@@ -83,7 +83,7 @@ class TensorBoard:
         self._options = options
         self._plot: _Scatter | None = None
 
-    def __call__(self, row: Row) -> None:
+    def __call__(self, row: MetricsRow) -> None:
         """Writes one row."""
         step = int(row["step"])
         with self._writer.as_default(step=step):
@@ -159,7 +159,7 @@ class Progress:
         """Advances the bar by some steps."""
         self._bar.update(steps)
 
-    def __call__(self, row: Row) -> None:
+    def __call__(self, row: MetricsRow) -> None:
         """Prints the line of one evaluation."""
         angles = [v for key, v in row.items() if key.startswith("weight_angle/") and not math.isnan(v)]
         parts = [f"step {int(row['step'])}", f"epoch {row['epoch']:g}"]

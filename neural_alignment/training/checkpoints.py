@@ -91,7 +91,7 @@ def _sync_state(prefix: str) -> None:
             files.sync(path)
 
 
-class Checkpoints:
+class CheckpointStore:
     """The last states and the best state of a run: weights, optimizer slots, global step, running means.
 
     The file `checkpoint` names the states. It is replaced atomically after a new state is complete. A state is a

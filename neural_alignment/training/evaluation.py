@@ -15,7 +15,7 @@ from neural_alignment.config import Config
 from neural_alignment.training import probes
 from neural_alignment.training.distribution import Distribution
 from neural_alignment.training.divergence import diverged
-from neural_alignment.training.metrics import Row
+from neural_alignment.training.metrics import MetricsRow
 from neural_alignment.training.model import AlignedModel, aligned_layers
 from neural_alignment.training.trainer import Trainer
 
@@ -44,7 +44,7 @@ class AlignmentProbe:
             specs = [tf.TensorSpec((examples, *spec.shape), spec.dtype) for spec in facts.example_spec]
             self._measure.get_concrete_function(*specs)
 
-    def row(self, dataset: data.Dataset) -> Row:
+    def row(self, dataset: data.Dataset) -> MetricsRow:
         """Returns `measure/layer` -> value; an empty dictionary if no layer has an alignment."""
         if not self._layers:
             return {}
@@ -61,7 +61,7 @@ class AlignmentProbe:
         }
 
 
-class Evaluation:
+class Evaluator:
     """Measures the model for a row of `metrics.csv`.
 
     Args:
@@ -81,7 +81,7 @@ class Evaluation:
         self._learns = any(rule.learns for rule in config.rules)
         self._weights = ScheduledWeights(config, trainer.dataset.steps_per_epoch)
 
-    def row(self, training: Row, seconds: float, is_untrained: bool = False) -> Row:
+    def row(self, training: MetricsRow, seconds: float, is_untrained: bool = False) -> MetricsRow:
         """Returns the row of the present step.
 
         The row of an untrained network has only its alignment: an evaluation on the whole validation split would keep
@@ -96,7 +96,7 @@ class Evaluation:
             Diverged: if J is not finite on the validation split.
         """
         trainer, step = self._trainer, self._trainer.step
-        validation: Row = {}
+        validation: MetricsRow = {}
         if not is_untrained:
             validation = trainer.evaluate()
             if not math.isfinite(validation["J"]):
@@ -118,7 +118,7 @@ class Evaluation:
             **self._alignment.row(trainer.dataset),
         }
 
-    def _rates(self, step: int) -> Row:
+    def _rates(self, step: int) -> MetricsRow:
         """Returns the learning rates and the loss rates of the next step; NaN for R if no rule learns."""
         learning_rates = [float(keras.ops.convert_to_numpy(rate)) for rate in self._optimizer.learning_rates]
         loss_rates = self._loss_rates(step)
@@ -162,7 +162,7 @@ class ScheduledWeights:
         rules = [rule.bind(config.seed, steps_per_epoch) for rule in config.rules]
         self._rules = {f"{place}." if len(rules) > 1 else "": rule for place, rule in enumerate(rules)}
 
-    def row(self, step: int) -> Row:
+    def row(self, step: int) -> MetricsRow:
         """Returns column -> weight at a global step."""
         return {
             f"weight/{place}{name}": float(schedules.evaluate(weight, step, rule.steps_per_epoch))

@@ -11,7 +11,7 @@ from neural_alignment.config import Config
 from neural_alignment.errors import RunError
 from neural_alignment.training import config_comparison
 from neural_alignment.training.checkpoints import kept_steps
-from neural_alignment.training.run_directory import Result, RunDirectory
+from neural_alignment.training.run_directory import RunDirectory, RunResult
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def stored_state(directory: RunDirectory, config: Config) -> str | None:
     return status["state"] if status is not None else "failed"
 
 
-def check_usable(directory: RunDirectory, config: Config, resume: bool, force: bool) -> Result | None:
+def check_usable(directory: RunDirectory, config: Config, resume: bool, force: bool) -> RunResult | None:
     """Checks that a run may use the directory; returns the result if the run is already finished."""
     if not directory.exists():
         return None
@@ -50,7 +50,7 @@ def check_usable(directory: RunDirectory, config: Config, resume: bool, force: b
     return _finished_result(directory, status)
 
 
-def _finished_result(directory: RunDirectory, status: dict[str, Any]) -> Result | None:
+def _finished_result(directory: RunDirectory, status: dict[str, Any]) -> RunResult | None:
     """Returns the result of a finished run, or none if its final model must be saved again."""
     rows = directory.rows(status)
     if not rows:
@@ -62,7 +62,7 @@ def _finished_result(directory: RunDirectory, status: dict[str, Any]) -> Result 
         _log.warning("%s: %s; %s", directory.file("model.keras"), problem, directory.model_remedy())
     metrics = rows[-1]
     layers = [key.partition("/")[2] for key in metrics if key.startswith("weight_angle/")]
-    return Result(directory.path, metrics, layers)
+    return RunResult(directory.path, metrics, layers)
 
 
 def _check_same_configuration(directory: RunDirectory, config: Config, status: dict[str, Any] | None) -> None:

@@ -21,7 +21,7 @@ from neural_alignment.training.loading import check_model_file, load_model
 from neural_alignment.training.model import _unwrapped, aligned_layers
 from neural_alignment.training.run_directory import RunDirectory
 
-State = Literal["last", "best", "final"] | int | None
+StateName = Literal["last", "best", "final"] | int | None
 """Selects a state of a run; see `InitialState`."""
 
 Values = dict[str, np.ndarray]
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class StateSource:
     """A state that weights can be loaded from.
 
     Attributes:
@@ -61,8 +61,8 @@ class Loaded:
     """A state that was loaded into a model.
 
     Attributes:
-        path: as of `Source`.
-        state: as of `Source`.
+        path: as of `StateSource`.
+        state: as of `StateSource`.
         step: global step of the source; none if it is not known.
         digest: SHA-256 of the names and values that were loaded.
         optimizer: whether the variables of the optimizer and the global step were loaded.
@@ -95,7 +95,7 @@ def load(options: InitialState, model: keras.Model) -> Loaded:
 
 
 def load_weights(
-    model: keras.Model, path: str | Path, state: State = None, optimizer: bool = False, strict: bool = True
+    model: keras.Model, path: str | Path, state: StateName = None, optimizer: bool = False, strict: bool = True
 ) -> Loaded:
     """Loads the weights of a run, or of a saved model, into a model.
 
@@ -149,7 +149,7 @@ def load_weights(
 # Finding and reading a state.
 
 
-def find(path: str, state: State = None) -> Source:
+def find(path: str, state: StateName = None) -> StateSource:
     """Returns the location of a state, without reading it.
 
     Args:
@@ -161,7 +161,7 @@ def find(path: str, state: State = None) -> Source:
     """
     if path.endswith(".keras"):
         check_model_file(path)
-        return Source(path, "file", None)
+        return StateSource(path, "file", None)
     directory = RunDirectory(path)
     if not tf.io.gfile.exists(path):
         raise RunError(f"{path}: no such run directory; give one that `train` has made, or a .keras file")
@@ -173,21 +173,21 @@ def find(path: str, state: State = None) -> Source:
     if state in (None, "last") and not kept["last"] and finished:
         state = "final"
     if finished and state == "final":
-        return Source(directory.model_path(status), state, status.get("step"))
+        return StateSource(directory.model_path(status), state, status.get("step"))
     for name, steps in kept.items():
         if name == ("last" if state is None else state) and (latest := latest_step(places[name])) is not None:
-            return Source(tf.io.gfile.join(places[name], f"ckpt-{latest}"), name, latest)
+            return StateSource(tf.io.gfile.join(places[name], f"ckpt-{latest}"), name, latest)
         if state in steps:
-            return Source(tf.io.gfile.join(places[name], f"ckpt-{state}"), state, state)
+            return StateSource(tf.io.gfile.join(places[name], f"ckpt-{state}"), state, state)
     if finished and state == status.get("step"):
-        return Source(directory.model_path(status), state, state)
+        return StateSource(directory.model_path(status), state, state)
     there = [f"{name} (step {', '.join(map(str, steps))})" for name, steps in kept.items() if steps]
     there += [f"final (step {status.get('step')})"] if finished else []
     wanted = f"state {state or 'last'}" if not isinstance(state, int) else f"state of step {state}"
     raise RunError(f"{path}: has no {wanted}; those that are there: {', '.join(there) or 'none'}")
 
 
-def _read(path: str, state: State, optimizer: bool) -> tuple[Source, Values, Values]:
+def _read(path: str, state: StateName, optimizer: bool) -> tuple[StateSource, Values, Values]:
     """Returns a source, its weights, and the variables of its optimizer if `optimizer` is true."""
     try:
         for attempt in range(ATTEMPTS):
@@ -207,7 +207,7 @@ def _read(path: str, state: State, optimizer: bool) -> tuple[Source, Values, Val
     raise AssertionError("not reached")
 
 
-def _read_model(source: Source, optimizer: bool) -> tuple[Source, Values, Values]:
+def _read_model(source: StateSource, optimizer: bool) -> tuple[StateSource, Values, Values]:
     model = load_model(source.path)
     weights = {name: keras.ops.convert_to_numpy(each) for name, each in _named(model.weights, model.name).items()}
     if not optimizer:
@@ -328,7 +328,7 @@ def _match(
     return pairs, [*other, *missing, *extra]
 
 
-def _report(source: Source, misfits: list[Misfit], strict: bool) -> None:
+def _report(source: StateSource, misfits: list[Misfit], strict: bool) -> None:
     """Raises an error about the misfits, or lists them in a warning.
 
     Raises:
@@ -348,7 +348,7 @@ def _report(source: Source, misfits: list[Misfit], strict: bool) -> None:
             _log.warning("%s: %d variables %s: %s", source, len(names), said, ", ".join(names))
 
 
-def _check_finite(source: Source, values: Values) -> None:
+def _check_finite(source: StateSource, values: Values) -> None:
     for name, value in values.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise RunError(f"{source}: {name} is not finite: the model has diverged, or the file was changed")

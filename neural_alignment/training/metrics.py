@@ -11,7 +11,7 @@ import tensorflow as tf
 from neural_alignment.errors import RunError
 from neural_alignment.training import files
 
-Row = dict[str, float]
+MetricsRow = dict[str, float]
 """Column of `metrics.csv` -> value."""
 
 LATER = ("loss_rate_J", "loss_rate_R", "weight/")

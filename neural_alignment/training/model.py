@@ -207,7 +207,7 @@ class AlignedModel(InterceptedModel):
         if self.train_function is not None and not force:
             return
         if not self._overrides("train_step"):
-            self.train_function = Execution(self, self._step, self.get_metrics_result, self._prepare)
+            self.train_function = StepLoop(self, self._step, self.get_metrics_result, self._prepare)
             return
         self._check_override("train_step")
         super().make_train_function(force=True)
@@ -307,7 +307,7 @@ class AlignedModel(InterceptedModel):
             ours = self._regulariser_tracker.name
             return {name: value for name, value in self.get_metrics_result().items() if name != ours}
 
-        self.test_function = Execution(self, step, results)
+        self.test_function = StepLoop(self, step, results)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
         """Evaluates one batch: J and the metrics, not R.
@@ -416,7 +416,7 @@ def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer:
     return copy
 
 
-class Execution:
+class StepLoop:
     """Makes steps on the batches of an iterator in one graph.
 
     Keras calls it like its train and test functions, and gets `steps_per_execution` steps; `steps` makes a given number

@@ -18,7 +18,7 @@ from neural_alignment.training import callbacks, distribution, existing_run, fil
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.preparation import load_initial_state, prepare
-from neural_alignment.training.run_directory import Result, RunDirectory
+from neural_alignment.training.run_directory import RunDirectory, RunResult
 from neural_alignment.training.run_loop import RunLoop
 from neural_alignment.training.saved_state import SavedState
 from neural_alignment.training.stopping import Interrupted, Stop
@@ -35,7 +35,7 @@ def train(
     force: bool = False,
     progress: callbacks.Progress | None = None,
     resume_from: int | None = None,
-) -> Result:
+) -> RunResult:
     """Trains one run from its configuration.
 
     Args:
@@ -76,7 +76,7 @@ class StartOptions:
 
 def _train_as_chief(
     config: Config, directory: RunDirectory, start: StartOptions, progress: callbacks.Progress | None
-) -> Result:
+) -> RunResult:
     """Trains as the only process or as the chief of several workers; writes the run directory."""
     force = start.force
     with contextlib.ExitStack() as holding:
@@ -110,7 +110,7 @@ def _train_as_chief(
 
 def _train_as_assistant(
     config: Config, directory: RunDirectory, start: StartOptions, progress: callbacks.Progress | None
-) -> Result:
+) -> RunResult:
     """Trains as a worker other than the chief, from the chief's state, in a temporary directory.
 
     It reads the chief's directory before the workers meet. The chief changes the directory only afterwards.
@@ -135,7 +135,7 @@ def _train_as_assistant(
     return dataclasses.replace(result, path=directory.path)
 
 
-def _finish(loop: RunLoop, progress: callbacks.Progress | None) -> Result:
+def _finish(loop: RunLoop, progress: callbacks.Progress | None) -> RunResult:
     """Runs the loop to its end, and records in `status.json` how it ended."""
     with Stop(raises=loop.trainer.devices.workers == 1) as stop:
         loop.restore()

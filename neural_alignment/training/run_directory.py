@@ -42,7 +42,7 @@ from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.training import config_comparison, files, lock
-from neural_alignment.training.checkpoints import Checkpoints
+from neural_alignment.training.checkpoints import CheckpointStore
 from neural_alignment.training.metrics import MetricsFile
 
 FILES = (
@@ -73,7 +73,7 @@ def _reported(path: str) -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class RunResult:
     """How a run ended.
 
     Attributes:
@@ -170,7 +170,7 @@ class RunDirectory:
         if not files.is_local(self.path):
             return
         candidates = [self.file(name) for name in FILES]
-        states = [os.path.join(self.file("checkpoints"), name) for name in Checkpoints.NAMES]
+        states = [os.path.join(self.file("checkpoints"), name) for name in CheckpointStore.NAMES]
         for folder in (self.file("kernels"), *states):
             if os.path.isdir(folder):
                 candidates += [os.path.join(folder, name) for name in os.listdir(folder)]

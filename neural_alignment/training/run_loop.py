@@ -9,11 +9,11 @@ from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.training import callbacks, config_comparison, files, lock
 from neural_alignment.training.divergence import diverged
-from neural_alignment.training.evaluation import Evaluation
-from neural_alignment.training.metrics import Row
+from neural_alignment.training.evaluation import Evaluator
+from neural_alignment.training.metrics import MetricsRow
 from neural_alignment.training.model import aligned_layers
 from neural_alignment.training.preparation import Prepared, epoch_steps, total_steps
-from neural_alignment.training.run_directory import Result
+from neural_alignment.training.run_directory import RunResult
 from neural_alignment.training.saved_state import SavedState
 from neural_alignment.training.stopping import Interrupted, Stop
 
@@ -37,7 +37,7 @@ class RunLoop:
         self.trainer, test, alignment = prepared
         self.total_steps = total_steps(config, self.trainer.dataset)
         self._stride = config.evaluation.every_epochs * epoch_steps(config, self.trainer.dataset)
-        self._evaluation = Evaluation(config, self.trainer, test, alignment)
+        self._evaluation = Evaluator(config, self.trainer, test, alignment)
         self._kernels = callbacks.Kernels(self.trainer.model, self.directory.file("kernels"), config.logging.kernels)
         self._listeners: list[callbacks.Listener] = []
         self._saved = time.monotonic()
@@ -55,7 +55,7 @@ class RunLoop:
         """
         self.state.restore(self._is_due)
 
-    def run(self, stop: Stop, progress: callbacks.Progress | None) -> Result:
+    def run(self, stop: Stop, progress: callbacks.Progress | None) -> RunResult:
         """Trains from the present step to the last one.
 
         Raises:
@@ -137,7 +137,7 @@ class RunLoop:
             elif is_save_due:
                 self.save()
 
-    def save(self, row: Row | None = None) -> None:
+    def save(self, row: MetricsRow | None = None) -> None:
         """Saves the present state as the last one; arguments and errors as of `SavedState.save`."""
         self.state.save(row)
         self._saved = time.monotonic()
@@ -168,7 +168,7 @@ class RunLoop:
                 row = self._evaluation.row(training, time.time() - self._began, is_untrained)
         self._finish_evaluation(row)
 
-    def _finish_evaluation(self, row: Row) -> None:
+    def _finish_evaluation(self, row: MetricsRow) -> None:
         """Saves the state and writes the row of an evaluation."""
         self.save(row)
         self._kernels(row)  # Before the row: a step that has its row is not measured again.
@@ -177,7 +177,7 @@ class RunLoop:
         for listener in self._listeners:
             listener(row)
 
-    def _finish(self, seconds: float) -> Result:
+    def _finish(self, seconds: float) -> RunResult:
         """Writes the final status."""
         rows = self.state.metrics.rows()
         criterion = self.config.loss.criterion
@@ -187,4 +187,4 @@ class RunLoop:
         self.directory.write_status(
             "finished", checksums, **facts, best_step=int(best["step"]), seconds=seconds, **self.state.origin
         )
-        return Result(self.directory.path, rows[-1], [layer.name for layer in aligned_layers(self.trainer.model)])
+        return RunResult(self.directory.path, rows[-1], [layer.name for layer in aligned_layers(self.trainer.model)])

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from neural_alignment.config import Config
 from neural_alignment.errors import RunError
-from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
+from neural_alignment.training.checkpoints import CheckpointStore, TrainingMeans
 from neural_alignment.training.divergence import diverged
-from neural_alignment.training.metrics import MetricsFile, Row
+from neural_alignment.training.metrics import MetricsFile, MetricsRow
 from neural_alignment.training.run_directory import RunDirectory
 from neural_alignment.training.trainer import Trainer
 
@@ -54,7 +54,7 @@ class SavedState:
         self._loaded = loaded
         self._means = TrainingMeans(trainer.model, trainer.dataset.example_spec[1])
         path = directory.file("checkpoints")
-        self.checkpoints = Checkpoints(trainer.model, self._means, path, config.checkpoints.keep)
+        self.checkpoints = CheckpointStore(trainer.model, self._means, path, config.checkpoints.keep)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class SavedState:
         if self._trainer.step:
             self._means.put_back()
 
-    def save(self, row: Row | None = None) -> None:
+    def save(self, row: MetricsRow | None = None) -> None:
         """Saves the present state as the last one.
 
         Args:
@@ -191,7 +191,7 @@ class SavedState:
         finally:
             self._means.put_back()
 
-    def measured_row(self) -> Row | None:
+    def measured_row(self) -> MetricsRow | None:
         """Returns the row of the present step that was measured before a kill, or none.
 
         A second evaluation could give another row.

@@ -13,7 +13,7 @@ from neural_alignment import data
 from neural_alignment.config import Config
 from neural_alignment.training import distribution, setup
 from neural_alignment.training.distribution import Distribution
-from neural_alignment.training.metrics import Row
+from neural_alignment.training.metrics import MetricsRow
 from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.stepping import BatchStepper, Stepper
 
@@ -112,7 +112,7 @@ class Trainer:
         self.model.reset_metrics()
         return self.train(self.dataset.steps_per_epoch, tell)
 
-    def evaluate(self, dataset: data.Dataset | None = None) -> Row:
+    def evaluate(self, dataset: data.Dataset | None = None) -> MetricsRow:
         """Returns J and the metrics on the whole validation part of a data set.
 
         Args:
@@ -160,7 +160,7 @@ class Trainer:
         return [*self.model.variables, *self.model.optimizer.variables]
 
 
-def named(results: dict[str, float]) -> Row:
+def named(results: dict[str, float]) -> MetricsRow:
     """Returns the results of Keras under the names that they have in `metrics.csv`."""
     names = {"loss": "J", "regulariser": "R"}
     return {names.get(key, key): float(value) for key, value in results.items()}

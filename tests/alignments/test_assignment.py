@@ -66,7 +66,7 @@ def test_seed_and_epoch_are_defaults_and_what_the_mapping_says_stays():
         ({**RULE_CONFIGS["activation"], "backward_output": {"batch_center": True}}, ["backward_output.batch_center"]),
         ({**RULE_CONFIGS["activation"], "forward_output": {"relu": 1}}, ["forward_output.relu", "1"]),
         ({"rule": "feedback", "amp": 1.0}, ["alignment.amp", "unknown"]),
-        ("symmetric", ["alignment", "'symmetric'", "Example"]),
+        ("symmetric", ["alignment", "'symmetric'", "example"]),
     ],
 )
 def test_a_wrong_configuration_is_one_line_that_says_where_and_what(config, words):

@@ -12,7 +12,7 @@ from neural_alignment.analysis.similarity import angle
 
 SIZES = (7, 6, 5, 4)
 BATCH, STEPS, RATE, LAYER = 9, 8, 0.02, 1
-TANH = signals.Activation(np.tanh, lambda z: 1 - np.tanh(z) ** 2)
+TANH = signals.Nonlinearity(np.tanh, lambda z: 1 - np.tanh(z) ** 2)
 ACTIVATIONS = {"tanh_relu": signals.TANH_RELU, "relu": signals.RELU, "linear": signals.LINEAR, "tanh": TANH}
 
 
@@ -124,7 +124,7 @@ def test_a_term_of_any_order_is_its_index_notation(activation, order):
     assert_differs(term, expected / RATE)  # The rate stands twice in a term.
     assert_differs(term, by_index(seen, backward[LAYER], activation, order - 1 or 2))
     if activation is not signals.LINEAR:
-        gateless = signals.Activation(activation.value, np.ones_like)
+        gateless = signals.Nonlinearity(activation.value, np.ones_like)
         assert_differs(term, by_index(seen, backward[LAYER], gateless, order))
 
 

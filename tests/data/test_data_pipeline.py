@@ -27,7 +27,7 @@ def assert_same_batches(first, second):
 def in_memory(batch_size=8, seed=0, shuffle=True, validation_batch_size=None, **options):
     """Image n has the value n in every pixel and the label n % 10."""
     numbers = np.arange(EXAMPLES, dtype=np.uint8)
-    arrays = pipeline.Arrays(np.broadcast_to(numbers[:, None, None, None], (EXAMPLES, 6, 5, 2)).copy(), numbers % 10)
+    arrays = pipeline.Examples(np.broadcast_to(numbers[:, None, None, None], (EXAMPLES, 6, 5, 2)).copy(), numbers % 10)
     batching = pipeline.Batching(batch_size, seed, shuffle, validation_batch_size)
     return pipeline.InMemory(batching, arrays, arrays, classes=10, **options)
 
@@ -192,7 +192,7 @@ def test_crops_are_windows_of_the_padded_image(rng, name):
 
 
 def test_training_pixels_are_augmented_the_same_after_a_resume(rng):
-    arrays = pipeline.Arrays(rng.integers(0, 256, (EXAMPLES, 9, 9, 3), np.uint8), np.zeros(EXAMPLES, np.int32))
+    arrays = pipeline.Examples(rng.integers(0, 256, (EXAMPLES, 9, 9, 3), np.uint8), np.zeros(EXAMPLES, np.int32))
 
     def build(augment):
         return pipeline.InMemory(pipeline.Batching(8, 1), arrays, arrays, classes=1, scale=255.0, augment=augment)
@@ -207,7 +207,7 @@ def test_training_pixels_are_augmented_the_same_after_a_resume(rng):
 
 def test_in_memory_pixels_are_shifted_and_scaled_per_channel(rng):
     images = rng.integers(0, 256, (EXAMPLES, 4, 3, 2), np.uint8)
-    arrays = pipeline.Arrays(images, np.zeros(EXAMPLES, np.int32))
+    arrays = pipeline.Examples(images, np.zeros(EXAMPLES, np.int32))
     center, scale = np.array([10.0, 20.0]), np.array([3.0, 7.0])
     dataset = pipeline.InMemory(
         pipeline.Batching(EXAMPLES, 0, shuffle=False), arrays, arrays, classes=1, center=center, scale=scale
@@ -255,9 +255,9 @@ def test_wrong_start_step(build, start_step):
 @pytest.mark.parametrize("label", [-1, 10])
 def test_labels_in_memory_out_of_range(label):
     images, labels = np.zeros((5, 2, 2, 1), np.uint8), np.array([0, 9, 3, label, 4])
-    good = pipeline.Arrays(images, np.zeros(5, int))
+    good = pipeline.Examples(images, np.zeros(5, int))
     with pytest.raises(DataError, match=rf"each training label must be from 0 to 9; found {label} at example 3"):
-        pipeline.InMemory(pipeline.Batching(2, 0), pipeline.Arrays(images, labels), good, classes=10)
+        pipeline.InMemory(pipeline.Batching(2, 0), pipeline.Examples(images, labels), good, classes=10)
 
 
 def test_errors_of_the_model_are_not_blamed_on_the_data(build):

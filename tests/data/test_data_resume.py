@@ -148,7 +148,7 @@ def assert_same_batches(first, second):
 
 def in_memory(batch_size):
     generator = np.random.default_rng(0)
-    arrays = pipeline.Arrays(generator.integers(0, 256, (54, 9, 9, 3), np.uint8), np.arange(54))
+    arrays = pipeline.Examples(generator.integers(0, 256, (54, 9, 9, 3), np.uint8), np.arange(54))
     return pipeline.InMemory(
         pipeline.Batching(batch_size, 1, True, 8), arrays, arrays, classes=54, scale=255.0, augment="crop_flip"
     )

@@ -70,7 +70,7 @@ def test_missing_option():
     assert message == "data.dataset: this key is required and was not found"
 
 
-CORNERS = pipeline.Arrays(np.zeros((4, 2, 2, 1), np.uint8), np.arange(4))
+CORNERS = pipeline.Examples(np.zeros((4, 2, 2, 1), np.uint8), np.arange(4))
 
 
 class Corners(data.SourceOptions):

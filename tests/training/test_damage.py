@@ -157,7 +157,7 @@ def restored(runs, patch):
 
 def resume(path):
     result = run.train(config(), path, resume=True)
-    return (result.metrics, result.layers) if isinstance(result, run.Result) else result
+    return (result.metrics, result.layers) if isinstance(result, run.RunResult) else result
 
 
 def evaluate(path):
@@ -501,7 +501,7 @@ def test_damaged_records_of_the_data_are_known_from_the_checkpoint(copied, runs,
         patch.setattr(stepping.Stepper, "__call__", stop)
         shutil.rmtree(path)
         # The state is saved at the step after the first, whatever the stubbed steps do.
-        patch.setattr(checkpoints.Checkpoints, "step", lambda self, name: -1)
+        patch.setattr(checkpoints.CheckpointStore, "step", lambda self, name: -1)
         with pytest.raises(Stopped):
             run.train(config(), path)
     file = path / "corrupt_records.json"
@@ -655,7 +655,7 @@ def test_the_final_state_is_written_even_where_the_disk_is_full_to_the_last_byte
     copied, monkeypatch, small_disk, filled
 ):
     copied("stopped")
-    original = checkpoints.Checkpoints.save
+    original = checkpoints.CheckpointStore.save
 
     def save(self, name):
         if self._model.global_step < 3:
@@ -668,7 +668,7 @@ def test_the_final_state_is_written_even_where_the_disk_is_full_to_the_last_byte
 
     path = small_disk / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.Checkpoints, "save", save)
+        patch.setattr(checkpoints.CheckpointStore, "save", save)
         with pytest.raises(Stopped, match="No space left on device"):
             run.train(config(logging={"tensorboard": False, "kernels": []}), path)
     status = run.RunDirectory(path).status()
@@ -758,13 +758,13 @@ def test_a_row_that_was_lost_with_a_kill_is_the_one_that_was_measured(copied, mo
     path = copied("stopped")
     killed_at(MetricsFile, "append", path, monkeypatch)
     evaluations = []
-    original = evaluation.Evaluation.row
+    original = evaluation.Evaluator.row
 
     def counted(*arguments):
         evaluations.append(1)
         return original(*arguments)
 
-    monkeypatch.setattr(evaluation.Evaluation, "row", counted)
+    monkeypatch.setattr(evaluation.Evaluator, "row", counted)
     run.train(config(), path, resume=True)
     assert [row["step"] for row in MetricsFile(str(path / "metrics.csv")).rows()] == [0, STEPS, 2 * STEPS]
     assert evaluations == []

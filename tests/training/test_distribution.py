@@ -23,7 +23,7 @@ from neural_alignment.alignments import forward_pass, from_config, networkwise_r
 from neural_alignment.config import Runtime
 from neural_alignment.errors import Diverged, InputError
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
-from neural_alignment.training.model import Execution
+from neural_alignment.training.model import StepLoop
 from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
 BATCH, STEPS, CLASSES = 8, 4, 3
@@ -327,14 +327,14 @@ def test_an_evaluation_is_one_call_or_as_many_as_signals_need(tmp_path, monkeypa
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits),
         "top1": np.mean(np.argmax(logits, axis=1) == labels),
     }
-    made, steps = [], Execution.steps
+    made, steps = [], StepLoop.steps
 
     def counted(*args):
         result = steps(*args)
         made.append(result[0])
         return result
 
-    monkeypatch.setattr(Execution, "steps", counted)
+    monkeypatch.setattr(StepLoop, "steps", counted)
     for seconds, calls in [(math.inf, [7]), (0.0, [1] * 7)]:
         monkeypatch.setattr(distribution, "SECONDS_PER_CALL", seconds)
         made.clear()
@@ -376,13 +376,13 @@ def test_a_run_goes_on_on_another_number_of_replicas(tmp_path, alone):
 
 def interrupted(folder):
     """Trains on two replicas until a checkpoint in the middle of the epoch is there."""
-    save = checkpoints.Checkpoints.save
+    save = checkpoints.CheckpointStore.save
 
     def save_and_stop(self, name):
         save(self, name)
         raise KeyboardInterrupt
 
-    with mock.patch.object(checkpoints.Checkpoints, "save", save_and_stop):
+    with mock.patch.object(checkpoints.CheckpointStore, "save", save_and_stop):
         run_of(folder, "runtime.strategy=mirrored", "runtime.replicas=2")
 
 
@@ -467,7 +467,7 @@ def test_two_worker_processes_train_as_one_though_a_signal_to_one_stops_both(tmp
 KILLED = """
 import os, signal
 from neural_alignment.training import checkpoints
-checkpoints.Checkpoints.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.CheckpointStore.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """
 
 

@@ -180,7 +180,7 @@ def test_alignment_zero_degree_and_remainder_terms_are_what_the_library_added_to
         passed = signals.forward(x.reshape(len(x), -1).astype(np.float64), kernels, biases, signals.TANH_RELU)
         error = signals.output_error(passed, codes[y], signals.TANH_RELU)
         errors = signals.sequential_errors(error, passed.states, backward, signals.TANH_RELU)
-        seen = alignment_terms.Signals.of_layer(layer, passed.outputs, errors, kernels, biases, backward)
+        seen = alignment_terms.LayerSignals.of_layer(layer, passed.outputs, errors, kernels, biases, backward)
         model.train_on_batch(x, y)
         added = weights_of(model)[0][layer] - kernels[layer]
         parts = alignment_terms.expand(history, seen)
@@ -189,7 +189,7 @@ def test_alignment_zero_degree_and_remainder_terms_are_what_the_library_added_to
     assert np.linalg.norm(parts.alignment) > 0.01 * np.linalg.norm(added)
     assert distance(parts.alignment + parts.zero_degree, added) > 1e-6  # The remainder is needed.
     with pytest.raises(ValueError, match=r"`layer` must be a hidden layer, from 1 to 4. Received 0"):
-        alignment_terms.Signals.of_layer(0, passed.outputs, errors, kernels, biases, backward)
+        alignment_terms.LayerSignals.of_layer(0, passed.outputs, errors, kernels, biases, backward)
 
 
 def test_w_and_b_and_biases_are_drawn_with_a_standard_deviation_of_a_tenth(digits):

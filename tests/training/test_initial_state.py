@@ -460,7 +460,7 @@ def test_the_first_row_is_that_of_the_loaded_weights(source, started):
 
 @pytest.mark.parametrize(
     ("owner", "name", "at"),
-    [(MetricsFile, "append", 1), (stepping.Stepper, "__call__", 3), (evaluation.Evaluation, "row", 1)],
+    [(MetricsFile, "append", 1), (stepping.Stepper, "__call__", 3), (evaluation.Evaluator, "row", 1)],
 )
 def test_a_resumed_run_does_not_need_its_source(source, started, tmp_path, monkeypatch, owner, name, at):
     plan, copy, whole = started

@@ -21,7 +21,7 @@ from neural_alignment import config as configuration
 from neural_alignment.data import InMemory
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.training import distribution, evaluation, run, run_loop, setup, stepping
-from neural_alignment.training.checkpoints import Checkpoints, TrainingMeans
+from neural_alignment.training.checkpoints import CheckpointStore, TrainingMeans
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel
 from optimizers import MultiOptimizer
@@ -125,7 +125,7 @@ def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path)
 
 
 def without_slots(patch):
-    original = Checkpoints.restore_last
+    original = CheckpointStore.restore_last
 
     def restore(self):
         step = original(self)
@@ -134,7 +134,7 @@ def without_slots(patch):
                 variable.assign(np.zeros(variable.shape))
         return step
 
-    patch.setattr(Checkpoints, "restore_last", restore)
+    patch.setattr(CheckpointStore, "restore_last", restore)
 
 
 def without_data_position(patch):
@@ -143,7 +143,7 @@ def without_data_position(patch):
 
 
 def without_step(patch):
-    original = Checkpoints.restore_last
+    original = CheckpointStore.restore_last
 
     def restore(self):
         step = original(self)
@@ -151,7 +151,7 @@ def without_step(patch):
             optimizer.iterations.assign(0)
         return step
 
-    patch.setattr(Checkpoints, "restore_last", restore)
+    patch.setattr(CheckpointStore, "restore_last", restore)
 
 
 def without_means(patch):
@@ -266,7 +266,7 @@ def model():
 
 
 def test_no_step_is_saved_twice(model, tmp_path):
-    checkpoints = Checkpoints(model, TrainingMeans(model), str(tmp_path))
+    checkpoints = CheckpointStore(model, TrainingMeans(model), str(tmp_path))
     before = model.get_weights()
     assert checkpoints.save("last")
     model.weights[0].assign(model.weights[0] + 1.0)
@@ -277,7 +277,7 @@ def test_no_step_is_saved_twice(model, tmp_path):
 
 
 def test_a_state_that_is_not_finite_is_not_saved(saved, model, tmp_path):
-    checkpoints = Checkpoints(model, TrainingMeans(model), str(tmp_path))
+    checkpoints = CheckpointStore(model, TrainingMeans(model), str(tmp_path))
     model.weights[0].assign(np.full(model.weights[0].shape, np.nan))
     assert not checkpoints.save("last")
     assert saved == []
@@ -316,7 +316,7 @@ def signal_once(patch, owner, name, number=signal.SIGTERM, at=1):
 
 
 WHEN = {
-    "measuring before the first step": ((evaluation.Evaluation, "row"), 0, {0}),
+    "measuring before the first step": ((evaluation.Evaluator, "row"), 0, {0}),
     "tracing the first step": (
         (MultiOptimizer, "apply"),
         0,

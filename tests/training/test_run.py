@@ -397,14 +397,14 @@ def test_several_rules_are_told_apart_by_their_places_and_constants_have_no_colu
 
 def test_a_run_of_an_earlier_version_goes_on_without_the_columns_that_it_does_not_have(tmp_path, monkeypatch):
     plan = config(**SCHEDULED)
-    original = evaluation.Evaluation.row
+    original = evaluation.Evaluator.row
 
     def earlier(*arguments):
         later = ("loss_rate_J", "loss_rate_R", "weight/")
         return {name: value for name, value in original(*arguments).items() if not name.startswith(later)}
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation.Evaluation, "row", earlier)
+        patch.setattr(evaluation.Evaluator, "row", earlier)
         with pytest.raises(Killed):
             run.train(plan, tmp_path / "run", progress=KillAt(EPOCH + 1))
         run.train(plan, tmp_path / "whole")

@@ -13,7 +13,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.training import files, lock, run, stepping
-from neural_alignment.training.checkpoints import Checkpoints
+from neural_alignment.training.checkpoints import CheckpointStore
 from neural_alignment.training.metrics import MetricsFile
 
 BASE = {
@@ -65,7 +65,7 @@ def limited(patch, owner, name, at=1, size=100):
 @pytest.mark.parametrize(
     ("owner", "name", "at", "file", "step"),
     [
-        (Checkpoints, "save", 3, "ckpt-4", 2),  # The first call is that of step 0, which has nothing to save.
+        (CheckpointStore, "save", 3, "ckpt-4", 2),  # The first call is that of step 0, which has nothing to save.
         (MetricsFile, "append", 2, "metrics.csv.partial", STEPS),
         (run.RunDirectory, "save_model", 1, "", STEPS),
     ],
@@ -96,7 +96,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_saved(monkeypatch, tmp_path
 
 def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_once_there_is_space(small_disk, monkeypatch, whole):
     path = small_disk / "run"
-    original = Checkpoints.save
+    original = CheckpointStore.save
 
     def fill(self, name):
         if int(self._model.optimizer.iterations) == 4:
@@ -109,7 +109,7 @@ def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_once_there_is_space(sm
         return original(self, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", fill)
+        patch.setattr(CheckpointStore, "save", fill)
         with pytest.raises(Stopped, match="No space left on device; everything saved before is complete"):
             run.train(config(), path)
     assert tf.train.latest_checkpoint(str(path / "checkpoints" / "last")).endswith("ckpt-2")

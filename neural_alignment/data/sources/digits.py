@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from neural_alignment.data.labels import replaced
-from neural_alignment.data.pipeline import Arrays, Batching, Dataset, InMemory
+from neural_alignment.data.pipeline import Batching, Dataset, Examples, InMemory
 from neural_alignment.data.sources.base import SOURCES, Augmentation, InMemoryOptions, needs, pixel_statistics
 from neural_alignment.errors import DataError
 
@@ -38,12 +38,12 @@ class DigitsData(InMemoryOptions):
         images = bunch.images.astype(np.uint8)[..., np.newaxis]
         labels = bunch.target.astype(np.int32)
         train, validation = self._split(labels)
-        examples = Arrays(images[train], replaced(labels[train], self.replace_labels, 10, batching.seed))
+        examples = Examples(images[train], replaced(labels[train], self.replace_labels, 10, batching.seed))
         center, scale = pixel_statistics(examples.images) if self.standardize else (0.0, 16.0)
         return InMemory(
             batching,
             examples,
-            Arrays(images[validation], labels[validation]),
+            Examples(images[validation], labels[validation]),
             classes=10,
             class_names=[str(name) for name in bunch.target_names],
             center=center,

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from neural_alignment.data.damage import DamageList
 from neural_alignment.data.imagenet import scale_to_unit_range
 from neural_alignment.data.labels import replaced
-from neural_alignment.data.pipeline import Arrays, Batching, Dataset, Facts, InMemory
+from neural_alignment.data.pipeline import Batching, Dataset, Examples, Facts, InMemory
 from neural_alignment.data.records import Records, Schema, Shard
 from neural_alignment.data.sources.base import (
     SOURCES,
@@ -320,7 +320,7 @@ def _records(builder: Any, key: str, split: str, schema: Schema, damage: DamageL
     return Records(name, shards, schema, damage, info.num_examples, index_file)
 
 
-def _resize_all(arrays: Arrays, image_size: int | None) -> Arrays:
+def _resize_all(arrays: Examples, image_size: int | None) -> Examples:
     """Resizes images bilinearly with half-pixel centres, without antialiasing and rounding; float32."""
     if image_size is None:
         return arrays

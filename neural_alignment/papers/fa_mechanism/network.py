@@ -16,7 +16,7 @@ from neural_alignment.analysis import direct_feedback, signals
 from neural_alignment.analysis.alignment_terms import LayerSignals
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError
-from neural_alignment.optimization import SGD, LossRates
+from neural_alignment.optimization import LossRates, SGDOptions
 from neural_alignment.training import setup
 from neural_alignment.training.model import all_layers
 
@@ -197,7 +197,7 @@ def _check(config: Config) -> None:
     facts = {
         "model.name": (model.name, "fc"),
         "loss.kind": (config.loss.kind, "half_squared_error"),
-        "optimization.forward": (plan, SGD(name="sgd", learning_rate=plan.learning_rate)),
+        "optimization.forward": (plan, SGDOptions(name="sgd", learning_rate=plan.learning_rate)),
         "optimization.loss_rates": (config.optimization.loss_rates, LossRates()),
         "weight_decay": (config.weight_decay, 0.0),
     }

@@ -66,9 +66,9 @@ def test_a_run_is_written_and_loaded_and_what_a_rule_keeps_does_not_move(rule, t
 
 
 def test_what_has_no_meaning_is_refused_in_one_line():
-    with pytest.raises(ConfigError, match="align_zero is a rule for the whole network"):
+    with pytest.raises(ConfigError, match="with align_zero, which is a rule for the whole network"):
         config("align_zero", alignment={"layers": "conv*"})
-    with pytest.raises(ConfigError, match="align_ada is a rule for the whole network"):
+    with pytest.raises(ConfigError, match="with align_ada, which is a rule for the whole network"):
         configuration.parse({**BASE, "alignment": [{"rule": "feedback", "layers": "conv*"}, {"rule": "align_ada"}]})
     with pytest.raises(ConfigError, match="no rule of this run trains a backward kernel"):
         config("dfa", optimization={"alternation": 1})
@@ -103,8 +103,8 @@ def test_what_has_no_meaning_is_refused_in_one_line():
         ValueError, match=r"`alignment` must be a rule, a list of rules, or None\. Received 'align_ada'"
     ):
         models.fc([3], 2, (4,), alignment="align_ada")
-    with pytest.raises(ValueError, match=r"`name` must be one of convnet, fc, resnet, wide_cnn\. Received 'rnn'"):
-        models.build("rnn", 2, (4, 1))
+    with pytest.raises(ValueError, match=r"`name` must be one of convnet, fc, resnet, rnn, wide_cnn\. Received 'cnn'"):
+        models.build("cnn", 2, (4, 1))
     with pytest.raises(ValueError, match="`parameterization` must be one of"):
         models.wide_cnn("kmnist", 2, 3, (4, 4, 1), parameterization="mup")
     for rule in (AlignAda(), AlignZero()):
