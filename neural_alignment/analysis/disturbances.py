@@ -1,19 +1,18 @@
 """Disturbed alignment terms, computed beside an undisturbed network (Rahmansetayesh et al., 2.3.4 and 2.3.6).
 
 The network itself is trained with its own signals. A second kernel, W'_l, starts as W_l and is updated only by the
-disturbed alignment terms of all orders. If W'_l does not align, alignment depends on the disturbed quantity. With new
-backward weights or shuffled errors, each iteration computes
-
-    history.append(disturbed signals);  W' += expand(history, disturbed signals).alignment
-
-For terms without the nonlinearity, use `LinearTerms` for the sum over all orders.
+disturbed alignment terms of all orders. If W'_l does not align, alignment depends on the disturbed quantity. Each
+iteration adds the `total` of the disturbed terms: of `LinearTerms` without the nonlinearity, or of `DisturbedTerms`
+with new backward weights or shuffled errors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from neural_alignment.analysis.alignment_terms import LayerSignals
+from neural_alignment.analysis.alignment_terms import History, LayerSignals, alignment_sum
 
 Array = np.ndarray
 
@@ -40,6 +39,25 @@ class LinearTerms:
         past = np.zeros_like(present) + self._past
         self._past = past + present
         return self._rate**2 * self._backward_kernel.T @ (past.T @ present)
+
+
+class DisturbedTerms:
+    """The sum of the alignment terms of all orders, computed from disturbed signals.
+
+    Args:
+        history: an empty history of the layer.
+        disturb: returns the disturbed signals of an iteration.
+    """
+
+    def __init__(self, history: History, disturb: Callable[[LayerSignals], LayerSignals]):
+        self._history, self._disturb = history, disturb
+
+    def total(self, signals: LayerSignals) -> Array:
+        """Returns the sum at the iteration of `signals`, `(units, above)`, and adds this iteration to the history."""
+        disturbed = self._disturb(signals)
+        total = alignment_sum(self._history, disturbed)
+        self._history.append(disturbed)
+        return total
 
 
 def with_feedback(signals: LayerSignals, backward_kernel: Array) -> LayerSignals:

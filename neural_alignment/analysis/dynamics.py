@@ -11,7 +11,7 @@ All computations use NumPy in float64. Time is that of the gradient flow: learni
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -308,6 +308,11 @@ def stability(eigenvalues: Array, tolerance: float = 1e-9) -> str:
     return "sink" if (real < 0).all() else "source" if (real > 0).all() else "saddle"
 
 
+def numerical_jacobian(flow: Callable[[Array], Array], point: Array, step: float = 1e-6) -> Array:
+    """Returns the Jacobian of a flow at a point `(n,)` by central differences, `(n, n)`."""
+    return np.stack([(flow(point + h) - flow(point - h)) / (2 * step) for h in step * np.eye(len(point))], axis=1)
+
+
 # One linear layer with matrices: section 4, Information Alignment.
 
 
@@ -411,13 +416,17 @@ def integrate(system: Autoencoder, starts: Sequence[tuple[Array, Array]], durati
     ]
     pairs = np.reshape(states, (len(starts), 2, *shape))
     forward, backward = pairs[:, 0], pairs[:, 1]
-    norms = np.linalg.norm(pairs, axis=(2, 3)).max(axis=1)
+    speed = np.array([np.linalg.norm(flow(0.0, state)) for state in states])
+    excess = np.array([system.potential(*pair) for pair in pairs]) - _lowest(system, shape[1])
+    return Ends(forward, backward, asymmetry(forward, backward), speed, excess)
+
+
+def asymmetry(forward: Array, backward: Array) -> Array:
+    """Returns ||W - B|| / max(||W||, ||B||) of pairs of matrices, `(pairs,)`; 0 where both matrices are close to 0."""
+    largest = np.maximum(*(np.linalg.norm(each, axis=(1, 2)) for each in (forward, backward)))
     difference = np.linalg.norm(forward - backward, axis=(1, 2))
     # Smaller weights have decayed to 0, and their direction is meaningless.
-    asymmetry = np.divide(difference, norms, out=np.zeros_like(norms), where=norms > 1e-6)
-    speed = np.array([np.linalg.norm(flow(0.0, state)) for state in states])
-    lowest = _lowest(system, shape[1])
-    return Ends(forward, backward, asymmetry, speed, np.array([system.potential(*pair) - lowest for pair in pairs]))
+    return np.divide(difference, largest, out=np.zeros_like(largest), where=largest > 1e-6)
 
 
 def _lowest(system: Autoencoder, outputs: int) -> float:

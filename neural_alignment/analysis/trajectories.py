@@ -108,6 +108,13 @@ def loss_on_plane(plane: Plane, first: Array, second: Array, loss: Callable[[Arr
     return np.reshape(heights, grid.shape[:-1])
 
 
+def grid_axis(values: Array, points: int) -> Array:
+    """Returns evenly spaced coordinates, `(points,)`, from 15 % of the range of some values below to 15 % above it."""
+    low, high = values.min(), values.max()
+    margin = 0.15 * (high - low)
+    return np.linspace(low - margin, high + margin, points)
+
+
 def contour_height(targets: Array, outputs: Array) -> float:
     """Returns ||E||_F / 2, which the published figure draws, with E = Y* - Y. The training loss is ||E||_F^2 / 2.
 

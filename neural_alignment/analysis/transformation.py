@@ -70,3 +70,24 @@ def effect(backward_kernel: Array, matrix: Array) -> Effect:
         float(ratio),
         np.linalg.eigvalsh(even),
     )
+
+
+def random_transformation(units: int, rng: np.random.Generator) -> tuple[Array, float]:
+    """Draws a transformation M (Figure S1).
+
+    M_sym has eigenvalues N(m, 1), m uniform between -1 and 3, and random eigenvectors. M_skew is random, with 0 to 3
+    times the norm of M_sym.
+
+    Args:
+        units: number of rows and columns.
+        rng: random generator.
+
+    Returns:
+        M, and the mean of the eigenvalues of M_sym divided by their root mean square.
+    """
+    eigenvalues = rng.normal(rng.uniform(-1.0, 3.0), 1.0, units)
+    vectors, _ = np.linalg.qr(rng.normal(size=(units, units)))
+    even = (vectors * eigenvalues) @ vectors.T
+    odd = skew(rng.normal(size=(units, units)))
+    odd *= rng.uniform(0.0, 3.0) * np.linalg.norm(even) / np.linalg.norm(odd)
+    return even + odd, float(eigenvalues.mean() / np.sqrt((eigenvalues**2).mean()))

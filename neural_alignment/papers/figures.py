@@ -271,6 +271,21 @@ def ticks(places: Sequence[float], labels: Sequence[str] = (), log: bool = True,
     return draw
 
 
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++", "ooo", "---")
+
+
+def bars(rows: Sequence[Row], name: str, height: str, error: str) -> Mark:
+    """Returns a hatched bar with an error bar for each row; arguments are columns."""
+
+    def draw(axis: Axes) -> None:
+        names, heights, errors = ([row[column] for row in rows] for column in (name, height, error))
+        hatches = [HATCHES[place % len(HATCHES)] for place in range(len(rows))]
+        axis.bar(range(len(rows)), heights, yerr=errors, color="0.8", edgecolor="black", hatch=hatches, capsize=3)
+        axis.set_xticks(range(len(rows)), names, rotation=30, ha="right")
+
+    return draw
+
+
 def image(values: np.ndarray, label: str = "", **options: Any) -> Mark:
     """Returns a matrix in greys, dark where it is large.
 

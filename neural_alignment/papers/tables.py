@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from neural_alignment.reporting import Row, Spread, markdown
+from neural_alignment.reporting import Artifact, Row, Spread, markdown
 
 Key = str | Callable[[Row], Any]
 """A column, or a function of a row."""
@@ -54,6 +54,17 @@ def table(rows: Iterable[Row], by: Sequence[Key], columns: Mapping[str, Cell]) -
     groups = grouped(rows, *by).values()
     cells = [[cell(own) if callable(cell) else own[0][cell] for cell in columns.values()] for own in groups]
     return markdown(list(columns), cells)
+
+
+def at(column: str, **values: Any) -> Cell:
+    """Returns the cell that shows a column of the row of its group that has some values."""
+    return lambda own: chosen(own, **values)[0][column]
+
+
+def whole(rows: Sequence[Row]) -> Artifact:
+    """Returns a table of all columns with a line per row; in the text, floats have four digits."""
+    lines = [[f"{value:.4g}" if isinstance(value, float) else value for value in row.values()] for row in rows]
+    return Artifact(tuple(rows[0]), rows, markdown([name.replace("_", " ") for name in rows[0]], lines))
 
 
 def crossed(corner: str, down: Mapping[str, Any], across: Mapping[str, Any], cell: Callable[[Any, Any], object]) -> str:

@@ -114,7 +114,7 @@ def test_a_rule_and_a_primitive_from_outside_work_everywhere(outside, before):
 import outside
 import json, jsonschema
 from neural_alignment import alignments, config
-from neural_alignment.papers.two_routes import taxonomy
+from neural_alignment.papers.two_routes.compute import taxonomy
 from neural_alignment.search import plan
 from neural_alignment.training import run
 from neural_alignment.training.describe import describe

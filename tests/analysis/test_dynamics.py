@@ -8,7 +8,9 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import linear_sum_assignment
 
 from neural_alignment.analysis import dynamics
-from neural_alignment.papers.two_routes import theory
+from neural_alignment.papers.tables import whole
+from neural_alignment.papers.two_routes import tables
+from neural_alignment.papers.two_routes.compute import theory
 
 RULES = {
     "weight_mirror": dynamics.weight_mirror(0.7),
@@ -177,7 +179,7 @@ def test_the_flow_and_its_jacobian_are_those_of_the_library(strategy, rng):
     for _ in range(3):
         state = rng.normal(size=2 if strategy == "backpropagation" else 3)
         assert_close(NETWORK.velocity(strategy, state), library(state))
-        differences = theory._differences(library, state)
+        differences = dynamics.numerical_jacobian(library, state)
         np.testing.assert_allclose(NETWORK.jacobian(strategy, state), differences, atol=1e-7)
         if strategy != "backpropagation":  # The print's transpose is another matrix, of the same eigenvalues.
             assert_differs(NETWORK.jacobian(strategy, state).T, differences)
@@ -193,7 +195,9 @@ def test_eigenvalues_at_the_minima(strategy, w_1, back):
     values = dict(zip(symbols(), [*point, point[1]][:3], strict=False))
     same_numbers(formula, symbolic_eigenvalues(strategy, values))
     # A rounding error changes a double eigenvalue of a defective matrix by its square root.
-    same_numbers(formula, np.linalg.eigvals(theory._differences(theory.network_flow(strategy, X, Y), point)), 1e-3)
+    same_numbers(
+        formula, np.linalg.eigvals(dynamics.numerical_jacobian(theory.network_flow(strategy, X, Y), point)), 1e-3
+    )
     unstable = strategy == "feedback" and w_1**2 + back * point[1] < 0
     assert dynamics.stability(formula) == ("source" if unstable else "sink")
     assert unstable == (strategy == "feedback" and back == -0.9)
@@ -324,16 +328,16 @@ def complex_values(text):
 
 
 def test_complex_eigenvalues_keep_their_imaginary_parts():
-    text = theory._complex_numbers(np.linalg.eigvals([[1.0, -2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, -3.0]]))
+    text = tables.complex_numbers(np.linalg.eigvals([[1.0, -2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, -3.0]]))
     assert text == "-3.0000, 1.0000 ± 2.0000i"
     np.testing.assert_allclose(complex_values(text), [-3, 1 + 2j, 1 - 2j])
 
 
 def test_the_tables_agree_with_themselves():
-    flows = theory.flow_table()
+    flows = whole(theory.eigenvalue_rows())
     assert max(row["largest_error_of_closed_form"] for row in flows.rows) < 1e-6
     assert {row["regime"] for row in flows.rows} == {"diverging", "stable", "collapsing"}
-    points = theory.fixed_point_table()
+    points = tables.table_d2(None)
     assert any("i" in row["eigenvalues"] for row in points.rows)
     assert [row["kind"] for row in points.rows].count("source") == 1
     for row in points.rows:
@@ -341,6 +345,6 @@ def test_the_tables_agree_with_themselves():
         distances = np.abs(formula[:, np.newaxis] - library)
         pairs = linear_sum_assignment(distances)  # An order by real parts is not steady where these are equal.
         assert distances[pairs].max() < 2e-3
-    ends = theory.autoencoder_table(starts=5)
+    ends = whole(theory.autoencoder_rows(starts=5))
     assert [row["symmetric"] for row in ends.rows] == [5, 5, 5, 5, 0]
     assert all(set(product.rows[0]) == set(product.columns) for product in (flows, points, ends))

@@ -11,7 +11,8 @@ from neural_alignment import data
 from neural_alignment.analysis import neural_fit
 from neural_alignment.data import imagenet
 from neural_alignment.errors import DataError, InputError, RunError
-from neural_alignment.papers.two_routes.figure_6 import COLUMNS, figure_6
+from neural_alignment.papers.two_routes.compute.fits import Settings, fit_rows
+from neural_alignment.papers.two_routes.figures import FIT_COLUMNS, neural_fits
 from neural_alignment.training import features, run, setup
 
 BASE = {
@@ -218,8 +219,8 @@ def recordings(finished, dataset, tmp_path_factory):
 
 def test_the_figure_finds_the_layers_from_which_the_recordings_were_made(finished, recordings):
     told = []
-    product = figure_6({"Feedback": finished}, recordings, report=told.append)
-    assert list(product.columns) == list(COLUMNS)
+    product = neural_fits(fit_rows({"Feedback": finished}, recordings, report=told.append))
+    assert list(product.columns) == list(FIT_COLUMNS)
     rows = {(row["network"], row["area"], row["layer"]): row for row in product.rows}
     assert len(rows) == 2 * 2 * 2
     assert len(told) == 4
@@ -239,12 +240,12 @@ def test_the_figure_finds_the_layers_from_which_the_recordings_were_made(finishe
 
 
 def test_a_row_is_the_fit_of_that_layer(finished, recordings):
-    product = figure_6({"Feedback": finished}, recordings, layers=["conv2_norm"], random=False)
+    rows = fit_rows({"Feedback": finished}, recordings, settings=Settings(["conv2_norm"], random=False))
     with np.load(recordings) as file:
         split = neural_fit.split_by_category(file["categories"])
         outputs = features.features(finished, "conv2_norm")
         fit = neural_fit.fit(outputs, file["responses"], file["areas"], split)["IT"]
-    (row,) = [row for row in product.rows if row["area"] == "IT"]
+    (row,) = [row for row in rows if row["area"] == "IT"]
     assert row["correlation"] == pytest.approx(fit.median, abs=1e-3)
     assert row["sem"] == pytest.approx(fit.sem, abs=1e-3)
 
@@ -255,8 +256,9 @@ def test_shuffled_recordings_are_about_zero(finished, recordings, tmp_path):
     order = np.random.default_rng(2)
     arrays["responses"] = order.permuted(arrays["responses"].mean(axis=2), axis=0)
     np.savez(tmp_path / "shuffled.npz", **arrays)
-    product = figure_6({"Feedback": finished}, str(tmp_path / "shuffled.npz"), layers=["conv2_relu"], random=False)
-    for row in product.rows:
+    settings = Settings(["conv2_relu"], random=False)
+    rows = fit_rows({"Feedback": finished}, str(tmp_path / "shuffled.npz"), settings=settings)
+    for row in rows:
         assert abs(row["correlation"]) < 4 * np.sqrt(np.pi / 2 / row["units"] / 80)
         assert "corrected" not in row
 
@@ -265,8 +267,8 @@ def test_inconsistent_inputs_are_one_line_errors(finished, recordings, dataset, 
     raw, _ = pixels(dataset)
     np.savez(tmp_path / "few.npz", images=raw[:-1])
     with pytest.raises(DataError, match=r"one image for each of the 360 rows .* found 359"):
-        figure_6({"Feedback": finished}, recordings, str(tmp_path / "few.npz"))
+        fit_rows({"Feedback": finished}, recordings, str(tmp_path / "few.npz"))
     with pytest.raises(InputError, match=r"needs one or more finished runs"):
-        figure_6({}, recordings)
+        fit_rows({}, recordings)
     with pytest.raises(DataError, match=r"more training images than the 300 components"):
-        figure_6({"Feedback": finished}, recordings, components=300)
+        fit_rows({"Feedback": finished}, recordings, settings=Settings(components=300))

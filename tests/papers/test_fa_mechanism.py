@@ -19,9 +19,9 @@ from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.jobs.pieces import Piece, Pieces, Result
 from neural_alignment.jobs.plans import Cell, Run, unique
 from neural_alignment.papers import commands, fa_mechanism
-from neural_alignment.papers.fa_mechanism import compute, figures, rows
+from neural_alignment.papers.fa_mechanism import compute, figures, tidy
 from neural_alignment.papers.fa_mechanism import runs as experiments
-from neural_alignment.papers.fa_mechanism.network import DirectNetwork, NumpyNetwork
+from neural_alignment.papers.fa_mechanism.network import build, build_direct
 from neural_alignment.papers.registry import Source, find
 from neural_alignment.reporting import csv_text, new_figure
 from neural_alignment.training import setup
@@ -72,25 +72,25 @@ CONDITIONS = {
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_the_network_is_the_one_that_the_library_trains(condition):
     config = loaded(condition, "runtime.precision=float64", *CONDITIONS[condition])
-    network = NumpyNetwork(config)
+    network = build(config)
     steps = list(network.steps(16))
     assert [step.number for step in steps] == list(range(16))
     layers = trained_by_the_library(config, 15)  # The update of the last step that is yielded is not made.
     assert differences(network, layers) < 1e-9
-    other = NumpyNetwork(loaded("bp" if condition != "bp" else "bp_trw", "runtime.precision=float64"))
+    other = build(loaded("bp" if condition != "bp" else "bp_trw", "runtime.precision=float64"))
     for _ in other.steps(16):
         pass
     assert differences(other, layers) > 1e-4
 
 
 def test_the_unused_backward_kernel_of_figure_s8_changes_nothing():
-    plain, fed = (NumpyNetwork(loaded("bp_trw_wb", *more)) for more in ((), ("alignment={rule: feedback}",)))
+    plain, fed = (build(loaded("bp_trw_wb", *more)) for more in ((), ("alignment={rule: feedback}",)))
     for mine, other in zip([*plain.kernels, *plain.backward[1:]], [*fed.kernels, *fed.backward[1:]], strict=True):
         np.testing.assert_array_equal(mine, other)
 
 
 def test_a_step_tells_what_is_added_and_what_backpropagation_would_add():
-    network = NumpyNetwork(loaded("bp_trw"))
+    network = build(loaded("bp_trw"))
     first, second = network.steps(2)
     np.testing.assert_array_equal(second.kernels[2], first.kernels[2] + first.added[2])
     true = network.true_errors(first)
@@ -101,7 +101,7 @@ def test_a_step_tells_what_is_added_and_what_backpropagation_would_add():
 
 
 def test_direct_feedback_goes_from_the_output_to_each_layer():
-    network = DirectNetwork(loaded("bp"))
+    network = build_direct(loaded("bp"))
     [step] = network.steps(1)
     for layer in network.hidden:
         gate = signals.TANH_RELU.derivative(step.passed.states[layer - 1])
@@ -109,7 +109,7 @@ def test_direct_feedback_goes_from_the_output_to_each_layer():
         assert network.aim(layer).shape == step.kernels[layer].shape
         np.testing.assert_array_equal(network.signals(step, layer).errors, step.errors[layer])
     assert 0.08 < np.std(network.feedback[1]) < 0.12
-    again = DirectNetwork(loaded("bp", "seed=1"))
+    again = build_direct(loaded("bp", "seed=1"))
     assert distance(again.feedback[1], network.feedback[1]) > 0.5
 
 
@@ -122,7 +122,7 @@ def test_direct_feedback_goes_from_the_output_to_each_layer():
 ])  # fmt: skip
 def test_a_run_that_the_loop_would_not_follow_is_refused(override, part):
     with pytest.raises(ConfigError) as error:
-        NumpyNetwork(loaded("bp_trw", override))
+        build(loaded("bp_trw", override))
     assert part in str(error.value)
 
 
@@ -143,7 +143,7 @@ def term_by_hand(steps, network, layer, order):
 def test_observed_angles_are_those_of_the_steps_across_gaps_in_the_history():
     config = loaded("bp_trw")
     arrays = compute.observed(nothing, config, 40, 7, [5, 37], 8)
-    network = NumpyNetwork(config)
+    network = build(config)
     steps = list(network.steps(40))
     assert arrays["iteration"].tolist() == [0, 7, 14, 21, 28, 35]
     assert arrays["moment"].tolist() == [5, 37]
@@ -174,7 +174,7 @@ def test_observed_angles_are_those_of_the_steps_across_gaps_in_the_history():
 def test_expansions_are_measured_part_by_part():
     config = loaded("bp_trw")
     arrays = compute.expanded(nothing, config, [1, 12])
-    network = NumpyNetwork(config)
+    network = build(config)
     steps = list(network.steps(13))
     assert arrays["update_norm"][1, 2] == pytest.approx(np.linalg.norm(steps[12].added[3]))
     aim = network.backward[3].T
@@ -190,7 +190,7 @@ def test_expansions_are_measured_part_by_part():
 
 def test_disturbed_terms_move_another_kernel_and_leave_the_learning_intact():
     config = loaded("bp_trw")
-    network = NumpyNetwork(config)
+    network = build(config)
     steps = list(network.steps(9))
     actual = [[angle(step.kernels[layer], network.backward[layer].T) for layer in network.hidden] for step in steps]
     found = {how: compute.disturbed(nothing, config, 8, how) for how in compute.DISTURBANCES}
@@ -215,7 +215,7 @@ def test_disturbed_terms_move_another_kernel_and_leave_the_learning_intact():
 def test_similarities_are_those_of_all_pairs():
     config = loaded("bp_trw")
     arrays = compute.similarities(nothing, config, 14, examples=150, shown=4, bins=10)
-    network = NumpyNetwork(config)
+    network = build(config)
     inputs, labels = network.examples(150)
     step = network.look(inputs, labels)
     pairs = step.errors[1] @ step.errors[1].T
@@ -461,8 +461,8 @@ def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apa
     moments = experiments.MOMENTS
     angles = np.linspace(70, 90, 5 * len(moments)).reshape(len(moments), 1, 5)
     results = [Result([], {"moment": np.array(moments), "term_angle": angles})]
-    monkeypatch.setattr(rows, "HIDDEN", [1])
-    found = rows.terms(results, moments)
+    monkeypatch.setattr(tidy, "HIDDEN", [1])
+    found = tidy.terms(results, moments)
     assert len(found) == 5 * len(moments)
     axis = new_figure(4, 4).subplots()
     [panel] = figures.term_panels(found, "l = {layer}")

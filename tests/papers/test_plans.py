@@ -173,7 +173,7 @@ def paper(tmp_path, configs, monkeypatch):
     monkeypatch.setitem(tables.CHANCE, "lab", (0.1, 0.5))
 
     def make(source):
-        rows = tables.run_rows(source, source.read())
+        rows = tables.run_rows(source)
         return Artifact(tables.RUN_COLUMNS, rows, markdown(["rule", "top-1"], [[r["rule"], r["top1"]] for r in rows]))
 
     cells = [cell("backprop"), cell("feedback")]

@@ -23,9 +23,10 @@ from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.jobs.plans import SECONDS
 from neural_alignment.papers import commands, two_routes
 from neural_alignment.papers.registry import find
-from neural_alignment.papers.two_routes import claims, figure_6, figures, tables, taxonomy
+from neural_alignment.papers.two_routes import claims, figures, tables
 from neural_alignment.papers.two_routes import runs as experiments
-from neural_alignment.reporting import Artifact, csv_text, new_figure
+from neural_alignment.papers.two_routes.compute import fits, taxonomy, theory
+from neural_alignment.reporting import csv_text, new_figure
 
 
 def source(kind, name, profile="paper", **places):
@@ -328,7 +329,7 @@ def test_the_flow_of_figure_2_is_that_of_appendix_d1(decay, rng):
     points = rng.normal(size=(2, 3, 5))
     x = 1.5
     matrix = np.array([[decay, -(x**2)], [-(x**2), decay]])
-    flow = figures.symmetrised_flow(*points, decay, x)
+    flow = theory.symmetrised_flow(*points, decay, x)
     np.testing.assert_allclose(flow, -np.einsum("ij,jkl->ikl", matrix, points), atol=1e-12)
     # Not the flow of B alone, whose forward weight is a constant.
     assert not np.allclose(flow[0], 0)
@@ -699,9 +700,10 @@ def test_figure_6_tells_of_each_layer(lab, monkeypatch):
 
     def fitted(runs, recordings, images, report):
         report("Random, stem: V4 0.1")
-        return Artifact((), (), "")
+        row = {"network": "Random", "area": "V4", "layer": "stem", "units": 3, "best": 1}
+        return [{**row, "correlation": 0.1, "sem": 0.01}]
 
-    monkeypatch.setattr(figure_6, "figure_6", fitted)
+    monkeypatch.setattr(fits, "fit_rows", fitted)
     item = find(commands.ITEMS, "figure", "two_routes/6")
     item.make(commands.Folders(configs=CONFIGS, **lab).source(item, "lab", recordings="there.npz", say=told.append))
     assert told == ["Random, stem: V4 0.1"]

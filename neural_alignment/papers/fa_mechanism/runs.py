@@ -29,13 +29,7 @@ HIDDEN = range(1, len(LAYERS))
 
 
 class Condition(NamedTuple):
-    """A rule, and its normalised weights.
-
-    Attributes:
-        rule: `bp` or `bp_trw`.
-        normalised: `none`, `w`, `b` or `wb`.
-        style: look of its lines.
-    """
+    """A rule, `bp` or `bp_trw`, its normalised weights, `none`, `w`, `b` or `wb`, and the look of its lines."""
 
     rule: str
     normalised: str
@@ -62,22 +56,24 @@ RUNTIME = ("runtime.steps_per_execution=60", "checkpoints.keep_best=false")
 def trained() -> list[Cell]:
     """Returns the runs of 100 epochs: Figure 7E and its errors."""
     return [
-        Cell(
-            f"fa_mechanism/{name}.yaml",
-            f"trained/{name}",
-            {"condition": name, "rule": condition.rule, "normalised": condition.normalised},
-            RUNTIME,
-            SEEDS,
-        )
-        for name, condition in CONDITIONS.items()
+        _cell(name, f"trained/{name}", {"condition": name, "rule": each.rule, "normalised": each.normalised}, (), SEEDS)
+        for name, each in CONDITIONS.items()
     ]
 
 
-# Figure 6.
+def _cell(
+    config: str, name: str, labels: Mapping[str, Any], overrides: Sequence[str], seeds: tuple[int, ...] = FEW
+) -> Cell:
+    """Returns runs of a configuration of the paper."""
+    return Cell(f"fa_mechanism/{config}.yaml", name, labels, (*overrides, *RUNTIME), seeds)
 
-FRACTIONS = {0.0: Style("true labels", "o", "-", 0.0), 0.5: Style("50 % replaced", "s", "--", 0.35)}
-FRACTIONS[1.0] = Style("100 % replaced", "^", ":", 0.6)
-"""Fraction of the labels that is replaced -> look of its lines."""
+
+FRACTIONS = {
+    0.0: Style("true labels", "o", "-", 0.0),
+    0.5: Style("50 % replaced", "s", "--", 0.35),
+    1.0: Style("100 % replaced", "^", ":", 0.6),
+}
+"""Fraction of the labels that is replaced in Figure 6 -> look of its lines."""
 
 RELABELLED_RATE = ("optimization.forward.learning_rate=4.0e-4",)
 """Learning rate of Figure 6, from the published code: the text prints none, see docs/fa_mechanism.md."""
@@ -86,23 +82,21 @@ RELABELLED_RATE = ("optimization.forward.learning_rate=4.0e-4",)
 def relabelled() -> list[Cell]:
     """Returns the runs of Figure 6: 10 epochs."""
     return [
-        Cell(
-            "fa_mechanism/bp_trw.yaml",
+        _cell(
+            "bp_trw",
             f"relabelled/{100 * fraction:.0f}",
             {"fraction": fraction},
-            ("epochs=10", f"data.replace_labels={fraction}", *RELABELLED_RATE, *RUNTIME),
-            FEW,
+            ("epochs=10", f"data.replace_labels={fraction}", *RELABELLED_RATE),
         )
         for fraction in FRACTIONS
     ]
 
 
-# Figure S8.
-
 GAMMAS = (None, 0.6, 1.0)
-"""Norm of the columns of W in BP, and of W and B in BP-TRW; `None` without normalisation."""
+"""Norm of the columns of W in BP, and of W and B in BP-TRW, in Figure S8; `None` without normalisation."""
 
 RATES, SMOOTHINGS = (5e-4, 3e-4), (0.0, 0.05)
+"""Learning rates and label smoothings of Figure S8."""
 
 SENSITIVITY_EPOCHS = 15
 """Epochs of Figure S8; the paper has 100."""
@@ -118,13 +112,10 @@ def _sensitive(rule: str, gamma: float | None, smoothing: float, rate: float) ->
     config = {"none": rule, "w": "bp_w", "wb": "bp_trw_wb"}[normalised]
     overrides = [f"epochs={SENSITIVITY_EPOCHS}", f"evaluation.every_epochs={SENSITIVITY_EPOCHS // 3}"]
     overrides += [f"optimization.forward.learning_rate={rate}", f"loss.label_smoothing={smoothing}"]
-    if gamma is not None:
-        overrides.append(f"model.weight_norm.gamma={gamma}")
-    if rule == "bp_trw":
-        overrides.append("alignment={rule: feedback}")
+    overrides += [] if gamma is None else [f"model.weight_norm.gamma={gamma}"]
+    overrides += ["alignment={rule: feedback}"] if rule == "bp_trw" else []
     labels = {"rule": rule, "normalised": normalised, "gamma": gamma, "label_smoothing": smoothing, "rate": rate}
-    name = f"sensitivity/{rule}_{gamma or 'none'}_{smoothing:g}_{rate:g}"
-    return Cell(f"fa_mechanism/{config}.yaml", name, labels, (*overrides, *RUNTIME), FEW)
+    return _cell(config, f"sensitivity/{rule}_{gamma or 'none'}_{smoothing:g}_{rate:g}", labels, overrides)
 
 
 # Pieces.
@@ -132,7 +123,7 @@ def _sensitive(rule: str, gamma: float | None, smoothing: float, rate: float) ->
 
 def pieces(
     name: str,
-    compute: Callable[..., Arrays],
+    function: Callable[..., Arrays],
     configs: Sequence[str],
     seeds: Sequence[int],
     labels: Mapping[str, Any],
@@ -143,25 +134,23 @@ def pieces(
 
     Args:
         name: folder of their files.
-        compute: the computation.
+        function: the computation, of `compute`.
         configs: names of the configurations that it starts from.
         seeds: seeds of the configurations.
         labels: labels of all pieces.
         overrides: overrides of the configurations.
         **arguments: arguments of the computation.
     """
-    return Pieces(
-        labels,
-        tuple(
-            Piece(
-                f"{name}/seed{seed}",
-                compute,
-                tuple(Run(f"fa_mechanism/{config}.yaml", "", (*overrides, f"seed={seed}")) for config in configs),
-                arguments,
-            )
-            for seed in seeds
-        ),
-    )
+    starts = {
+        seed: tuple(Run(f"fa_mechanism/{config}.yaml", "", (*overrides, f"seed={seed}")) for config in configs)
+        for seed in seeds
+    }
+    return Pieces(labels, tuple(Piece(f"{name}/seed{seed}", function, starts[seed], arguments) for seed in seeds))
+
+
+def alone(name: str, function: Callable[..., Arrays], labels: Mapping[str, Any], **arguments: Any) -> Pieces:
+    """Returns a computation that does not start from a configuration; arguments as of `pieces`."""
+    return Pieces(labels, (Piece(name, function, arguments=arguments),))
 
 
 EVERY = 7
@@ -173,45 +162,35 @@ MOMENTS = (66, 126, 246, 606, 1206, 2406, 2946)
 ORDERS = 122
 """Orders that are measured: two epochs plus two."""
 
-OBSERVED = {"iterations": 3000, "every": EVERY, "moments": MOMENTS, "orders": ORDERS}
-"""Size of observed training: 50 of the 100 epochs."""
+
+def _observed(
+    name: str, condition: str, seeds: Sequence[int], labels: Mapping[str, Any], overrides: Sequence[str], **sizes: Any
+) -> Pieces:
+    """Returns observed training, of 50 epochs unless `sizes` has other arguments; the others are as of `pieces`."""
+    sizes = {"iterations": 3000, "every": EVERY, "moments": MOMENTS, "orders": ORDERS, **sizes}
+    return pieces(f"observed/{name}", compute.observed, (condition,), seeds, labels, overrides, **sizes)
 
 
 def observed(condition: str, shuffle: bool = False, seeds: Sequence[int] = SEEDS) -> Pieces:
     """Returns the observed training of a condition."""
-    return pieces(
-        f"observed/{condition}{'_shuffled' if shuffle else ''}",
-        compute.observed,
-        (condition,),
-        seeds,
-        {"condition": condition, "shuffle": shuffle},
-        ("data.shuffle=true",) if shuffle else (),
-        **OBSERVED,
-    )
+    name, overrides = (f"{condition}_shuffled", ("data.shuffle=true",)) if shuffle else (condition, ())
+    return _observed(name, condition, seeds, {"condition": condition, "shuffle": shuffle}, overrides)
 
 
 def observed_relabelled() -> list[Pieces]:
     """Returns the alignment terms of networks that learn replaced labels."""
-    sizes = {"iterations": 600, "every": EVERY, "moments": (66, 126, 246, 546), "orders": ORDERS}
+    sizes = {"iterations": 600, "moments": (66, 126, 246, 546)}
+    overrides = {fraction: (f"data.replace_labels={fraction}", *RELABELLED_RATE) for fraction in FRACTIONS}
     return [
-        pieces(
-            f"observed/relabelled_{100 * fraction:.0f}",
-            compute.observed,
-            ("bp_trw",),
-            FEW,
-            {"fraction": fraction},
-            (f"data.replace_labels={fraction}", *RELABELLED_RATE),
-            **sizes,
-        )
-        for fraction in FRACTIONS
+        _observed(f"relabelled_{100 * each:.0f}", "bp_trw", FEW, {"fraction": each}, overrides[each], **sizes)
+        for each in FRACTIONS
     ]
 
 
 def observed_direct() -> Pieces:
     """Returns the observed training by direct feedback alignment, at the rate of BP-TRW."""
-    sizes = {"iterations": 1200, "every": EVERY, "moments": (66, 126, 606, 1146), "orders": ORDERS}
     rate = ("optimization.forward.learning_rate=5.0e-4",)
-    return pieces("observed/direct", compute.observed, ("bp",), FEW, {}, rate, direct=True, **sizes)
+    return _observed("direct", "bp", FEW, {}, rate, iterations=1200, moments=(66, 126, 606, 1146), direct=True)
 
 
 EXPANDED = (6, 30, 66, 126, 186, 246, 306, 426, 546)
@@ -251,33 +230,27 @@ OPEN_LOOP_RATES = (2e-3, 4e-4)
 
 def open_loops() -> list[Pieces]:
     """Returns the runs of Figure 1B."""
-    sizes = {"runs": 10, "iterations": 1000}
+    settings = itertools.product(compute.open_loop.CONDITIONS, OPEN_LOOP_RATES)
     return [
-        Pieces(
+        alone(
+            f"open_loop/{condition}_{rate:g}",
+            compute.open_loops,
             {"condition": condition, "rate": rate},
-            (
-                Piece(
-                    f"open_loop/{condition}_{rate:g}",
-                    compute.open_loops,
-                    arguments={"condition": condition, "rate": rate, **sizes},
-                ),
-            ),
+            condition=condition,
+            rate=rate,
+            runs=10,
+            iterations=1000,
         )
-        for condition in compute.open_loop.CONDITIONS
-        for rate in OPEN_LOOP_RATES
+        for condition, rate in settings
     ]
-
-
-def alone(name: str, compute: Callable[..., Arrays], **arguments: Any) -> Pieces:
-    """Returns a computation that does not start from a configuration."""
-    return Pieces({"name": name}, (Piece(name, compute, arguments=arguments),))
 
 
 def products() -> Pieces:
     """Returns the draws of Figure S7."""
-    return alone("products", compute.products, draws=60000, parts=20, seed=0, width=5.0)
+    return alone("products", compute.products, {"name": "products"}, draws=60000, parts=20, seed=0, width=5.0)
 
 
 def transformations() -> Pieces:
     """Returns the draws of Figure S1."""
-    return alone("transformations", compute.transformations, draws=1500, units=50, seed=0)
+    labels = {"name": "transformations"}
+    return alone("transformations", compute.transformations, labels, draws=1500, units=50, seed=0)

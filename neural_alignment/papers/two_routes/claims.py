@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from neural_alignment.jobs.plans import Cell
+from neural_alignment.papers import tables
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.two_routes import runs as experiments
+from neural_alignment.papers.two_routes import runs
 from neural_alignment.papers.two_routes.runs import MODELS, TABLE_3, TABLE_4
 from neural_alignment.papers.two_routes.tables import run_rows
-from neural_alignment.reporting import Artifact, Row, Spread, markdown
+from neural_alignment.reporting import Artifact, Row, Spread
 
 MARGIN = 2.0
 """Points of top-1 within which two rules count as equal.
 
-40 of the lab's 2,000 validation images; at 45 % the binomial standard error of one run's accuracy is 1.1 points. It is
-fixed, so that a wide spread over seeds makes nothing equal."""
+40 of the lab's 2,000 validation images; at 45 % the binomial standard error of one run's accuracy is 1.1 points. The
+margin is fixed: a wide spread over seeds does not make rules equal."""
 
 FAR = 5.0
 """Points of top-1 beyond which a rule counts as far behind."""
@@ -28,8 +28,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """The claim that one rule is equal to another, or better.
 
     Attributes:
@@ -53,42 +52,33 @@ class Claim:
 
 _EQUAL = {"better": False, "margin": MARGIN}
 
+KP = ("kolen_pollack", "backprop")
+RESNETS, V2_RESNETS = ("resnet18", "resnet50"), ("resnet50v2", "resnet101v2", "resnet152v2")
+
 CLAIMS = (
     Claim("SA matches backpropagation (Table 4)", "symmetric", "backprop", **_EQUAL),
     Claim("AA matches backpropagation (Table 4)", "activation", "backprop", **_EQUAL),
     Claim("IA is above WM, on other networks too (Table 3, Figure 3)", "information", "weight_mirror"),
     Claim("IA is above WM+AD, on other networks too (Table 3, Figure 3)", "information", "weight_mirror_adam"),
     Claim("backpropagation is far above feedback alignment", "backprop", "feedback", margin=FAR),
-    Claim(
-        "KP matches backpropagation on ResNet-18 and ResNet-50 (Figure S5)",
-        rule="kolen_pollack",
-        other="backprop",
-        models=("resnet18", "resnet50"),
-        **_EQUAL,
-    ),
-    Claim(
-        "KP loses to backpropagation on v2 networks (Figure S5)",
-        rule="backprop",
-        other="kolen_pollack",
-        models=("resnet50v2", "resnet101v2", "resnet152v2"),
-    ),
+    Claim("KP matches backpropagation on ResNet-18 and ResNet-50 (Figure S5)", *KP, models=RESNETS, **_EQUAL),
+    Claim("KP loses to backpropagation on v2 networks (Figure S5)", *KP[::-1], models=V2_RESNETS),
     Claim("SA loses less to noisy updates than backpropagation (Figure 5)", "symmetric", "backprop", noisy=True),
     Claim("AA does (Figure S1)", "activation", "backprop", noisy=True),
     Claim("KP does (Figure S1)", "kolen_pollack", "backprop", noisy=True),
 )
 
 
-def cells(profile: str) -> list[Cell]:
+def plan() -> runs.Plan:
     """Returns the runs that the claims compare."""
-    rules = ("backprop", "symmetric", "activation", "kolen_pollack")
     plans = (
-        experiments.table_3(),
-        experiments.transfer(experiments.TRANSFER),
-        experiments.transfer(("kolen_pollack", "backprop")),
-        experiments.noise(rules, "resnet18"),
-        experiments.noise(("backprop", "symmetric"), "resnet50"),
+        runs.table_3(),
+        runs.transfer(runs.TRANSFER),
+        runs.transfer(("kolen_pollack", "backprop")),
+        runs.noise(runs.NOISY, "resnet18"),
+        runs.noise(runs.NOISY[:2], "resnet50"),
     )
-    return [cell for plan in plans for cell in plan[profile]]
+    return {profile: [cell for plan in plans for cell in plan[profile]] for profile in ("paper", "lab")}
 
 
 def table(source: Source) -> Artifact:
@@ -97,60 +87,54 @@ def table(source: Source) -> Artifact:
     The difference is the difference of the means over seeds, in points of top-1; its standard error follows from those
     of the means. Under noise the drops are compared: the mean without noise minus the mean with noise.
     """
-    groups = _grouped(run_rows(source, source.read()))
-    found = [row for claim in CLAIMS for row in _compared(claim, groups)]
-    lines = [
-        [
-            row["claim"],
-            MODELS[row["model"]] + (f", variance {row['noise_variance']:g}" if row["noise_variance"] else ""),
-            _value(row, "rule"),
-            _value(row, "other"),
-            f"{row['difference']:+.2f} ± {row['standard_error']:.2f}",
-            "-" if math.isnan(row["paper_difference"]) else f"{row['paper_difference']:+.2f}",
-            row["verdict"],
-        ]
-        for row in found
-    ]
-    names = ["claim", "network", "rule (%)", "compared with (%)", "difference", "paper's difference", "at this size"]
-    text = markdown(names, lines) if lines else "No claim has the runs it is about."
-    return Artifact(COLUMNS, found, text)
+    spreads = _spreads(run_rows(source))
+    rows = [row for claim in CLAIMS for row in _compared(claim, spreads)]
+    columns = {
+        "claim": "claim",
+        "network": lambda own: MODELS[own[0]["model"]] + _if_noisy(own[0], ", variance {noise_variance:g}"),
+        "rule (%)": lambda own: own[0]["rule_top1"] + _if_noisy(own[0], " (lost {rule_drop:.2f})"),
+        "compared with (%)": lambda own: own[0]["other_top1"] + _if_noisy(own[0], " (lost {other_drop:.2f})"),
+        "difference": lambda own: "{difference:+.2f} ± {standard_error:.2f}".format_map(own[0]),
+        "paper's difference": lambda own: f"{own[0]['paper_difference']:+.2f}".replace("+nan", "-"),
+        "at this size": "verdict",
+    }
+    text = tables.table(rows, ("claim", "model", "noise_variance"), columns)
+    return Artifact(COLUMNS, rows, text if rows else "No claim has the runs it is about.")
 
 
-def _value(row: Row, which: str) -> str:
-    """Returns the mean of a rule as text, with its drop under noise."""
-    lost = f" (lost {row[f'{which}_drop']:.2f})" if row["noise_variance"] else ""
-    return f"{row[f'{which}_top1']}{lost}"
+def _if_noisy(row: Row, text: str) -> str:
+    return text.format_map(row) if row["noise_variance"] else ""
 
 
-Groups = dict[tuple[str, float | None], dict[str, Spread]]
+Spreads = dict[tuple[str, float | None], dict[str, Spread]]
 """Network and variance of the noise (`None` in files without noise) -> rule -> its top-1 in percent."""
 
 
-def _grouped(rows: Sequence[Row]) -> Groups:
-    """Returns the runs by network and noise, each once although tables and figures share runs."""
-    found: dict[tuple[str, float | None], dict[str, dict[int, float]]] = {}
-    for row in rows:
-        group = found.setdefault((row["model"], row.get("noise_variance")), {})
-        group.setdefault(row["rule"], {})[row["seed"]] = 100 * row["top1"]
-    return {key: {rule: Spread([*seeds.values()]) for rule, seeds in group.items()} for key, group in found.items()}
+def _spreads(rows: Sequence[Row]) -> Spreads:
+    """Returns the spread over seeds by network and noise; tables and figures share runs, and each counts once."""
+    found: Spreads = {}
+    for (model, noise, rule), own in tables.grouped(rows, "model", "noise_variance", "rule").items():
+        seeds = {row["seed"]: 100 * row["top1"] for row in own}
+        found.setdefault((model, noise), {})[rule] = Spread([*seeds.values()])
+    return found
 
 
-def _compared(claim: Claim, groups: Groups) -> Iterator[Row]:
+def _compared(claim: Claim, spreads: Spreads) -> Iterator[Row]:
     """Yields a row for every network and noise at which both rules have runs."""
-    for (model, variance), group in groups.items():
-        still = groups.get((model, 0.0), {}) if claim.noisy else {}
+    for (model, variance), found in spreads.items():
+        still = spreads.get((model, 0.0), {}) if claim.noisy else {}
         due = bool(variance) if claim.noisy else variance is None
-        there = all(rule in group and (not claim.noisy or rule in still) for rule in (claim.rule, claim.other))
+        there = all(rule in found and (not claim.noisy or rule in still) for rule in (claim.rule, claim.other))
         if due and there and (not claim.models or model in claim.models):
-            yield _row(claim, model, variance or 0.0, group, still)
+            yield _row(claim, model, variance or 0.0, found, still)
 
 
-def _row(claim: Claim, model: str, variance: float, group: dict[str, Spread], still: dict[str, Spread]) -> Row:
+def _row(claim: Claim, model: str, variance: float, found: Mapping[str, Spread], still: Mapping[str, Spread]) -> Row:
     """Judges a claim on one network; `still` has the runs without noise if the claim is about noise."""
     rules = (claim.rule, claim.other)
-    parts = [runs[rule] for runs in (group, still) if runs for rule in rules]
-    drops = [still[rule].mean - group[rule].mean if still else math.nan for rule in rules]
-    difference = drops[1] - drops[0] if still else group[claim.rule].mean - group[claim.other].mean
+    parts = [spreads[rule] for spreads in (found, still) if spreads for rule in rules]
+    drops = [still[rule].mean - found[rule].mean if still else math.nan for rule in rules]
+    difference = drops[1] - drops[0] if still else found[claim.rule].mean - found[claim.other].mean
     error = math.hypot(*(part.error for part in parts))
     seeds = min(len(part.known) for part in parts)
     return {
@@ -159,8 +143,8 @@ def _row(claim: Claim, model: str, variance: float, group: dict[str, Spread], st
         "noise_variance": variance,
         "rule": claim.rule,
         "other": claim.other,
-        "rule_top1": str(group[claim.rule]),
-        "other_top1": str(group[claim.other]),
+        "rule_top1": str(found[claim.rule]),
+        "other_top1": str(found[claim.other]),
         "rule_drop": drops[0],
         "other_drop": drops[1],
         "difference": difference,
@@ -174,11 +158,8 @@ def _row(claim: Claim, model: str, variance: float, group: dict[str, Spread], st
 
 def _printed(model: str, claim: Claim) -> float:
     """Returns the difference of the numbers in the paper; NaN if it prints none."""
-    printed = dict(TABLE_4[model])
-    if model == "resnet18":
-        printed |= {rule: top1 for rule, (top1, _) in TABLE_3.items()}
-    both = claim.rule in printed and claim.other in printed
-    return printed[claim.rule] - printed[claim.other] if both else math.nan
+    top1 = TABLE_4[model] | ({rule: both[0] for rule, both in TABLE_3.items()} if model == "resnet18" else {})
+    return top1.get(claim.rule, math.nan) - top1.get(claim.other, math.nan)
 
 
 def verdict(claim: Claim, difference: float, error: float, seeds: int) -> str:

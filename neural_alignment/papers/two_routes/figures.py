@@ -1,21 +1,21 @@
-"""Figures 2, 3, 5, S1, S3, S4 and S5 of Kunin et al. 2020."""
+"""Figures of Kunin et al. 2020, except S2."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from neural_alignment.alignments import primitives
 from neural_alignment.analysis.dynamics import FIGURE_2_DECAYS
 from neural_alignment.jobs.plans import Outcome
 from neural_alignment.papers.figures import (
+    Mark,
     Panel,
     Style,
     arrows,
+    bars,
     contours,
     diagonal,
     grid,
@@ -28,9 +28,10 @@ from neural_alignment.papers.figures import (
     ticks,
 )
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.tables import chosen, crossed, grouped, table
+from neural_alignment.papers.tables import Key, at, chosen, grouped, table
+from neural_alignment.papers.two_routes.compute import fits, theory
 from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULE_STYLES
-from neural_alignment.papers.two_routes.tables import RUN_COLUMNS, percent, run_rows
+from neural_alignment.papers.two_routes.tables import RUN_COLUMNS, accuracies, run_rows
 from neural_alignment.reporting import Artifact, Row
 
 POINTS = 1000
@@ -42,45 +43,21 @@ SCATTERED = {"stem": "first convolution", "group2_block1_conv1": "a middle convo
 """Layers of panels d to f -> their names."""
 
 
-def symmetrised_flow(forward: np.ndarray, backward: np.ndarray, decay: float, x: float = 1.0) -> np.ndarray:
-    """Returns the symmetrised gradient flow of weight mirror with scalar weights, through the library's primitives.
-
-    d(w, b)/dt = -grad (P_amp + decay (P_decay(b) + P_decay(w))): weight decay on both weights, alpha = 1 (equation 1,
-    Appendix D.1). It is -A (w, b) with A = [[decay, -x^2], [-x^2, decay]].
-
-    Args:
-        forward: w, any shape.
-        backward: b, the same shape.
-        decay: lambda_WM.
-        x: scalar input of the layer.
-
-    Returns:
-        dw/dt and db/dt, `(2, *shape)`.
-    """
-    weights = tf.stack([tf.constant(values, tf.float64) for values in (forward, backward)])
-    with tf.GradientTape() as tape:
-        tape.watch(weights)
-        w, b = (tf.reshape(values, [-1, 1]) for values in tf.unstack(weights))
-        # The weights are a batch, over which amp is a mean; decay is a sum over kernels.
-        amp = primitives.amp(b * x, w * x) * tf.cast(tf.size(w), tf.float64)
-        regulariser = amp + decay * (primitives.decay(b) + primitives.decay(w))
-    return -tape.gradient(regulariser, weights).numpy()
-
-
 def figure_2(source: Source) -> Artifact:
     """The flow of weight mirror in its three regimes, and W against B of three layers of a run of weight mirror."""
     flows = [_flow(letter, *regime) for letter, regime in zip("abc", FIGURE_2_DECAYS.items(), strict=True)]
     [(_, outcomes)] = source.read()
     kept = _kernels(outcomes)
+    last = max(kept, default=0)
     rows, scatters = [row for own, _ in flows for row in own], []
     for letter, (layer, name) in zip("def", SCATTERED.items(), strict=True):
-        own = _weights(kept[max(kept)], layer, max(kept)) if kept else []
+        own = _weights(kept.get(last, {}), layer, last)
         state = "" if own else ": not kept" if kept else ": not yet run"
         scatters.append(_scatter(own, title=f"({letter}) {name}{state}", ylabel="backward weight"))
         rows += [{"panel": letter, **row} for row in own]
     columns = ("panel", "decay", "layer", "step", "forward", "backward", "forward_flow", "backward_flow")
     text = "Panels a to c: -gradient of the primitives. Panels d to f: "
-    text += f"ResNet-18, weight mirror, step {max(kept)}." if kept else "no run with kernels kept."
+    text += f"ResNet-18, weight mirror, step {last}." if kept else "no run with kernels kept."
     return Artifact(columns, rows, text, grid([[each for _, each in flows], scatters], (10, 6)))
 
 
@@ -88,7 +65,7 @@ def _flow(letter: str, regime: str, decay: float) -> tuple[list[Row], Panel]:
     """Returns the rows and the panel of one flow field."""
     places = np.linspace(-1, 1, 13)
     weights = np.stack(np.meshgrid(places, places))
-    flow = symmetrised_flow(*weights, decay)
+    flow = theory.symmetrised_flow(*weights, decay)
     speed = np.hypot(*flow)
     relation = {-1: "<", 0: "=", 1: ">"}[int(np.sign(decay - 1))]
     pairs = [each.reshape(2, -1).T for each in (weights, flow)]
@@ -111,14 +88,13 @@ def _kernels(outcomes: Sequence[Outcome]) -> dict[int, dict[str, Any]]:
     return outcomes[0].kernels() if outcomes else {}
 
 
-def _weights(kernels: dict[str, Any], layer: str, step: int) -> list[Row]:
+def _weights(kernels: Mapping[str, np.ndarray], layer: str, step: int) -> list[Row]:
     """Returns a row per weight of one layer at one step, evenly thinned; none if the layer was not kept."""
     if f"{layer}/forward" not in kernels:
         return []
-    forward, backward = (np.ravel(kernels[f"{layer}/{which}"]) for which in ("forward", "backward"))
-    kept = np.linspace(0, forward.size - 1, min(POINTS, forward.size)).astype(int)
-    pairs = zip(forward[kept], backward[kept], strict=True)
-    return [{"layer": layer, "step": step, "forward": float(w), "backward": float(b)} for w, b in pairs]
+    pairs = np.stack([np.ravel(kernels[f"{layer}/{which}"]) for which in ("forward", "backward")], axis=1)
+    kept = pairs[np.linspace(0, len(pairs) - 1, min(POINTS, len(pairs))).astype(int)]
+    return [{"layer": layer, "step": step, "forward": float(w), "backward": float(b)} for w, b in kept]
 
 
 def _scatter(rows: Sequence[Row], **axes: Any) -> Panel:
@@ -128,72 +104,52 @@ def _scatter(rows: Sequence[Row], **axes: Any) -> Panel:
     return panel(*marks, xlabel="forward weight", **axes)
 
 
-# Figures 3 and S5.
+# Figures 3, S5, 5 and S1: accuracy against the network, and against noise.
+
+
+def _accuracy_panel(source: Source, rows: Sequence[Row], x: Key, *marks: Mark, **axes: Any) -> Panel:
+    """Returns a panel of mean and standard error of top-1 by rule, with the accuracy of chance."""
+    styles = {rule: RULE_STYLES[rule] for rule in dict.fromkeys(cell.labels["rule"] for cell in source.cells)}
+    top1 = lines(rows, x, lambda row: 100 * row["top1"], "rule", styles, mean_and_error)
+    chance = level(100 * CHANCE[source.profile][0], "chance")
+    return panel(top1, chance, *marks, ylabel="validation top-1 (%)", ylim=(0, None), **axes)
 
 
 def transfer(source: Source) -> Artifact:
     """Top-1 accuracy of fixed metaparameters on several networks; a diverged run counts as chance."""
-    rows = run_rows(source, source.read())
-    cells = {(cell.labels["model"], cell.labels["rule"]): cell for cell in source.cells}
-    models, rules = ([*dict.fromkeys(each)] for each in zip(*cells, strict=True))
+    rows = run_rows(source)
+    cells = accuracies(source, rows)
+    models, rules = ([*dict.fromkeys(row[name] for row in cells)] for name in ("model", "rule"))
 
     def place(row: Row) -> float:
         """Returns x of a run: the number of its network, moved a little by rule."""
         return models.index(row["model"]) + 0.06 * (rules.index(row["rule"]) - (len(rules) - 1) / 2)
 
-    accuracies = panel(
-        lines(rows, place, _percent, "rule", {rule: RULE_STYLES[rule] for rule in rules}, mean_and_error),
-        level(100 * CHANCE[source.profile][0], "chance"),
-        ticks(range(len(models)), [MODELS[model] for model in models], log=False),
-        xlabel="network",
-        ylabel="validation top-1 (%)",
-        ylim=(0, None),
-    )
-    down, across = {RULE_STYLES[rule].label: rule for rule in rules}, {MODELS[model]: model for model in models}
-    text = crossed("rule", down, across, lambda rule, model: percent(rows, cells[model, rule], "top1"))
-    return Artifact(RUN_COLUMNS, rows, text, grid([[accuracies]], (7.5, 4.5), legend="outside right"))
-
-
-def _percent(row: Row) -> float:
-    return 100 * row["top1"]
-
-
-# Figures 5 and S1.
+    names = ticks(range(len(models)), [MODELS[model] for model in models], log=False)
+    figure = grid([[_accuracy_panel(source, rows, place, names, xlabel="network")]], (7.5, 4.5), legend="outside right")
+    columns = {"rule": "name"} | {MODELS[model]: at("top1", model=model) for model in models}
+    return Artifact(RUN_COLUMNS, rows, table(cells, ["rule"], columns), figure)
 
 
 def noise(source: Source) -> Artifact:
-    """Top-1 accuracy against the variance of the noise on the updates; mean and standard error over seeds."""
-    rows = run_rows(source, source.read())
-    cells = {tuple(cell.labels[name] for name in ("model", "rule", "noise_variance")): cell for cell in source.cells}
-    models, rules, variances = ([*dict.fromkeys(each)] for each in zip(*cells, strict=True))
-    variances.sort()
-    smallest = next(variance for variance in variances if variance)
-    panels = [
-        panel(
-            lines(
-                *(chosen(rows, model=model), "noise_variance", _percent, "rule"),
-                *({rule: RULE_STYLES[rule] for rule in rules}, mean_and_error),
-            ),
-            level(100 * CHANCE[source.profile][0], "chance"),
-            scale("x", "symlog", linthresh=smallest, linscale=0.5),
-            xlabel="variance of the noise on updates",
-            ylabel="validation top-1 (%)",
-            title=MODELS[model],
-            xlim=(-0.3 * smallest, 1.3 * variances[-1]),
-            ylim=(0, None),
-        )
-        for model in models
-    ]
-    figure = grid([panels], (4.2 * len(models) + 1.6, 4), legend="outside right")
-    columns = {"network": lambda own: MODELS[own[0]["model"]], "rule": lambda own: RULE_STYLES[own[0]["rule"]].label}
-    for variance in variances:
-        columns[f"variance {variance:g}"] = lambda own, variance=variance: percent(
-            rows, cells[own[0]["model"], own[0]["rule"], variance], "top1"
-        )
-    pairs = [{"model": model, "rule": rule} for model in models for rule in rules]
-    text = table(pairs, ("model", "rule"), columns) + _commands(source, rows)
+    """Top-1 accuracy of one network against the variance of the noise on the updates; mean and standard error."""
+    rows = run_rows(source)
+    cells = accuracies(source, rows)
+    [(model, network)] = {(row["model"], row["network"]) for row in cells}
+    variances = sorted({row["noise_variance"] for row in cells})
+    axis = scale("x", "symlog", linthresh=variances[1], linscale=0.5)
+    limits = (-0.3 * variances[1], 1.3 * variances[-1])
+    texts = {"xlabel": "variance of the noise on updates", "title": network}
+    figure = grid(
+        [[_accuracy_panel(source, rows, "noise_variance", axis, xlim=limits, **texts)]],
+        (5.8, 4),
+        legend="outside right",
+    )
+    columns = {"network": "network", "rule": "name"}
+    columns |= {f"variance {variance:g}": at("top1", noise_variance=variance) for variance in variances}
+    text = table(cells, ["rule"], columns) + _commands(source, rows)
     names = ("rule", "noise_variance", "seed", "top1")
-    return Artifact(names if models == ["resnet18"] else ("model", *names), rows, text, figure)
+    return Artifact(names if model == "resnet18" else ("model", *names), rows, text, figure)
 
 
 def _commands(source: Source, rows: Sequence[Row]) -> str:
@@ -286,12 +242,48 @@ def _layer_styles(layers: Sequence[str]) -> dict[str, Style]:
     """Returns a style per layer, from black at the input to light grey at the output; the legend has both ends."""
     last = max(len(layers) - 1, 1)
     ends = {0: "o", len(layers) - 1: "s"}
+    dashes = ("-", "--", "-.", ":")
     return {
-        layer: Style(
-            layer if number in ends else None,
-            ends.get(number, ""),
-            ("-", "--", "-.", ":")[number % 4],
-            0.8 * number / last,
-        )
+        layer: Style(layer if number in ends else None, ends.get(number, ""), dashes[number % 4], 0.8 * number / last)
         for number, layer in enumerate(layers)
     }
+
+
+# Figure 6.
+
+FIT_COLUMNS = ("network", "area", "layer", "units", "correlation", "sem", "corrected", "corrected_sem", "best")
+
+
+def figure_6(source: Source) -> Artifact:
+    """Neural fits of the first seed of each rule to recorded responses."""
+    runs = {
+        RULE_STYLES[cell.labels["rule"]].label: outcomes[0].directory.path
+        for cell, outcomes in source.read()
+        if outcomes and not outcomes[0].diverged
+    }
+    return neural_fits(fits.fit_rows(runs, source.recordings, source.images, report=source.say))
+
+
+def neural_fits(rows: Sequence[Row]) -> Artifact:
+    """Returns Figure 6 from the rows of `fit_rows`: the best layer of each network, an area below the other."""
+    corrected = "corrected" in rows[0]
+    height = ("corrected", "corrected_sem") if corrected else ("correlation", "sem")
+    label = "median Pearson\ncorrelation over units" + ("\ncorrected for noise" if corrected else "")
+    best = chosen(rows, best=1)
+    panels = [
+        [panel(bars(own, "network", *height), ylabel=f"{area}: {label}")]
+        for (area,), own in grouped(best, "area").items()
+    ]
+    columns = {
+        "network": "network",
+        "area": "area",
+        "best layer": "layer",
+        "units": "units",
+        "median correlation": lambda own: "{correlation:.3f} ± {sem:.3f}".format_map(own[0]),
+        "corrected for noise": lambda own: (
+            "{corrected:.3f} ± {corrected_sem:.3f}".format_map(own[0]) if corrected else "no repeats"
+        ),
+    }
+    text = table(best, ("network", "area"), columns)
+    width = 1.5 + 0.8 * len(grouped(rows, "network"))
+    return Artifact(FIT_COLUMNS, rows, text, grid(panels, (width, 2.2 * len(panels) + 0.8), share_x=True))

@@ -1,7 +1,7 @@
-"""Section 4 and Appendices D.1 and D.2 of Kunin et al. 2020 as tables: closed forms against the library.
+"""Section 4 and Appendices D.1 and D.2 of Kunin et al. 2020: closed forms beside the flows of the library.
 
-The closed forms come from `analysis.dynamics`. The library's flows are gradients that TensorFlow takes in float64
-through `alignments.primitives` and `operations`, the code that trains networks.
+The closed forms are in `analysis.dynamics`. The flows are float64 gradients by TensorFlow through
+`alignments.primitives` and `operations`, the code that trains networks.
 """
 
 from __future__ import annotations
@@ -16,24 +16,21 @@ from neural_alignment import operations
 from neural_alignment.alignments import primitives
 from neural_alignment.analysis import dynamics
 from neural_alignment.papers import published
-from neural_alignment.reporting import Artifact, markdown
+from neural_alignment.reporting import Row
 
 Array = np.ndarray
 
 PRINTED_EIGENVALUES = {row.pop("rule"): row for row in published.read("two_routes/eigenvalues")}
 """Rule -> lambda_u and lambda_v as printed in Appendix D.1. lambda_v of symmetric and activation lacks a factor 2."""
 
-STARTS = 100
-"""Random starts of each row of `autoencoder_table`."""
-
 
 def layer_objective(
     rule: dynamics.ScalarRule | dynamics.Autoencoder, inputs: tf.Tensor, forward: tf.Tensor, backward: tf.Tensor
 ) -> tf.Tensor:
-    """Returns R of one linear layer, put together from `alignments.primitives`.
+    """Returns R of one linear layer as a sum of `alignments.primitives`.
 
     Args:
-        rule: the weights of the primitives; one that the rule does not have counts as 0.
+        rule: the weights of the primitives; a missing one counts as 0.
         inputs: `(batch, inputs)` float64.
         forward: W, `(inputs, outputs)`.
         backward: B, in the layout of W.
@@ -52,13 +49,9 @@ def layer_objective(
 
 
 def scalar_flow(rule: dynamics.ScalarRule, inputs: Array) -> Callable[[float, Array], Array]:
-    """Returns the symmetrised flow of (w, b) through the library, as `solve_ivp` takes it.
+    """Returns the symmetrised flow of (w, b) for inputs `(batch,)`, as a function for `solve_ivp`.
 
-    b descends R; w descends the same R with the two weights exchanged, which is what symmetrised means in D.1.
-
-    Args:
-        rule: the weights of the primitives.
-        inputs: `(batch,)`.
+    b descends R, and w descends R with the two weights exchanged (D.1).
     """
     x = tf.constant(np.reshape(inputs, (-1, 1)), tf.float64)
 
@@ -77,7 +70,7 @@ def scalar_flow(rule: dynamics.ScalarRule, inputs: Array) -> Callable[[float, Ar
 
 
 def autoencoder_flow(system: dynamics.Autoencoder, inputs: Array) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """Returns dW/dt and dB/dt of R_IA plus the decay of W through the library; R is of `inputs` `(batch, inputs)`."""
+    """Returns the flow of W and B under R_IA plus decay of W, for inputs `(batch, inputs)`."""
     x = tf.constant(inputs, tf.float64)
 
     def flow(forward: Array, backward: Array) -> tuple[Array, Array]:
@@ -92,20 +85,14 @@ def autoencoder_flow(system: dynamics.Autoencoder, inputs: Array) -> Callable[[A
 
 
 def network_flow(strategy: str, x: Array, y: Array) -> Callable[[Array], Array]:
-    """Returns the flow of two scalar layers under J through `operations.matmul`, and of b by strategy.
-
-    Args:
-        strategy: one of `dynamics.STRATEGIES`.
-        x: `(examples,)`.
-        y: `(examples,)`.
-    """
+    """Returns the flow of two scalar layers under J and one of `dynamics.STRATEGIES` for b; x and y `(examples,)`."""
     inputs, targets = (tf.constant(np.reshape(each, (-1, 1)), tf.float64) for each in (x, y))
 
     def flow(state: Array) -> Array:
         w_1, w_2, b = (tf.constant([[value]], tf.float64) for value in (*state, state[1])[:3])
         with tf.GradientTape() as tape:
             tape.watch([w_1, w_2])
-            # The error to the data is of no use: the first layer's backward kernel may be anything.
+            # The backward kernel of the first layer has no effect: nothing uses the error at the data.
             outputs = operations.matmul(operations.matmul(inputs, w_1, w_1), w_2, b)
             loss = tf.reduce_mean(tf.square(targets - outputs)) / 2
         forward = [-gradient.numpy().item() for gradient in tape.gradient(loss, [w_1, w_2])]
@@ -121,29 +108,48 @@ def network_flow(strategy: str, x: Array, y: Array) -> Callable[[Array], Array]:
     return flow
 
 
-def flow_table() -> Artifact:
-    """Returns the eigenvalues of D.1 beside the printed ones, and the closed form beside the library's flow."""
-    rules = [("weight_mirror", name, dynamics.weight_mirror(decay)) for name, decay in dynamics.FIGURE_2_DECAYS.items()]
-    rules += [("symmetric", "", dynamics.symmetric_alignment()), ("activation", "", dynamics.activation_alignment())]
-    rows = []
-    for name, panel, rule in rules:
-        for x_squared in (1.0,) if panel else (1.0, 2.25):
-            rate_u, rate_v = rule.eigenvalues(x_squared)
-            printed = PRINTED_EIGENVALUES[name]
-            rows.append(
-                {
-                    "rule": name,
-                    "lambda_WM": rule.decay if panel else "",
-                    "x_squared": x_squared,
-                    "lambda_u": rate_u,
-                    "lambda_v": rate_v,
-                    "printed_lambda_u": printed["lambda_u"],
-                    "printed_lambda_v": printed["lambda_v"],
-                    "regime": rule.regime(x_squared),
-                    "largest_error_of_closed_form": _closed_form_error(rule, x_squared),
-                }
-            )
-    return _product(rows)
+def symmetrised_flow(forward: Array, backward: Array, decay: float, x: float = 1.0) -> Array:
+    """Returns the symmetrised flow of weight mirror with scalar weights, dw/dt and db/dt, `(2, *shape)`.
+
+    d(w, b)/dt = -grad (P_amp + decay (P_decay(b) + P_decay(w))) for alpha = 1 (equation 1, Appendix D.1). It equals
+    -A (w, b) with A = [[decay, -x^2], [-x^2, decay]].
+
+    Args:
+        forward: w, any shape.
+        backward: b, the same shape.
+        decay: lambda_WM.
+        x: scalar input of the layer.
+    """
+    weights = tf.stack([tf.constant(values, tf.float64) for values in (forward, backward)])
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        w, b = (tf.reshape(values, [-1, 1]) for values in tf.unstack(weights))
+        # All weights are one batch. amp is a mean over the batch, decay a sum.
+        amp = primitives.amp(b * x, w * x) * tf.cast(tf.size(w), tf.float64)
+        regulariser = amp + decay * (primitives.decay(b) + primitives.decay(w))
+    return -tape.gradient(regulariser, weights).numpy()
+
+
+def eigenvalue_rows() -> list[Row]:
+    """Returns the eigenvalues of D.1 beside the printed ones, and the error of the closed form (Table D1)."""
+    cases = [
+        ("weight_mirror", decay, dynamics.weight_mirror(decay), 1.0) for decay in dynamics.FIGURE_2_DECAYS.values()
+    ]
+    symmetric, activation = dynamics.symmetric_alignment(), dynamics.activation_alignment()
+    cases += [("symmetric", "", symmetric, x_squared) for x_squared in (1.0, 2.25)]
+    cases += [("activation", "", activation, x_squared) for x_squared in (1.0, 2.25)]
+    return [
+        {
+            "rule": name,
+            "lambda_WM": decay,
+            "x_squared": x_squared,
+            **dict(zip(("lambda_u", "lambda_v"), rule.eigenvalues(x_squared), strict=True)),
+            **{f"printed_{key}": text for key, text in PRINTED_EIGENVALUES[name].items()},
+            "regime": rule.regime(x_squared),
+            "largest_error_of_closed_form": _closed_form_error(rule, x_squared),
+        }
+        for name, decay, rule, x_squared in cases
+    ]
 
 
 def _closed_form_error(rule: dynamics.ScalarRule, x_squared: float) -> float:
@@ -154,24 +160,22 @@ def _closed_form_error(rule: dynamics.ScalarRule, x_squared: float) -> float:
     return float(np.abs(found - rule.solution(0.7, -0.2, times, x_squared)).max())
 
 
-def fixed_point_table() -> Artifact:
-    """Returns the fixed points of D.2 with their eigenvalues by formula, and by differences of the library's flow."""
+def fixed_points() -> list[Row]:
+    """Returns the fixed points of D.2 with their eigenvalues by formula and from the library's flow (Table D2)."""
     x, y = np.array([0.5, -1.0, 2.0, 0.25]), np.array([1.0, -0.5, 1.5, 1.0])
-    network = dynamics.ScalarNetwork.of(x, y)
-    rows = []
-    for strategy, where, point, formula in _fixed_points(network):
-        numerical = np.linalg.eigvals(_differences(network_flow(strategy, x, y), point))
-        rows.append(
-            {
-                "strategy": strategy,
-                "where": where,
-                "point": _numbers(point),
-                "eigenvalues": _complex_numbers(formula),
-                "eigenvalues_of_the_library": _complex_numbers(numerical),
-                "kind": dynamics.stability(formula),
-            }
-        )
-    return _product(rows)
+    return [
+        {
+            "strategy": strategy,
+            "where": where,
+            "point": point,
+            "eigenvalues": formula,
+            "eigenvalues_of_the_library": np.linalg.eigvals(
+                dynamics.numerical_jacobian(network_flow(strategy, x, y), point)
+            ),
+            "kind": dynamics.stability(formula),
+        }
+        for strategy, where, point, formula in _fixed_points(dynamics.ScalarNetwork.of(x, y))
+    ]
 
 
 def _fixed_points(network: dynamics.ScalarNetwork) -> Iterator[tuple[str, str, Array, Array]]:
@@ -185,20 +189,14 @@ def _fixed_points(network: dynamics.ScalarNetwork) -> Iterator[tuple[str, str, A
     yield "feedback", "b = w_1 = 0", np.array([0.0, 0.7, 0.0]), np.zeros(3)
 
 
-def _differences(flow: Callable[[Array], Array], point: Array, step: float = 1e-6) -> Array:
-    """Returns the Jacobian of a flow by central differences."""
-    return np.stack([(flow(point + h) - flow(point - h)) / (2 * step) for h in step * np.eye(len(point))], axis=1)
+def autoencoder_rows(starts: int = 100, seed: int = 0) -> list[Row]:
+    """Returns how many random starts of the symmetrised flow of Information Alignment reach W = B (Table IA).
 
-
-def autoencoder_table(starts: int = STARTS, seed: int = 0) -> Artifact:
-    """Returns how many random starts of Information Alignment's symmetrised flow end with W = B, and the rest's ends.
-
-    With a decay of 4, above the largest second moment, both weights vanish: symmetric, but for nothing. Without decay
-    there is no symmetry.
+    With a decay of 4, above the largest second moment, both weights vanish. Without decay W and B differ.
 
     Args:
-        starts: random starts of each row, entries of W and B normal with standard deviation 1/2.
-        seed: of the data and the starts.
+        starts: random starts of each row; entries of W and B are normal with standard deviation 1/2.
+        seed: seed of the data and the starts.
     """
     rng = np.random.default_rng(seed)
     inputs, outputs = 6, 3
@@ -206,11 +204,12 @@ def autoencoder_table(starts: int = STARTS, seed: int = 0) -> Artifact:
     rotation, _ = np.linalg.qr(rng.normal(size=(inputs, inputs)))
     covariance = (rotation * scales**2) @ rotation.T
     pairs = [tuple(rng.normal(0.0, 0.5, (2, inputs, outputs))) for _ in range(starts)]
+    forward = np.stack([forward for forward, _ in pairs])
     rows = []
     for amp, decay, null in ((1.0, 0.5, 1.0), (1.0, 0.1, 1.0), (2.0, 0.5, 0.7), (1.0, 4.0, 1.0), (1.0, 0.0, 1.0)):
         system = dynamics.Autoencoder(covariance, amp, decay, null)
         ends = dynamics.integrate(system, pairs, duration=30.0 / min(max(decay, 0.1), 1.0))
-        still = np.array([_asymmetry(forward, system.decoder(forward)) for forward, _ in pairs]) if decay else np.nan
+        fixed = dynamics.asymmetry(forward, np.stack([*map(system.decoder, forward)])) if decay else np.nan
         rows.append(
             {
                 "amp": amp,
@@ -223,28 +222,7 @@ def autoencoder_table(starts: int = STARTS, seed: int = 0) -> Artifact:
                 "largest_asymmetry": float(ends.asymmetry.max()),
                 "largest_speed": float(ends.speed.max()),
                 "largest_norm": float(np.linalg.norm(ends.forward, axis=(1, 2)).max()),
-                "median_asymmetry_where_W_is_fixed": float(np.median(still)),
+                "median_asymmetry_where_W_is_fixed": float(np.median(fixed)),
             }
         )
-    return _product(rows)
-
-
-def _asymmetry(forward: Array, backward: Array) -> float:
-    return float(np.linalg.norm(forward - backward) / max(np.linalg.norm(forward), np.linalg.norm(backward)))
-
-
-def _product(rows: list[dict[str, object]]) -> Artifact:
-    columns = list(rows[0])
-    lines = [[f"{row[key]:.4g}" if isinstance(row[key], float) else row[key] for key in columns] for row in rows]
-    return Artifact(columns, rows, markdown([column.replace("_", " ") for column in columns], lines))
-
-
-def _numbers(values: Array) -> str:
-    return ", ".join(f"{value + 0.0:.4f}" for value in np.round(values, 6))
-
-
-def _complex_numbers(values: Array) -> str:
-    """Returns the eigenvalues of a real matrix in ascending order, conjugate pairs as `a ± bi`."""
-    ordered = np.sort_complex(np.round(np.asarray(values, complex), 6) + 0.0)
-    parts = [f"{v.real:.4f}" + (f" ± {v.imag:.4f}i" if v.imag else "") for v in ordered if v.imag >= 0]
-    return ", ".join(parts)
+    return rows

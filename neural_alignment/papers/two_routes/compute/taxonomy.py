@@ -7,6 +7,7 @@ of a rule are found by setting one of its weights at a time to 1, and comparing 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,14 +21,10 @@ from neural_alignment.operations import DenseMap
 PRIMITIVES: dict[str, Callable[..., tf.Tensor]] = {
     name: getattr(primitives, name) for name in ("decay", "amp", "null", "sparse", "self_", "angle")
 }
-"""The primitives of Table 1, by their names in the code. The library may have more."""
+"""The primitives of Table 1; the library may have more."""
 
-
-PAPER_RULES = (
-    *("feedback", "weight_mirror", "information", "symmetric", "activation"),
-    *("kolen_pollack", "sign_symmetry"),
-)
-"""The rows of Table 2, and two rules that the paper speaks of beside it; the library has more."""
+PAPER_RULES = ("feedback", "weight_mirror", "information", "symmetric", "activation", "kolen_pollack", "sign_symmetry")
+"""The rules of Table 2, and two rules that only the text of the paper mentions; the library has more."""
 
 
 class Term(NamedTuple):
@@ -36,19 +33,13 @@ class Term(NamedTuple):
     Attributes:
         text: the term in the notation of the paper.
         value: value for one example, in the layout of W, `(inputs, outputs)`.
-        carries_input: whether the input of the layer passes through B, which is no local computation.
-        reads_forward: whether W itself is read, which is no local plasticity.
+        local: whether it is local by the criteria of section 3.1: the input of the layer does not pass through B, and
+            W is not read.
     """
 
     text: str
     value: tf.Tensor
-    carries_input: bool = False
-    reads_forward: bool = False
-
-    @property
-    def local(self) -> bool:
-        """Whether the term is local by the two criteria of section 3.1."""
-        return not (self.carries_input or self.reads_forward)
+    local: bool = True
 
 
 class Probe:
@@ -73,6 +64,10 @@ class Probe:
         }
         return primitive(*(signals[name] for name in inspect.signature(primitive).parameters))
 
+    def regulariser(self, rule: Alignment, backward: tf.Tensor) -> tf.Tensor:
+        """Returns R of a rule."""
+        return rule(LayerView(DenseMap(), self.x, self.forward, tf.transpose(backward)))
+
     def terms(self) -> list[Term]:
         """Returns the possible gradients."""
         x, z, e, b, w = (tf.squeeze(v) for v in (self.x, self.output, self.error, self.backward, self.forward))
@@ -80,8 +75,8 @@ class Probe:
             Term("B_l", b),
             Term("-x_l x_{l+1}^T", -tf.tensordot(x, z, 0)),
             Term("B_l x_{l+1} x_{l+1}^T", b @ tf.tensordot(z, z, 0)),
-            Term("x_l x_l^T B_l", tf.tensordot(x, x, 0) @ b, carries_input=True),
-            Term("-W_l^T", -w, reads_forward=True),
+            Term("x_l x_l^T B_l", tf.tensordot(x, x, 0) @ b, local=False),
+            Term("-W_l^T", -w, local=False),
             Term("x_l d_{l+1}^T", tf.tensordot(x, e, 0)),
         ]
 
@@ -94,14 +89,7 @@ class Probe:
 
 
 class Primitive(NamedTuple):
-    """One row of Table 1.
-
-    Attributes:
-        name: in the code.
-        formula: formula in the docstring of the primitive.
-        gradient: gradient to B.
-        local: whether it is local.
-    """
+    """One row of Table 1: a primitive, the formula in its docstring, its gradient to B, and whether that is local."""
 
     name: str
     formula: str
@@ -118,7 +106,7 @@ def table_1() -> list[Primitive]:
     probe = Probe()
     rows = []
     for name, function in PRIMITIVES.items():
-        gradient = probe.gradient(lambda backward, function=function: probe.evaluate(function, backward))
+        gradient = probe.gradient(functools.partial(probe.evaluate, function))
         term = _matching(gradient, [(term, term.value) for term in probe.terms()], name)
         formula = inspect.getdoc(function).splitlines()[0].partition(": ")[2].rstrip(".")
         rows.append(Primitive(name, formula, term.text, term.local))
@@ -126,13 +114,7 @@ def table_1() -> list[Primitive]:
 
 
 class Taxon(NamedTuple):
-    """One row of Table 2.
-
-    Attributes:
-        rule: name of the rule.
-        primitives: primitives that R consists of.
-        local: whether R is local, and the error is sent backward without W.
-    """
+    """One row of Table 2: a rule, the primitives of R, and whether R is local and the error is carried without W."""
 
     rule: str
     primitives: frozenset[str]
@@ -141,31 +123,22 @@ class Taxon(NamedTuple):
 
 def table_2() -> list[Taxon]:
     """Returns the primitives of each of `PAPER_RULES`, the local rules first."""
-    local = {row.name: row.local for row in table_1()}
-    rows = []
-    for name, rule in ((name, RULES[name]) for name in PAPER_RULES):
-        made_of = _primitives_of(rule)
-        is_local = all(local[primitive] for primitive in made_of) and not _carries_forward(rule)
-        rows.append(Taxon(name, frozenset(made_of), is_local))
+    local = {row.name for row in table_1() if row.local}
+    made_of = {name: frozenset(_primitives_of(RULES[name])) for name in PAPER_RULES}
+    rows = [Taxon(name, own, own <= local and not _carries_forward(RULES[name])) for name, own in made_of.items()]
     return sorted(rows, key=lambda row: not row.local)
 
 
 def _primitives_of(rule: type[Alignment]) -> set[str]:
     """Returns the primitives of a rule, each found from R with only one weight."""
     probe = Probe()
+    gradients = [(name, probe.gradient(functools.partial(probe.evaluate, each))) for name, each in PRIMITIVES.items()]
     weights = [name for name, option in rule.model_fields.items() if option.is_required()]
     found = {"angle"} if rule.tie_gradient else set()
     for weight in weights:
-        alone = rule(**{name: float(name == weight) for name in weights})
-
-        def regulariser(backward, alone=alone):
-            return alone(LayerView(DenseMap(), probe.x, probe.forward, tf.transpose(backward)))
-
-        values = [
-            (name, probe.gradient(lambda backward, function=function: probe.evaluate(function, backward)))
-            for name, function in PRIMITIVES.items()
-        ]
-        found.add(_matching(probe.gradient(regulariser), values, f"{rule.__name__}.{weight}"))
+        single = rule(**{name: float(name == weight) for name in weights})
+        gradient = probe.gradient(functools.partial(probe.regulariser, single))
+        found.add(_matching(gradient, gradients, f"{rule.__name__}.{weight}"))
     return found
 
 
@@ -178,7 +151,7 @@ def _carries_forward(rule: type[Alignment]) -> bool:
 
 
 def _matching(value: tf.Tensor, candidates: Sequence[tuple[Any, tf.Tensor]], what: str) -> Any:
-    """Returns the key of the candidate that equals `value`."""
+    """Returns the key of the candidate that equals `value`; `what` is its name in an error."""
     for key, candidate in candidates:
         if np.allclose(value, candidate, rtol=1e-9):
             return key

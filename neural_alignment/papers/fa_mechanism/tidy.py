@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from neural_alignment.jobs.pieces import Result
 from neural_alignment.papers.fa_mechanism.compute import LAGS
-from neural_alignment.papers.fa_mechanism.runs import EVERY, HIDDEN, STEPS
+from neural_alignment.papers.fa_mechanism.runs import EVERY, HIDDEN, LAYERS, STEPS
+from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import grouped
 from neural_alignment.reporting import Row, Spread
 
 Array = np.ndarray
 
-BY_SEED = ("seed", "value")
-"""Last columns of a CSV file with a row per seed."""
-
 NORM, ANGLE = "norm_ratio", "angle_degrees"
 """Measures of a part of the update: its norm divided by that of the whole update, and its angle to Bᵀ."""
 
 
+def evaluations(source: Source) -> Iterator[tuple[Mapping[str, Any], dict[str, Any], Mapping[str, float]]]:
+    """Yields the labels of each run, its seed, epoch and test error (percent), and all measures of each evaluation."""
+    for cell, outcomes in source.outcomes():
+        for seed, row in ((each.config.seed, row) for each in outcomes for row in each.rows):
+            error = {"epoch": row["epoch"], "test_error_percent": 100 * (1 - row["top1"])}
+            yield cell.labels, {"seed": seed, **error}, row
+
+
 def series(
-    results: Sequence[Result], x: str, points: Iterable, values: Callable[..., Array], **labels: Iterable
+    results: Sequence[Result], x: str, points: Iterable, values: Callable[[Any, Row], Array], **labels: Iterable
 ) -> list[Row]:
     """Returns a row per combination of labels, seed and point; a NaN gives no row.
 
@@ -33,7 +39,7 @@ def series(
         results: pieces, one per seed.
         x: name of the column of the points.
         points: x of the points.
-        values: `values(arrays, **labels)` -> values of the points, from the arrays of a piece.
+        values: returns the values of all points, from the arrays of a piece and a combination of labels.
         **labels: name of a further column -> its values.
     """
     points = [int(point) if float(point).is_integer() else float(point) for point in points]
@@ -42,38 +48,43 @@ def series(
         {**own, x: point, "seed": int(result.seed), "value": float(value)}
         for own in combinations
         for result in results
-        for point, value in zip(points, values(result.arrays, **own), strict=True)
+        for point, value in zip(points, values(result.arrays, own), strict=True)
         if not math.isnan(value)
     ]
 
 
 def terms(results: Sequence[Result], moments: Iterable[int], **labels: Iterable) -> list[Row]:
     """Returns the angles of the alignment terms of each hidden layer by their order, at some iterations."""
-    there = results[0].arrays["moment"].tolist()
+    places = {moment: place for place, moment in enumerate(results[0].arrays["moment"].tolist())}
     orders = range(1, results[0].arrays["term_angle"].shape[-1] + 1)
 
-    def values(arrays: Any, layer: int, moment: int, **_: Any) -> Array:
-        return arrays["term_angle"][there.index(moment), layer - 1]
+    def values(arrays: Any, own: Row) -> Array:
+        return arrays["term_angle"][places[own["moment"]], own["layer"] - 1]
 
     return series(results, "order", orders, values, **labels, layer=HIDDEN, moment=moments)
 
 
-def curves(results: Sequence[Result], name: str, most: int, layers: range = HIDDEN, **labels: Iterable) -> list[Row]:
-    """Returns the moving average of a measure of each layer over epochs, thinned to `most` points."""
-    epochs = results[0].arrays["iteration"] / STEPS
+def curves(results: Sequence[Result], name: str, most: int, **labels: Iterable) -> list[Row]:
+    """Returns the moving average of a measure of each layer that has it over epochs, thinned to `most` points."""
+    epochs, layers = results[0].arrays["iteration"] / STEPS, measured_layers(results, name)
     kept = thinned(len(epochs), most)
 
-    def values(arrays: Any, layer: int, **_: Any) -> Array:
-        return smoothed(arrays[name][:, layer - layers[0]])[kept]
+    def values(arrays: Any, own: Row) -> Array:
+        return smoothed(arrays[name][:, own["layer"] - layers[0]])[kept]
 
     return series(results, "epoch", epochs[kept].round(3), values, **labels, layer=layers)
+
+
+def measured_layers(results: Sequence[Result], measure: str) -> range:
+    """Returns the layers that have a measure: all, or those with a backward kernel."""
+    return range(len(LAYERS) - results[0].arrays[measure].shape[1], len(LAYERS))
 
 
 def lagged(results: Sequence[Result], measures: Iterable[str], lags: Iterable[int], **labels: Iterable) -> list[Row]:
     """Returns measures of each hidden layer between iterations that are some lags apart, over training."""
 
-    def values(arrays: Any, measure: str, layer: int, lag: int, **_: Any) -> Array:
-        return arrays[measure][:, layer - 1, LAGS.index(lag)]
+    def values(arrays: Any, own: Row) -> Array:
+        return arrays[own["measure"]][:, own["layer"] - 1, LAGS.index(own["lag"])]
 
     moments = results[0].arrays["moment"]
     return series(results, "moment", moments, values, **labels, measure=measures, layer=HIDDEN, lag=lags)
@@ -82,10 +93,9 @@ def lagged(results: Sequence[Result], measures: Iterable[str], lags: Iterable[in
 def expansion(results: Sequence[Result], part: str, measure: str) -> list[Row]:
     """Returns a measure, `NORM` or `ANGLE`, of one part of the update, one of `compute.PARTS`, of each layer."""
 
-    def values(arrays: Any, layer: int, **_: Any) -> Array:
-        if measure == ANGLE:
-            return arrays[f"{part}_angle"][:, layer - 1]
-        return arrays[f"{part}_norm"][:, layer - 1] / arrays["update_norm"][:, layer - 1]
+    def values(arrays: Any, own: Row) -> Array:
+        found = arrays[f"{part}_angle"] if measure == ANGLE else arrays[f"{part}_norm"] / arrays["update_norm"]
+        return found[:, own["layer"] - 1]
 
     moments = results[0].arrays["moment"]
     return series(results, "iteration", moments, values, layer=HIDDEN, part=[part], measure=[measure])
@@ -102,9 +112,13 @@ def thinned(number: int, most: int) -> Array:
     return np.unique(np.linspace(0, number - 1, most).astype(int))
 
 
-def last_epoch(results: Sequence[Result], name: str, column: int) -> Spread:
-    """Returns the mean of a measure over the last epoch, of each seed; `column` is the place of the layer."""
-    return Spread([float(each.arrays[name][-(STEPS // EVERY + 1) :, column].mean()) for each in results])
+def last_epoch(results: Sequence[Result], measure: str, layer: int) -> Spread:
+    """Returns the mean of a measure of a layer over the last epoch, of each seed; none if the layer has no such."""
+    layers = measured_layers(results, measure)
+    if layer not in layers:
+        return Spread([])
+    last = slice(-(STEPS // EVERY + 1), None)
+    return Spread([float(each.arrays[measure][last, layer - layers[0]].mean()) for each in results])
 
 
 def mean_by(rows: Iterable[Row], column: str) -> dict[Any, float]:

@@ -1,0 +1,251 @@
+"""Measures of a network that is trained step by step: its alignment, alignment terms, similarities and path.
+
+Functions return arrays by name. Angles are in degrees; an axis "hidden" has the layers l = 1 to d - 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from neural_alignment.analysis import (
+    alignment_terms,
+    direct_feedback,
+    signals,
+    similarity,
+    trajectories,
+    transformation,
+)
+from neural_alignment.analysis.alignment_terms import History
+from neural_alignment.analysis.similarity import angle
+from neural_alignment.analysis.trained_network import DirectNetwork, Step, TrainedNetwork
+
+Array = np.ndarray
+Arrays = dict[str, Array]
+
+LAG_MEASURES = (
+    "output_angle",
+    "error_angle",
+    "within",
+    "between",
+    "transformed_angle",
+    "symmetric_angle",
+    "skew_ratio",
+)
+"""Numbers that `lagged` measures of each layer and lag."""
+
+
+def columns(rows: Sequence[Mapping[str, Array | float]]) -> Arrays:
+    """Returns the values of each key of all rows as one array."""
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def histories(network: TrainedNetwork, capacity: int) -> dict[int, History]:
+    """Returns an empty history of each hidden layer."""
+    return {layer: History(network.rate, network.activation, capacity) for layer in network.hidden}
+
+
+def append(network: TrainedNetwork, step: Step, kept: Mapping[int, History]) -> None:
+    """Adds a step to the history of each hidden layer."""
+    for layer, history in kept.items():
+        history.append(network.signals(step, layer))
+
+
+def costs(network: TrainedNetwork, batch: int, kept: Mapping[int, History], terms: int) -> Arrays:
+    """Returns the cost of the alignment terms of each hidden layer (`alignment_terms.cost`).
+
+    Args:
+        network: the network.
+        batch: examples per batch.
+        kept: history of each hidden layer.
+        terms: number of terms of each layer.
+
+    Returns:
+        `memory` and `operations` (hidden,), in bytes and floating-point operations.
+    """
+    found = []
+    for layer, history in kept.items():
+        sizes = (*network.kernels[layer - 1].shape, network.kernels[layer].shape[1])
+        found.append(alignment_terms.cost(batch, sizes, terms, history.iterations, history.capacity)._asdict())
+    return columns(found)
+
+
+def alignment(network: TrainedNetwork, step: Step) -> dict[str, list[float]]:
+    """Returns the angles of the kernels and their updates, and the norms of the kernels.
+
+    Returns:
+        `weight_angle`, `update_to_feedback` (hidden,): of W_l and of its update to B_l^T. `update_angle`, `norm` (d,):
+        of the updates to those of backpropagation; ||W_l||. With direct feedback also `product_angle` (hidden,): of
+        W_l ... W_(d-1) to F_l^T.
+    """
+    true, _ = network.true_updates(step)
+    row = {
+        "weight_angle": [angle(step.kernels[layer], network.aim(layer)) for layer in network.hidden],
+        "update_to_feedback": [angle(step.added[layer], network.aim(layer)) for layer in network.hidden],
+        "update_angle": [angle(*pair) for pair in zip(step.added, true, strict=True)],
+        "norm": [np.linalg.norm(kernel) for kernel in step.kernels],
+    }
+    if isinstance(network, DirectNetwork):
+        row["product_angle"] = direct_feedback.product_angles(step.kernels[1:], network.feedback[1:])
+    return row
+
+
+def term_angles(network: TrainedNetwork, step: Step, kept: Mapping[int, History], orders: int) -> Arrays:
+    """Returns the angles of the alignment terms of a step.
+
+    Args:
+        network: the network.
+        step: the step.
+        kept: history of each hidden layer, of the steps before.
+        orders: maximum number of orders.
+
+    Returns:
+        `term_angle`, `linear_angle` (hidden, orders): of the terms to B_l^T, with and without their gates; NaN where
+        the history has no such order.
+    """
+    found = np.full((2, len(kept), orders), np.nan)
+    for place, (layer, history) in enumerate(kept.items()):
+        seen, aim = network.signals(step, layer), network.aim(layer)
+        for order, term in alignment_terms.alignment_terms(history, seen):
+            linear = alignment_terms.linear_term(history, seen, aim.T, order)
+            found[:, place, order - 1] = angle(term, aim), angle(linear, aim)
+    return {"term_angle": found[0], "linear_angle": found[1]}
+
+
+def lagged(network: TrainedNetwork, step: Step, earlier: Sequence[Step | None]) -> Arrays:
+    """Compares the signals of a step with those of earlier steps.
+
+    Args:
+        network: the network.
+        step: the step.
+        earlier: the step at each lag; `None` gives NaN.
+
+    Returns:
+        `LAG_MEASURES` (hidden, lags): `output_angle`, `error_angle` of L_(l-1) and delta_(l+1) to the earlier ones;
+        `within`, `between`, sums of the similarity terms over the number of pairs; of the transformation M
+        `transformed_angle`, `symmetric_angle`, `skew_ratio` (`transformation.Effect`). `eigenvalues`
+        (hidden, lags, units) of the symmetric part of M.
+    """
+    shape = len(network.hidden), len(earlier)
+    row = {name: np.full(shape, np.nan) for name in LAG_MEASURES}
+    row["eigenvalues"] = np.full((*shape, step.error.shape[1]), np.nan)
+    for (place, layer), (column, past) in itertools.product(enumerate(network.hidden), enumerate(earlier)):
+        if past is None:
+            continue
+        outputs = past.passed.outputs[layer - 1], step.passed.outputs[layer - 1]
+        errors, labels = (past.errors[layer], step.errors[layer]), (past.labels, step.labels)
+        pairs = len(past.labels) * len(step.labels)
+        sums = similarity.overlap_by_category(errors, outputs, labels)
+        effect = transformation.effect(network.aim(layer).T, errors[0].T @ outputs[0] @ outputs[1].T @ errors[1])
+        angles = angle(*outputs), angle(*errors)
+        values = (*angles, *(each / pairs for each in sums), effect.angle, effect.symmetric_angle, effect.skew_ratio)
+        for name, value in zip(LAG_MEASURES, values, strict=True):
+            row[name][place, column] = value
+        row["eigenvalues"][place, column] = effect.eigenvalues
+    return row
+
+
+def expansions(network: TrainedNetwork, step: Step, kept: Mapping[int, History]) -> dict[str, list[float]]:
+    """Returns norm and angle to B_l^T of the update and its parts (`alignment_terms.Expansion`).
+
+    Args:
+        network: the network.
+        step: the step.
+        kept: history of each hidden layer, of the steps before.
+
+    Returns:
+        NAME_norm and NAME_angle (hidden,) for each field NAME of `Expansion`.
+    """
+    found = {layer: alignment_terms.expand(history, network.signals(step, layer)) for layer, history in kept.items()}
+    row = {}
+    for part in alignment_terms.Expansion._fields:
+        values = {layer: getattr(parts, part) for layer, parts in found.items()}
+        row[f"{part}_norm"] = [np.linalg.norm(value) for value in values.values()]
+        row[f"{part}_angle"] = [angle(value, network.aim(layer)) for layer, value in values.items()]
+    return row
+
+
+def similarity_distributions(network: TrainedNetwork, inputs: Array, labels: Array, bins: int, quality: bool) -> Arrays:
+    """Returns histograms of the similarities of all pairs of some examples in the present network (Figure S5).
+
+    Args:
+        network: the network.
+        inputs: `(examples, inputs)`.
+        labels: `(examples,)`.
+        bins: number of bins.
+        quality: whether to distinguish well and poorly classified examples.
+
+    Returns:
+        For each signal (`output` of L_(l-1), `error` of delta_(l+1)) and hidden layer l, SIGNAL/l/edges (bins + 1,),
+        and of each group of pairs of `similarity.tally` SIGNAL/l/GROUP (bins,), counts, and SIGNAL/l/GROUP/mean ().
+    """
+    step = network.look(inputs, labels)
+    well = (similarity.well_classified(step.error),) * 2 if quality else None
+    arrays: Arrays = {}
+    for layer in network.hidden:
+        for signal, values in (("output", step.passed.outputs[layer - 1]), ("error", step.errors[layer])):
+            some = similarity.similarity_matrix(values[:500], values[:500])
+            edges, name = np.linspace(*np.quantile(some, (0.005, 0.995)), bins + 1), f"{signal}/{layer}"
+            arrays[f"{name}/edges"] = edges
+            for group, tally in similarity.tally(values, values, (labels, labels), edges, well).items():
+                arrays |= {f"{name}/{group}": tally.histogram, f"{name}/{group}/mean": np.array(tally.mean)}
+    return arrays
+
+
+def follow(
+    network: TrainedNetwork, iterations: int, every: int, stride: int, tell: Callable[[float], None]
+) -> tuple[list[Array], Arrays]:
+    """Trains a network and follows its parameters, as rows of `trajectories.flatten`.
+
+    Args:
+        network: the network.
+        iterations: number of updates.
+        every: iterations from one point to the next.
+        stride: iterations from one direction to the next.
+        tell: called with the progress, from 0 to 1.
+
+    Returns:
+        The points, and `places`, `true` and `feedback_directions`, each `(directions, parameters)`: where updates
+        start, and the updates of backpropagation and of the learning rule.
+    """
+    points, directions = [], []
+    for step in network.steps(iterations + 1):
+        place = trajectories.flatten(step.kernels, step.biases)
+        if step.number % every == 0:
+            points.append(place)
+        if step.number % stride == 0:
+            true = trajectories.flatten(*network.true_updates(step))
+            own = trajectories.flatten(step.added, step.added_to_biases)
+            directions.append({"places": place, "true": true, "feedback_directions": own})
+        tell(step.number / iterations)
+    return points, columns(directions)
+
+
+def landscape(network: TrainedNetwork, plane: trajectories.Plane, axes: Sequence[Array], examples: int) -> Arrays:
+    """Returns the error of the network in a plane of its parameters.
+
+    Args:
+        network: the network.
+        plane: the plane.
+        axes: coordinates along its first and second axis, `(side,)` each.
+        examples: number of training examples.
+
+    Returns:
+        `heights` (side, side): ||E|| / 2. `feedback` (2,): the coordinates of the backward kernels B_l^T in place of
+        W_l, with the other parameters as at the centre of the plane.
+    """
+    inputs, labels = network.examples(examples)
+    shapes = [kernel.shape for kernel in network.kernels]
+
+    def height(row: Array) -> float:
+        passed = signals.forward(inputs, *trajectories.unflatten(row, shapes), network.activation)
+        return trajectories.contour_height(network.targets[labels], passed.outputs[-1])
+
+    kernels, biases = trajectories.unflatten(plane.centre, shapes)
+    aims = [kernels[0], *(network.aim(layer) for layer in network.hidden)]
+    return {
+        "heights": trajectories.loss_on_plane(plane, *axes, height),
+        "feedback": plane.project(trajectories.flatten(aims, biases)),
+    }
