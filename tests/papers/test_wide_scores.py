@@ -55,10 +55,10 @@ def trained_by_hand(config, epochs):
     rate = config.optimization.forward.learning_rate
     for images, labels in dataset.train().take(epochs * dataset.steps_per_epoch).as_numpy_iterator():
         targets = np.eye(dataset.classes)[labels] - config.loss.shift
-        error = 2 * (live([images]).numpy() - targets) / targets.size
+        error = 2 * (live(images).numpy() - targets) / targets.size
         with tf.GradientTape() as tape:
             tape.watch(kernels)
-            outputs = still([images])
+            outputs = still(images)
         gradients = tape.gradient(outputs, kernels, output_gradients=tf.cast(error, outputs.dtype))
         references = [each - rate * gradient.numpy() for each, gradient in zip(references, gradients, strict=True)]
         live.train_on_batch(images, labels)
