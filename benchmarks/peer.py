@@ -75,7 +75,8 @@ class Worker:
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{' '.join(map(str, self._process.args))} ended with code {self._process.wait()}")
+            self.close()
+            raise RuntimeError(f"{' '.join(map(str, self._process.args))} ended with code {self._process.returncode}")
         return json.loads(line)
 
     def step(self, contender: str) -> dict[str, float]:
@@ -85,9 +86,8 @@ class Worker:
         return self._answer()
 
     def close(self) -> None:
-        """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
+        """Ends the process and closes its streams."""
+        self._process.communicate()
 
 
 @contextlib.contextmanager

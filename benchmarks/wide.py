@@ -112,10 +112,11 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
 
 def _plot(samples: Samples, picture: Path) -> None:
     """Draws Figure 7 of the paper."""
-    from neural_alignment.papers.wide_networks import timing
+    from neural_alignment.papers.wide_networks.figures import time_figure
+    from neural_alignment.papers.wide_networks.rows import read_rounds
     from neural_alignment.reporting import png
 
-    picture.write_bytes(png(timing.figure_of(timing.read(str(samples.path.parent))).figure))
+    picture.write_bytes(png(time_figure(read_rounds(str(samples.path.parent))).figure))
 
 
 BENCHMARK = Benchmark("wide", "Wide networks", 10, FULL, SMALL, measure, report)

@@ -26,9 +26,10 @@ def assert_close(actual: Any, expected: Any, kind: str | None = None) -> None:
 
 
 def distance(actual: Any, other: Any) -> float:
-    """Returns ||actual - other|| / max(||actual||, ||other||)."""
+    """Returns ||actual - other|| / max(||actual||, ||other||), or 0 if both are 0."""
     actual, other = np.asarray(actual, np.float64), np.asarray(other, np.float64)
-    return float(np.linalg.norm(actual - other) / max(np.linalg.norm(actual), np.linalg.norm(other)))
+    scale = max(np.linalg.norm(actual), np.linalg.norm(other))
+    return float(np.linalg.norm(actual - other) / scale) if scale else 0.0
 
 
 def assert_differs(actual: Any, wrong: Any, by: float = 1e-3) -> None:

@@ -7,7 +7,7 @@ from helpers import ConvReference, DenseReference, assert_close, assert_differs,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neural_alignment.operations import ConvMap, DenseMap, conv2d, matmul
+from neural_alignment.operations import ConvMap, DenseMap, carry, conv2d, matmul
 
 DTYPES = ("float32", "float64")
 
@@ -154,6 +154,16 @@ def test_tie_gradient_gives_b_the_update_of_w(rng):
     _, _, dw, db = gradients(conv2d, x, w, b, upstream, tie_gradient=True, **options_of(reference))
     np.testing.assert_array_equal(db, dw)
     assert np.abs(db).max() > 0.1
+
+
+@pytest.mark.parametrize("weight_transport", [False, True])
+def test_weight_transport_sends_the_error_through_w_and_does_not_tie_b(rng, weight_transport):
+    x, w, b, upstream = dense_case(rng)
+    options = {"tie_gradient": True, "weight_transport": lambda: weight_transport}
+    _, dx, dw, db = gradients(lambda *tensors: carry(DenseMap(), *tensors, **options), x, w, b.T.copy(), upstream)
+    assert_close(dx, upstream @ (w.T if weight_transport else b))
+    assert_close(dw, x.T @ upstream)
+    assert_close(db, np.zeros_like(w) if weight_transport else dw)
 
 
 def test_in_a_chain_every_b_but_the_first_carries_the_error(rng):

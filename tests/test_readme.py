@@ -43,7 +43,7 @@ def test_python(text, tmp_path):
 RULES = [["weight_mirror", "symmetric"], ["feedback", "feedback"]]
 
 
-@pytest.mark.parametrize(("text", "rules"), zip(blocks("yaml"), RULES, strict=True), ids=["digits", "mnist"])
+@pytest.mark.parametrize(("text", "rules"), [*zip(blocks("yaml"), RULES, strict=True)], ids=["digits", "mnist"])
 def test_yaml(text, rules):
     config = configuration.parse(yaml.safe_load(text))
     assert [rule.rule for rule in config.rules] == rules

@@ -110,8 +110,11 @@ def _arrays(path: str) -> Iterator[Any]:
     if problem:
         raise DataError(f"{path}: {problem}; {HOW_TO_OBTAIN}")
     try:
-        with _local(path) as local:
-            opened = np.load(local, allow_pickle=False) if ending == ".npz" else h5py.File(local, "r")
+        with _local(path) as local, contextlib.ExitStack() as stack:
+            if ending == ".npz":  # By its name, `np.load` would leave a damaged file open.
+                opened = np.load(stack.enter_context(open(local, "rb")), allow_pickle=False)
+            else:
+                opened = h5py.File(local, "r")
             if not hasattr(opened, "keys"):  # A single array with the wrong file extension.
                 raise DataError(f"{path}: is not a .npz file of named arrays")
             with opened:

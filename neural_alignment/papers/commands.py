@@ -34,12 +34,7 @@ class Folders:
     configs: str = "configs"
 
     def source(self, item: Item, profile: str, **options: Any) -> Source:
-        """Returns the source of a table or figure.
-
-        Args:
-            item: the table or figure.
-            profile: `"paper"` or `"lab"`.
-            **options: `recordings`, `images` and `say` of `Source`.
+        """Returns the source of a table or figure; **options are `recordings`, `images` and `say` of `Source`.
 
         Raises:
             InputError: if the profile is `"lab"` and the item has none.
@@ -65,13 +60,7 @@ def listing(kind: str, slots: int) -> str:
 
 
 def find_item(kind: str, name: str, recordings: str | None = None, images: str | None = None) -> Item:
-    """Returns a table or figure by its name.
-
-    Args:
-        kind: `"table"` or `"figure"`.
-        name: such as `two_routes/3`.
-        recordings: file of recorded responses, if given.
-        images: file of the images that they answer, if given.
+    """Returns a table or figure by its kind and its name, such as `two_routes/3`.
 
     Raises:
         InputError: if there is none, or it is not made from recordings.

@@ -48,16 +48,9 @@ class Style:
 
     def options(self) -> dict[str, Any]:
         """Returns the arguments of `Axes.plot`."""
+        look = {"label": self.label, "marker": self.marker, "linestyle": self.line, "color": str(self.shade)}
         face = {} if self.filled else {"markerfacecolor": "white"}
-        return {
-            "label": self.label,
-            "marker": self.marker,
-            "linestyle": self.line,
-            "color": str(self.shade),
-            "linewidth": 1.2,
-            "markersize": 4,
-            **face,
-        }
+        return {**look, "linewidth": 1.2, "markersize": 4, **face}
 
 
 @dataclass(frozen=True)
@@ -190,9 +183,8 @@ def lines(
     """
 
     def draw(axis: Axes) -> None:
-        chosen = {None: styles} if by is None else styles
         groups = {(None,): rows} if by is None else grouped(rows, by)
-        for key, style in chosen.items():
+        for key, style in ({None: styles} if by is None else styles).items():
             points = _points(groups.get((key,), ()), x, y, summary)
             if points:
                 _draw_line(axis, np.array(points, float), style.options() | options, band)
@@ -226,13 +218,7 @@ def points(xs: Sequence[float], ys: Sequence[float], style: Style, **options: An
 
 
 def steps(heights: Sequence[float], edges: Sequence[float], style: Style) -> Mark:
-    """Returns a histogram.
-
-    Args:
-        heights: height of each bin.
-        edges: limits of the bins, one more than there are bins.
-        style: look of the line.
-    """
+    """Returns a histogram; there is one more edge than bins."""
     look = {"color": str(style.shade), "linestyle": style.line, "label": style.label}
     return lambda axis: axis.stairs(heights, edges, **look)
 
@@ -253,14 +239,7 @@ def scale(which: str, name: str, **options: Any) -> Mark:
 
 
 def ticks(places: Sequence[float], labels: Sequence[str] = (), log: bool = True, **options: Any) -> Mark:
-    """Sets the only ticks of the x axis.
-
-    Args:
-        places: x of each tick.
-        labels: text of each tick; the numbers if empty.
-        log: whether the axis is logarithmic.
-        **options: further arguments of `Axes.set_xticks`.
-    """
+    """Sets the only ticks of the x axis, labelled by their x if there are no labels; **options of `Axes.set_xticks`."""
 
     def draw(axis: Axes) -> None:
         if log:
@@ -287,13 +266,7 @@ def bars(rows: Sequence[Row], name: str, height: str, error: str) -> Mark:
 
 
 def image(values: np.ndarray, label: str = "", **options: Any) -> Mark:
-    """Returns a matrix in greys, dark where it is large.
-
-    Args:
-        values: the matrix.
-        label: text of the colour bar; empty for none.
-        **options: further arguments of `Axes.imshow`.
-    """
+    """Returns a matrix in greys, dark where it is large; without a label no colour bar; **options of `Axes.imshow`."""
 
     def draw(axis: Axes) -> None:
         shades = axis.imshow(values, cmap="Greys", interpolation="nearest", **options)
@@ -314,14 +287,7 @@ def contours(xs: np.ndarray, ys: np.ndarray, heights: np.ndarray, label: str, **
 
 
 def arrows(places: np.ndarray, directions: np.ndarray, shade: float = 0.0, **options: Any) -> Mark:
-    """Returns arrows of unit length, none where the direction is zero.
-
-    Args:
-        places: start of each arrow, `(arrows, 2)`.
-        directions: direction of each arrow, `(arrows, 2)`.
-        shade: grey level.
-        **options: further arguments of `Axes.quiver`.
-    """
+    """Returns arrows of unit length from places `(arrows, 2)`, none where the direction is 0; **options of `quiver`."""
     sizes = np.linalg.norm(directions, axis=1, keepdims=True)
     units = np.divide(directions, sizes, out=np.zeros_like(directions), where=sizes > 0)
     return lambda axis: axis.quiver(*np.transpose(places), *units.T, color=str(shade), **options)

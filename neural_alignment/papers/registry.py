@@ -83,11 +83,7 @@ class Item:
     check: Callable[[Source], None] = lambda source: None
 
     def profile(self, lab: bool) -> str:
-        """Returns the profile it is made from.
-
-        Args:
-            lab: whether the user asked for the profile `lab`, the size for 2 cores.
-        """
+        """Returns the profile it is made from; `lab` is whether the user asked for the size for 2 cores."""
         return "lab" if lab or set(self.cells) == {"lab"} else "paper"
 
     @property
@@ -114,14 +110,7 @@ def find(items: Sequence[Item], kind: str, name: str) -> Item:
 
 
 def overview(items: Sequence[Item], kind: str, estimates: Callable[[str], Estimates], slots: int) -> list[list[str]]:
-    """Returns a row per table or figure: name, title, and cost.
-
-    Args:
-        items: all tables and figures.
-        kind: `"table"` or `"figure"`.
-        estimates: paper -> times of its runs.
-        slots: number of jobs at a time.
-    """
+    """Returns name, title and cost of each table or figure; `estimates` maps a paper to the times of its runs."""
     return [[item.name, item.title, _takes(item, estimates, slots)] for item in items if item.kind == kind]
 
 

@@ -233,7 +233,7 @@ def test_a_nonlinearity_with_other_options_is_named_in_a_warning(caplog):
 
 def quantised():
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="dense")])
-    model.quantize("int8")
+    model.get_layer("dense").quantize("int8")
     return model
 
 

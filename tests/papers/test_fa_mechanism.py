@@ -52,7 +52,7 @@ def trained_by_the_library(config, steps):
     dataset = setup.load_data(config)
     model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
     setup.compile_model(model, config, dataset.classes, dataset.steps_per_epoch)
-    model.fit(dataset.train().take(steps), verbose=0)
+    model.fit(dataset.train().take(steps), verbose=0, shuffle=False)
     return [model.get_layer(name) for name in LAYERS]
 
 

@@ -131,7 +131,7 @@ sys.exit()
 
 def rows(tmp_path, seed):
     path = tmp_path / "runs" / "fc" / "long" / f"seed{seed}" / "metrics.csv"
-    return path.exists() and list(csv.DictReader(path.open()))
+    return path.exists() and list(csv.DictReader(path.read_text().splitlines()))
 
 
 def killed(tmp_path, configs):
@@ -209,7 +209,7 @@ def test_one_command_trains_what_a_paper_needs_and_makes_it_all(paper, capsys, m
     assert {path.name for path in results.iterdir()} == {
         "seconds.csv", "table_1.csv", "table_1.md", "table_2.csv", "table_2.md",
     }  # fmt: skip
-    table = list(csv.DictReader((results / "table_1.csv").open()))
+    table = list(csv.DictReader((results / "table_1.csv").read_text().splitlines()))
     assert [(row["profile"], row["rule"], row["diverged"]) for row in table] == [
         ("lab", "backprop", "0"), ("lab", "feedback", "0"),
     ]  # fmt: skip

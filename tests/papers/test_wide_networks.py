@@ -22,8 +22,10 @@ from neural_alignment.jobs.pieces import Pieces
 from neural_alignment.jobs.plans import unique
 from neural_alignment.papers import commands
 from neural_alignment.papers.registry import Source, find
-from neural_alignment.papers.wide_networks import figures, networks, printed, sweeps, tables
+from neural_alignment.papers.wide_networks import figures, printed, tables
+from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks import runs as experiments
+from neural_alignment.papers.wide_networks.compute import sweeps
 from neural_alignment.reporting import csv_text
 from neural_alignment.training import run
 from neural_alignment.training.metrics import MetricsFile
@@ -94,7 +96,7 @@ def test_a_rate_that_diverges_ends_and_the_others_go_on():
 
 @pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="set TFDS_DATA_DIR to prepared data sets")
 def test_small_cifar10_trains_on_other_images_than_it_validates_and_tests_on():
-    config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10.config}", experiments.small(150))
+    config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10['lab'].config}", experiments.small(150))
     dataset = sweeps.setup.load_data(config)
     assert (dataset.train_examples, dataset.validation_examples, config.batch_size) == (150, 150, 50)
     validation = np.concatenate([images for images, _ in dataset.validation()])
@@ -113,7 +115,7 @@ def test_small_cifar10_trains_on_other_images_than_it_validates_and_tests_on():
 
 @pytest.mark.parametrize(("number", "batch"), [(45, 45), (150, 50), (450, 50), (1500, 100), (45000, 100)])
 def test_batches_of_small_cifar10(number, batch):
-    config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10.config}", experiments.small(number))
+    config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10['lab'].config}", experiments.small(number))
     assert (config.batch_size, config.evaluation.batch_size, config.epochs) == (batch, batch, 150)
     assert config.data.train_split == f"train[5000:{5000 + number}]"
     assert config.data.validation_split == f"train[:{min(number, 5000)}]"
@@ -198,9 +200,8 @@ def small(cell):
     return dataclasses.replace(cell, pieces=tuple(dataclasses.replace(p, compute=faked) for p in cell.pieces))
 
 
-ITEMS = [item for item in commands.ITEMS if item.paper == "wide_networks" and item.make.__module__ in (
-    tables.__name__, figures.__name__
-)]  # fmt: skip
+FILES = (*(f"table_{number}" for number in (1, 2, 6, 7, 9, 10)), *(f"figure_{number}" for number in (3, 4, 5, 6)))
+ITEMS = [item for item in commands.ITEMS if item.paper == "wide_networks" and item.file in FILES]
 
 
 @pytest.fixture(scope="module")
@@ -218,10 +219,7 @@ def made(kind, name, folder):
 
 
 def test_every_table_and_figure_of_this_part_is_there():
-    assert {item.file for item in ITEMS} == {
-        *(f"table_{number}" for number in (1, 2, 6, 7, 9, 10)),
-        *(f"figure_{number}" for number in (3, 4, 5, 6)),
-    }
+    assert {item.file for item in ITEMS} == set(FILES)
 
 
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.file)
@@ -282,9 +280,9 @@ def test_what_is_lacking_is_said(tmp_path):
 
 
 def test_seeds_of_the_papers_size_are_those_of_the_table():
-    assert {cell.seeds for cell in experiments.table_2()["paper"]} == {(99, 100, 101, 102, 103)}
-    for table in (experiments.table_1, experiments.table_6, experiments.table_7, experiments.table_9):
-        assert {cell.seeds for cell in table()["paper"]} == {(99,)}
+    assert {cell.seeds for cell in experiments.PLANS["table_2"]["paper"]} == {(99, 100, 101, 102, 103)}
+    for table in ("table_1", "table_6", "table_7", "table_9"):
+        assert {cell.seeds for cell in experiments.PLANS[table]["paper"]} == {(99,)}
 
 
 def test_table_2_is_over_the_seeds(folder):
@@ -296,7 +294,8 @@ def test_figure_3_has_all_rates_and_shares_the_networks_of_the_tables(folder):
     rows = made("figure", "3", folder).rows
     assert {row["rate"] for row in rows} == {0.5, 5, 10}
     names = [
-        {piece.name for piece in unique(cells["lab"])} for cells in (experiments.figure_3(), experiments.table_7())
+        {piece.name for piece in unique(cells["lab"])}
+        for cells in (experiments.figure_3(), experiments.PLANS["table_7"])
     ]
     assert len(names[0] & names[1]) == 12
 
@@ -355,7 +354,9 @@ def test_the_lab_without_the_sample_leaves_figure_5_as_it_is(tmp_path, monkeypat
 
 
 def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
-    cells = experiments.paper_cells("kmnist", "align_zero", 2, "kmnist", {}, DIGITS, rates=(0.2, 0.5), seeds=(3,))
+    cells = experiments.PaperRuns("wide_networks/kmnist/{rule}.yaml", "kmnist", (0.2, 0.5), DIGITS).of(
+        "align_zero", 2, (3,)
+    )
     cells = [dataclasses.replace(cell, overrides=tuple(o for o in cell.overrides if o != "seed=7")) for cell in cells]
     tops = []
     for cell in cells:
@@ -364,7 +365,7 @@ def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
         )
         rows = MetricsFile(str(tmp_path / cell.name / "seed3" / "metrics.csv")).rows()
         tops.append(max(row["top1"] for row in rows if row["step"]))
-    [network] = networks.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
+    [network] = tidy.networks(Source("paper", str(tmp_path), CONFIGS, "", cells))
     assert (network.seed, network.rates, network.validation.shape) == (3, (0.2, 0.5), (2, 3))
     rate, accuracy = network.best
     assert accuracy == pytest.approx(100 * max(tops))
@@ -381,7 +382,7 @@ def test_the_test_accuracy_of_runs_is_that_of_the_best_epoch_and_rate():
 
     first = outcome((0, math.nan, math.nan), (1, 0.5, 0.4), (2, 0.3, 0.9))
     second = outcome((0, math.nan, math.nan), (1, 0.6, 0.55), (2, 0.2, 0.8))
-    network = networks._of_runs({}, [(1.0, first), (2.0, second)])
+    network = tidy._of_runs({}, [(1.0, first), (2.0, second)])
     assert network.best == (2.0, pytest.approx(60.0))
     assert network.test == pytest.approx(55.0)
 

@@ -10,7 +10,9 @@ from sklearn.datasets import load_digits
 
 from neural_alignment.jobs.pieces import Pieces
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.wide_networks import proposition, updates
+from neural_alignment.papers.wide_networks import figures, runs
+from neural_alignment.papers.wide_networks import rows as tidy
+from neural_alignment.papers.wide_networks.compute import updates
 
 SIZES = {"hidden": 3, "activation": "tanh", "examples": 20, "rate": 1.0, "moments": (1, 6), "side": 2}
 WIDTH = 5
@@ -69,12 +71,12 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def parted():
-    return updates.parted(nothing, WIDTH, 99, **SIZES)
+    return updates.parted(nothing, width=WIDTH, seed=99, **SIZES)
 
 
 @pytest.fixture(scope="module")
 def initial():
-    models = [updates.build(rule, WIDTH, 3, "tanh", 1.0, 99) for rule in updates.RULES]
+    models = [updates.build(rule, updates.Experiment(width=WIDTH, seed=99, **SIZES)) for rule in updates.RULES]
     kernels = [[model.get_layer(name).kernel.numpy() for name in LAYERS] for model in models]
     for other in kernels[1:]:
         for mine, theirs in zip(kernels[0], other, strict=True):
@@ -122,23 +124,23 @@ def rows(power, noise=0.0):
     draws = np.random.default_rng(0)
     return [
         {"width": width, "seed": seed, "distance": 3 * width**power * np.exp(noise * draws.normal())}
-        for width in proposition.WIDTHS
+        for width in runs.UPDATE_WIDTHS
         for seed in range(40)
     ]
 
 
 def test_the_exponent_of_an_exact_power_is_found():
-    slopes, factor = proposition.exponent(rows(-0.5))
+    slopes, factor = tidy.exponent(rows(-0.5))
     assert (slopes.mean, factor) == (pytest.approx(-0.5), pytest.approx(3))
     assert slopes.error < 1e-12
     # Networks narrower than the fit do not count.
-    bent = [{**row, "distance": 1.0} if row["width"] < proposition.FITTED else row for row in rows(-0.5)]
-    assert proposition.exponent(bent)[0].mean == pytest.approx(-0.5)
+    bent = [{**row, "distance": 1.0} if row["width"] < tidy.FITTED else row for row in rows(-0.5)]
+    assert tidy.exponent(bent)[0].mean == pytest.approx(-0.5)
 
 
 def test_the_error_of_the_exponent_is_that_of_least_squares():
-    slopes, _ = proposition.exponent(rows(-0.5, 0.3))
-    xs = np.log([width for width in proposition.WIDTHS if width >= proposition.FITTED])
+    slopes, _ = tidy.exponent(rows(-0.5, 0.3))
+    xs = np.log([width for width in runs.UPDATE_WIDTHS if width >= tidy.FITTED])
     expected = 0.3 / np.sqrt(((xs - xs.mean()) ** 2).sum()) / np.sqrt(40)
     assert slopes.error == pytest.approx(expected, rel=0.3)
     assert abs(slopes.mean + 0.5) < 4 * expected
@@ -152,7 +154,7 @@ def source(tmp_path_factory):
     """Networks of width 4 to 16 in place of the widths of the figure; of ReLU none."""
     place = str(tmp_path_factory.mktemp("proposition"))
     cells = []
-    for cell in proposition.pieces():
+    for cell in runs.updates():
         [piece] = cell.pieces
         sizes = {"examples": 20, "moments": (1, 6), "side": 3, "rate": 1.0, "width": cell.labels["width"] // 64 + 4}
         piece = dataclasses.replace(piece, arguments={**piece.arguments, **sizes})
@@ -163,8 +165,8 @@ def source(tmp_path_factory):
 
 
 def test_proposition_2_has_a_row_for_each_network_rule_and_moment(source):
-    product = proposition.proposition_2(source)
-    assert all(tuple(row) == proposition.COLUMNS == product.columns for row in product.rows)
+    product = figures.proposition_2(source)
+    assert all(tuple(row) == tidy.DISTANCE_COLUMNS == product.columns for row in product.rows)
     assert len(product.rows) == 3 * 2 * 2 * 2
     assert {row["distance"] > 1e-6 for row in product.rows if row["step"] == 6} == {True}
     assert grey(product.figure)
@@ -175,8 +177,8 @@ def test_proposition_2_has_a_row_for_each_network_rule_and_moment(source):
 
 def test_figure_2_shows_the_updates_of_both_widths(source):
     shown = [cell for cell in source.cells if cell.labels["activation"] == "tanh" and cell.labels["width"] in (8, 1024)]
-    product = proposition.figure_2(dataclasses.replace(source, cells=shown))
-    assert all(tuple(row) == proposition.UPDATE_COLUMNS for row in product.rows)
+    product = figures.figure_2(dataclasses.replace(source, cells=shown))
+    assert all(tuple(row) == figures.UPDATE_COLUMNS for row in product.rows)
     assert len(product.rows) == 2 * 3 * 9
     assert {row["seed"] for row in product.rows} == {99}
     assert grey(product.figure)
@@ -185,4 +187,4 @@ def test_figure_2_shows_the_updates_of_both_widths(source):
 
 def test_nothing_is_made_of_nothing(source):
     empty = dataclasses.replace(source, folder=f"{source.folder}/none")
-    assert proposition.proposition_2(empty).rows == proposition.figure_2(empty).rows == []
+    assert figures.proposition_2(empty).rows == figures.figure_2(empty).rows == []

@@ -14,7 +14,8 @@ from neural_alignment.data.add_task import AddTask
 from neural_alignment.jobs.pieces import Pieces
 from neural_alignment.losses import SummedSquaredError
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.wide_networks import add_task, printed, recurrent
+from neural_alignment.papers.wide_networks import figures, printed, rows, runs, tables
+from neural_alignment.papers.wide_networks.compute import add_task
 
 WIDTH, EPOCHS = 4, 2
 
@@ -170,7 +171,7 @@ def source(tmp_path_factory):
     """Networks of two epochs: two rules, widths 8 and 256, of width 8 another seed and one that is missing."""
     place = str(tmp_path_factory.mktemp("recurrent"))
     cells = []
-    for cell in recurrent.pieces(epochs=2):
+    for cell in runs.recurrent(epochs=2):
         if (
             cell.labels["rule"] in ("normal", "readout_only")
             and cell.labels["width"] in (8, 256)
@@ -186,9 +187,9 @@ def source(tmp_path_factory):
 
 
 def test_the_table_has_a_row_for_each_network_beside_the_printed_losses(source):
-    product = recurrent.table_8(source)
+    product = tables.table_8(source)
     assert ",".join(product.columns) == "rule,width,seed,train_loss,test_loss,paper_train_loss,paper_test_loss"
-    assert all(tuple(row) == recurrent.COLUMNS for row in product.rows)
+    assert all(tuple(row) == rows.LOSS_COLUMNS for row in product.rows)
     assert [(row["rule"], row["width"], row["seed"]) for row in product.rows] == [
         *(("normal", 8, seed) for seed in (99, 100)),
         *(("readout_only", 8, seed) for seed in (99, 100)),
@@ -210,22 +211,22 @@ def _labels(row):
 
 
 def test_the_figure_is_grey_and_its_axes_are_named(source):
-    product = recurrent.figure_9(source)
+    product = figures.figure_9(source)
     assert grey(product.figure)
-    assert product.rows == recurrent.table_8(source).rows
+    assert product.rows == tables.table_8(source).rows
     assert all(axis.get_xlabel() == "hidden units m" for axis in product.figure.axes)
     assert product.figure.axes[0].get_ylabel()
 
 
 def test_nothing_is_made_of_nothing(source):
     empty = dataclasses.replace(source, folder=f"{source.folder}/none")
-    assert recurrent.table_8(empty).rows == []
-    assert "No network of seed 99 yet." in recurrent.figure_9(empty).text
+    assert tables.table_8(empty).rows == []
+    assert "No network of seed 99 yet." in figures.figure_9(empty).text
 
 
 def test_the_plan_holds_all_widths_rules_and_seeds():
-    labels = [tuple(cell.labels.values()) for cell in recurrent.pieces()]
+    labels = [tuple(cell.labels.values()) for cell in runs.recurrent()]
     assert len(set(labels)) == len(labels) == 4 * (5 * 6 + 2)
     assert {width for _, width, seed in labels if seed == 99} == {8, 16, 32, 64, 128, 256, 512}
     assert {rule for rule, *_ in labels} == set(add_task.RULES) == set(printed.TABLE_8)
-    assert {cell.pieces[0].arguments["epochs"] for cell in recurrent.pieces()} == {500}
+    assert {cell.pieces[0].arguments["epochs"] for cell in runs.recurrent()} == {500}

@@ -15,7 +15,7 @@ import pytest
 
 from neural_alignment.jobs.plans import unique
 from neural_alignment.papers import wide_networks
-from neural_alignment.papers.wide_networks import proposition
+from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks import runs as experiments
 from tests.lab import ROOT, documented, verdict
 
@@ -270,7 +270,7 @@ def best_of_baselines(name):
 
 def align_prop_is_best():
     widths = experiments.PROP_WIDTHS
-    found = {rule: accuracies("table_1", rule, widths) for rule in experiments.RULE_STYLES if rule != "normal"}
+    found = {rule: accuracies("table_1", rule, widths) for rule in experiments.RULES if rule != "normal"}
     others = [max(each) for each in zip(*(v for rule, v in found.items() if rule != "align_prop"), strict=True)]
     cases = [ours >= best for ours, best in zip(found["align_prop"], others, strict=True)]
     return Shown(f"{listed(found['align_prop'])} % at 8, 16, 32; the best other {listed(others)} %", cases)
@@ -412,7 +412,7 @@ def exponents(activation):
     last = max(row["step"] for row in rows)
     cases, parts = [], []
     for rule in ("align_ada", "align_zero"):
-        slopes, _ = proposition.exponent([row for row in rows if (row["rule"], row["step"]) == (rule, last)])
+        slopes, _ = tidy.exponent([row for row in rows if (row["rule"], row["step"]) == (rule, last)])
         cases.append(slopes.mean - slopes.error <= -0.5)
         parts.append(f"{rule} {slopes.mean:.2f} ± {slopes.error:.2f}")
     return Shown(f"m to the power of {', '.join(parts)}", cases)
@@ -422,9 +422,10 @@ def updates_are_more_alike():
     text = path_of("figure_2.md").read_text()
     narrow, wide = (
         [float(cell) for cell in re.search(rf"\| x{width} \| ([\d.]+) \| ([\d.]+) \|", text).groups()]
-        for width in proposition.SHOWN
+        for width in experiments.SHOWN_UPDATES
     )
-    told = f"cosines {listed(narrow, 4)} at {proposition.SHOWN[0]}, {listed(wide, 4)} at {proposition.SHOWN[1]}"
+    first, last = experiments.SHOWN_UPDATES
+    told = f"cosines {listed(narrow, 4)} at {first}, {listed(wide, 4)} at {last}"
     return Shown(told, [a < b for a, b in zip(narrow, wide, strict=True)])
 
 

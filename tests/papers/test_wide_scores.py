@@ -12,7 +12,8 @@ from lab import CONFIGS, grey
 from neural_alignment import config as configuration
 from neural_alignment.jobs.pieces import Pieces
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.wide_networks import printed, scores, scoring
+from neural_alignment.papers.wide_networks import figures, printed, rows, runs, tables
+from neural_alignment.papers.wide_networks.compute import scoring
 from neural_alignment.training import setup
 
 DIGITS = (
@@ -54,10 +55,10 @@ def trained_by_hand(config, epochs):
     rate = config.optimization.forward.learning_rate
     for images, labels in dataset.train().take(epochs * dataset.steps_per_epoch).as_numpy_iterator():
         targets = np.eye(dataset.classes)[labels] - config.loss.shift
-        error = 2 * (live([images]).numpy() - targets) / targets.size
+        error = 2 * (live(images).numpy() - targets) / targets.size
         with tf.GradientTape() as tape:
             tape.watch(kernels)
-            outputs = still([images])
+            outputs = still(images)
         gradients = tape.gradient(outputs, kernels, output_gradients=tf.cast(error, outputs.dtype))
         references = [each - rate * gradient.numpy() for each, gradient in zip(references, gradients, strict=True)]
         live.train_on_batch(images, labels)
@@ -122,8 +123,8 @@ def source(tmp_path_factory):
     """Two widths of KMNIST with two seeds, one of CIFAR-10 with one; all others are missing."""
     place = str(tmp_path_factory.mktemp("scores"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(scores.SETTINGS, "kmnist", dataclasses.replace(scores.SETTINGS["kmnist"], seeds=(99, 100)))
-        cells = [small(cell) for name in scores.SHOWN for cell in scores.pieces(name)]
+        patch.setitem(runs.SCORED, "kmnist", dataclasses.replace(runs.SCORED["kmnist"], seeds=(99, 100)))
+        cells = [small(cell) for name in runs.SHOWN_SCORES for cell in runs.scores(name)]
     for cell in cells:
         name, width, seed = cell.labels.values()
         if width in (8, 64) and (name == "kmnist" or (width, seed) == (8, 99)):
@@ -132,9 +133,9 @@ def source(tmp_path_factory):
 
 
 def test_a_table_has_a_row_for_each_layer_width_and_seed_beside_the_printed_score(source):
-    product = scores.table("kmnist")(source)
+    product = tables.score_table("kmnist")(source)
     assert ",".join(product.columns) == "layer,width,seed,score,score_sem,permuted_score,paper_score"
-    assert all(tuple(row) == scores.COLUMNS for row in product.rows)
+    assert all(tuple(row) == rows.SCORE_COLUMNS for row in product.rows)
     assert [(row["layer"], row["width"], row["seed"]) for row in product.rows] == [
         (layer, width, seed) for layer in (1, 2, 3) for width in (8, 64) for seed in (99, 100)
     ]
@@ -154,7 +155,7 @@ def test_a_table_has_a_row_for_each_layer_width_and_seed_beside_the_printed_scor
 
 
 def test_the_figures_are_grey_and_hold_all_moments(source):
-    first, last = scores.figure_1(source), scores.figure_8(source)
+    first, last = figures.figure_1(source), figures.figure_8(source)
     for product, over in ((first, "layer"), (last, "epoch")):
         assert grey(product.figure)
         assert set(product.columns) == {key for row in product.rows for key in row}
@@ -167,14 +168,14 @@ def test_the_figures_are_grey_and_hold_all_moments(source):
 
 def test_nothing_is_made_of_nothing(source):
     empty = dataclasses.replace(source, folder=f"{source.folder}/none")
-    assert scores.table("cifar10")(empty).rows == []
-    assert "No network yet." in scores.table("cifar10")(empty).text
-    assert scores.figure_1(empty).rows == []
+    assert tables.score_table("cifar10")(empty).rows == []
+    assert "No network yet." in tables.score_table("cifar10")(empty).text
+    assert figures.figure_1(empty).rows == []
 
 
-@pytest.mark.parametrize("name", scores.SETTINGS)
+@pytest.mark.parametrize("name", runs.SCORED)
 def test_the_settings_are_those_of_the_paper_but_for_their_size(name):
-    [configs] = {tuple(cell.pieces[0].starts) for cell in scores.pieces(name) if cell.labels["seed"] == 99
+    [configs] = {tuple(cell.pieces[0].starts) for cell in runs.scores(name) if cell.labels["seed"] == 99
                  and cell.labels["width"] == 16}  # fmt: skip
     config = configs[0].load(CONFIGS)
     assert config.model.width == 16
@@ -183,4 +184,4 @@ def test_the_settings_are_those_of_the_paper_but_for_their_size(name):
     assert config.optimization.forward.learning_rate == (2.0 if name == "cifar10_tanh" else 5.0)
     assert (config.seed, config.batch_size, config.loss.shift) == (99, 100, 0.1)
     layers = 3 if name == "kmnist" else 7
-    assert set(scores.SETTINGS[name].paper) == {(n, m) for n in range(1, layers + 1) for m in printed.WIDTHS}
+    assert set(runs.SCORED[name].paper) == {(n, m) for n in range(1, layers + 1) for m in printed.WIDTHS}

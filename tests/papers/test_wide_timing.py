@@ -5,7 +5,7 @@ import pytest
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.papers import commands
 from neural_alignment.papers.registry import Source, find
-from neural_alignment.papers.wide_networks import timing
+from neural_alignment.papers.wide_networks import figures, rows
 from tests.lab import CONFIGS, grey
 
 HEADER = "case,round,contender,quantity,value\n"
@@ -16,7 +16,7 @@ def source(folder):
 
 
 def written(folder, text):
-    (folder / timing.FILE).write_text(HEADER + text)
+    (folder / rows.ROUNDS_FILE).write_text(HEADER + text)
     return source(folder)
 
 
@@ -28,7 +28,7 @@ def rounds(contender, *values, width=8):
 def test_ratios_are_those_within_a_round_and_cpu_seconds_are_not_read(tmp_path):
     # The machine is slower by 10 in the second round and by 2 in the third: the ratio of the medians would be 1.25.
     text = rounds("backpropagation", 1.0, 10.0, 2.0) + rounds("align_ada", 1.5, 14.0, 2.5)
-    product = timing.figure_7(written(tmp_path, text))
+    product = figures.figure_7(written(tmp_path, text))
     row = {row["rule"]: row for row in product.rows}["align_ada"]
     assert row == {
         "rule": "align_ada", "width": 8, "rounds": 3,

@@ -166,6 +166,7 @@ def ledger(tmp_path, plan_file):
         ("number", 0, "a whole number from 1 on"),
         ("state", ["finished"], "finished, diverged or failed"),
         ("state", "open", "finished, diverged or failed"),
+        ("state", "stopped", "finished, diverged or failed"),
         ("top1", "0.5", "a number or null"),
         ("score", [0.5], "a number or null"),
         ("score", float("nan"), "a number or null"),

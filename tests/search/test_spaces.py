@@ -209,6 +209,14 @@ def test_grids_and_choices_are_drawn_evenly_and_come_back():
             assert json.dumps(kind.value(kind.draw(option))) == json.dumps(option)
 
 
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_draws_at_the_ends_of_the_range_are_the_end_values(name):
+    grid, options = Space(OWN).sampled[name], {"a": [2, 3, 4, 5], "b": [0.5, 1.0, 1.5, 2.0]}[name]
+    assert [grid.value(draw) for draw in (-0.5, -0.4, 0.4, 0.6, 2.6, 3.4, 3.5)] == [
+        options[index] for index in (0, 0, 0, 1, 3, 3, 3)
+    ]
+
+
 def test_derived_quantities_may_come_before_what_they_follow_from():
     space = Space(
         {"d": {"product": ["$e", 3]}, "$e": {"product": [2, "a"]}, "a": {"integer": [1, 2]}, "f": {"fixed": {"g": 1}}}

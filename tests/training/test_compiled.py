@@ -66,7 +66,7 @@ def train(config, jit_compile, optimizers=dict, model=None, **options):
     """Trains and returns all variables, optimizer slots included, and what `fit` reports."""
     model = compiled(network(config, **(model or {})), config, jit_compile=jit_compile, **optimizers(), **options)
     history = model.fit(tf.data.Dataset.from_tensor_slices(data()), verbose=0, shuffle=False).history
-    return [np.array(v) for v in [*model.variables, *model.optimizer.variables] if v.dtype != "string"], history
+    return [v.numpy() for v in [*model.variables, *model.optimizer.variables] if v.dtype != "string"], history
 
 
 # XLA.
@@ -362,7 +362,7 @@ def test_b_finds_w_in_mixed_precision(keep_tensor_float_32):
     rate, steps = 0.01, 300
     model = mixed({"rule": "symmetric", "self_": 1.0, "decay": 1.0}, {"name": "sgd", "learning_rate": rate})
     x, y = data(1)
-    model.fit(tf.data.Dataset.from_tensors((x[0], y[0])).repeat(steps), verbose=0)
+    model.fit(tf.data.Dataset.from_tensors((x[0], y[0])).repeat(steps), verbose=0, shuffle=False)
     for layer in aligned_layers(model):
         w = layer.linear_map().transpose(layer.kernel.value)
         assert degrees(w, layer.backward_kernel) < 5.0

@@ -255,12 +255,29 @@ def test_checkpoints_between_evaluations_go_by_the_clock(saved, monkeypatch, tmp
     assert saved == [(3, "last"), (6, "last"), (9, "last"), (STEPS, "last")]
 
 
-def test_a_state_that_is_not_finite_is_not_saved(saved, tmp_path):
+@pytest.fixture(scope="module")
+def model():
+    """A compiled model at step 4."""
     dataset = setup.load_data(config())
     model = setup.build_model(config(), dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
     setup.compile_model(model, config(), dataset.classes, dataset.steps_per_epoch)
-    checkpoints = CheckpointStore(model, TrainingMeans(model), str(tmp_path))
     model.optimizer.iterations.assign(4)
+    return model
+
+
+def test_no_step_is_saved_twice(model, tmp_path):
+    checkpoints = CheckpointStore(model, TrainingMeans(model), str(tmp_path))
+    before = model.get_weights()
+    assert checkpoints.save("last")
+    model.weights[0].assign(model.weights[0] + 1.0)
+    assert checkpoints.save("last")
+    assert checkpoints.restore_last() == 4
+    for ours, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_state_that_is_not_finite_is_not_saved(saved, model, tmp_path):
+    checkpoints = CheckpointStore(model, TrainingMeans(model), str(tmp_path))
     model.weights[0].assign(np.full(model.weights[0].shape, np.nan))
     assert not checkpoints.save("last")
     assert saved == []
@@ -276,7 +293,7 @@ def test_no_more_steps_than_planned_are_made_where_several_run_together(tmp_path
     dataset = setup.load_data(plan)
     model = setup.build_model(plan, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
     setup.compile_model(model, plan, dataset.classes, dataset.steps_per_epoch)
-    model.fit(dataset.train(), steps_per_epoch=STEPS, verbose=0)
+    model.fit(dataset.train(), steps_per_epoch=STEPS, verbose=0, shuffle=False)
     assert int(model.optimizer.iterations) == STEPS + 1
 
 
@@ -312,7 +329,7 @@ WHEN = {
 
 
 @pytest.mark.parametrize(
-    ("when", "number"), zip(WHEN, [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)
+    ("when", "number"), [*zip(WHEN, [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)]
 )
 def test_a_signal_saves_ends_at_once_and_the_run_goes_on(monkeypatch, tmp_path, whole, when, number):
     (owner, name), step, begun = WHEN[when]

@@ -11,6 +11,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, DataError, Diverged, RunError
 from neural_alignment.training import evaluation, run
+from neural_alignment.training.checkpoints import kept_steps
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.run_directory import FILES
 
@@ -54,6 +55,14 @@ def test_the_directory_holds_what_a_reader_needs(finished):
     assert status["step"] == 2 * STEPS
     assert status["top1"] == result.metrics["top1"]
     assert {entry.name for entry in (path / "checkpoints").iterdir()} == {"last", "best"}
+
+
+def test_of_equal_networks_the_first_is_the_best_state(tmp_path):
+    run.train(config(optimization={"forward": {"learning_rate": 1e-30}}, model={"batch_norm": False}), tmp_path)
+    rows = MetricsFile(str(tmp_path / "metrics.csv")).rows()
+    assert rows[1]["top1"] == rows[2]["top1"]
+    assert kept_steps(str(tmp_path / "checkpoints" / "best")) == [STEPS]
+    assert json.loads((tmp_path / "status.json").read_text())["best_step"] == STEPS
 
 
 def test_a_row_per_evaluation_holds_every_measure(finished):

@@ -101,7 +101,7 @@ def test_two_replicas_train_as_one_does(float64, rule, skip_idle):
             model.compile(MultiOptimizer([Momentum(0.1), Adam(0.01)], scheduler, skip_idle), cross_entropy())
         x, y = batch()
         model.fit(tf.data.Dataset.from_tensors((x, y)).repeat(4), verbose=0, shuffle=False)
-        ends.append([np.array(v) for v in [*model.variables, *model.optimizer.variables] if v.dtype != "string"])
+        ends.append([v.numpy() for v in [*model.variables, *model.optimizer.variables] if v.dtype != "string"])
     for one, two in zip(*ends, strict=True):
         assert_close(two, one)
 

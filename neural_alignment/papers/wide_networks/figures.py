@@ -1,37 +1,89 @@
-"""Figures 3 to 6 of Boopathy and Fiete 2022: accuracies over rates, widths and numbers of images; training losses."""
+"""The figures of Boopathy and Fiete 2022: accuracies, alignment scores, losses, updates and seconds of a step."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from neural_alignment.errors import InputError
 from neural_alignment.jobs.plans import unique, waiting
-from neural_alignment.papers.figures import Mark, Style, first, grid, lines, panel, ticks
+from neural_alignment.papers.figures import (
+    Mark,
+    Panel,
+    Style,
+    Summary,
+    first,
+    grid,
+    image,
+    level,
+    lines,
+    mean_and_deviation,
+    panel,
+    points,
+    quartiles,
+    ticks,
+)
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.tables import chosen, table
-from neural_alignment.papers.wide_networks.networks import COLUMNS, DIFFERS, TrainedNetwork, networks, row_of
-from neural_alignment.papers.wide_networks.printed import TABLE_6, TABLE_7, TABLE_9, WIDTHS
-from neural_alignment.papers.wide_networks.runs import IMAGENET_LOSS, IMAGENET_SAMPLE, PIPELINE_CHECK, RULE_STYLES
-from neural_alignment.papers.wide_networks.tables import COLUMNS_9, label, rows_of_9
+from neural_alignment.papers.tables import chosen, grouped, table
+from neural_alignment.papers.wide_networks import rows as tidy
+from neural_alignment.papers.wide_networks import runs
+from neural_alignment.papers.wide_networks.compute.updates import ALIGNED
+from neural_alignment.papers.wide_networks.compute.updates import RULES as UPDATE_RULES
+from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_6, TABLE_7, TABLE_8, TABLE_9, WIDTHS
+from neural_alignment.papers.wide_networks.rows import COLUMNS, DIFFERS
+from neural_alignment.papers.wide_networks.runs import RULE_NAMES, RULES, SCORED
+from neural_alignment.papers.wide_networks.tables import COLUMNS_9, by_rule, by_seed, largest_difference
 from neural_alignment.reporting import Artifact, Row
+
+BELOW = "outside lower center"
+"""Place of a legend of several panels."""
+
+
+def _styles(**looks: tuple[Any, ...]) -> dict[str, Style]:
+    """Returns rule -> look of its lines, from marker, line and shade."""
+    return {rule: Style(RULE_NAMES[rule], *look) for rule, look in looks.items()}
+
+
+def _changed(styles: Mapping[Any, Style], **changes: Any) -> dict[Any, Style]:
+    """Returns the same looks with some changes, and without entries in the legend."""
+    return {key: dataclasses.replace(style, label=None, **changes) for key, style in styles.items()}
+
+
+def _middle(function: Callable[[Sequence[float]], float]) -> Summary:
+    """Returns a summary without error bars."""
+    return lambda values: (function(values),) * 3
+
+
+RULE_STYLES = _styles(
+    normal=("o", "-", 0.0),
+    align_ada=("s", "-", 0.25),
+    align_zero=("^", "--", 0.25),
+    align_prop=("v", "-.", 0.25),
+    dfa=("D", "-", 0.6),
+    fa=("P", "--", 0.6),
+    last_layer=("X", ":", 0.6),
+)
+
+# Accuracies.
 
 TITLES = {"cifar10": "CIFAR-10", "kmnist": "KMNIST"}
 
 PRINTED = {"cifar10": TABLE_6, "kmnist": TABLE_7}
 
-CROSSES = {rule: Style(None, "x", "", style.shade) for rule, style in RULE_STYLES.items()}
+CROSSES = _changed(RULE_STYLES, marker="x", line="")
 """Published accuracies."""
 
-NARROW_STYLES = {
-    rule: dataclasses.replace(style, label=None, line=(0, (1, 1.5)), filled=False)
-    for rule, style in RULE_STYLES.items()
-}
+NARROW_STYLES = _changed(RULE_STYLES, line=(0, (1, 1.5)), filled=False)
 """The narrower of two networks."""
 
 ACCURACY = "validation_accuracy"
+
+PERCENT = "validation accuracy (%)"
 
 
 def over(rows: Sequence[Row], x: str, styles: Mapping[str, Style] = RULE_STYLES, y: str = ACCURACY) -> Mark:
@@ -39,10 +91,10 @@ def over(rows: Sequence[Row], x: str, styles: Mapping[str, Style] = RULE_STYLES,
     return lines(rows, x, y, "rule", styles, first)
 
 
-def _published(numbers: Mapping[Any, Mapping[str, Mapping[int, float]]], key: str, **labels: Any) -> list[Row]:
+def _published(numbers: Mapping[Any, Mapping[str, Mapping[int, float]]], key: str) -> list[Row]:
     """Returns a row per published accuracy: value of a key column -> rule -> width -> accuracy."""
     return [
-        {**labels, key: value, "rule": rule, "width": width, ACCURACY: accuracy}
+        {key: value, "rule": rule, "width": width, ACCURACY: accuracy}
         for value, rules in numbers.items()
         for rule, by_width in rules.items()
         for width, accuracy in by_width.items()
@@ -55,20 +107,23 @@ def _differences(source: Source) -> str:
     return "".join(f"\n\nDiffers from the paper (paper): {each}." for each in differences)
 
 
-def _counted(found: Sequence[TrainedNetwork], source: Source) -> str:
-    expected = len(source.cells) if source.profile == "lab" else len(found)
-    return f"{len(found)} networks" + (f" of {expected}" if expected != len(found) else "")
+def _counted(found: int, source: Source) -> str:
+    """Returns the number of networks in words, and in the lab that of the plan if networks are missing."""
+    expected = len(source.cells) if source.profile == "lab" else found
+    return f"{found} networks" + (f" of {expected}" if expected != found else "")
 
 
 def figure_3(source: Source) -> Artifact:
     """Accuracy over the learning rate, a narrow and a wide network."""
-    found = networks(source)
+    found = tidy.networks(source)
     columns = ("dataset", "rule", "width", "seed", "rate", ACCURACY, DIFFERS)
     rows = [
-        {**each.labels, "seed": each.seed, "rate": rate, ACCURACY: accuracy}
+        {**{name: each.labels[name] for name in ("dataset", "rule", "width")}, "seed": each.seed, "rate": rate}
+        | {ACCURACY: accuracy, DIFFERS: each.labels[DIFFERS]}
         for each in found
         for rate, accuracy in each.by_rate().items()
     ]
+    rows.sort(key=lambda row: (row["dataset"], row["width"], RULES.index(row["rule"]), row["rate"]))
     narrow, wide = (pick(cell.labels["width"] for cell in source.cells) for pick in (min, max))
     panels = [
         panel(
@@ -77,43 +132,57 @@ def figure_3(source: Source) -> Artifact:
             ticks(sorted({row["rate"] for row in rows}) or [1.0]),
             title=TITLES[dataset],
             xlabel="learning rate",
-            ylabel="validation accuracy (%)",
+            ylabel=PERCENT,
         )
         for dataset in TITLES
         if any(cell.labels["dataset"] == dataset for cell in source.cells)
     ]
-    order = list(RULE_STYLES)
-    rows.sort(key=lambda row: (row["dataset"], row["width"], order.index(row["rule"]), row["rate"]))
-    rows = [{name: row[name] for name in columns} for row in rows]
-    text = f"{_counted(found, source)}. Lines: width {wide}; dotted: width {narrow}; nothing where J became infinite."
-    figure = grid([panels], (5 * len(panels), 4.8), legend="outside lower center")
-    return Artifact(columns, rows, text + _differences(source), figure)
+    text = f"{_counted(len(found), source)}. Lines: width {wide}; dotted: width {narrow}; nothing where J became "
+    figure = grid([panels], (5 * len(panels), 4.8), legend=BELOW)
+    return Artifact(columns, rows, f"{text}infinite.{_differences(source)}", figure)
+
+
+def _beside_printed(rows: Sequence[Row], printed: Sequence[Row], x: str, xs: Sequence[float], **axes: Any) -> Panel:
+    """Returns a panel of accuracies, with those that the paper prints as crosses."""
+    return panel(over(rows, x), over(printed, x, CROSSES), ticks(xs), **axes)
 
 
 def figure_4(source: Source) -> Artifact:
     """Accuracy over the width, with the accuracies that the paper prints."""
-    found = networks(source)
-    rows = [row_of(each, PRINTED[each.labels["dataset"]], "dataset") for each in found]
-    published = _published(PRINTED, "dataset")
+    rows, printed = tidy.accuracies(source, PRINTED, "dataset"), _published(PRINTED, "dataset")
+    axes = {"xlabel": "filters of each convolution", "ylabel": PERCENT}
     panels = [
-        panel(
-            over(chosen(rows, dataset=dataset), "width"),
-            over(chosen(published, dataset=dataset), "width", CROSSES),
-            ticks(WIDTHS),
-            title=title,
-            xlabel="filters of each convolution",
-            ylabel="validation accuracy (%)",
-        )
-        for dataset, title in TITLES.items()
+        _beside_printed(*(chosen(each, dataset=name) for each in (rows, printed)), "width", WIDTHS, title=title, **axes)
+        for name, title in TITLES.items()
     ]
-    text = f"{_counted(found, source)}. Lines: here; crosses: Tables 6 and 7 of the paper, with its protocol."
-    figure = grid([panels], (10, 4.8), legend="outside lower center")
+    text = f"{_counted(len(rows), source)}. Lines: here; crosses: Tables 6 and 7 of the paper, with its protocol."
+    figure = grid([panels], (10, 4.8), legend=BELOW)
     return Artifact(("dataset", *COLUMNS), rows, text + _differences(source), figure)
+
+
+def figure_6(source: Source) -> Artifact:
+    """Accuracy over the number of training images, with the accuracies that the paper prints."""
+    x = "train_images"
+    widths, numbers = (sorted({cell.labels[name] for cell in source.cells}) for name in ("width", x))
+    rows, printed = tidy.accuracies(source, TABLE_9, x), _published({each: TABLE_9[each] for each in numbers}, x)
+    axes = {"xlabel": "training images"}
+    panels = [
+        _beside_printed(*(chosen(each, width=m) for each in (rows, printed)), x, numbers, title=f"width {m}", **axes)
+        for m in widths
+    ]
+    figure = grid([panels], (3.7 * len(widths), 4.6), ylabels=[PERCENT], legend=BELOW, share_y=True)
+    text = f"{len(rows)} networks of {len(source.cells)}. Lines: here; crosses: Table 9 of the paper."
+    return Artifact(COLUMNS_9, rows, text + _differences(source), figure)
+
+
+# ImageNet.
+
+IMAGENET_LOSS = "ImageNet, training loss"
 
 
 def figure_5(source: Source) -> Artifact:
     """Training losses on ImageNet; the lab only checks on a sample that data, rules and networks fit together."""
-    found = networks(source)
+    found = tidy.networks(source)
     columns = ("rule", "width", "seed", "rate", "epoch", "train_loss", DIFFERS)
     rows = [
         {**{name: each.labels[name] for name in ("rule", "width", DIFFERS)}, "seed": each.seed, "rate": each.rates[0]}
@@ -121,20 +190,20 @@ def figure_5(source: Source) -> Artifact:
         for each in found
         for epoch, loss in enumerate(each.loss[0], start=1)
     ]
-    title = PIPELINE_CHECK if source.profile == "lab" else IMAGENET_LOSS
-    axes = {"xlabel": "epoch", "ylabel": "mean training loss of the epoch"}
+    check = ": a check of the pipeline on a sample of 1,000 images" if source.profile == "lab" else ""
     losses = panel(
         over(rows, "epoch", y="train_loss"),
-        lambda axis: axis.set_title(title, fontsize="small"),
+        lambda axis: axis.set_title(IMAGENET_LOSS + check, fontsize="small"),
         ticks(sorted({row["epoch"] for row in rows}), log=False),
-        **axes,
+        xlabel="epoch",
+        ylabel="mean training loss of the epoch",
     )
-    columns_of_text = {
-        "rule": label,
-        "loss, first epoch": lambda own: f"{own[0]['train_loss']:.5f}",
-        "last": lambda own: f"{own[-1]['train_loss']:.5f}",
+    ends = {
+        "loss, first epoch": lambda rule: f"{chosen(rows, rule=rule)[0]['train_loss']:.5f}",
+        "last": lambda rule: f"{chosen(rows, rule=rule)[-1]['train_loss']:.5f}",
     }
-    text = f"{title}. {_counted(found, source)}.\n\n{table(rows, ['rule'], columns_of_text)}{_differences(source)}"
+    text = f"{IMAGENET_LOSS}{check}. {_counted(len(found), source)}.\n\n"
+    text += by_rule([each.labels["rule"] for each in found], ends) + _differences(source)
     return Artifact(columns, rows, text, grid([[losses]], (6.5, 4.6), legends=[(0, 0)]))
 
 
@@ -145,29 +214,228 @@ def check_sample(source: Source) -> None:
         InputError: if it is not.
     """
     missing = source.profile == "lab" and waiting(unique(source.cells), source.folder, source.configs)
-    if missing and not os.environ.get(IMAGENET_SAMPLE):
+    if missing and not os.environ.get(runs.IMAGENET_SAMPLE):
         raise InputError(
-            f"{IMAGENET_SAMPLE}: must name the folder of the sample of ImageNet, TFRecords train-* and validation-*; "
-            "it is not set"
+            f"{runs.IMAGENET_SAMPLE}: must name the folder of the sample of ImageNet, TFRecords train-* and "
+            "validation-*; it is not set"
         )
 
 
-def figure_6(source: Source) -> Artifact:
-    """Accuracy over the number of training images, with the accuracies that the paper prints."""
-    rows = rows_of_9(source)
-    widths, numbers = (sorted({cell.labels[name] for cell in source.cells}) for name in ("width", "train_images"))
-    published = _published({number: TABLE_9[number] for number in numbers}, "train_images")
-    panels = [
-        panel(
-            over(chosen(rows, width=width), "train_images"),
-            over(chosen(published, width=width), "train_images", CROSSES),
-            ticks(numbers),
-            title=f"width {width}",
-            xlabel="training images",
+# Seconds of a step.
+
+
+def figure_7(source: Source) -> Artifact:
+    """Seconds of a step by width, as `benchmarks/wide.py` timed them; the paper shows those of an epoch."""
+    return time_figure(tidy.read_rounds(source.folder))
+
+
+def time_figure(rounds: tidy.Rounds) -> Artifact:
+    """Returns medians and quartiles of the seconds of a step, and of their ratio to gradient descent in a round."""
+    rows, widths = tidy.times(rounds), sorted(rounds["normal"])
+    samples = [
+        {"rule": rule, "width": width, "seconds": seconds}
+        for rule, by_width in rounds.items()
+        for width, every in by_width.items()
+        for seconds in every
+    ]
+    seconds = panel(
+        lines(samples, "width", "seconds", "rule", RULE_STYLES, quartiles),
+        ticks(widths),
+        yscale="log",
+        xlabel="filters of each convolution",
+        ylabel="seconds of a step",
+    )
+    columns = {
+        f"x{width}": lambda rule, width=width: "{seconds:.3f} s ({ratio:.2f})".format(
+            **chosen(rows, rule=rule, width=width)[0]
         )
         for width in widths
+    }
+    text = by_rule(list(rounds), columns, "step (ratio to Normal)")
+    text += "\n\nMedians over rounds, of the ratio those of the ratios within a round; bars are quartiles. The 8-layer "
+    text += "CIFAR-10 network on random images. Differs from the paper: one step, not an epoch; on a CPU."
+    return Artifact(tidy.TIME_COLUMNS, rows, text, grid([[seconds]], (5.6, 4.6), legends=[(0, 0)]))
+
+
+# Alignment scores.
+
+WIDTH_STYLES = {
+    width: Style(f"x{width}", marker, line, shade)
+    for width, marker, line, shade in zip(
+        runs.SCORED_WIDTHS, "osD^", ("-", "--", "-.", ":"), (0.6, 0.45, 0.25, 0.0), strict=True
+    )
+}
+"""Width -> look of its scores."""
+
+
+def score_figure(
+    x: str,
+    rows_of: Callable[[Source, str], list[Row]],
+    note: str,
+    *series: tuple[str, Mapping[int, Style], Summary],
+) -> Callable[[Source], Artifact]:
+    """Returns the function that makes a figure of scores, with a panel for each of `SHOWN_SCORES`.
+
+    Args:
+        x: column of the x axis.
+        rows_of: returns the rows of an entry of `SCORED`.
+        note: first sentences of the text.
+        *series: column, looks by width, and summary of each group of lines.
+    """
+
+    def make(source: Source) -> Artifact:
+        by_name = {name: rows_of(source, name) for name in runs.SHOWN_SCORES}
+        panels = [
+            panel(
+                *(lines(rows, x, column, "width", styles, summary) for column, styles, summary in series),
+                ticks(sorted({row[x] for row in rows}), log=False),
+                title=SCORED[name].title,
+                xlabel=x,
+                ylim=(0, 1.02),
+            )
+            for name, rows in by_name.items()
+        ]
+        figure = grid([panels], (10, 4.2), ylabels=["alignment score"], legend=BELOW, share_y=True)
+        text = " ".join([note, *(f"{SCORED[name].title}: {SCORED[name].differs}." for name in by_name)])
+        labelled = [{"setting": name, **row} for name, rows in by_name.items() for row in rows]
+        return Artifact(("setting", "epoch", *tidy.SCORE_COLUMNS), labelled, text, figure)
+
+    return make
+
+
+figure_1 = score_figure(
+    "layer",
+    tidy.final_scores,
+    "Small crosses: the paper's scores.",
+    ("score", WIDTH_STYLES, mean_and_deviation),
+    ("paper_score", _changed(WIDTH_STYLES, marker="x", line=""), first),
+)
+figure_8 = score_figure(
+    "epoch",
+    tidy.scores,
+    "Means over layers and seeds; open: permuted weights.",
+    ("score", WIDTH_STYLES, _middle(statistics.fmean)),
+    ("permuted_score", _changed(WIDTH_STYLES, filled=False), _middle(statistics.fmean)),
+)
+
+# The Add task.
+
+LOSS_STYLES = _styles(
+    normal=("o", "-", 0.0), align_ada=("s", "-", 0.3), align_zero=("^", "-", 0.5), readout_only=("D", "-", 0.65)
+)
+
+
+def figure_9(source: Source) -> Artifact:
+    """The losses over the width; crosses are the paper's, bars the other seeds' mean and standard deviation."""
+    rows = tidy.losses(source)
+    published, others = by_seed(rows)
+    printed = [
+        {"rule": rule, "width": width, "test_loss": by_width[width].test, "train_loss": by_width[width].train}
+        for rule, by_width in TABLE_8.items()
+        for width in WIDTHS
     ]
-    labels = ["validation accuracy (%)"]
-    figure = grid([panels], (3.7 * len(widths), 4.6), ylabels=labels, legend="outside lower center", share_y=True)
-    text = f"{len(rows)} networks of {len(source.cells)}. Lines: here; crosses: Table 9 of the paper."
-    return Artifact(COLUMNS_9, rows, text + _differences(source), figure)
+    panels = [
+        panel(
+            lines(published, "width", name, "rule", LOSS_STYLES),
+            lines(others, lambda row: 1.08 * row["width"], name, "rule", _changed(LOSS_STYLES, line="", filled=False)),
+            lines(printed, "width", name, "rule", _changed(LOSS_STYLES, marker="x", line=""), markersize=7),
+            level(chance, "the constant 0.5"),
+            ticks(WIDTHS),
+            title=name.replace("_", " "),
+            xlabel="hidden units m",
+            yscale="log",
+        )
+        for name, chance in (("test_loss", CHANCE.test), ("train_loss", CHANCE.train))
+    ]
+    figure = grid([panels], (10, 4.5), ylabels=["lowest loss over the epochs"], legend=BELOW, share_y=True)
+    text = "Lines: seed 99, test loss left, training loss right. Crosses: the paper. Bars: mean and standard deviation "
+    text += f"of seeds {runs.ADD_SEEDS[0]} to {runs.ADD_SEEDS[-1]}. Dotted: the constant 0.5. "
+    return Artifact(tidy.LOSS_COLUMNS, rows, text + largest_difference(rows), figure)
+
+
+# Outputs and updates beside those of gradient descent.
+
+UPDATE_STYLES = _styles(normal=("o", "-", 0.0), align_ada=("s", "-", 0.2), align_zero=("^", "--", 0.5))
+
+
+def proposition_2(source: Source) -> Artifact:
+    """‖f - f_align‖ at the end of training by width, and the fitted exponents."""
+    rows = tidy.distances(source)
+    last = max((row["step"] for row in rows), default=0)
+    ends = {name: chosen(rows, step=last, activation=name) for name in runs.ACTIVATIONS}
+    columns = {
+        "activation": "activation",
+        "rule": lambda own: RULE_NAMES[own[0]["rule"]],
+        "seeds": lambda own: len(grouped(own, "seed")),
+        "exponent": _exponent_text,
+        **{f"x{m}": lambda own, m=m: _distance_text(chosen(own, width=m)) for m in runs.SHOWN_UPDATES},
+    }
+    text = table([row for own in ends.values() for row in own], ("activation", "rule"), columns)
+    text += f"\n\nFitted from x{tidy.FITTED} on, a line for each seed: mean and standard error; the proposition: -0.5 "
+    panels = [_distance_panel(ends[name], title) for name, title in runs.ACTIVATIONS.items()]
+    labels = [f"‖f − f_align‖ after {last} steps"]
+    figure = grid([panels], (10, 4.4), ylabels=labels, legends=[(0, 0), (0, 1)], share_y=True)
+    return Artifact(tidy.DISTANCE_COLUMNS, rows, f"{text}or less.", figure)
+
+
+def _distance_panel(rows: Sequence[Row], title: str) -> Panel:
+    """Returns a panel of the distances of each rule, with the fit of their decline."""
+    marks, widths = [], runs.UPDATE_WIDTHS
+    for (rule,), own in grouped(rows, "rule").items():
+        style = UPDATE_STYLES[rule]
+        means = dataclasses.replace(style, label=f"{style.label}: m^({_exponent_text(own)})", line="")
+        marks.append(lines(own, "width", "distance", None, means, _middle(statistics.geometric_mean), markersize=6))
+        every = ([row[name] for row in own] for name in ("width", "distance"))
+        marks.append(points(*every, Style(None, ".", "", 0.7), markersize=3))
+        slopes, factor = tidy.exponent(own)
+        if slopes.known:
+            xs = np.array(sorted({row["width"] for row in own if row["width"] >= tidy.FITTED}), float)
+            marks.append(points(xs, factor * xs**slopes.mean, dataclasses.replace(style, label=None, marker="")))
+    limits = (widths[0] / 1.3, widths[-1] * 1.3)
+    return panel(*marks, ticks(widths), title=title, xlabel="hidden units m", yscale="log", xlim=limits)
+
+
+def _exponent_text(rows: Sequence[Row]) -> str:
+    slopes, _ = tidy.exponent(rows)
+    return f"{slopes.mean:.2f} ± {slopes.error:.2f}" if slopes.known else "not yet run"
+
+
+def _distance_text(rows: Sequence[Row]) -> str:
+    return f"{statistics.geometric_mean(row['distance'] for row in rows):.4f}" if rows else ""
+
+
+UPDATE_COLUMNS = ("width", "seed", "rule", "row", "column", "update")
+
+
+def figure_2(source: Source) -> Artifact:
+    """Changes of the second layer by gradient descent, Align-ada and Align-zero, narrow above and wide below."""
+    seed = runs.UPDATE_SEEDS[0]
+    found = {width: source.chosen(width=width, seed=seed) for width in runs.SHOWN_UPDATES}
+    arrays = {width: results[0].arrays for width, results in found.items() if results}
+    rows = [
+        {"width": width, "seed": seed, "rule": rule, "row": row, "column": column, "update": float(value)}
+        for width, own in arrays.items()
+        for rule in UPDATE_RULES
+        for (row, column), value in np.ndenumerate(own[f"{rule}_update"])
+    ]
+    panels = [[_update_panel(rule, width, arrays.get(width)) for rule in UPDATE_RULES] for width in found]
+    columns = {"width": lambda own: f"x{own[0]['width']}"} | {
+        f"cosine of ΔW, {RULE_NAMES[rule]} to Normal": lambda own, rule=rule: (
+            f"{arrays[own[0]['width']][f'{rule}_cosine'][-1, 1]:.4f}"
+        )
+        for rule in ALIGNED
+    }
+    text = table([{"width": width} for width in arrays], ["width"], columns)
+    text += f"\n\nThe second layer of a tanh network, its first {runs.SIZES['side']} units each way; "
+    text += "the cosine is that of the whole layer. Shades are the same for all of a width."
+    return Artifact(UPDATE_COLUMNS, rows, text, grid(panels, (8.4, 5.6), ylabels=["unit of layer 1"] * 2))
+
+
+def _update_panel(rule: str, width: int, arrays: Mapping[str, np.ndarray] | None) -> Panel:
+    """Returns a panel of the update by one rule; its shades are the same for all rules."""
+    axes = {"xlabel": "unit of layer 2", "xticks": [], "yticks": []}
+    title = f"{RULE_NAMES[rule]}, x{width}"
+    if arrays is None:
+        return panel(title=f"{title}: not yet run", **axes)
+    largest = max(abs(arrays[f"{each}_update"]).max() for each in UPDATE_RULES)
+    return panel(image(arrays[f"{rule}_update"], vmin=-largest, vmax=largest), title=title, **axes)

@@ -21,20 +21,18 @@ class Losses(NamedTuple):
     test: float
 
 
-def _by_width(table: int, *keys: str) -> dict[Any, dict[int, float]]:
-    """Returns value, or values, of the key columns -> width -> number, in a table with a column per width."""
-    found = {}
+def _by_width(table: int, key: str = "rule") -> dict[Any, dict[int, float]]:
+    """Returns value of the key column -> width -> number, in a table with a column per width."""
+    rows = published.read(f"wide_networks/table_{table}")
+    return {row.pop(key): {int(width): number for width, number in row.items()} for row in rows}
+
+
+def _nested(table: int, outer: str, inner: str = "rule") -> dict[Any, dict[Any, dict[int, float]]]:
+    """Returns value of a key column -> value of a second one -> width -> number."""
+    found: dict[Any, dict[Any, dict[int, float]]] = {}
     for row in published.read(f"wide_networks/table_{table}"):
-        key = tuple(row.pop(name) for name in keys)
-        found[key if len(key) > 1 else key[0]] = {int(width): number for width, number in row.items()}
-    return found
-
-
-def _nested(table: int, key: str) -> dict[Any, dict[str, dict[int, float]]]:
-    """Returns value of a key column -> rule -> width -> number."""
-    found: dict[Any, dict[str, dict[int, float]]] = {}
-    for (outer, rule), numbers in _by_width(table, key, "rule").items():
-        found.setdefault(outer, {})[rule] = numbers
+        first, second = row.pop(outer), row.pop(inner)
+        found.setdefault(first, {})[second] = {int(width): number for width, number in row.items()}
     return found
 
 
@@ -44,16 +42,16 @@ def _scores(table: int) -> dict[tuple[int, int], float]:
     return {(layer, width): score for layer, row in rows for width, score in row.items()}
 
 
-TABLE_6 = _by_width(6, "rule")
+TABLE_6 = _by_width(6)
 """CIFAR-10, 150 epochs: rule -> width -> accuracy."""
 
-TABLE_1 = _by_width(1, "rule") | {rule: {width: row[width] for width in WIDTHS[4:]} for rule, row in TABLE_6.items()}
+TABLE_1 = _by_width(1) | {rule: {width: row[width] for width in WIDTHS[4:]} for rule, row in TABLE_6.items()}
 """Table 6 for its three widest networks, and Align-prop."""
 
 TABLE_2 = {row["rule"]: (row["mean"], row["deviation"]) for row in published.read("wide_networks/table_2")}
 """CIFAR-10, width 256: rule -> mean and standard deviation over 5 seeds."""
 
-TABLE_7 = _by_width(7, "rule")
+TABLE_7 = _by_width(7)
 """KMNIST, 100 epochs: rule -> width -> accuracy."""
 
 TABLE_9 = _nested(9, "train_images") | {45000: {rule: row for rule, row in TABLE_6.items() if rule != "last_layer"}}
@@ -66,12 +64,9 @@ TABLE_3, TABLE_4, TABLE_5 = (_scores(table) for table in (3, 4, 5))
 """(Layer, width) -> alignment score: the 8-layer ReLU network on CIFAR-10, rate 1 as printed (5 in the published code),
 150 epochs; the 4-layer network on KMNIST, 100 epochs; the 8-layer tanh network on CIFAR-10, rate 2, 100 epochs."""
 
-_TABLE_8 = _by_width(8, "rule", "part")
-
 TABLE_8 = {
-    rule: {width: Losses(_TABLE_8[rule, "train"][width], test) for width, test in row.items()}
-    for (rule, part), row in _TABLE_8.items()
-    if part == "test"
+    rule: {width: Losses(parts["train"][width], test) for width, test in parts["test"].items()}
+    for rule, parts in _nested(8, "rule", "part").items()
 }
 """Rule -> hidden units -> losses on the Add task."""
 

@@ -1,51 +1,52 @@
-"""Networks that the accuracies of Boopathy and Fiete 2022 are made from: at the paper's size, and in the lab."""
+"""The networks of the tables and figures of Boopathy and Fiete 2022: at the paper's size, and in the lab."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from neural_alignment.jobs.pieces import Piece, Pieces
+from neural_alignment.jobs.pieces import Arrays, Piece, Pieces
 from neural_alignment.jobs.plans import Cell, Run
-from neural_alignment.papers.figures import Style
-from neural_alignment.papers.wide_networks.printed import TABLE_2, TABLE_9, TABLE_10, WIDTHS
-from neural_alignment.papers.wide_networks.sweeps import swept
+from neural_alignment.papers.wide_networks.compute import add_task
+from neural_alignment.papers.wide_networks.compute.scoring import scored
+from neural_alignment.papers.wide_networks.compute.sweeps import swept
+from neural_alignment.papers.wide_networks.compute.updates import parted
+from neural_alignment.papers.wide_networks.printed import TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_9, TABLE_10, WIDTHS
 
 Plan = dict[str, list]
 """Profile, `"paper"` or `"lab"` -> runs or pieces."""
 
-RULE_STYLES = {
-    "normal": Style("Normal", "o", "-", 0.0),
-    "align_ada": Style("Align-ada", "s", "-", 0.25),
-    "align_zero": Style("Align-zero", "^", "--", 0.25),
-    "align_prop": Style("Align-prop", "v", "-.", 0.25),
-    "dfa": Style("DFA", "D", "-", 0.6),
-    "fa": Style("FA", "P", "--", 0.6),
-    "last_layer": Style("Last layer", "X", ":", 0.6),
+RULE_NAMES = {
+    "normal": "Normal",
+    "align_ada": "Align-ada",
+    "align_zero": "Align-zero",
+    "align_prop": "Align-prop",
+    "dfa": "DFA",
+    "fa": "FA",
+    "last_layer": "Last layer",
+    "readout_only": "Readout only",
 }
-"""Learning rule, by its name in the tables -> look of its lines."""
+"""Learning rule -> its name in tables and figures."""
 
-WITHOUT_PROP = tuple(rule for rule in RULE_STYLES if rule != "align_prop")
+RULES = tuple(rule for rule in RULE_NAMES if rule != "readout_only")
+"""Learning rules of the convolutional networks."""
+
+WITHOUT_PROP = tuple(rule for rule in RULES if rule != "align_prop")
 
 SEEDS = (99, 100, 101, 102, 103)
 """Seeds of Table 2. The other tables have the first one, which is that of the published code."""
 
-RATES = (1.0, 2.0, 5.0)
-"""Learning rates of the paper in all tables except Table 10."""
-
-LAB_RATES = (5.0,)
-"""Learning rates of the lab: the largest, because the lab trains for far fewer epochs."""
+RATES, LAB_RATES = (1.0, 2.0, 5.0), (5.0,)
+"""Learning rates of all tables except Table 10. The lab has the largest, because it trains for far fewer epochs."""
 
 MORE_RATES = {"paper": (0.05, 0.1, 0.2, 0.5, 10.0, 20.0), "lab": (0.5, 10.0)}
 """Profile -> further learning rates of Figure 3."""
 
-ADAM_RATES = {
-    "paper": (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
-    "lab": (0.0005, 0.002, 0.01),
-}
+ADAM_RATES = {"paper": (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5), "lab": (0.0005, 0.002, 0.01)}
 """Profile -> learning rates of Table 10."""
 
 SETTINGS = {"150 epochs": (150, False), "1 epoch": (1, False), "1 epoch, small rate": (1, True)}
@@ -61,179 +62,150 @@ NARROW, WIDE = 8, 16
 SEEDED_WIDTH = {"paper": 256, "lab": 8}
 """Profile -> width of Table 2."""
 
-IMAGENET_WIDTH, IMAGENET_RATES = 512, (5.0,)
-"""Filters of Figure 5 in the paper; its rate there (Appendix F) and in the lab."""
-
 IMAGENET_RULES = ("normal", "align_ada", "align_zero", "dfa", "fa")
 
 IMAGENET_SAMPLE = "IMAGENET_SAMPLE_DIR"
 """Environment variable with the folder of the sample for Figure 5: TFRecords train-* and validation-*."""
 
-IMAGENET_LOSS = "ImageNet, training loss"
 
-PIPELINE_CHECK = f"{IMAGENET_LOSS}: a check of the pipeline on a sample of 1,000 images"
-"""Title of Figure 5 in the lab."""
-
-
-class LabProtocol(NamedTuple):
-    """How the lab trains on one data set.
+@dataclass(frozen=True)
+class _Networks:
+    """Networks of one data set that differ in rule, width and seed.
 
     Attributes:
-        config: path of the YAML file below the folder of configurations.
-        test_split: split for the test accuracy; `None` for none.
-        differs: differences from the paper except the learning rates, for a reader.
+        config: path of the YAML file below the folder of configurations; `{rule}` stands for the rule.
+        name: folder of the results.
         rates: learning rates; the best one is reported.
-        paper_rates: learning rates of the paper.
+        overrides: further overrides of the configuration.
+        labels: further labels in tables.
     """
 
     config: str
-    test_split: str | None
-    differs: str
+    name: str
     rates: tuple[float, ...] = RATES
-    paper_rates: tuple[float, ...] = RATES
+    overrides: tuple[str, ...] = ()
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
-    def differences(self, rates: Sequence[float]) -> str:
-        """Returns the differences from the paper of training at some learning rates."""
-        if tuple(rates) == self.paper_rates:
-            return self.differs
-        return f"{self.differs}; {'rate' if len(rates) == 1 else 'rates'} {_against(rates, self.paper_rates)}"
+    def each(self, rules: Sequence[str], widths: Sequence[int], seeds: Sequence[int] = SEEDS[:1]) -> list:
+        """Returns every rule with every width and seed."""
+        return [network for width in widths for rule in rules for network in self.of(rule, width, seeds)]
 
 
-def _against(ours: Sequence[float], papers: Sequence[float]) -> str:
-    """Returns our values, and those of the paper in brackets."""
-    return "{} ({})".format(*(", ".join(f"{value:g}" for value in values) for values in (ours, papers)))
+class PaperRuns(_Networks):
+    """Networks of the paper's size: a run per rate and seed, NAME/xWIDTH/RULE/rateR/seedN."""
+
+    def of(self, rule: str, width: int, seeds: Sequence[int]) -> list[Cell]:
+        """Returns the networks of a rule and a width."""
+        return [
+            Cell(
+                self.config.format(rule=rule),
+                f"{self.name}/x{width}/{rule}/rate{rate:g}",
+                {**self.labels, "rule": rule, "width": width, "rate": rate, "differs": ""},
+                (f"model.width={width}", f"optimization.forward.learning_rate={rate}", *self.overrides),
+                tuple(seeds),
+            )
+            for rate in self.rates
+        ]
+
+
+@dataclass(frozen=True)
+class LabSweeps(_Networks):
+    """Networks of the lab, each trained at all rates by one piece: NAME/xWIDTH/RULE/seedN.
+
+    Attributes:
+        differs: differences from the paper, for a reader.
+        test_split: split for the test accuracy; `None` for none.
+        options: rule -> its alignment in YAML, where it is not `{rule: RULE}`.
+        unprinted: rules that the paper's table does not have.
+    """
+
+    differs: str = ""
+    test_split: str | None = "test"
+    options: Mapping[str, str] = field(default_factory=lambda: {"fa": "{rule: feedback}"})
+    unprinted: tuple[str, ...] = ()
+
+    def of(self, rule: str, width: int, seeds: Sequence[int]) -> list[Pieces]:
+        """Returns the networks of a rule and a width."""
+        option = self.options.get(rule, f"{{rule: {rule}}}")
+        overrides = (f"model.width={width}", *([] if rule == "normal" else [f"alignment={option}"]), *self.overrides)
+        differs = "not in the paper's table" if rule in self.unprinted else self.differs
+        labels = {"differs": differs, **self.labels, "rule": rule, "width": width, "rates": self.rates}
+        arguments = {"rates": list(self.rates), "test_split": self.test_split}
+        return [
+            _piece(
+                f"{self.name}/x{{width}}/{{rule}}/seed{{seed}}",
+                {**labels, "seed": seed},
+                swept,
+                arguments,
+                Run(self.config, "", (*overrides, f"seed={seed}")),
+            )
+            for seed in seeds
+        ]
+
+
+def _piece(
+    name: str, labels: Mapping[str, Any], compute: Callable[..., Arrays], arguments: Mapping[str, Any], *starts: Run
+) -> Pieces:
+    """Returns one piece; its labels are put into its name."""
+    return Pieces(labels, (Piece(name.format(**labels), compute, starts, arguments),))
+
+
+def _rates(ours: Sequence[float], papers: Sequence[float]) -> str:
+    """Returns the difference in the learning rates, for a reader; those of the paper are in brackets."""
+    values = "{} ({})".format(*(", ".join(f"{rate:g}" for rate in each) for each in (ours, papers)))
+    return "" if tuple(ours) == tuple(papers) else f"; {'rate' if len(ours) == 1 else 'rates'} {values}"
 
 
 _SMALLER = "images of 16 x 16 pixels (32 x 32), batches of 50 (100)"
-
-CIFAR10 = LabProtocol(
-    "lab/wide_networks/cifar10.yaml",
-    "test",
-    f"20,000 training images (45,000), 5 epochs (150), {_SMALLER}",
-    LAB_RATES,
-)
-KMNIST = LabProtocol(
-    "lab/wide_networks/kmnist.yaml",
-    "test",
+_SMALL_KMNIST = (
     "8,000 training images (55,000), taken from the 10,000 test images, 10 epochs (100), batches of 50 (100); "
-    "validation 1,000 (5,000); test 1,000 (10,000)",
-    LAB_RATES,
-)
-SMALL_CIFAR10 = LabProtocol(
-    "wide_networks/small_cifar10/normal.yaml", "test", "nothing in the protocol; of the images see the docs"
-)
-IMAGENET = LabProtocol(
-    "lab/wide_networks/imagenet.yaml",
-    None,
-    "1,000 images of 64 x 64 pixels, width 16, 4 epochs",
-    IMAGENET_RATES,
-    IMAGENET_RATES,
+    "validation 1,000 (5,000); test 1,000 (10,000)"
 )
 
-
-def sweep(
-    protocol: LabProtocol,
-    name: str,
-    labels: Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    rates: Sequence[float] = (),
-    seed: int = SEEDS[0],
-) -> Pieces:
-    """Returns a network of the lab, trained at several rates in one process.
-
-    Args:
-        protocol: protocol of the data set.
-        name: folder of its file.
-        labels: labels in tables; `rule` and `width` are required, `differs` replaces that of the protocol.
-        overrides: further overrides of the configuration.
-        rates: learning rates; those of the protocol if empty.
-        seed: seed of weights and order.
-    """
-    rule, width, rates = labels["rule"], labels["width"], tuple(rates or protocol.rates)
-    option = {"fa": "feedback"}.get(rule, rule)
-    alignment = () if rule == "normal" else (f"alignment={{rule: {option}}}",)
-    start = Run(protocol.config, "", (f"model.width={width}", *alignment, *overrides, f"seed={seed}"))
-    arguments = {"rates": list(rates), "test_split": protocol.test_split}
-    piece = Piece(f"{name}/x{width}/{rule}/seed{seed}", swept, (start,), arguments)
-    return Pieces({"differs": protocol.differences(rates), **labels, "seed": seed, "rates": rates}, (piece,))
-
-
-def paper_cells(
-    dataset: str,
-    rule: str,
-    width: int,
-    name: str,
-    labels: Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    rates: Sequence[float] = RATES,
-    seeds: Sequence[int] = SEEDS[:1],
-) -> list[Cell]:
-    """Returns the runs of one network at the paper's size, one per rate: NAME/xWIDTH/RULE/rateR/seedN.
-
-    Args:
-        dataset: folder of the configuration.
-        rule: one of `RULE_STYLES`.
-        width: width of the network.
-        name: folder of the runs.
-        labels: further labels in tables.
-        overrides: further overrides of the configuration.
-        rates: learning rates.
-        seeds: seeds of the runs.
-    """
-    return [
-        Cell(
-            f"wide_networks/{dataset}/{rule}.yaml",
-            f"{name}/x{width}/{rule}/rate{rate:g}",
-            {**labels, "rule": rule, "width": width, "rate": rate, "differs": ""},
-            (f"model.width={width}", f"optimization.forward.learning_rate={rate}", *overrides),
-            tuple(seeds),
-        )
-        for rate in rates
-    ]
+CIFAR10 = {
+    "paper": PaperRuns("wide_networks/cifar10/{rule}.yaml", "cifar10"),
+    "lab": LabSweeps(
+        "lab/wide_networks/cifar10.yaml",
+        "cifar10",
+        LAB_RATES,
+        differs=f"20,000 training images (45,000), 5 epochs (150), {_SMALLER}{_rates(LAB_RATES, RATES)}",
+    ),
+}
+KMNIST = {
+    "paper": PaperRuns("wide_networks/kmnist/{rule}.yaml", "kmnist"),
+    "lab": LabSweeps(
+        "lab/wide_networks/kmnist.yaml", "kmnist", LAB_RATES, differs=f"{_SMALL_KMNIST}{_rates(LAB_RATES, RATES)}"
+    ),
+}
+SMALL_CIFAR10 = {
+    "paper": PaperRuns("wide_networks/small_cifar10/{rule}.yaml", ""),
+    "lab": LabSweeps(
+        "wide_networks/small_cifar10/normal.yaml",
+        "",
+        differs="nothing in the protocol; of the images see the docs",
+        unprinted=tuple(rule for rule in RULES if rule not in TABLE_9[NUMBERS[0]]),
+    ),
+}
+IMAGENET = {
+    "paper": PaperRuns("wide_networks/imagenet/{rule}.yaml", "imagenet", LAB_RATES),
+    # The paper lacked the memory for feedback matrices from every place of a layer.
+    "lab": LabSweeps(
+        "lab/wide_networks/imagenet.yaml",
+        "imagenet",
+        LAB_RATES,
+        differs="1,000 images of 64 x 64 pixels, width 16, 4 epochs",
+        test_split=None,
+        options={"fa": "{rule: feedback}", "dfa": "{rule: dfa, share_space: true}"},
+    ),
+}
+"""Profile -> networks of a data set. On ImageNet the paper has one rate, which the lab has as well (Appendix F)."""
 
 
-def _by_width(
-    protocol: LabProtocol,
-    dataset: str,
-    rules: Sequence[str],
-    paper_widths: Sequence[int] = WIDTHS,
-    lab_widths: Sequence[int] = LAB_WIDTHS,
+def _plan(
+    networks: Mapping[str, _Networks], rules: Sequence[str], widths: Mapping[str, Sequence[int]], **options: Any
 ) -> Plan:
-    """Returns every rule with every width; the lab begins with the widest."""
-    return {
-        "paper": [
-            cell for width in paper_widths for rule in rules for cell in paper_cells(dataset, rule, width, dataset, {})
-        ],
-        "lab": [
-            sweep(protocol, dataset, {"rule": rule, "width": width}) for width in lab_widths[::-1] for rule in rules
-        ],
-    }
-
-
-def table_1() -> Plan:
-    """Returns the networks of Table 1."""
-    return _by_width(CIFAR10, "cifar10", tuple(RULE_STYLES), WIDTHS[4:], PROP_WIDTHS)
-
-
-def table_6() -> Plan:
-    """Returns the networks of Table 6."""
-    return _by_width(CIFAR10, "cifar10", WITHOUT_PROP)
-
-
-def table_7() -> Plan:
-    """Returns the networks of Table 7."""
-    return _by_width(KMNIST, "kmnist", WITHOUT_PROP)
-
-
-def table_2() -> Plan:
-    """Returns the networks of Table 2: one width, several seeds."""
-    paper, lab = SEEDED_WIDTH["paper"], SEEDED_WIDTH["lab"]
-    return {
-        "paper": [cell for rule in TABLE_2 for cell in paper_cells("cifar10", rule, paper, "cifar10", {}, seeds=SEEDS)],
-        "lab": [
-            sweep(CIFAR10, "cifar10", {"rule": rule, "width": lab}, seed=seed) for rule in TABLE_2 for seed in SEEDS
-        ],
-    }
+    """Returns every rule with every width; `widths` and `networks` are by profile."""
+    return {profile: networks[profile].each(rules, widths[profile], **options) for profile in ("paper", "lab")}
 
 
 def small(number: int) -> tuple[str, ...]:
@@ -249,98 +221,222 @@ def small(number: int) -> tuple[str, ...]:
 
 def table_9() -> Plan:
     """Returns the networks of Table 9; the lab has all rules, the paper leaves out two."""
-
-    def labels(number: int, rule: str, width: int) -> dict[str, Any]:
-        differs = {} if rule in TABLE_9[number] else {"differs": "not in the paper's table"}
-        return {"rule": rule, "width": width, "train_images": number, **differs}
-
-    return {
-        "paper": [
-            cell
-            for number, rules in TABLE_9.items()
-            for width in WIDTHS
-            for rule in rules
-            for cell in paper_cells(
-                "small_cifar10", rule, width, f"small_cifar10/{number}", {"train_images": number}, small(number)
-            )
-        ],
-        "lab": [
-            sweep(SMALL_CIFAR10, f"small_cifar10/{number}", labels(number, rule, width), small(number))
-            for number in NUMBERS
-            for width in SMALL_WIDTHS[::-1]
-            for rule in RULE_STYLES
-        ],
-    }
+    plan: Plan = {"paper": [], "lab": []}
+    for profile, numbers in (("paper", TABLE_9), ("lab", NUMBERS)):
+        for number in numbers:
+            options = {"name": f"small_cifar10/{number}", "labels": {"train_images": number}}
+            own = dataclasses.replace(SMALL_CIFAR10[profile], overrides=small(number), **options)
+            rules, widths = (TABLE_9[number], WIDTHS) if profile == "paper" else (RULES, SMALL_WIDTHS[::-1])
+            plan[profile] += own.each(rules, widths)
+    return plan
 
 
 def table_10() -> Plan:
     """Returns the networks of Table 10: standard parameterization, Adam."""
-    cells: Plan = {"paper": [], "lab": []}
+    plan: Plan = {"paper": [], "lab": []}
     for setting, (epochs, small_rate) in SETTINGS.items():
-        rates = {profile: every[: 1 if small_rate else None] for profile, every in ADAM_RATES.items()}
-        name = f"adam/{setting.replace(', ', '_').replace(' ', '_')}"
+        papers, ours = (ADAM_RATES[profile][: 1 if small_rate else None] for profile in ("paper", "lab"))
+        name, labels = f"adam/{setting.replace(', ', '_').replace(' ', '_')}", {"setting": setting}
         duration, shorter = ("1 epoch", ("epochs=1",)) if epochs == 1 else (f"4 epochs ({epochs})", ())
-        differs = f"5,000 training images (45,000), {duration}, {_SMALLER}"
-        protocol = LabProtocol("lab/wide_networks/adam.yaml", "test", differs, ADAM_RATES["lab"], rates["paper"])
+        differs = f"5,000 training images (45,000), {duration}, {_SMALLER}{_rates(ours, papers)}"
+        paper = PaperRuns("wide_networks/adam/{rule}.yaml", name, papers, (f"epochs={epochs}",), labels)
+        lab = LabSweeps("lab/wide_networks/adam.yaml", name, ours, shorter, labels, differs)
         for rule in TABLE_10[setting]:
-            labels = {"setting": setting, "rule": rule}
-            for width in WIDTHS:
-                cells["paper"] += paper_cells("adam", rule, width, name, labels, (f"epochs={epochs}",), rates["paper"])
-            cells["lab"] += [
-                sweep(protocol, name, {**labels, "width": width}, shorter, rates["lab"]) for width in ADAM_WIDTHS
-            ]
-    return cells
+            plan["paper"] += paper.each([rule], WIDTHS)
+            plan["lab"] += lab.each([rule], ADAM_WIDTHS)
+    return plan
 
 
 def figure_3() -> Plan:
     """Returns the networks of Figure 3: two widths, all rates, some of them in the tables; the lab has only KMNIST."""
-    ours, papers = (sorted((*own, *MORE_RATES[key])) for own, key in ((LAB_RATES, "lab"), (RATES, "paper")))
-    differs = f"{KMNIST.differs}; widths {NARROW}, {WIDE} (8, 256); rates {_against(ours, papers)}"
-    labels = {"dataset": "kmnist", "differs": differs}
-    return {
-        "paper": [
-            cell
-            for dataset in ("cifar10", "kmnist")
-            for width in (8, 256)
-            for rule in WITHOUT_PROP
-            for cell in paper_cells(dataset, rule, width, dataset, {"dataset": dataset}, rates=papers)
-        ],
-        "lab": [
-            sweep(KMNIST, name, {**labels, "rule": rule, "width": width}, rates=rates)
-            for width in (WIDE, NARROW)
-            for rule in WITHOUT_PROP
-            for name, rates in (("kmnist", KMNIST.rates), ("kmnist/more_rates", MORE_RATES["lab"]))
-        ],
+    ours, papers = (tuple(sorted((*own, *MORE_RATES[key]))) for own, key in ((LAB_RATES, "lab"), (RATES, "paper")))
+    paper = {
+        name: dataclasses.replace(each["paper"], rates=papers, labels={"dataset": name})
+        for name, each in (("cifar10", CIFAR10), ("kmnist", KMNIST))
     }
-
-
-def figure_4() -> Plan:
-    """Returns the networks of Tables 6 and 7."""
-    tables = {"cifar10": table_6(), "kmnist": table_7()}
+    differs = f"{_SMALL_KMNIST}; widths {NARROW}, {WIDE} (8, 256){_rates(ours, papers)}"
+    lab = dataclasses.replace(KMNIST["lab"], differs=differs, labels={"dataset": "kmnist"})
+    more = dataclasses.replace(lab, name="kmnist/more_rates", rates=MORE_RATES["lab"])
     return {
-        profile: [
-            dataclasses.replace(cell, labels={**cell.labels, "dataset": dataset})
-            for dataset, cells in tables.items()
-            for cell in cells[profile]
-        ]
-        for profile in ("paper", "lab")
+        "paper": [cell for each in paper.values() for cell in each.each(WITHOUT_PROP, (8, 256))],
+        "lab": [cell for each in (lab, more) for cell in each.each(WITHOUT_PROP, (WIDE, NARROW))],
     }
 
 
 def figure_5() -> Plan:
     """Returns the networks of Figure 5; the lab trains on the sample named by the environment."""
     folder = os.environ.get(IMAGENET_SAMPLE)
-    files = [f"data.{part}_files={folder}/{part}-*" for part in ("train", "validation")] if folder else []
-    # The paper lacked the memory for feedback matrices from every place of a layer.
-    shared = {"dfa": ["alignment.share_space=true"]}
+    files = tuple(f"data.{part}_files={folder}/{part}-*" for part in ("train", "validation")) if folder else ()
+    networks = {**IMAGENET, "lab": dataclasses.replace(IMAGENET["lab"], overrides=files)}
+    return _plan(networks, IMAGENET_RULES, {"paper": (512,), "lab": (16,)})
+
+
+def _with_dataset(**plans: Plan) -> Plan:
+    """Returns the networks of some data sets together, with a label `dataset`."""
     return {
-        "paper": [
-            cell
-            for rule in IMAGENET_RULES
-            for cell in paper_cells("imagenet", rule, IMAGENET_WIDTH, "imagenet", {}, rates=IMAGENET_RATES)
-        ],
-        "lab": [
-            sweep(IMAGENET, "imagenet", {"rule": rule, "width": 16}, [*files, *shared.get(rule, ())])
-            for rule in IMAGENET_RULES
-        ],
+        profile: [
+            dataclasses.replace(cell, labels={**cell.labels, "dataset": dataset})
+            for dataset, plan in plans.items()
+            for cell in plan[profile]
+        ]
+        for profile in ("paper", "lab")
     }
+
+
+# Alignment scores: Tables 3 to 5, Figures 1 and 8.
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Networks whose layers are scored.
+
+    Attributes:
+        title: title in figures.
+        config: configuration that they start from.
+        overrides: `key.path=value`, with the size of the lab.
+        moments: epochs after which they are scored; their number takes a few minutes on 2 cores.
+        paper: (layer, width) -> score that the paper prints.
+        differs: differences from the paper, for a reader.
+        seeds: seeds of the networks.
+    """
+
+    title: str
+    config: str
+    overrides: tuple[str, ...]
+    moments: tuple[int, ...]
+    paper: Mapping[tuple[int, int], float]
+    differs: str
+    seeds: tuple[int, ...] = SEEDS[:1]
+
+
+_SCORED_CIFAR10 = ("data.train_split=train[5000:7000]", "data.validation_split=train[:100]", "data.image_size=16")
+
+SCORED = {
+    "cifar10": Scored(
+        "CIFAR-10, ReLU",
+        "wide_networks/cifar10/normal.yaml",
+        (*_SCORED_CIFAR10, "optimization.forward.learning_rate=5.0"),
+        (1, 2, 4, 7, 10),
+        TABLE_3,
+        "2,000 images of 16 x 16 pixels for 10 epochs at rate 5, as in the published code; the paper: 45,000 of "
+        "32 x 32 for 150, rate 1 as printed",
+    ),
+    "kmnist": Scored(
+        "KMNIST, ReLU",
+        "wide_networks/kmnist/normal.yaml",
+        ("data.train_split=train", "data.validation_split=test[:100]", "optimization.forward.learning_rate=5.0"),
+        (1, 2, 3, 4, 5),
+        TABLE_4,
+        "9,000 images for 5 epochs at rate 5, as in the published code; the paper: 55,000 for 100",
+    ),
+    "cifar10_tanh": Scored(
+        "CIFAR-10, tanh",
+        "wide_networks/cifar10/normal.yaml",
+        (*_SCORED_CIFAR10, "optimization.forward.learning_rate=2.0", "model.activation=tanh"),
+        (1, 2, 4, 7, 10),
+        TABLE_5,
+        "2,000 images of 16 x 16 pixels for 10 epochs at rate 2; the paper: 45,000 of 32 x 32 for 100, rate 2",
+    ),
+}
+"""Name -> networks of Tables 3 to 5."""
+
+SCORED_WIDTHS = (8, 16, 32, 64)
+"""Widths of these networks; those of the paper go up to 512."""
+
+SHOWN_SCORES = ("cifar10", "kmnist")
+"""Networks of Figures 1 and 8."""
+
+PROBES = 100
+"""Gaussian samples of a score (Appendix F)."""
+
+
+def scores(*names: str) -> list[Pieces]:
+    """Returns a network for each width and seed of some entries of `SCORED`."""
+    return [
+        _piece(
+            "scores/{setting}/{width}/seed{seed}",
+            {"setting": name, "width": width, "seed": seed},
+            scored,
+            {"moments": own.moments, "probes": PROBES},
+            Run(own.config, "", (*own.overrides, f"model.width={width}", f"seed={seed}")),
+        )
+        for name, own in ((name, SCORED[name]) for name in names)
+        for width in SCORED_WIDTHS
+        for seed in own.seeds
+    ]
+
+
+# The Add task: Table 8 and Figure 9.
+
+ADD_SEEDS, ADD_SEEDED_WIDTHS = (100, 101, 102, 103, 104), (8, 16, 32, 64, 128)
+"""Further seeds of the weights and shuffles, which show how much the table depends on the published one, and the widths
+trained with them; 256 and 512 take minutes each."""
+
+
+def recurrent(epochs: int = add_task.EPOCHS) -> list[Pieces]:
+    """Returns a recurrent network for each rule, width and seed."""
+    every = [
+        {"rule": rule, "width": width, "seed": seed}
+        for width in WIDTHS
+        for rule in add_task.RULES
+        for seed in (add_task.PUBLISHED_SEED, *(ADD_SEEDS if width in ADD_SEEDED_WIDTHS else ()))
+    ]
+    name = "recurrent/{width}/{rule}/seed{seed}"
+    return [_piece(name, labels, add_task.trained, {**labels, "epochs": epochs}) for labels in every]
+
+
+# Outputs and updates beside those of gradient descent: Figure 2 and Proposition 2.
+
+ACTIVATIONS = {"tanh": "tanh", "relu": "ReLU, outside of the proposition"}
+"""Activation -> its title. Only tanh has the bounded first and second derivatives that the proposition requires."""
+
+UPDATE_WIDTHS, UPDATE_SEEDS = (8, 16, 32, 64, 128, 256, 512, 1024), (99, 100, 101)
+
+SHOWN_UPDATES = (UPDATE_WIDTHS[0], UPDATE_WIDTHS[-1])
+"""Widths of Figure 2."""
+
+SIZES = {"hidden": 3, "examples": 64, "rate": 0.25, "moments": (1, 20, 60, 200), "side": 24}
+"""Fields of `updates.Experiment`. The rate is small because the proposition is about gradient flow: at a rate of 1 some
+narrow networks oscillate."""
+
+
+def updates(widths: Sequence[int] = UPDATE_WIDTHS, activations: Sequence[str] = tuple(ACTIVATIONS)) -> list[Pieces]:
+    """Returns the networks of each activation, width and seed."""
+    every = [
+        {"activation": activation, "width": width, "seed": seed}
+        for activation in activations
+        for width in widths
+        for seed in UPDATE_SEEDS
+    ]
+    return [_piece("updates/{width}/{activation}/seed{seed}", own, parted, {**own, **SIZES}) for own in every]
+
+
+def _plans() -> dict[str, Plan]:
+    widths = {"paper": WIDTHS, "lab": LAB_WIDTHS[::-1]}
+    by_width = {"cifar10": _plan(CIFAR10, WITHOUT_PROP, widths), "kmnist": _plan(KMNIST, WITHOUT_PROP, widths)}
+    seeded = {profile: (width,) for profile, width in SEEDED_WIDTH.items()}
+    return {
+        "table_1": _plan(CIFAR10, RULES, {"paper": WIDTHS[4:], "lab": PROP_WIDTHS[::-1]}),
+        "table_2": _plan(CIFAR10, list(TABLE_2), seeded, seeds=SEEDS),
+        "table_3": {"lab": scores("cifar10")},
+        "table_4": {"lab": scores("kmnist")},
+        "table_5": {"lab": scores("cifar10_tanh")},
+        "table_6": by_width["cifar10"],
+        "table_7": by_width["kmnist"],
+        "table_8": {"lab": recurrent()},
+        "table_9": table_9(),
+        "table_10": table_10(),
+        "figure_1": {"lab": scores(*SHOWN_SCORES)},
+        "figure_2": {"lab": updates(SHOWN_UPDATES, ["tanh"])},
+        "figure_3": figure_3(),
+        "figure_4": _with_dataset(**by_width),
+        "figure_5": figure_5(),
+        "figure_6": table_9(),
+        "figure_8": {"lab": scores(*SHOWN_SCORES)},
+        "figure_9": {"lab": recurrent()},
+        "figure_proposition_2": {"lab": updates()},
+    }
+
+
+PLANS = _plans()
+"""Table or figure -> its plan. Those with only the profile `lab` have one size."""

@@ -1,17 +1,21 @@
-"""Tables 1, 2, 6, 7, 9 and 10 of Boopathy and Fiete 2022: accuracies of convolutional networks."""
+"""The tables of Boopathy and Fiete 2022: accuracies, alignment scores, losses on the Add task."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.tables import chosen, spread, table
-from neural_alignment.papers.wide_networks.networks import COLUMNS, DIFFERS, networks, row_of
-from neural_alignment.papers.wide_networks.printed import TABLE_1, TABLE_2, TABLE_6, TABLE_7, TABLE_9, TABLE_10
-from neural_alignment.papers.wide_networks.runs import RULE_STYLES, SEEDED_WIDTH
+from neural_alignment.papers.tables import chosen, crossed, spread, table
+from neural_alignment.papers.wide_networks import rows as tidy
+from neural_alignment.papers.wide_networks.compute.add_task import PUBLISHED_SEED, RULES, TIME
+from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_1, TABLE_2, TABLE_6, TABLE_7, TABLE_9, TABLE_10
+from neural_alignment.papers.wide_networks.rows import COLUMNS, DIFFERS
+from neural_alignment.papers.wide_networks.runs import RULE_NAMES, SCORED, SEEDED_WIDTH
 from neural_alignment.reporting import Artifact, Row
+
+Make = Callable[[Source], Artifact]
 
 DIFFERENCES = "differs from the paper (paper)"
 """Header of the last column of the tables."""
@@ -23,18 +27,17 @@ REMARK = (
 )
 
 
-def label(rows: Sequence[Row]) -> str:
-    """Returns the name of the rule of some rows."""
-    return RULE_STYLES[rows[0]["rule"]].label
+def by_rule(rules: Sequence[str], columns: Mapping[str, Callable[[str], object]], corner: str = "rule") -> str:
+    """Returns a Markdown table with a line per rule: header -> content of a cell, from the rule."""
+    return crossed(corner, {RULE_NAMES[rule]: rule for rule in rules}, columns, lambda rule, cell: cell(rule))
 
 
-def _accuracies(rows: Sequence[Row], **key: Any) -> str:
-    """Returns the accuracies of the rows with some labels, and that of the paper in brackets."""
-    own = chosen(rows, **key)
-    if not own:
+def _accuracies(rows: Sequence[Row]) -> str:
+    """Returns the accuracies of some rows, and that of the paper in brackets."""
+    if not rows:
         return "not yet run"
-    paper = own[0]["paper_accuracy"]
-    validation, test = (spread(own, f"{part}_accuracy") for part in ("validation", "test"))
+    paper = rows[0]["paper_accuracy"]
+    validation, test = (spread(rows, f"{part}_accuracy") for part in ("validation", "test"))
     return f"{validation}, test {test} ({'-' if math.isnan(paper) else f'{paper:.1f}'})"
 
 
@@ -42,74 +45,137 @@ def _grid(rows: Sequence[Row], source: Source, **key: Any) -> str:
     """Returns a table of rules by widths, of the networks with some labels."""
     labels = [cell.labels for cell in source.cells if key.items() <= cell.labels.items()]
     differs = {each["rule"]: each[DIFFERS] for each in labels}
-    columns: dict[str, Any] = {"rule": label}
-    for width in sorted({each["width"] for each in labels}):
-        columns[f"x{width}"] = lambda own, width=width: _accuracies(rows, **key, rule=own[0]["rule"], width=width)
-    columns[DIFFERENCES] = lambda own: differs[own[0]["rule"]] or "-"
-    return table([{"rule": rule} for rule in RULE_STYLES if rule in differs], ["rule"], columns)
+    columns: dict[str, Callable[[str], object]] = {
+        f"x{width}": lambda rule, width=width: _accuracies(chosen(rows, **key, rule=rule, width=width))
+        for width in sorted({each["width"] for each in labels})
+    }
+    columns[DIFFERENCES] = lambda rule: differs[rule] or "-"
+    return by_rule([rule for rule in RULE_NAMES if rule in differs], columns)
 
 
-def _by_width(source: Source, paper: Mapping[str, Mapping[int, float]], *more: str) -> Artifact:
-    """Returns a table of rules by widths; `more` are further paragraphs."""
-    rows = [row_of(network, paper) for network in networks(source)]
-    return Artifact(COLUMNS, rows, "\n\n".join([_grid(rows, source), REMARK, *more]))
+def accuracy_table(
+    printed: Mapping[Any, Any], *more: str, key: str = "", heading: str = "", columns: Sequence[str] = COLUMNS
+) -> Make:
+    """Returns the function that makes a table of accuracies by rule and width.
+
+    Args:
+        printed: accuracies that the paper prints, as for `rows.accuracies`.
+        *more: further paragraphs.
+        key: label that divides the table into parts, if there is one.
+        heading: heading of each part; {} stands for the value of the key.
+        columns: columns of the CSV file.
+    """
+
+    def make(source: Source) -> Artifact:
+        rows = [{name: row[name] for name in columns} for row in tidy.accuracies(source, printed, key)]
+        values = [value for value in printed if any(cell.labels[key] == value for cell in source.cells)] if key else []
+        grids = [f"{heading.format(value)}:\n\n{_grid(rows, source, **{key: value})}" for value in values]
+        return Artifact(columns, rows, "\n\n".join([*(grids or [_grid(rows, source)]), REMARK, *more]))
+
+    return make
 
 
-def table_1(source: Source) -> Artifact:
-    """Align-prop beside all other rules; the paper has it only at widths 128, 256 and 512."""
-    columns = {"the paper": label} | {f"x{width}": width for width in TABLE_1["align_prop"]}
-    printed = table([{"rule": rule, **row} for rule, row in TABLE_1.items()], ["rule"], columns)
-    return _by_width(source, {**TABLE_6, "align_prop": TABLE_1["align_prop"]}, printed)
+COLUMNS_9 = ("rule", "width", "train_images", *COLUMNS[2:])
+
+_PRINTED_1 = by_rule(
+    list(TABLE_1),
+    {f"x{width}": lambda rule, width=width: TABLE_1[rule][width] for width in TABLE_1["align_prop"]},
+    "the paper",
+)
+
+table_1 = accuracy_table({**TABLE_6, "align_prop": TABLE_1["align_prop"]}, _PRINTED_1)
+table_6 = accuracy_table(TABLE_6)
+table_7 = accuracy_table(TABLE_7)
+table_9 = accuracy_table(TABLE_9, key="train_images", heading="{} training images", columns=COLUMNS_9[:-1])
+table_10 = accuracy_table(TABLE_10, key="setting", heading="The paper's {}", columns=("setting", *COLUMNS))
 
 
 def table_2(source: Source) -> Artifact:
     """Mean and standard deviation over five seeds at one width; the paper has another width than the lab."""
     width, papers = SEEDED_WIDTH[source.profile], SEEDED_WIDTH["paper"]
     other = "" if width == papers else f"width {width} ({papers}); "
-    found = [row_of(each, {rule: {width: mean} for rule, (mean, _) in TABLE_2.items()}) for each in networks(source)]
+    found = tidy.accuracies(source, {rule: {width: mean} for rule, (mean, _) in TABLE_2.items()})
     rows = [{**row, DIFFERS: other + row[DIFFERS]} for row in found]
     differs = {cell.labels["rule"]: other + cell.labels[DIFFERS] for cell in source.cells}
-    columns = {
-        "rule": label,
-        "seeds": lambda own: len(chosen(rows, rule=own[0]["rule"])),
-        "validation": lambda own: spread(chosen(rows, rule=own[0]["rule"]), "validation_accuracy"),
-        "test": lambda own: spread(chosen(rows, rule=own[0]["rule"]), "test_accuracy"),
-        f"paper, x{papers}": lambda own: "{} ± {}".format(*TABLE_2[own[0]["rule"]]),
-        DIFFERENCES: lambda own: differs[own[0]["rule"]] or "-",
+    columns: dict[str, Callable[[str], object]] = {
+        "seeds": lambda rule: len(chosen(rows, rule=rule)),
+        "validation": lambda rule: spread(chosen(rows, rule=rule), "validation_accuracy"),
+        "test": lambda rule: spread(chosen(rows, rule=rule), "test_accuracy"),
+        f"paper, x{papers}": lambda rule: "{} ± {}".format(*TABLE_2[rule]),
+        DIFFERENCES: lambda rule: differs[rule] or "-",
     }
-    text = table([{"rule": rule} for rule in TABLE_2], ["rule"], columns)
-    return Artifact(COLUMNS, rows, f"{text}\n\n{REMARK}")
+    return Artifact(COLUMNS, rows, f"{by_rule(list(TABLE_2), columns)}\n\n{REMARK}")
 
 
-def table_6(source: Source) -> Artifact:
-    """CIFAR-10, by width."""
-    return _by_width(source, TABLE_6)
+def score_table(name: str) -> Make:
+    """Returns the function that makes a table of scores at the end of training, with the printed ones.
+
+    Args:
+        name: an entry of `SCORED`.
+    """
+
+    def make(source: Source) -> Artifact:
+        rows = tidy.final_scores(source, name)
+        layers, widths = (sorted({row[key] for row in rows}) for key in ("layer", "width"))
+        down, across = {f"layer {layer}": layer for layer in layers}, {f"x{width}": width for width in widths}
+        text = crossed(
+            "score (paper)", down, across, lambda layer, width: _score(chosen(rows, layer=layer, width=width))
+        )
+        means = (
+            ", ".join(f"{spread(chosen(rows, width=width), column).mean:.3f} (x{width})" for width in widths)
+            for column in ("score", "permuted_score")
+        )
+        last = "Mean over layers and seeds: {}; with permuted weights {}.".format(*means) if rows else "No network yet."
+        text += f"\n\nOf several seeds mean and standard deviation. {SCORED[name].differs}. {last}"
+        return Artifact(tidy.SCORE_COLUMNS, [{key: row[key] for key in tidy.SCORE_COLUMNS} for row in rows], text)
+
+    return make
 
 
-def table_7(source: Source) -> Artifact:
-    """KMNIST, by width."""
-    return _by_width(source, TABLE_7)
+def _score(rows: Sequence[Row]) -> str:
+    return f"{spread(rows, 'score'):.3f} ({rows[0]['paper_score']:.3f})" if rows else "not yet run"
 
 
-COLUMNS_9 = ("rule", "width", "train_images", *COLUMNS[2:])
+def by_seed(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Returns the rows of the published seed, and those of the other seeds."""
+    return chosen(rows, seed=PUBLISHED_SEED), [row for row in rows if row["seed"] != PUBLISHED_SEED]
 
 
-def rows_of_9(source: Source) -> list[Row]:
-    """Returns the rows of Table 9."""
-    return [row_of(each, TABLE_9[each.labels["train_images"]], "train_images") for each in networks(source)]
+def table_8(source: Source) -> Artifact:
+    """The lowest training and test losses, each over the epochs by itself, and the printed ones."""
+    rows = tidy.losses(source)
+    columns = {
+        "rule": lambda own: RULE_NAMES[own[0]["rule"]],
+        "hidden units": "width",
+        "train (paper)": lambda own: _loss(own, "train"),
+        "test (paper)": lambda own: _loss(own, "test"),
+        "other seeds": lambda own: _count(by_seed(own)[1]),
+        "train, others": lambda own: spread(by_seed(own)[1], "train_loss"),
+        "test, others": lambda own: spread(by_seed(own)[1], "test_loss"),
+    }
+    ordered = sorted(rows, key=lambda row: (list(RULES).index(row["rule"]), row["width"]))
+    text = f"{table(ordered, ('rule', 'width'), columns)}\n\nSums over {TIME} steps; the constant 0.5 has "
+    return Artifact(tidy.LOSS_COLUMNS, rows, f"{text}{CHANCE.train} and {CHANCE.test}. {largest_difference(rows)}")
 
 
-def table_9(source: Source) -> Artifact:
-    """Small CIFAR-10, by number of training images and width."""
-    rows = rows_of_9(source)
-    numbers = sorted({cell.labels["train_images"] for cell in source.cells})
-    parts = [f"{number} training images:\n\n{_grid(rows, source, train_images=number)}" for number in numbers]
-    rows = [{name: row[name] for name in COLUMNS_9[:-1]} for row in rows]
-    return Artifact(COLUMNS_9[:-1], rows, "\n\n".join([*parts, REMARK]))
+def _loss(rows: Sequence[Row], part: str) -> str:
+    """Returns a loss of the published seed, and the printed one."""
+    published, _ = by_seed(rows)
+    if not published:
+        return "not yet run"
+    return f"{published[0][f'{part}_loss']:.3f} ({published[0][f'paper_{part}_loss']:.3f})"
 
 
-def table_10(source: Source) -> Artifact:
-    """Standard parameterization, Adam: all epochs, one epoch, and one epoch at a small rate."""
-    rows = [row_of(each, TABLE_10[each.labels["setting"]], "setting") for each in networks(source)]
-    parts = [f"The paper's {setting}:\n\n{_grid(rows, source, setting=setting)}" for setting in TABLE_10]
-    return Artifact(("setting", *COLUMNS), rows, "\n\n".join([*parts, REMARK]))
+def _count(others: Sequence[Row]) -> str:
+    """Returns the number of seeds, and of those that diverged in the first epoch."""
+    diverged = sum(math.isnan(row["train_loss"]) for row in others)
+    return f"{len(others)}, {diverged} diverged" if diverged else str(len(others))
+
+
+def largest_difference(rows: Sequence[Row]) -> str:
+    """Returns a sentence about the largest difference between the published seed and the printed losses."""
+    published, parts = by_seed(rows)[0], ("train_loss", "test_loss")
+    if not published:
+        return f"No network of seed {PUBLISHED_SEED} yet."
+    largest = max(abs(row[part] - row[f"paper_{part}"]) for row in published for part in parts)
+    return f"Largest difference of seed {PUBLISHED_SEED} to the paper: {largest:.4f}."

@@ -11,7 +11,9 @@ from helpers import distance
 from neural_alignment import config as configuration
 from neural_alignment import models
 from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, Feedback, from_config, networkwise_rules
+from neural_alignment.alignments.networkwise.graph import kernels_ahead
 from neural_alignment.errors import ConfigError
+from neural_alignment.keras_internals import calls
 from neural_alignment.layers import Conv2D, Dense
 from neural_alignment.training import AlignedModel, load_model, run, setup
 from neural_alignment.training.describe import describe
@@ -30,6 +32,20 @@ BASE = {
 
 def config(rule, **changes):
     return configuration.parse(configuration.merge({**BASE, "alignment": {"rule": rule}}, changes))
+
+
+def test_kernels_ahead_counts_the_layers_on_the_longest_path():
+    """The branch with more operations has fewer kernels, so it comes first in the order of the forward pass."""
+    inputs = keras.Input((4,))
+    x = Dense(4, name="first")(inputs)
+    x = keras.layers.Activation("relu", name="split")(x)
+    long = keras.layers.Dropout(0.1, name="second_dropout")(keras.layers.Dropout(0.1, name="first_dropout")(x))
+    short = Dense(4, name="second")(x)
+    outputs = Dense(3, name="readout")(keras.layers.Add(name="sum")([short, long]))
+    graph = list(calls(keras.Model(inputs, outputs)))
+    ahead = {"readout": 0, "sum": 1, "second": 1, "second_dropout": 1, "first_dropout": 1, "split": 2, "first": 2}
+    found = kernels_ahead(graph)
+    assert {name: found[name] for name in ahead} == ahead
 
 
 @pytest.mark.parametrize("rule", networkwise_rules())

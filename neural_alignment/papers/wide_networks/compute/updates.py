@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -30,6 +30,30 @@ PRECISION = "float64"
 CLASSES = 10
 
 
+class Experiment(NamedTuple):
+    """A network and its training.
+
+    Attributes:
+        width: units of each hidden layer.
+        hidden: number of hidden layers.
+        activation: nonlinearity of the hidden layers.
+        examples: number of examples to train on, and of other examples whose outputs are compared.
+        rate: learning rate.
+        moments: steps after which the networks are compared, increasing. Training ends with the last one.
+        side: units of the second layer whose updates are returned.
+        seed: the seed of weights and data.
+    """
+
+    width: int
+    hidden: int
+    activation: str
+    examples: int
+    rate: float
+    moments: Sequence[int]
+    side: int
+    seed: int
+
+
 def digits(examples: int, seed: int) -> tuple[Array, Array, Array]:
     """Returns digits to train on, inputs `(examples, 64)` from 0 to 1 and classes, and as many other inputs."""
     images, labels = load_digits(return_X_y=True)
@@ -38,61 +62,32 @@ def digits(examples: int, seed: int) -> tuple[Array, Array, Array]:
     return inputs[:examples], labels[order[:examples]], inputs[examples:]
 
 
-def build(rule: str, width: int, hidden: int, activation: str, rate: float, seed: int) -> AlignedModel:
+def build(rule: str, experiment: Experiment) -> AlignedModel:
     """Returns a fully connected network in the NTK parameterization, compiled for the rule.
 
-    Args:
-        rule: one of `RULES`; all have the same initial weights.
-        width: units of each hidden layer.
-        hidden: number of hidden layers.
-        activation: nonlinearity of the hidden layers.
-        rate: learning rate.
-        seed: the seed of the weights.
+    All rules have the same initial weights.
     """
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(experiment.seed)
     parts = Parts(RULES[rule], 0.0)
     inputs = x = keras.Input((64,), dtype=PRECISION)
-    layers = [(width, f"dense{number}", activation) for number in range(1, hidden + 1)]
-    for units, name, nonlinearity in (*layers, (CLASSES, "dense", None)):
+    hidden = [(experiment.width, f"dense{number + 1}", experiment.activation) for number in range(experiment.hidden)]
+    for units, name, activation in (*hidden, (CLASSES, "dense", None)):
         initializer = keras.initializers.RandomNormal(stddev=1.0)
-        x = parts.dense(
-            units,
-            name,
-            activation=nonlinearity,
-            parameterization="ntk",
-            kernel_initializer=initializer,
-            dtype=PRECISION,
-        )(x)
+        options = {"parameterization": "ntk", "kernel_initializer": initializer, "dtype": PRECISION}
+        x = parts.dense(units, name, activation=activation, **options)(x)
     network = parts.finish(inputs, x, "fc")
     model = AlignedModel(network.input, network.output)
-    loss = SquaredError(0.1, dtype=PRECISION)
-    model.compile(MultiOptimizer([keras.optimizers.SGD(rate)]), loss=loss)
+    optimizer = MultiOptimizer([keras.optimizers.SGD(experiment.rate)])
+    model.compile(optimizer, loss=SquaredError(0.1, dtype=PRECISION))
     return model
 
 
-def parted(
-    tell: Tell,
-    width: int,
-    seed: int,
-    hidden: int,
-    activation: str,
-    examples: int,
-    rate: float,
-    moments: Sequence[int],
-    side: int,
-) -> Arrays:
+def parted(tell: Tell, **experiment: Any) -> Arrays:
     """Trains the same network by each of the rules, on all examples at once.
 
     Args:
         tell: receives the progress.
-        width: units of each hidden layer.
-        seed: the seed of weights and data.
-        hidden: number of hidden layers.
-        activation: nonlinearity of the hidden layers.
-        examples: number of examples to train on, and of other examples whose outputs are compared.
-        rate: learning rate.
-        moments: steps after which the networks are compared, increasing. Training ends with the last one.
-        side: units of the second layer whose updates are returned.
+        **experiment: fields of `Experiment`.
 
     Returns:
         `step` (moments,). `movement` (moments,): ||f(t) - f(0)|| of gradient descent; this norm and the next are roots
@@ -100,26 +95,20 @@ def parted(
         NAME_cosine (moments, hidden + 1), between the changes W(t) - W(0) of each layer and those of gradient descent.
         For each of `RULES` NAME_update (side, side): the corner of the second layer's change at the end.
     """
-    inputs, labels, others = digits(examples, seed)
+    own = Experiment(**experiment)
+    inputs, labels, others = digits(own.examples, own.seed)
     dataset = SingleBatch(inputs, labels, CLASSES)
     histories: dict[str, _History] = {}
     for number, rule in enumerate(RULES):
-        trainer = Trainer(build(rule, width, hidden, activation, rate, seed), dataset)
-
-        def tell_part(part: float, number: int = number) -> None:
-            tell((number + part) / len(RULES))
-
-        histories[rule] = _history(trainer, others, moments, tell_part)
-    return _compared(histories, moments, side)
+        trainer = Trainer(build(rule, own), dataset)
+        histories[rule] = _history(
+            trainer, others, own.moments, lambda part, done=number: tell((done + part) / len(RULES))
+        )
+    return _compared(histories, own.moments, own.side)
 
 
 class _History(NamedTuple):
-    """The course of one training.
-
-    Attributes:
-        outputs: at the start and at each moment, `(examples, classes)`.
-        changes: moment -> W(t) - W(0) of each layer.
-    """
+    """Outputs `(examples, classes)` at the start and at each moment; at each moment, W(t) - W(0) of each layer."""
 
     outputs: list[Array]
     changes: list[list[Array]]

@@ -42,14 +42,7 @@ def scored(tell: Tell, config: Config, moments: Sequence[int], probes: int) -> A
 
 
 def scores(model: AlignedModel, lockstep: Lockstep, probes: int, seed: int) -> dict[str, list[float]]:
-    """Returns `NAMES`, a value per convolution.
-
-    Args:
-        model: the network.
-        lockstep: trains the network and its W*.
-        probes: Gaussian samples of each score.
-        seed: the seed of the samples and of the permutation.
-    """
+    """Returns `NAMES`, a value per convolution; the seed is that of the samples and of the permutation."""
     changes, references = lockstep.changes(), lockstep.reference_changes()
     found: dict[str, list[float]] = {name: [] for name in NAMES}
     for name, change in changes.items():

@@ -19,12 +19,8 @@ Array = np.ndarray
 RULES = {"normal": None, "align_ada": "align_ada", "align_zero": "align_zero", "readout_only": "last_layer"}
 """Name of a rule in the table -> `alignment.rule`; none for gradient descent."""
 
-TIME = 100
-"""Steps of a sequence."""
-
-BATCH = 50
-
-RATE = 0.001
+TIME, BATCH, RATE = 100, 50, 0.001
+"""Steps of a sequence, sequences of a minibatch, learning rate."""
 
 EPOCHS = 500
 """The text has 200 (Appendix F); the printed losses are those of 500 epochs of the published code."""
@@ -38,7 +34,7 @@ def build(rule: str, width: int, seed: int) -> Trainer:
     Args:
         rule: one of `RULES`.
         width: hidden units m.
-        seed: the seed of the weights and of the orders.
+        seed: seed of the weights and of the orders.
 
     Raises:
         ValueError: if there is no such rule.
@@ -81,7 +77,7 @@ def trained(tell: Tell, rule: str, width: int, seed: int, epochs: int = EPOCHS) 
         tell: receives the progress.
         rule: one of `RULES`.
         width: hidden units m.
-        seed: the seed of the weights and of the orders.
+        seed: seed of the weights and of the orders.
         epochs: number of epochs.
 
     Returns:
@@ -89,15 +85,13 @@ def trained(tell: Tell, rule: str, width: int, seed: int, epochs: int = EPOCHS) 
     """
     trainer = build(rule, width, seed)
     data, losses_of = trainer.dataset, trainer.inference(SummedSquaredError().call)
-    losses: dict[str, list[float]] = {"train_loss": [], "test_loss": []}
+    losses = []
     trainer.start()
     for number, order in enumerate(itertools.islice(data.orders(), epochs), start=1):
         trainer.train_epoch()
-        test, train = mean_losses(losses_of, (data.test_split, order.test), (data.train_split, order.train))
-        losses["test_loss"].append(test)
-        losses["train_loss"].append(train)
+        losses.append(mean_losses(losses_of, (data.test_split, order.test), (data.train_split, order.train)))
         tell(number / epochs)
-    return {name: np.array(values) for name, values in losses.items()}
+    return dict(zip(("test_loss", "train_loss"), np.transpose(losses), strict=True))
 
 
 def best(losses: Array) -> float:

@@ -1,0 +1,247 @@
+"""Tidy rows of the tables and figures: accuracies, alignment scores, losses, updates, seconds of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from neural_alignment.errors import InputError, RunError
+from neural_alignment.jobs.pieces import Pieces
+from neural_alignment.jobs.plans import Outcome
+from neural_alignment.papers.figures import quartiles
+from neural_alignment.papers.registry import Source
+from neural_alignment.papers.tables import grouped
+from neural_alignment.papers.wide_networks.compute import add_task
+from neural_alignment.papers.wide_networks.compute.updates import ALIGNED
+from neural_alignment.papers.wide_networks.printed import TABLE_8
+from neural_alignment.papers.wide_networks.runs import RULES, SCORED
+from neural_alignment.reporting import Row, Spread, read_csv
+
+
+def _arrays(source: Source, **labels: Any) -> Iterator[tuple[Mapping[str, Any], Mapping[str, np.ndarray]]]:
+    """Yields the labels and the arrays of each computed piece with some labels."""
+    for own, results in source.results(**labels):
+        yield from ((own, result.arrays) for result in results)
+
+
+# Accuracies.
+
+DIFFERS = "differs"
+"""Column with the differences between the protocol of a row and that of the paper."""
+
+COLUMNS = ("rule", "width", "seed", "rate", "validation_accuracy", "test_accuracy", "paper_accuracy", DIFFERS)
+"""Columns of the CSV files; accuracies are percent."""
+
+
+class TrainedNetwork(NamedTuple):
+    """The results of one network trained at several learning rates.
+
+    Attributes:
+        labels: its labels in tables.
+        seed: seed of its weights.
+        rates: learning rates.
+        validation: validation accuracy in percent, `(rates, epochs)`; NaN after a divergence.
+        loss: mean training loss of each epoch, `(rates, epochs)`.
+        test: test accuracy in percent at the best epoch of the best rate; NaN if it was not evaluated.
+    """
+
+    labels: Mapping[str, Any]
+    seed: int
+    rates: tuple[float, ...]
+    validation: np.ndarray
+    loss: np.ndarray
+    test: float
+
+    def by_rate(self) -> dict[float, float]:
+        """Returns rate -> best accuracy over epochs; NaN if training diverged in the first epoch."""
+        known = [row[~np.isnan(row)] for row in self.validation]
+        return dict(zip(self.rates, (float(row.max()) if row.size else math.nan for row in known), strict=True))
+
+    @property
+    def best(self) -> tuple[float, float]:
+        """The rate of the best accuracy (the first of equals), and that accuracy; NaN if all rates diverged."""
+        found = {rate: accuracy for rate, accuracy in self.by_rate().items() if not math.isnan(accuracy)}
+        return max(found.items(), key=lambda item: item[1]) if found else (math.nan, math.nan)
+
+
+def networks(source: Source) -> list[TrainedNetwork]:
+    """Returns the networks of a table: of the lab from its pieces, of the paper's size from ordinary runs per rate."""
+    found: list[TrainedNetwork] = []
+    runs: dict[tuple, list[tuple[Mapping[str, Any], Outcome]]] = {}
+    for cell, results in source.read():
+        labels = cell.labels
+        if isinstance(cell, Pieces):
+            for seed, arrays in ((result.seed, result.arrays) for result in results):
+                curves = arrays["validation_accuracy"], arrays["train_loss"]
+                found.append(TrainedNetwork(labels, seed, labels["rates"], *curves, float(arrays["test_accuracy"])))
+            continue
+        for outcome in results:
+            key = (*(item for item in labels.items() if item[0] not in ("rate", DIFFERS)), outcome.config.seed)
+            runs.setdefault(key, []).append((labels, outcome))
+    for own in runs.values():
+        found.append(_of_runs(own[0][0], [(labels["rate"], outcome) for labels, outcome in own]))
+    return found
+
+
+def _of_runs(labels: Mapping[str, Any], runs: Sequence[tuple[float, Outcome]]) -> TrainedNetwork:
+    """Returns a network from its runs at several rates; evaluations count as epochs."""
+    evaluations = [[row for row in run.rows if row["step"]] for _, run in runs]
+    validation, loss = np.full((2, len(runs), max(map(len, evaluations))), math.nan)
+    for number, rows in enumerate(evaluations):
+        validation[number, : len(rows)] = [100 * row["top1"] for row in rows]
+        loss[number, : len(rows)] = [row["train_J"] for row in rows]
+    known = [row for rows in evaluations for row in rows if not math.isnan(row["top1"])]
+    test = 100 * max(known, key=lambda row: row["top1"], default={}).get("test_top1", math.nan)
+    return TrainedNetwork(labels, runs[0][1].config.seed, tuple(rate for rate, _ in runs), validation, loss, test)
+
+
+def accuracies(source: Source, printed: Mapping[Any, Any], key: str = "") -> list[Row]:
+    """Returns a row with `COLUMNS` per network, the accuracy that the paper prints beside it.
+
+    Args:
+        source: the networks.
+        printed: rule -> width -> accuracy; with a key, that of each value of the key.
+        key: a further label that is a column as well, such as the number of training images.
+    """
+    found = []
+    for network in networks(source):
+        labels = network.labels
+        rate, validation = network.best
+        by_rule = printed[labels[key]] if key else printed
+        found.append({
+            **({key: labels[key]} if key else {}),
+            "rule": labels["rule"],
+            "width": labels["width"],
+            "seed": network.seed,
+            "rate": rate,
+            "validation_accuracy": validation,
+            "test_accuracy": network.test,
+            "paper_accuracy": by_rule.get(labels["rule"], {}).get(labels["width"], math.nan),
+            DIFFERS: labels[DIFFERS],
+        })  # fmt: skip
+    return found
+
+
+# Alignment scores.
+
+SCORE_COLUMNS = ("layer", "width", "seed", "score", "score_sem", "permuted_score", "paper_score")
+
+
+def scores(source: Source, name: str) -> list[Row]:
+    """Returns a row with `SCORE_COLUMNS` and `epoch` per network, moment and layer, for an entry of `SCORED`."""
+    return [
+        {"layer": layer, "width": labels["width"], "seed": labels["seed"]}
+        | {key: float(arrays[key][moment, layer - 1]) for key in ("score", "score_sem", "permuted_score")}
+        | {"paper_score": SCORED[name].paper[layer, labels["width"]], "epoch": int(epoch)}
+        for labels, arrays in _arrays(source, setting=name)
+        for moment, epoch in enumerate(arrays["epoch"])
+        for layer in range(1, arrays["score"].shape[1] + 1)
+    ]
+
+
+def final_scores(source: Source, name: str) -> list[Row]:
+    """Returns the rows of the last moment of each network, sorted by layer."""
+    networks = grouped(scores(source, name), "width", "seed").values()
+    kept = [row for own in networks for row in own if row["epoch"] == own[-1]["epoch"]]
+    return sorted(kept, key=lambda row: (row["layer"], row["width"], row["seed"]))
+
+
+# The Add task.
+
+LOSS_COLUMNS = ("rule", "width", "seed", "train_loss", "test_loss", "paper_train_loss", "paper_test_loss")
+
+
+def losses(source: Source) -> list[Row]:
+    """Returns a row with `LOSS_COLUMNS` per network; the paper's losses are those of the published seed."""
+    return [
+        {**labels, **{name: add_task.best(arrays[name]) for name in ("train_loss", "test_loss")}}
+        | {f"paper_{part}_loss": loss for part, loss in TABLE_8[labels["rule"]][labels["width"]]._asdict().items()}
+        for labels, arrays in _arrays(source)
+    ]
+
+
+# Outputs and updates beside those of gradient descent.
+
+DISTANCE_COLUMNS = ("activation", "rule", "width", "seed", "step", "distance", "movement")
+
+FITTED = 32
+"""Smallest width of the fit: narrower networks are far from the limit."""
+
+
+def distances(source: Source) -> list[Row]:
+    """Returns a row with `DISTANCE_COLUMNS` per network, rule and moment."""
+    return [
+        {"activation": labels["activation"], "rule": rule, "width": labels["width"], "seed": labels["seed"]}
+        | {"step": int(step), "distance": float(distance), "movement": float(movement)}
+        for labels, arrays in _arrays(source)
+        for rule in ALIGNED
+        for step, distance, movement in zip(arrays["step"], arrays[f"{rule}_distance"], arrays["movement"], strict=True)
+    ]
+
+
+def exponent(rows: Sequence[Row]) -> tuple[Spread, float]:
+    """Fits distance = c m^a to each seed by least squares of the logarithms, from `FITTED` on.
+
+    Args:
+        rows: with `width`, `seed` and `distance`, of one rule.
+
+    Returns:
+        The exponents a, one per seed that has two widths or more, and the geometric mean of the c.
+    """
+    fitted = grouped((row for row in rows if row["width"] >= FITTED), "seed").values()
+    logarithms = [[np.log([row[name] for row in own]) for name in ("width", "distance")] for own in fitted]
+    fits = [np.polyfit(xs, ys, 1) for xs, ys in logarithms if len(xs) > 1]
+    factor = float(np.exp(np.mean([offset for _, offset in fits]))) if fits else math.nan
+    return Spread([float(slope) for slope, _ in fits]), factor
+
+
+# Seconds of a step.
+
+ROUNDS_FILE = "wide.csv"
+"""File of the benchmark, a row per round: `case,round,contender,quantity,value`; a case is `width N`."""
+
+NEEDS = "--runs benchmarks/results (made by `python -m benchmarks.run wide`)"
+
+TIME_COLUMNS = ("rule", "width", "rounds", "seconds", "seconds_low", "seconds_high", "ratio", "ratio_low", "ratio_high")
+
+Rounds = Mapping[str, Mapping[int, Sequence[float]]]
+"""Rule -> width -> seconds of a training step in each round; a round makes one step by every rule in turn."""
+
+
+def read_rounds(folder: str) -> Rounds:
+    """Returns the rounds of the benchmark's file in a folder, in the order of `RULES`.
+
+    Raises:
+        InputError: if the folder has none.
+        RunError: if the file is damaged.
+    """
+    path = f"{folder}/{ROUNDS_FILE}"
+    samples = read_csv(path)
+    if not samples:
+        raise InputError(f"figure wide_networks/7 needs {NEEDS}; there are no rounds in {path}")
+    found: dict[str, dict[int, list[float]]] = {}
+    try:
+        for sample in samples:
+            if sample["quantity"] == "seconds":
+                rule = {"backpropagation": "normal"}.get(sample["contender"], sample["contender"])
+                width = int(sample["case"].removeprefix("width "))
+                found.setdefault(rule, {}).setdefault(width, []).append(float(sample["value"]))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: is no file of the benchmark: {error}") from None
+    counts = [{width: len(values) for width, values in of_rule.items()} for of_rule in found.values()]
+    if "normal" not in found or any(each != counts[0] for each in counts) or not set(found) <= set(RULES):
+        raise RunError(f"{path}: is no file of the benchmark: not every rule has every width and round")
+    return {rule: found[rule] for rule in RULES if rule in found}
+
+
+def times(rounds: Rounds) -> list[Row]:
+    """Returns medians and quartiles of the seconds of a step, and of their ratio to gradient descent in a round."""
+    return [
+        dict(zip(TIME_COLUMNS, (rule, width, len(own), *quartiles(own), *quartiles(ratios)), strict=True))
+        for rule, by_width in rounds.items()
+        for width, own in sorted(by_width.items())
+        for ratios in [np.divide(own, rounds["normal"][width])]
+    ]
