@@ -60,7 +60,7 @@ def test_fit_evaluate_and_predict_work_with_every_rule(rule):
     model.compile(MultiOptimizer(inner), cross_entropy(), metrics=["accuracy"], jit_compile=False)
     x, y = data()
     untrained = model.evaluate(x, y, verbose=0, return_dict=True)
-    history = model.fit(x, y, batch_size=8, epochs=15, verbose=0).history
+    history = model.fit(x, y, batch_size=2, epochs=4, verbose=0).history
     trained = model.evaluate(x, y, verbose=0, return_dict=True)
     assert set(history) == {"loss", "accuracy", "regulariser"}
     assert set(trained) == {"loss", "accuracy"}
