@@ -1,6 +1,7 @@
 """The house holds: imports point one way, and TensorFlow waits until it is needed."""
 
 import ast
+import collections
 import re
 import subprocess
 import sys
@@ -62,6 +63,27 @@ def test_imports_point_one_way(path):
 def test_optimizers_import_nothing_of_the_package():
     for path in modules(ROOT / "optimizers"):
         assert not any(name.startswith("neural_alignment") for name in imported(path)), path
+
+
+SHARED = {
+    "Array",  # Short names of NumPy's and TensorFlow's arrays, in many modules.
+    "Tensor",
+    "Arrays",  # Arrays by name, in `jobs` and in `analysis`, which imports nothing of the package.
+    "LinearMap",  # In `analysis` the protocol of the class in `operations`.
+}
+"""Public names that several modules define, with the same meaning."""
+
+
+def test_no_public_name_of_a_class_has_two_meanings():
+    modules_of = collections.defaultdict(list)
+    for path in [*modules(PACKAGE), *modules(ROOT / "optimizers")]:
+        for node in ast.parse(path.read_text()).body:
+            name = getattr(node, "name", "") if isinstance(node, ast.ClassDef) else ""
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                name = node.targets[0].id  # An alias of a type is capitalised like a class; a constant is not.
+            if name[:1].isupper() and not name.isupper():
+                modules_of[name].append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in modules_of.items() if len(paths) > 1 and name not in SHARED} == {}
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess:

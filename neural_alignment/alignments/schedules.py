@@ -79,9 +79,9 @@ class Exponential(_Changing):
         return self.value * tf.exp(self.rate * self._position(elapsed))
 
 
-Schedule = Annotated[Constant | Linear | Exponential, pydantic.Field(discriminator="kind")]
+WeightSchedule = Annotated[Constant | Linear | Exponential, pydantic.Field(discriminator="kind")]
 Weight = Annotated[
-    Annotated[pydantic.NonNegativeFloat, pydantic.Tag("number")] | Annotated[Schedule, pydantic.Tag("schedule")],
+    Annotated[pydantic.NonNegativeFloat, pydantic.Tag("number")] | Annotated[WeightSchedule, pydantic.Tag("schedule")],
     pydantic.Discriminator(lambda value: "schedule" if isinstance(value, (dict, Constant)) else "number"),
 ]
 """The weight of a primitive: a number or a schedule."""

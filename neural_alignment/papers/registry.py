@@ -12,6 +12,9 @@ from neural_alignment.jobs.pieces import Pieces, Result
 from neural_alignment.jobs.plans import Cell, Outcome, count_all, unique
 from neural_alignment.reporting import Artifact
 
+Profiles = dict[str, list]
+"""Profile, `"paper"` or `"lab"` -> the runs or pieces of a table or figure."""
+
 
 @dataclass(frozen=True)
 class Source:

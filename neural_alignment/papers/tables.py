@@ -10,7 +10,7 @@ from neural_alignment.reporting import Artifact, Row, Spread, markdown
 Key = str | Callable[[Row], Any]
 """A column, or a function of a row."""
 
-Cell = str | Callable[[Sequence[Row]], Any]
+Column = str | Callable[[Sequence[Row]], Any]
 """The content of a table cell: a column of the first row of a group, or a function of all rows of the group."""
 
 
@@ -43,7 +43,7 @@ def spread(rows: Iterable[Row], column: Key, scale: float = 1.0) -> Spread:
     return Spread([scale * value_of(row, column) for row in rows])
 
 
-def table(rows: Iterable[Row], by: Sequence[Key], columns: Mapping[str, Cell]) -> str:
+def table(rows: Iterable[Row], by: Sequence[Key], columns: Mapping[str, Column]) -> str:
     """Returns a Markdown table with a line for each group of rows.
 
     Args:
@@ -56,7 +56,7 @@ def table(rows: Iterable[Row], by: Sequence[Key], columns: Mapping[str, Cell]) -
     return markdown(list(columns), cells)
 
 
-def at(column: str, **values: Any) -> Cell:
+def at(column: str, **values: Any) -> Column:
     """Returns the cell that shows a column of the row of its group that has some values."""
     return lambda own: chosen(own, **values)[0][column]
 

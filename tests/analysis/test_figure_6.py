@@ -11,7 +11,7 @@ from neural_alignment import data
 from neural_alignment.analysis import neural_fit
 from neural_alignment.data import imagenet
 from neural_alignment.errors import DataError, InputError, RunError
-from neural_alignment.papers.two_routes.compute.fits import Settings, fit_rows
+from neural_alignment.papers.two_routes.compute.fits import FitSettings, fit_rows
 from neural_alignment.papers.two_routes.figures import FIT_COLUMNS, neural_fits
 from neural_alignment.training import features, run, setup
 
@@ -240,7 +240,7 @@ def test_the_figure_finds_the_layers_from_which_the_recordings_were_made(finishe
 
 
 def test_a_row_is_the_fit_of_that_layer(finished, recordings):
-    rows = fit_rows({"Feedback": finished}, recordings, settings=Settings(["conv2_norm"], random=False))
+    rows = fit_rows({"Feedback": finished}, recordings, settings=FitSettings(["conv2_norm"], random=False))
     with np.load(recordings) as file:
         split = neural_fit.split_by_category(file["categories"])
         outputs = features.features(finished, "conv2_norm")
@@ -256,7 +256,7 @@ def test_shuffled_recordings_are_about_zero(finished, recordings, tmp_path):
     order = np.random.default_rng(2)
     arrays["responses"] = order.permuted(arrays["responses"].mean(axis=2), axis=0)
     np.savez(tmp_path / "shuffled.npz", **arrays)
-    settings = Settings(["conv2_relu"], random=False)
+    settings = FitSettings(["conv2_relu"], random=False)
     rows = fit_rows({"Feedback": finished}, str(tmp_path / "shuffled.npz"), settings=settings)
     for row in rows:
         assert abs(row["correlation"]) < 4 * np.sqrt(np.pi / 2 / row["units"] / 80)
@@ -271,4 +271,4 @@ def test_inconsistent_inputs_are_one_line_errors(finished, recordings, dataset, 
     with pytest.raises(InputError, match=r"needs one or more finished runs"):
         fit_rows({}, recordings)
     with pytest.raises(DataError, match=r"more training images than the 300 components"):
-        fit_rows({"Feedback": finished}, recordings, settings=Settings(components=300))
+        fit_rows({"Feedback": finished}, recordings, settings=FitSettings(components=300))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from neural_alignment.papers import tables
-from neural_alignment.papers.registry import Source
+from neural_alignment.papers.registry import Profiles, Source
 from neural_alignment.papers.two_routes import runs
 from neural_alignment.papers.two_routes.runs import MODELS, TABLE_3, TABLE_4
 from neural_alignment.papers.two_routes.tables import run_rows
@@ -69,7 +69,7 @@ CLAIMS = (
 )
 
 
-def plan() -> runs.Plan:
+def plan() -> Profiles:
     """Returns the runs that the claims compare."""
     plans = (
         runs.table_3(),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from neural_alignment.jobs.plans import Cell
 from neural_alignment.papers import published
 from neural_alignment.papers.figures import Style
+from neural_alignment.papers.registry import Profiles
 
 MODELS = {f"resnet{size}": f"ResNet-{size}" for size in ("18", "50", "50v2", "101v2", "152v2")}
 """Folder of a network below configs/two_routes -> its name."""
@@ -64,9 +65,6 @@ DEEPER_NOISE = (1e-1,)
 PAPER_DROPS = [30, 60]
 """Epochs at which both rates drop in all runs of Figures 5 and S1 (Appendix B.3); Table 4 has a third drop, at 80."""
 
-Plan = dict[str, list[Cell]]
-"""Profile -> runs of a table or figure."""
-
 
 def paper_cell(model: str, rule: str) -> Cell:
     """Returns the runs of one rule and network at the size of the paper."""
@@ -80,7 +78,7 @@ def lab_cell(model: str, rule: str, seeds: tuple[int, ...] = SEEDS) -> Cell:
     return Cell(f"lab/two_routes/{rule}.yaml", f"{model}/{rule}", {"model": model, "rule": rule}, overrides, seeds)
 
 
-def plan(pairs: Iterable[tuple[str, str]], seeds: tuple[int, ...] | None = None) -> Plan:
+def plan(pairs: Iterable[tuple[str, str]], seeds: tuple[int, ...] | None = None) -> Profiles:
     """Returns the runs of pairs of a network and a rule.
 
     The lab has fewer networks. The paper has no configuration of feedback alignment, which it only mentions.
@@ -98,29 +96,29 @@ def plan(pairs: Iterable[tuple[str, str]], seeds: tuple[int, ...] | None = None)
     }
 
 
-def table_3() -> Plan:
+def table_3() -> Profiles:
     """Returns the runs of Table 3; the lab adds feedback alignment."""
     return plan(("resnet18", rule) for rule in (*TABLE_3, "feedback"))
 
 
-def table_4() -> Plan:
+def table_4() -> Profiles:
     """Returns the runs of Table 4."""
     return plan(itertools.product(TABLE_4, ("backprop", "symmetric", "activation")))
 
 
-def transfer(rules: Sequence[str]) -> Plan:
+def transfer(rules: Sequence[str]) -> Profiles:
     """Returns the runs of Figures 3 and S5: the metaparameters of ResNet-18 on other networks."""
     return plan((model, rule) for rule in rules for model in MODELS)
 
 
-def first_seed(rules: Sequence[str]) -> Plan:
+def first_seed(rules: Sequence[str]) -> Profiles:
     """Returns one run of ResNet-18 per rule."""
     return plan((("resnet18", rule) for rule in rules), FIRST)
 
 
-def noise(rules: Sequence[str], model: str) -> Plan:
+def noise(rules: Sequence[str], model: str) -> Profiles:
     """Returns the runs of Figures 5 and S1: without noise, which in the lab are those of the tables, and with noise."""
-    found: Plan = {"paper": [], "lab": []}
+    found: Profiles = {"paper": [], "lab": []}
     for rule in rules:
         paths = ("forward", "backward") if rule in ("symmetric", "activation") else ("forward",)
         drops = tuple(f"optimization.{path}.schedule.drop_epochs={PAPER_DROPS}" for path in paths)

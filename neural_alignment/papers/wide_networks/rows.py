@@ -36,7 +36,7 @@ COLUMNS = ("rule", "width", "seed", "rate", "validation_accuracy", "test_accurac
 """Columns of the CSV files; accuracies are percent."""
 
 
-class TrainedNetwork(NamedTuple):
+class NetworkRuns(NamedTuple):
     """The results of one network trained at several learning rates.
 
     Attributes:
@@ -67,16 +67,16 @@ class TrainedNetwork(NamedTuple):
         return max(found.items(), key=lambda item: item[1]) if found else (math.nan, math.nan)
 
 
-def networks(source: Source) -> list[TrainedNetwork]:
+def networks(source: Source) -> list[NetworkRuns]:
     """Returns the networks of a table: of the lab from its pieces, of the paper's size from ordinary runs per rate."""
-    found: list[TrainedNetwork] = []
+    found: list[NetworkRuns] = []
     runs: dict[tuple, list[tuple[Mapping[str, Any], Outcome]]] = {}
     for cell, results in source.read():
         labels = cell.labels
         if isinstance(cell, Pieces):
             for seed, arrays in ((result.seed, result.arrays) for result in results):
                 curves = arrays["validation_accuracy"], arrays["train_loss"]
-                found.append(TrainedNetwork(labels, seed, labels["rates"], *curves, float(arrays["test_accuracy"])))
+                found.append(NetworkRuns(labels, seed, labels["rates"], *curves, float(arrays["test_accuracy"])))
             continue
         for outcome in results:
             key = (*(item for item in labels.items() if item[0] not in ("rate", DIFFERS)), outcome.config.seed)
@@ -86,7 +86,7 @@ def networks(source: Source) -> list[TrainedNetwork]:
     return found
 
 
-def _of_runs(labels: Mapping[str, Any], runs: Sequence[tuple[float, Outcome]]) -> TrainedNetwork:
+def _of_runs(labels: Mapping[str, Any], runs: Sequence[tuple[float, Outcome]]) -> NetworkRuns:
     """Returns a network from its runs at several rates; evaluations count as epochs."""
     evaluations = [[row for row in run.rows if row["step"]] for _, run in runs]
     validation, loss = np.full((2, len(runs), max(map(len, evaluations))), math.nan)
@@ -95,7 +95,7 @@ def _of_runs(labels: Mapping[str, Any], runs: Sequence[tuple[float, Outcome]]) -
         loss[number, : len(rows)] = [row["train_J"] for row in rows]
     known = [row for rows in evaluations for row in rows if not math.isnan(row["top1"])]
     test = 100 * max(known, key=lambda row: row["top1"], default={}).get("test_top1", math.nan)
-    return TrainedNetwork(labels, runs[0][1].config.seed, tuple(rate for rate, _ in runs), validation, loss, test)
+    return NetworkRuns(labels, runs[0][1].config.seed, tuple(rate for rate, _ in runs), validation, loss, test)
 
 
 def accuracies(source: Source, printed: Mapping[Any, Any], key: str = "") -> list[Row]:

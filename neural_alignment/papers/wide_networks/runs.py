@@ -11,14 +11,12 @@ from typing import Any
 
 from neural_alignment.jobs.pieces import Arrays, Piece, Pieces
 from neural_alignment.jobs.plans import Cell, Run
+from neural_alignment.papers.registry import Profiles
 from neural_alignment.papers.wide_networks.compute import add_task
 from neural_alignment.papers.wide_networks.compute.scoring import scored
 from neural_alignment.papers.wide_networks.compute.sweeps import swept
 from neural_alignment.papers.wide_networks.compute.updates import parted
 from neural_alignment.papers.wide_networks.printed import TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_9, TABLE_10, WIDTHS
-
-Plan = dict[str, list]
-"""Profile, `"paper"` or `"lab"` -> runs or pieces."""
 
 RULE_NAMES = {
     "normal": "Normal",
@@ -203,7 +201,7 @@ IMAGENET = {
 
 def _plan(
     networks: Mapping[str, _Networks], rules: Sequence[str], widths: Mapping[str, Sequence[int]], **options: Any
-) -> Plan:
+) -> Profiles:
     """Returns every rule with every width; `widths` and `networks` are by profile."""
     return {profile: networks[profile].each(rules, widths[profile], **options) for profile in ("paper", "lab")}
 
@@ -219,9 +217,9 @@ def small(number: int) -> tuple[str, ...]:
     )
 
 
-def table_9() -> Plan:
+def table_9() -> Profiles:
     """Returns the networks of Table 9; the lab has all rules, the paper leaves out two."""
-    plan: Plan = {"paper": [], "lab": []}
+    plan: Profiles = {"paper": [], "lab": []}
     for profile, numbers in (("paper", TABLE_9), ("lab", NUMBERS)):
         for number in numbers:
             options = {"name": f"small_cifar10/{number}", "labels": {"train_images": number}}
@@ -231,9 +229,9 @@ def table_9() -> Plan:
     return plan
 
 
-def table_10() -> Plan:
+def table_10() -> Profiles:
     """Returns the networks of Table 10: standard parameterization, Adam."""
-    plan: Plan = {"paper": [], "lab": []}
+    plan: Profiles = {"paper": [], "lab": []}
     for setting, (epochs, small_rate) in SETTINGS.items():
         papers, ours = (ADAM_RATES[profile][: 1 if small_rate else None] for profile in ("paper", "lab"))
         name, labels = f"adam/{setting.replace(', ', '_').replace(' ', '_')}", {"setting": setting}
@@ -247,7 +245,7 @@ def table_10() -> Plan:
     return plan
 
 
-def figure_3() -> Plan:
+def figure_3() -> Profiles:
     """Returns the networks of Figure 3: two widths, all rates, some of them in the tables; the lab has only KMNIST."""
     ours, papers = (tuple(sorted((*own, *MORE_RATES[key]))) for own, key in ((LAB_RATES, "lab"), (RATES, "paper")))
     paper = {
@@ -263,7 +261,7 @@ def figure_3() -> Plan:
     }
 
 
-def figure_5() -> Plan:
+def figure_5() -> Profiles:
     """Returns the networks of Figure 5; the lab trains on the sample named by the environment."""
     folder = os.environ.get(IMAGENET_SAMPLE)
     files = tuple(f"data.{part}_files={folder}/{part}-*" for part in ("train", "validation")) if folder else ()
@@ -271,7 +269,7 @@ def figure_5() -> Plan:
     return _plan(networks, IMAGENET_RULES, {"paper": (512,), "lab": (16,)})
 
 
-def _with_dataset(**plans: Plan) -> Plan:
+def _with_dataset(**plans: Profiles) -> Profiles:
     """Returns the networks of some data sets together, with a label `dataset`."""
     return {
         profile: [
@@ -411,7 +409,7 @@ def updates(widths: Sequence[int] = UPDATE_WIDTHS, activations: Sequence[str] = 
     return [_piece("updates/{width}/{activation}/seed{seed}", own, parted, {**own, **SIZES}) for own in every]
 
 
-def _plans() -> dict[str, Plan]:
+def _plans() -> dict[str, Profiles]:
     widths = {"paper": WIDTHS, "lab": LAB_WIDTHS[::-1]}
     by_width = {"cifar10": _plan(CIFAR10, WITHOUT_PROP, widths), "kmnist": _plan(KMNIST, WITHOUT_PROP, widths)}
     seeded = {profile: (width,) for profile, width in SEEDED_WIDTH.items()}

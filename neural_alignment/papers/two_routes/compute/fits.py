@@ -15,7 +15,7 @@ from neural_alignment.training import features
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """Options of a fit.
 
     Attributes:
@@ -29,14 +29,14 @@ class Settings:
     components: int = neural_fit.COMPONENTS
 
 
-ALL_LAYERS = Settings()
+ALL_LAYERS = FitSettings()
 
 
 def fit_rows(
     runs: Mapping[str, str],
     recordings: str,
     images: str | None = None,
-    settings: Settings = ALL_LAYERS,
+    settings: FitSettings = ALL_LAYERS,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
     """Fits the layers of runs to recordings.
