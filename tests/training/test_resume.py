@@ -439,7 +439,7 @@ def signalled(self, stop):
     with stop.safe():
         pass
 
-model.Execution.trace = lambda *_: threading.Event().wait()  # Never done.
+model.StepLoop.trace = lambda *_: threading.Event().wait()  # Never done.
 run.RunLoop._measure = signalled
 """
     process = command(tmp_path, before)
