@@ -526,7 +526,8 @@ def main() -> None:
         _exit("stopped; go on with --resume", 1)
     except Exception as error:
         # Typer's own errors, of a class that its versions name differently: a wrong option, a missing argument.
-        line = f"{error.format_message()}; see --help" if hasattr(error, "format_message") else _refusal(error)
+        is_typers = hasattr(error, "format_message")
+        line = f"{error.format_message().rstrip('.')}; see --help" if is_typers else _refusal(error)
         if line is None:
             raise
         _exit(f"error: {line}", 2)

@@ -150,12 +150,15 @@ def test_noise_for_no_variable_is_one_line(run):
     assert "`only` must be part of the path of a variable" in error
 
 
-@pytest.mark.parametrize("arguments", [["train"], ["train", QUICKSTART, "--bogus"], ["trian"]])
+@pytest.mark.parametrize(
+    "arguments", [["train"], ["train", QUICKSTART, "--bogus"], ["trian"], ["compare", QUICKSTART, "--seeds", "0"]]
+)
 def test_wrong_use_is_one_line(run, arguments):
     code, _, error = run(*arguments)
     assert code == 2
     assert len(error.strip().splitlines()) == 1
-    assert error.strip().endswith("see --help")
+    assert error.strip().endswith("; see --help")
+    assert ".;" not in error
 
 
 def test_without_arguments_the_help_is_shown(run):

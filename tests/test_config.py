@@ -1,4 +1,4 @@
-"""Reading configurations: what is right is typed, what is wrong is one line."""
+"""Reading configurations: valid files give typed objects, and an error is one line."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a rule costs: the linear operations in the graph of R and of its gradient, beyond those of the layer itself."""
+"""The cost of a rule: the linear operations in the graph of R and of its gradient, beyond those of the layer itself."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""The noise that takes the input's place: its distribution, what it depends on, what rules make of it on average."""
+"""The noise that replaces the input: its distribution, its dependence on seed and step, and the mean of R over it."""
 
 import itertools
 

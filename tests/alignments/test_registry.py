@@ -35,7 +35,7 @@ def test_every_rule_can_be_imported_from_the_package():
 
 
 OUTSIDE = '''
-"""A rule and a primitive of somebody else, as they would write them."""
+"""A rule and a primitive as a user would write them."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Rules for whole networks in a run: YAML, saving, resuming, `describe`, and what they refuse."""
+"""Rules for whole networks in a run: YAML, saving, resuming, `describe`, and refused models."""
 
 import zlib
 
