@@ -9,6 +9,20 @@ import numpy as np
 
 from neural_alignment.alignments import layerwise_rules
 
+SMALL_RUN = """
+epochs: 2
+batch_size: 200
+data: {source: digits}
+model: {name: fc, hidden: [8]}
+alignment: {rule: symmetric, self_: 2.0e-3, decay: 2.0e-3}
+optimization:
+  forward: {name: momentum, learning_rate: 0.02}
+  backward: {name: sgd, learning_rate: 0.1}
+evaluation: {batch_size: 360, probe_examples: 4}
+logging: {tensorboard: false}
+"""
+"""A configuration that trains in a second."""
+
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 3e-2, "finite difference": 1e-6}
 """Largest allowed error, relative to the largest expected entry."""
 

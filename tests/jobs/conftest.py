@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import SMALL_RUN
 
 from neural_alignment.jobs.engines import registry
 from neural_alignment.jobs.engines.in_process import InProcess
@@ -19,19 +20,7 @@ from neural_alignment.jobs.job import Computation, Training
 
 ROOT = Path(__file__).parent.parent.parent
 
-CONFIG = """
-epochs: 2
-batch_size: 200
-data: {source: digits}
-model: {name: fc, hidden: [8]}
-alignment: {rule: symmetric, self_: 2.0e-3, decay: 2.0e-3}
-optimization:
-  forward: {name: momentum, learning_rate: 0.02}
-  backward: {name: sgd, learning_rate: 0.1}
-evaluation: {batch_size: 360, probe_examples: 4}
-logging: {tensorboard: false}
-runtime: {strategy: cpu}
-"""
+CONFIG = f"{SMALL_RUN}runtime: {{strategy: cpu}}\n"
 
 
 @pytest.fixture

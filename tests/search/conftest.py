@@ -3,22 +3,12 @@
 import json
 
 import pytest
+from helpers import SMALL_RUN
 
 from neural_alignment import config as configuration
 from neural_alignment.jobs.ending import Ending
 
-BASE = """
-epochs: 2
-batch_size: 200
-data: {source: digits}
-model: {name: fc, hidden: [8]}
-alignment: {rule: symmetric, self_: 2.0e-3, decay: 2.0e-3}
-optimization:
-  forward: {name: momentum, learning_rate: 0.02}
-  backward: {name: sgd, learning_rate: 0.1}
-evaluation: {batch_size: 360, probe_examples: 4}
-logging: {tensorboard: false}
-"""
+BASE = SMALL_RUN
 
 SEARCH = """
 config: base.yaml
