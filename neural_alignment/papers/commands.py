@@ -150,9 +150,9 @@ def _train(items: Sequence[Item], source: Source, execution: Execution) -> None:
 
 def _write(item: Item, source: Source) -> str:
     """Makes the files of one item."""
-    product = item.make(source)
+    artifact = item.make(source)
     title = f"{item.kind} {item.name}: {item.title}"
-    if product is None:
+    if artifact is None:
         return f"{title}\n\nwritten to {source.output}"
-    names = write(product, f"{source.output}/{item.file}")
-    return f"{title}\n\n{product.text}\n\nwritten: {', '.join(names)}\n"
+    names = write(artifact, f"{source.output}/{item.file}")
+    return f"{title}\n\n{artifact.text}\n\nwritten: {', '.join(names)}\n"

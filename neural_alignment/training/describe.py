@@ -13,11 +13,12 @@ import tensorflow as tf
 from neural_alignment.alignments import Alignment, LayerView
 from neural_alignment.config import Config
 from neural_alignment.errors import RunError
+from neural_alignment.keras_internals import all_layers
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap
 from neural_alignment.optimization import LossRates, described
 from neural_alignment.training import initial_state, setup
-from neural_alignment.training.model import AlignedModel, aligned_layers, all_layers
+from neural_alignment.training.model import AlignedModel, aligned_layers
 
 PRODUCTS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul"}
 """Operations that cost one product of a kernel with a batch."""

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from neural_alignment.errors import Diverged
-from neural_alignment.training.model import AlignedModel, all_layers
+from neural_alignment.keras_internals import all_layers
+from neural_alignment.training.model import AlignedModel
 
 
 def diverged(model: AlignedModel, step: int) -> Diverged:

@@ -16,9 +16,10 @@ import tensorflow as tf
 from neural_alignment.config import Config
 from neural_alignment.data.recordings import load_images
 from neural_alignment.errors import DataError, RunError
+from neural_alignment.keras_internals import all_layers
 from neural_alignment.training import setup
 from neural_alignment.training.loading import check_finite, load_model
-from neural_alignment.training.model import AlignedModel, all_layers
+from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.run_directory import RunDirectory
 
 

@@ -12,9 +12,10 @@ import tensorflow as tf
 from neural_alignment import data
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError
+from neural_alignment.keras_internals import all_layers
 from neural_alignment.optimization import Clock
 from neural_alignment.training import memory
-from neural_alignment.training.model import AlignedModel, all_layers
+from neural_alignment.training.model import AlignedModel
 from optimizers import MultiOptimizer, RateScheduler
 
 

@@ -76,7 +76,7 @@ def parted():
 
 @pytest.fixture(scope="module")
 def initial():
-    models = [updates.build(rule, updates.Experiment(width=WIDTH, seed=99, **SIZES)) for rule in updates.RULES]
+    models = [updates.build(rule, updates.Experiment(width=WIDTH, seed=99, **SIZES)) for rule in updates.COMPARED_RULES]
     kernels = [[model.get_layer(name).kernel.numpy() for name in LAYERS] for model in models]
     for other in kernels[1:]:
         for mine, theirs in zip(kernels[0], other, strict=True):
@@ -91,11 +91,11 @@ def norm(difference):
 
 def test_distances_and_updates_are_those_of_numpy(parted, initial):
     x, targets, seen = drawn()
-    found = {rule: trained_by_hand(rule, initial, x, targets, 6) for rule in updates.RULES}
+    found = {rule: trained_by_hand(rule, initial, x, targets, 6) for rule in updates.COMPARED_RULES}
     outputs = {rule: forward(*each, seen)[0][-1] for rule, each in found.items()}
     start = forward(initial, [np.zeros(w.shape[1]) for w in initial], seen)[0][-1]
     assert parted["movement"][1] == pytest.approx(norm(outputs["normal"] - start), rel=1e-9)
-    for rule in updates.RULES:
+    for rule in updates.COMPARED_RULES:
         change = found[rule][0][1] - initial[1]
         np.testing.assert_allclose(parted[f"{rule}_update"], change[:2, :2], rtol=1e-9, atol=1e-12)
     for rule in updates.ALIGNED:

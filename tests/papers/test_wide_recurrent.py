@@ -107,7 +107,7 @@ def numpy_training(rule, miss=None):
     return losses
 
 
-@pytest.mark.parametrize("rule", add_task.RULES)
+@pytest.mark.parametrize("rule", add_task.ADD_TASK_RULES)
 def test_two_epochs_are_those_of_numpy(rule):
     found, due = add_task.trained(nothing, rule, WIDTH, 99, EPOCHS), numpy_training(rule)
     assert set(found) == set(due)
@@ -228,5 +228,5 @@ def test_the_plan_holds_all_widths_rules_and_seeds():
     labels = [tuple(cell.labels.values()) for cell in runs.recurrent()]
     assert len(set(labels)) == len(labels) == 4 * (5 * 6 + 2)
     assert {width for _, width, seed in labels if seed == 99} == {8, 16, 32, 64, 128, 256, 512}
-    assert {rule for rule, *_ in labels} == set(add_task.RULES) == set(printed.TABLE_8)
+    assert {rule for rule, *_ in labels} == set(add_task.ADD_TASK_RULES) == set(printed.TABLE_8)
     assert {cell.pieces[0].arguments["epochs"] for cell in runs.recurrent()} == {500}

@@ -270,7 +270,7 @@ def best_of_baselines(name):
 
 def align_prop_is_best():
     widths = experiments.PROP_WIDTHS
-    found = {rule: accuracies("table_1", rule, widths) for rule in experiments.RULES if rule != "normal"}
+    found = {rule: accuracies("table_1", rule, widths) for rule in experiments.TABLE_RULES if rule != "normal"}
     others = [max(each) for each in zip(*(v for rule, v in found.items() if rule != "align_prop"), strict=True)]
     cases = [ours >= best for ours, best in zip(found["align_prop"], others, strict=True)]
     return Shown(f"{listed(found['align_prop'])} % at 8, 16, 32; the best other {listed(others)} %", cases)

@@ -204,7 +204,7 @@ def test_what_a_killed_save_leaves_neither_confuses_nor_piles_up(killed, tmp_pat
     assert killed_runs.differences(whole, path) == []
 
 
-def test_a_run_killed_at_its_birth_can_be_resumed(tmp_path):
+def test_a_run_killed_before_it_wrote_its_status_can_be_resumed(tmp_path):
     for leftovers in ({"lock.json": ""}, {"status.json.partial": "{"}, {"status.json": '{"state": "running"}'}):
         path = tmp_path / "-".join(leftovers)
         path.mkdir()

@@ -15,9 +15,9 @@ from neural_alignment.analysis import signals
 from neural_alignment.analysis.trained_network import DirectNetwork, TrainedNetwork
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError
+from neural_alignment.keras_internals import all_layers
 from neural_alignment.optimization import LossRates, SGDOptions
 from neural_alignment.training import setup
-from neural_alignment.training.model import all_layers
 
 ACTIVATIONS = {"relu": signals.RELU, "tanh_relu": signals.TANH_RELU}
 """Supported activations, by their names in a configuration."""

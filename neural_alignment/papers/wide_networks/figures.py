@@ -32,11 +32,10 @@ from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks import runs
-from neural_alignment.papers.wide_networks.compute.updates import ALIGNED
-from neural_alignment.papers.wide_networks.compute.updates import RULES as UPDATE_RULES
+from neural_alignment.papers.wide_networks.compute.updates import ALIGNED, COMPARED_RULES
 from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_6, TABLE_7, TABLE_8, TABLE_9, WIDTHS
 from neural_alignment.papers.wide_networks.rows import COLUMNS, DIFFERS
-from neural_alignment.papers.wide_networks.runs import RULE_NAMES, RULES, SCORED
+from neural_alignment.papers.wide_networks.runs import RULE_NAMES, SCORED, TABLE_RULES
 from neural_alignment.papers.wide_networks.tables import COLUMNS_9, by_rule, by_seed, largest_difference
 from neural_alignment.reporting import Artifact, Row
 
@@ -123,7 +122,7 @@ def figure_3(source: Source) -> Artifact:
         for each in found
         for rate, accuracy in each.by_rate().items()
     ]
-    rows.sort(key=lambda row: (row["dataset"], row["width"], RULES.index(row["rule"]), row["rate"]))
+    rows.sort(key=lambda row: (row["dataset"], row["width"], TABLE_RULES.index(row["rule"]), row["rate"]))
     narrow, wide = (pick(cell.labels["width"] for cell in source.cells) for pick in (min, max))
     panels = [
         panel(
@@ -415,10 +414,10 @@ def figure_2(source: Source) -> Artifact:
     rows = [
         {"width": width, "seed": seed, "rule": rule, "row": row, "column": column, "update": float(value)}
         for width, own in arrays.items()
-        for rule in UPDATE_RULES
+        for rule in COMPARED_RULES
         for (row, column), value in np.ndenumerate(own[f"{rule}_update"])
     ]
-    panels = [[_update_panel(rule, width, arrays.get(width)) for rule in UPDATE_RULES] for width in found]
+    panels = [[_update_panel(rule, width, arrays.get(width)) for rule in COMPARED_RULES] for width in found]
     columns = {"width": lambda own: f"x{own[0]['width']}"} | {
         f"cosine of ΔW, {RULE_NAMES[rule]} to Normal": lambda own, rule=rule: (
             f"{arrays[own[0]['width']][f'{rule}_cosine'][-1, 1]:.4f}"
@@ -437,5 +436,5 @@ def _update_panel(rule: str, width: int, arrays: Mapping[str, np.ndarray] | None
     title = f"{RULE_NAMES[rule]}, x{width}"
     if arrays is None:
         return panel(title=f"{title}: not yet run", **axes)
-    largest = max(abs(arrays[f"{each}_update"]).max() for each in UPDATE_RULES)
+    largest = max(abs(arrays[f"{each}_update"]).max() for each in COMPARED_RULES)
     return panel(image(arrays[f"{rule}_update"], vmin=-largest, vmax=largest), title=title, **axes)

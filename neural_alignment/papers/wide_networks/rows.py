@@ -17,7 +17,7 @@ from neural_alignment.papers.tables import grouped
 from neural_alignment.papers.wide_networks.compute import add_task
 from neural_alignment.papers.wide_networks.compute.updates import ALIGNED
 from neural_alignment.papers.wide_networks.printed import TABLE_8
-from neural_alignment.papers.wide_networks.runs import RULES, SCORED
+from neural_alignment.papers.wide_networks.runs import SCORED, TABLE_RULES
 from neural_alignment.reporting import Row, Spread, read_csv
 
 
@@ -212,7 +212,7 @@ Rounds = Mapping[str, Mapping[int, Sequence[float]]]
 
 
 def read_rounds(folder: str) -> Rounds:
-    """Returns the rounds of the benchmark's file in a folder, in the order of `RULES`.
+    """Returns the rounds of the benchmark's file in a folder, in the order of `TABLE_RULES`.
 
     Raises:
         InputError: if the folder has none.
@@ -232,9 +232,9 @@ def read_rounds(folder: str) -> Rounds:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: is no file of the benchmark: {error}") from None
     counts = [{width: len(values) for width, values in of_rule.items()} for of_rule in found.values()]
-    if "normal" not in found or any(each != counts[0] for each in counts) or not set(found) <= set(RULES):
+    if "normal" not in found or any(each != counts[0] for each in counts) or not set(found) <= set(TABLE_RULES):
         raise RunError(f"{path}: is no file of the benchmark: not every rule has every width and round")
-    return {rule: found[rule] for rule in RULES if rule in found}
+    return {rule: found[rule] for rule in TABLE_RULES if rule in found}
 
 
 def times(rounds: Rounds) -> list[Row]:

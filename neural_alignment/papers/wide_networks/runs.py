@@ -30,10 +30,10 @@ RULE_NAMES = {
 }
 """Learning rule -> its name in tables and figures."""
 
-RULES = tuple(rule for rule in RULE_NAMES if rule != "readout_only")
+TABLE_RULES = tuple(rule for rule in RULE_NAMES if rule != "readout_only")
 """Learning rules of the convolutional networks."""
 
-WITHOUT_PROP = tuple(rule for rule in RULES if rule != "align_prop")
+WITHOUT_PROP = tuple(rule for rule in TABLE_RULES if rule != "align_prop")
 
 SEEDS = (99, 100, 101, 102, 103)
 """Seeds of Table 2. The other tables have the first one, which is that of the published code."""
@@ -181,7 +181,7 @@ SMALL_CIFAR10 = {
         "wide_networks/small_cifar10/normal.yaml",
         "",
         differs="nothing in the protocol; of the images see the docs",
-        unprinted=tuple(rule for rule in RULES if rule not in TABLE_9[NUMBERS[0]]),
+        unprinted=tuple(rule for rule in TABLE_RULES if rule not in TABLE_9[NUMBERS[0]]),
     ),
 }
 IMAGENET = {
@@ -224,7 +224,7 @@ def table_9() -> Profiles:
         for number in numbers:
             options = {"name": f"small_cifar10/{number}", "labels": {"train_images": number}}
             own = dataclasses.replace(SMALL_CIFAR10[profile], overrides=small(number), **options)
-            rules, widths = (TABLE_9[number], WIDTHS) if profile == "paper" else (RULES, SMALL_WIDTHS[::-1])
+            rules, widths = (TABLE_9[number], WIDTHS) if profile == "paper" else (TABLE_RULES, SMALL_WIDTHS[::-1])
             plan[profile] += own.each(rules, widths)
     return plan
 
@@ -376,7 +376,7 @@ def recurrent(epochs: int = add_task.EPOCHS) -> list[Pieces]:
     every = [
         {"rule": rule, "width": width, "seed": seed}
         for width in WIDTHS
-        for rule in add_task.RULES
+        for rule in add_task.ADD_TASK_RULES
         for seed in (add_task.PUBLISHED_SEED, *(ADD_SEEDS if width in ADD_SEEDED_WIDTHS else ()))
     ]
     name = "recurrent/{width}/{rule}/seed{seed}"
@@ -414,7 +414,7 @@ def _plans() -> dict[str, Profiles]:
     by_width = {"cifar10": _plan(CIFAR10, WITHOUT_PROP, widths), "kmnist": _plan(KMNIST, WITHOUT_PROP, widths)}
     seeded = {profile: (width,) for profile, width in SEEDED_WIDTH.items()}
     return {
-        "table_1": _plan(CIFAR10, RULES, {"paper": WIDTHS[4:], "lab": PROP_WIDTHS[::-1]}),
+        "table_1": _plan(CIFAR10, TABLE_RULES, {"paper": WIDTHS[4:], "lab": PROP_WIDTHS[::-1]}),
         "table_2": _plan(CIFAR10, list(TABLE_2), seeded, seeds=SEEDS),
         "table_3": {"lab": scores("cifar10")},
         "table_4": {"lab": scores("kmnist")},

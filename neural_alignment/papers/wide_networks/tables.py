@@ -9,7 +9,7 @@ from typing import Any
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, crossed, spread, table
 from neural_alignment.papers.wide_networks import rows as tidy
-from neural_alignment.papers.wide_networks.compute.add_task import PUBLISHED_SEED, RULES, TIME
+from neural_alignment.papers.wide_networks.compute.add_task import ADD_TASK_RULES, PUBLISHED_SEED, TIME
 from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_1, TABLE_2, TABLE_6, TABLE_7, TABLE_9, TABLE_10
 from neural_alignment.papers.wide_networks.rows import COLUMNS, DIFFERS
 from neural_alignment.papers.wide_networks.runs import RULE_NAMES, SCORED, SEEDED_WIDTH
@@ -153,7 +153,7 @@ def table_8(source: Source) -> Artifact:
         "train, others": lambda own: spread(by_seed(own)[1], "train_loss"),
         "test, others": lambda own: spread(by_seed(own)[1], "test_loss"),
     }
-    ordered = sorted(rows, key=lambda row: (list(RULES).index(row["rule"]), row["width"]))
+    ordered = sorted(rows, key=lambda row: (list(ADD_TASK_RULES).index(row["rule"]), row["width"]))
     text = f"{table(ordered, ('rule', 'width'), columns)}\n\nSums over {TIME} steps; the constant 0.5 has "
     return Artifact(tidy.LOSS_COLUMNS, rows, f"{text}{CHANCE.train} and {CHANCE.test}. {largest_difference(rows)}")
 

@@ -10,13 +10,14 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.data.add_task import PUBLISHED_SEED, Sequences
+from neural_alignment.errors import ArgumentError
 from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.losses import SummedSquaredError
 from neural_alignment.training.trainer import Trainer
 
 Array = np.ndarray
 
-RULES = {"normal": None, "align_ada": "align_ada", "align_zero": "align_zero", "readout_only": "last_layer"}
+ADD_TASK_RULES = {"normal": None, "align_ada": "align_ada", "align_zero": "align_zero", "readout_only": "last_layer"}
 """Name of a rule in the table -> `alignment.rule`; none for gradient descent."""
 
 TIME, BATCH, RATE = 100, 50, 0.001
@@ -32,15 +33,15 @@ def build(rule: str, width: int, seed: int) -> Trainer:
     The sequences are those of the published seed, so that all losses have one chance level.
 
     Args:
-        rule: one of `RULES`.
+        rule: one of `ADD_TASK_RULES`.
         width: hidden units m.
         seed: seed of the weights and of the orders.
 
     Raises:
         ValueError: if there is no such rule.
     """
-    if rule not in RULES:
-        raise ValueError(f"`rule` must be one of {', '.join(RULES)}. Received {rule!r}. Example: rule='normal'.")
+    if rule not in ADD_TASK_RULES:
+        raise ArgumentError("rule", f"must be one of {', '.join(ADD_TASK_RULES)}", rule, "rule='normal'")
     options = {
         "seed": seed,
         "epochs": EPOCHS,
@@ -48,7 +49,7 @@ def build(rule: str, width: int, seed: int) -> Trainer:
         "data": {"source": "add_task", "steps": TIME, "sequences_seed": PUBLISHED_SEED},
         "model": {"name": "rnn", "units": width, "slots": BATCH, "weights_seed": seed},
         "loss": {"kind": "summed_squared_error"},
-        "alignment": RULES[rule] and {"rule": RULES[rule]},
+        "alignment": ADD_TASK_RULES[rule] and {"rule": ADD_TASK_RULES[rule]},
         "optimization": {"forward": {"name": "sgd", "learning_rate": RATE}},
         "runtime": {"steps_per_execution": 6},  # An epoch, in one graph call.
     }
@@ -75,7 +76,7 @@ def trained(tell: Tell, rule: str, width: int, seed: int, epochs: int = EPOCHS) 
 
     Args:
         tell: receives the progress.
-        rule: one of `RULES`.
+        rule: one of `ADD_TASK_RULES`.
         width: hidden units m.
         seed: seed of the weights and of the orders.
         epochs: number of epochs.

@@ -20,7 +20,7 @@ from optimizers import MultiOptimizer
 
 Array = np.ndarray
 
-RULES = {"normal": None, "align_ada": AlignAda(), "align_zero": AlignZero()}
+COMPARED_RULES = {"normal": None, "align_ada": AlignAda(), "align_zero": AlignZero()}
 """Name -> the rule; none for gradient descent."""
 
 ALIGNED = ("align_ada", "align_zero")
@@ -68,7 +68,7 @@ def build(rule: str, experiment: Experiment) -> AlignedModel:
     All rules have the same initial weights.
     """
     keras.utils.set_random_seed(experiment.seed)
-    parts = Parts(RULES[rule], 0.0)
+    parts = Parts(COMPARED_RULES[rule], 0.0)
     inputs = x = keras.Input((64,), dtype=PRECISION)
     hidden = [(experiment.width, f"dense{number + 1}", experiment.activation) for number in range(experiment.hidden)]
     for units, name, activation in (*hidden, (CLASSES, "dense", None)):
@@ -93,16 +93,16 @@ def parted(tell: Tell, **experiment: Any) -> Arrays:
         `step` (moments,). `movement` (moments,): ||f(t) - f(0)|| of gradient descent; this norm and the next are roots
         of the mean over examples of the squared norm. For each of `ALIGNED`: NAME_distance (moments,), ||f - f_align||;
         NAME_cosine (moments, hidden + 1), between the changes W(t) - W(0) of each layer and those of gradient descent.
-        For each of `RULES` NAME_update (side, side): the corner of the second layer's change at the end.
+        For each of `COMPARED_RULES` NAME_update (side, side): the corner of the second layer's change at the end.
     """
     own = Experiment(**experiment)
     inputs, labels, others = digits(own.examples, own.seed)
     dataset = SingleBatch(inputs, labels, CLASSES)
     histories: dict[str, _History] = {}
-    for number, rule in enumerate(RULES):
+    for number, rule in enumerate(COMPARED_RULES):
         trainer = Trainer(build(rule, own), dataset)
         histories[rule] = _history(
-            trainer, others, own.moments, lambda part, done=number: tell((done + part) / len(RULES))
+            trainer, others, own.moments, lambda part, done=number: tell((done + part) / len(COMPARED_RULES))
         )
     return _compared(histories, own.moments, own.side)
 
