@@ -61,6 +61,16 @@ def all_layers(model: keras.Model) -> list[Any]:
     return [layer for layer in layers if not isinstance(layer, keras.Model)]
 
 
+def replace_sublayer(layer: Any, attribute: str, sublayer: Any) -> None:
+    """Replaces the layer in an attribute of a layer; the new one takes the place of the old one among the sublayers."""
+    old = getattr(layer, attribute)
+    place = layer._layers.index(old)
+    layer._tracker.untrack(old)
+    setattr(layer, attribute, sublayer)
+    layer._layers.remove(sublayer)
+    layer._layers.insert(place, sublayer)
+
+
 def stored_value(variable: Any) -> Any:
     """Returns the value of a Keras variable in the dtype in which it is stored, whatever the autocast dtype.
 

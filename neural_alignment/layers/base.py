@@ -1,76 +1,137 @@
-"""Base class of all aligned layers: the backward kernel, R_l, and the configuration."""
+"""Base classes of all aligned layers: their connections, and the arguments that native layers lack."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from neural_alignment import initialization
-from neural_alignment.alignments import Alignment, ForwardPass, LayerView, current_pass, first_example
-from neural_alignment.keras_internals import stored_value
-from neural_alignment.operations import LinearMap, carry
+from neural_alignment.alignments import Alignment, ForwardPass, current_pass, first_example
+from neural_alignment.layers.connection import Connection, tensor_of
+from neural_alignment.operations import LinearMap
 
 Tensor = tf.Tensor
 
 PARAMETERIZATIONS = ("standard", "ntk")
 """How a kernel is used: unchanged, or divided by the square root of its fan-in."""
 
-HALF = (tf.bfloat16, tf.float16)
-"""Dtypes that are too narrow for R; it is computed in float32 instead."""
-
 
 class AlignedLayer:
-    """Mixin that gives a Keras layer a backward kernel and R_l.
+    """Mixin that gives a Keras layer a backward kernel for each of its kernels, and R_l.
 
-    A subclass defines its linear map. Without an alignment a layer behaves exactly like the native Keras layer.
+    A subclass has the native layer as its second base class and the arguments of that layer, and lists its connections
+    in `make_connections`. Without an alignment it behaves exactly like the native layer.
+
+    Args:
+        *args: as in the native layer.
+        alignment: the rule of the layer. None is plain backpropagation; the layer then has no B.
+        **kwargs: as in the native layer, and those of `alignment_arguments`. `alignment_activation` is the nonlinearity
+            that follows the layer, if it is not the layer's `activation`; an example is a convolution before batch
+            normalisation. `parameterization` is "standard" or "ntk". With "ntk" W is drawn from N(0, 1) unless an
+            initializer is given, and W and B are divided by sqrt(fan-in) when they are used.
+
+    Raises:
+        ValueError: if an argument has a wrong type or cannot be combined with an alignment.
     """
+
+    alignment_arguments: ClassVar[tuple[str, ...]] = ("alignment", "alignment_activation", "parameterization")
+    """The arguments that the native layer does not have."""
+
+    initializer_arguments: ClassVar[tuple[str, ...]] = ("kernel_initializer",)
+    """The arguments of the native layer that initialise kernels."""
+
+    kernel_names: ClassVar[tuple[str, ...]] = ("kernel",)
+    """The names of the weights that have a backward kernel."""
 
     alignment: Alignment | None
 
-    _converted_kernel: np.ndarray | None = None
-    """W of the layer that this one is converted from. It may have been trained since initialisation."""
+    alignment_name: str | None = None
+    """Name in measures and noise. Default: the layer's name. Sublayers of different layers may have the same name."""
 
-    def _set_alignment(
-        self, alignment: Alignment | dict | None, alignment_activation: Any, parameterization: str
-    ) -> None:
-        """Validates and stores the arguments that the native layer does not have."""
+    _converted_kernels: dict[str, np.ndarray] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        native = next((base for base in cls.__bases__ if not issubclass(base, AlignedLayer)), None)
+        if native is not None:
+            cls.__signature__ = _with_arguments(inspect.signature(native), cls.alignment_arguments)
+
+    def __init__(self, *args: Any, alignment: Alignment | dict | None = None, **kwargs: Any):
+        own = {name: kwargs.pop(name) for name in self.alignment_arguments if name in kwargs}
+        parameterization = own.get("parameterization", "standard")
         if parameterization not in PARAMETERIZATIONS:
             raise ValueError(
                 f"`parameterization` must be one of {', '.join(PARAMETERIZATIONS)}. Received {parameterization!r}. "
                 'Example: parameterization="ntk".'
             )
+        if parameterization == "ntk":
+            kwargs = self._with_initializers(args, kwargs)
+        super().__init__(*args, **kwargs)
+        self._initializers: dict[str, Any] = {}
+        self.alignment = checked_rule(alignment)
         self.parameterization = parameterization
-        if isinstance(alignment, dict):
-            alignment = keras.saving.deserialize_keras_object(alignment)
-        if alignment is not None and not isinstance(alignment, Alignment):
+        follows = own.get("alignment_activation")
+        self.alignment_activation = keras.activations.get(follows) if follows else None
+        if not self.is_native:
+            self.check_arguments()
+
+    def _with_initializers(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Returns the arguments with the kernel initializers of the NTK parameterization, unless they are given."""
+        given = inspect.signature(super().__init__).bind_partial(*args, **kwargs).arguments
+        names = [name for name in self.initializer_arguments if name not in {*given, *kwargs}]
+        return {**kwargs, **{name: keras.initializers.RandomNormal(stddev=1.0) for name in names}}
+
+    def check_arguments(self) -> None:
+        """Checks that the arguments of the native layer can be combined with an alignment.
+
+        Raises:
+            ValueError: if they cannot.
+        """
+        if getattr(self, "lora_rank", None):
             raise ValueError(
-                "`alignment` must be a rule of `neural_alignment.alignments`, or None for backpropagation. "
-                f"Received {alignment!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
-            )
-        self.alignment = alignment
-        self.alignment_activation = keras.activations.get(alignment_activation) if alignment_activation else None
-        if not self._is_native and self.lora_rank:
-            raise ValueError(
-                f"`lora_rank` cannot be combined with `alignment`: the backward kernel would follow the wrong weights. "
+                "`lora_rank` cannot be combined with `alignment`: the backward kernel would follow the wrong weights. "
                 f"Received lora_rank={self.lora_rank}. Example: lora_rank=None."
             )
-        if not self._is_native and getattr(self, "quantization_mode", None):
+        if getattr(self, "quantization_mode", None):
             raise ValueError(
                 "`dtype` of an aligned layer must be a policy of floats: integers have no gradient. "
                 f"Received {self.dtype_policy.name!r}. Example: dtype='mixed_bfloat16'."
             )
+        if getattr(self, "data_format", None) == "channels_first":
+            raise ValueError(
+                '`data_format` must be "channels_last" in an aligned layer. '
+                f'Received data_format={self.data_format!r}. Example: data_format="channels_last".'
+            )
 
-    def linear_map(self) -> LinearMap:
-        """Returns the linear map of the layer."""
+    def make_connections(self) -> Sequence[Connection]:
+        """Returns the connections of the built native layer."""
         raise NotImplementedError
 
     @property
-    def _is_native(self) -> bool:
+    def connections(self) -> Sequence[Connection]:
+        """The connections of the layer, in the order of the forward pass; none if the layer has no backward kernels."""
+        return self.make_connections() if self.keeps_backward_kernel else ()
+
+    def connect(self, linear_map: LinearMap, kernel_name: str = "kernel", **options: Any) -> Connection:
+        """Returns a connection of this layer.
+
+        Args:
+            linear_map: as in `Connection`.
+            kernel_name: the name of W. A connection called `kernel` has the name of the layer.
+            **options: other attributes of `Connection`.
+        """
+        own = self.alignment_name or self.name
+        name = own if kernel_name == "kernel" else f"{own}.{kernel_name}"
+        defaults = {"holder": self, "bias": None, "following_activation": None, "name": name}
+        return Connection(self, linear_map, kernel_name, **{**defaults, **options})
+
+    @property
+    def is_native(self) -> bool:
         """Whether the layer behaves exactly like the native Keras layer."""
         return self.alignment is None and self.parameterization == "standard"
 
@@ -79,47 +140,41 @@ class AlignedLayer:
         """Whether the layer has a backward kernel. It has none with backpropagation or a rule for a whole network."""
         return self.alignment is not None and self.alignment.keeps_kernel
 
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Creates a weight, as the native layer does, and notes its initializer."""
+        # The native layer may derive the initializer of a kernel from its argument.
+        if "_initializers" in self.__dict__ and kwargs.get("name") is not None:
+            self._initializers[kwargs["name"]] = kwargs.get("initializer")
+        return super().add_weight(*args, **kwargs)
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the weights of the native layer and, if the rule has one, the backward kernel.
+        """Creates the weights of the native layer and, if the rule has them, the backward kernels.
 
         Raises:
-            ValueError: if B needs an independent draw and the initializer gives all entries of W the same value.
+            ValueError: if a B needs an independent draw and the initializer gives all entries of W the same value.
         """
         super().build(input_shape)
-        if not self.keeps_backward_kernel:
-            return
-        linear_map = self.linear_map()
-        starts_at_forward = self.alignment.starts_at_forward
+        self.add_backward_kernels()
 
-        def initializer(shape, dtype=None):
-            del shape  # B is drawn in the layout of W, so that the fan-in is that of W.
-            if starts_at_forward:
-                return linear_map.transpose(_stored(self.kernel))
-            backward = initialization.independent_draw(
-                self.kernel_initializer, self.kernel, self.name, dtype, self._converted_kernel
-            )
-            return linear_map.transpose(backward)
+    def add_backward_kernels(self) -> None:
+        """Creates the weights of all connections. See `Connection.add_weights`."""
+        for connection in self.connections:
+            name = connection.kernel_name
+            drawn = (self._converted_kernels or {}).get(name)
+            connection.add_weights(self.initializer_of(connection), drawn)
 
-        self._backward_kernel = self.add_weight(
-            name="backward_kernel",
-            shape=linear_map.transposed_shape(tuple(self.kernel.shape)),
-            initializer=initializer,
-            trainable=self.alignment.learns,
-            # Outside of an `AlignedModel` each replica takes W(0) within a step.
-            aggregation="only_first_replica" if starts_at_forward else "none",
-        )
-        # `optimizers.MultiOptimizer` reads these two attributes; it knows no layers and no rules.
-        self._backward_kernel.tied_by = self.alignment.rule if self.alignment.tie_gradient else None
-        self.kernel.trained_by_both = self.alignment.trains_forward
-        if self.alignment.uses_step or starts_at_forward:
-            self._step = self.add_weight(
-                name="alignment_step",
-                shape=(),
-                dtype="int64",
-                initializer="zeros",
-                trainable=False,
-                aggregation="only_first_replica",
-            )
+    def initializer_of(self, connection: Connection) -> Any:
+        """Returns the initializer of the W of a connection."""
+        return keras.initializers.get(self._initializers[connection.kernel_name])
+
+    def take_converted(self, layer: Any) -> None:
+        """Notes the kernels of the native layer that this one is converted from.
+
+        They may have been trained since initialisation, so B is drawn independently of them.
+        """
+        names = self.kernel_names
+        holder = getattr(layer, "cell", layer)
+        self._converted_kernels = {name: keras.ops.convert_to_numpy(getattr(holder, name)) for name in names}
 
     def take_initial_kernel(self) -> None:
         """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing.
@@ -127,125 +182,49 @@ class AlignedLayer:
         `AlignedModel` calls this method before each step. In other models the layer takes W(0) in its first backward
         pass, except that of a call with `training=False`; custom training loops may omit `training`.
         """
-        if not (self.keeps_backward_kernel and self.alignment.starts_at_forward):
-            return
+        for connection in self.connections:
+            connection.take_initial_kernel()
 
-        def take() -> Tensor:
-            self._backward_kernel.assign(self.linear_map().transpose(_stored(self.kernel)))
-            self._step.assign(1)
-            return tf.constant(True)
-
-        tf.cond(tf.convert_to_tensor(self._step.value) > 0, lambda: tf.constant(True), take)
-
-    @property
-    def forward_kernel(self) -> Any:
-        """W, the kernel of the native layer."""
-        return self.kernel
-
-    @property
-    def backward_kernel(self) -> Any:
-        """B, the kernel through which the error travels: `(outputs, inputs)`, or the shape of a convolution kernel.
-
-        It is a weight if the rule learns B or keeps it fixed. It is computed from W if the rule defines it by W (sign
-        symmetry), or if the rule starts at W(0) and training has not begun (Align-prop).
+    def connection(self, kernel_name: str = "kernel") -> Connection:
+        """Returns the connection whose W has a name.
 
         Raises:
             AttributeError: if the layer has no alignment, or is not built.
         """
-        if getattr(self, "_backward_kernel", None) is None:
+        if getattr(self, f"_backward_{kernel_name}", None) is None:
             raise AttributeError(f"Layer {self.name!r} has no backward kernel: it is not built or has no alignment.")
-        if self.alignment.starts_at_forward:
-            kept, start = self._backward_kernel, self.linear_map().transpose(_stored(self.kernel))
-            return tf.cond(self._step.value > 0, lambda: kept, lambda: start)
-        if type(self.alignment).carried_kernel is Alignment.carried_kernel:
-            return self._backward_kernel
-        linear_map = self.linear_map()
-        backward = linear_map.transpose(_tensor(self._backward_kernel))
-        return linear_map.transpose(self.alignment.carried_kernel(_tensor(self.kernel), backward))
+        return next(each for each in self.connections if each.kernel_name == kernel_name)
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Applies the layer; in training, adds R_l if the rule learns B.
+    @property
+    def following_activation(self) -> Any:
+        """The nonlinearity after the layer: `alignment_activation` or `activation`; None if it is linear."""
+        activation = self.alignment_activation or self.activation
+        return None if activation is keras.activations.linear else activation
+
+    @property
+    def ends_nonlinear(self) -> bool:
+        """Whether the layer applies a nonlinearity itself. The rules for whole networks read this."""
+        return self.activation not in (None, keras.activations.linear)
+
+    def scale_of(self, linear_map: LinearMap, kernel: Any) -> float:
+        """Returns the factor of a kernel where it is used: 1, or 1 / sqrt(fan-in) in the NTK parameterization.
+
+        The factor applies to W and to B. The fan-in is the number of inputs of one output unit (Boopathy and Fiete
+        2022, equation 1).
+        """
+        return 1.0 if self.parameterization == "standard" else 1.0 / math.sqrt(linear_map.fan_in(kernel.shape))
+
+    def forward_pass_of(self, inputs: Tensor, training: bool | None) -> ForwardPass:
+        """Returns the active forward pass, or one for this call of the layer outside of an `AlignedModel`.
+
+        Outside of an `AlignedModel` the layer counts its own steps.
 
         Raises:
-            ValueError: in training, if the rule is one for a whole network and the model is not an `AlignedModel`.
+            ValueError: in training outside of an `AlignedModel`, if the rule is one for a whole network.
         """
-        if self._is_native:
-            return super().call(inputs)
-        inputs = _dense_floats(inputs, self.compute_dtype)
-        state = current_pass() or self._own_pass(inputs, training)
-        bias = None if self.bias is None else _tensor(self.bias)
-        if self.keeps_backward_kernel:
-            projection = self._carried_projection(inputs, bias, training, state)
-        else:
-            projection = self.linear_map().project(inputs, self.scaled(_tensor(self.kernel)))
-        outputs = projection if bias is None else tf.nn.bias_add(projection, bias)
-        if state.probe is not None:
-            outputs = state.probe(self, inputs, outputs)
-        return outputs if self.activation is None else self.activation(outputs)
-
-    def scaled(self, kernel: Tensor) -> Tensor:
-        """Returns a kernel as the layer uses it: unchanged, or in the NTK parameterization divided by sqrt(fan-in).
-
-        The method applies to W and to B. The fan-in is the number of inputs of one output unit, that is the number of
-        entries of W divided by the outputs (Boopathy and Fiete 2022, equation 1).
-        """
-        if self.parameterization == "standard":
-            return kernel
-        return kernel * (1.0 / math.sqrt(math.prod(self.kernel.shape[:-1])))
-
-    def _carried_projection(
-        self, inputs: Tensor, bias: Tensor | None, training: bool | None, state: ForwardPass
-    ) -> Tensor:
-        """Returns W^T x, whose error travels back through B; in training, adds R_l if the rule learns B."""
-        linear_map = self.linear_map()
-        # Each weight is read once, for both J and R. Its update depends on that read through the gradient. TensorFlow's
-        # graph optimiser may drop other dependencies of updates on reads.
-        take_start = None
-        if self.alignment.starts_at_forward and not state.has_initial_weights:
-            kernel, backward, take_start = self._kernels_from_start()
-        else:
-            kernel, backward = _tensor(self.kernel), _tensor(self._backward_kernel)
-        carried = self.alignment.carried_kernel(tf.stop_gradient(kernel), linear_map.transpose(backward))
-        tie_gradient = self.alignment.tie_gradient
-        if not tie_gradient:
-            carried = tf.stop_gradient(carried)  # The gradient of J to B is zero; no zeros are written.
-        kernels = self.scaled(kernel), self.scaled(carried)
-
-        takes_start = take_start is not None and training is not False and current_pass() is None
-
-        def weight_transport() -> bool:
-            if takes_start:
-                take_start()
-            return state.weight_transport
-
-        projection = carry(linear_map, inputs, *kernels, tie_gradient, weight_transport)
-        if training and state.regularise and self.alignment.learns:
-            weights = (
-                _widened(kernel, self.kernel),
-                _widened(backward, self._backward_kernel),
-                _widened(bias, self.bias),
-            )
-            self._regularise(weights, inputs, projection, state)
-        return projection
-
-    def _kernels_from_start(self) -> tuple[Tensor, Tensor, Callable[[], None]]:
-        """Returns W and B for a rule with B = W(0), in the compute dtype, and a function that stores this B.
-
-        Until W(0) is taken, B is the present W. W is read once and the new value of B is computed from that read, so no
-        update can happen in between.
-        """
-        forward, step = _stored(self.kernel), tf.convert_to_tensor(self._step.value)
-        start, kept = self.linear_map().transpose(tf.stop_gradient(forward)), _stored(self._backward_kernel)
-        backward = tf.cond(step > 0, lambda: kept, lambda: start)
-
-        def take_start() -> None:
-            self._backward_kernel.assign(backward)
-            self._step.assign(step + 1)
-
-        return tf.cast(forward, self.compute_dtype), tf.cast(backward, self.compute_dtype), take_start
-
-    def _own_pass(self, inputs: Tensor, training: bool | None) -> ForwardPass:
-        """Returns the forward pass of a layer outside of an `AlignedModel`, where the layer counts its own steps."""
+        state = current_pass()
+        if state is not None:
+            return state
         if training and self.alignment is not None and not self.keeps_backward_kernel:
             raise ValueError(
                 f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
@@ -254,55 +233,49 @@ class AlignedLayer:
         if self.alignment is None or not self.alignment.uses_step:
             return ForwardPass()
         first = first_example(tf.shape(inputs)[0]) if training else 0
-        return ForwardPass(step=self._step.value, first_example=first)
+        return ForwardPass(step=self.connections[0].step.value, first_example=first)
 
-    def _regularise(
-        self, weights: tuple[Tensor, Tensor, Tensor | None], inputs: Tensor, projection: Tensor, state: ForwardPass
-    ) -> None:
-        """Computes R_l and adds it to the forward pass of the model; without one, with `add_loss`."""
-        kernel, backward, bias = weights
-        linear_map = self.linear_map()
-        deferred = state.deferred is not None and not self.alignment.reads_signals
-        if self.alignment.trains_forward and state.separate is not None and not deferred:
-            kernel = state.separate(self, kernel)
+    def project(
+        self,
+        linear_map: LinearMap,
+        inputs: Tensor,
+        state: ForwardPass,
+        training: bool | None,
+        bias: Tensor | None = None,
+        kernel_name: str = "kernel",
+    ) -> Tensor:
+        """Returns W^T x of one connection, whose error travels back through B; in training, adds R_l if B is learned.
 
-        def regulariser() -> Tensor:
-            view = LayerView(
-                linear_map=linear_map,
-                inputs=_widened(inputs),
-                forward_kernel=self.scaled(kernel),
-                backward_kernel=self.scaled(backward),
-                bias=bias,
-                activation=self.following_activation,
-                projection=None if projection.dtype in HALF else projection,  # R needs one in float32.
-                name=self.name,
-                step=state.step,
-                first_example=state.first_example,
-                update_forward=self.alignment.trains_forward,
-            )
-            return self.alignment(view)
+        Args:
+            linear_map: the map, for layers without backward kernels.
+            inputs: inputs of the connection.
+            state: the forward pass.
+            training: as of `call`.
+            bias: the bias that is added to the projection, which is read by some rules.
+            kernel_name: the name of W.
+        """
+        if not self.keeps_backward_kernel:
+            kernel = getattr(self, kernel_name)
+            return linear_map.project(inputs, scaled(tensor_of(kernel), self.scale_of(linear_map, kernel)))
+        connection = self.connection(kernel_name)
+        kernels = connection.kernels(state)
+        projection = kernels.carry(inputs, training)
+        if training and state.regularise and self.alignment.learns:
+            kernels.regularise(inputs, projection, bias)
+        return projection
 
-        if current_pass() is None:
-            value = regulariser()
-            if self.alignment.uses_step:
-                self._step.assign_add(1)
-            self.add_loss(value)  # Last: Keras loses it if replicas synchronise afterwards.
-        elif deferred:
-            moved = {"backward": backward, **({"forward": kernel} if self.alignment.trains_forward else {})}
-            state.deferred.append((self, moved, regulariser))
-        else:
-            state.add(self.name, regulariser())
+    def bias_value(self) -> Tensor | None:
+        """Returns the bias in the compute dtype. It is read once in a forward pass, for both J and R."""
+        return None if self.bias is None else tensor_of(self.bias)
 
-    @property
-    def ends_nonlinear(self) -> bool:
-        """Whether the layer applies a nonlinearity itself. The rules for whole networks read this."""
-        return self.activation not in (None, keras.activations.linear)
-
-    @property
-    def following_activation(self) -> Any:
-        """The nonlinearity after the layer: `alignment_activation` or `activation`; None if it is linear."""
-        activation = self.alignment_activation or self.activation
-        return None if activation is keras.activations.linear else activation
+    def finish(self, inputs: Tensor, projection: Tensor, bias: Tensor | None, state: ForwardPass) -> Tensor:
+        """Returns the outputs of the layer: bias and nonlinearity are applied to its last projection."""
+        outputs = projection
+        if bias is not None:
+            outputs = tf.nn.bias_add(projection, bias) if bias.shape.rank == 1 else projection + bias
+        if state.probe is not None:
+            outputs = state.probe(self, inputs, outputs)
+        return outputs if self.activation is None else self.activation(outputs)
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         """Raises an error for an aligned layer; otherwise enables LoRA."""
@@ -315,7 +288,7 @@ class AlignedLayer:
         super().quantize(*args, **kwargs)
 
     def _refuse(self, method: str) -> None:
-        if not self._is_native:
+        if not self.is_native:
             found = self.alignment.rule if self.alignment is not None else self.parameterization
             raise ValueError(
                 f"`{method}` is not for an aligned layer: the backward kernel would follow the wrong weights. "
@@ -339,33 +312,86 @@ class AlignedLayer:
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration of the native layer with the arguments of the alignment."""
         activation = self.alignment_activation
-        return {
-            **super().get_config(),
+        own = {
             "alignment": self.alignment and keras.saving.serialize_keras_object(self.alignment),
             "alignment_activation": activation and keras.activations.serialize(activation),
             "parameterization": self.parameterization,
         }
+        return {**super().get_config(), **{name: own[name] for name in self.alignment_arguments}}
 
 
-def with_initializer(options: dict[str, Any], parameterization: str, given: bool) -> dict[str, Any]:
-    """Adds the kernel initializer of a parameterization to the options of a layer, unless one is given."""
-    if parameterization != "ntk" or given or "kernel_initializer" in options:
-        return options
-    return {**options, "kernel_initializer": keras.initializers.RandomNormal(stddev=1.0)}
+class SingleKernelLayer(AlignedLayer):
+    """Mixin for a layer with one kernel, called `kernel`: outputs = activation(W^T x + bias).
+
+    The arguments are those of `AlignedLayer`.
+    """
+
+    def linear_map(self) -> LinearMap:
+        """Returns the linear map of the layer."""
+        raise NotImplementedError
+
+    def make_connections(self) -> Sequence[Connection]:
+        """Returns the one connection of the layer."""
+        return (self.connect(self.linear_map(), bias=self.bias, following_activation=self.following_activation),)
+
+    @property
+    def forward_kernel(self) -> Any:
+        """W, the kernel of the native layer."""
+        return self.kernel
+
+    @property
+    def backward_kernel(self) -> Any:
+        """B, the kernel through which the error travels: `(outputs, inputs)` in `Dense`, otherwise in the shape of W.
+
+        It is a weight if the rule learns B or keeps it fixed. It is computed from W if the rule defines it by W (sign
+        symmetry), or if the rule starts at W(0) and training has not begun (Align-prop).
+
+        Raises:
+            AttributeError: if the layer has no alignment, or is not built.
+        """
+        return self.connection().backward_kernel
+
+    def scaled(self, kernel: Tensor) -> Tensor:
+        """Returns W or B as the layer uses it. See `scale_of`."""
+        return scaled(kernel, self.scale_of(self.linear_map(), self.kernel))
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Applies the layer; in training, adds R_l if the rule learns B.
+
+        Raises:
+            ValueError: in training, if the rule is one for a whole network and the model is not an `AlignedModel`.
+        """
+        if self.is_native:
+            return super().call(inputs)
+        inputs = dense_floats(inputs, self.compute_dtype)
+        state = self.forward_pass_of(inputs, training)
+        bias = self.bias_value()
+        projection = self.project(self.linear_map(), inputs, state, training, bias)
+        return self.finish(inputs, projection, bias, state)
 
 
-def _tensor(variable: Any) -> Tensor:
-    """Returns the value of a weight in the compute dtype; `tf.custom_gradient` accepts no variables in eager mode."""
-    return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))
+def checked_rule(alignment: Any) -> Alignment | None:
+    """Returns the rule of the argument `alignment` of a layer, which may be in its serialised form.
+
+    Raises:
+        ValueError: if it is not a rule.
+    """
+    if isinstance(alignment, dict):
+        alignment = keras.saving.deserialize_keras_object(alignment)
+    if alignment is not None and not isinstance(alignment, Alignment):
+        raise ValueError(
+            "`alignment` must be a rule of `neural_alignment.alignments`, or None for backpropagation. "
+            f"Received {alignment!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
+        )
+    return alignment
 
 
-def _stored(variable: Any) -> Tensor:
-    """Returns the value of a weight in the dtype in which it is stored."""
-    value, stored = _tensor(variable), stored_value(variable)
-    return value if stored is None or stored.dtype == value.dtype else tf.convert_to_tensor(stored)
+def scaled(kernel: Tensor, factor: float) -> Tensor:
+    """Returns a kernel times a factor; no operation is created for the factor 1."""
+    return kernel if factor == 1.0 else kernel * factor
 
 
-def _dense_floats(inputs: Any, dtype: str) -> Tensor:
+def dense_floats(inputs: Any, dtype: str) -> Tensor:
     """Returns the inputs as a dense tensor of floats; Keras does not cast integers and keeps sparse tensors sparse."""
     if isinstance(inputs, tf.SparseTensor):
         inputs = tf.sparse.to_dense(tf.sparse.reorder(inputs))
@@ -373,13 +399,9 @@ def _dense_floats(inputs: Any, dtype: str) -> Tensor:
     return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
 
 
-def _widened(value: Tensor | None, variable: Any = None) -> Tensor | None:
-    """Returns a tensor in at least float32, because R is not computed in half precision.
-
-    Args:
-        value: a signal, or the value of a weight in the compute dtype, or None.
-        variable: the weight; its stored value is returned, so that no precision is lost.
-    """
-    if value is None or value.dtype not in HALF:
-        return value
-    return tf.cast(value if variable is None else stored_value(variable), tf.float32)
+def _with_arguments(native: inspect.Signature, names: Sequence[str]) -> inspect.Signature:
+    """Returns the signature of a native layer with keyword arguments added, None by default."""
+    parameters = [each for each in native.parameters.values() if each.name not in names]
+    own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    rest = [each for each in parameters if each.kind is inspect.Parameter.VAR_KEYWORD]
+    return native.replace(parameters=[*(each for each in parameters if each not in rest), *own, *rest])

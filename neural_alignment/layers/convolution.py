@@ -1,62 +1,151 @@
-"""The convolution with a backward kernel."""
+"""Convolutions with a backward kernel: plain, grouped, depthwise, separable and transposed.
+
+All of them need `data_format="channels_last"` when they have an alignment. The arguments are those of the native layer
+and of `AlignedLayer`. Backward kernels have the shape of the kernels.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import keras
+import tensorflow as tf
 
-from neural_alignment.alignments import Alignment
-from neural_alignment.layers.base import AlignedLayer, with_initializer
-from neural_alignment.operations import ConvMap
+from neural_alignment.layers.base import AlignedLayer, SingleKernelLayer, dense_floats
+from neural_alignment.layers.connection import Connection
+from neural_alignment.operations import ConvMap, DepthwiseMap, TransposedConvMap
 from neural_alignment.serialization import serializable
 
+Tensor = tf.Tensor
 
-@serializable
-class Conv2D(AlignedLayer, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose error travels back through a backward kernel. Only NHWC and one group.
 
-    Args:
-        filters: number of outputs.
-        kernel_size: rows and columns of the kernel.
-        *args: as in `keras.layers.Conv2D`.
-        alignment: the rule of the layer. None is plain backpropagation; the layer then has no B.
-        alignment_activation: the nonlinearity that follows the layer, if it is not the layer's `activation`. An example
-            is a convolution before batch normalisation.
-        parameterization: as in `Dense`; the fan-in is rows times columns times inputs.
-        **kwargs: as in `keras.layers.Conv2D`.
-
-    Raises:
-        ValueError: if an argument has a wrong type, or a value that an aligned convolution does not support: `groups`
-            other than 1, `data_format="channels_first"`.
-    """
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | tuple[int, int],
-        *args: Any,
-        alignment: Alignment | None = None,
-        alignment_activation: Any = None,
-        parameterization: Literal["standard", "ntk"] = "standard",
-        **kwargs: Any,
-    ):
-        options = with_initializer(kwargs, parameterization, given=len(args) > 7)
-        super().__init__(filters, kernel_size, *args, **options)
-        self._set_alignment(alignment, alignment_activation, parameterization)
-        if self._is_native:
-            return
-        if self.groups != 1:
-            raise ValueError(
-                f"`groups` must be 1 in an aligned convolution. Received groups={self.groups}. "
-                "Example: groups=1, or alignment=None for backpropagation."
-            )
-        if self.data_format != "channels_last":
-            raise ValueError(
-                '`data_format` must be "channels_last" in an aligned convolution. '
-                f'Received data_format={self.data_format!r}. Example: data_format="channels_last".'
-            )
+class _Convolution(SingleKernelLayer):
+    """A convolution of any dimension; its groups follow from the shapes of inputs and kernel."""
 
     def linear_map(self) -> ConvMap:
         """Returns the linear map of the convolution."""
         return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
+
+
+class _DepthwiseConvolution(SingleKernelLayer):
+    """A depthwise convolution of one or two dimensions. The fan-in is the number of taps."""
+
+    initializer_arguments = ("depthwise_initializer",)
+
+    def linear_map(self) -> DepthwiseMap:
+        """Returns the linear map of the convolution."""
+        return DepthwiseMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
+
+
+class _TransposedConvolution(SingleKernelLayer):
+    """A transposed convolution of any dimension."""
+
+    def linear_map(self) -> TransposedConvMap:
+        """Returns the linear map of the transposed convolution."""
+        added = self.output_padding
+        if isinstance(added, int):
+            added = (added,) * self.rank
+        return TransposedConvMap(
+            tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate), added and tuple(added)
+        )
+
+
+class _SeparableConvolution(AlignedLayer):
+    """A depthwise and a pointwise convolution in one layer, with a backward kernel for each."""
+
+    initializer_arguments = ("depthwise_initializer", "pointwise_initializer")
+
+    kernel_names = ("depthwise_kernel", "pointwise_kernel")
+
+    @property
+    def backward_depthwise_kernel(self) -> Any:
+        """B of the depthwise convolution, in the shape of W. See `SingleKernelLayer.backward_kernel`."""
+        return self.connection("depthwise_kernel").backward_kernel
+
+    @property
+    def backward_pointwise_kernel(self) -> Any:
+        """B of the pointwise convolution, in the shape of W. See `SingleKernelLayer.backward_kernel`."""
+        return self.connection("pointwise_kernel").backward_kernel
+
+    def make_connections(self) -> Sequence[Connection]:
+        """Returns the depthwise and the pointwise connection."""
+        depthwise, pointwise = self._maps
+        return (
+            self.connect(depthwise, "depthwise_kernel"),
+            self.connect(pointwise, "pointwise_kernel", bias=self.bias, following_activation=self.following_activation),
+        )
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Applies the layer; in training, adds R_l of both connections if the rule learns B.
+
+        Raises:
+            ValueError: in training, if the rule is one for a whole network and the model is not an `AlignedModel`.
+        """
+        if self.is_native:
+            return super().call(inputs)
+        inputs = dense_floats(inputs, self.compute_dtype)
+        state = self.forward_pass_of(inputs, training)
+        depthwise, pointwise = self._maps
+        bias = self.bias_value()
+        hidden = self.project(depthwise, inputs, state, training, kernel_name="depthwise_kernel")
+        if state.probe is not None and self.keeps_backward_kernel:
+            hidden = state.probe(self.connection("depthwise_kernel"), inputs, hidden)
+        projection = self.project(pointwise, hidden, state, training, bias, "pointwise_kernel")
+        return self.finish(hidden, projection, bias, state)
+
+    @property
+    def _maps(self) -> tuple[DepthwiseMap, ConvMap]:
+        ones = (1,) * self.rank
+        depthwise = DepthwiseMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
+        return depthwise, ConvMap(ones, "VALID", ones)
+
+
+@serializable
+class Conv1D(_Convolution, keras.layers.Conv1D):
+    """`keras.layers.Conv1D` whose error travels back through a backward kernel."""
+
+
+@serializable
+class Conv2D(_Convolution, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose error travels back through a backward kernel."""
+
+
+@serializable
+class Conv3D(_Convolution, keras.layers.Conv3D):
+    """`keras.layers.Conv3D` whose error travels back through a backward kernel."""
+
+
+@serializable
+class DepthwiseConv1D(_DepthwiseConvolution, keras.layers.DepthwiseConv1D):
+    """`keras.layers.DepthwiseConv1D` whose error travels back through a backward kernel."""
+
+
+@serializable
+class DepthwiseConv2D(_DepthwiseConvolution, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` whose error travels back through a backward kernel."""
+
+
+@serializable
+class SeparableConv1D(_SeparableConvolution, keras.layers.SeparableConv1D):
+    """`keras.layers.SeparableConv1D` whose error travels back through two backward kernels."""
+
+
+@serializable
+class SeparableConv2D(_SeparableConvolution, keras.layers.SeparableConv2D):
+    """`keras.layers.SeparableConv2D` whose error travels back through two backward kernels."""
+
+
+@serializable
+class Conv1DTranspose(_TransposedConvolution, keras.layers.Conv1DTranspose):
+    """`keras.layers.Conv1DTranspose` whose error travels back through a backward kernel."""
+
+
+@serializable
+class Conv2DTranspose(_TransposedConvolution, keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` whose error travels back through a backward kernel."""
+
+
+@serializable
+class Conv3DTranspose(_TransposedConvolution, keras.layers.Conv3DTranspose):
+    """`keras.layers.Conv3DTranspose` whose error travels back through a backward kernel."""

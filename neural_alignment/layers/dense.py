@@ -1,48 +1,35 @@
-"""The dense layer with a backward kernel."""
+"""Dense layers with a backward kernel."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import keras
 
-from neural_alignment.alignments import Alignment
-from neural_alignment.layers.base import AlignedLayer, with_initializer
-from neural_alignment.operations import DenseMap
+from neural_alignment.layers.base import SingleKernelLayer
+from neural_alignment.operations import DenseMap, EinsumMap
 from neural_alignment.serialization import serializable
 
 
 @serializable
-class Dense(AlignedLayer, keras.layers.Dense):
-    """`keras.layers.Dense` whose error travels back through a backward kernel.
+class Dense(SingleKernelLayer, keras.layers.Dense):
+    """`keras.layers.Dense` whose error travels back through a backward kernel `(units, inputs)`.
 
-    Inputs must have at least rank 2. The axes between the first and the last are treated as space.
-
-    Args:
-        units: number of outputs.
-        *args: as in `keras.layers.Dense`.
-        alignment: the rule of the layer. None is plain backpropagation; the layer then has no B.
-        alignment_activation: the nonlinearity that follows the layer, if it is not the layer's `activation`.
-        parameterization: "standard" or "ntk". With "ntk" W is drawn from N(0, 1) unless an initializer is given, and W
-            and B are divided by sqrt(fan-in) when they are used.
-        **kwargs: as in `keras.layers.Dense`.
-
-    Raises:
-        ValueError: if an argument has a wrong type or cannot be combined with an alignment.
+    Inputs must have at least rank 2. The axes between the first and the last are treated as space. The arguments are
+    those of `keras.layers.Dense` and of `AlignedLayer`.
     """
-
-    def __init__(
-        self,
-        units: int,
-        *args: Any,
-        alignment: Alignment | None = None,
-        alignment_activation: Any = None,
-        parameterization: Literal["standard", "ntk"] = "standard",
-        **kwargs: Any,
-    ):
-        super().__init__(units, *args, **with_initializer(kwargs, parameterization, given=len(args) > 2))
-        self._set_alignment(alignment, alignment_activation, parameterization)
 
     def linear_map(self) -> DenseMap:
         """Returns the linear map of a matrix product."""
         return DenseMap()
+
+
+@serializable
+class EinsumDense(SingleKernelLayer, keras.layers.EinsumDense):
+    """`keras.layers.EinsumDense` whose error travels back through a backward kernel in the shape of the kernel.
+
+    The arguments are those of `keras.layers.EinsumDense` and of `AlignedLayer`. The fan-in of the NTK parameterization
+    is the product of the kernel's axes that the outputs do not have.
+    """
+
+    def linear_map(self) -> EinsumMap:
+        """Returns the linear map of the equation."""
+        return EinsumMap(self.equation)

@@ -105,7 +105,7 @@ class _Copies:
         # `from_config` would wrap the error that the constructor raises for an unsupported layer.
         follows = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
         aligned = kind(**config, alignment=rule, alignment_activation=follows)
-        aligned._converted_kernel = keras.ops.convert_to_numpy(layer.kernel)
+        aligned.take_converted(layer)
         return aligned
 
     def _leave(self, layer: Any) -> None:

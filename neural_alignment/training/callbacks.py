@@ -14,18 +14,19 @@ import tensorflow as tf
 
 from neural_alignment.config import Logging
 from neural_alignment.errors import ConfigError
+from neural_alignment.layers import Connection
 from neural_alignment.training.files import write_whole
 from neural_alignment.training.metrics import MetricsRow
-from neural_alignment.training.model import AlignedModel, aligned_layers
+from neural_alignment.training.model import AlignedModel, connections
 
 Listener = Callable[[MetricsRow], None]
 """Receives every row of `metrics.csv` once it is written."""
 
 
-def kernels(layer: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Returns W and B of an aligned layer, B in the layout of W."""
-    backward = layer.linear_map().transpose(keras.ops.convert_to_tensor(layer.backward_kernel))
-    return keras.ops.convert_to_numpy(layer.kernel), backward.numpy()
+def kernels(connection: Connection) -> tuple[np.ndarray, np.ndarray]:
+    """Returns W and B of a connection, both in the layout of W."""
+    backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
+    return keras.ops.convert_to_numpy(connection.kernel), backward.numpy()
 
 
 class Kernels:
@@ -44,7 +45,7 @@ class Kernels:
     """
 
     def __init__(self, model: AlignedModel, path: str, patterns: Sequence[str]):
-        layers = aligned_layers(model)
+        layers = connections(model)
         for pattern in patterns:
             if layers and not fnmatch.filter([layer.name for layer in layers], pattern):
                 names = ", ".join(layer.name for layer in layers)
@@ -90,7 +91,7 @@ class TensorBoard:
             for key, value in row.items():
                 if key != "step" and not math.isnan(value):
                     tf.summary.scalar(key, value)
-            for layer in aligned_layers(self._model):
+            for layer in connections(self._model):
                 forward, backward = kernels(layer)
                 if self._options.histograms:
                     tf.summary.histogram(f"forward_kernel/{layer.name}", forward)

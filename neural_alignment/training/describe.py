@@ -18,7 +18,7 @@ from neural_alignment.layers import AlignedLayer
 from neural_alignment.operations import ConvMap, DenseMap, LinearMap
 from neural_alignment.optimization import LossRates, described
 from neural_alignment.training import initial_state, setup
-from neural_alignment.training.model import AlignedModel, aligned_layers
+from neural_alignment.training.model import AlignedModel, connections
 
 PRODUCTS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul"}
 """Operations that cost one product of a kernel with a batch."""
@@ -123,7 +123,7 @@ def _optimizers(config: Config) -> list[str]:
 
 def _reach(model: AlignedModel, config: Config) -> list[str]:
     """Returns a line about the variables that R moves, if R moves more than B."""
-    layers = [layer.name for layer in aligned_layers(model) if layer.alignment.trains_forward]
+    layers = [each.name for each in connections(model) if each.alignment.trains_forward]
     if not layers:
         return []
     plan = config.optimization

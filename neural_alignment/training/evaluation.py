@@ -16,7 +16,7 @@ from neural_alignment.training import probes
 from neural_alignment.training.distribution import Distribution
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.metrics import MetricsRow
-from neural_alignment.training.model import AlignedModel, aligned_layers
+from neural_alignment.training.model import AlignedModel, connections
 from neural_alignment.training.trainer import Trainer
 
 
@@ -32,21 +32,21 @@ class AlignmentProbe:
 
     def __init__(self, model: AlignedModel, devices: Distribution, examples: int):
         self._model = model
-        self._layers = aligned_layers(model)
+        self._connections = connections(model)
         self._measure = devices.on_one_replica(functools.partial(probes.measure, model))
         self._examples = examples
         self._batch: tuple[tf.Tensor, tf.Tensor] | None = None
 
     def trace(self, facts: data.Facts) -> None:
         """Traces the graph while the data are still being read."""
-        if self._layers and self._examples:
+        if self._connections and self._examples:
             examples = min(self._examples, facts.validation_examples)
             specs = [tf.TensorSpec((examples, *spec.shape), spec.dtype) for spec in facts.example_spec]
             self._measure.get_concrete_function(*specs)
 
     def row(self, dataset: data.Dataset) -> MetricsRow:
         """Returns `measure/layer` -> value; an empty dictionary if no layer has an alignment."""
-        if not self._layers:
+        if not self._connections:
             return {}
         if self._examples == 0:
             measures = probes.measure_kernels(self._model)

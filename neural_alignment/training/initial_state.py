@@ -18,7 +18,7 @@ from neural_alignment.config import InitialState
 from neural_alignment.errors import RunError
 from neural_alignment.training.checkpoints import DamagedStateError, kept_steps, latest_step, read_state
 from neural_alignment.training.loading import check_model_file, load_model
-from neural_alignment.training.model import _unwrapped, aligned_layers
+from neural_alignment.training.model import _unwrapped, connections
 from neural_alignment.training.run_directory import RunDirectory
 
 StateName = Literal["last", "best", "final"] | int | None
@@ -271,12 +271,12 @@ def _skipped(model: keras.Model, names: set[str], optimizer: bool) -> set[str]:
         names: names of its variables and of the variables of the source.
         optimizer: whether the optimizer is loaded.
     """
-    layers = [layer for layer in aligned_layers(model) if layer.alignment.starts_at_forward]
-    steps = {name for name in names if name.endswith("/alignment_step")}
+    starting = [each for each in connections(model) if each.alignment.starts_at_forward]
+    steps = {name for name in names if "/alignment_step" in name}
     if optimizer:
-        return steps - {*_named([layer._step for layer in layers], model.name)}
+        return steps - {*_named([each.step for each in starting], model.name)}
     copies = {name for name in names if name.startswith("kept/")} if "kept/taken" in names else set()
-    return steps | copies | {*_named([layer._backward_kernel for layer in layers], model.name)}
+    return steps | copies | {*_named([each.stored_backward_kernel for each in starting], model.name)}
 
 
 # Matching.

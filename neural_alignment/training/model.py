@@ -15,7 +15,7 @@ import tensorflow as tf
 from neural_alignment.alignments import current_pass, first_example, forward_pass
 from neural_alignment.alignments.networkwise import BoundRule, network_rule
 from neural_alignment.keras_internals import InterceptedModel, all_layers, build_metrics, loss_tracker
-from neural_alignment.layers import AlignedLayer
+from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
 from optimizers import MultiOptimizer
 from optimizers.optimizers import summed
@@ -24,8 +24,13 @@ Tensor = tf.Tensor
 
 
 def aligned_layers(model: keras.Model) -> list[Any]:
-    """Returns the layers of `model` that have a backward kernel, in the order of the forward pass."""
+    """Returns the layers of `model` that have backward kernels, in the order of the forward pass."""
     return [layer for layer in all_layers(model) if isinstance(layer, AlignedLayer) and layer.keeps_backward_kernel]
+
+
+def connections(model: keras.Model) -> list[Connection]:
+    """Returns the connections of the aligned layers, each with one W and one B, in the order of the forward pass."""
+    return [connection for layer in aligned_layers(model) for connection in layer.connections]
 
 
 @serializable
@@ -107,12 +112,12 @@ class AlignedModel(InterceptedModel):
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
         self._regulariser_tracker = keras.metrics.Mean(name="regulariser")
-        self._watch = _FiniteWatch([layer.name for layer in aligned_layers(self) if layer.alignment.learns])
+        self._watch = _FiniteWatch([each.name for each in connections(self) if each.alignment.learns])
 
     def _check_layers(self) -> None:
         """Checks that the names of aligned layers differ, and that the optimizer fits their rules."""
         layers = aligned_layers(self)
-        names = [layer.name for layer in layers]
+        names = [connection.name for connection in connections(self)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
                 "Aligned layers must have different names, by which their noise and measures are known. "
@@ -355,7 +360,7 @@ class AlignedModel(InterceptedModel):
     def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
         """Runs the model forward and backward once."""
         options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
-        copies: list[tuple[Any, Tensor]] = []
+        copies: list[tuple[Connection, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
             forward = self._bound_rule.forward(x) if self._bound_rule else lambda: self(x, training=True)
             with tf.GradientTape() as tape:
@@ -370,27 +375,27 @@ class AlignedModel(InterceptedModel):
         if j_runs or state.losses:
             found = tape.gradient(total, [*trainable, *(copy for _, copy in copies)])
             gradients[: len(trainable)] = found[: len(trainable)]
-            for (layer, _), gradient in zip(copies, found[len(trainable) :], strict=True):
-                _add_regulariser_gradient(gradients, targets, layer.kernel, gradient)
+            for (connection, _), gradient in zip(copies, found[len(trainable) :], strict=True):
+                _add_regulariser_gradient(gradients, targets, connection.kernel, gradient)
         if self._bound_rule:
             pairs = zip(gradients, targets, strict=True)
             gradients = [gradient if self._bound_rule.trains(variable) else None for gradient, variable in pairs]
         before = [gradient for gradient in gradients if gradient is not None]
-        for layer, kernels, regulariser in state.deferred:
-            before = self._add_deferred(gradients, targets, layer, kernels, regulariser, state, before)
+        for connection, kernels, regulariser in state.deferred:
+            before = self._add_deferred(gradients, targets, connection, kernels, regulariser, state, before)
         regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
         return gradients, loss * _replicas(), tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
 
-    def _add_deferred(self, gradients, targets, layer, kernels, regulariser, state, before):
+    def _add_deferred(self, gradients, targets, connection, kernels, regulariser, state, before):
         """Computes R_l of a rule that reads only kernels, and its gradients, after `before`; returns the gradients."""
         with tf.control_dependencies(before), tf.GradientTape() as tape:
             tape.watch(kernels)
             value = regulariser()
             total = self.optimizer.scale_loss(value / _replicas())
-        state.add(layer.name, value)
+        state.add(connection.name, value)
         with tf.control_dependencies(before):
             found = tape.gradient(total, kernels)
-        variables = {"backward": layer._backward_kernel, "forward": layer.kernel}
+        variables = {"backward": connection.stored_backward_kernel, "forward": connection.kernel}
         for name, gradient in found.items():
             _add_regulariser_gradient(gradients, targets, variables[name], gradient)
         return [gradient for gradient in found.values() if gradient is not None] or [value]
@@ -408,11 +413,13 @@ def _add_regulariser_gradient(
     gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
 
 
-def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer: Any, kernel: Tensor) -> Tensor:
+def _copy_kernel(
+    tape: tf.GradientTape, copies: list[tuple[Connection, Tensor]], connection: Connection, kernel: Tensor
+) -> Tensor:
     """Returns a copy of W that `tape` watches and that the gradient of J does not pass; appends it to `copies`."""
     copy = tf.stop_gradient(kernel)
     tape.watch(copy)
-    copies.append((layer, copy))
+    copies.append((connection, copy))
     return copy
 
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from neural_alignment.alignments import forward_pass
 from neural_alignment.analysis.angles import angle, norm_ratio
-from neural_alignment.training.model import aligned_layers
+from neural_alignment.layers import Connection
+from neural_alignment.training.model import connections
 
 Tensor = tf.Tensor
 
@@ -34,11 +35,11 @@ def measure_kernels(model: keras.Model) -> dict[str, dict[str, Tensor]]:
         Measure of `KERNEL_MEASURES` -> layer name -> float32 scalar; NaN if it is not defined.
     """
     results: dict[str, dict[str, Tensor]] = {name: {} for name in KERNEL_MEASURES}
-    for layer in aligned_layers(model):
-        forward = keras.ops.convert_to_tensor(layer.kernel)
-        backward = layer.linear_map().transpose(keras.ops.convert_to_tensor(layer.backward_kernel))
-        results["weight_angle"][layer.name] = angle(forward, backward)
-        results["norm_ratio"][layer.name] = norm_ratio(backward, forward)
+    for connection in connections(model):
+        forward = keras.ops.convert_to_tensor(connection.kernel)
+        backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
+        results["weight_angle"][connection.name] = angle(forward, backward)
+        results["norm_ratio"][connection.name] = norm_ratio(backward, forward)
     return results
 
 
@@ -55,16 +56,16 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
     Returns:
         Measure -> layer name -> float32 scalar; NaN if it is not defined.
     """
-    layers = aligned_layers(model)
+    chosen = connections(model)
     # All computations read the same tensor of a kernel, so that the graph optimizer can merge equal ones.
-    kernels = [tf.identity(layer.kernel.value) for layer in layers]
-    pseudo, true, seen = _gradients(model, layers, kernels, x, y)
+    kernels = [tf.identity(connection.kernel.value) for connection in chosen]
+    pseudo, true, seen = _gradients(model, chosen, kernels, x, y)
     results: dict[str, dict[str, Tensor]] = {name: {} for name in MEASURES}
-    for layer, forward, pseudogradient, gradient in zip(layers, kernels, pseudo, true, strict=True):
+    for connection, forward, pseudogradient, gradient in zip(chosen, kernels, pseudo, true, strict=True):
         # The network may compute in half precision, which is too coarse for angles.
-        inputs, upstream = (tf.cast(signal, forward.dtype) for signal in seen[layer.name])
-        linear_map = layer.linear_map()
-        backward = linear_map.transpose(keras.ops.convert_to_tensor(layer.backward_kernel))
+        inputs, upstream = (tf.cast(signal, forward.dtype) for signal in seen[connection.name])
+        linear_map = connection.linear_map
+        backward = linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
         row = (
             angle(forward, backward),
             norm_ratio(backward, forward),
@@ -76,12 +77,12 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
             angle(pseudogradient, gradient),
         )
         for name, value in zip(MEASURES, row, strict=True):
-            results[name][layer.name] = value
+            results[name][connection.name] = value
     return results
 
 
 def _gradients(
-    model: keras.Model, layers: list[Any], kernels: list[Tensor], x: Tensor, y: Tensor
+    model: keras.Model, chosen: list[Connection], kernels: list[Tensor], x: Tensor, y: Tensor
 ) -> tuple[list[Tensor], list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
     """Returns the gradients of J to the forward kernels, through B and through W, and two signals of each layer.
 
@@ -90,18 +91,18 @@ def _gradients(
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
-    def probe(layer: Any, layer_inputs: Tensor, layer_outputs: Tensor) -> Tensor:
-        inputs[layer.name], outputs[layer.name] = layer_inputs, layer_outputs
+    def probe(connection: Any, layer_inputs: Tensor, layer_outputs: Tensor) -> Tensor:
+        inputs[connection.name], outputs[connection.name] = layer_inputs, layer_outputs
         return layer_outputs
 
-    kept = {id(layer.kernel): value for layer, value in zip(layers, kernels, strict=True)}
+    kept = {id(connection.kernel): value for connection, value in zip(chosen, kernels, strict=True)}
     mapping = [(v, kept.get(id(v), v.value)) for v in model.trainable_variables]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(kernels)
         scope = keras.StatelessScope(state_mapping=mapping)
         with scope, forward_pass(regularise=False, probe=probe) as state:
             loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), training=True)
-    names = [layer.name for layer in layers]
+    names = [connection.name for connection in chosen]
     pseudo, upstream = tape.gradient(loss, (kernels, [outputs[name] for name in names]))
     state.weight_transport = True
     true = tape.gradient(loss, kernels)

@@ -11,7 +11,7 @@ from neural_alignment.training import callbacks, config_comparison, files, lock
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.evaluation import Evaluator
 from neural_alignment.training.metrics import MetricsRow
-from neural_alignment.training.model import aligned_layers
+from neural_alignment.training.model import connections
 from neural_alignment.training.preparation import Prepared, epoch_steps, total_steps
 from neural_alignment.training.run_directory import RunResult
 from neural_alignment.training.saved_state import SavedState
@@ -187,4 +187,6 @@ class RunLoop:
         self.directory.write_status(
             "finished", checksums, **facts, best_step=int(best["step"]), seconds=seconds, **self.state.origin
         )
-        return RunResult(self.directory.path, rows[-1], [layer.name for layer in aligned_layers(self.trainer.model)])
+        return RunResult(
+            self.directory.path, rows[-1], [connection.name for connection in connections(self.trainer.model)]
+        )

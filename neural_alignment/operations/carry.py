@@ -1,119 +1,19 @@
 """Linear operations whose backward pass uses a separate kernel.
 
 `matmul` and `conv2d` apply the forward kernel W in the forward pass and send the error back through the backward
-kernel B (Kunin et al. 2020, Appendix A.1). They are built on the linear maps `DenseMap` and `ConvMap`. The learning
-rules use the same two classes, so no other module needs to distinguish dense from convolutional layers.
+kernel B (Kunin et al. 2020, Appendix A.1). `carry` does the same for any linear map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import tensorflow as tf
 
+from neural_alignment.operations.convolution import ConvMap
+from neural_alignment.operations.linear_map import DenseMap, LinearMap
+
 Tensor = tf.Tensor
-
-
-@dataclass(frozen=True)
-class DenseMap:
-    """The map x -> x W of a dense layer. Axes between the first and the last are treated like spatial axes.
-
-    Kernels have the shape `(inputs, outputs)`.
-    """
-
-    def project(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        """Returns `inputs` `(batch, ..., inputs)` times `kernel`, of shape `(batch, ..., outputs)`."""
-        if inputs.shape.rank == 2:
-            return tf.matmul(inputs, kernel)
-        return tf.tensordot(inputs, kernel, axes=1)
-
-    def reconstruct(self, outputs: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
-        """Returns the adjoint of `project` applied to `outputs`, in the shape of `like`."""
-        del like  # The kernel determines the shape of the inputs; for a convolution it does not.
-        if outputs.shape.rank == 2:
-            return tf.matmul(outputs, kernel, transpose_b=True)
-        return tf.tensordot(outputs, kernel, axes=[[-1], [1]])
-
-    def correlate(self, inputs: Tensor, outputs: Tensor, like: Tensor) -> Tensor:
-        """Returns the sum over the batch of the outer products of `inputs` and `outputs`, shaped as a kernel."""
-        flat_inputs = tf.reshape(inputs, [-1, like.shape[0]])
-        flat_outputs = tf.reshape(outputs, [-1, like.shape[1]])
-        return tf.matmul(flat_inputs, flat_outputs, transpose_a=True)
-
-    def transpose(self, kernel: Tensor) -> Tensor:
-        """Turns a backward kernel `(outputs, inputs)` into the layout of the forward kernel, or back."""
-        return tf.transpose(kernel)
-
-    def transposed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of `transpose` of a kernel of `shape`."""
-        return tuple(reversed(shape))
-
-
-@dataclass(frozen=True)
-class ConvMap:
-    """The map x -> conv(x, W) of a two-dimensional convolution, NHWC.
-
-    Kernels have the shape `(height, width, inputs, outputs)`. A dilated kernel is expanded with zeros between its taps,
-    because TensorFlow's CPU kernels do not support gradients of dilated convolutions in every dtype.
-
-    Args:
-        strides: rows and columns between two output positions.
-        padding: `"VALID"` or `"SAME"`.
-        dilations: rows and columns between two taps of the kernel.
-    """
-
-    strides: tuple[int, int] = (1, 1)
-    padding: str = "VALID"
-    dilations: tuple[int, int] = (1, 1)
-
-    def project(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        """Returns the convolution of `inputs` `(batch, height, width, inputs)` with `kernel`."""
-        return tf.nn.conv2d(inputs, self._spread(kernel), self.strides, self.padding)
-
-    def reconstruct(self, outputs: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
-        """Returns the adjoint of `project` (a transposed convolution) applied to `outputs`, in the shape of `like`."""
-        return tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(like),
-            filter=self._spread(kernel),
-            out_backprop=outputs,
-            strides=[1, *self.strides, 1],
-            padding=self.padding,
-        )
-
-    def correlate(self, inputs: Tensor, outputs: Tensor, like: Tensor) -> Tensor:
-        """Returns the correlation of `inputs` with `outputs`, summed over batch and space, shaped as a kernel."""
-        height, width, *channels = like.shape
-        rows, columns = self.dilations
-        spread = tf.raw_ops.Conv2DBackpropFilter(
-            input=inputs,
-            filter_sizes=[(height - 1) * rows + 1, (width - 1) * columns + 1, *channels],
-            out_backprop=outputs,
-            strides=[1, *self.strides, 1],
-            padding=self.padding,
-        )
-        return spread[::rows, ::columns] if self.dilations != (1, 1) else spread
-
-    def transpose(self, kernel: Tensor) -> Tensor:
-        """Returns `kernel` unchanged: both kernels of a convolution have the same layout."""
-        return kernel
-
-    def transposed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns `shape` unchanged."""
-        return tuple(shape)
-
-    def _spread(self, kernel: Tensor) -> Tensor:
-        """Expands a dilated kernel with zeros between the taps."""
-        if self.dilations == (1, 1):
-            return kernel
-        height, width, inputs, outputs = kernel.shape
-        rows, columns = self.dilations
-        blocks = tf.pad(kernel[:, None, :, None], [[0, 0], [0, rows - 1], [0, 0], [0, columns - 1], [0, 0], [0, 0]])
-        spread = tf.reshape(blocks, [height * rows, width * columns, inputs, outputs])
-        return spread[: (height - 1) * rows + 1, : (width - 1) * columns + 1]
-
-
-LinearMap = DenseMap | ConvMap
 
 
 def carry(

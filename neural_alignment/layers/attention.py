@@ -1,0 +1,77 @@
+"""Attention whose query, key, value and output kernels have backward kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from neural_alignment.alignments import Alignment
+from neural_alignment.keras_internals import replace_sublayer
+from neural_alignment.layers.base import checked_rule
+from neural_alignment.layers.dense import EinsumDense
+from neural_alignment.serialization import serializable
+
+
+class AlignedAttention:
+    """Mixin for an attention layer of Keras, whose dense layers become `EinsumDense` layers with an alignment.
+
+    Each of them has the weights `kernel`, `backward_kernel` and `bias`, and is known in measures as LAYER.query,
+    LAYER.key, LAYER.value, LAYER.attention_output and, in gated attention, LAYER.gate. The products of activations, of
+    queries with keys and of scores with values, are differentiated as they are.
+
+    Args:
+        *args: as in the native layer.
+        alignment: the rule of the dense layers. None is plain backpropagation; the layer then has no B.
+        **kwargs: as in the native layer.
+
+    Raises:
+        ValueError: if an argument has a wrong type or cannot be combined with an alignment.
+    """
+
+    _converted_kernels: dict[str, Any] | None = None
+
+    def __init__(self, *args: Any, alignment: Alignment | dict | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.alignment = checked_rule(alignment)
+
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        """Creates the weights of the native layer and, if the rule has them, the backward kernels."""
+        super().build(query_shape, value_shape, key_shape)
+        if self.alignment is None:
+            return
+        for attribute, dense in dense_sublayers(self).items():
+            # The initializers are the objects themselves: copies would draw other numbers.
+            options = {**dense.get_config(), "kernel_initializer": dense.kernel_initializer}
+            aligned = EinsumDense(**options, alignment=self.alignment)
+            aligned.alignment_name = f"{self.name}.{dense.name}"
+            aligned._converted_kernels = (self._converted_kernels or {}).get(attribute)
+            replace_sublayer(self, attribute, aligned)
+            aligned.build(**dense.get_build_config())
+
+    def take_converted(self, layer: Any) -> None:
+        """Notes the kernels of the layer that this one is converted from. See `AlignedLayer.take_converted`."""
+        self._converted_kernels = {
+            attribute: {"kernel": keras.ops.convert_to_numpy(dense.kernel)}
+            for attribute, dense in dense_sublayers(layer).items()
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the configuration of the native layer with the alignment."""
+        rule = self.alignment and keras.saving.serialize_keras_object(self.alignment)
+        return {**super().get_config(), "alignment": rule}
+
+
+def dense_sublayers(attention: Any) -> dict[str, Any]:
+    """Returns the dense layers of an attention layer, by attribute."""
+    return {name: value for name, value in vars(attention).items() if isinstance(value, keras.layers.EinsumDense)}
+
+
+@serializable
+class MultiHeadAttention(AlignedAttention, keras.layers.MultiHeadAttention):
+    """`keras.layers.MultiHeadAttention` with a backward kernel for each of its kernels."""
+
+
+@serializable
+class GroupQueryAttention(AlignedAttention, keras.layers.GroupQueryAttention):
+    """`keras.layers.GroupQueryAttention` with a backward kernel for each of its kernels."""

@@ -1,0 +1,282 @@
+"""A connection: one linear map of a layer, with its forward kernel W, its backward kernel B and its R_l."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment import initialization
+from neural_alignment.alignments import Alignment, ForwardPass, LayerView, current_pass
+from neural_alignment.keras_internals import stored_value
+from neural_alignment.operations import LinearMap, carry
+
+Tensor = tf.Tensor
+
+HALF = (tf.bfloat16, tf.float16)
+"""Dtypes that are too narrow for R; it is computed in float32 instead."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One linear map of an aligned layer.
+
+    Most layers have one connection. A recurrent layer has one from its inputs and one from its previous outputs, a
+    separable convolution has a depthwise and a pointwise one. The weights belong to the layer; a connection is a view.
+
+    Args:
+        layer: the aligned layer; B is one of its weights.
+        linear_map: the map.
+        kernel_name: name of the attribute that is W.
+        holder: the layer that has W: `layer`, or the cell in it.
+        bias: the variable whose value is added to W^T x, or None.
+        following_activation: the nonlinearity that follows, or None if the connection is linear.
+        name: unique in a model. The noise of connections with different names is independent.
+        bias_row: the row of `bias` that belongs to this connection; None if it is the whole variable.
+    """
+
+    layer: Any
+    linear_map: LinearMap
+    kernel_name: str
+    holder: Any
+    bias: Any
+    following_activation: Callable[[Tensor], Tensor] | None
+    name: str
+    bias_row: int | None = None
+
+    @property
+    def alignment(self) -> Alignment:
+        """The rule of the layer."""
+        return self.layer.alignment
+
+    @property
+    def kernel(self) -> Any:
+        """W, as a variable."""
+        return getattr(self.holder, self.kernel_name)
+
+    @property
+    def stored_backward_kernel(self) -> Any:
+        """The variable in which the layer keeps B, or the matrix from which its rule computes B."""
+        return getattr(self.layer, f"_backward_{self.kernel_name}")
+
+    @property
+    def step(self) -> Any:
+        """The variable that counts the steps of a layer outside of an `AlignedModel`."""
+        return getattr(self.layer, f"_step{self._suffix}")
+
+    @property
+    def _suffix(self) -> str:
+        return "" if self.kernel_name == "kernel" else f"_{self.kernel_name}"
+
+    @property
+    def backward_kernel(self) -> Any:
+        """B as the layer uses it, in the layout of the backward kernel. See `AlignedLayer`."""
+        if self.alignment.starts_at_forward:
+            kept, start = self.stored_backward_kernel, self.linear_map.transpose(_stored(self.kernel))
+            return tf.cond(self.step.value > 0, lambda: kept, lambda: start)
+        if type(self.alignment).carried_kernel is Alignment.carried_kernel:
+            return self.stored_backward_kernel
+        backward = self.linear_map.transpose(tensor_of(self.stored_backward_kernel))
+        return self.linear_map.transpose(self.alignment.carried_kernel(tensor_of(self.kernel), backward))
+
+    def add_weights(self, initializer: Any, drawn: np.ndarray | None = None) -> None:
+        """Creates B, and the step counter if the rule needs one.
+
+        Args:
+            initializer: the initializer of W.
+            drawn: initial values of W, if they are not those of the variable.
+
+        Raises:
+            ValueError: if B needs an independent draw and the initializer gives all entries of W the same value.
+        """
+        starts_at_forward = self.alignment.starts_at_forward
+
+        def draw(shape, dtype=None):
+            del shape  # B is drawn in the layout of W, so that the fan-in is that of W.
+            if starts_at_forward:
+                return self.linear_map.transpose(_stored(self.kernel))
+            backward = initialization.independent_draw(initializer, self.kernel, self.name, dtype, drawn)
+            return self.linear_map.transpose(backward)
+
+        backward = self.layer.add_weight(
+            name=f"backward_{self.kernel_name}",
+            shape=self.linear_map.transposed_shape(tuple(self.kernel.shape)),
+            initializer=draw,
+            trainable=self.alignment.learns,
+            # Outside of an `AlignedModel` each replica takes W(0) within a step.
+            aggregation="only_first_replica" if starts_at_forward else "none",
+        )
+        setattr(self.layer, f"_backward_{self.kernel_name}", backward)
+        # `optimizers.MultiOptimizer` reads these two attributes; it knows no layers and no rules.
+        backward.tied_by = self.alignment.rule if self.alignment.tie_gradient else None
+        self.kernel.trained_by_both = self.alignment.trains_forward
+        if self.alignment.uses_step or starts_at_forward:
+            step = self.layer.add_weight(
+                name=f"alignment_step{self._suffix}",
+                shape=(),
+                dtype="int64",
+                initializer="zeros",
+                trainable=False,
+                aggregation="only_first_replica",
+            )
+            setattr(self.layer, f"_step{self._suffix}", step)
+
+    def take_initial_kernel(self) -> None:
+        """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing."""
+        if not self.alignment.starts_at_forward:
+            return
+
+        def take() -> Tensor:
+            self.stored_backward_kernel.assign(self.linear_map.transpose(_stored(self.kernel)))
+            self.step.assign(1)
+            return tf.constant(True)
+
+        tf.cond(tf.convert_to_tensor(self.step.value) > 0, lambda: tf.constant(True), take)
+
+    def kernels(self, state: ForwardPass) -> KernelValues:
+        """Reads W and B for one forward pass."""
+        # Each weight is read once, for both J and R. Its update depends on that read through the gradient. TensorFlow's
+        # graph optimiser may drop other dependencies of updates on reads.
+        if self.alignment.starts_at_forward and not state.has_initial_weights:
+            return KernelValues(self, state, *self._kernels_from_start())
+        return KernelValues(self, state, tensor_of(self.kernel), tensor_of(self.stored_backward_kernel), None)
+
+    def _kernels_from_start(self) -> tuple[Tensor, Tensor, Callable[[], None]]:
+        """Returns W and B for a rule with B = W(0), in the compute dtype, and a function that stores this B.
+
+        Until W(0) is taken, B is the present W. W is read once and the new value of B is computed from that read, so no
+        update can happen in between.
+        """
+        forward, step = _stored(self.kernel), tf.convert_to_tensor(self.step.value)
+        start, kept = self.linear_map.transpose(tf.stop_gradient(forward)), _stored(self.stored_backward_kernel)
+        backward = tf.cond(step > 0, lambda: kept, lambda: start)
+
+        def take_start() -> None:
+            self.stored_backward_kernel.assign(backward)
+            self.step.assign(step + 1)
+
+        dtype = self.layer.compute_dtype
+        return tf.cast(forward, dtype), tf.cast(backward, dtype), take_start
+
+    def scaled(self, kernel: Tensor) -> Tensor:
+        """Returns W or B as the layer uses it. See `AlignedLayer.scale_of`."""
+        factor = self.layer.scale_of(self.linear_map, self.kernel)
+        return kernel if factor == 1.0 else kernel * factor
+
+
+@dataclass(frozen=True)
+class KernelValues:
+    """W and B of a connection, as read in one forward pass.
+
+    Attributes:
+        connection: the connection.
+        state: the forward pass.
+        forward: W in the compute dtype.
+        backward: B in the compute dtype, in the layout of the backward kernel.
+        take_start: stores B in the backward pass, if B is W(0) and is not stored yet.
+    """
+
+    connection: Connection
+    state: ForwardPass
+    forward: Tensor
+    backward: Tensor
+    take_start: Callable[[], None] | None
+
+    def carry(self, inputs: Tensor, training: bool | None, columns: slice | None = None) -> Tensor:
+        """Returns W^T x, whose error travels back through B.
+
+        Args:
+            inputs: `(batch, ..., inputs)`.
+            training: as of `call` of the layer.
+            columns: the outputs that are computed. Default: all.
+        """
+        connection, state = self.connection, self.state
+        linear_map, rule = connection.linear_map, connection.alignment
+        carried = rule.carried_kernel(tf.stop_gradient(self.forward), linear_map.transpose(self.backward))
+        if not rule.tie_gradient:
+            carried = tf.stop_gradient(carried)  # The gradient of J to B is zero; no zeros are written.
+        kernels = [connection.scaled(kernel) for kernel in (self.forward, carried)]
+        if columns is not None:
+            kernels = [kernel[..., columns] for kernel in kernels]
+        takes_start = self.take_start is not None and training is not False and current_pass() is None
+
+        def weight_transport() -> bool:
+            if takes_start:
+                self.take_start()
+            return state.weight_transport
+
+        return carry(linear_map, inputs, *kernels, rule.tie_gradient, weight_transport)
+
+    def regularise(self, inputs: Tensor, projection: Tensor | None, bias: Tensor | None) -> None:
+        """Computes R_l and adds it to the forward pass of the model; without one, with `add_loss`.
+
+        Args:
+            inputs: the inputs of the connection `(batch, ..., inputs)`.
+            projection: W^T x, if it has been computed with the same inputs.
+            bias: the value of the bias in the compute dtype, or None.
+        """
+        connection, state = self.connection, self.state
+        layer, rule = connection.layer, connection.alignment
+        kernel = _widened(self.forward, connection.kernel)
+        backward = _widened(self.backward, connection.stored_backward_kernel)
+        if bias is not None and bias.dtype in HALF:
+            stored = _widened(bias, connection.bias)
+            bias = stored if connection.bias_row is None else stored[connection.bias_row]
+        deferred = state.deferred is not None and not rule.reads_signals
+        if rule.trains_forward and state.separate is not None and not deferred:
+            kernel = state.separate(connection, kernel)
+
+        def regulariser() -> Tensor:
+            known = projection is not None and projection.dtype not in HALF  # R needs one in float32.
+            view = LayerView(
+                linear_map=connection.linear_map,
+                inputs=_widened(inputs),
+                forward_kernel=connection.scaled(kernel),
+                backward_kernel=connection.scaled(backward),
+                bias=bias,
+                activation=connection.following_activation,
+                projection=projection if known else None,
+                name=connection.name,
+                step=state.step,
+                first_example=state.first_example,
+                update_forward=rule.trains_forward,
+            )
+            return rule(view)
+
+        if current_pass() is None:
+            value = regulariser()
+            if rule.uses_step:
+                connection.step.assign_add(1)
+            layer.add_loss(value)  # Last: Keras loses it if replicas synchronise afterwards.
+        elif deferred:
+            moved = {"backward": backward, **({"forward": kernel} if rule.trains_forward else {})}
+            state.deferred.append((connection, moved, regulariser))
+        else:
+            state.add(connection.name, regulariser())
+
+
+def tensor_of(variable: Any) -> Tensor:
+    """Returns the value of a weight in the compute dtype; `tf.custom_gradient` accepts no variables in eager mode."""
+    return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))
+
+
+def _stored(variable: Any) -> Tensor:
+    """Returns the value of a weight in the dtype in which it is stored."""
+    value, stored = tensor_of(variable), stored_value(variable)
+    return value if stored is None or stored.dtype == value.dtype else tf.convert_to_tensor(stored)
+
+
+def _widened(value: Tensor | None, variable: Any = None) -> Tensor | None:
+    """Returns a tensor in at least float32, because R is not computed in half precision.
+
+    Args:
+        value: a signal, or the value of a weight in the compute dtype, or None.
+        variable: the weight; its stored value is returned, so that no precision is lost.
+    """
+    if value is None or value.dtype not in HALF:
+        return value
+    return tf.cast(value if variable is None else stored_value(variable), tf.float32)
