@@ -59,7 +59,8 @@ class AlignedLayer:
         super().__init_subclass__(**kwargs)
         native = next((base for base in cls.__bases__ if not issubclass(base, AlignedLayer)), None)
         if native is not None:
-            cls.__signature__ = _with_arguments(inspect.signature(native), cls.alignment_arguments)
+            signature = _with_arguments(inspect.signature(native), cls.alignment_arguments)
+            cls.__signature__ = _ClassSignature(signature)
 
     def __init__(self, *args: Any, alignment: Alignment | dict | None = None, **kwargs: Any):
         own = {name: kwargs.pop(name) for name in self.alignment_arguments if name in kwargs}
@@ -274,7 +275,7 @@ class AlignedLayer:
         if bias is not None:
             outputs = tf.nn.bias_add(projection, bias) if bias.shape.rank == 1 else projection + bias
         if state.probe is not None:
-            outputs = state.probe(self, inputs, outputs)
+            outputs = state.probe(self.connections[-1] if self.connections else self, inputs, outputs)
         return outputs if self.activation is None else self.activation(outputs)
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
@@ -397,6 +398,18 @@ def dense_floats(inputs: Any, dtype: str) -> Tensor:
         inputs = tf.sparse.to_dense(tf.sparse.reorder(inputs))
     inputs = tf.convert_to_tensor(inputs)
     return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
+
+
+class _ClassSignature:
+    """The signature of the constructor of a class. Its instances have another, that of `__call__`."""
+
+    def __init__(self, signature: inspect.Signature):
+        self._signature = signature
+
+    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        return self._signature
 
 
 def _with_arguments(native: inspect.Signature, names: Sequence[str]) -> inspect.Signature:

@@ -479,7 +479,6 @@ def test_an_unbuilt_layer_says_that_it_has_no_backward_kernel():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda a: layers.Conv2D(4, 3, groups=2, alignment=a), r"`groups`.*groups=2.*Example"),
         (lambda a: layers.Conv2D(4, 3, data_format="channels_first", alignment=a), "`data_format`.*'channels_first'"),
         (lambda a: layers.Conv2D(4, 3, lora_rank=2, alignment=a), "`lora_rank`.*lora_rank=2.*Example"),
         (lambda a: layers.Dense(4, lora_rank=2, alignment=a), "`lora_rank`.*lora_rank=2.*Example"),
