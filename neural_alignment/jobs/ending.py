@@ -33,7 +33,7 @@ class Ending:
 
 
 def ending_of(work: Callable[[], Ending]) -> Ending:
-    """Runs a function and returns its ending; an exception becomes an ending. Clears the global state of Keras afterwards.
+    """Runs a function, turns an exception into an ending, and clears the global state of Keras afterwards.
 
     A signal or a full disk gives the state `stopped`.
     """

@@ -39,7 +39,7 @@ class Estimates:
                 raise RunError(f"{path}: must have the columns run and seconds; correct or remove it") from None
 
     def of(self, name: str) -> float:
-        """Returns the expected duration of a job in seconds: its own, or else the mean of similar jobs; NaN without any.
+        """Returns the expected duration of a job in seconds: the known one, or the mean of similar jobs, or NaN.
 
         Jobs similar to `resnet18/symmetric/seed2` are its other seeds or, if there are none, all of `resnet18/`.
         """

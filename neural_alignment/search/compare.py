@@ -138,8 +138,8 @@ def _sentence(one: tuple[str, Mapping[int, float]], other: tuple[str, Mapping[in
         finding = f"{name} did not find better settings than {other_name}"
     seeds = "seed" if len(differences) == 1 else "seeds"
     return (
-        f"{finding}: best top-1 {spread.mean:+.2f}{deviation} points (mean and standard deviation of the difference over "
-        f"{len(differences)} {seeds}), ahead with {wins} of {len(differences)}."
+        f"{finding}: best top-1 {spread.mean:+.2f}{deviation} points (mean and standard deviation of the difference "
+        f"over {len(differences)} {seeds}), ahead with {wins} of {len(differences)}."
     )
 
 

@@ -54,7 +54,7 @@ class Trial:
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
-    """Returns the finished trial with the highest top-1, the earliest if several are equal; None if none has finished."""
+    """Returns the finished trial with the highest top-1, the earliest of equal ones; None if none has finished."""
     finished = [trial for trial in trials if trial.top1 is not None]
     return max(finished, key=lambda trial: (trial.top1, -trial.number), default=None)
 

@@ -1,14 +1,14 @@
 """Runs a search and writes its directory:
 
-    search.yaml        the plan of the search
-    base.yaml          the configuration that all trials have in common
-    proposals.jsonl    a line per trial that has started: the settings that were drawn
-    trials.jsonl       a line per trial that has ended: settings, result, reason
-    settings/0001.yaml the configuration of a trial, a file for `train`
-    trials/0001/       its run directory
-    logs/0001.log      its output, if another process trained it
-    best.yaml, top_ten.md, top_ten.csv, importance.csv, importance.png, scores.csv, scores.png    the report
-    lock.json          the process that is running the search; only while it runs
+search.yaml        the plan of the search
+base.yaml          the configuration that all trials have in common
+proposals.jsonl    a line per trial that has started: the settings that were drawn
+trials.jsonl       a line per trial that has ended: settings, result, reason
+settings/0001.yaml the configuration of a trial, a file for `train`
+trials/0001/       its run directory
+logs/0001.log      its output, if another process trained it
+best.yaml, top_ten.md, top_ten.csv, importance.csv, importance.png, scores.csv, scores.png    the report
+lock.json          the process that is running the search; only while it runs
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _check_same(searched: Search) -> None:
     if not tf.io.gfile.exists(path):
         others = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)} - _START_UP_FILES
         if others:
-            raise RunError(f"{folder}: contains files of something else ({min(others)}); choose another --search-dir")
+            raise RunError(f"{folder}: is not a search directory: contains {min(others)}; choose another --search-dir")
         return
     was, now = (_identity(each) for each in (plans.load(path), searched.plan))
     keys = (key for key in was | now if was.get(key) != now.get(key))
