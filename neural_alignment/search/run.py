@@ -1,14 +1,16 @@
-"""Runs a search and writes its directory:
+"""Runs a search and writes its directory.
 
-search.yaml        the plan of the search
-base.yaml          the configuration that all trials have in common
-proposals.jsonl    a line per trial that has started: the settings that were drawn
-trials.jsonl       a line per trial that has ended: settings, result, reason
-settings/0001.yaml the configuration of a trial, a file for `train`
-trials/0001/       its run directory
-logs/0001.log      its output, if another process trained it
-best.yaml, top_ten.md, top_ten.csv, importance.csv, importance.png, scores.csv, scores.png    the report
-lock.json          the process that is running the search; only while it runs
+Files of the search directory:
+
+    search.yaml        the plan of the search
+    base.yaml          the configuration that all trials have in common
+    proposals.jsonl    a line per trial that has started: the settings that were drawn
+    trials.jsonl       a line per trial that has ended: settings, result, reason
+    settings/0001.yaml the configuration of a trial, a file for `train`
+    trials/0001/       its run directory
+    logs/0001.log      its output, if another process trained it
+    best.yaml, top_ten.md, top_ten.csv, importance.csv, importance.png, scores.csv, scores.png    the report
+    lock.json          the process that is running the search; only while it runs
 """
 
 from __future__ import annotations
