@@ -247,7 +247,7 @@ BAD = {
     "fractions of integers": ({"a": {"integer": [0.5, 2]}}, "space.a.integer.0: "),
     "step too large": ({"a": {"quantised": [0, 1, 2]}}, "0 < step <= high - low"),
     "an unknown factor": ({"a": {"uniform": [0, 1]}, "b": {"product": ["$aa"]}}, "space.b: '$aa' is not a quantity"),
-    "a ring": ({"a": {"uniform": [0, 1]}, "b": {"product": ["c"]}, "c": {"product": ["b"]}}, "b and c follow from"),
+    "a ring": ({"a": {"uniform": [0, 1]}, "b": {"product": ["c"]}, "c": {"product": ["b"]}}, "b and c depend on"),
     "nothing drawn": ({"a": {"fixed": 1}}, "at least one quantity that is drawn"),
     "a bad name": ({"a b": {"uniform": [0, 1]}}, "space.a b: must be a key path"),
     "a key that the search sets": ({"epochs": {"choice": [1, 2]}}, "space.epochs: is set by the search itself"),
