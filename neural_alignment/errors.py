@@ -166,13 +166,13 @@ class Mistake:
     Attributes:
         path: key path of the value, or of the key that is missing or unknown; empty for the data as a whole.
         reason: the problem, and the allowed values.
-        blamed: key path to look for in the files and overrides that the data come from.
-        missing: whether a key is missing from the mapping at `blamed`.
+        lookup_path: key path to look for in the files and overrides that the data come from.
+        missing: whether a key is missing from the mapping at `lookup_path`.
     """
 
     path: str
     reason: str
-    blamed: str
+    lookup_path: str
     missing: bool = False
 
     def line(self, origin: str = "") -> str:

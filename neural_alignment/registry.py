@@ -29,7 +29,7 @@ class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
         self[name] = options
         return options
 
-    def is_used_by(self, model: type[pydantic.BaseModel]) -> None:
+    def add_user(self, model: type[pydantic.BaseModel]) -> None:
         """Notes a model with a field of the type `any_registered`, which is built again for each new class."""
         self._users.append(model)
 

@@ -55,7 +55,7 @@ class MultiOptimizer(Wrapper):
     """Trains the variables of each loss with a separate optimizer (Kunin et al. 2020, Appendix A.3).
 
     The first optimizer trains all variables except the backward kernels by the gradient of J. The second trains the
-    backward kernels by the gradient of R. A variable whose attribute `moved_by_both` is true (W of a rule with
+    backward kernels by the gradient of R. A variable whose attribute `trained_by_both` is true (W of a rule with
     `update_forward`) is updated twice: by J's optimizer with J's gradient, then by R's optimizer with R's gradient. A
     single optimizer trains all variables by J + R, as Kolen-Pollack requires.
 
@@ -103,7 +103,7 @@ class MultiOptimizer(Wrapper):
         self.skip_idle = skip_idle
         self._turn = threading.local()  # Each replica is a thread.
         for optimizer in inner:
-            _follow(optimizer, call_count(self))
+            _follow_global_step(optimizer, call_count(self))
             # `apply` sums the gradients of all replicas before clipping; Keras would sum them after clipping.
             leave_sum_to_caller(_innermost(optimizer))
 
@@ -120,7 +120,7 @@ class MultiOptimizer(Wrapper):
             return
         variables = _unique(variables)
         self._check_tied(variables)
-        self._check_moved_by_both(variables)
+        self._check_trained_by_both(variables)
         for optimizer, own in zip(self.inner_optimizers, self.shares(variables), strict=True):
             if own:
                 optimizer.build(own)
@@ -137,12 +137,12 @@ class MultiOptimizer(Wrapper):
                 "Example: MultiOptimizer([Momentum(0.1)])."
             )
 
-    def _check_moved_by_both(self, variables: Sequence[Any]) -> None:
+    def _check_trained_by_both(self, variables: Sequence[Any]) -> None:
         """Raises if R's optimizer has `use_ema` and updates W: it would average W before J's update."""
         if (
             len(self.inner_optimizers) == 2
             and averages(self.inner_optimizers[R])
-            and any(map(_is_moved_by_both, variables))
+            and any(map(_is_trained_by_both, variables))
         ):
             raise ValueError(
                 "`use_ema` of R's optimizer must be False if R updates W too (`update_forward`): W would have two "
@@ -153,8 +153,8 @@ class MultiOptimizer(Wrapper):
         """Returns, for each inner optimizer, the variables that it updates."""
         if len(self.inner_optimizers) == 1:
             return [list(variables)]
-        moved_by_r = [variable for variable in variables if loss_of(variable) == R or _is_moved_by_both(variable)]
-        return [[variable for variable in variables if loss_of(variable) == J], moved_by_r]
+        of_r = [variable for variable in variables if loss_of(variable) == R or _is_trained_by_both(variable)]
+        return [[variable for variable in variables if loss_of(variable) == J], of_r]
 
     @property
     def constant(self) -> bool:
@@ -183,7 +183,7 @@ class MultiOptimizer(Wrapper):
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         self.inner_optimizers[J].learning_rate = value
-        _follow(self.inner_optimizers[J], call_count(self))
+        _follow_global_step(self.inner_optimizers[J], call_count(self))
 
     @property
     def learning_rates(self) -> tuple[Any, Any]:
@@ -228,7 +228,7 @@ class MultiOptimizer(Wrapper):
         if not self.built:
             self.build(variables)
         self._check_replicas()
-        updates = _added_up([each for each in self._updates(grads, variables) if each.gradient is not None])
+        updates = _summed_over_replicas([each for each in self._updates(grads, variables) if each.gradient is not None])
         if self.constant:
             self._apply_all(updates)
         elif getattr(self._turn, "mode", None) is not None:
@@ -245,7 +245,7 @@ class MultiOptimizer(Wrapper):
             seen.add(id(variable))
         if len(self.inner_optimizers) == 2 or not self.constant:
             twice = {id(each.variable) for each in updates if each.loss == R}
-            once = [v for v in variables if _is_moved_by_both(v) and id(v) not in twice]
+            once = [v for v in variables if _is_trained_by_both(v) and id(v) not in twice]
             if once:
                 raise ValueError(
                     "A variable that both losses update (`update_forward`) must be given twice, with J's and with R's "
@@ -332,9 +332,9 @@ class _Update(NamedTuple):
         return self._replace(gradient=tf.cast(rate, self.gradient.dtype) * self.gradient)
 
 
-def _is_moved_by_both(variable: Any) -> bool:
+def _is_trained_by_both(variable: Any) -> bool:
     """Whether both losses update the variable. Layers mark W of a rule with `update_forward`."""
-    return getattr(variable, "moved_by_both", False)
+    return getattr(variable, "trained_by_both", False)
 
 
 def _run(optimizer: keras.optimizers.Optimizer, updates: list[_Update]) -> None:
@@ -366,7 +366,7 @@ def _unique(variables: Sequence[Any]) -> list[Any]:
     return list({id(variable): variable for variable in variables}.values())
 
 
-def _added_up(updates: list[_Update]) -> list[_Update]:
+def _summed_over_replicas(updates: list[_Update]) -> list[_Update]:
     """Sums the gradients of all replicas."""
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1 or not updates:
@@ -380,7 +380,7 @@ def _innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimi
     return _innermost(optimizer.inner_optimizers[0]) if isinstance(optimizer, Wrapper) else optimizer
 
 
-def _follow(optimizer: keras.optimizers.Optimizer, iterations: Any) -> None:
+def _follow_global_step(optimizer: keras.optimizers.Optimizer, iterations: Any) -> None:
     """Makes the optimizer's learning-rate schedule, if it has one, follow the global step.
 
     Optimizers whose formula contains the global step, such as RAdam, receive its counter through their method `follow`.

@@ -57,7 +57,7 @@ class RateScheduler:
                 "`loss_rates` must be two non-negative numbers or learning-rate schedules of Keras. "
                 f"Received {loss_rates!r}. Example: (1.0, 0.1)."
             )
-        if all(_never(rate) for rate in pair):
+        if all(_is_always_zero(rate) for rate in pair):
             raise ValueError(
                 f"`loss_rates` must not both be 0: nothing would be trained. Received {loss_rates!r}. "
                 "Example: (0.0, 1.0) to train only R."
@@ -90,9 +90,9 @@ class RateScheduler:
         else:
             turns = [(True, True), (False, True)] if self.delay_epochs else [(True, True)]
         if self.together:
-            states = [(state, state) for state in _states(self.loss_rates[0])]
+            states = [(state, state) for state in _possible_states(self.loss_rates[0])]
         else:
-            states = list(itertools.product(*map(_states, self.loss_rates)))
+            states = list(itertools.product(*map(_possible_states, self.loss_rates)))
         return list(dict.fromkeys((j and j_on, r and r_on) for j_on, r_on in states for j, r in turns))
 
     def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -134,12 +134,12 @@ def _serialized(rate: float | Schedule) -> Any:
     return keras.saving.serialize_keras_object(rate) if isinstance(rate, Schedule) else rate
 
 
-def _never(rate: float | Schedule) -> bool:
+def _is_always_zero(rate: float | Schedule) -> bool:
     """Whether a factor is 0 at every step."""
     return not isinstance(rate, Schedule) and rate == 0
 
 
-def _states(rate: float | Schedule) -> list[bool]:
+def _possible_states(rate: float | Schedule) -> list[bool]:
     """Returns the possible answers to whether the factor differs from 0 at a step."""
     if isinstance(rate, Schedule):
         return [True, False] if getattr(rate, "reaches_zero", True) else [True]

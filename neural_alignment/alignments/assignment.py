@@ -27,7 +27,7 @@ class Assignment:
                     f"Received {rule!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
                 )
         self._rules = rules
-        self._taken: dict[int, list[str]] = {index: [] for index in range(len(rules))}
+        self._matched: dict[int, list[str]] = {index: [] for index in range(len(rules))}
         self._names: list[str] = []
 
     def __call__(self, layer: str) -> Alignment | None:
@@ -35,7 +35,7 @@ class Assignment:
         self._names.append(layer)
         for index, rule in enumerate(self._rules):
             if rule.layers is None or fnmatch.fnmatchcase(layer, rule.layers):
-                self._taken[index].append(layer)
+                self._matched[index].append(layer)
                 return rule
         return None
 
@@ -50,7 +50,7 @@ class Assignment:
         Raises:
             ConfigError: if one was not; the message has its pattern and the names of all layers.
         """
-        for index, layers in self._taken.items():
+        for index, layers in self._matched.items():
             if not layers:
                 names, pattern = ", ".join(self._names), self._rules[index].layers
                 which = f"the pattern {pattern!r} of rule {index + 1}" if pattern else f"rule {index + 1}"

@@ -101,7 +101,7 @@ class LayerView:
                 setattr(self, name, tf.stop_gradient(value))
 
     @property
-    def moved_forward_kernel(self) -> Tensor | None:
+    def trained_forward_kernel(self) -> Tensor | None:
         """W if R moves it, otherwise None. For primitives that have one half for each kernel."""
         return self.forward_kernel if self.update_forward else None
 
@@ -187,8 +187,8 @@ class Signals:
         return standardise(self.forward_activity, self.forward_output, batch=True)
 
     @property
-    def moved_forward_projection(self) -> Tensor | None:
-        """The forward projection where R moves W, as `LayerView.moved_forward_kernel`."""
+    def trained_forward_projection(self) -> Tensor | None:
+        """The forward projection where R moves W, as `LayerView.trained_forward_kernel`."""
         return self.forward_projection if self.view.update_forward else None
 
     @_computed_once
@@ -208,7 +208,7 @@ class Signals:
         reconstruction = self._reconstruct(self.backward_activity, self.view.forward_kernel)
         return standardise(reconstruction, self.backward_output, batch=False)
 
-    def overlap(self, beside: set[str]) -> Tensor:
+    def overlap(self, other_primitives: set[str]) -> Tensor:
         """Returns the amp primitive of the two projections, in the cheapest of three equal forms.
 
         If the backward projection is linear in B, then <B^T x, z> = <B, x (x) z> = <x, B z>. The second form needs one
@@ -216,12 +216,12 @@ class Signals:
         null primitive anyway; both primitives then share one kernel gradient.
 
         Args:
-            beside: the names of the other primitives that the rule computes.
+            other_primitives: names of the other primitives that the rule computes.
         """
-        if not self.backward_output.linear or "sparse" in beside:
+        if not self.backward_output.linear or "sparse" in other_primitives:
             return primitives.amp(self.backward_projection, self.forward_projection)
         plain = not (self.forward_output.standardises or self.input_path.batch_center)
-        if "null" in beside and plain:
+        if "null" in other_primitives and plain:
             overlap = primitives.amp(self.inputs, self.forward_reconstruction)
         else:
             overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel)
@@ -253,7 +253,7 @@ class Alignment(Options):
     """A learning rule: how the backward kernel B of a layer comes to resemble the forward kernel W.
 
     A rule is called with the view of a layer and returns R_l, a scalar. The gradient of R_l reaches B, and W if
-    `moves_forward` is true. A rule is immutable, and layers may share it. It is a pydantic model: its fields are its
+    `trains_forward` is true. A rule is immutable, and layers may share it. It is a pydantic model: its fields are its
     options in a YAML configuration.
 
     Attributes:
@@ -289,7 +289,7 @@ class Alignment(Options):
         return backward_kernel
 
     @property
-    def moves_forward(self) -> bool:
+    def trains_forward(self) -> bool:
         """Whether R moves W too, not only B."""
         return False
 
@@ -347,7 +347,7 @@ class TrainedAlignment(Alignment):
     update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda moves: not moves)] = False
 
     @property
-    def moves_forward(self) -> bool:
+    def trains_forward(self) -> bool:
         """Whether R moves W too, not only B."""
         return self.update_forward
 

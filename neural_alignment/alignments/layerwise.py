@@ -77,8 +77,8 @@ class WeightMirror(SignalAlignment):
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
-        overlap = self.signals(view).overlap(beside=set())
-        decay = primitives.decay(view.backward_kernel, view.moved_forward_kernel)
+        overlap = self.signals(view).overlap(other_primitives=set())
+        decay = primitives.decay(view.backward_kernel, view.trained_forward_kernel)
         return self.weight("amp", view) * overlap + self.weight("decay", view) * decay
 
 
@@ -111,15 +111,15 @@ class Information(SignalAlignment):
         if self.compare_reconstruction:
             amp = primitives.amp(signals.inputs, getattr(signals, reconstruction))
         else:
-            amp = signals.overlap(beside=self._beside())
+            amp = signals.overlap(other_primitives=self._read_with_amp())
         null = primitives.null(getattr(signals, reconstruction))
         if self.sparse_decay:
-            decay = primitives.sparse(signals.backward_projection, signals.moved_forward_projection)
+            decay = primitives.sparse(signals.backward_projection, signals.trained_forward_projection)
         else:
-            decay = primitives.decay(view.backward_kernel, view.moved_forward_kernel)
+            decay = primitives.decay(view.backward_kernel, view.trained_forward_kernel)
         return self.weight("amp", view) * amp + self.weight("decay", view) * decay + self.weight("null", view) * null
 
-    def _beside(self) -> set[str]:
+    def _read_with_amp(self) -> set[str]:
         """Returns the primitive whose signals amp can share."""
         if self.reconstruct_backward or self.sparse_decay:
             return {"sparse"}
@@ -141,7 +141,7 @@ class Symmetric(TrainedAlignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
         overlap = primitives.self_(view.transposed_forward_kernel, view.backward_kernel)
-        decay = primitives.decay(view.backward_kernel, view.moved_forward_kernel)
+        decay = primitives.decay(view.backward_kernel, view.trained_forward_kernel)
         return self.weight("self_", view) * overlap + self.weight("decay", view) * decay
 
 
@@ -156,8 +156,8 @@ class Activation(SignalAlignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
         signals = self.signals(view)
-        sparse = primitives.sparse(signals.backward_projection, signals.moved_forward_projection)
-        amp = signals.overlap(beside={"sparse"})
+        sparse = primitives.sparse(signals.backward_projection, signals.trained_forward_projection)
+        amp = signals.overlap(other_primitives={"sparse"})
         return self.weight("amp", view) * amp + self.weight("sparse", view) * sparse
 
 
@@ -176,7 +176,7 @@ class KolenPollack(TrainedAlignment):
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
-        return self.weight("decay", view) * primitives.decay(view.backward_kernel, view.moved_forward_kernel)
+        return self.weight("decay", view) * primitives.decay(view.backward_kernel, view.trained_forward_kernel)
 
     def check_run(self, config: Any) -> None:
         """Checks that W and B get the same updates. See `Alignment.check_run`."""

@@ -110,7 +110,7 @@ class AlignedLayer:
         )
         # `optimizers.MultiOptimizer` reads these two attributes; it knows no layers and no rules.
         self._backward_kernel.tied_by = self.alignment.rule if self.alignment.tie_gradient else None
-        self.kernel.moved_by_both = self.alignment.moves_forward
+        self.kernel.trained_by_both = self.alignment.trains_forward
         if self.alignment.uses_step or starts_at_forward:
             self._step = self.add_weight(
                 name="alignment_step",
@@ -171,7 +171,7 @@ class AlignedLayer:
         """
         if self._is_native:
             return super().call(inputs)
-        inputs = _dense(inputs, self.compute_dtype)
+        inputs = _dense_floats(inputs, self.compute_dtype)
         state = current_pass() or self._own_pass(inputs, training)
         bias = None if self.bias is None else _tensor(self.bias)
         if self.keeps_backward_kernel:
@@ -220,7 +220,11 @@ class AlignedLayer:
 
         projection = carry(linear_map, inputs, *kernels, tie_gradient, weight_transport)
         if training and state.regularise and self.alignment.learns:
-            weights = _wide(kernel, self.kernel), _wide(backward, self._backward_kernel), _wide(bias, self.bias)
+            weights = (
+                _widened(kernel, self.kernel),
+                _widened(backward, self._backward_kernel),
+                _widened(bias, self.bias),
+            )
             self._regularise(weights, inputs, projection, state)
         return projection
 
@@ -259,13 +263,13 @@ class AlignedLayer:
         kernel, backward, bias = weights
         linear_map = self.linear_map()
         deferred = state.deferred is not None and not self.alignment.reads_signals
-        if self.alignment.moves_forward and state.separate is not None and not deferred:
+        if self.alignment.trains_forward and state.separate is not None and not deferred:
             kernel = state.separate(self, kernel)
 
         def regulariser() -> Tensor:
             view = LayerView(
                 linear_map=linear_map,
-                inputs=_wide(inputs),
+                inputs=_widened(inputs),
                 forward_kernel=self.scaled(kernel),
                 backward_kernel=self.scaled(backward),
                 bias=bias,
@@ -274,7 +278,7 @@ class AlignedLayer:
                 name=self.name,
                 step=state.step,
                 first_example=state.first_example,
-                update_forward=self.alignment.moves_forward,
+                update_forward=self.alignment.trains_forward,
             )
             return self.alignment(view)
 
@@ -284,7 +288,7 @@ class AlignedLayer:
                 self._step.assign_add(1)
             self.add_loss(value)  # Last: Keras loses it if replicas synchronise afterwards.
         elif deferred:
-            moved = {"backward": backward, **({"forward": kernel} if self.alignment.moves_forward else {})}
+            moved = {"backward": backward, **({"forward": kernel} if self.alignment.trains_forward else {})}
             state.deferred.append((self, moved, regulariser))
         else:
             state.add(self.name, regulariser())
@@ -361,7 +365,7 @@ def _stored(variable: Any) -> Tensor:
     return value if stored is None or stored.dtype == value.dtype else tf.convert_to_tensor(stored)
 
 
-def _dense(inputs: Any, dtype: str) -> Tensor:
+def _dense_floats(inputs: Any, dtype: str) -> Tensor:
     """Returns the inputs as a dense tensor of floats; Keras does not cast integers and keeps sparse tensors sparse."""
     if isinstance(inputs, tf.SparseTensor):
         inputs = tf.sparse.to_dense(tf.sparse.reorder(inputs))
@@ -369,7 +373,7 @@ def _dense(inputs: Any, dtype: str) -> Tensor:
     return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
 
 
-def _wide(value: Tensor | None, variable: Any = None) -> Tensor | None:
+def _widened(value: Tensor | None, variable: Any = None) -> Tensor | None:
     """Returns a tensor in at least float32, because R is not computed in half precision.
 
     Args:

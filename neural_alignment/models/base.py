@@ -89,6 +89,6 @@ class ModelOptions(Options):
         """
 
 
-def count_products(sizes: Sequence[int]) -> int:
+def sum_of_products(sizes: Sequence[int]) -> int:
     """Returns the sum of the products of neighbouring sizes: the weights of dense layers between them."""
     return sum(one * other for one, other in itertools.pairwise(sizes))

@@ -10,7 +10,7 @@ import pydantic
 from pydantic import Field
 
 from neural_alignment.errors import ArgumentError
-from neural_alignment.models.base import MODELS, BatchNormTrainable, LayerSizes, ModelOptions, count_products
+from neural_alignment.models.base import MODELS, BatchNormTrainable, LayerSizes, ModelOptions, sum_of_products
 from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
 
@@ -91,4 +91,4 @@ class ConvNet(ModelOptions):
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
         """Returns the number of weights of the convolutions, and a lower bound of those of the dense layer."""
-        return 9 * count_products([input_shape[-1], *self.filters]) + self.filters[-1] * outputs
+        return 9 * sum_of_products([input_shape[-1], *self.filters]) + self.filters[-1] * outputs

@@ -11,7 +11,7 @@ from pydantic import PositiveFloat
 
 from neural_alignment.errors import ArgumentError
 from neural_alignment.models.activations import activation as named
-from neural_alignment.models.base import MODELS, LayerSizes, ModelOptions, count_products
+from neural_alignment.models.base import MODELS, LayerSizes, ModelOptions, sum_of_products
 from neural_alignment.models.parts import Parts, Rules
 from neural_alignment.models.weight_norm import WeightNorm
 
@@ -91,7 +91,7 @@ class FC(ModelOptions):
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
         """Returns the number of weights in the forward kernels."""
-        return count_products([math.prod(input_shape), *self.hidden, outputs])
+        return sum_of_products([math.prod(input_shape), *self.hidden, outputs])
 
     def check_run(self, config: Any) -> None:
         """Checks the last layer against the loss, and the norm of the weights against the rules."""

@@ -14,13 +14,13 @@ from neural_alignment.models.batch_norm import BatchAxisNormalization
 
 logger = logging.getLogger(__name__)
 
-_PASSED = (keras.layers.BatchNormalization, BatchAxisNormalization, keras.layers.Dropout)
+_TRANSPARENT = (keras.layers.BatchNormalization, BatchAxisNormalization, keras.layers.Dropout)
 """Layers that may stand between a layer and its nonlinearity."""
 
 _OUTPUT = object()
 """Represents the model as the reader of its outputs."""
 
-Name = str | dict | None
+SerializedActivation = str | dict | None
 """A nonlinearity in Keras' serialised form, or None."""
 
 
@@ -58,7 +58,7 @@ class Readers:
             for tensor, outer in zip(functional(call.operation).outputs, call.outputs, strict=True):
                 self._readers.setdefault(id(tensor), []).append(outer)
 
-    def activation(self, layer: Any) -> Name:
+    def activation(self, layer: Any) -> SerializedActivation:
         """Returns the nonlinearity that follows a layer, or None if there is not exactly one.
 
         The output is followed through batch normalisation and dropout, as long as no other operation reads it. If the
@@ -71,7 +71,7 @@ class Readers:
             return None
         return _common(self._after(call.outputs[0]) for call in self._calls.get(id(layer), []))
 
-    def _after(self, tensor: Any) -> Name:
+    def _after(self, tensor: Any) -> SerializedActivation:
         """Returns the nonlinearity that is applied to a tensor."""
         readers = self._readers.get(id(tensor), [])
         if all(isinstance(reader, keras.KerasTensor) for reader in readers):
@@ -81,26 +81,26 @@ class Readers:
             return None
         follower = readers[0].operation
         linear = getattr(follower, "activation", None) is keras.activations.linear
-        if isinstance(follower, _PASSED) or (isinstance(follower, keras.layers.Activation) and linear):
+        if isinstance(follower, _TRANSPARENT) or (isinstance(follower, keras.layers.Activation) and linear):
             return self._after(readers[0].outputs[0])
         return _name_of(follower)
 
 
-def _common(names: Iterable[Name]) -> Name:
+def _common(names: Iterable[SerializedActivation]) -> SerializedActivation:
     """Returns the name if all are equal, or None."""
     first, *others = [*names] or [None]
     return first if all(each == first for each in others) else None
 
 
-def _name_of(follower: Any) -> Name:
+def _name_of(follower: Any) -> SerializedActivation:
     """Returns the name of a nonlinearity; None for other operations and for options that no named activation has."""
     if isinstance(follower, keras.layers.Activation):
         return keras.activations.serialize(follower.activation)
     options = _options(follower)
-    for kind, own, name in _named():
+    for kind, own, name in _named_activations():
         if type(follower) is kind and own == options:
             return name
-    if isinstance(follower, tuple(kind for kind, *_ in _named())):
+    if isinstance(follower, tuple(kind for kind, *_ in _named_activations())):
         logger.warning(
             "%s %r has options that no named activation has: rules with `relu: true` ignore this nonlinearity",
             type(follower).__name__,
@@ -126,7 +126,7 @@ _FUNCTIONS = (
 
 
 @functools.cache
-def _named() -> list[tuple[type, dict[str, Any], str]]:
+def _named_activations() -> list[tuple[type, dict[str, Any], str]]:
     """Returns class, options and name of every operation that is a named activation."""
     symbolic = keras.KerasTensor((None, 2))
     operations = [(make(), name) for name, make in _LAYERS.items()]

@@ -24,7 +24,7 @@ def options_of_others(names: Collection[str]) -> dict[str, type[OptimizerOptions
     Args:
         names: names that are left out.
     """
-    return {name: _from_signature(name, kind) for name, kind in _KERAS.items() if name not in names}
+    return {name: _from_signature(name, kind) for name, kind in _KERAS_OPTIMIZERS.items() if name not in names}
 
 
 def _pattern(text: str) -> str:
@@ -36,7 +36,7 @@ def _pattern(text: str) -> str:
     return text
 
 
-_KNOWN = {
+_ARGUMENT_TYPES = {
     r"(adam_)?beta_\d": Fraction,
     r"momentum|rho": Fraction,
     r"epsilon(_\d)?": PositiveFloat,
@@ -72,8 +72,8 @@ def _is_named(kind: Any) -> bool:
     return "learning_rate" in inspect.signature(kind).parameters
 
 
-_KERAS = {name.lower(): kind for name, kind in sorted(vars(keras.optimizers).items()) if _is_named(kind)}
-_SHARED = set.intersection(*(set(inspect.signature(kind).parameters) for kind in _KERAS.values()))
+_KERAS_OPTIMIZERS = {name.lower(): kind for name, kind in sorted(vars(keras.optimizers).items()) if _is_named(kind)}
+_SHARED_ARGUMENTS = set.intersection(*(set(inspect.signature(kind).parameters) for kind in _KERAS_OPTIMIZERS.values()))
 """Arguments that every optimizer of Keras has; see `OptimizerOptions`."""
 
 
@@ -86,9 +86,11 @@ def _from_signature(name: str, kind: type[keras.optimizers.Optimizer]) -> type[O
     fields: dict[str, Any] = {"name": (Literal[name], ...)}
     for parameter in inspect.signature(kind).parameters.values():
         default, key = parameter.default, parameter.name
-        if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or key in _SHARED - {"weight_decay"}:
+        if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or key in _SHARED_ARGUMENTS - {"weight_decay"}:
             continue
-        annotation = next((known for pattern, known in _KNOWN.items() if re.fullmatch(pattern, key)), type(default))
+        annotation = next(
+            (each for pattern, each in _ARGUMENT_TYPES.items() if re.fullmatch(pattern, key)), type(default)
+        )
         # A `weight_decay` of None by default is that of the base class; no type is known of another None.
         if annotation is type(None) or (key == "weight_decay" and default is None):
             continue

@@ -101,7 +101,7 @@ class ConstantSchedule(_Schedule):
         return rate
 
 
-class _Falling(_Schedule):
+class _DecaySchedule(_Schedule):
     """Base of the schedules that end at a floor."""
 
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -129,7 +129,7 @@ class _Falling(_Schedule):
         return (end - self.warmup_epochs) * clock.steps_per_epoch
 
 
-class CosineSchedule(_Falling):
+class CosineSchedule(_DecaySchedule):
     """Linear warm-up, then half a cosine down to the floor."""
 
     kind: Literal["cosine"]
@@ -138,7 +138,7 @@ class CosineSchedule(_Falling):
         return keras.optimizers.schedules.CosineDecay(rate, self._steps(clock), alpha=self.floor)
 
 
-class PolynomialSchedule(_Falling):
+class PolynomialSchedule(_DecaySchedule):
     """Linear warm-up, then floor + (1 - floor) (1 - time)^power of the rate, the time from 0 to 1."""
 
     kind: Literal["polynomial"]

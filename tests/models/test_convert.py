@@ -103,7 +103,7 @@ def test_an_aligned_model_is_converted_and_what_a_network_rule_keeps_begins_at_i
     assert type(result.model) is type(keras.Model(trained.input, trained.output))
     assert not result.model.compiled
     model = AlignedModel(result.model.input, result.model.output)
-    for kept, old in zip(model.bound_rule.numbers, trained.trainable_variables, strict=True):
+    for kept, old in zip(model.bound_rule.kept_values, trained.trainable_variables, strict=True):
         np.testing.assert_array_equal(kept, old)
     with pytest.raises(ValueError, match=r"'dense1' \(it has the rule 'align_ada' already\)"):
         convert(model, RULE)

@@ -124,7 +124,7 @@ class BoundRule:
         self._kept = rule.keep(model, self.weights)
 
     @property
-    def numbers(self) -> list[Any]:
+    def kept_values(self) -> list[Any]:
         """The weights that the rule keeps in the model, except the flag that marks W(0) as taken."""
         return [weight for weight in self.weights.weights if weight.dtype != "bool"]
 
