@@ -405,7 +405,7 @@ def test_create_waits(cloud):
     assert result.returncode == 0, result.stderr
     assert cloud.kinds == ["request", "create", *["request"] * 4, "node", "request", "node"]
     for state in [*states[:3], "CREATING"]:
-        assert f"my-tpu is {state} (look" in result.stderr
+        assert f"my-tpu is {state} (check" in result.stderr
 
 
 def test_create_gives_up_after_the_given_number_of_checks(cloud):
@@ -466,7 +466,7 @@ def test_each_call_of_create_may_fail(cloud):
     assert "ERROR: no rights\nerror: " in result.stderr
 
 
-def test_a_look_that_fails_is_tried_again(cloud):
+def test_a_failed_status_check_is_tried_again(cloud):
     cloud.answer(request=[failure(), failure(), MISSING, failure(), ok("ACTIVE")], node=[failure(), ok("READY")])
     assert create(cloud, "--tries=3").returncode == 0
     assert cloud.kinds == [*["request"] * 3, "create", *["request"] * 2, *["node"] * 2]
