@@ -18,7 +18,7 @@ from neural_alignment.operations import LinearMap
 Tensor = tf.Tensor
 
 PARAMETERIZATIONS = ("standard", "ntk")
-"""How a kernel is used: unchanged, or divided by the square root of its fan-in."""
+"""A kernel is used unchanged ("standard"), or divided by the square root of its fan-in ("ntk")."""
 
 
 class AlignedLayer:
@@ -138,7 +138,7 @@ class AlignedLayer:
 
     @property
     def keeps_backward_kernel(self) -> bool:
-        """Whether the layer has a backward kernel. It has none with backpropagation or a rule for a whole network."""
+        """Whether the layer has a backward kernel: it has a rule, which is not a rule for a whole network."""
         return self.alignment is not None and self.alignment.keeps_kernel
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
@@ -180,8 +180,8 @@ class AlignedLayer:
     def take_initial_kernel(self) -> None:
         """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing.
 
-        `AlignedModel` calls this method before each step. In other models the layer takes W(0) in its first backward
-        pass, except that of a call with `training=False`; custom training loops may omit `training`.
+        `AlignedModel` calls this method before training steps. In other models the layer records W(0) in its first
+        backward pass, except that of a call with `training=False`. Custom training loops may omit `training`.
         """
         for connection in self.connections:
             connection.take_initial_kernel()
@@ -190,7 +190,7 @@ class AlignedLayer:
         """Returns the connection whose W has a name.
 
         Raises:
-            AttributeError: if the layer has no alignment, or is not built.
+            AttributeError: if the layer has no backward kernel, or is not built.
         """
         if getattr(self, f"_backward_{kernel_name}", None) is None:
             raise AttributeError(f"Layer {self.name!r} has no backward kernel: it is not built or has no alignment.")
@@ -292,12 +292,12 @@ class AlignedLayer:
         if not self.is_native:
             found = self.alignment.rule if self.alignment is not None else self.parameterization
             raise ValueError(
-                f"`{method}` is not for an aligned layer: the backward kernel would follow the wrong weights. "
-                f"Received it for layer {self.name!r} with {found!r}. Example: alignment=None."
+                f"`{method}` must not be called on an aligned layer: the backward kernel would follow the wrong "
+                f"weights. Received a call on layer {self.name!r} with {found!r}. Example: alignment=None."
             )
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves all weights; the method of the native layer omits those of the alignment."""
+        """Saves all weights. The method of the native layer would omit the weights of the alignment."""
         if self.alignment is None:
             super().save_own_variables(store)
         else:
@@ -311,7 +311,7 @@ class AlignedLayer:
             keras.layers.Layer.load_own_variables(self, store)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the configuration of the native layer with the arguments of the alignment."""
+        """Returns the configuration of the native layer and the arguments of the alignment."""
         activation = self.alignment_activation
         own = {
             "alignment": self.alignment and keras.saving.serialize_keras_object(self.alignment),

@@ -24,7 +24,7 @@ class _Convolution(SingleKernelLayer):
     """A convolution of any dimension; its groups follow from the shapes of inputs and kernel."""
 
     def linear_map(self) -> ConvMap:
-        """Returns the linear map of the convolution."""
+        """Returns the linear map: a convolution."""
         return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
 
 

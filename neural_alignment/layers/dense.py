@@ -18,7 +18,7 @@ class Dense(SingleKernelLayer, keras.layers.Dense):
     """
 
     def linear_map(self) -> DenseMap:
-        """Returns the linear map of a matrix product."""
+        """Returns the linear map: a matrix product."""
         return DenseMap()
 
 
