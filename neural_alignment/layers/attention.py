@@ -29,6 +29,8 @@ class AlignedAttention:
         ValueError: if an argument has a wrong type or cannot be combined with an alignment.
     """
 
+    alignment_arguments = ("alignment",)
+
     _converted_kernels: dict[str, Any] | None = None
 
     def __init__(self, *args: Any, alignment: Alignment | dict | None = None, **kwargs: Any):

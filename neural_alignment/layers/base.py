@@ -118,6 +118,11 @@ class AlignedLayer:
         """The connections of the layer, in the order of the forward pass; none if the layer has no backward kernels."""
         return self.make_connections() if self.keeps_backward_kernel else ()
 
+    @property
+    def alignment_weights(self) -> list[Any]:
+        """The weights that the native layer does not have: backward kernels and step counters."""
+        return [weight for connection in self.connections for weight in connection.weights]
+
     def connect(self, linear_map: LinearMap, kernel_name: str = "kernel", **options: Any) -> Connection:
         """Returns a connection of this layer.
 

@@ -69,6 +69,12 @@ class Connection:
         return getattr(self.layer, f"_step{self._suffix}")
 
     @property
+    def weights(self) -> list[Any]:
+        """B, and the step counter if there is one."""
+        step = getattr(self.layer, f"_step{self._suffix}", None)
+        return [self.stored_backward_kernel, *([] if step is None else [step])]
+
+    @property
     def _suffix(self) -> str:
         return "" if self.kernel_name == "kernel" else f"_{self.kernel_name}"
 

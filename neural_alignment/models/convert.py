@@ -9,7 +9,8 @@ import keras
 
 from neural_alignment.alignments import Assignment
 from neural_alignment.keras_internals import all_layers
-from neural_alignment.layers import ALIGNED_FORMS, AlignedLayer
+from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer
+from neural_alignment.models.error_path import carries_error
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
 
@@ -22,7 +23,8 @@ class Conversion(NamedTuple):
     Attributes:
         model: the new model.
         converted: the name of the rule, for each converted layer, by layer name.
-        left: the reason, for each layer with a kernel that was not converted, by layer name.
+        left: the reason, for each layer that was not converted although an error passes through its weights, by layer
+            name. Layers that scale each unit by itself, such as normalisation, are not counted.
     """
 
     model: keras.Model
@@ -30,8 +32,10 @@ class Conversion(NamedTuple):
     left: dict[str, str]
 
 
-def convert(model: keras.Model, alignment: Rules) -> Conversion:
-    """Copies a functional or Sequential model, with aligned layers in place of its Dense and Conv2D layers.
+def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conversion:
+    """Copies a functional or Sequential model, with aligned layers in place of the layers that have an aligned form.
+
+    These are the layers of `layers.ALIGNED_FORMS`, also in `Bidirectional` and `TimeDistributed`.
 
     The copy has the same weights and is not compiled. The copy of a functional model, or of an `AlignedModel`, is a
     plain `keras.Model`. To use a rule for a whole network, build an `AlignedModel` from the copy.
@@ -42,6 +46,7 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
     Args:
         model: a built model. It is not changed.
         alignment: one rule for all layers, or rules with patterns of layer names.
+        strict: refuse to leave a layer to backpropagation.
 
     Returns:
         The new model, the converted layers, and the layers that were not converted.
@@ -49,7 +54,7 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
     Raises:
         ValueError: if `model` is not functional or Sequential, not built, or has no layer that can be aligned; if a
             rule is assigned to a layer that cannot have one (groups, channels first); or if a layer is quantised or
-            uses LoRA.
+            uses LoRA; or, with `strict`, if a layer is left.
         ConfigError: if a rule matches no layer.
     """
     _check_model(model)
@@ -65,6 +70,12 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
             f"{found or 'none'}. Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
         )
     assignment.check()
+    if strict and copies.left:
+        found = ", ".join(f"{name!r} ({reason})" for name, reason in copies.left.items())
+        raise ValueError(
+            "`strict` allows no layer that sends the error back through its own weights. "
+            f"Received {found}. Example: strict=False, or a rule for every layer."
+        )
     _copy_weights(model, clone)
     names = [", ".join(each) or "nothing" for each in (copies.converted, copies.left)]
     logger.info("converted: %s; left: %s", *names)
@@ -91,31 +102,60 @@ class _Copies:
 
     def copy(self, layer: Any) -> Any:
         """Returns a copy of a layer without its weights."""
-        kind, config = ALIGNED_FORMS.get(type(layer)), layer.get_config()
-        if isinstance(layer, AlignedLayer) and layer.alignment is None:
-            kind = type(layer)
-            config = {key: value for key, value in config.items() if not key.startswith("alignment")}
-        if kind is None:
+        kind = type(layer) if _is_native_form(layer) else ALIGNED_FORMS.get(type(layer))
+        if kind is not None:
+            return self._aligned(layer, kind)
+        if isinstance(layer, keras.layers.Bidirectional):
+            return self._bidirectional(layer)
+        if isinstance(layer, keras.layers.TimeDistributed):
+            return type(layer)(self.copy(layer.layer), **_arguments(layer))
+        if not isinstance(layer, keras.Model):
             self._leave(layer)
-            return type(layer).from_config(config)
+        return type(layer).from_config(layer.get_config())
+
+    def _aligned(self, layer: Any, kind: type) -> Any:
+        """Returns the aligned form of a layer."""
         rule = self._assignment(layer.name)
         if rule is None:
             self.left[layer.name] = "it has no rule"
         else:
             self.converted[layer.name] = rule.rule
-        # `from_config` would wrap the error that the constructor raises for an unsupported layer.
-        follows = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
-        aligned = kind(**config, alignment=rule, alignment_activation=follows)
+        config = {key: value for key, value in layer.get_config().items() if not key.startswith("alignment")}
+        if "alignment_activation" in kind.alignment_arguments:
+            follows = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
+            config["alignment_activation"] = follows
+        # Not `from_config`, which would wrap the error that the constructor raises for an unsupported layer.
+        aligned = kind(**config, alignment=rule)
         aligned.take_converted(layer)
         return aligned
 
+    def _bidirectional(self, layer: Any) -> Any:
+        """Returns a copy of a bidirectional layer with copies of its two recurrent layers."""
+        both = [layer.forward_layer, layer.backward_layer]
+        copies = [self.copy(each) for each in both]
+        new = type(layer)(copies[0], backward_layer=copies[1], **_arguments(layer))
+        for old, copy in zip(both, [new.forward_layer, new.backward_layer], strict=True):
+            if hasattr(copy, "take_converted"):  # Keras copies the layers again.
+                copy.take_converted(old)
+        return new
+
     def _leave(self, layer: Any) -> None:
-        """Records why a layer with a kernel is not converted."""
-        weights = getattr(layer, "weights", [])  # Functions such as `keras.ops.relu` have none.
-        if any("kernel" in weight.name for weight in weights) and not isinstance(layer, keras.Model):
-            rule = getattr(getattr(layer, "alignment", None), "rule", None)
-            unsupported = f"{type(layer).__name__} has no aligned form"
-            self.left[layer.name] = f"it already has the rule {rule!r}" if rule else unsupported
+        """Records why a layer whose weights an error passes through is not converted."""
+        rule = getattr(getattr(layer, "alignment", None), "rule", None)
+        if rule:
+            self.left[layer.name] = f"it already has the rule {rule!r}"
+        elif carries_error(layer):
+            self.left[layer.name] = f"{type(layer).__name__} has no aligned form"
+
+
+def _is_native_form(layer: Any) -> bool:
+    """Whether a layer is one of this package without an alignment."""
+    return isinstance(layer, AlignedLayer | AlignedAttention) and layer.alignment is None
+
+
+def _arguments(wrapper: Any) -> dict[str, Any]:
+    """Returns the arguments of a layer that wraps others, without those layers."""
+    return {key: value for key, value in wrapper.get_config().items() if key not in ("layer", "backward_layer")}
 
 
 def _check_model(model: keras.Model) -> None:
@@ -157,8 +197,9 @@ def _check_plain_weights(model: keras.Model) -> None:
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Copies the weights of all layers. Backward kernels and step counters keep their initial values."""
-    for old, new in zip(all_layers(source), all_layers(target), strict=True):
-        fresh = {"backward_kernel", "alignment_step"}
-        kept = [weight for weight in new.weights if not isinstance(new, AlignedLayer) or weight.name not in fresh]
+    layers = all_layers(target)
+    fresh = {id(weight) for layer in layers if isinstance(layer, AlignedLayer) for weight in layer.alignment_weights}
+    for old, new in zip(all_layers(source), layers, strict=True):
+        kept = [weight for weight in new.weights if id(weight) not in fresh]
         for weight, value in zip(kept, old.weights, strict=True):
             weight.assign(value)
