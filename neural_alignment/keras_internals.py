@@ -57,8 +57,16 @@ def all_layers(model: keras.Model) -> list[Any]:
 
     The order is that of the forward pass.
     """
-    layers = model._flatten_layers(include_self=False, recursive=True)
-    return [layer for layer in layers if not isinstance(layer, keras.Model)]
+    found: dict[int, Any] = {}
+
+    def visit(layer: Any) -> None:
+        for sublayer in layer._layers:
+            if id(sublayer) not in found:
+                found[id(sublayer)] = sublayer
+                visit(sublayer)
+
+    visit(model)  # Keras' own traversal lists the layers within a layer from last to first.
+    return [layer for layer in found.values() if not isinstance(layer, keras.Model)]
 
 
 def replace_sublayer(layer: Any, attribute: str, sublayer: Any) -> None:

@@ -40,8 +40,6 @@ class AlignedAttention:
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         """Creates the weights of the native layer and, if the rule has them, the backward kernels."""
         super().build(query_shape, value_shape, key_shape)
-        if self.alignment is None:
-            return
         for attribute, dense in dense_sublayers(self).items():
             # The initializers are the objects themselves: copies would draw other numbers.
             options = {**dense.get_config(), "kernel_initializer": dense.kernel_initializer}
@@ -49,7 +47,10 @@ class AlignedAttention:
             aligned.alignment_name = f"{self.name}.{dense.name}"
             aligned._converted_kernels = (self._converted_kernels or {}).get(attribute)
             replace_sublayer(self, attribute, aligned)
-            aligned.build(**dense.get_build_config())
+            shape = tuple(dense.get_build_config()["input_shape"])
+            if None in shape[1:] and len(shape) == len(query_shape) + 1:  # Keras knows the positions of the queries.
+                shape = (*query_shape[:-1], *shape[-2:])
+            aligned.build(shape)
 
     def take_converted(self, layer: Any) -> None:
         """Notes the kernels of the layer that this one is converted from. See `AlignedLayer.take_converted`."""

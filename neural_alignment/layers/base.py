@@ -113,6 +113,10 @@ class AlignedLayer:
         """Returns the connections of the built native layer."""
         raise NotImplementedError
 
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Returns the shape of the inputs of each connection, as built; an unknown size is 1."""
+        return [known_shape(self.get_build_config()["input_shape"])]
+
     @property
     def connections(self) -> Sequence[Connection]:
         """The connections of the layer, in the order of the forward pass; none if the layer has no backward kernels."""
@@ -403,6 +407,17 @@ def dense_floats(inputs: Any, dtype: str) -> Tensor:
         inputs = tf.sparse.to_dense(tf.sparse.reorder(inputs))
     inputs = tf.convert_to_tensor(inputs)
     return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
+
+
+def known_shape(shape: Sequence[int | None]) -> tuple[int, ...]:
+    """Returns a shape with 1 for each unknown size."""
+    return tuple(size or 1 for size in shape)
+
+
+def output_shape(linear_map: LinearMap, inputs: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of the outputs of a linear map for the shapes of inputs and kernel."""
+    specs = [tf.TensorSpec(shape, tf.float32) for shape in (inputs, kernel)]
+    return tuple(tf.function(linear_map.project, autograph=False).get_concrete_function(*specs).outputs[0].shape)
 
 
 class _ClassSignature:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,13 @@ class Connection:
     def step(self) -> Any:
         """The variable that counts the steps of a layer outside of an `AlignedModel`."""
         return getattr(self.layer, f"_step{self._suffix}")
+
+    @property
+    def bias_size(self) -> int:
+        """The number of entries of the bias of this connection."""
+        if self.bias is None:
+            return 0
+        return math.prod(self.bias.shape if self.bias_row is None else self.bias.shape[1:])
 
     @property
     def weights(self) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from neural_alignment.layers.base import AlignedLayer, SingleKernelLayer, dense_floats
+from neural_alignment.layers.base import AlignedLayer, SingleKernelLayer, dense_floats, output_shape
 from neural_alignment.layers.connection import Connection
 from neural_alignment.operations import ConvMap, DepthwiseMap, TransposedConvMap
 from neural_alignment.serialization import serializable
@@ -75,6 +75,11 @@ class _SeparableConvolution(AlignedLayer):
             self.connect(depthwise, "depthwise_kernel"),
             self.connect(pointwise, "pointwise_kernel", bias=self.bias, following_activation=self.following_activation),
         )
+
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Returns the shapes of the inputs of both connections. See `AlignedLayer.input_shapes`."""
+        (shape,) = super().input_shapes()
+        return [shape, output_shape(self._maps[0], shape, self.depthwise_kernel.shape)]
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Applies the layer; in training, adds R_l of both connections if the rule learns B.

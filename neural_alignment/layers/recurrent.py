@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from neural_alignment.layers.base import AlignedLayer, dense_floats
+from neural_alignment.layers.base import AlignedLayer, dense_floats, known_shape
 from neural_alignment.layers.connection import Connection, KernelValues, tensor_of
 from neural_alignment.operations import DenseMap
 from neural_alignment.serialization import serializable
@@ -92,6 +92,11 @@ class _RecurrentLayer(AlignedLayer):
                 **{**shared, "bias": bias if two_rows else None, "bias_row": 1 if two_rows else None},
             ),
         )
+
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Returns the shapes of inputs and previous outputs. See `AlignedLayer.input_shapes`."""
+        batch, steps, features = known_shape(self.get_build_config()["input_shape"])
+        return [(batch, steps, features), (batch, steps, self.cell.units)]
 
     @property
     def _has_recurrent_bias(self) -> bool:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import keras
 
 from neural_alignment.errors import ArgumentError
+from neural_alignment.models.application import application
 from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.batch_norm import BatchAxisNormalization, FusedBatchNormalization
 from neural_alignment.models.convert import Conversion, convert
 from neural_alignment.models.convnet import convnet
 from neural_alignment.models.fc import fc
+from neural_alignment.models.lstm import lstm
 from neural_alignment.models.parts import Rules
 from neural_alignment.models.resnet import resnet
 from neural_alignment.models.rnn import Recurrent, rnn
+from neural_alignment.models.vision_transformer import PositionEmbedding, vision_transformer
 from neural_alignment.models.weight_norm import ColumnNorm, WeightNorm
 from neural_alignment.models.wide_cnn import wide_cnn
 
@@ -23,14 +26,18 @@ __all__ = [
     "Conversion",
     "FusedBatchNormalization",
     "ModelOptions",
+    "PositionEmbedding",
     "Recurrent",
     "WeightNorm",
+    "application",
     "build",
     "convert",
     "convnet",
     "fc",
+    "lstm",
     "resnet",
     "rnn",
+    "vision_transformer",
     "wide_cnn",
 ]
 

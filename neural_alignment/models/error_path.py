@@ -28,8 +28,8 @@ _ELEMENTWISE = (
 def carries_error(layer: Any) -> bool:
     """Returns whether the error passes through weights of a layer that connect units with each other.
 
-    Weights of rank 1, which scale or shift each unit, do not count. For other weights the gradient of the outputs to the
-    inputs is traced: it depends on a kernel, but not on an embedding, whose inputs are integers, nor on an offset.
+    Weights of rank 1, which scale or shift each unit, do not count. For other weights the gradient to the inputs is
+    traced: it depends on a kernel, but not on an embedding, whose inputs are integers, nor on an offset.
 
     Args:
         layer: a built layer of a functional model.

@@ -9,7 +9,7 @@ import keras
 
 from neural_alignment.alignments import Alignment, Assignment
 from neural_alignment.errors import ArgumentError
-from neural_alignment.layers import Conv2D, Dense
+from neural_alignment.layers import LSTM, Conv2D, Dense, MultiHeadAttention
 
 Rules = Alignment | Sequence[Alignment] | None
 """The argument `alignment` of a model: None, one rule for all layers, or rules with patterns of layer names."""
@@ -71,6 +71,23 @@ class Parts:
             name=name,
             **options,
         )
+
+    def attention(self, heads: int, size: int, name: str, **options: Any) -> MultiHeadAttention:
+        """Returns an attention layer. The name determines the rule of its four kernels.
+
+        Args:
+            heads: number of heads.
+            size: features of queries, keys and values of a head.
+            name: name of the layer.
+            **options: other arguments of `MultiHeadAttention`.
+        """
+        decay = {"kernel_regularizer": self._decay(), "bias_regularizer": self._decay()}
+        return MultiHeadAttention(heads, size, alignment=self._assignment(name), name=name, **decay, **options)
+
+    def lstm(self, units: int, name: str, **options: Any) -> LSTM:
+        """Returns an LSTM layer. The name determines the rule of its two kernels."""
+        decay = {f"{kind}_regularizer": self._decay() for kind in ("kernel", "recurrent", "bias")}
+        return LSTM(units, alignment=self._assignment(name), name=name, **decay, **options)
 
     def finish(self, inputs: Any, outputs: Any, name: str) -> keras.Model:
         """Checks that every rule applies to a layer, and returns the functional model.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,12 +17,18 @@ from neural_alignment.config import Config
 from neural_alignment.errors import RunError
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.layers import AlignedLayer
-from neural_alignment.operations import ConvMap, DenseMap, LinearMap
+from neural_alignment.layers.base import output_shape
+from neural_alignment.operations import DenseMap
 from neural_alignment.optimization import LossRates, described
 from neural_alignment.training import initial_state, setup
 from neural_alignment.training.model import AlignedModel, connections
 
-PRODUCTS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul"}
+PRODUCTS = {
+    *("MatMul", "BatchMatMulV2", "Einsum"),
+    *(f"Conv2D{gradient}" for gradient in ("", "BackpropInput", "BackpropFilter")),
+    *(f"DepthwiseConv2dNative{gradient}" for gradient in ("", "BackpropInput", "BackpropFilter")),
+    *(f"Conv3D{gradient}" for gradient in ("", "BackpropInputV2", "BackpropFilterV2")),
+}
 """Operations that cost one product of a kernel with a batch."""
 
 
@@ -29,10 +37,10 @@ _FIXED = ("gamma", "beta")
 
 
 class LayerCost(NamedTuple):
-    """One layer with a kernel.
+    """One connection: a kernel of a layer, with its bias.
 
     Attributes:
-        name: the name of the layer.
+        name: the name of the connection.
         rule: the name of its rule, or "backpropagation".
         forward: parameters of the forward path, including the bias.
         backward: parameters of the backward kernel.
@@ -155,26 +163,26 @@ def _execution(config: Config) -> list[str]:
 
 
 def layer_costs(model: keras.Model) -> list[LayerCost]:
-    """Returns the cost of every Dense and Conv2D layer of `model`, in the order of the forward pass."""
+    """Returns the cost of every connection of `model`: of each kernel that can have a backward kernel."""
     rows = []
     for layer in all_layers(model):
         if not isinstance(layer, AlignedLayer):
             continue
-        rule = layer.alignment
-        linear_map, aligned = layer.linear_map(), layer.keeps_backward_kernel
-        places = np.prod(layer.output.shape[1:-1], dtype=int)
-        rows.append(
-            LayerCost(
-                name=layer.name,
-                rule="backpropagation" if rule is None else rule.rule,
-                forward=sum(_size(w) for w in (layer.kernel, layer.bias) if w is not None),
-                backward=_size(layer.kernel) if aligned else 0,
-                product=int(2 * _size(layer.kernel) * places),
-                products=regulariser_products(rule, isinstance(linear_map, ConvMap))
-                if layer.keeps_backward_kernel
-                else 0,
+        rule, aligned = layer.alignment, layer.keeps_backward_kernel
+        for connection, shape in zip(layer.make_connections(), layer.input_shapes(), strict=True):
+            kernel = connection.kernel.shape
+            outputs = output_shape(connection.linear_map, shape, kernel)
+            product = 2 * connection.linear_map.multiplications(shape[1:], kernel, outputs[1:])
+            rows.append(
+                LayerCost(
+                    name=connection.name,
+                    rule="backpropagation" if rule is None else rule.rule,
+                    forward=_size(connection.kernel) + connection.bias_size,
+                    backward=_size(connection.kernel) if aligned else 0,
+                    product=product,
+                    products=regulariser_products(rule) if aligned else 0,
+                )
             )
-        )
     return rows
 
 
@@ -221,29 +229,33 @@ def network_step(model: AlignedModel) -> int:
 
 def _operations(product: Any) -> int:
     """Returns the floating-point operations of one of `PRODUCTS`: one multiplication and one addition per term."""
-    if product.type == "MatMul":
-        summed = product.inputs[0].shape[0 if product.get_attr("transpose_a") else 1]
-        return 2 * summed * product.outputs[0].shape.num_elements()
-    places = (product.outputs[0] if product.type == "Conv2D" else product.inputs[-1]).shape
-    kernel = (product.outputs[0] if product.type == "Conv2DBackpropFilter" else product.inputs[1]).shape
+    if product.type in ("MatMul", "BatchMatMulV2"):
+        transposes = product.get_attr("transpose_a" if product.type == "MatMul" else "adj_x")
+        return 2 * product.inputs[0].shape[-2 if transposes else -1] * product.outputs[0].shape.num_elements()
+    if product.type == "Einsum":
+        labels = product.get_attr("equation").decode().partition("->")[0].split(",")
+        shapes = [tensor.shape for tensor in product.inputs]
+        sizes = dict(itertools.chain(*map(zip, labels, shapes)))
+        return 2 * math.prod(sizes.values())
+    is_forward = "Backprop" not in product.type
+    places = (product.outputs[0] if is_forward else product.inputs[-1]).shape
+    kernel = (product.outputs[0] if "Filter" in product.type else product.inputs[1]).shape
     return 2 * places.num_elements() // places[-1] * kernel.num_elements()
 
 
 @cache
-def regulariser_products(rule: Alignment, convolution: bool) -> int:
+def regulariser_products(rule: Alignment) -> int:
     """Counts the products with a kernel that R_l and its gradients add to a step.
 
     The rule is traced on a small layer, and the products that its value and gradients depend on are counted, so a new
     rule needs no declaration of its cost.
     """
-    linear_map: LinearMap = ConvMap((1, 1), "SAME") if convolution else DenseMap()
-    x_shape, kernel_shape = ((2, 4, 4, 2), (3, 3, 2, 3)) if convolution else ((2, 4), (4, 3))
-    backward_shape = linear_map.transposed_shape(kernel_shape)
+    linear_map, inputs_shape, kernel_shape = _CountedMap(), (2, 4), (4, 3)
 
     def step(inputs, forward_kernel, backward_kernel, bias, projection):
-        moved = [backward_kernel, forward_kernel] if rule.trains_forward else [backward_kernel]
+        trained = [backward_kernel, forward_kernel] if rule.trains_forward else [backward_kernel]
         with tf.GradientTape() as tape:
-            tape.watch(moved)
+            tape.watch(trained)
             view = LayerView(
                 linear_map,
                 inputs,
@@ -255,12 +267,56 @@ def regulariser_products(rule: Alignment, convolution: bool) -> int:
                 update_forward=rule.trains_forward,
             )
             regulariser = rule(view)
-        return regulariser, tape.gradient(regulariser, moved)
+        return regulariser, tape.gradient(regulariser, trained)
 
-    output_shape = (*x_shape[:-1], kernel_shape[-1])
-    shapes = (x_shape, kernel_shape, backward_shape, kernel_shape[-1:], output_shape)
+    shapes = (inputs_shape, kernel_shape, kernel_shape[::-1], kernel_shape[-1:], (2, 3))
     graph = tf.function(step).get_concrete_function(*(tf.TensorSpec(shape, tf.float32) for shape in shapes)).graph
-    return sum(operation.type in PRODUCTS for operation in _reached(graph.outputs))
+    return sum(_CountedMap.MARK in operation.name for operation in _reached(graph.outputs))
+
+
+class _CountedMap(DenseMap):
+    """A linear map whose products, and those in their gradients, can be found in a graph."""
+
+    MARK = "counted_product"
+
+    def project(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Returns the outputs."""
+
+        @tf.custom_gradient
+        def operation(inputs, kernel):
+            def gradient(upstream):
+                return self.reconstruct(upstream, kernel, inputs), self.correlate(inputs, upstream, kernel)
+
+            return self._marked(super(_CountedMap, self).project(inputs, kernel)), gradient
+
+        return operation(inputs, kernel)
+
+    def reconstruct(self, outputs: tf.Tensor, kernel: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+        """Returns the adjoint of `project` in its inputs."""
+
+        @tf.custom_gradient
+        def operation(outputs, kernel):
+            def gradient(upstream):
+                return self.project(upstream, kernel), self.correlate(upstream, outputs, kernel)
+
+            return self._marked(super(_CountedMap, self).reconstruct(outputs, kernel, like)), gradient
+
+        return operation(outputs, kernel)
+
+    def correlate(self, inputs: tf.Tensor, outputs: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+        """Returns the adjoint of `project` in its kernel."""
+
+        @tf.custom_gradient
+        def operation(inputs, outputs):
+            def gradient(upstream):
+                return self.reconstruct(outputs, upstream, inputs), self.project(inputs, upstream)
+
+            return self._marked(super(_CountedMap, self).correlate(inputs, outputs, like)), gradient
+
+        return operation(inputs, outputs)
+
+    def _marked(self, result: tf.Tensor) -> tf.Tensor:
+        return tf.identity(result, name=self.MARK)
 
 
 def _reached(tensors: Iterable[Any]) -> set[Any]:

@@ -248,13 +248,12 @@ def test_describe_lists_everything_that_is_said_of_a_rule():
         assert each in line
 
 
-@pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])
-def test_describe_counts_the_products_for_the_gradient_of_w(convolution):
+def test_describe_counts_the_products_for_the_gradient_of_w():
     """Weight mirror: W's half needs B^T x and one correlation besides B's one correlation."""
     plain = from_config(RULE_CONFIGS["weight_mirror"])
     both = from_config({**RULE_CONFIGS["weight_mirror"], "update_forward": True})
-    assert regulariser_products(plain, convolution) == 1
-    assert regulariser_products(both, convolution) == 3
+    assert regulariser_products(plain) == 1
+    assert regulariser_products(both) == 3
 
 
 def kolen_pollack(**changes):
