@@ -5,11 +5,13 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from neural_alignment.alignments import AlignAda, Feedback, Symmetric
+from neural_alignment.alignments import Activation, AlignAda, Feedback, Symmetric
 from neural_alignment.errors import ConfigError
 from neural_alignment.layers import Conv2D, Dense
 from neural_alignment.models import BatchAxisNormalization, convert, convnet, fc
+from neural_alignment.models.application import APPLICATIONS
 from neural_alignment.training import AlignedModel
 
 RULE = Symmetric(self_=1e-3, decay=1e-3)
@@ -52,8 +54,8 @@ def test_weights_and_outputs_are_kept_and_the_model_is_left_as_it_was(build):
 
 def test_converted_and_unconverted_layers_are_reported():
     result = convert(sequential(), RULE)
-    assert result.converted == {"conv": "symmetric", "hidden": "symmetric", "last": "symmetric"}
-    assert result.left == {"depthwise": "DepthwiseConv2D has no aligned form"}
+    assert result.converted == dict.fromkeys(["conv", "depthwise", "hidden", "last"], "symmetric")
+    assert result.left == {}
     assert isinstance(result.model, keras.Sequential)
     result = convert(functional(), [Feedback(layers="nested"), Symmetric(self_=1e-3, decay=1e-3, layers="l*")])
     assert result.converted == {"nested": "feedback", "last": "symmetric"}
@@ -110,11 +112,11 @@ def test_an_aligned_model_is_converted_and_what_a_network_rule_keeps_begins_at_i
 
 
 def test_a_layer_that_cannot_be_aligned_is_an_error_not_backpropagation():
-    grouped = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, groups=2)])
-    with pytest.raises(ValueError, match="`groups` must be 1"):
-        convert(grouped, RULE)
+    gated = keras.Sequential([keras.Input((8, 4)), keras.layers.GRU(4, reset_after=False)])
+    with pytest.raises(ValueError, match="`reset_after` must be True with 'activation'"):
+        convert(gated, Activation(amp=1e-3, sparse=1e-3))
     with pytest.raises(
-        ConfigError, match=r"the pattern 'cnov\*' of rule 1 matches no layer .* are: conv, hidden, last"
+        ConfigError, match=r"the pattern 'cnov\*' of rule 1 matches no layer .* are: conv, depthwise, hidden, last"
     ):
         convert(sequential(), [Symmetric(self_=1e-3, decay=1e-3, layers="cnov*")])
     with pytest.raises(ValueError, match="`model` must be built"):
@@ -263,7 +265,8 @@ def test_weights_that_are_not_those_of_the_layer_are_refused(build, found, rule)
 
 @pytest.mark.parametrize(
     ("layers_", "found"),
-    [([keras.layers.DepthwiseConv2D(3, name="depthwise")], "'depthwise' (DepthwiseConv2D has no aligned form)"),
+    [([keras.layers.SpectralNormalization(keras.layers.Dense(3), name="normal")],
+      "'normal' (SpectralNormalization has no aligned form)"),
      ([keras.layers.ReLU()], "none")],
 )  # fmt: skip
 def test_a_model_without_a_layer_to_align_names_those_that_it_has(layers_, found):
@@ -273,7 +276,9 @@ def test_a_model_without_a_layer_to_align_names_those_that_it_has(layers_, found
 
 def test_a_rule_without_a_pattern_that_gets_no_layer_is_named_by_its_number():
     rules = [Feedback(), Symmetric(self_=1e-3, decay=1e-3)]
-    with pytest.raises(ConfigError, match=r"alignment: rule 2 matches no layer .* The layers are: conv, hidden, last"):
+    with pytest.raises(
+        ConfigError, match=r"alignment: rule 2 matches no layer .* The layers are: conv, depthwise, hidden, last"
+    ):
         convert(sequential(), rules)
 
 
@@ -349,3 +354,153 @@ def test_a_layer_of_zeros_that_has_been_trained_is_converted():
     np.testing.assert_array_equal(w, head.kernel)
     assert abs(np.corrcoef(w.ravel(), b.ravel())[0, 1]) < 0.12
     assert (b.mean(), b.std()) == (pytest.approx(0.2, abs=0.05), pytest.approx(0.5, rel=0.1))
+
+
+# Layers that are left to backpropagation are named, whatever their weights are called.
+
+
+@keras.saving.register_keras_serializable("test_convert")
+class Mixing(keras.layers.Layer):
+    """y = x + x M, with a matrix that is not called kernel."""
+
+    def build(self, input_shape):
+        self.matrix = self.add_weight(name="mixture", shape=(input_shape[-1], input_shape[-1]))
+
+    def call(self, inputs):
+        return inputs + inputs @ self.matrix
+
+
+@keras.saving.register_keras_serializable("test_convert")
+class Shift(keras.layers.Layer):
+    """y = scale * x + offset, with an offset for each position and unit."""
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(name="scale", shape=input_shape[-1:])
+        self.offset = self.add_weight(name="kernel_of_positions", shape=input_shape[1:])
+
+    def call(self, inputs):
+        return inputs * self.scale + self.offset
+
+
+def custom(*more):
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), keras.layers.Embedding(9, 4), Shift(), *more])
+    model.add(keras.layers.Flatten())
+    model.add(keras.layers.Dense(2, name="last"))
+    return model
+
+
+def test_a_custom_layer_is_left_and_named_if_an_error_passes_through_its_weights():
+    result = convert(custom(Mixing(name="mixing")), RULE)
+    assert result.converted == {"last": "symmetric"}
+    assert result.left == {"mixing": "Mixing has no aligned form"}
+    with pytest.raises(ValueError, match=r"`strict` allows no layer .* 'mixing' \(Mixing has no aligned form\)"):
+        convert(custom(Mixing(name="mixing")), RULE, strict=True)
+    # Offsets, scales of single units and embeddings send no error through weights.
+    assert convert(custom(), RULE, strict=True).left == {}
+    with pytest.raises(ValueError, match=r"'conv' \(it has no rule\)"):
+        convert(sequential(), Symmetric(self_=1e-3, decay=1e-3, layers="[dhl]*"), strict=True)
+
+
+def lstm_classifier():
+    inputs = keras.Input((6, 4))
+    x = keras.layers.Bidirectional(keras.layers.LSTM(3, return_sequences=True), name="both")(inputs)
+    x = keras.layers.TimeDistributed(keras.layers.Dense(4, activation="tanh", name="each"))(x)
+    x = keras.layers.GRU(3, name="gru")(x)
+    return keras.Model(inputs, keras.layers.Dense(2, name="last")(x))
+
+
+def attention():
+    inputs = keras.Input((6, 4))
+    x = inputs + keras.layers.MultiHeadAttention(2, 3, name="heads")(inputs, inputs)
+    x = keras.layers.LayerNormalization()(x)
+    x = x + keras.layers.Dense(4, name="narrow")(keras.ops.gelu(keras.layers.Dense(5, name="wide")(x)))
+    return keras.Model(inputs, keras.layers.Dense(2, name="last")(keras.ops.mean(x, axis=1)))
+
+
+def application(name, size, **options):
+    build = getattr(keras.applications, name)
+    return build(weights=None, input_shape=(size, size, 3), classes=4, classifier_activation=None, **options)
+
+
+def error_at_the_inputs(model, x):
+    """Returns the outputs in inference mode, and the gradient of their weighted sum to the inputs."""
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = model(x, training=False)
+        total = tf.reduce_sum(outputs * np.linspace(1.0, 2.0, outputs.shape[-1], dtype=np.float32))
+    return outputs.numpy(), tape.gradient(total, x).numpy()
+
+
+def nested(network):
+    """Returns the layers of a model that have backward kernels, with those in wrappers and attention."""
+    return [layer for layer in network._flatten_layers() if getattr(layer, "keeps_backward_kernel", False)]
+
+
+def set_backward_kernels(network, value):
+    """Sets every B to W, or to another value of the same shape."""
+    for layer in nested(network):
+        for connection in layer.connections:
+            forward = connection.linear_map.transpose(connection.kernel.value)
+            connection.stored_backward_kernel.assign(value(forward))
+
+
+def check_paths(native):
+    """Converts a network and checks that its outputs depend on W only, and the error at its inputs on B only."""
+    model = convert(native, Feedback(), strict=True).model
+    shape = [size or 4 for size in native.input_shape[1:]]
+    x = np.random.default_rng(0).normal(size=(2, *shape)).astype("float32")
+    outputs, error = error_at_the_inputs(model, x)
+    expected, backpropagated = error_at_the_inputs(native, x)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(error - backpropagated).max() > 1e-2 * np.abs(backpropagated).max()
+    set_backward_kernels(model, lambda forward: forward)
+    outputs, error = error_at_the_inputs(model, x)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(error, backpropagated, rtol=1e-3, atol=1e-4 * np.abs(backpropagated).max())
+    set_backward_kernels(model, tf.zeros_like)
+    outputs, error = error_at_the_inputs(model, x)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+    assert not error.any()
+
+
+@pytest.mark.parametrize("build", [sequential, lstm_classifier, attention])
+def test_the_error_passes_through_backward_kernels_only(build):
+    check_paths(build())
+
+
+SMALLEST = {
+    "ConvNeXtTiny": 32, "DenseNet121": 32, "EfficientNetB0": 32, "EfficientNetV2B0": 32, "InceptionResNetV2": 75,
+    "InceptionV3": 75, "MobileNet": 32, "MobileNetV2": 32, "MobileNetV3Small": 32, "NASNetMobile": 32, "ResNet50": 32,
+    "ResNet50V2": 32, "VGG16": 32, "Xception": 71,
+}  # fmt: skip
+"""The smallest network of each family of `keras.applications`, and the rows of its smallest images."""
+
+
+def family(application):
+    """Returns the name of a network without its depth or size: ResNet152V2 -> ResNetV2, EfficientNetB7 -> EfficientNet."""
+    return re.sub(r"(B\d|Tiny|Small|Base|X?Large|Mobile|[SML])$", "", re.sub(r"\d\d+", "", application))
+
+
+def test_every_family_of_applications_is_in_the_table():
+    assert {family(name) for name in APPLICATIONS} == {family(name) for name in SMALLEST}
+
+
+def test_an_application_converts_with_nothing_left():
+    check_paths(application("MobileNetV2", SMALLEST["MobileNetV2"], alpha=0.35))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", SMALLEST)
+def test_every_application_converts_with_nothing_left(name):
+    check_paths(application(name, SMALLEST[name]))
+
+
+def test_wrapped_layers_keep_names_weights_and_options():
+    result = convert(lstm_classifier(), RULE)
+    names = {name.rstrip("_0123456789") for name in result.converted}  # Keras numbers the layers of a process.
+    assert names == {"forward_lstm", "backward_lstm", "each", "gru", "last"}
+    wrapper = result.model.get_layer("both")
+    assert wrapper.backward_layer.go_backwards
+    assert not wrapper.forward_layer.go_backwards
+    assert wrapper.forward_layer.alignment == wrapper.backward_layer.alignment == RULE
