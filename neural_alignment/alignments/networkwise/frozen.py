@@ -166,7 +166,7 @@ class AlignAda(FrozenRule, CutRule):
     frozen one. If several branches meet in the readout, this holds for the last nonlinearity of each branch.
 
     A recurrent layer is cut where a state enters the next time step. The error of the state comes only from the outputs
-    of later steps (equation 58), and passes through the current derivative of its own nonlinearity, as required to
+    of later steps (equation 58), and passes through the current derivative of its nonlinearity, as required to
     reproduce the losses of Table 8.
     """
 
