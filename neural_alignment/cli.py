@@ -336,7 +336,7 @@ def _listed(option: str, text: str, example: str) -> list[str]:
     if not all(words):
         raise InputError(f"{option} must be separated by commas, such as {example}; found {text!r}")
     if twice := [word for word in words if words.count(word) > 1]:
-        raise InputError(f"{option} must be given once each; found {twice[0]} twice in {text!r}")
+        raise InputError(f"{option} must be different; found {twice[0]} twice in {text!r}")
     return words
 
 
