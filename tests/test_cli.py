@@ -180,7 +180,7 @@ def test_a_signal_prints_one_line_with_the_way_to_continue(run, monkeypatch, tmp
         patch.setattr(stepping.Stepper, "__call__", interrupted)
         code, _, error = run("train", QUICKSTART, *FAST)
     assert code == 1
-    assert error.strip() == f"stopped: {number.name} at step 1, which is saved; go on with --resume"
+    assert error.strip() == f"stopped: {number.name} at step 1, which is saved; continue with --resume"
     status = json.loads((tmp_path / "runs" / "quickstart" / "status.json").read_text())
     assert (status["state"], status["step"]) == ("stopped", 1)
     code, output, error = run("train", QUICKSTART, *FAST, "--resume")

@@ -48,7 +48,7 @@ class Kernels:
         for pattern in patterns:
             if layers and not fnmatch.filter([layer.name for layer in layers], pattern):
                 names = ", ".join(layer.name for layer in layers)
-                raise ConfigError(f"logging.kernels: {pattern!r} takes no aligned layer; the layers are: {names}")
+                raise ConfigError(f"logging.kernels: {pattern!r} matches no aligned layer; the layers are: {names}")
         self._layers = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, name) for name in patterns)]
         self._path = path
 

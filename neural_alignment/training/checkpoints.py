@@ -131,7 +131,7 @@ class CheckpointStore:
             if directory.endswith("best") and (problem := _problem(latest)):
                 raise RunError(
                     f"{latest}: cannot be read ({problem}); restore its files from a copy, or remove {directory} to "
-                    "go on without the best state"
+                    "continue without the best state"
                 )
             # A kill may come after a state was removed and before `checkpoint` is written again.
             if (steps := kept_steps(directory)) != named_steps(directory):
@@ -189,7 +189,7 @@ class CheckpointStore:
         if problem is None and any(name.startswith(_EARLIER) for name in _variables(latest)):
             raise RunError(
                 f"{latest}: was written by an earlier version of neural_alignment, and this one cannot resume it; "
-                "finish the run with that version, or train anew with --force"
+                "finish the run with that version, or start over with --force"
             )
         if problem is None:
             try:
@@ -284,7 +284,7 @@ def read_state(prefix: str, wanted: Callable[[str], bool] = lambda key: True) ->
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 """Key of the object graph in a TensorFlow checkpoint."""
 
-_REMEDY = "restore its files from a copy, or train anew with --force"
+_REMEDY = "restore its files from a copy, or start over with --force"
 
 
 def _is_missing_or_empty(path: str) -> bool:
@@ -407,7 +407,7 @@ def _check_latest(path: str) -> str:
     if {*_whole(directory)} - {step_of(prefix) for prefix in named}:
         raise _damaged_names(path)
     lost = ".data-00000-of-00001" if tf.io.gfile.exists(f"{named[0]}.index") else ".index"
-    without = f", or remove {directory} to go on without the best state" if directory.endswith("best") else ""
+    without = f", or remove {directory} to continue without the best state" if directory.endswith("best") else ""
     raise DamagedStateError(f"{named[0]}{lost}: is missing", f"{_remedy(named[0])}{without}")
 
 
@@ -418,6 +418,6 @@ def _remedy(prefix: str) -> str:
     if not others or directory.endswith("best"):
         return _REMEDY
     return (
-        f"restore its files from a copy, go back to a kept state with --resume-from {others[-1]}, or train anew with "
+        f"restore its files from a copy, go back to a saved state with --resume-from {others[-1]}, or start over with "
         "--force"
     )

@@ -116,7 +116,7 @@ def _optimizers(config: Config) -> list[str]:
             f"loss rates  J {described(plan.loss_rates.forward)}, R {described(plan.loss_rates.backward)} "
             "(epochs of global steps)"
         )
-    turns = [f"R alone for {plan.delay_epochs:g} epochs"] if plan.delay_epochs else []
+    turns = [f"R only for {plan.delay_epochs:g} epochs"] if plan.delay_epochs else []
     turns += [f"one step of R to {plan.alternation} of J"] if plan.alternation else []
     return lines + ([f"turns       {', then '.join(turns)}"] if turns else [])
 

@@ -74,8 +74,8 @@ class Distribution:
             raise ConfigError(WrongValue("runtime.jit_compile", requirement, True))
         if self.replicas > 1 and config.model.uses_batch_statistics:
             raise ConfigError(
-                f"runtime.strategy: {config.model.name} takes the statistics of the whole batch, which replicas do not "
-                f"share; found {self.replicas} replicas, allowed is 1"
+                f"runtime.strategy: {config.model.name} uses the statistics of the whole batch, which replicas do not "
+                f"share; found {self.replicas} replicas; allowed: 1"
             )
         if self.readers > 1 and getattr(config.data, "tolerate_corrupt", 0):
             requirement = (
@@ -120,12 +120,12 @@ class Distribution:
         left = -(-dataset.validation_examples // dataset.batching.validation_batch_size)
         results, made = {}, left
         while left and made:  # There may be one batch less if damaged records are left out.
-            made, results = model.test_function.steps(batches, left, self.seconds_together)
+            made, results = model.test_function.steps(batches, left, self.seconds_per_call)
             left -= made
         return {name: float(value) for name, value in results.items()}
 
     @property
-    def seconds_together(self) -> float:
+    def seconds_per_call(self) -> float:
         """Maximum number of seconds in one graph call before checking for signals.
 
         There is no limit with several workers: they exchange gradients at every step of a call, so that all calls must
@@ -179,19 +179,19 @@ class Distribution:
         return tf.function(run, autograph=False)
 
 
-class Deserted(Stopped):
+class OtherWorkerEnded(Stopped):
     """Another worker has ended, and this one cannot continue without it."""
 
 
 @contextlib.contextmanager
-def shared_fate(runtime: Runtime) -> Iterator[None]:
+def report_errors_to_workers(runtime: Runtime) -> Iterator[None]:
     """A context in which an error of one of several workers ends all of them.
 
     Otherwise the other workers would block at start-up or in the next all-reduce. A divergence or a signal, which all
     workers see at the same step, is not reported.
 
     Raises:
-        Deserted: if another worker has ended; the message has its reason, if it could report one.
+        OtherWorkerEnded: if another worker has ended; the message has its reason, if it could report one.
     """
     if _kind(runtime) != "multi_worker":
         yield
@@ -199,9 +199,9 @@ def shared_fate(runtime: Runtime) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (deserted := explain(error)) is not None:
-            raise deserted from None
-        if not isinstance(error, (Diverged, Deserted)) and getattr(error, "state", None) != "stopped":
+        if (explained := explain(error)) is not None:
+            raise explained from None
+        if not isinstance(error, (Diverged, OtherWorkerEnded)) and getattr(error, "state", None) != "stopped":
             # In a thread: connecting to the others may block forever, and cannot be interrupted.
             reporting = threading.Thread(target=_report, args=(runtime, error), name="report the error", daemon=True)
             reporting.start()
@@ -209,15 +209,16 @@ def shared_fate(runtime: Runtime) -> Iterator[None]:
         raise
 
 
-def explain(error: Exception) -> Deserted | None:
+def explain(error: Exception) -> OtherWorkerEnded | None:
     """Returns the error to raise in place of an error of TensorFlow that means that another worker has ended."""
     aborted = re.search(r"Collective ops is aborted by: (.*)", str(error))
     if aborted is None or not isinstance(error, tf.errors.OpError):
         return None
     if reported := re.search(r"worker \d+ has ended: .*", aborted[1]):
-        return Deserted(reported[0], "failed")
-    return Deserted(
-        f"another worker is gone ({aborted[1][:150]}): its own messages say why; go on with --resume", "failed"
+        return OtherWorkerEnded(reported[0], "failed")
+    return OtherWorkerEnded(
+        f"another worker is gone ({aborted[1][:150]}): see its messages for the reason; continue with --resume",
+        "failed",
     )
 
 

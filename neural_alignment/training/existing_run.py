@@ -40,7 +40,7 @@ def check_usable(directory: RunDirectory, config: Config, resume: bool, force: b
         return None
     if not resume:
         state = status["state"] if status is not None else "damaged (status.json)"
-        advice = "--force replaces it" if state == "finished" else "--resume goes on, --force starts anew"
+        advice = "--force replaces it" if state == "finished" else "--resume continues it, --force starts over"
         raise RunError(f"{directory.path}: holds a run that is {state}; {advice}")
     if status is None:
         directory.check_resumable()
@@ -54,7 +54,7 @@ def _finished_result(directory: RunDirectory, status: dict[str, Any]) -> RunResu
     """Returns the result of a finished run, or none if its final model must be saved again."""
     rows = directory.rows(status)
     if not rows:
-        raise RunError(f"{directory.path}: its metrics.csv is gone or empty; --force trains anew")
+        raise RunError(f"{directory.path}: its metrics.csv is gone or empty; --force starts over")
     if not is_finished(directory):
         _log.warning("%s: is missing or empty; it is saved again", directory.file("model.keras"))
         return None

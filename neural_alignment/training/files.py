@@ -264,7 +264,7 @@ def confined(root: str, name: str) -> str:
     plain = not any(unicodedata.category(letter) in ("Cc", "Cf", "Cs") for letter in name) and "\\" not in name
     if not plain or is_local(name) is False or any(part in ("", ".", "..") for part in parts):
         raise RunError(
-            f"{name!r}: is no name of a run below {root}; allowed: parts separated by single slashes, none of them "
+            f"{name!r}: is not the name of a run below {root}; allowed: parts separated by single slashes, none of them "
             "'.' or '..', no backslash and no control character"
         )
     path = tf.io.gfile.join(root, *parts)
@@ -293,7 +293,7 @@ def full_disk_reported(fallback: str) -> Iterator[None]:
             raise
         raise Stopped(
             f"{_file_of(error, problem) or fallback}: {problem}; everything saved before is complete: free some space, "
-            "then go on with --resume",
+            "then continue with --resume",
             "failed",
         ) from None
 

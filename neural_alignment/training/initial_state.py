@@ -164,7 +164,7 @@ def find(path: str, state: StateName = None) -> StateSource:
         return StateSource(path, "file", None)
     directory = RunDirectory(path)
     if not tf.io.gfile.exists(path):
-        raise RunError(f"{path}: no such run directory; give one that `train` has made, or a .keras file")
+        raise RunError(f"{path}: no such run directory; give one that `train` has created, or a .keras file")
     status = directory.found_status() or {}
     folder = directory.file("checkpoints")
     places = {name: tf.io.gfile.join(folder, name) for name in ("last", "best")}
@@ -184,7 +184,7 @@ def find(path: str, state: StateName = None) -> StateSource:
     there = [f"{name} (step {', '.join(map(str, steps))})" for name, steps in kept.items() if steps]
     there += [f"final (step {status.get('step')})"] if finished else []
     wanted = f"state {state or 'last'}" if not isinstance(state, int) else f"state of step {state}"
-    raise RunError(f"{path}: has no {wanted}; those that are there: {', '.join(there) or 'none'}")
+    raise RunError(f"{path}: has no {wanted}; available: {', '.join(there) or 'none'}")
 
 
 def _read(path: str, state: StateName, optimizer: bool) -> tuple[StateSource, Values, Values]:
@@ -213,7 +213,7 @@ def _read_model(source: StateSource, optimizer: bool) -> tuple[StateSource, Valu
     if not optimizer:
         return source, weights, {}
     if getattr(model, "optimizer", None) is None:
-        raise RunError(f"{source.path}: holds no state of an optimizer; start without it (init_from.optimizer: false)")
+        raise RunError(f"{source.path}: contains no optimizer state; start without it (init_from.optimizer: false)")
     slots = {name: each.numpy() for name, each in _optimizer_variables(model.optimizer).items()}
     return dataclasses.replace(source, step=int(slots[GLOBAL_STEP])), weights, slots
 

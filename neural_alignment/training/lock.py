@@ -158,7 +158,7 @@ class Lease:
         holder = self._read()
         left = STALE - self._age(holder)
         if left > 0:
-            _log.warning("%s; taken over in %.0f s if that gives no sign of life", _taken(self._path, holder), left)
+            _log.warning("%s; taken over in %.0f s if that sends no heartbeat", _taken(self._path, holder), left)
         while left > 0:
             self._settle()
             left -= SETTLE

@@ -66,7 +66,9 @@ def exhaustion_reported(config: Config) -> Iterator[None]:
         yield
     except (MemoryError, OverflowError, tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError) as error:
         reason = " ".join((getattr(error, "message", None) or str(error) or "out of memory").split())
-        raise ConfigError(f"model: cannot be made with {_size(config)}: {reason.rpartition('}} ')[2][:150]}") from None
+        raise ConfigError(
+            f"model: cannot be created with {_size(config)}: {reason.rpartition('}} ')[2][:150]}"
+        ) from None
 
 
 def _size(config: Config) -> str:

@@ -103,7 +103,7 @@ class MetricsFile:
 
     def damaged(self, reason: str) -> RunError:
         """Returns the error of a damaged file, with its remedy."""
-        return RunError(f"{self.path}: is damaged: {reason}; restore it from a copy, or train anew with --force")
+        return RunError(f"{self.path}: is damaged: {reason}; restore it from a copy, or start over with --force")
 
     def _content(self) -> bytes | None:
         """Returns the content of the file, or None if there is no file.

@@ -65,7 +65,7 @@ def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepar
     end = total_steps(config, prepared.trainer.dataset)
     if loaded.first_step >= end:
         raise RunError(
-            f"init_from: the run would go on at step {loaded.first_step} of {options.path}, but it ends at step {end}; "
+            f"init_from: the run would continue at step {loaded.first_step} of {options.path}, but it ends at step {end}; "
             "raise epochs or max_steps, or start at step 0 with init_from.optimizer: false"
         )
     return loaded.plain()

@@ -73,13 +73,13 @@ def go_back(directory: RunDirectory, config: Config, step: int) -> None:
     directory.write_status(
         "stopped",
         {"config.yaml": config_comparison.digest(config)},
-        reason=f"going back to step {step}; go on with --resume",
+        reason=f"going back to step {step}; continue with --resume",
         step=step,
         going_back={"step": step, "folder": name},
     )
     aside = tf.io.gfile.join(directory.file("set_aside"), name)
     cut(directory, step, aside)
-    _log.warning("%s: goes back to step %d; what came after it is kept in %s", directory.path, step, aside)
+    _log.warning("%s: goes back to step %d; files of later steps are moved to %s", directory.path, step, aside)
 
 
 def _new_folder(directory: RunDirectory, step: int) -> str:

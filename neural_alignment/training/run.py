@@ -60,7 +60,7 @@ def train(
     """
     directory = RunDirectory(run_dir)
     start = StartOptions(resume or resume_from is not None, force, resume_from)
-    with distribution.shared_fate(config.runtime), files.full_disk_reported(directory.path):
+    with distribution.report_errors_to_workers(config.runtime), files.full_disk_reported(directory.path):
         part = _train_as_chief if distribution.is_chief(config.runtime) else _train_as_assistant
         return part(config, directory, start, progress)
 
@@ -151,7 +151,7 @@ def _finish(loop: RunLoop, progress: callbacks.Progress | None) -> RunResult:
                     raise
             loop.save()
             signal = stop.signal or "a signal to another worker"
-            raise Stopped(f"{signal} at step {loop.step}, which is saved; go on with --resume")
+            raise Stopped(f"{signal} at step {loop.step}, which is saved; continue with --resume")
 
 
 @contextlib.contextmanager
@@ -200,7 +200,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
     """
     directory = RunDirectory(run_dir)
     if not tf.io.gfile.exists(directory.path):
-        raise RunError(f"{directory.path}: no such run directory; give one that `train` has made")
+        raise RunError(f"{directory.path}: no such run directory; give one that `train` has created")
     status = directory.status()
     path = directory.model_path(status)
     config = directory.checked_config(status)

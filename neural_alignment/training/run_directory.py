@@ -189,7 +189,7 @@ class RunDirectory:
 
     def _no_run(self) -> RunError:
         return RunError(
-            f"{self.path}: is not a run directory (no readable status.json); give one that `train` has made"
+            f"{self.path}: is not a run directory (no readable status.json); give one that `train` has created"
         )
 
     def _status_problem(self) -> str:
@@ -209,9 +209,9 @@ class RunDirectory:
         path = self.file("status.json")
         if not self.is_missing_or_empty("status.json"):
             raise RunError(
-                f"{path}: is damaged; remove it, and --resume goes on from the last checkpoint; or --force starts anew"
+                f"{path}: is damaged; remove it, and --resume continues from the last checkpoint; --force starts over"
             )
-        _log.warning("%s: %s; the run goes on from its last checkpoint", path, self._status_problem())
+        _log.warning("%s: %s; the run continues from its last checkpoint", path, self._status_problem())
 
     def write_status(self, state: str, checksums: Mapping[str, str | None] | None = None, **facts: Any) -> None:
         """Writes `status.json`.
@@ -300,7 +300,7 @@ class RunDirectory:
         metrics = MetricsFile(self.file("metrics.csv"))
         known, finished = status.get("files", {}).get("metrics.csv"), status["state"] == "finished"
         if known is not None and not tf.io.gfile.exists(metrics.path):
-            raise RunError(f"{metrics.path}: is missing; restore it from a copy, or train anew with --force")
+            raise RunError(f"{metrics.path}: is missing; restore it from a copy, or start over with --force")
         rows = metrics.rows()
         if known is not None and known != metrics.digest():
             raise metrics.damaged("it was changed after the run had ended")
@@ -340,7 +340,7 @@ class RunDirectory:
     def model_remedy(self) -> str:
         """Returns the remedy for a missing or damaged final model, for messages."""
         if not self.has_last_state():
-            return "restore it from a copy, or train anew with --force"
+            return "restore it from a copy, or start over with --force"
         remedy = "" if self.is_missing_or_empty("model.keras") else "remove it, and "
         return f"{remedy}`train` with the run's configuration and --resume saves it again from the last checkpoint"
 

@@ -108,7 +108,7 @@ class RunLoop:
         if self._is_due(start) and start not in measured:
             # Several workers trace their graphs in the same order, which identifies their all-reduces.
             if start < self.total_steps and self.trainer.devices.workers == 1:
-                self.trainer.trace_aside()
+                self.trainer.trace_in_background()
             row = self.state.measured_row()
             if row is None:
                 self._measure(stop)

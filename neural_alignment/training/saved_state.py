@@ -81,7 +81,9 @@ class SavedState:
             self._loaded = record.get("init_from")
         elif self._config.init_from is not None and self._loaded is None:
             path = self.directory.file("checkpoints")
-            raise RunError(f"{path}: has no whole state, but the run has begun; restore it, or train anew with --force")
+            raise RunError(
+                f"{path}: has no complete state, but the run has begun; restore it, or start over with --force"
+            )
         self._restore_corrupt_records(record.get("corrupt_records.json"))
         rows = self.metrics.rows()
         for column in ("step", "epoch", "seconds", "J", "R", *self._config.loss.metrics, "train_J", "learning_rate_J"):
@@ -95,7 +97,7 @@ class SavedState:
             else:
                 folder = self.directory.file("checkpoints")
                 what = f"{folder}: is missing, but metrics.csv has rows; restore the folder"
-            raise RunError(f"{what} from a copy, or train anew with --force")
+            raise RunError(f"{what} from a copy, or start over with --force")
         if "metrics.csv" in record and not self.metrics.fits(record["metrics.csv"], start, record.get("row")):
             raise self.metrics.damaged(f"it was changed after the state of step {start} had been saved")
         if not self.directory.is_missing_or_empty("status.json"):
@@ -126,7 +128,7 @@ class SavedState:
         except (tf.errors.OpError, ValueError, TypeError, RecursionError):
             is_whole = False
         if not is_whole:
-            remedy = "restore it, or train anew with --force"
+            remedy = "restore it, or start over with --force"
             if kept is not None:
                 remedy = "remove it, and --resume takes the records from the checkpoint"
             raise RunError(f"{path}: is damaged; {remedy}")

@@ -40,7 +40,7 @@ class Stepper:
         self._tracing: concurrent.futures.Future | None = None
         self._made = False
 
-    def trace_aside(self) -> None:
+    def trace_in_background(self) -> None:
         """Begins to trace the graph of a step in another thread, while this one waits for devices."""
         self._make()
         self._model.train_function.build_metrics(self._batches)  # In this thread, because others may read the metrics.

@@ -71,13 +71,13 @@ class Trainer:
         """
         batches = self.devices.train(self.dataset, step)
         if train_on is None:
-            self._stepper = Stepper(self.model, batches, self.devices.seconds_together)
+            self._stepper = Stepper(self.model, batches, self.devices.seconds_per_call)
         else:
             self._stepper = BatchStepper(self.model, batches, train_on)
 
-    def trace_aside(self) -> None:
+    def trace_in_background(self) -> None:
         """Begins to trace the graph of a training step in another thread."""
-        self._stepper.trace_aside()
+        self._stepper.trace_in_background()
 
     def advance(self, limit: int) -> dict[str, float]:
         """Makes one to `limit` steps in one graph call; returns the means since the metrics were reset.
