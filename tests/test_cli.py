@@ -238,7 +238,7 @@ def bad_input(tmp_path):
             "--resume-from and --force exclude each other",
         ),
         "a step below 0": (["--resume-from", "-1"], "--resume-from"),
-        "going back in no run": (["--resume-from", "3"], "has no run that could go back to step 3"),
+        "going back in no run": (["--resume-from", "3"], "contains no run that could go back to step 3"),
         "a pattern without layers": (["--set", "alignment.layers=none*"], "takes no layer"),
     }
 

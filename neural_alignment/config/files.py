@@ -91,7 +91,7 @@ def plain(config: Config) -> dict[str, Any]:
     data = config.model_dump(mode="json", exclude_none=True)
     written = data.get("alignment", [])
     for rule, mapping in zip(config.rules, written if isinstance(written, list) else [written], strict=True):
-        # Seed and epoch length of a rule are left out unless the user set them, so that `bind` can use those of the run.
+        # Seed and epoch length of a rule are left out unless the user set them. `bind` then uses those of the run.
         for key in {"seed", "steps_per_epoch"} - rule.model_fields_set:
             mapping.pop(key, None)
     return data

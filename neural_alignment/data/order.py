@@ -54,7 +54,7 @@ class Stream:
         return tf.gather(self.first + self.size - self.end, block) + positions
 
     def runs(self, begin: tf.Tensor, end: tf.Tensor) -> tf.data.Dataset:
-        """Returns the part of the stream from `begin` up to, but not including, `end` as pairs (first record, count)."""
+        """Returns the part of the stream from position `begin` to before `end`, as pairs (first record, count)."""
         low, high = tf.maximum(self.end - self.size, begin), tf.minimum(self.end, end)
         kept = high > low
         low, count = tf.boolean_mask(low, kept), tf.boolean_mask(high - low, kept)

@@ -166,7 +166,7 @@ class Facts:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of full batches in an epoch. The remaining examples are not used in it; the next epoch is reordered."""
+        """Number of full batches in an epoch. The remaining examples are not used in this epoch."""
         return self.train_examples // self.batching.batch_size
 
 
@@ -345,7 +345,7 @@ def finished(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_optimization.apply_default_optimizations = False  # They delay the start without a gain.
-    # Each worker creates a data set of its own rows, so there is nothing to shard.
+    # Each worker creates a data set of only its rows, so there is nothing to shard.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 

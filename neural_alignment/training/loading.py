@@ -1,4 +1,4 @@
-"""Loading of saved models."""
+"""Loads saved models."""
 
 from __future__ import annotations
 

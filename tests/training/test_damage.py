@@ -312,7 +312,7 @@ def test_a_run_that_was_stopped_before_its_first_evaluation_does_not_start_again
     if damage in (delete, empty):
         assert resume(path)[0] > 0
     else:
-        line = r"last/checkpoint: is damaged; remove it, and --resume uses ckpt-[1-4], which lies beside it"
+        line = r"last/checkpoint: is damaged; remove it, and --resume uses ckpt-[1-4] beside it"
         with pytest.raises(RunError, match=line):
             resume(path)
         (path / "checkpoints" / "last" / "checkpoint").unlink()
@@ -897,10 +897,10 @@ def test_a_state_that_is_not_kept_is_one_line_that_names_those_that_are(copied, 
     path = copied("stopped")
     before = {name: (path / name).read_bytes() for name in files_of(path)}
     for step in (3, 7, 9, 1000):
-        with pytest.raises(RunError, match=rf"the state of step {step} is not kept; steps of those that are: 5, 6, 8;"):
+        with pytest.raises(RunError, match=rf"the state of step {step} is not saved; steps of saved states: 5, 6, 8;"):
             run.train(config(), path, resume_from=step)
     assert {name: (path / name).read_bytes() for name in files_of(path)} == before
-    with pytest.raises(RunError, match="has no run that could go back to step 3"):
+    with pytest.raises(RunError, match="contains no run that could go back to step 3"):
         run.train(config(), tmp_path / "none", resume_from=3)
     assert not (tmp_path / "none").exists()
 
