@@ -353,7 +353,7 @@ def test_any_failed_allocation_is_one_line(run, monkeypatch):
     monkeypatch.setattr(setup, "_draw_model", fails)
     code, _, error = run("describe", QUICKSTART)
     assert (code, len(error.splitlines())) == (2, 1)
-    assert "model: cannot be made with model.filters [16, 32]: OOM when allocating tensor with shape[64,9]" in error
+    assert "model: cannot be created with model.filters [16, 32]: OOM when allocating tensor with shape[64,9]" in error
     monkeypatch.setattr(setup, "build_model", fails)
     code, _, error = run("describe", QUICKSTART)
     assert (code, error.count("\n")) == (2, 1)
