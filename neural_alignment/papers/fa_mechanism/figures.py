@@ -159,9 +159,7 @@ EXPANSION_AXES = {
 """Measure of a part of the update -> further marks and axes of its panels."""
 
 
-def expansion_figure(
-    source: Source, panels: Sequence[Sequence[tuple[str, str, str]]], size: tuple[float, float]
-) -> Artifact:
+def expansion_figure(source: Source, panels: list[list[tuple[str, ...]]], size: tuple[float, float]) -> Artifact:
     """Returns a figure of parts of the update, from the part, measure and title of each panel."""
     results = source.chosen()
     kinds = itertools.product(("alignment", "zero_degree", "remainder"), EXPANSION_AXES)

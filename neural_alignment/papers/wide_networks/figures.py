@@ -22,7 +22,7 @@ from neural_alignment.papers.wide_networks.compute.updates import ALIGNED, COMPA
 from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_6, TABLE_7, TABLE_8, TABLE_9, WIDTHS
 from neural_alignment.papers.wide_networks.rows import COLUMNS, DIFFERS
 from neural_alignment.papers.wide_networks.runs import RULE_NAMES, SCORED, TABLE_RULES
-from neural_alignment.papers.wide_networks.tables import COLUMNS_9, by_rule, by_seed, by_width, largest_difference
+from neural_alignment.papers.wide_networks.tables import COLUMNS_9, Make, by_rule, by_seed, by_width, largest_difference
 from neural_alignment.reporting import Artifact, Row
 
 BELOW = {"legend": "outside lower center"}
@@ -222,12 +222,7 @@ WIDTH_STYLES = {width: Style(f"x{width}", *look) for width, look in zip(runs.SCO
 """Width -> look of its scores."""
 
 
-def score_figure(
-    x: str,
-    rows_of: Callable[[Source, str], list[Row]],
-    note: str,
-    *series: tuple[str, Mapping[int, Style], draw.Summary],
-) -> Callable[[Source], Artifact]:
+def score_figure(x: str, rows_of: Callable[[Source, str], list[Row]], note: str, *series: tuple) -> Make:
     """Returns the function that makes a figure of scores over a column x, with a panel for each of `SHOWN_SCORES`.
 
     `rows_of` returns the rows of an entry of `SCORED`, and `note` begins the text. Each of the series is a column of
