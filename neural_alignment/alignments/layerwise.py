@@ -217,4 +217,4 @@ class KolenPollack(TrainedAlignment):
             raise ArgumentError("weight_decay", requirement, config.weight_decay)
         if self.decay != config.weight_decay and not self.update_forward:
             requirement = f"must equal weight_decay ({config.weight_decay}) with {name}, or W and B decay apart"
-            raise ArgumentError(f"{config.place_of(self)}.decay", requirement, self.decay)
+            raise ArgumentError(f"{config.key_path(self)}.decay", requirement, self.decay)
