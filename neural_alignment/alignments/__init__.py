@@ -2,7 +2,14 @@
 
 from neural_alignment.alignments.assignment import Assignment
 from neural_alignment.alignments.base import Alignment, LayerView, SignalAlignment, Signals, TrainedAlignment
-from neural_alignment.alignments.forward_pass import ForwardPass, current_pass, first_example, forward_pass, side_pass
+from neural_alignment.alignments.forward_pass import (
+    ForwardPass,
+    changed_pass,
+    current_pass,
+    first_example,
+    forward_pass,
+    side_pass,
+)
 from neural_alignment.alignments.layerwise import (
     Activation,
     AlignProp,
@@ -53,6 +60,7 @@ __all__ = [
     "Symmetric",
     "TrainedAlignment",
     "WeightMirror",
+    "changed_pass",
     "current_pass",
     "first_example",
     "forward_pass",

@@ -93,6 +93,13 @@ def side_pass(**changes: Any) -> Iterator[ForwardPass]:
 
 
 @contextlib.contextmanager
+def changed_pass(**changes: Any) -> Iterator[ForwardPass]:
+    """Activates a copy of the current `ForwardPass`, with the attributes `changes`, that fills the same `losses`."""
+    with _active(replace(current_pass() or ForwardPass(), **changes)) as state:
+        yield state
+
+
+@contextlib.contextmanager
 def _active(state: ForwardPass) -> Iterator[ForwardPass]:
     previous = current_pass()
     _ACTIVE.forward_pass = state

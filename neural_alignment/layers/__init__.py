@@ -19,6 +19,7 @@ from neural_alignment.layers.convolution import (
 )
 from neural_alignment.layers.dense import Dense, EinsumDense
 from neural_alignment.layers.recurrent import GRU, LSTM, SimpleRNN
+from neural_alignment.layers.time_distributed import TimeDistributed
 
 __all__ = [
     "ALIGNED_FORMS",
@@ -42,6 +43,7 @@ __all__ = [
     "SeparableConv1D",
     "SeparableConv2D",
     "SimpleRNN",
+    "TimeDistributed",
 ]  # fmt: skip
 
 ALIGNED_FORMS = {

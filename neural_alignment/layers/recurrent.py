@@ -20,7 +20,7 @@ from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
 
-Product = Callable[..., Tensor]
+RecurrentProduct = Callable[..., Tensor]
 """Previous outputs, or a list of them with one for each gate; optionally the gates -> products with W, with bias."""
 
 
@@ -38,7 +38,7 @@ class _RecurrentLayer(AlignedLayer):
     gates = 1
     """Number of equal parts of a kernel along its last axis."""
 
-    def step(self, projected: Tensor, states: list[Tensor], product: Product) -> list[Tensor]:
+    def step(self, projected: Tensor, states: list[Tensor], product: RecurrentProduct) -> list[Tensor]:
         """Returns the new states, the first of which is the output.
 
         Args:
@@ -289,7 +289,7 @@ def _previous(outputs: Tensor, initial: Tensor, mask: Tensor | None) -> Tensor:
 class SimpleRNN(_RecurrentLayer, keras.layers.SimpleRNN):
     """`keras.layers.SimpleRNN` whose error travels back through two backward kernels, also through time."""
 
-    def step(self, projected: Tensor, states: list[Tensor], product: Product) -> list[Tensor]:
+    def step(self, projected: Tensor, states: list[Tensor], product: RecurrentProduct) -> list[Tensor]:
         """Returns the new output. See `_RecurrentLayer.step`."""
         output = projected + product(states[0])
         return [output if self.cell.activation is None else self.cell.activation(output)]
@@ -306,7 +306,7 @@ class LSTM(_RecurrentLayer, keras.layers.LSTM):
         gate = self.cell.recurrent_activation
         return [gate, gate, self.cell.activation, gate]
 
-    def step(self, projected: Tensor, states: list[Tensor], product: Product) -> list[Tensor]:
+    def step(self, projected: Tensor, states: list[Tensor], product: RecurrentProduct) -> list[Tensor]:
         """Returns the new output and carry. See `_RecurrentLayer.step`."""
         output, carry = states
         gate, activation = self.cell.recurrent_activation, self.cell.activation
@@ -340,7 +340,7 @@ class GRU(_RecurrentLayer, keras.layers.GRU):
         gate = self.cell.recurrent_activation
         return [gate, gate, self.cell.activation]
 
-    def step(self, projected: Tensor, states: list[Tensor], product: Product) -> list[Tensor]:
+    def step(self, projected: Tensor, states: list[Tensor], product: RecurrentProduct) -> list[Tensor]:
         """Returns the new output. See `_RecurrentLayer.step`."""
         (output,), gate, activation = states, self.cell.recurrent_activation, self.cell.activation
         update, reset, candidate = tf.split(projected, 3, axis=-1)

@@ -9,7 +9,7 @@ import keras
 
 from neural_alignment.alignments import Assignment
 from neural_alignment.keras_internals import all_layers
-from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer
+from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer, TimeDistributed
 from neural_alignment.models.error_path import carries_error
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
@@ -108,7 +108,7 @@ class _Copies:
         if isinstance(layer, keras.layers.Bidirectional):
             return self._bidirectional(layer)
         if isinstance(layer, keras.layers.TimeDistributed):
-            return type(layer)(self.copy(layer.layer), **_arguments(layer))
+            return TimeDistributed(self.copy(layer.layer), **_arguments(layer))
         if not isinstance(layer, keras.Model):
             self._leave(layer)
         return type(layer).from_config(layer.get_config())

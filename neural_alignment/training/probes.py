@@ -1,4 +1,4 @@
-"""Measures of alignment, taken on a batch without changing the model."""
+"""Measures the alignment of W and B without changing the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ backpropagation.
 
 
 KERNEL_MEASURES = ("weight_angle", "norm_ratio")
-"""Those of `MEASURES` that need only the kernels."""
+"""The members of `MEASURES` that need only the kernels."""
 
 
 def measure_kernels(model: keras.Model) -> dict[str, dict[str, Tensor]]:

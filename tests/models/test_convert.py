@@ -478,7 +478,7 @@ SMALLEST = {
 
 
 def family(application):
-    """Returns the name of a network without its depth or size: ResNet152V2 -> ResNetV2, EfficientNetB7 -> EfficientNet."""
+    """Returns the name of a network without its depth or size, such as ResNetV2 for ResNet152V2."""
     return re.sub(r"(B\d|Tiny|Small|Base|X?Large|Mobile|[SML])$", "", re.sub(r"\d\d+", "", application))
 
 

@@ -1,0 +1,43 @@
+"""A wrapper that applies an aligned layer to every time step at once."""
+
+from __future__ import annotations
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+from neural_alignment.alignments import changed_pass, current_pass
+from neural_alignment.layers.attention import AlignedAttention
+from neural_alignment.layers.base import AlignedLayer
+from neural_alignment.serialization import serializable
+
+Tensor = tf.Tensor
+
+
+@serializable
+class TimeDistributed(keras.layers.TimeDistributed):
+    """`keras.layers.TimeDistributed` for layers with an alignment.
+
+    An aligned layer is called once, with the time steps as further examples of the batch, so that R_l is a mean over
+    examples and time steps. The native wrapper calls the layer at each step, and R_l would be a sum over the steps.
+    Other layers are called as in the native wrapper.
+    """
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+        """Applies the layer to each time step of `inputs` `(batch, steps, ...)`."""
+        layer = self.layer
+        if not isinstance(layer, AlignedLayer | AlignedAttention) or layer.alignment is None:
+            return super().call(inputs, training=training, mask=mask)
+        batch, steps = tf.unstack(tf.shape(inputs)[:2])
+        options = {"training": training}
+        if mask is not None and isinstance(layer, keras.layers.RNN):
+            options["mask"] = tf.reshape(mask, tf.concat([[batch * steps], tf.shape(mask)[2:]], axis=0))
+        flat = tf.reshape(inputs, tf.concat([[batch * steps], tf.shape(inputs)[2:]], axis=0))
+        flat = tf.ensure_shape(flat, [None, *inputs.shape[2:]])
+        state = current_pass()
+        changed = contextlib.nullcontext() if state is None else changed_pass(first_example=state.first_example * steps)
+        with changed:
+            outputs = layer.call(flat, **options)
+        shaped = tf.reshape(outputs, tf.concat([[batch, steps], tf.shape(outputs)[1:]], axis=0))
+        return tf.ensure_shape(shaped, [*inputs.shape[:2], *outputs.shape[1:]])
