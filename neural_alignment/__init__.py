@@ -29,12 +29,22 @@ _ROOMS = {
 _NAMES = {
     "convert": "models",
     "AlignedModel": "training",
+    "AlignmentMonitor": "training",
     "Dense": "layers",
     "Conv2D": "layers",
     "load_model": "training",
 }
 
-__all__ = ["AlignedModel", "Conv2D", "Dense", "__version__", "convert", "load_model", *sorted(_ROOMS)]
+__all__ = [
+    "AlignedModel",
+    "AlignmentMonitor",
+    "Conv2D",
+    "Dense",
+    "__version__",
+    "convert",
+    "load_model",
+    *sorted(_ROOMS),
+]
 
 
 def __getattr__(name: str) -> Any:

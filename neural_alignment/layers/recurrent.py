@@ -131,7 +131,7 @@ class _RecurrentLayer(AlignedLayer):
         offset = None
         if state.probe is not None:
             projected = state.probe(from_inputs.connection, inputs, projected)
-            offset = tf.zeros_like(projected)  # Its gradient is the error of the recurrent products.
+            offset = 0.0 * projected  # Zeros on the path of the tape: their gradient is the error of the products.
 
         def product(previous: Tensor, offset: Tensor | None, gates: Sequence[int]) -> Tensor:
             found = self._product(from_outputs, dropout.of_outputs(previous), training, gates)

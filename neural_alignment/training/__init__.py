@@ -6,11 +6,13 @@ from typing import Any
 from neural_alignment.training.loading import load_model
 from neural_alignment.training.model import AlignedModel, aligned_layers
 
-__all__ = ["AlignedModel", "aligned_layers", "load_model", "load_weights"]
+__all__ = ["AlignedModel", "AlignmentMonitor", "aligned_layers", "load_model", "load_weights"]
+
+_LATER = {"load_weights": "initial_state", "AlignmentMonitor": "monitor"}
+"""Names imported on first use, because `import neural_alignment` must stay fast. Name -> module."""
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use, because it imports the configuration and `import neural_alignment` must stay fast.
-    if name == "load_weights":
-        return importlib.import_module("neural_alignment.training.initial_state").load_weights
+    if name in _LATER:
+        return getattr(importlib.import_module(f"neural_alignment.training.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

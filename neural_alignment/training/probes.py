@@ -43,6 +43,37 @@ def measure_kernels(model: keras.Model) -> dict[str, dict[str, Tensor]]:
     return results
 
 
+def measure_projections(model: keras.Model, x: Tensor) -> dict[str, dict[str, Tensor]]:
+    """Measures the alignment of each connection by its kernels and its projections of one batch, in training mode.
+
+    Args:
+        model: a model with aligned layers. No variable changes.
+        x: inputs `(batch, ...)`.
+
+    Returns:
+        Measure of `KERNEL_MEASURES` and `"projection_angle"` -> connection name -> float32 scalar; NaN if it is not
+        defined.
+    """
+    angles: dict[str, Tensor] = {}
+
+    def probe(connection: Any, inputs: Tensor, outputs: Tensor) -> Tensor:
+        angles[connection.name] = _projection_angle(connection, inputs)
+        return outputs
+
+    mapping = [(variable, variable.value) for variable in model.variables]
+    with keras.StatelessScope(state_mapping=mapping), forward_pass(regularise=False, probe=probe):
+        model(x, training=True)
+    return {**measure_kernels(model), "projection_angle": angles}
+
+
+def _projection_angle(connection: Connection, inputs: Tensor) -> Tensor:
+    """Returns the angle between W^T x and B^T x, with the kernels in the dtype in which they are stored."""
+    forward = tf.convert_to_tensor(connection.kernel.value)
+    backward = connection.linear_map.transpose(tf.cast(connection.backward_kernel, forward.dtype))
+    inputs = tf.cast(inputs, forward.dtype)
+    return angle(connection.linear_map.project(inputs, forward), connection.linear_map.project(inputs, backward))
+
+
 def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
     """Measures the alignment of each aligned layer on one batch, with batch normalization in training mode.
 

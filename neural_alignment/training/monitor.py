@@ -1,0 +1,92 @@
+"""A Keras callback that measures the alignment of a model during `fit`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from neural_alignment.errors import ArgumentError
+from neural_alignment.training import probes
+from neural_alignment.training.model import connections
+
+Tensor = tf.Tensor
+
+
+class AlignmentMonitor(keras.callbacks.Callback):
+    """Adds measures of alignment to the `logs` of every epoch, of any Keras model with aligned layers.
+
+    The keys are MEASURE/LAYER, such as `weight_angle/dense`; layers with several kernels have LAYER.KERNEL. Angles are
+    in degrees. Callbacks that come later in the list, such as `CSVLogger` and `TensorBoard`, get these logs too, and
+    `fit` returns them in its history. The attribute `start` has the measures before training, when independent kernels
+    are near 90 degrees.
+
+    The measures, and what they cost per measurement:
+
+    - without `x`: `weight_angle` (between W and B^T) and `norm_ratio` (||B|| / ||W||), read from the kernels;
+    - with `x`: also `projection_angle` (between W^T x and B^T x), one forward pass over `x` and one more product per
+      kernel;
+    - with `x` and `y`: also `local_gradient_angle` and `pseudogradient_angle` (see `training.probes.MEASURES`), one
+      forward and two backward passes.
+
+    Args:
+        x: inputs on which signals are measured, `(examples, ...)`, as `fit` takes them; a few hundred suffice.
+        y: their targets.
+        every: number of epochs between two measurements. The last epoch is always measured.
+
+    Raises:
+        ValueError: if `y` is given without `x`, or `every` is not a positive integer; in `fit`, if the model has no
+            aligned layer.
+    """
+
+    def __init__(self, x: Any = None, y: Any = None, every: int = 1):
+        super().__init__()
+        if x is None and y is not None:
+            raise ArgumentError("y", "must be given together with `x`", "y without x", "AlignmentMonitor(x, y)")
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ArgumentError("every", "must be a positive integer", every, "every=1")
+        self._x, self._y, self._every = x, y, every
+        self._measure: Any = None
+        self.start: dict[str, float] = {}
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Measures the model before training."""
+        if not connections(self.model):
+            raise ArgumentError(
+                "callbacks",
+                "may contain AlignmentMonitor only for a model with backward kernels",
+                self.model.name,
+                "neural_alignment.layers.Dense(10, alignment=Feedback())",
+            )
+        self._measure = tf.function(self._measures, autograph=False)
+        self.start = self._row()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds the measures to the logs."""
+        epochs = (self.params or {}).get("epochs")
+        if logs is not None and ((epoch + 1) % self._every == 0 or epoch + 1 == epochs):
+            logs.update(self._row())
+
+    def _row(self) -> dict[str, float]:
+        """Returns MEASURE/LAYER -> value."""
+        with self.model.distribute_strategy.scope():
+            signals = [] if self._x is None else [tf.nest.map_structure(tf.convert_to_tensor, self._x)]
+            if self._y is not None:
+                signals.append(tf.nest.map_structure(tf.convert_to_tensor, self._y))
+            measures = self._measure(*signals)
+        return {
+            f"{measure}/{name}": float(np.asarray(value))
+            for measure, values in measures.items()
+            for name, value in values.items()
+        }
+
+    def _measures(self, *signals: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Returns measure -> connection -> scalar, from one replica if there are several."""
+        strategy = self.model.distribute_strategy
+        functions = (probes.measure_kernels, probes.measure_projections, probes.measure)
+        if not signals:
+            return functions[0](self.model)
+        measured = strategy.run(functions[len(signals)], args=(self.model, *signals))
+        return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], measured)
