@@ -15,7 +15,9 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.base import Backward, NetworkRule
+from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule
+from neural_alignment.alignments.networkwise.graph import name_of
+from neural_alignment.keras_internals import all_layers
 
 Tensor = tf.Tensor
 
@@ -25,9 +27,9 @@ class Cuts:
     """The points at which a network is cut, as sets of names of operations.
 
     Attributes:
-        inputs: operations that are cut at their inputs.
-        activations: layers that are cut before their own nonlinearity. Recurrent layers are cut where a state enters
-            the next time step.
+        inputs: operations that are cut at their inputs, each of them if there are several.
+        activations: layers that are cut before their own nonlinearity, and connections within a layer that are cut at
+            their outputs. Recurrent layers of `models.rnn` are cut where a state enters the next time step.
         outputs: operations that are cut at their outputs.
         silent: operations that are cut at their outputs, where no error is supplied.
     """
@@ -58,10 +60,10 @@ class CutPass:
         return {"probe": self._probe, "around": self._around}
 
     def _around(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-        def cut_call(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def cut_call(*args: Any, **kwargs: Any) -> Any:
             if operation.name in self.cuts.inputs:
-                first = self._record(first)
-            outputs = call(first, *args, **kwargs)
+                args, kwargs = keras.tree.map_structure(self._record_signal, (args, kwargs))
+            outputs = call(*args, **kwargs)
             if operation.name in self.cuts.silent:
                 return self.cut(outputs)[1]
             return self._record(outputs) if operation.name in self.cuts.outputs else outputs
@@ -70,7 +72,11 @@ class CutPass:
 
     def _probe(self, layer: Any, inputs: Tensor, outputs: Tensor) -> Tensor:
         del inputs
-        return self._record(outputs) if layer.name in self.cuts.activations else outputs
+        return self._record(outputs) if name_of(layer) in self.cuts.activations else outputs
+
+    def _record_signal(self, value: Any) -> Any:
+        """Cuts a tensor of floats; masks, options and the like are passed unchanged."""
+        return self._record(value) if tf.is_tensor(value) and value.dtype.is_floating else value
 
     def _record(self, value: Tensor) -> Tensor:
         recorded, value = self.cut(value)
@@ -80,6 +86,21 @@ class CutPass:
 
 class CutRule(NetworkRule):
     """A rule that runs the current network and supplies the errors at its cuts."""
+
+    def keep(self, model: keras.Model, weights: KeptWeights) -> Any:
+        """Checks that the network can be cut. See `NetworkRule.keep`.
+
+        Raises:
+            ValueError: if the network has a recurrent layer of Keras.
+        """
+        for layer in all_layers(model):
+            if isinstance(layer, keras.layers.RNN):
+                raise ValueError(
+                    f"{self.rule!r} needs a network without recurrent layers of Keras, in which the error would travel "
+                    f"back through time by the layer's own weights. Received {type(layer).__name__} {layer.name!r}. "
+                    "Example: rule 'align_zero', or the network of models.rnn."
+                )
+        return super().keep(model, weights)
 
     def cuts(self, model: keras.Model) -> Cuts:
         """Returns the points at which the network is cut."""

@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Literal
 import keras
 import tensorflow as tf
 
+from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule
-from neural_alignment.alignments.networkwise.cuts import CutRule, Cuts
+from neural_alignment.alignments.networkwise.cuts import CutPass, CutRule, Cuts
 from neural_alignment.alignments.networkwise.graph import (
     after_kernels,
     ends_nonlinear,
     has_kernel,
+    inner_cuts,
     is_nonlinear,
     kernel_layers,
     live_weights,
@@ -32,11 +34,13 @@ class DirectFeedback(CutRule):
     The error at the output of a nonlinearity is M dJ/df, where f are the outputs of the network. From there the error
     passes through the current derivatives of the nonlinearity and of the batch normalisation before it. The map M has
     the shape `(height, width, channels, classes)` and the standard deviation 1 / sqrt(height * width * channels), as in
-    the published code of Boopathy and Fiete 2022. The readout gets dJ/df itself.
+    the published code of Boopathy and Fiete 2022. The readout gets dJ/df itself. Within attention and separable
+    convolutions, each projection that enters another kernel of the layer gets an error through a map as well.
 
     Attributes:
         share_space: whether all positions of a layer share one map `(channels, classes)`, with the same standard
-            deviation. Boopathy and Fiete 2022 describe this for ImageNet, to save memory.
+            deviation. Boopathy and Fiete 2022 describe this for ImageNet, to save memory. Images of any size can then
+            be trained on.
         seed: seed of the maps. Default: the seed of the run.
     """
 
@@ -57,23 +61,31 @@ class DirectFeedback(CutRule):
                 f"'dfa' needs a network with outputs (batch, classes). Received outputs {model.output_shape}. "
                 "Example: a dense layer at the end."
             )
-        cuts = self.cuts(model)
+        super().keep(model, weights)
         maps = []
-        for operation in (call.operation for call in calls(model)):
-            shapes = [operation.input.shape] if operation.name in cuts.inputs else []
-            shapes += [operation.output.shape] if operation.name in cuts.outputs else []
-            for shape in shapes:
-                size = tuple(shape[1:])
-                if None in size:
-                    raise ValueError(
-                        "'dfa' needs a network whose hidden sizes are known: a map has an entry for each unit. "
-                        f"Received {operation.name!r} of shape {tuple(shape)}. "
-                        "Example: every size given, as in keras.Input((32, 32, 3))."
-                    )
-                drawn = size[-1:] if self.share_space else size
-                name = f"map_{len(maps)}"
-                maps.append(weights.keep(name, _draw(name, (*drawn, model.output_shape[-1]), size, self.seed)))
+        for size in self._sizes(model):
+            if None in size and not (self.share_space and size[-1] is not None):
+                raise ValueError(
+                    "'dfa' needs a network whose hidden sizes are known: a map has an entry for each unit. "
+                    f"Received a hidden layer of shape {(None, *size)}. "
+                    "Example: share_space=True, or every size given, as in keras.Input((32, 32, 3))."
+                )
+            name = f"map_{len(maps)}"
+            shape, fan = (size[-1:], [each for each in size if each]) if self.share_space else (size, size)
+            maps.append(weights.keep(name, _draw(name, (*shape, model.output_shape[-1]), fan, self.seed)))
         return maps
+
+    def _sizes(self, model: keras.Model) -> list[tuple[int | None, ...]]:
+        """Returns the shape of one example at each cut, in the order of the forward pass. None: an unknown size."""
+        live = CutPass(self.cuts(model), lambda value: (value, value))
+        specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
+
+        def run(*inputs: Tensor) -> Tensor:
+            with side_pass(**live.hooks):
+                return model(keras.tree.pack_sequence_as(model.input, inputs), training=True)
+
+        tf.function(run, autograph=False).get_concrete_function(*specs)
+        return [tuple(value.shape[1:]) for value in live.values]
 
     def cuts(self, model: keras.Model) -> Cuts:
         """Returns the cuts: after every nonlinearity before the readout.
@@ -87,8 +99,11 @@ class DirectFeedback(CutRule):
         hidden = {each.name for each in operations[:readout] if is_nonlinear(each) or ends_nonlinear(each)}
         bare = after_kernels(graph, blocks=lambda operation: operation.name in hidden)
         with_kernel = {each.name for each in operations if has_kernel(each)}
+        inner = set().union(*(inner_cuts(each) for each in operations[:readout]))
         return Cuts(
-            inputs=frozenset(with_kernel & bare), outputs=frozenset(hidden & (after_kernels(graph) | with_kernel))
+            inputs=frozenset(with_kernel & bare),
+            activations=frozenset(inner),
+            outputs=frozenset(hidden & (after_kernels(graph) | with_kernel)),
         )
 
     def errors(
@@ -103,6 +118,11 @@ class DirectFeedback(CutRule):
         flat = tf.matmul(upstream, tf.reshape(matrix, [-1, matrix.shape[-1]]), transpose_b=True)
         if not self.share_space:
             return tf.cast(tf.reshape(flat, tf.shape(value)), value.dtype)
+        positions = value.shape[1:-1]
+        if None in positions:  # The map was drawn for the known sizes only.
+            known = math.prod(size for size in positions if size)
+            everywhere = tf.cast(tf.reduce_prod(tf.shape(value)[1:-1]), flat.dtype)
+            flat = flat * tf.math.rsqrt(everywhere / known)
         spread = tf.reshape(flat, [-1, *[1] * (len(value.shape) - 2), matrix.shape[0]])
         return tf.cast(tf.broadcast_to(spread, tf.shape(value)), value.dtype)
 
