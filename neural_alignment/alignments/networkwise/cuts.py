@@ -7,6 +7,7 @@ value at the cut with respect to the weight.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,11 +49,13 @@ class CutPass:
         cuts: the points at which the network is cut.
         cut: called with the value at a cut; returns the value to record and the value with which the network continues.
         values: the recorded values, in the order of the forward pass.
+        names: the operation or connection of each value.
     """
 
     cuts: Cuts
     cut: Callable[[Tensor], tuple[Tensor, Tensor]]
     values: list[Tensor] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
     @property
     def hooks(self) -> dict[str, Any]:
@@ -62,25 +65,28 @@ class CutPass:
     def _around(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
         def cut_call(*args: Any, **kwargs: Any) -> Any:
             if operation.name in self.cuts.inputs:
-                args, kwargs = keras.tree.map_structure(self._record_signal, (args, kwargs))
+                record = functools.partial(self._record_signal, operation.name)
+                args, kwargs = keras.tree.map_structure(record, (args, kwargs))
             outputs = call(*args, **kwargs)
             if operation.name in self.cuts.silent:
                 return self.cut(outputs)[1]
-            return self._record(outputs) if operation.name in self.cuts.outputs else outputs
+            return self._record(operation.name, outputs) if operation.name in self.cuts.outputs else outputs
 
         return cut_call
 
     def _probe(self, layer: Any, inputs: Tensor, outputs: Tensor) -> Tensor:
         del inputs
-        return self._record(outputs) if name_of(layer) in self.cuts.activations else outputs
+        name = name_of(layer)
+        return self._record(name, outputs) if name in self.cuts.activations else outputs
 
-    def _record_signal(self, value: Any) -> Any:
+    def _record_signal(self, name: str, value: Any) -> Any:
         """Cuts a tensor of floats; masks, options and the like are passed unchanged."""
-        return self._record(value) if tf.is_tensor(value) and value.dtype.is_floating else value
+        return self._record(name, value) if tf.is_tensor(value) and value.dtype.is_floating else value
 
-    def _record(self, value: Tensor) -> Tensor:
+    def _record(self, name: str, value: Tensor) -> Tensor:
         recorded, value = self.cut(value)
         self.values.append(recorded)
+        self.names.append(name)
         return value
 
 

@@ -63,11 +63,11 @@ class DirectFeedback(CutRule):
             )
         super().keep(model, weights)
         maps = []
-        for size in self._sizes(model):
+        for operation, size in self._sizes(model):
             if None in size and not (self.share_space and size[-1] is not None):
                 raise ValueError(
                     "'dfa' needs a network whose hidden sizes are known: a map has an entry for each unit. "
-                    f"Received a hidden layer of shape {(None, *size)}. "
+                    f"Received {operation!r} of shape {(None, *size)}. "
                     "Example: share_space=True, or every size given, as in keras.Input((32, 32, 3))."
                 )
             name = f"map_{len(maps)}"
@@ -75,8 +75,8 @@ class DirectFeedback(CutRule):
             maps.append(weights.keep(name, _draw(name, (*shape, model.output_shape[-1]), fan, self.seed)))
         return maps
 
-    def _sizes(self, model: keras.Model) -> list[tuple[int | None, ...]]:
-        """Returns the shape of one example at each cut, in the order of the forward pass. None: an unknown size."""
+    def _sizes(self, model: keras.Model) -> list[tuple[str, tuple[int | None, ...]]]:
+        """Returns the name of each cut and the shape of one example there, with None for an unknown size."""
         live = CutPass(self.cuts(model), lambda value: (value, value))
         specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
 
@@ -85,7 +85,7 @@ class DirectFeedback(CutRule):
                 return model(keras.tree.pack_sequence_as(model.input, inputs), training=True)
 
         tf.function(run, autograph=False).get_concrete_function(*specs)
-        return [tuple(value.shape[1:]) for value in live.values]
+        return [(name, tuple(value.shape[1:])) for name, value in zip(live.names, live.values, strict=True)]
 
     def cuts(self, model: keras.Model) -> Cuts:
         """Returns the cuts: after every nonlinearity before the readout.
