@@ -258,7 +258,7 @@ def here(results, monkeypatch):
     return measure
 
 
-OTHERS = ("memory", "first_step", "growth", "wide")
+OTHERS = ("networks", "memory", "first_step", "growth", "wide")
 """Benchmarks that are run like the first one."""
 
 

@@ -1,6 +1,6 @@
 """Every Keras layer with weights is aligned, or the page says why not."""
 
-from layer_table import PAGE, REASONS, aligned_layers, layers_with_weights, table
+from keras_layer_table import PAGE, REASONS, aligned_layers, layers_with_weights, table
 
 
 def test_every_keras_layer_with_weights_is_aligned_or_has_a_reason():
