@@ -236,7 +236,7 @@ def test_sizes_that_are_unknown_in_a_graph_change_nothing(rng, name):
     """Batch and space are unknown; the channels are known, as in a layer."""
     case = CASES[name]
     arrays = [tf.constant(each) for each in case.arrays(rng)]
-    x, kernel, y, other = arrays
+    x, kernel, y, _ = arrays
     channels = 1 if isinstance(case.linear_map, EinsumMap) else -1
     signature = [
         tf.TensorSpec([None] * (x.shape.rank - 1) + [x.shape[channels]], x.dtype),
