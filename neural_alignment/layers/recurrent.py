@@ -232,7 +232,7 @@ class _Dropout:
 
     def __init__(self, cell: Any, inputs: Tensor, state: Tensor, training: bool):
         masks = cell.get_dropout_mask(inputs[:, 0]) if training else None
-        self._inputs = masks and keras.tree.map_structure(lambda mask: mask[:, None], masks)
+        self._inputs = _over_steps(masks)
         self._outputs = cell.get_recurrent_dropout_mask(state) if training else None
 
     def of_inputs(self, inputs: Tensor) -> Tensor | list[Tensor]:
@@ -242,14 +242,17 @@ class _Dropout:
     def of_outputs(self, outputs: Tensor) -> Tensor | list[Tensor]:
         """Returns previous outputs `(batch, units)` or `(batch, steps, units)` after dropout."""
         masks = self._outputs
-        if masks is not None and outputs.shape.rank == 3:
-            masks = keras.tree.map_structure(lambda mask: mask[:, None], masks)
-        return _times(outputs, masks)
+        return _times(outputs, _over_steps(masks) if outputs.shape.rank == 3 else masks)
 
     @staticmethod
     def one(dropped: Tensor | list[Tensor], whole: Tensor) -> Tensor:
         """Returns the signal that R_l reads: after dropout, or before it if the gates have different masks."""
         return whole if isinstance(dropped, list) else dropped
+
+
+def _over_steps(masks: Tensor | list[Tensor] | None) -> Tensor | list[Tensor] | None:
+    """Returns masks `(batch, ...)` as `(batch, 1, ...)`, the same for all steps."""
+    return None if masks is None else keras.tree.map_structure(lambda mask: mask[:, None], masks)
 
 
 def _times(signal: Tensor, masks: Tensor | list[Tensor] | None) -> Tensor | list[Tensor]:
