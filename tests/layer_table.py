@@ -141,9 +141,9 @@ def class_of(name: str, module: Any = layers) -> type:
     return getattr(module, name.split()[0])
 
 
-def make(name: str, module: Any = layers, **options: Any) -> Any:
+def make(row: str, module: Any = layers, **options: Any) -> Any:
     """Returns the unbuilt layer of a row, called "layer" unless `options` have a name."""
-    return class_of(name, module)(**{**TABLE[name].options, "name": "layer", **options})
+    return class_of(row, module)(**{**TABLE[row].options, "name": "layer", **options})
 
 
 def call(layer: Any, x: Any, **options: Any) -> Any:
@@ -154,10 +154,10 @@ def call(layer: Any, x: Any, **options: Any) -> Any:
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
-def build(name: str, module: Any = layers, **options: Any) -> Any:
+def build(row: str, module: Any = layers, **options: Any) -> Any:
     """Returns the built layer of a row."""
-    layer = make(name, module, **options)
-    call(layer, np.zeros((BATCH, *TABLE[name].inputs), np.float32))
+    layer = make(row, module, **options)
+    call(layer, np.zeros((BATCH, *TABLE[row].inputs), np.float32))
     return layer
 
 

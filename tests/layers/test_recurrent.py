@@ -105,12 +105,10 @@ def test_the_loops_in_numpy_are_backpropagation_if_b_is_w(float64, rng, name):
     weights = run.weights
     backward = {"kernel": weights.backward_kernel, "recurrent_kernel": weights.backward_recurrent_kernel}
     outputs, true = measured(native, run, upstream)
-    for kernel, other in (("kernel", 0), ("recurrent_kernel", 1)):
-        kept = dict(backward)
-        kept[kernel] = getattr(weights, kernel)
-        half = Run(run.cell, recurrent_weights(native, kept), run.x, run.initial, run.mask)
-        assert_differs(half.backward(upstream)[0], true[0], by=0.05)
-        assert other in (0, 1)
+    for kernel in backward:
+        half = {**backward, kernel: getattr(weights, kernel)}
+        partly = Run(run.cell, recurrent_weights(native, half), run.x, run.initial, run.mask)
+        assert_differs(partly.backward(upstream)[0], true[0], by=0.05)
     both = {"kernel": weights.kernel, "recurrent_kernel": weights.recurrent_kernel}
     same = Run(run.cell, recurrent_weights(native, both), run.x, run.initial, run.mask)
     assert_close(outputs, same.outputs)
@@ -183,18 +181,21 @@ def test_a_graph_with_unknown_batch_and_length_agrees(float64, rng, name):
 # Dropout.
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "GRU before"])
-def test_dropout_is_that_of_the_native_layer_with_the_same_seed(rng, name):
+@pytest.mark.parametrize("recurrent", [0.0, 0.3])
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_is_that_of_the_native_layer_with_the_same_seed(rng, name, recurrent):
+    """With recurrent dropout the gates have different masks (implementation 1 of Keras), otherwise one."""
     x = rng.normal(size=(BATCH, STEPS, INPUTS)).astype(np.float32)
-    options = {"dropout": 0.4, "recurrent_dropout": 0.3, "seed": 8}
+    options = {"dropout": 0.4, "recurrent_dropout": recurrent, "seed": 8}
     layer = build(name, alignment=Feedback(), **options)
     fill(layer, rng)
     native = native_copy(name, layer, **options)
-    for _ in range(2):  # The seed generators of both advance alike.
-        outputs = layer(x, training=True)
-        assert_close(outputs, native(x, training=True))
-        assert_differs(outputs, layer(x, training=False), by=0.01)
-    assert_close(layer(x, training=False), native(x, training=False))
+    found = []
+    for training in (True, True, False, True):  # The seed generators of both advance alike.
+        found.append(layer(x, training=training))
+        assert_close(found[-1], native(x, training=training))
+    assert_differs(found[0], found[1], by=0.01)
+    assert_differs(found[0], found[2], by=0.01)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "GRU before"])
@@ -225,8 +226,13 @@ def reference(name, rule, run, connection, backward, native):
     return reference_regulariser(config, linear, signal, kernel, backward[connection])
 
 
-@pytest.mark.parametrize("options", ["plain", "initial states", "mask leading, initial states", "mask middle",
-                                     "mask middle, backwards", "mask trailing, zeros, backwards", "backwards"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("plain", "backwards", "initial states", "mask leading, initial states", "mask middle"),
+        *("mask middle, backwards", "mask trailing, zeros, backwards"),
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_r_of_both_connections_agrees_with_numpy(float64, rng, name, options):
     rule = "symmetric" if name == "GRU before" else "information"
@@ -286,7 +292,7 @@ def test_bidirectional_runs_an_aligned_layer_in_both_directions(float64, rng, na
         assert layer.alignment == Feedback()
         _, backward = fill(layer, rng)
         weights = recurrent_weights(native_copy(name, layer), backward)
-        runs.append(Run(TABLE[name].cell, weights, x, None, mask, go_backwards=backwards))
+        runs.append(Run(TABLE[name].cell, weights, x, None, mask, layer.zero_output_for_mask, backwards))
     upstream = rng.normal(size=(BATCH, STEPS, 2 * UNITS))
     tensor = tf.constant(x)
     with tf.GradientTape() as tape:
