@@ -8,11 +8,13 @@ zeros.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from neural_alignment.alignments import ForwardPass
 from neural_alignment.layers.base import AlignedLayer, dense_floats
 from neural_alignment.layers.connection import Connection, KernelValues, tensor_of
 from neural_alignment.operations import DenseMap
@@ -117,7 +119,7 @@ class _RecurrentLayer(AlignedLayer):
         states = keras.tree.flatten(initial_state)
         mask = None if mask is None else keras.tree.flatten(mask)[0]
         dropout = _Dropout(self.cell, inputs, states[0], training)
-        from_inputs, from_outputs = (connection.kernels(state) for connection in self.connections)
+        from_inputs, from_outputs = self._kernels(state)
         input_bias, recurrent_bias = self._bias_values()
 
         seen = dropout.of_inputs(inputs)
@@ -149,6 +151,19 @@ class _RecurrentLayer(AlignedLayer):
             outputs = _masked(outputs, tf.reverse(mask, [1]) if self.go_backwards else mask)
             last = outputs[:, -1]
         return last, outputs, new_states
+
+    def _kernels(self, state: ForwardPass) -> tuple[KernelValues, KernelValues]:
+        """Reads W and B of both connections."""
+        from_inputs, from_outputs = (connection.kernels(state) for connection in self.connections)
+        if from_outputs.take_start is None:
+            return from_inputs, from_outputs
+
+        def take_both() -> None:
+            from_inputs.take_start()
+            from_outputs.take_start()
+
+        # TensorFlow has no assignments in the backward pass of a loop; the product of the inputs is outside of it.
+        return replace(from_inputs, take_start=take_both), replace(from_outputs, take_start=None)
 
     def _over_time(
         self,
