@@ -99,13 +99,8 @@ def _convolution(strides, padding="VALID", dilations=None):
 
 TABLE: dict[str, Row] = {
     "Dense": single((3, 4), explicit_maps.dense, True, units=3),
-    "EinsumDense": single(
-        (3, 4),
-        explicit_maps.einsum("abc,cde->abde"),
-        equation="abc,cde->abde",
-        output_shape=(None, 2, 3),
-        bias_axes="de",
-    ),
+    "EinsumDense": single((4, 3), explicit_maps.einsum("abc,cde->abde"), equation="abc,cde->abde",
+                          output_shape=(4, 2, 3), bias_axes="de"),
     "Conv1D causal": single(
         (6, 4), _convolution((1,), "CAUSAL", (2,)), filters=3, kernel_size=2, dilation_rate=2, padding="causal"
     ),
