@@ -317,12 +317,10 @@ def test_bidirectional_layers_have_a_regulariser_for_each_connection(rng):
     assert set(state.losses) == names
 
 
-@pytest.mark.parametrize("length", [STEPS, None])
 @pytest.mark.parametrize("rule", ["feedback", "information", "symmetric"])
-def test_time_distributed_sums_r_over_the_steps_of_an_aligned_layer(rng, length, rule):
-    """With a known length the layer is called at each step; otherwise in a loop of TensorFlow."""
+def test_time_distributed_sums_r_over_the_steps_of_an_aligned_layer(rng, rule):
     layer = layers.Dense(3, alignment=from_config(RULE_CONFIGS[rule]), name="inner")
-    inputs = keras.Input((length, 4))
+    inputs = keras.Input((STEPS, 4))
     model = keras.Model(inputs, keras.layers.TimeDistributed(layer)(inputs))
     _, backward = fill(layer, rng)
     x = rng.normal(size=(BATCH, STEPS, 4)).astype(np.float32)
@@ -346,3 +344,16 @@ def test_time_distributed_sums_r_over_the_steps_of_an_aligned_layer(rng, length,
         for step in range(STEPS)
     )
     assert_close(sum(map(float, losses)), expected if rule in LEARNING else 0.0, "float32")
+
+
+def test_time_distributed_with_an_unknown_number_of_steps_is_refused_in_training(rng):
+    """Keras then uses `tf.vectorized_map`, which drops custom gradients: the error would travel back through W."""
+    layer = layers.Dense(3, alignment=Feedback(), name="inner")
+    wrapper = keras.layers.TimeDistributed(layer)
+    x = rng.normal(size=(4, 4, 2)).astype(np.float32)  # Keras needs as many examples as steps here.
+    expected = wrapper(x, training=True)
+    signature = [tf.TensorSpec([None, None, 2])]
+    with pytest.raises(ValueError, match=r"must know the number of steps.*'inner'.*Example: keras.Input"):
+        tf.function(lambda x: wrapper(x, training=True), signature, autograph=False)(x)
+    infer = tf.function(lambda x: wrapper(x, training=False), signature, autograph=False)
+    assert_close(infer(x), expected)
