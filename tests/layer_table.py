@@ -104,8 +104,7 @@ TABLE: dict[str, Row] = {
     "Conv1D causal": single(
         (6, 4), _convolution((1,), "CAUSAL", (2,)), filters=3, kernel_size=2, dilation_rate=2, padding="causal"
     ),
-    "Conv1D grouped": single((6, 4), _convolution((2,), "SAME"), filters=6, kernel_size=3, strides=2,
-                             padding="same", groups=2),
+    "Conv1D strided": single((6, 4), _convolution((2,), "SAME"), filters=3, kernel_size=3, strides=2, padding="same"),
     "Conv2D grouped": single((4, 5, 4), _convolution((2, 2), "SAME"), filters=4, kernel_size=(3, 2), strides=2,
                              padding="same", groups=2),
     "Conv3D": single((4, 3, 3, 2), _convolution((1, 1, 1)), filters=2, kernel_size=(2, 1, 2)),

@@ -21,10 +21,9 @@ NAMES = [name for name, row in TABLE.items() if row.cell is not None]
 BATCH, STEPS, INPUTS, UNITS = 3, 5, 2, 3
 
 MASKS = {
-    "leading": [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]],
+    "leading": [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]],
     "trailing": [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]],
     "middle": [[1, 0, 0, 1, 1], [1, 1, 0, 1, 0], [0, 1, 0, 0, 1]],
-    "all of one": [[0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 1, 1, 1]],
 }
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -115,7 +114,7 @@ def test_the_loops_in_numpy_are_backpropagation_if_b_is_w(float64, rng, name):
     assert_gradients(true, same, upstream)
 
 
-@pytest.mark.parametrize("options", ["plain", "mask trailing", "mask middle, zeros", "mask middle, unrolled"])
+@pytest.mark.parametrize("options", ["plain", "mask trailing", "mask middle, zeros"])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_last_output_is_the_only_one_without_return_sequences(float64, rng, name, options):
     layer, run = prepared(name, rng, OPTIONS[options], return_sequences=False, return_state=False)
@@ -154,7 +153,7 @@ def test_a_stateful_layer_goes_on_from_its_last_states(float64, rng, name):
     assert_differs(outputs, run.outputs, by=0.1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_a_graph_with_unknown_batch_and_length_agrees(float64, rng, name):
     layer, run = prepared(name, rng, {"mask": "middle"})
     upstream = rng.normal(size=run.outputs.shape)

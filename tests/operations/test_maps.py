@@ -54,7 +54,7 @@ class Case:
         return x, kernel, rng.normal(size=self.product(x, kernel).shape), other
 
 
-SPACE, TAPS = (6, 5, 4), (3, 2, 2)
+SPACE, TAPS = {1: (6,), 2: (6, 5), 3: (5, 3, 4)}, (3, 2, 2)
 # With kernels larger than the inputs, TensorFlow's gradient of a bfloat16 convolution in three dimensions is wrong.
 
 
@@ -78,8 +78,8 @@ def convolutions():
             f"conv {rank} {padding} {strides} {dilations} in {groups}",
             Case(
                 ConvMap(strides, padding, dilations),
-                (2, *SPACE[:rank], 4),
-                (*TAPS[:rank], 4 // groups, 6 if rank < 3 else 2),
+                (2, *SPACE[rank], 4 if rank < 3 else 2),
+                (*TAPS[:rank], (4 if rank < 3 else 2) // groups, 6 if rank < 3 else 2),
                 explicit_maps.convolution(strides, padding, dilations),
                 native,
             ),
@@ -95,7 +95,7 @@ def convolutions():
             f"depthwise {rank} {padding} {strides} {dilations}",
             Case(
                 DepthwiseMap(strides, padding, dilations),
-                (2, *SPACE[:rank], 3),
+                (2, *SPACE[rank], 3),
                 (*TAPS[:rank], 3, 2),
                 explicit_maps.depthwise(strides, padding, dilations),
                 native,
