@@ -1,4 +1,4 @@
-"""What every aligned layer does with every rule, whatever its kind. `layer_table.TABLE` has a row for each layer."""
+"""The behaviour that every aligned layer has with every rule. `layer_table.TABLE` has a row for each layer."""
 
 from __future__ import annotations
 
