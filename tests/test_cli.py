@@ -239,7 +239,7 @@ def bad_input(tmp_path):
         ),
         "a step below 0": (["--resume-from", "-1"], "--resume-from"),
         "going back in no run": (["--resume-from", "3"], "has no run that could go back to step 3"),
-        "a pattern without layers": (["--set", "alignment.layers=none*"], "takes no layer"),
+        "a pattern without layers": (["--set", "alignment.layers=none*"], "matches no layer"),
     }
 
 

@@ -182,7 +182,7 @@ def test_paths_in_files_are_expanded_and_checked(monkeypatch, place):
             with pytest.raises(ConfigError, match=rf"data\.{key}: must be a path"):
                 configuration.load(QUICKSTART, [f"data={json.dumps({**tfds, key: wrong})}"])
     (place / "search.yaml").write_text("config: ~/base.yaml\ntrials: 1\nspace: {epochs: {uniform: [0, 1]}}\n")
-    with pytest.raises(ConfigError, match="own key"):
+    with pytest.raises(ConfigError, match="is set by the search itself"):
         plans.load("search.yaml")
     (place / "search.yaml").write_text("config: ~/base.yaml\ntrials: 1\nspace: {weight_decay: {uniform: [0, 1]}}\n")
     assert plans.load("search.yaml").config == str(place / "base.yaml")

@@ -71,7 +71,7 @@ def test_a_signal_stops_the_jobs_which_save_their_state_and_a_killed_job_has_fai
     run = training("endless", ENDLESS)
     thread, first = once_it_runs(run, lambda pid: os.kill(os.getpid(), signal.SIGTERM))
     queue = Recorder(tmp_path, [run])
-    with pytest.raises(Stopped, match="SIGTERM; the same command goes on"):
+    with pytest.raises(Stopped, match="SIGTERM; the same command resumes"):
         engine.run(queue)
     thread.join()
     assert not queue.endings

@@ -76,7 +76,7 @@ def test_a_comparison_prints_its_verdict(call, plan_file, tmp_path):
     code, output, error = call("search", plan_file(more="seconds: 30"), *words)
     assert code == 0, error
     lines = output.splitlines()
-    assert lines[0] == "4 searches, 8 trials, estimate: 4 min from nothing"
+    assert lines[0] == "4 searches, 8 trials, estimate: 4 min from scratch"
     assert "tpe did not find better settings than random" in output  # The same two trials at random.
     assert lines[-1] == "comparison  here/comparison.md"
     assert len((tmp_path / "here" / "comparison.csv").read_text().splitlines()) == 9

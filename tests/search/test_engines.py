@@ -131,7 +131,7 @@ class TestProcesses:
 
         thread = threading.Thread(target=interrupt)
         thread.start()
-        with pytest.raises(Stopped, match="SIGTERM; the same command goes on"):
+        with pytest.raises(Stopped, match="SIGTERM; the same command resumes"):
             run.search(plan, ["epochs=1000000"], str(path), Processes(2), print)
         thread.join()
         assert not (path / "trials.jsonl").exists()

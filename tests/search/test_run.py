@@ -96,7 +96,7 @@ def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search,
         run.search(plan, (), str(tmp_path / "found"), engine(judge), print)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(RunError, match="holds something else"):
+    with pytest.raises(RunError, match="is not a search directory: contains "):
         search(engine(judge), "mine")
     with lock.held(str(tmp_path / "found")), pytest.raises(RunError, match="is in use by process"):
         search(engine(judge), trials=2)
@@ -114,8 +114,8 @@ def test_where_a_trial_computes_may_be_another(search, scripted):
     ("name", "text", "part"),
     [
         ("trials.jsonl", "not json\n", "line 1 is damaged"),
-        ("trials.jsonl", "{}\n", "is no trial"),
-        ("proposals.jsonl", '{"number": 1, "drawn": {}}\n', "is no proposal"),
+        ("trials.jsonl", "{}\n", "is not a trial"),
+        ("proposals.jsonl", '{"number": 1, "drawn": {}}\n', "is not a proposal"),
         ("proposals.jsonl", "", "trial 1 is not in it"),
     ],
 )
@@ -161,16 +161,16 @@ def ledger(tmp_path, plan_file):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("number", "1", "a whole number from 1 on"),
-        ("number", True, "a whole number from 1 on"),
-        ("number", 0, "a whole number from 1 on"),
+        ("number", "1", "a positive integer"),
+        ("number", True, "a positive integer"),
+        ("number", 0, "a positive integer"),
         ("state", ["finished"], "finished, diverged or failed"),
         ("state", "open", "finished, diverged or failed"),
         ("state", "stopped", "finished, diverged or failed"),
         ("top1", "0.5", "a number or null"),
         ("score", [0.5], "a number or null"),
         ("score", float("nan"), "a number or null"),
-        ("reason", 5, "a text or null"),
+        ("reason", 5, "a string or null"),
         ("seconds", None, "a number"),
         ("seconds", "1.5", "a number"),
         ("settings", [], "a mapping"),
@@ -196,7 +196,7 @@ def test_a_value_of_another_type_in_a_proposal_is_one_line(ledger, tmp_path, key
     proposal = json.loads(json.dumps(PROPOSAL))
     (proposal if key in proposal else proposal["drawn"])[key] = value
     (tmp_path / "found" / "proposals.jsonl").write_text(json.dumps(proposal) + "\n")
-    with pytest.raises(RunError, match=r"proposals\.jsonl: is damaged: .* is no proposal; restore it") as error:
+    with pytest.raises(RunError, match=r"proposals\.jsonl: is damaged: .* is not a proposal; restore it") as error:
         ledger()
     assert "\n" not in str(error.value)
 
@@ -261,7 +261,7 @@ def test_a_trial_that_was_stopped_is_not_over(search, scripted, tmp_path):
         engine(lambda *_: Ending("stopped", reason="SIGTERM at step 3, which is saved; go on")),
         engine(judge),
     )
-    with pytest.raises(Stopped, match="trial 1: SIGTERM at step 3, which is saved; the same command goes on"):
+    with pytest.raises(Stopped, match="trial 1: SIGTERM at step 3, which is saved; the same command resumes"):
         search(stopped)
     assert not (tmp_path / "found" / "trials.jsonl").exists()
     search(again)
@@ -367,7 +367,7 @@ def test_the_importance_figure_is_drawn_anew_from_the_lines(search, scripted, tm
     report.importance_of(str(tmp_path / "found"), str(tmp_path / "again"))
     assert (tmp_path / "again.csv").read_text() == (tmp_path / "found" / "importance.csv").read_text()
     assert (tmp_path / "again.png").exists()
-    with pytest.raises(RunError, match="is no search directory"):
+    with pytest.raises(RunError, match="is not a search directory"):
         report.importance_of(str(tmp_path), str(tmp_path / "again"))
 
 
@@ -439,7 +439,7 @@ def test_a_comparison_with_a_search_that_has_only_failed_says_so(plan_file, tmp_
     engine, judge = scripted
     lost = Ending("failed", reason="its process was killed")
     text, rows = compared(plan_file, tmp_path, engine(lambda config, n: lost if config.seed == 1 else judge(config, n)))
-    assert "tpe or random: not said: no trial of tpe, seed 1, has finished." in text
+    assert "tpe or random: undecided: no trial of tpe, seed 1, has finished." in text
     assert "| tpe | 1 | 4 | 0 | 4 | none |  |" in text
     assert {row["top1"] for row in rows if row["seed"] == "1"} == {""}
     assert (tmp_path / "out" / "search_x.png").exists()

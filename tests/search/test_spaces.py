@@ -243,14 +243,14 @@ BAD = {
     "three ends": ({"a": {"uniform": [0, 1, 2]}}, "space.a.uniform: "),
     "two distributions": ({"a": {"uniform": [0, 1], "choice": [1, 2]}}, "space.a.choice: unknown key"),
     "one option": ({"a": {"choice": [1]}}, "space.a.choice: "),
-    "options twice": ({"a": {"choice": [1, 1]}}, "must hold each option once"),
+    "options twice": ({"a": {"choice": [1, 1]}}, "must contain each option once"),
     "fractions of integers": ({"a": {"integer": [0.5, 2]}}, "space.a.integer.0: "),
     "step too large": ({"a": {"quantised": [0, 1, 2]}}, "0 < step <= high - low"),
-    "an unknown factor": ({"a": {"uniform": [0, 1]}, "b": {"product": ["$aa"]}}, "space.b: '$aa' is no quantity"),
-    "a ring": ({"a": {"uniform": [0, 1]}, "b": {"product": ["c"]}, "c": {"product": ["b"]}}, "b and c follow from"),
+    "an unknown factor": ({"a": {"uniform": [0, 1]}, "b": {"product": ["$aa"]}}, "space.b: '$aa' is not a quantity"),
+    "a ring": ({"a": {"uniform": [0, 1]}, "b": {"product": ["c"]}, "c": {"product": ["b"]}}, "b and c depend on"),
     "nothing drawn": ({"a": {"fixed": 1}}, "at least one quantity that is drawn"),
     "a bad name": ({"a b": {"uniform": [0, 1]}}, "space.a b: must be a key path"),
-    "the search's own key": ({"epochs": {"choice": [1, 2]}}, "space.epochs: is the search's own key"),
+    "a key that the search sets": ({"epochs": {"choice": [1, 2]}}, "space.epochs: is set by the search itself"),
     "infinity": ({"a": {"uniform": [0, float("inf")]}}, "space.a.uniform.1: "),
 }
 
