@@ -337,7 +337,7 @@ def test_eagerly_a_step_is_called_each_time(monkeypatch):
 
 @pytest.mark.parametrize(
     ("rule", "minibatches"),
-    [("symmetric", 6), ("activation", 2), ("information", 3), ("kolen_pollack", 2), ("feedback", 2)],
+    [("symmetric", 6), ("information", 3), ("kolen_pollack", 2)],
 )
 def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches):
     x, y = data(6)
