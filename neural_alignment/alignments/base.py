@@ -355,7 +355,7 @@ class TrainedAlignment(Alignment):
     """
 
     # Not written at its default, so that the configurations of earlier versions, which lack it, do not change.
-    update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda moves: not moves)] = False
+    update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda trains: not trains)] = False
 
     @property
     def trains_forward(self) -> bool:
