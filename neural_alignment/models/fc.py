@@ -33,14 +33,14 @@ def fc(
 
     Args:
         hidden: number of units of each hidden layer.
-        classes: number of classes, or number of output units that encode them.
-        input_shape: shape of one example, which is flattened.
+        classes: number of outputs: one for each class, or as many as encode the classes.
+        input_shape: shape of one example, without the batch. Examples are flattened.
         alignment: None, one rule for all layers, or rules with patterns of layer names.
         activation: nonlinearity of the hidden layers.
         output_activation: nonlinearity of the last layer; None for logits.
         weight_decay: coefficient of J's L2 term.
-        initial_stddev: standard deviation of the normal distribution of the initial W, B and biases. Default: Glorot
-            uniform kernels and zero biases.
+        initial_stddev: standard deviation of the normal distribution from which W, B and biases are drawn. Default:
+            Glorot uniform kernels and zero biases.
         weight_norm: norm of the columns of the kernels. Default: the norm is not constrained.
 
     Returns:

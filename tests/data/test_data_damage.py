@@ -237,7 +237,7 @@ def test_a_file_that_is_damaged_while_it_is_used(photographs, files, change):
 # The list of damaged records.
 
 
-def test_the_list_goes_through_json(photographs, files, tools):
+def test_the_list_of_damaged_records_survives_json(photographs, files, tools):
     spoil(files.directory / "train-00001-of-00003", tools, 3)
     dataset, resumed = (load(*photographs, tolerate_corrupt=1) for _ in range(2))
     batches_of(dataset, 2 * STEPS)
@@ -255,7 +255,7 @@ def test_a_wrong_list_is_refused(state):
         DamageList(9).load(state)
 
 
-def test_a_record_is_listed_once_with_its_first_step():
+def test_a_damaged_record_is_listed_once_with_its_first_step():
     damage = DamageList(1)
     for step in (7, 3, 5):
         damage.add(DamagedRecord("file", 1, f"met at {step}", step))
@@ -408,7 +408,7 @@ def test_a_run_counts_damaged_records_in_its_metrics_and_once_when_it_is_resumed
     assert json.loads((tmp_path / "parts" / "corrupt_records.json").read_text()) == kept
 
 
-def test_a_run_ends_beyond_what_it_tolerates_and_goes_on_when_it_may_tolerate_more(photographs, files, tools, tmp_path):
+def test_a_run_stops_at_too_many_damaged_records_and_resumes_with_more_tolerance(photographs, files, tools, tmp_path):
     path = spoil(files.directory / "train-00001-of-00003", tools, 3, 6)
     with pytest.raises(DataError, match=f"{re.escape(path)}.*found 2 damaged records; allowed: 1"):
         run.train(plan(photographs, 1), tmp_path / "run")
