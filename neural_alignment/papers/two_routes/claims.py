@@ -110,7 +110,7 @@ def _compared(claim: Claim, spreads: Mapping[tuple, Spread]) -> Iterator[Row]:
 
 
 def _row(claim: Claim, model: str, variance: float, parts: Sequence[Spread]) -> Row:
-    """Judges a claim on one network, from both rules, and if it is about noise from both without noise."""
+    """Judges a claim on one network; `parts` are both rules, and if it is about noise both without noise."""
     means, drops = [part.mean for part in parts], [math.nan, math.nan]
     difference = means[0] - means[1]
     if claim.noisy:

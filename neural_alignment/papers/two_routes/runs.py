@@ -146,4 +146,6 @@ PLANS = {
 """Table or figure -> its runs; the lab adds feedback alignment to Table 3."""
 
 _CLAIMED = ("table_3", "figure_3", "figure_S5", "figure_S1", "figure_5b")
-PLANS["table_claims"] = {p: [cell for name in _CLAIMED for cell in PLANS[name][p]] for p in ("paper", "lab")}
+PLANS["table_claims"] = {
+    profile: [cell for name in _CLAIMED for cell in PLANS[name][profile]] for profile in ("paper", "lab")
+}
