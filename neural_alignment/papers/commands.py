@@ -76,11 +76,10 @@ def _cost(item: Item, slots: int) -> str:
 
 
 def make(item: Item, source: Source, execution: Execution) -> str:
-    """Makes one table or figure, in the lab profile after training the missing runs; returns its text.
+    """Makes one table or figure, in the lab profile after training the missing runs; errors as of `make_all`.
 
-    Raises:
-        InputError: if a run or configuration is wrong.
-        Stopped: at SIGTERM or SIGINT.
+    Returns:
+        Its text, and the names of the written files.
     """
     item.check(source)
     check_writable(source.output)

@@ -179,8 +179,7 @@ def median_and_range(values: Sequence[float]) -> tuple[float, float, float]:
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Returns the median, and the lower and the upper quartile."""
-    middle, low, high = np.percentile(values, (50, 25, 75))
-    return float(middle), float(low), float(high)
+    return tuple(np.percentile(values, (50, 25, 75)).tolist())
 
 
 def first(values: Sequence[float]) -> tuple[float, float, float]:

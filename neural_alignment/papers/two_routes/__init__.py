@@ -39,7 +39,6 @@ def _item(kind: str, number: str, title: str, make: Callable, *rest: Any) -> Ite
 
 
 SEARCH = "--runs SEARCH_DIRECTORY (made by `search lab/information`)"
-RECORDINGS = ("--recordings FILE", _check_recordings)
 
 ITEMS = [
     _item("table", "1", "regularisation primitives and their gradients", _all_of(taxonomy.table_1)),
@@ -55,7 +54,7 @@ ITEMS = [
     _item("figure", "3", "fixed metaparameters on other networks", figures.transfer),
     _item("figure", "5", "noisy updates: SA and backpropagation, ResNet-18", figures.noise),
     _item("figure", "5b", "noisy updates: SA and backpropagation, a deeper network", figures.noise),
-    _item("figure", "6", "neural fits to V4 and IT", figures.figure_6, *RECORDINGS),
+    _item("figure", "6", "neural fits to V4 and IT", figures.figure_6, "--recordings FILE", _check_recordings),
     _item("figure", "S1", "noisy updates: all rules, ResNet-18", figures.noise),
     _item("figure", "S2", "importance of metaparameters", _search_importance, SEARCH),
     _item("figure", "S3", "learning symmetry over training", figures.symmetry),

@@ -128,9 +128,7 @@ def verdict(claim: Claim, difference: float, error: float, seeds: int) -> str:
     """Returns whether a claim holds, from an interval of twice the standard error on either side of the difference.
 
     "Better" holds if the whole interval exceeds the margin, "equal" if the whole interval lies within the margin. If a
-    difference is neither, and the interval contains 0, more seeds are needed.
-
-    `seeds` is the number of seeds of the rule that has fewer.
+    difference is neither, and the interval contains 0, more seeds are needed; `seeds` is the smaller number of both.
     """
     if seeds < 3:
         return f"{seeds} of 3 seeds: not said"

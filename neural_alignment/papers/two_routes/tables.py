@@ -138,9 +138,7 @@ TABLE_5: dict[str, Callable[[Config], Any]] = {
 }
 """Row of Table 5 -> function that reads it from a configuration.
 
-The weights are those of the published code: alpha is the weight of amp, and beta and gamma are half of those of decay
-and null in the primitives of Table 1.
-"""
+Alpha, beta and gamma are the weights of amp, decay and null in the published code, see `PUBLISHED_FACTOR`."""
 
 
 def table_5(source: Source) -> Artifact:

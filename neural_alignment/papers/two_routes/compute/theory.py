@@ -26,7 +26,7 @@ PRINTED_EIGENVALUES = {row.pop("rule"): row for row in published.read("two_route
 
 
 def descent(objective: Callable[..., tf.Tensor]) -> Callable[..., list[Array]]:
-    """Returns a function of weights that gives minus the gradient of an objective at each of them."""
+    """Returns a function of weights that gives minus the gradient of an objective with respect to each of them."""
 
     @tf.function
     def gradients(*weights: tf.Tensor) -> list[tf.Tensor]:
