@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from neural_alignment.jobs.plans import Cell
@@ -129,23 +128,3 @@ def noisy(cell: Cell, variance: float, rates: Mapping[str, float]) -> Cell:
     noise = (f"optimization.{where}.noise={{variance: {own!r}{only}}}",) if variance else ()
     labels, overrides = {**cell.labels, "noise_variance": variance}, (*cell.overrides, *noise)
     return dataclasses.replace(cell, name=f"{cell.name}_noise_{variance:g}", labels=labels, overrides=overrides)
-
-
-PLANS = {
-    "table_3": plan(("resnet18", rule) for rule in (*TABLE_3, "feedback")),
-    "table_4": plan(itertools.product(TABLE_4, ("backprop", "symmetric", "activation"))),
-    "figure_2": first_seed("weight_mirror"),
-    "figure_3": transfer(*TRANSFER),
-    "figure_5": noise(NOISY[:2], "resnet18"),
-    "figure_5b": noise(NOISY[:2], "resnet50"),
-    "figure_6": first_seed(*SEARCHED, "symmetric", "activation", "feedback", "backprop"),
-    "figure_S1": noise(NOISY, "resnet18"),
-    **dict.fromkeys(("figure_S3", "figure_S4"), first_seed("symmetric", "activation", "weight_mirror", "information")),
-    "figure_S5": transfer("kolen_pollack", "backprop"),
-}
-"""Table or figure -> its runs; the lab adds feedback alignment to Table 3."""
-
-_CLAIMED = ("table_3", "figure_3", "figure_S5", "figure_S1", "figure_5b")
-PLANS["table_claims"] = {
-    profile: [cell for name in _CLAIMED for cell in PLANS[name][profile]] for profile in ("paper", "lab")
-}
