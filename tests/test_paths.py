@@ -15,6 +15,7 @@ from neural_alignment import cli, data, paths
 from neural_alignment import config as configuration
 from neural_alignment.data import recordings
 from neural_alignment.errors import ConfigError, DataError, InputError
+from neural_alignment.jobs import children
 from neural_alignment.search import plan as plans
 from neural_alignment.training import memory, setup
 
@@ -386,10 +387,12 @@ def python(code, **environment):
     )
 
 
-def test_a_process_that_runs_trials_starts_without_tensorflows_lines():
-    """The first thing that the server of forked children does; it writes to the standard error of its parent."""
-    result = python("import neural_alignment.jobs.children, sys; print('own line', file=sys.stderr)")
-    assert (result.returncode, result.stderr) == (0, "own line\n")
+def test_a_process_that_runs_jobs_starts_without_tensorflows_lines():
+    """The server of forks imports this package first; it writes to the standard error of its parent."""
+    assert children.PRELOADED[0].startswith("neural_alignment.jobs.")
+    code = "import neural_alignment.jobs, sys; print('own line', *sorted({'tensorflow'} & {*sys.modules}), file=sys.stderr)"
+    result = python(code)
+    assert (result.returncode, result.stderr) == (0, "own line tensorflow\n")
 
 
 def test_an_error_while_tensorflow_is_imported_is_shown(place):
