@@ -1,5 +1,6 @@
 """Common parts of the tests of the papers' figures."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,27 @@ from neural_alignment import reporting
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = str(ROOT / "configs")
+
+
+def computed_once(compute):
+    """Returns a stand-in for the computation of a piece; both are stored under the same name.
+
+    The first call computes. Each later one returns these arrays, with all real numbers changed by up to 1 %: a table or
+    figure of many pieces needs different values of the correct shapes.
+    """
+    first, generator = {}, np.random.default_rng(0)
+
+    @functools.wraps(compute)
+    def stand_in(tell, *configs, **arguments):
+        if not first:
+            first.update(compute(tell, *configs, **arguments))
+            return dict(first)
+        return {
+            name: array * generator.uniform(0.99, 1.01, array.shape) if array.dtype.kind == "f" else array
+            for name, array in first.items()
+        }
+
+    return stand_in
 
 
 def grey(figure):
