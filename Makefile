@@ -28,7 +28,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck --external-sources .ci/run tpu_scripts/*.sh
 
-# Kills each kind of run 20 times with SIGKILL and resumes it: about ten minutes.
+# Kills each kind of run 20 times with SIGKILL, and resumes it each time: about ten minutes.
 resume-test: $(VENV)/.dev
 	PYTHONPATH=. $(BIN)/python tests/killed_runs.py --kills 20
 

@@ -74,7 +74,7 @@ def _with_memory(step: Any, ratio: float) -> Any:
 def kept(model: Any) -> float:
     """Returns the bytes that a rule stores in a model, relative to those of the weights trained by backpropagation."""
     own = [weight for weight in model.weights if weight.name == "backward_kernel"]
-    network_wide = [] if model.bound_rule is None else model.bound_rule.numbers
+    network_wide = [] if model.bound_rule is None else model.bound_rule.kept_values
     trained = [weight for weight in model.trainable_weights if weight.name != "backward_kernel"]
     return _bytes([*own, *network_wide]) / _bytes(trained)
 

@@ -1,7 +1,7 @@
 """The command line: `neural-alignment train | evaluate | search | table | figure | lab | ...`.
 
-Exit codes: 0 done; 2 the user's input is wrong; 3 the training diverged; 1 anything else. TensorFlow is imported by the
-commands that need it, not by `--help`.
+Exit codes: 0 done; 2 the user's input is wrong; 3 the training diverged; 1 any other error. Commands import TensorFlow
+only when they need it, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ app = typer.Typer(
 
 
 def _path(check: Callable[[str], str]) -> Callable[..., Any]:
-    """Returns the callback of an option or argument that is a path, or several.
+    """Returns the callback of an option or argument whose value is a path or a list of paths.
 
     Args:
-        check: returns the path as it is used, or raises `ValueError`.
+        check: checks and expands one path; raises `ValueError` if it is wrong.
     """
 
     def checked(parameter: typer.CallbackParam, value: Any) -> Any:
@@ -118,14 +118,14 @@ class EngineOptions:
         return registry.build(self.engine or default, launcher=self.launcher, slurm=self.slurm)
 
     def execution(self) -> Any:
-        """Returns the engine and the screen of the commands that train the runs of a table."""
+        """Returns the engine and the screen for commands that train the runs of a table."""
         from neural_alignment.jobs.batch import Execution
 
         return Execution(self.build(PROCESSES), _screen())
 
 
 def _with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Lets a command take dataclasses of options: every field becomes an option of the command line."""
+    """Turns each parameter of a command that is a dataclass into one command-line option per field."""
     hints = typing.get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
     parameters = []
@@ -181,7 +181,7 @@ def train(
         option = "--resume" if resume else "--resume-from"
         raise InputError(f"{option} and --force exclude each other; give one of them")
     settings = configuration.load(config, overrides or (), smoke)
-    # An explicit --run-dir may be anywhere; a name that follows from a file stays below runs.
+    # An explicit --run-dir may be anywhere; a name derived from the configuration file stays below runs.
     run_dir = run_dir or files.confined("runs", f"{'smoke/' if smoke else ''}{run_name(config)}")
     progress = callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
     result = run.train(settings, run_dir, resume, force, progress, resume_from)
@@ -237,13 +237,13 @@ def compare(
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions:
-    """Options that replace keys of the file of a search."""
+    """Options that replace keys in the file of a search."""
 
     config: Annotated[
         str | None, typer.Option(help="Base configuration, instead of the one in the file.", callback=_ANY_PATH)
     ] = None
     trials: Annotated[
-        int | None, typer.Option(help="Number of trials, instead of the file's; a larger one extends a search.")
+        int | None, typer.Option(help="Number of trials, instead of the file's; a larger number extends a search.")
     ] = None
     epochs: Annotated[int | None, typer.Option(help="Epochs of a trial, instead of the file's.")] = None
     algorithms: Annotated[
@@ -254,7 +254,11 @@ class PlanOptions:
     ] = None
 
     def plans(self, path: str) -> dict[tuple[str, int], Any]:
-        """Returns algorithm and seed -> plan."""
+        """Returns algorithm and seed -> plan of the search.
+
+        Args:
+            path: the file of the search.
+        """
         from neural_alignment.search import plan
 
         replaced = {"config": self.config, "trials": self.trials, "epochs": self.epochs}
@@ -293,7 +297,7 @@ def search(
     plans = replaced.plans(path)
     place = search_dir or files.confined("runs", run_name(path))
     built = engine.build("in-process")
-    # Flushed, so that a log file shows each trial at its end.
+    # Flush each line, so that a log file shows a trial as soon as it ends.
     say = functools.partial(print, flush=True)
     if len(plans) > 1 or output is not None:
         if output is None:
@@ -307,7 +311,7 @@ def search(
 
 
 def _print_best(best: Any, place: str) -> None:
-    """Prints the best trial of a search, and where the search is."""
+    """Prints the best trial of a search and the search directory."""
     if best is None:
         print("\nno trial has finished: there is no best setting")
     else:
@@ -323,10 +327,10 @@ def _search_file(name: str) -> str:
 
 
 def _listed(option: str, text: str, example: str) -> list[str]:
-    """Returns words that are separated by commas.
+    """Splits the value of an option at its commas.
 
     Raises:
-        InputError: if one of them is empty, or occurs twice.
+        InputError: if a word is empty or occurs twice.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(words):
@@ -337,10 +341,10 @@ def _listed(option: str, text: str, example: str) -> list[str]:
 
 
 def _numbers(option: str, text: str) -> list[int]:
-    """Returns different integers that are separated by commas.
+    """Returns the integers in the value of an option, which are separated by commas.
 
     Raises:
-        InputError: if they are not.
+        InputError: if a word is not an integer, or an integer occurs twice.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(re.fullmatch("-?[0-9]{1,10}", word) for word in words):
@@ -357,7 +361,9 @@ class FolderOptions:
     ] = None
     output: Annotated[
         str | None,
-        typer.Option(help="Folder of the files made. Default: results/PAPER, or RUNS/results.", callback=_DIRECTORY),
+        typer.Option(
+            help="Folder for the tables and figures. Default: results/PAPER, or RUNS/results.", callback=_DIRECTORY
+        ),
     ] = None
     configs: Annotated[str, typer.Option(help="Folder of the configurations.", callback=_DIRECTORY)] = "configs"
 
@@ -370,7 +376,7 @@ Lab = Annotated[bool, typer.Option("--lab", help="Use the profile for 2 cores, a
 def table(
     folders: FolderOptions,
     engine: EngineOptions,
-    name: Annotated[str | None, typer.Argument(metavar="[PAPER/N]", help="None lists all tables.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[PAPER/N]", help="Default: list all tables.")] = None,
     lab: Lab = False,
 ) -> None:
     """Make a table of a paper from run directories, with our numbers beside the paper's."""
@@ -382,7 +388,7 @@ def table(
 def figure(
     folders: FolderOptions,
     engine: EngineOptions,
-    name: Annotated[str | None, typer.Argument(metavar="[PAPER/N]", help="None lists all figures.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[PAPER/N]", help="Default: list all figures.")] = None,
     lab: Lab = False,
     recordings: Annotated[
         str | None, typer.Option(help="File of recorded responses, for two_routes/6.", callback=_FILE)
@@ -429,7 +435,7 @@ def _make(
 
 
 def _screen() -> Any:
-    """Returns the screen: on a terminal its last line changes, and in a file a status is added every minute."""
+    """Returns the screen: a terminal shows the status in its last line; a file gets a line of status every minute."""
     from neural_alignment.jobs.batch import Screen
 
     terminal, shown = sys.stderr.isatty(), [-60.0]
@@ -462,8 +468,8 @@ def schema() -> None:
 def _start_tensorflow() -> None:
     """Imports TensorFlow with the settings of the command line, which child processes inherit.
 
-    Convolutions by oneDNN are TensorFlow's default only on processors with AVX-512 VNNI; without it they take twice as
-    long with AVX2.
+    By default, TensorFlow uses oneDNN only on processors with AVX-512 VNNI. On processors with AVX2, convolutions
+    without oneDNN take twice as long.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -471,13 +477,13 @@ def _start_tensorflow() -> None:
 
 
 def run_name(config: str) -> str:
-    """Returns the path of the file below a `configs` folder, or the name of a file that lies elsewhere; no ending."""
+    """Returns the path of a file below a `configs` folder, or only the name of any other file, without extension."""
     parts = Path(os.path.normpath(config)).with_suffix("").parts
     return "/".join(parts[parts.index("configs") + 1 :] if "configs" in parts[:-1] else parts[-1:])
 
 
 def _print_result(result: object, criterion: object) -> None:
-    """Prints the accuracy or loss, the angle of each layer, and the path of the run."""
+    """Prints the accuracy or loss, the angle of each layer, and the path of the run directory."""
     print(f"\nvalidation {criterion.name}  {criterion.text(result.metrics[criterion.column])}")
     angles = result.weight_angles
     if angles:
@@ -489,7 +495,7 @@ def _print_result(result: object, criterion: object) -> None:
 
 
 class _QuietBar:
-    """Stands in for the bar where the output is no terminal: lines per evaluation say enough there."""
+    """Replaces the progress bar if the output is not a terminal; a line per evaluation is enough there."""
 
     def update(self, steps: int) -> None:
         """Does nothing."""
@@ -507,7 +513,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Runs the command line; turns the user's errors into one line and an exit code."""
+    """Runs the command line; turns errors of the user into one line and an exit code."""
     try:
         if app(sys.argv[1:] or ["--help"], standalone_mode=False) != INTERRUPTED:
             sys.exit(0)
@@ -525,16 +531,16 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _exit("stopped; go on with --resume", 1)
     except Exception as error:
-        # Typer's own errors, of a class that its versions name differently: a wrong option, a missing argument.
-        is_typers = hasattr(error, "format_message")
-        line = f"{error.format_message().rstrip('.')}; see --help" if is_typers else _refusal(error)
+        # Errors of Typer, such as a wrong option. Their class has different names in different versions.
+        is_from_typer = hasattr(error, "format_message")
+        line = f"{error.format_message().rstrip('.')}; see --help" if is_from_typer else _system_message(error)
         if line is None:
             raise
         _exit(f"error: {line}", 2)
 
 
-def _refusal(error: Exception) -> str | None:
-    """Returns the message of an error of the operating system, or None for any other error."""
+def _system_message(error: Exception) -> str | None:
+    """Returns the message of an error about files, permissions or memory; None for any other error."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     message = " ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split())[:200]
@@ -549,13 +555,13 @@ def _exit(line: str, code: int) -> None:
 
 
 def _say(line: str) -> None:
-    """Prints one line; a character that a terminal would take for a command is escaped."""
+    """Prints one line to standard error, with control characters escaped."""
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(line.split()))
     print(line, file=sys.stderr)
 
 
 def _exit_at_once(line: str, code: int) -> None:
-    """Ends without waiting for a thread that makes the graph of a step: Python would, and it can take a minute."""
+    """Exits without waiting for a thread that traces the graph of a step, which can take a minute."""
     _say(line)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -18,7 +18,11 @@ from neural_alignment.training.files import write_whole
 
 
 def columns(criterion: Criterion) -> tuple[str, ...]:
-    """Returns the columns of the CSV file for runs that are judged by a metric."""
+    """Returns the columns of the CSV file.
+
+    Args:
+        criterion: the metric by which the runs are judged.
+    """
     return ("config", "seed", criterion.column, "first_angle", "last_angle", "last_angle_max", "diverged", "seconds")
 
 
@@ -27,11 +31,12 @@ class Comparison:
     """The runs to compare.
 
     Attributes:
-        configs: YAML files.
-        seeds: seeds of each.
+        configs: paths of configuration files.
+        seeds: seeds of the runs of each configuration.
         overrides: `key.path=value`, as for `config.load`.
         folder: folder of the run directories.
-        name: configuration file -> name of its directory below `folder`, which holds a run directory per seed.
+        name: returns, for a configuration file, the name of its directory below `folder`, which contains a run
+            directory per seed.
     """
 
     configs: Sequence[str]
@@ -44,11 +49,11 @@ class Comparison:
         """Returns a cell per configuration.
 
         Raises:
-            InputError: if a seed, a file or a name of a directory occurs twice, or an override sets the seed.
+            InputError: if a seed, a file or the name of a directory occurs twice, or an override sets the seed.
             ConfigError: if a file cannot be read.
         """
-        if own := next((each for each in self.overrides if each.partition("=")[0].strip() == "seed"), None):
-            raise InputError(f"--set {own}: each run has its own seed; give --seeds")
+        if seed := next((each for each in self.overrides if each.partition("=")[0].strip() == "seed"), None):
+            raise InputError(f"--set {seed}: each run has its own seed; give --seeds")
         _check_different(self.seeds, self.configs, self.name)
         return [
             Cell(path, self.name(path), {"config": path}, tuple(self.overrides), tuple(self.seeds))
@@ -74,9 +79,9 @@ class Comparison:
 
 
 def compare(comparison: Comparison, output: str, execution: Execution) -> str:
-    """Trains every configuration with every seed and writes `output`.csv, a line per run, and `output`.md.
+    """Trains every configuration with every seed and writes `output`.csv, with a line per run, and `output`.md.
 
-    Runs that have ended are read, interrupted ones resume.
+    Runs that have ended are not trained again, and interrupted runs resume.
 
     Args:
         comparison: the runs.
@@ -84,7 +89,7 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
         execution: where the runs are trained.
 
     Returns:
-        The Markdown table: mean and standard deviation over seeds.
+        The Markdown table in `output`.md: mean and standard deviation over seeds.
 
     Raises:
         InputError: if a run or a configuration is wrong, or the tables cannot be written.
@@ -103,10 +108,10 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
 
 
 def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callable[[str], str]) -> None:
-    """Checks that no two rows of the table are the same runs.
+    """Checks that no two rows of the table describe the same run.
 
     Raises:
-        InputError: if a seed or a file is given twice, or two files have one run directory.
+        InputError: if a seed or a file is given twice, or two files would have the same run directories.
         ConfigError: if a file cannot be read.
     """
     if twice := [seed for seed in seeds if list(seeds).count(seed) > 1]:

@@ -62,10 +62,10 @@ class WrongValue:
 class ArgumentError(ValueError):
     """An argument, or an option of a configuration, has a wrong value.
 
-    A validator or a check of options raises it too. The reader of a file then reports it in one line.
+    Validators and checks of options raise it too. The code that reads a configuration file reports it in one line.
 
     Args:
-        name: name of the argument, or key path of the option relative to the options that are checked.
+        name: name of the argument, or key path of the option, relative to the options being checked.
         requirement: see `WrongValue`.
         found: the value.
         example: a correct argument, such as "strides=(2, 2)".
@@ -86,10 +86,10 @@ class ArgumentError(ValueError):
 
 
 class InputError(ValueError):
-    """The user's input is wrong. The command line prints the message, which is one line, and exits with code 2.
+    """The user's input is wrong. The command line prints the message in one line and exits with code 2.
 
     Args:
-        message: the line, or the wrong value that it reports.
+        message: the line, or a `WrongValue` from which the line is made.
     """
 
     def __init__(self, message: str | WrongValue):
@@ -101,7 +101,7 @@ class ConfigError(InputError):
 
 
 class Unavailable(InputError):  # noqa: N818 - a fact about the environment
-    """A required external resource, such as a TPU or the data, is unavailable; no setting of the run is at fault."""
+    """A required external resource, such as a TPU or the data, is unavailable. The configuration itself is correct."""
 
 
 class DataError(InputError):
@@ -131,12 +131,12 @@ class Diverged(Exception):  # noqa: N818 - a fact about the run
 
 
 class Stopped(Exception):  # noqa: N818 - a fact about the run
-    """The run ended before its last step, in a state that `--resume` continues.
+    """The run ended before its last step, because of a signal, a full disk, or the end of another worker.
 
-    Reasons are a signal, a full disk, or the end of another worker.
+    `--resume` continues the run.
 
     Attributes:
-        state: the state of the run in `status.json`.
+        state: the state that is written to `status.json`.
     """
 
     def __init__(self, message: str, state: str = "stopped"):
@@ -145,7 +145,7 @@ class Stopped(Exception):  # noqa: N818 - a fact about the run
 
 
 def shortened(text: str, length: int = 200) -> str:
-    """Returns text for a message, cut to a length if it is longer."""
+    """Returns `text`, cut to `length` characters with "..." at the end if it is longer."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
@@ -166,34 +166,35 @@ class Mistake:
     Attributes:
         path: key path of the value, or of the key that is missing or unknown; empty for the data as a whole.
         reason: the problem, and the allowed values.
-        blamed: key path to look for in the files and overrides that the data come from.
-        missing: whether a key is missing from the mapping at `blamed`.
+        lookup_path: key path by which to find the file or override at fault. It is `path`, except that a missing key
+            is in no file: then it is the key path of the mapping that lacks the key.
+        missing: whether a key is missing.
     """
 
     path: str
     reason: str
-    blamed: str
+    lookup_path: str
     missing: bool = False
 
     def line(self, origin: str = "") -> str:
         """Returns the problem in one line.
 
         Args:
-            origin: begins the line: the file or override that the value comes from.
+            origin: start of the line, which names the file or override that contains the value.
         """
         return " ".join(f"{origin}{self.path}{': ' if self.path else ''}{self.reason}".split())
 
 
 def first_mistake(error: pydantic.ValidationError, schema: Any, prefix: str = "") -> Mistake:
-    """Returns the first mistake that pydantic found; the reason says how many more there are.
+    """Returns the first mistake that pydantic found. Its reason includes the number of further mistakes.
 
     Args:
         error: the error that pydantic raised.
-        schema: the model, or type of models, that the data were validated by.
-        prefix: key path of the data.
+        schema: the pydantic model, or type, against which the data were validated.
+        prefix: key path of the data within a larger configuration.
     """
     errors = error.errors(include_url=False)
-    # An unknown key is usually a misspelt one that is then missing too: report the spelling.
+    # An unknown key is often a misspelt required key, which is then also missing. Report the misspelling.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     keys, _ = _located(schema, first["loc"])
     kind, missing = first["type"], first["type"] in ("missing", "union_tag_not_found")
@@ -213,17 +214,23 @@ def first_mistake(error: pydantic.ValidationError, schema: Any, prefix: str = ""
 
 
 def describe(error: pydantic.ValidationError, schema: Any, prefix: str = "") -> str:
-    """Returns key path, value found and allowed values in one line. Arguments: see `first_mistake`."""
+    """Returns the first mistake in one line: key path, found value and allowed values.
+
+    Args:
+        error: the error that pydantic raised.
+        schema: the pydantic model, or type, against which the data were validated.
+        prefix: key path of the data within a larger configuration.
+    """
     return first_mistake(error, schema, prefix).line()
 
 
 def _located(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
     """Returns the key path of a pydantic location, and the pydantic core schema at that path.
 
-    A location holds the tags of unions beside keys and indices, and a tag may be spelled as a key is (the optimizer
-    `momentum` has a key `momentum`). The schema tells which is which.
+    A location contains keys, indices and the tags of unions. A tag may equal a key (the optimizer `momentum` has a key
+    `momentum`), so the schema is needed to distinguish them.
     """
-    import pydantic  # Not with the module, which the command line imports before it shows its help.
+    import pydantic  # Imported here, because the command line imports this module before it shows its help.
 
     node, path, rest, definitions = pydantic.TypeAdapter(schema).core_schema, [], list(loc), {}
     while True:
@@ -245,12 +252,12 @@ def _located(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
             node = node["choices"][rest.pop(0)]
         elif kind != "tagged-union" and "schema" in node:
             node = node["schema"]
-        else:  # A scalar, or a union without tags, whose choices the location tells by labels.
+        else:  # A scalar, or a union without tags: the rest of the location are labels of its members.
             return path, node
 
 
 def _reason(error: Any) -> str:
-    """Returns the requirement and the value that was found."""
+    """Returns the requirement and the found value."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in ("missing", "union_tag_not_found"):
         return "this key is required and was not found"

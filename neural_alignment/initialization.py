@@ -24,24 +24,24 @@ def independent_draw(
 
     A Keras initializer returns the same numbers at every call, so a second call of W's initializer would make B equal
     to W. B is therefore drawn by the same initializer with another seed. If the initializer has no seed, or returns W
-    or a multiple of W again, B is drawn from a normal distribution with the mean and the variance of W's entries. In
-    both cases the seed is derived from the layer's name and from the seed of W, or from W itself. Keras' global seed is
-    not used, so W is the same with any rule and without one.
+    or a multiple of W despite the other seed, B is drawn from a normal distribution with the mean and the variance of
+    W's entries. In both cases the seed is computed from the layer's name and the seed of W's initializer, or from W
+    itself if the initializer has no seed. Keras' global seed is not used, so W does not depend on the rule.
 
     Args:
         initializer: W's initializer.
         kernel: the variable W. It has no value yet if Keras builds the layer inside a graph.
         layer: name of the layer.
         dtype: dtype of the result.
-        drawn: values of W, used instead of those of `kernel` if given.
+        drawn: the initial values of W, in the shape of W. Default: the value of `kernel`.
 
     Returns:
         B in the layout and shape of W.
 
     Raises:
-        ValueError: if all entries of W are equal: this distribution has no independent draw.
+        ValueError: if no independent draw is possible, because all entries of W are equal or some are not finite.
     """
-    with tf.init_scope():  # The values are compared below; in a graph there are none.
+    with tf.init_scope():  # The draws are compared by value, which requires eager execution.
         backward = _reseeded_by_keras(initializer, tuple(kernel.shape), layer, dtype)
         if backward is None:
             drawn = _values_drawn(initializer, kernel, dtype) if drawn is None else drawn
@@ -51,9 +51,9 @@ def independent_draw(
 
 
 def _reseeded_by_keras(initializer: Initializer, shape: tuple[int, ...], layer: str, dtype: str) -> Tensor | None:
-    """Returns a draw of one of Keras' initializers with another seed, or None if the draw must be compared with W.
+    """Returns a draw by an initializer of Keras with another seed, or None if the draw must be compared with W.
 
-    Keras' initializers depend on their seeds, so comparing millions of numbers is not necessary.
+    The draws of Keras' own initializers are known to depend on the seed. This avoids comparing millions of numbers.
     """
     if not type(initializer).__module__.startswith("keras.") or not isinstance(getattr(initializer, "seed", None), int):
         return None
@@ -85,15 +85,15 @@ def _compared_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dtyp
 
 
 def _values_drawn(initializer: Initializer, kernel: Any, dtype: str) -> np.ndarray:
-    """Returns the initial values of W as numbers.
+    """Returns the initial values of W as an array.
 
-    If the variable has no value yet, W is drawn a second time. An initializer without a seed then returns other numbers
-    of the same distribution.
+    If the variable has no value yet, W is drawn a second time. An initializer without a seed then returns different
+    numbers from the same distribution.
     """
     shape = tuple(kernel.shape)
     with contextlib.suppress(tf.errors.FailedPreconditionError, NotImplementedError, AttributeError):
         drawn = np.asarray(kernel.numpy())
-        if drawn.shape == shape:  # A variable without a value may have an empty one.
+        if drawn.shape == shape:  # The value of an uninitialised variable may be empty.
             return drawn
     return keras.ops.convert_to_numpy(initializer(shape, dtype=dtype))
 
@@ -103,7 +103,7 @@ def _seed(seed: int, layer: str) -> int:
 
 
 def _seed_of(initializer: Initializer, drawn: np.ndarray) -> int:
-    """Returns the initializer's integer seed, or a number derived from W."""
+    """Returns the initializer's integer seed, or a checksum of W if it has none."""
     seed = getattr(initializer, "seed", None)
     return seed if isinstance(seed, int) else zlib.crc32(np.ascontiguousarray(drawn).tobytes())
 
@@ -118,7 +118,7 @@ def _reseeded(initializer: Initializer, seed: int) -> Initializer | None:
 
 
 def _is_multiple(backward: np.ndarray, drawn: np.ndarray) -> bool:
-    """Whether two draws are equal up to a factor and a constant."""
+    """Returns whether two draws are equal, or nearly equal up to a factor and an additive constant."""
     first, second = (each.astype(np.float64).ravel() for each in (backward, drawn))
     if np.array_equal(first, second) or (first.size > 1 and _cosine(first, second) > 1 - 1e-6):
         return True
@@ -132,7 +132,7 @@ def _cosine(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _moments(drawn: np.ndarray) -> tuple[float, float]:
-    """Returns mean and standard deviation of the entries; the deviation of a single entry is measured from 0."""
+    """Returns mean and standard deviation of the entries. For a single entry these are 0 and its absolute value."""
     wide = drawn.astype(np.float64)
     if wide.size == 1:
         return 0.0, float(np.abs(wide).item())

@@ -1,7 +1,7 @@
-"""All uses of Keras' private API in this package, except those of `optimizers`.
+"""All uses of Keras' private API in this package. Those of `optimizers` are in `optimizers/keras_internals.py`.
 
-Keras has no public name for these. `tests/test_keras_internals.py` tests each of them; it passes on the oldest and the
-newest supported Keras.
+Keras offers no public API for them. `tests/test_keras_internals.py` tests each of them with the oldest and the newest
+supported Keras.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Call(NamedTuple):
 
     Attributes:
         operation: the layer or other operation.
-        parents: the operations whose outputs are the inputs, one for each input.
+        parents: the operations that created the inputs, one for each input.
         inputs: symbolic tensors.
         outputs: symbolic tensors.
         first_argument: the first argument of the call, a structure of symbolic tensors; None if there is none.
@@ -48,7 +48,7 @@ def functional(model: keras.Model) -> keras.Model | None:
 
 
 def creator(tensor: keras.KerasTensor) -> Any:
-    """Returns the operation that made a symbolic tensor."""
+    """Returns the operation that created a symbolic tensor."""
     return tensor._keras_history.operation
 
 
@@ -62,9 +62,9 @@ def all_layers(model: keras.Model) -> list[Any]:
 
 
 def stored_value(variable: Any) -> Any:
-    """Returns the value of a Keras variable in the dtype in which it is stored, whatever the autocast dtype.
+    """Returns the value of a Keras variable in the dtype in which it is stored, ignoring any autocast dtype.
 
-    Returns None until the variable is initialised.
+    Returns None before the variable is initialised.
     """
     return variable._value
 
@@ -72,12 +72,12 @@ def stored_value(variable: Any) -> Any:
 def build_metrics(model: keras.Model, labels: Any, predictions: Any) -> None:
     """Creates the variables of the compiled metrics, unless they exist.
 
-    Keras creates them while it traces the first step, and then traces that step again.
+    Otherwise Keras would create them while it traces the first step, and would have to trace that step again.
 
     Args:
         model: a compiled model.
-        labels: structure of `keras.KerasTensor`.
-        predictions: structure of `keras.KerasTensor`.
+        labels: the targets, a structure of `keras.KerasTensor`.
+        predictions: the outputs of the model, a structure of `keras.KerasTensor`.
     """
     metrics = model._compile_metrics
     if metrics is not None and not metrics.built:
@@ -93,11 +93,11 @@ class InterceptedModel(keras.Model):
     """A functional model that lets a subclass wrap the call of each of its operations."""
 
     def intercept(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns the function that is called instead of `call`.
+        """Returns the function to call in place of `call`. By default it is `call`.
 
         Args:
-            operation: the layer or other operation whose turn it is.
-            call: calls it.
+            operation: the layer or other operation that is about to be called.
+            call: the function that calls it.
         """
         del operation
         return call
@@ -108,6 +108,6 @@ class InterceptedModel(keras.Model):
         def intercepted(operation: Any) -> Callable[..., Any]:
             return self.intercept(operation, operation_fn(operation))
 
-        # With `call_fn` Keras calls no operation: it checks that the outputs depend on the inputs.
+        # With `call_fn` Keras calls no operation: it only checks that the outputs depend on the inputs.
         intercepted = intercepted if call_fn is None else operation_fn
         return super()._run_through_graph(inputs, operation_fn=intercepted, call_fn=call_fn)

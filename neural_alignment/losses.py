@@ -1,6 +1,7 @@
-"""Losses and metrics of classification, their options, and codes of classes over the outputs.
+"""Task losses J with their metrics and options, and binary codes of classes.
 
-Rahmansetayesh et al.: sections 2.3.1 and 4.4, Supplementary Note 6. Boopathy and Fiete 2022: Appendix F.
+Sources: Rahmansetayesh et al., sections 2.3.1 and 4.4, Supplementary Note 6 (`n_hot_codes`, `HalfSquaredError`,
+`CodeAccuracy`). Boopathy and Fiete 2022, Appendix F (`SquaredError`, `SummedSquaredError`).
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from neural_alignment.registry import Registry
 from neural_alignment.serialization import serializable
 
 CODE_STREAM = 5004
-"""Makes the random numbers of the codes differ from other random numbers of the same seed."""
+"""Combined with the seed, so that the codes use other random numbers than other draws with the same seed."""
 
 
 def n_hot_codes(classes: int, units: int, ones: int, seed: int) -> np.ndarray:
-    """Draws a code for each class. No unit is a one in the codes of two classes (section 4.4).
+    """Draws a binary code for each class. No two classes have a one at the same unit (section 4.4).
 
-    For one class after the other, `ones` units are chosen at random from the units without a class. With
+    For one class after the other, `ones` units are chosen at random from the units that are not yet used. With
     `units = classes * ones` the codes partition the units.
 
     Args:
         classes: number of classes.
         units: length of a code.
-        ones: ones in a code.
-        seed: the codes depend on it, and on the three sizes.
+        ones: number of ones in a code.
+        seed: seed of the random choice.
 
     Returns:
-        `(classes, units)`, 0 and 1.
+        An array of 0 and 1, `(classes, units)`.
 
     Raises:
-        ConfigError: if there are not enough units.
+        ConfigError: if there are fewer units than `classes * ones`.
     """
     check_units(classes, units, ones)
     order = np.random.default_rng((CODE_STREAM, seed)).permutation(units)
@@ -49,10 +50,15 @@ def n_hot_codes(classes: int, units: int, ones: int, seed: int) -> np.ndarray:
 
 
 def check_units(classes: int, units: int, ones: int) -> None:
-    """Checks that codes of a length can have enough ones. Arguments as of `n_hot_codes`.
+    """Checks that there are enough units for the codes of all classes.
+
+    Args:
+        classes: number of classes.
+        units: length of a code.
+        ones: number of ones in a code.
 
     Raises:
-        ConfigError: if they cannot.
+        ConfigError: if there are fewer units than `classes * ones`.
     """
     if classes * ones > units:
         requirement = f"must be {classes * ones} or more for {classes} classes with {ones} ones each"
@@ -60,7 +66,7 @@ def check_units(classes: int, units: int, ones: int) -> None:
 
 
 class _Coded:
-    """Mix-in of Keras classes that need the codes of the classes, and save them with a model."""
+    """Mixin for Keras losses and metrics that use the codes of the classes and save them with a model."""
 
     codes: np.ndarray
 
@@ -80,14 +86,15 @@ class _Coded:
 class HalfSquaredError(_Coded, keras.losses.Loss):
     """Half the squared distance to the code of the class, summed over units and a batch (section 2.3.1).
 
-    1/2 sum_ij (Y*_ij - Y_ij)^2 = examples * mean_i 1/2 sum_j (Y*_ij - Y_ij)^2 with `examples` the size of a training
-    batch. By the second form the gradient is the sum over the batch however the batch is cut among replicas and
-    accumulated parts, and J of a validation split is that of as many examples as a training batch has.
+    For targets Y* and outputs Y, example i and unit j, the loss is 1/2 sum_ij (Y*_ij - Y_ij)^2. It is computed in the
+    form examples * mean_i 1/2 sum_j (Y*_ij - Y_ij)^2, where `examples` is the size of a training batch. In this form
+    the gradient is the same if the batch is divided among replicas or into minibatches, and J of a data set of another
+    size is comparable with J of a training batch.
 
     Args:
-        codes: `(classes, units)`, 0 and 1.
+        codes: 0 and 1, `(classes, units)`.
         examples: size of a training batch.
-        label_smoothing: targets are this instead of 0, and 1 minus this instead of 1 (Supplementary Note 6: 0.05).
+        label_smoothing: a number s. Targets are s in place of 0, and 1 - s in place of 1 (Supplementary Note 6: 0.05).
         reduction: as in `keras.losses.Loss`.
         name: as in `keras.losses.Loss`.
         dtype: as in `keras.losses.Loss`.
@@ -135,8 +142,9 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
 class SquaredError(keras.losses.Loss):
     """Squared distance to the one-hot code of the class minus a shift, a mean over classes and batch.
 
-    mean_ij (f_ij - (1[j = y_i] - shift))^2 (Boopathy and Fiete 2022, Appendix F: shift 0.1, so that the mean over ten
-    classes is 0; on ImageNet 0).
+    mean_ij (f_ij - (1[j = y_i] - shift))^2, where f_ij is output j for example i and y_i is the class (Boopathy and
+    Fiete 2022, Appendix F). The paper uses the shift 0.1, so that the mean target of ten classes is 0, and on ImageNet
+    the shift 0.
 
     Args:
         shift: subtracted from all targets.
@@ -172,12 +180,12 @@ class SquaredError(keras.losses.Loss):
 
 @serializable
 class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
-    """Fraction of the examples whose output has its largest inner product with the code of the class.
+    """Fraction of the examples for which the code of the correct class has the largest inner product with the outputs.
 
-    Of equal products the first is taken: the prediction is class 0 if all outputs are 0.
+    If several products are equal, the first class is predicted. If all outputs are 0, this is class 0.
 
     Args:
-        codes: `(classes, units)`, 0 and 1.
+        codes: 0 and 1, `(classes, units)`.
         name: as in `keras.metrics.Metric`.
         dtype: as in `keras.metrics.Metric`.
 
@@ -190,12 +198,12 @@ class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
         self._set_codes(codes)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Counts a batch.
+        """Adds a batch to the metric.
 
         Args:
             y_true: classes `(batch,)`.
             y_pred: outputs `(batch, units)`.
-            sample_weight: `(batch,)`, or none.
+            sample_weight: `(batch,)`, or None.
         """
         y_pred = keras.ops.cast(y_pred, self.dtype)
         products = keras.ops.matmul(y_pred, keras.ops.cast(self.codes.T, y_pred.dtype))
@@ -204,10 +212,10 @@ class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
 
 @serializable
 class SparseTopKAccuracy(keras.metrics.SparseTopKCategoricalAccuracy):
-    """Keras' `SparseTopKCategoricalAccuracy` for logits in any precision: TensorFlow's top-k takes float32 only."""
+    """Keras' `SparseTopKCategoricalAccuracy` for logits of any precision. TensorFlow's top-k supports only float32."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Counts a batch: labels `(batch,)` and logits `(batch, classes)`."""
+        """Adds a batch to the metric: classes `(batch,)` and logits `(batch, classes)`."""
         super().update_state(y_true, keras.ops.cast(y_pred, "float32"), sample_weight)
 
 
@@ -215,7 +223,12 @@ class SparseTopKAccuracy(keras.metrics.SparseTopKCategoricalAccuracy):
 class SummedSquaredError(keras.losses.Loss):
     """Squared error of sequences, summed over steps and outputs, a mean over the batch.
 
-    Boopathy and Fiete 2022, equation 62.
+    Source: Boopathy and Fiete 2022, equation 62.
+
+    Args:
+        reduction: as in `keras.losses.Loss`.
+        name: as in `keras.losses.Loss`.
+        dtype: as in `keras.losses.Loss`.
     """
 
     def __init__(
@@ -240,11 +253,11 @@ class Criterion(NamedTuple):
     """The metric by which the networks of a task are compared.
 
     Attributes:
-        column: its column in `metrics.csv`.
-        name: its name.
+        column: column of the metric in `metrics.csv`.
+        name: name of the metric.
         label: a short name for messages.
-        larger_is_better: False if smaller values are better.
-        is_fraction: whether messages show it as a percentage.
+        larger_is_better: whether larger values are better.
+        is_fraction: whether messages show the value as a percentage.
     """
 
     column: str
@@ -254,13 +267,13 @@ class Criterion(NamedTuple):
     is_fraction: bool
 
     def best(self, rows: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
-        """Returns the best of some rows of `metrics.csv`, the first of equals, or none if no row has a value."""
+        """Returns the best of the given rows of `metrics.csv`, the first if several are equal; None if all are NaN."""
         known = [row for row in rows if not math.isnan(row[self.column])]
         choose = max if self.larger_is_better else min
         return choose(known, key=lambda row: row[self.column], default=None)
 
     def text(self, value: float) -> str:
-        """Returns a value for a message, such as `97.22 %` or `1.2345`."""
+        """Returns a value as text for a message, such as `97.22 %` or `1.2345`."""
         return f"{100 * value:.2f} %" if self.is_fraction else f"{value:.4f}"
 
 
@@ -269,26 +282,26 @@ ACCURACY = Criterion("top1", "accuracy", "top-1", larger_is_better=True, is_frac
 SMALLEST_LOSS = Criterion("J", "J", "J", larger_is_better=False, is_fraction=False)
 
 LOSSES = Registry("kind")
-"""The options of every loss by its name in a configuration."""
+"""The options class of each loss, by the name of the loss in a configuration."""
 
 
 class LossOptions(Options):
-    """Base of all losses: the options of J, and the loss and metrics that are made from them.
+    """Base of the options classes of all task losses J, from which the loss and its metrics are made.
 
-    A subclass declares `kind` as a `Literal` with its name and is registered in `LOSSES`.
+    A subclass declares `kind` as a `Literal` with the name of the loss and is registered in `LOSSES`.
     """
 
     takes_logits: ClassVar[bool] = False
-    """Whether the outputs of the network must not have a nonlinearity."""
+    """Whether the loss expects logits, so that the last layer of the network must be linear."""
 
     targets: ClassVar[str] = "classes"
-    """The kind of targets: those of the data and the outputs of the model must be of the same kind."""
+    """The kind of targets, such as "classes" or "sequences". It must equal that of the data and of the model."""
 
     metrics: ClassVar[tuple[str, ...]] = ("top1", "top5")
-    """Columns of `metrics.csv` besides J; a metric that `make` leaves out has empty cells."""
+    """Columns of `metrics.csv` for metrics other than J. The cells of a metric that `make` omits are empty."""
 
     criterion: ClassVar[Criterion] = ACCURACY
-    """Decides which state of a run, and which run of a search, is the best."""
+    """Determines the best state of a run and the best run of a search."""
 
     def outputs(self, classes: int) -> int:
         """Returns the number of outputs that the network must have.
@@ -299,7 +312,7 @@ class LossOptions(Options):
         return classes
 
     def code_shape(self, classes: int) -> tuple[int, int] | None:
-        """Returns the shape `(classes, units)` of the codes of the classes, or none if each output is a class.
+        """Returns the shape `(classes, units)` of the codes of the classes, or None if each output is a class.
 
         Args:
             classes: number of classes.
@@ -308,13 +321,13 @@ class LossOptions(Options):
         return None
 
     def check_classes(self, classes: int) -> None:
-        """Checks that the loss can tell the classes apart.
+        """Checks that the network has enough outputs for the number of classes.
 
         Args:
             classes: number of classes.
 
         Raises:
-            ConfigError: if it cannot.
+            ConfigError: if it has not.
         """
 
     def check_run(self, config: Any) -> None:
@@ -332,7 +345,7 @@ class LossOptions(Options):
 
         Args:
             classes: number of classes.
-            batch_size: examples of a training step.
+            batch_size: number of examples in a training step.
             seed: seed of the run.
         """
         raise NotImplementedError
@@ -360,7 +373,7 @@ class CrossEntropyOptions(LossOptions):
 
 
 DEFAULT_LOSS = CrossEntropyOptions(kind="cross_entropy")
-"""The loss of a configuration that names none."""
+"""The loss of a configuration without the key `loss`."""
 
 
 @LOSSES.register
@@ -369,12 +382,12 @@ class HalfSquaredErrorOptions(LossOptions):
 
     kind: Literal["half_squared_error"]
     ones: PositiveInt = 1
-    """Ones in the code of a class. Each unit is a one in the code of at most one class; the seed of the run decides in
-    which."""
+    """Number of ones in the code of a class. No two classes have a one at the same unit. The seed of the run determines
+    the codes."""
     units: PositiveInt | None = None
-    """Outputs of the network. Default: as many as the codes have ones."""
+    """Number of outputs of the network. Default: number of classes times `ones`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Targets are this instead of 0, and 1 minus this instead of 1."""
+    """A number s. Targets are s in place of 0, and 1 - s in place of 1."""
 
     def outputs(self, classes):
         """Returns the length of a code. See `LossOptions.outputs`."""
@@ -391,7 +404,7 @@ class HalfSquaredErrorOptions(LossOptions):
     def make(self, classes, batch_size, seed):
         """Returns the loss and its metric. See `LossOptions.make`."""
         codes = n_hot_codes(classes, self.outputs(classes), self.ones, seed)
-        # No top-5: saturated and silent outputs tie, and Keras' top-k counts every tie as a hit.
+        # No top-5 accuracy: many outputs are equal (saturated or 0), and Keras' top-k counts all ties as correct.
         return HalfSquaredError(codes, batch_size, self.label_smoothing), [CodeAccuracy(codes, "top1")]
 
 

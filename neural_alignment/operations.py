@@ -17,7 +17,7 @@ Tensor = tf.Tensor
 
 @dataclass(frozen=True)
 class DenseMap:
-    """The map x -> x W of a dense layer. Axes between the first and the last are treated like spatial axes.
+    """The map x -> x W of a dense layer. Axes between the first and the last are treated as spatial axes.
 
     Kernels have the shape `(inputs, outputs)`.
     """
@@ -36,31 +36,31 @@ class DenseMap:
         return tf.tensordot(outputs, kernel, axes=[[-1], [1]])
 
     def correlate(self, inputs: Tensor, outputs: Tensor, like: Tensor) -> Tensor:
-        """Returns the sum over the batch of the outer products of `inputs` and `outputs`, shaped as a kernel."""
+        """Returns the outer product of `inputs` and `outputs`, summed over the batch, in the shape of `like`."""
         flat_inputs = tf.reshape(inputs, [-1, like.shape[0]])
         flat_outputs = tf.reshape(outputs, [-1, like.shape[1]])
         return tf.matmul(flat_inputs, flat_outputs, transpose_a=True)
 
     def transpose(self, kernel: Tensor) -> Tensor:
-        """Turns a backward kernel `(outputs, inputs)` into the layout of the forward kernel, or back."""
+        """Converts a backward kernel `(outputs, inputs)` to the layout of the forward kernel, or the reverse."""
         return tf.transpose(kernel)
 
     def transposed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of `transpose` of a kernel of `shape`."""
+        """Returns the shape that a kernel of the shape `shape` has after `transpose`."""
         return tuple(reversed(shape))
 
 
 @dataclass(frozen=True)
 class ConvMap:
-    """The map x -> conv(x, W) of a two-dimensional convolution, NHWC.
+    """The map x -> conv(x, W) of a two-dimensional convolution of inputs `(batch, height, width, channels)`.
 
-    Kernels have the shape `(height, width, inputs, outputs)`. A dilated kernel is expanded with zeros between its taps,
+    Kernels have the shape `(rows, columns, inputs, outputs)`. A dilated kernel is expanded with zeros between its taps,
     because TensorFlow's CPU kernels do not support gradients of dilated convolutions in every dtype.
 
     Args:
-        strides: rows and columns between two output positions.
+        strides: rows and columns between neighbouring output positions.
         padding: `"VALID"` or `"SAME"`.
-        dilations: rows and columns between two taps of the kernel.
+        dilations: rows and columns between neighbouring taps of the kernel.
     """
 
     strides: tuple[int, int] = (1, 1)
@@ -82,7 +82,7 @@ class ConvMap:
         )
 
     def correlate(self, inputs: Tensor, outputs: Tensor, like: Tensor) -> Tensor:
-        """Returns the correlation of `inputs` with `outputs`, summed over batch and space, shaped as a kernel."""
+        """Returns `inputs` correlated with `outputs`, summed over batch and space, in the shape of `like`."""
         height, width, *channels = like.shape
         rows, columns = self.dilations
         spread = tf.raw_ops.Conv2DBackpropFilter(
@@ -99,7 +99,7 @@ class ConvMap:
         return kernel
 
     def transposed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns `shape` unchanged."""
+        """Returns `shape` unchanged, because `transpose` does not change a kernel."""
         return tuple(shape)
 
     def _spread(self, kernel: Tensor) -> Tensor:
@@ -127,26 +127,26 @@ def carry(
     """Applies `linear_map` with the forward kernel and sends the error back through the backward kernel.
 
     Args:
-        linear_map: the map that the kernels belong to.
-        inputs: the layer's inputs.
+        linear_map: the map of the layer.
+        inputs: `(batch, ..., inputs)`, as `linear_map.project` takes them.
         forward_kernel: W.
         backward_kernel: B, in the layout of W.
-        tie_gradient: whether the gradient of B is that of W (Kolen-Pollack) or zero.
+        tie_gradient: if True, the gradient of B equals that of W (Kolen-Pollack); if False, it is zero.
         weight_transport: called in every backward pass. If it returns True, the error goes back through W, as in
             backpropagation, and the gradient of B is zero. One forward pass can be followed by backward passes of
             both kinds.
 
     Returns:
-        The projection of `inputs` by `forward_kernel`.
+        The projection of `inputs` by `forward_kernel`, `(batch, ..., outputs)`.
     """
 
     @tf.custom_gradient
     def operation(inputs, forward_kernel, backward_kernel):
         def gradient(upstream):
-            true = weight_transport()
-            d_inputs = linear_map.reconstruct(upstream, forward_kernel if true else backward_kernel, like=inputs)
+            transports = weight_transport()
+            d_inputs = linear_map.reconstruct(upstream, forward_kernel if transports else backward_kernel, like=inputs)
             d_forward = linear_map.correlate(inputs, upstream, like=forward_kernel)
-            d_backward = d_forward if tie_gradient and not true else tf.zeros_like(backward_kernel)
+            d_backward = d_forward if tie_gradient and not transports else tf.zeros_like(backward_kernel)
             return d_inputs, d_forward, d_backward
 
         return linear_map.project(inputs, forward_kernel), gradient
@@ -157,20 +157,21 @@ def carry(
 def matmul(inputs: Tensor, forward_kernel: Tensor, backward_kernel: Tensor, tie_gradient: bool = False) -> Tensor:
     """Multiplies `inputs` by the forward kernel. The gradient to `inputs` goes through the backward kernel.
 
-    With the upstream error d, dx = d B and dW = x^T d. dB is zero, or dW^T with `tie_gradient`
-    (Kunin et al. 2020, Appendices A.1 and D.3).
+    For inputs x and the upstream error d, the gradients are dx = d B and dW = x^T d. dB is zero, or dW^T with
+    `tie_gradient` (Kunin et al. 2020, Appendices A.1 and D.3).
 
     Args:
         inputs: `(batch, inputs)`.
         forward_kernel: `(inputs, outputs)`.
         backward_kernel: `(outputs, inputs)`.
-        tie_gradient: whether the backward kernel's gradient is the forward kernel's, transposed, or zero.
+        tie_gradient: if True, the gradient of the backward kernel is the transposed gradient of the forward kernel; if
+            False, it is zero.
 
     Returns:
         `(batch, outputs)`.
 
     Raises:
-        ValueError: if the shape of one kernel is not the transposed shape of the other.
+        ValueError: if a kernel is not a matrix, or the shape of one is not the transposed shape of the other.
     """
     inputs, forward_kernel, backward_kernel = _tensors(inputs, forward_kernel, backward_kernel)
     if forward_kernel.shape.rank != 2 or list(backward_kernel.shape) != list(reversed(forward_kernel.shape)):
@@ -194,8 +195,8 @@ def conv2d(
 ) -> Tensor:
     """Convolves `inputs` with the forward kernel. The gradient to `inputs` goes through the backward kernel.
 
-    The gradient of the backward kernel is zero, or with `tie_gradient` that of the forward kernel
-    (Kunin et al. 2020, Appendices A.1 and D.3).
+    The forward kernel gets the usual gradient. The gradient of the backward kernel is zero, or equals that of the
+    forward kernel with `tie_gradient` (Kunin et al. 2020, Appendices A.1 and D.3).
 
     Args:
         inputs: `(batch, height, width, inputs)`.
@@ -203,14 +204,15 @@ def conv2d(
         backward_kernel: `(rows, columns, inputs, outputs)`.
         strides: one or two positive integers.
         padding: `"VALID"` or `"SAME"`.
-        tie_gradient: whether the backward kernel's gradient is the forward kernel's or zero.
+        tie_gradient: if True, the gradient of the backward kernel equals that of the forward kernel; if False, it is
+            zero.
         dilations: one or two positive integers.
 
     Returns:
         `(batch, new height, new width, outputs)`.
 
     Raises:
-        ValueError: if an argument is out of range or the kernels' shapes differ.
+        ValueError: if an argument is out of range or the shapes of the kernels differ.
     """
     inputs, forward_kernel, backward_kernel = _tensors(inputs, forward_kernel, backward_kernel)
     if forward_kernel.shape.rank != 4 or forward_kernel.shape != backward_kernel.shape:

@@ -15,7 +15,7 @@ def _as_text(path: Any) -> Any:
 
 
 PathText = Annotated[str, pydantic.BeforeValidator(_as_text), pydantic.AfterValidator(paths.checked)]
-"""A path, or a pattern of paths; `~` is expanded."""
+"""A path, or a pattern that matches paths; `~` is expanded."""
 
 
 class Options(pydantic.BaseModel):

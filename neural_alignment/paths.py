@@ -8,14 +8,14 @@ import unicodedata
 from collections.abc import Sequence
 
 LONGEST_NAME = 255
-"""Bytes in the name of a file or directory, on every common file system."""
+"""Maximum number of bytes in the name of a file or directory on common file systems."""
 
 LONGEST_PATH = 3800
-"""Bytes in a path; Linux allows 4,095, of which this leaves some for the names of files inside a directory."""
+"""Maximum number of bytes in a path. Linux allows 4,095; the rest is for the names of files inside a directory."""
 
 
 def is_local(path: str) -> bool:
-    """Whether a path is on a file system of the operating system, not on one of TensorFlow's such as gs://."""
+    """Whether a path is on a file system of the operating system, not on a remote one such as gs://."""
     return "://" not in path
 
 
@@ -69,7 +69,7 @@ def checked_file(path: str) -> str:
     """Returns the path of a file to read, as `checked` does.
 
     Raises:
-        ValueError: as of `checked`, or if there is no such file, or it is not a regular one.
+        ValueError: as for `checked`; also if there is no such file, or it is not a regular one.
     """
     path = checked(path)
     if problem := problem_of_file(path):
@@ -81,7 +81,7 @@ def checked_directory(path: str) -> str:
     """Returns the path of a directory, which need not exist, as `checked` does.
 
     Raises:
-        ValueError: as of `checked`, or if something else is there or above.
+        ValueError: as for `checked`; also if the path or one of its parents exists and is not a directory.
     """
     path = checked(path)
     if problem := problem_of_directory(path):
@@ -93,11 +93,12 @@ def checked_prefix(path: str, endings: Sequence[str]) -> str:
     """Returns the common prefix of the paths of several files to write, as `checked` does.
 
     Args:
-        path: a directory, where it is not the present one, and the name of the files without their endings.
-        endings: of the files, such as ".csv".
+        path: the path of the files without their endings; only a name for files in the current directory.
+        endings: the endings of the files, such as ".csv".
 
     Raises:
-        ValueError: as of `checked`, if it ends with no name, or if a directory has the name of one of the files.
+        ValueError: as for `checked`; also if the path does not end with a name, or one of the files cannot be written
+            because something else has its name.
     """
     path = checked(path)
     folder, _, name = path.rpartition("/")
@@ -108,9 +109,9 @@ def checked_prefix(path: str, endings: Sequence[str]) -> str:
     if is_local(path) and os.path.isdir(path):
         raise ValueError(f"must end with the name of the files, without their ending; {path} is a directory")
     for ending in endings:
-        checked(f"{path}{ending}.partial")  # As it is called while it is written.
+        checked(f"{path}{ending}.partial")  # The name of the file while it is being written.
         if is_local(path) and os.path.lexists(f"{path}{ending}") and not os.path.isfile(f"{path}{ending}"):
-            raise ValueError(f"must be the name of files to write; {path}{ending} is there and is not a file")
+            raise ValueError(f"must be the name of files to write; {path}{ending} exists and is not a file")
     return path
 
 
@@ -127,15 +128,15 @@ def problem_of_directory(path: str) -> str | None:
 
 
 def real(path: str) -> str:
-    """Returns one spelling of a path, the same for every way to write it."""
+    """Returns the canonical form of a path, so that two paths can be compared."""
     return os.path.realpath(path) if is_local(path) else path
 
 
 def beside(path: str, other: str) -> str:
-    """Returns the path `other`, which the file at `path` names relative to its own directory.
+    """Returns the path `other`, which is written in the file `path` and relative to the directory of that file.
 
     Raises:
-        ValueError: as of `checked`.
+        ValueError: as for `checked`.
     """
     other = checked(other)
     if not is_local(other) or os.path.isabs(other):

@@ -8,10 +8,10 @@ import sys
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without its output to the standard error; exceptions are raised as usual.
+    """Imports TensorFlow without its output to standard error; exceptions are raised as usual.
 
-    No setting of TensorFlow suppresses these lines (of absl and oneDNN), because they are printed before its logger
-    starts. `TF_CPP_MIN_LOG_LEVEL=0` shows them.
+    No setting of TensorFlow suppresses these lines, which come from absl and oneDNN, because they are printed before
+    its logger starts. With `TF_CPP_MIN_LOG_LEVEL=0` they are shown.
     """
     if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         return
@@ -21,12 +21,12 @@ def import_tensorflow() -> None:
 
 @contextlib.contextmanager
 def _standard_error_dropped():
-    """Drops the output of this process to its standard error, C++ included."""
+    """Discards the output of this process to standard error, including that of C++ code."""
     if sys.stderr is not None:
         sys.stderr.flush()
     try:
         kept = os.dup(2)
-    except OSError:  # It is closed.
+    except OSError:  # Standard error is closed.
         yield
         return
     try:

@@ -9,9 +9,10 @@ import pydantic
 
 
 class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
-    """Option classes by the name that selects one of them.
+    """A mapping from names in a configuration to option classes.
 
-    A class can be registered at any time, also outside of the package. Configurations that are read later accept it.
+    A class can be registered at any time, also from outside of the package. Configurations that are read afterwards
+    accept it.
 
     Args:
         key: the field that holds the name, such as `source` in `data: {source: digits}`. Each class declares it as a
@@ -24,13 +25,16 @@ class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
         self._users: list[type[pydantic.BaseModel]] = []
 
     def register(self, options: type[pydantic.BaseModel]) -> type[pydantic.BaseModel]:
-        """Adds a class under its name; to be used as a decorator."""
+        """Class decorator: adds a class under its name."""
         (name,) = get_args(options.model_fields[self.key].annotation)
         self[name] = options
         return options
 
-    def is_used_by(self, model: type[pydantic.BaseModel]) -> None:
-        """Notes a model with a field of the type `any_registered`, which is built again for each new class."""
+    def add_user(self, model: type[pydantic.BaseModel]) -> None:
+        """Registers a pydantic model that has a field of the type `any_registered`.
+
+        pydantic fixes the types of fields when it builds a model, so the model is rebuilt whenever a class is added.
+        """
         self._users.append(model)
 
     @property
@@ -40,7 +44,7 @@ class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
 
     def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> Any:
         """Returns the schema of the union of all classes, for pydantic."""
-        union = Union[tuple(self._classes.values())]  # noqa: UP007 - of a registry
+        union = Union[tuple(self._classes.values())]  # noqa: UP007 - the members are only known at run time
         return handler.generate_schema(Annotated[union, pydantic.Field(discriminator=self.key)])
 
     def __getitem__(self, name: str) -> type[pydantic.BaseModel]:
@@ -60,7 +64,7 @@ class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
     def __len__(self) -> int:
         return len(self._classes)
 
-    # Two registries are never the same, so that a type can hold one.
+    # Registries are compared and hashed by identity, because `Annotated` types are hashable only if their metadata are.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 

@@ -104,7 +104,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Row]) -> str:
     """Returns the text of a CSV file.
 
     Floats have seven digits, booleans are 0 or 1, and `None`, NaN and missing columns are empty cells. Keys of a row
-    that are no column are left out.
+    that are not columns are left out.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -137,7 +137,7 @@ def read_csv(path: str) -> list[dict[str, str]]:
 
 
 def write(artifact: Artifact, path: str) -> list[str]:
-    """Writes `path`.csv, `path`.md if there is a text, and `path`.png if there is a figure; returns their names.
+    """Writes `path`.csv, `path`.md if there is a text, and `path`.png if there is a figure; returns their paths.
 
     Args:
         artifact: the content.

@@ -1,4 +1,7 @@
-"""Optimizers for networks with two losses: the task loss J trains the forward variables, R the backward kernels."""
+"""Optimizers for networks with two losses: the task loss J and the alignment regulariser R.
+
+J trains the weights of the forward pass. R trains the backward kernels, through which the error travels back.
+"""
 
 try:
     import tensorflow as _tensorflow  # noqa: F401

@@ -14,16 +14,20 @@ from optimizers.keras_internals import index_of
 class Adam(keras.optimizers.Adam):
     """`keras.optimizers.Adam` with TensorFlow's fused update operation.
 
-    The formula is the same (Kingma and Ba 2015, the variant before section 2.1): m <- b1 m + (1 - b1) g;
-    v <- b2 v + (1 - b2) g^2; w <- w - rate sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon). Keras computes it in a
-    dozen operations, each with a result as large as the kernel, which takes three times as long and more memory.
+    The formula is that of Keras (Kingma and Ba 2015, the variant before section 2.1). With gradient g and step t:
+
+        m <- beta_1 m + (1 - beta_1) g;  v <- beta_2 v + (1 - beta_2) g^2
+        w <- w - learning_rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
+
+    Keras computes it in a dozen operations, each with a result of the size of the kernel. This takes three times as
+    long, and more memory.
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
-        beta_1: decay of the first moment.
-        beta_2: decay of the second moment.
-        epsilon: added to the root of the second moment. The default is that of TensorFlow 1 and of Kunin et al. 2020;
-            Keras' is 1e-7.
+        beta_1: decay of the first moment m.
+        beta_2: decay of the second moment v.
+        epsilon: added to the square root of the second moment. The default is that of TensorFlow 1 and of Kunin et al.
+            2020; the default of Keras is 1e-7.
         **kwargs: as in `keras.optimizers.Adam`.
 
     Raises:

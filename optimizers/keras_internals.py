@@ -1,7 +1,7 @@
 """All uses of Keras' private API in this package.
 
-Keras has no public name for these. `tests/test_keras_internals.py` tests each of them; it passes on the oldest and the
-newest supported Keras.
+Keras offers no public API for them. `tests/test_keras_internals.py` tests each of them with the oldest and the newest
+supported Keras.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import keras
 
 
 def trainable_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
-    """Returns the variables that a built optimizer moves, in the order in which it was built on them."""
+    """Returns the variables that a built optimizer updates, in the order in which they were passed to `build`."""
     return optimizer._trainable_variables
 
 
@@ -24,7 +24,8 @@ def index_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
 def call_count(optimizer: keras.optimizers.Optimizer) -> Any:
     """Returns the variable that counts the calls of `apply`.
 
-    The public `iterations` counts updates: with `gradient_accumulation_steps` these are fewer, and it is no variable.
+    The public `iterations` counts updates. With `gradient_accumulation_steps` there are fewer updates than calls, and
+    `iterations` is then a computed value instead of a variable.
     """
     return optimizer._iterations
 
@@ -36,9 +37,9 @@ def schedule_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.sched
 
 
 def leave_sum_to_caller(optimizer: keras.optimizers.Optimizer) -> None:
-    """Stops an optimizer from summing gradients over the replicas; the caller passes the sums.
+    """Stops an optimizer from summing gradients over the replicas, because the caller passes the sums.
 
-    Keras would sum them after clipping.
+    Keras would sum the gradients only after clipping them.
     """
     optimizer._all_reduce_sum_gradients = list
 
@@ -49,7 +50,7 @@ def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[Any]:
 
 
 class AveragingOptimizer(keras.optimizers.Optimizer):
-    """An optimizer that computes its list of moving averages, for `keras.callbacks.SwapEMAWeights`."""
+    """Base of optimizers that compute their list of moving averages, for `keras.callbacks.SwapEMAWeights`."""
 
     def averages_of_variables(self) -> list[Any]:
         """Returns the moving averages, in the order of `trainable_variables`.

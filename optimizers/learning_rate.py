@@ -16,8 +16,7 @@ class _ByEpochsOfJ(Schedule):
     """Base class of schedules that count epochs of J and begin with a linear warm-up from 0.
 
     With alternation k an epoch of J takes (k + 1) * `steps_per_epoch` global steps. Epochs are counted from the end of
-    the delay, which lasts `delay_epochs` * `steps_per_epoch` global steps. For J the warm-up begins there. For R use
-    the same delay with `warmup_epochs=0`: its rate is then constant from step 0 and drops at the same steps as J's.
+    the delay, which takes `delay_epochs` * `steps_per_epoch` global steps.
     """
 
     def __init__(self, steps_per_epoch: int, warmup_epochs: float, delay_epochs: float, alternation: int | None):
@@ -37,7 +36,7 @@ class _ByEpochsOfJ(Schedule):
 
     def _epoch(self, step: Any) -> tf.Tensor:
         """Returns the fractional epoch of J at a global step, a float64 scalar."""
-        # float32 cannot represent the steps of a long run exactly enough to place the drops.
+        # float32 is not exact enough to place the drops in a long run.
         steps = tf.cast(step, tf.float64) - self.delay_epochs * self.steps_per_epoch
         return tf.maximum(steps, 0.0) / (self.steps_per_epoch * ((self.alternation or 0) + 1))
 
@@ -67,18 +66,18 @@ class WarmupAndDrops(_ByEpochsOfJ):
     """Linear warm-up from 0, then a drop at each of the given epochs (Kunin et al. 2020, Appendices B.1.2 and B.2).
 
     Epochs are epochs of J. With alternation k an epoch of J takes (k + 1) * `steps_per_epoch` global steps. Epochs are
-    counted from the end of the delay, which lasts `delay_epochs` * `steps_per_epoch` global steps. For J the warm-up
-    begins there. For R use the same delay with `warmup_epochs=0`: its rate is then constant from step 0 and drops at
-    the same steps as J's.
+    counted from the end of the delay, which takes `delay_epochs` * `steps_per_epoch` global steps. The warm-up begins
+    after the delay. For R use the same delay with `warmup_epochs=0`: the rate is then constant from step 0 and drops at
+    the same steps as that of J.
 
     Args:
         learning_rate: the rate after the warm-up.
-        steps_per_epoch: steps in an epoch, without alternation.
-        warmup_epochs: length of the warm-up.
-        drop_epochs: ascending epochs at which the rate is multiplied by `drop_factor`.
+        steps_per_epoch: global steps in an epoch, without alternation.
+        warmup_epochs: length of the warm-up, in epochs.
+        drop_epochs: epochs at which the rate is multiplied by `drop_factor`, in ascending order.
         drop_factor: factor on the rate at each drop.
-        delay_epochs: epochs before the first epoch of J.
-        alternation: k, steps of J per step of R; None trains both at every step.
+        delay_epochs: length of the delay before the first epoch of J, in epochs.
+        alternation: k, the number of steps of J between two steps of R; None if both are trained at every step.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -130,21 +129,21 @@ class WarmupAndDrops(_ByEpochsOfJ):
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class WarmupAndSchedule(_ByEpochsOfJ):
-    """Linear warm-up from 0, followed by a Keras schedule over the steps of J.
+    """Linear warm-up from 0, followed by a Keras schedule that counts epochs of J.
 
-    The warm-up rises from 0 to the value of `schedule` at step 0. Afterwards `schedule` is called with the number of
-    steps of J since the end of the warm-up: `steps_per_epoch` steps per epoch of J, with any alternation. Delay and
-    alternation are as in `WarmupAndDrops`. Keras' own schedules are computed in float64.
+    The rate rises from 0 to the value of `schedule` at step 0. After the warm-up `schedule` is called with
+    `steps_per_epoch` times the epochs of J since the end of the warm-up. Delay and alternation are as in
+    `WarmupAndDrops`. Keras' own schedules are computed in float64.
 
     Example: a cosine from 0.1 to 0.001 over epochs 5 to 90 is
     `WarmupAndSchedule(keras.optimizers.schedules.CosineDecay(0.1, 85 * 5004, alpha=0.01), 5004, warmup_epochs=5)`.
 
     Args:
         schedule: a `keras.optimizers.schedules.LearningRateSchedule`, or a float for a constant rate.
-        steps_per_epoch: steps in an epoch, without alternation.
-        warmup_epochs: length of the warm-up.
-        delay_epochs: epochs before the first epoch of J.
-        alternation: k, steps of J per step of R; None trains both at every step.
+        steps_per_epoch: global steps in an epoch, without alternation.
+        warmup_epochs: length of the warm-up, in epochs.
+        delay_epochs: length of the delay before the first epoch of J, in epochs.
+        alternation: k, the number of steps of J between two steps of R; None if both are trained at every step.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -188,9 +187,9 @@ class WarmupAndSchedule(_ByEpochsOfJ):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        keeps = isinstance(self.schedule, Schedule)
+        is_schedule = isinstance(self.schedule, Schedule)
         return {
-            "schedule": keras.saving.serialize_keras_object(self.schedule) if keeps else self.schedule,
+            "schedule": keras.saving.serialize_keras_object(self.schedule) if is_schedule else self.schedule,
             **super().get_config(),
         }
 
@@ -204,7 +203,7 @@ class WarmupAndSchedule(_ByEpochsOfJ):
 
 
 def _vanishes(rate: float) -> bool:
-    """Whether a rate may be 0 in float32. Subnormal numbers count, because they may be flushed to 0."""
+    """Returns whether a rate may be 0 in float32. Subnormal numbers are included, because they may be flushed to 0."""
     return abs(rate) < np.finfo(np.float32).tiny
 
 
@@ -212,7 +211,7 @@ def _in_float64(schedule: Schedule | float) -> Schedule | float:
     """Returns a copy of a Keras schedule that computes in float64; other schedules are returned unchanged."""
     if not isinstance(schedule, Schedule) or not type(schedule).__module__.startswith("keras."):
         return schedule
-    config = schedule.get_config()  # Keras computes in the dtype of the first rate.
+    config = schedule.get_config()  # Keras computes in the dtype of the initial learning rate.
     if "initial_learning_rate" not in config:
         return schedule
     return type(schedule).from_config({**config, "initial_learning_rate": np.float64(config["initial_learning_rate"])})
@@ -222,20 +221,20 @@ def _in_float64(schedule: Schedule | float) -> Schedule | float:
 class ManualDrop(_ByEpochsOfJ):
     """Manual drops, one per restart, as in the published code of Kunin et al. 2020.
 
-    A run is stopped when it no longer improves, and resumed with the next drop at the step where it stopped. With
-    drop 0 the schedule is the linear warm-up and then the constant base rate. With drop k > 0 there is no warm-up: the
-    rate is `learning_rate` * `drop_factor`^(k - 1) before the global step `drop_step` and
+    The user stops a run when it no longer improves, and resumes it with the next drop, at the step where it stopped.
+    With drop 0 the schedule is a linear warm-up, then the constant base rate. With drop k > 0 there is no warm-up: the
+    rate is `learning_rate` * `drop_factor`^(k - 1) before the global step `drop_step`, and
     `learning_rate` * `drop_factor`^k from then on.
 
     Args:
         learning_rate: the base rate.
-        steps_per_epoch: steps in an epoch, without alternation.
-        drop: k, the number of the current drop.
+        steps_per_epoch: global steps in an epoch, without alternation.
+        drop: the number of the current drop.
         drop_step: global step of the drop; required if `drop` is not 0.
         drop_factor: factor on the rate at each drop.
-        warmup_epochs: length of the warm-up of drop 0.
-        delay_epochs: epochs before the warm-up starts.
-        alternation: k, steps of J per step of R; None trains both at every step.
+        warmup_epochs: length of the warm-up of drop 0, in epochs.
+        delay_epochs: length of the delay before the warm-up, in epochs.
+        alternation: the number of steps of J between two steps of R; None if both are trained at every step.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -257,7 +256,7 @@ class ManualDrop(_ByEpochsOfJ):
             raise ValueError(f"`drop` must not be negative. Received {drop!r}. Example: drop=1.")
         if (drop_step is None) == bool(drop):
             raise ValueError(
-                "`drop_step` must be a global step where `drop` is not 0, and None where it is. "
+                "`drop_step` must be a global step if `drop` is not 0, and None if it is. "
                 f"Received {drop_step!r} with drop={drop!r}. Example: drop=1, drop_step=150120."
             )
         self.learning_rate = learning_rate

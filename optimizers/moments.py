@@ -14,19 +14,19 @@ from optimizers.keras_internals import call_count
 class MomentOptimizer(keras.optimizers.Optimizer):
     """Base class of optimizers that keep Adam's two moments and use the global step count.
 
-    In the published code of Kunin et al. 2020 the step count t of these optimizers is the global step + 1. It includes
-    the steps in which the other loss was trained. Outside of `MultiOptimizer` such an optimizer counts its own
-    `iterations`. `MultiOptimizer` calls `follow` with its counter of all steps.
+    In the published code of Kunin et al. 2020 the step count t of these optimizers is the global step + 1, which
+    includes the steps in which the other loss was trained. `MultiOptimizer` therefore calls `follow` with its counter
+    of all steps. Outside of `MultiOptimizer` t is the optimizer's own `iterations` + 1.
 
-    The scalars of a step are float64 for variables of any dtype; Keras stores a constant learning rate in float32.
-    Moments have the dtype of their variable, except that those of half-precision variables are float32, because half
-    precision cannot represent 1 - 0.999 accurately.
+    The scalars of a step are float64 for variables of any dtype, although Keras stores a constant learning rate in
+    float32. Moments have the dtype of their variable, except that those of half-precision variables are float32,
+    because half precision cannot represent 1 - 0.999 accurately.
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
         beta_1: decay of the first moment, in [0, 1).
         beta_2: decay of the second moment, in [0, 1).
-        epsilon: added to the root of the second moment.
+        epsilon: added to the square root of the second moment.
         **kwargs: `weight_decay`, `clipvalue` and the other arguments of `keras.optimizers.Optimizer`.
 
     Raises:
@@ -53,7 +53,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         self._clock: Callable[[], Any] = lambda: call_count(self).value
 
     def follow(self, iterations: keras.Variable) -> None:
-        """Takes the step count t from `iterations` instead of from the optimizer's own counter."""
+        """Makes the step count t follow `iterations` in place of the optimizer's own counter."""
         self._clock = lambda: iterations.value
 
     def build(self, variables: list[Any]) -> None:
@@ -65,7 +65,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         self._velocities = [self._slot(variable, "velocity") for variable in variables]
 
     def _slot(self, variable: Any, name: str) -> Any:
-        """Returns a new variable in the shape of `variable`, in at least single precision."""
+        """Returns a new variable with the shape of `variable`, in at least single precision."""
         if tf.as_dtype(variable.dtype).size >= 4:
             return self.add_variable_from_reference(variable, name=name)
         return self.add_variable(
@@ -79,7 +79,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         return tf.cast(elapsed, tf.float64) + 1.0
 
     def _update_moments(self, variable: Any, index: int, gradient: tf.Tensor, rate: tf.Tensor) -> None:
-        """Updates both moments; then w <- w - rate m / (sqrt(v) + epsilon), where `rate` is bias-corrected."""
+        """Updates both moments, then w <- w - rate m / (sqrt(v) + epsilon). `rate` includes the bias correction."""
         m, v = self._momentums[index], self._velocities[index]
         dtype = gradient.dtype
         rate = tf.cast(rate, dtype)
@@ -102,7 +102,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         self.assign_sub(variable, rate * m / (tf.sqrt(v) + self.epsilon))
 
     def _move_along_momentum(self, variable: Any, index: int, rate: tf.Tensor) -> None:
-        """W <- w - rate m."""
+        """Updates the variable: w <- w - rate m."""
         m = self._momentums[index]
         self.assign_sub(variable, tf.cast(rate, m.dtype) * m)
 
@@ -132,15 +132,15 @@ def longest_average(beta_2: float) -> float:
 
 
 def rectification(length: tf.Tensor, beta_2: float, usable: tf.Tensor) -> tf.Tensor:
-    """Returns r_t = sqrt((rho_t - 4)(rho_t - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho_t)), or 0 if not usable.
+    """Returns r_t = sqrt((rho_t - 4)(rho_t - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho_t)), or 0 if not `usable`.
 
     Args:
         length: rho_t, from `averaged_steps`.
         beta_2: decay of the second moment.
-        usable: whether rho_t, and therefore rho_inf, is large enough: a boolean scalar.
+        usable: whether rho_t is large enough for the formula, a boolean scalar.
     """
     longest = longest_average(beta_2)
-    if longest <= 4.0:  # rho_t never exceeds it.
+    if longest <= 4.0:  # rho_t is never larger, so it is never usable.
         return tf.zeros([], tf.float64)
     length = tf.where(usable, length, longest)
     squared = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)

@@ -14,10 +14,10 @@ from optimizers.keras_internals import index_of
 class Momentum(keras.optimizers.Optimizer):
     """Gradient descent with momentum: the step is the current rate times the accumulated gradient.
 
-    a <- m a + g; then w <- w - rate (g + m a) with Nesterov momentum, or w <- w - rate a without.
+    With the gradient g, a <- m a + g; then w <- w - rate (g + m a) with Nesterov momentum, or w <- w - rate a without.
 
-    `keras.optimizers.SGD` accumulates rate times gradient instead. The two agree at a constant rate and differ when
-    the rate changes, as in a warm-up or a drop. Kunin et al. 2020 use the form of this class.
+    `keras.optimizers.SGD` accumulates rate times gradient instead. Both are equal at a constant rate, but differ when
+    the rate changes, as in a warm-up or at a drop. Kunin et al. 2020 use the form of this class.
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.

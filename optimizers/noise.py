@@ -16,7 +16,7 @@ Tensor = tf.Tensor
 
 
 def key(seed: int, name: str, *counters: Any) -> Tensor:
-    """Returns the key of a draw, a pair of int32 computed from a seed, a name and any number of counters."""
+    """Returns the key of a draw: two int32 numbers, computed from a seed, a name and any number of integer counters."""
     pair = tf.constant([seed & 0x7FFFFFFF, zlib.crc32(name.encode()) & 0x7FFFFFFF], tf.int32)
     for counter in counters:
         pair = tf.random.experimental.stateless_fold_in(pair, tf.cast(counter, tf.int32), alg="philox")
@@ -24,7 +24,7 @@ def key(seed: int, name: str, *counters: Any) -> Tensor:
 
 
 DISTRIBUTIONS = ("normal", "uniform", "sign")
-"""The distributions that `draw` supports, each with mean 0; the last two cost less than the first."""
+"""The distributions that `draw` supports. All have mean 0. The last two cost less than the first."""
 
 
 def draw(
@@ -32,17 +32,20 @@ def draw(
 ) -> Tensor:
     """Draws independent, identically distributed numbers with mean 0.
 
-    The numbers of an example depend only on the key and on the example's index. Part of a batch (a replica's or a
-    minibatch), drawn with `first`, therefore equals the same part of the whole batch.
+    The numbers of an example depend only on the key and on the index of the example. The draw for a part of a batch,
+    such as that of a replica, therefore equals this part of the draw for the whole batch, if `first` is given.
 
     Args:
-        distribution: `"normal"`; `"uniform"`, between -sqrt(3) stddev and sqrt(3) stddev; or `"sign"`, -stddev or
-            stddev.
+        distribution: `"normal"`, `"uniform"` (between -sqrt(3) stddev and sqrt(3) stddev) or `"sign"` (-stddev or
+            stddev).
         shape: shape of the result, `(examples, ...)`.
         pair: the key, from `key`.
         stddev: standard deviation of the numbers.
         dtype: dtype of the result.
-        first: index of the first example in the whole batch.
+        first: index within the whole batch of the first example.
+
+    Returns:
+        The numbers, in the shape `shape`.
     """
     shape = tf.convert_to_tensor(shape, tf.int32)
     wide = tf.float64 if dtype == tf.float64 else tf.float32
@@ -52,7 +55,7 @@ def draw(
 
 
 def _normal(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype: tf.DType) -> Tensor:
-    """Draws standard normal numbers: two normal numbers from two uniform ones (Box and Muller 1958)."""
+    """Draws standard normal numbers, two from every two uniform numbers (Box and Muller 1958)."""
     half = (features + 1) // 2
     unit = _unit(_bits(examples, 2 * half, pair, first), dtype)
     radius = tf.sqrt(-2.0 * tf.math.log(unit[:, :half]))
@@ -66,7 +69,7 @@ def _uniform(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype
 
 
 def _sign(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype: tf.DType) -> Tensor:
-    """Draws 1 or -1, from one random bit each."""
+    """Draws 1 or -1, each from one random bit."""
     bits = _bits(examples, (features + 31) // 32, pair, first)
     single = tf.bitwise.right_shift(bits[:, :, None], tf.constant(np.arange(32), tf.uint32))
     single = tf.cast(tf.bitwise.bitwise_and(single, tf.constant(1, tf.uint32)), dtype)
@@ -84,8 +87,8 @@ def _unit(bits: Tensor, dtype: tf.DType) -> Tensor:
 def _bits(examples: Tensor, columns: Tensor, pair: Tensor, first: Any) -> Tensor:
     """Draws 32 random bits for each entry of `(examples, columns)`, beginning with the example `first`.
 
-    Philox (Salmon et al. 2011) generates four words per key and counter. Each row begins at a new counter, so the bits
-    of an example do not depend on the other examples.
+    Philox (Salmon et al. 2011) generates four 32-bit words for each pair of key and counter. Each example begins with a
+    new counter value, so its bits do not depend on the other examples.
     """
     blocks = (columns + 3) // 4
     count = tf.cast(first, tf.uint64) * tf.cast(blocks, tf.uint64)

@@ -17,18 +17,19 @@ from optimizers.wrapping import Wrapper
 class Noisy(Wrapper):
     """Adds zero-mean noise to every update of another optimizer, scaled by the current learning rate.
 
-    w <- update(w) + rate e, where e has the given variance (Kunin et al. 2020, section 5 and Appendix B.3). e is a
-    function of the seed, the variable's path and the number of steps, so a resumed run gets the same noise as an
-    uninterrupted one. Steps without an update (`gradient_accumulation_steps`) add no noise. Moving averages
-    (`use_ema`) and constraints use the noisy weights.
+    w <- update(w) + rate e, where e is noise of the given variance (Kunin et al. 2020, section 5 and Appendix B.3). It
+    is a function of the seed, the variable's path and the number of steps, so a resumed run gets the same noise as an
+    uninterrupted run. In steps without an update (`gradient_accumulation_steps`) there is no noise. Moving averages
+    (`use_ema`) and constraints apply to the noisy weights.
 
     Args:
         optimizer: the optimizer that makes the updates.
         variance: variance of e.
         distribution: `"normal"`, `"uniform"` or `"sign"`.
-        only: part of a path, such as `"backward_kernel"`. Only variables whose path contains it get noise. Default:
+        only: noise is added only to variables whose path contains this text, such as `"backward_kernel"`. Default:
             all variables.
         seed: seed of the noise.
+        name: name of the optimizer.
 
     Raises:
         ValueError: if an argument is out of range or `optimizer` cannot be wrapped.
@@ -62,13 +63,13 @@ class Noisy(Wrapper):
         self.distribution = distribution
         self.only = only
         self.seed = seed
-        # The noise is added inside the optimizer's step, which knows the replica and whether there is an update.
+        # The noise is added inside `update_step`, which Keras calls on each replica, and only if there is an update.
         update_step = optimizer.update_step
-        self._calls = 0  # Number of active calls of `apply`: each replica is a thread and makes one.
+        self._calls = 0  # Number of active calls of `apply`. Each replica is a thread, which makes one call.
 
         def noisy_update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
             update_step(gradient, variable, learning_rate)
-            if self._calls:  # No noise if the optimizer is used without this wrapper.
+            if self._calls:  # No noise if the inner optimizer is used without this wrapper.
                 self._add_noise(variable, learning_rate)
 
         optimizer.update_step = noisy_update_step
@@ -111,7 +112,7 @@ class Noisy(Wrapper):
         call_count(self).assign_add(1)
 
     def _add_noise(self, variable: tf.Variable, learning_rate: Any) -> None:
-        """Adds rate e to one variable on one replica. All replicas draw the same e."""
+        """Adds learning rate * e to one variable on one replica. All replicas draw the same e."""
         path = built_on(self)[index_of(self, variable)].path
         if self.only is not None and self.only not in path:
             return

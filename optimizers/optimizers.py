@@ -15,7 +15,7 @@ from optimizers.keras_internals import trainable_variables as built_on
 from optimizers.wrapping import Wrapper, averages
 
 J, R = 0, 1
-"""Indices of the two losses: the task loss and the regulariser."""
+"""Indices of the two losses: the task loss J and the alignment regulariser R."""
 
 
 def loss_of(variable: Any) -> int:
@@ -25,10 +25,14 @@ def loss_of(variable: Any) -> int:
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule that is evaluated at the global step, not at the optimizer's own number of updates.
+    """A schedule that is evaluated at the global step, not at the number of updates of its optimizer.
 
-    An optimizer that is idle in some steps counts only its own updates, because Adam's bias correction depends on them.
-    Its learning rate still follows the global step.
+    An optimizer that is skipped in some steps counts only its own updates, because Adam's bias correction depends on
+    this number. Its learning rate nevertheless follows the global step.
+
+    Args:
+        schedule: the schedule.
+        iterations: the variable that counts global steps.
     """
 
     def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, iterations: Any):
@@ -36,7 +40,7 @@ class GlobalClock(keras.optimizers.schedules.LearningRateSchedule):
         self.iterations = iterations
 
     def __call__(self, step: Any) -> Any:
-        """Returns the rate at the global step."""
+        """Returns the rate at the global step. `step`, the number of updates, is ignored."""
         del step
         return self.schedule(self.iterations.value)
 
@@ -55,24 +59,25 @@ class MultiOptimizer(Wrapper):
     """Trains the variables of each loss with a separate optimizer (Kunin et al. 2020, Appendix A.3).
 
     The first optimizer trains all variables except the backward kernels by the gradient of J. The second trains the
-    backward kernels by the gradient of R. A variable whose attribute `moved_by_both` is true (W of a rule with
+    backward kernels by the gradient of R. A variable whose attribute `trained_by_both` is true (W of a rule with
     `update_forward`) is updated twice: by J's optimizer with J's gradient, then by R's optimizer with R's gradient. A
     single optimizer trains all variables by J + R, as Kolen-Pollack requires.
 
-    `iterations` counts all global steps, whether J or R is trained. Learning-rate schedules and the rate scheduler
+    `iterations` counts global steps: the steps of J, of R, and of both. Learning-rate schedules and the rate scheduler
     follow it. Each inner optimizer counts its own updates, except RAdam and SWATS, which count global steps.
 
     Arguments of the inner optimizers (`weight_decay`, clipping, `use_ema`, `gradient_accumulation_steps`) apply to the
     variables of their loss. `learning_rate` is that of J's optimizer, so Keras' `LearningRateScheduler` and
-    `ReduceLROnPlateau` change only J's rate. Loss scaling must be outermost, as in
-    `LossScaleOptimizer(MultiOptimizer([...]))`; the mixed_float16 policy arranges this by itself.
+    `ReduceLROnPlateau` change only the learning rate of J. Loss scaling must be outermost, as in
+    `LossScaleOptimizer(MultiOptimizer([...]))`; with the mixed_float16 policy Keras does this automatically.
 
     Args:
         optimizers: one optimizer for J and one for R, or one for both.
         rate_scheduler: a function of the global step that returns the rates of J and R, such as `RateScheduler`.
             Default: both rates are 1 at every step.
         skip_idle: whether to skip the optimizer of a loss whose rate is 0. If False, the optimizer runs with a zero
-            gradient, as in the published code, so its momentum continues to move the variables.
+            gradient, as in the published code, so its momentum continues to change the variables.
+        name: name of the optimizer.
 
     Raises:
         ValueError: if `optimizers` is not a list of one or two different Keras optimizers, or one of them scales the
@@ -103,7 +108,7 @@ class MultiOptimizer(Wrapper):
         self.skip_idle = skip_idle
         self._turn = threading.local()  # Each replica is a thread.
         for optimizer in inner:
-            _follow(optimizer, call_count(self))
+            _follow_global_step(optimizer, call_count(self))
             # `apply` sums the gradients of all replicas before clipping; Keras would sum them after clipping.
             leave_sum_to_caller(_innermost(optimizer))
 
@@ -120,14 +125,14 @@ class MultiOptimizer(Wrapper):
             return
         variables = _unique(variables)
         self._check_tied(variables)
-        self._check_moved_by_both(variables)
+        self._check_trained_by_both(variables)
         for optimizer, own in zip(self.inner_optimizers, self.shares(variables), strict=True):
             if own:
                 optimizer.build(own)
         super().build(variables)
 
     def _check_tied(self, variables: Sequence[Any]) -> None:
-        """Raises if a rule ties W and B but they are updated separately. Aligned layers mark the B of such a rule."""
+        """Raises if a rule requires equal updates of W and B, but they differ. Layers mark such a B with `tied_by`."""
         rules = [rule for variable in variables if (rule := getattr(variable, "tied_by", None))]
         together = self.constant or getattr(self.rate_scheduler, "together", False)
         if rules and not (together and len(self.inner_optimizers) == 1):
@@ -137,15 +142,15 @@ class MultiOptimizer(Wrapper):
                 "Example: MultiOptimizer([Momentum(0.1)])."
             )
 
-    def _check_moved_by_both(self, variables: Sequence[Any]) -> None:
-        """Raises if R's optimizer has `use_ema` and updates W: it would average W before J's update."""
+    def _check_trained_by_both(self, variables: Sequence[Any]) -> None:
+        """Raises if R's optimizer updates W and has `use_ema`. W would then have two moving averages."""
         if (
             len(self.inner_optimizers) == 2
             and averages(self.inner_optimizers[R])
-            and any(map(_is_moved_by_both, variables))
+            and any(map(_is_trained_by_both, variables))
         ):
             raise ValueError(
-                "`use_ema` of R's optimizer must be False if R updates W too (`update_forward`): W would have two "
+                "`use_ema` of R's optimizer must be False if R trains W too (`update_forward`): W would have two "
                 "averages. Received use_ema=True. Example: MultiOptimizer([SGD(0.1, use_ema=True), Adam(1e-3)])."
             )
 
@@ -153,8 +158,8 @@ class MultiOptimizer(Wrapper):
         """Returns, for each inner optimizer, the variables that it updates."""
         if len(self.inner_optimizers) == 1:
             return [list(variables)]
-        moved_by_r = [variable for variable in variables if loss_of(variable) == R or _is_moved_by_both(variable)]
-        return [[variable for variable in variables if loss_of(variable) == J], moved_by_r]
+        of_r = [variable for variable in variables if loss_of(variable) == R or _is_trained_by_both(variable)]
+        return [[variable for variable in variables if loss_of(variable) == J], of_r]
 
     @property
     def constant(self) -> bool:
@@ -163,13 +168,13 @@ class MultiOptimizer(Wrapper):
 
     @property
     def modes(self) -> list[tuple[bool, bool]]:
-        """The pairs (J runs, R runs) that may occur: all four if the rate scheduler has no `modes`."""
+        """The possible modes: pairs (J is trained, R is trained). All four if the rate scheduler has no `modes`."""
         if self.constant:
             return [(True, True)]
         return list(getattr(self.rate_scheduler, "modes", [(True, True), (True, False), (False, True), (False, False)]))
 
     def rates(self, step: Any = None) -> tuple[Any, Any]:
-        """Returns the rates of J and R at a global step. Default: the current step."""
+        """Returns the factors on J and R at a global step, two float32 scalars. Default: the current step."""
         if self.constant:
             return tf.ones([]), tf.ones([])
         j_rate, r_rate = self.rate_scheduler(call_count(self).value if step is None else step)
@@ -183,7 +188,7 @@ class MultiOptimizer(Wrapper):
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         self.inner_optimizers[J].learning_rate = value
-        _follow(self.inner_optimizers[J], call_count(self))
+        _follow_global_step(self.inner_optimizers[J], call_count(self))
 
     @property
     def learning_rates(self) -> tuple[Any, Any]:
@@ -192,10 +197,14 @@ class MultiOptimizer(Wrapper):
 
     @contextlib.contextmanager
     def mode(self, j_runs: bool, r_runs: bool) -> Iterator[None]:
-        """Sets which losses run in the calls of `apply` inside this context: one of `modes`.
+        """A context in which calls of `apply` train only the given losses: one of `modes`.
 
-        Without this context `apply` chooses by the rates, and a graph contains all modes. On several replicas the
-        context is required, because the choice must be made outside of the replicas.
+        Without this context `apply` chooses the mode by the rates, and a graph contains all modes. On several replicas
+        the context is required, because the choice must be made outside of the replicas.
+
+        Args:
+            j_runs: whether J is trained.
+            r_runs: whether R is trained.
         """
         self._turn.mode = (j_runs, r_runs)
         try:
@@ -204,20 +213,20 @@ class MultiOptimizer(Wrapper):
             self._turn.mode = None
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """Applies the gradients of J + R to their variables, each scaled by the rate of its loss.
+        """Updates the variables by their gradients, each multiplied by the rate of its loss.
 
-        On several replicas the gradients are summed first, so that clipping applies to the whole gradient.
+        On several replicas the gradients are first summed over the replicas, so that clipping applies to the sums.
 
         Args:
-            grads: one gradient per variable, or None for a variable without a gradient.
-            trainable_variables: the variables. Default: those that the optimizer was built with. A variable that both
+            grads: one gradient of J + R per variable, or None for a variable without a gradient.
+            trainable_variables: the variables. Default: those with which the optimizer was built. A variable that both
                 losses update is listed twice, first with J's gradient and then with R's. With one optimizer and no
                 rate scheduler it may be listed once, with the gradient of J + R.
 
         Raises:
             ValueError: if the optimizer is not built and no variables are given; if a variable that both losses update
-                is listed once but two gradients are needed; on several replicas, if the losses alternate outside of
-                a `mode` context, or if an optimizer accumulates gradients or overwrites variables with averages.
+                is listed once but two gradients are needed; on several replicas, if there is a rate scheduler but no
+                `mode` context, or if an optimizer accumulates gradients or overwrites variables with averages.
         """
         if trainable_variables is None and not self.built:
             raise ValueError(
@@ -228,7 +237,7 @@ class MultiOptimizer(Wrapper):
         if not self.built:
             self.build(variables)
         self._check_replicas()
-        updates = _added_up([each for each in self._updates(grads, variables) if each.gradient is not None])
+        updates = _summed_over_replicas([each for each in self._updates(grads, variables) if each.gradient is not None])
         if self.constant:
             self._apply_all(updates)
         elif getattr(self._turn, "mode", None) is not None:
@@ -238,24 +247,24 @@ class MultiOptimizer(Wrapper):
         call_count(self).assign_add(1)
 
     def _updates(self, grads: Sequence[Any], variables: Sequence[Any]) -> list[_Update]:
-        """Returns the gradients with their variables and losses."""
+        """Returns each gradient with its variable and loss. The second gradient of a variable is that of R."""
         updates, seen = [], set()
         for gradient, variable in zip(grads, variables, strict=True):
             updates.append(_Update(gradient, variable, R if id(variable) in seen else loss_of(variable)))
             seen.add(id(variable))
         if len(self.inner_optimizers) == 2 or not self.constant:
             twice = {id(each.variable) for each in updates if each.loss == R}
-            once = [v for v in variables if _is_moved_by_both(v) and id(v) not in twice]
+            once = [v for v in variables if _is_trained_by_both(v) and id(v) not in twice]
             if once:
                 raise ValueError(
                     "A variable that both losses update (`update_forward`) must be given twice, with J's and with R's "
-                    f"gradient. Received {once[0].path!r} once. Example: train with `AlignedModel`, which does, or use "
-                    "MultiOptimizer([Momentum(0.1)])."
+                    f"gradient. Received {once[0].path!r} once. Example: train with `AlignedModel`, which does this, "
+                    "or use MultiOptimizer([Momentum(0.1)])."
                 )
         return updates
 
     def _check_replicas(self) -> None:
-        """Raises if an option makes an optimizer branch within a step, where replicas cannot synchronise."""
+        """Raises if an option makes an inner optimizer branch in a step: replicas cannot synchronise in a branch."""
         replica = tf.distribute.get_replica_context()
         if replica is None or replica.num_replicas_in_sync == 1:
             return
@@ -273,7 +282,7 @@ class MultiOptimizer(Wrapper):
         if replica is not None and replica.num_replicas_in_sync > 1:
             raise ValueError(
                 "With a rate scheduler on several replicas `apply` must be called inside a `mode` context. Received a "
-                "call outside of `mode`. Example: train with `AlignedModel`, which does."
+                "call outside of `mode`. Example: train with `AlignedModel`, which does this."
             )
         branches = [lambda j=j, r=r: self._apply_mode(updates, j, r) for j, r in self.modes]
         tf.switch_case(self.present_mode(), branches)
@@ -293,7 +302,7 @@ class MultiOptimizer(Wrapper):
             _run(optimizer, [each for each in updates if each.loss == loss])
 
     def _apply_mode(self, updates: list[_Update], j_runs: bool, r_runs: bool) -> tf.Operation:
-        """Runs the optimizers of the active losses. Each counts and clips only the variables it updates."""
+        """Runs the optimizers of the losses that are trained. Each counts and clips only the variables it updates."""
         rates, runs = self.rates(), (j_runs, r_runs)
         if self.skip_idle:
             updates = [each for each in updates if runs[each.loss]]
@@ -321,7 +330,7 @@ class MultiOptimizer(Wrapper):
 
 
 class _Update(NamedTuple):
-    """The gradient of one loss to one variable."""
+    """The gradient of one loss (J or R) to one variable."""
 
     gradient: Any
     variable: Any
@@ -332,9 +341,9 @@ class _Update(NamedTuple):
         return self._replace(gradient=tf.cast(rate, self.gradient.dtype) * self.gradient)
 
 
-def _is_moved_by_both(variable: Any) -> bool:
-    """Whether both losses update the variable. Layers mark W of a rule with `update_forward`."""
-    return getattr(variable, "moved_by_both", False)
+def _is_trained_by_both(variable: Any) -> bool:
+    """Returns whether both losses train the variable. Layers mark W in this way if the rule has `update_forward`."""
+    return getattr(variable, "trained_by_both", False)
 
 
 def _run(optimizer: keras.optimizers.Optimizer, updates: list[_Update]) -> None:
@@ -348,10 +357,10 @@ def summed(gradients: Sequence[Any], variables: Sequence[Any]) -> tuple[list[Any
 
     Args:
         gradients: one per variable, or None for a variable without a gradient.
-        variables: the variables; each may occur twice.
+        variables: the variables; each may occur more than once.
 
     Returns:
-        The gradients and the variables, with each variable once.
+        The gradients and the variables, in which each variable occurs once.
     """
     sums: dict[int, Any] = {}
     for gradient, variable in zip(gradients, variables, strict=True):
@@ -366,7 +375,7 @@ def _unique(variables: Sequence[Any]) -> list[Any]:
     return list({id(variable): variable for variable in variables}.values())
 
 
-def _added_up(updates: list[_Update]) -> list[_Update]:
+def _summed_over_replicas(updates: list[_Update]) -> list[_Update]:
     """Sums the gradients of all replicas."""
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1 or not updates:
@@ -380,10 +389,10 @@ def _innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimi
     return _innermost(optimizer.inner_optimizers[0]) if isinstance(optimizer, Wrapper) else optimizer
 
 
-def _follow(optimizer: keras.optimizers.Optimizer, iterations: Any) -> None:
+def _follow_global_step(optimizer: keras.optimizers.Optimizer, iterations: Any) -> None:
     """Makes the optimizer's learning-rate schedule, if it has one, follow the global step.
 
-    Optimizers whose formula contains the global step, such as RAdam, receive its counter through their method `follow`.
+    Optimizers with the global step in their formula, such as RAdam, get its counter through their method `follow`.
     """
     optimizer = _innermost(optimizer)
     if hasattr(optimizer, "follow"):

@@ -23,13 +23,14 @@ class RAdam(MomentOptimizer):
     - otherwise, as in the first steps: w <- w - rate m / (1 - beta_1^t).
 
     t is the number of the current step, counted from 1. Inside `MultiOptimizer` it counts all global steps, including
-    those in which this optimizer is idle (see `follow`).
+    those in which this optimizer is skipped (see `follow`).
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
         beta_1: decay of the first moment, in [0, 1).
         beta_2: decay of the second moment, in [0, 1).
-        epsilon: added to the root of the second moment; the default is that of the published code of Kunin et al. 2020.
+        epsilon: added to the square root of the second moment. The default is that of the published code of Kunin et
+            al. 2020.
         **kwargs: `weight_decay`, `clipvalue` and the other arguments of `keras.optimizers.Optimizer`.
 
     Raises:

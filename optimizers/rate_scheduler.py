@@ -1,4 +1,4 @@
-"""Which of the losses J and R is trained at a global step, and with which factor."""
+"""Determines which of the losses J and R is trained at a global step, and with which factor."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from optimizers.learning_rate import Schedule
 
 @keras.saving.register_keras_serializable(package="optimizers")
 class RateScheduler:
-    """A function of the global step that returns the rates of J and R: by default 1 and 1.
+    """A function of the global step that returns the rates of J and R: the factors on the two losses.
 
-    With `alternation` k, only R is trained at the steps that are multiples of k + 1, and only J at the k steps between
-    them. During the delay only R is trained, at every step (Kunin et al. 2020, Appendices A.3 and B.1.2). A loss whose
-    rate is 0 is not trained at that step.
+    A loss with the rate 0 is not trained at that step. By default both rates are 1. With `alternation` k, only R is
+    trained at the steps that are multiples of k + 1, and only J at the k steps between them. During the delay only R is
+    trained, at every step (Kunin et al. 2020, Appendices A.3 and B.1.2).
 
-    `loss_rates` are additional factors on J and R. They multiply the gradients before the optimizer uses them, like a
-    factor on the loss: the steps of momentum and gradient descent scale with them, while a constant factor hardly
-    changes Adam. A schedule is called with the global step, so its epochs are global steps / `steps_per_epoch`. Unlike
-    the epochs of learning-rate schedules they are neither stretched by alternation nor shifted by the delay. The
-    published code divides a loss by 10 at epochs 30, 60 and 80; here this is
-    `WarmupAndDrops(1.0, steps_per_epoch, 0, (30, 60, 80))`.
+    `loss_rates` are additional factors on J and R. They multiply the gradients before the optimizer uses them: the
+    steps of momentum and gradient descent scale with them, while a constant factor hardly changes the steps of Adam. A
+    schedule is called with the global step, so its epochs are global steps / `steps_per_epoch`. Unlike the epochs of
+    learning-rate schedules they are neither stretched by alternation nor shifted by the delay. For example, the
+    published code divides a loss by 10 at epochs 30, 60 and 80, which is
+    `WarmupAndDrops(1.0, steps_per_epoch, 0, (30, 60, 80))` here.
 
     Args:
         steps_per_epoch: global steps in an epoch of `delay_epochs`.
-        delay_epochs: epochs before J is trained.
-        alternation: k, steps of J per step of R; None trains both at every step.
+        delay_epochs: length of the delay at the start, in epochs.
+        alternation: k, the number of steps of J between two steps of R; None if both are trained at every step.
         loss_rates: factors on J and on R, each a non-negative number or a
             `keras.optimizers.schedules.LearningRateSchedule` over global steps.
 
@@ -57,7 +57,7 @@ class RateScheduler:
                 "`loss_rates` must be two non-negative numbers or learning-rate schedules of Keras. "
                 f"Received {loss_rates!r}. Example: (1.0, 0.1)."
             )
-        if all(_never(rate) for rate in pair):
+        if all(_is_always_zero(rate) for rate in pair):
             raise ValueError(
                 f"`loss_rates` must not both be 0: nothing would be trained. Received {loss_rates!r}. "
                 "Example: (0.0, 1.0) to train only R."
@@ -84,15 +84,15 @@ class RateScheduler:
 
     @property
     def modes(self) -> list[tuple[bool, bool]]:
-        """The pairs (J runs, R runs) that may occur."""
+        """The possible modes: pairs (J is trained, R is trained)."""
         if self.alternation is not None:
             turns = [(True, False), (False, True)]
         else:
             turns = [(True, True), (False, True)] if self.delay_epochs else [(True, True)]
         if self.together:
-            states = [(state, state) for state in _states(self.loss_rates[0])]
+            states = [(state, state) for state in _possible_states(self.loss_rates[0])]
         else:
-            states = list(itertools.product(*map(_states, self.loss_rates)))
+            states = list(itertools.product(*map(_possible_states, self.loss_rates)))
         return list(dict.fromkeys((j and j_on, r and r_on) for j_on, r_on in states for j, r in turns))
 
     def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -134,13 +134,13 @@ def _serialized(rate: float | Schedule) -> Any:
     return keras.saving.serialize_keras_object(rate) if isinstance(rate, Schedule) else rate
 
 
-def _never(rate: float | Schedule) -> bool:
-    """Whether a factor is 0 at every step."""
+def _is_always_zero(rate: float | Schedule) -> bool:
+    """Returns whether a factor is 0 at every step."""
     return not isinstance(rate, Schedule) and rate == 0
 
 
-def _states(rate: float | Schedule) -> list[bool]:
-    """Returns the possible answers to whether the factor differs from 0 at a step."""
+def _possible_states(rate: float | Schedule) -> list[bool]:
+    """Returns the possible states of a loss with this factor at a step: True for trained, False for not trained."""
     if isinstance(rate, Schedule):
         return [True, False] if getattr(rate, "reaches_zero", True) else [True]
     return [rate != 0]

@@ -15,28 +15,29 @@ from optimizers.moments import MomentOptimizer, averaged_steps, rectification
 class SWATS(MomentOptimizer):
     """Switches each variable from Adam to gradient descent (Keskar and Socher 2017).
 
-    In the first phase a variable takes Adam's step p = -rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) +
-    epsilon). Meanwhile the optimizer keeps, per variable, a running average Lambda of the learning rate gamma at which
-    the projection of the gradient-descent step onto p equals p:
+    In the first phase a variable is updated by Adam's step p = -rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) +
+    epsilon). Meanwhile the optimizer computes, per variable, the learning rate gamma at which the projection of the
+    gradient-descent step onto p equals p, and its running average Lambda. With the gradient g:
 
         gamma = -(p . p) / (p . g);  Lambda <- beta_2 Lambda + (1 - beta_2) gamma
 
     If p . g is 0, Lambda does not change. When t > 1 and |Lambda / (1 - beta_2^t) - gamma| < epsilon, the variable
     enters the second phase at the next step: a <- beta_1 a + g; w <- w - (1 - beta_1) Lambda / (1 - beta_2^t) a, where
-    Lambda and t are those of the switch. In this phase `learning_rate` has no effect and the moments do not change.
+    Lambda and t keep their values at the switch. In this phase `learning_rate` has no effect and the moments do not
+    change.
 
     With `rectified`, p is the step of `RAdam`, with the condition rho_t > 5 (named SWRATS in the published code of
     Kunin et al. 2020).
 
     t is the number of the current step, counted from 1. Inside `MultiOptimizer` it counts all global steps, including
-    those in which this optimizer is idle (see `follow`).
+    those in which this optimizer is skipped (see `follow`).
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`, for the first phase.
         beta_1: decay of the first moment and of a, in [0, 1).
         beta_2: decay of the second moment and of Lambda, in [0, 1).
-        epsilon: added to the root of the second moment; also the tolerance for the switch to the second phase. The
-            default is that of the published code of Kunin et al. 2020.
+        epsilon: added to the square root of the second moment; also the tolerance for the switch to the second phase.
+            The default is that of the published code of Kunin et al. 2020.
         rectified: whether the first phase uses the steps of RAdam.
         **kwargs: `weight_decay`, `clipvalue` and the other arguments of `keras.optimizers.Optimizer`.
 
@@ -62,7 +63,7 @@ class SWATS(MomentOptimizer):
             return
         super().build(variables)
         self._accumulators = [self._slot(variable, "accumulator") for variable in variables]
-        # Lambda; in the second phase the corrected Lambda / (1 - beta_2^t) of the switch.
+        # Lambda in the first phase, and Lambda / (1 - beta_2^t) at the switch in the second phase.
         self._rates = [self._scalar(variable, "descent_rate", "float64") for variable in variables]
         self._phases = [self._scalar(variable, "phase", "int64") for variable in variables]
 
@@ -70,7 +71,7 @@ class SWATS(MomentOptimizer):
         return self.add_variable((), "zeros", dtype, name=f"{variable.path.replace('/', '_')}_{name}")
 
     def descent_rate(self, variable: Any) -> float | None:
-        """Returns a variable's rate of gradient descent, or None if it is still in the first phase."""
+        """Returns the learning rate of a variable's gradient descent, or None if it is still in the first phase."""
         index = index_of(self, variable)
         return float(self._rates[index].numpy()) if int(self._phases[index].numpy()) else None
 
@@ -103,7 +104,7 @@ class SWATS(MomentOptimizer):
         return _Rates(adaptive, plain, usable, correction, steps > 1.0)
 
     def _adam_step(self, variable: Any, index: int, gradient: tf.Tensor, rates: _Rates) -> None:
-        """Takes a step of the first phase, and enters the second phase if its condition holds."""
+        """Makes a step of the first phase, and enters the second phase if its condition is met."""
 
         # p = -rate q, so the products of q suffice. They are summed in the gradient's dtype.
         def adaptively() -> tuple[tf.Tensor, ...]:
@@ -128,7 +129,7 @@ class SWATS(MomentOptimizer):
         self.assign(self._phases[index], tf.cast(changes, tf.int64))
 
     def _descent_step(self, variable: Any, index: int, gradient: tf.Tensor) -> None:
-        """Takes a step of the second phase, with a fused operation."""
+        """Makes a step of the second phase, with a fused operation if possible."""
         accumulator, dtype = self._accumulators[index], gradient.dtype
         rate = tf.cast((1.0 - self.beta_1) * self._rates[index].value, dtype)
         if dtype == variable.dtype:
@@ -153,9 +154,9 @@ class _Rates(NamedTuple):
     """The scalars of a step of the first phase.
 
     Attributes:
-        adaptive: the learning rate with both bias corrections, times r_t if rectified.
-        plain: the learning rate with the bias correction of the first moment.
-        usable: whether the second moment is used.
+        adaptive: the learning rate with both bias corrections, times r_t if rectified; see `RAdam`.
+        plain: the learning rate with the bias correction of the first moment only.
+        usable: whether the step uses the second moment.
         correction: 1 - beta_2^t.
         later: whether t > 1.
     """
@@ -169,6 +170,6 @@ class _Rates(NamedTuple):
 
 def _products(q: tf.Tensor, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns q . q and q . gradient over all entries, float64 scalars."""
-    # No `tensordot`: TPUs and GPUs may multiply matrices in less than single precision.
+    # Not with `tensordot`, because TPUs and GPUs may multiply matrices in less than single precision.
     qq, qg = 2.0 * tf.nn.l2_loss(q), tf.reduce_sum(q * gradient)
     return tf.cast(qq, tf.float64), tf.cast(qg, tf.float64)

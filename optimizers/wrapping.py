@@ -13,19 +13,19 @@ from optimizers.keras_internals import AveragingOptimizer, moving_averages, trai
 class Wrapper(AveragingOptimizer):
     """An optimizer that delegates its updates to inner optimizers.
 
-    It forwards the calls of Keras and its callbacks for variables, weights, moving averages (`use_ema`) and exclusions
-    from weight decay.
+    It also forwards the methods of Keras that concern variables, weights, moving averages (`use_ema`) and the exclusion
+    of variables from weight decay.
 
     Args:
         inner_optimizers: the inner optimizers. They must not be used elsewhere afterwards.
         name: name of the optimizer.
 
     Raises:
-        ValueError: if an inner optimizer scales the loss or serves several losses.
+        ValueError: if an inner optimizer scales the loss or contains optimizers of several losses.
     """
 
     serves_several_losses = False
-    """Whether it contains an optimizer per loss. Such an optimizer cannot be wrapped."""
+    """Whether the class contains one optimizer per loss. Such an optimizer cannot be wrapped."""
 
     def __init__(self, inner_optimizers: Sequence[keras.optimizers.Optimizer], name: str | None = None):
         super().__init__(learning_rate=0.0, name=name)
@@ -35,7 +35,7 @@ class Wrapper(AveragingOptimizer):
         self.inner_optimizers = list(inner_optimizers)
 
     def _check_inner(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Raises if an optimizer cannot work on part of the step."""
+        """Raises if an optimizer cannot be an inner optimizer."""
         outer, inner = type(self).__name__, type(optimizer).__name__
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             raise ValueError(
@@ -68,7 +68,7 @@ class Wrapper(AveragingOptimizer):
 
         Raises:
             AttributeError: if no inner optimizer keeps moving averages.
-            ValueError: if only one of two does. Keras expects an average for every variable of the model.
+            ValueError: if only one of two does, because Keras expects an average for every variable of the model.
         """
         averaging = [optimizer for optimizer in self.inner_optimizers if averages(optimizer)]
         if not averaging:
@@ -91,7 +91,7 @@ class Wrapper(AveragingOptimizer):
         return [kept[id(variable)] for variable in variables]
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Sets the variables of optimizers with `use_ema=True` to their averages; called at the end of `fit`."""
+        """Sets variables of optimizers with `use_ema=True` to their averages. Keras calls it at the end of `fit`."""
         for optimizer, own in zip(self.inner_optimizers, self.shares(var_list), strict=True):
             if own and optimizer.built:
                 optimizer.finalize_variable_values(own)
@@ -107,7 +107,7 @@ class Wrapper(AveragingOptimizer):
         """Sets the values of all `variables`.
 
         Raises:
-            ValueError: if the optimizer is not built or the number or shapes of the weights differ.
+            ValueError: if the optimizer is not built, or the number or shapes of the weights differ.
         """
         shapes = [tuple(variable.shape) for variable in self.variables]
         found = [tuple(weight.shape) for weight in weights]
@@ -122,5 +122,5 @@ class Wrapper(AveragingOptimizer):
 
 
 def averages(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether an optimizer, or one inside it, keeps moving averages of the variables."""
+    """Returns whether an optimizer, or one inside of it, keeps moving averages of the variables."""
     return optimizer.use_ema or any(averages(each) for each in getattr(optimizer, "inner_optimizers", []))

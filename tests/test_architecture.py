@@ -1,4 +1,4 @@
-"""The house holds: imports point one way, and TensorFlow waits until it is needed."""
+"""The structure of the package: imports point one way, and TensorFlow is imported only when it is needed."""
 
 import ast
 import collections
@@ -135,7 +135,7 @@ importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else
     assert all(extra in last for extra in ("cpu", "gpu", "tpu"))
 
 
-def test_every_rule_every_public_name_and_then_the_layers_are_found_after_keras(saved_model):
+def test_all_rules_public_names_and_layers_are_found_after_plain_keras(saved_model):
     """Keras on its own does not know the layers, and must not import modules named in a file."""
     code = f"""
 import keras
@@ -192,6 +192,6 @@ def test_no_rule_model_loss_or_source_is_known_by_name(path):
     assert not named(path) & known
 
 
-def test_the_search_for_names_finds_them():
+def test_the_check_for_names_finds_them():
     assert {"half_squared_error", "cross_entropy"} <= named(PACKAGE / "losses.py")
     assert "fc" in named(PACKAGE / "models" / "__init__.py")

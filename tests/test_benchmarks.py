@@ -26,14 +26,14 @@ def clock(times):
 # Raw samples.
 
 
-def test_a_round_takes_one_step_of_each_and_begins_with_another_one_each_time(tmp_path):
+def test_a_round_runs_one_step_of_each_contender_and_rounds_begin_with_different_ones(tmp_path):
     order = []
     steps = {name: lambda name=name: order.append(name) or {"seconds": 1.0} for name in "abc"}
     common.interleave(common.Samples(tmp_path, "x", FACTS), "case", steps, rounds=3, warm_up=0)
     assert order == list("abcbcacab")
 
 
-def test_ratios_are_of_one_round_and_so_do_not_see_the_machine_drift(tmp_path):
+def test_ratios_within_a_round_are_independent_of_the_drift_of_the_machine(tmp_path):
     samples = common.Samples(tmp_path, "x", FACTS)
     drift = np.array([1.0, 8.0, 2.0, 16.0, 4.0])
     steps = {"base": clock(drift), "rule": clock(1.5 * drift)}
@@ -43,7 +43,7 @@ def test_ratios_are_of_one_round_and_so_do_not_see_the_machine_drift(tmp_path):
     assert_differs(shifted, np.full(5, 1.5))
 
 
-def test_an_interrupted_run_keeps_whole_rounds_and_goes_on_after_them(tmp_path):
+def test_an_interrupted_run_keeps_complete_rounds_and_continues_after_them(tmp_path):
     def stopped():
         raise KeyboardInterrupt
 
@@ -93,7 +93,7 @@ def test_quartiles_are_those_of_numpy():
         (common.Check("x", math.nan, 1.08), False),
     ],
 )
-def test_a_limit_is_kept_or_not(check, held):
+def test_a_check_compares_a_value_with_its_limit(check, held):
     assert check.held is held
 
 
@@ -128,7 +128,7 @@ def test_the_floor_counts_multiplications():
     assert contenders.floor(costs, 2) != 5 / 3  # with the error of the first layer, which is unused
 
 
-def test_the_baseline_is_plain_keras_and_as_large():
+def test_the_baseline_is_plain_keras_with_as_many_weights():
     import keras
 
     from benchmarks.step_time import CONVNET, network
@@ -173,7 +173,7 @@ def test_the_exponent_is_that_of_a_power():
     assert_close(growth.exponent(sizes, [3 * size**1.7 for size in sizes]), 1.7)
 
 
-def test_decoding_all_gives_the_pixels_of_the_fused_decoder(rng):
+def test_decoding_the_whole_image_gives_the_pixels_of_the_fused_decoder(rng):
     import tensorflow as tf
 
     from neural_alignment.data import imagenet
@@ -228,7 +228,7 @@ def test_a_different_network_is_rejected_as_peer(tmp_path, monkeypatch):
         peer.measure(common.Samples(tmp_path, "peer", {"sizes": peer.SMALL}), peer.SMALL)
 
 
-def test_a_worker_that_dies_is_an_error(tmp_path):
+def test_a_worker_that_ends_early_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="ended with code 3"):
         peer.Worker([sys.executable, "-c", "raise SystemExit(3)"], {"width": 1, "image": 1, "batch": 1})
 
@@ -263,7 +263,7 @@ OTHERS = ("memory", "first_step", "growth", "wide")
 
 
 @pytest.mark.parametrize("name", ["step_time", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in OTHERS)])
-def test_a_benchmark_runs_whole(results, here, monkeypatch, name):
+def test_a_benchmark_measures_and_reports(results, here, monkeypatch, name):
     in_a_process = memory._in_a_process
 
     def one_of_two(contender, size):

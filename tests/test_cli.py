@@ -135,7 +135,7 @@ def test_compare_writes_a_line_per_run_and_does_not_train_twice(run, tmp_path):
     assert (tmp_path / "tables" / "rules.csv").read_text().splitlines() == table
 
 
-def test_compare_does_not_take_the_result_of_another_configuration(run):
+def test_compare_rejects_the_result_of_another_configuration(run):
     wild = ["--set", "optimization.forward.learning_rate=1e30"]
     command = ("compare", QUICKSTART, "--seeds", "0", *SMALL, "--output", "table")
     code, output, error = run(*command, *wild)
@@ -146,7 +146,7 @@ def test_compare_does_not_take_the_result_of_another_configuration(run):
     assert "another configuration: optimization.forward.learning_rate was" in error
 
 
-def test_noise_for_no_variable_is_one_line(run):
+def test_noise_without_variables_is_one_line(run):
     noise = ["--set", "optimization.forward.noise={variance: 1, only: zzz}"]
     code, _, error = run("train", QUICKSTART, *SMALL, *noise)
     assert code == 2
@@ -242,7 +242,7 @@ def bad_input(tmp_path):
         ),
         "a step below 0": (["--resume-from", "-1"], "--resume-from"),
         "going back in no run": (["--resume-from", "3"], "has no run that could go back to step 3"),
-        "a pattern without layers": (["--set", "alignment.layers=none*"], "takes no layer"),
+        "a pattern without layers": (["--set", "alignment.layers=none*"], "matches no layer"),
     }
 
 
@@ -281,7 +281,7 @@ def test_sound_records_of_that_kind_are_trained(run, tmp_path):
     assert code == 0, error
 
 
-def test_a_taken_directory_and_another_configuration_are_refused(run):
+def test_an_existing_run_and_another_configuration_are_refused(run):
     assert run("train", QUICKSTART, *SMALL)[0] == 0
     code, _, error = run("train", QUICKSTART, *SMALL)
     assert code == 2
@@ -327,7 +327,7 @@ def test_smoke_of_the_rules_that_the_paper_does_not_tabulate(run, rule):
     assert "step 2 " in output
 
 
-def test_the_installed_command_answers():
+def test_the_installed_command_runs():
     command = shutil.which("neural-alignment", path=os.path.dirname(sys.executable))
     arguments = [command] if command else [sys.executable, "-m", "neural_alignment.cli"]
     result = subprocess.run([*arguments, "train", "none.yaml"], capture_output=True, text=True, cwd=ROOT, check=False)
@@ -335,7 +335,7 @@ def test_the_installed_command_answers():
     assert result.stderr == "error: none.yaml: no such file; give the path of a YAML file\n"
 
 
-def test_describe_needs_no_data_where_the_configuration_says_their_shape(run):
+def test_describe_needs_no_data_if_the_configuration_gives_their_shape(run):
     code, output, error = run("describe", ROOT / "configs" / "two_routes" / "resnet18" / "symmetric.yaml")
     assert code == 0, error
     # B has the size of W, which is everything except 2 x 4,864 batch-normalisation parameters and 1,000 biases.

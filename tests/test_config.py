@@ -49,7 +49,7 @@ def test_every_file_loads_and_survives_being_written_out(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_every_file_opens_with_what_it_is_and_its_command(path):
+def test_every_file_begins_with_a_description_and_its_command(path):
     first, *rest = path.read_text().splitlines()
     assert first.startswith("# ")
     assert first.rstrip().endswith((".", ",", ":", ";")) or "unrounded" in "".join(rest[:1])
@@ -57,7 +57,7 @@ def test_every_file_opens_with_what_it_is_and_its_command(path):
         assert any(f"neural-alignment train {path.relative_to(CONFIGS.parent)}" in line for line in rest)
 
 
-def test_what_a_run_gives_to_its_rules_is_not_written_as_their_own(tmp_path):
+def test_values_that_a_run_gives_to_its_rules_are_not_written(tmp_path):
     rule = "alignment={rule: weight_mirror, amp: 1, decay: {kind: linear, value: 1, rate: 1}, input: {noise: normal}}"
     config = configuration.load(write(tmp_path, configuration.dump(configuration.load(QUICKSTART, [rule, "seed=5"]))))
     bound = config.alignment.bind(config.seed, 44)
@@ -66,7 +66,7 @@ def test_what_a_run_gives_to_its_rules_is_not_written_as_their_own(tmp_path):
     assert configuration.load(write(tmp_path, own)).alignment.bind(5, 44).seed == 3
 
 
-def test_bases_are_merged_and_another_kind_takes_the_place(tmp_path):
+def test_bases_are_merged_and_another_kind_replaces_the_whole_mapping(tmp_path):
     base = write(tmp_path, QUICKSTART.read_text(), "base.yaml")
     assert base.exists()
     path = write(
@@ -81,7 +81,7 @@ def test_bases_are_merged_and_another_kind_takes_the_place(tmp_path):
     assert config.optimization.forward.name == "momentum"
 
 
-def test_bases_of_each_other_and_missing_bases_are_told(tmp_path):
+def test_circular_and_missing_bases_are_errors(tmp_path):
     write(tmp_path, "base: run.yaml\n", "other.yaml")
     assert "bases of each other" in refused(write(tmp_path, "base: other.yaml\n"))
     path = write(tmp_path, "base: none.yaml\n")
@@ -141,7 +141,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("override", WRONG)
-def test_what_is_wrong_is_one_line_with_place_finding_and_what_is_allowed(override):
+def test_an_error_names_the_key_the_found_value_and_the_allowed_values(override):
     with pytest.raises(ConfigError, match=WRONG[override]) as error:
         configuration.load(QUICKSTART, [override])
     assert "\n" not in str(error.value)
@@ -151,7 +151,7 @@ def test_what_is_wrong_is_one_line_with_place_finding_and_what_is_allowed(overri
 @pytest.mark.parametrize(
     "override", ["epochs", "=3", "a..b=1", "model.filters.9=1", "a.b=[", "seed=!!timestamp 2001-01-01"]
 )
-def test_overrides_of_no_form_are_told(override):
+def test_malformed_overrides_are_errors(override):
     assert refused(QUICKSTART, [override]).startswith(f"--set {override}: ")
 
 
@@ -168,7 +168,7 @@ def test_a_delay_with_a_warm_up_of_r_is_refused():
     assert "backward.schedule.warmup_epochs: must be 0 with delay_epochs 1.0" in refused(QUICKSTART, overrides)
 
 
-def test_one_optimizer_may_not_rest_through_the_delay():
+def test_a_warm_up_with_one_optimizer_and_a_delay_is_refused():
     overrides = ["optimization.backward=null", "optimization.delay_epochs=1"]
     schedule = "optimization.forward.schedule={warmup_epochs: 2}"
     assert "optimization.forward.schedule.warmup_epochs: must be 0 with delay_epochs" in refused(
@@ -189,7 +189,7 @@ def test_the_image_size_follows_the_preprocessing():
     assert config.data.image_size is None
 
 
-def test_the_file_that_is_wrong_is_named_not_the_one_that_was_asked_for(tmp_path):
+def test_the_wrong_base_is_named_instead_of_the_requested_file(tmp_path):
     write(tmp_path, QUICKSTART.read_text().replace("epochs: 20", "epochs: none"), "base.yaml")
     path = write(tmp_path, "base: base.yaml\nbatch_size: 8\n")
     with pytest.raises(ConfigError, match=r"base\.yaml: epochs: input should be a valid integer"):
@@ -208,11 +208,11 @@ def test_the_file_that_is_wrong_is_named_not_the_one_that_was_asked_for(tmp_path
         ("epochs: \x00\n", "not valid YAML"),
     ],
 )
-def test_files_that_hold_no_configuration_are_told(tmp_path, text, part):
+def test_files_without_a_configuration_are_errors(tmp_path, text, part):
     assert part in refused(write(tmp_path, text))
 
 
-def test_no_file_and_a_directory_are_told(tmp_path):
+def test_a_missing_file_and_a_directory_are_errors(tmp_path):
     assert "no such file" in refused(tmp_path / "none.yaml")
     assert "is a directory" in refused(tmp_path)
 
@@ -254,7 +254,7 @@ def test_weights_may_be_scheduled():
 
 
 @pytest.mark.parametrize("mapping", ["symmetric", None, 3, [], {"rule": 3}, {"rule": None}, {"rule": []}])
-def test_from_config_refuses_what_is_no_rule(mapping):
+def test_from_config_refuses_invalid_rules(mapping):
     with pytest.raises(ConfigError, match="alignment"):
         from_config(mapping)
 

@@ -1,4 +1,4 @@
-"""Every use of Keras' private API does what its name says, on every supported version of Keras."""
+"""Every function that uses Keras' private API works with every supported version of Keras."""
 
 import ast
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_the_creator_of_a_tensor_is_the_operation_that_returned_it():
     assert type(internals.creator(keras.ops.relu(outputs))) is not type(internals.creator(keras.ops.tanh(outputs)))
 
 
-def test_all_layers_are_those_inside_layers_and_models_too_in_order():
+def test_all_layers_includes_nested_layers_in_order():
     inner = keras.Sequential([keras.Input((4, 3)), keras.layers.Dense(3, name="first")], name="inner")
     inputs = keras.Input((4, 3), name="inputs")
     wrapped = keras.layers.TimeDistributed(keras.layers.Dense(2, name="wrapped"), name="wrapper")
@@ -159,13 +159,13 @@ def built(optimizer: keras.optimizers.Optimizer) -> tuple[keras.optimizers.Optim
     return optimizer, variables
 
 
-def test_the_place_of_a_variable_is_that_in_which_it_was_built():
+def test_the_index_of_a_variable_is_the_order_of_building():
     optimizer, variables = built(keras.optimizers.SGD(0.1))
     assert [optimizer_internals.trainable_variables(optimizer)[place] for place in (0, 1)] == variables
     assert [optimizer_internals.index_of(optimizer, variable) for variable in variables] == [0, 1]
 
 
-def test_the_step_count_is_that_of_every_call_with_accumulation_too():
+def test_the_step_count_includes_steps_that_only_accumulate_gradients():
     optimizer, variables = built(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3))
     gradients = [np.ones(2, np.float32), np.ones(3, np.float32)]
     for _ in range(4):
@@ -199,7 +199,7 @@ def test_keras_swaps_the_averages_that_a_wrapper_gives():
 
 
 @pytest.mark.parametrize("left_to_caller", [True, False])
-def test_gradients_are_not_added_up_by_an_optimizer_that_leaves_it_to_the_caller(left_to_caller):
+def test_an_optimizer_can_leave_the_sum_over_replicas_to_the_caller(left_to_caller):
     from helpers import two_replicas
 
     strategy = two_replicas()

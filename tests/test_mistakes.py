@@ -106,7 +106,7 @@ def names(line, source, key):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_wrong_value_of_any_key_is_blamed_on_the_override_that_sets_it(key):
+def test_a_wrong_value_of_any_key_names_the_override_that_sets_it(key):
     places = KEYS[key]
     for number, (field, before) in enumerate(places):
         wrong = wrong_values(field)
@@ -121,7 +121,7 @@ def test_a_wrong_value_of_any_key_is_blamed_on_the_override_that_sets_it(key):
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if ".0." not in key])
-def test_a_wrong_value_of_any_key_is_blamed_on_the_file_that_says_it(key, tmp_path):
+def test_a_wrong_value_of_any_key_names_the_file_that_contains_it(key, tmp_path):
     field, before = KEYS[key][-1]
     value = next(each for each in wrong_values(field) if each is not None)
     wrong = {}
@@ -159,7 +159,7 @@ def test_the_optimizer_momentum_has_a_key_of_its_name(overrides, blamed, said):
     assert line.startswith(f"{QUICKSTART} --set {overrides[blamed]}: {said}"), line
 
 
-def test_a_missing_key_is_blamed_on_what_makes_it_necessary(tmp_path):
+def test_a_missing_key_names_the_setting_that_requires_it(tmp_path):
     line = message(QUICKSTART, ["alignment={rule: activation, amp: 1}", "alignment.amp=2"])
     assert line.startswith(f"{QUICKSTART} --set alignment={{rule: activation, amp: 1}}: alignment.sparse: this key is")
     path = tmp_path / "run.yaml"
@@ -167,7 +167,7 @@ def test_a_missing_key_is_blamed_on_what_makes_it_necessary(tmp_path):
     assert message(path, ["alignment.amp=2"]).startswith(f"{path}: alignment.sparse: this key is required")
 
 
-def test_keys_that_do_not_fit_each_other_are_blamed_on_the_one_to_change():
+def test_incompatible_keys_name_the_one_to_change():
     line = message(QUICKSTART, ["optimization.minibatches=5", "seed=1"])
     assert line.startswith(f"{QUICKSTART} --set optimization.minibatches=5: optimization.minibatches: must divide")
 
@@ -185,7 +185,7 @@ def refusal(path, **replaced):
 
 
 @pytest.mark.parametrize("key", plans.Plan.model_fields)
-def test_a_wrong_value_in_a_search_is_blamed_on_its_file_or_option(key, tmp_path):
+def test_a_wrong_value_in_a_search_names_its_file_or_option(key, tmp_path):
     base, nearest = tmp_path / "base.yaml", tmp_path / "search.yaml"
     options = {"config": "--config", "trials": "--trials", "epochs": "--epochs", "algorithm": "--algorithms"}
     options["seed"] = "--seeds"
@@ -201,7 +201,7 @@ def test_a_wrong_value_in_a_search_is_blamed_on_its_file_or_option(key, tmp_path
 
 
 @pytest.mark.parametrize("kind", spaces.KINDS)
-def test_a_wrong_quantity_of_a_space_is_blamed_on_its_file(kind, tmp_path):
+def test_a_wrong_quantity_of_a_space_names_its_file(kind, tmp_path):
     base, nearest = tmp_path / "base.yaml", tmp_path / "search.yaml"
     nearest.write_text("base: base.yaml\nspace: {batch_size: {choice: [8, 16]}}\n")
     for entry in ({kind: 3, "zzz": 1}, {kind: 3}, {kind: "x", "cases": 3}, 3, {"zzz": 1}):

@@ -233,7 +233,7 @@ KINDS = {
 
 @pytest.mark.parametrize("clock", [{}, {"alternation": 2}, {"delay_epochs": 3, "alternation": 1}], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_schedule_goes_by_the_epochs_of_j(kind, clock):
+def test_a_schedule_counts_epochs_of_j(kind, clock):
     """The floor is reached at the last step of the run, of which the delay is a part."""
     said, factor = KINDS[kind]
     warmup = 0 if "delay_epochs" in clock else WARMUP
@@ -257,7 +257,7 @@ def test_a_schedule_goes_by_the_epochs_of_j(kind, clock):
     assert warmup or rates[0][0] == 0
 
 
-def test_drops_by_hand_are_at_a_global_step():
+def test_manual_drops_are_at_a_global_step():
     schedule = {"kind": "manual", "drop": 2, "drop_step": 120}
     optimizer = setup.build_optimizer(parse(**forward(schedule=schedule), alternation=1), 50)
     for step, rate in [(0, 0.01), (119, 0.01), (120, 0.001)]:
@@ -315,18 +315,18 @@ def test_drops_by_hand_are_at_a_global_step():
         ),
     ],
 )
-def test_schedules_that_do_not_fit_are_one_line(schedule, line):
+def test_invalid_schedules_are_one_line(schedule, line):
     assert re.match(line, refused(**forward(schedule=schedule)))
 
 
-def test_r_has_no_warm_up_under_a_delay_whatever_the_kind():
+def test_a_delay_excludes_a_warm_up_of_r_for_every_kind_of_schedule():
     adam = {"name": "adam", "learning_rate": 0.1, "schedule": {"kind": "constant", "warmup_epochs": 1}}
     assert "optimization.backward.schedule.warmup_epochs: must be 0 with delay_epochs" in refused(
         backward=adam, delay_epochs=1
     )
 
 
-def test_another_kind_of_schedule_replaces_drops_that_do_not_say_their_kind():
+def test_another_kind_of_schedule_replaces_drops_without_an_explicit_kind():
     drops, cosine = {"schedule": {"warmup_epochs": 1, "drop_epochs": [4]}}, {"schedule": {"kind": "cosine"}}
     assert configuration.merge(drops, cosine) == cosine
     more = {"schedule": {"kind": "drops", "drop_factor": 0.5}}
@@ -397,7 +397,7 @@ def test_loss_rates_reach_the_scheduler_by_epochs_of_global_steps():
         ),
     ],
 )
-def test_loss_rates_that_do_not_fit_are_one_line(said, line):
+def test_invalid_loss_rates_are_one_line(said, line):
     assert re.match(line, refused(**said))
 
 
@@ -477,7 +477,7 @@ def test_radam_and_swats_are_known_to_keras_by_their_names():
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "optimizers.md").read_text()
 
 
-def test_the_page_on_optimizers_is_right():
+def test_the_page_on_optimizers_agrees_with_the_options():
     [said] = re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
     parse(**yaml_reader.parse(said, "page")["optimization"], epochs=100)
     [code] = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)

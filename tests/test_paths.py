@@ -183,7 +183,7 @@ def test_paths_in_files_are_expanded_and_checked(monkeypatch, place):
             with pytest.raises(ConfigError, match=rf"data\.{key}: must be a path"):
                 configuration.load(QUICKSTART, [f"data={json.dumps({**tfds, key: wrong})}"])
     (place / "search.yaml").write_text("config: ~/base.yaml\ntrials: 1\nspace: {epochs: {uniform: [0, 1]}}\n")
-    with pytest.raises(ConfigError, match="own key"):
+    with pytest.raises(ConfigError, match="is set by the search itself"):
         plans.load("search.yaml")
     (place / "search.yaml").write_text("config: ~/base.yaml\ntrials: 1\nspace: {weight_decay: {uniform: [0, 1]}}\n")
     assert plans.load("search.yaml").config == str(place / "base.yaml")
@@ -191,7 +191,7 @@ def test_paths_in_files_are_expanded_and_checked(monkeypatch, place):
 
 
 @pytest.mark.parametrize("path", ["fifo.csv", "/dev/zero", "zero", "directory.csv"])
-def test_what_is_no_regular_file_is_not_read(place, path):
+def test_only_regular_files_are_read(place, path):
     (place / "run.yaml").write_text(f"base: {path}\n")
     with pytest.raises(ConfigError, match=rf"{path}: is .*\(base of run\.yaml\)"):
         configuration.load("run.yaml")
@@ -207,7 +207,7 @@ def test_what_is_no_regular_file_is_not_read(place, path):
         data.load(**files | {"train_files": "train", "index_file": path}, batch_size=1, seed=0)
 
 
-def test_a_path_is_beside_the_file_that_names_it():
+def test_a_relative_path_in_a_file_starts_at_the_folder_of_the_file():
     assert paths.beside("a/b.yaml", "../c.yaml") == "a/../c.yaml"
     assert paths.beside("b.yaml", "c.yaml") == "c.yaml"
     assert paths.beside("/b.yaml", "c.yaml") == "/c.yaml"
@@ -272,7 +272,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_given_twice_or_has_no_effect_is_refused(run, place, what):
+def test_repeated_options_and_options_without_effect_are_refused(run, place, what):
     for name, folder in (("run.yaml", "."), ("run.yaml", "sub"), ("run.yml", ".")):
         other(place, name, folder)
     (place / "link.yaml").symlink_to("run.yaml")
@@ -345,7 +345,7 @@ def test_the_memory_that_a_model_takes_is_not_overestimated(monkeypatch, model, 
         memory.check(config, 10, (8, 8, 1))
 
 
-def test_a_failure_to_allocate_is_one_line_wherever_it_comes(run, monkeypatch):
+def test_any_failed_allocation_is_one_line(run, monkeypatch):
     import tensorflow as tf
 
     def fails(*_):
@@ -361,7 +361,7 @@ def test_a_failure_to_allocate_is_one_line_wherever_it_comes(run, monkeypatch):
     assert error.startswith("error: OOM when allocating tensor with shape[64,9]")
 
 
-def test_a_message_holds_no_character_that_a_terminal_obeys(run):
+def test_control_characters_in_messages_are_escaped(run):
     for words in (["table", "a\x1b[2Jb"], ["lab", "a\0b"], ["describe", QUICKSTART, "--set", "a\udcff=1"]):
         code, _, error = run(*words)
         assert code == 2
@@ -387,7 +387,7 @@ def python(code, **environment):
     )
 
 
-def test_a_process_that_runs_jobs_starts_without_tensorflows_lines():
+def test_worker_processes_start_without_the_log_lines_of_tensorflow():
     """The server of forks imports this package first; it writes to the standard error of its parent."""
     assert children.PRELOADED[0].startswith("neural_alignment.jobs.")
     result = python("import neural_alignment.jobs, sys; print('tensorflow' in sys.modules, file=sys.stderr)")

@@ -50,7 +50,7 @@ def test_every_option_of_the_published_script_has_one_row():
 
 
 @pytest.mark.parametrize(("name", "here", "remark"), ROWS, ids=lambda text: text if text.startswith("`") else "")
-def test_what_a_row_names_exists_or_the_row_says_why_there_is_nothing(name, here, remark):
+def test_each_row_names_existing_keys_or_gives_a_reason(name, here, remark):
     assert re.fullmatch(r"`\w+`", name)
     if here == "none":
         assert len(remark.split()) > 4
@@ -61,7 +61,7 @@ def test_what_a_row_names_exists_or_the_row_says_why_there_is_nothing(name, here
         assert has_option(text) if " " in text else has_key(text), text
 
 
-def test_a_key_or_an_option_that_does_not_exist_would_be_seen():
+def test_the_check_finds_missing_keys_and_options():
     assert has_key("optimization.backward.schedule.warmup_epochs")
     assert has_key("alignment.input.noise")
     for wrong in ("optimization.backward.schedule.warmup", "optimisation", "alignment.input.noise.kind", "epochs.more"):

@@ -23,7 +23,7 @@ def blocks(language):
     return [text for kind, text in BLOCKS if kind == language]
 
 
-def test_every_block_is_of_a_kind_that_is_run_here():
+def test_every_code_block_is_run_by_a_test():
     assert {kind for kind, _ in BLOCKS} == {"bash", "yaml", "python"}
     assert TEXT.count("```") == 2 * len(BLOCKS)
 
@@ -91,6 +91,6 @@ def test_other_commands_exist():
             assert re.search(rf'"{words[2].strip(".[]")}": \[', (ROOT / "setup.py").read_text())
 
 
-def test_files_that_are_named_exist():
+def test_named_files_exist():
     for path in re.findall(r"`((?:configs|results|benchmarks|docs|tpu_scripts)/[\w./]+)`", TEXT):
         assert (ROOT / path).exists(), path

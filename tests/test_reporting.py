@@ -20,7 +20,7 @@ def test_spreads_are_those_of_numpy():
     assert f"{spread:.4f}" == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
 
 
-def test_the_text_of_a_figure_is_kept_as_that_of_a_table_is(tmp_path):
+def test_the_texts_of_figures_and_tables_are_written(tmp_path):
     table = Artifact(["a"], [{"a": 1}], "| a |")
     assert write(table, str(tmp_path / "table_1")) == [f"{tmp_path}/table_1.{ending}" for ending in ("csv", "md")]
     figure = new_figure(2, 2)

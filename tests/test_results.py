@@ -72,7 +72,7 @@ def test_the_page_on_optimizers_has_the_numbers_of_the_file():
         assert f"| {name} | {' | '.join(means)} | {max(column(rows, 'last_angle_max')):.2f} |" in page
 
 
-def test_rectified_swats_leaves_b_of_a_layer_unaligned_where_it_is_not_radam():
+def test_rectified_swats_leaves_b_of_a_layer_unaligned_unless_it_equals_radam():
     with open(ROOT / "results" / "mnist" / "optimizers.csv") as file:
         rows = {(Path(row["config"]).stem, row["seed"]): row for row in csv.DictReader(file)}
     for seed in "012":

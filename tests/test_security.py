@@ -66,7 +66,7 @@ def refused(error):
     assert "\n" not in str(error.value)
 
 
-def test_the_exploits_are_live(tmp_path):
+def test_the_exploits_work(tmp_path):
     pickle.loads(pickle.dumps(Exploit(tmp_path / "one")))
     array = io.BytesIO(npz(tmp_path / "two"))
     with np.load(array, allow_pickle=True) as file:
@@ -92,7 +92,7 @@ YAML = [
 
 
 @pytest.mark.parametrize("text", YAML)
-def test_yaml_that_makes_objects_is_refused(tmp_path, trace, text):
+def test_yaml_that_creates_objects_is_refused(tmp_path, trace, text):
     text = text.format(trace=trace)
     (tmp_path / "config.yaml").write_text(f"epochs: {text}\n")
     with pytest.raises(ConfigError, match="not valid YAML") as error:
@@ -169,7 +169,7 @@ def as_pickle(source, target, trace):
         as_pickle,
     ],
 )
-def test_models_that_hold_code_are_refused(trained, tmp_path, trace, make):
+def test_models_that_contain_code_are_refused(trained, tmp_path, trace, make):
     make(trained / "model.keras", tmp_path / "model.keras", trace)
     with pytest.raises(RunError, match=r"model\.keras: cannot be loaded") as error:
         neural_alignment.load_model(tmp_path / "model.keras")
@@ -203,7 +203,7 @@ def test_files_of_a_run_are_not_unpickled(stopped, trace, name, content):
     assert str(path) in str(error.value)
 
 
-def test_a_checkpoint_file_that_names_files_elsewhere_removes_none(stopped, tmp_path):
+def test_a_checkpoint_file_cannot_cause_the_removal_of_other_files(stopped, tmp_path):
     precious = [tmp_path / "precious.index", tmp_path / "precious.data-00000-of-00001"]
     for file in precious:
         file.write_text("years of work")
@@ -222,14 +222,14 @@ def test_a_checkpoint_file_that_names_files_elsewhere_removes_none(stopped, tmp_
 @pytest.mark.parametrize(
     "config", ["../../configs/../../../escape.yaml", "configs/../../x.yaml", "/a/configs/b/../../../c.yaml"]
 )
-def test_the_place_of_a_run_that_follows_from_a_file_stays_below_runs(config):
+def test_a_default_run_directory_is_below_runs(config):
     from neural_alignment.training.files import confined
 
     path = confined("runs", cli.run_name(config))
     assert Path(os.path.abspath(path)).is_relative_to(Path("runs").absolute())
 
 
-def test_a_run_is_not_put_where_a_link_in_runs_leads(tmp_path, monkeypatch, capsys):
+def test_a_default_run_directory_does_not_follow_links_out_of_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "runs").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(tmp_path / "elsewhere")
@@ -249,7 +249,7 @@ def test_a_run_is_not_put_where_a_link_in_runs_leads(tmp_path, monkeypatch, caps
 # A saved model in a fresh process.
 
 
-def test_a_saved_model_is_used_in_a_fresh_process_by_one_line(trained, tmp_path):
+def test_one_line_loads_a_saved_model_in_a_new_process(trained, tmp_path):
     generator = np.random.default_rng(0)
     images, labels = generator.normal(size=(32, 8, 8, 1)).astype(np.float32), generator.integers(0, 10, 32)
     np.savez(tmp_path / "batch.npz", images=images, labels=labels)
@@ -339,5 +339,5 @@ def test_nothing_in_the_library_runs_code_from_a_file(path):
         "subprocess.run(line, shell=True)",
     ],
 )
-def test_the_search_finds_what_it_looks_for(code):
+def test_the_check_finds_suspicious_calls(code):
     assert suspicious(ast.parse(code))

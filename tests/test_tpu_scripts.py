@@ -405,15 +405,15 @@ def test_create_waits(cloud):
     assert result.returncode == 0, result.stderr
     assert cloud.kinds == ["request", "create", *["request"] * 4, "node", "request", "node"]
     for state in [*states[:3], "CREATING"]:
-        assert f"my-tpu is {state} (look" in result.stderr
+        assert f"my-tpu is {state} (check" in result.stderr
 
 
-def test_create_gives_up_after_so_many_looks(cloud):
+def test_create_gives_up_after_the_given_number_of_checks(cloud):
     cloud.answer(request=[MISSING, ok("WAITING_FOR_RESOURCES")])
     result = create(cloud, "--polls=3")
     assert result.returncode == 4
     assert cloud.kinds == ["request", "create", *["request"] * 3]
-    assert "still WAITING_FOR_RESOURCES after 3 looks" in result.stderr
+    assert "still WAITING_FOR_RESOURCES after 3 checks" in result.stderr
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED", "DELETING", "SOMETHING_NEW"])
@@ -466,7 +466,7 @@ def test_each_call_of_create_may_fail(cloud):
     assert "ERROR: no rights\nerror: " in result.stderr
 
 
-def test_a_look_that_fails_is_tried_again(cloud):
+def test_a_failed_status_check_is_tried_again(cloud):
     cloud.answer(request=[failure(), failure(), MISSING, failure(), ok("ACTIVE")], node=[failure(), ok("READY")])
     assert create(cloud, "--tries=3").returncode == 0
     assert cloud.kinds == [*["request"] * 3, "create", *["request"] * 2, *["node"] * 2]
@@ -520,7 +520,7 @@ def test_setup_sends_the_commit_or_the_tree(cloud):
     (cloud.checkout / "runs" / "ignored").write_text("")
     (cloud.checkout / "configs" / "two.yaml").unlink()
     result = cloud.run("setup.sh", "my-tpu")
-    assert "not committed are not sent" in result.stderr
+    assert "uncommitted changes are not copied" in result.stderr
     committed = sent(cloud)
     assert {"configs/two.yaml", "tpu_scripts/setup.sh"} <= committed
     assert "new file.py" not in committed
@@ -591,7 +591,7 @@ def test_train_drives_several_hosts_from_the_first(cloud):
 
 @pytest.mark.parametrize(
     ("found", "code", "said"),
-    [("finished", 0, "is finished already"), ("diverged", 3, "diverged already: J is not finite")],
+    [("finished", 0, "is already finished"), ("diverged", 3, "already diverged: J is not finite")],
 )
 def test_a_run_that_has_ended_takes_no_tpu(cloud, found, code, said):
     cloud.answer(status=[status(found, "J is not finite" if code else None)])
@@ -698,7 +698,7 @@ def test_a_run_that_was_stopped_by_a_signal_goes_on(cloud):
     ("code", "state", "expected", "said"),
     [
         (3, "diverged", 3, "diverged: J is not finite"),
-        (2, None, 2, "refused its input"),
+        (2, None, 2, "rejected its input"),
         (1, "failed", 1, "code 1, its status is failed: J is not finite"),
         (137, "running", 1, "code 137, its status is running"),
         (0, "running", 1, "code 0, its status is running"),
@@ -864,7 +864,7 @@ def test_a_run_that_is_going_on_keeps_its_files(host):
         fcntl.flock(lock, fcntl.LOCK_EX)
         result = host.run("setup.sh", "my-tpu")
         assert result.returncode == 1
-        assert "a run is going on here" in result.stderr
+        assert "a run is in progress" in result.stderr
         assert f"busy with {RUN}-other" in train(host).stderr
     assert not (host.host / "trained").exists()
     host.answer(**ON_HOST)
@@ -1037,7 +1037,7 @@ def test_the_code_of_the_search_is_that_of_the_script(cloud, proposer, monkeypat
 def test_a_search_that_proposes_is_checked_before_it_starts(cloud, proposer):
     assert "--search proposes the trials" in one_line(propose(cloud, CONFIG), 2)
     assert "--trials is '0'" in one_line(propose(cloud, "--trials=0"), 2)
-    assert "--trials is for --search" in one_line(search(cloud, "--trials=3"), 2)
+    assert "--trials needs --search" in one_line(search(cloud, "--trials=3"), 2)
     (cloud.folder / "bin" / "neural-alignment").unlink()
     assert not cloud.calls
 

@@ -23,7 +23,7 @@ COMMON_USAGE="  --zone ZONE          where the TPU is, such as europe-west4-a (o
   --dry-run            print the commands of a successful run without running them
   --help               print this help"
 
-# stdout, also from inside a command substitution
+# File descriptor 3 is stdout, also inside a command substitution.
 exec 3>&1
 
 say() { $DRY_RUN || printf '%s: %s\n' "$TOOL" "$*" >&2; }
@@ -56,13 +56,14 @@ show() { printf '%s\n' "$(quote "$@")" >&3; }
 
 # --- options -------------------------------------------------------------------------------------------------------
 
-# value FLAG VALUE...: sets VALUE and SHIFT, or fails if the value is missing.
+# value FLAG VALUE...: sets VALUE to the value of an option, and SHIFT to the number of words; fails without a value.
 value() {
   [[ $# -ge 2 && $2 != --* ]] || fail 2 "$1 needs a value; see --help"
   VALUE=$2
   SHIFT=2
 }
 
+# common_option FLAG...: sets the variable of a common option, and SHIFT to the number of words; 1 for other options.
 common_option() {
   case $1 in
     --zone) value "$@" && ZONE=$VALUE ;;
@@ -74,7 +75,8 @@ common_option() {
   esac
 }
 
-# parse WORD...: fills POSITIONAL, and EXTRA with the words after `--`. The script defines `usage`, and `option` as above.
+# parse WORD...: sets the options, POSITIONAL, and EXTRA to the words after `--`. The script that sources this file
+# defines `usage` and, like `common_option`, `option`.
 parse() {
   POSITIONAL=()
   EXTRA=()
@@ -101,12 +103,12 @@ positionals() {
 
 # --- checks --------------------------------------------------------------------------------------------------------
 
-# matches WHAT FOUND PATTERN ALLOWED
+# matches NAME FOUND PATTERN ALLOWED: fails with a message unless FOUND matches the pattern as a whole.
 matches() { [[ $2 =~ ^($3)$ ]] || fail 2 "$1 is '$2'; allowed: $4"; }
 
 check_name() {
   matches NAME "$1" '[a-z]([-a-z0-9]{0,48}[a-z0-9])?' \
-    'lower-case letters, digits and hyphens, a letter first, at most 50'
+    'lower-case letters, digits and hyphens, starting with a letter, at most 50 characters'
 }
 
 check_run_dir() {
@@ -169,7 +171,8 @@ tpus() {
   cloud compute tpus "$@" "${place[@]}"
 }
 
-# query DRY_ANSWER CALL...: prints the output of the call, or NONE if the object does not exist; tries $TRIES times.
+# query DRY_ANSWER CALL...: prints the output of the call, or NONE if the object does not exist. Tries $TRIES times. With
+# --dry-run it prints DRY_ANSWER.
 query() {
   local assumed=$1 try output errors
   shift
@@ -203,7 +206,7 @@ tpu_state() {
   state=$(query ACTIVE tpus queued-resources describe "$1" '--format=value(state.state)') || return 1
   if [[ $state == ACTIVE ]]; then
     state=$(query READY tpus tpu-vm describe "$1" '--format=value(state)') || return 1
-    # A request that is active without its TPU has lost it.
+    # The request is active but its TPU no longer exists.
     [[ $state != NONE ]] || state=GONE
   fi
   case $state in

@@ -42,34 +42,34 @@ request() {
   local flags=("--node-id=$NAME" "--accelerator-type=$TYPE" "--runtime-version=$RUNTIME_VERSION")
   ! $SPOT || flags+=(--spot)
   tpus queued-resources create "$NAME" "${flags[@]}" ${EXTRA[@]+"${EXTRA[@]}"} ||
-    fail 4 "$NAME could not be requested: gcloud says why above"
+    fail 4 "$NAME could not be requested: see gcloud's message above"
   say "$NAME: $TYPE requested"
 }
 
 discard() {
-  say "$NAME is $1: it is deleted and asked for anew"
-  tpus queued-resources delete "$NAME" --force || fail 4 "$NAME could not be deleted: gcloud says why above"
+  say "$NAME is $1: deleting it and requesting a new one"
+  tpus queued-resources delete "$NAME" --force || fail 4 "$NAME could not be deleted: see gcloud's message above"
 }
 
-look() {
-  STATE=$(tpu_state "$NAME") || fail 4 "the state of $NAME could not be read: gcloud says why above"
+read_state() {
+  STATE=$(tpu_state "$NAME") || fail 4 "the state of $NAME could not be read: see gcloud's message above"
 }
 
 wait_until_ready() {
   local poll
   for ((poll = 1; poll <= POLLS; poll++)); do
-    look
+    read_state
     case $STATE in
       ready*) say "$NAME is ready" && return ;;
-      waiting*) say "$NAME is ${STATE#* } (look $poll of $POLLS, the next in $POLL s)" ;;
+      waiting*) say "$NAME is ${STATE#* } (check $poll of $POLLS, the next in $POLL s)" ;;
       *)
-        fail 4 "$NAME is ${STATE#* } and will not become ready;" \
-          "\`gcloud compute tpus queued-resources describe $NAME --zone=$ZONE\` says why"
+        fail 4 "$NAME is ${STATE#* } and will not become ready; for the reason see" \
+          "\`gcloud compute tpus queued-resources describe $NAME --zone=$ZONE\`"
         ;;
     esac
     sleep "$POLL"
   done
-  fail 4 "$NAME is still ${STATE#* } after $POLLS looks; create.sh goes on waiting, delete.sh withdraws the request"
+  fail 4 "$NAME is still ${STATE#* } after $POLLS checks; create.sh continues to wait, delete.sh cancels the request"
 }
 
 parse "$@"
@@ -84,12 +84,12 @@ if $DRY_RUN; then
   query NONE tpus queued-resources describe "$NAME" '--format=value(state.state)' >/dev/null
   STATE='none NONE'
 else
-  look
+  read_state
 fi
 case $STATE in
   none*) request ;;
   lost*)
-    $REPLACE || fail 4 "$NAME is ${STATE#* }; --replace deletes it and asks anew"
+    $REPLACE || fail 4 "$NAME is ${STATE#* }; --replace deletes it and requests a new one"
     discard "${STATE#* }"
     request
     ;;

@@ -31,9 +31,9 @@ check_name "$NAME"
 check_common
 
 if ! $YES && ! $DRY_RUN; then
-  printf 'Delete the TPU %s in %s? Files on gs:// stay. [y/N] ' "$NAME" "$ZONE" >&2
+  printf 'Delete the TPU %s in %s? Files on gs:// are kept. [y/N] ' "$NAME" "$ZONE" >&2
   read -r answer || true
   [[ ${answer:-} == [yY] || ${answer:-} == yes ]] || fail 1 "nothing was deleted; --yes deletes without asking"
 fi
-tpus queued-resources delete "$NAME" --force || fail 1 "$NAME could not be deleted: gcloud says why above"
+tpus queued-resources delete "$NAME" --force || fail 1 "$NAME could not be deleted: see gcloud's message above"
 say "$NAME is deleted"

@@ -19,7 +19,7 @@ evaluation() {
   cat <<'SCRIPT'
 set -eu
 [ -f neural_alignment_env/tpu.sh ] || {
-  echo "error: this TPU is not set up; tpu_scripts/setup.sh does it" >&2
+  echo "error: this TPU is not set up; run tpu_scripts/setup.sh" >&2
   exit 2
 }
 . neural_alignment_env/tpu.sh

@@ -56,7 +56,7 @@ trial_name() {
   printf '%s\n' "${name%.yml}"
 }
 
-# unique WHAT WORD...
+# unique NAME WORD...: fails with a message if a word occurs twice.
 unique() {
   local twice
   twice=$(printf '%s\n' "${@:2}" | sort | uniq -d | head -n 1)
@@ -74,7 +74,7 @@ check_options() {
       fail 2 "neural-alignment was not found; install it with pip install '.[cpu]'"
   else
     ((${#TRIALS[@]})) || fail 2 "TRIAL is missing; see --help"
-    [[ -z $COUNT ]] || fail 2 "--trials is for --search; see --help"
+    [[ -z $COUNT ]] || fail 2 "--trials needs --search; see --help"
   fi
   for tpu in "${TPUS[@]}"; do check_name "$tpu"; done
   unique --tpus "${TPUS[@]}"
@@ -111,7 +111,7 @@ propose() {
   fi
 }
 
-# prefixed PREFIX: copies stdin, each line with its origin.
+# prefixed PREFIX: copies stdin and puts the prefix before each line.
 prefixed() {
   local line
   while IFS= read -r line || [[ -n $line ]]; do printf '[%s] %s\n' "$1" "$line"; done
@@ -122,7 +122,7 @@ discard() {
   ! $DELETE || "$HERE/delete.sh" "$1" --yes "${SAME[@]}" || say "$1 is not deleted and costs money"
 }
 
-# work TPU: takes trials until none is left. A worker claims a trial by creating its folder, which only one can do.
+# work TPU: runs trials until none is left. A worker claims a trial by creating its folder, which only one worker can do.
 work() {
   local index trial codes
   for index in "${!TRIALS[@]}"; do
@@ -134,7 +134,7 @@ work() {
     if ((codes[0] == 4)); then
       rmdir -- "$CLAIMS/$index"
       : >"$CLAIMS/$1.gone"
-      say "$1 could not be had; its trial is left to the others"
+      say "$1 is not available; another TPU gets its trial"
       break
     fi
     printf '%s %s\n' "${codes[0]}" "$1" >"$CLAIMS/$index/result"
@@ -142,7 +142,7 @@ work() {
   discard "$1"
 }
 
-# rounds: starts the workers again if a lost TPU left a trial after the others had finished.
+# rounds: starts the workers, and starts them again if a TPU was lost and its trial is left after the others have ended.
 rounds() {
   local tpu workers
   while ! all_claimed; do

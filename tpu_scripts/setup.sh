@@ -28,7 +28,7 @@ option() {
   esac
 }
 
-# Files whose deletion is not committed are in git's list but not on disk.
+# existing: copies the paths that exist. git also lists files that have been deleted without a commit.
 existing() {
   local path
   while IFS= read -r -d '' path; do
@@ -53,11 +53,11 @@ pack() {
   FOLDER=$(mktemp -d)
   trap 'rm -rf -- "$FOLDER"' EXIT
   if [[ $SOURCE == head ]]; then
-    git -C "$ROOT" diff --quiet HEAD || say "changes that are not committed are not sent; --source tree sends them"
+    git -C "$ROOT" diff --quiet HEAD || say "uncommitted changes are not copied; --source tree copies them"
     git -C "$ROOT" archive "--output=$FOLDER/$ARCHIVE" HEAD
   else
     pack_tree "$FOLDER/$ARCHIVE"
-  fi || fail 1 "the source could not be packed: git says why above"
+  fi || fail 1 "the source could not be packed: see the message above"
   cd -- "$FOLDER"
 }
 
@@ -66,7 +66,7 @@ installation() {
   cat <<'SCRIPT'
 set -eu
 mkdir -p neural_alignment_run
-flock -n neural_alignment_run/lock true || { echo "a run is going on here" >&2; exit 1; }
+flock -n neural_alignment_run/lock true || { echo "a run is in progress on this TPU" >&2; exit 1; }
 rm -rf neural_alignment
 mkdir neural_alignment
 tar -xzf neural_alignment.tar.gz -C neural_alignment
@@ -100,10 +100,10 @@ RUNTIME_VERSION=any
 check_type
 matches --source "$SOURCE" 'head|tree' 'head, tree'
 git -C "$ROOT" rev-parse --verify HEAD >/dev/null 2>&1 ||
-  fail 2 "$ROOT is not a git checkout, from which the source is sent"
+  fail 2 "$ROOT is not a git checkout; the source is copied from one"
 
 pack
 tpus tpu-vm scp "$ARCHIVE" "$NAME:" --worker=all ||
-  fail 1 "the source could not be copied to $NAME: gcloud says why above"
+  fail 1 "the source could not be copied to $NAME: see gcloud's message above"
 remote "$NAME" all "$(installation)" || fail 1 "the installation on $NAME failed: see above"
 say "$NAME is set up"

@@ -77,9 +77,9 @@ find_config() {
   CONFIG=${path#"$ROOT"/}
   if [[ $SOURCE == head ]]; then
     git -C "$ROOT" cat-file -e "HEAD:$CONFIG" 2>/dev/null ||
-      fail 2 "CONFIG is '$CONFIG', which is not committed; commit it, or send it with --source tree"
+      fail 2 "CONFIG is '$CONFIG', which is not committed; commit it, or copy it with --source tree"
   elif git -C "$ROOT" check-ignore --quiet -- "$CONFIG"; then
-    fail 2 "CONFIG is '$CONFIG', which git ignores and which is therefore not sent"
+    fail 2 "CONFIG is '$CONFIG', which git ignores and which is therefore not copied"
   fi
 }
 
@@ -87,7 +87,7 @@ find_config() {
 read_status() {
   local text
   text=$(query "$1" cloud storage cat "$RUN_DIR/status.json") ||
-    fail 1 "$RUN_DIR/status.json could not be read: gcloud says why above"
+    fail 1 "$RUN_DIR/status.json could not be read: see gcloud's message above"
   STATUS=$(sed -n 's/^ *"state": *"\([a-z]*\)".*/\1/p' <<<"$text" | head -n 1)
   REASON=$(sed -n 's/^ *"reason": *"\(.*\)",\{0,1\}$/\1/p' <<<"$text" | head -n 1)
 }
@@ -96,7 +96,7 @@ get_tpu() {
   local flags=("--type=$TYPE" "--runtime-version=$RUNTIME_VERSION" "--polls=$POLLS" --replace)
   ! $SPOT || flags+=(--spot)
   "$HERE/create.sh" "$NAME" "${flags[@]}" "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"} ||
-    finish 4 "there is no TPU to train on"
+    finish 4 "no TPU is available for the run"
 }
 
 # start_script: starts the run on the host, detached from the connection. The run is alive if its lock is held.
@@ -119,7 +119,7 @@ mv neural_alignment_run/exit.partial neural_alignment_run/exit"
 set -eu
 mkdir -p neural_alignment_run
 exec 9> neural_alignment_run/lock
-flock -n 9 || { echo "a run is going on here" >&2; exit 1; }
+flock -n 9 || { echo "a run is in progress on this TPU" >&2; exit 1; }
 rm -f neural_alignment_run/exit
 printf '%s\\n' $(quote "$RUN_DIR") > neural_alignment_run/run_dir
 setsid nohup sh -c $(quote "$wrapper") < /dev/null > neural_alignment_run/log 2>&1 &
@@ -129,10 +129,11 @@ SCRIPT
 
 # follow_script LINES: shows the log, starting as `tail -n LINES` does, until the run ends.
 follow_script() {
-  # shellcheck disable=SC2016  # the host expands it
+  # shellcheck disable=SC2016  # The host expands the expression.
   printf 'tail -n %s -F --pid="$(cat neural_alignment_run/pid)" neural_alignment_run/log 2>/dev/null\n' "$1"
 }
 
+# probe_script: prints the state of the run on the host as a line for `probe`.
 probe_script() {
   cat <<'SCRIPT'
 cd neural_alignment_run 2>/dev/null || { echo "probe: none"; exit 0; }
@@ -165,7 +166,7 @@ lost_or_fail() {
 begin() {
   probe none
   case $PROBE in
-    "running $RUN_DIR") say "the run is going on already" ;;
+    "running $RUN_DIR") say "the run is already in progress" ;;
     running*) fail 1 "$NAME is busy with ${PROBE#running }" ;;
     silent) lost_or_fail "$NAME does not answer" && return 1 ;;
     *)
@@ -184,7 +185,7 @@ watch() {
     lines=20
     probe 'ended 0'
     case $PROBE in
-      running*) say "the connection was lost; the run goes on" && sleep "$POLL" ;;
+      running*) say "the connection was lost; the run continues" && sleep "$POLL" ;;
       ended*) CODE=${PROBE#ended } && return ;;
       silent) lost_or_fail "$NAME does not answer" && return 1 ;;
       *) say "$NAME has restarted" && return 1 ;;
@@ -192,7 +193,7 @@ watch() {
   done
 }
 
-# finish CODE MESSAGE
+# finish CODE MESSAGE: deletes the TPU if requested, and ends the script.
 finish() {
   if $DELETE; then
     "$HERE/delete.sh" "$NAME" --yes "${SAME[@]}" || say "$NAME is not deleted and costs money"
@@ -210,8 +211,8 @@ conclude() {
   case $CODE,$STATUS in
     0,finished) finish 0 "$RUN_DIR: finished" ;;
     3,* | *,diverged) finish 3 "$RUN_DIR: diverged: $REASON" ;;
-    2,*) finish 2 "the run refused its input: see above" ;;
-    *,stopped) say "the run was stopped: $NAME is going away, it seems" && return ;;
+    2,*) finish 2 "the run rejected its input: see above" ;;
+    *,stopped) say "the run was stopped; $NAME is probably being preempted" && return ;;
   esac
   # A preempted TPU can look like a failure of the program.
   state=$(tpu_state "$NAME") || state='ready UNKNOWN'
@@ -230,7 +231,7 @@ supervise() {
       sleep "$POLL"
     fi
   done
-  finish 4 "$NAME was lost $restarts times, more often than --max-restarts; the same command goes on"
+  finish 4 "$NAME was lost $restarts times, more often than --max-restarts; the same command resumes"
 }
 
 parse "$@"
@@ -243,7 +244,7 @@ same_options
 
 read_status NONE
 case $STATUS in
-  finished) say "$RUN_DIR is finished already" && exit 0 ;;
-  diverged) fail 3 "$RUN_DIR has diverged already: $REASON" ;;
+  finished) say "$RUN_DIR is already finished" && exit 0 ;;
+  diverged) fail 3 "$RUN_DIR has already diverged: $REASON" ;;
 esac
 supervise

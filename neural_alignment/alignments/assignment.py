@@ -15,6 +15,9 @@ class Assignment:
     Args:
         alignment: one rule for all layers, a sequence of rules with `layers` patterns, or None (backpropagation in all
             layers). A layer gets the first rule whose pattern matches its name.
+
+    Raises:
+        ValueError: if `alignment` contains something other than rules.
     """
 
     def __init__(self, alignment: Alignment | Sequence[Alignment] | None):
@@ -27,7 +30,7 @@ class Assignment:
                     f"Received {rule!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
                 )
         self._rules = rules
-        self._taken: dict[int, list[str]] = {index: [] for index in range(len(rules))}
+        self._matched: dict[int, list[str]] = {index: [] for index in range(len(rules))}
         self._names: list[str] = []
 
     def __call__(self, layer: str) -> Alignment | None:
@@ -35,7 +38,7 @@ class Assignment:
         self._names.append(layer)
         for index, rule in enumerate(self._rules):
             if rule.layers is None or fnmatch.fnmatchcase(layer, rule.layers):
-                self._taken[index].append(layer)
+                self._matched[index].append(layer)
                 return rule
         return None
 
@@ -45,16 +48,16 @@ class Assignment:
         return set(self._names)
 
     def check(self) -> None:
-        """Checks that every rule was assigned to a layer.
+        """Checks that every rule was assigned to at least one layer.
 
         Raises:
-            ConfigError: if one was not; the message has its pattern and the names of all layers.
+            ConfigError: if a rule has no layer. The message contains its pattern and the names of all layers.
         """
-        for index, layers in self._taken.items():
+        for index, layers in self._matched.items():
             if not layers:
                 names, pattern = ", ".join(self._names), self._rules[index].layers
                 which = f"the pattern {pattern!r} of rule {index + 1}" if pattern else f"rule {index + 1}"
                 raise errors.ConfigError(
-                    f"alignment: {which} takes no layer (an earlier rule may have taken them). "
+                    f"alignment: {which} matches no layer (an earlier rule may match first). "
                     f"The layers are: {names or 'none'}."
                 )

@@ -1,4 +1,4 @@
-"""The view that a learning rule has of a layer, its signals, and the base classes of all rules."""
+"""The base classes of all learning rules, and the values that a rule can read: `LayerView` and `Signals`."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ ActivationName = Literal[
         if not name.startswith("_") and name not in ("deserialize", "get", "serialize", "glu", "threshold")
     )
 ]
-"""The name of a nonlinearity of the installed Keras that keeps the shape and needs no arguments."""
+"""The name of a nonlinearity in Keras that does not change the shape and requires no arguments."""
 
 
 class _computed_once:  # noqa: N801 (a decorator)
     """A property that is computed when it is first read.
 
-    `functools.cached_property` holds a lock while it computes, until Python 3.12. Replicas are threads that wait for
-    each other at every mean over the batch, so the lock would block them for ever.
+    Before Python 3.12 `functools.cached_property` holds a lock during the computation. Replicas are threads that wait
+    for each other at every mean over the batch, so the lock would cause a deadlock.
     """
 
     def __init__(self, function: Callable[[Any], Any]):
@@ -58,24 +58,25 @@ class _computed_once:  # noqa: N801 (a decorator)
 
 @dataclass
 class LayerView:
-    """A layer in one forward pass, as its rule sees it.
+    """The kernels, inputs and other values of a layer in one forward pass, as they are passed to its rule.
 
-    `inputs`, `bias` and `projection` are behind `tf.stop_gradient`, so that the gradient of R reaches B only. With
+    `inputs`, `bias` and `projection` are behind `tf.stop_gradient`, so that the gradient of R reaches only B. With
     `update_forward` it reaches W too; otherwise `forward_kernel` is behind `tf.stop_gradient` as well.
 
     Attributes:
-        linear_map: projects, reconstructs and correlates, with the layer's strides and padding.
-        inputs: `(batch, ..., inputs)`.
-        forward_kernel: W.
-        backward_kernel: B in the layout of the layer: `(outputs, inputs)`, or that of a convolution kernel.
+        linear_map: the linear map of the layer, including its strides and padding.
+        inputs: x, `(batch, ..., inputs)`.
+        forward_kernel: W: `(inputs, outputs)`, or `(rows, columns, inputs, outputs)` in a convolution.
+        backward_kernel: B: `(outputs, inputs)`, or the shape of W in a convolution.
         bias: `(outputs,)`, or None.
         activation: the nonlinearity that follows the layer, or None.
-        projection: W^T x without the bias, if the layer has computed it already; otherwise None.
+        projection: W^T x without the bias, `(batch, ..., outputs)`, if the layer has already computed it; otherwise
+            None.
         name: the layer's name. The noise of layers with different names is independent.
         step: the global step.
         first_example: index of the first example within the batch of the step. It is not 0 on the second and later
             replicas, and for later parts of a batch whose gradients are accumulated.
-        update_forward: whether R moves W too.
+        update_forward: whether R trains W too.
     """
 
     linear_map: LinearMap
@@ -101,12 +102,12 @@ class LayerView:
                 setattr(self, name, tf.stop_gradient(value))
 
     @property
-    def moved_forward_kernel(self) -> Tensor | None:
-        """W if R moves it, otherwise None. For primitives that have one half for each kernel."""
+    def trained_forward_kernel(self) -> Tensor | None:
+        """W if R trains it, otherwise None: the optional argument of the primitives `decay` and `sparse`."""
         return self.forward_kernel if self.update_forward else None
 
     def known_projection(self) -> Tensor | None:
-        """Returns `projection`, with a gradient to W if R moves W; None if it has not been computed."""
+        """Returns `projection`, with a gradient to W if R trains W; None if it has not been computed."""
         if self.projection is None or not self.update_forward:
             return self.projection
 
@@ -126,15 +127,24 @@ class LayerView:
 
     @property
     def transposed_backward_kernel(self) -> Tensor:
-        """B in the layout of W. TensorFlow multiplies by it without writing the transpose to memory."""
+        """B in the layout of W. In a matrix product TensorFlow does not write the transpose to memory."""
         return self.linear_map.transpose(self.backward_kernel)
 
 
 class Signals:
-    """The signals of a layer after the operations of Table 5, each computed when it is first read.
+    """The signals of a layer after the operations of Table 5 of Kunin et al. 2020, each computed when it is first read.
 
-    The operations have the order of the published code: noise; centring and normalisation of the input; projections
-    with bias; nonlinearity; reconstructions from these; standardisation of projections and reconstructions.
+    The order of the operations is that of the published code: noise; centring and normalisation of the input;
+    projections with bias; nonlinearity; reconstructions from these; standardisation, which is centring and
+    normalisation, of projections and reconstructions.
+
+    Args:
+        view: the layer.
+        input_path: operations on the input.
+        forward_output: operations on the forward projection.
+        backward_output: operations on the backward projection.
+        seed: seed of the noise.
+        activation: the nonlinearity that `relu: true` applies. Default: that of `view`.
     """
 
     def __init__(
@@ -164,7 +174,7 @@ class Signals:
 
     @_computed_once
     def backward_inputs(self) -> Tensor:
-        """The input of the backward path: that of the forward path, with `batch_center` centred over the batch."""
+        """The input of the backward path: that of the forward path, centred over the batch with `batch_center`."""
         return standardise(self.inputs, InputPath(batch_center=self.input_path.batch_center), batch=True)
 
     @_computed_once
@@ -183,12 +193,12 @@ class Signals:
 
     @_computed_once
     def forward_projection(self) -> Tensor:
-        """W^T x after all operations of the forward path: the x_out of Table 1."""
+        """W^T x after all operations of the forward path: x_out in Table 1 of Kunin et al. 2020."""
         return standardise(self.forward_activity, self.forward_output, batch=True)
 
     @property
-    def moved_forward_projection(self) -> Tensor | None:
-        """The forward projection where R moves W, as `LayerView.moved_forward_kernel`."""
+    def trained_forward_projection(self) -> Tensor | None:
+        """The forward projection if R trains W, otherwise None; see `LayerView.trained_forward_kernel`."""
         return self.forward_projection if self.view.update_forward else None
 
     @_computed_once
@@ -198,30 +208,31 @@ class Signals:
 
     @_computed_once
     def forward_reconstruction(self) -> Tensor:
-        """B x_out: the input reconstructed from the forward activity, standardised as the forward path is."""
+        """B x_out: the input as reconstructed from the forward activity, standardised like the forward path."""
         reconstruction = self._reconstruct(self.forward_activity, self.view.transposed_backward_kernel)
         return standardise(reconstruction, self.forward_output, batch=True)
 
     @_computed_once
     def backward_reconstruction(self) -> Tensor:
-        """W (B^T x): the input reconstructed from the backward activity, standardised as the backward path is."""
+        """W (B^T x): the input as reconstructed from the backward activity, standardised like the backward path."""
         reconstruction = self._reconstruct(self.backward_activity, self.view.forward_kernel)
         return standardise(reconstruction, self.backward_output, batch=False)
 
-    def overlap(self, beside: set[str]) -> Tensor:
-        """Returns the amp primitive of the two projections, in the cheapest of three equal forms.
+    def overlap(self, other_primitives: set[str]) -> Tensor:
+        """Returns the amp primitive of the two projections, computed in the cheapest of three equivalent forms.
 
-        If the backward projection is linear in B, then <B^T x, z> = <B, x (x) z> = <x, B z>. The second form needs one
-        correlation and no projection by B. The third form is free if the rule computes the reconstruction B z for the
-        null primitive anyway; both primitives then share one kernel gradient.
+        With the forward projection z = W^T x and the outer product (x), <B^T x, z> = <B, x (x) z> = <x, B z>, if the
+        backward projection is linear in B. The second form needs one correlation and no projection by B. The third
+        form costs nothing extra if the rule computes the reconstruction B z for the null primitive anyway. Both
+        primitives then share one gradient of the kernel.
 
         Args:
-            beside: the names of the other primitives that the rule computes.
+            other_primitives: names of the other primitives that the rule computes.
         """
-        if not self.backward_output.linear or "sparse" in beside:
+        if not self.backward_output.linear or "sparse" in other_primitives:
             return primitives.amp(self.backward_projection, self.forward_projection)
         plain = not (self.forward_output.standardises or self.input_path.batch_center)
-        if "null" in beside and plain:
+        if "null" in other_primitives and plain:
             overlap = primitives.amp(self.inputs, self.forward_reconstruction)
         else:
             overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel)
@@ -231,7 +242,7 @@ class Signals:
 
     @_computed_once
     def _transposed_hebbian(self) -> Tensor:
-        """The mean over the batch of x (x) x_out in the layout of B: minus the gradient of amp to B."""
+        """The batch mean of the outer product of x and x_out, in the layout of B: minus the gradient of amp to B."""
         batch = tf.cast(tf.shape(self.view.inputs)[0], self.view.inputs.dtype)
         correlation = self.view.linear_map.correlate(
             self.backward_inputs, self.forward_projection / batch, like=self.view.forward_kernel
@@ -252,22 +263,22 @@ class Signals:
 class Alignment(Options):
     """A learning rule: how the backward kernel B of a layer comes to resemble the forward kernel W.
 
-    A rule is called with the view of a layer and returns R_l, a scalar. The gradient of R_l reaches B, and W if
-    `moves_forward` is true. A rule is immutable, and layers may share it. It is a pydantic model: its fields are its
-    options in a YAML configuration.
+    A rule is called with the `LayerView` of layer l. It returns R_l, the term of R for this layer, a scalar. The
+    gradient of R_l reaches B, and W if `trains_forward` is true. A rule is immutable, so layers can share it. It is a
+    pydantic model, whose fields are the options of the rule in a YAML configuration.
 
     Attributes:
         rule: the rule's name in a configuration.
         layers: shell-style pattern of layer names; the rule applies to these layers. None means all layers.
-        steps_per_epoch: length of an epoch in steps, for scheduled weights.
+        steps_per_epoch: length of an epoch in steps; scheduled weights change with epochs.
     """
 
     tie_gradient: ClassVar[bool] = False
-    """Whether B gets the gradient that J gives W (the angle primitive)."""
+    """Whether B gets the gradient of J to W, transposed (the angle primitive)."""
     reads_signals: ClassVar[bool] = False
-    """Whether R_l depends on the layer's inputs, or only on its kernels."""
+    """Whether R_l depends on the layer's inputs. If False, it depends only on the kernels."""
     learns: ClassVar[bool] = True
-    """Whether R trains B. If not, B has no optimizer slots and R is not computed."""
+    """Whether R trains B. If False, R is not computed, and the optimizer keeps no state for B."""
     keeps_kernel: ClassVar[bool] = True
     """Whether each layer has a backward kernel. A rule for a whole network keeps its weights in the model instead."""
     takes_sequences: ClassVar[bool] = False
@@ -289,17 +300,17 @@ class Alignment(Options):
         return backward_kernel
 
     @property
-    def moves_forward(self) -> bool:
-        """Whether R moves W too, not only B."""
+    def trains_forward(self) -> bool:
+        """Whether R trains W as well as B."""
         return False
 
     @property
     def uses_step(self) -> bool:
-        """Whether R depends on the step: a scheduled weight, or noise."""
+        """Whether R depends on the step, through a scheduled weight or noise."""
         return any(isinstance(value, schedules.Constant) for _, value in self)
 
     def bind(self, seed: int | None = None, steps_per_epoch: int | None = None) -> Alignment:
-        """Returns a copy with the seed and epoch length of a run, except those that the rule sets itself."""
+        """Returns a copy with the seed and epoch length of a run, unless the rule already sets them."""
         run = {"seed": seed, "steps_per_epoch": steps_per_epoch}
         known = type(self).model_fields.keys() - self.model_fields_set
         return self.model_copy(update={key: run[key] for key in run.keys() & known if run[key] is not None})
@@ -311,11 +322,11 @@ class Alignment(Options):
             config: the configuration of the run.
 
         Raises:
-            ValueError: if it cannot; the message begins with the key path.
+            ValueError: if it cannot. The message begins with the key path of the wrong option.
         """
 
     def weight(self, primitive: str, view: LayerView) -> float | Tensor:
-        """Returns the weight of `primitive` at the step of `view`."""
+        """Returns the weight of the primitive with the name `primitive` at the step of `view`."""
         dtype = tf.float64 if view.backward_kernel.dtype == tf.float64 else tf.float32
         return schedules.evaluate(getattr(self, primitive), view.step, self.steps_per_epoch, dtype)
 
@@ -330,25 +341,25 @@ class Alignment(Options):
 
 
 class TrainedAlignment(Alignment):
-    """A rule that trains B by R.
+    """A rule that trains B by the gradient of R.
 
-    With `update_forward` R moves W too (the option of this name in the published code of Kunin et al. 2020). Decay and
-    sparse then have a half for each kernel: decay = 1/2 (||B||^2 + ||W||^2) and
-    sparse = 1/2 (mean ||B^T x||^2 + mean ||W^T x||^2). The other primitives are the same expressions, differentiated by
-    W as well. The inputs and the bias stay behind `tf.stop_gradient`. In an `AlignedModel` with two optimizers, the
-    optimizer of R moves W by the gradient of R and the optimizer of J moves W by the gradient of J; their slots are
-    separate.
+    With `update_forward` R trains W too, as with the option of this name in the published code of Kunin et al. 2020.
+    The primitives decay and sparse then have a term for each kernel: decay = 1/2 (||B||^2 + ||W||^2) and
+    sparse = 1/2 (mean ||B^T x||^2 + mean ||W^T x||^2). The other primitives do not change, but are differentiated with
+    respect to W as well. The inputs and the bias stay behind `tf.stop_gradient`. In an `AlignedModel` with two
+    optimizers, both update W: J's optimizer by the gradient of J, and R's optimizer by the gradient of R. Each keeps
+    its own state for W.
 
     Attributes:
-        update_forward: whether R moves W too.
+        update_forward: whether R trains W too.
     """
 
-    # Configurations of earlier versions do not have it; at its default it is not written.
+    # Not written at its default, so that the configurations of earlier versions, which lack it, do not change.
     update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda moves: not moves)] = False
 
     @property
-    def moves_forward(self) -> bool:
-        """Whether R moves W too, not only B."""
+    def trains_forward(self) -> bool:
+        """Whether R trains W as well as B."""
         return self.update_forward
 
 
@@ -359,9 +370,9 @@ class SignalAlignment(TrainedAlignment):
         input: operations on the input.
         forward_output: operations on the forward projection.
         backward_output: operations on the backward projection.
-        activation: Keras name of the nonlinearity that `relu: true` applies to a projection, in every layer. By default
-            it is the nonlinearity that follows the layer, if there is one.
-        seed: seed of the noise; by default the seed of the run.
+        activation: Keras name of the nonlinearity that `relu: true` applies to a projection, in every layer. Default:
+            the nonlinearity that follows the layer, if there is one.
+        seed: seed of the noise. Default: the seed of the run.
 
     Raises:
         ValueError: if `activation` is given and neither output has `relu: true`.
@@ -384,10 +395,10 @@ class SignalAlignment(TrainedAlignment):
 
     @property
     def uses_step(self) -> bool:
-        """Whether R depends on the step: a scheduled weight, or noise."""
+        """Whether R depends on the step, through a scheduled weight or noise."""
         return self.input.noise is not None or super().uses_step
 
     def signals(self, view: LayerView) -> Signals:
-        """Returns the lazy signals of the layer in `view`."""
+        """Returns the signals of the layer in `view`. Each is computed when it is first read."""
         activation = None if self.activation is None else keras.activations.get(self.activation)
         return Signals(view, self.input, self.forward_output, self.backward_output, self.seed, activation)

@@ -15,27 +15,31 @@ Tensor = tf.Tensor
 
 @dataclass
 class ForwardPass:
-    """The options of one call of a model for its aligned layers, and the R_l that they return.
+    """The state of one call of a model: options that its aligned layers read, and the R_l of each layer.
 
-    Outside of a forward pass a layer adds R_l with `add_loss` and counts its own steps, so it works in any Keras model.
+    If no `ForwardPass` is active, a layer adds R_l with `add_loss` and counts its own steps. It therefore works in any
+    Keras model.
 
     Attributes:
         step: the global step.
         first_example: index of the first example of this call within the batch of the step.
         regularise: whether the layers compute R_l.
-        has_initial_weights: whether W(0) has been taken. It has in every training step of an `AlignedModel`.
+        has_initial_weights: whether W(0), the weights before the first training step, have been recorded. True in
+            every training step of an `AlignedModel`.
         weight_transport: whether the error travels back through W (true backpropagation, for comparison). It is read
-            in the backward pass, so both kinds of backward pass can follow one forward pass.
-        probe: called with each layer, its inputs and W^T x (+ bias); returns the value that replaces W^T x (+ bias).
-        around: called with each operation of an `AlignedModel` and the function that calls it; returns the function
-            that is called instead.
-        deferred: None, or a list to which layers with rules that read only kernels add three items: the layer, the
-            kernels that R moves by name (`"backward"`, `"forward"`), and a function that returns R_l. The model calls
-            the function after the backward pass of J. Otherwise the gradients of R, which are as large as the kernels,
-            would occupy memory during that pass.
-        separate: None, or a function of a layer whose W is moved by R, and W. It returns a copy of W for R, so that
-            the caller can separate the gradients of R and J. With None both gradients reach W.
-        losses: R_l by layer name; the layers fill it.
+            in the backward pass, so backward passes of both kinds can follow one forward pass.
+        probe: called with each layer, its inputs and its pre-activation W^T x (+ bias); returns the tensor that
+            replaces the pre-activation.
+        around: called with each operation of an `AlignedModel` and the function that calls the operation; returns
+            the function to call in its place.
+        deferred: None, or a list in which R_l is postponed until after the backward pass of J. Otherwise the gradients
+            of R, which are as large as the kernels, would occupy memory during that pass. Each layer whose rule reads
+            only kernels adds a tuple: the layer, the kernels that R trains (by the names `"backward"`, `"forward"`),
+            and a function that returns R_l.
+        separate: None, or a function that is called with a layer whose W is trained by R, and with W. It returns a
+            copy of W for R, so that the caller can separate the gradients of R and J. With None the gradient to W is
+            the sum of both.
+        losses: R_l by layer name, added by the layers.
     """
 
     step: Tensor | int = 0
@@ -57,7 +61,7 @@ class ForwardPass:
 def first_example(examples: Tensor) -> Tensor | int:
     """Returns the index of the first example on this replica within the batch of the step.
 
-    Replicas may have different numbers of examples: the last ones get fewer if the batch does not divide evenly.
+    Replicas may have different numbers of examples: the last ones have fewer if the batch is not divisible.
 
     Args:
         examples: number of examples on this replica.
@@ -76,14 +80,14 @@ _ACTIVE = threading.local()
 
 @contextlib.contextmanager
 def forward_pass(**options: Any) -> Iterator[ForwardPass]:
-    """Activates a new `ForwardPass` for the layers of this thread. The options are its attributes."""
+    """Activates a new `ForwardPass` with the attributes `options` for the layers called in this thread."""
     with _active(ForwardPass(**options)) as state:
         yield state
 
 
 @contextlib.contextmanager
 def side_pass(**changes: Any) -> Iterator[ForwardPass]:
-    """Activates a copy of the current `ForwardPass` without R and with other attributes changed."""
+    """Activates a copy of the current `ForwardPass` that does not compute R, with the attributes `changes`."""
     with _active(replace(current_pass() or ForwardPass(), regularise=False, **changes)) as state:
         yield state
 

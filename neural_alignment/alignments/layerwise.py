@@ -1,7 +1,10 @@
 """The learning rules that act layer by layer: Kunin et al. 2020 (Table 2, Appendix D.3), sign symmetry, Align-prop.
 
-The R of a rule is a weighted sum of primitives. Papers and published code disagree on the Greek letters and on the
-factors 1/2. Here the weights have the names of the primitives, with the factors of Table 1.
+The R of a rule is a weighted sum of primitives P. Papers and published code disagree on the Greek letters of the
+weights and on the factors 1/2. Here each weight has the name of its primitive, with the factors of Table 1.
+
+A rule is local if weights act only on their own inputs, and the update of a weight depends only on presynaptic and
+postsynaptic activity (the criteria of Kunin et al. 2020).
 """
 
 from __future__ import annotations
@@ -35,9 +38,9 @@ class Feedback(Alignment):
 class AlignProp(Feedback):
     """Align-prop (Boopathy and Fiete 2022, Appendix G): feedback alignment with the fixed B = W(0); R = 0.
 
-    W(0) is W at the first training step of the layer, so values that are assigned or loaded before that step count. It
-    is saved with the weights; a model that is loaded or resumed keeps it. Outside of an `AlignedModel`, the first
-    gradient through the layer counts as the first training step, except in a call with `training=False`.
+    W(0) is W just before the first training step of the layer, including values that were assigned or loaded earlier.
+    W(0) is saved with the weights, so a model that is loaded or resumed keeps it. Outside of an `AlignedModel`, the
+    first training step is the first backward pass through the layer, except that of a call with `training=False`.
     """
 
     rule: Literal["align_prop"] = "align_prop"
@@ -48,8 +51,8 @@ class AlignProp(Feedback):
 class SignSymmetry(Alignment):
     """Sign symmetry (Liao et al. 2016; Xiao et al. 2019): the error travels back through the signs of W.
 
-    The backward kernel is sign(W) ||B|| / ||sign(W)||, with the norm of the initial B, so that the size of the error
-    does not depend on the growth of W. R = 0.
+    The error travels through sign(W) ||B|| / ||sign(W)||, where B is the initial backward kernel. The size of the error
+    therefore does not grow with W. R = 0.
     """
 
     rule: Literal["sign_symmetry"] = "sign_symmetry"
@@ -60,16 +63,21 @@ class SignSymmetry(Alignment):
         return tf.zeros([], view.backward_kernel.dtype)
 
     def carried_kernel(self, forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
-        """Returns sign(W), scaled to the norm of B."""
+        """Returns sign(W), scaled to the norm of B. See `Alignment.carried_kernel`."""
         signs = tf.sign(forward_kernel)
-        # `tf.norm` would write the squares to memory before it sums them.
+        # `tf.norm` would write all squares to memory before summing them.
         squares = tf.math.divide_no_nan(tf.nn.l2_loss(backward_kernel), tf.nn.l2_loss(signs))
         return signs * tf.sqrt(squares)
 
 
 @register
 class WeightMirror(SignalAlignment):
-    """Weight mirror (Akrout et al. 2019): R = amp P_amp + decay P_decay. Local."""
+    """Weight mirror (Akrout et al. 2019): R = amp P_amp + decay P_decay. Local.
+
+    Attributes:
+        amp: weight of the amp primitive.
+        decay: weight of the decay primitive.
+    """
 
     rule: Literal["weight_mirror"] = "weight_mirror"
     amp: Weight
@@ -77,8 +85,8 @@ class WeightMirror(SignalAlignment):
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
-        overlap = self.signals(view).overlap(beside=set())
-        decay = primitives.decay(view.backward_kernel, view.moved_forward_kernel)
+        overlap = self.signals(view).overlap(other_primitives=set())
+        decay = primitives.decay(view.backward_kernel, view.trained_forward_kernel)
         return self.weight("amp", view) * overlap + self.weight("decay", view) * decay
 
 
@@ -90,10 +98,10 @@ class Information(SignalAlignment):
         amp: weight of the amp primitive.
         decay: weight of the decay primitive, or of the sparse one with `sparse_decay`.
         null: weight of the null primitive.
-        sparse_decay: use the sparse primitive instead of decay.
-        reconstruct_backward: let null read W (B^T x), the reconstruction from the backward projection, instead of
-            B (W^T x).
-        compare_reconstruction: let amp compare the input with its reconstruction instead of the two projections.
+        sparse_decay: whether to use the sparse primitive in place of decay.
+        reconstruct_backward: whether the reconstruction is W (B^T x), from the backward projection, in place of
+            B (W^T x), from the forward projection.
+        compare_reconstruction: whether amp compares the input with its reconstruction, in place of the two projections.
     """
 
     rule: Literal["information"] = "information"
@@ -111,16 +119,16 @@ class Information(SignalAlignment):
         if self.compare_reconstruction:
             amp = primitives.amp(signals.inputs, getattr(signals, reconstruction))
         else:
-            amp = signals.overlap(beside=self._beside())
+            amp = signals.overlap(other_primitives=self._read_with_amp())
         null = primitives.null(getattr(signals, reconstruction))
         if self.sparse_decay:
-            decay = primitives.sparse(signals.backward_projection, signals.moved_forward_projection)
+            decay = primitives.sparse(signals.backward_projection, signals.trained_forward_projection)
         else:
-            decay = primitives.decay(view.backward_kernel, view.moved_forward_kernel)
+            decay = primitives.decay(view.backward_kernel, view.trained_forward_kernel)
         return self.weight("amp", view) * amp + self.weight("decay", view) * decay + self.weight("null", view) * null
 
-    def _beside(self) -> set[str]:
-        """Returns the primitive whose signals amp can share."""
+    def _read_with_amp(self) -> set[str]:
+        """Returns the other primitive that determines the cheapest form of amp. See `Signals.overlap`."""
         if self.reconstruct_backward or self.sparse_decay:
             return {"sparse"}
         return {"null"}
@@ -128,10 +136,14 @@ class Information(SignalAlignment):
 
 @register
 class Symmetric(TrainedAlignment):
-    """Symmetric alignment: R = self_ P_self + decay P_decay. Not local.
+    """Symmetric alignment: R = self_ P_self + decay P_decay. Non-local.
 
-    With equal weights B converges to W^T (section 5 of the paper). The alpha = 1e-3 and beta = 2e-3 of its appendix are
-    2e-3 for both primitives of Table 1.
+    With equal weights B converges to W^T (Kunin et al. 2020, section 5). The alpha = 1e-3 and beta = 2e-3 of their
+    appendix correspond to self_ = decay = 2e-3.
+
+    Attributes:
+        self_: weight of the self primitive.
+        decay: weight of the decay primitive.
     """
 
     rule: Literal["symmetric"] = "symmetric"
@@ -141,13 +153,18 @@ class Symmetric(TrainedAlignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
         overlap = primitives.self_(view.transposed_forward_kernel, view.backward_kernel)
-        decay = primitives.decay(view.backward_kernel, view.moved_forward_kernel)
+        decay = primitives.decay(view.backward_kernel, view.trained_forward_kernel)
         return self.weight("self_", view) * overlap + self.weight("decay", view) * decay
 
 
 @register
 class Activation(SignalAlignment):
-    """Activation alignment: R = amp P_amp + sparse P_sparse. Not local."""
+    """Activation alignment: R = amp P_amp + sparse P_sparse. Non-local.
+
+    Attributes:
+        amp: weight of the amp primitive.
+        sparse: weight of the sparse primitive.
+    """
 
     rule: Literal["activation"] = "activation"
     amp: Weight
@@ -156,8 +173,8 @@ class Activation(SignalAlignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
         signals = self.signals(view)
-        sparse = primitives.sparse(signals.backward_projection, signals.moved_forward_projection)
-        amp = signals.overlap(beside={"sparse"})
+        sparse = primitives.sparse(signals.backward_projection, signals.trained_forward_projection)
+        amp = signals.overlap(other_primitives={"sparse"})
         return self.weight("amp", view) * amp + self.weight("sparse", view) * sparse
 
 
@@ -165,9 +182,12 @@ class Activation(SignalAlignment):
 class KolenPollack(TrainedAlignment):
     """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = decay P_decay, and B gets the update of W.
 
-    The gradient of the angle primitive reaches B through `operations` with `tie_gradient`. `decay` must equal the
-    weight decay of W, and one optimizer must move both kernels: then the decay shrinks W - B^T at every step. With
-    `update_forward` R decays both W and B, so the weight decay of W must be 0.
+    `operations` computes the gradient of the angle primitive to B, with `tie_gradient`. `decay` must equal the weight
+    decay of W, and one optimizer must update both kernels, so that the decay shrinks W - B^T at every step. With
+    `update_forward` R decays W as well as B, so the weight decay of W must be 0.
+
+    Attributes:
+        decay: weight of the decay primitive.
     """
 
     rule: Literal["kolen_pollack"] = "kolen_pollack"
@@ -176,7 +196,7 @@ class KolenPollack(TrainedAlignment):
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
-        return self.weight("decay", view) * primitives.decay(view.backward_kernel, view.moved_forward_kernel)
+        return self.weight("decay", view) * primitives.decay(view.backward_kernel, view.trained_forward_kernel)
 
     def check_run(self, config: Any) -> None:
         """Checks that W and B get the same updates. See `Alignment.check_run`."""

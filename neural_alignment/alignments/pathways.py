@@ -1,7 +1,8 @@
 """Operations on the forward and backward paths of a layer: noise, bias, nonlinearity, centring, normalisation.
 
-`Signals` (`base.py`) applies them in order. "Feature-wise" means per example, over height, width and channels;
-"batch-wise" means over the examples, per position (Kunin et al. 2020, Appendix B.1.3; Table 5).
+`Signals` in `base.py` applies them in order. "Feature-wise" operations act on each example, over height, width and
+channels. "Batch-wise" operations act on each position, over the examples (Kunin et al. 2020, Appendix B.1.3; Table 5).
+The option docstrings give the abbreviations of Table 5, such as BI (backward input) and FO (forward output).
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from optimizers import noise
 Tensor = tf.Tensor
 
 SMALLEST_NORM = 1e-6
-"""Below this norm an example is divided by this number when it is normalised."""
+"""Lower bound of the norm by which an example is divided when it is normalised."""
 
 
 class InputPath(Options):
-    """Operations on the input that both projections see (Table 5, BI; sigma).
+    """Operations on the input of both projections (Table 5, BI; sigma).
 
     Attributes:
-        noise: distribution of the noise that replaces the input; by default there is no noise. The paper uses
-            "normal". "uniform" and "sign" (plus or minus `stddev`) have the same first two moments; drawing them takes
-            half and a quarter of the time.
+        noise: distribution of the noise that replaces the input. Default: no noise. The paper uses "normal". "uniform"
+            and "sign" (plus or minus `stddev`) have the same mean and variance; drawing them takes half and a quarter
+            of the time.
         stddev: standard deviation of the noise, for every distribution.
-        feature_center: BI FWMC.
-        feature_normalize: BI FWL2N. It centres first, so `feature_center` has no additional effect.
-        batch_center: BI BWMC; applied only on the backward path.
+        feature_center: whether to subtract the feature-wise mean (BI FWMC).
+        feature_normalize: whether to divide by the feature-wise norm (BI FWL2N). This centres first, so
+            `feature_center` then has no additional effect.
+        batch_center: whether to subtract the batch-wise mean (BI BWMC), on the backward path only.
     """
 
     noise: Literal["normal", "uniform", "sign"] | None = None
@@ -48,7 +50,15 @@ class InputPath(Options):
 
 
 class ForwardOutput(Options):
-    """Operations on the forward projection W^T x (Table 5, FO)."""
+    """Operations on the forward projection W^T x (Table 5, FO).
+
+    Attributes:
+        bias: whether to add the bias of the layer.
+        relu: whether to apply the nonlinearity that follows the layer, a ReLU in the paper.
+        batch_center: whether to subtract the batch-wise mean.
+        feature_center: whether to subtract the feature-wise mean.
+        feature_normalize: whether to divide by the feature-wise norm, after centring.
+    """
 
     bias: bool = False
     relu: bool = False
@@ -58,12 +68,12 @@ class ForwardOutput(Options):
 
     @property
     def standardises(self) -> bool:
-        """Whether an operation follows the nonlinearity."""
+        """Whether the projection is centred or normalised after the nonlinearity."""
         return self.batch_center or self.feature_center or self.feature_normalize
 
 
 class BackwardOutput(Options):
-    """Operations on the backward projection B^T x (Table 5, BO)."""
+    """Operations on the backward projection B^T x (Table 5, BO). Attributes as in `ForwardOutput`."""
 
     bias: bool = False
     relu: bool = False
@@ -82,9 +92,9 @@ def feature_center(signal: Tensor) -> Tensor:
 
 
 def feature_normalize(signal: Tensor) -> Tensor:
-    """Centres each example over its features and divides it by its norm, (x - mean) / max(||x - mean||, 1e-6).
+    """Centres each example over its features and divides it by its norm: (x - mean) / max(||x - mean||, 1e-6).
 
-    Half precision is cast to float32 for this: it represents neither the squares of large signals nor 1e-12.
+    Half precision is cast to float32, because it cannot represent the squares of large signals, or 1e-12.
     """
     wide = signal if signal.dtype == tf.float64 else tf.cast(signal, tf.float32)
     centred = feature_center(wide)
@@ -93,7 +103,7 @@ def feature_normalize(signal: Tensor) -> Tensor:
 
 
 def batch_center(signal: Tensor) -> Tensor:
-    """Subtracts from each position its mean over the batch of all replicas."""
+    """Subtracts from each position its mean over the whole batch, on all replicas."""
     mean = tf.reduce_mean(signal, axis=0, keepdims=True)
     replica = tf.distribute.get_replica_context()
     if replica is not None and replica.num_replicas_in_sync > 1:
@@ -102,7 +112,7 @@ def batch_center(signal: Tensor) -> Tensor:
 
 
 def standardise(signal: Tensor, options: ForwardOutput | BackwardOutput | InputPath, batch: bool) -> Tensor:
-    """Applies the centring and normalisation in `options`; batch-wise centring only if `batch` is true."""
+    """Applies the centring and normalisation in `options`. Batch-wise centring is applied only if `batch` is true."""
     if options.feature_normalize:
         signal = feature_normalize(signal)
     elif options.feature_center:
@@ -116,7 +126,7 @@ def noise_key(seed: int, layer: str, step: Tensor | int) -> Tensor:
 
 
 def draw_noise(options: InputPath, like: Tensor, key: Tensor, first_example: Tensor | int = 0) -> Tensor:
-    """Draws i.i.d. noise with the shape and dtype of `like`, without scaling by the fan-in.
+    """Draws independent, identically distributed noise with the shape and dtype of `like`.
 
     Args:
         options: distribution and standard deviation.

@@ -1,7 +1,8 @@
-"""The six primitives of regularisation (Kunin et al. 2020, Table 1 and Appendix D.3).
+"""The six primitives of the alignment regulariser R (Kunin et al. 2020, Table 1 and Appendix D.3).
 
 A primitive of signals is a mean over the batch and a sum over all other axes, including space. A primitive of kernels
-is a sum over their entries. Sums are computed in at least float32.
+is a sum over their entries. Sums are computed in at least float32. All functions return a scalar. x is the input of a
+layer and x_out = W^T x its forward projection.
 """
 
 from __future__ import annotations
@@ -12,51 +13,65 @@ Tensor = tf.Tensor
 
 
 def decay(backward_kernel: Tensor, forward_kernel: Tensor | None = None) -> Tensor:
-    """Energy of the backward kernel: 1/2 ||B||^2; with W, as where R moves W too, 1/2 (||B||^2 + ||W||^2)."""
-    energy = tf.nn.l2_loss(_wide(backward_kernel))
-    return energy if forward_kernel is None else energy + tf.nn.l2_loss(_wide(forward_kernel))
+    """Energy of the backward kernel: 1/2 ||B||^2, or 1/2 (||B||^2 + ||W||^2) if W is given, because R trains it too."""
+    energy = tf.nn.l2_loss(_widened(backward_kernel))
+    return energy if forward_kernel is None else energy + tf.nn.l2_loss(_widened(forward_kernel))
 
 
 def amp(backward_projection: Tensor, forward_projection: Tensor) -> Tensor:
-    """Overlap of the backward with the forward projection: -tr(x^T B x_out).
+    """Negative overlap of the backward with the forward projection: -tr(x^T B x_out).
 
     Because <B^T x, x_out> = <x, B x_out>, the arguments can also be the layer's inputs and their reconstruction.
+
+    Args:
+        backward_projection: B^T x, `(batch, ..., outputs)`.
+        forward_projection: x_out, of the same shape.
     """
-    return -_batch_mean(_wide(backward_projection) * _wide(forward_projection))
+    return -_batch_mean(_widened(backward_projection) * _widened(forward_projection))
 
 
 def null(reconstruction: Tensor) -> Tensor:
-    """Energy of the reconstruction: 1/2 ||B x_out||^2."""
-    return 0.5 * _batch_mean(tf.square(_wide(reconstruction)))
+    """Energy of the reconstruction B x_out, `(batch, ..., inputs)`: 1/2 ||B x_out||^2."""
+    return 0.5 * _batch_mean(tf.square(_widened(reconstruction)))
 
 
 def sparse(backward_projection: Tensor, forward_projection: Tensor | None = None) -> Tensor:
-    """Energy of the backward projection: 1/2 ||B^T x||^2; with W^T x, as where R moves W too, that of both."""
-    energy = 0.5 * _batch_mean(tf.square(_wide(backward_projection)))
-    return energy if forward_projection is None else energy + 0.5 * _batch_mean(tf.square(_wide(forward_projection)))
+    """Energy of the backward projection: 1/2 ||B^T x||^2, plus 1/2 ||W^T x||^2 if it is given, because R trains W too.
+
+    Args:
+        backward_projection: B^T x, `(batch, ..., outputs)`.
+        forward_projection: W^T x, of the same shape, or None.
+    """
+    energy = 0.5 * _batch_mean(tf.square(_widened(backward_projection)))
+    return energy if forward_projection is None else energy + 0.5 * _batch_mean(tf.square(_widened(forward_projection)))
 
 
 def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
-    """Overlap of the two kernels: -tr(B W).
+    """Negative overlap of the two kernels: -tr(B W).
 
-    Both arguments have the same layout, that of W or that of B.
+    Both arguments must have the same layout, that of W or that of B.
     """
-    # One operation with a scalar result. The elementwise product would be as large as the kernels.
-    forward, backward = (tf.reshape(_wide(kernel), [-1]) for kernel in (forward_kernel, backward_kernel))
+    # A single operation with a scalar result: an elementwise product would be as large as the kernels.
+    forward, backward = (tf.reshape(_widened(kernel), [-1]) for kernel in (forward_kernel, backward_kernel))
     return -tf.einsum("i,i->", forward, backward)
 
 
 def angle(inputs: Tensor, pseudogradient: Tensor) -> Tensor:
-    """Overlap of the inputs with the pseudogradient of J to them: tr(x^T B d), d the upstream error.
+    """Overlap of the inputs x with their pseudogradient B d, where d is the upstream error: tr(x^T B d).
 
-    Its gradient to B is the transpose of the gradient of J to W. `operations` passes it to B with `tie_gradient`, at no
-    cost. This function returns only the value. The pseudogradient contains the factor 1/n of the mean in J, so the
-    batch is summed here.
+    The pseudogradient of the inputs is the error that the layer sends back through B in place of W^T. The gradient of
+    this primitive to B is the transpose of the gradient of J to W. `operations` passes it to B with `tie_gradient`, at
+    no cost; this function returns only the value. The pseudogradient already contains the factor 1 / batch size of the
+    mean in J, so here the batch is summed.
+
+    Args:
+        inputs: x, `(batch, ..., inputs)`.
+        pseudogradient: B d, of the same shape.
     """
-    return _total(_wide(inputs) * _wide(pseudogradient))
+    return _total(_widened(inputs) * _widened(pseudogradient))
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _widened(tensor: Tensor) -> Tensor:
     """Casts half precision to float32; returns other dtypes unchanged."""
     tensor = tf.convert_to_tensor(tensor)
     return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.bfloat16, tf.float16) else tensor

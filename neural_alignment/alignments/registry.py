@@ -1,7 +1,7 @@
 """The registry of all learning rules, by their names in a configuration.
 
-The package `alignments` imports all modules with rules, those of installed packages too. The registry is therefore
-complete after any import from it.
+The package `alignments` imports all modules that define rules, including those of other installed packages. The
+registry is therefore complete after any import from `alignments`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def register(rule: type[Alignment]) -> type[Alignment]:
 
 
 def import_installed() -> None:
-    """Imports the modules of rules in installed packages: those in the entry-point group `neural_alignment.rules`."""
+    """Imports the rules of other installed packages: their entry points in the group `neural_alignment.rules`."""
     for entry in importlib.metadata.entry_points(group="neural_alignment.rules"):
         entry.load()
 
@@ -47,21 +47,21 @@ def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_e
 
     Args:
         mapping: `rule` (the name), the weights of the rule, and its options.
-        seed: seed of the noise of the rule, unless the mapping has one.
-        steps_per_epoch: length of an epoch in steps for scheduled weights, unless the mapping has one.
+        seed: seed of the rule's noise, used if the mapping has none.
+        steps_per_epoch: length of an epoch in steps for scheduled weights, used if the mapping has none.
 
     Returns:
         The rule.
 
     Raises:
-        ConfigError: in one line, if a key is unknown or missing or has a value of the wrong type.
+        ConfigError: if a key is unknown or missing, or has a wrong value. The message is one line.
     """
     if not isinstance(mapping, Mapping):
         raise errors.ConfigError(
             f"alignment: must be a mapping with the key `rule`; found {errors.shortened(repr(mapping))}; "
             "example: {rule: symmetric, self_: 2.0e-3, decay: 2.0e-3}"
         )
-    # YAML reads the name of the null primitive as None.
+    # YAML reads the key `null`, the name of a primitive, as None.
     mapping = {"null" if key is None else key: value for key, value in mapping.items()}
     try:
         rule = pydantic.TypeAdapter(RULES.any_registered).validate_python(mapping)

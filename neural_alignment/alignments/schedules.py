@@ -1,7 +1,7 @@
-"""Weights of a rule that change during training.
+"""Schedules for the weights of a rule that change during training.
 
-A weight is a number or one of these schedules. Times are in epochs of `steps_per_epoch` global steps; steps of J and of
-R both count. Outside [start, stop] a scheduled weight is zero.
+A weight is a number or one of these schedules. Times are in epochs of `steps_per_epoch` global steps, which include the
+steps of J and those of R. Before `start` and after `stop` a scheduled weight is zero.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Constant(Options):
 
     Attributes:
         value: the weight at `start`.
-        start: first epoch at which the weight is not zero.
-        stop: last such epoch; None means the end of training.
+        start: first epoch with a nonzero weight.
+        stop: last epoch with a nonzero weight; None means the end of training.
     """
 
     kind: Literal["constant"]
@@ -48,13 +48,16 @@ class Constant(Options):
 
 
 class _Changing(Constant):
-    """A weight that changes at `rate` per epoch, or rises and falls in triangular cycles of `cycle` epochs."""
+    """Base of weights that change at `rate` per epoch.
+
+    With `cycle` the change is periodic: it is reversed after half of each cycle of `cycle` epochs.
+    """
 
     rate: float
     cycle: pydantic.PositiveFloat | None = None
 
     def _position(self, elapsed: tf.Tensor) -> tf.Tensor:
-        """Returns the epochs since the start; with a cycle they rise from 0 to cycle / 2 and fall again."""
+        """Returns the epochs since the start. With a cycle they rise from 0 to cycle / 2 and fall back to 0."""
         if self.cycle is None:
             return elapsed
         phase = tf.math.floormod(elapsed, tf.cast(self.cycle, elapsed.dtype))
@@ -62,7 +65,10 @@ class _Changing(Constant):
 
 
 class Linear(_Changing):
-    """value + rate * epochs since the start. With a negative rate it becomes negative unless `stop` is earlier."""
+    """The weight value + rate * (epoch - start).
+
+    With a negative rate the weight becomes negative, unless `stop` or `cycle` prevents it.
+    """
 
     kind: Literal["linear"]
 
@@ -71,7 +77,7 @@ class Linear(_Changing):
 
 
 class Exponential(_Changing):
-    """value * exp(rate * epochs since the start)."""
+    """The weight value * exp(rate * (epoch - start))."""
 
     kind: Literal["exponential"]
 
@@ -88,7 +94,7 @@ Weight = Annotated[
 
 
 def evaluate(weight: Weight, step: tf.Tensor, steps_per_epoch: int, dtype: tf.DType = tf.float32) -> float | tf.Tensor:
-    """Returns the value of `weight` at a global step; that of a schedule has the given dtype."""
+    """Returns the value of `weight` at a global step: a float, or for a schedule a scalar tensor of type `dtype`."""
     if isinstance(weight, Constant):
         return tf.cast(weight(tf.cast(step, tf.float64) / steps_per_epoch), dtype)
     return weight

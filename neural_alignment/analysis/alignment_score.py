@@ -20,7 +20,7 @@ class LinearMap(Protocol):
     """An object that applies a kernel and its adjoint, such as `operations.DenseMap` or `operations.ConvMap`."""
 
     def project(self, inputs: Any, kernel: Any) -> Any:
-        """Applies `kernel` to `inputs` `(batch, ..., inputs)`."""
+        """Applies `kernel` to `inputs`, `(batch, ..., inputs)`."""
 
     def reconstruct(self, outputs: Any, kernel: Any, like: Any) -> Any:
         """Applies the adjoint to `outputs`; the result has the shape of `like`."""
@@ -109,7 +109,7 @@ def operator_matrix(linear_map: LinearMap, kernel: Array, input_shape: tuple[int
 
 
 def permuted_change(weights: Array, initial: Array, seed: int = 0) -> Array:
-    """Returns the weight change of the baseline in Figure 8: the entries of W(t) in random order, minus W(0).
+    """Returns the weight change of the control in Figure 8: the entries of W(t) in random order, minus W(0).
 
     As in the published code, W(t) is permuted before W(0) is subtracted.
 

@@ -28,7 +28,12 @@ def _angle(first: Tensor, second: Tensor) -> Tensor:
 
 
 def norm_ratio(backward: Tensor, forward: Tensor) -> Tensor:
-    """Returns ||B|| / ||W||."""
+    """Returns ||B|| / ||W||.
+
+    Args:
+        backward: B, any shape.
+        forward: W, any shape.
+    """
     return tf.norm(tf.cast(backward, tf.float32)) / tf.norm(tf.cast(forward, tf.float32))
 
 

@@ -8,11 +8,16 @@ Array = np.ndarray
 
 
 def smoothed(values: Array, width: int = 9) -> Array:
-    """Returns the moving average of a curve, over fewer values at its ends."""
+    """Returns the moving average of a curve, `(points,)`.
+
+    Args:
+        values: `(points,)`, at least `width` of them.
+        width: number of values that are averaged; at the ends of the curve fewer.
+    """
     window = np.ones(width)
     return np.convolve(values, window, mode="same") / np.convolve(np.ones(len(values)), window, mode="same")
 
 
 def thinned(number: int, most: int) -> Array:
-    """Returns indices of at most `most` of `number` points, evenly spaced, with the first and the last."""
+    """Returns the indices of at most `most` evenly spaced points out of `number`, including the first and the last."""
     return np.unique(np.linspace(0, number - 1, most).astype(int))

@@ -1,6 +1,7 @@
-"""Measures of a network that is trained step by step: its alignment, alignment terms, similarities and path.
+"""Measures of a network that is trained step by step: its alignment, alignment terms, similarities and trajectory.
 
-Functions return arrays by name. Angles are in degrees; an axis "hidden" has the layers l = 1 to d - 1.
+`signals` defines the notation. Functions return arrays by name. Angles are in degrees. An axis `hidden` has one entry
+per hidden layer l = 1 to d - 1.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LAG_MEASURES = (
     "symmetric_angle",
     "skew_ratio",
 )
-"""Numbers that `lagged` measures of each layer and lag."""
+"""Measures that `lagged` computes for each layer and lag."""
 
 
 def columns(rows: Sequence[Mapping[str, Array | float]]) -> Arrays:
@@ -75,10 +76,18 @@ def costs(network: TrainedNetwork, batch: int, kept: Mapping[int, History], term
 def alignment(network: TrainedNetwork, step: Step) -> dict[str, list[float]]:
     """Returns the angles of the kernels and their updates, and the norms of the kernels.
 
+    Args:
+        network: the network.
+        step: the step.
+
     Returns:
-        `weight_angle`, `update_to_feedback` (hidden,): of W_l and of its update to B_l^T. `update_angle`, `norm` (d,):
-        of the updates to those of backpropagation; ||W_l||. With direct feedback also `product_angle` (hidden,): of
-        W_l ... W_(d-1) to F_l^T.
+        - `weight_angle` (hidden,): angle between W_l and B_l^T.
+        - `update_to_feedback` (hidden,): angle between the update of W_l and B_l^T.
+        - `update_angle` (d,): angle between the update of W_l and that of backpropagation.
+        - `norm` (d,): ||W_l||.
+        - `product_angle` (hidden,), only for direct feedback alignment: angle between W_l ... W_(d-1) and F_l^T.
+
+        For direct feedback alignment, Q_l takes the place of B_l.
     """
     true, _ = network.true_updates(step)
     row = {
@@ -102,8 +111,10 @@ def term_angles(network: TrainedNetwork, step: Step, kept: Mapping[int, History]
         orders: maximum number of orders.
 
     Returns:
-        `term_angle`, `linear_angle` (hidden, orders): of the terms to B_l^T, with and without their gates; NaN where
-        the history has no such order.
+        - `term_angle` (hidden, orders): angle between the alignment term and B_l^T.
+        - `linear_angle` (hidden, orders): the same for the linear term, which has no factors f'.
+
+        Orders that are not in the history are NaN.
     """
     found = np.full((2, len(kept), orders), np.nan)
     for place, (layer, history) in enumerate(kept.items()):
@@ -123,10 +134,12 @@ def lagged(network: TrainedNetwork, step: Step, earlier: Sequence[Step | None]) 
         earlier: the step at each lag; `None` gives NaN.
 
     Returns:
-        `LAG_MEASURES` (hidden, lags): `output_angle`, `error_angle` of L_(l-1) and delta_(l+1) to the earlier ones;
-        `within`, `between`, sums of the similarity terms over the number of pairs; of the transformation M
-        `transformed_angle`, `symmetric_angle`, `skew_ratio` (`transformation.Effect`). `eigenvalues`
-        (hidden, lags, units) of the symmetric part of M.
+        - `output_angle`, `error_angle` (hidden, lags): angle between L_(l-1) of both steps, and between delta_(l+1).
+        - `within`, `between` (hidden, lags): sums of the similarity terms within and between categories, divided by
+          the number of pairs.
+        - `transformed_angle`, `symmetric_angle`, `skew_ratio` (hidden, lags): `angle`, `symmetric_angle` and
+          `skew_ratio` of `transformation.Effect`, for the transformation M of both steps.
+        - `eigenvalues` (hidden, lags, units): eigenvalues of the symmetric part of M.
     """
     shape = len(network.hidden), len(earlier)
     row = {name: np.full(shape, np.nan) for name in LAG_MEASURES}
@@ -148,7 +161,7 @@ def lagged(network: TrainedNetwork, step: Step, earlier: Sequence[Step | None]) 
 
 
 def expansions(network: TrainedNetwork, step: Step, kept: Mapping[int, History]) -> dict[str, list[float]]:
-    """Returns norm and angle to B_l^T of the update and its parts (`alignment_terms.Expansion`).
+    """Returns the norms of an update and its summands (`alignment_terms.Expansion`), and their angles to B_l^T.
 
     Args:
         network: the network.
@@ -156,7 +169,7 @@ def expansions(network: TrainedNetwork, step: Step, kept: Mapping[int, History])
         kept: history of each hidden layer, of the steps before.
 
     Returns:
-        NAME_norm and NAME_angle (hidden,) for each field NAME of `Expansion`.
+        `NAME_norm` and `NAME_angle` (hidden,) for each field `NAME` of `Expansion`.
     """
     found = {layer: alignment_terms.expand(history, network.signals(step, layer)) for layer, history in kept.items()}
     row = {}
@@ -168,7 +181,7 @@ def expansions(network: TrainedNetwork, step: Step, kept: Mapping[int, History])
 
 
 def similarity_distributions(network: TrainedNetwork, inputs: Array, labels: Array, bins: int, quality: bool) -> Arrays:
-    """Returns histograms of the similarities of all pairs of some examples in the present network (Figure S5).
+    """Returns histograms of the similarities of all pairs of examples in the current network (Figure S5).
 
     Args:
         network: the network.
@@ -178,8 +191,11 @@ def similarity_distributions(network: TrainedNetwork, inputs: Array, labels: Arr
         quality: whether to distinguish well and poorly classified examples.
 
     Returns:
-        For each signal (`output` of L_(l-1), `error` of delta_(l+1)) and hidden layer l, SIGNAL/l/edges (bins + 1,),
-        and of each group of pairs of `similarity.tally` SIGNAL/l/GROUP (bins,), counts, and SIGNAL/l/GROUP/mean ().
+        Three kinds of arrays for each hidden layer l and each SIGNAL, `output` (L_(l-1)) and `error` (delta_(l+1)):
+
+        - `SIGNAL/l/edges` (bins + 1,): edges of the bins.
+        - `SIGNAL/l/GROUP` (bins,): number of pairs in each bin, for each GROUP of pairs of `similarity.tally`.
+        - `SIGNAL/l/GROUP/mean` (): mean similarity.
     """
     step = network.look(inputs, labels)
     well = (similarity.well_classified(step.error),) * 2 if quality else None
@@ -197,18 +213,18 @@ def similarity_distributions(network: TrainedNetwork, inputs: Array, labels: Arr
 def follow(
     network: TrainedNetwork, iterations: int, every: int, stride: int, tell: Callable[[float], None]
 ) -> tuple[list[Array], Arrays]:
-    """Trains a network and follows its parameters, as rows of `trajectories.flatten`.
+    """Trains a network and records its parameters and updates, flattened by `trajectories.flatten`.
 
     Args:
         network: the network.
         iterations: number of updates.
-        every: iterations from one point to the next.
-        stride: iterations from one direction to the next.
+        every: number of iterations between two recorded points.
+        stride: number of iterations between two recorded updates.
         tell: called with the progress, from 0 to 1.
 
     Returns:
-        The points, and `places`, `true` and `feedback_directions`, each `(directions, parameters)`: where updates
-        start, and the updates of backpropagation and of the learning rule.
+        The points, each `(parameters,)`; and three arrays `(directions, parameters)`: `places`, the parameters before
+        an update; `true`, the update of backpropagation; `feedback_directions`, the update of the learning rule.
     """
     points, directions = [], []
     for step in network.steps(iterations + 1):
@@ -233,8 +249,8 @@ def landscape(network: TrainedNetwork, plane: trajectories.Plane, axes: Sequence
         examples: number of training examples.
 
     Returns:
-        `heights` (side, side): ||E|| / 2. `feedback` (2,): the coordinates of the backward kernels B_l^T in place of
-        W_l, with the other parameters as at the centre of the plane.
+        - `heights` (side, side): ||E|| / 2, see `trajectories.contour_height`.
+        - `feedback` (2,): coordinates of the parameters at the centre of the plane, with B_l^T in place of W_l.
     """
     inputs, labels = network.examples(examples)
     shapes = [kernel.shape for kernel in network.kernels]

@@ -28,7 +28,7 @@ TRAIN_FRACTION = 0.75
 """Fraction of the images of each category to which the regression is fitted (Appendix B.5)."""
 
 BLOCK_BYTES = 2**27
-"""Maximum size of the part of the features that is held in float64 at a time."""
+"""Maximum size of the block of features that is in memory as float64 at a time."""
 
 
 class Split(NamedTuple):

@@ -52,7 +52,7 @@ CONDITIONS: dict[str, Callable[[np.random.Generator], Imposed]] = {
     "cross_correlated": cross_correlated,
     "neither": neither,
 }
-"""The traces of Figure 1B."""
+"""The conditions of Figure 1B."""
 
 
 def run(

@@ -88,7 +88,7 @@ class Shift(NamedTuple):
 
     Attributes:
         mean: mean over all draws.
-        error: standard error of the mean. Each draw gives theta_3 with and without gates; it is that of the difference.
+        error: standard error of that mean, from the difference of theta_3 with and without gates in each draw.
     """
 
     mean: float
@@ -98,9 +98,9 @@ class Shift(NamedTuple):
 def gated_shift(sample: Sample, width: float = 5.0) -> Shift:
     """Returns the effect of the gates on the mean of theta_3 at equal theta_1 and theta_2.
 
-    In each bin of theta_1 and theta_2 it is the mean with gates minus the mean without, positive away from 90 degrees.
-    The bins are averaged with weights equal to their number of draws. Without bins the mean would be uninformative: by
-    the symmetry of theta_1 and theta_2 it is 90 degrees with any gates.
+    In each bin of theta_1 and theta_2, the effect is the mean with gates minus the mean without, positive away from 90
+    degrees. Bins are weighted by their number of draws. Without bins the mean would be uninformative, because by
+    symmetry it is 90 degrees with any gates.
 
     Args:
         sample: the draws.

@@ -107,7 +107,7 @@ def overlap_by_category(
 
 
 def within_categories(earlier: Array, later: Array) -> Array:
-    """Returns whether each pair of examples is of one category, a bool array `(earlier examples, later examples)`.
+    """Returns whether both examples of each pair have the same category, `(earlier examples, later examples)` bool.
 
     Args:
         earlier: labels `(earlier examples,)`.

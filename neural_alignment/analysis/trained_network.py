@@ -23,15 +23,15 @@ class Step(NamedTuple):
     """One iteration k before its update.
 
     Attributes:
-        number: k, from 0.
-        labels: of the batch, `(batch,)`.
-        passed: L_0 to L_d and Z_1 to Z_d.
+        number: k, starting at 0.
+        labels: labels of the batch, `(batch,)`.
+        passed: the forward pass: L_0 to L_d and Z_1 to Z_d.
         error: delta_d.
         errors: delta_1 to delta_d of the learning rule.
         kernels: W_0 to W_(d-1).
         biases: b_1 to b_d.
-        added: change of the kernels by the step.
-        added_to_biases: change of the biases by the step.
+        added: updates of the kernels, which the step adds.
+        added_to_biases: updates of the biases.
     """
 
     number: int
@@ -47,18 +47,20 @@ class Step(NamedTuple):
 
 @dataclass
 class TrainedNetwork:
-    """A network trained by plain gradient descent on the half-squared error, through B_l where there is one.
+    """A network trained by plain gradient descent on the half-squared error.
+
+    Errors go back through B_l, or through W_l^T in layers without B_l.
 
     Attributes:
         kernels: W_0 to W_(d-1).
         biases: b_1 to b_d.
         backward: B_0 to B_(d-1); `None` for a layer that uses W_l^T.
-        constraints: of each kernel, applied after its updates; `None` for no constraint.
+        constraints: a function per kernel that is applied after each update; `None` for no constraint.
         targets: target of each category, `(categories, outputs)`.
         rate: the learning rate.
         activation: the nonlinearity of all layers.
-        steps_per_epoch: number of batches in one pass over the training examples.
-        batches: returns an iterator over the inputs `(batch, inputs)` and labels `(batch,)` of training.
+        steps_per_epoch: number of batches in an epoch.
+        batches: a function that returns an iterator over training batches: inputs `(batch, inputs)`, labels `(batch,)`.
     """
 
     kernels: list[Array]
@@ -67,13 +69,13 @@ class TrainedNetwork:
     constraints: Sequence[Callable[[Array], Array] | None]
     targets: Array
     rate: float
-    activation: signals.Activation
+    activation: signals.Nonlinearity
     steps_per_epoch: int
     batches: Callable[[], Iterator[tuple[Array, Array]]]
 
     @property
     def hidden(self) -> range:
-        """Numbers l of the layers that an error travels back into: 1 to d - 1."""
+        """Numbers l of the hidden layers: 1 to d - 1."""
         return range(1, len(self.kernels))
 
     def aim(self, layer: int) -> Array:
@@ -99,7 +101,13 @@ class TrainedNetwork:
         return LayerSignals.of_layer(layer, step.passed.outputs, step.errors, step.kernels, step.biases, self.backward)
 
     def look(self, inputs: Array, labels: Array, number: int = 0) -> Step:
-        """Returns the step k = `number` of a batch in the present network, without an update."""
+        """Returns the step of a batch in the current network, without updating the network.
+
+        Args:
+            inputs: `(batch, inputs)`.
+            labels: `(batch,)`.
+            number: k of the step.
+        """
         passed = signals.forward(inputs, self.kernels, self.biases, self.activation)
         error = signals.output_error(passed, self.targets[labels], self.activation)
         errors = self.errors(error, passed.states)
@@ -107,7 +115,7 @@ class TrainedNetwork:
         return Step(number, labels, passed, error, errors, self.kernels, self.biases, *added)
 
     def steps(self, iterations: int) -> Iterator[Step]:
-        """Yields the steps of training; each is computed when it is requested, and the last update is not made."""
+        """Trains the network and yields each step before its update. The update of the last step is not made."""
         step = None
         for number, batch in enumerate(itertools.islice(self.batches(), iterations)):
             if step is not None:
@@ -116,7 +124,7 @@ class TrainedNetwork:
             yield step
 
     def examples(self, number: int) -> tuple[Array, Array]:
-        """Returns the first training examples, `(number, inputs)`, and their labels."""
+        """Returns the first training examples, `(number, inputs)`, and their labels, `(number,)`."""
         found: list[tuple[Array, Array]] = []
         for batch in self.batches():
             found.append(batch)

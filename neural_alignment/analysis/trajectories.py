@@ -64,7 +64,7 @@ class Plane(NamedTuple):
         return (rows - self.centre) @ self.axes.T
 
     def project_direction(self, rows: Array) -> Array:
-        """Returns the coordinates of directions, such as updates. The centre is not subtracted; shapes as `project`."""
+        """Returns the coordinates of directions, such as updates; the centre is not subtracted. Shapes as `project`."""
         return rows @ self.axes.T
 
     def point(self, coordinates: Array) -> Array:
@@ -109,7 +109,7 @@ def loss_on_plane(plane: Plane, first: Array, second: Array, loss: Callable[[Arr
 
 
 def grid_axis(values: Array, points: int) -> Array:
-    """Returns evenly spaced coordinates, `(points,)`, from 15 % of the range of some values below to 15 % above it."""
+    """Returns evenly spaced coordinates, `(points,)`, over the range of `values` plus a margin of 15 % on each side."""
     low, high = values.min(), values.max()
     margin = 0.15 * (high - low)
     return np.linspace(low - margin, high + margin, points)

@@ -111,4 +111,4 @@ class Config(Options):
 
 
 for _registry in (RULES, SOURCES, MODELS, LOSSES):
-    _registry.is_used_by(Config)
+    _registry.add_user(Config)

@@ -173,7 +173,7 @@ def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str)
         The name of the first that has the key. If a key is missing, the name of the first that selects the class of the
         mapping, because the class requires the key.
     """
-    keys = mistake.blamed.split(".") if mistake.blamed else []
+    keys = mistake.lookup_path.split(".") if mistake.lookup_path else []
     if mistake.missing:
         for name, content in origins:
             inside = _at(content, keys)

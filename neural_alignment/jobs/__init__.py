@@ -1,5 +1,5 @@
-"""Jobs (runs to train, functions to call), plans of jobs with stored results, and the pool and engines of jobs."""
+"""Jobs (runs to train or functions to call), the pool and the engines that run them, and plans with stored results."""
 
 from neural_alignment import quiet
 
-quiet.import_tensorflow()  # Worker processes, of Spark and SLURM as well, import this package before TensorFlow.
+quiet.import_tensorflow()  # Worker processes, also those of Spark and SLURM, import this package before TensorFlow.

@@ -1,4 +1,4 @@
-"""A fixed list of jobs, each of which runs once, with reports of progress and of the time left."""
+"""Runs a fixed list of jobs, each once, and reports progress and the time left."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Screen:
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """Where jobs run, and where their progress and their durations go.
+    """Where jobs run, where their progress is shown, and how long they are expected to take.
 
     Attributes:
         engine: runs the jobs.
         screen: shows progress.
-        estimates: of the time; they are updated when a job ends.
+        estimates: expected durations, updated whenever a job ends.
     """
 
     engine: Engine
@@ -49,7 +49,7 @@ class Execution:
 
 @dataclasses.dataclass(frozen=True)
 class _Active:
-    """A job that is running, and since when (`time.monotonic`)."""
+    """A running job and its start time (`time.monotonic`)."""
 
     job: Job
     began: float
@@ -60,12 +60,12 @@ class _Active:
 
 
 class Batch:
-    """A `Queue` of given jobs. The first one that fails ends the batch.
+    """A queue (`pool.Queue`) with a fixed list of jobs. The first job that fails ends the batch.
 
     Args:
         jobs: the jobs that have no result yet.
         folder: see `Queue`.
-        total: number of all jobs, those with a result included; numbers of jobs count up to it.
+        total: number of jobs, including those that already have a result; shown as `run NUMBER of TOTAL`.
         execution: where the jobs run.
     """
 
@@ -82,8 +82,8 @@ class Batch:
         """Runs all jobs.
 
         Raises:
-            RunError: if a job fails, or something it needs is unavailable.
-            Stopped: after a signal; interrupted jobs can be resumed.
+            RunError: if a job fails, or if its data, its directory or its TPU is unavailable.
+            Stopped: after a signal; a later call resumes the interrupted jobs.
         """
         self._execution.engine.run(self)
 
@@ -125,7 +125,7 @@ class Batch:
         self._execution.screen.status(self.status())
 
     def status(self) -> str:
-        """Returns one line with the running jobs, the time left for each, and the time left for all."""
+        """Returns one line with the progress and the time left of each running job, and the time left of all jobs."""
         with self._lock:
             running, waiting = list(self._active.values()), list(self._waiting)
         estimates = self._execution.estimates

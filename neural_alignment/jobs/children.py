@@ -1,4 +1,4 @@
-"""Child processes of this one, each of which runs one job or one command."""
+"""Child processes, each of which runs one job or one command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from neural_alignment.jobs.job import Job, decode, encode
 from neural_alignment.training.stopping import SIGNALS
 
 PRELOADED = ["neural_alignment.jobs.children"]
-"""Modules that the server of forks imports once, because TensorFlow takes seconds."""
+"""Modules that the fork server imports once for all children, because importing TensorFlow takes seconds."""
 
 
 class Children:
@@ -40,7 +40,7 @@ class Children:
             threads: number of threads that an operation of TensorFlow or NumPy may use; None for one per processor.
 
         Returns:
-            How the job ended. A child that crashed or was killed has failed.
+            How the job ended. The state is `failed` if the child crashed or was killed.
         """
         processes = context()
         receiver, sender = processes.Pipe(duplex=False)
@@ -59,7 +59,10 @@ class Children:
             return process.wait()
 
     def terminate(self) -> None:
-        """Asks every child to save its state and end; each only once, because a second signal ends it at once."""
+        """Asks every child to save its state and end.
+
+        Each child gets only one signal, because a second one would end it before its state is saved.
+        """
         with self._lock:
             for process, asked in self._alive.items():
                 if not asked:
@@ -78,7 +81,10 @@ class Children:
 
 
 def context() -> Any:
-    """Returns the multiprocessing context: on Linux, forks of a server that has imported TensorFlow but not used it."""
+    """Returns the multiprocessing context.
+
+    On Linux, children are forks of a server process that has imported TensorFlow but not used it.
+    """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     processes = multiprocessing.get_context("forkserver")
@@ -94,7 +100,7 @@ def redirect_output(log: str | None) -> None:
 
 
 def is_stop(code: int) -> bool:
-    """Whether an exit code means that a process was asked to end."""
+    """Whether an exit code means that a process ended because of a stop signal."""
     return -code in SIGNALS or code - 128 in SIGNALS
 
 
@@ -117,8 +123,8 @@ def _ending_of_exit(code: int) -> Ending:
 
 
 def _child(sender: multiprocessing.connection.Connection, text: str, threads: int | None) -> None:
-    """Runs an encoded job in this child process and sends its ending."""
-    os.setpgrp()  # Ctrl-C reaches only the parent, which asks for an end once: a second signal would lose the state.
+    """Runs an encoded job in this child process and sends its ending to the parent."""
+    os.setpgrp()  # Ctrl-C reaches only the parent. It sends one signal; a second one would lose the state.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     job = decode(text)
     redirect_output(job.log)
@@ -130,6 +136,6 @@ def _child(sender: multiprocessing.connection.Connection, text: str, threads: in
 
 
 def _end_with_parent() -> None:
-    """Ends this process when its parent has ended: otherwise it would block the next process in its directory."""
+    """Ends this process when its parent has ended; otherwise it would keep its run directory locked."""
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""How a job ended, and how exceptions and the files of a run are translated to that."""
+"""How a job ended, as derived from an exception or from the files of a run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ class Ending:
     """How a job ended.
 
     Attributes:
-        state: `"finished"`, `"diverged"` or `"failed"`. After two more states the job can be started again:
-            `"stopped"`, because it was asked to end, and `"unavailable"`, because its data, its directory or its TPU
-            could not be used.
-        top1: best validation top-1 over the evaluations of a finished run, a fraction; None for a computation and for a
-            task without accuracy.
-        reason: why the job did not finish; one line.
+        state: `"finished"`, `"diverged"` or `"failed"`; or `"stopped"` if the job was asked to end, and `"unavailable"`
+            if its data, its directory or its TPU could not be used. After these two the job can be started again.
+        top1: best validation top-1 accuracy over the evaluations of a finished run, a fraction; None for a computation
+            and for a task without accuracy.
+        reason: why the job did not finish, in one line; None if it finished.
     """
 
     state: str
@@ -34,7 +33,7 @@ class Ending:
 
 
 def ending_of(work: Callable[[], Ending]) -> Ending:
-    """Returns the ending of some work, whatever it raises, and clears the global state of Keras afterwards.
+    """Runs a function, turns an exception into an ending, and clears the global state of Keras afterwards.
 
     A signal or a full disk gives the state `stopped`.
     """
@@ -50,7 +49,7 @@ def ending_of(work: Callable[[], Ending]) -> Ending:
         return Ending("unavailable", reason=one_line(str(error)))
     except InputError as error:
         return Ending("failed", reason=one_line(str(error)))
-    except Exception as error:  # The other jobs go on, whatever happened to this one.
+    except Exception as error:  # A bug in one job must not end the other jobs.
         traceback.print_exc()
         return Ending("failed", reason=one_line(f"{type(error).__name__}: {error}"))
     finally:
@@ -60,12 +59,12 @@ def ending_of(work: Callable[[], Ending]) -> Ending:
 def past_ending(run_dir: str) -> Ending | None:
     """Returns how the run in a directory ended; None if it has not ended, or if there is no run.
 
-    A finished run whose `status.json` does not hold its result has failed, and the reason says so.
+    The state is `failed` for a finished run whose `status.json` does not contain its result.
     """
     directory = RunDirectory(run_dir)
     try:
         status = directory.status()
-    except RunError:  # Training reports the problem, or resumes.
+    except RunError:  # `run.train` will report the problem or resume.
         return None
     if status["state"] == "diverged":
         return Ending("diverged", reason=str(status.get("reason")))

@@ -1,4 +1,4 @@
-"""How long jobs take, estimated from how long they took before."""
+"""Estimates the durations of jobs from earlier jobs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ class Estimates:
     """Durations of jobs by name.
 
     Args:
-        path: CSV file that gets the durations of the jobs that end; it keeps those of other jobs. Empty for no file.
-        committed: another CSV file, which is read before it.
+        path: CSV file that is read, and to which the durations of further jobs are written. Empty: no file.
+        committed: another CSV file, which is only read; entries of `path` take precedence. Empty: no file.
+
+    Attributes:
+        seconds: name of a job -> its duration in seconds.
+
+    Raises:
+        RunError: if a file cannot be read or has other columns.
     """
 
     path: str = ""
@@ -33,9 +39,9 @@ class Estimates:
                 raise RunError(f"{path}: must have the columns run and seconds; correct or remove it") from None
 
     def of(self, name: str) -> float:
-        """Returns the seconds of a job; NaN if neither it nor a similar one is known.
+        """Returns the expected duration of a job in seconds: the known one, or the mean of similar jobs, or NaN.
 
-        Jobs similar to `resnet18/symmetric/seed2` are the other seeds, or if there are none, all of `resnet18/`.
+        Jobs similar to `resnet18/symmetric/seed2` are its other seeds or, if there are none, all of `resnet18/`.
         """
         if name in self.seconds:
             return self.seconds[name]
@@ -48,11 +54,11 @@ class Estimates:
         return math.nan
 
     def describe(self, names: Sequence[str], slots: int) -> str:
-        """Returns the time that jobs take, `slots` at a time, in words."""
+        """Returns in words how long the named jobs will take if `slots` of them run at a time."""
         return total_time([self.of(name) for name in names], slots)
 
     def record(self, name: str, seconds: float) -> None:
-        """Remembers how long a job took."""
+        """Stores how long a job took, also in the file `path`."""
         self.seconds[name] = seconds
         rows = [{"run": name, "seconds": round(self.seconds[name], 1)} for name in sorted(self.seconds)]
         if self.path:
@@ -60,12 +66,12 @@ class Estimates:
 
 
 def total_time(seconds: Sequence[float], slots: int, suffix: str = "") -> str:
-    """Returns the sum of the known times in words, and the number of unknown ones.
+    """Returns in words the total time of some jobs, and the number of jobs of unknown duration.
 
     Args:
-        seconds: of one job each; NaN if unknown.
-        slots: jobs at a time.
-        suffix: follows the sum.
+        seconds: duration of each job; NaN if unknown.
+        slots: number of jobs at a time.
+        suffix: text after the time.
     """
     known = [each for each in seconds if not math.isnan(each)]
     unknown = len(seconds) - len(known)

@@ -1,4 +1,4 @@
-"""Jobs: a run to train, or a function to call. They are plain data, so that every engine can send them anywhere."""
+"""Jobs: a run to train, or a function to call. They are plain data, so that engines can send them to other machines."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Job(abc.ABC):
     """One unit of work. Subclasses are dataclasses whose fields can be written as JSON.
 
     Attributes:
-        name: identifies the job among those of one pool.
+        name: identifies the job among the jobs of one queue.
         log: local path of the file for the output of the job if another process runs it; None discards the output.
-        restarts: how often an engine starts the job again after the machine took its resources away.
+        restarts: how often an engine starts the job again after a time limit or the loss of its machine.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Job(abc.ABC):
 
     @abc.abstractmethod
     def run(self) -> Ending:
-        """Does the work in this process, from its start or from where it was interrupted; raises nothing."""
+        """Does the work in this process, from the start or from where it was interrupted. Never raises an error."""
 
     @abc.abstractmethod
     def progress(self) -> float:
@@ -51,12 +51,12 @@ class Job(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Training(Job):
-    """Trains the run of a directory, or resumes it.
+    """Trains a run in its directory, or resumes it.
 
     Attributes:
         name: see `Job`.
         config: path of the configuration.
-        run_dir: the run directory, new or left by an earlier process.
+        run_dir: the run directory; may hold a run to resume.
         overrides: `key.path=value`, as for `config.load`.
         log: see `Job`.
     """
@@ -77,7 +77,7 @@ class Training(Job):
         await_free(self.run_dir)
         try:
             run.train(self._load(), self.run_dir, resume=True)
-        except RunError as error:  # The directory is at fault, not the configuration: repair it and start again.
+        except RunError as error:  # The problem is in the directory, not in the configuration: repair and start again.
             return Ending("unavailable", reason=one_line(str(error)))
         return past_ending(self.run_dir) or Ending("failed", reason="its status.json is missing")
 
@@ -115,7 +115,7 @@ class Computation(Job):
     arguments: Mapping[str, Any]
     progress_file: str
     log: str | None = None
-    restarts: ClassVar[int] = 3  # Each begins anew: with a time limit that is too short it would never end.
+    restarts: ClassVar[int] = 3  # Each starts from scratch, so with too short a time limit none would finish.
 
     def run(self) -> Ending:  # noqa: D102 (as in Job)
         return ending_of(self._call)
@@ -152,7 +152,7 @@ def decode(text: str) -> Job:
 def await_free(run_dir: str, patience: float = lock.STALE + 10.0) -> None:
     """Waits for an orphaned run to release its directory, at most `patience` seconds.
 
-    A run whose parent was killed ends within moments; the lease of a lost machine is stale after `lock.STALE` seconds.
+    A run whose parent process was killed ends soon. The lock of a lost machine expires after `lock.STALE` seconds.
     """
     until = time.monotonic() + patience
     while tf.io.gfile.isdir(run_dir) and time.monotonic() < until:

@@ -1,9 +1,9 @@
-"""Pieces: computations that a figure needs besides trained runs. Each result is kept in a file.
+"""Pieces: computations that a figure needs besides trained runs. Each result is stored in a file.
 
-A piece is a function of a module, the configurations that it starts from, and further arguments. A job computes it, and
-keeps its arrays in NAME.npz below the folder of runs, together with a description of the function and its arguments. An
-existing result is not computed again, and the result of another computation is refused. An interrupted piece starts
-anew, so a piece should take minutes: one seed of one condition.
+A piece is a module-level function with the configurations that it starts from and further arguments. A job computes it
+and stores the resulting arrays in NAME.npz below the folder of runs, together with a description of the function and
+its arguments. An existing result is not computed again; if its description differs, reading it is an error. An
+interrupted piece starts from scratch, so a piece should take minutes: for example, one seed of one condition.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from neural_alignment.training.config_comparison import plain_difference
 
 Arrays = dict[str, np.ndarray]
 Tell = Callable[[float], None]
-"""Is called with the fraction of a computation that is done, 0 to 1."""
+"""A function that is called with the completed fraction of a computation, 0 to 1."""
 
 ORIGIN = "computed_from"
 """Name of the array with the description of the function and its arguments, as JSON."""
 
-BEAT = 2.0
-"""Seconds between two notes of the progress of a piece."""
+PROGRESS_INTERVAL = 2.0
+"""Minimum number of seconds between two updates of the progress file of a piece."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One computation whose result is kept.
+    """One computation whose result is stored.
 
     Attributes:
         name: path of its file below the folder of runs, without extension.
-        compute: `compute(tell, *configs, **arguments)` -> arrays by name; a function of a module, found by its name.
-        starts: configurations that it starts from, as runs; the names of these runs are not used.
+        compute: a module-level function, `compute(tell, *configs, **arguments)`, that returns arrays by name; `tell` is
+            a `Tell`.
+        starts: runs whose configurations the function gets; their names are not used.
         arguments: further arguments, JSON data.
     """
 
@@ -65,17 +66,17 @@ class Piece:
             "arguments": self.arguments,
         }
         arguments = {"piece": plain, "folder": folder, "configs": configs}
-        return Computation(self.name, f"{__name__}:compute", arguments, self._note(folder))
+        return Computation(self.name, f"{__name__}:compute", arguments, self._progress_file(folder))
 
     def read(self, folder: str, configs: str) -> Result | None:
-        """Returns the kept result, or None if there is none.
+        """Returns the stored result, or None if there is none.
 
         Args:
             folder: folder of runs and pieces.
             configs: folder of the configurations.
 
         Raises:
-            RunError: if the file is damaged, or holds the result of another computation.
+            RunError: if the file is damaged, or contains the result of another function or other arguments.
             ConfigError: if a configuration is wrong.
         """
         path = self._path(folder)
@@ -91,26 +92,26 @@ class Piece:
         return Result(loaded, arrays)
 
     def compute_and_keep(self, folder: str, configs: str) -> None:
-        """Computes the piece in this process, and writes its file.
+        """Computes the piece in this process and writes its file; arguments as for `read`.
 
         Raises:
             InputError: if a configuration or the data are wrong.
             tf.errors.OpError: if the file cannot be written.
         """
-        path, loaded, noted = self._path(folder), self._load(configs), [0.0]
+        path, loaded, written = self._path(folder), self._load(configs), [0.0]
         tf.io.gfile.makedirs(path.rpartition("/")[0])
 
         def tell(part: float) -> None:
-            if part == 0 or time.monotonic() - noted[0] >= BEAT:
-                noted[0] = time.monotonic()
-                files.write_whole(self._note(folder), f"{part:.4f}")
+            if part == 0 or time.monotonic() - written[0] >= PROGRESS_INTERVAL:
+                written[0] = time.monotonic()
+                files.write_whole(self._progress_file(folder), f"{part:.4f}")
 
         tell(0.0)
         arrays = self.compute(tell, *loaded, **self.arguments)
         content = io.BytesIO()
         np.savez_compressed(content, **arrays, **{ORIGIN: np.array(json.dumps(self._origin(loaded)))})
         files.write_whole(path, content.getvalue())
-        files.remove(self._note(folder))
+        files.remove(self._progress_file(folder))
 
     def _load(self, configs: str) -> list[configuration.Config]:
         return [run.load(configs) for run in self.starts]
@@ -127,7 +128,7 @@ class Piece:
     def _path(self, folder: str) -> str:
         return f"{files.confined(folder, self.name)}.npz"
 
-    def _note(self, folder: str) -> str:
+    def _progress_file(self, folder: str) -> str:
         return f"{files.confined(folder, self.name)}.progress"
 
 
@@ -136,7 +137,7 @@ class Result(NamedTuple):
 
     Attributes:
         configs: the configurations that it started from.
-        arrays: by name.
+        arrays: arrays by name.
     """
 
     configs: list[configuration.Config]
@@ -150,10 +151,10 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Pieces:
-    """Pieces that belong together in a figure, such as the seeds of one condition; the counterpart of `Cell`.
+    """Pieces that belong together in a figure, such as the seeds of one condition; the counterpart of `plans.Cell`.
 
     Attributes:
-        labels: their names in figures.
+        labels: label columns of these pieces in the data of figures, such as the condition.
         pieces: the pieces.
     """
 
@@ -161,31 +162,31 @@ class Pieces:
     pieces: tuple[Piece, ...]
 
     def runs(self) -> list[Piece]:
-        """Returns the pieces, as a plan takes them."""
+        """Returns the pieces; has the same name as `Cell.runs`, so that a plan can contain both."""
         return list(self.pieces)
 
     def read(self, folder: str, configs: str) -> list[Result]:
-        """Returns the existing results in the order of the pieces; arguments and errors as of `Piece.read`."""
+        """Returns the existing results in the order of the pieces; arguments and errors as for `Piece.read`."""
         found = (piece.read(folder, configs) for piece in self.pieces)
         return [result for result in found if result is not None]
 
 
 def _identity(name: str) -> str:
-    """Returns the dotted name of a function without its module inside the folder of its paper.
+    """Returns the dotted name of a function; for a function of a paper, without the module inside the paper's folder.
 
-    A function of a paper may move within that folder: its stored results stay valid.
+    Stored results therefore stay valid if such a function moves within the folder of its paper.
     """
     parts = name.split(".")
     return ".".join([*parts[:3], parts[-1]]) if name.startswith("neural_alignment.papers.") else name
 
 
 def _located(origin: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored origin with the name of its function as `_identity` gives it, also of earlier versions."""
+    """Returns a stored description with the function's name in the form of `_identity`, also from earlier versions."""
     return {**origin, "compute": _identity(origin["compute"])} if "compute" in origin else origin
 
 
 def compute(piece: Mapping[str, Any], folder: str, configs: str) -> None:
-    """Computes a piece in this process and keeps its result; called by the job of the piece.
+    """Computes a piece in this process and stores its result; called by the job of the piece.
 
     Args:
         piece: fields of the piece as JSON data, with `compute` as `package.module:function`.

@@ -1,8 +1,8 @@
 """Plans: the runs that a table or figure is made from, and how their results are read.
 
-A run has a name below a folder of runs, such as `MODEL/RULE/seedN`, and is an ordinary run directory there. A finished
-run is not trained again, an interrupted one resumes, and tables share the runs that they have in common. Results that
-training does not give are computed by pieces (`pieces.py`), which lie below the same folder.
+Each run has a name, such as `MODEL/RULE/seedN`, which is the path of its run directory below a folder of runs. A
+finished run is not trained again, and an interrupted one resumes. Tables share the runs that they have in common.
+Results that training does not produce are computed by pieces (`pieces.py`) and stored below the same folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from neural_alignment.training.existing_run import stored_state
 from neural_alignment.training.run_directory import RunDirectory
 
 SECONDS = "seconds.csv"
-"""Name of the file beside a paper's results that says how long each run took, from the start of its job to its end."""
+"""Name of the file with the duration of each job in seconds, beside a paper's results."""
 
 
 class Work(Protocol):
@@ -35,7 +35,7 @@ class Work(Protocol):
 
     Attributes:
         name: identifies it in the plan, and is the path of its result below the folder of runs.
-        kind: noun in the plural, and verb.
+        kind: plural noun and verb for messages, such as `("runs", "train")`.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Work(Protocol):
             configs: folder of the configurations.
 
         Raises:
-            RunError: if its place holds the result of something else.
+            RunError: if its path holds the result of another configuration or computation, or a damaged one.
             ConfigError: if its configuration is wrong.
         """
 
     def job(self, folder: str, configs: str) -> Job:
-        """Returns the job that gives the result; arguments as of `is_waiting`."""
+        """Returns the job that produces the result; arguments as for `is_waiting`."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Cell:
     Attributes:
         config: path of the YAML file below the folder of configurations.
         name: path, below the folder of runs, of the directory that contains the run directories `seedN`.
-        labels: its names in tables, such as model and rule.
+        labels: label columns of this cell in tables, such as model and rule.
         overrides: `key.path=value`, as for `config.load`.
         seeds: seeds of the runs; empty if a plan does not train them.
     """
@@ -152,18 +152,18 @@ class Cell:
 
 
 def _check_kind(outcome: Outcome, due: configuration.Config) -> None:
-    """Checks that a run belongs to a cell: first its rules and its network, for a clearer message."""
-    for what, kind in (("rule", _rules), ("network", lambda config: config.model.model_dump(exclude_defaults=True))):
-        found, expected = kind(outcome.config), kind(due)
+    """Checks that a run belongs to a cell. Rules and network are compared first, which gives a clearer message."""
+    for part, value in (("rule", _rules), ("network", lambda config: config.model.model_dump(exclude_defaults=True))):
+        found, expected = value(outcome.config), value(due)
         if found != expected:
-            raise RunError(f"{outcome.directory.path}: is a run of the {what} {found}; expected here: {expected}")
+            raise RunError(f"{outcome.directory.path}: is a run of the {part} {found}; expected here: {expected}")
     found, expected = ({**decisive(config), "seed": None} for config in (outcome.config, due))
     if difference := plain_difference(found, expected):
-        raise RunError(f"{outcome.directory.path}: was trained otherwise than its configuration says: {difference}")
+        raise RunError(f"{outcome.directory.path}: was trained with another configuration: {difference}")
 
 
 def decisive(config: configuration.Config) -> dict[str, Any]:
-    """Returns the keys of a configuration that affect a result, as plain data: no paths of data, no test split."""
+    """Returns the part of a configuration that affects a result, as plain data: no paths of data, no test split."""
     plain = decisive_values(config)
     plain["data"] = {key: value for key, value in plain["data"].items() if not key.endswith("_files")}
     plain["evaluation"].pop("test_split", None)
@@ -176,13 +176,13 @@ def _rules(config: configuration.Config) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a run.
+    """The outcome of a run that has ended.
 
     Attributes:
-        directory: its directory.
-        rows: rows of its `metrics.csv`.
-        diverged: whether J or R became infinite.
-        config: the configuration that the run has stored.
+        directory: the run directory.
+        rows: rows of `metrics.csv`.
+        diverged: whether the run diverged.
+        config: the configuration in the run directory.
     """
 
     directory: RunDirectory
@@ -192,7 +192,7 @@ class Outcome:
 
     @property
     def seconds(self) -> float:
-        """Duration of the training in seconds, start-up excluded."""
+        """Duration of the training in seconds, without start-up; NaN if there are no rows."""
         return self.rows[-1]["seconds"] if self.rows else math.nan
 
     def measure(self, name: str, chance: float) -> float:
@@ -200,10 +200,10 @@ class Outcome:
         return chance if self.diverged else self.rows[-1][name]
 
     def kernels(self) -> dict[int, dict[str, Any]]:
-        """Returns step -> array name -> kernel, as `logging.kernels` keeps them, ordered by step.
+        """Returns step -> array name -> kernel, as stored by `logging.kernels`, ordered by step; empty without kernels.
 
         Raises:
-            RunError: if a file is damaged, or the file of a step is missing while others are there.
+            RunError: if a file is damaged, or only the files of some steps are missing.
         """
         folder = self.directory.file("kernels")
         if not tf.io.gfile.isdir(folder):
@@ -260,18 +260,18 @@ def unique(cells: Iterable[Any]) -> list[Work]:
 
 
 def count_left(left: Sequence[Work], runs: Sequence[Work]) -> str:
-    """Returns how much of a plan is left in words, such as `2 of 3 runs to train, 1 of 5 pieces to compute`."""
+    """Returns in words how much of a plan is left, such as `2 of 3 runs to train, 1 of 5 pieces to compute`."""
     there, waits = (collections.Counter(run.kind for run in each) for each in (runs, left))
     return ", ".join(f"{waits[kind]} of {number} {kind[0]} to {kind[1]}" for kind, number in there.items())
 
 
 def count_all(runs: Sequence[Work]) -> str:
-    """Returns the size of a plan in words, such as `3 runs, 5 pieces`."""
+    """Returns in words the size of a plan, such as `3 runs, 5 pieces`."""
     return ", ".join(f"{number} {noun}" for (noun, _), number in collections.Counter(r.kind for r in runs).items())
 
 
 def carry_out(works: Sequence[Work], folder: str, configs: str, execution: Execution) -> None:
-    """Trains the runs and computes the pieces that have no result yet; a later call resumes an interrupted one.
+    """Trains the runs and computes the pieces that have no result yet. After an interruption, call it again to resume.
 
     Args:
         works: the runs and pieces.
@@ -280,8 +280,8 @@ def carry_out(works: Sequence[Work], folder: str, configs: str, execution: Execu
         execution: where the jobs run.
 
     Raises:
-        RunError: if a run or piece fails, or another process works in the folder; divergence is no failure.
-        Stopped: at SIGTERM or SIGINT, once every run has saved its state.
+        RunError: if a run or piece fails, or another process works in the folder. A diverged run has not failed.
+        Stopped: after SIGTERM or SIGINT, once every run has saved its state.
     """
     left = waiting(works, folder, configs)
     execution.screen.line(f"{count_left(left, works)}, {execution.engine.slots} at a time")

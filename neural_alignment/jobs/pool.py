@@ -21,10 +21,10 @@ REPORT = 2.0
 
 
 class Queue(Protocol):
-    """The jobs of one command. Engines call all methods, `show_progress` excepted, from any thread.
+    """The jobs of one command. Engines call all methods except `show_progress` from any thread.
 
     Attributes:
-        folder: directory that every worker can reach under this path.
+        folder: directory that every worker can access under this path.
     """
 
     folder: str
@@ -33,7 +33,7 @@ class Queue(Protocol):
         """Returns the number of jobs that have not ended."""
 
     def next(self) -> Job | None:
-        """Returns a job to start now, which may depend on the results so far; None if there is no more."""
+        """Returns the next job to start, which may depend on the results so far; None if there are no more jobs."""
 
     def put_back(self, job: Job) -> None:
         """Takes back a job that could not be started."""
@@ -42,8 +42,8 @@ class Queue(Protocol):
         """Records how a job ended.
 
         Raises:
-            Stopped: if no further job should start, because this one was stopped or something it needs is unavailable.
-            RunError: if no further job should start, because this one failed.
+            Stopped: if this job was stopped or is unavailable, and no further job should start.
+            RunError: if this job failed, and no further job should start.
         """
 
     def show_progress(self) -> None:
@@ -54,9 +54,9 @@ class Engine(abc.ABC):
     """Where jobs run.
 
     Attributes:
-        name: first word of `--engine`.
-        usage: form of the value of `--engine`.
-        option: name of the further option of the command line that it takes, if any.
+        name: name of the engine: the value of `--engine` up to a colon.
+        usage: the value of `--engine` with placeholders, for help and messages.
+        option: name of the additional command-line option of this engine; None if it has none.
         slots: number of jobs at a time.
     """
 
@@ -72,10 +72,10 @@ class Engine(abc.ABC):
 
         Args:
             text: the part of the value of `--engine` after the colon; empty without a colon.
-            option: value of the option that it takes.
+            option: value of the additional option; None or empty if not given.
 
         Raises:
-            ConfigError: in one line, if the text or the option is wrong, or the engine is not available here.
+            ConfigError: if the text or the option is wrong, or the engine is not available on this machine.
         """
 
     @abc.abstractmethod
@@ -84,15 +84,15 @@ class Engine(abc.ABC):
 
         Raises:
             Stopped: after a signal, or if no slot is left; interrupted jobs can be resumed.
-            Exception: what `queue.ended` raised; running jobs were asked to save their state and have ended.
+            Exception: the error that `queue.ended` raised, after the running jobs have saved their state and ended.
         """
 
     @classmethod
     def count(cls, text: str) -> int:
-        """Returns the number of jobs at a time that the command line gives.
+        """Returns the number of jobs at a time, given as text on the command line.
 
         Raises:
-            ConfigError: if the text is no integer from 1 to 9999.
+            ConfigError: if the text is not an integer from 1 to 9999.
         """
         if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 9999):
             found = f"{cls.name}:{text}" if text else cls.name
@@ -100,7 +100,7 @@ class Engine(abc.ABC):
         return int(text)
 
 
-class SlotLost(Exception):  # noqa: N818 - what happened to the surroundings, not a fault of the program
+class SlotLost(Exception):  # noqa: N818 - an event outside of the program, not an error in it
     """A slot, such as a TPU, is no longer available; its job has not run."""
 
 
@@ -108,13 +108,13 @@ class SlotEngine(Engine):
     """Runs each job in one of several named slots; a thread per slot waits for the job.
 
     Args:
-        names: of the slots.
+        names: names of the slots.
     """
 
     def __init__(self, names: Sequence[str]):
         self.slots = len(names)
         self.stopping = threading.Event()
-        """Set when the pool ends early: no job starts any more."""
+        """Set when the pool ends early. No further job starts then."""
         self._names = list(names)
         self._loss = ""  # Why the last slot was lost.
 
@@ -123,23 +123,23 @@ class SlotEngine(Engine):
         """Runs a job in a slot and waits for it.
 
         Raises:
-            SlotLost: if the slot is not available; the job goes to another one.
+            SlotLost: if the slot is not available; another slot then gets the job.
         """
 
     @abc.abstractmethod
     def terminate(self) -> None:
-        """Asks all running jobs to save their state and end; called repeatedly, since a job may just have started."""
+        """Asks all running jobs to save their state and end. Called repeatedly, because a job may just have started."""
 
     def run(self, queue: Queue) -> None:  # noqa: D102 (as in Engine)
         with Stop(raises=False) as stop:
-            # Again after each round: the other slots may have been through when a lost slot put its job back.
+            # When a lost slot puts its job back, the other slots may already have ended: then start another round.
             while self._names and queue.left():
                 self._round(queue, stop)
         if queue.left():
             raise Stopped(f"{queue.left()} jobs are left: {self._loss}; the same command resumes them")
 
     def _round(self, queue: Queue, stop: Stop) -> None:
-        """Lets every slot take jobs until there are none."""
+        """Runs a thread per slot until there are no more jobs."""
         errors: list[BaseException] = []
         self.stopping.clear()
         names = self._names[: queue.left()]
@@ -155,9 +155,9 @@ class SlotEngine(Engine):
                 self.stopping.set()
                 self.terminate()
                 alive[0].join(POLL)
-        # After a signal jobs report that they were stopped, which is only a consequence of it.
+        # After a signal, jobs report that they were stopped. The signal is the cause, so it takes precedence.
         if stop.signal:
-            raise Stopped(f"{stop.signal}; the same command goes on")
+            raise Stopped(f"{stop.signal}; the same command resumes")
         if errors:
             raise errors[0]
 
@@ -174,7 +174,7 @@ class SlotEngine(Engine):
                 due = time.monotonic() + REPORT
 
     def _work(self, name: str, queue: Queue, errors: list[BaseException]) -> None:
-        """Runs one job after the other in a slot."""
+        """Runs jobs one after another in a slot."""
         try:
             while not self.stopping.is_set() and (job := queue.next()):
                 try:

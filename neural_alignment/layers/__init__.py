@@ -9,4 +9,4 @@ from neural_alignment.layers.dense import Dense
 __all__ = ["ALIGNED_FORMS", "AlignedLayer", "Conv2D", "Dense"]
 
 ALIGNED_FORMS = {keras.layers.Dense: Dense, keras.layers.Conv2D: Conv2D}
-"""Native layer -> the same layer with an alignment; read by `models.convert`."""
+"""Maps each native layer to its aligned form, for `models.convert`."""

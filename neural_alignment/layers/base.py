@@ -1,4 +1,4 @@
-"""Base class of all aligned layers: the backward kernel, R_l, and the configuration."""
+"""Mixin of all aligned layers: the backward kernel, R_l (the term of R of one layer), and the configuration."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from neural_alignment.operations import LinearMap, carry
 Tensor = tf.Tensor
 
 PARAMETERIZATIONS = ("standard", "ntk")
-"""How a kernel is used: unchanged, or divided by the square root of its fan-in."""
+"""A kernel is used unchanged ("standard"), or divided by the square root of its fan-in ("ntk")."""
 
 HALF = (tf.bfloat16, tf.float16)
-"""Dtypes that are too narrow for R; it is computed in float32 instead."""
+"""Dtypes that are too imprecise for R, which is computed in float32 instead."""
 
 
 class AlignedLayer:
     """Mixin that gives a Keras layer a backward kernel and R_l.
 
-    A subclass defines its linear map. Without an alignment a layer behaves exactly like the native Keras layer.
+    A subclass defines `linear_map`. Without an alignment the layer behaves exactly like the native Keras layer.
     """
 
     alignment: Alignment | None
 
     _converted_kernel: np.ndarray | None = None
-    """W of the layer that this one is converted from. It may have been trained since initialisation."""
+    """W of the native layer from which this layer was converted. It may be already trained."""
 
     def _set_alignment(
         self, alignment: Alignment | dict | None, alignment_activation: Any, parameterization: str
@@ -66,7 +66,7 @@ class AlignedLayer:
             )
 
     def linear_map(self) -> LinearMap:
-        """Returns the linear map of the layer."""
+        """Returns the linear map of the layer, such as a matrix product or a convolution."""
         raise NotImplementedError
 
     @property
@@ -76,14 +76,14 @@ class AlignedLayer:
 
     @property
     def keeps_backward_kernel(self) -> bool:
-        """Whether the layer has a backward kernel. It has none with backpropagation or a rule for a whole network."""
+        """Whether the layer has a backward kernel: it has a rule, which is not a rule for a whole network."""
         return self.alignment is not None and self.alignment.keeps_kernel
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the weights of the native layer and, if the rule has one, the backward kernel.
 
         Raises:
-            ValueError: if B needs an independent draw and the initializer gives all entries of W the same value.
+            ValueError: if B must be drawn independently, but the initializer gives all entries of W the same value.
         """
         super().build(input_shape)
         if not self.keeps_backward_kernel:
@@ -92,7 +92,7 @@ class AlignedLayer:
         starts_at_forward = self.alignment.starts_at_forward
 
         def initializer(shape, dtype=None):
-            del shape  # B is drawn in the layout of W, so that the fan-in is that of W.
+            del shape  # B is drawn in the layout of W, so that it gets the fan-in of W.
             if starts_at_forward:
                 return linear_map.transpose(_stored(self.kernel))
             backward = initialization.independent_draw(
@@ -105,12 +105,12 @@ class AlignedLayer:
             shape=linear_map.transposed_shape(tuple(self.kernel.shape)),
             initializer=initializer,
             trainable=self.alignment.learns,
-            # Outside of an `AlignedModel` each replica takes W(0) within a step.
+            # Outside of an `AlignedModel` each replica records W(0) within a step.
             aggregation="only_first_replica" if starts_at_forward else "none",
         )
-        # `optimizers.MultiOptimizer` reads these two attributes; it knows no layers and no rules.
+        # `optimizers.MultiOptimizer` reads these two attributes, because it cannot import layers and rules.
         self._backward_kernel.tied_by = self.alignment.rule if self.alignment.tie_gradient else None
-        self.kernel.moved_by_both = self.alignment.moves_forward
+        self.kernel.trained_by_both = self.alignment.trains_forward
         if self.alignment.uses_step or starts_at_forward:
             self._step = self.add_weight(
                 name="alignment_step",
@@ -124,8 +124,8 @@ class AlignedLayer:
     def take_initial_kernel(self) -> None:
         """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing.
 
-        `AlignedModel` calls this method before each step. In other models the layer takes W(0) in its first backward
-        pass, except that of a call with `training=False`; custom training loops may omit `training`.
+        `AlignedModel` calls this method before training steps. In other models the layer records W(0) in its first
+        backward pass, except that of a call with `training=False`. Custom training loops may omit `training`.
         """
         if not (self.keeps_backward_kernel and self.alignment.starts_at_forward):
             return
@@ -144,13 +144,13 @@ class AlignedLayer:
 
     @property
     def backward_kernel(self) -> Any:
-        """B, the kernel through which the error travels: `(outputs, inputs)`, or the shape of a convolution kernel.
+        """B, the kernel through which the error travels: `(outputs, inputs)`, or the shape of W in a convolution.
 
-        It is a weight if the rule learns B or keeps it fixed. It is computed from W if the rule defines it by W (sign
-        symmetry), or if the rule starts at W(0) and training has not begun (Align-prop).
+        B is a weight if the rule trains it or keeps it fixed. B is a tensor computed from W if the rule defines it by W
+        (sign symmetry), or if the rule starts at W(0) and training has not begun (Align-prop).
 
         Raises:
-            AttributeError: if the layer has no alignment, or is not built.
+            AttributeError: if the layer has no backward kernel, or is not built.
         """
         if getattr(self, "_backward_kernel", None) is None:
             raise AttributeError(f"Layer {self.name!r} has no backward kernel: it is not built or has no alignment.")
@@ -164,14 +164,21 @@ class AlignedLayer:
         return linear_map.transpose(self.alignment.carried_kernel(_tensor(self.kernel), backward))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Applies the layer; in training, adds R_l if the rule learns B.
+        """Applies the layer. In training it also adds R_l if the rule trains B.
+
+        Args:
+            inputs: `(batch, ..., inputs)`.
+            training: as in Keras.
+
+        Returns:
+            `(batch, ..., outputs)`.
 
         Raises:
-            ValueError: in training, if the rule is one for a whole network and the model is not an `AlignedModel`.
+            ValueError: in training outside of an `AlignedModel`, if the rule is a rule for a whole network.
         """
         if self._is_native:
             return super().call(inputs)
-        inputs = _dense(inputs, self.compute_dtype)
+        inputs = _dense_floats(inputs, self.compute_dtype)
         state = current_pass() or self._own_pass(inputs, training)
         bias = None if self.bias is None else _tensor(self.bias)
         if self.keeps_backward_kernel:
@@ -186,8 +193,8 @@ class AlignedLayer:
     def scaled(self, kernel: Tensor) -> Tensor:
         """Returns a kernel as the layer uses it: unchanged, or in the NTK parameterization divided by sqrt(fan-in).
 
-        The method applies to W and to B. The fan-in is the number of inputs of one output unit, that is the number of
-        entries of W divided by the outputs (Boopathy and Fiete 2022, equation 1).
+        The layer scales W and B in this way. The fan-in is the number of inputs of one output unit: the number of
+        entries of W divided by the number of outputs (Boopathy and Fiete 2022, equation 1).
         """
         if self.parameterization == "standard":
             return kernel
@@ -196,10 +203,10 @@ class AlignedLayer:
     def _carried_projection(
         self, inputs: Tensor, bias: Tensor | None, training: bool | None, state: ForwardPass
     ) -> Tensor:
-        """Returns W^T x, whose error travels back through B; in training, adds R_l if the rule learns B."""
+        """Returns W^T x, whose error travels back through B. In training, adds R_l if the rule trains B."""
         linear_map = self.linear_map()
-        # Each weight is read once, for both J and R. Its update depends on that read through the gradient. TensorFlow's
-        # graph optimiser may drop other dependencies of updates on reads.
+        # Each weight is read only once, for both J and R, so that its update depends on that read through the gradient.
+        # TensorFlow's graph optimiser may remove other dependencies of updates on reads.
         take_start = None
         if self.alignment.starts_at_forward and not state.has_initial_weights:
             kernel, backward, take_start = self._kernels_from_start()
@@ -208,7 +215,7 @@ class AlignedLayer:
         carried = self.alignment.carried_kernel(tf.stop_gradient(kernel), linear_map.transpose(backward))
         tie_gradient = self.alignment.tie_gradient
         if not tie_gradient:
-            carried = tf.stop_gradient(carried)  # The gradient of J to B is zero; no zeros are written.
+            carried = tf.stop_gradient(carried)  # Avoids writing the gradient of J to B, which is zero, to memory.
         kernels = self.scaled(kernel), self.scaled(carried)
 
         takes_start = take_start is not None and training is not False and current_pass() is None
@@ -220,15 +227,19 @@ class AlignedLayer:
 
         projection = carry(linear_map, inputs, *kernels, tie_gradient, weight_transport)
         if training and state.regularise and self.alignment.learns:
-            weights = _wide(kernel, self.kernel), _wide(backward, self._backward_kernel), _wide(bias, self.bias)
+            weights = (
+                _widened(kernel, self.kernel),
+                _widened(backward, self._backward_kernel),
+                _widened(bias, self.bias),
+            )
             self._regularise(weights, inputs, projection, state)
         return projection
 
     def _kernels_from_start(self) -> tuple[Tensor, Tensor, Callable[[], None]]:
         """Returns W and B for a rule with B = W(0), in the compute dtype, and a function that stores this B.
 
-        Until W(0) is taken, B is the present W. W is read once and the new value of B is computed from that read, so no
-        update can happen in between.
+        Until W(0) is recorded, B is the current W. W is read only once, and B is computed from the read value, so that
+        no update can happen in between.
         """
         forward, step = _stored(self.kernel), tf.convert_to_tensor(self._step.value)
         start, kept = self.linear_map().transpose(tf.stop_gradient(forward)), _stored(self._backward_kernel)
@@ -241,7 +252,7 @@ class AlignedLayer:
         return tf.cast(forward, self.compute_dtype), tf.cast(backward, self.compute_dtype), take_start
 
     def _own_pass(self, inputs: Tensor, training: bool | None) -> ForwardPass:
-        """Returns the forward pass of a layer outside of an `AlignedModel`, where the layer counts its own steps."""
+        """Returns the `ForwardPass` of a layer outside of an `AlignedModel`, where the layer counts its own steps."""
         if training and self.alignment is not None and not self.keeps_backward_kernel:
             raise ValueError(
                 f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
@@ -255,26 +266,26 @@ class AlignedLayer:
     def _regularise(
         self, weights: tuple[Tensor, Tensor, Tensor | None], inputs: Tensor, projection: Tensor, state: ForwardPass
     ) -> None:
-        """Computes R_l and adds it to the forward pass of the model; without one, with `add_loss`."""
+        """Computes R_l and adds it to the active `ForwardPass`, or with `add_loss` if none is active."""
         kernel, backward, bias = weights
         linear_map = self.linear_map()
         deferred = state.deferred is not None and not self.alignment.reads_signals
-        if self.alignment.moves_forward and state.separate is not None and not deferred:
+        if self.alignment.trains_forward and state.separate is not None and not deferred:
             kernel = state.separate(self, kernel)
 
         def regulariser() -> Tensor:
             view = LayerView(
                 linear_map=linear_map,
-                inputs=_wide(inputs),
+                inputs=_widened(inputs),
                 forward_kernel=self.scaled(kernel),
                 backward_kernel=self.scaled(backward),
                 bias=bias,
                 activation=self.following_activation,
-                projection=None if projection.dtype in HALF else projection,  # R needs one in float32.
+                projection=None if projection.dtype in HALF else projection,  # R needs float32.
                 name=self.name,
                 step=state.step,
                 first_example=state.first_example,
-                update_forward=self.alignment.moves_forward,
+                update_forward=self.alignment.trains_forward,
             )
             return self.alignment(view)
 
@@ -282,21 +293,21 @@ class AlignedLayer:
             value = regulariser()
             if self.alignment.uses_step:
                 self._step.assign_add(1)
-            self.add_loss(value)  # Last: Keras loses it if replicas synchronise afterwards.
+            self.add_loss(value)  # Must be last: Keras discards the loss if replicas synchronise afterwards.
         elif deferred:
-            moved = {"backward": backward, **({"forward": kernel} if self.alignment.moves_forward else {})}
+            moved = {"backward": backward, **({"forward": kernel} if self.alignment.trains_forward else {})}
             state.deferred.append((self, moved, regulariser))
         else:
             state.add(self.name, regulariser())
 
     @property
     def ends_nonlinear(self) -> bool:
-        """Whether the layer applies a nonlinearity itself. The rules for whole networks read this."""
+        """Whether the layer has its own nonlinearity. The rules for a whole network read this."""
         return self.activation not in (None, keras.activations.linear)
 
     @property
     def following_activation(self) -> Any:
-        """The nonlinearity after the layer: `alignment_activation` or `activation`; None if it is linear."""
+        """The nonlinearity that follows W^T x: `alignment_activation`, or `activation` if not given; None if linear."""
         activation = self.alignment_activation or self.activation
         return None if activation is keras.activations.linear else activation
 
@@ -314,12 +325,12 @@ class AlignedLayer:
         if not self._is_native:
             found = self.alignment.rule if self.alignment is not None else self.parameterization
             raise ValueError(
-                f"`{method}` is not for an aligned layer: the backward kernel would follow the wrong weights. "
-                f"Received it for layer {self.name!r} with {found!r}. Example: alignment=None."
+                f"`{method}` must not be called on an aligned layer: the backward kernel would follow the wrong "
+                f"weights. Received a call on layer {self.name!r} with {found!r}. Example: alignment=None."
             )
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves all weights; the method of the native layer omits those of the alignment."""
+        """Saves all weights. The method of the native layer would omit the weights of the alignment."""
         if self.alignment is None:
             super().save_own_variables(store)
         else:
@@ -333,7 +344,7 @@ class AlignedLayer:
             keras.layers.Layer.load_own_variables(self, store)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the configuration of the native layer with the arguments of the alignment."""
+        """Returns the configuration of the native layer and the arguments of the alignment."""
         activation = self.alignment_activation
         return {
             **super().get_config(),
@@ -344,14 +355,20 @@ class AlignedLayer:
 
 
 def with_initializer(options: dict[str, Any], parameterization: str, given: bool) -> dict[str, Any]:
-    """Adds the kernel initializer of a parameterization to the options of a layer, unless one is given."""
+    """Adds the kernel initializer of a parameterization to the options of a layer, unless one is given.
+
+    Args:
+        options: keyword arguments of the layer.
+        parameterization: "standard" or "ntk".
+        given: whether an initializer is among the positional arguments.
+    """
     if parameterization != "ntk" or given or "kernel_initializer" in options:
         return options
     return {**options, "kernel_initializer": keras.initializers.RandomNormal(stddev=1.0)}
 
 
 def _tensor(variable: Any) -> Tensor:
-    """Returns the value of a weight in the compute dtype; `tf.custom_gradient` accepts no variables in eager mode."""
+    """Returns a weight as a tensor in the compute dtype, as eager `tf.custom_gradient` does not accept variables."""
     return tf.convert_to_tensor(keras.ops.convert_to_tensor(variable))
 
 
@@ -361,20 +378,20 @@ def _stored(variable: Any) -> Tensor:
     return value if stored is None or stored.dtype == value.dtype else tf.convert_to_tensor(stored)
 
 
-def _dense(inputs: Any, dtype: str) -> Tensor:
-    """Returns the inputs as a dense tensor of floats; Keras does not cast integers and keeps sparse tensors sparse."""
+def _dense_floats(inputs: Any, dtype: str) -> Tensor:
+    """Returns the inputs as a dense tensor of floats, to which Keras converts neither integers nor sparse tensors."""
     if isinstance(inputs, tf.SparseTensor):
         inputs = tf.sparse.to_dense(tf.sparse.reorder(inputs))
     inputs = tf.convert_to_tensor(inputs)
     return inputs if inputs.dtype.is_floating else tf.cast(inputs, dtype)
 
 
-def _wide(value: Tensor | None, variable: Any = None) -> Tensor | None:
-    """Returns a tensor in at least float32, because R is not computed in half precision.
+def _widened(value: Tensor | None, variable: Any = None) -> Tensor | None:
+    """Casts half precision to float32, in which R is computed; returns other dtypes and None unchanged.
 
     Args:
         value: a signal, or the value of a weight in the compute dtype, or None.
-        variable: the weight; its stored value is returned, so that no precision is lost.
+        variable: the weight, if `value` is its value. Its stored value is cast, so that no precision is lost.
     """
     if value is None or value.dtype not in HALF:
         return value

@@ -14,15 +14,18 @@ from neural_alignment.serialization import serializable
 
 @serializable
 class Conv2D(AlignedLayer, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose error travels back through a backward kernel. Only NHWC and one group.
+    """`keras.layers.Conv2D` whose error travels back through a backward kernel of the same shape as the forward kernel.
+
+    It maps `(batch, height, width, inputs)` to `(batch, new height, new width, filters)`. With an alignment only
+    channels-last data and one group are supported.
 
     Args:
-        filters: number of outputs.
+        filters: number of output channels.
         kernel_size: rows and columns of the kernel.
         *args: as in `keras.layers.Conv2D`.
-        alignment: the rule of the layer. None is plain backpropagation; the layer then has no B.
-        alignment_activation: the nonlinearity that follows the layer, if it is not the layer's `activation`. An example
-            is a convolution before batch normalisation.
+        alignment: the rule of the layer. None means plain backpropagation; the layer then has no B.
+        alignment_activation: the nonlinearity that follows the layer, if it is not the layer's `activation`, for
+            example after batch normalisation.
         parameterization: as in `Dense`; the fan-in is rows times columns times inputs.
         **kwargs: as in `keras.layers.Conv2D`.
 
@@ -58,5 +61,5 @@ class Conv2D(AlignedLayer, keras.layers.Conv2D):
             )
 
     def linear_map(self) -> ConvMap:
-        """Returns the linear map of the convolution."""
+        """Returns the linear map: a convolution."""
         return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))

@@ -16,15 +16,16 @@ from neural_alignment.serialization import serializable
 class Dense(AlignedLayer, keras.layers.Dense):
     """`keras.layers.Dense` whose error travels back through a backward kernel.
 
-    Inputs must have at least rank 2. The axes between the first and the last are treated as space.
+    It maps `(batch, ..., inputs)` to `(batch, ..., units)`. The axes between the first and the last are treated as
+    spatial axes. The backward kernel has the shape `(units, inputs)`.
 
     Args:
-        units: number of outputs.
+        units: number of output units.
         *args: as in `keras.layers.Dense`.
-        alignment: the rule of the layer. None is plain backpropagation; the layer then has no B.
+        alignment: the rule of the layer. None means plain backpropagation; the layer then has no B.
         alignment_activation: the nonlinearity that follows the layer, if it is not the layer's `activation`.
         parameterization: "standard" or "ntk". With "ntk" W is drawn from N(0, 1) unless an initializer is given, and W
-            and B are divided by sqrt(fan-in) when they are used.
+            and B are divided by sqrt(fan-in) when the layer uses them.
         **kwargs: as in `keras.layers.Dense`.
 
     Raises:
@@ -44,5 +45,5 @@ class Dense(AlignedLayer, keras.layers.Dense):
         self._set_alignment(alignment, alignment_activation, parameterization)
 
     def linear_map(self) -> DenseMap:
-        """Returns the linear map of a matrix product."""
+        """Returns the linear map: a matrix product."""
         return DenseMap()

@@ -42,8 +42,8 @@ def build(
 
     Args:
         name: a key of `MODELS`.
-        classes: number of classes.
-        input_shape: shape of one example.
+        classes: number of outputs.
+        input_shape: shape of one example, without the batch.
         alignment: None, one rule for all layers, or rules with patterns of layer names.
         **options: other arguments of the builder.
 

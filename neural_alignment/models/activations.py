@@ -1,4 +1,4 @@
-"""Nonlinearities that Keras does not have, registered so that saved models can be loaded."""
+"""Nonlinearities that are missing in Keras. They are registered, so that saved models with them can be loaded."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def tanh_relu(x: Tensor) -> Tensor:
     The derivative is 1 / cosh(x)^2 for x > 0 and 0 for x <= 0.
 
     Args:
-        x: any shape.
+        x: a tensor of any shape.
     """
     return tf.tanh(tf.nn.relu(x))
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh_relu": tanh_relu}
-"""The nonlinearities of this module by their names in a configuration. All other names are those of Keras."""
+"""The nonlinearities of this module, by their names in a configuration. All other names refer to Keras."""
 
 
 def activation(name: str | None) -> str | Callable[[Tensor], Tensor] | None:

@@ -14,17 +14,17 @@ from neural_alignment.options import Options
 from neural_alignment.registry import Registry
 
 MODELS = Registry("name")
-"""The options of every model by its name in a configuration."""
+"""The options class of each model, by the name of the model in a configuration."""
 
 MAX_DEPTH = 128
-"""Layers of a network. Keras goes through them by recursion, which Python limits."""
+"""Maximum number of layers of a network. Keras traverses them recursively, and Python limits the recursion depth."""
 
 LayerSizes = Annotated[list[PositiveInt], Field(max_length=MAX_DEPTH)]
 """Units or filters of each layer."""
 
 BatchNormTrainable = Annotated[
     bool,
-    # Left out at its default, so that the checksums of earlier configurations stay the same.
+    # Not written at its default, so that the checksums of earlier configurations stay the same.
     Field(
         exclude_if=lambda trainable: trainable,
         description="Whether scale and shift of the batch normalization are trained. Its statistics are updated in "
@@ -34,23 +34,23 @@ BatchNormTrainable = Annotated[
 
 
 class ModelOptions(Options):
-    """Base of all models: the options of a model, and the function that builds it.
+    """Base of the options classes of all models.
 
-    A subclass declares `name` as a `Literal` with the name of the model, the arguments of `builder` as fields, and is
-    registered in `MODELS`.
+    A subclass declares `name` as a `Literal` with the name of the model, declares the other arguments of `builder` as
+    fields, and is registered in `MODELS`.
     """
 
     builder: ClassVar[Callable[..., keras.Model]]
-    """Builds the model; takes `classes`, `input_shape`, `alignment`, `weight_decay` and the fields of the options."""
+    """Builds the model from `classes`, `input_shape`, `alignment`, `weight_decay` and the fields of the options."""
 
     targets: ClassVar[str] = "classes"
-    """The kind of targets that the outputs are for, as of `LossOptions.targets`."""
+    """The kind of targets for which the model is made. It must equal `targets` of the loss."""
 
     size_key: ClassVar[str] = "width"
-    """The option that decides how large the model is, for messages."""
+    """Name of the option that determines the size of the model, for messages."""
 
     uses_batch_statistics: ClassVar[bool] = False
-    """Whether evaluation too depends on the statistics of the whole batch, so that replicas cannot share a batch."""
+    """Whether evaluation, too, depends on statistics of the whole batch. Then replicas cannot share a batch."""
 
     def build(
         self, classes: int, input_shape: tuple[int, ...], alignment: Rules = None, weight_decay: float = 0.0
@@ -59,8 +59,8 @@ class ModelOptions(Options):
 
         Args:
             classes: number of outputs.
-            input_shape: shape of one example.
-            alignment: none, one rule for all layers, or rules with patterns of layer names.
+            input_shape: shape of one example, without the batch.
+            alignment: None, one rule for all layers, or rules with patterns of layer names.
             weight_decay: coefficient of J's L2 term.
         """
         options = {key: value for key, value in self if key != MODELS.key}
@@ -69,11 +69,11 @@ class ModelOptions(Options):
         )
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
-        """Returns a lower bound of the number of weights in the forward kernels.
+        """Returns a lower bound on the number of weights in the forward kernels.
 
         Args:
             outputs: number of outputs.
-            input_shape: shape of one example.
+            input_shape: shape of one example, without the batch.
         """
         del outputs, input_shape
         return 0
@@ -89,6 +89,6 @@ class ModelOptions(Options):
         """
 
 
-def count_products(sizes: Sequence[int]) -> int:
-    """Returns the sum of the products of neighbouring sizes: the weights of dense layers between them."""
+def sum_of_products(sizes: Sequence[int]) -> int:
+    """Returns the sum of the products of neighbouring sizes: the number of weights of dense layers between them."""
     return sum(one * other for one, other in itertools.pairwise(sizes))

@@ -18,10 +18,10 @@ Tensor = tf.Tensor
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` that trains on images with TensorFlow's fused kernels.
 
-    Keras 3 on TensorFlow takes a dozen passes over the activations in training. The fused kernel computes the same
-    function in one: outputs, gradients and moving statistics equal those of Keras up to rounding. It is used in
-    training for float32 images `(batch, height, width, channels)`. In inference, with another dtype, with a mask, or
-    synchronised over replicas, the layer calls Keras' implementation.
+    In training, Keras 3 on TensorFlow reads the activations a dozen times. The fused kernel computes the same function
+    in one operation: outputs, gradients and moving statistics equal those of Keras up to rounding. It is used in
+    training for float32 images `(batch, height, width, channels)`. In inference, with another dtype or shape, with a
+    mask, or when synchronised over replicas, the layer uses Keras' implementation.
 
     With `train_scale_and_shift=False` scale and shift keep their initial values. In training the layer still normalises
     by the statistics of the batch and updates the moving statistics, like `trainable=False` in TensorFlow 1. In
@@ -49,7 +49,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         config = super().get_config()
-        # The default is omitted, so that earlier versions can read the files.
+        # Omitted at its default, so that earlier versions can read the files.
         return config if self.train_scale_and_shift else {**config, "train_scale_and_shift": False}
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
@@ -59,6 +59,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             inputs: `(batch, ..., channels)`.
             training: whether to use the statistics of the batch and update the moving statistics.
             mask: as in Keras.
+
+        Returns:
+            The normalised batch, in the shape of `inputs`.
         """
         if not (training and self.trainable and mask is None and self._fits(inputs)):
             return super().call(inputs, training=training, mask=mask)
@@ -89,9 +92,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 class BatchAxisNormalization(keras.layers.Layer):
     """Batch normalisation as in the published code of Boopathy and Fiete 2022.
 
-    y = (x - mean(x)) / sqrt(var(x) + epsilon), with the mean and the biased variance over the batch axis only, separate
-    for every position and channel. There is no scale, no shift and no moving statistics. Evaluation also uses the
-    statistics of the batch, so the output for an example depends on the other examples in its batch.
+    y = (x - mean(x)) / sqrt(var(x) + epsilon), with the mean and the biased variance over the batch axis, separate for
+    every position and channel. There are no scale, shift and moving statistics. Evaluation also uses the statistics of
+    the batch, so the output for an example depends on the other examples in its batch.
 
     Args:
         epsilon: added to the variance; positive.
@@ -123,7 +126,7 @@ class BatchAxisNormalization(keras.layers.Layer):
 
 
 def _is_fusible(inputs: Tensor) -> bool:
-    """Whether TensorFlow's kernel can be used. On GPUs it does not support so small an `epsilon`."""
+    """Returns whether TensorFlow's fused kernel can be used. On GPUs it does not support such a small `epsilon`."""
     known = inputs.dtype == tf.float32 and len(inputs.shape) > 1 and inputs.shape[1:].is_fully_defined()
     return known and not tf.config.list_physical_devices("GPU")
 
@@ -144,7 +147,7 @@ def _fused(inputs: Tensor, epsilon: float) -> Tensor:
 
 
 def _normalized(inputs: Tensor, epsilon: float) -> Tensor:
-    """Standardises over the first axis, with an explicit gradient that needs only the outputs, which saves memory.
+    """Standardises over the first axis. The explicit gradient needs only the outputs, which saves memory.
 
     With the outputs y and r = 1 / sqrt(var + epsilon), dx = r (dy - mean(dy) - y mean(dy y)).
     """

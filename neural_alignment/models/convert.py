@@ -21,8 +21,8 @@ class Conversion(NamedTuple):
 
     Attributes:
         model: the new model.
-        converted: the name of the rule of each converted layer, by layer name.
-        left: the reason why a layer was not converted, by layer name. Layers without a kernel are not listed.
+        converted: the name of the rule, for each converted layer, by layer name.
+        left: the reason, for each layer with a kernel that was not converted, by layer name.
     """
 
     model: keras.Model
@@ -31,12 +31,13 @@ class Conversion(NamedTuple):
 
 
 def convert(model: keras.Model, alignment: Rules) -> Conversion:
-    """Copies a functional or Sequential model with aligned Dense and Conv2D layers and the same weights.
+    """Copies a functional or Sequential model, with aligned layers in place of its Dense and Conv2D layers.
+
+    The copy has the same weights and is not compiled. The copy of a functional model, or of an `AlignedModel`, is a
+    plain `keras.Model`. To use a rule for a whole network, build an `AlignedModel` from the copy.
 
     The `alignment_activation` of a layer is found by following its output through batch normalisation and dropout to
-    the nonlinearity, as long as no other layer reads the output on the way. The copy of a functional model, or of an
-    `AlignedModel`, is a plain `keras.Model` that is not compiled. To use a rule for a whole network, build an
-    `AlignedModel` from the copy.
+    the nonlinearity, as long as no other layer reads the output on the way.
 
     Args:
         model: a built model. It is not changed.
@@ -47,9 +48,9 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
 
     Raises:
         ValueError: if `model` is not functional or Sequential, not built, or has no layer that can be aligned; if a
-            rule selects a layer that does not support one (groups, channels first); or if a layer is quantised or uses
-            LoRA.
-        ConfigError: if the pattern of a rule matches no layer.
+            rule is assigned to a layer that cannot have one (groups, channels first); or if a layer is quantised or
+            uses LoRA.
+        ConfigError: if a rule matches no layer.
     """
     _check_model(model)
     if not isinstance(model, keras.Sequential):  # A subclass may have other weights, so the copy is a plain model.
@@ -71,11 +72,11 @@ def convert(model: keras.Model, alignment: Rules) -> Conversion:
 
 
 class _Copies:
-    """Copies layers, with an alignment where a rule is assigned to them.
+    """Copies layers, and adds an alignment to those that have a rule.
 
     Args:
-        assignment: assigns the rules.
-        readers: finds the nonlinearity after a layer.
+        assignment: assigns rules to layers.
+        readers: finds the nonlinearity that follows a layer.
 
     Attributes:
         converted: as in `Conversion`.
@@ -99,12 +100,12 @@ class _Copies:
             return type(layer).from_config(config)
         rule = self._assignment(layer.name)
         if rule is None:
-            self.left[layer.name] = "no rule is given to it"
+            self.left[layer.name] = "it has no rule"
         else:
             self.converted[layer.name] = rule.rule
-        # `from_config` would wrap the error that the constructor raises for an unsupported layer.
-        follows = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
-        aligned = kind(**config, alignment=rule, alignment_activation=follows)
+        # Not `from_config`, which would wrap the error that the constructor raises for an unsupported layer.
+        activation = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
+        aligned = kind(**config, alignment=rule, alignment_activation=activation)
         aligned._converted_kernel = keras.ops.convert_to_numpy(layer.kernel)
         return aligned
 
@@ -113,15 +114,16 @@ class _Copies:
         weights = getattr(layer, "weights", [])  # Functions such as `keras.ops.relu` have none.
         if any("kernel" in weight.name for weight in weights) and not isinstance(layer, keras.Model):
             rule = getattr(getattr(layer, "alignment", None), "rule", None)
-            has_none = f"{type(layer).__name__} has no aligned form"
-            self.left[layer.name] = f"it has the rule {rule!r} already" if rule else has_none
+            unsupported = f"{type(layer).__name__} has no aligned form"
+            self.left[layer.name] = f"it already has the rule {rule!r}" if rule else unsupported
 
 
 def _check_model(model: keras.Model) -> None:
-    """Raises if `convert` cannot copy a model.
+    """Checks that `convert` can copy a model.
 
     Raises:
-        ValueError: if the model is not functional or Sequential, not built, or has weights of other than native layers.
+        ValueError: if the model is not functional or Sequential, not built, or has a layer that is quantised or uses
+            LoRA.
     """
     is_functional = isinstance(model, keras.Model) and hasattr(model, "operations")
     if not is_functional and not isinstance(model, keras.Sequential):
@@ -138,7 +140,7 @@ def _check_model(model: keras.Model) -> None:
 
 
 def _check_plain_weights(model: keras.Model) -> None:
-    """Raises if the weights of a layer differ from those of a newly built layer.
+    """Checks that all layers have the same weights as newly built layers.
 
     Raises:
         ValueError: if a layer is quantised or has LoRA weights.
@@ -154,7 +156,7 @@ def _check_plain_weights(model: keras.Model) -> None:
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of every layer that is not a container. Backward kernels keep their initial values."""
+    """Copies the weights of all layers. Backward kernels and step counters keep their initial values."""
     for old, new in zip(all_layers(source), all_layers(target), strict=True):
         fresh = {"backward_kernel", "alignment_step"}
         kept = [weight for weight in new.weights if not isinstance(new, AlignedLayer) or weight.name not in fresh]

@@ -10,7 +10,7 @@ import pydantic
 from pydantic import Field
 
 from neural_alignment.errors import ArgumentError
-from neural_alignment.models.base import MODELS, BatchNormTrainable, LayerSizes, ModelOptions, count_products
+from neural_alignment.models.base import MODELS, BatchNormTrainable, LayerSizes, ModelOptions, sum_of_products
 from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
 
@@ -35,12 +35,12 @@ def convnet(
         classes: number of classes.
         input_shape: `(height, width, channels)`.
         alignment: None, one rule for all layers, or rules with patterns of layer names.
-        activation: nonlinearity of the convolutions.
-        batch_norm: whether to insert batch normalisation between a convolution and its nonlinearity. Without it the
+        activation: nonlinearity after each convolution.
+        batch_norm: whether to insert batch normalisation between a convolution and its nonlinearity. Without it, the
             convolutions have a bias, and aligned networks need lower learning rates.
         weight_decay: coefficient of J's L2 term.
         batch_norm_trainable: whether scale and shift of the batch normalisation are trained. If False, they keep their
-            initial values; training still uses the batch's statistics and updates the moving statistics.
+            initial values; training still uses the statistics of the batch and updates the moving statistics.
 
     Returns:
         A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
@@ -90,5 +90,5 @@ class ConvNet(ModelOptions):
         return self
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
-        """Returns the number of weights of the convolutions, and a lower bound of those of the dense layer."""
-        return 9 * count_products([input_shape[-1], *self.filters]) + self.filters[-1] * outputs
+        """Returns a lower bound on the number of weights in the forward kernels."""
+        return 9 * sum_of_products([input_shape[-1], *self.filters]) + self.filters[-1] * outputs

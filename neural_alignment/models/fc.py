@@ -11,7 +11,7 @@ from pydantic import PositiveFloat
 
 from neural_alignment.errors import ArgumentError
 from neural_alignment.models.activations import activation as named
-from neural_alignment.models.base import MODELS, LayerSizes, ModelOptions, count_products
+from neural_alignment.models.base import MODELS, LayerSizes, ModelOptions, sum_of_products
 from neural_alignment.models.parts import Parts, Rules
 from neural_alignment.models.weight_norm import WeightNorm
 
@@ -33,14 +33,14 @@ def fc(
 
     Args:
         hidden: number of units of each hidden layer.
-        classes: number of classes, or number of output units that encode them.
-        input_shape: shape of one example, which is flattened.
+        classes: number of outputs: one for each class, or as many as encode the classes.
+        input_shape: shape of one example, without the batch. Examples are flattened.
         alignment: None, one rule for all layers, or rules with patterns of layer names.
         activation: nonlinearity of the hidden layers.
         output_activation: nonlinearity of the last layer; None for logits.
         weight_decay: coefficient of J's L2 term.
-        initial_stddev: standard deviation of the normal distribution of the initial W, B and biases. Default: Glorot
-            uniform kernels and zero biases.
+        initial_stddev: standard deviation of the normal distribution from which W, B and biases are drawn. Default:
+            Glorot uniform kernels and zero biases.
         weight_norm: norm of the columns of the kernels. Default: the norm is not constrained.
 
     Returns:
@@ -91,7 +91,7 @@ class FC(ModelOptions):
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
         """Returns the number of weights in the forward kernels."""
-        return count_products([math.prod(input_shape), *self.hidden, outputs])
+        return sum_of_products([math.prod(input_shape), *self.hidden, outputs])
 
     def check_run(self, config: Any) -> None:
         """Checks the last layer against the loss, and the norm of the weights against the rules."""

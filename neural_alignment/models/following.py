@@ -14,21 +14,21 @@ from neural_alignment.models.batch_norm import BatchAxisNormalization
 
 logger = logging.getLogger(__name__)
 
-_PASSED = (keras.layers.BatchNormalization, BatchAxisNormalization, keras.layers.Dropout)
+_TRANSPARENT = (keras.layers.BatchNormalization, BatchAxisNormalization, keras.layers.Dropout)
 """Layers that may stand between a layer and its nonlinearity."""
 
 _OUTPUT = object()
-"""Represents the model as the reader of its outputs."""
+"""Marks an output of the model: the reader is outside of the model."""
 
-Name = str | dict | None
+SerializedActivation = str | dict | None
 """A nonlinearity in Keras' serialised form, or None."""
 
 
 class Readers:
-    """The operations that read each tensor in a model, including nested models.
+    """Records which operations of a model read each tensor, and finds the nonlinearity that follows a layer.
 
-    Only the calls of the model itself count. Keras also records other calls in the layers: those of models that share
-    the layers, and those of each stage of a Sequential model built with `add`.
+    Nested models are included. The calls are read from the graph of the model, not from the layers: layers also record
+    their calls in other models that share them, and in each stage of a Sequential model built with `add`.
 
     Args:
         model: a functional or built Sequential model.
@@ -42,7 +42,7 @@ class Readers:
             self._readers.setdefault(id(tensor), []).append(_OUTPUT)
 
     def _read(self, model: keras.Model) -> None:
-        """Records the readers of every tensor of a model. The tensors of nested models are followed."""
+        """Records the readers of every tensor of a model. Tensors are followed into and out of nested models."""
         for call in calls(model):
             inner = _inputs_of(call) if _has_graph(call.operation) else None
             if inner is None:
@@ -58,7 +58,7 @@ class Readers:
             for tensor, outer in zip(functional(call.operation).outputs, call.outputs, strict=True):
                 self._readers.setdefault(id(tensor), []).append(outer)
 
-    def activation(self, layer: Any) -> Name:
+    def activation(self, layer: Any) -> SerializedActivation:
         """Returns the nonlinearity that follows a layer, or None if there is not exactly one.
 
         The output is followed through batch normalisation and dropout, as long as no other operation reads it. If the
@@ -71,36 +71,36 @@ class Readers:
             return None
         return _common(self._after(call.outputs[0]) for call in self._calls.get(id(layer), []))
 
-    def _after(self, tensor: Any) -> Name:
+    def _after(self, tensor: Any) -> SerializedActivation:
         """Returns the nonlinearity that is applied to a tensor."""
         readers = self._readers.get(id(tensor), [])
         if all(isinstance(reader, keras.KerasTensor) for reader in readers):
-            # The tensor enters a nested model, or leaves a model that is called several times.
+            # The tensor is passed into a nested model, or is the output of one, which may be called several times.
             return _common(map(self._after, readers))
         if len(readers) != 1 or readers[0] is _OUTPUT:
             return None
         follower = readers[0].operation
         linear = getattr(follower, "activation", None) is keras.activations.linear
-        if isinstance(follower, _PASSED) or (isinstance(follower, keras.layers.Activation) and linear):
+        if isinstance(follower, _TRANSPARENT) or (isinstance(follower, keras.layers.Activation) and linear):
             return self._after(readers[0].outputs[0])
         return _name_of(follower)
 
 
-def _common(names: Iterable[Name]) -> Name:
-    """Returns the name if all are equal, or None."""
+def _common(names: Iterable[SerializedActivation]) -> SerializedActivation:
+    """Returns the common name if all names are equal, or None."""
     first, *others = [*names] or [None]
     return first if all(each == first for each in others) else None
 
 
-def _name_of(follower: Any) -> Name:
-    """Returns the name of a nonlinearity; None for other operations and for options that no named activation has."""
+def _name_of(follower: Any) -> SerializedActivation:
+    """Returns the name of a nonlinearity. Returns None for other operations, and if its options match no named one."""
     if isinstance(follower, keras.layers.Activation):
         return keras.activations.serialize(follower.activation)
     options = _options(follower)
-    for kind, own, name in _named():
+    for kind, own, name in _named_activations():
         if type(follower) is kind and own == options:
             return name
-    if isinstance(follower, tuple(kind for kind, *_ in _named())):
+    if isinstance(follower, tuple(kind for kind, *_ in _named_activations())):
         logger.warning(
             "%s %r has options that no named activation has: rules with `relu: true` ignore this nonlinearity",
             type(follower).__name__,
@@ -116,37 +116,36 @@ _LAYERS = {
     "elu": lambda: keras.layers.ELU(),
     "softmax": lambda: keras.layers.Softmax(),
 }
-"""The equivalent layer of each activation."""
+"""For each of these activations, the layer that computes it."""
 
 _FUNCTIONS = (
     "elu", "gelu", "hard_sigmoid", "leaky_relu", "log_softmax", "relu", "relu6", "selu", "sigmoid", "silu",
     "softmax", "softplus", "softsign", "tanh",
 )  # fmt: skip
-"""Activations that create an operation when called on a symbolic tensor."""
+"""Activations of which the call on a symbolic tensor creates an operation."""
 
 
 @functools.cache
-def _named() -> list[tuple[type, dict[str, Any], str]]:
-    """Returns class, options and name of every operation that is a named activation."""
+def _named_activations() -> list[tuple[type, dict[str, Any], str]]:
+    """Returns class, options and name of each operation that is equivalent to a named activation."""
     symbolic = keras.KerasTensor((None, 2))
     operations = [(make(), name) for name, make in _LAYERS.items()]
     outputs = [(keras.activations.get(name)(symbolic), name) for name in _FUNCTIONS]
-    outputs.append((keras.ops.relu(symbolic), "relu"))  # A different operation than that of `keras.activations`.
+    outputs.append((keras.ops.relu(symbolic), "relu"))  # Its class differs from that of `keras.activations.relu`.
     operations += [(creator(output), name) for output, name in outputs]
     return [(type(operation), _options(operation), name) for operation, name in operations]
 
 
 def _options(operation: Any) -> dict[str, Any]:
-    """Returns the configuration of an operation without its name and dtype."""
+    """Returns the configuration of an operation without name, dtype and `trainable`."""
     config = operation.get_config() if hasattr(operation, "get_config") else {}
     return {key: value for key, value in config.items() if key not in ("name", "dtype", "trainable")}
 
 
 def _inputs_of(call: Call) -> list[tuple[Any, Any]] | None:
-    """Returns the tensors passed to a nested model, each with the model's corresponding input.
+    """Returns pairs of a tensor that is passed to a nested model and the corresponding input of that model.
 
-    The result is None if they cannot be matched: a model may be called with masks, or with a mapping that has more keys
-    than the model has inputs.
+    Returns None if they cannot be matched, for example if the model is called with masks.
     """
     model, given = functional(call.operation), call.first_argument
     if isinstance(given, dict) and isinstance(model.input, dict):

@@ -1,4 +1,4 @@
-"""Aligned layers with the initializers and weight decay that are common to all models."""
+"""Creates aligned layers with the initializers and the weight decay that all models share."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ Rules = Alignment | Sequence[Alignment] | None
 class Parts:
     """Creates the layers of one model.
 
-    Kernels of convolutions are drawn from a truncated normal distribution with variance 1 / fan-in. Kernels of dense
-    layers are Glorot uniform by default. Biases start at 0. J's weight decay is 1/2 `weight_decay` times the sum of
-    squares of the forward kernels and the dense biases.
+    By default, kernels of convolutions are drawn from a truncated normal distribution with variance 1 / fan-in, kernels
+    of dense layers from the Glorot uniform distribution, and biases are 0. The weight decay, which is a part of J, is
+    1/2 `weight_decay` times the sum of squares of the forward kernels and the biases of dense layers.
 
     Args:
-        alignment: the rules.
-        weight_decay: coefficient of the decay of W.
+        alignment: None, one rule for all layers, or rules with patterns of layer names.
+        weight_decay: coefficient of the weight decay; not negative.
+
+    Raises:
+        ValueError: if `weight_decay` is negative.
     """
 
     def __init__(self, alignment: Rules, weight_decay: float):
@@ -34,7 +37,15 @@ class Parts:
         self._weight_decay = weight_decay
 
     def conv(self, filters: int, kernel_size: int, name: str, followed_by: str | None = None, **options: Any) -> Conv2D:
-        """Returns a convolution without bias. `followed_by` names the nonlinearity after its batch normalisation."""
+        """Returns a convolution, by default without bias.
+
+        Args:
+            filters: number of output channels.
+            kernel_size: rows and columns of the kernel.
+            name: name of the layer, which determines its rule.
+            followed_by: name of the nonlinearity that follows the layer, directly or after batch normalisation.
+            **options: other arguments of `Conv2D`.
+        """
         defaults = {
             "padding": "same",
             "use_bias": False,
@@ -51,7 +62,7 @@ class Parts:
         )
 
     def dense(self, units: int, name: str, **options: Any) -> Dense:
-        """Returns a dense layer with bias."""
+        """Returns a dense layer, by default with bias. The name determines the rule of the layer."""
         return Dense(
             units,
             kernel_regularizer=self._decay(),
@@ -62,10 +73,10 @@ class Parts:
         )
 
     def finish(self, inputs: Any, outputs: Any, name: str) -> keras.Model:
-        """Returns the functional model after checking that every rule applies to a layer.
+        """Checks that every rule applies to a layer, and returns the functional model.
 
         Raises:
-            ConfigError: if the pattern of a rule matches no layer.
+            ConfigError: if a rule matches no layer.
         """
         self._assignment.check()
         return keras.Model(inputs, outputs, name=name)

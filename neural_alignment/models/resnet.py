@@ -14,7 +14,7 @@ from neural_alignment.models.batch_norm import FusedBatchNormalization
 from neural_alignment.models.parts import Parts, Rules
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-"""The number of blocks in each of the four groups, by depth."""
+"""Number of blocks in each of the four groups, by depth."""
 
 BATCH_NORM_MOMENTUM = {1: 0.9, 2: 0.997}
 BATCH_NORM_EPSILON = 1e-5
@@ -33,10 +33,11 @@ def resnet(
 ) -> keras.Model:
     """Builds a residual network that returns logits.
 
-    The first block of every group has a projection shortcut, also in the shallow networks. In a bottleneck block the
-    3x3 convolution has the stride. If the stride is above 1, the input is padded by kernel size - 1 and the convolution
-    is VALID. The scale of the last batch normalisation in a version-1 block starts at 0. Layers are named `stem`,
-    `group1_block1_conv1`, `group1_block1_shortcut` and so on, and `dense`.
+    Networks of depth 50 and more consist of bottleneck blocks. The first block of every group has a projection
+    shortcut at any depth. In a bottleneck block the stride is that of the 3x3 convolution. Before a convolution with a
+    stride above 1 the input is padded with kernel size - 1 zeros, and the convolution has VALID padding. In version 1
+    the scale of the last batch normalisation of a block starts at 0. Layers are named `stem`, `group1_block1_conv1`,
+    `group1_block1_shortcut` and so on, and `dense`.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -49,13 +50,13 @@ def resnet(
         width: number of filters of the first group. Each further group has twice as many.
         weight_decay: coefficient of J's L2 term.
         batch_norm_trainable: whether scale and shift of the batch normalisation are trained. If False, they keep their
-            initial values; training still uses the batch's statistics and updates the moving statistics.
+            initial values; training still uses the statistics of the batch and updates the moving statistics.
 
     Returns:
         A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
 
     Raises:
-        ValueError: if an argument has another value.
+        ValueError: if `depth`, `version`, `stem` or `width` has a wrong value.
     """
     if depth not in BLOCKS:
         raise ArgumentError("depth", f"must be one of {', '.join(map(str, BLOCKS))}", depth, "depth=18")
@@ -149,7 +150,7 @@ class _ResNet:
         return 4 * filters if self.bottleneck else filters
 
     def conv(self, x: Any, filters: int, size: int, strides: int, name: str, followed_by: str | None = None) -> Any:
-        """Adds a convolution. With a stride, the padding depends only on the kernel size, not on the input's size."""
+        """Adds a convolution. With a stride above 1 the padding depends only on the kernel size."""
         if strides == 1:
             return self.parts.conv(filters, size, name, followed_by)(x)
         if size > 1:
@@ -159,7 +160,7 @@ class _ResNet:
         return self.parts.conv(filters, size, name, followed_by, strides=strides, padding="valid")(x)
 
     def norm(self, x: Any, name: str, **options: Any) -> Any:
-        """Batch normalisation."""
+        """Adds batch normalisation."""
         return FusedBatchNormalization(name=f"{name}_norm", **self.batch_norm, **options)(x)
 
     def norm_relu(self, x: Any, name: str) -> Any:
@@ -175,7 +176,7 @@ class ResNet(ModelOptions):
 
     name: Literal["resnet"]
     depth: Literal[18, 34, 50, 101, 152]
-    """Number of layers with weights; bottleneck blocks from 50 on."""
+    """Number of layers with weights. Networks of depth 50 and more have bottleneck blocks."""
     version: Literal[1, 2] = 1
     """1: batch normalization after each convolution (He et al. 2015). 2: before it (He et al. 2016)."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
@@ -185,6 +186,6 @@ class ResNet(ModelOptions):
     batch_norm_trainable: BatchNormTrainable = True
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
-        """Returns the number of weights of two convolutions of the last group and of the dense layer."""
+        """Returns a lower bound: the weights of two convolutions of the last group and of the dense layer."""
         del input_shape
         return 2 * 9 * (8 * self.width) ** 2 + 8 * self.width * outputs

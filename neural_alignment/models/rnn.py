@@ -24,25 +24,26 @@ Tensor = tf.Tensor
 class Recurrent(keras.layers.Layer):
     """A fully recurrent layer in the NTK parameterization, unrolled over time (equation 60).
 
-    z_k = x_k W_i + s_{k-1} W_h / sqrt(m) + b_h; s_k = relu(z_k). All kernels are drawn from N(0, 1), the bias is 0. The
-    initial state s_0 is trained. It has one row for each place in a batch, all 0 at first. A larger batch repeats the
-    rows, so that several batches can be evaluated as one.
+    z_k = x_k W_i + s_{k-1} W_h / sqrt(m) + b_h and s_k = relu(z_k), where x_k is the input and s_k the state at step k.
+    All kernels are drawn from N(0, 1), and the bias starts at 0. The initial state s_0 is trained. It has one row for
+    each example of a training batch, and starts at 0. For a larger batch the rows are repeated, so that several batches
+    can be evaluated at once.
 
-    `ForwardPass.probe` receives each s_k, including s_0, where it enters the next state, but not where it is read out
-    at the same step: equation 58 sums only over the outputs of later steps.
+    Each state, including s_0, is passed to `ForwardPass.probe` where it enters the next state. The output at the same
+    step does not pass through the probe, because equation 58 sums only over the outputs of later steps.
 
     Args:
         units: number of units m, positive.
-        slots: rows of the initial state, the size of a training batch.
-        alignment: none, or a rule for a whole network.
+        slots: rows of the initial state: the size of a training batch, positive.
+        alignment: None, or a rule for a whole network.
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
-        ValueError: if a number is not positive, or `alignment` is a rule that acts layer by layer.
+        ValueError: if `units` or `slots` is not positive, or `alignment` is not a rule for a whole network.
     """
 
     recurrent = True
-    """Tells the rules for whole networks that the layer passes its states to `ForwardPass.probe`."""
+    """Marks the layer for the rules for a whole network, which cut it where `ForwardPass.probe` is called."""
 
     def __init__(self, units: int, slots: int, alignment: Alignment | dict | None = None, **kwargs: Any):
         super().__init__(**kwargs)
@@ -61,10 +62,17 @@ class Recurrent(keras.layers.Layer):
         self.alignment = alignment
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the weights for inputs `(batch, steps, features)`; the number of steps is fixed."""
+        """Creates the weights.
+
+        Args:
+            input_shape: `(batch, steps, features)`.
+
+        Raises:
+            ValueError: if the input shape has another rank, or the number of steps or features is unknown.
+        """
         if len(input_shape) != 3 or None in input_shape[1:]:
             raise ValueError(
-                "The inputs of a recurrent layer must be (batch, steps, features), steps and features known. "
+                "The inputs of a recurrent layer must be (batch, steps, features), with known steps and features. "
                 f"Received {tuple(input_shape)}. Example: (None, 100, 1)."
             )
 
@@ -79,7 +87,15 @@ class Recurrent(keras.layers.Layer):
         self.initial_state = self.add_weight(name="initial_state", shape=(self.slots, self.units), initializer="zeros")
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Returns all states but the initial one, `(batch, steps, units)`."""
+        """Returns the states s_1, s_2 and so on, `(batch, steps, units)`.
+
+        Args:
+            inputs: `(batch, steps, features)`.
+            training: as in Keras.
+
+        Raises:
+            ValueError: in training outside of an `AlignedModel`, if the layer has an alignment.
+        """
         state = current_pass()
         if state is None and training and self.alignment is not None:
             raise ValueError(
@@ -101,7 +117,7 @@ class Recurrent(keras.layers.Layer):
 
     @property
     def live_weights(self) -> list[Any]:
-        """The initial state. In the published code a frozen network starts at the live one; every rule trains it."""
+        """The initial state: frozen networks use its current value, as in the published code. Every rule trains it."""
         return [self.initial_state]
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -125,17 +141,18 @@ def rnn(
 ) -> keras.Model:
     """Builds the network of the Add task: a recurrent layer, `recurrent`, and a readout at every step, `dense`.
 
-    y_k = s_k W_o / sqrt(m) + b_o, W_o ~ N(0, 1) (the published code; equation 61 leaves out the factor).
+    The output at step k is y_k = s_k W_o / sqrt(m) + b_o with W_o ~ N(0, 1), as in the published code. Equation 61
+    omits the factor 1 / sqrt(m).
 
     Args:
-        units: hidden units m.
-        slots: batch size; the trained initial state has a row for each place in a batch.
+        units: number of hidden units m.
+        slots: batch size in training; the trained initial state has a row for each example of a batch.
         input_shape: `(steps, features)`.
-        classes: outputs of each step.
-        alignment: none, or a rule for the whole network.
+        classes: number of outputs at each step.
+        alignment: None, or a rule for a whole network.
         weight_decay: coefficient of J's L2 term, on the readout.
-        weights_seed: seed of NumPy's legacy generator, with which the published code draws W_i, W_h and W_o. Default:
-            Keras draws them.
+        weights_seed: seed of NumPy's legacy generator, with which W_i, W_h and W_o are drawn as in the published code.
+            Default: they are drawn by Keras.
 
     Returns:
         A functional model, `(batch, steps, features)` -> `(batch, steps, classes)`.
@@ -153,7 +170,7 @@ def rnn(
 
 
 def published_kernels(shapes: Sequence[tuple[int, ...]], seed: int) -> list[np.ndarray]:
-    """Draws kernels of some shapes from N(0, 1) in turn, with NumPy's legacy generator as in the published code."""
+    """Draws kernels of the given shapes from N(0, 1) with NumPy's legacy generator, as in the published code."""
     draws = np.random.RandomState(seed)
     return [draws.normal(size=tuple(shape)) for shape in shapes]
 
@@ -170,17 +187,17 @@ class RNN(ModelOptions):
     units: PositiveInt
     """Hidden units."""
     slots: PositiveInt = 50
-    """Rows of the trained initial state: the batch size, so that each place in a batch has its own."""
+    """Rows of the trained initial state: the batch size, so that each example of a batch has a row."""
     weights_seed: NonNegativeInt | None = None
-    """Seed of NumPy's legacy generator, from which the published code draws the kernels. Default: they are drawn as in
-    other models, from the seed of the run."""
+    """Seed of NumPy's legacy generator, with which the kernels are drawn as in the published code. Default: they are
+    drawn from the seed of the run, as in other models."""
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
         """Returns the number of weights in the forward kernels."""
         return self.units * (input_shape[-1] + self.units + outputs)
 
     def check_run(self, config: Any) -> None:
-        """Checks that the rule trains recurrent networks."""
+        """Checks that the rules can train recurrent networks. See `ModelOptions.check_run`."""
         for rule in config.rules:
             if not rule.takes_sequences:
                 allowed = ", ".join(name for name, each in RULES.items() if each.takes_sequences)

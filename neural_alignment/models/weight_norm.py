@@ -17,11 +17,10 @@ from neural_alignment.serialization import serializable
 
 @serializable
 class ColumnNorm(keras.constraints.Constraint):
-    """Scales every column of a kernel `(..., outputs)` to the norm gamma: w_i <- gamma w_i / ||w_i||.
+    """Scales every column w_i of a kernel `(..., outputs)` to the norm gamma: w_i <- gamma w_i / ||w_i||.
 
-    A column holds the weights of one neuron's inputs. In a convolution, `(height, width, inputs, filters)`, it is a
-    whole filter. Unlike Keras' `UnitNorm`, this does not add a small number to the norm. Columns of zeros are not
-    changed.
+    A column contains all weights into one neuron. In a convolution, `(rows, columns, inputs, filters)`, it is a whole
+    filter. Unlike Keras' `UnitNorm`, this class adds no small number to the norm. Columns of zeros are not changed.
 
     Args:
         gamma: the norm, positive.
@@ -57,12 +56,12 @@ class ColumnNorm(keras.constraints.Constraint):
 
 
 class WeightNorm(Options):
-    """The norm of the weights into one neuron, set after every update for W and once for B."""
+    """A fixed norm of the weights into each neuron. W is scaled after every update, and B only once, at the start."""
 
     gamma: PositiveFloat = 1.0
-    """The norm of every column: of W over its inputs, of B over its outputs."""
+    """The norm of every column of W, over its inputs, and of every column of B, over the outputs of the layer."""
     kernels: Literal["forward", "backward", "both"] = "both"
-    """The kernels to normalise: W, at the start and after each update; B, at the start; or both. Biases never."""
+    """The kernels to scale: W (at the start and after each update), B (at the start), or both. Biases are not."""
 
     @property
     def constrains_forward(self) -> bool:
@@ -79,7 +78,7 @@ class WeightNorm(Options):
         return ColumnNorm(self.gamma) if self.constrains_forward else None
 
     def start(self, layer: AlignedLayer) -> None:
-        """Scales the initial kernels of a built layer `(inputs, outputs)`; B is `(outputs, inputs)`."""
+        """Scales the initial kernels of a built dense layer: W `(inputs, outputs)` and B `(outputs, inputs)`."""
         scale = ColumnNorm(self.gamma)
         if self.constrains_forward:
             layer.kernel.assign(scale(layer.kernel))
@@ -87,13 +86,13 @@ class WeightNorm(Options):
             layer._backward_kernel.assign(scale(layer._backward_kernel))
 
     def check_rules(self, rules: Sequence[Alignment]) -> None:
-        """Checks that the backward kernels are independent of W and keep their norm, if they are scaled.
+        """Checks that backward kernels, if they are scaled, are independent of W and keep their norm in training.
 
         Args:
             rules: all rules of a run.
 
         Raises:
-            ArgumentError: if not.
+            ArgumentError: if this is not true for one of the rules.
         """
         if not self.scales_backward:
             return

@@ -14,7 +14,7 @@ from neural_alignment.models.batch_norm import BatchAxisNormalization
 from neural_alignment.models.parts import Parts, Rules
 
 STRIDES = {"cifar": (1, 1, 1, 2, 1, 2, 1), "imagenet": (4, 2, 1, 2, 1, 2, 1), "kmnist": (1, 2, 2)}
-"""The stride of each convolution, by design."""
+"""The strides of the convolutions, by the name of the design."""
 
 
 def wide_cnn(
@@ -29,9 +29,9 @@ def wide_cnn(
 ) -> keras.Model:
     """Builds the 8-layer CIFAR or ImageNet network or the 4-layer KMNIST network.
 
-    The network consists of 3x3 convolutions with bias and SAME padding, each followed by batch normalisation over the
-    batch axis and the nonlinearity; then global average pooling and a dense layer. Layers are named `conv1`, `conv2`
-    and so on, and `dense`.
+    The network consists of 3x3 convolutions with bias and SAME padding, each followed by `BatchAxisNormalization` and
+    the nonlinearity; then global average pooling and a dense layer. Layers are named `conv1`, `conv2` and so on, and
+    `dense`.
 
     Args:
         design: `"cifar"` has seven convolutions, the fourth and sixth of stride 2. `"imagenet"` has seven, the first of
@@ -41,8 +41,8 @@ def wide_cnn(
         input_shape: `(height, width, channels)`.
         alignment: None, one rule for all layers, or rules with patterns of layer names.
         activation: nonlinearity after every batch normalisation.
-        parameterization: `"ntk"` draws W ~ N(0, 1) and multiplies by 1 / sqrt(fan-in) in the graph (equation 1);
-            `"standard"` draws W ~ N(0, 1 / fan-in) without a factor (Appendix H).
+        parameterization: with `"ntk"` W is drawn from N(0, 1), and the layer multiplies it by 1 / sqrt(fan-in)
+            (equation 1). With `"standard"` W is drawn from N(0, 1 / fan-in) and used unchanged (Appendix H).
         weight_decay: coefficient of J's L2 term.
 
     Returns:
@@ -57,7 +57,7 @@ def wide_cnn(
         raise ArgumentError("width", "must be at least 1", width, "width=64")
     parts = Parts(alignment, weight_decay)
 
-    def options() -> dict[str, Any]:  # A new one per layer: an initializer draws the same numbers at every call.
+    def options() -> dict[str, Any]:  # Each layer needs a new initializer: one draws the same numbers at every call.
         return {"parameterization": parameterization, "kernel_initializer": _initializer(parameterization)}
 
     inputs = x = keras.Input(input_shape)
@@ -71,7 +71,7 @@ def wide_cnn(
 
 
 def _initializer(parameterization: str) -> Any:
-    """Returns the initializer of W. Both parameterizations have the same distribution of networks."""
+    """Returns the initializer of W. The distribution of initial networks is the same with both parameterizations."""
     if parameterization == "ntk":
         return keras.initializers.RandomNormal(stddev=1.0)
     return keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")
@@ -86,16 +86,16 @@ class WideCNN(ModelOptions):
 
     name: Literal["wide_cnn"]
     design: Literal["cifar", "imagenet", "kmnist"]
-    """Seven convolutions for CIFAR-10 or ImageNet, or three for KMNIST; then a mean over space and a dense layer."""
+    """Seven convolutions for CIFAR-10 or ImageNet, or three for KMNIST; then average pooling and a dense layer."""
     width: PositiveInt
     """Filters of every convolution."""
     activation: Literal["relu", "tanh"] = "relu"
     """Nonlinearity after every batch normalization."""
     parameterization: Literal["ntk", "standard"] = "ntk"
-    """ntk: W is drawn from N(0, 1), and the graph multiplies by 1 / sqrt(fan-in). standard: W is drawn from
+    """ntk: W is drawn from N(0, 1), and the layer multiplies it by 1 / sqrt(fan-in). standard: W is drawn from
     N(0, 1 / fan-in)."""
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
-        """Returns the number of weights of one convolution and of the dense layer."""
+        """Returns a lower bound: the weights of one convolution and of the dense layer."""
         del input_shape
         return 9 * self.width**2 + self.width * outputs

@@ -1,4 +1,4 @@
-"""Options of optimizers, learning-rate schedules and loss rates, and how these are made from them."""
+"""Options of optimizers, learning-rate schedules and loss rates, with methods that create the objects."""
 
 from neural_alignment.optimization.base import OptimizerOptions, described
 from neural_alignment.optimization.keras_optimizers import WITHOUT_FLOAT64

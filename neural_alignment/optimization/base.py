@@ -1,4 +1,4 @@
-"""Options that all optimizers have in common."""
+"""Options that all optimizers share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neural_alignment.optimization.schedules import AnySchedule, Clock
 from neural_alignment.options import Options
 
 BASE_BATCH_SIZE = 256
-"""Batch size for which a learning rate is meant with `scale_with_batch`, unless `base_batch_size` is given."""
+"""Default of `base_batch_size`: the batch size at which `scale_with_batch` leaves the learning rate unchanged."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -25,33 +25,34 @@ class UpdateNoise(Options):
     variance: NonNegativeFloat
     distribution: Literal["normal", "uniform", "sign"] = "normal"
     only: str | None = None
-    """Part of the path of the variables that get noise, such as backward_kernel. Default: all variables."""
+    """Noise is added only to variables whose path contains this text, such as backward_kernel. Default: all
+    variables."""
 
 
 class OptimizerOptions(Options):
-    """Base of all optimizer options.
+    """Base of the options classes of all optimizers.
 
-    Keras' other arguments of all optimizers are left out on purpose: `optimization.minibatches` accumulates gradients
-    and takes alternation into account; runs evaluate the trained weights, not their moving averages (`use_ema`); no
-    precision of a run needs loss scaling; and one way to clip by norm is enough.
+    The other arguments that all optimizers of Keras share are omitted on purpose. `optimization.minibatches`
+    accumulates gradients and, unlike Keras, takes alternation into account. Runs evaluate the trained weights, not
+    their moving averages (`use_ema`). No precision of a run needs loss scaling. One way of clipping by norm is enough.
     """
 
     optimizer: ClassVar[type[keras.optimizers.Optimizer]]
     """The class of the optimizer."""
     supports_float64: ClassVar[bool] = True
-    """Whether the optimizer updates weights of float64."""
+    """Whether the optimizer can update float64 weights."""
 
     learning_rate: NonNegativeFloat
-    # Keys with `exclude_if` are left out at their defaults, because an earlier version did not have them.
+    # Keys with `exclude_if` are not written at their defaults, because earlier versions did not have them.
     scale_with_batch: Annotated[bool, Field(exclude_if=lambda scales: not scales)] = False
     """Multiply the learning rate by batch_size / base_batch_size."""
     base_batch_size: Annotated[PositiveInt | None, Field(exclude_if=lambda size: size is None)] = None
-    """Batch size for which the learning rate is meant. Default: 256. Only with `scale_with_batch`."""
+    """Batch size to which `learning_rate` applies. Default: 256. Only with `scale_with_batch`."""
     schedule: AnySchedule | None = None
     """Learning-rate schedule. Default: a constant rate."""
     weight_decay: Annotated[NonNegativeFloat | None, Field(exclude_if=lambda decay: decay is None)] = None
-    """Subtract rate * weight_decay * w from every variable w that this optimizer updates (decoupled decay, as in
-    AdamW). The `weight_decay` of a run is a different one: a part of J."""
+    """Subtract learning rate * weight_decay * w from every variable w that this optimizer updates (decoupled decay, as
+    in AdamW). The top-level key `weight_decay` is different: it is a part of J."""
     clip_global_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
     noise: UpdateNoise | None = None
@@ -76,11 +77,17 @@ class OptimizerOptions(Options):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the optimizer's class that only this kind of optimizer has."""
+        """The arguments of the optimizer's class that are specific to this optimizer."""
         return self.model_dump(exclude={*OptimizerOptions.model_fields, "name"})
 
     def make(self, batch_size: int, clock: Clock, seed: int) -> keras.optimizers.Optimizer:
-        """Returns the optimizer of a run."""
+        """Returns the optimizer of a run.
+
+        Args:
+            batch_size: number of examples in a step.
+            clock: steps and epochs of the run, for the schedule.
+            seed: seed of the noise.
+        """
         rate = self.rate(batch_size)
         optimizer = self.optimizer(
             rate if self.schedule is None else self.schedule.make(rate, clock),
@@ -97,19 +104,21 @@ class OptimizerOptions(Options):
         if self.scale_with_batch:
             base = self.base_batch_size or BASE_BATCH_SIZE
             rate += f" ({self.learning_rate:g} for batch {base}, scaled to {batch_size})"
-        said = {"learning_rate", "scale_with_batch", "base_batch_size", "name"}
-        return ", ".join([f"{self.name}, learning_rate {rate}", *_listed(self, said)])
+        shown = {"learning_rate", "scale_with_batch", "base_batch_size", "name"}
+        return ", ".join([f"{self.name}, learning_rate {rate}", *_listed(self, shown)])
 
 
-def _listed(options: Options, leave: set[str] = frozenset()) -> list[str]:
-    """Returns `key value` for the options that are set or have a default other than null."""
+def _listed(options: Options, skipped: set[str] = frozenset()) -> list[str]:
+    """Returns `key value` for each option that is not null and not an empty list, except the skipped keys."""
     return [
-        f"{key} {described(value)}" for key, value in options if key not in leave and value is not None and value != []
+        f"{key} {described(value)}"
+        for key, value in options
+        if key not in skipped and value is not None and value != []
     ]
 
 
 def described(value: Any) -> str:
-    """Returns the value of an option in words."""
+    """Returns the value of an option as text for a person."""
     if isinstance(value, Options):
         kind = getattr(value, "kind", "")
         return f"{kind}{' ' if kind else ''}({', '.join(_listed(value, {'kind'}))})"

@@ -1,4 +1,4 @@
-"""Options of factors on the losses J and R."""
+"""Options of the loss rates: factors on the losses J and R."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neural_alignment.options import Options
 
 
 def _is_representable(factor: float) -> float:
-    """Checks that a factor is 0 or keeps its value in float32."""
+    """Returns a factor if it is 0 or clearly within the range of float32; otherwise raises an `ArgumentError`."""
     if factor and not 1e-30 <= factor <= 1e30:
         raise ArgumentError("", "must be 0, or between 1e-30 and 1e+30", factor)
     return factor
@@ -24,10 +24,10 @@ LossFactor = Annotated[float, Field(ge=0), pydantic.AfterValidator(_is_represent
 
 
 class ScheduledLossRate(Options):
-    """A factor on a loss that changes over training.
+    """A factor on a loss that changes during training.
 
-    Its epochs are global steps / steps per epoch: unlike those of learning rates, they do not depend on alternation and
-    delay.
+    Its epochs are global steps / steps per epoch. Unlike the epochs of learning rates, they do not depend on
+    alternation and delay.
     """
 
     value: Annotated[LossFactor, Field(gt=0)] = 1.0
@@ -42,12 +42,12 @@ LossRate = Annotated[
 
 
 class LossRates(Options):
-    """Factors on J and R, applied to their gradients before the optimizer sees them."""
+    """Factors on J and R. They multiply the gradients before the optimizer uses them."""
 
     forward: LossRate = 1.0
-    """Of J; 0 trains the backward kernels only."""
+    """Factor on J. With 0 only the backward kernels are trained."""
     backward: LossRate = 1.0
-    """Of R."""
+    """Factor on R."""
 
     @pydantic.model_validator(mode="after")
     def _one_is_trained(self):
@@ -56,13 +56,13 @@ class LossRates(Options):
         return self
 
     def make(self, clock: Clock) -> tuple[Any, Any]:
-        """Returns the rates of J and R for `RateScheduler`: numbers or schedules.
+        """Returns the argument `loss_rates` of `RateScheduler`: a number or a schedule for each of J and R.
 
         Args:
-            clock: the clock of the run; its delay and alternation do not count here.
+            clock: steps and epochs of the run.
         """
         alternation = (clock.alternation or 0) + 1
-        epochs = clock.epochs * alternation + clock.delay_epochs  # Of global steps.
+        epochs = clock.epochs * alternation + clock.delay_epochs  # In global steps / steps per epoch.
         plain = Clock(clock.steps_per_epoch, epochs)
         j_rate, r_rate = (
             rate.schedule.make(rate.value, plain) if isinstance(rate, ScheduledLossRate) else rate

@@ -1,7 +1,8 @@
-"""Options of optimizers, and the optimizers that are made from them.
+"""Options classes of all optimizers, by their names in a configuration.
 
-The optimizers of this project and the most common ones of Keras have an options class here. Every other public
-optimizer of the installed Keras gets one from its signature (see `keras_optimizers`), under its name in lower case.
+The optimizers of this project and the most common ones of Keras have an options class here. For every other public
+optimizer of the installed Keras, `keras_optimizers` makes an options class from the signature. Its name in a
+configuration is the class name in lower case.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from neural_alignment.optimization.base import Fraction, OptimizerOptions
 
 
 class SGDOptions(OptimizerOptions):
-    """Gradient descent as Keras has it: with momentum, rate times gradient is accumulated."""
+    """Gradient descent of Keras. With momentum it accumulates learning rate * gradient."""
 
     optimizer: ClassVar = keras.optimizers.SGD
 
@@ -27,7 +28,7 @@ class SGDOptions(OptimizerOptions):
 
 
 class MomentumOptions(OptimizerOptions):
-    """Momentum as TensorFlow 1 has it: the current rate times the accumulated gradient."""
+    """Momentum of TensorFlow 1: the step is the current learning rate * the accumulated gradient."""
 
     optimizer: ClassVar = optimizers.Momentum
 
@@ -81,7 +82,7 @@ class RAdamOptions(OptimizerOptions):
 
 
 class SWATSOptions(OptimizerOptions):
-    """Adam that changes to gradient descent, variable by variable; then learning rate and schedule have no effect."""
+    """Adam that switches to gradient descent, for each variable separately. Then the learning rate has no effect."""
 
     optimizer: ClassVar = optimizers.SWATS
 
@@ -89,9 +90,9 @@ class SWATSOptions(OptimizerOptions):
     beta_1: Fraction = 0.9
     beta_2: Fraction = 0.999
     epsilon: PositiveFloat = 1e-9
-    """Of Adam's step, and the tolerance at which a variable changes."""
+    """Epsilon of Adam's step, and the tolerance for the switch to gradient descent."""
     rectified: bool = False
-    """Whether the steps of Adam are rectified as in radam; swrats in the published code."""
+    """Whether the steps of Adam are rectified, as in radam. The published code calls this swrats."""
 
 
 OPTIONS: dict[str, type[OptimizerOptions]] = {
@@ -100,11 +101,11 @@ OPTIONS: dict[str, type[OptimizerOptions]] = {
         *(SGDOptions, MomentumOptions, AdamOptions, RMSpropOptions, AdagradOptions, RAdamOptions, SWATSOptions),
     )
 }
-"""The options classes above by their names."""
+"""The options class of each optimizer, by its name in a configuration."""
 
 OPTIONS |= keras_optimizers.options_of_others(OPTIONS)
 
 OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {name: options.optimizer for name, options in OPTIONS.items()}
-"""Every optimizer by the name it has in a configuration."""
+"""The class of each optimizer, by its name in a configuration."""
 
-AnyOptimizer = Annotated[Union[tuple(OPTIONS.values())], Field(discriminator="name")]  # noqa: UP007 - of a mapping
+AnyOptimizer = Annotated[Union[tuple(OPTIONS.values())], Field(discriminator="name")]  # noqa: UP007 - the members depend on the installed Keras

@@ -1,4 +1,4 @@
-"""Options of how W and B are updated, and the checks of these options against the rest of a run."""
+"""Options for the updates of W and B, and the checks of these options against the rest of a run."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ class Optimization(Options):
     """How and when W and B are updated."""
 
     forward: AnyOptimizer
-    """J's optimizer. Without `backward` it updates all variables by J + R."""
+    """The optimizer of J. Without `backward` it updates all variables by the gradient of J + R."""
     backward: AnyOptimizer | None = None
-    """R's optimizer."""
+    """The optimizer of R, which updates the backward kernels."""
     alternation: PositiveInt | None = None
-    """Steps of J to each step of R. Default: both at every step."""
+    """Number of steps of J between two steps of R. Default: both losses are trained at every step."""
     delay_epochs: NonNegativeFloat = 0.0
-    """Epochs at the start with steps of R only."""
+    """Epochs at the start in which only R is trained."""
     skip_idle: bool = True
-    """Whether an optimizer makes no update in a step in which its loss is not trained. With false its momentum still
-    moves the weights, as in the published code."""
+    """Whether an optimizer is skipped in steps in which its loss is not trained. If false, its momentum continues to
+    change the weights, as in the published code."""
     loss_rates: Annotated[LossRates, Field(exclude_if=lambda rates: rates == LossRates())] = LossRates()
     """Factors on J and R."""
     minibatches: PositiveInt = 1
-    """Equal parts of a batch whose gradients are accumulated."""
+    """Number of equal parts into which a batch is divided. Their gradients are accumulated, which saves memory."""
 
     @property
     def optimizers(self) -> dict[str, OptimizerOptions]:
-        """The optimizers by their keys."""
+        """The options of the optimizers, by their keys."""
         return {"forward": self.forward} | ({"backward": self.backward} if self.backward else {})
 
     @property
     def turns(self) -> int:
-        """Global steps to one step of J."""
+        """Number of global steps in one cycle of alternation: `alternation` steps of J and one of R. 1 without it."""
         return (self.alternation or 0) + 1
 
     def check_run(self, config: Any) -> None:
@@ -66,7 +66,7 @@ class Optimization(Options):
         self._check_schedules(config)
 
     def _check_without_learning(self) -> None:
-        """Refuses options of R if no rule trains a backward kernel."""
+        """Raises an `ArgumentError` if options of R are given, although no rule trains a backward kernel."""
         reason = "no rule of this run trains a backward kernel"
         idle = {"backward": self.backward, "alternation": self.alternation, "delay_epochs": self.delay_epochs}
         for key, value in idle.items():

@@ -1,4 +1,4 @@
-"""Options of learning-rate schedules, and the schedules that are made from them."""
+"""Options of learning-rate schedules, with methods that create the schedules."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Clock(NamedTuple):
 
     Attributes:
         steps_per_epoch: global steps per epoch, without alternation.
-        epochs: of J in the run, after the delay.
-        delay_epochs: epochs before J begins.
-        alternation: steps of J to each step of R; None for both at every step.
+        epochs: number of epochs of J in the run, after the delay.
+        delay_epochs: epochs before the first step of J.
+        alternation: number of steps of J between two steps of R; None if both are trained at every step.
     """
 
     steps_per_epoch: int
@@ -31,7 +31,7 @@ class Clock(NamedTuple):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments that schedules have in common."""
+        """The arguments that all schedules share."""
         return {
             "steps_per_epoch": self.steps_per_epoch,
             "delay_epochs": self.delay_epochs,
@@ -40,13 +40,21 @@ class Clock(NamedTuple):
 
 
 class _Schedule(Options):
-    """Base of all schedules. Epochs are those of J: they are longer with alternation, and begin after the delay."""
+    """Base of all schedules.
+
+    Epochs are those of J: alternation k makes them k + 1 times as long, and they are counted from the end of the delay.
+    """
 
     warmup_epochs: NonNegativeFloat = 0.0
     """Epochs over which the rate rises linearly from 0."""
 
     def make(self, rate: float, clock: Clock) -> keras.optimizers.schedules.LearningRateSchedule:
-        """Returns the schedule of a rate in a run."""
+        """Returns the schedule of a run.
+
+        Args:
+            rate: the value after the warm-up.
+            clock: steps and epochs of the run.
+        """
         schedule = self._after_warmup(rate, clock)
         return optimizers.WarmupAndSchedule(schedule, warmup_epochs=self.warmup_epochs, **clock.arguments)
 
@@ -60,14 +68,14 @@ class _Schedule(Options):
             epochs: epochs of J in the run, after the delay.
 
         Raises:
-            ArgumentError: if it does not.
+            ArgumentError: if it does not fit. The name is relative to the schedule.
         """
 
 
 class DropSchedule(_Schedule):
-    """Linear warm-up and drops, in epochs of J."""
+    """Linear warm-up, then a drop of the rate at each of the given epochs of J."""
 
-    # Left out at its default, so that the checksums of earlier configurations stay the same.
+    # Not written at its default, so that the checksums of earlier configurations stay the same.
     kind: Annotated[Literal["drops"], Field(exclude_if=lambda kind: kind == "drops")] = "drops"
     drop_epochs: list[NonNegativeFloat] = Field(default_factory=list)
     """Epochs at which the rate is multiplied by `drop_factor`."""
@@ -82,7 +90,7 @@ class DropSchedule(_Schedule):
         return self
 
     def make(self, rate, clock):
-        """Returns the schedule of a rate in a run."""
+        """Returns the schedule of a run. See `_Schedule.make`."""
         return optimizers.WarmupAndDrops(
             rate,
             warmup_epochs=self.warmup_epochs,
@@ -101,14 +109,13 @@ class ConstantSchedule(_Schedule):
         return rate
 
 
-class _Falling(_Schedule):
-    """Base of the schedules that end at a floor."""
+class _DecaySchedule(_Schedule):
+    """Base of the schedules that decay to a floor, a smallest rate."""
 
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The last rate, as a fraction of the rate after the warm-up."""
+    """The final rate, as a fraction of the rate after the warm-up."""
     end_epoch: Annotated[float, Field(ge=1e-6)] | None = None
-    """Epoch at which the floor is reached, counted from the start of J, warm-up included. Default: the last epoch of
-    the run."""
+    """Epoch of J at which the floor is reached, including the warm-up. Default: the last epoch of the run."""
 
     @pydantic.model_validator(mode="after")
     def _ends_after_warmup(self):
@@ -119,7 +126,7 @@ class _Falling(_Schedule):
         return self
 
     def check(self, epochs):
-        """Checks that the warm-up ends before the run does."""
+        """Checks that the warm-up ends before the run. See `_Schedule.check`."""
         if self.end_epoch is None and self.warmup_epochs >= epochs:
             requirement = f"must be less than the epochs of J ({epochs:g}), after which the rate reaches its floor"
             raise ArgumentError("warmup_epochs", requirement, self.warmup_epochs)
@@ -129,8 +136,8 @@ class _Falling(_Schedule):
         return (end - self.warmup_epochs) * clock.steps_per_epoch
 
 
-class CosineSchedule(_Falling):
-    """Linear warm-up, then half a cosine down to the floor."""
+class CosineSchedule(_DecaySchedule):
+    """Linear warm-up, then a half-period of a cosine down to the floor."""
 
     kind: Literal["cosine"]
 
@@ -138,12 +145,12 @@ class CosineSchedule(_Falling):
         return keras.optimizers.schedules.CosineDecay(rate, self._steps(clock), alpha=self.floor)
 
 
-class PolynomialSchedule(_Falling):
-    """Linear warm-up, then floor + (1 - floor) (1 - time)^power of the rate, the time from 0 to 1."""
+class PolynomialSchedule(_DecaySchedule):
+    """Linear warm-up, then rate * (floor + (1 - floor) (1 - t)^power), where t rises from 0 to 1."""
 
     kind: Literal["polynomial"]
     power: PositiveFloat = 1.0
-    """1 for a straight line."""
+    """The exponent. With 1 the rate decays linearly."""
 
     def _after_warmup(self, rate, clock):
         return keras.optimizers.schedules.PolynomialDecay(rate, self._steps(clock), rate * self.floor, self.power)
@@ -157,7 +164,7 @@ class ExponentialSchedule(_Schedule):
     """The rate is multiplied by this factor over `every_epochs`."""
     every_epochs: Annotated[float, Field(ge=1e-6)] = 1.0
     staircase: bool = False
-    """Whether the rate changes in one step at the end of each `every_epochs`, instead of gradually."""
+    """Whether the rate is constant during each period of `every_epochs`, instead of changing at every step."""
 
     def _after_warmup(self, rate, clock):
         steps = self.every_epochs * clock.steps_per_epoch
@@ -165,12 +172,12 @@ class ExponentialSchedule(_Schedule):
 
 
 class ManualSchedule(_Schedule):
-    """Manual drops, one at each restart, as in the published code. Drop 0 has the warm-up only."""
+    """Manual drops of the rate, one at each restart, as in the published code. Drop 0 has only the warm-up."""
 
     kind: Literal["manual"]
     drop: Annotated[int, Field(ge=0, le=20)] = 0
-    """k, the number of the current drop. The rate is drop_factor^(k - 1) of the base before it and drop_factor^k after
-    it, without a warm-up."""
+    """k, the number of the current drop. Before the drop the rate is learning_rate * drop_factor^(k - 1), and after it
+    learning_rate * drop_factor^k, without a warm-up."""
     drop_step: NonNegativeInt | None = None
     """Global step of the drop."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -188,12 +195,12 @@ class ManualSchedule(_Schedule):
         return self
 
     def make(self, rate, clock):
-        """Returns the schedule of a rate in a run."""
+        """Returns the schedule of a run. See `_Schedule.make`."""
         return optimizers.ManualDrop(rate, **self.model_dump(exclude={"kind"}), **clock.arguments)
 
 
 def _with_kind(schedule: Any) -> Any:
-    """Makes a mapping without `kind` one of the kind `drops`."""
+    """Adds `kind: drops` to a mapping without `kind`."""
     if isinstance(schedule, Mapping) and "kind" not in schedule:
         return {"kind": "drops", **schedule}
     return schedule

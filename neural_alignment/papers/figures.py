@@ -8,14 +8,14 @@ marker and line style as well as in shade.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neural_alignment.papers.tables import Key, grouped, value_of
-from neural_alignment.reporting import Row, Spread, new_figure
+from neural_alignment.papers.tables import Key, chosen, grouped, value_of
+from neural_alignment.reporting import Artifact, Row, Spread, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 
 Mark = Callable[["Axes"], None]
 """Draws one element of a panel."""
+
+
+@dataclass(frozen=True)
+class RowMark:
+    """A mark that is made from tidy rows, which `panels_by` divides among panels."""
+
+    rows: Sequence[Row]
+    draw: Callable[[Axes, Sequence[Row]], None]
+
+    def __call__(self, axis: Axes) -> None:
+        """Draws all rows."""
+        self.draw(axis, self.rows)
+
 
 Summary = Callable[[Sequence[float]], tuple[float, float, float]]
 """Values with the same x -> the point that is drawn, and the lower and the upper end of its error bar."""
@@ -69,6 +82,38 @@ class Panel:
 def panel(*marks: Mark, **axes: Any) -> Panel:
     """Returns a panel; arguments as of `Panel`."""
     return Panel(marks, axes)
+
+
+def panels_by(
+    column: str, *marks: Mark, title: Callable[[Any], str] = str, values: Iterable[Any] = (), **axes: Any
+) -> list[Panel]:
+    """Returns a panel for each value of a column; marks that are made from rows show only those with the value.
+
+    Args:
+        column: name of the column.
+        *marks: the elements of each panel.
+        title: value -> title of its panel, such as `"layer {}".format`.
+        values: the values that have a panel. Default: all, in the order of the rows.
+        **axes: arguments of `Axes.set` for all panels.
+    """
+
+    def own(mark: Mark, value: Any) -> Mark:
+        return replace(mark, rows=chosen(mark.rows, **{column: value})) if isinstance(mark, RowMark) else mark
+
+    found = dict.fromkeys(row[column] for mark in marks if isinstance(mark, RowMark) for row in mark.rows)
+    return [panel(*(own(mark, value) for mark in marks), title=title(value), **axes) for value in values or found]
+
+
+def drawn(
+    rows: Sequence[Row],
+    text: str,
+    panels: Sequence[Sequence[Panel | None]],
+    size: tuple[float, float],
+    columns: Sequence[str] = (),
+    **layout: Any,
+) -> Artifact:
+    """Returns a figure and its rows; without `columns` those of the first row, and `layout` is as of `grid`."""
+    return Artifact(columns or tuple(rows[0]), rows, text, grid(panels, size, **layout))
 
 
 def grid(
@@ -168,7 +213,7 @@ def lines(
     summary: Summary = mean_and_deviation,
     band: bool = False,
     **options: Any,
-) -> Mark:
+) -> RowMark:
     """Returns a line with error bars for each value of `by`.
 
     Args:
@@ -182,14 +227,14 @@ def lines(
         **options: further arguments of `Axes.plot`, for all lines.
     """
 
-    def draw(axis: Axes) -> None:
+    def draw(axis: Axes, rows: Sequence[Row]) -> None:
         groups = {(None,): rows} if by is None else grouped(rows, by)
         for key, style in ({None: styles} if by is None else styles).items():
             points = _points(groups.get((key,), ()), x, y, summary)
             if points:
                 _draw_line(axis, np.array(points, float), style.options() | options, band)
 
-    return draw
+    return RowMark(rows, draw)
 
 
 def _points(rows: Sequence[Row], x: Key, y: Key, summary: Summary) -> list[tuple[float, ...]]:

@@ -1,4 +1,4 @@
-"""Compares algorithms: does one find better settings than another in the same space, over several seeds?"""
+"""Compares search algorithms: which one finds better settings in the same space, over several seeds?"""
 
 from __future__ import annotations
 
@@ -34,26 +34,28 @@ def compare(
     output: str,
     say: Callable[[str], None],
 ) -> str:
-    """Runs the searches one after the other, each in its directory, and writes their comparison.
+    """Runs the searches one after another, each in its own directory, and writes their comparison.
 
     Args:
-        plans: algorithm and seed -> search.
-        overrides: as of `run.search`.
+        plans: algorithm and seed -> plan of the search.
+        overrides: as for `run.search`.
         search_dir: folder of the search directories `<algorithm>_<seed>`.
         engine: runs the trials.
-        output: `output`.csv gets a line per trial, `output`.md the comparison, `output`.png the figure;
-            `output`_importance.csv and .png how much each metaparameter mattered in the trials of TPE (Figure S2).
-        say: called with one line per trial.
+        output: path of the files without extension. `output`.csv gets a line per trial, `output`.md the comparison,
+            `output`.png the figure; `output`_importance.csv and .png show the importance of each metaparameter in the
+            trials of TPE (Figure S2).
+        say: called with each line of progress, such as one per trial.
 
     Returns:
         The comparison, as in `output`.md.
 
     Raises:
-        What `run.search` raises; the same call goes on.
+        InputError: as for `run.search`.
+        Stopped: as for `run.search`; the same call resumes.
     """
     total = sum(plan.trials for plan in plans.values())
     seconds = [plan.seconds for plan in plans.values() if plan.seconds]
-    estimate = f", estimate: {duration(total * seconds[0] / engine.slots)} from nothing" if seconds else ""
+    estimate = f", estimate: {duration(total * seconds[0] / engine.slots)} from scratch" if seconds else ""
     say(f"{len(plans)} searches, {total} trials{estimate}")
     rows = []
     results: dict[tuple[str, int], list[Trial]] = {}
@@ -73,7 +75,7 @@ def compare(
 def _importance(
     plans: Mapping[tuple[str, int], Plan], results: Mapping[tuple[str, int], Sequence[Trial]], output: str
 ) -> None:
-    """Writes the importance figure of all trials of TPE, whatever their seed; none where there is no such search."""
+    """Writes the importance figure of the TPE trials of all seeds; writes nothing if TPE is not compared."""
     searched = [key for key in results if key[0] == "tpe"]
     if searched:
         trials = [trial for key in searched for trial in results[key]]
@@ -97,7 +99,7 @@ def _rows(algorithm: str, seed: int, trials: Sequence[Trial]) -> list[dict[str, 
 
 
 def verdict(results: Mapping[tuple[str, int], Sequence[Trial]]) -> str:
-    """Returns a table of the best of each search, and in words which algorithm found better settings."""
+    """Returns a table with the best trial of each search, and a sentence for each pair of algorithms."""
     header = ["algorithm", "seed", "trials", "diverged", "failed", "best top-1 (%)", "of trial"]
     lines = []
     bests: dict[str, dict[int, float]] = {}
@@ -108,36 +110,36 @@ def verdict(results: Mapping[tuple[str, int], Sequence[Trial]]) -> str:
         bests.setdefault(algorithm, {})[seed] = best.top1 if best else math.nan
         lines.append([algorithm, seed, len(trials), *counts, *found])
     return "\n".join(
-        [markdown(header, lines), "", *(_found(*pair) for pair in itertools.combinations(bests.items(), 2))]
+        [markdown(header, lines), "", *(_sentence(*pair) for pair in itertools.combinations(bests.items(), 2))]
     )
 
 
-def _found(one: tuple[str, Mapping[int, float]], other: tuple[str, Mapping[int, float]]) -> str:
-    """Returns in words whether one algorithm found better settings than another with the same seeds.
+def _sentence(one: tuple[str, Mapping[int, float]], other: tuple[str, Mapping[int, float]]) -> str:
+    """Returns a sentence on whether one algorithm found better settings than another with the same seeds.
 
     Args:
-        one: an algorithm, and seed -> its best top-1, a fraction; NaN where no trial has finished.
-        other: another.
+        one: an algorithm, and seed -> its best top-1, a fraction; NaN if no trial has finished.
+        other: the other algorithm.
     """
     (name, values), (other_name, other_values) = one, other
     for algorithm, bests in (one, other):
         for seed, best in bests.items():
             if math.isnan(best):
-                return f"{name} or {other_name}: not said: no trial of {algorithm}, seed {seed}, has finished."
+                return f"{name} or {other_name}: undecided: no trial of {algorithm}, seed {seed}, has finished."
     differences = [best - other_values[seed] for seed, best in values.items()]
     spread = Spread([100 * difference for difference in differences])
     deviation = f" ± {spread.deviation:.2f}" if len(differences) > 1 else ""
     wins = sum(difference > 0 for difference in differences)
     if wins == len(differences):
-        said = f"{name} found a better setting than {other_name} with every seed"
+        finding = f"{name} found a better setting than {other_name} with every seed"
     elif spread.mean > 0:
-        said = f"{name} found better settings than {other_name} on average, but not with every seed"
+        finding = f"{name} found better settings than {other_name} on average, but not with every seed"
     else:
-        said = f"{name} did not find better settings than {other_name}"
+        finding = f"{name} did not find better settings than {other_name}"
     seeds = "seed" if len(differences) == 1 else "seeds"
     return (
-        f"{said}: best top-1 {spread.mean:+.2f}{deviation} points (mean and standard deviation of the difference over "
-        f"{len(differences)} {seeds}), ahead with {wins} of {len(differences)}."
+        f"{finding}: best top-1 {spread.mean:+.2f}{deviation} points (mean and standard deviation of the difference "
+        f"over {len(differences)} {seeds}), ahead with {wins} of {len(differences)}."
     )
 
 
@@ -149,7 +151,7 @@ def _curves(results: Mapping[tuple[str, int], Sequence[Trial]]) -> Curves:
 
 
 def _figure(curves: Curves) -> Figure:
-    """Returns a figure of the mean over seeds of the best so far, and its range."""
+    """Returns a figure of the best top-1 so far against the number of trials: mean and range over seeds."""
     figure = new_figure(6, 4)
     axes = figure.add_subplot()
     styles = itertools.cycle([("black", "-", "o", None), ("0.45", "--", "s", "///")])

@@ -20,12 +20,12 @@ ALGORITHMS = ("tpe", "random")
 
 
 class Plan(Options):
-    """One search."""
+    """The plan of one search."""
 
     config: str
-    """The configuration that settings are applied to, as a path relative to the file that contains it."""
+    """Path of the base configuration, to which the settings of each trial are applied; relative to the plan's file."""
     space: dict[str, Any]
-    """Key path, or `$name` -> distribution; see `spaces`."""
+    """Key path or `$name` -> distribution, fixed value or derivation; see `spaces`."""
     algorithm: Literal["tpe", "random"] = "tpe"
     trials: PositiveInt
     epochs: PositiveInt | None = None
@@ -42,11 +42,11 @@ class Plan(Options):
         """Returns the space.
 
         Args:
-            where: the file and key of the space, for messages.
-            places: quantity -> its file and key, for quantities from other files.
+            where: file and key of the space, for messages.
+            places: name of each quantity -> its file and key, for messages. Default: its key below `where`.
 
         Raises:
-            ConfigError: in one line, if it is wrong.
+            ConfigError: if the space is wrong.
         """
         return Space(self.space, where, places)
 
@@ -56,16 +56,16 @@ class Plan(Options):
 
 
 def load(path: str, **replaced: Any) -> Plan:
-    """Reads the plan of a search from YAML; a file may name a `base` and contain only the differences.
+    """Reads the plan of a search from YAML. With a key `base`, a file contains only the differences from that file.
 
-    A quantity of the space replaces the one of the same name in the base: distributions are not merged.
+    A quantity of the space replaces the quantity of the same name in the base: distributions are not merged.
 
     Args:
         path: the file.
-        **replaced: values that replace keys of the file; a `config` among them is relative to the current directory.
+        **replaced: values that replace keys of the file, or None; `config` is then relative to the current directory.
 
     Raises:
-        ConfigError: in one line.
+        ConfigError: if a file cannot be read, or the plan or its space is wrong.
     """
     chain = configuration.read_chain(path)
     data: dict[str, Any] = {}
@@ -112,10 +112,10 @@ def base_config(plan: Plan, overrides: Sequence[str] = ()) -> Config:
     """Returns the configuration that all trials have in common: the base, the overrides and the seed of the search.
 
     Raises:
-        ConfigError: in one line; also where an override sets the seed, which is the search's.
+        ConfigError: if the configuration is wrong, or an override sets the seed, which the search sets itself.
     """
-    if own := next((each for each in overrides if each.partition("=")[0].strip() == "seed"), None):
-        raise ConfigError(f"--set {own}: the search sets the seed of its trials; give --seeds, or `seed` in its file")
+    if seed := next((each for each in overrides if each.partition("=")[0].strip() == "seed"), None):
+        raise ConfigError(f"--set {seed}: the search sets the seed of its trials; give --seeds, or `seed` in its file")
     return configuration.load(plan.config, [*overrides, f"seed={plan.seed}"])
 
 
@@ -123,22 +123,22 @@ def trial_config(plan: Plan, base: Config, values: Mapping[str, Any]) -> Config:
     """Returns the configuration of a trial.
 
     Args:
-        plan: the search.
+        plan: the plan of the search.
         base: the configuration that all trials have in common.
         values: name -> value of each sampled quantity.
 
     Raises:
-        ConfigError: in one line, if the settings do not fit the configuration or each other.
+        ConfigError: if the settings do not fit the configuration or each other.
     """
     short = [f"epochs={plan.epochs}"] if plan.epochs else []
     return configuration.override(base, [*plan.checked_space().overrides(values), *short])
 
 
 def check(plan: Plan, base: Config) -> None:
-    """Checks that the space fits the configuration, with every option and the ends of every range.
+    """Checks that the space fits the configuration, by trying every option of a choice and both ends of every range.
 
     Raises:
-        ConfigError: in one line.
+        ConfigError: if the space does not fit, or the loss has no accuracy to maximize.
     """
     if base.loss.criterion != ACCURACY:
         raise ConfigError(

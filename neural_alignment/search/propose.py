@@ -14,17 +14,17 @@ from neural_alignment.search.plan import Plan
 from neural_alignment.search.spaces import Settings
 
 ProposalState = tuple[str, float | None]
-"""State of a proposal as hyperopt names it (`new`, `ok` or `fail`), and its score; None without a score."""
+"""The state of a proposal in hyperopt (`new`, `ok` or `fail`), and its score, a fraction, or None."""
 
 
 class Proposer:
-    """Draws the settings of trials. They depend only on the seed of the plan and on the trials so far.
+    """Draws the settings of trials. They depend only on the plan and on the trials so far.
 
-    hyperopt is called as its `fmin` calls it, for one trial at a time. Its store of trials is built from the records
-    for each call, so that only settings and scores have to be saved.
+    It calls hyperopt in the same way as hyperopt's `fmin`, for one trial at a time. The `Trials` object of hyperopt is
+    rebuilt for each call, so that only settings and scores have to be saved.
 
     Args:
-        plan: the search.
+        plan: the plan of the search.
     """
 
     def __init__(self, plan: Plan):
@@ -40,8 +40,8 @@ class Proposer:
 
         Args:
             number: number of the trial; together with the seed it determines the random numbers.
-            before: number -> settings and state, for all trials so far. A running trial has no score and counts as a
-                bad one, so that the others avoid its neighbourhood; so does a failed trial.
+            before: number -> drawn settings and state, for all trials so far. A running or failed trial has no score.
+                TPE treats it as a bad one, so that further trials avoid its neighbourhood.
         """
         trials = base.Trials()
         documents = [self._document(trials, each, *known) for each, known in sorted(before.items())]

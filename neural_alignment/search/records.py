@@ -20,14 +20,14 @@ class Trial:
     """A trial that has ended: a line of `trials.jsonl`.
 
     Attributes:
-        number: number of the trial, from 1 on.
+        number: number of the trial, starting at 1.
         state: `"finished"`, `"diverged"` or `"failed"`.
-        top1: best validation top-1 over the evaluations, a fraction; None if the trial did not finish.
-        score: the value that the search maximises: `top1` of a finished trial; chance for a diverged trial, as in the
-            paper's Figure 3; None for a failed trial, which tells nothing about its settings.
+        top1: best validation top-1 accuracy over the evaluations, a fraction; None if the trial did not finish.
+        score: the value that the search maximizes: `top1` of a finished trial; chance for a diverged trial, as in
+            Figure 3 of Kunin et al.; None for a failed trial, because its settings were not tested.
         reason: why the trial did not finish; None if it did.
-        seconds: duration of the trial; after an interruption, the time since it was resumed.
-        settings: value of every quantity of the space: drawn, derived and fixed.
+        seconds: duration of the trial in seconds; after an interruption, since it was resumed.
+        settings: value of every quantity of the space, whether drawn, derived or fixed.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Trial:
             number: number of the trial.
             ending: how it ended.
             chance: score of a diverged trial, a fraction.
-            seconds: duration of the trial.
+            seconds: duration of the trial in seconds.
             settings: its settings.
         """
         score = chance if ending.state == "diverged" else ending.top1
@@ -54,7 +54,7 @@ class Trial:
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
-    """Returns the finished trial with the highest top-1, the earliest of equal ones; None if no trial has finished."""
+    """Returns the finished trial with the highest top-1, the earliest of equal ones; None if none has finished."""
     finished = [trial for trial in trials if trial.top1 is not None]
     return max(finished, key=lambda trial: (trial.top1, -trial.number), default=None)
 
@@ -119,7 +119,7 @@ def read_trials(search_dir: str) -> list[Trial]:
     """
     path = tf.io.gfile.join(search_dir, "trials.jsonl")
     if not tf.io.gfile.exists(path):
-        raise RunError(f"{search_dir}: is no search directory (no trials.jsonl); give one that `search` has made")
+        raise RunError(f"{search_dir}: is not a search directory (no trials.jsonl); give one that `search` created")
     return [as_trial(row, path) for row in Lines(path).rows()]
 
 
@@ -130,29 +130,29 @@ def as_trial(row: Mapping[str, Any], path: str) -> Trial:
         RunError: if a key is missing or unknown, or a value has a wrong type.
     """
     if row.keys() != _TRIAL.keys():
-        raise _no_trial(path, row, "is no trial")
+        raise _damaged(path, row, "is not a trial")
     for key, (fits, expected) in _TRIAL.items():
         if not fits(row[key]):
-            raise _no_trial(path, row, f"has {key} {json.dumps(row[key])[:40]}; expected {expected}")
+            raise _damaged(path, row, f"has {key} {json.dumps(row[key])[:40]}; expected {expected}")
     return Trial(**row)
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is an integer from 1 on."""
+    """Whether a value is a positive integer."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 _TRIAL: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "number": (is_count, "a whole number from 1 on"),
+    "number": (is_count, "a positive integer"),
     "state": (lambda value: value in ("finished", "diverged", "failed"), "finished, diverged or failed"),
     "top1": (lambda value: value is None or is_number(value), "a number or null"),
     "score": (lambda value: value is None or is_number(value), "a number or null"),
-    "reason": (lambda value: value is None or isinstance(value, str), "a text or null"),
+    "reason": (lambda value: value is None or isinstance(value, str), "a string or null"),
     "seconds": (is_number, "a number"),
     "settings": (lambda value: isinstance(value, dict), "a mapping"),
 }
-"""Key of a trial -> check of its value, and allowed values in words."""
+"""Key of a trial -> check of its value, and the allowed values in words."""
 
 
-def _no_trial(path: str, row: Mapping[str, Any], problem: str) -> RunError:
+def _damaged(path: str, row: Mapping[str, Any], problem: str) -> RunError:
     return RunError(f"{path}: is damaged: {json.dumps(row)[:80]} {problem}; restore it, or remove the line")

@@ -1,4 +1,4 @@
-"""Reports of a search: best configuration, ten best trials, importance of metaparameters, scores by trial."""
+"""The report of a search: best configuration, ten best trials, importance of metaparameters, scores by trial."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from neural_alignment.training.files import write_whole
 
 
 class Group(NamedTuple):
-    """The trials that had one choice of a metaparameter, or a third of its range.
+    """Scores of the trials that share an option of a metaparameter, or a third of its range.
 
     Attributes:
         name: name of the metaparameter.
-        choice: their value of it, or its range.
-        mean: mean of their scores, a fraction; NaN without trials.
+        choice: the option, or the third as `low to high`.
+        mean: mean of the scores, a fraction; NaN without trials.
         sem: standard error of that mean; NaN for fewer than two trials.
         count: number of trials.
     """
@@ -43,7 +43,7 @@ def write(plan: Plan, base: Config, trials: Sequence[Trial], search_dir: str) ->
     """Writes all parts of the report; `best.yaml` only if a trial has finished.
 
     Args:
-        plan: the search.
+        plan: the plan of the search.
         base: the configuration that all trials have in common; `best.yaml` gets its epochs.
         trials: all trials that have ended.
         search_dir: folder of the report.
@@ -89,13 +89,13 @@ def top_ten(trials: Sequence[Trial], space: Space) -> list[dict[str, Any]]:
 
 
 def _setting(trial: Trial, name: str) -> Any:
-    """Returns a setting for a table: numbers and strings as they are, everything else as YAML writes it."""
+    """Returns a setting for a table: strings and floats unchanged, other values as JSON."""
     value = trial.settings[name]
     return value if isinstance(value, (str, float)) else json.dumps(value)
 
 
 def _top_ten_table(rows: Sequence[Row]) -> str:
-    """Returns a Markdown table with a column per trial, because there are more settings than fit beside each other."""
+    """Returns a Markdown table with a column per trial, because a column per setting would make it too wide."""
     if not rows:
         return "No trial has given a score."
     header, *lines = ([key, *(_short(row[key]) for row in rows)] for key in rows[0])
@@ -107,10 +107,10 @@ def _short(value: Any) -> str:
 
 
 def importance(space: Space, trials: Sequence[Trial]) -> list[Group]:
-    """Returns mean score and its standard error for each choice of each metaparameter that is drawn (Figure S2).
+    """Returns the mean score of each option of each sampled metaparameter (Kunin et al., Figure S2).
 
-    Ranges are cut into thirds of the values that occur. A diverged trial counts as chance; one that failed is left
-    out. The order is that of the spread between a metaparameter's best and worst choice, widest first.
+    A range is divided into thirds with equal numbers of trials. The score of a diverged trial is chance. Failed trials
+    are left out. Metaparameters are ordered by the difference between their best and worst option, largest first.
     """
     known = [trial for trial in trials if trial.score is not None]
     spreads: list[tuple[float, list[Group]]] = []
@@ -129,10 +129,10 @@ def _group(name: str, choice: str, scores: Sequence[float]) -> Group:
 
 
 def importance_of(search_dir: str, output: str) -> None:
-    """Draws the importance figure of a search anew; arguments as of `importance_figure`.
+    """Draws the importance figure of a search directory again; `output` as for `importance_figure`.
 
     Raises:
-        RunError: if there is no search there.
+        RunError: if the directory contains no search, or is damaged.
     """
     trials = read_trials(search_dir)
     plan = plans.load(tf.io.gfile.join(search_dir, "search.yaml"))
@@ -161,7 +161,7 @@ def importance_figure(space: Space, trials: Sequence[Trial], output: str) -> Non
 
 
 def best_so_far(trials: Iterable[Trial]) -> list[float]:
-    """Returns, for each trial in turn, the best top-1 until then, a fraction; NaN before one has finished."""
+    """Returns for each trial the best top-1 up to that trial, a fraction; NaN until one has finished."""
     best = math.nan
     values = []
     for trial in trials:
@@ -172,7 +172,7 @@ def best_so_far(trials: Iterable[Trial]) -> list[float]:
 
 
 def scores_figure(trials: Sequence[Trial], output: str) -> None:
-    """Writes `output`.png, top-1 and the best so far against the trial's number, and `output`.csv."""
+    """Writes `output`.png, with the score of each trial and the best so far against its number, and `output`.csv."""
     best = best_so_far(trials)
     columns = ("number", "state", "top1", "score", "seconds")
     rows = [

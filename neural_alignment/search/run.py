@@ -1,15 +1,16 @@
-"""Runs a search, and keeps its directory.
+"""Runs a search and writes its directory.
 
-searches/<name>/
-    search.yaml        the plan of the search, as `search` reads it
+Files of the search directory:
+
+    search.yaml        the plan of the search
     base.yaml          the configuration that all trials have in common
     proposals.jsonl    a line per trial that has started: the settings that were drawn
     trials.jsonl       a line per trial that has ended: settings, result, reason
-    settings/0001.yaml the configuration of a trial, as `train` reads it
+    settings/0001.yaml the configuration of a trial, a file for `train`
     trials/0001/       its run directory
     logs/0001.log      its output, if another process trained it
     best.yaml, top_ten.md, top_ten.csv, importance.csv, importance.png, scores.csv, scores.png    the report
-    lock.json          the process that is running the search, while one is
+    lock.json          the process that is running the search; only while it runs
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Search:
     """One search and its directory.
 
     Attributes:
-        plan: the space, the algorithm and the number of trials.
+        plan: the plan of the search.
         base: the configuration that all trials have in common.
         folder: the search directory.
     """
@@ -71,21 +72,21 @@ class Search:
 
 
 def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine, say: Say) -> list[Trial]:
-    """Runs or resumes a search, and writes its report.
+    """Runs or resumes a search and writes its report.
 
     Args:
-        plan: the space, the algorithm and the number of trials.
+        plan: the plan of the search.
         overrides: `key.path=value`, applied to the base configuration.
-        search_dir: the directory to create or to resume in.
+        search_dir: the search directory to create or resume.
         engine: runs the trials.
-        say: called with one line per trial.
+        say: called with each line of progress, such as one per trial.
 
     Returns:
         All trials that have ended, ordered by number.
 
     Raises:
         ConfigError: if the space does not fit the configuration.
-        DataError: if the number of classes has to be read from the data, and they cannot be read.
+        DataError: if the number of classes has to be read from the data, and the data cannot be read.
         RunError: if the directory belongs to another search, is in use, or is damaged.
         Stopped: at a signal, or if the disk is full; the same call resumes the search.
     """
@@ -97,7 +98,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
         _make(search_dir)
         with lock.held(search_dir) as check_held:
             _check_same(searched)
-            # The directory keeps the plan with the configuration that lies beside it.
+            # The stored plan refers to the copy of the configuration in the same directory.
             stored = plan.model_copy(update={"config": "base.yaml"})
             files.write_whole(searched.file("search.yaml"), stored.dump())
             files.write_whole(searched.file("base.yaml"), configuration.dump(searched.base))
@@ -121,7 +122,7 @@ def _check_same(searched: Search) -> None:
     """Checks that the directory is new or holds this search; the number of trials may differ.
 
     Raises:
-        RunError: if it holds another search, or something else.
+        RunError: if it contains another search or other files.
     """
     folder = searched.folder
     if not tf.io.gfile.exists(folder):
@@ -130,7 +131,7 @@ def _check_same(searched: Search) -> None:
     if not tf.io.gfile.exists(path):
         others = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)} - _START_UP_FILES
         if others:
-            raise RunError(f"{folder}: holds something else ({min(others)}); choose another --search-dir")
+            raise RunError(f"{folder}: is not a search directory: contains {min(others)}; choose another --search-dir")
         return
     was, now = (_identity(each) for each in (plans.load(path), searched.plan))
     keys = (key for key in was | now if was.get(key) != now.get(key))
@@ -142,23 +143,25 @@ def _check_same(searched: Search) -> None:
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
-    """Returns the keys of a plan that distinguish it from other searches, with their values."""
-    own = plan.model_dump(exclude={"config", "space", "trials", "seconds"})
-    return own | {f"space.{name}": entry for name, entry in plan.space.items()}
+    """Returns the keys and values of a plan that distinguish one search from another."""
+    keys = plan.model_dump(exclude={"config", "space", "trials", "seconds"})
+    return keys | {f"space.{name}": entry for name, entry in plan.space.items()}
 
 
 class Ledger:
-    """The trials of a search as a queue of jobs: which have ended, which comes next, and with which result.
+    """The trials of a search as a queue of jobs (`jobs.pool.Queue`), with their settings and results.
 
-    It writes a proposal to its file before the trial starts, so that a resumed trial has the same settings.
-    Implements `jobs.pool.Queue`.
+    The settings of a trial are written to a file before it starts, so that a resumed trial has the same settings.
 
     Args:
         searched: the search.
-        slots: trials at a time, for the estimate of the time left.
+        slots: number of trials at a time, for the estimate of the time left.
         chance: score of a diverged trial, a fraction.
-        say: called with one line per trial.
-        check_held: raises if another process has taken the directory over.
+        say: called with each line of progress, such as one per trial.
+        check_held: raises an error if another process has taken over the directory.
+
+    Raises:
+        RunError: if a file of the search is damaged.
     """
 
     def __init__(self, searched: Search, slots: int, chance: float, say: Say, check_held: Callable[[], None]):
@@ -176,22 +179,22 @@ class Ledger:
         self._endings = Lines(searched.file("trials.jsonl"))
         self._drawn = self._read_proposals()
         self._trials = self._read_trials()
-        # Trials that an earlier process started and did not end come first.
+        # Trials that an earlier process started but did not complete come first.
         self._waiting = sorted(self._drawn.keys() - self._trials.keys())
         self._begun: dict[int, float] = {}
 
     def _read_proposals(self) -> dict[int, Settings]:
-        """Returns number -> settings that were drawn."""
+        """Returns trial number -> drawn settings."""
         drawn: dict[int, Settings] = {}
         for row in self._proposals.rows():
             is_proposal = row.keys() == {"number", "drawn"} and is_count(row["number"]) and row["number"] not in drawn
             if not is_proposal or not self._space.may_draw(row["drawn"]):
-                raise RunError(f"{self._proposals.path}: is damaged: {str(row)[:80]} is no proposal; restore it")
+                raise RunError(f"{self._proposals.path}: is damaged: {str(row)[:80]} is not a proposal; restore it")
             drawn[row["number"]] = row["drawn"]
         return drawn
 
     def _read_trials(self) -> dict[int, Trial]:
-        """Returns number -> trial, for the trials that have ended."""
+        """Returns trial number -> trial, for the trials that have ended."""
         trials = {row.number: row for row in (as_trial(row, self._endings.path) for row in self._endings.rows())}
         if unknown := trials.keys() - self._drawn.keys():
             raise RunError(f"{self._proposals.path}: trial {min(unknown)} is not in it; restore it")
@@ -265,7 +268,7 @@ class Ledger:
         number = int(job.name)
         if ending.state in ("stopped", "unavailable"):
             reason = (ending.reason or "").partition(";")[0]
-            raise Stopped(f"trial {number}: {reason}; the same command goes on")
+            raise Stopped(f"trial {number}: {reason}; the same command resumes")
         with self._lock:
             self._check_held()
             settings = self._space.settings(self._drawn[number])
@@ -276,7 +279,7 @@ class Ledger:
             self._say(self._line(trial))
 
     def show_progress(self) -> None:
-        """See `jobs.pool.Queue`; the lines of the trials are enough."""
+        """See `jobs.pool.Queue`. Shows nothing, because a line is printed for each trial."""
 
     def _line(self, trial: Trial) -> str:
         """Returns the line that reports a trial that has ended."""

@@ -1,8 +1,8 @@
 """Search spaces: the quantities that a search draws, their distributions, and quantities derived from them.
 
-A space is a mapping, in YAML, from a key path of the configuration to one of the kinds below. A name that begins with
-`$` stands for a quantity that is no key itself, such as the ratio of two weights. The values of all quantities are
-applied to the base configuration in the order of the file, as `--set` would.
+A space is a mapping in YAML from names of quantities to the kinds below. A name is a key path of the configuration, or
+begins with `$` if the quantity is not a key itself, such as the ratio of two weights. The values of all quantities are
+applied to the base configuration in the order of the file, as by `--set`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Settings = dict[str, Any]
 """Name -> value, for all quantities of a space."""
 
 _NAME = re.compile(r"\$\w+|[A-Za-z_]\w*(\.\w+)*")
-_OWN = ("epochs", "seed")
-"""Keys that the search sets itself."""
+_SET_BY_SEARCH = ("epochs", "seed")
+"""Keys of the configuration that the search sets itself."""
 
 
 class Sampled(Options):
     """A kind of quantity that hyperopt draws."""
 
     def node(self, name: str) -> Any:
-        """Returns the node of hyperopt for a quantity of this name."""
+        """Returns the hyperopt expression for a quantity of this name."""
         raise NotImplementedError
 
     def value(self, draw: float) -> Any:
-        """Returns the value that corresponds to a draw of the node."""
+        """Returns the value that corresponds to a draw from `node`."""
         return float(draw)
 
     def draw(self, value: Any) -> float:
@@ -48,12 +48,12 @@ class Sampled(Options):
     def may_draw(self, value: Any) -> bool:
         """Whether `value` can return this value."""
         try:
-            return _code(self.value(self.draw(value))) == _code(value)
+            return _canonical(self.value(self.draw(value))) == _canonical(value)
         except (TypeError, ValueError, OverflowError):
             return False
 
     def probes(self) -> list[Any]:
-        """Returns values that a configuration must take if the space fits it: all options, or both ends."""
+        """Returns values to try in a check of the space: all options of a choice, or both ends of a range."""
         raise NotImplementedError
 
 
@@ -75,7 +75,7 @@ Bounds = Annotated[list[float], Field(min_length=2, max_length=2), pydantic.Afte
 
 
 class Uniform(Sampled):
-    """Uniform between two ends."""
+    """Uniform between two numbers: [low, high]."""
 
     uniform: Bounds
 
@@ -89,7 +89,7 @@ class Uniform(Sampled):
 
 
 class LogUniform(Sampled):
-    """Uniform in the logarithm between two positive ends."""
+    """Uniform in the logarithm between two positive numbers: [low, high]."""
 
     log_uniform: Annotated[Bounds, pydantic.AfterValidator(_positive)]
 
@@ -103,20 +103,20 @@ class LogUniform(Sampled):
 
 
 class _Grid(Sampled):
-    """Equally spaced values with equal probabilities. They stay in order, because TPE treats neighbours as similar."""
+    """Equally spaced values with equal probabilities. TPE knows their order and treats neighbours as similar."""
 
     def _values(self) -> tuple[float, float, int]:
         """Returns the first value, the step, and the number of values."""
         raise NotImplementedError
 
     def node(self, name: str) -> Any:
-        """See `Sampled`. The range is half a step longer at both ends: the end values are as probable as the others."""
+        """See `Sampled`. The range is half a step longer at both ends, so that all values are equally probable."""
         return hp.quniform(name, -0.5, self._values()[2] - 0.5, 1)
 
     def value(self, draw: float) -> Any:
         """See `Sampled`."""
         low, step, count = self._values()
-        # At the very ends of the range, rounding gives a number beyond it.
+        # A draw at an end of the range may be rounded to a number outside of it.
         return low + step * min(max(round(draw), 0), count - 1)
 
     def draw(self, value: Any) -> float:
@@ -130,7 +130,7 @@ class _Grid(Sampled):
 
 
 class Quantised(_Grid):
-    """low, low + step, ... up to high at most: [low, high, step]."""
+    """The values low, low + step, ... up to at most high: [low, high, step]."""
 
     quantised: Annotated[list[float], Field(min_length=3, max_length=3)]
 
@@ -150,7 +150,7 @@ class Quantised(_Grid):
 
 
 class Integer(_Grid):
-    """The integers from low to high, both included."""
+    """The integers from low to high, both included: [low, high]."""
 
     integer: Annotated[list[int], Field(min_length=2, max_length=2), pydantic.AfterValidator(_ascending)]
 
@@ -159,8 +159,8 @@ class Integer(_Grid):
         return low, 1, high - low + 1
 
 
-def _code(value: Any) -> str:
-    """Returns a text that is different for different values; 1, 1.0 and true are different."""
+def _canonical(value: Any) -> str:
+    """Returns a text by which values can be compared; unlike in Python, 1, 1.0 and true are different."""
     return json.dumps(value, sort_keys=True)
 
 
@@ -172,8 +172,8 @@ class Choice(Sampled):
     @pydantic.field_validator("choice")
     @classmethod
     def _different(cls, options: list[Any]) -> list[Any]:
-        if len({_code(option) for option in options}) < len(options):
-            raise ValueError(f"must hold each option once; found {options}")
+        if len({_canonical(option) for option in options}) < len(options):
+            raise ValueError(f"must contain each option once; found {options}")
         return options
 
     def node(self, name: str) -> Any:
@@ -186,7 +186,7 @@ class Choice(Sampled):
 
     def draw(self, value: Any) -> float:
         """See `Sampled`."""
-        return [_code(option) for option in self.choice].index(_code(value))
+        return [_canonical(option) for option in self.choice].index(_canonical(value))
 
     def probes(self) -> list[Any]:
         """See `Sampled`."""
@@ -206,14 +206,14 @@ class Product(Options):
 
     @property
     def sources(self) -> list[str]:
-        """The quantities that it is derived from."""
+        """Names of the quantities that it is derived from."""
         return [factor for factor in self.product if isinstance(factor, str)]
 
     def derive(self, settings: Settings) -> Any:
-        """Returns the value.
+        """Returns the value, given the values of `sources`.
 
         Raises:
-            ValueError: if one of the quantities is no number.
+            ValueError: if one of the factors is not a number.
         """
         factors = [settings[factor] if isinstance(factor, str) else factor for factor in self.product]
         for factor in factors:
@@ -223,25 +223,25 @@ class Product(Options):
 
 
 class Match(Options):
-    """A value for each value of another quantity: pairs [that value, this value]."""
+    """A value that depends on that of another quantity: `cases` has a pair [other value, this value] for each."""
 
     match: str
     cases: Annotated[list[Annotated[list[Any], Field(min_length=2, max_length=2)]], Field(min_length=1)]
 
     @property
     def sources(self) -> list[str]:
-        """The quantity that it is derived from."""
+        """Name of the quantity that it is derived from, as a list."""
         return [self.match]
 
     def derive(self, settings: Settings) -> Any:
-        """Returns the value.
+        """Returns the value, given the value of `match`.
 
         Raises:
             ValueError: if there is no case for the value of the other quantity.
         """
         found = settings[self.match]
         for case, value in self.cases:
-            if _code(case) == _code(found):
+            if _canonical(case) == _canonical(found):
                 return value
         raise ValueError(f"match: no case for {self.match} = {found!r}; there are {[case for case, _ in self.cases]}")
 
@@ -264,11 +264,15 @@ class Space:
 
     Args:
         entries: the value of `space:` in YAML.
-        where: the file, for messages.
-        places: quantity -> its file and key, for messages, for quantities from other files.
+        where: file and key of the space, for messages.
+        places: name of each quantity -> its file and key, for messages. Default: its key below `where`.
 
     Raises:
-        ConfigError: in one line, with the name, the value found and the allowed values.
+        ConfigError: if a quantity is wrong or cannot be derived, or if nothing is drawn.
+
+    Attributes:
+        kinds: name -> kind of every quantity.
+        sampled: name -> kind of the quantities that are drawn.
     """
 
     AT_LEAST: ClassVar[str] = "must have at least one quantity that is drawn, such as {uniform: [0, 1]}"
@@ -283,20 +287,20 @@ class Space:
         self._derived = self._in_order()
 
     def _in_order(self) -> list[str]:
-        """Returns the derived quantities, each after those that it is derived from."""
+        """Returns the names of the derived quantities, each after its sources."""
         ready = {name for name, kind in self.kinds.items() if isinstance(kind, (Sampled, Fixed))}
         waiting = {name: kind.sources for name, kind in self.kinds.items() if name not in ready}
         for name, sources in waiting.items():
             for source in sources:
                 if source not in self.kinds:
                     raise ConfigError(
-                        f"{self._places[name]}: {source!r} is no quantity of this space{nearest(source, self.kinds)}"
+                        f"{self._places[name]}: {source!r} is not a quantity of this space{nearest(source, self.kinds)}"
                     )
         order: list[str] = []
         while waiting:
             free = [name for name, sources in waiting.items() if ready.issuperset(sources)]
             if not free:
-                raise ConfigError(f"{self._where}: {' and '.join(waiting)} follow from each other")
+                raise ConfigError(f"{self._where}: {' and '.join(waiting)} depend on each other")
             order += free
             ready.update(free)
             waiting = {name: sources for name, sources in waiting.items() if name not in ready}
@@ -307,13 +311,13 @@ class Space:
         return {name: kind.node(name) for name, kind in self.sampled.items()}
 
     def may_draw(self, values: Any) -> bool:
-        """Whether the space can draw these values, judged by their names and kinds; used to check records on disk."""
+        """Whether the space can draw these values (name -> value); used to check records on disk."""
         if not isinstance(values, Mapping) or values.keys() != self.sampled.keys():
             return False
         return all(kind.may_draw(values[name]) for name, kind in self.sampled.items())
 
     def settings(self, values: Mapping[str, Any]) -> Settings:
-        """Returns every quantity of a trial, in the order of the space.
+        """Returns the value of every quantity in a trial, in the order of the space.
 
         Args:
             values: name -> value of each sampled quantity.
@@ -330,14 +334,14 @@ class Space:
         return {name: known[name] for name in self.kinds}
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """Returns `key.path=value` for `config.load`, in the order of the space; arguments as of `settings`."""
+        """Returns `key.path=value` for `config.load`, in the order of the space; arguments as for `settings`."""
         settings = self.settings(values)
         return [
             f"{name}={yaml_writer.write_inline(value)}" for name, value in settings.items() if not name.startswith("$")
         ]
 
     def probes(self) -> list[Settings]:
-        """Returns trials in which every option of every choice, and both ends of every range, occur."""
+        """Returns values of trials in which every option of every choice and both ends of every range occur."""
         columns = {name: kind.probes() for name, kind in self.sampled.items()}
         rounds = max(len(column) for column in columns.values())
         return [{name: column[turn % len(column)] for name, column in columns.items()} for turn in range(rounds)]
@@ -347,8 +351,8 @@ def _kind(name: str, entry: Any, where: str) -> Any:
     """Returns the checked kind of a quantity."""
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{where}: must be a key path such as alignment.amp, or a name such as $ratio")
-    if name in _OWN:
-        raise ConfigError(f"{where}: is the search's own key; set it beside `space`")
+    if name in _SET_BY_SEARCH:
+        raise ConfigError(f"{where}: is set by the search itself; give it beside `space`, not in it")
     word = next((key for key in KINDS if isinstance(entry, Mapping) and key in entry), None)
     if word is None:
         known = next(iter(entry), "") if isinstance(entry, Mapping) else ""
@@ -364,19 +368,19 @@ def _kind(name: str, entry: Any, where: str) -> Any:
 
 
 def grouped(kind: Any, values: Sequence[Any]) -> tuple[list[str], list[int]]:
-    """Sorts the values of one quantity into groups that can be compared: the options of a choice, or thirds.
+    """Sorts the values of one quantity into groups: the options of a choice, or thirds of the values in a range.
 
-    Thirds are those of the values that occur, as a search visits a range unevenly.
+    Thirds contain equal numbers of values, because a search visits a range unevenly.
 
     Args:
         kind: the kind of the quantity.
         values: one value per trial.
 
     Returns:
-        The labels of the groups, and for each value the number of its group.
+        The labels of the groups, and for each value the index of its group.
     """
     if isinstance(kind, Choice):
-        labels = [_code(option).strip('"') for option in kind.choice]
+        labels = [_canonical(option).strip('"') for option in kind.choice]
         return labels, [int(kind.draw(value)) for value in values]
     ranked = sorted(range(len(values)), key=lambda index: values[index])
     groups = [0] * len(values)

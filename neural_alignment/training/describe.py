@@ -123,7 +123,7 @@ def _optimizers(config: Config) -> list[str]:
 
 def _reach(model: AlignedModel, config: Config) -> list[str]:
     """Returns a line about the variables that R moves, if R moves more than B."""
-    layers = [layer.name for layer in aligned_layers(model) if layer.alignment.moves_forward]
+    layers = [layer.name for layer in aligned_layers(model) if layer.alignment.trains_forward]
     if not layers:
         return []
     plan = config.optimization
@@ -189,7 +189,7 @@ def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
         kinds |= {"R step": forward + regulariser, "J + R step": backpropagation + regulariser}
     else:
         kinds["J step"] = network_step(model)
-        kept = sum(map(_size, model.bound_rule.numbers))
+        kept = sum(map(_size, model.bound_rule.kept_values))
         more = ["", f"kept        {kept:,} numbers by {rows[0].rule}, for the whole network"]
     return [
         *(
@@ -241,7 +241,7 @@ def regulariser_products(rule: Alignment, convolution: bool) -> int:
     backward_shape = linear_map.transposed_shape(kernel_shape)
 
     def step(inputs, forward_kernel, backward_kernel, bias, projection):
-        moved = [backward_kernel, forward_kernel] if rule.moves_forward else [backward_kernel]
+        moved = [backward_kernel, forward_kernel] if rule.trains_forward else [backward_kernel]
         with tf.GradientTape() as tape:
             tape.watch(moved)
             view = LayerView(
@@ -252,7 +252,7 @@ def regulariser_products(rule: Alignment, convolution: bool) -> int:
                 bias,
                 tf.nn.relu,
                 projection,
-                update_forward=rule.moves_forward,
+                update_forward=rule.trains_forward,
             )
             regulariser = rule(view)
         return regulariser, tape.gradient(regulariser, moved)

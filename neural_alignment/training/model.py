@@ -270,7 +270,7 @@ class AlignedModel(InterceptedModel):
     def _targets(self) -> list[Any]:
         """The variables of the gradients of a step. A W that both losses move occurs twice, for J and for R."""
         trainable = self.trainable_variables
-        return [*trainable, *(variable for variable in trainable if getattr(variable, "moved_by_both", False))]
+        return [*trainable, *(variable for variable in trainable if getattr(variable, "trained_by_both", False))]
 
     def _replica_step(self, data: Any, step: Tensor, j_runs: bool, r_runs: bool) -> tuple[Tensor, Tensor]:
         """Makes one step on the examples of one replica; returns their J and R_l by layer."""

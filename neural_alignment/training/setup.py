@@ -109,7 +109,7 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
     """Returns the optimizers of a run, scheduled over its global steps."""
     plan = config.optimization
     # Where both losses move W, the two optimizers need different noise: it is a function of seed, path and step.
-    apart = 2**31 if any(rule.moves_forward for rule in config.rules) else 0
+    apart = 2**31 if any(rule.trains_forward for rule in config.rules) else 0
     clock = Clock(steps_per_epoch, config.epochs_of_j, plan.delay_epochs, plan.alternation)
     optimizers = [
         options.make(config.batch_size, clock, config.seed + loss * apart)

@@ -243,7 +243,7 @@ def test_a_file_that_is_damaged_while_it_is_used(photographs, files, clean, chan
 # The list of damaged records.
 
 
-def test_the_list_goes_through_json(photographs, files, tools):
+def test_the_list_of_damaged_records_survives_json(photographs, files, tools):
     spoil(files.directory / "train-00001-of-00003", tools, 3)
     dataset, resumed = (load(*photographs, tolerate_corrupt=1) for _ in range(2))
     batches_of(dataset, 2 * STEPS)
@@ -261,7 +261,7 @@ def test_a_wrong_list_is_refused(state):
         DamageList(9).load(state)
 
 
-def test_a_record_is_listed_once_with_its_first_step():
+def test_a_damaged_record_is_listed_once_with_its_first_step():
     damage = DamageList(1)
     for step in (7, 3, 5):
         damage.add(DamagedRecord("file", 1, f"met at {step}", step))

@@ -51,7 +51,7 @@ def test_an_epoch_is_a_permutation_that_separates_neighbours():
     assert np.mean(epochs[0] == epochs[1]) < 0.01
 
 
-def test_any_position_is_found_without_the_others():
+def test_any_position_of_an_epoch_is_computed_directly():
     """Blocks and windows of uneven sizes, and an epoch that leaves some records out."""
     sizes = [5, 1, 5, 5, 3, 4, 5]
     order = Order(blocks_of(sizes), 27, 24, window=7, seed=1, shuffle=True)

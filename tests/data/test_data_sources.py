@@ -94,7 +94,7 @@ def test_a_new_source_is_one_class(monkeypatch):
 # digits
 
 
-def test_digits_are_all_there_and_standardised():
+def test_digits_are_complete_and_standardised():
     dataset = data.load("digits", batch_size=1437, seed=0)
     assert (dataset.input_shape, dataset.classes) == ((8, 8, 1), 10)
     assert (dataset.train_examples, dataset.validation_examples) == (1437, 360)
@@ -303,7 +303,7 @@ def test_tfds_not_prepared(tmp_path, exists, state):
     assert "TFDS_DATA_DIR" in message
 
 
-def test_tfds_failed_download_is_one_line_and_soon(tmp_path, monkeypatch):
+def test_tfds_failed_download_is_one_line_within_seconds(tmp_path, monkeypatch):
     def no_network(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
 

@@ -1,4 +1,4 @@
-"""Batches of given jobs: estimates of their time, progress, and what ends them."""
+"""Batches of jobs: estimates of the time, progress, and failed jobs."""
 
 import math
 import time
@@ -36,7 +36,7 @@ class Scripted(Engine):
             queue.ended(job, self.endings[job.name])
 
 
-def test_estimates_are_of_the_run_itself_then_of_similar_runs(tmp_path):
+def test_estimates_are_those_of_the_run_or_of_similar_runs(tmp_path):
     committed = tmp_path / "committed.csv"
     committed.write_text("run,seconds\na/x/seed0,10\na/x/seed1,20\na/y/seed0,60\n")
     estimates = Estimates(str(tmp_path / "own.csv"), str(committed))
@@ -57,7 +57,7 @@ def test_estimates_are_of_the_run_itself_then_of_similar_runs(tmp_path):
     assert "a/x/seed0,10\n" in committed.read_text()
 
 
-def test_a_damaged_file_of_times_is_one_line(tmp_path):
+def test_a_damaged_file_of_durations_is_one_line(tmp_path):
     (tmp_path / "seconds.csv").write_text("run,seconds\na,soon\n")
     with pytest.raises(RunError, match="must have the columns run and seconds"):
         Estimates(str(tmp_path / "seconds.csv"), "")

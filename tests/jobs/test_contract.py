@@ -72,7 +72,7 @@ def test_a_signal_stops_the_jobs_which_save_their_state_and_a_killed_job_has_fai
     run = training("endless", ENDLESS)
     thread, first = once_it_runs(run, lambda pid: os.kill(os.getpid(), signal.SIGTERM))
     queue = Recorder(tmp_path, [run])
-    with pytest.raises(Stopped, match="SIGTERM; the same command goes on"):
+    with pytest.raises(Stopped, match="SIGTERM; the same command resumes"):
         engine.run(queue)
     thread.join()
     assert not queue.endings
@@ -85,7 +85,7 @@ def test_a_signal_stops_the_jobs_which_save_their_state_and_a_killed_job_has_fai
 
 
 @each(sorted(ENGINES.keys() - {"tpu", "spark", "slurm"}))
-def test_an_error_of_a_job_is_its_ending_and_the_others_go_on(engine, tmp_path, training, computation):
+def test_an_error_of_a_job_becomes_its_ending_and_the_other_jobs_continue(engine, tmp_path, training, computation):
     wild = training("wild", "optimization.forward.learning_rate=1e30")
     missing = training("missing", config=str(tmp_path / "none.yaml"))
     broken = computation("broken", "shutil:copyfile", src="nowhere", dst="nowhere else")

@@ -1,4 +1,4 @@
-"""Engines: stand-ins of TPUs that record how they are called, SLURM without nodes, options of the command line."""
+"""Engines: simulated TPUs that record their calls, SLURM without nodes, options of the command line."""
 
 import json
 import stat
@@ -65,7 +65,7 @@ class TestTPUs:
             (words,) = [words for words in calls() if words[1].endswith(f"settings/{number:04d}.yaml")]
             assert words[2:] == ["--run-dir", str(tmp_path / "runs" / f"{number:04d}"), "--spot"]
 
-    def test_an_unavailable_tpu_leaves_its_runs_to_the_others(self, four, launcher):
+    def test_the_other_tpus_train_the_runs_of_an_unavailable_one(self, four, launcher):
         command, calls = launcher
         TPU(["gone", "a"], command).run(queue := four())
         assert len(queue.endings) == 4

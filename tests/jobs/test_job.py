@@ -1,4 +1,4 @@
-"""Jobs: their life in this process, and how they are sent to others."""
+"""Jobs: running them in this process, and sending them to other processes."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def test_a_job_is_the_same_after_it_was_sent(training, computation):
         assert list(getattr(again, "overrides", ())) == list(getattr(job, "overrides", ()))
 
 
-def test_a_run_that_has_ended_is_only_read(tmp_path, training):
+def test_a_run_that_has_ended_is_not_trained_again(tmp_path, training):
     run = training("run")
     InProcess().run(first := Recorder(tmp_path, [run]))
     (tmp_path / "runs" / "run" / "model.keras").unlink()
@@ -69,14 +69,14 @@ def test_the_output_of_a_child_goes_to_its_log(tmp_path, computation, children):
     assert "hello" in (tmp_path / "log").read_text()
 
 
-def test_an_unreachable_tpu_is_told_from_settings_that_fail(training):
+def test_an_unreachable_tpu_is_distinguished_from_wrong_settings(training):
     ending = training("run", "runtime.strategy=tpu", "runtime.tpu=local").run()
     assert ending.state == "unavailable"
     assert ending.reason.startswith("runtime.strategy: the TPU 'local' cannot be reached")
     assert training("run", "batch_size=4000").run().state == "failed"
 
 
-def test_a_damaged_directory_is_no_result_of_the_run(tmp_path, training):
+def test_a_damaged_directory_does_not_count_as_a_failed_run(tmp_path, training):
     """The pool stops and records nothing, so that the run counts once the directory is repaired."""
     run = training("run")
     directory = tmp_path / "runs" / "run"

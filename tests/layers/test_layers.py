@@ -604,7 +604,7 @@ def test_mixed_precision_computes_in_half_and_keeps_r_and_the_weights_in_float32
 def test_what_would_replace_the_kernel_is_refused_later_too(method):
     layer = layers.Dense(3, alignment=Feedback(), name="late")
     layer.build((None, 4))
-    with pytest.raises(ValueError, match=f"`{method}` is not for an aligned layer.*'late'.*Example"):
+    with pytest.raises(ValueError, match=f"`{method}` must not be called on an aligned layer.*'late'.*Example"):
         getattr(layer, method)("int8" if method == "quantize" else 4)
 
 

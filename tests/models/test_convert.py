@@ -57,7 +57,7 @@ def test_converted_and_unconverted_layers_are_reported():
     assert isinstance(result.model, keras.Sequential)
     result = convert(functional(), [Feedback(layers="nested"), Symmetric(self_=1e-3, decay=1e-3, layers="l*")])
     assert result.converted == {"nested": "feedback", "last": "symmetric"}
-    assert result.left == {"first": "no rule is given to it"}
+    assert result.left == {"first": "it has no rule"}
 
 
 def test_the_nonlinearity_that_follows_is_found():
@@ -103,9 +103,9 @@ def test_an_aligned_model_is_converted_and_what_a_network_rule_keeps_begins_at_i
     assert type(result.model) is type(keras.Model(trained.input, trained.output))
     assert not result.model.compiled
     model = AlignedModel(result.model.input, result.model.output)
-    for kept, old in zip(model.bound_rule.numbers, trained.trainable_variables, strict=True):
+    for kept, old in zip(model.bound_rule.kept_values, trained.trainable_variables, strict=True):
         np.testing.assert_array_equal(kept, old)
-    with pytest.raises(ValueError, match=r"'dense1' \(it has the rule 'align_ada' already\)"):
+    with pytest.raises(ValueError, match=r"'dense1' \(it already has the rule 'align_ada'\)"):
         convert(model, RULE)
 
 
@@ -113,7 +113,9 @@ def test_a_layer_that_cannot_be_aligned_is_an_error_not_backpropagation():
     grouped = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, groups=2)])
     with pytest.raises(ValueError, match="`groups` must be 1"):
         convert(grouped, RULE)
-    with pytest.raises(ConfigError, match=r"the pattern 'cnov\*' of rule 1 takes no layer .* are: conv, hidden, last"):
+    with pytest.raises(
+        ConfigError, match=r"the pattern 'cnov\*' of rule 1 matches no layer .* are: conv, hidden, last"
+    ):
         convert(sequential(), [Symmetric(self_=1e-3, decay=1e-3, layers="cnov*")])
     with pytest.raises(ValueError, match="`model` must be built"):
         convert(keras.Sequential([keras.layers.Dense(3)]), RULE)
@@ -271,7 +273,7 @@ def test_a_model_without_a_layer_to_align_names_those_that_it_has(layers_, found
 
 def test_a_rule_without_a_pattern_that_gets_no_layer_is_named_by_its_number():
     rules = [Feedback(), Symmetric(self_=1e-3, decay=1e-3)]
-    with pytest.raises(ConfigError, match=r"alignment: rule 2 takes no layer .* The layers are: conv, hidden, last"):
+    with pytest.raises(ConfigError, match=r"alignment: rule 2 matches no layer .* The layers are: conv, hidden, last"):
         convert(sequential(), rules)
 
 

@@ -17,6 +17,7 @@ from neural_alignment.papers.figures import (
     mean_and_error,
     median_and_range,
     panel,
+    panels_by,
     points,
     quartiles,
     ticks,
@@ -64,6 +65,17 @@ def test_lines_leave_out_missing_values_and_shade_their_errors_as_a_band():
 def test_summaries_are_those_of_numpy(summary, expected):
     assert summary([1.0, 6.0, 2.0]) == pytest.approx(expected)
     assert summary([4.0]) == pytest.approx((4, 4, 4))
+
+
+def test_panels_by_a_column_show_only_the_lines_of_the_rows_with_its_value():
+    marks = (lines(ROWS, "width", "loss", None, Style("loss")), level(1, "chance"))
+    panels = panels_by("rule", *marks, title="rule {}".format, xlabel="width")
+    axes = grid([panels], (6, 3)).axes
+    assert [axis.get_title() for axis in axes] == ["rule bp", "rule fa"]
+    assert [axis.containers[0].lines[0].get_ydata().tolist() for axis in axes] == [[5, 9], [9, 17]]
+    assert [axis.lines[-1].get_label() for axis in axes] == ["chance", "chance"]
+    [only] = panels_by("rule", *marks, values=["fa"])
+    assert (only.axes["title"], len(only.marks)) == ("fa", 2)
 
 
 def test_a_legend_of_all_panels_has_each_label_once_and_leaves_out_panels_with_their_own():

@@ -152,7 +152,7 @@ def test_a_plan_that_was_killed_goes_on_and_a_signal_stops_it_in_order(tmp_path,
     long = cell("long", *LONG, seeds=(0, 1), name="fc/long")
     with monkeypatch.context() as patch:
         patch.setattr(pool.SlotEngine, "_follow", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Stopped, match="SIGTERM; the same command goes on"):
+        with pytest.raises(Stopped, match="SIGTERM; the same command resumes"):
             train([long], tmp_path, configs, count=2)
     for status in (tmp_path / "runs").rglob("status.json"):
         assert json.loads(status.read_text())["state"] in ("stopped", "running", "finished")

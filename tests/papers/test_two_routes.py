@@ -306,7 +306,7 @@ def test_a_run_that_was_trained_otherwise_is_refused(tmp_path, other, said):
     path = write_run(tmp_path, cell, 0, 0.5, **other)
     with pytest.raises(RunError) as error:
         make("figure", "two_routes/5", "lab", runs=str(tmp_path))
-    assert str(error.value).startswith(f"{path}: was trained otherwise than its configuration says: {said}")
+    assert str(error.value).startswith(f"{path}: was trained with another configuration: {said}")
     assert "\n" not in str(error.value)
 
 

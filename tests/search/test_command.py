@@ -42,7 +42,7 @@ def call(capsys, monkeypatch, tmp_path, scripted):
     return run
 
 
-def test_a_search_says_its_best_and_where_it_is(call, plan_file, tmp_path):
+def test_a_search_prints_its_best_trial_and_its_directory(call, plan_file, tmp_path):
     code, output, error = call(
         "search", plan_file(), "--trials", "3", "--search-dir", "here", "--engine", "processes:2"
     )
@@ -57,7 +57,7 @@ def test_a_search_says_its_best_and_where_it_is(call, plan_file, tmp_path):
     assert (tmp_path / "here" / "best.yaml").exists()
 
 
-def test_a_search_goes_to_runs_by_its_name_and_takes_another_base(call, plan_file, tmp_path):
+def test_the_default_directory_of_a_search_and_another_base(call, plan_file, tmp_path):
     plan_file()
     folder = tmp_path / "configs" / "search" / "mine"
     folder.mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_a_comparison_prints_its_verdict(call, plan_file, tmp_path):
     code, output, error = call("search", plan_file(more="seconds: 30"), *words)
     assert code == 0, error
     lines = output.splitlines()
-    assert lines[0] == "4 searches, 8 trials, estimate: 4 min from nothing"
+    assert lines[0] == "4 searches, 8 trials, estimate: 4 min from scratch"
     assert "tpe did not find better settings than random" in output  # The same two trials at random.
     assert lines[-1] == "comparison  here/comparison.md"
     assert len((tmp_path / "here" / "comparison.csv").read_text().splitlines()) == 9
@@ -100,7 +100,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_input_is_one_line_and_leaves_nothing(call, plan_file, tmp_path, what):
+def test_bad_input_is_one_line_and_creates_no_files(call, plan_file, tmp_path, what):
     plan_file()
     arguments, said = BAD[what]
     code, output, error = call("search", *arguments, real=True)
@@ -111,7 +111,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(call, plan_file, tmp_path, wha
     assert not (tmp_path / "runs").exists()
 
 
-def test_without_a_finished_trial_it_is_said(call, plan_file, scripted, monkeypatch):
+def test_a_search_without_a_finished_trial_prints_that(call, plan_file, scripted, monkeypatch):
     engine, _ = scripted
     monkeypatch.setattr(registry, "build", lambda *_, **__: engine(lambda *_: Ending("failed", reason="x")))
     code, output, _ = call("search", plan_file(), real=True)

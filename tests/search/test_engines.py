@@ -89,7 +89,7 @@ class TestProcesses:
         assert said[0].startswith("2 trials of random, 2 at a time")
 
     @pytest.mark.exhaustive
-    def test_a_killed_search_is_gone_on_with_at_once_and_no_trial_has_failed(
+    def test_a_killed_search_can_be_resumed_immediately_without_failed_trials(
         self, tmp_path, plan_file, children, lines
     ):
         """Its children are alive when it is killed, and may still be when the next search begins their trials."""
@@ -119,7 +119,7 @@ class TestProcesses:
         drawn = [row["number"] for row in lines(path / "proposals.jsonl")]
         assert drawn == [1, 2]
 
-    def test_a_signal_stops_the_children_in_order_and_the_search_after_them(self, tmp_path, plan_file, children, lines):
+    def test_a_signal_stops_the_children_and_then_the_search(self, tmp_path, plan_file, children, lines):
         text = MIXED.replace("[7, 1000000]", "[900000, 1000000]").replace("[0.02, 1.0e+30]", "[0.02, 0.03]")
         plan = plans.load(plan_file(text.replace("epochs: 1\n", "")), trials=2)
         path = tmp_path / "found"
@@ -131,7 +131,7 @@ class TestProcesses:
 
         thread = threading.Thread(target=interrupt)
         thread.start()
-        with pytest.raises(Stopped, match="SIGTERM; the same command goes on"):
+        with pytest.raises(Stopped, match="SIGTERM; the same command resumes"):
             run.search(plan, ["epochs=1000000"], str(path), Processes(2), print)
         thread.join()
         assert not (path / "trials.jsonl").exists()
@@ -139,7 +139,7 @@ class TestProcesses:
             assert RunDirectory(path / "trials" / name).status()["state"] == "stopped"
 
 
-def test_data_that_go_away_stop_the_search_and_burn_no_trial(tmp_path, plan_file, monkeypatch):
+def test_lost_data_stop_the_search_without_failed_trials(tmp_path, plan_file, monkeypatch):
     plan, path = plans.load(plan_file(), trials=3), tmp_path / "found"
     real, gone = DigitsData.load, threading.Event()
 

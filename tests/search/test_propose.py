@@ -1,4 +1,4 @@
-"""Proposals are those of hyperopt's `fmin`, and depend on the seed and the trials so far alone."""
+"""Proposals are those of hyperopt's `fmin`, and depend only on the seed and the trials so far."""
 
 import random
 
@@ -68,7 +68,7 @@ def test_proposals_are_those_of_fmin(algorithm):
         assert values == {**point, "n": round(point["n"]) + 1}
 
 
-def test_tpe_learns_from_what_it_is_told_and_random_does_not():
+def test_tpe_learns_from_scores_and_random_does_not():
     def late(algorithm, judge):
         known = history(Proposer(plan(algorithm)), 40, judge)
         return np.mean([known[number][0]["x"] for number in range(25, 41)])
@@ -79,7 +79,7 @@ def test_tpe_learns_from_what_it_is_told_and_random_does_not():
     assert late("random", score) == late("random", lambda values: 1 - score(values))
 
 
-def test_a_proposal_depends_on_nothing_but_the_seed_and_the_trials():
+def test_a_proposal_depends_only_on_the_seed_and_the_trials():
     known = history(Proposer(plan()), 12)
     expected = Proposer(plan()).propose(13, known)
     used = Proposer(plan())
@@ -93,7 +93,7 @@ def test_a_proposal_depends_on_nothing_but_the_seed_and_the_trials():
 
 
 @pytest.mark.parametrize("state", [("new", None), ("fail", None), ("ok", 0.0)])
-def test_what_runs_has_failed_or_has_diverged_draws_no_others_to_it(state):
+def test_running_failed_and_diverged_trials_repel_proposals(state):
     known = history(Proposer(plan()), 12)
     values = {"x": 0.1, "y": 0.01, "z": "a", "n": 5}
 

@@ -1,4 +1,4 @@
-"""The life of a search directory, with an engine that trains nothing and with one that trains here."""
+"""Search directories, with an engine that trains nothing and with one that trains in this process."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def rates(engine):
 
 
 @pytest.mark.parametrize("lives", [0, 1, 3])
-def test_a_search_that_is_killed_and_started_again_is_the_one_that_was_not(search, scripted, lives, tmp_path, lines):
+def test_a_killed_and_restarted_search_equals_an_uninterrupted_one(search, scripted, lives, tmp_path, lines):
     engine, judge = scripted
     whole = search(engine(judge), "whole", trials=6)
     killed, again = engine(judge, lives), engine(judge)
@@ -59,7 +59,7 @@ def test_a_search_that_is_killed_and_started_again_is_the_one_that_was_not(searc
     assert {trial["number"] for trial in lines(tmp_path / "found" / "trials.jsonl")} == {1, 2, 3, 4, 5, 6}
 
 
-def test_more_trials_go_on_with_a_search_and_the_same_number_does_nothing(search, scripted):
+def test_more_trials_extend_a_search_and_the_same_number_does_nothing(search, scripted):
     engine, judge = scripted
     first, second, third = engine(judge), engine(judge), engine(judge)
     search(first, trials=3)
@@ -96,13 +96,13 @@ def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search,
         run.search(plan, (), str(tmp_path / "found"), engine(judge), print)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(RunError, match="holds something else"):
+    with pytest.raises(RunError, match="is not a search directory: contains "):
         search(engine(judge), "mine")
     with lock.held(str(tmp_path / "found")), pytest.raises(RunError, match="is in use by process"):
         search(engine(judge), trials=2)
 
 
-def test_where_a_trial_computes_may_be_another(search, scripted):
+def test_a_search_may_be_resumed_on_another_device(search, scripted):
     engine, judge = scripted
     search(engine(judge), trials=1)
     second = engine(judge)
@@ -114,8 +114,8 @@ def test_where_a_trial_computes_may_be_another(search, scripted):
     ("name", "text", "part"),
     [
         ("trials.jsonl", "not json\n", "line 1 is damaged"),
-        ("trials.jsonl", "{}\n", "is no trial"),
-        ("proposals.jsonl", '{"number": 1, "drawn": {}}\n', "is no proposal"),
+        ("trials.jsonl", "{}\n", "is not a trial"),
+        ("proposals.jsonl", '{"number": 1, "drawn": {}}\n', "is not a proposal"),
         ("proposals.jsonl", "", "trial 1 is not in it"),
     ],
 )
@@ -161,16 +161,16 @@ def ledger(tmp_path, plan_file):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("number", "1", "a whole number from 1 on"),
-        ("number", True, "a whole number from 1 on"),
-        ("number", 0, "a whole number from 1 on"),
+        ("number", "1", "a positive integer"),
+        ("number", True, "a positive integer"),
+        ("number", 0, "a positive integer"),
         ("state", ["finished"], "finished, diverged or failed"),
         ("state", "open", "finished, diverged or failed"),
         ("state", "stopped", "finished, diverged or failed"),
         ("top1", "0.5", "a number or null"),
         ("score", [0.5], "a number or null"),
         ("score", float("nan"), "a number or null"),
-        ("reason", 5, "a text or null"),
+        ("reason", 5, "a string or null"),
         ("seconds", None, "a number"),
         ("seconds", "1.5", "a number"),
         ("settings", [], "a mapping"),
@@ -196,12 +196,12 @@ def test_a_value_of_another_type_in_a_proposal_is_one_line(ledger, tmp_path, key
     proposal = json.loads(json.dumps(PROPOSAL))
     (proposal if key in proposal else proposal["drawn"])[key] = value
     (tmp_path / "found" / "proposals.jsonl").write_text(json.dumps(proposal) + "\n")
-    with pytest.raises(RunError, match=r"proposals\.jsonl: is damaged: .* is no proposal; restore it") as error:
+    with pytest.raises(RunError, match=r"proposals\.jsonl: is damaged: .* is not a proposal; restore it") as error:
         ledger()
     assert "\n" not in str(error.value)
 
 
-def test_a_changed_byte_of_a_trial_is_seen(search, scripted, tmp_path):
+def test_a_changed_byte_of_a_trial_is_detected(search, scripted, tmp_path):
     engine, judge = scripted
     trials = search(engine(judge), trials=2)
     path = tmp_path / "found" / "trials.jsonl"
@@ -236,7 +236,7 @@ def test_records_that_are_cut_off_are_one_line(search, scripted, tmp_path, name)
 # --- endings
 
 
-def test_trials_that_end_badly_are_kept_with_their_reason_and_the_search_goes_on(
+def test_unsuccessful_trials_are_recorded_with_their_reason_and_the_search_continues(
     search, scripted, said, tmp_path, lines
 ):
     engine, judge = scripted
@@ -261,7 +261,7 @@ def test_a_trial_that_was_stopped_is_not_over(search, scripted, tmp_path):
         engine(lambda *_: Ending("stopped", reason="SIGTERM at step 3, which is saved; go on")),
         engine(judge),
     )
-    with pytest.raises(Stopped, match="trial 1: SIGTERM at step 3, which is saved; the same command goes on"):
+    with pytest.raises(Stopped, match="trial 1: SIGTERM at step 3, which is saved; the same command resumes"):
         search(stopped)
     assert not (tmp_path / "found" / "trials.jsonl").exists()
     search(again)
@@ -269,7 +269,7 @@ def test_a_trial_that_was_stopped_is_not_over(search, scripted, tmp_path):
     assert len(again.seen) == 4
 
 
-def test_settings_that_do_not_go_together_fail_alone(search, scripted, plan_file, tmp_path):
+def test_incompatible_settings_fail_only_their_own_trial(search, scripted, plan_file, tmp_path):
     engine, judge = scripted
     # Every option goes with some other; delay 2 with alternation goes, without it is as long as the run.
     space = "  optimization.alternation: {choice: [null, 1]}\n  optimization.delay_epochs: {choice: [1, 2]}\n"
@@ -287,7 +287,7 @@ def test_settings_that_do_not_go_together_fail_alone(search, scripted, plan_file
 # --- output and reports
 
 
-def test_lines_tell_the_best_so_far_and_the_time_left(search, scripted, said):
+def test_lines_contain_the_best_so_far_and_the_time_left(search, scripted, said):
     engine, _ = scripted
     tops = {1: 0.2, 2: 0.5, 3: 0.3, 4: 0.4}
     search(engine(lambda config, number: Ending("finished", tops[number])))
@@ -356,18 +356,18 @@ def test_importance_is_mean_and_standard_error_by_choice_widest_first():
     assert [row.mean for row in rows[5:]] == pytest.approx([0.4, 0.6, 0.45])
 
 
-def test_the_best_so_far_skips_what_has_not_finished():
+def test_the_best_so_far_ignores_unfinished_trials():
     values = report.best_so_far([trial(1, None), trial(2, 0.3), trial(3, 0.2), trial(4, None), trial(5, 0.4)])
     assert [str(value) for value in values] == ["nan", "0.3", "0.3", "0.3", "0.4"]
 
 
-def test_the_importance_figure_is_drawn_anew_from_the_lines(search, scripted, tmp_path):
+def test_the_importance_figure_can_be_drawn_again_from_the_records(search, scripted, tmp_path):
     engine, judge = scripted
     search(engine(judge))
     report.importance_of(str(tmp_path / "found"), str(tmp_path / "again"))
     assert (tmp_path / "again.csv").read_text() == (tmp_path / "found" / "importance.csv").read_text()
     assert (tmp_path / "again.png").exists()
-    with pytest.raises(RunError, match="is no search directory"):
+    with pytest.raises(RunError, match="is not a search directory"):
         report.importance_of(str(tmp_path), str(tmp_path / "again"))
 
 
@@ -382,7 +382,7 @@ def compared(plan_file, tmp_path, engine, seeds=(0, 1, 2), said=None):
         return text, list(csv.DictReader(file))
 
 
-def test_a_comparison_has_a_line_per_trial_and_goes_on_where_it_was(plan_file, tmp_path, scripted):
+def test_a_comparison_has_a_line_per_trial_and_resumes(plan_file, tmp_path, scripted):
     engine, judge = scripted
     with pytest.raises(SystemExit):
         compared(plan_file, tmp_path, engine(judge, lives=10))
@@ -428,7 +428,7 @@ def test_a_comparison_has_a_line_per_trial_and_goes_on_where_it_was(plan_file, t
         ([0.4, 0.4, 0.4], "tpe did not find better settings than random: best top-1 +0.00 ± 0.00 points"),
     ],
 )
-def test_the_verdict_says_what_was_found(tpe, said):
+def test_the_verdict_states_which_algorithm_is_better(tpe, said):
     tops = {("tpe", seed): top for seed, top in enumerate(tpe)} | {("random", seed): 0.4 for seed in range(3)}
     text = compare.verdict({key: [trial(1, None), trial(2, top), trial(3, top - 0.1)] for key, top in tops.items()})
     assert said in text
@@ -439,7 +439,7 @@ def test_a_comparison_with_a_search_that_has_only_failed_says_so(plan_file, tmp_
     engine, judge = scripted
     lost = Ending("failed", reason="its process was killed")
     text, rows = compared(plan_file, tmp_path, engine(lambda config, n: lost if config.seed == 1 else judge(config, n)))
-    assert "tpe or random: not said: no trial of tpe, seed 1, has finished." in text
+    assert "tpe or random: undecided: no trial of tpe, seed 1, has finished." in text
     assert "| tpe | 1 | 4 | 0 | 4 | none |  |" in text
     assert {row["top1"] for row in rows if row["seed"] == "1"} == {""}
     assert (tmp_path / "out" / "search_x.png").exists()
@@ -502,7 +502,7 @@ def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
 
 
 @pytest.mark.exhaustive
-def test_a_search_that_is_killed_within_a_trial_goes_on_with_it(tmp_path, plan_file, said, lines):
+def test_a_search_killed_within_a_trial_resumes_that_trial(tmp_path, plan_file, said, lines):
     """The search runs in another process, which is killed between the end of the first trial and that of the last."""
     path = tmp_path / "found"
     plan_path, output = plan_file(), tmp_path / "output.txt"

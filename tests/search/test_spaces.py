@@ -1,4 +1,4 @@
-"""The spaces of appendix B.1 are those of the paper, and a space of a reader's own is checked."""
+"""The spaces are those of appendix B.1 of the paper, and user-defined spaces are checked."""
 
 import json
 from pathlib import Path
@@ -117,7 +117,7 @@ def test_the_spaces_are_those_of_the_paper(name):
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_what_the_papers_searches_ended_with_is_the_configuration_of_table_5(name, tmp_path):
+def test_the_best_settings_of_the_papers_searches_are_the_configurations_of_table_5(name, tmp_path):
     plan = load(name)
     base = plans.base_config(plan)
     best = Trial(1, "finished", 0.6, 0.6, None, 1.0, plan.checked_space().settings(drawn(name)))
@@ -182,7 +182,7 @@ def test_draws_have_the_distribution_of_the_paper(draws, name):
 
 
 @pytest.mark.parametrize("name", OPS_CHOICES)
-def test_every_option_is_drawn_as_often(draws, name):
+def test_all_options_are_equally_frequent(draws, name):
     options = OPS_CHOICES[name]
     counts = [sum(json.dumps(draw[name]) == json.dumps(option) for draw in draws) for option in options]
     assert sum(counts) == 400
@@ -196,7 +196,7 @@ OWN = {
 }
 
 
-def test_grids_and_choices_are_drawn_evenly_and_come_back():
+def test_grids_and_choices_are_drawn_evenly_and_can_be_inverted():
     space = Space(OWN)
     proposer = Proposer(plans.Plan(config="x", space=OWN, algorithm="random", trials=1))
     draws = [proposer.propose(number, {}) for number in range(600)]
@@ -217,7 +217,7 @@ def test_draws_at_the_ends_of_the_range_are_the_end_values(name):
     ]
 
 
-def test_derived_quantities_may_come_before_what_they_follow_from():
+def test_derived_quantities_may_come_before_their_sources():
     space = Space(
         {"d": {"product": ["$e", 3]}, "$e": {"product": [2, "a"]}, "a": {"integer": [1, 2]}, "f": {"fixed": {"g": 1}}}
     )
@@ -225,7 +225,7 @@ def test_derived_quantities_may_come_before_what_they_follow_from():
     assert space.overrides({"a": 2}) == ["d=12", "a=2", "f={g: 1}"]
 
 
-def test_a_space_of_a_file_replaces_quantities_whole(plan_file, tmp_path):
+def test_a_file_replaces_whole_quantities_of_its_base(plan_file, tmp_path):
     plan_file()
     other = tmp_path / "other.yaml"
     other.write_text("base: search.yaml\nspace: {alignment.decay: {choice: [0, 1]}}\n")
@@ -243,14 +243,14 @@ BAD = {
     "three ends": ({"a": {"uniform": [0, 1, 2]}}, "space.a.uniform: "),
     "two distributions": ({"a": {"uniform": [0, 1], "choice": [1, 2]}}, "space.a.choice: unknown key"),
     "one option": ({"a": {"choice": [1]}}, "space.a.choice: "),
-    "options twice": ({"a": {"choice": [1, 1]}}, "must hold each option once"),
+    "options twice": ({"a": {"choice": [1, 1]}}, "must contain each option once"),
     "fractions of integers": ({"a": {"integer": [0.5, 2]}}, "space.a.integer.0: "),
     "step too large": ({"a": {"quantised": [0, 1, 2]}}, "0 < step <= high - low"),
-    "an unknown factor": ({"a": {"uniform": [0, 1]}, "b": {"product": ["$aa"]}}, "space.b: '$aa' is no quantity"),
-    "a ring": ({"a": {"uniform": [0, 1]}, "b": {"product": ["c"]}, "c": {"product": ["b"]}}, "b and c follow from"),
+    "an unknown factor": ({"a": {"uniform": [0, 1]}, "b": {"product": ["$aa"]}}, "space.b: '$aa' is not a quantity"),
+    "a ring": ({"a": {"uniform": [0, 1]}, "b": {"product": ["c"]}, "c": {"product": ["b"]}}, "b and c depend on"),
     "nothing drawn": ({"a": {"fixed": 1}}, "at least one quantity that is drawn"),
     "a bad name": ({"a b": {"uniform": [0, 1]}}, "space.a b: must be a key path"),
-    "the search's own key": ({"epochs": {"choice": [1, 2]}}, "space.epochs: is the search's own key"),
+    "a key that the search sets": ({"epochs": {"choice": [1, 2]}}, "space.epochs: is set by the search itself"),
     "infinity": ({"a": {"uniform": [0, float("inf")]}}, "space.a.uniform.1: "),
 }
 
@@ -277,7 +277,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("what", UNFIT)
-def test_a_space_that_does_not_fit_is_told_before_the_first_trial(plan_file, what):
+def test_a_space_that_does_not_fit_is_an_error_before_the_first_trial(plan_file, what):
     entries, said = UNFIT[what]
     text = f"config: base.yaml\ntrials: 1\nspace:\n  {entries}\n"
     plan = plans.load(plan_file(text))
@@ -310,7 +310,7 @@ def test_a_wrong_file_is_one_line_that_names_it(plan_file, text, said):
 
 
 @pytest.mark.parametrize("path", sorted(SEARCHES.rglob("*.yaml")), ids=lambda path: path.stem)
-def test_every_search_of_the_project_fits_and_opens_with_what_it_is(path):
+def test_every_committed_search_fits_and_begins_with_a_description(path):
     plan = plans.load(str(path))
     plans.check(plan, plans.base_config(plan))
     first, *rest = path.read_text().splitlines()
@@ -319,7 +319,7 @@ def test_every_search_of_the_project_fits_and_opens_with_what_it_is(path):
     assert any(f"neural-alignment search {name} " in line for line in rest)
 
 
-def test_thirds_hold_as_many_values_and_choices_keep_their_names():
+def test_thirds_contain_equal_numbers_of_values_and_choices_keep_their_names():
     labels, groups = grouped(Space({"a": {"log_uniform": [1e-3, 1]}}).sampled["a"], [0.9, 0.001, 0.5, 0.01, 0.7, 0.02])
     assert groups == [2, 0, 1, 0, 2, 1]
     assert labels == ["0.001 to 0.01", "0.02 to 0.5", "0.7 to 0.9"]

@@ -1,4 +1,4 @@
-"""Base class of the rules for a whole network, and the binding of a rule to a model."""
+"""Base class of the rules for a whole network, and the class that binds such a rule to a model."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from neural_alignment.serialization import serializable
 Tensor = tf.Tensor
 
 Backward = Callable[[Tensor], list[Tensor]]
-"""dJ/d(outputs) -> one pseudogradient for each variable that the rule trains."""
+"""Maps dJ/d(outputs) to the pseudogradients: one for each variable that the rule trains, in place of its gradient."""
 
 
 @serializable
 class KeptWeights(keras.layers.Layer):
-    """The weights that a rule keeps in a model. They are saved with the model and never trained."""
+    """Holds the additional weights of a rule, such as W(0). They are saved with the model and never trained."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.built = True
 
     def keep(self, name: str, value: Tensor) -> Any:
-        """Returns a new weight with the value and the dtype of `value`."""
+        """Creates and returns a weight with the value, shape and dtype of `value`."""
         weight = self.add_weight(
             name=name, shape=value.shape, dtype=value.dtype.name, initializer=lambda *_, **__: value, trainable=False
         )
-        setattr(self, name, weight)  # So that TensorFlow's checkpoints find it.
+        setattr(self, name, weight)  # TensorFlow's checkpoints find weights by attribute.
         return weight
 
 
 class NetworkRule(Alignment):
-    """A rule for a whole network: it turns the error at the outputs into pseudogradients of all weights.
+    """Base of the rules for a whole network, which compute pseudogradients of all weights from the output error.
 
-    Every layer with a kernel has the rule as its `alignment`; `AlignedModel` finds it there. A network rule trains no
-    backward kernels: R = 0.
+    Every layer with a kernel has the rule as its `alignment`, where `AlignedModel` finds it. Such a rule has no
+    backward kernels, so R = 0.
     """
 
     keeps_kernel: ClassVar[bool] = False
@@ -54,7 +54,7 @@ class NetworkRule(Alignment):
         return tf.zeros([], view.inputs.dtype)
 
     def check_run(self, config: Any) -> None:
-        """Checks that no other rule stands beside this one. See `Alignment.check_run`."""
+        """Checks that this is the only rule of the run. See `Alignment.check_run`."""
         if self.layers is None and len(config.rules) == 1:
             return
         found = {"layers": self.layers} if self.layers is not None else [rule.rule for rule in config.rules]
@@ -62,7 +62,14 @@ class NetworkRule(Alignment):
         raise ArgumentError("alignment", requirement, found)
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> Any:
-        """Creates the weights that the rule keeps in `model`; returns the object that `start` and `forward` get.
+        """Creates the additional weights of the rule in `model`. By default there are none.
+
+        Args:
+            model: the network.
+            weights: holds the weights that are created.
+
+        Returns:
+            The object that is passed as `kept` to the other methods.
 
         Raises:
             ValueError: if the rule is not defined for the model.
@@ -70,20 +77,23 @@ class NetworkRule(Alignment):
         del model, weights
 
     def start(self, kept: Any) -> None:
-        """Called before training steps: copies the network at initialisation, if the rule needs it."""
+        """Called before training steps. In the first call a rule can record the network at initialisation."""
         del kept
 
     def trained(self, model: keras.Model) -> list[Any]:
-        """Returns the variables that the rule moves; by default all trainable variables."""
+        """Returns the variables that the rule trains. By default these are all trainable variables."""
         return list(model.trainable_variables)
 
     def forward(self, model: keras.Model, kept: Any, x: Tensor) -> tuple[Tensor, Backward]:
-        """Runs the network in training mode; returns its outputs and the function that propagates their error back.
+        """Runs the network in training mode.
 
         Args:
             model: the network.
             kept: the object that `keep` returned.
             x: inputs `(batch, ...)`.
+
+        Returns:
+            The outputs, and the function that maps dJ/d(outputs) to the pseudogradients of the variables in `trained`.
         """
         raise NotImplementedError
 
@@ -96,8 +106,8 @@ class BoundRule:
         rule: its rule.
 
     Raises:
-        ValueError: if a layer with a kernel does not have the rule, or if the rule is not defined for the model, for
-            example because the model has several outputs.
+        ValueError: if the model has several outputs, a layer with a kernel does not have the rule, the rule has a
+            `layers` pattern, or the rule is not defined for the model.
     """
 
     def __init__(self, model: keras.Model, rule: NetworkRule):
@@ -124,19 +134,20 @@ class BoundRule:
         self._kept = rule.keep(model, self.weights)
 
     @property
-    def numbers(self) -> list[Any]:
-        """The weights that the rule keeps in the model, except the flag that marks W(0) as taken."""
+    def kept_values(self) -> list[Any]:
+        """The additional weights of the rule, except the flag that says whether W(0) is recorded."""
         return [weight for weight in self.weights.weights if weight.dtype != "bool"]
 
     def start(self) -> None:
-        """Lets the rule copy the network at initialisation, before the first training step."""
+        """Calls `NetworkRule.start`, which records the network at initialisation before the first training step."""
         self._rule.start(self._kept)
 
     def forward(self, x: Tensor) -> Callable[[], Tensor]:
-        """Runs the network; returns a function that gives the outputs to the gradient tape that is open when called.
+        """Runs the network on inputs `(batch, ...)` and returns a function without arguments that returns its outputs.
 
-        That tape records one operation of the trained variables, whose gradient is the pseudogradient of the rule. Call
-        this method outside of the tape; otherwise the tape would also record the network itself.
+        Call that function inside a gradient tape. The tape then records a single operation, whose gradients to the
+        trained variables are the pseudogradients of the rule. Call `forward` itself outside of the tape, which would
+        otherwise record the network as well.
         """
         variables = self._rule.trained(self._model)
         with side_pass():
@@ -150,15 +161,15 @@ class BoundRule:
         return lambda: operation(*values_of(variables))
 
     def trains(self, variable: Any) -> bool:
-        """Returns whether the rule moves `variable`. Weight decay does not move the other variables."""
+        """Returns whether the rule trains `variable`. Weight decay does not apply to the other variables."""
         return any(variable is each for each in self._rule.trained(self._model))
 
 
 def network_rule(model: keras.Model) -> NetworkRule | None:
-    """Returns the rule for a whole network that the layers of a model have; None if they have none.
+    """Returns the rule for a whole network that is the `alignment` of a model's layers, or None.
 
     Raises:
-        ValueError: if there is such a rule and the model contains another model.
+        ValueError: if there is such a rule and the model contains a nested model.
     """
     alignments = [getattr(layer, "alignment", None) for layer in all_layers(model)]
     rules = [alignment for alignment in alignments if isinstance(alignment, NetworkRule)]
@@ -166,12 +177,12 @@ def network_rule(model: keras.Model) -> NetworkRule | None:
         return None
     if nested := [layer.name for layer in model.layers if isinstance(layer, keras.Model)]:
         raise ValueError(
-            f"{rules[0].rule!r} needs a network without models in it. Received {nested[0]!r}. "
-            "Example: the layers of that model themselves."
+            f"{rules[0].rule!r} needs a network without nested models. Received {nested[0]!r}. "
+            "Example: the layers of the nested model themselves."
         )
     return rules[0]
 
 
 def values_of(variables: list[Any]) -> list[Tensor]:
-    """Returns the values of variables, as mapped by the open `keras.StatelessScope` if there is one."""
+    """Returns the values of variables, or those that the active `keras.StatelessScope` maps them to."""
     return [tf.convert_to_tensor(variable.value) for variable in variables]

@@ -1,7 +1,8 @@
 """Cuts: points of a network where a rule replaces the backpropagated error by another error.
 
-Between two cuts the network is differentiated as usual. The gradient of a weight is the sum over the first cuts on the
-paths from that weight: error at the cut times derivative of the value at the cut with respect to the weight.
+Between two cuts the network is differentiated as usual. Each path from a weight to the outputs contributes at its first
+cut. The pseudogradient of the weight is the sum over these cuts of the error at the cut times the derivative of the
+value at the cut with respect to the weight.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ Tensor = tf.Tensor
 
 @dataclass(frozen=True)
 class Cuts:
-    """The points at which a network is cut, by names of its operations.
+    """The points at which a network is cut, as sets of names of operations.
 
     Attributes:
-        inputs: operations whose inputs are cut.
-        activations: layers that are cut before the nonlinearity that they apply themselves. Recurrent layers are cut
-            where a state enters the next time step.
-        outputs: operations whose outputs are cut.
-        silent: operations whose outputs are cut and receive no error.
+        inputs: operations that are cut at their inputs.
+        activations: layers that are cut before their own nonlinearity. Recurrent layers are cut where a state enters
+            the next time step.
+        outputs: operations that are cut at their outputs.
+        silent: operations that are cut at their outputs, where no error is supplied.
     """
 
     inputs: frozenset[str] = frozenset()
@@ -43,7 +44,7 @@ class CutPass:
 
     Attributes:
         cuts: the points at which the network is cut.
-        cut: called with the value at a cut; returns the value to record and the value that the network continues with.
+        cut: called with the value at a cut; returns the value to record and the value with which the network continues.
         values: the recorded values, in the order of the forward pass.
     """
 
@@ -53,7 +54,7 @@ class CutPass:
 
     @property
     def hooks(self) -> dict[str, Any]:
-        """The hooks of a `ForwardPass` that apply the cuts."""
+        """The attributes of a `ForwardPass` that apply the cuts."""
         return {"probe": self._probe, "around": self._around}
 
     def _around(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,7 +79,7 @@ class CutPass:
 
 
 class CutRule(NetworkRule):
-    """A rule that runs the network as it is and supplies the errors at its cuts."""
+    """A rule that runs the current network and supplies the errors at its cuts."""
 
     def cuts(self, model: keras.Model) -> Cuts:
         """Returns the points at which the network is cut."""
@@ -87,7 +88,7 @@ class CutRule(NetworkRule):
     def errors(
         self, model: keras.Model, kept: Any, x: Tensor, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
-        """Returns the error at each cut; None where there is no error.
+        """Returns the error at each cut, in the shape of the value there; None for no error.
 
         Args:
             model: the network.
@@ -99,7 +100,7 @@ class CutRule(NetworkRule):
         raise NotImplementedError
 
     def forward(self, model: keras.Model, kept: Any, x: Tensor) -> tuple[Tensor, Backward]:
-        """Runs the network with its cuts; returns its outputs and the function that propagates their error back."""
+        """Runs the network with its cuts. See `NetworkRule.forward`."""
         live = CutPass(self.cuts(model), lambda value: (value, tf.stop_gradient(value)))
         sources = [variable.value for variable in self.trained(model)]
         with tf.GradientTape() as tape:

@@ -1,4 +1,4 @@
-"""Direct feedback alignment, and training of the readout only."""
+"""Direct feedback alignment, and training of the readout only. The readout is the last layer with a kernel."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ Tensor = tf.Tensor
 class DirectFeedback(CutRule):
     """Direct feedback alignment (Nøkland 2016): each layer gets the output error through its own fixed random map.
 
-    The error at the output of a nonlinearity is M dJ/df. The gate and the batch normalisation before it are live. M has
-    the shape (height, width, channels, classes) and the standard deviation 1 / sqrt(height * width * channels). It is
-    not shared over space (the published code of Boopathy and Fiete 2022). The readout gets the error itself.
+    The error at the output of a nonlinearity is M dJ/df, where f are the outputs of the network. From there the error
+    passes through the current derivatives of the nonlinearity and of the batch normalisation before it. The map M has
+    the shape `(height, width, channels, classes)` and the standard deviation 1 / sqrt(height * width * channels), as in
+    the published code of Boopathy and Fiete 2022. The readout gets dJ/df itself.
 
     Attributes:
-        share_space: one map (channels, classes) for all positions of a layer, with the same standard deviation. The
-            paper of Boopathy and Fiete describes this for ImageNet, to save memory.
-        seed: seed of the maps; the seed of the run if a configuration does not set it.
+        share_space: whether all positions of a layer share one map `(channels, classes)`, with the same standard
+            deviation. Boopathy and Fiete 2022 describe this for ImageNet, to save memory.
+        seed: seed of the maps. Default: the seed of the run.
     """
 
     takes_sequences: ClassVar[bool] = False
@@ -46,10 +47,10 @@ class DirectFeedback(CutRule):
     seed: int = 0
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> list[Any]:
-        """Draws a map for each cut. Maps are numbered, because the names of layers differ from model to model.
+        """Draws a map for each cut. Maps are numbered, because layer names may differ between equal models.
 
         Raises:
-            ValueError: if the outputs are not `(batch, classes)`, or the size of a hidden layer is not known.
+            ValueError: if the outputs are not `(batch, classes)`, or the size of a hidden layer is unknown.
         """
         if len(model.output_shape) != 2:
             raise ValueError(
@@ -77,7 +78,8 @@ class DirectFeedback(CutRule):
     def cuts(self, model: keras.Model) -> Cuts:
         """Returns the cuts: after every nonlinearity before the readout.
 
-        A layer with a kernel is also cut before its inputs if no nonlinearity stands between it and the previous one.
+        A layer with a kernel is also cut at its inputs if there is no nonlinearity between it and the previous layer
+        with a kernel.
         """
         graph = list(calls(model))
         operations = [call.operation for call in graph]
@@ -106,7 +108,7 @@ class DirectFeedback(CutRule):
 
 
 def _draw(name: str, shape: tuple[int, ...], fan: tuple[int, ...], seed: int) -> Tensor:
-    """Draws numbers of standard deviation 1 / sqrt(product of `fan`), from `seed` and `name`."""
+    """Draws normal numbers with standard deviation 1 / sqrt(product of `fan`). `seed` and `name` determine them."""
     initializer = keras.initializers.RandomNormal(
         stddev=1.0 / math.sqrt(math.prod(fan)), seed=zlib.crc32(f"{seed}/{name}/feedback".encode()) & 0x7FFFFFFF
     )
@@ -117,8 +119,8 @@ def _draw(name: str, shape: tuple[int, ...], fan: tuple[int, ...], seed: int) ->
 class LastLayer(NetworkRule):
     """Training of the readout only: the last layer with a kernel and the layers after it. All other weights are fixed.
 
-    In a recurrent network this is readout-only training. In the published code of Boopathy and Fiete 2022 it also moves
-    the initial state, by its true gradient.
+    In a recurrent network the initial state is trained as well, by its true gradient, as in the published code of
+    Boopathy and Fiete 2022.
     """
 
     rule: Literal["last_layer"] = "last_layer"
@@ -132,7 +134,7 @@ class LastLayer(NetworkRule):
         return [variable for variable in model.trainable_variables if id(variable) in chosen]
 
     def forward(self, model: keras.Model, kept: None, x: Tensor) -> tuple[Tensor, Backward]:
-        """Runs the network; the error goes back as in backpropagation, only to the trained variables."""
+        """Runs the network; backpropagates the error to the trained variables only. See `NetworkRule.forward`."""
         del kept
         sources = [variable.value for variable in self.trained(model)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -1,4 +1,8 @@
-"""Align-zero and Align-ada (Boopathy and Fiete 2022): the error passes through the network at initialisation."""
+"""Align-zero and Align-ada (Boopathy and Fiete 2022): the error passes through the network at initialisation.
+
+Of a value that changes during training, f(0) denotes the value in the network at initialisation, which is called
+frozen, and f(t) that in the network at the current step t.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +29,19 @@ Tensor = tf.Tensor
 
 
 class Frozen:
-    """A network at initialisation: W(0) is a copy of every trainable variable, except those that layers keep live.
+    """A network at initialisation, with weights W(0).
 
-    W(0) is taken once, before the first training step, so values that are assigned or loaded before that step count.
-    W(0) is saved with the model; a model that is loaded or resumed keeps it.
+    W(0) contains a copy of every trainable variable, except those in `live_weights` of a layer: these keep their
+    current values. The copies are recorded once, just before the first training step, so they include values that were
+    assigned or loaded earlier. W(0) is saved with the model, so a model that is loaded or resumed keeps it.
 
     Args:
         model: the network.
         weights: holds the copies.
 
     Raises:
-        ValueError: if a layer draws random numbers, such as dropout: the frozen pass would draw different numbers, so
-            it would differ from the live pass at the first step already.
+        ValueError: if a layer draws random numbers, such as dropout. The frozen network would draw other numbers, so
+            it would differ from the current network even at the first step.
     """
 
     def __init__(self, model: keras.Model, weights: KeptWeights):
@@ -57,7 +62,7 @@ class Frozen:
         self._taken = weights.keep("taken", tf.constant(False))
 
     def take(self) -> None:
-        """Takes W(0), unless it has been taken."""
+        """Records W(0), unless it is already recorded."""
 
         def take() -> Tensor:
             for initial, variable in zip(self._initial, self._variables, strict=True):
@@ -69,12 +74,12 @@ class Frozen:
         tf.cond(tf.convert_to_tensor(self._taken.value), lambda: tf.constant(True), take)
 
     def values(self) -> list[Tensor]:
-        """Returns W(0), in the order of the variables that were trainable when this object was made.
+        """Returns W(0), in the order of the variables that were trainable when this object was created.
 
-        Outside of a graph these are the present values until W(0) is taken.
+        In eager execution these are the current values until W(0) is recorded.
 
         Raises:
-            ValueError: if another variable has become trainable since.
+            ValueError: if another variable has become trainable since then.
         """
         frozen = set(map(id, self._variables))
         if new := [variable.path for variable in self._model.trainable_variables if id(variable) not in frozen]:
@@ -82,15 +87,18 @@ class Frozen:
                 "All variables that a rule freezes must be trainable when the AlignedModel is made. "
                 f"Received {new[0]!r}, trainable since. Example: set `trainable` before AlignedModel(inputs, outputs)."
             )
-        begun = not tf.executing_eagerly() or bool(self._taken.numpy())
-        return values_of(self._initial if begun else self._variables)
+        recorded = not tf.executing_eagerly() or bool(self._taken.numpy())
+        return values_of(self._initial if recorded else self._variables)
 
     def gradients(self, x: Tensor, upstream: Tensor) -> list[Tensor]:
         """Propagates an error at the outputs back through the frozen network, to each trainable variable.
 
         Args:
             x: inputs `(batch, ...)`.
-            upstream: dJ/d(outputs), of this or another network.
+            upstream: dJ/d(outputs), usually of the current network.
+
+        Returns:
+            One gradient for each trainable variable of the model.
         """
         values = self.values()
         value_of = {id(variable): value for variable, value in zip(self._variables, values, strict=True)}
@@ -103,13 +111,13 @@ class Frozen:
         )
 
     def __call__(self, x: Tensor, values: list[Tensor], **hooks: Any) -> Tensor:
-        """Returns the outputs at initialisation, with batch normalisation by the statistics of `x`.
+        """Returns the outputs of the frozen network. Batch normalisation uses the statistics of `x`.
 
-        No variable changes.
+        No variable is changed.
 
         Args:
             x: inputs `(batch, ...)`.
-            values: the tensors that `values` returned; the outputs can be differentiated by them.
+            values: W(0), from the method `values`. The outputs can be differentiated with respect to these tensors.
             **hooks: `probe` and `around` of the `ForwardPass`.
         """
         mapping = list(zip(self._variables, values, strict=True))
@@ -118,51 +126,54 @@ class Frozen:
 
 
 class FrozenRule(NetworkRule):
-    """A rule that needs W(0), the network at the first training step."""
+    """A rule that needs W(0), the weights before the first training step."""
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> Frozen:
-        """Creates the weights that will hold W(0)."""
+        """Creates the weights that will hold W(0). See `NetworkRule.keep`."""
         return Frozen(model, weights)
 
     def start(self, kept: Frozen) -> None:
-        """Takes W(0), once."""
+        """Records W(0), unless it is already recorded."""
         kept.take()
 
 
 @register
 class AlignZero(FrozenRule):
-    """Align-zero (equation 15): only the error at the outputs is live, the rest is as at initialisation.
+    """Align-zero (equation 15): the gradient of the frozen network, except that dJ/df is that of the current network.
 
-    dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T. The activities, the gates and the batch statistics of
-    normalisation layers are those of the frozen network on the present batch. A step costs one forward pass more than
-    backpropagation. The rule is the same through time, with all time steps (Appendix E).
+    dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T, where f are the outputs, z_l the pre-activations of layer l and
+    sigma the nonlinearity. The activities, the derivatives of nonlinearities and the batch statistics of normalisation
+    layers are those of the frozen network on the current batch. A step needs one forward pass more than
+    backpropagation. In recurrent networks the rule is applied to the network unrolled over all time steps (Appendix E).
     """
 
     rule: Literal["align_zero"] = "align_zero"
 
     def forward(self, model: keras.Model, kept: Frozen, x: Tensor) -> tuple[Tensor, Backward]:
-        """Runs the network; its error goes back through the frozen one."""
+        """Runs the network. Its error is propagated back through the frozen network. See `NetworkRule.forward`."""
         return model(x, training=True), lambda upstream: kept.gradients(x, upstream)
 
 
 @register
 class AlignAda(FrozenRule, CutRule):
-    """Align-ada (equation 16): the error passes through the network at initialisation, presynaptic activities are live.
+    """Align-ada (equation 16): Align-zero with the presynaptic activities of the current network.
 
-    dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(t))^T. The network is cut at the inputs of each nonlinearity and of
-    each layer with a kernel, except nonlinearities that only a readout follows. Between a weight and the next cut the
-    network is live, including the batch normalisation after the weight; the error at the cut is that of the frozen
-    network. The last nonlinearity before the readout is therefore live, gate included, as in the published code;
-    equation 16 has it frozen. Where branches meet in the readout, the last nonlinearity of each branch is live.
+    dW_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(t))^T, in the notation of `AlignZero`. The network is cut at the
+    inputs of each nonlinearity and of each layer with a kernel, except nonlinearities that are followed only by a
+    readout. The error at a cut is that of the frozen network. Between a weight and the next cut the error passes
+    through the current network, including the batch normalisation after the weight. The derivative of the last
+    nonlinearity before the readout is therefore the current one, as in the published code; in equation 16 it is the
+    frozen one. If several branches meet in the readout, this holds for the last nonlinearity of each branch.
 
     A recurrent layer is cut where a state enters the next time step. The error of the state comes only from the outputs
-    of later steps (equation 58), and its own gate is live, as the published losses of Table 8 require.
+    of later steps (equation 58), and passes through the current derivative of its own nonlinearity, as required to
+    reproduce the losses of Table 8.
     """
 
     rule: Literal["align_ada"] = "align_ada"
 
     def cuts(self, model: keras.Model) -> Cuts:
-        """Returns the cuts: before layers with a kernel, and before nonlinearities except those before a readout."""
+        """Returns the cuts: at the inputs of kernel layers, and of nonlinearities that not only a readout follows."""
         graph = list(calls(model))
         operations = [call.operation for call in graph]
         ahead = kernels_ahead(graph)
@@ -178,7 +189,7 @@ class AlignAda(FrozenRule, CutRule):
     def errors(
         self, model: keras.Model, kept: Frozen, x: Tensor, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
-        """Returns the errors at the same cuts of the frozen network."""
+        """Returns the errors at the same cuts of the frozen network. See `CutRule.errors`."""
         del values
         with tf.GradientTape(watch_accessed_variables=False) as tape:
 
@@ -193,5 +204,5 @@ class AlignAda(FrozenRule, CutRule):
 
 
 def _draws(layer: Any) -> bool:
-    """Returns whether a layer draws random numbers in a pass: whether it keeps the state of a generator."""
+    """Returns whether a layer draws random numbers when called: whether it keeps the state of a random generator."""
     return any(variable.path.endswith("seed_generator_state") for variable in layer.non_trainable_variables)

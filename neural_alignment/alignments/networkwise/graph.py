@@ -1,4 +1,4 @@
-"""The graph of a network, as the rules for a whole network see it."""
+"""Functions that analyse the graph of a network, for the rules for a whole network."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _FUNCTIONS = (
     "softmax", "softplus", "softsign", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "tanh",
     "tanh_shrink", "threshold",
 )  # fmt: skip
-"""Names of nonlinearities in `keras.ops`. Some versions of Keras lack some of them."""
+"""Names of nonlinearities in `keras.ops`. Some are missing in some versions of Keras."""
 
 _ARGUMENTS = {"threshold": (0.0, 0.0)}
-"""Name of a nonlinearity -> its required arguments after the input."""
+"""Maps the name of a nonlinearity to its required arguments after the input."""
 
 
 @functools.cache
 def _nonlinearities() -> tuple[type, ...]:
-    """Returns the classes of the operations that are nonlinearities: layers, and functions of a symbolic tensor."""
+    """Returns the classes of all nonlinearities: layers, and the operations that functions of `keras.ops` create."""
     symbolic = keras.KerasTensor((None, 2))
     outputs = [
         getattr(keras.ops, name)(symbolic, *_ARGUMENTS.get(name, ())) for name in _FUNCTIONS if hasattr(keras.ops, name)
     ]
-    outputs.append(keras.activations.relu(symbolic))  # Not the operation of `keras.ops.relu`; the others are the same.
+    outputs.append(keras.activations.relu(symbolic))  # This class differs from that of `keras.ops.relu`.
     return (*_LAYERS, *{type(creator(output)) for output in outputs})
 
 
@@ -49,7 +49,7 @@ def is_nonlinear(operation: Any) -> bool:
 
 
 def ends_nonlinear(operation: Any) -> bool:
-    """Returns whether an operation is an aligned layer that applies a nonlinearity itself."""
+    """Returns whether an operation is an aligned layer that applies its own nonlinearity."""
     return getattr(operation, "ends_nonlinear", False)
 
 
@@ -64,7 +64,7 @@ def kernel_layers(model: keras.Model) -> list[Any]:
 
 
 def live_weights(model: keras.Model) -> list[Any]:
-    """Returns the variables that no rule freezes: the initial states of recurrent layers."""
+    """Returns the variables that are never frozen at W(0): the initial states of recurrent layers."""
     return [variable for layer in model.layers for variable in getattr(layer, "live_weights", [])]
 
 
@@ -75,7 +75,7 @@ def kernels_ahead(graph: Sequence[Call]) -> dict[str, int]:
         graph: the calls of a model, in the order of the forward pass.
 
     Returns:
-        Name of an operation -> number of layers.
+        The number of layers by the name of the operation.
     """
     ahead = {call.operation.name: 0 for call in graph}
     for call in reversed(graph):
@@ -90,7 +90,8 @@ def after_kernels(graph: Sequence[Call], blocks: Callable[[Any], bool] = lambda 
 
     Args:
         graph: the calls of a model, in the order of the forward pass.
-        blocks: returns whether the outputs of an operation count as independent of the layers before it.
+        blocks: returns whether an operation ends the dependence, so that its outputs count as independent of the layers
+            before it.
     """
     carrying: set[str] = set()
     found: set[str] = set()

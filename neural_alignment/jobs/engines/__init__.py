@@ -1,1 +1,1 @@
-"""The engines, one per module; `registry` builds the one that the command line names."""
+"""The engines, one per module. `registry` builds the engine that the command line selects."""

@@ -1,4 +1,4 @@
-"""Jobs one after the other in this process."""
+"""Runs jobs one after another in this process."""
 
 from __future__ import annotations
 

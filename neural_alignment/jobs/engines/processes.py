@@ -1,4 +1,4 @@
-"""Jobs in child processes of this machine."""
+"""Runs jobs in child processes on this machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from neural_alignment.jobs.pool import SlotEngine
 
 
 class Processes(SlotEngine):
-    """Runs each job in a child process of this machine; the children share the processors.
+    """Runs each job in a child process on this machine; the children share the processors.
 
-    A child that crashes is a failed job, and the others go on.
+    If a child crashes, only its own job fails.
 
     Args:
         count: number of jobs at a time.

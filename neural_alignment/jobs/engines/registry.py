@@ -1,4 +1,4 @@
-"""The engines by name, and the option of the command line that chooses one."""
+"""The engines by name, and the choice of one on the command line."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def build(choice: str, **options: str | Sequence[str] | None) -> Engine:
 
     Args:
         choice: value of `--engine`, such as `processes:4`.
-        **options: further options of engines, by name; None or empty if not given.
+        **options: additional options of engines, by name; None or empty if not given.
 
     Raises:
-        ConfigError: in one line, if there is no such engine, an option is wrong, or the engine is not available.
+        ConfigError: if there is no such engine, an option is wrong or is for another engine, or the engine is not
+            available.
     """
     name, _, text = choice.partition(":")
     if name not in ENGINES:

@@ -1,8 +1,8 @@
-"""Jobs on a SLURM cluster, submitted with submitit.
+"""Runs jobs on a SLURM cluster, submitted with submitit.
 
-submitit writes the function that a node calls, and its arguments, to a pickle file, which the node reads. Here they are
-a function of this package and strings: an encoded job, and paths such as that of the JSON file for its ending. The
-second pickle file, with the result of the function, is not read.
+submitit pickles a function and its arguments, and the node unpickles and calls it. Here the function is `run_on_node`,
+and its arguments are strings: an encoded job and paths. submitit also pickles the result of the function; that file is
+not read, because `run_on_node` writes the ending of the job as JSON.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ POLL = 0.5
 """Seconds between two checks whether a job has ended."""
 
 DELAY = 5.0
-"""Seconds after the end of a job within which a shared file system shows the file of its ending."""
+"""Seconds to wait after the end of a job until a shared file system shows the file with its ending."""
 
 INTERRUPTED = ("PREEMPTED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "REVOKED")
-"""States of SLURM jobs that ended through no fault of the job."""
+"""SLURM's states of jobs that were ended from outside, so that they can be started again."""
 
 OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "partition": ("slurm_partition", str),
@@ -47,7 +47,7 @@ OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "constraint": ("slurm_constraint", str),
     "cluster": ("cluster", str),
 }
-"""Key of `--slurm` -> parameter of submitit, and its type. Time is in minutes, memory in GB."""
+"""Key of `--slurm` -> parameter of submitit and its type. Time is in minutes, memory in GB."""
 
 DEFAULTS = {"timeout_min": 60, "cluster": "slurm"}
 
@@ -55,17 +55,17 @@ CLUSTERS = ("slurm", "local")
 
 
 class Slurm(SlotEngine):
-    """Runs each job as a SLURM job of one task. All nodes must reach the files of the jobs under the same paths.
+    """Runs each job as a SLURM job of one task. All nodes must see the files of the jobs under the same paths.
 
-    Before its time limit, and when it is preempted, a job saves its state and ends; it is then submitted again and
+    Before its time limit, and when it is preempted, a job saves its state and ends. It is then submitted again and
     resumes.
 
     Args:
-        count: number of SLURM jobs at a time, waiting ones included.
+        count: number of SLURM jobs at a time, including those that wait for a node.
         options: `key=value`, with the keys of `OPTIONS`. `cluster=local` runs the jobs as processes of this machine.
 
     Raises:
-        ConfigError: if an option is wrong, submitit is not installed, or there is no SLURM here.
+        ConfigError: if an option is wrong, or submitit or SLURM is not installed.
     """
 
     name = "slurm"
@@ -76,7 +76,7 @@ class Slurm(SlotEngine):
         super().__init__([f"job {number}" for number in range(1, count + 1)])
         self._parameters = {**DEFAULTS, **dict(map(_parameter, options))}
         self._cluster = self._parameters.pop("cluster")
-        self._lock = threading.Lock()  # submitit is not made for several threads.
+        self._lock = threading.Lock()  # submitit is not thread-safe.
         self._running: dict[Any, bool] = {}  # Job of submitit -> whether it has been cancelled.
         self._folder = Path()
         _check_available(self._cluster)
@@ -89,7 +89,8 @@ class Slurm(SlotEngine):
         """See `Engine`.
 
         Raises:
-            ConfigError: if the folder of the queue is not on a file system that nodes mount.
+            ConfigError: if the folder of the queue is not on a file system of the operating system, which nodes can
+                mount.
         """
         if not files.is_local(queue.folder):
             raise ConfigError(f"--engine slurm needs a folder that all nodes mount; found {queue.folder}")
@@ -115,7 +116,7 @@ class Slurm(SlotEngine):
 
     @property
     def _stop_file(self) -> Path:
-        """A file that tells jobs to stop which could not handle a signal yet."""
+        """Path of a file that stops jobs that have not installed their signal handler yet."""
         return self._folder / "stop"
 
     def _submit(self, job: Job) -> Ending:
@@ -139,9 +140,9 @@ class Slurm(SlotEngine):
         import submitit
 
         executor = submitit.AutoExecutor(folder=self._folder, cluster=self._cluster)
-        # Only the pool starts a job again: two of the same run would get into each other's way.
-        own = {"slurm_additional_parameters": {"no-requeue": True}} if self._cluster == "slurm" else {}
-        executor.update_parameters(name="neural_alignment", **self._parameters, **own)
+        # Only the pool restarts a job. If SLURM did so too, two jobs would train the same run.
+        extra = {"slurm_additional_parameters": {"no-requeue": True}} if self._cluster == "slurm" else {}
+        executor.update_parameters(name="neural_alignment", **self._parameters, **extra)
         return executor
 
     def _is_over(self, submitted: Any) -> bool:
@@ -173,14 +174,14 @@ _CANCELLED = "its SLURM job was cancelled"
 def run_on_node(text: str, result: str, stop_file: str) -> None:
     """Runs an encoded job on a node, and writes its ending as JSON.
 
-    A signal of SLURM before the time limit or at preemption makes a run save its state and end.
+    When SLURM sends a signal, before the time limit or at preemption, a run saves its state and ends.
 
     Args:
-        text: the job.
+        text: the encoded job.
         result: path of the file for the ending.
         stop_file: path of a file that exists if the job must not start.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # While no run has a handler: raises KeyboardInterrupt.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Until the run installs its own: KeyboardInterrupt.
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGTERM))
     job = decode(text)
@@ -197,10 +198,10 @@ def _read(result: Path) -> Ending | None:
 
 
 def _cancel(job: Any, cluster: str) -> None:
-    """Asks a job of submitit to end: with SIGTERM, on which a run saves its state."""
+    """Sends SIGTERM to a job of submitit, so that its run saves its state and ends."""
     with contextlib.suppress(OSError):
         if cluster == "local":
-            os.kill(int(job.job_id), signal.SIGTERM)  # submitit's own way kills it after a second.
+            os.kill(int(job.job_id), signal.SIGTERM)  # `job.cancel` would kill it after a second.
         else:
             job.cancel(check=False)
 
@@ -213,7 +214,7 @@ def _check_available(cluster: str) -> None:
 
 
 def _parameter(option: str) -> tuple[str, Any]:
-    """Returns submitit's name and value of an option `key=value`."""
+    """Returns the name and value of the submitit parameter that an option `key=value` sets."""
     key, equals, text = option.partition("=")
     if key not in OPTIONS:
         allowed = ", ".join(OPTIONS)

@@ -1,4 +1,4 @@
-"""Jobs on the executors of a Spark cluster."""
+"""Runs jobs on the executors of a Spark cluster."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from neural_alignment.jobs.pool import Queue, SlotEngine
 from neural_alignment.training import files
 
 GRACE = 60.0
-"""Seconds that jobs get to save their state before Spark cancels them."""
+"""Seconds that jobs have to save their state before Spark cancels them."""
 
 POLL = 1.0
-"""Seconds between two checks of an executor whether its job has to stop."""
+"""Seconds between two checks for the file that asks jobs to stop."""
 
 
 class Spark(SlotEngine):
     """Runs each job as a Spark job of one task.
 
-    The session is that of `spark-submit`, or a local one. Executors need this package, and must reach the files of the
-    jobs under the same paths. Spark kills the tasks that it cancels, so a file asks the jobs to stop, and Spark cancels
-    only those that have not ended after `GRACE` seconds.
+    The session is that of `spark-submit`, or a local one. Executors need this package, and must see the files of the
+    jobs under the same paths. To stop the jobs, the engine creates a file that executors check for, because Spark would
+    kill a cancelled task at once. Jobs that have not ended after `GRACE` seconds are cancelled.
 
     Args:
         count: number of jobs at a time.
@@ -82,13 +82,13 @@ class Spark(SlotEngine):
 
 
 def run_on_executor(task: tuple[str, str]) -> dict[str, Any]:
-    """Runs a job in a child process of the executor, which survives if the job crashes.
+    """Runs a job in a child process of the executor, so that the executor survives a crash of the job.
 
     Args:
-        task: the encoded job, and the path of a file that asks it to stop by its existence.
+        task: the encoded job, and the path of a file that exists if the job has to stop.
 
     Returns:
-        The fields of its ending.
+        The fields of the job's `Ending`.
     """
     text, stop_file = task
     children, ended = Children(), threading.Event()
@@ -107,7 +107,7 @@ def run_on_executor(task: tuple[str, str]) -> dict[str, Any]:
 
 
 def ending_of_lost_task(error: Exception) -> Ending:
-    """Returns the ending of a job whose Spark task failed without a result: the last line of Spark's message."""
+    """Returns the ending of a job whose Spark task gave no result, with the last line of Spark's message as reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if not line.startswith(("at ", "..."))] or [type(error).__name__]
     from py4j.protocol import Py4JJavaError
@@ -118,13 +118,13 @@ def ending_of_lost_task(error: Exception) -> Ending:
 
 
 def _session() -> Any:
-    """Returns the Spark session; errors as of `Spark`."""
+    """Returns the Spark session; errors as for `Spark`."""
     try:
         from pyspark.sql import SparkSession
     except ImportError:
         raise ConfigError("--engine spark needs pyspark: pip install 'neural_alignment[spark]'") from None
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
-        # Not under spark-submit: the executors are on this machine, and would use the first python3 of the path.
+        # Without spark-submit, the executors are on this machine and would use the first `python3` in PATH.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
         return SparkSession.builder.appName("neural_alignment").getOrCreate()

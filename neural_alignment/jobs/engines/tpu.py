@@ -1,4 +1,4 @@
-"""Jobs on Cloud TPUs, one at a time on each."""
+"""Runs jobs on Cloud TPUs, one at a time on each."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PLACEHOLDERS = ("{tpu}", "{config}", "{run_dir}")
 
 
 class TPU(SlotEngine):
-    """Trains one run at a time on each of several TPUs. Computations, which use no TPU, run on this machine.
+    """Trains one run at a time on each of several TPUs. Computations (`job.Computation`) run on this machine.
 
     Args:
-        names: of the TPUs, as in `runtime.tpu`.
+        names: names of the TPUs, as in `runtime.tpu`.
         launcher: command that trains a run on a TPU, such as `tpu_scripts/train.sh {tpu} {config} --run-dir {run_dir}`.
             Exit code 4 means that the TPU could not be created; another TPU then gets the run. If None, a child process
-            of this machine trains the run with `runtime.tpu` set to the name.
+            on this machine trains the run with `runtime.tpu` set to the name.
 
     Raises:
         ConfigError: if a name is empty or given twice, or the launcher is not a command with all three placeholders.
@@ -61,7 +61,7 @@ class TPU(SlotEngine):
         self._children.terminate()
 
     def _train(self, tpu: str, job: Training) -> Ending:
-        """Trains a run with a TPU that this machine reaches."""
+        """Trains a run with a child process of this machine, which connects to the TPU."""
         overrides = [*job.overrides, "runtime.strategy=tpu", f"runtime.tpu={tpu}"]
         ending = self._children.run(dataclasses.replace(job, overrides=overrides))
         if ending.state == "unavailable":
@@ -87,7 +87,7 @@ class TPU(SlotEngine):
 
 
 def _config_file(job: Training) -> str:
-    """Returns the path of a file with the whole configuration of a run, for a launcher that knows no overrides."""
+    """Returns the path of a file with the whole configuration of a run, because a launcher takes no overrides."""
     if not job.overrides:
         return job.config
     folder, _, name = job.run_dir.rpartition("/")
@@ -101,7 +101,7 @@ def _words(launcher: str) -> list[str]:
     """Returns the words of a launcher's command.
 
     Raises:
-        ConfigError: if it cannot be run, or lacks a placeholder.
+        ConfigError: if the command cannot be run, or a placeholder is missing.
     """
     for word in PLACEHOLDERS:
         if word not in launcher:

@@ -54,7 +54,7 @@ def test_a_run_is_written_and_loaded_and_what_a_rule_keeps_does_not_move(rule, t
     start = setup.build_model(config(rule), 10, (8, 8, 1), 28)
     keras.utils.set_random_seed(1)  # What is drawn anew while it is loaded is not what was kept.
     whole = load_model(tmp_path / "whole" / "model.keras")
-    kept, kept_at_start = whole.bound_rule.numbers, start.bound_rule.numbers
+    kept, kept_at_start = whole.bound_rule.kept_values, start.bound_rule.kept_values
     for first, second in zip(kept, kept_at_start, strict=True):
         assert np.array_equal(first, second)
     assert bool(kept) == (rule != "last_layer")
