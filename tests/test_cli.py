@@ -137,7 +137,7 @@ def test_compare_writes_a_line_per_run_and_does_not_train_twice(run, tmp_path):
 
 def test_compare_rejects_the_result_of_another_configuration(run):
     wild = ["--set", "optimization.forward.learning_rate=1e30"]
-    command = ("compare", QUICKSTART, "--seeds", "0", *SMALL, "--output", "table")
+    command = ("compare", QUICKSTART, "--seeds", "0", *SMALL, "--output", "table", "--engine", "in-process")
     code, output, error = run(*command, *wild)
     assert code == 0, error
     assert "1 diverged" in output

@@ -387,10 +387,12 @@ def python(code, **environment):
     )
 
 
-def test_worker_processes_start_without_the_log_lines_of_tensorflow():
+def test_worker_processes_start_without_the_log_lines_of_tensorflow(place):
     """The server of forks imports this package first; it writes to the standard error of its parent."""
     assert children.PRELOADED[0].startswith("neural_alignment.jobs.")
-    result = python("import neural_alignment.jobs, sys; print('tensorflow' in sys.modules, file=sys.stderr)")
+    (place / "tensorflow.py").write_text("import os\nos.write(2, b'noise\\n')\n")
+    code = "import neural_alignment.jobs, sys; print('tensorflow' in sys.modules, file=sys.stderr)"
+    result = python(code, PYTHONPATH=f"{place}:{ROOT}")
     assert (result.returncode, result.stderr) == (0, "True\n")
 
 
