@@ -384,20 +384,17 @@ def counted(directory):
         return [int(float(row["corrupt_records"])) for row in csv.DictReader(file)]
 
 
-def test_a_run_counts_damaged_records_in_its_metrics_and_once_when_it_is_resumed(photographs, files, tools, tmp_path):
-    """A run that ends beyond the number it tolerates is resumed with a larger one."""
+def test_a_run_counts_damaged_records_in_its_metrics_and_once_when_it_is_resumed(
+    photographs, files, tools, clean, tmp_path
+):
+    """A run stops at one record more than it tolerates, and is resumed with more tolerance."""
     path = spoil(files.directory / "train-00001-of-00003", tools, 3, 6)
-    run.train(plan(photographs, 2), tmp_path / "whole")
-    rows = counted(tmp_path / "whole")
-    assert rows[0] == 0
-    assert rows[-1] == 2
-    kept = json.loads((tmp_path / "whole" / "corrupt_records.json").read_text())
-    assert sorted(record[:2] for record in kept) == [[path, 3], [path, 6]]
+    steps = [next(step for step, (_, labels) in enumerate(clean) if 11 + record in labels) for record in (3, 6)]
+    assert len({*steps}) == 2
     with pytest.raises(DataError, match=f"{re.escape(path)}.*found 2 damaged records; allowed: 1"):
-        run.train(plan(photographs, 1), tmp_path / "parts")
-    assert json.loads((tmp_path / "parts" / "status.json").read_text())["state"] == "failed"
-    first = json.loads((tmp_path / "parts" / "corrupt_records.json").read_text())
-    assert first[0] in kept  # Already in the list, and met again.
-    run.train(plan(photographs, 2), tmp_path / "parts", resume=True)
-    assert counted(tmp_path / "parts") == rows
-    assert json.loads((tmp_path / "parts" / "corrupt_records.json").read_text()) == kept
+        run.train(plan(photographs, 1), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    run.train(plan(photographs, 2), tmp_path / "run", resume=True)
+    assert counted(tmp_path / "run") == [sum(step < end for step in steps) for end in (0, STEPS, 2 * STEPS)]
+    kept = json.loads((tmp_path / "run" / "corrupt_records.json").read_text())
+    assert sorted((name, record, step) for name, record, _, step in kept) == [(path, 3, steps[0]), (path, 6, steps[1])]
