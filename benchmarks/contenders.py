@@ -40,8 +40,8 @@ class Contender:
 
     Attributes:
         rule: the rule.
-        products: minimum number of products of a kernel with a batch that R needs in each layer; noise is not counted.
-        allowance: allowed excess of a step over the floor, as a fraction. None: no limit.
+        products: number of products of a kernel with a batch that R needs in each layer. Drawing noise is not counted.
+        allowance: allowed excess of the step time over the floor, as a fraction. None: no limit.
     """
 
     rule: Alignment
@@ -65,9 +65,9 @@ correlates; `information` also reconstructs by B."""
 
 
 def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "JR"] = "JR") -> float:
-    """Returns the minimum time of a step relative to backpropagation, counting only multiplications.
+    """Returns the minimum time of a step relative to backpropagation (the floor), counting only multiplications.
 
-    Backpropagation takes three products per layer, except for the first layer, which sends no error back. A step that
+    Backpropagation takes three products per layer, except in the first layer, which sends no error back. A step that
     trains only R takes the forward pass and the products of R.
 
     Args:

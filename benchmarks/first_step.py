@@ -23,7 +23,7 @@ FULL = {
 }
 SMALL = {"digits": {"configs": ["configs/quickstart.yaml"], "overrides": [], "rounds": 1}}
 LIMIT = 20.0
-"""Seconds."""
+"""Limit on the time to the first step, in seconds."""
 
 
 def measure(samples: Samples, sizes: dict[str, Any]) -> None:
@@ -46,11 +46,14 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
 
 
 def seconds_to_first_step(config: str, overrides: list[str]) -> float:
-    """Runs `neural-alignment train` until its first step is done.
+    """Returns the seconds from the start of `neural-alignment train` to the end of its first step.
 
     Args:
         config: path of a configuration file.
         overrides: values of the option `--set`.
+
+    Raises:
+        RuntimeError: if the command ends without a step.
     """
     with tempfile.TemporaryDirectory() as folder:
         finished = Path(folder) / "finished"

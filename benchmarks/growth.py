@@ -88,7 +88,7 @@ def error(samples: Samples, case: str, points: list[int], rule: str, draws: int 
 def times(samples: Samples, case: str, points: list[int]) -> dict[str, list[float]]:
     """Returns the seconds of a step for each contender at each point.
 
-    For a rule they are backpropagation's median times the median of the ratios within a round, which do not drift.
+    For a rule, this is the median of backpropagation times the median of the ratios within a round, which do not drift.
     """
     base = [middle(samples.values(f"{case} {point}", BASELINE))[0] for point in points]
     found = {BASELINE: base}

@@ -20,10 +20,13 @@ SMALL = {
     "training": {"image": 32, "width": 4, "batch": 4, "steps": 4, "rounds": 1},
 }
 SPEEDUP = 1.25
+"""Limit on the speed of the fused decoder relative to decoding the whole image."""
 WAITING = 0.05
 """Limit on the 95th percentile of the waits, as a fraction of the step time."""
 WHOLE = ", whole preprocessing"
+"""Suffix of the names of decoders that are timed with the rest of the preprocessing."""
 FOLDER = "IMAGENET_SAMPLE_DIR"
+"""Environment variable with the folder of the images."""
 
 
 def decode_then_crop(encoded: Any, window: Callable[[Any, Any], Any]) -> Any:
@@ -103,16 +106,16 @@ def decoders(files: str, size: dict[str, Any]) -> dict[str, Callable[[], dict[st
 
         return once
 
-    def alone(bytes_: Any, window: Any, _: Any) -> Any:
+    def decoding_only(bytes_: Any, window: Any, _: Any) -> Any:
         # Returns the shape, because crops of different sizes cannot form a batch.
         return tf.shape(imagenet.decode_window(bytes_, lambda *_: tf.unstack(window)))
 
     def whole(bytes_: Any, _: Any, seed: Any) -> Any:
         return imagenet.resnet_train(bytes_, seed, size["image"])
 
-    ways = {"fused": imagenet.decode_jpeg_window, "decode then crop": decode_then_crop}
-    return {name: pass_over(decode, alone) for name, decode in ways.items()} | {
-        f"{name}{WHOLE}": pass_over(decode, whole) for name, decode in ways.items()
+    functions = {"fused": imagenet.decode_jpeg_window, "decode then crop": decode_then_crop}
+    return {name: pass_over(decode, decoding_only) for name, decode in functions.items()} | {
+        f"{name}{WHOLE}": pass_over(decode, whole) for name, decode in functions.items()
     }
 
 
@@ -127,7 +130,7 @@ def _jpegs(files: str, images: int) -> list[bytes]:
 
 
 def waits(files: str, size: dict[str, Any]) -> dict[str, float]:
-    """Trains ResNet-18 on the real pipeline.
+    """Trains ResNet-18 with the input pipeline of a run, and measures how long training waits for data.
 
     Returns:
         Seconds per batch: the pipeline without training, by the clock (`pipeline`) and summed over all cores (`pipeline
@@ -153,15 +156,15 @@ def waits(files: str, size: dict[str, Any]) -> dict[str, float]:
     model = contenders.aligned(
         lambda rule: resnet(18, 1, 1000, shape, rule, width=size["width"]), contenders.RULES["symmetric"].rule
     )
-    alone = contenders.stepper(model, next(iter(dataset.train())))
-    alone()
-    alone()
-    step_alone = [alone()["seconds"] for _ in range(max(size["steps"] // 5, 2))]
+    step = contenders.stepper(model, next(iter(dataset.train())))
+    step()
+    step()
+    without_pipeline = [step()["seconds"] for _ in range(max(size["steps"] // 5, 2))]
     wall, cpu = _drain(dataset, size["steps"])
     waited, stepped = [], []
     batches = iter(dataset.train())
     next(batches)
-    model.train_on_batch(*next(batches))  # Traced here, because it is a different function than that of `fit`.
+    model.train_on_batch(*next(batches))  # Trace now: `train_on_batch` uses another function than `fit`.
     for _ in range(size["steps"]):
         start = time.perf_counter()
         batch = next(batches)
@@ -172,7 +175,7 @@ def waits(files: str, size: dict[str, Any]) -> dict[str, float]:
     return {
         "pipeline": wall,
         "pipeline CPU": cpu,
-        "step": float(np.median(step_alone)),
+        "step": float(np.median(without_pipeline)),
         "step in training": float(np.median(stepped)),
         "wait": float(np.median(waited)),
         "wait 95 %": float(np.quantile(waited, 0.95)),

@@ -54,7 +54,15 @@ def _in_a_process(name: str, size: dict[str, Any]) -> dict[str, float]:
 
 
 def peak(name: str, size: dict[str, Any]) -> dict[str, float]:
-    """Trains a few steps in this process. Returns the peak in bytes, and the share of R's parameters and slots."""
+    """Trains for a few steps in this process.
+
+    Args:
+        name: name of the contender.
+        size: sizes of the case.
+
+    Returns:
+        `bytes`, the peak; `own bytes`, the size of the backward kernels and of their optimizer's variables.
+    """
     import tensorflow as tf
 
     from benchmarks import contenders

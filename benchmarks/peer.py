@@ -56,7 +56,15 @@ def interpreter() -> str:
 
 
 class Worker:
-    """A process that runs steps on request."""
+    """A process that runs steps on request.
+
+    Args:
+        command: the words that start the process.
+        size: width, image size and batch size of the network.
+
+    Attributes:
+        facts: report of the worker at its start: versions, number of parameters, contenders.
+    """
 
     def __init__(self, command: list[str], size: dict[str, Any]):
         options = [f"--{name}={size[name]}" for name in ("width", "image", "batch")]
@@ -80,7 +88,7 @@ class Worker:
         return json.loads(line)
 
     def step(self, contender: str) -> dict[str, float]:
-        """Runs one step of `contender` and returns its seconds."""
+        """Runs one step of `contender` and returns its wall-clock and CPU seconds."""
         self._process.stdin.write(f"{contender}\n")
         self._process.stdin.flush()
         return self._answer()

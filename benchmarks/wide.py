@@ -12,10 +12,11 @@ BASELINE = "backpropagation"
 LIMITS = {"align_ada": 1.5, "align_zero": 1.45, "align_prop": 1.05, "fa": 1.05, "dfa": 0.85, "last_layer": None}
 """Limit on the step time relative to backpropagation at the largest width, by rule; None for no limit."""
 FLOORS = {"align_ada": "1.33", "align_zero": "1.33"}
-"""The minimum: a forward pass through the frozen network in addition to the three products of backpropagation."""
+"""Floor of the step time: a forward pass through the network at initialisation, added to backpropagation's products."""
 KEEPS = {"align_ada": 1.0, "align_zero": 1.0}
 """Limit on the memory of a rule relative to the weights, by rule: W(0), and nothing per example."""
 QUANTITY = "bytes kept over weights"
+"""Name in the samples of the memory of a rule relative to the weights."""
 
 FULL = {
     f"width {width}": {"width": width, "image": 32, "batch": 100, "rounds": 15 if width < 64 else 9}

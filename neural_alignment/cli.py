@@ -336,7 +336,7 @@ def _listed(option: str, text: str, example: str) -> list[str]:
     if not all(words):
         raise InputError(f"{option} must be separated by commas, such as {example}; found {text!r}")
     if twice := [word for word in words if words.count(word) > 1]:
-        raise InputError(f"{option} must be given once each; found {twice[0]} twice in {text!r}")
+        raise InputError(f"{option} must be different; found {twice[0]} twice in {text!r}")
     return words
 
 
@@ -517,7 +517,7 @@ def main() -> None:
     try:
         if app(sys.argv[1:] or ["--help"], standalone_mode=False) != INTERRUPTED:
             sys.exit(0)
-        _exit("stopped; go on with --resume", 1)
+        _exit("stopped; continue with --resume", 1)
     except InputError as error:
         _exit(f"error: {error}", 2)
     except Diverged as error:
@@ -529,7 +529,7 @@ def main() -> None:
             _exit_at_once(f"stopped: {error}", 1)
         _exit(f"stopped: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
-        _exit("stopped; go on with --resume", 1)
+        _exit("stopped; continue with --resume", 1)
     except Exception as error:
         # Errors of Typer, such as a wrong option. Their class has different names in different versions.
         is_from_typer = hasattr(error, "format_message")

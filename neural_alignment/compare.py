@@ -115,7 +115,7 @@ def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callabl
         ConfigError: if a file cannot be read.
     """
     if twice := [seed for seed in seeds if list(seeds).count(seed) > 1]:
-        raise InputError(f"seeds must be given once each; found {twice[0]} twice")
+        raise InputError(f"seeds must be different; found {twice[0]} twice")
     files: dict[str, str] = {}
     names: dict[str, str] = {}
     for path in configs:

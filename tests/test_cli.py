@@ -183,7 +183,7 @@ def test_a_signal_prints_one_line_with_the_way_to_continue(run, monkeypatch, tmp
         patch.setattr(stepping.Stepper, "__call__", interrupted)
         code, _, error = run("train", QUICKSTART, *SMALL)
     assert code == 1
-    assert error.strip() == f"stopped: {number.name} at step 1, which is saved; go on with --resume"
+    assert error.strip() == f"stopped: {number.name} at step 1, which is saved; continue with --resume"
     status = json.loads((tmp_path / "runs" / "quickstart" / "status.json").read_text())
     assert (status["state"], status["step"]) == ("stopped", 1)
     code, output, error = run("train", QUICKSTART, *SMALL, "--resume")
@@ -241,7 +241,7 @@ def bad_input(tmp_path):
             "--resume-from and --force exclude each other",
         ),
         "a step below 0": (["--resume-from", "-1"], "--resume-from"),
-        "going back in no run": (["--resume-from", "3"], "has no run that could go back to step 3"),
+        "going back in no run": (["--resume-from", "3"], "contains no run that could go back to step 3"),
         "a pattern without layers": (["--set", "alignment.layers=none*"], "matches no layer"),
     }
 

@@ -179,7 +179,7 @@ def test_a_warm_up_with_one_optimizer_and_a_delay_is_refused():
 def test_noise_of_kolen_pollack_goes_on_backward_kernels():
     plan = ["alignment={rule: kolen_pollack, decay: 0}", "optimization.backward=null"]
     noise = "optimization.forward.noise.variance=1.0"
-    assert "goes on backward kernels only" in refused(QUICKSTART, [*plan, noise])
+    assert "allows noise only on the updates of B" in refused(QUICKSTART, [*plan, noise])
     configuration.load(QUICKSTART, [*plan, noise, "optimization.forward.noise.only=backward_kernel"])
 
 

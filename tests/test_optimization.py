@@ -443,7 +443,7 @@ def test_describe_names_the_optimizers_with_every_option():
     assert (
         "loss rates  J 0.5, R (value 4, schedule drops (warmup_epochs 0, drop_epochs [7.0], drop_factor 0.1))" in text
     )
-    assert "R alone for 2 epochs, then one step of R to 3 of J" in text
+    assert "R only for 2 epochs, then one step of R to 3 of J" in text
     assert "optimizer   J + R: sgd, learning_rate 0.1" in describe(parse())
     assert "optimizer   J: sgd, learning_rate 0.1" in describe(parse("none"))
 

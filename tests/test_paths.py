@@ -227,7 +227,7 @@ def other(place, name, folder="."):
 
 
 REFUSED = {
-    "a seed twice": (["compare", QUICKSTART, "--seeds", "0,0"], "--seeds must be given once each; found 0 twice"),
+    "a seed twice": (["compare", QUICKSTART, "--seeds", "0,0"], "--seeds must be different; found 0 twice"),
     "a seed twice, spelled otherwise": (["compare", QUICKSTART, "--seeds", "0,1, 00"], "found 0 twice"),
     "no seed": (["compare", QUICKSTART, "--seeds", ""], "--seeds must be integers separated by commas"),
     "half a seed": (["compare", QUICKSTART, "--seeds", "0,"], "--seeds must be integers"),
@@ -243,11 +243,11 @@ REFUSED = {
         "sub/run.yaml: would be trained in the same directories",
     ),
     "files of one name and other endings": (["compare", "run.yaml", "run.yml"], "same directories as run.yaml, run;"),
-    "seeds of a search": (["search", SEARCH, "--seeds", "0,0"], "--seeds must be given once each"),
+    "seeds of a search": (["search", SEARCH, "--seeds", "0,0"], "--seeds must be different"),
     "no seeds of a search": (["search", SEARCH, "--seeds", ""], "--seeds must be integers"),
     "algorithms": (
         ["search", SEARCH, "--algorithms", "tpe,tpe"],
-        "--algorithms must be given once each; found tpe twice",
+        "--algorithms must be different; found tpe twice",
     ),
     "no algorithm": (["search", SEARCH, "--algorithms", ""], "--algorithms must be separated by commas"),
     "TPUs": (["search", SEARCH, "--engine", "tpu:a,a"], "must be names, each once"),
@@ -354,7 +354,7 @@ def test_any_failed_allocation_is_one_line(run, monkeypatch):
     monkeypatch.setattr(setup, "_draw_model", fails)
     code, _, error = run("describe", QUICKSTART)
     assert (code, len(error.splitlines())) == (2, 1)
-    assert "model: cannot be made with model.filters [16, 32]: OOM when allocating tensor with shape[64,9]" in error
+    assert "model: cannot be created with model.filters [16, 32]: OOM when allocating tensor with shape[64,9]" in error
     monkeypatch.setattr(setup, "build_model", fails)
     code, _, error = run("describe", QUICKSTART)
     assert (code, error.count("\n")) == (2, 1)

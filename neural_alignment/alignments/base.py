@@ -221,10 +221,10 @@ class Signals:
     def overlap(self, other_primitives: set[str]) -> Tensor:
         """Returns the amp primitive of the two projections, computed in the cheapest of three equivalent forms.
 
-        With the forward projection z = W^T x and the outer product (x), <B^T x, z> = <B, x (x) z> = <x, B z>, if the
-        backward projection is linear in B. The second form needs one correlation and no projection by B. The third
-        form costs nothing extra if the rule computes the reconstruction B z for the null primitive anyway. Both
-        primitives then share one gradient of the kernel.
+        If the backward projection is linear in B, then <B^T x, z> = <B, x (x) z> = <x, B z>, where z = W^T x and (x)
+        denotes the outer product. The second form needs one correlation and no projection by B. The third form costs
+        nothing extra if the rule computes the reconstruction B z for the null primitive anyway. Both primitives then
+        share one gradient of the kernel.
 
         Args:
             other_primitives: names of the other primitives that the rule computes.
@@ -355,7 +355,7 @@ class TrainedAlignment(Alignment):
     """
 
     # Not written at its default, so that the configurations of earlier versions, which lack it, do not change.
-    update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda moves: not moves)] = False
+    update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda trains: not trains)] = False
 
     @property
     def trains_forward(self) -> bool:

@@ -207,14 +207,14 @@ class KolenPollack(TrainedAlignment):
                 requirement = f"must be left out with {name}, which needs one optimizer for both kernels at every step"
                 raise ArgumentError(f"optimization.{key}", requirement, value)
         if plan.loss_rates.forward != plan.loss_rates.backward:
-            requirement = f"must be equal for J and R with {name}, or W and B move apart"
+            requirement = f"must be equal for J and R with {name}, so that W and B get the same updates"
             raise ArgumentError("optimization.loss_rates", requirement, plan.loss_rates.model_dump())
         if plan.forward.noise is not None and plan.forward.noise.only != "backward_kernel":
-            requirement = f"must be backward_kernel with {name}, whose update noise goes on backward kernels only"
+            requirement = f"must be backward_kernel with {name}, which allows noise only on the updates of B"
             raise ArgumentError("optimization.forward.noise.only", requirement, plan.forward.noise.only)
         if self.update_forward and config.weight_decay:
             requirement = f"must be 0 with {name} and update_forward, whose R decays W as well as B"
             raise ArgumentError("weight_decay", requirement, config.weight_decay)
         if self.decay != config.weight_decay and not self.update_forward:
-            requirement = f"must equal weight_decay ({config.weight_decay}) with {name}, or W and B decay apart"
-            raise ArgumentError(f"{config.place_of(self)}.decay", requirement, self.decay)
+            requirement = f"must equal weight_decay ({config.weight_decay}) with {name}, so that W and B decay equally"
+            raise ArgumentError(f"{config.key_path(self)}.decay", requirement, self.decay)

@@ -31,14 +31,14 @@ def constant(rng: np.random.Generator) -> Imposed:
 
 
 def cross_correlated(rng: np.random.Generator) -> Imposed:
-    """Yields delta_2 = L_0, drawn anew at every iteration: cross-correlated, not autocorrelated."""
+    """Yields delta_2 = L_0, drawn again at every iteration: cross-correlated, not autocorrelated."""
     while True:
         signal = _draw(rng, "inputs")
         yield signal, signal
 
 
 def neither(rng: np.random.Generator) -> Imposed:
-    """Yields independent signals, both drawn anew at every iteration."""
+    """Yields independent signals, both drawn again at every iteration."""
     while True:
         yield _draw(rng, "inputs"), _draw(rng, "outputs")
 

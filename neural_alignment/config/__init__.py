@@ -1,7 +1,7 @@
 """The typed configuration of a run, and how YAML is read, merged and written.
 
-A file may name a `base: other.yaml` and then contain only the differences (see `yaml_files.merge`). Under `smoke:` are
-the overrides of a run of two steps.
+A file may name a `base: other.yaml` and then contain only the differences (see `yaml_files.merge`). The key `smoke`
+contains overrides for a test run of two steps.
 """
 
 from neural_alignment.config.config import Config

@@ -27,14 +27,14 @@ Alignments = Annotated[
 
 
 class Config(Options):
-    """One run."""
+    """The configuration of one run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of initial weights, data order, augmentation and noise."""
     epochs: PositiveInt
-    """Epochs of J."""
+    """Length of the run in epochs of J. If J and R alternate, an epoch of J includes the steps of R in between."""
     max_steps: PositiveInt | None = None
-    """Global steps after which the run ends early."""
+    """Maximum number of global steps. Default: no limit besides `epochs`."""
     batch_size: PositiveInt
     """Training examples per step, over all replicas."""
     data: SOURCES.any_registered
@@ -42,13 +42,13 @@ class Config(Options):
     model: MODELS.any_registered
     """The network."""
     loss: LOSSES.any_registered = DEFAULT_LOSS
-    """J without weight decay."""
+    """The task loss J, without weight decay."""
     init_from: Annotated[AnyInitialState | None, Field(exclude_if=lambda state: state is None)] = None
     """Weights to start from: a run directory, a .keras file, or a mapping with more options. Default: random."""
     alignment: Alignments | None = None
     """One rule for all layers, or a list of rules with `layers:` patterns. Default: backpropagation."""
     weight_decay: NonNegativeFloat = 0.0
-    """J's L2 coefficient on forward kernels and dense biases."""
+    """L2 coefficient in J, for the forward kernels and the biases of dense layers."""
     optimization: Optimization
     """How W and B are updated."""
     evaluation: Evaluation = Evaluation()
@@ -67,7 +67,7 @@ class Config(Options):
             return []
         return list(self.alignment) if isinstance(self.alignment, (list, tuple)) else [self.alignment]
 
-    def place_of(self, rule: Any) -> str:
+    def key_path(self, rule: Any) -> str:
         """Returns the key path of a rule."""
         if not isinstance(self.alignment, (list, tuple)):
             return "alignment"
@@ -80,11 +80,11 @@ class Config(Options):
 
     @property
     def epochs_of_j(self) -> float:
-        """Epochs of J in the run. Those of a delay are part of its length."""
+        """Epochs in which J is trained: the length of the run without the delay."""
         return self.epochs - self.optimization.delay_epochs / self.optimization.turns
 
     @pydantic.model_validator(mode="after")
-    def _fits_together(self):
+    def _check_combination(self):
         self._check_targets()
         self.optimization.check_run(self)
         for rule in self.rules:
@@ -106,7 +106,7 @@ class Config(Options):
             return
         for index, rule in enumerate(self.rules[:-1]):
             if rule.layers is None:
-                requirement = "is required for every rule but the last; without it this rule takes all layers"
+                requirement = "is required for every rule except the last; without it this rule applies to all layers"
                 raise ArgumentError(f"alignment.{index}.layers", requirement, None)
 
 

@@ -1,4 +1,4 @@
-"""Configurations and files: reading, checking, overriding, writing, and the JSON Schema for editors."""
+"""Reads, checks, overrides and writes configurations, and makes the JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -
 
     Args:
         path: the YAML file.
-        overrides: `key.path=value`, the value in YAML.
-        smoke: whether to apply the overrides under `smoke`.
+        overrides: assignments of the form `key.path=value`, with the value in YAML.
+        smoke: whether to apply the overrides under the key `smoke`.
 
     Returns:
         The configuration, with defaults filled in.
@@ -33,28 +33,28 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -
     for _, layer in reversed(chain):
         data = yaml_files.merge(data, layer)
     origins = [(f"{name}: ", layer) for name, layer in chain]
-    trial = data.pop("smoke", None)
+    smoke_overrides = data.pop("smoke", None)
     if smoke:
-        if not isinstance(trial, Mapping):
-            raise ConfigError(f"{path}: smoke: must be a mapping of overrides; found {trial!r}")
-        data = yaml_files.merge(data, trial)
+        if not isinstance(smoke_overrides, Mapping):
+            raise ConfigError(f"{path}: smoke: must be a mapping of overrides; found {smoke_overrides!r}")
+        data = yaml_files.merge(data, smoke_overrides)
         origins = [(f"{name}: smoke.", layer.get("smoke")) for name, layer in chain] + origins
     for override in overrides:
-        said = yaml_files.apply_override(data, override)
-        origins.insert(0, (f"{path} --set {errors.shortened(override)}: ", said))
+        mapping = yaml_files.apply_override(data, override)
+        origins.insert(0, (f"{path} --set {errors.shortened(override)}: ", mapping))
     return parse(data, f"{path}: ", origins)
 
 
 def parse(data: Mapping[str, Any], source: str = "", origins: Sequence[tuple[str, Any]] = ()) -> Config:
-    """Validates plain data.
+    """Returns the configuration that plain data describe.
 
     Args:
-        data: the content of a file without `base`.
-        source: the start of messages if `origins` does not have the key.
+        data: the content of a file, without the key `base`.
+        source: begins the error message if none of the `origins` contains the wrong key.
         origins: the files and overrides that `data` was merged from; see `yaml_files.origin`.
 
     Raises:
-        ConfigError: in one line.
+        ConfigError: if a key or value is wrong; the message is one line.
     """
     try:
         return Config.model_validate(data)
@@ -70,10 +70,10 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 
     Args:
         config: the configuration.
-        overrides: `key.path=value`, the value in YAML, as of `load`.
+        overrides: assignments of the form `key.path=value`, with the value in YAML.
 
     Raises:
-        ConfigError: in one line.
+        ConfigError: if a key or value is wrong; the message is one line.
     """
     data = plain(config)
     for each in overrides:
@@ -82,7 +82,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def dump(config: Config) -> str:
-    """Returns the configuration as YAML with all defaults written out; `load` reads it back to the same."""
+    """Returns the configuration as YAML with all defaults. `load` restores an equal configuration from it."""
     return yaml_writer.write(plain(config))
 
 
@@ -91,7 +91,7 @@ def plain(config: Config) -> dict[str, Any]:
     data = config.model_dump(mode="json", exclude_none=True)
     written = data.get("alignment", [])
     for rule, mapping in zip(config.rules, written if isinstance(written, list) else [written], strict=True):
-        # Seed and epoch length of a rule are left out if they are defaults, so that `bind` can set those of a run.
+        # Seed and epoch length of a rule are left out unless the user set them. `bind` then uses those of the run.
         for key in {"seed", "steps_per_epoch"} - rule.model_fields_set:
             mapping.pop(key, None)
     return data

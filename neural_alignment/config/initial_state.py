@@ -1,4 +1,4 @@
-"""Options of the weights from which a run starts."""
+"""Options for starting a run from existing weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _known_state(value: Any) -> Any:
     is_step = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if value in (None, "last", "best", "final") or is_step:
         return value
-    raise ArgumentError("", "must be 'last', 'best', 'final' or the step of a kept state", value)
+    raise ArgumentError("", "must be 'last', 'best', 'final' or the step of a saved state", value)
 
 
 class InitialState(Options):
@@ -28,24 +28,24 @@ class InitialState(Options):
     state: Annotated[
         Literal["last", "best", "final"] | NonNegativeInt | None, pydantic.BeforeValidator(_known_state)
     ] = None
-    """State of a run directory: `last` (the default), `best`, `final` for its model.keras, or the step of a kept
+    """State of a run directory: `last` (the default), `best`, `final` for its model.keras, or the step of a saved
     state."""
     optimizer: bool = False
     """Whether the variables of the optimizer and the global step are loaded too, so that the run continues from that
     step; otherwise it starts at step 0."""
     strict: bool = True
-    """Whether all weights must fit. Otherwise those that do not fit keep their initial values, and a list is
-    printed."""
+    """Whether all weights must match by name and shape. Otherwise weights that do not match keep their initial values
+    and are listed."""
 
     @pydantic.model_validator(mode="after")
-    def _state_is_of_a_run(self):
+    def _check_state(self):
         if self.state is not None and self.path.endswith(".keras"):
             raise ArgumentError("state", "must be null with a .keras file", self.state)
         return self
 
 
 def _as_initial_state(value: Any) -> Any:
-    """Returns the mapping that a path stands for."""
+    """Replaces a path by a mapping with the key `path`."""
     if isinstance(value, (Mapping, InitialState)):
         return value
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Options of the measurements of a run, the files it writes and the states it keeps."""
+"""Options for the evaluations, the output files and the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class Evaluation(Options):
     every_epochs: PositiveInt = 1
     """Epochs between two evaluations."""
     batch_size: PositiveInt | None = None
-    """Validation examples evaluated at once. Default: the training batch size."""
+    """Validation examples per batch. Default: the training batch size."""
     probe_examples: NonNegativeInt = 64
-    """Validation examples over which the angles of projections and gradients are averaged. With 0 only the angles of
-    kernels are measured, which need no pass through the network."""
+    """Number of validation examples over which the angles of projections and gradients are averaged. With 0, only the
+    angles of kernels are measured, which need no pass through the network."""
     test_split: Annotated[str | None, Field(exclude_if=lambda split: split is None)] = None
-    """Another split of the same data that is evaluated too, if the source has `validation_split`: the columns
-    `test_J`, `test_top1` and `test_top5` of `metrics.csv`."""
+    """Another split of the same data that is evaluated as well, for sources with named splits. The results are the
+    columns `test_J`, `test_top1` and `test_top5` of `metrics.csv`."""
 
     def check_run(self, config: Any) -> None:
-        """Checks that there is an evaluation within the run.
+        """Checks that the run is long enough for an evaluation.
 
         Args:
             config: the configuration of the run.
 
         Raises:
-            ArgumentError: if not.
+            ArgumentError: if `every_epochs` exceeds the epochs of the run.
         """
         if self.every_epochs > config.epochs:
             raise ArgumentError(
@@ -40,27 +40,30 @@ class Evaluation(Options):
 
 
 class Logging(Options):
-    """Files that a run writes in addition to `metrics.csv`: summaries for TensorBoard, and kernels."""
+    """Which files a run writes in addition to `metrics.csv`: summaries for TensorBoard, and kernels."""
 
     tensorboard: bool = True
     """Whether summaries are written for TensorBoard."""
     histograms: bool = False
-    """Whether they include histograms of all weights."""
+    """Whether the summaries include histograms of W and B for each aligned layer."""
     scatter: bool = True
-    """Whether they include images of W against B for each layer."""
+    """Whether the summaries include images of W against B for each aligned layer."""
     kernels: list[str] = Field(default_factory=list)
     """Patterns of layer names. W and B of these layers are saved at every evaluation, in kernels/STEP.npz."""
 
 
 class Checkpoints(Options):
-    """When the state of a run is saved, and how many states are kept. A resumed run gives the same numbers."""
+    """When the state of a run is saved, and how many states are kept.
+
+    The state is saved at every evaluation. A resumed run gives the same results as an uninterrupted one.
+    """
 
     every_minutes: NonNegativeFloat = 10.0
-    """Minutes after which a state is saved between evaluations; 0 to save at evaluations only."""
+    """Minutes since the last save after which the state is also saved between evaluations. 0: never."""
     every_steps: PositiveInt | None = None
-    """Global steps after which a state is saved too."""
-    # Left out at its default, so that the files of earlier runs are written as they were.
+    """Number of global steps between additional saves. Default: no additional saves."""
+    # Not written at its default, so that the files of earlier runs are written as they were.
     keep: Annotated[int, Field(gt=0, le=1000, exclude_if=lambda count: count == 1)] = 1
-    """Number of last states to keep; `train --resume-from STEP` goes back to one of them."""
+    """Number of recent states to keep. `train --resume-from STEP` goes back to one of them."""
     keep_best: bool = True
-    """Whether the state with the best validation top-1 is kept in addition."""
+    """Whether to keep in addition the best state, by the validation top-1 or another criterion of the loss."""

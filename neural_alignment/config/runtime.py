@@ -1,4 +1,4 @@
-"""Options of where and how a step is executed."""
+"""Options for the devices of a run and the execution of its steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from neural_alignment.options import Options
 
 
 class Runtime(Options):
-    """Where and how a step is executed. A run may be resumed with different values."""
+    """The devices of a run and the execution of its steps. A run may be resumed with different values."""
 
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
-    """`mirrored`: all devices of this machine. `multi_worker`: the machines of TF_CONFIG. `auto`: the best that is
-    available."""
+    """`mirrored`: several devices of this machine. `multi_worker`: the machines of TF_CONFIG. `auto`: the first that is
+    available of the machines of TF_CONFIG, the TPU of TPU_NAME, the GPUs, and the CPU."""
     replicas: Annotated[int, Field(gt=0, le=4096)] | None = None
     """Number of devices of a mirrored run. Default: all GPUs. Without a GPU, the CPU is divided into this many virtual
     devices."""
@@ -36,11 +36,11 @@ class Runtime(Options):
     jit_compile: bool = False
     """Whether steps are compiled with XLA, which is slower than plain graphs on CPU. A TPU always compiles."""
     steps_per_execution: PositiveInt = 1
-    """Steps between two returns to Python; on a TPU use 100 or more. There are fewer before an evaluation or a
-    checkpoint of `checkpoints.every_steps`, and if they take longer than a second, so that signals are handled."""
+    """Number of steps in one graph call; on a TPU use 100 or more. A call ends earlier at an evaluation or at a save of
+    `checkpoints.every_steps`, and after one second, so that signals are handled."""
 
     @pydantic.model_validator(mode="after")
-    def _options_have_their_strategy(self):
+    def _check_strategy(self):
         for key, strategy in (("replicas", "mirrored"), *((key, "tpu") for key in ("tpu", "tpu_zone", "tpu_project"))):
             value = getattr(self, key)
             if value is not None and self.strategy != strategy:
@@ -52,7 +52,7 @@ class Runtime(Options):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _devices_fit(self):
+    def _check_devices(self):
         if self.devices is None:
             return self
         if self.strategy not in ("auto", "gpu", "mirrored"):

@@ -1,4 +1,4 @@
-"""YAML files of configurations: reading a file and its bases, merging them, and applying overrides."""
+"""Reads the YAML file of a configuration and its bases, merges them, and applies overrides."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ IMPLIED_KINDS = {"drop_epochs": {"kind": "drops"}}
 """Keys of learning-rate schedules, which may leave out their `kind`."""
 
 MAX_FILES = 32
-"""Files in a chain of bases."""
+"""Maximum number of files in a chain of bases."""
 
 
 def read(path: str, needed_by: str | None = None) -> dict[str, Any]:
-    """Reads a YAML file that holds a mapping.
+    """Reads a YAML file that contains a mapping.
 
     Args:
-        path: the file; may be gs://.
-        needed_by: the file that refers to it, for messages.
+        path: the file, local or remote (gs://).
+        needed_by: the file that names it as its base, for messages.
 
     Raises:
-        ConfigError: if it cannot be read or is not valid; one line that names the file.
+        ConfigError: if the file cannot be read or is not valid; the message is one line that names the file.
     """
     text = _text(path, f" (base of {needed_by})" if needed_by else "")
     data = parse(text, path)
@@ -43,7 +43,7 @@ def read(path: str, needed_by: str | None = None) -> dict[str, Any]:
 
 
 def _text(path: str, where: str) -> str:
-    """Returns the text of a file that is regular, of a permitted size, and UTF-8."""
+    """Returns the text of a file, which must be a regular file, in UTF-8, and of at most `MAX_BYTES` bytes."""
     if problem := paths.problem_of_file(path):
         raise ConfigError(f"{path}: {problem}{where}; give the path of a YAML file")
     try:
@@ -70,7 +70,12 @@ def _text(path: str, where: str) -> str:
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `base` with the values of `over`.
 
-    Mappings are merged. Other values replace those of `base`, and so do mappings of a different kind (see `KIND_KEYS`).
+    Nested mappings are merged, unless they select different classes by one of `KIND_KEYS`. All other values of `over`
+    replace those of `base`.
+
+    Args:
+        base: plain data.
+        over: plain data that take precedence.
     """
     merged = dict(base)
     for key, value in over.items():
@@ -88,10 +93,10 @@ def _other_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
-    """Returns name and content of a YAML file and of its bases, nearest first, without the key `base`.
+    """Returns the name and the content of a YAML file and of its bases, the file itself first, without the key `base`.
 
     Raises:
-        ConfigError: in one line, if one of them cannot be read, they are bases of each other, or there are too many.
+        ConfigError: if a file cannot be read, a file is its own base, or there are too many bases; one line.
     """
     chain: list[tuple[str, dict[str, Any]]] = []
     seen: set[str] = set()
@@ -117,13 +122,17 @@ def read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def apply_override(data: dict[str, Any], override: str) -> Any:
-    """Applies one `key.path=value` to `data` in place.
+    """Applies one override to plain data in place.
+
+    Args:
+        data: the content of a configuration.
+        override: an assignment of the form `key.path=value`, with the value in YAML.
 
     Returns:
-        The override as a mapping with one value, for `origin`.
+        The override as nested mappings that contain only this value, for `origin`.
 
     Raises:
-        ConfigError: if it does not have that form, or an entry of a list is named that is not there.
+        ConfigError: if the override does not have this form, or names an entry that a list does not have.
     """
     key_path, equals, text = override.partition("=")
     keys, where = key_path.split("."), f"--set {shortened(override)}"
@@ -154,10 +163,10 @@ def apply_override(data: dict[str, Any], override: str) -> Any:
 
 
 def _entry(entries: Sequence[Any], key: str, where: str) -> int:
-    """Returns the index that a part of a key path names."""
+    """Returns the index of the list entry that a part of a key path names."""
     if re.fullmatch(r"0|[1-9][0-9]{0,6}", key) and int(key) < len(entries):
         return int(key)
-    allowed = f"0 to {len(entries) - 1}" if entries else "none, for it is empty"
+    allowed = f"0 to {len(entries) - 1}" if entries else "none, because the list is empty"
     raise ConfigError(f"{where}: must name an entry of the list by its number; allowed: {allowed}")
 
 
@@ -170,8 +179,8 @@ def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str)
         otherwise: returned if none of them has the key, or a mapping or list around it.
 
     Returns:
-        The name of the first that has the key. If a key is missing, the name of the first that selects the class of the
-        mapping, because the class requires the key.
+        The name of the first origin that has the key. If a required key is missing, the name of the first origin that
+        selects the class of the mapping, because this class requires the key.
     """
     keys = mistake.lookup_path.split(".") if mistake.lookup_path else []
     if mistake.missing:

@@ -1,18 +1,19 @@
-"""The syntax of YAML: from text to values.
+"""Parses YAML text into values.
 
-Reading follows the core schema of YAML 1.2, which JSON agrees with:
+Values follow the core schema of YAML 1.2, which agrees with JSON:
 
 | plain text | value |
 |---|---|
-| `null`, `Null`, `NULL`, `~`, nothing | None |
+| `null`, `Null`, `NULL`, `~`, no text | None |
 | `true`, `True`, `TRUE`, `false`, `False`, `FALSE` | a boolean |
 | `12`, `-3`, `017` (seventeen), `0o17` (fifteen), `0x1F` | an integer |
 | `0.5`, `.5`, `5.`, `5e-3`, `-.inf`, `.NaN` | a float |
 | everything else, such as `on`, `no`, `1_000`, `0b1`, `190:20:30`, `2001-01-01`, `=` | a string |
 
-Beyond that, a file must be UTF-8 text of at most `MAX_BYTES` with one document. Keys must be strings, each once in its
-mapping. Nesting, the number of values (aliases expanded) and the size of integers are limited, and are checked on the
-parser's events before anything is built. Tags other than those of the core schema, and merge keys (`<<`), are refused.
+A file must contain one document, as UTF-8 text of at most `MAX_BYTES` bytes. Keys must be strings, and a mapping must
+not repeat a key. Nesting, the number of values (with aliases expanded) and the size of integers are limited. These
+limits are checked on the events of the parser, before a value is built. Merge keys (`<<`), and tags other than those of
+the core schema, are rejected.
 """
 
 from __future__ import annotations
@@ -28,22 +29,23 @@ import yaml
 from neural_alignment.errors import ConfigError, shortened
 
 MAX_BYTES = 1_000_000
-"""Bytes of a file."""
+"""Maximum size of a file in bytes."""
 
 MAX_DEPTH = 64
-"""Mappings and sequences inside each other."""
+"""Maximum nesting depth of mappings and sequences."""
 
 MAX_VALUES = 20_000
-"""Scalars, sequences and mappings of a document; each counts again wherever an alias repeats it."""
+"""Maximum number of scalars, sequences and mappings in a document. A value counts again at each alias that repeats
+it."""
 
 MAX_DIRECTIVES = 8
-"""Lines that begin with `%`; libyaml compares each `%TAG` with all others."""
+"""Maximum number of lines that begin with `%`, because libyaml compares each `%TAG` with all others."""
 
 INTEGERS = range(-(2**63), 2**63)
 """Integers that TensorFlow and NumPy can hold."""
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Parser of events: libyaml's, or PyYAML's own where it was built without libyaml."""
+"""The event parser: that of libyaml, or of PyYAML if it was built without libyaml."""
 
 _NULL = re.compile(r"|~|null|Null|NULL")
 _BOOLEAN = re.compile(r"(true|True|TRUE)|false|False|FALSE")
@@ -60,14 +62,14 @@ _TAGGED: dict[str, tuple[type, ...]] = {"null": (type(None),), "bool": (bool,), 
 
 
 def parse(text: str, source: str) -> Any:
-    """Returns the value of a YAML document, None of an empty one.
+    """Returns the value of a YAML document, or None if it is empty.
 
     Args:
         text: the document.
         source: the file or option that it comes from, for messages.
 
     Raises:
-        ConfigError: if it is not valid; one line.
+        ConfigError: if the document is not valid; the message is one line.
     """
     try:
         if len(text.encode()) > MAX_BYTES:
@@ -90,7 +92,7 @@ def parse(text: str, source: str) -> Any:
 
 
 class _Problem(Exception):  # noqa: N818 - of the document, not of the program
-    """A document is not valid at an event."""
+    """The document is not valid at an event of the parser."""
 
     def __init__(self, message: str, event: yaml.Event | None = None):
         super().__init__(f"{message}{_place(event.start_mark) if event else ''}")
@@ -102,7 +104,13 @@ def _place(mark: Any) -> str:
 
 @dataclasses.dataclass
 class _Node:
-    """A value, how many values it holds with itself, and how deep it is nested: 0 for a scalar."""
+    """A value and its size.
+
+    Attributes:
+        value: the value.
+        count: number of values in it, including itself.
+        height: number of nesting levels in it: 0 for a scalar.
+    """
 
     value: Any
     count: int = 1
@@ -114,9 +122,9 @@ class _Open:
     """A mapping or sequence whose end has not been reached.
 
     Attributes:
-        node: the value so far.
-        anchor: its name for aliases.
-        key: in a mapping, the key whose value comes next.
+        node: the part of the value that has been read.
+        anchor: the name by which aliases refer to it.
+        key: in a mapping, the key of the next value.
     """
 
     node: _Node
@@ -125,7 +133,7 @@ class _Open:
 
 
 class _Composer:
-    """Builds a value from events without recursion, and checks every rule on the way."""
+    """Builds a value from events without recursion, and checks keys, tags and limits while doing so."""
 
     def __init__(self) -> None:
         self._open: list[_Open] = []
@@ -159,7 +167,7 @@ class _Composer:
             raise _Problem("keys must be strings; found a mapping or a sequence", event)
         if len(self._open) >= MAX_DEPTH:
             raise _Problem(f"more than {MAX_DEPTH} mappings and sequences are nested", event)
-        self._counted(1, event)
+        self._count_values(1, event)
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         self._open.append(_Open(_Node({} if mapping else []), event.anchor))
@@ -167,7 +175,7 @@ class _Composer:
     def _expects_key(self) -> bool:
         return bool(self._open) and isinstance(self._open[-1].node.value, dict) and self._open[-1].key is None
 
-    def _counted(self, count: int, event: yaml.Event) -> None:
+    def _count_values(self, count: int, event: yaml.Event) -> None:
         self._count += count
         if self._count > MAX_VALUES:
             raise _Problem(f"it holds more than {MAX_VALUES:,} values, aliases expanded", event)
@@ -178,7 +186,7 @@ class _Composer:
         return node
 
     def _repeated(self, event: yaml.AliasEvent) -> _Node:
-        """Returns a copy of the node that an alias names."""
+        """Returns a copy of the node that an alias refers to."""
         if event.anchor not in self._anchors:
             raise _Problem(f"the alias *{_shown(event.anchor)} has no anchor before it", event)
         node = self._anchors[event.anchor]
@@ -186,19 +194,19 @@ class _Composer:
             raise _Problem(f"the alias *{_shown(event.anchor)} is part of the value that it repeats", event)
         if len(self._open) + node.height > MAX_DEPTH:
             raise _Problem(f"more than {MAX_DEPTH} mappings and sequences are nested", event)
-        self._counted(node.count - 1, event)  # The other one is counted where the node is added.
+        self._count_values(node.count - 1, event)  # The node itself is counted when it is added.
         return dataclasses.replace(node, value=copy.deepcopy(node.value))
 
     def _add(self, node: _Node, event: yaml.Event, counted: bool = False) -> None:
-        """Puts a node into the innermost open mapping or sequence.
+        """Adds a node to the innermost open mapping or sequence.
 
         Args:
             node: a scalar, a copy made for an alias, or a mapping or sequence that has just ended.
-            event: where it is.
-            counted: whether `_begin` has counted it.
+            event: the event at which the node ends.
+            counted: whether `_begin` has already counted it.
         """
         if not counted:
-            self._counted(1, event)
+            self._count_values(1, event)
         if not self._open:
             self._root = node
             return
@@ -228,9 +236,9 @@ class _Composer:
 
     @staticmethod
     def _scalar(event: yaml.ScalarEvent) -> Any:
-        """Returns the value of a scalar by the core schema."""
+        """Returns the value of a scalar according to the core schema."""
         tag = event.tag
-        if _SURROGATE.search(event.value):  # By an escape such as \ud83d, which libyaml itself refuses.
+        if _SURROGATE.search(event.value):  # From an escape such as \ud83d. libyaml rejects it itself.
             raise _Problem("found invalid Unicode character escape code", event)
         if tag is None:
             return _resolved(event.value, event) if event.implicit[0] else event.value
@@ -246,13 +254,13 @@ class _Composer:
 
 
 def _resolved(text: str, event: yaml.Event) -> Any:
-    """Returns the value of plain text by the core schema."""
+    """Returns the value of unquoted text according to the core schema."""
     if _NULL.fullmatch(text):
         return None
     if match := _BOOLEAN.fullmatch(text):
         return match[1] is not None
     if match := _INTEGER.fullmatch(text):
-        # No integer of 64 bits has more than 19 digits, and Python refuses to convert thousands of them.
+        # An integer of 64 bits has at most 19 digits, and Python refuses to convert thousands of digits.
         return _bounded(int(match[1] + match[2]) if len(match[2]) <= 19 else None, text, event)
     if OCTAL_OR_HEXADECIMAL.fullmatch(text):
         return _bounded(int(text[2:], 8 if text[1] == "o" else 16), text, event)

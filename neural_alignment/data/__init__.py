@@ -1,4 +1,4 @@
-"""Data: `load` a source by name; every source gives training and validation batches as a `Dataset`."""
+"""Data sets: `load` returns the training and validation batches of a source as a `Dataset`."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def load(
     Args:
         source: "digits", "tfds", "imagenet" or the name of another registered source.
         batch_size: training examples per step.
-        seed: order and augmentation depend only on this.
-        validation_batch_size: default: `batch_size`.
+        seed: seed of the order and the augmentation, which depend on nothing else.
+        validation_batch_size: validation examples per batch. Default: `batch_size`.
         **options: the options of the source, as under `data` in a configuration; see the class of the source in
             `neural_alignment.data.sources`.
 
     Returns:
-        The data set; nothing is iterated yet.
+        The data set. No batch has been computed yet.
 
     Raises:
-        DataError: if the data or an option is wrong; one line says what and where.
+        DataError: if the data or an option are wrong; the message is one line that names the file or the option.
     """
     chosen = _parsed({"source": source, **options})
     return chosen.load(Batching(batch_size, seed, chosen.shuffle, validation_batch_size))
@@ -55,19 +55,19 @@ def load(
 def facts(
     source: str, *, batch_size: int, seed: int, validation_batch_size: int | None = None, **options: Any
 ) -> Facts:
-    """Returns shapes and counts of a data set. Arguments as of `load`.
+    """Returns shapes and counts of a data set. The arguments are those of `load`.
 
-    No record is read if the source or the options say enough; otherwise the set is loaded.
+    The data are loaded only if the source and the options do not determine these facts.
 
     Raises:
-        DataError: if an option is wrong or the data are missing; one line says what and where.
+        DataError: if an option is wrong or the data are missing; the message is one line.
     """
     chosen = _parsed({"source": source, **options})
     return chosen.facts(Batching(batch_size, seed, chosen.shuffle, validation_batch_size))
 
 
 def _parsed(options: dict[str, Any]) -> SourceOptions:
-    """Returns the options of a source, checked as those of a configuration."""
+    """Returns the options of a source, checked like those in a configuration."""
     try:
         return pydantic.TypeAdapter(SOURCES.any_registered).validate_python(options)
     except pydantic.ValidationError as error:

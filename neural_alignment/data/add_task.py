@@ -1,8 +1,8 @@
-"""The Add task of Boopathy and Fiete 2022 (Appendices F and K): sequences and their order, drawn as published.
+"""The Add task of Boopathy and Fiete 2022 (Appendices F and K), with the random numbers of the published code.
 
-The published code draws with NumPy's legacy generator. It seeds the generator again before the sequences, before the
-weights and before the orders. The same draws are made here, so that losses can be compared with the printed ones digit
-by digit.
+The published code uses NumPy's legacy generator. It seeds the generator again before it draws the sequences, the
+weights and the orders. The same numbers are drawn here, so that losses can be compared with the printed ones digit by
+digit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from neural_alignment.data.pipeline import Batching, Dataset, Share, check_integ
 Array = np.ndarray
 
 PUBLISHED_SEED = 99
+"""Seed of the published code."""
 
 DELAYS = (2, 5)
 """Delays of the two terms of the target, in steps (equation 59)."""
@@ -38,7 +39,7 @@ class Sequences(NamedTuple):
 class Orders(NamedTuple):
     """The orders of the sequences in one epoch.
 
-    The place in a batch decides which row of the initial state a sequence starts from.
+    The position of a sequence in its batch determines the row of the initial state from which it starts.
 
     Attributes:
         updates: `(training sequences,)`, for the training steps.
@@ -61,8 +62,8 @@ class AddTask(Dataset):
         batching: batch sizes, and the seed of the orders.
         train_sequences: number of training sequences.
         test_sequences: number of test sequences.
-        steps: steps of each sequence.
-        sequences_seed: seed of the coins.
+        steps: number of steps in each sequence.
+        sequences_seed: seed of the coin tosses.
 
     Attributes:
         train_split: the training sequences.
@@ -94,7 +95,7 @@ class AddTask(Dataset):
         return spec, spec
 
     def orders(self) -> Iterator[Orders]:
-        """Yields the orders of each epoch, without end."""
+        """Yields the orders of one epoch after another, without end."""
         draws = np.random.RandomState(self.batching.seed)
         counts = (self.train_examples, self.validation_examples, self.train_examples)
         while True:

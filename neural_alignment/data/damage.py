@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from neural_alignment.errors import DataError, DataUnavailable
 
 NO_STEP = -1
+"""`DamagedRecord.step` of a record that was not found in a training batch."""
 
 
 class DamagedRecord(NamedTuple):
@@ -47,7 +48,7 @@ class DamageList:
             return sorted(self._records.values())
 
     @property
-    def too_much(self) -> bool:
+    def exceeds_limit(self) -> bool:
         """Whether there are more damaged records than allowed."""
         return len(self._records) > self.allowed
 

@@ -21,6 +21,7 @@ ASPECT_RATIO_RANGE = (3 / 4, 4 / 3)
 CROP_FRACTION = 0.875  # 224 / 256 of the shorter side (ResNet), 87.5 % of either side (Inception)
 
 Window = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
+"""`(top, left, height, width)` of a crop, in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)

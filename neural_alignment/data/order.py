@@ -1,4 +1,4 @@
-"""The order of the training records: a pure function of the seed that can be read from files fast.
+"""The order of the training records: a pure function of the seed, designed so that records can be read fast.
 
 A *block* is a group of neighbouring records in a file that are read at once. In each epoch the blocks are shuffled; the
 sequence of their records is the *stream* of the epoch. The stream is cut into *windows* of equal length, and the
@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 # The functions of the input pipelines contain no Python control flow on tensors, so AutoGraph would only slow tracing.
-as_it_is = tf.autograph.experimental.do_not_convert
+without_autograph = tf.autograph.experimental.do_not_convert
 SHUFFLE_ROUNDS = 8  # rounds of the cipher; with TensorFlow's default of 4, neighbours stay correlated
 
 
@@ -48,13 +48,13 @@ class Stream:
     size: tf.Tensor
     end: tf.Tensor
 
-    def records(self, places: tf.Tensor) -> tf.Tensor:
+    def records(self, positions: tf.Tensor) -> tf.Tensor:
         """Returns the records at positions in the stream, both `(n,)` int64."""
-        block = tf.searchsorted(self.end, places, side="right")
-        return tf.gather(self.first + self.size - self.end, block) + places
+        block = tf.searchsorted(self.end, positions, side="right")
+        return tf.gather(self.first + self.size - self.end, block) + positions
 
     def runs(self, begin: tf.Tensor, end: tf.Tensor) -> tf.data.Dataset:
-        """Returns the part of the stream from position `begin` to before `end` as pairs (first record, count)."""
+        """Returns the part of the stream from position `begin` to before `end`, as pairs (first record, count)."""
         low, high = tf.maximum(self.end - self.size, begin), tf.minimum(self.end, end)
         kept = high > low
         low, count = tf.boolean_mask(low, kept), tf.boolean_mask(high - low, kept)
@@ -91,19 +91,19 @@ class Order:
             first, size = tf.gather(first, order), tf.gather(size, order)
         return Stream(first, size, tf.cumsum(size))
 
-    def in_window(self, epoch: tf.Tensor, window: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-        """Returns the positions in the unshuffled window of the records at positions in an epoch.
+    def in_window(self, epoch: tf.Tensor, window: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+        """Returns, for positions in an epoch, the positions of their records in the window before it is permuted.
 
         Args:
             epoch: scalar int64.
             window: scalar int64, the window that contains all positions.
-            places: `(n,)` int64, positions in the epoch.
+            positions: `(n,)` int64, positions in the epoch.
 
         Returns:
-            `(n,)` int64.
+            `(n,)` int64, counted from the beginning of the window.
         """
         begin = window * self.window
-        index = places - begin
+        index = positions - begin
         if not self._shuffle:
             return index
         seed = tf.stack([tf.bitwise.invert(self._seed), epoch * self.windows + window])
@@ -111,7 +111,7 @@ class Order:
 
     def record(self, position: tf.Tensor) -> tf.Tensor:
         """Returns the record at a position of the run, counted in training examples over all epochs: scalar int64."""
-        epoch, place = position // self.used, position % self.used
-        window = place // self.window
-        index = self.in_window(epoch, window, place[tf.newaxis])
+        epoch, position_in_epoch = position // self.used, position % self.used
+        window = position_in_epoch // self.window
+        index = self.in_window(epoch, window, position_in_epoch[tf.newaxis])
         return self.stream(epoch).records(window * self.window + index)[0]

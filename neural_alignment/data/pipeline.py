@@ -1,7 +1,7 @@
 """Deterministic input pipelines: the order of the examples and their pixels depend only on the seed.
 
-There are two kinds. `InMemory`, here, holds all images and picks each batch by random access. `Streamed` reads TFRecord
-files. Both can start at any step without reading the earlier ones, and give each worker its rows of every batch.
+`InMemory` holds all images and gathers the images of each batch. `Streamed`, in `streamed.py`, reads TFRecord files.
+Both can start at any step without reading the data of earlier steps, and return to each worker its rows of every batch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.data.damage import DamagedRecord, DamageList
-from neural_alignment.data.order import as_it_is, permuted
+from neural_alignment.data.order import permuted, without_autograph
 from neural_alignment.errors import DataError, WrongValue, nearest
 
 DAMAGED_BATCH = "damaged batch"
+"""Marks the error of a batch in which all records are damaged, for `InMemory.explain`."""
+
 PADDING = 4  # pixels on each side before a random crop (He et al. 2016, section 4.2)
 
 
@@ -29,9 +31,12 @@ class Batching:
 
     Attributes:
         batch_size: training examples per step.
-        seed: order and augmentation depend only on this.
-        shuffle: False keeps the order of the files.
-        validation_batch_size: default: `batch_size`.
+        seed: seed of the order and the augmentation, which depend on nothing else.
+        shuffle: whether each epoch has a different order; otherwise every epoch has the order of the files.
+        validation_batch_size: validation examples per batch. Default: `batch_size`.
+
+    Raises:
+        DataError: if a value is not allowed.
     """
 
     batch_size: int
@@ -51,12 +56,12 @@ class Batching:
 
 
 class Share(NamedTuple):
-    """The rows of each global batch that belong to one of several workers: a contiguous part of them.
+    """The part of each global batch that belongs to one of several workers: consecutive rows.
 
     Attributes:
-        size: rows of a global batch.
-        worker: which worker, from 0.
-        workers: how many there are; they divide `size`.
+        size: number of rows in a global batch.
+        worker: number of the worker, from 0.
+        workers: number of workers, which divides `size`.
     """
 
     size: int
@@ -65,10 +70,16 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, option: str, size: int, worker: int, workers: int) -> Share:
-        """Checks and returns a share of batches whose size is that of `option`.
+        """Returns the share of a worker.
+
+        Args:
+            option: name of the option that sets the batch size, for messages.
+            size: number of rows in a global batch.
+            worker: number of the worker, from 0.
+            workers: number of workers.
 
         Raises:
-            DataError: there is no such worker, or the batch cannot be divided.
+            DataError: if there is no such worker, or the batch cannot be divided evenly.
         """
         check_integer("workers", workers, at_least=1)
         check_integer("worker", worker, at_least=0)
@@ -80,25 +91,33 @@ class Share(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """How many rows of each batch."""
+        """Number of rows of each batch in this share."""
         return self.size // self.workers
 
     @property
     def begin(self) -> int:
-        """The first of them."""
+        """First row of this share in each batch."""
         return self.worker * self.rows
 
     def range(self) -> tf.Tensor:
-        """The rows, `(rows,)` int64."""
+        """Returns the numbers of the rows in a batch, `(rows,)` int64."""
         return tf.range(self.begin, self.begin + self.rows, dtype=tf.int64)
 
-    def has(self, places: tf.Tensor) -> tf.Tensor:
-        """Whether each place, counted over batches, is of this share."""
-        row = places % self.size
+    def has(self, positions: tf.Tensor) -> tf.Tensor:
+        """Returns whether each position, counted over all batches, belongs to this share: `(n,)` bool."""
+        row = positions % self.size
         return (row >= self.begin) & (row < self.begin + self.rows)
 
     def validation_rows(self, examples: int, fill: bool) -> np.ndarray:
-        """The numbers of this share's validation examples; with `fill`, whole batches, -1 where there is none."""
+        """Returns the numbers of the validation examples in this share.
+
+        Args:
+            examples: number of validation examples of all workers.
+            fill: whether to fill up the last batch with -1.
+
+        Returns:
+            `(n,)` int64.
+        """
         begins = np.arange(0, examples, self.size)
         end = self.begin + self.rows
         rows = np.arange(self.begin, end if fill else min(end, examples))  # A batch may be far larger than the data.
@@ -111,13 +130,13 @@ class Facts:
 
     Attributes:
         batching: batch sizes, seed, shuffling.
-        input_shape: `(height, width, channels)`.
+        input_shape: shape of one input, such as `(height, width, channels)`.
         classes: number of classes; labels are 0 to `classes - 1`.
         train_examples: number of training examples.
         validation_examples: number of validation examples.
 
     Raises:
-        DataError: a batch is larger than the training data, or there are no validation data.
+        DataError: if a batch is larger than the training data, or there are no validation data.
     """
 
     def __init__(
@@ -147,7 +166,7 @@ class Facts:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch. The remaining examples are left out of it; the next epoch has another order."""
+        """Number of full batches in an epoch. The remaining examples are not used in this epoch."""
         return self.train_examples // self.batching.batch_size
 
 
@@ -156,9 +175,9 @@ class Dataset(Facts, abc.ABC):
 
     Attributes:
         class_names: one name per class, or None if the source has none.
-        center: subtracted from the pixels of the source, per channel or for all.
-        scale: divisor of the result, per channel or for all.
-        damage: the damaged records found so far, and how many are tolerated.
+        center: value that is subtracted from the pixels of the source, per channel or for all channels.
+        scale: value by which the result is divided, per channel or for all channels.
+        damage: the damaged records found so far, with the limit on their number.
     """
 
     def __init__(
@@ -180,18 +199,17 @@ class Dataset(Facts, abc.ABC):
     def train(self, start_step: int = 0, worker: int = 0, workers: int = 1) -> tf.data.Dataset:
         """Returns the endless training batches of a run, from `start_step` on.
 
-        If damaged records are tolerated, the next sound row of the global batch replaces a damaged one.
+        If damaged records are tolerated, the next intact row of the global batch replaces a damaged one.
 
         Args:
-            start_step: the first batch is that of step `start_step` in a run from step 0.
+            start_step: step of the first batch, counted from the beginning of the run.
             worker: number of the worker that reads the batches, from 0.
-            workers: number of workers. The worker gets and decodes only the rows `worker * batch / workers` to
-                `(worker + 1) * batch / workers` of each global batch. Together the workers get the same batches as one
-                worker.
+            workers: number of workers. A worker decodes only its rows of each global batch: from
+                `worker * batch / workers` up to, but not including, `(worker + 1) * batch / workers`.
 
         Returns:
             Pairs of images `(batch / workers, height, width, channels)` float32 and labels `(batch / workers,)` int32,
-            of static shape. `tf.distribute` does not shard them further: create one such data set in each worker.
+            with static shapes. `tf.distribute` does not shard them further: create one such data set in each worker.
 
         Raises:
             DataError: if the batch cannot be divided evenly, or there is no such worker.
@@ -206,37 +224,40 @@ class Dataset(Facts, abc.ABC):
         Args:
             worker: number of the worker that reads the batches, from 0.
             workers: number of workers; each gets its rows of every global batch, as in `train`.
-            fill: whether all batches have one size, and all workers the same number of batches. Rows without an example
-                are zeros.
+            fill: whether to fill up the last batch with rows of zeros, so that all batches have the same size and all
+                workers have the same number of batches.
 
         Returns:
-            Pairs of images and labels as of `train`; the last batch may be smaller. With `fill`, of static shape, and
-            with weights `(batch / workers,)` float32: 1 for an example, 0 for a row without one.
+            Pairs of images and labels as in `train`; the last batch may be smaller. With `fill`, triples of static
+            shape, with weights `(batch / workers,)` float32: 1 for an example and 0 for a row without an example.
 
         Raises:
             DataError: if the batch cannot be divided evenly, or there is no such worker.
         """
 
     def explain(self, error: Exception) -> DataError | None:
-        """Returns the fault of the data, in one line, if it caused an error while iterating; otherwise None.
+        """Returns an error that describes the fault of the data in one line, or None if the data are not the cause.
 
-        Only the record that the error names is read again.
+        Only the record that `error` names is read again.
+
+        Args:
+            error: an error that was raised while reading batches.
         """
         del error
         return None
 
     @property
     def corrupt_records(self) -> list[DamagedRecord]:
-        """The damaged records found so far, each once, by file and number; empty unless some are tolerated.
+        """The damaged records found so far, sorted by file and index; empty unless damaged records are tolerated.
 
-        Batches are made ahead, so some may belong to later steps; `corrupt_count` does not count those.
+        Batches are prefetched, so the list may contain records of later steps. `corrupt_count` does not count those.
         """
         return self.damage.records
 
     def corrupt_count(self, step: int) -> int:
-        """Number of distinct damaged records in the first `step` steps, in loading, and in the validations so far.
+        """Returns the number of damaged records found in the first `step` steps, while loading, and in validation.
 
-        It depends only on the data and the step, not on how far ahead batches were made.
+        It does not depend on how many batches have been prefetched.
         """
         return self.damage.before(step)
 
@@ -245,18 +266,21 @@ class Dataset(Facts, abc.ABC):
         return self.damage.state()
 
     def load_corrupt(self, state: Iterable[Any]) -> None:
-        """Adds the records that `corrupt_state` returned, here or in another worker. Known records stay unchanged.
+        """Adds the records in a result of `corrupt_state`. Known records stay unchanged.
+
+        Args:
+            state: the result of `corrupt_state`, of this data set or of another one with the same files.
 
         Raises:
-            DataError: if `state` has another form, or there are now more records than are tolerated.
+            DataError: if `state` has the wrong form, or there are now more damaged records than are tolerated.
         """
         self.damage.load(state)
-        if self.damage.too_much:
+        if self.damage.exceeds_limit:
             raise self.damage.error()
 
 
 def check_integer(name: str, value: Any, *, at_least: int) -> None:
-    """Raises `DataError` unless `value` is an integer of that size."""
+    """Raises `DataError` unless `value` is an integer of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
         raise DataError(WrongValue(name, f"must be an integer, {at_least} or more", value))
 
@@ -282,10 +306,11 @@ def crop(images: tf.Tensor, seed: tf.Tensor, share: Share | None = None, mirror:
     """Pads each image with zeros by 4 pixels and takes a random window of the original size.
 
     Args:
-        images: `(batch, height, width, channels)` float32, standardised: the padding is then the mean pixel.
+        images: `(batch, height, width, channels)` float32, standardised, so that zero is the mean pixel.
         seed: `(2,)` int64.
-        share: the part of a global batch that the images are; default: all. Each is cropped as in the global batch.
-        mirror: also mirrors half of the images left to right.
+        share: the part of the global batch that contains the images. Default: all of it. The crop of an image does not
+            depend on the number of workers.
+        mirror: whether to mirror half of the images left to right.
 
     Returns:
         `(batch, height, width, channels)` float32.
@@ -304,19 +329,23 @@ def crop(images: tf.Tensor, seed: tf.Tensor, share: Share | None = None, mirror:
 
 
 def crop_flip(images: tf.Tensor, seed: tf.Tensor, share: Share | None = None) -> tf.Tensor:
-    """`crop`, then mirrors half of the images left to right (He et al. 2016, section 4.2)."""
+    """Crops like `crop`, and mirrors half of the images left to right (He et al. 2016, section 4.2).
+
+    Arguments and result are those of `crop`.
+    """
     return crop(images, seed, share, mirror=True)
 
 
 AUGMENTATIONS = {None: None, "crop": crop, "crop_flip": crop_flip}
+"""The augmentations of training batches by their names in a configuration."""
 
 
 def finished(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Fixes the order, and prefetches."""
+    """Returns the data set with a deterministic order of its elements and with prefetching."""
     options = tf.data.Options()
     options.deterministic = True
-    options.experimental_optimization.apply_default_optimizations = False  # No gain, and it delays the start.
-    # Each worker creates a data set of its rows: there is nothing to shard.
+    options.experimental_optimization.apply_default_optimizations = False  # They delay the start without a gain.
+    # Each worker creates a data set of only its rows, so there is nothing to shard.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
@@ -330,7 +359,7 @@ class Examples(NamedTuple):
     Attributes:
         images: `(examples, height, width, channels)` uint8 or float32.
         labels: `(examples,)` integers.
-        sound: `(examples,)` bool, False for an example whose record is damaged; None where all are sound.
+        sound: `(examples,)` bool, False for an example whose record is damaged; None if all records are intact.
     """
 
     images: np.ndarray
@@ -339,12 +368,12 @@ class Examples(NamedTuple):
 
     @property
     def sound_images(self) -> np.ndarray:
-        """The images that are not damaged."""
+        """The images of the intact records."""
         return self.images if self.sound is None else self.images[self.sound]
 
 
 class InMemory(Dataset):
-    """A data set that holds all images in memory; batches are gathered, then shifted and scaled per channel.
+    """A data set that holds all images in memory. Each batch is gathered, then shifted and scaled per channel.
 
     Args:
         batching: batch sizes, seed, shuffling.
@@ -352,13 +381,13 @@ class InMemory(Dataset):
         validation: validation examples.
         classes: number of classes.
         class_names: one name per class.
-        center: subtracted from the pixels, per channel or for all.
-        scale: divisor of the result, per channel or for all.
+        center: value that is subtracted from the pixels, per channel or for all channels.
+        scale: value by which the result is divided, per channel or for all channels.
         augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
         damage: the damaged records found while loading.
 
     Raises:
-        DataError: if a label is out of range, a batch is larger than the data, or an option is not allowed.
+        DataError: if a label is out of range, a batch is larger than the data, or an option has an invalid value.
     """
 
     def __init__(
@@ -412,10 +441,10 @@ class InMemory(Dataset):
             return pixels, tf.gather(labels, index)
 
         steps = tf.data.Dataset.counter(start_step)
-        return finished(steps.map(as_it_is(batch), num_parallel_calls=tf.data.AUTOTUNE))
+        return finished(steps.map(without_autograph(batch), num_parallel_calls=tf.data.AUTOTUNE))
 
     def _index(self, step: tf.Tensor, share: Share, seed: tf.Tensor) -> tf.Tensor:
-        """The examples in the rows of a share of a step's batch, `(rows,)` int64."""
+        """Returns the numbers of the examples in this share of a step's batch, `(rows,)` int64."""
 
         def examples(rows: tf.Tensor) -> tf.Tensor:
             epoch, step_of_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
@@ -427,9 +456,9 @@ class InMemory(Dataset):
         if self._sound is None:
             return examples(share.range())
         index = examples(tf.range(share.size, dtype=tf.int64))
-        sound = tf.where(tf.tile(tf.gather(self._sound, index), [2]))[:, 0]
-        with tf.control_dependencies([tf.debugging.Assert(tf.size(sound) > 0, [DAMAGED_BATCH, step])]):
-            rows = tf.gather(sound, tf.searchsorted(sound, share.range()))
+        intact = tf.where(tf.tile(tf.gather(self._sound, index), [2]))[:, 0]
+        with tf.control_dependencies([tf.debugging.Assert(tf.size(intact) > 0, [DAMAGED_BATCH, step])]):
+            rows = tf.gather(intact, tf.searchsorted(intact, share.range()))
         return tf.gather(index, rows % share.size)
 
     def validation(self, worker: int = 0, workers: int = 1, fill: bool = False) -> tf.data.Dataset:  # noqa: D102 (inherited)
@@ -450,25 +479,25 @@ class InMemory(Dataset):
             return pixels, tf.where(real, truth, 0), tf.cast(real, tf.float32)
 
         batches = tf.data.Dataset.from_tensor_slices(numbers).batch(share.rows, drop_remainder=fill)
-        return finished(batches.map(as_it_is(batch), num_parallel_calls=tf.data.AUTOTUNE))
+        return finished(batches.map(without_autograph(batch), num_parallel_calls=tf.data.AUTOTUNE))
 
     def explain(self, error: Exception) -> DataError | None:  # noqa: D102 (inherited)
         step = re.search(rf"\[{DAMAGED_BATCH}\] \[(\d+)\]", getattr(error, "message", None) or "")
         if step is None or not isinstance(error, tf.errors.OpError):
             return None
         return DataError(
-            f"data: must have one sound record or more in each training batch; found none at step {step[1]}"
+            f"data: must have at least one intact record in each training batch; found none at step {step[1]}"
         )
 
     def _standardize(self, rows: tf.Tensor) -> tf.Tensor:
-        """`(batch, height, width * channels)` pixels to `(batch, height, width, channels)` float32."""
+        """Converts pixels `(batch, height, width * channels)` to inputs `(batch, height, width, channels)` float32."""
         pixels = tf.cast(rows, tf.float32) * self._factor + self._offset
         batch = -1 if rows.shape[0] is None else rows.shape[0]
         return tf.reshape(pixels, (batch, *self.input_shape))
 
 
 def _rows(arrays: Examples) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images as `(examples, height, width * channels)`, labels as int32."""
+    """Returns the images as `(examples, height, width * channels)` and the labels as int32."""
     examples, height, width, channels = arrays.images.shape
     return (
         tf.convert_to_tensor(arrays.images.reshape(examples, height, width * channels)),

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from neural_alignment.data.damage import DamagedRecord, DamageList
 from neural_alignment.data.index import FileIndex, first_line, index_files
-from neural_alignment.data.order import as_it_is
+from neural_alignment.data.order import without_autograph
 from neural_alignment.errors import DataError
 
 BLOCK_RECORDS = 32  # records per read: 3.5 MB of ImageNet
@@ -146,7 +146,9 @@ class Records:
             self._tensors = (
                 tf.constant(self._paths),
                 tf.constant(self._starts, tf.int64),
-                tf.constant(np.concatenate(bounds), tf.int64),  # (found, 2): where each record begins and ends
+                tf.constant(
+                    np.concatenate(bounds), tf.int64
+                ),  # (found, 2): byte offsets of begin and end of each record
             )
         self.blocks = np.array(blocks, np.int64)  # (blocks, 2): first record and size of each block
         self.found = len(self._numbers)
@@ -171,7 +173,7 @@ class Records:
             lengths[unknown[-1]] += max(examples - sum(lengths), 0)
         return [dataclasses.replace(shard, records=length) for (shard, _), length in zip(shards, lengths, strict=True)]
 
-    def must_be_whole(self) -> None:
+    def check_complete(self) -> None:
         """Raises `DataError` unless `examples` is the number of examples in the files."""
         if self.examples != self.found:
             raise self._wrong_number(self.examples)
@@ -186,11 +188,11 @@ class Records:
         )
         for number in numbers[numbers >= index.records]:
             self.damage.add(DamagedRecord(shard.path, int(number), f"In {self.name}: {fault}"))
-            if self.damage.too_much:
+            if self.damage.exceeds_limit:
                 raise self.damage.error()
 
     def _check_first(self) -> None:
-        """Raises `DataError` if all of the first records are faulty: then the options do not fit the files."""
+        """Raises `DataError` if all of the first records are faulty, because the options do not fit the files then."""
         faults = []
         for record in range(min(self.damage.allowed + 1, self.found)):
             faults.append(self.fault(record))
@@ -206,7 +208,7 @@ class Records:
         Args:
             runs: pairs (first record, count) of neighbouring records in one file, which are read at once.
         """
-        read = runs.map(as_it_is(self._run_or_pieces), num_parallel_calls=PARALLEL_READS, deterministic=True)
+        read = runs.map(without_autograph(self._run_or_pieces), num_parallel_calls=PARALLEL_READS, deterministic=True)
         return read.unbatch()
 
     def read_one(self, record: tf.Tensor) -> tf.Tensor:
@@ -229,7 +231,7 @@ class Records:
         return dataset.take(count).batch(count, drop_remainder=True).get_single_element()
 
     def _run_or_pieces(self, first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        """Calls `_run`. If it fails, reads the records one by one, with "" for those that cannot be read."""
+        """Like `_run`, but if this fails, reads the records one by one, with "" for those that cannot be read."""
 
         def pieces(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
             each = tf.data.Dataset.range(first, first + count).map(
@@ -280,5 +282,5 @@ def _fault_of_decoding(decode: Callable[[tf.Tensor], tf.Tensor], encoded: tf.Ten
     try:
         decode(encoded)
     except (tf.errors.OpError, ValueError) as error:
-        return f"The image of {{where}} cannot be prepared; found {first_line(error)}; allowed: a sound image"
+        return f"The image of {{where}} cannot be prepared; found {first_line(error)}; allowed: an intact image"
     return None

@@ -1,4 +1,4 @@
-"""A data set in memory that is trained on as a whole at every step."""
+"""A data set in memory that is used as one batch at every step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from neural_alignment.data.pipeline import Batching, Dataset
 
 
 class SingleBatch(Dataset):
-    """All examples as one batch, the same at every step; also the validation split.
+    """A data set with one batch of all examples, for every training step and for validation.
 
     Args:
         inputs: `(examples, ...)`, of any dtype.

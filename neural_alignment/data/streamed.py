@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.data.damage import NO_STEP, DamagedRecord
-from neural_alignment.data.order import Order, as_it_is
+from neural_alignment.data.order import Order, without_autograph
 from neural_alignment.data.pipeline import (
     AUGMENTATIONS,
     Batching,
@@ -27,7 +27,7 @@ from neural_alignment.errors import DataError, DataUnavailable
 logger = logging.getLogger(__name__)
 
 BATCHES_AT_ONCE = 4  # batches decoded in parallel, each on all cores
-DAMAGED = "damaged record"
+DAMAGED = "damaged record"  # marks the errors that `Streamed.explain` recognises
 DAMAGED_RECORD = re.compile(rf"\[{DAMAGED}\] \[(\d+)\] \[(\d+)\] \[(-?\d+)\]")
 
 Decode = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -106,20 +106,20 @@ class Streamed(Dataset):
         check_integer("start_step", start_step, at_least=0)
         size = self.batching.batch_size
         share = Share.of("batch_size", size, worker, workers)
-        steps = tf.data.Dataset.counter(start_step).map(as_it_is(lambda step: step * size + share.range()))
+        steps = tf.data.Dataset.counter(start_step).map(without_autograph(lambda step: step * size + share.range()))
         serialized = self._train_records(start_step * size, share).batch(share.rows, drop_remainder=True)
         batches = _decoded(tf.data.Dataset.zip(steps, serialized), self._splits[0].example, self.input_shape)
-        complete = as_it_is(lambda *decoded: self._train_batch(share, *decoded))
+        complete = without_autograph(lambda *decoded: self._train_batch(share, *decoded))
         batches = batches.map(complete, num_parallel_calls=tf.data.AUTOTUNE)
         return finished(batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
 
     def _train_records(self, start: int, share: Share) -> tf.data.Dataset:
         """Returns the serialised records for the positions of a worker, beginning at position `start` of the run."""
         order, records = self._order, self._splits[0].records
-        first_epoch, first_place = divmod(start, order.used)
-        first_window = first_place // order.window
+        first_epoch, first_position = divmod(start, order.used)
+        first_window = first_position // order.window
 
-        @as_it_is
+        @without_autograph
         def epoch_windows(epoch: tf.Tensor) -> tf.data.Dataset:
             window = tf.where(tf.equal(epoch, first_epoch), tf.constant(first_window, tf.int64), 0)
             end = min(order.windows * order.window, order.examples)
@@ -128,12 +128,12 @@ class Streamed(Dataset):
                 lambda window, serialized: (epoch, window, serialized)
             )
 
-        @as_it_is
+        @without_autograph
         def shuffled(epoch: tf.Tensor, window: tf.Tensor, serialized: tf.Tensor) -> tf.data.Dataset:
             begin = window * order.window
-            places = tf.range(begin, tf.minimum(begin + order.window, order.used))
-            here = share.has(places) & (epoch * order.used + places >= start)
-            picks = tf.boolean_mask(order.in_window(epoch, window, places), here)
+            positions = tf.range(begin, tf.minimum(begin + order.window, order.used))
+            wanted = share.has(positions) & (epoch * order.used + positions >= start)
+            picks = tf.boolean_mask(order.in_window(epoch, window, positions), wanted)
             return tf.data.Dataset.from_tensor_slices(picks).map(lambda pick: serialized[pick])
 
         return tf.data.Dataset.counter(first_epoch).flat_map(epoch_windows).prefetch(1).flat_map(shuffled)
@@ -160,11 +160,11 @@ class Streamed(Dataset):
         missing = _missing(present, tf.size(positions))
         damaged = tf.gather(positions, missing)
         records = tf.map_fn(self._order.record, damaged)
-        allowed = self._allowed(0, records, damaged)
+        recorded = self._record_damage(0, records, damaged)
         if not self.damage.allowed:
-            with tf.control_dependencies([allowed]):
+            with tf.control_dependencies([recorded]):
                 return tf.identity(images), labels
-        with tf.control_dependencies([allowed]):
+        with tf.control_dependencies([recorded]):
             substitutes = tf.data.Dataset.from_tensor_slices(damaged).map(self._substitute)
         more_images, more_labels = substitutes.batch(positions.shape[0]).get_single_element()
         rows = tf.argsort(tf.concat([present, missing], axis=0))
@@ -182,14 +182,14 @@ class Streamed(Dataset):
             other = begin + (position - begin + shift) % size
             return train.example(train.records.read_one(self._order.record(other)), other)
 
-        def none(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def fail(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             record = self._order.record(position)
             with tf.control_dependencies([tf.debugging.Assert(False, [DAMAGED, 0, record, position])]):
                 return tf.zeros(self.input_shape), tf.zeros((), tf.int32)
 
-        sound = tf.data.Dataset.range(1, size).map(row).ignore_errors(log_warning=False)
-        otherwise = tf.data.Dataset.from_tensors(position).map(none)
-        return sound.concatenate(otherwise).take(1).get_single_element()
+        intact = tf.data.Dataset.range(1, size).map(row).ignore_errors(log_warning=False)
+        otherwise = tf.data.Dataset.from_tensors(position).map(fail)
+        return intact.concatenate(otherwise).take(1).get_single_element()
 
     # Validation.
 
@@ -199,16 +199,16 @@ class Streamed(Dataset):
         numbers = share.validation_rows(self.validation_examples, fill)
         records = self._splits[1].records
         serialized = records.read(tf.data.Dataset.from_tensor_slices(_runs(numbers[numbers >= 0], records)))
-        lacking = int(np.sum(numbers < 0))
-        serialized = serialized.concatenate(tf.data.Dataset.from_tensors("").repeat(lacking))
+        padding = int(np.sum(numbers < 0))
+        serialized = serialized.concatenate(tf.data.Dataset.from_tensors("").repeat(padding))
         batches = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(numbers), serialized).batch(
             share.rows, drop_remainder=fill
         )
         decoded = _decoded(batches, self._splits[1].example, self.input_shape)
         make = self._filled_batch if fill else self._bare_batch
-        result = decoded.map(as_it_is(make), num_parallel_calls=tf.data.AUTOTUNE)
+        result = decoded.map(without_autograph(make), num_parallel_calls=tf.data.AUTOTUNE)
         if not fill and self.damage.allowed:  # all rows of a batch may be damaged
-            return finished(result.filter(as_it_is(lambda _, labels: tf.size(labels) > 0)))
+            return finished(result.filter(without_autograph(lambda _, labels: tf.size(labels) > 0)))
         return finished(result.apply(tf.data.experimental.assert_cardinality(-(-len(numbers) // share.rows))))
 
     def _bare_batch(
@@ -240,25 +240,25 @@ class Streamed(Dataset):
         no_position = tf.fill([tf.size(damaged)], tf.constant(NO_STEP, tf.int64))
         return tf.cond(
             tf.size(damaged) > 0,
-            lambda: tf.group(self._allowed(1, damaged, no_position)),
+            lambda: tf.group(self._record_damage(1, damaged, no_position)),
             tf.no_op,
         )
 
     # Damage.
 
-    def _allowed(self, split: int, records: tf.Tensor, positions: tf.Tensor) -> tf.Operation:
-        """Adds the records to the damage list, or fails with an error that `explain` recognises if they are too many.
+    def _record_damage(self, split: int, records: tf.Tensor, positions: tf.Tensor) -> tf.Operation:
+        """Adds records to the damage list. Fails with an error that `explain` recognises if the list is too long then.
 
         If no damage is tolerated, this calls no Python code, so the graph can run on another machine.
         """
         if not self.damage.allowed:
             return tf.debugging.Assert(False, [DAMAGED, split, records[0], positions[0]])
-        refused = tf.numpy_function(lambda *arrays: self._take_in(split, *arrays), [records, positions], tf.int64)
+        refused = tf.numpy_function(lambda *arrays: self._add_damaged(split, *arrays), [records, positions], tf.int64)
         refused.set_shape(())
         index = tf.maximum(refused, 0)
         return tf.debugging.Assert(refused < 0, [DAMAGED, split, records[index], positions[index]])
 
-    def _take_in(self, split: int, records: np.ndarray, positions: np.ndarray) -> np.int64:
+    def _add_damaged(self, split: int, records: np.ndarray, positions: np.ndarray) -> np.int64:
         """Adds damaged records to the list. Returns the index of the first record above the limit, or -1."""
         for index, (record, position) in enumerate(zip(records, positions, strict=True)):
             fault = self._splits[split].fault(int(record), int(position))
@@ -267,7 +267,7 @@ class Streamed(Dataset):
             step = NO_STEP if position < 0 else int(position) // self.batching.batch_size
             if self.damage.add(fault._replace(step=step)):
                 logger.warning("Skipped record %d of %s: %s", fault.record, fault.path, fault.reason)
-            if self.damage.too_much:
+            if self.damage.exceeds_limit:
                 return np.int64(index)
         return np.int64(-1)
 
@@ -279,7 +279,7 @@ class Streamed(Dataset):
         fault = self._splits[split].fault(record, position)
         if fault is None:
             return _intermittent_failure(self._splits[split].records, record)
-        if self.damage.allowed and not self.damage.too_much:
+        if self.damage.allowed and not self.damage.exceeds_limit:
             return DataError(
                 f"{fault.reason}; all other records of its batch are damaged too; found step "
                 f"{position // self.batching.batch_size}; allowed: at least one intact record in each batch"
@@ -330,7 +330,7 @@ def _decoded(
         (tf.zeros([0], tf.int32), tf.zeros([0, *shape], dtype), tf.zeros([0], tf.int32))
     )
 
-    @as_it_is
+    @without_autograph
     def decode_batch(numbers: tf.Tensor, serialized: tf.Tensor) -> tf.data.Dataset:
         filled = tf.reduce_sum(tf.cast(numbers >= 0, tf.int32))
 
@@ -388,7 +388,7 @@ def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Examples:
 
     split = _Split(records, decode, seed=0)
     images, labels = np.zeros((records.examples, *shape), np.uint8), np.zeros(records.examples, np.int32)
-    sound = np.zeros(records.examples, bool)
+    intact = np.zeros(records.examples, bool)
     numbers = np.arange(records.examples)
     serialized = records.read(tf.data.Dataset.from_tensor_slices(_runs(numbers, records)))
     batches = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(numbers), serialized).batch(1024)
@@ -396,16 +396,16 @@ def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Examples:
         _decoded(batches, split.example, shape, tf.uint8)
     ).as_numpy_iterator():
         # The numbers of a batch are consecutive. If all are intact, a slice is several times faster than indexing.
-        there = slice(part[0], part[-1] + 1) if len(present) == len(part) else part[present]
-        images[there], labels[there], sound[there] = part_images, part_labels, True
+        found = slice(part[0], part[-1] + 1) if len(present) == len(part) else part[present]
+        images[found], labels[found], intact[found] = part_images, part_labels, True
         for number in np.delete(part, present):
             fault = split.fault(int(number), NO_STEP)
             if fault is None:
                 raise _intermittent_failure(records, int(number))
             records.damage.add(fault)
-            if records.damage.too_much:
+            if records.damage.exceeds_limit:
                 raise records.damage.error(fault)
-    return Examples(images, labels, None if sound.all() else sound)
+    return Examples(images, labels, None if intact.all() else intact)
 
 
 def _intermittent_failure(records: Records, record: int) -> DataError:

@@ -213,7 +213,7 @@ class Outcome:
         missing = [int(row["step"]) for row in self.rows if int(row["step"]) not in steps]
         if steps and missing:
             path = tf.io.gfile.join(folder, f"{missing[0]}.npz")
-            raise RunError(f"{path}: is missing; restore it from a copy, or train anew with --force")
+            raise RunError(f"{path}: is missing; restore it from a copy, or start over with --force")
         kept = {}
         for step in sorted(steps):
             path = tf.io.gfile.join(folder, f"{step}.npz")
@@ -221,7 +221,7 @@ class Outcome:
                 kept[step] = files.read_arrays(path)
             except ValueError as error:
                 raise RunError(
-                    f"{path}: is damaged: {error}; restore it from a copy, or train anew with --force"
+                    f"{path}: is damaged: {error}; restore it from a copy, or start over with --force"
                 ) from None
         return kept
 
@@ -240,7 +240,7 @@ def read(path: str) -> Outcome | None:
         return None
     rows = directory.rows(status)
     if status["state"] == "finished" and not rows:
-        raise RunError(f"{directory.file('metrics.csv')}: is missing or empty; restore it, or train anew with --force")
+        raise RunError(f"{directory.file('metrics.csv')}: is missing or empty; restore it, or start over with --force")
     return Outcome(directory, rows, status["state"] == "diverged", directory.checked_config(status))
 
 

@@ -96,7 +96,7 @@ class FC(ModelOptions):
     def check_run(self, config: Any) -> None:
         """Checks the last layer against the loss, and the norm of the weights against the rules."""
         if self.output_activation is not None and config.loss.takes_logits:
-            requirement = f"must be null with loss {config.loss.kind}, which takes logits"
+            requirement = f"must be null with loss {config.loss.kind}, which expects logits"
             raise ArgumentError("model.output_activation", requirement, self.output_activation)
         if self.weight_norm is not None:
             self.weight_norm.check_rules(config.rules)

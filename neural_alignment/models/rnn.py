@@ -202,7 +202,7 @@ class RNN(ModelOptions):
             if not rule.takes_sequences:
                 allowed = ", ".join(name for name, each in RULES.items() if each.takes_sequences)
                 requirement = f"must be {allowed} with model.name {self.name}"
-                raise ArgumentError(f"{config.place_of(rule)}.rule", requirement, rule.rule)
+                raise ArgumentError(f"{config.key_path(rule)}.rule", requirement, rule.rule)
 
 
 def _tensor(variable: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Options of the optimizers of Keras that have no options class of their own: they are made from signatures."""
+"""Options of the less common optimizers of Keras, made from the signatures of their constructors."""
 
 from __future__ import annotations
 

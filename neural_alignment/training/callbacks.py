@@ -19,7 +19,7 @@ from neural_alignment.training.metrics import MetricsRow
 from neural_alignment.training.model import AlignedModel, aligned_layers
 
 Listener = Callable[[MetricsRow], None]
-"""Receives every row of `metrics.csv` once it is written."""
+"""Receives every row of `metrics.csv` after it is written."""
 
 
 def kernels(layer: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -31,13 +31,13 @@ def kernels(layer: Any) -> tuple[np.ndarray, np.ndarray]:
 class Kernels:
     """Writes W and B of some layers at every evaluation: `STEP.npz` with the arrays LAYER/forward and LAYER/backward.
 
-    Both have the layout of W: `(inputs, outputs)` or `(height, width, inputs, outputs)`. A file is a function of its
-    step, so a resumed run may write it again.
+    Both have the layout of W: `(inputs, outputs)` or `(height, width, inputs, outputs)`. The content of a file depends
+    only on its step, so a resumed run may write it again.
 
     Args:
         model: the model of the run.
         path: the directory, created with the first file.
-        patterns: shell patterns of layer names; they have no effect in a network without alignment.
+        patterns: shell patterns of layer names. They have no effect in a network without aligned layers.
 
     Raises:
         ConfigError: if a pattern matches none of the aligned layers.
@@ -48,7 +48,7 @@ class Kernels:
         for pattern in patterns:
             if layers and not fnmatch.filter([layer.name for layer in layers], pattern):
                 names = ", ".join(layer.name for layer in layers)
-                raise ConfigError(f"logging.kernels: {pattern!r} takes no aligned layer; the layers are: {names}")
+                raise ConfigError(f"logging.kernels: {pattern!r} matches no aligned layer; the layers are: {names}")
         self._layers = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, name) for name in patterns)]
         self._path = path
 
@@ -71,7 +71,7 @@ class TensorBoard:
     Args:
         model: the model of the run.
         path: the directory of the event files.
-        options: selects histograms and images.
+        options: whether histograms and images are written.
     """
 
     POINTS = 2000
@@ -107,7 +107,7 @@ class _Scatter:
     """Draws B^T against W. All layers and rows share one figure, because its layout takes longer than drawing."""
 
     def __init__(self):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # Takes half a second, and most tests draw nothing.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # Imported here because it takes half a second.
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(3.2, 3.2), dpi=100)
@@ -134,11 +134,11 @@ class _Scatter:
 
 
 class Progress:
-    """Shows a progress bar over all steps of the run with the time left, and one line per evaluation.
+    """Shows a progress bar over all steps of the run with the remaining time, and one line per evaluation.
 
     Args:
         write_line: prints a line, such as `tqdm.write`, which keeps the bar at the bottom.
-        bar: creates the bar from the total number of steps and the number already made, such as `tqdm.tqdm`.
+        bar: creates the bar from the total number of steps and the number of finished steps, such as `tqdm.tqdm`.
     """
 
     def __init__(self, write_line: Callable[[str], None], bar: Callable[..., Any]):

@@ -31,7 +31,7 @@ class DamagedStateError(RunError):
     """A state, or the file that names it, is damaged or missing.
 
     Attributes:
-        problem: the file and its damage, without the remedy that the message adds.
+        problem: the first part of the message: the file and its damage, without the remedy.
     """
 
     def __init__(self, problem: str, remedy: str):
@@ -49,7 +49,8 @@ class TrainingMeans(tf.train.experimental.PythonState):
         target: shape and dtype of the target of one example. Default: the number of a class.
 
     Attributes:
-        record: plain data about the other files of the run, saved with the state: the content that a resume requires.
+        record: plain data about the other files of the run, saved with the state. On resume, the files are compared
+            with this record.
     """
 
     def __init__(self, model: AlignedModel, target: tf.TensorSpec = _CLASS):
@@ -57,17 +58,17 @@ class TrainingMeans(tf.train.experimental.PythonState):
         self._model = model
         self._kept: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
-        # Keras builds them while it traces the first step, which is too late to put values back.
+        # Otherwise Keras would build them while it traces the first step, when it is too late to restore their values.
         with model.distribute_strategy.scope():
             targets = keras.KerasTensor((None, *target.shape), dtype=target.dtype.name)
             build_metrics(model, targets, keras.KerasTensor(model.output_shape))
 
     def keep(self) -> None:
-        """Keeps a copy of the present values."""
+        """Keeps a copy of the current values."""
         self._kept = {path: v.numpy().tolist() for path, v in self._variables()}
 
     def put_back(self) -> None:
-        """Restores the kept values; `tolist` and JSON keep every bit of a float."""
+        """Restores the kept values. They are exact, because `tolist` and JSON preserve every bit of a float."""
         for path, variable in self._variables():
             variable.assign(np.asarray(self._kept[path], variable.dtype))
 
@@ -85,28 +86,28 @@ class TrainingMeans(tf.train.experimental.PythonState):
 
 
 def _sync_state(prefix: str) -> None:
-    """Waits until the files of a state are on the disk."""
+    """Flushes the files of a state to the disk."""
     if files.is_local(prefix):
         for path in [*tf.io.gfile.glob(f"{prefix}.*"), os.path.dirname(prefix)]:
             files.sync(path)
 
 
 class CheckpointStore:
-    """The last states and the best state of a run: weights, optimizer slots, global step, running means.
+    """The most recent states and the best state of a run: weights, optimizer slots, global step, running means.
 
-    The file `checkpoint` names the states. It is replaced atomically after a new state is complete. A state is a
-    function of its step, and no step is saved twice, so no file that `checkpoint` names is ever overwritten.
-    `remove_partial_files` removes the files of a killed write. If `checkpoint` is missing or empty, the complete states
-    beside it are used.
+    In each directory, the file `checkpoint` names the states. It is replaced atomically after a new state is complete.
+    The content of a state depends only on its step, and no step is saved twice, so no file that `checkpoint` names is
+    ever overwritten. `remove_partial_files` removes the files of an interrupted write. If `checkpoint` is missing or
+    empty, the complete states beside it are used.
 
     Args:
-        model: a compiled model all of whose variables exist.
-        means: its running means.
-        path: the directory.
-        keep: number of last states to keep. Older ones are removed at the next save.
+        model: a compiled model whose variables have all been created.
+        means: the running means of the model.
+        path: the directory with the folders `last` and `best`.
+        keep: number of recent states to keep. Older ones are removed at the next save.
 
     Raises:
-        RunError: if a file `checkpoint` is damaged, or names files elsewhere.
+        RunError: if a file `checkpoint` is damaged, or names files in another directory.
     """
 
     NAMES = ("last", "best")
@@ -122,18 +123,18 @@ class CheckpointStore:
         """Returns the manager of one directory, after a check of its file `checkpoint`."""
         path = tf.io.gfile.join(directory, "checkpoint")
         if _is_missing_or_empty(path):
-            steps = _whole(directory, keep)
+            steps = _complete_steps(directory, keep)
             if steps:
-                _log.warning("%s: is missing or empty; the whole state ckpt-%d beside it is used", path, steps[-1])
+                _log.warning("%s: is missing or empty; the complete state ckpt-%d beside it is used", path, steps[-1])
                 write_named(path, steps)
         else:
             latest = _check_latest(path)
             if directory.endswith("best") and (problem := _problem(latest)):
                 raise RunError(
                     f"{latest}: cannot be read ({problem}); restore its files from a copy, or remove {directory} to "
-                    "go on without the best state"
+                    "continue without the best state"
                 )
-            # A kill may come after a state was removed and before `checkpoint` is written again.
+            # A process may be killed after it has removed a state and before it has replaced `checkpoint`.
             if (steps := kept_steps(directory)) != named_steps(directory):
                 write_named(path, steps)
         return tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=keep)
@@ -144,15 +145,16 @@ class CheckpointStore:
         return step_of(latest) if latest else None
 
     def save(self, name: str) -> bool:
-        """Saves the present state as `"last"` or `"best"`, then removes states beyond the number to keep.
+        """Saves the current state as `"last"` or `"best"`, then removes states beyond the number to keep.
 
-        The state of step 0 is not saved if it follows from the seed.
+        The state of step 0 is not saved if the seed determines it.
 
         Returns:
             False if a weight is not finite. Such a state is not saved, because no run can continue from it.
 
         Raises:
-            tf.errors.OpError: if the file system refuses. The state before stays complete, without leftovers.
+            tf.errors.OpError: if the file system refuses. The previous state stays complete, and partial files are
+                removed.
         """
         step = self._model.global_step
         if not self._finite():
@@ -162,7 +164,7 @@ class CheckpointStore:
             return True
         manager = self._managers[name]
         try:
-            # The callback of the manager, which writes `checkpoint` and removes the state before, runs after this one.
+            # Runs before the callback of the manager, which writes `checkpoint` and removes older states.
             durable = tf.train.CheckpointOptions(experimental_write_callbacks=[_sync_state])
             manager.save(checkpoint_number=step, options=durable)
         except tf.errors.OpError:
@@ -176,20 +178,20 @@ class CheckpointStore:
         return all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in self._model.weights if "float" in w.dtype)
 
     def restore_last(self) -> int | None:
-        """Restores the last state; returns its global step, or None if there is none.
+        """Restores the last state. Returns its global step, or None if there is no state.
 
         Raises:
-            RunError: if the checkpoint is damaged or of another model.
+            RunError: if the state is damaged or does not fit the model.
         """
         latest = self._managers["last"].latest_checkpoint
         if latest is None:
             return None
-        # Everything is read first: a failure within `restore` would leave a model of two states.
+        # Everything is read first, because a failure within `restore` would leave a mixture of two states in the model.
         problem = _problem(latest)
         if problem is None and any(name.startswith(_EARLIER) for name in _variables(latest)):
             raise RunError(
                 f"{latest}: was written by an earlier version of neural_alignment, and this one cannot resume it; "
-                "finish the run with that version, or train anew with --force"
+                "finish the run with that version, or start over with --force"
             )
         if problem is None:
             try:
@@ -220,24 +222,24 @@ def step_of(prefix: str) -> int:
 
 
 def named_steps(directory: str) -> list[int]:
-    """Returns the steps that the file `checkpoint` of a directory names, in ascending order; changes no file.
+    """Returns the steps of the states that the file `checkpoint` of a directory names, in ascending order.
 
-    If the file is missing or empty, they are the steps of all complete states.
+    If the file is missing or empty, returns the steps of all complete states. No file is changed.
 
     Raises:
-        RunError: if it is damaged, or names files elsewhere.
+        RunError: if `checkpoint` is damaged, or names files in another directory.
     """
     path = tf.io.gfile.join(directory, "checkpoint")
     if _is_missing_or_empty(path):
-        return _whole(directory)
+        return _complete_steps(directory)
     return sorted({step_of(prefix) for prefix in _checked_names(path)})
 
 
 def kept_steps(directory: str) -> list[int]:
-    """Returns those of `named_steps` whose files exist: after a kill or damage, files may be missing.
+    """Returns those of `named_steps` whose files exist. Files may be missing after a kill or damage.
 
     Raises:
-        RunError: as of `named_steps`.
+        RunError: as in `named_steps`.
     """
     return [step for step in named_steps(directory) if _has_files(f"{directory}/ckpt-{step}")]
 
@@ -246,7 +248,7 @@ def latest_step(directory: str) -> int | None:
     """Returns the step of the latest state in a directory, or None if there is none.
 
     Raises:
-        RunError: as of `named_steps`, or if a file of that state is missing.
+        RunError: as in `named_steps`, or if a file of the latest state is missing.
     """
     path = tf.io.gfile.join(directory, "checkpoint")
     if not _is_missing_or_empty(path):
@@ -255,24 +257,24 @@ def latest_step(directory: str) -> int | None:
 
 
 def check_state(prefix: str) -> None:
-    """Checks that a whole state can be read; TensorFlow compares the checksums.
+    """Checks that all variables of a state can be read. TensorFlow compares their checksums.
 
     Raises:
-        RunError: if not.
+        DamagedStateError: if a variable cannot be read.
     """
     if problem := _problem(prefix):
         raise DamagedStateError(f"{prefix}: cannot be read ({problem})", _REMEDY)
 
 
 def read_state(prefix: str, wanted: Callable[[str], bool] = lambda key: True) -> list[tuple[str, str, np.ndarray]]:
-    """Returns key, name and value of the variables of a state. A weight is named by its path, such as `dense/kernel`.
+    """Returns key, name and value of the variables of a state. The name of a weight is its path, as `dense/kernel`.
 
     Args:
         prefix: path of the state, without the suffixes of its files.
-        wanted: whether to read a variable, by its key.
+        wanted: decides by its key whether a variable is read. Default: all are read.
 
     Raises:
-        RunError: if the state is damaged.
+        DamagedStateError: if the state is damaged.
     """
     check_state(prefix)
     reader = tf.compat.v1.train.NewCheckpointReader(prefix)
@@ -284,15 +286,15 @@ def read_state(prefix: str, wanted: Callable[[str], bool] = lambda key: True) ->
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 """Key of the object graph in a TensorFlow checkpoint."""
 
-_REMEDY = "restore its files from a copy, or train anew with --force"
+_REMEDY = "restore its files from a copy, or start over with --force"
 
 
 def _is_missing_or_empty(path: str) -> bool:
     return not tf.io.gfile.exists(path) or not tf.io.gfile.stat(path).length
 
 
-def _whole(directory: str, most: int | None = None) -> list[int]:
-    """Returns the steps of the completely readable states in a directory, in ascending order.
+def _complete_steps(directory: str, most: int | None = None) -> list[int]:
+    """Returns the steps of the states in a directory that can be read completely, in ascending order.
 
     Args:
         directory: the directory, which need not exist.
@@ -300,8 +302,8 @@ def _whole(directory: str, most: int | None = None) -> list[int]:
     """
     entries = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
     steps = [int(match[1]) for entry in entries if (match := re.fullmatch(r"ckpt-(\d+)\.index", entry))]
-    whole = (step for step in sorted(steps, reverse=True) if _problem(f"{directory}/ckpt-{step}") is None)
-    return sorted(itertools.islice(whole, most))
+    complete = (step for step in sorted(steps, reverse=True) if _problem(f"{directory}/ckpt-{step}") is None)
+    return sorted(itertools.islice(complete, most))
 
 
 def _has_files(prefix: str) -> bool:
@@ -314,7 +316,7 @@ _EARLIER = "optimizer/optimizers/"
 
 
 def _variables(prefix: str) -> dict[str, Any]:
-    """Returns the shapes of the variables in a state by name."""
+    """Returns the names of the variables in a state, with their shapes."""
     # `tf.train.load_checkpoint` mistakes a prefix for a folder on some remote file systems.
     return tf.compat.v1.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
 
@@ -345,7 +347,7 @@ _LINE = re.compile(
     r'(?:model_checkpoint_path|all_model_checkpoint_paths): "(.*)"'
     r"|(?:all_model_checkpoint_timestamps|last_preserved_timestamp): \d+(?:\.\d+)?(?:e[-+]?\d+)?"
 )
-"""A line of a file `checkpoint`."""
+"""Pattern of a line in a file `checkpoint`."""
 
 
 def _named(path: str) -> list[str] | None:
@@ -367,10 +369,10 @@ def _named(path: str) -> list[str] | None:
 def _checked_names(path: str) -> list[str]:
     """Returns the paths of the states that a file `checkpoint` names, the latest first.
 
-    The states must lie beside the file: the manager would remove files in other folders.
+    The states must be in the directory of the file, because the manager would remove the files of other states.
 
     Raises:
-        RunError: if it is damaged, or names files elsewhere; the message names a remedy.
+        DamagedStateError: if the file is damaged, or names files in another directory; the message names a remedy.
     """
     directory, named = os.path.dirname(path), _named(path)
     for other in named or []:
@@ -378,7 +380,7 @@ def _checked_names(path: str) -> list[str]:
         if folder != directory or not re.fullmatch(r"ckpt-\d+", name):
             raise DamagedStateError(
                 f"{path}: names {other!r}; allowed: ckpt-STEP in its own folder",
-                "remove this file, and --resume uses the whole state that lies beside it",
+                "remove this file, and --resume uses the complete state beside it",
             )
     if named and named[0] == named[-1]:  # The manager names the latest state last.
         return named
@@ -387,10 +389,8 @@ def _checked_names(path: str) -> list[str]:
 
 def _damaged_names(path: str) -> RunError:
     """Returns the error that a file `checkpoint` is damaged."""
-    if whole := _whole(os.path.dirname(path), 1):
-        return DamagedStateError(
-            f"{path}: is damaged", f"remove it, and --resume uses ckpt-{whole[0]}, which lies beside it"
-        )
+    if steps := _complete_steps(os.path.dirname(path), 1):
+        return DamagedStateError(f"{path}: is damaged", f"remove it, and --resume uses ckpt-{steps[0]} beside it")
     return DamagedStateError(f"{path}: is damaged", _REMEDY)
 
 
@@ -398,26 +398,26 @@ def _check_latest(path: str) -> str:
     """Returns the path of the latest state that a file `checkpoint` names.
 
     Raises:
-        RunError: as of `_checked_names`, or if a file of that state is missing.
+        DamagedStateError: as in `_checked_names`, or if a file of that state is missing.
     """
     directory, named = os.path.dirname(path), _checked_names(path)
     if _has_files(named[0]):
         return named[0]
-    # A complete state that the file does not name shows that the name is wrong.
-    if {*_whole(directory)} - {step_of(prefix) for prefix in named}:
+    # If there is a complete state that the file does not name, then the file is wrong.
+    if {*_complete_steps(directory)} - {step_of(prefix) for prefix in named}:
         raise _damaged_names(path)
     lost = ".data-00000-of-00001" if tf.io.gfile.exists(f"{named[0]}.index") else ".index"
-    without = f", or remove {directory} to go on without the best state" if directory.endswith("best") else ""
+    without = f", or remove {directory} to continue without the best state" if directory.endswith("best") else ""
     raise DamagedStateError(f"{named[0]}{lost}: is missing", f"{_remedy(named[0])}{without}")
 
 
 def _remedy(prefix: str) -> str:
-    """Returns the remedy for a damaged state, for messages: another kept state, if there is one."""
+    """Returns the remedy for a damaged state, for messages: another saved state, if there is one."""
     directory = os.path.dirname(prefix)
     others = [step for step in kept_steps(directory) if step != step_of(prefix)]
     if not others or directory.endswith("best"):
         return _REMEDY
     return (
-        f"restore its files from a copy, go back to a kept state with --resume-from {others[-1]}, or train anew with "
+        f"restore its files from a copy, go back to a saved state with --resume-from {others[-1]}, or start over with "
         "--force"
     )

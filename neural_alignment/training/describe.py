@@ -29,7 +29,7 @@ _FIXED = ("gamma", "beta")
 
 
 class LayerCost(NamedTuple):
-    """One layer with a kernel.
+    """The cost of one layer with a kernel.
 
     Attributes:
         name: the name of the layer.
@@ -37,7 +37,7 @@ class LayerCost(NamedTuple):
         forward: parameters of the forward path, including the bias.
         backward: parameters of the backward kernel.
         product: floating-point operations of one product of the kernel with one example.
-        products: number of such products that R costs per step.
+        products: number of such products that R adds to a step.
     """
 
     name: str
@@ -52,7 +52,7 @@ def describe(config: Config) -> str:
     """Returns a table of a run's layers and the cost of its steps.
 
     Raises:
-        DataError: if shapes and counts are not in the configuration and the data cannot be read.
+        DataError: if the configuration does not determine shapes and counts, and the data cannot be read.
         ConfigError: if the pattern of a rule matches no layer.
     """
     dataset = setup.data_facts(config)
@@ -88,10 +88,10 @@ def describe(config: Config) -> str:
 
 def _rules(config: Config) -> list[str]:
     """Returns a line for each rule with all its options."""
-    said = [(rule.rule, rule.model_dump(exclude={"rule"}, exclude_defaults=True)) for rule in config.rules]
+    rules = [(rule.rule, rule.model_dump(exclude={"rule"}, exclude_defaults=True)) for rule in config.rules]
     return [
         f"rule        {name}" + (f": {', '.join(f'{key} {value}' for key, value in _flat(options))}" if options else "")
-        for name, options in said
+        for name, options in rules
     ]
 
 
@@ -116,13 +116,13 @@ def _optimizers(config: Config) -> list[str]:
             f"loss rates  J {described(plan.loss_rates.forward)}, R {described(plan.loss_rates.backward)} "
             "(epochs of global steps)"
         )
-    turns = [f"R alone for {plan.delay_epochs:g} epochs"] if plan.delay_epochs else []
+    turns = [f"R only for {plan.delay_epochs:g} epochs"] if plan.delay_epochs else []
     turns += [f"one step of R to {plan.alternation} of J"] if plan.alternation else []
     return lines + ([f"turns       {', then '.join(turns)}"] if turns else [])
 
 
 def _reach(model: AlignedModel, config: Config) -> list[str]:
-    """Returns a line about the variables that R moves, if R moves more than B."""
+    """Returns a line about the variables that R trains, if R does not train only B."""
     layers = [layer.name for layer in aligned_layers(model) if layer.alignment.trains_forward]
     if not layers:
         return []
@@ -139,10 +139,10 @@ def _origin(config: Config) -> list[str]:
     if options is None:
         return []
     loaded = "weights, optimizer and global step" if options.optimizer else "weights"
-    fit = "all must fit" if options.strict else "what does not fit keeps its initial value"
+    fit = "all must fit" if options.strict else "weights that do not fit keep their initial values"
     try:
         source = initial_state.find(options.path, options.state)
-    except RunError as error:  # A run that has begun no longer needs the state.
+    except RunError as error:  # Not an error here: a run that has begun no longer needs the state.
         return [f"starts from {options.path}: {loaded}; {fit}; not found now ({error})"]
     return [f"starts from {source}: {loaded}; {fit}"]
 
@@ -150,8 +150,9 @@ def _origin(config: Config) -> list[str]:
 def _execution(config: Config) -> list[str]:
     """Returns lines about the options of evaluation, logging, checkpoints and runtime that are not defaults."""
     sections = {name: getattr(config, name) for name in ("evaluation", "logging", "checkpoints", "runtime")}
-    said = {name: _flat(options.model_dump(exclude_defaults=True)) for name, options in sections.items()}
-    return [f"{name:11} {', '.join(f'{key} {value}' for key, value in pairs)}" for name, pairs in said.items() if pairs]
+    changed = {name: _flat(options.model_dump(exclude_defaults=True)) for name, options in sections.items()}
+    lines = {name: ", ".join(f"{key} {value}" for key, value in pairs) for name, pairs in changed.items() if pairs}
+    return [f"{name:11} {line}" for name, line in lines.items()]
 
 
 def layer_costs(model: keras.Model) -> list[LayerCost]:
@@ -162,14 +163,14 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
             continue
         rule = layer.alignment
         linear_map, aligned = layer.linear_map(), layer.keeps_backward_kernel
-        places = np.prod(layer.output.shape[1:-1], dtype=int)
+        positions = np.prod(layer.output.shape[1:-1], dtype=int)
         rows.append(
             LayerCost(
                 name=layer.name,
                 rule="backpropagation" if rule is None else rule.rule,
                 forward=sum(_size(w) for w in (layer.kernel, layer.bias) if w is not None),
                 backward=_size(layer.kernel) if aligned else 0,
-                product=int(2 * _size(layer.kernel) * places),
+                product=int(2 * _size(layer.kernel) * positions),
                 products=regulariser_products(rule, isinstance(linear_map, ConvMap))
                 if layer.keeps_backward_kernel
                 else 0,
@@ -179,9 +180,9 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
 
 
 def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
-    """Returns lines about the cost of each kind of step, and about the numbers that a networkwise rule stores."""
+    """Returns lines about the cost of each kind of step, and the number of values that a networkwise rule stores."""
     forward = sum(row.product for row in rows)
-    backpropagation = 3 * forward - rows[0].product  # The first layer sends no error further back.
+    backpropagation = 3 * forward - rows[0].product  # The first layer sends no error to its inputs.
     regulariser = sum(row.products * row.product for row in rows)
     kinds = {"backpropagation": backpropagation, "J step": backpropagation}
     more = []
@@ -201,15 +202,15 @@ def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
 
 
 def network_step(model: AlignedModel) -> int:
-    """Counts the floating-point operations in products of a step by a networkwise rule, for one example.
+    """Counts the floating-point operations in the products of a step with a networkwise rule, for one example.
 
     As in `regulariser_products`, the step is traced, and the products that its gradients depend on are counted.
     """
-    feedback = model.bound_rule
-    trained = [variable for variable in model.trainable_variables if feedback.trains(variable)]
+    rule = model.bound_rule
+    trained = [variable for variable in model.trainable_variables if rule.trains(variable)]
 
     def step(x):
-        forward = feedback.forward(x)
+        forward = rule.forward(x)
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(tf.square(forward()))  # Its gradient depends on the outputs, as that of J does.
         return tape.gradient(loss, trained)
@@ -224,17 +225,21 @@ def _operations(product: Any) -> int:
     if product.type == "MatMul":
         summed = product.inputs[0].shape[0 if product.get_attr("transpose_a") else 1]
         return 2 * summed * product.outputs[0].shape.num_elements()
-    places = (product.outputs[0] if product.type == "Conv2D" else product.inputs[-1]).shape
+    outputs = (product.outputs[0] if product.type == "Conv2D" else product.inputs[-1]).shape
     kernel = (product.outputs[0] if product.type == "Conv2DBackpropFilter" else product.inputs[1]).shape
-    return 2 * places.num_elements() // places[-1] * kernel.num_elements()
+    return 2 * outputs.num_elements() // outputs[-1] * kernel.num_elements()
 
 
 @cache
 def regulariser_products(rule: Alignment, convolution: bool) -> int:
     """Counts the products with a kernel that R_l and its gradients add to a step.
 
-    The rule is traced on a small layer, and the products that its value and gradients depend on are counted, so a new
-    rule needs no declaration of its cost.
+    The rule is traced on a small layer, and the products that R_l and its gradients depend on are counted. A new rule
+    therefore need not declare its cost.
+
+    Args:
+        rule: the rule of one layer.
+        convolution: whether the layer is a convolution.
     """
     linear_map: LinearMap = ConvMap((1, 1), "SAME") if convolution else DenseMap()
     x_shape, kernel_shape = ((2, 4, 4, 2), (3, 3, 2, 3)) if convolution else ((2, 4), (4, 3))
@@ -264,7 +269,7 @@ def regulariser_products(rule: Alignment, convolution: bool) -> int:
 
 
 def _reached(tensors: Iterable[Any]) -> set[Any]:
-    """Returns all operations that some tensors depend on."""
+    """Returns all operations of a graph that some tensors depend on."""
     waiting = [tensor.op for tensor in tensors]
     reached = set()
     while waiting:

@@ -1,4 +1,4 @@
-"""Where a run computes: one device, several of one machine, several machines, or a Cloud TPU."""
+"""The devices of a run: one device, several devices of one machine, several machines, or a Cloud TPU."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type"
 """`TF_CONFIG` of the first of two workers."""
 
 SECONDS_PER_CALL = 1.0
-"""Maximum number of seconds in one graph call before it returns to Python, where signals are handled."""
+"""Maximum number of seconds in one graph call. Python handles signals between calls."""
 
 SECONDS_TO_REPORT = 120.0
-"""Maximum number of seconds in which a failed worker waits for the others, to report its error to them."""
+"""Maximum number of seconds that a failed worker waits while it reports its error to the other workers."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """The devices of a run, and this process's part of it.
+    """The devices of a run, and the number of this process among the processes of the run.
 
     Attributes:
-        strategy: runs a step on every replica and sums their gradients.
+        strategy: the TensorFlow strategy, which runs a step on every replica and sums the gradients.
         worker: number of this process, from 0.
         workers: number of processes that share the run, each with the same configuration.
     """
@@ -51,7 +51,7 @@ class Distribution:
 
     @property
     def readers(self) -> int:
-        """The number of machines that read the data: workers, or hosts of a TPU slice, which one process controls."""
+        """The number of machines that read data: the workers, or the hosts of a TPU slice under one process."""
         return max(self.workers, getattr(self.strategy.extended, "num_hosts", 1))
 
     @property
@@ -64,18 +64,19 @@ class Distribution:
         return self.strategy.scope()
 
     def check(self, config: Config) -> None:
-        """Checks that every replica gets an equal part of each batch, and that XLA can compile its step.
+        """Checks that a run can use these devices.
 
         Raises:
-            ConfigError: if not.
+            ConfigError: if a batch cannot be divided evenly among the replicas, or an option or the model does not
+                support several replicas or several workers.
         """
         if config.runtime.jit_compile and self.replicas > 1 and not compiles_by_itself(self.strategy):
             requirement = f"is for one device, or a TPU, not for {self.replicas} replicas"
             raise ConfigError(WrongValue("runtime.jit_compile", requirement, True))
         if self.replicas > 1 and config.model.uses_batch_statistics:
             raise ConfigError(
-                f"runtime.strategy: {config.model.name} takes the statistics of the whole batch, which replicas do not "
-                f"share; found {self.replicas} replicas, allowed is 1"
+                f"runtime.strategy: {config.model.name} uses the statistics of the whole batch, which replicas do not "
+                f"share; found {self.replicas} replicas; allowed: 1"
             )
         if self.readers > 1 and getattr(config.data, "tolerate_corrupt", 0):
             requirement = (
@@ -104,7 +105,7 @@ class Distribution:
     def validation(self, dataset: Dataset) -> Any:
         """Returns the validation batches, divided among the replicas.
 
-        With several replicas the last batch is filled up with examples of weight 0.
+        With several replicas, or on a TPU, the last batch is filled up with examples of weight 0.
         """
         return self._shared(
             lambda worker, workers: dataset.validation(worker=worker, workers=workers, fill=self._fills),
@@ -112,30 +113,30 @@ class Distribution:
         )
 
     def evaluate(self, model: AlignedModel, dataset: Dataset) -> dict[str, float]:
-        """Returns J and the metrics over the validation split, every example counted once."""
+        """Returns J and the metrics over the validation split. Every example counts once."""
         model.reset_metrics()
         model.make_test_function()
         batches = iter(self.validation(dataset))
-        # Not `model.evaluate`, which does not take batches that are divided among workers.
+        # `model.evaluate` does not accept batches that are divided among workers.
         left = -(-dataset.validation_examples // dataset.batching.validation_batch_size)
         results, made = {}, left
-        while left and made:  # There may be one batch less if damaged records are left out.
-            made, results = model.test_function.steps(batches, left, self.seconds_together)
+        while left and made:  # There may be one batch less, because damaged records are left out.
+            made, results = model.test_function.steps(batches, left, self.seconds_per_call)
             left -= made
         return {name: float(value) for name, value in results.items()}
 
     @property
-    def seconds_together(self) -> float:
+    def seconds_per_call(self) -> float:
         """Maximum number of seconds in one graph call before checking for signals.
 
-        There is no limit with several workers: they exchange gradients at every step of a call, so that all calls must
+        There is no limit with several workers. They exchange gradients at every step, so the calls of all workers must
         have the same number of steps.
         """
         return SECONDS_PER_CALL if self.workers == 1 else math.inf
 
     @property
     def _fills(self) -> bool:
-        """Whether all batches must have one shape: to be divided evenly, or for the compiler of a TPU."""
+        """Whether all batches must have the same shape: to be divided evenly, or for the compiler of a TPU."""
         return self.replicas > 1 or compiles_by_itself(self.strategy)
 
     def _shared(self, batches: Callable[[int, int], tf.data.Dataset], batch_size: int) -> Any:
@@ -155,7 +156,7 @@ class Distribution:
         return [count > 0 for count in self._sum_over_replicas(flags)]
 
     def gathered(self, number: int) -> list[int]:
-        """Returns the number of each worker. All workers must call it at the same point of the run."""
+        """Returns the values of `number` on all workers. All workers must call it at the same point of the run."""
         if self.workers == 1:
             return [number]
         local = self.replicas // self.workers
@@ -170,7 +171,7 @@ class Distribution:
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy().tolist()
 
     def on_one_replica(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns a graph that computes `function` on every replica, and returns the result of the first."""
+        """Returns a graph function that computes `function` on every replica and returns the result of the first."""
 
         def run(*arguments: Any) -> Any:
             results = self.strategy.run(function, args=arguments)
@@ -179,19 +180,19 @@ class Distribution:
         return tf.function(run, autograph=False)
 
 
-class Deserted(Stopped):
+class OtherWorkerEnded(Stopped):
     """Another worker has ended, and this one cannot continue without it."""
 
 
 @contextlib.contextmanager
-def shared_fate(runtime: Runtime) -> Iterator[None]:
-    """A context in which an error of one of several workers ends all of them.
+def report_errors_to_workers(runtime: Runtime) -> Iterator[None]:
+    """A context that reports an error of this worker to the other workers, which ends them.
 
-    Otherwise the other workers would block at start-up or in the next all-reduce. A divergence or a signal, which all
-    workers see at the same step, is not reported.
+    Otherwise the other workers would block at start-up or in the next all-reduce. A divergence or a signal is not
+    reported, because all workers notice it at the same step. With one worker the context does nothing.
 
     Raises:
-        Deserted: if another worker has ended; the message has its reason, if it could report one.
+        OtherWorkerEnded: if another worker has ended; the message has its reason, if it could report one.
     """
     if _kind(runtime) != "multi_worker":
         yield
@@ -199,30 +200,31 @@ def shared_fate(runtime: Runtime) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (deserted := explain(error)) is not None:
-            raise deserted from None
-        if not isinstance(error, (Diverged, Deserted)) and getattr(error, "state", None) != "stopped":
-            # In a thread: connecting to the others may block forever, and cannot be interrupted.
+        if (explained := explain(error)) is not None:
+            raise explained from None
+        if not isinstance(error, (Diverged, OtherWorkerEnded)) and getattr(error, "state", None) != "stopped":
+            # In a thread, because connecting to the other workers may block forever and cannot be interrupted.
             reporting = threading.Thread(target=_report, args=(runtime, error), name="report the error", daemon=True)
             reporting.start()
             reporting.join(SECONDS_TO_REPORT)
         raise
 
 
-def explain(error: Exception) -> Deserted | None:
-    """Returns the error to raise in place of an error of TensorFlow that means that another worker has ended."""
+def explain(error: Exception) -> OtherWorkerEnded | None:
+    """Returns the error to raise instead if an error of TensorFlow means that another worker has ended, or None."""
     aborted = re.search(r"Collective ops is aborted by: (.*)", str(error))
     if aborted is None or not isinstance(error, tf.errors.OpError):
         return None
     if reported := re.search(r"worker \d+ has ended: .*", aborted[1]):
-        return Deserted(reported[0], "failed")
-    return Deserted(
-        f"another worker is gone ({aborted[1][:150]}): its own messages say why; go on with --resume", "failed"
+        return OtherWorkerEnded(reported[0], "failed")
+    return OtherWorkerEnded(
+        f"another worker is gone ({aborted[1][:150]}): see its messages for the reason; continue with --resume",
+        "failed",
     )
 
 
 def _report(runtime: Runtime, error: Exception) -> None:
-    """Reports an error to the other workers, which ends them; connects to them first if necessary."""
+    """Reports an error to the other workers, which ends them. Connects to them first if necessary."""
     reason = str(error) if isinstance(error, (InputError, Stopped)) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(Exception):  # An error is being handled already, and the others may have ended.
         if tf_context.context().coordination_service is None:
@@ -241,15 +243,15 @@ def is_chief(runtime: Runtime) -> bool:
 
 
 def with_strategy(runtime: Runtime, strategy: str) -> Runtime:
-    """Returns the options with another strategy, without the devices of the current one. They are not checked."""
+    """Returns the options with another strategy and without the devices of the current one. They are not checked."""
     devices = ("replicas", "devices", "tpu", "tpu_zone", "tpu_project")
     return runtime.model_copy(update={**dict.fromkeys(devices), "strategy": strategy})
 
 
 def create(runtime: Runtime) -> Distribution:
-    """Finds the devices of a configuration.
+    """Returns the devices that the options select.
 
-    Several workers, or virtual CPU devices, must be created before TensorFlow has computed anything.
+    Several workers, or virtual CPU devices, must be created before TensorFlow executes its first operation.
 
     Raises:
         Unavailable: if a TPU cannot be reached.
@@ -281,7 +283,7 @@ def _kind(runtime: Runtime) -> str:
 def _cpu(runtime: Runtime) -> Distribution:
     del runtime
     if not tf.config.list_physical_devices("GPU"):
-        return Distribution(tf.distribute.get_strategy())  # The default strategy, which costs nothing.
+        return Distribution(tf.distribute.get_strategy())  # The default strategy adds no cost.
     return Distribution(tf.distribute.OneDeviceStrategy("/cpu:0"))
 
 
@@ -297,12 +299,12 @@ def _gpu(runtime: Runtime) -> Distribution:
 
 
 def _chosen_gpus(numbers: Sequence[int]) -> list[str]:
-    """Returns the names of the GPUs with these numbers, and hides the others if possible.
+    """Returns TensorFlow's names of the GPUs with these numbers, and hides the other GPUs if possible.
 
-    TensorFlow takes memory on every GPU that is visible when it begins to compute. The names count visible GPUs only.
+    TensorFlow takes memory on every GPU that is visible at its first operation. It counts only visible GPUs in names.
 
     Raises:
-        RunError: if a GPU is missing, or has been hidden because this process has used others.
+        RunError: if a GPU does not exist, or is hidden because this process has already used other GPUs.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
@@ -312,15 +314,15 @@ def _chosen_gpus(numbers: Sequence[int]) -> list[str]:
         )
         raise RunError(WrongValue("runtime.devices", requirement, list(numbers)))
     if max(numbers) >= len(gpus):
-        there = ", ".join(map(str, range(len(gpus))))
-        raise RunError(WrongValue("runtime.devices", f"must be among the GPUs of this machine, {there}", list(numbers)))
+        known = ", ".join(map(str, range(len(gpus))))
+        raise RunError(WrongValue("runtime.devices", f"must be among the GPUs of this machine, {known}", list(numbers)))
     chosen = [gpus[number] for number in numbers]
     with contextlib.suppress(RuntimeError):  # TensorFlow has begun to compute.
         tf.config.set_visible_devices(chosen, "GPU")
     visible = tf.config.get_visible_devices("GPU")
     if not all(gpu in visible for gpu in chosen):
-        there = ", ".join(str(number) for number, gpu in enumerate(gpus) if gpu in visible)
-        requirement = f"must be among the GPUs that this process has begun to compute with, {there}"
+        used = ", ".join(str(number) for number, gpu in enumerate(gpus) if gpu in visible)
+        requirement = f"must be among the GPUs that this process has begun to compute with, {used}"
         raise RunError(WrongValue("runtime.devices", requirement, list(numbers)))
     return [f"GPU:{visible.index(gpu)}" for gpu in chosen]
 
@@ -329,26 +331,26 @@ def _mirrored(runtime: Runtime) -> Distribution:
     if runtime.devices is not None:
         return Distribution(tf.distribute.MirroredStrategy(_chosen_gpus(runtime.devices)))
     gpus = len(tf.config.list_physical_devices("GPU"))
-    kind, there = ("GPU", gpus) if gpus else ("CPU", _logical_cpus(runtime.replicas))
-    count = runtime.replicas or there
-    if count > there:
-        requirement = f"must be at most {there}, the number of {kind} devices of this machine"
+    kind, available = ("GPU", gpus) if gpus else ("CPU", _logical_cpus(runtime.replicas))
+    count = runtime.replicas or available
+    if count > available:
+        requirement = f"must be at most {available}, the number of {kind} devices of this machine"
         raise RunError(WrongValue("runtime.replicas", requirement, count))
-    # Virtual CPU devices need no collective operations, whose keys two strategies of one process would share.
+    # Virtual CPU devices work without collective operations. Two strategies in one process would share their keys.
     reduction = None if gpus else tf.distribute.ReductionToOneDevice()
     devices = [f"{kind}:{number}" for number in range(count)]
     return Distribution(tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction))
 
 
 def _logical_cpus(wanted: int | None) -> int:
-    """Divides the CPU into virtual devices, if TensorFlow has not computed yet; returns how many there are."""
+    """Divides the CPU into virtual devices if TensorFlow has not computed yet. Returns their number."""
     cpu = tf.config.list_physical_devices("CPU")[0]
-    there = len(tf.config.get_logical_device_configuration(cpu) or [None])
-    if wanted and wanted > there:
+    available = len(tf.config.get_logical_device_configuration(cpu) or [None])
+    if wanted and wanted > available:
         with contextlib.suppress(RuntimeError):  # TensorFlow has begun to compute.
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * wanted)
             return wanted
-    return there
+    return available
 
 
 def _multi_worker(runtime: Runtime) -> Distribution:
@@ -362,7 +364,7 @@ def _multi_worker(runtime: Runtime) -> Distribution:
 
 
 def _place() -> tuple[int, int]:
-    """Returns the number of this worker and how many there are, as `TF_CONFIG` says."""
+    """Returns the number of this worker and the number of workers, from `TF_CONFIG`."""
     cluster, task = _cluster(), _tf_config().get("task")
     workers = len(cluster.get("chief", [])) + len(cluster.get("worker", []))
     if not workers or not isinstance(task, dict) or task.get("type") not in ("chief", "worker"):

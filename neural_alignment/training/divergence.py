@@ -11,23 +11,23 @@ from neural_alignment.training.model import AlignedModel
 
 
 def diverged(model: AlignedModel, step: int) -> Diverged:
-    """Returns the error with the step, the layer and a remedy.
+    """Returns the error to raise; its message names the step, the layer and a remedy.
 
     Args:
         model: the model whose J or R is not finite.
-        step: the step to report if training itself has not seen a value that is not finite.
+        step: the step to report if J and R were finite at all training steps.
     """
     step, sources = model.first_non_finite() or (step, ["J"])
     layers = [source for source in sources if source != "J"]
     if layers:
-        what = f"R of layer {layers[0]}" + (f" and {len(layers) - 1} more" if layers[1:] else "")
+        subject = f"R of layer {layers[0]}" + (f" and {len(layers) - 1} more" if layers[1:] else "")
         advice = "lower the backward learning rate, or raise the weight of decay, sparse or null against amp"
     else:
         layers = _damaged_layers(model)
         where = f" (first weights that are not finite: layer {layers[0]})" if layers else ""
-        what = f"J{where}"
+        subject = f"J{where}"
         advice = "lower the forward learning rate, clip the gradients, or delay J until B has aligned"
-    return Diverged(f"{what} is not finite at step {step}; try this: {advice}", step, layers)
+    return Diverged(f"{subject} is not finite at step {step}; try this: {advice}", step, layers)
 
 
 def _damaged_layers(model: AlignedModel) -> list[str]:

@@ -25,9 +25,8 @@ class AlignmentProbe:
 
     Args:
         model: the model.
-        devices: the devices that compute it.
-        examples: number of examples in the batch, or all if there are fewer. 0 computes only the measures that need
-            the kernels alone.
+        devices: the devices that compute the measures.
+        examples: maximum number of examples in the batch. With 0, only the measures of the kernels are computed.
     """
 
     def __init__(self, model: AlignedModel, devices: Distribution, examples: int):
@@ -38,14 +37,18 @@ class AlignmentProbe:
         self._batch: tuple[tf.Tensor, tf.Tensor] | None = None
 
     def trace(self, facts: data.Facts) -> None:
-        """Traces the graph while the data are still being read."""
+        """Traces the graph before the data are loaded.
+
+        Args:
+            facts: shapes and counts of the data.
+        """
         if self._layers and self._examples:
             examples = min(self._examples, facts.validation_examples)
             specs = [tf.TensorSpec((examples, *spec.shape), spec.dtype) for spec in facts.example_spec]
             self._measure.get_concrete_function(*specs)
 
     def row(self, dataset: data.Dataset) -> MetricsRow:
-        """Returns `measure/layer` -> value; an empty dictionary if no layer has an alignment."""
+        """Returns `measure/layer` -> value; an empty dictionary if there is no aligned layer."""
         if not self._layers:
             return {}
         if self._examples == 0:
@@ -67,7 +70,7 @@ class Evaluator:
     Args:
         config: the configuration of the run.
         trainer: the trainer of the run.
-        test: a data set whose validation part is evaluated as well, or none.
+        test: a data set whose validation split is evaluated as well, or None.
         alignment: measures the alignment of the model.
     """
 
@@ -82,15 +85,15 @@ class Evaluator:
         self._weights = ScheduledWeights(config, trainer.dataset.steps_per_epoch)
 
     def row(self, training: MetricsRow, seconds: float, is_untrained: bool = False) -> MetricsRow:
-        """Returns the row of the present step.
+        """Returns the row of the current step. Learning rates and weights are those of the next step.
 
-        The row of an untrained network has only its alignment: an evaluation on the whole validation split would keep
-        the user waiting for chance level. Learning rates and weights are those of the next step.
+        An untrained network is not evaluated, because its accuracy is at chance level and the first training step would
+        be delayed: its row contains only the alignment.
 
         Args:
             training: the means since the last evaluation.
             seconds: seconds since the run began.
-            is_untrained: whether the network still has the weights that were drawn.
+            is_untrained: whether the network still has its random initial weights.
 
         Raises:
             Diverged: if J is not finite on the validation split.
@@ -134,14 +137,15 @@ class Evaluator:
         return self._trainer.model.optimizer
 
     def _loss_rates(self, step: int) -> tuple[float, float]:
-        """Returns the factors of J and R at the global step `step`, the next one to be made.
+        """Returns the factors of J and R at the global step `step`, which is the next step.
 
-        If J and R take turns, each factor is that of its next turn: the step of a row is always R's turn.
+        If J and R alternate, the next step always trains R. Each factor is then that of the next step that trains its
+        loss.
         """
         rates = [0.0, 0.0]
         for ahead in range(self._turns):
-            present = map(float, self._optimizer.rates(step + ahead))
-            rates = [rate or new for rate, new in zip(rates, present, strict=True)]
+            later = map(float, self._optimizer.rates(step + ahead))
+            rates = [rate or new for rate, new in zip(rates, later, strict=True)]
             if all(rates):
                 break
         return rates[0], rates[1]
@@ -150,8 +154,8 @@ class Evaluator:
 class ScheduledWeights:
     """The values of the rule weights that are schedules, as columns `weight/PRIMITIVE`.
 
-    If a run has several rules, the columns contain their position in the list, as in key paths of the configuration:
-    `weight/0.amp`, `weight/1.amp`.
+    If a run has several rules, the columns contain the position of the rule in the list, as in key paths of the
+    configuration: `weight/0.amp`, `weight/1.amp`.
 
     Args:
         config: the configuration of the run.
@@ -160,13 +164,13 @@ class ScheduledWeights:
 
     def __init__(self, config: Config, steps_per_epoch: int):
         rules = [rule.bind(config.seed, steps_per_epoch) for rule in config.rules]
-        self._rules = {f"{place}." if len(rules) > 1 else "": rule for place, rule in enumerate(rules)}
+        self._rules = {f"{index}." if len(rules) > 1 else "": rule for index, rule in enumerate(rules)}
 
     def row(self, step: int) -> MetricsRow:
         """Returns column -> weight at a global step."""
         return {
-            f"weight/{place}{name}": float(schedules.evaluate(weight, step, rule.steps_per_epoch))
-            for place, rule in self._rules.items()
+            f"weight/{prefix}{name}": float(schedules.evaluate(weight, step, rule.steps_per_epoch))
+            for prefix, rule in self._rules.items()
             for name, weight in rule
             if isinstance(weight, schedules.Constant)
         }

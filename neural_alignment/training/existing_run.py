@@ -1,4 +1,4 @@
-"""Checks of a directory that already holds a run: whether the run can be resumed, and whether it is finished."""
+"""Checks of a directory that already contains a run: whether the run can be resumed, and whether it is finished."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _log = logging.getLogger(__name__)
 
 
 def stored_state(directory: RunDirectory, config: Config) -> str | None:
-    """Returns the state of the run in a directory, or none if the directory is empty.
+    """Returns the state of the run in a directory, such as "finished", or None if the directory contains no files.
+
+    Args:
+        directory: the directory.
+        config: the configuration that the run must have.
 
     Raises:
         RunError: if the run is damaged or of another configuration, or the files are not those of a run.
@@ -32,7 +36,18 @@ def stored_state(directory: RunDirectory, config: Config) -> str | None:
 
 
 def check_usable(directory: RunDirectory, config: Config, resume: bool, force: bool) -> RunResult | None:
-    """Checks that a run may use the directory; returns the result if the run is already finished."""
+    """Checks that a run may use a directory. Returns the result of the run if it is already finished, otherwise None.
+
+    Args:
+        directory: the directory.
+        config: the configuration of the run.
+        resume: whether an existing run is to be continued.
+        force: whether an existing run is to be replaced.
+
+    Raises:
+        RunError: if the directory contains a run and neither `resume` nor `force` is true, or the run is damaged or of
+            another configuration, or the files are not those of a run.
+    """
     if not directory.exists():
         return None
     status = directory.found_status()
@@ -40,7 +55,7 @@ def check_usable(directory: RunDirectory, config: Config, resume: bool, force: b
         return None
     if not resume:
         state = status["state"] if status is not None else "damaged (status.json)"
-        advice = "--force replaces it" if state == "finished" else "--resume goes on, --force starts anew"
+        advice = "--force replaces it" if state == "finished" else "--resume continues it, --force starts over"
         raise RunError(f"{directory.path}: holds a run that is {state}; {advice}")
     if status is None:
         directory.check_resumable()
@@ -51,10 +66,10 @@ def check_usable(directory: RunDirectory, config: Config, resume: bool, force: b
 
 
 def _finished_result(directory: RunDirectory, status: dict[str, Any]) -> RunResult | None:
-    """Returns the result of a finished run, or none if its final model must be saved again."""
+    """Returns the result of a finished run, or None if its final model must be saved again."""
     rows = directory.rows(status)
     if not rows:
-        raise RunError(f"{directory.path}: its metrics.csv is gone or empty; --force trains anew")
+        raise RunError(f"{directory.path}: its metrics.csv is missing or empty; --force starts over")
     if not is_finished(directory):
         _log.warning("%s: is missing or empty; it is saved again", directory.file("model.keras"))
         return None
@@ -71,7 +86,7 @@ def _check_same_configuration(directory: RunDirectory, config: Config, status: d
     Args:
         directory: the run.
         config: the configuration to continue with.
-        status: content of `status.json`; none if the file is missing.
+        status: content of `status.json`, or None if the file is missing.
 
     Raises:
         RunError: if the configurations differ, or the stored one is damaged.
@@ -91,13 +106,13 @@ def _check_same_configuration(directory: RunDirectory, config: Config, status: d
 
 
 def has_own_state(directory: RunDirectory) -> bool:
-    """Whether a run continues from its own state, so that `init_from` is ignored."""
+    """Whether the directory contains a state of the run, so that the run continues from it and ignores `init_from`."""
     last = tf.io.gfile.join(directory.file("checkpoints"), "last")
     return bool(kept_steps(last)) or tf.io.gfile.exists(directory.file("metrics.csv"))
 
 
 def is_finished(directory: RunDirectory) -> bool:
-    """Whether nothing is left to do; false if the final model is missing and can be saved again."""
+    """Whether the run is finished. False if its final model is missing and can be saved again."""
     status = directory.found_status()
     if status is None or status["state"] != "finished":
         return False

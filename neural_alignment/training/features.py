@@ -1,4 +1,4 @@
-"""Responses of the layers of a run to images: the features of Figure 6."""
+"""Features: responses of the layers of a trained network to images, as in Figure 6 of Kunin et al. 2020."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def trained(run_dir: str | Path) -> RunNetwork:
     """Returns the network at the end of a run.
 
     Raises:
-        RunError: if there is none; one line says why.
+        RunError: if the run has no final model, or the model is damaged; the message is one line.
     """
     directory = RunDirectory(run_dir)
     status = directory.status()
@@ -57,7 +57,7 @@ def initial(run_dir: str | Path) -> RunNetwork:
     Batch normalization has its initial moving statistics, mean 0 and variance 1.
 
     Raises:
-        RunError: if the run has no final model, which contains the shapes of images and classes.
+        RunError: if the run has no final model, from which the shapes of inputs and outputs are taken.
     """
     _, model, config = trained(run_dir)
     facts = (model.output_shape[-1], model.input_shape[1:])
@@ -65,7 +65,7 @@ def initial(run_dir: str | Path) -> RunNetwork:
 
 
 def rate_layers(model: keras.Model) -> list[str]:
-    """Returns the names of the layers that end with a nonlinearity or global pooling: the models of firing rates."""
+    """Returns the names of the layers that end with a nonlinearity or global pooling, as models of firing rates."""
     kinds = (keras.layers.ReLU, keras.layers.Activation, keras.layers.GlobalAveragePooling2D)
     return [
         layer.name
@@ -99,9 +99,9 @@ class ImageSet:
 
     Args:
         network: the network.
-        images: a file of images (`data.recordings`), or none for the validation split of the run. Float images are not
-            changed. uint8 images are resized to the input size of the network (bilinear, no antialiasing, and no crop,
-            because the edge is part of the stimulus) and scaled like the images of the run.
+        images: a file of images (see `data.recordings`). Default: the validation split of the run. Float images are not
+            changed. uint8 images are resized to the input size of the network (bilinear, without antialiasing, and
+            without cropping, because the edge is part of the stimulus) and scaled like the images of the run.
         batch_size: images per batch.
 
     Raises:
@@ -147,7 +147,7 @@ class ImageSet:
 
 
 def _pixel_scale(config: Config) -> tuple[Any, Any]:
-    """Returns the center and the scale of the pixels of a run, per channel or for all channels."""
+    """Returns the center and the scale of the pixels of a run. See `SourceOptions.pixel_scale`."""
     return config.data.pixel_scale(setup.batching(config))
 
 
@@ -158,14 +158,14 @@ def extract(network: RunNetwork, layer: str, images: ImageSet, folder: str | Pat
         network: the network; later layers are not computed.
         layer: the name of the layer.
         images: the images.
-        folder: a local folder for a memory-mapped file of the features, if memory cannot hold them (the stem of a
-            ResNet-18 on 5,120 images of 224 pixels needs 16 GB). Default: in memory.
+        folder: a local folder for a memory-mapped file of the features, for features that do not fit into memory (those
+            of the stem of a ResNet-18 for 5,120 images of 224 pixels take 16 GB). Default: in memory.
 
     Returns:
         `(images, features)` float32.
 
     Raises:
-        RunError: if there is no such layer, its output is not finite, or the folder is full.
+        RunError: if there is no such layer, its output is not finite, or the disk of the folder is full.
     """
     _check_layer(network, layer)
     part = keras.Model(network.model.inputs, network.model.get_layer(layer).output)
@@ -193,7 +193,7 @@ def _on_disk(rows: Iterator[np.ndarray], path: str) -> np.ndarray:
             for part in rows:
                 file.write(part)
     except OSError as error:
-        raise RunError(f"{path}: {error.strerror}; set TMPDIR, or the folder, to where there is room") from None
+        raise RunError(f"{path}: {error.strerror}; set TMPDIR, or the folder, to a place with enough space") from None
     return np.memmap(path, np.float32, "r").reshape(-1, part.shape[1])
 
 
@@ -210,8 +210,8 @@ def features(
     Args:
         run_dir: a finished run.
         layer: the name of a layer, as shown by `neural-alignment describe`.
-        images: a file of images, or none for the validation split of the run: see `ImageSet`.
-        random: whether to use the initial network of the run.
+        images: a file of images, as in `ImageSet`. Default: the validation split of the run.
+        random: whether to use the initial network of the run instead of the trained one.
         batch_size: images per batch.
         folder: a folder for a memory-mapped file. Default: in memory.
 
@@ -219,8 +219,8 @@ def features(
         `(images, features)` float32.
 
     Raises:
-        RunError: if there is no such run or layer.
-        DataError: if the images cannot be read.
+        RunError: if there is no such run or layer, or its output is not finite.
+        DataError: if the images cannot be read, or do not have the shape of the network.
     """
     network = initial(run_dir) if random else trained(run_dir)
     _check_layer(network, layer)  # Before the images are loaded, which may take long.

@@ -27,12 +27,14 @@ CHECKSUM = "checksum"
 """Key of a JSON object that holds the checksum of its other keys."""
 
 _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+"""Error number of a full disk or an exceeded quota -> message of the operating system."""
 
 
 def write_whole(path: str, content: str | bytes) -> None:
     """Replaces a file atomically: a reader sees the old file or the new one, even after a power loss.
 
-    On a local file system the content is on the disk before the move. Space that `reserve` has set aside is used.
+    On a local file system, the content is flushed to the disk before the file is replaced. The space of `reserve` is
+    used.
 
     Raises:
         tf.errors.OpError: if the file system refuses; no partial file remains.
@@ -114,9 +116,10 @@ def move(source: str, target: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Waits until a local file, or the entries of a local folder, are on the disk.
+    """Flushes a local file, or the entries of a local folder, to the disk.
 
-    Remote file systems write a file when it is closed. Not every file system can do this for a folder.
+    Does nothing on remote file systems, which write a file when it is closed. Errors for a folder are ignored, because
+    not every file system supports this.
 
     Raises:
         tf.errors.OpError: if a file cannot be written to the disk.
@@ -139,12 +142,12 @@ def sync(path: str) -> None:
 
 
 def digest(content: bytes) -> str:
-    """Returns the SHA-256 of some bytes, hexadecimal."""
+    """Returns the SHA-256 checksum of some bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def digest_of(path: str) -> str | None:
-    """Returns the SHA-256 of a file, hexadecimal; none if the file cannot be read."""
+    """Returns the SHA-256 checksum of a file, in hexadecimal, or None if the file cannot be read."""
     total = hashlib.sha256()
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
@@ -156,19 +159,19 @@ def digest_of(path: str) -> str | None:
 
 
 def plain_digest(content: Any) -> str:
-    """Returns the SHA-256 of plain data, hexadecimal; the order of the keys of a mapping has no effect."""
+    """Returns the SHA-256 checksum of plain data, in hexadecimal. The order of keys has no effect."""
     return digest(json.dumps(content, sort_keys=True).encode())
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns plain data with their checksum."""
+    """Returns plain data with the key `checksum`, which contains the checksum of the other keys."""
     return {**content, CHECKSUM: plain_digest(content)[:16]}
 
 
 def unsealed(content: Any) -> dict[str, Any] | None:
-    """Returns the data without the checksum of `sealed`, or None if they have changed or are not a mapping.
+    """Returns the data without the checksum of `sealed`, or None if they do not match it or are not a mapping.
 
-    Data without a checksum, of earlier versions, are returned as they are.
+    Data without a checksum, which earlier versions wrote, are returned unchanged.
     """
     if not isinstance(content, dict):
         return None
@@ -189,7 +192,7 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
         content.seek(0)
         with np.load(content, allow_pickle=False) as arrays:
             return dict(arrays)
-    except Exception as error:  # Damaged bytes lead zipfile and NumPy to errors of many classes.
+    except Exception as error:  # Damaged bytes cause errors of many classes in zipfile and NumPy.
         raise ValueError(" ".join(str(error).split())[:150] or type(error).__name__) from None
 
 
@@ -198,7 +201,7 @@ _ZIP_END = 22
 
 
 def check_zip(file: Any) -> None:
-    """Checks that a zip file has all its parts, and each against its checksum.
+    """Checks that a zip file is complete and that each part matches its checksum.
 
     Args:
         file: the file, opened for reading bytes.
@@ -216,13 +219,13 @@ def check_zip(file: Any) -> None:
         raise ValueError(" ".join(str(error).split())[:150] or type(error).__name__) from None
     if damaged:
         raise ValueError(f"wrong checksum of its part {damaged}")
-    # A changed length of the list of parts hides some of them.
+    # If the length of the list of parts is damaged, `zipfile` misses some parts.
     if end.startswith(b"PK\5\6") and int.from_bytes(end[10:12], "little") != count:
         raise ValueError("some of its parts are not in its list of parts")
 
 
 def copy(source: str, target: str) -> None:
-    """Copies a file, or a folder with its content; does nothing if there is none.
+    """Copies a file, or a folder with its content. Does nothing if `source` does not exist.
 
     Raises:
         tf.errors.OpError: if the file system refuses.
@@ -237,10 +240,10 @@ def copy(source: str, target: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file, or a folder with its content. Of a symbolic link, only the link is removed."""
+    """Removes a file, or a folder with its content, if it exists. The target of a symbolic link stays."""
     if is_local(path):
         if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)  # Does not follow links, unlike rmtree of TensorFlow.
+            shutil.rmtree(path)  # Unlike TensorFlow's function, it does not follow links.
         elif os.path.lexists(path):
             os.remove(path)
     elif tf.io.gfile.isdir(path):
@@ -253,7 +256,7 @@ def confined(root: str, name: str) -> str:
     """Returns the path of `name` below `root`, for a name that comes from a file.
 
     Args:
-        root: the folder; may be gs://.
+        root: the folder, local or remote (gs://).
         name: one or more parts, separated by slashes.
 
     Raises:
@@ -264,8 +267,8 @@ def confined(root: str, name: str) -> str:
     plain = not any(unicodedata.category(letter) in ("Cc", "Cf", "Cs") for letter in name) and "\\" not in name
     if not plain or is_local(name) is False or any(part in ("", ".", "..") for part in parts):
         raise RunError(
-            f"{name!r}: is no name of a run below {root}; allowed: parts separated by single slashes, none of them "
-            "'.' or '..', no backslash and no control character"
+            f"{name!r}: is not the name of a run below {root}; allowed: parts separated by single slashes, except '.' "
+            "and '..', without backslashes and control characters"
         )
     path = tf.io.gfile.join(root, *parts)
     if is_local(path):
@@ -293,13 +296,13 @@ def full_disk_reported(fallback: str) -> Iterator[None]:
             raise
         raise Stopped(
             f"{_file_of(error, problem) or fallback}: {problem}; everything saved before is complete: free some space, "
-            "then go on with --resume",
+            "then continue with --resume",
             "failed",
         ) from None
 
 
 def _full(error: OSError | tf.errors.OpError) -> str | None:
-    """Returns the message of the operating system if an error means a full disk, or none."""
+    """Returns the message of the operating system if an error means a full disk, otherwise None."""
     if isinstance(error, OSError):
         return _FULL.get(error.errno)
     return next((words for words in _FULL.values() if words in error.message), None)

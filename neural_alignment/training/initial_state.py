@@ -22,7 +22,7 @@ from neural_alignment.training.model import _unwrapped, aligned_layers
 from neural_alignment.training.run_directory import RunDirectory
 
 StateName = Literal["last", "best", "final"] | int | None
-"""Selects a state of a run; see `InitialState`."""
+"""The name or the step of a saved state of a run; see `InitialState`."""
 
 Values = dict[str, np.ndarray]
 """Name of a variable -> value."""
@@ -31,19 +31,19 @@ GLOBAL_STEP = "optimizer/iteration"
 """Name of the global step among the variables of an optimizer."""
 
 ATTEMPTS = 5
-"""Number of attempts to read a state that a running process may replace meanwhile."""
+"""Number of attempts to read a state, because the process that trains the source run may replace it meanwhile."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class StateSource:
-    """A state that weights can be loaded from.
+    """A saved state from which weights can be loaded.
 
     Attributes:
         path: a .keras file, or the path of a checkpoint without the suffixes of its files.
         state: "last", "best" or "final", the requested step, or "file".
-        step: its global step; none if the file does not contain it.
+        step: its global step, or None if it is not known.
     """
 
     path: str
@@ -61,9 +61,9 @@ class Loaded:
     """A state that was loaded into a model.
 
     Attributes:
-        path: as of `StateSource`.
-        state: as of `StateSource`.
-        step: global step of the source; none if it is not known.
+        path: as in `StateSource`.
+        state: as in `StateSource`.
+        step: global step of the source, or None if it is not known.
         digest: SHA-256 of the names and values that were loaded.
         optimizer: whether the variables of the optimizer and the global step were loaded.
         first_step: global step at which training continues.
@@ -81,15 +81,19 @@ class Loaded:
     unused: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
-        """Returns it as plain data, for JSON."""
+        """Returns the attributes as plain data, for JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
 
 def load(options: InitialState, model: keras.Model) -> Loaded:
     """Loads the state of `init_from` in a configuration into a compiled model.
 
+    Args:
+        options: the options `init_from`.
+        model: the compiled model.
+
     Raises:
-        RunError: as of `load_weights`.
+        RunError: as in `load_weights`.
     """
     return load_weights(model, options.path, options.state, options.optimizer, options.strict)
 
@@ -100,17 +104,18 @@ def load_weights(
     """Loads the weights of a run, or of a saved model, into a model.
 
     Weights are matched by the names of layer and weight, such as `conv1/backward_kernel`, never by their order. The
-    moving statistics of batch normalization and the backward kernels of any rule are weights like others. W(0) of
-    Align-prop, Align-zero and Align-ada is loaded only with `optimizer`, which continues the run; otherwise the model
-    takes W(0) from the loaded W before its first step. Learning rates are never loaded.
+    moving statistics of batch normalization and the backward kernels of all rules are loaded too. W(0) of Align-prop,
+    Align-zero and Align-ada is loaded only if `optimizer` is true, because this continues the run; otherwise the loaded
+    W is the W(0) of the model. Learning rates are never loaded.
 
-    Reading a run changes nothing in its directory. The run may be in progress: its latest complete state is read.
+    No file in the directory of the source is changed. If the source is still running, its latest complete state is
+    read.
 
     Args:
         model: a built model; compiled if `optimizer` is true.
         path: a run directory, or a .keras file.
-        state: the state of a run: "last", "best", "final" for its model.keras, or the step of a kept state. Default:
-            the last one, or the final model of a finished run without checkpoints.
+        state: the state of a run: "last", "best", "final" for its model.keras, or the step of a saved state.
+            Default: the last one, or the final model of a finished run without checkpoints.
         optimizer: whether to load the variables of the optimizer and the global step as well.
         strict: whether all weights must fit. If false, weights that do not fit keep their values, and a warning lists
             them.
@@ -119,7 +124,7 @@ def load_weights(
         The state that was loaded.
 
     Raises:
-        RunError: if the state is missing or damaged, or does not fit. The model is unchanged in this case.
+        RunError: if the state is missing or damaged, or does not fit. In this case the model is unchanged.
     """
     source, weights, slots = _read(str(path), state, optimizer)
     variables = _named(model.weights, model.name)
@@ -153,42 +158,42 @@ def find(path: str, state: StateName = None) -> StateSource:
     """Returns the location of a state, without reading it.
 
     Args:
-        path: as of `load_weights`.
-        state: as of `load_weights`.
+        path: as in `load_weights`.
+        state: as in `load_weights`.
 
     Raises:
-        RunError: if the state does not exist; the message lists the states that do.
+        RunError: if the state does not exist; the message lists the available states.
     """
     if path.endswith(".keras"):
         check_model_file(path)
         return StateSource(path, "file", None)
     directory = RunDirectory(path)
     if not tf.io.gfile.exists(path):
-        raise RunError(f"{path}: no such run directory; give one that `train` has made, or a .keras file")
+        raise RunError(f"{path}: no such run directory; give one that `train` has created, or a .keras file")
     status = directory.found_status() or {}
     folder = directory.file("checkpoints")
-    places = {name: tf.io.gfile.join(folder, name) for name in ("last", "best")}
-    kept = {name: kept_steps(place) for name, place in places.items()}
+    folders = {name: tf.io.gfile.join(folder, name) for name in ("last", "best")}
+    kept = {name: kept_steps(each) for name, each in folders.items()}
     finished = status.get("state") == "finished"
     if state in (None, "last") and not kept["last"] and finished:
         state = "final"
     if finished and state == "final":
         return StateSource(directory.model_path(status), state, status.get("step"))
     for name, steps in kept.items():
-        if name == ("last" if state is None else state) and (latest := latest_step(places[name])) is not None:
-            return StateSource(tf.io.gfile.join(places[name], f"ckpt-{latest}"), name, latest)
+        if name == ("last" if state is None else state) and (latest := latest_step(folders[name])) is not None:
+            return StateSource(tf.io.gfile.join(folders[name], f"ckpt-{latest}"), name, latest)
         if state in steps:
-            return StateSource(tf.io.gfile.join(places[name], f"ckpt-{state}"), state, state)
+            return StateSource(tf.io.gfile.join(folders[name], f"ckpt-{state}"), state, state)
     if finished and state == status.get("step"):
         return StateSource(directory.model_path(status), state, state)
-    there = [f"{name} (step {', '.join(map(str, steps))})" for name, steps in kept.items() if steps]
-    there += [f"final (step {status.get('step')})"] if finished else []
+    available = [f"{name} (step {', '.join(map(str, steps))})" for name, steps in kept.items() if steps]
+    available += [f"final (step {status.get('step')})"] if finished else []
     wanted = f"state {state or 'last'}" if not isinstance(state, int) else f"state of step {state}"
-    raise RunError(f"{path}: has no {wanted}; those that are there: {', '.join(there) or 'none'}")
+    raise RunError(f"{path}: has no {wanted}; available: {', '.join(available) or 'none'}")
 
 
 def _read(path: str, state: StateName, optimizer: bool) -> tuple[StateSource, Values, Values]:
-    """Returns a source, its weights, and the variables of its optimizer if `optimizer` is true."""
+    """Returns a source and its weights, and the variables of its optimizer if `optimizer` is true."""
     try:
         for attempt in range(ATTEMPTS):
             source = find(path, state)
@@ -200,7 +205,7 @@ def _read(path: str, state: StateName, optimizer: bool) -> tuple[StateSource, Va
                 # The process that trains the run may have replaced this state by a newer one.
                 if attempt == ATTEMPTS - 1 or find(path, state) == source:
                     raise
-    except DamagedStateError as error:  # Its remedies are for resuming that run.
+    except DamagedStateError as error:  # The remedies in its message are for resuming the source run.
         raise RunError(
             f"{error.problem}; restore that run's files from a copy, or name another of its states (init_from.state)"
         ) from None
@@ -213,7 +218,7 @@ def _read_model(source: StateSource, optimizer: bool) -> tuple[StateSource, Valu
     if not optimizer:
         return source, weights, {}
     if getattr(model, "optimizer", None) is None:
-        raise RunError(f"{source.path}: holds no state of an optimizer; start without it (init_from.optimizer: false)")
+        raise RunError(f"{source.path}: contains no optimizer state; start without it (init_from.optimizer: false)")
     slots = {name: each.numpy() for name, each in _optimizer_variables(model.optimizer).items()}
     return dataclasses.replace(source, step=int(slots[GLOBAL_STEP])), weights, slots
 
@@ -230,8 +235,8 @@ def _read_checkpoint(prefix: str, optimizer: bool) -> tuple[Values, Values]:
             weights[name] = value
         elif key.startswith("optimizer/_iterations/"):
             slots[GLOBAL_STEP] = value
-        elif (place := re.match(r"optimizer/inner_optimizers/(\d+)/", key)) and not name.endswith("/learning_rate"):
-            slots[_slot_name(int(place[1]), name)] = value
+        elif (match := re.match(r"optimizer/inner_optimizers/(\d+)/", key)) and not name.endswith("/learning_rate"):
+            slots[_slot_name(int(match[1]), name)] = value
     weights.pop("save_counter", None)
     return weights, slots
 
@@ -245,31 +250,31 @@ def _named(variables: Iterable[Any], model: str) -> dict[str, Any]:
 
 
 def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
-    """Returns name -> variable of an optimizer, except learning rates: the configuration sets these."""
+    """Returns name -> variable of an optimizer, except the learning rates, which the configuration sets."""
     optimizer = _unwrapped(optimizer)
     inner = getattr(optimizer, "inner_optimizers", [optimizer])
-    named = {_slot_name(place, each.path): each for place, one in enumerate(inner) for each in one.variables}
+    named = {_slot_name(index, each.path): each for index, one in enumerate(inner) for each in one.variables}
     named = {name: each for name, each in named.items() if not name.endswith("/learning_rate")}
     return {GLOBAL_STEP: optimizer.iterations, **named}
 
 
-def _slot_name(place: int, path: str) -> str:
-    """Returns the name of a variable of an inner optimizer, without the number that Keras adds."""
+def _slot_name(index: int, path: str) -> str:
+    """Returns the name of a variable of the inner optimizer at `index`, without the number that Keras adds."""
     optimizer, _, rest = path.partition("/")
-    which = {0: "forward", 1: "backward"}.get(place, str(place))
+    which = {0: "forward", 1: "backward"}.get(index, str(index))
     return f"optimizer {which}: {re.sub(r'_[0-9]+$', '', optimizer)}/{rest}"
 
 
 def _skipped(model: keras.Model, names: set[str], optimizer: bool) -> set[str]:
-    """Returns the names of the variables that record the progress of training and are not loaded.
+    """Returns the names of the variables that are not loaded, because they belong to the progress of training.
 
-    They are W(0), unless the optimizer is loaded too, and the step counters of layers outside of an `AlignedModel`,
-    except the counters that mark that W(0) is taken.
+    They are W(0), unless the optimizer is loaded too, and the step counters that layers have outside of an
+    `AlignedModel`. The counters that mark that W(0) has been recorded are loaded with the optimizer.
 
     Args:
         model: the model that receives the weights.
         names: names of its variables and of the variables of the source.
-        optimizer: whether the optimizer is loaded.
+        optimizer: whether the optimizer is loaded too.
     """
     layers = [layer for layer in aligned_layers(model) if layer.alignment.starts_at_forward]
     steps = {name for name in names if name.endswith("/alignment_step")}
@@ -284,12 +289,12 @@ def _skipped(model: keras.Model, names: set[str], optimizer: bool) -> set[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Misfit:
-    """A variable that only the model or only the source has, or that has two shapes.
+    """A variable that is only in the model or only in the source, or has different shapes in them.
 
     Attributes:
         name: the name of the variable.
-        here: its shape in the model; none if the model does not have it.
-        there: its shape in the source; none if the source does not have it.
+        here: its shape in the model, or None if it is not in the model.
+        there: its shape in the source, or None if it is not in the source.
     """
 
     name: str
@@ -303,16 +308,16 @@ class Misfit:
 
     def __str__(self) -> str:
         if self.there is None:
-            return f"{self.name} of shape {self.here} is not there"
+            return f"{self.name} of shape {self.here} is not in the source"
         if self.here is None:
-            return f"{self.name} of shape {self.there} is there and not in this run"
-        return f"{self.name} has shape {self.there} there and {self.here} in this run"
+            return f"{self.name} of shape {self.there} is in the source and not in this run"
+        return f"{self.name} has shape {self.there} in the source and {self.here} in this run"
 
 
 def _match(
     variables: Mapping[str, Any], values: Values, skipped: set[str]
 ) -> tuple[dict[str, tuple[Any, np.ndarray]], list[Misfit]]:
-    """Returns name -> variable and value of those that fit, and the misfits, those of another shape first."""
+    """Returns name -> variable and value of the variables that fit, and the misfits, different shapes first."""
     pairs, other, missing = {}, [], []
     for name, variable in variables.items():
         if name in skipped:
@@ -337,15 +342,15 @@ def _report(source: StateSource, misfits: list[Misfit], strict: bool) -> None:
     if strict:
         more = f" ({len(misfits) - 1} more)" if misfits[1:] else ""
         raise RunError(
-            f"{source}: does not fit this run: {misfits[0]}{more}; with init_from.strict: false, what does not fit "
-            "keeps its initial value"
+            f"{source}: does not fit this run: {misfits[0]}{more}; with init_from.strict: false, variables that do "
+            "not fit keep their initial values"
         )
-    for said, names in (
+    for effect, names in (
         ("keep their initial values", [misfit.name for misfit in misfits if misfit.is_here]),
         ("are not used", [misfit.name for misfit in misfits if not misfit.is_here]),
     ):
         if names:
-            _log.warning("%s: %d variables %s: %s", source, len(names), said, ", ".join(names))
+            _log.warning("%s: %d variables %s: %s", source, len(names), effect, ", ".join(names))
 
 
 def _check_finite(source: StateSource, values: Values) -> None:

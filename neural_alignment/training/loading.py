@@ -1,4 +1,4 @@
-"""Loading of saved models."""
+"""Loads saved models."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def check_finite(model: keras.Model, path: str) -> None:
         more = f" and {len(bad) - 1} more" if bad[1:] else ""
         raise RunError(
             f"{path}: the weights {bad[0]}{more} are not finite: the model has diverged, or the file was changed; "
-            "restore it from a copy, or train anew with --force"
+            "restore it from a copy, or start over with --force"
         )

@@ -20,14 +20,14 @@ from neural_alignment.training.files import is_local, write_whole
 
 try:
     import fcntl
-except ImportError:  # Not a POSIX system: it uses a lease.
+except ImportError:  # Not a POSIX system. A lease is used instead.
     fcntl = None
 
 NAME = "lock.json"
-"""The file that exists while a process holds the directory."""
+"""Name of the lock file, which exists while a process holds the directory."""
 
 SETTLE = 2.0
-"""Seconds between two readings of a lease of another process."""
+"""Seconds between two reads of the lease of another process."""
 
 BEAT = 15.0
 """Seconds between two heartbeats of the holder of a lease."""
@@ -38,21 +38,27 @@ STALE = 90.0
 _log = logging.getLogger(__name__)
 
 
-class Lost(RunError):  # noqa: N818 - what happened to the run, not a fault of the program
-    """Another process has taken the directory over."""
+class Lost(RunError):  # noqa: N818 - a fact about the run
+    """Another process has taken over the directory."""
 
 
 @contextlib.contextmanager
 def held(directory: str) -> Iterator[Callable[[], None]]:
-    """Holds an existing run directory; yields a function that checks that the directory is still held.
+    """Holds an existing run directory within a context.
 
-    On a local file system the kernel holds the lock, and releases it when the process ends in any way. On other file
-    systems, such as gs://, a lease is used: a file with the name of the holder and the time of its last heartbeat. A
-    lease whose heartbeat is older than `STALE` is taken over, so a process that restarts soon after a kill waits. The
-    clocks of the machines must agree to well within that time.
+    On a local file system the operating system holds the lock, and releases it when the process ends for any reason. On
+    other file systems, such as gs://, a lease is used: a file with the name of the holder and the time of its last
+    heartbeat. A lease whose heartbeat is older than `STALE` is taken over, so a process that restarts soon after a kill
+    waits. The clocks of the machines must differ by much less than that time.
+
+    Args:
+        directory: the run directory.
+
+    Yields:
+        A function that raises `Lost` if this process no longer holds the directory.
 
     Raises:
-        RunError: if another process holds it; the message names its pid and host.
+        RunError: if another process holds the directory; the message names its pid and host.
     """
     path = tf.io.gfile.join(directory, NAME)
     if is_local(directory) and fcntl is not None:
@@ -70,7 +76,7 @@ def owner() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
-def _taken(path: str, holder: dict[str, Any]) -> str:
+def _in_use(path: str, holder: dict[str, Any]) -> str:
     who = f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "another process"
     return f"{os.path.dirname(path)}: is in use by {who}"
 
@@ -88,9 +94,9 @@ def _locked(path: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.remove(
-                path
-            )  # While it is locked: a process that opened it meanwhile sees that it is gone, and creates another.
+            # Before the lock is released: a process that has opened the file meanwhile notices that it is removed, and
+            # creates another one.
+            os.remove(path)
         os.close(descriptor)
 
 
@@ -98,16 +104,16 @@ def _open_locked(path: str) -> int:
     """Returns the locked descriptor of the file at `path`."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        with contextlib.ExitStack() as unless_held:
-            unless_held.callback(os.close, descriptor)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                taken = _taken(path, _parsed(os.read(descriptor, 4096)))
-                raise RunError(f"{taken}; wait until it has ended, or choose another --run-dir") from None
-            # Otherwise the last holder removed the file between the two calls above.
+                in_use = _in_use(path, _parsed(os.read(descriptor, 4096)))
+                raise RunError(f"{in_use}; wait until it has ended, or choose another --run-dir") from None
+            # If this is false, the last holder has removed the file between the two calls above.
             if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                unless_held.pop_all()
+                on_failure.pop_all()
                 return descriptor
 
 
@@ -125,8 +131,8 @@ class Lease:
 
     Args:
         path: the file.
-        now: returns the time, seconds since 1970.
-        settle: waits `SETTLE` seconds, long enough to see a simultaneous write of another process.
+        now: returns the current time in seconds since 1970.
+        settle: waits `SETTLE` seconds, after which a simultaneous write of another process can be read.
     """
 
     def __init__(
@@ -142,10 +148,10 @@ class Lease:
         self._lost_to: dict[str, Any] | None = None
 
     def acquire(self) -> None:
-        """Takes the lease. If another process holds it, waits for a heartbeat until the lease is stale.
+        """Takes the lease. If another process holds it, first waits until the lease is stale.
 
         Raises:
-            RunError: if the other process gives a heartbeat.
+            RunError: if the other process sends a heartbeat meanwhile.
         """
         self._await_stale()
         self._write()
@@ -158,7 +164,7 @@ class Lease:
         holder = self._read()
         left = STALE - self._age(holder)
         if left > 0:
-            _log.warning("%s; taken over in %.0f s if that gives no sign of life", _taken(self._path, holder), left)
+            _log.warning("%s; taken over after %.0f s without a heartbeat", _in_use(self._path, holder), left)
         while left > 0:
             self._settle()
             left -= SETTLE
@@ -166,12 +172,12 @@ class Lease:
             if not later:
                 return
             if later != holder:
-                raise RunError(f"{_taken(self._path, later)}; wait until it has ended, or choose another --run-dir")
+                raise RunError(f"{_in_use(self._path, later)}; wait until it has ended, or choose another --run-dir")
 
     def _age(self, holder: dict[str, Any]) -> float:
-        """Returns the age of the last heartbeat, seconds; a time in the future counts by its distance too."""
-        sign = holder.get("time")
-        return abs(self._now() - sign) if isinstance(sign, (int, float)) else STALE
+        """Returns the seconds between the last heartbeat and now, also if the heartbeat is in the future."""
+        heartbeat = holder.get("time")
+        return abs(self._now() - heartbeat) if isinstance(heartbeat, (int, float)) else STALE
 
     def beat(self) -> None:
         """Writes a heartbeat, unless another process has taken the lease."""
@@ -185,10 +191,10 @@ class Lease:
         """Checks that the lease is held.
 
         Raises:
-            Lost: if another process has taken it because the heartbeats of this one were missing for too long.
+            Lost: if another process has taken the lease because this process sent no heartbeat for too long.
         """
         if self._lost_to is not None:
-            raise Lost(f"{_taken(self._path, self._lost_to)}, which took it over; this process writes nothing more")
+            raise Lost(f"{_in_use(self._path, self._lost_to)}, which took it over; this process writes nothing more")
 
     def release(self) -> None:
         """Releases the lease, if it is held."""
@@ -198,12 +204,12 @@ class Lease:
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
-        """Writes heartbeats from a thread within the context, then releases the lease."""
+        """Writes heartbeats from a thread within the context, and releases the lease at its end."""
         ended = threading.Event()
 
         def beat():
             while not ended.wait(BEAT):
-                # A temporary failure of the file system is no reason to end; the lease becomes stale if it lasts.
+                # A temporary failure of the file system need not end the run. If it lasts, the lease becomes stale.
                 with contextlib.suppress(tf.errors.OpError):
                     self.beat()
 

@@ -1,4 +1,4 @@
-"""W*: the weights of a frozen copy of a network that moves only by the output error (Boopathy and Fiete 2022)."""
+"""Trains W*, the weights of a frozen copy of a network, with the output error only (Boopathy and Fiete 2022)."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _MORE = (
     *("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor"),
     "gradient_accumulation_steps",
 )
-"""Options of `keras.optimizers.SGD` that make a step more than rate times gradient."""
+"""Options of `keras.optimizers.SGD` with which an update is not only the learning rate times the gradient."""
 
 
 class Lockstep:
     """Trains W* in lockstep with a network that is trained by gradient descent (equation 13).
 
-    dW*_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T, with the present output error of the network: the rule of
-    Align-zero, driven by another network. Both start at the weights of the network before the first `step`. Plain
-    gradient descent with one learning rate moves both.
+    dW*_l = grad_{z_l} f(0) dJ/df(t) sigma(z_{l-1}(0))^T. This is the rule of Align-zero with the current output error
+    dJ/df(t) of the network. W* starts at the weights that the network has before the first `step`. Both are trained by
+    plain gradient descent with the same learning rate.
 
     Args:
         model: a compiled model without alignment rules and without `minibatches`. Its optimizer is
-            `keras.optimizers.SGD` with only a learning rate, either directly or as the only one in a `MultiOptimizer`
-            without a scheduler.
+            `keras.optimizers.SGD` with no other options than a learning rate, either directly or as the only optimizer
+            of a `MultiOptimizer` without a scheduler.
 
     Raises:
-        ValueError: if the optimizer is another one or does not act at every step, or if the model is not trained by
-            backpropagation or has a layer that draws random numbers.
+        ValueError: if the optimizer is another one or skips steps, or if the model is not trained by backpropagation or
+            has a layer that draws random numbers.
     """
 
     def __init__(self, model: AlignedModel):
@@ -42,7 +42,7 @@ class Lockstep:
         inner = getattr(optimizer, "inner_optimizers", [optimizer])
         found = [_description(each) for each in inner]
         if not getattr(optimizer, "constant", True):
-            found[0] += " that rests at some steps"
+            found[0] += " that skips some steps"
         if getattr(model, "minibatches", 1) > 1:
             found[0] += f" in {model.minibatches} minibatches"
         if found != ["SGD"]:
@@ -70,7 +70,7 @@ class Lockstep:
 
         Args:
             x: inputs `(batch, ...)`.
-            y: targets, as the compiled loss takes them.
+            y: targets, in the form that the compiled loss requires.
         """
         self._frozen.take()
         self._step(tf.convert_to_tensor(x), tf.convert_to_tensor(y))
@@ -90,8 +90,8 @@ class Lockstep:
 
     def reference_changes(self) -> dict[str, Tensor]:
         """Returns W*(t) - W(0) of every layer with a kernel, by name."""
-        places = {id(variable): change for variable, change in zip(self._variables, self._changes, strict=True)}
-        return {layer.name: places[id(layer.kernel)].value() for layer in kernel_layers(self._model)}
+        changes = {id(variable): change for variable, change in zip(self._variables, self._changes, strict=True)}
+        return {layer.name: changes[id(layer.kernel)].value() for layer in kernel_layers(self._model)}
 
     def changes(self) -> dict[str, Tensor]:
         """Returns W(t) - W(0) of every layer with a kernel, by name."""
@@ -103,7 +103,7 @@ class Lockstep:
 
 
 def _description(optimizer: Any) -> str:
-    """Returns the name of an optimizer, with its options besides the learning rate."""
+    """Returns the name of an optimizer, followed by the options of `_MORE` that are set."""
     if optimizer is None:
         return "a model that is not compiled"
     return " ".join([type(optimizer).__name__, *(name for name in _MORE if getattr(optimizer, name, None))])

@@ -1,4 +1,4 @@
-"""Checks that the weights of a model fit into memory before they are drawn."""
+"""Checks that the weights of a model fit into memory before they are created."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 
 
 def check(config: Config, outputs: int, input_shape: Sequence[int]) -> None:
-    """Checks a lower bound of the memory for the weights: the kernel kills a process that uses too much.
+    """Checks that the weights of a model fit into memory, by a lower bound of their size.
+
+    Without this check, the operating system would kill the process.
+
+    Args:
+        config: the configuration of the run.
+        outputs: number of outputs of the network.
+        input_shape: shape of one input.
 
     Raises:
-        ConfigError: if they do not.
+        ConfigError: if the weights do not fit.
     """
     copies = 2 if any(rule.keeps_kernel for rule in config.rules) else 1  # W, and B.
     needed = 4 * copies * config.model.fewest_weights(outputs, input_shape)
@@ -33,10 +40,14 @@ def check(config: Config, outputs: int, input_shape: Sequence[int]) -> None:
 
 
 def check_codes(classes: int, units: int) -> None:
-    """Checks that the codes of the classes fit into memory.
+    """Checks that the target codes of the classes fit into memory.
+
+    Args:
+        classes: number of classes.
+        units: number of units in a code.
 
     Raises:
-        ConfigError: if they do not.
+        ConfigError: if the codes do not fit.
     """
     needed = 8 * classes * units
     if needed > available():
@@ -66,11 +77,13 @@ def exhaustion_reported(config: Config) -> Iterator[None]:
         yield
     except (MemoryError, OverflowError, tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError) as error:
         reason = " ".join((getattr(error, "message", None) or str(error) or "out of memory").split())
-        raise ConfigError(f"model: cannot be made with {_size(config)}: {reason.rpartition('}} ')[2][:150]}") from None
+        raise ConfigError(
+            f"model: cannot be created with {_size(config)}: {reason.rpartition('}} ')[2][:150]}"
+        ) from None
 
 
 def _size(config: Config) -> str:
-    """Returns the option that decides the size of the model, with its value."""
+    """Returns the option that determines the size of the model, with its value."""
     key = config.model.size_key
     text = f"model.{key} {getattr(config.model, key)}"
     return text if len(text) < 100 else f"{text[:97]}..."

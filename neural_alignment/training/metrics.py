@@ -1,4 +1,4 @@
-"""metrics.csv: one row per evaluation."""
+"""Reads and writes `metrics.csv`, which has one row per evaluation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MetricsRow = dict[str, float]
 """Column of `metrics.csv` -> value."""
 
 LATER = ("loss_rate_J", "loss_rate_R", "weight/")
-"""Prefixes of the columns that earlier versions did not write; their runs continue without them."""
+"""Prefixes of the columns that earlier versions did not write. Runs of these versions continue without them."""
 
 
 class MetricsFile:
-    """A CSV file of float columns. An undefined value is an empty cell, and NaN here.
+    """A CSV file of float columns. An undefined value is an empty cell in the file, and NaN in Python.
 
     Args:
         path: the file, which need not exist yet.
@@ -52,7 +52,7 @@ class MetricsFile:
             raise self.damaged(reason) from None
 
     def append(self, row: dict[str, float]) -> None:
-        """Appends one row. The first row sets the columns; a file of an earlier version gets no new columns.
+        """Appends one row. The first row determines the columns. A file of an earlier version gets no new columns.
 
         Raises:
             RunError: if the file is damaged, or has other columns.
@@ -83,10 +83,10 @@ class MetricsFile:
         return files.digest(self._content() or b"")
 
     def fits(self, digest: str, step: int, row: dict[str, float] | None = None) -> bool:
-        """Whether the file is unchanged since a state was saved, or has exactly one more row.
+        """Whether the file is unchanged since a state was saved, except that the row of its step may have been added.
 
         Args:
-            digest: the checksum at that time.
+            digest: the checksum of the file when the state was saved.
             step: the step of the state. The row of this step is written after the state.
             row: this row, if it was known when the state was saved.
         """
@@ -103,7 +103,7 @@ class MetricsFile:
 
     def damaged(self, reason: str) -> RunError:
         """Returns the error of a damaged file, with its remedy."""
-        return RunError(f"{self.path}: is damaged: {reason}; restore it from a copy, or train anew with --force")
+        return RunError(f"{self.path}: is damaged: {reason}; restore it from a copy, or start over with --force")
 
     def _content(self) -> bytes | None:
         """Returns the content of the file, or None if there is no file.
@@ -121,7 +121,7 @@ class MetricsFile:
 
 
 def _text(row: dict[str, float], columns: list[str], header: bool) -> bytes:
-    """Returns the line of a row, after the line of the columns if `header` is true."""
+    """Returns the line of a row, preceded by the names of the columns if `header` is true."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n", extrasaction="ignore")
     if header:

@@ -36,7 +36,7 @@ class AlignedModel(InterceptedModel):
     gives the gradients of both, because R reaches only the backward kernels or, with `update_forward`, a copy of W
     whose gradient is separate from that of J. If the scheduler of a `MultiOptimizer` skips a loss at some steps, those
     steps do not compute the quantities that only this loss needs. If the layers have a rule for a whole network
-    (`neural_alignment.alignments.networkwise`), this rule sends the error of J back, and there is no R.
+    (`neural_alignment.alignments.networkwise`), this rule propagates the error of J, and there is no R.
 
     `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed.
 
@@ -64,19 +64,19 @@ class AlignedModel(InterceptedModel):
 
     @property
     def bound_rule(self) -> BoundRule | None:
-        """The networkwise rule of the model, or none."""
+        """The networkwise rule of the model, or None."""
         return self._bound_rule
 
     @property
     def weights(self) -> list[Any]:
-        """All weights, including those of a networkwise rule, which Keras before 3.13 leaves out."""
+        """All weights, including those of a networkwise rule, which Keras before version 3.13 leaves out."""
         weights, kept = super().weights, getattr(self, "feedback_weights", None)
         known = {id(weight) for weight in weights}
         return [*weights, *(weight for weight in (kept.weights if kept else []) if id(weight) not in known)]
 
     @property
     def minibatches(self) -> int:
-        """The number of equal parts of a batch, as compiled."""
+        """The number of equal parts of a batch; see `compile`."""
         return getattr(self, "_minibatches", 1)
 
     def intercept(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,8 +94,9 @@ class AlignedModel(InterceptedModel):
 
         Raises:
             ValueError: if `minibatches` is not a positive integer, if two aligned layers have the same name, if a rule
-                that ties the updates of B and W does not have one optimizer that moves both at every step, or if an
-                optimizer has no variable to move.
+                that ties the updates of B and W is used without one optimizer that updates both at every step, if an
+                optimizer has no variable to update, or if loss scaling is combined with a rate scheduler on several
+                replicas.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
@@ -113,10 +114,10 @@ class AlignedModel(InterceptedModel):
         """Checks that the names of aligned layers differ, and that the optimizer fits their rules."""
         layers = aligned_layers(self)
         names = [layer.name for layer in layers]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                "Aligned layers must have different names, by which their noise and measures are known. "
-                f"Received two layers named {twice[0]!r}. Example: name={twice[0] + '_2'!r}."
+                "Aligned layers must have different names, which identify their noise and their measures. "
+                f"Received two layers named {repeated[0]!r}. Example: name={repeated[0] + '_2'!r}."
             )
         tied = [layer for layer in layers if layer.alignment.tie_gradient]
         multi, replicas = _unwrapped(self.optimizer), self.distribute_strategy.num_replicas_in_sync
@@ -125,7 +126,7 @@ class AlignedModel(InterceptedModel):
                 "Loss scaling (mixed_float16) cannot be combined with a rate scheduler on several replicas. Received "
                 f"{multi.rate_scheduler!r} with {replicas} replicas. Example: the mixed_bfloat16 policy."
             )
-        # The MultiOptimizer of Keras; ours checks the variables when it is built.
+        # For a MultiOptimizer of Keras. That of `optimizers` checks the variables when it is built.
         several = getattr(_unwrapped(self.optimizer), "optimizers", [])
         if tied and len(several) > 1:
             raise ValueError(
@@ -134,7 +135,7 @@ class AlignedModel(InterceptedModel):
             )
 
     def _build_metrics(self, batch: Any) -> None:
-        """Creates the compiled metrics that await the shapes of a batch, given as `tf.TensorSpec`s.
+        """Creates the compiled metrics, which need the shapes of a batch, given as `tf.TensorSpec`s.
 
         If a step created them while being traced, the step would be traced twice.
         """
@@ -149,22 +150,25 @@ class AlignedModel(InterceptedModel):
         return {**config, "minibatches": self._minibatches} if config else config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles with the result of `get_compile_config`."""
+        """Compiles the model with the result of `get_compile_config`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     @property
     def global_step(self) -> int:
-        """The number of training steps made, of J or of R."""
+        """The number of training steps made so far, whether they train J, R or both."""
         return int(_unwrapped(self.optimizer).iterations.numpy())
 
     def first_non_finite(self) -> tuple[int, list[str]] | None:
-        """Returns the first step at which J or an R_l was not finite, and `"J"` or the names of the layers."""
+        """Returns the first step at which J or an R_l was not finite, and which of them, or None.
+
+        J is named `"J"`, and an R_l by the name of its layer.
+        """
         return self._watch.first()
 
     def take_initial_weights(self) -> None:
-        """Copies W(0) for the rules that need it, before the first training step; does nothing afterwards.
+        """Copies W(0) for the rules that need it, before the first training step. Later calls do nothing.
 
-        Training calls this itself.
+        `fit`, `train_on_batch` and `train_step` call this method.
         """
         for layer in aligned_layers(self):
             layer.take_initial_kernel()
@@ -179,10 +183,10 @@ class AlignedModel(InterceptedModel):
             self._prepared = True
 
     def _restart_optimizer(self) -> None:
-        """Renews the copies of the weights that an optimizer such as `ScheduleFreeAdamW` creates when it is built.
+        """Updates the copies of the weights in an optimizer such as `ScheduleFreeAdamW`, before the first step.
 
-        `compile` builds the optimizer, but weights may have been assigned or loaded since. Other optimizers start from
-        constants.
+        Such an optimizer copies the weights when `compile` builds it, but weights may have been assigned or loaded
+        since. The variables of other optimizers start from constants and are not changed.
         """
         optimizer = _unwrapped(self.optimizer)
         slots = [slot for each in getattr(optimizer, "inner_optimizers", [optimizer]) for slot in each.variables]
@@ -197,11 +201,10 @@ class AlignedModel(InterceptedModel):
     def make_train_function(self, force: bool = False) -> None:
         """Builds the function that `fit` calls for every `steps_per_execution` steps.
 
-        The losses of a step are chosen outside of the replicas, because a branch inside a replica could not
-        synchronize with the others.
+        The losses of a step are chosen outside of the replicas, because replicas cannot synchronize inside a branch.
 
         Raises:
-            ValueError: if a subclass has its own `train_step` and there is a distribution strategy.
+            ValueError: if a subclass overrides `train_step` and there is a distribution strategy.
         """
         self._prepared = False  # Weights may have been loaded since the last call.
         if self.train_function is not None and not force:
@@ -237,24 +240,31 @@ class AlignedModel(InterceptedModel):
 
     @property
     def _distributed(self) -> bool:
-        """Whether the model was made under a distribution strategy."""
+        """Whether the model was created under a distribution strategy."""
         with self.distribute_strategy.scope():
             return tf.distribute.has_strategy()
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Updates W from J and B from R once; returns the metrics so far. For custom training loops."""
+        """Makes one training step, for custom training loops: J updates W, and R updates B.
+
+        Args:
+            data: one batch: inputs, targets, and optionally sample weights.
+
+        Returns:
+            The metrics so far.
+        """
         self.take_initial_weights()
         self._step(data)
         return self.get_metrics_result()
 
     def _step(self, data: Any) -> None:
-        """Makes one step on all replicas, of the scheduled losses."""
+        """Makes one step on all replicas, with the losses that are scheduled for it."""
         optimizer, strategy = _unwrapped(self.optimizer), self.distribute_strategy
         step = tf.identity(optimizer.iterations)  # Before the update increments it.
         scheduled = isinstance(optimizer, MultiOptimizer) and not optimizer.constant
 
         def run(j_runs: bool = True, r_runs: bool = True) -> tuple[Tensor, Tensor]:
-            if not self._distributed:  # Also inside a step begun by Keras, for a subclass with a custom step.
+            if not self._distributed:  # Also if Keras calls the custom step of a subclass, which calls this one.
                 return self._replica_step(data, step, j_runs, r_runs)
             watched = strategy.run(self._replica_step, args=(data, step, j_runs, r_runs))
             return tuple(strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for value in watched)
@@ -268,12 +278,12 @@ class AlignedModel(InterceptedModel):
 
     @property
     def _targets(self) -> list[Any]:
-        """The variables of the gradients of a step. A W that both losses move occurs twice, for J and for R."""
+        """The variables to which the gradients of a step belong. A W that both losses train occurs for J and for R."""
         trainable = self.trainable_variables
         return [*trainable, *(variable for variable in trainable if getattr(variable, "trained_by_both", False))]
 
     def _replica_step(self, data: Any, step: Tensor, j_runs: bool, r_runs: bool) -> tuple[Tensor, Tensor]:
-        """Makes one step on the examples of one replica; returns their J and R_l by layer."""
+        """Makes one step on the examples of one replica. Returns J and the R_l of these examples, `(layers,)`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         optimizer = _unwrapped(self.optimizer)
         gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, j_runs, r_runs)
@@ -292,7 +302,7 @@ class AlignedModel(InterceptedModel):
         return tf.cast(loss, tf.float32), regularisers
 
     def make_test_function(self, force: bool = False) -> None:
-        """Builds the function that `evaluate` calls; it reports J and the metrics over all replicas, but not R."""
+        """Builds the function that `evaluate` calls. It returns J and the metrics over all replicas, but not R."""
         if self.test_function is not None and not force:
             return
         if self._overrides("test_step"):
@@ -310,9 +320,13 @@ class AlignedModel(InterceptedModel):
         self.test_function = StepLoop(self, step, results)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
-        """Evaluates one batch: J and the metrics, not R.
+        """Evaluates one batch. Returns J and the metrics so far, but not R.
 
-        A loss that is a mean over sample weights is weighted by them, so examples of weight 0 have no effect.
+        If the loss is a mean with sample weights, its mean over batches uses the same weights. Examples of weight 0
+        therefore have no effect.
+
+        Args:
+            data: one batch: inputs, targets, and optionally sample weights.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(x, training=False)
@@ -324,7 +338,7 @@ class AlignedModel(InterceptedModel):
         return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
 
     def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs):
-        """Returns the gradients over the examples of one replica, J, R_l by layer, and the outputs.
+        """Returns the gradients over the examples of one replica, J, the R_l `(layers,)`, and the outputs.
 
         The sum of the gradients over all replicas is the gradient of the mean of J and R over replicas. If all replicas
         have the same number of examples, this is the mean over all examples.
@@ -353,7 +367,7 @@ class AlignedModel(InterceptedModel):
         return _accumulate(part, parts)
 
     def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
-        """Runs the model forward and backward once."""
+        """Runs the model forward and backward once. Arguments and result are those of `_batch_gradients`."""
         options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
         copies: list[tuple[Any, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
@@ -400,16 +414,16 @@ def _add_regulariser_gradient(
     gradients: list[Tensor | None], targets: Sequence[Any], variable: Any, gradient: Tensor | None
 ) -> None:
     """Adds the gradient of R for one variable to `gradients` of `targets`; frozen variables are left out."""
-    places = [at for at, target in enumerate(targets) if target is variable]
-    if gradient is None or not places:
+    indices = [index for index, target in enumerate(targets) if target is variable]
+    if gradient is None or not indices:
         return
     gradient = tf.cast(gradient, variable.dtype)
-    place = places[-1]  # For a W that both losses move, the gradient of J comes first.
-    gradients[place] = gradient if gradients[place] is None else gradients[place] + gradient
+    index = indices[-1]  # For a W that both losses train, the gradient of J comes first.
+    gradients[index] = gradient if gradients[index] is None else gradients[index] + gradient
 
 
 def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer: Any, kernel: Tensor) -> Tensor:
-    """Returns a copy of W that `tape` watches and that the gradient of J does not pass; appends it to `copies`."""
+    """Returns a copy of W that `tape` watches and that separates R from J, and appends it to `copies`."""
     copy = tf.stop_gradient(kernel)
     tape.watch(copy)
     copies.append((layer, copy))
@@ -419,8 +433,8 @@ def _copy_kernel(tape: tf.GradientTape, copies: list[tuple[Any, Tensor]], layer:
 class StepLoop:
     """Makes steps on the batches of an iterator in one graph.
 
-    Keras calls it like its train and test functions, and gets `steps_per_execution` steps; `steps` makes a given number
-    of steps. Both read the metrics once, at the end.
+    Keras calls it like its own train and test functions, with `steps_per_execution` steps in a call. `steps` makes a
+    given number of steps. Both read the metrics once, at the end.
 
     Args:
         model: a compiled model.
@@ -448,7 +462,7 @@ class StepLoop:
         )
 
     def __call__(self, iterator: Any, limit: int | None = None, seconds: float = math.inf) -> dict[str, Tensor]:
-        """Makes `steps_per_execution` steps, or fewer if fewer batches are left; returns the metrics so far.
+        """Makes `steps_per_execution` steps, or fewer if fewer batches are left. Returns the metrics so far.
 
         Args:
             iterator: the batches.
@@ -457,24 +471,24 @@ class StepLoop:
 
         Raises:
             StopIteration: if no batch is left.
-            tf.errors.OutOfRangeError: likewise.
+            tf.errors.OutOfRangeError: if no batch is left and `steps_per_execution` is 1.
         """
-        together = self._model.steps_per_execution
+        steps = self._model.steps_per_execution
         self._prepare()
         self.build_metrics(iterator)
         if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
-            for _, data in zip(range(together), iterator, strict=False):  # From `train_on_batch`, `test_on_batch`.
+            for _, data in zip(range(steps), iterator, strict=False):  # From `train_on_batch`, `test_on_batch`.
                 self._on_data(data)
             return self._results()
-        if together == 1:  # A single step needs no loop and no optional batches.
+        if steps == 1:  # A single step needs no loop and no optional batches.
             return self._on_next(iterator)
-        made, results = self.steps(iterator, together if limit is None else min(limit, together), seconds)
+        made, results = self.steps(iterator, steps if limit is None else min(limit, steps), seconds)
         if not made:
             raise StopIteration
         return results
 
     def steps(self, iterator: Any, limit: int, seconds: float = math.inf) -> tuple[int, dict[str, Tensor]]:
-        """Makes steps until the batches end or a limit is reached; all limits share one graph.
+        """Makes steps until the batches end or a limit is reached. The graph does not depend on the limits.
 
         Args:
             iterator: the batches, a `tf.data.Iterator` or `tf.distribute.DistributedIterator`.
@@ -514,13 +528,13 @@ class StepLoop:
             self._step(batch.get_value())
             made += 1
             # Evaluated once, because a batch that is fetched must be used.
-            goes_on = tf.logical_and(made < limit, tf.timestamp() < until)
-            return made, goes_on, tf.cond(goes_on, iterator.get_next_as_optional, lambda: batch)
+            continues = tf.logical_and(made < limit, tf.timestamp() < until)
+            return made, continues, tf.cond(continues, iterator.get_next_as_optional, lambda: batch)
 
         made, *_ = tf.while_loop(
-            lambda made, goes_on, batch: tf.logical_and(goes_on, batch.has_value()),
+            lambda made, continues, batch: tf.logical_and(continues, batch.has_value()),
             body,
-            # Depends on the clock, or the first step could begin before the clock is read.
+            # The condition depends on the clock. Otherwise the first step could begin before the clock is read.
             (tf.constant(0), until >= begun, iterator.get_next_as_optional()),
             parallel_iterations=1,
         )
@@ -552,7 +566,7 @@ def _unwrapped(optimizer: Any) -> Any:
 
 
 class _FiniteWatch:
-    """Remembers the first step at which J or an R_l was not finite."""
+    """Records the first step at which J or an R_l was not finite."""
 
     def __init__(self, layers: Sequence[str]):
         self.layers = list(layers)
@@ -565,12 +579,12 @@ class _FiniteWatch:
         self._steps.assign(tf.where(fresh, tf.cast(tf.convert_to_tensor(step), tf.int64), self._steps))
 
     def first(self) -> tuple[int, list[str]] | None:
-        """Returns the earliest step with a value that is not finite, and the names of these values, or none."""
+        """Returns the earliest step with a value that is not finite and the names of these values, or None."""
         steps = self._steps.numpy()
         if (steps < 0).all():
             return None
         step = int(steps[steps >= 0].min())
-        return step, [name for name, at in zip(["J", *self.layers], steps, strict=True) if at == step]
+        return step, [name for name, first in zip(["J", *self.layers], steps, strict=True) if first == step]
 
 
 def _fill(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list[Tensor]:
@@ -579,7 +593,7 @@ def _fill(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list[
 
 
 def _cut(tensor: Tensor, parts: int) -> Tensor:
-    """Cuts a batch into equal parts along a new first axis."""
+    """Splits a batch into equal parts along a new first axis."""
     if isinstance(tensor, tf.SparseTensor):
         tensor = tf.sparse.to_dense(tf.sparse.reorder(tensor))
     message = f"`minibatches` must divide the batch size. Received minibatches={parts}"
@@ -592,7 +606,7 @@ def _cut(tensor: Tensor, parts: int) -> Tensor:
 
 
 def _accumulate(part: Callable[[Tensor | int], tuple[Any, ...]], parts: int) -> tuple[Any, ...]:
-    """Averages gradients, J and R over the parts of a batch in turn, so that memory holds only one part."""
+    """Averages gradients, J and R over the parts of a batch, one after the other, so that memory holds only one."""
     loop = _loop if _replicas() == 1 else _unrolled  # Replicas cannot synchronize inside a TensorFlow loop.
     sums, outputs = loop(part, parts)
     gradients, loss, regularisers = tf.nest.map_structure(lambda total: total / parts, sums)
@@ -600,7 +614,7 @@ def _accumulate(part: Callable[[Tensor | int], tuple[Any, ...]], parts: int) -> 
 
 
 def _unrolled(part: Callable[[int], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
-    """Returns the sums of gradients, J and R over the parts, and the outputs of all."""
+    """Returns the sums of gradients, J and R over the parts, and the outputs of all parts."""
     sums, outputs = None, []
     for index in range(parts):
         with tf.control_dependencies([] if sums is None else tf.nest.flatten(sums)):
@@ -611,7 +625,7 @@ def _unrolled(part: Callable[[int], tuple[Any, ...]], parts: int) -> tuple[tuple
 
 
 def _loop(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
-    """Like `_unrolled`, in a graph whose size does not depend on the number of parts."""
+    """Like `_unrolled`, but the size of the graph does not depend on the number of parts."""
     gradients, loss, regularisers, outputs = part(tf.constant(0))
     arrays = [
         tf.TensorArray(output.dtype, parts, element_shape=output.shape).write(0, output)

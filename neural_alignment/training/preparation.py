@@ -19,7 +19,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         trainer: the compiled model, the data and the devices.
-        test: a data set whose validation part is evaluated as well, or none.
+        test: a data set whose validation split is evaluated as well, or None.
         alignment: measures the alignment of the model.
     """
 
@@ -29,7 +29,12 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: Config) -> Prepared:
-    """Builds and compiles the model of a run while the data are read."""
+    """Builds and compiles the model of a run while the data are loaded.
+
+    Raises:
+        ConfigError: if the options do not fit the devices, the data or the memory.
+        DataError: if the data cannot be read.
+    """
     devices = distribution.create(config.runtime)
     devices.check(config)
     facts = setup.data_facts(config)
@@ -43,17 +48,23 @@ def prepare(config: Config) -> Prepared:
         dataset, test = reading.result(), None if testing is None else testing.result()
     if test is not None and config.data.standardize and type(test) is not type(dataset):
         raise ConfigError(
-            "evaluation.test_split: must be held in memory, or read from files, as the run's data are, or its images "
-            f"would be standardised otherwise; found {split}, too large or too small for that; allowed is a part of it"
+            "evaluation.test_split: must be held in memory or streamed, like the data of the run, because the images "
+            f"are standardised differently; found {split}, which is too large or too small; allowed: a part of it"
         )
     return Prepared(Trainer(model, dataset, devices), test, alignment)
 
 
 def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepared) -> dict[str, Any] | None:
-    """Loads the state that `init_from` names into the model, if there is one; returns its description as plain data.
+    """Loads the state of `init_from`, if there is one, into the model. Returns `Loaded.plain` of it, or None.
+
+    Args:
+        config: the configuration of the run.
+        directory: the run directory.
+        prepared: the model and the data.
 
     Raises:
-        RunError: if the state is missing, is damaged, does not fit, or lies in the run directory itself.
+        RunError: if the state is missing or damaged, does not fit, is in the run directory itself, or is at or after
+            the last step of the run.
     """
     options = config.init_from
     if options is None:
@@ -65,8 +76,8 @@ def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepar
     end = total_steps(config, prepared.trainer.dataset)
     if loaded.first_step >= end:
         raise RunError(
-            f"init_from: the run would go on at step {loaded.first_step} of {options.path}, but it ends at step {end}; "
-            "raise epochs or max_steps, or start at step 0 with init_from.optimizer: false"
+            f"init_from: the run would continue at step {loaded.first_step} of {options.path}, but it ends at step "
+            f"{end}; raise epochs or max_steps, or start at step 0 with init_from.optimizer: false"
         )
     return loaded.plain()
 

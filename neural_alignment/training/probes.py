@@ -1,4 +1,4 @@
-"""Measures of alignment, taken on a batch without changing the model."""
+"""Measures the alignment of W and B without changing the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ backpropagation.
 
 
 KERNEL_MEASURES = ("weight_angle", "norm_ratio")
-"""Those of `MEASURES` that need only the kernels."""
+"""The members of `MEASURES` that need only the kernels."""
 
 
 def measure_kernels(model: keras.Model) -> dict[str, dict[str, Tensor]]:
@@ -56,7 +56,7 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
         Measure -> layer name -> float32 scalar; NaN if it is not defined.
     """
     layers = aligned_layers(model)
-    # All computations read the same tensor of a kernel, so that the graph optimizer can merge equal ones.
+    # All computations read the same tensor of a kernel, so that the graph optimizer can merge equal computations.
     kernels = [tf.identity(layer.kernel.value) for layer in layers]
     pseudo, true, seen = _gradients(model, layers, kernels, x, y)
     results: dict[str, dict[str, Tensor]] = {name: {} for name in MEASURES}

@@ -1,7 +1,7 @@
-"""Going back to an earlier state of a run: `train --resume-from STEP`.
+"""Goes back to an earlier state of a run: `train --resume-from STEP`.
 
-Files of later steps are moved to `set_aside/after-STEP/` in the run directory. A kill during the move is harmless:
-`status.json` contains the step until the run trains again, and the next `--resume` finishes the move.
+Files of later steps are moved to `set_aside/after-STEP/` in the run directory. If the process is killed during the
+move, the next `--resume` finishes it, because `status.json` contains the step until the run trains again.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _log = logging.getLogger(__name__)
 
 
 def target(directory: RunDirectory, step: int | None) -> int | None:
-    """Returns the step to go back to, or none if the run continues from its last state.
+    """Returns the step to go back to, or None if the run continues from its last state.
 
     Args:
         directory: the run.
         step: the requested step. Default: the step of an earlier call that was killed, if there was one.
 
     Raises:
-        RunError: if the state of the step is not kept, or is damaged.
+        RunError: if the state of the step is not saved, or is damaged.
     """
     begun = (directory.found_status() or {}).get("going_back")
     if step is None:
@@ -41,8 +41,8 @@ def target(directory: RunDirectory, step: int | None) -> int | None:
     if step not in kept:
         steps = ", ".join(map(str, sorted(kept))) or "none"
         raise RunError(
-            f"{directory.path}: the state of step {step} is not kept; steps of those that are: {steps}; "
-            "checkpoints.keep says how many are"
+            f"{directory.path}: the state of step {step} is not saved; steps of saved states: {steps}; "
+            "checkpoints.keep sets their number"
         )
     check_state(kept[step])
     MetricsFile(directory.file("metrics.csv")).rows()
@@ -55,35 +55,35 @@ def _folder(directory: RunDirectory, name: str) -> str:
 
 
 def _kept(directory: RunDirectory) -> dict[int, str]:
-    """Returns step -> path of each kept state; the last states take precedence over the best one."""
-    places = [_folder(directory, name) for name in ("best", "last")]
-    return {step: tf.io.gfile.join(place, f"ckpt-{step}") for place in places for step in kept_steps(place)}
+    """Returns step -> path of each saved state. The recent states take precedence over the best one."""
+    folders = [_folder(directory, name) for name in ("best", "last")]
+    return {step: tf.io.gfile.join(folder, f"ckpt-{step}") for folder in folders for step in kept_steps(folder)}
 
 
 def go_back(directory: RunDirectory, config: Config, step: int) -> None:
-    """Makes the state of a step the last state of a run. No other process may be using the run.
+    """Makes the state of a step the last state of a run. This process must hold the run directory.
 
     Args:
         directory: the run.
         config: its configuration.
-        step: the step, from `target`.
+        step: the step, as returned by `target`.
     """
     begun = (directory.found_status() or {}).get("going_back")
     name = begun["folder"] if begun and begun["step"] == step else _new_folder(directory, step)
     directory.write_status(
         "stopped",
         {"config.yaml": config_comparison.digest(config)},
-        reason=f"going back to step {step}; go on with --resume",
+        reason=f"going back to step {step}; continue with --resume",
         step=step,
         going_back={"step": step, "folder": name},
     )
     aside = tf.io.gfile.join(directory.file("set_aside"), name)
     cut(directory, step, aside)
-    _log.warning("%s: goes back to step %d; what came after it is kept in %s", directory.path, step, aside)
+    _log.warning("%s: goes back to step %d; files of later steps are moved to %s", directory.path, step, aside)
 
 
 def _new_folder(directory: RunDirectory, step: int) -> str:
-    """Returns the name of a folder that does not exist yet."""
+    """Returns the name of a folder below `set_aside` that does not exist yet."""
     name, number = f"after-{step}", 1
     while tf.io.gfile.exists(tf.io.gfile.join(directory.file("set_aside"), name)):
         number += 1
@@ -92,7 +92,13 @@ def _new_folder(directory: RunDirectory, step: int) -> str:
 
 
 def cut(directory: RunDirectory, step: int, aside: str) -> None:
-    """Moves the files of later steps to a folder. It may be called again after a kill."""
+    """Moves the files of later steps to a folder. If this is interrupted, it can be called again.
+
+    Args:
+        directory: the run.
+        step: the step of the new last state.
+        aside: path of the folder.
+    """
     tf.io.gfile.makedirs(aside)
     metrics, copy = MetricsFile(directory.file("metrics.csv")), tf.io.gfile.join(aside, "metrics.csv")
     if tf.io.gfile.exists(metrics.path) and not tf.io.gfile.exists(copy):
@@ -118,7 +124,7 @@ def cut(directory: RunDirectory, step: int, aside: str) -> None:
 
 
 def _move(source: str, target: str) -> None:
-    """Moves a file, if it exists; after a kill it is in one of the two places.
+    """Moves a file, if it exists. After a kill it is at one of the two paths.
 
     Files are moved one by one, because not every remote file system can move a folder.
     """
@@ -135,7 +141,7 @@ def _move_later(folder: str, pattern: str, step: int, target: str) -> None:
 
 
 def _forget_events(folder: str, step: int) -> None:
-    """Tells TensorBoard to drop the points of later steps, as for a restarted run."""
+    """Writes an event with which TensorBoard drops the points of later steps, as for a restarted run."""
     if not tf.io.gfile.isdir(folder):
         return
     start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)

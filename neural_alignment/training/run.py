@@ -1,4 +1,4 @@
-"""The life of a run: `train` makes a run directory and fills it, `evaluate` reads the model in it."""
+"""Trains and evaluates a run: `train` creates a run directory, and `evaluate` reads the model in it."""
 
 from __future__ import annotations
 
@@ -41,33 +41,34 @@ def train(
     Args:
         config: the configuration, from `neural_alignment.config.load`.
         run_dir: the run directory to create.
-        resume: continue from the last checkpoint, or start if there is none.
-        force: replace the files of an earlier run in the directory.
+        resume: whether to continue from the last checkpoint, if there is one.
+        force: whether to replace the files of an earlier run in the directory.
         progress: shows the progress of the run.
-        resume_from: go back to the kept state of this step and continue from there. Everything after that step is
-            moved to `set_aside/` in the run directory. Implies `resume`.
+        resume_from: the step of a saved state to go back to and to continue from. Files of later steps are moved to
+            `set_aside/` in the run directory. Implies `resume`.
 
     Returns:
         The result.
 
     Raises:
-        RunError: if the directory is taken, in use, damaged, or of another configuration.
+        RunError: if the directory already contains a run and neither `resume` nor `force` is true, or if it is in use,
+            damaged, or of another configuration.
         ConfigError: if the pattern of a rule matches no layer.
         DataError: if the data cannot be read.
-        Diverged: if J or R is not finite; earlier rows and checkpoints stay.
-        Stopped: at SIGTERM or SIGINT (the state is saved first), if the disk is full, or if another worker has ended.
-            `resume` continues such a run.
+        Diverged: if J or R is not finite. Earlier rows and checkpoints stay.
+        Stopped: after SIGTERM or SIGINT (the state is saved first), if the disk is full, or if another worker has
+            ended. `resume` continues such a run.
     """
     directory = RunDirectory(run_dir)
     start = StartOptions(resume or resume_from is not None, force, resume_from)
-    with distribution.shared_fate(config.runtime), files.full_disk_reported(directory.path):
-        part = _train_as_chief if distribution.is_chief(config.runtime) else _train_as_assistant
-        return part(config, directory, start, progress)
+    with distribution.report_errors_to_workers(config.runtime), files.full_disk_reported(directory.path):
+        train_part = _train_as_chief if distribution.is_chief(config.runtime) else _train_as_assistant
+        return train_part(config, directory, start, progress)
 
 
 @dataclasses.dataclass(frozen=True)
 class StartOptions:
-    """How to treat a run that already exists; arguments as of `train`."""
+    """The arguments of `train` that determine how it treats an existing run."""
 
     resume: bool
     force: bool
@@ -91,7 +92,7 @@ def _train_as_chief(
                     directory.write("config.yaml", configuration.dump(config))
                 return finished
         elif start.resume_from is not None:
-            raise RunError(f"{directory.path}: has no run that could go back to step {start.resume_from}")
+            raise RunError(f"{directory.path}: contains no run that could go back to step {start.resume_from}")
         prepared = prepare(config)
         resumes = not force and existing_run.has_own_state(directory)
         loaded = None if resumes else load_initial_state(config, directory, prepared)
@@ -113,7 +114,8 @@ def _train_as_assistant(
 ) -> RunResult:
     """Trains as a worker other than the chief, from the chief's state, in a temporary directory.
 
-    It reads the chief's directory before the workers meet. The chief changes the directory only afterwards.
+    It reads the chief's directory before the first exchange between the workers. The chief changes the directory only
+    after this exchange.
     """
     resumes = start.resume and directory.exists()
     finished = existing_run.check_usable(directory, config, start.resume, start.force) if resumes else None
@@ -146,12 +148,12 @@ def _finish(loop: RunLoop, progress: callbacks.Progress | None) -> RunResult:
             except Interrupted:
                 pass
             except Exception as error:
-                # Code that runs while a graph is traced may swallow `Interrupted` and then fail in another way.
+                # Code that runs while a graph is traced may catch `Interrupted` and then raise another error.
                 if stop.signal is None or isinstance(error, _PRECEDE_SIGNALS):
                     raise
             loop.save()
             signal = stop.signal or "a signal to another worker"
-            raise Stopped(f"{signal} at step {loop.step}, which is saved; go on with --resume")
+            raise Stopped(f"{signal} at step {loop.step}, which is saved; continue with --resume")
 
 
 @contextlib.contextmanager
@@ -185,22 +187,23 @@ def _recorded_end(loop: RunLoop) -> Any:
 
 
 def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, float]:
-    """Computes the final metrics of a run again, from its saved model.
+    """Recomputes the final metrics of a run from its saved model.
 
     Args:
         run_dir: a finished run.
         strategy: the devices to use, a value of `runtime.strategy`. Default: those of the run.
 
     Returns:
-        J and the metrics of the loss (top1, top5) on the whole validation split. Every example counts once.
+        J and the metrics of the loss (such as top1 and top5) on the whole validation split. Every example counts once.
 
     Raises:
         RunError: if there is no saved model, a file is damaged, or a weight is not finite.
+        DataError: if the data cannot be read.
         Diverged: if the weights are finite and J is not.
     """
     directory = RunDirectory(run_dir)
     if not tf.io.gfile.exists(directory.path):
-        raise RunError(f"{directory.path}: no such run directory; give one that `train` has made")
+        raise RunError(f"{directory.path}: no such run directory; give one that `train` has created")
     status = directory.status()
     path = directory.model_path(status)
     config = directory.checked_config(status)

@@ -5,13 +5,13 @@ runs/<name>/
     metrics.csv      one row per evaluation
     kernels/         W and B of the layers that `logging.kernels` names, at every evaluation
     tensorboard/     scalars, histograms, images
-    checkpoints/     last/ and best/, resumable
+    checkpoints/     states to resume from: recent ones in last/, the best one in best/
     set_aside/       files of later steps, moved here when the run went back to an earlier step (`resume_from`)
     corrupt_records.json   damaged records of the data, if some were found and are tolerated
     model.keras      the final model
     status.json      running | finished | stopped | diverged | failed, and the reason
-    lock.json        the process that is using the directory, while there is one
-    status.json.partial    while a run lasts: disk space reserved for its final status
+    lock.json        the process that is using the directory; present only during a run
+    status.json.partial    disk space reserved for the final status; present only during a run
 
 Checksums reveal damage. Checkpoints, .npz files and .keras files contain their own. `status.json` contains its own and,
 once the run has ended, those of `metrics.csv` and `model.keras`. A checkpoint contains the checksum of `metrics.csv` at
@@ -88,12 +88,16 @@ class RunResult:
 
     @property
     def weight_angles(self) -> dict[str, float]:
-        """Layer -> angle between W and B^T, degrees."""
+        """Layer -> angle between W and B^T in degrees."""
         return {layer: self.metrics[f"weight_angle/{layer}"] for layer in self.layers}
 
 
 class RunDirectory:
-    """The files of one run."""
+    """The files of one run.
+
+    Args:
+        path: the directory, local or remote (gs://). It need not exist.
+    """
 
     def __init__(self, path: str | Path):
         self.path = str(path)
@@ -103,7 +107,7 @@ class RunDirectory:
         return tf.io.gfile.join(self.path, name)
 
     def exists(self) -> bool:
-        """Whether the directory contains more than start-up leftovers.
+        """Whether the directory contains more than the files of a process that was killed at start-up.
 
         Raises:
             RunError: if the path cannot be accessed.
@@ -133,16 +137,16 @@ class RunDirectory:
             path = self.file("status.json")
             remedy = "" if self.is_missing_or_empty("status.json") else "remove it, and "
             raise RunError(
-                f"{path}: {self._status_problem()}; {remedy}`train` with the run's configuration and --resume makes it "
-                "anew from the last checkpoint"
+                f"{path}: {self._status_problem()}; {remedy}`train` with the run's configuration and --resume "
+                "creates it again from the last checkpoint"
             )
         return status
 
     def found_status(self) -> dict[str, Any] | None:
-        """Returns the content of `status.json`, or none if the file is missing or damaged.
+        """Returns the content of `status.json`, or None if the file is missing or damaged.
 
         Raises:
-            RunError: if this is not a run directory: nothing shows that `train` created it.
+            RunError: if no file shows that this is a run directory, or a file is not a regular file.
         """
         path = self.file("status.json")
         self._check_regular()
@@ -162,7 +166,7 @@ class RunDirectory:
         raise self._no_run()
 
     def _check_regular(self) -> None:
-        """Checks that no file is a FIFO, a socket or a device: reading one may block forever.
+        """Checks that no file is a FIFO, a socket or a device, because reading it could block forever.
 
         Raises:
             RunError: if there is one.
@@ -179,7 +183,7 @@ class RunDirectory:
                 raise RunError(f"{path}: is not a regular file but a FIFO, a socket or a device; remove it")
 
     def _is_made_by_train(self) -> bool:
-        """Whether configuration and metrics show that this is a run directory and not a folder of the user."""
+        """Whether `config.yaml` and `metrics.csv` show that this is a run directory and not another folder."""
         try:
             self.config()
             with tf.io.gfile.GFile(self.file("metrics.csv"), "rb") as file:
@@ -189,37 +193,37 @@ class RunDirectory:
 
     def _no_run(self) -> RunError:
         return RunError(
-            f"{self.path}: is not a run directory (no readable status.json); give one that `train` has made"
+            f"{self.path}: is not a run directory (no readable status.json); give one that `train` has created"
         )
 
     def _status_problem(self) -> str:
         return "is missing or empty" if self.is_missing_or_empty("status.json") else "is damaged"
 
     def is_missing_or_empty(self, name: str) -> bool:
-        """Whether one of `FILES` is missing or empty, so that it can be created again without loss."""
+        """Whether one of `FILES` is missing or empty, so that nothing is lost if it is created again."""
         path = self.file(name)
         return not tf.io.gfile.exists(path) or not tf.io.gfile.stat(path).length
 
     def check_resumable(self) -> None:
-        """Checks that a missing or damaged `status.json` does not prevent a resume.
+        """Checks that the run can be resumed although `status.json` is missing or damaged.
 
         Raises:
-            RunError: if the file is damaged; a damaged file is never overwritten.
+            RunError: if the file is damaged, because a damaged file is never overwritten.
         """
         path = self.file("status.json")
         if not self.is_missing_or_empty("status.json"):
             raise RunError(
-                f"{path}: is damaged; remove it, and --resume goes on from the last checkpoint; or --force starts anew"
+                f"{path}: is damaged; remove it, and --resume continues from the last checkpoint; --force starts over"
             )
-        _log.warning("%s: %s; the run goes on from its last checkpoint", path, self._status_problem())
+        _log.warning("%s: %s; the run continues from its last checkpoint", path, self._status_problem())
 
     def write_status(self, state: str, checksums: Mapping[str, str | None] | None = None, **facts: Any) -> None:
         """Writes `status.json`.
 
         Args:
             state: one of `STATES`.
-            checksums: name of another file -> its checksum, or none to leave it out.
-            facts: other entries.
+            checksums: name of another file -> its checksum, or None to leave it out.
+            **facts: other entries.
         """
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
         known = {name: checksum for name, checksum in (checksums or {}).items() if checksum is not None}
@@ -227,7 +231,7 @@ class RunDirectory:
         self.write("status.json", json.dumps(files.sealed(status), indent=2) + "\n")
 
     def checksums(self, config: Config) -> dict[str, str | None]:
-        """Returns name -> checksum of the files of a run that ends; none if a file is missing."""
+        """Returns name -> checksum of the files of a run that ends, or None for a missing file."""
         own = {name: files.digest_of(self.file(name)) for name in ("metrics.csv", "model.keras")}
         return {"config.yaml": config_comparison.digest(config), **own}
 
@@ -265,7 +269,7 @@ class RunDirectory:
         return configuration.load(self.file("config.yaml"))
 
     def checked_config(self, status: dict[str, Any]) -> Config:
-        """Returns the configuration of the run, if it has not changed since the training.
+        """Returns the configuration of the run after a check that it has not changed since the training.
 
         Args:
             status: content of `status.json`.
@@ -289,7 +293,7 @@ class RunDirectory:
         raise RunError(f"{path}: is damaged or was edited: {problem}; restore it from a copy, or remove it: {again}")
 
     def rows(self, status: dict[str, Any]) -> list[dict[str, float]]:
-        """Returns the rows of `metrics.csv` of a run that has ended, if they have not changed since then.
+        """Returns the rows of `metrics.csv` of a run that has ended, after a check that they have not changed since.
 
         Args:
             status: content of `status.json`.
@@ -300,10 +304,10 @@ class RunDirectory:
         metrics = MetricsFile(self.file("metrics.csv"))
         known, finished = status.get("files", {}).get("metrics.csv"), status["state"] == "finished"
         if known is not None and not tf.io.gfile.exists(metrics.path):
-            raise RunError(f"{metrics.path}: is missing; restore it from a copy, or train anew with --force")
+            raise RunError(f"{metrics.path}: is missing; restore it from a copy, or start over with --force")
         rows = metrics.rows()
         if known is not None and known != metrics.digest():
-            raise metrics.damaged("it was changed after the run had ended")
+            raise metrics.damaged("it was changed after the run ended")
         if finished and rows:
             for name in ("step", "top1", "J"):
                 if name in status and name in rows[-1] and _cell_differs(status[name], rows[-1][name]):
@@ -312,7 +316,7 @@ class RunDirectory:
         return rows
 
     def model_problem(self, status: dict[str, Any]) -> str | None:
-        """Returns the problem of the final model of a finished run; none if it has none, or that is unknown."""
+        """Returns the problem of the final model of a finished run, or None if no problem is known."""
         known = status.get("files", {}).get("model.keras")
         if known is None:
             return None
@@ -321,7 +325,7 @@ class RunDirectory:
         return None if files.digest_of(self.file("model.keras")) == known else "is damaged"
 
     def model_path(self, status: dict[str, Any]) -> str:
-        """Returns the path of the final model after a check against `status.json`.
+        """Returns the path of the final model after a check of its checksum in `status.json`.
 
         Args:
             status: content of `status.json`.
@@ -340,7 +344,7 @@ class RunDirectory:
     def model_remedy(self) -> str:
         """Returns the remedy for a missing or damaged final model, for messages."""
         if not self.has_last_state():
-            return "restore it from a copy, or train anew with --force"
+            return "restore it from a copy, or start over with --force"
         remedy = "" if self.is_missing_or_empty("model.keras") else "remove it, and "
         return f"{remedy}`train` with the run's configuration and --resume saves it again from the last checkpoint"
 
@@ -349,25 +353,25 @@ class RunDirectory:
         return bool(tf.io.gfile.glob(tf.io.gfile.join(self.file("checkpoints"), "last", "ckpt-*.index")))
 
     def has_begun(self) -> bool:
-        """Whether there are more files than the `status.json` that is written first."""
+        """Whether there are other files than `status.json`, which is written first."""
         return any(tf.io.gfile.exists(self.file(name)) for name in FILES if name != "status.json")
 
     def clear(self) -> None:
-        """Removes the files of the run, `status.json` last; keeps other files, and the targets of links."""
+        """Removes the files of the run, `status.json` last. Other files, and the targets of links, stay."""
         for name in FILES:
             files.remove(self.file(name))
         self.remove_partial_files()
         files.remove(self.file("status.json" + files.PARTIAL))
 
     def remove_partial_files(self) -> None:
-        """Removes incomplete files of a killed process, except the space for the final status."""
+        """Removes incomplete files of a killed process, except the space reserved for the final status."""
         partial = {name + files.PARTIAL for name in FILES if name != "status.json"} | {"model.partial.keras"}
         for name in partial:
             files.remove(self.file(name))
 
 
 def _cell_differs(value: Any, cell: float) -> bool:
-    """Whether a value of `status.json` differs from that of `metrics.csv`, which has seven digits."""
+    """Whether a value of `status.json` differs from a value of `metrics.csv`, which has seven digits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return True
     return not (math.isclose(value, cell, rel_tol=1e-6) or (math.isnan(value) and math.isnan(cell)))

@@ -21,8 +21,8 @@ from neural_alignment.training.stopping import Interrupted, Stop
 class RunLoop:
     """A run in progress.
 
-    An evaluation saves the state before it writes its row, so that no row is ahead of the last checkpoint. A resumed
-    run therefore finds all rows up to its step, except perhaps the row of that step.
+    An evaluation saves the state before it writes its row, so that no row is later than the last checkpoint. A resumed
+    run therefore finds all rows before its step, and perhaps the row of its step.
 
     Args:
         config: the configuration of the run.
@@ -56,7 +56,11 @@ class RunLoop:
         self.state.restore(self._is_due)
 
     def run(self, stop: Stop, progress: callbacks.Progress | None) -> RunResult:
-        """Trains from the present step to the last one.
+        """Trains from the current step to the last one.
+
+        Args:
+            stop: the signals that end the run.
+            progress: shows the progress of the run.
 
         Raises:
             Diverged: if J or R is not finite.
@@ -87,7 +91,7 @@ class RunLoop:
         self.directory.write("config.yaml", configuration.dump(self.config))
         self.directory.remove_partial_files()
         self.state.checkpoints.remove_partial_files()
-        # Used by the final status, which would otherwise stay "running" on a full disk.
+        # The final status needs this space: without it, the status would stay "running" on a full disk.
         files.reserve(self.directory.file("status.json"))
         if self.config.logging.tensorboard:
             path = self.directory.file("tensorboard")
@@ -96,19 +100,19 @@ class RunLoop:
             self._listeners.append(progress)
 
     def _start(self, stop: Stop, measured: list[float]) -> None:
-        """Starts the batches, and makes the evaluation of the first step if it is missing.
+        """Starts the batches, and evaluates the current step if its row is due and missing.
 
         Args:
-            stop: signals.
+            stop: the signals that end the run.
             measured: the steps that have a row.
         """
         start = self.step
         if start < self.total_steps:
             self.trainer.start(start)
         if self._is_due(start) and start not in measured:
-            # Several workers trace their graphs in the same order, which identifies their all-reduces.
+            # Not with several workers: their all-reduces are matched by the order in which graphs are traced.
             if start < self.total_steps and self.trainer.devices.workers == 1:
-                self.trainer.trace_aside()
+                self.trainer.trace_in_background()
             row = self.state.measured_row()
             if row is None:
                 self._measure(stop)
@@ -138,12 +142,12 @@ class RunLoop:
                 self.save()
 
     def save(self, row: MetricsRow | None = None) -> None:
-        """Saves the present state as the last one; arguments and errors as of `SavedState.save`."""
+        """Saves the current state as the last one. Arguments and errors are those of `SavedState.save`."""
         self.state.save(row)
         self._saved = time.monotonic()
 
     def _is_due(self, step: int) -> bool:
-        """Whether a step has an evaluation; the first and the last step have one."""
+        """Whether a step has an evaluation. The first and the last step always have one."""
         return step % self._stride == 0 or step in (self.state.first_step, self.total_steps)
 
     def _is_save_due(self, step: int) -> bool:
@@ -159,7 +163,7 @@ class RunLoop:
         return min(self.total_steps, *((step // stride + 1) * stride for stride in strides))
 
     def _measure(self, stop: Stop) -> None:
-        """Evaluates, saves the state, and writes the row."""
+        """Evaluates the model, saves the state, and writes the row."""
         is_first = self.step == self.state.first_step
         is_untrained = is_first and not self.state.origin
         with self.state.kept_means():
@@ -171,7 +175,7 @@ class RunLoop:
     def _finish_evaluation(self, row: MetricsRow) -> None:
         """Saves the state and writes the row of an evaluation."""
         self.save(row)
-        self._kernels(row)  # Before the row: a step that has its row is not measured again.
+        self._kernels(row)  # Before the row is written, because a step with a row is not evaluated again.
         self.state.metrics.append(row)
         self.state.keep_best()
         for listener in self._listeners:

@@ -29,13 +29,13 @@ class SavedState:
         directory: its directory.
         trainer: its trainer.
         check_held: raises an error if this process no longer holds the directory.
-        loaded: the description of the state of `init_from`, if the run starts from one.
+        loaded: the description of the state that `init_from` has loaded, if there is one; see `Loaded.plain`.
 
     Attributes:
         directory: the run directory.
         check_held: as above.
-        metrics: the rows of `metrics.csv`.
-        checkpoints: the last and the best checkpoint.
+        metrics: the file `metrics.csv`.
+        checkpoints: the checkpoints of the run.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SavedState:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The entry of `status.json` about `init_from`; empty if the weights of the run were drawn."""
+        """The entry of `status.json` about `init_from`; empty if the run started from random weights."""
         return {} if self._loaded is None else {"init_from": self._loaded}
 
     @property
@@ -81,7 +81,9 @@ class SavedState:
             self._loaded = record.get("init_from")
         elif self._config.init_from is not None and self._loaded is None:
             path = self.directory.file("checkpoints")
-            raise RunError(f"{path}: has no whole state, but the run has begun; restore it, or train anew with --force")
+            raise RunError(
+                f"{path}: has no complete state, but the run has begun; restore it, or start over with --force"
+            )
         self._restore_corrupt_records(record.get("corrupt_records.json"))
         rows = self.metrics.rows()
         for column in ("step", "epoch", "seconds", "J", "R", *self._config.loss.metrics, "train_J", "learning_rate_J"):
@@ -91,21 +93,23 @@ class SavedState:
         due = [step for step in range(self.first_step, start) if is_due(step)]
         if found != due and found != [*due, start]:
             if restored is not None:
-                what = f"{self.metrics.path}: does not have the rows up to the checkpoint of step {start}; restore it"
+                problem = (
+                    f"{self.metrics.path}: does not have the rows up to the checkpoint of step {start}; restore it"
+                )
             else:
                 folder = self.directory.file("checkpoints")
-                what = f"{folder}: is missing, but metrics.csv has rows; restore the folder"
-            raise RunError(f"{what} from a copy, or train anew with --force")
+                problem = f"{folder}: is missing, but metrics.csv has rows; restore the folder"
+            raise RunError(f"{problem} from a copy, or start over with --force")
         if "metrics.csv" in record and not self.metrics.fits(record["metrics.csv"], start, record.get("row")):
-            raise self.metrics.damaged(f"it was changed after the state of step {start} had been saved")
+            raise self.metrics.damaged(f"it was changed after the state of step {start} was saved")
         if not self.directory.is_missing_or_empty("status.json"):
             self.directory.rows(self.directory.found_status() or {"state": "failed"})
 
     def _restore_corrupt_records(self, kept: list[list[Any]] | None) -> None:
-        """Passes the damaged records that were met before to the data.
+        """Passes the damaged records that were found before to the data.
 
         Args:
-            kept: the records in the checkpoint; none in a checkpoint of an earlier version.
+            kept: the records in the checkpoint, or None in a checkpoint of an earlier version.
 
         Raises:
             RunError: if the file of the records is damaged.
@@ -120,13 +124,13 @@ class SavedState:
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
                 state = json.loads(file.read())
-            # The file is written before the checkpoint, and may have more records.
-            is_whole = all(list(map(type, entry)) == [str, int, str, int] for entry in state)
-            is_whole = is_whole and all(entry in state for entry in kept or [])
+            # The file is written before the checkpoint, so it may have more records.
+            is_intact = all(list(map(type, entry)) == [str, int, str, int] for entry in state)
+            is_intact = is_intact and all(entry in state for entry in kept or [])
         except (tf.errors.OpError, ValueError, TypeError, RecursionError):
-            is_whole = False
-        if not is_whole:
-            remedy = "restore it, or train anew with --force"
+            is_intact = False
+        if not is_intact:
+            remedy = "restore it, or start over with --force"
             if kept is not None:
                 remedy = "remove it, and --resume takes the records from the checkpoint"
             raise RunError(f"{path}: is damaged; {remedy}")
@@ -141,25 +145,29 @@ class SavedState:
         devices = self._trainer.devices
         if len({*devices.gathered(self._trainer.step)}) > 1:
             raise RunError(
-                f"{self.directory.path}: the workers do not see the same run; give all the same --run-dir, on a file "
-                "system that they share, and the same --resume"
+                f"{self.directory.path}: the workers do not see the same run; give all workers the same --run-dir, on "
+                "a file system that they share, and the same --resume"
             )
         digest = self._loaded["digest"] if self._loaded else "0"
         if len({*devices.gathered(int(digest[:8], 16))}) > 1:
             raise RunError(
-                f"init_from: the workers do not see the same state of {self._config.init_from.path}; give all the same "
-                "one, on a file system that they share, and of a run that goes on name a kept step (init_from.state)"
+                f"init_from: the workers do not see the same state of {self._config.init_from.path}; give all workers "
+                "the same path, on a file system that they share; if that run is still running, set init_from.state to "
+                "the step of a saved state"
             )
 
     def take_over(self) -> None:
-        """Gives the model the restored means; saves a state loaded by `init_from`, so that its source may vanish."""
+        """Saves a state that `init_from` has loaded, so that resuming does not need its source, and restores the means.
+
+        Called once, before training.
+        """
         if self.checkpoints.step("last") is None and self._loaded is not None:
             self.save()
         if self._trainer.step:
             self._means.put_back()
 
     def save(self, row: MetricsRow | None = None) -> None:
-        """Saves the present state as the last one.
+        """Saves the current state as the last one.
 
         Args:
             row: the row of an evaluation at this step that will be written to `metrics.csv` afterwards.
@@ -169,7 +177,7 @@ class SavedState:
         """
         self.check_held()
         dataset = self._trainer.dataset
-        # Before the state: a record that is listed too early does no harm, but a forgotten one would.
+        # Before the state is saved: it does no harm if a record is listed too early, but none must be missing.
         if dataset.corrupt_records:
             self.directory.write("corrupt_records.json", json.dumps(dataset.corrupt_state(), indent=1) + "\n")
         self._means.keep()
@@ -184,7 +192,7 @@ class SavedState:
 
     @contextlib.contextmanager
     def kept_means(self) -> Iterator[None]:
-        """Keeps the means since the last evaluation: an evaluation within the context overwrites them."""
+        """Restores the means since the last evaluation after the context, because an evaluation overwrites them."""
         self._means.keep()
         try:
             yield
@@ -192,16 +200,16 @@ class SavedState:
             self._means.put_back()
 
     def measured_row(self) -> MetricsRow | None:
-        """Returns the row of the present step that was measured before a kill, or none.
+        """Returns the row of the current step if it was measured before the run was killed, or None.
 
-        A second evaluation could give another row.
+        It is not measured again, because a second evaluation could give different values.
         """
         row = self._means.record.get("row")
         return row if row and row["step"] == self._trainer.step else None
 
     def keep_best(self) -> None:
-        """Saves the present state as the best one, if its row is written and is the best."""
-        # Rows as the file has them: without their rounding, a tie would count as better.
+        """Saves the current state as the best one, if its row is written and is the best."""
+        # Rows are read from the file, where values are rounded. Otherwise a tie could count as better.
         rows = self.metrics.rows()
         if not self._config.checkpoints.keep_best or not rows or rows[-1]["step"] != self._trainer.step:
             return

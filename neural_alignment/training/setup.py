@@ -23,46 +23,56 @@ def load_data(config: Config) -> data.Dataset:
     """Returns the data set of a run.
 
     Raises:
-        DataError: if it cannot be read as the configuration says.
+        DataError: if the data cannot be read.
     """
     return config.data.load(batching(config))
 
 
 def load_test_data(config: Config, split: str) -> data.Dataset:
-    """Returns a data set whose validation part is another split of the run's data, in batches of the validation's size.
+    """Returns a data set whose validation split is another split of the run's data.
 
-    It is standardized as the data of the run are.
+    It is standardized like the data of the run.
+
+    Args:
+        config: the configuration of the run.
+        split: the split, in the syntax of the data source.
 
     Raises:
-        DataError: if it cannot be read as the configuration says.
+        DataError: if the data cannot be read.
     """
     return config.data.for_test(split, config.batch_size).load(batching(config))
 
 
 def data_facts(config: Config) -> data.Facts:
-    """Returns shapes and counts of a run's data; reads the data only if nothing else says them.
+    """Returns shapes and counts of the data of a run. Reads the data only if the configuration does not determine them.
 
     Raises:
-        DataError: if the data must be read and cannot be.
+        DataError: if the data must be read and cannot be read.
     """
     return config.data.facts(batching(config))
 
 
 def batching(config: Config) -> data.Batching:
-    """Returns how the examples of a run become batches."""
+    """Returns the batch sizes, the seed and the shuffling of a run."""
     validation = config.evaluation.batch_size or config.batch_size
     return data.Batching(config.batch_size, config.seed, config.data.shuffle, validation)
 
 
 def build_model(config: Config, classes: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
-    """Returns the model of a run, its weights drawn from the seed, not compiled.
+    """Returns the model of a run with weights drawn from the seed. It is not compiled.
+
+    Args:
+        config: the configuration of the run.
+        classes: number of classes.
+        input_shape: shape of one input.
+        steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if the pattern of a rule fits no layer, or the weights do not fit into memory.
+        ConfigError: if the pattern of a rule matches no layer, or the weights do not fit into memory.
     """
     memory.check(config, output_units(config, classes), input_shape)
     keras.utils.set_random_seed(config.seed)
-    # Keeps float32 exact, which in `mixed_bfloat16` R and the angles need: GPUs would multiply in TF32.
+    # Otherwise GPUs would multiply float32 numbers in TF32, which is too coarse for R and the angles.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     with _precision(config.runtime.precision), memory.exhaustion_reported(config):
         model = _draw_model(config, classes, input_shape, steps_per_epoch)
@@ -75,7 +85,7 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
 
 @contextlib.contextmanager
 def _precision(policy: str) -> Iterator[None]:
-    """Makes layers of one dtype policy, and losses and metrics as precise as their weights."""
+    """Sets the dtype policy of layers within the context, and for losses and metrics the dtype of the weights."""
     before = keras.config.dtype_policy(), keras.config.floatx()
     keras.config.set_dtype_policy(policy)
     keras.config.set_floatx(keras.config.dtype_policy().variable_dtype)
@@ -94,7 +104,11 @@ def _draw_model(config: Config, classes: int, input_shape: tuple[int, ...], step
 
 
 def output_units(config: Config, classes: int) -> int:
-    """Returns how many outputs the network of a run has: one per class, or the units of a code.
+    """Returns the number of outputs of the network of a run: one per class, or the units of a target code.
+
+    Args:
+        config: the configuration of the run.
+        classes: number of classes.
 
     Raises:
         ConfigError: if the codes do not fit into memory, or have too few units.
@@ -106,13 +120,13 @@ def output_units(config: Config, classes: int) -> int:
 
 
 def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
-    """Returns the optimizers of a run, scheduled over its global steps."""
+    """Returns the optimizers of a run with the schedule of J and R over its global steps."""
     plan = config.optimization
     # Where both losses move W, the two optimizers need different noise: it is a function of seed, path and step.
-    apart = 2**31 if any(rule.trains_forward for rule in config.rules) else 0
+    seed_offset = 2**31 if any(rule.trains_forward for rule in config.rules) else 0
     clock = Clock(steps_per_epoch, config.epochs_of_j, plan.delay_epochs, plan.alternation)
     optimizers = [
-        options.make(config.batch_size, clock, config.seed + loss * apart)
+        options.make(config.batch_size, clock, config.seed + loss * seed_offset)
         for loss, options in enumerate(plan.optimizers.values())
     ]
     scheduler = RateScheduler(steps_per_epoch, plan.delay_epochs, plan.alternation, plan.loss_rates.make(clock))
@@ -124,11 +138,11 @@ def compiled_model(config: Config, facts: data.Facts, scope: contextlib.Abstract
 
     Args:
         config: the configuration of the run.
-        facts: facts about its data.
+        facts: shapes and counts of its data.
         scope: the scope of a distribution strategy, in which variables are created.
 
     Raises:
-        ConfigError: as of `build_model` and `compile_model`.
+        ConfigError: as in `build_model` and `compile_model`.
     """
     with scope:
         model = build_model(config, facts.classes, facts.input_shape, facts.steps_per_epoch)
@@ -137,10 +151,16 @@ def compiled_model(config: Config, facts: data.Facts, scope: contextlib.Abstract
 
 
 def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_epoch: int) -> None:
-    """Compiles the model for a run.
+    """Compiles the model of a run.
+
+    Args:
+        model: the model.
+        config: the configuration of the run.
+        classes: number of classes.
+        steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if an optimizer finds no variable that it is meant for.
+        ConfigError: if an optimizer does not fit the model, for example because it has no variable to update.
     """
     with _precision(config.runtime.precision):
         loss, metrics = config.loss.make(classes, config.batch_size, config.seed)
@@ -148,7 +168,7 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
             model.compile(
                 optimizer=build_optimizer(config, steps_per_epoch),
                 loss=loss,
-                weighted_metrics=metrics,  # Weighted: examples that fill up a batch for the replicas have weight 0.
+                weighted_metrics=metrics,  # Weighted, because examples that fill up a batch have weight 0.
                 minibatches=config.optimization.minibatches,
                 jit_compile=config.runtime.jit_compile,
                 steps_per_execution=config.runtime.steps_per_execution,

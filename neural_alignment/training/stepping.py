@@ -1,4 +1,4 @@
-"""Training steps, exactly as many as planned."""
+"""Makes training steps on the batches of a data set, with exact control over their number."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TRACING = "neural_alignment tracing"
 class Stepper:
     """Makes training steps on consecutive batches.
 
-    `keras.Model.fit` rounds the steps of an epoch up to a multiple of `steps_per_execution`, restarts the input at
-    each call and resets the means, but a run must end, evaluate and save at exact steps. A stepper therefore calls the
-    train function of the model itself, which accepts a limit.
+    A run must end, evaluate and save at exact steps. `keras.Model.fit` rounds the steps of an epoch up to a multiple of
+    `steps_per_execution`, restarts the input at each call, and resets the means. A stepper therefore calls the train
+    function of the model, which accepts a limit.
 
     Args:
         model: a compiled model.
-        batches: endless batches; distributed to the replicas if there are several.
-        seconds: time after which a call begins no further step. Signals are checked between calls.
+        batches: endless batches, distributed to the replicas if there are several.
+        seconds: seconds after which a call begins no further step. Signals are checked between calls.
     """
 
     def __init__(
@@ -40,22 +40,25 @@ class Stepper:
         self._tracing: concurrent.futures.Future | None = None
         self._made = False
 
-    def trace_aside(self) -> None:
-        """Begins to trace the graph of a step in another thread, while this one waits for devices."""
+    def trace_in_background(self) -> None:
+        """Begins to trace the graph of a step in another thread."""
         self._make()
-        self._model.train_function.build_metrics(self._batches)  # In this thread, because others may read the metrics.
+        self._model.train_function.build_metrics(self._batches)  # In this thread, which may read the metrics next.
         executor = concurrent.futures.ThreadPoolExecutor(1, TRACING)
         self._tracing = executor.submit(self._model.train_function.trace, self._batches)
         executor.shutdown(wait=False)
 
     def _make(self) -> None:
-        """Builds the train function once: each time, the model would check whether W(0) is taken."""
+        """Builds the train function once, because each call makes the model check again whether W(0) is recorded."""
         if not self._made:
             self._model.make_train_function()
             self._made = True
 
     def __call__(self, limit: int) -> dict[str, float]:
-        """Makes `steps_per_execution` steps, at most `limit`, within its time; returns the means so far.
+        """Makes `steps_per_execution` steps, or fewer because of a limit. Returns the means so far.
+
+        Args:
+            limit: maximum number of steps.
 
         Raises:
             StopIteration: if no batch is left.
@@ -72,7 +75,7 @@ class BatchStepper:
     """Makes training steps with a function of one batch, such as `Lockstep.step`.
 
     Args:
-        model: a compiled model, whose means are returned.
+        model: the compiled model whose means are returned.
         batches: endless batches of inputs and targets.
         train_on: makes one step on inputs and targets.
     """
@@ -83,7 +86,7 @@ class BatchStepper:
         self._train_on = train_on
 
     def __call__(self, limit: int) -> dict[str, float]:
-        """Makes one step, whatever the limit; returns the means so far."""
+        """Makes one step. Returns the means so far."""
         del limit
         self._train_on(*next(self._batches))
         return {name: float(value) for name, value in self._model.get_metrics_result().items()}

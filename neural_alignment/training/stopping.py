@@ -1,4 +1,4 @@
-"""Signals that end a run after its state is saved."""
+"""Handles the signals after which a run saves its state and ends."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to end. A `BaseException`, because tracing catches `Exception`."""
+    """A signal has requested the end of the run. A `BaseException`, because tracing catches `Exception`."""
 
 
 class Stop:
     """Records SIGTERM and SIGINT within its context, and raises `Interrupted` inside `safe`.
 
-    Inside `safe` no Python code is left half done: a step of TensorFlow has ended when a handler runs. A second signal
-    ends the process immediately; this is harmless because files are written atomically. Outside the main thread it does
-    nothing, because only the main thread can have signal handlers.
+    `safe` contains only code that may be interrupted, such as TensorFlow steps, which end before a handler runs. A
+    second signal ends the process immediately, which is harmless because files are written atomically. Outside the main
+    thread `Stop` does nothing, because only the main thread can have signal handlers.
 
     Args:
-        raises: False only records the signal: several workers must stop at the same step.
+        raises: whether `safe` raises `Interrupted`. False with several workers, which must stop at the same step; a
+            signal is then only recorded.
+
+    Attributes:
+        signal: name of the received signal, such as "SIGTERM", or None.
     """
 
     def __init__(self, raises: bool = True):
@@ -45,7 +49,7 @@ class Stop:
 
     @contextlib.contextmanager
     def safe(self) -> Iterator[None]:
-        """Raises `Interrupted` at a signal within the context, or at once if a signal came earlier.
+        """Raises `Interrupted` at a signal within the context, or at its beginning if a signal came earlier.
 
         Raises:
             Interrupted: at a signal.

@@ -1,4 +1,4 @@
-"""The trainer: one model on one data set. Runs and the experiments of the papers train with it."""
+"""The trainer, which trains one model on one data set. Runs and the experiments of the papers use it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Trainer:
     Args:
         model: a compiled model.
         dataset: the data set.
-        devices: the devices that compute the steps. Default: this process only.
+        devices: the devices that compute the steps. Default: those of the current TensorFlow strategy.
 
     Attributes:
         model: the model.
@@ -46,10 +46,10 @@ class Trainer:
 
     @classmethod
     def from_config(cls, config: Config) -> Trainer:
-        """Returns the trainer of a configuration: its data, and its model as drawn from the seed.
+        """Returns a trainer for a configuration, with its data and its compiled model.
 
         Raises:
-            ConfigError: if the model and the data do not fit.
+            ConfigError: if the options do not fit the devices, the data or the memory.
             DataError: if the data cannot be read.
         """
         devices = distribution.create(config.runtime)
@@ -59,30 +59,33 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """The number of global steps made."""
+        """The number of global steps made so far."""
         return self.model.global_step
 
     def start(self, step: int = 0, train_on: Callable[[Any, Any], None] | None = None) -> None:
-        """Begins training with the batch of a global step.
+        """Prepares training from the batch of a global step on.
 
         Args:
-            step: the number of the first batch.
+            step: the global step of the first batch.
             train_on: makes one step on the inputs and targets of a batch. Default: the training step of the model.
         """
         batches = self.devices.train(self.dataset, step)
         if train_on is None:
-            self._stepper = Stepper(self.model, batches, self.devices.seconds_together)
+            self._stepper = Stepper(self.model, batches, self.devices.seconds_per_call)
         else:
             self._stepper = BatchStepper(self.model, batches, train_on)
 
-    def trace_aside(self) -> None:
+    def trace_in_background(self) -> None:
         """Begins to trace the graph of a training step in another thread."""
-        self._stepper.trace_aside()
+        self._stepper.trace_in_background()
 
     def advance(self, limit: int) -> dict[str, float]:
-        """Makes one to `limit` steps in one graph call; returns the means since the metrics were reset.
+        """Makes at least one step in one graph call. Returns the means since the metrics were reset.
 
-        A call makes `steps_per_execution` steps, fewer if signals must be checked.
+        A call makes `steps_per_execution` steps, or fewer because of `limit` or because signals must be checked.
+
+        Args:
+            limit: maximum number of steps.
         """
         return self._stepper(limit)
 
@@ -91,11 +94,11 @@ class Trainer:
         return named(self.model.get_metrics_result())
 
     def train(self, steps: int, tell: Callable[[float], None] = lambda part: None) -> dict[str, float]:
-        """Makes exactly `steps` steps; returns the means since the metrics were reset.
+        """Makes exactly `steps` steps. Returns the means since the metrics were reset.
 
         Args:
             steps: the number of global steps.
-            tell: receives the finished part of the steps, 0 to 1, after every graph call.
+            tell: called after every graph call with the finished fraction of the steps, 0 to 1.
         """
         end, means = self.step + steps, {}
         while self.step < end:
@@ -104,33 +107,34 @@ class Trainer:
         return means
 
     def train_epoch(self, tell: Callable[[float], None] = lambda part: None) -> dict[str, float]:
-        """Trains for one epoch; returns the means over its steps.
+        """Trains for one epoch. Returns the means over its steps.
 
         Args:
-            tell: receives the finished part of the epoch, 0 to 1, after every graph call.
+            tell: called after every graph call with the finished fraction of the epoch, 0 to 1.
         """
         self.model.reset_metrics()
         return self.train(self.dataset.steps_per_epoch, tell)
 
     def evaluate(self, dataset: data.Dataset | None = None) -> MetricsRow:
-        """Returns J and the metrics on the whole validation part of a data set.
+        """Returns J and the metrics on the whole validation split of a data set.
 
         Args:
-            dataset: the data set. Default: the one that is trained on.
+            dataset: the data set. Default: the data set of the trainer.
 
         Raises:
-            tf.errors.OpError: if a record of the data is damaged; `dataset.explain` says which.
+            tf.errors.OpError: if a record of the data is damaged; `dataset.explain` returns the reason.
         """
         return named(self.devices.evaluate(self.model, dataset or self.dataset))
 
     def inference(self, function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, Any], Tensor]:
-        """Compiles a function of the targets and the outputs of the model in inference mode.
+        """Compiles a function of targets and of the outputs of the model in inference mode.
 
         Args:
-            function: of targets `(batch, ...)` and outputs `(batch, ...)`.
+            function: a function of the targets `(batch, ...)` and the outputs `(batch, ...)`.
 
         Returns:
-            The compiled function of inputs `(batch, ...)` and targets, for batches of any size.
+            A compiled function of the inputs `(batch, ...)` and the targets, for batches of any size. It calls
+            `function` with the targets and the outputs of the model.
         """
         signature = [tf.TensorSpec((None, *spec.shape), spec.dtype) for spec in self.dataset.example_spec]
 
@@ -144,10 +148,10 @@ class Trainer:
         self._initial = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
 
     def reset(self, learning_rate: float | None = None) -> None:
-        """Returns to the state of `keep_initial_state` and to the first batch.
+        """Returns to the first batch and to the state at the call of `keep_initial_state`, which must come first.
 
         Args:
-            learning_rate: the new learning rate of J's optimizer. Default: the initial one.
+            learning_rate: the new learning rate of the optimizer of J. Default: the initial one.
         """
         for variable, value in zip(self._variables, self._initial, strict=True):
             variable.assign(value)
@@ -161,6 +165,6 @@ class Trainer:
 
 
 def named(results: dict[str, float]) -> MetricsRow:
-    """Returns the results of Keras under the names that they have in `metrics.csv`."""
+    """Renames the results of Keras as in `metrics.csv`: `loss` to `J`, and `regulariser` to `R`."""
     names = {"loss": "J", "regulariser": "R"}
     return {names.get(key, key): float(value) for key, value in results.items()}

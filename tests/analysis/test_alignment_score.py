@@ -126,7 +126,7 @@ def test_the_reference_network_is_updated_by_the_gradients_of_the_trained_one(rn
         ({"optimizer": keras.optimizers.SGD(0.5, gradient_accumulation_steps=2)}, "SGD gradient_accumulation_steps"),
         (
             {"optimizer": MultiOptimizer([keras.optimizers.SGD(0.5)], RateScheduler(5, delay_epochs=1))},
-            "SGD that rests",
+            "SGD that skips some steps",
         ),
         ({"optimizer": keras.optimizers.SGD(0.5), "minibatches": 2}, "SGD in 2 minibatches"),
     ):

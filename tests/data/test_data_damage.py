@@ -266,7 +266,7 @@ def test_a_damaged_record_is_listed_once_with_its_first_step():
     for step in (7, 3, 5):
         damage.add(DamagedRecord("file", 1, f"met at {step}", step))
     assert damage.records == [DamagedRecord("file", 1, "met at 7", 3)]
-    assert not damage.too_much
+    assert not damage.exceeds_limit
 
 
 @pytest.mark.parametrize("value", [-1, 1.0, True, "many"])

@@ -14,6 +14,7 @@ from lab import CONFIGS, computed_once, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.analysis import signals
+from neural_alignment.analysis.network_experiments import DISTURBANCES
 from neural_alignment.analysis.similarity import angle
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.jobs.pieces import Piece, Pieces, Result
@@ -142,7 +143,7 @@ def term_by_hand(steps, network, layer, order):
 
 def test_observed_angles_are_those_of_the_steps_across_gaps_in_the_history():
     config = loaded("bp_trw")
-    arrays = compute.observed(nothing, config, 40, 7, [5, 37], 8)
+    arrays = compute.observed(nothing, config, iterations=40, every=7, moments=[5, 37], orders=8)
     network = build(config)
     steps = list(network.steps(40))
     assert arrays["iteration"].tolist() == [0, 7, 14, 21, 28, 35]
@@ -173,7 +174,7 @@ def test_observed_angles_are_those_of_the_steps_across_gaps_in_the_history():
 
 def test_expansions_are_measured_part_by_part():
     config = loaded("bp_trw")
-    arrays = compute.expanded(nothing, config, [1, 12])
+    arrays = compute.expanded(nothing, config, moments=[1, 12])
     network = build(config)
     steps = list(network.steps(13))
     assert arrays["update_norm"][1, 2] == pytest.approx(np.linalg.norm(steps[12].added[3]))
@@ -193,7 +194,7 @@ def test_disturbed_terms_move_another_kernel_and_leave_the_learning_intact():
     network = build(config)
     steps = list(network.steps(9))
     actual = [[angle(step.kernels[layer], network.backward[layer].T) for layer in network.hidden] for step in steps]
-    found = {how: compute.disturbed(nothing, config, 8, how) for how in compute.DISTURBANCES}
+    found = {how: compute.disturbed(nothing, config, iterations=8, how=how) for how in DISTURBANCES}
     for how, arrays in found.items():
         assert arrays["weight_angle"] == pytest.approx(np.array(actual)), how
         assert arrays["disturbed_angle"].shape == (9, 4)
@@ -209,12 +210,12 @@ def test_disturbed_terms_move_another_kernel_and_leave_the_learning_intact():
     ends = {how: arrays["disturbed_angle"][-1] for how, arrays in found.items()}
     assert not np.allclose(ends["errors"], ends["linear"], atol=1e-2)
     with pytest.raises(ValueError, match=r"must be one of linear, feedback, errors. Received 'noise'"):
-        compute.disturbed(nothing, config, 8, "noise")
+        compute.disturbed(nothing, config, iterations=8, how="noise")
 
 
 def test_similarities_are_those_of_all_pairs():
     config = loaded("bp_trw")
-    arrays = compute.similarities(nothing, config, 14, examples=150, shown=4, bins=10)
+    arrays = compute.similarities(nothing, config, iterations=14, examples=150, shown=4, bins=10)
     network = build(config)
     inputs, labels = network.examples(150)
     step = network.look(inputs, labels)
@@ -236,7 +237,9 @@ def test_similarities_are_those_of_all_pairs():
 
 
 def test_two_paths_begin_at_one_point_of_their_plane():
-    arrays = compute.plane(nothing, loaded("bp"), loaded("bp_trw"), 12, every=2, side=3, examples=60, arrows=3)
+    arrays = compute.plane(
+        nothing, loaded("bp"), loaded("bp_trw"), iterations=12, every=2, side=3, examples=60, arrows=3
+    )
     assert arrays["paths"].shape == (2, 7, 2)
     assert arrays["paths"][0, 0] == pytest.approx(arrays["paths"][1, 0])
     assert distance(arrays["paths"][0, -1], arrays["paths"][1, -1]) > 0.1
@@ -278,7 +281,7 @@ def test_a_piece_is_kept_and_read_and_the_result_of_another_computation_is_refus
         piece(4).is_waiting(folder, CONFIGS)
     with pytest.raises(RunError, match=r"another computation: compute was .*open_loops.* is now .*products"):
         piece(compute=compute.products).is_waiting(folder, CONFIGS)
-    with pytest.raises(RunError, match="is no name of a run below"):
+    with pytest.raises(RunError, match="is not the name of a run below"):
         piece(name="../elsewhere").is_waiting(folder, CONFIGS)
 
 
@@ -467,7 +470,7 @@ def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apa
     found = tidy.terms(results, moments)
     assert len(found) == 5 * len(moments)
     axis = new_figure(4, 4).subplots()
-    [panel] = figures.term_panels(found, "l = {layer}")
+    [panel] = figures.term_panels(found, "l = {}")
     for mark in panel.marks:
         mark(axis)
     shades = [float(line.get_color()) for line in axis.get_lines()[: len(moments)]]

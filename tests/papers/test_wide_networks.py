@@ -279,10 +279,14 @@ def test_what_is_lacking_is_said(tmp_path):
     assert made("figure", "4", tmp_path).rows == []
 
 
+def plan(table):
+    return find(commands.ITEMS, "table", f"wide_networks/{table}").cells
+
+
 def test_seeds_of_the_papers_size_are_those_of_the_table():
-    assert {cell.seeds for cell in experiments.PLANS["table_2"]["paper"]} == {(99, 100, 101, 102, 103)}
-    for table in ("table_1", "table_6", "table_7", "table_9"):
-        assert {cell.seeds for cell in experiments.PLANS[table]["paper"]} == {(99,)}
+    assert {cell.seeds for cell in plan("2")["paper"]} == {(99, 100, 101, 102, 103)}
+    for table in ("1", "6", "7", "9"):
+        assert {cell.seeds for cell in plan(table)["paper"]} == {(99,)}
 
 
 def test_table_2_is_over_the_seeds(folder):
@@ -293,10 +297,7 @@ def test_table_2_is_over_the_seeds(folder):
 def test_figure_3_has_all_rates_and_shares_the_networks_of_the_tables(folder):
     rows = made("figure", "3", folder).rows
     assert {row["rate"] for row in rows} == {0.5, 5, 10}
-    names = [
-        {piece.name for piece in unique(cells["lab"])}
-        for cells in (experiments.figure_3(), experiments.PLANS["table_7"])
-    ]
+    names = [{piece.name for piece in unique(cells["lab"])} for cells in (experiments.figure_3(), plan("7"))]
     assert len(names[0] & names[1]) == 12
 
 

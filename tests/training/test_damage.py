@@ -312,7 +312,7 @@ def test_a_run_that_was_stopped_before_its_first_evaluation_does_not_start_again
     if damage in (delete, empty):
         assert resume(path)[0] > 0
     else:
-        line = r"last/checkpoint: is damaged; remove it, and --resume uses ckpt-[1-4], which lies beside it"
+        line = r"last/checkpoint: is damaged; remove it, and --resume uses ckpt-[1-4] beside it"
         with pytest.raises(RunError, match=line):
             resume(path)
         (path / "checkpoints" / "last" / "checkpoint").unlink()
@@ -336,9 +336,9 @@ def test_a_final_model_that_is_missing_is_saved_again_from_the_last_checkpoint(c
 def test_a_damaged_status_locks_nobody_out(copied, whole):
     path = copied("stopped")
     garbage(path / "status.json", random.Random(0))
-    with pytest.raises(RunError, match=r"holds a run that is damaged .*--resume goes on, --force starts anew"):
+    with pytest.raises(RunError, match=r"holds a run that is damaged .*--resume continues it, --force starts over"):
         run.train(config(), path)
-    with pytest.raises(RunError, match=r"status\.json: is damaged; remove it, and --resume goes on .*--force starts"):
+    with pytest.raises(RunError, match=r"status\.json: is damaged; remove it, and --resume continues .*--force starts"):
         run.train(config(), path, resume=True)
     run.train(config(), path, force=True)
     assert training_files((whole, path)) == []
@@ -369,7 +369,7 @@ def test_a_finished_run_that_lost_its_last_row_does_not_print_an_older_one(copie
     (path / "metrics.csv").write_text("".join(rows[:-1]))
     for command in (resume, lambda path: plans.read(str(path))):
         with pytest.raises(
-            RunError, match=r"metrics\.csv: is damaged: .*; restore it from a copy, or train anew"
+            RunError, match=r"metrics\.csv: is damaged: .*; restore it from a copy, or start over"
         ) as error:
             command(path)
         assert "\n" not in str(error.value)
@@ -784,7 +784,7 @@ def test_a_best_state_that_cannot_be_read_is_named(copied, whole):
     path = copied("stopped")
     (data,) = (path / "checkpoints" / "best").glob("*.data-*")
     garbage(data, random.Random(0))
-    with pytest.raises(RunError, match=r"best/ckpt-\d+: cannot be read .*or remove .*best to go on"):
+    with pytest.raises(RunError, match=r"best/ckpt-\d+: cannot be read .*or remove .*best to continue"):
         run.train(config(), path, resume=True)
     shutil.rmtree(path / "checkpoints" / "best")
     assert run.train(config(), path, resume=True).metrics["step"] == 2 * STEPS
@@ -794,7 +794,7 @@ def test_a_final_model_that_cannot_be_saved_again_is_said_to_be_lost(copied, cap
     path = copied("finished")
     garbage(path / "model.keras", random.Random(0))
     shutil.rmtree(path / "checkpoints")
-    remedy = r"model\.keras: is damaged; restore it from a copy, or train anew with --force"
+    remedy = r"model\.keras: is damaged; restore it from a copy, or start over with --force"
     with pytest.raises(RunError, match=remedy):
         run.evaluate(path)
     run.train(config(), path, resume=True)
@@ -856,7 +856,8 @@ def test_a_run_that_goes_back_ends_as_if_it_had_not(copied, whole, caplog, kind,
     before = {name: (path / name).read_bytes() for name in files_of(path)}
     run.train(config(), path, resume_from=step)
     assert (
-        f"{path}: goes back to step {step}; what came after it is kept in {path}/set_aside/after-{step}" in caplog.text
+        f"{path}: goes back to step {step}; files of later steps are moved to {path}/set_aside/after-{step}"
+        in caplog.text
     )
     moved = {name: (path / "set_aside" / f"after-{step}" / name).read_bytes() for name in aside(path)}
     assert moved["metrics.csv"] == before["metrics.csv"]
@@ -896,10 +897,10 @@ def test_a_state_that_is_not_kept_is_one_line_that_names_those_that_are(copied, 
     path = copied("stopped")
     before = {name: (path / name).read_bytes() for name in files_of(path)}
     for step in (3, 7, 9, 1000):
-        with pytest.raises(RunError, match=rf"the state of step {step} is not kept; steps of those that are: 5, 6, 8;"):
+        with pytest.raises(RunError, match=rf"the state of step {step} is not saved; steps of saved states: 5, 6, 8;"):
             run.train(config(), path, resume_from=step)
     assert {name: (path / name).read_bytes() for name in files_of(path)} == before
-    with pytest.raises(RunError, match="has no run that could go back to step 3"):
+    with pytest.raises(RunError, match="contains no run that could go back to step 3"):
         run.train(config(), tmp_path / "none", resume_from=3)
     assert not (tmp_path / "none").exists()
 
@@ -909,7 +910,7 @@ def test_a_damaged_last_state_is_done_without_by_going_back(copied, whole, damag
     path = copied("stopped")
     [data] = (path / "checkpoints" / "last").glob("ckpt-8.data-*")
     damage(data, random.Random(0))
-    with pytest.raises(RunError, match=r"last/ckpt-8.*go back to a kept state with --resume-from 6, or train anew"):
+    with pytest.raises(RunError, match=r"last/ckpt-8.*go back to a saved state with --resume-from 6, or start over"):
         run.train(config(), path, resume=True)
     [data] = (path / "checkpoints" / "last").glob("ckpt-6.data-*")
     content = data.read_bytes()

@@ -431,7 +431,7 @@ def test_a_chief_that_is_refused_tells_the_other_worker(tmp_path):
     run.RunDirectory(tmp_path / "run").write_status("stopped")
     (chief, [chief_line]), (other, [other_line]) = two_workers(tmp_path)
     assert (chief, other) == (2, 1)
-    reason = f"{tmp_path / 'run'}: holds a run that is stopped; --resume goes on, --force starts anew"
+    reason = f"{tmp_path / 'run'}: holds a run that is stopped; --resume continues it, --force starts over"
     assert chief_line == f"error: {reason}"
     assert other_line == f"stopped: worker 0 has ended: {reason}"
 
@@ -457,7 +457,7 @@ def test_two_worker_processes_train_as_one_though_a_signal_to_one_stops_both(tmp
     (chief, [line]), (other, [other_line]) = two_workers(tmp_path, ("", SIGNALLED))
     assert (chief, other) == (1, 1)
     for each in (line, other_line):
-        assert re.fullmatch(r"stopped: .* at step 7, which is saved; go on with --resume", each)
+        assert re.fullmatch(r"stopped: .* at step 7, which is saved; continue with --resume", each)
     status = run.RunDirectory(tmp_path / "run").status()
     assert (status["state"], status["step"]) == ("stopped", 7)
     assert [code for code, _ in two_workers(tmp_path, ("", ""), "--resume")] == [0, 0]
@@ -477,7 +477,9 @@ def test_a_worker_that_is_killed_leaves_no_other_waiting(tmp_path):
     (chief, [line]), (other, _) = two_workers(tmp_path, ("", KILLED))
     assert other == -signal.SIGKILL
     assert chief == 1
-    assert re.fullmatch(r"stopped: another worker is gone \(.*\): its own messages say why; go on with --resume", line)
+    assert re.fullmatch(
+        r"stopped: another worker is gone \(.*\): see its messages for the reason; continue with --resume", line
+    )
     status = run.RunDirectory(tmp_path / "run").status()
     assert status["state"] == "failed"
     assert f"stopped: {status['reason']}" == line
@@ -563,7 +565,7 @@ BAD = {
     ),
     "statistics of the whole batch": (
         ["runtime.strategy=mirrored", "runtime.replicas=2", "model={name: wide_cnn, design: kmnist, width: 2}"],
-        "wide_cnn takes the statistics of the whole batch, which replicas do not share; found 2 replicas, allowed is 1",
+        "wide_cnn uses the statistics of the whole batch, which replicas do not share; found 2 replicas; allowed: 1",
     ),
     "no GPU": (["runtime.strategy=gpu"], "TensorFlow sees no GPU"),
     "no TPU": (["runtime.strategy=tpu"], "the TPU 'local' cannot be reached from here"),

@@ -175,14 +175,17 @@ def save(model, path):
     return path
 
 
+B = r"conv1/backward_kernel of shape \(3, 3, 1, 3\)"
 MISFITS = {
-    "B is missing": (BACKPROPAGATION, {}, r"conv1/backward_kernel of shape \(3, 3, 1, 3\) is not there \(1 more\)"),
-    "B is too many": ({}, BACKPROPAGATION, r"conv1/backward_kernel of shape \(3, 3, 1, 3\) is there and not in this"),
+    "B is missing": (BACKPROPAGATION, {}, rf"{B} is not in the source \(1 more\)"),
+    "B is too many": ({}, BACKPROPAGATION, rf"{B} is in the source and not in this run"),
     "another shape": (
-        {}, {"model": {"filters": [4]}}, r"conv1/kernel has shape \(3, 3, 1, 3\) there and \(3, 3, 1, 4\) in this run"
+        {},
+        {"model": {"filters": [4]}},
+        r"conv1/kernel has shape \(3, 3, 1, 3\) in the source and \(3, 3, 1, 4\) in this run",
     ),
-    "a layer less": ({}, {"model": {"filters": [3, 3]}}, r"dense/kernel has shape .* there and .* in this run"),
-}  # fmt: skip
+    "a layer less": ({}, {"model": {"filters": [3, 3]}}, r"dense/kernel has shape .* in the source and .* in this run"),
+}
 
 
 @pytest.mark.parametrize("case", MISFITS)
@@ -287,7 +290,7 @@ def test_the_optimizer_is_taken_over_with_the_global_step_and_without_its_learni
 def test_an_optimizer_of_another_kind_is_one_line(source):
     model = build(optimization={"backward": {"name": "momentum", "learning_rate": 0.01}})
     before = weights(model)
-    line = r"optimizer backward: momentum/iteration of shape \(\) is not there \(7 more\)"
+    line = r"optimizer backward: momentum/iteration of shape \(\) is not in the source \(7 more\)"
     with pytest.raises(RunError, match=line) as error:
         load_weights(model, source, optimizer=True)
     assert "\n" not in str(error.value)
@@ -303,7 +306,7 @@ def test_a_model_that_was_saved_without_an_optimizer_has_no_state_of_one(tmp_pat
     model = build()
     path = save(keras.Model(model.input, model.output), tmp_path / "model.keras")
     load_weights(build(), path)
-    with pytest.raises(RunError, match=r"model\.keras: holds no state of an optimizer"):
+    with pytest.raises(RunError, match=r"model\.keras: contains no optimizer state"):
         load_weights(build(), path, optimizer=True)
 
 
@@ -318,7 +321,7 @@ def test_steps_that_layers_count_by_themselves_need_not_fit(source):
 
 
 def test_a_state_that_is_missing_names_those_that_are_there(source, tmp_path):
-    there = rf"those that are there: last \(step {STEPS}, 8, {END}\), best \(step [0-9]+\), final \(step {END}\)"
+    there = rf"available: last \(step {STEPS}, 8, {END}\), best \(step [0-9]+\), final \(step {END}\)"
     for step in (7, 0):  # 0 is a step, and not the absence of one.
         with pytest.raises(RunError, match=rf"has no state of step {step}; {there}"):
             load_weights(build(), source, step)
@@ -326,9 +329,9 @@ def test_a_state_that_is_missing_names_those_that_are_there(source, tmp_path):
     shutil.copy(source / "config.yaml", tmp_path / "run")
     shutil.copy(source / "metrics.csv", tmp_path / "run")
     for state in ("best", "final"):
-        with pytest.raises(RunError, match=rf"has no state {state}; those that are there: last \(step {STEPS}, 8, 1"):
+        with pytest.raises(RunError, match=rf"has no state {state}; available: last \(step {STEPS}, 8, 1"):
             load_weights(build(), tmp_path / "run", state)
-    with pytest.raises(RunError, match=r"no such run directory; give one that `train` has made, or a \.keras file"):
+    with pytest.raises(RunError, match=r"no such run directory; give one that `train` has created, or a \.keras file"):
         load_weights(build(), tmp_path / "none")
     (tmp_path / "folder").mkdir()
     with pytest.raises(RunError, match="is not a run directory"):
@@ -416,7 +419,9 @@ def test_a_run_that_takes_the_optimizer_over_ends_where_its_source_does(source, 
     origin = json.loads((tmp_path / "run" / "status.json").read_text())["init_from"]
     assert (origin["path"], origin["step"]) == (f"{source}/checkpoints/last/ckpt-8", 8)
     assert origin["digest"] == load_weights(build(), source, 8, optimizer=True).digest
-    with pytest.raises(RunError, match=rf"init_from: the run would go on at step {END} of .*, but it ends at step 9"):
+    with pytest.raises(
+        RunError, match=rf"init_from: the run would continue at step {END} of .*, but it ends at step 9"
+    ):
         run.train(config(max_steps=9, init_from={"path": str(source), "optimizer": True}), tmp_path / "late")
     assert not (tmp_path / "late").exists()
 
@@ -488,7 +493,7 @@ def test_a_begun_run_that_lost_its_states_does_not_start_again_from_its_source(s
             run.train(plan, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     (tmp_path / "run" / "metrics.csv").write_text("step,epoch,seconds,J\n")
-    with pytest.raises(RunError, match="checkpoints: has no whole state, but the run has begun"):
+    with pytest.raises(RunError, match="checkpoints: has no complete state, but the run has begun"):
         run.train(plan, tmp_path / "run", resume=True)
 
 

@@ -112,7 +112,7 @@ def test_a_pattern_for_no_layer_is_one_line_before_anything_is_made(tmp_path):
     with pytest.raises(ConfigError) as error:
         run.train(config(logging={"kernels": ["conv*"]}), tmp_path / "run")
     line = str(error.value)
-    assert "logging.kernels: 'conv*' takes no aligned layer; the layers are: dense1" in line
+    assert "logging.kernels: 'conv*' matches no aligned layer; the layers are: dense1" in line
     assert "\n" not in line
     assert not (tmp_path / "run" / "status.json").exists()
 

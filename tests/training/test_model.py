@@ -313,7 +313,7 @@ def test_the_graph_that_is_made_aside_is_that_of_the_steps_and_makes_none(monkey
     model, x, y = evaluated(steps_per_execution=together)
     before = model.get_weights()
     advance = Stepper(model, tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(8, drop_remainder=True))
-    advance.trace_aside()
+    advance.trace_in_background()
     advance._tracing.result()
     assert modes(steps) == {(True, True): 1}
     assert model.global_step == 0

@@ -337,7 +337,7 @@ def test_a_signal_saves_ends_at_once_and_the_run_goes_on(monkeypatch, tmp_path, 
     with monkeypatch.context() as patch:
         signal_once(patch, owner, name, number)
         calls = signal_once(patch, stepping.Stepper, "__call__", at=0)
-        with pytest.raises(Stopped, match=rf"{number.name} at step {step}, which is saved; go on with --resume"):
+        with pytest.raises(Stopped, match=rf"{number.name} at step {step}, which is saved; continue with --resume"):
             run.train(config(), tmp_path / "run")
     assert len(calls) in begun  # Not one after the signal.
     status = json.loads((tmp_path / "run" / "status.json").read_text())

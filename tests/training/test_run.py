@@ -224,7 +224,7 @@ def test_resume_without_a_run_starts_one(tmp_path):
 def test_a_checkpoint_of_another_configuration_is_refused(broken):
     with pytest.raises(RunError, match="its checkpoint is of another configuration: batch_size was 128, is now 64"):
         run.train(config(batch_size=64), broken, resume=True)
-    with pytest.raises(RunError, match="holds a run that is failed; --resume goes on, --force starts anew"):
+    with pytest.raises(RunError, match="holds a run that is failed; --resume continues it, --force starts over"):
         run.train(config(), broken)
 
 

@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_saved(monkeypatch, tmp_path
             run.train(config(), path)
     line = str(error.value)
     assert "File too large" in line
-    assert "free some space, then go on with --resume" in line
+    assert "free some space, then continue with --resume" in line
     assert line.startswith(str(path))
     assert file in line
     assert "\n" not in line
@@ -238,7 +238,7 @@ def test_a_lease_whose_holder_lives_is_refused_and_one_of_a_dead_holder_is_waite
     with pytest.raises(RunError, match=rf"is in use by process {os.getpid()} on .*; wait until it has ended"):
         second.acquire()
     assert f"{lock.STALE - 1:.0f} s" not in caplog.text
-    assert "taken over in 1 s if that gives no sign of life" in caplog.text
+    assert "taken over after 1 s without a heartbeat" in caplog.text
     lease.clock.alive = []
     began = lease.clock.time
     second.acquire()

@@ -158,7 +158,7 @@ def test_a_plain_keras_model_cannot_tell_the_two_gradients_apart(optimizer):
 
 def test_averages_of_r_s_optimizer_are_refused():
     model = network(Symmetric(**BOTH))
-    with pytest.raises(ValueError, match="`use_ema` of R's optimizer must be False if R updates W too"):
+    with pytest.raises(ValueError, match="`use_ema` of R's optimizer must be False if R trains W too"):
         model.compile(MultiOptimizer([Momentum(0.1), keras.optimizers.Adam(0.01, use_ema=True)]), cross_entropy())
 
 

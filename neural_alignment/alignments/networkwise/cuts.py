@@ -101,17 +101,17 @@ class CutRule(NetworkRule):
 
     def forward(self, model: keras.Model, kept: Any, x: Tensor) -> tuple[Tensor, Backward]:
         """Runs the network with its cuts. See `NetworkRule.forward`."""
-        live = CutPass(self.cuts(model), lambda value: (value, tf.stop_gradient(value)))
+        current = CutPass(self.cuts(model), lambda value: (value, tf.stop_gradient(value)))
         sources = [variable.value for variable in self.trained(model)]
         with tf.GradientTape() as tape:
             tape.watch(sources)
-            with side_pass(**live.hooks):
+            with side_pass(**current.hooks):
                 outputs = model(x, training=True)
 
         def backward(upstream: Tensor) -> list[Tensor]:
-            errors = self.errors(model, kept, x, upstream, live.values)
+            errors = self.errors(model, kept, x, upstream, current.values)
             pairs = [(outputs, upstream)]
-            pairs += [(value, error) for value, error in zip(live.values, errors, strict=True) if error is not None]
+            pairs += [(value, error) for value, error in zip(current.values, errors, strict=True) if error is not None]
             targets, gradients = map(list, zip(*pairs, strict=True))
             return tape.gradient(
                 targets, sources, output_gradients=gradients, unconnected_gradients=tf.UnconnectedGradients.ZERO

@@ -47,7 +47,7 @@ class Frozen:
     def __init__(self, model: keras.Model, weights: KeptWeights):
         if random := [layer for layer in model.layers if _draws(layer)]:
             raise ValueError(
-                "A network that is frozen as it was at initialisation must have no layer that draws random numbers. "
+                "A network that is frozen at initialisation must have no layer that draws random numbers. "
                 f"Received {type(random[0]).__name__} {random[0].name!r}. Example: the network without it."
             )
         self._model = model
@@ -85,7 +85,8 @@ class Frozen:
         if new := [variable.path for variable in self._model.trainable_variables if id(variable) not in frozen]:
             raise ValueError(
                 "All variables that a rule freezes must be trainable when the AlignedModel is made. "
-                f"Received {new[0]!r}, trainable since. Example: set `trainable` before AlignedModel(inputs, outputs)."
+                f"Received {new[0]!r}, which became trainable later. "
+                "Example: set `trainable` before AlignedModel(inputs, outputs)."
             )
         recorded = not tf.executing_eagerly() or bool(self._taken.numpy())
         return values_of(self._initial if recorded else self._variables)
@@ -166,7 +167,7 @@ class AlignAda(FrozenRule, CutRule):
     frozen one. If several branches meet in the readout, this holds for the last nonlinearity of each branch.
 
     A recurrent layer is cut where a state enters the next time step. The error of the state comes only from the outputs
-    of later steps (equation 58), and passes through the current derivative of its own nonlinearity, as required to
+    of later steps (equation 58), and passes through the current derivative of its nonlinearity, as required to
     reproduce the losses of Table 8.
     """
 

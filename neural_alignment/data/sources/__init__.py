@@ -1,4 +1,4 @@
-"""Where data come from: one module for each data source, with its options. A new source is one module here."""
+"""The data sources: one module for each source, with its options."""
 
 from neural_alignment.data.sources.add_task import AddTaskData
 from neural_alignment.data.sources.base import SOURCES, InMemoryOptions, SourceOptions

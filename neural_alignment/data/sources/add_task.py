@@ -15,18 +15,18 @@ from neural_alignment.data.sources.base import SOURCES, SourceOptions
 class AddTaskData(SourceOptions):
     """The Add task: sequences of coin tosses, and targets that add two earlier tosses. The defaults are the paper's.
 
-    The seed of the run draws the orders, by the published code's generator.
+    The seed of the run determines the order of the sequences, with the generator of the published code.
     """
 
     targets: ClassVar[str] = "sequences"
 
     source: Literal["add_task"]
     train_sequences: PositiveInt = 300
-    """Training sequences."""
+    """Number of training sequences."""
     test_sequences: PositiveInt = 100
-    """Sequences of the validation split."""
+    """Number of sequences in the validation split."""
     steps: PositiveInt = 100
-    """Steps of each sequence."""
+    """Number of steps in each sequence."""
     sequences_seed: NonNegativeInt = PUBLISHED_SEED
     """Seed of the coin tosses."""
 

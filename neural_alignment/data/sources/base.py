@@ -37,17 +37,17 @@ TolerateCorrupt = Annotated[
 
 
 class SourceOptions(Options):
-    """Base of all data sources: the options of a source, and how its data are loaded.
+    """Base class of all data sources: the options of a source, and the methods that load its data.
 
     `data.load`, `data.facts` and the key `data` of a configuration take the same options, because all of them use the
     class that is registered in `SOURCES`. A subclass declares `source` as a `Literal` with its name.
     """
 
     targets: ClassVar[str] = "classes"
-    """The kind of targets, as of `LossOptions.targets`."""
+    """The kind of targets, as in `LossOptions.targets`."""
 
     has_splits: ClassVar[bool] = False
-    """Whether the data have more splits than the two of a run, so that `evaluation.test_split` can name one."""
+    """Whether the data have named splits, so that `evaluation.test_split` can name a third one."""
 
     shuffle: bool = True
     """Whether each epoch has a different order; otherwise every epoch has the order of the files."""
@@ -59,7 +59,7 @@ class SourceOptions(Options):
             batching: batch sizes, seed, shuffling.
 
         Returns:
-            The data set; nothing is iterated yet.
+            The data set. No batch has been computed yet.
 
         Raises:
             DataError: if the data are missing or wrong.
@@ -67,7 +67,7 @@ class SourceOptions(Options):
         raise NotImplementedError
 
     def facts(self, batching: Batching) -> Facts:
-        """Returns shapes and counts of the data. A source that knows them without its records overrides this.
+        """Returns shapes and counts of the data. Override this in a source that knows them without loading the data.
 
         Args:
             batching: batch sizes, seed, shuffling.
@@ -78,10 +78,16 @@ class SourceOptions(Options):
         return self.load(batching)
 
     def pixel_scale(self, batching: Batching) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the numbers that are subtracted from pixels and that they are then divided by.
+        """Returns the center and the scale of the pixels: the inputs are `(pixels - center) / scale`.
 
         Args:
             batching: batch sizes, seed, shuffling.
+
+        Returns:
+            Two numbers, or two arrays `(channels,)`.
+
+        Raises:
+            DataError: if the data must be loaded and are missing or wrong.
         """
         dataset = self.load(batching)
         return dataset.center, dataset.scale
@@ -93,7 +99,7 @@ class SourceOptions(Options):
             config: the configuration of the run.
 
         Raises:
-            ArgumentError: if it does not.
+            ArgumentError: if `evaluation.test_split` is set and the source has no named splits.
         """
         split = config.evaluation.test_split
         if split is not None and not self.has_splits:
@@ -101,17 +107,17 @@ class SourceOptions(Options):
             raise ArgumentError("evaluation.test_split", requirement, split)
 
     def for_test(self, split: str, examples: int) -> SourceOptions:
-        """Returns options of the same data with another split for validation. For sources with `has_splits`.
+        """Returns options of the same data with another split for validation, for sources with `has_splits`.
 
         Args:
             split: the split, in the syntax of the source.
-            examples: the least number of training examples that must be loaded with it.
+            examples: minimum number of training examples to load with it.
         """
         raise NotImplementedError
 
 
 class InMemoryOptions(SourceOptions):
-    """Base of the sources that can hold their examples in memory."""
+    """Base class of the sources that can hold their examples in memory."""
 
     replace_labels: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of the training examples whose label is replaced by a random one, drawn with the seed of the run."""
@@ -119,10 +125,10 @@ class InMemoryOptions(SourceOptions):
 
 @contextlib.contextmanager
 def needs(package: str) -> Iterator[None]:
-    """Turns a missing package into an error of one line.
+    """Turns the error of a missing package into an error of one line.
 
     Args:
-        package: its name on PyPI.
+        package: the name of the package on PyPI.
 
     Raises:
         DataError: if the package is not installed.

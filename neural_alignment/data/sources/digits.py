@@ -13,7 +13,7 @@ from neural_alignment.data.sources.base import SOURCES, Augmentation, InMemoryOp
 from neural_alignment.errors import DataError
 
 SPLIT_SEED = 0
-"""Not the seed of the run: all runs are evaluated on the same images."""
+"""Seed of the split. It is not the seed of the run, so that all runs are evaluated on the same images."""
 
 
 @SOURCES.register
@@ -23,7 +23,7 @@ class DigitsData(InMemoryOptions):
     source: Literal["digits"]
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Fraction of each class that is held out for validation; the split does not depend on the seed."""
-    # The next two are left out at their defaults, so that the checksums of earlier configurations stay the same.
+    # The next two keys are not written at their defaults, so that the checksums of earlier configurations stay valid.
     augment: Annotated[Augmentation | None, Field(exclude_if=lambda augment: augment is None)] = None
     """Random crop after padding by 4 pixels, with or without a flip."""
     standardize: Annotated[bool, Field(exclude_if=lambda standardize: standardize)] = True

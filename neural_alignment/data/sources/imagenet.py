@@ -28,7 +28,7 @@ FilePatterns = Annotated[
 
 @SOURCES.register
 class ImageNetData(SourceOptions):
-    """ImageNet, or any set in its TFRecord layout, by file patterns."""
+    """ImageNet, or any data set in its TFRecord layout, by file patterns."""
 
     source: Literal["imagenet"]
     train_files: FilePatterns
@@ -36,7 +36,7 @@ class ImageNetData(SourceOptions):
     validation_files: FilePatterns
     """Pattern such as gs://bucket/validation-*, or a list of patterns."""
     preprocessing: Literal["resnet", "inception"] = "resnet"
-    """Decoding, cropping, distortion and scaling as in the published training of these networks."""
+    """Cropping, flipping and scaling as in the published training of ResNet v1 (`resnet`) or v2 (`inception`)."""
     image_size: ImageSize | None = None
     """Height and width of the images. Default: 224 for resnet, 299 for inception."""
     classes: PositiveInt = 1000
@@ -44,13 +44,14 @@ class ImageNetData(SourceOptions):
     label_offset: NonNegativeInt = 1
     """The label of class 0 in the files."""
     train_examples: PositiveInt | None = None
-    """Number of training examples. Default: they are counted. With fewer than the files hold, an epoch takes that many
-    of the shuffled examples."""
+    """Number of training examples in an epoch. Default: all records in the files. If it is smaller, an epoch uses this
+    number of the shuffled records."""
     validation_examples: PositiveInt | None = None
-    """Number of validation examples, which must be all of them. Default: they are counted."""
+    """Number of validation examples. It must be the number of records in the files. Default: the records are
+    counted."""
     shuffle_buffer: PositiveInt = 10000
-    """Encoded records held in memory to shuffle: half are being used, half are being read. At 110 kB each, 10,000 take
-    1.1 GB."""
+    """Number of encoded records in memory for shuffling: one half is in use while the other half is read. 10,000
+    records of 110 kB take 1.1 GB."""
     index_file: IndexFile = None
     tolerate_corrupt: TolerateCorrupt = 0
 
@@ -80,7 +81,7 @@ class ImageNetData(SourceOptions):
                 ("validation_files", self.validation_examples),
             )
         )
-        validation.must_be_whole()
+        validation.check_complete()
         prepare, size = self._preprocessing, self._size
         return Streamed(
             batching,
@@ -95,7 +96,7 @@ class ImageNetData(SourceOptions):
         )
 
     def facts(self, batching: Batching) -> Facts:
-        """Returns shapes and counts; reads the files only if the options do not say how many examples there are."""
+        """Returns shapes and counts. Reads the files only if the options do not contain the numbers of examples."""
         if not self.train_examples or not self.validation_examples:
             return self.load(batching)
         return Facts(
@@ -107,7 +108,7 @@ class ImageNetData(SourceOptions):
         )
 
     def pixel_scale(self, batching: Batching) -> tuple[Any, Any]:
-        """Returns the numbers of the preprocessing, without the data. See `SourceOptions.pixel_scale`."""
+        """Returns center and scale of the preprocessing, without loading data. See `SourceOptions.pixel_scale`."""
         del batching
         return self._preprocessing.center, self._preprocessing.scale
 

@@ -35,13 +35,13 @@ from neural_alignment.options import PathText
 logger = logging.getLogger(__name__)
 
 DOWNLOAD_RETRIES = 3
-"""Of each file. TFDS would wait more than three minutes for a host that does not answer."""
+"""Number of retries for each file. By default TFDS waits more than three minutes for a host that does not answer."""
 
 MAX_BYTES_IN_MEMORY = 10**9
-"""Larger data sets are streamed."""
+"""Maximum size in bytes of a data set that is held in memory. Larger ones are streamed."""
 
 SHUFFLE_BUFFER = 10000
-"""Records held in memory to shuffle a streamed set, by default."""
+"""Default number of records in memory for shuffling a streamed data set."""
 
 
 @SOURCES.register
@@ -60,13 +60,13 @@ class TFDSData(InMemoryOptions):
     data_dir: PathText | None = None
     """Directory of the prepared set. Default: the environment variable TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     download: bool = True
-    """Whether the set is downloaded and prepared if it is not there."""
+    """Whether the set is downloaded and prepared if it is not on disk."""
     train_split: str = "train"
     """Training examples, in the syntax of TFDS, such as train[5000:]."""
     validation_split: str = "test"
     """Validation examples, in the syntax of TFDS."""
     image_size: ImageSize | None = None
-    """Height and width to which images are resized (bilinear, without antialiasing). Needed if images differ in
+    """Height and width to which images are resized (bilinear, without antialiasing). Required if the images differ in
     size."""
     augment: Augmentation | None = None
     """Random crop after padding by 4 pixels, with or without a flip."""
@@ -75,10 +75,10 @@ class TFDSData(InMemoryOptions):
     scale to [-1, 1]. False: scale to [0, 1]."""
     index_file: IndexFile = None
     tolerate_corrupt: TolerateCorrupt = 0
-    # Left out at its default, so that the checksums of earlier configurations stay the same.
+    # Not written at its default, so that the checksums of earlier configurations stay valid.
     shuffle_buffer: Annotated[PositiveInt | None, Field(exclude_if=lambda size: size is None)] = None
-    """Encoded records held in memory to shuffle a set that is streamed: half are being used, half are being read.
-    Default: 10,000. Not for sets that are held in memory, which are shuffled as a whole."""
+    """Number of encoded records in memory for shuffling a streamed set: one half is in use while the other half is
+    read. Default: 10,000. Not for sets that are held in memory, which are shuffled as a whole."""
 
     def load(self, batching: Batching) -> Dataset:
         """Returns the set, in memory or streamed. See `SourceOptions.load`."""
@@ -110,8 +110,8 @@ class TFDSData(InMemoryOptions):
     def for_test(self, split: str, examples: int) -> TFDSData:
         """Returns the options with another split for validation. See `SourceOptions.for_test`.
 
-        The test images are standardized by the training images, which are therefore loaded too. Without
-        standardization only the first of them are loaded.
+        The test images are standardized with the statistics of the training images, which are therefore loaded too.
+        Without standardization, only `examples` of them are loaded.
         """
         changes = {"validation_split": split}
         if not self.standardize:
@@ -194,9 +194,9 @@ class _Found(NamedTuple):
     """A data set on disk.
 
     Attributes:
-        builder: of TFDS.
-        shape: of the images; None where they differ.
-        label: feature of the labels.
+        builder: the builder of TFDS.
+        shape: shape of the images; None in the dimensions in which they differ.
+        label: the TFDS feature of the labels.
     """
 
     builder: Any
@@ -215,11 +215,11 @@ def _builder(dataset: str, data_dir: str, download: bool) -> Any:
     with needs("tensorflow-datasets"):
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core import read_only_builder
-    try:  # From the files: any version that is on disk, without a look-up in the cloud.
+    try:  # Finds any version that is on disk, without a network request.
         return read_only_builder.builder_from_files(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         logger.debug("%s is not in %s: %s", dataset, data_dir, error)
-    except Exception as error:  # TFDS raises whatever its parsers raise.
+    except Exception as error:  # TFDS passes on the errors of its parsers.
         raise DataUnavailable(
             f"data.dataset: {dataset!r} in {data_dir} cannot be read; found: {_line(error)}"
         ) from error
@@ -238,7 +238,7 @@ def _builder(dataset: str, data_dir: str, download: bool) -> Any:
 
 
 def _download(dataset: str, data_dir: str) -> Any:
-    """Downloads and prepares a data set; gives up soon without a network."""
+    """Downloads and prepares a data set. Fails soon if there is no network."""
     import tensorflow_datasets as tfds
 
     try:
@@ -260,7 +260,10 @@ def _download(dataset: str, data_dir: str) -> Any:
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-    """Limits TFDS's retries. Their warnings stay off, because parallel downloads continue after the first failure."""
+    """Limits TFDS's retries.
+
+    Their warnings stay off after this context, because parallel downloads continue after the first failure.
+    """
     from tensorflow_datasets.core.download import downloader
 
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -289,7 +292,7 @@ def _check_features(info: Any, dataset: str) -> None:
 
 
 def _split(builder: Any, key: str, split: str) -> Any:
-    """Returns the description of a split, which is not empty."""
+    """Returns the description of a split; raises `DataError` if there is none or it is empty."""
     try:
         info = builder.info.splits[split]
         examples = info.num_examples
@@ -321,7 +324,7 @@ def _records(builder: Any, key: str, split: str, schema: Schema, damage: DamageL
 
 
 def _resize_all(arrays: Examples, image_size: int | None) -> Examples:
-    """Resizes images bilinearly with half-pixel centres, without antialiasing and rounding; float32."""
+    """Resizes images to float32, bilinearly with half-pixel centres, without antialiasing and without rounding."""
     if image_size is None:
         return arrays
     images = np.empty((len(arrays.images), image_size, image_size, arrays.images.shape[-1]), np.float32)

@@ -7,6 +7,7 @@ order of an alignment term.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,9 +19,9 @@ from neural_alignment.jobs.pieces import Result
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism import tidy
 from neural_alignment.papers.fa_mechanism.runs import CONDITIONS, FRACTIONS, HIDDEN, LAYERS, ORDERS, PUBLISHED, STEPS
-from neural_alignment.papers.figures import Panel, Style, grid, level, lines, panel, points, ticks
+from neural_alignment.papers.figures import Mark, Panel, Style, drawn, level, lines, panel, panels_by, points, ticks
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.tables import Key, chosen, grouped, spread, table
+from neural_alignment.papers.tables import Key, chosen, spread, table
 from neural_alignment.reporting import Artifact, Row, markdown
 
 LAYER_STYLES = {
@@ -32,28 +33,17 @@ ANGLES, ANGLES_FROM_60 = {"ylim": (0, 100)}, {"ylim": (60, 100)}
 """Limits of an axis of angles in degrees; the second where no angle is smaller."""
 
 
-def drawn(
-    rows: Sequence[Row], text: str, panels: Sequence, size: tuple[float, float], columns: Sequence[str] = (), **layout
-) -> Artifact:
-    """Returns a figure; `columns` of the CSV file are those of the first row if empty, and `layout` is as of `grid`."""
-    return Artifact(columns or tuple(rows[0]), rows, text, grid(panels, size, **layout))
+def shaded(rows: Sequence[Row], x: Key, by: Key, styles: Mapping[Any, Style], y: Key = "value") -> Mark:
+    """Returns lines of means with shaded standard deviations; arguments as of `figures.lines`."""
+    return lines(rows, x, y, by, styles, band=True)
 
 
-def curve_panel(
-    rows: Sequence[Row], x: Key, by: Key, styles: Mapping[Any, Style], *marks, y: Key = "value", **axes
-) -> Panel:
-    """Returns a panel of means with shaded standard deviations; arguments as of `figures.lines` and `panel`."""
-    return panel(lines(rows, x, y, by, styles, band=True), *marks, **axes)
-
-
-def panels_by(
-    column: str, rows: Sequence[Row], x: Key, by: Key, styles: Any, *marks, title: str, **axes
+def angle_panels(
+    rows: Sequence[Row], x: str, by: Key, styles: Mapping[Any, Style], title: str, **axes: Any
 ) -> list[Panel]:
-    """Returns a panel per value of a column, whose name in braces in the title stands for the value."""
-    return [
-        curve_panel(own, x, by, styles, *marks, title=title.format(**{column: value}), **axes)
-        for (value,), own in grouped(rows, column).items()
-    ]
+    """Returns a panel per layer of angles from 60 degrees on; in the title, {} stands for the layer."""
+    marks, axes = (shaded(rows, x, by, styles), RIGHT_ANGLE), {"xlabel": x, **ANGLES_FROM_60, **axes}
+    return panels_by("layer", *marks, title=title.format, **axes)
 
 
 def term_panels(rows: Sequence[Row], title: str) -> list[Panel]:
@@ -63,11 +53,10 @@ def term_panels(rows: Sequence[Row], title: str) -> list[Panel]:
         moment: Style(f"k = {moment}", "", ("-", "--", "-.", ":")[number % 4], 0.7 * number / max(len(moments) - 1, 1))
         for number, moment in enumerate(moments)
     }
-    axes = {"title": title, "xlabel": "order o", **ANGLES_FROM_60}
-    return panels_by("layer", rows, "order", "moment", styles, RIGHT_ANGLE, **axes)
+    return angle_panels(rows, "order", "moment", styles, title, xlabel="order o")
 
 
-def weight_panels(plain: Sequence[Result], shuffled: Sequence[Result]) -> list[Panel]:
+def weight_panels(*cases: Sequence[Result]) -> list[Panel]:
     """Returns a panel per layer of W and its updates against Bᵀ, in file order and shuffled."""
     styles = {
         ("weight_angle", 0): Style("W"),
@@ -75,9 +64,8 @@ def weight_panels(plain: Sequence[Result], shuffled: Sequence[Result]) -> list[P
         ("weight_angle", 1): Style("W, shuffled", "o", ":"),
         ("update_to_feedback", 1): Style("update, shuffled", "s", ":", 0.5),
     }
-    rows = [row for kind in styles for row in tidy.curves((plain, shuffled)[kind[1]], kind[0], 100, kind=[kind])]
-    axes = {"title": "l = {layer}", "xlabel": "epoch", **ANGLES_FROM_60}
-    return panels_by("layer", rows, "epoch", "kind", styles, RIGHT_ANGLE, **axes)
+    rows = [row for kind in styles for row in tidy.curves(cases[kind[1]], kind[0], 100, kind=[kind])]
+    return angle_panels(rows, "epoch", "kind", styles, "l = {}")
 
 
 def lines_of(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -101,8 +89,8 @@ def figure_1b(source: Source) -> Artifact:
         for run, angles in enumerate(result.arrays["angles"])
         for iteration in sorted({*range(0, len(angles), 20), len(angles) - 1})
     ]
-    axes = {"y": "angle_degrees", "title": "rate {rate:g}", "xlabel": "iteration", **ANGLES}
-    panels = [panels_by("rate", rows, "iteration", "condition", OPEN_LOOP_STYLES, RIGHT_ANGLE, **axes)]
+    marks = shaded(rows, "iteration", "condition", OPEN_LOOP_STYLES, "angle_degrees"), RIGHT_ANGLE
+    panels = [panels_by("rate", *marks, title="rate {:g}".format, xlabel="iteration", **ANGLES)]
     columns = {
         "signals": lambda own: OPEN_LOOP_STYLES[own[0]["condition"]].label,
         "rate": "rate",
@@ -114,8 +102,8 @@ def figure_1b(source: Source) -> Artifact:
     return drawn(rows, text, panels, (8.4, 4), **layout)
 
 
-DATA = {0: "in file order", 1: "shuffled"}
-"""Value of the column `shuffled` -> text."""
+DATA = ("in file order", "shuffled")
+"""Text for each value of the column `shuffled`."""
 
 TERM_LABELS = ("angle of T to Bᵀ (degrees)", "angle of T to Bᵀ (degrees)", "angle to Bᵀ (degrees)")
 """Labels of the y axes of Figure 2; without the first, those of Figure S2."""
@@ -126,8 +114,8 @@ def figure_2(source: Source) -> Artifact:
     both = [source.chosen(shuffle=shuffle) for shuffle in (False, True)]
     moments = both[0][0].arrays["moment"].tolist()
     moments = (moments[0], moments[len(moments) // 2], moments[-1])
-    rows = [row for number in DATA for row in tidy.terms(both[number], moments, shuffled=[number])]
-    panels = [term_panels(chosen(rows, shuffled=number), f"l = {{layer}}, {text}") for number, text in DATA.items()]
+    rows = [row for number, own in enumerate(both) for row in tidy.terms(own, moments, shuffled=[number])]
+    panels = [term_panels(chosen(rows, shuffled=number), f"l = {{}}, {text}") for number, text in enumerate(DATA)]
     columns = {
         "data": lambda own: DATA[own[0]["shuffled"]],
         "l": "layer",
@@ -137,7 +125,7 @@ def figure_2(source: Source) -> Artifact:
         "mean angle, order 60": _epoch_order,
         "mean angle, all others": _other_orders,
     }
-    text = f"{len(both[0])} seeds, shuffled {len(both[1])}; orders 1 to {ORDERS} at most. {cost_text(both[0])}\n\n"
+    text = f"{len(both[0])} seeds, shuffled {len(both[1])}; orders 1 to {ORDERS} at most. {_cost_text(both[0])}\n\n"
     text += table(rows, ("shuffled", "layer", "moment"), columns)
     layout = {"ylabels": TERM_LABELS, "legends": [(number, -1) for number in range(3)], "share_y": True}
     return drawn(rows, text, [*panels, weight_panels(*both)], (11, 8), **layout)
@@ -155,7 +143,7 @@ def _other_orders(rows: Sequence[Row]) -> str:
     return f"{np.mean(others):.1f} ({min(others):.1f} to {max(others):.1f})"
 
 
-def cost_text(results: Sequence[Result]) -> str:
+def _cost_text(results: Sequence[Result]) -> str:
     """Returns a sentence about the cost of the alignment terms of one seed."""
     memory, operations = (float(results[0].arrays[name].sum()) for name in ("memory", "operations"))
     return (
@@ -171,40 +159,30 @@ EXPANSION_AXES = {
 """Measure of a part of the update -> further marks and axes of its panels."""
 
 
-def expansion_figure(
-    source: Source, panels: Sequence[Sequence[tuple[str, str, str]]], size: tuple[float, float]
-) -> Artifact:
+def expansion_figure(source: Source, panels: list[list[tuple[str, ...]]], size: tuple[float, float]) -> Artifact:
     """Returns a figure of parts of the update, from the part, measure and title of each panel."""
-    [(_, results)] = source.results()
-    rows = {(part, measure): tidy.expansion(results, part, measure) for line in panels for part, measure, _ in line}
+    results = source.chosen()
+    kinds = itertools.product(("alignment", "zero_degree", "remainder"), EXPANSION_AXES)
+    rows = {kind: tidy.expansion(results, *kind) for kind in kinds}
 
     def drawn_part(part: str, measure: str, title: str) -> Panel:
         marks, axes = EXPANSION_AXES[measure]
-        own, axes = rows[part, measure], {"title": title, "xlabel": "iteration k", **axes}
-        return curve_panel(own, "iteration", "layer", LAYER_STYLES, *marks, **axes)
+        curves = shaded(rows[part, measure], "iteration", "layer", LAYER_STYLES)
+        return panel(curves, *marks, title=title, xlabel="iteration k", **axes)
 
-    drawings = [[drawn_part(*each) for each in line] for line in panels]
-    return drawn(
-        [row for own in rows.values() for row in own], _expansion_text(results), drawings, size, legends=[(0, 0)]
-    )
-
-
-def _expansion_text(results: Sequence[Result]) -> str:
-    """Returns a table of all parts at the last iteration that is expanded."""
     last = int(results[0].arrays["moment"][-1])
-    kinds = [
-        (part, measure) for part in ("alignment", "zero_degree", "remainder") for measure in (tidy.NORM, tidy.ANGLE)
-    ]
-    rows = [row for kind in kinds for row in chosen(tidy.expansion(results, *kind), iteration=last)]
+    ends = [row for own in rows.values() for row in chosen(own, iteration=last)]
     columns = {
         "l": "layer",
         "part": lambda own: own[0]["part"].replace("_", " "),
         "norm over that of the update": lambda own: spread(chosen(own, measure=tidy.NORM), "value"),
         "angle to Bᵀ (degrees)": lambda own: spread(chosen(own, measure=tidy.ANGLE), "value"),
     }
-    rows.sort(key=lambda row: row["layer"])
-    text = f"{len(results)} seeds; expanded back to the initial weights, all orders, to iteration {last}."
-    return f"{text} {cost_text(results)} At iteration {last}:\n\n{table(rows, ('layer', 'part'), columns)}"
+    text = f"{len(results)} seeds; expanded back to the initial weights, all orders, to iteration {last}. "
+    text += f"{_cost_text(results)} At iteration {last}:\n\n"
+    text += table(sorted(ends, key=lambda row: row["layer"]), ("layer", "part"), columns)
+    shown = [row for line in panels for part, measure, _ in line for row in rows[part, measure]]
+    return drawn(shown, text, [[drawn_part(*each) for each in line] for line in panels], size, legends=[(0, 0)])
 
 
 def figure_3(source: Source) -> Artifact:
@@ -223,21 +201,15 @@ DISTURBED = {
 
 def disturbed(source: Source) -> Artifact:
     """W, and kernels moved only by disturbed alignment terms, against the backward weights."""
-    rows, panels = [], []
+    rows, ends, panels = [], [], []
     for labels, results in source.results():
         title, name = DISTURBED[labels["how"]]
         styles = {"weight": Style("W, to Bᵀ"), "disturbed": Style(name, "s", "--", 0.5)}
         kept = thinned(len(results[0].arrays["weight_angle"]), 60)
-
-        def values(arrays: Any, own: Row, kept=kept) -> np.ndarray:
-            return arrays[f"{own['kernel']}_angle"][kept, own["layer"] - 1]
-
-        own = tidy.series(results, "iteration", kept, values, disturbance=[labels["how"]], layer=HIDDEN, kernel=styles)
-        axes = {"title": f"{title}\nl = {{layer}}", "xlabel": "iteration", **ANGLES_FROM_60}
-        panels.append(panels_by("layer", own, "iteration", "kernel", styles, RIGHT_ANGLE, **axes))
+        own = tidy.disturbed(results, kept, disturbance=[labels["how"]], layer=HIDDEN, kernel=styles)
+        panels.append(angle_panels(own, "iteration", "kernel", styles, f"{title}\nl = {{}}"))
         rows += own
-    groups = grouped(rows, "disturbance").values()
-    ends = [row for own in groups for row in chosen(own, iteration=own[-1]["iteration"])]
+        ends += chosen(own, iteration=own[-1]["iteration"])
     columns = {
         "disturbance": lambda own: DISTURBED[own[0]["disturbance"]][0],
         "l": "layer",
@@ -259,29 +231,18 @@ def figure_6(source: Source) -> Artifact:
     ]
     found = source.results()
     moment = int(found[0][1][0].arrays["moment"][-1])
-    by_order = [
-        row for labels, results in found for row in tidy.terms(results, [moment], fraction=[labels["fraction"]])
-    ]
+    by_order = [row for labels, own in found for row in tidy.terms(own, [moment], fraction=[labels["fraction"]])]
 
     def over_epochs(column: str, **axes: Any) -> Panel:
-        return curve_panel(rows, "epoch", "fraction", FRACTIONS, y=column, xlabel="epoch", **axes)
+        return panel(shaded(rows, "epoch", "fraction", FRACTIONS, column), xlabel="epoch", **axes)
 
-    labels = ["angle of W to Bᵀ (degrees)", *[""] * (len(HIDDEN) - 1)]
-    angles = [
-        over_epochs(f"angle_{layer}", title=f"(A) l = {layer}", ylabel=label, **ANGLES_FROM_60)
-        for layer, label in zip(HIDDEN, labels, strict=True)
-    ]
-    errors = over_epochs("test_error_percent", title="(B) error", ylabel="test error (%)", ylim=(0, 100))
+    above = [over_epochs("test_error_percent", title="(B) error", ylabel="test error (%)", ylim=(0, 100))]
+    for layer in HIDDEN:
+        label = "angle of W to Bᵀ (degrees)" if layer == HIDDEN[0] else ""
+        above.append(over_epochs(f"angle_{layer}", title=f"(A) l = {layer}", ylabel=label, **ANGLES_FROM_60))
     plain = {fraction: dataclasses.replace(style, marker="") for fraction, style in FRACTIONS.items()}
-    axes = {"title": f"terms, l = {{layer}}, k = {moment}", "xlabel": "order o", **ANGLES_FROM_60}
-    axes["ylabel"] = "angle of T to Bᵀ (degrees)"
-    below = panels_by("layer", by_order, "order", "fraction", plain, RIGHT_ANGLE, **axes)
-    text = _relabelled_text(rows, by_order)
-    return drawn(rows, text, [[errors, *angles], [None, *below]], (12, 6.4), legends=[(0, 0)])
-
-
-def _relabelled_text(rows: Sequence[Row], by_order: Sequence[Row]) -> str:
-    """Returns a table of the last evaluations, and one of the alignment terms."""
+    axes = {"xlabel": "order o", "ylabel": "angle of T to Bᵀ (degrees)"}
+    below = angle_panels(by_order, "order", "fraction", plain, f"terms, l = {{}}, k = {moment}", **axes)
     labels = {"labels": lambda own: FRACTIONS[own[0]["fraction"]].label}
     headers = {"test error (%)": "test_error_percent"} | {f"angle, l = {layer}": f"angle_{layer}" for layer in HIDDEN}
     ends = {header: lambda own, column=column: spread(own, column) for header, column in headers.items()}
@@ -290,37 +251,31 @@ def _relabelled_text(rows: Sequence[Row], by_order: Sequence[Row]) -> str:
         "angle of order 60": _epoch_order,
         "mean of all others (degrees)": lambda own: _other_orders(own).partition(" ")[0],
     }
-    above = table(chosen(rows, epoch=rows[-1]["epoch"]), ["fraction"], {**labels, "seeds": len, **ends})
-    return f"{above}\n\n{table(by_order, ('fraction', 'layer'), labels | of_terms)}"
+    text = table(chosen(rows, epoch=rows[-1]["epoch"]), ["fraction"], {**labels, "seeds": len, **ends})
+    text += f"\n\n{table(by_order, ('fraction', 'layer'), labels | of_terms)}"
+    return drawn(rows, text, [above, [None, *below]], (12, 6.4), legends=[(0, 0)])
 
 
 def figure_7_errors(source: Source) -> Artifact:
     """Test error after training, a point per run, ours beside that of the published code."""
-    runs = [
-        {
-            "rule": CONDITIONS[cell.labels["condition"]].rule,
-            "normalised": CONDITIONS[cell.labels["condition"]].normalised,
-            "rate": outcome.config.optimization.forward.learning_rate,
-            "seed": outcome.config.seed,
-            "test_error_percent": 100 * (1 - outcome.measure("top1", 0.1)),
-            "condition": cell.labels["condition"],
-            "highest_late": max(
-                (100 * (1 - row["top1"]) for row in outcome.rows if row["epoch"] > 30), default=math.nan
-            ),
-        }
-        for cell, outcomes in source.outcomes()
-        for outcome in outcomes
+    rows = [
+        {"rule": condition.rule, "normalised": condition.normalised}
+        | {"rate": outcome.config.optimization.forward.learning_rate, "seed": run["seed"]}
+        | {"test_error_percent": run["test_error_percent"], "condition": labels["condition"]}
+        | {"highest": max((100 * (1 - row["top1"]) for row in outcome.rows if row["epoch"] > 30), default=math.nan)}
+        for labels, outcome, run in tidy.final_errors(source)
+        for condition in [CONDITIONS[labels["condition"]]]
     ]
     columns = {
         "rule": lambda own: CONDITIONS[own[0]["condition"]].style.label,
         "seeds": len,
         "test error (%)": lambda own: spread(own, "test_error_percent"),
         "published code": lambda own: _published_error(own[0]["condition"]),
-        "seeds with a spike above 30 %": lambda own: f"{sum(row['highest_late'] > 30 for row in own)} of {len(own)}",
-        "highest, median": lambda own: f"{np.median([row['highest_late'] for row in own]):.1f} %",
+        "seeds with a spike above 30 %": lambda own: f"{sum(row['highest'] > 30 for row in own)} of {len(own)}",
+        "highest, median": lambda own: f"{np.median([row['highest'] for row in own]):.1f} %",
     }
-    rows = [{key: row[key] for key in ("rule", "normalised", "rate", "seed", "test_error_percent")} for row in runs]
-    return drawn(rows, table(runs, ["condition"], columns), [[_error_panel(runs)]], (7, 3.8), legends=[(0, 0)])
+    kept = [{key: row[key] for key in ("rule", "normalised", "rate", "seed", "test_error_percent")} for row in rows]
+    return drawn(kept, table(rows, ["condition"], columns), [[_error_panel(rows)]], (7, 3.8), legends=[(0, 0)])
 
 
 def _error_panel(runs: Sequence[Row]) -> Panel:
@@ -350,78 +305,74 @@ PATHS = {"C": ("bp", "bp_trw"), "F": ("bp_trw", "bp_trw_wb")}
 """Panel of Figure 7 -> conditions whose paths it shows."""
 
 OBSERVED = PATHS["F"]
-"""Conditions whose weights and updates are observed."""
+"""Conditions whose weights and updates are observed: without and with normalisation."""
 
-CURVES = {"A": "weight_angle", "B": "update_angle", "D": "norm"}
-"""Panel of Figure 7 -> the measure that it shows."""
+MEASURES = {
+    "weight_angle": ("A", "W to Bᵀ", "W to Bᵀ (degrees)"),
+    "update_angle": ("B", "update to that of BP", "update to that of BP (degrees)"),
+    "norm": ("D", "norm of W", "norm of W"),
+}
+"""Measure of a layer -> panel of Figure 7, its title, and the header in the table."""
 
 
 def figure_7(source: Source) -> Artifact:
     """Angles of W and of its updates, norms, test errors, and the paths of training in a plane."""
     observed = {condition: source.chosen(condition=condition) for condition in OBSERVED}
     planes = {letter: source.chosen(paths=pair)[0] for letter, pair in PATHS.items()}
-    rows = {
-        letter: [
-            row
-            for condition, results in observed.items()
-            for row in tidy.curves(results, measure, 30, panel=[letter], condition=[condition])
-        ]
-        for letter, measure in CURVES.items()
-    }
-    rows["E"] = [
+    rows: list[Row] = [
+        row
+        for measure, (letter, *_) in MEASURES.items()
+        for condition, results in observed.items()
+        for row in tidy.curves(results, measure, 30, panel=[letter], condition=[condition])
+    ]
+    rows += [
         {"panel": "E", "condition": labels["condition"], "epoch": run["epoch"], "seed": run["seed"]}
         | {"value": run["test_error_percent"]}
         for labels, run, _ in tidy.evaluations(source)
         if run["epoch"] > 0
     ]
-    for letter, pair in PATHS.items():
-        rows[letter] = [
-            {"panel": letter, "condition": name, "seed": planes[letter].seed, "x": float(x), "y": float(y)}
-            for name, path in zip(pair, planes[letter].arrays["paths"], strict=True)
-            for x, y in path
-        ]
+    rows += [
+        {"panel": letter, "condition": name, "seed": planes[letter].seed, "x": float(x), "y": float(y)}
+        for letter, pair in PATHS.items()
+        for name, path in zip(pair, planes[letter].arrays["paths"], strict=True)
+        for x, y in path
+    ]
+    rows.sort(key=lambda row: row["panel"])
     panels = _observed_panels(rows)
     for line, letter in enumerate(PATHS):
         panels[line].append(_plane_panel(letter, planes[letter].arrays))
     columns = ("panel", "condition", "layer", "epoch", "x", "y", "seed", "value")
     layout = {"legends": [(0, 2), (1, 1), (1, 2)], "legend": "outside lower center"}
-    all_rows = [row for letter in "ABCDEF" for row in rows[letter]]
-    return drawn(all_rows, _observed_text(observed), panels, (13, 8), columns, **layout)
+    return drawn(rows, _observed_text(observed), panels, (13, 8), columns, **layout)
 
 
-def _observed_panels(rows: Mapping[str, Sequence[Row]]) -> list[list[Panel]]:
+def _observed_panels(rows: Sequence[Row]) -> list[list[Panel]]:
     """Returns panels A and B, and D and E; lines of normalised weights have no markers."""
-    styles = {(layer, False): style for layer, style in LAYER_STYLES.items()} | {
-        (layer, True): Style(f"{style.label}, normalised", "", (0, (1 + layer, 1)), 0.3 + 0.1 * layer)
-        for layer, style in LAYER_STYLES.items()
+    plain, normalised = OBSERVED
+    styles = {(plain, layer): style for layer, style in LAYER_STYLES.items()} | {
+        (normalised, layer): Style(f"l = {layer}, normalised", "", (0, (1 + layer, 1)), 0.3 + 0.1 * layer)
+        for layer in LAYER_STYLES
     }
 
-    def layers(letter: str, title: str, ylabel: str, *marks, **axes: Any) -> Panel:
-        def by(row: Row) -> tuple[int, bool]:
-            return row["layer"], CONDITIONS[row["condition"]].normalised != "none"
-
-        axes |= {"title": f"({letter}) {title}", "xlabel": "epoch", "ylabel": ylabel}
-        return curve_panel(rows[letter], "epoch", by, styles, *marks, **axes)
+    def layers(measure: str, ylabel: str, *marks: Mark, **axes: Any) -> Panel:
+        letter, title, _ = MEASURES[measure]
+        curves = shaded(chosen(rows, panel=letter), "epoch", lambda row: (row["condition"], row["layer"]), styles)
+        return panel(curves, *marks, title=f"({letter}) {title}", xlabel="epoch", ylabel=ylabel, **axes)
 
     conditions = {name: each.style for name, each in CONDITIONS.items()}
-    error = {"title": "(E) test error", "xlabel": "epoch", "ylabel": "test error (%)", "yscale": "log"}
-    above = [("A", "W to Bᵀ"), ("B", "update to that of BP")]
+    errors = shaded(chosen(rows, panel="E"), "epoch", "condition", conditions)
+    axes = {"title": "(E) test error", "xlabel": "epoch", "ylabel": "test error (%)", "yscale": "log"}
     return [
-        [layers(*each, "angle (degrees)", RIGHT_ANGLE, **ANGLES) for each in above],
-        [layers("D", "norm of W", "‖W‖"), curve_panel(rows["E"], "epoch", "condition", conditions, **error)],
+        [layers(name, "angle (degrees)", RIGHT_ANGLE, **ANGLES) for name in ("weight_angle", "update_angle")],
+        [layers("norm", "‖W‖"), panel(errors, **axes)],
     ]
 
 
 def _observed_text(observed: Mapping[str, Sequence[Result]]) -> str:
     """Returns a table of the layers at the end of the observed training."""
-    headers = {
-        "W to Bᵀ (degrees)": "weight_angle",
-        "update to that of BP (degrees)": "update_angle",
-        "norm of W": "norm",
-    }
     ends = lines_of(
         {"rule": CONDITIONS[condition].style.label, "l": layer}
-        | {header: tidy.last_epoch(results, measure, layer) for header, measure in headers.items()}
+        | {header: tidy.last_epoch(results, measure, layer) for measure, (_, _, header) in MEASURES.items()}
         for condition, results in observed.items()
         for layer in range(len(LAYERS))
     )

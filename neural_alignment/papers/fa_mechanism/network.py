@@ -29,11 +29,8 @@ FEEDBACK_STREAM = 7004
 def build(config: Config) -> TrainedNetwork:
     """Returns the network of a configuration, trained by its rule: feedback (BP-TRW), or none (backpropagation).
 
-    Args:
-        config: a fully connected network, half-squared error, plain gradient descent.
-
     Raises:
-        ConfigError: if the configuration is another.
+        ConfigError: unless it is a fully connected network with half-squared error and plain gradient descent.
         DataError: if the data cannot be read.
     """
     return TrainedNetwork(**_parts(config))

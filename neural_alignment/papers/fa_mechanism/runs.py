@@ -53,19 +53,15 @@ RUNTIME = ("runtime.steps_per_execution=60", "checkpoints.keep_best=false")
 """Overrides that make runs faster without changing their results."""
 
 
-def trained() -> list[Cell]:
-    """Returns the runs of 100 epochs: Figure 7E and its errors."""
-    return [
-        _cell(name, f"trained/{name}", {"condition": name, "rule": each.rule, "normalised": each.normalised}, (), SEEDS)
-        for name, each in CONDITIONS.items()
-    ]
-
-
-def _cell(
-    config: str, name: str, labels: Mapping[str, Any], overrides: Sequence[str], seeds: tuple[int, ...] = FEW
-) -> Cell:
+def _cells(config: str, name: str, labels: Mapping[str, Any], *overrides: str, seeds: tuple[int, ...] = FEW) -> Cell:
     """Returns runs of a configuration of the paper."""
     return Cell(f"fa_mechanism/{config}.yaml", name, labels, (*overrides, *RUNTIME), seeds)
+
+
+def trained() -> list[Cell]:
+    """Returns the runs of 100 epochs: Figure 7E and its errors."""
+    labels = {name: {"rule": each.rule, "normalised": each.normalised} for name, each in CONDITIONS.items()}
+    return [_cells(name, f"trained/{name}", {"condition": name, **own}, seeds=SEEDS) for name, own in labels.items()]
 
 
 FRACTIONS = {
@@ -75,58 +71,50 @@ FRACTIONS = {
 }
 """Fraction of the labels that is replaced in Figure 6 -> look of its lines."""
 
-RELABELLED_RATE = ("optimization.forward.learning_rate=4.0e-4",)
-"""Learning rate of Figure 6, from the published code: the text prints none, see docs/fa_mechanism.md."""
+RELABELLED = {
+    fraction: (f"data.replace_labels={fraction}", "optimization.forward.learning_rate=4.0e-4") for fraction in FRACTIONS
+}
+"""Fraction -> overrides. The rate is that of the published code: the text prints none, see docs/fa_mechanism.md."""
 
 
 def relabelled() -> list[Cell]:
     """Returns the runs of Figure 6: 10 epochs."""
     return [
-        _cell(
-            "bp_trw",
-            f"relabelled/{100 * fraction:.0f}",
-            {"fraction": fraction},
-            ("epochs=10", f"data.replace_labels={fraction}", *RELABELLED_RATE),
-        )
-        for fraction in FRACTIONS
+        _cells("bp_trw", f"relabelled/{100 * fraction:.0f}", {"fraction": fraction}, "epochs=10", *overrides)
+        for fraction, overrides in RELABELLED.items()
     ]
 
 
-GAMMAS = (None, 0.6, 1.0)
-"""Norm of the columns of W in BP, and of W and B in BP-TRW, in Figure S8; `None` without normalisation."""
-
-RATES, SMOOTHINGS = (5e-4, 3e-4), (0.0, 0.05)
-"""Learning rates and label smoothings of Figure S8."""
-
-SENSITIVITY_EPOCHS = 15
-"""Epochs of Figure S8; the paper has 100."""
-
-
 def sensitivity() -> list[Cell]:
-    """Returns the runs of Figure S8; the first layer has a B, unused, so that the angle of its update is measured."""
-    return [_sensitive(*each) for each in itertools.product(("bp", "bp_trw"), GAMMAS, SMOOTHINGS, RATES)]
+    """Returns the runs of Figure S8: 15 epochs, where the paper has 100.
+
+    They differ in the norm gamma of the columns of W, and of B in BP-TRW (`None`: no normalisation), label smoothing
+    and rate. The first layer has a B, unused, so that the angle of its update is measured.
+    """
+    settings = itertools.product(("bp", "bp_trw"), (None, 0.6, 1.0), (0.0, 0.05), (5e-4, 3e-4))
+    return [_sensitive(*each) for each in settings]
 
 
 def _sensitive(rule: str, gamma: float | None, smoothing: float, rate: float) -> Cell:
     normalised = "none" if gamma is None else {"bp": "w", "bp_trw": "wb"}[rule]
     config = {"none": rule, "w": "bp_w", "wb": "bp_trw_wb"}[normalised]
-    overrides = [f"epochs={SENSITIVITY_EPOCHS}", f"evaluation.every_epochs={SENSITIVITY_EPOCHS // 3}"]
+    overrides = ["epochs=15", "evaluation.every_epochs=5"]
     overrides += [f"optimization.forward.learning_rate={rate}", f"loss.label_smoothing={smoothing}"]
     overrides += [] if gamma is None else [f"model.weight_norm.gamma={gamma}"]
     overrides += ["alignment={rule: feedback}"] if rule == "bp_trw" else []
     labels = {"rule": rule, "normalised": normalised, "gamma": gamma, "label_smoothing": smoothing, "rate": rate}
-    return _cell(config, f"sensitivity/{rule}_{gamma or 'none'}_{smoothing:g}_{rate:g}", labels, overrides)
+    return _cells(config, f"sensitivity/{rule}_{gamma or 'none'}_{smoothing:g}_{rate:g}", labels, *overrides)
 
 
 # Pieces.
 
 
-def pieces(
+def _pieces(
     name: str,
     function: Callable[..., Arrays],
-    configs: Sequence[str],
-    seeds: Sequence[int],
     labels: Mapping[str, Any],
+    configs: Sequence[str] = ("bp_trw",),
+    seeds: Sequence[int] = FEW,
     overrides: Sequence[str] = (),
     **arguments: Any,
 ) -> Pieces:
@@ -138,9 +126,9 @@ def pieces(
     return Pieces(labels, tuple(Piece(f"{name}/seed{seed}", function, starts[seed], arguments) for seed in seeds))
 
 
-def alone(name: str, function: Callable[..., Arrays], labels: Mapping[str, Any], **arguments: Any) -> Pieces:
-    """Returns a computation that does not start from a configuration; arguments as of `pieces`."""
-    return Pieces(labels, (Piece(name, function, arguments=arguments),))
+def _alone(name: str, function: Callable[..., Arrays], labels: Mapping[str, Any] | None = None, **arguments) -> Pieces:
+    """Returns a computation that does not start from a configuration; its only label is its name by default."""
+    return Pieces(labels or {"name": name}, (Piece(name, function, arguments=arguments),))
 
 
 EVERY = 7
@@ -153,94 +141,63 @@ ORDERS = 122
 """Orders that are measured: two epochs plus two."""
 
 
-def _observed(
-    name: str, condition: str, seeds: Sequence[int], labels: Mapping[str, Any], overrides: Sequence[str], **sizes: Any
-) -> Pieces:
-    """Returns observed training, of 50 epochs unless `sizes` has other arguments; the others are as of `pieces`."""
-    sizes = {"iterations": 3000, "every": EVERY, "moments": MOMENTS, "orders": ORDERS, **sizes}
-    return pieces(f"observed/{name}", compute.observed, (condition,), seeds, labels, overrides, **sizes)
+def _observed(name: str, labels: Mapping[str, Any], **options: Any) -> Pieces:
+    """Returns observed training, of 50 epochs unless the options have another size; options as of `_pieces`."""
+    sizes = {"iterations": 3000, "every": EVERY, "moments": MOMENTS, "orders": ORDERS}
+    return _pieces(f"observed/{name}", compute.observed, labels, **{**sizes, **options})
 
 
 def observed(condition: str, shuffle: bool = False, seeds: Sequence[int] = SEEDS) -> Pieces:
     """Returns the observed training of a condition."""
     name, overrides = (f"{condition}_shuffled", ("data.shuffle=true",)) if shuffle else (condition, ())
-    return _observed(name, condition, seeds, {"condition": condition, "shuffle": shuffle}, overrides)
+    labels = {"condition": condition, "shuffle": shuffle}
+    return _observed(name, labels, configs=(condition,), seeds=seeds, overrides=overrides)
 
 
-def observed_relabelled() -> list[Pieces]:
-    """Returns the alignment terms of networks that learn replaced labels."""
-    sizes = {"iterations": 600, "moments": (66, 126, 246, 546)}
-    overrides = {fraction: (f"data.replace_labels={fraction}", *RELABELLED_RATE) for fraction in FRACTIONS}
-    return [
-        _observed(f"relabelled_{100 * each:.0f}", "bp_trw", FEW, {"fraction": each}, overrides[each], **sizes)
-        for each in FRACTIONS
-    ]
+_SHORT = {"iterations": 600, "moments": (66, 126, 246, 546)}
+OBSERVED_RELABELLED = [
+    _observed(f"relabelled_{100 * fraction:.0f}", {"fraction": fraction}, overrides=overrides, **_SHORT)
+    for fraction, overrides in RELABELLED.items()
+]
+"""The alignment terms of networks that learn replaced labels."""
 
-
-def observed_direct() -> Pieces:
-    """Returns the observed training by direct feedback alignment, at the rate of BP-TRW."""
-    rate = ("optimization.forward.learning_rate=5.0e-4",)
-    return _observed("direct", "bp", FEW, {}, rate, iterations=1200, moments=(66, 126, 606, 1146), direct=True)
-
+_SIZES = {"iterations": 1200, "moments": (66, 126, 606, 1146), "direct": True}
+DIRECT = _observed("direct", {}, configs=("bp",), overrides=("optimization.forward.learning_rate=5.0e-4",), **_SIZES)
+"""Observed training by direct feedback alignment, at the rate of BP-TRW."""
 
 EXPANDED = (6, 30, 66, 126, 186, 246, 306, 426, 546)
 """Iterations that are expanded back to the initial weights."""
 
+EXPANSIONS = _pieces("expanded", compute.expanded, {}, moments=EXPANDED)
+"""Figures 3 and S6."""
 
-def expanded() -> Pieces:
-    """Returns the expansions of Figures 3 and S6."""
-    return pieces("expanded", compute.expanded, ("bp_trw",), FEW, {}, moments=EXPANDED)
+DISTURBED = [
+    _pieces(f"disturbed/{how}", compute.disturbed, {"how": how}, iterations=iterations, how=how)
+    for how, iterations in (("linear", 1800), ("feedback", 120), ("errors", 120))
+]
+"""The disturbed terms of Figures 4 and 5; without nonlinearity the cost does not grow with the iterations."""
 
-
-DISTURBED = {"linear": 1800, "feedback": 120, "errors": 120}
-"""Disturbance -> iterations; without nonlinearity their cost does not grow."""
-
-
-def disturbed(how: str) -> Pieces:
-    """Returns the disturbed terms of Figures 4 and 5."""
-    sizes = {"iterations": DISTURBED[how], "how": how}
-    return pieces(f"disturbed/{how}", compute.disturbed, ("bp_trw",), FEW, {"how": how}, **sizes)
-
-
-def similarities() -> Pieces:
-    """Returns the similarities of Figure S5."""
-    sizes = {"iterations": 3000, "examples": 5000, "shown": 60, "bins": 60}
-    return pieces("similarities", compute.similarities, ("bp_trw",), (0,), {}, **sizes)
+SIMILARITIES = _pieces(
+    "similarities", compute.similarities, {}, seeds=(0,), iterations=3000, examples=5000, shown=60, bins=60
+)
+"""Figure S5."""
 
 
-def plane(first: str, second: str) -> Pieces:
-    """Returns two paths in a plane: Figure 7C and F."""
+def plane(*pair: str) -> Pieces:
+    """Returns the paths of two conditions in a plane: Figure 7C and F."""
     sizes = {"iterations": 3000, "every": 15, "side": 24, "examples": 5000, "arrows": 12}
-    return pieces(f"plane/{first}_{second}", compute.plane, (first, second), (0,), {"paths": (first, second)}, **sizes)
+    return _pieces(f"plane/{'_'.join(pair)}", compute.plane, {"paths": pair}, pair, (0,), **sizes)
 
 
-OPEN_LOOP_RATES = (2e-3, 4e-4)
-"""Learning rates of the text, and of the published notebook."""
+OPEN_LOOPS = [
+    _alone(f"open_loop/{condition}_{rate:g}", compute.open_loops, labels, **labels, runs=10, iterations=1000)
+    for condition, rate in itertools.product(compute.open_loop.CONDITIONS, (2e-3, 4e-4))
+    for labels in [{"condition": condition, "rate": rate}]
+]
+"""Figure 1B, at the learning rates of the text and of the published notebook."""
 
+PRODUCTS = _alone("products", compute.products, draws=60000, parts=20, seed=0, width=5.0)
+"""Figure S7."""
 
-def open_loops() -> list[Pieces]:
-    """Returns the runs of Figure 1B."""
-    settings = itertools.product(compute.open_loop.CONDITIONS, OPEN_LOOP_RATES)
-    return [
-        alone(
-            f"open_loop/{condition}_{rate:g}",
-            compute.open_loops,
-            {"condition": condition, "rate": rate},
-            condition=condition,
-            rate=rate,
-            runs=10,
-            iterations=1000,
-        )
-        for condition, rate in settings
-    ]
-
-
-def products() -> Pieces:
-    """Returns the draws of Figure S7."""
-    return alone("products", compute.products, {"name": "products"}, draws=60000, parts=20, seed=0, width=5.0)
-
-
-def transformations() -> Pieces:
-    """Returns the draws of Figure S1."""
-    labels = {"name": "transformations"}
-    return alone("transformations", compute.transformations, labels, draws=1500, units=50, seed=0)
+TRANSFORMATIONS = _alone("transformations", compute.transformations, draws=1500, units=50, seed=0)
+"""Figure S1."""

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neural_alignment.jobs.pieces import Result
+from neural_alignment.jobs.pieces import Arrays, Result
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism import figures as main
 from neural_alignment.papers.fa_mechanism import tidy
 from neural_alignment.papers.fa_mechanism.compute import LAGS
-from neural_alignment.papers.fa_mechanism.figures import LAYER_STYLES, RIGHT_ANGLE, curve_panel, drawn, panels_by
+from neural_alignment.papers.fa_mechanism.figures import LAYER_STYLES, RIGHT_ANGLE, lines_of, shaded, term_panels
 from neural_alignment.papers.fa_mechanism.runs import HIDDEN, LAYERS, STEPS
-from neural_alignment.papers.figures import Panel, Style, level, lines, median_and_range, panel, points, ticks
+from neural_alignment.papers.figures import Mark, Panel, Style, drawn, lines, panel, panels_by, points
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.reporting import Artifact, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DRAWN = ("eigenvalue_ratio", "skew_ratio", "symmetric_angle", "angle")
 """Columns of a random transformation M in Figure S1."""
@@ -30,38 +34,37 @@ def figure_s1(source: Source) -> Artifact:
     """The effect of the symmetric and the skew part of M on Bᵀ: of random M, and of M in the network."""
     [result], seeds = source.chosen(name="transformations"), source.chosen(shuffle=False)
     draws = result.arrays
-    rows = [{"panel": "AB", **{name: float(draws[name][draw]) for name in DRAWN}} for draw in _thirds(draws)]
-    spectra = _spectra(seeds)
-    skews = [
-        {key: value for key, value in row.items() if key != "measure"}
-        for row in tidy.lagged(seeds, ["skew_ratio"], [60], panel=["D"])
-    ]
-    first, *_, last = seeds[0].arrays["moment"].tolist()
+    kept = range(0, len(draws["angle"]), 3)  # The CSV file has every third draw.
+    rows = [{"panel": "AB", **{name: float(draws[name][draw]) for name in DRAWN}} for draw in kept]
+    ends = [seeds[0].arrays["moment"].tolist()[place] for place in (0, -1)]
+    spectra, skews = _spectra(seeds, ends), tidy.lagged(seeds, ["skew_ratio"], [60], panel=["D"])
     styles = {
         (moment, lag): Style(f"k = {moment}, lag {lag}", markers[lag == 60], line, 0.3)
-        for moment, markers, line in ((first, "os", "-"), (last, "D^", ":"))
+        for moment, markers, line in zip(ends, ("os", "D^"), ("-", ":"), strict=True)
         for lag in LAGS[1:]
     }
     axes = {"title": "(C) eigenvalues of M_sym in the network, l = 2", "xlabel": "number, the largest first"}
-    axes["ylabel"] = "eigenvalue / largest magnitude"
-    third = curve_panel(spectra, "number", lambda row: (row["moment"], row["lag"]), styles, **axes)
+    third = panel(shaded(spectra, "number", lambda row: (row["moment"], row["lag"]), styles), **axes)
     axes = {"title": "(D) skew part in the network, lag 60", "xlabel": "epoch", "ylabel": RATIO}
-    fourth = curve_panel(skews, _epoch, "layer", LAYER_STYLES, **axes)
+    panels = [_draw_panels(draws), [third, panel(shaded(skews, _epoch, "layer", LAYER_STYLES), **axes)]]
+    layout = {"ylabels": ["angle of Bᵀ to Bᵀ M_sym (degrees)", "eigenvalue / largest magnitude"]}
+    cosine = np.cos(np.deg2rad(draws["symmetric_angle"])) / np.sqrt(1 + draws["skew_ratio"] ** 2)
+    error = np.abs(np.degrees(np.arccos(cosine)) - draws["angle"]).max()
+    text = (
+        f"{len(draws['angle'])} random M of 50 x 50; B^T to B^T M_skew is 90 degrees to "
+        f"{np.abs(draws['skew_angle'] - 90).max():.0e}; the whole: arccos(cos(symmetric) / sqrt(1 + ratio^2)) "
+        f"within {error:.1f} degrees. Panels C and D: the network, {len(seeds)} seeds."
+    )
+    all_rows = [{key: row[key] for key in row if key != "measure"} for row in (*rows, *spectra, *skews)]
     columns = ("panel", *DRAWN, "layer", "moment", "lag", "number", "seed", "value")
-    all_rows, panels = [*rows, *spectra, *skews], [_draw_panels(draws), [third, fourth]]
-    return drawn(all_rows, _draw_text(draws, len(seeds)), panels, (10.5, 7), columns, legends=[*np.ndindex(2, 2)])
+    return drawn(all_rows, text, panels, (10.5, 7), columns, legends=[*np.ndindex(2, 2)], **layout)
 
 
-def _thirds(draws: Mapping[str, np.ndarray]) -> range:
-    """Returns the number of every third draw; the CSV file has only those."""
-    return range(0, len(draws["angle"]), 3)
-
-
-def _draw_panels(draws: Mapping[str, np.ndarray]) -> list[Panel]:
+def _draw_panels(draws: Arrays) -> list[Panel]:
     """Returns panels A and B: angles of random transformations."""
     near, cosines = draws["symmetric_angle"] < 60, np.linspace(-1, 1, 101)
 
-    def dots(x: str, y: str, which: Any, label: str, shade: float) -> figures.Mark:
+    def dots(x: str, y: str, which: Any, label: str, shade: float) -> Mark:
         return points(draws[x][which], draws[y][which], Style(label, ".", "", shade), markersize=3)
 
     first = (
@@ -75,7 +78,7 @@ def _draw_panels(draws: Mapping[str, np.ndarray]) -> list[Panel]:
     )
     axes = {"title": "(A) symmetric part", "xlabel": "mean / root mean square of its eigenvalues", "ylim": (0, 180)}
     return [
-        panel(*first, ylabel="angle of Bᵀ to Bᵀ M_sym (degrees)", **axes),
+        panel(*first, **axes),
         panel(*second, title="(B) skew part", xlabel=RATIO, ylabel="angle of Bᵀ to Bᵀ M (degrees)"),
     ]
 
@@ -84,41 +87,29 @@ def _epoch(row: Row) -> float:
     return row["moment"] / STEPS
 
 
-def _draw_text(draws: Mapping[str, np.ndarray], seeds: int) -> str:
-    cosine = np.cos(np.deg2rad(draws["symmetric_angle"])) / np.sqrt(1 + draws["skew_ratio"] ** 2)
-    error = np.abs(np.degrees(np.arccos(cosine)) - draws["angle"]).max()
-    return (
-        f"{len(draws['angle'])} random M of 50 x 50; B^T to B^T M_skew is 90 degrees to "
-        f"{np.abs(draws['skew_angle'] - 90).max():.0e}; the whole: arccos(cos(symmetric) / sqrt(1 + ratio^2)) "
-        f"within {error:.1f} degrees. Panels C and D: the network, {seeds} seeds."
-    )
+def _spectra(results: Sequence[Result], moments: Sequence[int]) -> list[Row]:
+    """Returns the eigenvalues of M_sym of layer 2 at some moments."""
 
-
-def _spectra(results: Sequence[Result]) -> list[Row]:
-    """Returns the eigenvalues of M_sym of layer 2 at the first and the last moment."""
-    moments = results[0].arrays["moment"].tolist()
-
-    def values(arrays: Mapping[str, np.ndarray], own: Row) -> np.ndarray:
-        place = moments.index(own["moment"]), own["layer"] - 1, LAGS.index(own["lag"])
-        found = arrays["eigenvalues"][place][::-1]
+    def values(arrays: Arrays, own: Row) -> np.ndarray:
+        moment = arrays["moment"].tolist().index(own["moment"])
+        found = arrays["eigenvalues"][moment, own["layer"] - 1, LAGS.index(own["lag"]), ::-1]
         return found / np.abs(found).max()
 
-    numbers = range(1, results[0].arrays["eigenvalues"].shape[-1] + 1)
-    ends = (moments[0], moments[-1])
-    return tidy.series(results, "number", numbers, values, panel=["C"], layer=[2], moment=ends, lag=LAGS[1:])
+    numbers, labels = range(1, results[0].arrays["eigenvalues"].shape[-1] + 1), {"panel": ["C"], "layer": [2]}
+    return tidy.series(results, "number", numbers, values, **labels, moment=moments, lag=LAGS[1:])
 
 
 def figure_s2(source: Source) -> Artifact:
     """Alignment terms with shuffled data at many iterations; W and its updates with and without shuffling."""
     plain, shuffled = (source.chosen(shuffle=shuffle) for shuffle in (False, True))
     rows = tidy.terms(shuffled, shuffled[0].arrays["moment"].tolist(), shuffled=[1])
-    ends = main.lines_of(
+    ends = lines_of(
         {"l": layer, "angle to Bᵀ (degrees), last epoch": name}
-        | {text: tidy.last_epoch((plain, shuffled)[number], name, layer) for number, text in main.DATA.items()}
+        | {text: tidy.last_epoch(own, name, layer) for text, own in zip(main.DATA, (plain, shuffled), strict=True)}
         for layer in HIDDEN
         for name in ("weight_angle", "update_to_feedback")
     )
-    panels = [main.term_panels(rows, "l = {layer}, shuffled"), main.weight_panels(plain, shuffled)]
+    panels = [term_panels(rows, "l = {}, shuffled"), main.weight_panels(plain, shuffled)]
     layout = {"ylabels": main.TERM_LABELS[1:], "legends": [(0, -1), (1, -1)], "share_y": True}
     return drawn(rows, f"{len(shuffled)} seeds.\n\n{ends}", panels, (12, 6), **layout)
 
@@ -142,12 +133,12 @@ def figure_s3(source: Source) -> Artifact:
 def figure_s4(source: Source) -> Artifact:
     """Sums of the similarity terms within and between categories over training."""
     measures = {name: (f"{name} categories", f"{name}, first to last") for name in ("within", "between")}
-    marks = (level(0), figures.scale("y", "symlog", linthresh=1e-3))
+    marks = (figures.level(0), figures.scale("y", "symlog", linthresh=1e-3))
     return _lag_figure(source, measures, LAGS, "; sums of the terms over the number of all pairs", ".3g", *marks)
 
 
 def _lag_figure(
-    source: Source, measures: Mapping[str, tuple[str, str]], lags: Sequence[int], note: str, form: str, *marks
+    source: Source, measures: Mapping[str, tuple[str, str]], lags: Sequence[int], note: str, form: str, *marks: Mark
 ) -> Artifact:
     """Returns measures of lagged signals over training: a row of panels for each, a panel per layer.
 
@@ -156,10 +147,8 @@ def _lag_figure(
     """
     seeds = source.chosen(shuffle=False)
     rows = tidy.lagged(seeds, measures, lags)
-    axes = {"title": "l = {layer}", "xlabel": "epoch"}
-    panels = [
-        panels_by("layer", own, _epoch, "lag", LAG_STYLES, *marks, **axes) for own in grouped(rows, "measure").values()
-    ]
+    curves = [shaded(chosen(rows, measure=measure), _epoch, "lag", LAG_STYLES) for measure in measures]
+    panels = [panels_by("layer", each, *marks, title="l = {}".format, xlabel="epoch") for each in curves]
 
     def ends(own: Sequence[Row], measure: str) -> str:
         means = list(tidy.mean_by(chosen(own, measure=measure), "moment").values())
@@ -189,19 +178,23 @@ def figure_s5(source: Source) -> Artifact:
     """Similarities of the signals of all pairs of data points, before and after training; norms of single errors."""
     [result] = source.chosen()
     arrays = result.arrays
-    kinds = [(phase, signal) for phase in ("first", "last") for signal in SIGNALS]
-    rows = [row for kind in kinds for layer in HIDDEN for row in _histogram_rows(arrays, *kind, layer)]
+    rows = [
+        {"phase": phase, "signal": signal, "layer": layer, "group": group, "low": float(low), "high": float(high)}
+        | {"pairs": int(count), "mean": float(arrays[f"{stem}/{group}/mean"])}
+        for phase, signal, layer, group in product(("first", "last"), SIGNALS, HIDDEN, GROUPS)
+        for stem in [f"{phase}/{signal}/{layer}"]
+        if f"{stem}/{group}" in arrays
+        for (low, high), count in zip(pairwise(arrays[f"{stem}/edges"]), arrays[f"{stem}/{group}"], strict=True)
+    ]
+    axes = {"xlabel": "similarity", "yticks": []}
     panels = [
-        [
-            panel(*_histograms(own), title=f"({letter}) l = {layer}, {kind[0]}", xlabel="similarity", yticks=[])
-            for (layer,), own in grouped(chosen(rows, phase=kind[0], signal=kind[1]), "layer").items()
-        ]
-        for letter, kind in zip("ABDE", kinds, strict=True)
+        panels_by("layer", figures.RowMark(own, _draw_histograms), title=f"({letter}) l = {{}}, {phase}".format, **axes)
+        for letter, ((phase, _), own) in zip("ABDE", grouped(rows, "phase", "signal").items(), strict=True)
     ]
     epochs = arrays["iteration"] / STEPS
     norms = [points(epochs, each, Style(None, "", "-", 0.3), linewidth=0.4) for each in arrays["error_norm"].T]
     panels.append([panel(*norms, title="(C) single data points", xlabel="epoch"), None, None, None])
-    labels = [*(SIGNALS[signal] for _, signal in kinds), "‖δ_d‖"]
+    labels = [*SIGNALS.values(), *SIGNALS.values(), "‖δ_d‖"]
     examples = int(np.sqrt(sum(arrays[f"first/output/1/{group}"].sum() for group in ("within", "between")) / 0.99))
     text = (
         f"One seed, all pairs of about {examples} training examples (the paper: 60,000); last is iteration "
@@ -213,28 +206,13 @@ def figure_s5(source: Source) -> Artifact:
     return drawn(rows, text, panels, (12, 13), ylabels=labels, legends=[(number, 3) for number in range(4)])
 
 
-def _histogram_rows(arrays: Mapping[str, np.ndarray], phase: str, signal: str, layer: int) -> list[Row]:
-    """Returns a row per group of pairs and bin of the histogram."""
-    stem = f"{phase}/{signal}/{layer}"
-    edges = arrays[f"{stem}/edges"]
-    return [
-        {"phase": phase, "signal": signal, "layer": layer, "group": group, "low": float(low), "high": float(high)}
-        | {"pairs": int(count), "mean": float(arrays[f"{stem}/{group}/mean"])}
-        for group in GROUPS
-        if f"{stem}/{group}" in arrays
-        for low, high, count in zip(edges[:-1], edges[1:], arrays[f"{stem}/{group}"], strict=True)
-    ]
-
-
-def _histograms(rows: Sequence[Row]) -> list[figures.Mark]:
-    """Returns the distribution of the similarities of each group of pairs, with a triangle at its mean."""
-    marks = []
+def _draw_histograms(axis: Axes, rows: Sequence[Row]) -> None:
+    """Draws the distribution of the similarities of each group of pairs, with a triangle at its mean."""
     for (group,), own in grouped(rows, "group").items():
         total, edges = max(sum(row["pairs"] for row in own), 1), [*(row["low"] for row in own), own[-1]["high"]]
-        marks.append(figures.steps([row["pairs"] / total for row in own], edges, GROUPS[group]))
+        figures.steps([row["pairs"] / total for row in own], edges, GROUPS[group])(axis)
         triangle = Style(None, "^", "", GROUPS[group].shade)
-        marks.append(points([own[0]["mean"]], [0], triangle, markersize=6, clip_on=False))
-    return marks
+        points([own[0]["mean"]], [0], triangle, markersize=6, clip_on=False)(axis)
 
 
 def figure_s6(source: Source) -> Artifact:
@@ -285,19 +263,14 @@ SENSITIVITY_COLUMNS = ("rule", "normalised", "gamma", "label_smoothing", "rate",
 def figure_s8(source: Source) -> Artifact:
     """Final alignment of updates and test error by rate, normalisation and label smoothing."""
     rows = [
-        {**cell.labels, "gamma": "" if cell.labels["gamma"] is None else cell.labels["gamma"]}
-        | {"seed": outcome.config.seed, "epochs": outcome.rows[-1]["epoch"]}
-        | {"test_error_percent": 100 * (1 - outcome.measure("top1", 0.1))}
-        | {
-            column: outcome.rows[-1].get(f"pseudogradient_angle/{LAYERS[layer]}", math.nan)
-            for layer, column in UPDATED.items()
-        }
-        for cell, outcomes in source.outcomes()
-        for outcome in outcomes
+        {**labels, "gamma": "" if labels["gamma"] is None else labels["gamma"], **run, "epochs": last["epoch"]}
+        | {name: last.get(f"pseudogradient_angle/{LAYERS[layer]}", math.nan) for layer, name in UPDATED.items()}
+        for labels, outcome, run in tidy.final_errors(source)
+        for last in outcome.rows[-1:]
     ]
 
     def errors(own: Sequence[Row]) -> str:
-        middle, low, high = median_and_range([row["test_error_percent"] for row in own])
+        middle, low, high = figures.median_and_range([row["test_error_percent"] for row in own])
         return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
     def angle(own: Sequence[Row], column: str) -> str:
@@ -311,6 +284,7 @@ def figure_s8(source: Source) -> Artifact:
     text = f"{len(rows)} runs of {epochs} epochs (the paper: 100), medians, smallest and largest.\n\n"
     text += table(rows, ("rule", "gamma", "label_smoothing", "rate"), columns)
     layout = {"legends": [(0, 0), (1, 0)], "share_x": True}
+    layout["ylabels"] = ["update of BP-TRW to that of BP (degrees)", "test error (%)"]
     return drawn(rows, text, _sensitivity_panels(rows), (11, 7), (*SENSITIVITY_COLUMNS, *UPDATED.values()), **layout)
 
 
@@ -318,11 +292,9 @@ def _sensitivity_panels(rows: Sequence[Row]) -> list[list[Panel]]:
     """Returns medians and ranges by normalisation and smoothing, angles above and errors below."""
     groups = [*grouped(rows, "gamma", "label_smoothing")]
 
-    def bars(own: Sequence[Row], column: str, shift: float, style: Style) -> figures.Mark:
-        def place(row: Row) -> float:
-            return groups.index((row["gamma"], row["label_smoothing"])) + shift
-
-        return lines(own, place, column, None, style, median_and_range)
+    def bars(own: Sequence[Row], column: str, shift: float, style: Style) -> Mark:
+        places = [{**row, "place": groups.index((row["gamma"], row["label_smoothing"])) + shift} for row in own]
+        return lines(places, "place", column, None, style, figures.median_and_range)
 
     angles, errors = [], []
     for (rule, rate), own in grouped(rows, "rule", "rate").items():
@@ -334,28 +306,22 @@ def _sensitivity_panels(rows: Sequence[Row]) -> list[list[Panel]]:
             style = Style(f"l = {layer}, rate {rate:g}", marker, "", LAYER_STYLES[layer].shade)
             angles.append(bars(own, column, aside + 0.16 * (layer - 1.5), style))
     names = [f"{'no WN' if gamma == '' else f'γ = {gamma:g}'}{', LS' if smooth else ''}" for gamma, smooth in groups]
-    places = ticks(range(len(names)), names, log=False)
-    axes = {"ylabel": "test error (%)", "xlabel": "weight normalisation (WN), label smoothing (LS)"}
-    return [
-        [panel(*angles, places, ylabel="update of BP-TRW to that of BP (degrees)")],
-        [panel(*errors, places, **axes)],
-    ]
+    places = figures.ticks(range(len(names)), names, log=False)
+    xlabel = "weight normalisation (WN), label smoothing (LS)"
+    return [[panel(*angles, places)], [panel(*errors, places, xlabel=xlabel)]]
 
 
 def figure_direct(source: Source) -> Artifact:
     """Direct feedback alignment: products of W to Fᵀ, W to Qᵀ, and the direct alignment terms."""
-    [(_, results)] = source.results()
+    results = source.chosen()
     titles = {"product_angle": "W(l) ... W(d-1) to Fᵀ", "weight_angle": "W to Qᵀ"}
     over_epochs = [row for name in titles for row in tidy.curves(results, name, 60, measure=[name])]
     by_order = tidy.terms(results, results[0].arrays["moment"].tolist(), measure=["term_angle"])
-    axes = {"xlabel": "epoch", **main.ANGLES}
-    above = [
-        curve_panel(own, "epoch", "layer", LAYER_STYLES, RIGHT_ANGLE, title=titles[name], **axes)
-        for (name,), own in grouped(over_epochs, "measure").items()
-    ]
-    panels = [[*above, None, None], main.term_panels(by_order, "direct terms, l = {layer}")]
+    marks = shaded(over_epochs, "epoch", "layer", LAYER_STYLES), RIGHT_ANGLE
+    above = panels_by("measure", *marks, title=titles.get, xlabel="epoch", **main.ANGLES)
+    panels = [[*above, None, None], term_panels(by_order, "direct terms, l = {}")]
     headers = {f"{titles['product_angle']}, last epoch (degrees)": "product_angle", "W to Qᵀ": "weight_angle"}
-    ends = main.lines_of(
+    ends = lines_of(
         {"l": layer, **{header: tidy.last_epoch(results, name, layer) for header, name in headers.items()}}
         for layer in HIDDEN
     )

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from neural_alignment.analysis.curves import smoothed, thinned
-from neural_alignment.jobs.pieces import Result
+from neural_alignment.jobs.pieces import Arrays, Result
+from neural_alignment.jobs.plans import Outcome
 from neural_alignment.papers.fa_mechanism.compute import LAGS
 from neural_alignment.papers.fa_mechanism.runs import EVERY, HIDDEN, LAYERS, STEPS
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import grouped
 from neural_alignment.reporting import Row, Spread
 
-Array = np.ndarray
+PointValues = Callable[[Arrays, Row], np.ndarray]
 
 NORM, ANGLE = "norm_ratio", "angle_degrees"
 """Measures of a part of the update: its norm divided by that of the whole update, and its angle to Bᵀ."""
@@ -31,17 +32,19 @@ def evaluations(source: Source) -> Iterator[tuple[Mapping[str, Any], dict[str, A
             yield cell.labels, {"seed": seed, **error}, row
 
 
-def series(
-    results: Sequence[Result], x: str, points: Iterable, values: Callable[[Any, Row], Array], **labels: Iterable
-) -> list[Row]:
-    """Returns a row per combination of labels, seed and point; a NaN gives no row.
+def final_errors(source: Source) -> Iterator[tuple[Mapping[str, Any], Outcome, dict[str, Any]]]:
+    """Yields the labels of each run, its outcome, and its seed and last test error (percent)."""
+    for cell, outcomes in source.outcomes():
+        for each in outcomes:
+            error = 100 * (1 - each.measure("top1", 0.1))
+            yield cell.labels, each, {"seed": each.config.seed, "test_error_percent": error}
 
-    Args:
-        results: pieces, one per seed.
-        x: name of the column of the points.
-        points: x of the points.
-        values: returns the values of all points, from the arrays of a piece and a combination of labels.
-        **labels: name of a further column -> its values.
+
+def series(results: Sequence[Result], x: str, points: Iterable, values: PointValues, **labels: Iterable) -> list[Row]:
+    """Returns a row per combination of labels, seed and point x; a NaN gives no row.
+
+    `values` returns the values of all points, from the arrays of a piece and a combination of labels. There is one
+    piece per seed, and a column for x and for each label.
     """
     points = [int(point) if float(point).is_integer() else float(point) for point in points]
     combinations = [dict(zip(labels, each, strict=True)) for each in itertools.product(*labels.values())]
@@ -56,12 +59,12 @@ def series(
 
 def terms(results: Sequence[Result], moments: Iterable[int], **labels: Iterable) -> list[Row]:
     """Returns the angles of the alignment terms of each hidden layer by their order, at some iterations."""
-    places = {moment: place for place, moment in enumerate(results[0].arrays["moment"].tolist())}
+    measured = results[0].arrays["moment"].tolist()
+
+    def values(arrays: Arrays, own: Row) -> np.ndarray:
+        return arrays["term_angle"][measured.index(own["moment"]), own["layer"] - 1]
+
     orders = range(1, results[0].arrays["term_angle"].shape[-1] + 1)
-
-    def values(arrays: Any, own: Row) -> Array:
-        return arrays["term_angle"][places[own["moment"]], own["layer"] - 1]
-
     return series(results, "order", orders, values, **labels, layer=HIDDEN, moment=moments)
 
 
@@ -70,7 +73,7 @@ def curves(results: Sequence[Result], name: str, most: int, **labels: Iterable) 
     epochs, layers = results[0].arrays["iteration"] / STEPS, measured_layers(results, name)
     kept = thinned(len(epochs), most)
 
-    def values(arrays: Any, own: Row) -> Array:
+    def values(arrays: Arrays, own: Row) -> np.ndarray:
         return smoothed(arrays[name][:, own["layer"] - layers[0]])[kept]
 
     return series(results, "epoch", epochs[kept].round(3), values, **labels, layer=layers)
@@ -81,10 +84,19 @@ def measured_layers(results: Sequence[Result], measure: str) -> range:
     return range(len(LAYERS) - results[0].arrays[measure].shape[1], len(LAYERS))
 
 
+def disturbed(results: Sequence[Result], iterations: Sequence[int], **labels: Iterable) -> list[Row]:
+    """Returns the angles of W and of the disturbed kernel, by the label `kernel`, at some iterations."""
+
+    def values(arrays: Arrays, own: Row) -> np.ndarray:
+        return arrays[f"{own['kernel']}_angle"][iterations, own["layer"] - 1]
+
+    return series(results, "iteration", iterations, values, **labels)
+
+
 def lagged(results: Sequence[Result], measures: Iterable[str], lags: Iterable[int], **labels: Iterable) -> list[Row]:
     """Returns measures of each hidden layer between iterations that are some lags apart, over training."""
 
-    def values(arrays: Any, own: Row) -> Array:
+    def values(arrays: Arrays, own: Row) -> np.ndarray:
         return arrays[own["measure"]][:, own["layer"] - 1, LAGS.index(own["lag"])]
 
     moments = results[0].arrays["moment"]
@@ -92,9 +104,9 @@ def lagged(results: Sequence[Result], measures: Iterable[str], lags: Iterable[in
 
 
 def expansion(results: Sequence[Result], part: str, measure: str) -> list[Row]:
-    """Returns a measure, `NORM` or `ANGLE`, of one part of the update, one of `compute.PARTS`, of each layer."""
+    """Returns a measure, `NORM` or `ANGLE`, of one part of the update, such as `alignment`, of each layer."""
 
-    def values(arrays: Any, own: Row) -> Array:
+    def values(arrays: Arrays, own: Row) -> np.ndarray:
         found = arrays[f"{part}_angle"] if measure == ANGLE else arrays[f"{part}_norm"] / arrays["update_norm"]
         return found[:, own["layer"] - 1]
 

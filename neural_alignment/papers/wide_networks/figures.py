@@ -12,22 +12,8 @@ import numpy as np
 
 from neural_alignment.errors import InputError
 from neural_alignment.jobs.plans import unique, waiting
-from neural_alignment.papers.figures import (
-    Mark,
-    Panel,
-    Style,
-    Summary,
-    first,
-    grid,
-    image,
-    level,
-    lines,
-    mean_and_deviation,
-    panel,
-    points,
-    quartiles,
-    ticks,
-)
+from neural_alignment.papers import figures as draw
+from neural_alignment.papers.figures import Panel, Style, drawn, lines, panel, panels_by, points, ticks
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.papers.wide_networks import rows as tidy
@@ -36,11 +22,11 @@ from neural_alignment.papers.wide_networks.compute.updates import ALIGNED, COMPA
 from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_6, TABLE_7, TABLE_8, TABLE_9, WIDTHS
 from neural_alignment.papers.wide_networks.rows import COLUMNS, DIFFERS
 from neural_alignment.papers.wide_networks.runs import RULE_NAMES, SCORED, TABLE_RULES
-from neural_alignment.papers.wide_networks.tables import COLUMNS_9, by_rule, by_seed, largest_difference
+from neural_alignment.papers.wide_networks.tables import COLUMNS_9, Make, by_rule, by_seed, by_width, largest_difference
 from neural_alignment.reporting import Artifact, Row
 
-BELOW = "outside lower center"
-"""Place of a legend of several panels."""
+BELOW = {"legend": "outside lower center"}
+"""Layout of panels with one legend."""
 
 
 def _styles(**looks: tuple[Any, ...]) -> dict[str, Style]:
@@ -53,7 +39,7 @@ def _changed(styles: Mapping[Any, Style], **changes: Any) -> dict[Any, Style]:
     return {key: dataclasses.replace(style, label=None, **changes) for key, style in styles.items()}
 
 
-def _middle(function: Callable[[Sequence[float]], float]) -> Summary:
+def _middle(function: Callable[[Sequence[float]], float]) -> draw.Summary:
     """Returns a summary without error bars."""
     return lambda values: (function(values),) * 3
 
@@ -70,9 +56,8 @@ RULE_STYLES = _styles(
 
 # Accuracies.
 
-TITLES = {"cifar10": "CIFAR-10", "kmnist": "KMNIST"}
-
-PRINTED = {"cifar10": TABLE_6, "kmnist": TABLE_7}
+TITLES, PRINTED = {"cifar10": "CIFAR-10", "kmnist": "KMNIST"}, {"cifar10": TABLE_6, "kmnist": TABLE_7}
+"""Data set -> title, and published accuracies."""
 
 CROSSES = _changed(RULE_STYLES, marker="x", line="")
 """Published accuracies."""
@@ -80,14 +65,13 @@ CROSSES = _changed(RULE_STYLES, marker="x", line="")
 NARROW_STYLES = _changed(RULE_STYLES, line=(0, (1, 1.5)), filled=False)
 """The narrower of two networks."""
 
-ACCURACY = "validation_accuracy"
+ACCURACY, PERCENT = "validation_accuracy", "validation accuracy (%)"
+"""Column, and its label in figures."""
 
-PERCENT = "validation accuracy (%)"
 
-
-def over(rows: Sequence[Row], x: str, styles: Mapping[str, Style] = RULE_STYLES, y: str = ACCURACY) -> Mark:
+def over(rows: Sequence[Row], x: str, styles: Mapping[str, Style] = RULE_STYLES, y: str = ACCURACY) -> draw.RowMark:
     """Returns a line per rule; of several seeds the first is drawn."""
-    return lines(rows, x, y, "rule", styles, first)
+    return lines(rows, x, y, "rule", styles, draw.first)
 
 
 def _published(numbers: Mapping[Any, Mapping[str, Mapping[int, float]]], key: str) -> list[Row]:
@@ -95,8 +79,8 @@ def _published(numbers: Mapping[Any, Mapping[str, Mapping[int, float]]], key: st
     return [
         {key: value, "rule": rule, "width": width, ACCURACY: accuracy}
         for value, rules in numbers.items()
-        for rule, by_width in rules.items()
-        for width, accuracy in by_width.items()
+        for rule, own in rules.items()
+        for width, accuracy in own.items()
     ]
 
 
@@ -117,46 +101,34 @@ def figure_3(source: Source) -> Artifact:
     found = tidy.networks(source)
     columns = ("dataset", "rule", "width", "seed", "rate", ACCURACY, DIFFERS)
     rows = [
-        {**{name: each.labels[name] for name in ("dataset", "rule", "width")}, "seed": each.seed, "rate": rate}
-        | {ACCURACY: accuracy, DIFFERS: each.labels[DIFFERS]}
+        {**{name: each.labels[name] for name in ("dataset", "rule", "width", DIFFERS)}, "seed": each.seed}
+        | {"rate": rate, ACCURACY: accuracy}
         for each in found
         for rate, accuracy in each.by_rate().items()
     ]
     rows.sort(key=lambda row: (row["dataset"], row["width"], TABLE_RULES.index(row["rule"]), row["rate"]))
-    narrow, wide = (pick(cell.labels["width"] for cell in source.cells) for pick in (min, max))
-    panels = [
-        panel(
-            over(chosen(rows, dataset=dataset, width=wide), "rate"),
-            over(chosen(rows, dataset=dataset, width=narrow), "rate", NARROW_STYLES),
-            ticks(sorted({row["rate"] for row in rows}) or [1.0]),
-            title=TITLES[dataset],
-            xlabel="learning rate",
-            ylabel=PERCENT,
-        )
-        for dataset in TITLES
-        if any(cell.labels["dataset"] == dataset for cell in source.cells)
-    ]
+    widths, names = (sorted({cell.labels[name] for cell in source.cells}) for name in ("width", "dataset"))
+    narrow, wide = widths[0], widths[-1]
+    marks = (
+        over(chosen(rows, width=wide), "rate"),
+        over(chosen(rows, width=narrow), "rate", NARROW_STYLES),
+        ticks(sorted({row["rate"] for row in rows}) or [1.0]),
+    )
+    axes = {"xlabel": "learning rate", "ylabel": PERCENT}
+    panels = panels_by("dataset", *marks, title=TITLES.get, values=names, **axes)
     text = f"{_counted(len(found), source)}. Lines: width {wide}; dotted: width {narrow}; nothing where J became "
-    figure = grid([panels], (5 * len(panels), 4.8), legend=BELOW)
-    return Artifact(columns, rows, f"{text}infinite.{_differences(source)}", figure)
-
-
-def _beside_printed(rows: Sequence[Row], printed: Sequence[Row], x: str, xs: Sequence[float], **axes: Any) -> Panel:
-    """Returns a panel of accuracies, with those that the paper prints as crosses."""
-    return panel(over(rows, x), over(printed, x, CROSSES), ticks(xs), **axes)
+    text += f"infinite.{_differences(source)}"
+    return drawn(rows, text, [panels], (5 * len(panels), 4.8), columns, **BELOW)
 
 
 def figure_4(source: Source) -> Artifact:
     """Accuracy over the width, with the accuracies that the paper prints."""
     rows, printed = tidy.accuracies(source, PRINTED, "dataset"), _published(PRINTED, "dataset")
+    marks = over(rows, "width"), over(printed, "width", CROSSES), ticks(WIDTHS)
     axes = {"xlabel": "filters of each convolution", "ylabel": PERCENT}
-    panels = [
-        _beside_printed(*(chosen(each, dataset=name) for each in (rows, printed)), "width", WIDTHS, title=title, **axes)
-        for name, title in TITLES.items()
-    ]
+    panels = panels_by("dataset", *marks, title=TITLES.get, values=TITLES, **axes)
     text = f"{_counted(len(rows), source)}. Lines: here; crosses: Tables 6 and 7 of the paper, with its protocol."
-    figure = grid([panels], (10, 4.8), legend=BELOW)
-    return Artifact(("dataset", *COLUMNS), rows, text + _differences(source), figure)
+    return drawn(rows, text + _differences(source), [panels], (10, 4.8), ("dataset", *COLUMNS), **BELOW)
 
 
 def figure_6(source: Source) -> Artifact:
@@ -164,14 +136,11 @@ def figure_6(source: Source) -> Artifact:
     x = "train_images"
     widths, numbers = (sorted({cell.labels[name] for cell in source.cells}) for name in ("width", x))
     rows, printed = tidy.accuracies(source, TABLE_9, x), _published({each: TABLE_9[each] for each in numbers}, x)
-    axes = {"xlabel": "training images"}
-    panels = [
-        _beside_printed(*(chosen(each, width=m) for each in (rows, printed)), x, numbers, title=f"width {m}", **axes)
-        for m in widths
-    ]
-    figure = grid([panels], (3.7 * len(widths), 4.6), ylabels=[PERCENT], legend=BELOW, share_y=True)
+    marks = over(rows, x), over(printed, x, CROSSES), ticks(numbers)
+    panels = panels_by("width", *marks, title="width {}".format, values=widths, xlabel="training images")
     text = f"{len(rows)} networks of {len(source.cells)}. Lines: here; crosses: Table 9 of the paper."
-    return Artifact(COLUMNS_9, rows, text + _differences(source), figure)
+    size, layout = (3.7 * len(widths), 4.6), {"ylabels": [PERCENT], "share_y": True}
+    return drawn(rows, text + _differences(source), [panels], size, COLUMNS_9, **layout, **BELOW)
 
 
 # ImageNet.
@@ -203,15 +172,11 @@ def figure_5(source: Source) -> Artifact:
     }
     text = f"{IMAGENET_LOSS}{check}. {_counted(len(found), source)}.\n\n"
     text += by_rule([each.labels["rule"] for each in found], ends) + _differences(source)
-    return Artifact(columns, rows, text, grid([[losses]], (6.5, 4.6), legends=[(0, 0)]))
+    return drawn(rows, text, [[losses]], (6.5, 4.6), columns, legends=[(0, 0)])
 
 
 def check_sample(source: Source) -> None:
-    """Checks that the sample of ImageNet is named if the lab has to train on it.
-
-    Raises:
-        InputError: if it is not.
-    """
+    """Raises `InputError` if the lab has to train on the sample of ImageNet, and the environment does not name it."""
     missing = source.profile == "lab" and waiting(unique(source.cells), source.folder, source.configs)
     if missing and not os.environ.get(runs.IMAGENET_SAMPLE):
         raise InputError(
@@ -233,71 +198,52 @@ def time_figure(rounds: tidy.Rounds) -> Artifact:
     rows, widths = tidy.times(rounds), sorted(rounds["normal"])
     samples = [
         {"rule": rule, "width": width, "seconds": seconds}
-        for rule, by_width in rounds.items()
-        for width, every in by_width.items()
+        for rule, own in rounds.items()
+        for width, every in own.items()
         for seconds in every
     ]
-    seconds = panel(
-        lines(samples, "width", "seconds", "rule", RULE_STYLES, quartiles),
-        ticks(widths),
-        yscale="log",
-        xlabel="filters of each convolution",
-        ylabel="seconds of a step",
-    )
-    columns = {
-        f"x{width}": lambda rule, width=width: "{seconds:.3f} s ({ratio:.2f})".format(
-            **chosen(rows, rule=rule, width=width)[0]
-        )
-        for width in widths
-    }
-    text = by_rule(list(rounds), columns, "step (ratio to Normal)")
+    marks = lines(samples, "width", "seconds", "rule", RULE_STYLES, draw.quartiles), ticks(widths)
+    seconds = panel(*marks, yscale="log", xlabel="filters of each convolution", ylabel="seconds of a step")
+
+    def cell(rule: str, width: int) -> str:
+        return "{seconds:.3f} s ({ratio:.2f})".format(**chosen(rows, rule=rule, width=width)[0])
+
+    text = by_rule(list(rounds), by_width(widths, cell), "step (ratio to Normal)")
     text += "\n\nMedians over rounds, of the ratio those of the ratios within a round; bars are quartiles. The 8-layer "
     text += "CIFAR-10 network on random images. Differs from the paper: one step, not an epoch; on a CPU."
-    return Artifact(tidy.TIME_COLUMNS, rows, text, grid([[seconds]], (5.6, 4.6), legends=[(0, 0)]))
+    return drawn(rows, text, [[seconds]], (5.6, 4.6), tidy.TIME_COLUMNS, legends=[(0, 0)])
 
 
 # Alignment scores.
 
-WIDTH_STYLES = {
-    width: Style(f"x{width}", marker, line, shade)
-    for width, marker, line, shade in zip(
-        runs.SCORED_WIDTHS, "osD^", ("-", "--", "-.", ":"), (0.6, 0.45, 0.25, 0.0), strict=True
-    )
-}
+_LOOKS = ("o", "-", 0.6), ("s", "--", 0.45), ("D", "-.", 0.25), ("^", ":", 0.0)
+
+WIDTH_STYLES = {width: Style(f"x{width}", *look) for width, look in zip(runs.SCORED_WIDTHS, _LOOKS, strict=True)}
 """Width -> look of its scores."""
 
 
-def score_figure(
-    x: str,
-    rows_of: Callable[[Source, str], list[Row]],
-    note: str,
-    *series: tuple[str, Mapping[int, Style], Summary],
-) -> Callable[[Source], Artifact]:
-    """Returns the function that makes a figure of scores, with a panel for each of `SHOWN_SCORES`.
+def score_figure(x: str, rows_of: Callable[[Source, str], list[Row]], note: str, *series: tuple) -> Make:
+    """Returns the function that makes a figure of scores over a column x, with a panel for each of `SHOWN_SCORES`.
 
-    Args:
-        x: column of the x axis.
-        rows_of: returns the rows of an entry of `SCORED`.
-        note: first sentences of the text.
-        *series: column, looks by width, and summary of each group of lines.
+    `rows_of` returns the rows of an entry of `SCORED`, and `note` begins the text. Each of the series is a column of
+    scores, their looks by width, and how those with the same x are combined.
     """
 
     def make(source: Source) -> Artifact:
-        by_name = {name: rows_of(source, name) for name in runs.SHOWN_SCORES}
+        rows = [{"setting": name, **row} for name in runs.SHOWN_SCORES for row in rows_of(source, name)]
         panels = [
             panel(
-                *(lines(rows, x, column, "width", styles, summary) for column, styles, summary in series),
-                ticks(sorted({row[x] for row in rows}), log=False),
+                *(lines(own, x, column, "width", styles, summary) for column, styles, summary in series),
+                ticks(sorted({row[x] for row in own}), log=False),
                 title=SCORED[name].title,
                 xlabel=x,
                 ylim=(0, 1.02),
             )
-            for name, rows in by_name.items()
+            for name, own in ((name, chosen(rows, setting=name)) for name in runs.SHOWN_SCORES)
         ]
-        figure = grid([panels], (10, 4.2), ylabels=["alignment score"], legend=BELOW, share_y=True)
-        text = " ".join([note, *(f"{SCORED[name].title}: {SCORED[name].differs}." for name in by_name)])
-        labelled = [{"setting": name, **row} for name, rows in by_name.items() for row in rows]
-        return Artifact(("setting", "epoch", *tidy.SCORE_COLUMNS), labelled, text, figure)
+        differences = (f"{SCORED[name].title}: {SCORED[name].differs}." for name in runs.SHOWN_SCORES)
+        text, columns = " ".join([note, *differences]), ("setting", "epoch", *tidy.SCORE_COLUMNS)
+        return drawn(rows, text, [panels], (10, 4.2), columns, ylabels=["alignment score"], share_y=True, **BELOW)
 
     return make
 
@@ -306,8 +252,8 @@ figure_1 = score_figure(
     "layer",
     tidy.final_scores,
     "Small crosses: the paper's scores.",
-    ("score", WIDTH_STYLES, mean_and_deviation),
-    ("paper_score", _changed(WIDTH_STYLES, marker="x", line=""), first),
+    ("score", WIDTH_STYLES, draw.mean_and_deviation),
+    ("paper_score", _changed(WIDTH_STYLES, marker="x", line=""), draw.first),
 )
 figure_8 = score_figure(
     "epoch",
@@ -329,8 +275,8 @@ def figure_9(source: Source) -> Artifact:
     rows = tidy.losses(source)
     published, others = by_seed(rows)
     printed = [
-        {"rule": rule, "width": width, "test_loss": by_width[width].test, "train_loss": by_width[width].train}
-        for rule, by_width in TABLE_8.items()
+        {"rule": rule, "width": width, "test_loss": own[width].test, "train_loss": own[width].train}
+        for rule, own in TABLE_8.items()
         for width in WIDTHS
     ]
     panels = [
@@ -338,7 +284,7 @@ def figure_9(source: Source) -> Artifact:
             lines(published, "width", name, "rule", LOSS_STYLES),
             lines(others, lambda row: 1.08 * row["width"], name, "rule", _changed(LOSS_STYLES, line="", filled=False)),
             lines(printed, "width", name, "rule", _changed(LOSS_STYLES, marker="x", line=""), markersize=7),
-            level(chance, "the constant 0.5"),
+            draw.level(chance, "the constant 0.5"),
             ticks(WIDTHS),
             title=name.replace("_", " "),
             xlabel="hidden units m",
@@ -346,10 +292,10 @@ def figure_9(source: Source) -> Artifact:
         )
         for name, chance in (("test_loss", CHANCE.test), ("train_loss", CHANCE.train))
     ]
-    figure = grid([panels], (10, 4.5), ylabels=["lowest loss over the epochs"], legend=BELOW, share_y=True)
+    layout = {"ylabels": ["lowest loss over the epochs"], "share_y": True, **BELOW}
     text = "Lines: seed 99, test loss left, training loss right. Crosses: the paper. Bars: mean and standard deviation "
     text += f"of seeds {runs.ADD_SEEDS[0]} to {runs.ADD_SEEDS[-1]}. Dotted: the constant 0.5. "
-    return Artifact(tidy.LOSS_COLUMNS, rows, text + largest_difference(rows), figure)
+    return drawn(rows, text + largest_difference(rows), [panels], (10, 4.5), tidy.LOSS_COLUMNS, **layout)
 
 
 # Outputs and updates beside those of gradient descent.
@@ -362,19 +308,23 @@ def proposition_2(source: Source) -> Artifact:
     rows = tidy.distances(source)
     last = max((row["step"] for row in rows), default=0)
     ends = {name: chosen(rows, step=last, activation=name) for name in runs.ACTIVATIONS}
+
+    def distance(own: Sequence[Row], width: int) -> str:
+        found = [row["distance"] for row in chosen(own, width=width)]
+        return f"{statistics.geometric_mean(found):.4f}" if found else ""
+
     columns = {
         "activation": "activation",
         "rule": lambda own: RULE_NAMES[own[0]["rule"]],
         "seeds": lambda own: len(grouped(own, "seed")),
         "exponent": _exponent_text,
-        **{f"x{m}": lambda own, m=m: _distance_text(chosen(own, width=m)) for m in runs.SHOWN_UPDATES},
+        **by_width(runs.SHOWN_UPDATES, distance),
     }
     text = table([row for own in ends.values() for row in own], ("activation", "rule"), columns)
     text += f"\n\nFitted from x{tidy.FITTED} on, a line for each seed: mean and standard error; the proposition: -0.5 "
     panels = [_distance_panel(ends[name], title) for name, title in runs.ACTIVATIONS.items()]
-    labels = [f"‖f − f_align‖ after {last} steps"]
-    figure = grid([panels], (10, 4.4), ylabels=labels, legends=[(0, 0), (0, 1)], share_y=True)
-    return Artifact(tidy.DISTANCE_COLUMNS, rows, f"{text}or less.", figure)
+    layout = {"ylabels": [f"‖f − f_align‖ after {last} steps"], "legends": [(0, 0), (0, 1)], "share_y": True}
+    return drawn(rows, f"{text}or less.", [panels], (10, 4.4), tidy.DISTANCE_COLUMNS, **layout)
 
 
 def _distance_panel(rows: Sequence[Row], title: str) -> Panel:
@@ -390,17 +340,13 @@ def _distance_panel(rows: Sequence[Row], title: str) -> Panel:
         if slopes.known:
             xs = np.array(sorted({row["width"] for row in own if row["width"] >= tidy.FITTED}), float)
             marks.append(points(xs, factor * xs**slopes.mean, dataclasses.replace(style, label=None, marker="")))
-    limits = (widths[0] / 1.3, widths[-1] * 1.3)
-    return panel(*marks, ticks(widths), title=title, xlabel="hidden units m", yscale="log", xlim=limits)
+    axes = {"xlabel": "hidden units m", "yscale": "log", "xlim": (widths[0] / 1.3, widths[-1] * 1.3)}
+    return panel(*marks, ticks(widths), title=title, **axes)
 
 
 def _exponent_text(rows: Sequence[Row]) -> str:
     slopes, _ = tidy.exponent(rows)
     return f"{slopes.mean:.2f} ± {slopes.error:.2f}" if slopes.known else "not yet run"
-
-
-def _distance_text(rows: Sequence[Row]) -> str:
-    return f"{statistics.geometric_mean(row['distance'] for row in rows):.4f}" if rows else ""
 
 
 UPDATE_COLUMNS = ("width", "seed", "rule", "row", "column", "update")
@@ -427,7 +373,7 @@ def figure_2(source: Source) -> Artifact:
     text = table([{"width": width} for width in arrays], ["width"], columns)
     text += f"\n\nThe second layer of a tanh network, its first {runs.SIZES['side']} units each way; "
     text += "the cosine is that of the whole layer. Shades are the same for all of a width."
-    return Artifact(UPDATE_COLUMNS, rows, text, grid(panels, (8.4, 5.6), ylabels=["unit of layer 1"] * 2))
+    return drawn(rows, text, panels, (8.4, 5.6), UPDATE_COLUMNS, ylabels=["unit of layer 1"] * 2)
 
 
 def _update_panel(rule: str, width: int, arrays: Mapping[str, np.ndarray] | None) -> Panel:
@@ -437,4 +383,4 @@ def _update_panel(rule: str, width: int, arrays: Mapping[str, np.ndarray] | None
     if arrays is None:
         return panel(title=f"{title}: not yet run", **axes)
     largest = max(abs(arrays[f"{each}_update"]).max() for each in COMPARED_RULES)
-    return panel(image(arrays[f"{rule}_update"], vmin=-largest, vmax=largest), title=title, **axes)
+    return panel(draw.image(arrays[f"{rule}_update"], vmin=-largest, vmax=largest), title=title, **axes)

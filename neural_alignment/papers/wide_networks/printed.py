@@ -21,52 +21,47 @@ class Losses(NamedTuple):
     test: float
 
 
-def _by_width(table: int, key: str = "rule") -> dict[Any, dict[int, float]]:
-    """Returns value of the key column -> width -> number, in a table with a column per width."""
-    rows = published.read(f"wide_networks/table_{table}")
-    return {row.pop(key): {int(width): number for width, number in row.items()} for row in rows}
-
-
-def _nested(table: int, outer: str, inner: str = "rule") -> dict[Any, dict[Any, dict[int, float]]]:
-    """Returns value of a key column -> value of a second one -> width -> number."""
-    found: dict[Any, dict[Any, dict[int, float]]] = {}
+def _read(table: int, *keys: str) -> dict[Any, Any]:
+    """Returns value of the first key column -> value of the next one -> ... -> width -> number."""
+    found: dict[Any, Any] = {}
     for row in published.read(f"wide_networks/table_{table}"):
-        first, second = row.pop(outer), row.pop(inner)
-        found.setdefault(first, {})[second] = {int(width): number for width, number in row.items()}
+        *outer, last = (row.pop(key) for key in keys)
+        own = found
+        for value in outer:
+            own = own.setdefault(value, {})
+        own[last] = {int(width): number for width, number in row.items()}
     return found
 
 
-def _scores(table: int) -> dict[tuple[int, int], float]:
-    """Returns (layer, width) -> alignment score."""
-    rows = _by_width(table, "layer").items()
-    return {(layer, width): score for layer, row in rows for width, score in row.items()}
-
-
-TABLE_6 = _by_width(6)
+TABLE_6 = _read(6, "rule")
 """CIFAR-10, 150 epochs: rule -> width -> accuracy."""
 
-TABLE_1 = _by_width(1) | {rule: {width: row[width] for width in WIDTHS[4:]} for rule, row in TABLE_6.items()}
+TABLE_1 = _read(1, "rule") | {rule: {width: row[width] for width in WIDTHS[4:]} for rule, row in TABLE_6.items()}
 """Table 6 for its three widest networks, and Align-prop."""
 
 TABLE_2 = {row["rule"]: (row["mean"], row["deviation"]) for row in published.read("wide_networks/table_2")}
 """CIFAR-10, width 256: rule -> mean and standard deviation over 5 seeds."""
 
-TABLE_7 = _by_width(7)
+TABLE_7 = _read(7, "rule")
 """KMNIST, 100 epochs: rule -> width -> accuracy."""
 
-TABLE_9 = _nested(9, "train_images") | {45000: {rule: row for rule, row in TABLE_6.items() if rule != "last_layer"}}
+TABLE_9 = _read(9, "train_images", "rule")
+TABLE_9[45000] = {rule: row for rule, row in TABLE_6.items() if rule != "last_layer"}
 """Training images -> rule -> width -> accuracy on CIFAR-10; those of 45,000 are Table 6."""
 
-TABLE_10 = _nested(10, "setting")
+TABLE_10 = _read(10, "setting", "rule")
 """Setting -> rule -> width -> accuracy on CIFAR-10 under standard parameterization, by Adam."""
 
-TABLE_3, TABLE_4, TABLE_5 = (_scores(table) for table in (3, 4, 5))
+TABLE_3, TABLE_4, TABLE_5 = (
+    {(layer, width): score for layer, row in _read(table, "layer").items() for width, score in row.items()}
+    for table in (3, 4, 5)
+)
 """(Layer, width) -> alignment score: the 8-layer ReLU network on CIFAR-10, rate 1 as printed (5 in the published code),
 150 epochs; the 4-layer network on KMNIST, 100 epochs; the 8-layer tanh network on CIFAR-10, rate 2, 100 epochs."""
 
 TABLE_8 = {
     rule: {width: Losses(parts["train"][width], test) for width, test in parts["test"].items()}
-    for rule, parts in _nested(8, "rule", "part").items()
+    for rule, parts in _read(8, "rule", "part").items()
 }
 """Rule -> hidden units -> losses on the Add task."""
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neural_alignment.errors import InputError, RunError
-from neural_alignment.jobs.pieces import Pieces
 from neural_alignment.jobs.plans import Outcome
 from neural_alignment.papers.figures import quartiles
 from neural_alignment.papers.registry import Source
@@ -39,13 +38,8 @@ COLUMNS = ("rule", "width", "seed", "rate", "validation_accuracy", "test_accurac
 class NetworkRuns(NamedTuple):
     """The results of one network trained at several learning rates.
 
-    Attributes:
-        labels: its labels in tables.
-        seed: seed of its weights.
-        rates: learning rates.
-        validation: validation accuracy in percent, `(rates, epochs)`; NaN after a divergence.
-        loss: mean training loss of each epoch, `(rates, epochs)`.
-        test: test accuracy in percent at the best epoch of the best rate; NaN if it was not evaluated.
+    The validation accuracy in percent and the mean training loss have the shape `(rates, epochs)`, with NaN after a
+    divergence. The test accuracy in percent is that of the best epoch at the best rate; NaN if it was not evaluated.
     """
 
     labels: Mapping[str, Any]
@@ -69,21 +63,17 @@ class NetworkRuns(NamedTuple):
 
 def networks(source: Source) -> list[NetworkRuns]:
     """Returns the networks of a table: of the lab from its pieces, of the paper's size from ordinary runs per rate."""
-    found: list[NetworkRuns] = []
+    found = []
+    for labels, arrays in _arrays(source):
+        curves = arrays["validation_accuracy"], arrays["train_loss"]
+        found.append(NetworkRuns(labels, labels["seed"], labels["rates"], *curves, float(arrays["test_accuracy"])))
     runs: dict[tuple, list[tuple[Mapping[str, Any], Outcome]]] = {}
-    for cell, results in source.read():
-        labels = cell.labels
-        if isinstance(cell, Pieces):
-            for seed, arrays in ((result.seed, result.arrays) for result in results):
-                curves = arrays["validation_accuracy"], arrays["train_loss"]
-                found.append(NetworkRuns(labels, seed, labels["rates"], *curves, float(arrays["test_accuracy"])))
-            continue
-        for outcome in results:
-            key = (*(item for item in labels.items() if item[0] not in ("rate", DIFFERS)), outcome.config.seed)
-            runs.setdefault(key, []).append((labels, outcome))
-    for own in runs.values():
-        found.append(_of_runs(own[0][0], [(labels["rate"], outcome) for labels, outcome in own]))
-    return found
+    for cell, outcomes in source.outcomes():
+        network = [item for item in cell.labels.items() if item[0] not in ("rate", DIFFERS)]
+        for outcome in outcomes:
+            runs.setdefault((*network, outcome.config.seed), []).append((cell.labels, outcome))
+    of_rates = [(own[0][0], [(labels["rate"], outcome) for labels, outcome in own]) for own in runs.values()]
+    return found + [_of_runs(*each) for each in of_rates]
 
 
 def _of_runs(labels: Mapping[str, Any], runs: Sequence[tuple[float, Outcome]]) -> NetworkRuns:
@@ -101,27 +91,16 @@ def _of_runs(labels: Mapping[str, Any], runs: Sequence[tuple[float, Outcome]]) -
 def accuracies(source: Source, printed: Mapping[Any, Any], key: str = "") -> list[Row]:
     """Returns a row with `COLUMNS` per network, the accuracy that the paper prints beside it.
 
-    Args:
-        source: the networks.
-        printed: rule -> width -> accuracy; with a key, that of each value of the key.
-        key: a further label that is a column as well, such as the number of training images.
+    `printed` is rule -> width -> accuracy. A key is a further label, such as the number of training images: it is a
+    column as well, and `printed` then has the accuracies of each of its values.
     """
     found = []
     for network in networks(source):
         labels = network.labels
-        rate, validation = network.best
         by_rule = printed[labels[key]] if key else printed
-        found.append({
-            **({key: labels[key]} if key else {}),
-            "rule": labels["rule"],
-            "width": labels["width"],
-            "seed": network.seed,
-            "rate": rate,
-            "validation_accuracy": validation,
-            "test_accuracy": network.test,
-            "paper_accuracy": by_rule.get(labels["rule"], {}).get(labels["width"], math.nan),
-            DIFFERS: labels[DIFFERS],
-        })  # fmt: skip
+        paper = by_rule.get(labels["rule"], {}).get(labels["width"], math.nan)
+        values = labels["rule"], labels["width"], network.seed, *network.best, network.test, paper, labels[DIFFERS]
+        found.append(({key: labels[key]} if key else {}) | dict(zip(COLUMNS, values, strict=True)))
     return found
 
 
@@ -183,10 +162,7 @@ def distances(source: Source) -> list[Row]:
 
 
 def exponent(rows: Sequence[Row]) -> tuple[Spread, float]:
-    """Fits distance = c m^a to each seed by least squares of the logarithms, from `FITTED` on.
-
-    Args:
-        rows: with `width`, `seed` and `distance`, of one rule.
+    """Fits distance = c m^a to the widths m of each seed from `FITTED` on, by least squares of the logarithms.
 
     Returns:
         The exponents a, one per seed that has two widths or more, and the geometric mean of the c.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,11 @@ from typing import Any
 from neural_alignment.jobs.pieces import Arrays, Piece, Pieces
 from neural_alignment.jobs.plans import Cell, Run
 from neural_alignment.papers.registry import Profiles
-from neural_alignment.papers.wide_networks.compute import add_task
+from neural_alignment.papers.wide_networks.compute.add_task import ADD_TASK_RULES, EPOCHS, PUBLISHED_SEED, trained
 from neural_alignment.papers.wide_networks.compute.scoring import scored
 from neural_alignment.papers.wide_networks.compute.sweeps import swept
 from neural_alignment.papers.wide_networks.compute.updates import parted
-from neural_alignment.papers.wide_networks.printed import TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_9, TABLE_10, WIDTHS
+from neural_alignment.papers.wide_networks.printed import TABLE_3, TABLE_4, TABLE_5, TABLE_9, TABLE_10, WIDTHS
 
 RULE_NAMES = {
     "normal": "Normal",
@@ -50,17 +51,17 @@ ADAM_RATES = {"paper": (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2,
 SETTINGS = {"150 epochs": (150, False), "1 epoch": (1, False), "1 epoch, small rate": (1, True)}
 """Setting of Table 10 -> epochs in the paper, and whether only the smallest rate is tried."""
 
-# Widths in the lab: of Tables 6 and 7, of Table 1, of Table 9, of Table 10; and training images of Table 9.
-LAB_WIDTHS, PROP_WIDTHS, SMALL_WIDTHS, ADAM_WIDTHS = (8, 16, 32, 64), (8, 16, 32), (8, 16, 32), (8, 16)
-NUMBERS = (450, 150, 45)
+BY_WIDTH, PROP_WIDTHS = {"paper": WIDTHS, "lab": (64, 32, 16, 8)}, {"paper": WIDTHS[4:], "lab": (32, 16, 8)}
+"""Profile -> widths of Tables 6 and 7, and of Table 1."""
+
+SMALL_WIDTHS, NUMBERS, ADAM_WIDTHS = (32, 16, 8), (450, 150, 45), (8, 16)
+"""In the lab, widths and numbers of training images of Table 9, and widths of Table 10."""
 
 NARROW, WIDE = 8, 16
 """Widths of Figure 3 in the lab; the paper has 8 and 256."""
 
-SEEDED_WIDTH = {"paper": 256, "lab": 8}
+SEEDED_WIDTHS = {"paper": (256,), "lab": (8,)}
 """Profile -> width of Table 2."""
-
-IMAGENET_RULES = ("normal", "align_ada", "align_zero", "dfa", "fa")
 
 IMAGENET_SAMPLE = "IMAGENET_SAMPLE_DIR"
 """Environment variable with the folder of the sample for Figure 5: TFRecords train-* and validation-*."""
@@ -68,14 +69,10 @@ IMAGENET_SAMPLE = "IMAGENET_SAMPLE_DIR"
 
 @dataclass(frozen=True)
 class _Networks:
-    """Networks of one data set that differ in rule, width and seed.
+    """Networks of one data set that differ in rule, width and seed; of their learning rates the best one is reported.
 
-    Attributes:
-        config: path of the YAML file below the folder of configurations; `{rule}` stands for the rule.
-        name: folder of the results.
-        rates: learning rates; the best one is reported.
-        overrides: further overrides of the configuration.
-        labels: further labels in tables.
+    In the path of the configuration, `{rule}` stands for the rule. `name` is the folder of the results; overrides and
+    labels are further ones.
     """
 
     config: str
@@ -110,11 +107,8 @@ class PaperRuns(_Networks):
 class LabSweeps(_Networks):
     """Networks of the lab, each trained at all rates by one piece: NAME/xWIDTH/RULE/seedN.
 
-    Attributes:
-        differs: differences from the paper, for a reader.
-        test_split: split for the test accuracy; `None` for none.
-        options: rule -> its alignment in YAML, where it is not `{rule: RULE}`.
-        unprinted: rules that the paper's table does not have.
+    `differs` are the differences from the paper, for a reader; `options` maps a rule to its alignment in YAML, where it
+    is not `{rule: RULE}`; `unprinted` are rules that the paper's table does not have.
     """
 
     differs: str = ""
@@ -129,16 +123,9 @@ class LabSweeps(_Networks):
         differs = "not in the paper's table" if rule in self.unprinted else self.differs
         labels = {"differs": differs, **self.labels, "rule": rule, "width": width, "rates": self.rates}
         arguments = {"rates": list(self.rates), "test_split": self.test_split}
-        return [
-            _piece(
-                f"{self.name}/x{{width}}/{{rule}}/seed{{seed}}",
-                {**labels, "seed": seed},
-                swept,
-                arguments,
-                Run(self.config, "", (*overrides, f"seed={seed}")),
-            )
-            for seed in seeds
-        ]
+        name = f"{self.name}/x{{width}}/{{rule}}/seed{{seed}}"
+        starts = {seed: Run(self.config, "", (*overrides, f"seed={seed}")) for seed in seeds}
+        return [_piece(name, {**labels, "seed": seed}, swept, arguments, start) for seed, start in starts.items()]
 
 
 def _piece(
@@ -160,21 +147,19 @@ _SMALL_KMNIST = (
     "validation 1,000 (5,000); test 1,000 (10,000)"
 )
 
-CIFAR10 = {
-    "paper": PaperRuns("wide_networks/cifar10/{rule}.yaml", "cifar10"),
-    "lab": LabSweeps(
-        "lab/wide_networks/cifar10.yaml",
-        "cifar10",
-        LAB_RATES,
-        differs=f"20,000 training images (45,000), 5 epochs (150), {_SMALLER}{_rates(LAB_RATES, RATES)}",
-    ),
+_DIFFERS = {
+    "cifar10": f"20,000 training images (45,000), 5 epochs (150), {_SMALLER}{_rates(LAB_RATES, RATES)}",
+    "kmnist": f"{_SMALL_KMNIST}{_rates(LAB_RATES, RATES)}",
 }
-KMNIST = {
-    "paper": PaperRuns("wide_networks/kmnist/{rule}.yaml", "kmnist"),
-    "lab": LabSweeps(
-        "lab/wide_networks/kmnist.yaml", "kmnist", LAB_RATES, differs=f"{_SMALL_KMNIST}{_rates(LAB_RATES, RATES)}"
-    ),
+DATA_SETS = {
+    name: {
+        "paper": PaperRuns(f"wide_networks/{name}/{{rule}}.yaml", name),
+        "lab": LabSweeps(f"lab/wide_networks/{name}.yaml", name, LAB_RATES, differs=differs),
+    }
+    for name, differs in _DIFFERS.items()
 }
+"""Data set -> profile -> its networks."""
+
 SMALL_CIFAR10 = {
     "paper": PaperRuns("wide_networks/small_cifar10/{rule}.yaml", ""),
     "lab": LabSweeps(
@@ -199,11 +184,16 @@ IMAGENET = {
 """Profile -> networks of a data set. On ImageNet the paper has one rate, which the lab has as well (Appendix F)."""
 
 
-def _plan(
-    networks: Mapping[str, _Networks], rules: Sequence[str], widths: Mapping[str, Sequence[int]], **options: Any
+def plan(
+    networks: Mapping[str, _Networks],
+    rules: Sequence[str],
+    widths: Mapping[str, Sequence[int]],
+    seeds: Sequence[int] = SEEDS[:1],
+    **labels: Any,
 ) -> Profiles:
-    """Returns every rule with every width; `widths` and `networks` are by profile."""
-    return {profile: networks[profile].each(rules, widths[profile], **options) for profile in ("paper", "lab")}
+    """Returns every rule with every width and seed; `widths` and `networks` are by profile."""
+    labelled = {profile: dataclasses.replace(each, labels=labels) for profile, each in networks.items()}
+    return {profile: each.each(rules, widths[profile], seeds) for profile, each in labelled.items()}
 
 
 def small(number: int) -> tuple[str, ...]:
@@ -219,14 +209,15 @@ def small(number: int) -> tuple[str, ...]:
 
 def table_9() -> Profiles:
     """Returns the networks of Table 9; the lab has all rules, the paper leaves out two."""
-    plan: Profiles = {"paper": [], "lab": []}
-    for profile, numbers in (("paper", TABLE_9), ("lab", NUMBERS)):
-        for number in numbers:
-            options = {"name": f"small_cifar10/{number}", "labels": {"train_images": number}}
-            own = dataclasses.replace(SMALL_CIFAR10[profile], overrides=small(number), **options)
-            rules, widths = (TABLE_9[number], WIDTHS) if profile == "paper" else (TABLE_RULES, SMALL_WIDTHS[::-1])
-            plan[profile] += own.each(rules, widths)
-    return plan
+
+    def networks(profile: str, number: int) -> _Networks:
+        options = {"name": f"small_cifar10/{number}", "labels": {"train_images": number}}
+        return dataclasses.replace(SMALL_CIFAR10[profile], overrides=small(number), **options)
+
+    return {
+        "paper": [cell for number in TABLE_9 for cell in networks("paper", number).each(TABLE_9[number], WIDTHS)],
+        "lab": [cell for number in NUMBERS for cell in networks("lab", number).each(TABLE_RULES, SMALL_WIDTHS)],
+    }
 
 
 def table_10() -> Profiles:
@@ -248,15 +239,15 @@ def table_10() -> Profiles:
 def figure_3() -> Profiles:
     """Returns the networks of Figure 3: two widths, all rates, some of them in the tables; the lab has only KMNIST."""
     ours, papers = (tuple(sorted((*own, *MORE_RATES[key]))) for own, key in ((LAB_RATES, "lab"), (RATES, "paper")))
-    paper = {
-        name: dataclasses.replace(each["paper"], rates=papers, labels={"dataset": name})
-        for name, each in (("cifar10", CIFAR10), ("kmnist", KMNIST))
-    }
+    paper = [
+        dataclasses.replace(networks["paper"], rates=papers, labels={"dataset": name})
+        for name, networks in DATA_SETS.items()
+    ]
     differs = f"{_SMALL_KMNIST}; widths {NARROW}, {WIDE} (8, 256){_rates(ours, papers)}"
-    lab = dataclasses.replace(KMNIST["lab"], differs=differs, labels={"dataset": "kmnist"})
+    lab = dataclasses.replace(DATA_SETS["kmnist"]["lab"], differs=differs, labels={"dataset": "kmnist"})
     more = dataclasses.replace(lab, name="kmnist/more_rates", rates=MORE_RATES["lab"])
     return {
-        "paper": [cell for each in paper.values() for cell in each.each(WITHOUT_PROP, (8, 256))],
+        "paper": [cell for each in paper for cell in each.each(WITHOUT_PROP, (8, 256))],
         "lab": [cell for each in (lab, more) for cell in each.each(WITHOUT_PROP, (WIDE, NARROW))],
     }
 
@@ -266,19 +257,8 @@ def figure_5() -> Profiles:
     folder = os.environ.get(IMAGENET_SAMPLE)
     files = tuple(f"data.{part}_files={folder}/{part}-*" for part in ("train", "validation")) if folder else ()
     networks = {**IMAGENET, "lab": dataclasses.replace(IMAGENET["lab"], overrides=files)}
-    return _plan(networks, IMAGENET_RULES, {"paper": (512,), "lab": (16,)})
-
-
-def _with_dataset(**plans: Profiles) -> Profiles:
-    """Returns the networks of some data sets together, with a label `dataset`."""
-    return {
-        profile: [
-            dataclasses.replace(cell, labels={**cell.labels, "dataset": dataset})
-            for dataset, plan in plans.items()
-            for cell in plan[profile]
-        ]
-        for profile in ("paper", "lab")
-    }
+    rules = ("normal", "align_ada", "align_zero", "dfa", "fa")
+    return plan(networks, rules, {"paper": (512,), "lab": (16,)})
 
 
 # Alignment scores: Tables 3 to 5, Figures 1 and 8.
@@ -286,16 +266,10 @@ def _with_dataset(**plans: Profiles) -> Profiles:
 
 @dataclass(frozen=True)
 class Scored:
-    """Networks whose layers are scored.
+    """Networks whose layers are scored after the epochs `moments`; these take a few minutes on 2 cores.
 
-    Attributes:
-        title: title in figures.
-        config: configuration that they start from.
-        overrides: `key.path=value`, with the size of the lab.
-        moments: epochs after which they are scored; their number takes a few minutes on 2 cores.
-        paper: (layer, width) -> score that the paper prints.
-        differs: differences from the paper, for a reader.
-        seeds: seeds of the networks.
+    `overrides` set the size of the lab, `paper` maps (layer, width) to the score that the paper prints, and `differs`
+    are the differences from the paper, for a reader.
     """
 
     title: str
@@ -344,23 +318,19 @@ SCORED_WIDTHS = (8, 16, 32, 64)
 SHOWN_SCORES = ("cifar10", "kmnist")
 """Networks of Figures 1 and 8."""
 
-PROBES = 100
-"""Gaussian samples of a score (Appendix F)."""
-
 
 def scores(*names: str) -> list[Pieces]:
-    """Returns a network for each width and seed of some entries of `SCORED`."""
+    """Returns a network for each width and seed of some entries of `SCORED`; Appendix F has the 100 probes."""
     return [
         _piece(
             "scores/{setting}/{width}/seed{seed}",
             {"setting": name, "width": width, "seed": seed},
             scored,
-            {"moments": own.moments, "probes": PROBES},
-            Run(own.config, "", (*own.overrides, f"model.width={width}", f"seed={seed}")),
+            {"moments": SCORED[name].moments, "probes": 100},
+            Run(SCORED[name].config, "", (*SCORED[name].overrides, f"model.width={width}", f"seed={seed}")),
         )
-        for name, own in ((name, SCORED[name]) for name in names)
-        for width in SCORED_WIDTHS
-        for seed in own.seeds
+        for name in names
+        for width, seed in itertools.product(SCORED_WIDTHS, SCORED[name].seeds)
     ]
 
 
@@ -371,16 +341,14 @@ ADD_SEEDS, ADD_SEEDED_WIDTHS = (100, 101, 102, 103, 104), (8, 16, 32, 64, 128)
 trained with them; 256 and 512 take minutes each."""
 
 
-def recurrent(epochs: int = add_task.EPOCHS) -> list[Pieces]:
+def recurrent(epochs: int = EPOCHS) -> list[Pieces]:
     """Returns a recurrent network for each rule, width and seed."""
-    every = [
-        {"rule": rule, "width": width, "seed": seed}
-        for width in WIDTHS
-        for rule in add_task.ADD_TASK_RULES
-        for seed in (add_task.PUBLISHED_SEED, *(ADD_SEEDS if width in ADD_SEEDED_WIDTHS else ()))
+    return [
+        _piece("recurrent/{width}/{rule}/seed{seed}", labels, trained, {**labels, "epochs": epochs})
+        for width, rule in itertools.product(WIDTHS, ADD_TASK_RULES)
+        for seed in (PUBLISHED_SEED, *(ADD_SEEDS if width in ADD_SEEDED_WIDTHS else ()))
+        for labels in [{"rule": rule, "width": width, "seed": seed}]
     ]
-    name = "recurrent/{width}/{rule}/seed{seed}"
-    return [_piece(name, labels, add_task.trained, {**labels, "epochs": epochs}) for labels in every]
 
 
 # Outputs and updates beside those of gradient descent: Figure 2 and Proposition 2.
@@ -400,41 +368,8 @@ narrow networks oscillate."""
 
 def updates(widths: Sequence[int] = UPDATE_WIDTHS, activations: Sequence[str] = tuple(ACTIVATIONS)) -> list[Pieces]:
     """Returns the networks of each activation, width and seed."""
-    every = [
-        {"activation": activation, "width": width, "seed": seed}
-        for activation in activations
-        for width in widths
-        for seed in UPDATE_SEEDS
+    return [
+        _piece("updates/{width}/{activation}/seed{seed}", labels, parted, {**labels, **SIZES})
+        for each in itertools.product(activations, widths, UPDATE_SEEDS)
+        for labels in [dict(zip(("activation", "width", "seed"), each, strict=True))]
     ]
-    return [_piece("updates/{width}/{activation}/seed{seed}", own, parted, {**own, **SIZES}) for own in every]
-
-
-def _plans() -> dict[str, Profiles]:
-    widths = {"paper": WIDTHS, "lab": LAB_WIDTHS[::-1]}
-    by_width = {"cifar10": _plan(CIFAR10, WITHOUT_PROP, widths), "kmnist": _plan(KMNIST, WITHOUT_PROP, widths)}
-    seeded = {profile: (width,) for profile, width in SEEDED_WIDTH.items()}
-    return {
-        "table_1": _plan(CIFAR10, TABLE_RULES, {"paper": WIDTHS[4:], "lab": PROP_WIDTHS[::-1]}),
-        "table_2": _plan(CIFAR10, list(TABLE_2), seeded, seeds=SEEDS),
-        "table_3": {"lab": scores("cifar10")},
-        "table_4": {"lab": scores("kmnist")},
-        "table_5": {"lab": scores("cifar10_tanh")},
-        "table_6": by_width["cifar10"],
-        "table_7": by_width["kmnist"],
-        "table_8": {"lab": recurrent()},
-        "table_9": table_9(),
-        "table_10": table_10(),
-        "figure_1": {"lab": scores(*SHOWN_SCORES)},
-        "figure_2": {"lab": updates(SHOWN_UPDATES, ["tanh"])},
-        "figure_3": figure_3(),
-        "figure_4": _with_dataset(**by_width),
-        "figure_5": figure_5(),
-        "figure_6": table_9(),
-        "figure_8": {"lab": scores(*SHOWN_SCORES)},
-        "figure_9": {"lab": recurrent()},
-        "figure_proposition_2": {"lab": updates()},
-    }
-
-
-PLANS = _plans()
-"""Table or figure -> its plan. Those with only the profile `lab` have one size."""

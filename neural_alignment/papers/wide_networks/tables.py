@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from neural_alignment.papers.registry import Source
@@ -12,7 +13,7 @@ from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks.compute.add_task import ADD_TASK_RULES, PUBLISHED_SEED, TIME
 from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_1, TABLE_2, TABLE_6, TABLE_7, TABLE_9, TABLE_10
 from neural_alignment.papers.wide_networks.rows import COLUMNS, DIFFERS
-from neural_alignment.papers.wide_networks.runs import RULE_NAMES, SCORED, SEEDED_WIDTH
+from neural_alignment.papers.wide_networks.runs import RULE_NAMES, SCORED, SEEDED_WIDTHS
 from neural_alignment.reporting import Artifact, Row
 
 Make = Callable[[Source], Artifact]
@@ -32,6 +33,11 @@ def by_rule(rules: Sequence[str], columns: Mapping[str, Callable[[str], object]]
     return crossed(corner, {RULE_NAMES[rule]: rule for rule in rules}, columns, lambda rule, cell: cell(rule))
 
 
+def by_width(widths: Iterable[int], cell: Callable[[Any, int], object]) -> dict[str, Callable[[Any], object]]:
+    """Returns a column for each width; `cell` gives its content from a line and the width."""
+    return {f"x{width}": partial(cell, width=width) for width in widths}
+
+
 def _accuracies(rows: Sequence[Row]) -> str:
     """Returns the accuracies of some rows, and that of the paper in brackets."""
     if not rows:
@@ -45,10 +51,8 @@ def _grid(rows: Sequence[Row], source: Source, **key: Any) -> str:
     """Returns a table of rules by widths, of the networks with some labels."""
     labels = [cell.labels for cell in source.cells if key.items() <= cell.labels.items()]
     differs = {each["rule"]: each[DIFFERS] for each in labels}
-    columns: dict[str, Callable[[str], object]] = {
-        f"x{width}": lambda rule, width=width: _accuracies(chosen(rows, **key, rule=rule, width=width))
-        for width in sorted({each["width"] for each in labels})
-    }
+    widths = sorted({each["width"] for each in labels})
+    columns = by_width(widths, lambda rule, width: _accuracies(chosen(rows, **key, rule=rule, width=width)))
     columns[DIFFERENCES] = lambda rule: differs[rule] or "-"
     return by_rule([rule for rule in RULE_NAMES if rule in differs], columns)
 
@@ -56,14 +60,10 @@ def _grid(rows: Sequence[Row], source: Source, **key: Any) -> str:
 def accuracy_table(
     printed: Mapping[Any, Any], *more: str, key: str = "", heading: str = "", columns: Sequence[str] = COLUMNS
 ) -> Make:
-    """Returns the function that makes a table of accuracies by rule and width.
+    """Returns the function that makes a table of accuracies by rule and width, with those that the paper prints.
 
-    Args:
-        printed: accuracies that the paper prints, as for `rows.accuracies`.
-        *more: further paragraphs.
-        key: label that divides the table into parts, if there is one.
-        heading: heading of each part; {} stands for the value of the key.
-        columns: columns of the CSV file.
+    `printed` and `key` are as of `rows.accuracies`. A key divides the table into parts, each with a heading, in which
+    {} stands for the value of the key. `more` are further paragraphs, `columns` those of the CSV file.
     """
 
     def make(source: Source) -> Artifact:
@@ -77,11 +77,8 @@ def accuracy_table(
 
 COLUMNS_9 = ("rule", "width", "train_images", *COLUMNS[2:])
 
-_PRINTED_1 = by_rule(
-    list(TABLE_1),
-    {f"x{width}": lambda rule, width=width: TABLE_1[rule][width] for width in TABLE_1["align_prop"]},
-    "the paper",
-)
+_COLUMNS_1 = by_width(TABLE_1["align_prop"], lambda rule, width: TABLE_1[rule][width])
+_PRINTED_1 = by_rule(list(TABLE_1), _COLUMNS_1, "the paper")
 
 table_1 = accuracy_table({**TABLE_6, "align_prop": TABLE_1["align_prop"]}, _PRINTED_1)
 table_6 = accuracy_table(TABLE_6)
@@ -92,7 +89,7 @@ table_10 = accuracy_table(TABLE_10, key="setting", heading="The paper's {}", col
 
 def table_2(source: Source) -> Artifact:
     """Mean and standard deviation over five seeds at one width; the paper has another width than the lab."""
-    width, papers = SEEDED_WIDTH[source.profile], SEEDED_WIDTH["paper"]
+    [width], [papers] = SEEDED_WIDTHS[source.profile], SEEDED_WIDTHS["paper"]
     other = "" if width == papers else f"width {width} ({papers}); "
     found = tidy.accuracies(source, {rule: {width: mean} for rule, (mean, _) in TABLE_2.items()})
     rows = [{**row, DIFFERS: other + row[DIFFERS]} for row in found]
@@ -108,32 +105,27 @@ def table_2(source: Source) -> Artifact:
 
 
 def score_table(name: str) -> Make:
-    """Returns the function that makes a table of scores at the end of training, with the printed ones.
-
-    Args:
-        name: an entry of `SCORED`.
-    """
+    """Returns the function that makes a table of the final scores of an entry of `SCORED`, with the printed ones."""
 
     def make(source: Source) -> Artifact:
         rows = tidy.final_scores(source, name)
         layers, widths = (sorted({row[key] for row in rows}) for key in ("layer", "width"))
         down, across = {f"layer {layer}": layer for layer in layers}, {f"x{width}": width for width in widths}
-        text = crossed(
-            "score (paper)", down, across, lambda layer, width: _score(chosen(rows, layer=layer, width=width))
-        )
+
+        def cell(layer: int, width: int) -> str:
+            own = chosen(rows, layer=layer, width=width)
+            return f"{spread(own, 'score'):.3f} ({own[0]['paper_score']:.3f})" if own else "not yet run"
+
         means = (
             ", ".join(f"{spread(chosen(rows, width=width), column).mean:.3f} (x{width})" for width in widths)
             for column in ("score", "permuted_score")
         )
         last = "Mean over layers and seeds: {}; with permuted weights {}.".format(*means) if rows else "No network yet."
+        text = crossed("score (paper)", down, across, cell)
         text += f"\n\nOf several seeds mean and standard deviation. {SCORED[name].differs}. {last}"
         return Artifact(tidy.SCORE_COLUMNS, [{key: row[key] for key in tidy.SCORE_COLUMNS} for row in rows], text)
 
     return make
-
-
-def _score(rows: Sequence[Row]) -> str:
-    return f"{spread(rows, 'score'):.3f} ({rows[0]['paper_score']:.3f})" if rows else "not yet run"
 
 
 def by_seed(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

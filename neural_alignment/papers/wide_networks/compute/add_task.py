@@ -28,14 +28,9 @@ EPOCHS = 500
 
 
 def build(rule: str, width: int, seed: int) -> Trainer:
-    """Returns the trainer of a network with its initial weights.
+    """Returns the trainer of a network with its initial weights; arguments as of `trained`.
 
     The sequences are those of the published seed, so that all losses have one chance level.
-
-    Args:
-        rule: one of `ADD_TASK_RULES`.
-        width: hidden units m.
-        seed: seed of the weights and of the orders.
 
     Raises:
         ValueError: if there is no such rule.
@@ -59,11 +54,8 @@ def build(rule: str, width: int, seed: int) -> Trainer:
 def mean_losses(losses: Callable[[Array, Array], tf.Tensor], *parts: tuple[Sequences, Array]) -> list[float]:
     """Returns the mean loss of each part in an order. Each batch starts from the trained initial state.
 
-    One call computes all parts, which is faster for a narrow network: the layer repeats its initial states.
-
-    Args:
-        losses: computes the loss of each sequence from inputs and targets.
-        *parts: sequences, a multiple of `BATCH`, and their order.
+    One call computes all parts, which is faster for a narrow network: the layer repeats its initial states. `losses`
+    computes the loss of each sequence from inputs and targets; a part has a multiple of `BATCH` sequences.
     """
     chosen = [(part.inputs[order], part.targets[order]) for part, order in parts]
     found = losses(*map(np.concatenate, zip(*chosen, strict=True))).numpy()
@@ -72,14 +64,9 @@ def mean_losses(losses: Callable[[Array, Array], tf.Tensor], *parts: tuple[Seque
 
 
 def trained(tell: Tell, rule: str, width: int, seed: int, epochs: int = EPOCHS) -> Arrays:
-    """Trains one network; computes both losses after every epoch.
+    """Trains one network, with `width` hidden units, by one of `ADD_TASK_RULES`; computes both losses every epoch.
 
-    Args:
-        tell: receives the progress.
-        rule: one of `ADD_TASK_RULES`.
-        width: hidden units m.
-        seed: seed of the weights and of the orders.
-        epochs: number of epochs.
+    The seed is that of the weights and of the orders; `tell` receives the progress, 0 to 1.
 
     Returns:
         `train_loss`, `test_loss` (epochs,): means of the loss over the batches, in the order that the epoch has drawn.

@@ -21,7 +21,7 @@ def scored(tell: Tell, config: Config, moments: Sequence[int], probes: int) -> A
     """Trains a network by gradient descent in lockstep with its W*, and scores its convolutions.
 
     Args:
-        tell: receives the progress.
+        tell: receives the progress, 0 to 1.
         config: the configuration of the network: plain gradient descent. Its number of epochs is not used.
         moments: epochs after which the scores are computed, increasing. Training ends with the last one.
         probes: Gaussian samples of each score (Appendix F: 100).
@@ -43,9 +43,8 @@ def scored(tell: Tell, config: Config, moments: Sequence[int], probes: int) -> A
 
 def scores(model: AlignedModel, lockstep: Lockstep, probes: int, seed: int) -> dict[str, list[float]]:
     """Returns `NAMES`, a value per convolution; the seed is that of the samples and of the permutation."""
-    changes, references = lockstep.changes(), lockstep.reference_changes()
-    found: dict[str, list[float]] = {name: [] for name in NAMES}
-    for name, change in changes.items():
+    references, found = lockstep.reference_changes(), {name: [] for name in NAMES}
+    for name, change in lockstep.changes().items():
         layer = model.get_layer(name)
         if len(layer.kernel.shape) != 4:  # The paper scores convolutions only.
             continue

@@ -35,7 +35,9 @@ def swept(tell: Tell, config: Config, rates: Sequence[float], test_split: str | 
     """
     losses, accuracies = (np.full((len(rates), config.epochs), math.nan) for _ in range(2))
     best, weights = -math.inf, None
-    trainer = _trainer(config)
+    whole_epoch = f"runtime.steps_per_execution={setup.data_facts(config).steps_per_epoch}"
+    trainer = Trainer.from_config(override(config, [whole_epoch]))
+    trainer.keep_initial_state()
     hits = trainer.inference(_hits)
     validation = list(trainer.dataset.validation())
     for row, rate in enumerate(rates):
@@ -53,14 +55,6 @@ def swept(tell: Tell, config: Config, rates: Sequence[float], test_split: str | 
         trainer.model.set_weights(weights)
         test = _accuracy(hits, setup.load_test_data(config, test_split).validation())
     return {"train_loss": losses, "validation_accuracy": accuracies, "test_accuracy": np.array(test)}
-
-
-def _trainer(config: Config) -> Trainer:
-    """Returns the trainer of a configuration, with a whole epoch in one graph call, at its initial state."""
-    steps = setup.data_facts(config).steps_per_epoch
-    trainer = Trainer.from_config(override(config, [f"runtime.steps_per_execution={steps}"]))
-    trainer.keep_initial_state()
-    return trainer
 
 
 def _hits(labels: Tensor, outputs: Tensor) -> Tensor:

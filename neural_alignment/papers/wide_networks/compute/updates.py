@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from neural_alignment.alignments import AlignAda, AlignZero
+from neural_alignment.analysis.similarity import cosine_similarity
 from neural_alignment.data.single_batch import SingleBatch
 from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.losses import SquaredError
@@ -25,23 +26,15 @@ COMPARED_RULES = {"normal": None, "align_ada": AlignAda(), "align_zero": AlignZe
 
 ALIGNED = ("align_ada", "align_zero")
 
-PRECISION = "float64"
-
-CLASSES = 10
+PRECISION, CLASSES = "float64", 10
 
 
 class Experiment(NamedTuple):
-    """A network and its training.
+    """A network of some hidden layers of a width, trained on some examples at a learning rate.
 
-    Attributes:
-        width: units of each hidden layer.
-        hidden: number of hidden layers.
-        activation: nonlinearity of the hidden layers.
-        examples: number of examples to train on, and of other examples whose outputs are compared.
-        rate: learning rate.
-        moments: steps after which the networks are compared, increasing. Training ends with the last one.
-        side: units of the second layer whose updates are returned.
-        seed: the seed of weights and data.
+    As many other examples are those whose outputs are compared after each of the steps `moments`, the last of which
+    ends the training. `side` is the number of units of the second layer whose updates are returned, `seed` that of
+    weights and data.
     """
 
     width: int
@@ -63,10 +56,7 @@ def digits(examples: int, seed: int) -> tuple[Array, Array, Array]:
 
 
 def build(rule: str, experiment: Experiment) -> AlignedModel:
-    """Returns a fully connected network in the NTK parameterization, compiled for the rule.
-
-    All rules have the same initial weights.
-    """
+    """Returns the network in the NTK parameterization, compiled for the rule; all have the same initial weights."""
     keras.utils.set_random_seed(experiment.seed)
     parts = Parts(COMPARED_RULES[rule], 0.0)
     inputs = x = keras.Input((64,), dtype=PRECISION)
@@ -83,11 +73,7 @@ def build(rule: str, experiment: Experiment) -> AlignedModel:
 
 
 def parted(tell: Tell, **experiment: Any) -> Arrays:
-    """Trains the same network by each of the rules, on all examples at once.
-
-    Args:
-        tell: receives the progress.
-        **experiment: fields of `Experiment`.
+    """Trains the same network by each of the rules, on all examples at once; **experiment are fields of `Experiment`.
 
     Returns:
         `step` (moments,). `movement` (moments,): ||f(t) - f(0)|| of gradient descent; this norm and the next are roots
@@ -104,7 +90,16 @@ def parted(tell: Tell, **experiment: Any) -> Arrays:
         histories[rule] = _history(
             trainer, others, own.moments, lambda part, done=number: tell((done + part) / len(COMPARED_RULES))
         )
-    return _compared(histories, own.moments, own.side)
+    normal = histories["normal"]
+    first, *later = normal.outputs
+    arrays = {"step": np.array(own.moments), "movement": np.array([_norm(each - first) for each in later])}
+    for rule in ALIGNED:
+        pairs = zip(histories[rule].outputs[1:], later, strict=True)
+        arrays[f"{rule}_distance"] = np.array([_norm(ours - theirs) for ours, theirs in pairs])
+        moved = zip(histories[rule].changes, normal.changes, strict=True)
+        arrays[f"{rule}_cosine"] = np.array([list(map(cosine_similarity, *pair)) for pair in moved])
+    corner = slice(own.side), slice(own.side)
+    return arrays | {f"{rule}_update": history.changes[-1][1][corner] for rule, history in histories.items()}
 
 
 class _History(NamedTuple):
@@ -129,22 +124,5 @@ def _history(trainer: Trainer, inputs: Array, moments: Sequence[int], tell: Tell
     return history
 
 
-def _compared(histories: dict[str, _History], moments: Sequence[int], side: int) -> Arrays:
-    """Returns the arrays of `parted` from rule -> history."""
-    normal = histories["normal"]
-    first, *later = normal.outputs
-    arrays = {"step": np.array(moments), "movement": np.array([_norm(each - first) for each in later])}
-    for rule in ALIGNED:
-        pairs = zip(histories[rule].outputs[1:], later, strict=True)
-        arrays[f"{rule}_distance"] = np.array([_norm(ours - theirs) for ours, theirs in pairs])
-        moved = zip(histories[rule].changes, normal.changes, strict=True)
-        arrays[f"{rule}_cosine"] = np.array([list(map(_cosine, *pair)) for pair in moved])
-    return arrays | {f"{rule}_update": history.changes[-1][1][:side, :side] for rule, history in histories.items()}
-
-
 def _norm(difference: Array) -> float:
     return float(np.sqrt((difference**2).sum(axis=1).mean()))
-
-
-def _cosine(ours: Array, theirs: Array) -> float:
-    return float((ours * theirs).sum() / (np.linalg.norm(ours) * np.linalg.norm(theirs)))
