@@ -13,7 +13,7 @@ from neural_alignment import data
 from neural_alignment.data.damage import DamagedRecord, DamageList
 from neural_alignment.data.sources import tfds
 from neural_alignment.errors import DataError
-from neural_alignment.training import run
+from neural_alignment.training import run, stepping
 
 EXAMPLES, BATCH, STEPS = 33, 8, 4
 
@@ -384,16 +384,30 @@ def counted(directory):
         return [int(float(row["corrupt_records"])) for row in csv.DictReader(file)]
 
 
+def stop_at(patch, step):
+    original = stepping.Stepper.__call__
+
+    def stopping(self, limit):
+        if int(self._model.optimizer.iterations) == step:
+            raise KeyboardInterrupt
+        return original(self, limit)
+
+    patch.setattr(stepping.Stepper, "__call__", stopping)
+
+
 def test_a_run_counts_damaged_records_in_its_metrics_and_once_when_it_is_resumed(
-    photographs, files, tools, clean, tmp_path
+    photographs, files, tools, clean, monkeypatch, tmp_path
 ):
-    """A run stops at one record more than it tolerates, and is resumed with more tolerance."""
+    """A run stops at one record more than it tolerates; with more tolerance it is resumed, stopped and resumed."""
     path = spoil(files.directory / "train-00001-of-00003", tools, 3, 6)
     steps = [next(step for step, (_, labels) in enumerate(clean) if 11 + record in labels) for record in (3, 6)]
-    assert len({*steps}) == 2
     with pytest.raises(DataError, match=f"{re.escape(path)}.*found 2 damaged records; allowed: 1"):
         run.train(plan(photographs, 1), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    with monkeypatch.context() as patch:
+        stop_at(patch, STEPS + 2)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(plan(photographs, 2), tmp_path / "run", resume=True)
     run.train(plan(photographs, 2), tmp_path / "run", resume=True)
     assert counted(tmp_path / "run") == [sum(step < end for step in steps) for end in (0, STEPS, 2 * STEPS)]
     kept = json.loads((tmp_path / "run" / "corrupt_records.json").read_text())
