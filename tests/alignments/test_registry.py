@@ -131,8 +131,8 @@ try:
     plan.check(plan.load("wrong.yaml"), loaded)
 except config.ConfigError as error:
     print(error)
-assert {{row.name for row in taxonomy.table_1()}} == {{"decay", "amp", "null", "sparse", "self_", "angle"}}
-assert "shrinking" not in {{row.rule for row in taxonomy.table_2()}}
+assert {{row["primitive"] for row in taxonomy.table_1()}} == {{"decay", "amp", "null", "sparse", "self", "angle"}}
+assert "shrinking" not in {{row["rule"] for row in taxonomy.table_2()}}
 run.train(loaded, "run")
 """
     text = outside(code)
