@@ -1,4 +1,4 @@
-"""Makes the table in `docs/layers.md` of every Keras layer with weights. `python tests/keras_layer_table.py` writes it."""
+"""Makes the table of `docs/layers.md`, every Keras layer with weights: `python tests/keras_layer_table.py`."""
 
 import inspect
 from pathlib import Path
