@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from neural_alignment.alignments.base import Alignment, LayerView
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.graph import kernel_layers
+from neural_alignment.alignments.networkwise.graph import kernel_layers, unwrapped
 from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.serialization import serializable
@@ -123,7 +124,7 @@ class BoundRule:
                 f"{rule.rule!r} is a rule for a whole network. Received layers={rule.layers!r}. "
                 "Example: one rule without `layers` for all of them."
             )
-        for layer in kernel_layers(model):
+        for layer in itertools.chain.from_iterable(map(unwrapped, kernel_layers(model))):
             if getattr(layer, "alignment", None) != rule:
                 other = getattr(getattr(layer, "alignment", None), "rule", "none")
                 raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -25,6 +25,19 @@ from neural_alignment.alignments.registry import register
 from neural_alignment.keras_internals import calls
 
 Tensor = tf.Tensor
+
+
+class _Map(NamedTuple):
+    """The map of the error to one cut.
+
+    Attributes:
+        weight: the variable.
+        positions: the number of positions that the standard deviation was made for, if the cut may have more: if the
+            size of the images is unknown. Otherwise None.
+    """
+
+    weight: Any
+    positions: int | None
 
 
 @register
@@ -50,7 +63,7 @@ class DirectFeedback(CutRule):
     share_space: bool = False
     seed: int = 0
 
-    def keep(self, model: keras.Model, weights: KeptWeights) -> list[Any]:
+    def keep(self, model: keras.Model, weights: KeptWeights) -> list[_Map]:
         """Draws a map for each cut. Maps are numbered, because layer names may differ between equal models.
 
         Raises:
@@ -72,7 +85,8 @@ class DirectFeedback(CutRule):
                 )
             name = f"map_{len(maps)}"
             shape, fan = (size[-1:], [each for each in size if each]) if self.share_space else (size, size)
-            maps.append(weights.keep(name, _draw(name, (*shape, model.output_shape[-1]), fan, self.seed)))
+            drawn = weights.keep(name, _draw(name, (*shape, model.output_shape[-1]), fan, self.seed))
+            maps.append(_Map(drawn, math.prod(fan[:-1]) if None in size else None))
         return maps
 
     def _sizes(self, model: keras.Model) -> list[tuple[str, tuple[int | None, ...]]]:
@@ -107,22 +121,19 @@ class DirectFeedback(CutRule):
         )
 
     def errors(
-        self, model: keras.Model, kept: list[Any], x: Tensor, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: list[_Map], x: Tensor, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns M dJ/df at each cut."""
         del model, x
-        return [self._mapped(weight, upstream, value) for weight, value in zip(kept, values, strict=True)]
+        return [self._mapped(each, upstream, value) for each, value in zip(kept, values, strict=True)]
 
-    def _mapped(self, weight: Any, upstream: Tensor, value: Tensor) -> Tensor:
-        matrix = tf.cast(tf.convert_to_tensor(weight.value), upstream.dtype)
+    def _mapped(self, each: _Map, upstream: Tensor, value: Tensor) -> Tensor:
+        matrix = tf.cast(tf.convert_to_tensor(each.weight.value), upstream.dtype)
         flat = tf.matmul(upstream, tf.reshape(matrix, [-1, matrix.shape[-1]]), transpose_b=True)
         if not self.share_space:
             return tf.cast(tf.reshape(flat, tf.shape(value)), value.dtype)
-        positions = value.shape[1:-1]
-        if None in positions:  # The map was drawn for the known sizes only.
-            known = math.prod(size for size in positions if size)
-            everywhere = tf.cast(tf.reduce_prod(tf.shape(value)[1:-1]), flat.dtype)
-            flat = flat * tf.math.rsqrt(everywhere / known)
+        if each.positions is not None:
+            flat *= tf.math.rsqrt(tf.cast(tf.reduce_prod(tf.shape(value)[1:-1]) / each.positions, flat.dtype))
         spread = tf.reshape(flat, [-1, *[1] * (len(value.shape) - 2), matrix.shape[0]])
         return tf.cast(tf.broadcast_to(spread, tf.shape(value)), value.dtype)
 

@@ -68,6 +68,12 @@ def name_of(layer: Any) -> str:
     return getattr(layer, "alignment_name", None) or layer.name
 
 
+def unwrapped(layer: Any) -> list[Any]:
+    """Returns the layers in a wrapper such as `Bidirectional`, or the layer itself."""
+    inner = [getattr(layer, name) for name in ("forward_layer", "backward_layer", "layer") if hasattr(layer, name)]
+    return [each for one in inner for each in unwrapped(one)] or [layer]
+
+
 def inner_cuts(operation: Any) -> set[str]:
     """Returns the names of the connections of a layer whose outputs enter another kernel of the same layer."""
     return set(getattr(operation, "inner_connections", ()))
