@@ -29,6 +29,9 @@ PreprocessingName = Literal["resnet", "inception", "resize"]
 ValidationFraction = Annotated[float, Field(gt=0, lt=1)]
 """Fraction of the examples of each class that is held out for validation."""
 
+VALIDATION_FRACTION = 0.2
+"""Default of `ValidationFraction`."""
+
 SPLIT_SEED = 0
 """Seed of `split_by_class`. It is not the seed of the run, so that all runs are evaluated on the same images."""
 

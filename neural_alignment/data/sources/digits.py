@@ -11,6 +11,7 @@ from neural_alignment.data.labels import replaced
 from neural_alignment.data.pipeline import Batching, Dataset, Examples, InMemory
 from neural_alignment.data.sources.base import (
     SOURCES,
+    VALIDATION_FRACTION,
     Augmentation,
     InMemoryOptions,
     ValidationFraction,
@@ -25,7 +26,7 @@ class DigitsData(InMemoryOptions):
     """scikit-learn's digits: 1,797 grey images of 8 x 8 pixels, no download."""
 
     source: Literal["digits"]
-    validation_fraction: ValidationFraction = 0.2
+    validation_fraction: ValidationFraction = VALIDATION_FRACTION
     """ValidationFraction of each class that is held out for validation; the split does not depend on the seed."""
     # The next two keys are not written at their defaults, so that the checksums of earlier configurations stay valid.
     augment: Annotated[Augmentation | None, Field(exclude_if=lambda augment: augment is None)] = None
