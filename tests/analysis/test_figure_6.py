@@ -62,37 +62,41 @@ def test_features_are_the_outputs_of_the_layer_in_inference_mode(finished, datas
     for layer in model.layers[1:]:
         x = layer(x, training=False) if "training" in layer._call_signature.parameters else layer(x)
         outputs[layer.name] = np.asarray(x).reshape(len(images), -1)
-    for layer in ("conv1", "conv1_norm", "conv2_relu", "dense"):
+    found = {layer: features.features(finished, layer) for layer in ("conv1", "conv1_norm", "conv2_relu", "dense")}
+    for layer, each in found.items():
         assert layer in names
-        found = features.features(finished, layer)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, outputs[layer], atol=2e-5)
+        assert each.dtype == np.float32
+        np.testing.assert_allclose(each, outputs[layer], atol=2e-5)
     training = model.get_layer("conv1_norm")(model.get_layer("conv1")(images), training=True)
-    assert (
-        np.abs(features.features(finished, "conv1_norm") - np.asarray(training).reshape(len(images), -1)).max() > 1e-2
-    )
+    assert np.abs(found["conv1_norm"] - np.asarray(training).reshape(len(images), -1)).max() > 1e-2
 
 
-@pytest.mark.parametrize("batch_size", [7, 360])
-def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, dataset, tmp_path, batch_size):
+@pytest.fixture(scope="module")
+def rates(finished):
+    """The features of one layer."""
+    return features.features(finished, "conv2_relu")
+
+
+def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, dataset, tmp_path, rates):
     raw, _ = pixels(dataset)
     np.savez(tmp_path / "images.npz", images=raw)
-    found = features.features(finished, "conv2_relu", tmp_path / "images.npz", batch_size=batch_size)
-    np.testing.assert_allclose(found, features.features(finished, "conv2_relu"), atol=2e-4)
+    for batch_size in (7, 360):
+        found = features.features(finished, "conv2_relu", tmp_path / "images.npz", batch_size=batch_size)
+        np.testing.assert_allclose(found, rates, atol=2e-4)
     np.savez(tmp_path / "prepared.npz", images=held_out(dataset)[0])
     prepared = features.features(finished, "conv2_relu", tmp_path / "prepared.npz")
-    np.testing.assert_allclose(prepared, features.features(finished, "conv2_relu"), atol=2e-5)
+    np.testing.assert_allclose(prepared, rates, atol=2e-5)
     np.savez(tmp_path / "unscaled.npz", images=raw.astype(np.float32))
     unscaled = features.features(finished, "conv2_relu", tmp_path / "unscaled.npz")
     assert np.abs(unscaled - found).max() > 0.1
 
 
-def test_raw_images_of_another_size_are_resized_as_a_whole(finished, dataset, tmp_path):
+def test_raw_images_of_another_size_are_resized_as_a_whole(finished, dataset, tmp_path, rates):
     raw, _ = pixels(dataset)
     np.savez(tmp_path / "images.npz", images=raw[:20].repeat(3, axis=1).repeat(3, axis=2))
     found = features.features(finished, "conv2_relu", tmp_path / "images.npz")
     # Each pixel is repeated three times, so the centre of a new pixel is in the middle one.
-    np.testing.assert_allclose(found, features.features(finished, "conv2_relu")[:20], atol=2e-4)
+    np.testing.assert_allclose(found, rates[:20], atol=2e-4)
 
 
 @pytest.mark.parametrize("kind", ["resnet", "inception"])
@@ -124,10 +128,10 @@ def test_a_data_set_tells_its_scale(standardize):
     assert (raw.min(), raw.max()) == pytest.approx((0.0, 16.0), abs=1e-4)
 
 
-def test_features_may_be_kept_in_a_file(finished, tmp_path):
+def test_features_may_be_kept_in_a_file(finished, tmp_path, rates):
     found = features.features(finished, "conv2_relu", folder=tmp_path)
     assert isinstance(found, np.memmap)
-    assert np.array_equal(found, features.features(finished, "conv2_relu"))
+    assert np.array_equal(found, rates)
     assert [entry.name for entry in tmp_path.iterdir()] == ["conv2_relu.float32"]
 
 

@@ -122,7 +122,7 @@ def files(tmp_path):
     return Files(tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tools():
     """The functions above, for tests that cannot import this file."""
     return type(

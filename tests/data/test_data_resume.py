@@ -74,7 +74,7 @@ def test_runs_cover_a_part_of_the_stream_and_no_more():
 
 # Resuming.
 
-EXAMPLES, BATCH, WINDOW = 320, 16, 32
+EXAMPLES, BATCH, WINDOW = 160, 16, 32
 STEPS = EXAMPLES // BATCH
 
 

@@ -46,7 +46,7 @@ def fit_rows(
     Args:
         runs: name in the figure -> directory of a finished run.
         recordings: file of the responses, see `data.recordings`.
-        images: file of the images shown; None if `recordings` contains them.
+        images: file of the images shown; `None` if `recordings` contains them.
         settings: options of the fit.
         report: called with a line of text for each fitted layer.
 
@@ -92,12 +92,11 @@ def fit_rows(
 def _rows(name: str, fits: Mapping[str, Mapping[str, neural_fit.Fit]]) -> list[Row]:
     """Returns the rows of one network, from a mapping from layer to area to fit."""
     best, rows = neural_fit.best_layers(fits), []
-    for layer, by_area in fits.items():
-        for area, fit in by_area.items():
-            row = {"network": name, "area": area, "layer": layer, "units": fit.units}
-            row |= {"correlation": fit.median, "sem": fit.sem, "best": int(best[area] == layer)}
-            if fit.corrected is not None:
-                row["corrected"] = neural_fit.median(fit.corrected)
-                row["corrected_sem"] = neural_fit.standard_error(fit.corrected)
-            rows.append(row)
+    for layer, area, fit in ((layer, *each) for layer, areas in fits.items() for each in areas.items()):
+        row = {"network": name, "area": area, "layer": layer, "units": fit.units}
+        row |= {"correlation": fit.median, "sem": fit.sem, "best": int(best[area] == layer)}
+        if fit.corrected is not None:
+            row["corrected"] = neural_fit.median(fit.corrected)
+            row["corrected_sem"] = neural_fit.standard_error(fit.corrected)
+        rows.append(row)
     return rows
