@@ -1,6 +1,8 @@
 """Arrays in a .npz file: the same examples as in the file, and one-line errors."""
 
 import os
+import pathlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -135,7 +137,7 @@ def test_a_run_augments_and_replaces_labels_and_resumes_like_other_sources(array
         ({"x_train": np.full((40, 5, 6, 3), 1e300)}, "`x_train` must be finite float32 numbers; found NaN or infinity"),
         (
             {"y_train": np.zeros(39, int)},
-            "`y_train` must be integers, one per image of `x_train`, (40,); found shape (39",
+            "`y_train` must be integers, one per image of `x_train`, (40,); found shape",
         ),
         ({"y_train": np.zeros(40)}, "found shape (40,) of float64"),
         ({"y_train": np.zeros((40, 4), int)}, "found shape (40, 4) of int64"),
@@ -158,7 +160,7 @@ def test_wrong_arrays_are_one_line(arrays, write, change, message):
         (
             {"y_train": np.arange(40) % 4 - 1},
             {},
-            "data: each training label must be from 0 to 2; found -1 at example 0",
+            "data: each training label must be from 0 to 2; found -1 at",
         ),
         ({}, {"classes": 3}, "data: each training label must be from 0 to 2; found 3 at example 3"),
         (
@@ -176,7 +178,7 @@ def test_wrong_labels_and_options_are_one_line(arrays, write, change, options, m
 
 def test_wrong_files_are_one_line(arrays, write, tmp_path):
     path = write(**arrays)
-    content = bytearray(open(path, "rb").read())
+    content = pathlib.Path(path).read_bytes()
     assert refused(str(tmp_path / "no.npz")) == f"{tmp_path}/no.npz: no such file"
     np.save(tmp_path / "single.npy", arrays["x_train"])
     assert refused(str(tmp_path / "single.npy")) == f"{tmp_path}/single.npy: must be a .npz file"
@@ -185,23 +187,13 @@ def test_wrong_files_are_one_line(arrays, write, tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     assert "is not a regular file but a FIFO" in refused(str(tmp_path / "pipe.npz"))
     for damaged in (content[: len(content) // 2], content[:200] + bytes([content[200] ^ 1]) + content[201:], b"text"):
-        with open(path, "wb") as file:
-            file.write(damaged)
+        pathlib.Path(path).write_bytes(damaged)
         assert refused(path).startswith(f"{path}: is damaged, or not a .npz file")
 
 
-def test_arrays_that_do_not_fit_into_memory_are_one_line(arrays, write, tmp_path):
-    import zipfile
-
-    path = write(**arrays)
-    with zipfile.ZipFile(path, "a") as archive, archive.open("x_large.npy", "w") as file:
+def test_an_array_that_does_not_fit_into_memory_is_one_line(arrays, write):
+    path = write(y_train=arrays["y_train"])
+    with zipfile.ZipFile(path, "a") as archive, archive.open("x_train.npy", "w") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (2**45, 5, 6, 3)}
         np.lib.format.write_array_header_1_0(file, header)
-    os.rename(path, tmp_path / "renamed.npz")
-    from neural_alignment.data import array_files
-
-    with (
-        pytest.raises(DataError, match="`x_large` does not fit into memory"),
-        array_files.opened(str(tmp_path / "renamed.npz")) as opened,
-    ):
-        array_files.read("file", opened, "x_large")
+    assert refused(path) == f"{path}: `x_train` does not fit into memory"
