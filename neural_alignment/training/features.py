@@ -30,11 +30,13 @@ class RunNetwork(NamedTuple):
         run_dir: the run directory.
         model: the network.
         config: its configuration.
+        pixel_scale: center and scale of the pixels, stored with the run; None for runs of earlier versions.
     """
 
     run_dir: str
     model: AlignedModel
     config: Config
+    pixel_scale: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def trained(run_dir: str | Path) -> RunNetwork:
@@ -48,7 +50,7 @@ def trained(run_dir: str | Path) -> RunNetwork:
     path = directory.model_path(status)
     model = load_model(path)
     check_finite(model, path)
-    return RunNetwork(directory.path, model, directory.checked_config(status))
+    return RunNetwork(directory.path, model, directory.checked_config(status), directory.pixel_scale(status))
 
 
 def initial(run_dir: str | Path) -> RunNetwork:
@@ -59,9 +61,9 @@ def initial(run_dir: str | Path) -> RunNetwork:
     Raises:
         RunError: if the run has no final model, from which the shapes of inputs and outputs are taken.
     """
-    _, model, config = trained(run_dir)
-    facts = (model.output_shape[-1], model.input_shape[1:])
-    return RunNetwork(str(run_dir), setup.build_model(config, *facts, steps_per_epoch=1), config)
+    last = trained(run_dir)
+    facts = (last.model.output_shape[-1], last.model.input_shape[1:])
+    return last._replace(model=setup.build_model(last.config, *facts, steps_per_epoch=1))
 
 
 def rate_layers(model: keras.Model) -> list[str]:
@@ -120,7 +122,7 @@ class ImageSet:
         self._is_raw = self._pixels.dtype == np.uint8
         self._check(str(images))
         if self._is_raw:
-            self._center, self._scale = _pixel_scale(network.config)
+            self._center, self._scale = network.pixel_scale or _pixel_scale(network.config)
 
     def batches(self) -> Iterator[Any]:
         """Yields `(batch, height, width, channels)` float32."""
@@ -147,7 +149,7 @@ class ImageSet:
 
 
 def _pixel_scale(config: Config) -> tuple[Any, Any]:
-    """Returns the center and the scale of the pixels of a run. See `SourceOptions.pixel_scale`."""
+    """Returns the center and the scale of the pixels of a run from its data. See `SourceOptions.pixel_scale`."""
     return config.data.pixel_scale(setup.batching(config))
 
 

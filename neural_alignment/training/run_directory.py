@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from neural_alignment import config as configuration
@@ -229,6 +230,16 @@ class RunDirectory:
         known = {name: checksum for name, checksum in (checksums or {}).items() if checksum is not None}
         status = {"state": state, **facts, "versions": versions, **({"files": known} if known else {})}
         self.write("status.json", json.dumps(files.sealed(status), indent=2) + "\n")
+
+    @staticmethod
+    def pixel_scale(status: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns center and scale of the pixels of a finished run, or None for runs of earlier versions.
+
+        Args:
+            status: content of `status.json`.
+        """
+        stored = status.get("pixels")
+        return stored and tuple(np.asarray(stored[name], np.float32) for name in ("center", "scale"))
 
     def checksums(self, config: Config) -> dict[str, str | None]:
         """Returns name -> checksum of the files of a run that ends, or None for a missing file."""

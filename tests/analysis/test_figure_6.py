@@ -5,6 +5,7 @@ import os
 import keras
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from neural_alignment import config as configuration
 from neural_alignment import data
@@ -89,6 +90,24 @@ def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, dataset, tmp_
     np.savez(tmp_path / "unscaled.npz", images=raw.astype(np.float32))
     unscaled = features.features(finished, "conv2_relu", tmp_path / "unscaled.npz")
     assert np.abs(unscaled - found).max() > 0.1
+
+
+def test_the_scale_of_a_run_is_stored_with_it(finished, dataset, tmp_path, rates, monkeypatch):
+    """The training data need not be here, except for runs of earlier versions, which have no scale."""
+    raw, _ = pixels(dataset)
+    expected = held_out(dataset)[0][:9]
+    np.savez(tmp_path / "images.npz", images=raw[:9])
+    network = features.trained(finished)
+    older = network._replace(pixel_scale=None)
+    np.testing.assert_array_equal(network.pixel_scale, features._pixel_scale(network.config))
+    image_set = features.ImageSet(older, tmp_path / "images.npz")
+    np.testing.assert_allclose(features.extract(older, "conv2_relu", image_set), rates[:9], atol=2e-4)
+    monkeypatch.delitem(vars(sklearn.datasets), "load_digits")
+    for each in (network, features.initial(finished)):
+        batch = next(features.ImageSet(each, tmp_path / "images.npz").batches())
+        np.testing.assert_allclose(batch, expected, atol=1e-5)
+    with pytest.raises(DataError):
+        features.ImageSet(older, tmp_path / "images.npz")
 
 
 def test_raw_images_of_another_size_are_resized_as_a_whole(finished, dataset, tmp_path, rates):

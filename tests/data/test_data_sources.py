@@ -165,7 +165,7 @@ def test_tfds_facts_are_those_of_the_data_and_read_no_record(files, tools, monke
     directory, _, _ = toy(files, tools)
     options = {"dataset": "toy", "data_dir": directory, "train_split": "train[:20]", "image_size": image_size}
     expected = facts_of(data.load("tfds", batch_size=6, seed=0, **options))
-    monkeypatch.setattr(tfds, "Records", None)
+    monkeypatch.setattr(tfds, "TFRecords", None)
     assert facts_of(data.facts("tfds", batch_size=6, seed=0, **options)) == expected
     assert "batch_size: must not be larger than" in raised_by(data.facts, "tfds", batch_size=21, seed=0, **options)
 
