@@ -354,9 +354,12 @@ class RunDirectory:
 
     def model_remedy(self) -> str:
         """Returns the remedy for a missing or damaged final model, for messages."""
+        missing = self.is_missing_or_empty("model.keras")
         if not self.has_last_state():
+            if missing:  # As in the committed results.
+                return f"to make one, train the run again: `train {self.file('config.yaml')} --run-dir DIRECTORY`"
             return "restore it from a copy, or start over with --force"
-        remedy = "" if self.is_missing_or_empty("model.keras") else "remove it, and "
+        remedy = "" if missing else "remove it, and "
         return f"{remedy}`train` with the run's configuration and --resume saves it again from the last checkpoint"
 
     def has_last_state(self) -> bool:

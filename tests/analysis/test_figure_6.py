@@ -1,6 +1,7 @@
 """Features of the layers of a run, and Figure 6, which is made from them."""
 
 import os
+import pathlib
 
 import keras
 import numpy as np
@@ -53,6 +54,36 @@ def pixels(dataset):
 
 
 # Features.
+
+
+def test_a_keras_model_has_the_features_of_the_run_that_it_comes_from(finished, dataset):
+    images, _ = held_out(dataset)
+    raw, _ = pixels(dataset)
+    model = keras.models.load_model(f"{finished}/model.keras")
+    expected = features.features(finished, "conv2_relu")
+    np.testing.assert_allclose(features.features(model, "conv2_relu", images), expected, rtol=1e-5, atol=1e-6)
+    scaled = features.of_model(model, (dataset.center, dataset.scale))
+    np.testing.assert_allclose(features.features(scaled, "conv2_relu", raw), expected, rtol=1e-4, atol=1e-5)
+    drawn = features.features(model, "conv2_relu", images, random=True)
+    assert drawn.shape == expected.shape
+    assert np.abs(drawn - expected).max() > 0.1
+    with pytest.raises(DataError, match="a model has no data of its own; give it `images`"):
+        features.features(model, "conv2_relu")
+    with pytest.raises(DataError, match=r"uint8 images need its `pixel_scale`.*of_model\(model, \(0.0, 255.0\)\)"):
+        features.features(model, "conv2_relu", raw)
+    with pytest.raises(DataError, match=r"the array: must be \(images, height, width, channels\)"):
+        features.features(model, "conv2_relu", images[0])
+    with pytest.raises(RunError, match=r"the model .*: no layer is called 'conv9_relu'; nearest"):
+        features.features(model, "conv9_relu", images)
+
+
+def test_a_run_without_a_model_says_how_to_make_one(finished, tmp_path):
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("config.yaml", "metrics.csv", "status.json"):  # The files of committed results.
+        (copy / name).write_bytes((pathlib.Path(finished) / name).read_bytes())
+    with pytest.raises(RunError, match=r"to make one, train the run again: `train .*config\.yaml --run-dir DIRECTORY`"):
+        features.features(str(copy), "conv2_relu")
 
 
 def test_features_are_the_outputs_of_the_layer_in_inference_mode(finished, dataset):
@@ -269,6 +300,9 @@ def test_a_row_is_the_fit_of_that_layer(finished, recordings):
         outputs = features.features(finished, "conv2_norm")
         fit = neural_fit.fit(outputs, file["responses"], file["areas"], split)["IT"]
     (row,) = [row for row in rows if row["area"] == "IT"]
+    scale = features.trained(finished).pixel_scale
+    model = features.of_model(keras.models.load_model(f"{finished}/model.keras"), scale)
+    assert rows == fit_rows({"Feedback": model}, recordings, settings=FitSettings(["conv2_norm"], random=False))
     assert row["correlation"] == pytest.approx(fit.median, abs=1e-3)
     assert row["sem"] == pytest.approx(fit.sem, abs=1e-3)
 
