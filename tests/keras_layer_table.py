@@ -15,7 +15,7 @@ _FOREIGN = "runs a network of another library, whose backward pass is not that o
 _CONSTANT = "its weights are tables or statistics of the data, and are not trained"
 
 _SIGNS = ("add_weight(", "self.layer =", "self.cell", "forward_layer", "EinsumDense(", "TFSMLayer", "torch_module")
-"""Texts in the source of a layer with weights of its own or of a layer in it."""
+"""Texts in the source of layers that create weights or contain another layer."""
 
 REASONS = {
     "AdditiveAttention": _ELEMENTWISE,
@@ -48,7 +48,7 @@ REASONS = {
     "TorchModuleWrapper": _FOREIGN,
     "Wrapper": "a base class",
 }
-"""Keras layer with weights of its own or of a layer in it -> why it has no alignment of its own."""
+"""Keras layer that creates weights or contains another layer -> the reason why it has no aligned form."""
 
 
 def layers():

@@ -22,7 +22,7 @@ _ELEMENTWISE = (
         if hasattr(keras.layers, name)
     ),
 )  # fmt: skip
-"""Layers that multiply each signal by a weight of its own: a synapse of one unit, with no second one to be equal to."""
+"""Layers in which each weight scales or shifts a single unit, so that no weight must equal another one."""
 
 
 def carries_error(layer: Any) -> bool:

@@ -129,7 +129,7 @@ class ImageSet:
         self._batch_size = batch_size
         if images is None:
             if network.config is None:
-                raise DataError(f"{network.name}: a model has no data of its own; give it `images`")
+                raise DataError(f"{network.name}: a model has no data; `images` must be given")
             self._dataset = setup.load_data(network.config)
             self._pixels, self.size = None, self._dataset.validation_examples
             return

@@ -23,7 +23,7 @@ class AlignmentMonitor(keras.callbacks.Callback):
     `fit` returns them in its history. The attribute `start` has the measures before training, when independent kernels
     are near 90 degrees.
 
-    The measures, and what they cost per measurement:
+    The measures and their cost:
 
     - without `x`: `weight_angle` (between W and B^T) and `norm_ratio` (||B|| / ||W||), read from the kernels;
     - with `x`: also `projection_angle` (between W^T x and B^T x), one forward pass over `x` and one more product per

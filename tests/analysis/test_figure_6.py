@@ -67,7 +67,7 @@ def test_a_keras_model_has_the_features_of_the_run_that_it_comes_from(finished, 
     drawn = features.features(model, "conv2_relu", images, random=True)
     assert drawn.shape == expected.shape
     assert np.abs(drawn - expected).max() > 0.1
-    with pytest.raises(DataError, match="a model has no data of its own; give it `images`"):
+    with pytest.raises(DataError, match="a model has no data; `images` must be given"):
         features.features(model, "conv2_relu")
     with pytest.raises(DataError, match=r"uint8 images need its `pixel_scale`.*of_model\(model, \(0.0, 255.0\)\)"):
         features.features(model, "conv2_relu", raw)
