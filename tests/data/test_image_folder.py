@@ -357,7 +357,7 @@ def test_webp_needs_a_decoder(animals, monkeypatch):
 
 @pytest.fixture
 def sample(imagenet_sample, tmp_path):
-    """Eight photographs of the ImageNet sample, with their labels from 1, in a TFRecord file of their own."""
+    """Eight photographs of the ImageNet sample, with their labels from 1, in one TFRecord file."""
     records = list(tf.data.TFRecordDataset(str(imagenet_sample / "train-00000-of-00008")).take(8).as_numpy_iterator())
     path = str(tmp_path / "sample-00000-of-00001")
     with tf.io.TFRecordWriter(path) as writer:
