@@ -35,7 +35,7 @@ def load(
     """Loads a data set.
 
     Args:
-        source: "digits", "tfds", "imagenet" or the name of another registered source.
+        source: "digits", "tfds", "image_folder", "npz", "imagenet" or the name of another registered source.
         batch_size: training examples per step.
         seed: seed of the order and the augmentation, which depend on nothing else.
         validation_batch_size: validation examples per batch. Default: `batch_size`.

@@ -53,10 +53,10 @@ def labelled_files(key: str, folder: str) -> LabelledFiles:
         DataError: if the folder has no class folders, or a class folder has no images.
         DataUnavailable: if a folder is missing or cannot be read.
     """
-    if not tf.io.gfile.isdir(folder):
-        state = "is not a folder" if tf.io.gfile.exists(folder) else "does not exist"
-        raise DataUnavailable(f"{key}: must be a folder with one folder per class; found {folder!r}, which {state}")
     try:
+        if not tf.io.gfile.isdir(folder):
+            state = "is not a folder" if tf.io.gfile.exists(folder) else "does not exist"
+            raise DataUnavailable(f"{key}: must be a folder with one folder per class; found {folder!r}, which {state}")
         classes, files = _content(folder)
         paths = [sorted(_image_files(os.path.join(folder, name))) for name in classes]
     except (OSError, tf.errors.OpError) as error:
@@ -94,7 +94,8 @@ def check_same_classes(key: str, files: LabelledFiles, expected: LabelledFiles) 
         (expected.classes, files.classes, "no folder"),
         (files.classes, expected.classes, "also a folder"),
     ):
-        different = [name for name in names if name not in set(others)]
+        known = set(others)
+        different = [name for name in names if name not in known]
         if different:
             more = f" ({len(different) - 1} more)" if len(different) > 1 else ""
             raise DataError(
@@ -159,7 +160,7 @@ class ImageFiles(Records):
 
     def __init__(self, name: str, files: LabelledFiles, damage: DamageList):
         super().__init__(name, len(files.classes), damage)
-        self._paths: Sequence[str] = files.paths
+        self._paths = files.paths
         self.found = self.examples = len(files.paths)
         self.blocks = np.stack([np.arange(self.found), np.ones(self.found, np.int64)], axis=1)
         with tf.device("CPU:0"):  # Created eagerly, so that graphs reference them instead of copying them.

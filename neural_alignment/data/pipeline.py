@@ -1,7 +1,8 @@
 """Deterministic input pipelines: the order of the examples and their pixels depend only on the seed.
 
-`InMemory` holds all images and gathers the images of each batch. `Streamed`, in `streamed.py`, reads TFRecord files.
-Both can start at any step without reading the data of earlier steps, and return to each worker its rows of every batch.
+`InMemory` holds all images and gathers the images of each batch. `Streamed`, in `streamed.py`, reads records on
+disk. Both can start at any step without reading the data of earlier steps, and return to each worker its rows of every
+batch.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class Records(abc.ABC):
         """Returns a record as `read` does, or raises an error if it cannot be read."""
 
     @abc.abstractmethod
-    def parse(self, record: tf.Tensor) -> tf.Tensor:
+    def parse(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the encoded image and the label, an int32 in 0..classes-1, of a result of `read`."""
 
     @abc.abstractmethod

@@ -9,7 +9,7 @@ runs/<name>/
     set_aside/       files of later steps, moved here when the run went back to an earlier step (`resume_from`)
     corrupt_records.json   damaged records of the data, if some were found and are tolerated
     model.keras      the final model
-    status.json      running | finished | stopped | diverged | failed, and the reason
+    status.json      running | finished | stopped | diverged | failed, and the reason; the scale of the pixels
     lock.json        the process that is using the directory; present only during a run
     status.json.partial    disk space reserved for the final status; present only during a run
 

@@ -55,7 +55,7 @@ def explained(dataset, batches):
 
 def test_unknown_source():
     message = raised_by(data.load, "digit", batch_size=1, seed=0)
-    assert message.startswith("data.source: must be one of add_task, digits, imagenet, tfds")
+    assert message.startswith("data.source: must be one of add_task, digits, image_folder, imagenet, npz, tfds")
     assert message.endswith("; found 'digit'; did you mean 'digits'?")
 
 

@@ -300,6 +300,7 @@ def test_a_run_counts_its_damaged_files(animals, tmp_path):
             {"train_folder": "/nowhere"},
             "data.train_folder: must be a folder with one folder per class; found '/nowhere'",
         ),
+        ({"train_folder": "nofs://a/b"}, "data.train_folder: cannot be read; found 'nofs://a/b': "),
         ({"preprocessing": "resent"}, "data.preprocessing: input should be 'resnet', 'inception' or 'resize'"),
         ({"image_size": None}, "data.image_size: must be a number of pixels with preprocessing resize; found null"),
         ({"image_size": 0}, "data.image_size: input should be greater than 0; found 0"),
@@ -357,7 +358,7 @@ def test_webp_needs_a_decoder(animals, monkeypatch):
 
 @pytest.fixture
 def sample(imagenet_sample, tmp_path):
-    """Eight photographs of the ImageNet sample, with their labels from 1, in a TFRecord file of their own."""
+    """Eight photographs of the ImageNet sample, with their labels from 1, in one TFRecord file."""
     records = list(tf.data.TFRecordDataset(str(imagenet_sample / "train-00000-of-00008")).take(8).as_numpy_iterator())
     path = str(tmp_path / "sample-00000-of-00001")
     with tf.io.TFRecordWriter(path) as writer:
