@@ -9,15 +9,23 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads would comp
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 # Graphs consist of many long-lived objects. With Python's default thresholds garbage collection takes 6 % of the time.
 gc.set_threshold(100_000, 50, 50)
 
-# Four logical devices for tests with replicas. Everything else runs on the first device, as usual.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
-)
+
+def pytest_configure(config):
+    """Creates four logical devices for tests with replicas. Everything else runs on the first one, as usual."""
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return  # This process runs no tests. It would start its workers after the import, which takes seconds.
+    from neural_alignment import quiet
+
+    quiet.import_tensorflow()
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+    )
 
 
 @pytest.fixture

@@ -77,6 +77,13 @@ _SHARED_ARGUMENTS = set.intersection(*(set(inspect.signature(kind).parameters) f
 """Arguments that every optimizer of Keras has; see `OptimizerOptions`."""
 
 
+class _OptionsFromSignature(OptimizerOptions, use_attribute_docstrings=False):
+    """Base of the options classes that are made at run time.
+
+    They have no source with docstrings. Pydantic would search for one in all loaded modules, which takes seconds.
+    """
+
+
 def _from_signature(name: str, kind: type[keras.optimizers.Optimizer]) -> type[OptimizerOptions]:
     """Returns an options class with the arguments of an optimizer of Keras, their types and defaults.
 
@@ -97,7 +104,7 @@ def _from_signature(name: str, kind: type[keras.optimizers.Optimizer]) -> type[O
         fields[key] = (Annotated[annotation, pydantic.AfterValidator(_checked_by(probe, key))], default)
     document = f"{kind.__name__} of Keras."
     options = pydantic.create_model(
-        kind.__name__, __base__=OptimizerOptions, __module__=__name__, __doc__=document, **fields
+        kind.__name__, __base__=_OptionsFromSignature, __module__=__name__, __doc__=document, **fields
     )
     options.optimizer = kind
     options.supports_float64 = name not in WITHOUT_FLOAT64

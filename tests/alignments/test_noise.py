@@ -99,9 +99,17 @@ def test_the_noise_of_an_example_does_not_depend_on_how_many_there_are(kind):
     assert_close(draw((7, 3, 5), kind), draw((20, 3, 5), kind)[:7])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("shape", [(8, 3, 5), (8, 33), (8, 4, 4, 2)])
-@pytest.mark.parametrize("kind", noise.DISTRIBUTIONS)
+@pytest.mark.parametrize(
+    ("kind", "shape", "jit_compile"),
+    [
+        ("normal", (8, 3, 5), True),
+        ("uniform", (8, 33), True),
+        ("sign", (8, 4, 4, 2), True),
+        ("normal", (8, 33), False),
+        ("uniform", (8, 4, 4, 2), False),
+        ("sign", (8, 3, 5), False),
+    ],
+)
 def test_a_part_of_the_batch_gets_its_part_of_the_noise(kind, shape, jit_compile):
     """Replicas and minibatches see together what one batch sees; drawn anew, each would see the same."""
     whole = draw(shape, kind)

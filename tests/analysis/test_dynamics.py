@@ -280,7 +280,7 @@ def test_the_potential_is_that_of_a_regularised_autoencoder(data, rng):
 @pytest.mark.parametrize(("amp", "null"), [(1.0, 1.0), (2.0, 0.7)])
 def test_information_alignment_reaches_symmetric_weights(data, rng, amp, null):
     system = dynamics.Autoencoder(covariance(data), amp, 0.3, null)
-    ends = dynamics.integrate(system, list(rng.normal(0.0, 0.5, (40, 2, 5, 2))), 100.0)
+    ends = dynamics.integrate(system, list(rng.normal(0.0, 0.5, (8, 2, 5, 2))), 100.0)
     assert ends.speed.max() < 1e-6
     assert ends.asymmetry.max() < 1e-6
     np.testing.assert_allclose(ends.excess, 0.0, atol=1e-9)

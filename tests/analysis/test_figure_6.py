@@ -38,6 +38,17 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def network(finished):
+    """The trained network, loaded once; not for tests that change it."""
+    return features.trained(finished)
+
+
+def outputs_of(network, layer, images=None):
+    """Returns what `features.features` returns for the run of the network."""
+    return features.extract(network, layer, features.ImageSet(network, images))
+
+
+@pytest.fixture(scope="module")
 def dataset():
     return setup.load_data(configuration.parse(BASE))
 
@@ -86,7 +97,7 @@ def test_a_run_without_a_model_says_how_to_make_one(finished, tmp_path):
         features.features(str(copy), "conv2_relu")
 
 
-def test_features_are_the_outputs_of_the_layer_in_inference_mode(finished, dataset):
+def test_features_are_the_outputs_of_the_layer_in_inference_mode(finished, network, dataset):
     images, _ = held_out(dataset)
     model = keras.models.load_model(f"{finished}/model.keras")
     names = [layer.name for layer in model.layers]
@@ -94,7 +105,7 @@ def test_features_are_the_outputs_of_the_layer_in_inference_mode(finished, datas
     for layer in model.layers[1:]:
         x = layer(x, training=False) if "training" in layer._call_signature.parameters else layer(x)
         outputs[layer.name] = np.asarray(x).reshape(len(images), -1)
-    found = {layer: features.features(finished, layer) for layer in ("conv1", "conv1_norm", "conv2_relu", "dense")}
+    found = {layer: outputs_of(network, layer) for layer in ("conv1", "conv1_norm", "conv2_relu", "dense")}
     for layer, each in found.items():
         assert layer in names
         assert each.dtype == np.float32
@@ -109,20 +120,21 @@ def rates(finished):
     return features.features(finished, "conv2_relu")
 
 
-def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, dataset, tmp_path, rates):
+def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, network, dataset, tmp_path, rates):
     raw, _ = pixels(dataset)
     np.savez(tmp_path / "images.npz", images=raw)
     for batch_size in (7, 360):
         found = features.features(finished, "conv2_relu", tmp_path / "images.npz", batch_size=batch_size)
         np.testing.assert_allclose(found, rates, atol=2e-4)
     np.savez(tmp_path / "prepared.npz", images=held_out(dataset)[0])
-    prepared = features.features(finished, "conv2_relu", tmp_path / "prepared.npz")
+    prepared = outputs_of(network, "conv2_relu", tmp_path / "prepared.npz")
     np.testing.assert_allclose(prepared, rates, atol=2e-5)
     np.savez(tmp_path / "unscaled.npz", images=raw.astype(np.float32))
-    unscaled = features.features(finished, "conv2_relu", tmp_path / "unscaled.npz")
+    unscaled = outputs_of(network, "conv2_relu", tmp_path / "unscaled.npz")
     assert np.abs(unscaled - found).max() > 0.1
 
 
+<<<<<<< HEAD
 def test_the_scale_of_a_run_is_stored_with_it(finished, dataset, tmp_path, rates, monkeypatch):
     """The training data need not be here, except for runs of earlier versions, which have no scale."""
     raw, _ = pixels(dataset)
@@ -142,9 +154,12 @@ def test_the_scale_of_a_run_is_stored_with_it(finished, dataset, tmp_path, rates
 
 
 def test_raw_images_of_another_size_are_resized_as_a_whole(finished, dataset, tmp_path, rates):
+=======
+def test_raw_images_of_another_size_are_resized_as_a_whole(network, dataset, tmp_path, rates):
+>>>>>>> main
     raw, _ = pixels(dataset)
     np.savez(tmp_path / "images.npz", images=raw[:20].repeat(3, axis=1).repeat(3, axis=2))
-    found = features.features(finished, "conv2_relu", tmp_path / "images.npz")
+    found = outputs_of(network, "conv2_relu", tmp_path / "images.npz")
     # Each pixel is repeated three times, so the centre of a new pixel is in the middle one.
     np.testing.assert_allclose(found, rates[:20], atol=2e-4)
 
@@ -185,8 +200,7 @@ def test_features_may_be_kept_in_a_file(finished, tmp_path, rates):
     assert [entry.name for entry in tmp_path.iterdir()] == ["conv2_relu.float32"]
 
 
-def test_a_full_disk_is_one_line(finished):
-    network = features.trained(finished)
+def test_a_full_disk_is_one_line(network):
     images = features.ImageSet(network)
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full on this system")
@@ -204,8 +218,8 @@ def test_a_network_that_diverged_is_an_error(finished):
         features.extract(network, "conv2_relu", features.ImageSet(network))
 
 
-def test_the_random_network_is_the_run_s_own_first(finished):
-    first, last = features.initial(finished).model, features.trained(finished).model
+def test_the_random_network_is_the_run_s_own_first(finished, network):
+    first, last = features.initial(finished).model, network.model
     for layer in ("conv2", "dense"):
         # Feedback alignment does not change B, so the run contains its initial values.
         drawn, kept = (np.asarray(model.get_layer(layer).backward_kernel) for model in (first, last))
@@ -218,8 +232,7 @@ def test_the_random_network_is_the_run_s_own_first(finished):
     assert np.array_equal(np.asarray(first.get_layer("conv1_norm").moving_mean), np.zeros(4))
 
 
-def test_layers_with_rates_are_those_that_a_nonlinearity_ends(finished):
-    network = features.trained(finished)
+def test_layers_with_rates_are_those_that_a_nonlinearity_ends(network):
     assert features.rate_layers(network.model) == ["conv1_relu", "conv2_relu"]
     plan = configuration.merge(BASE, {"model": {"name": "fc", "hidden": [5, 4]}})
     model = setup.build_model(configuration.parse(plan), 10, (8, 8, 1), 1)
@@ -227,14 +240,14 @@ def test_layers_with_rates_are_those_that_a_nonlinearity_ends(finished):
     assert features.matching_layers(network, ["conv?_norm", "dense"]) == ["conv1_norm", "conv2_norm", "dense"]
 
 
-def test_an_unknown_layer_is_one_line_with_the_nearest(finished):
+def test_an_unknown_layer_is_one_line_with_the_nearest(finished, network):
     with pytest.raises(RunError, match=r"no layer is called 'conv3_relu'; nearest .*conv.*_relu") as error:
         features.features(finished, "conv3_relu")
     assert "\n" not in str(error.value)
     with pytest.raises(RunError, match=r"no layer is called 'conv\*'"):
         features.features(finished, "conv*")  # A name, not a pattern.
     with pytest.raises(RunError, match=r"no layer is called 'group\*'; nearest of its 9: "):
-        features.matching_layers(features.trained(finished), ["dense", "group*"])
+        features.matching_layers(network, ["dense", "group*"])
 
 
 def test_unfinished_runs_and_wrong_images_are_errors(finished, tmp_path):
@@ -255,13 +268,13 @@ def test_unfinished_runs_and_wrong_images_are_errors(finished, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def recordings(finished, dataset, tmp_path_factory):
+def recordings(network, dataset, tmp_path_factory):
     """Units of two areas whose responses are those of two layers of the trained network plus noise."""
     rng = np.random.default_rng(1)
     raw, labels = pixels(dataset)
     signals = []
     for layer, units in (("conv1_relu", 12), ("conv2_relu", 18)):
-        outputs = features.features(finished, layer)
+        outputs = outputs_of(network, layer)
         signal = outputs @ rng.normal(size=(outputs.shape[1], units))
         signals.append((signal - signal.mean(axis=0)) / signal.std(axis=0))
     signal = np.concatenate(signals, axis=1)
@@ -293,11 +306,11 @@ def test_the_figure_finds_the_layers_from_which_the_recordings_were_made(finishe
     assert [len(axis.patches) for axis in product.figure.axes] == [2, 2]
 
 
-def test_a_row_is_the_fit_of_that_layer(finished, recordings):
+def test_a_row_is_the_fit_of_that_layer(finished, network, recordings):
     rows = fit_rows({"Feedback": finished}, recordings, settings=FitSettings(["conv2_norm"], random=False))
     with np.load(recordings) as file:
         split = neural_fit.split_by_category(file["categories"])
-        outputs = features.features(finished, "conv2_norm")
+        outputs = outputs_of(network, "conv2_norm")
         fit = neural_fit.fit(outputs, file["responses"], file["areas"], split)["IT"]
     (row,) = [row for row in rows if row["area"] == "IT"]
     scale = features.trained(finished).pixel_scale

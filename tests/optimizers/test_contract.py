@@ -33,10 +33,8 @@ OPTIMIZERS = {
     "multi radam": lambda: multi(Noisy(RAdam(schedule(0.01), beta_2=0.8), 0.04), skip_idle=False, **ALTERNATING),
     "multi swats": lambda: multi(SWATS(schedule(0.01), beta_2=0.9, epsilon=0.5, rectified=True), **ALTERNATING),
     "multi with loss rates": lambda: multi(keras.optimizers.Adam(0.01), rate_scheduler=LOSS_RATES),
-    "multi sgd": lambda: multi(keras.optimizers.SGD(0.01, momentum=0.9)),
     "multi adam": lambda: multi(keras.optimizers.Adam(schedule(0.01)), **ALTERNATING),
     "multi rmsprop": lambda: multi(keras.optimizers.RMSprop(0.01), skip_idle=False, **ALTERNATING),
-    "multi adagrad": lambda: multi(keras.optimizers.Adagrad(0.01)),
     "multi noisy": lambda: multi(Noisy(keras.optimizers.Adam(schedule(0.01)), 0.04), **ALTERNATING),
     "multi of one": lambda: MultiOptimizer([Noisy(Momentum(schedule()), 0.01, only="backward_kernel")]),
 }

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import assert_differs
+from prepared_run import PreparedRun
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Runtime
@@ -321,26 +322,27 @@ def test_steps_that_layers_count_by_themselves_need_not_fit(source):
 
 
 def test_a_state_that_is_missing_names_those_that_are_there(source, tmp_path):
+    model = build()
     there = rf"available: last \(step {STEPS}, 8, {END}\), best \(step [0-9]+\), final \(step {END}\)"
     for step in (7, 0):  # 0 is a step, and not the absence of one.
         with pytest.raises(RunError, match=rf"has no state of step {step}; {there}"):
-            load_weights(build(), source, step)
+            load_weights(model, source, step)
     shutil.copytree(source / "checkpoints" / "last", tmp_path / "run" / "checkpoints" / "last")
     shutil.copy(source / "config.yaml", tmp_path / "run")
     shutil.copy(source / "metrics.csv", tmp_path / "run")
     for state in ("best", "final"):
         with pytest.raises(RunError, match=rf"has no state {state}; available: last \(step {STEPS}, 8, 1"):
-            load_weights(build(), tmp_path / "run", state)
+            load_weights(model, tmp_path / "run", state)
     with pytest.raises(RunError, match=r"no such run directory; give one that `train` has created, or a \.keras file"):
-        load_weights(build(), tmp_path / "none")
+        load_weights(model, tmp_path / "none")
     (tmp_path / "folder").mkdir()
     with pytest.raises(RunError, match="is not a run directory"):
-        load_weights(build(), tmp_path / "folder")
+        load_weights(model, tmp_path / "folder")
     with pytest.raises(RunError, match=r"none\.keras: no such file"):
-        load_weights(build(), tmp_path / "none.keras")
+        load_weights(model, tmp_path / "none.keras")
     os.mkfifo(tmp_path / "fifo.keras")
     with pytest.raises(RunError, match=r"fifo\.keras: is not a regular file but a FIFO"):
-        load_weights(build(), tmp_path / "fifo.keras")
+        load_weights(model, tmp_path / "fifo.keras")
 
 
 @pytest.mark.parametrize("damage", ["delete", "empty", "halve", "change"])
@@ -444,12 +446,15 @@ def killed_before(owner, name, patch, at=1):
 
 @pytest.fixture(scope="module")
 def started(source, tmp_path_factory):
-    """The plan of a run that starts from a copy of the source, the copy, and that run."""
+    """The plan of a run that starts from a copy of the source, the copy, that run, and its data and model."""
     folder = tmp_path_factory.mktemp("started")
     copy = shutil.copytree(source, folder / "source")
     plan = config(seed=3, max_steps=6, init_from=str(copy), optimization={"forward": {"learning_rate": 0.01}})
-    run.train(plan, folder / "whole")
-    return plan, copy, folder / "whole"
+    once = PreparedRun(plan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "prepare", once.prepare)
+        run.train(plan, folder / "whole")
+    return plan, copy, folder / "whole", once
 
 
 def test_the_first_row_is_that_of_the_loaded_weights(source, started):
@@ -468,7 +473,8 @@ def test_the_first_row_is_that_of_the_loaded_weights(source, started):
     [(MetricsFile, "append", 1), (stepping.Stepper, "__call__", 3), (evaluation.Evaluator, "row", 1)],
 )
 def test_a_resumed_run_does_not_need_its_source(source, started, tmp_path, monkeypatch, owner, name, at):
-    plan, copy, whole = started
+    plan, copy, whole, once = started
+    monkeypatch.setattr(run, "prepare", once.prepare)
     if not copy.exists():
         shutil.copytree(source, copy)
     path = tmp_path / "killed"

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from prepared_run import PreparedRun
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError
@@ -31,9 +32,17 @@ def config(**changes):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def once():
+    """The data and the model of the run."""
+    return PreparedRun(config())
+
+
+@pytest.fixture(scope="module")
+def finished(once, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
-    run.train(config(), path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "prepare", once.prepare)
+        run.train(config(), path)
     return path
 
 
@@ -85,7 +94,8 @@ def test_without_probe_examples_only_the_kernels_are_measured(finished, tmp_path
         assert row["top1"] == other["top1"] or np.isnan(row["top1"])
 
 
-def test_a_run_that_was_stopped_keeps_the_same_kernels(finished, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_keeps_the_same_kernels(once, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "prepare", once.prepare)
     original = stepping.Stepper.__call__
     made = []
 
