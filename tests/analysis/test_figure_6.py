@@ -134,7 +134,6 @@ def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, network, data
     assert np.abs(unscaled - found).max() > 0.1
 
 
-<<<<<<< HEAD
 def test_the_scale_of_a_run_is_stored_with_it(finished, dataset, tmp_path, rates, monkeypatch):
     """The training data need not be here, except for runs of earlier versions, which have no scale."""
     raw, _ = pixels(dataset)
@@ -153,10 +152,7 @@ def test_the_scale_of_a_run_is_stored_with_it(finished, dataset, tmp_path, rates
         features.ImageSet(older, tmp_path / "images.npz")
 
 
-def test_raw_images_of_another_size_are_resized_as_a_whole(finished, dataset, tmp_path, rates):
-=======
 def test_raw_images_of_another_size_are_resized_as_a_whole(network, dataset, tmp_path, rates):
->>>>>>> main
     raw, _ = pixels(dataset)
     np.savez(tmp_path / "images.npz", images=raw[:20].repeat(3, axis=1).repeat(3, axis=2))
     found = outputs_of(network, "conv2_relu", tmp_path / "images.npz")
