@@ -1,7 +1,14 @@
 """Every learning rule, and the parts that rules are made of."""
 
 from neural_alignment.alignments.assignment import Assignment
-from neural_alignment.alignments.base import Alignment, LayerView, SignalAlignment, Signals, TrainedAlignment
+from neural_alignment.alignments.base import (
+    Alignment,
+    KernelView,
+    LayerView,
+    SignalAlignment,
+    Signals,
+    TrainedAlignment,
+)
 from neural_alignment.alignments.forward_pass import (
     ForwardPass,
     changed_pass,
@@ -14,8 +21,10 @@ from neural_alignment.alignments.layerwise import (
     Activation,
     AlignProp,
     Feedback,
+    FixedMagnitudes,
     Information,
     KolenPollack,
+    RedrawnMagnitudes,
     SignSymmetry,
     Symmetric,
     WeightMirror,
@@ -45,15 +54,18 @@ __all__ = [
     "DirectFeedback",
     "Exponential",
     "Feedback",
+    "FixedMagnitudes",
     "ForwardOutput",
     "ForwardPass",
     "Information",
     "InputPath",
+    "KernelView",
     "KolenPollack",
     "LastLayer",
     "LayerView",
     "Linear",
     "NetworkRule",
+    "RedrawnMagnitudes",
     "SignSymmetry",
     "SignalAlignment",
     "Signals",
