@@ -361,6 +361,7 @@ RULE_TABLE = {
     "align_zero": RuleRow(),
     "align_ada": RuleRow(),
     "dfa": RuleRow(),
+    "drtp": RuleRow(),
     "last_layer": RuleRow(),
 }
 """One row for every rule of the registry; a missing row fails `test_every_rule_has_a_row_in_the_test_table`."""

@@ -29,12 +29,18 @@ from neural_alignment.alignments.layerwise import (
     Symmetric,
     WeightMirror,
 )
-from neural_alignment.alignments.networkwise import AlignAda, AlignZero, DirectFeedback, LastLayer, NetworkRule
+from neural_alignment.alignments.networkwise import (
+    AlignAda,
+    AlignZero,
+    DirectFeedback,
+    DirectTargetProjection,
+    LastLayer,
+    NetworkRule,
+)
 from neural_alignment.alignments.pathways import BackwardOutput, ForwardOutput, InputPath
 from neural_alignment.alignments.registry import (
     RULES,
     from_config,
-    import_installed,
     layerwise_rules,
     networkwise_rules,
     register,
@@ -52,6 +58,7 @@ __all__ = [
     "BackwardOutput",
     "Constant",
     "DirectFeedback",
+    "DirectTargetProjection",
     "Exponential",
     "Feedback",
     "FixedMagnitudes",
@@ -82,5 +89,3 @@ __all__ = [
     "register",
     "side_pass",
 ]
-
-import_installed()  # Last: the modules of other packages import names from this one.

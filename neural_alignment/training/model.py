@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
-from neural_alignment.alignments.networkwise import BoundRule, network_rule
+from neural_alignment.alignments.networkwise import Batch, BoundRule, network_rule
 from neural_alignment.keras_internals import InterceptedModel, all_layers, build_metrics, loss_tracker
 from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
@@ -390,7 +390,10 @@ class AlignedModel(InterceptedModel):
         options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
         copies: list[tuple[Connection, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
-            forward = self._bound_rule.forward(x) if self._bound_rule else lambda: self(x, training=True)
+            forward = functools.partial(self, x, training=True)
+            if self._bound_rule:
+                scale = self.optimizer.scale_loss(1.0 / _replicas())
+                forward = self._bound_rule.forward(Batch(x, y, sample_weight, scale))
             with tf.GradientTape() as tape:
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()

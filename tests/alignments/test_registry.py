@@ -31,7 +31,7 @@ def test_every_primitive_has_a_row_in_the_test_table():
 def test_every_rule_can_be_imported_from_the_package():
     for rule in RULES.values():
         assert getattr(alignments, rule.__name__) is rule
-    assert set(networkwise_rules()) == {"align_zero", "align_ada", "dfa", "last_layer"}
+    assert set(networkwise_rules()) == {"align_zero", "align_ada", "dfa", "drtp", "last_layer"}
 
 
 OUTSIDE = '''
@@ -144,7 +144,7 @@ def test_the_rules_of_an_installed_package_are_found(outside, tmp_path):
     metadata = tmp_path / "outside-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[neural_alignment.rules]\noutside = outside\n")
+    (metadata / "entry_points.txt").write_text("[neural_alignment.plugins]\noutside = outside\n")
     code = """
 from neural_alignment.cli import main
 sys.argv[1:] = ["describe", "run.yaml"]

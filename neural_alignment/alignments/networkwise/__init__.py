@@ -1,14 +1,16 @@
-"""Rules that replace the sequential backward pass of a whole network (Boopathy and Fiete 2022, Nøkland 2016)."""
+"""Rules for a whole network: its errors reach the weights by another way than backpropagation, layer by layer."""
 
-from neural_alignment.alignments.networkwise.base import BoundRule, KeptWeights, NetworkRule, network_rule
-from neural_alignment.alignments.networkwise.direct import DirectFeedback, LastLayer
+from neural_alignment.alignments.networkwise.base import Batch, BoundRule, KeptWeights, NetworkRule, network_rule
+from neural_alignment.alignments.networkwise.direct import DirectFeedback, DirectTargetProjection, LastLayer
 from neural_alignment.alignments.networkwise.frozen import AlignAda, AlignZero, Frozen
 
 __all__ = [
     "AlignAda",
     "AlignZero",
+    "Batch",
     "BoundRule",
     "DirectFeedback",
+    "DirectTargetProjection",
     "Frozen",
     "KeptWeights",
     "LastLayer",

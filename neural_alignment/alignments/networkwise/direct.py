@@ -1,4 +1,7 @@
-"""Direct feedback alignment, and training of the readout only. The readout is the last layer with a kernel."""
+"""Rules that send errors or targets directly to each layer, and training of the readout only.
+
+The readout is the last layer with a kernel.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule
+from neural_alignment.alignments.networkwise.base import Backward, Batch, KeptWeights, NetworkRule
 from neural_alignment.alignments.networkwise.cuts import CutRule, Cuts
 from neural_alignment.alignments.networkwise.graph import (
     after_kernels,
@@ -54,7 +57,7 @@ class DirectFeedback(CutRule):
         """
         if len(model.output_shape) != 2:
             raise ValueError(
-                f"'dfa' needs a network with outputs (batch, classes). Received outputs {model.output_shape}. "
+                f"{self.rule!r} needs a network with outputs (batch, classes). Received outputs {model.output_shape}. "
                 "Example: a dense layer at the end."
             )
         cuts = self.cuts(model)
@@ -66,8 +69,8 @@ class DirectFeedback(CutRule):
                 size = tuple(shape[1:])
                 if None in size:
                     raise ValueError(
-                        "'dfa' needs a network whose hidden sizes are known: a map has an entry for each unit. "
-                        f"Received {operation.name!r} of shape {tuple(shape)}. "
+                        f"{self.rule!r} needs a network whose hidden sizes are known: a map has an entry for each "
+                        f"unit. Received {operation.name!r} of shape {tuple(shape)}. "
                         "Example: every size given, as in keras.Input((32, 32, 3))."
                     )
                 drawn = size[-1:] if self.share_space else size
@@ -92,10 +95,10 @@ class DirectFeedback(CutRule):
         )
 
     def errors(
-        self, model: keras.Model, kept: list[Any], x: Tensor, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: list[Any], batch: Batch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns M dJ/df at each cut."""
-        del model, x
+        del model, batch
         return [self._mapped(weight, upstream, value) for weight, value in zip(kept, values, strict=True)]
 
     def _mapped(self, weight: Any, upstream: Tensor, value: Tensor) -> Tensor:
@@ -105,6 +108,29 @@ class DirectFeedback(CutRule):
             return tf.cast(tf.reshape(flat, tf.shape(value)), value.dtype)
         spread = tf.reshape(flat, [-1, *[1] * (len(value.shape) - 2), matrix.shape[0]])
         return tf.cast(tf.broadcast_to(spread, tf.shape(value)), value.dtype)
+
+
+@register
+class DirectTargetProjection(DirectFeedback):
+    """Direct random target projection, DRTP (Frenkel, Lefebvre and Bol 2021): hidden layers get the projected target.
+
+    The error at the output of a nonlinearity is -M y* / N, where y* is the one-hot code of the class of an example and
+    N the number of examples in the batch; with sample weights, 1 / N is the share of the example in a weighted mean.
+    The target y* takes the place of the output error y* - y, so hidden layers need not wait for the outputs. Gradient
+    descent changes the W of a hidden layer in proportion to x ((M y*) f'(z))^T, as in the paper, where x is its input,
+    z its pre-activation and f its nonlinearity; the change is a mean over the batch. The readout gets dJ/df itself.
+    Maps, cuts and attributes are those of `DirectFeedback`.
+    """
+
+    rule: Literal["drtp"] = "drtp"
+
+    def errors(
+        self, model: keras.Model, kept: list[Any], batch: Batch, upstream: Tensor, values: list[Tensor]
+    ) -> list[Tensor | None]:
+        """Returns -M y* / N at each cut."""
+        wide = tf.float64 if upstream.dtype == tf.float64 else tf.float32
+        targets = batch.one_hot(model.output_shape[-1], wide) * -batch.shares(wide)[:, None]
+        return super().errors(model, kept, batch, tf.cast(targets, upstream.dtype), values)
 
 
 def _draw(name: str, shape: tuple[int, ...], fan: tuple[int, ...], seed: int) -> Tensor:
@@ -133,11 +159,11 @@ class LastLayer(NetworkRule):
         chosen = {id(variable) for variable in (*moved, *live_weights(model))}
         return [variable for variable in model.trainable_variables if id(variable) in chosen]
 
-    def forward(self, model: keras.Model, kept: None, x: Tensor) -> tuple[Tensor, Backward]:
+    def forward(self, model: keras.Model, kept: None, batch: Batch) -> tuple[Tensor, Backward]:
         """Runs the network; backpropagates the error to the trained variables only. See `NetworkRule.forward`."""
         del kept
         sources = [variable.value for variable in self.trained(model)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            outputs = model(x, training=True)
+            outputs = model(batch.inputs, training=True)
         return outputs, lambda upstream: tape.gradient(outputs, sources, output_gradients=upstream)

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, values_of
+from neural_alignment.alignments.networkwise.base import Backward, Batch, KeptWeights, NetworkRule, values_of
 from neural_alignment.alignments.networkwise.cuts import CutPass, CutRule, Cuts
 from neural_alignment.alignments.networkwise.graph import (
     after_kernels,
@@ -150,8 +150,9 @@ class AlignZero(FrozenRule):
 
     rule: Literal["align_zero"] = "align_zero"
 
-    def forward(self, model: keras.Model, kept: Frozen, x: Tensor) -> tuple[Tensor, Backward]:
+    def forward(self, model: keras.Model, kept: Frozen, batch: Batch) -> tuple[Tensor, Backward]:
         """Runs the network. Its error is propagated back through the frozen network. See `NetworkRule.forward`."""
+        x = batch.inputs
         return model(x, training=True), lambda upstream: kept.gradients(x, upstream)
 
 
@@ -188,7 +189,7 @@ class AlignAda(FrozenRule, CutRule):
         return Cuts(frozenset(inputs & after_kernels(graph)), recurrent.union(activations), silent=recurrent)
 
     def errors(
-        self, model: keras.Model, kept: Frozen, x: Tensor, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: Frozen, batch: Batch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns the errors at the same cuts of the frozen network. See `CutRule.errors`."""
         del values
@@ -200,7 +201,7 @@ class AlignAda(FrozenRule, CutRule):
                 return value, value
 
             frozen = CutPass(self.cuts(model), watched)
-            outputs = kept(x, kept.values(), **frozen.hooks)
+            outputs = kept(batch.inputs, kept.values(), **frozen.hooks)
         return tape.gradient(outputs, frozen.values, output_gradients=upstream)
 
 

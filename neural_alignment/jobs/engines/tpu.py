@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from neural_alignment import config as configuration
+from neural_alignment import plugins
 from neural_alignment.errors import ConfigError
 from neural_alignment.jobs.children import Children, is_stop
 from neural_alignment.jobs.ending import Ending, past_ending
@@ -106,6 +107,9 @@ def _words(launcher: str) -> list[str]:
     for word in PLACEHOLDERS:
         if word not in launcher:
             raise ConfigError(f"--launcher must contain {{tpu}}, {{config}} and {{run_dir}}; {word} was not found")
+    for name in plugins.imported():
+        if f"--import {name}" not in launcher:
+            raise ConfigError(f"--launcher must import the plugins of this command too; --import {name} was not found")
     try:
         words = shlex.split(launcher)
     except ValueError as error:
