@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -107,13 +108,13 @@ def _words(launcher: str) -> list[str]:
     for word in PLACEHOLDERS:
         if word not in launcher:
             raise ConfigError(f"--launcher must contain {{tpu}}, {{config}} and {{run_dir}}; {word} was not found")
-    for name in plugins.imported():
-        if f"--import {name}" not in launcher:
-            raise ConfigError(f"--launcher must import the plugins of this command too; --import {name} was not found")
     try:
         words = shlex.split(launcher)
     except ValueError as error:
         raise ConfigError(f"--launcher must be a command as a shell reads it: {error}; found {launcher!r}") from None
     if shutil.which(words[0]) is None:
         raise ConfigError(f"--launcher must begin with a program that can be run; found {words[0]!r}")
+    for name in plugins.imported():
+        if ("--import", name) not in itertools.pairwise(words):
+            raise ConfigError(f"--launcher must import the plugins of this command too; --import {name} was not found")
     return words
