@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
-from neural_alignment.alignments.networkwise import Batch, BoundRule, network_rule
+from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, network_rule
 from neural_alignment.keras_internals import InterceptedModel, all_layers, build_metrics, loss_tracker
 from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
@@ -393,7 +393,7 @@ class AlignedModel(InterceptedModel):
             forward = functools.partial(self, x, training=True)
             if self._bound_rule:
                 scale = self.optimizer.scale_loss(1.0 / _replicas())
-                forward = self._bound_rule.forward(Batch(x, y, sample_weight, scale))
+                forward = self._bound_rule.forward(TrainingBatch(x, y, sample_weight, scale))
             with tf.GradientTape() as tape:
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()

@@ -1,13 +1,18 @@
 """Rules for a whole network: its errors reach the weights by another way than backpropagation, layer by layer."""
 
-from neural_alignment.alignments.networkwise.base import Batch, BoundRule, KeptWeights, NetworkRule, network_rule
+from neural_alignment.alignments.networkwise.base import (
+    BoundRule,
+    KeptWeights,
+    NetworkRule,
+    TrainingBatch,
+    network_rule,
+)
 from neural_alignment.alignments.networkwise.direct import DirectFeedback, DirectTargetProjection, LastLayer
 from neural_alignment.alignments.networkwise.frozen import AlignAda, AlignZero, Frozen
 
 __all__ = [
     "AlignAda",
     "AlignZero",
-    "Batch",
     "BoundRule",
     "DirectFeedback",
     "DirectTargetProjection",
@@ -15,5 +20,6 @@ __all__ = [
     "KeptWeights",
     "LastLayer",
     "NetworkRule",
+    "TrainingBatch",
     "network_rule",
 ]

@@ -23,7 +23,7 @@ Backward = Callable[[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """The examples of one forward pass, as a rule for a whole network reads them.
 
     Attributes:
@@ -118,7 +118,7 @@ class NetworkRule(Alignment):
         """Returns the variables that the rule trains. By default these are all trainable variables."""
         return list(model.trainable_variables)
 
-    def forward(self, model: keras.Model, kept: Any, batch: Batch) -> tuple[Tensor, Backward]:
+    def forward(self, model: keras.Model, kept: Any, batch: TrainingBatch) -> tuple[Tensor, Backward]:
         """Runs the network in training mode.
 
         Args:
@@ -176,7 +176,7 @@ class BoundRule:
         """Calls `NetworkRule.start`, which records the network at initialisation before the first training step."""
         self._rule.start(self._kept)
 
-    def forward(self, batch: Batch) -> Callable[[], Tensor]:
+    def forward(self, batch: TrainingBatch) -> Callable[[], Tensor]:
         """Runs the network on a batch and returns a function without arguments that returns its outputs.
 
         Call that function inside a gradient tape. The tape then records a single operation, whose gradients to the

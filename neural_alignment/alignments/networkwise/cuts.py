@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.base import Backward, Batch, NetworkRule
+from neural_alignment.alignments.networkwise.base import Backward, NetworkRule, TrainingBatch
 
 Tensor = tf.Tensor
 
@@ -86,7 +86,7 @@ class CutRule(NetworkRule):
         raise NotImplementedError
 
     def errors(
-        self, model: keras.Model, kept: Any, batch: Batch, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: Any, batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns the error at each cut, in the shape of the value there; None for no error.
 
@@ -99,7 +99,7 @@ class CutRule(NetworkRule):
         """
         raise NotImplementedError
 
-    def forward(self, model: keras.Model, kept: Any, batch: Batch) -> tuple[Tensor, Backward]:
+    def forward(self, model: keras.Model, kept: Any, batch: TrainingBatch) -> tuple[Tensor, Backward]:
         """Runs the network with its cuts. See `NetworkRule.forward`."""
         current = CutPass(self.cuts(model), lambda value: (value, tf.stop_gradient(value)))
         sources = [variable.value for variable in self.trained(model)]

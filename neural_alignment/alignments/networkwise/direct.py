@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments.networkwise.base import Backward, Batch, KeptWeights, NetworkRule
+from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
 from neural_alignment.alignments.networkwise.cuts import CutRule, Cuts
 from neural_alignment.alignments.networkwise.graph import (
     after_kernels,
@@ -95,7 +95,7 @@ class DirectFeedback(CutRule):
         )
 
     def errors(
-        self, model: keras.Model, kept: list[Any], batch: Batch, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: list[Any], batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns M dJ/df at each cut."""
         del model, batch
@@ -125,7 +125,7 @@ class DirectTargetProjection(DirectFeedback):
     rule: Literal["drtp"] = "drtp"
 
     def errors(
-        self, model: keras.Model, kept: list[Any], batch: Batch, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: list[Any], batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns -M y* / N at each cut."""
         wide = tf.float64 if upstream.dtype == tf.float64 else tf.float32
@@ -159,7 +159,7 @@ class LastLayer(NetworkRule):
         chosen = {id(variable) for variable in (*moved, *live_weights(model))}
         return [variable for variable in model.trainable_variables if id(variable) in chosen]
 
-    def forward(self, model: keras.Model, kept: None, batch: Batch) -> tuple[Tensor, Backward]:
+    def forward(self, model: keras.Model, kept: None, batch: TrainingBatch) -> tuple[Tensor, Backward]:
         """Runs the network; backpropagates the error to the trained variables only. See `NetworkRule.forward`."""
         del kept
         sources = [variable.value for variable in self.trained(model)]
