@@ -205,6 +205,17 @@ def test_a_run_names_its_plugins_and_needs_them_to_be_read_again(run, tmp_path):
     with pytest.raises(RunError, match="classes of modules that are not imported; import them, or give --import my"):
         load_model(tmp_path / "model.keras")
     assert "my_plugin" not in sys.modules
+    # A file that names another module is no reason to import it.
+    (tmp_path / "evil.py").write_text("import os; os.mkdir('pwned')")
+    for text in ('{"imports": ["evil"]}', '{"imports": "evil"}', '{"imports": [["evil"]]}'):
+        (path / "status.json").write_text(text)
+        for command in (["evaluate", "here"], ["train", "run.yaml", "--run-dir", "here", "--resume"]):
+            assert run(*command, *IMPORT)[0] == 2
+    for line in ('imports: ["evil"]', 'import: "evil"', 'model: {name: "evil:Model"}'):
+        (tmp_path / "evil.yaml").write_text(f"base: run.yaml\n{line}\n")
+        assert run("describe", "evil.yaml", *IMPORT)[0] == 2
+    assert "evil" not in sys.modules
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_children_import_the_plugins_of_their_parent(run):
@@ -272,20 +283,6 @@ def test_a_file_in_the_working_directory_does_not_replace_an_installed_module(ru
     (tmp_path / "colorsys.py").write_text("raise RuntimeError('the wrong file')")
     plugins.import_modules(["colorsys"])
     assert hasattr(sys.modules["colorsys"], "rgb_to_hsv")
-
-
-def test_nothing_is_imported_because_a_file_says_so(run, tmp_path):
-    succeeds(run("train", "run.yaml", "--run-dir", "here", *IMPORT))
-    (tmp_path / "evil.py").write_text("import os; os.mkdir('pwned')")
-    for text in ('{"imports": ["evil"]}', '{"imports": "evil"}', '{"imports": [["evil"]]}'):
-        (tmp_path / "here" / "status.json").write_text(text)
-        for command in (["evaluate", "here"], ["train", "run.yaml", "--run-dir", "here", "--resume"]):
-            assert run(*command, *IMPORT)[0] == 2
-    for line in ('imports: ["evil"]', 'import: "evil"', 'model: {name: "evil:Model"}'):
-        (tmp_path / "evil.yaml").write_text(f"base: run.yaml\n{line}\n")
-        assert run("describe", "evil.yaml", *IMPORT)[0] == 2
-    assert "evil" not in sys.modules
-    assert not (tmp_path / "pwned").exists()
 
 
 def test_an_installed_plugin_that_cannot_be_imported_is_named_with_its_package(run, tmp_path, monkeypatch):
