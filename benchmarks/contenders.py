@@ -22,6 +22,7 @@ from neural_alignment.alignments import (
     Symmetric,
     WeightMirror,
 )
+from neural_alignment.layers import ALIGNED_FORMS
 from neural_alignment.training import AlignedModel
 from neural_alignment.training.describe import LayerCost
 from optimizers import Adam, Momentum, MultiOptimizer, RateScheduler
@@ -97,9 +98,9 @@ ALIGNED_ONLY = ("alignment", "parameterization")
 
 
 def _native(layer: keras.Layer) -> keras.Layer:
-    kinds = {"Dense": keras.layers.Dense, "Conv2D": keras.layers.Conv2D}
+    kinds = {form: native for native, form in ALIGNED_FORMS.items()}
     config = {key: value for key, value in layer.get_config().items() if not key.startswith(ALIGNED_ONLY)}
-    return kinds.get(type(layer).__name__, type(layer)).from_config(config)
+    return kinds.get(type(layer), type(layer)).from_config(config)
 
 
 def aligned(

@@ -440,7 +440,7 @@ def _make(
     kind: str, name: str | None, lab: bool, folders: FolderOptions, engine: EngineOptions, **files: str | None
 ) -> None:
     """Makes one table or figure, or lists them all."""
-    from neural_alignment.papers import commands
+    from neural_alignment.papers import commands, registry
 
     execution = engine.execution()
     if name is None:
@@ -449,7 +449,7 @@ def _make(
             raise InputError(f"{unused[0]} needs the name of a {kind}, such as two_routes/1")
         print(commands.listing(kind, execution.engine.slots))
         return
-    item = commands.find_item(kind, name, **files)
+    item = registry.find(commands.ITEMS, kind, name)
     source = commands.Folders(**vars(folders)).source(item, item.profile(lab), **files, say=execution.screen.line)
     print(commands.make(item, source, execution))
 

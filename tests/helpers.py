@@ -19,7 +19,7 @@ alignment: {rule: symmetric, self_: 2.0e-3, decay: 2.0e-3}
 optimization:
   forward: {name: momentum, learning_rate: 0.02}
   backward: {name: sgd, learning_rate: 0.1}
-evaluation: {batch_size: 360, probe_examples: 4}
+evaluation: {batch_size: 360, probe_examples: 0}
 logging: {tensorboard: false}
 """
 """A configuration that trains in a second."""

@@ -106,14 +106,19 @@ print(sorted({"tensorflow", "keras", "numpy"} & set(sys.modules)))
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("imports", ["neural_alignment, keras", "neural_alignment, optimizers, keras"])
-def test_the_import_is_enough_to_load_a_model(imports, tmp_path):
-    """Also if Keras is first imported by one of our own modules, which is then not finished."""
+@pytest.fixture
+def saved_model(tmp_path):
+    """The path of a saved model with an aligned layer."""
     inputs = keras.Input((4,))
-    outputs = Dense(3, alignment=Feedback())(keras.layers.Activation(tanh_relu)(inputs))
+    outputs = keras.layers.Activation(tanh_relu)(Dense(3, alignment=Feedback())(inputs))
     keras.Model(inputs, outputs).save(tmp_path / "model.keras")
-    code = f"import {imports}; print(keras.models.load_model({str(tmp_path / 'model.keras')!r}).layers[-1].alignment)"
-    result = run_python(code)
+    return str(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("imports", ["neural_alignment, keras", "neural_alignment, optimizers, keras"])
+def test_the_import_is_enough_to_load_a_model(imports, saved_model):
+    """Also if Keras is first imported by one of our own modules, which is then not finished."""
+    result = run_python(f"import {imports}; print(keras.models.load_model({saved_model!r}).layers[1].alignment)")
     assert "rule='feedback'" in result.stdout, result.stderr
 
 
@@ -130,17 +135,29 @@ importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else
     assert all(extra in last for extra in ("cpu", "gpu", "tpu"))
 
 
-def test_all_rules_and_public_names_are_found_after_any_import():
-    code = """
+def test_all_rules_public_names_and_layers_are_found_after_plain_keras(saved_model):
+    """Keras on its own does not know the layers, and must not import modules named in a file."""
+    code = f"""
+import keras
+try:
+    keras.models.load_model({saved_model!r})
+except Exception as error:
+    print("Could not locate class 'Dense'" in str(error))
+import sys
+print([name for name in sys.modules if name.startswith("neural_alignment")])
 from neural_alignment.alignments import from_config
-print([from_config({"rule": rule}).rule for rule in ("align_zero", "align_ada", "dfa", "last_layer", "feedback")])
+print([from_config({{"rule": rule}}).rule for rule in ("align_zero", "align_ada", "dfa", "last_layer", "feedback")])
 import neural_alignment as na
 print([getattr(na, name) for name in na.__all__] and "all")
+print(keras.models.load_model({saved_model!r}).layers[1].alignment)
 """
     result = run_python(code)
-    rules, names = result.stdout.strip().splitlines()
+    refused, modules, rules, names, alignment = result.stdout.strip().splitlines()
+    assert refused == "True", result.stderr
+    assert modules == "[]"
     assert "'dfa'" in rules, result.stderr
     assert names == "all", result.stderr
+    assert "rule='feedback'" in alignment, result.stderr
 
 
 def test_nothing_is_pickled():

@@ -18,6 +18,8 @@ from neural_alignment.training import lock, stepping
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 FAST = ["--set", "epochs=1", "--set", "max_steps=2", "--set", "logging.tensorboard=false"]
+SMALL = [*FAST, "--set", "model={name: fc, hidden: [5]}", "--set", "evaluation.probe_examples=0"]
+"""For tests that do not look at the network: half of the time."""
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_train_prints_accuracy_angles_and_the_run_directory(run, tmp_path):
 
 
 def test_evaluate_agrees_with_the_run(run, tmp_path):
-    run("train", QUICKSTART, *FAST, "--run-dir", "here")
+    run("train", QUICKSTART, *SMALL, "--run-dir", "here")
     code, output, _ = run("evaluate", "here")
     assert code == 0
     results = dict(line.split() for line in output.splitlines())
@@ -117,7 +119,8 @@ def test_schema_is_json(run):
 def test_compare_writes_a_line_per_run_and_does_not_train_twice(run, tmp_path):
     feedback = tmp_path / "feedback.yaml"
     feedback.write_text(f"base: {QUICKSTART}\nalignment: {{rule: feedback}}\noptimization: {{backward: null}}\n")
-    command = ("compare", QUICKSTART, feedback, "--seeds", "0,1", *FAST, "--output", "tables/rules")
+    command = ("compare", QUICKSTART, feedback, "--seeds", "0,1", *SMALL, "--output", "tables/rules")
+    command += ("--engine", "in-process")
     code, _, error = run(*command)
     assert code == 0, error
     table = (tmp_path / "tables" / "rules.csv").read_text().splitlines()
@@ -134,7 +137,7 @@ def test_compare_writes_a_line_per_run_and_does_not_train_twice(run, tmp_path):
 
 def test_compare_rejects_the_result_of_another_configuration(run):
     wild = ["--set", "optimization.forward.learning_rate=1e30"]
-    command = ("compare", QUICKSTART, "--seeds", "0", *FAST, "--output", "table")
+    command = ("compare", QUICKSTART, "--seeds", "0", *SMALL, "--output", "table", "--engine", "in-process")
     code, output, error = run(*command, *wild)
     assert code == 0, error
     assert "1 diverged" in output
@@ -145,7 +148,7 @@ def test_compare_rejects_the_result_of_another_configuration(run):
 
 def test_noise_without_variables_is_one_line(run):
     noise = ["--set", "optimization.forward.noise={variance: 1, only: zzz}"]
-    code, _, error = run("train", QUICKSTART, *FAST, *noise)
+    code, _, error = run("train", QUICKSTART, *SMALL, *noise)
     assert code == 2
     assert "`only` must be part of the path of a variable" in error
 
@@ -178,20 +181,20 @@ def test_a_signal_prints_one_line_with_the_way_to_continue(run, monkeypatch, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(stepping.Stepper, "__call__", interrupted)
-        code, _, error = run("train", QUICKSTART, *FAST)
+        code, _, error = run("train", QUICKSTART, *SMALL)
     assert code == 1
     assert error.strip() == f"stopped: {number.name} at step 1, which is saved; continue with --resume"
     status = json.loads((tmp_path / "runs" / "quickstart" / "status.json").read_text())
     assert (status["state"], status["step"]) == ("stopped", 1)
-    code, output, error = run("train", QUICKSTART, *FAST, "--resume")
+    code, output, error = run("train", QUICKSTART, *SMALL, "--resume")
     assert code == 0, error
     assert "step 2 " in output
 
 
 def test_a_run_in_use_by_another_process_is_rejected(run):
-    assert run("train", QUICKSTART, *FAST, "--run-dir", "here")[0] == 0
+    assert run("train", QUICKSTART, *SMALL, "--run-dir", "here")[0] == 0
     with lock.held("here"):
-        code, _, error = run("train", QUICKSTART, *FAST, "--run-dir", "here", "--force")
+        code, _, error = run("train", QUICKSTART, *SMALL, "--run-dir", "here", "--force")
     assert code == 2
     assert error.startswith(f"error: here: is in use by process {os.getpid()} on ")
     assert len(error.splitlines()) == 1
@@ -265,7 +268,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, what):
 )
 def test_bad_records_are_one_line_naming_the_file(run, tmp_path, what, options, part):
     arguments = imagenet(tmp_path, **options)
-    code, output, error = run("train", QUICKSTART, *arguments, *FAST)
+    code, output, error = run("train", QUICKSTART, *arguments, *SMALL)
     assert code == 2, what
     assert len(error.strip().splitlines()) == 1, error
     assert part in error
@@ -274,19 +277,19 @@ def test_bad_records_are_one_line_naming_the_file(run, tmp_path, what, options, 
 
 
 def test_sound_records_of_that_kind_are_trained(run, tmp_path):
-    code, _, error = run("train", QUICKSTART, *imagenet(tmp_path), *FAST)
+    code, _, error = run("train", QUICKSTART, *imagenet(tmp_path), *SMALL)
     assert code == 0, error
 
 
 def test_an_existing_run_and_another_configuration_are_refused(run):
-    assert run("train", QUICKSTART, *FAST)[0] == 0
-    code, _, error = run("train", QUICKSTART, *FAST)
+    assert run("train", QUICKSTART, *SMALL)[0] == 0
+    code, _, error = run("train", QUICKSTART, *SMALL)
     assert code == 2
     assert "--force replaces it" in error
-    code, _, error = run("train", QUICKSTART, *FAST, "--set", "seed=5", "--resume")
+    code, _, error = run("train", QUICKSTART, *SMALL, "--set", "seed=5", "--resume")
     assert code == 2
     assert "seed was 0, is now 5" in error
-    assert run("train", QUICKSTART, *FAST, "--force")[0] == 0
+    assert run("train", QUICKSTART, *SMALL, "--force")[0] == 0
 
 
 def test_a_diverged_run_ends_with_3(run):
@@ -342,10 +345,10 @@ def test_describe_needs_no_data_if_the_configuration_gives_their_shape(run):
 
 def test_compare_keeps_an_earlier_table_until_it_has_a_row_and_checks_early_that_it_can_write(run, tmp_path):
     (tmp_path / "table.csv").write_text("earlier\n")
-    assert run("compare", QUICKSTART, "--seeds", "0", *FAST, "--set", "batch_size=4000", "--output", "table")[0] == 2
+    assert run("compare", QUICKSTART, "--seeds", "0", *SMALL, "--set", "batch_size=4000", "--output", "table")[0] == 2
     assert (tmp_path / "table.csv").read_text() == "earlier\n"
     (tmp_path / "file").write_text("")
-    code, _, error = run("compare", QUICKSTART, "--seeds", "0", *FAST, "--output", "file/table")
+    code, _, error = run("compare", QUICKSTART, "--seeds", "0", *SMALL, "--output", "file/table")
     assert code == 2
     assert "file is not a directory" in error
     assert not list((tmp_path / "runs").iterdir())

@@ -15,6 +15,7 @@ from neural_alignment import cli, data, paths
 from neural_alignment import config as configuration
 from neural_alignment.data import recordings
 from neural_alignment.errors import ConfigError, DataError, InputError
+from neural_alignment.jobs import children
 from neural_alignment.search import plan as plans
 from neural_alignment.training import memory, setup
 
@@ -386,10 +387,13 @@ def python(code, **environment):
     )
 
 
-def test_worker_processes_start_without_the_log_lines_of_tensorflow():
-    """The first thing that the server of forked children does; it writes to the standard error of its parent."""
-    result = python("import neural_alignment.jobs.children, sys; print('own line', file=sys.stderr)")
-    assert (result.returncode, result.stderr) == (0, "own line\n")
+def test_worker_processes_start_without_the_log_lines_of_tensorflow(place):
+    """The server of forks imports this package first; it writes to the standard error of its parent."""
+    assert children.PRELOADED[0].startswith("neural_alignment.jobs.")
+    (place / "tensorflow.py").write_text("import os\nos.write(2, b'noise\\n')\n")
+    code = "import neural_alignment.jobs, sys; print('tensorflow' in sys.modules, file=sys.stderr)"
+    result = python(code, PYTHONPATH=f"{place}:{ROOT}")
+    assert (result.returncode, result.stderr) == (0, "True\n")
 
 
 def test_an_error_while_tensorflow_is_imported_is_shown(place):

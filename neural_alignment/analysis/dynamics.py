@@ -11,7 +11,7 @@ All computations use NumPy in float64. Time is that of the gradient flow: learni
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -274,6 +274,19 @@ class ScalarNetwork:
         if strategy == "backpropagation":
             return np.array([self.alpha, -self.alpha])
         return np.zeros(3) if strategy == "feedback" else np.roots([1.0, 1.0, 0.0, -(self.alpha**2)])
+
+    def fixed_points(self) -> Iterator[tuple[str, str, Array, Array]]:
+        """Yields strategy, name, state and eigenvalues of fixed points of each strategy.
+
+        They are two minima, the origin, and for feedback alignment an unstable minimum and one with b = w_1 = 0.
+        """
+        for strategy in STRATEGIES:
+            for w_1, b in ((0.6, 0.8), (-1.1, -0.8), (0.6, -0.9))[: 3 if strategy == "feedback" else 2]:
+                point = self.minimum(strategy, w_1, b)
+                yield strategy, "minimum of J", point, self.minimum_eigenvalues(strategy, point)
+            origin = np.zeros(2 if strategy == "backpropagation" else 3)
+            yield strategy, "origin", origin, self.origin_eigenvalues(strategy)
+        yield "feedback", "b = w_1 = 0", np.array([0.0, 0.7, 0.0]), np.zeros(3)
 
     def _unpack(self, strategy: str, state: Array) -> tuple[float, float, float]:
         """Returns w_1, w_2 and b."""

@@ -1,9 +1,10 @@
-"""ImageNet preprocessing of encoded images, for ResNet v1 ("resnet") and ResNet v2 ("inception").
+"""Preprocessing of encoded photographs: that of ImageNet for ResNet v1 ("resnet") and ResNet v2 ("inception"), and
+"resize", which resizes the whole image.
 
 Training uses a random crop (8 % to 100 % of the area, aspect ratio 3/4 to 4/3), evaluation a central crop. Both are
 resized bilinearly, without antialiasing, as in the TensorFlow ResNet on which the paper builds. The JPEG decoder crops,
 so pixels outside of the crop are never computed. Other formats (ImageNet has one PNG, named .JPEG) are decoded whole
-and then cropped. Grey and CMYK images are converted to RGB.
+and then cropped. Grey and CMYK images are converted to RGB; transparency is ignored.
 """
 
 from __future__ import annotations
@@ -25,22 +26,52 @@ Window = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
+class Preparation:
+    """The decoders of a data set.
+
+    Attributes:
+        input_shape: `(height, width, channels)` of the decoded images.
+        train: `(encoded, seed) -> image`, a pure function of its arguments; `seed` is `(2,)` integers.
+        evaluation: `encoded -> image`.
+        center: value that both subtract from the pixels 0..255, per channel or for all channels.
+        scale: value by which both then divide.
+    """
+
+    input_shape: tuple[int, int, int]
+    train: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    evaluation: Callable[[tf.Tensor], tf.Tensor]
+    center: tuple[float, ...] | float
+    scale: tuple[float, ...] | float
+
+
+@dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """One way to prepare ImageNet.
+    """One way to prepare photographs, for any image size.
 
     Attributes:
         train: `(encoded, seed, image_size) -> (image_size, image_size, 3)`, a pure function of its arguments.
         evaluation: `(encoded, image_size) -> (image_size, image_size, 3)`.
-        image_size: image size of the published models, in pixels.
+        image_size: image size of the published models, in pixels; None if there is none.
         center: value that both subtract from the pixels 0..255, per channel.
         scale: value by which both then divide.
     """
 
     train: Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor]
     evaluation: Callable[[tf.Tensor, int], tf.Tensor]
-    image_size: int
+    image_size: int | None
     center: tuple[float, ...]
     scale: tuple[float, ...]
+
+    def at(self, image_size: int | None) -> Preparation:
+        """Returns the decoders for one image size, in pixels. Default: that of the published models."""
+        size = image_size or self.image_size
+        return Preparation(
+            (size, size, 3),
+            train=lambda encoded, seed: self.train(encoded, seed, size),
+            evaluation=lambda encoded: self.evaluation(encoded, size),
+            center=self.center,
+            scale=self.scale,
+        )
 
 
 def resnet_train(encoded: tf.Tensor, seed: tf.Tensor, image_size: int = 224) -> tf.Tensor:
@@ -115,6 +146,19 @@ def inception_evaluation(encoded: tf.Tensor, image_size: int = 299) -> tf.Tensor
     return scale_to_unit_range(_resized(decode_window(encoded, central_part), image_size))
 
 
+def resize_whole(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Resizes the whole image to a square and scales it to [-1, 1]. The aspect ratio is not preserved.
+
+    Args:
+        encoded: scalar string, the bytes of an image file.
+        image_size: height and width of the result, in pixels.
+
+    Returns:
+        `(image_size, image_size, 3)` float32.
+    """
+    return scale_to_unit_range(_resized(decode_rgb(encoded), image_size))
+
+
 PREPROCESSING = {
     "resnet": Preprocessing(
         resnet_train,
@@ -125,6 +169,13 @@ PREPROCESSING = {
     ),
     "inception": Preprocessing(
         inception_train, inception_evaluation, image_size=299, center=(127.5,) * 3, scale=(127.5,) * 3
+    ),
+    "resize": Preprocessing(
+        lambda encoded, _, image_size: resize_whole(encoded, image_size),
+        resize_whole,
+        image_size=None,
+        center=(127.5,) * 3,
+        scale=(127.5,) * 3,
     ),
 }
 
@@ -190,7 +241,7 @@ def decode_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tensor], W
     """
 
     def from_other() -> tf.Tensor:
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        image = decode_rgb(encoded)
         shape = tf.shape(image)
         return tf.image.crop_to_bounding_box(image, *window(shape[0], shape[1]))
 
@@ -203,6 +254,17 @@ def decode_jpeg_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tenso
     return tf.io.decode_and_crop_jpeg(
         encoded, tf.stack(window(shape[0], shape[1])), channels=3, dct_method="INTEGER_ACCURATE"
     )
+
+
+def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a whole JPEG, PNG, WebP, GIF or BMP file to `(height, width, 3)` uint8; of a GIF the first frame."""
+
+    def decode(channels: int) -> tf.Tensor:
+        return tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+
+    # TensorFlow does not convert a WebP with transparency to RGB.
+    is_webp = tf.equal(tf.strings.substr(encoded, 8, 4), "WEBP")
+    return tf.cond(is_webp, lambda: decode(0)[..., :3], lambda: decode(3))
 
 
 def _resized(crop: tf.Tensor, image_size: int) -> tf.Tensor:

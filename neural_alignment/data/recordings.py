@@ -8,33 +8,21 @@
 | `images` | `(images, height, width, channels)`, in the order of the responses | uint8 or float |
 
 The images may be in a separate file.
-
-For safety, arrays of Python objects and HDF5 links are rejected.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import h5py
 import numpy as np
-import tensorflow as tf
 
-from neural_alignment.errors import DataError, nearest
-from neural_alignment.paths import is_local, problem_of_file
+from neural_alignment.data import array_files
+from neural_alignment.errors import DataError
 
 HOW_TO_OBTAIN = (
     "recordings are not part of this package; docs/neural_fit.md explains how to make a file of the public recordings "
     "of Majaj et al. 2015 (Brain-Score's MajajHong2015.public)"
 )
-
-_HDF5_ENDINGS = (".h5", ".hdf5")
 
 
 class Recordings(NamedTuple):
@@ -60,8 +48,8 @@ def load_recordings(path: str) -> Recordings:
     Raises:
         DataError: if the file is missing, damaged, or has wrong contents. The message is one line.
     """
-    with _arrays(path) as arrays:
-        responses, categories, areas = (_read(path, arrays, name) for name in Recordings._fields)
+    with array_files.opened(str(path), remedy=HOW_TO_OBTAIN) as arrays:
+        responses, categories, areas = (array_files.read(str(path), arrays, name) for name in Recordings._fields)
     _check_responses(path, responses)
     images, units = responses.shape[:2]
     categories = _labels(path, "categories", categories, images, "image", integers=True)
@@ -87,8 +75,8 @@ def load_images(path: str) -> np.ndarray:
     Raises:
         DataError: if the file is missing, damaged, or has wrong contents. The message is one line.
     """
-    with _arrays(path) as arrays:
-        images = _read(path, arrays, "images")
+    with array_files.opened(str(path), remedy=HOW_TO_OBTAIN) as arrays:
+        images = array_files.read(str(path), arrays, "images")
     if images.ndim != 4 or 0 in images.shape or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
         raise DataError(
             f"{path}: `images` must be (images, height, width, channels), uint8 or float; found shape "
@@ -97,87 +85,6 @@ def load_images(path: str) -> np.ndarray:
     if images.dtype.kind == "f" and not np.isfinite(images).all():
         raise DataError(f"{path}: `images` must be finite; found NaN or infinity")
     return images
-
-
-@contextlib.contextmanager
-def _arrays(path: str) -> Iterator[Any]:
-    """Opens the file as a mapping of names to arrays."""
-    path = str(path)
-    ending = os.path.splitext(path)[1].lower()
-    if ending != ".npz" and ending not in _HDF5_ENDINGS:
-        raise DataError(f"{path}: must be a .npz, .h5 or .hdf5 file; {HOW_TO_OBTAIN}")
-    problem = problem_of_file(path) if is_local(path) else None if tf.io.gfile.exists(path) else "no such file"
-    if problem:
-        raise DataError(f"{path}: {problem}; {HOW_TO_OBTAIN}")
-    try:
-        with _local(path) as local, contextlib.ExitStack() as stack:
-            if ending == ".npz":  # By its name, `np.load` would leave a damaged file open.
-                opened = np.load(stack.enter_context(open(local, "rb")), allow_pickle=False)
-            else:
-                opened = h5py.File(local, "r")
-            if not hasattr(opened, "keys"):  # A single array with the wrong file extension.
-                raise DataError(f"{path}: is not a .npz file of named arrays")
-            with opened:
-                yield opened
-    except DataError:
-        raise
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        tf.errors.OpError,
-    ) as error:
-        line = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: is damaged, or not a {ending} file: {line}") from None
-
-
-@contextlib.contextmanager
-def _local(path: str) -> Iterator[str]:
-    """Yields a path on this machine's file system, because HDF5 cannot read from others."""
-    if "://" not in path:
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, os.path.basename(path))
-        tf.io.gfile.copy(path, copy)
-        yield copy
-
-
-def _read(path: str, arrays: Any, name: str) -> np.ndarray:
-    """Returns an array of numbers or strings."""
-    if name not in arrays:
-        found = ", ".join(sorted(arrays)[:10]) or "nothing"
-        raise DataError(f"{path}: has no array `{name}`; found {found}{nearest(name, arrays)}")
-    array = _read_hdf5(path, arrays, name) if isinstance(arrays, h5py.File) else _read_npz(path, arrays, name)
-    if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
-    return array
-
-
-def _read_npz(path: str, arrays: Any, name: str) -> np.ndarray:
-    try:
-        return arrays[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        raise DataError(f"{path}: `{name}` holds Python objects; allowed: numbers and strings") from None
-
-
-def _read_hdf5(path: str, arrays: h5py.File, name: str) -> np.ndarray:
-    # A link, or a data set whose values are stored elsewhere, would read a file other than the one named by the user.
-    is_own = isinstance(arrays.get(name, getlink=True), h5py.HardLink) and isinstance(arrays[name], h5py.Dataset)
-    if not is_own or arrays[name].is_virtual or arrays[name].external:
-        raise DataError(f"{path}: `{name}` must be a data set whose values are in this file; found a link or a group")
-    dataset = arrays[name]
-    if h5py.check_string_dtype(dataset.dtype) is not None:
-        return np.asarray(dataset.asstr()[...], str)
-    if dataset.dtype.kind == "O":
-        raise DataError(f"{path}: `{name}` holds HDF5 objects; allowed: numbers and strings")
-    return dataset[...]
 
 
 def _check_responses(path: str, responses: np.ndarray) -> None:

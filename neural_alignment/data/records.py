@@ -1,7 +1,12 @@
-"""Reading TFRecord files: the schema of a record, random access to records, and the diagnosis of damaged ones."""
+"""Records on disk: random access to the examples of a split, and the diagnosis of damaged ones.
+
+`Records` is the interface that the pipelines use. `TFRecords` reads TFRecord files; `ImageFiles`, in `image_files.py`,
+reads one file per image.
+"""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -10,6 +15,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from neural_alignment.data.damage import DamagedRecord, DamageList
+from neural_alignment.data.imagenet import decode_rgb
 from neural_alignment.data.index import FileIndex, first_line, index_files
 from neural_alignment.data.order import without_autograph
 from neural_alignment.errors import DataError
@@ -68,14 +74,7 @@ class Schema:
                 return f"{{where}} must hold one {kind} feature `{key}`; found features: {found}"
         if not 0 <= labels[0] - self.label_offset < self.classes:
             return f"The label of {{where}} is out of range; found {labels[0]}; allowed: {self.allowed_labels}"
-        try:
-            tf.io.decode_image(images[0], channels=3, expand_animations=False)
-        except tf.errors.OpError:
-            return (
-                f"The image of {{where}} cannot be decoded; found {len(images[0])} bytes that begin with "
-                f"0x{images[0][:4].hex()}; allowed: a whole JPEG, PNG, GIF or BMP"
-            )
-        return None
+        return fault_of_image(images[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +94,78 @@ class Shard:
     records: int | None = None
 
 
-class Records:
-    """The examples of one split, stored in TFRecord files. They are numbered 0 to `found - 1` in file order.
+class Records(abc.ABC):
+    """The examples of one split on disk: encoded images with labels, numbered from 0.
+
+    Args:
+        name: name of the split in error messages.
+        classes: number of classes.
+        damage: the list to which damaged records are added, with the limit on their number.
+
+    Attributes:
+        examples: number of examples to use.
+        found: number of examples on disk.
+        blocks: `(blocks, 2)` int64, the first record and the number of records of each block. The records of a block
+            are read at once.
+    """
+
+    examples: int
+    found: int
+    blocks: np.ndarray
+
+    def __init__(self, name: str, classes: int, damage: DamageList):
+        self.name, self.classes, self.damage = name, classes, damage
+
+    @abc.abstractmethod
+    def read(self, runs: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the records one by one as scalar strings for `parse`, with "" for each that cannot be read.
+
+        Args:
+            runs: pairs (first record, count) of neighbouring records in one block, which are read at once.
+        """
+
+    @abc.abstractmethod
+    def read_one(self, record: tf.Tensor) -> tf.Tensor:
+        """Returns a record as `read` does, or raises an error if it cannot be read."""
+
+    @abc.abstractmethod
+    def parse(self, record: tf.Tensor) -> tf.Tensor:
+        """Returns the encoded image and the label, an int32 in 0..classes-1, of a result of `read`."""
+
+    @abc.abstractmethod
+    def fault(self, record: int, decode: Callable[[tf.Tensor], tf.Tensor] | None = None) -> DamagedRecord | None:
+        """Reads one record and returns its fault, or None.
+
+        Args:
+            record: number of the record.
+            decode: a decoder that the image must also pass.
+        """
+
+    @abc.abstractmethod
+    def path(self, record: int) -> str:
+        """Returns the path of the file that contains a record."""
+
+    def check_complete(self) -> None:
+        """Raises `DataError` unless `examples` is the number of examples on disk."""
+        if self.examples != self.found:
+            raise DataError(
+                f"The number of examples in {self.name} is wrong; found {self.examples}; allowed: {self.found}"
+            )
+
+    def _check_first(self) -> None:
+        """Raises `DataError` if all of the first records are faulty, because the options do not fit the files then."""
+        faults = []
+        for record in range(min(self.damage.allowed + 1, self.found)):
+            faults.append(self.fault(record))
+            if faults[-1] is None:
+                return
+        raise DataError(faults[0].reason if faults else f"{self.name} is empty; found 0 records; allowed: 1 or more")
+
+
+class TFRecords(Records):
+    """The examples of one split, stored in TFRecord files, in file order.
+
+    `found` includes the examples lost at the end of truncated files.
 
     Args:
         name: name of the split in error messages.
@@ -105,10 +174,6 @@ class Records:
         damage: the list to which damaged records are added, with the limit on their number.
         examples: number of examples to use. Default: all examples in the files.
         index_file: a file that stores the positions of the records; see `index_files`.
-
-    Attributes:
-        examples: number of examples to use.
-        found: number of examples in the files, including those lost at the end of truncated files.
 
     Raises:
         DataError: if more records are missing or damaged than allowed, or if the first records do not fit the schema.
@@ -123,7 +188,8 @@ class Records:
         examples: int | None = None,
         index_file: str | None = None,
     ):
-        self.name, self.schema, self.damage = name, schema, damage
+        super().__init__(name, schema.classes, damage)
+        self._schema = schema
         self._paths = [shard.path for shard in shards]
         indices = index_files(self._paths, index_file)
         shards = self._with_lengths([(shard, indices[shard.path]) for shard in shards], examples)
@@ -154,7 +220,7 @@ class Records:
         self.found = len(self._numbers)
         self.examples = self.found if examples is None else examples
         if self.examples > self.found:
-            raise self._wrong_number(self.examples)
+            self.check_complete()
         self._check_first()
 
     def _with_lengths(self, shards: list[tuple[Shard, FileIndex]], examples: int | None) -> list[Shard]:
@@ -173,14 +239,6 @@ class Records:
             lengths[unknown[-1]] += max(examples - sum(lengths), 0)
         return [dataclasses.replace(shard, records=length) for (shard, _), length in zip(shards, lengths, strict=True)]
 
-    def check_complete(self) -> None:
-        """Raises `DataError` unless `examples` is the number of examples in the files."""
-        if self.examples != self.found:
-            raise self._wrong_number(self.examples)
-
-    def _wrong_number(self, received: int) -> DataError:
-        return DataError(f"The number of examples in {self.name} is wrong; found {received}; allowed: {self.found}")
-
     def _report_lost(self, shard: Shard, index: FileIndex, numbers: np.ndarray) -> None:
         """Adds the records that are missing from a file to the damage list."""
         fault = index.fault or (
@@ -191,29 +249,17 @@ class Records:
             if self.damage.exceeds_limit:
                 raise self.damage.error()
 
-    def _check_first(self) -> None:
-        """Raises `DataError` if all of the first records are faulty, because the options do not fit the files then."""
-        faults = []
-        for record in range(min(self.damage.allowed + 1, self.found)):
-            faults.append(self.fault(record))
-            if faults[-1] is None:
-                return
-        raise DataError(faults[0].reason if faults else f"{self.name} is empty; found 0 records; allowed: 1 or more")
-
     # Reading inside a graph.
 
-    def read(self, runs: tf.data.Dataset) -> tf.data.Dataset:
-        """Returns the serialised records one by one, with "" for each record that cannot be read.
-
-        Args:
-            runs: pairs (first record, count) of neighbouring records in one file, which are read at once.
-        """
+    def read(self, runs: tf.data.Dataset) -> tf.data.Dataset:  # noqa: D102 (inherited)
         read = runs.map(without_autograph(self._run_or_pieces), num_parallel_calls=PARALLEL_READS, deterministic=True)
         return read.unbatch()
 
-    def read_one(self, record: tf.Tensor) -> tf.Tensor:
-        """Returns a serialised record, or raises an error if it cannot be read."""
+    def read_one(self, record: tf.Tensor) -> tf.Tensor:  # noqa: D102 (inherited)
         return self._run(record, tf.ones_like(record))[0]
+
+    def parse(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:  # noqa: D102 (inherited)
+        return self._schema.parse(record)
 
     def _run(self, first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         """Returns `(count,)` serialised records, by one sequential read."""
@@ -243,13 +289,7 @@ class Records:
 
     # Diagnosis.
 
-    def fault(self, record: int, decode: Callable[[tf.Tensor], tf.Tensor] | None = None) -> DamagedRecord | None:
-        """Reads one record and returns its fault, or None.
-
-        Args:
-            record: number of the record.
-            decode: a decoder that the image must also pass.
-        """
+    def fault(self, record: int, decode: Callable[[tf.Tensor], tf.Tensor] | None = None) -> DamagedRecord | None:  # noqa: D102
         number, path = int(self._numbers[record]), self.path(record)
         where = f"record {number} of {path}"
         try:
@@ -261,13 +301,12 @@ class Records:
             found = "the end of the file" if "empty" in error.message else first_line(error)
             reason = f"In {self.name}: {where} cannot be read; found {found}; {CHECKSUMS}"
             return DamagedRecord(path, number, reason)
-        fault = self.schema.fault(serialized)
+        fault = self._schema.fault(serialized)
         if fault is None and decode is not None:
-            fault = _fault_of_decoding(decode, self.schema.parse(serialized)[0])
+            fault = fault_of_decoding(decode, self._schema.parse(serialized)[0])
         return fault and DamagedRecord(path, number, f"In {self.name}: {fault.replace('{where}', where)}")
 
-    def path(self, record: int) -> str:
-        """Returns the path of the file that contains a record."""
+    def path(self, record: int) -> str:  # noqa: D102 (inherited)
         return self._paths[np.searchsorted(self._starts, record, side="right") - 1]
 
 
@@ -278,7 +317,20 @@ def attempt(function: Callable, otherwise: Callable, *arguments: tf.Tensor) -> t
     return first.concatenate(element.map(otherwise)).take(1).get_single_element()
 
 
-def _fault_of_decoding(decode: Callable[[tf.Tensor], tf.Tensor], encoded: tf.Tensor) -> str | None:
+def fault_of_image(encoded: bytes) -> str | None:
+    """Returns why an image cannot be decoded, with "{where}" in place of its location, or None."""
+    try:
+        decode_rgb(encoded)
+    except tf.errors.OpError:
+        return (
+            f"The image of {{where}} cannot be decoded; found {len(encoded)} bytes that begin with "
+            f"0x{encoded[:4].hex()}; allowed: a whole JPEG, PNG, WebP, GIF or BMP"
+        )
+    return None
+
+
+def fault_of_decoding(decode: Callable[[tf.Tensor], tf.Tensor], encoded: tf.Tensor) -> str | None:
+    """Returns why a decoder rejects an image, with "{where}" in place of its location, or None."""
     try:
         decode(encoded)
     except (tf.errors.OpError, ValueError) as error:

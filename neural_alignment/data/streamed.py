@@ -1,4 +1,4 @@
-"""Datasets read from TFRecord files: decoded during training, or read into memory at once."""
+"""Datasets read from records on disk: decoded during training, or read into memory at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.data.damage import NO_STEP, DamagedRecord
+from neural_alignment.data.imagenet import Preparation
 from neural_alignment.data.order import Order, without_autograph
 from neural_alignment.data.pipeline import (
     AUGMENTATIONS,
@@ -34,22 +35,18 @@ Decode = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Streamed(Dataset):
-    """Examples that are read from TFRecord files and decoded during training.
+    """Examples that are read from records on disk and decoded during training.
 
-    In each epoch, blocks of 32 neighbouring records are put in random order. The sequence is cut into windows of
-    `shuffle_buffer` / 2 records, and each window is permuted. Each block is one read, and a resumed run reads at most
-    one window again.
+    In each epoch, the blocks of the records (32 neighbours in a TFRecord file, or one image file) are put in random
+    order. The sequence is cut into windows of `shuffle_buffer` / 2 records, and each window is permuted. Each block is
+    one read, and a resumed run reads at most one window again.
 
     Args:
         batching: batch sizes, seed and shuffling.
         train: training records.
         validation: validation records, which must be complete.
-        input_shape: `(height, width, channels)` of the decoded images.
-        decode_train: `(encoded, seed) -> image`; `seed` `(2,)` differs for every example of the run.
-        decode_validation: `encoded -> image`.
+        preparation: the decoders of the images; the seed differs for every example of the run.
         class_names: one name per class.
-        center: value that the decoders subtract from the pixels, per channel or for all channels.
-        scale: value by which the decoders then divide.
         augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
         shuffle_buffer: number of encoded records in memory. One half is the window from which batches are taken; the
             other half is the next window, which is read meanwhile.
@@ -63,13 +60,9 @@ class Streamed(Dataset):
         batching: Batching,
         train: Records,
         validation: Records,
+        preparation: Preparation,
         *,
-        input_shape: tuple[int, int, int],
-        decode_train: Decode,
-        decode_validation: Callable[[tf.Tensor], tf.Tensor],
         class_names: Sequence[str] | None = None,
-        center: Sequence[float] | float = 0.0,
-        scale: Sequence[float] | float = 1.0,
         augment: str | None = None,
         shuffle_buffer: int = 10000,
     ):
@@ -77,18 +70,18 @@ class Streamed(Dataset):
         check_integer("shuffle_buffer", shuffle_buffer, at_least=1)
         super().__init__(
             batching,
-            input_shape=input_shape,
-            classes=train.schema.classes,
+            input_shape=preparation.input_shape,
+            classes=train.classes,
             train_examples=train.examples,
             validation_examples=validation.examples,
             class_names=class_names,
-            center=center,
-            scale=scale,
+            center=preparation.center,
+            scale=preparation.scale,
             damage=train.damage,
         )
         self._splits = (
-            _Split(train, decode_train, batching.seed),
-            _Split(validation, lambda encoded, _: decode_validation(encoded), batching.seed),
+            _Split(train, preparation.train, batching.seed),
+            _Split(validation, lambda encoded, _: preparation.evaluation(encoded), batching.seed),
         )
         self._augment = AUGMENTATIONS[augment]
         self._order = Order(
@@ -295,7 +288,7 @@ class _Split:
 
     def example(self, serialized: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns image and label of a record. The augmentation depends on `number` and the seed of the run."""
-        encoded, label = self.records.schema.parse(serialized)
+        encoded, label = self.records.parse(serialized)
         return self._decode(encoded, self.seed(number)), label
 
     def seed(self, number: tf.Tensor) -> tf.Tensor:

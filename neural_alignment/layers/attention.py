@@ -52,6 +52,11 @@ class AlignedAttention:
                 shape = (*query_shape[:-1], *shape[-2:])
             aligned.build(shape)
 
+    @property
+    def inner_connections(self) -> list[str]:
+        """The names of the projections that enter the output kernel. The rules for whole networks read this."""
+        return [dense.alignment_name for dense in dense_sublayers(self).values() if dense.name != "attention_output"]
+
     def take_converted(self, layer: Any) -> None:
         """Notes the kernels of the layer that this one is converted from. See `AlignedLayer.take_converted`."""
         self._converted_kernels = {

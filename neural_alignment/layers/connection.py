@@ -225,7 +225,12 @@ class KernelValues:
             inputs: `(batch, ..., inputs)`.
             training: as of `call` of the layer.
             columns: the outputs that are computed. Default: all.
+
+        Raises:
+            ValueError: in `tf.vectorized_map`, unless `training` is False.
         """
+        if training is not False:
+            _check_custom_gradients(self.connection.layer)
         connection, state, carried = self.connection, self.state, self.carried
         linear_map, rule = connection.linear_map, connection.alignment
         if not rule.tie_gradient:
@@ -285,6 +290,21 @@ class KernelValues:
             state.deferred.append((connection, moved, regulariser))
         else:
             state.add(connection.name, regulariser())
+
+
+def _check_custom_gradients(layer: Any) -> None:
+    """Checks that the graph keeps custom gradients.
+
+    Raises:
+        ValueError: in the body of `tf.vectorized_map`. Its operations have no custom gradients, so the error would
+            travel back through W.
+    """
+    if "loop_body" in tf.get_current_name_scope().split("/"):
+        raise ValueError(
+            "`TimeDistributed` around an aligned layer must know the number of steps in training: `tf.vectorized_map` "
+            f"would send the error back through W. Received layer {layer.name!r} in a vectorized map. "
+            "Example: keras.Input((10, 4))."
+        )
 
 
 def tensor_of(variable: Any) -> Tensor:

@@ -76,6 +76,11 @@ class _SeparableConvolution(AlignedLayer):
             self.connect(pointwise, "pointwise_kernel", bias=self.bias, following_activation=self.following_activation),
         )
 
+    @property
+    def inner_connections(self) -> list[str]:
+        """The name of the depthwise connection, whose outputs enter the other one. See `AlignedAttention`."""
+        return [self.make_connections()[0].name]
+
     def input_shapes(self) -> list[tuple[int, ...]]:
         """Returns the shapes of the inputs of both connections. See `AlignedLayer.input_shapes`."""
         (shape,) = super().input_shapes()
@@ -94,8 +99,8 @@ class _SeparableConvolution(AlignedLayer):
         depthwise, pointwise = self._maps
         bias = self.bias_value()
         hidden = self.project(depthwise, inputs, state, training, kernel_name="depthwise_kernel")
-        if state.probe is not None and self.keeps_backward_kernel:
-            hidden = state.probe(self.connection("depthwise_kernel"), inputs, hidden)
+        if state.probe is not None:
+            hidden = state.probe(self.make_connections()[0], inputs, hidden)
         projection = self.project(pointwise, hidden, state, training, bias, "pointwise_kernel")
         return self.finish(hidden, projection, bias, state)
 

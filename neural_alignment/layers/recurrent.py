@@ -8,11 +8,13 @@ zeros.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from neural_alignment.alignments import ForwardPass
 from neural_alignment.layers.base import AlignedLayer, dense_floats, known_shape
 from neural_alignment.layers.connection import Connection, KernelValues, tensor_of
 from neural_alignment.operations import DenseMap
@@ -122,7 +124,7 @@ class _RecurrentLayer(AlignedLayer):
         states = keras.tree.flatten(initial_state)
         mask = None if mask is None else keras.tree.flatten(mask)[0]
         dropout = _Dropout(self.cell, inputs, states[0], training)
-        from_inputs, from_outputs = (connection.kernels(state) for connection in self.connections)
+        from_inputs, from_outputs = self._kernels(state)
         input_bias, recurrent_bias = self._bias_values()
 
         seen = dropout.of_inputs(inputs)
@@ -154,6 +156,19 @@ class _RecurrentLayer(AlignedLayer):
             outputs = _masked(outputs, tf.reverse(mask, [1]) if self.go_backwards else mask)
             last = outputs[:, -1]
         return last, outputs, new_states
+
+    def _kernels(self, state: ForwardPass) -> tuple[KernelValues, KernelValues]:
+        """Reads W and B of both connections."""
+        from_inputs, from_outputs = (connection.kernels(state) for connection in self.connections)
+        if from_outputs.take_start is None:
+            return from_inputs, from_outputs
+
+        def take_both() -> None:
+            from_inputs.take_start()
+            from_outputs.take_start()
+
+        # TensorFlow has no assignments in the backward pass of a loop; the product of the inputs is outside of it.
+        return replace(from_inputs, take_start=take_both), replace(from_outputs, take_start=None)
 
     def _over_time(
         self,
@@ -237,7 +252,7 @@ class _Dropout:
 
     def __init__(self, cell: Any, inputs: Tensor, state: Tensor, training: bool):
         masks = cell.get_dropout_mask(inputs[:, 0]) if training else None
-        self._inputs = masks and keras.tree.map_structure(lambda mask: mask[:, None], masks)
+        self._inputs = _over_steps(masks)
         self._outputs = cell.get_recurrent_dropout_mask(state) if training else None
 
     def of_inputs(self, inputs: Tensor) -> Tensor | list[Tensor]:
@@ -247,14 +262,17 @@ class _Dropout:
     def of_outputs(self, outputs: Tensor) -> Tensor | list[Tensor]:
         """Returns previous outputs `(batch, units)` or `(batch, steps, units)` after dropout."""
         masks = self._outputs
-        if masks is not None and outputs.shape.rank == 3:
-            masks = keras.tree.map_structure(lambda mask: mask[:, None], masks)
-        return _times(outputs, masks)
+        return _times(outputs, _over_steps(masks) if outputs.shape.rank == 3 else masks)
 
     @staticmethod
     def one(dropped: Tensor | list[Tensor], whole: Tensor) -> Tensor:
         """Returns the signal that R_l reads: after dropout, or before it if the gates have different masks."""
         return whole if isinstance(dropped, list) else dropped
+
+
+def _over_steps(masks: Tensor | list[Tensor] | None) -> Tensor | list[Tensor] | None:
+    """Returns masks `(batch, ...)` as `(batch, 1, ...)`, the same for all steps."""
+    return None if masks is None else keras.tree.map_structure(lambda mask: mask[:, None], masks)
 
 
 def _times(signal: Tensor, masks: Tensor | list[Tensor] | None) -> Tensor | list[Tensor]:

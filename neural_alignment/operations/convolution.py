@@ -253,8 +253,8 @@ def _groups(inputs: Tensor, kernel: Tensor) -> int:
 
 
 def _has_grouped_operations(kernel: Tensor) -> bool:
-    """Whether TensorFlow's CPU kernels take groups: not in three dimensions, nor the gradients in float64."""
-    return kernel.shape.rank <= 4 and kernel.dtype != tf.float64
+    """Whether TensorFlow's CPU kernels take groups: not in three dimensions; the gradients only in these dtypes."""
+    return kernel.shape.rank <= 4 and kernel.dtype in (tf.float32, tf.bfloat16)
 
 
 def _split(tensor: Tensor, groups: int) -> list[Tensor]:

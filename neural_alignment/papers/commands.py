@@ -9,9 +9,9 @@ from typing import Any
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.estimates import Estimates
-from neural_alignment.jobs.plans import SECONDS, Work, carry_out, count_left, unique, waiting
+from neural_alignment.jobs.plans import SECONDS, Work, carry_out, count_all, count_left, unique, waiting
 from neural_alignment.papers import fa_mechanism, two_routes, wide_networks
-from neural_alignment.papers.registry import Item, Source, find, overview
+from neural_alignment.papers.registry import Item, Source
 from neural_alignment.reporting import check_writable, markdown, write
 
 ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS, *wide_networks.ITEMS]
@@ -37,8 +37,12 @@ class Folders:
         """Returns the source of a table or figure; **options are `recordings`, `images` and `say` of `Source`.
 
         Raises:
-            InputError: if the profile is `"lab"` and the item has none.
+            InputError: if the profile is `"lab"` and the item has none, or it is not made from recordings.
         """
+        for option in ("recordings", "images"):
+            if options.get(option) is not None and not item.needs.startswith("--recordings"):
+                reason = f"has no effect on {item.kind} {item.name}, which is not made from recordings"
+                raise InputError(f"--{option} {reason}; leave it out")
         lab = profile == "lab"
         if lab and "lab" not in item.cells:
             needs = item.needs or "no training"
@@ -56,38 +60,26 @@ def estimates_of(paper: str, output: str | None = None) -> Estimates:
 
 def listing(kind: str, slots: int) -> str:
     """Returns a table of all tables, or of all figures, with the time that each takes, `slots` jobs at a time."""
-    return markdown([kind, "shows", "takes"], overview(ITEMS, kind, estimates_of, slots))
+    rows = [(item.name, item.title, _cost(item, slots)) for item in ITEMS if item.kind == kind]
+    return markdown([kind, "shows", "takes"], rows)
 
 
-def find_item(kind: str, name: str, recordings: str | None = None, images: str | None = None) -> Item:
-    """Returns a table or figure by its kind and its name, such as `two_routes/3`.
-
-    Raises:
-        InputError: if there is none, or it is not made from recordings.
-    """
-    item = find(ITEMS, kind, name)
-    for option, value in (("--recordings", recordings), ("--images", images)):
-        if value is not None and not item.needs.startswith("--recordings"):
-            raise InputError(
-                f"{option} has no effect on {kind} {name}, which is not made from recordings; leave it out"
-            )
-    return item
+def _cost(item: Item, slots: int) -> str:
+    """Returns the option that an item requires, and the size and duration of its lab profile."""
+    parts = [f"needs {item.needs}"] if item.needs else []
+    if "lab" in item.cells:
+        runs = unique(item.cells["lab"])
+        option = "" if item.profile(lab=False) == "lab" else "--lab: "
+        time = estimates_of(item.paper).describe([run.name for run in runs], slots)
+        parts.append(f"{option}{count_all(runs)}, {time}")
+    return ", ".join(parts) or "no runs"
 
 
 def make(item: Item, source: Source, execution: Execution) -> str:
-    """Makes one table or figure; in the lab profile it first trains the runs that are missing.
-
-    Args:
-        item: the table or figure.
-        source: its runs and folders, by `Folders.source`.
-        execution: where the runs are trained.
+    """Makes one table or figure, in the lab profile after training the missing runs; errors as of `make_all`.
 
     Returns:
-        Its text, and the names of the files written.
-
-    Raises:
-        InputError: if a run or configuration is wrong.
-        Stopped: at SIGTERM or SIGINT.
+        Its text, and the names of the written files.
     """
     item.check(source)
     check_writable(source.output)
@@ -149,7 +141,7 @@ def _train(items: Sequence[Item], source: Source, execution: Execution) -> None:
 
 
 def _write(item: Item, source: Source) -> str:
-    """Makes the files of one item."""
+    """Makes the files of one item; returns its text and their names."""
     artifact = item.make(source)
     title = f"{item.kind} {item.name}: {item.title}"
     if artifact is None:

@@ -1,16 +1,17 @@
 """Draws the figures of the papers from tidy rows.
 
 A figure is a grid of panels, and a panel is a list of marks with the texts and limits of its axes. A mark is a function
-that draws on matplotlib axes; the functions of this module make the common ones. All figures are grey: lines differ in
-marker and line style as well as in shade.
+that draws on matplotlib axes; the functions of this module make the common ones. A summary combines the values of
+several seeds at one x. All figures are grey: lines differ in marker and line style as well as in shade.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +33,7 @@ class RowMark:
     rows: Sequence[Row]
     draw: Callable[[Axes, Sequence[Row]], None]
 
-    def __call__(self, axis: Axes) -> None:
-        """Draws all rows."""
+    def __call__(self, axis: Axes) -> None:  # noqa: D102 (as of `Mark`)
         self.draw(axis, self.rows)
 
 
@@ -43,12 +43,10 @@ Summary = Callable[[Sequence[float]], tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class Style:
-    """The look of one line of a figure.
+    """The look of one line of a figure: marker and line style are those of matplotlib.
 
     Attributes:
-        label: text in the legend; none for a line that the legend leaves out.
-        marker: marker of matplotlib.
-        line: line style of matplotlib.
+        label: text in the legend; `None` for a line that the legend leaves out.
         shade: grey level, from 0 (black) to 1 (white).
         filled: whether markers are filled.
     """
@@ -66,21 +64,15 @@ class Style:
         return {**look, "linewidth": 1.2, "markersize": 4, **face}
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One panel of a figure.
-
-    Attributes:
-        marks: the elements, drawn in this order.
-        axes: arguments of `Axes.set`: title, xlabel, ylabel, xlim, ylim, xscale, yscale and so on.
-    """
+class Panel(NamedTuple):
+    """One panel of a figure: its elements, drawn in this order, and arguments of `Axes.set`, such as title and xlim."""
 
     marks: Sequence[Mark]
-    axes: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, Any]
 
 
 def panel(*marks: Mark, **axes: Any) -> Panel:
-    """Returns a panel; arguments as of `Panel`."""
+    """Returns a panel; **axes are arguments of `Axes.set`."""
     return Panel(marks, axes)
 
 
@@ -104,20 +96,19 @@ def panels_by(
     return [panel(*(own(mark, value) for mark in marks), title=title(value), **axes) for value in values or found]
 
 
+Panels = Sequence[Sequence[Panel | None]]
+"""Rows of panels of equal length; `None` leaves a place empty."""
+
+
 def drawn(
-    rows: Sequence[Row],
-    text: str,
-    panels: Sequence[Sequence[Panel | None]],
-    size: tuple[float, float],
-    columns: Sequence[str] = (),
-    **layout: Any,
+    rows: Sequence[Row], text: str, panels: Panels, size: tuple[float, float], columns: Sequence = (), **layout: Any
 ) -> Artifact:
     """Returns a figure and its rows; without `columns` those of the first row, and `layout` is as of `grid`."""
     return Artifact(columns or tuple(rows[0]), rows, text, grid(panels, size, **layout))
 
 
 def grid(
-    panels: Sequence[Sequence[Panel | None]],
+    panels: Panels,
     size: tuple[float, float],
     *,
     ylabels: Sequence[str] = (),
@@ -129,7 +120,7 @@ def grid(
     """Draws a figure.
 
     Args:
-        panels: rows of panels of equal length; `None` leaves a place empty.
+        panels: rows of panels.
         size: width and height in inches.
         ylabels: label of the y axis of the first panel of each row.
         legends: row and column of each panel that has a separate legend.
@@ -139,17 +130,16 @@ def grid(
     """
     figure = new_figure(*size)
     axes = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=share_x, sharey=share_y)
-    for row, line in zip(axes, panels, strict=True):
-        for axis, each in zip(row, line, strict=True):
-            if each is None:
-                axis.remove()
-                continue
-            for mark in each.marks:
-                mark(axis)
-            axis.set(**each.axes)
+    for axis, each in zip(axes.flat, itertools.chain(*panels), strict=True):
+        if each is None:
+            axis.remove()
+            continue
+        for mark in each.marks:
+            mark(axis)
+        axis.set(**each.axes)
     for axis, label in zip(axes[:, 0], ylabels, strict=False):
         axis.set(ylabel=label)
-    own = [axes[row][column] for row, column in legends]
+    own = [axes[place] for place in legends]
     for axis in own:
         _add_legend(axis, [axis], fontsize="x-small")
     if legend:
@@ -167,9 +157,6 @@ def _add_legend(owner: Axes | Figure, axes: Sequence[Axes], **options: Any) -> N
             entries.setdefault(label, handle)
     if entries:
         owner.legend(list(entries.values()), list(entries), **options)
-
-
-# Summaries of values with the same x.
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float, float]:
@@ -192,16 +179,12 @@ def median_and_range(values: Sequence[float]) -> tuple[float, float, float]:
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Returns the median, and the lower and the upper quartile."""
-    middle, low, high = np.percentile(values, (50, 25, 75))
-    return float(middle), float(low), float(high)
+    return tuple(np.percentile(values, (50, 25, 75)).tolist())
 
 
 def first(values: Sequence[float]) -> tuple[float, float, float]:
     """Returns the first value, without an error bar."""
     return (values[0],) * 3
-
-
-# Marks.
 
 
 def lines(
@@ -224,7 +207,7 @@ def lines(
         styles: value of `by` -> look of its line; a single style where `by` is `None`.
         summary: combines the rows with the same x.
         band: whether errors are shaded instead of drawn as bars.
-        **options: further arguments of `Axes.plot`, for all lines.
+        **options: further arguments of `Axes.plot`.
     """
 
     def draw(axis: Axes, rows: Sequence[Row]) -> None:

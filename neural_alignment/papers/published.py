@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ from typing import Any
 def read(name: str) -> list[dict[str, Any]]:
     """Returns the rows of a file, with numbers as `int` or `float`, and empty cells as NaN.
 
-    Args:
-        name: paper and file without its extension: `"two_routes/table_3"` is two_routes/published/table_3.csv.
+    The name `"two_routes/table_3"` stands for two_routes/published/table_3.csv.
     """
     paper, _, file = name.partition("/")
     path = Path(__file__).parent / paper / "published" / f"{file}.csv"
@@ -22,8 +21,6 @@ def read(name: str) -> list[dict[str, Any]]:
 
 def _value(text: str) -> Any:
     for kind in (int, float):
-        try:
-            return kind(text) if text else math.nan
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            return kind(text or "nan")
     return text

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neural_alignment.errors import InputError, nearest
-from neural_alignment.jobs.estimates import Estimates
 from neural_alignment.jobs.pieces import Pieces, Result
-from neural_alignment.jobs.plans import Cell, Outcome, count_all, unique
+from neural_alignment.jobs.plans import Cell, Outcome
 from neural_alignment.reporting import Artifact
 
 Profiles = dict[str, list]
@@ -40,22 +39,22 @@ class Source:
     images: str | None = None
     say: Callable[[str], None] = lambda line: None
 
-    def read(self) -> list[tuple[Cell | Pieces, list[Outcome] | list[Result]]]:
-        """Returns every cell with its finished runs or computed pieces.
+    def read(self, kind: type = object, **labels: Any) -> list[tuple[Any, list]]:
+        """Returns the cells of a kind that have some labels, each with its finished runs or computed pieces.
 
         Raises:
             RunError: if a run directory or a piece is damaged, or belongs to another configuration.
         """
-        return [(cell, cell.read(self.folder, self.configs)) for cell in self.cells]
+        cells = (cell for cell in self.cells if isinstance(cell, kind) and labels.items() <= cell.labels.items())
+        return [(cell, cell.read(self.folder, self.configs)) for cell in cells]
 
     def outcomes(self) -> list[tuple[Cell, list[Outcome]]]:
         """Returns the finished runs of each cell of runs; errors as of `read`."""
-        return [(cell, cell.read(self.folder, self.configs)) for cell in self.cells if isinstance(cell, Cell)]
+        return self.read(Cell)
 
     def results(self, **labels: Any) -> list[tuple[Mapping[str, Any], list[Result]]]:
         """Returns the labels and results of each set of pieces with some labels; errors as of `read`."""
-        pieces = (each for each in self.cells if isinstance(each, Pieces) and labels.items() <= each.labels.items())
-        return [(each.labels, each.read(self.folder, self.configs)) for each in pieces]
+        return [(pieces.labels, results) for pieces, results in self.read(Pieces, **labels)]
 
     def chosen(self, **labels: Any) -> list[Result]:
         """Returns the results of all pieces with some labels; errors as of `read`."""
@@ -110,18 +109,3 @@ def find(items: Sequence[Item], kind: str, name: str) -> Item:
     if name not in there:
         raise InputError(f"{name}: no such {kind}; there are: {', '.join(there)}{nearest(name, there)}")
     return there[name]
-
-
-def overview(items: Sequence[Item], kind: str, estimates: Callable[[str], Estimates], slots: int) -> list[list[str]]:
-    """Returns name, title and cost of each table or figure; `estimates` maps a paper to the times of its runs."""
-    return [[item.name, item.title, _takes(item, estimates, slots)] for item in items if item.kind == kind]
-
-
-def _takes(item: Item, estimates: Callable[[str], Estimates], slots: int) -> str:
-    parts = [f"needs {item.needs}"] if item.needs else []
-    if "lab" in item.cells:
-        runs = unique(item.cells["lab"])
-        option = "" if item.profile(lab=False) == "lab" else "--lab: "
-        time = estimates(item.paper).describe([run.name for run in runs], slots)
-        parts.append(f"{option}{count_all(runs)}, {time}")
-    return ", ".join(parts) or "no runs"

@@ -33,24 +33,12 @@ def chosen(rows: Iterable[Row], **values: Any) -> list[Row]:
 
 
 def spread(rows: Iterable[Row], column: Key, scale: float = 1.0) -> Spread:
-    """Returns the spread of a column over some rows.
-
-    Args:
-        rows: the rows.
-        column: a column, or a function of a row.
-        scale: factor of the values, such as 100 for percent.
-    """
+    """Returns the spread of a column over some rows; `scale` is a factor of the values, such as 100 for percent."""
     return Spread([scale * value_of(row, column) for row in rows])
 
 
 def table(rows: Iterable[Row], by: Sequence[Key], columns: Mapping[str, Column]) -> str:
-    """Returns a Markdown table with a line for each group of rows.
-
-    Args:
-        rows: tidy rows.
-        by: columns, or functions of a row, that have the same values throughout a group.
-        columns: header -> content of its cells.
-    """
+    """Returns a Markdown table: a line for each group of rows with the same values of `by`, header -> its cells."""
     groups = grouped(rows, *by).values()
     cells = [[cell(own) if callable(cell) else own[0][cell] for cell in columns.values()] for own in groups]
     return markdown(list(columns), cells)
@@ -62,19 +50,18 @@ def at(column: str, **values: Any) -> Column:
 
 
 def whole(rows: Sequence[Row]) -> Artifact:
-    """Returns a table of all columns with a line per row; in the text, floats have four digits."""
-    lines = [[f"{value:.4g}" if isinstance(value, float) else value for value in row.values()] for row in rows]
-    return Artifact(tuple(rows[0]), rows, markdown([name.replace("_", " ") for name in rows[0]], lines))
+    """Returns a table of all columns with a line per row; in the text, floats have four digits, and true cells an x."""
+    lines = [[_text(value) for value in row.values()] for row in rows]
+    return Artifact(tuple(rows[0]), rows, markdown([name.replace("_", " ").strip() for name in rows[0]], lines))
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "x" if value else ""
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def crossed(corner: str, down: Mapping[str, Any], across: Mapping[str, Any], cell: Callable[[Any, Any], object]) -> str:
-    """Returns a Markdown table of two variables.
-
-    Args:
-        corner: header of the first column.
-        down: text of each line -> value of the first variable.
-        across: header of each further column -> value of the second variable.
-        cell: content of a cell, from both values.
-    """
+    """Returns a Markdown table of two variables; `down` and `across` map headers to the values that `cell` gets."""
     lines = [[text, *(cell(value, other) for other in across.values())] for text, value in down.items()]
     return markdown([corner, *across], lines)

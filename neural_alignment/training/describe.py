@@ -224,7 +224,8 @@ def network_step(model: AlignedModel) -> int:
             loss = tf.reduce_sum(tf.square(forward()))  # Its gradient depends on the outputs, as that of J does.
         return tape.gradient(loss, trained)
 
-    example = tf.TensorSpec((1, *model.input_shape[1:]), model.inputs[0].dtype)
+    specs = [tf.TensorSpec([size or 1 for size in tensor.shape], tensor.dtype) for tensor in model.inputs]
+    example = keras.tree.pack_sequence_as(model.input, specs)
     graph = tf.function(step, autograph=False).get_concrete_function(example).graph
     return sum(_operations(each) for each in _reached(graph.outputs) if each.type in PRODUCTS)
 

@@ -16,28 +16,29 @@ import tensorflow as tf
 from neural_alignment.config import Config
 from neural_alignment.data.recordings import load_images
 from neural_alignment.errors import DataError, RunError
-from neural_alignment.keras_internals import all_layers
 from neural_alignment.training import setup
 from neural_alignment.training.loading import check_finite, load_model
-from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.run_directory import RunDirectory
 
 
-class RunNetwork(NamedTuple):
-    """A network of a run, at its end or at its beginning.
+class SourceNetwork(NamedTuple):
+    """A network whose features are computed: of a run, at its end or at its beginning, or a model of the caller.
 
     Attributes:
-        run_dir: the run directory.
+        name: the run directory, or the name of the model, for messages.
         model: the network.
-        config: its configuration.
+        config: the configuration of the run; None for a model.
+        pixel_scale: center and scale of the pixels; uint8 images become the inputs (pixels - center) / scale. None for
+            runs of earlier versions, and for a model without one.
     """
 
-    run_dir: str
-    model: AlignedModel
-    config: Config
+    name: str
+    model: keras.Model
+    config: Config | None
+    pixel_scale: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def trained(run_dir: str | Path) -> RunNetwork:
+def trained(run_dir: str | Path) -> SourceNetwork:
     """Returns the network at the end of a run.
 
     Raises:
@@ -48,10 +49,10 @@ def trained(run_dir: str | Path) -> RunNetwork:
     path = directory.model_path(status)
     model = load_model(path)
     check_finite(model, path)
-    return RunNetwork(directory.path, model, directory.checked_config(status))
+    return SourceNetwork(directory.path, model, directory.checked_config(status), directory.pixel_scale(status))
 
 
-def initial(run_dir: str | Path) -> RunNetwork:
+def initial(run_dir: str | Path) -> SourceNetwork:
     """Returns the initial network of a run, drawn again from its seed: the baseline "Random" of Figure 6.
 
     Batch normalization has its initial moving statistics, mean 0 and variance 1.
@@ -59,9 +60,23 @@ def initial(run_dir: str | Path) -> RunNetwork:
     Raises:
         RunError: if the run has no final model, from which the shapes of inputs and outputs are taken.
     """
-    _, model, config = trained(run_dir)
-    facts = (model.output_shape[-1], model.input_shape[1:])
-    return RunNetwork(str(run_dir), setup.build_model(config, *facts, steps_per_epoch=1), config)
+    last = trained(run_dir)
+    facts = (last.model.output_shape[-1], last.model.input_shape[1:])
+    return last._replace(model=setup.build_model(last.config, *facts, steps_per_epoch=1))
+
+
+def of_model(model: keras.Model, pixel_scale: tuple[Any, Any] | None = None, random: bool = False) -> SourceNetwork:
+    """Returns a Keras model as a network whose features are computed.
+
+    Args:
+        model: a functional or Sequential model with one input.
+        pixel_scale: center and scale of the pixels that the model was trained with, numbers or one number for each
+            channel. Without it uint8 images are refused.
+        random: whether to draw new weights: the baseline "Random" of Figure 6.
+    """
+    drawn = keras.models.clone_model(model) if random else model
+    scale = None if pixel_scale is None else tuple(np.asarray(value, np.float32) for value in pixel_scale)
+    return SourceNetwork(f"the model {model.name!r}", drawn, None, scale)
 
 
 def rate_layers(model: keras.Model) -> list[str]:
@@ -69,13 +84,13 @@ def rate_layers(model: keras.Model) -> list[str]:
     kinds = (keras.layers.ReLU, keras.layers.Activation, keras.layers.GlobalAveragePooling2D)
     return [
         layer.name
-        for layer in all_layers(model)
+        for layer in model.layers
         if isinstance(layer, kinds)
         or getattr(layer, "activation", keras.activations.linear) is not keras.activations.linear
     ]
 
 
-def matching_layers(network: RunNetwork, patterns: Sequence[str] = ()) -> list[str]:
+def matching_layers(network: SourceNetwork, patterns: Sequence[str] = ()) -> list[str]:
     """Returns the names of the layers that match patterns such as `group*_relu`, in the order of the forward pass.
 
     Args:
@@ -87,7 +102,7 @@ def matching_layers(network: RunNetwork, patterns: Sequence[str] = ()) -> list[s
     """
     if not patterns:
         return rate_layers(network.model)
-    names = [layer.name for layer in all_layers(network.model)]
+    names = [layer.name for layer in network.model.layers]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise _unknown(network, pattern, names)
@@ -99,28 +114,37 @@ class ImageSet:
 
     Args:
         network: the network.
-        images: a file of images (see `data.recordings`). Default: the validation split of the run. Float images are not
-            changed. uint8 images are resized to the input size of the network (bilinear, without antialiasing, and
-            without cropping, because the edge is part of the stimulus) and scaled like the images of the run.
+        images: a file of images (see `data.recordings`), or an array `(images, height, width, channels)`. Default: the
+            validation split of the run. Float images are not changed. uint8 images are resized to the input size of
+            the network (bilinear, without antialiasing, and without cropping, because the edge is part of the
+            stimulus) and scaled like the images that the network was trained with.
         batch_size: images per batch.
 
     Raises:
         DataError: if the images cannot be read, or do not have the shape of the network.
     """
 
-    def __init__(self, network: RunNetwork, images: str | Path | None = None, batch_size: int = 64):
+    def __init__(self, network: SourceNetwork, images: str | Path | np.ndarray | None = None, batch_size: int = 64):
         self._shape = tuple(network.model.input_shape[1:])
         self._batch_size = batch_size
         if images is None:
+            if network.config is None:
+                raise DataError(f"{network.name}: a model has no data of its own; give it `images`")
             self._dataset = setup.load_data(network.config)
             self._pixels, self.size = None, self._dataset.validation_examples
             return
-        self._pixels = load_images(str(images))
+        is_array = isinstance(images, np.ndarray)
+        self._pixels = images if is_array else load_images(str(images))
         self.size = len(self._pixels)
         self._is_raw = self._pixels.dtype == np.uint8
-        self._check(str(images))
-        if self._is_raw:
-            self._center, self._scale = _pixel_scale(network.config)
+        self._check("the array" if is_array else str(images))
+        if not self._is_raw:
+            return
+        if network.pixel_scale is None and network.config is None:
+            raise DataError(
+                f"{network.name}: uint8 images need its `pixel_scale`, as in features.of_model(model, (0.0, 255.0))"
+            )
+        self._center, self._scale = network.pixel_scale or _pixel_scale(network.config)
 
     def batches(self) -> Iterator[Any]:
         """Yields `(batch, height, width, channels)` float32."""
@@ -132,8 +156,11 @@ class ImageSet:
             yield self._prepared(images) if self._is_raw else images
 
     def _check(self, path: str) -> None:
+        if self._pixels.ndim != 4:
+            raise DataError(f"{path}: must be (images, height, width, channels); found {self._pixels.shape}")
         found, (height, width, channels) = self._pixels.shape[1:], self._shape
-        if found[-1] != channels or not (self._is_raw or found == self._shape):
+        fits = self._is_raw or all(size in (None, own) for own, size in zip(found, self._shape, strict=True))
+        if found[-1] != channels or not fits:
             size = "any size" if self._is_raw else f"{height} x {width} pixels"
             raise DataError(
                 f"{path}: `images` of {self._pixels.dtype} must be of {size} and {channels} channels for this run; "
@@ -141,17 +168,17 @@ class ImageSet:
             )
 
     def _prepared(self, images: Any) -> Any:
-        if images.shape[1:] != self._shape:
+        if None not in self._shape and images.shape[1:] != self._shape:
             images = tf.image.resize(images, self._shape[:2], method="bilinear")
         return (images - self._center) / self._scale
 
 
 def _pixel_scale(config: Config) -> tuple[Any, Any]:
-    """Returns the center and the scale of the pixels of a run. See `SourceOptions.pixel_scale`."""
+    """Returns the center and the scale of the pixels of a run from its data. See `SourceOptions.pixel_scale`."""
     return config.data.pixel_scale(setup.batching(config))
 
 
-def extract(network: RunNetwork, layer: str, images: ImageSet, folder: str | Path | None = None) -> np.ndarray:
+def extract(network: SourceNetwork, layer: str, images: ImageSet, folder: str | Path | None = None) -> np.ndarray:
     """Returns the outputs of one layer in inference mode, one row per image.
 
     Args:
@@ -175,7 +202,7 @@ def extract(network: RunNetwork, layer: str, images: ImageSet, folder: str | Pat
         for batch in images.batches():
             outputs = forward(batch).numpy().reshape(len(batch), -1)
             if not np.isfinite(outputs).all():
-                raise RunError(f"{network.run_dir}: layer {layer!r} gives values that are not finite")
+                raise RunError(f"{network.name}: layer {layer!r} gives values that are not finite")
             yield outputs
 
     return (
@@ -198,20 +225,20 @@ def _on_disk(rows: Iterator[np.ndarray], path: str) -> np.ndarray:
 
 
 def features(
-    run_dir: str | Path,
+    source: str | Path | keras.Model | SourceNetwork,
     layer: str,
-    images: str | Path | None = None,
+    images: str | Path | np.ndarray | None = None,
     random: bool = False,
     batch_size: int = 64,
     folder: str | Path | None = None,
 ) -> np.ndarray:
-    """Returns the features of one layer of a run.
+    """Returns the features of one layer of a network.
 
     Args:
-        run_dir: a finished run.
+        source: a finished run, a Keras model, or the result of `of_model`.
         layer: the name of a layer, as shown by `neural-alignment describe`.
         images: a file of images, as in `ImageSet`. Default: the validation split of the run.
-        random: whether to use the initial network of the run instead of the trained one.
+        random: whether to use a network with initial weights instead of the trained one.
         batch_size: images per batch.
         folder: a folder for a memory-mapped file. Default: in memory.
 
@@ -222,18 +249,27 @@ def features(
         RunError: if there is no such run or layer, or its output is not finite.
         DataError: if the images cannot be read, or do not have the shape of the network.
     """
-    network = initial(run_dir) if random else trained(run_dir)
+    network = network_of(source, random)
     _check_layer(network, layer)  # Before the images are loaded, which may take long.
     return extract(network, layer, ImageSet(network, images, batch_size), folder)
 
 
-def _check_layer(network: RunNetwork, name: str) -> None:
+def network_of(source: str | Path | keras.Model | SourceNetwork, random: bool = False) -> SourceNetwork:
+    """Returns the network of a run directory or of a model. See `features`."""
+    if isinstance(source, keras.Model):
+        return of_model(source, random=random)
+    if isinstance(source, SourceNetwork):
+        return of_model(source.model, source.pixel_scale, random) if source.config is None else source
+    return initial(source) if random else trained(source)
+
+
+def _check_layer(network: SourceNetwork, name: str) -> None:
     """Raises `RunError` unless there is such a layer."""
-    names = [layer.name for layer in all_layers(network.model)]
+    names = [layer.name for layer in network.model.layers]
     if name not in names:
         raise _unknown(network, name, names)
 
 
-def _unknown(network: RunNetwork, name: str, names: Sequence[str]) -> RunError:
+def _unknown(network: SourceNetwork, name: str, names: Sequence[str]) -> RunError:
     close = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.0))
-    return RunError(f"{network.run_dir}: no layer is called {name!r}; nearest of its {len(names)}: {close}")
+    return RunError(f"{network.name}: no layer is called {name!r}; nearest of its {len(names)}: {close}")

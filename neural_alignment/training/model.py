@@ -316,7 +316,8 @@ class AlignedModel(InterceptedModel):
             self.optimizer.apply(gradients, targets)
         loss_tracker(self).update_state(loss, sample_weight=_examples(x))
         if r_runs:
-            self._regulariser_tracker.update_state(tf.reduce_sum(regularisers))
+            # Each step counts once, so that an epoch can continue on another number of replicas.
+            self._regulariser_tracker.update_state(tf.reduce_sum(regularisers), sample_weight=1 / _replicas())
         self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return tf.cast(loss, tf.float32), regularisers
 

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from neural_alignment import config as configuration
@@ -233,6 +234,16 @@ class RunDirectory:
         status |= {"files": known} if known else {}
         self.write("status.json", json.dumps(files.sealed(status), indent=2) + "\n")
 
+    @staticmethod
+    def pixel_scale(status: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns center and scale of the pixels of a finished run, or None for runs of earlier versions.
+
+        Args:
+            status: content of `status.json`.
+        """
+        stored = status.get("pixels")
+        return stored and tuple(np.asarray(stored[name], np.float32) for name in ("center", "scale"))
+
     def checksums(self, config: Config) -> dict[str, str | None]:
         """Returns name -> checksum of the files of a run that ends, or None for a missing file."""
         own = {name: files.digest_of(self.file(name)) for name in ("metrics.csv", "model.keras")}
@@ -366,9 +377,12 @@ class RunDirectory:
 
     def model_remedy(self) -> str:
         """Returns the remedy for a missing or damaged final model, for messages."""
+        missing = self.is_missing_or_empty("model.keras")
         if not self.has_last_state():
+            if missing:  # As in the committed results.
+                return f"to make one, train the run again: `train {self.file('config.yaml')} --run-dir DIRECTORY`"
             return "restore it from a copy, or start over with --force"
-        remedy = "" if self.is_missing_or_empty("model.keras") else "remove it, and "
+        remedy = "" if missing else "remove it, and "
         return f"{remedy}`train` with the run's configuration and --resume saves it again from the last checkpoint"
 
     def has_last_state(self) -> bool:

@@ -187,6 +187,8 @@ class RunLoop:
         criterion = self.config.loss.criterion
         best, column = criterion.best(rows), criterion.column
         facts = {"step": int(rows[-1]["step"]), column: rows[-1][column], f"best_{column}": best[column]}
+        dataset = self.trainer.dataset
+        facts["pixels"] = {"center": dataset.center.tolist(), "scale": dataset.scale.tolist()}
         checksums = self.directory.checksums(self.config)
         self.directory.write_status(
             "finished", checksums, **facts, best_step=int(best["step"]), seconds=seconds, **self.state.origin

@@ -118,10 +118,13 @@ def expected(config, case, arrays, activation=relu, **options):
     return regulariser(arrays["b"]), finite_difference(regulariser, arrays["b"])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ["dense", "conv"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_value_and_gradient_agree_with_numpy(variant, options, case):
+    """Each pair of a variant and options on the dense map and on one of the two convolutions."""
+    turn = list(VARIANTS).index(variant) + list(OPTIONS).index(options)
+    case = DENSE if case == "dense" else (SAME, VALID)[turn % 2]
     arrays = case.arrays(np.random.default_rng(zlib.crc32(f"{variant}{options}{case.name}".encode())))
     config = config_of(variant, OPTIONS[options])
     value, gradient = value_and_gradient(config, view_of(case, arrays))
@@ -132,7 +135,7 @@ def test_value_and_gradient_agree_with_numpy(variant, options, case):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("rule", [rule for rule in RULE_CONFIGS if rule not in READS_SIGNALS])
-def test_rules_of_the_kernels_alone_agree_with_numpy(rng, rule, case):
+def test_rules_of_only_the_kernels_agree_with_numpy(rng, rule, case):
     arrays = case.arrays(rng)
     value, gradient = value_and_gradient(RULE_CONFIGS[rule], view_of(case, arrays))
     expected_value, expected_gradient = expected(RULE_CONFIGS[rule], case, arrays)
@@ -146,7 +149,7 @@ def test_rules_of_the_kernels_alone_agree_with_numpy(rng, rule, case):
 # `update_forward`: R moves W too.
 
 LEARNING_KERNEL_RULES = [rule for rule in LEARNING if rule not in READS_SIGNALS]
-"""Rules with an R of the kernels alone."""
+"""Rules with an R of only the kernels."""
 
 
 def both_gradients(config, view):
@@ -340,7 +343,7 @@ def test_feature_center_changes_nothing_beside_feature_normalize():
         )
 
 
-# Near misses: each is an implementation with one mistake, which must be told apart.
+# Near misses: each is an implementation with one mistake, which a test must detect.
 
 
 def centred_forward_input(config, linear, x, w, b, bias, activation):
@@ -359,7 +362,7 @@ def standardised_before_reconstruction(config, linear, x, w, b, bias, activation
 
 
 def bias_after_relu(config, linear, x, w, b, bias, activation):
-    """The mistake: the bias is added to what the nonlinearity returns."""
+    """The mistake: the bias is added after the nonlinearity."""
     signals = reference_signals(config, linear, x, w, b, None, activation)
     return {**signals, "forward": signals["forward"] + bias}
 
@@ -378,7 +381,7 @@ def space_averaged(config, linear, x, w, b, bias, activation):
 
 
 def centred_per_channel(config, linear, x, w, b, bias, activation):
-    """The mistake: feature-wise means per channel, or over space alone."""
+    """The mistake: feature-wise means per channel, or only over space."""
     signals = reference_signals({**config, "forward_output": {}}, linear, x, w, b, bias, activation)
     forward = signals["forward"]
     return {**signals, "forward": forward - forward.mean(axis=(1, 2), keepdims=True)}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import helpers
 import pytest
+from processes import Command
 
 from neural_alignment import alignments
 from neural_alignment.alignments import RULES, networkwise_rules, primitives
@@ -82,44 +83,15 @@ RUN = {
 SEARCH = {"config": "run.yaml", "trials": 2, "space": {"alignment.quartic": {"log_uniform": [0.1, 1.0]}}}
 
 
-@pytest.fixture
-def outside(tmp_path):
-    """Runs code in a new process, in a folder with the module `outside` and the configuration `run.yaml`."""
-    (tmp_path / "outside.py").write_text(OUTSIDE)
-    (tmp_path / "run.yaml").write_text(json.dumps(RUN))
-    (tmp_path / "search.yaml").write_text(json.dumps(SEARCH))
-    (tmp_path / "wrong.yaml").write_text(json.dumps(SEARCH).replace("quartic", "quarticc"))
-
-    def run(code):
-        path = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
-        result = subprocess.run(
-            [sys.executable, "-c", path + code], capture_output=True, text=True, cwd=tmp_path, check=False
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    return run
-
-
-LOADED_BEFORE = """
-from neural_alignment import config
-assert config.load("run.yaml", ["alignment={rule: symmetric, self_: 1.0, decay: 1.0}"]).rules
-"""
-
-
-@pytest.mark.parametrize("before", ["", LOADED_BEFORE], ids=["first", "after a configuration"])
-def test_a_rule_and_a_primitive_from_outside_work_everywhere(outside, before):
-    code = f"""
-{before}
+WORKS_EVERYWHERE = """
 import outside
 import json, jsonschema
 from neural_alignment import alignments, config
 from neural_alignment.papers.two_routes.compute import taxonomy
 from neural_alignment.search import plan
-from neural_alignment.training import run
 from neural_alignment.training.describe import describe
 
-rule = alignments.from_config({{"rule": "shrinking", "quartic": 0.5}})
+rule = alignments.from_config({"rule": "shrinking", "quartic": 0.5})
 assert rule == outside.Shrinking(quartic=0.5)
 loaded = config.load("run.yaml")
 assert loaded.rules == [rule]
@@ -131,33 +103,65 @@ try:
     plan.check(plan.load("wrong.yaml"), loaded)
 except config.ConfigError as error:
     print(error)
-assert {{row.name for row in taxonomy.table_1()}} == {{"decay", "amp", "null", "sparse", "self_", "angle"}}
-assert "shrinking" not in {{row.rule for row in taxonomy.table_2()}}
+assert {row["primitive"] for row in taxonomy.table_1()} == {"decay", "amp", "null", "sparse", "self", "angle"}
+assert "shrinking" not in {row["rule"] for row in taxonomy.table_2()}
+"""
+
+TRAINS = """
+from neural_alignment.training import run
 run.train(loaded, "run")
 """
-    text = outside(code)
+
+INSTALLED = """
+from neural_alignment.alignments import RULES
+assert "outside" in sys.modules and "shrinking" in RULES
+"""
+
+WITHOUT_A_ROW = """
+import helpers
+print(sorted(set(RULES) - set(helpers.RULE_TABLE)), "shrinking" in helpers.RULE_CONFIGS)
+"""
+
+LOADED_BEFORE = """
+from neural_alignment import config
+assert config.load("run.yaml", ["alignment={rule: symmetric, self_: 1.0, decay: 1.0}"]).rules
+"""
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder with the module `outside` and the configurations `run.yaml`, `search.yaml` and `wrong.yaml`."""
+    (tmp_path / "outside.py").write_text(OUTSIDE)
+    (tmp_path / "run.yaml").write_text(json.dumps(RUN))
+    (tmp_path / "search.yaml").write_text(json.dumps(SEARCH))
+    (tmp_path / "wrong.yaml").write_text(json.dumps(SEARCH).replace("quartic", "quarticc"))
+    return tmp_path
+
+
+def assert_described(text):
+    """Fails unless the output of `WORKS_EVERYWHERE` has the rule and the misspelled key of `wrong.yaml`."""
     assert "shrinking: quartic 0.5" in text
     assert "quarticc" in text
 
 
-def test_the_rules_of_an_installed_package_are_found(outside, tmp_path):
-    metadata = tmp_path / "outside-1.0.dist-info"
+def test_a_rule_and_a_primitive_of_an_installed_package_work_everywhere(outside):
+    """The package is found by its entry point; its rule lacks a row in the test table."""
+    metadata = outside / "outside-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[neural_alignment.plugins]\noutside = outside\n")
-    code = """
-from neural_alignment.cli import main
-sys.argv[1:] = ["describe", "run.yaml"]
-main()
-"""
-    assert "shrinking: quartic 0.5" in outside(code)
+    paths = [str(outside), str(ROOT), str(ROOT / "tests")]
+    code = f"import sys; sys.path[:0] = {paths!r}\n{INSTALLED}{WITHOUT_A_ROW}{WORKS_EVERYWHERE}{TRAINS}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=outside, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "['shrinking'] False"
+    assert_described(result.stdout)
 
 
-def test_a_rule_without_a_row_fails_by_name(outside):
-    code = f"""
-sys.path.insert(0, {str(ROOT / "tests")!r})
-import outside, helpers
-from neural_alignment.alignments import RULES
-print(sorted(set(RULES) - set(helpers.RULE_TABLE)), "shrinking" in helpers.RULE_CONFIGS)
-"""
-    assert outside(code).strip() == "['shrinking'] False"
+def test_a_rule_and_a_primitive_that_are_registered_after_a_configuration_work_everywhere(outside):
+    before = f"import os, sys; os.chdir({str(outside)!r}); sys.path.insert(0, {str(outside)!r})\n"
+    files = {"errors": outside / "errors.txt", "output": outside / "output.txt"}
+    arguments = ["train", "run.yaml", "--run-dir", "run"]
+    process = Command(arguments, {}, before=before + LOADED_BEFORE + WORKS_EVERYWHERE, **files)
+    assert process.wait() == 0, process.errors
+    assert_described(files["output"].read_text())

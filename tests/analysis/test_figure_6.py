@@ -1,10 +1,12 @@
 """Features of the layers of a run, and Figure 6, which is made from them."""
 
 import os
+import pathlib
 
 import keras
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from neural_alignment import config as configuration
 from neural_alignment import data
@@ -54,6 +56,36 @@ def pixels(dataset):
 # Features.
 
 
+def test_a_keras_model_has_the_features_of_the_run_that_it_comes_from(finished, dataset):
+    images, _ = held_out(dataset)
+    raw, _ = pixels(dataset)
+    model = keras.models.load_model(f"{finished}/model.keras")
+    expected = features.features(finished, "conv2_relu")
+    np.testing.assert_allclose(features.features(model, "conv2_relu", images), expected, rtol=1e-5, atol=1e-6)
+    scaled = features.of_model(model, (dataset.center, dataset.scale))
+    np.testing.assert_allclose(features.features(scaled, "conv2_relu", raw), expected, rtol=1e-4, atol=1e-5)
+    drawn = features.features(model, "conv2_relu", images, random=True)
+    assert drawn.shape == expected.shape
+    assert np.abs(drawn - expected).max() > 0.1
+    with pytest.raises(DataError, match="a model has no data of its own; give it `images`"):
+        features.features(model, "conv2_relu")
+    with pytest.raises(DataError, match=r"uint8 images need its `pixel_scale`.*of_model\(model, \(0.0, 255.0\)\)"):
+        features.features(model, "conv2_relu", raw)
+    with pytest.raises(DataError, match=r"the array: must be \(images, height, width, channels\)"):
+        features.features(model, "conv2_relu", images[0])
+    with pytest.raises(RunError, match=r"the model .*: no layer is called 'conv9_relu'; nearest"):
+        features.features(model, "conv9_relu", images)
+
+
+def test_a_run_without_a_model_says_how_to_make_one(finished, tmp_path):
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("config.yaml", "metrics.csv", "status.json"):  # The files of committed results.
+        (copy / name).write_bytes((pathlib.Path(finished) / name).read_bytes())
+    with pytest.raises(RunError, match=r"to make one, train the run again: `train .*config\.yaml --run-dir DIRECTORY`"):
+        features.features(str(copy), "conv2_relu")
+
+
 def test_features_are_the_outputs_of_the_layer_in_inference_mode(finished, dataset):
     images, _ = held_out(dataset)
     model = keras.models.load_model(f"{finished}/model.keras")
@@ -62,37 +94,59 @@ def test_features_are_the_outputs_of_the_layer_in_inference_mode(finished, datas
     for layer in model.layers[1:]:
         x = layer(x, training=False) if "training" in layer._call_signature.parameters else layer(x)
         outputs[layer.name] = np.asarray(x).reshape(len(images), -1)
-    for layer in ("conv1", "conv1_norm", "conv2_relu", "dense"):
+    found = {layer: features.features(finished, layer) for layer in ("conv1", "conv1_norm", "conv2_relu", "dense")}
+    for layer, each in found.items():
         assert layer in names
-        found = features.features(finished, layer)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, outputs[layer], atol=2e-5)
+        assert each.dtype == np.float32
+        np.testing.assert_allclose(each, outputs[layer], atol=2e-5)
     training = model.get_layer("conv1_norm")(model.get_layer("conv1")(images), training=True)
-    assert (
-        np.abs(features.features(finished, "conv1_norm") - np.asarray(training).reshape(len(images), -1)).max() > 1e-2
-    )
+    assert np.abs(found["conv1_norm"] - np.asarray(training).reshape(len(images), -1)).max() > 1e-2
 
 
-@pytest.mark.parametrize("batch_size", [7, 360])
-def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, dataset, tmp_path, batch_size):
+@pytest.fixture(scope="module")
+def rates(finished):
+    """The features of one layer."""
+    return features.features(finished, "conv2_relu")
+
+
+def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, dataset, tmp_path, rates):
     raw, _ = pixels(dataset)
     np.savez(tmp_path / "images.npz", images=raw)
-    found = features.features(finished, "conv2_relu", tmp_path / "images.npz", batch_size=batch_size)
-    np.testing.assert_allclose(found, features.features(finished, "conv2_relu"), atol=2e-4)
+    for batch_size in (7, 360):
+        found = features.features(finished, "conv2_relu", tmp_path / "images.npz", batch_size=batch_size)
+        np.testing.assert_allclose(found, rates, atol=2e-4)
     np.savez(tmp_path / "prepared.npz", images=held_out(dataset)[0])
     prepared = features.features(finished, "conv2_relu", tmp_path / "prepared.npz")
-    np.testing.assert_allclose(prepared, features.features(finished, "conv2_relu"), atol=2e-5)
+    np.testing.assert_allclose(prepared, rates, atol=2e-5)
     np.savez(tmp_path / "unscaled.npz", images=raw.astype(np.float32))
     unscaled = features.features(finished, "conv2_relu", tmp_path / "unscaled.npz")
     assert np.abs(unscaled - found).max() > 0.1
 
 
-def test_raw_images_of_another_size_are_resized_as_a_whole(finished, dataset, tmp_path):
+def test_the_scale_of_a_run_is_stored_with_it(finished, dataset, tmp_path, rates, monkeypatch):
+    """The training data need not be here, except for runs of earlier versions, which have no scale."""
+    raw, _ = pixels(dataset)
+    expected = held_out(dataset)[0][:9]
+    np.savez(tmp_path / "images.npz", images=raw[:9])
+    network = features.trained(finished)
+    older = network._replace(pixel_scale=None)
+    np.testing.assert_array_equal(network.pixel_scale, features._pixel_scale(network.config))
+    image_set = features.ImageSet(older, tmp_path / "images.npz")
+    np.testing.assert_allclose(features.extract(older, "conv2_relu", image_set), rates[:9], atol=2e-4)
+    monkeypatch.delitem(vars(sklearn.datasets), "load_digits")
+    for each in (network, features.initial(finished)):
+        batch = next(features.ImageSet(each, tmp_path / "images.npz").batches())
+        np.testing.assert_allclose(batch, expected, atol=1e-5)
+    with pytest.raises(DataError):
+        features.ImageSet(older, tmp_path / "images.npz")
+
+
+def test_raw_images_of_another_size_are_resized_as_a_whole(finished, dataset, tmp_path, rates):
     raw, _ = pixels(dataset)
     np.savez(tmp_path / "images.npz", images=raw[:20].repeat(3, axis=1).repeat(3, axis=2))
     found = features.features(finished, "conv2_relu", tmp_path / "images.npz")
     # Each pixel is repeated three times, so the centre of a new pixel is in the middle one.
-    np.testing.assert_allclose(found, features.features(finished, "conv2_relu")[:20], atol=2e-4)
+    np.testing.assert_allclose(found, rates[:20], atol=2e-4)
 
 
 @pytest.mark.parametrize("kind", ["resnet", "inception"])
@@ -124,10 +178,10 @@ def test_a_data_set_tells_its_scale(standardize):
     assert (raw.min(), raw.max()) == pytest.approx((0.0, 16.0), abs=1e-4)
 
 
-def test_features_may_be_kept_in_a_file(finished, tmp_path):
+def test_features_may_be_kept_in_a_file(finished, tmp_path, rates):
     found = features.features(finished, "conv2_relu", folder=tmp_path)
     assert isinstance(found, np.memmap)
-    assert np.array_equal(found, features.features(finished, "conv2_relu"))
+    assert np.array_equal(found, rates)
     assert [entry.name for entry in tmp_path.iterdir()] == ["conv2_relu.float32"]
 
 
@@ -246,6 +300,9 @@ def test_a_row_is_the_fit_of_that_layer(finished, recordings):
         outputs = features.features(finished, "conv2_norm")
         fit = neural_fit.fit(outputs, file["responses"], file["areas"], split)["IT"]
     (row,) = [row for row in rows if row["area"] == "IT"]
+    scale = features.trained(finished).pixel_scale
+    model = features.of_model(keras.models.load_model(f"{finished}/model.keras"), scale)
+    assert rows == fit_rows({"Feedback": model}, recordings, settings=FitSettings(["conv2_norm"], random=False))
     assert row["correlation"] == pytest.approx(fit.median, abs=1e-3)
     assert row["sem"] == pytest.approx(fit.sem, abs=1e-3)
 

@@ -84,6 +84,14 @@ class Files:
             write_records(self.directory / f"{name}-{shard:05d}-of-{shards:05d}", records)
         return str(self.directory / f"{name}-*")
 
+    def folder(self, files, name="train"):
+        """Writes files, given by their paths within a folder, and returns the folder."""
+        for path, content in files.items():
+            target = self.directory / name / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        return str(self.directory / name)
+
     def tfds(self, images, labels, name="toy", *, dimensions, classes=10, splits=("train", "test"), feature="image"):
         """Writes a prepared TFDS set with the same images in every split, in two files. Returns the data directory."""
         directory = self.directory / "tfds" / name / "1.0.0"
@@ -122,7 +130,7 @@ def files(tmp_path):
     return Files(tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tools():
     """The functions above, for tests that cannot import this file."""
     return type(

@@ -74,9 +74,8 @@ def flip_a_bit(path, number):
     path.write_bytes(content)
 
 
-@pytest.fixture
-def photographs(files, tools):
-    """Training and validation patterns of small JPEGs that are distinguishable after cropping, and the numbers."""
+def write_photographs(directory, tools):
+    """Writes small JPEGs that are distinguishable after cropping; returns the patterns of both splits."""
     generator = np.random.default_rng(0)
     for name in ("train", "validation"):
         for shard in range(3):
@@ -89,8 +88,20 @@ def photographs(files, tools):
                 )
                 for number in range(11)
             ]
-            tools.write_records(files.directory / f"{name}-{shard:05d}-of-00003", records)
-    return str(files.directory / "train-*"), str(files.directory / "validation-*")
+            tools.write_records(directory / f"{name}-{shard:05d}-of-00003", records)
+    return str(directory / "train-*"), str(directory / "validation-*")
+
+
+@pytest.fixture
+def photographs(files, tools):
+    """The patterns of the training and validation files of this test."""
+    return write_photographs(files.directory, tools)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory, tools):
+    """Eight batches of the training files before any damage."""
+    return batches_of(load(*write_photographs(tmp_path_factory.mktemp("clean"), tools)), 2 * STEPS)
 
 
 def with_substitutes(batches, damaged):
@@ -109,9 +120,8 @@ def assert_same_batches(first, second):
             np.testing.assert_array_equal(array, expected)
 
 
-def test_a_damaged_record_is_replaced_by_another_row_of_the_batch(photographs, files, tools):
+def test_a_damaged_record_is_replaced_by_another_row_of_the_batch(photographs, files, tools, clean):
     """The labels identify the records: shard 1 contains 11 to 21."""
-    clean = batches_of(load(*photographs), 2 * STEPS)
     path = spoil(files.directory / "train-00001-of-00003", tools, 3)
     flip_a_bit(files.directory / "train-00001-of-00003", 4)
     dataset = load(*photographs, tolerate_corrupt=2)
@@ -123,18 +133,16 @@ def test_a_damaged_record_is_replaced_by_another_row_of_the_batch(photographs, f
     undecodable, changed = (damaged.reason for damaged in dataset.corrupt_records)
     assert f"The image of record 3 of {path} cannot be decoded" in undecodable
     assert f"record 4 of {path} cannot be read; found corrupted record at" in changed
-    # The same rows in a run of several workers, and after a resume.
-    parts = [batches_of(dataset, 2 * STEPS, worker=worker, workers=2) for worker in (0, 1)]
+    # The same rows in a run of several workers that is resumed.
+    parts = [batches_of(dataset, STEPS, start_step=STEPS, worker=worker, workers=2) for worker in (0, 1)]
     joined = [tuple(map(np.concatenate, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
-    assert_same_batches(joined, result)
-    assert_same_batches(batches_of(dataset, STEPS, start_step=STEPS), result[STEPS:])
+    assert_same_batches(joined, result[STEPS:])
 
 
 def test_a_damaged_record_counts_from_its_step_on(photographs, files, tools):
-    """The count does not depend on the number of prefetched batches."""
-    clean = batches_of(load(*photographs, shuffle=False), STEPS)
+    """The count does not depend on the number of prefetched batches. The order is that of the files."""
     spoil(files.directory / "train-00002-of-00003", tools, 7)
-    step = next(step for step, (_, labels) in enumerate(clean) if 2 * 11 + 7 in labels)
+    step = (2 * 11 + 7) // BATCH
     dataset = load(*photographs, tolerate_corrupt=5, shuffle=False)
     batches_of(dataset, 3 * STEPS)
     assert [dataset.corrupt_count(each) for each in (0, step, step + 1, 100)] == [0, 0, 1, 1]
@@ -198,8 +206,7 @@ def truncate(path, records):
     path.write_bytes(path.read_bytes()[: sum(lengths[:records]) + lengths[records] // 2])
 
 
-def test_records_lost_in_a_truncated_file_are_damaged(photographs, files):
-    clean = batches_of(load(*photographs))
+def test_records_lost_in_a_truncated_file_are_damaged(photographs, files, clean):
     path = files.directory / "train-00001-of-00003"
     truncate(path, 8)
     for examples, lost in ((None, 1), (EXAMPLES, 3)):
@@ -211,14 +218,13 @@ def test_records_lost_in_a_truncated_file_are_damaged(photographs, files):
     with pytest.raises(DataError, match=r"more than `tolerate_corrupt` allows; found 3 damaged records; allowed: 2"):
         load(*photographs, train_examples=EXAMPLES, tolerate_corrupt=2)
     assert dataset.train_examples == EXAMPLES  # steps per epoch, rates and order are those of the whole files
-    assert_same_batches(batches_of(dataset), with_substitutes(clean, {19, 20, 21}))
+    assert_same_batches(batches_of(dataset), with_substitutes(clean[:STEPS], {19, 20, 21}))
     assert len(dataset.corrupt_records) == 3
 
 
 @pytest.mark.parametrize("change", ["removed", pytest.param("truncated", marks=pytest.mark.exhaustive)])
-def test_a_file_that_is_damaged_while_it_is_used(photographs, files, change):
+def test_a_file_that_is_damaged_while_it_is_used(photographs, files, clean, change):
     dataset, strict = load(*photographs, tolerate_corrupt=11), load(*photographs, tolerate_corrupt=4)
-    clean = batches_of(dataset, 2 * STEPS)
     path = files.directory / "train-00001-of-00003"
     if change == "removed":
         path.unlink()
@@ -390,28 +396,19 @@ def stop_at(patch, step):
 
 
 def test_a_run_counts_damaged_records_in_its_metrics_and_once_when_it_is_resumed(
-    photographs, files, tools, monkeypatch, tmp_path
+    photographs, files, tools, clean, monkeypatch, tmp_path
 ):
+    """A run stops at one record more than it tolerates; with more tolerance it is resumed, stopped and resumed."""
     path = spoil(files.directory / "train-00001-of-00003", tools, 3, 6)
-    run.train(plan(photographs, 2), tmp_path / "whole")
-    rows = counted(tmp_path / "whole")
-    assert rows[0] == 0
-    assert rows[-1] == 2
-    kept = json.loads((tmp_path / "whole" / "corrupt_records.json").read_text())
-    assert sorted(record[:2] for record in kept) == [[path, 3], [path, 6]]
-    with monkeypatch.context() as patch:
-        stop_at(patch, STEPS + 2)
-        with pytest.raises(KeyboardInterrupt):
-            run.train(plan(photographs, 2), tmp_path / "parts")
-    run.train(plan(photographs, 2), tmp_path / "parts", resume=True)
-    assert counted(tmp_path / "parts") == rows
-    assert json.loads((tmp_path / "parts" / "corrupt_records.json").read_text()) == kept
-
-
-def test_a_run_stops_at_too_many_damaged_records_and_resumes_with_more_tolerance(photographs, files, tools, tmp_path):
-    path = spoil(files.directory / "train-00001-of-00003", tools, 3, 6)
+    steps = [next(step for step, (_, labels) in enumerate(clean) if 11 + record in labels) for record in (3, 6)]
     with pytest.raises(DataError, match=f"{re.escape(path)}.*found 2 damaged records; allowed: 1"):
         run.train(plan(photographs, 1), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    with monkeypatch.context() as patch:
+        stop_at(patch, STEPS + 2)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(plan(photographs, 2), tmp_path / "run", resume=True)
     run.train(plan(photographs, 2), tmp_path / "run", resume=True)
-    assert counted(tmp_path / "run")[-1] == 2
+    assert counted(tmp_path / "run") == [sum(step < end for step in steps) for end in (0, STEPS, 2 * STEPS)]
+    kept = json.loads((tmp_path / "run" / "corrupt_records.json").read_text())
+    assert sorted((name, record, step) for name, record, _, step in kept) == [(path, 3, steps[0]), (path, 6, steps[1])]

@@ -73,9 +73,10 @@ def numbers_of(build, tools):
     return (lambda images: images[:, 0, 0, 0].astype(int)) if build is in_memory else tools.numbers_of
 
 
-def epoch_of(dataset, epoch, numbers_of):
-    batches = take(dataset.train(epoch * dataset.steps_per_epoch), dataset.steps_per_epoch)
-    return np.concatenate([numbers_of(images) for images, _ in batches])
+def epochs_of(dataset, count, numbers_of):
+    """Returns the numbers of the examples of the first epochs, in order."""
+    batches = take(dataset.train(), count * dataset.steps_per_epoch)
+    return np.split(np.concatenate([numbers_of(images) for images, _ in batches]), count)
 
 
 def test_shapes_and_dtypes(build):
@@ -102,7 +103,7 @@ def test_validation_counts_every_example_once_in_order(build, numbers_of, batch_
 
 def test_an_epoch_has_no_example_twice_and_epochs_differ(build, numbers_of):
     dataset = build()
-    epochs = [epoch_of(dataset, epoch, numbers_of) for epoch in range(3)]
+    epochs = epochs_of(dataset, 3, numbers_of)
     for seen in epochs:
         assert len(seen) == len(set(seen)) == 48
         assert set(seen) <= set(range(EXAMPLES))
@@ -119,8 +120,8 @@ def test_labels_stay_with_their_images(build, numbers_of):
 
 def test_without_shuffling_the_order_is_that_of_the_files(build, numbers_of):
     dataset = build(shuffle=False)
-    for epoch in range(2):
-        np.testing.assert_array_equal(epoch_of(dataset, epoch, numbers_of), np.arange(48))
+    for seen in epochs_of(dataset, 2, numbers_of):
+        np.testing.assert_array_equal(seen, np.arange(48))
 
 
 def test_the_order_depends_only_on_the_seed(build, numbers_of):
@@ -131,15 +132,16 @@ def test_the_order_depends_only_on_the_seed(build, numbers_of):
     assert not all(np.array_equal(numbers_of(a), numbers_of(b)) for (a, _), (b, _) in zip(first, other, strict=True))
 
 
-@pytest.mark.parametrize("start_step", [1, 13])
-def test_a_resumed_run_yields_the_same_batches_as_a_run_from_step_0(build, start_step):
+def test_a_resumed_run_yields_the_same_batches_as_a_run_from_step_0(build):
     dataset = build()
-    assert_same_batches(take(dataset.train(), 16)[start_step:], take(dataset.train(start_step), 16 - start_step))
+    run = take(dataset.train(), 16)
+    for start_step in (1, 13):
+        assert_same_batches(run[start_step:], take(dataset.train(start_step), 16 - start_step))
 
 
 def test_neighbouring_seeds_and_epochs_give_unrelated_orders():
     """Positions and values over many permutations are uniform, unlike `index_shuffle` with the plain seed."""
-    size, epochs = 20, 800
+    size, epochs = 20, 400
     for by_epoch in (True, False):
         counts = np.zeros((size, size))
         for number in range(epochs):
@@ -149,7 +151,7 @@ def test_neighbouring_seeds_and_epochs_give_unrelated_orders():
             counts[np.arange(size), order] += 1
         expected = epochs / size
         reduced_chi_square = ((counts - expected) ** 2 / expected).sum() / (size - 1) ** 2
-        assert 0.7 < reduced_chi_square < 1.4  # 16 with the plain seed
+        assert 0.7 < reduced_chi_square < 1.4  # above 5 with the plain seed
 
 
 def test_order_of_a_large_set_is_a_permutation_without_structure():

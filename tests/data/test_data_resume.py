@@ -74,7 +74,7 @@ def test_runs_cover_a_part_of_the_stream_and_no_more():
 
 # Resuming.
 
-EXAMPLES, BATCH, WINDOW = 320, 16, 32
+EXAMPLES, BATCH, WINDOW = 160, 16, 32
 STEPS = EXAMPLES // BATCH
 
 
@@ -119,13 +119,13 @@ def test_resuming_reads_at_most_one_window_again(shards, files, tools, monkeypat
             content[begins[record] : begins[record + 1]] = bytes(lengths[record])
         path.write_bytes(content)
     read = []
-    run_or_pieces = records.Records._run_or_pieces
+    run_or_pieces = records.TFRecords._run_or_pieces
 
     def recorded(self, first, count):
         with tf.control_dependencies([tf.numpy_function(lambda *run: read.append(run), [first, count], [])]):
             return run_or_pieces(self, tf.identity(first), count)
 
-    monkeypatch.setattr(records.Records, "_run_or_pieces", recorded)
+    monkeypatch.setattr(records.TFRecords, "_run_or_pieces", recorded)
     resumed = dataset.train(start).take(STEPS - start).as_numpy_iterator()
     first = next(resumed)
     # All other prefetched records belong to the next epoch and come after this one.

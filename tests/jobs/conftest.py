@@ -41,6 +41,14 @@ def training(tmp_path):
     return build
 
 
+@pytest.fixture(scope="session")
+def trained_here(tmp_path_factory):
+    """How the run of `training` ends in this process."""
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "config.yaml").write_text(CONFIG)
+    return Training("run", str(folder / "config.yaml"), str(folder / "run")).run()
+
+
 @pytest.fixture
 def computation(tmp_path):
     """Returns a job that writes a text to a file, with a function of Python's own library."""
@@ -64,14 +72,19 @@ def spark_is_missing():
 
 @pytest.fixture(scope="session")
 def spark():
-    """An engine of two jobs at a time on a local Spark of two threads, shared by all tests."""
+    """An engine of two jobs at a time on a local Spark, shared by all tests.
+
+    Spark has one thread, so that its tasks share a Python process: each new one imports TensorFlow.
+    """
     if reason := spark_is_missing():
         pytest.skip(reason)
-    options = "--master local[2] --driver-memory 512m --conf spark.ui.enabled=false --conf spark.port.maxRetries=99"
+    options = "--master local[1] --driver-memory 512m --conf spark.ui.enabled=false --conf spark.port.maxRetries=99"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("PYSPARK_SUBMIT_ARGS", f"{options} pyspark-shell")
         patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        # The optimizing compiler and the parallel collector of Java take longer than the tasks.
+        patch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
         engine = registry.build("spark:2")
         yield engine
         engine.session.stop()

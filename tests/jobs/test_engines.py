@@ -1,5 +1,6 @@
 """Engines: simulated TPUs that record their calls, SLURM without nodes, options of the command line."""
 
+import json
 import stat
 import sys
 import textwrap
@@ -9,11 +10,14 @@ from recorder import Recorder
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, Stopped
+from neural_alignment.jobs import children as child_processes
 from neural_alignment.jobs.children import Children
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines import registry
+from neural_alignment.jobs.engines.slurm import run_on_node
 from neural_alignment.jobs.engines.spark import ending_of_lost_task
 from neural_alignment.jobs.engines.tpu import TPU
+from neural_alignment.jobs.job import encode
 
 
 @pytest.fixture
@@ -162,6 +166,20 @@ def test_without_slurm_on_the_machine_its_engine_is_refused(monkeypatch, tmp_pat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="SLURM is not installed on this machine"):
         registry.build("slurm:2")
+
+
+def test_a_slurm_node_writes_the_ending_of_a_job_unless_it_was_asked_to_stop(tmp_path, computation, children):
+    """In another process, because the function sets handlers of signals."""
+    result, stop, text = tmp_path / "ending.json", tmp_path / "stop", encode(computation("piece"))
+    for state in ("stopped", "finished"):
+        (stop.touch if state == "stopped" else stop.unlink)()
+        node = child_processes.context().Process(target=run_on_node, args=(text, str(result), str(stop)))
+        node.start()
+        node.join()
+        assert node.exitcode == 0
+        assert json.loads(result.read_text())["state"] == state
+        assert (tmp_path / "piece.txt").exists() is (state == "finished")
+    assert (tmp_path / "piece.txt").read_text() == "computed"
 
 
 # Spark.

@@ -198,10 +198,16 @@ SCHEDULERS = {
 }
 
 
-@RECTIFIED
-@pytest.mark.parametrize("skip_idle", [True, False])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("loss", ["kernel", "backward_kernel"])
+@pytest.mark.parametrize(
+    ("loss", "scheduler", "skip_idle", "rectified"),
+    [
+        ("kernel", "alternation", True, False),
+        ("kernel", "delay", True, True),
+        ("kernel", "delay", False, False),
+        ("backward_kernel", "alternation", True, True),
+        ("backward_kernel", "alternation", False, False),
+    ],
+)
 def test_idle_steps_are_counted(float64, loss, scheduler, skip_idle, rectified):
     """t is the global step + 1. An idle loss gets no step, or a zero gradient, which does not change Lambda."""
     steps = 36

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 from helpers import distance
-from lab import CONFIGS, grey
+from lab import CONFIGS, computed_once, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.analysis import signals
@@ -390,14 +390,16 @@ SIZES = {
 
 
 def small(cell):
-    """Returns a cell at that size, on the digits, with two seeds; runs stay as they are."""
+    """Returns a cell at that size, on the digits, with two seeds, of which one is computed; runs stay as they are."""
     if isinstance(cell, Cell):
         return cell
     pieces = []
     seeds = 2 if "condition" in cell.labels else 1
+    compute = computed_once(cell.pieces[0].compute)
     for each in cell.pieces[:seeds]:
         starts = tuple(dataclasses.replace(run, overrides=(*DIGITS, *run.overrides)) for run in each.starts)
-        pieces.append(dataclasses.replace(each, starts=starts, arguments={**each.arguments, **SIZES[each.compute]}))
+        arguments = {**each.arguments, **SIZES[each.compute]}
+        pieces.append(dataclasses.replace(each, compute=compute, starts=starts, arguments=arguments))
     return Pieces(cell.labels, tuple(pieces))
 
 

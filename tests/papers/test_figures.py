@@ -22,7 +22,7 @@ from neural_alignment.papers.figures import (
     quartiles,
     ticks,
 )
-from neural_alignment.papers.tables import chosen, crossed, grouped, spread, table
+from neural_alignment.papers.tables import chosen, crossed, grouped, spread, table, whole
 
 ROWS = [
     {"rule": rule, "width": width, "seed": seed, "loss": base * width + seed}
@@ -110,6 +110,14 @@ def test_tables_have_a_line_per_group_in_the_order_of_the_rows():
 def test_a_table_of_two_variables_has_a_cell_per_pair():
     text = crossed("rule", {"BP": "bp"}, {"x8": 8, "x4": 4}, lambda rule, width: f"{rule} {width}")
     assert text.splitlines() == ["| rule | x8 | x4 |", "| --- | --- | --- |", "| BP | bp 8 | bp 4 |"]
+
+
+def test_a_table_of_all_columns_marks_what_is_true_and_rounds_floats():
+    product = whole([{"rule_name": "bp", "self_": True, "angle": False, "loss": 1 / 3, "seeds": 5}])
+    header, _, line = product.text.splitlines()
+    assert (header, line) == ("| rule name | self | angle | loss | seeds |", "| bp | x |  | 0.3333 | 5 |")
+    assert product.columns == ("rule_name", "self_", "angle", "loss", "seeds")
+    assert product.rows[0]["loss"] == 1 / 3
 
 
 def test_published_numbers_are_numbers_and_empty_cells_are_missing():

@@ -64,8 +64,8 @@ def test_table_1_has_the_gradients_and_groups_of_the_paper():
 
 def test_table_1_tells_what_a_primitive_does_not_what_it_is_called(monkeypatch):
     monkeypatch.setitem(taxonomy.PRIMITIVES, "decay", primitives.self_)
-    rows = {row.name: row for row in taxonomy.table_1()}
-    assert (rows["decay"].gradient, rows["decay"].local) == ("-W_l^T", False)
+    rows = {row["primitive"]: row for row in taxonomy.table_1()}
+    assert (rows["decay"]["gradient"], rows["decay"]["group"]) == ("-W_l^T", "non-local")
 
     def quartic(backward_kernel):
         return tf.reduce_sum(backward_kernel**4)
@@ -76,14 +76,17 @@ def test_table_1_tells_what_a_primitive_does_not_what_it_is_called(monkeypatch):
 
 
 def test_table_2_is_the_taxonomy_of_the_paper():
-    rows = {row.rule: row for row in taxonomy.table_2()}
-    for rule, (local, made_of) in RULES.items():
-        assert (rows[rule].local, rows[rule].primitives) == (local, made_of)
-    assert rows["kolen_pollack"].primitives == {"angle", "decay"}
+    rows = {
+        row["rule"]: (row["group"] == "local", {name for name in taxonomy.PRIMITIVES if row[name]})
+        for row in taxonomy.table_2()
+    }
+    for rule, expected in RULES.items():
+        assert rows[rule] == expected
+    assert rows["kolen_pollack"][1] == {"angle", "decay"}
     # The library has rules that the paper has not, such as those for whole networks.
     assert set(rows) == {*RULES, "kolen_pollack", "sign_symmetry"}
     # It has no R; but its error travels back through the signs of W.
-    assert (rows["sign_symmetry"].local, rows["sign_symmetry"].primitives) == (False, set())
+    assert rows["sign_symmetry"] == (False, set())
 
 
 def test_table_2_tells_what_a_rule_does_not_what_its_weights_are_called(monkeypatch):
@@ -688,7 +691,7 @@ def test_the_listing_says_the_lab_time_of_every_item(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("recordings", "said"), [(None, "needs --recordings FILE"), ("none.npz", "no such file")])
 def test_figure_6_asks_for_its_recordings_before_it_trains(tmp_path, recordings, said):
     folders = commands.Folders(str(tmp_path / "runs"), str(tmp_path / "results"), CONFIGS)
-    item = commands.find_item("figure", "two_routes/6", recordings)
+    item = find(commands.ITEMS, "figure", "two_routes/6")
     needed = folders.source(item, "lab", recordings=recordings)
     with pytest.raises(InputError, match=said):
         commands.make(item, needed, Execution(InProcess(), Screen(print, print)))

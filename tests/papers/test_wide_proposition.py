@@ -1,11 +1,12 @@
 """Figure 2 and Proposition 2: the networks against NumPy, the fit against exact powers, and the files."""
 
+import collections
 import dataclasses
 
 import numpy as np
 import pytest
 from helpers import distance
-from lab import CONFIGS, grey
+from lab import CONFIGS, computed_once, grey
 from sklearn.datasets import load_digits
 
 from neural_alignment.jobs.pieces import Pieces
@@ -151,13 +152,17 @@ def test_the_error_of_the_exponent_is_that_of_least_squares():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Networks of width 4 to 16 in place of the widths of the figure; of ReLU none."""
+    """Networks of width 4 to 16 in place of the widths of the figure; of ReLU none.
+
+    One of each width is computed, the others have similar updates.
+    """
     place = str(tmp_path_factory.mktemp("proposition"))
-    cells = []
+    cells, computations = [], collections.defaultdict(lambda: computed_once(updates.parted))
     for cell in runs.updates():
         [piece] = cell.pieces
         sizes = {"examples": 20, "moments": (1, 6), "side": 3, "rate": 1.0, "width": cell.labels["width"] // 64 + 4}
-        piece = dataclasses.replace(piece, arguments={**piece.arguments, **sizes})
+        compute = computations[cell.labels["width"]]
+        piece = dataclasses.replace(piece, compute=compute, arguments={**piece.arguments, **sizes})
         cells.append(Pieces(cell.labels, (piece,)))
         if cell.labels["activation"] == "tanh" and cell.labels["width"] in (8, 256, 1024) and cell.labels["seed"] < 101:
             piece.compute_and_keep(place, CONFIGS)

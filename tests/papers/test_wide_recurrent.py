@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from helpers import distance
-from lab import CONFIGS, grey
+from lab import CONFIGS, computed_once, grey
 from recurrent_reference import forward, update
 
 from neural_alignment.data import Batching
@@ -168,9 +168,12 @@ def test_each_loss_has_its_own_best_epoch():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Networks of two epochs: two rules, widths 8 and 256, of width 8 another seed and one that is missing."""
+    """Networks of two epochs: two rules, widths 8 and 256, of width 8 another seed and one that is missing.
+
+    One is trained, the others have similar losses.
+    """
     place = str(tmp_path_factory.mktemp("recurrent"))
-    cells = []
+    cells, trained = [], computed_once(add_task.trained)
     for cell in runs.recurrent(epochs=2):
         if (
             cell.labels["rule"] in ("normal", "readout_only")
@@ -179,7 +182,7 @@ def source(tmp_path_factory):
         ):
             [piece] = cell.pieces
             # Narrow networks under the names of wide ones: the table reads labels and losses.
-            piece = dataclasses.replace(piece, arguments={**piece.arguments, "width": 2})
+            piece = dataclasses.replace(piece, compute=trained, arguments={**piece.arguments, "width": 2})
             cells.append(Pieces(cell.labels, (piece,)))
             if cell.labels["seed"] != 104:
                 piece.compute_and_keep(place, CONFIGS)

@@ -1,11 +1,12 @@
 """One run on several replicas: the same weights as on one, whatever the rule, the schedule and the optimizer."""
 
 import collections
+import contextlib
 import csv
-import functools
 import json
 import math
 import re
+import shutil
 import signal
 import socket
 from unittest import mock
@@ -58,27 +59,27 @@ def batches():
 
 
 def network(rule, synchronized=True):
-    """Returns a small network with batch normalisation, or without where `synchronized` is none."""
+    """Returns a convolution, batch normalisation and a dense layer; only the dense layer if `synchronized` is None."""
     keras.utils.set_random_seed(1)
     l2 = keras.regularizers.L2(0.01)
     options = {"alignment": rule, "kernel_regularizer": l2}
-    inputs = keras.Input((6, 6, 2))
-    x = layers.Conv2D(4, 3, strides=2, alignment_activation="relu", use_bias=False, name="conv", **options)(inputs)
+    x = inputs = keras.Input((6, 6, 2))
     if synchronized is not None:
+        x = layers.Conv2D(4, 3, strides=2, alignment_activation="relu", use_bias=False, name="conv", **options)(x)
         x = keras.layers.BatchNormalization(synchronized=synchronized, momentum=0.9, name="norm")(x)
-    x = keras.layers.Flatten()(keras.layers.ReLU()(x))
-    return AlignedModel(inputs, layers.Dense(CLASSES, name="dense", **options)(x))
+        x = keras.layers.ReLU()(x)
+    return AlignedModel(inputs, layers.Dense(CLASSES, name="dense", **options)(keras.layers.Flatten()(x)))
 
 
-def train(replicas, config, scheduler=None, forward=None, skip_idle=True, synchronized=True, **options):
-    """Trains and returns all weights, optimizer slots included, and what `fit` reports."""
+def train(replicas, config, scheduler=None, forward=None, backward=None, skip_idle=True, synchronized=True, **options):
+    """Trains and returns all weights, optimizer slots included, and the history of `fit`."""
     strategy = strategy_of(replicas)
     with strategy.scope():
         seeded = {"seed": 4} if config and "input" in config else {}
         model = network(config and from_config({**config, **seeded}), synchronized)
         optimizers = [(forward or (lambda: Momentum(0.1)))()]
         if config is None or config["rule"] != "kolen_pollack":
-            optimizers.append(keras.optimizers.Adam(0.05, epsilon=1e-8))
+            optimizers.append((backward or (lambda: keras.optimizers.Adam(0.05, epsilon=1e-8)))())
         model.compile(
             MultiOptimizer(optimizers, scheduler, skip_idle),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -91,27 +92,20 @@ def train(replicas, config, scheduler=None, forward=None, skip_idle=True, synchr
     return [v.numpy() for v in variables if v.dtype != "string"], history
 
 
-def agree(config, *counts, **options):
-    """Fails unless several replicas, as many as each of `counts`, end where one does; returns where that is."""
+def agree(config, **options):
+    """Fails unless two replicas end with the weights of one; returns these weights."""
     one, history = train(1, config, **options)
-    for replicas in counts:
-        several, reported = train(replicas, config, **options)
-        for expected, actual in zip(one, several, strict=True):
-            assert_close(actual, expected)
-        assert history.keys() == reported.keys()
-        for name, values in history.items():
-            assert_close(np.array(reported[name]), np.array(values), "float32")
+    two, reported = train(2, config, **options)
+    for expected, actual in zip(one, two, strict=True):
+        assert_close(actual, expected)
+    assert history.keys() == reported.keys()
+    for name, values in history.items():
+        assert_close(np.array(reported[name]), np.array(values), "float32")
     return one
 
 
-@functools.cache
-def plainly_optimized():
-    """Returns where one replica ends with the optimizers of `train` and symmetric alignment."""
-    return train(1, RULES["symmetric"])[0]
-
-
 ELSEWHERE = ("weight_mirror", "WM", "WM+AD", "WM+AD+OPS", "information")
-"""Rules of other tests: WM trains with every schedule, WM+AD+OPS on four replicas, information in minibatches."""
+"""Rules of other tests: WM trains with every schedule, WM+AD+OPS unsynchronised, information in minibatches."""
 
 
 FIRST = ("symmetric", "IA", "kolen_pollack", "align_ada", "dfa")
@@ -127,12 +121,17 @@ FIRST = ("symmetric", "IA", "kolen_pollack", "align_ada", "dfa")
 )
 def test_two_replicas_train_as_one_does(float64, rule):
     """J and R in turn, where they can."""
-    agree(RULES[rule], 2, scheduler=RateScheduler(2, alternation=1) if rule in TURNS else None)
+    agree(RULES[rule], scheduler=RateScheduler(2, alternation=1) if rule in TURNS else None)
 
 
-def test_four_replicas_train_as_one_does_when_j_and_r_move_at_once(float64):
-    """With noise and means over the batch of all replicas."""
-    agree(RULES["WM+AD+OPS"], 4)
+def test_batch_normalisation_is_per_replica_unless_synchronised(float64):
+    """With noise, means over the batch of all replicas, and J and R in the same step.
+
+    Without synchronisation two replicas differ from one, as the cores of the TPU did in the published runs.
+    """
+    one = agree(RULES["WM+AD+OPS"])
+    two, _ = train(2, RULES["WM+AD+OPS"], synchronized=False)
+    assert max(distance(a, b) for a, b in zip(one, two, strict=True)) > 1e-2
 
 
 SCHEDULES = {
@@ -154,36 +153,46 @@ SCHEDULES = {
     ],
 )
 def test_every_schedule_trains_on_two_replicas_as_on_one(float64, schedule):
-    agree(RULES["WM"], 2, **SCHEDULES[schedule])
+    agree(RULES["WM"], synchronized=None, **SCHEDULES[schedule])
 
 
 @pytest.mark.parametrize("scheduler", [None, RateScheduler(2, alternation=1)], ids=["simultaneous", "alternating"])
 def test_minibatches_train_on_two_replicas_as_on_one(float64, scheduler):
     """Without batch normalisation and centring, whose batch is that of a minibatch of all replicas."""
     rule = {**RULE_CONFIGS["information"], "input": {"noise": "normal"}, "forward_output": {"relu": True}}
-    agree(rule, 2, minibatches=2, scheduler=scheduler, synchronized=None)
+    agree(rule, minibatches=2, scheduler=scheduler, synchronized=None)
 
 
 OPTIMIZERS = {
-    "clipped by norm": lambda: Momentum(0.1, clipnorm=0.1),
-    "clipped by value": lambda: keras.optimizers.SGD(0.1, clipvalue=0.02),
-    "clipped by the norm of all gradients, with noise on the updates": lambda: Noisy(
-        Momentum(0.1, global_clipnorm=0.5), 1e-3, seed=3
-    ),
+    "clipped by norm and by value": {
+        "forward": lambda: Momentum(0.1, clipnorm=0.1),
+        "backward": lambda: keras.optimizers.SGD(0.1, clipvalue=0.02),
+    },
+    "clipped by the norm of all gradients, with noise on the updates": {
+        "forward": lambda: Noisy(Momentum(0.1, global_clipnorm=0.5), 1e-3, seed=3),
+        "backward": lambda: keras.optimizers.SGD(0.1, global_clipnorm=0.5),
+    },
 }
+UNCLIPPED = {"forward": lambda: Momentum(0.1), "backward": lambda: keras.optimizers.SGD(0.1)}
+
+
+@pytest.fixture(scope="module")
+def unclipped():
+    """Returns the kernels W and B of one replica with the optimizers of `OPTIMIZERS` without clipping and noise."""
+    return kernels(train(1, RULES["symmetric"], synchronized=None, **UNCLIPPED)[0])
+
+
+def kernels(arrays):
+    """Returns W and B of the network that is one dense layer."""
+    w, b = (next(a for a in arrays if a.shape == shape) for shape in ((72, CLASSES), (CLASSES, 72)))
+    return w, b
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_moves_two_replicas_as_one(float64, optimizer):
-    held = agree(RULES["symmetric"], 2, forward=OPTIMIZERS[optimizer])
-    free = plainly_optimized()
-    assert max(distance(a, b) for a, b in zip(free, held, strict=False) if a.shape == b.shape) > 1e-2
-
-
-def test_batch_normalisation_is_per_replica_unless_synchronised(float64):
-    """As on the cores of the original's TPU: then two replicas end elsewhere than one."""
-    two, _ = train(2, RULES["symmetric"], synchronized=False)
-    assert max(distance(a, b) for a, b in zip(plainly_optimized(), two, strict=True)) > 1e-2
+def test_every_optimizer_moves_two_replicas_as_one(float64, optimizer, unclipped):
+    clipped = agree(RULES["symmetric"], synchronized=None, **OPTIMIZERS[optimizer])
+    for free, held in zip(unclipped, kernels(clipped), strict=True):
+        assert distance(free, held) > 1e-2
 
 
 def test_a_scheduled_optimizer_outside_of_an_aligned_model_says_what_it_needs(float64):
@@ -213,47 +222,47 @@ def test_aligned_layers_in_a_plain_keras_model_train_on_two_replicas_as_on_one(f
 
 @pytest.mark.parametrize("kind", [AlignedModel, keras.Model], ids=["aligned", "keras"])
 def test_every_example_has_its_own_noise_where_replicas_differ_in_size(float64, kind):
-    """10 examples on 4 replicas are 3, 3, 3 and 1: the last one is example 9, not 3 times 1."""
+    """3 examples on 2 replicas are 2 and 1: the last one is example 2, not 1 times 1."""
     rule = from_config({"rule": "weight_mirror", "amp": 1.0, "decay": 0.0, "input": {"noise": "normal"}, "seed": 4})
     rng = np.random.default_rng(3)
-    x, y = rng.normal(size=(22, 5)), np.zeros((22, 2))
+    x, y = rng.normal(size=(7, 5)), np.zeros((7, 2))
 
     def made():
         keras.utils.set_random_seed(2)
         inputs = keras.Input((5,))
         return kind(inputs, layers.Dense(2, alignment=rule, name="layer")(inputs))
 
-    with strategy_of(4).scope():
+    with strategy_of(2).scope():
         model = made()
         model.compile(MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(1.0)]), "mse", jit_compile=False)
     start = model.get_layer("layer").backward_kernel.numpy()
     data = tf.data.Dataset.from_tensor_slices((x, y))
     # Keras needs the first batch to be even.
-    model.fit(data.take(12).batch(12).concatenate(data.skip(12).batch(10)), verbose=0, shuffle=False)
+    model.fit(data.take(4).batch(4).concatenate(data.skip(4).batch(3)), verbose=0, shuffle=False)
     step = start - model.get_layer("layer").backward_kernel.numpy()
 
     def gradient(last):
         layer, total = made().get_layer("layer"), 0.0
-        firsts = [(0, 0), (0, 3), (0, 6), (0, 9), (1, 0), (1, 3), (1, 6), (1, last)]
-        for part, (number, first) in zip(np.split(x, [3, 6, 9, 12, 15, 18, 21]), firsts, strict=True):
+        firsts = [(0, 0), (0, 2), (1, 0), (1, last)]
+        for part, (number, first) in zip(np.split(x, [2, 4, 6]), firsts, strict=True):
             with tf.GradientTape() as tape, forward_pass(step=number, first_example=first) as state:
                 layer(part, training=True)
-            total = total + tape.gradient(state.losses["layer"], layer.backward_kernel.value) / 4
+            total = total + tape.gradient(state.losses["layer"], layer.backward_kernel.value) / 2
         return total
 
-    assert_close(step, gradient(last=9))
-    assert distance(step, gradient(last=3)) > 0.05
+    assert_close(step, gradient(last=2))
+    assert distance(step, gradient(last=1)) > 0.05
 
 
 # From the configuration to the devices.
 
 
 CONFIG = """
-epochs: 1
-batch_size: 32
+epochs: 2
+batch_size: 256
 max_steps: 12
 data: {source: digits}
-model: {name: convnet, filters: [4, 8]}
+model: {name: convnet, filters: [4]}
 alignment: {rule: weight_mirror, amp: 1.0e-2, decay: 1.0e-2, input: {noise: normal, batch_center: true}}
 optimization:
   forward: {name: momentum, learning_rate: 0.02}
@@ -294,28 +303,88 @@ def assert_same_run(actual, expected):
         np.testing.assert_allclose(weight, other, atol=1e-5)
 
 
+TWO = ("runtime.strategy=mirrored", "runtime.replicas=2")
+
+
+@contextlib.contextmanager
+def counted_traces():
+    """Yields a counter of the traces of steps of J, of steps of R, and of the evaluation."""
+    traces = collections.Counter()
+    step, evaluation = AlignedModel._replica_step, AlignedModel.test_step
+
+    def counted_step(self, data, at, j_runs, r_runs):
+        traces["J" * j_runs + "R" * r_runs] += 1
+        return step(self, data, at, j_runs, r_runs)
+
+    def counted_evaluation(self, data):
+        traces["evaluation"] += 1
+        return evaluation(self, data)
+
+    with (
+        mock.patch.object(AlignedModel, "_replica_step", counted_step),
+        mock.patch.object(AlignedModel, "test_step", counted_evaluation),
+    ):
+        yield traces
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The run on one device."""
-    return run_of(tmp_path_factory.mktemp("alone"), "runtime.strategy=cpu")[0]
+def one_device(tmp_path_factory):
+    """Returns the result of the run on one device, and its traces."""
+    with counted_traces() as traces:
+        result, _ = run_of(tmp_path_factory.mktemp("one"), "runtime.strategy=cpu")
+    return result, traces
 
 
-def test_a_run_from_yaml_on_two_replicas_is_that_on_one(tmp_path, alone):
+@pytest.fixture(scope="module")
+def two_devices(tmp_path_factory):
+    """Returns the result of the run on two replicas, its traces and its folder.
+
+    The folder `middle` has a copy of the run directory at a checkpoint in the middle of the first epoch.
+    """
+    folder, save = tmp_path_factory.mktemp("two"), checkpoints.CheckpointStore.save
+
+    def save_and_copy(self, name):
+        saved = save(self, name)
+        if self._model.global_step == 5:
+            shutil.copytree(folder / "run", folder / "middle" / "run", ignore=shutil.ignore_patterns("lock.json"))
+        return saved
+
+    with counted_traces() as traces, mock.patch.object(checkpoints.CheckpointStore, "save", save_and_copy):
+        result, _ = run_of(folder, *TWO)
+    return result, traces, folder
+
+
+def test_a_run_from_yaml_on_two_replicas_is_that_on_one(one_device, two_devices):
     """The last validation batch, of 24 examples, is filled up; each example counts once."""
-    several, _ = run_of(tmp_path, "runtime.strategy=mirrored", "runtime.replicas=2")
-    assert_same_run(several, alone)
-    evaluated = run.evaluate(str(tmp_path / "run"))
-    assert evaluated["top1"] == pytest.approx(float(alone[0][-1]["top1"]), rel=1e-6)
-    assert evaluated["J"] == pytest.approx(float(alone[0][-1]["J"]), rel=1e-4)
+    (rows, _), *_ = one_device
+    several, _, folder = two_devices
+    assert_same_run(several, one_device[0])
+    evaluated = run.evaluate(str(folder / "run"))
+    assert evaluated["top1"] == pytest.approx(float(rows[-1]["top1"]), rel=1e-6)
+    assert evaluated["J"] == pytest.approx(float(rows[-1]["J"]), rel=1e-4)
+
+
+@pytest.mark.parametrize(("devices", "replicas"), [("one_device", 1), ("two_devices", 2)])
+def test_a_run_traces_its_steps_and_its_evaluation_once_on_each_replica(request, devices, replicas):
+    """With five steps of J and of R in the first epoch, two in the second, and an evaluation after each."""
+    (rows, _), traces, *_ = request.getfixturevalue(devices)
+    assert [row["step"] for row in rows] == ["0", "10", "12"]
+    assert traces == {"J": replicas, "R": replicas, "evaluation": replicas}
+
+
+def test_a_run_continues_on_another_number_of_replicas(tmp_path, one_device, two_devices):
+    shutil.copytree(two_devices[-1] / "middle", tmp_path, dirs_exist_ok=True)
+    latest = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))
+    assert latest.endswith("ckpt-5")
+    resumed, _ = run_of(tmp_path, "runtime.strategy=cpu", resume=True)
+    assert_same_run(resumed, one_device[0])
 
 
 @pytest.mark.parametrize(("replicas", "together"), [(1, 4), (2, 1)])
 def test_an_evaluation_is_one_call_or_as_many_as_signals_need(tmp_path, monkeypatch, replicas, together):
     """Over 360 examples in batches of 56, of which the last has 24; on two replicas it is filled up."""
     (tmp_path / "run.yaml").write_text(CONFIG)
-    devices = (
-        ["runtime.strategy=mirrored", f"runtime.replicas={replicas}"] if replicas > 1 else ["runtime.strategy=cpu"]
-    )
+    devices = TWO if replicas > 1 else ["runtime.strategy=cpu"]
     plan = configuration.load(str(tmp_path / "run.yaml"), [*devices, f"runtime.steps_per_execution={together}"])
     devices, dataset = distribution.create(plan.runtime), setup.load_data(plan)
     with devices.scope():
@@ -344,50 +413,8 @@ def test_an_evaluation_is_one_call_or_as_many_as_signals_need(tmp_path, monkeypa
             assert_close(results[name], value, "float32")
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_a_run_traces_its_steps_and_its_evaluation_once_on_each_replica(tmp_path, monkeypatch, replicas):
-    """Through two epochs, of three steps of J and of R each, and an evaluation after each."""
-    calls = collections.Counter()
-    step, evaluation = AlignedModel._replica_step, AlignedModel.test_step
-
-    def counted_step(self, data, at, j_runs, r_runs):
-        calls["J" * j_runs + "R" * r_runs] += 1
-        return step(self, data, at, j_runs, r_runs)
-
-    def counted_evaluation(self, data):
-        calls["evaluation"] += 1
-        return evaluation(self, data)
-
-    monkeypatch.setattr(AlignedModel, "_replica_step", counted_step)
-    monkeypatch.setattr(AlignedModel, "test_step", counted_evaluation)
-    several = ["runtime.strategy=mirrored", f"runtime.replicas={replicas}"]
-    overrides = several if replicas > 1 else ["runtime.strategy=cpu"]
-    (rows, _), _ = run_of(tmp_path, "epochs=2", "batch_size=448", "checkpoints.every_steps=4", *overrides)
-    assert [row["step"] for row in rows] == ["0", "6", "12"]
-    assert calls == {"J": replicas, "R": replicas, "evaluation": replicas}
-
-
-def test_a_run_goes_on_on_another_number_of_replicas(tmp_path, alone):
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(tmp_path)
-    resumed, _ = run_of(tmp_path, "runtime.strategy=cpu", resume=True)
-    assert_same_run(resumed, alone)
-
-
-def interrupted(folder):
-    """Trains on two replicas until a checkpoint in the middle of the epoch is there."""
-    save = checkpoints.CheckpointStore.save
-
-    def save_and_stop(self, name):
-        save(self, name)
-        raise KeyboardInterrupt
-
-    with mock.patch.object(checkpoints.CheckpointStore, "save", save_and_stop):
-        run_of(folder, "runtime.strategy=mirrored", "runtime.replicas=2")
-
-
 def free_ports(count):
-    """Returns ports on which nobody listens."""
+    """Returns free ports."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -402,7 +429,7 @@ def two_workers(folder, programs=("", ""), *options):
 
     Args:
         folder: where run.yaml and the run directory are.
-        programs: what each does before.
+        programs: code that each process runs first.
         *options: of the command line.
     """
     (folder / "run.yaml").write_text(CONFIG)
@@ -425,8 +452,8 @@ def two_workers(folder, programs=("", ""), *options):
     return list(zip(codes, ends, strict=True))
 
 
-def test_a_chief_that_is_refused_tells_the_other_worker(tmp_path):
-    """Which would wait for it without a word."""
+def test_a_rejected_chief_tells_the_other_worker(tmp_path):
+    """Otherwise the other worker would wait for it."""
     run.RunDirectory(tmp_path / "run").make()
     run.RunDirectory(tmp_path / "run").write_status("stopped")
     (chief, [chief_line]), (other, [other_line]) = two_workers(tmp_path)
@@ -452,8 +479,8 @@ stepping.Stepper.__call__ = step
 """
 
 
-def test_two_worker_processes_train_as_one_though_a_signal_to_one_stops_both(tmp_path, alone):
-    """At a step without evaluation or save of its own."""
+def test_two_worker_processes_train_as_one_after_a_signal_to_one_has_stopped_both(tmp_path, one_device):
+    """At a step that has neither an evaluation nor a save."""
     (chief, [line]), (other, [other_line]) = two_workers(tmp_path, ("", SIGNALLED))
     assert (chief, other) == (1, 1)
     for each in (line, other_line):
@@ -461,7 +488,7 @@ def test_two_worker_processes_train_as_one_though_a_signal_to_one_stops_both(tmp
     status = run.RunDirectory(tmp_path / "run").status()
     assert (status["state"], status["step"]) == ("stopped", 7)
     assert [code for code, _ in two_workers(tmp_path, ("", ""), "--resume")] == [0, 0]
-    assert_same_run(result_of(tmp_path / "run"), alone)
+    assert_same_run(result_of(tmp_path / "run"), one_device[0])
 
 
 KILLED = """
@@ -472,8 +499,8 @@ checkpoints.CheckpointStore.save = lambda *_: os.kill(os.getpid(), signal.SIGKIL
 
 
 @pytest.mark.exhaustive
-def test_a_worker_that_is_killed_leaves_no_other_waiting(tmp_path):
-    """At the save of step 0: the chief has a state of its own by then, and waits in the sum over the gradients."""
+def test_a_killed_worker_leaves_no_other_waiting(tmp_path):
+    """At the save of step 0: the chief has saved a state by then, and waits in the sum over the gradients."""
     (chief, [line]), (other, _) = two_workers(tmp_path, ("", KILLED))
     assert other == -signal.SIGKILL
     assert chief == 1
@@ -487,14 +514,18 @@ def test_a_worker_that_is_killed_leaves_no_other_waiting(tmp_path):
 
 ABORTED = "{{node CollectiveReduceV2}} Collective ops is aborted by: "
 ERRORS = {
-    "told": (tf.errors.FailedPreconditionError, f"{ABORTED}By task:1: worker 1 has ended: no disk\nMore", "no disk$"),
+    "reported": (
+        tf.errors.FailedPreconditionError,
+        f"{ABORTED}By task:1: worker 1 has ended: no disk\nMore",
+        "no disk$",
+    ),
     "gone": (tf.errors.UnavailableError, f"{ABORTED}Socket closed\nMore", r"is gone \(Socket closed\): .* --resume$"),
     "another error": (tf.errors.InvalidArgumentError, "worker 1 has ended: no disk", None),
 }
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_what_tensorflow_says_of_another_worker_is_one_line(case):
+def test_an_error_of_tensorflow_about_another_worker_is_one_line(case):
     kind, message, expected = ERRORS[case]
     explained = distribution.explain(kind(None, None, message))
     assert (explained is None) == (expected is None)
@@ -504,11 +535,11 @@ def test_what_tensorflow_says_of_another_worker_is_one_line(case):
 
 BAD = {
     "three replicas cannot share 32 examples": (
-        ["runtime.strategy=mirrored", "runtime.replicas=3"],
+        ["runtime.strategy=mirrored", "runtime.replicas=3", "batch_size=32"],
         r"batch_size: .* multiple of 3; found 32, nearest 30",
     ),
     "four replicas of nine minibatches": (
-        ["runtime.strategy=mirrored", "runtime.replicas=4", "optimization.minibatches=16"],
+        ["runtime.strategy=mirrored", "runtime.replicas=4", "optimization.minibatches=16", "batch_size=32"],
         "multiple of 64; found 32",
     ),
     "the evaluation's batch": (
@@ -574,7 +605,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_is_one_line_and_leaves_nothing(tmp_path, case):
+def test_an_impossible_configuration_is_one_line_and_creates_nothing(tmp_path, case):
     overrides, message = BAD[case]
     with pytest.raises(InputError, match=message) as error:
         run_of(tmp_path, *overrides)
@@ -680,7 +711,7 @@ class GPUs:
 )
 @pytest.mark.parametrize("begun", [False, True])
 def test_gpus_are_chosen_by_number(monkeypatch, runtime, made, begun):
-    """TensorFlow counts the visible ones anew, and only before it begins to compute are the others hidden."""
+    """TensorFlow renumbers the visible ones, and can hide the others only before it begins to compute."""
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("TPU_NAME", raising=False)
     gpus = GPUs(monkeypatch, 4, begun=[0, 1, 2, 3] if begun else None)
@@ -694,7 +725,7 @@ def test_gpus_are_chosen_by_number(monkeypatch, runtime, made, begun):
         assert len(gpus.visible) == len(runtime["devices"])
 
 
-def test_gpus_that_are_not_there_are_named_with_those_that_are(monkeypatch):
+def test_missing_gpus_are_named_with_the_present_ones(monkeypatch):
     GPUs(monkeypatch, 2)
     with pytest.raises(InputError, match=r"devices: must be among the GPUs of this machine, 0, 1; found \[1, 2\]"):
         distribution.create(Runtime(strategy="mirrored", devices=[1, 2]))
@@ -704,7 +735,7 @@ def test_gpus_that_are_not_there_are_named_with_those_that_are(monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["TF_CONFIG", "TPU_NAME"])
-def test_numbers_of_gpus_are_refused_where_the_environment_asks_for_something_else(monkeypatch, variable):
+def test_numbers_of_gpus_are_refused_if_the_environment_selects_another_strategy(monkeypatch, variable):
     for name in ("TF_CONFIG", "TPU_NAME"):
         monkeypatch.delenv(name, raising=False)
     text = {"TPU_NAME": "mine", "TF_CONFIG": json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 0}})}
@@ -728,7 +759,7 @@ def test_zone_and_project_of_a_tpu_reach_its_resolver(monkeypatch):
     assert asked == [{"tpu": "mine", "zone": "z"}, {"tpu": "theirs", "zone": "z", "project": "p"}, {"tpu": "theirs"}]
 
 
-def test_another_strategy_leaves_out_what_belongs_to_that_of_the_run(monkeypatch):
+def test_another_strategy_drops_the_options_of_the_strategy_of_the_run(monkeypatch):
     runtime = Runtime(strategy="tpu", tpu="mine", tpu_zone="z", tpu_project="p", precision="float64")
     for own in (runtime, Runtime(devices=[0, 1], precision="float64"), Runtime(strategy="mirrored", replicas=3)):
         other = distribution.with_strategy(own, "cpu")
@@ -739,5 +770,5 @@ def test_a_run_that_diverges_on_replicas_names_its_step_and_layer(tmp_path):
     """An infinite decay of B: R of the first step is not finite, on whichever replica."""
     overrides = ["alignment.decay=1.0e+38", "optimization.backward.learning_rate=1.0e+30"]
     with pytest.raises(Diverged, match=r"R of layer .* is not finite at step [0-9]+") as error:
-        run_of(tmp_path, "runtime.strategy=mirrored", "runtime.replicas=2", *overrides)
+        run_of(tmp_path, *TWO, *overrides)
     assert error.value.layers

@@ -29,7 +29,7 @@ def network(rule, size=6, **options):
 
 
 def data(n=24, seed=0):
-    """Returns inputs and labels that a network can tell apart."""
+    """Returns inputs and labels that a network can separate."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 5)).astype(keras.config.floatx())
     return x, np.argmax(x @ rng.normal(size=(5, 3)), axis=1)
@@ -53,8 +53,9 @@ def same(before, after):
     return [bool((a == b).all()) for a, b in zip(before, after, strict=True)]
 
 
-@pytest.mark.parametrize("rule", RULE_CONFIGS)
-def test_fit_evaluate_and_predict_work_with_every_rule(rule):
+@pytest.mark.parametrize("rule", ["feedback", "align_prop", "sign_symmetry", "information", "kolen_pollack"])
+def test_fit_evaluate_and_predict_work_with_every_kind_of_rule(rule):
+    """Without R, with W(0) as B, without a variable for B, with R of signals, and with one optimizer."""
     model = network(from_config(RULE_CONFIGS[rule]))
     inner = [Momentum(0.1)] if rule == "kolen_pollack" else [Momentum(0.1), keras.optimizers.Adam(0.02)]
     model.compile(MultiOptimizer(inner), cross_entropy(), metrics=["accuracy"], jit_compile=False)
@@ -112,8 +113,7 @@ def test_examples_weigh_by_their_sample_weights():
     assert_close(ends[0] * 2, ends[1], "float32")
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
-@pytest.mark.parametrize("rule", ["symmetric", "information"])
+@pytest.mark.parametrize(("rule", "compiled"), [("symmetric", True), ("information", False)])
 def test_an_r_only_step_leaves_w_in_place_and_a_j_only_step_b(rule, compiled):
     options = TABLE_5["IA"] if rule == "information" else {}
     penalty = {"kernel_regularizer": keras.regularizers.L2(0.1)}
@@ -161,8 +161,7 @@ class CountingRule(Symmetric):
         return super().__call__(view)
 
 
-@pytest.mark.parametrize("minibatches", [1, 2])
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize(("compiled", "minibatches"), [(False, 1), (True, 2)], ids=["eager", "graph"])
 def test_at_a_j_only_step_no_operation_of_r_is_executed(compiled, minibatches):
     model = network(CountingRule(self_=0.3, decay=0.2))
     scheduler = RateScheduler(10, alternation=2)
@@ -234,7 +233,7 @@ def test_evaluation_counts_every_example_once_and_calls_back_once_per_execution(
     assert_close(seen.losses[0], cross_entropy()(y[:first], logits[:first]), "float32")
 
 
-def test_test_on_batch_evaluates_that_batch_alone():
+def test_test_on_batch_evaluates_only_that_batch():
     model, x, y = evaluated(steps_per_execution=3)
     model.evaluate(x, y, verbose=0)
     loss = model.test_on_batch(x[:8], y[:8], return_dict=True)["loss"]
@@ -308,7 +307,7 @@ def test_a_step_and_an_evaluation_are_traced_once(monkeypatch, scheduler, togeth
 
 
 @pytest.mark.parametrize("together", [1, 3])
-def test_the_graph_that_is_made_aside_is_that_of_the_steps_and_makes_none(monkeypatch, together):
+def test_the_graph_that_is_traced_aside_is_that_of_the_steps_and_makes_no_step(monkeypatch, together):
     steps = counted(monkeypatch, AlignedModel, "_replica_step")
     model, x, y = evaluated(steps_per_execution=together)
     before = model.get_weights()
@@ -338,7 +337,7 @@ def test_eagerly_a_step_is_called_each_time(monkeypatch):
 
 @pytest.mark.parametrize(
     ("rule", "minibatches"),
-    [("symmetric", 6), ("activation", 2), ("information", 3), ("kolen_pollack", 2), ("feedback", 2)],
+    [("symmetric", 6), ("information", 3), ("kolen_pollack", 2)],
 )
 def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches):
     x, y = data(6)
@@ -356,7 +355,7 @@ def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches)
     assert_differs(ends[0][0], start[0])
 
 
-def test_batch_centring_tells_minibatches_from_the_full_batch(float64):
+def test_batch_centring_differs_between_minibatches_and_the_full_batch(float64):
     """The exception, so that the test above can fail."""
     x, y = data(6)
     ends = []
@@ -443,7 +442,7 @@ def test_the_first_step_counts_and_not_the_last():
 
 
 @pytest.mark.parametrize("rule", ["symmetric", "information", "sign_symmetry"])
-def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(rule, tmp_path):
+def test_a_loaded_model_trains_like_the_one_that_was_saved(rule, tmp_path):
     options = TABLE_5["IA"] if rule == "information" else {}
     model = network(from_config({**RULE_CONFIGS[rule], **options}))
     model.compile(optimizer(RateScheduler(2, alternation=1)), cross_entropy(), run_eagerly=True, minibatches=2)
@@ -526,7 +525,7 @@ def test_two_aligned_layers_of_one_name_are_refused():
     ("optimizers", "scheduler"),
     [(2, None), (1, RateScheduler(1, alternation=1)), (1, RateScheduler(1, delay_epochs=1))],
 )
-def test_kolen_pollack_is_refused_what_would_move_w_without_b(optimizers, scheduler):
+def test_optimizers_that_would_move_w_without_b_are_refused_for_kolen_pollack(optimizers, scheduler):
     model = network(from_config(RULE_CONFIGS["kolen_pollack"]))
     with pytest.raises(ValueError, match=r"'kolen_pollack' needs one optimizer .* Received .* Example"):
         model.compile(MultiOptimizer([Momentum(0.1) for _ in range(optimizers)], scheduler), cross_entropy())
@@ -542,7 +541,7 @@ def test_minibatches_of_a_model_with_two_outputs():
         outputs = [layers.Dense(3, alignment=rule, name=name)(inputs) for name in ("left", "right")]
         model = AlignedModel(inputs, outputs)
         start = model.get_weights()
-        model.compile(optimizer(), [cross_entropy(), cross_entropy()], minibatches=minibatches, jit_compile=False)
+        model.compile(optimizer(), [cross_entropy(), cross_entropy()], minibatches=minibatches, run_eagerly=True)
         model.train_on_batch(x, [y, y])
         ends.append(model.get_weights())
     for whole, halves in zip(*ends, strict=True):
@@ -585,14 +584,19 @@ def subclassed(kind, rule=None, **options):
     made = network(rule or Symmetric(self_=0.3, decay=0.3))
     model = kind(made.input, made.output)
     rates = {AlignedModel: 0.2}.get(kind, 0.1)
-    model.compile(MultiOptimizer([keras.optimizers.SGD(rates), keras.optimizers.SGD(0.05)]), cross_entropy(), **options)
+    model.compile(
+        MultiOptimizer([keras.optimizers.SGD(rates), keras.optimizers.SGD(0.05)]),
+        cross_entropy(),
+        jit_compile=False,
+        **options,
+    )
     return model
 
 
 @pytest.mark.parametrize(("run_eagerly", "together"), [(False, 3), (True, 1)])
 def test_the_steps_of_a_subclass_are_called(run_eagerly, together):
     x, y = data()
-    options = {"run_eagerly": run_eagerly, "steps_per_execution": together, "jit_compile": False}
+    options = {"run_eagerly": run_eagerly, "steps_per_execution": together}
     doubled, plain = (subclassed(kind, Feedback(), **options) for kind in (Doubled, AlignedModel))
     history = doubled.fit(x, y, batch_size=8, shuffle=False, verbose=0).history
     plain.fit(x, y, batch_size=8, shuffle=False, verbose=0)
@@ -603,14 +607,16 @@ def test_the_steps_of_a_subclass_are_called(run_eagerly, together):
     assert "doubled" in doubled.train_on_batch(x, y, return_dict=True)
 
 
-@pytest.mark.parametrize("scheduler", [None, RateScheduler(1, alternation=1)])
-def test_a_subclass_may_add_to_the_step(scheduler):
+@pytest.mark.parametrize(
+    ("scheduler", "run_eagerly"), [(None, True), (RateScheduler(1, alternation=1), False)], ids=["eager", "graph"]
+)
+def test_a_subclass_may_add_to_the_step(scheduler, run_eagerly):
     x, y = data()
     ends = []
     for kind in (Extended, AlignedModel):
         made = network(Symmetric(self_=0.3, decay=0.3))
         model = kind(made.input, made.output)
-        model.compile(optimizer(scheduler), cross_entropy(), jit_compile=False)
+        model.compile(optimizer(scheduler), cross_entropy(), jit_compile=False, run_eagerly=run_eagerly)
         history = model.fit(x, y, batch_size=8, shuffle=False, verbose=0).history
         assert ("added" in history) == (kind is Extended)
         assert history["regulariser"]
@@ -620,7 +626,7 @@ def test_a_subclass_may_add_to_the_step(scheduler):
 
 
 def test_a_step_that_is_set_on_the_model_is_called():
-    model = subclassed(AlignedModel, jit_compile=False)
+    model = subclassed(AlignedModel)
     model.train_step = lambda data: {"own": tf.constant(2.0)}
     assert model.fit(*data(), verbose=0).history == {"own": [2.0]}
 
@@ -640,7 +646,7 @@ def test_a_sparse_batch_is_cut_into_minibatches():
 
 def test_a_loss_of_a_subclass_is_used():
     x, y = data()
-    own, plain = subclassed(OwnLoss, Feedback()), subclassed(AlignedModel, Feedback())
+    own, plain = (subclassed(kind, Feedback(), run_eagerly=True) for kind in (OwnLoss, AlignedModel))
     for model in (own, plain):
         model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
     for a, b in zip(own.trainable_variables, plain.trainable_variables, strict=True):

@@ -23,9 +23,11 @@ from optimizers import Momentum, MultiOptimizer, RateScheduler, WarmupAndDrops
 pytestmark = pytest.mark.usefixtures("float64")
 
 STEPS, BATCH, CLASSES, L2 = 20, 6, 3, 1e-4
-FEW = 10
-"""Steps of a run without a schedule, and of one in which R moves W: as W grows, so do the rounding errors of Keras'
-Adam, whose betas are float32."""
+FEW = 6
+"""Number of steps without a schedule."""
+SOME = 10
+"""Number of steps with a schedule if R updates W too: as W grows, so do the rounding errors of Keras' Adam, whose betas
+are float32."""
 
 NETWORKS = {
     "dense": [("dense", DenseReference(), (5, 6)), ("dense", DenseReference(), (6, CLASSES))],
@@ -156,7 +158,7 @@ def weights_of(model):
 
 
 def regulariser_gradient(config, linear, x, w, b, bias, activation, mistake):
-    """Returns dR_l/dB, by hand: B stands linearly in both its projections here."""
+    """Returns dR_l/dB, by hand: B is linear in both of its projections here."""
     rule, n = config["rule"], len(x)
     path, out = config.get("input", {}), config.get("forward_output", {})
     if rule == "symmetric":
@@ -183,7 +185,7 @@ def regulariser_gradient(config, linear, x, w, b, bias, activation, mistake):
 
 
 def forward_regulariser_gradient(config, linear, x, w, b, bias, activation):
-    """Returns dR_l/dW by hand, for a rule with `update_forward`: W stands in the forward projection alone."""
+    """Returns dR_l/dW by hand, for a rule with `update_forward`: W appears only in the forward projection."""
     rule, n = config["rule"], len(x)
     path, out = config.get("input", {}), config.get("forward_output", {})
     if rule == "symmetric":
@@ -373,14 +375,13 @@ def agree(recipe, **options):
     return before, after
 
 
-@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("rule", RULES)
-def test_every_rule_trains_as_the_numpy_loop_does(rule, network):
-    recipe = Recipe(RULES[rule], network, one_optimizer=rule == "kolen_pollack", steps=FEW)
-    before, after = agree(recipe)
+def test_every_rule_trains_as_the_numpy_loop_does(rule):
+    """On the network that has convolutions and a dense layer."""
+    before, after = agree(Recipe(RULES[rule], "conv", one_optimizer=rule == "kolen_pollack", steps=FEW))
     moved = [distance(a, b) > 1e-3 for a, b in zip(after, before, strict=True)]
     still = rule in FIXED
-    assert moved == [True, True, not still] * len(NETWORKS[network])
+    assert moved == [True, True, not still] * len(NETWORKS["conv"])
 
 
 VARIANTS = {
@@ -411,10 +412,10 @@ def test_every_rule_with_update_forward_trains_as_the_numpy_loop_does(rule):
 
 @pytest.mark.parametrize(
     "variant",
-    ["alternation 2 with momentum drift", "warm-up, delay and alternation", "minibatches and alternation", "delay"],
+    ["alternation 2 with momentum drift", "warm-up, delay and alternation", "minibatches and alternation"],
 )
 def test_every_schedule_with_update_forward_trains_as_the_numpy_loop_does(variant):
-    agree(Recipe(MOVES_FORWARD["information"], steps=FEW, **VARIANTS[variant]))
+    agree(Recipe(MOVES_FORWARD["information"], steps=SOME, **VARIANTS[variant]))
 
 
 @pytest.mark.parametrize(("rule", "alternation"), [("symmetric", None), ("activation", 2)])
@@ -422,13 +423,12 @@ def test_one_optimizer_moves_w_by_the_sum_of_both_gradients(rule, alternation):
     agree(Recipe(MOVES_FORWARD[rule], one_optimizer=True, alternation=alternation, steps=FEW))
 
 
-@pytest.mark.parametrize(("rule", "jit_compile"), [("symmetric", False), ("weight_mirror", True)], ids=["graph", "xla"])
-def test_compiled_steps_with_update_forward_train_as_the_numpy_loop_does(rule, jit_compile):
-    agree(Recipe(MOVES_FORWARD[rule], minibatches=2, steps=FEW), jit_compile=jit_compile)
+def test_steps_of_xla_with_update_forward_train_as_the_numpy_loop_does():
+    agree(Recipe(MOVES_FORWARD["weight_mirror"], minibatches=2, steps=FEW), jit_compile=True)
 
 
 @pytest.mark.parametrize("rule", ["symmetric", "activation"])
-def test_with_update_forward_it_is_r_s_optimizer_that_moves_w_by_r(rule):
+def test_with_update_forward_the_optimizer_of_r_moves_w_by_r(rule):
     recipe = Recipe(MOVES_FORWARD[rule])
     start = weights_of(build_model(recipe))
     right = train_numpy(recipe, start)
@@ -436,23 +436,30 @@ def test_with_update_forward_it_is_r_s_optimizer_that_moves_w_by_r(rule):
         assert max(distance(a, b) for a, b in zip(right, train_numpy(wrong, start), strict=True)) > 1e-3
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_schedule_trains_as_the_numpy_loop_does(variant):
-    agree(Recipe(RULES["activation"], **VARIANTS[variant]))
+SCHEDULES = [
+    ("activation", "alternation 1"),
+    ("activation", "delay with momentum drift"),
+    ("activation", "warm-up and drops"),
+    # The noise depends on the global step and the place in the batch.
+    ("information", "alternation 2 with momentum drift"),
+    ("information", "delay"),
+    ("information", "minibatches and alternation"),
+    # With means over the batch.
+    ("weight_mirror", "warm-up, delay and alternation"),
+    # With one optimizer.
+    ("kolen_pollack", "no momentum"),
+    ("kolen_pollack", "warm-up and drops"),
+    ("kolen_pollack", "minibatches"),
+]
 
 
-@pytest.mark.parametrize("variant", ["alternation 2 with momentum drift", "delay", "minibatches and alternation"])
-def test_the_noise_goes_by_the_global_step_and_the_place_in_the_batch(variant):
-    agree(Recipe(RULES["information"], **VARIANTS[variant]))
+@pytest.mark.parametrize(("rule", "variant"), SCHEDULES)
+def test_every_schedule_trains_as_the_numpy_loop_does(rule, variant):
+    agree(Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", **VARIANTS[variant]))
 
 
-def test_weight_mirror_with_batch_centring_alternates_as_the_numpy_loop_does():
-    agree(Recipe(RULES["weight_mirror"], **VARIANTS["warm-up, delay and alternation"]))
-
-
-@pytest.mark.parametrize("variant", ["no momentum", "warm-up and drops", "minibatches"])
-def test_kolen_pollack_with_one_optimizer_trains_as_the_numpy_loop_does(variant):
-    agree(Recipe(RULES["kolen_pollack"], one_optimizer=True, **VARIANTS[variant]))
+def test_every_schedule_has_a_rule():
+    assert {variant for _, variant in SCHEDULES} == set(VARIANTS)
 
 
 def test_kolen_pollack_brings_b_to_w_at_the_rate_of_the_decay():
@@ -465,10 +472,9 @@ def test_kolen_pollack_brings_b_to_w_at_the_rate_of_the_decay():
         assert not np.allclose(gap_after, gap_before, rtol=1e-6)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_compiled_steps_train_as_the_numpy_loop_does(jit_compile):
+def test_steps_of_a_graph_train_as_the_numpy_loop_does():
     recipe = Recipe(RULES["information"], alternation=2, delay_epochs=1, minibatches=2, warmup_epochs=1)
-    agree(recipe, jit_compile=jit_compile)
+    agree(recipe, jit_compile=False)
 
 
 @pytest.mark.parametrize(
@@ -480,16 +486,16 @@ def test_compiled_steps_train_as_the_numpy_loop_does(jit_compile):
         ("symmetric", "J reaches B"), ("weight_mirror", "J reaches B"), ("brsf", "magnitudes drawn once"),
     ],
 )  # fmt: skip
-def test_a_tempting_mistake_is_far_outside_the_tolerance(rule, mistake):
+def test_a_plausible_mistake_is_far_outside_the_tolerance(rule, mistake):
     """The NumPy loop itself with one mistake, against the NumPy loop without."""
-    recipe = Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack")
+    recipe = Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", steps=FEW)
     start = weights_of(build_model(recipe))
     right = train_numpy(recipe, start)
     wrong = train_numpy(replace(recipe, mistake=mistake), start)
     assert max(distance(a, b) for a, b in zip(right, wrong, strict=True)) > 1e-3
 
 
-def test_the_rate_of_the_present_step_is_what_tells_tensorflow_1_momentum_from_keras():
+def test_momentum_of_tensorflow_1_differs_from_keras_by_using_the_rate_of_the_present_step():
     """With a warm-up, `keras.optimizers.SGD` ends elsewhere; at a constant rate it does not."""
 
     def ends(recipe):

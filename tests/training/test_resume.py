@@ -1,4 +1,4 @@
-"""A run that is killed or stopped, whenever and however, goes on as if it had not been."""
+"""A run that is killed or stopped at any moment resumes and ends with the same files."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ BASE = {
     "epochs": 2,
     "batch_size": 128,
     "data": {"source": "digits"},
-    "model": {"name": "fc", "hidden": [6]},
+    "model": {"name": "fc", "hidden": []},
     "alignment": {"rule": "symmetric", "self_": 2e-3, "decay": 2e-3},
     "optimization": {
         "forward": {"name": "momentum", "learning_rate": 0.02, "schedule": {"drop_epochs": [1]}},
@@ -50,7 +50,7 @@ def config(**changes):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that was left alone."""
+    """A run without an interruption."""
     path = tmp_path_factory.mktemp("runs") / "whole"
     run.train(config(), path)
     return path
@@ -70,12 +70,12 @@ def test_a_run_killed_by_sigkill_goes_on_bit_for_bit():
 
 
 class Killed(BaseException):
-    """Stands for a process that is gone: the state on disk is all there is."""
+    """Represents the end of a process: only the state on disk remains."""
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """Puts a run at a path whose process was gone after so many steps."""
+    """Returns a function that creates a run at a path that was killed after a number of steps."""
     made = {}
 
     def put(step, path):
@@ -102,7 +102,7 @@ def leave_killed(path, step, **changes):
             run.train(config(**changes), path, resume=True)
 
 
-def test_a_run_that_is_cut_in_the_middle_of_an_epoch_does_not_differ(killed, tmp_path, whole):
+def test_a_run_that_is_killed_in_the_middle_of_an_epoch_does_not_differ(killed, tmp_path, whole):
     killed(STEPS + 8, tmp_path / "run")
     assert Path(tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))).name == f"ckpt-{STEPS + 7}"
     run.train(config(), tmp_path / "run", resume=True)
@@ -110,7 +110,7 @@ def test_a_run_that_is_cut_in_the_middle_of_an_epoch_does_not_differ(killed, tmp
 
 
 def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path):
-    """SWATS has changed its phase when the run is cut; RAdam has not yet made all its steps of the first kind."""
+    """The run is killed after SWATS has changed its phase, and before RAdam has made all steps of its first kind."""
     optimization = {
         "forward": {"name": "radam", "learning_rate": 0.01, "beta_2": 0.99, "schedule": {"kind": "cosine"}},
         "backward": {"name": "swats", "learning_rate": 0.01, "epsilon": 0.5, "noise": {"variance": 1e-4}},
@@ -200,10 +200,8 @@ def leave_parts(last):
     (last.parent.parent / "model.partial.keras").write_text("half")
 
 
-@pytest.mark.parametrize(
-    ("leave", "first"), [(leave_data, True), (leave_index, True), (leave_index, False), (leave_parts, False)]
-)
-def test_what_a_killed_save_leaves_neither_confuses_nor_piles_up(killed, tmp_path, whole, leave, first):
+@pytest.mark.parametrize(("leave", "first"), [(leave_data, True), (leave_index, False), (leave_parts, False)])
+def test_leftovers_of_a_killed_save_are_ignored_and_removed(killed, tmp_path, whole, leave, first):
     path = tmp_path / "run"
     killed(2 if first else 8, path)
     last = path / "checkpoints" / "last"
@@ -223,7 +221,7 @@ def test_a_run_killed_before_it_wrote_its_status_can_be_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["a row", "the checkpoints"])
-def test_rows_and_checkpoint_that_do_not_fit_are_refused(killed, tmp_path, lost):
+def test_rows_and_checkpoint_that_do_not_match_are_refused(killed, tmp_path, lost):
     killed(STEPS + 8, tmp_path)
     if lost == "a row":
         text = (tmp_path / "metrics.csv").read_text().splitlines(keepends=True)
@@ -292,7 +290,7 @@ def test_a_state_that_is_not_finite_is_not_saved(saved, model, tmp_path):
     assert saved == []
 
 
-def test_no_more_steps_than_planned_are_made_where_several_run_together(tmp_path):
+def test_no_more_steps_than_planned_are_made_if_several_run_in_one_graph(tmp_path):
     changes = {"max_steps": STEPS + 5, "runtime": {"steps_per_execution": 4}, "checkpoints": {"every_steps": 7}}
     run.train(config(**changes), tmp_path)
     rows = MetricsFile(str(tmp_path / "metrics.csv")).rows()
@@ -334,13 +332,13 @@ WHEN = {
     "evaluating": ((AlignedModel, "test_step"), STEPS, {STEPS}),
     "saving": ((tf.train.CheckpointManager, "save"), 3, {3}),
 }
-"""When the signal comes: the function that it meets, the step that is saved, how many steps may have been begun."""
+"""When the signal arrives: the function that is called, the step that is saved, possible numbers of started steps."""
 
 
 @pytest.mark.parametrize(
     ("when", "number"), [*zip(WHEN, [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)]
 )
-def test_a_signal_saves_ends_at_once_and_the_run_goes_on(monkeypatch, tmp_path, whole, when, number):
+def test_a_signal_saves_and_ends_the_run_which_can_be_resumed(monkeypatch, tmp_path, whole, when, number):
     (owner, name), step, begun = WHEN[when]
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
@@ -383,14 +381,14 @@ TOGETHER = {"runtime": {"steps_per_execution": 1000}, "checkpoints": {"every_ste
 
 @pytest.fixture(scope="module")
 def whole_together(tmp_path_factory):
-    """A run that was left alone, with as many steps in one graph as possible."""
+    """A run without an interruption, with as many steps in one graph as possible."""
     path = tmp_path_factory.mktemp("runs") / "together"
     run.train(config(**TOGETHER), path)
     return path
 
 
 @pytest.mark.parametrize(("seconds", "stops_at"), [(0.0, 1), (math.inf, STEPS)])
-def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_time_is_over(
+def test_a_signal_during_steps_in_one_graph_takes_effect_when_the_call_of_the_graph_ends(
     monkeypatch, tmp_path, whole_together, seconds, stops_at
 ):
     original = stepping.Stepper.__call__
@@ -410,10 +408,10 @@ def test_a_signal_among_steps_that_are_executed_together_is_heeded_when_their_ti
 
 
 @pytest.mark.parametrize("signalled", [True, False])
-def test_a_signal_that_is_swallowed_where_a_graph_is_made_ends_the_run_all_the_same(
+def test_a_signal_whose_exception_is_suppressed_during_tracing_still_ends_the_run(
     monkeypatch, tmp_path, whole, signalled
 ):
-    """TensorFlow has callbacks that return nothing where they raise; what called them then fails for it."""
+    """Some callbacks of TensorFlow return nothing if they raise, and their caller then fails."""
 
     def test_step(self, data):
         with contextlib.suppress(BaseException):
@@ -438,7 +436,7 @@ def command(folder, before):
     return Command(arguments, {}, folder / "errors.txt", before)
 
 
-def test_who_is_told_to_stop_does_not_wait_for_the_graph_of_a_step(tmp_path):
+def test_a_stopped_run_does_not_wait_for_the_graph_of_a_step(tmp_path):
     before = """
 import os, signal, threading
 from neural_alignment.training import model, run

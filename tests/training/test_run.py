@@ -19,7 +19,7 @@ BASE = {
     "epochs": 2,
     "batch_size": 128,
     "data": {"source": "digits"},
-    "model": {"name": "convnet", "filters": [4, 6]},
+    "model": {"name": "fc", "hidden": [6]},
     "alignment": {"rule": "symmetric", "self_": 2e-3, "decay": 2e-3},
     "optimization": {
         "forward": {"name": "momentum", "learning_rate": 0.02},
@@ -29,6 +29,8 @@ BASE = {
     "logging": {"tensorboard": False},
 }
 STEPS = 1437 // 128
+CONVNET = {"name": "convnet", "filters": [4, 6]}
+TENSORBOARD = {"tensorboard": True, "histograms": True}
 
 
 def config(**changes):
@@ -42,14 +44,13 @@ def weights(path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "finished"
-    tensorboard = {"tensorboard": True, "histograms": True, "scatter": True}
-    return run.train(config(logging=tensorboard), path), path
+    return run.train(config(logging={**TENSORBOARD, "scatter": True}, model=CONVNET), path), path
 
 
 def test_the_directory_holds_what_a_reader_needs(finished):
     result, path = finished
     assert {entry.name for entry in path.iterdir()} == set(FILES) - {"corrupt_records.json", "kernels", "set_aside"}
-    assert configuration.load(path / "config.yaml") == config(logging={"tensorboard": True, "histograms": True})
+    assert configuration.load(path / "config.yaml") == config(logging=TENSORBOARD, model=CONVNET)
     status = json.loads((path / "status.json").read_text())
     assert status["state"] == "finished"
     assert status["step"] == 2 * STEPS
@@ -58,7 +59,7 @@ def test_the_directory_holds_what_a_reader_needs(finished):
 
 
 def test_of_equal_networks_the_first_is_the_best_state(tmp_path):
-    run.train(config(optimization={"forward": {"learning_rate": 1e-30}}, model={"batch_norm": False}), tmp_path)
+    run.train(config(optimization={"forward": {"learning_rate": 1e-30}}), tmp_path)
     rows = MetricsFile(str(tmp_path / "metrics.csv")).rows()
     assert rows[1]["top1"] == rows[2]["top1"]
     assert kept_steps(str(tmp_path / "checkpoints" / "best")) == [STEPS]
@@ -129,7 +130,7 @@ def test_a_finished_run_is_not_overwritten_without_force(finished):
 
 def test_resuming_a_finished_run_returns_its_result(finished):
     result, path = finished
-    again = run.train(config(logging={"tensorboard": True, "histograms": True}), path, resume=True)
+    again = run.train(config(logging=TENSORBOARD, model=CONVNET), path, resume=True)
     assert again.metrics["top1"] == result.metrics["top1"]
     assert list(again.weight_angles) == list(result.weight_angles)
 
@@ -144,11 +145,11 @@ def test_force_replaces_the_run_and_leaves_other_files(tmp_path):
 
 
 class Killed(BaseException):
-    """Stands for a process that is gone."""
+    """Represents the end of a process."""
 
 
 class KillAt:
-    """Stands for a progress bar, and ends the run in the middle of an epoch."""
+    """A progress bar that ends the run in the middle of an epoch."""
 
     def __init__(self, steps):
         self.left = steps
@@ -169,7 +170,7 @@ class KillAt:
 
 
 NOISY = {
-    "model": {"batch_norm_trainable": False},
+    "model": {"name": "convnet", "filters": [4], "batch_norm_trainable": False},
     "alignment": {"rule": "weight_mirror", "amp": 1e-2, "decay": 1e-2, "input": {"noise": "normal"}},
     "optimization": {
         "alternation": 1,
@@ -178,8 +179,8 @@ NOISY = {
 }
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
-    """With losses in turn; tests/training/test_resume.py has runs in which both are moved at once."""
+def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(tmp_path):
+    """With alternating losses; tests/training/test_resume.py has runs with both losses in each step."""
     plan, epoch = config(**NOISY), 2 * STEPS
     run.train(plan, tmp_path / "whole")
     with pytest.raises(Killed):
@@ -207,7 +208,7 @@ def cut(tmp_path_factory):
 
 @pytest.fixture
 def broken(cut, tmp_path):
-    """A run of two epochs whose process was gone in the second."""
+    """A run of two epochs that was killed in the second."""
     return shutil.copytree(cut, tmp_path / "run")
 
 
@@ -228,7 +229,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(broken):
         run.train(config(), broken)
 
 
-def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
+def test_a_directory_that_is_no_run_stays_unchanged(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for options in ({}, {"force": True}, {"resume": True}):
         with pytest.raises(RunError, match="is not a run directory"):
@@ -237,7 +238,7 @@ def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
 
 
 def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong(tmp_path, whole):
-    wrong = config(alignment={"layers": "cnv*"})
+    wrong = config(alignment={"layers": "cnv*"}, model=CONVNET)
     with pytest.raises(ConfigError, match=r"the pattern 'cnv\*' of rule 1 matches no layer .* conv1, conv2, dense"):
         run.train(wrong, tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -250,7 +251,7 @@ def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong
     ("which", "what"),
     [("forward", "lower the forward learning rate"), ("backward", "lower the backward learning rate")],
 )
-def test_divergence_stops_the_run_names_step_and_layer_and_keeps_what_there_was(tmp_path, which, what):
+def test_divergence_stops_the_run_names_step_and_layer_and_keeps_the_files(tmp_path, which, what):
     # A schedule that grows by 1e30 at epoch 1: the first epoch is sound, its row and checkpoint must stay.
     schedule = {"drop_epochs": [1], "drop_factor": 1e30}
     plan = config(epochs=3, optimization={which: {"schedule": schedule}})
@@ -259,7 +260,7 @@ def test_divergence_stops_the_run_names_step_and_layer_and_keeps_what_there_was(
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["state"] == "diverged"
     assert status["step"] == error.value.step
-    assert set(status["layers"]) <= {"conv1", "conv2", "dense", "conv1_norm", "conv2_norm"}
+    assert set(status["layers"]) <= {"dense1", "dense"}
     assert status["layers"]
     assert [row["step"] for row in MetricsFile(str(tmp_path / "metrics.csv")).rows()] == [0, STEPS]
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints" / "last")).endswith(f"ckpt-{STEPS}")
@@ -316,7 +317,7 @@ def test_evaluate_refuses_data_of_another_shape(whole):
     assert (whole / "config.yaml").read_text() == text
 
 
-def test_evaluate_refuses_what_is_no_run(tmp_path, whole):
+def test_evaluate_refuses_a_directory_without_a_run(tmp_path, whole):
     with pytest.raises(RunError, match="no such run directory"):
         run.evaluate(tmp_path / "none")
     forget_checksums(whole)
@@ -383,7 +384,7 @@ def test_weights_of_rules_that_are_schedules_and_the_rates_of_both_losses_are_in
     assert {("weight/amp", 2 * EPOCH), ("loss_rate_J", 0), ("loss_rate_R", 4 * EPOCH)} <= tags
 
 
-def test_several_rules_are_told_apart_by_their_places_and_constants_have_no_column():
+def test_columns_of_several_rules_are_numbered_and_constants_have_none():
     schedule = {"kind": "linear", "value": 1.0, "rate": 1.0}
     rules = [
         {"rule": "weight_mirror", "layers": "hidden1", "amp": schedule, "decay": 1.0},
@@ -395,7 +396,7 @@ def test_several_rules_are_told_apart_by_their_places_and_constants_have_no_colu
     assert evaluation.ScheduledWeights(config(), 10).row(5) == {}
 
 
-def test_a_run_of_an_earlier_version_goes_on_without_the_columns_that_it_does_not_have(tmp_path, monkeypatch):
+def test_a_run_of_an_earlier_version_resumes_without_the_columns_that_it_lacks(tmp_path, monkeypatch):
     plan = config(**SCHEDULED)
     original = evaluation.Evaluator.row
 

@@ -20,7 +20,7 @@ BASE = {
     "epochs": 1,
     "batch_size": 256,
     "data": {"source": "digits"},
-    "model": {"name": "fc", "hidden": [6]},
+    "model": {"name": "fc", "hidden": []},
     "optimization": {"forward": {"name": "momentum", "learning_rate": 0.02}},
     "logging": {"tensorboard": False},
     "checkpoints": {"every_steps": 2},
@@ -34,7 +34,7 @@ def config(**changes):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that was left alone."""
+    """A run without an interruption."""
     path = tmp_path_factory.mktemp("runs") / "whole"
     run.train(config(), path)
     return path

@@ -31,7 +31,7 @@ def built(learning_rate=0.1, **options):
 
 def by_hand(batch, steps, learning_rate=0.1):
     """Returns the weights after some calls of Keras."""
-    model = built(learning_rate)
+    model = built(learning_rate, run_eagerly=True)
     for _ in range(steps):
         model.train_on_batch(*batch)
     return model.get_weights()
@@ -44,11 +44,11 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("together", [1, 4])
 def test_it_makes_exactly_the_steps_asked_for(batch, together):
-    trainer, told = Trainer(built(steps_per_execution=together), SingleBatch(*batch, CLASSES)), []
+    trainer, fractions = Trainer(built(steps_per_execution=together), SingleBatch(*batch, CLASSES)), []
     trainer.start()
-    trainer.train(6, told.append)
+    trainer.train(6, fractions.append)
     assert trainer.step == 6
-    assert told == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1] if together == 1 else [4 / 6, 1])
+    assert fractions == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1] if together == 1 else [4 / 6, 1])
     assert_same(trainer.model.get_weights(), by_hand(batch, 6))
 
 

@@ -55,7 +55,9 @@ def test_each_optimizer_applies_the_gradient_of_its_loss(float64, rule):
     model = network(rule)
     of_j, of_r = separate_gradients(model)
     before = [layer.kernel.numpy() for layer in model.layers[1:]]
-    model.compile(MultiOptimizer([keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.02)]), cross_entropy())
+    model.compile(
+        MultiOptimizer([keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.02)]), cross_entropy(), run_eagerly=True
+    )
     model.train_on_batch(*batch())
     for layer, start, j, r in zip(model.layers[1:], before, of_j, of_r, strict=True):
         assert_close(layer.kernel, start - 0.1 * j - 0.02 * r)
@@ -68,7 +70,7 @@ def test_the_clipping_of_an_optimizer_sees_the_gradients_of_its_loss(float64):
     of_j, of_r = separate_gradients(model)
     before = model.layers[-1].kernel.numpy()
     r_optimizer = keras.optimizers.SGD(1.0, global_clipnorm=1e-3)
-    model.compile(MultiOptimizer([keras.optimizers.SGD(0.0), r_optimizer]), cross_entropy())
+    model.compile(MultiOptimizer([keras.optimizers.SGD(0.0), r_optimizer]), cross_entropy(), run_eagerly=True)
     start = [v.numpy() for v in model.trainable_variables]
     model.train_on_batch(*batch())
     moves = [v.numpy() - s for v, s in zip(model.trainable_variables, start, strict=True)]
@@ -98,7 +100,9 @@ def test_two_replicas_train_as_one_does(float64, rule, skip_idle):
         with create(configuration.Runtime(**runtime)).strategy.scope():
             model = network(rule)
             scheduler = RateScheduler(2, alternation=1)
-            model.compile(MultiOptimizer([Momentum(0.1), Adam(0.01)], scheduler, skip_idle), cross_entropy())
+            model.compile(
+                MultiOptimizer([Momentum(0.1), Adam(0.01)], scheduler, skip_idle), cross_entropy(), jit_compile=False
+            )
         x, y = batch()
         model.fit(tf.data.Dataset.from_tensors((x, y)).repeat(4), verbose=0, shuffle=False)
         ends.append([v.numpy() for v in [*model.variables, *model.optimizer.variables] if v.dtype != "string"])
@@ -113,7 +117,11 @@ def test_half_precision_with_loss_scaling_moves_w_by_both():
         keras.config.set_dtype_policy(policy)
         try:
             model = network(Symmetric(**BOTH))
-            model.compile(MultiOptimizer([keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)]), cross_entropy())
+            model.compile(
+                MultiOptimizer([keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)]),
+                cross_entropy(),
+                run_eagerly=True,
+            )
         finally:
             keras.config.set_dtype_policy("float32")
         start = model.layers[-1].kernel.numpy()
@@ -127,7 +135,7 @@ def test_a_plain_optimizer_moves_w_by_the_sum(float64):
     model = network(Symmetric(**BOTH))
     of_j, of_r = separate_gradients(model)
     start = model.layers[-1].kernel.numpy()
-    model.compile(keras.optimizers.SGD(0.1), cross_entropy())
+    model.compile(keras.optimizers.SGD(0.1), cross_entropy(), run_eagerly=True)
     model.train_on_batch(*batch())
     assert_close(model.layers[-1].kernel, start - 0.1 * (of_j[-1] + of_r[-1]))
 
@@ -136,7 +144,7 @@ def test_a_plain_keras_model_moves_w_by_the_sum(float64):
     model = network(WeightMirror(**MIRROR), keras.Model)
     of_j, of_r = separate_gradients(model)
     start = model.layers[-1].kernel.numpy()
-    model.compile(MultiOptimizer([keras.optimizers.SGD(0.1)]), cross_entropy())
+    model.compile(MultiOptimizer([keras.optimizers.SGD(0.1)]), cross_entropy(), run_eagerly=True)
     model.train_on_batch(*batch())
     assert_close(model.layers[-1].kernel, start - 0.1 * (of_j[-1] + of_r[-1]))
 
@@ -151,7 +159,7 @@ def test_a_plain_keras_model_moves_w_by_the_sum(float64):
 )
 def test_a_plain_keras_model_cannot_tell_the_two_gradients_apart(optimizer):
     model = network(Symmetric(**BOTH), keras.Model)
-    model.compile(optimizer(), cross_entropy())
+    model.compile(optimizer(), cross_entropy(), run_eagerly=True)
     with pytest.raises(ValueError, match="must be given twice, with J's and with R's gradient"):
         model.train_on_batch(*batch())
 
@@ -165,7 +173,7 @@ def test_averages_of_r_s_optimizer_are_refused():
 def test_averages_of_j_s_optimizer_see_w_after_both_updates():
     model = network(Symmetric(**BOTH))
     j_optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.0)
-    model.compile(MultiOptimizer([j_optimizer, keras.optimizers.SGD(0.1)]), cross_entropy())
+    model.compile(MultiOptimizer([j_optimizer, keras.optimizers.SGD(0.1)]), cross_entropy(), run_eagerly=True)
     model.fit(*batch(), epochs=1, verbose=0)
     assert np.isfinite(model.layers[-1].kernel.numpy()).all()
 
@@ -173,16 +181,16 @@ def test_averages_of_j_s_optimizer_see_w_after_both_updates():
 def test_a_frozen_layer_stays_where_it_is():
     model = network(WeightMirror(**MIRROR))
     model.layers[1].trainable = False
-    model.compile(MultiOptimizer([Momentum(0.1), Adam(0.01)]), cross_entropy())
+    model.compile(MultiOptimizer([Momentum(0.1), Adam(0.01)]), cross_entropy(), jit_compile=False)
     start = [w.numpy() for w in model.layers[1].weights]
     model.train_on_batch(*batch())
     for weight, before in zip(model.layers[1].weights, start, strict=True):
         np.testing.assert_array_equal(weight, before)
 
 
-def test_a_saved_model_trains_on_as_the_original(tmp_path):
+def test_a_loaded_model_trains_like_the_original(tmp_path):
     model = network(WeightMirror(**MIRROR))
-    model.compile(MultiOptimizer([Momentum(0.1), Adam(0.01)]), cross_entropy())
+    model.compile(MultiOptimizer([Momentum(0.1), Adam(0.01)]), cross_entropy(), jit_compile=False)
     model.train_on_batch(*batch())
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
@@ -205,7 +213,9 @@ def test_a_layer_that_stands_at_two_places_has_the_sum_of_both(float64):
         model(tf.stop_gradient(tf.constant(x)), training=True)
         total = sum(state.losses.values())
     expected = tape.gradient(total, kernel)
-    model.compile(MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.1)]), cross_entropy())
+    model.compile(
+        MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.1)]), cross_entropy(), run_eagerly=True
+    )
     start = shared.kernel.numpy()
     model.train_on_batch(x, y)
     assert_close(shared.kernel, start - 0.1 * expected)
@@ -226,24 +236,24 @@ RUN = {
 }
 
 
-def test_describe_says_what_r_moves_and_by_which_optimizer():
-    told = describe(configuration.parse(RUN))
-    assert "R moves     B and W of 2 layers (update_forward: " in told
-    assert "by optimization.backward (adam); J moves W by optimization.forward (momentum)" in told
-    alone = {**RUN, "optimization": {"forward": RUN["optimization"]["forward"]}}
+def test_describe_names_the_kernels_that_r_moves_and_the_optimizer():
+    text = describe(configuration.parse(RUN))
+    assert "R moves     B and W of 2 layers (update_forward: " in text
+    assert "by optimization.backward (adam); J moves W by optimization.forward (momentum)" in text
+    single = {**RUN, "optimization": {"forward": RUN["optimization"]["forward"]}}
     assert "by optimization.forward (momentum), by the sum of the gradients of J and R" in describe(
-        configuration.parse(alone)
+        configuration.parse(single)
     )
-    assert "rule        symmetric: update_forward true, self_ 0.1, decay 0.1" in told
+    assert "rule        symmetric: update_forward true, self_ 0.1, decay 0.1" in text
     plain = {**RUN, "alignment": {**RUN["alignment"], "update_forward": False}}
     assert "R moves" not in describe(configuration.parse(plain))
 
 
-def test_describe_lists_everything_that_is_said_of_a_rule():
+def test_describe_lists_all_options_of_a_rule():
     output = {"relu": True}
     rule = {"rule": "activation", "amp": 0.1, "sparse": {"kind": "constant", "value": 0.2, "stop": 3.0}}
-    told = describe(configuration.parse({**RUN, "alignment": {**rule, "activation": "tanh", "forward_output": output}}))
-    (line,) = [line for line in told.splitlines() if line.startswith("rule  ")]
+    text = describe(configuration.parse({**RUN, "alignment": {**rule, "activation": "tanh", "forward_output": output}}))
+    (line,) = [line for line in text.splitlines() if line.startswith("rule  ")]
     for each in ("amp 0.1", "sparse.value 0.2", "sparse.stop 3", "activation tanh", "forward_output.relu true"):
         assert each in line
 
@@ -264,7 +274,7 @@ def kolen_pollack(**changes):
 
 def test_kolen_pollack_brings_b_to_w_by_the_decay_of_both(float64):
     model = network(from_config({"rule": "kolen_pollack", "decay": 0.1, "update_forward": True}))
-    model.compile(MultiOptimizer([keras.optimizers.SGD(0.5)]), cross_entropy())
+    model.compile(MultiOptimizer([keras.optimizers.SGD(0.5)]), cross_entropy(), run_eagerly=True)
     first = model.layers[1]
     gap = first.kernel.numpy() - first.backward_kernel.numpy().T
     model.train_on_batch(*batch())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from neural_alignment.alignments.base import Alignment, LayerView
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.graph import kernel_layers
+from neural_alignment.alignments.networkwise.graph import kernel_layers, unwrapped
 from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.serialization import serializable
@@ -27,7 +28,7 @@ class TrainingBatch:
     """The examples of one forward pass, as a rule for a whole network reads them.
 
     Attributes:
-        inputs: x, `(batch, ...)`.
+        inputs: x, `(batch, ...)`; a list or dictionary if the network has several inputs.
         targets: targets as the loss takes them, such as classes `(batch,)`.
         sample_weight: weights of the examples in J `(batch,)`, or None.
         scale: the factor by which J is multiplied before it is differentiated: the loss scale of half precision,
@@ -42,7 +43,7 @@ class TrainingBatch:
     def shares(self, dtype: tf.DType) -> Tensor:
         """Returns the derivative of J to the loss of each example `(batch,)`, if J is a mean over the batch."""
         if self.sample_weight is None:
-            weights = tf.ones(tf.shape(self.inputs)[:1], dtype)
+            weights = tf.ones(tf.shape(tf.nest.flatten(self.inputs)[0])[:1], dtype)
         else:
             weights = tf.reshape(tf.cast(self.sample_weight, dtype), [-1])
         return tf.math.divide_no_nan(weights, tf.reduce_sum(weights)) * tf.cast(self.scale, dtype)
@@ -157,7 +158,7 @@ class BoundRule:
                 f"{rule.rule!r} is a rule for a whole network. Received layers={rule.layers!r}. "
                 "Example: one rule without `layers` for all of them."
             )
-        for layer in kernel_layers(model):
+        for layer in itertools.chain.from_iterable(map(unwrapped, kernel_layers(model))):
             if getattr(layer, "alignment", None) != rule:
                 other = getattr(getattr(layer, "alignment", None), "rule", "none")
                 raise ValueError(

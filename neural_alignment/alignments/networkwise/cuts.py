@@ -7,6 +7,7 @@ value at the cut with respect to the weight.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,9 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.base import Backward, NetworkRule, TrainingBatch
+from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
+from neural_alignment.alignments.networkwise.graph import name_of
+from neural_alignment.keras_internals import all_layers
 
 Tensor = tf.Tensor
 
@@ -25,9 +28,9 @@ class Cuts:
     """The points at which a network is cut, as sets of names of operations.
 
     Attributes:
-        inputs: operations that are cut at their inputs.
-        activations: layers that are cut before their own nonlinearity. Recurrent layers are cut where a state enters
-            the next time step.
+        inputs: operations that are cut at their inputs, each of them if there are several.
+        activations: layers that are cut before their own nonlinearity, and connections within a layer that are cut at
+            their outputs. Recurrent layers of `models.rnn` are cut where a state enters the next time step.
         outputs: operations that are cut at their outputs.
         silent: operations that are cut at their outputs, where no error is supplied.
     """
@@ -46,11 +49,13 @@ class CutPass:
         cuts: the points at which the network is cut.
         cut: called with the value at a cut; returns the value to record and the value with which the network continues.
         values: the recorded values, in the order of the forward pass.
+        names: the operation or connection of each value.
     """
 
     cuts: Cuts
     cut: Callable[[Tensor], tuple[Tensor, Tensor]]
     values: list[Tensor] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
     @property
     def hooks(self) -> dict[str, Any]:
@@ -58,28 +63,50 @@ class CutPass:
         return {"probe": self._probe, "around": self._around}
 
     def _around(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-        def cut_call(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def cut_call(*args: Any, **kwargs: Any) -> Any:
             if operation.name in self.cuts.inputs:
-                first = self._record(first)
-            outputs = call(first, *args, **kwargs)
+                record = functools.partial(self._record_signal, operation.name)
+                args, kwargs = keras.tree.map_structure(record, (args, kwargs))
+            outputs = call(*args, **kwargs)
             if operation.name in self.cuts.silent:
                 return self.cut(outputs)[1]
-            return self._record(outputs) if operation.name in self.cuts.outputs else outputs
+            return self._record(operation.name, outputs) if operation.name in self.cuts.outputs else outputs
 
         return cut_call
 
     def _probe(self, layer: Any, inputs: Tensor, outputs: Tensor) -> Tensor:
         del inputs
-        return self._record(outputs) if layer.name in self.cuts.activations else outputs
+        name = name_of(layer)
+        return self._record(name, outputs) if name in self.cuts.activations else outputs
 
-    def _record(self, value: Tensor) -> Tensor:
+    def _record_signal(self, name: str, value: Any) -> Any:
+        """Cuts a tensor of floats; masks, options and the like are passed unchanged."""
+        return self._record(name, value) if tf.is_tensor(value) and value.dtype.is_floating else value
+
+    def _record(self, name: str, value: Tensor) -> Tensor:
         recorded, value = self.cut(value)
         self.values.append(recorded)
+        self.names.append(name)
         return value
 
 
 class CutRule(NetworkRule):
     """A rule that runs the current network and supplies the errors at its cuts."""
+
+    def keep(self, model: keras.Model, weights: KeptWeights) -> Any:
+        """Checks that the network can be cut. See `NetworkRule.keep`.
+
+        Raises:
+            ValueError: if the network has a recurrent layer of Keras.
+        """
+        for layer in all_layers(model):
+            if isinstance(layer, keras.layers.RNN):
+                raise ValueError(
+                    f"{self.rule!r} needs a network without recurrent layers of Keras, in which the error would travel "
+                    f"back through time by the layer's own weights. Received {type(layer).__name__} {layer.name!r}. "
+                    "Example: rule 'align_zero', or the network of models.rnn."
+                )
+        return super().keep(model, weights)
 
     def cuts(self, model: keras.Model) -> Cuts:
         """Returns the points at which the network is cut."""

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
-from neural_alignment.alignments.networkwise.cuts import CutRule, Cuts
+from neural_alignment.alignments.networkwise.cuts import CutPass, CutRule, Cuts
 from neural_alignment.alignments.networkwise.graph import (
     after_kernels,
     ends_nonlinear,
     has_kernel,
+    inner_cuts,
     is_nonlinear,
     kernel_layers,
     live_weights,
@@ -28,6 +30,19 @@ from neural_alignment.keras_internals import calls
 Tensor = tf.Tensor
 
 
+class _Map(NamedTuple):
+    """The map of the error to one cut.
+
+    Attributes:
+        weight: the variable.
+        positions: the number of positions that the standard deviation was made for, if the cut may have more: if the
+            size of the images is unknown. Otherwise None.
+    """
+
+    weight: Any
+    positions: int | None
+
+
 @register
 class DirectFeedback(CutRule):
     """Direct feedback alignment (Nøkland 2016): each layer gets the output error through its own fixed random map.
@@ -35,11 +50,13 @@ class DirectFeedback(CutRule):
     The error at the output of a nonlinearity is M dJ/df, where f are the outputs of the network. From there the error
     passes through the current derivatives of the nonlinearity and of the batch normalisation before it. The map M has
     the shape `(height, width, channels, classes)` and the standard deviation 1 / sqrt(height * width * channels), as in
-    the published code of Boopathy and Fiete 2022. The readout gets dJ/df itself.
+    the published code of Boopathy and Fiete 2022. The readout gets dJ/df itself. Within attention and separable
+    convolutions, each projection that enters another kernel of the layer gets an error through a map as well.
 
     Attributes:
         share_space: whether all positions of a layer share one map `(channels, classes)`, with the same standard
-            deviation. Boopathy and Fiete 2022 describe this for ImageNet, to save memory.
+            deviation. Boopathy and Fiete 2022 describe this for ImageNet, to save memory. Images of any size can then
+            be trained on.
         seed: seed of the maps. Default: the seed of the run.
     """
 
@@ -49,7 +66,7 @@ class DirectFeedback(CutRule):
     share_space: bool = False
     seed: int = 0
 
-    def keep(self, model: keras.Model, weights: KeptWeights) -> list[Any]:
+    def keep(self, model: keras.Model, weights: KeptWeights) -> list[_Map]:
         """Draws a map for each cut. Maps are numbered, because layer names may differ between equal models.
 
         Raises:
@@ -60,23 +77,32 @@ class DirectFeedback(CutRule):
                 f"{self.rule!r} needs a network with outputs (batch, classes). Received outputs {model.output_shape}. "
                 "Example: a dense layer at the end."
             )
-        cuts = self.cuts(model)
+        super().keep(model, weights)
         maps = []
-        for operation in (call.operation for call in calls(model)):
-            shapes = [operation.input.shape] if operation.name in cuts.inputs else []
-            shapes += [operation.output.shape] if operation.name in cuts.outputs else []
-            for shape in shapes:
-                size = tuple(shape[1:])
-                if None in size:
-                    raise ValueError(
-                        f"{self.rule!r} needs a network whose hidden sizes are known: a map has an entry for each "
-                        f"unit. Received {operation.name!r} of shape {tuple(shape)}. "
-                        "Example: every size given, as in keras.Input((32, 32, 3))."
-                    )
-                drawn = size[-1:] if self.share_space else size
-                name = f"map_{len(maps)}"
-                maps.append(weights.keep(name, _draw(name, (*drawn, model.output_shape[-1]), size, self.seed)))
+        for operation, size in self._sizes(model):
+            if None in size and not (self.share_space and size[-1] is not None):
+                raise ValueError(
+                    f"{self.rule!r} needs a network whose hidden sizes are known: a map has an entry for each "
+                    f"unit. Received {operation!r} of shape {(None, *size)}. "
+                    "Example: share_space=True, or every size given, as in keras.Input((32, 32, 3))."
+                )
+            name = f"map_{len(maps)}"
+            shape, fan = (size[-1:], [each for each in size if each]) if self.share_space else (size, size)
+            drawn = weights.keep(name, _draw(name, (*shape, model.output_shape[-1]), fan, self.seed))
+            maps.append(_Map(drawn, math.prod(fan[:-1]) if None in size else None))
         return maps
+
+    def _sizes(self, model: keras.Model) -> list[tuple[str, tuple[int | None, ...]]]:
+        """Returns the name of each cut and the shape of one example there, with None for an unknown size."""
+        live = CutPass(self.cuts(model), lambda value: (value, value))
+        specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
+
+        def run(*inputs: Tensor) -> Tensor:
+            with side_pass(**live.hooks):
+                return model(keras.tree.pack_sequence_as(model.input, inputs), training=True)
+
+        tf.function(run, autograph=False).get_concrete_function(*specs)
+        return [(name, tuple(value.shape[1:])) for name, value in zip(live.names, live.values, strict=True)]
 
     def cuts(self, model: keras.Model) -> Cuts:
         """Returns the cuts: after every nonlinearity before the readout.
@@ -90,22 +116,27 @@ class DirectFeedback(CutRule):
         hidden = {each.name for each in operations[:readout] if is_nonlinear(each) or ends_nonlinear(each)}
         bare = after_kernels(graph, blocks=lambda operation: operation.name in hidden)
         with_kernel = {each.name for each in operations if has_kernel(each)}
+        inner = set().union(*(inner_cuts(each) for each in operations[:readout]))
         return Cuts(
-            inputs=frozenset(with_kernel & bare), outputs=frozenset(hidden & (after_kernels(graph) | with_kernel))
+            inputs=frozenset(with_kernel & bare),
+            activations=frozenset(inner),
+            outputs=frozenset(hidden & (after_kernels(graph) | with_kernel)),
         )
 
     def errors(
-        self, model: keras.Model, kept: list[Any], batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: list[_Map], batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns M dJ/df at each cut."""
         del model, batch
-        return [self._mapped(weight, upstream, value) for weight, value in zip(kept, values, strict=True)]
+        return [self._mapped(each, upstream, value) for each, value in zip(kept, values, strict=True)]
 
-    def _mapped(self, weight: Any, upstream: Tensor, value: Tensor) -> Tensor:
-        matrix = tf.cast(tf.convert_to_tensor(weight.value), upstream.dtype)
+    def _mapped(self, each: _Map, upstream: Tensor, value: Tensor) -> Tensor:
+        matrix = tf.cast(tf.convert_to_tensor(each.weight.value), upstream.dtype)
         flat = tf.matmul(upstream, tf.reshape(matrix, [-1, matrix.shape[-1]]), transpose_b=True)
         if not self.share_space:
             return tf.cast(tf.reshape(flat, tf.shape(value)), value.dtype)
+        if each.positions is not None:
+            flat *= tf.math.rsqrt(tf.cast(tf.reduce_prod(tf.shape(value)[1:-1]) / each.positions, flat.dtype))
         spread = tf.reshape(flat, [-1, *[1] * (len(value.shape) - 2), matrix.shape[0]])
         return tf.cast(tf.broadcast_to(spread, tf.shape(value)), value.dtype)
 
@@ -125,7 +156,7 @@ class DirectTargetProjection(DirectFeedback):
     rule: Literal["drtp"] = "drtp"
 
     def errors(
-        self, model: keras.Model, kept: list[Any], batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: list[_Map], batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns -M y* / N at each cut."""
         wide = tf.float64 if upstream.dtype == tf.float64 else tf.float32

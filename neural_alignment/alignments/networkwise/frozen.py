@@ -18,12 +18,13 @@ from neural_alignment.alignments.networkwise.graph import (
     after_kernels,
     ends_nonlinear,
     has_kernel,
+    inner_cuts,
     is_nonlinear,
     kernels_ahead,
     live_weights,
 )
 from neural_alignment.alignments.registry import register
-from neural_alignment.keras_internals import calls
+from neural_alignment.keras_internals import all_layers, calls
 
 Tensor = tf.Tensor
 
@@ -45,7 +46,7 @@ class Frozen:
     """
 
     def __init__(self, model: keras.Model, weights: KeptWeights):
-        if random := [layer for layer in model.layers if _draws(layer)]:
+        if random := [layer for layer in all_layers(model) if _draws(layer)]:
             raise ValueError(
                 "A network that is frozen at initialisation must have no layer that draws random numbers. "
                 f"Received {type(random[0]).__name__} {random[0].name!r}. Example: the network without it."
@@ -131,6 +132,7 @@ class FrozenRule(NetworkRule):
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> Frozen:
         """Creates the weights that will hold W(0). See `NetworkRule.keep`."""
+        super().keep(model, weights)
         return Frozen(model, weights)
 
     def start(self, kept: Frozen) -> None:
@@ -185,6 +187,7 @@ class AlignAda(FrozenRule, CutRule):
         inputs = {each.name for each in nonlinear if is_nonlinear(each)}
         inputs |= {each.name for each in operations if has_kernel(each)}
         activations = {each.name for each in nonlinear if ends_nonlinear(each)}
+        activations |= set().union(*(inner_cuts(each) for each in operations))
         recurrent = frozenset(each.name for each in operations if getattr(each, "recurrent", False))
         return Cuts(frozenset(inputs & after_kernels(graph)), recurrent.union(activations), silent=recurrent)
 
@@ -206,5 +209,11 @@ class AlignAda(FrozenRule, CutRule):
 
 
 def _draws(layer: Any) -> bool:
-    """Returns whether a layer draws random numbers when called: whether it keeps the state of a random generator."""
-    return any(variable.path.endswith("seed_generator_state") for variable in layer.non_trainable_variables)
+    """Returns whether a layer itself draws random numbers in training: whether it has a random generator.
+
+    Recurrent cells have one even without dropout.
+    """
+    rates = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
+    if None not in rates:
+        return any(rates)
+    return any(isinstance(value, keras.random.SeedGenerator) for value in vars(layer).values())

@@ -63,6 +63,22 @@ def kernel_layers(model: keras.Model) -> list[Any]:
     return [call.operation for call in calls(model) if has_kernel(call.operation)]
 
 
+def name_of(layer: Any) -> str:
+    """Returns the name by which a layer or a connection is cut and measured."""
+    return getattr(layer, "alignment_name", None) or layer.name
+
+
+def unwrapped(layer: Any) -> list[Any]:
+    """Returns the layers in a wrapper such as `Bidirectional`, or the layer itself."""
+    inner = [getattr(layer, name) for name in ("forward_layer", "backward_layer", "layer") if hasattr(layer, name)]
+    return [each for one in inner for each in unwrapped(one)] or [layer]
+
+
+def inner_cuts(operation: Any) -> set[str]:
+    """Returns the names of the connections of a layer whose outputs enter another kernel of the same layer."""
+    return set(getattr(operation, "inner_connections", ()))
+
+
 def live_weights(model: keras.Model) -> list[Any]:
     """Returns the variables that are never frozen at W(0): the initial states of recurrent layers."""
     return [variable for layer in model.layers for variable in getattr(layer, "live_weights", [])]

@@ -23,6 +23,17 @@ ImageSize = Annotated[int, Field(gt=0, le=2**16)]
 Augmentation = Literal["crop", "crop_flip"]
 """Random crop after padding by 4 pixels; `crop_flip` also mirrors half of the images."""
 
+PreprocessingName = Literal["resnet", "inception", "resize"]
+"""A key of `data.imagenet.PREPROCESSING`."""
+
+ValidationFraction = Annotated[float, Field(gt=0, lt=1)]
+"""Fraction of the examples of each class that is held out for validation."""
+
+VALIDATION_FRACTION = 0.2
+"""Default of `ValidationFraction`."""
+
+SPLIT_SEED = 0
+"""Seed of `split_by_class`. It is not the seed of the run, so that all runs are evaluated on the same images."""
 
 IndexFile = Annotated[
     PathText | None,
@@ -121,6 +132,45 @@ class InMemoryOptions(SourceOptions):
 
     replace_labels: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of the training examples whose label is replaced by a random one, drawn with the seed of the run."""
+
+
+def check_augmentation(options: Any) -> None:
+    """Checks that images are not cropped twice.
+
+    Args:
+        options: options with `preprocessing` other than "resize", and with `augment`.
+
+    Raises:
+        ArgumentError: if `augment` is set.
+    """
+    if options.augment is not None:
+        requirement = f"must be null with preprocessing {options.preprocessing}, which crops and flips"
+        raise ArgumentError("augment", requirement, options.augment)
+
+
+def split_by_class(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples at random into training and validation examples, the same fraction of each class.
+
+    Args:
+        labels: `(examples,)` integers.
+        fraction: fraction of the validation examples.
+
+    Returns:
+        The numbers of the training and of the validation examples, in random order.
+
+    Raises:
+        DataError: if a class has only one example, or if a part is smaller than the number of classes.
+    """
+    with needs("scikit-learn"):
+        from sklearn.model_selection import train_test_split
+    try:
+        return train_test_split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=SPLIT_SEED)
+    except ValueError as error:
+        classes, counts = np.unique(labels, return_counts=True)
+        raise DataError(
+            f"data.validation_fraction: must leave examples of every class in both parts; found {fraction} with "
+            f"{len(labels)} examples of {len(classes)} classes, at least {counts.min()} of each"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -9,11 +9,16 @@ from pydantic import Field
 
 from neural_alignment.data.labels import replaced
 from neural_alignment.data.pipeline import Batching, Dataset, Examples, InMemory
-from neural_alignment.data.sources.base import SOURCES, Augmentation, InMemoryOptions, needs, pixel_statistics
-from neural_alignment.errors import DataError
-
-SPLIT_SEED = 0
-"""Seed of the split. It is not the seed of the run, so that all runs are evaluated on the same images."""
+from neural_alignment.data.sources.base import (
+    SOURCES,
+    VALIDATION_FRACTION,
+    Augmentation,
+    InMemoryOptions,
+    ValidationFraction,
+    needs,
+    pixel_statistics,
+    split_by_class,
+)
 
 
 @SOURCES.register
@@ -21,8 +26,8 @@ class DigitsData(InMemoryOptions):
     """scikit-learn's digits: 1,797 grey images of 8 x 8 pixels, no download."""
 
     source: Literal["digits"]
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Fraction of each class that is held out for validation; the split does not depend on the seed."""
+    validation_fraction: ValidationFraction = VALIDATION_FRACTION
+    """ValidationFraction of each class that is held out for validation; the split does not depend on the seed."""
     # The next two keys are not written at their defaults, so that the checksums of earlier configurations stay valid.
     augment: Annotated[Augmentation | None, Field(exclude_if=lambda augment: augment is None)] = None
     """Random crop after padding by 4 pixels, with or without a flip."""
@@ -37,7 +42,7 @@ class DigitsData(InMemoryOptions):
         bunch = load_digits()
         images = bunch.images.astype(np.uint8)[..., np.newaxis]
         labels = bunch.target.astype(np.int32)
-        train, validation = self._split(labels)
+        train, validation = split_by_class(labels, self.validation_fraction)
         examples = Examples(images[train], replaced(labels[train], self.replace_labels, 10, batching.seed))
         center, scale = pixel_statistics(examples.images) if self.standardize else (0.0, 16.0)
         return InMemory(
@@ -50,17 +55,3 @@ class DigitsData(InMemoryOptions):
             scale=scale,
             augment=self.augment,
         )
-
-    def _split(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the indices of the training and of the validation examples."""
-        from sklearn.model_selection import train_test_split
-
-        try:
-            return train_test_split(
-                np.arange(len(labels)), test_size=self.validation_fraction, stratify=labels, random_state=SPLIT_SEED
-            )
-        except ValueError as error:
-            raise DataError(
-                "data.validation_fraction: must leave examples of every class in both parts; found "
-                f"{self.validation_fraction}; allowed: about 0.01 to 0.99"
-            ) from error

@@ -10,9 +10,9 @@ import tensorflow as tf
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
 from neural_alignment.data.damage import DamageList
-from neural_alignment.data.imagenet import PREPROCESSING, Preprocessing
+from neural_alignment.data.imagenet import PREPROCESSING, Preparation
 from neural_alignment.data.pipeline import Batching, Dataset, Facts
-from neural_alignment.data.records import Records, Schema, Shard
+from neural_alignment.data.records import Schema, Shard, TFRecords
 from neural_alignment.data.sources.base import SOURCES, ImageSize, IndexFile, SourceOptions, TolerateCorrupt
 from neural_alignment.data.streamed import Streamed
 from neural_alignment.errors import DataUnavailable
@@ -56,19 +56,15 @@ class ImageNetData(SourceOptions):
     tolerate_corrupt: TolerateCorrupt = 0
 
     @property
-    def _preprocessing(self) -> Preprocessing:
-        return PREPROCESSING[self.preprocessing]
-
-    @property
-    def _size(self) -> int:
-        return self.image_size or self._preprocessing.image_size
+    def _preparation(self) -> Preparation:
+        return PREPROCESSING[self.preprocessing].at(self.image_size)
 
     def load(self, batching: Batching) -> Dataset:
         """Returns the images, streamed from their files. See `SourceOptions.load`."""
         schema = Schema("image/encoded", "image/class/label", classes=self.classes, label_offset=self.label_offset)
         damage = DamageList(self.tolerate_corrupt)
         train, validation = (
-            Records(
+            TFRecords(
                 f"`{key}`",
                 [Shard(path) for path in _matching(key, getattr(self, key))],
                 schema,
@@ -82,18 +78,7 @@ class ImageNetData(SourceOptions):
             )
         )
         validation.check_complete()
-        prepare, size = self._preprocessing, self._size
-        return Streamed(
-            batching,
-            train,
-            validation,
-            input_shape=(size, size, 3),
-            decode_train=lambda encoded, seed: prepare.train(encoded, seed, size),
-            decode_validation=lambda encoded: prepare.evaluation(encoded, size),
-            center=prepare.center,
-            scale=prepare.scale,
-            shuffle_buffer=self.shuffle_buffer,
-        )
+        return Streamed(batching, train, validation, self._preparation, shuffle_buffer=self.shuffle_buffer)
 
     def facts(self, batching: Batching) -> Facts:
         """Returns shapes and counts. Reads the files only if the options do not contain the numbers of examples."""
@@ -101,7 +86,7 @@ class ImageNetData(SourceOptions):
             return self.load(batching)
         return Facts(
             batching,
-            input_shape=(self._size, self._size, 3),
+            input_shape=self._preparation.input_shape,
             classes=self.classes,
             train_examples=self.train_examples,
             validation_examples=self.validation_examples,
@@ -110,7 +95,7 @@ class ImageNetData(SourceOptions):
     def pixel_scale(self, batching: Batching) -> tuple[Any, Any]:
         """Returns center and scale of the preprocessing, without loading data. See `SourceOptions.pixel_scale`."""
         del batching
-        return self._preprocessing.center, self._preprocessing.scale
+        return self._preparation.center, self._preparation.scale
 
 
 def _matching(key: str, patterns: str | Sequence[str]) -> list[str]:

@@ -10,26 +10,29 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import pydantic
 import tensorflow as tf
 from pydantic import Field, PositiveInt
 
 from neural_alignment.data.damage import DamageList
-from neural_alignment.data.imagenet import scale_to_unit_range
+from neural_alignment.data.imagenet import PREPROCESSING, Preparation, scale_to_unit_range
 from neural_alignment.data.labels import replaced
 from neural_alignment.data.pipeline import Batching, Dataset, Examples, Facts, InMemory
-from neural_alignment.data.records import Records, Schema, Shard
+from neural_alignment.data.records import Records, Schema, Shard, TFRecords
 from neural_alignment.data.sources.base import (
     SOURCES,
     Augmentation,
     ImageSize,
     IndexFile,
     InMemoryOptions,
+    PreprocessingName,
     TolerateCorrupt,
+    check_augmentation,
     needs,
     pixel_statistics,
 )
 from neural_alignment.data.streamed import Streamed, read_into_memory
-from neural_alignment.errors import DataError, DataUnavailable, nearest
+from neural_alignment.errors import ArgumentError, DataError, DataUnavailable, nearest
 from neural_alignment.options import PathText
 
 logger = logging.getLogger(__name__)
@@ -65,9 +68,13 @@ class TFDSData(InMemoryOptions):
     """Training examples, in the syntax of TFDS, such as train[5000:]."""
     validation_split: str = "test"
     """Validation examples, in the syntax of TFDS."""
+    # Not written at its default, so that the checksums of earlier configurations stay valid.
+    preprocessing: Annotated[PreprocessingName, Field(exclude_if=lambda name: name == "resize")] = "resize"
+    """`resnet` or `inception`: for photographs, crops, flips and scaling as in the published training of ResNet v1 or
+    v2 on ImageNet; the set is streamed. `resize`: the whole image, resized to `image_size` if that is given."""
     image_size: ImageSize | None = None
-    """Height and width to which images are resized (bilinear, without antialiasing). Required if the images differ in
-    size."""
+    """Height and width to which images are resized (bilinear, without antialiasing). Default: 224 for resnet, 299 for
+    inception; for `resize` the size of the images. Required for `resize` if the images differ in size."""
     augment: Augmentation | None = None
     """Random crop after padding by 4 pixels, with or without a flip."""
     standardize: bool = True
@@ -79,6 +86,15 @@ class TFDSData(InMemoryOptions):
     shuffle_buffer: Annotated[PositiveInt | None, Field(exclude_if=lambda size: size is None)] = None
     """Number of encoded records in memory for shuffling a streamed set: one half is in use while the other half is
     read. Default: 10,000. Not for sets that are held in memory, which are shuffled as a whole."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_preprocessing(self) -> TFDSData:
+        if self.preprocessing != "resize":
+            check_augmentation(self)
+            if not self.standardize:
+                requirement = f"must be true with preprocessing {self.preprocessing}, which scales the pixels"
+                raise ArgumentError("standardize", requirement, self.standardize)
+        return self
 
     def load(self, batching: Batching) -> Dataset:
         """Returns the set, in memory or streamed. See `SourceOptions.load`."""
@@ -101,11 +117,17 @@ class TFDSData(InMemoryOptions):
         )
         return Facts(
             batching,
-            input_shape=self._resized((*found.shape[:2], found.shape[2] or 3)),
+            input_shape=self._input_shape(found),
             classes=found.label.num_classes,
             train_examples=train,
             validation_examples=validation,
         )
+
+    def pixel_scale(self, batching: Batching) -> tuple[Any, Any]:
+        """Returns center and scale, without loading data if `preprocessing` determines them."""
+        if self._preparation is None:
+            return super().pixel_scale(batching)
+        return self._preparation.center, self._preparation.scale
 
     def for_test(self, split: str, examples: int) -> TFDSData:
         """Returns the options with another split for validation. See `SourceOptions.for_test`.
@@ -118,15 +140,20 @@ class TFDSData(InMemoryOptions):
             changes["train_split"] = f"{self.train_split.partition('[')[0]}[:{examples}]"
         return self.model_copy(update=changes)
 
+    @property
+    def _preparation(self) -> Preparation | None:
+        """The decoders of `preprocessing`, or None for `resize`."""
+        return None if self.preprocessing == "resize" else PREPROCESSING[self.preprocessing].at(self.image_size)
+
     def _find(self) -> _Found:
         """Returns the builder of the set, and its description of images and labels."""
         builder = _builder(self.dataset, _data_dir(self.data_dir), self.download)
         _check_features(builder.info, self.dataset)
         shape = builder.info.features["image"].shape
-        if self.image_size is None and None in shape[:2]:
+        if self._preparation is None and self.image_size is None and None in shape[:2]:
             raise DataError(
                 f"data.image_size: is required for {self.dataset!r}, whose images differ in shape; found null; "
-                "allowed: 1 or more"
+                "allowed: 1 or more, or preprocessing resnet or inception"
             )
         return _Found(builder, shape, builder.info.features["label"])
 
@@ -134,7 +161,15 @@ class TFDSData(InMemoryOptions):
         """Returns the shape of an image after resizing."""
         return tuple(shape) if self.image_size is None else (self.image_size, self.image_size, shape[-1])
 
+    def _input_shape(self, found: _Found) -> tuple[int, int, int]:
+        """Returns the shape of one input."""
+        if self._preparation is not None:
+            return self._preparation.input_shape
+        return self._resized((*found.shape[:2], found.shape[2] or 3))
+
     def _fits_in_memory(self, found: _Found, examples: int) -> bool:
+        if self._preparation is not None:
+            return False
         pixels = examples * np.prod([size or 0 for size in self._resized(found.shape)])
         return None not in found.shape and pixels * (1 if self.image_size is None else 4) <= MAX_BYTES_IN_MEMORY
 
@@ -166,7 +201,19 @@ class TFDSData(InMemoryOptions):
                 f"data.replace_labels: is for sets that are held in memory; found {self.replace_labels} with "
                 f"{self.dataset!r}, which is streamed; allowed: 0"
             )
-        input_shape = self._resized((*found.shape[:2], found.shape[2] or 3))
+        return Streamed(
+            batching,
+            train,
+            validation,
+            self._preparation or self._whole_images(found),
+            class_names=found.label.names,
+            augment=self.augment,
+            shuffle_buffer=self.shuffle_buffer or SHUFFLE_BUFFER,
+        )
+
+    def _whole_images(self, found: _Found) -> Preparation:
+        """Returns the decoders of `resize`."""
+        input_shape = self._input_shape(found)
 
         def decode(encoded: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
             del seed  # Images are augmented in batches only.
@@ -175,19 +222,8 @@ class TFDSData(InMemoryOptions):
             image = scale_to_unit_range(image) if self.standardize else image / 255.0
             return tf.ensure_shape(image, input_shape)
 
-        return Streamed(
-            batching,
-            train,
-            validation,
-            input_shape=input_shape,
-            decode_train=decode,
-            decode_validation=decode,
-            class_names=found.label.names,
-            center=127.5 if self.standardize else 0.0,
-            scale=127.5 if self.standardize else 255.0,
-            augment=self.augment,
-            shuffle_buffer=self.shuffle_buffer or SHUFFLE_BUFFER,
-        )
+        center, scale = (127.5, 127.5) if self.standardize else (0.0, 255.0)
+        return Preparation(input_shape, decode, decode, center, scale)
 
 
 class _Found(NamedTuple):
@@ -320,7 +356,7 @@ def _records(builder: Any, key: str, split: str, schema: Schema, damage: DamageL
     info = _split(builder, key, split)
     shards = [Shard(part.filename, part.skip, part.take, part.examples_in_shard) for part in info.file_instructions]
     name = f"`{key}` {split!r} of {builder.info.full_name}"
-    return Records(name, shards, schema, damage, info.num_examples, index_file)
+    return TFRecords(name, shards, schema, damage, info.num_examples, index_file)
 
 
 def _resize_all(arrays: Examples, image_size: int | None) -> Examples:

@@ -126,7 +126,7 @@ def _pieces(
     return Pieces(labels, tuple(Piece(f"{name}/seed{seed}", function, starts[seed], arguments) for seed in seeds))
 
 
-def _alone(name: str, function: Callable[..., Arrays], labels: Mapping[str, Any] | None = None, **arguments) -> Pieces:
+def _alone(name: str, function: Callable[..., Arrays], labels: Mapping | None = None, **arguments: Any) -> Pieces:
     """Returns a computation that does not start from a configuration; its only label is its name by default."""
     return Pieces(labels or {"name": name}, (Piece(name, function, arguments=arguments),))
 
@@ -175,7 +175,7 @@ DISTURBED = [
     _pieces(f"disturbed/{how}", compute.disturbed, {"how": how}, iterations=iterations, how=how)
     for how, iterations in (("linear", 1800), ("feedback", 120), ("errors", 120))
 ]
-"""The disturbed terms of Figures 4 and 5; without nonlinearity the cost does not grow with the iterations."""
+"""The disturbed terms of Figures 4 and 5; without nonlinearity the cost of an iteration does not grow."""
 
 SIMILARITIES = _pieces(
     "similarities", compute.similarities, {}, seeds=(0,), iterations=3000, examples=5000, shown=60, bins=60

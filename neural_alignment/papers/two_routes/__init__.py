@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from neural_alignment.data.recordings import load_recordings
@@ -9,7 +10,7 @@ from neural_alignment.errors import InputError
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import whole
 from neural_alignment.papers.two_routes import claims, figures, runs, tables
-from neural_alignment.papers.two_routes.compute import theory
+from neural_alignment.papers.two_routes.compute import taxonomy, theory
 from neural_alignment.reporting import Artifact, Row
 
 
@@ -32,71 +33,40 @@ def _all_of(rows: Callable[[], Sequence[Row]]) -> Callable[[Source], Artifact]:
     return lambda _: whole(rows())
 
 
-MIRROR = runs.first_seed(("weight_mirror",))
-NOISE, DEEPER = runs.noise(runs.NOISY[:2], "resnet18"), runs.noise(runs.NOISY[:2], "resnet50")
-KOLEN_POLLACK = runs.transfer(("kolen_pollack", "backprop"))
-SHOWN = runs.first_seed(("symmetric", "activation", "weight_mirror", "information"))
-FITTED = runs.first_seed((*runs.SEARCHED, "symmetric", "activation", "feedback", "backprop"))
 SEARCH = "--runs SEARCH_DIRECTORY (made by `search lab/information`)"
 
+_TABLE_3 = runs.plan(("resnet18", rule) for rule in (*runs.TABLE_3, "feedback"))
+_TABLE_4 = runs.plan(itertools.product(runs.TABLE_4, ("backprop", "symmetric", "activation")))
+_WM = runs.first_seed("weight_mirror")
+_SHOWN = runs.first_seed("symmetric", "activation", "weight_mirror", "information")
+_FITTED = runs.first_seed(*runs.SEARCHED, "symmetric", "activation", "feedback", "backprop")
+_TRANSFER, _KP = runs.transfer(*runs.TRANSFER), runs.transfer("kolen_pollack", "backprop")
+_NOISE, _DEEPER_NOISE = (runs.noise(runs.NOISY[:2], model) for model in ("resnet18", "resnet50"))
+_ALL_NOISE = runs.noise(runs.NOISY, "resnet18")
+_COMPARED = (_TABLE_3, _TRANSFER, _KP, _ALL_NOISE, _DEEPER_NOISE)
+_CLAIMED = {profile: [cell for plan in _COMPARED for cell in plan[profile]] for profile in ("paper", "lab")}
 
-ITEMS = [
-    Item("table", "two_routes/1", "regularisation primitives and their gradients", tables.table_1),
-    Item("table", "two_routes/2", "primitives of each rule", tables.table_2),
-    Item("table", "two_routes/3", "local rules with ResNet-18", tables.table_3, runs.table_3()),
-    Item("table", "two_routes/4", "symmetric and activation alignment", tables.table_4, runs.table_4()),
-    Item("table", "two_routes/5", "metaparameters found by the searches", tables.table_5),
-    Item(
-        "table",
-        "two_routes/claims",
-        "the paper's comparisons of rules, and whether they show",
-        claims.table,
-        claims.plan(),
-    ),
-    Item("table", "two_routes/D1", "flow of scalar weights: eigenvalues and regimes", _all_of(theory.eigenvalue_rows)),
-    Item("table", "two_routes/D2", "fixed points of the scalar network", tables.table_d2),
-    Item("table", "two_routes/IA", "linear autoencoders that reach W = B", _all_of(theory.autoencoder_rows)),
-    Item(
-        "figure",
-        "two_routes/2",
-        "weight mirror: flow in three regimes, W against B of three layers",
-        figures.figure_2,
-        MIRROR,
-    ),
-    Item(
-        "figure",
-        "two_routes/3",
-        "fixed metaparameters on other networks",
-        figures.transfer,
-        runs.transfer(runs.TRANSFER),
-    ),
-    Item("figure", "two_routes/5", "noisy updates: SA and backpropagation, ResNet-18", figures.noise, NOISE),
-    Item("figure", "two_routes/5b", "noisy updates: SA and backpropagation, a deeper network", figures.noise, DEEPER),
-    Item(
-        "figure",
-        "two_routes/6",
-        "neural fits to V4 and IT",
-        figures.figure_6,
-        FITTED,
-        "--recordings FILE",
-        _check_recordings,
-    ),
-    Item(
-        "figure",
-        "two_routes/S1",
-        "noisy updates: all rules, ResNet-18",
-        figures.noise,
-        runs.noise(runs.NOISY, "resnet18"),
-    ),
-    Item("figure", "two_routes/S2", "importance of metaparameters", _search_importance, {}, SEARCH),
-    Item("figure", "two_routes/S3", "learning symmetry over training", figures.symmetry, SHOWN),
-    Item("figure", "two_routes/S4", "angles and norm ratios by layer over training", figures.metrics, SHOWN),
-    Item(
-        "figure",
-        "two_routes/S5",
-        "Kolen-Pollack's fixed metaparameters on other networks",
-        figures.transfer,
-        KOLEN_POLLACK,
-    ),
+_ITEMS = [
+    ("table", "1", "regularisation primitives and their gradients", _all_of(taxonomy.table_1)),
+    ("table", "2", "primitives of each rule", _all_of(taxonomy.table_2)),
+    ("table", "3", "local rules with ResNet-18", tables.table_3, _TABLE_3),
+    ("table", "4", "symmetric and activation alignment", tables.table_4, _TABLE_4),
+    ("table", "5", "metaparameters found by the searches", tables.table_5),
+    ("table", "claims", "the paper's comparisons of rules, and whether they show", claims.table, _CLAIMED),
+    ("table", "D1", "flow of scalar weights: eigenvalues and regimes", _all_of(theory.eigenvalue_rows)),
+    ("table", "D2", "fixed points of the scalar network", _all_of(theory.fixed_points)),
+    ("table", "IA", "linear autoencoders that reach W = B", _all_of(theory.autoencoder_rows)),
+    ("figure", "2", "weight mirror: flow in three regimes, W against B of three layers", figures.figure_2, _WM),
+    ("figure", "3", "fixed metaparameters on other networks", figures.transfer, _TRANSFER),
+    ("figure", "5", "noisy updates: SA and backpropagation, ResNet-18", figures.noise, _NOISE),
+    ("figure", "5b", "noisy updates: SA and backpropagation, a deeper network", figures.noise, _DEEPER_NOISE),
+    ("figure", "6", "neural fits to V4 and IT", figures.figure_6, _FITTED, "--recordings FILE", _check_recordings),
+    ("figure", "S1", "noisy updates: all rules, ResNet-18", figures.noise, _ALL_NOISE),
+    ("figure", "S2", "importance of metaparameters", _search_importance, {}, SEARCH),
+    ("figure", "S3", "learning symmetry over training", figures.symmetry, _SHOWN),
+    ("figure", "S4", "angles and norm ratios by layer over training", figures.metrics, _SHOWN),
+    ("figure", "S5", "Kolen-Pollack's fixed metaparameters on other networks", figures.transfer, _KP),
 ]
-"""All tables and figures of the paper."""
+"""Kind, number, title, function and runs of every table and figure of the paper; further fields of `Item`."""
+
+ITEMS = [Item(kind, f"two_routes/{number}", *fields) for kind, number, *fields in _ITEMS]

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from neural_alignment.papers import tables
-from neural_alignment.papers.registry import Profiles, Source
-from neural_alignment.papers.two_routes import runs
-from neural_alignment.papers.two_routes.runs import MODELS, TABLE_3, TABLE_4
+from neural_alignment.papers.registry import Source
+from neural_alignment.papers.two_routes.runs import MODELS, PRINTED
 from neural_alignment.papers.two_routes.tables import run_rows
 from neural_alignment.reporting import Artifact, Row, Spread
 
@@ -69,25 +68,16 @@ CLAIMS = (
 )
 
 
-def plan() -> Profiles:
-    """Returns the runs that the claims compare."""
-    plans = (
-        runs.table_3(),
-        runs.transfer(runs.TRANSFER),
-        runs.transfer(("kolen_pollack", "backprop")),
-        runs.noise(runs.NOISY, "resnet18"),
-        runs.noise(runs.NOISY[:2], "resnet50"),
-    )
-    return {profile: [cell for plan in plans for cell in plan[profile]] for profile in ("paper", "lab")}
-
-
 def table(source: Source) -> Artifact:
     """Every claim on every network, and at every variance of the noise, for which there are runs.
 
     The difference is the difference of the means over seeds, in points of top-1; its standard error follows from those
     of the means. Under noise the drops are compared: the mean without noise minus the mean with noise.
     """
-    spreads = _spreads(run_rows(source))
+    groups = tables.grouped(run_rows(source), "model", "noise_variance", "rule")
+    # Tables and figures share runs, and each counts once.
+    top1 = {key: {row["seed"]: 100 * row["top1"] for row in own} for key, own in groups.items()}
+    spreads = {key: Spread([*seeds.values()]) for key, seeds in top1.items()}
     rows = [row for claim in CLAIMS for row in _compared(claim, spreads)]
     columns = {
         "claim": "claim",
@@ -106,73 +96,39 @@ def _if_noisy(row: Row, text: str) -> str:
     return text.format_map(row) if row["noise_variance"] else ""
 
 
-Spreads = dict[tuple[str, float | None], dict[str, Spread]]
-"""Network and variance of the noise (`None` in files without noise) -> rule -> its top-1 in percent."""
+def _compared(claim: Claim, spreads: Mapping[tuple, Spread]) -> Iterator[Row]:
+    """Yields a row for every network and noise at which both rules have runs.
 
-
-def _spreads(rows: Sequence[Row]) -> Spreads:
-    """Returns the spread over seeds by network and noise; tables and figures share runs, and each counts once."""
-    found: Spreads = {}
-    for (model, noise, rule), own in tables.grouped(rows, "model", "noise_variance", "rule").items():
-        seeds = {row["seed"]: 100 * row["top1"] for row in own}
-        found.setdefault((model, noise), {})[rule] = Spread([*seeds.values()])
-    return found
-
-
-def _compared(claim: Claim, spreads: Spreads) -> Iterator[Row]:
-    """Yields a row for every network and noise at which both rules have runs."""
-    for (model, variance), found in spreads.items():
-        still = spreads.get((model, 0.0), {}) if claim.noisy else {}
+    `spreads` maps network, variance of the noise (`None` in files without noise) and rule to its top-1 in percent.
+    """
+    for model, variance in dict.fromkeys(key[:2] for key in spreads):
+        noises = (variance, 0.0) if claim.noisy else (variance,)
+        keys = [(model, noise, rule) for noise in noises for rule in (claim.rule, claim.other)]
         due = bool(variance) if claim.noisy else variance is None
-        there = all(rule in found and (not claim.noisy or rule in still) for rule in (claim.rule, claim.other))
-        if due and there and (not claim.models or model in claim.models):
-            yield _row(claim, model, variance or 0.0, found, still)
+        if due and all(key in spreads for key in keys) and (not claim.models or model in claim.models):
+            yield _row(claim, model, variance or 0.0, [spreads[key] for key in keys])
 
 
-def _row(claim: Claim, model: str, variance: float, found: Mapping[str, Spread], still: Mapping[str, Spread]) -> Row:
-    """Judges a claim on one network; `still` has the runs without noise if the claim is about noise."""
+def _row(claim: Claim, model: str, variance: float, parts: Sequence[Spread]) -> Row:
+    """Judges a claim on one network; `parts` are both rules, and if it is about noise both without noise."""
+    means, drops = [part.mean for part in parts], [math.nan, math.nan]
+    difference = means[0] - means[1]
+    if claim.noisy:
+        drops = [means[2] - means[0], means[3] - means[1]]
+        difference = drops[1] - drops[0]
+    error, seeds = math.hypot(*(part.error for part in parts)), min(len(part.known) for part in parts)
     rules = (claim.rule, claim.other)
-    parts = [spreads[rule] for spreads in (found, still) if spreads for rule in rules]
-    drops = [still[rule].mean - found[rule].mean if still else math.nan for rule in rules]
-    difference = drops[1] - drops[0] if still else found[claim.rule].mean - found[claim.other].mean
-    error = math.hypot(*(part.error for part in parts))
-    seeds = min(len(part.known) for part in parts)
-    return {
-        "claim": claim.text,
-        "model": model,
-        "noise_variance": variance,
-        "rule": claim.rule,
-        "other": claim.other,
-        "rule_top1": str(found[claim.rule]),
-        "other_top1": str(found[claim.other]),
-        "rule_drop": drops[0],
-        "other_drop": drops[1],
-        "difference": difference,
-        "standard_error": error,
-        "margin": claim.margin,
-        "seeds": seeds,
-        "paper_difference": math.nan if variance else _printed(model, claim),
-        "verdict": verdict(claim, difference, error, seeds),
-    }
-
-
-def _printed(model: str, claim: Claim) -> float:
-    """Returns the difference of the numbers in the paper; NaN if it prints none."""
-    top1 = TABLE_4[model] | ({rule: both[0] for rule, both in TABLE_3.items()} if model == "resnet18" else {})
-    return top1.get(claim.rule, math.nan) - top1.get(claim.other, math.nan)
+    ours, others = (PRINTED.get((model, rule), {}).get("top1", math.nan) for rule in rules)
+    values = (claim.text, model, variance, *rules, str(parts[0]), str(parts[1]), *drops, difference, error)
+    judged = (math.nan if variance else ours - others, verdict(claim, difference, error, seeds))
+    return dict(zip(COLUMNS, (*values, claim.margin, seeds, *judged), strict=True))
 
 
 def verdict(claim: Claim, difference: float, error: float, seeds: int) -> str:
     """Returns whether a claim holds, from an interval of twice the standard error on either side of the difference.
 
     "Better" holds if the whole interval exceeds the margin, "equal" if the whole interval lies within the margin. If a
-    difference is neither, and the interval contains 0, more seeds are needed.
-
-    Args:
-        claim: the claim.
-        difference: difference in points of top-1.
-        error: standard error of the difference.
-        seeds: number of seeds of the rule that has fewer.
+    difference is neither, and the interval contains 0, more seeds are needed; `seeds` is the smaller number of both.
     """
     if seeds < 3:
         return f"{seeds} of 3 seeds: not said"

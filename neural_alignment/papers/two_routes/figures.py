@@ -8,57 +8,44 @@ from typing import Any
 
 import numpy as np
 
+from neural_alignment.analysis.curves import thinned
 from neural_alignment.analysis.dynamics import FIGURE_2_DECAYS
 from neural_alignment.jobs.plans import Outcome
-from neural_alignment.papers.figures import (
-    Mark,
-    Panel,
-    Style,
-    arrows,
-    bars,
-    contours,
-    diagonal,
-    grid,
-    level,
-    lines,
-    mean_and_error,
-    panel,
-    points,
-    scale,
-    ticks,
-)
+from neural_alignment.papers import figures
+from neural_alignment.papers.figures import Panel, Style, drawn, lines, panel, points
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import Key, at, chosen, grouped, table
 from neural_alignment.papers.two_routes.compute import fits, theory
 from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULE_STYLES
 from neural_alignment.papers.two_routes.tables import RUN_COLUMNS, accuracies, run_rows
-from neural_alignment.reporting import Artifact, Row
+from neural_alignment.reporting import Artifact, Row, markdown
 
 POINTS = 1000
 """Maximum number of weights in a scatter plot, evenly spaced through the kernel."""
 
-# Figure 2.
+FLOW = ("forward", "backward", "forward_flow", "backward_flow")
+"""Columns of the flow fields of panels a to c."""
 
 SCATTERED = {"stem": "first convolution", "group2_block1_conv1": "a middle convolution", "dense": "dense layer"}
 """Layers of panels d to f -> their names."""
 
 
 def figure_2(source: Source) -> Artifact:
-    """The flow of weight mirror in its three regimes, and W against B of three layers of a run of weight mirror."""
+    """Figure 2: the flow of weight mirror in its three regimes, and W against B of three layers of a run of it."""
     flows = [_flow(letter, *regime) for letter, regime in zip("abc", FIGURE_2_DECAYS.items(), strict=True)]
-    [(_, outcomes)] = source.read()
+    [(_, outcomes)] = source.outcomes()
     kept = _kernels(outcomes)
     last = max(kept, default=0)
     rows, scatters = [row for own, _ in flows for row in own], []
     for letter, (layer, name) in zip("def", SCATTERED.items(), strict=True):
-        own = _weights(kept.get(last, {}), layer, last)
+        own = _weights(kept.get(last, {}), panel=letter, layer=layer, step=last)
         state = "" if own else ": not kept" if kept else ": not yet run"
         scatters.append(_scatter(own, title=f"({letter}) {name}{state}", ylabel="backward weight"))
-        rows += [{"panel": letter, **row} for row in own]
-    columns = ("panel", "decay", "layer", "step", "forward", "backward", "forward_flow", "backward_flow")
+        rows += own
+    columns = ("panel", "decay", "layer", "step", *FLOW)
     text = "Panels a to c: -gradient of the primitives. Panels d to f: "
     text += f"ResNet-18, weight mirror, step {last}." if kept else "no run with kernels kept."
-    return Artifact(columns, rows, text, grid([[each for _, each in flows], scatters], (10, 6)))
+    return drawn(rows, text, [[each for _, each in flows], scatters], (10, 6), columns)
 
 
 def _flow(letter: str, regime: str, decay: float) -> tuple[list[Row], Panel]:
@@ -66,20 +53,12 @@ def _flow(letter: str, regime: str, decay: float) -> tuple[list[Row], Panel]:
     places = np.linspace(-1, 1, 13)
     weights = np.stack(np.meshgrid(places, places))
     flow = theory.symmetrised_flow(*weights, decay)
-    speed = np.hypot(*flow)
-    relation = {-1: "<", 0: "=", 1: ">"}[int(np.sign(decay - 1))]
-    pairs = [each.reshape(2, -1).T for each in (weights, flow)]
-    field = panel(
-        contours(*weights, speed, "speed", levels=8, vmax=2 * speed.max()),
-        arrows(*pairs, scale=20),
-        diagonal(),
-        title=f"({letter}) λ {relation} x²: {regime}",
-        xlabel="forward weight w",
-        ylabel="backward weight b",
-        aspect="equal",
-    )
-    names = ("forward", "backward", "forward_flow", "backward_flow")
-    rows = [dict(zip(names, map(float, values), strict=True)) for values in np.hstack(pairs)]
+    speed, pairs = np.hypot(*flow), [each.reshape(2, -1).T for each in (weights, flow)]
+    shades = figures.contours(*weights, speed, "speed", levels=8, vmax=2 * speed.max())
+    title = f"({letter}) λ {'<=>'[int(np.sign(decay - 1)) + 1]} x²: {regime}"
+    axes = {"xlabel": "forward weight w", "ylabel": "backward weight b", "aspect": "equal"}
+    rows = [dict(zip(FLOW, map(float, values), strict=True)) for values in np.hstack(pairs)]
+    field = panel(shades, figures.arrows(*pairs, scale=20), figures.diagonal(), title=title, **axes)
     return [{"panel": letter, "decay": decay, **row} for row in rows], field
 
 
@@ -88,35 +67,32 @@ def _kernels(outcomes: Sequence[Outcome]) -> dict[int, dict[str, Any]]:
     return outcomes[0].kernels() if outcomes else {}
 
 
-def _weights(kernels: Mapping[str, np.ndarray], layer: str, step: int) -> list[Row]:
-    """Returns a row per weight of one layer at one step, evenly thinned; none if the layer was not kept."""
+def _weights(kernels: Mapping[str, np.ndarray], layer: str, **labels: Any) -> list[Row]:
+    """Returns a row per weight of a layer, evenly thinned; none if the layer was not kept."""
     if f"{layer}/forward" not in kernels:
         return []
-    pairs = np.stack([np.ravel(kernels[f"{layer}/{which}"]) for which in ("forward", "backward")], axis=1)
-    kept = pairs[np.linspace(0, len(pairs) - 1, min(POINTS, len(pairs))).astype(int)]
-    return [{"layer": layer, "step": step, "forward": float(w), "backward": float(b)} for w, b in kept]
+    forward, backward = (np.ravel(kernels[f"{layer}/{which}"]) for which in ("forward", "backward"))
+    places = thinned(len(forward), POINTS)
+    return [{**labels, "layer": layer, "forward": float(forward[i]), "backward": float(backward[i])} for i in places]
 
 
 def _scatter(rows: Sequence[Row], **axes: Any) -> Panel:
     """Returns a panel of B against W."""
     xs, ys = ([row[which] for row in rows] for which in ("forward", "backward"))
-    marks = [points(xs, ys, Style(None, ".", "", 0.2), markersize=2), diagonal()] if rows else []
+    marks = [points(xs, ys, Style(None, ".", "", 0.2), markersize=2), figures.diagonal()] if rows else []
     return panel(*marks, xlabel="forward weight", **axes)
 
 
-# Figures 3, S5, 5 and S1: accuracy against the network, and against noise.
-
-
-def _accuracy_panel(source: Source, rows: Sequence[Row], x: Key, *marks: Mark, **axes: Any) -> Panel:
+def _accuracy_panel(source: Source, rows: Sequence[Row], x: Key, *marks: figures.Mark, **axes: Any) -> Panel:
     """Returns a panel of mean and standard error of top-1 by rule, with the accuracy of chance."""
     styles = {rule: RULE_STYLES[rule] for rule in dict.fromkeys(cell.labels["rule"] for cell in source.cells)}
-    top1 = lines(rows, x, lambda row: 100 * row["top1"], "rule", styles, mean_and_error)
-    chance = level(100 * CHANCE[source.profile][0], "chance")
+    top1 = lines(rows, x, lambda row: 100 * row["top1"], "rule", styles, figures.mean_and_error)
+    chance = figures.level(100 * CHANCE[source.profile][0], "chance")
     return panel(top1, chance, *marks, ylabel="validation top-1 (%)", ylim=(0, None), **axes)
 
 
 def transfer(source: Source) -> Artifact:
-    """Top-1 accuracy of fixed metaparameters on several networks; a diverged run counts as chance."""
+    """Figures 3 and S5: top-1 accuracy of fixed metaparameters on several networks; a diverged run counts as chance."""
     rows = run_rows(source)
     cells = accuracies(source, rows)
     models, rules = ([*dict.fromkeys(row[name] for row in cells)] for name in ("model", "rule"))
@@ -125,31 +101,27 @@ def transfer(source: Source) -> Artifact:
         """Returns x of a run: the number of its network, moved a little by rule."""
         return models.index(row["model"]) + 0.06 * (rules.index(row["rule"]) - (len(rules) - 1) / 2)
 
-    names = ticks(range(len(models)), [MODELS[model] for model in models], log=False)
-    figure = grid([[_accuracy_panel(source, rows, place, names, xlabel="network")]], (7.5, 4.5), legend="outside right")
+    names = figures.ticks(range(len(models)), [MODELS[model] for model in models], log=False)
+    panels = [[_accuracy_panel(source, rows, place, names, xlabel="network")]]
     columns = {"rule": "name"} | {MODELS[model]: at("top1", model=model) for model in models}
-    return Artifact(RUN_COLUMNS, rows, table(cells, ["rule"], columns), figure)
+    return drawn(rows, table(cells, ["rule"], columns), panels, (7.5, 4.5), RUN_COLUMNS, legend="outside right")
 
 
 def noise(source: Source) -> Artifact:
-    """Top-1 accuracy of one network against the variance of the noise on the updates; mean and standard error."""
+    """Figures 5, 5b and S1: top-1 accuracy of one network against the variance of the noise on the updates."""
     rows = run_rows(source)
     cells = accuracies(source, rows)
     [(model, network)] = {(row["model"], row["network"]) for row in cells}
     variances = sorted({row["noise_variance"] for row in cells})
-    axis = scale("x", "symlog", linthresh=variances[1], linscale=0.5)
-    limits = (-0.3 * variances[1], 1.3 * variances[-1])
-    texts = {"xlabel": "variance of the noise on updates", "title": network}
-    figure = grid(
-        [[_accuracy_panel(source, rows, "noise_variance", axis, xlim=limits, **texts)]],
-        (5.8, 4),
-        legend="outside right",
-    )
+    axis = figures.scale("x", "symlog", linthresh=variances[1], linscale=0.5)
+    axes = {"xlabel": "variance of the noise on updates", "title": network}
+    axes["xlim"] = (-0.3 * variances[1], 1.3 * variances[-1])
     columns = {"network": "network", "rule": "name"}
     columns |= {f"variance {variance:g}": at("top1", noise_variance=variance) for variance in variances}
-    text = table(cells, ["rule"], columns) + _commands(source, rows)
-    names = ("rule", "noise_variance", "seed", "top1")
-    return Artifact(names if model == "resnet18" else ("model", *names), rows, text, figure)
+    text, names = table(cells, ["rule"], columns) + _commands(source, rows), ("rule", "noise_variance", "seed", "top1")
+    names = names if model == "resnet18" else ("model", *names)
+    panels = [[_accuracy_panel(source, rows, "noise_variance", axis, **axes)]]
+    return drawn(rows, text, panels, (5.8, 4), names, legend="outside right")
 
 
 def _commands(source: Source, rows: Sequence[Row]) -> str:
@@ -161,8 +133,6 @@ def _commands(source: Source, rows: Sequence[Row]) -> str:
     return "\n".join(["\n\nNot yet run, the first of 10 seeds each (B.3):\n", *commands]) if commands else ""
 
 
-# Figures S3 and S4.
-
 SYMMETRY_LAYER = "group1_block1_conv2"
 """The third convolution of the main path."""
 
@@ -171,70 +141,60 @@ TIMES = 4
 
 
 def symmetry(source: Source) -> Artifact:
-    """W against B of the third convolution of ResNet-18 at several times, for several rules."""
+    """Figure S3: W against B of the third convolution of ResNet-18 at several times, for several rules."""
     rows, panels, missing = [], [], []
-    for cell, outcomes in source.read():
+    for cell, outcomes in source.outcomes():
         rule, kept = cell.labels["rule"], _kernels(outcomes)
         if not kept:
             missing.append(rule)
             panels.append([_scatter([])] * TIMES)
             continue
         panels.append([])
-        epochs = {int(row["step"]): row["epoch"] for row in outcomes[0].rows}
-        for index in np.linspace(0, len(kept) - 1, TIMES).round().astype(int):
-            step = sorted(kept)[index]
-            labels = {"rule": rule, "epoch": epochs.get(step, math.nan)}
-            own = [{**labels, **row} for row in _weights(kept[step], SYMMETRY_LAYER, step)]
-            panels[-1].append(_scatter(own, title=f"epoch {labels['epoch']:g}"))
+        epochs, steps = {int(row["step"]): row["epoch"] for row in outcomes[0].rows}, sorted(kept)
+        for place in np.linspace(0, len(steps) - 1, TIMES).round().astype(int):
+            step = steps[place]
+            epoch = epochs.get(step, math.nan)
+            own = _weights(kept[step], SYMMETRY_LAYER, rule=rule, epoch=epoch, step=step)
+            panels[-1].append(_scatter(own, title=f"epoch {epoch:g}"))
             rows += own
     text = f"Layer {SYMMETRY_LAYER}." + (f" Not yet run: {', '.join(missing)}." if missing else "")
     labels = [f"{RULE_STYLES[cell.labels['rule']].label}\nbackward weight" for cell in source.cells]
-    figure = grid(panels, (2.3 * TIMES, 2.6 * len(panels)), ylabels=labels)
-    return Artifact(("rule", "epoch", "step", "layer", "forward", "backward"), rows, text, figure)
+    columns = ("rule", "epoch", "step", "layer", "forward", "backward")
+    return drawn(rows, text, panels, (2.3 * TIMES, 2.6 * len(panels)), columns, ylabels=labels)
 
 
-METRICS = {"weight_angle": "angle of W to Bᵀ (degrees)", "norm_ratio": "‖B‖ / ‖W‖"}
+METRICS = {
+    "weight_angle": {"ylabel": "angle of W to Bᵀ (degrees)"},
+    "norm_ratio": {"ylabel": "‖B‖ / ‖W‖", "yscale": "log"},
+}
+"""Measure -> its axis."""
 
 
 def metrics(source: Source) -> Artifact:
-    """Angle and norm ratio of W and B of every layer over training, for several rules."""
+    """Figure S4: angle and norm ratio of W and B of every layer over training, for several rules."""
     rows, panels, ends = [], [], []
-    for cell, outcomes in source.read():
-        label, own = RULE_STYLES[cell.labels["rule"]].label, _metric_rows(cell.labels["rule"], outcomes)
+    for cell, outcomes in source.outcomes():
+        label, own = RULE_STYLES[cell.labels["rule"]].label, _metric_rows(cell.labels["rule"], outcomes[:1])
         state = "" if own else ": diverged before its first evaluation" if outcomes else ": not yet run"
         styles = _layer_styles([layer for (layer,) in grouped(own, "layer")])
-        panels.append(
-            [
-                panel(
-                    lines(own, "epoch", measure, "layer", styles, linewidth=1),
-                    title=f"{label}{state}",
-                    ylabel=name,
-                    xlabel="epoch",
-                    yscale="log" if measure == "norm_ratio" else "linear",
-                )
-                for measure, name in METRICS.items()
-            ]
-        )
+        curves = {measure: lines(own, "epoch", measure, "layer", styles, linewidth=1) for measure in METRICS}
+        axes = {"title": f"{label}{state}", "xlabel": "epoch"}
+        panels.append([panel(curves[measure], **axes, **axis) for measure, axis in METRICS.items()])
         last = [row["weight_angle"] for row in own if row["epoch"] == own[-1]["epoch"]]
-        low, high = (f"{each(last):.1f}" if last else "missing" for each in (min, max))
-        ends.append({"rule": label, "low": low, "high": high})
+        ends.append([label, *(f"{each(last):.1f}" if last else "missing" for each in (min, max))])
         rows += own
-    columns = {"rule": "rule", "smallest angle of a layer at the end (degrees)": "low", "largest": "high"}
-    legends = [(number, column) for number in range(len(panels)) for column in range(2)]
-    figure = grid(panels, (9, 2.6 * len(panels)), legends=legends, share_x=True)
-    return Artifact(("rule", "layer", "epoch", *METRICS), rows, table(ends, ["rule"], columns), figure)
+    text = markdown(["rule", "smallest angle of a layer at the end (degrees)", "largest"], ends)
+    layout = {"legends": [*np.ndindex(len(panels), len(METRICS))], "share_x": True}
+    return drawn(rows, text, panels, (9, 2.6 * len(panels)), ("rule", "layer", "epoch", *METRICS), **layout)
 
 
 def _metric_rows(rule: str, outcomes: Sequence[Outcome]) -> list[Row]:
-    """Returns a row per evaluation and layer of the first seed."""
-    if not outcomes or not outcomes[0].rows:
-        return []
-    layers = [key.partition("/")[2] for key in outcomes[0].rows[0] if key.startswith("weight_angle/")]
+    """Returns a row per evaluation and layer of some runs."""
     return [
-        {"rule": rule, "layer": layer, "epoch": row["epoch"]}
-        | {measure: row[f"{measure}/{layer}"] for measure in METRICS}
-        for row in outcomes[0].rows
-        for layer in layers
+        {"rule": rule, "layer": layer, "epoch": row["epoch"]} | {name: row[f"{name}/{layer}"] for name in METRICS}
+        for outcome in outcomes
+        for row in outcome.rows
+        for layer in (key.partition("/")[2] for key in row if key.startswith("weight_angle/"))
     ]
 
 
@@ -249,16 +209,14 @@ def _layer_styles(layers: Sequence[str]) -> dict[str, Style]:
     }
 
 
-# Figure 6.
-
 FIT_COLUMNS = ("network", "area", "layer", "units", "correlation", "sem", "corrected", "corrected_sem", "best")
 
 
 def figure_6(source: Source) -> Artifact:
-    """Neural fits of the first seed of each rule to recorded responses."""
+    """Figure 6: neural fits of the first seed of each rule to recorded responses."""
     runs = {
         RULE_STYLES[cell.labels["rule"]].label: outcomes[0].directory.path
-        for cell, outcomes in source.read()
+        for cell, outcomes in source.outcomes()
         if outcomes and not outcomes[0].diverged
     }
     return neural_fits(fits.fit_rows(runs, source.recordings, source.images, report=source.say))
@@ -266,24 +224,17 @@ def figure_6(source: Source) -> Artifact:
 
 def neural_fits(rows: Sequence[Row]) -> Artifact:
     """Returns Figure 6 from the rows of `fit_rows`: the best layer of each network, an area below the other."""
-    corrected = "corrected" in rows[0]
+    corrected, best = "corrected" in rows[0], chosen(rows, best=1)
     height = ("corrected", "corrected_sem") if corrected else ("correlation", "sem")
     label = "median Pearson\ncorrelation over units" + ("\ncorrected for noise" if corrected else "")
-    best = chosen(rows, best=1)
     panels = [
-        [panel(bars(own, "network", *height), ylabel=f"{area}: {label}")]
+        [panel(figures.bars(own, "network", *height), ylabel=f"{area}: {label}")]
         for (area,), own in grouped(best, "area").items()
     ]
-    columns = {
-        "network": "network",
-        "area": "area",
-        "best layer": "layer",
-        "units": "units",
-        "median correlation": lambda own: "{correlation:.3f} ± {sem:.3f}".format_map(own[0]),
-        "corrected for noise": lambda own: (
-            "{corrected:.3f} ± {corrected_sem:.3f}".format_map(own[0]) if corrected else "no repeats"
-        ),
-    }
+    noise_free = "{corrected:.3f} ± {corrected_sem:.3f}" if corrected else "no repeats"
+    columns = {"network": "network", "area": "area", "best layer": "layer", "units": "units"}
+    columns["median correlation"] = lambda own: "{correlation:.3f} ± {sem:.3f}".format_map(own[0])
+    columns["corrected for noise"] = lambda own: noise_free.format_map(own[0])
     text = table(best, ("network", "area"), columns)
-    width = 1.5 + 0.8 * len(grouped(rows, "network"))
-    return Artifact(FIT_COLUMNS, rows, text, grid(panels, (width, 2.2 * len(panels) + 0.8), share_x=True))
+    size = (1.5 + 0.8 * len(grouped(rows, "network")), 2.2 * len(panels) + 0.8)
+    return drawn(rows, text, panels, size, FIT_COLUMNS, share_x=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from neural_alignment.jobs.plans import Cell
@@ -28,11 +27,13 @@ RULE_STYLES = {
 }
 """Name of the file of a rule below configs/two_routes -> look of its lines."""
 
-TABLE_3 = {row["rule"]: (row["top1"], row["top5"]) for row in published.read("two_routes/table_3")}
-"""Published: rule -> top-1 and top-5 accuracy on the validation set of ImageNet, percent."""
-
+TABLE_3 = {row.pop("rule"): row for row in published.read("two_routes/table_3")}
 TABLE_4 = {row.pop("model"): row for row in published.read("two_routes/table_4")}
-"""Published: network -> rule -> top-1 accuracy, percent."""
+"""Published: rule -> accuracies of ResNet-18, and network -> rule -> top-1 accuracy."""
+
+PRINTED = {(model, rule): {"top1": value} for model, row in TABLE_4.items() for rule, value in row.items()}
+PRINTED |= {("resnet18", rule): row for rule, row in TABLE_3.items()}
+"""Network and rule -> the published top-1 and top-5 accuracy on the validation set of ImageNet, percent."""
 
 SEARCHED = ("weight_mirror", "weight_mirror_adam", "weight_mirror_adam_ops", "information")
 """The columns of Table 5."""
@@ -79,41 +80,24 @@ def lab_cell(model: str, rule: str, seeds: tuple[int, ...] = SEEDS) -> Cell:
 
 
 def plan(pairs: Iterable[tuple[str, str]], seeds: tuple[int, ...] | None = None) -> Profiles:
-    """Returns the runs of pairs of a network and a rule.
+    """Returns the runs of pairs of a network and a rule; the lab has fewer networks, and the paper no run of feedback.
 
-    The lab has fewer networks. The paper has no configuration of feedback alignment, which it only mentions.
-
-    Args:
-        pairs: the networks and rules.
-        seeds: seeds of the lab. Default: three, or one for rules without claims.
+    `seeds` are those of the lab. Default: three, or one for rules without claims.
     """
     pairs = list(pairs)
-    return {
-        "paper": [paper_cell(model, rule) for model, rule in pairs if rule != "feedback"],
-        "lab": [
-            lab_cell(model, rule, seeds or LAB_SEEDS.get(rule, SEEDS)) for model, rule in pairs if model in LAB_MODELS
-        ],
-    }
+    lab = [(model, rule, seeds or LAB_SEEDS.get(rule, SEEDS)) for model, rule in pairs if model in LAB_MODELS]
+    paper = [paper_cell(model, rule) for model, rule in pairs if rule != "feedback"]
+    return {"paper": paper, "lab": [lab_cell(*each) for each in lab]}
 
 
-def table_3() -> Profiles:
-    """Returns the runs of Table 3; the lab adds feedback alignment."""
-    return plan(("resnet18", rule) for rule in (*TABLE_3, "feedback"))
-
-
-def table_4() -> Profiles:
-    """Returns the runs of Table 4."""
-    return plan(itertools.product(TABLE_4, ("backprop", "symmetric", "activation")))
-
-
-def transfer(rules: Sequence[str]) -> Profiles:
-    """Returns the runs of Figures 3 and S5: the metaparameters of ResNet-18 on other networks."""
-    return plan((model, rule) for rule in rules for model in MODELS)
-
-
-def first_seed(rules: Sequence[str]) -> Profiles:
+def first_seed(*rules: str) -> Profiles:
     """Returns one run of ResNet-18 per rule."""
     return plan((("resnet18", rule) for rule in rules), FIRST)
+
+
+def transfer(*rules: str) -> Profiles:
+    """Returns the runs of Figures 3 and S5: the metaparameters of ResNet-18 on other networks."""
+    return plan((model, rule) for rule in rules for model in MODELS)
 
 
 def noise(rules: Sequence[str], model: str) -> Profiles:
@@ -124,15 +108,10 @@ def noise(rules: Sequence[str], model: str) -> Profiles:
         drops = tuple(f"optimization.{path}.schedule.drop_epochs={PAPER_DROPS}" for path in paths)
         paper, lab = dataclasses.replace(paper_cell(model, rule), overrides=drops), lab_cell(model, rule)
         lab_variances = NOISE if model == "resnet18" else DEEPER_NOISE
-        found["paper"] += [_at(paper, 0.0, "_noise_0"), *(noisy(paper, each, PAPER_RATES) for each in NOISE)]
-        found["lab"] += [_at(lab, 0.0, ""), *(noisy(lab, each, LAB_RATES) for each in lab_variances)]
+        found["paper"] += [noisy(paper, each, PAPER_RATES) for each in (0.0, *NOISE)]
+        still = dataclasses.replace(lab, labels={**lab.labels, "noise_variance": 0.0})
+        found["lab"] += [still, *(noisy(lab, each, LAB_RATES) for each in lab_variances)]
     return found
-
-
-def _at(cell: Cell, variance: float, suffix: str, *overrides: str) -> Cell:
-    """Returns a cell with a variance of noise among its labels, a suffix to its name, and further overrides."""
-    labels = {**cell.labels, "noise_variance": variance}
-    return Cell(cell.config, f"{cell.name}{suffix}", labels, (*cell.overrides, *overrides), cell.seeds)
 
 
 def noisy(cell: Cell, variance: float, rates: Mapping[str, float]) -> Cell:
@@ -140,16 +119,12 @@ def noisy(cell: Cell, variance: float, rates: Mapping[str, float]) -> Cell:
 
     Noise is scaled by the learning rate of the update that it is added to. For the same perturbation of the weights in
     every rule, the variance at the rate r of R is `variance` (rate of backpropagation / r)^2: the shift of the curves
-    of Appendix B.3, where the rates 0.1 and 0.001 make it 10^4.
-
-    Args:
-        cell: the runs without noise.
-        variance: variance for backpropagation, the common axis.
-        rates: rule -> initial learning rate of the noisy updates.
+    of Appendix B.3, where the rates 0.1 and 0.001 make it 10^4. `rates` maps a rule to its initial rate.
     """
     rule = cell.labels["rule"]
     own = variance * (rates["backprop"] / rates[rule]) ** 2
     where = "forward" if rule in ("backprop", "kolen_pollack") else "backward"
     only = ", only: backward_kernel" if rule == "kolen_pollack" else ""
-    override = f"optimization.{where}.noise={{variance: {own!r}{only}}}"
-    return _at(cell, variance, f"_noise_{variance:g}", override)
+    noise = (f"optimization.{where}.noise={{variance: {own!r}{only}}}",) if variance else ()
+    labels, overrides = {**cell.labels, "noise_variance": variance}, (*cell.overrides, *noise)
+    return dataclasses.replace(cell, name=f"{cell.name}_noise_{variance:g}", labels=labels, overrides=overrides)

@@ -55,7 +55,7 @@ def library(rule):
     keras.utils.set_random_seed(7)
     model = models.wide_cnn("cifar", WIDTH, CLASSES, SHAPE, rule)
     model = AlignedModel(model.input, model.output)
-    model.compile(MultiOptimizer([keras.optimizers.SGD(RATE)]), loss=SquaredError(0.1), run_eagerly=False)
+    model.compile(MultiOptimizer([keras.optimizers.SGD(RATE)]), loss=SquaredError(0.1), jit_compile=False)
     layers = [model.get_layer(name) for name in [*(f"conv{number}" for number in range(1, 8)), "dense"]]
     backward = [layer._backward_kernel.numpy() for layer in layers if layer.keeps_backward_kernel]
     if backward:
@@ -74,7 +74,7 @@ def weights(layers):
 
 @dataclass
 class Signals:
-    """What one network makes of one batch: the inputs of every layer, what batch normalisation gives, its scale."""
+    """One pass of a network: the inputs of every layer, the outputs of batch normalisation, and its scale."""
 
     inputs: list
     normal: list
@@ -204,7 +204,7 @@ def test_fifteen_steps_are_those_of_numpy(name):
 
 @pytest.mark.parametrize("name", RULES)
 def test_five_steps_of_single_precision_are_those_of_numpy(name):
-    """With the fused batch normalisation, which there is for float32 alone; later on gates part by rounding."""
+    """With the fused batch normalisation, which exists only for float32. Later, rounding makes gates differ."""
     keras.config.set_floatx("float32")  # The fixture sets both back.
     keras.config.set_dtype_policy("float32")
     model, layers, backward = library(RULES[name])

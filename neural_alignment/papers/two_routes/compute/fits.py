@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import keras
+
 from neural_alignment.analysis import neural_fit
 from neural_alignment.data.recordings import load_recordings
 from neural_alignment.errors import DataError, InputError
@@ -33,7 +35,7 @@ ALL_LAYERS = FitSettings()
 
 
 def fit_rows(
-    runs: Mapping[str, str],
+    runs: Mapping[str, str | keras.Model | features.SourceNetwork],
     recordings: str,
     images: str | None = None,
     settings: FitSettings = ALL_LAYERS,
@@ -44,9 +46,9 @@ def fit_rows(
     The features of one layer at a time are kept in a temporary file of 4 bytes times images times outputs.
 
     Args:
-        runs: name in the figure -> directory of a finished run.
+        runs: name in the figure -> directory of a finished run, Keras model, or result of `training.features.of_model`.
         recordings: file of the responses, see `data.recordings`.
-        images: file of the images shown; None if `recordings` contains them.
+        images: file of the images shown; `None` if `recordings` contains them.
         settings: options of the fit.
         report: called with a line of text for each fitted layer.
 
@@ -67,8 +69,10 @@ def fit_rows(
             f"{recordings}: must have more training images than the {settings.components} components of the "
             f"regression; found {len(split.train)}"
         )
-    networks = {"Random": lambda: features.initial(next(iter(runs.values())))} if settings.random else {}
-    networks |= {name: functools.partial(features.trained, path) for name, path in runs.items()}
+    networks = {}
+    if settings.random:
+        networks["Random"] = functools.partial(features.network_of, next(iter(runs.values())), random=True)
+    networks |= {name: functools.partial(features.network_of, source) for name, source in runs.items()}
     rows: list[Row] = []
     for name, load in networks.items():
         network = load()
@@ -92,12 +96,11 @@ def fit_rows(
 def _rows(name: str, fits: Mapping[str, Mapping[str, neural_fit.Fit]]) -> list[Row]:
     """Returns the rows of one network, from a mapping from layer to area to fit."""
     best, rows = neural_fit.best_layers(fits), []
-    for layer, by_area in fits.items():
-        for area, fit in by_area.items():
-            row = {"network": name, "area": area, "layer": layer, "units": fit.units}
-            row |= {"correlation": fit.median, "sem": fit.sem, "best": int(best[area] == layer)}
-            if fit.corrected is not None:
-                row["corrected"] = neural_fit.median(fit.corrected)
-                row["corrected_sem"] = neural_fit.standard_error(fit.corrected)
-            rows.append(row)
+    for layer, area, fit in ((layer, *each) for layer, areas in fits.items() for each in areas.items()):
+        row = {"network": name, "area": area, "layer": layer, "units": fit.units}
+        row |= {"correlation": fit.median, "sem": fit.sem, "best": int(best[area] == layer)}
+        if fit.corrected is not None:
+            row["corrected"] = neural_fit.median(fit.corrected)
+            row["corrected_sem"] = neural_fit.standard_error(fit.corrected)
+        rows.append(row)
     return rows

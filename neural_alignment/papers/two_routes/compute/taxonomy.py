@@ -7,9 +7,8 @@ of a rule are found by setting one of its weights at a time to 1, and comparing 
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +16,9 @@ import tensorflow as tf
 
 from neural_alignment.alignments import RULES, Alignment, KernelView, LayerView, primitives
 from neural_alignment.operations import DenseMap
+from neural_alignment.reporting import Row
 
-PRIMITIVES: dict[str, Callable[..., tf.Tensor]] = {
-    name: getattr(primitives, name) for name in ("decay", "amp", "null", "sparse", "self_", "angle")
-}
+PRIMITIVES = {name: getattr(primitives, name) for name in ("decay", "amp", "null", "sparse", "self_", "angle")}
 """The primitives of Table 1; the library may have more."""
 
 PAPER_RULES = ("feedback", "weight_mirror", "information", "symmetric", "activation", "kolen_pollack", "sign_symmetry")
@@ -28,13 +26,9 @@ PAPER_RULES = ("feedback", "weight_mirror", "information", "symmetric", "activat
 
 
 class Term(NamedTuple):
-    """A possible gradient to B.
+    """A possible gradient to B: its notation in the paper, its value for one example `(inputs, outputs)`, its locality.
 
-    Attributes:
-        text: the term in the notation of the paper.
-        value: value for one example, in the layout of W, `(inputs, outputs)`.
-        local: whether it is local by the criteria of section 3.1: the input of the layer does not pass through B, and
-            W is not read.
+    It is local by section 3.1 if the input of the layer does not pass through B, and W is not read.
     """
 
     text: str
@@ -51,22 +45,22 @@ class Probe:
         self.forward, self.backward = (tf.constant(rng.normal(size=(4, 3))) for _ in range(2))
         self.output = self.x @ self.forward
 
-    def evaluate(self, primitive: Callable[..., tf.Tensor], backward: tf.Tensor) -> tf.Tensor:
-        """Returns the primitive's value; its arguments are found by their names."""
+    def primitive(self, function: Callable[..., tf.Tensor]) -> tf.Tensor:
+        """Returns the value of a primitive; its arguments are found by their names."""
         signals = {
             "forward_kernel": self.forward,
-            "backward_kernel": backward,
+            "backward_kernel": self.backward,
             "forward_projection": self.output,
-            "backward_projection": self.x @ backward,
-            "reconstruction": self.output @ tf.transpose(backward),
+            "backward_projection": self.x @ self.backward,
+            "reconstruction": self.output @ tf.transpose(self.backward),
             "inputs": self.x,
-            "pseudogradient": self.error @ tf.transpose(backward),
+            "pseudogradient": self.error @ tf.transpose(self.backward),
         }
-        return primitive(*(signals[name] for name in inspect.signature(primitive).parameters))
+        return function(*(signals[name] for name in inspect.signature(function).parameters))
 
-    def regulariser(self, rule: Alignment, backward: tf.Tensor) -> tf.Tensor:
+    def regulariser(self, rule: Alignment) -> tf.Tensor:
         """Returns R of a rule."""
-        return rule(LayerView(DenseMap(), self.x, self.forward, tf.transpose(backward)))
+        return rule(LayerView(DenseMap(), self.x, self.forward, tf.transpose(self.backward)))
 
     def terms(self) -> list[Term]:
         """Returns the possible gradients."""
@@ -80,65 +74,62 @@ class Probe:
             Term("x_l d_{l+1}^T", tf.tensordot(x, e, 0)),
         ]
 
-    def gradient(self, value: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-        """Returns the gradient of `value` at B; zero where it does not depend on it."""
+    def gradient(self, value: Callable[[Any], tf.Tensor], of: Any) -> tf.Tensor:
+        """Returns the gradient at B of `primitive` or `regulariser` of a primitive or rule; zero if B has no effect."""
         with tf.GradientTape() as tape:
             tape.watch(self.backward)
-            result = value(self.backward)
+            result = value(of)
         return tape.gradient(result, self.backward, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
-class Primitive(NamedTuple):
-    """One row of Table 1: a primitive, the formula in its docstring, its gradient to B, and whether that is local."""
-
-    name: str
-    formula: str
-    gradient: str
-    local: bool
+GROUPS = {True: "local", False: "non-local"}
 
 
-def table_1() -> list[Primitive]:
-    """Returns the rows of Table 1, the local primitives first.
+def table_1() -> list[Row]:
+    """Returns the rows of Table 1, the local primitives first; `angle` is from Appendix D.3.
+
+    Formulas are those of the docstrings of the primitives, gradients are measured. d is the upstream error.
 
     Raises:
         LookupError: if a gradient is none of the terms.
     """
-    probe = Probe()
     rows = []
-    for name, function in PRIMITIVES.items():
-        gradient = probe.gradient(functools.partial(probe.evaluate, function))
-        term = _matching(gradient, [(term, term.value) for term in probe.terms()], name)
-        formula = inspect.getdoc(function).splitlines()[0].partition(": ")[2].rstrip(".")
-        rows.append(Primitive(name, formula, term.text, term.local))
-    return sorted(rows, key=lambda row: (not row.local, list(PRIMITIVES).index(row.name)))
+    for name, term in _gradients().items():
+        formula = inspect.getdoc(PRIMITIVES[name]).splitlines()[0].partition(": ")[2].rstrip(".")
+        row = {"group": GROUPS[term.local], "primitive": name.rstrip("_")}
+        rows.append(row | {"formula_as_documented": formula, "gradient": term.text})
+    return rows
 
 
-class Taxon(NamedTuple):
-    """One row of Table 2: a rule, the primitives of R, and whether R is local and the error is carried without W."""
-
-    rule: str
-    primitives: frozenset[str]
-    local: bool
-
-
-def table_2() -> list[Taxon]:
-    """Returns the primitives of each of `PAPER_RULES`, the local rules first."""
-    local = {row.name for row in table_1() if row.local}
-    made_of = {name: frozenset(_primitives_of(RULES[name])) for name in PAPER_RULES}
-    rows = [Taxon(name, own, own <= local and not _carries_forward(RULES[name])) for name, own in made_of.items()]
-    return sorted(rows, key=lambda row: not row.local)
-
-
-def _primitives_of(rule: type[Alignment]) -> set[str]:
-    """Returns the primitives of a rule, each found from R with only one weight."""
+def _gradients() -> dict[str, Term]:
+    """Returns the gradient of each primitive, the local ones first."""
     probe = Probe()
-    gradients = [(name, probe.gradient(functools.partial(probe.evaluate, each))) for name, each in PRIMITIVES.items()]
+    terms = [(term, term.value) for term in probe.terms()]
+    found = {name: _matching(probe.gradient(probe.primitive, each), terms, name) for name, each in PRIMITIVES.items()}
+    return dict(sorted(found.items(), key=lambda item: not item[1].local))
+
+
+def table_2() -> list[Row]:
+    """Returns a row for each of `PAPER_RULES`, the local rules first, with a truth value for each primitive.
+
+    A rule is local if all its primitives are, and the error is carried backward without W.
+    """
+    rows, gradients = [], _gradients()
+    for rule in PAPER_RULES:
+        own = _primitives_of(RULES[rule], gradients)
+        local = all(gradients[name].local for name in own) and not _carries_forward(RULES[rule])
+        rows.append({"group": GROUPS[local], "rule": rule} | {name: name in own for name in gradients})
+    return sorted(rows, key=lambda row: row["group"])
+
+
+def _primitives_of(rule: type[Alignment], gradients: Mapping[str, Term]) -> set[str]:
+    """Returns the primitives of a rule, each found from R with only one weight."""
+    probe, candidates = Probe(), [(name, term.value) for name, term in gradients.items()]
     weights = [name for name, option in rule.model_fields.items() if option.is_required()]
     found = {"angle"} if rule.tie_gradient else set()
     for weight in weights:
         single = rule(**{name: float(name == weight) for name in weights})
-        gradient = probe.gradient(functools.partial(probe.regulariser, single))
-        found.add(_matching(gradient, gradients, f"{rule.__name__}.{weight}"))
+        found.add(_matching(probe.gradient(probe.regulariser, single), candidates, f"{rule.__name__}.{weight}"))
     return found
 
 

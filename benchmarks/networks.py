@@ -1,0 +1,54 @@
+"""Time of a training step of MobileNetV2 and of a vision transformer with a rule, relative to plain Keras."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from benchmarks.common import Benchmark, Check, Report, Samples, interleave, middle, table
+from benchmarks.step_time import BASELINE, CONVNET, network
+
+LIMITS = {"feedback": 1.10, "symmetric": 1.15}
+"""Rule -> allowed time of a step, relative to plain Keras."""
+
+MOBILENET = {"name": "application", "application": "MobileNetV2"}
+TRANSFORMER = {"name": "vision_transformer", "patch": 4, "width": 128, "depth": 4, "heads": 4}
+FULL = {
+    "MobileNetV2 at 96 px": {"model": MOBILENET, "image": 96, "batch": 16, "rounds": 15},
+    "vision transformer at 32 px": {"model": TRANSFORMER, "image": 32, "batch": 64, "rounds": 15},
+}
+SMALL = {"convnet": {"model": CONVNET, "image": 8, "batch": 2, "rounds": 2}}
+
+
+def measure(samples: Samples, sizes: dict[str, Any]) -> None:
+    """Times every contender of every case."""
+    import keras
+
+    from benchmarks import contenders
+
+    for case, size in sizes.items():
+        if samples.rounds(case) >= size["rounds"]:
+            continue
+        build = functools.partial(network, size=size)
+        batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
+        steps = {BASELINE: contenders.stepper(contenders.baseline(build), batch)}
+        for name in LIMITS:
+            steps[name] = contenders.stepper(contenders.aligned(build, contenders.RULES[name].rule), batch)
+        interleave(samples, case, steps, size["rounds"])
+        keras.backend.clear_session()
+
+
+def report(samples: Samples, sizes: dict[str, Any]) -> Report:
+    """Returns a table with all cases."""
+    rows, checks = [], []
+    for case, size in sizes.items():
+        seconds = middle(samples.values(case, BASELINE))[0]
+        for name, limit in LIMITS.items():
+            median, low, high = middle(samples.ratios(case, name, BASELINE))
+            rows.append([f"{case}, batch {size['batch']}", seconds, name, median, f"{low:.2f} to {high:.2f}", limit])
+            checks.append(Check(f"step time, {case}, {name}", median, limit))
+    header = ["network", "seconds in plain Keras", "rule", "step time over plain Keras", "quartiles", "limit"]
+    return Report(table(header, rows), checks)
+
+
+BENCHMARK = Benchmark("networks", "Step time of networks from Keras", 6, FULL, SMALL, measure, report)

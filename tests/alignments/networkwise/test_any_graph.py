@@ -1,0 +1,166 @@
+"""The rules for whole networks on any functional graph: operations, several inputs, attention, images of any size."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from neural_alignment import AlignedModel, convert, models
+from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, LastLayer
+from neural_alignment.training.describe import network_step
+from optimizers import MultiOptimizer
+
+Dense = keras.layers.Dense
+
+
+def operations():
+    inputs = keras.Input((6,))
+    hidden = keras.ops.relu(Dense(8, name="hidden")(inputs))
+    gate = keras.ops.tanh(Dense(8, name="gate")(inputs))
+    return keras.Model(inputs, Dense(3, name="last")(hidden + gate * hidden))
+
+
+def two_inputs():
+    one, other = keras.Input((6,), name="one"), keras.Input((4,), name="other")
+    hidden = [Dense(5, activation="relu", name=f"of_{each.name}")(each) for each in (one, other)]
+    return keras.Model([one, other], Dense(3, name="last")(keras.layers.Concatenate()(hidden)))
+
+
+def any_size(shape=(None, None, 3)):
+    inputs = keras.Input(shape)
+    x = keras.layers.ReLU()(keras.layers.Conv2D(4, 3, name="first")(inputs))
+    x = keras.layers.SeparableConv2D(5, 3, activation="relu", name="second")(x)
+    return keras.Model(inputs, Dense(3, name="last")(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def transformer():
+    return models.vision_transformer(4, 8, 2, 2, 3, (8, 8, 3))
+
+
+def inverted_residual():
+    inputs = keras.Input((6, 6, 4))
+    x = keras.layers.ReLU(6.0)(keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 1, name="expand")(inputs)))
+    x = keras.layers.ReLU(6.0)(keras.layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x))
+    x = keras.layers.Add()([inputs, keras.layers.Conv2D(4, 1, name="project")(x)])
+    return keras.Model(inputs, Dense(3, name="last")(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def lstm():
+    return models.lstm([5, 4], 3, (6, 4))
+
+
+GRAPHS = [operations, two_inputs, any_size, transformer, inverted_residual]
+
+
+def batch(model):
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(4, *(size or 7 for size in each.shape[1:]))).astype("float32") for each in model.inputs]
+    return (x if len(x) > 1 else x[0]), rng.normal(size=(4, 3)).astype("float32")
+
+
+def aligned(native, rule):
+    converted = convert(native, rule).model
+    model = AlignedModel(converted.inputs if len(converted.inputs) > 1 else converted.input, converted.output)
+    model.compile(MultiOptimizer([keras.optimizers.SGD(1.0)]), "mse", run_eagerly=True)
+    return model
+
+
+def pseudogradients(model):
+    """Makes a step at the rate 1; returns the change of each trained weight, by its path within the model."""
+    before = [weight.numpy() for weight in model.trainable_variables]
+    model.train_on_batch(*batch(model))
+    return [old - weight.numpy() for old, weight in zip(before, model.trainable_variables, strict=True)]
+
+
+def gradients(native):
+    """Returns the gradients of backpropagation."""
+    x, y = batch(native)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(native(x, training=True) - y))
+    return [gradient.numpy() for gradient in tape.gradient(loss, [v.value for v in native.trainable_variables])]
+
+
+CASES = [(graph, rule) for graph in GRAPHS for rule in (AlignZero(), AlignAda())]
+CASES.append((lstm, AlignZero()))
+
+
+@pytest.mark.parametrize(("graph", "rule"), CASES, ids=lambda each: getattr(each, "__name__", None) or each.rule)
+def test_the_first_step_of_a_frozen_rule_is_that_of_backpropagation(graph, rule):
+    native = graph()
+    model = aligned(native, rule)
+    expected = gradients(native)
+    for found, gradient, weight in zip(pseudogradients(model), expected, native.trainable_variables, strict=True):
+        scale = max(np.abs(gradient).max(), 1e-3)
+        np.testing.assert_allclose(found, gradient, rtol=1e-3, atol=1e-3 * scale, err_msg=weight.path)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_without_maps_direct_feedback_sends_no_error_below_the_readout(graph):
+    """No path goes around the cuts: with maps of zero only the readout has a gradient."""
+    share = graph is any_size
+    model = aligned(graph(), DirectFeedback(share_space=share))
+    assert any(np.abs(each).max() > 1e-6 for each in pseudogradients(model)[:-2])
+    for weight in model.feedback_weights.weights:
+        weight.assign(0.0 * weight)
+    *hidden, kernel, bias = pseudogradients(model)
+    assert all(not each.any() for each in hidden)
+    assert np.abs(kernel).max() > 1e-6
+    assert np.abs(bias).max() > 1e-6
+
+
+def test_the_projections_of_attention_get_the_error_of_their_own_maps():
+    """The error at the output of `query` is M dJ/df, so the gradient of its bias is the sum of it."""
+    model = aligned(transformer(), DirectFeedback())
+    x, y = batch(model)
+    outputs = model(x).numpy()
+    upstream = 2.0 * (outputs - y) / y.size
+    names = [name for name, _ in model.bound_rule._rule._sizes(model)]
+    number = names.index("attention_1.query")
+    matrix = model.feedback_weights.weights[number].numpy()  # (positions, heads, size, classes)
+    paths = [weight.path for weight in model.trainable_variables]
+    bias = next(place for place, path in enumerate(paths) if path.endswith("attention_1/query/bias"))
+    expected = np.einsum("phdc,bc->hd", matrix, upstream)
+    np.testing.assert_allclose(pseudogradients(model)[bias], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_shared_maps_do_not_depend_on_whether_the_size_is_known():
+    known, unknown = (
+        aligned(any_size(shape), DirectFeedback(share_space=True)) for shape in ((7, 7, 3), (None, None, 3))
+    )
+    for one, other in zip(known.trainable_variables, unknown.trainable_variables, strict=True):
+        other.assign(one)
+    for one, other in zip(pseudogradients(known), pseudogradients(unknown), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r"'re_lu\w*' of shape \(None, None, None, 4\).*Example: share_space=True"):
+        aligned(any_size(), DirectFeedback())
+
+
+@pytest.mark.parametrize("rule", [DirectFeedback(), AlignAda()], ids=lambda rule: rule.rule)
+def test_rules_that_cut_refuse_recurrent_layers_of_keras(rule):
+    with pytest.raises(
+        ValueError, match=r"needs a network without recurrent layers of Keras.*LSTM 'lstm1'.*align_zero"
+    ):
+        aligned(lstm(), rule)
+
+
+def test_the_readout_of_an_lstm_is_trained_alone_with_last_layer():
+    changes = pseudogradients(aligned(lstm(), LastLayer()))
+    assert all(not each.any() for each in changes[:-2])
+    assert changes[-2].any()
+
+
+def test_dropout_of_a_recurrent_layer_is_refused_by_frozen_rules_and_none_is_accepted():
+    inputs = keras.Input((5, 3))
+    for rate in (0.0, 0.2):
+        native = keras.Model(inputs, Dense(3)(keras.layers.Bidirectional(keras.layers.GRU(4, dropout=rate))(inputs)))
+        if rate:
+            with pytest.raises(ValueError, match="no layer that draws random numbers"):
+                aligned(native, AlignZero())
+        else:
+            assert aligned(native, AlignZero()).bound_rule is not None
+
+
+def test_the_cost_of_a_step_is_counted_with_attention_and_several_inputs():
+    for graph in (transformer, two_inputs):
+        last, zero = (network_step(aligned(graph(), rule)) for rule in (LastLayer(), AlignZero()))
+        assert 0 < last < zero

@@ -1,0 +1,95 @@
+"""Makes the table of `docs/layers.md`, every Keras layer with weights: `python tests/keras_layer_table.py`."""
+
+import inspect
+from pathlib import Path
+
+import keras
+
+from neural_alignment.layers import ALIGNED_FORMS
+
+PAGE = Path(__file__).parent.parent / "docs" / "layers.md"
+
+_ELEMENTWISE = "scales and shifts each unit by itself; the error passes through a diagonal"
+_CELL = "a cell; align the layer `{layer}` that runs it over time"
+_FOREIGN = "runs a network of another library, whose backward pass is not that of Keras"
+_CONSTANT = "its weights are tables or statistics of the data, and are not trained"
+
+_SIGNS = ("add_weight(", "self.layer =", "self.cell", "forward_layer", "EinsumDense(", "TFSMLayer", "torch_module")
+"""Texts in the source of a layer with weights of its own or of a layer in it."""
+
+REASONS = {
+    "AdditiveAttention": _ELEMENTWISE,
+    "Attention": "its only weight is a number that scales the scores",
+    "BatchNormalization": _ELEMENTWISE,
+    "Bidirectional": "the recurrent layers in it are aligned",
+    "ConvLSTM1D": "convolutions within a recurrent cell have no aligned form yet",
+    "ConvLSTM2D": "convolutions within a recurrent cell have no aligned form yet",
+    "ConvLSTM3D": "convolutions within a recurrent cell have no aligned form yet",
+    "Embedding": "its inputs are integers; no error passes through it",
+    "FlaxLayer": _FOREIGN,
+    "GRUCell": _CELL.format(layer="GRU"),
+    "GroupNormalization": _ELEMENTWISE,
+    "IntegerLookup": _CONSTANT,
+    "JaxLayer": _FOREIGN,
+    "LSTMCell": _CELL.format(layer="LSTM"),
+    "LayerNormalization": _ELEMENTWISE,
+    "Normalization": _CONSTANT,
+    "PReLU": _ELEMENTWISE,
+    "RMSNormalization": _ELEMENTWISE,
+    "RNN": "runs any cell; align `SimpleRNN`, `LSTM` or `GRU`",
+    "ReversibleEmbedding": "no aligned form yet: its transposed use as a readout shares the weights of the embedding",
+    "STFTSpectrogram": "a fixed Fourier transform",
+    "SimpleRNNCell": _CELL.format(layer="SimpleRNN"),
+    "SpectralNormalization": "changes the kernel of the layer in it at each call",
+    "StackedRNNCells": _CELL.format(layer="SimpleRNN, LSTM or GRU"),
+    "StringLookup": _CONSTANT,
+    "TFSMLayer": _FOREIGN,
+    "TimeDistributed": "the layer in it is aligned; `layers.TimeDistributed` calls it once for all steps",
+    "TorchModuleWrapper": _FOREIGN,
+    "Wrapper": "a base class",
+}
+"""Keras layer with weights of its own or of a layer in it -> why it has no alignment of its own."""
+
+
+def layers():
+    """Returns name -> class of the layers of Keras, each once: some have a second name."""
+    kinds = {name: kind for name, kind in vars(keras.layers).items() if inspect.isclass(kind)}
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if issubclass(kind, keras.layers.Layer) and (name == kind.__name__ or kind.__name__ not in kinds)
+    }
+
+
+def aligned_layers():
+    """Returns the names of the layers of Keras that have an aligned form."""
+    return {name for name, kind in layers().items() if kind in ALIGNED_FORMS}
+
+
+def layers_with_weights():
+    """Returns the names of the layers of Keras that create weights or contain another layer."""
+    found = set()
+    for name, kind in layers().items():
+        bases = kind.__mro__[: kind.__mro__.index(keras.layers.Layer)]
+        source = "".join(inspect.getsource(base) for base in bases if base.__module__.startswith("keras."))
+        if any(text in source for text in _SIGNS):
+            found.add(name)
+    return found
+
+
+def table():
+    """Returns the lines of the table."""
+    aligned = aligned_layers()
+    names = sorted(aligned | layers_with_weights())
+    rows = [f"| `{name}` | {'aligned' if name in aligned else REASONS[name]} |" for name in names]
+    return ["| layer of Keras | |", "|---|---|", *rows]
+
+
+def main():
+    """Replaces the table of the page."""
+    before, after = (PAGE.read_text().split(mark) for mark in ("<!-- table -->\n", "<!-- end -->"))
+    PAGE.write_text("".join([before[0], "<!-- table -->\n", "\n".join(table()), "\n<!-- end -->", after[1]]))
+
+
+if __name__ == "__main__":
+    main()

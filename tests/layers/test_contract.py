@@ -1,0 +1,211 @@
+"""The behaviour that every aligned layer has with every rule. `layer_table.TABLE` has a row for each layer."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import LEARNING, RULE_CONFIGS, assert_close, assert_differs, reference_regulariser
+from layer_table import (
+    BATCH,
+    TABLE,
+    build,
+    call,
+    connections,
+    expected,
+    fill,
+    gradients,
+    make,
+    native_copy,
+    own_weights,
+)
+
+from neural_alignment import layers
+from neural_alignment.alignments import Feedback, forward_pass, from_config
+
+PAIRS = [(name, rule) for name, row in TABLE.items() for rule in RULE_CONFIGS if rule not in row.refuses]
+
+
+def test_every_aligned_layer_has_a_row_in_the_table():
+    missing = {form.__name__ for form in layers.ALIGNED_FORMS.values()} - {name.split()[0] for name in TABLE}
+    assert missing == set()
+
+
+def rule_of(name):
+    """Returns the rule of the test table with a name."""
+    return from_config(RULE_CONFIGS[name])
+
+
+@functools.cache
+def wanted(name, signs=False):
+    """Returns W, B, inputs, upstream and the expected results of a row; with `signs`, B is that of sign symmetry."""
+    rng = np.random.default_rng(sum(map(ord, name)))
+    layer = build(name, alignment=Feedback())
+    forward, backward = fill(layer, rng)
+    x = rng.normal(size=(BATCH, *TABLE[name].inputs)) + 0.3
+    upstream = rng.normal(size=call(layer, x.astype(np.float32)).shape)
+    carried = backward
+    if signs:
+        carried = {
+            key: np.sign(w) * np.linalg.norm(backward[key]) / np.linalg.norm(np.sign(w)) for key, w in forward.items()
+        }
+    native = native_copy(name, layer)
+    return layer, forward, backward, x, upstream, expected(name, native, forward, carried, x, upstream)
+
+
+@functools.cache
+def measured(name, rule):
+    """Returns a layer of a row with one rule, its outputs, gradients and R in training, and the expected results."""
+    source, forward, backward, x, upstream, results = wanted(name, rule == "sign_symmetry")
+    layer = build(name, alignment=rule_of(rule))
+    for connection in connections(layer).values():
+        connection.take_initial_kernel()
+    for key, connection in connections(layer).items():
+        connection.stored_backward_kernel.assign(connection.linear_map.transpose(tf.constant(backward[key])))
+    for ours, other in zip(own_weights(layer), own_weights(source), strict=True):
+        ours.assign(other)
+    kernels = [connection.kernel for connection in connections(layer).values()]
+    kernels += [connection.stored_backward_kernel for connection in connections(layer).values()]
+    with forward_pass() as state:
+        found = gradients(layer, kernels, x, upstream, training=True)
+    return layer, found, state.losses, (forward, backward, x, results)
+
+
+@functools.cache
+def through_w(name):
+    """Returns the error to the inputs of the native layer: backpropagation."""
+    layer, _, _, x, upstream, _ = wanted(name)
+    return gradients(native_copy(name, layer), [], x, upstream)[1]
+
+
+@pytest.mark.parametrize(("name", "rule"), PAIRS)
+class TestEveryRuleOnEveryLayer:
+    """Each test compares with the native layer, or with NumPy."""
+
+    def test_the_outputs_are_those_of_the_native_layer(self, name, rule):
+        layer, (outputs, *_), _, (_, _, x, results) = measured(name, rule)
+        assert_close(outputs, results.outputs, "float32")
+        assert_close(call(layer, x.astype(np.float32), training=False), results.outputs, "float32")
+
+    def test_the_error_travels_back_through_b(self, name, rule):
+        _, (_, dx, *_), _, (*_, results) = measured(name, rule)
+        assert_close(dx, results.dx, "float32")
+        assert_differs(dx, through_w(name), by=0.1)
+
+    def test_the_forward_kernels_get_their_gradients(self, name, rule):
+        layer, (_, _, *found), _, (*_, results) = measured(name, rule)
+        for (key, _), gradient in zip(connections(layer).items(), found, strict=False):
+            assert_close(gradient, results.gradients[key], "float32")
+
+    def test_only_tied_backward_kernels_get_a_gradient_of_the_task(self, name, rule):
+        layer, (_, _, *found), _, _ = measured(name, rule)
+        every = connections(layer)
+        for connection, of_w, of_b in zip(every.values(), found, found[len(every) :], strict=False):
+            if rule == "kolen_pollack":
+                assert_close(of_b, connection.linear_map.transpose(of_w))
+            else:
+                assert of_b is None
+
+    def test_each_connection_has_its_regulariser(self, name, rule):
+        layer, _, losses, (forward, backward, _, results) = measured(name, rule)
+        names = {connection.name: key for key, connection in connections(layer).items()}
+        assert set(losses) == (set(names) if rule in LEARNING else set())
+        for connection, loss in losses.items():
+            key = names[connection]
+            assert loss.dtype == "float32"
+            linear = TABLE[name].maps[key]
+            reference = reference_regulariser(
+                RULE_CONFIGS[rule], linear, np.asarray(results.inputs[key], float), forward[key], backward[key]
+            )
+            assert_close(loss, reference, "float32")
+
+    def test_b_is_trainable_if_the_rule_learns_it(self, name, rule):
+        layer, *_ = measured(name, rule)
+        trainable = {id(weight) for weight in layer.trainable_variables}
+        for connection in connections(layer).values():
+            assert (id(connection.stored_backward_kernel) in trainable) == (rule in LEARNING)
+            shape = connection.linear_map.transposed_shape(tuple(connection.kernel.shape))
+            assert tuple(connection.backward_kernel.shape) == shape
+
+    def test_the_configuration_rebuilds_the_layer(self, name, rule):
+        layer, *_ = measured(name, rule)
+        again = type(layer).from_config(layer.get_config())
+        assert again.alignment == layer.alignment == rule_of(rule)
+        assert again.get_config() == layer.get_config()
+        assert [*again.get_config()][-1] in ("alignment", "parameterization")
+
+
+# B does not change how W is drawn.
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_w_is_that_of_the_native_layer_with_the_same_global_seed(name):
+    keras.utils.set_random_seed(5)
+    ours, after = build(name, alignment=Feedback()), keras.random.uniform((1,))
+    keras.utils.set_random_seed(5)
+    native, after_native = build(name, keras.layers), keras.random.uniform((1,))
+    for weight, other in zip(own_weights(ours), native.weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
+    np.testing.assert_array_equal(after, after_native)
+    for connection in connections(ours).values():
+        w, b = connection.kernel.numpy(), connection.linear_map.transpose(connection.backward_kernel).numpy()
+        assert_differs(w, b, by=0.2)
+        assert b.std() == pytest.approx(w.std(), rel=0.6)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_without_an_alignment_the_layer_is_the_native_one(name):
+    layer = build(name)
+    rng = np.random.default_rng(1)
+    x, native = rng.normal(size=(BATCH, *TABLE[name].inputs)), native_copy(name, layer)
+    upstream = rng.normal(size=call(layer, x).shape)
+    ours = gradients(layer, layer.trainable_variables, x, upstream, training=True)
+    theirs = gradients(native, native.trainable_variables, x, upstream, training=True)
+    for each, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(each, other)
+    assert layer.losses == []
+    assert len(layer.weights) == len(native.weights)
+    assert type(layer).from_config(layer.get_config()).alignment is None
+
+
+# Refusals, at construction.
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_rule_that_is_none_is_refused(name):
+    for value in ("symmetric", Feedback, 3):
+        with pytest.raises(ValueError, match=r"`alignment` must be a rule.*Received.*Example: alignment="):
+            make(name, alignment=value)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if "Conv" in name])
+def test_channels_first_is_refused(name):
+    with pytest.raises(ValueError, match=r"`data_format` must be \"channels_last\".*'channels_first'.*Example"):
+        make(name, alignment=Feedback(), data_format="channels_first")
+
+
+@pytest.mark.parametrize("name", ["Dense", "EinsumDense", "Conv1D causal", "Conv2D grouped", "Conv3D"])
+def test_low_rank_updates_are_refused(name):
+    options = {"groups": 1} if "Conv" in name else {}
+    with pytest.raises(ValueError, match=r"`lora_rank` cannot be combined with `alignment`.*lora_rank=2.*Example"):
+        make(name, alignment=Feedback(), lora_rank=2, **options)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_cudnn_is_refused(name):
+    with pytest.raises(ValueError, match=r"`use_cudnn` of an aligned layer must be.*use_cudnn=True.*Example"):
+        make(name, alignment=Feedback(), use_cudnn=True)
+    assert make(name, use_cudnn=True).alignment is None
+
+
+@pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.refuses])
+def test_a_layer_refuses_the_rules_that_it_cannot_follow(name):
+    for rule in RULE_CONFIGS:
+        if rule in TABLE[name].refuses:
+            with pytest.raises(ValueError, match=rf"`reset_after` must be True with '{rule}'.*Received.*Example"):
+                make(name, alignment=rule_of(rule))
+        else:
+            assert make(name, alignment=rule_of(rule)).alignment == rule_of(rule)

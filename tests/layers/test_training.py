@@ -1,0 +1,245 @@
+"""All aligned layers in one model: saving, replicas, XLA, mixed precision, and training with and without our model."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import RULE_CONFIGS, assert_close, assert_differs, finite_difference, reference_regulariser, two_replicas
+from layer_table import TABLE, build, call, connections, expected, fill, make, native_copy
+
+from neural_alignment.alignments import Feedback, KolenPollack, forward_pass, from_config
+from neural_alignment.keras_internals import all_layers
+from neural_alignment.training import AlignedModel
+from optimizers import Momentum, MultiOptimizer
+
+SHAPES = {2: (4, 16), 3: (4, 4, 4), 4: (4, 4, 2, 2)}
+"""Shape of an example by the rank of a layer's inputs; all have 64 numbers."""
+
+FEW = ("Conv2D grouped", "MultiHeadAttention", "GRU")
+"""Layers of every kind: with one kernel, with dense layers in it, and with two kernels and a loop over time."""
+
+ALL = tuple(TABLE)
+
+NETWORKS = [pytest.param(FEW, id="few"), pytest.param(ALL, id="all", marks=pytest.mark.exhaustive)]
+
+INFORMATION = {**RULE_CONFIGS["information"], "input": {"noise": "normal", "stddev": 0.5, "batch_center": True}}
+
+BATCH = 4
+
+
+def network(rows, rule, kind=AlignedModel, **options):
+    """Returns a model in which the layers of some rows read the same inputs, except those that refuse the rule."""
+    keras.utils.set_random_seed(1)
+    inputs, branches = keras.Input((64,)), []
+    for name in rows:
+        if rule.rule in TABLE[name].refuses:
+            continue
+        x = keras.layers.Reshape(SHAPES[len(TABLE[name].inputs)])(inputs)
+        layer = make(name, alignment=rule, name=name.lower().replace(" ", "_"), **options)
+        branches.append(keras.layers.Flatten()(call(layer, x)))
+    readout = keras.layers.Dense(2, name="readout", dtype="float32" if options else None)
+    outputs = readout(keras.layers.Concatenate()(branches))
+    return kind(inputs, outputs)
+
+
+def every_connection(model):
+    """Returns all connections of a model by name."""
+    return {each.name: each for layer in all_layers(model) for each in getattr(layer, "connections", ())}
+
+
+def examples(steps=1):
+    """Returns inputs `(steps, batch, 64)` and targets."""
+    rng = np.random.default_rng(3)
+    shape = (steps, BATCH, 64)
+    return rng.normal(size=shape).astype(np.float32), rng.normal(size=(steps, BATCH, 2)).astype(np.float32)
+
+
+def trained(rows, rule, steps=2, strategy=None, optimizers=None, kind=AlignedModel, jit_compile=False):
+    """Returns a model after some steps, and its variables before."""
+    with (strategy or tf.distribute.get_strategy()).scope():
+        model = network(rows, rule, kind)
+        default = [Momentum(0.05), keras.optimizers.SGD(0.02)]
+        model.compile(MultiOptimizer(optimizers or default), "mse", jit_compile=jit_compile)
+    before = {variable.path: variable.numpy() for variable in model.variables}
+    model.fit(tf.data.Dataset.from_tensor_slices(examples(steps)), epochs=1, shuffle=False, verbose=0)
+    return model, before
+
+
+def test_the_network_has_every_layer():
+    model = network(ALL, Feedback())
+    assert len(every_connection(model)) == sum(len(row.maps) for row in TABLE.values())
+
+
+# Saving.
+
+
+@pytest.mark.parametrize(("rule", "rows"), [("information", ALL), ("align_prop", FEW), ("sign_symmetry", FEW)])
+def test_saved_models_weights_and_checkpoints_restore_every_weight(rule, rows, tmp_path):
+    config = INFORMATION if rule == "information" else RULE_CONFIGS[rule]
+    model, (x, _) = network(rows, from_config(config)), examples()
+    rng = np.random.default_rng(2)
+    for connection in every_connection(model).values():
+        connection.take_initial_kernel()
+        for kernel in (connection.kernel, connection.stored_backward_kernel):
+            kernel.assign(rng.normal(0, 0.3, kernel.shape))
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    path = tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoint"))
+
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    copies = [network(rows, from_config(config)) for _ in range(2)]
+    for copy in copies:
+        for variable in copy.variables:
+            variable.assign(tf.zeros_like(variable))
+    copies[0].load_weights(tmp_path / "model.weights.h5")
+    tf.train.Checkpoint(model=copies[1]).read(path).assert_consumed()
+    with forward_pass(step=2) as state:
+        outputs = model(x[0], training=True)
+    for copy in (loaded, *copies):
+        for weight, other in zip(model.weights, copy.weights, strict=True):
+            assert weight.path == other.path
+            np.testing.assert_array_equal(weight, other)
+        with forward_pass(step=2) as other_state:
+            np.testing.assert_array_equal(copy(x[0], training=True), outputs)
+        assert {k: float(v) for k, v in state.losses.items()} == {k: float(v) for k, v in other_state.losses.items()}
+    assert all(np.any(connection.stored_backward_kernel) for connection in every_connection(loaded).values())
+    if rule == "align_prop":
+        assert all(int(connection.step) == 1 for connection in every_connection(loaded).values())
+
+
+# One step, on several replicas, and compiled by XLA.
+
+
+@functools.cache
+def information(rows):
+    """Returns a trained network and its variables before."""
+    return trained(rows, from_config(INFORMATION))
+
+
+def assert_same(model, other, tolerance):
+    """Fails unless the variables of two models are equal."""
+    for variable, expected_variable in zip(model.variables, other.variables, strict=True):
+        wanted = expected_variable.numpy()
+        # The bias of the keys does not change the outputs of attention; its gradient is rounding.
+        scale = max(np.abs(wanted).max(initial=0.0), 1e-3)
+        np.testing.assert_allclose(variable.numpy(), wanted, rtol=0, atol=tolerance * scale, err_msg=variable.path)
+
+
+@pytest.mark.parametrize("rows", NETWORKS)
+def test_every_connection_is_trained(rows):
+    model, before = information(rows)
+    for connection in every_connection(model).values():
+        for variable in (connection.kernel, connection.stored_backward_kernel):
+            assert_differs(variable, before[variable.path], by=1e-4)
+
+
+@pytest.mark.parametrize("rows", NETWORKS)
+def test_two_replicas_train_as_one_does(float64, rows):
+    """With noise, and with means over the batch of both replicas."""
+    rule = from_config(INFORMATION)
+    assert_same(trained(rows, rule, strategy=two_replicas())[0], trained(rows, rule)[0], 1e-9)
+
+
+@pytest.mark.parametrize("rows", NETWORKS)
+def test_xla_trains_as_the_graph_does(rows):
+    compiled, _ = trained(rows, from_config(INFORMATION), jit_compile=True)
+    assert_same(compiled, information(rows)[0], 1e-4)
+
+
+# Mixed precision.
+
+
+def test_mixed_precision_is_close_and_keeps_r_and_the_weights_in_float32():
+    rule = from_config(RULE_CONFIGS["information"])
+    plain, mixed, (x, y) = network(ALL, rule), network(ALL, rule, dtype="mixed_bfloat16"), examples()
+    for variable, other in zip(mixed.variables, plain.variables, strict=True):
+        variable.assign(other)
+    results = []
+    for model in (plain, mixed):
+        kernels = [connection.kernel.value for connection in every_connection(model).values()]
+        with tf.GradientTape() as tape, forward_pass() as state:
+            outputs = model(x[0], training=True)
+            total = tf.reduce_mean(tf.square(outputs - y[0]))
+        results.append((outputs, tape.gradient(total, kernels), state.losses))
+    (outputs, gradients, losses), (half_outputs, half_gradients, half_losses) = results
+    assert_close(tf.cast(half_outputs, tf.float64), outputs, "bfloat16")
+    for connection, gradient, half in zip(every_connection(mixed).values(), gradients, half_gradients, strict=True):
+        assert half.dtype == connection.kernel.dtype == "float32", connection.name
+        error = np.linalg.norm(half - gradient) / np.linalg.norm(gradient)
+        assert error < 0.05, (connection.name, error)
+    for name, loss in losses.items():
+        assert half_losses[name].dtype == "float32"
+        assert float(half_losses[name]) == pytest.approx(float(loss), rel=0.03, abs=0.05), name
+    assert {connection.layer.compute_dtype for connection in every_connection(mixed).values()} == {"bfloat16"}
+
+
+# Rules with more than R.
+
+
+@pytest.mark.parametrize("rows", NETWORKS)
+@pytest.mark.parametrize("kind", [AlignedModel, keras.Model])
+def test_align_prop_keeps_w_at_the_first_step(kind, rows):
+    optimizers = [keras.optimizers.SGD(0.1)]
+    model, before = trained(rows, from_config(RULE_CONFIGS["align_prop"]), 3, optimizers=optimizers, kind=kind)
+    for name, connection in every_connection(model).items():
+        backward = connection.linear_map.transpose(connection.stored_backward_kernel)
+        np.testing.assert_array_equal(backward, before[connection.kernel.path], err_msg=name)
+        assert_differs(connection.kernel, backward, by=1e-4)
+        assert int(connection.step) > 0
+
+
+@pytest.mark.parametrize("rows", NETWORKS)
+def test_kolen_pollack_moves_b_as_it_moves_w(rows):
+    model, before = trained(rows, KolenPollack(decay=0.0), optimizers=[Momentum(0.05)])
+    for name, connection in every_connection(model).items():
+        stored = connection.stored_backward_kernel
+        of_w = connection.kernel - before[connection.kernel.path]
+        of_b = connection.linear_map.transpose(stored - before[stored.path])
+        assert np.abs(of_w).max() > 1e-5, name
+        np.testing.assert_allclose(of_b, of_w, atol=3e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("rule", ["symmetric", "information"])
+@pytest.mark.parametrize("name", TABLE)
+def test_with_update_forward_r_moves_w_as_in_numpy(float64, rng, name, rule):
+    """Along one direction; the inputs of a connection count as constants."""
+    if rule in TABLE[name].refuses:
+        return
+    config = {**RULE_CONFIGS[rule], "update_forward": True}
+    layer = build(name, alignment=from_config(config))
+    forward, backward = fill(layer, rng)
+    x = rng.normal(size=(3, *TABLE[name].inputs))
+    shape = call(layer, x).shape
+    with tf.GradientTape() as tape, forward_pass() as state:
+        call(layer, tf.constant(x), training=True)
+        total = sum(state.losses.values())
+    kernels = {key: connection.kernel.value for key, connection in connections(layer).items()}
+    gradients = tape.gradient(total, kernels)
+    inputs = expected(name, native_copy(name, layer), forward, backward, x, np.zeros(shape)).inputs
+    for key, gradient in gradients.items():
+        direction = rng.normal(size=gradient.shape)
+
+        def along(size, key=key, direction=direction):
+            moved = forward[key] + size * direction
+            return reference_regulariser(config, TABLE[name].maps[key], np.asarray(inputs[key]), moved, backward[key])
+
+        slope = finite_difference(lambda size, along=along: along(float(size[0])), np.zeros(1))
+        assert_close([np.vdot(gradient, direction)], slope, "finite difference")
+
+
+# Without our model.
+
+
+@pytest.mark.parametrize("rows", NETWORKS)
+def test_a_plain_keras_model_trains_every_layer(rows):
+    model, before = trained(rows, from_config(INFORMATION), kind=keras.Model)
+    for connection in every_connection(model).values():
+        for variable in (connection.kernel, connection.stored_backward_kernel):
+            assert_differs(variable, before[variable.path], by=1e-4)
+        assert int(connection.step) == 2
+    model(examples()[0][0], training=True)
+    assert len(model.losses) == len(every_connection(model))

@@ -1,0 +1,127 @@
+"""The models `application`, `vision_transformer` and `lstm`."""
+
+import keras
+import numpy as np
+import pytest
+
+from neural_alignment import config as configuration
+from neural_alignment import models
+from neural_alignment.alignments import Symmetric
+from neural_alignment.errors import ConfigError
+
+RULE = Symmetric(self_=1e-3, decay=1e-3)
+RUN = {
+    "epochs": 1,
+    "batch_size": 4,
+    "data": {"source": "digits"},
+    "optimization": {"forward": {"name": "sgd", "learning_rate": 0.1}},
+}
+
+
+def backward_kernels(model):
+    return [weight for weight in model.weights if weight.name.startswith("backward_")]
+
+
+def decayed(model):
+    """Returns the sum of squares of all weights with a regulariser."""
+    weights = [weight for weight in model.trainable_variables if getattr(weight, "regularizer", None) is not None]
+    return sum(float((weight.numpy() ** 2).sum()) for weight in weights)
+
+
+SMALL = {
+    "application": lambda **options: models.application(
+        "MobileNetV2", 3, (32, 32, 3), arguments={"alpha": 0.35}, **options
+    ),
+    "vision_transformer": lambda **options: models.vision_transformer(4, 8, 2, 2, 3, (8, 8, 3), **options),
+    "lstm": lambda **options: models.lstm([5, 4], 3, (8, 8, 1), **options),
+}
+KERNELS = {"application": 53, "vision_transformer": 2 + 2 * 6, "lstm": 5}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_kernel_has_a_backward_kernel_and_the_outputs_are_logits(name):
+    model = SMALL[name](alignment=RULE)
+    assert len(backward_kernels(model)) == KERNELS[name]
+    x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:]))
+    logits = np.asarray(model(x))
+    assert logits.shape == (2, 3)
+    assert not np.allclose(logits.sum(axis=1), 1.0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weight_decay_is_half_the_coefficient_times_the_squares_of_all_kernels(name):
+    model = SMALL[name](weight_decay=0.2)
+    kernels = [weight for weight in model.trainable_variables if weight.name.endswith("kernel")]
+    assert all(weight.regularizer is not None for weight in kernels)
+    assert sum(map(float, model.losses)) == pytest.approx(0.1 * decayed(model), rel=1e-4)
+    assert SMALL[name]().losses == []
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_initial_forward_weights_do_not_depend_on_the_rule(name):
+    networks = []
+    for rule in (None, RULE):
+        keras.utils.set_random_seed(2)
+        networks.append(SMALL[name](alignment=rule))
+    plain, aligned = networks
+    added = backward_kernels(aligned)
+    forward = [weight for weight in aligned.weights if not any(weight is each for each in added)]
+    for one, other in zip(plain.weights, forward, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_image_is_cut_into_patches_of_neighbouring_pixels():
+    model = models.vision_transformer(2, 4, 1, 1, 3, (4, 4, 1))
+    patches = keras.Model(model.input, model.get_layer("patches").input)
+    image = np.arange(16.0).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(patches(image)[0], [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]])
+
+
+def test_the_rows_of_an_image_are_the_steps_of_a_sequence():
+    model = models.lstm([5], 3, (4, 6, 2))
+    rows = keras.Model(model.input, model.get_layer("lstm1").input)
+    image = np.random.default_rng(0).normal(size=(1, 4, 6, 2)).astype("float32")
+    np.testing.assert_array_equal(rows(image), image.reshape(1, 4, 12))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: models.application("MobileNet9", 3, (32, 32, 3)), r"`application` must be one of .*MobileNetV2"),
+        (lambda: models.application("VGG16", 3, (8, 8, 3)), r"`application` must take images of 8x8x3; Keras says"),
+        (lambda: models.application("VGG16", 3, (32, 32, 3), arguments={"weights": "a"}), "`arguments` must be among"),
+        (lambda: models.vision_transformer(3, 8, 1, 2, 3, (8, 8, 3)), r"`patch` must divide .* \(8 x 8\). Received 3"),
+        (lambda: models.vision_transformer(4, 8, 1, 3, 3, (8, 8, 3)), r"`heads` must divide the width \(8\)"),
+        (lambda: models.lstm([5], 3, (8,)), "`input_shape` must have at least two axes"),
+    ],
+)
+def test_wrong_arguments_are_errors_in_three_parts(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"name": "application", "application": "MobileNetV9"}, "model.application"),
+        ({"name": "application", "application": "VGG16", "arguments": {"alpha": 1.0}}, "model.arguments"),
+        ({"name": "vision_transformer", "heads": 5}, r"model.heads: must divide the width \(64\)"),
+        ({"name": "vision_transformer", "dropout": 1.0}, "model.dropout"),
+        ({"name": "lstm", "units": []}, "model.units"),
+    ],
+)
+def test_wrong_options_of_a_configuration_are_one_line(model, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        configuration.parse({**RUN, "model": model})
+    assert "\n" not in str(raised.value)
+
+
+def test_fewest_weights_are_those_of_the_forward_kernels():
+    for options, build in (
+        (models.MODELS["vision_transformer"](name="vision_transformer", patch=4, width=8, depth=2, heads=2),
+         SMALL["vision_transformer"]),
+        (models.MODELS["lstm"](name="lstm", units=[5, 4]), SMALL["lstm"]),
+    ):  # fmt: skip
+        model = build()
+        kernels = [weight for weight in model.trainable_variables if weight.name.endswith("kernel")]
+        assert options.fewest_weights(3, model.input_shape[1:]) == sum(int(np.prod(each.shape)) for each in kernels)

@@ -1,0 +1,305 @@
+"""Every linear map: its product against NumPy and Keras, and both adjoints against the matrix of the map."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import explicit_maps
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from explicit_maps import ExplicitMap
+from helpers import assert_close, assert_differs
+
+from neural_alignment.operations import (
+    ConvMap,
+    DenseMap,
+    DepthwiseMap,
+    EinsumMap,
+    LinearMap,
+    TransposedConvMap,
+)
+from neural_alignment.operations import __all__ as public
+
+
+@dataclass(frozen=True)
+class Case:
+    """A linear map with small shapes.
+
+    Attributes:
+        linear_map: the map.
+        inputs: shape of the inputs, with the batch.
+        kernel: shape of the kernel.
+        product: the product in NumPy.
+        native: the product in Keras, or None if `keras.ops` does not have it.
+    """
+
+    linear_map: LinearMap
+    inputs: tuple[int, ...]
+    kernel: tuple[int, ...]
+    product: Callable[[Any, Any], Any]
+    native: Callable[[Any, Any], Any] | None = None
+
+    @property
+    def explicit(self) -> ExplicitMap:
+        return ExplicitMap(self.product)
+
+    def arrays(self, rng):
+        """Draws inputs, a kernel, outputs, and a second kernel."""
+        x, kernel, other = rng.normal(size=self.inputs), rng.normal(size=self.kernel), rng.normal(size=self.kernel)
+        return x, kernel, rng.normal(size=self.product(x, kernel).shape), other
+
+
+SPACE, TAPS = {1: (6,), 2: (6, 5), 3: (5, 3, 4)}, (3, 2, 2)
+# With kernels larger than the inputs, TensorFlow's gradient of a bfloat16 convolution in three dimensions is wrong.
+
+
+def convolutions():
+    """Yields names and cases: ranks, paddings, strides, dilations and groups."""
+    steps = [((1, 1, 1), (1, 1, 1)), ((2, 2, 2), (1, 1, 1)), ((3, 2, 1), (1, 1, 1)), ((1, 1, 1), (2, 2, 2)),
+             ((1, 1, 1), (2, 1, 3)), ((2, 1, 2), (2, 1, 1))]  # fmt: skip
+    for rank, padding, (strides, dilations), groups in itertools.product(
+        (1, 2, 3), ("VALID", "SAME", "CAUSAL"), steps, (1, 2)
+    ):
+        strides, dilations = strides[:rank], dilations[:rank]
+        if padding == "CAUSAL" and rank > 1:
+            continue
+        native = None
+        # TensorFlow does not combine strides with dilations, and its CPU kernels have no dilation in three dimensions.
+        # Keras compiles grouped convolutions, which takes time; two are enough.
+        known = max(dilations) == 1 or (max(strides) == 1 and rank < 3)
+        if padding != "CAUSAL" and known and (groups == 1 or strides == (2, 2)):
+            native = lambda x, k, s=strides, p=padding, d=dilations: keras.ops.conv(x, k, s, p.lower(), None, d)  # noqa: E731
+        yield (
+            f"conv {rank} {padding} {strides} {dilations} in {groups}",
+            Case(
+                ConvMap(strides, padding, dilations),
+                (2, *SPACE[rank], 4 if rank < 3 else 2),
+                (*TAPS[:rank], (4 if rank < 3 else 2) // groups, 6 if rank < 3 else 2),
+                explicit_maps.convolution(strides, padding, dilations),
+                native,
+            ),
+        )
+        if rank == 3 or groups == 2:
+            continue
+        native = None
+        if padding != "CAUSAL" and len({*strides}) == len({*dilations}) == 1 and max(strides + dilations) < 3:
+            native = lambda x, k, s=strides, p=padding, d=dilations: keras.ops.depthwise_conv(  # noqa: E731
+                x, k, s, p.lower(), None, d
+            )
+        yield (
+            f"depthwise {rank} {padding} {strides} {dilations}",
+            Case(
+                DepthwiseMap(strides, padding, dilations),
+                (2, *SPACE[rank], 3),
+                (*TAPS[:rank], 3, 2),
+                explicit_maps.depthwise(strides, padding, dilations),
+                native,
+            ),
+        )
+
+
+def transposed_convolutions():
+    """Yields names and cases: ranks, paddings, strides, dilations and output paddings."""
+    steps = [((1, 1, 1), (1, 1, 1)), ((2, 2, 2), (1, 1, 1)), ((3, 2, 1), (1, 1, 1)), ((1, 1, 1), (2, 1, 2))]
+    layer = {1: keras.layers.Conv1DTranspose, 2: keras.layers.Conv2DTranspose, 3: keras.layers.Conv3DTranspose}
+    for rank, padding, (strides, dilations), extra in itertools.product(
+        (1, 2, 3), ("VALID", "SAME"), steps, (None, 0, 1)
+    ):
+        strides, dilations = strides[:rank], dilations[:rank]
+        if extra is not None and extra >= min(strides):
+            continue
+        added, inputs = None if extra is None else (extra,) * rank, (2, *(5, 4, 3)[:rank], 2)
+        # TensorFlow refuses the sizes of Keras with even kernels, "same" and no output padding.
+        taps = ((3, 3, 3) if extra == 0 else TAPS)[:rank]
+        shapes = layer[rank](3, taps, strides, padding.lower(), output_padding=added, dilation_rate=dilations)
+        native = None
+        if max(dilations) == 1:
+            native = lambda x, k, s=strides, p=padding, a=added: keras.ops.conv_transpose(x, k, s, p.lower(), a)  # noqa: E731
+        yield (
+            f"transposed {rank} {padding} {strides} {dilations} {extra}",
+            Case(
+                TransposedConvMap(strides, padding, dilations, added),
+                inputs,
+                (*taps, 3, 2),
+                explicit_maps.transposed_convolution(
+                    strides, padding, dilations, shapes.compute_output_shape(inputs)[1:-1]
+                ),
+                native,
+            ),
+        )
+
+
+def einsums():
+    """Yields names and cases: contractions of one and two axes, ellipses, shared, summed and reordered axes."""
+    for equation, inputs, kernel in (
+        ("ab,bc->ac", (3, 4), (4, 5)),
+        ("abc,cd->abd", (2, 3, 4), (4, 5)),
+        ("abc,cde->abde", (2, 3, 4), (4, 2, 3)),
+        ("abde,dec->abc", (2, 3, 2, 4), (2, 4, 5)),
+        ("...x,xy->...y", (2, 3, 2, 4), (4, 5)),
+        ("...x,xyz->...yz", (3, 4), (4, 5, 2)),
+        ("abc,bd->acd", (2, 3, 4), (3, 5)),
+        ("abc,bcd->abd", (2, 3, 4), (3, 4, 2)),
+        ("abc,c->abc", (2, 3, 4), (4,)),
+        ("abc,cd->adb", (2, 3, 4), (4, 5)),
+        # Axes of the inputs or of the kernel that no other operand has: the adjoint repeats along them.
+        ("abc,cd->ad", (2, 3, 4), (4, 5)),
+        ("ab,bc->a", (2, 3), (3, 4)),
+        ("abc,b->a", (2, 3, 4), (3,)),
+    ):
+        yield (
+            equation,
+            Case(
+                EinsumMap(equation),
+                inputs,
+                kernel,
+                explicit_maps.einsum(equation),
+                lambda x, k, equation=equation: keras.ops.einsum(equation, x, k),
+            ),
+        )
+
+
+CASES = {
+    "dense": Case(DenseMap(), (3, 4), (4, 5), explicit_maps.dense, keras.ops.matmul),
+    "dense over time": Case(DenseMap(), (2, 3, 4), (4, 5), explicit_maps.dense, keras.ops.matmul),
+    **dict(convolutions()),
+    **dict(transposed_convolutions()),
+    **dict(einsums()),
+}
+
+SOME = (
+    "dense over time",
+    "conv 1 CAUSAL (1,) (2,) in 2",
+    "conv 2 SAME (3, 2) (1, 1) in 2",
+    "conv 2 VALID (1, 1) (2, 1) in 1",
+    "conv 3 SAME (2, 2, 2) (1, 1, 1) in 1",
+    "conv 3 VALID (1, 1, 1) (2, 2, 2) in 2",
+    "depthwise 1 CAUSAL (2,) (2,)",
+    "depthwise 2 SAME (2, 2) (1, 1)",
+    "depthwise 2 VALID (3, 2) (1, 1)",
+    "transposed 1 SAME (2,) (1,) 1",
+    "transposed 2 VALID (3, 2) (1, 1) None",
+    "transposed 3 SAME (2, 2, 2) (1, 1, 1) None",
+    "abc,cde->abde",
+    "...x,xy->...y",
+    "abc,cd->ad",
+)
+"""Cases of every kind of map."""
+
+
+def test_every_map_has_a_case():
+    maps = {name for name in public if name.endswith("Map") and name != "LinearMap"}
+    assert maps == {type(case.linear_map).__name__ for case in CASES.values()}
+    assert maps == {type(CASES[name].linear_map).__name__ for name in SOME}
+
+
+def products(linear_map, x, kernel, y, other):
+    """Returns the three products of a map: of x and W, of y and B, and of x and y."""
+    return [
+        linear_map.project(x, kernel),
+        linear_map.reconstruct(y, other, like=x),
+        linear_map.correlate(x, y, like=kernel),
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_three_products_are_those_of_the_matrix_of_the_map(rng, name):
+    case = CASES[name]
+    x, kernel, y, other = case.arrays(rng)
+    projection, reconstruction, correlation = products(case.linear_map, *map(tf.constant, (x, kernel, y, other)))
+    assert_close(projection, case.product(x, kernel))
+    if case.native is not None:
+        assert_close(projection, case.native(tf.constant(x), tf.constant(kernel)))
+    assert_close(reconstruction, case.explicit.reconstruct(y, other, x.shape))
+    assert_differs(reconstruction, case.explicit.reconstruct(y, kernel, x.shape), by=0.1)
+    assert_close(correlation, case.explicit.correlate(x, y, kernel.shape))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_map_has_every_dtype_of_the_native_layers(rng, dtype):
+    for name, case in CASES.items():
+        rounded = [tf.cast(each, dtype) for each in case.arrays(rng)]
+        found = products(case.linear_map, *rounded)
+        exact = products(case.linear_map, *(tf.cast(each, "float64") for each in rounded))
+        for ours, expected in zip(found, exact, strict=True):
+            assert ours.dtype == dtype, name
+            assert_close(tf.cast(ours, "float64"), expected, dtype)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_sizes_that_are_unknown_in_a_graph_change_nothing(rng, name):
+    """Batch and space are unknown; the channels are known, as in a layer."""
+    case = CASES[name]
+    arrays = [tf.constant(each) for each in case.arrays(rng)]
+    x, kernel, y, _ = arrays
+    channels = 1 if isinstance(case.linear_map, EinsumMap) else -1
+    signature = [
+        tf.TensorSpec([None] * (x.shape.rank - 1) + [x.shape[channels]], x.dtype),
+        tf.TensorSpec(kernel.shape, x.dtype),
+        tf.TensorSpec([None] * (y.shape.rank - 1) + [y.shape[-1]], x.dtype),
+        tf.TensorSpec(kernel.shape, x.dtype),
+    ]
+    if isinstance(case.linear_map, EinsumMap):
+        signature[0] = tf.TensorSpec([None] * x.shape.rank, x.dtype)
+    graph = tf.function(lambda *tensors: products(case.linear_map, *tensors), signature, autograph=False)
+    for ours, eager in zip(graph(*arrays), products(case.linear_map, *arrays), strict=True):
+        assert_close(ours, eager)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_known_sizes_stay_known_in_a_graph(rng, name):
+    """Layers that follow need the static shapes."""
+    case = CASES[name]
+    arrays = [tf.constant(each) for each in case.arrays(rng)]
+    signature = [tf.TensorSpec(each.shape, each.dtype) for each in arrays]
+    graph = tf.function(lambda *tensors: products(case.linear_map, *tensors), signature, autograph=False)
+    outputs = graph.get_concrete_function().structured_outputs
+    for shape, eager in zip([each.shape for each in outputs], products(case.linear_map, *arrays), strict=True):
+        assert shape == eager.shape
+
+
+def test_xla_gives_the_same_products(rng):
+    """Grouped convolutions in float32 are one operation, in float64 one for each group; XLA compiles both."""
+    for dtype in ("float32", "float64"):
+        names = [name for name in SOME if dtype == "float32" or "in 2" in name]
+        arrays = {name: [tf.constant(each, dtype) for each in CASES[name].arrays(rng)] for name in names}
+
+        def all_products(arrays):
+            return {name: products(CASES[name].linear_map, *each) for name, each in arrays.items()}
+
+        compiled = tf.function(all_products, jit_compile=True, autograph=False)(arrays)
+        for name, eager in all_products(arrays).items():
+            for ours, expected in zip(compiled[name], eager, strict=True):
+                assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("dense", "dense over time", "conv 1 VALID (1,) (1,) in 1", "conv 2 VALID (2, 2) (1, 1) in 1"),
+        *("conv 2 VALID (1, 1) (2, 1) in 2", "conv 3 VALID (1, 1, 1) (1, 1, 1) in 2"),
+        *("depthwise 1 VALID (1,) (1,)", "depthwise 2 VALID (2, 2) (1, 1)", "transposed 1 VALID (1,) (1,) None"),
+        *("transposed 2 VALID (2, 2) (1, 1) None", "abc,cde->abde", "abde,dec->abc", "...x,xy->...y"),
+        *("abc,bd->acd", "abc,bcd->abd", "ab,bc->a"),
+    ],
+)
+def test_multiplications_and_fan_in_are_those_that_a_count_finds(name):
+    """With ones for all numbers, an output is the number of its products."""
+    case = CASES[name]
+    counts = case.product(np.ones((1, *case.inputs[1:])), np.ones(case.kernel))[0]
+    linear_map = case.linear_map
+    assert linear_map.multiplications(case.inputs[1:], case.kernel, counts.shape) == counts.sum()
+    # Positions at the edges of a transposed convolution have fewer inputs; with strides all have fewer.
+    if not name.startswith("transposed 2"):
+        assert linear_map.fan_in(case.kernel) == counts.max()
+
+
+def test_maps_compare_by_value():
+    assert ConvMap((2,), "SAME", (1,)) == ConvMap((2,), "SAME", (1,)) != ConvMap((1,), "SAME", (1,))
+    assert EinsumMap("ab,bc->ac") == EinsumMap("ab,bc->ac") != EinsumMap("ab,cb->ac")
+    assert len({TransposedConvMap(), TransposedConvMap(), DepthwiseMap(), ConvMap()}) == 3
