@@ -1,7 +1,10 @@
 """Plugins: modules that the user names with `--import` or that an installed package names; files cannot name any."""
 
 import json
+import re
+import shlex
 import sys
+from pathlib import Path
 
 import jsonschema
 import keras
@@ -12,6 +15,8 @@ from neural_alignment.alignments import primitives
 from neural_alignment.errors import PluginError, RunError
 from neural_alignment.jobs.engines.tpu import TPU
 from neural_alignment.jobs.job import Training, decode, encode
+
+ROOT = Path(__file__).parent.parent
 
 PLUGIN = '''
 """A rule with a primitive, a layer, a model, a loss and a data source as a user would write them."""
@@ -129,7 +134,8 @@ IMPORT = ("--import", "my_plugin")
 
 def forget():
     """Undoes the import of the plugin, as in a new process."""
-    sys.modules.pop("my_plugin", None)
+    for name in ("my_plugin", "my_rules"):
+        sys.modules.pop(name, None)
     plugins._imported.clear()
     for registry, name in NAMED.values():
         registry.pop(name, None)
@@ -216,6 +222,18 @@ def test_a_run_names_its_plugins_and_needs_them_to_be_read_again(run, tmp_path):
         assert run("describe", "evil.yaml", *IMPORT)[0] == 2
     assert "evil" not in sys.modules
     assert not (tmp_path / "pwned").exists()
+
+
+def test_the_example_of_the_guide_runs(run, tmp_path):
+    page = (ROOT / "docs" / "plugins.md").read_text()
+    [code], [commands] = (re.findall(rf"^```{kind}\n(.*?)^```$", page, re.M | re.S) for kind in ("python", "bash"))
+    (tmp_path / "my_rules.py").write_text(code)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for line in commands.splitlines():
+        words = shlex.split(line)[1:]
+        few = ("--set", "max_steps=2", "--set", "logging.tensorboard=false") if words[0] == "train" else ()
+        succeeds(run(*words, *few))
+    assert json.loads((tmp_path / "runs" / "shrinking" / "status.json").read_text())["imports"] == ["my_rules"]
 
 
 def test_children_import_the_plugins_of_their_parent(run):
