@@ -57,7 +57,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _register(imported: ModuleType) -> None:
-    """Makes our classes known to Keras, so that `keras.models.load_model` finds them, once Keras is there.
+    """Makes our classes, and those of installed plugins, known to Keras and to configurations, once Keras is there.
 
     Called after the import of Keras and of each of our modules. In the middle of an import of ours it does nothing: the
     module that is finished last calls again.
@@ -74,6 +74,8 @@ def _register(imported: ModuleType) -> None:
     ]
     if "keras" in sys.modules and not {*unfinished} - {__name__}:
         importlib.import_module(f"{__name__}.training.loading")
+        # Here all modules that a plugin may import are complete.
+        importlib.import_module(f"{__name__}.plugins").import_installed()
 
 
 def _modules() -> Iterator[str]:

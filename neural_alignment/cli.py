@@ -17,13 +17,13 @@ import sys
 import threading
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from neural_alignment import paths, quiet
+from neural_alignment import paths, plugins, quiet
 from neural_alignment.errors import Diverged, InputError, Stopped
 
 app = typer.Typer(
@@ -65,6 +65,15 @@ ConfigPath = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the configuration; may be repeated."),
+]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        help="Import a module with your own rules, models, losses, data sources or layers; it is in the working "
+        "directory or in an installed package; may be repeated.",
+    ),
 ]
 Smoke = Annotated[
     bool, typer.Option("--smoke", help="Apply the `smoke` overrides of the file: a quick test of two steps on the CPU.")
@@ -169,20 +178,24 @@ def train(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in the directory.")] = False,
     smoke: Smoke = False,
+    imports: Imports = None,
 ) -> None:
     """Train one run from a YAML file."""
-    _start_tensorflow()
+    _start(imports)
     from tqdm import tqdm
 
     from neural_alignment import config as configuration
     from neural_alignment.training import callbacks, files, run
+    from neural_alignment.training.run_directory import RunDirectory
 
     if force and (resume or resume_from is not None):
         option = "--resume" if resume else "--resume-from"
         raise InputError(f"{option} and --force exclude each other; give one of them")
-    settings = configuration.load(config, overrides or (), smoke)
     # An explicit --run-dir may be anywhere; a name derived from the configuration file stays below runs.
     run_dir = run_dir or files.confined("runs", f"{'smoke/' if smoke else ''}{run_name(config)}")
+    if resume or resume_from is not None:
+        RunDirectory(run_dir).check_plugins()  # First: without them the configuration has unknown names.
+    settings = configuration.load(config, overrides or (), smoke)
     progress = callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
     result = run.train(settings, run_dir, resume, force, progress, resume_from)
     _print_result(result, settings.loss.criterion)
@@ -194,9 +207,10 @@ def evaluate(
     strategy: Annotated[
         str | None, typer.Option(help="Where to compute, as in runtime.strategy. Default: as the run was trained.")
     ] = None,
+    imports: Imports = None,
 ) -> None:
     """Recompute the final accuracy of a run from its saved model."""
-    _start_tensorflow()
+    _start(imports)
     from neural_alignment.training import run
 
     for name, value in run.evaluate(run_dir, strategy).items():
@@ -204,9 +218,9 @@ def evaluate(
 
 
 @app.command()
-def describe(config: ConfigPath, overrides: Overrides = None, smoke: Smoke = False) -> None:
+def describe(config: ConfigPath, overrides: Overrides = None, smoke: Smoke = False, imports: Imports = None) -> None:
     """Print the layers of a run with their rules and parameters, and the cost of a step."""
-    _start_tensorflow()
+    _start(imports)
     from neural_alignment import config as configuration
     from neural_alignment.training import describe
 
@@ -226,9 +240,10 @@ def compare(
     seeds: Annotated[str, typer.Option(help="Seeds of each configuration, separated by commas.")] = "0,1,2",
     overrides: Overrides = None,
     runs: Annotated[str, typer.Option(help="Folder of the run directories.", callback=_DIRECTORY)] = "runs",
+    imports: Imports = None,
 ) -> None:
     """Train several configurations with several seeds and write a table; finished runs are not trained again."""
-    _start_tensorflow()
+    _start(imports)
     from neural_alignment import compare
 
     comparison = compare.Comparison(configs, _numbers("--seeds", seeds), overrides or (), runs, run_name)
@@ -286,9 +301,10 @@ def search(
         str | None,
         typer.Option(help="Path of a comparison without extension: OUTPUT.csv, .md and .png.", callback=_COMPARISON),
     ] = None,
+    imports: Imports = None,
 ) -> None:
     """Search metaparameters; the same command resumes an interrupted search."""
-    _start_tensorflow()
+    _start(imports)
     from neural_alignment.reporting import check_writable
     from neural_alignment.search import compare, run
     from neural_alignment.training import files
@@ -378,8 +394,10 @@ def table(
     engine: EngineOptions,
     name: Annotated[str | None, typer.Argument(metavar="[PAPER/N]", help="Default: list all tables.")] = None,
     lab: Lab = False,
+    imports: Imports = None,
 ) -> None:
     """Make a table of a paper from run directories, with our numbers beside the paper's."""
+    _start(imports)
     _make("table", name, lab, folders, engine)
 
 
@@ -396,8 +414,10 @@ def figure(
     images: Annotated[
         str | None, typer.Option(help="File of the images shown in the recordings.", callback=_FILE)
     ] = None,
+    imports: Imports = None,
 ) -> None:
     """Make a figure of a paper from run directories: a PNG file, the CSV file of its data, and Markdown."""
+    _start(imports)
     _make("figure", name, lab, folders, engine, recordings=recordings, images=images)
 
 
@@ -407,9 +427,10 @@ def lab(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="Such as two_routes.")],
     folders: FolderOptions,
     engine: EngineOptions,
+    imports: Imports = None,
 ) -> None:
     """Train the lab profile of a paper and make all its tables and figures; the same command resumes."""
-    _start_tensorflow()
+    _start(imports)
     from neural_alignment.papers import commands
 
     commands.make_all(paper, commands.Folders(**vars(folders)), engine.execution())
@@ -419,7 +440,6 @@ def _make(
     kind: str, name: str | None, lab: bool, folders: FolderOptions, engine: EngineOptions, **files: str | None
 ) -> None:
     """Makes one table or figure, or lists them all."""
-    _start_tensorflow()
     from neural_alignment.papers import commands, registry
 
     execution = engine.execution()
@@ -457,16 +477,16 @@ def _screen() -> Any:
 
 
 @app.command()
-def schema() -> None:
+def schema(imports: Imports = None) -> None:
     """Print the JSON Schema of configuration files, for editors."""
-    _start_tensorflow()
+    _start(imports)
     from neural_alignment import config as configuration
 
     print(json.dumps(configuration.json_schema(), indent=2))
 
 
-def _start_tensorflow() -> None:
-    """Imports TensorFlow with the settings of the command line, which child processes inherit.
+def _start(imports: Sequence[str] | None) -> None:
+    """Imports TensorFlow with the settings of the command line, which child processes inherit, and then the plugins.
 
     By default, TensorFlow uses oneDNN only on processors with AVX-512 VNNI. On processors with AVX2, convolutions
     without oneDNN take twice as long.
@@ -474,6 +494,7 @@ def _start_tensorflow() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     quiet.import_tensorflow()
+    plugins.import_modules(imports or ())
 
 
 def run_name(config: str) -> str:

@@ -100,6 +100,10 @@ class ConfigError(InputError):
     """A configuration file, or an override of it, is wrong."""
 
 
+class PluginError(InputError):
+    """A plugin, a module outside of the package, is missing or cannot be imported."""
+
+
 class Unavailable(InputError):  # noqa: N818 - a fact about the environment
     """A required external resource, such as a TPU or the data, is unavailable. The configuration itself is correct."""
 

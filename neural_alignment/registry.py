@@ -7,6 +7,8 @@ from typing import Annotated, Any, Union, get_args
 
 import pydantic
 
+from neural_alignment.errors import ArgumentError
+
 
 class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
     """A mapping from names in a configuration to option classes.
@@ -25,8 +27,17 @@ class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
         self._users: list[type[pydantic.BaseModel]] = []
 
     def register(self, options: type[pydantic.BaseModel]) -> type[pydantic.BaseModel]:
-        """Class decorator: adds a class under its name."""
+        """Class decorator: adds a class under its name.
+
+        Raises:
+            ArgumentError: if another class has this name. A class that is defined again, as in a notebook, replaces the
+                previous one.
+        """
         (name,) = get_args(options.model_fields[self.key].annotation)
+        taken = self._classes.get(name, options)
+        if (taken.__module__, taken.__qualname__) != (options.__module__, options.__qualname__):
+            found = f"{name!r}, the name of {taken.__module__}.{taken.__qualname__}"
+            raise ArgumentError(self.key, "must be a name that no other class has", found)
         self[name] = options
         return options
 

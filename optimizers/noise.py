@@ -54,6 +54,23 @@ def draw(
     return tf.cast(tf.reshape(stddev * numbers, shape), dtype)
 
 
+def resample(values: Tensor, pair: Tensor) -> Tensor:
+    """Draws each entry of the result from the entries of `values`, independently and with replacement.
+
+    Args:
+        values: a sample of a distribution, of any shape.
+        pair: the key, from `key`.
+
+    Returns:
+        The numbers, in the shape of `values`.
+    """
+    flat = tf.reshape(values, [-1])
+    count = tf.size(flat)
+    unit = _unit(_bits(tf.constant(1), count, pair, 0)[0], tf.float32)
+    places = tf.minimum(tf.cast(unit * tf.cast(count, tf.float32), tf.int32), count - 1)
+    return tf.reshape(tf.gather(flat, places), tf.shape(values))
+
+
 def _normal(examples: Tensor, features: Tensor, pair: Tensor, first: Any, dtype: tf.DType) -> Tensor:
     """Draws standard normal numbers, two from every two uniform numbers (Box and Muller 1958)."""
     half = (features + 1) // 2

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from neural_alignment.alignments import layerwise_rules
+from optimizers import noise
 
 SMALL_RUN = """
 epochs: 2
@@ -228,6 +229,28 @@ def reference_signals(config: dict, linear: Any, x: Array, w: Array, b: Array, b
     }
 
 
+def reference_carried(rule: str, w: Array, b: Array, name: str, step: int = 0, seed: int = 0) -> Array:
+    """Returns the kernel through which a rule sends the error, in the layout of W.
+
+    Args:
+        rule: name of the rule.
+        w: W.
+        b: B in the layout of W.
+        name: name of the layer.
+        step: the global step.
+        seed: seed of the rule.
+    """
+    signs = np.sign(w)
+    if rule == "sign_symmetry":
+        return signs * np.linalg.norm(b) / np.linalg.norm(signs)
+    if rule == "frsf":
+        return signs * np.abs(b)
+    if rule == "brsf":
+        places = noise.resample(np.arange(b.size), noise.key(seed, name, step)).numpy()
+        return signs * np.abs(b.ravel()[places].reshape(b.shape))
+    return b
+
+
 PRIMITIVES = {
     "decay": lambda s: 0.5 * sum((kernel**2).sum() for kernel in s["moved kernels"]),
     "amp": lambda s: -batch_mean(s["backward"] * s["forward"]),
@@ -325,6 +348,8 @@ RULE_TABLE = {
     "feedback": RuleRow(),
     "align_prop": RuleRow(),
     "sign_symmetry": RuleRow(),
+    "frsf": RuleRow(),
+    "brsf": RuleRow(),
     # x (x) x_out is the gradient itself: B^T x is not needed.
     "weight_mirror": RuleRow({"amp": 1.3, "decay": 0.7}, {CORRELATE: 1}),
     # amp and null share the reconstruction and one gradient.
@@ -336,6 +361,7 @@ RULE_TABLE = {
     "align_zero": RuleRow(),
     "align_ada": RuleRow(),
     "dfa": RuleRow(),
+    "drtp": RuleRow(),
     "last_layer": RuleRow(),
 }
 """One row for every rule of the registry; a missing row fails `test_every_rule_has_a_row_in_the_test_table`."""
@@ -347,6 +373,9 @@ RULE_CONFIGS: dict[str, dict] = {
 
 LEARNING = tuple(rule for rule in RULE_CONFIGS if RULE_TABLE[rule].weights)
 """The rules whose R is not zero."""
+
+FIXED = tuple(rule for rule in RULE_CONFIGS if not RULE_TABLE[rule].weights)
+"""The rules that act layer by layer and do not train B."""
 
 READS_SIGNALS = tuple(rule for rule in RULE_CONFIGS if "input" in layerwise_rules()[rule].model_fields)
 """The rules with operations on the paths of a layer."""

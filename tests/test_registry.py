@@ -83,8 +83,8 @@ class Halved(Alignment):
     def __call__(self, view):
         return tf.zeros([], view.backward_kernel.dtype)
 
-    def carried_kernel(self, forward_kernel, backward_kernel):
-        return backward_kernel / 2
+    def carried_kernel(self, kernels):
+        return kernels.backward_kernel / 2
 
 
 ADDED = (

@@ -552,13 +552,15 @@ def test_setup_needs_a_checkout(cloud):
 
 
 def test_evaluate(cloud):
-    result = cloud.run("evaluate.sh", "my-tpu", "gs://bucket/it's $(touch pwned)")
+    run_dir = "gs://bucket/it's $(touch pwned)"
+    result = cloud.run("evaluate.sh", "my-tpu", run_dir, "--import", "my_rules")
     assert result.returncode == 0
     assert result.stdout == "top1 0.5\n"
     assert cloud.calls[0][:6] == ["compute", "tpus", "tpu-vm", "ssh", "my-tpu", "--worker=0"]
-    last = cloud.commands("evaluate")[0].splitlines()[-1]
-    program = "neural_alignment_env/bin/neural-alignment"
-    assert shlex.split(last) == ["exec", program, "evaluate", "gs://bucket/it's $(touch pwned)", "--strategy", "tpu"]
+    *_, folder, last = cloud.commands("evaluate")[0].splitlines()
+    assert folder == "cd neural_alignment"  # Where the modules of the checkout are found.
+    program = "../neural_alignment_env/bin/neural-alignment"
+    assert shlex.split(last) == ["exec", program, "evaluate", run_dir, "--strategy", "tpu", "--import", "my_rules"]
     cloud.answer(evaluate=[failure("error: gs://bucket/x: no such run", code=2)])
     assert cloud.run("evaluate.sh", "my-tpu", RUN).returncode == 2
 
@@ -787,6 +789,7 @@ def test_the_configuration_must_be_sent(cloud):
 
 def test_overrides_are_checked(cloud):
     assert "KEY.PATH=VALUE" in one_line(train(cloud, "--set", "epochs"), 2)
+    assert "--import is './my_rules.py'" in one_line(train(cloud, "--import", "./my_rules.py"), 2)
     assert not cloud.calls
 
 
@@ -833,11 +836,11 @@ def test_what_is_given_reaches_the_program_as_it_is(host):
     run_dir = "gs://bucket/it's $(touch pwned) `x` \\ é"
     overrides = [f"data.train_files={text}" for text in NASTY]
     words = [word for override in overrides for word in ("--set", override)]
-    result = host.run("train.sh", "my-tpu", CONFIG, "--run-dir", run_dir, *words)
+    result = host.run("train.sh", "my-tpu", CONFIG, "--import", "my_rules", "--run-dir", run_dir, *words)
     assert result.returncode == 0, result.stderr
     arguments, folder, tpu = json.loads((host.host / "trained").read_text())
     ours = ["--set", "runtime.strategy=tpu", "--set", "runtime.tpu=local"]
-    assert arguments == ["train", CONFIG, *ours, *words, "--run-dir", run_dir, "--resume"]
+    assert arguments == ["train", CONFIG, "--import", "my_rules", *ours, *words, "--run-dir", run_dir, "--resume"]
     assert (folder, tpu) == (str(host.host / "neural_alignment"), "local")
     assert (host.host / "neural_alignment" / CONFIG).exists()
     assert "./neural_alignment[tpu]" in (host.host / "pip").read_text()
@@ -909,7 +912,7 @@ def results(result):
 
 def test_search(cloud):
     cloud.answer(**statuses(), **tpu("a"), **tpu("b"))
-    result = search(cloud, "--set", "epochs=2", "--spot")
+    result = search(cloud, "--set", "epochs=2", "--spot", "--import", "my_rules")
     assert result.returncode == 0, result.stdout + result.stderr
     assert results(result) == {"one": "finished", "two": "finished", "three": "finished"}
     starts = cloud.commands("start")
@@ -917,6 +920,7 @@ def test_search(cloud):
     for name, path in zip(("one", "two", "three"), TRIALS, strict=True):
         start = next(text for text in starts if path in text)
         assert f"--set epochs=2 --run-dir {RUNS}/{name} --resume" in start
+        assert f"train {path} --import my_rules --set" in start
     assert {words[4] for kind, words in cloud.records if kind == "start"} <= {"a", "b"}
 
 
@@ -1011,14 +1015,15 @@ def propose(cloud, *words):
 def test_a_search_proposes_its_trials_and_train_trains_them(cloud, proposer):
     answers = {f"status@{RUNS}/trials/{name}/status.json": [NO_FILE, status("finished")] for name in ("0001", "0002")}
     cloud.answer(**answers, **tpu("a"), **tpu("b"))
-    result = propose(cloud, "--set", "batch_size=it's", "--trials=9", "--spot", "--delete", "--", "--flag=a b")
+    given = ["--set", "batch_size=it's", "--trials=9", "--import=my_rules", "--spot", "--delete"]
+    result = propose(cloud, *given, "--", "--flag=a b")
     assert result.returncode == 0, result.stderr
     words = proposer()
     assert words[:6] == ["search", "two_routes/information", "--search-dir", RUNS, "--engine", "tpu:a,b"]
-    assert words[8:] == ["--set", "batch_size=it's", "--trials", "9"]
+    assert words[8:] == ["--set", "batch_size=it's", "--import", "my_rules", "--trials", "9"]
     launcher = shlex.split(words[7])
     assert launcher[1:5] == ["{tpu}", "{config}", "--run-dir", "{run_dir}"]
-    assert launcher[5] == "--spot"
+    assert launcher[5:8] == ["--import", "my_rules", "--spot"]
     assert launcher[-2:] == ["--", "--flag=a b"]
     # The overrides are in the trials that the search writes; a second time they would not be those of its records.
     assert "batch_size" not in words[7]

@@ -106,6 +106,13 @@ positionals() {
 # matches NAME FOUND PATTERN ALLOWED: fails with a message unless FOUND matches the pattern as a whole.
 matches() { [[ $2 =~ ^($3)$ ]] || fail 2 "$1 is '$2'; allowed: $4"; }
 
+# add_import MODULE: adds the option `--import MODULE` of neural-alignment to IMPORTS.
+IMPORTS=()
+add_import() {
+  matches --import "$1" '[A-Za-z_][A-Za-z0-9_.]*' 'the name of a Python module in this checkout, or of an installed one'
+  IMPORTS+=(--import "$1")
+}
+
 check_name() {
   matches NAME "$1" '[a-z]([-a-z0-9]{0,48}[a-z0-9])?' \
     'lower-case letters, digits and hyphens, starting with a letter, at most 50 characters'

@@ -9,11 +9,18 @@ Usage: tpu_scripts/evaluate.sh NAME RUN --zone ZONE [options]
 
 Runs \`neural-alignment evaluate RUN --strategy tpu\` on a TPU that setup.sh or train.sh has set up. RUN is a finished run
 on gs://.
+
+  --import MODULE      import a plugin with which the run was trained; can be repeated
 $COMMON_USAGE
 EOF
 }
 
-option() { return 1; }
+option() {
+  case $1 in
+    --import) value "$@" && add_import "$VALUE" ;;
+    *) return 1 ;;
+  esac
+}
 
 evaluation() {
   cat <<'SCRIPT'
@@ -23,8 +30,9 @@ set -eu
   exit 2
 }
 . neural_alignment_env/tpu.sh
+cd neural_alignment
 SCRIPT
-  quote exec neural_alignment_env/bin/neural-alignment evaluate "$RUN" --strategy tpu
+  quote exec ../neural_alignment_env/bin/neural-alignment evaluate "$RUN" --strategy tpu ${IMPORTS[@]+"${IMPORTS[@]}"}
 }
 
 parse "$@"

@@ -20,7 +20,7 @@ proposed trial. The same command continues an interrupted search. See docs/searc
   --search SEARCH      a file in configs/search, or its name, instead of TRIALs
   --trials COUNT       number of trials of the search; default: as in its file
   --delete             delete each TPU when there are no more trials for it
-  --set, --type, --spot, --runtime-version, --source, --max-restarts, --polls: as in train.sh
+  --set, --import, --type, --spot, --runtime-version, --source, --max-restarts, --polls: as in train.sh
 $COMMON_USAGE
 EOF
 }
@@ -42,6 +42,7 @@ option() {
     --delete) DELETE=true SHIFT=1 ;;
     --spot) PASSED+=(--spot) SHIFT=1 ;;
     --set) value "$@" && OVERRIDES+=(--set "$VALUE") ;;
+    --import) value "$@" && add_import "$VALUE" && PASSED+=(--import "$VALUE") ;;
     --type | --runtime-version | --source | --max-restarts | --polls)
       value "$@" && PASSED+=("$1" "$VALUE")
       ;;
@@ -102,7 +103,7 @@ propose() {
   launcher+=(-- ${EXTRA[@]+"${EXTRA[@]}"})
   tpus=$(IFS=, && printf '%s' "${TPUS[*]}")
   words=(neural-alignment search "$SEARCH" --search-dir "$RUNS" --engine "tpu:$tpus" --launcher "$(quote "${launcher[@]}")")
-  words+=(${OVERRIDES[@]+"${OVERRIDES[@]}"})
+  words+=(${OVERRIDES[@]+"${OVERRIDES[@]}"} ${IMPORTS[@]+"${IMPORTS[@]}"})
   [[ -z $COUNT ]] || words+=(--trials "$COUNT")
   if $DRY_RUN; then
     show "${words[@]}"

@@ -14,6 +14,7 @@ checkout or on gs://.
 
   --run-dir RUN        run directory on gs:// (required)
   --set KEY=VALUE      override a key of CONFIG; can be repeated
+  --import MODULE      import a plugin, a module in this checkout; can be repeated
   --type TYPE          accelerator type (default v3-8)
   --spot               cheaper, but may be preempted at any time; default: on demand
   --runtime-version V  image of the host (default: the plain one for TYPE)
@@ -41,6 +42,7 @@ option() {
   case $1 in
     --run-dir) value "$@" && RUN_DIR=$VALUE ;;
     --set) value "$@" && OVERRIDES+=("$VALUE") ;;
+    --import) value "$@" && add_import "$VALUE" ;;
     --type) value "$@" && TYPE=$VALUE ;;
     --runtime-version) value "$@" && RUNTIME_VERSION=$VALUE ;;
     --source) value "$@" && SOURCE=$VALUE ;;
@@ -103,7 +105,7 @@ get_tpu() {
 start_script() {
   local tpu=local override words
   ! several_hosts || tpu=$NAME
-  words=(../neural_alignment_env/bin/neural-alignment train "$CONFIG")
+  words=(../neural_alignment_env/bin/neural-alignment train "$CONFIG" ${IMPORTS[@]+"${IMPORTS[@]}"})
   words+=(--set runtime.strategy=tpu --set "runtime.tpu=$tpu")
   for override in ${OVERRIDES[@]+"${OVERRIDES[@]}"}; do
     words+=(--set "$override")

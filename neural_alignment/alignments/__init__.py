@@ -1,7 +1,14 @@
 """Every learning rule, and the parts that rules are made of."""
 
 from neural_alignment.alignments.assignment import Assignment
-from neural_alignment.alignments.base import Alignment, LayerView, SignalAlignment, Signals, TrainedAlignment
+from neural_alignment.alignments.base import (
+    Alignment,
+    KernelView,
+    LayerView,
+    SignalAlignment,
+    Signals,
+    TrainedAlignment,
+)
 from neural_alignment.alignments.forward_pass import (
     ForwardPass,
     changed_pass,
@@ -14,18 +21,26 @@ from neural_alignment.alignments.layerwise import (
     Activation,
     AlignProp,
     Feedback,
+    FixedMagnitudes,
     Information,
     KolenPollack,
+    RedrawnMagnitudes,
     SignSymmetry,
     Symmetric,
     WeightMirror,
 )
-from neural_alignment.alignments.networkwise import AlignAda, AlignZero, DirectFeedback, LastLayer, NetworkRule
+from neural_alignment.alignments.networkwise import (
+    AlignAda,
+    AlignZero,
+    DirectFeedback,
+    DirectTargetProjection,
+    LastLayer,
+    NetworkRule,
+)
 from neural_alignment.alignments.pathways import BackwardOutput, ForwardOutput, InputPath
 from neural_alignment.alignments.registry import (
     RULES,
     from_config,
-    import_installed,
     layerwise_rules,
     networkwise_rules,
     register,
@@ -43,17 +58,21 @@ __all__ = [
     "BackwardOutput",
     "Constant",
     "DirectFeedback",
+    "DirectTargetProjection",
     "Exponential",
     "Feedback",
+    "FixedMagnitudes",
     "ForwardOutput",
     "ForwardPass",
     "Information",
     "InputPath",
+    "KernelView",
     "KolenPollack",
     "LastLayer",
     "LayerView",
     "Linear",
     "NetworkRule",
+    "RedrawnMagnitudes",
     "SignSymmetry",
     "SignalAlignment",
     "Signals",
@@ -70,5 +89,3 @@ __all__ = [
     "register",
     "side_pass",
 ]
-
-import_installed()  # Last: the modules of other packages import names from this one.

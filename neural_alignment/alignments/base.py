@@ -131,6 +131,23 @@ class LayerView:
         return self.linear_map.transpose(self.backward_kernel)
 
 
+@dataclass(frozen=True)
+class KernelView:
+    """The kernels of a connection at one step, from which a rule computes the kernel through which the error travels.
+
+    Attributes:
+        forward_kernel: W, behind `tf.stop_gradient`.
+        backward_kernel: B as it is stored, in the layout of W.
+        name: name of the connection. The random numbers of connections with different names are independent.
+        step: the global step.
+    """
+
+    forward_kernel: Tensor
+    backward_kernel: Tensor
+    name: str = "layer"
+    step: Tensor | int = 0
+
+
 class Signals:
     """The signals of a layer after the operations of Table 5 of Kunin et al. 2020, each computed when it is first read.
 
@@ -294,10 +311,12 @@ class Alignment(Options):
         """Returns R_l, a scalar."""
         raise NotImplementedError
 
-    def carried_kernel(self, forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
-        """Returns the kernel through which the error travels, in the layout of W. By default it is B itself."""
-        del forward_kernel
-        return backward_kernel
+    def carried_kernel(self, kernels: KernelView) -> Tensor:
+        """Returns the kernel through which the error travels, in the layout of W. By default it is B itself.
+
+        It is computed once in each forward pass through a connection, for all uses of the connection in that pass.
+        """
+        return kernels.backward_kernel
 
     @property
     def trains_forward(self) -> bool:
@@ -306,7 +325,7 @@ class Alignment(Options):
 
     @property
     def uses_step(self) -> bool:
-        """Whether R depends on the step, through a scheduled weight or noise."""
+        """Whether the rule depends on the step, through a scheduled weight or random numbers."""
         return any(isinstance(value, schedules.Constant) for _, value in self)
 
     def bind(self, seed: int | None = None, steps_per_epoch: int | None = None) -> Alignment:

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Literal
 import tensorflow as tf
 
 from neural_alignment.alignments import primitives
-from neural_alignment.alignments.base import Alignment, LayerView, SignalAlignment, TrainedAlignment
+from neural_alignment.alignments.base import Alignment, KernelView, LayerView, SignalAlignment, TrainedAlignment
 from neural_alignment.alignments.registry import register
 from neural_alignment.alignments.schedules import Weight
 from neural_alignment.errors import ArgumentError
+from optimizers import noise
 
 Tensor = tf.Tensor
 
@@ -48,7 +49,7 @@ class AlignProp(Feedback):
 
 
 @register
-class SignSymmetry(Alignment):
+class SignSymmetry(Feedback):
     """Sign symmetry (Liao et al. 2016; Xiao et al. 2019): the error travels back through the signs of W.
 
     The error travels through sign(W) ||B|| / ||sign(W)||, where B is the initial backward kernel. The size of the error
@@ -56,18 +57,58 @@ class SignSymmetry(Alignment):
     """
 
     rule: Literal["sign_symmetry"] = "sign_symmetry"
-    learns: ClassVar[bool] = False
 
-    def __call__(self, view: LayerView) -> Tensor:
-        """Returns zero."""
-        return tf.zeros([], view.backward_kernel.dtype)
-
-    def carried_kernel(self, forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
+    def carried_kernel(self, kernels: KernelView) -> Tensor:
         """Returns sign(W), scaled to the norm of B. See `Alignment.carried_kernel`."""
-        signs = tf.sign(forward_kernel)
+        signs = tf.sign(kernels.forward_kernel)
         # `tf.norm` would write all squares to memory before summing them.
-        squares = tf.math.divide_no_nan(tf.nn.l2_loss(backward_kernel), tf.nn.l2_loss(signs))
+        squares = tf.math.divide_no_nan(tf.nn.l2_loss(kernels.backward_kernel), tf.nn.l2_loss(signs))
         return signs * tf.sqrt(squares)
+
+
+@register
+class FixedMagnitudes(Feedback):
+    """Sign-concordant feedback with fixed random magnitudes (Liao et al. 2016, frSF; Moskovitz et al. 2018).
+
+    The error travels through sign(W) * |M|, entry by entry, where M is the initial backward kernel: a draw from the
+    distribution of the initial W that is independent of W. R = 0.
+    """
+
+    rule: Literal["frsf"] = "frsf"
+
+    def carried_kernel(self, kernels: KernelView) -> Tensor:
+        """Returns sign(W) * |M|. See `Alignment.carried_kernel`."""
+        return tf.sign(kernels.forward_kernel) * tf.abs(self.magnitudes(kernels))
+
+    def magnitudes(self, kernels: KernelView) -> Tensor:
+        """Returns M, in the layout of W. Its signs have no effect."""
+        return kernels.backward_kernel
+
+
+@register
+class RedrawnMagnitudes(FixedMagnitudes):
+    """Sign-concordant feedback whose magnitudes are redrawn for each batch (Liao et al. 2016, brSF).
+
+    The error travels through sign(W) * |M|, as in `FixedMagnitudes`, with a new M at every step. Each entry of M is
+    drawn, independently of the others, from the entries of the initial backward kernel, which are a sample of the
+    initializer's distribution. The draw depends only on the seed, the name of the connection and the step. All uses of
+    a connection in a step, and all replicas, have the same M. R = 0.
+
+    Attributes:
+        seed: seed of the draws. Default: the seed of the run.
+    """
+
+    rule: Literal["brsf"] = "brsf"
+    seed: int = 0
+
+    @property
+    def uses_step(self) -> bool:
+        """True: the magnitudes depend on the step."""
+        return True
+
+    def magnitudes(self, kernels: KernelView) -> Tensor:
+        """Returns M at this step. See `FixedMagnitudes.magnitudes`."""
+        return noise.resample(kernels.backward_kernel, noise.key(self.seed, kernels.name, kernels.step))
 
 
 @register

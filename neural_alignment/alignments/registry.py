@@ -1,12 +1,11 @@
 """The registry of all learning rules, by their names in a configuration.
 
-The package `alignments` imports all modules that define rules, including those of other installed packages. The
-registry is therefore complete after any import from `alignments`.
+The package `alignments` imports all modules that define rules. Rules of plugins are added when these are imported; see
+`neural_alignment.plugins`.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,12 +23,6 @@ RULES = Registry("rule")
 def register(rule: type[Alignment]) -> type[Alignment]:
     """Class decorator: adds a rule to the registry, and to the classes that Keras can load from a `.keras` file."""
     return serializable(RULES.register(rule))
-
-
-def import_installed() -> None:
-    """Imports the rules of other installed packages: their entry points in the group `neural_alignment.rules`."""
-    for entry in importlib.metadata.entry_points(group="neural_alignment.rules"):
-        entry.load()
 
 
 def layerwise_rules() -> dict[str, type[Alignment]]:

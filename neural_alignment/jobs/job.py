@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from neural_alignment import config as configuration
+from neural_alignment import plugins
 from neural_alignment.errors import RunError
 from neural_alignment.jobs.ending import Ending, ending_of, one_line, past_ending
 from neural_alignment.training import lock, run
@@ -28,17 +29,28 @@ class Job(abc.ABC):
 
     Attributes:
         name: identifies the job among the jobs of one queue.
+        imports: the plugins that the job needs. Default: those that the process which makes the job has imported.
         log: local path of the file for the output of the job if another process runs it; None discards the output.
         restarts: how often an engine starts the job again after a time limit or the loss of its machine.
     """
 
     name: str
     log: str | None
+    imports: Sequence[str]
     restarts: ClassVar[int]
 
-    @abc.abstractmethod
     def run(self) -> Ending:
         """Does the work in this process, from the start or from where it was interrupted. Never raises an error."""
+
+        def work() -> Ending:
+            plugins.import_modules(self.imports)
+            return self.work()
+
+        return ending_of(work)
+
+    @abc.abstractmethod
+    def work(self) -> Ending:
+        """Does the work; may raise an error."""
 
     @abc.abstractmethod
     def progress(self) -> float:
@@ -59,6 +71,7 @@ class Training(Job):
         run_dir: the run directory; may hold a run to resume.
         overrides: `key.path=value`, as for `config.load`.
         log: see `Job`.
+        imports: see `Job`.
     """
 
     name: str
@@ -66,12 +79,10 @@ class Training(Job):
     run_dir: str
     overrides: Sequence[str] = ()
     log: str | None = None
+    imports: Sequence[str] = dataclasses.field(default_factory=plugins.imported)
     restarts: ClassVar[int] = 50
 
-    def run(self) -> Ending:  # noqa: D102 (as in Job)
-        return ending_of(self._train)
-
-    def _train(self) -> Ending:
+    def work(self) -> Ending:  # noqa: D102 (as in Job)
         if past := past_ending(self.run_dir):
             return past
         await_free(self.run_dir)
@@ -108,6 +119,7 @@ class Computation(Job):
         arguments: JSON data.
         progress_file: path of a file to which the function writes the fraction that is done, 0 to 1.
         log: see `Job`.
+        imports: see `Job`.
     """
 
     name: str
@@ -115,12 +127,10 @@ class Computation(Job):
     arguments: Mapping[str, Any]
     progress_file: str
     log: str | None = None
+    imports: Sequence[str] = dataclasses.field(default_factory=plugins.imported)
     restarts: ClassVar[int] = 3  # Each starts from scratch, so with too short a time limit none would finish.
 
-    def run(self) -> Ending:  # noqa: D102 (as in Job)
-        return ending_of(self._call)
-
-    def _call(self) -> Ending:
+    def work(self) -> Ending:  # noqa: D102 (as in Job)
         module, _, name = self.function.partition(":")
         getattr(importlib.import_module(module), name)(**self.arguments)
         return Ending("finished")

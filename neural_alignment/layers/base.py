@@ -242,8 +242,13 @@ class AlignedLayer:
             )
         if self.alignment is None or not self.alignment.uses_step:
             return ForwardPass()
-        first = first_example(tf.shape(inputs)[0]) if training else 0
-        return ForwardPass(step=self.connections[0].step.value, first_example=first)
+        state = ForwardPass(step=self.connections[0].own_step)
+        if training:
+            # First: Keras loses the losses that were added before replicas synchronise.
+            state.first_example = first_example(tf.shape(inputs)[0])
+            for connection in self.connections:
+                connection.step.assign_add(1)
+        return state
 
     def project(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment import initialization
-from neural_alignment.alignments import Alignment, ForwardPass, LayerView, current_pass
+from neural_alignment.alignments import Alignment, ForwardPass, KernelView, LayerView, current_pass
 from neural_alignment.keras_internals import stored_value
 from neural_alignment.operations import LinearMap, carry
 
@@ -94,8 +94,15 @@ class Connection:
             return tf.cond(self.step.value > 0, lambda: kept, lambda: start)
         if type(self.alignment).carried_kernel is Alignment.carried_kernel:
             return self.stored_backward_kernel
-        backward = self.linear_map.transpose(tensor_of(self.stored_backward_kernel))
-        return self.linear_map.transpose(self.alignment.carried_kernel(tensor_of(self.kernel), backward))
+        state = current_pass() or ForwardPass(step=self.own_step)
+        kernels = tensor_of(self.kernel), tensor_of(self.stored_backward_kernel)
+        return self.linear_map.transpose(self._carried_kernel(*kernels, state))
+
+    @property
+    def own_step(self) -> Tensor | int:
+        """The number of training steps that the layer has counted itself; 0 if it counts none."""
+        step = getattr(self.layer, f"_step{self._suffix}", None)
+        return 0 if step is None else tf.identity(step.value)
 
     def add_weights(self, initializer: Any, drawn: np.ndarray | None = None) -> None:
         """Creates B, and the step counter if the rule needs one.
@@ -156,8 +163,17 @@ class Connection:
         # Each weight is read once, for both J and R. Its update depends on that read through the gradient. TensorFlow's
         # graph optimiser may drop other dependencies of updates on reads.
         if self.alignment.starts_at_forward and not state.has_initial_weights:
-            return KernelValues(self, state, *self._kernels_from_start())
-        return KernelValues(self, state, tensor_of(self.kernel), tensor_of(self.stored_backward_kernel), None)
+            forward, backward, take_start = self._kernels_from_start()
+        else:
+            forward, backward, take_start = tensor_of(self.kernel), tensor_of(self.stored_backward_kernel), None
+        # Here and not in `carry`, which recurrent layers call in their loop over time.
+        carried = self._carried_kernel(forward, backward, state)
+        return KernelValues(self, state, forward, backward, carried, take_start)
+
+    def _carried_kernel(self, forward: Tensor, backward: Tensor, state: ForwardPass) -> Tensor:
+        """Returns the kernel through which the error travels, in the layout of W. See `Alignment.carried_kernel`."""
+        backward = self.linear_map.transpose(backward)
+        return self.alignment.carried_kernel(KernelView(tf.stop_gradient(forward), backward, self.name, state.step))
 
     def _kernels_from_start(self) -> tuple[Tensor, Tensor, Callable[[], None]]:
         """Returns W and B for a rule with B = W(0), in the compute dtype, and a function that stores this B.
@@ -191,6 +207,7 @@ class KernelValues:
         state: the forward pass.
         forward: W in the compute dtype.
         backward: B in the compute dtype, in the layout of the backward kernel.
+        carried: the kernel through which the error travels, in the layout of W.
         take_start: stores B in the backward pass, if B is W(0) and is not stored yet.
     """
 
@@ -198,6 +215,7 @@ class KernelValues:
     state: ForwardPass
     forward: Tensor
     backward: Tensor
+    carried: Tensor
     take_start: Callable[[], None] | None
 
     def carry(self, inputs: Tensor, training: bool | None, columns: slice | None = None) -> Tensor:
@@ -213,9 +231,8 @@ class KernelValues:
         """
         if training is not False:
             _check_custom_gradients(self.connection.layer)
-        connection, state = self.connection, self.state
+        connection, state, carried = self.connection, self.state, self.carried
         linear_map, rule = connection.linear_map, connection.alignment
-        carried = rule.carried_kernel(tf.stop_gradient(self.forward), linear_map.transpose(self.backward))
         if not rule.tie_gradient:
             carried = tf.stop_gradient(carried)  # The gradient of J to B is zero; no zeros are written.
         kernels = [connection.scaled(kernel) for kernel in (self.forward, carried)]
@@ -267,10 +284,7 @@ class KernelValues:
             return rule(view)
 
         if current_pass() is None:
-            value = regulariser()
-            if rule.uses_step:
-                connection.step.assign_add(1)
-            layer.add_loss(value)  # Last: Keras loses it if replicas synchronise afterwards.
+            layer.add_loss(regulariser())
         elif deferred:
             moved = {"backward": backward, **({"forward": kernel} if rule.trains_forward else {})}
             state.deferred.append((connection, moved, regulariser))

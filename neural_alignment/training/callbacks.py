@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from neural_alignment.alignments import forward_pass
 from neural_alignment.config import Logging
 from neural_alignment.errors import ConfigError
 from neural_alignment.layers import Connection
@@ -23,9 +24,10 @@ Listener = Callable[[MetricsRow], None]
 """Receives every row of `metrics.csv` after it is written."""
 
 
-def kernels(connection: Connection) -> tuple[np.ndarray, np.ndarray]:
-    """Returns W and B of a connection, both in the layout of W."""
-    backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
+def kernels(connection: Connection, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns W and B of a connection at a global step, both in the layout of W."""
+    with forward_pass(step=step):
+        backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
     return keras.ops.convert_to_numpy(connection.kernel), backward.numpy()
 
 
@@ -57,13 +59,13 @@ class Kernels:
         """Writes the kernels of one row."""
         if not self._layers:
             return
-        arrays = {}
+        arrays, step = {}, int(row["step"])
         for layer in self._layers:
-            arrays[f"{layer.name}/forward"], arrays[f"{layer.name}/backward"] = kernels(layer)
+            arrays[f"{layer.name}/forward"], arrays[f"{layer.name}/backward"] = kernels(layer, step)
         content = io.BytesIO()
         np.savez(content, **arrays)
         tf.io.gfile.makedirs(self._path)
-        write_whole(tf.io.gfile.join(self._path, f"{int(row['step'])}.npz"), content.getvalue())
+        write_whole(tf.io.gfile.join(self._path, f"{step}.npz"), content.getvalue())
 
 
 class TensorBoard:
@@ -92,7 +94,7 @@ class TensorBoard:
                 if key != "step" and not math.isnan(value):
                     tf.summary.scalar(key, value)
             for layer in connections(self._model):
-                forward, backward = kernels(layer)
+                forward, backward = kernels(layer, step)
                 if self._options.histograms:
                     tf.summary.histogram(f"forward_kernel/{layer.name}", forward)
                     tf.summary.histogram(f"backward_kernel/{layer.name}", backward)

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.alignments import Alignment, LayerView
+from neural_alignment.alignments.networkwise import TrainingBatch
 from neural_alignment.config import Config
 from neural_alignment.errors import RunError
 from neural_alignment.keras_internals import all_layers
@@ -218,7 +219,7 @@ def network_step(model: AlignedModel) -> int:
     trained = [variable for variable in model.trainable_variables if rule.trains(variable)]
 
     def step(x):
-        forward = rule.forward(x)
+        forward = rule.forward(TrainingBatch(x, targets=tf.zeros([1])))
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(tf.square(forward()))  # Its gradient depends on the outputs, as that of J does.
         return tape.gradient(loss, trained)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +14,7 @@ import tensorflow as tf
 
 # These imports register the classes of saved models with Keras.
 import optimizers  # noqa: F401
-from neural_alignment import losses, models, paths  # noqa: F401
+from neural_alignment import losses, models, paths, plugins  # noqa: F401
 from neural_alignment.errors import RunError
 from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
@@ -50,7 +54,26 @@ def load_model(path: str | Path) -> AlignedModel:
     try:
         return keras.models.load_model(str(path), safe_mode=True)
     except Exception as error:  # A wrong file can cause any error in Keras.
+        if absent := plugins.absent(_modules(str(path))):
+            options = " ".join(f"--import {name}" for name in absent)
+            reason = f"it has classes of modules that are not imported; import them, or give {options}"
+            raise RunError(f"{path}: cannot be loaded: {reason}") from None
         raise RunError(f"{path}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+
+
+def _modules(path: str) -> list[str]:
+    """Returns the names of the modules in which the custom classes of a .keras file are defined."""
+    names: dict[str, None] = {}
+
+    def visit(node: Any) -> None:
+        if isinstance(node, dict) and node.get("registered_name") and isinstance(node.get("module"), str):
+            names[node["module"]] = None
+        for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            visit(inner)
+
+    with contextlib.suppress(Exception), tf.io.gfile.GFile(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        visit(json.loads(archive.read("config.json")))
+    return list(names)
 
 
 def check_finite(model: keras.Model, path: str) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from neural_alignment.alignments import current_pass, first_example, forward_pass
-from neural_alignment.alignments.networkwise import BoundRule, network_rule
+from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
+from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, network_rule
 from neural_alignment.keras_internals import InterceptedModel, all_layers, build_metrics, loss_tracker
 from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
@@ -31,6 +31,20 @@ def aligned_layers(model: keras.Model) -> list[Any]:
 def connections(model: keras.Model) -> list[Connection]:
     """Returns the connections of the aligned layers, each with one W and one B, in the order of the forward pass."""
     return [connection for layer in aligned_layers(model) for connection in layer.connections]
+
+
+@contextlib.contextmanager
+def measuring_pass(model: keras.Model, **options: Any) -> Iterator[ForwardPass]:
+    """Activates a `ForwardPass` at the present global step of a model that does not compute R.
+
+    Args:
+        model: a model; if it is not compiled, its step is 0.
+        **options: other attributes of the `ForwardPass`.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    step = 0 if optimizer is None else tf.convert_to_tensor(_unwrapped(optimizer).iterations.value)
+    with forward_pass(step=step, regularise=False, **options) as state:
+        yield state
 
 
 @serializable
@@ -377,7 +391,10 @@ class AlignedModel(InterceptedModel):
         options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
         copies: list[tuple[Connection, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
-            forward = self._bound_rule.forward(x) if self._bound_rule else lambda: self(x, training=True)
+            forward = functools.partial(self, x, training=True)
+            if self._bound_rule:
+                scale = self.optimizer.scale_loss(1.0 / _replicas())
+                forward = self._bound_rule.forward(TrainingBatch(x, y, sample_weight, scale))
             with tf.GradientTape() as tape:
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()

@@ -7,10 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from neural_alignment.alignments import forward_pass
 from neural_alignment.analysis.angles import angle, norm_ratio
 from neural_alignment.layers import Connection
-from neural_alignment.training.model import connections
+from neural_alignment.training.model import connections, measuring_pass
 
 Tensor = tf.Tensor
 
@@ -35,11 +34,12 @@ def measure_kernels(model: keras.Model) -> dict[str, dict[str, Tensor]]:
         Measure of `KERNEL_MEASURES` -> layer name -> float32 scalar; NaN if it is not defined.
     """
     results: dict[str, dict[str, Tensor]] = {name: {} for name in KERNEL_MEASURES}
-    for connection in connections(model):
-        forward = keras.ops.convert_to_tensor(connection.kernel)
-        backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
-        results["weight_angle"][connection.name] = angle(forward, backward)
-        results["norm_ratio"][connection.name] = norm_ratio(backward, forward)
+    with measuring_pass(model):
+        for connection in connections(model):
+            forward = keras.ops.convert_to_tensor(connection.kernel)
+            backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
+            results["weight_angle"][connection.name] = angle(forward, backward)
+            results["norm_ratio"][connection.name] = norm_ratio(backward, forward)
     return results
 
 
@@ -61,7 +61,7 @@ def measure_projections(model: keras.Model, x: Tensor) -> dict[str, dict[str, Te
         return outputs
 
     mapping = [(variable, variable.value) for variable in model.variables]
-    with keras.StatelessScope(state_mapping=mapping), forward_pass(regularise=False, probe=probe):
+    with keras.StatelessScope(state_mapping=mapping), measuring_pass(model, probe=probe):
         model(x, training=True)
     return {**measure_kernels(model), "projection_angle": angles}
 
@@ -96,7 +96,8 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
         # The network may compute in half precision, which is too coarse for angles.
         inputs, upstream = (tf.cast(signal, forward.dtype) for signal in seen[connection.name])
         linear_map = connection.linear_map
-        backward = linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
+        with measuring_pass(model):
+            backward = linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
         row = (
             angle(forward, backward),
             norm_ratio(backward, forward),
@@ -131,7 +132,7 @@ def _gradients(
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(kernels)
         scope = keras.StatelessScope(state_mapping=mapping)
-        with scope, forward_pass(regularise=False, probe=probe) as state:
+        with scope, measuring_pass(model, probe=probe) as state:
             loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), training=True)
     names = [connection.name for connection in chosen]
     pseudo, upstream = tape.gradient(loss, (kernels, [outputs[name] for name in names]))

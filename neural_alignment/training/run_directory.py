@@ -9,7 +9,7 @@ runs/<name>/
     set_aside/       files of later steps, moved here when the run went back to an earlier step (`resume_from`)
     corrupt_records.json   damaged records of the data, if some were found and are tolerated
     model.keras      the final model
-    status.json      running | finished | stopped | diverged | failed, and the reason; the scale of the pixels
+    status.json      running | finished | stopped | diverged | failed, the reason, plugins, the scale of the pixels
     lock.json        the process that is using the directory; present only during a run
     status.json.partial    disk space reserved for the final status; present only during a run
 
@@ -40,6 +40,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment import config as configuration
+from neural_alignment import plugins
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.training import config_comparison, files, lock
@@ -228,7 +229,9 @@ class RunDirectory:
         """
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
         known = {name: checksum for name, checksum in (checksums or {}).items() if checksum is not None}
-        status = {"state": state, **facts, "versions": versions, **({"files": known} if known else {})}
+        named = plugins.imported()
+        status = {"state": state, **facts, "versions": versions, **({"imports": named} if named else {})}
+        status |= {"files": known} if known else {}
         self.write("status.json", json.dumps(files.sealed(status), indent=2) + "\n")
 
     @staticmethod
@@ -276,8 +279,27 @@ class RunDirectory:
 
         Raises:
             ConfigError: if it is missing or damaged.
+            RunError: if a plugin of the run is not imported.
         """
+        self.check_plugins()
         return configuration.load(self.file("config.yaml"))
+
+    def check_plugins(self) -> None:
+        """Checks that the plugins with which the run was trained are imported. It imports none.
+
+        Raises:
+            RunError: if one is not; the message names it.
+        """
+        path = self.file("status.json")
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                named = json.loads(file.read()).get("imports", [])
+        except (tf.errors.OpError, ValueError, AttributeError, RecursionError):
+            return  # Those who read the status report the problem.
+        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        if absent := plugins.absent(names):
+            options = " ".join(f"--import {name}" for name in absent)
+            raise RunError(f"{self.path}: the run needs modules that are not imported; give {options}")
 
     def checked_config(self, status: dict[str, Any]) -> Config:
         """Returns the configuration of the run after a check that it has not changed since the training.
@@ -344,6 +366,7 @@ class RunDirectory:
         Raises:
             RunError: if the model is missing or damaged; the message names a remedy.
         """
+        self.check_plugins()
         path = self.file("model.keras")
         if status["state"] != "finished" and not tf.io.gfile.exists(path):
             raise RunError(f"{self.path}: has no model.keras because the run is {status['state']}; finish it first")

@@ -194,3 +194,33 @@ def test_the_noise_replaces_the_input():
     first = rule(LayerView(DenseMap(), tf.constant(arrays["x"]), w, b))
     second = rule(LayerView(DenseMap(), tf.constant(10 * arrays["x"]), w, b))
     assert float(first) == float(second)
+
+
+# Magnitudes that are redrawn at every step (brsf).
+
+
+def resampled(values, step=4, layer="layer"):
+    return noise.resample(tf.constant(values), noise.key(1, layer, step)).numpy()
+
+
+def test_a_resample_draws_every_entry_equally_often_and_with_replacement():
+    values = np.arange(40.0).reshape(5, 8)
+    function = tf.function(lambda step: noise.resample(tf.constant(values), noise.key(1, "layer", step)))
+    draws = np.stack([function(tf.constant(step)) for step in range(500)])
+    counts = np.unique(draws, return_counts=True)[1]
+    # Five standard errors of 40 counts; at one place, of a mean of 500 draws.
+    assert np.abs(counts - 500).max() < 5 * np.sqrt(500)
+    assert np.abs(draws.mean(axis=0) - values.mean()).max() < 5 * values.std() / np.sqrt(500)
+    assert all(len(np.unique(each)) < 40 for each in draws)
+    # Neighbours, and the same place at the next step, are not correlated.
+    for first, second in ((draws[:, 0, 0], draws[:, 0, 1]), (draws[:-1].ravel(), draws[1:].ravel())):
+        assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(len(first))
+    assert_differs(resampled(values), resampled(values, layer="layes"))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_a_compiled_resample_is_that_of_eager_execution_to_the_last_bit(dtype):
+    values = tf.cast(np.random.default_rng(0).normal(size=(3, 3, 7, 9)), dtype)
+    compiled = tf.function(lambda step: noise.resample(values, noise.key(1, "layer", step)), jit_compile=True)
+    for step in (4, 5):
+        np.testing.assert_array_equal(compiled(tf.constant(step)), noise.resample(values, noise.key(1, "layer", step)))

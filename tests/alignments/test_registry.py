@@ -32,7 +32,7 @@ def test_every_primitive_has_a_row_in_the_test_table():
 def test_every_rule_can_be_imported_from_the_package():
     for rule in RULES.values():
         assert getattr(alignments, rule.__name__) is rule
-    assert set(networkwise_rules()) == {"align_zero", "align_ada", "dfa", "last_layer"}
+    assert set(networkwise_rules()) == {"align_zero", "align_ada", "dfa", "drtp", "last_layer"}
 
 
 OUTSIDE = '''
@@ -149,7 +149,7 @@ def test_a_rule_and_a_primitive_of_an_installed_package_work_everywhere(outside)
     metadata = outside / "outside-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[neural_alignment.rules]\noutside = outside\n")
+    (metadata / "entry_points.txt").write_text("[neural_alignment.plugins]\noutside = outside\n")
     paths = [str(outside), str(ROOT), str(ROOT / "tests")]
     code = f"import sys; sys.path[:0] = {paths!r}\n{INSTALLED}{WITHOUT_A_ROW}{WORKS_EVERYWHERE}{TRAINS}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=outside, check=False)

@@ -16,6 +16,7 @@ from helpers import (
     assert_close,
     assert_differs,
     finite_difference,
+    reference_carried,
     reference_regulariser,
     relu,
 )
@@ -85,10 +86,7 @@ class TestContract:
             tape.watch(x)
             total = tf.reduce_sum(layer(x, training=True) * upstream)
         dx, dw, dbias = tape.gradient(total, [x, layer.kernel.value, layer.bias.value])
-        signs = np.sign(arrays["w"])
-        carried = arrays["b"]
-        if rule == "sign_symmetry":
-            carried = signs * np.linalg.norm(arrays["b"]) / np.linalg.norm(signs)
+        carried = reference_carried(rule, arrays["w"], arrays["b"], "layer")
         assert_close(dx, case.linear.reconstruct(upstream, carried, arrays["x"].shape))
         assert_differs(dx, case.linear.reconstruct(upstream, arrays["w"], arrays["x"].shape), by=0.1)
         assert_close(dw, case.linear.correlate(arrays["x"], upstream, arrays["w"].shape))

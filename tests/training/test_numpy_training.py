@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ConvReference, DenseReference, assert_close, center_batch, distance, relu
+from helpers import FIXED, ConvReference, DenseReference, assert_close, center_batch, distance, reference_carried, relu
 
 from neural_alignment import layers
 from neural_alignment.alignments import InputPath, from_config
@@ -42,6 +42,8 @@ INPUT_SHAPES = {"dense": (5,), "conv": (4, 4, 2)}
 RULES = {
     "feedback": {"rule": "feedback"},
     "sign_symmetry": {"rule": "sign_symmetry"},
+    "frsf": {"rule": "frsf"},
+    "brsf": {"rule": "brsf"},
     "weight_mirror": {
         "rule": "weight_mirror", "amp": 0.4, "decay": 0.3,
         "input": {"noise": "normal", "stddev": 0.7, "batch_center": True},
@@ -96,7 +98,7 @@ def data(recipe):
 def build_model(recipe):
     """Builds and compiles the library's model of a recipe."""
     keras.utils.set_random_seed(recipe.seed)
-    rule = from_config({**recipe.config, **({"seed": recipe.seed} if "input" in recipe.config else {})})
+    rule = from_config(recipe.config, seed=recipe.seed)
     inputs = x = keras.Input(INPUT_SHAPES[recipe.network])
     specs = NETWORKS[recipe.network]
     for index, (kind, linear, shape) in enumerate(specs):
@@ -212,16 +214,13 @@ class NumpyNetwork:
         self.recipe = recipe
         self.specs = NETWORKS[recipe.network]
         self.w, self.bias, self.b = ([w.copy() for w in weights[start::3]] for start in range(3))
-        self.drawn_norms = [np.linalg.norm(b) for b in self.b]
 
-    def carried(self, index):
+    def carried(self, index, step):
         """Returns the kernel that the error of a layer travels through."""
         if self.recipe.mistake == "weight transport":
             return self.w[index]
-        if self.recipe.config["rule"] == "sign_symmetry":
-            signs = np.sign(self.w[index])
-            return signs * self.drawn_norms[index] / np.linalg.norm(signs)
-        return self.b[index]
+        rule, step = self.recipe.config["rule"], 0 if self.recipe.mistake == "magnitudes drawn once" else step
+        return reference_carried(rule, self.w[index], self.b[index], f"layer{index}", step, self.recipe.seed)
 
     def gradients(self, x, y, step, first_example):
         """Returns the gradients of J to (W, bias) and of R to (B, W); J's to B too where the rule ties them."""
@@ -250,13 +249,13 @@ class NumpyNetwork:
             backward, forward = self._regulariser(index, inputs[index], step, first_example)
             d_b.insert(0, backward + (task if tied else 0.0))
             d_forward.insert(0, forward)
-            error = linear.reconstruct(error, self.carried(index), inputs[index].shape)
+            error = linear.reconstruct(error, self.carried(index, step), inputs[index].shape)
         return d_w, d_bias, d_b, d_forward
 
     def _regulariser(self, index, x, step, first_example):
         """Returns the gradients of R_l to B and to W."""
         config, nothing = self.recipe.config, np.zeros_like(self.b[index])
-        if config["rule"] in ("feedback", "sign_symmetry"):
+        if config["rule"] in FIXED:
             return nothing, nothing
         if "noise" in config.get("input", {}):
             options = InputPath(**config["input"])
@@ -321,7 +320,7 @@ def train_numpy(recipe, weights):
     j_optimizer = NumpyMomentum([*forward, *network.b] if recipe.one_optimizer else forward, recipe.momentum)
     moves_forward = recipe.config.get("update_forward", False)
     r_optimizer = NumpyAdam([*network.b, *network.w] if moves_forward else network.b)
-    moves_b = recipe.config["rule"] not in ("feedback", "sign_symmetry")
+    moves_b = recipe.config["rule"] not in FIXED
     for step, (x, y) in enumerate(zip(*data(recipe), strict=True)):
         delayed = step < recipe.delay_epochs * recipe.steps_per_epoch
         j_runs, r_runs = not delayed, True
@@ -381,8 +380,8 @@ def test_every_rule_trains_as_the_numpy_loop_does(rule):
     """On the network that has convolutions and a dense layer."""
     before, after = agree(Recipe(RULES[rule], "conv", one_optimizer=rule == "kolen_pollack", steps=FEW))
     moved = [distance(a, b) > 1e-3 for a, b in zip(after, before, strict=True)]
-    fixed = rule in ("feedback", "sign_symmetry")
-    assert moved == [True, True, not fixed] * len(NETWORKS["conv"])
+    still = rule in FIXED
+    assert moved == [True, True, not still] * len(NETWORKS["conv"])
 
 
 VARIANTS = {
@@ -402,11 +401,7 @@ VARIANTS = {
 
 # `update_forward`: R moves W too, by R's optimizer, or by the one optimizer.
 
-MOVES_FORWARD = {
-    rule: {**config, "update_forward": True}
-    for rule, config in RULES.items()
-    if rule not in ("feedback", "sign_symmetry")
-}
+MOVES_FORWARD = {rule: {**config, "update_forward": True} for rule, config in RULES.items() if rule not in FIXED}
 
 
 @pytest.mark.parametrize("rule", MOVES_FORWARD)
@@ -488,7 +483,7 @@ def test_steps_of_a_graph_train_as_the_numpy_loop_does():
         *((rule, "weight transport") for rule in RULES),
         ("weight_mirror", "sign of amp"), ("information", "sign of amp"), ("activation", "sign of amp"),
         ("weight_mirror", "no half"), ("information", "no half"), ("activation", "no half"),
-        ("symmetric", "J reaches B"), ("weight_mirror", "J reaches B"),
+        ("symmetric", "J reaches B"), ("weight_mirror", "J reaches B"), ("brsf", "magnitudes drawn once"),
     ],
 )  # fmt: skip
 def test_a_plausible_mistake_is_far_outside_the_tolerance(rule, mistake):

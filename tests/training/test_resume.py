@@ -124,6 +124,15 @@ def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path)
     assert killed_runs.differences(whole, cut) == []
 
 
+def test_random_magnitudes_are_those_of_the_whole_run(tmp_path):
+    changes = {"epochs": 1, "alignment": {"rule": "brsf"}, "optimization": {"backward": None}}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run.train(config(**changes), whole)
+    leave_killed(cut, 5, **changes)
+    run.train(config(**changes), cut, resume=True)
+    assert killed_runs.differences(whole, cut) == []
+
+
 def without_slots(patch):
     original = CheckpointStore.restore_last
 

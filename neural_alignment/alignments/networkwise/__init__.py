@@ -1,7 +1,13 @@
-"""Rules that replace the sequential backward pass of a whole network (Boopathy and Fiete 2022, Nøkland 2016)."""
+"""Rules for a whole network: its errors reach the weights by another way than backpropagation, layer by layer."""
 
-from neural_alignment.alignments.networkwise.base import BoundRule, KeptWeights, NetworkRule, network_rule
-from neural_alignment.alignments.networkwise.direct import DirectFeedback, LastLayer
+from neural_alignment.alignments.networkwise.base import (
+    BoundRule,
+    KeptWeights,
+    NetworkRule,
+    TrainingBatch,
+    network_rule,
+)
+from neural_alignment.alignments.networkwise.direct import DirectFeedback, DirectTargetProjection, LastLayer
 from neural_alignment.alignments.networkwise.frozen import AlignAda, AlignZero, Frozen
 
 __all__ = [
@@ -9,9 +15,11 @@ __all__ = [
     "AlignZero",
     "BoundRule",
     "DirectFeedback",
+    "DirectTargetProjection",
     "Frozen",
     "KeptWeights",
     "LastLayer",
     "NetworkRule",
+    "TrainingBatch",
     "network_rule",
 ]

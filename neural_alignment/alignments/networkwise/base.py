@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import keras
@@ -20,6 +21,39 @@ Tensor = tf.Tensor
 
 Backward = Callable[[Tensor], list[Tensor]]
 """Maps dJ/d(outputs) to the pseudogradients: one for each variable that the rule trains, in place of its gradient."""
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """The examples of one forward pass, as a rule for a whole network reads them.
+
+    Attributes:
+        inputs: x, `(batch, ...)`; a list or dictionary if the network has several inputs.
+        targets: targets as the loss takes them, such as classes `(batch,)`.
+        sample_weight: weights of the examples in J `(batch,)`, or None.
+        scale: the factor by which J is multiplied before it is differentiated: the loss scale of half precision,
+            divided by the number of replicas that share a step.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    sample_weight: Tensor | None = None
+    scale: Tensor | float = 1.0
+
+    def shares(self, dtype: tf.DType) -> Tensor:
+        """Returns the derivative of J to the loss of each example `(batch,)`, if J is a mean over the batch."""
+        if self.sample_weight is None:
+            weights = tf.ones(tf.shape(tf.nest.flatten(self.inputs)[0])[:1], dtype)
+        else:
+            weights = tf.reshape(tf.cast(self.sample_weight, dtype), [-1])
+        return tf.math.divide_no_nan(weights, tf.reduce_sum(weights)) * tf.cast(self.scale, dtype)
+
+    def one_hot(self, classes: int, dtype: tf.DType) -> Tensor:
+        """Returns the targets as one-hot codes `(batch, classes)`. Targets of this shape are only cast."""
+        targets = tf.convert_to_tensor(self.targets)
+        if targets.shape.rank == 2 and targets.shape[1] == classes > 1:
+            return tf.cast(targets, dtype)
+        return tf.one_hot(tf.cast(tf.reshape(targets, [-1]), tf.int32), classes, dtype=dtype)
 
 
 @serializable
@@ -85,13 +119,13 @@ class NetworkRule(Alignment):
         """Returns the variables that the rule trains. By default these are all trainable variables."""
         return list(model.trainable_variables)
 
-    def forward(self, model: keras.Model, kept: Any, x: Tensor) -> tuple[Tensor, Backward]:
+    def forward(self, model: keras.Model, kept: Any, batch: TrainingBatch) -> tuple[Tensor, Backward]:
         """Runs the network in training mode.
 
         Args:
             model: the network.
             kept: the object that `keep` returned.
-            x: inputs `(batch, ...)`.
+            batch: the examples.
 
         Returns:
             The outputs, and the function that maps dJ/d(outputs) to the pseudogradients of the variables in `trained`.
@@ -143,8 +177,8 @@ class BoundRule:
         """Calls `NetworkRule.start`, which records the network at initialisation before the first training step."""
         self._rule.start(self._kept)
 
-    def forward(self, x: Tensor) -> Callable[[], Tensor]:
-        """Runs the network on inputs `(batch, ...)` and returns a function without arguments that returns its outputs.
+    def forward(self, batch: TrainingBatch) -> Callable[[], Tensor]:
+        """Runs the network on a batch and returns a function without arguments that returns its outputs.
 
         Call that function inside a gradient tape. The tape then records a single operation, whose gradients to the
         trained variables are the pseudogradients of the rule. Call `forward` itself outside of the tape, which would
@@ -152,7 +186,7 @@ class BoundRule:
         """
         variables = self._rule.trained(self._model)
         with side_pass():
-            outputs, backward = self._rule.forward(self._model, self._kept, x)
+            outputs, backward = self._rule.forward(self._model, self._kept, batch)
 
         @tf.custom_gradient
         def operation(*values: Tensor) -> tuple[Tensor, Backward]:

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule
+from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
 from neural_alignment.alignments.networkwise.graph import name_of
 from neural_alignment.keras_internals import all_layers
 
@@ -113,30 +113,30 @@ class CutRule(NetworkRule):
         raise NotImplementedError
 
     def errors(
-        self, model: keras.Model, kept: Any, x: Tensor, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: Any, batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns the error at each cut, in the shape of the value there; None for no error.
 
         Args:
             model: the network.
             kept: the object that `keep` returned.
-            x: inputs `(batch, ...)`.
+            batch: the examples.
             upstream: dJ/d(outputs).
             values: the values at the cuts, in the order of the forward pass.
         """
         raise NotImplementedError
 
-    def forward(self, model: keras.Model, kept: Any, x: Tensor) -> tuple[Tensor, Backward]:
+    def forward(self, model: keras.Model, kept: Any, batch: TrainingBatch) -> tuple[Tensor, Backward]:
         """Runs the network with its cuts. See `NetworkRule.forward`."""
         current = CutPass(self.cuts(model), lambda value: (value, tf.stop_gradient(value)))
         sources = [variable.value for variable in self.trained(model)]
         with tf.GradientTape() as tape:
             tape.watch(sources)
             with side_pass(**current.hooks):
-                outputs = model(x, training=True)
+                outputs = model(batch.inputs, training=True)
 
         def backward(upstream: Tensor) -> list[Tensor]:
-            errors = self.errors(model, kept, x, upstream, current.values)
+            errors = self.errors(model, kept, batch, upstream, current.values)
             pairs = [(outputs, upstream)]
             pairs += [(value, error) for value, error in zip(current.values, errors, strict=True) if error is not None]
             targets, gradients = map(list, zip(*pairs, strict=True))

@@ -1,4 +1,7 @@
-"""Direct feedback alignment, and training of the readout only. The readout is the last layer with a kernel."""
+"""Rules that send errors or targets directly to each layer, and training of the readout only.
+
+The readout is the last layer with a kernel.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule
+from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
 from neural_alignment.alignments.networkwise.cuts import CutPass, CutRule, Cuts
 from neural_alignment.alignments.networkwise.graph import (
     after_kernels,
@@ -71,7 +74,7 @@ class DirectFeedback(CutRule):
         """
         if len(model.output_shape) != 2:
             raise ValueError(
-                f"'dfa' needs a network with outputs (batch, classes). Received outputs {model.output_shape}. "
+                f"{self.rule!r} needs a network with outputs (batch, classes). Received outputs {model.output_shape}. "
                 "Example: a dense layer at the end."
             )
         super().keep(model, weights)
@@ -79,8 +82,8 @@ class DirectFeedback(CutRule):
         for operation, size in self._sizes(model):
             if None in size and not (self.share_space and size[-1] is not None):
                 raise ValueError(
-                    "'dfa' needs a network whose hidden sizes are known: a map has an entry for each unit. "
-                    f"Received {operation!r} of shape {(None, *size)}. "
+                    f"{self.rule!r} needs a network whose hidden sizes are known: a map has an entry for each "
+                    f"unit. Received {operation!r} of shape {(None, *size)}. "
                     "Example: share_space=True, or every size given, as in keras.Input((32, 32, 3))."
                 )
             name = f"map_{len(maps)}"
@@ -121,10 +124,10 @@ class DirectFeedback(CutRule):
         )
 
     def errors(
-        self, model: keras.Model, kept: list[_Map], x: Tensor, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: list[_Map], batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns M dJ/df at each cut."""
-        del model, x
+        del model, batch
         return [self._mapped(each, upstream, value) for each, value in zip(kept, values, strict=True)]
 
     def _mapped(self, each: _Map, upstream: Tensor, value: Tensor) -> Tensor:
@@ -136,6 +139,29 @@ class DirectFeedback(CutRule):
             flat *= tf.math.rsqrt(tf.cast(tf.reduce_prod(tf.shape(value)[1:-1]) / each.positions, flat.dtype))
         spread = tf.reshape(flat, [-1, *[1] * (len(value.shape) - 2), matrix.shape[0]])
         return tf.cast(tf.broadcast_to(spread, tf.shape(value)), value.dtype)
+
+
+@register
+class DirectTargetProjection(DirectFeedback):
+    """Direct random target projection, DRTP (Frenkel, Lefebvre and Bol 2021): hidden layers get the projected target.
+
+    The error at the output of a nonlinearity is -M y* / N, where y* is the one-hot code of the class of an example and
+    N the number of examples in the batch; with sample weights, 1 / N is the share of the example in a weighted mean.
+    The target y* takes the place of the output error y* - y, so hidden layers need not wait for the outputs. Gradient
+    descent changes the W of a hidden layer in proportion to x ((M y*) f'(z))^T, as in the paper, where x is its input,
+    z its pre-activation and f its nonlinearity; the change is a mean over the batch. The readout gets dJ/df itself.
+    Maps, cuts and attributes are those of `DirectFeedback`.
+    """
+
+    rule: Literal["drtp"] = "drtp"
+
+    def errors(
+        self, model: keras.Model, kept: list[_Map], batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
+    ) -> list[Tensor | None]:
+        """Returns -M y* / N at each cut."""
+        wide = tf.float64 if upstream.dtype == tf.float64 else tf.float32
+        targets = batch.one_hot(model.output_shape[-1], wide) * -batch.shares(wide)[:, None]
+        return super().errors(model, kept, batch, tf.cast(targets, upstream.dtype), values)
 
 
 def _draw(name: str, shape: tuple[int, ...], fan: tuple[int, ...], seed: int) -> Tensor:
@@ -164,11 +190,11 @@ class LastLayer(NetworkRule):
         chosen = {id(variable) for variable in (*moved, *live_weights(model))}
         return [variable for variable in model.trainable_variables if id(variable) in chosen]
 
-    def forward(self, model: keras.Model, kept: None, x: Tensor) -> tuple[Tensor, Backward]:
+    def forward(self, model: keras.Model, kept: None, batch: TrainingBatch) -> tuple[Tensor, Backward]:
         """Runs the network; backpropagates the error to the trained variables only. See `NetworkRule.forward`."""
         del kept
         sources = [variable.value for variable in self.trained(model)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            outputs = model(x, training=True)
+            outputs = model(batch.inputs, training=True)
         return outputs, lambda upstream: tape.gradient(outputs, sources, output_gradients=upstream)

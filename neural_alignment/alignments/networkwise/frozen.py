@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, values_of
+from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch, values_of
 from neural_alignment.alignments.networkwise.cuts import CutPass, CutRule, Cuts
 from neural_alignment.alignments.networkwise.graph import (
     after_kernels,
@@ -113,7 +113,7 @@ class Frozen:
         )
 
     def __call__(self, x: Tensor, values: list[Tensor], **hooks: Any) -> Tensor:
-        """Returns the outputs of the frozen network. Batch normalisation uses the statistics of `x`.
+        """Returns the outputs of the frozen network. TrainingBatch normalisation uses the statistics of `x`.
 
         No variable is changed.
 
@@ -152,8 +152,9 @@ class AlignZero(FrozenRule):
 
     rule: Literal["align_zero"] = "align_zero"
 
-    def forward(self, model: keras.Model, kept: Frozen, x: Tensor) -> tuple[Tensor, Backward]:
+    def forward(self, model: keras.Model, kept: Frozen, batch: TrainingBatch) -> tuple[Tensor, Backward]:
         """Runs the network. Its error is propagated back through the frozen network. See `NetworkRule.forward`."""
+        x = batch.inputs
         return model(x, training=True), lambda upstream: kept.gradients(x, upstream)
 
 
@@ -191,7 +192,7 @@ class AlignAda(FrozenRule, CutRule):
         return Cuts(frozenset(inputs & after_kernels(graph)), recurrent.union(activations), silent=recurrent)
 
     def errors(
-        self, model: keras.Model, kept: Frozen, x: Tensor, upstream: Tensor, values: list[Tensor]
+        self, model: keras.Model, kept: Frozen, batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
         """Returns the errors at the same cuts of the frozen network. See `CutRule.errors`."""
         del values
@@ -203,7 +204,7 @@ class AlignAda(FrozenRule, CutRule):
                 return value, value
 
             frozen = CutPass(self.cuts(model), watched)
-            outputs = kept(x, kept.values(), **frozen.hooks)
+            outputs = kept(batch.inputs, kept.values(), **frozen.hooks)
         return tape.gradient(outputs, frozen.values, output_gradients=upstream)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from neural_alignment import config as configuration
+from neural_alignment import plugins
 from neural_alignment.errors import ConfigError
 from neural_alignment.jobs.children import Children, is_stop
 from neural_alignment.jobs.ending import Ending, past_ending
@@ -112,4 +114,7 @@ def _words(launcher: str) -> list[str]:
         raise ConfigError(f"--launcher must be a command as a shell reads it: {error}; found {launcher!r}") from None
     if shutil.which(words[0]) is None:
         raise ConfigError(f"--launcher must begin with a program that can be run; found {words[0]!r}")
+    for name in plugins.imported():
+        if ("--import", name) not in itertools.pairwise(words):
+            raise ConfigError(f"--launcher must import the plugins of this command too; --import {name} was not found")
     return words

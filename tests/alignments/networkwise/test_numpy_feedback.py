@@ -10,7 +10,15 @@ import pytest
 from helpers import ConvReference, assert_close, distance, relu
 
 from neural_alignment import models
-from neural_alignment.alignments import AlignAda, AlignProp, AlignZero, DirectFeedback, Feedback, LastLayer
+from neural_alignment.alignments import (
+    AlignAda,
+    AlignProp,
+    AlignZero,
+    DirectFeedback,
+    DirectTargetProjection,
+    Feedback,
+    LastLayer,
+)
 from neural_alignment.losses import SquaredError
 from neural_alignment.training import AlignedModel
 from optimizers import MultiOptimizer
@@ -28,6 +36,8 @@ RULES = {
     "fa": Feedback(),
     "dfa": DirectFeedback(),
     "dfa shared": DirectFeedback(share_space=True),
+    "drtp": DirectTargetProjection(),
+    "drtp shared": DirectTargetProjection(share_space=True),
     "last_layer": LastLayer(),
 }
 
@@ -129,6 +139,8 @@ RECIPES = {
     "fa": Recipe("random kernels"),
     "dfa": Recipe("maps"),
     "dfa shared": Recipe("maps"),
+    "drtp": Recipe("projected targets"),
+    "drtp shared": Recipe("projected targets"),
     "last_layer": Recipe("none"),
 }
 
@@ -139,11 +151,13 @@ def numpy_training(recipe, kernels, biases, backward, steps=STEPS):
     for x, labels in zip(*(part[:steps] for part in batches()), strict=True):
         nets = {"live": forward(kernels, biases, x), "frozen": forward(*initial, x)}
         e = 2 * (nets["live"].outputs - (np.eye(CLASSES)[labels] - 0.1)) / (BATCH * CLASSES)
-        if recipe.error == "maps":
+        if recipe.error in ("maps", "projected targets", "projected targets, summed"):
+            sent = e if recipe.error == "maps" else -np.eye(CLASSES)[labels] / BATCH
+            sent = sent * BATCH if recipe.error.endswith("summed") else sent
             errors = [
-                np.einsum("nk,...ck->n...c", e, weight) + np.zeros_like(nets["live"].normal[number])
+                np.einsum("nk,...ck->n...c", sent, weight) + np.zeros_like(nets["live"].normal[number])
                 if weight.ndim == 4
-                else (e @ weight.T)[:, None, None] + np.zeros_like(nets["live"].normal[number])
+                else (sent @ weight.T)[:, None, None] + np.zeros_like(nets["live"].normal[number])
                 for number, weight in enumerate(backward)
             ]
         elif recipe.error == "none":
@@ -217,6 +231,8 @@ NEAR_MISSES = {
     "prop, kernels live": ("align_prop", {"error": "live"}),
     "dfa, gates frozen": ("dfa", {"gate": "frozen", "last_gate": "frozen"}),
     "dfa, batch normalisation frozen": ("dfa", {"norm": "frozen"}),
+    "drtp, the output error": ("drtp", {"error": "maps"}),
+    "drtp, a sum over the batch": ("drtp", {"error": "projected targets, summed"}),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from neural_alignment.alignments import RULES, Alignment, LayerView, primitives
+from neural_alignment.alignments import RULES, Alignment, KernelView, LayerView, primitives
 from neural_alignment.operations import DenseMap
 from neural_alignment.reporting import Row
 
@@ -137,7 +137,8 @@ def _carries_forward(rule: type[Alignment]) -> bool:
     """Whether the error is sent backward through a function of W."""
     probe = Probe()
     instance = rule(**{name: 1.0 for name, option in rule.model_fields.items() if option.is_required()})
-    carried = [instance.carried_kernel(forward, probe.backward) for forward in (probe.forward, -probe.forward)]
+    kernels = [KernelView(forward, probe.backward) for forward in (probe.forward, -probe.forward)]
+    carried = [instance.carried_kernel(each) for each in kernels]
     return bool(tf.reduce_any(carried[0] != carried[1]))
 
 
