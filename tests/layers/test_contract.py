@@ -8,7 +8,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import LEARNING, RULE_CONFIGS, assert_close, assert_differs, reference_regulariser
+from helpers import (
+    FIXED,
+    LEARNING,
+    RULE_CONFIGS,
+    assert_close,
+    assert_differs,
+    reference_carried,
+    reference_regulariser,
+)
 from layer_table import (
     BATCH,
     TABLE,
@@ -40,18 +48,15 @@ def rule_of(name):
 
 
 @functools.cache
-def wanted(name, signs=False):
-    """Returns W, B, inputs, upstream and the expected results of a row; with `signs`, B is that of sign symmetry."""
+def wanted(name, rule="feedback"):
+    """Returns W, B, inputs, upstream and the expected results of a row, for the kernel that carries a rule's error."""
     rng = np.random.default_rng(sum(map(ord, name)))
     layer = build(name, alignment=Feedback())
     forward, backward = fill(layer, rng)
     x = rng.normal(size=(BATCH, *TABLE[name].inputs)) + 0.3
     upstream = rng.normal(size=call(layer, x.astype(np.float32)).shape)
-    carried = backward
-    if signs:
-        carried = {
-            key: np.sign(w) * np.linalg.norm(backward[key]) / np.linalg.norm(np.sign(w)) for key, w in forward.items()
-        }
+    names = {key: connection.name for key, connection in connections(layer).items()}
+    carried = {key: reference_carried(rule, w, backward[key], names[key]) for key, w in forward.items()}
     native = native_copy(name, layer)
     return layer, forward, backward, x, upstream, expected(name, native, forward, carried, x, upstream)
 
@@ -59,7 +64,7 @@ def wanted(name, signs=False):
 @functools.cache
 def measured(name, rule):
     """Returns a layer of a row with one rule, its outputs, gradients and R in training, and the expected results."""
-    source, forward, backward, x, upstream, results = wanted(name, rule == "sign_symmetry")
+    source, forward, backward, x, upstream, results = wanted(name, rule if rule in FIXED else "feedback")
     layer = build(name, alignment=rule_of(rule))
     for connection in connections(layer).values():
         connection.take_initial_kernel()
