@@ -7,11 +7,12 @@ PEER := .venv-peer
 SOURCES := setup.py constraints.txt
 # One more than the number of cores, because some tests wait for child processes.
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
-RULES := backprop feedback sign_symmetry weight_mirror information symmetric activation kolen_pollack
+LSTM_RULES := backprop symmetric feedback
+RULES := backprop feedback sign_symmetry frsf brsf weight_mirror information symmetric activation kolen_pollack drtp
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-exhaustive lint resume-test bench peer mnist-table clean
+.PHONY: quickstart test test-exhaustive lint resume-test bench peer mnist-table mnist-lstm clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -41,6 +42,10 @@ peer: $(PEER)/.installed
 mnist-table: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/mnist/rules
+
+mnist-lstm: $(VENV)/.cpu
+	$(BIN)/neural-alignment compare $(LSTM_RULES:%=configs/mnist/lstm/%.yaml) --seeds 0,1,2 \
+		--set logging.tensorboard=false --output results/mnist/lstm
 
 $(VENV)/.cpu: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
