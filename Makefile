@@ -7,12 +7,13 @@ PEER := .venv-peer
 SOURCES := setup.py constraints.txt
 # One more than the number of cores, because some tests wait for child processes.
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+RANDOM_RULES := frsf brsf drtp
 LSTM_RULES := backprop symmetric feedback
-RULES := backprop feedback sign_symmetry frsf brsf weight_mirror information symmetric activation kolen_pollack drtp
+RULES := backprop feedback sign_symmetry weight_mirror information symmetric activation kolen_pollack
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-exhaustive lint resume-test bench peer mnist-table mnist-lstm clean
+.PHONY: quickstart test test-exhaustive lint resume-test bench peer mnist-table mnist-random-feedback mnist-lstm clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -42,6 +43,10 @@ peer: $(PEER)/.installed
 mnist-table: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/mnist/rules
+
+mnist-random-feedback: $(VENV)/.cpu
+	$(BIN)/neural-alignment compare $(RANDOM_RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
+		--set logging.tensorboard=false --output results/mnist/random_feedback
 
 mnist-lstm: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(LSTM_RULES:%=configs/mnist/lstm/%.yaml) --seeds 0,1,2 \
