@@ -53,7 +53,7 @@ def creator(tensor: keras.KerasTensor) -> Any:
 
 
 def all_layers(model: keras.Model) -> list[Any]:
-    """Returns the layers of a model and of the layers and models in it, without the models themselves.
+    """Returns the layers of a model and of the layers and models in it, without functional and Sequential models.
 
     The order is that of the forward pass.
     """
@@ -66,7 +66,26 @@ def all_layers(model: keras.Model) -> list[Any]:
                 visit(sublayer)
 
     visit(model)  # Keras' own traversal lists the layers within a layer from last to first.
-    return [layer for layer in found.values() if not isinstance(layer, keras.Model)]
+    return [layer for layer in found.values() if not has_graph(layer)]
+
+
+def has_graph(layer: Any) -> bool:
+    """Returns whether a layer is a functional or built Sequential model."""
+    return isinstance(layer, keras.Model) and hasattr(functional(layer), "operations")
+
+
+def first_call(layer: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Returns the arguments of the first call of a layer on symbolic tensors, or None if there was none."""
+    nodes = layer._inbound_nodes
+    return (nodes[0].arguments.args, nodes[0].arguments.kwargs) if nodes else None
+
+
+def keep_mask(tensor: Any, source: Any) -> Any:
+    """Gives a tensor the mask that Keras keeps with another one; returns the tensor."""
+    mask = getattr(source, "_keras_mask", None)
+    if mask is not None:
+        tensor._keras_mask = mask
+    return tensor
 
 
 def replace_sublayer(layer: Any, attribute: str, sublayer: Any) -> None:

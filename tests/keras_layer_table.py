@@ -9,7 +9,7 @@ from neural_alignment.layers import ALIGNED_FORMS
 
 PAGE = Path(__file__).parent.parent / "docs" / "layers.md"
 
-_ELEMENTWISE = "scales and shifts each unit by itself; the error passes through a diagonal"
+_ELEMENTWISE = "scales or shifts each unit by itself; the error passes through a diagonal"
 _CELL = "a cell; align the layer `{layer}` that runs it over time"
 _FOREIGN = "runs a network of another library, whose backward pass is not that of Keras"
 _CONSTANT = "its weights are tables or statistics of the data, and are not trained"
@@ -41,7 +41,7 @@ REASONS = {
     "STFTSpectrogram": "a fixed Fourier transform",
     "SimpleRNNCell": _CELL.format(layer="SimpleRNN"),
     "SpectralNormalization": "changes the kernel of the layer in it at each call",
-    "StackedRNNCells": _CELL.format(layer="SimpleRNN, LSTM or GRU"),
+    "StackedRNNCells": "stacks of cells; use several `SimpleRNN`, `LSTM` or `GRU` layers",
     "StringLookup": _CONSTANT,
     "TFSMLayer": _FOREIGN,
     "TimeDistributed": "the layer in it is aligned; `layers.TimeDistributed` calls it once for all steps",

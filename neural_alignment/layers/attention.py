@@ -42,7 +42,8 @@ class AlignedAttention:
         super().build(query_shape, value_shape, key_shape)
         for attribute, dense in dense_sublayers(self).items():
             # The initializers are the objects themselves: copies would draw other numbers.
-            options = {**dense.get_config(), "kernel_initializer": dense.kernel_initializer}
+            initializers = {name: getattr(dense, name) for name in ("kernel_initializer", "bias_initializer")}
+            options = {**dense.get_config(), **initializers}
             aligned = EinsumDense(**options, alignment=self.alignment)
             aligned.alignment_name = f"{self.name}.{dense.name}"
             aligned._converted_kernels = (self._converted_kernels or {}).get(attribute)

@@ -114,8 +114,8 @@ class AlignedLayer:
         raise NotImplementedError
 
     def input_shapes(self) -> list[tuple[int, ...]]:
-        """Returns the shape of the inputs of each connection, as built; an unknown size is 1."""
-        return [known_shape(self.get_build_config()["input_shape"])]
+        """Returns the shape of the inputs of each connection, as built; None for an unknown size."""
+        return [tuple(self.get_build_config()["input_shape"])]
 
     @property
     def connections(self) -> Sequence[Connection]:
@@ -419,7 +419,7 @@ def known_shape(shape: Sequence[int | None]) -> tuple[int, ...]:
     return tuple(size or 1 for size in shape)
 
 
-def output_shape(linear_map: LinearMap, inputs: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+def output_shape(linear_map: LinearMap, inputs: Sequence[int | None], kernel: Sequence[int]) -> tuple[int | None, ...]:
     """Returns the shape of the outputs of a linear map for the shapes of inputs and kernel."""
     specs = [tf.TensorSpec(shape, tf.float32) for shape in (inputs, kernel)]
     return tuple(tf.function(linear_map.project, autograph=False).get_concrete_function(*specs).outputs[0].shape)

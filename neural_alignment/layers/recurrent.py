@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments import ForwardPass
-from neural_alignment.layers.base import AlignedLayer, dense_floats, known_shape
+from neural_alignment.layers.base import AlignedLayer, dense_floats
 from neural_alignment.layers.connection import Connection, KernelValues, tensor_of
 from neural_alignment.operations import DenseMap
 from neural_alignment.serialization import serializable
@@ -97,7 +97,9 @@ class _RecurrentLayer(AlignedLayer):
 
     def input_shapes(self) -> list[tuple[int, ...]]:
         """Returns the shapes of inputs and previous outputs. See `AlignedLayer.input_shapes`."""
-        batch, steps, features = known_shape(self.get_build_config()["input_shape"])
+        config = self.get_build_config()
+        shape = config.get("input_shape") or config["shapes_dict"]["sequences_shape"]  # With an initial state.
+        batch, steps, features = shape
         return [(batch, steps, features), (batch, steps, self.cell.units)]
 
     @property
@@ -122,7 +124,7 @@ class _RecurrentLayer(AlignedLayer):
         if not self.keeps_backward_kernel:
             return super().inner_loop(sequences, initial_state, mask=mask, training=training)
         states = keras.tree.flatten(initial_state)
-        mask = None if mask is None else keras.tree.flatten(mask)[0]
+        mask = _step_mask(mask)
         dropout = _Dropout(self.cell, inputs, states[0], training)
         from_inputs, from_outputs = self._kernels(state)
         input_bias, recurrent_bias = self._bias_values()
@@ -279,6 +281,14 @@ def _times(signal: Tensor, masks: Tensor | list[Tensor] | None) -> Tensor | list
     if masks is None:
         return signal
     return [signal * mask for mask in masks] if isinstance(masks, (list, tuple)) else signal * masks
+
+
+def _step_mask(mask: Any) -> Tensor | None:
+    """Returns a mask as booleans `(batch, steps)`. Keras also takes numbers, and a third axis of size 1."""
+    if mask is None:
+        return None
+    mask = tf.cast(keras.tree.flatten(mask)[0], tf.bool)
+    return tf.squeeze(mask, -1) if mask.shape.rank == 3 else mask
 
 
 def _masked(signal: Tensor | None, mask: Tensor | None) -> Tensor | None:

@@ -27,11 +27,14 @@ class TimeDistributed(keras.layers.TimeDistributed):
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         """Applies the layer to each time step of `inputs` `(batch, steps, ...)`."""
         layer = self.layer
-        if not isinstance(layer, AlignedLayer | AlignedAttention) or layer.alignment is None:
+        inner = (
+            [layer.forward_layer, layer.backward_layer] if isinstance(layer, keras.layers.Bidirectional) else [layer]
+        )
+        if not all(isinstance(each, AlignedLayer | AlignedAttention) and each.alignment is not None for each in inner):
             return super().call(inputs, training=training, mask=mask)
         batch, steps = tf.unstack(tf.shape(inputs)[:2])
         options = {"training": training}
-        if mask is not None and isinstance(layer, keras.layers.RNN):
+        if mask is not None and isinstance(inner[0], keras.layers.RNN):
             options["mask"] = tf.reshape(mask, tf.concat([[batch * steps], tf.shape(mask)[2:]], axis=0))
         flat = tf.reshape(inputs, tf.concat([[batch * steps], tf.shape(inputs)[2:]], axis=0))
         flat = tf.ensure_shape(flat, [None, *inputs.shape[2:]])

@@ -35,8 +35,8 @@ def application(
 ) -> keras.Model:
     """Builds a network of `keras.applications` with new weights that returns logits.
 
-    Layers have the names that Keras gives them; `describe` lists them. Preprocessing layers within a network
-    (`include_preprocessing`) are left out, because the data pipeline scales the images.
+    Layers have the names that Keras gives them; `describe` lists them. Preprocessing layers within a network are
+    replaced by identities, because the data pipeline scales the images.
 
     Args:
         application: name of the network, such as `"MobileNetV2"`.
@@ -66,8 +66,7 @@ def application(
     except ValueError as error:
         shape = "x".join(map(str, input_shape))
         raise ArgumentError("application", f"must take images of {shape}; Keras says: {error}", application) from error
-    if weight_decay:
-        network = keras.models.clone_model(network, clone_function=lambda layer: _decayed(layer, weight_decay))
+    network = keras.models.clone_model(network, clone_function=lambda layer: _adapted(layer, weight_decay))
     return network if alignment is None else convert(network, alignment).model
 
 
@@ -89,11 +88,13 @@ def _checked(build: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _decayed(layer: Any, weight_decay: float) -> Any:
-    """Returns a copy of a layer with weight decay on its kernels."""
+def _adapted(layer: Any, weight_decay: float) -> Any:
+    """Returns a copy of a layer with weight decay on its kernels; an identity in place of a preprocessing layer."""
+    if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization):
+        return keras.layers.Identity(name=layer.name)
     config = layer.get_config()
     for name in ("kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer"):
-        if name in config and config[name] is None:
+        if weight_decay and name in config and config[name] is None:
             config[name] = keras.regularizers.L2(0.5 * weight_decay)
     return type(layer).from_config(config)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 
 from neural_alignment.alignments import Assignment
-from neural_alignment.keras_internals import all_layers
+from neural_alignment.keras_internals import all_layers, has_graph
 from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer, TimeDistributed
 from neural_alignment.models.error_path import carries_error
 from neural_alignment.models.following import Readers
@@ -53,7 +53,7 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
 
     Raises:
         ValueError: if `model` is not functional or Sequential, not built, or has no layer that can be aligned; if a
-            rule is assigned to a layer that cannot have one (groups, channels first); or if a layer is quantised or
+            rule is assigned to a layer that cannot have one (channels first); or if a layer is quantised or
             uses LoRA; or, with `strict`, if a layer is left.
         ConfigError: if a rule matches no layer.
     """
@@ -109,8 +109,9 @@ class _Copies:
             return self._bidirectional(layer)
         if isinstance(layer, keras.layers.TimeDistributed):
             return TimeDistributed(self.copy(layer.layer), **_arguments(layer))
-        if not isinstance(layer, keras.Model):
-            self._leave(layer)
+        if has_graph(layer):  # A model in a wrapper; Keras goes through other models itself.
+            return keras.models.clone_model(layer, clone_function=self.copy, recursive=True)
+        self._leave(layer)
         return type(layer).from_config(layer.get_config())
 
     def _aligned(self, layer: Any, kind: type) -> Any:
@@ -203,3 +204,5 @@ def _copy_weights(source: keras.Model, target: keras.Model) -> None:
         kept = [weight for weight in new.weights if id(weight) not in fresh]
         for weight, value in zip(kept, old.weights, strict=True):
             weight.assign(value)
+        if hasattr(new, "finalize_state"):  # Layers such as `Normalization` compute constants from their weights.
+            new.finalize_state()

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from neural_alignment.keras_internals import Call, calls, creator, functional
+from neural_alignment.keras_internals import Call, calls, creator, functional, has_graph
 from neural_alignment.models.batch_norm import BatchAxisNormalization
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Readers:
     def _read(self, model: keras.Model) -> None:
         """Records the readers of every tensor of a model. Tensors are followed into and out of nested models."""
         for call in calls(model):
-            inner = _inputs_of(call) if _has_graph(call.operation) else None
+            inner = _inputs_of(call) if has_graph(call.operation) else None
             if inner is None:
                 self._calls.setdefault(id(call.operation), []).append(call)
                 for tensor in call.inputs:
@@ -154,8 +154,3 @@ def _inputs_of(call: Call) -> list[tuple[Any, Any]] | None:
     if len(outer) != len(model.inputs) or not all(isinstance(tensor, keras.KerasTensor) for tensor in outer):
         return None
     return list(zip(outer, model.inputs, strict=True))
-
-
-def _has_graph(operation: Any) -> bool:
-    """Returns whether an operation is a functional or Sequential model."""
-    return isinstance(operation, keras.Model) and hasattr(functional(operation), "operations")

@@ -48,7 +48,7 @@ def vision_transformer(
     """Builds a transformer over patches of an image that returns logits.
 
     An image is cut into patches, which a dense layer `patches` turns into vectors; position embeddings are added. Each
-    block normalises, attends, normalises again and applies two dense layers with a GELU between, with a residual
+    block normalises, attends, normalises again and applies two dense layers with a GELU in between, with a residual
     connection around each half. The last vectors are normalised and averaged. The layers of block n are called
     `attention_n`, `expand_n` and `reduce_n`, and the last one `dense`.
 

@@ -18,7 +18,7 @@ from neural_alignment.config import Config
 from neural_alignment.errors import RunError
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.layers import AlignedLayer
-from neural_alignment.layers.base import output_shape
+from neural_alignment.layers.base import known_shape, output_shape
 from neural_alignment.operations import DenseMap
 from neural_alignment.optimization import LossRates, described
 from neural_alignment.training import initial_state, setup
@@ -174,7 +174,9 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
         for connection, shape in zip(layer.make_connections(), layer.input_shapes(), strict=True):
             kernel = connection.kernel.shape
             outputs = output_shape(connection.linear_map, shape, kernel)
-            product = 2 * connection.linear_map.multiplications(shape[1:], kernel, outputs[1:])
+            product = 2 * connection.linear_map.multiplications(
+                known_shape(shape[1:]), kernel, known_shape(outputs[1:])
+            )
             rows.append(
                 LayerCost(
                     name=connection.name,

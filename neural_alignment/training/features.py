@@ -74,9 +74,19 @@ def of_model(model: keras.Model, pixel_scale: tuple[Any, Any] | None = None, ran
             channel. Without it uint8 images are refused.
         random: whether to draw new weights: the baseline "Random" of Figure 6.
     """
-    drawn = keras.models.clone_model(model) if random else model
+    drawn = keras.models.clone_model(model, clone_function=_redrawn) if random else model
     scale = None if pixel_scale is None else tuple(np.asarray(value, np.float32) for value in pixel_scale)
     return SourceNetwork(f"the model {model.name!r}", drawn, None, scale)
+
+
+def _redrawn(layer: Any) -> Any:
+    """Returns a copy of a layer with new weights. Statistics of the data, as in `Normalization`, are kept."""
+    copy = type(layer).from_config(layer.get_config())
+    if isinstance(layer, keras.layers.Normalization):
+        copy.build(layer.get_build_config()["input_shape"])
+        copy.set_weights(layer.get_weights())
+        copy.finalize_state()
+    return copy
 
 
 def rate_layers(model: keras.Model) -> list[str]:
@@ -163,7 +173,7 @@ class ImageSet:
         if found[-1] != channels or not fits:
             size = "any size" if self._is_raw else f"{height} x {width} pixels"
             raise DataError(
-                f"{path}: `images` of {self._pixels.dtype} must be of {size} and {channels} channels for this run; "
+                f"{path}: `images` of {self._pixels.dtype} must be of {size} and {channels} channels for this network; "
                 f"found {found[0]} x {found[1]} pixels and {found[2]} channels"
             )
 
@@ -259,7 +269,11 @@ def network_of(source: str | Path | keras.Model | SourceNetwork, random: bool = 
     if isinstance(source, keras.Model):
         return of_model(source, random=random)
     if isinstance(source, SourceNetwork):
-        return of_model(source.model, source.pixel_scale, random) if source.config is None else source
+        return (
+            of_model(source.model, source.pixel_scale, random)
+            if source.config is None
+            else (initial(source.name) if random else source)
+        )
     return initial(source) if random else trained(source)
 
 

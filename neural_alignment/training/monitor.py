@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -32,9 +33,10 @@ class AlignmentMonitor(keras.callbacks.Callback):
       forward and two backward passes.
 
     Args:
-        x: inputs on which signals are measured, `(examples, ...)`, as `fit` takes them; a few hundred suffice.
+        x: inputs on which signals are measured, arrays or tensors `(examples, ...)`; a few hundred suffice.
         y: their targets.
-        every: number of epochs between two measurements. The last epoch is always measured.
+        every: number of epochs between two measurements, from the first epoch on. The last planned epoch is measured as
+            well. In other epochs the measures are NaN.
 
     Raises:
         ValueError: if `y` is given without `x`, or `every` is not a positive integer; in `fit`, if the model has no
@@ -60,14 +62,20 @@ class AlignmentMonitor(keras.callbacks.Callback):
                 self.model.name,
                 "neural_alignment.layers.Dense(10, alignment=Feedback())",
             )
+        names = [connection.name for connection in connections(self.model)]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ArgumentError("callbacks", "need layers with different names", repeated[0], "name='dense_2'")
         self._measure = tf.function(self._measures, autograph=False)
         self.start = self._row()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds the measures to the logs."""
         epochs = (self.params or {}).get("epochs")
-        if logs is not None and ((epoch + 1) % self._every == 0 or epoch + 1 == epochs):
-            logs.update(self._row())
+        if logs is None:
+            return
+        measured = epoch % self._every == 0 or epoch + 1 == epochs
+        # Callbacks such as `CSVLogger` need the same keys in every epoch.
+        logs.update(self._row() if measured else dict.fromkeys(self.start, math.nan))
 
     def _row(self) -> dict[str, float]:
         """Returns MEASURE/LAYER -> value."""

@@ -31,7 +31,7 @@ def measure_kernels(model: keras.Model) -> dict[str, dict[str, Tensor]]:
     """Measures the alignment of each aligned layer from its kernels only.
 
     Returns:
-        Measure of `KERNEL_MEASURES` -> layer name -> float32 scalar; NaN if it is not defined.
+        Measure of `KERNEL_MEASURES` -> connection name -> float32 scalar; NaN if it is not defined.
     """
     results: dict[str, dict[str, Tensor]] = {name: {} for name in KERNEL_MEASURES}
     with measuring_pass(model):
@@ -85,7 +85,7 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
         y: targets `(batch, ...)`.
 
     Returns:
-        Measure -> layer name -> float32 scalar; NaN if it is not defined.
+        Measure -> connection name -> float32 scalar; NaN if it is not defined.
     """
     chosen = connections(model)
     # All computations read the same tensor of a kernel, so that the graph optimizer can merge equal ones.
@@ -128,14 +128,16 @@ def _gradients(
         return layer_outputs
 
     kept = {id(connection.kernel): value for connection, value in zip(chosen, kernels, strict=True)}
-    mapping = [(v, kept.get(id(v), v.value)) for v in model.trainable_variables]
+    mapping = [(v, kept.get(id(v), v.value)) for v in model.variables if v.trainable or id(v) in kept]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(kernels)
         scope = keras.StatelessScope(state_mapping=mapping)
         with scope, measuring_pass(model, probe=probe) as state:
             loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), training=True)
     names = [connection.name for connection in chosen]
-    pseudo, upstream = tape.gradient(loss, (kernels, [outputs[name] for name in names]))
+    zero = tf.UnconnectedGradients.ZERO  # Below frozen layers the tape has no error.
+    sources = (kernels, [outputs[name] for name in names])
+    pseudo, upstream = tape.gradient(loss, sources, unconnected_gradients=zero)
     state.weight_transport = True
-    true = tape.gradient(loss, kernels)
+    true = tape.gradient(loss, kernels, unconnected_gradients=zero)
     return pseudo, true, {name: (inputs[name], error) for name, error in zip(names, upstream, strict=True)}

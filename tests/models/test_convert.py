@@ -504,3 +504,56 @@ def test_wrapped_layers_keep_names_weights_and_options():
     assert wrapper.backward_layer.go_backwards
     assert not wrapper.forward_layer.go_backwards
     assert wrapper.forward_layer.alignment == wrapper.backward_layer.alignment == RULE
+
+
+def test_a_model_in_a_wrapper_is_converted_and_statistics_of_the_data_are_kept():
+    images = np.random.default_rng(0).normal(3.0, 2.0, size=(4, 5, 6, 6, 1)).astype("float32")
+    normalize = keras.layers.Normalization()
+    normalize.adapt(images.reshape(-1, 6, 6, 1))
+    network = keras.Sequential([keras.Input((6, 6, 1)), normalize, keras.layers.Conv2D(2, 3, name="conv"),
+                                keras.layers.Flatten()])  # fmt: skip
+    inputs = keras.Input((5, 6, 6, 1))
+    model = keras.Model(inputs, keras.layers.LSTM(3, name="lstm")(keras.layers.TimeDistributed(network)(inputs)))
+    result = convert(model, RULE, strict=True)
+    assert result.converted == {"conv": "symmetric", "lstm": "symmetric"}
+    np.testing.assert_allclose(result.model(images), model(images), rtol=1e-5, atol=1e-6)
+
+
+@keras.saving.register_keras_serializable("test_convert")
+class Two(keras.layers.Layer):
+    """y = x M + z, with two inputs."""
+
+    def build(self, one, other):
+        self.matrix = self.add_weight(name="matrix", shape=(one[-1], one[-1]))
+
+    def call(self, one, other):
+        return one @ self.matrix + other
+
+
+@keras.saving.register_keras_serializable("test_convert")
+class Own(keras.Model):
+    """A subclassed model with a layer and a weight."""
+
+    def build(self, input_shape):
+        self.inner = keras.layers.Dense(input_shape[-1])
+        self.inner.build(input_shape)
+        self.shift = self.add_weight(name="shift", shape=(input_shape[-1],))
+
+    def call(self, inputs):
+        return self.inner(inputs) + self.shift
+
+
+def test_custom_layers_with_several_inputs_in_wrappers_and_subclassed_models_are_named():
+    inputs = keras.Input((None, 4))
+    x = keras.layers.TimeDistributed(Mixing(name="mixing"))(inputs)
+    x = Two(name="two")(x, inputs)
+    x = Own(name="own")(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="last")(x))
+    result = convert(model, RULE)
+    assert result.left == {
+        "mixing": "Mixing has no aligned form",
+        "two": "Two has no aligned form",
+        "own": "Own has no aligned form",
+    }
+    values = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    np.testing.assert_allclose(result.model(values), model(values), rtol=1e-5, atol=1e-6)

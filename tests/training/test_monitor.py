@@ -77,7 +77,8 @@ def test_every_second_epoch_and_the_last_are_measured():
     model, (x, y) = network(), data()
     history = model.fit(x, y, epochs=5, verbose=0, callbacks=[AlignmentMonitor(every=2)]).history
     assert len(history["loss"]) == 5
-    assert len(history["weight_angle/last"]) == 3
+    measured = ~np.isnan(history["weight_angle/last"])
+    assert measured.tolist() == [True, False, True, False, True]
 
 
 def test_a_converted_model_on_two_replicas_has_the_measures_of_one():
@@ -111,3 +112,14 @@ def test_wrong_use_is_an_error_in_three_parts():
     model = network(rule=None)
     with pytest.raises(ValueError, match="only for a model with backward kernels"):
         model.fit(x, y, verbose=0, callbacks=[AlignmentMonitor()])
+
+
+def test_layers_that_are_frozen_have_measures_too(tmp_path):
+    model, (x, y) = network(), data()
+    model.get_layer("hidden").trainable = False
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=[AlignmentMonitor(x, y, every=2), log]).history
+    assert 0 < history["pseudogradient_angle/hidden"][0] < 180
+    with open(tmp_path / "log.csv") as file:
+        assert "weight_angle/hidden" in next(csv.DictReader(file))

@@ -41,7 +41,7 @@ class TrainingBatch:
     scale: Tensor | float = 1.0
 
     def shares(self, dtype: tf.DType) -> Tensor:
-        """Returns the derivative of J to the loss of each example `(batch,)`, if J is a mean over the batch."""
+        """Returns the derivative of J to the loss of each example `(batch,)`, if J is their weighted mean."""
         if self.sample_weight is None:
             weights = tf.ones(tf.shape(tf.nest.flatten(self.inputs)[0])[:1], dtype)
         else:
@@ -51,7 +51,9 @@ class TrainingBatch:
     def one_hot(self, classes: int, dtype: tf.DType) -> Tensor:
         """Returns the targets as one-hot codes `(batch, classes)`. Targets of this shape are only cast."""
         targets = tf.convert_to_tensor(self.targets)
-        if targets.shape.rank == 2 and targets.shape[1] == classes > 1:
+        if classes == 1:  # A single logit has the targets 0 and 1.
+            return tf.cast(tf.reshape(targets, [-1, 1]), dtype)
+        if targets.shape.rank == 2 and targets.shape[1] == classes:
             return tf.cast(targets, dtype)
         return tf.one_hot(tf.cast(tf.reshape(targets, [-1]), tf.int32), classes, dtype=dtype)
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
 from neural_alignment.alignments.networkwise.graph import name_of
-from neural_alignment.keras_internals import all_layers
+from neural_alignment.keras_internals import all_layers, keep_mask
 
 Tensor = tf.Tensor
 
@@ -65,11 +65,11 @@ class CutPass:
     def _around(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
         def cut_call(*args: Any, **kwargs: Any) -> Any:
             if operation.name in self.cuts.inputs:
-                record = functools.partial(self._record_signal, operation.name)
+                record = functools.partial(self._record_signal, operation.name, {})
                 args, kwargs = keras.tree.map_structure(record, (args, kwargs))
             outputs = call(*args, **kwargs)
             if operation.name in self.cuts.silent:
-                return self.cut(outputs)[1]
+                return keep_mask(self.cut(outputs)[1], outputs)
             return self._record(operation.name, outputs) if operation.name in self.cuts.outputs else outputs
 
         return cut_call
@@ -79,15 +79,19 @@ class CutPass:
         name = name_of(layer)
         return self._record(name, outputs) if name in self.cuts.activations else outputs
 
-    def _record_signal(self, name: str, value: Any) -> Any:
-        """Cuts a tensor of floats; masks, options and the like are passed unchanged."""
-        return self._record(name, value) if tf.is_tensor(value) and value.dtype.is_floating else value
+    def _record_signal(self, name: str, known: dict[int, Tensor], value: Any) -> Any:
+        """Cuts a tensor of floats, once if it is passed twice; masks, options and the like are passed unchanged."""
+        if not (tf.is_tensor(value) and value.dtype.is_floating):
+            return value
+        if id(value) not in known:
+            known[id(value)] = self._record(name, value)
+        return known[id(value)]
 
     def _record(self, name: str, value: Tensor) -> Tensor:
-        recorded, value = self.cut(value)
+        recorded, continued = self.cut(value)
         self.values.append(recorded)
         self.names.append(name)
-        return value
+        return keep_mask(continued, value)
 
 
 class CutRule(NetworkRule):

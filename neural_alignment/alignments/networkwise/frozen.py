@@ -113,7 +113,7 @@ class Frozen:
         )
 
     def __call__(self, x: Tensor, values: list[Tensor], **hooks: Any) -> Tensor:
-        """Returns the outputs of the frozen network. TrainingBatch normalisation uses the statistics of `x`.
+        """Returns the outputs of the frozen network. Batch normalisation uses the statistics of `x`.
 
         No variable is changed.
 
