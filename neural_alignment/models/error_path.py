@@ -26,6 +26,10 @@ _ELEMENTWISE = (
 """Layers in which each weight scales or shifts a single unit, so that no weight must equal another one."""
 
 
+_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
+"""Operations that read the shape of a tensor and not its values."""
+
+
 def carries_error(layer: Any) -> bool:
     """Returns whether the error passes through weights of a layer that connect units with each other.
 
@@ -76,13 +80,15 @@ def _depends(layer: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], weig
 
 
 def _sources(tensors: list[Tensor]) -> list[Tensor]:
-    """Returns the tensors without inputs that some tensors of a graph depend on."""
+    """Returns the tensors without inputs whose values some tensors of a graph depend on."""
     waiting, reached, found = [*tensors], set(), []
     while waiting:
         tensor = waiting.pop()
         if id(tensor.op) in reached:
             continue
         reached.add(id(tensor.op))
+        if tensor.op.type in _SHAPES:
+            continue
         waiting.extend(tensor.op.inputs)
         if not tensor.op.inputs:
             found.extend(tensor.op.outputs)

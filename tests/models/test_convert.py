@@ -369,6 +369,9 @@ class Mixing(keras.layers.Layer):
     def call(self, inputs):
         return inputs + inputs @ self.matrix
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
 
 @keras.saving.register_keras_serializable("test_convert")
 class Shift(keras.layers.Layer):
@@ -523,8 +526,8 @@ def test_a_model_in_a_wrapper_is_converted_and_statistics_of_the_data_are_kept()
 class Two(keras.layers.Layer):
     """y = x M + z, with two inputs."""
 
-    def build(self, one, other):
-        self.matrix = self.add_weight(name="matrix", shape=(one[-1], one[-1]))
+    def build(self, one_shape, other_shape):
+        self.matrix = self.add_weight(name="matrix", shape=(one_shape[-1], one_shape[-1]))
 
     def call(self, one, other):
         return one @ self.matrix + other
