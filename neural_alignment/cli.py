@@ -191,13 +191,16 @@ def train(
     if force and (resume or resume_from is not None):
         option = "--resume" if resume else "--resume-from"
         raise InputError(f"{option} and --force exclude each other; give one of them")
-    # An explicit --run-dir may be anywhere; a name derived from the configuration file stays below runs.
-    run_dir = run_dir or files.confined("runs", f"{'smoke/' if smoke else ''}{run_name(config)}")
-    if resume or resume_from is not None:
-        RunDirectory(run_dir).check_plugins()  # First: without them the configuration has unknown names.
+
+    def directory() -> str:
+        # An explicit --run-dir may be anywhere; a name derived from the configuration file stays below runs.
+        return run_dir or files.confined("runs", f"{'smoke/' if smoke else ''}{run_name(config)}")
+
+    if (resume or resume_from is not None) and os.path.isfile(config):
+        RunDirectory(directory()).check_plugins()  # First: without them the configuration has unknown names.
     settings = configuration.load(config, overrides or (), smoke)
     progress = callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
-    result = run.train(settings, run_dir, resume, force, progress, resume_from)
+    result = run.train(settings, directory(), resume, force, progress, resume_from)
     _print_result(result, settings.loss.criterion)
 
 

@@ -301,9 +301,9 @@ def _check_custom_gradients(layer: Any) -> None:
     """
     if "loop_body" in tf.get_current_name_scope().split("/"):
         raise ValueError(
-            "`TimeDistributed` around an aligned layer must know the number of steps in training: `tf.vectorized_map` "
-            f"would send the error back through W. Received layer {layer.name!r} in a vectorized map. "
-            "Example: keras.Input((10, 4))."
+            "An aligned layer must not be trained within `tf.vectorized_map`, which has no custom gradients: the error "
+            f"would travel back through W. Received layer {layer.name!r}. "
+            "Example: neural_alignment.layers.TimeDistributed(layer)."
         )
 
 

@@ -136,5 +136,5 @@ def test_weights_that_are_read_anew_for_r_would_be(monkeypatch):
     def read_anew(value, variable=None):
         return value if variable is None else tf.convert_to_tensor(variable)
 
-    monkeypatch.setattr(layers.base, "_widened", read_anew)
+    monkeypatch.setattr(layers.connection, "_widened", read_anew)
     assert any(unordered(graph)[0] for graph in optimised_graphs(rule_of("WM"), 2))

@@ -83,11 +83,11 @@ def test_a_run_is_the_training_of_numpy(trained, name):
 
 
 def test_every_rule_for_a_whole_network_trains_or_is_refused():
-    assert {*networkwise_rules()} == {rule for rule in REFERENCES.values() if rule} | {"dfa"}
+    assert {*networkwise_rules()} == {rule for rule in REFERENCES.values() if rule} | {"dfa", "drtp"}
 
 
 @pytest.mark.parametrize(
-    ("rule", "options"), [("symmetric", ", self_: 1.0, decay: 1.0"), ("feedback", ""), ("dfa", "")]
+    ("rule", "options"), [("symmetric", ", self_: 1.0, decay: 1.0"), ("feedback", ""), ("dfa", ""), ("drtp", "")]
 )
 def test_another_rule_is_refused_in_one_line(rule, options):
     message = f"alignment.rule: must be .*align_ada.* with model.name rnn; found '{rule}'"
