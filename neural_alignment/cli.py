@@ -196,7 +196,7 @@ def train(
         # An explicit --run-dir may be anywhere; a name derived from the configuration file stays below runs.
         return run_dir or files.confined("runs", f"{'smoke/' if smoke else ''}{run_name(config)}")
 
-    if (resume or resume_from is not None) and os.path.isfile(config):
+    if resume or resume_from is not None:
         RunDirectory(directory()).check_plugins()  # First: without them the configuration has unknown names.
     settings = configuration.load(config, overrides or (), smoke)
     progress = callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
@@ -502,7 +502,7 @@ def _start(imports: Sequence[str] | None) -> None:
 
 def run_name(config: str) -> str:
     """Returns the path of a file below a `configs` folder, or only the name of any other file, without extension."""
-    parts = Path(os.path.normpath(config)).with_suffix("").parts
+    parts = Path(os.path.splitext(os.path.normpath(config))[0]).parts
     return "/".join(parts[parts.index("configs") + 1 :] if "configs" in parts[:-1] else parts[-1:])
 
 

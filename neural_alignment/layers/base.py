@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.alignments import Alignment, ForwardPass, current_pass, first_example
-from neural_alignment.layers.connection import Connection, tensor_of
+from neural_alignment.layers.connection import Connection, scaled, tensor_of
 from neural_alignment.operations import LinearMap
 
 Tensor = tf.Tensor
@@ -132,11 +132,11 @@ class AlignedLayer:
 
         Args:
             linear_map: as in `Connection`.
-            kernel_name: the name of W. A connection called `kernel` has the name of the layer.
+            kernel_name: the name of W.
             **options: other attributes of `Connection`.
         """
         own = self.alignment_name or self.name
-        name = own if kernel_name == "kernel" else f"{own}.{kernel_name}"
+        name = own if len(self.kernel_names) == 1 else f"{own}.{kernel_name}"
         defaults = {"holder": self, "bias": None, "following_activation": None, "name": name}
         return Connection(self, linear_map, kernel_name, **{**defaults, **options})
 
@@ -279,19 +279,6 @@ class AlignedLayer:
             kernels.regularise(inputs, projection, bias)
         return projection
 
-    def bias_value(self) -> Tensor | None:
-        """Returns the bias in the compute dtype. It is read once in a forward pass, for both J and R."""
-        return None if self.bias is None else tensor_of(self.bias)
-
-    def finish(self, inputs: Tensor, projection: Tensor, bias: Tensor | None, state: ForwardPass) -> Tensor:
-        """Returns the outputs of the layer: bias and nonlinearity are applied to its last projection."""
-        outputs = projection
-        if bias is not None:
-            outputs = tf.nn.bias_add(projection, bias) if bias.shape.rank == 1 else projection + bias
-        if state.probe is not None:
-            outputs = state.probe(self.connections[-1] if self.connections else self, inputs, outputs)
-        return outputs if self.activation is None else self.activation(outputs)
-
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         """Raises an error for an aligned layer; otherwise enables LoRA."""
         self._refuse("enable_lora")
@@ -335,7 +322,42 @@ class AlignedLayer:
         return {**super().get_config(), **{name: own[name] for name in self.alignment_arguments}}
 
 
-class SingleKernelLayer(AlignedLayer):
+class FeedforwardLayer(AlignedLayer):
+    """Mixin for a layer without states: outputs = activation(last projection + bias)."""
+
+    def last_projection(
+        self, inputs: Tensor, bias: Tensor | None, state: ForwardPass, training: bool | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the inputs of the last connection and their projection W^T x, without the bias.
+
+        Args:
+            inputs: the inputs of the layer.
+            bias: the bias of the last connection, which some rules read.
+            state: the forward pass.
+            training: as of `call`.
+        """
+        raise NotImplementedError
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Applies the layer; in training, adds R_l of its connections if the rule learns B.
+
+        Raises:
+            ValueError: in training, if the rule is one for a whole network and the model is not an `AlignedModel`.
+        """
+        if self.is_native:
+            return super().call(inputs)
+        inputs = dense_floats(inputs, self.compute_dtype)
+        state = self.forward_pass_of(inputs, training)
+        bias = None if self.bias is None else tensor_of(self.bias)  # Read once, for both J and R.
+        last, outputs = self.last_projection(inputs, bias, state, training)
+        if bias is not None:
+            outputs = tf.nn.bias_add(outputs, bias) if bias.shape.rank == 1 else outputs + bias
+        if state.probe is not None:
+            outputs = state.probe(self.connections[-1] if self.connections else self, last, outputs)
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+class SingleKernelLayer(FeedforwardLayer):
     """Mixin for a layer with one kernel, called `kernel`: outputs = activation(W^T x + bias).
 
     The arguments are those of `AlignedLayer`.
@@ -370,19 +392,11 @@ class SingleKernelLayer(AlignedLayer):
         """Returns W or B as the layer uses it. See `scale_of`."""
         return scaled(kernel, self.scale_of(self.linear_map(), self.kernel))
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Applies the layer; in training, adds R_l if the rule learns B.
-
-        Raises:
-            ValueError: in training, if the rule is one for a whole network and the model is not an `AlignedModel`.
-        """
-        if self.is_native:
-            return super().call(inputs)
-        inputs = dense_floats(inputs, self.compute_dtype)
-        state = self.forward_pass_of(inputs, training)
-        bias = self.bias_value()
-        projection = self.project(self.linear_map(), inputs, state, training, bias)
-        return self.finish(inputs, projection, bias, state)
+    def last_projection(
+        self, inputs: Tensor, bias: Tensor | None, state: ForwardPass, training: bool | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the inputs and W^T x. See `FeedforwardLayer.last_projection`."""
+        return inputs, self.project(self.linear_map(), inputs, state, training, bias)
 
 
 def checked_rule(alignment: Any) -> Alignment | None:
@@ -399,11 +413,6 @@ def checked_rule(alignment: Any) -> Alignment | None:
             f"Received {alignment!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
         )
     return alignment
-
-
-def scaled(kernel: Tensor, factor: float) -> Tensor:
-    """Returns a kernel times a factor; no operation is created for the factor 1."""
-    return kernel if factor == 1.0 else kernel * factor
 
 
 def dense_floats(inputs: Any, dtype: str) -> Tensor:

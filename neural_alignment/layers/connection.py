@@ -194,8 +194,7 @@ class Connection:
 
     def scaled(self, kernel: Tensor) -> Tensor:
         """Returns W or B as the layer uses it. See `AlignedLayer.scale_of`."""
-        factor = self.layer.scale_of(self.linear_map, self.kernel)
-        return kernel if factor == 1.0 else kernel * factor
+        return scaled(kernel, self.layer.scale_of(self.linear_map, self.kernel))
 
 
 @dataclass(frozen=True)
@@ -305,6 +304,11 @@ def _check_custom_gradients(layer: Any) -> None:
             f"would travel back through W. Received layer {layer.name!r}. "
             "Example: neural_alignment.layers.TimeDistributed(layer)."
         )
+
+
+def scaled(kernel: Tensor, factor: float) -> Tensor:
+    """Returns a kernel times a factor; no operation is created for the factor 1."""
+    return kernel if factor == 1.0 else kernel * factor
 
 
 def tensor_of(variable: Any) -> Tensor:

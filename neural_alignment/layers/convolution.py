@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from neural_alignment.layers.base import AlignedLayer, SingleKernelLayer, dense_floats, output_shape
+from neural_alignment.alignments import ForwardPass
+from neural_alignment.layers.base import FeedforwardLayer, SingleKernelLayer, output_shape
 from neural_alignment.layers.connection import Connection
 from neural_alignment.operations import ConvMap, DepthwiseMap, TransposedConvMap
 from neural_alignment.serialization import serializable
@@ -51,7 +52,7 @@ class _TransposedConvolution(SingleKernelLayer):
         )
 
 
-class _SeparableConvolution(AlignedLayer):
+class _SeparableConvolution(FeedforwardLayer):
     """A depthwise and a pointwise convolution in one layer, with a backward kernel for each."""
 
     initializer_arguments = ("depthwise_initializer", "pointwise_initializer")
@@ -86,23 +87,18 @@ class _SeparableConvolution(AlignedLayer):
         (shape,) = super().input_shapes()
         return [shape, output_shape(self._maps[0], shape, self.depthwise_kernel.shape)]
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Applies the layer; in training, adds R_l of both connections if the rule learns B.
+    def last_projection(
+        self, inputs: Tensor, bias: Tensor | None, state: ForwardPass, training: bool | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the outputs of the depthwise connection and their projection by the pointwise one.
 
-        Raises:
-            ValueError: in training, if the rule is one for a whole network and the model is not an `AlignedModel`.
+        See `FeedforwardLayer.last_projection`.
         """
-        if self.is_native:
-            return super().call(inputs)
-        inputs = dense_floats(inputs, self.compute_dtype)
-        state = self.forward_pass_of(inputs, training)
         depthwise, pointwise = self._maps
-        bias = self.bias_value()
         hidden = self.project(depthwise, inputs, state, training, kernel_name="depthwise_kernel")
         if state.probe is not None:
             hidden = state.probe(self.make_connections()[0], inputs, hidden)
-        projection = self.project(pointwise, hidden, state, training, bias, "pointwise_kernel")
-        return self.finish(hidden, projection, bias, state)
+        return hidden, self.project(pointwise, hidden, state, training, bias, "pointwise_kernel")
 
     @property
     def _maps(self) -> tuple[DepthwiseMap, ConvMap]:

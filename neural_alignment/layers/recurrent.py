@@ -86,7 +86,7 @@ class _RecurrentLayer(AlignedLayer):
             self.connect(
                 DenseMap(),
                 "kernel",
-                **{**shared, "name": f"{self.name}.kernel", "bias": bias, "bias_row": 0 if two_rows else None},
+                **{**shared, "bias": bias, "bias_row": 0 if two_rows else None},
             ),
             self.connect(
                 DenseMap(),
@@ -117,8 +117,6 @@ class _RecurrentLayer(AlignedLayer):
         Raises:
             ValueError: in training, if the rule is one for a whole network and the model is not an `AlignedModel`.
         """
-        if self.alignment is None:
-            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
         inputs = dense_floats(sequences, self.compute_dtype)
         state = self.forward_pass_of(inputs, training)
         if not self.keeps_backward_kernel:

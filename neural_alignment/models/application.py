@@ -25,6 +25,10 @@ _FIXED = {
 """Arguments of a network that the builder sets, or that do not apply to a network trained from new weights."""
 
 
+_PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization)
+"""Layers that some networks contain although the images are prepared already."""
+
+
 def application(
     application: str,
     classes: int,
@@ -66,7 +70,8 @@ def application(
     except ValueError as error:
         shape = "x".join(map(str, input_shape))
         raise ArgumentError("application", f"must take images of {shape}; Keras says: {error}", application) from error
-    network = keras.models.clone_model(network, clone_function=lambda layer: _adapted(layer, weight_decay))
+    if weight_decay or any(isinstance(layer, _PREPROCESSING) for layer in network.layers):
+        network = keras.models.clone_model(network, clone_function=lambda layer: _adapted(layer, weight_decay))
     return network if alignment is None else convert(network, alignment).model
 
 
@@ -90,7 +95,7 @@ def _checked(build: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _adapted(layer: Any, weight_decay: float) -> Any:
     """Returns a copy of a layer with weight decay on its kernels; an identity in place of a preprocessing layer."""
-    if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization):
+    if isinstance(layer, _PREPROCESSING):
         return keras.layers.Identity(name=layer.name)
     config = layer.get_config()
     for name in ("kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer"):

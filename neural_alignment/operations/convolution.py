@@ -6,7 +6,7 @@ The last axis of inputs and outputs contains the channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -36,36 +36,26 @@ class ConvMap(LinearMap):
 
     def project(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Returns the convolution of `inputs` `(batch, *space, inputs)` with `kernel`."""
-        inputs, kernel = self._padded(inputs, kernel), _spread(kernel, self.dilations)
-        groups = _groups(inputs, kernel)
-        if groups == 1 or _has_grouped_operations(kernel):
-            return self._lifted(_convolve, inputs, kernel)
-        return _join(
-            self._lifted(_convolve, *each) for each in zip(_split(inputs, groups), _split(kernel, groups), strict=True)
-        )
+        return self._by_group(_convolve, self._padded(inputs, kernel), _spread(kernel, self.dilations))
 
     def reconstruct(self, outputs: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
         """Returns the transposed convolution of `outputs` with `kernel`, in the shape of `like`."""
-        padded, kernel = self._padded(like, kernel), _spread(kernel, self.dilations)
-        groups = _groups(padded, kernel)
-        if groups == 1 or _has_grouped_operations(kernel):
-            found = self._lifted(_input_gradient, padded, kernel, outputs)
-        else:
-            parts = (_split(each, groups) for each in (padded, kernel, outputs))
-            found = _join(self._lifted(_input_gradient, *each) for each in zip(*parts, strict=True))
-        before = self._causal_padding(kernel)
-        return found[:, before:] if before else found
+        spread = _spread(kernel, self.dilations)
+        found = self._by_group(_input_gradient, self._padded(like, kernel), spread, outputs)
+        return found[:, spread.shape[0] - 1 :] if self.padding == "CAUSAL" else found
 
     def correlate(self, inputs: Tensor, outputs: Tensor, like: Tensor) -> Tensor:
         """Returns the correlation of `inputs` with `outputs`, summed over batch and space, in the shape of `like`."""
-        inputs, spread = self._padded(inputs, like), _spread(like, self.dilations)
-        groups = _groups(inputs, spread)
-        if groups == 1 or _has_grouped_operations(spread):
-            found = self._lifted(_kernel_gradient, inputs, spread, outputs)
-        else:
-            parts = (_split(each, groups) for each in (inputs, spread, outputs))
-            found = _join(self._lifted(_kernel_gradient, *each) for each in zip(*parts, strict=True))
-        return _unspread(found, self.dilations)
+        padded, spread = self._padded(inputs, like), _spread(like, self.dilations)
+        return _unspread(self._by_group(_kernel_gradient, padded, spread, outputs), self.dilations)
+
+    def _by_group(self, operation: Callable[..., Tensor], inputs: Tensor, kernel: Tensor, *outputs: Tensor) -> Tensor:
+        """Calls an operation for all groups at once, or for each group if TensorFlow cannot do it at once."""
+        groups = _groups(inputs, kernel)
+        if groups == 1 or _has_grouped_operations(kernel):
+            return self._lifted(operation, inputs, kernel, *outputs)
+        parts = (tf.split(each, groups, axis=-1) for each in (inputs, kernel, *outputs))
+        return tf.concat([self._lifted(operation, *each) for each in zip(*parts, strict=True)], axis=-1)
 
     def _padded(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Returns the inputs, with zeros before them if the padding is causal."""
@@ -74,10 +64,7 @@ class ConvMap(LinearMap):
         reach = (kernel.shape[0] - 1) * self.dilations[0]
         return tf.pad(inputs, [[0, 0], [reach, 0], [0, 0]])
 
-    def _causal_padding(self, spread: Tensor) -> int:
-        return spread.shape[0] - 1 if self.padding == "CAUSAL" else 0
-
-    def _lifted(self, operation, inputs: Tensor, kernel: Tensor, *outputs: Tensor) -> Tensor:
+    def _lifted(self, operation: Callable[..., Tensor], inputs: Tensor, kernel: Tensor, *outputs: Tensor) -> Tensor:
         """Calls an operation of two or three dimensions; signals and kernels of one dimension get a second one."""
         padding = "VALID" if self.padding == "CAUSAL" else self.padding
         if len(self.strides) > 1:
@@ -255,14 +242,6 @@ def _groups(inputs: Tensor, kernel: Tensor) -> int:
 def _has_grouped_operations(kernel: Tensor) -> bool:
     """Whether TensorFlow's CPU kernels take groups: not in three dimensions; the gradients only in these dtypes."""
     return kernel.shape.rank <= 4 and kernel.dtype in (tf.float32, tf.bfloat16)
-
-
-def _split(tensor: Tensor, groups: int) -> list[Tensor]:
-    return tf.split(tensor, groups, axis=-1)
-
-
-def _join(parts) -> Tensor:
-    return tf.concat([*parts], axis=-1)
 
 
 def _as_groups(kernel: Tensor) -> Tensor:
