@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-peer
+TPU := .venv-tpu
+# Hours of processor time after which `make tpu-check` begins no further case.
+TPU_HOURS ?= 5
 SOURCES := setup.py constraints.txt
 # One more than the number of cores, because some tests wait for child processes.
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
@@ -13,7 +16,8 @@ RULES := backprop feedback sign_symmetry weight_mirror information symmetric act
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-exhaustive lint resume-test bench peer mnist-table mnist-random-feedback mnist-lstm clean
+.PHONY: quickstart test test-exhaustive lint resume-test bench peer tpu-environment tpu-check \
+	mnist-table mnist-random-feedback mnist-lstm clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -39,6 +43,12 @@ bench: $(VENV)/.cpu
 	$(BIN)/python -m benchmarks.run
 
 peer: $(PEER)/.installed
+
+# Compiles training steps for Cloud TPU without a TPU. Repeat it to continue.
+tpu-check: $(VENV)/.cpu tpu-environment
+	$(BIN)/python -m benchmarks.tpu.check --hours $(TPU_HOURS)
+
+tpu-environment: $(TPU)/.installed
 
 mnist-table: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
@@ -73,5 +83,11 @@ $(PEER)/.installed: Makefile
 	$(PEER)/bin/pip install --quiet --no-deps biotorch==0.0.16
 	touch $@
 
+# The compiler of TPUs, 1.1 GB. It needs Python 3.11 or newer and nothing of this package, which gives it programs in files.
+$(TPU)/.installed: Makefile
+	$(PYTHON) -m venv $(TPU)
+	$(TPU)/bin/pip install --quiet jax==0.10.2 libtpu==0.0.52
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PEER) build ./*.egg-info
+	rm -rf $(VENV) $(PEER) $(TPU) build ./*.egg-info

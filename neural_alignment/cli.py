@@ -221,13 +221,31 @@ def evaluate(
 
 
 @app.command()
-def describe(config: ConfigPath, overrides: Overrides = None, smoke: Smoke = False, imports: Imports = None) -> None:
+def describe(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    smoke: Smoke = False,
+    tpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="Also compile the steps for a TPU of this type, such as v3-8, which takes minutes but needs no TPU: "
+            "memory, arithmetic, and a lower bound of the time.",
+        ),
+    ] = None,
+    imports: Imports = None,
+) -> None:
     """Print the layers of a run with their rules and parameters, and the cost of a step."""
     _start(imports)
     from neural_alignment import config as configuration
     from neural_alignment.training import describe
+    from neural_alignment.training import tpu as compiler
 
-    print(describe.describe(configuration.load(config, overrides or (), smoke)))
+    chips = None if tpu is None else compiler.Slice.named(tpu)
+    settings = configuration.load(config, overrides or (), smoke)
+    print(describe.describe(settings), flush=True)
+    if chips is not None:
+        print(f"\n{compiler.describe(settings, chips)}")
 
 
 @app.command()

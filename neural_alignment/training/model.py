@@ -321,6 +321,24 @@ class AlignedModel(InterceptedModel):
         self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return tf.cast(loss, tf.float32), regularisers
 
+    def hlo(self, batch: tuple[tf.TensorSpec, ...], j_runs: bool = True, r_runs: bool = True) -> bytes:
+        """Returns the XLA program of one step on one device, a serialized `HloModuleProto`. No step is made.
+
+        Args:
+            batch: shapes and dtypes of the inputs and targets.
+            j_runs: whether the step trains J.
+            r_runs: whether the step trains R.
+        """
+        self.take_initial_weights()
+        self._build_metrics(batch)
+
+        def step(*data: Tensor) -> None:
+            number = tf.identity(_unwrapped(self.optimizer).iterations)
+            self._watch.update(number, *self._replica_step(data, number, j_runs, r_runs))
+
+        function = tf.function(step, jit_compile=True, autograph=False)
+        return function.experimental_get_compiler_ir(*batch)(stage="hlo_serialized")
+
     def make_test_function(self, force: bool = False) -> None:
         """Builds the function that `evaluate` calls. It returns J and the metrics over all replicas, but not R."""
         if self.test_function is not None and not force:

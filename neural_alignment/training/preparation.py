@@ -82,12 +82,12 @@ def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepar
     return loaded.plain()
 
 
-def epoch_steps(config: Config, dataset: data.Dataset) -> int:
+def epoch_steps(config: Config, dataset: data.Facts) -> int:
     """Returns the number of global steps in an epoch of J."""
     return dataset.steps_per_epoch * ((config.optimization.alternation or 0) + 1)
 
 
-def total_steps(config: Config, dataset: data.Dataset) -> int:
+def total_steps(config: Config, dataset: data.Facts) -> int:
     """Returns the global step at which a run ends."""
     total = config.epochs * epoch_steps(config, dataset)
     return min(total, config.max_steps or total)

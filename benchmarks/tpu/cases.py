@@ -1,0 +1,115 @@
+"""The training steps that `make tpu-check` compiles, the most important first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from neural_alignment.config import Config
+
+BF16, F32 = "mixed_bfloat16", "float32"
+
+
+class Case(NamedTuple):
+    """One step of one configuration on one TPU.
+
+    Attributes:
+        chip: type of the TPU.
+        model: name of the network, as in the tables.
+        rule: name of the rule, as in the names of configurations.
+        loss: the losses that the step trains: "J", "R" or "J + R".
+        precision: `runtime.precision`.
+        path: the configuration, below configs/.
+        overrides: overrides of the configuration.
+    """
+
+    chip: str
+    model: str
+    rule: str
+    loss: str
+    precision: str
+    path: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns that identify the case in the table."""
+        return self[:5]
+
+    def config(self) -> Config:
+        """Returns the configuration."""
+        from benchmarks.common import ROOT
+        from neural_alignment import config
+
+        return config.load(ROOT / "configs" / self.path, (*self.overrides, f"runtime.precision={self.precision}"))
+
+
+FIRST = ("symmetric", "information", "activation", "weight_mirror", "backprop")
+OTHERS = ("kolen_pollack", "feedback", "sign_symmetry", "weight_mirror_adam", "weight_mirror_adam_ops")
+TABLE_4 = ("symmetric", "activation", "backprop")
+WHOLE_NETWORK = ("align_zero", "align_ada", "dfa", "last_layer")
+NETWORKS = {"resnet50": "ResNet-50", "resnet50v2": "ResNet-50v2", "resnet101v2": "ResNet-101v2"}
+NETWORKS |= {"resnet152v2": "ResNet-152v2"}
+
+WIDE = ("data.train_examples=1281167", "data.validation_examples=50000", "batch_size=96")
+"""The data of the 8-layer network, and a batch that 8 cores can share, near the paper's 100."""
+
+
+def losses(rule: str) -> tuple[str, ...]:
+    """Returns the losses of the steps of a rule, in the configurations of the papers."""
+    if rule == "information" or rule.startswith("weight_mirror"):
+        return "J", "R"
+    return ("J + R",) if rule in ("symmetric", "activation", "kolen_pollack") else ("J",)
+
+
+def resnet18(chip: str, precision: str, rules: Sequence[str]) -> Iterator[Case]:
+    """Returns the steps of some rules on the ResNet-18 of Tables 3 and 4."""
+    for rule in rules:
+        stored = rule not in ("feedback", "sign_symmetry")
+        path = f"two_routes/resnet18/{rule if stored else 'backprop'}.yaml"
+        overrides = () if stored else (f"alignment.rule={rule}",)
+        for loss in losses(rule):
+            yield Case(chip, "ResNet-18", rule, loss, precision, path, overrides)
+
+
+def network(chip: str, precision: str, folder: str, rules: Sequence[str]) -> Iterator[Case]:
+    """Returns the steps of some rules on another network of Table 4."""
+    for rule in rules:
+        yield Case(chip, NETWORKS[folder], rule, losses(rule)[0], precision, f"two_routes/{folder}/{rule}.yaml")
+
+
+def matrix() -> list[Case]:
+    """Returns all cases."""
+    chips = ("v3-8", "v2-8")
+    cases: list[Case] = []
+    for chip in chips:
+        for precision in (BF16, F32):
+            cases += resnet18(chip, precision, FIRST)
+    for folder in NETWORKS:
+        for chip in chips:
+            cases += network(chip, BF16, folder, TABLE_4)
+    for chip in ("v4-8", "v5litepod-4", "v6e-4"):
+        cases += resnet18(chip, BF16, ("symmetric", "information"))
+    cases += other_networks("v3-8")
+    for chip in chips:
+        cases += resnet18(chip, BF16, OTHERS)
+        cases += resnet18(chip, F32, OTHERS)
+    for folder in NETWORKS:
+        for chip in chips:
+            cases += network(chip, F32, folder, ("symmetric",))
+    return cases
+
+
+def other_networks(chip: str) -> Iterator[Case]:
+    """Returns the rules for whole networks on the 8-layer network, and symmetric alignment on other kinds of layers."""
+    for rule in WHOLE_NETWORK:
+        stored = rule != "last_layer"
+        path = f"wide_networks/imagenet/{rule if stored else 'normal'}.yaml"
+        overrides = WIDE if stored else (*WIDE, "alignment.rule=last_layer")
+        yield Case(chip, "8-layer CNN", rule, "J", BF16, path, overrides)
+    for model, path in (
+        ("MobileNetV2", "cifar10/mobilenet_v2.yaml"),
+        ("vision transformer", "cifar10/vision_transformer/symmetric.yaml"),
+        ("LSTM", "mnist/lstm/symmetric.yaml"),
+    ):
+        yield Case(chip, model, "symmetric", "J + R", BF16, path)

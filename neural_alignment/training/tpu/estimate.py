@@ -1,0 +1,90 @@
+"""Estimates from compiled programs: memory, a lower bound of the time of a step, and hours of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from neural_alignment.config import Config
+from neural_alignment.training import setup
+from neural_alignment.training.tpu.chips import GIB, PASSES, Slice
+from neural_alignment.training.tpu.compilation import Compiled, compile_program, interpreter
+from neural_alignment.training.tpu.program import batch_per_core, lower, turns
+
+
+class Estimate(NamedTuple):
+    """A lower bound of the time of a step: the larger of two times. The sum over the cores is not included.
+
+    Attributes:
+        arithmetic: seconds for the arithmetic at the peak rate of a core.
+        traffic: seconds for the traffic at the full bandwidth of its memory.
+    """
+
+    arithmetic: float
+    traffic: float
+
+    @classmethod
+    def of(cls, compiled: Compiled, tpu: Slice, precision: str) -> Estimate:
+        """Returns the bound of a compiled step.
+
+        Args:
+            compiled: the result of the compilation, which succeeded.
+            tpu: the TPU.
+            precision: `runtime.precision` of the run.
+        """
+        arithmetic = compiled.flops * PASSES[precision] / tpu.core.arithmetic
+        return cls(arithmetic, compiled.bytes_accessed / tpu.core.bandwidth)
+
+    @property
+    def seconds(self) -> float:
+        """The bound."""
+        return max(self)
+
+
+def hours(bounds: Mapping[str, Estimate], steps: Mapping[str, int]) -> float:
+    """Returns the hours of a run, by the losses of its steps.
+
+    Args:
+        bounds: the bound of a step that trains these losses.
+        steps: number of steps that train these losses.
+    """
+    return sum(bounds[losses].seconds * count for losses, count in steps.items()) / 3600
+
+
+def describe(config: Config, tpu: Slice) -> str:
+    """Compiles the steps of a run for a TPU. Returns lines about memory, arithmetic, traffic and time.
+
+    Args:
+        config: the configuration of the run.
+        tpu: the TPU.
+
+    Raises:
+        Unavailable: if the compiler is not installed.
+        ConfigError: if the cores cannot share the batch evenly, or the TPU does not support the precision.
+        DataError: if the configuration does not determine shapes and counts, and the data cannot be read.
+    """
+    interpreter()  # First, because the rest takes minutes.
+    examples, steps = batch_per_core(config, tpu.replicas), turns(config, setup.data_facts(config))
+    compiled = {losses: compile_program(lower(config, tpu.replicas, losses), tpu.core.topology) for losses in steps}
+    lines = [f"TPU {tpu.name}: {examples} examples per core, {config.runtime.precision}"]
+    lines += [f"{losses} step".ljust(12) + _line(result, tpu, config) for losses, result in compiled.items()]
+    if not any(result.reason for result in compiled.values()):
+        bounds = {losses: Estimate.of(each, tpu, config.runtime.precision) for losses, each in compiled.items()}
+        lines.append(
+            f"{'run'.ljust(12)}at least {hours(bounds, steps):.2f} h for {sum(steps.values()):,} steps, without the "
+            "sum over the cores, reading of data, evaluation and compilation"
+        )
+    return "\n".join(lines)
+
+
+def _line(compiled: Compiled, tpu: Slice, config: Config) -> str:
+    """Returns the facts about one compiled step."""
+    if compiled.reason:
+        return f"does not compile: {compiled.reason}"
+    bound = Estimate.of(compiled, tpu, config.runtime.precision)
+    limit = "arithmetic" if bound.arithmetic > bound.traffic else "traffic"
+    return (
+        f"compiles; {compiled.memory / GIB:.2f} of {tpu.core.memory / GIB:.0f} GiB per core, "
+        f"{compiled.flops / 1e9:,.0f} GFLOP, {compiled.bytes_accessed / 1e9:.2f} GB of traffic, "
+        f"at least {1000 * bound.seconds:.1f} ms ({limit})"
+    )
