@@ -44,9 +44,10 @@ bench: $(VENV)/.cpu
 
 peer: $(PEER)/.installed
 
-# Compiles training steps for Cloud TPU without a TPU. Repeat it to continue.
+# Compiles training steps for Cloud TPU without a TPU, and writes the tables of docs/tpu.md. Repeat it to continue.
 tpu-check: $(VENV)/.cpu tpu-environment
 	$(BIN)/python -m benchmarks.tpu.check --hours $(TPU_HOURS)
+	$(BIN)/python -m benchmarks.tpu.table
 
 tpu-environment: $(TPU)/.installed
 

@@ -47,19 +47,22 @@ def compiled(program: bytes, topology: str) -> dict[str, object]:
         program: a serialized `HloModuleProto`.
         topology: name of a topology that has such a core.
     """
+    import jax
     from jax._src.interpreters import mlir
     from jax._src.lib.mlir import ir
+    from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
-    from jaxlib import _jax, xla_client
+    from jaxlib import _jax
 
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    cores, options = _jax.DeviceList((device,)), _jax.CompileOptions()
     with mlir.make_ir_context():
-        text = str(ir.Module.parse(_jax.mlir.hlo_to_stablehlo(program)))
-        module = ir.Module.parse(without_copies(text))
+        text = without_copies(str(ir.Module.parse(_jax.mlir.hlo_to_stablehlo(program))))
+        module = ir.Module.parse(text)
         begin = time.monotonic()
         try:
-            executable = device.client.compile(module, _jax.DeviceList((device,)), xla_client.CompileOptions())
-        except _jax.JaxRuntimeError as error:
+            executable = device.client.compile(module if jax.__version_info__ >= (0, 7) else text, cores, options)
+        except JaxRuntimeError as error:
             return {"reason": str(error)}
     seconds = time.monotonic() - begin
     memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()

@@ -1,0 +1,255 @@
+"""Programs for a TPU's compiler, without the compiler; one test compiles if it is installed."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import assert_close
+from tensorflow.compiler.xla.service import hlo_pb2
+
+from neural_alignment import config as configuration
+from neural_alignment.errors import ConfigError, InputError, Unavailable
+from neural_alignment.training import setup, tpu
+from neural_alignment.training.tpu import compilation, compiler, estimate
+from neural_alignment.training.tpu.chips import CORES, GIB
+
+ROOT = Path(__file__).parent.parent.parent
+LIMITS = compilation.Limits(minutes=2, gib=3)
+OPTIMIZERS = "optimization={forward: {name: sgd, learning_rate: 0.1}, backward: {name: sgd, learning_rate: 0.1}%s}"
+
+
+def small(*overrides, more=""):
+    """Returns the configuration of a small network with symmetric alignment on scikit-learn's digits."""
+    model = ("model={name: fc, units: [16]}", "alignment={rule: symmetric, decay: 0.1}", "batch_size=64", "epochs=3")
+    return configuration.load(ROOT / "configs" / "quickstart.yaml", (*model, OPTIMIZERS % more, *overrides))
+
+
+# The types of TPUs.
+
+
+@pytest.mark.parametrize(
+    ("name", "replicas"), [("v2-8", 8), ("v3-8", 8), ("v3-32", 32), ("v4-8", 4), ("v5litepod-4", 4), ("v6e-1", 1)]
+)
+def test_a_type_gives_the_number_of_replicas(name, replicas):
+    assert tpu.Slice.named(name).replicas == replicas
+
+
+@pytest.mark.parametrize("name", ["v1-8", "v3", "v3-0", "v3-x", "v4-3", "", "v3-8-8"])
+def test_a_wrong_type_is_one_line_with_the_allowed_ones(name):
+    with pytest.raises(InputError) as error:
+        tpu.Slice.named(name)
+    assert str(error.value).startswith("--tpu: must be one of v2, v3, v4, v5litepod, v6e with a number of cores")
+    assert repr(name) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# The numbers of steps.
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["", ", alternation: 1", ", alternation: 3", ", delay_epochs: 1", ", alternation: 2, delay_epochs: 0.7"],
+)
+@pytest.mark.parametrize("limit", [(), ("max_steps=25",)])
+def test_the_counted_steps_are_those_of_the_rate_scheduler(more, limit):
+    config = small(*limit, more=more)
+    facts = setup.data_facts(config)
+    optimizer = setup.build_optimizer(config, facts.steps_per_epoch)
+    total = 25 if limit else facts.steps_per_epoch * 3 * config.optimization.turns
+    names = {(True, True): "J + R", (True, False): "J", (False, True): "R"}
+    expected = {}
+    for step in range(total):
+        name = names[tuple(bool(rate) for rate in optimizer.rates(step))]
+        expected[name] = expected.get(name, 0) + 1
+    assert tpu.turns(config, facts) == expected
+
+
+def test_a_rule_that_learns_nothing_has_only_steps_of_j():
+    config = small("alignment={rule: feedback}", "optimization={forward: {name: sgd, learning_rate: 0.1}}")
+    assert set(tpu.turns(config, setup.data_facts(config))) == {"J"}
+
+
+# The programs.
+
+
+def program(losses, replicas=8, **options):
+    return hlo_pb2.HloModuleProto.FromString(tpu.lower(small(**options), replicas, losses))
+
+
+def products(module):
+    return sum(i.opcode in ("dot", "convolution") for c in module.computations for i in c.instructions)
+
+
+def shapes(module):
+    return [tuple(shape.dimensions) for shape in module.host_program_shape.parameters]
+
+
+def test_a_program_has_the_part_of_the_batch_of_one_core_and_updates_all_variables_in_place():
+    module = program("J + R")
+    assert (8, 8, 8, 1) in shapes(module)
+    assert (64, 8, 8, 1) not in shapes(module)
+    updated = {entry.parameter_number for entry in module.input_output_alias.entries}
+    kernels = [number for number, shape in enumerate(shapes(module)) if shape in ((64, 16), (16, 10), (10, 16))]
+    assert len(kernels) == 3  # Two W, and a B for the second layer.
+    assert set(kernels) <= updated
+    assert len(updated) == len(module.host_program_shape.result.tuple_shapes)  # No output takes new memory.
+
+
+def test_a_step_of_one_loss_leaves_out_the_other():
+    both, j, r = (program(losses) for losses in ("J + R", "J", "R"))
+    forward = 2  # The products of the two layers.
+    assert products(r) == forward
+    assert products(j) == products(both) == forward + 3  # R of symmetric alignment takes no product.
+    assert len(j.input_output_alias.entries) < len(both.input_output_alias.entries)
+
+
+def test_a_batch_that_the_cores_cannot_share_is_one_line():
+    with pytest.raises(ConfigError, match="batch_size: is shared by 24 cores and must be a multiple of 24; found 64"):
+        tpu.lower(small(), 24, "J")
+
+
+# The compiler's process.
+
+
+def test_copies_become_barriers_and_nothing_else_changes():
+    text = """
+    %0 = stablehlo.add %arg0, %arg1 : tensor<2xf32>
+    %1 = mhlo.copy %0 : tensor<2xf32>
+    %2 = mhlo.copy %arg2 {mhlo.sharding = "x"} : tensor<bf16>
+    %3:2 = "mhlo.copy_start"(%2) : (tensor<bf16>) -> tensor<bf16>
+"""
+    assert compiler.without_copies(text).splitlines() == [
+        "",
+        "    %0 = stablehlo.add %arg0, %arg1 : tensor<2xf32>",
+        "    %1 = stablehlo.optimization_barrier %0 : tensor<2xf32>",
+        "    %2 = stablehlo.optimization_barrier %arg2 : tensor<bf16>",
+        '    %3:2 = "mhlo.copy_start"(%2) : (tensor<bf16>) -> tensor<bf16>',
+    ]
+
+
+def done(code, output="", errors=""):
+    return subprocess.CompletedProcess([], code, output, errors)
+
+
+FACTS = {name: number for number, name in enumerate(tpu.Compiled._fields[:6], 1)}
+
+
+def test_the_facts_of_a_compiled_program_are_read():
+    result = compilation.result(done(0, f"a message\n{json.dumps(FACTS)}\n"), LIMITS)
+    assert result == tpu.Compiled(1, 2, 3, 4, 5, 6)
+    assert result.memory == 3
+
+
+@pytest.mark.parametrize(
+    ("process", "reason", "stopped"),
+    [
+        (done(0, json.dumps({"reason": "RESOURCE_EXHAUSTED: Ran\nout" + 500 * "."})), "RESOURCE_EXHAUSTED: Ran", False),
+        (done(-signal.SIGXCPU), "stopped after 2 minutes", True),
+        (done(-signal.SIGKILL), "stopped after 2 minutes", True),
+        (done(-signal.SIGABRT, "", "std::bad_alloc\n"), "the compiler needs more than 3 GiB", True),
+        (done(-signal.SIGABRT, "", "first\nlast line\n\n"), "the compiler ended with signal 6: last line", False),
+        (done(1, "", "Traceback\nImportError: no jax\n"), "the compiler ended with exit code 1: ImportError", False),
+    ],
+)
+def test_a_failure_of_the_compiler_is_a_reason_in_one_line(process, reason, stopped):
+    result = compilation.result(process, LIMITS)
+    assert result.reason.startswith(reason)
+    assert "\n" not in result.reason
+    assert len(result.reason) <= 240
+    assert result.stopped == stopped
+
+
+def script(tmp_path, text):
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_the_compiler_gets_the_program_the_topology_and_the_limits(tmp_path, monkeypatch):
+    text = f"""cat "$3" > {tmp_path}/program; echo "$4 $5 $6" > {tmp_path}/words; echo '{json.dumps(FACTS)}'"""
+    monkeypatch.setenv(compilation.INTERPRETER, script(tmp_path, text))
+    assert tpu.compile_program(b"program", "v3:2x2x1", LIMITS).flops == FACTS["flops"]
+    assert (tmp_path / "program").read_bytes() == b"program"
+    assert (tmp_path / "words").read_text() == "v3:2x2x1 2 3\n"
+
+
+def test_the_versions_of_the_environment_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv(compilation.INTERPRETER, script(tmp_path, "echo 0.1 0.2"))
+    assert compilation.installed() == {"jax": "0.1", "libtpu": "0.2"}
+    monkeypatch.setenv(compilation.INTERPRETER, script(tmp_path, "exit 1"))
+    with pytest.raises(Unavailable, match=f"{compilation.INTERPRETER}: must have jax and libtpu"):
+        compilation.installed()
+
+
+def test_a_missing_environment_is_one_line_with_the_command_that_installs_it(tmp_path, monkeypatch):
+    monkeypatch.delenv(compilation.INTERPRETER, raising=False)
+    monkeypatch.setattr(compilation, "ENVIRONMENT", tmp_path)
+    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match="make tpu-environment") as error:
+        tpu.describe(small(), tpu.Slice.named("v3-8"))
+    assert "\n" not in str(error.value)
+    monkeypatch.setenv(compilation.INTERPRETER, str(tmp_path / "none"))
+    with pytest.raises(Unavailable, match="cannot be run: No such file"):
+        tpu.compile_program(b"", "v3:2x2x1", LIMITS)
+
+
+# Estimates.
+
+
+def test_the_bound_is_the_larger_of_arithmetic_and_traffic():
+    v3 = tpu.Slice.named("v3-8")
+    compiled = tpu.Compiled(flops=615_000_000_000, bytes_accessed=900_000_000)
+    assert_close(tpu.Estimate.of(compiled, v3, "mixed_bfloat16"), [0.01, 0.002])
+    assert_close(tpu.Estimate.of(compiled, v3, "float32").seconds, 0.06)  # Six passes.
+    assert_close(tpu.Estimate.of(compiled._replace(bytes_accessed=18 * 10**9), v3, "mixed_bfloat16").seconds, 0.04)
+
+
+def test_hours_add_the_steps_of_each_loss():
+    bounds = {"J": tpu.Estimate(0.01, 0.02), "R": tpu.Estimate(0.005, 0.001)}
+    assert_close(estimate.hours(bounds, {"J": 180_000, "R": 360_000}), 1.0 + 0.5)
+
+
+def test_two_cores_have_what_a_chip_has():
+    assert CORES["v3"].memory == 16 * GIB
+    assert_close(2 * CORES["v3"].arithmetic / 1e12, 123.0)
+    assert_close(2 * CORES["v2"].bandwidth / 1e9, 700.0)
+
+
+def test_describe_says_what_the_compiler_found(tmp_path, monkeypatch):
+    facts = {**FACTS, "argument_bytes": GIB, "temporary_bytes": GIB, "flops": 615 * 10**9, "bytes_accessed": 10**9}
+    monkeypatch.setenv(compilation.INTERPRETER, script(tmp_path, f"echo '{json.dumps(facts)}'"))
+    config = small(more=", alternation: 1")
+    total = sum(tpu.turns(config, setup.data_facts(config)).values())
+    assert tpu.describe(config, tpu.Slice.named("v3-8")).splitlines() == [
+        "TPU v3-8: 8 examples per core, float32",
+        *(
+            f"{losses} step      compiles; 2.00 of 16 GiB per core, 615 GFLOP, 1.00 GB of traffic, at least 60.0 ms "
+            "(arithmetic)"
+            for losses in "JR"
+        ),
+        f"run         at least {total * 0.06 / 3600:.2f} h for {total} steps, without the sum over the cores, reading "
+        "of data, evaluation and compilation",
+    ]
+    monkeypatch.setenv(compilation.INTERPRETER, script(tmp_path, """echo '{"reason": "too large"}'"""))
+    assert tpu.describe(config, tpu.Slice.named("v3-8")).splitlines()[1:] == [
+        "J step      does not compile: too large",
+        "R step      does not compile: too large",
+    ]
+
+
+def test_a_small_step_compiles_for_a_tpu():
+    try:
+        compilation.interpreter()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    config = small("runtime.precision=mixed_bfloat16")
+    result = tpu.compile_program(tpu.lower(config, 8, "J + R"), CORES["v3"].topology)
+    assert result.reason == ""
+    kernels = 4 * (64 * 16 + 2 * 16 * 10)
+    assert kernels < result.aliased_bytes <= result.argument_bytes
+    assert result.memory < 2**24
+    products = 2 * 8 * (2 * 64 * 16 + 3 * 16 * 10)
+    assert products <= result.flops < 4 * products
