@@ -9,7 +9,7 @@ from benchmarks.tpu.cases import BF16, Case, matrix
 from benchmarks.tpu.check import TABLE, Row, read
 from neural_alignment.training import setup, tpu
 from neural_alignment.training.tpu.chips import GIB
-from neural_alignment.training.tpu.estimate import hours
+from neural_alignment.training.tpu.estimate import digits, hours
 
 PAGE = ROOT / "docs" / "tpu.md"
 
@@ -65,13 +65,12 @@ class Table:
         memory = int(row["argument_bytes"]) + int(row["temporary_bytes"])
         available = tpu.Slice.named(row["chip"]).core.memory
         bound, share = self.bound(key), self.share(row)
-        limited = "arithmetic" if bound.arithmetic > bound.traffic else "traffic"
         return [
             *case,
-            f"{memory / GIB:.2f} of {available // GIB} GiB",
-            f"{int(row['flops']) / 1e9:,.0f}",
-            f"{int(row['bytes_accessed']) / 1e9:.1f} GB",
-            f"{1000 * bound.seconds:.1f} ms ({limited})",
+            f"{digits(memory / GIB)} of {available // GIB} GiB",
+            digits(int(row["flops"]) / 1e9),
+            f"{digits(int(row['bytes_accessed']) / 1e9)} GB",
+            f"{digits(1000 * bound.seconds)} ms ({bound.limit})",
             "" if share is None else f"{share:.2f}",
         ]
 
@@ -104,7 +103,7 @@ class Table:
         if not all(bounds.values()):
             return "", ""
         duration = hours(bounds, steps)
-        return f"{duration:.1f}", f"${PRICES[chip] * duration:.0f}"
+        return digits(duration), f"${PRICES[chip] * duration:.0f}"
 
 
 def paper_rows() -> list[Case]:

@@ -22,7 +22,7 @@ OPTIMIZERS = "optimization={forward: {name: sgd, learning_rate: 0.1}, backward: 
 
 def small(*overrides, more=""):
     """Returns the configuration of a small network with symmetric alignment on scikit-learn's digits."""
-    model = ("model={name: fc, units: [16]}", "alignment={rule: symmetric, decay: 0.1}", "batch_size=64", "epochs=3")
+    model = ("model={name: fc, hidden: [16]}", "alignment={rule: symmetric, decay: 0.1}", "batch_size=64", "epochs=3")
     return configuration.load(ROOT / "configs" / "quickstart.yaml", (*model, OPTIMIZERS % more, *overrides))
 
 
@@ -212,6 +212,13 @@ def test_hours_add_the_steps_of_each_loss():
     assert_close(estimate.hours(bounds, {"J": 180_000, "R": 360_000}), 1.0 + 0.5)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.012345, "0.0123"), (1.0, "1.00"), (12.345, "12.3"), (99.96, "100"), (1234.5, "1,234")]
+)
+def test_numbers_have_three_digits(value, text):
+    assert estimate.digits(value) == text
+
+
 def test_two_cores_have_what_a_chip_has():
     assert CORES["v3"].memory == 16 * GIB
     assert_close(2 * CORES["v3"].arithmetic / 1e12, 123.0)
@@ -230,8 +237,8 @@ def test_describe_says_what_the_compiler_found(tmp_path, monkeypatch):
             "(arithmetic)"
             for losses in "JR"
         ),
-        f"run         at least {total * 0.06 / 3600:.2f} h for {total} steps, without the sum over the cores, reading "
-        "of data, evaluation and compilation",
+        f"run         at least {estimate.digits(total * 0.06 / 3600)} h for {total} steps, without the sum over the "
+        "cores, reading of data, evaluation and compilation",
     ]
     monkeypatch.setenv(compilation.INTERPRETER, script(tmp_path, """echo '{"reason": "too large"}'"""))
     assert tpu.describe(config, tpu.Slice.named("v3-8")).splitlines()[1:] == [

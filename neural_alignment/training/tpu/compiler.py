@@ -59,9 +59,11 @@ def compiled(program: bytes, topology: str) -> dict[str, object]:
     with mlir.make_ir_context():
         text = without_copies(str(ir.Module.parse(_jax.mlir.hlo_to_stablehlo(program))))
         module = ir.Module.parse(text)
+        if jax.__version_info__ < (0, 7):  # It takes bytes.
+            module = mlir.module_to_bytecode(module)
         begin = time.monotonic()
         try:
-            executable = device.client.compile(module if jax.__version_info__ >= (0, 7) else text, cores, options)
+            executable = device.client.compile(module, cores, options)
         except JaxRuntimeError as error:
             return {"reason": str(error)}
     seconds = time.monotonic() - begin

@@ -40,6 +40,11 @@ class Estimate(NamedTuple):
         """The bound."""
         return max(self)
 
+    @property
+    def limit(self) -> str:
+        """Which of the two times is the bound."""
+        return "arithmetic" if self.arithmetic > self.traffic else "traffic"
+
 
 def hours(bounds: Mapping[str, Estimate], steps: Mapping[str, int]) -> float:
     """Returns the hours of a run, by the losses of its steps.
@@ -70,9 +75,10 @@ def describe(config: Config, tpu: Slice) -> str:
     lines += [f"{losses} step".ljust(12) + _line(result, tpu, config) for losses, result in compiled.items()]
     if not any(result.reason for result in compiled.values()):
         bounds = {losses: Estimate.of(each, tpu, config.runtime.precision) for losses, each in compiled.items()}
+        time = digits(hours(bounds, steps))
         lines.append(
-            f"{'run'.ljust(12)}at least {hours(bounds, steps):.2f} h for {sum(steps.values()):,} steps, without the "
-            "sum over the cores, reading of data, evaluation and compilation"
+            f"{'run'.ljust(12)}at least {time} h for {sum(steps.values()):,} steps, without the sum over the cores, "
+            "reading of data, evaluation and compilation"
         )
     return "\n".join(lines)
 
@@ -82,9 +88,13 @@ def _line(compiled: Compiled, tpu: Slice, config: Config) -> str:
     if compiled.reason:
         return f"does not compile: {compiled.reason}"
     bound = Estimate.of(compiled, tpu, config.runtime.precision)
-    limit = "arithmetic" if bound.arithmetic > bound.traffic else "traffic"
     return (
-        f"compiles; {compiled.memory / GIB:.2f} of {tpu.core.memory / GIB:.0f} GiB per core, "
-        f"{compiled.flops / 1e9:,.0f} GFLOP, {compiled.bytes_accessed / 1e9:.2f} GB of traffic, "
-        f"at least {1000 * bound.seconds:.1f} ms ({limit})"
+        f"compiles; {digits(compiled.memory / GIB)} of {tpu.core.memory / GIB:.0f} GiB per core, "
+        f"{digits(compiled.flops / 1e9)} GFLOP, {digits(compiled.bytes_accessed / 1e9)} GB of traffic, "
+        f"at least {digits(1000 * bound.seconds)} ms ({bound.limit})"
     )
+
+
+def digits(value: float) -> str:
+    """Returns a number with three significant digits, or without decimals from 100 on."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
