@@ -55,9 +55,8 @@ def test_cases_are_different_and_the_most_important_come_first():
     rules = ["symmetric", "information", "activation", "weight_mirror", "backprop"]
     assert [case.rule for case in cases[:5]] == rules
     assert {case.chip for case in cases[:10]} == {"v3-8"}
-    losses = [case.loss for case in cases]
-    assert set(losses[: losses.index("R")]) == {"J", "J + R"}
-    assert set(losses[losses.index("R") :]) == {"R"}
+    slow = [case.loss == "R" and "sign noise" not in case.rule for case in cases]
+    assert slow == sorted(slow)
 
 
 def test_the_matrix_contains_each_group():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.common import ROOT, table
-from benchmarks.tpu.cases import BF16, Case, matrix
+from benchmarks.tpu.cases import BF16, SIGN, Case, matrix
 from benchmarks.tpu.check import TABLE, Row, read
 from neural_alignment.training import setup, tpu
 from neural_alignment.training.tpu.chips import GIB
@@ -44,7 +44,7 @@ class Table:
         J. None if one of the two steps was not compiled or has another batch.
         """
         chip, model, rule, loss, precision = (row[name] for name in ("chip", "model", "rule", "loss", "precision"))
-        base = (chip, model, rule if loss == "R" else "backprop", "J", precision)
+        base = (chip, model, rule.removesuffix(SIGN) if loss == "R" else "backprop", "J", precision)
         own, other = self.bound((chip, model, rule, loss, precision)), self.bound(base)
         if loss == "J" or not own or not other or self.rows[base]["batch_per_core"] != row["batch_per_core"]:
             return None
