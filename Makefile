@@ -17,7 +17,7 @@ RULES := backprop feedback sign_symmetry weight_mirror information symmetric act
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: quickstart test test-exhaustive lint resume-test bench peer tpu-environment tpu-check \
-	mnist-table mnist-random-feedback mnist-lstm clean
+	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -47,6 +47,11 @@ peer: $(PEER)/.installed
 # Compiles training steps for Cloud TPU without a TPU, and writes the tables of docs/tpu.md. Repeat it to continue.
 tpu-check: $(VENV)/.cpu tpu-environment
 	$(BIN)/python -m benchmarks.tpu.check --hours $(TPU_HOURS)
+	$(BIN)/python -m benchmarks.tpu.table
+
+# The first case with the versions that are installed on a TPU.
+tpu-check-pinned: $(TPU)-pinned/.installed
+	$(TPU)-pinned/bin/python -m benchmarks.tpu.check --first 1 --table benchmarks/tpu/pinned.csv
 	$(BIN)/python -m benchmarks.tpu.table
 
 tpu-environment: $(TPU)/.installed
@@ -84,6 +89,12 @@ $(PEER)/.installed: Makefile
 	$(PEER)/bin/pip install --quiet --no-deps biotorch==0.0.16
 	touch $@
 
+# The versions of the extra `tpu`, and the jax of the same time as libtpu, in one environment.
+$(TPU)-pinned/.installed: Makefile
+	$(PYTHON) -m venv $(TPU)-pinned
+	$(TPU)-pinned/bin/pip install --quiet --editable '.[cpu]' 'tensorflow-cpu==2.20.*' jax==0.6.1 libtpu==0.0.14
+	touch $@
+
 # The compiler of TPUs, 1.1 GB. It needs Python 3.11 or newer and nothing of this package, which gives it programs in files.
 $(TPU)/.installed: Makefile
 	$(PYTHON) -m venv $(TPU)
@@ -91,4 +102,4 @@ $(TPU)/.installed: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) $(TPU) build ./*.egg-info
+	rm -rf $(VENV) $(PEER) $(TPU) $(TPU)-pinned build ./*.egg-info

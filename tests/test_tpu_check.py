@@ -118,6 +118,9 @@ def test_cases_beyond_the_budget_are_lines_and_are_compiled_by_the_next_call(tmp
     assert [row["compiles"] for row in rows] == ["yes", "yes", "", ""]
     assert {row["reason"] for row in rows[2:]} == {"not reached within 1.5 hours of processor time"}
     assert rows[3]["batch_per_core"] == "32"
+    assert table.Table(check.read(tmp_path / "x.csv")).missing() == (
+        "Of 4 cases, 2 have no result: 2 not reached within 1.5 hours of processor time."
+    )
     second = Compiler()
     rows = run(tmp_path / "x.csv", second)
     assert second.compiled == ALL[2:]
@@ -127,6 +130,8 @@ def test_cases_beyond_the_budget_are_lines_and_are_compiled_by_the_next_call(tmp
 def test_an_interrupted_check_keeps_its_results(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "x.csv", Compiler({ALL[2]: KeyboardInterrupt()}))
+    rows = check.read(tmp_path / "x.csv")
+    assert [rows[case.key]["reason"] for case in CASES] == ["", "", "not reached yet", "not reached yet"]
     second = Compiler()
     run(tmp_path / "x.csv", second)
     assert second.compiled == ALL[2:]

@@ -30,6 +30,8 @@ RESULTS = ("argument_bytes", "temporary_bytes", "aliased_bytes", "flops", "bytes
 VERSIONS = ("jax", "libtpu", "tensorflow")
 COLUMNS = (*IDENTITY, "compiles", *RESULTS, *VERSIONS, "reason")
 
+NOT_YET = "not reached yet"
+
 Row = dict[str, str]
 
 
@@ -52,14 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def compiled(case: Case, limits: Limits) -> tpu.Compiled:
             return compile_case(case, cases.index(case), Path(folder), limits)
 
-        check(cases, options.table, used, options.hours, Limits(options.minutes), compiled)
+        check(cases[: options.first], options.table, used, options.hours, Limits(options.minutes), compiled)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tpu.check", description=__doc__.splitlines()[0])
-    parser.add_argument("--hours", type=float, default=5, help="processor time after which no case begins; default: 5")
+    parser.add_argument(
+        "--hours",
+        type=float,
+        default=5,
+        help="processor time after which none begins; 0 only writes the table; default: 5",
+    )
     parser.add_argument("--minutes", type=float, default=60, help="processor time of one case; default: 60")
+    parser.add_argument("--first", type=int, metavar="N", help="only the first N cases; default: all")
     parser.add_argument("--table", type=Path, default=TABLE, metavar="CSV", help="file of the results")
     parser.add_argument("--program", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
@@ -99,13 +107,14 @@ def check(
         for case in cases:
             if case.key in rows:
                 continue
-            if clock() - begin > 3600 * hours:
+            if clock() - begin >= 3600 * hours:
                 break
             rows[case.key] = row_of(case, compiled(case, limits), used)
-            write(table, [rows.get(each.key) or not_reached(each, hours) for each in cases])
+            write(table, [rows.get(each.key) or without_result(each, NOT_YET) for each in cases])
             tqdm.write(f"{', '.join(case.key)}: {rows[case.key]['reason'] or 'compiles'}")
             bar.update()
-    write(table, [rows.get(each.key) or not_reached(each, hours) for each in cases])
+    reason = f"not reached within {hours:g} hours of processor time" if hours else NOT_YET
+    write(table, [rows.get(each.key) or without_result(each, reason) for each in cases])
 
 
 def children_seconds() -> float:
@@ -133,10 +142,9 @@ def row_of(case: Case, compiled: tpu.Compiled, used: Mapping[str, str]) -> Row:
     return {**identity(case), "compiles": compiles, **results, **used, "reason": compiled.reason}
 
 
-def not_reached(case: Case, hours: float) -> Row:
-    """Returns the line of a case for which no time was left."""
-    empty = dict.fromkeys(COLUMNS, "")
-    return {**empty, **identity(case), "reason": f"not reached within {hours:g} hours of processor time"}
+def without_result(case: Case, reason: str) -> Row:
+    """Returns the line of a case that was not compiled."""
+    return {**dict.fromkeys(COLUMNS, ""), **identity(case), "reason": reason}
 
 
 def read(table: Path) -> dict[tuple[str, ...], Row]:

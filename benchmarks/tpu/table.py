@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.common import ROOT, table
@@ -75,13 +76,10 @@ class Table:
         ]
 
     def missing(self) -> str:
-        """Returns a list of the cases that have no result."""
-        lines = [
-            f"- {row['chip']}, {row['model']}, `{row['rule']}`, {row['loss']}, {row['precision']}: {row['reason']}"
-            for row in self.rows.values()
-            if not row["compiles"]
-        ]
-        return "\n".join(lines) or "All cases have a result."
+        """Returns a sentence about the cases that have no result."""
+        reasons = collections.Counter(row["reason"] for row in self.rows.values() if not row["compiles"])
+        parts = [f"{count} {reason}" for reason, count in reasons.items()]
+        return f"Of {len(self.rows)} cases, {sum(reasons.values())} have no result: {'; '.join(parts) or 'none'}."
 
     def estimates(self, cases: Iterable[Case]) -> str:
         """Returns the table of hours and costs for the rows of Tables 3 and 4, in bfloat16.
@@ -119,7 +117,24 @@ def paper_rows() -> list[Case]:
 def parts(rows: Mapping[Key, Row]) -> dict[str, str]:
     """Returns the text of each generated part of the page, by its mark."""
     made = Table(rows)
-    return {"compiled": made.compiled(), "missing": made.missing(), "estimates": made.estimates(paper_rows())}
+    return {
+        "estimates": made.estimates(paper_rows()),
+        "compiled": made.compiled(),
+        "missing": made.missing(),
+        "versions": versions(rows),
+    }
+
+
+def versions(rows: Mapping[Key, Row]) -> str:
+    """Returns a table that compares the case of pinned.csv with the same case of compiled.csv."""
+    header = ["TensorFlow", "jax", "libtpu", "memory per core", "GFLOP", "traffic"]
+    pinned = read(TABLE.with_name("pinned.csv"))
+    lines = []
+    for row in (row for key in pinned for row in (rows.get(key), pinned[key]) if row and row["compiles"] == "yes"):
+        memory = int(row["argument_bytes"]) + int(row["temporary_bytes"])
+        facts = f"{digits(memory / GIB)} GiB", digits(int(row["flops"]) / 1e9), digits(int(row["bytes_accessed"]) / 1e9)
+        lines.append([row["tensorflow"], row["jax"], row["libtpu"], *facts[:2], f"{facts[2]} GB"])
+    return table(header, lines)
 
 
 def page(text: str, new: Mapping[str, str]) -> str:

@@ -67,7 +67,7 @@ def test_the_counted_steps_are_those_of_the_rate_scheduler(more, limit):
 
 
 def test_a_rule_that_learns_nothing_has_only_steps_of_j():
-    config = small("alignment={rule: feedback}", "optimization={forward: {name: sgd, learning_rate: 0.1}}")
+    config = small("alignment={rule: feedback}", "optimization.backward=null")
     assert set(tpu.turns(config, setup.data_facts(config))) == {"J"}
 
 
@@ -79,7 +79,9 @@ def program(losses, replicas=8, **options):
 
 
 def products(module):
-    return sum(i.opcode in ("dot", "convolution") for c in module.computations for i in c.instructions)
+    """Counts the products of matrices."""
+    found = [i for c in module.computations for i in c.instructions if i.opcode == "dot"]
+    return sum(len(product.shape.dimensions) == 2 for product in found)
 
 
 def shapes(module):
@@ -101,7 +103,8 @@ def test_a_step_of_one_loss_leaves_out_the_other():
     both, j, r = (program(losses) for losses in ("J + R", "J", "R"))
     forward = 2  # The products of the two layers.
     assert products(r) == forward
-    assert products(j) == products(both) == forward + 3  # R of symmetric alignment takes no product.
+    assert products(j) == products(both)  # R of symmetric alignment takes no product.
+    assert products(j) - forward in (3, 4)  # The compiler drops the error that the first layer sends to its inputs.
     assert len(j.input_output_alias.entries) < len(both.input_output_alias.entries)
 
 
