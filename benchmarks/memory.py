@@ -36,7 +36,7 @@ LAYERWISE = (
     *("symmetric", "activation", "weight_mirror", "information"),
 )
 NETWORKWISE = ("align_zero", "align_ada", "align_prop", "dfa", "drtp", "last_layer")
-WIDE_CNN = {"name": "wide_cnn", "design": "cifar", "width": 128}
+WIDE_CNN = {"name": "wide_cnn", "design": "cifar", "width": 64}
 FULL = {
     "CIFAR ResNet-18": {"model": RESNET18, "image": 32, "batch": 64, "rules": LAYERWISE, "rounds": 3},
     "8-layer CIFAR-10 network": {"model": WIDE_CNN, "image": 32, "batch": 150, "rules": NETWORKWISE, "rounds": 3},
