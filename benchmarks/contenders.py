@@ -202,15 +202,13 @@ def timed(step: Callable[[], object]) -> Step:
 
 
 def stepper(model: keras.Model, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:
-    """Returns a function that runs and times one training step, as in `fit`."""
-    batches = iter(model.distribute_strategy.experimental_distribute_dataset(_batches(batch)))
+    """Returns a function that runs and times one training step, as in `fit`. Replicas share the batch."""
+    strategy = model.distribute_strategy
+    size = len(batch[0]) // strategy.num_replicas_in_sync
+    data = tf.data.Dataset.from_tensor_slices(batch).batch(size, drop_remainder=True).cache().repeat()
+    batches = iter(strategy.distribute_datasets_from_function(lambda context: data))
     function = model.make_train_function() or model.train_function
     return timed(lambda: tf.nest.map_structure(lambda value: value.numpy(), function(batches)))
-
-
-def _batches(batch: tuple[tf.Tensor, tf.Tensor]) -> tf.data.Dataset:
-    """Returns an endless data set of one batch, with a known batch size, which a distribution strategy divides."""
-    return tf.data.Dataset.from_tensor_slices(batch).batch(batch[0].shape[0], drop_remainder=True).cache().repeat()
 
 
 def alternating(model: AlignedModel, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:

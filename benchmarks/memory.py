@@ -151,7 +151,7 @@ def _mebibytes(samples: Samples, case: str, name: str, quantity: str) -> float:
     return middle(samples.values(case, name, quantity))[0] / MIB
 
 
-BENCHMARK = Benchmark("memory", "Peak memory", 16, FULL, SMALL, measure, report)
+BENCHMARK = Benchmark("memory", "Peak memory", 18, FULL, SMALL, measure, report)
 
 if __name__ == "__main__":
     print(json.dumps(peak(sys.argv[1], json.loads(sys.argv[2]))))
