@@ -130,4 +130,4 @@ def _alternating_table(samples: Samples, case: str, size: dict[str, Any]) -> tup
     return intro + table(header, rows), checks
 
 
-BENCHMARK = Benchmark("step_time", "Step time", 14, FULL, SMALL, measure, report)
+BENCHMARK = Benchmark("step_time", "Step time", 17, FULL, SMALL, measure, report)
