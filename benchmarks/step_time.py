@@ -57,7 +57,14 @@ def _steps(size: dict[str, Any], alternate: bool) -> dict[str, Any]:
 
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     """Returns a table for each case."""
-    texts, checks = [], []
+    from benchmarks import contenders
+
+    intro = (
+        f"The limit is the floor plus {contenders.ALLOWANCE:.0%}, or plus {contenders.DRAWING:.0%} with normal noise "
+        "for each input or new magnitudes for each weight: the floor counts only products, and no random numbers. Sign "
+        "noise takes one random bit per number."
+    )
+    texts, checks = [intro], []
     for position, (case, size) in enumerate(sizes.items()):
         text, found = _rules_table(samples, case, size)
         texts.append(text)
