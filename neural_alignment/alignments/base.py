@@ -252,8 +252,9 @@ class Signals:
         if "null" in other_primitives and plain:
             overlap = primitives.amp(self.inputs, self.forward_reconstruction)
         else:
-            # The scalar is divided: dividing the projection would read and write it once more.
-            overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel) / self._batch
+            overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel)
+            # Not the projection is divided, which would read and write it once more.
+            overlap /= tf.cast(tf.shape(self.view.inputs)[0], overlap.dtype)
         if self.backward_output.bias and self.view.bias is not None:
             overlap += primitives.amp(tf.zeros_like(self.forward_projection) + self.view.bias, self.forward_projection)
         return overlap
@@ -265,11 +266,6 @@ class Signals:
             self.backward_inputs, self.forward_projection, like=self.view.forward_kernel
         )
         return self.view.linear_map.transpose(correlation)
-
-    @property
-    def _batch(self) -> Tensor:
-        """The number of examples."""
-        return tf.cast(tf.shape(self.view.inputs)[0], self.view.inputs.dtype)
 
     def _activity(self, projection: Tensor, output: ForwardOutput | BackwardOutput) -> Tensor:
         if output.bias and self.view.bias is not None:
