@@ -65,7 +65,7 @@ RULES = {
 correlates; `information` also reconstructs by B."""
 
 
-def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "JR"] = "JR") -> float:
+def floor(costs: Sequence[LayerCost], products: float, losses: Literal["J", "R", "JR"] = "JR") -> float:
     """Returns the minimum time of a step relative to backpropagation (the floor), counting only multiplications.
 
     Backpropagation takes three products per layer, except in the first layer, which sends no error back. A step that
@@ -73,7 +73,7 @@ def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "
 
     Args:
         costs: costs of the layers.
-        products: number of products of R with each kernel.
+        products: number of products of R with each kernel; a fraction if R uses fewer examples.
         losses: the losses that are trained.
     """
     forward = sum(cost.product for cost in costs)

@@ -24,7 +24,18 @@ from benchmarks.common import RESULTS, ROOT, Benchmark, Check, Report, Samples, 
 from neural_alignment.errors import nearest
 
 SMALL_RESULTS = ROOT / "runs" / "benchmarks-small" / "results"
-NAMES = ("step_time", "networks", "moments", "peer", "memory", "input_pipeline", "first_step", "growth", "wide")
+NAMES = (
+    "step_time",
+    "examples",
+    "networks",
+    "moments",
+    "peer",
+    "memory",
+    "input_pipeline",
+    "first_step",
+    "growth",
+    "wide",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,7 +39,9 @@ class TimeDistributed(keras.layers.TimeDistributed):
         flat = tf.reshape(inputs, tf.concat([[batch * steps], tf.shape(inputs)[2:]], axis=0))
         flat = tf.ensure_shape(flat, [None, *inputs.shape[2:]])
         state = current_pass()
-        changed = contextlib.nullcontext() if state is None else changed_pass(first_example=state.first_example * steps)
+        changed = contextlib.nullcontext()
+        if state is not None:
+            changed = changed_pass(first_example=state.first_example * steps, rows=state.rows * steps)
         with changed:
             outputs = layer.call(flat, **options)
         shaped = tf.reshape(outputs, tf.concat([[batch, steps], tf.shape(outputs)[1:]], axis=0))

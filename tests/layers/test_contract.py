@@ -11,6 +11,7 @@ import tensorflow as tf
 from helpers import (
     FIXED,
     LEARNING,
+    READS_SIGNALS,
     RULE_CONFIGS,
     assert_close,
     assert_differs,
@@ -141,6 +142,53 @@ class TestEveryRuleOnEveryLayer:
         assert again.alignment == layer.alignment == rule_of(rule)
         assert again.get_config() == layer.get_config()
         assert [*again.get_config()][-1] in ("alignment", "parameterization")
+
+
+# R from fewer examples.
+
+NOISE = {"input": {"noise": "normal", "stddev": 0.5}}
+
+
+@pytest.mark.parametrize(("name", "rule"), [pair for pair in PAIRS if pair[1] in READS_SIGNALS])
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("options", [{}, NOISE], ids=["inputs", "noise"])
+def test_r_of_fewer_examples_is_that_of_a_smaller_batch(name, rule, options, jit_compile):
+    """The first 2 of 3 examples, or of 3 sequences with all time steps; J is that of the whole batch."""
+    source, forward, backward, x, _, results = wanted(name)
+    layer = build(name, alignment=from_config({**RULE_CONFIGS[rule], **options, "examples": 0.5}))
+    for key, connection in connections(layer).items():
+        connection.kernel.assign(forward[key])
+        connection.stored_backward_kernel.assign(connection.linear_map.transpose(tf.constant(backward[key])))
+    for ours, other in zip(own_weights(layer), own_weights(source), strict=True):
+        ours.assign(other)
+    kernels = [connection.stored_backward_kernel for connection in connections(layer).values()]
+
+    def measure(count):
+        def step(x):
+            with tf.GradientTape() as tape, forward_pass() as state:
+                outputs = call(layer, x, training=True)
+                total = sum(state.losses.values())
+            return outputs, state.losses, tape.gradient(total, [kernel.value for kernel in kernels])
+
+        function = tf.function(step, jit_compile=jit_compile, autograph=False)
+        return function(tf.constant(x[:count], tf.float32))
+
+    outputs, losses, gradients_of_b = measure(BATCH)
+    assert_close(outputs, results.outputs, "float32")
+    layer.alignment = from_config({**RULE_CONFIGS[rule], **options})
+    _, of_two, of_b = measure(2)
+    _, of_three, _ = measure(3)
+    for connection, loss in losses.items():
+        assert_close(loss, of_two[connection], "float32")
+        assert_differs(loss, of_three[connection], by=1e-3)
+        if not options:
+            key = {each.name: key for key, each in connections(layer).items()}[connection]
+            seen = np.asarray(results.inputs[key], float)[:2]
+            linear = TABLE[name].maps[key]
+            expected_loss = reference_regulariser(RULE_CONFIGS[rule], linear, seen, forward[key], backward[key])
+            assert_close(loss, expected_loss, "float32")
+    for found, other in zip(gradients_of_b, of_b, strict=True):
+        assert_close(found, other, "float32")
 
 
 # B does not change how W is drawn.
