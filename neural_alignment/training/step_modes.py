@@ -127,7 +127,7 @@ class RegulariserMean(keras.metrics.Metric):
             sums = tf.stack([tf.reduce_sum(tf.gather(regularisers, layers)) for layers in self._layers])
         weights = tf.reshape(sample_weight * tf.cast(computed, self.dtype), tf.shape(sums))
         # A value that does not count must not matter even if it is not finite.
-        self.total.assign_add(tf.where(weights > 0, weights * tf.cast(sums, self.dtype), 0.0))
+        self.total.assign_add(tf.math.multiply_no_nan(tf.cast(sums, self.dtype), weights))
         self.count.assign_add(weights)
 
     def result(self) -> Tensor:

@@ -360,7 +360,9 @@ def test_half_precision_computes_r_of_the_same_examples(policy):
     for name in ("float32", policy):
         keras.config.set_dtype_policy(name)
         try:
-            model = compiled(network(Activation(amp=AMP, sparse=SPARSE, examples=0.25, every=2)))
+            sgd = [keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)]
+            rule = Activation(amp=AMP, sparse=SPARSE, examples=0.25, every=2)
+            model = compiled(network(rule), MultiOptimizer(sgd))
         finally:
             keras.config.set_dtype_policy("float32")
         found[name] = [*trained(model, 5)["regulariser"], *aligned_layers(model)[0].backward_kernel.numpy().ravel()]
