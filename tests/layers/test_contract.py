@@ -157,15 +157,16 @@ def test_r_of_fewer_examples_is_that_of_a_smaller_batch(name, rule):
     """
     options, jit_compile = NOISE if rule == "information" else {}, rule == "weight_mirror"
     source, forward, backward, x, _, results = wanted(name)
-    layer = build(name, alignment=from_config({**RULE_CONFIGS[rule], **options, "examples": 0.5}))
-    for key, connection in connections(layer).items():
-        connection.kernel.assign(forward[key])
-        connection.stored_backward_kernel.assign(connection.linear_map.transpose(tf.constant(backward[key])))
-    for ours, other in zip(own_weights(layer), own_weights(source), strict=True):
-        ours.assign(other)
-    kernels = [connection.stored_backward_kernel for connection in connections(layer).values()]
+    maps = {connection.name: key for key, connection in connections(source).items()}
 
-    def measure(count):
+    def measure(count, **more):
+        layer = build(name, alignment=from_config({**RULE_CONFIGS[rule], **options, **more}))
+        for key, connection in connections(layer).items():
+            connection.stored_backward_kernel.assign(connection.linear_map.transpose(tf.constant(backward[key])))
+        for ours, other in zip(own_weights(layer), own_weights(source), strict=True):
+            ours.assign(other)
+        kernels = [connection.stored_backward_kernel for connection in connections(layer).values()]
+
         def step(x):
             with tf.GradientTape() as tape, forward_pass() as state:
                 outputs = call(layer, x, training=True)
@@ -175,20 +176,20 @@ def test_r_of_fewer_examples_is_that_of_a_smaller_batch(name, rule):
         function = tf.function(step, jit_compile=jit_compile, autograph=False)
         return function(tf.constant(x[:count], tf.float32))
 
-    outputs, losses, gradients_of_b = measure(BATCH)
-    assert_close(outputs, results.outputs, "float32")
-    layer.alignment = from_config({**RULE_CONFIGS[rule], **options})
+    outputs, losses, gradients_of_b = measure(BATCH, examples=0.5)
     _, of_two, of_b = measure(2)
-    _, of_three, _ = measure(3)
+    _, of_three, _ = measure(BATCH)
+    assert_close(outputs, results.outputs, "float32")
     for connection, loss in losses.items():
+        key = maps[connection]
         assert_close(loss, of_two[connection], "float32")
         assert_differs(loss, of_three[connection], by=1e-3)
         if not options:
-            key = {each.name: key for key, each in connections(layer).items()}[connection]
             seen = np.asarray(results.inputs[key], float)[:2]
-            linear = TABLE[name].maps[key]
-            expected_loss = reference_regulariser(RULE_CONFIGS[rule], linear, seen, forward[key], backward[key])
-            assert_close(loss, expected_loss, "float32")
+            of_numpy = reference_regulariser(
+                RULE_CONFIGS[rule], TABLE[name].maps[key], seen, forward[key], backward[key]
+            )
+            assert_close(loss, of_numpy, "float32")
     for found, other in zip(gradients_of_b, of_b, strict=True):
         assert_close(found, other, "float32")
 
