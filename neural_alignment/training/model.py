@@ -120,8 +120,8 @@ class AlignedModel(InterceptedModel):
         Raises:
             ValueError: if `minibatches` is not a positive integer, if two aligned layers have the same name, if a rule
                 that ties the updates of B and W is used without one optimizer that updates both at every step, if an
-                optimizer has no variable to update, if loss scaling is combined with a rate scheduler or a rule with
-                `every` on several replicas, or if a rule has `every` and no step trains both J and R.
+                optimizer has no variable to update, if loss scaling is combined with a rate scheduler on several
+                replicas, or if a rule has `every` and no step trains both J and R.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
