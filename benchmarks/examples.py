@@ -58,7 +58,7 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
         steps = {BASELINE: contenders.stepper(contenders.baseline(build), batch)}
         for name, rule in rules().items():
             for fraction in FRACTIONS:
-                part = rule.model_copy(update={"examples": fraction})
+                part = rule if fraction == 1 else rule.model_copy(update={"examples": fraction})
                 steps[contender(name, fraction)] = contenders.stepper(contenders.aligned(build, part), batch)
         interleave(samples, case, steps, size["rounds"])
         keras.backend.clear_session()

@@ -13,15 +13,16 @@ from neural_alignment.errors import ArgumentError
 SMALLEST_FRACTION = 1e-6
 
 
-def _checked(examples: float) -> float:
+def _checked(examples: float) -> float | None:
     in_range = examples >= 1 if isinstance(examples, int) else SMALLEST_FRACTION <= examples <= 1
     if not in_range:
         raise ArgumentError("", "must be a fraction in (0, 1], or an integer of at least 1", examples)
-    return examples
+    # Comparisons of configurations do not distinguish 1.0, the whole batch, from one example.
+    return None if isinstance(examples, float) and examples == 1 else examples
 
 
 Examples = Annotated[int | float, pydantic.AfterValidator(_checked)]
-"""A fraction of the batch (a float), or a number of examples (an integer)."""
+"""A fraction of the batch (a float), or a number of examples (an integer). The fraction 1.0 becomes None."""
 
 
 def examples_used(examples: float, batch: int | tf.Tensor, parts: int = 1) -> int | tf.Tensor:

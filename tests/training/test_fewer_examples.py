@@ -427,7 +427,8 @@ def test_a_plain_keras_model_takes_examples_and_refuses_every():
 def test_the_options_are_saved_only_if_they_are_set():
     plain = Activation(amp=1.0, sparse=1.0)
     assert not {"examples", "every"} & (plain.get_config().keys() | plain.model_dump().keys())
-    for options in ({"examples": 0.25, "every": 4}, {"examples": 1.0}, {"examples": 1}):
+    assert Activation(amp=1.0, sparse=1.0, examples=1.0) == plain
+    for options in ({"examples": 0.25, "every": 4}, {"examples": 1}):
         rule = Activation(amp=1.0, sparse=1.0, **options)
         again = Activation.from_config(rule.get_config())
         assert again == rule
