@@ -264,7 +264,8 @@ class Signals:
         if "null" in other_primitives:
             overlap = self._overlap_with_reconstruction()
         else:
-            overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel)
+            # The scalar is divided: dividing the projection would read and write it once more.
+            overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel) / self._batch
         if output.bias and self.view.bias is not None:
             overlap += primitives.amp(tf.zeros_like(self._opposite) + self.view.bias, self._opposite)
         return overlap
@@ -297,12 +298,16 @@ class Signals:
 
     @_computed_once
     def _transposed_hebbian(self) -> Tensor:
-        """The batch mean of the outer product of x and x_out, in the layout of B: minus the gradient of amp to B."""
-        batch = tf.cast(tf.shape(self.view.inputs)[0], self.view.inputs.dtype)
+        """The sum over the batch of the outer product of x and x_out, in the layout of B."""
         correlation = self.view.linear_map.correlate(
-            self.backward_inputs, self._opposite / batch, like=self.view.forward_kernel
+            self.backward_inputs, self._opposite, like=self.view.forward_kernel
         )
         return self.view.linear_map.transpose(correlation)
+
+    @property
+    def _batch(self) -> Tensor:
+        """The number of examples."""
+        return tf.cast(tf.shape(self.view.inputs)[0], self.view.inputs.dtype)
 
     def _activity(self, projection: Tensor, output: ForwardOutput | BackwardOutput) -> Tensor:
         if output.bias and self.view.bias is not None:

@@ -11,8 +11,13 @@ from typing import Any
 import tensorflow as tf
 
 from neural_alignment.alignments.base import Alignment
+from neural_alignment.operations import LinearMap
 
 Tensor = tf.Tensor
+
+
+def _project(linear_map: LinearMap, inputs: Tensor, kernel: Tensor) -> Tensor:
+    return linear_map.project(inputs, kernel)
 
 
 @dataclass
@@ -38,6 +43,7 @@ class ForwardPass:
             replaces the pre-activation.
         around: called with each operation of an `AlignedModel` and the function that calls the operation; returns
             the function to call in its place.
+        product: called with the linear map, the inputs and W of each layer without a backward kernel; returns W^T x.
         deferred: None, or a list in which R_l is postponed until after the backward pass of J. Otherwise the gradients
             of R, which are as large as the kernels, would occupy memory during that pass. Each layer whose rule reads
             only kernels adds a tuple: the layer, the kernels that R trains (by the names `"backward"`, `"forward"`),
@@ -58,6 +64,7 @@ class ForwardPass:
     weight_transport: bool = False
     probe: Callable[[Any, Tensor, Tensor], Tensor] | None = None
     around: Callable[[Any, Callable[..., Any]], Callable[..., Any]] | None = None
+    product: Callable[[LinearMap, Tensor, Tensor], Tensor] = _project
     deferred: list[tuple[Any, dict[str, Tensor], Callable[[], Tensor]]] | None = None
     separate: Callable[[Any, Tensor], Tensor] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)

@@ -282,7 +282,7 @@ class AlignedLayer:
         """
         if not self.keeps_backward_kernel:
             kernel = getattr(self, kernel_name)
-            return linear_map.project(inputs, scaled(tensor_of(kernel), self.scale_of(linear_map, kernel)))
+            return state.product(linear_map, inputs, scaled(tensor_of(kernel), self.scale_of(linear_map, kernel)))
         connection = self.connection(kernel_name)
         kernels = connection.kernels(state)
         projection = kernels.carry(inputs, training)
