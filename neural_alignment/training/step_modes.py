@@ -33,7 +33,7 @@ class StepModes:
     """The possible modes of a step, and the choice of the mode at a global step.
 
     A graph contains a branch for each mode, because a step must not compute R_l only to discard it, and because
-    replicas cannot synchronize in a branch of their own.
+    replicas cannot synchronize inside a branch.
 
     Args:
         optimizer: the optimizer, without a wrapper for loss scaling.

@@ -39,7 +39,7 @@ COSTS = {
         {"input": {**NOISE["input"], "batch_center": True}, "forward_output": {"batch_center": True}},
         {RANDOM: 1, PROJECT: 1, RECONSTRUCT: 1, CORRELATE: 1},
     ),
-    # The norm of B^T x needs the projection itself, and its gradient is an outer product of its own.
+    # The norm of B^T x needs the projection itself, and its gradient is another outer product.
     "IA": ("information", TABLE_5["IA"], {RANDOM: 1, PROJECT: 2, RECONSTRUCT: 1, CORRELATE: 2}),
 }  # fmt: skip
 

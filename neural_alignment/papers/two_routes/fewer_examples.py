@@ -44,7 +44,7 @@ def _cell(rule: str, fraction: float) -> Cell:
 
 
 def make(source: Source) -> Artifact:
-    """Top-1 accuracy and angles with R from a part of the batch, and what it costs relative to the whole batch."""
+    """Top-1 accuracy and angles with R from a part of the batch, and the cost relative to the whole batch."""
     rows = [_row(cell, outcome) for cell, outcomes in source.outcomes() for outcome in outcomes]
     lines = []
     for cell in source.cells:
