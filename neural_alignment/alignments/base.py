@@ -11,7 +11,7 @@ import pydantic
 import tensorflow as tf
 
 from neural_alignment.alignments import primitives, schedules
-from neural_alignment.alignments.examples import Examples, examples_used
+from neural_alignment.alignments.examples import PartOfBatch, examples_used
 from neural_alignment.alignments.pathways import (
     BackwardOutput,
     ForwardOutput,
@@ -504,7 +504,7 @@ class SignalAlignment(TrainedAlignment):
     backward_output: BackwardOutput = BackwardOutput()
     activation: ActivationName | None = None
     seed: int = 0
-    examples: Annotated[Examples | None, pydantic.Field(exclude_if=lambda examples: examples is None)] = None
+    examples: Annotated[PartOfBatch | None, pydantic.Field(exclude_if=lambda examples: examples is None)] = None
 
     @pydantic.model_validator(mode="after")
     def _activation_is_used(self):

@@ -21,7 +21,7 @@ def _checked(examples: float) -> float | None:
     return None if isinstance(examples, float) and examples == 1 else examples
 
 
-Examples = Annotated[int | float, pydantic.AfterValidator(_checked)]
+PartOfBatch = Annotated[int | float, pydantic.AfterValidator(_checked)]
 """A fraction of the batch (a float), or a number of examples (an integer). The fraction 1.0 becomes None."""
 
 
