@@ -57,8 +57,8 @@ class Contender:
 ALLOWANCE = 0.05
 """Allowed excess of the step time over the floor."""
 NORMAL_NOISE = 0.08
-"""As `ALLOWANCE`, for rules that draw normal noise for each input. The floor counts no random numbers, of which only the
-bits take 4 ns each."""
+"""As `ALLOWANCE`, for rules that draw normal noise for each input. The floor counts no random numbers, whose bits take
+4 ns each."""
 REDRAWING = 0.20
 """As `ALLOWANCE`, for the rule that draws a magnitude for each weight from the initial ones. The entries are read in
 random order, mostly from outside of the caches, which takes 10 to 20 ns each."""
@@ -80,7 +80,7 @@ RULES = {
 correlates; `information` also reconstructs by B."""
 
 
-def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "JR"] = "JR") -> float:
+def floor(costs: Sequence[LayerCost], products: float, losses: Literal["J", "R", "JR"] = "JR") -> float:
     """Returns the minimum time of a step relative to backpropagation (the floor), counting only multiplications.
 
     Backpropagation takes three products per layer, except in the first layer, which sends no error back. A step that
@@ -88,7 +88,7 @@ def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "
 
     Args:
         costs: costs of the layers.
-        products: number of products of R with each kernel.
+        products: number of products of R with each kernel; a fraction if R uses fewer examples.
         losses: the losses that are trained.
     """
     forward = sum(cost.product for cost in costs)

@@ -25,8 +25,8 @@ from neural_alignment.errors import nearest
 
 SMALL_RESULTS = ROOT / "runs" / "benchmarks-small" / "results"
 NAMES = (
-    *("step_time", "networks", "moments", "peer", "memory", "input_pipeline", "first_step", "growth", "replicas"),
-    *("steps", "wide"),
+    *("step_time", "examples", "networks", "moments", "peer", "memory", "input_pipeline", "first_step", "growth"),
+    *("replicas", "steps", "wide"),
 )
 
 

@@ -60,10 +60,10 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     from benchmarks import contenders
 
     intro = (
-        f"The limit is the floor plus {contenders.ALLOWANCE:.0%}. The floor counts only products and no random numbers, "
-        f"so it is {contenders.NORMAL_NOISE:.0%} for rules with normal noise for each input, and "
-        f"{contenders.REDRAWING:.0%} for brsf, which draws a magnitude for each weight. Sign noise takes one random bit "
-        "per number."
+        f"The limit is the floor plus {contenders.ALLOWANCE:.0%}. The floor counts only products and no random "
+        f"numbers, so it is {contenders.NORMAL_NOISE:.0%} for rules with normal noise for each input, and "
+        f"{contenders.REDRAWING:.0%} for brsf, which draws a magnitude for each weight. Sign noise takes one random "
+        "bit per number."
     )
     texts, checks = [intro], []
     for position, (case, size) in enumerate(sizes.items()):

@@ -15,6 +15,7 @@ from helpers import assert_close, assert_differs
 from benchmarks import (
     common,
     contenders,
+    examples,
     growth,
     input_pipeline,
     memory,
@@ -304,7 +305,7 @@ def here(results, monkeypatch):
     return measure
 
 
-OTHERS = ("networks", "memory", "first_step", "growth", "replicas", "steps", "wide")
+OTHERS = ("examples", "networks", "memory", "first_step", "growth", "replicas", "steps", "wide")
 """Benchmarks that are run like the first one."""
 
 
@@ -326,6 +327,25 @@ def test_a_benchmark_measures_and_reports(results, here, monkeypatch, name):
     section = (results.parent / "RESULTS.md").read_text().split(f"## {benchmark.title}\n")[1].split("\n## ")[0]
     assert "| limit" in section
     assert "nan" not in section
+
+
+def test_fewer_examples_have_a_floor_and_limits_at_a_quarter(results):
+    samples = common.Samples(results, "examples", common.facts(examples.SMALL))
+    seconds = {examples.contender(n, f): 1 + 0.8 * f for n in examples.rules() for f in examples.FRACTIONS}
+    for scale in (1.0, 3.0):
+        steps = {examples.BASELINE: 1.0} | seconds
+        samples.add("convnet", {n: {"seconds": scale * value, "CPU seconds": value} for n, value in steps.items()})
+    report = examples.report(samples, examples.SMALL)
+    assert {check.line.split(", ")[2]: check.held for check in report.checks} == {
+        "weight_mirror": True, "activation": True, "information": True
+    }  # fmt: skip
+    assert {check.line.split(", ")[-1] for check in report.checks} == {"R from 2 examples"}
+    rows = [line.split(" | ") for line in report.text.splitlines() if line.startswith("| ")]
+    floors = {row[0][2:]: [float(r[4]) for r in rows if r[0] == row[0]] for row in rows[2:]}
+    for values in floors.values():
+        extra = np.array(values) - 1
+        assert_close(extra / extra[0], [1, 0.5, 0.25, 0.125], "bfloat16")
+    assert floors["information, Table 5"][0] > floors["information"][0] > floors["activation"][0]
 
 
 def test_optimizers_are_compared_with_adam_in_the_same_round(results):
