@@ -41,10 +41,7 @@ REASONS = {
     "PReLU": _ELEMENTWISE,
     "RMSNormalization": _ELEMENTWISE,
     "RNN": "runs any cell; align `SimpleRNN`, `LSTM` or `GRU`",
-    "ReversibleEmbedding": (
-        "no aligned form: as a readout it uses the weights of the embedding, which has no backward pass to its inputs; "
-        "use `Embedding` and `Dense`"
-    ),
+    "ReversibleEmbedding": "no aligned form: embedding and readout share one matrix; use `Embedding` and `Dense`",
     "STFTSpectrogram": "a fixed Fourier transform",
     "SimpleRNNCell": _CELL.format(layer="SimpleRNN"),
     "SpectralNormalization": "changes the kernel of the layer in it at each call",
