@@ -331,8 +331,9 @@ def test_wrong_folders_are_one_line(animals, files, tools, tmp_path):
     for folders in ({"train_folder": single}, {"train_folder": single, "validation_folder": single}):
         message = "data.train_folder: must have folders of two or more classes; found only 'cat'"
         assert refused(load, folders) == message
-    broken = files.folder({"a/0.png": b"no image", "a/1.png": image, "b/2.png": image}, "broken")
-    assert f"The image of {broken}/a/0.png cannot be decoded; found 8" in refused(load, {"train_folder": broken})
+    broken = files.folder({"a/0.png": b"no image", "b/1.png": image}, "broken")
+    folders = {"train_folder": broken, "validation_folder": broken}
+    assert f"The image of {broken}/a/0.png cannot be decoded; found 8" in refused(load, folders)
     os.mkfifo(folder / "bee" / "pipe.png")
     assert "bee/pipe.png is not a regular file but a FIFO" in refused(load, animals)
 
