@@ -48,7 +48,6 @@ class AlignedAttention:
             options = {**dense.get_config(), **initializers}
             aligned = EinsumDense(**options, alignment=self.alignment)
             aligned.alignment_name = f"{self.name}.{dense.name}"
-            aligned.supports_masking = True  # A rule for a whole network sends no error to masked steps.
             aligned._converted_kernels = (self._converted_kernels or {}).get(attribute)
             replace_sublayer(self, attribute, aligned)
             shape = tuple(dense.get_build_config()["input_shape"])

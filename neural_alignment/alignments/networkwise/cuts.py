@@ -76,12 +76,9 @@ class CutPass:
         return cut_call
 
     def _probe(self, layer: Any, inputs: Tensor, outputs: Tensor) -> Tensor:
+        del inputs
         name = name_of(layer)
-        if name not in self.cuts.activations:
-            return outputs
-        # Keras adds the mask only after the call of a layer that supports masks.
-        masked = keep_mask(outputs, inputs) if getattr(layer, "supports_masking", False) else outputs
-        return self._record(name, masked)
+        return self._record(name, outputs) if name in self.cuts.activations else outputs
 
     def _record_signal(self, name: str, known: dict[int, Tensor], value: Any) -> Any:
         """Cuts a tensor of floats, once if it is passed twice; masks, options and the like are passed unchanged."""

@@ -52,7 +52,7 @@ class DirectFeedback(CutRule):
     the shape `(height, width, channels, classes)` and the standard deviation 1 / sqrt(height * width * channels), as in
     the published code of Boopathy and Fiete 2022. The readout gets dJ/df itself. Within attention and separable
     convolutions, each projection that enters another kernel of the layer gets an error through a map as well. Masked
-    time steps get no error.
+    time steps get no error, except in the projections within attention.
 
     Attributes:
         share_space: whether all positions of a layer share one map `(channels, classes)`, with the same standard
