@@ -190,6 +190,7 @@ def masked_sequences():
     """Masked steps are left out by the attention and by the mean over steps."""
     inputs = keras.Input((5, 3))
     x = Dense(4, activation="tanh", name="hidden")(Dense(4, name="linear")(keras.layers.Masking()(inputs)))
+    x = keras.layers.Activation("relu")(Dense(4, name="another")(x))
     x = keras.layers.MultiHeadAttention(2, 2, name="attention")(x, x)
     return keras.Model(inputs, Dense(3, name="last")(keras.layers.GlobalAveragePooling1D()(x)))
 
