@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from neural_alignment.config import Config
@@ -26,12 +27,14 @@ def turns(config: Config, facts: Facts) -> dict[str, int]:
     """
     plan, total = config.optimization, total_steps(config, facts)
     delay = min(total, math.ceil(plan.delay_epochs * facts.steps_per_epoch))
-    if plan.alternation is None:
-        learns = any(rule.learns for rule in config.rules)
-        counts = {BOTH if learns else J: total - delay, R: delay}
-    else:
+    if plan.alternation is not None:
         of_r = delay + len(range(0, total, plan.turns)) - len(range(0, delay, plan.turns))
         counts = {J: total - of_r, R: of_r}
+    else:
+        steps = np.arange(delay, total)
+        due = [steps % rule.interval == 0 for rule in config.rules if rule.learns]
+        of_both = int(np.any(due, axis=0).sum()) if due else 0
+        counts = {BOTH: of_both, J: len(steps) - of_both, R: delay}
     return {losses: count for losses, count in counts.items() if count}
 
 
