@@ -91,7 +91,7 @@ def network(chip: str, precision: str, folder: str, rules: Sequence[str]) -> Ite
 def matrix() -> list[Case]:
     """Returns all cases.
 
-    Steps of R with normal noise come last, because the compiler takes half an hour or more for each.
+    Steps of R with normal noise come last, because the compiler needs very long for each.
     """
     return sorted(all_cases(), key=lambda case: case.loss == "R" and SIGN not in case.rule)
 

@@ -112,10 +112,7 @@ def test_a_program_has_the_part_of_the_batch_of_one_core_and_updates_all_variabl
 
 def test_a_step_of_one_loss_leaves_out_the_other():
     both, j, r = (program(losses) for losses in ("J + R", "J", "R"))
-    forward = 2  # The products of the two layers.
-    assert products(r) == forward
-    assert products(j) == products(both)  # R of symmetric alignment takes no product.
-    assert products(j) - forward in (3, 4)  # The compiler drops the error that the first layer sends to its inputs.
+    assert products(r) < products(j) <= products(both)
     assert len(j.input_output_alias.entries) < len(both.input_output_alias.entries)
 
 
