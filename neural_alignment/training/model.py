@@ -528,12 +528,12 @@ class StepLoop:
         return int(made), results
 
     def build_metrics(self, iterator: Any) -> None:
-        """Creates the metrics for the batches of an iterator. With a distribution strategy Keras does this."""
-        if isinstance(iterator, tf.data.Iterator):
+        """Creates the metrics for an iterator or its `tf.data.IteratorSpec`. With a strategy, Keras does this."""
+        if isinstance(iterator, (tf.data.Iterator, tf.data.IteratorSpec)):
             self._model._build_metrics(iterator.element_spec)
 
     def trace(self, iterator: Any) -> None:
-        """Traces the graph of `__call__` for the batches of an iterator, without making a step."""
+        """Traces the graph of `__call__` for an iterator or its `tf.data.IteratorSpec`, without making a step."""
         if self._model.run_eagerly:
             return
         if self._model.steps_per_execution == 1:
