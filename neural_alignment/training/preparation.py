@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -51,11 +50,12 @@ def prepare(config: Config) -> Prepared:
         # One graph after the other: layers collect losses while they are traced.
         alignment.trace(facts)
         tracing = Tracing(model, tf.data.IteratorSpec(facts.batch_spec)) if devices.reads_whole_batches else None
-        with contextlib.ExitStack() as failing:
-            if tracing is not None:
-                failing.callback(tracing.wait)  # A later run in this process must not be traced at the same time.
+        try:
             dataset, test = reading.result(), None if testing is None else testing.result()
-            failing.pop_all()
+        except Exception:
+            if tracing is not None:
+                tracing.wait()  # The next run in this process must not be traced at the same time.
+            raise
     if test is not None and config.data.standardize and type(test) is not type(dataset):
         raise ConfigError(
             "evaluation.test_split: must be held in memory or streamed, like the data of the run, because the images "
