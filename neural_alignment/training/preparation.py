@@ -49,7 +49,9 @@ def prepare(config: Config) -> Prepared:
         alignment = AlignmentProbe(model, devices, config.evaluation.probe_examples)
         # One graph after the other: layers collect losses while they are traced.
         alignment.trace(facts)
-        tracing = Tracing(model, tf.data.IteratorSpec(facts.batch_spec)) if devices.reads_whole_batches else None
+        tracing, spec = None, facts.batch_spec
+        if devices.reads_whole_batches:
+            tracing = Tracing(model, tf.data.IteratorSpec(spec), spec)
         try:
             dataset, test = reading.result(), None if testing is None else testing.result()
         except Exception:

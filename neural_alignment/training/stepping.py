@@ -21,12 +21,13 @@ class Tracing:
     Args:
         model: a compiled model.
         batches: an iterator over batches, or its `tf.data.IteratorSpec` while the data are still being read.
+        element_spec: the `tf.TensorSpec`s of a batch.
     """
 
-    def __init__(self, model: AlignedModel, batches: Any):
+    def __init__(self, model: AlignedModel, batches: Any, element_spec: Any):
+        self.element_spec = element_spec
         model.make_train_function()
-        model.train_function.build_metrics(batches)  # In this thread, which may read the metrics next.
-        self.element_spec = batches.element_spec
+        model.train_function.build_metrics(batches, element_spec)  # In this thread, which may read the metrics next.
         executor = concurrent.futures.ThreadPoolExecutor(1, TRACING)
         self._traced = executor.submit(model.train_function.trace, batches)
         executor.shutdown(wait=False)
@@ -73,7 +74,7 @@ class Stepper:
     def trace_in_background(self) -> None:
         """Begins to trace the graph of a step in another thread, unless that has begun already."""
         if self._tracing is None:
-            self._tracing = Tracing(self._model, self._batches)
+            self._tracing = Tracing(self._model, self._batches, self._batches.element_spec)
 
     def _make(self) -> None:
         """Builds the train function once, because each call makes the model check again whether W(0) is recorded."""

@@ -331,7 +331,7 @@ def test_a_graph_is_traced_before_the_batches_exist_unless_they_differ(monkeypat
         model, x, y = evaluated(steps_per_execution=together)
         batches = tf.data.Dataset.from_tensor_slices((x, y)).repeat()
         spec = batches.batch(announced, drop_remainder=True).element_spec
-        tracing = Tracing(model, tf.data.IteratorSpec(spec))
+        tracing = Tracing(model, tf.data.IteratorSpec(spec), spec)
         tracing.result()
         advance = Stepper(model, batches.batch(8, drop_remainder=True), tracing=tracing)
         advance.trace_in_background()
