@@ -37,7 +37,7 @@ WEIGHTS = {
 """Options of the rules that require some."""
 RULES = (BASELINE, "symmetric", "weight_mirror", "brsf", "align_ada")
 TRAINED_B = ("symmetric", "weight_mirror")
-FULL = {rule: {"epochs": 112, "every_epochs": 4} for rule in RULES}
+FULL = {rule: {"epochs": 116, "every_epochs": 4} for rule in RULES}
 SMALL = {"symmetric": {"epochs": 4, "every_epochs": 1}}
 SLOWER = 1.10
 """Limit on the time of a step in the last third of the run, relative to the second third."""
