@@ -1,5 +1,6 @@
 """The numbers in the guide agree with the files in `results/`."""
 
+import statistics
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,16 @@ def test_random_magnitudes_are_better_than_random_signs_and_drtp_is_behind_feedb
     assert min(worst["frsf"], worst["brsf"]) > best["feedback"]
     assert best["drtp"] < worst["backprop"] - 0.005
     assert worst["drtp"] > 0.97
+
+
+def test_in_the_vision_transformer_only_symmetric_alignment_comes_near_backpropagation():
+    by_rule = runs("cifar10/vision_transformer")
+    means = {rule: statistics.fmean(column(rows, "top1", 100)) for rule, rows in by_rule.items()}
+    assert 0.5 < means["backprop"] - means["symmetric"] < 1.5
+    assert means["backprop"] - means["feedback"] == pytest.approx(16, abs=0.5)
+    assert means["backprop"] - means["dfa"] == pytest.approx(30, abs=0.5)
+    assert max(column(by_rule["symmetric"], "last_angle_max")) < 1
+    assert min(column(by_rule["feedback"], "last_angle")) > 86
 
 
 def test_the_tables_of_rules_have_the_numbers_of_the_files():
