@@ -1,5 +1,8 @@
 """Data and model of one configuration, prepared once for several runs: building and tracing take most of their time."""
 
+import contextlib
+from unittest import mock
+
 from neural_alignment.training import run
 from neural_alignment.training.config_comparison import decisive_values
 
@@ -28,4 +31,11 @@ class PreparedRun:
             raise AssertionError("another run is prepared")
         for variable, value in zip(self.variables(), self._initial, strict=True):
             variable.assign(value)
+        self.prepared.trainer.model.reset_metrics()
         return self.prepared
+
+    @contextlib.contextmanager
+    def in_use(self):
+        """Lets the runs within the context use this data and model."""
+        with mock.patch.object(run, "prepare", self.prepare):
+            yield
