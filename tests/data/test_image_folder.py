@@ -116,6 +116,7 @@ def test_epochs_are_permutations_that_depend_on_the_seed_and_resume_anywhere(ani
     assert not np.array_equal(train(load(animals, seed=1), 1)[0][0], batches[0][0])
 
 
+@pytest.mark.exhaustive
 def test_workers_read_only_their_own_files(animals):
     dataset = load(animals, batch_size=6, augment="crop_flip", validation_batch_size=8)
     expected = train(dataset, 6)
