@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_close, assert_differs
+from helpers import assert_close, assert_differs, exhaustive_unless
 
 from benchmarks import common, contenders, growth, input_pipeline, memory, moments, peer, run, step_time
 
@@ -261,7 +261,7 @@ OTHERS = ("networks", "memory", "first_step", "growth", "wide")
 """Benchmarks that are run like the first one."""
 
 
-@pytest.mark.parametrize("name", ["step_time", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in OTHERS)])
+@pytest.mark.parametrize("name", exhaustive_unless(("step_time", *OTHERS), ("step_time",)))
 def test_a_benchmark_measures_and_reports(results, here, monkeypatch, name):
     in_a_process = memory._in_a_process
 
@@ -333,6 +333,7 @@ def test_a_rule_that_grows_faster_misses_its_limit(results, capsys):
     assert missed == "exponent of fc, width, symmetric: 1.600, at most 1.550\n"
 
 
+@pytest.mark.exhaustive
 def test_the_pipeline_is_measured_on_records(results, here, tmp_path, monkeypatch, rng):
     import tensorflow as tf
 

@@ -170,7 +170,7 @@ def test_without_arguments_the_help_is_shown(run):
     assert "describe" in output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_a_signal_prints_one_line_with_the_way_to_continue(run, monkeypatch, tmp_path, number):
     original = stepping.Stepper.__call__
 
@@ -317,7 +317,7 @@ def test_smoke_of_a_configuration_of_the_paper(run, name):
     assert f"run directory  {os.path.join('runs', 'smoke', 'two_routes', 'resnet18', name)}" in output
 
 
-@pytest.mark.parametrize("rule", ["feedback", "sign_symmetry"])
+@pytest.mark.parametrize("rule", [pytest.param("feedback", marks=pytest.mark.exhaustive), "sign_symmetry"])
 def test_smoke_of_the_rules_that_the_paper_does_not_tabulate(run, rule):
     if not os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", ""), "mnist")):
         pytest.skip("no mnist in TFDS_DATA_DIR")

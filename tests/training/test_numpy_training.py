@@ -6,13 +6,24 @@ thing it takes from the library is the noise itself, which is random.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import FIXED, ConvReference, DenseReference, assert_close, center_batch, distance, reference_carried, relu
+from helpers import (
+    FIXED,
+    ConvReference,
+    DenseReference,
+    assert_close,
+    center_batch,
+    distance,
+    exhaustive_unless,
+    reference_carried,
+    relu,
+)
 
 from neural_alignment import layers
 from neural_alignment.alignments import InputPath, from_config
@@ -453,7 +464,7 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "variant"), SCHEDULES)
+@pytest.mark.parametrize(("rule", "variant"), exhaustive_unless(SCHEDULES, SCHEDULES[:-2] + SCHEDULES[-1:]))
 def test_every_schedule_trains_as_the_numpy_loop_does(rule, variant):
     agree(Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", **VARIANTS[variant]))
 
@@ -477,6 +488,12 @@ def test_steps_of_a_graph_train_as_the_numpy_loop_does():
     agree(recipe, jit_compile=False)
 
 
+@functools.cache
+def weights_at_start(rule):
+    """Returns the weights of the library's model with a rule, before training."""
+    return weights_of(build_model(Recipe(RULES[rule])))
+
+
 @pytest.mark.parametrize(
     ("rule", "mistake"),
     [
@@ -488,8 +505,7 @@ def test_steps_of_a_graph_train_as_the_numpy_loop_does():
 )  # fmt: skip
 def test_a_plausible_mistake_is_far_outside_the_tolerance(rule, mistake):
     """The NumPy loop itself with one mistake, against the NumPy loop without."""
-    recipe = Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", steps=FEW)
-    start = weights_of(build_model(recipe))
+    recipe, start = Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", steps=FEW), weights_at_start(rule)
     right = train_numpy(recipe, start)
     wrong = train_numpy(replace(recipe, mistake=mistake), start)
     assert max(distance(a, b) for a, b in zip(right, wrong, strict=True)) > 1e-3
