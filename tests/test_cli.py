@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from prepared_run import PreparedRuns
 
 from neural_alignment import cli
 from neural_alignment.training import lock, stepping
@@ -20,6 +21,13 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 FAST = ["--set", "epochs=1", "--set", "max_steps=2", "--set", "logging.tensorboard=false"]
 SMALL = [*FAST, "--set", "model={name: fc, hidden: [5]}", "--set", "evaluation.probe_examples=0"]
 """For tests that do not look at the network: half of the time."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared():
+    """Prepares data and model once for runs of one configuration."""
+    with PreparedRuns().in_use():
+        yield
 
 
 @pytest.fixture
