@@ -284,6 +284,7 @@ def test_bad_records_are_one_line_naming_the_file(run, tmp_path, what, options, 
     assert "Traceback" not in output + error
 
 
+@pytest.mark.exhaustive
 def test_sound_records_of_that_kind_are_trained(run, tmp_path):
     code, _, error = run("train", QUICKSTART, *imagenet(tmp_path), *SMALL)
     assert code == 0, error

@@ -222,7 +222,8 @@ def test_records_lost_in_a_truncated_file_are_damaged(photographs, files, clean)
     assert len(dataset.corrupt_records) == 3
 
 
-@pytest.mark.parametrize("change", ["removed", pytest.param("truncated", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("change", ["removed", "truncated"])
 def test_a_file_that_is_damaged_while_it_is_used(photographs, files, clean, change):
     dataset, strict = load(*photographs, tolerate_corrupt=11), load(*photographs, tolerate_corrupt=4)
     path = files.directory / "train-00001-of-00003"
@@ -243,6 +244,7 @@ def test_a_file_that_is_damaged_while_it_is_used(photographs, files, clean, chan
 # The list of damaged records.
 
 
+@pytest.mark.exhaustive
 def test_the_list_of_damaged_records_survives_json(photographs, files, tools):
     spoil(files.directory / "train-00001-of-00003", tools, 3)
     dataset, resumed = (load(*photographs, tolerate_corrupt=1) for _ in range(2))

@@ -99,7 +99,8 @@ def load(pattern, files, shuffle=True, batch_size=BATCH, **options):
     )
 
 
-@pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("shuffle", [True, False])
 def test_resuming_reads_at_most_one_window_again(shards, files, tools, monkeypatch, shuffle):
     """The earlier records are overwritten, and all reads are recorded."""
     monkeypatch.setattr(records, "BLOCK_RECORDS", 4)
@@ -205,6 +206,7 @@ def test_validation_over_workers_counts_every_example_once(shared, workers):
     assert sorted(label for batches in bare for _, labels in batches for label in labels) == list(range(54))
 
 
+@pytest.mark.exhaustive
 def test_a_worker_decodes_only_its_own_rows(shards, files, tools):
     """An undecodable record stops only the worker that processes its row."""
     records_of = [record.numpy() for record in tf.data.TFRecordDataset(str(files.directory / "train-00000-of-00004"))]

@@ -225,6 +225,7 @@ def test_tfds_part_of_a_split_across_files(files, tools):
         assert sorted(places) == list(range(10, 22))
 
 
+@pytest.mark.exhaustive
 def test_tfds_streamed_is_scaled_and_resumes(files, tools, monkeypatch):
     directory, images, _ = toy(files, tools)
     monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", 0)
@@ -394,6 +395,7 @@ def test_real_sets(prepared, name, shape, train, test):
     assert len(everything(dataset.validation())[1]) == 200
 
 
+@pytest.mark.exhaustive
 def test_real_cifar10(prepared):
     dataset = data.load(
         "tfds",

@@ -358,6 +358,7 @@ def test_the_lab_without_the_sample_leaves_figure_5_as_it_is(tmp_path, monkeypat
     assert (tmp_path / "table_6.csv").exists()
 
 
+@pytest.mark.exhaustive
 def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
     cells = experiments.PaperRuns("wide_networks/kmnist/{rule}.yaml", "kmnist", (0.2, 0.5), DIGITS).of(
         "align_zero", 2, (3,)
