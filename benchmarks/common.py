@@ -25,6 +25,11 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "numpy")
 LIBRARY = ("neural_alignment", "optimizers")
+BASELINE = "backpropagation"
+"""The contender that ratios refer to: a network of Keras' own layers with the batch normalisation of this library."""
+PLAIN = "plain Keras"
+"""Backpropagation without anything of this library: with Keras' own batch normalisation. It is a contender if the
+network has batch normalisation; otherwise it equals `BASELINE`."""
 
 
 class UnavailableError(Exception):
@@ -162,6 +167,15 @@ class Samples:
         """Returns the values of a contender, one per round."""
         key = (case, contender, quantity)
         return [value for c, _, name, q, value in sorted(self._rows) if (c, name, q) == key]
+
+    def contenders(self, case: str) -> list[str]:
+        """Returns the names of the contenders of a case, in the order in which they were first measured."""
+        return list(dict.fromkeys(row[2] for row in self._rows if row[0] == case))
+
+    def measured(self, case: str, names: Iterable[str]) -> list[str]:
+        """Returns the contenders among `names` that have values: earlier samples may lack contenders of today."""
+        known = self.contenders(case)
+        return [name for name in names if name in known]
 
     def ratios(self, case: str, contender: str, baseline: str, quantity: str = "seconds") -> list[float]:
         """Returns the ratios of the contender's values to the baseline's in the same round."""

@@ -1,28 +1,32 @@
-"""The contenders: the learning rules, plain Keras as the baseline, and the theoretical minimum of a step."""
+"""The contenders: the learning rules, backpropagation in Keras, and the theoretical minimum of a step."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.common import BASELINE, PLAIN
 from neural_alignment.alignments import (
     Activation,
     Alignment,
     Feedback,
+    FixedMagnitudes,
     Information,
     InputPath,
     KolenPollack,
+    RedrawnMagnitudes,
     SignSymmetry,
     Symmetric,
     WeightMirror,
 )
 from neural_alignment.layers import ALIGNED_FORMS
+from neural_alignment.models import BatchAxisNormalization, FusedBatchNormalization
 from neural_alignment.training import AlignedModel
 from neural_alignment.training.describe import LayerCost
 from optimizers import Adam, Momentum, MultiOptimizer, RateScheduler
@@ -42,30 +46,38 @@ class Contender:
     Attributes:
         rule: the rule.
         products: number of products of a kernel with a batch that R needs in each layer. Drawing noise is not counted.
-        allowance: allowed excess of the step time over the floor, as a fraction. None: no limit.
+        allowance: allowed excess of the step time over the floor, as a fraction.
     """
 
     rule: Alignment
     products: int
-    allowance: float | None
+    allowance: float
 
+
+ALLOWANCE = 0.05
+"""Allowed excess of the step time over the floor."""
+DRAWING = 0.08
+"""As `ALLOWANCE`, for rules that draw normal noise for each input, or magnitudes for each weight, at every step. The
+floor does not count this: only the random bits take 4 ns per number."""
 
 RULES = {
-    "feedback": Contender(Feedback(), 0, 0.08),
-    "sign_symmetry": Contender(SignSymmetry(), 0, None),
-    "kolen_pollack": Contender(KolenPollack(decay=1e-4), 0, 0.08),
-    "symmetric": Contender(Symmetric(self_=2e-3, decay=2e-3), 0, 0.08),
-    "activation": Contender(Activation(amp=2e-3, sparse=2e-3), 2, 0.08),
-    "weight_mirror": Contender(WeightMirror(amp=1e-3, decay=1e-3, input=NORMAL), 2, 0.20),
-    "weight_mirror, sign noise": Contender(WeightMirror(amp=1e-3, decay=1e-3, input=CHEAP), 2, 0.15),
-    "information": Contender(Information(amp=1e-3, decay=1e-3, null=1e-3, input=NORMAL), 3, 0.20),
-    "information, sign noise": Contender(Information(amp=1e-3, decay=1e-3, null=1e-3, input=CHEAP), 3, 0.15),
+    "feedback": Contender(Feedback(), 0, ALLOWANCE),
+    "sign_symmetry": Contender(SignSymmetry(), 0, ALLOWANCE),
+    "frsf": Contender(FixedMagnitudes(), 0, ALLOWANCE),
+    "brsf": Contender(RedrawnMagnitudes(), 0, DRAWING),
+    "kolen_pollack": Contender(KolenPollack(decay=1e-4), 0, ALLOWANCE),
+    "symmetric": Contender(Symmetric(self_=2e-3, decay=2e-3), 0, ALLOWANCE),
+    "activation": Contender(Activation(amp=2e-3, sparse=2e-3), 2, ALLOWANCE),
+    "weight_mirror": Contender(WeightMirror(amp=1e-3, decay=1e-3, input=NORMAL), 2, DRAWING),
+    "weight_mirror, sign noise": Contender(WeightMirror(amp=1e-3, decay=1e-3, input=CHEAP), 2, ALLOWANCE),
+    "information": Contender(Information(amp=1e-3, decay=1e-3, null=1e-3, input=NORMAL), 3, DRAWING),
+    "information, sign noise": Contender(Information(amp=1e-3, decay=1e-3, null=1e-3, input=CHEAP), 3, ALLOWANCE),
 }
 """All rules. Products: `activation` projects by B and correlates; `weight_mirror` projects the noise by W and
 correlates; `information` also reconstructs by B."""
 
 
-def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "JR"] = "JR") -> float:
+def floor(costs: Sequence[LayerCost], products: float, losses: Literal["J", "R", "JR"] = "JR") -> float:
     """Returns the minimum time of a step relative to backpropagation (the floor), counting only multiplications.
 
     Backpropagation takes three products per layer, except in the first layer, which sends no error back. A step that
@@ -73,7 +85,7 @@ def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "
 
     Args:
         costs: costs of the layers.
-        products: number of products of R with each kernel.
+        products: number of products of R with each kernel; a fraction if R uses fewer examples.
         losses: the losses that are trained.
     """
     forward = sum(cost.product for cost in costs)
@@ -83,14 +95,31 @@ def floor(costs: Sequence[LayerCost], products: int, losses: Literal["J", "R", "
 
 
 def baseline(build: Build) -> keras.Model:
-    """Returns the network in plain Keras: native layers, native model, one optimizer.
+    """Returns the network in Keras: native layers, native model, one optimizer.
 
-    Like all contenders it uses the fused batch normalisation of this library. With Keras' slower layer in the baseline,
-    the rules would seem cheaper than they are.
+    Like all contenders except `PLAIN` it uses the batch normalisation of this library. With Keras' slower layer in the
+    baseline, the rules would seem cheaper than they are.
     """
-    native = keras.models.clone_model(build(None), clone_function=_native)
-    native.compile(sgd(), loss(), jit_compile=False)
-    return native
+    return _compiled(keras.models.clone_model(build(None), clone_function=_native))
+
+
+def plain(build: Build) -> keras.Model | None:
+    """Returns the network in Keras, with Keras' own batch normalisation; None if it is the same as `baseline`."""
+    model = build(None)
+    if not any(isinstance(layer, tuple(_PLAIN_NORMS)) for layer in model.layers):
+        return None
+    return _compiled(keras.models.clone_model(model, clone_function=lambda layer: _plain_norm(_native(layer))))
+
+
+def backpropagation(build: Build) -> dict[str, keras.Model]:
+    """Returns `BASELINE` and, if it differs, `PLAIN`, by name."""
+    models = {BASELINE: baseline(build), PLAIN: plain(build)}
+    return {name: model for name, model in models.items() if model is not None}
+
+
+def _compiled(model: keras.Model) -> keras.Model:
+    model.compile(sgd(), loss(), jit_compile=False)
+    return model
 
 
 ALIGNED_ONLY = ("alignment", "parameterization")
@@ -101,6 +130,22 @@ def _native(layer: keras.Layer) -> keras.Layer:
     kinds = {form: native for native, form in ALIGNED_FORMS.items()}
     config = {key: value for key, value in layer.get_config().items() if not key.startswith(ALIGNED_ONLY)}
     return kinds.get(type(layer), type(layer)).from_config(config)
+
+
+_PLAIN_NORMS: dict[type, dict[str, Any]] = {
+    FusedBatchNormalization: {},
+    BatchAxisNormalization: {"center": False, "scale": False},
+}
+"""Maps each batch normalisation of this library to options of Keras' layer. Keras has no layer that normalises each
+position of an image separately, as `BatchAxisNormalization` does; in its place each channel is normalised."""
+
+
+def _plain_norm(layer: keras.Layer) -> keras.Layer:
+    """Returns Keras' own layer in place of a batch normalisation of this library."""
+    options = _PLAIN_NORMS.get(type(layer))
+    if options is None:
+        return layer
+    return keras.layers.BatchNormalization.from_config({**layer.get_config(), **options})
 
 
 def aligned(
@@ -157,8 +202,11 @@ def timed(step: Callable[[], object]) -> Step:
 
 
 def stepper(model: keras.Model, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:
-    """Returns a function that runs and times one training step, as in `fit`."""
-    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    """Returns a function that runs and times one training step, as in `fit`. Replicas share the batch."""
+    strategy = model.distribute_strategy
+    size = len(batch[0]) // strategy.num_replicas_in_sync
+    data = tf.data.Dataset.from_tensor_slices(batch).batch(size, drop_remainder=True).cache().repeat()
+    batches = iter(strategy.distribute_datasets_from_function(lambda context: data))
     function = model.make_train_function() or model.train_function
     return timed(lambda: tf.nest.map_structure(lambda value: value.numpy(), function(batches)))
 

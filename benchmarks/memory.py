@@ -1,4 +1,4 @@
-"""Peak memory of training with symmetric alignment, compared with backpropagation in plain Keras.
+"""Peak memory of training with each rule, compared with backpropagation.
 
 Each sample is a separate process. The result is the peak resident set size while the process builds the model and
 trains for a few steps, minus the resident size just before, after TensorFlow has been imported and has run an
@@ -16,15 +16,44 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, Benchmark, Check, Report, Samples, UnavailableError, middle, progress, table
+from benchmarks.common import (
+    BASELINE,
+    PLAIN,
+    ROOT,
+    Benchmark,
+    Check,
+    Report,
+    Samples,
+    UnavailableError,
+    middle,
+    progress,
+    table,
+)
 from benchmarks.step_time import CONVNET, RESNET18, network
 
-FULL = {"CIFAR ResNet-18": {"model": RESNET18, "image": 32, "batch": 64, "rounds": 3}}
-SMALL = {"convnet": {"model": CONVNET, "image": 8, "batch": 2, "rounds": 1}}
-BASELINE, RULE = "backpropagation", "symmetric"
+LAYERWISE = (
+    *("feedback", "sign_symmetry", "frsf", "brsf", "kolen_pollack"),
+    *("symmetric", "activation", "weight_mirror", "information"),
+)
+NETWORKWISE = ("align_zero", "align_ada", "align_prop", "dfa", "drtp", "last_layer")
+WIDE_CNN = {"name": "wide_cnn", "design": "cifar", "width": 64}
+FULL = {
+    "CIFAR ResNet-18": {"model": RESNET18, "image": 32, "batch": 64, "rules": LAYERWISE, "rounds": 3},
+    "8-layer CIFAR-10 network": {"model": WIDE_CNN, "image": 32, "batch": 150, "rules": NETWORKWISE, "rounds": 3},
+}
+SMALL = {"convnet": {"model": CONVNET, "image": 8, "batch": 2, "rules": ("symmetric", "align_ada"), "rounds": 1}}
 STEPS = 3
 ALLOWANCE = 0.05
 MIB = 2**20
+
+
+def rules() -> dict[str, Any]:
+    """Returns all rules, by name: those of layers, and those of whole networks."""
+    from benchmarks import contenders, wide
+    from neural_alignment.alignments import DirectTargetProjection
+
+    layerwise = {name: contenders.RULES[name].rule for name in LAYERWISE}
+    return {**wide.rules(), "drtp": DirectTargetProjection(), **layerwise}
 
 
 def measure(samples: Samples, sizes: dict[str, Any]) -> None:
@@ -36,11 +65,12 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
     if not Path("/proc/self/clear_refs").exists():
         raise UnavailableError("peak memory is read from /proc/self, which this system does not have; run it on Linux")
     for case, size in sizes.items():
+        names = (PLAIN, BASELINE, *size["rules"])
         done = samples.rounds(case)
-        with progress(case, 2 * size["rounds"], 2 * done) as bar:
+        with progress(case, len(names) * size["rounds"], len(names) * done) as bar:
             for _ in range(done, size["rounds"]):
                 measured = {}
-                for name in (BASELINE, RULE):
+                for name in names:
                     measured[name] = _in_a_process(name, size)
                     bar.update()
                 samples.add(case, measured)
@@ -61,7 +91,7 @@ def peak(name: str, size: dict[str, Any]) -> dict[str, float]:
         size: sizes of the case.
 
     Returns:
-        `bytes`, the peak; `own bytes`, the size of the backward kernels and of their optimizer's variables.
+        `bytes`, the peak; `variable bytes`, the size of all variables of the model and of its optimizers.
     """
     import tensorflow as tf
 
@@ -72,20 +102,19 @@ def peak(name: str, size: dict[str, Any]) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")  # Resets the peak to the current size.
     before = _status("VmRSS")
     build = functools.partial(network, size=size)
-    model = contenders.baseline(build) if name == BASELINE else contenders.aligned(build, contenders.RULES[name].rule)
+    make = {BASELINE: contenders.baseline, PLAIN: contenders.plain}.get(name)
+    model = make(build) if make else contenders.aligned(build, rules()[name])
     step = contenders.stepper(model, batch)
     for _ in range(STEPS):
         step()
-    return {"bytes": _status("VmHWM") - before, "own bytes": _own_bytes(model, name)}
+    return {"bytes": _status("VmHWM") - before, "variable bytes": _variable_bytes(model)}
 
 
-def _own_bytes(model: Any, name: str) -> int:
-    """Returns the bytes of the backward kernels and of their optimizer's variables."""
-    if name == BASELINE:
-        return 0
-    kernels = [weight for weight in model.weights if weight.name == "backward_kernel"]
-    slots = model.optimizer.inner_optimizers[1].variables
-    return sum(weight.shape.num_elements() * weight.value.dtype.size for weight in [*kernels, *slots])
+def _variable_bytes(model: Any) -> int:
+    """Returns the bytes of the weights and of the variables of the optimizers."""
+    optimizers = getattr(model.optimizer, "inner_optimizers", [model.optimizer])
+    variables = [*model.weights, *(variable for optimizer in optimizers for variable in optimizer.variables)]
+    return sum(each.shape.num_elements() * each.value.dtype.size for each in variables)
 
 
 def _status(key: str) -> int:
@@ -95,24 +124,34 @@ def _status(key: str) -> int:
 
 
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:
-    """Returns the table of peaks."""
+    """Returns a table of peaks for each case."""
     texts, checks = [], []
     for case, size in sizes.items():
-        base, symmetric = (middle(samples.values(case, name, "bytes"))[0] / MIB for name in (BASELINE, RULE))
-        own = middle(samples.values(case, RULE, "own bytes"))[0] / MIB
-        limit = (base + own) * (1 + ALLOWANCE)
-        rows = [[BASELINE, base, None, None], [RULE, symmetric, own, limit]]
-        header = ["contender", "peak (MiB)", "of it B and its slots (MiB)", "limit (MiB)"]
-        texts.append(
-            f"**{case}**, batch {size['batch']}, medians of {samples.rounds(case)} processes "
-            "each. Peak resident size while building and training, minus the resident size just before. The limit is "
-            f"backpropagation's peak plus B and its Adam slots, plus {ALLOWANCE:.0%}.\n\n{table(header, rows)}"
-        )
-        checks.append(Check(f"peak memory (MiB), {case}, {RULE}", symmetric, limit))
-    return Report("\n\n".join(texts), checks)
+        base, variables = (_mebibytes(samples, case, BASELINE, quantity) for quantity in ("bytes", "variable bytes"))
+        plain = _mebibytes(samples, case, PLAIN, "bytes")
+        rows = [[PLAIN, plain, plain / base, None, None], [BASELINE, base, 1.0, None, None]]
+        for name in size["rules"]:
+            peak_size = _mebibytes(samples, case, name, "bytes")
+            own = _mebibytes(samples, case, name, "variable bytes") - variables
+            limit = (base + own) * (1 + ALLOWANCE)
+            rows.append([name, peak_size, peak_size / base, own, limit])
+            checks.append(Check(f"peak memory (MiB), {case}, {name}", peak_size, limit))
+        header = ["contender", "peak (MiB)", "over backpropagation", "of it own variables (MiB)", "limit (MiB)"]
+        intro = f"**{case}**, batch {size['batch']}, medians of {samples.rounds(case)} processes each.\n\n"
+        texts.append(intro + table(header, rows))
+    intro = (
+        "Peak resident size while building and training, minus the resident size just before. Own variables are those "
+        "that backpropagation does not have: B and the state of its optimizer, W(0), fixed maps. The limit is "
+        f"backpropagation's peak plus the own variables, plus {ALLOWANCE:.0%}."
+    )
+    return Report("\n\n".join([intro, *texts]), checks)
 
 
-BENCHMARK = Benchmark("memory", "Peak memory", 2, FULL, SMALL, measure, report)
+def _mebibytes(samples: Samples, case: str, name: str, quantity: str) -> float:
+    return middle(samples.values(case, name, quantity))[0] / MIB
+
+
+BENCHMARK = Benchmark("memory", "Peak memory", 18, FULL, SMALL, measure, report)
 
 if __name__ == "__main__":
     print(json.dumps(peak(sys.argv[1], json.loads(sys.argv[2]))))

@@ -1,4 +1,4 @@
-"""Worker of `peer` for biotorch: runs single steps on torch with one thread, on request through a pipe.
+"""Worker of `peer` for biotorch: runs single steps on torch on request through a pipe.
 
 It runs in an environment with torch and biotorch and without this project, so it imports nothing of the project.
 """
@@ -17,7 +17,7 @@ import torch
 from biotorch.module.biomodule import BioModule
 from torch import nn
 
-MODES = {"feedback": "fa", "sign_symmetry": "usf"}
+MODES = {"feedback": "fa", "sign_symmetry": "usf", "frsf": "frsf", "brsf": "brsf"}
 
 
 class Block(nn.Module):
@@ -72,11 +72,11 @@ def stepper(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Cal
 def main() -> None:
     """Reports the network's size, then runs and times a step for each name of a contender it reads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for option in ("width", "image", "batch"):
+    for option in ("width", "image", "batch", "threads"):
         parser.add_argument(f"--{option}", type=int, required=True)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_num_interop_threads(1)
+    torch.set_num_threads(options.threads)
+    torch.set_num_interop_threads(options.threads)
     torch.manual_seed(0)
     images = torch.randn(options.batch, 3, options.image, options.image)
     labels = torch.randint(0, 10, (options.batch,))

@@ -24,7 +24,10 @@ from benchmarks.common import RESULTS, ROOT, Benchmark, Check, Report, Samples, 
 from neural_alignment.errors import nearest
 
 SMALL_RESULTS = ROOT / "runs" / "benchmarks-small" / "results"
-NAMES = ("step_time", "networks", "moments", "peer", "memory", "input_pipeline", "first_step", "growth", "wide")
+NAMES = (
+    *("step_time", "examples", "networks", "moments", "peer", "memory", "input_pipeline", "first_step", "growth"),
+    *("replicas", "steps", "wide"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +127,8 @@ def document(reports: dict[str, Report], results: Path, small: bool) -> str:
         "",
         f"Made by `{command}`; the raw samples are in `{results.name}/`. Values are medians. A ratio compares two "
         "steps of the same round, in which every contender runs one step in turn. Backpropagation is a model of Keras' "
-        "own layers, except that all contenders use the fused batch normalisation of this library.",
+        "own layers, except that it has the batch normalisation of this library, like the models with a rule. Plain "
+        "Keras is backpropagation with Keras' own batch normalisation and nothing of this library.",
         "",
         f"{held} of {len(checks)} values are within their limits."
         + "".join(f"\n- missed: {check}" for check in checks if not check.held),

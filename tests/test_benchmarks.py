@@ -12,7 +12,21 @@ import numpy as np
 import pytest
 from helpers import assert_close, assert_differs, exhaustive_unless
 
-from benchmarks import common, contenders, growth, input_pipeline, memory, moments, peer, run, step_time
+from benchmarks import (
+    common,
+    contenders,
+    examples,
+    growth,
+    input_pipeline,
+    memory,
+    moments,
+    networks,
+    peer,
+    replicas,
+    run,
+    step_time,
+    steps,
+)
 
 FACTS = {"machine": {"processor": "x"}, "versions": {}, "sizes": {"case": {"rounds": 3}}, "source": "0"}
 
@@ -103,7 +117,8 @@ def test_a_check_compares_a_value_with_its_limit(check, held):
 def test_every_rule_of_the_first_paper_is_a_contender():
     # Align-prop is feedback by other backward kernels: a step of it is one of `feedback`.
     expected = {"feedback", "sign_symmetry", "weight_mirror", "information", "symmetric", "activation", "kolen_pollack"}
-    assert {contender.rule.rule for contender in contenders.RULES.values()} == expected
+    assert {contender.rule.rule for contender in contenders.RULES.values()} == expected | {"frsf", "brsf"}
+    assert all(name in contenders.RULES for name in (*growth.RULES, *memory.LAYERWISE, *peer.COMPARED))
 
 
 @pytest.mark.parametrize("name", contenders.RULES)
@@ -143,6 +158,32 @@ def test_the_baseline_is_plain_keras_with_as_many_weights():
     aligned = contenders.aligned(build, contenders.RULES["feedback"].rule)
     assert [tuple(w.shape) for w in native.trainable_variables] == [tuple(w.shape) for w in aligned.trainable_variables]
     assert len(native.losses) == len(aligned.losses) > 0
+
+
+@pytest.mark.parametrize("norm", ["FusedBatchNormalization", "BatchAxisNormalization"])
+def test_plain_keras_has_nothing_of_this_library(norm):
+    import keras
+
+    from neural_alignment import models
+
+    def build(rule):
+        inputs = keras.Input((4, 4, 2))
+        x = getattr(models, norm)(name="norm", epsilon=1e-2)(inputs)
+        return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+
+    plain, baseline = contenders.plain(build), contenders.baseline(build)
+    assert all(type(layer).__module__.startswith("keras.") for layer in plain.layers)
+    assert type(plain.get_layer("norm")) is keras.layers.BatchNormalization
+    assert plain.get_layer("norm").epsilon == 1e-2
+    assert type(baseline.get_layer("norm")) is getattr(models, norm)
+    assert [tuple(w.shape) for w in plain.trainable_variables] == [tuple(w.shape) for w in baseline.trainable_variables]
+    assert list(contenders.backpropagation(build)) == [common.BASELINE, common.PLAIN]
+
+
+def test_without_batch_normalisation_backpropagation_is_plain_keras():
+    from neural_alignment.models import fc
+
+    assert list(contenders.backpropagation(lambda rule: fc([4], 2, (3,), rule))) == [common.BASELINE]
 
 
 def test_alternating_steps_are_timed_separately():
@@ -218,7 +259,14 @@ def test_the_peer_is_compared_step_by_step(tmp_path, monkeypatch):
     samples = common.Samples(tmp_path, "peer", {"sizes": peer.SMALL})
     peer.measure(samples, peer.SMALL)
     checks = peer.report(samples, peer.SMALL).checks
-    assert [(check.value, check.held) for check in checks] == [(0.5, True), (0.5, True)]
+    assert [(check.value, check.held) for check in checks] == [(0.5, True)] * 8  # 4 rules on one thread and on two.
+
+
+def test_a_step_that_takes_almost_as_long_as_that_of_the_peer_misses_its_limit(tmp_path, monkeypatch):
+    fake_workers(monkeypatch, FakeWorker(100, 1.9), FakeWorker(100, 2.0))
+    samples = common.Samples(tmp_path, "peer", {"sizes": peer.SMALL})
+    peer.measure(samples, peer.SMALL)
+    assert not any(check.held for check in peer.report(samples, peer.SMALL).checks)
 
 
 def test_a_different_network_is_rejected_as_peer(tmp_path, monkeypatch):
@@ -229,7 +277,7 @@ def test_a_different_network_is_rejected_as_peer(tmp_path, monkeypatch):
 
 def test_a_worker_that_ends_early_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="ended with code 3"):
-        peer.Worker([sys.executable, "-c", "raise SystemExit(3)"], {"width": 1, "image": 1, "batch": 1})
+        peer.Worker([sys.executable, "-c", "raise SystemExit(3)"], {"width": 1, "image": 1, "batch": 1, "threads": 1})
 
 
 # The command.
@@ -257,7 +305,7 @@ def here(results, monkeypatch):
     return measure
 
 
-OTHERS = ("networks", "memory", "first_step", "growth", "wide")
+OTHERS = ("examples", "networks", "memory", "first_step", "growth", "replicas", "steps", "wide")
 """Benchmarks that are run like the first one."""
 
 
@@ -266,7 +314,7 @@ def test_a_benchmark_measures_and_reports(results, here, monkeypatch, name):
     in_a_process = memory._in_a_process
 
     def one_of_two(contender, size):
-        return (memory.peak if contender == memory.RULE else in_a_process)(contender, size)
+        return (memory.peak if contender == "symmetric" else in_a_process)(contender, size)
 
     monkeypatch.setattr(memory, "_in_a_process", one_of_two)
     if name == "step_time":
@@ -279,6 +327,25 @@ def test_a_benchmark_measures_and_reports(results, here, monkeypatch, name):
     section = (results.parent / "RESULTS.md").read_text().split(f"## {benchmark.title}\n")[1].split("\n## ")[0]
     assert "| limit" in section
     assert "nan" not in section
+
+
+def test_fewer_examples_have_a_floor_and_limits_at_a_quarter(results):
+    samples = common.Samples(results, "examples", common.facts(examples.SMALL))
+    seconds = {examples.contender(n, f): 1 + 0.8 * f for n in examples.rules() for f in examples.FRACTIONS}
+    for scale in (1.0, 3.0):
+        steps = {examples.BASELINE: 1.0} | seconds
+        samples.add("convnet", {n: {"seconds": scale * value, "CPU seconds": value} for n, value in steps.items()})
+    report = examples.report(samples, examples.SMALL)
+    assert {check.line.split(", ")[2]: check.held for check in report.checks} == {
+        "weight_mirror": True, "activation": True, "information": True
+    }  # fmt: skip
+    assert {check.line.split(", ")[-1] for check in report.checks} == {"R from 2 examples"}
+    rows = [line.split(" | ") for line in report.text.splitlines() if line.startswith("| ")]
+    floors = {row[0][2:]: [float(r[4]) for r in rows if r[0] == row[0]] for row in rows[2:]}
+    for values in floors.values():
+        extra = np.array(values) - 1
+        assert_close(extra / extra[0], [1, 0.5, 0.25, 0.125], "bfloat16")
+    assert floors["information, Table 5"][0] > floors["information"][0] > floors["activation"][0]
 
 
 def test_optimizers_are_compared_with_adam_in_the_same_round(results):
@@ -298,12 +365,8 @@ def test_optimizers_are_compared_with_adam_in_the_same_round(results):
 def test_existing_samples_are_not_measured_again(results, monkeypatch):
     sizes = {**peer.SMALL}
     samples = common.Samples(results, "peer", common.facts(sizes))
-    for value in (1.0, 2.0):
-        names = (*peer.COMPARED, "backpropagation")
-        samples.add(
-            next(iter(sizes)),
-            {n: {"seconds": value, "CPU seconds": value} for name in names for n in (name, f"{name}, torch")},
-        )
+    for case in np.repeat(list(sizes), 2).tolist():
+        samples.add(case, {name: {"seconds": 1.0, "CPU seconds": 1.0} for name in peer.COMPARED})
     before = (results / "peer.csv").read_bytes()
     monkeypatch.setattr(peer, "interpreter", lambda: pytest.fail("a worker was started"))
     assert run.main(["--small", "--measure", "peer", "--results", str(results)]) == 0
@@ -331,6 +394,76 @@ def test_a_rule_that_grows_faster_misses_its_limit(results, capsys):
     assert run.main(["--small", "--report-only", "--check", "--results", str(results), "growth"]) == 1
     missed = capsys.readouterr().out.split("missed limits:\n")[1]
     assert missed == "exponent of fc, width, symmetric: 1.600, at most 1.550\n"
+
+
+def test_samples_without_the_contenders_of_today_are_reported(results):
+    samples = common.Samples(results, "growth", common.facts(growth.SMALL))
+    networks_samples = common.Samples(results, "networks", common.facts(networks.SMALL))
+    for case, rounds in growth.cases(growth.SMALL).items():
+        for _ in range(rounds):
+            samples.add(case, {name: {"seconds": 1.0} for name in (common.BASELINE, "feedback")})
+    for _ in range(2):
+        networks_samples.add("convnet", {name: {"seconds": 1.0} for name in (common.BASELINE, "feedback")})
+    checks = growth.report(samples, growth.SMALL).checks + networks.report(networks_samples, networks.SMALL).checks
+    assert [check.held for check in checks] == [True, True]
+
+
+def test_plain_keras_is_a_row_without_a_limit(results):
+    names = (common.BASELINE, common.PLAIN, *growth.RULES)
+    samples = common.Samples(results, "growth", common.facts(growth.SMALL))
+    for case, rounds in growth.cases(growth.SMALL).items():
+        for _ in range(rounds):
+            samples.add(case, {name: {"seconds": 1.0 + (name == common.PLAIN)} for name in names})
+    report = growth.report(samples, growth.SMALL)
+    assert f"| {common.PLAIN} | 0.00" in report.text
+    assert len(report.checks) == len(growth.RULES)
+
+
+def test_the_peak_of_a_rule_may_contain_its_own_variables(results):
+    sizes = {"case": {"batch": 1, "rules": ["lean", "wasteful"], "rounds": 1}}
+    samples = common.Samples(results, "memory", common.facts(sizes))
+    mebibytes = {common.PLAIN: (150, 30), common.BASELINE: (100, 30), "lean": (146, 70), "wasteful": (148, 70)}
+    measured = {n: {"bytes": p * 2**20, "variable bytes": v * 2**20} for n, (p, v) in mebibytes.items()}
+    samples.add("case", measured)
+    checks = memory.report(samples, sizes).checks
+    assert [(check.value, round(check.limit, 6), check.held) for check in checks] == [
+        (146.0, 147.0, True),
+        (148.0, 147.0, False),
+    ]
+
+
+def test_the_memory_of_every_rule_is_measured():
+    from neural_alignment.alignments.registry import RULES
+
+    assert {rule.rule for rule in memory.rules().values()} == set(RULES)
+
+
+def test_a_replica_counts_the_gradients_it_sums(results):
+    samples = common.Samples(results, "replicas", common.facts(replicas.SMALL))
+    for _ in range(2):
+        measured = {replicas.SUM: {"seconds": 0.1}}
+        for name in (common.BASELINE, *replicas.RULES):
+            two = 1.3 if name == "symmetric" else 1.0
+            measured[replicas.on(name, 1)] = {"seconds": 1.0, "bytes": 2**20}
+            measured[replicas.on(name, 2)] = {"seconds": two, "bytes": 2**20}
+        samples.add("convnet", measured)
+    checks = replicas.report(samples, replicas.SMALL).checks
+    assert {check.line.split(", ")[-1]: check.held for check in checks} == {
+        name: name != "symmetric" for name in replicas.RULES
+    }
+
+
+@pytest.mark.parametrize("growing", ["bytes", "seconds", "threads", "file descriptors", None])
+def test_a_long_run_may_not_grow(results, growing):
+    samples = common.Samples(results, "steps", common.facts(steps.SMALL))
+    flat = {"seconds": 1.0, "CPU seconds": 1.0, "bytes": 2.0**20, "threads": 10, "file descriptors": 20}
+    measured = {}
+    for number in range(1, 10):
+        late = 1.0 + 0.05 * number
+        measured[str(100 * number)] = {name: value * (late if name == growing else 1) for name, value in flat.items()}
+    samples.add("symmetric", measured)
+    held = [check.held for check in steps.report(samples, steps.SMALL).checks]
+    assert held.count(False) == (growing is not None)
 
 
 @pytest.mark.exhaustive

@@ -11,11 +11,15 @@ import pydantic
 import tensorflow as tf
 
 from neural_alignment.alignments import primitives, schedules
+from neural_alignment.alignments.examples import PartOfBatch, examples_used
 from neural_alignment.alignments.pathways import (
     BackwardOutput,
     ForwardOutput,
     InputPath,
+    batch_center,
     draw_noise,
+    feature_center,
+    inverse_norm,
     noise_key,
     standardise,
 )
@@ -226,8 +230,11 @@ class Signals:
     @_computed_once
     def forward_reconstruction(self) -> Tensor:
         """B x_out: the input as reconstructed from the forward activity, standardised like the forward path."""
-        reconstruction = self._reconstruct(self.forward_activity, self.view.transposed_backward_kernel)
-        return standardise(reconstruction, self.forward_output, batch=True)
+        return standardise(self._unstandardised_reconstruction, self.forward_output, batch=True)
+
+    @_computed_once
+    def _unstandardised_reconstruction(self) -> Tensor:
+        return self._reconstruct(self.forward_activity, self.view.transposed_backward_kernel)
 
     @_computed_once
     def backward_reconstruction(self) -> Tensor:
@@ -238,33 +245,69 @@ class Signals:
     def overlap(self, other_primitives: set[str]) -> Tensor:
         """Returns the amp primitive of the two projections, computed in the cheapest of three equivalent forms.
 
-        If the backward projection is linear in B, then <B^T x, z> = <B, x (x) z> = <x, B z>, where z = W^T x and (x)
-        denotes the outer product. The second form needs one correlation and no projection by B. The third form costs
-        nothing extra if the rule computes the reconstruction B z for the null primitive anyway. Both primitives then
-        share one gradient of the kernel.
+        If the backward projection is linear in B, then <B^T x, z> = <B, x (x) z> = <x, B z>, where z is the forward
+        projection and (x) denotes the outer product. The second form needs one correlation and no projection by B. The
+        third form costs nothing extra if the rule computes the reconstruction B z for the null primitive anyway. Both
+        primitives then share one gradient of the kernel.
+
+        Centring is linear and self-adjoint, so it can move from one side of the product to the other: the second and
+        third form hold with every centring, and with normalisation of the forward projection. They do not hold if the
+        backward projection passes a nonlinearity or is divided by its norm, which require B^T x itself.
 
         Args:
             other_primitives: names of the other primitives that the rule computes.
         """
-        if not self.backward_output.linear or "sparse" in other_primitives:
+        output = self.backward_output
+        nonlinear = output.feature_normalize or (output.relu and self.activation is not None)
+        if nonlinear or "sparse" in other_primitives:
             return primitives.amp(self.backward_projection, self.forward_projection)
-        plain = not (self.forward_output.standardises or self.input_path.batch_center)
-        if "null" in other_primitives and plain:
-            overlap = primitives.amp(self.inputs, self.forward_reconstruction)
+        if "null" in other_primitives:
+            overlap = self._overlap_with_reconstruction()
         else:
-            overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel)
-        if self.backward_output.bias and self.view.bias is not None:
-            overlap += primitives.amp(tf.zeros_like(self.forward_projection) + self.view.bias, self.forward_projection)
+            # The scalar is divided: dividing the projection would read and write it once more.
+            overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel) / self._batch
+        if output.bias and self.view.bias is not None:
+            overlap += primitives.amp(tf.zeros_like(self._opposite) + self.view.bias, self._opposite)
+        return overlap
+
+    def _overlap_with_reconstruction(self) -> Tensor:
+        """Returns the third form of `overlap`, without the bias.
+
+        With the mean m of z over its features, the divisor 1/s of normalisation, and the centred input x, it is
+        -mean s (<x, B z> - m <x, B 1>). The last term is the projection of a single input, the mean of s m x.
+        """
+        inputs, activity, output = self.backward_inputs, self.forward_activity, self.forward_output
+        if output.batch_center:
+            inputs = batch_center(inputs)
+        features, column = range(1, activity.shape.rank), [-1] + [1] * (inputs.shape.rank - 1)
+        if output.feature_normalize:
+            inputs = inputs * tf.reshape(inverse_norm(activity), column)
+        overlap = primitives.amp(inputs, self._unstandardised_reconstruction)
+        if output.centers_features or self.backward_output.feature_center:
+            means = tf.reshape(tf.reduce_mean(activity, axis=features), column)
+            weighted = tf.reduce_mean(inputs * means, axis=0, keepdims=True)
+            overlap += tf.reduce_sum(self.view.linear_map.project(weighted, self.view.transposed_backward_kernel))
         return overlap
 
     @_computed_once
+    def _opposite(self) -> Tensor:
+        """The forward projection, centred over its features if the backward projection is."""
+        if self.backward_output.feature_center and not self.forward_output.centers_features:
+            return feature_center(self.forward_projection)
+        return self.forward_projection
+
+    @_computed_once
     def _transposed_hebbian(self) -> Tensor:
-        """The batch mean of the outer product of x and x_out, in the layout of B: minus the gradient of amp to B."""
-        batch = tf.cast(tf.shape(self.view.inputs)[0], self.view.inputs.dtype)
+        """The sum over the batch of the outer product of x and x_out, in the layout of B."""
         correlation = self.view.linear_map.correlate(
-            self.backward_inputs, self.forward_projection / batch, like=self.view.forward_kernel
+            self.backward_inputs, self._opposite, like=self.view.forward_kernel
         )
         return self.view.linear_map.transpose(correlation)
+
+    @property
+    def _batch(self) -> Tensor:
+        """The number of examples."""
+        return tf.cast(tf.shape(self.view.inputs)[0], self.view.inputs.dtype)
 
     def _activity(self, projection: Tensor, output: ForwardOutput | BackwardOutput) -> Tensor:
         if output.bias and self.view.bias is not None:
@@ -307,6 +350,17 @@ class Alignment(Options):
     layers: str | None = None
     steps_per_epoch: pydantic.PositiveInt = 1
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _saves_work_of_r(cls, data: Any) -> Any:
+        """Refuses the options that save a part of R, with the reason, if the rule has no such part."""
+        rule = cls.model_fields["rule"].default
+        kernels_only = f"{rule}, whose R depends only on the kernels" if cls.learns else f"{rule}, whose R is 0"
+        for name in ("examples", "every"):
+            if isinstance(data, dict) and name in data and name not in cls.model_fields:
+                raise ArgumentError(name, f"must be left out with {kernels_only}", data[name])
+        return data
+
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l, a scalar."""
         raise NotImplementedError
@@ -324,9 +378,24 @@ class Alignment(Options):
         return False
 
     @property
+    def interval(self) -> int:
+        """R is computed at the global steps that are divisible by this number."""
+        return 1
+
+    @property
     def uses_step(self) -> bool:
         """Whether the rule depends on the step, through a scheduled weight or random numbers."""
         return any(isinstance(value, schedules.Constant) for _, value in self)
+
+    def examples_used(self, batch: int | Tensor, parts: int = 1) -> int | Tensor:
+        """Returns the number of examples from which R is computed. By default these are all.
+
+        Args:
+            batch: number of examples in one part of the batch.
+            parts: number of equal parts of the batch: replicas times minibatches.
+        """
+        del parts
+        return batch
 
     def bind(self, seed: int | None = None, steps_per_epoch: int | None = None) -> Alignment:
         """Returns a copy with the seed and epoch length of a run, unless the rule already sets them."""
@@ -371,15 +440,35 @@ class TrainedAlignment(Alignment):
 
     Attributes:
         update_forward: whether R trains W too.
+        every: R is computed at the global steps that are divisible by this number, beginning with step 0. In other
+            steps the kernels that R trains, and their state in the optimizer, do not change. R is not multiplied by
+            `every`: for the same movement of B per step with plain gradient descent, multiply the learning rate of R's
+            optimizer by it. In steps that train only R (`delay_epochs`) `every` has no effect. Requires an
+            `AlignedModel`.
     """
 
     # Not written at its default, so that the configurations of earlier versions, which lack it, do not change.
     update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda trains: not trains)] = False
+    every: Annotated[pydantic.PositiveInt, pydantic.Field(exclude_if=lambda every: every == 1)] = 1
 
     @property
     def trains_forward(self) -> bool:
         """Whether R trains W as well as B."""
         return self.update_forward
+
+    @property
+    def interval(self) -> int:
+        """The value of `every`. See `Alignment.interval`."""
+        return self.every
+
+    def check_run(self, config: Any) -> None:
+        """Checks that J and R are trained together if R is computed at every few steps. See `Alignment.check_run`."""
+        plan = config.optimization
+        reason = "optimization.alternation, which sets the steps of R" if plan.alternation else None
+        if plan.loss_rates.forward == 0:
+            reason = "optimization.loss_rates.forward 0, which leaves no step of J"
+        if self.every > 1 and reason is not None:
+            raise ArgumentError(f"{config.key_path(self)}.every", f"must be left out with {reason}", self.every)
 
 
 class SignalAlignment(TrainedAlignment):
@@ -392,6 +481,17 @@ class SignalAlignment(TrainedAlignment):
         activation: Keras name of the nonlinearity that `relu: true` applies to a projection, in every layer. Default:
             the nonlinearity that follows the layer, if there is one.
         seed: seed of the noise. Default: the seed of the run.
+        examples: the part of the batch from which R is computed, or the number of noise images if `input.noise` is set.
+            A float in (0, 1] is a fraction f: of n examples, each replica and each minibatch uses the first ceil(f n).
+            An integer is a count c for the whole batch: of p replicas or minibatches, each uses the first ceil(c / p).
+            The first examples are a random sample if the data are shuffled. Default: all examples.
+
+    R is a mean over the examples that it uses, so fewer examples give the same expectation of R and of its gradient,
+    with more variance. The exception is `batch_center`, which subtracts a mean over the examples used. With independent
+    examples, a centred amp, null or sparse then has (1 - 1/n) times the expectation that it has for infinitely many
+    examples. To compensate, multiply its weight by (1 - 1/N) / (1 - 1/n), where n of N examples are used. With one
+    example it is 0. The factor is not exact if `input.batch_center` is combined with `relu` or `feature_normalize` in
+    `backward_output`. Sample weights of J do not affect R.
 
     Raises:
         ValueError: if `activation` is given and neither output has `relu: true`.
@@ -404,6 +504,7 @@ class SignalAlignment(TrainedAlignment):
     backward_output: BackwardOutput = BackwardOutput()
     activation: ActivationName | None = None
     seed: int = 0
+    examples: Annotated[PartOfBatch | None, pydantic.Field(exclude_if=lambda examples: examples is None)] = None
 
     @pydantic.model_validator(mode="after")
     def _activation_is_used(self):
@@ -416,6 +517,10 @@ class SignalAlignment(TrainedAlignment):
     def uses_step(self) -> bool:
         """Whether R depends on the step, through a scheduled weight or noise."""
         return self.input.noise is not None or super().uses_step
+
+    def examples_used(self, batch: int | Tensor, parts: int = 1) -> int | Tensor:
+        """Returns the number of examples from which R is computed. See `Alignment.examples_used`."""
+        return batch if self.examples is None else examples_used(self.examples, batch, parts)
 
     def signals(self, view: LayerView) -> Signals:
         """Returns the signals of the layer in `view`. Each is computed when it is first read."""

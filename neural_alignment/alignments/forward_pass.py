@@ -10,7 +10,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from neural_alignment.alignments.base import Alignment
+from neural_alignment.operations import LinearMap
+
 Tensor = tf.Tensor
+
+
+def _project(linear_map: LinearMap, inputs: Tensor, kernel: Tensor) -> Tensor:
+    return linear_map.project(inputs, kernel)
 
 
 @dataclass
@@ -23,7 +30,11 @@ class ForwardPass:
     Attributes:
         step: the global step.
         first_example: index of the first example of this call within the batch of the step.
+        minibatches: number of equal parts of the batch of the step, of which this call gets one.
+        rows: number of rows of a layer's inputs for each example. It is not 1 in a layer that is applied to all time
+            steps at once.
         regularise: whether the layers compute R_l.
+        intervals: the values of `Alignment.interval` whose rules compute R_l in this step; None means all.
         has_initial_weights: whether W(0), the weights before the first training step, have been recorded. True in
             every training step of an `AlignedModel`.
         weight_transport: whether the error travels back through W (true backpropagation, for comparison). It is read
@@ -32,6 +43,7 @@ class ForwardPass:
             replaces the pre-activation.
         around: called with each operation of an `AlignedModel` and the function that calls the operation; returns
             the function to call in its place.
+        product: called with the linear map, the inputs and W of each layer without a backward kernel; returns W^T x.
         deferred: None, or a list in which R_l is postponed until after the backward pass of J. Otherwise the gradients
             of R, which are as large as the kernels, would occupy memory during that pass. Each layer whose rule reads
             only kernels adds a tuple: the layer, the kernels that R trains (by the names `"backward"`, `"forward"`),
@@ -44,14 +56,22 @@ class ForwardPass:
 
     step: Tensor | int = 0
     first_example: Tensor | int = 0
+    minibatches: int = 1
+    rows: Tensor | int = 1
     regularise: bool = True
+    intervals: frozenset[int] | None = None
     has_initial_weights: bool = False
     weight_transport: bool = False
     probe: Callable[[Any, Tensor, Tensor], Tensor] | None = None
     around: Callable[[Any, Callable[..., Any]], Callable[..., Any]] | None = None
+    product: Callable[[LinearMap, Tensor, Tensor], Tensor] = _project
     deferred: list[tuple[Any, dict[str, Tensor], Callable[[], Tensor]]] | None = None
     separate: Callable[[Any, Tensor], Tensor] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
+
+    def computes(self, rule: Alignment) -> bool:
+        """Returns whether the layers with `rule` compute R_l."""
+        return self.regularise and rule.learns and (self.intervals is None or rule.interval in self.intervals)
 
     def add(self, layer: str, regulariser: Tensor) -> None:
         """Adds R_l to `losses`. A layer that is called twice gets the sum."""

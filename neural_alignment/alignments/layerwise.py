@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import pydantic
 import tensorflow as tf
 
 from neural_alignment.alignments import primitives
@@ -238,6 +239,13 @@ class KolenPollack(TrainedAlignment):
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
         return self.weight("decay", view) * primitives.decay(view.backward_kernel, view.trained_forward_kernel)
+
+    @pydantic.model_validator(mode="after")
+    def _updates_at_every_step(self):
+        if self.every > 1:
+            requirement = f"must be left out with {self.rule}, whose B gets the update of W at every step"
+            raise ArgumentError("every", requirement, self.every)
+        return self
 
     def check_run(self, config: Any) -> None:
         """Checks that W and B get the same updates. See `Alignment.check_run`."""

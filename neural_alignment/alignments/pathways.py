@@ -67,9 +67,9 @@ class ForwardOutput(Options):
     feature_normalize: bool = False
 
     @property
-    def standardises(self) -> bool:
-        """Whether the projection is centred or normalised after the nonlinearity."""
-        return self.batch_center or self.feature_center or self.feature_normalize
+    def centers_features(self) -> bool:
+        """Whether each example is centred over its features, which normalisation does too."""
+        return self.feature_center or self.feature_normalize
 
 
 class BackwardOutput(Options):
@@ -79,11 +79,6 @@ class BackwardOutput(Options):
     relu: bool = False
     feature_center: bool = False
     feature_normalize: bool = False
-
-    @property
-    def linear(self) -> bool:
-        """Whether the backward projection is linear in B, up to the constant bias."""
-        return not (self.relu or self.feature_center or self.feature_normalize)
 
 
 def feature_center(signal: Tensor) -> Tensor:
@@ -97,9 +92,13 @@ def feature_normalize(signal: Tensor) -> Tensor:
     Half precision is cast to float32, because it cannot represent the squares of large signals, or 1e-12.
     """
     wide = signal if signal.dtype == tf.float64 else tf.cast(signal, tf.float32)
-    centred = feature_center(wide)
-    energy = tf.reduce_sum(tf.square(centred), axis=range(1, signal.shape.rank), keepdims=True)
-    return tf.cast(centred * tf.math.rsqrt(tf.maximum(energy, SMALLEST_NORM**2)), signal.dtype)
+    return tf.cast(feature_center(wide) * inverse_norm(wide), signal.dtype)
+
+
+def inverse_norm(signal: Tensor) -> Tensor:
+    """Returns 1 / max(||x - mean||, 1e-6) of each example `(batch, 1, ...)`; see `feature_normalize`."""
+    energy = tf.reduce_sum(tf.square(feature_center(signal)), axis=range(1, signal.shape.rank), keepdims=True)
+    return tf.math.rsqrt(tf.maximum(energy, SMALLEST_NORM**2))
 
 
 def batch_center(signal: Tensor) -> Tensor:

@@ -230,16 +230,14 @@ class AlignedLayer:
         Outside of an `AlignedModel` the layer counts its own steps.
 
         Raises:
-            ValueError: in training outside of an `AlignedModel`, if the rule is one for a whole network.
+            ValueError: in training outside of an `AlignedModel`, if the rule is one for a whole network, or has
+                `every`.
         """
         state = current_pass()
         if state is not None:
             return state
-        if training and self.alignment is not None and not self.keeps_backward_kernel:
-            raise ValueError(
-                f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
-                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.input, model.output)."
-            )
+        if training and self.alignment is not None:
+            self._check_works_alone()
         if self.alignment is None or not self.alignment.uses_step:
             return ForwardPass()
         state = ForwardPass(step=self.connections[0].own_step)
@@ -249,6 +247,19 @@ class AlignedLayer:
             for connection in self.connections:
                 connection.step.assign_add(1)
         return state
+
+    def _check_works_alone(self) -> None:
+        """Raises a `ValueError` if only an `AlignedModel` can train the layer."""
+        rule, reason = self.alignment, None
+        if not self.keeps_backward_kernel:
+            reason = "is a rule for a whole network"
+        elif rule.interval > 1:
+            reason = f"with every={rule.interval} needs an `AlignedModel`, which skips the optimizer too"
+        if reason is not None:
+            raise ValueError(
+                f"{rule.rule!r} {reason}. Received layer {self.name!r} in training "
+                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.input, model.output)."
+            )
 
     def project(
         self,
@@ -271,11 +282,11 @@ class AlignedLayer:
         """
         if not self.keeps_backward_kernel:
             kernel = getattr(self, kernel_name)
-            return linear_map.project(inputs, scaled(tensor_of(kernel), self.scale_of(linear_map, kernel)))
+            return state.product(linear_map, inputs, scaled(tensor_of(kernel), self.scale_of(linear_map, kernel)))
         connection = self.connection(kernel_name)
         kernels = connection.kernels(state)
         projection = kernels.carry(inputs, training)
-        if training and state.regularise and self.alignment.learns:
+        if training and state.computes(self.alignment):
             kernels.regularise(inputs, projection, bias)
         return projection
 

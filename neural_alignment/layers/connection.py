@@ -269,12 +269,12 @@ class KernelValues:
             known = projection is not None and projection.dtype not in HALF  # R needs one in float32.
             view = LayerView(
                 linear_map=connection.linear_map,
-                inputs=_widened(inputs),
+                inputs=_widened(self._used(inputs)),
                 forward_kernel=connection.scaled(kernel),
                 backward_kernel=connection.scaled(backward),
                 bias=bias,
                 activation=connection.following_activation,
-                projection=projection if known else None,
+                projection=self._used(projection) if known else None,
                 name=connection.name,
                 step=state.step,
                 first_example=state.first_example,
@@ -289,6 +289,14 @@ class KernelValues:
             state.deferred.append((connection, moved, regulariser))
         else:
             state.add(connection.name, regulariser())
+
+    def _used(self, signal: Tensor) -> Tensor:
+        """Returns the rows of a signal `(batch, ...)` from which R_l is computed."""
+        state, size = self.state, signal.shape[0]
+        batch = (tf.shape(signal)[0] if size is None else size) // state.rows
+        parts = state.minibatches * tf.distribute.get_strategy().num_replicas_in_sync
+        used = self.connection.alignment.examples_used(batch, parts)
+        return signal if used is batch else signal[: used * state.rows]
 
 
 def _check_custom_gradients(layer: Any) -> None:

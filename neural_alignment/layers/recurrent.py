@@ -141,7 +141,7 @@ class _RecurrentLayer(AlignedLayer):
             return found if offset is None else found + offset[:, self._columns(gates)]
 
         last, outputs, new_states = self._over_time(product, projected, offset, states, mask, training)
-        regularises = training and state.regularise and self.alignment.learns
+        regularises = training and state.computes(self.alignment)
         if state.probe is not None or regularises:
             reversed_mask = mask if mask is None or not self.go_backwards else tf.reverse(mask, [1])
             previous = _previous(outputs, states[0], reversed_mask)

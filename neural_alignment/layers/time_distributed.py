@@ -21,7 +21,8 @@ class TimeDistributed(keras.layers.TimeDistributed):
 
     An aligned layer is called once, with the time steps as further examples of the batch, so that R_l is a mean over
     examples and time steps. The native wrapper calls the layer at each step, and R_l would be a sum over the steps.
-    Other layers are called as in the native wrapper.
+    Other layers are called as in the native wrapper. With `examples`, R_l uses all time steps of the first examples;
+    outside of an `AlignedModel` each time step counts as an example.
     """
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
@@ -39,7 +40,9 @@ class TimeDistributed(keras.layers.TimeDistributed):
         flat = tf.reshape(inputs, tf.concat([[batch * steps], tf.shape(inputs)[2:]], axis=0))
         flat = tf.ensure_shape(flat, [None, *inputs.shape[2:]])
         state = current_pass()
-        changed = contextlib.nullcontext() if state is None else changed_pass(first_example=state.first_example * steps)
+        changed = contextlib.nullcontext()
+        if state is not None:
+            changed = changed_pass(first_example=state.first_example * steps, rows=state.rows * steps)
         with changed:
             outputs = layer.call(flat, **options)
         shaped = tf.reshape(outputs, tf.concat([[batch, steps], tf.shape(outputs)[1:]], axis=0))

@@ -132,17 +132,38 @@ def _is_fusible(inputs: Tensor) -> bool:
 
 
 def _fused(inputs: Tensor, epsilon: float) -> Tensor:
-    """Standardises over the first axis with the fused kernel, which treats every position as a separate channel."""
+    """Standardises over the first axis with the fused kernel, which treats every position as a separate channel.
+
+    TensorFlow's gradient would keep the inputs. The formula in `_normalized` needs the outputs y, which the next
+    nonlinearity may keep as well. It is the gradient of the fused kernel at y, whose mean is 0, with the scale r.
+    """
     size = inputs.shape[1:].num_elements()
-    outputs, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=tf.reshape(inputs, [-1, 1, 1, size]),
-        scale=tf.ones([size]),
-        offset=tf.zeros([size]),
-        mean=[],
-        variance=[],
-        epsilon=epsilon,
-        is_training=True,
-    )
+
+    @tf.custom_gradient
+    def operation(inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        zeros = tf.zeros([size])
+        outputs, _, variance, *_, reserved = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=tf.ones([size]), offset=zeros, mean=[], variance=[], epsilon=epsilon, is_training=True
+        )
+        # The kernel returns the unbiased variance.
+        examples = tf.cast(tf.shape(inputs)[0], variance.dtype)
+        scale = tf.math.rsqrt(variance * ((examples - 1.0) / examples) + epsilon)
+
+        def gradient(upstream: Tensor) -> Tensor:
+            return tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=upstream,
+                x=outputs,
+                scale=scale,
+                reserve_space_1=zeros,
+                reserve_space_2=tf.fill([size], 1.0 - epsilon),
+                reserve_space_3=reserved,
+                epsilon=epsilon,
+                is_training=True,
+            ).x_backprop
+
+        return outputs, gradient
+
+    outputs = operation(tf.reshape(inputs, [-1, 1, 1, size]))
     return tf.reshape(outputs, tf.shape(inputs))
 
 

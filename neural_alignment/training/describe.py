@@ -46,7 +46,9 @@ class LayerCost(NamedTuple):
         forward: parameters of the forward path, including the bias.
         backward: parameters of the backward kernel.
         product: floating-point operations of one product of the kernel with one example.
-        products: number of such products that R adds to a step.
+        products: number of such products, with the whole batch, that R adds to a step of J + R on average. With
+            `examples` and `every` of the rule it is a fraction of the number in `regulariser_products`.
+        interval: R is computed once in this number of steps of J + R.
     """
 
     name: str
@@ -54,7 +56,8 @@ class LayerCost(NamedTuple):
     forward: int
     backward: int
     product: int
-    products: int
+    products: float
+    interval: int = 1
 
 
 def describe(config: Config) -> str:
@@ -66,7 +69,7 @@ def describe(config: Config) -> str:
     """
     dataset = setup.data_facts(config)
     model = setup.build_model(config, dataset.classes, dataset.input_shape, dataset.steps_per_epoch)
-    rows = layer_costs(model)
+    rows = layer_costs(model, config.batch_size, config.optimization.minibatches)
     kernels = [weight.path.split("/")[-1] for weight in model.weights]
     forward = sum(
         _size(w) for w, name in zip(model.weights, kernels, strict=True) if w.trainable and "backward" not in name
@@ -76,7 +79,7 @@ def describe(config: Config) -> str:
     width = max(len(row.name) for row in rows)
     lines = [f"{'layer':{width}}  {'rule':15} {'forward':>12} {'backward':>12} {'MFLOP':>10}  R's products"]
     for row in rows:
-        numbers = f"{row.forward:12,} {row.backward:12,} {row.product / 1e6:10.3f}  {row.products}"
+        numbers = f"{row.forward:12,} {row.backward:12,} {row.product / 1e6:10.3f}  {row.products:g}"
         lines.append(f"{row.name:{width}}  {row.rule:15} {numbers}")
     lines += [
         "",
@@ -164,8 +167,14 @@ def _execution(config: Config) -> list[str]:
     return [f"{name:11} {line}" for name, line in lines.items()]
 
 
-def layer_costs(model: keras.Model) -> list[LayerCost]:
-    """Returns the cost of every connection of `model`: of each kernel that can have a backward kernel."""
+def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int = 1) -> list[LayerCost]:
+    """Returns the cost of every connection of `model`: of each kernel that can have a backward kernel.
+
+    Args:
+        model: the network.
+        batch: number of examples of a step. Default: R is counted as if it used all examples in every step.
+        minibatches: number of equal parts of a batch.
+    """
     rows = []
     for layer in all_layers(model):
         if not isinstance(layer, AlignedLayer):
@@ -184,10 +193,19 @@ def layer_costs(model: keras.Model) -> list[LayerCost]:
                     forward=_size(connection.kernel) + connection.bias_size,
                     backward=_size(connection.kernel) if aligned else 0,
                     product=product,
-                    products=regulariser_products(rule) if aligned else 0,
+                    products=regulariser_products(rule) * _share(rule, batch, minibatches) if aligned else 0,
+                    interval=rule.interval if aligned and batch else 1,
                 )
             )
     return rows
+
+
+def _share(rule: Alignment, batch: int | None, minibatches: int) -> float:
+    """Returns the part of the examples of a step that R uses, averaged over steps of J + R."""
+    if batch is None:
+        return 1
+    part = batch // minibatches
+    return rule.examples_used(part, minibatches) / part / rule.interval
 
 
 def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
@@ -195,10 +213,12 @@ def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
     forward = sum(row.product for row in rows)
     backpropagation = 3 * forward - rows[0].product  # The first layer sends no error to its inputs.
     regulariser = sum(row.products * row.product for row in rows)
+    of_r_step = sum(row.products * row.interval * row.product for row in rows)
+    both = "J + R on average" if any(row.interval > 1 for row in rows) else "J + R step"
     kinds = {"backpropagation": backpropagation, "J step": backpropagation}
     more = []
     if model.bound_rule is None:
-        kinds |= {"R step": forward + regulariser, "J + R step": backpropagation + regulariser}
+        kinds |= {"R step": forward + of_r_step, both: backpropagation + regulariser}
     else:
         kinds["J step"] = network_step(model)
         kept = sum(map(_size, model.bound_rule.kept_values))
@@ -253,7 +273,7 @@ def regulariser_products(rule: Alignment) -> int:
     """Counts the products with a kernel that R_l and its gradients add to a step.
 
     The rule is traced on a small layer, and the products that R_l and its gradients depend on are counted. A new rule
-    therefore need not declare its cost.
+    therefore need not declare its cost. A product with a single example in place of the batch does not count.
 
     Args:
         rule: the rule of one layer.
@@ -295,7 +315,7 @@ class _CountedMap(DenseMap):
             def gradient(upstream):
                 return self.reconstruct(upstream, kernel, inputs), self.correlate(inputs, upstream, kernel)
 
-            return self._marked(super(_CountedMap, self).project(inputs, kernel)), gradient
+            return self._marked(super(_CountedMap, self).project(inputs, kernel), inputs), gradient
 
         return operation(inputs, kernel)
 
@@ -307,7 +327,7 @@ class _CountedMap(DenseMap):
             def gradient(upstream):
                 return self.project(upstream, kernel), self.correlate(upstream, outputs, kernel)
 
-            return self._marked(super(_CountedMap, self).reconstruct(outputs, kernel, like)), gradient
+            return self._marked(super(_CountedMap, self).reconstruct(outputs, kernel, like), outputs), gradient
 
         return operation(outputs, kernel)
 
@@ -319,12 +339,12 @@ class _CountedMap(DenseMap):
             def gradient(upstream):
                 return self.reconstruct(outputs, upstream, inputs), self.project(inputs, upstream)
 
-            return self._marked(super(_CountedMap, self).correlate(inputs, outputs, like)), gradient
+            return self._marked(super(_CountedMap, self).correlate(inputs, outputs, like), inputs), gradient
 
         return operation(inputs, outputs)
 
-    def _marked(self, result: tf.Tensor) -> tf.Tensor:
-        return tf.identity(result, name=self.MARK)
+    def _marked(self, result: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+        return result if examples.shape[0] == 1 else tf.identity(result, name=self.MARK)
 
 
 def _reached(tensors: Iterable[Any]) -> set[Any]:

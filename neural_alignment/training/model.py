@@ -17,6 +17,7 @@ from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, ne
 from neural_alignment.keras_internals import InterceptedModel, all_layers, build_metrics, loss_tracker
 from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
+from neural_alignment.training.step_modes import RegulariserMean, StepMode, StepModes
 from optimizers import MultiOptimizer
 from optimizers.optimizers import summed
 
@@ -57,7 +58,12 @@ class AlignedModel(InterceptedModel):
     steps do not compute the quantities that only this loss needs. If the layers have a rule for a whole network
     (`neural_alignment.alignments.networkwise`), this rule propagates the error of J, and there is no R.
 
-    `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed.
+    A rule with `every` computes its R_l only at some of the steps that train J. In the other steps its kernels do not
+    change. R's optimizer is skipped if no layer computes R_l. It counts the steps in which it updates any kernel: with
+    different values of `every` in one model, Adam's bias correction is the same for all kernels.
+
+    `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed. If layers
+    have different values of `every`, R is the sum of such means.
 
     Rules that need the initial network (Align-zero, Align-ada, Align-prop) copy W(0) just before the first training
     step, so weights may be assigned or loaded up to then. W(0) is saved with the model: a loaded model or a resumed run
@@ -114,20 +120,23 @@ class AlignedModel(InterceptedModel):
         Raises:
             ValueError: if `minibatches` is not a positive integer, if two aligned layers have the same name, if a rule
                 that ties the updates of B and W is used without one optimizer that updates both at every step, if an
-                optimizer has no variable to update, or if loss scaling is combined with a rate scheduler on several
-                replicas.
+                optimizer has no variable to update, if loss scaling is combined with a rate scheduler on several
+                replicas, or if a rule has `every` and no step trains both J and R.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
         super().compile(*args, **kwargs)
         self._minibatches = minibatches
+        intervals = {each.alignment.interval for each in connections(self) if each.alignment.learns}
+        self._step_modes = StepModes(_unwrapped(self.optimizer), intervals)
         self._check_layers()
         if not self.optimizer.built:  # If a step built it while being traced, the step would be traced twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
-        self._regulariser_tracker = keras.metrics.Mean(name="regulariser")
-        self._watch = _FiniteWatch([each.name for each in connections(self) if each.alignment.learns])
+        trained = [each for each in connections(self) if each.alignment.learns]
+        self._regulariser_tracker = RegulariserMean([each.alignment.interval for each in trained])
+        self._watch = _FiniteWatch([each.name for each in trained])
 
     def _check_layers(self) -> None:
         """Checks that the names of aligned layers differ, and that the optimizer fits their rules."""
@@ -278,21 +287,20 @@ class AlignedModel(InterceptedModel):
 
     def _step(self, data: Any) -> None:
         """Makes one step on all replicas, with the losses that are scheduled for it."""
-        optimizer, strategy = _unwrapped(self.optimizer), self.distribute_strategy
-        step = tf.identity(optimizer.iterations)  # Before the update increments it.
-        scheduled = isinstance(optimizer, MultiOptimizer) and not optimizer.constant
+        strategy, modes = self.distribute_strategy, self._step_modes.modes
+        step = tf.identity(_unwrapped(self.optimizer).iterations)  # Before the update increments it.
 
-        def run(j_runs: bool = True, r_runs: bool = True) -> tuple[Tensor, Tensor]:
+        def run(mode: StepMode) -> tuple[Tensor, Tensor]:
             if not self._distributed:  # Also if Keras calls the custom step of a subclass, which calls this one.
-                return self._replica_step(data, step, j_runs, r_runs)
-            watched = strategy.run(self._replica_step, args=(data, step, j_runs, r_runs))
+                return self._replica_step(data, step, mode)
+            # Not as an argument: a TPU makes tensors of all arguments.
+            watched = strategy.run(lambda *values: self._replica_step(*values, mode), args=(data, step))
             return tuple(strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for value in watched)
 
-        if scheduled:
-            branches = [lambda j=j, r=r: run(j, r) for j, r in optimizer.modes]
-            watched = tf.switch_case(optimizer.present_mode(), branches)
+        if len(modes) == 1:
+            watched = run(modes[0])
         else:
-            watched = run()
+            watched = tf.switch_case(self._step_modes.present(step), [functools.partial(run, mode) for mode in modes])
         self._watch.update(step, *watched)
 
     @property
@@ -301,25 +309,46 @@ class AlignedModel(InterceptedModel):
         trainable = self.trainable_variables
         return [*trainable, *(variable for variable in trainable if getattr(variable, "trained_by_both", False))]
 
-    def _replica_step(self, data: Any, step: Tensor, j_runs: bool, r_runs: bool) -> tuple[Tensor, Tensor]:
+    def _replica_step(self, data: Any, step: Tensor, mode: StepMode) -> tuple[Tensor, Tensor]:
         """Makes one step on the examples of one replica. Returns J and the R_l of these examples, `(layers,)`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         optimizer = _unwrapped(self.optimizer)
-        gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, j_runs, r_runs)
+        gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, mode)
         scheduled = isinstance(optimizer, MultiOptimizer)
         targets = self._targets
+        if scheduled and not optimizer.skip_idle:
+            gradients = _fill(gradients, targets)
+        gradients = self._without_resting(gradients, targets, mode)
         if not scheduled:
             gradients, targets = summed(gradients, targets)
-        elif not optimizer.skip_idle:
-            gradients = _fill(gradients, targets)
-        with optimizer.mode(j_runs, r_runs) if scheduled else contextlib.nullcontext():
+        if mode.intervals is not None:  # Keras would warn about the missing gradients.
+            pairs = [pair for pair in zip(gradients, targets, strict=True) if scheduled or pair[0] is not None]
+            gradients, targets = map(list, zip(*pairs, strict=True))
+        with optimizer.mode(mode.j_runs, mode.r_runs) if scheduled else contextlib.nullcontext():
             self.optimizer.apply(gradients, targets)
         loss_tracker(self).update_state(loss, sample_weight=_examples(x))
-        if r_runs:
+        if mode.r_runs:
             # Each step counts once, so that an epoch can continue on another number of replicas.
-            self._regulariser_tracker.update_state(tf.reduce_sum(regularisers), sample_weight=1 / _replicas())
+            self._regulariser_tracker.update_state(regularisers, mode, sample_weight=1 / _replicas())
         self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return tf.cast(loss, tf.float32), regularisers
+
+    def _without_resting(self, gradients: Sequence[Any], targets: Sequence[Any], mode: StepMode) -> list[Any]:
+        """Returns the gradients, with None for the kernels whose R_l is not computed in this step.
+
+        A gradient of zero would let the momentum of R's optimizer continue.
+        """
+        if mode.intervals is None:
+            return list(gradients)
+        trained = [each for each in connections(self) if each.alignment.learns]
+        resting = [each for each in trained if each.alignment.interval not in mode.intervals]
+        backward = {id(each.stored_backward_kernel) for each in resting}
+        forward = {id(each.kernel) for each in resting if each.alignment.trains_forward}
+        of_j = len(self.trainable_variables)  # The targets after these are those W that R trains too.
+        return [
+            None if id(target) in backward or (index >= of_j and id(target) in forward) else gradient
+            for index, (gradient, target) in enumerate(zip(gradients, targets, strict=True))
+        ]
 
     def make_test_function(self, force: bool = False) -> None:
         """Builds the function that `evaluate` calls. It returns J and the metrics over all replicas, but not R."""
@@ -357,7 +386,7 @@ class AlignedModel(InterceptedModel):
         loss_tracker(self).update_state(loss * _replicas(), sample_weight=count)
         return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
 
-    def _batch_gradients(self, x, y, sample_weight, step, j_runs, r_runs):
+    def _batch_gradients(self, x, y, sample_weight, step, mode):
         """Returns the gradients over the examples of one replica, J, the R_l `(layers,)`, and the outputs.
 
         The sum of the gradients over all replicas is the gradient of the mean of J and R over replicas. If all replicas
@@ -368,27 +397,27 @@ class AlignedModel(InterceptedModel):
             y: targets.
             sample_weight: weights of the examples, or none.
             step: the global step.
-            j_runs: whether J is optimized at this step.
-            r_runs: whether R is optimized at this step.
+            mode: the losses that are optimized at this step.
         """
         parts, examples = self._minibatches, _examples(x)
         first = first_example(examples) if self._draws_noise else 0
         if parts == 1:
-            return self._gradients(x, y, sample_weight, step, first, j_runs, r_runs)
+            return self._gradients(x, y, sample_weight, step, first, mode)
 
         batch = tf.nest.map_structure(lambda t: None if t is None else _cut(t, parts), (x, y, sample_weight))
 
         def part(index):
             chosen = tf.nest.map_structure(lambda t: None if t is None else t[index], batch)
             begin = first + index * (examples // parts)
-            gradients, *rest = self._gradients(*chosen, step, begin, j_runs, r_runs)
+            gradients, *rest = self._gradients(*chosen, step, begin, mode)
             return _fill(gradients, self._targets), *rest
 
         return _accumulate(part, parts)
 
-    def _gradients(self, x, y, sample_weight, step, first_example, j_runs, r_runs):
+    def _gradients(self, x, y, sample_weight, step, first_example, mode):
         """Runs the model forward and backward once. Arguments and result are those of `_batch_gradients`."""
-        options = {"step": step, "first_example": first_example, "regularise": r_runs, "deferred": []}
+        options = {"step": step, "first_example": first_example, "minibatches": self._minibatches, "deferred": []}
+        options |= {"regularise": mode.r_runs, "intervals": mode.intervals}
         copies: list[tuple[Connection, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
             forward = functools.partial(self, x, training=True)
@@ -401,10 +430,10 @@ class AlignedModel(InterceptedModel):
                 # Keras has divided the loss by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
                 total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
-                total = self.optimizer.scale_loss(total + loss if j_runs else total)
+                total = self.optimizer.scale_loss(total + loss if mode.j_runs else total)
         targets, trainable = self._targets, self.trainable_variables
         gradients = [None] * len(targets)
-        if j_runs or state.losses:
+        if mode.j_runs or state.losses:
             found = tape.gradient(total, [*trainable, *(copy for _, copy in copies)])
             gradients[: len(trainable)] = found[: len(trainable)]
             for (connection, _), gradient in zip(copies, found[len(trainable) :], strict=True):

@@ -35,6 +35,13 @@ COSTS = {
     "WM": ("weight_mirror", TABLE_5["WM"], {RANDOM: 1, PROJECT: 1, CORRELATE: 1}),
     "WM+AD+OPS": ("weight_mirror", TABLE_5["WM+AD+OPS"], {RANDOM: 1, PROJECT: 2, CORRELATE: 1}),
     "information, noise": ("information", NOISE, {RANDOM: 1, PROJECT: 1, RECONSTRUCT: 1, CORRELATE: 1}),
+    "information, batch-wise centred": (
+        "information",
+        {"input": {**NOISE["input"], "batch_center": True}, "forward_output": {"batch_center": True}},
+        {RANDOM: 1, PROJECT: 1, RECONSTRUCT: 1, CORRELATE: 1},
+    ),
+    # The norm of B^T x needs the projection itself, and its gradient is another outer product.
+    "IA": ("information", TABLE_5["IA"], {RANDOM: 1, PROJECT: 2, RECONSTRUCT: 1, CORRELATE: 2}),
 }  # fmt: skip
 
 

@@ -53,7 +53,14 @@ EVERYTHING = {
     "backward_output": {"bias": True, "relu": True, "feature_center": True},
 }
 
-OPTIONS = {**SINGLE_OPTIONS, **TABLE_5, "everything": EVERYTHING}
+CENTRED = {
+    "input": {"noise": "normal", "stddev": 0.8, "batch_center": True},
+    "forward_output": {"bias": True, "relu": True, "batch_center": True, "feature_normalize": True},
+    "backward_output": {"bias": True, "feature_center": True},
+}
+"""All operations with which the backward projection stays linear in B."""
+
+OPTIONS = {**SINGLE_OPTIONS, **TABLE_5, "everything": EVERYTHING, "centred": CENTRED}
 
 VARIANTS = {
     **{rule: {} for rule in READS_SIGNALS},

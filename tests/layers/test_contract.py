@@ -150,6 +150,55 @@ class TestEveryRuleOnEveryLayer:
         assert [*again.get_config()][-1] in ("alignment", "parameterization")
 
 
+# R from fewer examples.
+
+NOISE = {"input": {"noise": "normal", "stddev": 0.5}}
+
+
+@pytest.mark.parametrize(("name", "rule"), [pair for pair in PAIRS if pair[1] in ("information", "weight_mirror")])
+def test_r_of_fewer_examples_is_that_of_a_smaller_batch(name, rule):
+    """The first 2 of 3 examples, or of 3 sequences with all time steps; J is that of the whole batch.
+
+    One rule with noise, and one with the layer's projection, compiled by XLA.
+    """
+    options, jit_compile = NOISE if rule == "information" else {}, rule == "weight_mirror"
+    source, forward, backward, x, _, results = wanted(name)
+    maps = {connection.name: key for key, connection in connections(source).items()}
+
+    def measure(count, **more):
+        layer = build(name, alignment=from_config({**RULE_CONFIGS[rule], **options, **more}))
+        for key, connection in connections(layer).items():
+            connection.stored_backward_kernel.assign(connection.linear_map.transpose(tf.constant(backward[key])))
+        for ours, other in zip(own_weights(layer), own_weights(source), strict=True):
+            ours.assign(other)
+        kernels = [connection.stored_backward_kernel for connection in connections(layer).values()]
+
+        def step(x):
+            with tf.GradientTape() as tape, forward_pass() as state:
+                outputs = call(layer, x, training=True)
+                total = sum(state.losses.values())
+            return outputs, state.losses, tape.gradient(total, [kernel.value for kernel in kernels])
+
+        function = tf.function(step, jit_compile=jit_compile, autograph=False)
+        return function(tf.constant(x[:count], tf.float32))
+
+    outputs, losses, gradients_of_b = measure(BATCH, examples=0.5)
+    _, of_two, of_b = measure(2)
+    assert_close(outputs, results.outputs, "float32")
+    for connection, loss in losses.items():
+        key = maps[connection]
+        assert_close(loss, of_two[connection], "float32")
+        if not options:
+            assert_differs(loss, measured(name, rule)[2][connection], by=1e-3)
+            seen = np.asarray(results.inputs[key], float)[:2]
+            of_numpy = reference_regulariser(
+                RULE_CONFIGS[rule], TABLE[name].maps[key], seen, forward[key], backward[key]
+            )
+            assert_close(loss, of_numpy, "float32")
+    for found, other in zip(gradients_of_b, of_b, strict=True):
+        assert_close(found, other, "float32")
+
+
 # B does not change how W is drawn.
 
 

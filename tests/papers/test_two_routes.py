@@ -259,6 +259,27 @@ def test_missing_runs_are_shown_as_missing(lab):
     assert "42.50 ± 2.12 (2 of 3 seeds)" in make("table", "two_routes/4", "lab", **lab).text
 
 
+def test_fewer_examples_are_compared_with_the_whole_batch_by_seed(tmp_path):
+    costs = {0.5: (0.01, 0.02, 0.0), 0.25: (0.03, 0.04, 0.05), 0.125: (0.02, 0.03)}
+    cells = find(commands.ITEMS, "table", "two_routes/examples").cells["lab"]
+    assert len({cell.name for cell in cells}) == 16
+    for cell in cells:
+        fraction = cell.labels["examples"]
+        if cell.labels["rule"] == "activation":
+            for seed, cost in enumerate(costs.get(fraction, (0.0,) * 3)):
+                path = write_run(tmp_path / "runs", cell, seed, TOP1[seed] - cost)
+                config = configuration.load(path / "config.yaml")
+                assert config.alignment.examples == (None if fraction == 1 else fraction)
+    product = make("table", "two_routes/examples", "lab", runs=str(tmp_path / "runs"))
+    assert list(written(product)[0]) == ["rule", "examples", "seed", "top1", "weight_angle", "diverged", "seconds"]
+    assert "| activation (AA) | 1 | 45.00 ± 4.58 | 50.0 ± 0.0 |  |  |" in product.text
+    assert "| activation (AA) | 0.5 | 44.00 ± 5.29 | 50.0 ± 0.0 | +1.00 ± 0.58 | no |" in product.text
+    assert "| activation (AA) | 0.25 | 41.00 ± 3.61 | 50.0 ± 0.0 | +4.00 ± 0.58 | yes |" in product.text
+    assert "(2 of 3 seeds) | 50.0 ± 0.0 | +2.50 ± 0.50 | yes |" in product.text
+    assert "- activation (AA): costs accuracy from 0.25 of the batch on." in product.text
+    assert product.text.count("missing") == 2 * 12
+
+
 @pytest.mark.parametrize("name", ["two_routes/3", "two_routes/5"])
 def test_figures_tell_missing_runs_and_few_seeds_as_tables_do(name, lab):
     next(Path(lab["runs"]).glob("resnet18/backprop/seed2/status.json")).write_text('{"state": "stopped"}')

@@ -311,9 +311,9 @@ def counted_traces():
     traces = collections.Counter()
     step, evaluation = AlignedModel._replica_step, AlignedModel.test_step
 
-    def counted_step(self, data, at, j_runs, r_runs):
-        traces["J" * j_runs + "R" * r_runs] += 1
-        return step(self, data, at, j_runs, r_runs)
+    def counted_step(self, data, at, mode):
+        traces["J" * mode.j_runs + "R" * mode.r_runs] += 1
+        return step(self, data, at, mode)
 
     def counted_evaluation(self, data):
         traces["evaluation"] += 1

@@ -17,8 +17,9 @@ import tensorflow as tf
 
 from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
-from neural_alignment.alignments.networkwise.graph import name_of
+from neural_alignment.alignments.networkwise.graph import is_nonlinear, name_of
 from neural_alignment.keras_internals import all_layers, keep_mask
+from neural_alignment.operations import LinearMap
 
 Tensor = tf.Tensor
 
@@ -41,6 +42,24 @@ class Cuts:
     silent: frozenset[str] = frozenset()
 
 
+def _recomputed(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Returns a function of a tensor. The backward pass calls the function again, once the upstream error is known."""
+    results = []
+
+    @tf.custom_gradient
+    def operation(inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        def gradient(upstream: Tensor) -> Tensor:
+            with tf.control_dependencies([upstream]), tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = function(inputs)
+            return tape.gradient(outputs, inputs, output_gradients=upstream)
+
+        results.append(function(inputs))
+        return results[0], gradient
+
+    return keep_mask(operation(inputs), results[0])
+
+
 @dataclass
 class CutPass:
     """One forward pass through a network with cuts.
@@ -50,12 +69,17 @@ class CutPass:
         cut: called with the value at a cut; returns the value to record and the value with which the network continues.
         values: the recorded values, in the order of the forward pass.
         names: the operation or connection of each value.
+        nonlinear: the outputs of nonlinearities, each with a function that computes it again; by the identity of the
+            tensor.
+        recipes: as `nonlinear`, for the values with which the network continues after a cut at such outputs.
     """
 
     cuts: Cuts
     cut: Callable[[Tensor], tuple[Tensor, Tensor]]
     values: list[Tensor] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    nonlinear: dict[int, tuple[Tensor, Callable[[], Tensor]]] = field(default_factory=dict)
+    recipes: dict[int, tuple[Tensor, Callable[[], Tensor]]] = field(default_factory=dict)
 
     @property
     def hooks(self) -> dict[str, Any]:
@@ -63,6 +87,8 @@ class CutPass:
         return {"probe": self._probe, "around": self._around}
 
     def _around(self, operation: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+        call = self._lean(call) if is_nonlinear(operation) and not getattr(operation, "variables", ()) else call
+
         def cut_call(*args: Any, **kwargs: Any) -> Any:
             if operation.name in self.cuts.inputs:
                 record = functools.partial(self._record_signal, operation.name, {})
@@ -73,6 +99,21 @@ class CutPass:
             return self._record(operation.name, outputs) if operation.name in self.cuts.outputs else outputs
 
         return cut_call
+
+    def _lean(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a nonlinearity that keeps its inputs for the backward pass, and not its outputs.
+
+        Align-ada has two forward passes, whose values are kept until the errors are known. The outputs of a
+        nonlinearity are computed again from its inputs, which the gradient of `BatchAxisNormalization` keeps in any
+        case.
+        """
+
+        def lean(inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            outputs = _recomputed(lambda x: call(x, *args, **kwargs), inputs)
+            self.nonlinear[id(outputs)] = outputs, functools.partial(call, inputs, *args, **kwargs)
+            return outputs
+
+        return lean
 
     def _probe(self, layer: Any, inputs: Tensor, outputs: Tensor) -> Tensor:
         del inputs
@@ -91,7 +132,28 @@ class CutPass:
         recorded, continued = self.cut(value)
         self.values.append(recorded)
         self.names.append(name)
+        if known := self.nonlinear.get(id(value), self.recipes.get(id(value))):
+            self.recipes[id(continued)] = continued, known[1]
         return keep_mask(continued, value)
+
+    def lean_product(self, linear_map: LinearMap, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Returns W^T x. If x was cut at a nonlinearity, the backward pass computes x again; see `_lean`.
+
+        Use this only where cuts are behind `tf.stop_gradient`, because no error is sent back to x.
+        """
+        if id(inputs) not in self.recipes:
+            return linear_map.project(inputs, kernel)
+        again = self.recipes[id(inputs)][1]
+
+        @tf.custom_gradient
+        def operation(kernel: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            def gradient(upstream: Tensor) -> Tensor:
+                with tf.control_dependencies([upstream]):
+                    return linear_map.correlate(again(), upstream, like=kernel)
+
+            return linear_map.project(inputs, kernel), gradient
+
+        return operation(kernel)
 
 
 class CutRule(NetworkRule):
@@ -136,7 +198,7 @@ class CutRule(NetworkRule):
         sources = [variable.value for variable in self.trained(model)]
         with tf.GradientTape() as tape:
             tape.watch(sources)
-            with side_pass(**current.hooks):
+            with side_pass(**current.hooks, product=current.lean_product):
                 outputs = model(batch.inputs, training=True)
 
         def backward(upstream: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ from neural_alignment.data.recordings import load_recordings
 from neural_alignment.errors import InputError
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import whole
-from neural_alignment.papers.two_routes import claims, figures, runs, tables
+from neural_alignment.papers.two_routes import claims, fewer_examples, figures, runs, tables
 from neural_alignment.papers.two_routes.compute import taxonomy, theory
 from neural_alignment.reporting import Artifact, Row
 
@@ -55,6 +55,7 @@ _ITEMS = [
     ("table", "claims", "the paper's comparisons of rules, and whether they show", claims.table, _CLAIMED),
     ("table", "D1", "flow of scalar weights: eigenvalues and regimes", _all_of(theory.eigenvalue_rows)),
     ("table", "D2", "fixed points of the scalar network", _all_of(theory.fixed_points)),
+    ("table", "examples", "R from a part of each batch", fewer_examples.make, fewer_examples.plan()),
     ("table", "IA", "linear autoencoders that reach W = B", _all_of(theory.autoencoder_rows)),
     ("figure", "2", "weight mirror: flow in three regimes, W against B of three layers", figures.figure_2, _WM),
     ("figure", "3", "fixed metaparameters on other networks", figures.transfer, _TRANSFER),

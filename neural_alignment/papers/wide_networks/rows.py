@@ -179,6 +179,9 @@ def exponent(rows: Sequence[Row]) -> tuple[Spread, float]:
 ROUNDS_FILE = "wide.csv"
 """File of the benchmark, a row per round: `case,round,contender,quantity,value`; a case is `width N`."""
 
+PLAIN = "plain Keras"
+"""The contender of that file that the figure leaves out: it has another batch normalisation."""
+
 NEEDS = "--runs benchmarks/results (made by `python -m benchmarks.run wide`)"
 
 TIME_COLUMNS = ("rule", "width", "rounds", "seconds", "seconds_low", "seconds_high", "ratio", "ratio_low", "ratio_high")
@@ -201,7 +204,7 @@ def read_rounds(folder: str) -> Rounds:
     found: dict[str, dict[int, list[float]]] = {}
     try:
         for sample in samples:
-            if sample["quantity"] == "seconds":
+            if sample["quantity"] == "seconds" and sample["contender"] != PLAIN:
                 rule = {"backpropagation": "normal"}.get(sample["contender"], sample["contender"])
                 width = int(sample["case"].removeprefix("width "))
                 found.setdefault(rule, {}).setdefault(width, []).append(float(sample["value"]))

@@ -11,6 +11,7 @@ from helpers import distance
 from neural_alignment import config as configuration
 from neural_alignment import models
 from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, Feedback, from_config, networkwise_rules
+from neural_alignment.alignments.networkwise import TrainingBatch
 from neural_alignment.alignments.networkwise.graph import kernels_ahead
 from neural_alignment.errors import ConfigError
 from neural_alignment.keras_internals import calls
@@ -418,3 +419,26 @@ def test_a_layer_that_is_frozen_later_rests_and_one_that_is_thawed_later_is_refu
     late.compile(keras.optimizers.SGD(0.1), loss="mse", run_eagerly=True)
     with pytest.raises(ValueError, match=r"must be trainable when the AlignedModel is made\. Received 'first/kernel'"):
         late.train_on_batch(x, y)
+
+
+@pytest.mark.parametrize("rule", [AlignAda(), DirectFeedback()], ids=lambda rule: rule.rule)
+def test_outputs_of_nonlinearities_are_computed_again_in_the_backward_pass(rule):
+    """Kept from the forward passes, they would be a third of the memory of Align-ada."""
+    network = models.wide_cnn("kmnist", 2, 3, (8, 8, 1), rule)
+    model = AlignedModel(network.input, network.output)
+    model.take_initial_weights()
+
+    @tf.function(autograph=False)
+    def step(x):
+        forward = model.bound_rule.forward(TrainingBatch(x, targets=tf.zeros([4])))
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(forward()))
+        return tape.gradient(loss, model.trainable_variables)
+
+    operations = step.get_concrete_function(tf.TensorSpec((4, 8, 8, 1))).graph.get_operations()
+    read = [each.inputs[0].op for each in operations if each.type == "Conv2DBackpropFilter"]
+    read = [each for each in read if each.type == "Relu"]
+    assert len(read) == 2  # The first of three convolutions reads the images.
+    read += [each.inputs[1].op for each in operations if each.type == "ReluGrad"]
+    assert len(read) > 3
+    assert all(each.control_inputs for each in read)  # They wait for the error.

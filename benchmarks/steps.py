@@ -1,0 +1,168 @@
+"""Memory, time of a step, file descriptors and threads over the steps of a long run, which must not grow.
+
+Each contender is a run of `training.run.train` in a separate process, with evaluations and checkpoints. The values are
+read at each evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import (
+    BASELINE,
+    ROOT,
+    Benchmark,
+    Check,
+    Report,
+    Samples,
+    UnavailableError,
+    middle,
+    progress,
+    table,
+)
+from neural_alignment.training.callbacks import Progress
+
+CONFIG = ROOT / "configs" / "quickstart.yaml"
+WEIGHTS = {
+    "symmetric": {"self_": 2e-3, "decay": 2e-3},
+    "weight_mirror": {"amp": 1e-3, "decay": 1e-3, "input": {"noise": "normal", "stddev": 0.5}},
+}
+"""Options of the rules that require some."""
+RULES = (BASELINE, "symmetric", "weight_mirror", "brsf", "align_ada")
+TRAINED_B = ("symmetric", "weight_mirror")
+FULL = {rule: {"epochs": 112, "every_epochs": 4} for rule in RULES}
+SMALL = {"symmetric": {"epochs": 4, "every_epochs": 1}}
+SLOWER = 1.10
+"""Limit on the time of a step in the last third of the run, relative to the second third."""
+MORE_MEMORY = 1.02
+"""Limit on the resident size at the end of the run, relative to a third of the run."""
+MIB = 2**20
+
+
+def cases(sizes: dict[str, Any]) -> dict[str, int]:
+    """Returns one round for each case: a whole run."""
+    return dict.fromkeys(sizes, 1)
+
+
+def measure(samples: Samples, sizes: dict[str, Any]) -> None:
+    """Runs each contender in a separate process.
+
+    Raises:
+        UnavailableError: if the system does not provide the numbers.
+    """
+    if not Path("/proc/self/fd").exists():
+        raise UnavailableError("memory and files are read from /proc/self, which this system does not have; use Linux")
+    missing = [rule for rule in sizes if not samples.rounds(rule)]
+    with progress("runs", len(sizes), len(sizes) - len(missing)) as bar:
+        for rule in missing:
+            command = [sys.executable, "-m", "benchmarks.steps", rule, json.dumps(sizes[rule])]
+            stderr = None if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3" else subprocess.DEVNULL
+            ended = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True)
+            samples.add(rule, json.loads(ended.stdout.splitlines()[-1]))
+            bar.update()
+
+
+class Watch(Progress):
+    """Reads the resources of this process at each evaluation.
+
+    Attributes:
+        found: the values by the step of the evaluation.
+    """
+
+    def __init__(self):
+        super().__init__(lambda line: None, lambda **options: _NoBar())
+        self.found: dict[str, dict[str, float]] = {}
+        self._made, self._seconds, self._cpu = 0, 0.0, 0.0
+        self._begun = time.perf_counter(), time.process_time()
+
+    def advance(self, steps: int) -> None:
+        """Notes the time since the last evaluation or call."""
+        self._made += steps
+        self._seconds += time.perf_counter() - self._begun[0]
+        self._cpu += time.process_time() - self._begun[1]
+        self._begun = time.perf_counter(), time.process_time()
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Reads the resources. The evaluation itself does not count as time of steps."""
+        if self._made:
+            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+            self.found[str(int(row["step"]))] = {
+                "seconds": self._seconds / self._made,
+                "CPU seconds": self._cpu / self._made,
+                "bytes": int(status["VmRSS"].split()[0]) * 1024,
+                "threads": int(status["Threads"]),
+                "file descriptors": len(os.listdir("/proc/self/fd")),
+            }
+        self._made, self._seconds, self._cpu = 0, 0.0, 0.0
+        self._begun = time.perf_counter(), time.process_time()
+
+
+class _NoBar:
+    """Stands in for a progress bar."""
+
+    def update(self, steps: int) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def run(rule: str, size: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Trains one run in this process and returns its resources by step."""
+    from neural_alignment import config as configuration
+    from neural_alignment.training.run import train
+
+    alignment = {"rule": rule, **WEIGHTS.get(rule, {})} if rule != BASELINE else None
+    overrides = [f"alignment={json.dumps(alignment)}", f"epochs={size['epochs']}"]
+    overrides.append(f"evaluation.every_epochs={size['every_epochs']}")
+    if rule not in TRAINED_B:
+        overrides.append("optimization.backward=null")
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        train(configuration.load(CONFIG, overrides), folder, progress=watch)
+    return watch.found
+
+
+def report(samples: Samples, sizes: dict[str, Any]) -> Report:
+    """Returns a table with the values after a third of each run and at its end."""
+    rows, checks = [], []
+    for rule in sizes:
+        steps = sorted(samples.contenders(rule), key=int)
+        second, last = steps[len(steps) // 3 : len(steps) * 2 // 3], steps[len(steps) * 2 // 3 :]
+
+        def values(quantity: str, chosen: list[str], rule: str = rule) -> list[float]:
+            return [samples.values(rule, step, quantity)[0] for step in chosen]
+
+        times = [middle(values("seconds", part))[0] for part in (second, last)]
+        memory = [values("bytes", [part[edge]])[0] / MIB for part, edge in ((second, 0), (last, -1))]
+        row = [rule, int(steps[-1]), *(1000 * each for each in times), times[1] / times[0], *memory]
+        checks += [
+            Check(f"time of a step late in a long run over earlier, {rule}", times[1] / times[0], SLOWER),
+            Check(f"resident size late in a long run over earlier, {rule}", memory[1] / memory[0], MORE_MEMORY),
+        ]
+        for quantity in ("file descriptors", "threads"):
+            first, end = (values(quantity, [part[edge]])[0] for part, edge in ((second, 0), (last, -1)))
+            row.append(f"{first:.0f} and {end:.0f}")
+            checks.append(Check(f"additional {quantity} late in a long run, {rule}", end - first, 0.0))
+        rows.append(row)
+    header = ["rule", "steps", "ms per step, second third", "last third", "ratio", "MiB after a third", "at the end"]
+    intro = (
+        f"Runs of `{CONFIG.relative_to(ROOT)}` with other rules, one process each, with evaluations and checkpoints. "
+        "The steps of the first third are left out, because caches fill then. Limits: a step takes at most "
+        f"{SLOWER:.2f} times as long in the last third as in the second, the resident size grows by at most "
+        f"{MORE_MEMORY - 1:.0%}, and no file descriptor and no thread is added.\n\n"
+    )
+    return Report(intro + table([*header, "file descriptors", "threads"], rows), checks)
+
+
+BENCHMARK = Benchmark("steps", "Long runs", 5, FULL, SMALL, measure, report, cases)
+
+if __name__ == "__main__":
+    print(json.dumps(run(sys.argv[1], json.loads(sys.argv[2]))))

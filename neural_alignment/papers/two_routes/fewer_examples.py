@@ -1,0 +1,100 @@
+"""Accuracy and angles of the lab's ResNet-18 if R is computed from a part of each batch; not part of the paper."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+
+from neural_alignment.jobs.plans import Cell, Outcome
+from neural_alignment.papers.registry import Profiles, Source
+from neural_alignment.papers.tables import chosen, grouped, spread, table
+from neural_alignment.papers.two_routes.runs import CHANCE, RULE_STYLES, lab_cell
+from neural_alignment.reporting import Artifact, Row, Spread
+
+RULES = ("activation", "weight_mirror", "weight_mirror_adam", "information")
+"""Rules whose R is a mean over examples."""
+
+FRACTIONS = (1.0, 0.5, 0.25, 0.125)
+
+COLUMNS = ("rule", "examples", "seed", "top1", "weight_angle", "diverged", "seconds")
+
+REMARK = (
+    "Lab profile: ResNet-18 of width 8 on CIFAR-10 at 16 x 16 pixels, batches of 50, the same number of steps for all "
+    "rows. Examples: the part of each batch from which R is computed (option `examples`); weights and rates are the "
+    "same in all rows of a rule. Angle: between W and B^T at the end, mean over layers. Cost: top-1 with the whole "
+    "batch minus top-1, mean over pairs of runs with the same seed ± standard error; it shows if it exceeds twice its "
+    "standard error. A run that diverges counts as chance."
+)
+
+
+def plan() -> Profiles:
+    """Returns the runs of each rule with each fraction; with the whole batch they are those of Tables 3 and 4."""
+    return {"lab": [_cell(rule, fraction) for rule in RULES for fraction in FRACTIONS]}
+
+
+def _cell(rule: str, fraction: float) -> Cell:
+    cell = lab_cell("resnet18", rule)
+    labels = {**cell.labels, "examples": fraction}
+    if fraction == 1:
+        return dataclasses.replace(cell, labels=labels)
+    overrides = (*cell.overrides, f"alignment.examples={fraction}")
+    return dataclasses.replace(cell, name=f"{cell.name}_examples_{fraction:g}", labels=labels, overrides=overrides)
+
+
+def make(source: Source) -> Artifact:
+    """Top-1 accuracy and angles with R from a part of the batch, and the cost relative to the whole batch."""
+    rows = [_row(cell, outcome) for cell, outcomes in source.outcomes() for outcome in outcomes]
+    lines = []
+    for cell in source.cells:
+        rule, fraction = cell.labels["rule"], cell.labels["examples"]
+        own = chosen(rows, rule=rule, examples=fraction)
+        line = {"rule": rule, "name": RULE_STYLES[rule].label, "examples": f"{fraction:g}"}
+        line |= {"top1": "missing", "angle": "missing", "cost": "", "shows": ""}
+        if own:
+            missing = len(cell.seeds) - len(own)
+            line["top1"] = f"{spread(own, 'top1', 100)}" + (f" ({len(own)} of {len(cell.seeds)} seeds)" * bool(missing))
+            line["angle"] = f"{spread(own, 'weight_angle'):.1f}"
+        lines.append(line | _cost(chosen(rows, rule=rule, examples=1.0), own if fraction < 1 else []))
+    columns = {"rule": "name", "examples": "examples", "top-1 (%)": "top1", "angle (degrees)": "angle"}
+    columns |= {"cost (points)": "cost", "shows": "shows"}
+    text = table(lines, ["rule", "examples"], columns)
+    return Artifact(COLUMNS, rows, "\n\n".join([text, *_conclusions(lines), REMARK]))
+
+
+def _row(cell: Cell, outcome: Outcome) -> Row:
+    top1, _ = CHANCE["lab"]
+    last = {} if outcome.diverged else outcome.rows[-1]
+    angles = [value for key, value in last.items() if key.startswith("weight_angle/")]
+    return {
+        "rule": cell.labels["rule"],
+        "examples": cell.labels["examples"],
+        "seed": outcome.config.seed,
+        "top1": outcome.measure("top1", top1),
+        "weight_angle": statistics.fmean(angles) if angles else math.nan,
+        "diverged": outcome.diverged,
+        "seconds": round(outcome.seconds, 1),
+    }
+
+
+def _cost(whole: Sequence[Row], part: Sequence[Row]) -> dict[str, str]:
+    """Returns the loss of accuracy against the whole batch, and whether it shows; empty without pairs of runs."""
+    reference = {row["seed"]: row["top1"] for row in whole}
+    cost = Spread([100 * (reference[row["seed"]] - row["top1"]) for row in part if row["seed"] in reference])
+    if len(cost.known) < 2:
+        return {}
+    return {"cost": f"{cost.mean:+.2f} ± {cost.error:.2f}", "shows": "yes" if cost.mean > 2 * cost.error else "no"}
+
+
+def _conclusions(lines: Sequence[Row]) -> list[str]:
+    """Returns a sentence for each rule that names the first fraction with a cost that shows."""
+    found = []
+    for (name,), own in grouped(lines, "name").items():
+        tested = [line for line in own if line["shows"]]
+        first = next((line["examples"] for line in tested if line["shows"] == "yes"), None)
+        if first is not None:
+            found.append(f"{name}: costs accuracy from {first} of the batch on.")
+        elif tested:
+            found.append(f"{name}: no cost shows down to {tested[-1]['examples']} of the batch.")
+    return ["\n".join(f"- {line}" for line in found)] if found else []

@@ -1,0 +1,135 @@
+"""Which losses a training step computes, and the mean of R over the steps that compute it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from optimizers import MultiOptimizer
+
+Tensor = tf.Tensor
+
+
+class StepMode(NamedTuple):
+    """The losses of one step.
+
+    Attributes:
+        j_runs: whether J is trained.
+        r_runs: whether R, or a part of it, is trained.
+        intervals: the values of `Alignment.interval` whose rules compute R_l. None means all.
+    """
+
+    j_runs: bool = True
+    r_runs: bool = True
+    intervals: frozenset[int] | None = None
+
+
+class StepModes:
+    """The possible modes of a step, and the choice of the mode at a global step.
+
+    A graph contains a branch for each mode, because a step must not compute R_l only to discard it, and because
+    replicas cannot synchronize inside a branch.
+
+    Args:
+        optimizer: the optimizer, without a wrapper for loss scaling.
+        intervals: the values of `Alignment.interval` of all rules that train B.
+
+    Raises:
+        ValueError: if a rule has an interval, but no step trains both J and R.
+    """
+
+    def __init__(self, optimizer: Any, intervals: Collection[int]):
+        self._optimizer = optimizer if isinstance(optimizer, MultiOptimizer) else None
+        self._intervals = sorted(set(intervals))
+        self._pairs = [(True, True)] if self._optimizer is None else self._optimizer.modes
+        if self.has_intervals and (True, True) not in self._pairs:
+            raise ValueError(
+                "`every` of a rule must be 1 if no step trains both J and R: the steps of R are set by the rate "
+                f"scheduler. Received every={self._intervals[-1]} with {self._optimizer.rate_scheduler!r}. "
+                f"Example: RateScheduler(steps_per_epoch=100, alternation={self._intervals[-1]})."
+            )
+        self._places = [(pair, mode) for pair in self._pairs for mode in self._of(*pair)]
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether a rule does not compute R_l in every step that trains J and R."""
+        return any(interval > 1 for interval in self._intervals)
+
+    @property
+    def modes(self) -> list[StepMode]:
+        """All possible modes."""
+        return [mode for _, mode in self._places]
+
+    def _of(self, j_runs: bool, r_runs: bool) -> list[StepMode]:
+        """Returns the modes of the steps in which the rates allow these losses. Steps of R alone ignore intervals."""
+        if not (self.has_intervals and j_runs and r_runs):
+            return [StepMode(j_runs, r_runs)]
+        return [StepMode(True, bool(due), due) for due in combinations(self._intervals)]
+
+    def present(self, step: Tensor) -> Tensor:
+        """Returns the index in `modes` of the mode at a global step, an int32 scalar."""
+        pair = 0 if self._optimizer is None or len(self._pairs) == 1 else self._optimizer.present_mode()
+        divides = {interval: tf.equal(step % interval, 0) for interval in self._intervals}
+        matches = []
+        for allowed, mode in self._places:
+            conditions = [tf.equal(self._pairs.index(allowed), pair)]
+            if mode.intervals is not None:
+                conditions += [tf.equal(found, each in mode.intervals) for each, found in divides.items()]
+            matches.append(tf.reduce_all(tf.stack(conditions)))
+        return tf.argmax(tf.cast(tf.stack(matches), tf.int32), output_type=tf.int32)
+
+
+def combinations(intervals: Collection[int]) -> list[frozenset[int]]:
+    """Returns the sets of all intervals that divide a step, over all possible steps; the largest set comes first."""
+    subsets = itertools.chain.from_iterable(
+        itertools.combinations(intervals, size) for size in reversed(range(len(intervals) + 1))
+    )
+    # A step that is divisible by these intervals is also divisible by the divisors of their least common multiple.
+    found = (frozenset(each for each in intervals if math.lcm(*subset) % each == 0) for subset in subsets)
+    return list(dict.fromkeys(found))
+
+
+class RegulariserMean(keras.metrics.Metric):
+    """The sum over layers of R_l, each averaged over the steps in which it was computed.
+
+    Args:
+        intervals: the value of `Alignment.interval` of each layer.
+    """
+
+    def __init__(self, intervals: Sequence[int]):
+        super().__init__(name="regulariser")
+        self._groups = sorted(set(intervals)) or [1]
+        self._layers = [[i for i, each in enumerate(intervals) if each == group] for group in self._groups]
+        # Scalars if all layers have the same interval, as in the checkpoints of earlier versions.
+        shape = () if len(self._groups) == 1 else (len(self._groups),)
+        self.total, self.count = (
+            self.add_variable(shape=shape, initializer="zeros", dtype=self.dtype, name=name)
+            for name in ("total", "count")
+        )
+
+    def update_state(self, regularisers: Tensor, mode: StepMode, sample_weight: float = 1.0) -> None:
+        """Adds the values of one step.
+
+        Args:
+            regularisers: R_l, `(layers,)`.
+            mode: the mode of the step. R_l that are not computed in it do not count.
+            sample_weight: weight of the step.
+        """
+        computed = [mode.r_runs and (mode.intervals is None or group in mode.intervals) for group in self._groups]
+        if len(self._groups) == 1:
+            sums = tf.reduce_sum(regularisers)
+        else:
+            sums = tf.stack([tf.reduce_sum(tf.gather(regularisers, layers)) for layers in self._layers])
+        weights = tf.reshape(sample_weight * tf.cast(computed, self.dtype), tf.shape(sums))
+        # A value that does not count must not matter even if it is not finite.
+        self.total.assign_add(tf.math.multiply_no_nan(tf.cast(sums, self.dtype), weights))
+        self.count.assign_add(weights)
+
+    def result(self) -> Tensor:
+        """Returns the sum of the means."""
+        return tf.reduce_sum(tf.math.divide_no_nan(tf.convert_to_tensor(self.total), tf.convert_to_tensor(self.count)))
