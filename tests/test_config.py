@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import hypothesis
 import jsonschema
 import pytest
 from helpers import RULE_TABLE
+from hypothesis import strategies as st
 
 from neural_alignment import config as configuration
 from neural_alignment.alignments import Constant, Information, Symmetric, from_config
@@ -271,6 +273,13 @@ def test_the_schema_accepts_every_file_and_refuses_unknown_keys():
     json.dumps(schema)
 
 
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=3)
+KEYS = st.sampled_from(["rule", "name", "source", "kind", "learning_rate", "epochs", "null"]) | st.text(max_size=8)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
+)
+
+
 def paths(node, path=()):
     """Returns the path of every value in a nested mapping."""
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -279,43 +288,31 @@ def paths(node, path=()):
     ]
 
 
-def test_malformed_configurations_give_only_config_errors():
-    import hypothesis  # The import takes seconds.
-    from hypothesis import strategies as st
-
-    leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=3)
-    keys = st.sampled_from(["rule", "name", "source", "kind", "learning_rate", "epochs", "null"]) | st.text(max_size=8)
-    values = st.recursive(
-        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=8
-    )
-    files = {str(path): json.dumps(yaml_files.read(str(path))) for path in ALL}
-
-    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
-    @hypothesis.given(st.data())
-    def check(data):
-        config = json.loads(files[data.draw(st.sampled_from([*files]))])
-        config.pop("smoke", None)
-        config.pop("base", None)
-        *parents, last = data.draw(st.sampled_from(paths(config)))
-        node = config
-        for key in parents:
-            node = node[key]
-        action = data.draw(st.sampled_from(["replace", "remove", "add"]))
-        if action == "remove":
-            del node[last]
-        elif action == "add" and isinstance(node, dict):
-            node[data.draw(keys)] = data.draw(values)
-        else:
-            node[last] = data.draw(values)
-        line = ""
-        try:
-            configuration.parse(config)
-        except ConfigError as error:
-            line = str(error)
-        assert "\n" not in line
-        assert len(line) < 600
-
-    check()
+@hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
+@hypothesis.given(st.data())
+def test_malformed_configurations_give_only_config_errors(data):
+    config = yaml_files.read(str(data.draw(st.sampled_from(ALL))))
+    config = json.loads(json.dumps(config))
+    config.pop("smoke", None)
+    config.pop("base", None)
+    *parents, last = data.draw(st.sampled_from(paths(config)))
+    node = config
+    for key in parents:
+        node = node[key]
+    action = data.draw(st.sampled_from(["replace", "remove", "add"]))
+    if action == "remove":
+        del node[last]
+    elif action == "add" and isinstance(node, dict):
+        node[data.draw(KEYS)] = data.draw(VALUES)
+    else:
+        node[last] = data.draw(VALUES)
+    line = ""
+    try:
+        configuration.parse(config)
+    except ConfigError as error:
+        line = str(error)
+    assert "\n" not in line
+    assert len(line) < 600
 
 
 @pytest.mark.parametrize("rule", RULE_TABLE)
