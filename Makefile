@@ -43,14 +43,17 @@ peer: $(PEER)/.installed
 mnist-table: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/mnist/rules
+	$(BIN)/python tests/mnist_table.py
 
 mnist-random-feedback: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(RANDOM_RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/mnist/random_feedback
+	$(BIN)/python tests/mnist_table.py
 
 mnist-lstm: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(LSTM_RULES:%=configs/mnist/lstm/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/mnist/lstm
+	$(BIN)/python tests/mnist_table.py
 
 $(VENV)/.cpu: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)

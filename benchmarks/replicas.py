@@ -71,6 +71,9 @@ def _steps(size: dict[str, Any]) -> dict[str, Any]:
     for replicas, scope in ((1, contextlib.nullcontext()), (2, mirrored.scope())):
         with scope:
             models = contenders.backpropagation(build)
+            for model in models.values() if replicas > 1 else ():
+                # A step of Keras itself cannot be traced on two devices before `fit` has created the metrics.
+                model.fit(*batch, batch_size=size["batch"], verbose=0)
             models |= {name: contenders.aligned(build, contenders.RULES[name].rule) for name in RULES}
         for name, model in models.items():
             steps[on(name, replicas)] = _with_bytes(contenders.stepper(model, batch), model)

@@ -57,7 +57,15 @@ def _steps(size: dict[str, Any], alternate: bool) -> dict[str, Any]:
 
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     """Returns a table for each case."""
-    texts, checks = [], []
+    from benchmarks import contenders
+
+    intro = (
+        f"The limit is the floor plus {contenders.ALLOWANCE:.0%}. The floor counts only products and no random "
+        f"numbers, so it is {contenders.NORMAL_NOISE:.0%} for rules with normal noise for each input, and "
+        f"{contenders.REDRAWING:.0%} for brsf, which draws a magnitude for each weight. Sign noise takes one random "
+        "bit per number."
+    )
+    texts, checks = [intro], []
     for position, (case, size) in enumerate(sizes.items()):
         text, found = _rules_table(samples, case, size)
         texts.append(text)
@@ -130,4 +138,4 @@ def _alternating_table(samples: Samples, case: str, size: dict[str, Any]) -> tup
     return intro + table(header, rows), checks
 
 
-BENCHMARK = Benchmark("step_time", "Step time", 14, FULL, SMALL, measure, report)
+BENCHMARK = Benchmark("step_time", "Step time", 17, FULL, SMALL, measure, report)

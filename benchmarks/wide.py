@@ -123,4 +123,4 @@ def _plot(samples: Samples, picture: Path) -> None:
     picture.write_bytes(png(time_figure(read_rounds(str(samples.path.parent))).figure))
 
 
-BENCHMARK = Benchmark("wide", "Wide networks", 10, FULL, SMALL, measure, report)
+BENCHMARK = Benchmark("wide", "Wide networks", 11, FULL, SMALL, measure, report)

@@ -74,15 +74,19 @@ def has_graph(layer: Any) -> bool:
     return isinstance(layer, keras.Model) and hasattr(functional(layer), "operations")
 
 
-def first_call(layer: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Returns the arguments of the first call of a layer on symbolic tensors, or None if there was none."""
-    nodes = layer._inbound_nodes
-    return (nodes[0].arguments.args, nodes[0].arguments.kwargs) if nodes else None
+def call_arguments(layer: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Returns the arguments of each call of a layer on symbolic tensors."""
+    return [(node.arguments.args, node.arguments.kwargs) for node in layer._inbound_nodes]
+
+
+def mask_of(tensor: Any) -> Any:
+    """Returns the mask that Keras keeps with a tensor, or None."""
+    return getattr(tensor, "_keras_mask", None)
 
 
 def keep_mask(tensor: Any, source: Any) -> Any:
     """Gives a tensor the mask that Keras keeps with another one; returns the tensor."""
-    mask = getattr(source, "_keras_mask", None)
+    mask = mask_of(source)
     if mask is not None:
         tensor._keras_mask = mask
     return tensor
@@ -124,6 +128,13 @@ def build_metrics(model: keras.Model, labels: Any, predictions: Any) -> None:
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     """Returns the metric by which a compiled model reports `loss`."""
     return model._loss_tracker
+
+
+def loss_weight(model: keras.Model) -> float:
+    """Returns the factor of the loss in a compiled model with one output, the argument `loss_weights` of `compile`."""
+    weights = None if model._compile_loss is None else model._compile_loss._user_loss_weights
+    (weight,) = keras.tree.flatten(weights) or [None]
+    return 1.0 if weight is None else float(weight)
 
 
 class InterceptedModel(keras.Model):

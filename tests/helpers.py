@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,14 @@ def two_replicas() -> Any:
     from neural_alignment.training import distribution
 
     return distribution.create(Runtime(strategy="mirrored", replicas=2)).strategy
+
+
+def install_plugin(folder: Path, module: str) -> None:
+    """Makes a folder on the import path an installed package `outside` whose plugin, called ours, is a module."""
+    metadata = folder / "outside-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[neural_alignment.plugins]\nours = {module}\n")
 
 
 def relu(x: Array) -> Array:

@@ -5,6 +5,7 @@ import inspect
 from pathlib import Path
 
 import keras
+from page_tables import replace_table
 
 from neural_alignment.layers import ALIGNED_FORMS
 
@@ -13,6 +14,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "layers.md"
 _ELEMENTWISE = "scales or shifts each unit by itself; the error passes through a diagonal"
 _CELL = "a cell; align the layer `{layer}` that runs it over time"
 _FOREIGN = "runs a network of another library, whose backward pass is not that of Keras"
+_CONVOLUTIONAL_CELL = (
+    "no aligned form: the loop over time of our recurrent layers multiplies by matrices, not by convolutions"
+)
 _CONSTANT = "its weights are tables or statistics of the data, and are not trained"
 
 _SIGNS = ("add_weight(", "self.layer =", "self.cell", "forward_layer", "EinsumDense(", "TFSMLayer", "torch_module")
@@ -23,9 +27,9 @@ REASONS = {
     "Attention": "its only weight is a number that scales the scores",
     "BatchNormalization": _ELEMENTWISE,
     "Bidirectional": "the recurrent layers in it are aligned",
-    "ConvLSTM1D": "convolutions within a recurrent cell have no aligned form yet",
-    "ConvLSTM2D": "convolutions within a recurrent cell have no aligned form yet",
-    "ConvLSTM3D": "convolutions within a recurrent cell have no aligned form yet",
+    "ConvLSTM1D": _CONVOLUTIONAL_CELL,
+    "ConvLSTM2D": _CONVOLUTIONAL_CELL,
+    "ConvLSTM3D": _CONVOLUTIONAL_CELL,
     "Embedding": "its inputs are integers; no error passes through it",
     "FlaxLayer": _FOREIGN,
     "GRUCell": _CELL.format(layer="GRU"),
@@ -38,7 +42,7 @@ REASONS = {
     "PReLU": _ELEMENTWISE,
     "RMSNormalization": _ELEMENTWISE,
     "RNN": "runs any cell; align `SimpleRNN`, `LSTM` or `GRU`",
-    "ReversibleEmbedding": "no aligned form yet: its transposed use as a readout shares the weights of the embedding",
+    "ReversibleEmbedding": "no aligned form: embedding and readout share one matrix; use `Embedding` and `Dense`",
     "STFTSpectrogram": "a fixed Fourier transform",
     "SimpleRNNCell": _CELL.format(layer="SimpleRNN"),
     "SpectralNormalization": "changes the kernel of the layer in it at each call",
@@ -92,8 +96,7 @@ def table():
 
 def main():
     """Replaces the table of the page."""
-    before, after = (PAGE.read_text().split(mark) for mark in ("<!-- table -->\n", "<!-- end -->"))
-    PAGE.write_text("".join([before[0], "<!-- table -->\n", "\n".join(table()), "\n<!-- end -->", after[1]]))
+    replace_table(PAGE, table())
 
 
 if __name__ == "__main__":

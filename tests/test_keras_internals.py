@@ -61,6 +61,33 @@ def test_all_layers_includes_nested_layers_in_order():
     assert names == ["first", "wrapper", "wrapped", "last"]
 
 
+def test_the_arguments_of_all_calls_of_a_layer_are_known():
+    model = shared_dense()
+    calls = internals.call_arguments(model.get_layer("shared"))
+    assert [arguments[0] is model.input[side] for (arguments, _), side in zip(calls, ("left", "right"), strict=True)]
+    assert [options for _, options in calls] == [{}, {}]
+    assert internals.call_arguments(keras.layers.Dense(2)) == []
+
+
+def test_masks_are_kept_with_tensors():
+    masked = keras.layers.Masking()(np.array([[[1.0], [0.0]]]))
+    np.testing.assert_array_equal(internals.mask_of(masked), [[True, False]])
+    other = tf.identity(masked)
+    assert internals.mask_of(other) is None
+    assert internals.mask_of(internals.keep_mask(other, masked)) is internals.mask_of(masked)
+
+
+@pytest.mark.parametrize(("given", "factor"), [(None, 1.0), (2.0, 2.0), ([0.5], 0.5)])
+def test_the_weight_of_the_loss_multiplies_it(given, factor):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")])
+    losses = []
+    for weights in (None, given):
+        model.compile(loss="mse", loss_weights=weights)
+        losses.append(model.evaluate(np.ones((4, 3)), np.zeros((4, 2)), verbose=0))
+    assert internals.loss_weight(model) == factor
+    assert losses[1] == pytest.approx(factor * losses[0])
+
+
 def test_the_stored_value_keeps_its_dtype_in_half_precision():
     seen = []
 

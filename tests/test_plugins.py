@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import keras
 import pytest
+from helpers import install_plugin
 
 from neural_alignment import alignments, cli, data, load_model, losses, models, plugins
 from neural_alignment.alignments import primitives
@@ -18,40 +19,21 @@ from neural_alignment.jobs.job import Training, decode, encode
 
 ROOT = Path(__file__).parent.parent
 
-PLUGIN = '''
-"""A rule with a primitive, a layer, a model, a loss and a data source as a user would write them."""
+PLUGIN = (
+    (ROOT / "tests" / "shrinking_rule.py").read_text()
+    + '''
 
-from typing import ClassVar, Literal
+# A layer, a model, a loss and a data source.
+
+from typing import ClassVar
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from neural_alignment import data, models
-from neural_alignment.alignments import TrainedAlignment, primitives, register
-from neural_alignment.alignments.schedules import Weight
 from neural_alignment.layers import Dense
 from neural_alignment.losses import LOSSES, LossOptions
 from neural_alignment.serialization import serializable
-
-
-def quartic(backward_kernel):
-    """Fourth power of the backward kernel: sum B^4."""
-    return tf.reduce_sum(backward_kernel**4)
-
-
-primitives.quartic = quartic
-
-
-@register
-class Shrinking(TrainedAlignment):
-    """R = quartic P_quartic."""
-
-    rule: Literal["shrinking"] = "shrinking"
-    quartic: Weight
-
-    def __call__(self, view):
-        return self.weight("quartic", view) * primitives.quartic(view.backward_kernel)
 
 
 @serializable
@@ -106,6 +88,7 @@ class Stripes(data.SourceOptions):
         arrays = data.Examples(images, labels)
         return data.InMemory(batching, arrays, arrays, classes=4, scale=255.0)
 '''
+)
 
 RUN = {
     "epochs": 1,
@@ -304,10 +287,7 @@ def test_a_file_in_the_working_directory_does_not_replace_an_installed_module(ru
 
 
 def test_an_installed_plugin_that_cannot_be_imported_is_named_with_its_package(run, tmp_path, monkeypatch):
-    metadata = tmp_path / "outside-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[neural_alignment.plugins]\nours = broken_plugin\n")
+    install_plugin(tmp_path, "broken_plugin")
     (tmp_path / "broken_plugin.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(plugins, "_are_installed_imported", False)

@@ -264,8 +264,9 @@ class Signals:
         if "null" in other_primitives:
             overlap = self._overlap_with_reconstruction()
         else:
-            # The scalar is divided: dividing the projection would read and write it once more.
-            overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel) / self._batch
+            overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel)
+            # Not the projection is divided, which would read and write it once more.
+            overlap /= tf.cast(tf.shape(self.view.inputs)[0], overlap.dtype)
         if output.bias and self.view.bias is not None:
             overlap += primitives.amp(tf.zeros_like(self._opposite) + self.view.bias, self._opposite)
         return overlap
@@ -303,11 +304,6 @@ class Signals:
             self.backward_inputs, self._opposite, like=self.view.forward_kernel
         )
         return self.view.linear_map.transpose(correlation)
-
-    @property
-    def _batch(self) -> Tensor:
-        """The number of examples."""
-        return tf.cast(tf.shape(self.view.inputs)[0], self.view.inputs.dtype)
 
     def _activity(self, projection: Tensor, output: ForwardOutput | BackwardOutput) -> Tensor:
         if output.bias and self.view.bias is not None:

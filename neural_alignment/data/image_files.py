@@ -82,6 +82,12 @@ def _check_webp(key: str, paths: Sequence[Sequence[str]]) -> None:
         raise DataError(f"{key}: WebP files need TensorFlow 2.21 or later; found {tf.__version__} and {webp[0]!r}")
 
 
+def check_several_classes(key: str, files: LabelledFiles) -> None:
+    """Raises `DataError` if there is only one class."""
+    if len(files.classes) == 1:
+        raise DataError(f"{key}: must have folders of two or more classes; found only {files.classes[0]!r}")
+
+
 def check_same_classes(key: str, files: LabelledFiles, expected: LabelledFiles) -> None:
     """Raises `DataError` unless two splits have the same classes.
 

@@ -98,11 +98,7 @@ class AlignedLayer:
                 "`lora_rank` cannot be combined with `alignment`: the backward kernel would follow the wrong weights. "
                 f"Received lora_rank={self.lora_rank}. Example: lora_rank=None."
             )
-        if getattr(self, "quantization_mode", None):
-            raise ValueError(
-                "`dtype` of an aligned layer must be a policy of floats: integers have no gradient. "
-                f"Received {self.dtype_policy.name!r}. Example: dtype='mixed_bfloat16'."
-            )
+        check_floats(self)
         if getattr(self, "data_format", None) == "channels_first":
             raise ValueError(
                 '`data_format` must be "channels_last" in an aligned layer. '
@@ -424,6 +420,19 @@ def checked_rule(alignment: Any) -> Alignment | None:
             f"Received {alignment!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
         )
     return alignment
+
+
+def check_floats(layer: Any) -> None:
+    """Checks that an aligned layer is not quantised.
+
+    Raises:
+        ValueError: if it is.
+    """
+    if getattr(layer, "quantization_mode", None):
+        raise ValueError(
+            "`dtype` of an aligned layer must be a policy of floats: integers have no gradient. "
+            f"Received {layer.dtype_policy.name!r}. Example: dtype='mixed_bfloat16'."
+        )
 
 
 def dense_floats(inputs: Any, dtype: str) -> Tensor:

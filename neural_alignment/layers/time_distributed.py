@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,19 +24,41 @@ class TimeDistributed(keras.layers.TimeDistributed):
     examples and time steps. The native wrapper calls the layer at each step, and R_l would be a sum over the steps.
     Other layers are called as in the native wrapper. With `examples`, R_l uses all time steps of the first examples;
     outside of an `AlignedModel` each time step counts as an example.
+
+    Args:
+        layer: the layer.
+        **kwargs: as in the native wrapper.
+
+    Raises:
+        ValueError: if an aligned layer in it is stateful, because its state would be that of one example and time step.
     """
+
+    def __init__(self, layer: Any, **kwargs: Any):
+        super().__init__(layer, **kwargs)
+        if self._is_aligned and any(getattr(each, "stateful", False) for each in self._inner):
+            raise ValueError(
+                "`layer` must not be stateful if it has an alignment: all time steps are examples of one batch. "
+                f"Received {type(layer).__name__} {layer.name!r} with stateful=True. Example: stateful=False."
+            )
+
+    @property
+    def _inner(self) -> list[Any]:
+        """The layer, or the two layers of a bidirectional one."""
+        layer = self.layer
+        return [layer.forward_layer, layer.backward_layer] if isinstance(layer, keras.layers.Bidirectional) else [layer]
+
+    @property
+    def _is_aligned(self) -> bool:
+        kinds = AlignedLayer | AlignedAttention
+        return all(isinstance(each, kinds) and each.alignment is not None for each in self._inner)
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         """Applies the layer to each time step of `inputs` `(batch, steps, ...)`."""
-        layer = self.layer
-        inner = (
-            [layer.forward_layer, layer.backward_layer] if isinstance(layer, keras.layers.Bidirectional) else [layer]
-        )
-        if not all(isinstance(each, AlignedLayer | AlignedAttention) and each.alignment is not None for each in inner):
+        if not self._is_aligned:
             return super().call(inputs, training=training, mask=mask)
         batch, steps = tf.unstack(tf.shape(inputs)[:2])
         options = {"training": training}
-        if mask is not None and isinstance(inner[0], keras.layers.RNN):
+        if mask is not None and isinstance(self._inner[0], keras.layers.RNN):
             options["mask"] = tf.reshape(mask, tf.concat([[batch * steps], tf.shape(mask)[2:]], axis=0))
         flat = tf.reshape(inputs, tf.concat([[batch * steps], tf.shape(inputs)[2:]], axis=0))
         flat = tf.ensure_shape(flat, [None, *inputs.shape[2:]])
@@ -44,6 +67,6 @@ class TimeDistributed(keras.layers.TimeDistributed):
         if state is not None:
             changed = changed_pass(first_example=state.first_example * steps, rows=state.rows * steps)
         with changed:
-            outputs = layer.call(flat, **options)
+            outputs = self.layer.call(flat, **options)
         shaped = tf.reshape(outputs, tf.concat([[batch, steps], tf.shape(outputs)[1:]], axis=0))
         return tf.ensure_shape(shaped, [*inputs.shape[:2], *outputs.shape[1:]])

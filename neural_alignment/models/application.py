@@ -25,6 +25,14 @@ _FIXED = {
 """Arguments of a network that the builder sets, or that do not apply to a network trained from new weights."""
 
 
+_KINDS = {
+    "true or false": (bool,),
+    "a number": (int, float),
+    "a text": (str,),
+    "true, false, a number or a text": (bool, int, float, str, type(None)),
+}
+"""Kinds of values of an argument, in words -> their types. The default of an argument determines its kind."""
+
 _PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization)
 """Layers that some networks contain although the images are prepared already."""
 
@@ -62,34 +70,60 @@ def application(
             "application", f"must be one of {', '.join(APPLICATIONS)}", application, 'application="MobileNetV2"'
         )
     build = getattr(keras.applications, application)
-    given = {**_defaults(build), **_checked(build, arguments or {})}
-    try:
-        network = build(
-            weights=None, classes=classes, input_shape=tuple(input_shape), classifier_activation=None, **given
-        )
-    except ValueError as error:
-        shape = "x".join(map(str, input_shape))
-        raise ArgumentError("application", f"must take images of {shape}; Keras says: {error}", application) from error
+    network = _built(build, classes, tuple(input_shape), _checked(build, arguments or {}))
     if weight_decay or any(isinstance(layer, _PREPROCESSING) for layer in network.layers):
         network = keras.models.clone_model(network, clone_function=lambda layer: _adapted(layer, weight_decay))
     return network if alignment is None else convert(network, alignment).model
 
 
-def _defaults(build: Any) -> dict[str, Any]:
-    """Returns the arguments that differ from Keras' defaults."""
-    return {"include_preprocessing": False} if "include_preprocessing" in inspect.signature(build).parameters else {}
+def _built(build: Any, classes: int, input_shape: tuple[int, ...], arguments: dict[str, Any]) -> keras.Model:
+    """Returns the network of Keras.
+
+    Raises:
+        ArgumentError: if Keras refuses one of the additional arguments, several together, or the shape of the images.
+    """
+    parameters = inspect.signature(build).parameters
+    fixed = {"weights": None, "classes": classes, "input_shape": input_shape, "classifier_activation": None}
+    fixed |= {"include_preprocessing": False} if "include_preprocessing" in parameters else {}
+
+    def refused(given: dict[str, Any]) -> Exception | None:
+        try:
+            build(**{**fixed, **given})
+        except (ArithmeticError, TypeError, ValueError) as error:
+            return error
+        return None
+
+    try:
+        return build(**{**fixed, **arguments})
+    except (ArithmeticError, TypeError, ValueError) as error:
+        if refused({}) is not None:
+            shape = "x".join(map(str, input_shape))
+            requirement = f"must take images of {shape}; Keras says: {error}"
+            raise ArgumentError("application", requirement, build.__name__) from error
+        for name, value in arguments.items():
+            if (reason := refused({name: value})) is not None:
+                default = parameters[name].default
+                requirement = f"must be a value that {build.__name__} takes, such as its default {default!r}"
+                raise ArgumentError(f"arguments.{name}", f"{requirement}; Keras says: {reason}", value) from error
+        requirement = f"must be values that {build.__name__} takes together; Keras says: {error}"
+        raise ArgumentError("arguments", requirement, arguments) from error
 
 
 def _checked(build: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """Returns the additional arguments.
 
     Raises:
-        ArgumentError: if the function has no such argument.
+        ArgumentError: if the function has no such argument, or its default is of another type.
     """
-    allowed = [name for name in inspect.signature(build).parameters if name not in _FIXED]
-    for name in arguments:
+    parameters = inspect.signature(build).parameters
+    allowed = [name for name in parameters if name not in _FIXED]
+    for name, value in arguments.items():
         if name not in allowed:
             raise ArgumentError("arguments", f"must be among {', '.join(allowed) or 'none'}", name)
+        default = parameters[name].default
+        kind, types = next((kind, types) for kind, types in _KINDS.items() if type(default) in types)
+        if type(value) not in types:
+            raise ArgumentError(f"arguments.{name}", f"must be {kind}, such as its default {default!r}", value)
     return arguments
 
 

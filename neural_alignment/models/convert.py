@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import keras
 
 from neural_alignment.alignments import Assignment
+from neural_alignment.alignments.error_path import error_weights
 from neural_alignment.keras_internals import all_layers, has_graph
 from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer, TimeDistributed
-from neural_alignment.models.error_path import carries_error
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
 
@@ -145,7 +145,7 @@ class _Copies:
         rule = getattr(getattr(layer, "alignment", None), "rule", None)
         if rule:
             self.left[layer.name] = f"it already has the rule {rule!r}"
-        elif carries_error(layer):
+        elif error_weights(layer):
             self.left[layer.name] = f"{type(layer).__name__} has no aligned form"
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
 from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, network_rule
-from neural_alignment.keras_internals import InterceptedModel, all_layers, build_metrics, loss_tracker
+from neural_alignment.keras_internals import InterceptedModel, all_layers, build_metrics, loss_tracker, loss_weight
 from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
 from neural_alignment.training.step_modes import RegulariserMean, StepMode, StepModes
@@ -422,15 +422,17 @@ class AlignedModel(InterceptedModel):
         with forward_pass(**options, has_initial_weights=True) as state:
             forward = functools.partial(self, x, training=True)
             if self._bound_rule:
-                scale = self.optimizer.scale_loss(1.0 / _replicas())
-                forward = self._bound_rule.forward(TrainingBatch(x, y, sample_weight, scale))
+                scale = self.optimizer.scale_loss(loss_weight(self))
+                forward = self._bound_rule.forward(TrainingBatch(x, y, sample_weight, self._reduction, scale))
             with tf.GradientTape() as tape:
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()
                 # Keras has divided the loss by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
                 total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
-                total = self.optimizer.scale_loss(total + loss if mode.j_runs else total)
+                # With the reduction None, Keras differentiates the sum over the examples and reports their mean.
+                task = _over_examples(tf.reduce_sum, loss)
+                total = self.optimizer.scale_loss(total + task if mode.j_runs else total)
         targets, trainable = self._targets, self.trainable_variables
         gradients = [None] * len(targets)
         if mode.j_runs or state.losses:
@@ -445,7 +447,14 @@ class AlignedModel(InterceptedModel):
         for connection, kernels, regulariser in state.deferred:
             before = self._add_deferred(gradients, targets, connection, kernels, regulariser, state, before)
         regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
-        return gradients, loss * _replicas(), tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
+        loss = _over_examples(tf.reduce_mean, loss) * _replicas()
+        return gradients, loss, tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
+
+    @property
+    def _reduction(self) -> str | None:
+        """How J is made from the losses of the examples, as in `keras.losses.Loss`. Keras wraps a plain function."""
+        loss = keras.losses.get(keras.tree.flatten(self.loss)[0])
+        return getattr(loss, "reduction", "sum_over_batch_size")
 
     def _add_deferred(self, gradients, targets, connection, kernels, regulariser, state, before):
         """Computes R_l of a rule that reads only kernels, and its gradients, after `before`; returns the gradients."""
@@ -460,6 +469,11 @@ class AlignedModel(InterceptedModel):
         for name, gradient in found.items():
             _add_regulariser_gradient(gradients, targets, variables[name], gradient)
         return [gradient for gradient in found.values() if gradient is not None] or [value]
+
+
+def _over_examples(reduce: Callable[[Tensor], Tensor], loss: Tensor) -> Tensor:
+    """Returns J, which is reduced here if the compiled loss does not reduce it."""
+    return reduce(loss) if loss.shape.rank else loss
 
 
 def _add_regulariser_gradient(

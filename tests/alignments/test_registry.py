@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,37 +35,6 @@ def test_every_rule_can_be_imported_from_the_package():
         assert getattr(alignments, rule.__name__) is rule
     assert set(networkwise_rules()) == {"align_zero", "align_ada", "dfa", "drtp", "last_layer"}
 
-
-OUTSIDE = '''
-"""A rule and a primitive as a user would write them."""
-
-from typing import Literal
-
-import tensorflow as tf
-
-from neural_alignment.alignments import TrainedAlignment, primitives, register
-from neural_alignment.alignments.schedules import Weight
-
-
-def quartic(backward_kernel):
-    """Fourth power of the backward kernel: sum B^4."""
-    return tf.reduce_sum(backward_kernel**4)
-
-
-quartic.__module__ = primitives.__name__
-primitives.quartic = quartic
-
-
-@register
-class Shrinking(TrainedAlignment):
-    """R = quartic P_quartic."""
-
-    rule: Literal["shrinking"] = "shrinking"
-    quartic: Weight
-
-    def __call__(self, view):
-        return self.weight("quartic", view) * primitives.quartic(view.backward_kernel)
-'''
 
 RUN = {
     "epochs": 1,
@@ -131,7 +101,7 @@ assert config.load("run.yaml", ["alignment={rule: symmetric, self_: 1.0, decay: 
 @pytest.fixture
 def outside(tmp_path):
     """A folder with the module `outside` and the configurations `run.yaml`, `search.yaml` and `wrong.yaml`."""
-    (tmp_path / "outside.py").write_text(OUTSIDE)
+    shutil.copy(ROOT / "tests" / "shrinking_rule.py", tmp_path / "outside.py")
     (tmp_path / "run.yaml").write_text(json.dumps(RUN))
     (tmp_path / "search.yaml").write_text(json.dumps(SEARCH))
     (tmp_path / "wrong.yaml").write_text(json.dumps(SEARCH).replace("quartic", "quarticc"))
@@ -146,10 +116,7 @@ def assert_described(text):
 
 def test_a_rule_and_a_primitive_of_an_installed_package_work_everywhere(outside):
     """The package is found by its entry point; its rule lacks a row in the test table."""
-    metadata = outside / "outside-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[neural_alignment.plugins]\noutside = outside\n")
+    helpers.install_plugin(outside, "outside")
     paths = [str(outside), str(ROOT), str(ROOT / "tests")]
     code = f"import sys; sys.path[:0] = {paths!r}\n{INSTALLED}{WITHOUT_A_ROW}{WORKS_EVERYWHERE}{TRAINS}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=outside, check=False)

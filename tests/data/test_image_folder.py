@@ -330,8 +330,13 @@ def test_wrong_folders_are_one_line(animals, files, tools, tmp_path):
     empty = files.folder({"cat/0.txt": image, "dog/0.png": image}, "empty")
     expected = "data.train_folder: each class folder must have images (.jpg, .jpeg, .png, .webp); found none in "
     assert refused(load, animals | {"train_folder": empty}) == f"{expected}'{empty}/cat'"
-    broken = files.folder({"a/0.png": b"no image", "a/1.png": image}, "broken")
-    assert f"The image of {broken}/a/0.png cannot be decoded; found 8" in refused(load, {"train_folder": broken})
+    single = files.folder({"cat/0.png": image, "cat/1.png": image}, "single")
+    for folders in ({"train_folder": single}, {"train_folder": single, "validation_folder": single}):
+        message = "data.train_folder: must have folders of two or more classes; found only 'cat'"
+        assert refused(load, folders) == message
+    broken = files.folder({"a/0.png": b"no image", "b/1.png": image}, "broken")
+    folders = {"train_folder": broken, "validation_folder": broken}
+    assert f"The image of {broken}/a/0.png cannot be decoded; found 8" in refused(load, folders)
     os.mkfifo(folder / "bee" / "pipe.png")
     assert "bee/pipe.png is not a regular file but a FIFO" in refused(load, animals)
 
@@ -360,32 +365,32 @@ def test_webp_needs_a_decoder(animals, monkeypatch):
 
 
 @pytest.fixture
-def sample(imagenet_sample, tmp_path):
-    """Eight photographs of the ImageNet sample, with their labels from 1, in one TFRecord file."""
-    records = list(tf.data.TFRecordDataset(str(imagenet_sample / "train-00000-of-00008")).take(8).as_numpy_iterator())
-    path = str(tmp_path / "sample-00000-of-00001")
-    with tf.io.TFRecordWriter(path) as writer:
-        for record in records:
-            writer.write(record)
-    features = [tf.train.Example.FromString(record).features.feature for record in records]
-    return (
-        path,
-        [each["image/encoded"].bytes_list.value[0] for each in features],
-        [each["image/class/label"].int64_list.value[0] for each in features],
-    )
+def sample(imagenet_sample, files, tools):
+    """Writes photographs of the ImageNet sample, at most one of each class, in three layouts."""
+
+    def write(count):
+        """Returns the options of each source, and the labels of the photographs from 1, in the order of the records."""
+        paths = sorted(map(str, imagenet_sample.glob("train-*")))
+        records = list(tf.data.TFRecordDataset(paths).take(count).as_numpy_iterator())
+        path = tools.write_records(files.directory / "sample-00000-of-00001", records)
+        features = [tf.train.Example.FromString(record).features.feature for record in records]
+        encoded = [each["image/encoded"].bytes_list.value[0] for each in features]
+        labels = [each["image/class/label"].int64_list.value[0] for each in features]
+        images = {f"{y:04d}/{n}.JPEG": each for n, (each, y) in enumerate(zip(encoded, labels, strict=True))}
+        folder = files.folder(images)
+        prepared = files.tfds(encoded, np.array(labels) - 1, dimensions=(-1, -1, 3), classes=1000)
+        return {
+            "imagenet": {"train_files": path, "validation_files": path},
+            "image_folder": {"train_folder": folder, "validation_folder": folder},
+            "tfds": {"dataset": "toy", "data_dir": prepared, "download": False},
+        }, labels
+
+    return write
 
 
-def test_photographs_are_the_same_from_records_from_a_folder_and_from_tfds(sample, files):
-    path, encoded, labels = sample
-    size = {"preprocessing": "resnet", "image_size": 48}
-    folder = files.folder({f"{y:04d}/{n}.JPEG": each for n, (each, y) in enumerate(zip(encoded, labels, strict=True))})
-    prepared = files.tfds(encoded, np.array(labels) - 1, dimensions=(-1, -1, 3), classes=1000)
-    options = {
-        "imagenet": {"train_files": path, "validation_files": path},
-        "image_folder": {"train_folder": folder, "validation_folder": folder},
-        "tfds": {"dataset": "toy", "data_dir": prepared, "download": False},
-    }
-    shared = {"batch_size": 4, "seed": 3, "shuffle": False, **size}
+def test_photographs_are_the_same_from_records_from_a_folder_and_from_tfds(sample):
+    options, labels = sample(8)
+    shared = {"batch_size": 4, "seed": 3, "shuffle": False, "preprocessing": "resnet", "image_size": 48}
     sets = {source: data.load(source, **shared, **each) for source, each in options.items()}
     images = {source: everything(each.validation()) for source, each in sets.items()}
     expected, classes = images["imagenet"]
@@ -401,6 +406,34 @@ def test_photographs_are_the_same_from_records_from_a_folder_and_from_tfds(sampl
     batches = train(sets["imagenet"], 4)
     assert_same_batches(train(sets["tfds"], 2, start=2), batches[2:])
     assert not np.allclose(batches[0][0], batches[2][0], atol=0.1)  # The second epoch has other crops.
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", imagenet.PREPROCESSING)
+def test_a_thousand_photographs_are_the_same_in_every_layout(sample, name):
+    options, labels = sample(1000)
+    options = {source: each for source, each in options.items() if (source, name) != ("imagenet", "resize")}
+    shared = {"batch_size": 50, "seed": 3, "preprocessing": name, "image_size": 32}
+    sets = {source: data.load(source, **shared, **each) for source, each in options.items()}
+    assert {(each.train_examples, each.validation_examples) for each in sets.values()} == {(1000, 1000)}
+    by_label = np.argsort(labels)
+    np.testing.assert_array_equal(np.array(labels)[by_label], np.arange(1, 1001))  # One of each class.
+    expected, classes = everything(sets["tfds"].validation())
+    np.testing.assert_array_equal(classes, np.array(labels) - 1)
+    assert expected.shape == (1000, 32, 32, 3)
+    assert 0.3 < expected.std() < 1.5
+    for source, dataset in sets.items():
+        images, classes = everything(dataset.validation())
+        order = by_label if source == "image_folder" else slice(None)
+        np.testing.assert_array_equal(images, expected[order])
+        np.testing.assert_array_equal(classes, np.array(labels)[order] - 1)
+    epochs = {source: everything(dataset.train().take(20)) for source, dataset in sets.items()}
+    for images, classes in epochs.values():
+        np.testing.assert_array_equal(np.sort(classes), np.arange(1000))
+        if name == "resize":
+            np.testing.assert_array_equal(images, expected[by_label][classes])
+        else:
+            assert not np.allclose(images, expected[by_label][classes], atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def test_a_run_augments_and_replaces_labels_and_resumes_like_other_sources(array
             {"y_train": np.zeros(39, int)},
             "`y_train` must be integers, one per image of `x_train`, (40,); found shape",
         ),
+        ({"y_train": np.zeros(40, int)}, "`y_train` must have labels of two or more classes; found only 0"),
         ({"y_train": np.zeros(40)}, "found shape (40,) of float64"),
         ({"y_train": np.zeros((40, 4), int)}, "found shape (40, 4) of int64"),
         ({"x_validation": np.zeros((11, 4, 6, 3), np.uint8)}, "like `x_train`, (5, 6, 3) of uint8; found (4, 6, 3) of"),

@@ -22,6 +22,10 @@ BATCH, TARGETS, SOURCES, FEATURES = 2, 3, 4, 5
 
 MULTI, GROUPED = {"num_heads": 2, "key_dim": 3}, {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2}
 
+KINDS = {"MultiHeadAttention": MULTI, "GroupQueryAttention": GROUPED}
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
 SOME = np.array([[[1, 1, 0, 1], [0, 1, 1, 1], [1, 0, 0, 1]], [[1, 1, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]]], bool)
 
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -43,12 +47,12 @@ CASES = {
 }
 
 
-def signals(name, rng):
+def signals(rng, name="", dtype=np.float64):
     """Returns query, value and key of a case."""
     target, source = (BATCH, TARGETS, FEATURES), (BATCH, SOURCES, FEATURES)
     if "attention_axes" in name:
         target, source = (BATCH, 2, TARGETS, FEATURES), (BATCH, 2, SOURCES, FEATURES)
-    return [rng.normal(size=shape) for shape in (target, source, source)]
+    return [rng.normal(size=shape).astype(dtype) for shape in (target, source, source)]
 
 
 def pair(kind, options, arrays, rule=None, **more):
@@ -74,38 +78,45 @@ def measured(layer, arrays, upstream, **call):
     return outputs, tape.gradient(total, [*tensors, *(dense.kernel.value for dense in dense_sublayers(layer).values())])
 
 
+def assert_back_through_b(aligned, backward, native, arrays, upstream, **call):
+    """Compares an aligned layer with the native one whose dense layers send the error back through B.
+
+    Returns:
+        The outputs, and the errors to query, value and key.
+    """
+    carry_back(native, backward)
+    expected, wanted = measured(native, arrays, upstream, **call)
+    found, ours = measured(aligned, arrays, upstream, **call)
+    assert_close(found, expected)
+    for gradient, other in zip(ours, wanted, strict=True):
+        assert_close(gradient, other)
+    return found, ours[:3]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_projection_sends_the_error_through_its_b(float64, rng, case):
     kind, options, call = CASES[case]
-    arrays = signals(case, rng)
+    arrays = signals(rng, case)
     aligned, backward, native = pair(kind, options, arrays)
     outputs = native(*arrays, **call)
     shape = (outputs[0] if isinstance(outputs, tuple) else outputs).shape
     upstream = rng.normal(size=shape)
     _, true = measured(native, arrays, upstream, **call)
-    carry_back(native, backward)
-    expected, gradients = measured(native, arrays, upstream, **call)
-    found, ours = measured(aligned, arrays, upstream, **call)
-    assert_close(found, expected)
-    for gradient, wanted in zip(ours, gradients, strict=True):
-        assert_close(gradient, wanted)
-    for gradient, through_w in zip(ours[:3], true, strict=False):
+    _, ours = assert_back_through_b(aligned, backward, native, arrays, upstream, **call)
+    for gradient, through_w in zip(ours, true, strict=False):
         assert_differs(gradient, through_w, by=0.05)
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
     exhaustive_unless(
-        itertools.product(
-            ["MultiHeadAttention", "GroupQueryAttention"], ["query", "key", "value", "attention_output", "gate"]
-        ),
+        itertools.product(KINDS, ["query", "key", "value", "attention_output", "gate"]),
         lambda case: case[0] == "GroupQueryAttention" or case[1] == "query",
     ),
 )
 def test_each_b_alone_changes_the_error(float64, rng, kind, name):
-    options = {**(MULTI if kind == "MultiHeadAttention" else GROUPED), "use_gate": True}
-    arrays = signals("", rng)
-    aligned, *_ = pair(kind, options, arrays)
+    arrays = signals(rng)
+    aligned, *_ = pair(kind, {**KINDS[kind], "use_gate": True}, arrays)
     upstream = rng.normal(size=aligned(*arrays).shape)
     before = measured(aligned, arrays, upstream)
     connection = connections(aligned)[name]
@@ -120,30 +131,23 @@ def test_each_b_alone_changes_the_error(float64, rng, kind, name):
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["MultiHeadAttention", "GroupQueryAttention"])
+@every_kind
 def test_masks_of_the_inputs_reach_the_aligned_layer(float64, rng, kind):
-    options = MULTI if kind == "MultiHeadAttention" else GROUPED
-    arrays = signals("", rng)
+    arrays = signals(rng)
     masks = {
         "query_mask": np.array([[1, 1, 0], [1, 0, 0]], bool),
         "value_mask": np.array([[1, 1, 0, 0], [1, 1, 1, 0]], bool),
     }
-    aligned, backward, native = pair(kind, options, arrays)
+    aligned, backward, native = pair(kind, KINDS[kind], arrays)
     upstream = rng.normal(size=aligned(*arrays).shape)
-    carry_back(native, backward)
-    expected, gradients = measured(native, arrays, upstream, **masks)
-    found, ours = measured(aligned, arrays, upstream, **masks)
-    assert_close(found, expected)
-    for gradient, wanted in zip(ours, gradients, strict=True):
-        assert_close(gradient, wanted)
+    found, _ = assert_back_through_b(aligned, backward, native, arrays, upstream, **masks)
     assert_differs(found, aligned(*arrays), by=0.01)
 
 
-@pytest.mark.parametrize("kind", ["MultiHeadAttention", "GroupQueryAttention"])
+@every_kind
 def test_dropout_of_the_scores_is_that_of_the_native_layer_with_the_same_seed(rng, kind):
-    options = {**(MULTI if kind == "MultiHeadAttention" else GROUPED), "dropout": 0.5, "seed": 3}
-    arrays = [each.astype(np.float32) for each in signals("", rng)]
-    aligned, _, native = pair(kind, options, arrays)
+    arrays = signals(rng, dtype=np.float32)
+    aligned, _, native = pair(kind, {**KINDS[kind], "dropout": 0.5, "seed": 3}, arrays)
     dropped = aligned(*arrays, training=True)
     assert_close(dropped, native(*arrays, training=True))
     assert_close(aligned(*arrays, training=False), native(*arrays, training=False))
@@ -153,7 +157,7 @@ def test_dropout_of_the_scores_is_that_of_the_native_layer_with_the_same_seed(rn
 @pytest.mark.parametrize("rule", LEARNING)
 def test_projections_are_known_as_parts_of_the_layer(float64, rng, rule):
     """R of each reads its own inputs: of the output projection, the scores times the values, after the gate."""
-    arrays = signals("", rng)
+    arrays = signals(rng)
     options = {**MULTI, "use_gate": True}
     aligned, backward, native = pair("MultiHeadAttention", options, arrays, from_config(RULE_CONFIGS[rule]))
     inputs = carry_back(native, backward)
@@ -196,7 +200,7 @@ def test_backward_kernels_are_independent_of_each_other_and_of_w():
 
 def test_rules_of_whole_networks_are_not_refused_at_construction_but_in_training(rng):
     layer = layers.MultiHeadAttention(**MULTI, alignment=from_config({"rule": "align_zero"}), name="layer")
-    arrays = [each.astype(np.float32) for each in signals("", rng)]
+    arrays = signals(rng, dtype=np.float32)
     layer(*arrays)
     with pytest.raises(ValueError, match=r"'align_zero' is a rule for a whole network.*Example"):
         layer(*arrays, training=True)

@@ -49,6 +49,14 @@ def test_every_aligned_layer_has_a_row_in_the_table():
     assert missing == set()
 
 
+@pytest.mark.parametrize("dtype", ["int8_from_float32", "float8_from_mixed_bfloat16"])
+@pytest.mark.parametrize("name", TABLE)
+def test_a_quantised_policy_is_refused_at_construction(name, dtype):
+    with pytest.raises(ValueError, match=rf"`dtype` of an aligned layer must be a policy of floats.*{dtype}.*Example"):
+        make(name, alignment=Feedback(), dtype=dtype)
+    assert make(name, dtype="mixed_bfloat16", alignment=Feedback()).alignment == Feedback()
+
+
 def rule_of(name):
     """Returns the rule of the test table with a name."""
     return from_config(RULE_CONFIGS[name])

@@ -1,6 +1,7 @@
 """Every Keras layer with weights is aligned, or the page says why not."""
 
 from keras_layer_table import PAGE, REASONS, aligned_layers, layers_with_weights, table
+from page_tables import table_in
 
 
 def test_every_keras_layer_with_weights_is_aligned_or_has_a_reason():
@@ -10,6 +11,6 @@ def test_every_keras_layer_with_weights_is_aligned_or_has_a_reason():
 
 
 def test_the_page_has_the_table():
-    text = PAGE.read_text()
+    lines = table_in(PAGE)
     for line in table():
-        assert line in text.splitlines()
+        assert line in lines

@@ -190,6 +190,37 @@ def test_a_graph_with_unknown_batch_and_length_agrees(float64, rng, name):
     assert_close(recurrent, sums.recurrent_kernel)
 
 
+AS_NUMBERS = {
+    "float": lambda mask: mask.astype(np.float32),
+    "int": lambda mask: mask.astype(np.int64),
+    "counts": lambda mask: 3 * mask.astype(np.int32),
+    "third axis": lambda mask: mask[..., None],
+    "numbers with a third axis": lambda mask: mask[..., None].astype(np.float64),
+    "list": lambda mask: [mask],
+}
+"""Other forms of a mask that the recurrent layers of Keras take."""
+
+
+@pytest.mark.parametrize("form", AS_NUMBERS)
+@pytest.mark.parametrize("options", ["mask middle", "mask trailing, zeros, backwards"])
+@pytest.mark.parametrize("name", ["SimpleRNN", "LSTM"])
+def test_a_mask_may_be_numbers_and_have_a_third_axis(float64, rng, name, options, form):
+    layer, run = prepared(name, rng, OPTIONS[options], alignment=from_config(RULE_CONFIGS["information"]))
+    x, mask = tf.constant(run.x), keras.tree.map_structure(tf.constant, AS_NUMBERS[form](run.mask))
+    upstream = rng.normal(size=run.outputs.shape)
+    with forward_pass() as state, tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = layer(x, mask=mask, training=True)
+        total = tf.reduce_sum(outputs * upstream)
+    assert_close(outputs, run.outputs)
+    assert_close(tape.gradient(total, x), run.backward(upstream)[0])
+    with forward_pass() as expected:
+        layer(x, mask=tf.constant(run.mask), training=True)
+    assert state.losses.keys() == expected.losses.keys()
+    for key, loss in expected.losses.items():
+        assert_close(state.losses[key], loss)
+
+
 # Dropout.
 
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import assert_differs
 
 from neural_alignment import config as configuration
 from neural_alignment import models
@@ -84,12 +85,63 @@ def test_the_rows_of_an_image_are_the_steps_of_a_sequence():
     np.testing.assert_array_equal(rows(image), image.reshape(1, 4, 12))
 
 
+PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization)
+
+
+def test_identities_stand_in_for_the_preprocessing_of_a_network():
+    """EfficientNetB0 divides pixels by 255 and standardises them; the data pipeline has done so already."""
+    model = models.application("EfficientNetB0", 3, (32, 32, 3), alignment=RULE, weight_decay=0.1)
+    native = keras.applications.EfficientNetB0(
+        weights=None, classes=3, input_shape=(32, 32, 3), classifier_activation=None
+    )
+    replaced = [layer for layer in native.layers if isinstance(layer, PREPROCESSING)]
+    identities = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Identity)]
+    kinds = [[name.rstrip("_0123456789") for name in names] for names in (identities, [each.name for each in replaced])]
+    assert kinds == [["rescaling", "normalization"]] * 2
+    assert not any(isinstance(layer, PREPROCESSING) for layer in model.layers)
+    added = backward_kernels(model)
+    ours = [weight for weight in model.weights if not any(weight is each for each in added)]
+    scaled = {id(weight) for layer in replaced for weight in layer.weights}
+    theirs = [weight for weight in native.weights if id(weight) not in scaled]
+    for weight, other in zip(theirs, ours, strict=True):
+        weight.assign(other)
+    after = keras.Model(native.get_layer("stem_conv_pad").input, native.output)
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(model(x), after(x), rtol=1e-4, atol=1e-5)
+    assert_differs(native(x), after(x), by=0.05)
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.exhaustive) for name in ("EfficientNetV2B0", "ConvNeXtTiny")]
+
+
+@pytest.mark.parametrize("name", ["MobileNetV3Small", *SLOW])
+def test_networks_whose_preprocessing_is_an_option_have_none(name):
+    model = models.application(name, 3, (32, 32, 3))
+    assert not any(isinstance(layer, PREPROCESSING) for layer in model.layers)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: models.application("MobileNet9", 3, (32, 32, 3)), r"`application` must be one of .*MobileNetV2"),
         (lambda: models.application("VGG16", 3, (8, 8, 3)), r"`application` must take images of 8x8x3; Keras says"),
         (lambda: models.application("VGG16", 3, (32, 32, 3), arguments={"weights": "a"}), "`arguments` must be among"),
+        (
+            lambda: models.application("MobileNetV2", 3, (32, 32, 3), arguments={"alpha": "wide"}),
+            r"`arguments.alpha` must be a number, such as its default 1\.0\. Received 'wide'",
+        ),
+        (
+            lambda: models.application("MobileNet", 3, (32, 32, 3), arguments={"dropout": 0.1, "alpha": -1.0}),
+            r"`arguments.alpha` must be a value that MobileNet takes, .* default 1\.0; Keras says: .* Received -1\.0",
+        ),
+        (
+            lambda: models.application("MobileNet", 3, (32, 32, 3), arguments={"dropout": 1.5}),
+            r"`arguments.dropout` must be a value that MobileNet takes, .* default 0\.001; Keras says: .*1\.5",
+        ),
+        (
+            lambda: models.application("MobileNet", 3, (8, 8, 3), arguments={"dropout": 1.5}),
+            "`application` must take images of 8x8x3",
+        ),
         (lambda: models.vision_transformer(3, 8, 1, 2, 3, (8, 8, 3)), r"`patch` must divide .* \(8 x 8\). Received 3"),
         (lambda: models.vision_transformer(4, 8, 1, 3, 3, (8, 8, 3)), r"`heads` must divide the width \(8\)"),
         (lambda: models.lstm([5], 3, (8,)), "`input_shape` must have at least two axes"),
@@ -105,6 +157,10 @@ def test_wrong_arguments_are_errors_in_three_parts(build, message):
     [
         ({"name": "application", "application": "MobileNetV9"}, "model.application"),
         ({"name": "application", "application": "VGG16", "arguments": {"alpha": 1.0}}, "model.arguments"),
+        (
+            {"name": "application", "application": "MobileNetV3Small", "arguments": {"minimalistic": 1}},
+            "model.arguments.minimalistic: must be true or false, such as its default False; found 1",
+        ),
         ({"name": "vision_transformer", "heads": 5}, r"model.heads: must divide the width \(64\)"),
         ({"name": "vision_transformer", "dropout": 1.0}, "model.dropout"),
         ({"name": "lstm", "units": []}, "model.units"),

@@ -560,3 +560,15 @@ def test_custom_layers_with_several_inputs_in_wrappers_and_subclassed_models_are
     }
     values = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
     np.testing.assert_allclose(result.model(values), model(values), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="Keras before 3.13")
+def test_every_call_of_a_layer_counts():
+    """The first call of the layer looks up integers, through which no error passes; the second is the readout."""
+    inputs = keras.Input((3,), dtype="int32")
+    embedding = keras.layers.ReversibleEmbedding(5, 4, name="both")
+    hidden = keras.layers.Dense(4, name="hidden")(embedding(inputs))
+    assert convert(keras.Model(inputs, hidden), RULE, strict=True).left == {}
+    model = keras.Model(inputs, embedding(hidden, reverse=True))
+    with pytest.raises(ValueError, match=r"`strict` allows no layer .* 'both' \(ReversibleEmbedding has no aligned"):
+        convert(model, RULE, strict=True)

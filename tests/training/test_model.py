@@ -119,6 +119,24 @@ def test_examples_weigh_by_their_sample_weights():
     assert_close(ends[0] * 2, ends[1], "float32")
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["graph", "eager"])
+def test_a_loss_that_is_not_reduced_trains_by_the_sum_over_examples_and_reports_the_mean(compiled):
+    """As in Keras. R counts once, and not once per example."""
+    x, y = data(8)
+    ends, logs = [], []
+    for reduction in (None, "sum"):
+        model = network(Symmetric(self_=1e-2, decay=1e-2))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+        model.compile(optimizer(), loss, run_eagerly=not compiled, jit_compile=False, minibatches=2)
+        logs.append(model.fit(x, y, batch_size=8, verbose=0).history)
+        ends.append([weight.numpy() for weight in model.trainable_variables])
+        assert model.first_non_finite() is None
+    for one, other in zip(*ends, strict=True):
+        assert_close(one, other)
+    assert_close(8 / 2 * logs[0]["loss"][0], logs[1]["loss"][0], "float32")
+    assert_close(logs[0]["regulariser"], logs[1]["regulariser"])
+
+
 @pytest.mark.parametrize(("rule", "compiled"), [("symmetric", True), ("information", False)])
 def test_an_r_only_step_leaves_w_in_place_and_a_j_only_step_b(rule, compiled):
     options = TABLE_5["IA"] if rule == "information" else {}

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from neural_alignment.alignments.base import Alignment, LayerView
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.graph import kernel_layers, unwrapped
+from neural_alignment.alignments.networkwise.graph import kernel_layers, names_kernel, unwrapped
 from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.serialization import serializable
@@ -31,22 +31,25 @@ class TrainingBatch:
         inputs: x, `(batch, ...)`; a list or dictionary if the network has several inputs.
         targets: targets as the loss takes them, such as classes `(batch,)`.
         sample_weight: weights of the examples in J `(batch,)`, or None.
-        scale: the factor by which J is multiplied before it is differentiated: the loss scale of half precision,
-            divided by the number of replicas that share a step.
+        reduction: how J is made from the losses of the examples, as in `keras.losses.Loss`.
+        scale: the factor by which J is multiplied before it is differentiated, such as the loss scale of half
+            precision.
     """
 
     inputs: Tensor
     targets: Tensor
     sample_weight: Tensor | None = None
+    reduction: str | None = "sum_over_batch_size"
     scale: Tensor | float = 1.0
 
     def shares(self, dtype: tf.DType) -> Tensor:
-        """Returns the derivative of J to the loss of each example `(batch,)`, if J is their weighted mean."""
-        if self.sample_weight is None:
-            weights = tf.ones(tf.shape(tf.nest.flatten(self.inputs)[0])[:1], dtype)
-        else:
-            weights = tf.reshape(tf.cast(self.sample_weight, dtype), [-1])
-        return tf.math.divide_no_nan(weights, tf.reduce_sum(weights)) * tf.cast(self.scale, dtype)
+        """Returns the derivative of J to the loss of each example `(batch,)`."""
+        losses = tf.ones(tf.shape(tf.nest.flatten(self.inputs)[0])[:1], dtype)
+        reduce = _Reduction("reduction", self.reduction, dtype.name)
+        with tf.GradientTape() as tape:
+            tape.watch(losses)
+            total = reduce(losses, losses, self.sample_weight)
+        return tape.gradient(total, losses) * tf.cast(self.scale, dtype)
 
     def one_hot(self, classes: int, dtype: tf.DType) -> Tensor:
         """Returns the targets as one-hot codes `(batch, classes)`. Targets of this shape are only cast."""
@@ -56,6 +59,15 @@ class TrainingBatch:
         if targets.shape.rank == 2 and targets.shape[1] == classes:
             return tf.cast(targets, dtype)
         return tf.one_hot(tf.cast(tf.reshape(targets, [-1]), tf.int32), classes, dtype=dtype)
+
+
+class _Reduction(keras.losses.Loss):
+    """Reduces the losses of the examples, given as outputs, as Keras does: by their weights and over replicas."""
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Returns the losses."""
+        del y_true
+        return y_pred
 
 
 @serializable
@@ -78,8 +90,8 @@ class KeptWeights(keras.layers.Layer):
 class NetworkRule(Alignment):
     """Base of the rules for a whole network, which compute pseudogradients of all weights from the output error.
 
-    Every layer with a kernel has the rule as its `alignment`, where `AlignedModel` finds it. Such a rule has no
-    backward kernels, so R = 0.
+    Every layer with a weight called kernel has the rule as its `alignment`, where `AlignedModel` finds it. Such a rule
+    has no backward kernels, so R = 0.
     """
 
     keeps_kernel: ClassVar[bool] = False
@@ -161,7 +173,7 @@ class BoundRule:
                 "Example: one rule without `layers` for all of them."
             )
         for layer in itertools.chain.from_iterable(map(unwrapped, kernel_layers(model))):
-            if getattr(layer, "alignment", None) != rule:
+            if names_kernel(layer) and getattr(layer, "alignment", None) != rule:
                 other = getattr(getattr(layer, "alignment", None), "rule", "none")
                 raise ValueError(
                     f"{rule.rule!r} is a rule for a whole network: every layer with a kernel must have it. Received "

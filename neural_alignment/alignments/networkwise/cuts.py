@@ -15,9 +15,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from neural_alignment.alignments.error_path import error_weights
 from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
-from neural_alignment.alignments.networkwise.graph import is_nonlinear, name_of
+from neural_alignment.alignments.networkwise.graph import is_nonlinear, kernel_layers, name_of, names_kernel
 from neural_alignment.keras_internals import all_layers, keep_mask
 from neural_alignment.operations import LinearMap
 
@@ -157,13 +158,18 @@ class CutPass:
 
 
 class CutRule(NetworkRule):
-    """A rule that runs the current network and supplies the errors at its cuts."""
+    """A rule that runs the current network and supplies the errors at its cuts.
+
+    A custom layer is cut at its inputs if the error would pass through a weight of it. It is treated as one linear map,
+    with or without a nonlinearity at its end.
+    """
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> Any:
         """Checks that the network can be cut. See `NetworkRule.keep`.
 
         Raises:
-            ValueError: if the network has a recurrent layer of Keras.
+            ValueError: if the network has a recurrent layer of Keras, or a custom layer in which the error would pass
+                through several weights.
         """
         for layer in all_layers(model):
             if isinstance(layer, keras.layers.RNN):
@@ -171,6 +177,14 @@ class CutRule(NetworkRule):
                     f"{self.rule!r} needs a network without recurrent layers of Keras, in which the error would travel "
                     f"back through time by the layer's own weights. Received {type(layer).__name__} {layer.name!r}. "
                     "Example: rule 'align_zero', or the network of models.rnn."
+                )
+        for layer in kernel_layers(model):
+            if not names_kernel(layer) and len(found := error_weights(layer)) > 1:
+                names = ", ".join(repr(weight.name) for weight in found)
+                raise ValueError(
+                    f"{self.rule!r} cuts a network between layers, so the error must pass through at most one weight "
+                    f"of a custom layer. Received {type(layer).__name__} {layer.name!r} with {names}. "
+                    "Example: one layer for each weight."
                 )
         return super().keep(model, weights)
 

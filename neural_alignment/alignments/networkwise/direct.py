@@ -25,7 +25,7 @@ from neural_alignment.alignments.networkwise.graph import (
     live_weights,
 )
 from neural_alignment.alignments.registry import register
-from neural_alignment.keras_internals import calls
+from neural_alignment.keras_internals import calls, mask_of
 
 Tensor = tf.Tensor
 
@@ -51,7 +51,8 @@ class DirectFeedback(CutRule):
     passes through the current derivatives of the nonlinearity and of the batch normalisation before it. The map M has
     the shape `(height, width, channels, classes)` and the standard deviation 1 / sqrt(height * width * channels), as in
     the published code of Boopathy and Fiete 2022. The readout gets dJ/df itself. Within attention and separable
-    convolutions, each projection that enters another kernel of the layer gets an error through a map as well.
+    convolutions, each projection that enters another kernel of the layer gets an error through a map as well. Masked
+    time steps get no error, except in the projections within attention.
 
     Attributes:
         share_space: whether all positions of a layer share one map `(channels, classes)`, with the same standard
@@ -126,9 +127,9 @@ class DirectFeedback(CutRule):
     def errors(
         self, model: keras.Model, kept: list[_Map], batch: TrainingBatch, upstream: Tensor, values: list[Tensor]
     ) -> list[Tensor | None]:
-        """Returns M dJ/df at each cut."""
+        """Returns M dJ/df at each cut, and zeros at the steps that are masked there."""
         del model, batch
-        return [self._mapped(each, upstream, value) for each, value in zip(kept, values, strict=True)]
+        return [_masked(self._mapped(each, upstream, value), value) for each, value in zip(kept, values, strict=True)]
 
     def _mapped(self, each: _Map, upstream: Tensor, value: Tensor) -> Tensor:
         matrix = tf.cast(tf.convert_to_tensor(each.weight.value), upstream.dtype)
@@ -146,7 +147,9 @@ class DirectTargetProjection(DirectFeedback):
     """Direct random target projection, DRTP (Frenkel, Lefebvre and Bol 2021): hidden layers get the projected target.
 
     The error at the output of a nonlinearity is -M y* / N, where y* is the one-hot code of the class of an example and
-    N the number of examples in the batch; with sample weights, 1 / N is the share of the example in a weighted mean.
+    N the number of examples in the batch, if J is a mean over the batch. In general 1 / N is the derivative of J to the
+    loss of the example: 1 for a sum, and the share of the example in a weighted mean. A single logit has the class, 0
+    or 1, as its y*.
     The target y* takes the place of the output error y* - y, so hidden layers need not wait for the outputs. Gradient
     descent changes the W of a hidden layer in proportion to x ((M y*) f'(z))^T, as in the paper, where x is its input,
     z its pre-activation and f its nonlinearity; the change is a mean over the batch. The readout gets dJ/df itself.
@@ -162,6 +165,15 @@ class DirectTargetProjection(DirectFeedback):
         wide = tf.float64 if upstream.dtype == tf.float64 else tf.float32
         targets = batch.one_hot(model.output_shape[-1], wide) * -batch.shares(wide)[:, None]
         return super().errors(model, kept, batch, tf.cast(targets, upstream.dtype), values)
+
+
+def _masked(error: Tensor, value: Tensor) -> Tensor:
+    """Returns an error `(batch, steps, ...)` with zeros at the steps that are masked in the value at the cut."""
+    mask = mask_of(value)
+    if mask is None:
+        return error
+    shape = tf.concat([tf.shape(mask), tf.ones([error.shape.rank - mask.shape.rank], tf.int32)], axis=0)
+    return error * tf.cast(tf.reshape(mask, shape), error.dtype)
 
 
 def _draw(name: str, shape: tuple[int, ...], fan: tuple[int, ...], seed: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from neural_alignment.alignments.error_path import error_weights
 from neural_alignment.keras_internals import Call, calls, creator
 
 _LAYERS = (
@@ -54,7 +55,12 @@ def ends_nonlinear(operation: Any) -> bool:
 
 
 def has_kernel(operation: Any) -> bool:
-    """Returns whether an operation is a layer with a kernel."""
+    """Returns whether an operation is a layer with a kernel: with weights that the error passes through."""
+    return names_kernel(operation) or bool(error_weights(operation))
+
+
+def names_kernel(operation: Any) -> bool:
+    """Returns whether an operation is a layer with a weight called kernel, as all layers with an aligned form are."""
     return any("kernel" in weight.name for weight in getattr(operation, "weights", []))
 
 

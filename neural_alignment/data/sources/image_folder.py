@@ -7,7 +7,13 @@ from typing import Any, Literal
 import pydantic
 
 from neural_alignment.data.damage import DamageList
-from neural_alignment.data.image_files import ImageFiles, LabelledFiles, check_same_classes, labelled_files
+from neural_alignment.data.image_files import (
+    ImageFiles,
+    LabelledFiles,
+    check_same_classes,
+    check_several_classes,
+    labelled_files,
+)
 from neural_alignment.data.imagenet import PREPROCESSING, Preparation
 from neural_alignment.data.pipeline import Batching, Dataset, Facts
 from neural_alignment.data.sources.base import (
@@ -95,6 +101,7 @@ class ImageFolderData(SourceOptions):
     def _splits(self) -> tuple[LabelledFiles, LabelledFiles]:
         """Returns the training and the validation files."""
         files = labelled_files("data.train_folder", self.train_folder)
+        check_several_classes("data.train_folder", files)
         if self.validation_folder is None:
             train, validation = split_by_class(files.labels, self.validation_fraction or VALIDATION_FRACTION)
             return files.part(train), files.part(validation)

@@ -72,6 +72,8 @@ class NPZData(InMemoryOptions):
             has_validation = "x_validation" in arrays or "y_validation" in arrays
             validation = _examples(self.file, arrays, "validation") if has_validation else None
         classes = self.classes or int(train.labels.max()) + 1
+        if classes == 1 and not train.labels.any():
+            raise DataError(f"{self.file}: `y_train` must have labels of two or more classes; found only 0")
         if validation is None:
             parts = split_by_class(train.labels, self.validation_fraction or VALIDATION_FRACTION)
             train, validation = (Examples(train.images[part], train.labels[part]) for part in map(np.sort, parts))

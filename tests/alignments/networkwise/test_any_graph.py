@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from neural_alignment import AlignedModel, convert, models
 from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, LastLayer
+from neural_alignment.alignments.networkwise import TrainingBatch
 from neural_alignment.training.describe import network_step
 from optimizers import MultiOptimizer
 
@@ -45,11 +46,41 @@ def inverted_residual():
     return keras.Model(inputs, Dense(3, name="last")(keras.layers.GlobalAveragePooling2D()(x)))
 
 
+@keras.saving.register_keras_serializable("test_any_graph")
+class Mixing(keras.layers.Layer):
+    """x M, with a weight that is not called kernel."""
+
+    def build(self, input_shape):
+        self.matrix = self.add_weight(name="matrix", shape=(input_shape[-1], input_shape[-1]))
+
+    def call(self, inputs):
+        return inputs @ self.matrix
+
+
+@keras.saving.register_keras_serializable("test_any_graph")
+class Twice(Mixing):
+    """tanh(x M) N."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.other = self.add_weight(name="other", shape=(input_shape[-1], input_shape[-1]))
+
+    def call(self, inputs):
+        return keras.ops.tanh(super().call(inputs)) @ self.other
+
+
+def custom():
+    """A custom layer whose weight is not called kernel comes after a linear layer, and another one is the readout."""
+    inputs = keras.Input((6,))
+    x = Mixing(name="mixing")(Dense(3, name="first")(inputs))
+    return keras.Model(inputs, Mixing(name="last")(Dense(3, name="second")(x)))
+
+
 def lstm():
     return models.lstm([5, 4], 3, (6, 4))
 
 
-GRAPHS = [operations, two_inputs, any_size, transformer, inverted_residual]
+GRAPHS = [operations, two_inputs, any_size, transformer, inverted_residual, custom]
 
 
 def batch(model):
@@ -102,10 +133,27 @@ def test_without_maps_direct_feedback_sends_no_error_below_the_readout(graph):
     assert any(np.abs(each).max() > 1e-6 for each in pseudogradients(model)[:-2])
     for weight in model.feedback_weights.weights:
         weight.assign(0.0 * weight)
-    *hidden, kernel, bias = pseudogradients(model)
-    assert all(not each.any() for each in hidden)
-    assert np.abs(kernel).max() > 1e-6
-    assert np.abs(bias).max() > 1e-6
+    changes, size = pseudogradients(model), len(model.layers[-1].trainable_variables)
+    assert all(not each.any() for each in changes[:-size])
+    assert all(np.abs(each).max() > 1e-6 for each in changes[-size:])
+
+
+@pytest.mark.parametrize("rule", [DirectFeedback(), AlignAda()], ids=lambda rule: rule.rule)
+def test_a_custom_layer_is_cut_at_its_inputs_and_refused_if_it_has_several_kernels(rule):
+    model = aligned(custom(), rule)
+    assert "mixing" in rule.cuts(model).inputs
+    inputs = keras.Input((6,))
+    twice = keras.Model(inputs, Dense(3)(Twice(name="twice")(Dense(4)(inputs))))
+    message = r"at most one weight of a custom layer\. Received Twice 'twice' with 'matrix', 'other'\. Example"
+    with pytest.raises(ValueError, match=message):
+        aligned(twice, rule)
+    assert aligned(twice, AlignZero()).bound_rule is not None
+
+
+def test_the_readout_may_be_a_custom_layer():
+    changes = pseudogradients(aligned(custom(), LastLayer()))
+    assert all(not each.any() for each in changes[:-1])
+    assert changes[-1].any()
 
 
 def test_the_projections_of_attention_get_the_error_of_their_own_maps():
@@ -133,6 +181,55 @@ def test_shared_maps_do_not_depend_on_whether_the_size_is_known():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match=r"'re_lu\w*' of shape \(None, None, None, 4\).*Example: share_space=True"):
         aligned(any_size(), DirectFeedback())
+
+
+MASK = np.array([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 0, 0, 0, 0]], bool)
+
+
+def masked_sequences():
+    """Masked steps are left out by the attention and by the mean over steps."""
+    inputs = keras.Input((5, 3))
+    x = Dense(4, activation="tanh", name="hidden")(Dense(4, name="linear")(keras.layers.Masking()(inputs)))
+    x = keras.layers.Activation("relu")(Dense(4, name="another")(x))
+    x = keras.layers.MultiHeadAttention(2, 2, name="attention")(x, x)
+    return keras.Model(inputs, Dense(3, name="last")(keras.layers.GlobalAveragePooling1D()(x)))
+
+
+def masked_pass(native, rule):
+    """Returns the pseudogradients of a batch with masked steps by the path of the weight, the batch and dJ/df."""
+    model = aligned(native, rule)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, 5, 3)).astype("float32"), rng.normal(size=(4, 3)).astype("float32")
+    x[~MASK] = 0.0
+    outputs, backward = rule.forward(model, model.bound_rule._kept, TrainingBatch(x, y))
+    np.testing.assert_allclose(outputs, native(x), rtol=1e-5, atol=1e-6)
+    upstream = 2.0 * (outputs.numpy() - y) / y.size
+    paths = [weight.path for weight in model.trainable_variables]
+    return model, dict(zip(paths, backward(tf.constant(upstream)), strict=True)), (x, y), upstream
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["map", "shared map"])
+def test_masks_pass_the_cuts_of_direct_feedback_and_masked_steps_get_no_error(share):
+    rule = DirectFeedback(share_space=share)
+    model, changes, _, upstream = masked_pass(masked_sequences(), rule)
+    names = [name for name, _ in rule._sizes(model)]
+    # The first cut of `hidden` is at its inputs, the outputs of `linear`.
+    matrix = model.feedback_weights.weights[names.index("hidden")].numpy()
+    matrix = np.broadcast_to(matrix, (5, *matrix.shape[-2:]))
+    expected = np.einsum("puc,bc,bp->u", matrix, upstream, MASK.astype(float))
+    np.testing.assert_allclose(changes["linear/bias"], expected, rtol=1e-4, atol=1e-6)
+    assert np.abs(expected - np.einsum("puc,bc->u", matrix, upstream)).max() > 1e-3
+
+
+def test_masks_pass_the_cuts_of_align_ada_whose_first_step_is_that_of_backpropagation():
+    native = masked_sequences()
+    _, changes, (x, y), _ = masked_pass(native, AlignAda())
+    variables = native.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(native(x, training=True) - y))
+    expected = tape.gradient(loss, [variable.value for variable in variables])
+    for variable, gradient in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(changes[variable.path], gradient, rtol=1e-3, atol=1e-5, err_msg=variable.path)
 
 
 @pytest.mark.parametrize("rule", [DirectFeedback(), AlignAda()], ids=lambda rule: rule.rule)

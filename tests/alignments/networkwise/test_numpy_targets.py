@@ -15,12 +15,12 @@ pytestmark = pytest.mark.usefixtures("float64")
 CLASSES, BATCH, STEPS, RATE = 3, 8, 6, 0.5
 
 
-def library(minibatches=1, loss=None, **options):
+def library(minibatches=1, loss=None, classes=CLASSES, **options):
     keras.utils.set_random_seed(4)
     inputs = keras.Input((5,))
     hidden = Dense(6, activation="tanh", alignment=DirectTargetProjection(), name="first")(inputs)
     hidden = keras.layers.Activation("tanh")(Dense(4, alignment=DirectTargetProjection(), name="second")(hidden))
-    model = AlignedModel(inputs, Dense(CLASSES, alignment=DirectTargetProjection(), name="readout")(hidden))
+    model = AlignedModel(inputs, Dense(classes, alignment=DirectTargetProjection(), name="readout")(hidden))
     loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     model.compile(MultiOptimizer([Momentum(RATE, 0.0)]), loss, minibatches=minibatches, **options)
     return model
@@ -36,15 +36,21 @@ def weights(model):
     return [variable.numpy() for variable in model.trainable_variables]
 
 
-def numpy_steps(start, maps, x, labels, shares, sign=-1.0):
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-logits))
+
+
+def numpy_steps(start, maps, x, targets, shares, sign=-1.0, probabilities=softmax):
     """Returns the weights after training with the shares of examples in J `(steps, batch)`."""
     w1, b1, w2, b2, w3, b3 = (each.copy() for each in start)
-    for x_t, labels_t, share in zip(x, labels, shares, strict=True):
-        target = np.eye(CLASSES)[labels_t]
+    for x_t, target, share in zip(x, targets, shares, strict=True):
         h1 = np.tanh(x_t @ w1 + b1)
         h2 = np.tanh(h1 @ w2 + b2)
-        exponentials = np.exp(h2 @ w3 + b3)
-        e3 = (exponentials / exponentials.sum(axis=1, keepdims=True) - target) * share[:, None]
+        e3 = (probabilities(h2 @ w3 + b3) - target) * share[:, None]
         e1, e2 = (
             sign * share[:, None] * (target @ weight.T) * (1 - h**2) for h, weight in zip((h1, h2), maps, strict=True)
         )
@@ -72,18 +78,77 @@ def test_dense_layers_get_the_projected_target(minibatches, coded):
     start, (x, labels, _) = weights(model), batches()
     for x_t, labels_t in zip(x, labels, strict=True):
         model.train_on_batch(x_t, np.eye(CLASSES)[labels_t] if coded else labels_t)
-    shares = np.full((STEPS, BATCH), 1 / BATCH)
-    compare(model, numpy_steps(start, maps_of(model), x, labels, shares), start)
-    assert_differs(weights(model)[0], numpy_steps(start, maps_of(model), x, labels, shares, sign=1.0)[0], by=0.05)
+    targets, shares = np.eye(CLASSES)[labels], np.full((STEPS, BATCH), 1 / BATCH)
+    compare(model, numpy_steps(start, maps_of(model), x, targets, shares), start)
+    assert_differs(weights(model)[0], numpy_steps(start, maps_of(model), x, targets, shares, sign=1.0)[0], by=0.05)
 
 
-def test_an_example_counts_as_its_weight_in_j_says():
-    model = library(run_eagerly=True)
+def by_sum(weight):
+    return weight
+
+
+def by_size(weight):
+    return weight / BATCH
+
+
+def by_weight(weight):
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+SHARES = {
+    "sum": by_sum,
+    None: by_sum,
+    "none": by_sum,
+    "sum_over_batch_size": by_size,
+    "mean": by_size,
+    "mean_with_sample_weight": by_weight,
+}
+"""Reduction of a loss -> the derivative of J to the losses of the examples, from their sample weights."""
+
+
+@pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "unweighted"])
+@pytest.mark.parametrize("reduction", SHARES)
+def test_an_example_has_the_share_in_j_that_the_reduction_of_the_loss_gives_it(reduction, weighted):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+    model = library(loss=loss, run_eagerly=True)
     start, (x, labels, sample_weight) = weights(model), batches()
-    for each in zip(x, labels, sample_weight, strict=True):
-        model.train_on_batch(*each)
-    shares = sample_weight / sample_weight.sum(axis=1, keepdims=True)
-    compare(model, numpy_steps(start, maps_of(model), x, labels, shares), start)
+    for x_t, labels_t, weight in zip(x, labels, sample_weight, strict=True):
+        model.train_on_batch(x_t, labels_t, *([weight] if weighted else []))
+    targets, maps = np.eye(CLASSES)[labels], maps_of(model)
+    used = sample_weight if weighted else np.ones_like(sample_weight)
+    compare(model, numpy_steps(start, maps, x, targets, SHARES[reduction](used)), start)
+    right = SHARES[reduction](used)
+    for other in (by_sum(used), by_size(used), by_weight(used)):
+        if not np.allclose(other, right):
+            assert_differs(weights(model)[0], numpy_steps(start, maps, x, targets, other)[0], by=0.02)
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy])
+def test_a_loss_given_by_name_or_function_is_a_mean_over_the_batch(loss):
+    """The sum of its weights is not that of the batch, and `loss_weights` multiplies J."""
+    for factor in (1.0, 3.0):
+        model = library(loss=loss, run_eagerly=True, loss_weights=factor)
+        start, (x, labels, sample_weight) = weights(model), batches()
+        model.train_on_batch(x[0], labels[0], sample_weight[0])
+        targets, shares = np.eye(CLASSES)[labels[:1]], factor * sample_weight[:1] / BATCH
+        expected = numpy_steps(start, maps_of(model), x[:1], targets, shares)
+        for actual, right in zip(weights(model)[:4], expected[:4], strict=True):
+            assert_close(actual, right)
+
+
+@pytest.mark.parametrize("shape", [(BATCH,), (BATCH, 1)], ids=["classes", "column"])
+def test_a_single_logit_has_the_class_as_its_target(shape):
+    model = library(loss=keras.losses.BinaryCrossentropy(from_logits=True), classes=1, run_eagerly=True)
+    start, (x, labels, _) = weights(model), batches()
+    labels = labels % 2
+    for x_t, labels_t in zip(x, labels, strict=True):
+        model.train_on_batch(x_t, labels_t.reshape(shape))
+    shares, targets = np.full((STEPS, BATCH), 1 / BATCH), labels[..., None]
+    maps = maps_of(model)
+    assert [each.shape[-1] for each in maps] == [1, 1]
+    compare(model, numpy_steps(start, maps, x, targets, shares, probabilities=sigmoid), start)
+    centred = numpy_steps(start, maps, x, 2 * targets - 1, shares, probabilities=sigmoid)
+    assert_differs(weights(model)[0], centred[0], by=0.02)
 
 
 def test_the_error_of_hidden_layers_is_scaled_with_j_in_half_precision():

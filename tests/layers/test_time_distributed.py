@@ -1,0 +1,81 @@
+"""`layers.TimeDistributed`: an aligned layer sees all time steps as examples of one batch."""
+
+import keras
+import pytest
+import tensorflow as tf
+from helpers import LEARNING, RULE_CONFIGS, assert_close, assert_differs, reference_regulariser
+from layer_table import TABLE, connections, fill, make, native_copy, recurrent_weights
+from recurrent_layers import Run
+
+from neural_alignment import convert, layers
+from neural_alignment.alignments import Feedback, WeightMirror, forward_pass, from_config
+
+BATCH, STEPS = 3, 4
+
+
+def wrapped(name, rng, **options):
+    """Returns a wrapper around the layer of a row, inputs `(batch, steps, ...)`, and B in the layout of W."""
+    wrapper = layers.TimeDistributed(make(name, **options))
+    x = rng.normal(size=(BATCH, STEPS, *TABLE[name].inputs)) + 0.3
+    wrapper(x)
+    return wrapper, x, fill(wrapper.layer, rng)[1]
+
+
+def regularisers(wrapper, x, **options):
+    with forward_pass(**options) as state:
+        wrapper(x, training=True)
+    return state.losses
+
+
+@pytest.mark.parametrize("rule", LEARNING)
+@pytest.mark.parametrize("name", ["Dense", "Conv2D grouped", "Conv1DTranspose"])
+def test_r_is_a_mean_over_examples_and_time_steps(float64, rng, name, rule):
+    wrapper, x, backward = wrapped(name, rng, alignment=from_config(RULE_CONFIGS[rule]))
+    (found,) = regularisers(wrapper, x).values()
+
+    def reference(inputs):
+        kernels = wrapper.layer.kernel.numpy(), backward["kernel"]
+        return reference_regulariser(RULE_CONFIGS[rule], TABLE[name].maps["kernel"], inputs, *kernels)
+
+    assert_close(found, reference(x.reshape(-1, *x.shape[2:])))
+    assert_differs(found, sum(reference(x[:, step]) for step in range(STEPS)), by=0.1)
+
+
+def test_r_of_a_recurrent_layer_is_a_mean_over_examples_and_outer_steps(float64, rng):
+    """The steps of the recurrent layer itself count as positions in space; its mask has an axis for both steps."""
+    wrapper, x, backward = wrapped("LSTM", rng, alignment=from_config(RULE_CONFIGS["information"]))
+    mask = rng.random((BATCH, STEPS, x.shape[2])) < 0.7
+    with forward_pass() as state:
+        outputs = wrapper(tf.constant(x), training=True, mask=tf.constant(mask))
+    flat = x.reshape(-1, *x.shape[2:])
+    weights = recurrent_weights(native_copy("LSTM", wrapper.layer), backward)
+    run = Run(TABLE["LSTM"].cell, weights, flat, mask=mask.reshape(flat.shape[:2]))
+    assert_close(outputs, run.outputs.reshape(outputs.shape))
+    for name, connection in connections(wrapper.layer).items():
+        signal = run.masked(flat if name == "kernel" else run.previous)
+        arrays = signal, connection.kernel.numpy(), backward[name]
+        expected = reference_regulariser(RULE_CONFIGS["information"], TABLE["LSTM"].maps[name], *arrays)
+        assert_close(state.losses[connection.name], expected)
+
+
+def test_the_noise_of_an_example_does_not_depend_on_the_part_of_the_batch_it_is_in(float64, rng):
+    wrapper, x, _ = wrapped("Dense", rng, alignment=WeightMirror(amp=1.0, decay=1e-3, input={"noise": "normal"}))
+    (whole,), (first,), (rest,), (wrong,) = (
+        regularisers(wrapper, part, first_example=number).values()
+        for part, number in ((x, 0), (x[:1], 0), (x[1:], 1), (x[1:], 0))
+    )
+    assert_close(whole, (first + 2 * rest) / 3)
+    assert_differs(whole, (first + 2 * wrong) / 3, by=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda layer: layer, keras.layers.Bidirectional], ids=["plain", "bidirectional"])
+def test_a_stateful_aligned_layer_is_refused_at_construction(wrap):
+    message = r"`layer` must not be stateful if it has an alignment.* with stateful=True\. Example: stateful=False"
+    with pytest.raises(ValueError, match=message):
+        layers.TimeDistributed(wrap(layers.LSTM(3, stateful=True, name="inner", alignment=Feedback())))
+    layer = wrap(keras.layers.LSTM(3, stateful=True, name="inner"))
+    assert layers.TimeDistributed(layer).layer is layer
+    inputs = keras.Input(batch_shape=(2, 3, 4, 5))
+    native = keras.Model(inputs, keras.layers.TimeDistributed(layer)(inputs))
+    with pytest.raises(ValueError, match=message):
+        convert(native, Feedback())

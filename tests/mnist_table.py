@@ -1,0 +1,84 @@
+"""Makes the tables of rules on MNIST in README and `docs/results.md`: `python tests/mnist_table.py`."""
+
+import csv
+import statistics
+from pathlib import Path
+
+from page_tables import replace_table
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results" / "mnist"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+
+ANGLES = ("first_angle", "last_angle", "last_angle_max")
+
+Runs = dict[str, list[dict[str, str]]]
+
+
+def runs(*names: str) -> Runs:
+    """Returns the rows of some files in `results/mnist`, one for each run, by the name of the configuration."""
+    found: Runs = {}
+    for name in names:
+        with open(RESULTS / f"{name}.csv") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(Path(row["config"]).stem, []).append(row)
+    return found
+
+
+def networks() -> dict[str, Runs]:
+    """Returns the runs of each network by rule."""
+    return {"convnet": runs("rules", "random_feedback"), "LSTM": runs("lstm")}
+
+
+def column(rows: list[dict[str, str]], name: str, factor: float = 1.0) -> list[float]:
+    """Returns the values of a column."""
+    return [factor * float(row[name]) for row in rows]
+
+
+def cell(values: list[float]) -> str:
+    """Returns mean and standard deviation over the seeds."""
+    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def top1(rows: list[dict[str, str]]) -> str:
+    """Returns the cell of the accuracy in percent; empty without runs."""
+    return cell(column(rows, "top1", 100)) if rows else ""
+
+
+def title(rule: str) -> str:
+    """Returns the name of a rule as the guide writes it."""
+    return "backpropagation" if rule == "backprop" else rule
+
+
+def full_table() -> list[str]:
+    """Returns the table of `docs/results.md`: the accuracy and the angles of every rule."""
+    angle = "mean angle of W to B^T, start (degrees)"
+    lines = [
+        f"| network | rule | validation top-1 (%) | {angle} | end | largest at the end |",
+        "|---|---|---|---|---|---|",
+    ]
+    for network, by_rule in networks().items():
+        for rule, rows in by_rule.items():
+            angles = [cell(column(rows, name)) if rows[0][name] else "" for name in ANGLES]
+            lines.append("| " + " | ".join([network, title(rule), top1(rows), *angles]) + " |")
+    return lines
+
+
+def short_table() -> list[str]:
+    """Returns the table of README: the accuracy of every rule, with a column for each network."""
+    by_network = networks()
+    lines = [f"| rule | {', top-1 (%) | '.join(by_network)}, top-1 (%) |", "|---" * (1 + len(by_network)) + "|"]
+    for rule in by_network["convnet"]:
+        cells = [top1(by_rule.get(rule, [])) for by_rule in by_network.values()]
+        lines.append("| " + " | ".join([title(rule), *cells]) + " |")
+    return lines
+
+
+def main() -> None:
+    """Replaces the tables of both pages."""
+    replace_table(README, short_table())
+    replace_table(PAGE, full_table())
+
+
+if __name__ == "__main__":
+    main()
