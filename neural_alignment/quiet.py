@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 
@@ -10,13 +11,28 @@ import sys
 def import_tensorflow() -> None:
     """Imports TensorFlow without its output to standard error; exceptions are raised as usual.
 
+    The garbage collector pauses meanwhile and ignores the imported objects later, because they stay.
+
     No setting of TensorFlow suppresses these lines, which come from absl and oneDNN, because they are printed before
     its logger starts. With `TF_CPP_MIN_LOG_LEVEL=0` they are shown.
     """
     if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         return
-    with _standard_error_dropped():
+    with _standard_error_dropped(), _garbage_collection_paused():
         import tensorflow  # noqa: F401
+
+
+@contextlib.contextmanager
+def _garbage_collection_paused():
+    """Pauses the garbage collector, and exempts the objects that exist afterwards from later collections."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

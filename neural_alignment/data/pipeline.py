@@ -166,6 +166,11 @@ class Facts:
         return tf.TensorSpec(self.input_shape, tf.float32), tf.TensorSpec((), tf.int32)
 
     @property
+    def batch_spec(self) -> tuple[tf.TensorSpec, ...]:
+        """The shapes and dtypes of the inputs and the targets of a training batch."""
+        return tuple(tf.TensorSpec((self.batching.batch_size, *s.shape), s.dtype) for s in self.example_spec)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Number of full batches in an epoch. The remaining examples are not used in this epoch."""
         return self.train_examples // self.batching.batch_size

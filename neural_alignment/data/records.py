@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -190,6 +190,7 @@ class TFRecords(Records):
     ):
         super().__init__(name, schema.classes, damage)
         self._schema = schema
+        self._shards = tuple(shards)
         self._paths = [shard.path for shard in shards]
         indices = index_files(self._paths, index_file)
         shards = self._with_lengths([(shard, indices[shard.path]) for shard in shards], examples)
@@ -248,6 +249,15 @@ class TFRecords(Records):
             self.damage.add(DamagedRecord(shard.path, int(number), f"In {self.name}: {fault}"))
             if self.damage.exceeds_limit:
                 raise self.damage.error()
+
+    def state(self) -> Hashable | None:
+        """Returns a value that changes with the files, the records in use, and how they are parsed; None if unknown."""
+        try:
+            found = [tf.io.gfile.stat(path) for path in self._paths]
+        except tf.errors.OpError:  # A missing file may be tolerated.
+            return None
+        files = tuple((each.length, each.mtime_nsec) for each in found)
+        return self._shards, files, self._schema, self.examples
 
     # Reading inside a graph.
 

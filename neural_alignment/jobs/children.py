@@ -1,4 +1,4 @@
-"""Child processes, each of which runs one job or one command."""
+"""Child processes, which run jobs or commands."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from typing import Any
 import tensorflow as tf
 import threadpoolctl
 
+from neural_alignment.data.kept import examples_kept
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job, decode, encode
 from neural_alignment.training.stopping import SIGNALS
 
 PRELOADED = ["neural_alignment.jobs.children"]
 """Modules that the fork server imports once for all children, because importing TensorFlow takes seconds."""
+
+
+JOBS_PER_CHILD = 20
+"""Maximum number of jobs of a child that stays, which bounds the memory that it may lose."""
 
 
 class Children:
@@ -33,7 +38,7 @@ class Children:
         self._lock = threading.Lock()
 
     def run(self, job: Job, threads: int | None = None) -> Ending:
-        """Runs a job in a child process and waits for it.
+        """Runs a job in a new child process and waits for it.
 
         Args:
             job: the job.
@@ -42,15 +47,11 @@ class Children:
         Returns:
             How the job ended. The state is `failed` if the child crashed or was killed.
         """
-        processes = context()
-        receiver, sender = processes.Pipe(duplex=False)
-        process = processes.Process(target=_child, args=(sender, encode(job), threads))
-        process.start()
-        sender.close()
-        with receiver, self._watched(process):
-            ending = _received(receiver)
-            process.join()
-        return ending or _ending_of_exit(process.exitcode)
+        child = _Child(threads)
+        with self._watched(child.process):
+            ending = child.run(job)
+            child.end()
+        return ending or _ending_of_exit(child.process.exitcode)
 
     def command(self, words: Sequence[str]) -> int:
         """Runs a command, waits for it, and returns its exit code."""
@@ -80,6 +81,86 @@ class Children:
                 del self._alive[process]
 
 
+class StayingChildren(Children):
+    """Child processes that stay for further jobs, which then need not start TensorFlow or read the same data again.
+
+    A child only gets jobs that may share a process (`Job.shares_process`), and only while all its jobs had a result.
+    Every other job gets a new child, which ends with it. Results do not depend on the process: `Job.run` sets or resets
+    all global state. Call `end` after the last job.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._idle: dict[tuple[Any, ...], list[_Child]] = {}
+
+    def run(self, job: Job, threads: int | None = None) -> Ending:  # noqa: D102 (as in Children)
+        if not job.shares_process():
+            return super().run(job, threads)
+        kind = (threads, *job.imports)
+        child = self._take(kind) or _Child(threads)
+        with self._watched(child.process):
+            ending = child.run(job)
+            stays = ending is not None and ending.state in ("finished", "diverged") and child.jobs < JOBS_PER_CHILD
+            if not stays:
+                child.end()
+        if stays:
+            with self._lock:
+                self._idle.setdefault(kind, []).append(child)
+        return ending or _ending_of_exit(child.process.exitcode)
+
+    def _take(self, kind: tuple[Any, ...]) -> _Child | None:
+        """Returns a waiting child that is alive, or None."""
+        with self._lock:
+            waiting = self._idle.get(kind, [])
+            while waiting:
+                child = waiting.pop()
+                if child.process.is_alive():
+                    return child
+                child.end()
+        return None
+
+    def end(self) -> None:
+        """Ends the children that wait for a job."""
+        with self._lock:
+            idle, self._idle = self._idle, {}
+        for child in (child for children in idle.values() for child in children):
+            child.end()
+
+
+class _Child:
+    """A child process that runs jobs one after another.
+
+    Args:
+        threads: see `Children.run`.
+
+    Attributes:
+        process: the process.
+        jobs: the number of its jobs so far.
+    """
+
+    def __init__(self, threads: int | None):
+        processes = context()
+        self._connection, other = processes.Pipe()
+        self.process = processes.Process(target=_work, args=(other, threads))
+        self.process.start()
+        other.close()
+        self.jobs = 0
+
+    def run(self, job: Job) -> Ending | None:
+        """Runs a job. Returns how it ended, or None if the process ended without an answer."""
+        self.jobs += 1
+        try:
+            self._connection.send(encode(job))
+            return Ending(**self._connection.recv())
+        except (EOFError, ConnectionError):
+            return None
+
+    def end(self) -> None:
+        """Ends the process after its present job, and waits for it."""
+        self._connection.close()
+        self.process.join()
+
+
 def context() -> Any:
     """Returns the multiprocessing context.
 
@@ -104,13 +185,6 @@ def is_stop(code: int) -> bool:
     return -code in SIGNALS or code - 128 in SIGNALS
 
 
-def _received(receiver: multiprocessing.connection.Connection) -> Ending | None:
-    try:
-        return Ending(**receiver.recv())
-    except (EOFError, ConnectionResetError):
-        return None
-
-
 def _ending_of_exit(code: int) -> Ending:
     """Returns the ending of a process that did not send one."""
     if is_stop(code):
@@ -122,17 +196,18 @@ def _ending_of_exit(code: int) -> Ending:
     return Ending("failed", reason=f"its process was killed by signal {-code}")
 
 
-def _child(sender: multiprocessing.connection.Connection, text: str, threads: int | None) -> None:
-    """Runs an encoded job in this child process and sends its ending to the parent."""
+def _work(connection: multiprocessing.connection.Connection, threads: int | None) -> None:
+    """Runs encoded jobs in this child process, and sends their endings to the parent, until the parent hangs up."""
     os.setpgrp()  # Ctrl-C reaches only the parent. It sends one signal; a second one would lose the state.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    job = decode(text)
-    redirect_output(job.log)
     if threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         threadpoolctl.threadpool_limits(threads)
-    sender.send(dataclasses.asdict(job.run()))
-    sender.close()
+    with contextlib.suppress(EOFError, ConnectionError), examples_kept():
+        while True:
+            job = decode(connection.recv())
+            redirect_output(job.log)
+            connection.send(dataclasses.asdict(job.run()))
 
 
 def _end_with_parent() -> None:

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment import plugins
-from neural_alignment.errors import RunError
+from neural_alignment.errors import InputError, RunError
 from neural_alignment.jobs.ending import Ending, ending_of, one_line, past_ending
-from neural_alignment.training import lock, run
+from neural_alignment.training import distribution, lock, run
 from neural_alignment.training.metrics import MetricsFile
 
 POLL = 0.2
@@ -51,6 +51,10 @@ class Job(abc.ABC):
     @abc.abstractmethod
     def work(self) -> Ending:
         """Does the work; may raise an error."""
+
+    def shares_process(self) -> bool:
+        """Whether the job may run in a process in which other jobs ran before, and leaves it fit for further jobs."""
+        return False
 
     @abc.abstractmethod
     def progress(self) -> float:
@@ -91,6 +95,11 @@ class Training(Job):
         except RunError as error:  # The problem is in the directory, not in the configuration: repair and start again.
             return Ending("unavailable", reason=one_line(str(error)))
         return past_ending(self.run_dir) or Ending("failed", reason="its status.json is missing")
+
+    def shares_process(self) -> bool:  # noqa: D102 (as in Job)
+        with contextlib.suppress(InputError):
+            return distribution.shares_process(self._load().runtime)
+        return False
 
     def progress(self) -> float:  # noqa: D102 (as in Job)
         rows = self._rows()

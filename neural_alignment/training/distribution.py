@@ -135,6 +135,11 @@ class Distribution:
         return SECONDS_PER_CALL if self.workers == 1 else math.inf
 
     @property
+    def reads_whole_batches(self) -> bool:
+        """Whether a step gets the batches of the data set itself, because this process has the only replica."""
+        return self.workers == 1 and not self._fills
+
+    @property
     def _fills(self) -> bool:
         """Whether all batches must have the same shape: to be divided evenly, or for the compiler of a TPU."""
         return self.replicas > 1 or compiles_by_itself(self.strategy)
@@ -266,6 +271,14 @@ def create(runtime: Runtime) -> Distribution:
         )
         raise ConfigError(WrongValue("runtime.devices", requirement, runtime.devices))
     return _STRATEGIES[kind](runtime)
+
+
+def shares_process(runtime: Runtime) -> bool:
+    """Whether runs with these options can follow each other in one process.
+
+    Several devices, workers and TPUs are set up once in a process, as is the choice among several GPUs.
+    """
+    return runtime.devices is None and _kind(runtime) in ("cpu", "gpu")
 
 
 def _kind(runtime: Runtime) -> str:

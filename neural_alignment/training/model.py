@@ -543,7 +543,7 @@ class StepLoop:
         """
         steps = self._model.steps_per_execution
         self._prepare()
-        self.build_metrics(iterator)
+        self.build_metrics(iterator, getattr(iterator, "element_spec", None))
         if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
             for _, data in zip(range(steps), iterator, strict=False):  # From `train_on_batch`, `test_on_batch`.
                 self._on_data(data)
@@ -570,13 +570,13 @@ class StepLoop:
         made, results = self._on_several(iterator, *_limits(limit, seconds))
         return int(made), results
 
-    def build_metrics(self, iterator: Any) -> None:
-        """Creates the metrics for the batches of an iterator. With a distribution strategy Keras does this."""
-        if isinstance(iterator, tf.data.Iterator):
-            self._model._build_metrics(iterator.element_spec)
+    def build_metrics(self, iterator: Any, element_spec: Any) -> None:
+        """Creates the metrics for an iterator or its `tf.data.IteratorSpec`. With a strategy, Keras does this."""
+        if isinstance(iterator, (tf.data.Iterator, tf.data.IteratorSpec)):
+            self._model._build_metrics(element_spec)
 
     def trace(self, iterator: Any) -> None:
-        """Traces the graph of `__call__` for the batches of an iterator, without making a step."""
+        """Traces the graph of `__call__` for an iterator or its `tf.data.IteratorSpec`, without making a step."""
         if self._model.run_eagerly:
             return
         if self._model.steps_per_execution == 1:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import concurrent.futures
 from typing import Any, NamedTuple
 
+import tensorflow as tf
+
 from neural_alignment import data, paths
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.training import distribution, initial_state, setup
 from neural_alignment.training.evaluation import AlignmentProbe
 from neural_alignment.training.run_directory import RunDirectory
+from neural_alignment.training.stepping import Tracing
 from neural_alignment.training.trainer import Trainer
 
 
@@ -29,7 +32,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: Config) -> Prepared:
-    """Builds and compiles the model of a run while the data are loaded.
+    """Builds and compiles the model of a run, and begins to trace its graphs, while the data are loaded.
 
     Raises:
         ConfigError: if the options do not fit the devices, the data or the memory.
@@ -44,14 +47,23 @@ def prepare(config: Config) -> Prepared:
         testing = None if split is None else background.submit(setup.load_test_data, config, split)
         model = setup.compiled_model(config, facts, devices.scope())
         alignment = AlignmentProbe(model, devices, config.evaluation.probe_examples)
+        # One graph after the other: layers collect losses while they are traced.
         alignment.trace(facts)
-        dataset, test = reading.result(), None if testing is None else testing.result()
+        tracing, spec = None, facts.batch_spec
+        if devices.reads_whole_batches:
+            tracing = Tracing(model, tf.data.IteratorSpec(spec), spec)
+        try:
+            dataset, test = reading.result(), None if testing is None else testing.result()
+        except Exception:
+            if tracing is not None:
+                tracing.wait()  # The next run in this process must not be traced at the same time.
+            raise
     if test is not None and config.data.standardize and type(test) is not type(dataset):
         raise ConfigError(
             "evaluation.test_split: must be held in memory or streamed, like the data of the run, because the images "
             f"are standardised differently; found {split}, which is too large or too small; allowed: a part of it"
         )
-    return Prepared(Trainer(model, dataset, devices), test, alignment)
+    return Prepared(Trainer(model, dataset, devices, tracing), test, alignment)
 
 
 def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepared) -> dict[str, Any] | None:

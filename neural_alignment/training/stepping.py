@@ -15,6 +15,32 @@ TRACING = "neural_alignment tracing"
 """First part of the name of the thread that traces the graph of a step."""
 
 
+class Tracing:
+    """Traces the graph of a training step in another thread.
+
+    Args:
+        model: a compiled model.
+        batches: an iterator over batches, or its `tf.data.IteratorSpec` while the data are still being read.
+        element_spec: the `tf.TensorSpec`s of a batch.
+    """
+
+    def __init__(self, model: AlignedModel, batches: Any, element_spec: Any):
+        self.element_spec = element_spec
+        model.make_train_function()
+        model.train_function.build_metrics(batches, element_spec)  # In this thread, which may read the metrics next.
+        executor = concurrent.futures.ThreadPoolExecutor(1, TRACING)
+        self._traced = executor.submit(model.train_function.trace, batches)
+        executor.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Waits for the graph."""
+        concurrent.futures.wait([self._traced])
+
+    def result(self) -> None:
+        """Waits for the graph; raises the error of its code if there is one."""
+        self._traced.result()
+
+
 class Stepper:
     """Makes training steps on consecutive batches.
 
@@ -26,6 +52,7 @@ class Stepper:
         model: a compiled model.
         batches: endless batches, distributed to the replicas if there are several.
         seconds: seconds after which a call begins no further step. Signals are checked between calls.
+        tracing: traces the graph of a step; None if that has not begun.
     """
 
     def __init__(
@@ -33,20 +60,21 @@ class Stepper:
         model: AlignedModel,
         batches: tf.data.Dataset | tf.distribute.DistributedDataset,
         seconds: float = math.inf,
+        tracing: Tracing | None = None,
     ):
         self._model = model
         self._seconds = seconds
         self._batches = iter(batches)
-        self._tracing: concurrent.futures.Future | None = None
+        self._tracing = tracing
         self._made = False
+        if tracing is not None and tracing.element_spec != self._batches.element_spec:
+            tracing.result()
+            model.make_train_function(force=True)  # Its graph is for other batches.
 
     def trace_in_background(self) -> None:
-        """Begins to trace the graph of a step in another thread."""
-        self._make()
-        self._model.train_function.build_metrics(self._batches)  # In this thread, which may read the metrics next.
-        executor = concurrent.futures.ThreadPoolExecutor(1, TRACING)
-        self._tracing = executor.submit(self._model.train_function.trace, self._batches)
-        executor.shutdown(wait=False)
+        """Begins to trace the graph of a step in another thread, unless that has begun already."""
+        if self._tracing is None:
+            self._tracing = Tracing(self._model, self._batches, self._batches.element_spec)
 
     def _make(self) -> None:
         """Builds the train function once, because each call makes the model check again whether W(0) is recorded."""

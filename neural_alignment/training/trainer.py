@@ -15,7 +15,7 @@ from neural_alignment.training import distribution, setup
 from neural_alignment.training.distribution import Distribution
 from neural_alignment.training.metrics import MetricsRow
 from neural_alignment.training.model import AlignedModel
-from neural_alignment.training.stepping import BatchStepper, Stepper
+from neural_alignment.training.stepping import BatchStepper, Stepper, Tracing
 
 Tensor = tf.Tensor
 
@@ -30,6 +30,7 @@ class Trainer:
         model: a compiled model.
         dataset: the data set.
         devices: the devices that compute the steps. Default: those of the current TensorFlow strategy.
+        tracing: traces the graph of a step; None if that has not begun.
 
     Attributes:
         model: the model.
@@ -37,10 +38,17 @@ class Trainer:
         devices: the devices.
     """
 
-    def __init__(self, model: AlignedModel, dataset: data.Dataset, devices: Distribution | None = None):
+    def __init__(
+        self,
+        model: AlignedModel,
+        dataset: data.Dataset,
+        devices: Distribution | None = None,
+        tracing: Tracing | None = None,
+    ):
         self.model = model
         self.dataset = dataset
         self.devices = devices or Distribution(tf.distribute.get_strategy())
+        self._tracing = tracing
         self._stepper: Stepper | BatchStepper | None = None
         self._initial: list[np.ndarray] | None = None
 
@@ -71,7 +79,7 @@ class Trainer:
         """
         batches = self.devices.train(self.dataset, step)
         if train_on is None:
-            self._stepper = Stepper(self.model, batches, self.devices.seconds_per_call)
+            self._stepper = Stepper(self.model, batches, self.devices.seconds_per_call, self._tracing)
         else:
             self._stepper = BatchStepper(self.model, batches, train_on)
 

@@ -170,6 +170,15 @@ def test_tfds_facts_are_those_of_the_data_and_read_no_record(files, tools, monke
     assert "batch_size: must not be larger than" in raised_by(data.facts, "tfds", batch_size=21, seed=0, **options)
 
 
+def test_the_shapes_of_batches_are_known_without_the_data(files, tools):
+    directory, _, _ = toy(files, tools)
+    imagenet = {"train_files": files.imagenet(), "validation_files": files.imagenet(), "classes": 10, "image_size": 8}
+    sources = {"tfds": {"dataset": "toy", "data_dir": directory}, "digits": {}, "add_task": {}, "imagenet": imagenet}
+    for source, options in sources.items():
+        facts = data.facts(source, batch_size=6, seed=0, **options)
+        assert data.load(source, batch_size=6, seed=0, **options).train().element_spec == facts.batch_spec, source
+
+
 def test_imagenet_facts_need_both_counts(files):
     options = {"train_files": files.imagenet(), "validation_files": files.imagenet(), "classes": 10, "image_size": 8}
     expected = facts_of(data.load("imagenet", batch_size=4, seed=0, **options))

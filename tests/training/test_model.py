@@ -11,7 +11,7 @@ from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, assert_differ
 from neural_alignment import layers
 from neural_alignment.alignments import Feedback, Symmetric, from_config
 from neural_alignment.training import AlignedModel, aligned_layers
-from neural_alignment.training.stepping import Stepper
+from neural_alignment.training.stepping import Stepper, Tracing
 from optimizers import Momentum, MultiOptimizer, RateScheduler
 
 
@@ -346,6 +346,22 @@ def test_the_graph_that_is_traced_aside_is_that_of_the_steps_and_makes_no_step(m
         advance(10)
         assert model.global_step == step
     assert modes(steps) == {(True, True): 1}
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_a_graph_is_traced_before_the_batches_exist_unless_they_differ(monkeypatch, together):
+    steps = counted(monkeypatch, AlignedModel, "_replica_step")
+    for announced, traced in ((8, 1), (4, 3)):
+        model, x, y = evaluated(steps_per_execution=together)
+        batches = tf.data.Dataset.from_tensor_slices((x, y)).repeat()
+        spec = batches.batch(announced, drop_remainder=True).element_spec
+        tracing = Tracing(model, tf.data.IteratorSpec(spec), spec)
+        tracing.result()
+        advance = Stepper(model, batches.batch(8, drop_remainder=True), tracing=tracing)
+        advance.trace_in_background()
+        advance(10)
+        assert model.global_step == together
+        assert modes(steps) == {(True, True): traced}
 
 
 def test_eagerly_a_step_is_called_each_time(monkeypatch):

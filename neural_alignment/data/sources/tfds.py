@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt
 
 from neural_alignment.data.damage import DamageList
 from neural_alignment.data.imagenet import PREPROCESSING, Preparation, scale_to_unit_range
+from neural_alignment.data.kept import decoded
 from neural_alignment.data.labels import replaced
 from neural_alignment.data.pipeline import Batching, Dataset, Examples, Facts, InMemory
 from neural_alignment.data.records import Records, Schema, Shard, TFRecords
@@ -173,14 +174,14 @@ class TFDSData(InMemoryOptions):
         pixels = examples * np.prod([size or 0 for size in self._resized(found.shape)])
         return None not in found.shape and pixels * (1 if self.image_size is None else 4) <= MAX_BYTES_IN_MEMORY
 
-    def _in_memory(self, batching: Batching, found: _Found, train: Records, validation: Records) -> Dataset:
+    def _in_memory(self, batching: Batching, found: _Found, train: TFRecords, validation: TFRecords) -> Dataset:
         if self.shuffle_buffer is not None:
             raise DataError(
                 f"data.shuffle_buffer: is for sets that are streamed; found {self.shuffle_buffer} with "
                 f"{self.dataset!r}, which is held in memory; allowed: null"
             )
         classes = found.label.num_classes
-        arrays = [_resize_all(read_into_memory(each, found.shape), self.image_size) for each in (train, validation)]
+        arrays = [self._decoded(each, found.shape) for each in (train, validation)]
         labels = replaced(arrays[0].labels, self.replace_labels, classes, batching.seed)
         arrays[0] = arrays[0]._replace(labels=labels)
         center, scale = pixel_statistics(arrays[0].sound_images) if self.standardize else (0.0, 255.0)
@@ -194,6 +195,11 @@ class TFDSData(InMemoryOptions):
             augment=self.augment,
             damage=train.damage,
         )
+
+    def _decoded(self, records: TFRecords, shape: tuple[int, int, int]) -> Examples:
+        state = records.state()
+        key = None if state is None else (state, shape, self.image_size)
+        return decoded(key, lambda: _resize_all(read_into_memory(records, shape), self.image_size))
 
     def _streamed(self, batching: Batching, found: _Found, train: Records, validation: Records) -> Dataset:
         if self.replace_labels:
@@ -346,7 +352,9 @@ def _split(builder: Any, key: str, split: str) -> Any:
     return info
 
 
-def _records(builder: Any, key: str, split: str, schema: Schema, damage: DamageList, index_file: str | None) -> Records:
+def _records(
+    builder: Any, key: str, split: str, schema: Schema, damage: DamageList, index_file: str | None
+) -> TFRecords:
     """Returns the records of one split, with the part of every file that belongs to it."""
     if builder.info.file_format.value != "tfrecord":
         raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from neural_alignment.data.kept import examples_kept
 from neural_alignment.errors import ConfigError
 from neural_alignment.jobs.pool import Engine, Queue
 
@@ -27,5 +28,6 @@ class InProcess(Engine):
         return cls()
 
     def run(self, queue: Queue) -> None:  # noqa: D102 (as in Engine)
-        while job := queue.next():
-            queue.ended(job, job.run())
+        with examples_kept():
+            while job := queue.next():
+                queue.ended(job, job.run())

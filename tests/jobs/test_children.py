@@ -1,0 +1,178 @@
+"""Child processes that stay: the same results as new ones, no memory that grows, no process left behind."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from recorder import Recorder, awaited
+
+from neural_alignment.errors import Stopped
+from neural_alignment.jobs import children as child_processes
+from neural_alignment.jobs.children import Children, StayingChildren
+from neural_alignment.jobs.engines.processes import Processes
+
+
+@pytest.fixture
+def staying(children):
+    """Children that stay, which are ended after the test."""
+    found = StayingChildren()
+    yield found
+    found.end()
+
+
+def processes():
+    """Returns the ids of the child processes of this process."""
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def variables(job):
+    """Returns the arrays in the last checkpoint of a run: weights, optimizers, means."""
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(Path(job.run_dir, "checkpoints", "last"))))
+    arrays = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray) and array.dtype != object}
+
+
+def rows(job):
+    """Returns the lines of `metrics.csv` without the seconds."""
+    lines = [line.split(",") for line in Path(job.run_dir, "metrics.csv").read_text().splitlines()]
+    place = lines[0].index("seconds")
+    return [line[:place] + line[place + 1 :] for line in lines]
+
+
+def assert_same_run(actual, expected):
+    assert rows(actual) == rows(expected)
+    found, wanted = variables(actual), variables(expected)
+    assert found.keys() == wanted.keys()
+    assert len(wanted) > 4
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_run_in_a_process_that_stays_is_bit_for_bit_that_of_a_new_process(training, staying):
+    runs = [
+        training("first", "seed=1"),
+        training("other", "model.hidden=[5,4]", "runtime.precision=mixed_bfloat16", "optimization.backward.name=adam"),
+        training("diverged", "optimization.forward.learning_rate=1e30"),
+        training("again", "seed=1"),
+        training("third", "seed=2"),
+    ]
+    states, used = [], set()
+    for run in runs:
+        states.append(staying.run(run, 1).state)
+        used |= processes()
+    assert states == ["finished", "finished", "diverged", "finished", "finished"]
+    assert len(used) == 1
+    for run in (runs[3], runs[4], runs[1]):
+        alone = dataclasses.replace(run, name="alone", run_dir=f"{run.run_dir}_alone")
+        assert Children().run(alone, 1).state == "finished"
+        assert_same_run(run, alone)
+    with pytest.raises(AssertionError):
+        assert_same_run(runs[3], runs[4])
+
+
+def test_no_other_job_shares_a_process(training, computation, staying):
+    assert training("run").shares_process()
+    for overrides in (("runtime.strategy=mirrored", "runtime.replicas=2"), ("runtime.strategy=tpu",), ("epochs=no",)):
+        assert not training("run", *overrides).shares_process()
+    assert not computation("piece").shares_process()
+    assert staying.run(computation("piece"), 1).state == "finished"
+    assert not processes()
+
+
+def test_children_with_other_plugins_or_threads_are_not_used(training, staying, monkeypatch):
+    made = []
+    monkeypatch.setattr(child_processes, "_Child", lambda threads: made.append(threads) or _Recorded())
+    for job, threads in (
+        (training("a"), 1),
+        (training("b"), 2),
+        (training("c", imports=["mine"]), 1),
+        (training("d"), 1),
+    ):
+        staying.run(job, threads)
+    assert made == [1, 2, 1]
+
+
+class _Recorded:
+    """Stands in for a child process that finishes every job."""
+
+    process = multiprocessing.current_process()
+    jobs = 1
+
+    def run(self, job):
+        return child_processes.Ending("finished")
+
+    def end(self):
+        """Does nothing."""
+
+
+def test_a_child_ends_after_its_number_of_jobs_or_a_failed_job(training, staying, monkeypatch):
+    monkeypatch.setattr(child_processes, "JOBS_PER_CHILD", 2)
+    staying.run(training("a"), 1)
+    [first] = processes()
+    staying.run(training("b"), 1)
+    assert not processes()
+    staying.run(training("c"), 1)
+    [second] = processes()
+    assert second != first
+    assert staying.run(training("d", "model.hidden=[1000000,1000000]"), 1).state == "failed"
+    assert not processes()
+
+
+def test_a_killed_child_takes_only_its_run_with_it_and_a_pool_leaves_no_process(tmp_path, training, children):
+    endless = training("endless", "epochs=1000000")
+    runs = [training("before"), endless, training("after")]
+
+    def kill():
+        status, metrics = Path(endless.run_dir, "status.json"), Path(endless.run_dir, "metrics.csv")
+        awaited(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
+        os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    Processes(1).run(queue := Recorder(tmp_path, runs))
+    thread.join()
+    assert [queue.endings[run.name].state for run in runs] == ["finished", "failed", "finished"]
+    assert queue.endings["endless"].reason == "its process was killed by SIGKILL"
+    assert not processes()
+
+
+def test_a_waiting_child_that_was_killed_is_replaced(training, staying):
+    staying.run(training("a"), 1)
+    [process] = multiprocessing.active_children()
+    process.kill()
+    process.join()
+    assert staying.run(training("b"), 1).state == "finished"
+
+
+def test_a_stopped_pool_leaves_no_process(tmp_path, training, children):
+    runs = [training("before"), training("endless", "epochs=1000000")]
+
+    def stop():
+        metrics = Path(runs[1].run_dir, "metrics.csv")
+        awaited(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        Processes(1).run(Recorder(tmp_path, runs))
+    thread.join()
+    assert not processes()
+
+
+@pytest.mark.exhaustive
+def test_memory_does_not_grow_with_the_number_of_runs(training, staying):
+    sizes = []
+    for number in range(20):
+        staying.run(training(f"run{number}", f"seed={number}"), 1)
+        [process] = processes()
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        sizes.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    assert sizes[-1] < sizes[4] + 40, sizes
