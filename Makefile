@@ -12,12 +12,13 @@ SOURCES := setup.py constraints.txt
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 RANDOM_RULES := frsf brsf drtp
 LSTM_RULES := backprop symmetric feedback
+TRANSFORMER_RULES := backprop symmetric feedback dfa
 RULES := backprop feedback sign_symmetry weight_mirror information symmetric activation kolen_pollack
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-exhaustive lint resume-test bench peer tpu-environment tpu-check \
-	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm clean
+.PHONY: quickstart test test-exhaustive lint resume-test bench peer tpu-environment tpu-check tpu-check-pinned \
+	mnist-table mnist-random-feedback mnist-lstm vision-transformer clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -25,7 +26,7 @@ quickstart: $(VENV)/.cpu
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# Tests of killed processes, and all members of groups of which `make test` runs some: 4 minutes on 2 cores.
+# Tests of killed processes, and all members of groups of which `make test` runs some: about 7 minutes on 2 cores.
 test-exhaustive: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m exhaustive
 
@@ -59,17 +60,23 @@ tpu-environment: $(TPU)/.installed
 mnist-table: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/mnist/rules
-	$(BIN)/python tests/mnist_table.py
+	$(BIN)/python tests/rules_tables.py
 
 mnist-random-feedback: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(RANDOM_RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/mnist/random_feedback
-	$(BIN)/python tests/mnist_table.py
+	$(BIN)/python tests/rules_tables.py
 
 mnist-lstm: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(LSTM_RULES:%=configs/mnist/lstm/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/mnist/lstm
-	$(BIN)/python tests/mnist_table.py
+	$(BIN)/python tests/rules_tables.py
+
+# An hour on 2 cores.
+vision-transformer: $(VENV)/.cpu
+	$(BIN)/neural-alignment compare $(TRANSFORMER_RULES:%=configs/cifar10/vision_transformer/%.yaml) --seeds 0,1,2 \
+		--set logging.tensorboard=false --output results/cifar10/vision_transformer
+	$(BIN)/python tests/rules_tables.py
 
 $(VENV)/.cpu: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)

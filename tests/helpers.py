@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from neural_alignment.alignments import layerwise_rules
 from optimizers import noise
@@ -29,6 +31,21 @@ TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 3e-2
 """Largest allowed error, relative to the largest expected entry."""
 
 Array = np.ndarray
+
+
+def exhaustive_unless(cases: Iterable, often: Collection | Callable) -> list:
+    """Returns parameters of a test. Cases that are not in `often` are only tested by `make test-exhaustive`.
+
+    Args:
+        cases: the cases, for several arguments as tuples.
+        often: the cases that `make test` has too, or a function that returns whether it has a case.
+    """
+    chosen = often if callable(often) else often.__contains__
+    rest = pytest.mark.exhaustive
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if chosen(case) else rest)
+        for case in cases
+    ]
 
 
 def assert_close(actual: Any, expected: Any, kind: str | None = None) -> None:

@@ -1,5 +1,6 @@
 """Makes the table of `docs/layers.md`, every Keras layer with weights: `python tests/keras_layer_table.py`."""
 
+import functools
 import inspect
 from pathlib import Path
 
@@ -70,12 +71,16 @@ def aligned_layers():
     return {name for name, kind in layers().items() if kind in ALIGNED_FORMS}
 
 
+_source = functools.cache(inspect.getsource)
+
+
+@functools.cache
 def layers_with_weights():
     """Returns the names of the layers of Keras that create weights or contain another layer."""
     found = set()
     for name, kind in layers().items():
         bases = kind.__mro__[: kind.__mro__.index(keras.layers.Layer)]
-        source = "".join(inspect.getsource(base) for base in bases if base.__module__.startswith("keras."))
+        source = "".join(_source(base) for base in bases if base.__module__.startswith("keras."))
         if any(text in source for text in _SIGNS):
             found.add(name)
     return found

@@ -1,7 +1,11 @@
-"""Data and model of one configuration, prepared once for several runs: building and tracing take most of their time."""
+"""Data and models of runs, prepared once for several of them: building and tracing take most of their time."""
 
+from unittest import mock
+
+from neural_alignment import config as configuration
 from neural_alignment.training import run
 from neural_alignment.training.config_comparison import decisive_values
+from neural_alignment.training.preparation import prepare
 
 
 class PreparedRun:
@@ -13,7 +17,7 @@ class PreparedRun:
 
     def __init__(self, config):
         self._config = config
-        self.prepared = run.prepare(config)
+        self.prepared = prepare(config)
         self._initial = [variable.numpy() for variable in self.variables()]
 
     def variables(self):
@@ -28,4 +32,27 @@ class PreparedRun:
             raise AssertionError("another run is prepared")
         for variable, value in zip(self.variables(), self._initial, strict=True):
             variable.assign(value)
+        self.prepared.trainer.model.reset_metrics()
         return self.prepared
+
+    def in_use(self):
+        """Returns a context in which runs use this data and model."""
+        return mock.patch.object(run, "prepare", self.prepare)
+
+
+class PreparedRuns:
+    """Data and models of any runs, each prepared when the first run of its configuration begins."""
+
+    def __init__(self):
+        self._runs = {}
+
+    def prepare(self, config):
+        """Replaces `run.prepare`: returns the same data and model for runs of the same configuration."""
+        key = configuration.dump(config)
+        if key not in self._runs:
+            self._runs[key] = PreparedRun(config)
+        return self._runs[key].prepare(config)
+
+    def in_use(self):
+        """Returns a context in which runs use these data and models."""
+        return mock.patch.object(run, "prepare", self.prepare)

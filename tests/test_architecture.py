@@ -115,6 +115,7 @@ def saved_model(tmp_path):
     return str(tmp_path / "model.keras")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("imports", ["neural_alignment, keras", "neural_alignment, optimizers, keras"])
 def test_the_import_is_enough_to_load_a_model(imports, saved_model):
     """Also if Keras is first imported by one of our own modules, which is then not finished."""

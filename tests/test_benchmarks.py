@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_close, assert_differs
+from helpers import assert_close, assert_differs, exhaustive_unless
 
 from benchmarks import (
     common,
@@ -309,7 +309,7 @@ OTHERS = ("examples", "networks", "memory", "first_step", "growth", "replicas", 
 """Benchmarks that are run like the first one."""
 
 
-@pytest.mark.parametrize("name", ["step_time", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in OTHERS)])
+@pytest.mark.parametrize("name", exhaustive_unless(("step_time", *OTHERS), ("step_time",)))
 def test_a_benchmark_measures_and_reports(results, here, monkeypatch, name):
     in_a_process = memory._in_a_process
 
@@ -466,6 +466,7 @@ def test_a_long_run_may_not_grow(results, growing):
     assert held.count(False) == (growing is not None)
 
 
+@pytest.mark.exhaustive
 def test_the_pipeline_is_measured_on_records(results, here, tmp_path, monkeypatch, rng):
     import tensorflow as tf
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from prepared_run import PreparedRuns
 
 from neural_alignment import cli
 from neural_alignment.training import lock, stepping
@@ -20,6 +21,13 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 FAST = ["--set", "epochs=1", "--set", "max_steps=2", "--set", "logging.tensorboard=false"]
 SMALL = [*FAST, "--set", "model={name: fc, hidden: [5]}", "--set", "evaluation.probe_examples=0"]
 """For tests that do not look at the network: half of the time."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared():
+    """Prepares data and model once for runs of one configuration."""
+    with PreparedRuns().in_use():
+        yield
 
 
 @pytest.fixture
@@ -170,7 +178,7 @@ def test_without_arguments_the_help_is_shown(run):
     assert "describe" in output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_a_signal_prints_one_line_with_the_way_to_continue(run, monkeypatch, tmp_path, number):
     original = stepping.Stepper.__call__
 
@@ -276,6 +284,7 @@ def test_bad_records_are_one_line_naming_the_file(run, tmp_path, what, options, 
     assert "Traceback" not in output + error
 
 
+@pytest.mark.exhaustive
 def test_sound_records_of_that_kind_are_trained(run, tmp_path):
     code, _, error = run("train", QUICKSTART, *imagenet(tmp_path), *SMALL)
     assert code == 0, error
@@ -304,6 +313,7 @@ def test_missing_files_are_reported(run, command):
     code, _, error = run(*command)
     assert code == 2
     assert "none" in error
+    assert command[0] == "evaluate" or error == "error: none.yaml: no such file; give the path of a YAML file\n"
     assert len(error.strip().splitlines()) == 1
 
 
@@ -311,13 +321,14 @@ def test_missing_files_are_reported(run, command):
     "name", ["kolen_pollack", pytest.param("weight_mirror_adam_ops", marks=pytest.mark.exhaustive)]
 )
 def test_smoke_of_a_configuration_of_the_paper(run, name):
-    code, output, error = run("train", ROOT / "configs" / "two_routes" / "resnet18" / f"{name}.yaml", "--smoke")
+    config = ROOT / "configs" / "two_routes" / "resnet18" / f"{name}.yaml"
+    code, output, error = run("train", config, "--smoke", "--set", "model.width=4")
     assert code == 0, error
     assert "step 2 " in output
     assert f"run directory  {os.path.join('runs', 'smoke', 'two_routes', 'resnet18', name)}" in output
 
 
-@pytest.mark.parametrize("rule", ["feedback", "sign_symmetry"])
+@pytest.mark.parametrize("rule", [pytest.param("feedback", marks=pytest.mark.exhaustive), "sign_symmetry"])
 def test_smoke_of_the_rules_that_the_paper_does_not_tabulate(run, rule):
     if not os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", ""), "mnist")):
         pytest.skip("no mnist in TFDS_DATA_DIR")
@@ -330,9 +341,10 @@ def test_smoke_of_the_rules_that_the_paper_does_not_tabulate(run, rule):
 def test_the_installed_command_runs():
     command = shutil.which("neural-alignment", path=os.path.dirname(sys.executable))
     arguments = [command] if command else [sys.executable, "-m", "neural_alignment.cli"]
-    result = subprocess.run([*arguments, "train", "none.yaml"], capture_output=True, text=True, cwd=ROOT, check=False)
+    # A mistake that is found before TensorFlow is imported, which takes seconds.
+    result = subprocess.run([*arguments, "train"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 2
-    assert result.stderr == "error: none.yaml: no such file; give the path of a YAML file\n"
+    assert result.stderr == "error: Missing argument 'CONFIG'; see --help\n"
 
 
 def test_describe_needs_no_data_if_the_configuration_gives_their_shape(run):

@@ -105,19 +105,30 @@ def names(line, source, key):
     return said != line and (place == key or place.startswith(f"{key}.") or said.startswith(f"{key} "))
 
 
+def check_override(key, field, before, value):
+    """Checks the message about one wrong value of a key."""
+    override = f"{key}={yaml_writer.write_inline(value)}"
+    if not (field.is_required() and value is None):
+        line = message(QUICKSTART, [*before, override, "max_steps=1" if key == "seed" else "seed=1"])
+        assert names(line, f"{QUICKSTART} --set {override}", key), line
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_a_wrong_value_of_any_key_names_the_override_that_sets_it(key):
-    places = KEYS[key]
-    for number, (field, before) in enumerate(places):
+    """The place of the key chooses the value, and so does that of the model, of several models with the key."""
+    for number, (field, before) in enumerate(KEYS[key], list(KEYS).index(key)):
         wrong = wrong_values(field)
-        assert wrong
-        first = number % len(wrong)  # Another value in each place of a key that several models have.
-        for value in wrong[:3] if len(places) == 1 else wrong[first : first + 1]:
-            override = f"{key}={yaml_writer.write_inline(value)}"
-            if field.is_required() and value is None:
-                continue
-            line = message(QUICKSTART, [*before, override, "max_steps=1" if key == "seed" else "seed=1"])
-            assert names(line, f"{QUICKSTART} --set {override}", key), line
+        check_override(key, field, before, wrong[number % len(wrong)])
+
+
+@pytest.mark.exhaustive
+def test_several_wrong_values_of_any_key_name_the_override_that_sets_it():
+    for key, places in KEYS.items():
+        for number, (field, before) in enumerate(places):
+            wrong = wrong_values(field)
+            first = number % len(wrong)
+            for value in wrong[:3] if len(places) == 1 else wrong[first : first + 1]:
+                check_override(key, field, before, value)
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if ".0." not in key])

@@ -40,12 +40,15 @@ def test_python(text, tmp_path):
         assert isinstance(names["optimizer"], keras.optimizers.Optimizer)
 
 
-RULES = [["weight_mirror", "symmetric"], ["feedback", "feedback"]]
+RULES = {"digits": ["weight_mirror", "symmetric"], "mnist": ["feedback", "feedback"], "examples": ["weight_mirror"]}
 
 
-@pytest.mark.parametrize(("text", "rules"), [*zip(blocks("yaml"), RULES, strict=True)], ids=["digits", "mnist"])
+@pytest.mark.parametrize(("text", "rules"), [*zip(blocks("yaml"), RULES.values(), strict=True)], ids=RULES)
 def test_yaml(text, rules):
-    config = configuration.parse(yaml.safe_load(text))
+    """A block without a model is a part of a configuration."""
+    said = yaml.safe_load(text)
+    rest = {} if "model" in said else configuration.plain(configuration.load(ROOT / "configs" / "quickstart.yaml"))
+    config = configuration.parse({**rest, **said})
     assert [rule.rule for rule in config.rules] == rules
 
 

@@ -1,41 +1,47 @@
 """The numbers in the guide agree with the files in `results/`."""
 
+import statistics
 from pathlib import Path
 
-import mnist_table
 import pytest
-from mnist_table import cell, column, runs
+import rules_tables
 from page_tables import table_in
+from rules_tables import cell, column, runs
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = ROOT / "configs" / "mnist"
+CONFIGS = ROOT / "configs"
+FILES = {
+    "mnist/convnet": ("mnist/rules", "mnist/random_feedback"),
+    "mnist/lstm": ("mnist/lstm",),
+    "cifar10/vision_transformer": ("cifar10/vision_transformer",),
+}
 
 
-@pytest.mark.parametrize("network", ["convnet", "lstm"])
+@pytest.mark.parametrize("network", FILES)
 def test_every_rule_has_three_seeds_and_none_diverged(network):
-    by_rule = runs("rules", "random_feedback") if network == "convnet" else runs("lstm")
+    by_rule = runs(*FILES[network])
     assert set(by_rule) == {path.stem for path in (CONFIGS / network).glob("*.yaml")}
     for rows in by_rule.values():
         assert [row["seed"] for row in rows] == ["0", "1", "2"]
         assert {row["diverged"] for row in rows} == {"0"}
-        assert {Path(row["config"]).parent.name for row in rows} == {network}
+        assert {Path(row["config"]).parent.as_posix() for row in rows} == {f"configs/{network}"}
 
 
 def test_symmetric_alignment_is_within_half_a_point_and_aligns_below_20_degrees():
-    by_rule = runs("rules")
+    by_rule = runs("mnist/rules")
     for symmetric, backprop in zip(by_rule["symmetric"], by_rule["backprop"], strict=True):
         assert abs(float(symmetric["top1"]) - float(backprop["top1"])) < 0.005
         assert float(symmetric["last_angle_max"]) < 20
 
 
 def test_feedback_starts_at_about_90_degrees_stays_there_and_learns():
-    rows = runs("rules")["feedback"]
+    rows = runs("mnist/rules")["feedback"]
     assert all(85 < angle < 95 for name in ("first_angle", "last_angle") for angle in column(rows, name))
     assert min(column(rows, "top1")) > 0.95
 
 
 def test_random_magnitudes_are_better_than_random_signs_and_drtp_is_behind_feedback():
-    by_rule = runs("rules", "random_feedback")
+    by_rule = runs("mnist/rules", "mnist/random_feedback")
     worst = {rule: min(column(rows, "top1")) for rule, rows in by_rule.items()}
     best = {rule: max(column(rows, "top1")) for rule, rows in by_rule.items()}
     assert min(worst["frsf"], worst["brsf"]) > best["feedback"]
@@ -43,20 +49,27 @@ def test_random_magnitudes_are_better_than_random_signs_and_drtp_is_behind_feedb
     assert worst["drtp"] > 0.97
 
 
-@pytest.mark.parametrize(
-    ("page", "table"),
-    [(mnist_table.README, mnist_table.short_table), (mnist_table.PAGE, mnist_table.full_table)],
-    ids=["README", "results"],
-)
-def test_the_tables_of_rules_have_the_numbers_of_the_files(page, table):
-    """`python tests/mnist_table.py` makes them."""
-    assert table_in(page) == table()
+def test_in_the_vision_transformer_only_symmetric_alignment_comes_near_backpropagation():
+    by_rule = runs("cifar10/vision_transformer")
+    means = {rule: statistics.fmean(column(rows, "top1", 100)) for rule, rows in by_rule.items()}
+    assert 0.5 < means["backprop"] - means["symmetric"] < 1.5
+    assert means["backprop"] - means["feedback"] == pytest.approx(16, abs=0.5)
+    assert means["backprop"] - means["dfa"] == pytest.approx(30, abs=0.5)
+    assert max(column(by_rule["symmetric"], "last_angle_max")) < 1
+    assert min(column(by_rule["feedback"], "last_angle")) > 86
+
+
+def test_the_tables_of_rules_have_the_numbers_of_the_files():
+    """`python tests/rules_tables.py` makes them."""
+    assert table_in(rules_tables.README) == rules_tables.short_table()
+    assert table_in(rules_tables.PAGE, "MNIST") == rules_tables.full_table(rules_tables.mnist())
+    assert table_in(rules_tables.PAGE, "CIFAR-10") == rules_tables.full_table(rules_tables.cifar10())
 
 
 def test_the_page_on_optimizers_has_the_numbers_of_the_file():
     page = (ROOT / "docs" / "optimizers.md").read_text()
-    table = runs("optimizers")
-    assert set(table) == {path.stem for path in (CONFIGS / "optimizers").glob("*.yaml")}
+    table = runs("mnist/optimizers")
+    assert set(table) == {path.stem for path in (CONFIGS / "mnist" / "optimizers").glob("*.yaml")}
     for name, rows in table.items():
         assert [row["seed"] for row in rows] == ["0", "1", "2"]
         assert {row["diverged"] for row in rows} == {"0"}
@@ -65,7 +78,7 @@ def test_the_page_on_optimizers_has_the_numbers_of_the_file():
 
 
 def test_rectified_swats_leaves_b_of_a_layer_unaligned_unless_it_equals_radam():
-    rows = {(name, row["seed"]): row for name, found in runs("optimizers").items() for row in found}
+    rows = {(name, row["seed"]): row for name, found in runs("mnist/optimizers").items() for row in found}
     for seed in "012":
         swrats, radam = rows["swrats", seed], rows["radam", seed]
         assert (swrats["top1"] == radam["top1"]) == (float(swrats["last_angle_max"]) < 2)

@@ -315,9 +315,9 @@ def suspicious(tree: ast.AST) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_in_the_library_runs_code_from_a_file(path):
-    assert suspicious(ast.parse(path.read_text())) == []
+def test_nothing_in_the_library_runs_code_from_a_file():
+    for path in SOURCES:
+        assert suspicious(ast.parse(path.read_text())) == [], path
 
 
 @pytest.mark.parametrize(

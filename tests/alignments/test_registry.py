@@ -125,6 +125,7 @@ def test_a_rule_and_a_primitive_of_an_installed_package_work_everywhere(outside)
     assert_described(result.stdout)
 
 
+@pytest.mark.exhaustive
 def test_a_rule_and_a_primitive_that_are_registered_after_a_configuration_work_everywhere(outside):
     before = f"import os, sys; os.chdir({str(outside)!r}); sys.path.insert(0, {str(outside)!r})\n"
     files = {"errors": outside / "errors.txt", "output": outside / "output.txt"}

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import sympy
 from helpers import assert_close, assert_differs
 from scipy.integrate import solve_ivp
 from scipy.optimize import linear_sum_assignment
@@ -126,11 +125,15 @@ def test_solution_and_fixed_point_reject_rules_without_a_closed_form():
 
 
 def symbols():
+    import sympy  # The import takes seconds.
+
     return sympy.symbols("w_1 w_2 b alpha beta", real=True)
 
 
 def symbolic_flow(strategy):
     """Equations 2 to 4 as the paper prints them."""
+    import sympy
+
     w_1, w_2, b, alpha, beta = symbols()
     error = alpha - w_2 * w_1 * beta
     if strategy == "backpropagation":
@@ -156,6 +159,8 @@ def same_numbers(first, second, tolerance=1e-9):
 
 
 def test_the_paper_s_table_follows_symbolically():
+    import sympy
+
     w_1, w_2, b, alpha, beta = symbols()
     printed = {
         "backpropagation": [-(w_1**2 + w_2**2) * beta, 0],

@@ -83,16 +83,17 @@ def test_shapes_and_dtypes(build):
     dataset = build(validation_batch_size=20)
     assert dataset.train_examples == dataset.validation_examples == EXAMPLES
     assert dataset.steps_per_epoch == 6
-    images, labels = dataset.train().element_spec
+    train, validation = dataset.train(), dataset.validation()
+    images, labels = train.element_spec
     assert images.shape == (8, *dataset.input_shape)
     assert labels.shape == (8,)
     assert (images.dtype, labels.dtype) == (tf.float32, tf.int32)
-    assert dataset.train().cardinality() == tf.data.INFINITE_CARDINALITY
-    assert dataset.validation().cardinality() == 3
-    assert dataset.validation().element_spec[0].shape[1:] == dataset.input_shape
+    assert train.cardinality() == tf.data.INFINITE_CARDINALITY
+    assert validation.cardinality() == 3
+    assert validation.element_spec[0].shape[1:] == dataset.input_shape
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+@pytest.mark.parametrize("batch_size", [*[pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 1000)], 7])
 def test_validation_counts_every_example_once_in_order(build, numbers_of, batch_size):
     batches = take(build(validation_batch_size=batch_size).validation(), -1)
     assert {len(labels) for _, labels in batches[:-1]} <= {batch_size}

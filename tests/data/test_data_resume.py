@@ -99,7 +99,8 @@ def load(pattern, files, shuffle=True, batch_size=BATCH, **options):
     )
 
 
-@pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("shuffle", [True, False])
 def test_resuming_reads_at_most_one_window_again(shards, files, tools, monkeypatch, shuffle):
     """The earlier records are overwritten, and all reads are recorded."""
     monkeypatch.setattr(records, "BLOCK_RECORDS", 4)
@@ -188,7 +189,7 @@ def test_workers_together_get_the_batches_of_a_single_worker(shared):
     assert_same_batches([tuple(map(np.concatenate, zip(*part, strict=True))) for part in parts], alone)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_validation_over_workers_counts_every_example_once(shared, workers):
     alone = list(shared.validation().as_numpy_iterator())
     filled = [list(shared.validation(worker, workers, fill=True).as_numpy_iterator()) for worker in range(workers)]
@@ -205,6 +206,7 @@ def test_validation_over_workers_counts_every_example_once(shared, workers):
     assert sorted(label for batches in bare for _, labels in batches for label in labels) == list(range(54))
 
 
+@pytest.mark.exhaustive
 def test_a_worker_decodes_only_its_own_rows(shards, files, tools):
     """An undecodable record stops only the worker that processes its row."""
     records_of = [record.numpy() for record in tf.data.TFRecordDataset(str(files.directory / "train-00000-of-00004"))]

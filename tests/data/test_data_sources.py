@@ -160,7 +160,7 @@ def facts_of(dataset):
     return [getattr(dataset, name) for name in FACTS]
 
 
-@pytest.mark.parametrize("image_size", [None, 3])
+@pytest.mark.parametrize("image_size", [pytest.param(None, marks=pytest.mark.exhaustive), 3])
 def test_tfds_facts_are_those_of_the_data_and_read_no_record(files, tools, monkeypatch, image_size):
     directory, _, _ = toy(files, tools)
     options = {"dataset": "toy", "data_dir": directory, "train_split": "train[:20]", "image_size": image_size}
@@ -234,6 +234,7 @@ def test_tfds_part_of_a_split_across_files(files, tools):
         assert sorted(places) == list(range(10, 22))
 
 
+@pytest.mark.exhaustive
 def test_tfds_streamed_is_scaled_and_resumes(files, tools, monkeypatch):
     directory, images, _ = toy(files, tools)
     monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", 0)
@@ -385,7 +386,10 @@ def test_tfds_file_missing(files, tools):
 
 @pytest.mark.parametrize(
     ("name", "shape", "train", "test"),
-    [("mnist", (28, 28, 1), 60000, 10000), ("kmnist", (28, 28, 1), 9000, 1000)],
+    [
+        ("mnist", (28, 28, 1), 60000, 10000),
+        pytest.param("kmnist", (28, 28, 1), 9000, 1000, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_real_sets(prepared, name, shape, train, test):
     options = {"batch_size": 500, "seed": 0, "dataset": prepared(name), "download": False}
@@ -400,6 +404,7 @@ def test_real_sets(prepared, name, shape, train, test):
     assert len(everything(dataset.validation())[1]) == 200
 
 
+@pytest.mark.exhaustive
 def test_real_cifar10(prepared):
     dataset = data.load(
         "tfds",
@@ -513,7 +518,7 @@ def test_imagenet_first_record_is_checked_at_once(files):
     assert "found 0; allowed: 1 to 1000" in raised_by(load_imagenet, pattern)
 
 
-@pytest.mark.parametrize("kind", ["text", "half"])
+@pytest.mark.parametrize("kind", [pytest.param("text", marks=pytest.mark.exhaustive), "half"])
 def test_imagenet_undecodable_image_is_explained(files, tools, kind):
     pattern = files.imagenet()
     path = files.directory / "train-00001-of-00003"
@@ -579,6 +584,7 @@ def test_counting_agrees_with_tensorflow(files):
     np.testing.assert_array_equal(np.diff(found.offsets), [len(record) + 16 for record in serialized])
 
 
+@pytest.mark.exhaustive
 def test_imagenet_sample(imagenet_sample):
     dataset = data.load(
         "imagenet",

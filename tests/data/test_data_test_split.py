@@ -31,7 +31,7 @@ def toy(files, tools):
     return {**PLAN, "data": data, "evaluation": dict(PLAN["evaluation"])}, images, labels
 
 
-@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("standardize", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_every_row_contains_the_metrics_of_the_model_on_the_test_split(toy, tmp_path, standardize):
     plan, images, labels = toy
     plan["data"]["standardize"] = standardize

@@ -100,6 +100,7 @@ def test_class_folders_may_be_links_that_lead_nowhere_else(animals, tmp_path, to
     np.testing.assert_array_equal(tools.numbers_of(images), np.arange(EXAMPLES))
 
 
+@pytest.mark.exhaustive
 def test_epochs_are_permutations_that_depend_on_the_seed_and_resume_anywhere(animals, tools):
     dataset = load(animals)
     steps = dataset.steps_per_epoch
@@ -116,6 +117,7 @@ def test_epochs_are_permutations_that_depend_on_the_seed_and_resume_anywhere(ani
     assert not np.array_equal(train(load(animals, seed=1), 1)[0][0], batches[0][0])
 
 
+@pytest.mark.exhaustive
 def test_workers_read_only_their_own_files(animals):
     dataset = load(animals, batch_size=6, augment="crop_flip", validation_batch_size=8)
     expected = train(dataset, 6)
@@ -171,7 +173,7 @@ def photographs(files, tools):
     return {"train_folder": folder, "validation_folder": folder}, encoded
 
 
-@pytest.mark.parametrize("name", ["resnet", "inception"])
+@pytest.mark.parametrize("name", [pytest.param("resnet", marks=pytest.mark.exhaustive), "inception"])
 def test_photographs_are_cropped_in_the_decoder_by_seed_and_position(photographs, name):
     folders, encoded = photographs
     dataset = data.load(
@@ -236,6 +238,7 @@ def damage(folders, number, content=b"this is not an image", key="train_folder")
     return str(path)
 
 
+@pytest.mark.exhaustive
 def test_a_damaged_file_stops_the_run_or_is_replaced_by_another_row(animals, tools):
     clean = train(load(animals), 8)
     path = damage(animals, 14)

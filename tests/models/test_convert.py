@@ -257,7 +257,7 @@ def embedded():
 @pytest.mark.parametrize(("build", "found"), [(quantised, "'dense', which is quantised to int8"),
                                               (adapted, "'dense', which is adapted by LoRA"),
                                               (embedded, "'other', which is adapted by LoRA")])  # fmt: skip
-@pytest.mark.parametrize("rule", [RULE, None], ids=["aligned", "left"])
+@pytest.mark.parametrize("rule", [RULE, pytest.param(None, marks=pytest.mark.exhaustive)], ids=["aligned", "left"])
 def test_weights_that_are_not_those_of_the_layer_are_refused(build, found, rule):
     with pytest.raises(ValueError, match=f"must have the weights of native layers. Received layer {found}"):
         convert(build(), rule)

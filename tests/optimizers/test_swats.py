@@ -201,9 +201,9 @@ SCHEDULERS = {
 @pytest.mark.parametrize(
     ("loss", "scheduler", "skip_idle", "rectified"),
     [
-        ("kernel", "alternation", True, False),
+        pytest.param("kernel", "alternation", True, False, marks=pytest.mark.exhaustive),
         ("kernel", "delay", True, True),
-        ("kernel", "delay", False, False),
+        pytest.param("kernel", "delay", False, False, marks=pytest.mark.exhaustive),
         ("backward_kernel", "alternation", True, True),
         ("backward_kernel", "alternation", False, False),
     ],

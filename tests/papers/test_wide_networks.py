@@ -55,7 +55,10 @@ def nothing(part):
 ADAM = ("model.parameterization=standard", "optimization.forward={name: adam, learning_rate: 1}")
 
 
-@pytest.mark.parametrize(("rule", "more", "compared"), [("normal", ADAM, (0, 1)), ("align_ada", (), (1,))])
+@pytest.mark.parametrize(
+    ("rule", "more", "compared"),
+    [pytest.param("normal", ADAM, (0, 1), marks=pytest.mark.exhaustive), ("align_ada", (), (1,))],
+)
 def test_each_rate_is_the_run_that_train_makes(tmp_path, rule, more, compared):
     rates = [0.05, 0.5]
     found = sweeps.swept(nothing, loaded(rule, *more), rates, None)
@@ -94,6 +97,7 @@ def test_a_rate_that_diverges_ends_and_the_others_go_on():
         run.train(loaded("normal", "optimization.forward.learning_rate=1.0e+30"), "ram://diverged")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="set TFDS_DATA_DIR to prepared data sets")
 def test_small_cifar10_trains_on_other_images_than_it_validates_and_tests_on():
     config = configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10['lab'].config}", experiments.small(150))
@@ -354,6 +358,7 @@ def test_the_lab_without_the_sample_leaves_figure_5_as_it_is(tmp_path, monkeypat
     assert (tmp_path / "table_6.csv").exists()
 
 
+@pytest.mark.exhaustive
 def test_runs_of_the_papers_size_are_read_from_their_directories(tmp_path):
     cells = experiments.PaperRuns("wide_networks/kmnist/{rule}.yaml", "kmnist", (0.2, 0.5), DIGITS).of(
         "align_zero", 2, (3,)
@@ -388,6 +393,7 @@ def test_the_test_accuracy_of_runs_is_that_of_the_best_epoch_and_rate():
     assert network.test == pytest.approx(55.0)
 
 
+@pytest.mark.exhaustive
 def test_the_sample_of_imagenet_is_read_and_learned_from():
     folder = os.environ.get(experiments.IMAGENET_SAMPLE)
     if not folder or not tf.io.gfile.glob(f"{folder}/train-*"):

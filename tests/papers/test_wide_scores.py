@@ -101,6 +101,7 @@ def test_scores_are_those_of_the_network_beside_its_w_star():
     assert abs(found["score"][1, 1] - weights_alone) > 4 * found["score_sem"][1, 1]
 
 
+@pytest.mark.exhaustive
 def test_scores_fall_over_training_and_do_not_depend_on_how_often_they_are_taken():
     both, last = (scoring.scored(nothing, loaded(), moments, 20) for moments in ((1, 3), (3,)))
     np.testing.assert_array_equal(both["score"][-1:], last["score"])

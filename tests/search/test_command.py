@@ -132,6 +132,7 @@ def test_the_space_of_the_page_fits_a_configuration(tmp_path):
     assert plan.algorithm == "tpe"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(
     not os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", ""), "cifar10")),
     reason="no cifar10 in TFDS_DATA_DIR",

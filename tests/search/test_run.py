@@ -435,6 +435,7 @@ def test_the_verdict_states_which_algorithm_is_better(tpe, said):
     assert f"| tpe | 0 | 3 | 1 | 0 | {100 * tpe[0]:.2f} | 2 |" in text
 
 
+@pytest.mark.exhaustive
 def test_a_comparison_with_a_search_that_has_only_failed_says_so(plan_file, tmp_path, scripted):
     engine, judge = scripted
     lost = Ending("failed", reason="its process was killed")

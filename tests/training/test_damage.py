@@ -14,6 +14,7 @@ import killed_runs
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import exhaustive_unless
 from prepared_run import PreparedRun
 
 from neural_alignment import config as configuration
@@ -190,7 +191,7 @@ def names(line, file):
     return str(file) in line or (file.name.startswith("ckpt-") and str(file).partition(".")[0] in line)
 
 
-@pytest.mark.parametrize("kind", ["stopped", "finished"])
+@pytest.mark.parametrize("kind", ["stopped", pytest.param("finished", marks=pytest.mark.exhaustive)])
 def test_each_damage_of_each_file_ends_in_the_correct_result_or_in_one_line_that_names_it(
     runs, copied, monkeypatch, tmp_path, kind
 ):
@@ -272,12 +273,15 @@ def training_files(path):
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [
-        ("checkpoints/last/checkpoint", delete),
-        ("checkpoints/best/checkpoint", empty),
-        ("status.json", delete),
-        ("config.yaml", empty),
-    ],
+    exhaustive_unless(
+        [
+            ("checkpoints/last/checkpoint", delete),
+            ("checkpoints/best/checkpoint", empty),
+            ("status.json", delete),
+            ("config.yaml", empty),
+        ],
+        [("checkpoints/last/checkpoint", delete), ("config.yaml", empty)],
+    ),
 )
 def test_a_stopped_run_goes_on_where_a_file_that_can_be_made_anew_is_gone(copied, whole, caplog, name, damage):
     path = copied("stopped")
@@ -288,7 +292,7 @@ def test_a_stopped_run_goes_on_where_a_file_that_can_be_made_anew_is_gone(copied
     assert told.startswith(f"{path / name}: is missing or empty; ")
 
 
-@pytest.mark.parametrize("damage", [delete, empty, halve, garbage])
+@pytest.mark.parametrize("damage", exhaustive_unless([delete, empty, halve, garbage], (delete, halve)))
 def test_a_run_that_was_stopped_before_its_first_evaluation_does_not_start_again_in_silence(
     runs, copied, monkeypatch, tmp_path, damage
 ):
@@ -566,7 +570,7 @@ def test_a_damaged_piece_is_one_line(tmp_path):
         pieces._read(str(tmp_path / "piece.npz"))
 
 
-@pytest.mark.parametrize("value", ["high", None, [0.5], math.nan])
+@pytest.mark.parametrize("value", exhaustive_unless(["high", None, [0.5], math.nan], ("high",)))
 def test_the_status_of_a_trial_with_a_value_of_another_type_is_one_line(tmp_path, value):
     (tmp_path / "status.json").write_text(json.dumps({"state": "finished", "best_top1": value}))
     ending = Training("0001", "none.yaml", str(tmp_path)).run()
@@ -903,7 +907,7 @@ def test_a_state_that_is_not_kept_is_one_line_that_names_those_that_are(copied, 
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("damage", [delete, empty, halve, garbage])
+@pytest.mark.parametrize("damage", exhaustive_unless([delete, empty, halve, garbage], (delete, halve)))
 def test_a_damaged_last_state_is_done_without_by_going_back(copied, whole, damage):
     path = copied("stopped")
     [data] = (path / "checkpoints" / "last").glob("ckpt-8.data-*")
@@ -944,6 +948,7 @@ def killed_after(operations, path, monkeypatch):
     return False
 
 
+@pytest.mark.exhaustive
 def test_a_kill_at_any_moment_of_going_back_is_made_good_by_resume(runs, copied, whole, monkeypatch):
     def finished():
         """Puts the finished run there, as if its last state were the best."""

@@ -6,13 +6,24 @@ thing it takes from the library is the noise itself, which is random.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import FIXED, ConvReference, DenseReference, assert_close, center_batch, distance, reference_carried, relu
+from helpers import (
+    FIXED,
+    ConvReference,
+    DenseReference,
+    assert_close,
+    center_batch,
+    distance,
+    exhaustive_unless,
+    reference_carried,
+    relu,
+)
 
 from neural_alignment import layers
 from neural_alignment.alignments import InputPath, from_config
@@ -404,7 +415,7 @@ VARIANTS = {
 MOVES_FORWARD = {rule: {**config, "update_forward": True} for rule, config in RULES.items() if rule not in FIXED}
 
 
-@pytest.mark.parametrize("rule", MOVES_FORWARD)
+@pytest.mark.parametrize("rule", exhaustive_unless(MOVES_FORWARD, ("information", "symmetric", "kolen_pollack")))
 def test_every_rule_with_update_forward_trains_as_the_numpy_loop_does(rule):
     """On the network that has convolutions and a dense layer."""
     agree(Recipe(MOVES_FORWARD[rule], "conv", one_optimizer=rule == "kolen_pollack", steps=FEW))
@@ -412,7 +423,10 @@ def test_every_rule_with_update_forward_trains_as_the_numpy_loop_does(rule):
 
 @pytest.mark.parametrize(
     "variant",
-    ["alternation 2 with momentum drift", "warm-up, delay and alternation", "minibatches and alternation"],
+    exhaustive_unless(
+        ["alternation 2 with momentum drift", "warm-up, delay and alternation", "minibatches and alternation"],
+        ("minibatches and alternation",),
+    ),
 )
 def test_every_schedule_with_update_forward_trains_as_the_numpy_loop_does(variant):
     agree(Recipe(MOVES_FORWARD["information"], steps=SOME, **VARIANTS[variant]))
@@ -453,7 +467,7 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "variant"), SCHEDULES)
+@pytest.mark.parametrize(("rule", "variant"), exhaustive_unless(SCHEDULES, SCHEDULES[:-2] + SCHEDULES[-1:]))
 def test_every_schedule_trains_as_the_numpy_loop_does(rule, variant):
     agree(Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", **VARIANTS[variant]))
 
@@ -477,6 +491,12 @@ def test_steps_of_a_graph_train_as_the_numpy_loop_does():
     agree(recipe, jit_compile=False)
 
 
+@functools.cache
+def weights_at_start(rule):
+    """Returns the weights of the library's model with a rule, before training."""
+    return weights_of(build_model(Recipe(RULES[rule])))
+
+
 @pytest.mark.parametrize(
     ("rule", "mistake"),
     [
@@ -488,8 +508,7 @@ def test_steps_of_a_graph_train_as_the_numpy_loop_does():
 )  # fmt: skip
 def test_a_plausible_mistake_is_far_outside_the_tolerance(rule, mistake):
     """The NumPy loop itself with one mistake, against the NumPy loop without."""
-    recipe = Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", steps=FEW)
-    start = weights_of(build_model(recipe))
+    recipe, start = Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", steps=FEW), weights_at_start(rule)
     right = train_numpy(recipe, start)
     wrong = train_numpy(replace(recipe, mistake=mistake), start)
     assert max(distance(a, b) for a, b in zip(right, wrong, strict=True)) > 1e-3

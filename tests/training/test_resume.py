@@ -15,6 +15,7 @@ import killed_runs
 import numpy as np
 import pytest
 import tensorflow as tf
+from prepared_run import PreparedRun
 from processes import Command
 
 from neural_alignment import config as configuration
@@ -49,11 +50,29 @@ def config(**changes):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def once():
+    """Data and model of `config()`."""
+    return PreparedRun(config())
+
+
+@pytest.fixture(scope="module")
+def whole(once, tmp_path_factory):
     """A run without an interruption."""
     path = tmp_path_factory.mktemp("runs") / "whole"
-    run.train(config(), path)
+    with once.in_use():
+        run.train(config(), path)
     return path
+
+
+@pytest.fixture
+def resume(once):
+    """Returns a function that resumes a run of `config()`, with data and model that are prepared once for all."""
+
+    def call(path):
+        with once.in_use():
+            run.train(config(), path, resume=True)
+
+    return call
 
 
 @pytest.mark.exhaustive
@@ -74,14 +93,15 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
+def killed(once, tmp_path_factory):
     """Returns a function that creates a run at a path that was killed after a number of steps."""
     made = {}
 
     def put(step, path):
         if step not in made:
             made[step] = tmp_path_factory.mktemp("killed") / str(step)
-            leave_killed(made[step], step)
+            with once.in_use():
+                leave_killed(made[step], step)
         shutil.copytree(made[step], path, dirs_exist_ok=True)
 
     return put
@@ -103,6 +123,7 @@ def leave_killed(path, step, **changes):
 
 
 def test_a_run_that_is_killed_in_the_middle_of_an_epoch_does_not_differ(killed, tmp_path, whole):
+    """The resumed run has a model that has made no step."""
     killed(STEPS + 8, tmp_path / "run")
     assert Path(tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))).name == f"ckpt-{STEPS + 7}"
     run.train(config(), tmp_path / "run", resume=True)
@@ -176,10 +197,10 @@ def without_means(patch):
         (without_means, "the rows of metrics.csv"),
     ],
 )
-def test_a_resume_that_forgets_something_is_seen(monkeypatch, killed, tmp_path, whole, sabotage, differs):
+def test_a_resume_that_forgets_something_is_seen(monkeypatch, killed, resume, tmp_path, whole, sabotage, differs):
     killed(STEPS + 8, tmp_path / "run")
     sabotage(monkeypatch)
-    run.train(config(), tmp_path / "run", resume=True)
+    resume(tmp_path / "run")
     assert any(what.startswith(differs) for what in killed_runs.differences(whole, tmp_path / "run"))
 
 
@@ -201,23 +222,25 @@ def leave_parts(last):
 
 
 @pytest.mark.parametrize(("leave", "first"), [(leave_data, True), (leave_index, False), (leave_parts, False)])
-def test_leftovers_of_a_killed_save_are_ignored_and_removed(killed, tmp_path, whole, leave, first):
+def test_leftovers_of_a_killed_save_are_ignored_and_removed(killed, resume, tmp_path, whole, leave, first):
     path = tmp_path / "run"
     killed(2 if first else 8, path)
     last = path / "checkpoints" / "last"
     last.mkdir(parents=True, exist_ok=True)
     leave(last)
-    run.train(config(), path, resume=True)
+    resume(path)
     assert killed_runs.differences(whole, path) == []
 
 
 def test_a_run_killed_before_it_wrote_its_status_can_be_resumed(tmp_path):
+    once = PreparedRun(config(max_steps=1))
     for leftovers in ({"lock.json": ""}, {"status.json.partial": "{"}, {"status.json": '{"state": "running"}'}):
         path = tmp_path / "-".join(leftovers)
         path.mkdir()
         for name, text in leftovers.items():
             (path / name).write_text(text)
-        assert run.train(config(max_steps=1), path, resume=True).metrics["step"] == 1
+        with once.in_use():
+            assert run.train(config(max_steps=1), path, resume=True).metrics["step"] == 1
 
 
 @pytest.mark.parametrize("lost", ["a row", "the checkpoints"])
@@ -338,13 +361,15 @@ WHEN = {
 @pytest.mark.parametrize(
     ("when", "number"), [*zip(WHEN, [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)]
 )
-def test_a_signal_saves_and_ends_the_run_which_can_be_resumed(monkeypatch, tmp_path, whole, when, number):
+def test_a_signal_saves_and_ends_the_run_which_can_be_resumed(monkeypatch, once, resume, tmp_path, whole, when, number):
     (owner, name), step, begun = WHEN[when]
+    traces = owner in (MultiOptimizer, AlignedModel)  # Python calls the function when the graph is traced.
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
         signal_once(patch, owner, name, number)
         calls = signal_once(patch, stepping.Stepper, "__call__", at=0)
-        with pytest.raises(Stopped, match=rf"{number.name} at step {step}, which is saved; continue with --resume"):
+        stopped = pytest.raises(Stopped, match=rf"{number.name} at step {step}, which is saved; continue with --resume")
+        with contextlib.nullcontext() if traces else once.in_use(), stopped:
             run.train(config(), tmp_path / "run")
     assert len(calls) in begun  # Not one after the signal.
     status = json.loads((tmp_path / "run" / "status.json").read_text())
@@ -353,11 +378,11 @@ def test_a_signal_saves_and_ends_the_run_which_can_be_resumed(monkeypatch, tmp_p
     latest = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))
     assert (int(latest.rpartition("-")[2]) if latest else 0) == step
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
-    run.train(config(), tmp_path / "run", resume=True)
+    resume(tmp_path / "run")
     assert killed_runs.differences(whole, tmp_path / "run") == []
 
 
-def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, tmp_path, whole):
+def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, resume, tmp_path, whole):
     original = MultiOptimizer.apply
 
     def during(step):
@@ -372,7 +397,7 @@ def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, t
         patch.setattr(MultiOptimizer, "apply", apply)
         with pytest.raises(Stopped, match="SIGTERM at step 5, which is saved"):
             run.train(config(), tmp_path / "run")
-    run.train(config(), tmp_path / "run", resume=True)
+    resume(tmp_path / "run")
     assert killed_runs.differences(whole, tmp_path / "run") == []
 
 
@@ -380,18 +405,19 @@ TOGETHER = {"runtime": {"steps_per_execution": 1000}, "checkpoints": {"every_ste
 
 
 @pytest.fixture(scope="module")
-def whole_together(tmp_path_factory):
-    """A run without an interruption, with as many steps in one graph as possible."""
-    path = tmp_path_factory.mktemp("runs") / "together"
-    run.train(config(**TOGETHER), path)
-    return path
+def together(tmp_path_factory):
+    """Data and model of runs with as many steps in one graph as possible, and such a run without an interruption."""
+    once, path = PreparedRun(config(**TOGETHER)), tmp_path_factory.mktemp("runs") / "together"
+    with once.in_use():
+        run.train(config(**TOGETHER), path)
+    return once, path
 
 
 @pytest.mark.parametrize(("seconds", "stops_at"), [(0.0, 1), (math.inf, STEPS)])
 def test_a_signal_during_steps_in_one_graph_takes_effect_when_the_call_of_the_graph_ends(
-    monkeypatch, tmp_path, whole_together, seconds, stops_at
+    monkeypatch, tmp_path, together, seconds, stops_at
 ):
-    original = stepping.Stepper.__call__
+    (once, whole), original = together, stepping.Stepper.__call__
 
     def signalled(self, limit):
         results = original(self, limit)
@@ -401,15 +427,16 @@ def test_a_signal_during_steps_in_one_graph_takes_effect_when_the_call_of_the_gr
     with monkeypatch.context() as patch:
         patch.setattr(stepping.Stepper, "__call__", signalled)
         patch.setattr(distribution, "SECONDS_PER_CALL", seconds)
-        with pytest.raises(Stopped, match=f"SIGTERM at step {stops_at}, which is saved"):
+        with once.in_use(), pytest.raises(Stopped, match=f"SIGTERM at step {stops_at}, which is saved"):
             run.train(config(**TOGETHER), tmp_path / "run")
-    run.train(config(**TOGETHER), tmp_path / "run", resume=True)
-    assert killed_runs.differences(whole_together, tmp_path / "run") == []
+    with once.in_use():
+        run.train(config(**TOGETHER), tmp_path / "run", resume=True)
+    assert killed_runs.differences(whole, tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("signalled", [True, False])
 def test_a_signal_whose_exception_is_suppressed_during_tracing_still_ends_the_run(
-    monkeypatch, tmp_path, whole, signalled
+    monkeypatch, resume, tmp_path, whole, signalled
 ):
     """Some callbacks of TensorFlow return nothing if they raise, and their caller then fails."""
 
@@ -426,7 +453,7 @@ def test_a_signal_whose_exception_is_suppressed_during_tracing_still_ends_the_ru
             run.train(config(), tmp_path / "run")
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == ("stopped" if signalled else "failed")
-    run.train(config(), tmp_path / "run", resume=True)
+    resume(tmp_path / "run")
     assert killed_runs.differences(whole, tmp_path / "run") == []
 
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from prepared_run import PreparedRun
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, DataError, Diverged, RunError
@@ -182,11 +183,12 @@ NOISY = {
 def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(tmp_path):
     """With alternating losses; tests/training/test_resume.py has runs with both losses in each step."""
     plan, epoch = config(**NOISY), 2 * STEPS
-    run.train(plan, tmp_path / "whole")
-    with pytest.raises(Killed):
-        run.train(plan, tmp_path / "broken", progress=KillAt(epoch + 3))
-    assert json.loads((tmp_path / "broken" / "status.json").read_text())["state"] == "failed"
-    run.train(plan, tmp_path / "broken", resume=True)
+    with PreparedRun(plan).in_use():
+        run.train(plan, tmp_path / "whole")
+        with pytest.raises(Killed):
+            run.train(plan, tmp_path / "broken", progress=KillAt(epoch + 3))
+        assert json.loads((tmp_path / "broken" / "status.json").read_text())["state"] == "failed"
+        run.train(plan, tmp_path / "broken", resume=True)
     for whole, broken in zip(weights(tmp_path / "whole"), weights(tmp_path / "broken"), strict=True):
         np.testing.assert_array_equal(whole, broken)
     rows = [MetricsFile(str(tmp_path / name / "metrics.csv")).rows() for name in ("whole", "broken")]
@@ -249,7 +251,10 @@ def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong
 
 @pytest.mark.parametrize(
     ("which", "what"),
-    [("forward", "lower the forward learning rate"), ("backward", "lower the backward learning rate")],
+    [
+        pytest.param("forward", "lower the forward learning rate", marks=pytest.mark.exhaustive),
+        ("backward", "lower the backward learning rate"),
+    ],
 )
 def test_divergence_stops_the_run_names_step_and_layer_and_keeps_the_files(tmp_path, which, what):
     # A schedule that grows by 1e30 at epoch 1: the first epoch is sound, its row and checkpoint must stay.
@@ -398,18 +403,19 @@ def test_columns_of_several_rules_are_numbered_and_constants_have_none():
 
 def test_a_run_of_an_earlier_version_resumes_without_the_columns_that_it_lacks(tmp_path, monkeypatch):
     plan = config(**SCHEDULED)
-    original = evaluation.Evaluator.row
+    once, original = PreparedRun(plan), evaluation.Evaluator.row
 
     def earlier(*arguments):
         later = ("loss_rate_J", "loss_rate_R", "weight/")
         return {name: value for name, value in original(*arguments).items() if not name.startswith(later)}
 
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluation.Evaluator, "row", earlier)
-        with pytest.raises(Killed):
-            run.train(plan, tmp_path / "run", progress=KillAt(EPOCH + 1))
-        run.train(plan, tmp_path / "whole")
-    run.train(plan, tmp_path / "run", resume=True)
+    with once.in_use():
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluation.Evaluator, "row", earlier)
+            with pytest.raises(Killed):
+                run.train(plan, tmp_path / "run", progress=KillAt(EPOCH + 1))
+            run.train(plan, tmp_path / "whole")
+        run.train(plan, tmp_path / "run", resume=True)
     assert [row.keys() for row in rows_of(tmp_path / "run")] == [row.keys() for row in rows_of(tmp_path / "whole")]
     # Any other column is still one of another run.
     with pytest.raises(RunError, match=r"its columns are not those of this run \(weight_angle/other\)"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import killed_runs
 import pytest
 import tensorflow as tf
+from prepared_run import PreparedRuns
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
@@ -30,6 +31,13 @@ STEPS = 1437 // 256
 
 def config(**changes):
     return configuration.parse(configuration.merge(BASE, changes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared():
+    """Prepares data and model once for runs of one configuration."""
+    with PreparedRuns().in_use():
+        yield
 
 
 @pytest.fixture(scope="module")

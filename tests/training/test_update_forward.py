@@ -91,7 +91,11 @@ def test_each_optimizer_has_slots_of_its_own_for_w():
 
 
 @pytest.mark.parametrize(
-    ("rule", "skip_idle"), [(Symmetric(**BOTH), False), (WeightMirror(**MIRROR, input={"noise": "normal"}), True)]
+    ("rule", "skip_idle"),
+    [
+        pytest.param(Symmetric(**BOTH), False, marks=pytest.mark.exhaustive),
+        (WeightMirror(**MIRROR, input={"noise": "normal"}), True),
+    ],
 )
 def test_two_replicas_train_as_one_does(float64, rule, skip_idle):
     ends = []

@@ -14,8 +14,8 @@ from neural_alignment.jobs.pool import Queue, SlotEngine
 class Processes(SlotEngine):
     """Runs jobs in child processes on this machine, which share the processors.
 
-    A child runs trainings one after another, and a computation in a child of its own. If a child crashes, only its
-    present job fails.
+    A child runs trainings one after another. Each computation gets a new child. If a child crashes, only its present
+    job fails.
 
     Args:
         count: number of jobs at a time.

@@ -1,4 +1,4 @@
-"""Makes the tables of rules on MNIST in README and `docs/results.md`: `python tests/mnist_table.py`."""
+"""Makes the tables of rules in README and `docs/results.md`: `python tests/rules_tables.py`."""
 
 import csv
 import statistics
@@ -7,7 +7,7 @@ from pathlib import Path
 from page_tables import replace_table
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "results" / "mnist"
+RESULTS = ROOT / "results"
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 
 ANGLES = ("first_angle", "last_angle", "last_angle_max")
@@ -16,7 +16,7 @@ Runs = dict[str, list[dict[str, str]]]
 
 
 def runs(*names: str) -> Runs:
-    """Returns the rows of some files in `results/mnist`, one for each run, by the name of the configuration."""
+    """Returns the rows of some files in `results`, one for each run, by the name of the configuration."""
     found: Runs = {}
     for name in names:
         with open(RESULTS / f"{name}.csv") as file:
@@ -25,9 +25,14 @@ def runs(*names: str) -> Runs:
     return found
 
 
-def networks() -> dict[str, Runs]:
-    """Returns the runs of each network by rule."""
-    return {"convnet": runs("rules", "random_feedback"), "LSTM": runs("lstm")}
+def mnist() -> dict[str, Runs]:
+    """Returns the runs on MNIST of each network by rule."""
+    return {"convnet": runs("mnist/rules", "mnist/random_feedback"), "LSTM": runs("mnist/lstm")}
+
+
+def cifar10() -> dict[str, Runs]:
+    """Returns the runs on CIFAR-10 of each network by rule."""
+    return {"vision transformer": runs("cifar10/vision_transformer")}
 
 
 def column(rows: list[dict[str, str]], name: str, factor: float = 1.0) -> list[float]:
@@ -50,14 +55,14 @@ def title(rule: str) -> str:
     return "backpropagation" if rule == "backprop" else rule
 
 
-def full_table() -> list[str]:
-    """Returns the table of `docs/results.md`: the accuracy and the angles of every rule."""
+def full_table(networks: dict[str, Runs]) -> list[str]:
+    """Returns a table of `docs/results.md`: the accuracy and the angles of every rule."""
     angle = "mean angle of W to B^T, start (degrees)"
     lines = [
         f"| network | rule | validation top-1 (%) | {angle} | end | largest at the end |",
         "|---|---|---|---|---|---|",
     ]
-    for network, by_rule in networks().items():
+    for network, by_rule in networks.items():
         for rule, rows in by_rule.items():
             angles = [cell(column(rows, name)) if rows[0][name] else "" for name in ANGLES]
             lines.append("| " + " | ".join([network, title(rule), top1(rows), *angles]) + " |")
@@ -66,7 +71,7 @@ def full_table() -> list[str]:
 
 def short_table() -> list[str]:
     """Returns the table of README: the accuracy of every rule, with a column for each network."""
-    by_network = networks()
+    by_network = mnist()
     lines = [f"| rule | {', top-1 (%) | '.join(by_network)}, top-1 (%) |", "|---" * (1 + len(by_network)) + "|"]
     for rule in by_network["convnet"]:
         cells = [top1(by_rule.get(rule, [])) for by_rule in by_network.values()]
@@ -77,7 +82,8 @@ def short_table() -> list[str]:
 def main() -> None:
     """Replaces the tables of both pages."""
     replace_table(README, short_table())
-    replace_table(PAGE, full_table())
+    replace_table(PAGE, full_table(mnist()), "MNIST")
+    replace_table(PAGE, full_table(cifar10()), "CIFAR-10")
 
 
 if __name__ == "__main__":
