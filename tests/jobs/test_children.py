@@ -168,7 +168,8 @@ def test_a_stopped_pool_leaves_no_process(tmp_path, training, children):
 
 
 @pytest.mark.exhaustive
-def test_memory_does_not_grow_with_the_number_of_runs(training, staying):
+def test_memory_does_not_grow_with_the_number_of_runs(training, staying, monkeypatch):
+    monkeypatch.setattr(child_processes, "JOBS_PER_CHILD", 21)
     sizes = []
     for number in range(20):
         staying.run(training(f"run{number}", f"seed={number}"), 1)
