@@ -66,6 +66,15 @@ def test_the_counted_steps_are_those_of_the_rate_scheduler(more, limit):
     assert tpu.turns(config, facts) == expected
 
 
+def test_steps_of_both_losses_are_those_at_which_a_rule_is_due():
+    first, rest = (f"rule: symmetric, self_: 1, decay: 1, every: {number}" for number in (4, 6))
+    config = small(f"alignment=[{{layers: dense1, {first}}}, {{{rest}}}]", "max_steps=25", more=", delay_epochs: 0.1")
+    facts = setup.data_facts(config)
+    delay = -(-facts.steps_per_epoch // 10)
+    both = sum(step % 4 == 0 or step % 6 == 0 for step in range(delay, 25))
+    assert tpu.turns(config, facts) == {"J + R": both, "J": 25 - delay - both, "R": delay}
+
+
 def test_a_rule_that_learns_nothing_has_only_steps_of_j():
     config = small("alignment={rule: feedback}", "optimization.backward=null")
     assert set(tpu.turns(config, setup.data_facts(config))) == {"J"}
