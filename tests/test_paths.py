@@ -149,7 +149,10 @@ def texts(function):
 
 
 COMMANDS = [command.callback for command in cli.app.registered_commands]
-NO_PATHS = {"overrides", "strategy", "algorithms", "seeds", "engine", "launcher", "slurm", "name", "paper", "imports"}
+NO_PATHS = {
+    *("overrides", "strategy", "algorithms", "seeds", "engine", "launcher"),
+    *("slurm", "name", "paper", "imports", "tpu"),
+}
 """Text parameters that are not paths."""
 
 

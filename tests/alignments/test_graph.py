@@ -56,6 +56,11 @@ def operations(tensors):
     return seen
 
 
+def is_inner_product(operation):
+    """Returns whether a matrix product has a single entry: such a product of two kernels reads no batch."""
+    return operation.type == "MatMul" and operation.outputs[0].shape.num_elements() == 1
+
+
 def cost(case, config, linear=None):
     """Returns how many linear and random operations R and its gradient to B need beyond the layer's output.
 
@@ -82,6 +87,7 @@ def cost(case, config, linear=None):
     kinds = Counter(
         RANDOM if op.type.startswith("StatelessRandom") and op.outputs[0].shape.rank not in (0, 1) else op.type
         for op in extra
+        if not is_inner_product(op)
     )
     linear = linear or ((RANDOM, PROJECT, RECONSTRUCT, CORRELATE) if case is not DENSE else (RANDOM, "MatMul"))
     gradients = {k: v for k, v in captured["gradients"].items() if k != "B"}
