@@ -148,6 +148,10 @@ class Stopped(Exception):  # noqa: N818 - a fact about the run
         self.state = state
 
 
+MOST_LISTED = 25
+"""The largest number of allowed names that a message lists. Of more names it lists those closest to the value."""
+
+
 def shortened(text: str, length: int = 200) -> str:
     """Returns `text`, cut to `length` characters with "..." at the end if it is longer."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
@@ -275,7 +279,14 @@ def _reason(error: Any) -> str:
     if kind == "value_error":
         cause = context.get("error")
         return cause.value.reason if isinstance(cause, ArgumentError) else message
-    if kind == "literal_error" and isinstance(error["input"], str):
+    if kind == "literal_error":
         allowed = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        message += nearest(error["input"], allowed)
+        word = str(error["input"])
+        if len(allowed) > MOST_LISTED:
+            similar = ", ".join(map(repr, difflib.get_close_matches(word, allowed, n=5, cutoff=0.0)))
+            message = (
+                f"input should be one of {len(allowed)} names, such as {similar}; `neural-alignment schema` lists all"
+            )
+        elif isinstance(error["input"], str):
+            message += nearest(word, allowed)
     return f"{message[0].lower()}{message[1:]}; found {shortened(repr(error['input']), 60)}"
