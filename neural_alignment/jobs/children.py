@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 import threadpoolctl
+from tensorflow.python.framework import ops
 
 from neural_alignment.data.kept import examples_kept
 from neural_alignment.jobs.ending import Ending
@@ -207,7 +208,20 @@ def _work(connection: multiprocessing.connection.Connection, threads: int | None
         while True:
             job = decode(connection.recv())
             redirect_output(job.log)
-            connection.send(dataclasses.asdict(job.run()))
+            ending = job.run()
+            _forget_gradients()
+            connection.send(dataclasses.asdict(ending))
+
+
+def _forget_gradients() -> None:
+    """Removes the gradients of all graphs of this process, so that the memory of the graphs is freed.
+
+    TensorFlow registers the gradient of every `tf.custom_gradient` in a graph under a new name and never removes it.
+    The gradient refers to the graph. If the private registry changes, memory grows by the graphs of each job.
+    """
+    registry = getattr(ops.gradient_registry, "_registry", {})
+    for name in [name for name in registry if name.startswith("CustomGradient-")]:
+        del registry[name]
 
 
 def _end_with_parent() -> None:
