@@ -15,7 +15,7 @@ _ELEMENTWISE = "scales or shifts each unit by itself; the error passes through a
 _CELL = "a cell; align the layer `{layer}` that runs it over time"
 _FOREIGN = "runs a network of another library, whose backward pass is not that of Keras"
 _CONVOLUTIONAL_CELL = (
-    "no aligned form: the loop over time of our recurrent layers multiplies by matrices, not by convolutions"
+    "no aligned form: the aligned recurrent layers use matrix products in each time step, not convolutions"
 )
 _CONSTANT = "its weights are tables or statistics of the data, and are not trained"
 

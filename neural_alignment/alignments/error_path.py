@@ -53,7 +53,7 @@ def _traced(layer: Any, calls: list[tuple[tuple[Any, ...], dict[str, Any]]], wei
         return weights
     try:
         passed = {id(weight) for arguments in calls for weight in _passed(layer, arguments, weights)}
-    except (AttributeError, TypeError, ValueError, tf.errors.OpError):
+    except Exception:  # The code of a layer from outside may raise anything.
         return weights
     return [weight for weight in weights if id(weight) in passed]
 

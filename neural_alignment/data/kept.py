@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from neural_alignment.data.pipeline import Examples
 
 MAX_BYTES = 10**9
-"""Maximum size in bytes of the images that are kept; the oldest are dropped first."""
+"""Maximum size in bytes of the images that a process keeps; the oldest are dropped first."""
 
 _kept: dict[Hashable, Examples] | None = None
 """None outside of `examples_kept`."""
@@ -35,7 +35,7 @@ def decoded(key: Hashable | None, decode: Callable[[], Examples]) -> Examples:
     if _kept is None or key is None:
         return decode()
     examples = _kept.pop(key, None) or decode()
-    if examples.sound is None:
+    if examples.sound is None and examples.images.nbytes <= MAX_BYTES:
         for array in (examples.images, examples.labels):
             array.setflags(write=False)
         _kept[key] = examples

@@ -176,6 +176,8 @@ def context() -> Any:
 
 def redirect_output(log: str | None) -> None:
     """Appends everything that this process prints to a file; None discards it."""
+    sys.stdout.flush()  # Text of an earlier job belongs to its log.
+    sys.stderr.flush()
     with open(log or os.devnull, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -13,6 +13,7 @@ import keras
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped, Unavailable
 from neural_alignment.losses import ACCURACY
 from neural_alignment.training.run_directory import RunDirectory
+from neural_alignment.training.stepping import finish_tracing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ def ending_of(work: Callable[[], Ending]) -> Ending:
         traceback.print_exc()
         return Ending("failed", reason=one_line(f"{type(error).__name__}: {error}"))
     finally:
+        finish_tracing()  # The next job must not be traced at the same time, nor the state of Keras change meanwhile.
         keras.backend.clear_session()
 
 

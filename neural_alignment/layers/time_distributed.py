@@ -30,7 +30,8 @@ class TimeDistributed(keras.layers.TimeDistributed):
         **kwargs: as in the native wrapper.
 
     Raises:
-        ValueError: if an aligned layer in it is stateful, because its state would be that of one example and time step.
+        ValueError: if an aligned layer in it is stateful, because each time step of each example would have its own
+            state.
     """
 
     def __init__(self, layer: Any, **kwargs: Any):

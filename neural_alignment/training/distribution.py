@@ -276,9 +276,10 @@ def create(runtime: Runtime) -> Distribution:
 def shares_process(runtime: Runtime) -> bool:
     """Whether runs with these options can follow each other in one process.
 
-    Several devices, workers and TPUs are set up once in a process, as is the choice among several GPUs.
+    Several devices, workers and TPUs are set up once in a process, as is the choice among several GPUs. A process that
+    waits for its next run would keep the memory of a GPU from the others.
     """
-    return runtime.devices is None and _kind(runtime) in ("cpu", "gpu")
+    return runtime.devices is None and _kind(runtime) == "cpu" and not tf.config.list_physical_devices("GPU")
 
 
 def _kind(runtime: Runtime) -> str:

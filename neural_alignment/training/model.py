@@ -323,7 +323,7 @@ class AlignedModel(InterceptedModel):
             gradients, targets = summed(gradients, targets)
         if mode.intervals is not None:  # Keras would warn about the missing gradients.
             pairs = [pair for pair in zip(gradients, targets, strict=True) if scheduled or pair[0] is not None]
-            gradients, targets = map(list, zip(*pairs, strict=True))
+            gradients, targets = [gradient for gradient, _ in pairs], [target for _, target in pairs]
         with optimizer.mode(mode.j_runs, mode.r_runs) if scheduled else contextlib.nullcontext():
             self.optimizer.apply(gradients, targets)
         loss_tracker(self).update_state(loss, sample_weight=_examples(x))

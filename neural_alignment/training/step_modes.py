@@ -15,6 +15,10 @@ from optimizers import MultiOptimizer
 Tensor = tf.Tensor
 
 
+MOST_MODES = 16
+"""The largest number of modes of a step."""
+
+
 class StepMode(NamedTuple):
     """The losses of one step.
 
@@ -40,7 +44,9 @@ class StepModes:
         intervals: the values of `Alignment.interval` of all rules that train B.
 
     Raises:
-        ValueError: if a rule has an interval, but no step trains both J and R.
+        ValueError: if a rule has an interval, but no step trains both J and R; if one optimizer updates W and B and
+            accumulates gradients, because those of B would be lost in the steps without R; or if there are too many
+            modes.
     """
 
     def __init__(self, optimizer: Any, intervals: Collection[int]):
@@ -53,7 +59,18 @@ class StepModes:
                 f"scheduler. Received every={self._intervals[-1]} with {self._optimizer.rate_scheduler!r}. "
                 f"Example: RateScheduler(steps_per_epoch=100, alternation={self._intervals[-1]})."
             )
+        inner = getattr(optimizer, "inner_optimizers", [optimizer])
+        if self.has_intervals and len(inner) == 1 and inner[0].gradient_accumulation_steps:
+            raise ValueError(
+                "`gradient_accumulation_steps` must be None if a rule has `every` and one optimizer updates W and B. "
+                f"Received {inner[0].gradient_accumulation_steps}. Example: compile(..., minibatches=4)."
+            )
         self._places = [(pair, mode) for pair in self._pairs for mode in self._of(*pair)]
+        if len(self._places) > MOST_MODES:
+            raise ValueError(
+                f"`every` of the rules must give at most {MOST_MODES} kinds of steps, because each has a graph of its "
+                f"own. Received {self._intervals}, which give {len(self._places)}. Example: multiples, such as 2, 4, 8."
+            )
 
     @property
     def has_intervals(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,21 @@ class Tracing:
     def result(self) -> None:
         """Waits for the graph; raises the error of its code if there is one."""
         self._traced.result()
+
+
+def is_tracing() -> bool:
+    """Whether the graph of a step is being traced in another thread."""
+    return bool(_tracing_threads())
+
+
+def finish_tracing() -> None:
+    """Waits until no graph of a step is being traced. Runs that fail early may leave such a thread."""
+    for thread in _tracing_threads():
+        thread.join()
+
+
+def _tracing_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(TRACING)]
 
 
 class Stepper:

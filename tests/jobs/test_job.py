@@ -1,17 +1,19 @@
 """Jobs: running them in this process, and sending them to other processes."""
 
 import dataclasses
+import threading
 
+import keras
 import pytest
 from recorder import Recorder
 
 from neural_alignment.errors import RunError
 from neural_alignment.jobs import job as jobs
 from neural_alignment.jobs.children import Children
-from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.ending import Ending, ending_of
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.jobs.job import decode, encode
-from neural_alignment.training import lock
+from neural_alignment.training import lock, stepping
 
 
 def test_a_job_is_the_same_after_it_was_sent(training, computation):
@@ -55,6 +57,23 @@ def test_a_run_waits_for_its_orphan_to_release_the_directory(tmp_path, training,
         ending = other.run()
     assert ending.state == "unavailable"
     assert "is in use by process" in ending.reason
+
+
+def test_the_state_of_keras_is_cleared_after_the_last_graph_has_been_traced(monkeypatch):
+    """A run that fails early leaves a thread in which the graph of a step is traced."""
+    tracing, begun = [], threading.Event()
+
+    def work():
+        threading.Thread(
+            target=lambda: begun.set() or threading.Event().wait(0.5), name=f"{stepping.TRACING}_0"
+        ).start()
+        begun.wait()
+        assert stepping.is_tracing()
+        raise RunError("init_from: the state is missing")
+
+    monkeypatch.setattr(keras.backend, "clear_session", lambda: tracing.append(stepping.is_tracing()))
+    assert ending_of(work).state == "failed"
+    assert tracing == [False]
 
 
 def test_an_error_of_a_child_is_its_ending(tmp_path, training, children):

@@ -24,7 +24,7 @@ from neural_alignment.alignments.examples import examples_used
 from neural_alignment.errors import ConfigError
 from neural_alignment.training import AlignedModel, aligned_layers
 from neural_alignment.training.describe import describe
-from neural_alignment.training.step_modes import combinations
+from neural_alignment.training.step_modes import StepModes, combinations
 from optimizers import Adam, Momentum, MultiOptimizer, RateScheduler
 
 INPUTS, CLASSES, BATCH = 4, 3, 8
@@ -495,6 +495,20 @@ def test_an_interval_is_refused_if_j_and_r_are_never_trained_together():
     optimizer = MultiOptimizer([Momentum(), Adam()], RateScheduler(9, alternation=1))
     with pytest.raises(ValueError, match="`every` of a rule must be 1 if no step trains both J and R"):
         compiled(network(Symmetric(self_=1.0, decay=1.0, every=2)), optimizer)
+
+
+def test_accumulated_gradients_of_b_would_be_lost_in_the_steps_without_r():
+    model = network(Symmetric(self_=1.0, decay=1.0, every=2))
+    with pytest.raises(ValueError, match="`gradient_accumulation_steps` must be None if a rule has `every`"):
+        compiled(model, MultiOptimizer([keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)]))
+    compiled(model, MultiOptimizer([keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), Adam()]))
+
+
+def test_too_many_kinds_of_steps_are_refused():
+    optimizer = MultiOptimizer([Momentum(), Adam()])
+    assert len(StepModes(optimizer, [1, 2, 4, 8, 16]).modes) == 5
+    with pytest.raises(ValueError, match=r"give at most 16 kinds of steps.*Received \[1, 2, 3, 5, 7, 11\]"):
+        StepModes(optimizer, [1, 2, 3, 5, 7, 11])
 
 
 def test_describe_counts_both():

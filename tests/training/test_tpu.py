@@ -256,6 +256,11 @@ def test_describe_says_what_the_compiler_found(tmp_path, monkeypatch):
     ]
 
 
+def test_a_precision_that_tpus_do_not_have_is_refused_before_anything_is_compiled():
+    with pytest.raises(ConfigError, match=r"runtime\.precision: must be float32 or mixed_bfloat16 on a TPU; found"):
+        tpu.describe(small("runtime.precision=float64"), tpu.Slice.named("v3-8"))
+
+
 def test_a_small_step_compiles_for_a_tpu():
     try:
         compilation.interpreter()

@@ -43,7 +43,7 @@ class TrainingBatch:
     scale: Tensor | float = 1.0
 
     def shares(self, dtype: tf.DType) -> Tensor:
-        """Returns the derivative of J to the loss of each example `(batch,)`."""
+        """Returns the derivative of J with respect to the loss of each example `(batch,)`."""
         losses = tf.ones(tf.shape(tf.nest.flatten(self.inputs)[0])[:1], dtype)
         reduce = _Reduction("reduction", self.reduction, dtype.name)
         with tf.GradientTape() as tape:
@@ -62,7 +62,7 @@ class TrainingBatch:
 
 
 class _Reduction(keras.losses.Loss):
-    """Reduces the losses of the examples, given as outputs, as Keras does: by their weights and over replicas."""
+    """Reduces the losses of examples, passed as `y_pred`, as Keras does with sample weights and over replicas."""
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Returns the losses."""

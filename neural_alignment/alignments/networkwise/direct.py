@@ -147,9 +147,9 @@ class DirectTargetProjection(DirectFeedback):
     """Direct random target projection, DRTP (Frenkel, Lefebvre and Bol 2021): hidden layers get the projected target.
 
     The error at the output of a nonlinearity is -M y* / N, where y* is the one-hot code of the class of an example and
-    N the number of examples in the batch, if J is a mean over the batch. In general 1 / N is the derivative of J to the
-    loss of the example: 1 for a sum, and the share of the example in a weighted mean. A single logit has the class, 0
-    or 1, as its y*.
+    N the number of examples in the batch, if J is a mean over the batch. In general 1 / N is the derivative of J with
+    respect to the loss of the example: 1 for a sum, and the share of the example in a weighted mean. A single logit has
+    the class, 0 or 1, as its y*.
     The target y* takes the place of the output error y* - y, so hidden layers need not wait for the outputs. Gradient
     descent changes the W of a hidden layer in proportion to x ((M y*) f'(z))^T, as in the paper, where x is its input,
     z its pre-activation and f its nonlinearity; the change is a mean over the batch. The readout gets dJ/df itself.

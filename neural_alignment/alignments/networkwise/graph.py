@@ -60,7 +60,7 @@ def has_kernel(operation: Any) -> bool:
 
 
 def names_kernel(operation: Any) -> bool:
-    """Returns whether an operation is a layer with a weight called kernel, as all layers with an aligned form are."""
+    """Returns whether an operation is a layer with a weight called kernel, as all layers with an aligned form have."""
     return any("kernel" in weight.name for weight in getattr(operation, "weights", []))
 
 

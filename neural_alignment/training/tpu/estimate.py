@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from neural_alignment.config import Config
+from neural_alignment.errors import ConfigError, WrongValue
 from neural_alignment.training import setup
 from neural_alignment.training.tpu.chips import GIB, PASSES, Slice
 from neural_alignment.training.tpu.compilation import Compiled, compile_program, interpreter
@@ -68,6 +69,9 @@ def describe(config: Config, tpu: Slice) -> str:
         ConfigError: if the cores cannot share the batch evenly, or the TPU does not support the precision.
         DataError: if the configuration does not determine shapes and counts, and the data cannot be read.
     """
+    if config.runtime.precision not in PASSES:
+        allowed = f"must be {' or '.join(PASSES)} on a TPU"
+        raise ConfigError(WrongValue("runtime.precision", allowed, config.runtime.precision))
     interpreter()  # First, because the rest takes minutes.
     examples, steps = batch_per_core(config, tpu.replicas), turns(config, setup.data_facts(config))
     compiled = {losses: compile_program(lower(config, tpu.replicas, losses), tpu.core.topology) for losses in steps}
