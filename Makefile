@@ -72,7 +72,7 @@ mnist-lstm: $(VENV)/.cpu
 		--set logging.tensorboard=false --output results/mnist/lstm
 	$(BIN)/python tests/rules_tables.py
 
-# An hour on 2 cores.
+# About an hour on 2 cores with nothing beside it (an estimate).
 vision-transformer: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(TRANSFORMER_RULES:%=configs/cifar10/vision_transformer/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/cifar10/vision_transformer

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.common import BASELINE, PLAIN
+from benchmarks.common import BASELINE, PLAIN, Samples, interleave
 from neural_alignment.alignments import (
     Activation,
     Alignment,
@@ -212,6 +212,20 @@ def stepper(model: keras.Model, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:
     batches = iter(strategy.distribute_datasets_from_function(lambda context: data))
     function = model.make_train_function() or model.train_function
     return timed(lambda: tf.nest.map_structure(lambda value: value.numpy(), function(batches)))
+
+
+def measure_cases(samples: Samples, sizes: Mapping[str, Any], steps: Callable[[Any], Mapping[str, Step]]) -> None:
+    """Adds the missing rounds of every case.
+
+    Args:
+        samples: the existing samples.
+        sizes: the size of each case, with its number of `rounds`.
+        steps: returns a stepper for each contender of a size.
+    """
+    for case, size in sizes.items():
+        if samples.rounds(case) < size["rounds"]:
+            interleave(samples, case, steps(size), size["rounds"])
+            keras.backend.clear_session()
 
 
 def alternating(model: AlignedModel, batch: tuple[tf.Tensor, tf.Tensor]) -> Step:

@@ -6,7 +6,7 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import Benchmark, Check, Report, Samples, interleave, middle, table
+from benchmarks.common import Benchmark, Check, Report, Samples, middle, table
 from benchmarks.step_time import BASELINE, CONVNET, RESNET18, network
 
 if TYPE_CHECKING:
@@ -46,22 +46,23 @@ def contender(name: str, fraction: float) -> str:
 
 def measure(samples: Samples, sizes: dict[str, Any]) -> None:
     """Times every rule with every fraction."""
-    import keras
-
     from benchmarks import contenders
 
-    for case, size in sizes.items():
-        if samples.rounds(case) >= size["rounds"]:
-            continue
-        build = functools.partial(network, size=size)
-        batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
-        steps = {BASELINE: contenders.stepper(contenders.baseline(build), batch)}
-        for name, rule in rules().items():
-            for fraction in FRACTIONS:
-                part = rule if fraction == 1 else rule.model_copy(update={"examples": fraction})
-                steps[contender(name, fraction)] = contenders.stepper(contenders.aligned(build, part), batch)
-        interleave(samples, case, steps, size["rounds"])
-        keras.backend.clear_session()
+    contenders.measure_cases(samples, sizes, _steps)
+
+
+def _steps(size: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stepper for each contender."""
+    from benchmarks import contenders
+
+    build = functools.partial(network, size=size)
+    batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
+    steps = {BASELINE: contenders.stepper(contenders.baseline(build), batch)}
+    for name, rule in rules().items():
+        for fraction in FRACTIONS:
+            part = rule if fraction == 1 else rule.model_copy(update={"examples": fraction})
+            steps[contender(name, fraction)] = contenders.stepper(contenders.aligned(build, part), batch)
+    return steps
 
 
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:

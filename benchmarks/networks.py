@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import BASELINE, PLAIN, Benchmark, Check, Report, Samples, interleave, middle, table
+from benchmarks.common import BASELINE, PLAIN, Benchmark, Check, Report, Samples, middle, table
 from benchmarks.step_time import CONVNET, network
 
 if TYPE_CHECKING:
@@ -37,20 +37,21 @@ def rules() -> dict[str, Alignment]:
 
 def measure(samples: Samples, sizes: dict[str, Any]) -> None:
     """Times every contender of every case."""
-    import keras
-
     from benchmarks import contenders
 
-    for case, size in sizes.items():
-        if samples.rounds(case) >= size["rounds"]:
-            continue
-        build = functools.partial(network, size=size)
-        batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
-        steps = {name: contenders.stepper(model, batch) for name, model in contenders.backpropagation(build).items()}
-        for name, rule in rules().items():
-            steps[name] = contenders.stepper(contenders.aligned(build, rule), batch)
-        interleave(samples, case, steps, size["rounds"])
-        keras.backend.clear_session()
+    contenders.measure_cases(samples, sizes, _steps)
+
+
+def _steps(size: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stepper for each contender."""
+    from benchmarks import contenders
+
+    build = functools.partial(network, size=size)
+    batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
+    steps = {name: contenders.stepper(model, batch) for name, model in contenders.backpropagation(build).items()}
+    for name, rule in rules().items():
+        steps[name] = contenders.stepper(contenders.aligned(build, rule), batch)
+    return steps
 
 
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:

@@ -265,7 +265,7 @@ class Signals:
             overlap = self._overlap_with_reconstruction()
         else:
             overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel)
-            # Not the projection is divided, which would read and write it once more.
+            # The scalar is divided: dividing the projection would read and write it once more.
             overlap /= tf.cast(tf.shape(self.view.inputs)[0], overlap.dtype)
         if output.bias and self.view.bias is not None:
             overlap += primitives.amp(tf.zeros_like(self._opposite) + self.view.bias, self._opposite)

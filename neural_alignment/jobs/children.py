@@ -28,7 +28,7 @@ PRELOADED = ["neural_alignment.jobs.children"]
 
 
 JOBS_PER_CHILD = 20
-"""Maximum number of jobs of a child that stays, which bounds the memory that it may lose."""
+"""Maximum number of jobs of a child that stays, which bounds the memory that may leak."""
 
 
 class Children:

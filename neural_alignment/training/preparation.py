@@ -13,7 +13,7 @@ from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.training import distribution, initial_state, setup
 from neural_alignment.training.evaluation import AlignmentProbe
 from neural_alignment.training.run_directory import RunDirectory
-from neural_alignment.training.stepping import Tracing
+from neural_alignment.training.stepping import Tracing, finish_tracing
 from neural_alignment.training.trainer import Trainer
 
 
@@ -55,8 +55,7 @@ def prepare(config: Config) -> Prepared:
         try:
             dataset, test = reading.result(), None if testing is None else testing.result()
         except Exception:
-            if tracing is not None:
-                tracing.wait()  # The next run in this process must not be traced at the same time.
+            finish_tracing()  # The next run in this process must not be traced at the same time.
             raise
     if test is not None and config.data.standardize and type(test) is not type(dataset):
         raise ConfigError(

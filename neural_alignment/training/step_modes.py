@@ -68,8 +68,8 @@ class StepModes:
         self._places = [(pair, mode) for pair in self._pairs for mode in self._of(*pair)]
         if len(self._places) > MOST_MODES:
             raise ValueError(
-                f"`every` of the rules must give at most {MOST_MODES} kinds of steps, because each has a graph of its "
-                f"own. Received {self._intervals}, which give {len(self._places)}. Example: multiples, such as 2, 4, 8."
+                f"`every` of the rules must give at most {MOST_MODES} kinds of steps, because each needs a separate "
+                f"graph. Received {self._intervals}, which give {len(self._places)}. Example: multiples, as in 2, 4, 8."
             )
 
     @property

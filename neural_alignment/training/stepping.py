@@ -33,10 +33,6 @@ class Tracing:
         self._traced = executor.submit(model.train_function.trace, batches)
         executor.shutdown(wait=False)
 
-    def wait(self) -> None:
-        """Waits for the graph."""
-        concurrent.futures.wait([self._traced])
-
     def result(self) -> None:
         """Waits for the graph; raises the error of its code if there is one."""
         self._traced.result()
