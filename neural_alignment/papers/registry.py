@@ -74,6 +74,7 @@ class Item:
             profile `lab` is always made from it.
         needs: a required option of the command line.
         check: raises `InputError` if required input is missing or wrong; called before training.
+        written_as: name of its files without their extension. Default: kind and number, such as `table_3`.
     """
 
     kind: str
@@ -83,6 +84,7 @@ class Item:
     cells: Mapping[str, Sequence[Cell | Pieces]] = field(default_factory=dict)
     needs: str = ""
     check: Callable[[Source], None] = lambda source: None
+    written_as: str = ""
 
     def profile(self, lab: bool) -> str:
         """Returns the profile it is made from; `lab` is whether the user asked for the size for 2 cores."""
@@ -96,7 +98,7 @@ class Item:
     @property
     def file(self) -> str:
         """Name of its files without their extension."""
-        return f"{self.kind}_{self.name.partition('/')[2]}"
+        return self.written_as or f"{self.kind}_{self.name.partition('/')[2]}"
 
 
 def find(items: Sequence[Item], kind: str, name: str) -> Item:
