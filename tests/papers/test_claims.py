@@ -68,7 +68,8 @@ def test_a_claim_is_judged_in_each_case(folder):
         ("b", "l = 1", True, "yes"), ("b", "l = 2", True, "yes"),
         ("c", "l = 1", False, "no"), ("c", "l = 2", False, "no"),
     ]  # fmt: skip
-    assert (product.rows[0]["mean"], product.rows[0]["standard_error"], product.rows[0]["seeds"]) == (3.75, 0.75, 2)
+    numbers = [product.rows[0][name] for name in ("mean", "standard_error", "seeds")]
+    assert numbers == pytest.approx([3.75, 0.75, 2])
     assert set(product.columns) <= set(product.rows[0])
     line = "| 1 | a claim | figure | l = 1: 3.75 ± 0.75; l = 2: 0.00 ± 2.00 | turn | 2 | above 0 | in part |"
     assert product.text.splitlines()[2] == line
