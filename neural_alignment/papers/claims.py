@@ -25,7 +25,7 @@ class NotYetRunError(Exception):
     """A result file or its rows do not exist."""
 
 
-class Criterion(NamedTuple):
+class Threshold(NamedTuple):
     """A condition that a quantity must meet.
 
     Attributes:
@@ -37,29 +37,29 @@ class Criterion(NamedTuple):
     holds: Callable[[Spread], bool]
 
 
-def above(limit: float = 0.0) -> Criterion:
+def above(limit: float = 0.0) -> Threshold:
     """Returns the criterion that the mean is above a limit by more than `ERRORS` standard errors."""
-    return Criterion(f"above {limit:g}", lambda found: found.mean - ERRORS * found.error > limit)
+    return Threshold(f"above {limit:g}", lambda found: found.mean - ERRORS * found.error > limit)
 
 
-def below(limit: float) -> Criterion:
+def below(limit: float) -> Threshold:
     """Returns the criterion that the mean is below a limit by more than `ERRORS` standard errors."""
-    return Criterion(f"below {limit:g}", lambda found: found.mean + ERRORS * found.error < limit)
+    return Threshold(f"below {limit:g}", lambda found: found.mean + ERRORS * found.error < limit)
 
 
-def not_above(limit: float = 0.0) -> Criterion:
+def not_above(limit: float = 0.0) -> Threshold:
     """Returns the opposite of `above`."""
-    return Criterion(f"not above {limit:g}", lambda found: not above(limit).holds(found))
+    return Threshold(f"not above {limit:g}", lambda found: not above(limit).holds(found))
 
 
-def between(low: float, high: float) -> Criterion:
+def between(low: float, high: float) -> Threshold:
     """Returns the criterion that the mean is `above` a lower limit and `below` an upper limit."""
-    return Criterion(f"{low:g} to {high:g}", lambda found: above(low).holds(found) and below(high).holds(found))
+    return Threshold(f"{low:g} to {high:g}", lambda found: above(low).holds(found) and below(high).holds(found))
 
 
-def mean_between(low: float, high: float) -> Criterion:
+def mean_between(low: float, high: float) -> Threshold:
     """Returns the criterion that the mean is in a range, whatever its standard error."""
-    return Criterion(f"mean {low:g} to {high:g}", lambda found: low < found.mean < high)
+    return Threshold(f"mean {low:g} to {high:g}", lambda found: low < found.mean < high)
 
 
 class ResultFiles:
@@ -128,7 +128,7 @@ def difference(first: Seeds, second: Seeds) -> Spread:
     return paired(lambda one, other: one - other, first, second)
 
 
-class Claim(NamedTuple):
+class PaperClaim(NamedTuple):
     """A claim of a paper.
 
     Attributes:
@@ -145,7 +145,7 @@ class Claim(NamedTuple):
     text: str
     published: str
     quantity: str
-    criterion: Criterion
+    criterion: Threshold
     find: Callable[[ResultFiles], Mapping[str, Spread]]
     form: str = ".2f"
 
@@ -181,7 +181,7 @@ COLUMNS = (
 """Columns of the CSV file of a table of claims: a row per case."""
 
 
-def judge(claims: Iterable[Claim], folder: str) -> Artifact:
+def judge(claims: Iterable[PaperClaim], folder: str) -> Artifact:
     """Returns a table of claims, judged by the CSV files in a folder: a line per claim, and a CSV row per case."""
     files = ResultFiles(folder)
     rows = [row for claim in claims for row in claim.judged(files)]

@@ -4,7 +4,7 @@ import pytest
 
 from neural_alignment.papers import claims, pages
 from neural_alignment.papers.claims import (
-    Claim,
+    PaperClaim,
     ResultFiles,
     above,
     below,
@@ -51,7 +51,7 @@ def claim(name="a claim", file="angles", **changes):
         by_layer = claims.seeds_by(files.rows(file, kind="w"), "layer")
         return {f"l = {layer}": Spread([*seeds.values()]) for layer, seeds in by_layer.items()}
 
-    return Claim("1", name, "figure", "turn", above(), find)._replace(**changes)
+    return PaperClaim("1", name, "figure", "turn", above(), find)._replace(**changes)
 
 
 @pytest.fixture
