@@ -75,6 +75,7 @@ class Item:
         needs: a required option of the command line.
         check: raises `InputError` if required input is missing or wrong; called before training.
         written_as: name of its files without their extension. Default: kind and number, such as `table_3`.
+        pages: pages of the guide that contain the table, or parts of it (`pages.py`).
     """
 
     kind: str
@@ -85,6 +86,7 @@ class Item:
     needs: str = ""
     check: Callable[[Source], None] = lambda source: None
     written_as: str = ""
+    pages: tuple[str, ...] = ()
 
     def profile(self, lab: bool) -> str:
         """Returns the profile it is made from; `lab` is whether the user asked for the size for 2 cores."""
