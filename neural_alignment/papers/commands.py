@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.estimates import Estimates
 from neural_alignment.jobs.plans import SECONDS, Work, carry_out, count_all, count_left, unique, waiting
-from neural_alignment.papers import fa_mechanism, two_routes, wide_networks
+from neural_alignment.papers import fa_mechanism, pages, two_routes, wide_networks
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.reporting import check_writable, markdown, write
 
@@ -48,13 +49,18 @@ class Folders:
             needs = item.needs or "no training"
             raise InputError(f"{item.kind} {item.name}: needs {needs} and has no lab profile; leave out --lab")
         runs = self.runs or (f"runs/lab/{item.paper}" if lab else f"runs/{item.paper}")
-        output = self.output or (f"results/{item.paper}" if lab or not item.cells else f"{runs}/results")
+        output = self.output or (_results(item.paper) if lab or not item.cells else f"{runs}/results")
         return Source(profile, runs, self.configs, output, item.cells.get(profile, ()), **options)
+
+
+def _results(paper: str) -> str:
+    """Returns the folder of the committed results of a paper."""
+    return f"results/{paper}"
 
 
 def estimates_of(paper: str, output: str | None = None) -> Estimates:
     """Returns the durations of the runs of a paper's lab profile: those committed, and those measured in `output`."""
-    committed = f"results/{paper}/{SECONDS}"
+    committed = f"{_results(paper)}/{SECONDS}"
     return Estimates(f"{output}/{SECONDS}" if output else committed, committed)
 
 
@@ -141,10 +147,15 @@ def _train(items: Sequence[Item], source: Source, execution: Execution) -> None:
 
 
 def _write(item: Item, source: Source) -> str:
-    """Makes the files of one item; returns its text and their names."""
+    """Makes the files of one item, and its tables in pages of the guide; returns its text and all names."""
     artifact = item.make(source)
     title = f"{item.kind} {item.name}: {item.title}"
     if artifact is None:
         return f"{title}\n\nwritten to {source.output}"
     names = write(artifact, f"{source.output}/{item.file}")
+    if source.output == _results(item.paper):
+        found = [Path(page) for page in item.pages if Path(page).exists()]
+        for page in found:
+            pages.fill(page, item.name, artifact.text)
+        names += map(str, found)
     return f"{title}\n\n{artifact.text}\n\nwritten: {', '.join(names)}\n"

@@ -74,6 +74,7 @@ class Item:
             profile `lab` is always made from it.
         needs: a required option of the command line.
         check: raises `InputError` if required input is missing or wrong; called before training.
+        pages: pages of the guide that contain the table, or parts of it (`pages.py`).
     """
 
     kind: str
@@ -83,6 +84,7 @@ class Item:
     cells: Mapping[str, Sequence[Cell | Pieces]] = field(default_factory=dict)
     needs: str = ""
     check: Callable[[Source], None] = lambda source: None
+    pages: tuple[str, ...] = ()
 
     def profile(self, lab: bool) -> str:
         """Returns the profile it is made from; `lab` is whether the user asked for the size for 2 cores."""

@@ -337,7 +337,7 @@ def test_a_piece_tells_how_far_it_is_and_a_stopped_one_leaves_nothing_half_done(
 
 
 def all_cells():
-    return [cell for item in fa_mechanism.ITEMS for cell in item.cells["lab"]]
+    return [cell for item in fa_mechanism.FIGURES for cell in item.cells["lab"]]
 
 
 def test_every_run_and_piece_of_the_plan_has_its_configuration():
@@ -445,7 +445,7 @@ def made(name, folder):
     return item.make(Source("lab", str(folder), CONFIGS, str(folder / "results"), cells))
 
 
-@pytest.mark.parametrize("name", [item.name for item in fa_mechanism.ITEMS])
+@pytest.mark.parametrize("name", [item.name for item in fa_mechanism.FIGURES])
 def test_figures_are_grey_their_axes_named_and_their_rows_known(name, folder):
     product = made(name, folder)
     assert grey(product.figure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neural_alignment.papers.fa_mechanism import figures, runs, supplement
+from neural_alignment.papers.fa_mechanism import claims, figures, runs, supplement
 from neural_alignment.papers.registry import Item
 
 _PLAIN, _SHUFFLED = runs.observed("bp_trw"), runs.observed("bp_trw", True, runs.FEW)
@@ -31,7 +31,21 @@ _FIGURES = [
 ]
 """Number, title, function, and the runs and pieces of each figure of the paper, and of one of DFA."""
 
-ITEMS = [
-    Item("figure", f"fa_mechanism/{number}", title, make, {"lab": cells}) for number, title, make, *cells in _FIGURES
+GUIDE = "docs/feedback_alignment.md"
+
+FIGURES = [
+    Item("figure", f"fa_mechanism/{number}", title, make, {"lab": cells}, pages=(GUIDE,))
+    for number, title, make, *cells in _FIGURES
 ]
 """All figures; they have the size of the paper, so `lab` is their only profile."""
+
+CLAIMS = Item(
+    "table",
+    "fa_mechanism/claims",
+    "the paper's claims, and whether they show in the files of the figures",
+    claims.table,
+    pages=("docs/fa_mechanism.md", GUIDE),
+)
+
+ITEMS = [*FIGURES, CLAIMS]
+"""Every table and figure; the claims come last because they are judged by the files of the figures."""
