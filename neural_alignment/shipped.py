@@ -82,7 +82,7 @@ def shown(path: Path) -> str:
 
 
 def shortest(path: str) -> str:
-    """Returns how to write a configuration in a command: by its name, unless its path is below the working directory."""
+    """Returns how to write a configuration in a command: a path below the working directory, otherwise its name."""
     return path if not os.path.isabs(path) else name_of(path) or path
 
 
