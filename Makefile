@@ -19,8 +19,8 @@ RULES := backprop feedback sign_symmetry weight_mirror information symmetric act
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-exhaustive package-test lint resume-test bench peer tpu-environment tpu-check tpu-check-pinned \
-	mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates clean
+.PHONY: quickstart test test-exhaustive package-test lint resume-test bench peer tpu-environment tpu-check \
+	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates cifar10-table clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -83,6 +83,10 @@ vision-transformer: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(TRANSFORMER_RULES:%=configs/cifar10/vision_transformer/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/cifar10/vision_transformer
 	$(BIN)/python tests/rules_tables.py
+
+# All rules on CIFAR-10 at full size: about 4.3 hours on 2 cores (an estimate, docs/results.md). The same command resumes.
+cifar10-table: $(VENV)/.cpu
+	nice $(BIN)/neural-alignment lab cifar10 --runs results/cifar10/runs --engine processes:2
 
 # The rates of the lab of two_routes (docs/two_routes.md): a search for each rule, and their results in the configurations.
 two-routes-rates: $(VENV)/.cpu
