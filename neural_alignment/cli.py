@@ -425,8 +425,8 @@ def _print_best(best: Any, place: str) -> None:
 
 def _search_file(name: str) -> str:
     """Returns the path of a search, given as a path, as a name, or as a name without `search/`."""
-    path = shipped.find(name)
-    return path if os.path.exists(path) or f"search/{name}" not in shipped.names() else shipped.find(f"search/{name}")
+    found = (shipped.find(each) for each in (name, f"search/{name}"))
+    return next((path for path in found if os.path.exists(path)), name)
 
 
 def _listed(option: str, text: str, example: str) -> list[str]:

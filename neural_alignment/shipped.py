@@ -40,7 +40,8 @@ def header(name: str) -> list[str]:
 def find(given: str) -> str:
     """Returns the path of a configuration that the user gave as a path or as a name.
 
-    A file at the path takes precedence over a name. A path that does not exist and is not a name is returned unchanged.
+    A file at the path takes precedence over a name, and a folder `configs` in the working directory over the package. A
+    path that does not exist and is not a name is returned unchanged.
 
     Args:
         given: a path, local or remote, or a name, with or without the folder `configs` and the extension.
@@ -48,6 +49,9 @@ def find(given: str) -> str:
     if not paths.is_local(given) or os.path.isabs(given) or os.path.exists(given):
         return given
     name = given.removeprefix("configs/").removesuffix(_EXTENSION)
+    own = os.path.join("configs", f"{name}{_EXTENSION}")
+    if os.path.isfile(own):
+        return own
     return shown(_file(name)) if name in names() else given
 
 

@@ -60,6 +60,15 @@ def test_a_path_takes_precedence_over_a_name(elsewhere, given):
     assert configuration.load(given).epochs == 7
 
 
+def test_a_folder_of_the_user_takes_precedence_over_the_package(elsewhere):
+    (elsewhere / "configs" / "lab").mkdir(parents=True)
+    (elsewhere / "configs" / "lab" / "mine.yaml").write_text("base: quickstart\nepochs: 3\n")
+    (elsewhere / "configs" / "quickstart.yaml").write_text("base: mnist/fc/backprop\n")
+    assert shipped.find("lab/mine") == os.path.join("configs", "lab", "mine.yaml")
+    assert configuration.load("quickstart") == configuration.load("mnist/fc/backprop")
+    assert configuration.load("lab/mine").data == configuration.load("mnist/fc/backprop").data
+
+
 @pytest.mark.parametrize(
     "given", ["quickstar", "../configs/quickstart", "/quickstart", "gs://quickstart", "search/../quickstart", "lab", ""]
 )

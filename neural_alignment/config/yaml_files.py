@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -190,6 +190,7 @@ def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str)
         selects the class of the mapping, because this class requires the key.
     """
     keys = mistake.lookup_path.split(".") if mistake.lookup_path else []
+    origins = list(_effective(origins, keys))
     if mistake.missing:
         for name, content in origins:
             inside = _at(content, keys)
@@ -200,6 +201,18 @@ def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str)
             if _at(content, keys[:length]) is not _NOWHERE:
                 return name
     return otherwise
+
+
+def _effective(origins: Sequence[tuple[str, Any]], keys: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yields the origins up to the first one that replaces the value at a key path, or a value around it, as a whole.
+
+    This is one that sets it to something else than a mapping or a list, such as null.
+    """
+    for name, content in origins:
+        yield name, content
+        values = [_at(content, keys[:length]) for length in range(1, len(keys) + 1)]
+        if any(value is not _NOWHERE and not isinstance(value, (Mapping, list)) for value in values):
+            return
 
 
 _NOWHERE = object()
