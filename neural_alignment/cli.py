@@ -475,6 +475,12 @@ class FolderOptions:
         ),
     ] = None
 
+    def given(self) -> Any:
+        """Returns the folders for the commands of the papers."""
+        from neural_alignment.papers import commands
+
+        return commands.Folders(self.runs, self.output, self.configs or "")
+
 
 Lab = Annotated[bool, typer.Option("--lab", help="Use the profile for 2 cores, and train its runs that are missing.")]
 
@@ -525,7 +531,7 @@ def lab(
     _start(imports)
     from neural_alignment.papers import commands
 
-    commands.make_all(paper, commands.Folders(**vars(folders)), engine.execution())
+    commands.make_all(paper, folders.given(), engine.execution())
 
 
 def _make(
@@ -542,7 +548,7 @@ def _make(
         print(commands.listing(kind, execution.engine.slots))
         return
     item = registry.find(commands.ITEMS, kind, name)
-    source = commands.Folders(**vars(folders)).source(item, item.profile(lab), **files, say=execution.screen.line)
+    source = folders.given().source(item, item.profile(lab), **files, say=execution.screen.line)
     print(commands.make(item, source, execution))
 
 
