@@ -678,10 +678,6 @@ def main() -> None:
     except Diverged as error:
         _exit(f"diverged: {error}", 3)
     except Stopped as error:
-        from neural_alignment.training.stepping import is_tracing
-
-        if is_tracing():
-            _exit_at_once(f"stopped: {error}", 1)
         _exit(f"stopped: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
         _exit("stopped; continue with --resume", 1)
@@ -705,7 +701,13 @@ def _system_message(error: Exception) -> str | None:
 
 
 def _exit(line: str, code: int) -> None:
+    """Exits with a message, without waiting for a thread that traces the graph of a step, which can take a minute."""
     _say(line)
+    stepping = sys.modules.get("neural_alignment.training.stepping")  # An import would import TensorFlow.
+    if stepping is not None and stepping.is_tracing():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -713,14 +715,6 @@ def _say(line: str) -> None:
     """Prints one line to standard error, with control characters escaped."""
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(line.split()))
     print(line, file=sys.stderr)
-
-
-def _exit_at_once(line: str, code: int) -> None:
-    """Exits without waiting for a thread that traces the graph of a step, which can take a minute."""
-    _say(line)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":
