@@ -13,12 +13,14 @@ WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 RANDOM_RULES := frsf brsf drtp
 LSTM_RULES := backprop symmetric feedback
 TRANSFORMER_RULES := backprop symmetric feedback dfa
+LAB_RULES := backprop feedback sign_symmetry kolen_pollack symmetric activation weight_mirror_adam weight_mirror_adam_ops \
+	information weight_mirror
 RULES := backprop feedback sign_symmetry weight_mirror information symmetric activation kolen_pollack
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-exhaustive lint resume-test bench peer tpu-environment tpu-check tpu-check-pinned \
-	mnist-table mnist-random-feedback mnist-lstm vision-transformer clean
+.PHONY: quickstart test test-exhaustive package-test lint resume-test bench peer tpu-environment tpu-check \
+	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates cifar10-table clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -29,6 +31,10 @@ test: lint
 # Tests of killed processes, and all members of groups of which `make test` runs some: about 7 minutes on 2 cores.
 test-exhaustive: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m exhaustive
+
+# Builds the distributions, and runs the commands of an installed wheel outside of the checkout: about 3 minutes.
+package-test: $(VENV)/.dev
+	$(BIN)/python tests/installed_package.py --python $(PYTHON)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -78,6 +84,18 @@ vision-transformer: $(VENV)/.cpu
 		--set logging.tensorboard=false --output results/cifar10/vision_transformer
 	$(BIN)/python tests/rules_tables.py
 
+# All rules on CIFAR-10 at full size: about 4.3 hours on 2 cores (an estimate, docs/results.md). The same command resumes.
+cifar10-table: $(VENV)/.cpu
+	nice $(BIN)/neural-alignment lab cifar10 --runs results/cifar10/runs --engine processes:2
+
+# The rates of the lab of two_routes (docs/two_routes.md): a search for each rule, and their results in the configurations.
+two-routes-rates: $(VENV)/.cpu
+	set -e; for rule in $(LAB_RULES); do \
+		$(BIN)/neural-alignment search lab/two_routes/$$rule --engine processes:2; \
+	done
+	$(BIN)/neural-alignment table two_routes/rates --runs runs/search/lab/two_routes
+	$(BIN)/python tests/lab_rates.py
+
 $(VENV)/.cpu: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu]'
@@ -112,4 +130,4 @@ $(TPU)/.installed: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) $(TPU) $(TPU)-pinned build ./*.egg-info
+	rm -rf $(VENV) $(PEER) $(TPU) $(TPU)-pinned build dist ./*.egg-info
