@@ -145,7 +145,7 @@ def test_mistakes_are_one_line(tmp_path):
 def test_runs_with_different_metrics_are_not_compared(monkeypatch):
     judged = {"a": ACCURACY, "b": SMALLEST_LOSS}
     monkeypatch.setattr(plots.Curve, "read", lambda path: plots.Curve(path, [row(1.0)], judged[path]))
-    with pytest.raises(RunError, match="^b: is judged by J, that of a by accuracy; draw runs with one metric$"):
+    with pytest.raises(RunError, match=r"^b: is judged by J, that of a by accuracy; draw runs with one metric$"):
         plots.compare(["a", "b"])
 
 
