@@ -44,7 +44,7 @@ CHANGES = {
     "seed": 5,
     "epochs": 3,
     "max_steps": 5,
-    "logging": {"tensorboard": False, "kernels": ["conv*"]},
+    "logging": {"tensorboard": False, "kernels": ["*"]},
     "checkpoints": {"every_steps": 2, "keep": 3, "keep_best": False},
     "evaluation.every_epochs": 2,
     "optimization.forward.learning_rate": 0.07,
