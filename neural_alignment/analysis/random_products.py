@@ -119,11 +119,13 @@ def gated_shift(sample: Sample, width: float = 5.0) -> Shift:
 def gate_test(sample: Sample) -> tuple[float, float]:
     """Returns t and p of Student's t-test of the means of theta_3 with and without gates, over all draws (Note 1).
 
-    Each draw has both values, so the test is one of related samples.
+    Each draw has both values, so the test is one of related samples. Fewer than two draws give NaN.
 
     Args:
         sample: the draws.
     """
+    if len(sample.product) < 2:
+        return float("nan"), float("nan")
     found = stats.ttest_rel(sample.gated, sample.product)
     return float(found.statistic), float(found.pvalue)
 

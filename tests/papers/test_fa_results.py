@@ -212,6 +212,8 @@ CONTRASTS = {
 def test_a_claim_fails_if_both_sides_of_its_contrast_are_exchanged(name, tmp_path):
     change, failing = CONTRASTS[name]
     before, after = verdicts(str(RESULTS)), verdicts(files_with(tmp_path, change))
+    if claims.NOT_YET in (before[claim] for claim in failing):
+        pytest.skip(f"a file of {name} is {NOT_YET}")
     for claim in failing:
         assert after[claim] != before[claim] or before[claim] == "no", claim
         assert after[claim] != "yes", claim

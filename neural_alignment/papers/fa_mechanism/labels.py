@@ -57,7 +57,7 @@ def figure_6(source: Source) -> Artifact:
 def figure_6_terms(source: Source) -> Artifact:
     """Alignment terms of networks that learn replaced labels, a row of panels per part of the labels."""
     found = source.results()
-    moment = 606
+    moment = tidy.moments_of(found[-1][1])[-1]
     rows = [row for labels, own in found for row in tidy.terms(own, [moment], fraction=[labels["fraction"]])]
     plain = {fraction: dataclasses.replace(style, marker="", line="-") for fraction, style in FRACTIONS.items()}
     axes = {"xlabel": "order o", "ylim": (72, 96)}

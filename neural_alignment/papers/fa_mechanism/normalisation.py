@@ -184,6 +184,8 @@ def _minima(arrays: Arrays) -> list[tuple[float, float, float]]:
 
 def _path_text(letter: str, arrays: Arrays, minima: Sequence[tuple[float, float, float]]) -> str:
     """Returns sentences about the local minima that are nearest to the ends of two paths."""
+    if not minima:
+        return f"- Panel {letter}: no local minimum."
     ends = []
     for condition, path in zip(PATHS[letter], arrays["paths"], strict=True):
         x, y, height = min(minima, key=lambda each: math.dist(each[:2], path[-1]))

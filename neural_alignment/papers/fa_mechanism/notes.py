@@ -63,8 +63,8 @@ def note_1(source: Source) -> Artifact:
         "draws": lambda own: sum(row["draws"] for row in chosen(own, case="product")),
         "mean of θ₃, linear": lambda own: mean(own, "product"),
         "with gates": lambda own: mean(own, "gated"),
-        "t": lambda own: f"{own[0]['t']:.2f}",
-        "p": lambda own: f"{own[0]['p']:.2g}",
+        "t": lambda own: f"{own[0]['t']:.2f}".replace("nan", "-"),
+        "p": lambda own: f"{own[0]['p']:.2g}".replace("nan", "-"),
     }
     text = "Student's t-test of related samples: each draw with and without gates (the paper: p > 0.1).\n\n"
     text += table(rows, ["condition"], columns)
