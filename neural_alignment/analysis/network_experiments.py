@@ -263,7 +263,8 @@ def lagged_similarities(
                 past = earlier[step.number - lag]
                 found = measures.similarity_distributions(network, past, step, bins, quality=last)
                 arrays |= {f"{step.number}/{lag}/{name}": values for name, values in found.items()}
-            earlier = {}
+            later = {moment - lag for moment in moments if moment > step.number for lag in lags}
+            earlier = {number: old for number, old in earlier.items() if number in later}
         if step.number in wanted:
             earlier[step.number] = step
         tell((step.number + 1) / (max(moments) + 1))

@@ -77,7 +77,7 @@ def test_higher_derivatives_are_those_of_the_derivative():
     for derivative, higher in itertools.pairwise(lower):
         numeric = (derivative(points + 1e-6) - derivative(points - 1e-6)) / 2e-6
         smooth = np.abs(points) > 1e-3  # The derivatives jump at 0.
-        assert_close(higher(points)[smooth], numeric[smooth], atol=1e-6)
+        np.testing.assert_allclose(higher(points)[smooth], numeric[smooth], atol=1e-6)
         assert np.all(higher(points[points < 0]) == 0)
     with pytest.raises(ValueError, match=r"between 1 and 3. Received 4"):
         signals.TANH_RELU.derivatives(4)

@@ -232,7 +232,7 @@ def figure_3(source: Source) -> Artifact:
 DISTURBED = {
     "linear": ("(A) without nonlinearity", "moved by linear terms"),
     "feedback": ("(B) other backward weights", "moved by terms of B′, to B′ᵀ"),
-    "errors": ("shuffled errors", "moved by terms of shuffled errors"),
+    "errors": ("(Figure 5) shuffled errors", "moved by terms of shuffled errors"),
 }
 """Disturbance -> title, and the name of the disturbed kernel."""
 
@@ -334,4 +334,4 @@ def disturbed_terms(source: Source) -> Artifact:
     text += table(rows, ("disturbance", "layer", "moment", "terms"), columns)
     labels = [f"{DISTURBED[how][0]}\n{TERM_ANGLE}" for how in cases]
     layout = {"ylabels": labels, "beside": [(each, 3) for each in range(3)], "share_y": True, "note": SHADED}
-    return drawn(rows, text, panels, (12, 8.4), **layout)
+    return drawn(shown, text, panels, (12, 8.4), **layout)
