@@ -8,6 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RATES = ROOT / "results" / "two_routes" / "rates.csv"
 LAB = ROOT / "configs" / "lab" / "two_routes"
+FULL = ROOT / "configs" / "cifar10" / "full"
+
+LAB_STEPS, FULL_STEPS = 1_000, 5_865
+"""Steps of J of a run: of the lab, 10 epochs of 100 batches; of CIFAR-10 at full size, 15 epochs of 391 batches."""
 
 PLACES = {
     "optimization.forward.learning_rate": [r"(?m)^(  forward: .*?learning_rate: )[^,}\n]+"],
@@ -48,11 +52,20 @@ def with_rates(text: str, settings: Mapping[str, float]) -> str:
     return text
 
 
+def at_full_size(settings: Mapping[str, float]) -> dict[str, float]:
+    """Returns the settings for CIFAR-10 at full size: rates as chosen, and the weight decay of the same total effect.
+
+    Over a run, the decay shrinks weights by rate x decay x steps. There are more steps, so the decay is smaller.
+    """
+    return {**settings, "weight_decay": float(f"{settings['weight_decay'] * LAB_STEPS / FULL_STEPS:.3g}")}
+
+
 def main() -> None:
-    """Replaces the rates in the lab's configurations."""
+    """Replaces the rates in the configurations of the lab and of CIFAR-10 at full size."""
     for rule, settings in chosen().items():
-        path = LAB / f"{rule}.yaml"
-        path.write_text(with_rates(path.read_text(), settings))
+        for path, own in ((LAB / f"{rule}.yaml", settings), (FULL / f"{rule}.yaml", at_full_size(settings))):
+            if path.exists():
+                path.write_text(with_rates(path.read_text(), own))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.estimates import Estimates
 from neural_alignment.jobs.plans import SECONDS, Work, carry_out, count_all, count_left, unique, waiting
-from neural_alignment.papers import fa_mechanism, pages, two_routes, wide_networks
+from neural_alignment.papers import cifar10, fa_mechanism, pages, two_routes, wide_networks
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.reporting import check_writable, markdown, write
 
-ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS, *wide_networks.ITEMS]
+ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS, *wide_networks.ITEMS, *cifar10.ITEMS]
 """Every table and figure of every paper."""
 
 
@@ -27,12 +27,12 @@ class Folders:
         runs: folder of the run directories. Default: runs/PAPER, and runs/lab/PAPER for the lab profile.
         output: folder of the files that are made. Default: results/PAPER for the lab profile and for items that need no
             runs, otherwise RUNS/results.
-        configs: folder of the configurations.
+        configs: folder of the configurations. Default: they are found by name.
     """
 
     runs: str | None = None
     output: str | None = None
-    configs: str = "configs"
+    configs: str = ""
 
     def source(self, item: Item, profile: str, **options: Any) -> Source:
         """Returns the source of a table or figure; **options are `recordings`, `images` and `say` of `Source`.

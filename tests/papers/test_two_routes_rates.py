@@ -133,6 +133,7 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
     """The search replaces the rates of its base, so that it does not matter that they have changed."""
     folder = shutil.copytree(CONFIGS, tmp_path / "configs")
     monkeypatch.setattr(lab_rates, "LAB", Path(folder) / "lab" / "two_routes")
+    monkeypatch.setattr(lab_rates, "FULL", Path(folder) / "cifar10" / "full")
     monkeypatch.setattr(lab_rates, "RATES", tmp_path / "rates.csv")
     rows = ["rule,setting,value"]
     for rule in rates.RULES:
