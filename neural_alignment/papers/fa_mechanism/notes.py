@@ -144,7 +144,7 @@ DIRECT = {
 
 def figure_direct(source: Source) -> Artifact:
     """Direct feedback alignment of two networks: products of W to Fᵀ, W to Qᵀ, and the direct alignment terms."""
-    found = {labels["hidden"]: results for labels, results in source.results()}
+    found = {labels["hidden"]: results for labels, results in source.results() if results}
     over_epochs = [
         row
         for network, results in found.items()
