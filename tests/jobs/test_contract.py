@@ -45,7 +45,7 @@ def each(names, exhaustive=()):
     )
 
 
-@each(ENGINES, exhaustive=("spark",))
+@each(ENGINES, exhaustive=("spark", "tpu"))
 def test_runs_are_trained_with_the_same_numbers_as_in_this_process(engine, tmp_path, training, trained_here):
     run = training("seeds/run", "seed=0")
     engine.run(queue := Recorder(tmp_path, [run]))
