@@ -13,12 +13,14 @@ WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 RANDOM_RULES := frsf brsf drtp
 LSTM_RULES := backprop symmetric feedback
 TRANSFORMER_RULES := backprop symmetric feedback dfa
+LAB_RULES := backprop feedback sign_symmetry kolen_pollack symmetric activation weight_mirror_adam weight_mirror_adam_ops \
+	information weight_mirror
 RULES := backprop feedback sign_symmetry weight_mirror information symmetric activation kolen_pollack
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: quickstart test test-exhaustive lint resume-test bench peer tpu-environment tpu-check tpu-check-pinned \
-	mnist-table mnist-random-feedback mnist-lstm vision-transformer clean
+	mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates cifar10-table clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -77,6 +79,18 @@ vision-transformer: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(TRANSFORMER_RULES:%=configs/cifar10/vision_transformer/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/cifar10/vision_transformer
 	$(BIN)/python tests/rules_tables.py
+
+# All rules on CIFAR-10 at full size: about 4.3 hours on 2 cores (an estimate, docs/results.md). The same command resumes.
+cifar10-table: $(VENV)/.cpu
+	nice $(BIN)/neural-alignment lab cifar10 --runs results/cifar10/runs --engine processes:2
+
+# The rates of the lab of two_routes (docs/two_routes.md): a search for each rule, and their results in the configurations.
+two-routes-rates: $(VENV)/.cpu
+	set -e; for rule in $(LAB_RULES); do \
+		$(BIN)/neural-alignment search lab/two_routes/$$rule --engine processes:2; \
+	done
+	$(BIN)/neural-alignment table two_routes/rates --runs runs/search/lab/two_routes
+	$(BIN)/python tests/lab_rates.py
 
 $(VENV)/.cpu: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)

@@ -287,9 +287,9 @@ class MultiOptimizer(Wrapper):
         branches = [lambda j=j, r=r: self._apply_mode(updates, j, r) for j, r in self.modes]
         tf.switch_case(self.present_mode(), branches)
 
-    def present_mode(self) -> Any:
-        """Returns the index in `modes` of the mode at the current global step, an int32 scalar."""
-        runs = [tf.not_equal(rate, 0.0) for rate in self.rates()]
+    def present_mode(self, step: Any = None) -> Any:
+        """Returns the index in `modes` of the mode at a global step, an int32 scalar. Default: the current step."""
+        runs = [tf.not_equal(rate, 0.0) for rate in self.rates(step)]
         matches = [tf.logical_and(tf.equal(runs[J], j), tf.equal(runs[R], r)) for j, r in self.modes]
         return tf.argmax(tf.cast(tf.stack(matches), tf.int32), output_type=tf.int32)
 

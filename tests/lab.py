@@ -1,11 +1,16 @@
 """Common parts of the tests of the papers' figures."""
 
+import csv
 import functools
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+
+from neural_alignment import config as configuration
+from neural_alignment.papers.two_routes import figures
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = str(ROOT / "configs")
@@ -51,3 +56,31 @@ def documented(page):
 def verdict(cases):
     """Returns in the words of a page whether a claim holds in the given cases."""
     return "yes" if all(cases) else "in part" if any(cases) else "no"
+
+
+def write_run(folder, cell, seed, top1, top5=0.9, state="finished", **overrides):
+    """Writes a run directory as `train` leaves it."""
+    path = Path(folder) / cell.name / f"seed{seed}"
+    path.mkdir(parents=True)
+    extra = [f"{key}={value}" for key, value in overrides.items()]
+    config = configuration.load(f"{CONFIGS}/{cell.config}", [*cell.overrides, f"seed={seed}", *extra])
+    (path / "config.yaml").write_text(configuration.dump(config))
+    (path / "status.json").write_text(json.dumps({"state": state, "versions": {}}))
+    rows = [{"step": 0, "epoch": 0, "seconds": 1, "top1": "", "top5": ""}]
+    if state == "finished":
+        rows.append({"step": 9, "epoch": config.epochs, "seconds": 12.5, "top1": top1, "top5": top5})
+    layers = ("stem", "dense")
+    for number, row in enumerate(rows):
+        row |= {f"{measure}/{layer}": 80.0 - 30 * number for measure in figures.METRICS for layer in layers}
+    with open(path / "metrics.csv", "w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    if config.alignment is not None:
+        (path / "kernels").mkdir()
+        names = [*figures.SCATTERED, figures.SYMMETRY_LAYER]
+        arrays = {f"{name}/forward": np.linspace(-1, 1, 8).reshape(2, 4) for name in names}
+        arrays |= {f"{name}/backward": 3 * arrays[f"{name}/forward"] for name in names}
+        for step in (0, 9):
+            np.savez(path / "kernels" / f"{step}.npz", **arrays)
+    return path

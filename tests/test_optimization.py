@@ -101,6 +101,18 @@ def test_arguments_reach_their_optimizer():
     assert setup.build_optimizer(parse(**forward(name="adamw")), 10).inner_optimizers[0].weight_decay == 0.004
 
 
+def test_noise_of_another_rate_moves_the_weights_equally_far():
+    noise = {"variance": 0.1, "rate": 0.05, "distribution": "sign", "only": "backward"}
+    config = parse(**forward(name="sgd", learning_rate=0.2, noise=noise))
+    noisy = setup.build_optimizer(config, 10).inner_optimizers[0]
+    assert 0.2**2 * noisy.variance == pytest.approx(0.05**2 * 0.1)
+    assert (noisy.distribution, noisy.only) == ("sign", "backward")
+    assert configuration.parse(configuration.plain(config)) == config
+    without = parse(**forward(name="sgd", learning_rate=0.2, noise={"variance": 0.1}))
+    assert setup.build_optimizer(without, 10).inner_optimizers[0].variance == 0.1
+    assert "rate" not in configuration.plain(without)["optimization"]["forward"]["noise"]
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -121,6 +133,10 @@ def test_arguments_reach_their_optimizer():
         ({"name": "adamw", "amsgrad": 1}, "optimization.forward.amsgrad: input should be a valid boolean"),
         ({"name": "radam", "beta_1": 1.0}, "optimization.forward.beta_1: input should be less than 1"),
         ({"name": "swats", "rectified": "yes"}, "optimization.forward.rectified: input should be a valid boolean"),
+        (
+            {"name": "sgd", "learning_rate": 0, "noise": {"variance": 1, "rate": 0.1}},
+            "optimization.forward.noise: must have no `rate`",
+        ),
         ({"name": "adamw", "use_ema": True}, "optimization.forward.use_ema: unknown key"),
         ({"name": "adafactor", "clip_threshold": 0.0}, "optimization.forward.clip_threshold: input should be greater"),
         pytest.param(

@@ -27,6 +27,14 @@ class UpdateNoise(Options):
     only: str | None = None
     """Noise is added only to variables whose path contains this text, such as backward_kernel. Default: all
     variables."""
+    rate: Annotated[PositiveFloat | None, Field(exclude_if=lambda rate: rate is None)] = None
+    """Learning rate to which `variance` applies. An optimizer with another initial rate gets the variance that moves
+    the weights equally far. Default: the optimizer's own rate."""
+
+    def arguments(self, rate: float) -> dict[str, Any]:
+        """Returns the arguments of `optimizers.Noisy` for an optimizer with a learning rate before its schedule."""
+        scale = 1.0 if self.rate is None else (self.rate / rate) ** 2
+        return {**self.model_dump(exclude={"rate"}), "variance": self.variance * scale}
 
 
 class OptimizerOptions(Options):
@@ -69,6 +77,12 @@ class OptimizerOptions(Options):
             raise ArgumentError("base_batch_size", "must be null without `scale_with_batch`", self.base_batch_size)
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _noise_can_be_scaled(self):
+        if self.noise is not None and self.noise.rate is not None and not self.learning_rate:
+            raise ArgumentError("noise", "must have no `rate` with the learning rate 0", self.noise.rate)
+        return self
+
     def rate(self, batch_size: int) -> float:
         """Returns the learning rate for a batch size, before the schedule."""
         if not self.scale_with_batch:
@@ -96,7 +110,9 @@ class OptimizerOptions(Options):
             global_clipnorm=self.clip_global_norm,
             clipvalue=self.clip_value,
         )
-        return optimizer if self.noise is None else optimizers.Noisy(optimizer, seed=seed, **dict(self.noise))
+        if self.noise is None:
+            return optimizer
+        return optimizers.Noisy(optimizer, seed=seed, **self.noise.arguments(rate))
 
     def summary(self, batch_size: int) -> str:
         """Returns the optimizer, its learning rate and all its options in one line."""

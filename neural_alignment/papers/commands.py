@@ -11,11 +11,11 @@ from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.estimates import Estimates
 from neural_alignment.jobs.plans import SECONDS, Work, carry_out, count_all, count_left, unique, waiting
-from neural_alignment.papers import fa_mechanism, pages, two_routes, wide_networks
+from neural_alignment.papers import cifar10, fa_mechanism, pages, two_routes, wide_networks
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.reporting import check_writable, markdown, write
 
-ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS, *wide_networks.ITEMS]
+ITEMS = [*two_routes.ITEMS, *fa_mechanism.ITEMS, *wide_networks.ITEMS, *cifar10.ITEMS]
 """Every table and figure of every paper."""
 
 

@@ -74,6 +74,7 @@ class Item:
             profile `lab` is always made from it.
         needs: a required option of the command line.
         check: raises `InputError` if required input is missing or wrong; called before training.
+        written_as: name of its files without their extension. Default: kind and number, such as `table_3`.
         pages: pages of the guide that contain the table, or parts of it (`pages.py`).
     """
 
@@ -84,6 +85,7 @@ class Item:
     cells: Mapping[str, Sequence[Cell | Pieces]] = field(default_factory=dict)
     needs: str = ""
     check: Callable[[Source], None] = lambda source: None
+    written_as: str = ""
     pages: tuple[str, ...] = ()
 
     def profile(self, lab: bool) -> str:
@@ -98,7 +100,7 @@ class Item:
     @property
     def file(self) -> str:
         """Name of its files without their extension."""
-        return f"{self.kind}_{self.name.partition('/')[2]}"
+        return self.written_as or f"{self.kind}_{self.name.partition('/')[2]}"
 
 
 def find(items: Sequence[Item], kind: str, name: str) -> Item:

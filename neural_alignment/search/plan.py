@@ -134,6 +134,14 @@ def trial_config(plan: Plan, base: Config, values: Mapping[str, Any]) -> Config:
     return configuration.override(base, [*plan.checked_space().overrides(values), *short])
 
 
+def common_config(plan: Plan, base: Config) -> Config:
+    """Returns a base with possible values of all quantities of the space, in place of its own.
+
+    Two bases that give the same result have the same trials.
+    """
+    return trial_config(plan.model_copy(update={"epochs": None}), base, plan.checked_space().probes()[0])
+
+
 def check(plan: Plan, base: Config) -> None:
     """Checks that the space fits the configuration, by trying every option of a choice and both ends of every range.
 

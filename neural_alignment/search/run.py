@@ -137,7 +137,8 @@ def _check_same(searched: Search) -> None:
     keys = (key for key in was | now if was.get(key) != now.get(key))
     difference = next((f"{key} was {was.get(key)!r}, is now {now.get(key)!r}" for key in keys), None)
     if difference is None and tf.io.gfile.exists(base_path):
-        difference = first_difference(configuration.load(base_path), searched.base)
+        bases = configuration.load(base_path), searched.base
+        difference = first_difference(*(plans.common_config(searched.plan, base) for base in bases))
     if difference:
         raise RunError(f"{folder}: holds another search: {difference}; choose another --search-dir")
 

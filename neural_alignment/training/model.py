@@ -333,18 +333,20 @@ class AlignedModel(InterceptedModel):
         self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return tf.cast(loss, tf.float32), regularisers
 
-    def hlo(self, batch: tuple[tf.TensorSpec, ...], j_runs: bool = True, r_runs: bool = True) -> bytes:
+    @property
+    def step_modes(self) -> StepModes:
+        """The losses that the steps of a compiled model train."""
+        return self._step_modes
+
+    def hlo(self, batch: tuple[tf.TensorSpec, ...], mode: StepMode) -> bytes:
         """Returns the XLA program of one step on one device, a serialized `HloModuleProto`. No step is made.
 
         Args:
             batch: shapes and dtypes of the inputs and targets.
-            j_runs: whether the step trains J.
-            r_runs: whether the step trains R. If rules have different intervals, all of them compute R_l.
+            mode: the losses that the step trains, one of the modes in `step_modes`.
         """
         self.take_initial_weights()
         self._build_metrics(batch)
-        modes = [mode for mode in self._step_modes.modes if mode[:2] == (j_runs, r_runs)]
-        mode = max(modes, key=lambda mode: len(mode.intervals or ()), default=StepMode(j_runs, r_runs))
 
         def step(*data: Tensor) -> None:
             number = tf.identity(_unwrapped(self.optimizer).iterations)

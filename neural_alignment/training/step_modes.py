@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from optimizers import MultiOptimizer
@@ -17,6 +18,9 @@ Tensor = tf.Tensor
 
 MOST_MODES = 16
 """The largest number of modes of a step."""
+
+_COUNTED_AT_ONCE = 2**20
+"""Number of steps whose modes are computed together."""
 
 
 class StepMode(NamedTuple):
@@ -88,9 +92,45 @@ class StepModes:
             return [StepMode(j_runs, r_runs)]
         return [StepMode(True, bool(due), due) for due in combinations(self._intervals)]
 
+    def name(self, mode: StepMode) -> str:
+        """Returns the losses of a mode as text: J, R, J + R or none.
+
+        If only the rules with some values of `every` compute R_l, the name has these values: J + R (every 4).
+        """
+        r_runs = mode.r_runs and bool(self._intervals)
+        name = " + ".join(loss for loss, runs in (("J", mode.j_runs), ("R", r_runs)) if runs)
+        if not r_runs or mode.intervals is None or len(mode.intervals) == len(self._intervals):
+            return name or "none"
+        return f"{name} (every {', '.join(map(str, sorted(mode.intervals)))})"
+
+    def named(self, name: str) -> StepMode:
+        """Returns the mode with this name.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        known = {self.name(mode): mode for mode in reversed(self.modes)}
+        if name not in known:
+            allowed = ", ".join(map(repr, known))
+            raise ValueError(f"The losses of a step must be one of {allowed}. Received {name!r}. Example: {allowed}.")
+        return known[name]
+
+    def count(self, steps: int) -> dict[str, int]:
+        """Returns the number of steps in each mode, by its name, among the global steps from 0 to `steps` - 1."""
+        counts = [0] * len(self.modes)
+        for first in range(0, steps, _COUNTED_AT_ONCE):
+            chunk = tf.range(first, min(first + _COUNTED_AT_ONCE, steps), dtype=tf.int64)
+            found = np.bincount(tf.vectorized_map(self.present, chunk), minlength=len(counts))
+            counts = [total + int(new) for total, new in zip(counts, found, strict=True)]
+        named: dict[str, int] = {}
+        for mode, count in zip(self.modes, counts, strict=True):
+            if count:
+                named[self.name(mode)] = named.get(self.name(mode), 0) + count
+        return named
+
     def present(self, step: Tensor) -> Tensor:
         """Returns the index in `modes` of the mode at a global step, an int32 scalar."""
-        pair = 0 if self._optimizer is None or len(self._pairs) == 1 else self._optimizer.present_mode()
+        pair = 0 if self._optimizer is None or len(self._pairs) == 1 else self._optimizer.present_mode(step)
         divides = {interval: tf.equal(step % interval, 0) for interval in self._intervals}
         matches = []
         for allowed, mode in self._places:

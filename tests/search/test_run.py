@@ -88,6 +88,13 @@ def test_another_search_is_refused(search, scripted, what):
     assert f"holds another search: {text}" in str(error.value)
 
 
+def test_a_base_may_change_where_the_search_sets_the_values_itself(search, scripted):
+    engine, judge = scripted
+    first = search(engine(judge), trials=1, overrides=["alignment.decay=0.5"])
+    again = search(engine(judge), trials=2, overrides=["alignment.decay=0.25"])
+    assert [trial.settings for trial in again][:1] == [trial.settings for trial in first]
+
+
 def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search, scripted, tmp_path, plan_file):
     engine, judge = scripted
     search(engine(judge), trials=1)

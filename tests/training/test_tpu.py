@@ -1,17 +1,21 @@
 """Programs for a TPU's compiler, without the compiler; one test compiles if it is installed."""
 
+import collections
 import json
 import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import assert_close
 from tensorflow.compiler.xla.service import hlo_pb2
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, InputError, Unavailable
-from neural_alignment.training import setup, tpu
+from neural_alignment.training import AlignedModel, setup, step_modes, tpu
+from neural_alignment.training.model import connections
+from neural_alignment.training.run import train
 from neural_alignment.training.tpu import compilation, compiler, estimate
 from neural_alignment.training.tpu.chips import CORES, GIB
 
@@ -66,13 +70,98 @@ def test_the_counted_steps_are_those_of_the_rate_scheduler(more, limit):
     assert tpu.turns(config, facts) == expected
 
 
-def test_steps_of_both_losses_are_those_at_which_a_rule_is_due():
-    first, rest = (f"rule: symmetric, self_: 1, decay: 1, every: {number}" for number in (4, 6))
-    config = small(f"alignment=[{{layers: dense1, {first}}}, {{{rest}}}]", "max_steps=25", more=", delay_epochs: 0.1")
+def count_changes(monkeypatch):
+    """Returns a counter of the steps that are trained from now on, by the losses whose kernels change in them."""
+    counts, own_compile, own_step = collections.Counter(), AlignedModel.compile, AlignedModel._replica_step
+
+    def compile_eagerly(model, *arguments, **options):
+        own_compile(model, *arguments, **{**options, "run_eagerly": True, "jit_compile": False})
+
+    def step(model, *arguments):
+        of_r = [each for each in connections(model) if each.alignment.learns]
+        kernels = [model.trainable_variables[0], *(each.stored_backward_kernel for each in of_r)]
+        before = [kernel.numpy() for kernel in kernels]
+        result = own_step(model, *arguments)
+        j, *r = (not np.array_equal(old, new.numpy()) for old, new in zip(before, kernels, strict=True))
+        due = sorted({each.alignment.interval for each, changed in zip(of_r, r, strict=True) if changed})
+        name = "J + R" if j and due else "J" if j else "R" if due else "none"
+        partly = due and not all(r)
+        counts[f"{name} (every {', '.join(map(str, due))})" if partly else name] += 1
+        return result
+
+    monkeypatch.setattr(AlignedModel, "compile", compile_eagerly)
+    monkeypatch.setattr(AlignedModel, "_replica_step", step)
+    return counts
+
+
+SYMMETRIC = "rule: symmetric, self_: 1, decay: 1"
+
+
+def until(epoch):
+    """Returns a loss rate that falls to 0 at an epoch."""
+    return f"{{value: 1, schedule: {{kind: polynomial, end_epoch: {epoch}}}}}"
+
+
+NOISE = "optimization.backward.noise={variance: 0.01}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "more"),
+    [
+        (("max_steps=25",), ""),
+        (("max_steps=30",), ", alternation: 1"),
+        (("epochs=1",), ", alternation: 3"),
+        (("max_steps=25",), ", delay_epochs: 0.3"),
+        (("max_steps=25",), ", alternation: 2, delay_epochs: 0.5"),
+        (("max_steps=25", f"alignment={{{SYMMETRIC}, every: 4}}"), ""),
+        (("max_steps=40", f"alignment={{{SYMMETRIC}, every: 4}}", NOISE), ", delay_epochs: 0.26"),
+        (("max_steps=30", f"alignment=[{{layers: dense2, {SYMMETRIC}, every: 4}}, {{{SYMMETRIC}, every: 6}}]"), ""),
+        (("max_steps=30", f"alignment=[{{layers: dense1, {SYMMETRIC}, every: 4}}, {{{SYMMETRIC}, every: 6}}]"), ""),
+        (("max_steps=25", f"alignment=[{{layers: dense2, {SYMMETRIC}}}, {{{SYMMETRIC}, every: 6}}]"), ""),
+        (("max_steps=25", f"alignment=[{{layers: dense2, rule: feedback}}, {{{SYMMETRIC}, every: 6}}]"), ""),
+        (("max_steps=25",), ", loss_rates: {forward: 0}"),
+        (("max_steps=25",), ", loss_rates: {backward: 0}"),
+        (("max_steps=25",), ", loss_rates: {backward: 0}, alternation: 1"),
+        (("epochs=1",), f", loss_rates: {{backward: {until(0.5)}}}"),
+        (("epochs=1",), f", loss_rates: {{forward: {until(0.7)}, backward: {until(0.4)}}}"),
+        (("epochs=1", f"alignment={{{SYMMETRIC}, every: 3}}"), f", loss_rates: {{forward: {until(0.6)}}}"),
+        (("max_steps=25", NOISE), ", alternation: 1"),
+        (("max_steps=25",), ", alternation: 1, skip_idle: false"),
+        (("max_steps=25", "alignment={rule: feedback}", "optimization.backward=null"), ""),
+        (("max_steps=25", "alignment={rule: dfa}", "optimization.backward=null"), ""),
+        (("max_steps=25", "alignment=null", "optimization.backward=null"), ""),
+        (
+            (
+                *("max_steps=25", "alignment={rule: kolen_pollack, decay: 0.1}"),
+                *("weight_decay=0.1", "optimization.backward=null"),
+            ),
+            "",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
+)
+def test_the_counted_steps_are_those_that_a_run_makes(overrides, more, tmp_path, monkeypatch):
+    config = small("model.hidden=[16, 12]", *overrides, more=more)
+    expected = tpu.turns(config, setup.data_facts(config))
+    found = count_changes(monkeypatch)
+    train(config, tmp_path / "run")
+    assert expected == found
+
+
+def test_steps_in_which_some_rules_are_due_are_counted_apart():
+    first, rest = (f"{SYMMETRIC}, every: {number}" for number in (4, 6))
+    rules = f"alignment=[{{layers: dense2, {first}}}, {{{rest}}}]"
+    config = small("model.hidden=[16, 12]", rules, "max_steps=25", more=", delay_epochs: 0.1")
     facts = setup.data_facts(config)
     delay = -(-facts.steps_per_epoch // 10)
-    both = sum(step % 4 == 0 or step % 6 == 0 for step in range(delay, 25))
-    assert tpu.turns(config, facts) == {"J + R": both, "J": 25 - delay - both, "R": delay}
+    counts = collections.Counter((step % 4 == 0, step % 6 == 0) for step in range(delay, 25))
+    assert tpu.turns(config, facts) == {
+        "J + R": counts[True, True],
+        "J + R (every 4)": counts[True, False],
+        "J + R (every 6)": counts[False, True],
+        "J": counts[False, False],
+        "R": delay,
+    }
 
 
 def test_a_rule_that_learns_nothing_has_only_steps_of_j():
@@ -80,11 +169,19 @@ def test_a_rule_that_learns_nothing_has_only_steps_of_j():
     assert set(tpu.turns(config, setup.data_facts(config))) == {"J"}
 
 
+def test_a_long_run_is_counted_in_parts(monkeypatch):
+    config = small(more=", alternation: 2, delay_epochs: 0.3")
+    facts = setup.data_facts(config)
+    whole = tpu.turns(config, facts)
+    monkeypatch.setattr(step_modes, "_COUNTED_AT_ONCE", 7)
+    assert tpu.turns(config, facts) == whole
+
+
 # The programs.
 
 
-def program(losses, replicas=8, **options):
-    return hlo_pb2.HloModuleProto.FromString(tpu.lower(small(**options), replicas, losses))
+def program(losses, *overrides, more=""):
+    return hlo_pb2.HloModuleProto.FromString(tpu.lower(small(*overrides, more=more), 8, losses))
 
 
 def products(module):
@@ -109,9 +206,20 @@ def test_a_program_has_the_part_of_the_batch_of_one_core_and_updates_all_variabl
 
 
 def test_a_step_of_one_loss_leaves_out_the_other():
-    both, j, r = (program(losses) for losses in ("J + R", "J", "R"))
+    both, (j, r) = program("J + R"), (program(losses, more=", alternation: 1") for losses in "JR")
     assert products(r) < products(j) <= products(both)
     assert len(j.input_output_alias.entries) < len(both.input_output_alias.entries)
+
+
+def test_a_step_of_some_rules_leaves_out_the_others():
+    rules = f"alignment=[{{layers: dense2, {SYMMETRIC}, every: 4}}, {{{SYMMETRIC}, every: 6}}]"
+    both, first, none = (
+        program(losses, "model.hidden=[16, 12]", rules) for losses in ("J + R", "J + R (every 4)", "J")
+    )
+    updated = [len(each.input_output_alias.entries) for each in (both, first, none)]
+    assert updated[0] > updated[1] > updated[2]
+    with pytest.raises(ValueError, match=r"one of 'J \+ R'\. Received 'R'"):
+        program("R")
 
 
 def test_a_batch_that_the_cores_cannot_share_is_one_line():

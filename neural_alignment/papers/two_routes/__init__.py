@@ -9,7 +9,7 @@ from neural_alignment.data.recordings import load_recordings
 from neural_alignment.errors import InputError
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import whole
-from neural_alignment.papers.two_routes import claims, fewer_examples, figures, runs, tables
+from neural_alignment.papers.two_routes import angles, claims, fewer_examples, figures, rates, runs, tables
 from neural_alignment.papers.two_routes.compute import taxonomy, theory
 from neural_alignment.reporting import Artifact, Row
 
@@ -34,8 +34,9 @@ def _all_of(rows: Callable[[], Sequence[Row]]) -> Callable[[Source], Artifact]:
 
 
 SEARCH = "--runs SEARCH_DIRECTORY (made by `search lab/information`)"
+RATES = "--runs runs/search/lab/two_routes (made by `make two-routes-rates`)"
 
-_TABLE_3 = runs.plan(("resnet18", rule) for rule in (*runs.TABLE_3, "feedback"))
+_TABLE_3 = runs.plan(("resnet18", rule) for rule in (*runs.TABLE_3, *runs.LAB_RULES))
 _TABLE_4 = runs.plan(itertools.product(runs.TABLE_4, ("backprop", "symmetric", "activation")))
 _WM = runs.first_seed("weight_mirror")
 _SHOWN = runs.first_seed("symmetric", "activation", "weight_mirror", "information")
@@ -55,6 +56,7 @@ _ITEMS = [
     ("table", "claims", "the paper's comparisons of rules, and whether they show", claims.table, _CLAIMED),
     ("table", "D1", "flow of scalar weights: eigenvalues and regimes", _all_of(theory.eigenvalue_rows)),
     ("table", "D2", "fixed points of the scalar network", _all_of(theory.fixed_points)),
+    ("table", "angles", "angles of pseudogradients and weights of all rules, ResNet-18", angles.make, angles.plan()),
     ("table", "examples", "R from a part of each batch", fewer_examples.make, fewer_examples.plan()),
     ("table", "IA", "linear autoencoders that reach W = B", _all_of(theory.autoencoder_rows)),
     ("figure", "2", "weight mirror: flow in three regimes, W against B of three layers", figures.figure_2, _WM),
@@ -71,3 +73,4 @@ _ITEMS = [
 """Kind, number, title, function and runs of every table and figure of the paper; further fields of `Item`."""
 
 ITEMS = [Item(kind, f"two_routes/{number}", *fields) for kind, number, *fields in _ITEMS]
+ITEMS.append(Item("table", "two_routes/rates", "rates of the lab's rules", rates.make, needs=RATES, written_as="rates"))

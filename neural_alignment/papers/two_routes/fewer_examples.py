@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from neural_alignment.jobs.plans import Cell, Outcome
 from neural_alignment.papers.registry import Profiles, Source
 from neural_alignment.papers.tables import chosen, grouped, spread, table
-from neural_alignment.papers.two_routes.runs import CHANCE, RULE_STYLES, lab_cell
+from neural_alignment.papers.two_routes.runs import CHANCE, FEW, RULE_STYLES, SEEDS, lab_cell
 from neural_alignment.reporting import Artifact, Row, Spread
 
 RULES = ("activation", "weight_mirror", "weight_mirror_adam", "information")
@@ -35,7 +35,7 @@ def plan() -> Profiles:
 
 
 def _cell(rule: str, fraction: float) -> Cell:
-    cell = lab_cell("resnet18", rule)
+    cell = lab_cell("resnet18", rule, SEEDS if fraction == 1 else FEW)
     labels = {**cell.labels, "examples": fraction}
     if fraction == 1:
         return dataclasses.replace(cell, labels=labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from neural_alignment.jobs.plans import Cell
 from neural_alignment.papers import published
@@ -24,6 +24,7 @@ RULE_STYLES = {
     "weight_mirror": Style("weight mirror (WM), TPE", "x", ":", 0.5),
     "weight_mirror_akrout": Style("WM", "+", ":", 0.7),
     "feedback": Style("feedback (FA)", "*", ":", 0.3),
+    "sign_symmetry": Style("sign symmetry", "p", "--", 0.5),
 }
 """Name of the file of a rule below configs/two_routes -> look of its lines."""
 
@@ -38,6 +39,9 @@ PRINTED |= {("resnet18", rule): row for rule, row in TABLE_3.items()}
 SEARCHED = ("weight_mirror", "weight_mirror_adam", "weight_mirror_adam_ops", "information")
 """The columns of Table 5."""
 
+LAB_RULES = ("feedback", "sign_symmetry")
+"""Rules of the lab profile for which the paper has no run."""
+
 TRANSFER = (*SEARCHED, "symmetric", "activation", "backprop")
 """The lines of Figure 3."""
 
@@ -50,14 +54,13 @@ CHANCE = {"paper": (1 / 1000, 5 / 1000), "lab": (1 / 10, 5 / 10)}
 LAB_MODELS = {"resnet18": (18, 1), "resnet50": (50, 1), "resnet50v2": (50, 2)}
 """Networks of the lab profile: depth and version."""
 
-SEEDS, FIRST = (0, 1, 2), (0,)
+SEEDS, FEW, FIRST = (0, 1, 2, 3, 4), (0, 1, 2), (0,)
 
-LAB_SEEDS = {"weight_mirror_akrout": FIRST, "weight_mirror_adam_ops": FIRST}
-"""Rules without claims, of which the lab trains one seed."""
+COSTLY = ("information", "weight_mirror", "weight_mirror_adam", "weight_mirror_adam_ops")
+"""Rules of which the lab trains three seeds on the deeper networks, where a run takes minutes."""
 
-LAB_RATES = {"backprop": 0.05, "symmetric": 5e-3, "activation": 5e-3, "kolen_pollack": 0.05}
-PAPER_RATES = {"backprop": 0.1, "symmetric": 1e-3, "activation": 1e-3, "kolen_pollack": 0.1}
-"""Rule -> learning rate of the noisy updates of Figure 5, in configs/lab/two_routes and in Appendix B.3."""
+NOISE_RATES = {"paper": 0.1, "lab": 0.05}
+"""Profile -> learning rate to which the variances of Figures 5 and S1 apply (Appendix B.3: that of backpropagation)."""
 
 NOISE = (1e-2, 1e-1, 1.0)
 DEEPER_NOISE = (1e-1,)
@@ -72,22 +75,29 @@ def paper_cell(model: str, rule: str) -> Cell:
     return Cell(f"two_routes/{model}/{rule}.yaml", f"{model}/{rule}", {"model": model, "rule": rule})
 
 
-def lab_cell(model: str, rule: str, seeds: tuple[int, ...] = SEEDS) -> Cell:
-    """Returns the runs of one rule and network of the lab profile."""
+def lab_seeds(model: str, rule: str) -> tuple[int, ...]:
+    """Returns the seeds that the lab trains: five, or fewer of costly runs and of a row without claims."""
+    if rule == "weight_mirror_akrout":
+        return FIRST
+    return FEW if rule in COSTLY and model != "resnet18" else SEEDS
+
+
+def lab_cell(model: str, rule: str, seeds: tuple[int, ...] | None = None) -> Cell:
+    """Returns the runs of one rule and network of the lab profile; default of `seeds`: those of `lab_seeds`."""
+    seeds = lab_seeds(model, rule) if seeds is None else seeds
     depth, version = LAB_MODELS[model]
     overrides = () if model == "resnet18" else (f"model.depth={depth}", f"model.version={version}")
     return Cell(f"lab/two_routes/{rule}.yaml", f"{model}/{rule}", {"model": model, "rule": rule}, overrides, seeds)
 
 
 def plan(pairs: Iterable[tuple[str, str]], seeds: tuple[int, ...] | None = None) -> Profiles:
-    """Returns the runs of pairs of a network and a rule; the lab has fewer networks, and the paper no run of feedback.
+    """Returns the runs of pairs of a network and a rule; the lab has fewer networks, the paper fewer rules.
 
-    `seeds` are those of the lab. Default: three, or one for rules without claims.
+    `seeds` are those of the lab. Default: those of `lab_seeds`.
     """
     pairs = list(pairs)
-    lab = [(model, rule, seeds or LAB_SEEDS.get(rule, SEEDS)) for model, rule in pairs if model in LAB_MODELS]
-    paper = [paper_cell(model, rule) for model, rule in pairs if rule != "feedback"]
-    return {"paper": paper, "lab": [lab_cell(*each) for each in lab]}
+    paper = [paper_cell(model, rule) for model, rule in pairs if rule not in LAB_RULES]
+    return {"paper": paper, "lab": [lab_cell(*each, seeds) for each in pairs if each[0] in LAB_MODELS]}
 
 
 def first_seed(*rules: str) -> Profiles:
@@ -108,23 +118,22 @@ def noise(rules: Sequence[str], model: str) -> Profiles:
         drops = tuple(f"optimization.{path}.schedule.drop_epochs={PAPER_DROPS}" for path in paths)
         paper, lab = dataclasses.replace(paper_cell(model, rule), overrides=drops), lab_cell(model, rule)
         lab_variances = NOISE if model == "resnet18" else DEEPER_NOISE
-        found["paper"] += [noisy(paper, each, PAPER_RATES) for each in (0.0, *NOISE)]
+        found["paper"] += [noisy(paper, each, NOISE_RATES["paper"]) for each in (0.0, *NOISE)]
         still = dataclasses.replace(lab, labels={**lab.labels, "noise_variance": 0.0})
-        found["lab"] += [still, *(noisy(lab, each, LAB_RATES) for each in lab_variances)]
+        found["lab"] += [still, *(noisy(lab, each, NOISE_RATES["lab"]) for each in lab_variances)]
     return found
 
 
-def noisy(cell: Cell, variance: float, rates: Mapping[str, float]) -> Cell:
+def noisy(cell: Cell, variance: float, rate: float) -> Cell:
     """Returns a cell with noise on all updates of backpropagation, or on those of B of another rule (section 5).
 
     Noise is scaled by the learning rate of the update that it is added to. For the same perturbation of the weights in
-    every rule, the variance at the rate r of R is `variance` (rate of backpropagation / r)^2: the shift of the curves
-    of Appendix B.3, where the rates 0.1 and 0.001 make it 10^4. `rates` maps a rule to its initial rate.
+    every rule, `variance` applies to one learning rate, `rate`: the shift of the curves of Appendix B.3, where the
+    rates 0.1 and 0.001 make it 10^4.
     """
     rule = cell.labels["rule"]
-    own = variance * (rates["backprop"] / rates[rule]) ** 2
     where = "forward" if rule in ("backprop", "kolen_pollack") else "backward"
     only = ", only: backward_kernel" if rule == "kolen_pollack" else ""
-    noise = (f"optimization.{where}.noise={{variance: {own!r}{only}}}",) if variance else ()
+    noise = (f"optimization.{where}.noise={{variance: {variance!r}, rate: {rate!r}{only}}}",) if variance else ()
     labels, overrides = {**cell.labels, "noise_variance": variance}, (*cell.overrides, *noise)
     return dataclasses.replace(cell, name=f"{cell.name}_noise_{variance:g}", labels=labels, overrides=overrides)

@@ -76,12 +76,13 @@ def describe(config: Config, tpu: Slice) -> str:
     examples, steps = batch_per_core(config, tpu.replicas), turns(config, setup.data_facts(config))
     compiled = {losses: compile_program(lower(config, tpu.replicas, losses), tpu.core.topology) for losses in steps}
     lines = [f"TPU {tpu.name}: {examples} examples per core, {config.runtime.precision}"]
-    lines += [f"{losses} step".ljust(12) + _line(result, tpu, config) for losses, result in compiled.items()]
+    width = max(12, *(len(f"{losses} step  ") for losses in steps))
+    lines += [f"{losses} step".ljust(width) + _line(result, tpu, config) for losses, result in compiled.items()]
     if not any(result.reason for result in compiled.values()):
         bounds = {losses: Estimate.of(each, tpu, config.runtime.precision) for losses, each in compiled.items()}
         time = digits(hours(bounds, steps))
         lines.append(
-            f"{'run'.ljust(12)}at least {time} h for {sum(steps.values()):,} steps, without the sum over the cores, "
+            f"{'run'.ljust(width)}at least {time} h for {sum(steps.values()):,} steps, without the sum over the cores, "
             "reading of data, evaluation and compilation"
         )
     return "\n".join(lines)

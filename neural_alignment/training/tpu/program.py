@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
 
-import numpy as np
 import tensorflow as tf
 
 from neural_alignment.config import Config
@@ -13,29 +11,25 @@ from neural_alignment.data import Facts
 from neural_alignment.errors import ConfigError, WrongValue
 from neural_alignment.training import setup
 from neural_alignment.training.preparation import total_steps
-
-J, R, BOTH = "J", "R", "J + R"
-"""The losses of a step."""
+from neural_alignment.training.step_modes import StepModes
 
 
 def turns(config: Config, facts: Facts) -> dict[str, int]:
-    """Returns the number of steps of a whole run by the losses that they train: J, R, or J + R.
+    """Returns the number of steps of a run, from step 0, by the losses that they train: see `StepModes.name`.
 
     Args:
         config: the configuration of the run.
         facts: shapes and counts of its data.
+
+    Raises:
+        ConfigError: if the options do not fit the model, or no step is trained as they demand.
     """
-    plan, total = config.optimization, total_steps(config, facts)
-    delay = min(total, math.ceil(plan.delay_epochs * facts.steps_per_epoch))
-    if plan.alternation is not None:
-        of_r = delay + len(range(0, total, plan.turns)) - len(range(0, delay, plan.turns))
-        counts = {J: total - of_r, R: of_r}
+    intervals = {rule.interval for rule in config.rules if rule.learns}
+    if len(config.rules) > 1:  # Only the model knows which of them have a layer.
+        modes = setup.compiled_model(config, facts, contextlib.nullcontext()).step_modes
     else:
-        steps = np.arange(delay, total)
-        due = [steps % rule.interval == 0 for rule in config.rules if rule.learns]
-        of_both = int(np.any(due, axis=0).sum()) if due else 0
-        counts = {BOTH: of_both, J: len(steps) - of_both, R: delay}
-    return {losses: count for losses, count in counts.items() if count}
+        modes = StepModes(setup.build_optimizer(config, facts.steps_per_epoch), intervals)
+    return modes.count(total_steps(config, facts))
 
 
 def batch_per_core(config: Config, replicas: int) -> int:
@@ -59,7 +53,7 @@ def lower(config: Config, replicas: int, losses: str) -> bytes:
     Args:
         config: the configuration of the run.
         replicas: number of cores that share a batch.
-        losses: the losses that the step trains: "J", "R" or "J + R".
+        losses: the losses that the step trains, one of the names in `turns`.
 
     Raises:
         ConfigError: if the cores cannot share the batch evenly.
@@ -69,4 +63,4 @@ def lower(config: Config, replicas: int, losses: str) -> bytes:
     facts = setup.data_facts(config)
     model = setup.compiled_model(config, facts, contextlib.nullcontext())
     batch = tuple(tf.TensorSpec((examples, *spec.shape), spec.dtype) for spec in facts.example_spec)
-    return model.hlo(batch, losses != R, losses != J)
+    return model.hlo(batch, model.step_modes.named(losses))

@@ -1,0 +1,155 @@
+"""Learning rules on CIFAR-10 at full size: accuracy, angles over training and time; not part of a paper."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from neural_alignment.jobs.plans import Cell, Outcome
+from neural_alignment.papers import figures
+from neural_alignment.papers.figures import Panel, drawn, lines, panel
+from neural_alignment.papers.registry import Item, Source
+from neural_alignment.papers.tables import chosen, spread, table
+from neural_alignment.papers.two_routes.runs import RULE_STYLES
+from neural_alignment.reporting import Artifact, Row, Spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RULES = {
+    "backprop": (0, 1, 2),
+    "symmetric": (0, 1, 2),
+    "information": (0,),
+    "weight_mirror_adam": (0,),
+    "activation": (0,),
+    "kolen_pollack": (0,),
+    "sign_symmetry": (0,),
+    "feedback": (0,),
+}
+"""Name of a file in configs/cifar10/full -> its seeds, in the order of the table and of the queue: long runs first."""
+
+LOOKS = {rule: replace(RULE_STYLES[rule], label=RULE_STYLES[rule].label.removesuffix(", TPE")) for rule in RULES}
+LOOKS["weight_mirror_adam"] = replace(LOOKS["weight_mirror_adam"], label="weight mirror (WM+AD)")
+"""Rule -> its name and the look of its lines."""
+
+COLUMNS = ("rule", "seed", "epochs", "test_top1", "test_top5", "mean_angle", "largest_angle", "seconds")
+
+CHANCE = (0.1, 0.5)
+"""Top-1 and top-5 of a run that diverged."""
+
+REMARK = (
+    "ResNet-18 of width 16, 50,000 images of 32 x 32 pixels with flips and crops, batches of 128. Test accuracy after "
+    "the last epoch; no epoch was chosen. Mean and standard deviation over seeds. Angles between W and B^T at the end, "
+    "in degrees: mean over layers, and the largest of any layer; pseudogradient: between the update of W through B and "
+    "the gradient of J on 64 test images. Minutes: of one thread, two runs at a time."
+)
+
+
+def cells() -> list[Cell]:
+    """Returns the runs of each rule."""
+    return [Cell(f"cifar10/full/{rule}.yaml", rule, {"rule": rule}, seeds=seeds) for rule, seeds in RULES.items()]
+
+
+def make(source: Source) -> Artifact:
+    """Table of the results, and a figure of the accuracy and of the angles over training."""
+    outcomes = source.outcomes()
+    rows = [_row(cell.labels["rule"], each) for cell, found in outcomes for each in found]
+    course = [row for cell, found in outcomes for each in found for row in _course(cell.labels["rule"], each)]
+    parts = [_line(cell, chosen(rows, **cell.labels), chosen(course, **cell.labels)) for cell in source.cells]
+    text = table(parts, ["rule"], {name: name for name in parts[0]})
+    panels = [[_accuracy(rows), *(_over_training(course, *each) for each in _CURVES)]]
+    return drawn(rows, f"{text}\n\n{REMARK}", panels, (13, 4), COLUMNS, legend="outside lower center")
+
+
+def _row(rule: str, outcome: Outcome) -> Row:
+    """Returns the row of a run in the CSV file."""
+    last = outcome.rows[-1] if outcome.rows else {}
+    angles = _layers({} if outcome.diverged else last, "weight_angle")
+    return {
+        "rule": rule,
+        "seed": outcome.config.seed,
+        "epochs": outcome.config.epochs,
+        "test_top1": outcome.measure("top1", CHANCE[0]),
+        "test_top5": outcome.measure("top5", CHANCE[1]),
+        "mean_angle": _mean(angles),
+        "largest_angle": max(angles, default=math.nan),
+        "seconds": round(outcome.seconds, 1),
+    }
+
+
+def _course(rule: str, outcome: Outcome) -> Iterator[Row]:
+    """Yields a row per evaluation of a run, for the curves."""
+    for row in outcome.rows:
+        measures = {name: _mean(_layers(row, name)) for name in ("weight_angle", "pseudogradient_angle")}
+        top1 = row["top1"] if row["epoch"] else math.nan
+        yield {"rule": rule, "epoch": row["epoch"], "top1": 100 * top1, **measures}
+
+
+def _layers(row: Mapping[str, float], measure: str) -> list[float]:
+    values = (value for key, value in row.items() if key.startswith(f"{measure}/"))
+    return [value for value in values if not math.isnan(value)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
+
+
+def _line(cell: Cell, rows: Sequence[Row], course: Sequence[Row]) -> Row:
+    """Returns a line of the table."""
+    few = f" ({len(rows)} of {len(cell.seeds)} seeds)" if 0 < len(rows) < len(cell.seeds) else ""
+    last = max((row["epoch"] for row in course), default=0)
+    return {
+        "rule": LOOKS[cell.labels["rule"]].label,
+        "seeds": len(cell.seeds),
+        "epochs": rows[0]["epochs"] if rows else "",
+        "test top-1 (%)": f"{spread(rows, 'test_top1', 100)}{few}" if rows else "not yet run",
+        "test top-5 (%)": f"{spread(rows, 'test_top5', 100)}" if rows else "",
+        "mean angle": _number(spread(rows, "mean_angle")),
+        "largest angle": _number(spread(rows, "largest_angle")),
+        "pseudogradient angle": _number(spread(chosen(course, epoch=last), "pseudogradient_angle")),
+        "minutes": f"{spread(rows, 'seconds').mean / 60:.0f}" if rows else "",
+    }
+
+
+def _number(values: Spread) -> str:
+    return f"{values:.1f}" if values.known else ""
+
+
+_CURVES = (
+    ("top1", "test top-1 (%)", "accuracy over training", (0, None)),
+    ("weight_angle", "angle of W to Bᵀ (degrees)", "weights, mean over layers", (0, 95)),
+    ("pseudogradient_angle", "angle of update to gradient (degrees)", "updates of W, mean over layers", (0, 95)),
+)
+"""Column, label of its axis, title and limits of each panel over training."""
+
+
+def _over_training(course: Sequence[Row], column: str, label: str, title: str, limits: tuple) -> Panel:
+    curves = lines(course, "epoch", column, "rule", LOOKS, figures.mean_and_deviation, band=True)
+    return panel(curves, xlabel="epoch", ylabel=label, title=title, ylim=limits)
+
+
+def _accuracy(rows: Sequence[Row]) -> Panel:
+    """Returns a panel of the test accuracy of each run, a line per rule from top to bottom."""
+    names = list(RULES)
+
+    def draw(axis: Axes) -> None:
+        for row in rows:
+            style = {**LOOKS[row["rule"]].options(), "linestyle": "", "label": None, "markersize": 6}
+            axis.plot(100 * row["test_top1"], names.index(row["rule"]), **style)
+        axis.set_yticks(range(len(names)), [LOOKS[rule].label for rule in names])
+        axis.invert_yaxis()
+        axis.grid(axis="x", color="0.85")
+
+    return panel(draw, xlabel="test top-1 (%)", ylabel="rule", title="accuracy of each run" if rows else "not yet run")
+
+
+PAGES = ("README.md", "docs/results.md")
+"""Pages that contain the table."""
+
+ITEMS = [
+    Item("figure", "cifar10/full", "all rules at full size", make, {"lab": cells()}, pages=PAGES, written_as="full")
+]
+"""One table with its figure. Its size is the only one, the profile `lab`."""

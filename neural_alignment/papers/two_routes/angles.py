@@ -1,0 +1,83 @@
+"""How well each rule is aligned over training, which shows why a rule is behind; not part of the paper."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+
+from neural_alignment.jobs.plans import Cell, Outcome
+from neural_alignment.papers.registry import Profiles, Source
+from neural_alignment.papers.tables import chosen, spread, table
+from neural_alignment.papers.two_routes.runs import CHANCE, LAB_RULES, RULE_STYLES, TABLE_3, lab_cell
+from neural_alignment.reporting import Artifact, Row, Spread
+
+MEASURES = ("pseudogradient_angle", "weight_angle")
+
+COLUMNS = ("rule", "seed", "epoch", "top1", *MEASURES, "weight_angle_max", "norm_ratio_min", "norm_ratio_max")
+
+EARLY = 2
+"""Epochs after which the lab's runs are evaluated for the first time."""
+
+REMARK = (
+    "Lab profile: ResNet-18. Angles in degrees, mean over layers, then mean and standard deviation over seeds. "
+    "Pseudogradient: between the update of W through B and the gradient of J, on 64 validation images; 0 is "
+    "backpropagation, 90 is unrelated. Weights: between W and B^T; largest: of any layer. Norms: ||B|| / ||W||, the "
+    "smallest and the largest of any layer and seed: a small B slows down the layers below. Diverged runs are left out."
+)
+
+
+def plan() -> Profiles:
+    """Returns the runs of all rules with ResNet-18; they are those of Tables 3 and 4 and of Figure S5."""
+    rules = dict.fromkeys((*TABLE_3, *LAB_RULES, "symmetric", "activation", "kolen_pollack"))
+    return {"lab": [lab_cell("resnet18", rule) for rule in rules]}
+
+
+def make(source: Source) -> Artifact:
+    """Angles of pseudogradients and weights, and norms of B, early in training and at its end."""
+    rows = [row for cell, outcomes in source.outcomes() for each in outcomes for row in _rows(cell, each)]
+    lines = [_line(cell.labels["rule"], chosen(rows, rule=cell.labels["rule"])) for cell in source.cells]
+    columns = {name: name for name in lines[0]}
+    return Artifact(COLUMNS, rows, f"{table(lines, ['rule'], columns)}\n\n{REMARK}")
+
+
+def _rows(cell: Cell, outcome: Outcome) -> Iterator[Row]:
+    """Yields a row per evaluation of a run."""
+    for row in () if outcome.diverged else outcome.rows:
+        layers = {name: _layers(row, name) for name in (*MEASURES, "norm_ratio")}
+        angles, ratios = layers["weight_angle"], layers["norm_ratio"]
+        yield {
+            "rule": cell.labels["rule"],
+            "seed": outcome.config.seed,
+            "epoch": row["epoch"],
+            "top1": row["top1"] if row["epoch"] else CHANCE["lab"][0],
+            **{name: statistics.fmean(layers[name]) if layers[name] else math.nan for name in MEASURES},
+            "weight_angle_max": max(angles, default=math.nan),
+            "norm_ratio_min": min(ratios, default=math.nan),
+            "norm_ratio_max": max(ratios, default=math.nan),
+        }
+
+
+def _layers(row: Mapping[str, float], measure: str) -> list[float]:
+    values = (value for key, value in row.items() if key.startswith(f"{measure}/"))
+    return [value for value in values if value is not None and not math.isnan(value)]
+
+
+def _line(rule: str, rows: Sequence[Row]) -> Row:
+    """Returns a line of the table: the angles after `EARLY` epochs and at the end, and the norms at the end."""
+    early = chosen(rows, epoch=EARLY)
+    end = chosen(rows, epoch=max((row["epoch"] for row in rows), default=EARLY))
+    line = {"rule": RULE_STYLES[rule].label, "top-1 (%)": str(spread(end, "top1", 100)) if end else "missing"}
+    for measure in MEASURES:
+        name = measure.partition("_")[0]
+        line[f"{name}, {EARLY} epochs"], line[f"{name}, end"] = (_number(spread(own, measure)) for own in (early, end))
+    line["weight, largest"] = _number(Spread([max((row["weight_angle_max"] for row in end), default=math.nan)]))
+    norms = [pick((row[f"norm_ratio_{name}"] for row in end), default=math.nan) for pick, name in _ENDS]
+    return line | {"norms": "" if math.isnan(norms[0]) else " to ".join(f"{norm:.2g}" for norm in norms)}
+
+
+_ENDS = ((min, "min"), (max, "max"))
+
+
+def _number(values: Spread) -> str:
+    return f"{values:.1f}" if values.known else ""

@@ -1,0 +1,122 @@
+"""Learning rules on CIFAR-10 at full size: the plan, the table, and the pages that contain it."""
+
+import csv
+import statistics
+from pathlib import Path
+
+import lab_rates
+import numpy as np
+import pytest
+from lab import CONFIGS, ROOT, grey, write_run
+
+from neural_alignment import config as configuration
+from neural_alignment.papers import cifar10, commands, pages
+from neural_alignment.papers.registry import find
+from neural_alignment.reporting import csv_text
+
+ITEM = find(commands.ITEMS, "figure", "cifar10/full")
+RESULTS = ROOT / "results" / "cifar10"
+
+
+def load(rule):
+    return configuration.load(Path(CONFIGS) / "cifar10" / "full" / f"{rule}.yaml")
+
+
+def test_every_rule_has_a_file_and_seed_0_and_two_have_three_seeds():
+    assert {path.stem for path in lab_rates.FULL.glob("*.yaml")} == set(cifar10.RULES)
+    assert all(seeds[0] == 0 for seeds in cifar10.RULES.values())
+    assert {rule for rule, seeds in cifar10.RULES.items() if len(seeds) == 3} == {"backprop", "symmetric"}
+
+
+@pytest.mark.parametrize("rule", cifar10.RULES)
+def test_rules_differ_only_in_what_the_lab_has_and_train_on_all_images(rule):
+    own, plain = load(rule), load("backprop")
+    for part in ("epochs", "batch_size", "data", "model", "evaluation"):
+        assert getattr(own, part) == getattr(plain, part)
+    assert own.optimization.forward.schedule == plain.optimization.forward.schedule
+    assert (own.data.train_split, own.data.validation_split, own.model.width) == ("train", "test", 16)
+    lab = configuration.load(lab_rates.LAB / f"{rule}.yaml")
+    assert (own.optimization.alternation, own.optimization.delay_epochs) == (
+        lab.optimization.alternation,
+        lab.optimization.delay_epochs,
+    )
+    if rule == "kolen_pollack":
+        assert own.alignment.decay == own.weight_decay
+    else:
+        assert own.alignment == lab.alignment
+    steps = -(-50_000 // own.batch_size)
+    assert own.epochs * steps == lab_rates.FULL_STEPS
+    assert lab.epochs * 5_000 // lab.batch_size == lab_rates.LAB_STEPS
+
+
+@pytest.mark.parametrize("rule", cifar10.RULES)
+def test_the_rates_are_those_of_the_lab(rule):
+    if not lab_rates.chosen():
+        pytest.skip("results/two_routes/rates.csv is not yet made")
+    own, chosen = load(rule), lab_rates.chosen()[rule]
+    assert own.optimization.forward.learning_rate == chosen["optimization.forward.learning_rate"]
+    assert own.weight_decay == pytest.approx(chosen["weight_decay"] * 1_000 / 5_865, rel=5e-3)
+    if own.optimization.backward is not None:
+        assert own.optimization.backward.learning_rate == chosen["optimization.backward.learning_rate"]
+
+
+def made(folder):
+    return ITEM.make(commands.Folders(str(folder), str(folder / "results"), CONFIGS).source(ITEM, "lab"))
+
+
+def test_the_table_has_the_columns_that_were_agreed_on_and_means_over_seeds(tmp_path):
+    cells = {cell.labels["rule"]: cell for cell in ITEM.cells["lab"]}
+    for rule, values in {"backprop": (0.90, 0.92), "symmetric": (0.88, 0.90, 0.92), "feedback": (0.5,)}.items():
+        for seed, top1 in enumerate(values):
+            write_run(tmp_path, cells[rule], seed, top1, state="diverged" if rule == "feedback" else "finished")
+    artifact = made(tmp_path)
+    rows = list(csv.DictReader(csv_text(artifact.columns, artifact.rows).splitlines()))
+    assert list(rows[0]) == [
+        "rule",
+        "seed",
+        "epochs",
+        "test_top1",
+        "test_top5",
+        "mean_angle",
+        "largest_angle",
+        "seconds",
+    ]
+    symmetric = [row for row in rows if row["rule"] == "symmetric"]
+    assert [(row["seed"], row["epochs"], row["test_top1"]) for row in symmetric] == [
+        ("0", "15", "0.88"), ("1", "15", "0.9"), ("2", "15", "0.92"),
+    ]  # fmt: skip
+    assert {(row["mean_angle"], row["largest_angle"], row["seconds"]) for row in symmetric} == {("50", "50", "12.5")}
+    assert "| symmetric (SA) | 3 | 15 | 90.00 ± 2.00 | 90.00 ± 0.00 | 50.0 ± 0.0 | 50.0 ± 0.0 |  | 0 |" in artifact.text
+    assert "| backpropagation | 3 | 15 | 91.00 ± 1.41 (2 of 3 seeds) |" in artifact.text
+    assert "| feedback (FA) | 1 | 15 | 10.00 | 50.00 |" in artifact.text
+    assert artifact.text.count("not yet run") == 5
+    assert grey(artifact.figure)
+    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in artifact.figure.axes)
+
+
+def rows_of_results():
+    with open(RESULTS / "full.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_pages_have_the_table_of_the_results():
+    """`make cifar10-table` writes the files and the pages."""
+    text = (RESULTS / "full.md").read_text()
+    for page in ITEM.pages:
+        assert pages.table_in(ROOT / page, "cifar10/full") == pages.part(text, ())
+
+
+def test_the_table_of_the_results_follows_from_the_file():
+    by_rule = {}
+    for row in rows_of_results():
+        by_rule.setdefault(row["rule"], []).append(100 * float(row["test_top1"]))
+    lines = {line.split("|")[1].strip(): line for line in pages.table_in(ROOT / "README.md", "cifar10/full")}
+    for rule in cifar10.RULES:
+        line = lines[cifar10.LOOKS[rule].label]
+        values = by_rule.get(rule, ())
+        if not values:
+            assert "not yet run" in line
+        elif len(values) == 1:
+            assert f"| {values[0]:.2f} " in line
+        else:
+            assert f"| {np.mean(values):.2f} ± {statistics.stdev(values):.2f} " in line

@@ -1,0 +1,185 @@
+"""The rates of the lab: their searches, the table that they give, and the configurations that have them."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import lab_rates
+import pytest
+from lab import CONFIGS, ROOT
+
+from neural_alignment import config as configuration
+from neural_alignment.jobs.ending import Ending
+from neural_alignment.papers import commands
+from neural_alignment.papers.registry import find
+from neural_alignment.papers.two_routes import rates, runs
+from neural_alignment.search import plan as plans
+from neural_alignment.search import run
+from neural_alignment.search.spaces import LogUniform
+
+SEARCHES = Path(CONFIGS) / "search" / "lab" / "two_routes"
+
+
+def plan_of(rule):
+    return plans.load(str(SEARCHES / f"{rule}.yaml"))
+
+
+def test_every_rule_has_a_search_with_the_same_budget_and_a_seed_that_no_table_reports():
+    assert {path.stem for path in SEARCHES.glob("*.yaml")} == set(rates.RULES)
+    assert {path.stem for path in lab_rates.LAB.glob("*.yaml")} == {*rates.RULES, "weight_mirror_akrout"}
+    keys = ("algorithm", "trials", "epochs", "seed", "startup_trials")
+    budgets = {tuple(getattr(plan_of(rule), key) for key in keys) for rule in rates.RULES}
+    [(algorithm, _, epochs, seed, _)] = budgets
+    assert (algorithm, epochs) == ("tpe", None)
+    assert seed not in runs.SEEDS
+
+
+@pytest.mark.parametrize("rule", rates.RULES)
+def test_shared_settings_have_the_same_ranges_and_r_has_a_rate_if_b_is_trained(rule):
+    space, shared = plan_of(rule).checked_space(), plan_of("backprop").checked_space()
+    assert space.sampled.keys() <= rates.SETTINGS.keys()
+    assert {name: space.kinds[name] for name in shared.kinds} == shared.kinds
+    own = configuration.load(lab_rates.LAB / f"{rule}.yaml")
+    optimizer = own.optimization.backward
+    assert ("optimization.backward.learning_rate" in space.sampled) == (optimizer is not None)
+    if optimizer is not None and optimizer.name == "adam":
+        adam = plan_of("symmetric").checked_space().kinds["optimization.backward.learning_rate"]
+        assert space.kinds["optimization.backward.learning_rate"] == adam
+    assert all(isinstance(kind, LogUniform) for kind in space.sampled.values())
+
+
+@pytest.mark.parametrize("rule", rates.RULES)
+def test_a_trial_is_a_run_of_the_lab_that_is_judged_on_other_images(rule):
+    plan = plan_of(rule)
+    base, own = plans.base_config(plan), configuration.load(lab_rates.LAB / f"{rule}.yaml")
+    trial = plans.trial_config(plan, base, plan.checked_space().probes()[0])
+    assert (own.data.train_split, own.data.validation_split) == ("train[:5000]", "test[:2000]")
+    assert (trial.data.train_split, trial.data.validation_split) == ("train[:5000]", "train[5000:7000]")
+    for part in ("epochs", "batch_size", "model"):
+        assert getattr(trial, part) == getattr(own, part)
+    if rule == "kolen_pollack":
+        assert trial.alignment.decay == trial.weight_decay != own.weight_decay
+    else:
+        assert trial.alignment == own.alignment
+
+
+class Judge:
+    """An engine that trains nothing; the score is best at J's rate 0.1."""
+
+    slots = 1
+
+    def __init__(self, trials):
+        self.trials = trials
+
+    def run(self, queue):
+        for _ in range(self.trials):
+            job = queue.next()
+            if job is None:
+                return
+            config = configuration.load(job.config)
+            score = 1 / (1 + abs(config.optimization.forward.learning_rate - 0.1))
+            queue.ended(job, Ending("diverged") if job.name == "0001" else Ending("finished", score))
+
+
+@pytest.fixture
+def searched(tmp_path):
+    """Returns a function that runs a part of the search of a rule, and the table of rates of all searches so far."""
+
+    def call(rule, trials=99):
+        run.search(plan_of(rule), (), str(tmp_path / "searches" / rule), Judge(trials), print)
+
+    def table():
+        item = find(commands.ITEMS, "table", "two_routes/rates")
+        (tmp_path / "results").mkdir(exist_ok=True)
+        folders = commands.Folders(str(tmp_path / "searches"), str(tmp_path / "results"), CONFIGS)
+        return item.make(folders.source(item, "paper"))
+
+    return call, table
+
+
+def test_the_table_has_the_best_trial_of_each_finished_search(searched, tmp_path):
+    search, table = searched
+    assert table().text.count("not yet run") == len(rates.RULES)
+    search("backprop")
+    search("symmetric")
+    artifact = table()
+    assert artifact.columns == ("rule", "setting", "value", "trials", "score", "seed", "seconds")
+    rows = {(row["rule"], row["setting"]): row for row in artifact.rows}
+    assert len(rows) == len(artifact.rows) == 2 + 3
+    with open(tmp_path / "results" / "rates_trials.csv") as file:
+        trials = list(csv.DictReader(file))
+    for rule in ("backprop", "symmetric"):
+        own = [row for row in trials if row["rule"] == rule]
+        assert len(own) == plan_of(rule).trials
+        assert [row["trial"] for row in own if row["state"] == "diverged"] == ["1"]
+        best = max(own, key=lambda row: float(row["score"]))
+        for name in rates.SETTINGS:
+            assert bool(best[name]) == ((rule, name) in rows)
+            if best[name]:
+                assert rows[rule, name]["value"] == pytest.approx(float(best[name]), rel=5e-3)
+                assert rows[rule, name]["seed"] == 100
+    assert artifact.text.count("not yet run") == len(rates.RULES) - 2
+
+
+def test_an_interrupted_search_gives_no_rates(tmp_path, searched):
+    search, table = searched
+    search("activation", trials=3)
+    artifact = table()
+    assert artifact.rows == []
+    assert f"3 of {plan_of('activation').trials} trials" in artifact.text
+
+
+def test_rates_are_written_into_configurations_and_the_search_still_resumes(searched, tmp_path, monkeypatch):
+    """The search replaces the rates of its base, so that it does not matter that they have changed."""
+    folder = shutil.copytree(CONFIGS, tmp_path / "configs")
+    monkeypatch.setattr(lab_rates, "LAB", Path(folder) / "lab" / "two_routes")
+    monkeypatch.setattr(lab_rates, "FULL", Path(folder) / "cifar10" / "full")
+    monkeypatch.setattr(lab_rates, "RATES", tmp_path / "rates.csv")
+    rows = ["rule,setting,value"]
+    for rule in rates.RULES:
+        rows += [
+            f"{rule},{name},{2.5e-05 + place:g}" for place, name in enumerate(plan_of(rule).checked_space().sampled)
+        ]
+    (tmp_path / "rates.csv").write_text("\n".join(rows))
+    search, _ = searched
+    search("kolen_pollack", trials=2)
+    lab_rates.main()
+    for rule in rates.RULES:
+        check(rule)
+        config = configuration.load(lab_rates.LAB / f"{rule}.yaml")
+        before = configuration.load(f"{CONFIGS}/lab/two_routes/{rule}.yaml")
+        assert config.optimization.forward.schedule == before.optimization.forward.schedule
+    plan = plans.load(f"{folder}/search/lab/two_routes/kolen_pollack.yaml")
+    trials = run.search(plan, (), str(tmp_path / "searches" / "kolen_pollack"), Judge(99), print)
+    assert len(trials) == plan.trials
+
+
+def check(rule):
+    """Compares a configuration with the chosen rates."""
+    config = configuration.load(lab_rates.LAB / f"{rule}.yaml")
+    chosen = lab_rates.chosen()[rule]
+    assert chosen.keys() == plan_of(rule).checked_space().sampled.keys()
+    assert chosen["optimization.forward.learning_rate"] == config.optimization.forward.learning_rate
+    assert chosen["weight_decay"] == config.weight_decay
+    if rule == "kolen_pollack":
+        assert config.alignment.decay == config.weight_decay
+    if "optimization.backward.learning_rate" in chosen:
+        assert chosen["optimization.backward.learning_rate"] == config.optimization.backward.learning_rate
+
+
+@pytest.mark.parametrize("rule", rates.RULES)
+def test_the_configurations_of_the_lab_have_the_chosen_rates(rule):
+    if not lab_rates.chosen():
+        pytest.skip("results/two_routes/rates.csv is not yet made")
+    check(rule)
+
+
+def test_the_command_of_all_searches_names_every_rule():
+    lines = (ROOT / "Makefile").read_text().replace("\\\n", " ").splitlines()
+    [line] = [line for line in lines if line.startswith("LAB_RULES := ")]
+    assert sorted(line.split()[2:]) == sorted(rates.RULES)
+
+
+def test_a_setting_that_a_file_does_not_have_is_an_error():
+    with pytest.raises(LookupError, match="weight_decay is not in the file"):
+        lab_rates.with_rates("epochs: 1\n", {"weight_decay": 0.1})
