@@ -201,8 +201,8 @@ AS_NUMBERS = {
 """Other forms of a mask that the recurrent layers of Keras take."""
 
 
-MASKS = ("mask middle", "mask trailing, zeros, backwards")
-FORMS = [*itertools.product(("SimpleRNN", "LSTM"), MASKS, AS_NUMBERS)]
+MASKED = ("mask middle", "mask trailing, zeros, backwards")
+FORMS = [*itertools.product(("SimpleRNN", "LSTM"), MASKED, AS_NUMBERS)]
 
 
 @pytest.mark.parametrize(("name", "options", "form"), exhaustive_unless(FORMS, FORMS[:6] + FORMS[-6:]))
