@@ -27,12 +27,12 @@ class Folders:
         runs: folder of the run directories. Default: runs/PAPER, and runs/lab/PAPER for the lab profile.
         output: folder of the files that are made. Default: results/PAPER for the lab profile and for items that need no
             runs, otherwise RUNS/results.
-        configs: folder of the configurations.
+        configs: folder of the configurations. Default: they are found by name.
     """
 
     runs: str | None = None
     output: str | None = None
-    configs: str = "configs"
+    configs: str = ""
 
     def source(self, item: Item, profile: str, **options: Any) -> Source:
         """Returns the source of a table or figure; **options are `recordings`, `images` and `say` of `Source`.
