@@ -17,9 +17,30 @@ from optimizers import philox
 Tensor = tf.Tensor
 
 
+MASK = 0x7FFFFFFF
+"""The bits of a seed that a key contains."""
+
+
+class Seed(int):
+    """A seed that graphs read from a variable, so that a graph can be used with another seed.
+
+    Attributes:
+        variable: the seed as a key contains it, int32.
+    """
+
+    variable: tf.Variable
+
+    def __new__(cls, value: int) -> Seed:
+        """Creates the seed and its variable."""
+        seed = super().__new__(cls, value)
+        seed.variable = tf.Variable(value & MASK, trainable=False, dtype=tf.int32)
+        return seed
+
+
 def key(seed: int, name: str, *counters: Any) -> Tensor:
     """Returns the key of a draw: two int32 numbers, computed from a seed, a name and any number of integer counters."""
-    pair = tf.constant([seed & 0x7FFFFFFF, zlib.crc32(name.encode()) & 0x7FFFFFFF], tf.int32)
+    start = [seed.variable if isinstance(seed, Seed) else seed & MASK, zlib.crc32(name.encode()) & MASK]
+    pair = tf.stack(start) if isinstance(seed, Seed) else tf.constant(start, tf.int32)
     for counter in counters:
         pair = tf.random.experimental.stateless_fold_in(pair, tf.cast(counter, tf.int32), alg="philox")
     return pair

@@ -139,14 +139,16 @@ def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path)
         "delay_epochs": 0.1,
     }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run.train(config(epochs=1, optimization=optimization), whole)
-    leave_killed(cut, 5, epochs=1, optimization=optimization)
-    run.train(config(epochs=1, optimization=optimization), cut, resume=True)
+    changes = {"epochs": 1, "optimization": optimization, "evaluation": {"probe_examples": 0}}
+    run.train(config(**changes), whole)
+    leave_killed(cut, 5, **changes)
+    run.train(config(**changes), cut, resume=True)
     assert killed_runs.differences(whole, cut) == []
 
 
 def test_random_magnitudes_are_those_of_the_whole_run(tmp_path):
     changes = {"epochs": 1, "alignment": {"rule": "brsf"}, "optimization": {"backward": None}}
+    changes["evaluation"] = {"probe_examples": 0}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run.train(config(**changes), whole)
     leave_killed(cut, 5, **changes)
@@ -483,6 +485,32 @@ run.RunLoop._measure = signalled
         process.kill()
     assert process.errors.splitlines()[-1].startswith("stopped: SIGTERM at step 0")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
+
+
+def test_a_run_that_cannot_read_its_data_does_not_wait_for_the_graph_of_a_step(tmp_path):
+    before = """
+import threading
+from neural_alignment.errors import DataError
+from neural_alignment.training import model, setup
+
+traced = threading.Event()
+
+def unreadable(*arguments):
+    assert traced.wait(60)
+    raise DataError("data: cannot be read")
+
+def trace(*arguments):
+    traced.set()
+    threading.Event().wait()  # Never done.
+
+model.StepLoop.trace, setup.load_data = trace, unreadable
+"""
+    process = command(tmp_path, before)
+    try:
+        assert process.wait() == 2
+    finally:
+        process.kill()
+    assert process.errors.splitlines()[-1] == "error: data: cannot be read"
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path):
