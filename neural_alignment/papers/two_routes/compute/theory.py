@@ -7,7 +7,7 @@ The closed forms are in `analysis.dynamics`. The flows are float64 gradients by 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -176,4 +176,33 @@ def autoencoder_rows(starts: int = 100, seed: int = 0) -> list[Row]:
         row = {"amp": amp, "decay": decay, "null": null, "starts": starts}
         row |= {name: int(reached.sum()) for name, reached in counts.items()}
         rows.append(row | {name: float(value) for name, value in measures.items()})
+    return rows
+
+
+def oja_rows(rates: Sequence[float] = (0.3, 0.1, 0.03, 0.01), steps: int = 3000, seed: int = 0) -> list[Row]:
+    """Returns how well amp and null approximate a Hebbian update with normalisation: Oja's rule (section 4).
+
+    B is a column vector with x_{l+1} = x_l^T B, as the text assumes. A step with the gradients of both primitives is
+    compared with (B + rate x_l x_{l+1}^T) / ||B + rate x_l x_{l+1}^T||; they differ by the square of the rate. After
+    many steps, B of both is the first principal component of the inputs, with norm 1.
+    """
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(200, 5)) * np.sqrt([2.0, 1.0, 0.7, 0.5, 0.3])
+    covariance = inputs.T @ inputs / len(inputs)
+    component = np.linalg.eigh(covariance)[1][:, -1:]
+    flow = descent(functools.partial(layer_objective, dynamics.ScalarRule(amp=1.0, null=1.0), inputs))
+    start = rng.normal(size=(5, 1))
+    start /= np.linalg.norm(start)
+    rows = []
+    for rate in rates:
+        step = rate * flow(start, start)[1]
+        normalised = start + rate * covariance @ start
+        normalised /= np.linalg.norm(normalised)
+        difference = float(np.linalg.norm(start + step - normalised))
+        row = {"rate": rate, "difference": difference, "difference_over_rate_squared": difference / rate**2}
+        end = start
+        for _ in range(steps):
+            end = end + rate * flow(end, end)[1]
+        cosine = float(np.abs(component.T @ end).item() / np.linalg.norm(end))
+        rows.append(row | {"norm_at_the_end": float(np.linalg.norm(end)), "cosine_to_first_component": cosine})
     return rows
