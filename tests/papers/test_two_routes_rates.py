@@ -1,6 +1,7 @@
 """The rates of the lab: their searches, the table that they give, and the configurations that have them."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from neural_alignment.jobs.ending import Ending
 from neural_alignment.papers import commands, pages
 from neural_alignment.papers.registry import find
 from neural_alignment.papers.two_routes import rates, runs
+from neural_alignment.reporting import csv_text
 from neural_alignment.search import plan as plans
 from neural_alignment.search import run
 from neural_alignment.search.spaces import LogUniform
@@ -190,6 +192,21 @@ def test_figure_s2_has_the_discrete_metaparameters_with_the_letters_of_the_paper
     artifact.figure.savefig(tmp_path / "figure.png")
     with pytest.raises(RunError, match="is not a search directory"):
         item.make(commands.Folders(str(tmp_path), configs=CONFIGS).source(item, "paper"))
+
+
+def test_figure_s2_of_the_results_has_all_trials_by_tpe_of_the_comparison():
+    item, results = find(commands.ITEMS, "figure", "two_routes/S2"), ROOT / "results" / "two_routes"
+    artifact = item.make(commands.Folders(str(results), configs=CONFIGS).source(item, "paper"))
+    assert csv_text(artifact.columns, artifact.rows) == (results / "figure_S2.csv").read_text()
+    with open(results / "search_information.csv") as file:
+        trials = [row for row in csv.DictReader(file) if row["algorithm"] == "tpe"]
+    for row in artifact.rows:
+        options = [json.dumps(json.loads(each["settings"])[row["name"]]).strip('"') for each in trials]
+        scores = [
+            float(each["top1"] or 0.1) for each, option in zip(trials, options, strict=True) if option == row["choice"]
+        ]
+        assert row["count"] == len(scores)
+        assert row["mean"] == pytest.approx(sum(scores) / len(scores))
 
 
 @pytest.mark.parametrize("rule", rates.RULES)

@@ -26,7 +26,7 @@ def _all_of(rows: Callable[[], Sequence[Row]]) -> Callable[[Source], Artifact]:
     return lambda _: whole(rows())
 
 
-SEARCH = "--runs SEARCH_DIRECTORY (made by `search lab/information`)"
+SEARCH = "--runs SEARCH_DIRECTORY (made by `search lab/information`), or --runs results/two_routes"
 RATES = "--runs runs/search/lab/two_routes (made by `make two-routes-rates`)"
 
 _TABLE_3 = runs.plan(("resnet18", rule) for rule in (*runs.TABLE_3, "feedback", *runs.LAB_RULES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -10,8 +11,11 @@ from neural_alignment.errors import RunError
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import grouped
 from neural_alignment.papers.two_routes.rates import search_in
-from neural_alignment.reporting import Artifact, Row, markdown, new_figure
+from neural_alignment.papers.two_routes.runs import CHANCE
+from neural_alignment.reporting import Artifact, Row, markdown, new_figure, read_csv
+from neural_alignment.search import plan as plans
 from neural_alignment.search import report
+from neural_alignment.search.records import Trial
 from neural_alignment.search.spaces import Choice
 
 if TYPE_CHECKING:
@@ -30,6 +34,9 @@ LETTERS = {
 }
 """Key path of a metaparameter -> its letter in Figure S2. Other discrete metaparameters follow without a letter."""
 
+SEARCH, COMPARISON = "search/lab/information.yaml", "search_information.csv"
+"""The lab's search below the configurations, and the file of all its trials in results/two_routes."""
+
 COLUMNS = ("letter", "name", "choice", "mean", "sem", "count")
 
 
@@ -39,7 +46,7 @@ def make(source: Source) -> Artifact:
     Raises:
         RunError: if the folder contains no search, or a damaged one.
     """
-    found = search_in(source.folder)
+    found = search_in(source.folder) or _compared(source)
     if found is None:
         raise RunError(f"{source.folder}: is not a search directory (no trials.jsonl); give one that `search` created")
     plan, trials = found
@@ -54,6 +61,22 @@ def make(source: Source) -> Artifact:
     if missing:
         text += f"\n\nIn the paper, but not drawn by this search: {', '.join(missing)}."
     return Artifact(COLUMNS, rows, text, _figure(rows))
+
+
+def _compared(source: Source) -> tuple[plans.Plan, list[Trial]] | None:
+    """Returns the lab's search and all its trials by TPE, if the folder has the comparison of search algorithms."""
+    rows = read_csv(f"{source.folder}/{COMPARISON}")
+    own = [row for row in rows if row["algorithm"] == "tpe"]
+    return (plans.load(f"{source.configs}/{SEARCH}"), [_trial(row) for row in own]) if own else None
+
+
+def _trial(row: Row) -> Trial:
+    """Returns the trial of a row of a comparison; a diverged one counts as chance."""
+    top1 = float(row["top1"]) if row["top1"] else None
+    diverged = row["diverged"] == "1"
+    state = "diverged" if diverged else "failed" if top1 is None else "finished"
+    score = CHANCE["lab"][0] if diverged else top1
+    return Trial(int(row["trial"]), state, top1, score, None, float(row["seconds"]), json.loads(row["settings"]))
 
 
 def _rows(groups: Iterable[report.Group]) -> Iterator[Row]:
