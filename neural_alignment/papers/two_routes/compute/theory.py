@@ -105,6 +105,11 @@ def symmetrised_flow(forward: Array, backward: Array, decay: float, x: float = 1
     return np.apply_along_axis(functools.partial(flow, 0.0), 0, np.stack([forward, backward]))
 
 
+def _without_noise(value: float) -> float:
+    """Returns a number rounded to 7 decimals, so that tables do not depend on the rounding of a machine."""
+    return round(float(value), 7) + 0.0
+
+
 def eigenvalue_rows() -> list[Row]:
     """Returns the eigenvalues of D.1 beside the printed ones, and the error of the closed form (Table D1)."""
     decays = dynamics.FIGURE_2_DECAYS.values()
@@ -125,7 +130,7 @@ def _closed_form_error(rule: dynamics.ScalarRule, x_squared: float) -> float:
     times = np.linspace(0.0, 3.0, 7)
     flow = scalar_flow(rule, np.full(4, np.sqrt(x_squared)))
     found = solve_ivp(flow, (0.0, 3.0), [0.7, -0.2], t_eval=times, rtol=1e-9, atol=1e-12).y.T
-    return float(np.abs(found - rule.solution(0.7, -0.2, times, x_squared)).max())
+    return _without_noise(np.abs(found - rule.solution(0.7, -0.2, times, x_squared)).max())
 
 
 def fixed_points() -> list[Row]:
@@ -175,7 +180,7 @@ def autoencoder_rows(starts: int = 100, seed: int = 0) -> list[Row]:
         }
         row = {"amp": amp, "decay": decay, "null": null, "starts": starts}
         row |= {name: int(reached.sum()) for name, reached in counts.items()}
-        rows.append(row | {name: float(value) for name, value in measures.items()})
+        rows.append(row | {name: _without_noise(value) for name, value in measures.items()})
     return rows
 
 
@@ -203,6 +208,7 @@ def oja_rows(rates: Sequence[float] = (0.3, 0.1, 0.03, 0.01), steps: int = 3000,
         end = start
         for _ in range(steps):
             end = end + rate * flow(end, end)[1]
-        cosine = float(np.abs(component.T @ end).item() / np.linalg.norm(end))
-        rows.append(row | {"norm_at_the_end": float(np.linalg.norm(end)), "cosine_to_first_component": cosine})
+        norm = np.linalg.norm(end)
+        cosine = _without_noise(np.abs(component.T @ end).item() / norm)
+        rows.append(row | {"norm_at_the_end": _without_noise(norm), "cosine_to_first_component": cosine})
     return rows
