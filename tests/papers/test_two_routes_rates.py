@@ -187,7 +187,7 @@ def test_figure_s2_has_the_discrete_metaparameters_with_the_letters_of_the_paper
         scores = [each.score for each in trials if each.settings["alignment.backward_output.relu"] is option]
         assert row["count"] == len(scores)
         assert not scores or row["mean"] == pytest.approx(sum(scores) / len(scores))
-    assert artifact.figure.axes[0].texts[0].get_text() == "A: backward_output.feature_normalize"
+    assert artifact.figure.axes[0].get_title() == "A: backward_output.\nfeature_normalize"
     assert grey(artifact.figure)
     artifact.figure.savefig(tmp_path / "figure.png")
     with pytest.raises(RunError, match="is not a search directory"):

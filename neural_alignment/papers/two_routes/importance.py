@@ -8,17 +8,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from neural_alignment.errors import RunError
+from neural_alignment.papers import figures
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import grouped
 from neural_alignment.papers.two_routes.rates import search_in
 from neural_alignment.papers.two_routes.runs import CHANCE
-from neural_alignment.reporting import Artifact, Row, markdown, new_figure, read_csv
+from neural_alignment.reporting import Artifact, Row, markdown, read_csv
 from neural_alignment.search import plan as plans
 from neural_alignment.search import report
 from neural_alignment.search.records import Trial
 from neural_alignment.search.spaces import Choice
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LETTERS = {
@@ -93,21 +95,29 @@ def _percents(row: Row) -> tuple[str, str]:
     return tuple("" if math.isnan(row[name]) else f"{100 * row[name]:.2f}" for name in ("mean", "sem"))
 
 
+ACROSS = 5
+"""Panels in a row."""
+
+
 def _figure(rows: Sequence[Row]) -> Figure:
-    """Returns bars of the mean score, grouped by metaparameter, with the letter of the paper below each group."""
-    groups = [own for _, own in grouped(rows, "name").items()]
-    figure = new_figure(1.5 + 0.42 * (len(rows) + len(groups)), 4.6)
-    axes, place, ticks = figure.add_subplot(), 0, []
-    for own in groups:
-        first = place
-        for row in own:
-            axes.bar(place, 100 * row["mean"], yerr=100 * row["sem"], color="0.8", edgecolor="black", capsize=3)
-            ticks.append((place, row["choice"]))
-            place += 1
-        letter, name = own[0]["letter"], own[0]["name"].removeprefix("alignment.").removeprefix("optimization.")
-        title = f"{letter}: {name}" if letter else name
-        axes.text((first + place - 1) / 2, 1.01, title, transform=axes.get_xaxis_transform(), ha="left", rotation=40)
-        place += 1
-    axes.set_xticks([tick for tick, _ in ticks], [label for _, label in ticks], rotation=90)
-    axes.set(xlabel="option of the metaparameter above", ylabel="best validation top-1 (%), mean and SEM over trials")
-    return figure
+    """Returns a panel for each metaparameter with the mean score of its options, titled by the letter of the paper."""
+    panels = [_panel(own) for own in grouped(rows, "name").values()]
+    panels += [None] * (-len(panels) % ACROSS)
+    lines = [panels[start : start + ACROSS] for start in range(0, len(panels), ACROSS)]
+    labels = ["best top-1 (%), mean\nand SEM over trials"] * len(lines)
+    return figures.grid(lines, (11, 2.3 * len(lines)), ylabels=labels, share_y=True)
+
+
+def _panel(own: Sequence[Row]) -> figures.Panel:
+    parts = own[0]["name"].removeprefix("alignment.").removeprefix("optimization.").split(".")
+    title = ".\n".join(parts) if len(parts) > 1 else parts[0]
+    title = f"{own[0]['letter']}: {title}" if own[0]["letter"] else title
+
+    def draw(axis: Axes) -> None:
+        means, errors = ([100 * row[name] for row in own] for name in ("mean", "sem"))
+        axis.errorbar(range(len(own)), means, yerr=errors, fmt="o", color="black", capsize=3)
+        axis.set_xticks(range(len(own)), [f"{row['choice']}\n({row['count']})" for row in own], fontsize="small")
+        axis.set_xlim(-0.6, len(own) - 0.4)
+        axis.set_title(title, fontsize="small")
+
+    return figures.panel(draw, xlabel="option (trials)")
