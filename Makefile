@@ -19,8 +19,9 @@ RULES := backprop feedback sign_symmetry weight_mirror information symmetric act
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-exhaustive lint resume-test bench peer tpu-environment tpu-check tpu-check-pinned \
-	mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates two-routes-lab cifar10-table clean
+.PHONY: quickstart test test-exhaustive package-test lint resume-test bench peer tpu-environment tpu-check \
+	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates two-routes-lab \
+	cifar10-table clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -31,6 +32,10 @@ test: lint
 # Tests of killed processes, and all members of groups of which `make test` runs some: about 7 minutes on 2 cores.
 test-exhaustive: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m exhaustive
+
+# Builds the distributions, and runs the commands of an installed wheel outside of the checkout: about 3 minutes.
+package-test: $(VENV)/.dev
+	$(BIN)/python tests/installed_package.py --python $(PYTHON)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -132,4 +137,4 @@ $(TPU)/.installed: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) $(TPU) $(TPU)-pinned build ./*.egg-info
+	rm -rf $(VENV) $(PEER) $(TPU) $(TPU)-pinned build dist ./*.egg-info

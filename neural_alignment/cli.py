@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import glob
 import inspect
 import json
 import os
@@ -17,20 +18,46 @@ import sys
 import time
 import typing
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from neural_alignment import paths, plugins, quiet
+from neural_alignment import paths, plugins, quiet, shipped
 from neural_alignment.errors import Diverged, InputError, Stopped
 
 app = typer.Typer(
     help="Train networks whose error travels back through separate backward weights.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    """Prints the versions of the package and of the packages that decide its results, and exits."""
+    if asked:
+        known = {each.metadata["Name"].replace("-", "_"): each.version for each in metadata.distributions()}
+        named = [(name, known[name]) for name in ("neural_alignment", *_TENSORFLOW, "keras") if name in known]
+        print("\n".join(f"{name} {version}" for name, version in named))
+        raise typer.Exit
+
+
+_TENSORFLOW = ("tensorflow", "tensorflow_cpu", "tensorflow_tpu")
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the versions and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def _examples(*commands: str) -> str:
+    """Returns the end of a help text: commands without `neural-alignment`."""
+    return "Examples:\n\n" + "\n\n".join(f"neural-alignment {command}" for command in commands)
 
 
 def _path(check: Callable[[str], str]) -> Callable[..., Any]:
@@ -58,8 +85,24 @@ _COMPARISON = _path(
     lambda path: paths.checked_prefix(path, (".csv", ".md", ".png", "_importance.csv", "_importance.png"))
 )
 
+
+def _completed(incomplete: str) -> list[str]:
+    """Returns the names of configurations, and the paths of YAML files and folders, that begin with a text."""
+    escaped = glob.escape(incomplete)
+    files = [f"{path}/" if os.path.isdir(path) else path for path in glob.glob(f"{escaped}*")]
+    return [name for name in shipped.names() if name.startswith(incomplete)] + [
+        path for path in sorted(files) if path.endswith(("/", ".yaml", ".yml"))
+    ]
+
+
 ConfigPath = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, such as configs/quickstart.yaml.", callback=_ANY_PATH)
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A YAML file, or a name that `neural-alignment configs` lists, such as quickstart.",
+        callback=_ANY_PATH,
+        autocompletion=_completed,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -161,7 +204,13 @@ def _with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "train quickstart",
+        "train two_routes/resnet18/symmetric --set batch_size=128",
+        "train my.yaml --import my_rules --resume",
+    )
+)
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -203,7 +252,7 @@ def train(
     _print_result(result, settings.loss.criterion)
 
 
-@app.command()
+@app.command(epilog=_examples("evaluate runs/quickstart"))
 def evaluate(
     run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.", callback=_DIRECTORY)],
     strategy: Annotated[
@@ -219,7 +268,7 @@ def evaluate(
         print(f"{name:5} {value:.6g}")
 
 
-@app.command()
+@app.command(epilog=_examples("describe two_routes/resnet18/information"))
 def describe(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -247,11 +296,21 @@ def describe(
         print(f"\n{compiler.describe(settings, chips)}")
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "compare mnist/fc/backprop mnist/fc/symmetric --output results/fc --engine processes:2",
+    )
+)
 @_with_option_groups
 def compare(
     configs: Annotated[
-        list[str], typer.Argument(metavar="CONFIG...", help="YAML files, one row each.", callback=_ANY_PATH)
+        list[str],
+        typer.Argument(
+            metavar="CONFIG...",
+            help="YAML files, or names of configurations: a row each.",
+            callback=_ANY_PATH,
+            autocompletion=_completed,
+        ),
     ],
     output: Annotated[
         str, typer.Option(help="Path of the tables without extension: OUTPUT.csv and OUTPUT.md.", callback=_TABLES)
@@ -305,11 +364,19 @@ class PlanOptions:
         return {(name, n): plan.load(path, **replaced, algorithm=name, seed=n) for name in names for n in seeds}
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "search lab/information --trials 10",
+        "search my_search.yaml --algorithms tpe,random --output results/my_search",
+    )
+)
 @_with_option_groups
 def search(
     plan: Annotated[
-        str, typer.Argument(metavar="SEARCH", help="A YAML file, or its name below configs/search.", callback=_ANY_PATH)
+        str,
+        typer.Argument(
+            metavar="SEARCH", help="A YAML file, or a name below search/, such as lab/information.", callback=_ANY_PATH
+        ),
     ],
     replaced: PlanOptions,
     engine: EngineOptions,
@@ -357,9 +424,9 @@ def _print_best(best: Any, place: str) -> None:
 
 
 def _search_file(name: str) -> str:
-    """Returns the path of a search, given as a path or as a name below `configs/search` without extension."""
-    path = Path("configs", "search", f"{name}.yaml")
-    return str(path) if path.is_file() and not Path(name).exists() else name
+    """Returns the path of a search, given as a path, as a name, or as a name without `search/`."""
+    found = (shipped.find(each) for each in (name, f"search/{name}"))
+    return next((path for path in found if os.path.exists(path)), name)
 
 
 def _listed(option: str, text: str, example: str) -> list[str]:
@@ -401,13 +468,18 @@ class FolderOptions:
             help="Folder for the tables and figures. Default: results/PAPER, or RUNS/results.", callback=_DIRECTORY
         ),
     ] = None
-    configs: Annotated[str, typer.Option(help="Folder of the configurations.", callback=_DIRECTORY)] = "configs"
+    configs: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the configurations. Default: those that come with the package.", callback=_DIRECTORY
+        ),
+    ] = None
 
 
 Lab = Annotated[bool, typer.Option("--lab", help="Use the profile for 2 cores, and train its runs that are missing.")]
 
 
-@app.command()
+@app.command(epilog=_examples("table", "table two_routes/5", "table two_routes/4 --lab"))
 @_with_option_groups
 def table(
     folders: FolderOptions,
@@ -421,7 +493,7 @@ def table(
     _make("table", name, lab, folders, engine)
 
 
-@app.command()
+@app.command(epilog=_examples("figure", "figure fa_mechanism/1b", "figure two_routes/3 --lab"))
 @_with_option_groups
 def figure(
     folders: FolderOptions,
@@ -441,7 +513,7 @@ def figure(
     _make("figure", name, lab, folders, engine, recordings=recordings, images=images)
 
 
-@app.command()
+@app.command(epilog=_examples("lab fa_mechanism --engine processes:2"))
 @_with_option_groups
 def lab(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="Such as two_routes.")],
@@ -465,7 +537,7 @@ def _make(
     execution = engine.execution()
     if name is None:
         given = {**vars(folders), **files}
-        if unused := [f"--{option}" for option, value in given.items() if value not in (None, "configs")]:
+        if unused := [f"--{option}" for option, value in given.items() if value is not None]:
             raise InputError(f"{unused[0]} needs the name of a {kind}, such as two_routes/1")
         print(commands.listing(kind, execution.engine.slots))
         return
@@ -496,13 +568,46 @@ def _screen() -> Any:
     return Screen(line, status)
 
 
-@app.command()
+@app.command(epilog=_examples("schema > schema.json"))
 def schema(imports: Imports = None) -> None:
     """Print the JSON Schema of configuration files, for editors."""
     _start(imports)
     from neural_alignment import config as configuration
 
     print(json.dumps(configuration.json_schema(), indent=2))
+
+
+@app.command(
+    epilog=_examples("configs", "configs two_routes/resnet18", "configs two_routes/resnet18/symmetric --copy my.yaml")
+)
+def configs(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="A configuration to print, or a folder to list.", autocompletion=_completed
+        ),
+    ] = None,
+    copy: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the configuration to a new file.", callback=_ANY_PATH)
+    ] = None,
+) -> None:
+    """List the configurations that come with the package, or print or copy one, complete and without a base."""
+    listed = [each for each in shipped.names() if name is None or each.startswith(f"{name.rstrip('/')}/")]
+    if listed and copy is not None:
+        raise InputError(f"--copy needs the name of one configuration, such as {listed[0]}")
+    if listed:
+        width = max(map(len, listed))
+        print("\n".join(f"{each:{width}}  {(shipped.header(each) or [''])[0]}".rstrip() for each in listed))
+        return
+    shipped.check_name(name)
+    _start(None)
+    from neural_alignment.search import copies
+
+    if copy is None:
+        print(copies.text(name), end="")
+    else:
+        copies.write(name, copy)
+        print(f"written: {copy}")
 
 
 def _start(imports: Sequence[str] | None) -> None:
@@ -519,7 +624,10 @@ def _start(imports: Sequence[str] | None) -> None:
 
 def run_name(config: str) -> str:
     """Returns the path of a file below a `configs` folder, or only the name of any other file, without extension."""
-    parts = Path(os.path.splitext(os.path.normpath(config))[0]).parts
+    path = shipped.find(config)
+    if name := shipped.name_of(path):
+        return name
+    parts = Path(os.path.splitext(os.path.normpath(path))[0]).parts
     return "/".join(parts[parts.index("configs") + 1 :] if "configs" in parts[:-1] else parts[-1:])
 
 

@@ -119,10 +119,10 @@ def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callabl
     files: dict[str, str] = {}
     names: dict[str, str] = {}
     for path in configs:
-        read_chain(path)
-        if other := files.get(paths.real(path)):
+        real = paths.real(read_chain(path)[0][0])
+        if other := files.get(real):
             raise InputError(f"{path}: is the same file as {other}; give each configuration once")
-        files[paths.real(path)] = path
+        files[real] = path
         if other := names.get(name(path)):
             raise InputError(
                 f"{path}: would be trained in the same directories as {other}, {name(path)}; rename one of the files, "

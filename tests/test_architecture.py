@@ -21,7 +21,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "neural_alignment"
 
 ORDER = [
-    *("quiet", "errors", "plugins", "paths", "options", "registry", "serialization", "keras_internals", "operations"),
+    *(
+        "quiet",
+        "errors",
+        "plugins",
+        "paths",
+        "shipped",
+        "options",
+        "registry",
+        "serialization",
+        "keras_internals",
+        "operations",
+    ),
     *("initialization", "alignments", "layers", "models", "data", "losses", "optimization", "config", "training"),
     *("reporting", "jobs", "compare", "search", "papers", "cli"),
 ]

@@ -313,7 +313,8 @@ def test_missing_files_are_reported(run, command):
     code, _, error = run(*command)
     assert code == 2
     assert "none" in error
-    assert command[0] == "evaluate" or error == "error: none.yaml: no such file; give the path of a YAML file\n"
+    allowed = "give the path of a YAML file, or a name that `neural-alignment configs` lists"
+    assert command[0] == "evaluate" or error == f"error: none.yaml: no such file; {allowed}\n"
     assert len(error.strip().splitlines()) == 1
 
 

@@ -220,3 +220,10 @@ def test_a_wrong_quantity_of_a_space_names_its_file(kind, tmp_path):
             continue
         base.write_text(yaml_writer.write({**SEARCH, "space": {"weight_decay": entry}}))
         assert names(refusal(nearest), str(base), "space.weight_decay"), entry
+
+
+def test_a_file_below_an_override_that_removes_its_value_is_not_at_fault():
+    """The quickstart names the optimizer of R, but the first override removes it."""
+    overrides = ["optimization.backward=null", "optimization.backward={learning_rate: 0.1}"]
+    line = message(QUICKSTART, overrides)
+    assert line.startswith(f"{QUICKSTART} --set {overrides[1]}: optimization.backward.name: this key is required")

@@ -18,7 +18,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -
     """Reads a configuration file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a configuration that comes with the package, such as "quickstart".
         overrides: assignments of the form `key.path=value`, with the value in YAML.
         smoke: whether to apply the overrides under the key `smoke`.
 
@@ -29,6 +29,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -
         ConfigError: with one line that names file, key path, the value found and the allowed values.
     """
     chain = yaml_files.read_chain(str(path))
+    path, _ = chain[0]
     data: dict[str, Any] = {}
     for _, layer in reversed(chain):
         data = yaml_files.merge(data, layer)

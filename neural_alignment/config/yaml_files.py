@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from neural_alignment import paths
+from neural_alignment import paths, shipped
 from neural_alignment.config.yaml_reader import MAX_BYTES, MAX_DEPTH, parse
-from neural_alignment.errors import ConfigError, Mistake, shortened
+from neural_alignment.errors import ConfigError, Mistake, nearest, shortened
 
 KIND_KEYS = ("rule", "name", "source", "kind")
 """Keys that select the class of a mapping, such as `rule: symmetric`."""
 
 IMPLIED_KINDS = {"drop_epochs": {"kind": "drops"}}
 """Keys of learning-rate schedules, which may leave out their `kind`."""
+
+_ALLOWED = "give the path of a YAML file, or a name that `neural-alignment configs` lists"
 
 MAX_FILES = 32
 """Maximum number of files in a chain of bases."""
@@ -45,14 +47,15 @@ def read(path: str, needed_by: str | None = None) -> dict[str, Any]:
 def _text(path: str, where: str) -> str:
     """Returns the text of a file, which must be a regular file, in UTF-8, and of at most `MAX_BYTES` bytes."""
     if problem := paths.problem_of_file(path):
-        raise ConfigError(f"{path}: {problem}{where}; give the path of a YAML file")
+        close = nearest(path, shipped.names()) if problem == "no such file" else ""
+        raise ConfigError(f"{path}: {problem}{where}; {_ALLOWED}{close}")
     try:
         if paths.is_local(path):
             with open(path, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
         else:
             if not tf.io.gfile.exists(path):
-                raise ConfigError(f"{path}: no such file{where}; give the path of a YAML file")
+                raise ConfigError(f"{path}: no such file{where}; {_ALLOWED}")
             with tf.io.gfile.GFile(path, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
     except (OSError, tf.errors.OpError) as error:
@@ -93,13 +96,17 @@ def _other_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
-    """Returns the name and the content of a YAML file and of its bases, the file itself first, without the key `base`.
+    """Returns the path and the content of a YAML file and of its bases, the file itself first, without the key `base`.
+
+    Args:
+        path: the file, or the name of a configuration that comes with the package; the same holds for each base.
 
     Raises:
         ConfigError: if a file cannot be read, a file is its own base, or there are too many bases; one line.
     """
     chain: list[tuple[str, dict[str, Any]]] = []
     seen: set[str] = set()
+    path = shipped.find(path)
     while True:
         real = paths.real(path)
         if real in seen:
@@ -116,7 +123,7 @@ def read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
         if not isinstance(base, str):
             raise ConfigError(f"{path}: base: must be the path of a YAML file; found {shortened(repr(base))}")
         try:
-            path = paths.beside(path, base)
+            path = shipped.find_beside(path, base)
         except ValueError as error:
             raise ConfigError(f"{path}: base: {error}") from None
 
@@ -183,6 +190,7 @@ def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str)
         selects the class of the mapping, because this class requires the key.
     """
     keys = mistake.lookup_path.split(".") if mistake.lookup_path else []
+    origins = list(_effective(origins, keys))
     if mistake.missing:
         for name, content in origins:
             inside = _at(content, keys)
@@ -193,6 +201,18 @@ def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str)
             if _at(content, keys[:length]) is not _NOWHERE:
                 return name
     return otherwise
+
+
+def _effective(origins: Sequence[tuple[str, Any]], keys: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yields the origins up to the first one that replaces the value at a key path, or a value around it, as a whole.
+
+    This is one that sets it to something else than a mapping or a list, such as null.
+    """
+    for name, content in origins:
+        yield name, content
+        values = [_at(content, keys[:length]) for length in range(1, len(keys) + 1)]
+        if any(value is not _NOWHERE and not isinstance(value, (Mapping, list)) for value in values):
+            return
 
 
 _NOWHERE = object()

@@ -9,7 +9,7 @@ import pydantic
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from neural_alignment import config as configuration
-from neural_alignment import errors, paths
+from neural_alignment import errors, shipped
 from neural_alignment.config import Config, yaml_files, yaml_writer
 from neural_alignment.errors import ConfigError
 from neural_alignment.losses import ACCURACY
@@ -68,6 +68,7 @@ def load(path: str, **replaced: Any) -> Plan:
         ConfigError: if a file cannot be read, or the plan or its space is wrong.
     """
     chain = configuration.read_chain(path)
+    path, _ = chain[0]
     data: dict[str, Any] = {}
     for name, layer in reversed(chain):
         if isinstance(layer.get("config"), str):
@@ -103,7 +104,7 @@ def _file_of(chain: Sequence[tuple[str, Mapping[str, Any]]], quantity: str) -> s
 def _beside(path: str, other: str) -> str:
     """Returns a path that is relative to the folder of a file."""
     try:
-        return paths.beside(path, other)
+        return shipped.find_beside(path, other)
     except ValueError as error:
         raise ConfigError(f"{path}: config: {error}") from None
 

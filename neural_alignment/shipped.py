@@ -1,0 +1,105 @@
+"""The configurations that come with the package: found by name from any directory.
+
+The name of a configuration is its path below the folder `configs`, without extension: `two_routes/resnet18/symmetric`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from neural_alignment import paths
+from neural_alignment.errors import ConfigError, nearest
+
+_EXTENSION = ".yaml"
+
+
+def folder() -> Path:
+    """Returns the folder of the configurations: inside an installed package, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def names() -> list[str]:
+    """Returns the names of all configurations in alphabetical order, searches included."""
+    found = folder().rglob(f"*{_EXTENSION}")
+    return sorted(path.relative_to(folder()).with_suffix("").as_posix() for path in found)
+
+
+def header(name: str) -> list[str]:
+    """Returns the comment lines at the beginning of a configuration, without the `#`."""
+    lines = []
+    for line in _file(name).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line[1:].strip())
+    return lines
+
+
+def find(given: str) -> str:
+    """Returns the path of a configuration that the user gave as a path or as a name.
+
+    A file at the path takes precedence over a name, and a folder `configs` in the working directory over the package. A
+    path that does not exist and is not a name is returned unchanged.
+
+    Args:
+        given: a path, local or remote, or a name, with or without the folder `configs` and the extension.
+    """
+    if not paths.is_local(given) or os.path.isabs(given) or os.path.exists(given):
+        return given
+    name = given.removeprefix("configs/").removesuffix(_EXTENSION)
+    own = os.path.join("configs", f"{name}{_EXTENSION}")
+    if os.path.isfile(own):
+        return own
+    return shown(_file(name)) if name in names() else given
+
+
+def find_beside(path: str, other: str) -> str:
+    """Returns the path of a configuration that another one names as a path, relative to its own folder, or by name.
+
+    Args:
+        path: the configuration that names the other one.
+        other: path or name of the other one.
+
+    Raises:
+        ValueError: if it cannot be a path; the message does not name the key.
+    """
+    beside = paths.beside(path, other)
+    if paths.is_local(beside) and not os.path.exists(beside):
+        return find(other) if other in names() else beside
+    return beside
+
+
+def name_of(path: str) -> str | None:
+    """Returns the name of the configuration at a path, or None if it does not come with the package."""
+    if not paths.is_local(path):
+        return None
+    inside, root = paths.real(path), os.path.join(paths.real(str(folder())), "")
+    return inside.removeprefix(root).removesuffix(_EXTENSION) if inside.startswith(root) else None
+
+
+def shown(path: Path) -> str:
+    """Returns a path, relative to the working directory if it is below that."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.pardir) else relative
+
+
+def shortest(path: str) -> str:
+    """Returns how to write a configuration in a command: a path below the working directory, otherwise its name."""
+    return path if not os.path.isabs(path) else name_of(path) or path
+
+
+def check_name(name: str) -> None:
+    """Checks that there is a configuration of this name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if name not in names():
+        close = nearest(name, names())
+        raise ConfigError(f"{name}: no such configuration; `neural-alignment configs` lists them{close}")
+
+
+def _file(name: str) -> Path:
+    return folder() / f"{name}{_EXTENSION}"
