@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import tensorflow as tf
+
 from neural_alignment.errors import RunError
 from neural_alignment.papers import figures
 from neural_alignment.papers.registry import Source
@@ -69,7 +71,7 @@ def _compared(source: Source) -> tuple[plans.Plan, list[Trial]] | None:
     """Returns the lab's search and all its trials by TPE, if the folder has the comparison of search algorithms."""
     rows = read_csv(f"{source.folder}/{COMPARISON}")
     own = [row for row in rows if row["algorithm"] == "tpe"]
-    return (plans.load(f"{source.configs}/{SEARCH}"), [_trial(row) for row in own]) if own else None
+    return (plans.load(tf.io.gfile.join(source.configs, SEARCH)), [_trial(row) for row in own]) if own else None
 
 
 def _trial(row: Row) -> Trial:
