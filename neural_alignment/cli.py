@@ -6,6 +6,7 @@ only when they need it, so that `--help` is fast.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -94,6 +95,8 @@ def _completed(incomplete: str) -> list[str]:
         path for path in sorted(files) if path.endswith(("/", ".yaml", ".yml"))
     ]
 
+
+_PICTURE = _path(paths.checked_picture)
 
 ConfigPath = Annotated[
     str,
@@ -233,6 +236,7 @@ def train(
     from tqdm import tqdm
 
     from neural_alignment import config as configuration
+    from neural_alignment import plots
     from neural_alignment.training import callbacks, files, run
     from neural_alignment.training.run_directory import RunDirectory
 
@@ -248,8 +252,14 @@ def train(
         RunDirectory(directory()).check_plugins()  # First: without them the configuration has unknown names.
     settings = configuration.load(config, overrides or (), smoke)
     progress = callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
-    result = run.train(settings, directory(), resume, force, progress, resume_from)
+    try:
+        result = run.train(settings, directory(), resume, force, progress, resume_from)
+    except Diverged:
+        with contextlib.suppress(InputError):  # There is nothing to draw before the first evaluation.
+            plots.write([directory()])
+        raise
     _print_result(result, settings.loss.criterion)
+    print(f"summary        {plots.write([result.path])}")
 
 
 @app.command(epilog=_examples("evaluate runs/quickstart"))
@@ -266,6 +276,34 @@ def evaluate(
 
     for name, value in run.evaluate(run_dir, strategy).items():
         print(f"{name:5} {value:.6g}")
+
+
+@app.command(
+    epilog=_examples("plot runs/quickstart", "plot runs/mnist/fc/symmetric runs/mnist/fc/feedback -o rules.png")
+)
+def plot(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Run directories, or folders with seed0, seed1, ...", callback=_DIRECTORY
+        ),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The picture. Default for one run: RUN/summary.png.",
+            callback=_PICTURE,
+        ),
+    ] = None,
+) -> None:
+    """Draw a run, or several runs in one picture with their seeds as bands; they may still be training."""
+    _start(None)
+    from neural_alignment import plots
+
+    print(f"written: {plots.write(runs, output)}")
 
 
 @app.command(epilog=_examples("describe two_routes/resnet18/information"))
@@ -480,6 +518,12 @@ class FolderOptions:
         ),
     ] = None
 
+    def given(self) -> Any:
+        """Returns the folders for the commands of the papers."""
+        from neural_alignment.papers import commands
+
+        return commands.Folders(self.runs, self.output, self.configs or "")
+
 
 Lab = Annotated[bool, typer.Option("--lab", help="Use the profile for 2 cores, and train its runs that are missing.")]
 
@@ -530,7 +574,7 @@ def lab(
     _start(imports)
     from neural_alignment.papers import commands
 
-    commands.make_all(paper, commands.Folders(**vars(folders)), engine.execution())
+    commands.make_all(paper, folders.given(), engine.execution())
 
 
 def _make(
@@ -547,7 +591,7 @@ def _make(
         print(commands.listing(kind, execution.engine.slots))
         return
     item = registry.find(commands.ITEMS, kind, name)
-    source = commands.Folders(**vars(folders)).source(item, item.profile(lab), **files, say=execution.screen.line)
+    source = folders.given().source(item, item.profile(lab), **files, say=execution.screen.line)
     print(commands.make(item, source, execution))
 
 
@@ -677,10 +721,6 @@ def main() -> None:
     except Diverged as error:
         _exit(f"diverged: {error}", 3)
     except Stopped as error:
-        from neural_alignment.training.stepping import is_tracing
-
-        if is_tracing():
-            _exit_at_once(f"stopped: {error}", 1)
         _exit(f"stopped: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
         _exit("stopped; continue with --resume", 1)
@@ -704,7 +744,13 @@ def _system_message(error: Exception) -> str | None:
 
 
 def _exit(line: str, code: int) -> None:
+    """Exits with a message, without waiting for a thread that traces the graph of a step, which can take a minute."""
     _say(line)
+    stepping = sys.modules.get("neural_alignment.training.stepping")  # An import would import TensorFlow.
+    if stepping is not None and stepping.is_tracing():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -712,14 +758,6 @@ def _say(line: str) -> None:
     """Prints one line to standard error, with control characters escaped."""
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(line.split()))
     print(line, file=sys.stderr)
-
-
-def _exit_at_once(line: str, code: int) -> None:
-    """Exits without waiting for a thread that traces the graph of a step, which can take a minute."""
-    _say(line)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

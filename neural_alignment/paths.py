@@ -115,6 +115,17 @@ def checked_prefix(path: str, endings: Sequence[str]) -> str:
     return path
 
 
+def checked_picture(path: str) -> str:
+    """Returns the path of a picture to write, as `checked` does.
+
+    Raises:
+        ValueError: as for `checked`; also if it does not end with .png, or cannot be written.
+    """
+    if not path.endswith(".png"):
+        raise ValueError(f"must be the name of a picture, which ends with .png; found {_short(path)}")
+    return f"{checked_prefix(path.removesuffix('.png'), ('.png',))}.png"
+
+
 def problem_of_directory(path: str) -> str | None:
     """Returns why a local path cannot be a directory, or None if it is one or could be created."""
     if not is_local(path):

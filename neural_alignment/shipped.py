@@ -85,11 +85,6 @@ def shown(path: Path) -> str:
     return str(path) if relative.startswith(os.pardir) else relative
 
 
-def shortest(path: str) -> str:
-    """Returns how to write a configuration in a command: a path below the working directory, otherwise its name."""
-    return path if not os.path.isabs(path) else name_of(path) or path
-
-
 def check_name(name: str) -> None:
     """Checks that there is a configuration of this name.
 

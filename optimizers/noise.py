@@ -12,12 +12,35 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from optimizers import philox
+
 Tensor = tf.Tensor
+
+
+MASK = 0x7FFFFFFF
+"""The bits of a seed that a key contains."""
+
+
+class Seed(int):
+    """A seed that graphs read from a variable, so that a graph can be used with another seed.
+
+    Attributes:
+        variable: the seed as a key contains it, int32.
+    """
+
+    variable: tf.Variable
+
+    def __new__(cls, value: int) -> Seed:
+        """Creates the seed and its variable."""
+        seed = super().__new__(cls, value)
+        seed.variable = tf.Variable(value & MASK, trainable=False, dtype=tf.int32)
+        return seed
 
 
 def key(seed: int, name: str, *counters: Any) -> Tensor:
     """Returns the key of a draw: two int32 numbers, computed from a seed, a name and any number of integer counters."""
-    pair = tf.constant([seed & 0x7FFFFFFF, zlib.crc32(name.encode()) & 0x7FFFFFFF], tf.int32)
+    start = [seed.variable if isinstance(seed, Seed) else seed & MASK, zlib.crc32(name.encode()) & MASK]
+    pair = tf.stack(start) if isinstance(seed, Seed) else tf.constant(start, tf.int32)
     for counter in counters:
         pair = tf.random.experimental.stateless_fold_in(pair, tf.cast(counter, tf.int32), alg="philox")
     return pair
@@ -48,8 +71,10 @@ def draw(
         The numbers, in the shape `shape`.
     """
     shape = tf.convert_to_tensor(shape, tf.int32)
+    known = tf.get_static_value(shape)
+    shape = shape if known is None else known
     wide = tf.float64 if dtype == tf.float64 else tf.float32
-    examples = shape[0] if shape.shape[0] else tf.constant(1)
+    examples = tf.convert_to_tensor(shape[0]) if shape.shape[0] else tf.constant(1)
     numbers = _DRAWS[distribution](examples, tf.reduce_prod(shape[1:]), pair, first, wide)
     return tf.cast(tf.reshape(stddev * numbers, shape), dtype)
 
@@ -108,12 +133,15 @@ def _bits(examples: Tensor, columns: Tensor, pair: Tensor, first: Any) -> Tensor
     new counter value, so its bits do not depend on the other examples.
     """
     blocks = (columns + 3) // 4
-    count = tf.cast(first, tf.uint64) * tf.cast(blocks, tf.uint64)
-    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=tf.stack([examples, 4 * blocks]),
-        key=tf.bitcast(pair, tf.uint64)[None],
-        counter=tf.stack([count, tf.zeros([], tf.uint64)]),
-        alg=tf.random.Algorithm.PHILOX.value,
-        dtype=tf.uint32,
-    )
+    counter = tf.cast(first, tf.uint64) * tf.cast(blocks, tf.uint64)
+    if philox.is_for_tpu():
+        bits = philox.words(pair, counter, examples, blocks)
+    else:
+        bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=tf.stack([examples, 4 * blocks]),
+            key=tf.bitcast(pair, tf.uint64)[None],
+            counter=tf.stack([counter, tf.zeros([], tf.uint64)]),
+            alg=tf.random.Algorithm.PHILOX.value,
+            dtype=tf.uint32,
+        )
     return bits[:, :columns]

@@ -34,7 +34,7 @@ ORDER = [
         "operations",
     ),
     *("initialization", "alignments", "layers", "models", "data", "losses", "optimization", "config", "training"),
-    *("reporting", "jobs", "compare", "search", "papers", "cli"),
+    *("reporting", "plots", "jobs", "compare", "search", "papers", "cli"),
 ]
 """A room may import rooms before it, and itself."""
 

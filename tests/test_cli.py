@@ -51,8 +51,10 @@ def test_train_prints_accuracy_angles_and_the_run_directory(run, tmp_path):
     lines = output.splitlines()
     assert sum(line.startswith("step ") for line in lines) == 2
     assert any(line.startswith("validation accuracy  ") and line.endswith(" %") for line in lines)
-    assert [line.split()[0] for line in lines[-5:-2]] == ["conv1", "conv2", "dense"]
-    assert lines[-1] == f"run directory  {os.path.join('runs', 'quickstart')}"
+    assert [line.split()[0] for line in lines[-6:-3]] == ["conv1", "conv2", "dense"]
+    assert lines[-2] == f"run directory  {os.path.join('runs', 'quickstart')}"
+    assert lines[-1] == f"summary        {os.path.join('runs', 'quickstart', 'summary.png')}"
+    assert (tmp_path / "runs" / "quickstart" / "summary.png").exists()
     assert (tmp_path / "runs" / "quickstart" / "model.keras").exists()
 
 

@@ -75,7 +75,16 @@ def test_commands_of_the_package(monkeypatch, tmp_path):
     """Runs them in their order, with two steps of training."""
     monkeypatch.chdir(tmp_path)
     ours = [shlex.split(line) for line in commands() if line.startswith("neural-alignment ")]
-    assert [words[1] for words in ours] == ["train", "evaluate", "describe", "configs", "table", "train", "train"]
+    assert [words[1] for words in ours] == [
+        "train",
+        "evaluate",
+        "describe",
+        "configs",
+        "table",
+        "plot",
+        "train",
+        "train",
+    ]
     for words in ours:
         run_cli(monkeypatch, [*words, *(["--smoke"] if words[1] == "train" else [])])
     assert (tmp_path / "runs" / "first" / "model.keras").exists()

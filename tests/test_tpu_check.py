@@ -55,8 +55,7 @@ def test_cases_are_different_and_the_most_important_come_first():
     rules = ["symmetric", "information", "activation", "weight_mirror", "backprop"]
     assert [case.rule for case in cases[:5]] == rules
     assert {case.chip for case in cases[:10]} == {"v3-8"}
-    slow = [case.loss == "R" and "sign noise" not in case.rule for case in cases]
-    assert slow == sorted(slow)
+    assert {(case.rule, case.loss) for case in cases[5:7]} == {("information", "R"), ("weight_mirror", "R")}
 
 
 def test_the_matrix_contains_each_group():

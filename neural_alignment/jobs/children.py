@@ -21,6 +21,7 @@ from tensorflow.python.framework import ops
 from neural_alignment.data.kept import examples_kept
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job, decode, encode
+from neural_alignment.training.graphs import graphs_kept
 from neural_alignment.training.stopping import SIGNALS
 
 PRELOADED = ["neural_alignment.jobs.children"]
@@ -83,7 +84,8 @@ class Children:
 
 
 class StayingChildren(Children):
-    """Child processes that stay for further jobs, which then need not start TensorFlow or read the same data again.
+    """Child processes that stay for further jobs, which then need not start TensorFlow, read the same data or trace the
+    graphs of the same network again.
 
     A child only gets jobs that may share a process (`Job.shares_process`), and only while all its jobs had a result.
     Every other job gets a new child, which ends with it. Results do not depend on the process: `Job.run` sets or resets
@@ -206,7 +208,7 @@ def _work(connection: multiprocessing.connection.Connection, threads: int | None
     if threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         threadpoolctl.threadpool_limits(threads)
-    with contextlib.suppress(EOFError, ConnectionError), examples_kept():
+    with contextlib.suppress(EOFError, ConnectionError), examples_kept(), graphs_kept():
         while True:
             job = decode(connection.recv())
             redirect_output(job.log)

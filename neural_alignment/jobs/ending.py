@@ -8,10 +8,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import keras
-
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped, Unavailable
 from neural_alignment.losses import ACCURACY
+from neural_alignment.training.graphs import clear_session
 from neural_alignment.training.run_directory import RunDirectory
 from neural_alignment.training.stepping import finish_tracing
 
@@ -55,7 +54,7 @@ def ending_of(work: Callable[[], Ending]) -> Ending:
         return Ending("failed", reason=one_line(f"{type(error).__name__}: {error}"))
     finally:
         finish_tracing()  # The next job must not be traced at the same time, nor the state of Keras change meanwhile.
-        keras.backend.clear_session()
+        clear_session()
 
 
 def past_ending(run_dir: str) -> Ending | None:

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Protocol
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment import shipped
 from neural_alignment.errors import RunError
 from neural_alignment.jobs.batch import SUCCESSFUL, Batch, Execution
 from neural_alignment.jobs.job import Job, Training
@@ -121,7 +120,7 @@ class Cell:
         """
         overrides = (word for each in (*self.overrides, f"seed={seed}") for word in ("--set", each))
         place = tf.io.gfile.join(folder, self.name, f"seed{seed}")
-        config = shipped.shortest(tf.io.gfile.join(configs, self.config))
+        config = tf.io.gfile.join(configs, self.config)
         return shlex.join(["neural-alignment", "train", config, *overrides, "--run-dir", place])
 
     def read(self, folder: str, configs: str) -> list[Outcome]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neural_alignment import shipped
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.estimates import Estimates
@@ -28,12 +27,12 @@ class Folders:
         runs: folder of the run directories. Default: runs/PAPER, and runs/lab/PAPER for the lab profile.
         output: folder of the files that are made. Default: results/PAPER for the lab profile and for items that need no
             runs, otherwise RUNS/results.
-        configs: folder of the configurations. Default: those that come with the package.
+        configs: folder of the configurations. Default: they are found by name.
     """
 
     runs: str | None = None
     output: str | None = None
-    configs: str | None = None
+    configs: str = ""
 
     def source(self, item: Item, profile: str, **options: Any) -> Source:
         """Returns the source of a table or figure; **options are `recordings`, `images` and `say` of `Source`.
@@ -51,8 +50,7 @@ class Folders:
             raise InputError(f"{item.kind} {item.name}: needs {needs} and has no lab profile; leave out --lab")
         runs = self.runs or (f"runs/lab/{item.paper}" if lab else f"runs/{item.paper}")
         output = self.output or (_results(item.paper) if lab or not item.cells else f"{runs}/results")
-        configs = self.configs or shipped.shown(shipped.folder())
-        return Source(profile, runs, configs, output, item.cells.get(profile, ()), **options)
+        return Source(profile, runs, self.configs, output, item.cells.get(profile, ()), **options)
 
 
 def _results(paper: str) -> str:

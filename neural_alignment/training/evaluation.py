@@ -33,6 +33,8 @@ class AlignmentProbe:
         self._model = model
         self._connections = connections(model)
         self._measure = devices.on_one_replica(functools.partial(probes.measure, model))
+        if model.graphs is not None:
+            self._measure = model.graphs.reusable("alignment", self._measure)
         self._examples = examples
         self._batch: tuple[tf.Tensor, tf.Tensor] | None = None
 

@@ -12,9 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from neural_alignment import keras_internals
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
 from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, network_rule
-from neural_alignment.keras_internals import InterceptedModel, all_layers, build_metrics, loss_tracker, loss_weight
+from neural_alignment.keras_internals import InterceptedModel, all_layers, loss_tracker, loss_weight
 from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
 from neural_alignment.training.step_modes import RegulariserMean, StepMode, StepModes
@@ -76,9 +77,14 @@ class AlignedModel(InterceptedModel):
         *args: as in `keras.Model`: `inputs` and `outputs`.
         **kwargs: as in `keras.Model`.
 
+    Attributes:
+        graphs: the `RunGraphs` to which the graphs of steps belong if another run may use them; otherwise None.
+
     Raises:
         ValueError: if one layer has a networkwise rule and another layer does not have it.
     """
+
+    graphs: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -162,7 +168,7 @@ class AlignedModel(InterceptedModel):
                 f"{len(several)} optimizers. Example: MultiOptimizer([Momentum(0.1)])."
             )
 
-    def _build_metrics(self, batch: Any) -> None:
+    def build_metrics(self, batch: Any) -> None:
         """Creates the compiled metrics, which need the shapes of a batch, given as `tf.TensorSpec`s.
 
         If a step created them while being traced, the step would be traced twice.
@@ -170,7 +176,7 @@ class AlignedModel(InterceptedModel):
         _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if all(isinstance(spec, tf.TensorSpec) and spec.shape.rank for spec in tf.nest.flatten(y)):
             labels = tf.nest.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), y)
-            build_metrics(self, labels, self.output)
+            keras_internals.build_metrics(self, labels, self.output)
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the arguments of `compile`."""
@@ -185,6 +191,11 @@ class AlignedModel(InterceptedModel):
     def global_step(self) -> int:
         """The number of training steps made so far, whether they train J, R or both."""
         return int(_unwrapped(self.optimizer).iterations.numpy())
+
+    @property
+    def watched(self) -> list[tf.Variable]:
+        """The variables of the steps at which J or an R_l was not finite, which are not weights."""
+        return [self._watch.steps]
 
     def first_non_finite(self) -> tuple[int, list[str]] | None:
         """Returns the first step at which J or an R_l was not finite, and which of them, or None.
@@ -238,7 +249,7 @@ class AlignedModel(InterceptedModel):
         if self.train_function is not None and not force:
             return
         if not self._overrides("train_step"):
-            self.train_function = StepLoop(self, self._step, self.get_metrics_result, self._prepare)
+            self.train_function = StepLoop(self, "train", self._step, self.get_metrics_result, self._prepare)
             return
         self._check_override("train_step")
         super().make_train_function(force=True)
@@ -346,7 +357,7 @@ class AlignedModel(InterceptedModel):
             mode: the losses that the step trains, one of the modes in `step_modes`.
         """
         self.take_initial_weights()
-        self._build_metrics(batch)
+        self.build_metrics(batch)
 
         def step(*data: Tensor) -> None:
             number = tf.identity(_unwrapped(self.optimizer).iterations)
@@ -388,7 +399,7 @@ class AlignedModel(InterceptedModel):
             ours = self._regulariser_tracker.name
             return {name: value for name, value in self.get_metrics_result().items() if name != ours}
 
-        self.test_function = StepLoop(self, step, results)
+        self.test_function = StepLoop(self, "test", step, results)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
         """Evaluates one batch. Returns J and the metrics so far, but not R.
@@ -528,6 +539,7 @@ class StepLoop:
 
     Args:
         model: a compiled model.
+        name: identifies the step among those of the model.
         step: makes one step on one batch, on all replicas.
         results: reads the metrics.
         prepare: called before every execution, outside of the graph.
@@ -536,6 +548,7 @@ class StepLoop:
     def __init__(
         self,
         model: AlignedModel,
+        name: str,
         step: Callable[[Any], None],
         results: Callable[[], dict[str, Tensor]],
         prepare: Callable[[], None] = lambda: None,
@@ -550,6 +563,9 @@ class StepLoop:
             function if model.run_eagerly else tf.function(function, reduce_retracing=True, autograph=False)
             for function in (step, self._step_on_next, self._step_on_several)
         )
+        if model.graphs is not None:
+            self._on_next = model.graphs.reusable(f"{name} on next", self._on_next)
+            self._on_several = model.graphs.reusable(f"{name} on several", self._on_several)
 
     def __call__(self, iterator: Any, limit: int | None = None, seconds: float = math.inf) -> dict[str, Tensor]:
         """Makes `steps_per_execution` steps, or fewer if fewer batches are left. Returns the metrics so far.
@@ -595,7 +611,7 @@ class StepLoop:
     def build_metrics(self, iterator: Any, element_spec: Any) -> None:
         """Creates the metrics for an iterator or its `tf.data.IteratorSpec`. With a strategy, Keras does this."""
         if isinstance(iterator, (tf.data.Iterator, tf.data.IteratorSpec)):
-            self._model._build_metrics(element_spec)
+            self._model.build_metrics(element_spec)
 
     def trace(self, iterator: Any) -> None:
         """Traces the graph of `__call__` for an iterator or its `tf.data.IteratorSpec`, without making a step."""
@@ -660,17 +676,17 @@ class _FiniteWatch:
 
     def __init__(self, layers: Sequence[str]):
         self.layers = list(layers)
-        self._steps = tf.Variable(tf.fill([1 + len(layers)], tf.constant(-1, tf.int64)), trainable=False)
+        self.steps = tf.Variable(tf.fill([1 + len(layers)], tf.constant(-1, tf.int64)), trainable=False)
 
     def update(self, step: Any, loss: Tensor, regularisers: Tensor) -> None:
         """Checks the values of one step."""
         values = tf.concat([[loss], regularisers], axis=0)
-        fresh = tf.logical_and(self._steps < 0, tf.logical_not(tf.math.is_finite(values)))
-        self._steps.assign(tf.where(fresh, tf.cast(tf.convert_to_tensor(step), tf.int64), self._steps))
+        fresh = tf.logical_and(self.steps < 0, tf.logical_not(tf.math.is_finite(values)))
+        self.steps.assign(tf.where(fresh, tf.cast(tf.convert_to_tensor(step), tf.int64), self.steps))
 
     def first(self) -> tuple[int, list[str]] | None:
         """Returns the earliest step with a value that is not finite and the names of these values, or None."""
-        steps = self._steps.numpy()
+        steps = self.steps.numpy()
         if (steps < 0).all():
             return None
         step = int(steps[steps >= 0].min())

@@ -12,6 +12,7 @@ from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.training import distribution, initial_state, setup
 from neural_alignment.training.evaluation import AlignmentProbe
+from neural_alignment.training.graphs import reuse_graphs
 from neural_alignment.training.run_directory import RunDirectory
 from neural_alignment.training.stepping import Tracing, finish_tracing
 from neural_alignment.training.trainer import Trainer
@@ -38,6 +39,7 @@ def prepare(config: Config) -> Prepared:
         ConfigError: if the options do not fit the devices, the data or the memory.
         DataError: if the data cannot be read.
     """
+    finish_tracing()  # Of an earlier run in this process that failed: graphs must not be traced at the same time.
     devices = distribution.create(config.runtime)
     devices.check(config)
     facts = setup.data_facts(config)
@@ -46,17 +48,14 @@ def prepare(config: Config) -> Prepared:
         reading = background.submit(setup.load_data, config)
         testing = None if split is None else background.submit(setup.load_test_data, config, split)
         model = setup.compiled_model(config, facts, devices.scope())
+        reuse_graphs(model, config, facts)
         alignment = AlignmentProbe(model, devices, config.evaluation.probe_examples)
         # One graph after the other: layers collect losses while they are traced.
         alignment.trace(facts)
         tracing, spec = None, facts.batch_spec
         if devices.reads_whole_batches:
             tracing = Tracing(model, tf.data.IteratorSpec(spec), spec)
-        try:
-            dataset, test = reading.result(), None if testing is None else testing.result()
-        except Exception:
-            finish_tracing()  # The next run in this process must not be traced at the same time.
-            raise
+        dataset, test = reading.result(), None if testing is None else testing.result()
     if test is not None and config.data.standardize and type(test) is not type(dataset):
         raise ConfigError(
             "evaluation.test_split: must be held in memory or streamed, like the data of the run, because the images "

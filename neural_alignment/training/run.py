@@ -16,6 +16,7 @@ from neural_alignment.config import Config
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped
 from neural_alignment.training import callbacks, distribution, existing_run, files, lock, rewind, setup
 from neural_alignment.training.divergence import diverged
+from neural_alignment.training.graphs import keep_graphs
 from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.preparation import load_initial_state, prepare
 from neural_alignment.training.run_directory import RunDirectory, RunResult
@@ -144,7 +145,9 @@ def _finish(loop: RunLoop, progress: callbacks.Progress | None) -> RunResult:
         loop.state.check_workers_agree()
         with _recorded_end(loop), files.full_disk_reported(loop.directory.path):
             try:
-                return loop.run(stop, progress)
+                result = loop.run(stop, progress)
+                keep_graphs(loop.trainer.model)
+                return result
             except Interrupted:
                 pass
             except Exception as error:

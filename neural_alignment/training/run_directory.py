@@ -9,6 +9,7 @@ runs/<name>/
     set_aside/       files of later steps, moved here when the run went back to an earlier step (`resume_from`)
     corrupt_records.json   damaged records of the data, if some were found and are tolerated
     model.keras      the final model
+    summary.png      J, R, the metric, and angles and norm ratios of all layers over time
     status.json      running | finished | stopped | diverged | failed, the reason, plugins, the scale of the pixels
     lock.json        the process that is using the directory; present only during a run
     status.json.partial    disk space reserved for the final status; present only during a run
@@ -49,7 +50,7 @@ from neural_alignment.training.metrics import MetricsFile
 
 FILES = (
     *("config.yaml", "metrics.csv", "kernels", "tensorboard", "checkpoints", "corrupt_records.json", "model.keras"),
-    *("set_aside", "status.json"),
+    *("set_aside", "status.json", "summary.png"),
 )
 """Names of the files in a run directory; `force` removes only these."""
 

@@ -15,6 +15,7 @@ from neural_alignment.errors import ConfigError
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.optimization import Clock
 from neural_alignment.training import memory
+from neural_alignment.training.graphs import run_seed, set_random_seed
 from neural_alignment.training.model import AlignedModel
 from optimizers import MultiOptimizer, RateScheduler
 
@@ -71,7 +72,7 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
         ConfigError: if the pattern of a rule matches no layer, or the weights do not fit into memory.
     """
     memory.check(config, output_units(config, classes), input_shape)
-    keras.utils.set_random_seed(config.seed)
+    set_random_seed(config)
     # Otherwise GPUs would multiply float32 numbers in TF32, which is too coarse for R and the angles.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     with _precision(config.runtime.precision), memory.exhaustion_reported(config):
@@ -97,7 +98,8 @@ def _precision(policy: str) -> Iterator[None]:
 
 
 def _draw_model(config: Config, classes: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
-    rules = [rule.bind(config.seed, steps_per_epoch) for rule in config.rules]
+    seed = run_seed(config.seed)
+    rules = [rule.bind(seed, steps_per_epoch) for rule in config.rules]
     alignment = rules[0] if len(rules) == 1 else rules or None
     model = config.model.build(output_units(config, classes), input_shape, alignment, config.weight_decay)
     return AlignedModel(model.input, model.output, name=model.name)
@@ -126,7 +128,7 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
     seed_offset = 2**31 if any(rule.trains_forward for rule in config.rules) else 0
     clock = Clock(steps_per_epoch, config.epochs_of_j, plan.delay_epochs, plan.alternation)
     optimizers = [
-        options.make(config.batch_size, clock, config.seed + loss * seed_offset)
+        options.make(config.batch_size, clock, run_seed(config.seed + loss * seed_offset))
         for loss, options in enumerate(plan.optimizers.values())
     ]
     scheduler = RateScheduler(steps_per_epoch, plan.delay_epochs, plan.alternation, plan.loss_rates.make(clock))

@@ -310,6 +310,39 @@ def test_r_and_its_gradient_are_float32_where_the_network_is_bfloat16(keep_tenso
         assert_differs(in_bfloat16(layer, inputs), gradient)
 
 
+def gradients_of_j(model, x, y):
+    """Returns J's gradients to W of the aligned layers, by their names."""
+    kernels = {layer.name: layer.kernel.value for layer in aligned_layers(model)}
+    with tf.GradientTape() as tape:
+        with forward_pass(step=0, regularise=False):
+            outputs = model(x, training=True)
+        loss = model.compute_loss(x=x, y=y, y_pred=outputs)
+    return tape.gradient(loss, kernels)
+
+
+def relative_error(value, exact):
+    value, exact = (np.asarray(tf.cast(each, tf.float64)) for each in (value, exact))
+    return np.linalg.norm(value - exact) / np.linalg.norm(exact)
+
+
+def test_r_in_bfloat16_would_be_less_exact_than_j_where_b_is_near_w(keep_tensor_float_32, rng):
+    """There the terms of activation alignment cancel, but not the errors of W and B, rounded to 8 bits."""
+    rule = {"rule": "activation", "amp": 1.0, "sparse": 1.0}
+    model, exact = (mixed(rule, precision=precision) for precision in ("mixed_bfloat16", "float64"))
+    for layer in aligned_layers(model):
+        w = layer.linear_map().transpose(layer.kernel.value).numpy()
+        layer.backward_kernel.assign(w + 0.01 * w.std() * rng.normal(size=w.shape))
+    exact.set_weights(model.get_weights())
+    x, y = (array[0] for array in data(1))
+    of_j, exact_of_j = gradients_of_j(model, x, y), gradients_of_j(exact, x, y)
+    (seen, _, of_r), (_, _, exact_of_r) = record(model, x), record(exact, x)
+    for layer in aligned_layers(model):
+        name, transpose = layer.name, layer.linear_map().transpose
+        rounded = relative_error(in_bfloat16(layer, seen[name][0]), transpose(exact_of_r[name]))
+        assert rounded > 2 * relative_error(of_j[name], exact_of_j[name])
+        assert relative_error(of_r[name], exact_of_r[name]) < 0.1 * rounded
+
+
 def float_dtypes(variables):
     """Returns the dtypes of variables, those of counters left out."""
     return {keras.backend.standardize_dtype(variable.dtype) for variable in variables} - {"int64", "uint32", "bool"}

@@ -485,6 +485,32 @@ run.RunLoop._measure = signalled
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
 
 
+def test_a_run_that_cannot_read_its_data_does_not_wait_for_the_graph_of_a_step(tmp_path):
+    before = """
+import threading
+from neural_alignment.errors import DataError
+from neural_alignment.training import model, setup
+
+traced = threading.Event()
+
+def unreadable(*arguments):
+    assert traced.wait(60)
+    raise DataError("data: cannot be read")
+
+def trace(*arguments):
+    traced.set()
+    threading.Event().wait()  # Never done.
+
+model.StepLoop.trace, setup.load_data = trace, unreadable
+"""
+    process = command(tmp_path, before)
+    try:
+        assert process.wait() == 2
+    finally:
+        process.kill()
+    assert process.errors.splitlines()[-1] == "error: data: cannot be read"
+
+
 def test_a_second_signal_ends_the_process_at_once(tmp_path):
     before = """
 import os, signal, sys

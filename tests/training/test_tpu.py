@@ -18,6 +18,7 @@ from neural_alignment.training.model import connections
 from neural_alignment.training.run import train
 from neural_alignment.training.tpu import compilation, compiler, estimate
 from neural_alignment.training.tpu.chips import CORES, GIB
+from optimizers import philox
 
 ROOT = Path(__file__).parent.parent.parent
 LIMITS = compilation.Limits(minutes=2, gib=3)
@@ -220,6 +221,14 @@ def test_a_step_of_some_rules_leaves_out_the_others():
     assert updated[0] > updated[1] > updated[2]
     with pytest.raises(ValueError, match=r"one of 'J \+ R'\. Received 'R'"):
         program("R")
+
+
+def test_a_program_computes_random_words_in_the_form_for_tpus(monkeypatch):
+    mirror = "alignment={rule: weight_mirror, amp: 1, decay: 0.1, input: {noise: normal}}"
+    opcodes = [{i.opcode for c in program("J + R", mirror).computations for i in c.instructions}]
+    monkeypatch.setattr(philox, "is_for_tpu", lambda: False)
+    opcodes += [{i.opcode for c in program("J + R", mirror).computations for i in c.instructions}]
+    assert ["rng-bit-generator" in each for each in opcodes] == [False, True]
 
 
 def test_a_batch_that_the_cores_cannot_share_is_one_line():

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+import tensorflow as tf
+
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.jobs.plans import Cell
@@ -143,7 +145,8 @@ Alpha, beta and gamma are the weights of amp, decay and null in the published co
 
 def table_5(source: Source) -> Artifact:
     """Metaparameters that the searches found, from configs/two_routes/resnet18, rounded to the paper's digits."""
-    configs = {rule: configuration.load(f"{source.configs}/two_routes/resnet18/{rule}.yaml") for rule in SEARCHED}
+    folder = tf.io.gfile.join(source.configs, "two_routes/resnet18")
+    configs = {rule: configuration.load(f"{folder}/{rule}.yaml") for rule in SEARCHED}
     rows = [
         {"setting": name, **{rule: str(read(configs[rule])) for rule in SEARCHED}} for name, read in TABLE_5.items()
     ]

@@ -12,6 +12,7 @@ from neural_alignment.errors import ConfigError, WrongValue
 from neural_alignment.training import setup
 from neural_alignment.training.preparation import total_steps
 from neural_alignment.training.step_modes import StepModes
+from optimizers import philox
 
 
 def turns(config: Config, facts: Facts) -> dict[str, int]:
@@ -63,4 +64,5 @@ def lower(config: Config, replicas: int, losses: str) -> bytes:
     facts = setup.data_facts(config)
     model = setup.compiled_model(config, facts, contextlib.nullcontext())
     batch = tuple(tf.TensorSpec((examples, *spec.shape), spec.dtype) for spec in facts.example_spec)
-    return model.hlo(batch, model.step_modes.named(losses))
+    with philox.program_for_tpu():
+        return model.hlo(batch, model.step_modes.named(losses))
