@@ -40,7 +40,8 @@ def computed_once(compute):
 def grey(figure):
     """Whether a figure is drawn without colour."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=50)  # Colours do not depend on the resolution, but the time does.
+    figure.set_layout_engine("none")  # Colours do not depend on the layout or the resolution, but the time does.
+    figure.savefig(content, format="png", dpi=50)
     pixels = tf.io.decode_png(content.getvalue(), channels=3).numpy()
     return np.ptp(pixels, axis=-1).max() <= 3 and np.ptp(pixels) > 200
 

@@ -725,7 +725,7 @@ def test_a_failure_of_a_tpu_that_goes_away_is_not_one_of_the_run(cloud):
     assert cloud.kinds.count("start") == 2
 
 
-@pytest.mark.parametrize("kind", ["scp", "setup", "start"])
+@pytest.mark.parametrize("kind", [pytest.param("scp", marks=pytest.mark.exhaustive), "setup", "start"])
 def test_what_fails_on_a_tpu_that_goes_away_is_tried_on_the_next(cloud, kind):
     cloud.answer(
         **{kind: [failure(), ok()]},

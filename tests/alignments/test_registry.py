@@ -47,6 +47,7 @@ RUN = {
         "forward": {"name": "momentum", "learning_rate": 0.1},
         "backward": {"name": "momentum", "learning_rate": 0.1},
     },
+    "evaluation": {"probe_examples": 0},
     "logging": {"tensorboard": False},
 }
 

@@ -140,6 +140,7 @@ def tools():
             "encode": staticmethod(encode),
             "example": staticmethod(example),
             "write_records": staticmethod(write_records),
+            "Files": Files,
             "numbers_of": staticmethod(numbers_of),
             "identity_image": staticmethod(identity_image),
         },

@@ -32,9 +32,10 @@ def in_memory(batch_size=8, seed=0, shuffle=True, validation_batch_size=None, **
     return pipeline.InMemory(batching, arrays, arrays, classes=10, **options)
 
 
-@pytest.fixture
-def streamed(files):
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory, tools):
     """Builds a data set of 53 identity images in 4 files; image n has label n % 10."""
+    files = tools.Files(tmp_path_factory.mktemp("streamed"))
     for name in ("train", "validation"):
         files.imagenet(name, shards=4, per_shard=13)
         shard = files.directory / f"{name}-00003-of-00004"
@@ -62,21 +63,26 @@ def streamed(files):
     return build
 
 
-@pytest.fixture(params=["in memory", "streamed"])
+@pytest.fixture(params=["in memory", "streamed"], scope="module")
 def build(request):
     return in_memory if request.param == "in memory" else request.getfixturevalue("streamed")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def numbers_of(build, tools):
     """Returns the numbers of the examples in a batch of images."""
     return (lambda images: images[:, 0, 0, 0].astype(int)) if build is in_memory else tools.numbers_of
 
 
-def epochs_of(dataset, count, numbers_of):
-    """Returns the numbers of the examples of the first epochs, in order."""
-    batches = take(dataset.train(), count * dataset.steps_per_epoch)
-    return np.split(np.concatenate([numbers_of(images) for images, _ in batches]), count)
+@pytest.fixture(scope="module")
+def three_epochs(build):
+    """The batches of the first three epochs, of 6 steps each."""
+    return take(build().train(), 18)
+
+
+def epochs_of(batches, numbers_of):
+    """Returns the numbers of the examples of each epoch, in order."""
+    return np.split(np.concatenate([numbers_of(images) for images, _ in batches]), len(batches) // 6)
 
 
 def test_shapes_and_dtypes(build):
@@ -102,9 +108,8 @@ def test_validation_counts_every_example_once_in_order(build, numbers_of, batch_
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), np.arange(EXAMPLES) % 10)
 
 
-def test_an_epoch_has_no_example_twice_and_epochs_differ(build, numbers_of):
-    dataset = build()
-    epochs = epochs_of(dataset, 3, numbers_of)
+def test_an_epoch_has_no_example_twice_and_epochs_differ(three_epochs, numbers_of):
+    epochs = epochs_of(three_epochs, numbers_of)
     for seen in epochs:
         assert len(seen) == len(set(seen)) == 48
         assert set(seen) <= set(range(EXAMPLES))
@@ -114,30 +119,27 @@ def test_an_epoch_has_no_example_twice_and_epochs_differ(build, numbers_of):
     assert not set.intersection(*left_out)  # the remainder changes
 
 
-def test_labels_stay_with_their_images(build, numbers_of):
-    for images, labels in take(build().train(), 8):
+def test_labels_stay_with_their_images(three_epochs, numbers_of):
+    for images, labels in three_epochs:
         np.testing.assert_array_equal(numbers_of(images) % 10, labels)
 
 
 def test_without_shuffling_the_order_is_that_of_the_files(build, numbers_of):
-    dataset = build(shuffle=False)
-    for seen in epochs_of(dataset, 2, numbers_of):
+    for seen in epochs_of(take(build(shuffle=False).train(), 12), numbers_of):
         np.testing.assert_array_equal(seen, np.arange(48))
 
 
-def test_the_order_depends_only_on_the_seed(build, numbers_of):
+def test_the_order_depends_only_on_the_seed(build, numbers_of, three_epochs):
     first = take(build(seed=3).train(), 8)
     tf.random.set_seed(77)
     assert_same_batches(first, take(build(seed=3).train(), 8))
-    other = take(build(seed=4).train(), 8)
-    assert not all(np.array_equal(numbers_of(a), numbers_of(b)) for (a, _), (b, _) in zip(first, other, strict=True))
+    pairs = zip(first, three_epochs[:8], strict=True)
+    assert not all(np.array_equal(numbers_of(a), numbers_of(b)) for (a, _), (b, _) in pairs)
 
 
-def test_a_resumed_run_yields_the_same_batches_as_a_run_from_step_0(build):
-    dataset = build()
-    run = take(dataset.train(), 16)
-    for start_step in (1, 13):
-        assert_same_batches(run[start_step:], take(dataset.train(start_step), 16 - start_step))
+@pytest.mark.parametrize("start_step", [pytest.param(1, marks=pytest.mark.exhaustive), 13])
+def test_a_resumed_run_yields_the_same_batches_as_a_run_from_step_0(build, three_epochs, start_step):
+    assert_same_batches(three_epochs[start_step:], take(build().train(start_step), 18 - start_step))
 
 
 def test_neighbouring_seeds_and_epochs_give_unrelated_orders():

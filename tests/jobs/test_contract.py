@@ -45,7 +45,7 @@ def each(names, exhaustive=()):
     )
 
 
-@each(ENGINES, exhaustive=("spark",))
+@each(ENGINES, exhaustive=("spark", "tpu", "slurm"))
 def test_runs_are_trained_with_the_same_numbers_as_in_this_process(engine, tmp_path, training, trained_here):
     run = training("seeds/run", "seed=0")
     engine.run(queue := Recorder(tmp_path, [run]))
@@ -59,8 +59,7 @@ def test_runs_are_trained_with_the_same_numbers_as_in_this_process(engine, tmp_p
     assert status(run)["best_top1"] == ending.top1
 
 
-# A SLURM job is a new process: `test_engines.py` has the function it calls.
-@each(sorted(ENGINES.keys() - {"slurm"}), exhaustive=("spark",))
+@each(ENGINES, exhaustive=("spark",))
 def test_pieces_are_computed(engine, tmp_path, computation):
     engine.run(queue := Recorder(tmp_path, [computation("piece")]))
     assert queue.endings["piece"] == Ending("finished")

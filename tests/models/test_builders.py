@@ -1,5 +1,7 @@
 """The models `application`, `vision_transformer` and `lstm`."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -36,12 +38,24 @@ SMALL = {
     "vision_transformer": lambda **options: models.vision_transformer(4, 8, 2, 2, 3, (8, 8, 3), **options),
     "lstm": lambda **options: models.lstm([5, 4], 3, (8, 8, 1), **options),
 }
+
+
+@functools.cache
+def plain_and_aligned(name):
+    """Returns a network without and with a rule, built with the same global seed."""
+    networks = []
+    for rule in (None, RULE):
+        keras.utils.set_random_seed(2)
+        networks.append(SMALL[name](alignment=rule))
+    return networks
+
+
 KERNELS = {"application": 53, "vision_transformer": 2 + 2 * 6, "lstm": 5}
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_kernel_has_a_backward_kernel_and_the_outputs_are_logits(name):
-    model = SMALL[name](alignment=RULE)
+    _, model = plain_and_aligned(name)
     assert len(backward_kernels(model)) == KERNELS[name]
     x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:]))
     logits = np.asarray(model(x))
@@ -55,16 +69,12 @@ def test_weight_decay_is_half_the_coefficient_times_the_squares_of_all_kernels(n
     kernels = [weight for weight in model.trainable_variables if weight.name.endswith("kernel")]
     assert all(weight.regularizer is not None for weight in kernels)
     assert sum(map(float, model.losses)) == pytest.approx(0.1 * decayed(model), rel=1e-4)
-    assert SMALL[name]().losses == []
+    assert plain_and_aligned(name)[0].losses == []
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_initial_forward_weights_do_not_depend_on_the_rule(name):
-    networks = []
-    for rule in (None, RULE):
-        keras.utils.set_random_seed(2)
-        networks.append(SMALL[name](alignment=rule))
-    plain, aligned = networks
+    plain, aligned = plain_and_aligned(name)
     added = backward_kernels(aligned)
     forward = [weight for weight in aligned.weights if not any(weight is each for each in added)]
     for one, other in zip(plain.weights, forward, strict=True):

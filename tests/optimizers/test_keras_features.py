@@ -300,7 +300,7 @@ class Constant(keras.callbacks.Callback):
         ("scheduler", AlignedModel, "mixed_float16"),
         ("scheduler", keras.Model, "float32"),
         ("plateau", AlignedModel, "float32"),
-        ("plateau", keras.Model, "mixed_float16"),
+        pytest.param("plateau", keras.Model, "mixed_float16", marks=pytest.mark.exhaustive),
     ],
 )
 def test_learning_rate_callbacks_set_j_s_rate_only(callback, kind, policy):
@@ -321,7 +321,7 @@ def test_learning_rate_callbacks_set_j_s_rate_only(callback, kind, policy):
 @pytest.mark.parametrize(
     ("kind", "averaging"),
     [
-        (AlignedModel, (True, True)),
+        pytest.param(AlignedModel, (True, True), marks=pytest.mark.exhaustive),
         (AlignedModel, (True, False)),
         (keras.Model, (False, True)),
     ],

@@ -119,6 +119,7 @@ class TestProcesses:
         drawn = [row["number"] for row in lines(path / "proposals.jsonl")]
         assert drawn == [1, 2]
 
+    @pytest.mark.exhaustive
     def test_a_signal_stops_the_children_and_then_the_search(self, tmp_path, plan_file, children, lines):
         text = MIXED.replace("[7, 1000000]", "[900000, 1000000]").replace("[0.02, 1.0e+30]", "[0.02, 0.03]")
         plan = plans.load(plan_file(text.replace("epochs: 1\n", "")), trials=2)

@@ -467,7 +467,7 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "variant"), exhaustive_unless(SCHEDULES, SCHEDULES[:-2] + SCHEDULES[-1:]))
+@pytest.mark.parametrize(("rule", "variant"), exhaustive_unless(SCHEDULES, SCHEDULES[1:4] + SCHEDULES[5:8]))
 def test_every_schedule_trains_as_the_numpy_loop_does(rule, variant):
     agree(Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", **VARIANTS[variant]))
 

@@ -34,6 +34,10 @@ CONVNET = {"name": "convnet", "filters": [4, 6]}
 TENSORBOARD = {"tensorboard": True, "histograms": True}
 
 
+UNPROBED = {"probe_examples": 0}
+"""For tests that do not look at measures of signals, whose graph takes long to trace."""
+
+
 def config(**changes):
     return configuration.parse(configuration.merge(BASE, changes))
 
@@ -61,7 +65,7 @@ def test_the_directory_holds_what_a_reader_needs(finished):
 
 
 def test_of_equal_networks_the_first_is_the_best_state(tmp_path):
-    run.train(config(optimization={"forward": {"learning_rate": 1e-30}}), tmp_path)
+    run.train(config(optimization={"forward": {"learning_rate": 1e-30}}, evaluation=UNPROBED), tmp_path)
     rows = MetricsFile(str(tmp_path / "metrics.csv")).rows()
     assert rows[1]["top1"] == rows[2]["top1"]
     assert kept_steps(str(tmp_path / "checkpoints" / "best")) == [STEPS]
@@ -139,9 +143,9 @@ def test_resuming_a_finished_run_returns_its_result(finished):
 
 def test_force_replaces_the_run_and_leaves_other_files(tmp_path):
     path = tmp_path / "run"
-    run.train(config(max_steps=1), path)
+    run.train(config(max_steps=1, evaluation=UNPROBED), path)
     (path / "notes.txt").write_text("mine")
-    run.train(config(max_steps=2), path, force=True)
+    run.train(config(max_steps=2, evaluation=UNPROBED), path, force=True)
     assert [row["step"] for row in MetricsFile(str(path / "metrics.csv")).rows()] == [0, 2]
     assert (path / "notes.txt").read_text() == "mine"
 
@@ -222,7 +226,7 @@ def whole(finished, tmp_path):
 
 
 def test_resume_without_a_run_starts_one(tmp_path):
-    assert run.train(config(max_steps=1), tmp_path / "run", resume=True).metrics["step"] == 1
+    assert run.train(config(max_steps=1, evaluation=UNPROBED), tmp_path / "run", resume=True).metrics["step"] == 1
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(broken):
@@ -260,7 +264,7 @@ def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong
 def test_divergence_stops_the_run_names_step_and_layer_and_keeps_the_files(tmp_path, which, what):
     # A schedule that grows by 1e30 at epoch 1: the first epoch is sound, its row and checkpoint must stay.
     schedule = {"drop_epochs": [1], "drop_factor": 1e30}
-    plan = config(epochs=3, optimization={which: {"schedule": schedule}})
+    plan = config(epochs=3, optimization={which: {"schedule": schedule}}, evaluation=UNPROBED)
     with pytest.raises(Diverged, match=f"is not finite at step 1[1-9]; try this: .*{what}") as error:
         run.train(plan, tmp_path)
     status = json.loads((tmp_path / "status.json").read_text())
@@ -334,14 +338,14 @@ def test_evaluate_refuses_a_directory_without_a_run(tmp_path, whole):
 
 
 def test_the_last_segment_may_be_short_and_evaluation_less_frequent(tmp_path):
-    run.train(config(epochs=5, max_steps=3 * STEPS + 2, evaluation={"every_epochs": 2}), tmp_path / "run")
+    run.train(config(epochs=5, max_steps=3 * STEPS + 2, evaluation={"every_epochs": 2, **UNPROBED}), tmp_path / "run")
     steps = [row["step"] for row in MetricsFile(str(tmp_path / "run" / "metrics.csv")).rows()]
     assert steps == [0, 2 * STEPS, 3 * STEPS + 2]
 
 
 def test_alternation_takes_as_many_more_steps(tmp_path):
-    run.train(config(optimization={"alternation": 2}, epochs=1), tmp_path / "alternating")
-    backprop = configuration.merge(BASE, {"alignment": None, "epochs": 1})
+    run.train(config(optimization={"alternation": 2}, epochs=1, evaluation=UNPROBED), tmp_path / "alternating")
+    backprop = configuration.merge(BASE, {"alignment": None, "epochs": 1, "evaluation": UNPROBED})
     backprop["optimization"] = {"forward": BASE["optimization"]["forward"]}
     run.train(configuration.parse(backprop), tmp_path / "backprop")
     rows = {name: MetricsFile(str(tmp_path / name / "metrics.csv")).rows() for name in ("alternating", "backprop")}

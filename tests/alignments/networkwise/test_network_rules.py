@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import distance
+from helpers import distance, exhaustive_unless
 
 from neural_alignment import config as configuration
 from neural_alignment import models
@@ -49,7 +49,7 @@ def test_kernels_ahead_counts_the_layers_on_the_longest_path():
     assert {name: found[name] for name in ahead} == ahead
 
 
-@pytest.mark.parametrize("rule", networkwise_rules())
+@pytest.mark.parametrize("rule", exhaustive_unless(networkwise_rules(), ("align_ada", "dfa", "last_layer")))
 def test_a_run_is_written_and_loaded_and_what_a_rule_keeps_does_not_move(rule, tmp_path):
     run.train(config(rule), tmp_path / "whole")
     start = setup.build_model(config(rule), 10, (8, 8, 1), 28)
@@ -147,7 +147,7 @@ IMAGES, LABELS = np.random.default_rng(0).random((4, 8, 8, 1)), np.array([0, 1, 
 KINDS = ("residual blocks", "residual blocks v2", "convnet", "fc")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", exhaustive_unless(KINDS, ("residual blocks v2", "fc")))
 def test_at_the_first_step_any_network_learns_as_by_backpropagation(kind, float64):
     ends = []
     for rule in (None, AlignAda(), AlignZero()):
@@ -162,7 +162,7 @@ def test_at_the_first_step_any_network_learns_as_by_backpropagation(kind, float6
             np.testing.assert_allclose(first, other, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", exhaustive_unless(KINDS, ("residual blocks", "convnet")))
 def test_align_zero_moves_any_network_by_the_gradients_of_a_frozen_copy(kind, float64):
     model, reference, frozen = network(kind, AlignZero()), network(kind, None), network(kind, None)
 
@@ -247,9 +247,14 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-@pytest.mark.parametrize("rule", [AlignAda(), DirectFeedback()], ids=lambda rule: rule.rule)
+APPLIED = [(rule, function) for rule in ("align_ada", "dfa") for function in FUNCTIONS]
+TURNS = [("align_ada", "relu"), ("align_ada", "threshold"), ("dfa", "tanh"), ("dfa", "exponential")]
+
+
+@pytest.mark.parametrize(("rule", "function"), exhaustive_unless(APPLIED, TURNS))
 def test_a_function_is_the_nonlinearity_that_its_layer_is(rule, function, float64):
+    rule, function = {"align_ada": AlignAda(), "dfa": DirectFeedback()}[rule], FUNCTIONS[function]
+
     def layers(nonlinearity):
         def outputs_of(inputs, dense):
             hidden = nonlinearity(dense(6, "first")(inputs))

@@ -185,7 +185,10 @@ def numpy_training(recipe, kernels, biases, backward, steps=STEPS):
     return kernels, biases
 
 
-@pytest.mark.parametrize("name", RULES)
+OFTEN = ("align_ada", "align_prop", "fa", "dfa shared", "drtp")
+
+
+@pytest.mark.parametrize("name", exhaustive_unless(RULES, OFTEN))
 def test_fifteen_steps_are_those_of_numpy(name):
     model, layers, backward = library(RULES[name])
     start = weights(layers)
