@@ -30,7 +30,7 @@ CASES = {
     **RULE_CONFIGS,
     **{rule: {"rule": rule} for rule in networkwise_rules()},
     "operations": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM+AD+OPS"], "examples": 0.5, "every": 2},
-    "update_forward": {**RULE_CONFIGS["information"], "update_forward": True},
+    "update_forward": {"rule": "information", "amp": 1e-3, "decay": 1e-2, "null": 1e-3, "update_forward": True},
     "own seed": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM"], "seed": 1},
     "kolen_pollack": {"rule": "kolen_pollack", "decay": 1e-3},
     "backpropagation": None,
