@@ -71,7 +71,12 @@ def make(source: Source) -> Artifact | None:
     text = "\n\n".join([_table(rows, states, at_an_end), REMARK])
     panels = [[_panel(rule, setting, trials, rows) for setting in SETTINGS] for rule in RULES]
     return drawn(
-        rows, text, panels, (9, 1.7 * len(panels)), COLUMNS, ylabels=[RULE_STYLES[rule].label for rule in RULES]
+        rows,
+        text,
+        panels,
+        (9, 1.7 * len(panels)),
+        COLUMNS,
+        ylabels=[f"{RULE_STYLES[rule].label}\nscore (%)" for rule in RULES],
     )
 
 
