@@ -20,7 +20,8 @@ RULES := backprop feedback sign_symmetry weight_mirror information symmetric act
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: quickstart test test-exhaustive package-test lint resume-test bench peer tpu-environment tpu-check \
-	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates cifar10-table clean
+	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates two-routes-lab \
+	cifar10-table clean
 
 quickstart: $(VENV)/.cpu
 	$(BIN)/neural-alignment train configs/quickstart.yaml --force
@@ -87,6 +88,7 @@ vision-transformer: $(VENV)/.cpu
 # All rules on CIFAR-10 at full size: about 4.3 hours on 2 cores (an estimate, docs/results.md). The same command resumes.
 cifar10-table: $(VENV)/.cpu
 	nice $(BIN)/neural-alignment lab cifar10 --runs results/cifar10/runs --engine processes:2
+	PYTHONPATH=. $(BIN)/python tests/lab_rates.py cifar10
 
 # The rates of the lab of two_routes (docs/two_routes.md): a search for each rule, and their results in the configurations.
 two-routes-rates: $(VENV)/.cpu
@@ -94,7 +96,12 @@ two-routes-rates: $(VENV)/.cpu
 		$(BIN)/neural-alignment search lab/two_routes/$$rule --engine processes:2; \
 	done
 	$(BIN)/neural-alignment table two_routes/rates --runs runs/search/lab/two_routes
-	$(BIN)/python tests/lab_rates.py
+	PYTHONPATH=. $(BIN)/python tests/lab_rates.py rates
+
+# The runs of the lab of two_routes with these rates: about 170 minutes on 2 cores (an estimate). The same command resumes.
+two-routes-lab: $(VENV)/.cpu
+	$(BIN)/neural-alignment lab two_routes --runs results/two_routes/runs --engine processes:2
+	PYTHONPATH=. $(BIN)/python tests/lab_rates.py lab
 
 $(VENV)/.cpu: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)

@@ -462,8 +462,13 @@ def _print_best(best: Any, place: str) -> None:
 
 
 def _search_file(name: str) -> str:
-    """Returns the path of a search, given as a path, as a name, or as a name without `search/`."""
-    found = (shipped.find(each) for each in (name, f"search/{name}"))
+    """Returns the path of a search, given as a path, as a name, or as a name without `search/`.
+
+    A run may have the name of a search without `search/`, such as `lab/two_routes/symmetric`; the search is meant.
+    """
+    if os.path.exists(name):
+        return name
+    found = (shipped.find(each) for each in (f"search/{name}", name))
     return next((path for path in found if os.path.exists(path)), name)
 
 

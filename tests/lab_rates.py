@@ -1,12 +1,23 @@
-"""Writes the rates in `results/two_routes/rates.csv` into configurations: `python tests/lab_rates.py`."""
+"""Writes results into configurations and pages: `python tests/lab_rates.py rates`, `lab` or `cifar10`.
+
+`rates` writes the values in `results/two_routes/rates.csv` into the configurations of the lab and of CIFAR-10 at full
+size. `lab` and `cifar10` write the time and the accuracy of their runs into the headers of these configurations.
+"""
 
 import csv
 import re
-from collections.abc import Mapping
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from neural_alignment.papers import pages
+from neural_alignment.reporting import Spread, duration
+
 ROOT = Path(__file__).parent.parent
-RATES = ROOT / "results" / "two_routes" / "rates.csv"
+RESULTS = ROOT / "results"
+RATES = RESULTS / "two_routes" / "rates.csv"
+PAGE = ROOT / "docs" / "two_routes.md"
 LAB = ROOT / "configs" / "lab" / "two_routes"
 FULL = ROOT / "configs" / "cifar10" / "full"
 
@@ -24,10 +35,14 @@ PLACES = {
 def chosen() -> dict[str, dict[str, float]]:
     """Returns rule -> key path -> chosen value; empty before the searches have run."""
     found: dict[str, dict[str, float]] = {}
-    if RATES.exists():
-        for row in csv.DictReader(RATES.read_text().splitlines()):
-            found.setdefault(row["rule"], {})[row["setting"]] = float(row["value"])
+    for row in rows_of(RATES):
+        found.setdefault(row["rule"], {})[row["setting"]] = float(row["value"])
     return found
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a file; none if it does not exist."""
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
 
 def written(value: float) -> str:
@@ -60,7 +75,45 @@ def at_full_size(settings: Mapping[str, float]) -> dict[str, float]:
     return {**settings, "weight_decay": float(f"{settings['weight_decay'] * LAB_STEPS / FULL_STEPS:.3g}")}
 
 
-def main() -> None:
+def results() -> dict[Path, list[tuple[int, float, float]]]:
+    """Returns the configuration of each rule -> seed, top-1 and seconds of its runs; of the lab those of ResNet-18."""
+    found: dict[Path, dict[int, tuple[int, float, float]]] = {}
+
+    def add(path: Path, row: Mapping[str, str], column: str) -> None:
+        run = int(row["seed"]), float(row[column]), float(row["seconds"] or "nan")
+        found.setdefault(path, {})[run[0]] = run
+
+    for name in ("table_3", "table_4", "figure_S5"):
+        for row in rows_of(RESULTS / "two_routes" / f"{name}.csv"):
+            if row["model"] == "resnet18":
+                add(LAB / f"{row['rule']}.yaml", row, "top1")
+    for row in rows_of(RESULTS / "cifar10" / "full.csv"):
+        add(FULL / f"{row['rule']}.yaml", row, "test_top1")
+    return {path: [runs[seed] for seed in sorted(runs)] for path, runs in found.items()}
+
+
+def with_result(text: str, runs: Sequence[tuple[int, float, float]]) -> str:
+    """Returns the text of a configuration whose header has the time and the accuracy of its runs."""
+    seeds = [seed for seed, _, _ in runs]
+    named = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    top1 = Spread([100 * top1 for _, top1, _ in runs])
+    result = (
+        f"one core, about {duration(statistics.median(seconds for _, _, seconds in runs))}; {top1} % top-1, {named}"
+    )
+    return re.sub(r"(?m)^(# neural-alignment train \S+)   \(.*\)$", rf"\1   ({result})", text, count=1)
+
+
+def time_line() -> list[str]:
+    """Returns the sentence on the time of all runs in `docs/two_routes.md`."""
+    seconds = [float(row["seconds"]) for row in rows_of(RESULTS / "two_routes" / "seconds.csv")]
+    runs = f"The {len(seconds)} runs in `results/two_routes/seconds.csv`"
+    searches = {row["rule"]: float(row["seconds"]) for row in rows_of(RATES)}
+    also = f", the searches for their rates {sum(searches.values()) / 120:.0f} minutes" if searches else ""
+    time = f"took {sum(seconds) / 120:.0f} minutes, two at a time"
+    return [f"{runs} {time}{also}. Other work shared the cores during many of them."]
+
+
+def write_rates() -> None:
     """Replaces the rates in the configurations of the lab and of CIFAR-10 at full size."""
     for rule, settings in chosen().items():
         for path, own in ((LAB / f"{rule}.yaml", settings), (FULL / f"{rule}.yaml", at_full_size(settings))):
@@ -68,5 +121,18 @@ def main() -> None:
                 path.write_text(with_rates(path.read_text(), own))
 
 
+def write_headers(folder: Path) -> None:
+    """Replaces the time and the accuracy in the headers of the configurations in a folder."""
+    for path, runs in results().items():
+        if path.parent == folder:
+            path.write_text(with_result(path.read_text(), runs))
+
+
+def write_lab() -> None:
+    """Replaces the headers of the lab's configurations, and the time of all runs in the page."""
+    pages.replace_table(PAGE, time_line(), "time")
+    write_headers(LAB)
+
+
 if __name__ == "__main__":
-    main()
+    {"rates": write_rates, "lab": write_lab, "cifar10": lambda: write_headers(FULL)}[sys.argv[1]]()

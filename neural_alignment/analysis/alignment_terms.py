@@ -20,6 +20,7 @@ Changes of W_(l-1) that are not updates, such as weight normalisation, are part 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -227,6 +228,46 @@ def expand(history: History, signals: LayerSignals) -> Expansion:
         errors += before - after - tangent
         before = after
     return Expansion(*(_weighted(history, signals, each) for each in (outputs, aligned, before, errors)))
+
+
+class TaylorSums(NamedTuple):
+    """The terms of each degree in the Taylor series of an update (equation S5).
+
+    Attributes:
+        terms: the sum over all orders of the terms of each degree 1, 2, ..., `(degrees, units, above)`. Degree 1 is the
+            sum of the alignment terms.
+        remainders: the sum of the Taylor errors after each degree, the same shape. The first one is that of `expand`.
+    """
+
+    terms: Array
+    remainders: Array
+
+
+def taylor_sums(history: History, signals: LayerSignals, degree: int) -> TaylorSums:
+    """Returns the terms of higher degree of the update at iteration k, over all orders in the history.
+
+    Args:
+        history: history of the iterations before k.
+        signals: signals of iteration k.
+        degree: the largest degree.
+
+    Raises:
+        ValueError: if the nonlinearity does not define as many derivatives.
+    """
+    derivatives = history.activation.derivatives(degree)
+    before = history.activation.value(_point(history, signals, 0))
+    terms, remainders = np.zeros((2, degree, *before.shape), before.dtype)
+    for order in range(1, len(history) + 1):
+        point, change = _point(history, signals, order), signals.inputs @ history.step(order)
+        after = history.activation.value(point)
+        left = before - after
+        for place, derivative in enumerate(derivatives):
+            term = derivative(point) * change ** (place + 1) / math.factorial(place + 1)
+            left = left - term
+            terms[place] += term
+            remainders[place] += left
+        before = after
+    return TaylorSums(*(np.stack([_weighted(history, signals, each) for each in sums]) for sums in (terms, remainders)))
 
 
 def transformation(history: History, signals: LayerSignals, order: int) -> Array:

@@ -20,6 +20,13 @@ from neural_alignment.analysis.similarity import angle
 Array = np.ndarray
 
 
+RANK_TOLERANCE = 1e-10
+"""Singular values of a product below this part of the largest one are rounding errors and count as 0.
+
+Where a layer is smaller than the output, F^_l has a lower rank than it has rows. Rounding errors would otherwise become
+large entries of Q_(l-1)."""
+
+
 class Factor(NamedTuple):
     """F_l as the product Q_(d-1) ... Q_l plus a residual: F_l = product + rest (equation 7).
 
@@ -52,7 +59,7 @@ def factors(feedback: Sequence[Array]) -> list[Factor]:
             found.insert(0, Factor(matrix, matrix, np.zeros_like(matrix)))
             continue
         above = found[0].product
-        factor = scipy.linalg.lstsq(above, matrix)[0]
+        factor = scipy.linalg.lstsq(above, matrix, cond=RANK_TOLERANCE)[0]
         found.insert(0, Factor(factor, above @ factor, matrix - above @ factor))
     return found
 

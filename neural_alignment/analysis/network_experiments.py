@@ -8,17 +8,17 @@ a number of training examples. Angles are in degrees; an axis "hidden" has the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
-from neural_alignment.analysis import disturbances, trajectories
+from neural_alignment.analysis import alignment_terms, disturbances, trajectories
 from neural_alignment.analysis import network_measures as measures
 from neural_alignment.analysis.alignment_terms import History, LayerSignals
 from neural_alignment.analysis.network_measures import Array, Arrays
 from neural_alignment.analysis.similarity import angle
-from neural_alignment.analysis.trained_network import Step, TrainedNetwork
+from neural_alignment.analysis.trained_network import DirectNetwork, Step, TrainedNetwork
 
 
 def observed(
@@ -65,17 +65,52 @@ def expanded(tell: Callable[[float], None], network: TrainedNetwork, moments: Se
     Returns:
         `moment` (moments,), with the arrays of `network_measures.expansions` along this axis. The arrays of `costs`.
     """
-    rows, histories = [], measures.histories(network, max(moments))
+    histories = measures.histories(network, max(moments))
+    rows, batch = _whole(tell, network, moments, histories, measures.append, measures.expansions)
+    return rows | measures.costs(network, batch, histories, sum(moments))
+
+
+def taylor(tell: Callable[[float], None], network: TrainedNetwork, moments: Sequence[int], degree: int) -> Arrays:
+    """Measures the terms of each degree in the Taylor series of updates, over all orders (Note 2).
+
+    Returns:
+        `moment` (moments,), with the arrays of `network_measures.taylor_degrees` along this axis.
+    """
+    histories = measures.histories(network, max(moments))
+    measure = partial(measures.taylor_degrees, degree=degree)
+    return _whole(tell, network, moments, histories, measures.append, measure)[0]
+
+
+def direct_parts(tell: Callable[[float], None], network: DirectNetwork, moments: Sequence[int]) -> Arrays:
+    """Splits the direct alignment terms of updates into the four parts of equation S17, summed over all orders.
+
+    Returns:
+        `moment` (moments,), with the arrays of `network_measures.direct_parts` along this axis.
+    """
+    histories = measures.direct_histories(network, max(moments))
+    return _whole(tell, network, moments, histories, measures.append_direct, measures.direct_parts)[0]
+
+
+def _whole(
+    tell: Callable[[float], None],
+    network: TrainedNetwork,
+    moments: Sequence[int],
+    histories: Mapping,
+    append: Callable[[TrainedNetwork, Step, Mapping], None],
+    measure: Callable[[TrainedNetwork, Step, Mapping], dict],
+) -> tuple[Arrays, int]:
+    """Measures steps at some moments with the history of all steps before; returns the arrays and the batch size."""
+    rows = []
     for step in network.steps(max(moments) + 1):
         if step.number in moments:
-            rows.append({"moment": step.number, **measures.expansions(network, step, histories)})
+            rows.append({"moment": step.number, **measure(network, step, histories)})
             tell(sum(moment for moment in moments if moment <= step.number) / sum(moments))
-        measures.append(network, step, histories)
-    return measures.columns(rows) | measures.costs(network, len(step.labels), histories, sum(moments))
+        append(network, step, histories)
+    return measures.columns(rows), len(step.labels)
 
 
-DISTURBANCES = ("linear", "feedback", "errors")
-"""No nonlinearity (Figure 4A), new backward weights (4B), shuffled errors (5)."""
+DISTURBANCES = ("none", "linear", "feedback", "errors")
+"""Undisturbed, as a control; no nonlinearity (Figure 4A), new backward weights (4B), shuffled errors (5)."""
 
 
 def disturbed(
@@ -103,13 +138,14 @@ def disturbed(
     Raises:
         ValueError: if there is no such disturbance.
     """
-    if how not in DISTURBANCES:
-        raise ValueError(f"`how` must be one of {', '.join(DISTURBANCES)}. Received {how!r}.")
     kernels, disturbers = {layer: network.kernels[layer] for layer in network.hidden}, {}
-    for layer in network.hidden:
-        rng, shape = np.random.default_rng((*seed, layer)), network.aim(layer).T.shape
-        backward = rng.normal(0.0, deviation, shape) if how == "feedback" else network.aim(layer).T
-        disturbers[layer] = backward, _total(network, how, backward, rng, iterations)
+    for layer, (backward, disturb) in _disturbances(network, how, seed, deviation).items():
+        if how == "linear":
+            total = disturbances.LinearTerms(network.rate, backward).total
+        else:
+            history = History(network.rate, network.activation, iterations)
+            total = disturbances.DisturbedTerms(history, disturb).total
+        disturbers[layer] = backward, total
     rows = []
     for step in network.steps(iterations + 1):
         weights = [angle(step.kernels[layer], network.aim(layer)) for layer in network.hidden]
@@ -122,17 +158,66 @@ def disturbed(
     return measures.columns(rows)
 
 
-def _total(
-    network: TrainedNetwork, how: str, backward: Array, rng: np.random.Generator, iterations: int
-) -> Callable[[LayerSignals], Array]:
-    """Returns the function that sums the disturbed terms of an iteration."""
-    if how == "linear":
-        return disturbances.LinearTerms(network.rate, backward).total
-    disturb = {
-        "feedback": partial(disturbances.with_feedback, backward_kernel=backward),
-        "errors": partial(disturbances.with_shuffled_errors, backward_kernel=backward, rng=rng),
-    }[how]
-    return disturbances.DisturbedTerms(History(network.rate, network.activation, iterations), disturb).total
+def disturbed_terms(
+    tell: Callable[[float], None],
+    network: TrainedNetwork,
+    moments: Sequence[int],
+    orders: int,
+    how: str,
+    seed: Sequence[int],
+    deviation: float,
+) -> Arrays:
+    """Measures the angles of single disturbed alignment terms.
+
+    Args:
+        tell: called with the progress.
+        network: the network.
+        moments: iterations at which the terms are measured.
+        orders: the largest order; the history holds as many iterations.
+        how: one of `DISTURBANCES`, except for `linear`, whose terms `observed` measures.
+        seed: seed of the disturbances.
+        deviation: standard deviation of new backward weights.
+
+    Returns:
+        `moment` (moments,) and `term_angle` (moments, hidden, orders): angle of the disturbed term to B_l^T, or to the
+        new backward weights; NaN for orders that are not in the history.
+
+    Raises:
+        ValueError: if there is no such disturbance.
+    """
+    found, histories = _disturbances(network, how, seed, deviation), measures.histories(network, orders)
+    angles = np.full((len(moments), len(found), orders), np.nan)
+    for step in network.steps(max(moments) + 1):
+        for place, (layer, (backward, disturb)) in enumerate(found.items()):
+            seen = disturb(network.signals(step, layer))
+            if step.number in moments:
+                for order, term in alignment_terms.alignment_terms(histories[layer], seen):
+                    angles[moments.index(step.number), place, order - 1] = angle(term, backward.T)
+            histories[layer].append(seen)
+        tell((step.number + 1) / (max(moments) + 1))
+    return {"moment": np.array(moments), "term_angle": angles}
+
+
+def _disturbances(
+    network: TrainedNetwork, how: str, seed: Sequence[int], deviation: float
+) -> dict[int, tuple[Array, Callable[[LayerSignals], LayerSignals]]]:
+    """Returns hidden layer -> the backward kernel of its disturbed terms, and the function that disturbs signals.
+
+    Raises:
+        ValueError: if there is no such disturbance.
+    """
+    if how not in DISTURBANCES:
+        raise ValueError(f"`how` must be one of {', '.join(DISTURBANCES)}. Received {how!r}.")
+    found = {}
+    for layer in network.hidden:
+        rng, shape = np.random.default_rng((*seed, layer)), network.aim(layer).T.shape
+        backward = rng.normal(0.0, deviation, shape) if how == "feedback" else network.aim(layer).T
+        disturb = {
+            "feedback": partial(disturbances.with_feedback, backward_kernel=backward),
+            "errors": partial(disturbances.with_shuffled_errors, backward_kernel=backward, rng=rng),
+        }.get(how, lambda seen: seen)
+        found[layer] = backward, disturb
+    return found
 
 
 def similarities(
@@ -148,7 +233,8 @@ def similarities(
     inputs, labels = network.examples(examples)
 
     def compare(phase: str, quality: bool) -> Arrays:
-        found = measures.similarity_distributions(network, inputs, labels, bins, quality)
+        step = network.look(inputs, labels)
+        found = measures.similarity_distributions(network, step, step, bins, quality)
         return {f"{phase}/{name}": values for name, values in found.items()}
 
     first, rows = compare("first", quality=False), []
@@ -158,6 +244,31 @@ def similarities(
             rows.append({"iteration": step.number, "error_norm": norms})
         tell(0.8 * step.number / iterations)
     return first | compare("last", quality=True) | measures.columns(rows)
+
+
+def lagged_similarities(
+    tell: Callable[[float], None], network: TrainedNetwork, moments: Sequence[int], lags: Sequence[int], bins: int
+) -> Arrays:
+    """Compares the signals of all pairs of an example of one batch and an example of an earlier batch (Figure S5).
+
+    Returns:
+        MOMENT/LAG/NAME for each moment, lag and array of `network_measures.similarity_distributions`. At the last
+        moment, examples are well or poorly classified within their batch.
+    """
+    wanted, earlier, arrays = {moment - lag for moment in moments for lag in lags}, dict[int, Step](), {}
+    for step in network.steps(max(moments) + 1):
+        if step.number in moments:
+            last = step.number == max(moments)
+            for lag in lags:
+                past = earlier[step.number - lag]
+                found = measures.similarity_distributions(network, past, step, bins, quality=last)
+                arrays |= {f"{step.number}/{lag}/{name}": values for name, values in found.items()}
+            later = {moment - lag for moment in moments if moment > step.number for lag in lags}
+            earlier = {number: old for number, old in earlier.items() if number in later}
+        if step.number in wanted:
+            earlier[step.number] = step
+        tell((step.number + 1) / (max(moments) + 1))
+    return arrays
 
 
 def plane(

@@ -139,11 +139,13 @@ def lagged(network: TrainedNetwork, step: Step, earlier: Sequence[Step | None]) 
           the number of pairs.
         - `transformed_angle`, `symmetric_angle`, `skew_ratio` (hidden, lags): `angle`, `symmetric_angle` and
           `skew_ratio` of `transformation.Effect`, for the transformation M of both steps.
-        - `eigenvalues` (hidden, lags, units): eigenvalues of the symmetric part of M.
+        - `eigenvalues` (hidden, lags, units): eigenvalues of the symmetric part of M. `units` is the size of the
+          largest layer; the array ends with NaN for smaller ones.
     """
     shape = len(network.hidden), len(earlier)
     row = {name: np.full(shape, np.nan) for name in LAG_MEASURES}
-    row["eigenvalues"] = np.full((*shape, step.error.shape[1]), np.nan)
+    units = max(error.shape[1] for error in step.errors)
+    row["eigenvalues"] = np.full((*shape, units), np.nan)
     for (place, layer), (column, past) in itertools.product(enumerate(network.hidden), enumerate(earlier)):
         if past is None:
             continue
@@ -156,7 +158,7 @@ def lagged(network: TrainedNetwork, step: Step, earlier: Sequence[Step | None]) 
         values = (*angles, *(each / pairs for each in sums), effect.angle, effect.symmetric_angle, effect.skew_ratio)
         for name, value in zip(LAG_MEASURES, values, strict=True):
             row[name][place, column] = value
-        row["eigenvalues"][place, column] = effect.eigenvalues
+        row["eigenvalues"][place, column, : effect.eigenvalues.size] = effect.eigenvalues
     return row
 
 
@@ -180,13 +182,100 @@ def expansions(network: TrainedNetwork, step: Step, kept: Mapping[int, History])
     return row
 
 
-def similarity_distributions(network: TrainedNetwork, inputs: Array, labels: Array, bins: int, quality: bool) -> Arrays:
-    """Returns histograms of the similarities of all pairs of examples in the current network (Figure S5).
+def taylor_degrees(
+    network: TrainedNetwork, step: Step, kept: Mapping[int, History], degree: int
+) -> dict[str, Array | list[float]]:
+    """Returns the sizes of the terms of each degree in the Taylor series of an update (Note 2).
 
     Args:
         network: the network.
-        inputs: `(examples, inputs)`.
-        labels: `(examples,)`.
+        step: the step.
+        kept: history of each hidden layer, of the steps before.
+        degree: the largest degree.
+
+    Returns:
+        - `update_norm` (hidden,): norm of the update.
+        - `terms_norm`, `terms_angle` (hidden, degree): norm of the sum of the terms of each degree, and its angle to
+          B_l^T.
+        - `remainders_norm` (hidden, degree): norm of the Taylor error that is left after each degree.
+    """
+    row: dict[str, list] = {"update_norm": [], "terms_norm": [], "terms_angle": [], "remainders_norm": []}
+    for layer, history in kept.items():
+        seen, aim = network.signals(step, layer), network.aim(layer)
+        sums = alignment_terms.taylor_sums(history, seen, degree)
+        row["update_norm"].append(np.linalg.norm(alignment_terms.update(history, seen)))
+        row["terms_norm"].append([np.linalg.norm(each) for each in sums.terms])
+        row["terms_angle"].append([angle(each, aim) for each in sums.terms])
+        row["remainders_norm"].append([np.linalg.norm(each) for each in sums.remainders])
+    return row
+
+
+PARTS = ("product", "rest")
+"""Parts of a direct feedback matrix: the product of its factors, and the rest (`direct_feedback.Factor`)."""
+
+
+def direct_histories(network: DirectNetwork, capacity: int) -> dict[int, dict[str, History]]:
+    """Returns an empty history of each hidden layer and part."""
+    kept = {part: histories(network, capacity) for part in PARTS}
+    return {layer: {part: kept[part][layer] for part in PARTS} for layer in network.hidden}
+
+
+def append_direct(network: DirectNetwork, step: Step, kept: Mapping[int, Mapping[str, History]]) -> None:
+    """Adds a step to the histories of each hidden layer: to each its part of the returned error."""
+    for layer, own in kept.items():
+        returned = direct_feedback.returned_parts(step.error, network.factors[layer])
+        for part, history in own.items():
+            history.append(network.signals(step, layer)._replace(returned=returned[part]))
+
+
+def direct_parts(network: DirectNetwork, step: Step, kept: Mapping[int, Mapping[str, History]]) -> dict[str, list]:
+    """Splits the sum of the direct alignment terms of a step into the four parts of equation S17.
+
+    Args:
+        network: the network.
+        step: the step.
+        kept: histories of each hidden layer and part, of the steps before.
+
+    Returns:
+        The parts are product and product, product and rest, rest and product, rest and rest: of the past error and of
+        the current error.
+
+        - `part_norm` (hidden, 4): norm of each part, divided by the norm of their sum.
+        - `part_angle` (hidden, 4): angle of each part to Q_l^T; NaN if it is zero.
+        - `sum_angle` (hidden,): angle of their sum to Q_l^T.
+        - `rest_norm` (hidden,): norm of the rest of F_l, divided by that of F_l.
+    """
+    row: dict[str, list] = {"part_norm": [], "part_angle": [], "sum_angle": [], "rest_norm": []}
+    for layer, own in kept.items():
+        sums = _direct_sums(network, step, layer, own)
+        total, aim = sum(sums), network.aim(layer)
+        row["part_norm"].append([np.linalg.norm(each) / np.linalg.norm(total) for each in sums])
+        row["part_angle"].append([angle(each, aim) for each in sums])
+        row["sum_angle"].append(angle(total, aim))
+        row["rest_norm"].append(np.linalg.norm(network.factors[layer].rest) / np.linalg.norm(network.feedback[layer]))
+    return row
+
+
+def _direct_sums(network: DirectNetwork, step: Step, layer: int, kept: Mapping[str, History]) -> list[Array]:
+    """Returns the sum over all orders of each of the four parts."""
+    above = layer + 1
+    if above in network.hidden:
+        gate = network.activation.derivative(step.passed.states[layer])
+        errors = direct_feedback.error_parts(step.error, network.factors[above], gate)
+    else:
+        errors = {"product": step.error, "rest": np.zeros_like(step.error)}  # The output layer has no feedback matrix.
+    seen, orders = network.signals(step, layer), range(1, len(kept["product"]) + 1)
+    found = [direct_feedback.direct_term_parts(kept, seen, errors, order) for order in orders]
+    return [sum(each[parts] for each in found) for parts in itertools.product(PARTS, PARTS)]
+
+
+def similarity_distributions(network: TrainedNetwork, earlier: Step, later: Step, bins: int, quality: bool) -> Arrays:
+    """Returns histograms of the similarities of all pairs of an earlier and a later example (Figure S5).
+
+    Args:
+        network: the network.
+        earlier: the signals of the earlier examples.
+        later: the signals of the later examples; may be the same.
         bins: number of bins.
         quality: whether to distinguish well and poorly classified examples.
 
@@ -197,15 +286,19 @@ def similarity_distributions(network: TrainedNetwork, inputs: Array, labels: Arr
         - `SIGNAL/l/GROUP` (bins,): number of pairs in each bin, for each GROUP of pairs of `similarity.tally`.
         - `SIGNAL/l/GROUP/mean` (): mean similarity.
     """
-    step = network.look(inputs, labels)
-    well = (similarity.well_classified(step.error),) * 2 if quality else None
+    steps, labels = (earlier, later), (earlier.labels, later.labels)
+    well = tuple(similarity.well_classified(step.error) for step in steps) if quality else None
     arrays: Arrays = {}
     for layer in network.hidden:
-        for signal, values in (("output", step.passed.outputs[layer - 1]), ("error", step.errors[layer])):
-            some = similarity.similarity_matrix(values[:500], values[:500])
+        values = {
+            "output": [step.passed.outputs[layer - 1] for step in steps],
+            "error": [step.errors[layer] for step in steps],
+        }
+        for signal, both in values.items():
+            some = similarity.similarity_matrix(*(each[:500] for each in both))
             edges, name = np.linspace(*np.quantile(some, (0.005, 0.995)), bins + 1), f"{signal}/{layer}"
             arrays[f"{name}/edges"] = edges
-            for group, tally in similarity.tally(values, values, (labels, labels), edges, well).items():
+            for group, tally in similarity.tally(*both, labels, edges, well).items():
                 arrays |= {f"{name}/{group}": tally.histogram, f"{name}/{group}/mean": np.array(tally.mean)}
     return arrays
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from neural_alignment.analysis.signals import RELU, Nonlinearity
 from neural_alignment.analysis.similarity import angle
@@ -113,6 +114,37 @@ def gated_shift(sample: Sample, width: float = 5.0) -> Shift:
     bins = [np.clip((angles // width).astype(int), 0, len(mean) - 1) for angles in (sample.first, sample.second)]
     moved = np.sign(mean[bins[0], bins[1]] - 90.0) * (sample.gated - sample.product)
     return Shift(float(moved.mean()), float(moved.std(ddof=1) / np.sqrt(moved.size)))
+
+
+def gate_test(sample: Sample) -> tuple[float, float]:
+    """Returns t and p of Student's t-test of the means of theta_3 with and without gates, over all draws (Note 1).
+
+    Each draw has both values, so the test is one of related samples. Fewer than two draws give NaN.
+
+    Args:
+        sample: the draws.
+    """
+    if len(sample.product) < 2:
+        return float("nan"), float("nan")
+    found = stats.ttest_rel(sample.gated, sample.product)
+    return float(found.statistic), float(found.pvalue)
+
+
+CONDITIONS = {
+    "all": ((0, 180), (0, 180)),
+    "both_45": ((40, 50), (40, 50)),
+    "one_0": ((0, 10), (40, 50)),
+    "one_90": ((85, 95), (40, 50)),
+}
+"""Name of a condition -> ranges of theta_1 and of theta_2, degrees, in which a histogram of theta_3 is made."""
+
+
+def chosen(sample: Sample, condition: str) -> Sample:
+    """Returns the draws that meet one of `CONDITIONS`."""
+    kept = np.full(len(sample.first), True)
+    for angles, (low, high) in zip((sample.first, sample.second), CONDITIONS[condition], strict=True):
+        kept &= (low <= angles) & (angles <= high)
+    return Sample(*(angles[kept] for angles in sample))
 
 
 class Heatmap(NamedTuple):

@@ -22,15 +22,46 @@ class Nonlinearity(NamedTuple):
     Attributes:
         value: the function f, for arrays of any shape.
         derivative: its derivative f'.
+        higher: its second, third and further derivatives, as far as they are needed.
     """
 
     value: Callable[[Array], Array]
     derivative: Callable[[Array], Array]
+    higher: tuple[Callable[[Array], Array], ...] = ()
+
+    def derivatives(self, degree: int) -> list[Callable[[Array], Array]]:
+        """Returns the first derivatives, f' to f^(degree).
+
+        Raises:
+            ValueError: if the nonlinearity does not define so many.
+        """
+        found = [self.derivative, *self.higher]
+        if not 1 <= degree <= len(found):
+            raise ValueError(f"`degree` must be between 1 and {len(found)}. Received {degree!r}. Example: degree=1.")
+        return found[:degree]
 
 
 LINEAR = Nonlinearity(lambda z: z, np.ones_like)
 RELU = Nonlinearity(lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(z.dtype))
-TANH_RELU = Nonlinearity(lambda z: np.tanh(np.maximum(z, 0)), lambda z: np.where(z > 0, 1 - np.tanh(z) ** 2, 0))
+
+
+def _tanh_relu(z: Array) -> Array:
+    return np.tanh(np.maximum(z, 0))
+
+
+def _tanh_relu_second(z: Array) -> Array:
+    outputs = _tanh_relu(z)
+    return -2 * outputs * (1 - outputs**2)
+
+
+def _tanh_relu_third(z: Array) -> Array:
+    squares = _tanh_relu(z) ** 2
+    return np.where(z > 0, (1 - squares) * (6 * squares - 2), 0)
+
+
+TANH_RELU = Nonlinearity(
+    _tanh_relu, lambda z: np.where(z > 0, 1 - np.tanh(z) ** 2, 0), (_tanh_relu_second, _tanh_relu_third)
+)
 """tanh(ReLU(z)) (section 2.3.1). The derivative, (z > 0) / cosh(z)^2, is written in a form that does not overflow."""
 
 

@@ -115,6 +115,22 @@ def grid_axis(values: Array, points: int) -> Array:
     return np.linspace(low - margin, high + margin, points)
 
 
+def local_minima(heights: Array) -> Array:
+    """Returns the points of a grid that are lower than all of their neighbours, (row, column), `(minima, 2)`.
+
+    A point inside of the grid has eight neighbours. Points on the border are left out, because the heights may decrease
+    beyond it.
+
+    Args:
+        heights: `(rows, columns)`.
+    """
+    rows, columns = heights.shape
+    inner = heights[1:-1, 1:-1]
+    shifts = [(down, right) for down in range(3) for right in range(3) if (down, right) != (1, 1)]
+    around = [heights[down : rows - 2 + down, right : columns - 2 + right] for down, right in shifts]
+    return np.argwhere(inner < np.min(around, axis=0)) + 1
+
+
 def contour_height(targets: Array, outputs: Array) -> float:
     """Returns ||E||_F / 2, which the published figure draws, with E = Y* - Y. The training loss is ||E||_F^2 / 2.
 

@@ -113,9 +113,11 @@ def grid(
     *,
     ylabels: Sequence[str] = (),
     legends: Sequence[tuple[int, int]] = (),
+    beside: Sequence[tuple[int, int]] = (),
     legend: str = "",
+    note: str = "",
     share_x: bool = False,
-    share_y: bool = False,
+    share_y: bool | str = False,
 ) -> Figure:
     """Draws a figure.
 
@@ -124,9 +126,11 @@ def grid(
         size: width and height in inches.
         ylabels: label of the y axis of the first panel of each row.
         legends: row and column of each panel that has a separate legend.
+        beside: row and column of each panel whose legend is to its right, outside of the panel.
         legend: place of one legend of all other panels, such as `"outside lower center"`; empty for none.
+        note: a line of text below the panels, such as what shading shows.
         share_x: whether all panels have the same x axis.
-        share_y: whether all panels have the same y axis.
+        share_y: whether all panels have the same y axis; `"row"`: those of the same row.
     """
     figure = new_figure(*size)
     axes = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=share_x, sharey=share_y)
@@ -142,6 +146,12 @@ def grid(
     own = [axes[place] for place in legends]
     for axis in own:
         _add_legend(axis, [axis], fontsize="x-small")
+    outside = [axes[place] for place in beside]
+    for axis in outside:
+        _add_legend(axis, [axis], loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
+    own += outside
+    if note:
+        figure.supxlabel(note, fontsize="small")
     if legend:
         others = [axis for axis in figure.axes if axis not in own]
         columns = int(size[0] / 1.7) if "center" in legend else 1

@@ -136,7 +136,7 @@ def trial_config(plan: Plan, base: Config, values: Mapping[str, Any]) -> Config:
 
 
 def common_config(plan: Plan, base: Config) -> Config:
-    """Returns a base with possible values of all quantities of the space, in place of its own.
+    """Returns a base with possible values of all quantities of the space, instead of those in the file.
 
     Two bases that give the same result have the same trials.
     """

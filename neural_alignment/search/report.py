@@ -16,7 +16,7 @@ from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figu
 from neural_alignment.reporting import write as write_artifact
 from neural_alignment.search import plan as plans
 from neural_alignment.search.plan import Plan
-from neural_alignment.search.records import Trial, best_of, read_trials
+from neural_alignment.search.records import Trial, best_of
 from neural_alignment.search.spaces import Fixed, Space, grouped
 from neural_alignment.training.files import write_whole
 
@@ -126,17 +126,6 @@ def importance(space: Space, trials: Sequence[Trial]) -> list[Group]:
 def _group(name: str, choice: str, scores: Sequence[float]) -> Group:
     spread = Spread(scores)
     return Group(name, choice, spread.mean, spread.error if len(scores) > 1 else math.nan, len(scores))
-
-
-def importance_of(search_dir: str, output: str) -> None:
-    """Draws the importance figure of a search directory again; `output` as for `importance_figure`.
-
-    Raises:
-        RunError: if the directory contains no search, or is damaged.
-    """
-    trials = read_trials(search_dir)
-    plan = plans.load(tf.io.gfile.join(search_dir, "search.yaml"))
-    importance_figure(plan.checked_space(), trials, output)
 
 
 def importance_figure(space: Space, trials: Sequence[Trial], output: str) -> None:

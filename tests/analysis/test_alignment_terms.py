@@ -71,6 +71,18 @@ def by_index(seen, backward, activation, order, rate=RATE):
     )
 
 
+def test_higher_derivatives_are_those_of_the_derivative():
+    points = np.linspace(-2, 3, 41)
+    lower = signals.TANH_RELU.derivatives(3)
+    for derivative, higher in itertools.pairwise(lower):
+        numeric = (derivative(points + 1e-6) - derivative(points - 1e-6)) / 2e-6
+        smooth = np.abs(points) > 1e-3  # The derivatives jump at 0.
+        np.testing.assert_allclose(higher(points)[smooth], numeric[smooth], atol=1e-6)
+        assert np.all(higher(points[points < 0]) == 0)
+    with pytest.raises(ValueError, match=r"between 1 and 3. Received 4"):
+        signals.TANH_RELU.derivatives(4)
+
+
 # The parts of a step.
 
 
@@ -214,6 +226,35 @@ def test_the_remainder_is_of_a_higher_order_in_the_rate_than_the_terms():
 
 
 # The history.
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.005])
+def test_taylor_polynomials_add_up_to_the_update_and_their_remainders_shrink(rate):
+    smooth = signals.Nonlinearity(
+        np.tanh,
+        lambda z: 1 - np.tanh(z) ** 2,
+        (lambda z: -2 * np.tanh(z) * (1 - np.tanh(z) ** 2),
+         lambda z: (1 - np.tanh(z) ** 2) * (6 * np.tanh(z) ** 2 - 2)),
+    )  # fmt: skip
+    seen, moved, _ = trained(smooth, rate)
+    history, now = remembered(seen, smooth, rate)
+    parts, sums = alignment_terms.expand(history, now), alignment_terms.taylor_sums(history, now, 3)
+    assert_close(sums.terms[0], parts.alignment)
+    assert_close(sums.remainders[0], parts.remainder)
+    for degree in range(3):
+        assert_close(sums.terms[: degree + 1].sum(axis=0) + sums.remainders[degree] + parts.zero_degree, moved[-1])
+    norms = np.linalg.norm(sums.remainders, axis=(1, 2))
+    assert norms[2] < norms[1] < norms[0]
+    # The term of degree 2, written out for one order.
+    lag = 3
+    point, change = now.inputs @ history.kernel(lag) + now.bias, now.inputs @ history.step(lag)
+    single = History(rate, smooth, 1)
+    single.append(seen[-1 - lag])
+    only = alignment_terms.taylor_sums(single, now, 2).terms[1]
+    second = -2 * np.tanh(point) * (1 - np.tanh(point) ** 2) * change**2 / 2
+    assert_close(only, rate * second.T @ now.errors)
+    with pytest.raises(ValueError, match="between 1 and 1"):
+        alignment_terms.taylor_sums(remembered(seen, TANH, rate)[0], now, 2)
 
 
 def test_a_bounded_history_is_the_expansion_from_the_oldest_iteration_that_is_kept():

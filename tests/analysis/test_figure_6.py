@@ -298,8 +298,13 @@ def test_the_figure_finds_the_layers_from_which_the_recordings_were_made(finishe
         assert row["correlation"] < row["corrected"] < 1 + 3 * row["corrected_sem"]
         assert network in product.text
     assert best["Feedback", "IT"]["correlation"] > best["Random", "IT"]["correlation"]
-    assert len(product.figure.axes) == 2
-    assert [len(axis.patches) for axis in product.figure.axes] == [2, 2]
+    # On the left the correlations as in the paper, on the right those corrected for noise.
+    assert [len(axis.patches) for axis in product.figure.axes] == [2, 2, 2, 2]
+    labels = [" ".join(axis.get_ylabel().split()) for axis in product.figure.axes]
+    plain = [f"{area}: median Pearson correlation over units" for area in ("V4", "IT")]
+    assert labels == [label + note for label in plain for note in ("", " corrected for noise")]
+    heights = [patch.get_height() for patch in product.figure.axes[0].patches]
+    assert heights == [best[network, "V4"]["correlation"] for network in ("Random", "Feedback")]
 
 
 def test_a_row_is_the_fit_of_that_layer(finished, network, recordings):

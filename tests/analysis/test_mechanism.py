@@ -145,6 +145,13 @@ def test_a_moving_average_has_fewer_values_at_its_ends_and_thinned_points_includ
 # Trajectories.
 
 
+def test_local_minima_are_lower_than_their_neighbours_and_not_on_the_border():
+    rows, columns = np.mgrid[:9, :12]
+    valleys = np.minimum((rows - 2) ** 2 + (columns - 3) ** 2, (rows - 6) ** 2 + (columns - 9) ** 2 + 1)
+    assert trajectories.local_minima(valleys.astype(float)).tolist() == [[2, 3], [6, 9]]
+    assert trajectories.local_minima((rows + columns).astype(float)).shape == (0, 2)
+
+
 def test_the_axis_of_a_grid_reaches_beyond_the_values():
     assert_close(trajectories.grid_axis(np.array([10.0, 0.0, 4.0]), 3), np.array([-1.5, 5.0, 11.5]))
 
@@ -271,6 +278,19 @@ def test_the_shift_by_gates_is_the_mean_over_bins_by_their_draws(rng):
     assert abs(halved.mean) > 20 * halved.error
     with pytest.raises(ValueError, match=r"must divide 180. Received 7"):
         random_products.gated_shift(sample, width=7)
+
+
+def test_conditions_choose_draws_and_the_test_compares_related_samples(rng):
+    found = random_products.sample(300, rng)
+    near = random_products.chosen(found, "both_45")
+    kept = (abs(found.first - 45) <= 5) & (abs(found.second - 45) <= 5)
+    np.testing.assert_array_equal(near.product, found.product[kept])
+    assert len(random_products.chosen(found, "all").first) == 300
+    differences = found.gated - found.product
+    t = differences.mean() / (differences.std(ddof=1) / np.sqrt(300))
+    assert random_products.gate_test(found)[0] == pytest.approx(t)
+    moved = found._replace(gated=found.product + 1 + differences)
+    assert random_products.gate_test(moved)[1] < 1e-6 < random_products.gate_test(found)[1]
 
 
 def test_the_heatmap_is_the_mean_and_variance_of_each_bin(rng):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from neural_alignment.papers import claims, pages
+from neural_alignment.papers import claims, commands, pages
 from neural_alignment.papers.claims import (
     PaperClaim,
     ResultFiles,
@@ -13,7 +13,8 @@ from neural_alignment.papers.claims import (
     mean_between,
     not_above,
 )
-from neural_alignment.reporting import Spread
+from neural_alignment.papers.registry import Item, Source
+from neural_alignment.reporting import Artifact, Spread
 
 CLEAR, UNCLEAR = Spread([2.0, 2.1, 1.9]), Spread([5.0, 0.5, 0.5])
 """Means of 2; the standard errors are 0.06 and 1.5."""
@@ -105,3 +106,19 @@ def test_a_page_gets_a_table_and_parts_of_it(tmp_path):
     before = page.read_text()
     pages.fill(page, "p/claims", TABLE)
     assert page.read_text() == before
+
+
+def test_a_command_writes_its_table_to_the_pages_of_the_guide_and_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text("<!-- p/claims -->\n<!-- end -->\n")
+    item = Item("table", "p/claims", "claims", lambda source: Artifact(("a",), [{"a": 1}], TABLE), pages=(
+        "docs/page.md", "docs/missing.md",
+    ))  # fmt: skip
+    text = commands.make(item, Source("paper", "runs", "configs", "elsewhere"), None)
+    assert pages.table_in(page, "p/claims") == []
+    assert "docs/" not in text
+    text = commands.make(item, Source("paper", "runs", "configs", "results/p"), None)
+    assert pages.table_in(page, "p/claims")[-1] == "| 2, S2 | b |"
+    assert text.endswith("written: results/p/table_claims.csv, results/p/table_claims.md, docs/page.md\n")

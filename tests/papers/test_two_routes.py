@@ -727,3 +727,42 @@ def test_figure_6_tells_of_each_layer(lab, monkeypatch):
 
 def test_the_columns_of_tables_3_and_4_are_fixed():
     assert ",".join(tables.RUN_COLUMNS) == "profile,model,rule,seed,top1,top5,diverged,seconds"
+
+
+def test_amp_and_null_are_a_hebbian_update_with_normalisation_up_to_the_square_of_the_rate():
+    rows = theory.oja_rows()
+    ratios = [row["difference_over_rate_squared"] for row in rows]
+    assert max(ratios[1:]) < 1.2 * min(ratios[1:])
+    assert rows[-1]["difference"] < rows[0]["difference"] / 500
+    for row in rows:
+        assert row["norm_at_the_end"] == pytest.approx(1, abs=1e-6)
+        assert row["cosine_to_first_component"] == pytest.approx(1, abs=1e-6)
+
+
+def test_figure_5b_has_a_panel_for_each_deeper_network(tmp_path):
+    item = find(commands.ITEMS, "figure", "two_routes/5b")
+    networks = {profile: {cell.labels["model"] for cell in cells} for profile, cells in item.cells.items()}
+    assert networks["paper"] == {"resnet50", "resnet50v2", "resnet101v2", "resnet152v2"}
+    assert networks["lab"] == {"resnet50", "resnet50v2"}
+    for cell in item.cells["lab"]:
+        if cell.labels["model"] == "resnet50v2":
+            for seed in cell.seeds:
+                write_run(tmp_path, cell, seed, TOP1[seed] - 0.1 * cell.labels["noise_variance"])
+    product = make("figure", "two_routes/5b", "lab", runs=str(tmp_path))
+    assert [axis.get_title() for axis in product.figure.axes] == ["ResNet-50", "ResNet-50v2"]
+    assert [len(axis.containers) for axis in product.figure.axes] == [0, 2]
+    assert "| ResNet-50v2 | symmetric (SA) | 45.00 ± 3.24 | 44.00 ± 3.24 |" in product.text
+    assert "| ResNet-50 | symmetric (SA) | missing | missing |" in product.text
+
+
+def test_figure_2_shows_the_first_evaluation_after_five_epochs(tmp_path):
+    [cell] = find(commands.ITEMS, "figure", "two_routes/2").cells["lab"]
+    path = write_run(tmp_path, cell, 0, 0.4)
+    lines = (path / "metrics.csv").read_text().splitlines()
+    early, late = lines[1].replace("0,0,", "4,4,", 1), lines[1].replace("0,0,", "6,6,", 1)
+    (path / "metrics.csv").write_text("\n".join([*lines[:2], early, late, lines[2]]) + "\n")
+    for step in (4, 6):
+        shutil.copy(path / "kernels" / "0.npz", path / "kernels" / f"{step}.npz")
+    product = make("figure", "two_routes/2", "lab", runs=str(tmp_path))
+    assert {row["step"] for row in product.rows if row["panel"] in "def"} == {6}
+    assert "after 6 epochs (step 6), the first evaluation after 5 epochs, which the paper shows." in product.text

@@ -1,21 +1,26 @@
 """The rates of the lab: their searches, the table that they give, and the configurations that have them."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import lab_rates
 import pytest
-from lab import CONFIGS, ROOT
+from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
+from neural_alignment.errors import RunError
 from neural_alignment.jobs.ending import Ending
-from neural_alignment.papers import commands
+from neural_alignment.papers import commands, pages
 from neural_alignment.papers.registry import find
 from neural_alignment.papers.two_routes import rates, runs
+from neural_alignment.reporting import csv_text
 from neural_alignment.search import plan as plans
 from neural_alignment.search import run
 from neural_alignment.search.spaces import LogUniform
+from neural_alignment.training import setup
 
 SEARCHES = Path(CONFIGS) / "search" / "lab" / "two_routes"
 
@@ -81,6 +86,12 @@ class Judge:
             queue.ended(job, Ending("diverged") if job.name == "0001" else Ending("finished", score))
 
 
+@pytest.fixture(autouse=True)
+def ten_classes(monkeypatch):
+    """The only fact about CIFAR-10 that a search needs, so that no test needs the data."""
+    monkeypatch.setattr(setup, "data_facts", lambda config: SimpleNamespace(classes=10))
+
+
 @pytest.fixture
 def searched(tmp_path):
     """Returns a function that runs a part of the search of a rule, and the table of rates of all searches so far."""
@@ -143,7 +154,10 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
     (tmp_path / "rates.csv").write_text("\n".join(rows))
     search, _ = searched
     search("kolen_pollack", trials=2)
-    lab_rates.main()
+    lab_rates.write_rates()
+    full = configuration.load(lab_rates.FULL / "kolen_pollack.yaml")
+    assert full.weight_decay == full.alignment.decay == pytest.approx(1.000025 / 5.865, rel=5e-3)
+    assert full.optimization.forward.learning_rate == 2.5e-05
     for rule in rates.RULES:
         check(rule)
         config = configuration.load(lab_rates.LAB / f"{rule}.yaml")
@@ -167,11 +181,66 @@ def check(rule):
         assert chosen["optimization.backward.learning_rate"] == config.optimization.backward.learning_rate
 
 
+def test_figure_s2_has_the_discrete_metaparameters_with_the_letters_of_the_paper(tmp_path):
+    plan = plans.load(str(SEARCHES.parent / "information.yaml"), trials=9)
+    trials = run.search(plan, (), str(tmp_path / "search"), Judge(9), print)
+    item = find(commands.ITEMS, "figure", "two_routes/S2")
+    artifact = item.make(commands.Folders(str(tmp_path / "search"), configs=CONFIGS).source(item, "paper"))
+    rows = [row for row in artifact.rows if row["letter"]]
+    assert "".join(dict.fromkeys(row["letter"] for row in rows)) == "ACDEFGHI"
+    assert not {row["name"] for row in artifact.rows} & {"alignment.input.stddev", "$beta"}
+    assert "not drawn by this search: B (alignment.input.noise)." in artifact.text
+    own = [row for row in rows if row["letter"] == "D"]
+    for row, option in zip(own, (False, True), strict=True):
+        scores = [each.score for each in trials if each.settings["alignment.backward_output.relu"] is option]
+        assert row["count"] == len(scores)
+        assert not scores or row["mean"] == pytest.approx(sum(scores) / len(scores))
+    assert artifact.figure.axes[0].get_title() == "A: backward_output.\nfeature_normalize"
+    assert grey(artifact.figure)
+    artifact.figure.savefig(tmp_path / "figure.png")
+    with pytest.raises(RunError, match="is not a search directory"):
+        item.make(commands.Folders(str(tmp_path), configs=CONFIGS).source(item, "paper"))
+
+
+def test_figure_s2_of_the_results_has_all_trials_by_tpe_of_the_comparison():
+    item, results = find(commands.ITEMS, "figure", "two_routes/S2"), ROOT / "results" / "two_routes"
+    artifact = item.make(commands.Folders(str(results), configs=CONFIGS).source(item, "paper"))
+    assert csv_text(artifact.columns, artifact.rows) == (results / "figure_S2.csv").read_text()
+    with open(results / "search_information.csv") as file:
+        trials = [row for row in csv.DictReader(file) if row["algorithm"] == "tpe"]
+    for row in artifact.rows:
+        options = [json.dumps(json.loads(each["settings"])[row["name"]]).strip('"') for each in trials]
+        scores = [
+            float(each["top1"] or 0.1) for each, option in zip(trials, options, strict=True) if option == row["choice"]
+        ]
+        assert row["count"] == len(scores)
+        assert row["mean"] == pytest.approx(sum(scores) / len(scores))
+
+
 @pytest.mark.parametrize("rule", rates.RULES)
 def test_the_configurations_of_the_lab_have_the_chosen_rates(rule):
     if not lab_rates.chosen():
         pytest.skip("results/two_routes/rates.csv is not yet made")
     check(rule)
+
+
+def is_run():
+    readme = (ROOT / "results" / "two_routes" / "README.md").read_text()
+    return "not yet run" not in next(line for line in readme.splitlines() if line.startswith("| state |"))
+
+
+def test_headers_have_the_time_and_the_accuracy_of_the_runs():
+    for path, found in lab_rates.results().items():
+        if path.parent == lab_rates.LAB and not is_run():
+            continue
+        assert path.read_text() == lab_rates.with_result(path.read_text(), found), path
+    text = "# A rule.\n# neural-alignment train configs/a.yaml   (one core; not yet run)\nepochs: 1\n"
+    header = "# neural-alignment train configs/a.yaml   (one core, about 20 s; 41.00 ± 1.41 % top-1, seeds 0 to 1)"
+    assert lab_rates.with_result(text, [(0, 0.4, 10.0), (1, 0.42, 30.0)]) == f"# A rule.\n{header}\nepochs: 1\n"
+
+
+def test_the_page_has_the_time_of_the_runs():
+    assert pages.table_in(lab_rates.PAGE, "time") == lab_rates.time_line()
 
 
 def test_the_command_of_all_searches_names_every_rule():

@@ -146,3 +146,12 @@ def test_the_commands_of_the_page_are_accepted(call, tmp_path):
         code, _, error = call(*words[1:], "--trials", "1")
         assert code == 0, error
     assert (tmp_path / "results" / "two_routes" / "search_information.csv").exists()
+
+
+def test_a_name_that_is_also_that_of_a_run_is_the_search(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lab/two_routes/symmetric", "search/lab/two_routes/symmetric"):
+        assert plans.load(cli._search_file(name)).seed == 100
+    assert cli._search_file("nowhere") == "nowhere"
+    (tmp_path / "nowhere").write_text("")
+    assert cli._search_file("nowhere") == "nowhere"

@@ -368,16 +368,6 @@ def test_the_best_so_far_ignores_unfinished_trials():
     assert [str(value) for value in values] == ["nan", "0.3", "0.3", "0.3", "0.4"]
 
 
-def test_the_importance_figure_can_be_drawn_again_from_the_records(search, scripted, tmp_path):
-    engine, judge = scripted
-    search(engine(judge))
-    report.importance_of(str(tmp_path / "found"), str(tmp_path / "again"))
-    assert (tmp_path / "again.csv").read_text() == (tmp_path / "found" / "importance.csv").read_text()
-    assert (tmp_path / "again.png").exists()
-    with pytest.raises(RunError, match="is not a search directory"):
-        report.importance_of(str(tmp_path), str(tmp_path / "again"))
-
-
 # --- comparisons
 
 

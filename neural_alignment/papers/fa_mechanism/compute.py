@@ -34,13 +34,36 @@ def expanded(tell: Tell, config: Config, **sizes: Any) -> Arrays:
 
 def disturbed(tell: Tell, config: Config, **sizes: Any) -> Arrays:
     """Moves kernels by disturbed alignment terms; new backward weights are drawn like the initial ones."""
-    draws = {"seed": (FEEDBACK_STREAM, config.seed), "deviation": config.model.initial_stddev}
-    return network_experiments.disturbed(tell, build(config), **draws, **sizes)
+    return network_experiments.disturbed(tell, build(config), **_disturbance_draws(config), **sizes)
+
+
+def disturbed_terms(tell: Tell, config: Config, **sizes: Any) -> Arrays:
+    """Measures the angles of single disturbed alignment terms, with the same draws as `disturbed`."""
+    return network_experiments.disturbed_terms(tell, build(config), **_disturbance_draws(config), **sizes)
+
+
+def _disturbance_draws(config: Config) -> dict[str, Any]:
+    return {"seed": (FEEDBACK_STREAM, config.seed), "deviation": config.model.initial_stddev}
+
+
+def taylor(tell: Tell, config: Config, **sizes: Any) -> Arrays:
+    """Measures the terms of each degree in the Taylor series of updates."""
+    return network_experiments.taylor(tell, build(config), **sizes)
+
+
+def direct_parts(tell: Tell, config: Config, **sizes: Any) -> Arrays:
+    """Splits the direct alignment terms of a network that is trained by direct feedback alignment."""
+    return network_experiments.direct_parts(tell, build_direct(config), **sizes)
 
 
 def similarities(tell: Tell, config: Config, **sizes: Any) -> Arrays:
     """Compares the signals of pairs of examples; the batches of the configuration are in file order."""
     return network_experiments.similarities(tell, build(config), **sizes)
+
+
+def lagged_similarities(tell: Tell, config: Config, **sizes: Any) -> Arrays:
+    """Compares the signals of pairs of examples of two batches; the batches are in file order."""
+    return network_experiments.lagged_similarities(tell, build(config), lags=LAGS, **sizes)
 
 
 def plane(tell: Tell, first: Config, second: Config, **sizes: Any) -> Arrays:
@@ -73,6 +96,27 @@ def products(tell: Tell, draws: int, parts: int, seed: int, width: float) -> Arr
     for name in ("product", "gated"):
         found = random_products.heatmap(whole.first, whole.second, getattr(whole, name), width)
         arrays |= {f"{name}_mean": found.mean, f"{name}_variance": found.variance, "counts": found.counts}
+    return arrays
+
+
+def product_histograms(tell: Tell, draws: int, parts: int, seed: int, bins: int) -> Arrays:
+    """Draws products of random matrices and makes histograms of theta_3 under several conditions (Note 1).
+
+    Returns `edges` (bins + 1,), and for each CONDITION of `random_products.CONDITIONS`, `CONDITION/product` and
+    `CONDITION/gated` (bins,): numbers of draws, without and with the gates of a ReLU; `CONDITION/test` (2,): t and p of
+    the test that the gates leave the mean.
+    """
+    rng, samples = np.random.default_rng(seed), []
+    for part in range(parts):
+        samples.append(random_products.sample(draws // parts, rng))
+        tell((part + 1) / parts)
+    whole = random_products.Sample(*np.concatenate(samples, axis=1))
+    arrays: Arrays = {"edges": np.linspace(0, 180, bins + 1)}
+    for condition in random_products.CONDITIONS:
+        chosen = random_products.chosen(whole, condition)
+        arrays[f"{condition}/test"] = np.array(random_products.gate_test(chosen))
+        for name in ("product", "gated"):
+            arrays[f"{condition}/{name}"] = np.histogram(getattr(chosen, name), arrays["edges"])[0]
     return arrays
 
 

@@ -1,10 +1,10 @@
-"""Figures S1 to S8 of Rahmansetayesh et al., and one of direct feedback alignment, which the paper does not have."""
+"""Figures S1 to S8 of Rahmansetayesh et al."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise, product
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,15 +14,15 @@ from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism import figures as main
 from neural_alignment.papers.fa_mechanism import tidy
 from neural_alignment.papers.fa_mechanism.compute import LAGS
-from neural_alignment.papers.fa_mechanism.figures import LAYER_STYLES, RIGHT_ANGLE, lines_of, shaded, term_panels
-from neural_alignment.papers.fa_mechanism.runs import HIDDEN, LAYERS, STEPS
-from neural_alignment.papers.figures import Mark, Panel, Style, drawn, lines, panel, panels_by, points
+from neural_alignment.papers.fa_mechanism.figures import LAYER_STYLES, RIGHT_ANGLE, shaded
+from neural_alignment.papers.fa_mechanism.runs import LAYERS, STEPS
+from neural_alignment.papers.figures import Mark, Panel, Style, drawn, lines, panel, points
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
-from neural_alignment.reporting import Artifact, Row
+from neural_alignment.reporting import Artifact, Row, Spread
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 DRAWN = ("eigenvalue_ratio", "skew_ratio", "symmetric_angle", "angle")
 """Columns of a random transformation M in Figure S1."""
@@ -39,15 +39,17 @@ def figure_s1(source: Source) -> Artifact:
     ends = [seeds[0].arrays["moment"].tolist()[place] for place in (0, -1)]
     spectra, skews = _spectra(seeds, ends), tidy.lagged(seeds, ["skew_ratio"], [60], panel=["D"])
     styles = {
-        (moment, lag): Style(f"k = {moment}, lag {lag}", markers[lag == 60], line, 0.3)
-        for moment, markers, line in zip(ends, ("os", "D^"), ("-", ":"), strict=True)
+        (moment, lag): Style(f"k = {moment}, lag {lag}", "os"[lag == 60], "-:"[lag == 60], shade, moment == ends[0])
+        for moment, shade in zip(ends, (0.0, 0.5), strict=True)
         for lag in LAGS[1:]
     }
     axes = {"title": "(C) eigenvalues of M_sym in the network, l = 2", "xlabel": "number, the largest first"}
     third = panel(shaded(spectra, "number", lambda row: (row["moment"], row["lag"]), styles), **axes)
     axes = {"title": "(D) skew part in the network, lag 60", "xlabel": "epoch", "ylabel": RATIO}
-    panels = [_draw_panels(draws), [third, panel(shaded(skews, _epoch, "layer", LAYER_STYLES), **axes)]]
+    ranges = lines(skews, _epoch, "value", "layer", LAYER_STYLES, figures.median_and_range, band=True)
+    panels = [_draw_panels(draws), [third, panel(ranges, **axes, ylim=(0, None))]]
     layout = {"ylabels": ["angle of Bᵀ to Bᵀ M_sym (degrees)", "eigenvalue / largest magnitude"]}
+    layout["note"] = "(C) means over seeds, shading: one standard deviation. (D) medians, shading: smallest to largest."
     cosine = np.cos(np.deg2rad(draws["symmetric_angle"])) / np.sqrt(1 + draws["skew_ratio"] ** 2)
     error = np.abs(np.degrees(np.arccos(cosine)) - draws["angle"]).max()
     text = (
@@ -57,7 +59,7 @@ def figure_s1(source: Source) -> Artifact:
     )
     all_rows = [{key: row[key] for key in row if key != "measure"} for row in (*rows, *spectra, *skews)]
     columns = ("panel", *DRAWN, "layer", "moment", "lag", "number", "seed", "value")
-    return drawn(all_rows, text, panels, (10.5, 7), columns, legends=[*np.ndindex(2, 2)], **layout)
+    return drawn(all_rows, text, panels, (13, 7.4), columns, beside=[*np.ndindex(2, 2)], **layout)
 
 
 def _draw_panels(draws: Arrays) -> list[Panel]:
@@ -100,18 +102,31 @@ def _spectra(results: Sequence[Result], moments: Sequence[int]) -> list[Row]:
 
 
 def figure_s2(source: Source) -> Artifact:
-    """Alignment terms with shuffled data at many iterations; W and its updates with and without shuffling."""
-    plain, shuffled = (source.chosen(shuffle=shuffle) for shuffle in (False, True))
-    rows = tidy.terms(shuffled, shuffled[0].arrays["moment"].tolist(), shuffled=[1])
-    ends = lines_of(
-        {"l": layer, "angle to Bᵀ (degrees), last epoch": name}
-        | {text: tidy.last_epoch(own, name, layer) for text, own in zip(main.DATA, (plain, shuffled), strict=True)}
-        for layer in HIDDEN
-        for name in ("weight_angle", "update_to_feedback")
-    )
-    panels = [term_panels(rows, "l = {}, shuffled"), main.weight_panels(plain, shuffled)]
-    layout = {"ylabels": main.TERM_LABELS[1:], "legends": [(0, -1), (1, -1)], "share_y": True}
-    return drawn(rows, f"{len(shuffled)} seeds.\n\n{ends}", panels, (12, 6), **layout)
+    """Alignment terms with shuffled data at four iterations."""
+    shuffled = source.chosen(shuffle=True)
+    moments = tidy.moments_of(shuffled)
+    rows = tidy.terms(shuffled, moments, shuffled=[1])
+    shown = moments[:: max(len(moments) // 3, 1)]
+    style = Style(None, "", "-", 0.0)
+    panels = [
+        main.layer_panels(
+            shaded(chosen(rows, moment=moment), "order", None, style),
+            RIGHT_ANGLE,
+            first=moment == shown[0],
+            xlabel="order o",
+            ylim=(74, 96),
+        )
+        for moment in shown
+    ]
+    columns = {
+        "l": "layer",
+        "iteration k": "moment",
+        "order 60": main.epoch_order,
+        "mean of all others (degrees)": main.other_orders,
+    }
+    text = f"{len(shuffled)} seeds.\n\n{table(rows, ('layer', 'moment'), columns)}"
+    labels = [f"k = {moment}\n{main.TERM_ANGLE}" for moment in shown]
+    return drawn(rows, text, panels, (11, 2.5 * len(shown) + 0.5), ylabels=labels, share_y=True, note=main.SHADED)
 
 
 LAG_STYLES = {
@@ -124,31 +139,53 @@ LAG_STYLES = {
 def figure_s3(source: Source) -> Artifact:
     """Angles of outputs and errors to those of earlier iterations."""
     measures = {
-        "output_angle": ("angle of L(l-1)[k] to [k-o] (degrees)", "outputs, first to last (degrees)"),
-        "error_angle": ("angle of δ(l+1)[k] to [k-o] (degrees)", "errors, first to last (degrees)"),
+        "output_angle": ("angle of outputs L(l-1)\nat k and k - lag (degrees)", "outputs, first to last (degrees)"),
+        "error_angle": ("angle of errors δ(l+1)\nat k and k - lag (degrees)", "errors, first to last (degrees)"),
     }
-    return _lag_figure(source, measures, (30, 60), "", ".1f")
+    seeds = source.chosen(shuffle=False)
+    rows = tidy.lagged(seeds, measures, (30, 60))
+    axes = {"xlabel": "epoch", "ylim": (-3, 95)}
+    panels = [
+        main.layer_panels(
+            shaded(chosen(rows, measure=name), _epoch, "lag", LAG_STYLES), first=name == "output_angle", **axes
+        )
+        for name in measures
+    ]
+    text = f"{len(seeds)} seeds.\n\n{_lag_table(rows, measures, '.1f')}"
+    layout = {"ylabels": [label for label, _ in measures.values()], "beside": [(0, 3), (1, 3)], "share_y": True}
+    return drawn(
+        rows, text, panels, (12, 5.6), note="Lines: means over seeds. Shading: one standard deviation.", **layout
+    )
 
 
 def figure_s4(source: Source) -> Artifact:
-    """Sums of the similarity terms within and between categories over training."""
-    measures = {name: (f"{name} categories", f"{name}, first to last") for name in ("within", "between")}
-    marks = (figures.level(0), figures.scale("y", "symlog", linthresh=1e-3))
-    return _lag_figure(source, measures, LAGS, "; sums of the terms over the number of all pairs", ".3g", *marks)
-
-
-def _lag_figure(
-    source: Source, measures: Mapping[str, tuple[str, str]], lags: Sequence[int], note: str, form: str, *marks: Mark
-) -> Artifact:
-    """Returns measures of lagged signals over training: a row of panels for each, a panel per layer.
-
-    `measures` maps a name to the label of the y axis and the header in the table. The text has the number of seeds and
-    `note`; `form` is the number format of the table. Each panel has some further `marks`.
-    """
+    """Sums of the similarity terms within and between categories over training, and the sum of both."""
+    measures = {name: (name, f"{name}, first to last") for name in ("within", "between")}
     seeds = source.chosen(shuffle=False)
-    rows = tidy.lagged(seeds, measures, lags)
-    curves = [shaded(chosen(rows, measure=measure), _epoch, "lag", LAG_STYLES) for measure in measures]
-    panels = [panels_by("layer", each, *marks, title="l = {}".format, xlabel="epoch") for each in curves]
+    rows = tidy.lagged(seeds, measures, LAGS)
+    within, between = (chosen(rows, measure=name) for name in measures)
+    opposite = [{**row, "value": -row["value"]} for row in between]
+    sums = [{**row, "value": row["value"] + other["value"]} for row, other in zip(within, between, strict=True)]
+    log, signed = figures.scale("y", "log"), figures.scale("y", "symlog", linthresh=1e-4)
+    drawings = ((within, [log]), (opposite, [log]), (sums, [signed, figures.level(0)]))
+    panels = [
+        main.layer_panels(
+            lines(own, _epoch, "value", "lag", LAG_STYLES, figures.median_and_range, band=True),
+            *marks,
+            first=own is within,
+            xlabel="epoch",
+        )
+        for own, marks in drawings
+    ]
+    text = f"{len(seeds)} seeds; sums of the terms over the number of all pairs.\n\n{_lag_table(rows, measures, '.3g')}"
+    labels = ["within categories", "minus between categories", "sum of both"]
+    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(3)]}
+    note = "Mean similarity term. Lines: medians over seeds. Shading: smallest to largest."
+    return drawn(rows, text, panels, (13, 8), note=note, **layout)
+
+
+def _lag_table(rows: Sequence[Row], measures: Mapping[str, tuple[str, str]], form: str) -> str:
+    """Returns a table of lagged measures, first and last; `measures` maps a name to its label and its header."""
 
     def ends(own: Sequence[Row], measure: str) -> str:
         means = list(tidy.mean_by(chosen(own, measure=measure), "moment").values())
@@ -156,70 +193,116 @@ def _lag_figure(
 
     columns = {"l": "layer", "lag": "lag"}
     columns |= {header: lambda own, name=name: ends(own, name) for name, (_, header) in measures.items()}
-    text = f"{len(seeds)} seeds{note}.\n\n{table(rows, ('layer', 'lag'), columns)}"
-    labels = [label for label, _ in measures.values()]
-    return drawn(rows, text, panels, (11, 6), ylabels=labels, legends=[(0, -1), (1, -1)])
+    return table(rows, ("layer", "lag"), columns)
 
-
-GROUPS = {
-    "within": Style("within", "", "-", 0.0),
-    "between": Style("between", "", "--", 0.5),
-    "within/well": Style("within, well", "", "-", 0.0),
-    "within/poor": Style("within, poor", "", ":", 0.0),
-    "between/well": Style("between, well", "", "--", 0.55),
-    "between/poor": Style("between, poor", "", "-.", 0.55),
-}
-"""Groups of pairs in Figure S5: of one category or two, well or poorly classified."""
 
 SIGNALS = {"error": "errors δ(l+1)", "output": "outputs L(l-1)"}
 
+TRIANGLES = "Triangles: means; open for well classified pairs."
+
 
 def figure_s5(source: Source) -> Artifact:
-    """Similarities of the signals of all pairs of data points, before and after training; norms of single errors."""
+    """Similarities of the signals of all pairs of data points, before and after training."""
     [result] = source.chosen()
-    arrays = result.arrays
-    rows = [
-        {"phase": phase, "signal": signal, "layer": layer, "group": group, "low": float(low), "high": float(high)}
-        | {"pairs": int(count), "mean": float(arrays[f"{stem}/{group}/mean"])}
-        for phase, signal, layer, group in product(("first", "last"), SIGNALS, HIDDEN, GROUPS)
-        for stem in [f"{phase}/{signal}/{layer}"]
-        if f"{stem}/{group}" in arrays
-        for (low, high), count in zip(pairwise(arrays[f"{stem}/edges"]), arrays[f"{stem}/{group}"], strict=True)
-    ]
-    axes = {"xlabel": "similarity", "yticks": []}
-    panels = [
-        panels_by("layer", figures.RowMark(own, _draw_histograms), title=f"({letter}) l = {{}}, {phase}".format, **axes)
-        for letter, ((phase, _), own) in zip("ABDE", grouped(rows, "phase", "signal").items(), strict=True)
-    ]
-    epochs = arrays["iteration"] / STEPS
-    norms = [points(epochs, each, Style(None, "", "-", 0.3), linewidth=0.4) for each in arrays["error_norm"].T]
-    panels.append([panel(*norms, title="(C) single data points", xlabel="epoch"), None, None, None])
-    labels = [*SIGNALS.values(), *SIGNALS.values(), "‖δ_d‖"]
-    examples = int(np.sqrt(sum(arrays[f"first/output/1/{group}"].sum() for group in ("within", "between")) / 0.99))
+    phases = ("first", "last")
+    rows = [row for phase in phases for row in tidy.similarities(result.arrays, phase, main.GROUPS, phase=phase)]
+    examples = int(
+        np.sqrt(sum(result.arrays[f"first/output/1/{group}"].sum() for group in ("within", "between")) / 0.99)
+    )
     text = (
-        f"One seed, all pairs of about {examples} training examples (the paper: 60,000); last is iteration "
-        f"{arrays['iteration'][-1]}. Triangles are means.\n\n"
+        f"One seed, all pairs of about {examples} training examples (the paper: 60,000), also of each with itself; "
+        f"last is iteration {result.arrays['iteration'][-1]}.\n\n"
     )
     columns = {"phase": "phase", "signal": "signal", "l": "layer", "pairs": "group"}
     columns["mean similarity"] = lambda own: f"{own[0]['mean']:.4g}"
     text += table(rows, ("phase", "signal", "layer", "group"), columns)
-    return drawn(rows, text, panels, (12, 13), ylabels=labels, legends=[(number, 3) for number in range(4)])
+    letters = dict(zip(product(phases, SIGNALS), "ABDE", strict=True))
+    panels, labels = _similarity_panels(rows, "phase", letters)
+    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(4)], "note": TRIANGLES}
+    return drawn(rows, text, panels, (14, 10.4), **layout)
 
 
-def _draw_histograms(axis: Axes, rows: Sequence[Row]) -> None:
-    """Draws the distribution of the similarities of each group of pairs, with a triangle at its mean."""
-    for (group,), own in grouped(rows, "group").items():
-        total, edges = max(sum(row["pairs"] for row in own), 1), [*(row["low"] for row in own), own[-1]["high"]]
-        figures.steps([row["pairs"] / total for row in own], edges, GROUPS[group])(axis)
-        triangle = Style(None, "^", "", GROUPS[group].shade)
-        points([own[0]["mean"]], [0], triangle, markersize=6, clip_on=False)(axis)
+def _similarity_panels(
+    rows: Sequence[Row], by: str, letters: Mapping[tuple[Any, str], str]
+) -> tuple[list[list[Panel]], list[str]]:
+    """Returns a row of panels of histograms for each value of a column and signal, and the label of each row.
+
+    The similarities of errors after training have a narrow peak, so that the part of the pairs has a logarithmic scale.
+    """
+    panels, labels = [], []
+    for (value, signal), letter in letters.items():
+        own = [row for row in rows if (row[by], row["signal"]) == (value, signal)]
+        peaked = signal == "error" and any("/" in row["group"] for row in own)
+        axes = {"yscale": "log"} if peaked else {"yticks": []}
+        histograms = figures.RowMark(own, main.draw_histograms)
+        panels.append(main.layer_panels(histograms, first=not panels, xlabel="similarity", **axes))
+        when = f"{by} {value}" if by != "phase" else {"first": "before training", "last": "after training"}[value]
+        labels.append(f"({letter}) {SIGNALS[signal]}\n{when}\npart of the pairs")
+    return panels, labels
+
+
+def figure_s5_norms(source: Source) -> Artifact:
+    """Norms of the output errors of single data points over training."""
+    [result] = source.chosen()
+    epochs, norms = result.arrays["iteration"] / STEPS, result.arrays["error_norm"]
+    rows = [
+        {"example": example, "epoch": float(epoch), "norm": float(norm)}
+        for example, own in enumerate(norms.T)
+        for epoch, norm in zip(epochs, own, strict=True)
+    ]
+    curves = [points(epochs, each, Style(None, "", "-", 0.3), linewidth=0.4) for each in norms.T]
+    middle = points(epochs, np.median(norms, axis=1), Style("median", "", "-", 0.0), linewidth=2.5)
+    axes = {"xlabel": "epoch", "ylabel": "‖δ_d‖ of a data point"}
+    part = float(np.mean(norms[-1] > 0.2 * np.median(norms[0])))
+    text = (
+        f"One seed, {norms.shape[1]} data points. The median falls from {np.median(norms[0]):.2f} to "
+        f"{np.median(norms[-1]):.3f}; {100 * part:.0f} % of the points end above a fifth of the median at the start."
+    )
+    return drawn(
+        rows, text, [[panel(*curves, middle, **axes)]], (7, 4), beside=[(0, 0)], note="Thin lines: data points."
+    )
+
+
+def figure_s5_lags(source: Source) -> Artifact:
+    """Similarities of the signals of examples in different iterations, early and late."""
+    results = source.chosen()
+    moments = sorted({int(name.split("/")[0]) for name in results[0].arrays})
+    kinds = [*product(moments, LAGS)]
+    by_seed = {
+        result.seed: [
+            row
+            for moment, lag in kinds
+            for row in tidy.similarities(result.arrays, f"{moment}/{lag}", main.GROUPS, moment=moment, lag=lag)
+        ]
+        for result in results
+    }
+    rows = [
+        {"seed": seed, **{key: row[key] for key in ("moment", "lag", "signal", "layer", "group", "mean")}}
+        for seed, own in by_seed.items()
+        for [row, *_] in grouped(own, "moment", "lag", "signal", "layer", "group").values()
+    ]
+    first = chosen(by_seed[results[0].seed], lag=30)
+    letters = dict(zip(product(moments, SIGNALS), "ABDE", strict=True))
+    panels, labels = _similarity_panels(first, "moment", letters)
+    labels = [label.replace("moment", "lag 30, k =") for label in labels]
+    columns = {"iteration k": "moment", "signal": "signal", "l": "layer", "pairs": "group"}
+    for lag in LAGS:
+        columns[f"mean, lag {lag}"] = lambda own, lag=lag: format(
+            Spread([row["mean"] for row in chosen(own, lag=lag)]), ".3g"
+        )
+    text = (
+        f"{len(results)} seeds, all pairs of an example of batch k and one of batch k - lag. The figure shows lag 30 "
+    )
+    text += f"and one seed.\n\n{table(rows, ('moment', 'signal', 'layer', 'group'), columns)}"
+    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(4)], "note": TRIANGLES}
+    return drawn(rows, text, panels, (14, 10.4), **layout)
 
 
 def figure_s6(source: Source) -> Artifact:
     """Size and angle to Bᵀ of the zero-degree term, and of the sum of all alignment terms."""
     parts = {"zero_degree": "zero-degree term", "alignment": "sum of the alignment terms"}
     panels = [[(part, measure, title) for measure in (tidy.NORM, tidy.ANGLE)] for part, title in parts.items()]
-    return main.expansion_figure(source, panels, (10, 7))
+    return main.expansion_figure(source, panels, (11, 7))
 
 
 CASES = {"product": ("linear", "linear"), "gated": ("gated", "with gates of a ReLU")}
@@ -283,9 +366,9 @@ def figure_s8(source: Source) -> Artifact:
     epochs = f"{rows[0]['epochs']:g}" if rows else "-"
     text = f"{len(rows)} runs of {epochs} epochs (the paper: 100), medians, smallest and largest.\n\n"
     text += table(rows, ("rule", "gamma", "label_smoothing", "rate"), columns)
-    layout = {"legends": [(0, 0), (1, 0)], "share_x": True}
+    layout = {"beside": [(0, 0), (1, 0)], "share_x": True, "note": "Markers: medians. Bars: smallest to largest."}
     layout["ylabels"] = ["update of BP-TRW to that of BP (degrees)", "test error (%)"]
-    return drawn(rows, text, _sensitivity_panels(rows), (11, 7), (*SENSITIVITY_COLUMNS, *UPDATED.values()), **layout)
+    return drawn(rows, text, _sensitivity_panels(rows), (13, 7), (*SENSITIVITY_COLUMNS, *UPDATED.values()), **layout)
 
 
 def _sensitivity_panels(rows: Sequence[Row]) -> list[list[Panel]]:
@@ -303,29 +386,9 @@ def _sensitivity_panels(rows: Sequence[Row]) -> list[list[Panel]]:
         style = Style(f"{rule.upper().replace('_', '-')}, rate {rate:g}", marker, "", 0.0 if feedback else 0.5)
         errors.append(bars(own, "test_error_percent", aside + (0.12 if feedback else -0.12), style))
         for layer, column in UPDATED.items() if feedback else ():
-            style = Style(f"l = {layer}, rate {rate:g}", marker, "", LAYER_STYLES[layer].shade)
+            style = Style(f"l = {layer}, rate {rate:g}", "osD^"[layer], "", LAYER_STYLES[layer].shade, not slow)
             angles.append(bars(own, column, aside + 0.16 * (layer - 1.5), style))
     names = [f"{'no WN' if gamma == '' else f'γ = {gamma:g}'}{', LS' if smooth else ''}" for gamma, smooth in groups]
     places = figures.ticks(range(len(names)), names, log=False)
     xlabel = "weight normalisation (WN), label smoothing (LS)"
     return [[panel(*angles, places)], [panel(*errors, places, xlabel=xlabel)]]
-
-
-def figure_direct(source: Source) -> Artifact:
-    """Direct feedback alignment: products of W to Fᵀ, W to Qᵀ, and the direct alignment terms."""
-    results = source.chosen()
-    titles = {"product_angle": "W(l) ... W(d-1) to Fᵀ", "weight_angle": "W to Qᵀ"}
-    over_epochs = [row for name in titles for row in tidy.curves(results, name, 60, measure=[name])]
-    by_order = tidy.terms(results, results[0].arrays["moment"].tolist(), measure=["term_angle"])
-    marks = shaded(over_epochs, "epoch", "layer", LAYER_STYLES), RIGHT_ANGLE
-    above = panels_by("measure", *marks, title=titles.get, xlabel="epoch", **main.ANGLES)
-    panels = [[*above, None, None], term_panels(by_order, "direct terms, l = {}")]
-    headers = {f"{titles['product_angle']}, last epoch (degrees)": "product_angle", "W to Qᵀ": "weight_angle"}
-    ends = lines_of(
-        {"l": layer, **{header: tidy.last_epoch(results, name, layer) for header, name in headers.items()}}
-        for layer in HIDDEN
-    )
-    text = f"{len(results)} seeds, to iteration {int(results[0].arrays['iteration'][-1])}.\n\n{ends}"
-    columns = ("measure", "layer", "moment", "epoch", "order", "seed", "value")
-    layout = {"ylabels": ["angle (degrees)", "angle of T to Qᵀ (degrees)"], "legends": [(0, 0), (1, -1)]}
-    return drawn([*over_epochs, *by_order], text, panels, (12, 6.4), columns, **layout)

@@ -57,15 +57,54 @@ def series(results: Sequence[Result], x: str, points: Iterable, values: PointVal
     ]
 
 
-def terms(results: Sequence[Result], moments: Iterable[int], **labels: Iterable) -> list[Row]:
+def terms(
+    results: Sequence[Result], moments: Iterable[int], array: str = "term_angle", **labels: Iterable
+) -> list[Row]:
     """Returns the angles of the alignment terms of each hidden layer by their order, at some iterations."""
-    measured = results[0].arrays["moment"].tolist()
+    measured = moments_of(results)
 
     def values(arrays: Arrays, own: Row) -> np.ndarray:
-        return arrays["term_angle"][measured.index(own["moment"]), own["layer"] - 1]
+        return arrays[array][measured.index(own["moment"]), own["layer"] - 1]
 
-    orders = range(1, results[0].arrays["term_angle"].shape[-1] + 1)
+    orders = range(1, results[0].arrays[array].shape[-1] + 1)
     return series(results, "order", orders, values, **labels, layer=HIDDEN, moment=moments)
+
+
+def moments_of(results: Sequence[Result]) -> list[int]:
+    """Returns the iterations at which alignment terms are measured."""
+    return results[0].arrays["moment"].tolist()
+
+
+def kinds_of_terms(rows: Iterable[Row]) -> list[Row]:
+    """Returns the angle of the order of an epoch, and the mean of all other orders, over the epochs of training.
+
+    `rows` are those of `terms`; the column `measure` is `epoch` or `others`.
+    """
+    found = []
+    for (shuffled, layer, moment, seed), own in grouped(rows, "shuffled", "layer", "moment", "seed").items():
+        facts = {"shuffled": shuffled, "layer": layer, "epoch": moment / STEPS, "seed": seed}
+        for measure, multiples in (("epoch", True), ("others", False)):
+            angles = [row["value"] for row in own if (row["order"] == STEPS if multiples else row["order"] % STEPS)]
+            if angles:
+                found.append({**facts, "measure": measure, "value": float(np.mean(angles))})
+    return found
+
+
+def similarities(arrays: Arrays, prefix: str, groups: Iterable[str], **labels: Any) -> list[Row]:
+    """Returns a row per signal, hidden layer, group of pairs and bin of a histogram of similarities.
+
+    `prefix` is the beginning of the names of the arrays (`network_measures.similarity_distributions`).
+    """
+    return [
+        {**labels, "signal": signal, "layer": layer, "group": group, "low": float(low), "high": float(high)}
+        | {"pairs": int(count), "mean": float(arrays[f"{stem}/{group}/mean"])}
+        for signal, layer, group in itertools.product(("error", "output"), HIDDEN, groups)
+        for stem in [f"{prefix}/{signal}/{layer}"]
+        if f"{stem}/{group}" in arrays
+        for (low, high), count in zip(
+            itertools.pairwise(arrays[f"{stem}/edges"]), arrays[f"{stem}/{group}"], strict=True
+        )
+    ]
 
 
 def curves(results: Sequence[Result], name: str, most: int, **labels: Iterable) -> list[Row]:

@@ -9,16 +9,9 @@ from neural_alignment.data.recordings import load_recordings
 from neural_alignment.errors import InputError
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import whole
-from neural_alignment.papers.two_routes import angles, claims, fewer_examples, figures, rates, runs, tables
+from neural_alignment.papers.two_routes import angles, claims, fewer_examples, figures, importance, rates, runs, tables
 from neural_alignment.papers.two_routes.compute import taxonomy, theory
 from neural_alignment.reporting import Artifact, Row
-
-
-def _search_importance(source: Source) -> None:
-    """Figure S2, of a search directory; the report of the search writes its files."""
-    from neural_alignment.search import report
-
-    report.importance_of(source.folder, f"{source.output}/figure_S2")
 
 
 def _check_recordings(source: Source) -> None:
@@ -33,16 +26,16 @@ def _all_of(rows: Callable[[], Sequence[Row]]) -> Callable[[Source], Artifact]:
     return lambda _: whole(rows())
 
 
-SEARCH = "--runs SEARCH_DIRECTORY (made by `search lab/information`)"
+SEARCH = "--runs SEARCH_DIRECTORY (made by `search lab/information`), or --runs results/two_routes"
 RATES = "--runs runs/search/lab/two_routes (made by `make two-routes-rates`)"
 
-_TABLE_3 = runs.plan(("resnet18", rule) for rule in (*runs.TABLE_3, *runs.LAB_RULES))
+_TABLE_3 = runs.plan(("resnet18", rule) for rule in (*runs.TABLE_3, "feedback", *runs.LAB_RULES))
 _TABLE_4 = runs.plan(itertools.product(runs.TABLE_4, ("backprop", "symmetric", "activation")))
 _WM = runs.first_seed("weight_mirror")
 _SHOWN = runs.first_seed("symmetric", "activation", "weight_mirror", "information")
 _FITTED = runs.first_seed(*runs.SEARCHED, "symmetric", "activation", "feedback", "backprop")
 _TRANSFER, _KP = runs.transfer(*runs.TRANSFER), runs.transfer("kolen_pollack", "backprop")
-_NOISE, _DEEPER_NOISE = (runs.noise(runs.NOISY[:2], model) for model in ("resnet18", "resnet50"))
+_NOISE, _DEEPER_NOISE = runs.noise(runs.NOISY[:2], "resnet18"), runs.noise(runs.NOISY[:2], *runs.DEEPER)
 _ALL_NOISE = runs.noise(runs.NOISY, "resnet18")
 _COMPARED = (_TABLE_3, _TRANSFER, _KP, _ALL_NOISE, _DEEPER_NOISE)
 _CLAIMED = {profile: [cell for plan in _COMPARED for cell in plan[profile]] for profile in ("paper", "lab")}
@@ -53,24 +46,31 @@ _ITEMS = [
     ("table", "3", "local rules with ResNet-18", tables.table_3, _TABLE_3),
     ("table", "4", "symmetric and activation alignment", tables.table_4, _TABLE_4),
     ("table", "5", "metaparameters found by the searches", tables.table_5),
-    ("table", "claims", "the paper's comparisons of rules, and whether they show", claims.table, _CLAIMED),
     ("table", "D1", "flow of scalar weights: eigenvalues and regimes", _all_of(theory.eigenvalue_rows)),
     ("table", "D2", "fixed points of the scalar network", _all_of(theory.fixed_points)),
-    ("table", "angles", "angles of pseudogradients and weights of all rules, ResNet-18", angles.make, angles.plan()),
-    ("table", "examples", "R from a part of each batch", fewer_examples.make, fewer_examples.plan()),
+    ("table", "oja", "amp and null beside a Hebbian update with normalisation", _all_of(theory.oja_rows)),
     ("table", "IA", "linear autoencoders that reach W = B", _all_of(theory.autoencoder_rows)),
     ("figure", "2", "weight mirror: flow in three regimes, W against B of three layers", figures.figure_2, _WM),
     ("figure", "3", "fixed metaparameters on other networks", figures.transfer, _TRANSFER),
     ("figure", "5", "noisy updates: SA and backpropagation, ResNet-18", figures.noise, _NOISE),
-    ("figure", "5b", "noisy updates: SA and backpropagation, a deeper network", figures.noise, _DEEPER_NOISE),
+    ("figure", "5b", "noisy updates: SA and backpropagation, deeper networks", figures.noise, _DEEPER_NOISE),
     ("figure", "6", "neural fits to V4 and IT", figures.figure_6, _FITTED, "--recordings FILE", _check_recordings),
     ("figure", "S1", "noisy updates: all rules, ResNet-18", figures.noise, _ALL_NOISE),
-    ("figure", "S2", "importance of metaparameters", _search_importance, {}, SEARCH),
+    ("figure", "S2", "importance of discrete metaparameters", importance.make, {}, SEARCH),
     ("figure", "S3", "learning symmetry over training", figures.symmetry, _SHOWN),
     ("figure", "S4", "angles and norm ratios by layer over training", figures.metrics, _SHOWN),
     ("figure", "S5", "Kolen-Pollack's fixed metaparameters on other networks", figures.transfer, _KP),
 ]
-"""Kind, number, title, function and runs of every table and figure of the paper; further fields of `Item`."""
+"""Kind, number, title, function and runs of the tables and figures of the paper; further fields of `Item`."""
 
-ITEMS = [Item(kind, f"two_routes/{number}", *fields) for kind, number, *fields in _ITEMS]
-ITEMS.append(Item("table", "two_routes/rates", "rates of the lab's rules", rates.make, needs=RATES, written_as="rates"))
+PAGES = ("docs/two_routes.md",)
+"""The page that contains the tables of claims and of angles."""
+
+ITEMS = [
+    *(Item(kind, f"two_routes/{number}", *fields) for kind, number, *fields in _ITEMS),
+    Item("table", "two_routes/claims", "the paper's comparisons of rules, judged", claims.table, _CLAIMED, pages=PAGES),
+    Item("table", "two_routes/angles", "angles of all rules, ResNet-18", angles.make, angles.plan(), pages=PAGES),
+    Item("table", "two_routes/examples", "R from a part of each batch", fewer_examples.make, fewer_examples.plan()),
+    Item("table", "two_routes/rates", "rates of the lab's rules", rates.make, needs=RATES, written_as="rates"),
+]
+"""All tables and figures. The lab trains their runs in this order."""

@@ -29,7 +29,7 @@ REMARK = (
 
 def plan() -> Profiles:
     """Returns the runs of all rules with ResNet-18; they are those of Tables 3 and 4 and of Figure S5."""
-    rules = dict.fromkeys((*TABLE_3, *LAB_RULES, "symmetric", "activation", "kolen_pollack"))
+    rules = dict.fromkeys((*TABLE_3, "feedback", *LAB_RULES, "symmetric", "activation", "kolen_pollack"))
     return {"lab": [lab_cell("resnet18", rule) for rule in rules]}
 
 

@@ -35,17 +35,35 @@ def figure_2(source: Source) -> Artifact:
     flows = [_flow(letter, *regime) for letter, regime in zip("abc", FIGURE_2_DECAYS.items(), strict=True)]
     [(_, outcomes)] = source.outcomes()
     kept = _kernels(outcomes)
-    last = max(kept, default=0)
+    epochs = {step: epoch for step, epoch in _epochs(outcomes).items() if step in kept}
+    shown = min((step for step, epoch in epochs.items() if epoch >= EPOCHS_OF_D), default=max(kept, default=0))
     rows, scatters = [row for own, _ in flows for row in own], []
     for letter, (layer, name) in zip("def", SCATTERED.items(), strict=True):
-        own = _weights(kept.get(last, {}), panel=letter, layer=layer, step=last)
+        own = _weights(kept.get(shown, {}), panel=letter, layer=layer, step=shown)
         state = "" if own else ": not kept" if kept else ": not yet run"
         scatters.append(_scatter(own, title=f"({letter}) {name}{state}", ylabel="backward weight"))
         rows += own
     columns = ("panel", "decay", "layer", "step", *FLOW)
     text = "Panels a to c: -gradient of the primitives. Panels d to f: "
-    text += f"ResNet-18, weight mirror, step {last}." if kept else "no run with kernels kept."
+    text += f"ResNet-18, weight mirror, {_time(epochs.get(shown), shown)}." if kept else "no run with kernels kept."
     return drawn(rows, text, [[each for _, each in flows], scatters], (10, 6), columns)
+
+
+EPOCHS_OF_D = 5
+"""Epochs after which the paper shows the weights in panels d to f."""
+
+
+def _epochs(outcomes: Sequence[Outcome]) -> dict[int, float]:
+    """Returns the epoch of each evaluated step of the first seed."""
+    return {int(row["step"]): row["epoch"] for row in outcomes[0].rows} if outcomes else {}
+
+
+def _time(epoch: float | None, step: int) -> str:
+    """Returns in words when the weights of panels d to f were stored."""
+    if epoch is None:
+        return f"step {step}"
+    same = "" if epoch == EPOCHS_OF_D else f", the first evaluation after {EPOCHS_OF_D} epochs, which the paper shows"
+    return f"after {epoch:g} epochs (step {step}){same}"
 
 
 def _flow(letter: str, regime: str, decay: float) -> tuple[list[Row], Panel]:
@@ -108,20 +126,26 @@ def transfer(source: Source) -> Artifact:
 
 
 def noise(source: Source) -> Artifact:
-    """Figures 5, 5b and S1: top-1 accuracy of one network against the variance of the noise on the updates."""
+    """Figures 5, 5b and S1: top-1 accuracy against the variance of the noise on the updates, a panel per network."""
     rows = run_rows(source)
     cells = accuracies(source, rows)
-    [(model, network)] = {(row["model"], row["network"]) for row in cells}
     variances = sorted({row["noise_variance"] for row in cells})
     axis = figures.scale("x", "symlog", linthresh=variances[1], linscale=0.5)
-    axes = {"xlabel": "variance of the noise on updates", "title": network}
-    axes["xlim"] = (-0.3 * variances[1], 1.3 * variances[-1])
+    axes = {"xlabel": "variance of the noise on updates", "xlim": (-0.3 * variances[1], 1.3 * variances[-1])}
     columns = {"network": "network", "rule": "name"}
     columns |= {f"variance {variance:g}": at("top1", noise_variance=variance) for variance in variances}
-    text, names = table(cells, ["rule"], columns) + _commands(source, rows), ("rule", "noise_variance", "seed", "top1")
-    names = names if model == "resnet18" else ("model", *names)
-    panels = [[_accuracy_panel(source, rows, "noise_variance", axis, **axes)]]
-    return drawn(rows, text, panels, (5.8, 4), names, legend="outside right")
+    text = table(cells, ["model", "rule"], columns) + _commands(source, rows)
+    networks = {row["model"]: row["network"] for row in cells}
+    names = ("rule", "noise_variance", "seed", "top1") if [*networks] == ["resnet18"] else NOISE_COLUMNS
+    panels = [
+        _accuracy_panel(source, chosen(rows, model=model), "noise_variance", axis, title=network, **axes)
+        for model, network in networks.items()
+    ]
+    return drawn(rows, text, [panels], (2.4 + 3.4 * len(panels), 4), names, legend="outside right", share_y=True)
+
+
+NOISE_COLUMNS = ("model", "rule", "noise_variance", "seed", "top1")
+"""Columns of Figure 5b, which has several networks."""
 
 
 def _commands(source: Source, rows: Sequence[Row]) -> str:
@@ -150,7 +174,7 @@ def symmetry(source: Source) -> Artifact:
             panels.append([_scatter([])] * TIMES)
             continue
         panels.append([])
-        epochs, steps = {int(row["step"]): row["epoch"] for row in outcomes[0].rows}, sorted(kept)
+        epochs, steps = _epochs(outcomes), sorted(kept)
         for place in np.linspace(0, len(steps) - 1, TIMES).round().astype(int):
             step = steps[place]
             epoch = epochs.get(step, math.nan)
@@ -223,12 +247,18 @@ def figure_6(source: Source) -> Artifact:
 
 
 def neural_fits(rows: Sequence[Row]) -> Artifact:
-    """Returns Figure 6 from the rows of `fit_rows`: the best layer of each network, an area below the other."""
+    """Returns Figure 6 from the rows of `fit_rows`: the best layer of each network, an area below the other.
+
+    The left panels show the median correlation as in the paper; the right ones, if there are repeats, are corrected for
+    the noise of the recordings.
+    """
     corrected, best = "corrected" in rows[0], chosen(rows, best=1)
-    height = ("corrected", "corrected_sem") if corrected else ("correlation", "sem")
-    label = "median Pearson\ncorrelation over units" + ("\ncorrected for noise" if corrected else "")
+    heights = {"": ("correlation", "sem"), "\ncorrected for noise": ("corrected", "corrected_sem")}
     panels = [
-        [panel(figures.bars(own, "network", *height), ylabel=f"{area}: {label}")]
+        [
+            panel(figures.bars(own, "network", *height), ylabel=f"{area}: median Pearson\ncorrelation over units{note}")
+            for note, height in list(heights.items())[: 1 + corrected]
+        ]
         for (area,), own in grouped(best, "area").items()
     ]
     noise_free = "{corrected:.3f} ± {corrected_sem:.3f}" if corrected else "no repeats"
@@ -236,5 +266,5 @@ def neural_fits(rows: Sequence[Row]) -> Artifact:
     columns["median correlation"] = lambda own: "{correlation:.3f} ± {sem:.3f}".format_map(own[0])
     columns["corrected for noise"] = lambda own: noise_free.format_map(own[0])
     text = table(best, ("network", "area"), columns)
-    size = (1.5 + 0.8 * len(grouped(rows, "network")), 2.2 * len(panels) + 0.8)
+    size = ((1 + corrected) * (1.5 + 0.8 * len(grouped(rows, "network"))), 2.2 * len(panels) + 0.8)
     return drawn(rows, text, panels, size, FIT_COLUMNS, share_x=True)

@@ -52,7 +52,7 @@ def make(source: Source) -> Artifact | None:
     trials: list[Row] = []
     states: dict[str, str] = {}
     for rule in RULES:
-        found = _search(f"{source.folder}/{rule}")
+        found = search_in(f"{source.folder}/{rule}")
         if found is None:
             states[rule] = "not yet run"
             continue
@@ -70,7 +70,7 @@ def make(source: Source) -> Artifact | None:
     )
 
 
-def _search(folder: str) -> tuple[plans.Plan, list[Trial]] | None:
+def search_in(folder: str) -> tuple[plans.Plan, list[Trial]] | None:
     """Returns the plan and the trials of a search; None if it has not begun.
 
     Raises:

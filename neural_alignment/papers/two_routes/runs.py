@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 
 from neural_alignment.jobs.plans import Cell
@@ -39,7 +40,7 @@ PRINTED |= {("resnet18", rule): row for rule, row in TABLE_3.items()}
 SEARCHED = ("weight_mirror", "weight_mirror_adam", "weight_mirror_adam_ops", "information")
 """The columns of Table 5."""
 
-LAB_RULES = ("feedback", "sign_symmetry")
+LAB_RULES = ("sign_symmetry",)
 """Rules of the lab profile for which the paper has no run."""
 
 TRANSFER = (*SEARCHED, "symmetric", "activation", "backprop")
@@ -63,6 +64,9 @@ NOISE_RATES = {"paper": 0.1, "lab": 0.05}
 """Profile -> learning rate to which the variances of Figures 5 and S1 apply (Appendix B.3: that of backpropagation)."""
 
 NOISE = (1e-2, 1e-1, 1.0)
+DEEPER = tuple(model for model in TABLE_4 if model != "resnet18")
+"""Networks of Figure 5 b."""
+
 DEEPER_NOISE = (1e-1,)
 """Variances of the noise above 0, as in `noisy`: of Figures 5 and S1, and of Figure 5 b in the lab."""
 
@@ -110,15 +114,17 @@ def transfer(*rules: str) -> Profiles:
     return plan((model, rule) for rule in rules for model in MODELS)
 
 
-def noise(rules: Sequence[str], model: str) -> Profiles:
+def noise(rules: Sequence[str], *models: str) -> Profiles:
     """Returns the runs of Figures 5 and S1: without noise, which in the lab are those of the tables, and with noise."""
     found: Profiles = {"paper": [], "lab": []}
-    for rule in rules:
+    for model, rule in itertools.product(models, rules):
         paths = ("forward", "backward") if rule in ("symmetric", "activation") else ("forward",)
         drops = tuple(f"optimization.{path}.schedule.drop_epochs={PAPER_DROPS}" for path in paths)
-        paper, lab = dataclasses.replace(paper_cell(model, rule), overrides=drops), lab_cell(model, rule)
-        lab_variances = NOISE if model == "resnet18" else DEEPER_NOISE
+        paper = dataclasses.replace(paper_cell(model, rule), overrides=drops)
         found["paper"] += [noisy(paper, each, NOISE_RATES["paper"]) for each in (0.0, *NOISE)]
+        if model not in LAB_MODELS:
+            continue
+        lab, lab_variances = lab_cell(model, rule), NOISE if model == "resnet18" else DEEPER_NOISE
         still = dataclasses.replace(lab, labels={**lab.labels, "noise_variance": 0.0})
         found["lab"] += [still, *(noisy(lab, each, NOISE_RATES["lab"]) for each in lab_variances)]
     return found

@@ -7,7 +7,7 @@ The closed forms are in `analysis.dynamics`. The flows are float64 gradients by 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -105,6 +105,11 @@ def symmetrised_flow(forward: Array, backward: Array, decay: float, x: float = 1
     return np.apply_along_axis(functools.partial(flow, 0.0), 0, np.stack([forward, backward]))
 
 
+def _without_noise(value: float) -> float:
+    """Returns a number rounded to 7 decimals, so that tables do not depend on the rounding of a machine."""
+    return round(float(value), 7) + 0.0
+
+
 def eigenvalue_rows() -> list[Row]:
     """Returns the eigenvalues of D.1 beside the printed ones, and the error of the closed form (Table D1)."""
     decays = dynamics.FIGURE_2_DECAYS.values()
@@ -125,7 +130,7 @@ def _closed_form_error(rule: dynamics.ScalarRule, x_squared: float) -> float:
     times = np.linspace(0.0, 3.0, 7)
     flow = scalar_flow(rule, np.full(4, np.sqrt(x_squared)))
     found = solve_ivp(flow, (0.0, 3.0), [0.7, -0.2], t_eval=times, rtol=1e-9, atol=1e-12).y.T
-    return float(np.abs(found - rule.solution(0.7, -0.2, times, x_squared)).max())
+    return _without_noise(np.abs(found - rule.solution(0.7, -0.2, times, x_squared)).max())
 
 
 def fixed_points() -> list[Row]:
@@ -175,5 +180,35 @@ def autoencoder_rows(starts: int = 100, seed: int = 0) -> list[Row]:
         }
         row = {"amp": amp, "decay": decay, "null": null, "starts": starts}
         row |= {name: int(reached.sum()) for name, reached in counts.items()}
-        rows.append(row | {name: float(value) for name, value in measures.items()})
+        rows.append(row | {name: _without_noise(value) for name, value in measures.items()})
+    return rows
+
+
+def oja_rows(rates: Sequence[float] = (0.3, 0.1, 0.03, 0.01), steps: int = 3000, seed: int = 0) -> list[Row]:
+    """Returns how well amp and null approximate a Hebbian update with normalisation: Oja's rule (section 4).
+
+    B is a column vector with x_{l+1} = x_l^T B, as the text assumes. A step with the gradients of both primitives is
+    compared with (B + rate x_l x_{l+1}^T) / ||B + rate x_l x_{l+1}^T||; they differ by the square of the rate. After
+    many steps, B of both is the first principal component of the inputs, with norm 1.
+    """
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(200, 5)) * np.sqrt([2.0, 1.0, 0.7, 0.5, 0.3])
+    covariance = inputs.T @ inputs / len(inputs)
+    component = np.linalg.eigh(covariance)[1][:, -1:]
+    flow = descent(functools.partial(layer_objective, dynamics.ScalarRule(amp=1.0, null=1.0), inputs))
+    start = rng.normal(size=(5, 1))
+    start /= np.linalg.norm(start)
+    rows = []
+    for rate in rates:
+        step = rate * flow(start, start)[1]
+        normalised = start + rate * covariance @ start
+        normalised /= np.linalg.norm(normalised)
+        difference = float(np.linalg.norm(start + step - normalised))
+        row = {"rate": rate, "difference": difference, "difference_over_rate_squared": difference / rate**2}
+        end = start
+        for _ in range(steps):
+            end = end + rate * flow(end, end)[1]
+        norm = np.linalg.norm(end)
+        cosine = _without_noise(np.abs(component.T @ end).item() / norm)
+        rows.append(row | {"norm_at_the_end": _without_noise(norm), "cosine_to_first_component": cosine})
     return rows
