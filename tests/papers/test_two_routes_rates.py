@@ -68,12 +68,6 @@ def test_a_trial_is_a_run_of_the_lab_that_is_judged_on_other_images(rule):
         assert trial.alignment == own.alignment
 
 
-@pytest.fixture(autouse=True)
-def no_data(monkeypatch):
-    """Searches in these tests need no images: CIFAR-10 has ten classes."""
-    monkeypatch.setattr(run.setup, "data_facts", lambda config: SimpleNamespace(classes=10))
-
-
 class Judge:
     """An engine that trains nothing; the score is best at J's rate 0.1."""
 
