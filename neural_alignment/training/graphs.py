@@ -58,6 +58,8 @@ def run_seed(seed: int) -> int:
 def reuse_graphs(model: AlignedModel, config: Config, facts: Facts) -> None:
     """Lets a compiled model use the kept graphs, if there are some and they are equal to those of the model.
 
+    Graphs that XLA compiles are not kept.
+
     Call it before a graph of the model is traced. Call `keep_graphs` after the run.
 
     Args:
@@ -65,7 +67,7 @@ def reuse_graphs(model: AlignedModel, config: Config, facts: Facts) -> None:
         config: the configuration of the run.
         facts: shapes and counts of its data.
     """
-    if _are_kept() and _is_built_in(config):
+    if _are_kept() and _is_built_in(config) and not config.runtime.jit_compile:
         model.build_metrics(facts.batch_spec)  # The metrics contain variables of the graphs.
         model.graphs = RunGraphs(graph_key(model, config, facts), variables(model))
 

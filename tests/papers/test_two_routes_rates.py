@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import lab_rates
 import pytest
@@ -19,6 +20,7 @@ from neural_alignment.reporting import csv_text
 from neural_alignment.search import plan as plans
 from neural_alignment.search import run
 from neural_alignment.search.spaces import LogUniform
+from neural_alignment.training import setup
 
 SEARCHES = Path(CONFIGS) / "search" / "lab" / "two_routes"
 
@@ -84,6 +86,12 @@ class Judge:
             queue.ended(job, Ending("diverged") if job.name == "0001" else Ending("finished", score))
 
 
+@pytest.fixture(autouse=True)
+def ten_classes(monkeypatch):
+    """The only fact about CIFAR-10 that a search needs, so that no test needs the data."""
+    monkeypatch.setattr(setup, "data_facts", lambda config: SimpleNamespace(classes=10))
+
+
 @pytest.fixture
 def searched(tmp_path):
     """Returns a function that runs a part of the search of a rule, and the table of rates of all searches so far."""
@@ -122,6 +130,18 @@ def test_the_table_has_the_best_trial_of_each_finished_search(searched, tmp_path
                 assert rows[rule, name]["value"] == pytest.approx(float(best[name]), rel=5e-3)
                 assert rows[rule, name]["seed"] == 100
     assert artifact.text.count("not yet run") == len(rates.RULES) - 2
+
+
+@pytest.mark.parametrize(("value", "marked"), [(0.0484, True), (0.045, True), (0.04, False), (0.0011, True)])
+def test_values_at_an_end_of_their_range_are_marked(value, marked):
+    row = {"setting": "optimization.backward.learning_rate", "value": value}
+    assert rates._is_at_an_end(plan_of("activation"), row) is marked
+    line = rates._table(
+        [{**row, "rule": "activation", "score": 0.4, "trials": 20, "seconds": 60.0}],
+        dict.fromkeys(rates.RULES, ""),
+        {("activation", row["setting"])} if marked else (),
+    )
+    assert (f"{value:g} * |" in line) is marked
 
 
 def test_an_interrupted_search_gives_no_rates(tmp_path, searched):

@@ -32,6 +32,7 @@ CASES = {
     "operations": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM+AD+OPS"], "examples": 0.5, "every": 2},
     "update_forward": {**RULE_CONFIGS["information"], "update_forward": True},
     "own seed": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM"], "seed": 1},
+    "kolen_pollack": {"rule": "kolen_pollack", "decay": 1e-3},
     "backpropagation": None,
 }
 """Options of each rule."""
@@ -43,7 +44,7 @@ CHANGES = {
     "seed": 5,
     "epochs": 3,
     "max_steps": 5,
-    "logging": {"tensorboard": False, "kernels": ["conv*"]},
+    "logging": {"tensorboard": False, "kernels": ["*"]},
     "checkpoints": {"every_steps": 2, "keep": 3, "keep_best": False},
     "evaluation.every_epochs": 2,
     "optimization.forward.learning_rate": 0.07,
@@ -180,20 +181,9 @@ VARIANTS = {
     "alternation": ("information", {"optimization.alternation": 1}),
     "adam": ("activation", {"optimization.forward": {"name": "adam", "learning_rate": 1e-3}}),
     "bfloat16": ("weight_mirror", {"runtime.precision": "mixed_bfloat16"}),
-    "xla": ("weight_mirror", {"runtime.jit_compile": True}),
     "dropout": (
-        "weight_mirror",
-        {
-            "model": {
-                "name": "vision_transformer",
-                "patch": 4,
-                "width": 4,
-                "heads": 2,
-                "depth": 1,
-                "dropout": 0.5,
-            },
-            "batch_size": 100,
-        },
+        "symmetric",
+        {"model": {"name": "vision_transformer", "patch": 4, "width": 4, "heads": 2, "depth": 1, "dropout": 0.5}},
     ),
 }
 """A case, and changes that are no free keys."""
@@ -322,6 +312,10 @@ def test_graphs_of_a_plugin_are_not_kept(keeping):
         ].graphs
         is None
     )
+
+
+def test_graphs_that_xla_compiles_are_not_kept(keeping):
+    assert compiled(plan(changes={"runtime.jit_compile": True}))[0].graphs is None
 
 
 def test_graphs_are_not_kept_outside_of_the_context():
