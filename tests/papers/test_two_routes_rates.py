@@ -132,6 +132,18 @@ def test_the_table_has_the_best_trial_of_each_finished_search(searched, tmp_path
     assert artifact.text.count("not yet run") == len(rates.RULES) - 2
 
 
+@pytest.mark.parametrize(("value", "marked"), [(0.0484, True), (0.045, True), (0.04, False), (0.0011, True)])
+def test_values_at_an_end_of_their_range_are_marked(value, marked):
+    row = {"setting": "optimization.backward.learning_rate", "value": value}
+    assert rates._is_at_an_end(plan_of("activation"), row) is marked
+    line = rates._table(
+        [{**row, "rule": "activation", "score": 0.4, "trials": 20, "seconds": 60.0}],
+        dict.fromkeys(rates.RULES, ""),
+        {("activation", row["setting"])} if marked else (),
+    )
+    assert (f"{value:g} * |" in line) is marked
+
+
 def test_an_interrupted_search_gives_no_rates(tmp_path, searched):
     search, table = searched
     search("activation", trials=3)

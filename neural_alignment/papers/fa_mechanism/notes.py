@@ -149,7 +149,7 @@ def figure_direct(source: Source) -> Artifact:
         row
         for network, results in found.items()
         for name in DIRECT
-        for row in tidy.curves(results, name, 60, network=[network], measure=[name])
+        for row in tidy.curves(results, name, 30, network=[network], measure=[name])
     ]
     panels = []
     for name in DIRECT:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -42,7 +43,8 @@ DIGITS = 3
 REMARK = (
     "Each rule has one search by TPE with the same number of trials of full length. The score is the best accuracy "
     "over the evaluations of a trial on 2,000 training images that no run trains on; the seed is not among those of "
-    "the tables. `docs/two_routes.md` describes the procedure."
+    "the tables. A star marks a value at an end of its range, where a better one may be outside. "
+    "`docs/two_routes.md` describes the procedure."
 )
 
 
@@ -51,6 +53,7 @@ def make(source: Source) -> Artifact | None:
     rows: list[Row] = []
     trials: list[Row] = []
     states: dict[str, str] = {}
+    at_an_end: set[tuple[str, str]] = set()
     for rule in RULES:
         found = search_in(f"{source.folder}/{rule}")
         if found is None:
@@ -61,12 +64,19 @@ def make(source: Source) -> Artifact | None:
         if len(ended) < plan.trials or best_of(ended) is None:
             states[rule] = f"{len(ended)} of {plan.trials} trials"
         else:
-            rows += _chosen_rows(rule, plan, ended)
+            own = list(_chosen_rows(rule, plan, ended))
+            rows += own
+            at_an_end |= {(rule, row["setting"]) for row in own if _is_at_an_end(plan, row)}
     write(Artifact(TRIAL_COLUMNS, trials, ""), f"{source.output}/rates_trials")
-    text = "\n\n".join([_table(rows, states), REMARK])
+    text = "\n\n".join([_table(rows, states, at_an_end), REMARK])
     panels = [[_panel(rule, setting, trials, rows) for setting in SETTINGS] for rule in RULES]
     return drawn(
-        rows, text, panels, (9, 1.7 * len(panels)), COLUMNS, ylabels=[RULE_STYLES[rule].label for rule in RULES]
+        rows,
+        text,
+        panels,
+        (9, 1.7 * len(panels)),
+        COLUMNS,
+        ylabels=[f"{RULE_STYLES[rule].label}\nscore (%)" for rule in RULES],
     )
 
 
@@ -96,12 +106,24 @@ def _chosen_rows(rule: str, plan: plans.Plan, trials: Sequence[Trial]) -> Iterat
         yield {**row, "trials": len(trials), "score": best.score, "seed": plan.seed, "seconds": seconds}
 
 
-def _table(rows: Sequence[Row], states: Mapping[str, str]) -> str:
-    """Returns a line per rule; `states` has in words the state of each search that has not ended."""
+def _is_at_an_end(plan: plans.Plan, row: Row) -> bool:
+    """Whether a chosen value is in the first or last twentieth of its range, so that a better one may be outside."""
+    low, high = map(math.log, plan.checked_space().kinds[row["setting"]].log_uniform)
+    return not 0.05 < (math.log(row["value"]) - low) / (high - low) < 0.95
+
+
+def _table(rows: Sequence[Row], states: Mapping[str, str], at_an_end: Collection[tuple[str, str]]) -> str:
+    """Returns a line per rule.
+
+    Args:
+        rows: the chosen values.
+        states: rule -> state of its search in words, if it has not ended.
+        at_an_end: rule and setting of the values that are marked, because they are at an end of their range.
+    """
     lines = []
     for rule in RULES:
         own = chosen(rows, rule=rule)
-        values = {row["setting"]: f"{row['value']:g}" for row in own}
+        values = {row["setting"]: f"{row['value']:g}" + " *" * ((rule, row["setting"]) in at_an_end) for row in own}
         line = {"rule": RULE_STYLES[rule].label, **{setting: values.get(setting, "-") for setting in SETTINGS}}
         score = f"{100 * own[0]['score']:.2f}" if own else states[rule]
         minutes = f"{own[0]['seconds'] / 60:.0f}" if own else ""
