@@ -78,7 +78,7 @@ setup(
             "pyspark>=4,<5; python_version >= '3.11'",
         ],
     },
-    entry_points={"console_scripts": ["neural-alignment = neural_alignment.cli:main"]},
+    entry_points={"console_scripts": ["neural-alignment = neural_alignment.cli:program"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",

@@ -744,13 +744,7 @@ def _system_message(error: Exception) -> str | None:
 
 
 def _exit(line: str, code: int) -> None:
-    """Exits with a message, without waiting for a thread that traces the graph of a step, which can take a minute."""
     _say(line)
-    stepping = sys.modules.get("neural_alignment.training.stepping")  # An import would import TensorFlow.
-    if stepping is not None and stepping.is_tracing():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
     sys.exit(code)
 
 
@@ -760,5 +754,21 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def program() -> None:
+    """Runs the command line as a process of its own, as the installed script does.
+
+    After an error the process does not wait for a thread that traces the graph of a step, which can take a minute.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        stepping = sys.modules.get("neural_alignment.training.stepping")  # An import would import TensorFlow.
+        if end.code and stepping is not None and stepping.is_tracing():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise
+
+
 if __name__ == "__main__":
-    main()
+    program()

@@ -121,7 +121,7 @@ def checked_picture(path: str) -> str:
     Raises:
         ValueError: as for `checked`; also if it does not end with .png, or cannot be written.
     """
-    if not path.endswith(".png"):
+    if not checked(path).endswith(".png"):
         raise ValueError(f"must be the name of a picture, which ends with .png; found {_short(path)}")
     return f"{checked_prefix(path.removesuffix('.png'), ('.png',))}.png"
 

@@ -68,4 +68,4 @@ def _run(arguments: list[str], environment: dict[str, str], output: str, errors:
     from neural_alignment import cli
 
     sys.argv = ["neural-alignment", *arguments]
-    cli.main()
+    cli.program()

@@ -164,8 +164,11 @@ def test_every_path_of_the_command_line_is_checked_and_expanded(command, monkeyp
             continue
         option = types.SimpleNamespace(opts=["--option"])
         path = "~/file" if name in ("config", "configs", "plan", "recordings", "images") else "~/new"
-        path = "~/directory.csv" if (name, base) == ("configs", str) else path
         many = "list" in str(base)
+        if name == "configs" and not many:
+            path = "~/directory.csv"
+        elif (command.__name__, name) == ("plot", "output"):
+            path = "~/new.png"
         value = callback(option, [path] if many else path)
         wanted = str(place / path[2:])
         assert value == ([wanted] if many else wanted), name

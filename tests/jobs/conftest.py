@@ -94,7 +94,7 @@ LAUNCH = """
 import os, sys
 from neural_alignment import cli
 sys.argv = ["neural-alignment", "train", sys.argv[2], "--run-dir", sys.argv[3], "--resume"]
-cli.main()
+cli.program()
 """
 """Stands in for `tpu_scripts/train.sh`: trains on the CPU of this machine."""
 

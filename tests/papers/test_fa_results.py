@@ -4,6 +4,7 @@ Every test of a file is skipped until the file is there.
 """
 
 import csv
+import functools
 import re
 import statistics
 
@@ -167,6 +168,7 @@ def files_with(tmp_path, change):
     return str(tmp_path)
 
 
+@functools.cache
 def verdicts(folder):
     return {row["claim"]: row["verdict"] for row in claims.judge(CLAIMS, folder).rows}
 
