@@ -125,7 +125,7 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> MultiOptimizer:
     """Returns the optimizers of a run with the schedule of J and R over its global steps."""
     plan = config.optimization
     # Where both losses move W, the two optimizers need different noise: it is a function of seed, path and step.
-    seed_offset = 2**31 if any(rule.trains_forward for rule in config.rules) else 0
+    seed_offset = 2**30 if any(rule.trains_forward for rule in config.rules) else 0
     clock = Clock(steps_per_epoch, config.epochs_of_j, plan.delay_epochs, plan.alternation)
     optimizers = [
         options.make(config.batch_size, clock, run_seed(config.seed + loss * seed_offset))

@@ -103,3 +103,19 @@ def test_a_run_in_every_precision_reports_top_5(tmp_path, precision):
     result = run.train(configuration.parse(configuration.merge(BASE, changes)), tmp_path / "run")
     assert result.metrics["top1"] <= result.metrics["top5"] <= 1
     assert run.evaluate(tmp_path / "run")["top5"] == pytest.approx(result.metrics["top5"], rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
+def test_where_both_losses_move_w_each_update_has_its_own_noise(seed):
+    options = {"name": "sgd", "learning_rate": 0.1, "noise": {"variance": 0.25}}
+    changes = {"seed": seed, "alignment": {"update_forward": True}}
+    changes["optimization"] = {"forward": options, "backward": options}
+    config = configuration.parse(configuration.merge(BASE, changes))
+    drawn = []
+    for each in setup.build_optimizer(config, 50).inner_optimizers:
+        variable = keras.Variable(np.zeros(1000), name="kernel")
+        each.build([variable])
+        each.apply([tf.zeros(1000)], [variable])
+        drawn.append(variable.numpy())
+    assert [np.std(each) for each in drawn] == pytest.approx([0.05, 0.05], rel=0.2)
+    assert abs(np.corrcoef(*drawn)[0, 1]) < 0.15
