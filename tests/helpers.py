@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,6 +174,17 @@ def two_replicas() -> Any:
     from neural_alignment.training import distribution
 
     return distribution.create(Runtime(strategy="mirrored", replicas=2)).strategy
+
+
+def run_command(monkeypatch: Any, capsys: Any, *arguments: Any) -> tuple[int, str, str]:
+    """Runs the command line in this process; returns exit code, standard output and standard error."""
+    from neural_alignment import cli
+
+    monkeypatch.setattr(sys, "argv", ["neural-alignment", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    captured = capsys.readouterr()
+    return end.value.code or 0, captured.out, captured.err
 
 
 def install_plugin(folder: Path, module: str) -> None:

@@ -1,14 +1,14 @@
 """Pictures of runs: what they show is read from the figures."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import run_command
 
-from neural_alignment import cli, plots
 from neural_alignment import config as configuration
+from neural_alignment import plots
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.losses import ACCURACY, SMALLEST_LOSS
 from neural_alignment.training.metrics import MetricsFile
@@ -149,22 +149,20 @@ def test_runs_with_different_metrics_are_not_compared(monkeypatch):
         plots.compare(["a", "b"])
 
 
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["neural-alignment", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    output = capsys.readouterr()
-    return end.value.code or 0, output.out, output.err
-
-
 def test_the_command_writes_a_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):
         make_run(Path("runs", "rule", f"seed{seed}"), seed=seed)
-    assert call(monkeypatch, capsys, "plot", "runs/rule/seed0")[:2] == (0, "written: runs/rule/seed0/summary.png\n")
-    assert call(monkeypatch, capsys, "plot", "runs/rule", "-o", "new/rules.png")[:2] == (0, "written: new/rules.png\n")
+    assert run_command(monkeypatch, capsys, "plot", "runs/rule/seed0")[:2] == (
+        0,
+        "written: runs/rule/seed0/summary.png\n",
+    )
+    assert run_command(monkeypatch, capsys, "plot", "runs/rule", "-o", "new/rules.png")[:2] == (
+        0,
+        "written: new/rules.png\n",
+    )
     for path in ("runs/rule/seed0/summary.png", "new/rules.png"):
         assert tf.io.decode_png(tf.io.read_file(path)).shape[-1] == 4
-    code, _, error = call(monkeypatch, capsys, "plot", "runs/rule", "-o", "rules.jpg")
+    code, _, error = run_command(monkeypatch, capsys, "plot", "runs/rule", "-o", "rules.jpg")
     assert code == 2
     assert error == "error: --output: must be the name of a picture, which ends with .png; found 'rules.jpg'\n"

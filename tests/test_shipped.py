@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers import run_command
 
 from neural_alignment import cli, shipped
 from neural_alignment import config as configuration
@@ -26,15 +27,6 @@ def elsewhere(tmp_path, monkeypatch):
     """An empty working directory outside of the checkout."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(monkeypatch, capsys, *arguments):
-    """Runs the command line; returns exit code, standard output and standard error."""
-    monkeypatch.setattr(sys, "argv", ["neural-alignment", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    output = capsys.readouterr()
-    return end.value.code or 0, output.out, output.err
 
 
 def test_every_file_has_a_name():
@@ -118,7 +110,7 @@ def test_a_copy_replaces_no_file(elsewhere):
 
 class TestCommand:
     def test_it_lists_all_names_with_their_titles(self, elsewhere, monkeypatch, capsys):
-        code, output, _ = run(monkeypatch, capsys, "configs")
+        code, output, _ = run_command(monkeypatch, capsys, "configs")
         assert code == 0
         assert [line.split()[0] for line in output.splitlines()] == NAMES
         assert "  Symmetric alignment on scikit-learn's digits: the first run on a fresh machine." in output
@@ -126,14 +118,14 @@ class TestCommand:
 
     def test_it_lists_a_folder(self, elsewhere, monkeypatch, capsys):
         for given in ("two_routes/resnet18", "two_routes/resnet18/"):
-            code, output, _ = run(monkeypatch, capsys, "configs", given)
+            code, output, _ = run_command(monkeypatch, capsys, "configs", given)
             assert code == 0
             found = [line.split()[0] for line in output.splitlines()]
             assert found == [name for name in NAMES if name.startswith("two_routes/resnet18/")]
 
     def test_it_prints_and_copies_a_configuration(self, elsewhere, monkeypatch, capsys):
-        _, printed, _ = run(monkeypatch, capsys, "configs", "quickstart")
-        code, output, _ = run(monkeypatch, capsys, "configs", "quickstart", "--copy", "mine.yaml")
+        _, printed, _ = run_command(monkeypatch, capsys, "configs", "quickstart")
+        code, output, _ = run_command(monkeypatch, capsys, "configs", "quickstart", "--copy", "mine.yaml")
         assert (code, output) == (0, "written: mine.yaml\n")
         assert Path("mine.yaml").read_text() == printed
 
@@ -146,7 +138,7 @@ class TestCommand:
         ],
     )
     def test_wrong_arguments_are_one_line(self, elsewhere, monkeypatch, capsys, arguments, line):
-        code, _, error = run(monkeypatch, capsys, "configs", *arguments)
+        code, _, error = run_command(monkeypatch, capsys, "configs", *arguments)
         assert code == 2
         assert error.startswith(f"error: {line}")
         assert len(error.splitlines()) == 1
@@ -169,7 +161,7 @@ def test_names_and_files_complete_what_is_typed(elsewhere):
 
 
 def test_the_version_names_what_decides_the_results(monkeypatch, capsys):
-    code, output, _ = run(monkeypatch, capsys, "--version")
+    code, output, _ = run_command(monkeypatch, capsys, "--version")
     assert code == 0
     assert output.startswith("neural_alignment 0.")
     assert "\nkeras 3." in output

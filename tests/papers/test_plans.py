@@ -4,13 +4,12 @@ import csv
 import json
 import os
 import signal
-import sys
 import threading
 
 import pytest
+from helpers import run_command
 from processes import Command
 
-from neural_alignment import cli
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.jobs import plans, pool
 from neural_alignment.jobs.batch import Execution, Screen
@@ -188,16 +187,8 @@ def paper(tmp_path, configs, monkeypatch):
     return tmp_path
 
 
-def run(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["neural-alignment", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    captured = capsys.readouterr()
-    return end.value.code or 0, captured.out, captured.err
-
-
 def test_one_command_trains_what_a_paper_needs_and_makes_it_all(paper, capsys, monkeypatch):
-    code, out, err = run(capsys, monkeypatch, "lab", "small")
+    code, out, err = run_command(monkeypatch, capsys, "lab", "small")
     assert code == 0, err
     lines = out.splitlines()
     assert lines[:3] == [
@@ -216,11 +207,11 @@ def test_one_command_trains_what_a_paper_needs_and_makes_it_all(paper, capsys, m
     ]  # fmt: skip
     trained = models_below(paper / "runs" / "lab" / "small")
     assert len(trained) == 2
-    code, out, _ = run(capsys, monkeypatch, "table", "small/2", "--lab")
+    code, out, _ = run_command(monkeypatch, capsys, "table", "small/2", "--lab")
     assert code == 0
     assert "table small/2: 0 of 1 runs to train, 0 s (estimate)" in out
     assert models_below(paper / "runs" / "lab" / "small") == trained
-    code, out, _ = run(capsys, monkeypatch, "table")
+    code, out, _ = run_command(monkeypatch, capsys, "table")
     assert code == 0
     assert "| small/1 | both | 2 runs, " in out
     assert "| small/2 | one of them | --lab: 1 runs, " in out
@@ -240,7 +231,7 @@ def models_below(folder):
     (["table", "small/1", "--output", "configs/plain.yaml/x"], "is not a directory"),
 ])  # fmt: skip
 def test_wrong_input_is_one_line_and_nothing_is_made(paper, capsys, monkeypatch, arguments, part):
-    code, out, err = run(capsys, monkeypatch, *arguments)
+    code, out, err = run_command(monkeypatch, capsys, *arguments)
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert err.startswith("error: ")
