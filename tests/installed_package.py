@@ -97,8 +97,8 @@ def stopped(program: Path, options: dict) -> None:
     command = [program, "lab", "wide_networks"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
         first = process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate()
+        process.send_signal(signal.SIGTERM)  # A shell may have started this script with SIGINT ignored.
+        output, errors = process.communicate(timeout=120)
     assert first.startswith("table wide_networks/"), first + output + errors
     assert process.returncode == 1, errors
     assert errors.splitlines()[-1].startswith("stopped"), errors
