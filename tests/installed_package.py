@@ -92,17 +92,20 @@ def use(programs: Path, folder: Path) -> None:
 
 
 def stopped(program: Path, options: dict) -> None:
-    """Starts the lab profile of a paper, interrupts it after its first line, and checks that it ends in one line."""
+    """Starts the lab profile of a paper, which takes hours, and stops it after its first line."""
     options = {key: value for key, value in options.items() if key != "capture_output"}
     command = [program, "lab", "wide_networks"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    try:
         first = process.stdout.readline()
-        process.send_signal(signal.SIGTERM)  # A shell may have started this script with SIGINT ignored.
+        process.terminate()  # A shell may have started this script with SIGINT ignored.
         output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert first.startswith("table wide_networks/"), first + output + errors
-    assert process.returncode == 1, errors
-    assert errors.splitlines()[-1].startswith("stopped"), errors
-    print(f"{'':8} {shlex.join(map(str, command))}, interrupted")
+    # The signal may come before the command has begun to train, which is when it begins to catch it.
+    assert process.returncode == -signal.SIGTERM or errors.splitlines()[-1].startswith("stopped"), errors
+    print(f"{'':8} {shlex.join(map(str, command))}, stopped")
 
 
 if __name__ == "__main__":
