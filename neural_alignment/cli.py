@@ -755,7 +755,7 @@ def _say(line: str) -> None:
 
 
 def program() -> None:
-    """Runs the command line as a process of its own, as the installed script does.
+    """Runs the command line as the whole of a process, as the installed script does.
 
     After an error the process does not wait for a thread that traces the graph of a step, which can take a minute.
     """

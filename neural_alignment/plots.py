@@ -32,6 +32,11 @@ SUMMARY = "summary.png"
 
 RIGHT_ANGLE = 90.0
 
+_VALIDATION = "validation"
+
+_R = "R, which each rule scales differently"
+"""Title of the panel with the R of several rules."""
+
 _COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """The palette of Okabe and Ito, for people with any colour vision. In grey, line styles tell the lines apart."""
 
@@ -141,8 +146,8 @@ def summary(run: Curve) -> Figure:
 
 def _quantities(criterion: Criterion) -> dict[str, dict[str, str]]:
     """Returns title of a panel -> column -> label."""
-    losses = {"J": "validation", "train_J": "training"}
-    metric = {criterion.column: "validation", f"train_{criterion.column}": "training"}
+    losses = {"J": _VALIDATION, "train_J": "training"}
+    metric = {criterion.column: _VALIDATION, f"train_{criterion.column}": "training"}
     return {"J": losses, criterion.name: metric, "R": {"R": "training"}}
 
 
@@ -222,11 +227,6 @@ def compare(paths: Sequence[str]) -> Figure:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
     return figure
-
-
-_VALIDATION = "validation"
-
-_R = "R, which each rule scales differently"
 
 
 def _endless_lines() -> Iterator[Any]:

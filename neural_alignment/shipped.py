@@ -52,7 +52,7 @@ def find(given: str) -> str:
     own = os.path.join("configs", f"{name}{_EXTENSION}")
     if os.path.isfile(own):
         return own
-    return shown(_file(name)) if name in names() else given
+    return shown(_file(name)) if _is_name(name) else given
 
 
 def find_beside(path: str, other: str) -> str:
@@ -67,7 +67,7 @@ def find_beside(path: str, other: str) -> str:
     """
     beside = paths.beside(path, other)
     if paths.is_local(beside) and not os.path.exists(beside):
-        return find(other) if other in names() else beside
+        return find(other) if _is_name(other) else beside
     return beside
 
 
@@ -91,9 +91,15 @@ def check_name(name: str) -> None:
     Raises:
         ConfigError: if there is none.
     """
-    if name not in names():
+    if not _is_name(name):
         close = nearest(name, names())
         raise ConfigError(f"{name}: no such configuration; `neural-alignment configs` lists them{close}")
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text is in `names`, without a search of the folder, because every configuration that is read asks."""
+    parts = text.split("/")
+    return all(part not in ("", os.curdir, os.pardir) for part in parts) and _file(text).is_file()
 
 
 def _file(name: str) -> Path:

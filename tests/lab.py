@@ -53,11 +53,6 @@ def documented(page):
     return {claim: (here, shows) for _, claim, _, here, shows in lines[2:]}
 
 
-def verdict(cases):
-    """Returns in the words of a page whether a claim holds in the given cases."""
-    return "yes" if all(cases) else "in part" if any(cases) else "no"
-
-
 def write_run(folder, cell, seed, top1, top5=0.9, state="finished", **overrides):
     """Writes a run directory as `train` leaves it."""
     path = Path(folder) / cell.name / f"seed{seed}"

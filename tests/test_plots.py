@@ -1,4 +1,4 @@
-"""Pictures of runs: what they show is read from the figures."""
+"""Pictures of runs. The tests read the values that the figures show."""
 
 from pathlib import Path
 

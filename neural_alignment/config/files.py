@@ -30,9 +30,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -
     """
     chain = yaml_files.read_chain(str(path))
     path, _ = chain[0]
-    data: dict[str, Any] = {}
-    for _, layer in reversed(chain):
-        data = yaml_files.merge(data, layer)
+    data = yaml_files.merged(chain)
     origins = [(f"{name}: ", layer) for name, layer in chain]
     smoke_overrides = data.pop("smoke", None)
     if smoke:

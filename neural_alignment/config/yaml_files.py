@@ -89,6 +89,18 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def merged(chain: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Returns the contents of a file and of its bases as one mapping.
+
+    Args:
+        chain: the result of `read_chain`.
+    """
+    data: dict[str, Any] = {}
+    for _, layer in reversed(chain):
+        data = merge(data, layer)
+    return data
+
+
 def _other_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     for key, kind in IMPLIED_KINDS.items():
         old = {**kind, **old} if key in old else old
@@ -206,7 +218,7 @@ def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str)
 def _effective(origins: Sequence[tuple[str, Any]], keys: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yields the origins up to the first one that replaces the value at a key path, or a value around it, as a whole.
 
-    This is one that sets it to something else than a mapping or a list, such as null.
+    This is one that sets it to something other than a mapping or a list, such as null.
     """
     for name, content in origins:
         yield name, content

@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any
 
-from neural_alignment import config as configuration
 from neural_alignment import shipped
-from neural_alignment.config import yaml_writer
+from neural_alignment.config import yaml_files, yaml_writer
 from neural_alignment.errors import InputError
 from neural_alignment.search import plan
 
@@ -41,10 +40,7 @@ def write(name: str, path: str) -> None:
 
 def _merged(name: str) -> dict[str, Any]:
     path = shipped.find(f"configs/{name}")
-    data: dict[str, Any] = {}
     if name.startswith("search/"):
         data = plan.load(path).model_dump(mode="json", exclude_defaults=True)
         return data | {"config": shipped.name_of(data["config"])}
-    for _, layer in reversed(configuration.read_chain(path)):
-        data = configuration.merge(data, layer)
-    return data
+    return yaml_files.merged(yaml_files.read_chain(path))

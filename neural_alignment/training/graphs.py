@@ -58,9 +58,8 @@ def run_seed(seed: int) -> int:
 def reuse_graphs(model: AlignedModel, config: Config, facts: Facts) -> None:
     """Lets a compiled model use the kept graphs, if there are some and they are equal to those of the model.
 
-    Graphs that XLA compiles are not kept.
-
-    Call it before a graph of the model is traced. Call `keep_graphs` after the run.
+    Graphs that XLA compiles are not kept. Call this function before a graph of the model is traced, and `keep_graphs`
+    after the run.
 
     Args:
         model: the model of the run.

@@ -15,9 +15,10 @@ import pytest
 
 from neural_alignment.jobs.plans import unique
 from neural_alignment.papers import wide_networks
+from neural_alignment.papers.claims import verdict
 from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks import runs as experiments
-from tests.lab import ROOT, documented, verdict
+from tests.lab import ROOT, documented
 
 RESULTS = ROOT / "results" / "wide_networks"
 PAGE = (ROOT / "docs" / "wide_networks.md").read_text()
