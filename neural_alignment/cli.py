@@ -237,7 +237,7 @@ def train(
 
     from neural_alignment import config as configuration
     from neural_alignment import plots
-    from neural_alignment.training import callbacks, files, run
+    from neural_alignment.training import callbacks, distribution, files, run
     from neural_alignment.training.run_directory import RunDirectory
 
     if force and (resume or resume_from is not None):
@@ -255,11 +255,13 @@ def train(
     try:
         result = run.train(settings, directory(), resume, force, progress, resume_from)
     except Diverged:
-        with contextlib.suppress(InputError):  # There is nothing to draw before the first evaluation.
-            plots.write([directory()])
+        if distribution.is_chief(settings.runtime):
+            with contextlib.suppress(InputError):  # There is nothing to draw before the first evaluation.
+                plots.write([directory()])
         raise
-    _print_result(result, settings.loss.criterion)
-    print(f"summary        {plots.write([result.path])}")
+    if distribution.is_chief(settings.runtime):
+        _print_result(result, settings.loss.criterion)
+        print(f"summary        {plots.write([result.path])}")
 
 
 @app.command(epilog=_examples("evaluate runs/quickstart"))

@@ -2,6 +2,9 @@
 
 import gc
 import os
+import shutil
+import subprocess
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As in the command line.
@@ -9,6 +12,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads would comp
 
 import numpy as np
 import pytest
+
+SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
+"""The path of commands, with the folder of daemons."""
 
 # Graphs consist of many long-lived objects. With Python's default thresholds garbage collection takes 6 % of the time.
 gc.set_threshold(100_000, 50, 50)
@@ -45,3 +51,24 @@ def float64():
     yield
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture(scope="session")
+def local_slurm(tmp_path_factory):
+    """Starts a private SLURM with two nodes on this machine; returns the environment for its commands."""
+    script = Path(__file__).parent / "local_slurm.sh"
+    if missing := [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name, path=SYSTEM_PATH)]:
+        pytest.skip(f"{missing[0]} was not found (Debian's packages slurm-wlm and munge)")
+    folder = tmp_path_factory.mktemp("slurm")
+    # Of processes that run tests at the same time, each has its own ports.
+    port = 16_817 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    environment = {
+        **os.environ,
+        "LOCAL_SLURM_PORT": str(port),
+        "SLURM_CONF": str(folder / "slurm.conf"),
+        "PYTHONPATH": str(script.parent.parent),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    subprocess.run([script, "start", folder], env=environment, check=True)
+    yield environment
+    subprocess.run([script, "stop", folder], env=environment, check=True)
