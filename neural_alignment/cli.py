@@ -147,8 +147,8 @@ SlurmOption = Annotated[
     typer.Option(
         "--slurm",
         metavar="KEY=VALUE",
-        help="With --engine slurm: partition, time (minutes), gpus, cpus, memory (GB), account, qos, constraint; may "
-        "be repeated.",
+        help="With --engine slurm: partition, account, qos, constraint, time, gpus, cpus, memory (GB), save, requeues, "
+        "array, setup, sbatch.OPTION, on_exit; or a YAML file of them; may be repeated. See docs/clusters.md.",
     ),
 ]
 

@@ -26,7 +26,7 @@ SlurmctldHost=localhost
 SlurmctldPort=$PORT
 SlurmUser=$user
 SlurmdUser=$user
-AuthInfo=socket=$FOLDER/munge.socket
+AuthInfo=socket=$FOLDER/munge.socket,cred_expire=5
 StateSaveLocation=$FOLDER/state
 SlurmdSpoolDir=$FOLDER/spool.%n
 SlurmctldPidFile=$FOLDER/slurmctld.pid
@@ -38,7 +38,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-SchedulerParameters=sched_interval=1,batch_sched_delay=0,preempt_youngest_first,requeue_delay=1
+SchedulerParameters=sched_interval=1,batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=20

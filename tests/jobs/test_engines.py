@@ -140,10 +140,11 @@ class TestTPUs:
     ("slurm:-1", {}, "--engine slurm:N: N must be an integer"),
     ("slrum:2", {}, "did you mean 'slurm'?"),
     ("", {}, "--engine must be one of in-process, processes:N, spark:N, tpu:NAME,NAME,..., slurm:N; found ''"),
-    ("slurm:2", {"slurm": ["partion=gpu"]}, "found 'partion'; did you mean 'partition'?"),
+    ("slurm:2", {"slurm": ["partion=gpu"]}, "--slurm partion: unknown key; allowed: "),
+    ("slurm:2", {"slurm": ["partion=gpu"]}, "did you mean 'partition'?"),
     ("slurm:2", {"slurm": ["time=soon"]}, "--slurm time: must be an integer from 1 to 1000000; found 'soon'"),
     ("slurm:2", {"slurm": ["gpus"]}, "--slurm gpus=VALUE: the value is missing"),
-    ("slurm:2", {"slurm": ["cluster=locl"]}, "must be slurm or local; found 'locl'; did you mean 'local'?"),
+    ("slurm:2", {"slurm": ["cluster=locl"]}, "cluster: input should be 'slurm' or 'local'; did you mean 'local'?; found 'locl'"),
 ])  # fmt: skip
 def test_a_wrong_option_is_one_line(choice, options, said):
     with pytest.raises(ConfigError) as error:
