@@ -6,10 +6,12 @@ import re
 import signal
 import stat
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from recorder import Recorder
+from processes import Command
+from recorder import Recorder, awaited
 
 from neural_alignment.errors import ConfigError, Stopped
 from neural_alignment.jobs.ending import Ending
@@ -452,22 +454,34 @@ def test_a_run_is_requeued_before_its_time_limit_and_resumes_as_often_as_allowed
     assert status(run)["state"] == "stopped"
 
 
-@pytest.mark.exhaustive
-def test_a_killed_command_finds_its_job_and_ctrl_c_cancels_it(tmp_path, real, training):
-    run = training("endless", "epochs=1000000")
+@pytest.fixture
+def endless_comparison(tmp_path, training):
+    """Returns a function that compares a run that would never end, until a signal comes; returns exit code and errors.
+
+    It takes the signal, and a text that the command prints before the signal is sent.
+    """
+    run = training("endless")
     words = ["compare", run.config, "--set", "epochs=1000000", "--seeds", "0", "--output", str(tmp_path / "out")]
     words += ["--runs", str(tmp_path / "runs"), "--engine", "slurm:1", "--slurm", "time=5"]
-    before = jobs_of_slurm()
-    for number, kill in enumerate((signal.SIGKILL, signal.SIGINT)):
+
+    def compare(number, said):
         output = tmp_path / f"output{number}"
         command = Command(words, {}, tmp_path / f"errors{number}", output=output)
-        said = "submitted SLURM job" if number == 0 else "1 SLURM jobs of an earlier command were found"
-        awaited(lambda output=output, said=said: command.ended or (output.exists() and said in output.read_text()))
+        awaited(lambda: command.ended or (output.exists() and said in output.read_text()))
         awaited(lambda: command.ended or list(tmp_path.glob("runs/**/metrics.csv")))
-        os.kill(command.pid, kill)
-        code = command.wait()
+        os.kill(command.pid, number)
+        return command.wait(), command.errors
+
+    return compare
+
+
+@pytest.mark.exhaustive
+def test_a_killed_command_finds_its_job_and_ctrl_c_cancels_it(tmp_path, real, endless_comparison):
+    before = jobs_of_slurm()
+    endless_comparison(signal.SIGKILL, "submitted SLURM job")
+    code, errors = endless_comparison(signal.SIGINT, "1 SLURM jobs of an earlier command were found")
     assert code == 1
-    assert "stopped: SIGINT; the same command resumes" in command.errors
+    assert "stopped: SIGINT; the same command resumes" in errors
     (path,) = tmp_path.glob("runs/**/status.json")
     assert json.loads(path.read_text())["state"] == "stopped"
     assert len(jobs_of_slurm() - before) == 1
