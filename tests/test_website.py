@@ -103,7 +103,7 @@ def test_the_costs_of_the_rules_are_those_that_are_counted():
 
 def test_every_figure_is_in_the_gallery_with_its_command():
     found = gallery.pictures()
-    files = {path for path in (ROOT / "results").glob("*/*.png")}
+    files = {*(ROOT / "results").glob("*/*.png")}
     assert {each.path for each_folder in found.values() for each in each_folder} == files
     for each in [each for each_folder in found.values() for each in each_folder]:
         assert re.match(r"(neural-alignment (figure|table|search)|make) ", each.command), each
@@ -138,7 +138,7 @@ def test_the_check_of_the_site_finds_each_kind_of_problem(tmp_path, monkeypatch)
     wrong = {
         '<a href="none.html">x</a>': "index.html: none.html: no such file",
         '<a href="reference/optimizers.html#Sgd">x</a>': "index.html: reference/optimizers.html#Sgd: no such anchor",
-        '<script src="https://example.com/x.js"></script>': "index.html: loads https://example.com/x.js from another host",
+        '<script src="https://example.com/x"></script>': "index.html: loads https://example.com/x from another host",
         "<b^t x>": "index.html: <b^t> is no tag of a page",
     }
     for text, problem in wrong.items():
