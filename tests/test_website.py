@@ -72,6 +72,15 @@ def test_the_reference_has_the_names_that_are_imported_at_their_first_use():
         reference.define("neural_alignment.training", "load_weight")
 
 
+def test_docstrings_keep_their_text():
+    before = "Overlap <B^T x, z>; `a < b`.\n\n    m <- b m\n\n"
+    after = "\n\nRaises:\n    ValueError: if"
+    changed = reference.markdown(f"{before}Returns:\n    - `norm` (d,): ||W||.\n    - more{after}")
+    assert changed.startswith(before.replace("<B", "&lt;B") + "**Returns:**\n\n- `norm` (d,): ||W||.\n- more\n")
+    assert changed.endswith(after)
+    assert reference.markdown("Reads:\n- one\n- two") == "Reads:\n\n- one\n- two"
+
+
 def test_every_rule_has_a_section_with_its_picture():
     assert set(SECTIONS) == {name for name in alignments.RULES if name != "shrinking"}
     for name, text in SECTIONS.items():
@@ -124,7 +133,10 @@ def test_the_site_has_the_pages_files_and_folders_that_the_guide_names(tmp_path)
     assert "&lt;B^T x, z>" in rules
     assert "| upstream error |" in (tmp_path / "docs" / "glossary.md").read_text()
     assert "source: image_folder" in (tmp_path / "configs" / "photographs" / "symmetric.yaml.md").read_text()
-    assert "- [`quickstart.yaml`](quickstart.yaml.md)" in (tmp_path / "configs" / "index.md").read_text()
+    assert (
+        "- [`quickstart.yaml`](quickstart.yaml.md): Symmetric alignment"
+        in (tmp_path / "configs" / "index.md").read_text()
+    )
     assert (tmp_path / "results" / "two_routes" / "figure_3.png").read_bytes()[1:4] == b"PNG"
 
 

@@ -1,4 +1,4 @@
-"""An extension of griffe, the reader of docstrings: our docstrings are text, in which `<` never begins a tag."""
+"""An extension of griffe, which reads the docstrings for mkdocstrings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import griffe
 
-from website.pages import escaped
+from website.reference import markdown
 
 
-class PlainText(griffe.Extension):
-    """Escapes docstrings for Markdown."""
+class Prose(griffe.Extension):
+    """Prepares docstrings for Markdown."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Changes the docstring of an object that has been read."""
         if obj.docstring:
-            obj.docstring.value = escaped(obj.docstring.value)
+            obj.docstring.value = markdown(obj.docstring.value)

@@ -173,7 +173,7 @@ class Site:
 
         def changed(part: str) -> str:
             linked = LINK.sub(lambda link: self._link(origin, name, link), part)
-            return part if part.startswith("```") else _spaced(escaped(linked))
+            return part if part.startswith("```") else spaced(escaped(linked))
 
         parts = CODE.split(re.sub(r"^<!--.*?-->\n", "", text, flags=re.MULTILINE))
         place = self.folder / name
@@ -211,7 +211,8 @@ class Site:
             text = (ROOT / path / "README.md").read_text(encoding="utf-8") + f"\n## Files in {path}/\n\n"
             names.remove("README.md")
         is_listed = path.split("/")[0] in LISTED and "runs" not in path.split("/")
-        lines = [f"[`{each}`]({each})" if is_listed and each != "runs" else f"`{each}`" for each in names]
+        linked = [f"[`{each}`]({each})" if is_listed and each != "runs" else f"`{each}`" for each in names]
+        lines = [link + _purpose(ROOT / path / each) for link, each in zip(linked, names, strict=True)]
         self.write(f"{path}/README.md", self.written[path], _hidden(text + "".join(f"- {line}\n" for line in lines)))
 
     def _folder_of(self, path: str) -> str:
@@ -226,6 +227,12 @@ class Site:
         place.write_bytes((ROOT / path).read_bytes())
 
 
+def _purpose(path: Path) -> str:
+    """Returns the first line of a configuration, which says what it is for; empty for other files."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0] if path.suffix == ".yaml" else ""
+    return f": {first.removeprefix('# ')}" if first.startswith("# ") else ""
+
+
 def _titled(text: str, path: str) -> str:
     """Returns a Markdown text that begins with a heading."""
     return text if text.startswith("# ") else f"# {path}\n\n{text}"
@@ -236,7 +243,7 @@ def _hidden(text: str) -> str:
     return f"---\nsearch:\n  exclude: true\n---\n\n{text}"
 
 
-def _spaced(text: str) -> str:
+def spaced(text: str) -> str:
     """Returns a Markdown text with a blank line before each list, as Python-Markdown requires."""
     return re.sub(r"^((?![-*|]|\d+\.|\s).+)\n(?=- |\d+\. )", r"\1\n\n", text, flags=re.MULTILINE)
 
@@ -244,4 +251,5 @@ def _spaced(text: str) -> str:
 def escaped(text: str) -> str:
     """Returns a Markdown text in which no `<` outside of code begins a tag, as in <B^T x, z>. Addresses in <> stay."""
     parts = re.split(r"(^```.*?^```$|``.+?``|`[^`]+`)", text, flags=re.MULTILINE | re.DOTALL)
-    return "".join(part if part.startswith("`") else re.sub(r"<(?!https?:)", "&lt;", part) for part in parts)
+    tag = re.compile(r"<(?=[A-Za-z/!?])(?!https?:)")
+    return "".join(part if part.startswith("`") else tag.sub("&lt;", part) for part in parts)

@@ -7,11 +7,13 @@ which have no `__all__`, all names without a leading underscore.
 from __future__ import annotations
 
 import ast
+import re
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from website.pages import ROOT
+from website.pages import ROOT, escaped, spaced
 
 PACKAGES = ("neural_alignment", "optimizers")
 
@@ -20,6 +22,10 @@ WITHOUT_ALL = ("neural_alignment.analysis", "neural_alignment.errors")
 
 TOP = "neural_alignment"
 """The package whose `__all__` has names that it imports at their first use, and names of modules."""
+
+
+RETURNED = re.compile(r"^(Returns|Yields):\n((?:(?: {4}.*)?(?:\n|\Z))+)", re.MULTILINE)
+"""The section of a docstring about the values of a function."""
 
 
 class Name(NamedTuple):
@@ -110,6 +116,19 @@ def front_page() -> str:
     lines += ["## Modules", "", "| module | content |", "|---|---|"]
     lines += [f"| [`{module}`]({module}.md) | {_summary(module)} |" for module in modules()]
     return "\n".join(lines) + "\n"
+
+
+def markdown(text: str) -> str:
+    """Returns a docstring in which griffe and Markdown change nothing.
+
+    A `<` never begins a tag. The values of functions are described in sentences and lists: griffe would take the words
+    before a colon for a type.
+    """
+
+    def titled(returned: re.Match) -> str:
+        return f"**{returned[1]}:**\n\n{textwrap.dedent(returned[2])}\n\n"
+
+    return spaced(escaped(RETURNED.sub(titled, text)))
 
 
 def _summary(module: str) -> str:
