@@ -16,7 +16,7 @@ from neural_alignment.options import Options
 LARGEST = 1_000_000
 
 RESERVED = ("array", "error", "input", "no-requeue", "open-mode", "output", "parsable", "requeue", "signal", "wrap")
-"""Options of `sbatch` that the engine sets, or that would change what it reads from `sbatch`."""
+"""Options of `sbatch` that the engine sets, or that would change the output of `sbatch`, which it reads."""
 
 _DURATION = re.compile(r"(?:(?P<days>\d{1,4})-)?(?P<hours>\d{1,4}):(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?")
 
