@@ -53,7 +53,10 @@ NAVIGATION: dict[str, dict[str, str]] = {
 
 HOME, GLOSSARY = "README.md", "docs/glossary.md"
 
-LANGUAGES = {".yaml": "yaml", ".py": "python", ".sh": "bash", ".sbatch": "bash", ".toml": "toml", ".txt": "text", ".cff": "yaml"}
+LANGUAGES = {
+    **{".yaml": "yaml", ".cff": "yaml", ".py": "python", ".toml": "toml", ".txt": "text"},
+    **{".sh": "bash", ".sbatch": "bash"},
+}
 """Extension of a file that is shown as a page of code -> its language. Files without extension are shown as text."""
 
 LISTED = ("configs", "results")
