@@ -54,8 +54,13 @@ NAVIGATION: dict[str, dict[str, str]] = {
 HOME, GLOSSARY = "README.md", "docs/glossary.md"
 
 LANGUAGES = {
-    **{".yaml": "yaml", ".cff": "yaml", ".py": "python", ".toml": "toml", ".txt": "text"},
-    **{".sh": "bash", ".sbatch": "bash"},
+    ".yaml": "yaml",
+    ".cff": "yaml",
+    ".py": "python",
+    ".toml": "toml",
+    ".txt": "text",
+    ".sh": "bash",
+    ".sbatch": "bash",
 }
 """Extension of a file that is shown as a page of code -> its language. Files without extension are shown as text."""
 
