@@ -125,7 +125,7 @@ def test_a_requeued_search_finds_its_trial(tmp_path, local_slurm, sbatch):
     awaited(lambda: (tmp_path / "out" / "trials" / "0001" / "metrics.csv").exists() or "rror" in log())
     terminate(number, local_slurm)
     awaited(lambda: state(number, local_slurm) == "COMPLETED" or "rror" in log())
-    assert "stopped: SIGTERM; 1 SLURM jobs continue, and the same command resumes" in log()
-    assert "1 SLURM jobs of an earlier command were found" in log()
+    assert "SLURM jobs that continue: 1; the same command finds them" in log()
+    assert "SLURM jobs of an earlier command: found 1" in log()
     assert log().count("submitted SLURM job") == 1
     assert (tmp_path / "out" / "best.yaml").exists()

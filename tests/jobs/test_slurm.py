@@ -174,8 +174,9 @@ def test_after_a_signal_jobs_are_cancelled_or_continue_as_the_option_says(memory
     assert scheduler.stopped == ["70_0", "70_1"]
     assert json.loads((tmp_path / "cancel" / "slurm" / "running.json").read_text()) == {}
     scheduler = memory(a=["RUNNING"], b=["PENDING"])
-    said = interrupted(Slurm(1, ["on_exit=leave"]), Recorder(tmp_path / "leave", jobs))
-    assert said == "SIGTERM; 2 SLURM jobs continue, and the same command resumes"
+    queue = Recorder(tmp_path / "leave", jobs)
+    assert interrupted(Slurm(1, ["on_exit=leave"]), queue) == "SIGTERM; the same command resumes"
+    assert queue.events[-1] == ("says", "SLURM jobs that continue: 2; the same command finds them")
     assert not scheduler.stopped
     assert not (tmp_path / "leave" / "slurm" / "stop").exists()
 
@@ -479,7 +480,7 @@ def endless_comparison(tmp_path, training):
 def test_a_killed_command_finds_its_job_and_ctrl_c_cancels_it(tmp_path, real, endless_comparison):
     before = jobs_of_slurm()
     endless_comparison(signal.SIGKILL, "submitted SLURM job")
-    code, errors = endless_comparison(signal.SIGINT, "1 SLURM jobs of an earlier command were found")
+    code, errors = endless_comparison(signal.SIGINT, "SLURM jobs of an earlier command: found 1")
     assert code == 1
     assert "stopped: SIGINT; the same command resumes" in errors
     (path,) = tmp_path.glob("runs/**/status.json")

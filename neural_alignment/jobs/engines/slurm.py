@@ -86,9 +86,9 @@ class Slurm(Engine):
             try:
                 controller.run(stop)
             finally:
-                left = controller.leave()
+                controller.leave()
         if stop.signal:
-            raise Stopped(f"{stop.signal}; {left}the same command resumes")
+            raise Stopped(f"{stop.signal}; the same command resumes")
 
 
 @dataclasses.dataclass
@@ -147,16 +147,13 @@ class _Controller:
                 due = time.monotonic() + REPORT
             time.sleep(POLL)
 
-    def leave(self) -> str:
-        """Cancels the jobs that have not ended and waits for them, or leaves them running, as the options say.
-
-        Returns:
-            The beginning of a sentence about the jobs that continue; empty if there are none.
-        """
+    def leave(self) -> None:
+        """Cancels the jobs that have not ended and waits for them, or leaves them running, as the options say."""
         if not self._running:
-            return ""
+            return
         if self._options.on_exit == "leave":
-            return f"{len(self._running)} SLURM jobs continue, and "
+            self._queue.say(f"SLURM jobs that continue: {len(self._running)}; the same command finds them")
+            return
         self._stop_file.touch()
         waiting = dict(self._running)
         self._scheduler.stop([each.number for each in waiting.values()])
@@ -168,11 +165,9 @@ class _Controller:
             if pending := [each.number for each in waiting.values() if states.get(each.number) == "PENDING"]:
                 self._scheduler.stop(pending)
         for name in list(self._running):
-            ending = self._ending(name)
-            if ending is None or ending.state == "stopped":
+            if not self._result(name):
                 self._forget(name)
         self._write_record()
-        return ""
 
     @property
     def _stop_file(self) -> Path:
@@ -197,24 +192,28 @@ class _Controller:
 
     def _start(self) -> None:
         """Takes jobs from the queue, and submits those that an earlier command has not submitted."""
-        new: dict[str, tuple[Job, int]] = {}
-        for job in self._take():
-            earlier = self._earlier.pop(job.name, None)
-            same = earlier is not None and earlier["job"] == encode(job)
-            if same and self._continues(job.name, earlier["number"]):
-                self._running[job.name] = _Submitted(job, earlier["number"], earlier["interruptions"])
-                continue
-            if earlier is not None and not same:
-                self._scheduler.stop([earlier["number"]])
-            new[job.name] = (job, earlier["interruptions"] + 1 if same else 0)
-        if found := len(self._running) - self._known:
-            self._queue.say(f"{found} SLURM jobs of an earlier command were found")
+        jobs, new, found = self._take(), {}, 0
+        earlier = {job.name: self._earlier.pop(job.name) for job in jobs if job.name in self._earlier}
+        states = self._scheduler.states([row["number"] for row in earlier.values()]) if earlier else {}
+        for job in jobs:
+            row = earlier.get(job.name)
+            if row is None:
+                new[job.name] = (job, 0)
+            elif row["job"] != encode(job):
+                self._scheduler.stop([row["number"]])
+                new[job.name] = (job, 0)
+            elif states is None or not _has_ended(states[row["number"]]) or self._result(job.name):
+                self._running[job.name] = _Submitted(job, row["number"], row["interruptions"])
+                found += 1
+            else:
+                new[job.name] = (job, row["interruptions"] + 1)
+        if found:
+            self._queue.say(f"SLURM jobs of an earlier command: found {found}")
         self._submit(new)
 
     def _take(self) -> list[Job]:
         """Returns the jobs to start now: all of them if they are independent, otherwise one per free slot."""
-        self._known = len(self._running)
-        count = self._slots - self._known
+        count = self._slots - len(self._running)
         if self._queue.independent and not self._running and self._options.cluster == "slurm":
             count = self._options.array
         jobs: list[Job] = []
@@ -222,13 +221,6 @@ class _Controller:
             self._queue.waits(job)
             jobs.append(job)
         return jobs
-
-    def _continues(self, name: str, number: str) -> bool:
-        """Whether a job of an earlier command waits, runs, or has left an ending with a result."""
-        states = self._scheduler.states([number])
-        ending = self._ending(name)  # Afterwards, because the job may end meanwhile.
-        has_result = ending is not None and ending.state != "stopped"
-        return has_result or states is None or not _has_ended(states[number])
 
     def _submit(self, jobs: dict[str, tuple[Job, int]]) -> None:
         """Submits jobs: job name -> job and the number of its interruptions."""
@@ -248,16 +240,22 @@ class _Controller:
     def _ending(self, name: str) -> Ending | None:
         return slurm_node.read(slurm_node.ending_file(self._folder, name))
 
+    def _result(self, name: str) -> Ending | None:
+        """Returns the ending of a job unless it was stopped, after which it may be requeued."""
+        ending = self._ending(name)
+        return None if ending is None or ending.state == "stopped" else ending
+
     def _report_endings(self) -> None:
-        """Reports the jobs whose nodes have written an ending. A stopped job may be requeued."""
+        """Reports the jobs whose nodes have written a result."""
         for name in list(self._running):
-            ending = self._ending(name)
-            if ending is not None and ending.state != "stopped":
+            if ending := self._result(name):
                 self._end(name, ending)
 
     def _report_states(self) -> None:
         """Reports the jobs that have begun, were requeued, or have ended without a result."""
         self._asked = time.monotonic()
+        if not self._running:
+            return
         states = self._scheduler.states([each.number for each in self._running.values()])
         for name, each in list(self._running.items()):
             state = (states or {}).get(each.number, "")
@@ -265,15 +263,17 @@ class _Controller:
                 each.ended = each.ended or self._asked
                 if self._asked >= each.ended + self._delay:
                     self._end_without_result(name, state)
-            elif each.begun != (state == "RUNNING") and state in ("RUNNING", "PENDING"):
+                continue
+            each.ended = None  # A preempted job may have ended before it waits again.
+            if each.begun != (state == "RUNNING") and state in ("RUNNING", "PENDING"):
                 each.begun = state == "RUNNING"
                 (self._queue.begins if each.begun else self._queue.waits)(each.job)
 
     def _end_without_result(self, name: str, state: str) -> None:
         """Reports or submits again a job that has ended with this state of SLURM, and has written no result."""
         each, ending = self._running[name], self._ending(name)
-        if ending is not None and ending.state != "stopped":
-            self._end(name, ending)
+        if result := self._result(name):
+            self._end(name, result)
         elif state == "CANCELLED":
             self._end(name, Ending("stopped", reason="its SLURM job was cancelled"))
         elif ending is not None and not slurm_node.is_interrupted(ending):
