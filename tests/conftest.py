@@ -1,8 +1,10 @@
 """Settings and fixtures for all tests."""
 
+import contextlib
 import gc
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -53,6 +55,12 @@ def float64():
     keras.config.set_dtype_policy(policy)
 
 
+def is_free(port):
+    """Whether no process listens at a port."""
+    with contextlib.closing(socket.socket()) as listener:
+        return listener.connect_ex(("127.0.0.1", port)) != 0
+
+
 @pytest.fixture(scope="session")
 def local_slurm(tmp_path_factory):
     """Starts a private SLURM with two nodes on this machine; returns the environment for its commands."""
@@ -60,8 +68,8 @@ def local_slurm(tmp_path_factory):
     if missing := [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name, path=SYSTEM_PATH)]:
         pytest.skip(f"{missing[0]} was not found (Debian's packages slurm-wlm and munge)")
     folder = tmp_path_factory.mktemp("slurm")
-    # Of processes that run tests at the same time, each has its own ports.
-    port = 16_817 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # Each process that runs tests has its own ports.
+    port = next(port for port in range(16_817 + 100 * worker, 32_000, 3) if all(map(is_free, range(port, port + 3))))
     environment = {
         **os.environ,
         "LOCAL_SLURM_PORT": str(port),

@@ -46,9 +46,9 @@ ReturnToService=2
 MpiDefault=none
 GresTypes=gpu
 NodeName=127.0.0.[1-2] NodeHostname=$(hostname -s) Port=$((PORT + 1))-$((PORT + 2)) CPUs=2 RealMemory=8000 Gres=gpu:2
-PartitionName=main Nodes=127.0.0.[1-2] Default=YES MaxTime=60 PriorityTier=5 PreemptMode=OFF
-PartitionName=low Nodes=127.0.0.[1-2] MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
-PartitionName=high Nodes=127.0.0.[1-2] MaxTime=60 PriorityTier=9 PreemptMode=OFF
+PartitionName=main Nodes=127.0.0.[1-2] Default=YES MaxTime=INFINITE PriorityTier=5 PreemptMode=OFF
+PartitionName=low Nodes=127.0.0.[1-2] MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=high Nodes=127.0.0.[1-2] MaxTime=INFINITE PriorityTier=9 PreemptMode=OFF
 CONF
   printf 'Name=gpu File=%s\n' /dev/null /dev/zero >"$FOLDER/gres.conf"
 }
