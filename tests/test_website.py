@@ -158,6 +158,7 @@ def test_the_site_has_the_pages_files_and_folders_that_the_guide_names(tmp_path)
     assert "(glossary.md#glossary)" in rules
     assert "[Published code](published_code.md)" in rules
     assert "&lt;B^T x, z>" in rules
+    assert "[Rules and primitives](rules.md)" in (tmp_path / RULES).read_text()
     assert "| upstream error |" in (tmp_path / "docs" / "glossary.md").read_text()
     assert "source: image_folder" in (tmp_path / "configs" / "photographs" / "symmetric.yaml.md").read_text()
     assert (

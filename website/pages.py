@@ -139,6 +139,8 @@ class Site:
         self.titles = {path: title for pages in navigation().values() for title, path in pages.items()}
         self.written: dict[str, str] = {}
         """File or folder of the repository -> its file on the site."""
+        self.figures: set[str] = set()
+        """Figures of notebooks, which are no files of the repository."""
 
     def add_guide(self) -> None:
         """Writes README, the glossary, and the pages of the guide that exist as files."""
@@ -193,7 +195,7 @@ class Site:
     def _link(self, origin: str, name: str, link: re.Match) -> str:
         """Returns a link of a page as it must be on the site."""
         target, text = link["target"], link["text"]
-        if re.match(r"[a-z]+:", target) or (self.folder / os.path.dirname(name) / target).is_file():
+        if re.match(r"[a-z]+:", target) or f"{os.path.dirname(name)}/{target}" in self.figures:
             return link[0]
         path, anchor = resolve(origin, target)
         place = GLOSSARY if path == HOME and anchor == slug("Glossary") else self.add(path)
@@ -217,6 +219,7 @@ class Site:
         """Writes a page from a notebook."""
         text, figures = notebooks.markdown(ROOT / path)
         for name, figure in figures.items():
+            self.figures.add(f"{os.path.dirname(path)}/{name}")
             place = self.folder / os.path.dirname(path) / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(figure)
