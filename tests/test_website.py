@@ -168,6 +168,12 @@ def test_the_site_has_the_pages_files_and_folders_that_the_guide_names(tmp_path)
     assert (tmp_path / "results" / "two_routes" / "figure_3.png").read_bytes()[1:4] == b"PNG"
 
 
+def test_code_is_copied_as_it_is(tmp_path):
+    code = "```\n[a](none.md) <B> 1 ± 2\ntext\n- item\n```"
+    pages.Site(tmp_path).write("README.md", "page.md", f"<!-- table -->\n1 ± 2\n{code}\n")
+    assert (tmp_path / "page.md").read_text() == f"1\N{{NO-BREAK SPACE}}±\N{{NO-BREAK SPACE}}2\n{code}\n"
+
+
 def test_the_check_of_the_site_finds_each_kind_of_problem(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "modules", lambda: {"optimizers": [reference.Name("Adam", "optimizers.adam", True)]})
     (tmp_path / "reference").mkdir()

@@ -184,8 +184,12 @@ class Site:
         """
 
         def changed(part: str) -> str:
+            if part.startswith("```"):
+                return part
             linked = LINK.sub(lambda link: self._link(origin, name, link), part)
-            return part if part.startswith("```") else finish(spaced(escaped(linked)))
+            # A value and its deviation stay in one line of a cell.
+            linked = linked.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+            return finish(spaced(escaped(linked)))
 
         parts = CODE.split(re.sub(r"^<!--.*?-->\n", "", text, flags=re.MULTILINE))
         place = self.folder / name
