@@ -72,9 +72,9 @@ ACCURACY, PERCENT = "validation_accuracy", "validation accuracy (%)"
 """Column, and its label in figures."""
 
 
-def over(rows: Sequence[Row], x: str, styles: Mapping[str, Style] = RULE_STYLES, y: str = ACCURACY) -> draw.RowMark:
+def over(rows: Sequence[Row], x: str, y: str = ACCURACY) -> draw.RowMark:
     """Returns a line per rule; of several seeds the first is drawn."""
-    return lines(rows, x, y, "rule", styles, draw.first)
+    return lines(rows, x, y, "rule", RULE_STYLES, draw.first)
 
 
 def _published(numbers: Mapping[Any, Mapping[str, Mapping[int, float]]], key: str) -> list[Row]:
@@ -114,11 +114,10 @@ def figure_3(source: Source) -> Artifact:
     axes = {"xlabel": "learning rate", "ylabel": PERCENT}
     places = ticks(sorted({row["rate"] for row in rows}) or [1.0])
     panels = [
-        panels_by("width", over(own, "rate"), CHANCE_LEVEL, places, title=f"{TITLES[name]}, width {{}}".format, **axes)
+        panels_by("width", over(own, "rate"), CHANCE_LEVEL, places, title=title, values=widths, **axes)
         for name in names
-        for own in [[row for row in rows if row["dataset"] == name]]
+        for own, title in [(chosen(rows, dataset=name), f"{TITLES[name]}, width {{}}".format)]
     ]
-    panels = [[*own, *[None] * (len(widths) - len(own))] for own in panels]
     text = f"{_counted(len(found), source)}. Nothing is drawn where J became infinite.{differences(source)}"
     size = (4.4 * len(widths), 1 + 3.8 * len(panels))
     return drawn(rows, text, panels, size, columns, share_y="row", **BELOW)
@@ -136,10 +135,8 @@ def figure_4(source: Source) -> Artifact:
         )
     ]
     text = f"{_counted(len(rows), source)}. Left: here; right: Tables 6 and 7 of the paper, with its protocol."
-    layout = {"share_y": "row", "share_x": "all", **BELOW}
-    return drawn(
-        rows, text + differences(source), [*zip(*panels, strict=True)], (10, 8), ("dataset", *COLUMNS), **layout
-    )
+    by_dataset, layout = [*zip(*panels, strict=True)], {"share_y": "row", **BELOW}
+    return drawn(rows, text + differences(source), by_dataset, (10, 8), ("dataset", *COLUMNS), **layout)
 
 
 def figure_6(source: Source) -> Artifact:
@@ -148,15 +145,8 @@ def figure_6(source: Source) -> Artifact:
     widths, numbers = (sorted({cell.labels[name] for cell in source.cells}) for name in ("width", x))
     rows, printed = tidy.accuracies(source, TABLE_9, x), _published({each: TABLE_9[each] for each in numbers}, x)
     panels = [
-        panels_by(
-            "width",
-            over(own, x),
-            ticks(numbers),
-            title=title.format("width {}").format,
-            values=widths,
-            xlabel="training images",
-        )
-        for own, title in ((rows, OURS), (printed, PAPERS))
+        panels_by("width", over(own, x), ticks(numbers), title=title, values=widths, xlabel="training images")
+        for own, title in ((rows, "width {}, here".format), (printed, "width {}, the paper".format))
     ]
     text = f"{len(rows)} networks of {len(source.cells)}. Above: here; below: Table 9 of the paper."
     size, layout = (3.7 * len(widths), 7.6), {"ylabels": [PERCENT] * 2, "share_y": True}

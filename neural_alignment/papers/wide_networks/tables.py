@@ -164,7 +164,8 @@ def score_table(name: str) -> Make:
         )
         last = "Mean over layers and seeds: {}; with permuted weights {}.".format(*means) if rows else "No network yet."
         text = crossed("score (paper)", down, across, cell)
-        text += f"\n\nOf several seeds mean and standard deviation. {SCORED[name].differs}. {last}"
+        seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+        text += f"\n\nMean and standard deviation over the seeds {seeds}. {SCORED[name].differs}. {last}"
         return Artifact(tidy.SCORE_COLUMNS, [{key: row[key] for key in tidy.SCORE_COLUMNS} for row in rows], text)
 
     return make
