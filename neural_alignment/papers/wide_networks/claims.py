@@ -80,7 +80,7 @@ def longer(rule: str, other: str) -> Values:
     return contrast(ours, values("table_longer", "paper_accuracy", _case, rule=rule) if other == "paper" else theirs)
 
 
-def add_task_losses(rule: str, *widths: int) -> Values:
+def add_losses(rule: str, *widths: int) -> Values:
     """Returns test losses of the Add task at some widths."""
     return values("table_8", "test_loss", "width", where=lambda row: row["width"] in widths, rule=rule)
 
@@ -211,11 +211,11 @@ CLAIMS: tuple[Claim, ...] = (
         ("table_8", "the printed losses of the Add task"), ("table_8_wider", "those of 1,024 and 2,048 units"))),
     *(Claim("Table 8, Figure 9", f"{RULE_NAMES[rule]} nears backpropagation with width, Add task", FIGURE,
             "decrease of the excess test loss", ABOVE,
-            spreads(increases(contrast(add_task_losses("normal", 8, 64, 512), add_task_losses(rule, 8, 64, 512)))), ".3f")
+            spreads(increases(contrast(add_losses("normal", 8, 64, 512), add_losses(rule, 8, 64, 512)))), ".3f")
       for rule in ALIGN),
     *(Claim("Table 8, Figure 9", f"{RULE_NAMES[rule]} is far better than the readout alone, Add task", FIGURE,
             "ratio of the test losses", claims.above(2),
-            spreads(contrast(add_task_losses("readout_only", 256, 512), add_task_losses(rule, 256, 512), operator.truediv),
+            spreads(contrast(add_losses("readout_only", 256, 512), add_losses(rule, 256, 512), operator.truediv),
                     "x{}")) for rule in ALIGN),
     *(Claim("Table 8", f"the test losses of the published seed are typical, {width} units", "one seed",
             "distance from the mean of 5 other seeds, deviations", claims.below(2),
