@@ -161,7 +161,8 @@ _LONGER = (
 _LIMITS = (
     ("proposition_1", "Proposition 1", "Σ / m nears Δ, the difference over √m is O(1 / m)", -1),
     ("activations", "Lemma 1", "activations change by O(1 / √m), equation 19", -0.5),
-    ("weights", "Lemma 1", "weights change by O(1 / √m), equation 20", -0.5),
+    ("weights", "Lemma 1", "weights of layers 2 to 4 change by O(1 / √m), equation 20", -0.5),
+    ("first_weights", "Lemma 1", "those of layer 1, whose 64 inputs are fixed, do as well", -0.5),
     ("jacobian", "Lemma 1", "the Jacobian changes by O(1 / √m), equation 21", -0.5),
     ("linearised", "Equation 57", "Align-zero nears its linearised network, as O(1 / √m)", -0.5),
 )

@@ -388,11 +388,8 @@ def limits(source: Source) -> Artifact:
     text += f"x{tidy.FITTED} on; the upper bounds are -1 in Proposition 1 and -0.5 in Lemma 1. Equation 22 is 0 with "
     text += "Align-zero and equation 21 with gradient descent; it is not computed for Align-ada."
     panels = [_distance_panel(own, QUANTITIES[name]) for name, own in by_quantity.items()]
-    panels = [panels[:3], [*panels[3:], None]]
-    places = [place for place in np.ndindex(2, 3) if panels[place[0]][place[1]]]
-    return drawn(
-        rows, text, panels, (12, 7.5), tidy.LIMIT_COLUMNS, legends=places, ylabels=["value at the end"] * 2, note=DOTS
-    )
+    layout = {"legends": [*np.ndindex(2, 3)], "ylabels": ["value at the end"] * 2, "note": DOTS}
+    return drawn(rows, text, [panels[:3], panels[3:]], (12, 7.5), tidy.LIMIT_COLUMNS, **layout)
 
 
 def _distance_panel(rows: Sequence[Row], title: str) -> Panel:

@@ -19,7 +19,8 @@ Array = np.ndarray
 QUANTITIES = {
     "proposition_1": "‖Σ / m − Δ‖ / √m (Proposition 1)",
     "activations": "change of z / √m (equation 19)",
-    "weights": "change of W / √m (equation 20)",
+    "weights": "change of W / √m, layers 2 to 4 (equation 20)",
+    "first_weights": "change of W / √m, layer 1 (equation 20)",
     "jacobian": "change of ∇f (equation 21)",
     "linearised": "f − f_lin, Align-zero (equation 57)",
 }
@@ -69,7 +70,8 @@ def measured(tell: Tell, **experiment: Any) -> Arrays:
 
     Returns:
         At the end of training, the largest value over layers `()`: of gradient descent `normal_proposition_1`; of every
-        rule RULE_activations, RULE_weights and RULE_jacobian; of Align-zero `align_zero_linearised`.
+        rule RULE_activations, RULE_weights, RULE_first_weights and RULE_jacobian; of Align-zero
+        `align_zero_linearised`.
     """
     own, arrays = Experiment(**experiment), {}
     inputs, labels, _ = digits(own.examples, own.seed)
@@ -105,10 +107,12 @@ def changes(start: Network, end: Network, inputs: Array) -> dict[str, float]:
     first, last = start.potentials(inputs), end.potentials(inputs)
     change = Network(*([b - a for a, b in zip(*pair, strict=True)] for pair in zip(start, end, strict=True)))
     hidden = zip(first[:-1], last[:-1], strict=True)
+    norms = [np.linalg.norm(each, 2) / np.sqrt(len(each)) for each in change.weights]
     linear = first[-1] + start.derivative(change, inputs, first)
     return {
         "activations": max(_root_mean_square(b - a) / np.sqrt(a.shape[1]) for a, b in hidden),
-        "weights": max(np.linalg.norm(each, 2) / np.sqrt(len(each)) for each in change.weights),
+        "weights": max(norms[1:]),
+        "first_weights": norms[0],
         "jacobian": jacobian_change((start, first), (end, last), inputs),
         "linearised": _root_mean_square(last[-1] - linear),
     }
