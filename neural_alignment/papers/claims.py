@@ -191,10 +191,11 @@ def increases(found: Values, form: str = "x{} to x{}") -> Values:
 
 
 def spreads(found: Values, form: str = "{}", least: int = 1) -> Callable[[ResultFiles], dict[str, Spread]]:
-    """Returns the spread over seeds of each case that has enough seeds; `form` names the case."""
+    """Returns the spread over seeds of each case with enough seeds, in ascending order; `form` names the case."""
 
     def find(files: ResultFiles) -> dict[str, Spread]:
-        known = {case: [*seeds.values()] for case, seeds in found(files).items() if len(seeds) >= least}
+        cases = sorted(found(files).items(), key=lambda item: item[0] if isinstance(item[0], int) else 0)
+        known = {case: [*seeds.values()] for case, seeds in cases if len(seeds) >= least}
         if not known:
             raise NotYetRunError
         return {form.format(case): Spread(each) for case, each in known.items()}

@@ -3,6 +3,7 @@
 Every test of a file is skipped until the file is there.
 """
 
+import collections
 import csv
 import functools
 import math
@@ -158,8 +159,11 @@ def files_with(tmp_path, change):
 
 
 @functools.cache
-def verdicts(folder):
-    return {row["claim"]: row["verdict"] for row in claims.judge(CLAIMS, folder).rows}
+def holding(folder):
+    """Returns claim -> its verdict, and the number of cases that meet its criterion."""
+    rows = claims.judge(CLAIMS, folder).rows
+    counts = collections.Counter(row["claim"] for row in rows if row.get("holds"))
+    return {row["claim"]: (row["verdict"], counts[row["claim"]]) for row in rows}
 
 
 def exchanged(column, first, second, *files):
@@ -177,18 +181,19 @@ def swapped(first, second, *files):
     return lambda file, row: row | {first: row[second], second: row[first]} if file in files else row
 
 
-ACCURACIES = [f"table_{name}" for name in ("1", "6", "7", "10", "seeds", "longer", "9_subsets")]
 BY_WIDTH = ["figure_proposition_2", "figure_limits"]
+ENDS = {"cifar10": {1: 10, 10: 1}, "kmnist": {1: 5, 5: 1}}
 
 CONTRASTS = {
     "Align-ada and Normal": (
         exchanged("rule", "align_ada", "normal", "table_10", "table_longer", "table_9_subsets"),
-        ("with Adam Align-ada is behind", "with that number backpropagation is better than Align-ada"),
+        ("with Adam Align-ada is behind",
+         "with the paper's number of updates backpropagation is better than Align-ada"),
     ),
     "Align-ada and Align-zero": (
         exchanged("rule", "align_ada", "align_zero", "table_6", "table_7", "figure_7", "table_longer"),
         ("Align-ada is better than Align-zero, CIFAR-10", "Align-ada is better than Align-zero, KMNIST",
-         "with that number Align-ada is better than Align-zero",
+         "with the paper's number of updates Align-ada is better than Align-zero",
          "a step of Align-zero is faster than one of Align-ada"),
     ),
     "Align-ada and the last layer": (
@@ -197,7 +202,7 @@ CONTRASTS = {
          "Align-ada is better than the last layer alone, KMNIST",
          "at width 64 Align-ada is better than each other rule, CIFAR-10",
          "at width 64 Align-ada is better than each other rule, KMNIST",
-         "with that number Align-ada is better than the last layer alone"),
+         "with the paper's number of updates Align-ada is better than the last layer alone"),
     ),
     "Align-prop and DFA": (
         exchanged("rule", "align_prop", "dfa", "table_1"), ("Align-prop is better than every other rule",)
@@ -222,7 +227,7 @@ CONTRASTS = {
         ("permuted weights score low, CIFAR-10", "permuted weights score low, KMNIST"),
     ),
     "first and last epoch": (
-        lambda file, row: row | {"epoch": -row["epoch"]} if file == "figure_8" else row,
+        lambda file, row: row | {"epoch": ENDS[row["setting"]].get(row["epoch"], 0)} if file == "figure_8" else row,
         ("scores fall over training, CIFAR-10", "scores fall over training, KMNIST"),
     ),
     "rates": (exchanged("rate", 5, 10, "figure_3"), ("all rules drop sharply at rate 10",)),
@@ -231,13 +236,15 @@ CONTRASTS = {
     ),
     "widths of the limit": (
         lambda file, row: row | {"width": 8192 // row["width"]} if file in BY_WIDTH else row,
-        ("outputs differ by O(1 / √m), tanh", "updates are more like backpropagation's in a wide network",
+        ("outputs differ by O(1 / √m), tanh", "updates of Align-ada are more like backpropagation's in a wide network",
          "Σ / m nears Δ, the difference over √m is O(1 / m)"),
     ),
-    "what was learned": (
-        lambda file, row: row | {"validation_accuracy": 20 - row["validation_accuracy"] / 10}
-        if file in ("figure_3", "table_10") else row,
-        ("at rate 0.5 Align-ada, Align-zero and backpropagation are close", "with Adam Align-zero is unstable"),
+    "Align-zero and the last layer": (
+        exchanged("rule", "align_zero", "last_layer", "figure_3"),
+        ("at rate 0.5 Align-ada, Align-zero and backpropagation are close",),
+    ),
+    "Align-zero and Normal": (
+        exchanged("rule", "align_zero", "normal", "table_10"), ("with Adam Align-zero is unstable",)
     ),
 }  # fmt: skip
 """Exchange of both sides of a contrast -> claims that must fail then."""
@@ -246,7 +253,7 @@ CONTRASTS = {
 @pytest.mark.parametrize("name", CONTRASTS)
 def test_a_claim_fails_if_both_sides_of_its_contrast_are_exchanged(name, tmp_path):
     change, failing = CONTRASTS[name]
-    before, after = verdicts(str(RESULTS)), verdicts(files_with(tmp_path, change))
+    before, after = holding(str(RESULTS)), holding(files_with(tmp_path, change))
     for claim in failing:
-        assert after[claim] != before[claim] or before[claim] in ("no", claims.NOT_YET), claim
-        assert after[claim] != "yes", claim
+        assert after[claim][0] != "yes", claim
+        assert after[claim][1] < before[claim][1] or before[claim][1] == 0, claim
