@@ -125,8 +125,9 @@ def planned():
 
 def test_the_whole_set_is_computed_within_160_minutes():
     seconds = {row["run"]: row["seconds"] for row in rows_of("seconds")}
-    assert planned() <= set(seconds)
-    assert sum(seconds[name] for name in planned()) / 2 <= 160 * 60  # Two at once, on 2 cores.
+    missing = planned() - set(seconds)
+    assert bool(missing) == ("Not yet run:" in (RESULTS / "README.md").read_text()), missing
+    assert sum(seconds[name] for name in planned() - missing) / 2 <= 160 * 60  # Two at once, on 2 cores.
 
 
 def test_what_is_committed_is_small_and_whole():
