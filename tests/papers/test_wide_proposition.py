@@ -200,11 +200,11 @@ def test_nothing_is_made_of_nothing(source):
 
 
 def network(seed):
-    """Returns a model with weights of a seed, as `limits.Network` and as a Keras model."""
+    """Returns a model with weights of a seed, as `limits.TanhNetwork` and as a Keras model."""
     model = updates.build("normal", updates.Experiment(width=WIDTH, seed=99, **SIZES))
     generator = np.random.default_rng(seed)
     model.set_weights([generator.normal(size=weights.shape) for weights in model.get_weights()])
-    return limits.Network.of(model), model
+    return limits.TanhNetwork.of(model), model
 
 
 def gradients(model, x):

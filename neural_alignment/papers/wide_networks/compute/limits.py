@@ -27,14 +27,14 @@ QUANTITIES = {
 """Quantity -> its title. Norms are operator norms, of activations and outputs roots of the mean squared norm."""
 
 
-class Network(NamedTuple):
+class TanhNetwork(NamedTuple):
     """Weights of a tanh network in the NTK parameterization: of each layer W `(inputs, units)` and b `(units,)`."""
 
     weights: list[Array]
     biases: list[Array]
 
     @classmethod
-    def of(cls, model: AlignedModel) -> Network:
+    def of(cls, model: AlignedModel) -> TanhNetwork:
         """Returns the weights of a model of `updates.build`."""
         layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
         return cls([layer.kernel.numpy() for layer in layers], [layer.bias.numpy() for layer in layers])
@@ -55,7 +55,7 @@ class Network(NamedTuple):
             found.insert(0, found[0] @ weight.T / np.sqrt(len(weight)) * (1 - np.tanh(z[:, None]) ** 2))
         return found
 
-    def derivative(self, change: Network, inputs: Array, potentials: Sequence[Array]) -> Array:
+    def derivative(self, change: TanhNetwork, inputs: Array, potentials: Sequence[Array]) -> Array:
         """Returns the derivative of the outputs `(examples, classes)` in the direction of a change of the weights."""
         moved, activities = np.zeros_like(inputs), inputs
         for weight, d_weight, d_bias, z in zip(self.weights, *change, potentials, strict=True):
@@ -78,10 +78,10 @@ def measured(tell: Tell, **experiment: Any) -> Arrays:
     for number, rule in enumerate(COMPARED_RULES):
         trainer = Trainer(build(rule, own), SingleBatch(inputs, labels, CLASSES))
         lockstep = Lockstep(trainer.model) if rule == "normal" else None
-        start = Network.of(trainer.model)
+        start = TanhNetwork.of(trainer.model)
         trainer.start(train_on=lockstep.step if lockstep else None)
         trainer.train(own.moments[-1])
-        found = changes(start, Network.of(trainer.model), inputs)
+        found = changes(start, TanhNetwork.of(trainer.model), inputs)
         if lockstep:
             pairs = zip(lockstep.changes().values(), lockstep.reference_changes().values(), strict=True)
             found["proposition_1"] = max(discrepancy(*map(np.asarray, pair)) for pair in pairs)
@@ -102,10 +102,10 @@ def discrepancy(change: Array, reference_change: Array) -> float:
     return float(np.abs(np.linalg.eigvalsh(difference)).max() / np.sqrt(len(change)))
 
 
-def changes(start: Network, end: Network, inputs: Array) -> dict[str, float]:
+def changes(start: TanhNetwork, end: TanhNetwork, inputs: Array) -> dict[str, float]:
     """Returns the other `QUANTITIES` of a network before and after training."""
     first, last = start.potentials(inputs), end.potentials(inputs)
-    change = Network(*([b - a for a, b in zip(*pair, strict=True)] for pair in zip(start, end, strict=True)))
+    change = TanhNetwork(*([b - a for a, b in zip(*pair, strict=True)] for pair in zip(start, end, strict=True)))
     hidden = zip(first[:-1], last[:-1], strict=True)
     norms = [np.linalg.norm(each, 2) / np.sqrt(len(each)) for each in change.weights]
     linear = first[-1] + start.derivative(change, inputs, first)
@@ -118,7 +118,7 @@ def changes(start: Network, end: Network, inputs: Array) -> dict[str, float]:
     }
 
 
-def jacobian_change(start: tuple[Network, list[Array]], end: tuple[Network, list[Array]], inputs: Array) -> float:
+def jacobian_change(start: tuple[TanhNetwork, list[Array]], end: tuple[TanhNetwork, list[Array]], inputs: Array) -> float:
     """Returns the largest ||grad f(t) - grad f(0)|| over examples, of the gradients by all weights and biases.
 
     The gradient by W of a layer is the product of that by z with the layer's inputs, so that the scalar products of the
