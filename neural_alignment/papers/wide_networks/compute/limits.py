@@ -118,7 +118,11 @@ def changes(start: TanhNetwork, end: TanhNetwork, inputs: Array) -> dict[str, fl
     }
 
 
-def jacobian_change(start: tuple[TanhNetwork, list[Array]], end: tuple[TanhNetwork, list[Array]], inputs: Array) -> float:
+_State = tuple[TanhNetwork, list[Array]]
+"""Weights, and the potentials of some inputs."""
+
+
+def jacobian_change(start: _State, end: _State, inputs: Array) -> float:
     """Returns the largest ||grad f(t) - grad f(0)|| over examples, of the gradients by all weights and biases.
 
     The gradient by W of a layer is the product of that by z with the layer's inputs, so that the scalar products of the
