@@ -14,8 +14,8 @@ framework, and returns a model that Brain-Score can score on this machine:
     activations_model = for_brainscore(ActivationsModel("runs/my_run", identifier="my_run"))
     model = ModelCommitment("my_run", activations_model, layers=["conv1_relu", "conv2_relu"])
 
-This part has not been run with Brain-Score, which is not installed where this library is tested. What stands in the way
-of Keras models (brainscore_vision 2.3.17):
+This part has not been run with Brain-Score, which is not installed where this library is tested. Obstacles for Keras
+models (brainscore_vision 2.3.17):
 
 - Submissions to the public leaderboard must be PyTorch models. Version 2.1.0 removed TensorFlow and Keras
   (github.com/brain-score/vision, pull request 1199). A submission needs a copy of the network in PyTorch. It has to

@@ -87,7 +87,7 @@ def execute(path: Path) -> tuple[nbformat.NotebookNode, float, float]:
         paths = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
         environment = {**os.environ, "TMPDIR": folder, "PATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
         client = NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False, config=sockets)
-        # The kernel repeats on standard error what is in its outputs.
+        # The kernel repeats its outputs on standard error.
         client.execute(cwd=folder, env=environment, stderr=subprocess.DEVNULL)
     after = os.times()
     processor = sum(after[2:4]) - sum(before[2:4])
