@@ -78,6 +78,8 @@ setup(
             # Newer versions need Python 3.11. With 3.10 the tests on Spark are skipped with a reason.
             "pyspark>=4,<5; python_version >= '3.11'",
         ],
+        # MkDocs 2 has no plugins and no themes.
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=1.18,<3"],
     },
     entry_points={"console_scripts": ["neural-alignment = neural_alignment.cli:program"]},
     classifiers=[
