@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from website import notebooks
+
 ROOT = Path(__file__).parent.parent
 
 NAVIGATION: dict[str, dict[str, str]] = {
@@ -28,6 +30,7 @@ NAVIGATION: dict[str, dict[str, str]] = {
         "Cloud TPU": "docs/tpu.md",
         "Neural fits": "docs/neural_fit.md",
     },
+    "Notebooks": {},
     "Rules": {
         "How each rule works": "docs/how_rules_work.md",
         "Rules and primitives": "docs/rules.md",
@@ -48,7 +51,7 @@ NAVIGATION: dict[str, dict[str, str]] = {
         "Changelog": "CHANGELOG.md",
     },
 }
-"""Section -> title of a page -> its file. Further pages in `docs/` are added to the guide, with their own titles."""
+"""Section -> title of a page -> its file. Further pages in `docs/` and notebooks are added with their own titles."""
 
 HOME, GLOSSARY = "README.md", "docs/glossary.md"
 
@@ -71,7 +74,11 @@ def navigation() -> dict[str, dict[str, str]]:
     named = {path for pages in NAVIGATION.values() for path in pages.values()}
     others = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
     more = {heading(ROOT / path): path for path in others if path not in named}
-    return {name: {**pages, **(more if name == "Guide" else {})} for name, pages in NAVIGATION.items()}
+    examples = {"Overview": ROOT / "examples" / "README.md"}
+    examples |= {notebooks.title(path): path for path in sorted((ROOT / "examples").glob("*.ipynb"))}
+    there = {title: path.relative_to(ROOT).as_posix() for title, path in examples.items() if path.exists()}
+    added = {"Guide": more, "Notebooks": there}
+    return {name: {**pages, **added.get(name, {})} for name, pages in NAVIGATION.items()}
 
 
 def heading(page: Path) -> str:
@@ -132,6 +139,8 @@ class Site:
         self.titles = {path: title for pages in navigation().values() for title, path in pages.items()}
         self.written: dict[str, str] = {}
         """File or folder of the repository -> its file on the site."""
+        self.figures: set[str] = set()
+        """Figures of notebooks, which are no files of the repository."""
 
     def add_guide(self) -> None:
         """Writes README, the glossary, and the pages of the guide that exist as files."""
@@ -148,7 +157,9 @@ class Site:
         if path not in self.written:
             source = ROOT / path
             make: Callable[[str], None] = self._copy
-            if source.is_dir():
+            if source.suffix == ".ipynb":
+                make, self.written[path] = self._run, f"{path}.md"
+            elif source.is_dir():
                 make, self.written[path] = self._list, f"{path}/index.md"
             elif source.suffix == ".md":
                 name = f"{path[: -len('README.md')]}index.md" if source.name == "README.md" else path
@@ -162,18 +173,19 @@ class Site:
             make(path)
         return self.written[path]
 
-    def write(self, origin: str, name: str, text: str) -> None:
+    def write(self, origin: str, name: str, text: str, finish: Callable[[str], str] = str) -> None:
         """Writes a page.
 
         Args:
             origin: the file of the repository from which links of the text are relative.
             name: the file on the site.
             text: Markdown.
+            finish: changes the text outside of code at the end.
         """
 
         def changed(part: str) -> str:
             linked = LINK.sub(lambda link: self._link(origin, name, link), part)
-            return part if part.startswith("```") else spaced(escaped(linked))
+            return part if part.startswith("```") else finish(spaced(escaped(linked)))
 
         parts = CODE.split(re.sub(r"^<!--.*?-->\n", "", text, flags=re.MULTILINE))
         place = self.folder / name
@@ -183,7 +195,7 @@ class Site:
     def _link(self, origin: str, name: str, link: re.Match) -> str:
         """Returns a link of a page as it must be on the site."""
         target, text = link["target"], link["text"]
-        if re.match(r"[a-z]+:", target):
+        if re.match(r"[a-z]+:", target) or f"{os.path.dirname(name)}/{target}" in self.figures:
             return link[0]
         path, anchor = resolve(origin, target)
         place = GLOSSARY if path == HOME and anchor == slug("Glossary") else self.add(path)
@@ -202,6 +214,16 @@ class Site:
         text = (ROOT / path).read_text(encoding="utf-8")
         language = LANGUAGES.get(Path(path).suffix, "text")
         self.write(path, self.written[path], _hidden(f"# {path}\n\n```{language}\n{text.rstrip()}\n```\n"))
+
+    def _run(self, path: str) -> None:
+        """Writes a page from a notebook."""
+        text, figures = notebooks.markdown(ROOT / path)
+        for name, figure in figures.items():
+            self.figures.add(f"{os.path.dirname(path)}/{name}")
+            place = self.folder / os.path.dirname(path) / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(figure)
+        self.write(path, self.written[path], text, notebooks.with_formulas)
 
     def _list(self, path: str) -> None:
         """Writes a page with the README of a folder, if it has one, and the list of its files."""
