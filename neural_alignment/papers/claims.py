@@ -131,7 +131,7 @@ def difference(first: Seeds, second: Seeds) -> Spread:
     return paired(lambda one, other: one - other, first, second)
 
 
-CaseValues = Callable[[ResultFiles], dict[Any, Seeds]]
+ByCase = Callable[[ResultFiles], dict[Any, Seeds]]
 """Returns case -> seed -> value, from the result files."""
 
 
@@ -143,7 +143,7 @@ def values(
     where: Callable[[Row], bool] = lambda row: True,
     combine: Callable[[list[float]], float] = statistics.fmean,
     **labels: Any,
-) -> CaseValues:
+) -> ByCase:
     """Returns the values of a column of a file; `where` and **labels choose rows.
 
     Args:
@@ -168,7 +168,7 @@ def values(
     return find
 
 
-def contrast(first: CaseValues, second: CaseValues, function: Callable[[float, float], float] = operator.sub) -> CaseValues:
+def contrast(first: ByCase, second: ByCase, function: Callable[[float, float], float] = operator.sub) -> ByCase:
     """Returns a function of two values of the same case and seed: their difference, or another function."""
 
     def find(files: ResultFiles) -> dict[Any, Seeds]:
@@ -179,7 +179,7 @@ def contrast(first: CaseValues, second: CaseValues, function: Callable[[float, f
     return find
 
 
-def increases(found: CaseValues, form: str = "x{} to x{}") -> CaseValues:
+def increases(found: ByCase, form: str = "x{} to x{}") -> ByCase:
     """Returns the increase from each case, in ascending order, to the next; `form` names both."""
 
     def find(files: ResultFiles) -> dict[Any, Seeds]:
@@ -190,7 +190,7 @@ def increases(found: CaseValues, form: str = "x{} to x{}") -> CaseValues:
     return find
 
 
-def spreads(found: CaseValues, form: str = "{}", least: int = 1) -> Callable[[ResultFiles], dict[str, Spread]]:
+def spreads(found: ByCase, form: str = "{}", least: int = 1) -> Callable[[ResultFiles], dict[str, Spread]]:
     """Returns the spread over seeds of each case with enough seeds, in ascending order; `form` names the case."""
 
     def find(files: ResultFiles) -> dict[str, Spread]:

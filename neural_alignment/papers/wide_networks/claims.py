@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from neural_alignment.papers import claims
-from neural_alignment.papers.claims import CaseValues, ResultFiles, contrast, increases, spreads, values
+from neural_alignment.papers.claims import ByCase, ResultFiles, contrast, increases, spreads, values
 from neural_alignment.papers.claims import PaperClaim as Claim
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import grouped
@@ -48,17 +48,17 @@ def _case(row: Row) -> str:
     return f"{row['dataset']} x{row['width']}"
 
 
-def by_width(name: str, **labels: Any) -> CaseValues:
+def by_width(name: str, **labels: Any) -> ByCase:
     """Returns accuracies by width; of several rates the best one."""
     return values(name, _accuracy, "width", combine=max, **labels)
 
 
-def better(name: str, rule: str, other: str, **labels: Any) -> CaseValues:
+def better(name: str, rule: str, other: str, **labels: Any) -> ByCase:
     """Returns accuracies of a rule less those of another, by width."""
     return contrast(by_width(name, rule=rule, **labels), by_width(name, rule=other, **labels))
 
 
-def best(name: str) -> CaseValues:
+def best(name: str) -> ByCase:
     """Returns accuracies of Align-ada at width 64 less those of each other rule except backpropagation."""
     ours = values(name, lambda row: row["validation_accuracy"], "width", width=64, rule="align_ada")
 
@@ -68,24 +68,24 @@ def best(name: str) -> CaseValues:
     return find
 
 
-def subsets(images: int, relative: bool) -> CaseValues:
+def subsets(images: int, relative: bool) -> ByCase:
     """Returns accuracies of Align-ada less those of backpropagation on each subset, relative to what it has learned."""
     rules = (by_width("table_9_subsets", seed="subset", rule=r, train_images=images) for r in ("align_ada", "normal"))
     return contrast(*rules, (lambda a, b: (a - b) / (b - CHANCE)) if relative else operator.sub)
 
 
-def longer(rule: str, other: str) -> CaseValues:
+def longer(rule: str, other: str) -> ByCase:
     """Returns the accuracy of a rule less that of another, `"paper"` for the paper's accuracy of the rule."""
     ours, theirs = (values("table_longer", _accuracy, _case, combine=max, rule=each) for each in (rule, other))
     return contrast(ours, values("table_longer", "paper_accuracy", _case, rule=rule) if other == "paper" else theirs)
 
 
-def add_losses(rule: str, *widths: int) -> CaseValues:
+def add_losses(rule: str, *widths: int) -> ByCase:
     """Returns test losses of the Add task at some widths."""
     return values("table_8", "test_loss", "width", where=lambda row: row["width"] in widths, rule=rule)
 
 
-def printed_losses(name: str) -> CaseValues:
+def printed_losses(name: str) -> ByCase:
     """Returns the largest difference to a printed loss, by rule."""
 
     def away(row: Row) -> float:
