@@ -165,13 +165,15 @@ def test_the_site_has_the_pages_files_and_folders_that_the_guide_names(tmp_path)
         "- [`quickstart.yaml`](quickstart.yaml.md): Symmetric alignment"
         in (tmp_path / "configs" / "index.md").read_text()
     )
+    notebook = (tmp_path / "examples" / "1_feedback_alignment.ipynb.md").read_text()
+    assert "![Figure 1](1_feedback_alignment/1.png)" in notebook
     assert (tmp_path / "results" / "two_routes" / "figure_3.png").read_bytes()[1:4] == b"PNG"
 
 
 def test_code_is_copied_as_it_is(tmp_path):
     code = "```\n[a](none.md) <B> 1 ± 2\ntext\n- item\n```"
     pages.Site(tmp_path).write("README.md", "page.md", f"<!-- table -->\n1 ± 2\n{code}\n")
-    assert (tmp_path / "page.md").read_text() == f"1\N{{NO-BREAK SPACE}}±\N{{NO-BREAK SPACE}}2\n{code}\n"
+    assert (tmp_path / "page.md").read_text() == f"1\xa0±\xa02\n{code}\n"
 
 
 def test_the_check_of_the_site_finds_each_kind_of_problem(tmp_path, monkeypatch):
