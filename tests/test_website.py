@@ -117,10 +117,11 @@ def test_notebooks_become_pages_with_their_outputs(tmp_path):
         {"output_type": "display_data", "data": {"image/png": "iVBORw==", "text/plain": ["<Figure>"]}},
         {"output_type": "execute_result", "data": {"text/plain": ["0.5"]}},
     ]
+    table = [{"output_type": "execute_result", "data": {"text/markdown": ["| a |\n", "|---|"], "text/plain": ["<M>"]}}]
     cells = [
         {"cell_type": "markdown", "source": ["# Title\n", "\n", "$W^T$ and $$a < b$$"]},
         {"cell_type": "code", "source": ["price = '$1$'"], "outputs": outputs},
-        {"cell_type": "code", "source": ["%%bash\n", "ls"], "outputs": []},
+        {"cell_type": "code", "source": ["%%bash\n", "ls"], "outputs": table},
     ]
     path = tmp_path / "first.ipynb"
     path.write_text(json.dumps({"cells": cells}))
@@ -128,7 +129,7 @@ def test_notebooks_become_pages_with_their_outputs(tmp_path):
     assert notebooks.title(path) == "Title"
     assert figures == {"first/1.png": b"\x89PNG"}
     code = "```python\nprice = '$1$'\n```\n\n```text\nangle 30\n```\n\n![Figure 1](first/1.png)\n\n```text\n0.5\n```"
-    assert text.endswith(f"{code}\n\n```bash\n%%bash\nls\n```\n")
+    assert text.endswith(f"{code}\n\n```bash\nls\n```\n\n| a |\n|---|\n")
     formulas = notebooks.with_formulas(pages.escaped("$W^T$ and $$a <b$$"))
     assert formulas.startswith("<span><math")
     assert "<msup><mi>W</mi><mi>T</mi></msup>" in formulas

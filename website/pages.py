@@ -230,13 +230,14 @@ class Site:
         self.write(path, self.written[path], text, notebooks.with_formulas)
 
     def _list(self, path: str) -> None:
-        """Writes a page with the README of a folder, if it has one, and the list of its files."""
+        """Writes a page with the README of a folder, if it has one, or the list of its files; both for `LISTED`."""
         names = sorted(each.name for each in (ROOT / path).iterdir() if not each.name.startswith((".", "__pycache__")))
+        is_listed = path.split("/")[0] in LISTED and "runs" not in path.split("/")
         text = f"# {path}/\n\n"
         if "README.md" in names:
-            text = (ROOT / path / "README.md").read_text(encoding="utf-8") + f"\n## Files in {path}/\n\n"
-            names.remove("README.md")
-        is_listed = path.split("/")[0] in LISTED and "runs" not in path.split("/")
+            text = (ROOT / path / "README.md").read_text(encoding="utf-8")
+            text += f"\n## Files in {path}/\n\n" if is_listed else ""
+            names = [name for name in names if is_listed and name != "README.md"]
         linked = [f"[`{each}`]({each})" if is_listed and each != "runs" else f"`{each}`" for each in names]
         lines = [link + _purpose(ROOT / path / each) for link, each in zip(linked, names, strict=True)]
         self.write(f"{path}/README.md", self.written[path], _hidden(text + "".join(f"- {line}\n" for line in lines)))
