@@ -1,5 +1,6 @@
 """The guide, the reference and the gallery are complete, and all their links lead somewhere."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 
 from neural_alignment import alignments
 from neural_alignment.training.describe import regulariser_products
-from website import checks, gallery, pages, pictures, reference
+from website import checks, gallery, notebooks, pages, pictures, reference
 
 ROOT = Path(__file__).parent.parent
 GUIDE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
@@ -110,6 +111,33 @@ def test_the_costs_of_the_rules_are_those_that_are_counted():
             assert cost.startswith(f"{row.rstrip(',')} of the kernel products of backpropagation"), name
 
 
+def test_notebooks_become_pages_with_their_outputs(tmp_path):
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["angle 30\n"]},
+        {"output_type": "display_data", "data": {"image/png": "iVBORw==", "text/plain": ["<Figure>"]}},
+        {"output_type": "execute_result", "data": {"text/plain": ["0.5"]}},
+    ]
+    table = [{"output_type": "execute_result", "data": {"text/markdown": ["| a |\n", "|---|"], "text/plain": ["<M>"]}}]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "\n", "$W^T$ and $$a < b$$"]},
+        {"cell_type": "code", "source": ["price = '$1$'"], "outputs": outputs},
+        {"cell_type": "code", "source": ["%%bash\n", "ls"], "outputs": table},
+    ]
+    path = tmp_path / "first.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    text, figures = notebooks.markdown(path)
+    assert notebooks.title(path) == "Title"
+    assert figures == {"first/1.png": b"\x89PNG"}
+    code = "```python\nprice = '$1$'\n```\n\n```text\nangle 30\n```\n\n![Figure 1](first/1.png)\n\n```text\n0.5\n```"
+    assert text.endswith(f"{code}\n\n```bash\nls\n```\n\n| a |\n|---|\n")
+    formulas = notebooks.with_formulas(pages.escaped("$W^T$ and $$a <b$$"))
+    assert formulas.startswith("<span><math")
+    assert "<msup><mi>W</mi><mi>T</mi></msup>" in formulas
+    assert 'display="block"' in formulas
+    assert "<mo>&#x0003C;</mo>" in formulas
+    assert "$" not in formulas
+
+
 def test_every_figure_is_in_the_gallery_with_its_command():
     found = gallery.pictures()
     files = {*(ROOT / "results").glob("*/*.png")}
@@ -131,13 +159,22 @@ def test_the_site_has_the_pages_files_and_folders_that_the_guide_names(tmp_path)
     assert "(glossary.md#glossary)" in rules
     assert "[Published code](published_code.md)" in rules
     assert "&lt;B^T x, z>" in rules
+    assert "[Rules and primitives](rules.md)" in (tmp_path / RULES).read_text()
     assert "| upstream error |" in (tmp_path / "docs" / "glossary.md").read_text()
     assert "source: image_folder" in (tmp_path / "configs" / "photographs" / "symmetric.yaml.md").read_text()
     assert (
         "- [`quickstart.yaml`](quickstart.yaml.md): Symmetric alignment"
         in (tmp_path / "configs" / "index.md").read_text()
     )
+    notebook = (tmp_path / "examples" / "1_feedback_alignment.ipynb.md").read_text()
+    assert "![Figure 1](1_feedback_alignment/1.png)" in notebook
     assert (tmp_path / "results" / "two_routes" / "figure_3.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_code_is_copied_as_it_is(tmp_path):
+    code = "```\n[a](none.md) <B> 1 ± 2\ntext\n- item\n```"
+    pages.Site(tmp_path).write("README.md", "page.md", f"<!-- table -->\n1 ± 2\n{code}\n")
+    assert (tmp_path / "page.md").read_text() == f"1\xa0±\xa02\n{code}\n"
 
 
 def test_the_check_of_the_site_finds_each_kind_of_problem(tmp_path, monkeypatch):

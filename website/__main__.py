@@ -37,7 +37,8 @@ def write_markdown() -> None:
     modules = {name.removeprefix("neural_alignment."): f"reference/{name}.md" for name in texts}
     sections["Reference"] = {"Overview": "reference/index.md", **modules}
     navigation = [{"Home": "index.md"}]
-    navigation += [{name: [{title: path} for title, path in found.items()]} for name, found in sections.items()]
+    for name, found in ((name, found) for name, found in sections.items() if found):
+        navigation.append({name: [{title: site.written.get(path, path)} for title, path in found.items()]})
     settings = {"INHERIT": str(HERE / "mkdocs.yml"), "docs_dir": "markdown", "site_dir": "html", "nav": navigation}
     (BUILD / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 

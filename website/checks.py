@@ -17,6 +17,7 @@ TAGS = {
     *("header", "hr", "html", "i", "img", "input", "kbd", "label", "li", "link", "main", "mark", "meta"),
     *("nav", "noscript", "ol", "p", "path", "pre", "script", "section", "small", "span", "strong", "style"),
     *("sub", "summary", "sup", "svg", "table", "tbody", "td", "th", "thead", "title", "tr", "ul"),
+    *("math", "mfrac", "mi", "mn", "mo", "mover", "mrow", "mspace", "msub", "msubsup", "msup", "mtext", "munder"),
 }
 """The tags that pages contain. Others are text that was read as a tag."""
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from website import notebooks
+
 ROOT = Path(__file__).parent.parent
 
 NAVIGATION: dict[str, dict[str, str]] = {
@@ -29,6 +31,7 @@ NAVIGATION: dict[str, dict[str, str]] = {
         "Cloud TPU": "docs/tpu.md",
         "Neural fits": "docs/neural_fit.md",
     },
+    "Notebooks": {},
     "Rules": {
         "How each rule works": "docs/how_rules_work.md",
         "Rules and primitives": "docs/rules.md",
@@ -49,7 +52,7 @@ NAVIGATION: dict[str, dict[str, str]] = {
         "Changelog": "CHANGELOG.md",
     },
 }
-"""Section -> title of a page -> its file. Further pages in `docs/` are added to the guide, with their own titles."""
+"""Section -> title of a page -> its file. Further pages in `docs/` and notebooks are added with their own titles."""
 
 HOME, GLOSSARY = "README.md", "docs/glossary.md"
 
@@ -80,7 +83,11 @@ def navigation() -> dict[str, dict[str, str]]:
     named = {path for pages in NAVIGATION.values() for path in pages.values()}
     others = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
     more = {heading(ROOT / path): path for path in others if path not in named}
-    return {name: {**pages, **(more if name == "Guide" else {})} for name, pages in NAVIGATION.items()}
+    examples = {"Overview": ROOT / "examples" / "README.md"}
+    examples |= {notebooks.title(path): path for path in sorted((ROOT / "examples").glob("*.ipynb"))}
+    there = {title: path.relative_to(ROOT).as_posix() for title, path in examples.items() if path.exists()}
+    added = {"Guide": more, "Notebooks": there}
+    return {name: {**pages, **added.get(name, {})} for name, pages in NAVIGATION.items()}
 
 
 def heading(page: Path) -> str:
@@ -141,6 +148,8 @@ class Site:
         self.titles = {path: title for pages in navigation().values() for title, path in pages.items()}
         self.written: dict[str, str] = {}
         """File or folder of the repository -> its file on the site."""
+        self.figures: set[str] = set()
+        """Figures of notebooks, which are no files of the repository."""
 
     def add_guide(self) -> None:
         """Writes README, the glossary, and the pages of the guide that exist as files."""
@@ -157,7 +166,9 @@ class Site:
         if path not in self.written:
             source = ROOT / path
             make: Callable[[str], None] = self._copy
-            if source.is_dir():
+            if source.suffix == ".ipynb":
+                make, self.written[path] = self._run, f"{path}.md"
+            elif source.is_dir():
                 make, self.written[path] = self._list, f"{path}/index.md"
             elif source.suffix == ".md":
                 name = f"{path[: -len('README.md')]}index.md" if source.name == "README.md" else path
@@ -171,18 +182,23 @@ class Site:
             make(path)
         return self.written[path]
 
-    def write(self, origin: str, name: str, text: str) -> None:
+    def write(self, origin: str, name: str, text: str, finish: Callable[[str], str] = str) -> None:
         """Writes a page.
 
         Args:
             origin: the file of the repository from which links of the text are relative.
             name: the file on the site.
             text: Markdown.
+            finish: changes the text outside of code at the end.
         """
 
         def changed(part: str) -> str:
+            if part.startswith("```"):
+                return part
             linked = LINK.sub(lambda link: self._link(origin, name, link), part)
-            return part if part.startswith("```") else spaced(escaped(linked))
+            # A value and its deviation stay in one line of a cell.
+            linked = linked.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+            return finish(spaced(escaped(linked)))
 
         parts = CODE.split(re.sub(r"^<!--.*?-->\n", "", text, flags=re.MULTILINE))
         place = self.folder / name
@@ -192,7 +208,7 @@ class Site:
     def _link(self, origin: str, name: str, link: re.Match) -> str:
         """Returns a link of a page as it must be on the site."""
         target, text = link["target"], link["text"]
-        if re.match(r"[a-z]+:", target):
+        if re.match(r"[a-z]+:", target) or f"{os.path.dirname(name)}/{target}" in self.figures:
             return link[0]
         path, anchor = resolve(origin, target)
         place = GLOSSARY if path == HOME and anchor == slug("Glossary") else self.add(path)
@@ -212,14 +228,25 @@ class Site:
         language = LANGUAGES.get(Path(path).suffix, "text")
         self.write(path, self.written[path], _hidden(f"# {path}\n\n```{language}\n{text.rstrip()}\n```\n"))
 
+    def _run(self, path: str) -> None:
+        """Writes a page from a notebook."""
+        text, figures = notebooks.markdown(ROOT / path)
+        for name, figure in figures.items():
+            self.figures.add(f"{os.path.dirname(path)}/{name}")
+            place = self.folder / os.path.dirname(path) / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(figure)
+        self.write(path, self.written[path], text, notebooks.with_formulas)
+
     def _list(self, path: str) -> None:
-        """Writes a page with the README of a folder, if it has one, and the list of its files."""
+        """Writes a page with the README of a folder, if it has one, or the list of its files; both for `LISTED`."""
         names = sorted(each.name for each in (ROOT / path).iterdir() if not each.name.startswith((".", "__pycache__")))
+        is_listed = path.split("/")[0] in LISTED and "runs" not in path.split("/")
         text = f"# {path}/\n\n"
         if "README.md" in names:
-            text = (ROOT / path / "README.md").read_text(encoding="utf-8") + f"\n## Files in {path}/\n\n"
-            names.remove("README.md")
-        is_listed = path.split("/")[0] in LISTED and "runs" not in path.split("/")
+            text = (ROOT / path / "README.md").read_text(encoding="utf-8")
+            text += f"\n## Files in {path}/\n\n" if is_listed else ""
+            names = [name for name in names if is_listed and name != "README.md"]
         linked = [f"[`{each}`]({each})" if is_listed and each != "runs" else f"`{each}`" for each in names]
         lines = [link + _purpose(ROOT / path / each) for link, each in zip(linked, names, strict=True)]
         self.write(f"{path}/README.md", self.written[path], _hidden(text + "".join(f"- {line}\n" for line in lines)))
