@@ -14,7 +14,7 @@ from neural_alignment.jobs import children as child_processes
 from neural_alignment.jobs.children import Children
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines import registry
-from neural_alignment.jobs.engines.slurm import run_on_node
+from neural_alignment.jobs.engines.slurm_node import Task, run_on_node
 from neural_alignment.jobs.engines.spark import ending_of_lost_task
 from neural_alignment.jobs.engines.tpu import TPU
 from neural_alignment.jobs.job import encode
@@ -171,10 +171,11 @@ def test_without_slurm_on_the_machine_its_engine_is_refused(monkeypatch, tmp_pat
 
 def test_a_slurm_node_writes_the_ending_of_a_job_unless_it_was_asked_to_stop(tmp_path, computation, children):
     """In another process, because the function sets handlers of signals."""
-    result, stop, text = tmp_path / "ending.json", tmp_path / "stop", encode(computation("piece"))
+    result, stop = tmp_path / "ending.json", tmp_path / "stop"
+    task = Task(encode(computation("piece")), str(result), str(stop), requeues=3, interruptions=0)
     for state in ("stopped", "finished"):
         (stop.touch if state == "stopped" else stop.unlink)()
-        node = child_processes.context().Process(target=run_on_node, args=(text, str(result), str(stop)))
+        node = child_processes.context().Process(target=run_on_node, args=(vars(task),))
         node.start()
         node.join()
         assert node.exitcode == 0

@@ -306,7 +306,7 @@ class _Controller:
     def _forget(self, name: str) -> None:
         """Removes a job from those that run, and its files."""
         each = self._running.pop(name)
-        slurm_scheduler.clean(self._folder, each.number)
+        self._scheduler.clean(each.number)
         slurm_node.ending_file(self._folder, name).unlink(missing_ok=True)
 
 

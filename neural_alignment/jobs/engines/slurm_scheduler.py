@@ -13,6 +13,7 @@ import dataclasses
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +44,9 @@ class Scheduler(Protocol):
 
     def stop(self, numbers: Sequence[str]) -> None:
         """Asks jobs to save their state and end. Jobs that have not started are cancelled."""
+
+    def clean(self, number: str) -> None:
+        """Removes the pickled function and result of a job that has ended."""
 
 
 class Cluster:
@@ -95,6 +99,9 @@ class Cluster:
         _run("scancel", "--quiet", "--state=PENDING", *numbers)
         _run("scancel", "--quiet", "--signal=TERM", *numbers)
 
+    def clean(self, number: str) -> None:  # noqa: D102 (as in Scheduler)
+        _remove(self._folder, number)
+
 
 class LocalProcesses:
     """Processes of this machine, started by submitit.
@@ -107,6 +114,7 @@ class LocalProcesses:
     def __init__(self, folder: Path, options: SlurmOptions):
         import submitit
 
+        self._folder = folder
         self._executor = submitit.LocalExecutor(folder)
         self._executor.update_parameters(timeout_min=options.time, stderr_to_stdout=True)
         self._jobs: dict[str, Any] = {}
@@ -126,13 +134,19 @@ class LocalProcesses:
             with contextlib.suppress(OSError):
                 os.kill(int(number), signal.SIGTERM)  # `job.cancel` would kill it after a second.
 
+    def clean(self, number: str) -> None:  # noqa: D102 (as in Scheduler)
+        job = self._jobs.pop(number, None)
+        while job is not None and not job.done():  # The process ends soon after it has written the ending.
+            time.sleep(0.05)
+        _remove(self._folder, number)
+
 
 def log(folder: Path, number: str) -> Path:
     """Returns the path of the file with the output of a job."""
     return folder / f"{number}_0_log.out"
 
 
-def clean(folder: Path, number: str) -> None:
+def _remove(folder: Path, number: str) -> None:
     """Removes the pickled function and result of a job."""
     for name in ("submitted.pkl", "0_result.pkl"):
         (folder / f"{number}_{name}").unlink(missing_ok=True)
