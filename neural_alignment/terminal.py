@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -160,9 +161,8 @@ def _cells(row: str) -> list[str]:
     return [cell.strip().replace("\0", "|") for cell in inner.split("|")]
 
 
-def _is_number(cell: str) -> bool:
-    """Whether a cell contains a number, with a spread or a unit, or nothing."""
-    return not cell or cell[0].isdigit() or (cell[0] in "+-" and (len(cell) == 1 or cell[1].isdigit()))
+_NUMBER = re.compile(r"([+-]?\d[\d,.]*(e[+-]?\d+)?( ± [\d,.]+)?( ?%)?|-|nan)?")
+"""A number, with a spread or in percent, or a missing one."""
 
 
 _GAP = 2
@@ -179,7 +179,7 @@ def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     from rich.text import Text
 
     cells = list(zip(header, *rows, strict=True))
-    numeric = [all(map(_is_number, own)) for _, *own in cells]
+    numeric = [all(map(_NUMBER.fullmatch, own)) for _, *own in cells]
     widths = _widths(cells, numeric)
     if widths is None:
         each = max(map(len, header))

@@ -24,7 +24,7 @@ _LOSSES = ("J", "R")
 
 _RATES = ("learning_rate_J", "learning_rate_R", "loss_rate_J", "loss_rate_R")
 
-_ABOUT_THE_RUN = ("epoch", "seconds", "corrupt_records")
+_ABOUT_THE_RUN = ("step", "epoch", "seconds", "corrupt_records")
 
 _TITLES = {
     "weight_angle": "angle of W to B^T (degrees)",
