@@ -31,7 +31,8 @@ def points(run_dir: Path, plugin: str = "scalars") -> dict[str, list[tuple[int, 
     reader = accumulator(run_dir)
     return {
         tag: [(event.step, _value(event.tensor_proto)) for event in reader.Tensors(tag)]
-        for tag in reader.PluginTagToContent(plugin)
+        for tag in reader.Tags()["tensors"]
+        if reader.SummaryMetadata(tag).plugin_data.plugin_name == plugin
     }
 
 

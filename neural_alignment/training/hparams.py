@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams_summary
 
 from neural_alignment.training import files
-from neural_alignment.training.event_files import EventFile, names_in, scalar
+from neural_alignment.training.event_files import SUMMARY_OF_RUNS, EventFile, names_in, scalar
 
 _STATUS = {
     "finished": api_pb2.STATUS_SUCCESS,
@@ -96,8 +96,9 @@ def _write_once(folder: str, kind: str, content: Any, values: Callable[[], Itera
         content: JSON data that identify the content.
         values: returns the values of the only event.
     """
-    suffix = f".{kind}-{files.plain_digest(content)[:12]}"
-    others = [name for name in names_in(folder) if f".{kind}-" in name]
+    mark = f"{SUMMARY_OF_RUNS}{kind}-"
+    suffix = f"{mark}{files.plain_digest(content)[:12]}"
+    others = [name for name in names_in(folder) if mark in name]
     if any(name.endswith(suffix) for name in others):
         return
     for name in others:

@@ -7,7 +7,7 @@ import time
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
-from neural_alignment.training import callbacks, config_comparison, files, lock
+from neural_alignment.training import callbacks, config_comparison, event_files, files, lock
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.evaluation import Evaluator
 from neural_alignment.training.metrics import MetricsRow
@@ -101,12 +101,17 @@ class RunLoop:
             self._listeners.append(progress)
 
     def _open_events(self, rows: list[MetricsRow]) -> TensorBoard | None:
-        """Adds the listener that writes the event files, if there are to be any, and returns it."""
+        """Adds the listener that writes the event files, if there are to be any, and returns it.
+
+        If the process was killed after it wrote the last row to `metrics.csv`, its event may be missing.
+        """
         if not self.config.logging.tensorboard:
             return None
-        events = TensorBoard(self.trainer.model, self.directory.event_folder(), self.config.logging, rows)
-        if rows and rows[-1]["step"] == self.step:
-            events.again(rows[-1])
+        folder = self.directory.event_folder()
+        events = TensorBoard(self.trainer.model, folder, self.config.logging, rows)
+        is_written = event_files.cut(folder, self.step)
+        if rows and rows[-1]["step"] == self.step and not is_written:
+            events(rows[-1])
         self._listeners.insert(0, events)
         return events
 

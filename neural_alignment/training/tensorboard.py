@@ -85,14 +85,6 @@ class TensorBoard:
             values += layout_summary(row).value
         self._file.write(step, values)
 
-    def again(self, row: MetricsRow) -> None:
-        """Writes the last row of a resumed run again; TensorBoard drops the point that it had.
-
-        The process may have been killed after it wrote the row to `metrics.csv` and before it wrote the event.
-        """
-        self._file.drop_from(int(row["step"]))
-        self(row)
-
     def close(self) -> None:
         """Closes the event file."""
         self._file.close()
