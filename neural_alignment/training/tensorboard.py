@@ -39,11 +39,13 @@ _TITLES = {
 def tag_of(column: str) -> str:
     """Returns the tag of a column of `metrics.csv`: GROUP/NAME.
 
-    TensorBoard sorts groups by name, so the angles come first and the time last.
+    TensorBoard sorts groups by name, so the angle of W to B^T comes first and the time last.
     """
     name, _, rest = column.partition("/")
     if rest and name == "weight":
         return f"rule_weight/{rest}"
+    if rest and name == "weight_angle":
+        return f"angle/{rest}"
     if rest:
         return f"angle_{name.removesuffix('_angle')}/{rest}" if name.endswith("_angle") else column
     if column in _RATES:
@@ -110,7 +112,7 @@ def layout_summary(columns: Iterable[str]) -> Any:
     columns = list(columns)
     measured = {column.partition("/")[0] for column in columns if "/" in column}
     alignment = [
-        _chart(f"{_TITLES[measure]}, all layers", [f"{tag_of(f'{measure}/')}.*"])
+        _chart(f"{_TITLES[measure]}, all layers", [tag_of(f"{measure}/.*")])
         for measure in MEASURES
         if measure in measured
     ]

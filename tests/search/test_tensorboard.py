@@ -142,7 +142,7 @@ def test_a_comparison_has_a_row_per_run_with_the_keys_that_vary(compared, engine
         assert (settings["seed"], status) == (int(seed), api_pb2.STATUS_SUCCESS)
         found = points(folder / "fc" / name)
         assert found["result/top1"] == [(0, pytest.approx(found["metric/top1"][-1][1]))]
-        angles = [own[-1][1] for tag, own in found.items() if tag.startswith("angle_weight/")]
+        angles = [own[-1][1] for tag, own in found.items() if tag.startswith("angle/")]
         assert found["result/mean_angle"] == [(0, pytest.approx(sum(angles) / len(angles)))]
     before = sorted(folder.rglob("events*"))
     compared(engine)

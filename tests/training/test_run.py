@@ -122,7 +122,7 @@ def test_tensorboard_has_scalars_histograms_and_images(finished):
         for event in tf.compat.v1.train.summary_iterator(str(file)):
             for value in event.summary.value:
                 tags.setdefault(value.metadata.plugin_data.plugin_name, set()).add((value.tag, event.step))
-    assert {("loss/J", STEPS), ("metric/top1", 2 * STEPS), ("angle_weight/conv2", STEPS)} <= tags["scalars"]
+    assert {("loss/J", STEPS), ("metric/top1", 2 * STEPS), ("angle/conv2", STEPS)} <= tags["scalars"]
     assert {("forward_kernel/dense", 0), ("backward_kernel/dense", STEPS)} <= tags["histograms"]
     assert {(f"weights/{layer}", 2 * STEPS) for layer in ("conv1", "conv2", "dense")} <= tags["images"]
 

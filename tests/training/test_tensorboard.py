@@ -78,7 +78,7 @@ def test_every_value_of_every_row_is_a_point(finished):
 
 def test_angles_begin_at_90_degrees_at_step_0(finished):
     for layer in ("dense1", "dense"):
-        (step, angle), *later = points(finished)[f"angle_weight/{layer}"]
+        (step, angle), *later = points(finished)[f"angle/{layer}"]
         assert step == 0
         assert 60 < angle < 120
         assert later[-1][1] < angle
@@ -86,7 +86,7 @@ def test_angles_begin_at_90_degrees_at_step_0(finished):
 
 def test_angles_are_the_first_groups_and_times_the_last(finished):
     groups = list(dict.fromkeys(tag.partition("/")[0] for tag in sorted(points(finished))))
-    assert groups[0] == "angle_weight"
+    assert groups[0] == "angle"
     assert groups[-1] == "run"
     assert {"run/epoch", "run/seconds"} <= points(finished).keys()
     assert not [tag for tag in points(finished) if "/" not in tag]
@@ -104,7 +104,7 @@ def test_histograms_and_images_of_each_layer_and_row(finished):
 
 def test_the_layout_has_all_layers_in_one_chart_and_all_splits_in_one(finished):
     assert charts(finished) == {
-        "angle of W to B^T (degrees), all layers": {"angle_weight/dense1", "angle_weight/dense"},
+        "angle of W to B^T (degrees), all layers": {"angle/dense1", "angle/dense"},
         "norm of B over norm of W, all layers": {"norm_ratio/dense1", "norm_ratio/dense"},
         "J": {"loss/J", "loss/train_J"},
         "top1": {"metric/top1", "metric/train_top1"},
