@@ -31,6 +31,8 @@ def write_experiment(folder: str, settings: Mapping[str, Sequence[Any]], results
         results: name of a result -> its name for readers.
     """
     infos = [_setting_info(name, values) for name, values in settings.items()]
+    for info, short in zip(infos, _short_names(list(settings)), strict=True):
+        info.display_name = short
     metrics = [
         api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"result/{name}"), display_name=text)
         for name, text in results.items()
@@ -68,6 +70,19 @@ def write_session(
 def _plain(value: Any) -> bool | float | str:
     """Returns a value as TensorBoard can show it: lists, mappings and `None` as JSON."""
     return value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Returns the last parts of key paths, as many as make each of them different from the others."""
+    parts = [name.split(".") for name in names]
+    counts = [1] * len(names)
+    while True:
+        found = [".".join(own[-count:]) for own, count in zip(parts, counts, strict=True)]
+        equal = [place for place, short in enumerate(found) if found.count(short) > 1]
+        if not equal:
+            return found
+        for place in equal:
+            counts[place] += 1
 
 
 def _setting_info(name: str, values: Sequence[Any]) -> Any:

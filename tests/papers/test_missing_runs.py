@@ -47,12 +47,12 @@ def test_without_runs_the_commands_are_shown_and_nothing_is_written(item, tmp_pa
     assert (f"neural-alignment {item.kind} {item.name} --lab" in str(error.value)) == ("lab" in item.cells)
 
 
-def test_missing_runs_are_listed_below_the_figure_that_lacks_them(tmp_path):
-    item = find(commands.ITEMS, "figure", "two_routes/S3")
+def test_missing_runs_are_listed_below_the_text(tmp_path):
+    item = find(commands.ITEMS, "table", "two_routes/3")
     first, *others = item.cells["paper"]
     write_run(tmp_path / "runs", first, 0, 0.5)
     text = made(item, tmp_path, [])
-    assert (tmp_path / "results" / "figure_S3.png").exists()
+    assert (tmp_path / "results" / "table_3.md").read_text().strip() in text
     listed = [line.strip() for line in text.splitlines() if line.startswith("    neural-alignment train ")]
     assert listed == [cell.command(str(tmp_path / "runs"), CONFIGS) for cell in others]
     assert f"Not yet run: {len(others)}." in text

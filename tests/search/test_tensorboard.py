@@ -1,19 +1,21 @@
 """The dashboard HPARAMS of searches and comparisons, read with TensorBoard's own reader."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from event_reader import experiment, points, run_names, session
-from helpers import SMALL_RUN, exhaustive_unless
-from prepared_run import PreparedRuns
+from helpers import SMALL_RUN
 from tensorboard.plugins.hparams import api_pb2
 
 from neural_alignment import compare
+from neural_alignment import config as configuration
 from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines import registry
 from neural_alignment.search import plan, run
+from neural_alignment.training import hparams
 
 SHOWN = ("logging.tensorboard=true", "logging.scatter=false", "epochs=1", "evaluation.every_epochs=1")
 SPACE = """
@@ -68,6 +70,12 @@ def test_a_search_has_a_column_per_varied_quantity_and_a_row_per_trial(search, t
     assert [v.bool_value for v in columns["optimization.forward.nesterov"].domain_discrete.values] == [False, True]
     assert [v.string_value for v in columns["model.hidden"].domain_discrete.values] == ["[5]", "[6]"]
     assert columns["alignment.decay"].type == api_pb2.DATA_TYPE_FLOAT64
+    assert {name: info.display_name for name, info in columns.items() if "." in name} == {
+        "optimization.forward.learning_rate": "learning_rate",
+        "optimization.forward.nesterov": "nesterov",
+        "model.hidden": "hidden",
+        "alignment.decay": "decay",
+    }
     [metric] = experiment(tmp_path / "search").metric_infos
     assert metric.name.tag == "result/best_top1"
     assert run_names(tmp_path / "search") == {".", "trials/0001", "trials/0002", "trials/0004"}
@@ -83,6 +91,19 @@ def test_a_search_has_a_column_per_varied_quantity_and_a_row_per_trial(search, t
         assert points(place) == ({"result/best_top1": [(0, 0.75)]} if finished else {})
 
 
+def test_equal_names_are_shown_with_more_of_their_path(tmp_path):
+    names = ["a.x.rate", "a.y.rate", "b.x.rate", "rate", "decay"]
+    hparams.write_experiment(str(tmp_path), {name: [0.0, 1.0] for name in names}, {})
+    shown = {info.name: info.display_name for info in experiment(tmp_path).hparam_infos}
+    assert shown == {
+        "a.x.rate": "a.x.rate",
+        "a.y.rate": "y.rate",
+        "b.x.rate": "b.x.rate",
+        "rate": "rate",
+        "decay": "decay",
+    }
+
+
 def test_a_resumed_search_writes_nothing_twice_and_nothing_is_lost(search, tmp_path):
     search(ENDINGS, "logging.tensorboard=true")
     before = sorted(tmp_path.rglob("events*"))
@@ -94,56 +115,83 @@ def test_a_resumed_search_writes_nothing_twice_and_nothing_is_lost(search, tmp_p
     assert [path.parent.name for path in after] == ["search", "0001", "0002", "0004", "0005"]
 
 
-def test_without_tensorboard_a_search_has_no_event_files(search, tmp_path):
-    search(ENDINGS)
-    assert not list(tmp_path.rglob("events*"))
-
-
 CONFIGS = {
     "fc/symmetric": SMALL_RUN,
     "fc/feedback": re.sub("alignment: .*", "alignment: {rule: feedback}", re.sub("  backward: .*\n", "", SMALL_RUN)),
 }
 
 
+class Written:
+    """An engine that writes the files of finished runs, and of one diverged run, without training."""
+
+    slots = 1
+
+    def run(self, queue):
+        while job := queue.next():
+            config = configuration.load(job.config, job.overrides)
+            folder = Path(job.run_dir)
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").write_text(configuration.dump(config))
+            is_diverged = job.name == "fc/feedback/seed1"
+            (folder / "status.json").write_text(json.dumps({"state": "diverged" if is_diverged else "finished"}))
+            rows = ["0,0,1,,,90,88", "7,1,9,0.5,0.75,80,78"][: 2 - is_diverged]
+            header = "step,epoch,seconds,J,top1,weight_angle/dense1,weight_angle/dense"
+            (folder / "metrics.csv").write_text("\n".join([header, *rows, ""]))
+            queue.ended(job, Ending("diverged") if is_diverged else Ending("finished", 0.75))
+
+
 @pytest.fixture
 def compared(tmp_path):
     """Compares two rules over two seeds; returns the folder of the run directories."""
 
-    def call(engine="in-process"):
+    def call(engine):
         paths = []
         for name, text in CONFIGS.items():
             paths.append(str(tmp_path / f"{name.replace('/', '_')}.yaml"))
             Path(paths[-1]).write_text(text)
-        folder = tmp_path / "runs"
         names = dict(zip(paths, CONFIGS, strict=True))
+        folder = tmp_path / "runs"
         comparison = compare.Comparison(paths, (0, 1), SHOWN, str(folder), names.get)
-        execution = Execution(registry.build(engine), Screen(lambda line: None, lambda line: None))
+        execution = Execution(engine, Screen(lambda line: None, lambda line: None))
         compare.compare(comparison, str(tmp_path / "table"), execution)
         return folder
 
-    with PreparedRuns().in_use():
-        yield call
+    return call
 
 
-@pytest.mark.parametrize("engine", exhaustive_unless(["in-process", "processes:2", "spark:1"], ["in-process"]))
-def test_a_comparison_has_a_row_per_run_with_the_keys_that_vary(compared, engine):
-    folder = compared(engine)
+NAMES = {f"{name}/seed{seed}" for name in ("symmetric", "feedback") for seed in (0, 1)}
+
+
+def test_a_comparison_has_a_row_per_run_with_the_keys_that_vary(compared):
+    folder = compared(Written())
     columns = {info.name: info for info in experiment(folder / "fc").hparam_infos}
     assert {"configuration", "seed", "alignment.rule", "alignment.self_"} <= set(columns)
     assert not {"epochs", "batch_size", "optimization.forward.learning_rate"} & set(columns)
     metrics = {info.name.tag: info.display_name for info in experiment(folder / "fc").metric_infos}
     assert metrics == {"result/top1": "validation top-1", "result/mean_angle": "mean angle of W to B^T (degrees)"}
-    names = {f"{name}/seed{seed}" for name in ("symmetric", "feedback") for seed in (0, 1)}
-    assert run_names(folder / "fc") == {".", *names}
-    for name in names:
+    assert run_names(folder / "fc") == {".", *NAMES}
+    for name in NAMES:
         settings, status = session(folder / "fc" / name)
         rule, _, seed = name.partition("/seed")
         assert (settings["configuration"], settings["alignment.rule"]) == (f"fc/{rule}", rule)
-        assert (settings["seed"], status) == (int(seed), api_pb2.STATUS_SUCCESS)
+        assert settings["seed"] == int(seed)
+        is_diverged = name == "feedback/seed1"
+        assert status == (api_pb2.STATUS_FAILURE if is_diverged else api_pb2.STATUS_SUCCESS)
+        angle = {"result/mean_angle": [(0, 89.0 if is_diverged else 79.0)]}
+        assert points(folder / "fc" / name) == ({} if is_diverged else {"result/top1": [(0, 0.75)]}) | angle
+    before = sorted(folder.rglob("events*"))
+    compared(Written())
+    assert sorted(folder.rglob("events*")) == before
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("engine", ["in-process", "processes:2", "spark:1"])
+def test_runs_of_every_engine_have_their_points_and_their_row(compared, engine):
+    folder = compared(registry.build(engine))
+    assert run_names(folder) == {"fc", *(f"fc/{name}" for name in NAMES)}
+    for name in NAMES:
         found = points(folder / "fc" / name)
         assert found["result/top1"] == [(0, pytest.approx(found["metric/top1"][-1][1]))]
         angles = [own[-1][1] for tag, own in found.items() if tag.startswith("angle/")]
         assert found["result/mean_angle"] == [(0, pytest.approx(sum(angles) / len(angles)))]
-    before = sorted(folder.rglob("events*"))
-    compared(engine)
-    assert sorted(folder.rglob("events*")) == before
+        assert session(folder / "fc" / name)[1] == api_pb2.STATUS_SUCCESS
