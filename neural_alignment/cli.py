@@ -247,8 +247,7 @@ def train(
     if resume or resume_from is not None:
         RunDirectory(directory()).check_plugins()  # First: without them the configuration has unknown names.
     settings = configuration.load(config, overrides or (), smoke)
-    lines = callbacks.lines_by_stage if terminal.is_terminal() else callbacks.one_line
-    progress = callbacks.Progress(*terminal.progress_bar(), lines)
+    progress = callbacks.Progress(*terminal.progress_bar(), _evaluation_lines if terminal.is_terminal() else None)
     try:
         result = run.train(settings, directory(), resume, force, progress, resume_from)
     except Diverged:
@@ -678,6 +677,13 @@ def _print_result(result: object, summary: str, criterion: object) -> None:
         terminal.line()
         _print_angles(result.weight_angles)
     terminal.line(f"\nrun directory  {result.path}\nsummary        {summary}")
+
+
+def _evaluation_lines(row: Mapping[str, float]) -> list[str]:
+    """Returns the lines of an evaluation for a terminal."""
+    from neural_alignment.training import callbacks
+
+    return [part for line in callbacks.lines_by_stage(row) for part in terminal.folded(line)]
 
 
 def _print_angles(angles: Mapping[str, float]) -> None:

@@ -91,6 +91,17 @@ def columns(cells: Sequence[str], gap: int = 3) -> str:
     return "\n".join("".join(cell.ljust(each) for cell in cells[row::rows]).rstrip() for row in range(rows))
 
 
+def folded(text: str) -> list[str]:
+    """Breaks a line that is wider than the terminal, where it has two spaces; the other lines are indented."""
+    found, parts = [], text.split("  ")
+    for part in parts:
+        if found and len(found[-1]) + 2 + len(part) <= width():
+            found[-1] += f"  {part}"
+        else:
+            found.append(f"    {part}" if found else part)
+    return found
+
+
 def error(text: str) -> None:
     """Prints one line to standard error, with control characters escaped, and the word before the colon in red."""
     text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))

@@ -228,7 +228,7 @@ def test_spans_have_smallest_median_and_largest_and_leave_out_nan():
 ROW = {"step": 10, "epoch": 1.5, "J": 0.5, "top1": 0.25, "R": 2.0}
 
 
-def test_the_lines_of_an_evaluation_fit_80_columns_for_150_layers():
+def test_an_evaluation_of_150_layers_has_two_lines():
     row = ROW | {f"weight_angle/{layer}": 1.0 + place * 40 / 151 for place, layer in enumerate(RESNET)}
     first, second = callbacks.lines_by_stage(row)
     assert first == "step 10  epoch 1.5  J 0.5000  top-1 25.00 %  R 2"
@@ -239,6 +239,17 @@ def test_the_lines_of_an_evaluation_fit_80_columns_for_150_layers():
     )
     assert len(second) <= 100
     assert callbacks.one_line(row) == [f"{first}  angle of W to B^T 1.0 to 41.0 degrees"]
+
+
+@pytest.mark.parametrize("width", [80, 40, 20])
+def test_lines_are_broken_between_their_parts(screen, width):
+    screen(width)
+    row = ROW | {f"weight_angle/{layer}": 1.0 + place * 40 / 151 for place, layer in enumerate(RESNET)}
+    for line in callbacks.lines_by_stage(row):
+        found = terminal.folded(line)
+        assert max(map(len, found)) <= width
+        assert [part.strip() for each in found for part in each.strip().split("  ")] == line.strip().split("  ")
+    assert terminal.folded("x" * 99) == ["x" * 99]
 
 
 def test_an_evaluation_without_aligned_layers_has_one_line():
@@ -287,7 +298,7 @@ def test_commands_draw_tables_that_fit(command, columns):
     assert any(line.startswith("  angles  dense1 ") for line in lines)
     assert "run directory  run" in lines
     lines, code = command("evaluate", "run", columns=columns)
-    assert (lines[0], code) == ("metric   on the validation split", 0)
+    assert (lines[0], code) == ("metric  on the validation split", 0)
     lines, code = command("describe", "run.yaml", columns=columns)
     assert code == 0
     assert any(line.strip("─ ") == "" and "─" in line for line in lines)
