@@ -302,6 +302,10 @@ def plot(
     terminal.line(f"written: {plots.write(runs, output)}")
 
 
+_NAME = 12
+"""Width of the name of a fact in the lines of a description."""
+
+
 @app.command(epilog=_examples("describe two_routes/resnet18/information"))
 def describe(
     config: ConfigPath,
@@ -327,7 +331,9 @@ def describe(
     settings = configuration.load(config, overrides or (), smoke)
     found = describe.description(settings)
     terminal.table(found.HEADER, found.cells(), found.table())
-    terminal.line("\n".join(["", *found.facts, "", *found.costs]))
+    terminal.line()
+    terminal.facts([(line[:_NAME].strip(), line[_NAME:]) for line in found.facts], "\n".join(found.facts))
+    terminal.line("\n".join(["", *found.costs]))
     if chips is not None:
         terminal.line(f"\n{compiler.describe(settings, chips)}")
 
