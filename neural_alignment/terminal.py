@@ -115,7 +115,7 @@ class StatusLine:
     """The last line of a terminal, which shows the progress; a file gets it once a minute."""
 
     def __init__(self):
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = is_terminal(sys.stderr)
         self._shown = -_SILENCE
 
     def line(self, text: str) -> None:
@@ -147,7 +147,7 @@ def progress_bar() -> tuple[Callable[[str], None], Callable[..., Any]]:
     """Returns a function that prints a line above the progress bar, and one that creates the bar, as of `tqdm.tqdm`."""
     from tqdm import tqdm
 
-    return tqdm.write, tqdm if sys.stderr.isatty() else (lambda **_: _NoBar())
+    return tqdm.write, tqdm if is_terminal(sys.stderr) else (lambda **_: _NoBar())
 
 
 # Tables.
