@@ -19,7 +19,7 @@ RULES := backprop feedback sign_symmetry weight_mirror information symmetric act
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-exhaustive package-test lint resume-test bench peer tpu-environment tpu-check \
+.PHONY: quickstart test test-exhaustive package-test docs docs-serve lint resume-test bench peer tpu-environment tpu-check \
 	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates two-routes-lab \
 	cifar10-table clean
 
@@ -36,6 +36,14 @@ test-exhaustive: $(VENV)/.dev
 # Builds the distributions, and runs the commands of an installed wheel outside of the checkout: about 3 minutes.
 package-test: $(VENV)/.dev
 	$(BIN)/python tests/installed_package.py --python $(PYTHON)
+
+# The documentation site, in build/website/html: half a minute. Warnings and broken links are errors.
+docs: $(VENV)/.docs
+	$(BIN)/python -m website build
+
+# The same, at http://localhost:8000/.
+docs-serve: $(VENV)/.docs
+	$(BIN)/python -m website serve
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -112,6 +120,11 @@ $(VENV)/.cpu: $(SOURCES)
 $(VENV)/.dev: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	touch $(VENV)/.cpu $@
+
+$(VENV)/.docs: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,docs]'
 	touch $(VENV)/.cpu $@
 
 # The library that the benchmarks compare with. PyPI's torch for Linux requires CUDA, which takes 5 GB; `make peer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -35,10 +36,13 @@ COMMANDS = [
 ]
 """Commands without `neural-alignment`; each must succeed."""
 
+GUIDE = re.findall(r"^neural-alignment (.+)$", (ROOT / "docs" / "first_run.md").read_text(), re.MULTILINE)
+"""The commands of the guide's first page, in their order."""
+
 FILES = [
     *("runs/quickstart/model.keras", "runs/mine/metrics.csv", "runs/smoke/two_routes/resnet18/symmetric/metrics.csv"),
     *("tables/compared.csv", "runs/search/best.yaml", "results/two_routes/table_5.csv"),
-    "results/fa_mechanism/figure_S7.png",
+    *("results/fa_mechanism/figure_S7.png", "guide/rules.png", "guide/runs/mine/model.keras"),
 ]
 """Files that the commands write."""
 
@@ -84,8 +88,11 @@ def use(programs: Path, folder: Path) -> None:
     where = "import neural_alignment, optimizers; print(neural_alignment.__file__, optimizers.__file__)"
     paths = run(programs / "python", "-c", where, **options).stdout.split()
     assert all(Path(path).is_relative_to(programs.parent) for path in paths), paths
-    for command in COMMANDS:
-        run(programs / "neural-alignment", *shlex.split(command), **options)
+    guide = folder / "guide"
+    guide.mkdir()
+    for place, commands in ((folder, COMMANDS), (guide, GUIDE)):
+        for command in commands:
+            run(programs / "neural-alignment", *shlex.split(command), **{**options, "cwd": place})
     for file in FILES:
         assert (folder / file).is_file(), file
     stopped(programs / "neural-alignment", options)

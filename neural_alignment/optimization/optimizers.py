@@ -109,3 +109,4 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {name: options.optimiz
 """The class of each optimizer, by its name in a configuration."""
 
 AnyOptimizer = Annotated[Union[tuple(OPTIONS.values())], Field(discriminator="name")]  # noqa: UP007 - the members depend on the installed Keras
+"""The options of an optimizer in a configuration; their `name` determines which."""

@@ -1,10 +1,14 @@
 """Training: the model and its training step, the trainer, and runs with their directories."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neural_alignment.training.loading import load_model
 from neural_alignment.training.model import AlignedModel, aligned_layers
+
+if TYPE_CHECKING:
+    from neural_alignment.training.initial_state import load_weights
+    from neural_alignment.training.monitor import AlignmentMonitor
 
 __all__ = ["AlignedModel", "AlignmentMonitor", "aligned_layers", "load_model", "load_weights"]
 
