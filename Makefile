@@ -19,7 +19,8 @@ RULES := backprop feedback sign_symmetry weight_mirror information symmetric act
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-exhaustive package-test docs docs-serve lint resume-test bench peer tpu-environment tpu-check \
+.PHONY: quickstart test test-exhaustive package-test examples examples-outputs docs docs-serve lint resume-test bench \
+	peer tpu-environment tpu-check \
 	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates two-routes-lab \
 	cifar10-table clean
 
@@ -36,6 +37,14 @@ test-exhaustive: $(VENV)/.dev
 # Builds the distributions, and runs the commands of an installed wheel outside of the checkout: about 3 minutes.
 package-test: $(VENV)/.dev
 	$(BIN)/python tests/installed_package.py --python $(PYTHON)
+
+# Executes the notebooks as they are, into runs/examples: about 5 minutes of processor time.
+examples: $(VENV)/.dev
+	$(BIN)/python tests/execute_notebooks.py
+
+# The same, and stores the outputs in examples/.
+examples-outputs: $(VENV)/.dev
+	$(BIN)/python tests/execute_notebooks.py --write
 
 # The documentation site, in build/website/html: half a minute. Warnings and broken links are errors.
 docs: $(VENV)/.docs

