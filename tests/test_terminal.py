@@ -80,7 +80,7 @@ def screen(monkeypatch):
         yield call
 
 
-HEADER = ("layer", "rule", "parameters")
+HEADER = ("layer", "rule", "weights")
 ROWS = [("group1_block1_conv1", "symmetric", "36,864"), ("dense", "feedback", "5,130")]
 MARKDOWN = "| rule | top-1 (%) |\n| --- | --- |\n| a \\| b | 97.22 ± 0.10 |\n| symmetric | 9.50 |"
 
@@ -121,13 +121,13 @@ def test_a_table_that_does_not_fit_is_a_block_per_row(screen):
     shown = screen(20)
     terminal.table(HEADER, ROWS, "plain text")
     assert shown.read().split("\n") == [
-        "layer       group1_block1_conv1",
-        "rule        symmetric",
-        "parameters  36,864",
+        "layer    group1_block1_conv1",
+        "rule     symmetric",
+        "weights  36,864",
         "",
-        "layer       dense",
-        "rule        feedback",
-        "parameters  5,130",
+        "layer    dense",
+        "rule     feedback",
+        "weights  5,130",
         "",
     ]
 
