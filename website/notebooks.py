@@ -33,6 +33,8 @@ def markdown(path: Path) -> tuple[str, dict[str, bytes]]:
                 name = f"{path.stem}/{len(figures) + 1}.png"
                 figures[name] = base64.b64decode(data["image/png"])
                 parts.append(f"![Figure {len(figures)}]({name})")
+            elif "text/markdown" in data:
+                parts.append("".join(data["text/markdown"]).strip())
             else:
                 parts.append(_fenced(_text(output), "text"))
     return "\n\n".join(part for part in parts if part) + "\n", figures
