@@ -336,6 +336,42 @@ def describe(
 
 @app.command(
     epilog=_examples(
+        "score wide_networks/cifar10/normal --epochs 1,50,150",
+        "score wide_networks/kmnist/normal --set model.width=64 --set optimization.forward.learning_rate=5",
+    )
+)
+def score(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    epochs: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Epochs after which to score. Default: the last one.")
+    ] = None,
+    probes: Annotated[int, typer.Option(min=2, help="Number of Gaussian samples of each score.")] = 100,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Files to write: PATH.csv and PATH.md. Default: runs/scores/<config>."),
+    ] = None,
+    smoke: Smoke = False,
+    imports: Imports = None,
+) -> None:
+    """Train a wide network by gradient descent, and compute the alignment scores of its convolutions."""
+    _start(imports)
+    from neural_alignment import config as configuration
+    from neural_alignment import reporting
+    from neural_alignment.papers.wide_networks.compute import scoring
+
+    settings, screen = configuration.load(config, overrides or (), smoke), _screen()
+    moments = [settings.epochs] if epochs is None else _numbers("--epochs", epochs)
+    if min(moments) < 1:
+        raise InputError(f"--epochs must be at least 1; found {min(moments)}")
+    path = output or f"runs/scores/{run_name(config)}"
+    reporting.check_writable(os.path.dirname(path) or ".")
+    artifact = scoring.report(settings, moments, probes, lambda part: screen.status(f"{100 * part:.0f} % trained"))
+    screen.line(f"{artifact.text}\n\nwritten: {', '.join(reporting.write(artifact, path))}")
+
+
+@app.command(
+    epilog=_examples(
         "compare mnist/fc/backprop mnist/fc/symmetric --output results/fc --engine processes:2",
     )
 )

@@ -46,13 +46,6 @@ def grey(figure):
     return np.ptp(pixels, axis=-1).max() <= 3 and np.ptp(pixels) > 200
 
 
-def documented(page):
-    """Reads the table under the heading "Claims": by claim, our result as stated on the page and its verdict."""
-    table = page.split("## Claims")[1]
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
-    return {claim: (here, shows) for _, claim, _, here, shows in lines[2:]}
-
-
 def write_run(folder, cell, seed, top1, top5=0.9, state="finished", **overrides):
     """Writes a run directory as `train` leaves it."""
     path = Path(folder) / cell.name / f"seed{seed}"

@@ -8,10 +8,13 @@ training. They have a value for each seed, and criteria take the standard error 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import operator
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from neural_alignment.papers.tables import chosen, table
+from neural_alignment.papers.tables import Key, chosen, grouped, table, value_of
 from neural_alignment.reporting import Artifact, Row, Spread, read_csv
 
 ERRORS = 2.0
@@ -126,6 +129,78 @@ def paired(function: Callable[..., float], *values: Seeds) -> Spread:
 def difference(first: Seeds, second: Seeds) -> Spread:
     """Returns the spread of the differences first - second of the same seed; errors as of `paired`."""
     return paired(lambda one, other: one - other, first, second)
+
+
+ByCase = Callable[[ResultFiles], dict[Any, Seeds]]
+"""Returns case -> seed -> value, from the result files."""
+
+
+def values(
+    name: str,
+    column: Key,
+    by: Key,
+    seed: Key = "seed",
+    where: Callable[[Row], bool] = lambda row: True,
+    combine: Callable[[list[float]], float] = statistics.fmean,
+    **labels: Any,
+) -> ByCase:
+    """Returns the values of a column of a file; `where` and **labels choose rows.
+
+    Args:
+        name: name of the file without extension.
+        column: the column, or a function of a row; rows without a value are left out.
+        by: column of the case, or a function of a row.
+        seed: column of the seed, or a function of a row.
+        where: whether a row counts.
+        combine: makes one value of the rows with the same case and seed, in their order.
+        **labels: column -> value.
+    """
+
+    def find(files: ResultFiles) -> dict[Any, Seeds]:
+        rows = [row for row in files.rows(name, **labels) if where(row) and value_of(row, column) is not None]
+        if not rows:
+            raise NotYetRunError
+        found: dict[Any, Seeds] = {}
+        for (case, each), own in grouped(rows, by, seed).items():
+            found.setdefault(case, {})[each] = combine([value_of(row, column) for row in own])
+        return found
+
+    return find
+
+
+def contrast(first: ByCase, second: ByCase, function: Callable[[float, float], float] = operator.sub) -> ByCase:
+    """Returns a function of two values of the same case and seed: their difference, or another function."""
+
+    def find(files: ResultFiles) -> dict[Any, Seeds]:
+        ours, theirs = first(files), second(files)
+        pairs = {case: (own, theirs[case]) for case, own in ours.items() if case in theirs}
+        return {case: {s: function(a[s], b[s]) for s in a if s in b} for case, (a, b) in pairs.items()}
+
+    return find
+
+
+def increases(found: ByCase, form: str = "x{} to x{}") -> ByCase:
+    """Returns the increase from each case, in ascending order, to the next; `form` names both."""
+
+    def find(files: ResultFiles) -> dict[Any, Seeds]:
+        known = found(files)
+        pairs = [(low, known[low], high, known[high]) for low, high in itertools.pairwise(sorted(known))]
+        return {form.format(low, high): {s: b[s] - a[s] for s in a if s in b} for low, a, high, b in pairs}
+
+    return find
+
+
+def spreads(found: ByCase, form: str = "{}", least: int = 1) -> Callable[[ResultFiles], dict[str, Spread]]:
+    """Returns the spread over seeds of each case with enough seeds, in ascending order; `form` names the case."""
+
+    def find(files: ResultFiles) -> dict[str, Spread]:
+        cases = sorted(found(files).items(), key=lambda item: item[0] if isinstance(item[0], int) else 0)
+        known = {case: [*seeds.values()] for case, seeds in cases if len(seeds) >= least}
+        if not known:
+            raise NotYetRunError
+        return {form.format(case): Spread(each) for case, each in known.items()}
+
+    return find
 
 
 class PaperClaim(NamedTuple):

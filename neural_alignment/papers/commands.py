@@ -119,7 +119,9 @@ def make_all(paper: str, folders: Folders, execution: Execution) -> None:
 
 
 def _problem(item: Item, source: Source) -> str:
-    """Returns why an item cannot be made; empty if it can be."""
+    """Returns why the command `lab` does not make an item; empty if it does."""
+    if item.apart:
+        return f"takes hours: neural-alignment {item.kind} {item.name}"
     if item.needs:
         return f"needs {item.needs}"
     try:

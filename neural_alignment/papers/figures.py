@@ -128,7 +128,7 @@ def grid(
         legends: row and column of each panel that has a separate legend.
         beside: row and column of each panel whose legend is to its right, outside of the panel.
         legend: place of one legend of all other panels, such as `"outside lower center"`; empty for none.
-        note: a line of text below the panels, such as what shading shows.
+        note: a line of text below the panels, or above the entries of a legend there, such as the meaning of shades.
         share_x: whether all panels have the same x axis.
         share_y: whether all panels have the same y axis; `"row"`: those of the same row.
     """
@@ -150,12 +150,14 @@ def grid(
     for axis in outside:
         _add_legend(axis, [axis], loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
     own += outside
-    if note:
+    below = "lower" in legend  # The note would be under the legend.
+    if note and not below:
         figure.supxlabel(note, fontsize="small")
     if legend:
         others = [axis for axis in figure.axes if axis not in own]
-        columns = int(size[0] / 1.7) if "center" in legend else 1
-        _add_legend(figure, others, loc=legend, ncols=columns, fontsize="small")
+        looks = {"ncols": int(size[0] / 1.7) if "center" in legend else 1, "fontsize": "small"}
+        title = {"title": note, "title_fontsize": "small"} if note and below else {}
+        _add_legend(figure, others, loc=legend, **looks, **title)
     return figure
 
 

@@ -76,6 +76,7 @@ class Item:
         check: raises `InputError` if required input is missing or wrong; called before training.
         written_as: name of its files without their extension. Default: kind and number, such as `table_3`.
         pages: pages of the guide that contain the table, or parts of it (`pages.py`).
+        apart: whether the command `lab` leaves it out because it takes hours; it has a command to itself.
     """
 
     kind: str
@@ -87,6 +88,7 @@ class Item:
     check: Callable[[Source], None] = lambda source: None
     written_as: str = ""
     pages: tuple[str, ...] = ()
+    apart: bool = False
 
     def profile(self, lab: bool) -> str:
         """Returns the profile it is made from; `lab` is whether the user asked for the size for 2 cores."""

@@ -164,7 +164,13 @@ def _figure(curves: Curves) -> Figure:
         axes.plot(numbers, means, color=color, linestyle=line, marker=marker, markevery=every, label=label)
         low, high = zip(*((min(column), max(column)) for column in columns), strict=True)
         axes.fill_between(
-            numbers, low, high, facecolor="none" if hatch else color, edgecolor=color, alpha=0.3, hatch=hatch
+            numbers,
+            low,
+            high,
+            facecolor="none" if hatch else color,
+            edgecolor=color,
+            alpha=0.3 if hatch else 0.12,
+            hatch=hatch,
         )
     axes.set_xlabel("trials")
     axes.set_ylabel("best validation top-1 so far (%)")

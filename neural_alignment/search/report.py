@@ -145,7 +145,7 @@ def importance_figure(space: Space, trials: Sequence[Trial], output: str) -> Non
         place += 1
     axes.set_yticks([tick for tick, _ in ticks], [label for _, label in ticks], fontsize=7)
     axes.set_ylim(place - 1, -1)
-    axes.set_xlabel("best validation top-1 (%), mean and SEM over trials (their number)")
+    axes.set_xlabel("best validation top-1 (%)\nbars: standard error; in brackets: trials")
     write_artifact(Artifact(Group._fields, [row._asdict() for row in rows], "", figure), output)
 
 

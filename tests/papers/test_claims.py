@@ -88,6 +88,23 @@ def test_files_have_numbers_where_there_are_numbers(folder):
     assert (row["kind"], row["seed"], row["value"]) == ("w", 0, None)
 
 
+def test_contrasts_and_increases_are_of_the_same_seed(folder):
+    files = ResultFiles(folder)
+    weights = claims.values("angles", "value", "layer", kind="w")
+    assert weights(files) == {1: {0: 3, 1: 4.5}, 2: {0: 2, 1: -2}}
+    found = claims.spreads(claims.increases(weights, "{} - {}"))(files)
+    assert {case: spread.values for case, spread in found.items()} == {"1 - 2": [-1, -6.5]}
+    biases = claims.values("angles", lambda row: 2 * row["value"], "layer", where=lambda row: row["kind"] == "b")
+    assert claims.contrast(weights, biases)(files) == {1: {1: 4.5 - 18}}
+    assert claims.contrast(weights, biases, lambda a, b: b / a)(files) == {1: {1: 4}}
+    largest = claims.values("angles", "value", "kind", seed=lambda row: 0, combine=max)
+    assert largest(files) == {"w": {0: 4.5}, "b": {0: 9}}
+    with pytest.raises(claims.NotYetRunError):
+        claims.spreads(weights, least=3)(files)
+    with pytest.raises(claims.NotYetRunError):
+        claims.values("angles", "value", "layer", kind="w", layer=3)(files)
+
+
 TABLE = "A sentence.\n\n| figure | here |\n| --- | --- |\n| 1 | a |\n| 2, S2 | b |\n\n| other |\n| --- |"
 
 

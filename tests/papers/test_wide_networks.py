@@ -143,7 +143,7 @@ def test_every_configuration_of_every_plan_is_sound_and_of_its_labels(profile):
     for item in commands.ITEMS:
         if item.paper != "wide_networks" or any("differs" not in cell.labels for cell in item.cells.get(profile, ())):
             continue
-        for cell in item.cells.get(profile, ())[:: 7 if profile == "paper" else 1]:
+        for cell in item.cells.get(profile, ())[:: 7 if profile == "paper" or item.apart else 1]:
             start = cell.pieces[0].starts[0] if isinstance(cell, Pieces) else cell
             config = configuration.load(f"{CONFIGS}/{start.config}", start.overrides)
             rule = cell.labels["rule"]
@@ -204,7 +204,10 @@ def small(cell):
     return dataclasses.replace(cell, pieces=tuple(dataclasses.replace(p, compute=faked) for p in cell.pieces))
 
 
-FILES = (*(f"table_{number}" for number in (1, 2, 6, 7, 9, 10)), *(f"figure_{number}" for number in (3, 4, 5, 6)))
+FILES = (
+    *(f"table_{number}" for number in (1, 2, 6, 7, 9, 10, "seeds", "longer")),
+    *(f"figure_{number}" for number in (3, 4, 5, 6, "longer")),
+)
 ITEMS = [item for item in commands.ITEMS if item.paper == "wide_networks" and item.file in FILES]
 
 
@@ -275,6 +278,34 @@ def test_rows_say_what_differs_from_the_paper(folder):
     assert {(row["rule"], row["paper_accuracy"]) for row in seeded.rows} == {
         *(("normal", 63.1), ("align_ada", 56.4), ("align_zero", 46.9), ("dfa", 55.3), ("fa", 46.1))
     }
+
+
+def test_of_several_rates_in_pieces_of_their_own_the_best_is_shown(folder):
+    product = made("table", "longer", folder)
+    own = {row["rate"]: row["validation_accuracy"] for row in product.rows if (row["rule"], row["width"]) == ("fa", 16)}
+    assert own == {1: 17, 2: 18, 5: 18}
+    assert "| FA | 10.00, test 4.00 (37.5) | 18.00, test 8.00 (49.5) |" in product.text
+    config = experiments.longer()[0].pieces[0].starts[0].load(CONFIGS)
+    assert (config.epochs * 80, config.batch_size) == (55_040, 100)  # 8,000 images.
+
+
+def test_gaps_are_over_the_seeds_that_both_rules_have(folder, tmp_path):
+    text = made("table", "seeds", folder).text
+    assert "| cifar10 | 8 | 10.00 ± 0.00 | 10.00 ± 0.00 | 0.00 ± 0.00 (5) |" in text
+    assert tables.seeds(Source("lab", str(tmp_path), CONFIGS, "", experiments.seeded())).rows == []
+
+
+def test_subsets_have_other_images():
+    configs = [configuration.load(f"{CONFIGS}/{experiments.SMALL_CIFAR10['lab'].config}", experiments.small(150, k))
+               for k in experiments.SUBSETS]  # fmt: skip
+    assert [config.data.train_split for config in configs][1:3] == ["train[5450:5600]", "train[5900:6050]"]
+    assert [config.data.validation_split for config in configs][:2] == ["train[:150]", "train[450:600]"]
+    assert configs[-1].data.validation_split == "train[1800:1950]"
+
+
+def test_the_command_lab_leaves_out_what_takes_hours():
+    item = find(commands.ITEMS, "table", "wide_networks/longer")
+    assert commands._problem(item, None) == "takes hours: neural-alignment table wide_networks/longer"
 
 
 def test_what_is_lacking_is_said(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import distance
 from lab import CONFIGS, computed_once, grey
 from sklearn.datasets import load_digits
@@ -13,7 +14,7 @@ from neural_alignment.jobs.pieces import Pieces
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks import figures, runs
 from neural_alignment.papers.wide_networks import rows as tidy
-from neural_alignment.papers.wide_networks.compute import updates
+from neural_alignment.papers.wide_networks.compute import limits, updates
 
 SIZES = {"hidden": 3, "activation": "tanh", "examples": 20, "rate": 1.0, "moments": (1, 6), "side": 2}
 WIDTH = 5
@@ -193,3 +194,60 @@ def test_figure_2_shows_the_updates_of_both_widths(source):
 def test_nothing_is_made_of_nothing(source):
     empty = dataclasses.replace(source, folder=f"{source.folder}/none")
     assert figures.proposition_2(empty).rows == figures.figure_2(empty).rows == []
+
+
+# Proposition 1, Lemma 1 and equation 57.
+
+
+def network(seed):
+    """Returns a model with weights of a seed, as `limits.TanhNetwork` and as a Keras model."""
+    model = updates.build("normal", updates.Experiment(width=WIDTH, seed=99, **SIZES))
+    generator = np.random.default_rng(seed)
+    model.set_weights([generator.normal(size=weights.shape) for weights in model.get_weights()])
+    return limits.TanhNetwork.of(model), model
+
+
+def gradients(model, x):
+    """Returns the gradients of the outputs by all weights `(examples, classes, weights)`."""
+    with tf.GradientTape() as tape:
+        outputs = model(x)
+    found = tape.jacobian(outputs, model.trainable_variables)
+    return np.concatenate([np.reshape(each, (*outputs.shape, -1)) for each in found], axis=-1)
+
+
+def test_the_quantities_of_the_lemma_are_those_of_autodiff():
+    x = drawn()[2][:6]
+    (start, first), (end, last) = network(1), network(2)
+    before, after = (gradients(model, x) for model in (first, last))
+    expected = max(np.linalg.norm(each, 2) for each in after - before)
+    found = limits.jacobian_change((start, start.potentials(x)), (end, end.potentials(x)), x)
+    assert found == pytest.approx(expected, rel=1e-9)
+    moved = np.concatenate(
+        [(b - a).numpy().ravel() for a, b in zip(first.trainable_variables, last.trainable_variables, strict=True)]
+    )
+    linear = first(x).numpy() + before @ moved
+    quantities = limits.changes(start, end, x)
+    assert quantities["linearised"] == pytest.approx(norm(last(x).numpy() - linear), rel=1e-9)
+    hidden = [a - b for a, b in zip(start.potentials(x)[:-1], end.potentials(x)[:-1], strict=True)]
+    assert quantities["activations"] == pytest.approx(max(map(norm, hidden)) / np.sqrt(WIDTH))
+    kernels = [(a - b) / np.sqrt(len(a)) for a, b in zip(start.weights, end.weights, strict=True)]
+    norms = [np.linalg.norm(each, 2) for each in kernels]
+    assert (quantities["first_weights"], quantities["weights"]) == pytest.approx((norms[0], max(norms[1:])))
+
+
+def test_sigma_is_compared_with_delta():
+    change, reference = np.random.default_rng(0).normal(size=(2, 4, 3))
+    sigma = sum(np.outer(column, column) for column in reference.T)
+    delta = sum(np.outer(column, column) for column in change.T)
+    assert limits.discrepancy(change, reference) == pytest.approx(np.linalg.norm(sigma - delta, 2) / 2)
+
+
+@pytest.mark.parametrize("steps", [1, pytest.param(6, marks=pytest.mark.exhaustive)])
+def test_sigma_is_delta_after_one_step_and_not_after_more(steps):
+    found = limits.measured(nothing, width=WIDTH, seed=99, **SIZES | {"moments": (steps,)})
+    assert (found["normal_proposition_1"] < 1e-12) == (steps == 1)
+    quantities = {
+        f"{rule}_{name}" for rule in updates.COMPARED_RULES for name in ("activations", "weights", "jacobian")
+    }
+    assert set(found) == {*quantities, "normal_proposition_1", "align_zero_linearised"}
+    assert min(found[name] for name in quantities) > 1e-3

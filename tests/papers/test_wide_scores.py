@@ -10,6 +10,7 @@ from helpers import ConvReference
 from lab import CONFIGS, computed_once, grey
 
 from neural_alignment import config as configuration
+from neural_alignment.errors import InputError
 from neural_alignment.jobs.pieces import Pieces
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks import figures, printed, rows, runs, tables
@@ -121,14 +122,12 @@ def small(cell, compute):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Two widths of KMNIST with two seeds, one of CIFAR-10 with one; all others are missing.
+    """Two widths of KMNIST, one of CIFAR-10 with one of the two seeds; all others are missing.
 
     One is computed, the others have similar scores.
     """
     place, scored = str(tmp_path_factory.mktemp("scores")), computed_once(scoring.scored)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(runs.SCORED, "kmnist", dataclasses.replace(runs.SCORED["kmnist"], seeds=(99, 100)))
-        cells = [small(cell, scored) for name in runs.SHOWN_SCORES for cell in runs.scores(name)]
+    cells = [small(cell, scored) for name in runs.SHOWN_SCORES for cell in runs.scores(name)]
     for cell in cells:
         name, width, seed = cell.labels.values()
         if width in (8, 64) and (name == "kmnist" or (width, seed) == (8, 99)):
@@ -168,6 +167,20 @@ def test_the_figures_are_grey_and_hold_all_moments(source):
     assert {row["epoch"] for row in first.rows} == {2}
     assert {row["epoch"] for row in last.rows} == {1, 2}
     assert len(last.rows) == 2 * len(first.rows) == 2 * 3 * 5
+
+
+def test_the_command_scores_a_network_of_any_size():
+    """The command `score` writes these rows; those of an epoch are the same with more epochs before or after."""
+    found = scoring.report(loaded("alignment=null"), [1], 4, nothing)
+    assert [(row["epoch"], row["layer"], row["width"], row["seed"]) for row in found.rows] == [
+        (1, layer, 2, 99) for layer in (1, 2, 3)
+    ]
+    assert found.columns == tuple(found.rows[0])
+    assert found.text.splitlines()[-1].startswith("| 1 | 0.")
+    with pytest.raises(InputError, match="must be trained by plain gradient descent"):
+        scoring.report(loaded("optimization.forward={name: adam, learning_rate: 0.1}"), [1], 4, nothing)
+    with pytest.raises(InputError, match="must be a network with a width, such as wide_cnn; found fc"):
+        scoring.report(loaded("model={name: fc, hidden: [5]}"), [1], 4, nothing)
 
 
 def test_nothing_is_made_of_nothing(source):

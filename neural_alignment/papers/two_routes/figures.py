@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def figure_2(source: Source) -> Artifact:
     columns = ("panel", "decay", "layer", "step", *FLOW)
     text = "Panels a to c: -gradient of the primitives. Panels d to f: "
     text += f"ResNet-18, weight mirror, {_time(epochs.get(shown), shown)}." if kept else "no run with kernels kept."
-    return drawn(rows, text, [[each for _, each in flows], scatters], (10, 6), columns)
+    note = "a to c: arrows show the direction of the flow; dotted: backward weight = forward weight"
+    return drawn(rows, text, [[each for _, each in flows], scatters], (10, 6.2), columns, note=note)
 
 
 EPOCHS_OF_D = 5
@@ -101,9 +103,17 @@ def _scatter(rows: Sequence[Row], **axes: Any) -> Panel:
     return panel(*marks, xlabel="forward weight", **axes)
 
 
-def _accuracy_panel(source: Source, rows: Sequence[Row], x: Key, *marks: figures.Mark, **axes: Any) -> Panel:
-    """Returns a panel of mean and standard error of top-1 by rule, with the accuracy of chance."""
-    styles = {rule: RULE_STYLES[rule] for rule in dict.fromkeys(cell.labels["rule"] for cell in source.cells)}
+BARS = "mean and standard error over seeds"
+"""What the points and bars of accuracies are."""
+
+
+def _accuracy_panel(
+    source: Source, rows: Sequence[Row], x: Key, *marks: figures.Mark, line: str | None = None, **axes: Any
+) -> Panel:
+    """Returns a panel of mean and standard error of top-1 by rule, with the accuracy of chance; "" draws no lines."""
+    looks = {} if line is None else {"line": line}
+    rules = dict.fromkeys(cell.labels["rule"] for cell in source.cells)
+    styles = {rule: replace(RULE_STYLES[rule], **looks) for rule in rules}
     top1 = lines(rows, x, lambda row: 100 * row["top1"], "rule", styles, figures.mean_and_error)
     chance = figures.level(100 * CHANCE[source.profile][0], "chance")
     return panel(top1, chance, *marks, ylabel="validation top-1 (%)", ylim=(0, None), **axes)
@@ -120,9 +130,11 @@ def transfer(source: Source) -> Artifact:
         return models.index(row["model"]) + 0.06 * (rules.index(row["rule"]) - (len(rules) - 1) / 2)
 
     names = figures.ticks(range(len(models)), [MODELS[model] for model in models], log=False)
-    panels = [[_accuracy_panel(source, rows, place, names, xlabel="network")]]
+    panels = [[_accuracy_panel(source, rows, place, names, line="", xlabel="network")]]
     columns = {"rule": "name"} | {MODELS[model]: at("top1", model=model) for model in models}
-    return drawn(rows, table(cells, ["rule"], columns), panels, (7.5, 4.5), RUN_COLUMNS, legend="outside right")
+    return drawn(
+        rows, table(cells, ["rule"], columns), panels, (7.5, 4.5), RUN_COLUMNS, legend="outside right", note=BARS
+    )
 
 
 def noise(source: Source) -> Artifact:
@@ -136,12 +148,13 @@ def noise(source: Source) -> Artifact:
     columns |= {f"variance {variance:g}": at("top1", noise_variance=variance) for variance in variances}
     text = table(cells, ["model", "rule"], columns) + _commands(source, rows)
     networks = {row["model"]: row["network"] for row in cells}
+    layout = {"legend": "outside right", "share_y": True}
     names = ("rule", "noise_variance", "seed", "top1") if [*networks] == ["resnet18"] else NOISE_COLUMNS
     panels = [
         _accuracy_panel(source, chosen(rows, model=model), "noise_variance", axis, title=network, **axes)
         for model, network in networks.items()
     ]
-    return drawn(rows, text, [panels], (2.4 + 3.4 * len(panels), 4), names, legend="outside right", share_y=True)
+    return drawn(rows, text, [panels], (2.4 + 3.4 * len(panels), 4), names, note=BARS, **layout)
 
 
 NOISE_COLUMNS = ("model", "rule", "noise_variance", "seed", "top1")
@@ -184,7 +197,8 @@ def symmetry(source: Source) -> Artifact:
     text = f"Layer {SYMMETRY_LAYER}." + (f" Not yet run: {', '.join(missing)}." if missing else "")
     labels = [f"{RULE_STYLES[cell.labels['rule']].label}\nbackward weight" for cell in source.cells]
     columns = ("rule", "epoch", "step", "layer", "forward", "backward")
-    return drawn(rows, text, panels, (2.3 * TIMES, 2.6 * len(panels)), columns, ylabels=labels)
+    note, size = "dotted: backward weight = forward weight", (2.3 * TIMES, 2.6 * len(panels))
+    return drawn(rows, text, panels, size, columns, ylabels=labels, note=note)
 
 
 METRICS = {
@@ -208,7 +222,8 @@ def metrics(source: Source) -> Artifact:
         ends.append([label, *(f"{each(last):.1f}" if last else "missing" for each in (min, max))])
         rows += own
     text = markdown(["rule", "smallest angle of a layer at the end (degrees)", "largest"], ends)
-    layout = {"legends": [*np.ndindex(len(panels), len(METRICS))], "share_x": True}
+    note = "a line per layer: black at the input, light grey at the output"
+    layout = {"legend": "outside lower center", "note": note}
     return drawn(rows, text, panels, (9, 2.6 * len(panels)), ("rule", "layer", "epoch", *METRICS), **layout)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neural_alignment.papers.registry import Item
-from neural_alignment.papers.wide_networks import figures, runs, tables
+from neural_alignment.papers.wide_networks import claims, figures, runs, tables
 from neural_alignment.papers.wide_networks.printed import TABLE_2
 from neural_alignment.papers.wide_networks.rows import NEEDS, read_rounds
 from neural_alignment.papers.wide_networks.runs import WITHOUT_PROP, plan
@@ -33,6 +33,7 @@ _ITEMS = [
     ("figure", 8, "alignment scores over training", figures.figure_8, _SHOWN_SCORES),
     ("figure", 2, "updates by three rules, narrow and wide", figures.figure_2, _UPDATES),
     ("figure", "proposition_2", "distance to gradient descent by width", figures.proposition_2, _DISTANCES),
+    ("figure", "limits", "Proposition 1, Lemma 1, equation 57", figures.limits, {"lab": runs.limits()}),
     ("table", 9, "Small CIFAR-10, by number of images and width", tables.table_9, _BY_IMAGES),
     ("table", 10, "standard parameterization, Adam", tables.table_10, runs.table_10()),
     ("figure", 3, "accuracy over the learning rate", figures.figure_3, runs.figure_3()),
@@ -43,4 +44,26 @@ _ITEMS = [
 ]
 """Kind, number, title, function and plan of every table and figure of the paper; further fields of `Item`."""
 
-ITEMS = [Item(kind, f"wide_networks/{number}", *fields) for kind, number, *fields in _ITEMS]
+_APART = [
+    ("table", "seeds", "Align-ada behind backpropagation, over seeds", tables.seeds, {"lab": runs.seeded()}),
+    ("table", "longer", "the paper's number of updates, widths 8 and 16", tables.longer, {"lab": runs.longer()}),
+    ("figure", "longer", "the same, beside the paper", figures.figure_4, {"lab": runs.longer()}),
+    ("table", "9_subsets", "Small CIFAR-10 on five subsets", tables.subsets, {"lab": runs.subsets()}),
+    (
+        "table",
+        "8_wider",
+        "the Add task, 1,024 and 2,048 units",
+        tables.table_8,
+        {"lab": runs.recurrent(widths=runs.WIDER)},
+    ),
+]
+"""Those that take hours, which the command `lab` leaves out; fields as above."""
+
+ITEMS = [
+    Item(kind, f"wide_networks/{number}", *fields, apart=apart)
+    for items, apart in ((_ITEMS, False), (_APART, True))
+    for kind, number, *fields in items
+]
+ITEMS.append(
+    Item("table", "wide_networks/claims", "the paper's claims", claims.table, pages=("docs/wide_networks.md",))
+)

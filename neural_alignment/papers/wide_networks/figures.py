@@ -18,11 +18,20 @@ from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks import runs
+from neural_alignment.papers.wide_networks.compute.limits import QUANTITIES
 from neural_alignment.papers.wide_networks.compute.updates import ALIGNED, COMPARED_RULES
-from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_6, TABLE_7, TABLE_8, TABLE_9, WIDTHS
+from neural_alignment.papers.wide_networks.printed import BY_WIDTH, CHANCE, TABLE_8, TABLE_9, WIDTHS
 from neural_alignment.papers.wide_networks.rows import COLUMNS, DIFFERS
 from neural_alignment.papers.wide_networks.runs import RULE_NAMES, SCORED, TABLE_RULES
-from neural_alignment.papers.wide_networks.tables import COLUMNS_9, Make, by_rule, by_seed, by_width, largest_difference
+from neural_alignment.papers.wide_networks.tables import (
+    COLUMNS_9,
+    Make,
+    by_rule,
+    by_seed,
+    by_width,
+    differences,
+    largest_difference,
+)
 from neural_alignment.reporting import Artifact, Row
 
 BELOW = {"legend": "outside lower center"}
@@ -56,22 +65,16 @@ RULE_STYLES = _styles(
 
 # Accuracies.
 
-TITLES, PRINTED = {"cifar10": "CIFAR-10", "kmnist": "KMNIST"}, {"cifar10": TABLE_6, "kmnist": TABLE_7}
-"""Data set -> title, and published accuracies."""
-
-CROSSES = _changed(RULE_STYLES, marker="x", line="")
-"""Published accuracies."""
-
-NARROW_STYLES = _changed(RULE_STYLES, line=(0, (1, 1.5)), filled=False)
-"""The narrower of two networks."""
+TITLES = {"cifar10": "CIFAR-10", "kmnist": "KMNIST"}
+"""Data set -> title."""
 
 ACCURACY, PERCENT = "validation_accuracy", "validation accuracy (%)"
 """Column, and its label in figures."""
 
 
-def over(rows: Sequence[Row], x: str, styles: Mapping[str, Style] = RULE_STYLES, y: str = ACCURACY) -> draw.RowMark:
+def over(rows: Sequence[Row], x: str, y: str = ACCURACY) -> draw.RowMark:
     """Returns a line per rule; of several seeds the first is drawn."""
-    return lines(rows, x, y, "rule", styles, draw.first)
+    return lines(rows, x, y, "rule", RULE_STYLES, draw.first)
 
 
 def _published(numbers: Mapping[Any, Mapping[str, Mapping[int, float]]], key: str) -> list[Row]:
@@ -84,10 +87,10 @@ def _published(numbers: Mapping[Any, Mapping[str, Mapping[int, float]]], key: st
     ]
 
 
-def _differences(source: Source) -> str:
-    """Returns the differences between the networks of a figure and those of the paper."""
-    differences = sorted({cell.labels[DIFFERS] for cell in source.cells} - {""})
-    return "".join(f"\n\nDiffers from the paper (paper): {each}." for each in differences)
+CHANCE_LEVEL = draw.level(10, "chance")
+
+OURS, PAPERS = "{}, here", "{}, the paper"
+"""Titles of panels of the same axes: our results, and the published ones."""
 
 
 def _counted(found: int, source: Source) -> str:
@@ -108,39 +111,46 @@ def figure_3(source: Source) -> Artifact:
     ]
     rows.sort(key=lambda row: (row["dataset"], row["width"], TABLE_RULES.index(row["rule"]), row["rate"]))
     widths, names = (sorted({cell.labels[name] for cell in source.cells}) for name in ("width", "dataset"))
-    narrow, wide = widths[0], widths[-1]
-    marks = (
-        over(chosen(rows, width=wide), "rate"),
-        over(chosen(rows, width=narrow), "rate", NARROW_STYLES),
-        ticks(sorted({row["rate"] for row in rows}) or [1.0]),
-    )
     axes = {"xlabel": "learning rate", "ylabel": PERCENT}
-    panels = panels_by("dataset", *marks, title=TITLES.get, values=names, **axes)
-    text = f"{_counted(len(found), source)}. Lines: width {wide}; dotted: width {narrow}; nothing where J became "
-    text += f"infinite.{_differences(source)}"
-    return drawn(rows, text, [panels], (5 * len(panels), 4.8), columns, **BELOW)
+    places = ticks(sorted({row["rate"] for row in rows}) or [1.0])
+    panels = [
+        panels_by("width", over(own, "rate"), CHANCE_LEVEL, places, title=title, values=widths, **axes)
+        for name in names
+        for own, title in [(chosen(rows, dataset=name), f"{TITLES[name]}, width {{}}".format)]
+    ]
+    text = f"{_counted(len(found), source)}. Nothing is drawn where J became infinite.{differences(source)}"
+    size = (4.4 * len(widths), 1 + 3.8 * len(panels))
+    return drawn(rows, text, panels, size, columns, share_y="row", **BELOW)
 
 
 def figure_4(source: Source) -> Artifact:
-    """Accuracy over the width, with the accuracies that the paper prints."""
-    rows, printed = tidy.accuracies(source, PRINTED, "dataset"), _published(PRINTED, "dataset")
-    marks = over(rows, "width"), over(printed, "width", CROSSES), ticks(WIDTHS)
-    axes = {"xlabel": "filters of each convolution", "ylabel": PERCENT}
-    panels = panels_by("dataset", *marks, title=TITLES.get, values=TITLES, **axes)
-    text = f"{_counted(len(rows), source)}. Lines: here; crosses: Tables 6 and 7 of the paper, with its protocol."
-    return drawn(rows, text + _differences(source), [panels], (10, 4.8), ("dataset", *COLUMNS), **BELOW)
+    """Accuracy over the width, beside the accuracies that the paper prints."""
+    rows, printed = tidy.accuracies(source, BY_WIDTH, "dataset"), _published(BY_WIDTH, "dataset")
+    axes = {"xlabel": "filters of each convolution", "ylabel": PERCENT, "xlim": (WIDTHS[0] / 1.3, WIDTHS[-1] * 1.3)}
+    panels = [
+        panels_by("dataset", over(own, "width"), CHANCE_LEVEL, ticks(WIDTHS), title=title, values=TITLES, **axes)
+        for own, title in (
+            (tidy.best_rates(rows, "dataset"), lambda name: OURS.format(TITLES[name])),
+            (printed, lambda name: PAPERS.format(TITLES[name])),
+        )
+    ]
+    text = f"{_counted(len(rows), source)}. Left: here; right: Tables 6 and 7 of the paper, with its protocol."
+    by_dataset, layout = [*zip(*panels, strict=True)], {"share_y": "row", **BELOW}
+    return drawn(rows, text + differences(source), by_dataset, (10, 8), ("dataset", *COLUMNS), **layout)
 
 
 def figure_6(source: Source) -> Artifact:
-    """Accuracy over the number of training images, with the accuracies that the paper prints."""
+    """Accuracy over the number of training images, above the accuracies that the paper prints."""
     x = "train_images"
     widths, numbers = (sorted({cell.labels[name] for cell in source.cells}) for name in ("width", x))
     rows, printed = tidy.accuracies(source, TABLE_9, x), _published({each: TABLE_9[each] for each in numbers}, x)
-    marks = over(rows, x), over(printed, x, CROSSES), ticks(numbers)
-    panels = panels_by("width", *marks, title="width {}".format, values=widths, xlabel="training images")
-    text = f"{len(rows)} networks of {len(source.cells)}. Lines: here; crosses: Table 9 of the paper."
-    size, layout = (3.7 * len(widths), 4.6), {"ylabels": [PERCENT], "share_y": True}
-    return drawn(rows, text + _differences(source), [panels], size, COLUMNS_9, **layout, **BELOW)
+    panels = [
+        panels_by("width", over(own, x), ticks(numbers), title=title, values=widths, xlabel="training images")
+        for own, title in ((rows, "width {}, here".format), (printed, "width {}, the paper".format))
+    ]
+    text = f"{len(rows)} networks of {len(source.cells)}. Above: here; below: Table 9 of the paper."
+    size, layout = (3.7 * len(widths), 7.6), {"ylabels": [PERCENT] * 2, "share_y": True}
+    return drawn(rows, text + differences(source), panels, size, COLUMNS_9, **layout, **BELOW)
 
 
 # ImageNet.
@@ -171,7 +181,7 @@ def figure_5(source: Source) -> Artifact:
         "last": lambda rule: f"{chosen(rows, rule=rule)[-1]['train_loss']:.5f}",
     }
     text = f"{IMAGENET_LOSS}{check}. {_counted(len(found), source)}.\n\n"
-    text += by_rule([each.labels["rule"] for each in found], ends) + _differences(source)
+    text += by_rule([each.labels["rule"] for each in found], ends) + differences(source)
     return drawn(rows, text, [[losses]], (6.5, 4.6), columns, legends=[(0, 0)])
 
 
@@ -197,13 +207,24 @@ def time_figure(rounds: tidy.Rounds) -> Artifact:
     """Returns medians and quartiles of the seconds of a step, and of their ratio to gradient descent in a round."""
     rows, widths = tidy.times(rounds), sorted(rounds["normal"])
     samples = [
-        {"rule": rule, "width": width, "seconds": seconds}
+        {"rule": rule, "width": width, "seconds": seconds, "ratio": seconds / normal}
         for rule, own in rounds.items()
         for width, every in own.items()
-        for seconds in every
+        for seconds, normal in zip(every, rounds["normal"][width], strict=True)
     ]
-    marks = lines(samples, "width", "seconds", "rule", RULE_STYLES, draw.quartiles), ticks(widths)
-    seconds = panel(*marks, yscale="log", xlabel="filters of each convolution", ylabel="seconds of a step")
+    shift = {rule: 1.03 ** (number - (len(rounds) - 1) / 2) for number, rule in enumerate(rounds)}
+    panels = [
+        panel(
+            lines(samples, lambda row: shift[row["rule"]] * row["width"], name, "rule", RULE_STYLES, draw.quartiles),
+            ticks(widths),
+            xlabel="filters of each convolution",
+            **axes,
+        )
+        for name, axes in (
+            ("seconds", {"yscale": "log", "ylabel": "seconds of a step"}),
+            ("ratio", {"ylabel": "seconds over those of Normal", "ylim": (0, None)}),
+        )
+    ]
 
     def cell(rule: str, width: int) -> str:
         return "{seconds:.3f} s ({ratio:.2f})".format(**chosen(rows, rule=rule, width=width)[0])
@@ -211,7 +232,8 @@ def time_figure(rounds: tidy.Rounds) -> Artifact:
     text = by_rule(list(rounds), by_width(widths, cell), "step (ratio to Normal)")
     text += "\n\nMedians over rounds, of the ratio those of the ratios within a round; bars are quartiles. The 8-layer "
     text += "CIFAR-10 network on random images. Differs from the paper: one step, not an epoch; on a CPU."
-    return drawn(rows, text, [[seconds]], (5.6, 4.6), tidy.TIME_COLUMNS, legends=[(0, 0)])
+    note = "points: medians of the rounds; bars: quartiles; rules are moved apart a little"
+    return drawn(rows, text, [panels], (10, 4.8), tidy.TIME_COLUMNS, note=note, **BELOW)
 
 
 # Alignment scores.
@@ -222,45 +244,54 @@ WIDTH_STYLES = {width: Style(f"x{width}", *look) for width, look in zip(runs.SCO
 """Width -> look of its scores."""
 
 
-def score_figure(x: str, rows_of: Callable[[Source, str], list[Row]], note: str, *series: tuple) -> Make:
+def score_figure(x: str, rows_of: Callable[[Source, str], list[Row]], note: str, *parts: Sequence[tuple]) -> Make:
     """Returns the function that makes a figure of scores over a column x, with a panel for each of `SHOWN_SCORES`.
 
-    `rows_of` returns the rows of an entry of `SCORED`, and `note` begins the text. Each of the series is a column of
-    scores, their looks by width, and how those with the same x are combined.
+    `rows_of` returns the rows of an entry of `SCORED`, and `note` explains the marks. Each of the parts is a row of
+    panels: its title, a column of scores, their looks by width, and how those with the same x are combined.
     """
 
     def make(source: Source) -> Artifact:
         rows = [{"setting": name, **row} for name in runs.SHOWN_SCORES for row in rows_of(source, name)]
         panels = [
-            panel(
-                *(lines(own, x, column, "width", styles, summary) for column, styles, summary in series),
-                ticks(sorted({row[x] for row in own}), log=False),
-                title=SCORED[name].title,
-                xlabel=x,
-                ylim=(0, 1.02),
-            )
-            for name, own in ((name, chosen(rows, setting=name)) for name in runs.SHOWN_SCORES)
+            [
+                panel(
+                    *(lines(own, x, column, "width", styles, summary) for column, styles, summary in series),
+                    ticks(sorted({row[x] for row in own}), log=False),
+                    title=title.format(SCORED[name].title),
+                    xlabel=x,
+                    ylim=(0, 1.02),
+                )
+                for name, own in ((name, chosen(rows, setting=name)) for name in runs.SHOWN_SCORES)
+            ]
+            for title, *series in parts
         ]
-        differences = (f"{SCORED[name].title}: {SCORED[name].differs}." for name in runs.SHOWN_SCORES)
-        text, columns = " ".join([note, *differences]), ("setting", "epoch", *tidy.SCORE_COLUMNS)
-        return drawn(rows, text, [panels], (10, 4.2), columns, ylabels=["alignment score"], share_y=True, **BELOW)
+        differing = (f"{SCORED[name].title}: {SCORED[name].differs}." for name in runs.SHOWN_SCORES)
+        text, columns = " ".join([note, *differing]), ("setting", "epoch", *tidy.SCORE_COLUMNS)
+        layout = {"ylabels": ["alignment score"] * len(parts), "share_y": True, "note": note, **BELOW}
+        return drawn(rows, text, panels, (10, 0.6 + 3.7 * len(parts)), columns, **layout)
 
     return make
 
 
+_SEEDS = f"mean and standard deviation over seeds {' and '.join(map(str, SCORED['kmnist'].seeds))}"
+
 figure_1 = score_figure(
     "layer",
     tidy.final_scores,
-    "Small crosses: the paper's scores.",
-    ("score", WIDTH_STYLES, draw.mean_and_deviation),
-    ("paper_score", _changed(WIDTH_STYLES, marker="x", line=""), draw.first),
+    f"Here: {_SEEDS}. The paper: one seed.",
+    (OURS, ("score", WIDTH_STYLES, draw.mean_and_deviation)),
+    (PAPERS, ("paper_score", WIDTH_STYLES, draw.first)),
 )
 figure_8 = score_figure(
     "epoch",
     tidy.scores,
-    "Means over layers and seeds; open: permuted weights.",
-    ("score", WIDTH_STYLES, _middle(statistics.fmean)),
-    ("permuted_score", _changed(WIDTH_STYLES, filled=False), _middle(statistics.fmean)),
+    "Means over layers and seeds. Filled: scores; open: permuted weights.",
+    (
+        "{}",
+        ("score", WIDTH_STYLES, _middle(statistics.fmean)),
+        ("permuted_score", _changed(WIDTH_STYLES, filled=False), _middle(statistics.fmean)),
+    ),
 )
 
 # The Add task.
@@ -268,6 +299,11 @@ figure_8 = score_figure(
 LOSS_STYLES = _styles(
     normal=("o", "-", 0.0), align_ada=("s", "-", 0.3), align_zero=("^", "-", 0.5), readout_only=("D", "-", 0.65)
 )
+
+
+def _beside(row: Row) -> float:
+    """Returns x of the mean of other seeds: the width, moved to the right by rule."""
+    return row["width"] * 1.07 ** (1 + list(LOSS_STYLES).index(row["rule"]))
 
 
 def figure_9(source: Source) -> Artifact:
@@ -282,7 +318,7 @@ def figure_9(source: Source) -> Artifact:
     panels = [
         panel(
             lines(published, "width", name, "rule", LOSS_STYLES),
-            lines(others, lambda row: 1.08 * row["width"], name, "rule", _changed(LOSS_STYLES, line="", filled=False)),
+            lines(others, _beside, name, "rule", _changed(LOSS_STYLES, line="", filled=False)),
             lines(printed, "width", name, "rule", _changed(LOSS_STYLES, marker="x", line=""), markersize=7),
             draw.level(chance, "the constant 0.5"),
             ticks(WIDTHS),
@@ -292,7 +328,9 @@ def figure_9(source: Source) -> Artifact:
         )
         for name, chance in (("test_loss", CHANCE.test), ("train_loss", CHANCE.train))
     ]
-    layout = {"ylabels": ["lowest loss over the epochs"], "share_y": True, **BELOW}
+    note = "lines: seed 99; crosses: the paper; open, moved to the right: mean and standard deviation of seeds "
+    note += f"{runs.ADD_SEEDS[0]} to {runs.ADD_SEEDS[-1]}"
+    layout = {"ylabels": ["lowest loss over the epochs"], "share_y": True, "note": note, **BELOW}
     text = "Lines: seed 99, test loss left, training loss right. Crosses: the paper. Bars: mean and standard deviation "
     text += f"of seeds {runs.ADD_SEEDS[0]} to {runs.ADD_SEEDS[-1]}. Dotted: the constant 0.5. "
     return drawn(rows, text + largest_difference(rows), [panels], (10, 4.5), tidy.LOSS_COLUMNS, **layout)
@@ -301,6 +339,9 @@ def figure_9(source: Source) -> Artifact:
 # Outputs and updates beside those of gradient descent.
 
 UPDATE_STYLES = _styles(normal=("o", "-", 0.0), align_ada=("s", "-", 0.2), align_zero=("^", "--", 0.5))
+
+
+DOTS = "large: geometric means over seeds; dots: single seeds; lines: fits"
 
 
 def proposition_2(source: Source) -> Artifact:
@@ -323,8 +364,32 @@ def proposition_2(source: Source) -> Artifact:
     text = table([row for own in ends.values() for row in own], ("activation", "rule"), columns)
     text += f"\n\nFitted from x{tidy.FITTED} on, a line for each seed: mean and standard error; the proposition: -0.5 "
     panels = [_distance_panel(ends[name], title) for name, title in runs.ACTIVATIONS.items()]
-    layout = {"ylabels": [f"‖f − f_align‖ after {last} steps"], "legends": [(0, 0), (0, 1)], "share_y": True}
+    layout = {
+        "ylabels": [f"‖f − f_align‖ after {last} steps"],
+        "legends": [(0, 0), (0, 1)],
+        "share_y": True,
+        "note": DOTS,
+    }
     return drawn(rows, f"{text}or less.", [panels], (10, 4.4), tidy.DISTANCE_COLUMNS, **layout)
+
+
+def limits(source: Source) -> Artifact:
+    """The quantities of Proposition 1, Lemma 1 and equation 57 by width, and their fitted exponents."""
+    rows = tidy.limits(source)
+    by_quantity = {name: chosen(rows, quantity=name) for name in QUANTITIES}
+    columns = {
+        "quantity": lambda own: QUANTITIES[own[0]["quantity"]],
+        "rule": lambda own: RULE_NAMES[own[0]["rule"]],
+        "seeds": lambda own: len(grouped(own, "seed")),
+        "exponent": _exponent_text,
+    }
+    text = table(rows, ("quantity", "rule"), columns)
+    text += f"\n\nThe largest value over layers, after {runs.SIZES['moments'][-1]} steps. Exponents are fitted from "
+    text += f"x{tidy.FITTED} on; the upper bounds are -1 in Proposition 1 and -0.5 in Lemma 1. Equation 22 is 0 with "
+    text += "Align-zero and equation 21 with gradient descent; it is not computed for Align-ada."
+    panels = [_distance_panel(own, QUANTITIES[name]) for name, own in by_quantity.items()]
+    layout = {"legends": [*np.ndindex(2, 3)], "ylabels": ["value at the end"] * 2, "note": DOTS}
+    return drawn(rows, text, [panels[:3], panels[3:]], (12, 7.5), tidy.LIMIT_COLUMNS, **layout)
 
 
 def _distance_panel(rows: Sequence[Row], title: str) -> Panel:
@@ -373,7 +438,8 @@ def figure_2(source: Source) -> Artifact:
     text = table([{"width": width} for width in arrays], ["width"], columns)
     text += f"\n\nThe second layer of a tanh network, its first {runs.SIZES['side']} units each way; "
     text += "the cosine is that of the whole layer. Shades are the same for all of a width."
-    return drawn(rows, text, panels, (8.4, 5.6), UPDATE_COLUMNS, ylabels=["unit of layer 1"] * 2)
+    note = "change of W(t): white most negative, grey 0, black most positive; one scale in each row"
+    return drawn(rows, text, panels, (8.4, 5.8), UPDATE_COLUMNS, ylabels=["unit of layer 1"] * 2, note=note)
 
 
 def _update_panel(rule: str, width: int, arrays: Mapping[str, np.ndarray] | None) -> Panel:

@@ -45,6 +45,9 @@ TABLE_2 = {row["rule"]: (row["mean"], row["deviation"]) for row in published.rea
 TABLE_7 = _read(7, "rule")
 """KMNIST, 100 epochs: rule -> width -> accuracy."""
 
+BY_WIDTH = {"cifar10": TABLE_6, "kmnist": TABLE_7}
+"""Data set -> rule -> width -> accuracy."""
+
 TABLE_9 = _read(9, "train_images", "rule")
 TABLE_9[45000] = {rule: row for rule, row in TABLE_6.items() if rule != "last_layer"}
 """Training images -> rule -> width -> accuracy on CIFAR-10; those of 45,000 are Table 6."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ from neural_alignment.jobs.plans import Outcome
 from neural_alignment.papers.figures import quartiles
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import grouped
-from neural_alignment.papers.wide_networks.compute import add_task
-from neural_alignment.papers.wide_networks.compute.updates import ALIGNED
+from neural_alignment.papers.wide_networks.compute import add_task, scoring
+from neural_alignment.papers.wide_networks.compute.limits import QUANTITIES
+from neural_alignment.papers.wide_networks.compute.updates import ALIGNED, COMPARED_RULES
 from neural_alignment.papers.wide_networks.printed import TABLE_8
 from neural_alignment.papers.wide_networks.runs import SCORED, TABLE_RULES
 from neural_alignment.reporting import Row, Spread, read_csv
@@ -56,9 +58,13 @@ class NetworkRuns(NamedTuple):
 
     @property
     def best(self) -> tuple[float, float]:
-        """The rate of the best accuracy (the first of equals), and that accuracy; NaN if all rates diverged."""
+        """The rate of the best accuracy (the first of equals), and that accuracy; NaN if all rates diverged.
+
+        A network with one rate has this rate in any case.
+        """
         found = {rate: accuracy for rate, accuracy in self.by_rate().items() if not math.isnan(accuracy)}
-        return max(found.items(), key=lambda item: item[1]) if found else (math.nan, math.nan)
+        only = self.rates[0] if len(self.rates) == 1 else math.nan
+        return max(found.items(), key=lambda item: item[1]) if found else (only, math.nan)
 
 
 def networks(source: Source) -> list[NetworkRuns]:
@@ -88,11 +94,11 @@ def _of_runs(labels: Mapping[str, Any], runs: Sequence[tuple[float, Outcome]]) -
     return NetworkRuns(labels, runs[0][1].config.seed, tuple(rate for rate, _ in runs), validation, loss, test)
 
 
-def accuracies(source: Source, printed: Mapping[Any, Any], key: str = "") -> list[Row]:
+def accuracies(source: Source, printed: Mapping[Any, Any], key: str = "", more: Sequence[str] = ()) -> list[Row]:
     """Returns a row with `COLUMNS` per network, the accuracy that the paper prints beside it.
 
     `printed` is rule -> width -> accuracy. A key is a further label, such as the number of training images: it is a
-    column as well, and `printed` then has the accuracies of each of its values.
+    column as well, and `printed` then has the accuracies of each of its values. `more` are labels that are columns.
     """
     found = []
     for network in networks(source):
@@ -100,8 +106,14 @@ def accuracies(source: Source, printed: Mapping[Any, Any], key: str = "") -> lis
         by_rule = printed[labels[key]] if key else printed
         paper = by_rule.get(labels["rule"], {}).get(labels["width"], math.nan)
         values = labels["rule"], labels["width"], network.seed, *network.best, network.test, paper, labels[DIFFERS]
-        found.append(({key: labels[key]} if key else {}) | dict(zip(COLUMNS, values, strict=True)))
+        found.append({name: labels[name] for name in (key, *more) if name} | dict(zip(COLUMNS, values, strict=True)))
     return found
+
+
+def best_rates(rows: Sequence[Row], *keys: str) -> list[Row]:
+    """Returns the row of the best rate of each network; networks differ in the keys, rule, width or seed."""
+    networks = grouped(rows, *keys, "rule", "width", "seed").values()
+    return [max(own, key=lambda row: np.nan_to_num(row["validation_accuracy"])) for own in networks]
 
 
 # Alignment scores.
@@ -112,12 +124,9 @@ SCORE_COLUMNS = ("layer", "width", "seed", "score", "score_sem", "permuted_score
 def scores(source: Source, name: str) -> list[Row]:
     """Returns a row with `SCORE_COLUMNS` and `epoch` per network, moment and layer, for an entry of `SCORED`."""
     return [
-        {"layer": layer, "width": labels["width"], "seed": labels["seed"]}
-        | {key: float(arrays[key][moment, layer - 1]) for key in ("score", "score_sem", "permuted_score")}
-        | {"paper_score": SCORED[name].paper[layer, labels["width"]], "epoch": int(epoch)}
+        {**row, "paper_score": SCORED[name].paper[row["layer"], labels["width"]]}
         for labels, arrays in _arrays(source, setting=name)
-        for moment, epoch in enumerate(arrays["epoch"])
-        for layer in range(1, arrays["score"].shape[1] + 1)
+        for row in scoring.rows(arrays, labels["width"], labels["seed"])
     ]
 
 
@@ -144,7 +153,8 @@ def losses(source: Source) -> list[Row]:
 
 # Outputs and updates beside those of gradient descent.
 
-DISTANCE_COLUMNS = ("activation", "rule", "width", "seed", "step", "distance", "movement")
+DISTANCE_COLUMNS = ("activation", "rule", "width", "seed", "step", "distance", "movement", "cosine")
+"""The cosine is that of the second layer's update to gradient descent's."""
 
 FITTED = 32
 """Smallest width of the fit: narrower networks are far from the limit."""
@@ -154,11 +164,27 @@ def distances(source: Source) -> list[Row]:
     """Returns a row with `DISTANCE_COLUMNS` per network, rule and moment."""
     return [
         {"activation": labels["activation"], "rule": rule, "width": labels["width"], "seed": labels["seed"]}
-        | {"step": int(step), "distance": float(distance), "movement": float(movement)}
+        | {"step": int(step), "distance": float(distance), "movement": float(movement), "cosine": float(cosines[1])}
         for labels, arrays in _arrays(source)
         for rule in ALIGNED
-        for step, distance, movement in zip(arrays["step"], arrays[f"{rule}_distance"], arrays["movement"], strict=True)
+        for step, distance, movement, cosines in zip(
+            *(arrays[name] for name in ("step", f"{rule}_distance", "movement", f"{rule}_cosine")), strict=True
+        )
     ]
+
+
+def limits(source: Source) -> list[Row]:
+    """Returns a row with `LIMIT_COLUMNS` per quantity, rule and network."""
+    return [
+        {"quantity": quantity, "rule": rule, "width": labels["width"], "seed": labels["seed"]}
+        | {"distance": float(arrays[f"{rule}_{quantity}"])}
+        for quantity, rule in itertools.product(QUANTITIES, COMPARED_RULES)
+        for labels, arrays in _arrays(source)
+        if f"{rule}_{quantity}" in arrays
+    ]
+
+
+LIMIT_COLUMNS = ("quantity", "rule", "width", "seed", "distance")
 
 
 def exponent(rows: Sequence[Row]) -> tuple[Spread, float]:

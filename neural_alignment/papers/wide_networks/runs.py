@@ -14,6 +14,7 @@ from neural_alignment.jobs.pieces import Arrays, Piece, Pieces
 from neural_alignment.jobs.plans import Cell, Run
 from neural_alignment.papers.registry import Profiles
 from neural_alignment.papers.wide_networks.compute.add_task import ADD_TASK_RULES, EPOCHS, PUBLISHED_SEED, trained
+from neural_alignment.papers.wide_networks.compute.limits import measured
 from neural_alignment.papers.wide_networks.compute.scoring import scored
 from neural_alignment.papers.wide_networks.compute.sweeps import swept
 from neural_alignment.papers.wide_networks.compute.updates import parted
@@ -35,6 +36,9 @@ TABLE_RULES = tuple(rule for rule in RULE_NAMES if rule != "readout_only")
 """Learning rules of the convolutional networks."""
 
 WITHOUT_PROP = tuple(rule for rule in TABLE_RULES if rule != "align_prop")
+
+COMPARED = ("normal", "align_ada")
+"""The rules of the paper's main claim."""
 
 SEEDS = (99, 100, 101, 102, 103)
 """Seeds of Table 2. The other tables have the first one, which is that of the published code."""
@@ -184,6 +188,54 @@ IMAGENET = {
 """Profile -> networks of a data set. On ImageNet the paper has one rate, which the lab has as well (Appendix F)."""
 
 
+# Experiments of hours, which the command `lab` leaves out.
+
+LONGER = {
+    "kmnist": dataclasses.replace(
+        DATA_SETS["kmnist"]["lab"],
+        config="wide_networks/kmnist/normal.yaml",
+        overrides=("epochs=688", "data.train_split=train[1000:]", "data.validation_split=train[:1000]"),
+        differs="8,000 training images (55,000), taken from the 10,000 test images, 688 epochs (100), which are 55,040 "
+        "updates (55,000); validation 1,000 (5,000); test 1,000 (10,000)",
+    ),
+    "cifar10": dataclasses.replace(
+        DATA_SETS["cifar10"]["lab"],
+        config="wide_networks/cifar10/normal.yaml",
+        overrides=("data.image_size=16",),
+        differs="images of 16 x 16 pixels (32 x 32)",
+    ),
+}
+"""Data set -> networks trained for the paper's number of updates, in batches of 100."""
+
+LONGER_NETWORKS = (("kmnist", 8), ("cifar10", 8), ("kmnist", 16))
+"""Data set and width of these networks, in the order in which they are trained."""
+
+
+def longer() -> list[Pieces]:
+    """Returns these networks by every rule of Tables 6 and 7, a piece per learning rate."""
+    return [
+        pieces
+        for (name, width), rate in itertools.product(LONGER_NETWORKS, sorted(RATES, reverse=True))
+        for networks in [dataclasses.replace(LONGER[name], name=f"longer/{name}/rate{rate:g}", rates=(rate,))]
+        for pieces in dataclasses.replace(networks, labels={"dataset": name}).each(WITHOUT_PROP, [width])
+    ]
+
+
+SEEDED = (8, 64)
+"""Widths at which both data sets are trained with several seeds."""
+
+
+def seeded() -> list[Pieces]:
+    """Returns backpropagation and Align-ada with every seed."""
+    return [
+        pieces
+        for name in reversed(DATA_SETS)
+        for pieces in dataclasses.replace(DATA_SETS[name]["lab"], labels={"dataset": name}).each(
+            COMPARED, SEEDED, SEEDS
+        )
+    ]
+
+
 def plan(
     networks: Mapping[str, _Networks],
     rules: Sequence[str],
@@ -196,12 +248,15 @@ def plan(
     return {profile: each.each(rules, widths[profile], seeds) for profile, each in labelled.items()}
 
 
-def small(number: int) -> tuple[str, ...]:
-    """Returns the overrides of Small CIFAR-10 with `number` training images, and as many validation images."""
-    batch = number if number < 100 else math.gcd(100, number)
+def small(number: int, subset: int = 0) -> tuple[str, ...]:
+    """Returns the overrides of Small CIFAR-10 with `number` training images, and as many validation images.
+
+    Each subset has other images.
+    """
+    batch, first = number if number < 100 else math.gcd(100, number), subset * NUMBERS[0]
     return (
-        f"data.train_split=train[5000:{5000 + number}]",
-        f"data.validation_split=train[:{min(number, 5000)}]",
+        f"data.train_split=train[{5000 + first}:{5000 + first + number}]",
+        f"data.validation_split=train[{first or ''}:{min(first + number, 5000)}]",
         f"batch_size={batch}",
         f"evaluation.batch_size={batch}",
     )
@@ -209,15 +264,32 @@ def small(number: int) -> tuple[str, ...]:
 
 def table_9() -> Profiles:
     """Returns the networks of Table 9; the lab has all rules, the paper leaves out two."""
-
-    def networks(profile: str, number: int) -> _Networks:
-        options = {"name": f"small_cifar10/{number}", "labels": {"train_images": number}}
-        return dataclasses.replace(SMALL_CIFAR10[profile], overrides=small(number), **options)
-
     return {
-        "paper": [cell for number in TABLE_9 for cell in networks("paper", number).each(TABLE_9[number], WIDTHS)],
-        "lab": [cell for number in NUMBERS for cell in networks("lab", number).each(TABLE_RULES, SMALL_WIDTHS)],
+        "paper": [
+            cell for number in TABLE_9 for cell in _small_networks("paper", number).each(TABLE_9[number], WIDTHS)
+        ],
+        "lab": [cell for number in NUMBERS for cell in _small_networks("lab", number).each(TABLE_RULES, SMALL_WIDTHS)],
     }
+
+
+def _small_networks(profile: str, number: int, subset: int = 0) -> _Networks:
+    name = f"small_cifar10/{number}" + (f"/subset{subset}" if subset else "")
+    labels = {"train_images": number, "subset": subset}
+    return dataclasses.replace(SMALL_CIFAR10[profile], overrides=small(number, subset), name=name, labels=labels)
+
+
+SUBSETS = range(5)
+"""Subsets of Small CIFAR-10; Table 9 has the first one."""
+
+
+def subsets() -> list[Pieces]:
+    """Returns the networks of Table 9 on all subsets; the rules that its claims compare are trained first."""
+    return [
+        pieces
+        for rules in (COMPARED, [rule for rule in TABLE_RULES if rule not in COMPARED])
+        for number, subset in itertools.product(NUMBERS[::-1], SUBSETS)
+        for pieces in _small_networks("lab", number, subset).each(rules, SMALL_WIDTHS)
+    ]
 
 
 def table_10() -> Profiles:
@@ -278,7 +350,7 @@ class Scored:
     moments: tuple[int, ...]
     paper: Mapping[tuple[int, int], float]
     differs: str
-    seeds: tuple[int, ...] = SEEDS[:1]
+    seeds: tuple[int, ...] = SEEDS[:2]
 
 
 _SCORED_CIFAR10 = ("data.train_split=train[5000:7000]", "data.validation_split=train[:100]", "data.image_size=16")
@@ -340,12 +412,20 @@ ADD_SEEDS, ADD_SEEDED_WIDTHS = (100, 101, 102, 103, 104), (8, 16, 32, 64, 128)
 """Further seeds of the weights and shuffles, which show how much the table depends on the published one, and the widths
 trained with them; 256 and 512 take minutes each."""
 
+WIDER = (1024, 2048)
+"""Further widths of the published seed, which take an hour or more each."""
 
-def recurrent(epochs: int = EPOCHS) -> list[Pieces]:
+
+def wider() -> list[Pieces]:
+    """Returns a recurrent network for each rule and each of the further widths."""
+    return recurrent(widths=WIDER)
+
+
+def recurrent(epochs: int = EPOCHS, widths: Sequence[int] = WIDTHS) -> list[Pieces]:
     """Returns a recurrent network for each rule, width and seed."""
     return [
         _piece("recurrent/{width}/{rule}/seed{seed}", labels, trained, {**labels, "epochs": epochs})
-        for width, rule in itertools.product(WIDTHS, ADD_TASK_RULES)
+        for width, rule in itertools.product(widths, ADD_TASK_RULES)
         for seed in (PUBLISHED_SEED, *(ADD_SEEDS if width in ADD_SEEDED_WIDTHS else ()))
         for labels in [{"rule": rule, "width": width, "seed": seed}]
     ]
@@ -372,4 +452,13 @@ def updates(widths: Sequence[int] = UPDATE_WIDTHS, activations: Sequence[str] = 
         _piece("updates/{width}/{activation}/seed{seed}", labels, parted, {**labels, **SIZES})
         for each in itertools.product(activations, widths, UPDATE_SEEDS)
         for labels in [dict(zip(("activation", "width", "seed"), each, strict=True))]
+    ]
+
+
+def limits() -> list[Pieces]:
+    """Returns the tanh networks of Proposition 1, Lemma 1 and equation 57, of each width and seed."""
+    return [
+        _piece("limits/{width}/seed{seed}", labels, measured, {"activation": "tanh", **labels, **SIZES})
+        for width, seed in itertools.product(UPDATE_WIDTHS[:-1], UPDATE_SEEDS)
+        for labels in [{"width": width, "seed": seed}]
     ]

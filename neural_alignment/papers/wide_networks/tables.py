@@ -7,13 +7,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from neural_alignment.papers.claims import NOT_YET, difference, seeds_by
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.tables import chosen, crossed, spread, table
+from neural_alignment.papers.tables import Column, chosen, crossed, spread, table
 from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks.compute.add_task import ADD_TASK_RULES, PUBLISHED_SEED, TIME
-from neural_alignment.papers.wide_networks.printed import CHANCE, TABLE_1, TABLE_2, TABLE_6, TABLE_7, TABLE_9, TABLE_10
+from neural_alignment.papers.wide_networks.printed import (
+    BY_WIDTH,
+    CHANCE,
+    TABLE_1,
+    TABLE_2,
+    TABLE_6,
+    TABLE_7,
+    TABLE_9,
+    TABLE_10,
+)
 from neural_alignment.papers.wide_networks.rows import COLUMNS, DIFFERS
-from neural_alignment.papers.wide_networks.runs import RULE_NAMES, SCORED, SEEDED_WIDTHS
+from neural_alignment.papers.wide_networks.runs import COMPARED, RULE_NAMES, SCORED, SEEDED_WIDTHS
 from neural_alignment.reporting import Artifact, Row
 
 Make = Callable[[Source], Artifact]
@@ -41,10 +51,16 @@ def by_width(widths: Iterable[int], cell: Callable[[Any, int], object]) -> dict[
 def _accuracies(rows: Sequence[Row]) -> str:
     """Returns the accuracies of some rows, and that of the paper in brackets."""
     if not rows:
-        return "not yet run"
+        return NOT_YET
     paper = rows[0]["paper_accuracy"]
     validation, test = (spread(rows, f"{part}_accuracy") for part in ("validation", "test"))
     return f"{validation}, test {test} ({'-' if math.isnan(paper) else f'{paper:.1f}'})"
+
+
+def differences(source: Source) -> str:
+    """Returns paragraphs about the differences between the networks of a table or figure and those of the paper."""
+    found = sorted({cell.labels[DIFFERS] for cell in source.cells} - {""})
+    return "".join(f"\n\nDiffers from the paper (paper): {each}." for each in found)
 
 
 def _grid(rows: Sequence[Row], source: Source, **key: Any) -> str:
@@ -63,14 +79,17 @@ def accuracy_table(
     """Returns the function that makes a table of accuracies by rule and width, with those that the paper prints.
 
     `printed` and `key` are as of `rows.accuracies`. A key divides the table into parts, each with a heading, in which
-    {} stands for the value of the key. `more` are further paragraphs, `columns` those of the CSV file.
+    {} stands for the value of the key. `more` are further paragraphs, `columns` those of the CSV file. Of a network
+    with a row per rate the text shows the best one.
     """
+    labels = [name for name in columns if name not in COLUMNS and name != key]
 
     def make(source: Source) -> Artifact:
-        rows = [{name: row[name] for name in columns} for row in tidy.accuracies(source, printed, key)]
+        rows = [{name: row[name] for name in columns} for row in tidy.accuracies(source, printed, key, labels)]
         values = [value for value in printed if any(cell.labels[key] == value for cell in source.cells)] if key else []
-        grids = [f"{heading.format(value)}:\n\n{_grid(rows, source, **{key: value})}" for value in values]
-        return Artifact(columns, rows, "\n\n".join([*(grids or [_grid(rows, source)]), REMARK, *more]))
+        best = tidy.best_rates(rows, *labels, *([key] if key else []))
+        grids = [f"{heading.format(value)}:\n\n{_grid(best, source, **{key: value})}" for value in values]
+        return Artifact(columns, rows, "\n\n".join([*(grids or [_grid(best, source)]), REMARK, *more]))
 
     return make
 
@@ -84,6 +103,8 @@ table_1 = accuracy_table({**TABLE_6, "align_prop": TABLE_1["align_prop"]}, _PRIN
 table_6 = accuracy_table(TABLE_6)
 table_7 = accuracy_table(TABLE_7)
 table_9 = accuracy_table(TABLE_9, key="train_images", heading="{} training images", columns=COLUMNS_9[:-1])
+longer = accuracy_table(BY_WIDTH, key="dataset", heading="{}", columns=("dataset", *COLUMNS))
+subsets = accuracy_table(TABLE_9, key="train_images", heading="{} training images", columns=("subset", *COLUMNS_9[:-1]))
 table_10 = accuracy_table(TABLE_10, key="setting", heading="The paper's {}", columns=("setting", *COLUMNS))
 
 
@@ -104,6 +125,27 @@ def table_2(source: Source) -> Artifact:
     return Artifact(COLUMNS, rows, f"{by_rule(list(TABLE_2), columns)}\n\n{REMARK}")
 
 
+def seeds(source: Source) -> Artifact:
+    """Backpropagation and Align-ada over seeds at a narrow and a wide width, and the gap between them."""
+    columns = ("dataset", *COLUMNS)
+    rows = tidy.accuracies(source, BY_WIDTH, "dataset")
+    cells: dict[str, Column] = {"data set": "dataset", "width": "width"} | {
+        RULE_NAMES[rule]: lambda own, rule=rule: spread(chosen(own, rule=rule), "validation_accuracy")
+        for rule in COMPARED
+    }
+
+    def gap(own: Sequence[Row]) -> str:
+        by_rule = seeds_by(own, "rule", "validation_accuracy")
+        if len(by_rule) < len(COMPARED):
+            return NOT_YET
+        found = difference(*(by_rule[rule] for rule in COMPARED))
+        return f"{found.mean:.2f} ± {found.error:.2f} ({len(found.known)})"
+
+    cells["gap ± its standard error (seeds)"] = gap
+    text = f"{table(rows, ('dataset', 'width'), cells)}\n\nValidation accuracy in percent, mean and standard deviation."
+    return Artifact(columns, rows, text + differences(source))
+
+
 def score_table(name: str) -> Make:
     """Returns the function that makes a table of the final scores of an entry of `SCORED`, with the printed ones."""
 
@@ -114,7 +156,7 @@ def score_table(name: str) -> Make:
 
         def cell(layer: int, width: int) -> str:
             own = chosen(rows, layer=layer, width=width)
-            return f"{spread(own, 'score'):.3f} ({own[0]['paper_score']:.3f})" if own else "not yet run"
+            return f"{spread(own, 'score'):.3f} ({own[0]['paper_score']:.3f})" if own else NOT_YET
 
         means = (
             ", ".join(f"{spread(chosen(rows, width=width), column).mean:.3f} (x{width})" for width in widths)
@@ -122,7 +164,8 @@ def score_table(name: str) -> Make:
         )
         last = "Mean over layers and seeds: {}; with permuted weights {}.".format(*means) if rows else "No network yet."
         text = crossed("score (paper)", down, across, cell)
-        text += f"\n\nOf several seeds mean and standard deviation. {SCORED[name].differs}. {last}"
+        seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+        text += f"\n\nMean and standard deviation over the seeds {seeds}. {SCORED[name].differs}. {last}"
         return Artifact(tidy.SCORE_COLUMNS, [{key: row[key] for key in tidy.SCORE_COLUMNS} for row in rows], text)
 
     return make
@@ -154,7 +197,7 @@ def _loss(rows: Sequence[Row], part: str) -> str:
     """Returns a loss of the published seed, and the printed one."""
     published, _ = by_seed(rows)
     if not published:
-        return "not yet run"
+        return NOT_YET
     return f"{published[0][f'{part}_loss']:.3f} ({published[0][f'paper_{part}_loss']:.3f})"
 
 

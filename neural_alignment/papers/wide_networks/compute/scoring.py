@@ -8,7 +8,10 @@ import numpy as np
 
 from neural_alignment.analysis.alignment_score import alignment_score, permuted_change
 from neural_alignment.config import Config
+from neural_alignment.errors import InputError
 from neural_alignment.jobs.pieces import Arrays, Tell
+from neural_alignment.papers.tables import spread, table
+from neural_alignment.reporting import Artifact, Row
 from neural_alignment.training.lockstep import Lockstep
 from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.trainer import Trainer
@@ -39,6 +42,37 @@ def scored(tell: Tell, config: Config, moments: Sequence[int], probes: int) -> A
         if epoch in moments:
             rows.append({"epoch": epoch, "train_loss": loss, **scores(model, lockstep, probes, config.seed)})
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+COLUMNS = ("epoch", "layer", "width", "seed", "score", "score_sem", "permuted_score")
+"""Columns of the scores of one network."""
+
+
+def rows(arrays: Arrays, width: int, seed: int) -> list[Row]:
+    """Returns a row with `COLUMNS` for every moment and convolution of a network that `scored` has trained."""
+    return [
+        {"epoch": int(epoch), "layer": layer, "width": width, "seed": seed}
+        | {key: float(arrays[key][moment, layer - 1]) for key in NAMES[:3]}
+        for moment, epoch in enumerate(arrays["epoch"])
+        for layer in range(1, arrays["score"].shape[1] + 1)
+    ]
+
+
+def report(config: Config, moments: Sequence[int], probes: int, tell: Tell) -> Artifact:
+    """Returns the scores of one network, with its mean scores over layers; arguments as of `scored`.
+
+    Raises:
+        InputError: if the network is no convolutional network of a width, or is not trained by plain gradient descent.
+    """
+    if not hasattr(config.model, "width"):
+        raise InputError(f"model.name: must be a network with a width, such as wide_cnn; found {config.model.name}")
+    try:
+        found = rows(scored(tell, config, sorted(moments), probes), config.model.width, config.seed)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    columns = {"epoch": "epoch", "mean score": lambda own: f"{spread(own, 'score').mean:.3f}"}
+    columns["with permuted weights"] = lambda own: f"{spread(own, 'permuted_score').mean:.3f}"
+    return Artifact(COLUMNS, found, table(found, ["epoch"], columns))
 
 
 def scores(model: AlignedModel, lockstep: Lockstep, probes: int, seed: int) -> dict[str, list[float]]:

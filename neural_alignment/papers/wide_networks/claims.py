@@ -1,0 +1,245 @@
+"""Claims of Boopathy and Fiete 2022, judged by the files of their tables and figures."""
+
+from __future__ import annotations
+
+import operator
+import statistics
+from typing import Any
+
+from neural_alignment.papers import claims
+from neural_alignment.papers.claims import ByCase, ResultFiles, contrast, increases, spreads, values
+from neural_alignment.papers.claims import PaperClaim as Claim
+from neural_alignment.papers.registry import Source
+from neural_alignment.papers.tables import grouped
+from neural_alignment.papers.wide_networks import rows as tidy
+from neural_alignment.papers.wide_networks.compute.add_task import PUBLISHED_SEED
+from neural_alignment.papers.wide_networks.printed import TABLE_2
+from neural_alignment.papers.wide_networks.runs import ACTIVATIONS, RULE_NAMES, SCORED, SHOWN_UPDATES, WITHOUT_PROP
+from neural_alignment.reporting import Artifact, Row, Spread
+
+CHANCE = 10.0
+RERUN = 0.7
+"""Points by which accuracies of one configuration differ if only the rounding does; see the page."""
+
+LEAST = 3
+"""Number of seeds or subsets without which a claim about a small difference is not judged."""
+
+ABOVE, MORE = claims.above(), claims.above(RERUN)
+POINTS, FIGURE, TABLE = "difference, points", "figure", "table"
+ALIGN = ("align_ada", "align_zero")
+OTHERS = tuple(rule for rule in WITHOUT_PROP if rule not in ("normal", "align_ada"))
+
+
+def _accuracy(row: Row) -> float:
+    """Returns an accuracy; that of chance where J became infinite in the first epoch."""
+    return CHANCE if row["validation_accuracy"] is None else row["validation_accuracy"]
+
+
+def _rule(row: Row) -> str:
+    return RULE_NAMES[row["rule"]]
+
+
+def _one(row: Row) -> int:
+    """Stands for the seed where all seeds, or no seeds, make one value."""
+    return 0
+
+
+def _case(row: Row) -> str:
+    return f"{row['dataset']} x{row['width']}"
+
+
+def by_width(name: str, **labels: Any) -> ByCase:
+    """Returns accuracies by width; of several rates the best one."""
+    return values(name, _accuracy, "width", combine=max, **labels)
+
+
+def better(name: str, rule: str, other: str, **labels: Any) -> ByCase:
+    """Returns accuracies of a rule less those of another, by width."""
+    return contrast(by_width(name, rule=rule, **labels), by_width(name, rule=other, **labels))
+
+
+def best(name: str) -> ByCase:
+    """Returns accuracies of Align-ada at width 64 less those of each other rule except backpropagation."""
+    ours = values(name, lambda row: row["validation_accuracy"], "width", width=64, rule="align_ada")
+
+    def find(files: ResultFiles) -> dict[str, dict]:
+        return {RULE_NAMES[rule]: contrast(ours, by_width(name, rule=rule))(files)[64] for rule in OTHERS}
+
+    return find
+
+
+def subsets(images: int, relative: bool) -> ByCase:
+    """Returns accuracies of Align-ada less those of backpropagation on each subset, relative to what it has learned."""
+    rules = (by_width("table_9_subsets", seed="subset", rule=r, train_images=images) for r in ("align_ada", "normal"))
+    return contrast(*rules, (lambda a, b: (a - b) / (b - CHANCE)) if relative else operator.sub)
+
+
+def longer(rule: str, other: str) -> ByCase:
+    """Returns the accuracy of a rule less that of another, `"paper"` for the paper's accuracy of the rule."""
+    ours, theirs = (values("table_longer", _accuracy, _case, combine=max, rule=each) for each in (rule, other))
+    return contrast(ours, values("table_longer", "paper_accuracy", _case, rule=rule) if other == "paper" else theirs)
+
+
+def add_losses(rule: str, *widths: int) -> ByCase:
+    """Returns test losses of the Add task at some widths."""
+    return values("table_8", "test_loss", "width", where=lambda row: row["width"] in widths, rule=rule)
+
+
+def printed_losses(name: str) -> ByCase:
+    """Returns the largest difference to a printed loss, by rule."""
+
+    def away(row: Row) -> float:
+        return max(abs(row[f"{part}_loss"] - row[f"paper_{part}_loss"]) for part in ("train", "test"))
+
+    return values(name, away, _rule, combine=max, where=lambda row: row["seed"] == PUBLISHED_SEED, seed=_one)
+
+
+def deviations_away(losses: list[float]) -> float:
+    """Returns the distance of the first loss from the mean of the others, in their standard deviations."""
+    return abs(losses[0] - statistics.fmean(losses[1:])) / statistics.stdev(losses[1:])
+
+
+def exponents(name: str, **labels: Any) -> Any:
+    """Returns the fitted exponents of the width at the end of training, by rule."""
+
+    def find(files: ResultFiles) -> dict[str, Spread]:
+        rows = files.rows(name, **labels)
+        last = max(row.get("step", 0) for row in rows)
+        groups = grouped((row for row in rows if row.get("step", 0) == last), _rule).items()
+        return {rule: tidy.exponent(own)[0] for (rule,), own in groups}
+
+    return find
+
+
+def _of_scores(name: str, title: str, number: int) -> tuple[Claim, ...]:
+    """Returns the claims about Table 3, 4 or 5."""
+    table, file = f"Table {number}", f"table_{number}"
+    layers = (1, max(layer for layer, _ in SCORED[name].paper))
+    ends = (values(file, "score", "width", layer=layer) for layer in layers)
+    permuted = values(file, lambda row: row["permuted_score"] / row["score"], "width", combine=max)
+    return (
+        Claim(table, f"scores rise with width, {title}", "text; not in each column", "increase of the mean over layers",
+              ABOVE, spreads(increases(values(file, "score", "width"))), ".3f"),
+        Claim(f"{table}, Figure 8", f"permuted weights score low, {title}", FIGURE,
+              "ratio to the score, largest of the layers", claims.below(0.5), spreads(permuted, "x{}")),
+        Claim(table, f"the last layer scores lower than the first, {title}", "text", "difference", ABOVE,
+              spreads(contrast(*ends), "x{}"), ".3f"),
+    )  # fmt: skip
+
+
+def _of_training(name: str, title: str) -> Claim:
+    """Returns the claim about the scores over training."""
+    ends = (values("figure_8", "score", "width", setting=name, epoch=SCORED[name].moments[end]) for end in (0, -1))
+    return Claim("Figure 8", f"scores fall over training, {title}", FIGURE, "decrease of the mean over layers", ABOVE,
+                 spreads(contrast(*ends), "x{}"), ".3f")  # fmt: skip
+
+
+def _of_accuracies(dataset: str, title: str, number: int, gap: str) -> tuple[Claim, ...]:
+    """Returns the claims about Table 6 or 7."""
+    table, file = f"Table {number}", f"table_{number}"
+    names = {"align_zero": "Align-zero", "last_layer": "the last layer alone"}
+    return (
+        *(Claim(table, f"Align-ada is better than {name}, {title}", TABLE, POINTS, MORE,
+                spreads(better(file, "align_ada", rule), "x{}"), ".1f") for rule, name in names.items()),
+        Claim(table, f"Align-zero improves with width, {title}", TABLE, "increase, points", MORE,
+              spreads(increases(by_width(file, rule="align_zero"))), ".1f"),
+        Claim(table, f"at width 64 Align-ada is better than each other rule, {title}", "at 512; at 64 as good as DFA",
+              POINTS, MORE, spreads(best(file)), ".1f"),
+        Claim(f"{table}, Figure 4", f"Align-ada nears backpropagation with width, {title}", gap,
+              "decrease of the gap, points", ABOVE,
+              spreads(increases(better("table_seeds", "align_ada", "normal", dataset=dataset)), least=LEAST)),
+    )  # fmt: skip
+
+
+_LONGER = (
+    ("backpropagation learns as in the paper", "normal", "paper", "ours less the paper's, points"),
+    ("Align-ada learns as in the paper", "align_ada", "paper", "ours less the paper's, points"),
+    ("backpropagation is better than Align-ada", "normal", "align_ada", POINTS),
+    ("Align-ada is better than Align-zero", "align_ada", "align_zero", POINTS),
+    ("Align-ada is better than the last layer alone", "align_ada", "last_layer", POINTS),
+)
+_LIMITS = (
+    ("proposition_1", "Proposition 1", "Σ / m nears Δ, the difference over √m is O(1 / m)", -1),
+    ("activations", "Lemma 1", "activations change by O(1 / √m), equation 19", -0.5),
+    ("weights", "Lemma 1", "weights of layers 2 to 4 change by O(1 / √m), equation 20", -0.5),
+    ("first_weights", "Lemma 1", "those of layer 1, whose 64 inputs are fixed, do as well", -0.5),
+    ("jacobian", "Lemma 1", "the Jacobian changes by O(1 / √m), equation 21", -0.5),
+    ("linearised", "Equation 57", "Align-zero nears its linearised network, as O(1 / √m)", -0.5),
+)
+_ADAM = {"setting": "150 epochs"}
+
+CLAIMS: tuple[Claim, ...] = (
+    *_of_scores("cifar10", "CIFAR-10", 3),
+    *_of_scores("kmnist", "KMNIST", 4),
+    *_of_scores("cifar10_tanh", "tanh", 5),
+    _of_training("cifar10", "CIFAR-10"),
+    _of_training("kmnist", "KMNIST"),
+    *_of_accuracies("cifar10", "CIFAR-10", 6, "from 21.1 points to 4.3 at 512"),
+    *_of_accuracies("kmnist", "KMNIST", 7, "from 24.7 points to 8.8 at 512"),
+    *(Claim("Tables 6, 7", f"with the paper's number of updates {text}", TABLE, quantity,
+            claims.mean_between(-5, 5) if other == "paper" else MORE, spreads(longer(rule, other)), ".1f")
+      for text, rule, other, quantity in _LONGER),
+    Claim("Table 1", "Align-prop is better than every other rule", TABLE, "its accuracy less the best other, points",
+          MORE, spreads(contrast(by_width("table_1", rule="align_prop"),
+                                 by_width("table_1", where=lambda row: row["rule"] in ("align_ada", *OTHERS))), "x{}"),
+          ".1f"),
+    Claim("Table 2", "standard deviations over five seeds are below 1 point", "0.4 to 0.7, width 256", "points",
+          claims.below(1), spreads(values("table_2", _accuracy, _rule, _one, combine=statistics.stdev,
+                                          where=lambda row: row["rule"] in TABLE_2))),
+    Claim("Figure 3", "at rate 0.5 Align-ada, Align-zero and backpropagation are close", FIGURE,
+          "range over backpropagation's distance from chance", claims.below(0.33),
+          spreads(values("figure_3", _accuracy, "width", rate=0.5, where=lambda row: row["rule"] in ("normal", *ALIGN),
+                         combine=lambda rules: (max(rules) - min(rules)) / (rules[0] - CHANCE)), "x{}")),
+    Claim("Figure 3", "all rules drop sharply at rate 10", FIGURE, "decrease from rate 5, points", claims.above(3),
+          spreads(contrast(*(values("figure_3", _accuracy, lambda row: f"{_rule(row)} x{row['width']}", rate=rate)
+                             for rate in (5, 10)))), ".1f"),
+    Claim("Table 9, Figure 6", "with 45 images Align-ada is better than backpropagation", TABLE, POINTS, ABOVE,
+          spreads(subsets(45, relative=False), "x{}", LEAST), ".1f"),
+    *(Claim("Table 9, Figure 6", f"with {images} images Align-ada is comparable to backpropagation", TABLE,
+            "difference over backpropagation's distance from chance", claims.between(-0.33, 0.33),
+            spreads(subsets(images, relative=True), "x{}", LEAST)) for images in (150, 450)),
+    Claim("Table 10", "with Adam Align-ada is behind", TABLE, POINTS, MORE,
+          spreads(better("table_10", "normal", "align_ada", **_ADAM), "x{}"), ".1f"),
+    Claim("Table 10", "with Adam Align-zero is unstable", "15 to 17 %",
+          "distance from chance over that of backpropagation", claims.below(0.5),
+          spreads(contrast(*(by_width("table_10", rule=rule, **_ADAM) for rule in ("align_zero", "normal")),
+                           lambda ours, theirs: (ours - CHANCE) / (theirs - CHANCE)), "x{}")),
+    Claim("Table 10", "with Adam the gap is narrower after one epoch", TABLE, "decrease of the gap, points", MORE,
+          spreads(contrast(*(better("table_10", "normal", "align_ada", setting=setting)
+                             for setting in ("150 epochs", "1 epoch"))), "x{}"), ".1f"),
+    *(Claim("Table 8", text, TABLE, "largest difference of the published seed", claims.below(0.005),
+            spreads(printed_losses(name)), ".4f") for name, text in (
+        ("table_8", "the printed losses of the Add task"), ("table_8_wider", "those of 1,024 and 2,048 units"))),
+    *(Claim("Table 8, Figure 9", f"{RULE_NAMES[rule]} nears backpropagation with width, Add task", FIGURE,
+            "decrease of the excess test loss", ABOVE,
+            spreads(increases(contrast(add_losses("normal", 8, 64, 512), add_losses(rule, 8, 64, 512)))), ".3f")
+      for rule in ALIGN),
+    *(Claim("Table 8, Figure 9", f"{RULE_NAMES[rule]} is far better than the readout alone, Add task", FIGURE,
+            "ratio of the test losses", claims.above(2),
+            spreads(contrast(add_losses("readout_only", 256, 512), add_losses(rule, 256, 512), operator.truediv),
+                    "x{}")) for rule in ALIGN),
+    *(Claim("Table 8", f"the test losses of the published seed are typical, {width} units", "one seed",
+            "distance from the mean of 5 other seeds, deviations", claims.below(2),
+            spreads(values("table_8", "test_loss", _rule, _one, width=width, combine=deviations_away)), ".1f")
+      for width in (8, 128)),
+    *(Claim("Proposition 2", f"outputs differ by O(1 / √m), {title}", "proof" if name == "tanh" else "not covered",
+            "exponent of m", claims.not_above(-0.5), exponents("figure_proposition_2", activation=name))
+      for name, title in ACTIVATIONS.items()),
+    *(Claim(place, text, "text" if name == "linearised" else "proof", "exponent of m", claims.not_above(limit),
+            exponents("figure_limits", quantity=name)) for name, place, text, limit in _LIMITS),
+    *(Claim("Figure 2", f"updates of {RULE_NAMES[rule]} are more like backpropagation's in a wide network", FIGURE,
+            "increase of the cosine", ABOVE,
+            spreads(increases(values("figure_proposition_2", "cosine", "width", activation="tanh", rule=rule, step=200,
+                                     where=lambda row: row["width"] in SHOWN_UPDATES))), ".4f") for rule in ALIGN),
+    Claim("Figure 7", "a step costs a fixed factor", FIGURE, "range of the ratio to backpropagation over widths",
+          claims.below(0.2), spreads(values("figure_7", "ratio", _rule, _one, where=lambda row: row["rule"] in ALIGN,
+                                            combine=lambda ratios: max(ratios) - min(ratios)))),
+    Claim("Figure 7", "a step of Align-zero is faster than one of Align-ada", FIGURE, "difference of the ratios",
+          ABOVE, spreads(contrast(*(values("figure_7", "ratio", "width", _one, rule=rule) for rule in ALIGN)), "x{}")),
+)  # fmt: skip
+"""Every claim of the paper that is examined."""
+
+
+def table(source: Source) -> Artifact:
+    """Every claim, judged by the files in the folder of results."""
+    return claims.judge(CLAIMS, source.output)
