@@ -116,6 +116,10 @@ def test_notebooks_become_pages_with_their_outputs(tmp_path):
         {"output_type": "stream", "name": "stdout", "text": ["angle 30\n"]},
         {"output_type": "display_data", "data": {"image/png": "iVBORw==", "text/plain": ["<Figure>"]}},
         {"output_type": "execute_result", "data": {"text/plain": ["0.5"]}},
+        {
+            "output_type": "execute_result",
+            "data": {"text/plain": ["<Markdown>"], "text/markdown": ["| a |\n", "|---|"]},
+        },
     ]
     cells = [
         {"cell_type": "markdown", "source": ["# Title\n", "\n", "$W^T$ and $$a < b$$"]},
@@ -128,6 +132,7 @@ def test_notebooks_become_pages_with_their_outputs(tmp_path):
     assert notebooks.title(path) == "Title"
     assert figures == {"first/1.png": b"\x89PNG"}
     code = "```python\nprice = '$1$'\n```\n\n```text\nangle 30\n```\n\n![Figure 1](first/1.png)\n\n```text\n0.5\n```"
+    code += "\n\n| a |\n|---|"
     assert text.endswith(f"{code}\n\n```bash\n%%bash\nls\n```\n")
     formulas = notebooks.with_formulas(pages.escaped("$W^T$ and $$a <b$$"))
     assert formulas.startswith("<span><math")
