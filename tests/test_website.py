@@ -39,7 +39,8 @@ def test_pages_of_the_guide_are_links_where_they_are_named(page):
     [
         ("missing.md", "there is no docs/missing.md"),
         ("rules.md#missing", "docs/rules.md has no heading #missing"),
-        ("/docs/rules.md", "is not relative"),
+        ("/docs/rules.md", "/docs/rules.md leads out of the repository"),
+        ("../../rules.md", "../../rules.md leads out of the repository"),
     ],
 )
 def test_a_wrong_link_is_found(target, reason):

@@ -16,6 +16,8 @@ from website import notebooks
 
 ROOT = Path(__file__).parent.parent
 
+HOME, GLOSSARY, GALLERY = "README.md", "docs/glossary.md", "docs/gallery.md"
+
 NAVIGATION: dict[str, dict[str, str]] = {
     "Guide": {
         "First run": "docs/first_run.md",
@@ -26,12 +28,13 @@ NAVIGATION: dict[str, dict[str, str]] = {
         "Optimizers": "docs/optimizers.md",
         "Data": "docs/data.md",
         "Searches": "docs/search.md",
+        "Clusters": "docs/clusters.md",
         "Devices": "docs/devices.md",
         "SLURM clusters": "docs/clusters.md",
         "Cloud TPU": "docs/tpu.md",
         "Neural fits": "docs/neural_fit.md",
     },
-    "Notebooks": {},
+    "Notebooks": {"Overview": "examples/README.md"},
     "Rules": {
         "How each rule works": "docs/how_rules_work.md",
         "Rules and primitives": "docs/rules.md",
@@ -43,18 +46,17 @@ NAVIGATION: dict[str, dict[str, str]] = {
         "Wide networks": "docs/wide_networks.md",
         "Published code": "docs/published_code.md",
         "Accuracy and speed": "docs/results.md",
-        "Gallery": "docs/gallery.md",
     },
     "Reference": {},
     "More": {
-        "Glossary": "docs/glossary.md",
         "Contributing": "CONTRIBUTING.md",
         "Changelog": "CHANGELOG.md",
     },
 }
 """Section -> title of a page -> its file. Further pages in `docs/` and notebooks are added with their own titles."""
 
-HOME, GLOSSARY = "README.md", "docs/glossary.md"
+GENERATED = {"Papers": {"Gallery": GALLERY}, "More": {"Glossary": GLOSSARY}}
+"""The same for pages that are not files of the repository."""
 
 LANGUAGES = {
     ".yaml": "yaml",
@@ -79,15 +81,17 @@ class MissingTargetError(Exception):
 
 
 def navigation() -> dict[str, dict[str, str]]:
-    """Returns `NAVIGATION` with the pages of `docs/` that it does not name."""
+    """Returns `NAVIGATION`, completed by further pages of `docs/` and by the notebooks, without missing pages."""
     named = {path for pages in NAVIGATION.values() for path in pages.values()}
-    others = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
-    more = {heading(ROOT / path): path for path in others if path not in named}
-    examples = {"Overview": ROOT / "examples" / "README.md"}
-    examples |= {notebooks.title(path): path for path in sorted((ROOT / "examples").glob("*.ipynb"))}
-    there = {title: path.relative_to(ROOT).as_posix() for title, path in examples.items() if path.exists()}
-    added = {"Guide": more, "Notebooks": there}
-    return {name: {**pages, **added.get(name, {})} for name, pages in NAVIGATION.items()}
+    found = {folder: sorted((ROOT / folder).glob(kind)) for folder, kind in (("docs", "*.md"), ("examples", "*.ipynb"))}
+    guide = {heading(path): path for path in found["docs"] if path.relative_to(ROOT).as_posix() not in named}
+    added = {"Guide": guide, "Notebooks": {notebooks.title(path): path for path in found["examples"]}}
+    sections = {}
+    for name, pages in NAVIGATION.items():
+        more = {title: path.relative_to(ROOT).as_posix() for title, path in added.get(name, {}).items()}
+        there = [(title, path) for title, path in {**pages, **more}.items() if (ROOT / path).exists()]
+        sections[name] = {**dict(there), **GENERATED.get(name, {})}
+    return sections
 
 
 def heading(page: Path) -> str:
@@ -126,9 +130,9 @@ def resolve(page: str, target: str) -> tuple[str, str]:
         MissingTargetError: if there is none.
     """
     path, _, anchor = target.partition("#")
-    if path.startswith("/"):
-        raise MissingTargetError(f"{page}: {target} is not relative")
     found = os.path.normpath(os.path.join(os.path.dirname(page), path)) if path else page
+    if path.startswith("/") or found.startswith(".."):
+        raise MissingTargetError(f"{page}: {target} leads out of the repository")
     if not (ROOT / found).exists():
         raise MissingTargetError(f"{page}: there is no {found}")
     if anchor and anchor not in anchors((ROOT / found).read_text(encoding="utf-8")):
@@ -163,24 +167,25 @@ class Site:
 
     def add(self, path: str) -> str:
         """Adds a file or folder of the repository, unless it is there; returns its file on the site."""
+        if path not in self.written and os.path.basename(path) == "README.md":
+            self.written[path] = self.add(os.path.dirname(path))
         if path not in self.written:
-            source = ROOT / path
-            make: Callable[[str], None] = self._copy
-            if source.suffix == ".ipynb":
-                make, self.written[path] = self._run, f"{path}.md"
-            elif source.is_dir():
-                make, self.written[path] = self._list, f"{path}/index.md"
-            elif source.suffix == ".md":
-                name = f"{path[: -len('README.md')]}index.md" if source.name == "README.md" else path
-                if name != path:
-                    return self._folder_of(path)
-                make, self.written[path] = self._convert, path
-            elif source.suffix in LANGUAGES or not source.suffix:
-                make, self.written[path] = self._show, f"{path}.md"
-            else:
-                self.written[path] = path
-            make(path)
+            self.written[path], write = self._form(path)
+            write(path)
         return self.written[path]
+
+    def _form(self, path: str) -> tuple[str, Callable[[str], None]]:
+        """Returns the file on the site for a file or folder of the repository, and the method that writes it."""
+        suffix = Path(path).suffix
+        if (ROOT / path).is_dir():
+            return f"{path}/index.md", self._list
+        if suffix == ".md":
+            return path, self._convert
+        if suffix == ".ipynb":
+            return f"{path}.md", self._run
+        if suffix in LANGUAGES or not suffix:
+            return f"{path}.md", self._show
+        return path, self._copy
 
     def write(self, origin: str, name: str, text: str, finish: Callable[[str], str] = str) -> None:
         """Writes a page.
@@ -250,11 +255,6 @@ class Site:
         linked = [f"[`{each}`]({each})" if is_listed and each != "runs" else f"`{each}`" for each in names]
         lines = [link + _purpose(ROOT / path / each) for link, each in zip(linked, names, strict=True)]
         self.write(f"{path}/README.md", self.written[path], _hidden(text + "".join(f"- {line}\n" for line in lines)))
-
-    def _folder_of(self, path: str) -> str:
-        """Adds the folder of a README; returns its page."""
-        self.written[path] = f"{os.path.dirname(path)}/index.md"
-        return self.add(os.path.dirname(path))
 
     def _copy(self, path: str) -> None:
         """Copies a file, such as a picture or a table of numbers."""
