@@ -42,6 +42,7 @@ setup(
         "pydantic>=2.12,<3",
         # Older versions do not declare that they need click below 8.2.
         "typer>=0.15.4",
+        "rich>=13.7",
         "tqdm>=4.66",
         "PyYAML>=6.0.1",
         "matplotlib>=3.8",

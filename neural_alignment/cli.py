@@ -14,18 +14,16 @@ import inspect
 import json
 import os
 import re
-import shutil
 import sys
-import time
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from neural_alignment import paths, plugins, quiet, shipped
+from neural_alignment import paths, plugins, quiet, shipped, terminal
 from neural_alignment.errors import Diverged, InputError, Stopped
 
 app = typer.Typer(
@@ -40,7 +38,7 @@ def _print_version(asked: bool) -> None:
     if asked:
         known = {each.metadata["Name"].replace("-", "_"): each.version for each in metadata.distributions()}
         named = [(name, known[name]) for name in ("neural_alignment", *_TENSORFLOW, "keras") if name in known]
-        print("\n".join(f"{name} {version}" for name, version in named))
+        terminal.raw("\n".join(f"{name} {version}" for name, version in named))
         raise typer.Exit
 
 
@@ -233,8 +231,6 @@ def train(
 ) -> None:
     """Train one run from a YAML file."""
     _start(imports)
-    from tqdm import tqdm
-
     from neural_alignment import config as configuration
     from neural_alignment import plots
     from neural_alignment.training import callbacks, files, run
@@ -251,15 +247,14 @@ def train(
     if resume or resume_from is not None:
         RunDirectory(directory()).check_plugins()  # First: without them the configuration has unknown names.
     settings = configuration.load(config, overrides or (), smoke)
-    progress = callbacks.Progress(tqdm.write, _quiet_bar if not sys.stderr.isatty() else tqdm)
+    progress = callbacks.Progress(*terminal.progress_bar(), _evaluation_lines if terminal.is_terminal() else None)
     try:
         result = run.train(settings, directory(), resume, force, progress, resume_from)
     except Diverged:
         with contextlib.suppress(InputError):  # There is nothing to draw before the first evaluation.
             plots.write([directory()])
         raise
-    _print_result(result, settings.loss.criterion)
-    print(f"summary        {plots.write([result.path])}")
+    _print_result(result, plots.write([result.path]), settings.loss.criterion)
 
 
 @app.command(epilog=_examples("evaluate runs/quickstart"))
@@ -274,8 +269,9 @@ def evaluate(
     _start(imports)
     from neural_alignment.training import run
 
-    for name, value in run.evaluate(run_dir, strategy).items():
-        print(f"{name:5} {value:.6g}")
+    found = {name: f"{value:.6g}" for name, value in run.evaluate(run_dir, strategy).items()}
+    plain = "\n".join(f"{name:5} {value}" for name, value in found.items())
+    terminal.table(("metric", "on the validation split"), found.items(), plain)
 
 
 @app.command(
@@ -303,7 +299,11 @@ def plot(
     _start(None)
     from neural_alignment import plots
 
-    print(f"written: {plots.write(runs, output)}")
+    terminal.line(f"written: {plots.write(runs, output)}")
+
+
+_NAME = 12
+"""Width of the name of a fact in the lines of a description."""
 
 
 @app.command(epilog=_examples("describe two_routes/resnet18/information"))
@@ -329,9 +329,13 @@ def describe(
 
     chips = None if tpu is None else compiler.Slice.named(tpu)
     settings = configuration.load(config, overrides or (), smoke)
-    print(describe.describe(settings), flush=True)
+    found = describe.description(settings)
+    terminal.table(found.HEADER, found.cells(), found.table())
+    terminal.line()
+    terminal.facts([(line[:_NAME].strip(), line[_NAME:]) for line in found.facts], "\n".join(found.facts))
+    terminal.line("\n".join(["", *found.costs]))
     if chips is not None:
-        print(f"\n{compiler.describe(settings, chips)}")
+        terminal.line(f"\n{compiler.describe(settings, chips)}")
 
 
 @app.command(
@@ -400,7 +404,7 @@ def compare(
     from neural_alignment import compare
 
     comparison = compare.Comparison(configs, _numbers("--seeds", seeds), overrides or (), runs, run_name)
-    print(compare.compare(comparison, output, engine.execution()))
+    terminal.line(compare.compare(comparison, output, engine.execution()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -474,27 +478,31 @@ def search(
     plans = replaced.plans(path)
     place = search_dir or files.confined("runs", run_name(path))
     built = engine.build("in-process")
-    # Flush each line, so that a log file shows a trial as soon as it ends.
-    say = functools.partial(print, flush=True)
     if len(plans) > 1 or output is not None:
         if output is None:
             output = f"{place}/comparison"
         else:
             check_writable(output.rpartition("/")[0] or ".")
-        print(f"\n{compare.compare(plans, overrides or (), place, built, output, say)}\ncomparison  {output}.md")
+        verdict = compare.compare(plans, overrides or (), place, built, output, terminal.line)
+        terminal.line(f"\n{verdict}\ncomparison  {output}.md")
         return
     [only] = plans.values()
-    _print_best(run.best_of(run.search(only, overrides or (), place, built, say)), place)
+    _print_best(run.best_of(run.search(only, overrides or (), place, built, terminal.line)), place)
 
 
 def _print_best(best: Any, place: str) -> None:
-    """Prints the best trial of a search and the search directory."""
+    """Prints the best trial of a search and the search directory; on a terminal also the settings of the trial."""
     if best is None:
-        print("\nno trial has finished: there is no best setting")
-    else:
-        print(f"\nbest trial  {best.number}\nvalidation top-1  {100 * best.top1:.2f} %")
-        print(f"its configuration  {place}/best.yaml")
-    print(f"search directory  {place}")
+        terminal.line("\nno trial has finished: there is no best setting")
+        terminal.line(f"search directory  {place}")
+        return
+    terminal.line()
+    found = {"best trial": str(best.number), "validation top-1": f"{100 * best.top1:.2f} %"}
+    found |= {"its configuration": f"{place}/best.yaml", "search directory": place}
+    plain = "\n".join(f"{name}  {value}" for name, value in found.items())
+    if terminal.is_terminal():
+        terminal.table(("setting of the best trial", "value"), best.settings.items(), "")
+    terminal.facts(list(found.items()), plain)
 
 
 def _search_file(name: str) -> str:
@@ -624,33 +632,19 @@ def _make(
         given = {**vars(folders), **files}
         if unused := [f"--{option}" for option, value in given.items() if value is not None]:
             raise InputError(f"{unused[0]} needs the name of a {kind}, such as two_routes/1")
-        print(commands.listing(kind, execution.engine.slots))
+        terminal.line(commands.listing(kind, execution.engine.slots))
         return
     item = registry.find(commands.ITEMS, kind, name)
     source = folders.given().source(item, item.profile(lab), **files, say=execution.screen.line)
-    print(commands.make(item, source, execution))
+    terminal.line(commands.make(item, source, execution))
 
 
 def _screen() -> Any:
     """Returns the screen: a terminal shows the status in its last line; a file gets a line of status every minute."""
     from neural_alignment.jobs.batch import Screen
 
-    terminal, shown = sys.stderr.isatty(), [-60.0]
-
-    def line(text: str) -> None:
-        if terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-        print(text, flush=True)
-
-    def status(text: str) -> None:
-        if terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - shown[0] >= 60:
-            shown[0] = time.monotonic()
-            print(text, file=sys.stderr, flush=True)
-
-    return Screen(line, status)
+    last = terminal.StatusLine()
+    return Screen(last.line, last.status)
 
 
 @app.command(epilog=_examples("schema > schema.json"))
@@ -659,7 +653,7 @@ def schema(imports: Imports = None) -> None:
     _start(imports)
     from neural_alignment import config as configuration
 
-    print(json.dumps(configuration.json_schema(), indent=2))
+    terminal.raw(json.dumps(configuration.json_schema(), indent=2))
 
 
 @app.command(
@@ -682,17 +676,19 @@ def configs(
         raise InputError(f"--copy needs the name of one configuration, such as {listed[0]}")
     if listed:
         width = max(map(len, listed))
-        print("\n".join(f"{each:{width}}  {(shipped.header(each) or [''])[0]}".rstrip() for each in listed))
+        rows = [(each, (shipped.header(each) or [""])[0]) for each in listed]
+        plain = "\n".join(f"{each:{width}}  {header}".rstrip() for each, header in rows)
+        terminal.table(("name", "shows"), rows, plain)
         return
     shipped.check_name(name)
     _start(None)
     from neural_alignment.search import copies
 
     if copy is None:
-        print(copies.text(name), end="")
+        terminal.raw(copies.text(name).removesuffix("\n"))
     else:
         copies.write(name, copy)
-        print(f"written: {copy}")
+        terminal.line(f"written: {copy}")
 
 
 def _start(imports: Sequence[str] | None) -> None:
@@ -716,30 +712,40 @@ def run_name(config: str) -> str:
     return "/".join(parts[parts.index("configs") + 1 :] if "configs" in parts[:-1] else parts[-1:])
 
 
-def _print_result(result: object, criterion: object) -> None:
-    """Prints the accuracy or loss, the angle of each layer, and the path of the run directory."""
-    print(f"\nvalidation {criterion.name}  {criterion.text(result.metrics[criterion.column])}")
-    angles = result.weight_angles
-    if angles:
-        width = max(len(layer) for layer in [*angles, "layer"])
-        print(f"\n{'layer':{width}}  angle of W to B^T (degrees)")
-        for layer, angle in angles.items():
-            print(f"{layer:{width}}  {angle:.1f}")
-    print(f"\nrun directory  {result.path}")
+def _print_result(result: object, summary: str, criterion: object) -> None:
+    """Prints the accuracy or loss, the angle of each layer, the path of the run directory, and that of its summary."""
+    terminal.line(f"\nvalidation {criterion.name}  {criterion.text(result.metrics[criterion.column])}")
+    if result.weight_angles:
+        terminal.line()
+        _print_angles(result.weight_angles)
+    terminal.line(f"\nrun directory  {result.path}\nsummary        {summary}")
 
 
-class _QuietBar:
-    """Replaces the progress bar if the output is not a terminal; a line per evaluation is enough there."""
+def _evaluation_lines(row: Mapping[str, float]) -> list[str]:
+    """Returns the lines of an evaluation for a terminal."""
+    from neural_alignment.training import callbacks
 
-    def update(self, steps: int) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
+    return [part for line in callbacks.lines_by_stage(row) for part in terminal.folded(line)]
 
 
-def _quiet_bar(**_: object) -> _QuietBar:
-    return _QuietBar()
+def _print_angles(angles: Mapping[str, float]) -> None:
+    """Prints the angle of each layer; on a terminal, those of a deep network by stage, and then in several columns."""
+    from neural_alignment.training import stages
+
+    header = ("layer", "angle of W to B^T (degrees)")
+    rows = [(layer, f"{angle:.1f}") for layer, angle in angles.items()]
+    width = max(map(len, [*angles, "layer"]))
+    lines = [f"{layer:{width}}  {angle}" for layer, angle in (header, *rows)]
+    if not terminal.is_terminal() or len(angles) <= stages.MOST:
+        terminal.table(header, rows, "\n".join(lines))
+        return
+    terminal.line("angle of W to B^T (degrees)")
+    spans = [
+        (stage.name, len(stage.layers), *(f"{angle:.1f}" for angle in span)) for stage, *span in stages.spans(angles)
+    ]
+    terminal.table(("stage", "layers", "smallest", "median", "largest"), spans, "")
+    terminal.line()
+    terminal.line(terminal.columns([f"{layer:{width}}  {angle:>5}" for layer, angle in rows]))
 
 
 INTERRUPTED = 130
@@ -780,14 +786,8 @@ def _system_message(error: Exception) -> str | None:
 
 
 def _exit(line: str, code: int) -> None:
-    _say(line)
+    terminal.error(line)
     sys.exit(code)
-
-
-def _say(line: str) -> None:
-    """Prints one line to standard error, with control characters escaped."""
-    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(line.split()))
-    print(line, file=sys.stderr)
 
 
 def program() -> None:

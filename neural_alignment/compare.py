@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import posixpath
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment import paths
@@ -14,6 +18,8 @@ from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.plans import Cell, Outcome, carry_out, unique
 from neural_alignment.losses import Criterion
 from neural_alignment.reporting import Row, Spread, check_writable, csv_text, markdown
+from neural_alignment.training import hparams
+from neural_alignment.training.config_comparison import flat_values
 from neural_alignment.training.files import write_whole
 
 
@@ -99,12 +105,40 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
     criterion = comparison.criterion()
     check_writable(output.rpartition("/")[0] or ".")
     carry_out(unique(cells), folder, "", execution)
-    rows = [_row(cell, outcome) for cell in cells for outcome in cell.read(folder, "") if outcome.config.seed in seeds]
+    found = [(cell, each) for cell in cells for each in cell.read(folder, "") if each.config.seed in seeds]
+    _show_in_tensorboard(comparison, found, criterion)
+    rows = [_row(cell, outcome) for cell, outcome in found]
     rows.sort(key=lambda row: seeds.index(row["seed"]))
     table = _table(rows, comparison.configs, criterion)
     write_whole(f"{output}.csv", csv_text(columns(criterion), rows))
     write_whole(f"{output}.md", table + "\n")
     return table
+
+
+def _show_in_tensorboard(comparison: Comparison, found: Sequence[tuple[Cell, Outcome]], criterion: Criterion) -> None:
+    """Writes the dashboard HPARAMS: a row per run with its seed, the keys that vary, and its results.
+
+    The columns are written to the folder that all configurations have in common.
+    """
+    shown = [(cell, outcome) for cell, outcome in found if outcome.config.logging.tensorboard]
+    if not shown:
+        return
+    options = {cell.name: flat_values(outcome.config) for cell, outcome in shown}
+    keys = dict.fromkeys(key for each in options.values() for key in each if key != "seed")
+    columns = {key: [each.get(key) for each in options.values()] for key in keys}
+    varied = {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
+    names = list(options)
+    last = f"validation {criterion.label}"
+    results = {criterion.column: last, "mean_angle": "mean angle of W to B^T (degrees)"}
+    place = tf.io.gfile.join(comparison.folder, posixpath.commonpath(names))
+    hparams.write_experiment(place, {"configuration": names, "seed": comparison.seeds, **varied}, results)
+    for cell, outcome in shown:
+        row = _row(cell, outcome)
+        own = {key: options[cell.name].get(key) for key in varied}
+        settings = {"configuration": cell.name, "seed": outcome.config.seed, **own}
+        values = {criterion.column: row[criterion.column], "mean_angle": row.get("last_angle", math.nan)}
+        state = "diverged" if outcome.diverged else "finished"
+        hparams.write_session(outcome.directory.path, settings, values, state, outcome.seconds)
 
 
 def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callable[[str], str]) -> None:

@@ -24,6 +24,7 @@ ORDER = [
     *(
         "quiet",
         "errors",
+        "terminal",
         "plugins",
         "paths",
         "shipped",

@@ -39,7 +39,8 @@ def test_pages_of_the_guide_are_links_where_they_are_named(page):
     [
         ("missing.md", "there is no docs/missing.md"),
         ("rules.md#missing", "docs/rules.md has no heading #missing"),
-        ("/docs/rules.md", "is not relative"),
+        ("/docs/rules.md", "/docs/rules.md leads out of the repository"),
+        ("../../rules.md", "../../rules.md leads out of the repository"),
     ],
 )
 def test_a_wrong_link_is_found(target, reason):
@@ -117,10 +118,11 @@ def test_notebooks_become_pages_with_their_outputs(tmp_path):
         {"output_type": "display_data", "data": {"image/png": "iVBORw==", "text/plain": ["<Figure>"]}},
         {"output_type": "execute_result", "data": {"text/plain": ["0.5"]}},
     ]
+    table = [{"output_type": "execute_result", "data": {"text/markdown": ["| a |\n", "|---|"], "text/plain": ["<M>"]}}]
     cells = [
         {"cell_type": "markdown", "source": ["# Title\n", "\n", "$W^T$ and $$a < b$$"]},
         {"cell_type": "code", "source": ["price = '$1$'"], "outputs": outputs},
-        {"cell_type": "code", "source": ["%%bash\n", "ls"], "outputs": []},
+        {"cell_type": "code", "source": ["%%bash\n", "ls"], "outputs": table},
     ]
     path = tmp_path / "first.ipynb"
     path.write_text(json.dumps({"cells": cells}))
@@ -128,7 +130,7 @@ def test_notebooks_become_pages_with_their_outputs(tmp_path):
     assert notebooks.title(path) == "Title"
     assert figures == {"first/1.png": b"\x89PNG"}
     code = "```python\nprice = '$1$'\n```\n\n```text\nangle 30\n```\n\n![Figure 1](first/1.png)\n\n```text\n0.5\n```"
-    assert text.endswith(f"{code}\n\n```bash\n%%bash\nls\n```\n")
+    assert text.endswith(f"{code}\n\n```bash\nls\n```\n\n| a |\n|---|\n")
     formulas = notebooks.with_formulas(pages.escaped("$W^T$ and $$a <b$$"))
     assert formulas.startswith("<span><math")
     assert "<msup><mi>W</mi><mi>T</mi></msup>" in formulas
@@ -165,7 +167,15 @@ def test_the_site_has_the_pages_files_and_folders_that_the_guide_names(tmp_path)
         "- [`quickstart.yaml`](quickstart.yaml.md): Symmetric alignment"
         in (tmp_path / "configs" / "index.md").read_text()
     )
+    notebook = (tmp_path / "examples" / "1_feedback_alignment.ipynb.md").read_text()
+    assert "![Figure 1](1_feedback_alignment/1.png)" in notebook
     assert (tmp_path / "results" / "two_routes" / "figure_3.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_code_is_copied_as_it_is(tmp_path):
+    code = "```\n[a](none.md) <B> 1 ± 2\ntext\n- item\n```"
+    pages.Site(tmp_path).write("README.md", "page.md", f"<!-- table -->\n1 ± 2\n{code}\n")
+    assert (tmp_path / "page.md").read_text() == f"1\xa0±\xa02\n{code}\n"
 
 
 def test_the_check_of_the_site_finds_each_kind_of_problem(tmp_path, monkeypatch):

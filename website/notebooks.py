@@ -26,13 +26,15 @@ def markdown(path: Path) -> tuple[str, dict[str, bytes]]:
             parts.append(source)
             continue
         language = "bash" if source.startswith("%%bash") else "python"
-        parts.append(_fenced(source, language))
+        parts.append(_fenced(source.removeprefix("%%bash"), language))
         for output in cell["outputs"]:
             data = output.get("data", {})
             if "image/png" in data:
                 name = f"{path.stem}/{len(figures) + 1}.png"
                 figures[name] = base64.b64decode(data["image/png"])
                 parts.append(f"![Figure {len(figures)}]({name})")
+            elif "text/markdown" in data:
+                parts.append("".join(data["text/markdown"]))
             else:
                 parts.append(_fenced(_text(output), "text"))
     return "\n\n".join(part for part in parts if part) + "\n", figures

@@ -117,9 +117,9 @@ def resolve(page: str, target: str) -> tuple[str, str]:
         MissingTargetError: if there is none.
     """
     path, _, anchor = target.partition("#")
-    if path.startswith("/"):
-        raise MissingTargetError(f"{page}: {target} is not relative")
     found = os.path.normpath(os.path.join(os.path.dirname(page), path)) if path else page
+    if path.startswith("/") or found.startswith(".."):
+        raise MissingTargetError(f"{page}: {target} leads out of the repository")
     if not (ROOT / found).exists():
         raise MissingTargetError(f"{page}: there is no {found}")
     if anchor and anchor not in anchors((ROOT / found).read_text(encoding="utf-8")):
@@ -154,24 +154,25 @@ class Site:
 
     def add(self, path: str) -> str:
         """Adds a file or folder of the repository, unless it is there; returns its file on the site."""
+        if path not in self.written and os.path.basename(path) == "README.md":
+            self.written[path] = self.add(os.path.dirname(path))
         if path not in self.written:
-            source = ROOT / path
-            make: Callable[[str], None] = self._copy
-            if source.suffix == ".ipynb":
-                make, self.written[path] = self._run, f"{path}.md"
-            elif source.is_dir():
-                make, self.written[path] = self._list, f"{path}/index.md"
-            elif source.suffix == ".md":
-                name = f"{path[: -len('README.md')]}index.md" if source.name == "README.md" else path
-                if name != path:
-                    return self._folder_of(path)
-                make, self.written[path] = self._convert, path
-            elif source.suffix in LANGUAGES or not source.suffix:
-                make, self.written[path] = self._show, f"{path}.md"
-            else:
-                self.written[path] = path
-            make(path)
+            self.written[path], write = self._form(path)
+            write(path)
         return self.written[path]
+
+    def _form(self, path: str) -> tuple[str, Callable[[str], None]]:
+        """Returns the file on the site for a file or folder of the repository, and the method that writes it."""
+        suffix = Path(path).suffix
+        if (ROOT / path).is_dir():
+            return f"{path}/index.md", self._list
+        if suffix == ".md":
+            return path, self._convert
+        if suffix == ".ipynb":
+            return f"{path}.md", self._run
+        if suffix in LANGUAGES or not suffix:
+            return f"{path}.md", self._show
+        return path, self._copy
 
     def write(self, origin: str, name: str, text: str, finish: Callable[[str], str] = str) -> None:
         """Writes a page.
@@ -184,8 +185,12 @@ class Site:
         """
 
         def changed(part: str) -> str:
+            if part.startswith("```"):
+                return part
             linked = LINK.sub(lambda link: self._link(origin, name, link), part)
-            return part if part.startswith("```") else finish(spaced(escaped(linked)))
+            # A value and its deviation stay in one line of a cell.
+            linked = linked.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+            return finish(spaced(escaped(linked)))
 
         parts = CODE.split(re.sub(r"^<!--.*?-->\n", "", text, flags=re.MULTILINE))
         place = self.folder / name
@@ -226,21 +231,17 @@ class Site:
         self.write(path, self.written[path], text, notebooks.with_formulas)
 
     def _list(self, path: str) -> None:
-        """Writes a page with the README of a folder, if it has one, and the list of its files."""
+        """Writes a page with the README of a folder, if it has one, or the list of its files; both for `LISTED`."""
         names = sorted(each.name for each in (ROOT / path).iterdir() if not each.name.startswith((".", "__pycache__")))
+        is_listed = path.split("/")[0] in LISTED and "runs" not in path.split("/")
         text = f"# {path}/\n\n"
         if "README.md" in names:
-            text = (ROOT / path / "README.md").read_text(encoding="utf-8") + f"\n## Files in {path}/\n\n"
-            names.remove("README.md")
-        is_listed = path.split("/")[0] in LISTED and "runs" not in path.split("/")
+            text = (ROOT / path / "README.md").read_text(encoding="utf-8")
+            text += f"\n## Files in {path}/\n\n" if is_listed else ""
+            names = [name for name in names if is_listed and name != "README.md"]
         linked = [f"[`{each}`]({each})" if is_listed and each != "runs" else f"`{each}`" for each in names]
         lines = [link + _purpose(ROOT / path / each) for link, each in zip(linked, names, strict=True)]
         self.write(f"{path}/README.md", self.written[path], _hidden(text + "".join(f"- {line}\n" for line in lines)))
-
-    def _folder_of(self, path: str) -> str:
-        """Adds the folder of a README; returns its page."""
-        self.written[path] = f"{os.path.dirname(path)}/index.md"
-        return self.add(os.path.dirname(path))
 
     def _copy(self, path: str) -> None:
         """Copies a file, such as a picture or a table of numbers."""

@@ -82,16 +82,63 @@ def _cost(item: Item, slots: int) -> str:
 
 
 def make(item: Item, source: Source, execution: Execution) -> str:
-    """Makes one table or figure, in the lab profile after training the missing runs; errors as of `make_all`.
+    """Makes one table or figure, in the lab profile after training the missing runs.
 
     Returns:
-        Its text, and the names of the written files.
+        Its text, the names of the written files, and the commands that train the runs that it lacks.
+
+    Raises:
+        InputError: as of `make_all`, or if none of the runs has ended; nothing is written then.
+        Stopped: as of `make_all`.
     """
     item.check(source)
+    missing = [] if source.profile == "lab" else training_commands(source)
+    if missing and not any(found for _, found in source.outcomes()):
+        _refuse(item, source, missing)
     check_writable(source.output)
     if source.profile == "lab":
         _train([item], source, execution)
-    return _write(item, source)
+    text = _write(item, source)
+    return (
+        "\n".join([text, f"Not yet run: {len(missing)}. Commands that train them:\n", *_some(missing)])
+        if missing
+        else text
+    )
+
+
+def training_commands(source: Source) -> list[str]:
+    """Returns a command for each run that has not ended; of a cell without seeds, for its first seed if it has no run.
+
+    Raises:
+        RunError: if a run directory is damaged or belongs to another configuration.
+    """
+    found = [(cell, {outcome.config.seed for outcome in outcomes}) for cell, outcomes in source.outcomes()]
+    return [
+        cell.command(source.folder, source.configs, seed)
+        for cell, seeds in found
+        for seed in (cell.seeds or (() if seeds else (0,)))
+        if seed not in seeds
+    ]
+
+
+_MOST_COMMANDS = 40
+"""Maximum number of commands that are listed."""
+
+
+def _some(missing: Sequence[str]) -> list[str]:
+    """Returns indented lines with the first commands, and the number of the others."""
+    others = len(missing) - _MOST_COMMANDS
+    lines = [f"    {command}" for command in missing[:_MOST_COMMANDS]]
+    return [*lines, f"    ... and {others} more"] if others > 0 else lines
+
+
+def _refuse(item: Item, source: Source, missing: Sequence[str]) -> None:
+    """Shows the commands that train the runs of an item that has none, and raises an `InputError`."""
+    source.say("\n".join(["Commands that train its runs:\n", *_some(missing), ""]))
+    name = f"{item.kind} {item.name}"
+    reason = f"none of its {len(missing)} runs has ended below {source.folder}; train one with `{missing[0]}`"
+    lab = f", or all of its lab profile for 2 cores with `neural-alignment {name} --lab`" if "lab" in item.cells else ""
+    raise InputError(f"{name}: {reason}{lab}")
 
 
 def make_all(paper: str, folders: Folders, execution: Execution) -> None:

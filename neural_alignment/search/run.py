@@ -10,12 +10,14 @@ Files of the search directory:
     trials/0001/       its run directory
     logs/0001.log      its output, if another process trained it
     best.yaml, top_ten.md, top_ten.csv, importance.csv, importance.png, scores.csv, scores.png    the report
+    events.out.tfevents.*    the columns of TensorBoard's dashboard HPARAMS; each run directory of a trial has its row
     lock.json          the process that is running the search; only while it runs
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import threading
 import time
@@ -30,17 +32,21 @@ from neural_alignment.errors import ConfigError, RunError, Stopped
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job, Training
 from neural_alignment.jobs.pool import Engine
+from neural_alignment.losses import ACCURACY
 from neural_alignment.reporting import duration
 from neural_alignment.search import plan as plans
 from neural_alignment.search import report
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.propose import ProposalState, Proposer
 from neural_alignment.search.records import Lines, Trial, as_trial, best_of, is_count
-from neural_alignment.search.spaces import Settings
-from neural_alignment.training import files, lock, setup
+from neural_alignment.search.spaces import Fixed, Settings
+from neural_alignment.training import files, hparams, lock, setup
 from neural_alignment.training.config_comparison import first_difference
 
 Say = Callable[[str], None]
+
+BEST = f"best_{ACCURACY.column}"
+"""Name of the result of a trial in TensorBoard."""
 
 _START_UP_FILES = {"settings", "trials", "logs", lock.NAME, lock.NAME + files.PARTIAL, "search.yaml" + files.PARTIAL}
 """Files left by a process that was killed before it wrote `search.yaml`."""
@@ -104,6 +110,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
             files.write_whole(searched.file("base.yaml"), configuration.dump(searched.base))
             trials = Ledger(searched, engine.slots, chance, say, check_held)
             trials.announce()
+            trials.show_in_tensorboard()
             engine.run(trials)
             ended = trials.trials()
             report.write(plan, searched.base, ended, search_dir)
@@ -207,6 +214,26 @@ class Ledger:
                 )
         return trials
 
+    def show_in_tensorboard(self) -> None:
+        """Writes the columns of TensorBoard's dashboard HPARAMS, and the rows of the trials that have ended."""
+        if not self._search.base.logging.tensorboard:
+            return
+        varied = [name for name, kind in self._space.kinds.items() if not isinstance(kind, Fixed)]
+        tried = [self._space.settings(drawn) for drawn in self._space.probes()]
+        columns = {name: [settings[name] for settings in tried] for name in varied}
+        hparams.write_experiment(self.folder, columns, {BEST: f"best validation {ACCURACY.label}"})
+        for trial in self.trials():
+            self._write_session(trial)
+
+    def _write_session(self, trial: Trial) -> None:
+        """Writes the row of a trial in the dashboard HPARAMS into its run directory."""
+        if self._search.base.logging.tensorboard:
+            kinds = self._space.kinds
+            varied = {name: value for name, value in trial.settings.items() if not isinstance(kinds[name], Fixed)}
+            results = {BEST: math.nan if trial.top1 is None else trial.top1}
+            place = self._search.job(trial.number).run_dir
+            hparams.write_session(place, varied, results, trial.state, trial.seconds)
+
     def trials(self) -> list[Trial]:
         """Returns all trials that have ended, ordered by number."""
         return [self._trials[number] for number in sorted(self._trials)]
@@ -277,6 +304,7 @@ class Ledger:
             trial = Trial.ended(number, ending, self._chance, seconds, settings)
             self._endings.append(dataclasses.asdict(trial))
             self._trials[number] = trial
+            self._write_session(trial)
             self._say(self._line(trial))
 
     def show_progress(self) -> None:

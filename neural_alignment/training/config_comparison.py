@@ -22,6 +22,19 @@ def decisive_values(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=_FREE)
 
 
+def flat_values(config: Config) -> dict[str, Any]:
+    """Returns key path -> value of the keys of a configuration that affect the result, as plain data."""
+    return dict(_flat(decisive_values(config)))
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
 def digest(config: Config) -> str:
     """Returns the checksum of the values that affect the result; `file_digest` gives the same for a file."""
     return _plain_digest(configuration.plain(config))

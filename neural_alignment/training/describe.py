@@ -60,8 +60,52 @@ class LayerCost(NamedTuple):
     interval: int = 1
 
 
+class Description(NamedTuple):
+    """A run before it is trained; `str` gives all of it as lines.
+
+    Attributes:
+        layers: a row per connection.
+        facts: lines about parameters, data, rules, optimizers and execution.
+        costs: lines about the cost of each kind of step.
+    """
+
+    layers: list[LayerCost]
+    facts: list[str]
+    costs: list[str]
+
+    HEADER = ("layer", "rule", "forward", "backward", "MFLOP", "R's products")
+
+    def cells(self) -> list[list[str]]:
+        """Returns the row of each layer as text."""
+        return [
+            [
+                row.name,
+                row.rule,
+                f"{row.forward:,}",
+                f"{row.backward:,}",
+                f"{row.product / 1e6:.3f}",
+                f"{row.products:g}",
+            ]
+            for row in self.layers
+        ]
+
+    def table(self) -> str:
+        """Returns the layers as lines with aligned columns."""
+        width = max(len(row.name) for row in self.layers)
+        form = f"{{:{width}}}  {{:15}} {{:>12}} {{:>12}} {{:>10}}  {{}}"
+        return "\n".join(form.format(*cells) for cells in (self.HEADER, *self.cells()))
+
+    def __str__(self) -> str:
+        return "\n".join([self.table(), "", *self.facts, "", *self.costs])
+
+
 def describe(config: Config) -> str:
-    """Returns a table of a run's layers and the cost of its steps.
+    """Returns a table of a run's layers and the cost of its steps; errors as of `description`."""
+    return str(description(config))
+
+
+def description(config: Config) -> Description:
+    """Returns a run's layers and the cost of its steps.
 
     Raises:
         DataError: if the configuration does not determine shapes and counts, and the data cannot be read.
@@ -76,13 +120,7 @@ def describe(config: Config) -> str:
     )
     backward = sum(row.backward for row in rows)
     fixed = sum(_size(w) for w, name in zip(model.weights, kernels, strict=True) if name in _FIXED and not w.trainable)
-    width = max(len(row.name) for row in rows)
-    lines = [f"{'layer':{width}}  {'rule':15} {'forward':>12} {'backward':>12} {'MFLOP':>10}  R's products"]
-    for row in rows:
-        numbers = f"{row.forward:12,} {row.backward:12,} {row.product / 1e6:10.3f}  {row.products:g}"
-        lines.append(f"{row.name:{width}}  {row.rule:15} {numbers}")
-    lines += [
-        "",
+    facts = [
         f"parameters  forward {forward:,} (batch normalisation included)  backward {backward:,}"
         + (f"  not trained {fixed:,} (scale and shift of batch normalisation)" if fixed else ""),
         f"data        {dataset.train_examples:,} training and {dataset.validation_examples:,} validation examples, "
@@ -92,10 +130,8 @@ def describe(config: Config) -> str:
         *_optimizers(config),
         *_reach(model, config),
         *_execution(config),
-        "",
-        *_step_costs(rows, model),
     ]
-    return "\n".join(lines)
+    return Description(rows, facts, _step_costs(rows, model))
 
 
 def _rules(config: Config) -> list[str]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 
 import tensorflow as tf
 
 from neural_alignment.config import Config
 from neural_alignment.errors import RunError
-from neural_alignment.training import config_comparison, files
+from neural_alignment.training import config_comparison, event_files, files
 from neural_alignment.training.checkpoints import check_state, kept_steps, named_steps, write_named
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.run_directory import RunDirectory
@@ -120,7 +119,7 @@ def cut(directory: RunDirectory, step: int, aside: str) -> None:
     _move_later(last, r"ckpt-(\d+)\..*", step, tf.io.gfile.join(aside, "last"))
     metrics.cut(step)
     _move_later(directory.file("kernels"), r"(\d+)\.npz", step, tf.io.gfile.join(aside, "kernels"))
-    _forget_events(directory.file("tensorboard"), step)
+    event_files.cut(directory.event_folder(), step, aside)
 
 
 def _move(source: str, target: str) -> None:
@@ -138,18 +137,3 @@ def _move_later(folder: str, pattern: str, step: int, target: str) -> None:
         if (match := re.fullmatch(pattern, name)) and int(match[1]) > step:
             tf.io.gfile.makedirs(target)
             _move(tf.io.gfile.join(folder, name), tf.io.gfile.join(target, name))
-
-
-def _forget_events(folder: str, step: int) -> None:
-    """Writes an event with which TensorBoard drops the points of later steps, as for a restarted run."""
-    if not tf.io.gfile.isdir(folder):
-        return
-    start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-    events = [
-        tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2"),
-        tf.compat.v1.Event(wall_time=time.time(), step=step + 1, session_log=start),
-    ]
-    path = tf.io.gfile.join(folder, f"events.out.tfevents.{int(time.time())}.back-to-{step}")
-    with tf.io.TFRecordWriter(path) as writer:
-        for event in events:
-            writer.write(event.SerializeToString())

@@ -4,7 +4,7 @@ runs/<name>/
     config.yaml      the configuration with all defaults; `train` accepts it
     metrics.csv      one row per evaluation
     kernels/         W and B of the layers that `logging.kernels` names, at every evaluation
-    tensorboard/     scalars, histograms, images
+    events.out.tfevents.*    scalars, histograms and images for TensorBoard; in tensorboard/ in earlier versions
     checkpoints/     states to resume from: recent ones in last/, the best one in best/
     set_aside/       files of later steps, moved here when the run went back to an earlier step (`resume_from`)
     corrupt_records.json   damaged records of the data, if some were found and are tolerated
@@ -44,7 +44,7 @@ from neural_alignment import config as configuration
 from neural_alignment import plugins
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError
-from neural_alignment.training import config_comparison, files, lock
+from neural_alignment.training import config_comparison, event_files, files, lock
 from neural_alignment.training.checkpoints import CheckpointStore
 from neural_alignment.training.metrics import MetricsFile
 
@@ -108,6 +108,11 @@ class RunDirectory:
     def file(self, name: str) -> str:
         """Returns the path of one of `FILES`."""
         return tf.io.gfile.join(self.path, name)
+
+    def event_folder(self) -> str:
+        """Returns the folder of the event files: the run directory, or that of a run of an earlier version."""
+        earlier = self.file("tensorboard")
+        return earlier if tf.io.gfile.isdir(earlier) else self.path
 
     def exists(self) -> bool:
         """Whether the directory contains more than the files of a process that was killed at start-up.
@@ -396,7 +401,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Removes the files of the run, `status.json` last. Other files, and the targets of links, stay."""
-        for name in FILES:
+        for name in (*event_files.names_in(self.path), *FILES):
             files.remove(self.file(name))
         self.remove_partial_files()
         files.remove(self.file("status.json" + files.PARTIAL))

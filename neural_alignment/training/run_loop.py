@@ -7,7 +7,7 @@ import time
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
-from neural_alignment.training import callbacks, config_comparison, files, lock
+from neural_alignment.training import callbacks, config_comparison, event_files, files, lock
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.evaluation import Evaluator
 from neural_alignment.training.metrics import MetricsRow
@@ -16,6 +16,7 @@ from neural_alignment.training.preparation import Prepared, epoch_steps, total_s
 from neural_alignment.training.run_directory import RunResult
 from neural_alignment.training.saved_state import SavedState
 from neural_alignment.training.stopping import Interrupted, Stop
+from neural_alignment.training.tensorboard import TensorBoard
 
 
 class RunLoop:
@@ -69,6 +70,7 @@ class RunLoop:
         self._begin(progress)
         began = time.time()
         rows = self.state.metrics.rows()
+        events = self._open_events(rows)
         self._began = began - (rows[-1]["seconds"] if rows else 0.0)
         self.state.take_over()
         if progress is not None:
@@ -79,6 +81,8 @@ class RunLoop:
         finally:
             if progress is not None:
                 progress.close()
+            if events is not None:
+                events.close()
         with stop.safe():
             self.state.check_held()
             self.directory.save_model(self.trainer.model)
@@ -93,11 +97,23 @@ class RunLoop:
         self.state.checkpoints.remove_partial_files()
         # The final status needs this space: without it, the status would stay "running" on a full disk.
         files.reserve(self.directory.file("status.json"))
-        if self.config.logging.tensorboard:
-            path = self.directory.file("tensorboard")
-            self._listeners.append(callbacks.TensorBoard(self.trainer.model, path, self.config.logging))
         if progress is not None:
             self._listeners.append(progress)
+
+    def _open_events(self, rows: list[MetricsRow]) -> TensorBoard | None:
+        """Adds the listener that writes the event files, if there are to be any, and returns it.
+
+        If the process was killed after it wrote the last row to `metrics.csv`, its event may be missing.
+        """
+        if not self.config.logging.tensorboard:
+            return None
+        folder = self.directory.event_folder()
+        events = TensorBoard(self.trainer.model, folder, self.config.logging, rows)
+        is_written = event_files.cut(folder, self.step)
+        if rows and rows[-1]["step"] == self.step and not is_written:
+            events(rows[-1])
+        self._listeners.insert(0, events)
+        return events
 
     def _start(self, stop: Stop, measured: list[float]) -> None:
         """Starts the batches, and evaluates the current step if its row is due and missing.

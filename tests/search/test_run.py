@@ -57,6 +57,7 @@ def test_a_killed_and_restarted_search_equals_an_uninterrupted_one(search, scrip
     assert [number for number, _ in killed.seen + again.seen] == [1, 2, 3, 4, 5, 6]
     # Nothing is left of a search but its lines.
     assert {trial["number"] for trial in lines(tmp_path / "found" / "trials.jsonl")} == {1, 2, 3, 4, 5, 6}
+    assert not list(tmp_path.rglob("events*"))  # Its configuration has no event files.
 
 
 def test_more_trials_extend_a_search_and_the_same_number_does_nothing(search, scripted):

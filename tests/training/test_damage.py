@@ -14,6 +14,7 @@ import killed_runs
 import numpy as np
 import pytest
 import tensorflow as tf
+from event_reader import points
 from helpers import exhaustive_unless
 from prepared_run import PreparedRun
 
@@ -267,7 +268,7 @@ def whole(runs):
 
 def training_files(path):
     return [
-        difference for difference in killed_runs.differences(*path) if not difference.startswith("the file tensorboard")
+        difference for difference in killed_runs.differences(*path) if not difference.startswith("the file events.out")
     ]
 
 
@@ -871,14 +872,12 @@ def test_a_run_that_goes_back_ends_as_if_it_had_not(copied, whole, caplog, kind,
         assert moved["kernels/10.npz"] == before["kernels/10.npz"]
         assert moved["last/ckpt-10.index"] == before["checkpoints/last/ckpt-10.index"]
     assert without_aside(path, whole) == []
-    events = [
-        event
-        for file in sorted((path / "tensorboard").glob("*back-to*"))
-        for event in tf.compat.v1.train.summary_iterator(str(file))
-    ]
-    assert [(event.step, event.session_log.status) for event in events if event.HasField("session_log")] == [
-        (step + 1, tf.compat.v1.SessionLog.START)
-    ]
+    assert points(path).keys() == points(whole).keys()
+    assert [at for at, _ in points(path)["loss/J"]] == [STEPS, 2 * STEPS]
+    changed = [name for name in moved if name.startswith("events.out.tfevents.")]
+    assert all(moved[name] == before[name] for name in changed)
+    steps = [int(line.split(b",")[0]) for line in moved["metrics.csv"].splitlines()[1:]]
+    assert bool(changed) == (max(steps) > step)
 
 
 def test_going_back_twice_overwrites_nothing(copied, whole):

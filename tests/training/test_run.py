@@ -54,8 +54,9 @@ def finished(tmp_path_factory):
 
 def test_the_directory_holds_what_a_reader_needs(finished):
     result, path = finished
-    not_written = {"corrupt_records.json", "kernels", "set_aside", "summary.png"}
-    assert {entry.name for entry in path.iterdir()} == set(FILES) - not_written
+    not_written = {"corrupt_records.json", "kernels", "set_aside", "summary.png", "tensorboard"}
+    [events] = path.glob("events.out.tfevents.*")
+    assert {entry.name for entry in path.iterdir()} == {*FILES, events.name} - not_written
     assert configuration.load(path / "config.yaml") == config(logging=TENSORBOARD, model=CONVNET)
     status = json.loads((path / "status.json").read_text())
     assert status["state"] == "finished"
@@ -117,11 +118,11 @@ def test_the_accuracy_is_that_of_an_independent_count(finished):
 def test_tensorboard_has_scalars_histograms_and_images(finished):
     _, path = finished
     tags = {}
-    for file in (path / "tensorboard").iterdir():
+    for file in path.glob("events.out.tfevents.*"):
         for event in tf.compat.v1.train.summary_iterator(str(file)):
             for value in event.summary.value:
                 tags.setdefault(value.metadata.plugin_data.plugin_name, set()).add((value.tag, event.step))
-    assert {("J", STEPS), ("top1", 2 * STEPS), ("weight_angle/conv2", STEPS)} <= tags["scalars"]
+    assert {("loss/J", STEPS), ("metric/top1", 2 * STEPS), ("angle/conv2", STEPS)} <= tags["scalars"]
     assert {("forward_kernel/dense", 0), ("backward_kernel/dense", STEPS)} <= tags["histograms"]
     assert {(f"weights/{layer}", 2 * STEPS) for layer in ("conv1", "conv2", "dense")} <= tags["images"]
 
@@ -387,11 +388,11 @@ def test_weights_of_rules_that_are_schedules_and_the_rates_of_both_losses_are_in
     assert [(row["loss_rate_J"], row["loss_rate_R"]) for row in rows] == [(0, 1), (1, 1), (1, 1)]
     tags = {
         (value.tag, event.step)
-        for file in (tmp_path / "run" / "tensorboard").iterdir()
+        for file in (tmp_path / "run").glob("events.out.tfevents.*")
         for event in tf.compat.v1.train.summary_iterator(str(file))
         for value in event.summary.value
     }
-    assert {("weight/amp", 2 * EPOCH), ("loss_rate_J", 0), ("loss_rate_R", 4 * EPOCH)} <= tags
+    assert {("rule_weight/amp", 2 * EPOCH), ("rate/loss_rate_J", 0), ("rate/loss_rate_R", 4 * EPOCH)} <= tags
 
 
 def test_columns_of_several_rules_are_numbered_and_constants_have_none():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from neural_alignment.errors import InputError
 from neural_alignment.papers import claims
 from neural_alignment.papers.claims import PaperClaim as Claim
 from neural_alignment.papers.fa_mechanism.contrasts import FIRST, LAST, by_layer, labels, own, signals, terms, training
@@ -205,5 +206,15 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def table(source: Source) -> Artifact:
-    """Every claim, judged by the files of the figures in the folder of results."""
-    return claims.judge(CLAIMS, source.output)
+    """Every claim, judged by the files of the figures in the folder of results.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    judged = claims.judge(CLAIMS, source.output)
+    if all(row["verdict"] == claims.NOT_YET for row in judged.rows):
+        raise InputError(
+            f"table fa_mechanism/claims: none of the files of the figures is in {source.output}; "
+            "`neural-alignment lab fa_mechanism` makes them all, `neural-alignment figure fa_mechanism/1b` one of them"
+        )
+    return judged

@@ -56,7 +56,7 @@ _ITEMS = [
     ("figure", "5b", "noisy updates: SA and backpropagation, deeper networks", figures.noise, _DEEPER_NOISE),
     ("figure", "6", "neural fits to V4 and IT", figures.figure_6, _FITTED, "--recordings FILE", _check_recordings),
     ("figure", "S1", "noisy updates: all rules, ResNet-18", figures.noise, _ALL_NOISE),
-    ("figure", "S2", "importance of discrete metaparameters", importance.make, {}, SEARCH),
+    ("figure", "S2", "importance of discrete metaparameters", importance.make, {}, SEARCH, importance.check),
     ("figure", "S3", "learning symmetry over training", figures.symmetry, _SHOWN),
     ("figure", "S4", "angles and norm ratios by layer over training", figures.metrics, _SHOWN),
     ("figure", "S5", "Kolen-Pollack's fixed metaparameters on other networks", figures.transfer, _KP),
@@ -71,6 +71,14 @@ ITEMS = [
     Item("table", "two_routes/claims", "the paper's comparisons of rules, judged", claims.table, _CLAIMED, pages=PAGES),
     Item("table", "two_routes/angles", "angles of all rules, ResNet-18", angles.make, angles.plan(), pages=PAGES),
     Item("table", "two_routes/examples", "R from a part of each batch", fewer_examples.make, fewer_examples.plan()),
-    Item("table", "two_routes/rates", "rates of the lab's rules", rates.make, needs=RATES, written_as="rates"),
+    Item(
+        "table",
+        "two_routes/rates",
+        "rates of the lab's rules",
+        rates.make,
+        needs=RATES,
+        check=rates.check,
+        written_as="rates",
+    ),
 ]
 """All tables and figures. The lab trains their runs in this order."""

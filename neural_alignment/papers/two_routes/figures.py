@@ -146,7 +146,7 @@ def noise(source: Source) -> Artifact:
     axes = {"xlabel": "variance of the noise on updates", "xlim": (-0.3 * variances[1], 1.3 * variances[-1])}
     columns = {"network": "network", "rule": "name"}
     columns |= {f"variance {variance:g}": at("top1", noise_variance=variance) for variance in variances}
-    text = table(cells, ["model", "rule"], columns) + _commands(source, rows)
+    text = table(cells, ["model", "rule"], columns)
     networks = {row["model"]: row["network"] for row in cells}
     layout = {"legend": "outside right", "share_y": True}
     names = ("rule", "noise_variance", "seed", "top1") if [*networks] == ["resnet18"] else NOISE_COLUMNS
@@ -159,15 +159,6 @@ def noise(source: Source) -> Artifact:
 
 NOISE_COLUMNS = ("model", "rule", "noise_variance", "seed", "top1")
 """Columns of Figure 5b, which has several networks."""
-
-
-def _commands(source: Source, rows: Sequence[Row]) -> str:
-    """Returns the commands that train the missing runs at the size of the paper, which no configuration contains."""
-    if source.profile != "paper":
-        return ""  # The lab trains them itself.
-    missing = [cell for cell in source.cells if not chosen(rows, **cell.labels)]
-    commands = [f"    {cell.command(source.folder, source.configs)}" for cell in missing]
-    return "\n".join(["\n\nNot yet run, the first of 10 seeds each (B.3):\n", *commands]) if commands else ""
 
 
 SYMMETRY_LAYER = "group1_block1_conv2"

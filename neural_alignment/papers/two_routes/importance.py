@@ -50,10 +50,7 @@ def make(source: Source) -> Artifact:
     Raises:
         RunError: if the folder contains no search, or a damaged one.
     """
-    found = search_in(source.folder) or _compared(source)
-    if found is None:
-        raise RunError(f"{source.folder}: is not a search directory (no trials.jsonl); give one that `search` created")
-    plan, trials = found
+    plan, trials = _found(source)
     space = plan.checked_space()
     discrete = {name for name, kind in space.sampled.items() if isinstance(kind, Choice)}
     rows = sorted(_rows(group for group in report.importance(space, trials) if group.name in discrete), key=_place)
@@ -65,6 +62,22 @@ def make(source: Source) -> Artifact:
     if missing:
         text += f"\n\nIn the paper, but not drawn by this search: {', '.join(missing)}."
     return Artifact(COLUMNS, rows, text, _figure(rows))
+
+
+def check(source: Source) -> None:
+    """Checks that the folder contains a search; errors as of `make`."""
+    _found(source)
+
+
+def _found(source: Source) -> tuple[plans.Plan, list[Trial]]:
+    """Returns the plan and the trials of the search; errors as of `make`."""
+    found = search_in(source.folder) or _compared(source)
+    if found is None:
+        raise RunError(
+            f"{source.folder}: is not a search directory (no trials.jsonl); `neural-alignment search lab/information` "
+            "makes one in runs/search/lab/information, which --runs takes"
+        )
+    return found
 
 
 def _compared(source: Source) -> tuple[plans.Plan, list[Trial]] | None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
+from neural_alignment.errors import RunError
 from neural_alignment.papers import figures
 from neural_alignment.papers.figures import Panel, drawn, panel, points
 from neural_alignment.papers.registry import Source
@@ -78,6 +79,19 @@ def make(source: Source) -> Artifact | None:
         COLUMNS,
         ylabels=[f"{RULE_STYLES[rule].label}\nscore (%)" for rule in RULES],
     )
+
+
+def check(source: Source) -> None:
+    """Checks that the search of one or more rules has begun.
+
+    Raises:
+        RunError: if none has, or a search directory is damaged.
+    """
+    if not any(search_in(f"{source.folder}/{rule}") for rule in RULES):
+        raise RunError(
+            f"{source.folder}: has no search of a rule, such as {source.folder}/{RULES[0]}; `neural-alignment search "
+            f"lab/two_routes/{RULES[0]}` makes one in runs/search/lab/two_routes, which --runs takes"
+        )
 
 
 def search_in(folder: str) -> tuple[plans.Plan, list[Trial]] | None:
