@@ -18,6 +18,8 @@ LAB_RULES := backprop feedback sign_symmetry kolen_pollack symmetric activation 
 RULES := backprop feedback sign_symmetry weight_mirror information symmetric activation kolen_pollack
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# pytest keeps the test files with its changes to their assertions, which take 3 seconds in each process.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test test-exhaustive package-test examples examples-outputs docs docs-serve lint resume-test bench \
 	peer tpu-environment tpu-check \

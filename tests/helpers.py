@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+import traceback
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,46 @@ def exhaustive_unless(cases: Iterable, often: Collection | Callable) -> list:
         pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if chosen(case) else rest)
         for case in cases
     ]
+
+
+def for_each(names: str, rows: Iterable) -> Callable:
+    """Runs a test function on every row in one test, which reports all failing rows by name.
+
+    It replaces `parametrize` for hundreds of rows: pytest needs more time for a test than most of these take. Each row
+    has a separate folder as `tmp_path`; it shares all other fixtures with the other rows.
+
+    Args:
+        names: the arguments that a row gives, separated by commas.
+        rows: the values; tuples for several arguments.
+    """
+    arguments, rows = [name.strip() for name in names.split(",")], list(rows)
+    assert rows
+
+    def decorate(test: Callable) -> Callable:
+        def on_all_rows(**fixtures: Any) -> None:
+            failures = []
+            for number, row in enumerate(rows):
+                given = {**fixtures, **dict(zip(arguments, row if len(arguments) > 1 else (row,), strict=True))}
+                if "tmp_path" in fixtures:
+                    given["tmp_path"] = fixtures["tmp_path"] / str(number)
+                    given["tmp_path"].mkdir()
+                try:
+                    test(**given)
+                except (Exception, pytest.fail.Exception) as error:
+                    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-2))
+                    failures.append(f"{test.__name__}[{row}]:\n{trace}")
+            if failures:
+                pytest.fail(f"{len(failures)} of {len(rows)} rows fail\n\n" + "\n".join(failures), pytrace=False)
+
+        signature = inspect.signature(test)
+        others = [each for name, each in signature.parameters.items() if name not in arguments]
+        assert len(signature.parameters) == len(others) + len(arguments)
+        on_all_rows.__signature__ = signature.replace(parameters=others)
+        for name in ("__name__", "__doc__", "__module__"):
+            setattr(on_all_rows, name, getattr(test, name))
+        return on_all_rows
+
+    return decorate
 
 
 def assert_close(actual: Any, expected: Any, kind: str | None = None) -> None:

@@ -46,12 +46,20 @@ def grey(figure):
     return np.ptp(pixels, axis=-1).max() <= 3 and np.ptp(pixels) > 200
 
 
+@functools.cache
+def configuration_of(file, overrides):
+    """Returns a configuration of this repository, read once."""
+    return configuration.load(f"{CONFIGS}/{file}", overrides)
+
+
 def write_run(folder, cell, seed, top1, top5=0.9, state="finished", **overrides):
     """Writes a run directory as `train` leaves it."""
     path = Path(folder) / cell.name / f"seed{seed}"
     path.mkdir(parents=True)
     extra = [f"{key}={value}" for key, value in overrides.items()]
-    config = configuration.load(f"{CONFIGS}/{cell.config}", [*cell.overrides, f"seed={seed}", *extra])
+    config = configuration_of(cell.config, (*cell.overrides, *extra))
+    if "seed" not in overrides:
+        config = config.model_copy(update={"seed": seed})
     (path / "config.yaml").write_text(configuration.dump(config))
     (path / "status.json").write_text(json.dumps({"state": state, "versions": {}}))
     rows = [{"step": 0, "epoch": 0, "seconds": 1, "top1": "", "top5": ""}]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from helpers import for_each
 
 from neural_alignment.alignments import RULES, Feedback
 from neural_alignment.data import SOURCES
@@ -62,7 +63,7 @@ def modules(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", modules(PACKAGE), ids=lambda path: str(path.relative_to(PACKAGE)))
+@for_each("path", modules(PACKAGE))
 def test_imports_point_one_way(path):
     room = path.relative_to(PACKAGE).with_suffix("").parts[0]
     if room in ("__init__", "analysis"):

@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-import hypothesis
 import jsonschema
 import pytest
-from helpers import RULE_TABLE
-from hypothesis import strategies as st
+from helpers import RULE_TABLE, for_each
 
 from neural_alignment import config as configuration
 from neural_alignment.alignments import Constant, Information, Symmetric, from_config
@@ -41,14 +39,14 @@ def test_a_file_is_typed_and_filled_with_defaults():
     assert config.optimization.skip_idle is True
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(CONFIGS)))
+@for_each("path", ALL)
 def test_every_file_loads_and_survives_being_written_out(path, tmp_path):
     config = configuration.load(path)
     assert configuration.load(write(tmp_path, configuration.dump(config))) == config
     assert configuration.load(path, smoke=True).max_steps == 2
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(CONFIGS)))
+@for_each("path", ALL)
 def test_every_file_begins_with_a_description_and_its_command(path):
     first, *rest = path.read_text().splitlines()
     assert first.startswith("# ")
@@ -140,7 +138,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("override", WRONG)
+@for_each("override", WRONG)
 def test_an_error_names_the_key_the_found_value_and_the_allowed_values(override):
     with pytest.raises(ConfigError, match=WRONG[override]) as error:
         configuration.load(QUICKSTART, [override])
@@ -273,13 +271,6 @@ def test_the_schema_accepts_every_file_and_refuses_unknown_keys():
     json.dumps(schema)
 
 
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=3)
-KEYS = st.sampled_from(["rule", "name", "source", "kind", "learning_rate", "epochs", "null"]) | st.text(max_size=8)
-VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
-)
-
-
 def paths(node, path=()):
     """Returns the path of every value in a nested mapping."""
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -288,31 +279,43 @@ def paths(node, path=()):
     ]
 
 
-@hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
-@hypothesis.given(st.data())
-def test_malformed_configurations_give_only_config_errors(data):
-    config = yaml_files.read(str(data.draw(st.sampled_from(ALL))))
-    config = json.loads(json.dumps(config))
-    config.pop("smoke", None)
-    config.pop("base", None)
-    *parents, last = data.draw(st.sampled_from(paths(config)))
-    node = config
-    for key in parents:
-        node = node[key]
-    action = data.draw(st.sampled_from(["replace", "remove", "add"]))
-    if action == "remove":
-        del node[last]
-    elif action == "add" and isinstance(node, dict):
-        node[data.draw(KEYS)] = data.draw(VALUES)
-    else:
-        node[last] = data.draw(VALUES)
-    line = ""
-    try:
-        configuration.parse(config)
-    except ConfigError as error:
-        line = str(error)
-    assert "\n" not in line
-    assert len(line) < 600
+def test_malformed_configurations_give_only_config_errors():
+    import hypothesis  # The import takes a second.
+    from hypothesis import strategies as st
+
+    leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=3)
+    names = st.sampled_from(["rule", "name", "source", "kind", "learning_rate", "epochs", "null"]) | st.text(max_size=8)
+    values = st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=8
+    )
+
+    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
+    @hypothesis.given(st.data())
+    def check(data):
+        config = yaml_files.read(str(data.draw(st.sampled_from(ALL))))
+        config = json.loads(json.dumps(config))
+        config.pop("smoke", None)
+        config.pop("base", None)
+        *parents, last = data.draw(st.sampled_from(paths(config)))
+        node = config
+        for key in parents:
+            node = node[key]
+        action = data.draw(st.sampled_from(["replace", "remove", "add"]))
+        if action == "remove":
+            del node[last]
+        elif action == "add" and isinstance(node, dict):
+            node[data.draw(names)] = data.draw(values)
+        else:
+            node[last] = data.draw(values)
+        line = ""
+        try:
+            configuration.parse(config)
+        except ConfigError as error:
+            line = str(error)
+        assert "\n" not in line
+        assert len(line) < 600
+
+    check()
 
 
 @pytest.mark.parametrize("rule", RULE_TABLE)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pydantic
 import pytest
+from helpers import for_each
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config, yaml_files, yaml_writer
@@ -113,7 +114,7 @@ def check_override(key, field, before, value):
         assert names(line, f"{QUICKSTART} --set {override}", key), line
 
 
-@pytest.mark.parametrize("key", KEYS)
+@for_each("key", KEYS)
 def test_a_wrong_value_of_any_key_names_the_override_that_sets_it(key):
     """The place of the key chooses the value, and so does that of the model, of several models with the key."""
     for number, (field, before) in enumerate(KEYS[key], list(KEYS).index(key)):
@@ -131,7 +132,7 @@ def test_several_wrong_values_of_any_key_name_the_override_that_sets_it():
                 check_override(key, field, before, value)
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if ".0." not in key])
+@for_each("key", [key for key in KEYS if ".0." not in key])
 def test_a_wrong_value_of_any_key_names_the_file_that_contains_it(key, tmp_path):
     field, before = KEYS[key][-1]
     value = next(each for each in wrong_values(field) if each is not None)

@@ -11,11 +11,12 @@ import keras
 import pytest
 from helpers import install_plugin
 
-from neural_alignment import alignments, cli, data, load_model, losses, models, plugins
+from neural_alignment import alignments, cli, data, load_model, losses, models, plots, plugins
 from neural_alignment.alignments import primitives
 from neural_alignment.errors import PluginError, RunError
 from neural_alignment.jobs.engines.tpu import TPU
 from neural_alignment.jobs.job import Training, decode, encode
+from neural_alignment.papers.two_routes.compute import taxonomy
 
 ROOT = Path(__file__).parent.parent
 
@@ -132,6 +133,7 @@ def run(capsys, monkeypatch, tmp_path):
     """Runs the command line in a new folder with the plugin and its configurations, each time as in a new process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plots, "png", lambda figure: b"")  # It takes as long as some of these runs.
     (tmp_path / "my_plugin.py").write_text(PLUGIN)
     (tmp_path / "run.yaml").write_text(json.dumps(RUN))
     (tmp_path / "search.yaml").write_text(json.dumps(SEARCH))
@@ -173,6 +175,9 @@ def test_commands_read_configurations_with_names_of_an_imported_module(run, tmp_
     assert (status["state"], status["imports"]) == ("finished", ["my_plugin"])
     # The commands of the papers read configurations too.
     assert "two_routes/1" in succeeds(run("table", *IMPORT))
+    # A new primitive and a new rule have no row in the tables of the paper.
+    assert {row["primitive"] for row in taxonomy.table_1()} == {"decay", "amp", "null", "sparse", "self", "angle"}
+    assert "shrinking" not in {row["rule"] for row in taxonomy.table_2()}
     fails(run("describe", "run.yaml"), "must be one of")
 
 

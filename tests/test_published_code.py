@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-import pytest
 import typer
+from helpers import for_each
 
 from neural_alignment import cli
 from neural_alignment import config as configuration
@@ -49,7 +49,7 @@ def test_every_option_of_the_published_script_has_one_row():
     assert len(names) == len(set(names)) == OPTIONS
 
 
-@pytest.mark.parametrize(("name", "here", "remark"), ROWS, ids=lambda text: text if text.startswith("`") else "")
+@for_each("name, here, remark", ROWS)
 def test_each_row_names_existing_keys_or_gives_a_reason(name, here, remark):
     assert re.fullmatch(r"`\w+`", name)
     if here == "none":

@@ -249,6 +249,7 @@ def test_a_default_run_directory_does_not_follow_links_out_of_runs(tmp_path, mon
 # A saved model in a fresh process.
 
 
+@pytest.mark.exhaustive
 def test_one_line_loads_a_saved_model_in_a_new_process(trained, tmp_path):
     generator = np.random.default_rng(0)
     images, labels = generator.normal(size=(32, 8, 8, 1)).astype(np.float32), generator.integers(0, 10, 32)

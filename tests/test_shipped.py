@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers import run_command
+from helpers import for_each, run_command
 
 from neural_alignment import cli, shipped
 from neural_alignment import config as configuration
@@ -84,8 +84,9 @@ def test_a_base_may_be_a_name_or_a_path_beside_the_file(elsewhere):
     assert configuration.load("other.yaml") == configuration.load("mnist/fc/backprop", ["epochs=3"])
 
 
-@pytest.mark.parametrize("name", RUNS)
+@for_each("name", RUNS)
 def test_a_copy_is_the_configuration_and_needs_no_other_file(elsewhere, name):
+    (elsewhere / "mine.yaml").unlink(missing_ok=True)
     copies.write(name, "mine.yaml")
     for smoke in (False, True):
         assert configuration.load("mine.yaml", smoke=smoke) == configuration.load(name, smoke=smoke)

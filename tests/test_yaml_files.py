@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import for_each
 
 from neural_alignment import config as configuration
 from neural_alignment.config import yaml_files, yaml_reader, yaml_writer
@@ -84,15 +85,15 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("text", PLAIN)
+@for_each("text", PLAIN)
 def test_plain_text_is_read_by_the_core_schema(loader, text):
     assert same(parse(f"a: {text}"), {"a": PLAIN[text]})
     assert same(parse(text), PLAIN[text])
     assert parse(f"a: '{text}'") == {"a": text}
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
+@for_each(
+    "text, value",
     [
         ("!!str 5", "5"),
         ("! 5", "5"),
@@ -170,7 +171,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
+@for_each("what", REFUSED)
 def test_what_is_refused_is_one_line_with_the_source(loader, what):
     text, said = REFUSED[what]
     with pytest.raises(ConfigError) as error:
@@ -292,7 +293,7 @@ AMBIGUOUS = [
 ]
 
 
-@pytest.mark.parametrize("text", AMBIGUOUS)
+@for_each("text", AMBIGUOUS)
 def test_a_string_that_some_loader_would_misread_is_quoted(text):
     data = {"a": [text], text or "empty": 1}
     written = yaml_writer.write(data)

@@ -115,6 +115,7 @@ def assert_described(text):
     assert "quarticc" in text
 
 
+@pytest.mark.exhaustive
 def test_a_rule_and_a_primitive_of_an_installed_package_work_everywhere(outside):
     """The package is found by its entry point; its rule lacks a row in the test table."""
     helpers.install_plugin(outside, "outside")

@@ -337,6 +337,7 @@ def test_complex_eigenvalues_keep_their_imaginary_parts():
     np.testing.assert_allclose(complex_values(text), [-3, 1 + 2j, 1 - 2j])
 
 
+@pytest.mark.exhaustive
 def test_the_tables_agree_with_themselves():
     flows = whole(theory.eigenvalue_rows())
     assert max(row["largest_error_of_closed_form"] for row in flows.rows) < 1e-6

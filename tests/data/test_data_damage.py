@@ -133,10 +133,17 @@ def test_a_damaged_record_is_replaced_by_another_row_of_the_batch(photographs, f
     undecodable, changed = (damaged.reason for damaged in dataset.corrupt_records)
     assert f"The image of record 3 of {path} cannot be decoded" in undecodable
     assert f"record 4 of {path} cannot be read; found corrupted record at" in changed
-    # The same rows in a run of several workers that is resumed.
+
+
+@pytest.mark.exhaustive
+def test_a_damaged_record_is_replaced_by_the_same_row_for_several_workers_of_a_resumed_run(
+    photographs, files, tools, clean
+):
+    spoil(files.directory / "train-00001-of-00003", tools, 3, 4)
+    dataset, expected = load(*photographs, tolerate_corrupt=2), [*with_substitutes(clean, {14, 15})][STEPS:]
     parts = [batches_of(dataset, STEPS, start_step=STEPS, worker=worker, workers=2) for worker in (0, 1)]
     joined = [tuple(map(np.concatenate, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
-    assert_same_batches(joined, result[STEPS:])
+    assert_same_batches(joined, expected)
 
 
 def test_a_damaged_record_counts_from_its_step_on(photographs, files, tools):

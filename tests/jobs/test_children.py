@@ -57,24 +57,23 @@ def assert_same_run(actual, expected):
 
 def test_a_run_in_a_process_that_stays_is_bit_for_bit_that_of_a_new_process(training, staying):
     runs = [
-        training("first", "seed=1"),
+        training("first", "seed=2"),
         training("other", "model.hidden=[5,4]", "runtime.precision=mixed_bfloat16", "optimization.backward.name=adam"),
         training("diverged", "optimization.forward.learning_rate=1e30"),
         training("again", "seed=1"),
-        training("third", "seed=2"),
     ]
     states, used = [], set()
     for run in runs:
         states.append(staying.run(run, 1).state)
         used |= processes()
-    assert states == ["finished", "finished", "diverged", "finished", "finished"]
+    assert states == ["finished", "finished", "diverged", "finished"]
     assert len(used) == 1
     for run in (runs[3], runs[1]):
         alone = dataclasses.replace(run, name="alone", run_dir=f"{run.run_dir}_alone")
         assert Children().run(alone, 1).state == "finished"
         assert_same_run(run, alone)
     with pytest.raises(AssertionError):
-        assert_same_run(runs[3], runs[4])
+        assert_same_run(runs[3], runs[0])
 
 
 def test_no_other_job_shares_a_process(training, computation, staying):

@@ -566,7 +566,11 @@ def keras_multi_optimizer():
 
 
 @pytest.mark.parametrize(
-    "optimizer", [keras_multi_optimizer, lambda: MultiOptimizer([Momentum(0.05), keras.optimizers.Adam(0.01)])],
+    "optimizer",
+    [
+        pytest.param(keras_multi_optimizer, marks=pytest.mark.exhaustive),
+        lambda: MultiOptimizer([Momentum(0.05), keras.optimizers.Adam(0.01)]),
+    ],
     ids=["keras", "ours"],
 )  # fmt: skip
 def test_a_plain_keras_model_trains(optimizer):

@@ -159,7 +159,8 @@ def test_two_replicas_train_as_one_does(float64, rows):
     assert_same(trained(rows, rule, strategy=two_replicas())[0], information(rows)[0], 1e-9)
 
 
-@pytest.mark.parametrize("rows", NETWORKS)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rows", [FEW, ALL], ids=["few", "all"])
 def test_xla_trains_as_the_graph_does(float64, rows):
     compiled, _ = trained(rows, from_config(INFORMATION), jit_compile=True)
     assert_same(compiled, information(rows)[0], 1e-9)
@@ -253,7 +254,8 @@ def test_with_update_forward_r_moves_w_as_in_numpy(float64, rng, name, rule):
 # Without our model.
 
 
-@pytest.mark.parametrize("rows", NETWORKS)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rows", [FEW, ALL], ids=["few", "all"])
 def test_a_plain_keras_model_trains_every_layer(rows):
     model, before = trained(rows, from_config(INFORMATION), kind=keras.Model)
     for connection in every_connection(model).values():

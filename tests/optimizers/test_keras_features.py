@@ -299,7 +299,7 @@ class Constant(keras.callbacks.Callback):
     [
         ("scheduler", AlignedModel, "mixed_float16"),
         ("scheduler", keras.Model, "float32"),
-        ("plateau", AlignedModel, "float32"),
+        pytest.param("plateau", AlignedModel, "float32", marks=pytest.mark.exhaustive),
         pytest.param("plateau", keras.Model, "mixed_float16", marks=pytest.mark.exhaustive),
     ],
 )
@@ -323,7 +323,7 @@ def test_learning_rate_callbacks_set_j_s_rate_only(callback, kind, policy):
     [
         pytest.param(AlignedModel, (True, True), marks=pytest.mark.exhaustive),
         (AlignedModel, (True, False)),
-        (keras.Model, (False, True)),
+        pytest.param(keras.Model, (False, True), marks=pytest.mark.exhaustive),
     ],
 )
 def test_fit_ends_at_the_moving_averages(kind, averaging):
@@ -408,7 +408,7 @@ def test_training_continues_from_a_backup(tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("weights_only", [False, True])
+@pytest.mark.parametrize("weights_only", exhaustive_unless([False, True], (True,)))
 def test_checkpoints_of_keras_hold_both_optimizers(weights_only, tmp_path):
     path = tmp_path / ("last.weights.h5" if weights_only else "last.keras")
     first = model(pair())

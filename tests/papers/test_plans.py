@@ -13,6 +13,7 @@ from processes import Command
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.jobs import plans, pool
 from neural_alignment.jobs.batch import Execution, Screen
+from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.jobs.engines.processes import Processes
 from neural_alignment.jobs.estimates import Estimates
 from neural_alignment.jobs.plans import Cell, carry_out, unique, waiting
@@ -55,9 +56,8 @@ class Recorded:
 
 
 def train(cells, tmp_path, configs, count=1, recorded=None):
-    execution = Execution(
-        Processes(count), (recorded or Recorded()).screen, Estimates(str(tmp_path / "seconds.csv"), "")
-    )
+    engine = InProcess() if count == 1 else Processes(count)
+    execution = Execution(engine, (recorded or Recorded()).screen, Estimates(str(tmp_path / "seconds.csv"), ""))
     carry_out(unique(cells), str(tmp_path / "runs"), configs, execution)
     return execution.estimates
 

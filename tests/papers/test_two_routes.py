@@ -728,7 +728,7 @@ def test_the_columns_of_tables_3_and_4_are_fixed():
 
 
 def test_amp_and_null_are_a_hebbian_update_with_normalisation_up_to_the_square_of_the_rate():
-    rows = theory.oja_rows()
+    rows = theory.oja_rows(steps=1000)
     ratios = [row["difference_over_rate_squared"] for row in rows]
     assert max(ratios[1:]) < 1.2 * min(ratios[1:])
     assert rows[-1]["difference"] < rows[0]["difference"] / 500

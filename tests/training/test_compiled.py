@@ -109,10 +109,11 @@ PARTS = ("WM", "WM+AD", "weight_mirror")
 """Rules that are parts of WM+AD+OPS."""
 FIRST = ("IA", "kolen_pollack", "align_ada")
 """One rule of each kind: R of signals, R of kernels with one optimizer, and a frozen network."""
-every_rule = pytest.mark.parametrize("rule", exhaustive_unless([rule for rule in RULES if rule not in PARTS], FIRST))
+WHOLE = [rule for rule in RULES if rule not in PARTS]
+every_rule = pytest.mark.parametrize("rule", exhaustive_unless(WHOLE, FIRST))
 
 
-@every_rule
+@pytest.mark.parametrize("rule", exhaustive_unless(WHOLE, ("IA", "align_ada")))
 def test_every_rule_ends_under_xla_where_it_does_in_a_graph(float64, rule):
     """After a delay J and R take turns. Without R, or if one update moves W and B, each step has both.
 
@@ -194,6 +195,7 @@ def test_every_way_of_stepping_ends_under_xla_where_it_does_in_a_graph(float64, 
     agree(RULES["activation"], model={"name": "fc", "hidden": []}, **VARIANTS[variant])
 
 
+@pytest.mark.exhaustive
 def test_the_step_of_residual_blocks_compiles_with_static_shapes():
     """With shortcuts that are the identity, a convolution, and a convolution with stride 2."""
     shape, rule = (16, 16, 3), RULES["activation"]
@@ -208,10 +210,10 @@ def test_evaluation_and_the_measures_compile_with_static_shapes():
     x, y = (tf.constant(array[0]) for array in data(1))
     assert not dynamic(hlo(lambda x, y: model.test_step((x, y)), x, y))
     measure = functools.partial(probes.measure, model)
-    graph, xla = (tf.function(measure, jit_compile=jit, autograph=False) for jit in (False, True))
+    xla = tf.function(measure, jit_compile=True, autograph=False)
     assert not dynamic(xla.experimental_get_compiler_ir(x, y)(stage="hlo"))
     compiled_values = xla(x, y)
-    for name, row in graph(x, y).items():
+    for name, row in measure(x, y).items():
         for layer, value in row.items():
             assert_close(compiled_values[name][layer], value, "float32")
 
@@ -289,7 +291,9 @@ def in_bfloat16(layer, inputs):
     return tf.cast(linear_map.transpose(tape.gradient(regulariser, half[2])), tf.float32).numpy()
 
 
-@pytest.mark.parametrize("rule", [*LEARNING, *COLUMNS])
+@pytest.mark.parametrize(
+    "rule", exhaustive_unless([*LEARNING, *COLUMNS], ("symmetric", "activation", "kolen_pollack", "WM+AD+OPS", "IA"))
+)
 def test_r_and_its_gradient_are_float32_where_the_network_is_bfloat16(keep_tensor_float_32, rng, rule):
     model = mixed(RULES[rule])
     model.get_layer("dense").bias.assign(rng.normal(size=CLASSES))
@@ -366,7 +370,9 @@ def degrees(a, b):
     return np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
 
 
-@pytest.mark.parametrize("rule", ["feedback", "sign_symmetry", "symmetric", "IA"])
+@pytest.mark.parametrize(
+    "rule", exhaustive_unless(["feedback", "sign_symmetry", "symmetric", "IA"], ("sign_symmetry", "IA"))
+)
 def test_measures_are_float32_where_the_network_is_bfloat16(keep_tensor_float_32, rule):
     model = mixed(RULES[rule])
     x, y = (array[0] for array in data(1))
@@ -438,7 +444,7 @@ def test_r_is_float32_in_a_plain_keras_model_of_a_mixed_policy(mixed_policy, rul
 # Both.
 
 
-@pytest.mark.parametrize("rule", ["activation", "WM+AD+OPS"])
+@pytest.mark.parametrize("rule", exhaustive_unless(["activation", "WM+AD+OPS"], ("WM+AD+OPS",)))
 @pytest.mark.parametrize(("precision", "dtypes"), [("mixed_bfloat16", {"bf16", "f32"}), ("float32", {"f32"})])
 def test_what_is_float32_is_multiplied_as_float32(keep_tensor_float_32, rule, precision, dtypes):
     """By default, a TPU rounds float32 numbers to bfloat16 before it multiplies them."""
@@ -456,11 +462,12 @@ def test_mixed_bfloat16_trains_under_xla(keep_tensor_float_32):
     """Noise takes the place of the bfloat16 inputs, which XLA would round differently."""
     x, y = data(1)
     first = {}
-    for jit_compile in (False, True):
+    for jit_compile, steps in ((False, 1), (True, 20)):
         model = mixed(RULES["WM+AD+OPS"], jit_compile=jit_compile)
-        logs = [model.train_on_batch(x[0], y[0], return_dict=True) for _ in range(20)]
+        model.run_eagerly = not jit_compile
+        logs = [model.train_on_batch(x[0], y[0], return_dict=True) for _ in range(steps)]
         assert np.isfinite([list(log.values()) for log in logs]).all()
-        assert logs[-1]["loss"] < 0.8 * logs[0]["loss"]
+        assert logs[-1]["loss"] < 0.8 * logs[0]["loss"] or not jit_compile
         assert float_dtypes(model.variables) == {"float32"}
         first[jit_compile] = logs[0]["regulariser"]
     assert_close(first[True], first[False], "float32")

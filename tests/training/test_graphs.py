@@ -196,7 +196,7 @@ VARIANTS = {
 }
 """A case, and changes that are no free keys."""
 
-ALWAYS = ("operations", "dfa", "noisy optimizer", "several steps per call")
+ALWAYS = ("operations", "noisy optimizer")
 
 
 def changed(variant, changes):
@@ -222,10 +222,9 @@ def assert_same_with_kept_graphs(tmp_path, reused, first, others):
         assert_same_run(tmp_path / f"kept{number}", train(config, tmp_path / f"new{number}"))
 
 
-@pytest.mark.parametrize("variant", exhaustive_unless(VARIANTS, ALWAYS[:2]))
+@pytest.mark.parametrize("variant", exhaustive_unless(VARIANTS, ALWAYS[:1]))
 def test_a_run_with_kept_graphs_is_bit_for_bit_that_with_new_graphs(tmp_path, reused, variant):
-    others = [changed(variant, {"seed": 3}), changed(variant, CHANGES)]
-    assert_same_with_kept_graphs(tmp_path, reused, changed(variant, {}), others)
+    assert_same_with_kept_graphs(tmp_path, reused, changed(variant, {}), [changed(variant, CHANGES)])
     with pytest.raises(AssertionError):
         assert_same_run(tmp_path / "kept0", tmp_path / "first")
 
@@ -300,7 +299,7 @@ def test_epochs_do_not_change_the_key_with_drops(keeping):
     assert key(plan(changes=before)) == key(plan(changes={**before, "epochs": 5}))
 
 
-@pytest.mark.parametrize("name", exhaustive_unless(OPTIMIZERS, ("rmsprop", "swats")))
+@pytest.mark.parametrize("name", exhaustive_unless(OPTIMIZERS, ("swats",)))
 def test_no_optimizer_has_its_learning_rate_in_the_graph(keeping, name):
     low, high = (
         plan("feedback", {"optimization.forward": {"name": name, "learning_rate": rate}}) for rate in (0.1, 0.5)
@@ -343,10 +342,11 @@ def test_only_the_graphs_of_the_last_network_are_kept(tmp_path, keeping, reused)
 
 
 def test_a_run_that_does_not_finish_keeps_no_graph(tmp_path, keeping, reused, monkeypatch):
-    config = plan()
+    small = {"model": {"name": "fc", "hidden": [3]}, "max_steps": 4}
+    config = plan(changes=small)
     train(config, tmp_path / "first")
     with pytest.raises(Diverged):
-        train(plan(changes={"optimization.forward.learning_rate": 1e30}), tmp_path / "diverged")
+        train(plan(changes={**small, "optimization.forward.learning_rate": 1e30}), tmp_path / "diverged")
     train(config, tmp_path / "after")
     with monkeypatch.context() as patch:
         patch.delattr(RunLoop, "_finish")

@@ -138,7 +138,7 @@ TRAINING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("training", TRAINING)
+@pytest.mark.parametrize("training", exhaustive_unless(TRAINING, {*TRAINING} - {"XLA"}))
 def test_every_way_of_training_takes_w_0(training):
     model = compiled(network(AlignProp()))
     assign(model)

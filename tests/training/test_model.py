@@ -377,7 +377,9 @@ def test_eagerly_a_step_is_called_each_time(monkeypatch):
 
 @pytest.mark.parametrize(
     ("rule", "minibatches"),
-    [("symmetric", 6), ("information", 3), ("kolen_pollack", 2)],
+    exhaustive_unless(
+        [("symmetric", 6), ("information", 3), ("kolen_pollack", 2)], [("information", 3), ("kolen_pollack", 2)]
+    ),
 )
 def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches):
     x, y = data(6)
@@ -481,9 +483,7 @@ def test_the_first_step_counts_and_not_the_last():
 # Models that are saved, and layers that are left out.
 
 
-@pytest.mark.parametrize(
-    "rule", exhaustive_unless(["symmetric", "information", "sign_symmetry"], ("information", "sign_symmetry"))
-)
+@pytest.mark.parametrize("rule", exhaustive_unless(["symmetric", "information", "sign_symmetry"], ("information",)))
 def test_a_loaded_model_trains_like_the_one_that_was_saved(rule, tmp_path):
     options = TABLE_5["IA"] if rule == "information" else {}
     model = network(from_config({**RULE_CONFIGS[rule], **options}))

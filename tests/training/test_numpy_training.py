@@ -437,6 +437,7 @@ def test_one_optimizer_moves_w_by_the_sum_of_both_gradients(rule, alternation):
     agree(Recipe(MOVES_FORWARD[rule], one_optimizer=True, alternation=alternation, steps=FEW))
 
 
+@pytest.mark.exhaustive
 def test_steps_of_xla_with_update_forward_train_as_the_numpy_loop_does():
     agree(Recipe(MOVES_FORWARD["weight_mirror"], minibatches=2, steps=FEW), jit_compile=True)
 
@@ -467,7 +468,9 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "variant"), exhaustive_unless(SCHEDULES, SCHEDULES[1:4] + SCHEDULES[5:8]))
+@pytest.mark.parametrize(
+    ("rule", "variant"), exhaustive_unless(SCHEDULES, [SCHEDULES[place] for place in (2, 3, 5, 6)])
+)
 def test_every_schedule_trains_as_the_numpy_loop_does(rule, variant):
     agree(Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", **VARIANTS[variant]))
 

@@ -140,8 +140,9 @@ def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path)
     }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     changes = {"epochs": 1, "optimization": optimization, "evaluation": {"probe_examples": 0}}
-    run.train(config(**changes), whole)
-    leave_killed(cut, 5, **changes)
+    with PreparedRun(config(**changes)).in_use():
+        run.train(config(**changes), whole)
+        leave_killed(cut, 5, **changes)
     run.train(config(**changes), cut, resume=True)
     assert killed_runs.differences(whole, cut) == []
 
@@ -150,8 +151,9 @@ def test_random_magnitudes_are_those_of_the_whole_run(tmp_path):
     changes = {"epochs": 1, "alignment": {"rule": "brsf"}, "optimization": {"backward": None}}
     changes["evaluation"] = {"probe_examples": 0}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run.train(config(**changes), whole)
-    leave_killed(cut, 5, **changes)
+    with PreparedRun(config(**changes)).in_use():
+        run.train(config(**changes), whole)
+        leave_killed(cut, 5, **changes)
     run.train(config(**changes), cut, resume=True)
     assert killed_runs.differences(whole, cut) == []
 

@@ -186,6 +186,7 @@ NOISY = {
 }
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(tmp_path):
     """With alternating losses; tests/training/test_resume.py has runs with both losses in each step."""
     plan, epoch = config(**NOISY), 2 * STEPS

@@ -108,19 +108,19 @@ NOISE = "optimization.backward.noise={variance: 0.01}"
 
 RUNS = [
     (("max_steps=25",), ""),
-    (("max_steps=30",), ", alternation: 1"),
+    (("max_steps=8",), ", alternation: 1"),
     (("epochs=1",), ", alternation: 3"),
     (("max_steps=25",), ", delay_epochs: 0.3"),
-    (("max_steps=25",), ", alternation: 2, delay_epochs: 0.5"),
+    (("max_steps=17",), ", alternation: 2, delay_epochs: 0.5"),
     (("max_steps=25", f"alignment={{{SYMMETRIC}, every: 4}}"), ""),
-    (("max_steps=40", f"alignment={{{SYMMETRIC}, every: 4}}", NOISE), ", delay_epochs: 0.26"),
-    (("max_steps=30", f"alignment=[{{layers: dense2, {SYMMETRIC}, every: 4}}, {{{SYMMETRIC}, every: 6}}]"), ""),
+    (("max_steps=20", f"alignment={{{SYMMETRIC}, every: 4}}", NOISE), ", delay_epochs: 0.26"),
+    (("max_steps=14", f"alignment=[{{layers: dense2, {SYMMETRIC}, every: 4}}, {{{SYMMETRIC}, every: 6}}]"), ""),
     (("max_steps=30", f"alignment=[{{layers: dense1, {SYMMETRIC}, every: 4}}, {{{SYMMETRIC}, every: 6}}]"), ""),
     (("max_steps=25", f"alignment=[{{layers: dense2, {SYMMETRIC}}}, {{{SYMMETRIC}, every: 6}}]"), ""),
     (("max_steps=25", f"alignment=[{{layers: dense2, rule: feedback}}, {{{SYMMETRIC}, every: 6}}]"), ""),
     (("max_steps=25",), ", loss_rates: {forward: 0}"),
     (("max_steps=25",), ", loss_rates: {backward: 0}"),
-    (("max_steps=25",), ", loss_rates: {backward: 0}, alternation: 1"),
+    (("max_steps=8",), ", loss_rates: {backward: 0}, alternation: 1"),
     (("epochs=1",), f", loss_rates: {{backward: {until(0.5)}}}"),
     (("epochs=1",), f", loss_rates: {{forward: {until(0.7)}, backward: {until(0.4)}}}"),
     (("epochs=1", f"alignment={{{SYMMETRIC}, every: 3}}"), f", loss_rates: {{forward: {until(0.6)}}}"),
@@ -131,7 +131,7 @@ RUNS = [
     (("max_steps=25", "alignment=null", "optimization.backward=null"), ""),
     (
         (
-            *("max_steps=25", "alignment={rule: kolen_pollack, decay: 0.1}"),
+            *("max_steps=6", "alignment={rule: kolen_pollack, decay: 0.1}"),
             *("weight_decay=0.1", "optimization.backward=null"),
         ),
         "",
@@ -149,7 +149,7 @@ OFTEN = [RUNS[place] for place in (1, 4, 6, 7, 13, 15, 22)]
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
 )
 def test_the_counted_steps_are_those_that_a_run_makes(overrides, more, tmp_path, monkeypatch):
-    config = small("model.hidden=[16, 12]", *overrides, more=more)
+    config = small("model.hidden=[16, 12]", "evaluation.probe_examples=0", *overrides, more=more)
     expected = tpu.turns(config, setup.data_facts(config))
     found = count_changes(monkeypatch)
     train(config, tmp_path / "run")

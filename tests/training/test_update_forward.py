@@ -94,7 +94,7 @@ def test_each_optimizer_has_slots_of_its_own_for_w():
     ("rule", "skip_idle"),
     [
         pytest.param(Symmetric(**BOTH), False, marks=pytest.mark.exhaustive),
-        (WeightMirror(**MIRROR, input={"noise": "normal"}), True),
+        pytest.param(WeightMirror(**MIRROR, input={"noise": "normal"}), True, marks=pytest.mark.exhaustive),
     ],
 )
 def test_two_replicas_train_as_one_does(float64, rule, skip_idle):

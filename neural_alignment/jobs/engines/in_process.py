@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from neural_alignment.data.kept import examples_kept
 from neural_alignment.errors import ConfigError
 from neural_alignment.jobs.pool import Engine, Queue
+from neural_alignment.training.graphs import graphs_kept
 
 
 class InProcess(Engine):
@@ -28,6 +29,6 @@ class InProcess(Engine):
         return cls()
 
     def run(self, queue: Queue) -> None:  # noqa: D102 (as in Engine)
-        with examples_kept():
+        with examples_kept(), graphs_kept():
             while job := queue.next():
                 queue.ended(job, job.run())

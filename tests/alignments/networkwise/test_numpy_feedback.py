@@ -185,7 +185,7 @@ def numpy_training(recipe, kernels, biases, backward, steps=STEPS):
     return kernels, biases
 
 
-OFTEN = ("align_ada", "align_prop", "fa", "dfa shared", "drtp")
+OFTEN = ("align_ada", "align_prop", "dfa shared", "drtp")
 
 
 @pytest.mark.parametrize("name", exhaustive_unless(RULES, OFTEN))
@@ -206,7 +206,7 @@ def test_fifteen_steps_are_those_of_numpy(name):
                 np.testing.assert_allclose(actual - start[kind][number], change, rtol=0, atol=1e-6 * abs(change).max())
 
 
-@pytest.mark.parametrize("name", exhaustive_unless(RULES, ("align_ada", "dfa")))
+@pytest.mark.parametrize("name", exhaustive_unless(RULES, ("dfa",)))
 def test_five_steps_of_single_precision_are_those_of_numpy(name):
     """With the fused batch normalisation, which exists only for float32. Later, rounding makes gates differ."""
     keras.config.set_floatx("float32")  # The fixture sets both back.
@@ -277,7 +277,9 @@ def first_steps(name):
     return [*changes, weights(layers)[0][0]]
 
 
-@pytest.mark.parametrize("rule", ["align_zero", "align_ada", "align_prop"])
+@pytest.mark.parametrize(
+    "rule", exhaustive_unless(["align_zero", "align_ada", "align_prop"], ("align_zero", "align_prop"))
+)
 def test_the_first_step_is_that_of_backpropagation(rule):
     changes = [first_steps("normal"), first_steps(rule)]
     for actual, expected in zip(changes[1][:-1], changes[0][:-1], strict=True):
