@@ -179,9 +179,6 @@ _NUMBER = re.compile(r"([+-]?\d[\d,.]*(e[+-]?\d+)?( ± [\d,.]+)?( ?%)?|-|nan)?")
 _GAP = 2
 """Spaces between two columns."""
 
-_NARROWEST = 16
-"""Minimum width of a column of text whose words are longer than this."""
-
 
 def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a table as text, or a block of lines per row if the terminal is too narrow for a table."""
@@ -216,8 +213,8 @@ def _widths(cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[int
     found = [max(map(len, own)) for own in cells]
     least = []
     for own, is_numeric in zip(cells, numeric, strict=True):
-        word = max(len(word) for text in own for word in text.split() or [""])
-        least.append(max(word, *map(len, own[1:])) if is_numeric and len(own) > 1 else min(word, _NARROWEST))
+        words = [len(word) for text in own for word in text.split()]  # Names stay whole, so that they can be copied.
+        least.append(max([0, *words, *map(len, own[1:] if is_numeric else [])]))
     excess = sum(found) + _GAP * (len(found) - 1) - width()
     for _ in range(excess):
         free = [place for place, size in enumerate(found) if size > least[place]]

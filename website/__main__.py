@@ -25,7 +25,7 @@ def write_markdown() -> None:
     shutil.rmtree(BUILD, ignore_errors=True)
     site = pages.Site(BUILD / "markdown")
     site.add_guide()
-    site.write(gallery.PAGE, gallery.PAGE, gallery.page())
+    site.write(pages.GALLERY, pages.GALLERY, gallery.page())
     (BUILD / "markdown" / "reference").mkdir()
     texts = {module: reference.page(module, names) for module, names in reference.modules().items()}
     for name, text in {**texts, "index": reference.front_page()}.items():

@@ -12,8 +12,6 @@ from website.pages import ROOT, heading
 
 RESULTS = ROOT / "results"
 
-PAGE = "docs/gallery.md"
-
 
 class Picture(NamedTuple):
     """A figure.

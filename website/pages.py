@@ -16,6 +16,8 @@ from website import notebooks
 
 ROOT = Path(__file__).parent.parent
 
+HOME, GLOSSARY, GALLERY = "README.md", "docs/glossary.md", "docs/gallery.md"
+
 NAVIGATION: dict[str, dict[str, str]] = {
     "Guide": {
         "First run": "docs/first_run.md",
@@ -26,11 +28,12 @@ NAVIGATION: dict[str, dict[str, str]] = {
         "Optimizers": "docs/optimizers.md",
         "Data": "docs/data.md",
         "Searches": "docs/search.md",
+        "Clusters": "docs/clusters.md",
         "Devices": "docs/devices.md",
         "Cloud TPU": "docs/tpu.md",
         "Neural fits": "docs/neural_fit.md",
     },
-    "Notebooks": {},
+    "Notebooks": {"Overview": "examples/README.md"},
     "Rules": {
         "How each rule works": "docs/how_rules_work.md",
         "Rules and primitives": "docs/rules.md",
@@ -42,18 +45,17 @@ NAVIGATION: dict[str, dict[str, str]] = {
         "Wide networks": "docs/wide_networks.md",
         "Published code": "docs/published_code.md",
         "Accuracy and speed": "docs/results.md",
-        "Gallery": "docs/gallery.md",
     },
     "Reference": {},
     "More": {
-        "Glossary": "docs/glossary.md",
         "Contributing": "CONTRIBUTING.md",
         "Changelog": "CHANGELOG.md",
     },
 }
 """Section -> title of a page -> its file. Further pages in `docs/` and notebooks are added with their own titles."""
 
-HOME, GLOSSARY = "README.md", "docs/glossary.md"
+GENERATED = {"Papers": {"Gallery": GALLERY}, "More": {"Glossary": GLOSSARY}}
+"""The same for pages that are not files of the repository."""
 
 LANGUAGES = {".yaml": "yaml", ".py": "python", ".sh": "bash", ".toml": "toml", ".txt": "text", ".cff": "yaml"}
 """Extension of a file that is shown as a page of code -> its language. Files without extension are shown as text."""
@@ -70,15 +72,17 @@ class MissingTargetError(Exception):
 
 
 def navigation() -> dict[str, dict[str, str]]:
-    """Returns `NAVIGATION` with the pages of `docs/` that it does not name."""
+    """Returns `NAVIGATION`, completed by further pages of `docs/` and by the notebooks, without missing pages."""
     named = {path for pages in NAVIGATION.values() for path in pages.values()}
-    others = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
-    more = {heading(ROOT / path): path for path in others if path not in named}
-    examples = {"Overview": ROOT / "examples" / "README.md"}
-    examples |= {notebooks.title(path): path for path in sorted((ROOT / "examples").glob("*.ipynb"))}
-    there = {title: path.relative_to(ROOT).as_posix() for title, path in examples.items() if path.exists()}
-    added = {"Guide": more, "Notebooks": there}
-    return {name: {**pages, **added.get(name, {})} for name, pages in NAVIGATION.items()}
+    found = {folder: sorted((ROOT / folder).glob(kind)) for folder, kind in (("docs", "*.md"), ("examples", "*.ipynb"))}
+    guide = {heading(path): path for path in found["docs"] if path.relative_to(ROOT).as_posix() not in named}
+    added = {"Guide": guide, "Notebooks": {notebooks.title(path): path for path in found["examples"]}}
+    sections = {}
+    for name, pages in NAVIGATION.items():
+        more = {title: path.relative_to(ROOT).as_posix() for title, path in added.get(name, {}).items()}
+        there = [(title, path) for title, path in {**pages, **more}.items() if (ROOT / path).exists()]
+        sections[name] = {**dict(there), **GENERATED.get(name, {})}
+    return sections
 
 
 def heading(page: Path) -> str:

@@ -95,8 +95,8 @@ def test_contrasts_and_increases_are_of_the_same_seed(folder):
     found = claims.spreads(claims.increases(weights, "{} - {}"))(files)
     assert {case: spread.values for case, spread in found.items()} == {"1 - 2": [-1, -6.5]}
     biases = claims.values("angles", lambda row: 2 * row["value"], "layer", where=lambda row: row["kind"] == "b")
-    assert claims.contrast(weights, biases)(files) == {1: {1: 4.5 - 18}}
-    assert claims.contrast(weights, biases, lambda a, b: b / a)(files) == {1: {1: 4}}
+    assert claims.contrast(weights, biases)(files) == {1: {0: 3 - 18}}
+    assert claims.contrast(weights, biases, lambda a, b: b / a)(files) == {1: {0: 6}}
     largest = claims.values("angles", "value", "kind", seed=lambda row: 0, combine=max)
     assert largest(files) == {"w": {0: 4.5}, "b": {0: 9}}
     with pytest.raises(claims.NotYetRunError):

@@ -116,17 +116,14 @@ def test_alignment_is_slower_and_weaker_with_each_part_of_the_labels_replaced(na
     assert angles[2] < 90  # With no true label left W still turns a little.
 
 
-def test_the_whole_set_is_computed_within_an_hour():
+def test_the_whole_set_is_computed_within_90_minutes():
     for item in fa_mechanism.FIGURES:
         path_of(f"{item.file}.csv")
     seconds = {row["run"]: row["seconds"] for row in rows_of("seconds.csv")}
     planned = {work.name for work in unique(cell for item in fa_mechanism.FIGURES for cell in item.cells["lab"])}
-    missing = planned - set(seconds)
-    # Figure 7E shows the seeds that have been run.
-    assert all(name.startswith("trained/") for name in missing), missing
-    assert bool(missing) == ("Not yet run:" in (RESULTS / "README.md").read_text())
-    planned -= missing
-    assert sum(seconds[name] for name in planned) / 2 <= 3600  # Two at once, on 2 cores.
+    assert planned <= set(seconds)
+    # Two at once, on 2 cores. The ten seeds of Figure 7E take about half of it.
+    assert sum(seconds[name] for name in planned) / 2 <= 5400
 
 
 def test_what_is_committed_is_small_and_whole():

@@ -284,7 +284,8 @@ def test_of_several_rates_in_pieces_of_their_own_the_best_is_shown(folder):
     product = made("table", "longer", folder)
     own = {row["rate"]: row["validation_accuracy"] for row in product.rows if (row["rule"], row["width"]) == ("fa", 16)}
     assert own == {1: 17, 2: 18, 5: 18}
-    assert "| FA | 10.00, test 4.00 (37.5) | 18.00, test 8.00 (49.5) |" in product.text
+    papers = printed.TABLE_7["fa"]
+    assert f"| FA | 10.00, test 4.00 ({papers[8]}) | 18.00, test 8.00 ({papers[16]}) |" in product.text
     config = experiments.longer()[0].pieces[0].starts[0].load(CONFIGS)
     assert (config.epochs * 80, config.batch_size) == (55_040, 100)  # 8,000 images.
 

@@ -139,7 +139,8 @@ def seeds(source: Source) -> Artifact:
         if len(by_rule) < len(COMPARED):
             return NOT_YET
         found = difference(*(by_rule[rule] for rule in COMPARED))
-        return f"{found.mean:.2f} ± {found.error:.2f} ({len(found.known)})"
+        error = f" ± {found.error:.2f}" if len(found.known) > 1 else ""
+        return f"{found.mean:.2f}{error} ({len(found.known)})"
 
     cells["gap ± its standard error (seeds)"] = gap
     text = f"{table(rows, ('dataset', 'width'), cells)}\n\nValidation accuracy in percent, mean and standard deviation."

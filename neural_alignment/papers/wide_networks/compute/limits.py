@@ -18,11 +18,11 @@ Array = np.ndarray
 
 QUANTITIES = {
     "proposition_1": "‖Σ / m − Δ‖ / √m (Proposition 1)",
-    "activations": "change of z / √m (equation 19)",
-    "weights": "change of W / √m, layers 2 to 4 (equation 20)",
-    "first_weights": "change of W / √m, layer 1 (equation 20)",
-    "jacobian": "change of ∇f (equation 21)",
-    "linearised": "f − f_lin, Align-zero (equation 57)",
+    "activations": "change of z / √m (eq. 19)",
+    "weights": "change of W / √m, layers 2 to 4 (eq. 20)",
+    "first_weights": "change of W / √m, layer 1 (eq. 20)",
+    "jacobian": "change of ∇f (eq. 21)",
+    "linearised": "f − f_lin, Align-zero (eq. 57)",
 }
 """Quantity -> its title. Norms are operator norms, of activations and outputs roots of the mean squared norm."""
 
