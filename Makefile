@@ -59,7 +59,7 @@ docs-serve: $(VENV)/.docs
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck --external-sources .ci/run tpu_scripts/*.sh
+	$(BIN)/shellcheck --external-sources .ci/run tpu_scripts/*.sh cluster_scripts/*.sbatch tests/*.sh
 
 # Kills each kind of run 20 times with SIGKILL, and resumes it each time: about ten minutes.
 resume-test: $(VENV)/.dev

@@ -145,8 +145,8 @@ SlurmOption = Annotated[
     typer.Option(
         "--slurm",
         metavar="KEY=VALUE",
-        help="With --engine slurm: partition, time (minutes), gpus, cpus, memory (GB), account, qos, constraint; may "
-        "be repeated.",
+        help="With --engine slurm: partition, account, qos, constraint, time, gpus, cpus, memory (GB), save, requeues, "
+        "array, setup, sbatch.OPTION, on_exit; or a YAML file of them; may be repeated. See docs/clusters.md.",
     ),
 ]
 
@@ -233,7 +233,7 @@ def train(
     _start(imports)
     from neural_alignment import config as configuration
     from neural_alignment import plots
-    from neural_alignment.training import callbacks, files, run
+    from neural_alignment.training import callbacks, distribution, files, run
     from neural_alignment.training.run_directory import RunDirectory
 
     if force and (resume or resume_from is not None):
@@ -251,10 +251,12 @@ def train(
     try:
         result = run.train(settings, directory(), resume, force, progress, resume_from)
     except Diverged:
-        with contextlib.suppress(InputError):  # There is nothing to draw before the first evaluation.
-            plots.write([directory()])
+        if distribution.is_chief(settings.runtime):
+            with contextlib.suppress(InputError):  # There is nothing to draw before the first evaluation.
+                plots.write([directory()])
         raise
-    _print_result(result, plots.write([result.path]), settings.loss.criterion)
+    if distribution.is_chief(settings.runtime):
+        _print_result(result, plots.write([result.path]), settings.loss.criterion)
 
 
 @app.command(epilog=_examples("evaluate runs/quickstart"))

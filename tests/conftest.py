@@ -1,7 +1,12 @@
 """Settings and fixtures for all tests."""
 
+import contextlib
 import gc
 import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As in the command line.
@@ -9,6 +14,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads would comp
 
 import numpy as np
 import pytest
+
+SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
+"""The path of commands, with the folder of daemons."""
 
 # Graphs consist of many long-lived objects. With Python's default thresholds garbage collection takes 6 % of the time.
 gc.set_threshold(100_000, 50, 50)
@@ -55,3 +63,30 @@ def float64():
     yield
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
+
+
+def is_free(port):
+    """Whether no process listens at a port."""
+    with contextlib.closing(socket.socket()) as listener:
+        return listener.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture(scope="session")
+def local_slurm(tmp_path_factory):
+    """Starts a private SLURM with two nodes on this machine; returns the environment for its commands."""
+    script = Path(__file__).parent / "local_slurm.sh"
+    if missing := [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name, path=SYSTEM_PATH)]:
+        pytest.skip(f"{missing[0]} was not found (Debian's packages slurm-wlm and munge)")
+    folder = tmp_path_factory.mktemp("slurm")
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # Each process that runs tests has its own ports.
+    port = next(port for port in range(16_817 + 100 * worker, 32_000, 3) if all(map(is_free, range(port, port + 3))))
+    environment = {
+        **os.environ,
+        "LOCAL_SLURM_PORT": str(port),
+        "SLURM_CONF": str(folder / "slurm.conf"),
+        "PYTHONPATH": str(script.parent.parent),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    subprocess.run([script, "start", folder], env=environment, check=True)
+    yield environment
+    subprocess.run([script, "stop", folder], env=environment, check=True)

@@ -45,6 +45,11 @@ class Command:
         return self._process.exitcode
 
     @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
+    @property
     def ended(self) -> bool:
         """Whether the process has ended."""
         return self._process.exitcode is not None

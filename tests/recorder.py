@@ -25,6 +25,8 @@ class Recorder:
         self.endings = {}
         self.waiting = list(jobs)
         self.shown = 0
+        self.independent = True
+        self.events = []
 
     def left(self):
         return len(self.jobs) - len(self.endings)
@@ -34,6 +36,15 @@ class Recorder:
 
     def put_back(self, job):
         self.waiting.insert(0, job)
+
+    def waits(self, job):
+        self.events.append(("waits", job.name))
+
+    def begins(self, job):
+        self.events.append(("begins", job.name))
+
+    def say(self, line):
+        self.events.append(("says", line))
 
     def ended(self, job, ending):
         if ending.state in ("stopped", "unavailable"):

@@ -30,6 +30,7 @@ NAVIGATION: dict[str, dict[str, str]] = {
         "Searches": "docs/search.md",
         "Clusters": "docs/clusters.md",
         "Devices": "docs/devices.md",
+        "SLURM clusters": "docs/clusters.md",
         "Cloud TPU": "docs/tpu.md",
         "Neural fits": "docs/neural_fit.md",
     },
@@ -57,7 +58,15 @@ NAVIGATION: dict[str, dict[str, str]] = {
 GENERATED = {"Papers": {"Gallery": GALLERY}, "More": {"Glossary": GLOSSARY}}
 """The same for pages that are not files of the repository."""
 
-LANGUAGES = {".yaml": "yaml", ".py": "python", ".sh": "bash", ".toml": "toml", ".txt": "text", ".cff": "yaml"}
+LANGUAGES = {
+    ".yaml": "yaml",
+    ".cff": "yaml",
+    ".py": "python",
+    ".toml": "toml",
+    ".txt": "text",
+    ".sh": "bash",
+    ".sbatch": "bash",
+}
 """Extension of a file that is shown as a page of code -> its language. Files without extension are shown as text."""
 
 LISTED = ("configs", "results")

@@ -15,8 +15,9 @@ class Runtime(Options):
     """The devices of a run and the execution of its steps. A run may be resumed with different values."""
 
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
-    """`mirrored`: several devices of this machine. `multi_worker`: the machines of TF_CONFIG. `auto`: the first that is
-    available of the machines of TF_CONFIG, the TPU of TPU_NAME, the GPUs, and the CPU."""
+    """`mirrored`: several devices of this machine. `multi_worker`: the machines of TF_CONFIG, without it the tasks of
+    `srun`. `auto`: the first that is available of the machines of TF_CONFIG, the TPU of TPU_NAME, the GPUs, and the
+    CPU."""
     replicas: Annotated[int, Field(gt=0, le=4096)] | None = None
     """Number of devices of a mirrored run. Default: all GPUs. Without a GPU, the CPU is divided into this many virtual
     devices."""

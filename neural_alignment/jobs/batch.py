@@ -49,14 +49,14 @@ class Execution:
 
 @dataclasses.dataclass(frozen=True)
 class _Active:
-    """A running job and its start time (`time.monotonic`)."""
+    """A job that has been taken, and its start time (`time.monotonic`); None while it waits on a cluster."""
 
     job: Job
-    began: float
+    began: float | None
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.began
+        return 0.0 if self.began is None else time.monotonic() - self.began
 
 
 class Batch:
@@ -68,6 +68,8 @@ class Batch:
         total: number of jobs, including those that already have a result; shown as `run NUMBER of TOTAL`.
         execution: where the jobs run.
     """
+
+    independent = True
 
     def __init__(self, jobs: Sequence[Job], folder: str, total: int, execution: Execution):
         self.folder = folder
@@ -106,6 +108,20 @@ class Batch:
             del self._active[job.name]
             self._waiting.appendleft(job)
 
+    def waits(self, job: Job) -> None:
+        """See `Queue`."""
+        with self._lock:
+            self._active[job.name] = _Active(job, None)
+
+    def begins(self, job: Job) -> None:
+        """See `Queue`."""
+        with self._lock:
+            self._active[job.name] = _Active(job, time.monotonic())
+
+    def say(self, line: str) -> None:
+        """See `Queue`."""
+        self._execution.screen.line(line)
+
     def ended(self, job: Job, ending: Ending) -> None:
         """See `Queue`."""
         with self._lock:
@@ -115,10 +131,11 @@ class Batch:
                 error = Stopped if ending.state == "stopped" else RunError
                 raise error(f"{job.name}: {ending.state}: {ending.reason}")
             self._left -= 1
-            self._execution.estimates.record(job.name, active.seconds)
+            if active.began is not None:
+                self._execution.estimates.record(job.name, active.seconds)
             number = self._total - self._left
             line = f"run {number} of {self._total}: {job.name}  {job.summary(ending)}  {duration(active.seconds)}"
-            self._execution.screen.line(line)
+            self._execution.screen.line(line + ending.requeued)
 
     def show_progress(self) -> None:
         """See `Queue`."""
@@ -127,7 +144,9 @@ class Batch:
     def status(self) -> str:
         """Returns one line with the progress and the time left of each running job, and the time left of all jobs."""
         with self._lock:
-            running, waiting = list(self._active.values()), list(self._waiting)
+            active = list(self._active.values())
+            running = [each for each in active if each.began is not None]
+            waiting = [*self._waiting, *(each.job for each in active if each.began is None)]
         estimates = self._execution.estimates
         remaining = [estimates.of(job.name) for job in waiting]
         parts = []

@@ -25,11 +25,18 @@ class Ending:
         top1: best validation top-1 accuracy over the evaluations of a finished run, a fraction; None for a computation
             and for a task without accuracy.
         reason: why the job did not finish, in one line; None if it finished.
+        requeues: how often the job was interrupted and started again by a cluster.
     """
 
     state: str
     top1: float | None = None
     reason: str | None = None
+    requeues: int = 0
+
+    @property
+    def requeued(self) -> str:
+        """The number of requeues as the end of a line; empty if there were none."""
+        return f"; requeued {self.requeues} time{'s' * (self.requeues > 1)}" if self.requeues else ""
 
 
 def ending_of(work: Callable[[], Ending]) -> Ending:

@@ -25,9 +25,11 @@ class Queue(Protocol):
 
     Attributes:
         folder: directory that every worker can access under this path.
+        independent: whether no job depends on the results of others, so that an engine may take all jobs at once.
     """
 
     folder: str
+    independent: bool
 
     def left(self) -> int:
         """Returns the number of jobs that have not ended."""
@@ -37,6 +39,15 @@ class Queue(Protocol):
 
     def put_back(self, job: Job) -> None:
         """Takes back a job that could not be started."""
+
+    def waits(self, job: Job) -> None:
+        """Records that a job from `next` waits, in the queue of a cluster. Otherwise a job begins with `next`."""
+
+    def begins(self, job: Job) -> None:
+        """Records that a job has begun after it waited."""
+
+    def say(self, line: str) -> None:
+        """Shows a line about the engine, such as the number of a job on a cluster."""
 
     def ended(self, job: Job, ending: Ending) -> None:
         """Records how a job ended.

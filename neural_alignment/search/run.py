@@ -174,6 +174,7 @@ class Ledger:
 
     def __init__(self, searched: Search, slots: int, chance: float, say: Say, check_held: Callable[[], None]):
         self.folder = searched.folder
+        self.independent = searched.plan.algorithm == "random"
         self._search = searched
         self._plan = searched.plan
         self._space = searched.plan.checked_space()
@@ -291,6 +292,17 @@ class Ledger:
         with self._lock:
             self._waiting.insert(0, int(job.name))
 
+    def waits(self, job: Job) -> None:
+        """See `jobs.pool.Queue`."""
+
+    def begins(self, job: Job) -> None:
+        """See `jobs.pool.Queue`."""
+        self._begun[int(job.name)] = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """See `jobs.pool.Queue`."""
+        self._say(line)
+
     def ended(self, job: Job, ending: Ending) -> None:
         """See `jobs.pool.Queue`."""
         number = int(job.name)
@@ -305,7 +317,7 @@ class Ledger:
             self._endings.append(dataclasses.asdict(trial))
             self._trials[number] = trial
             self._write_session(trial)
-            self._say(self._line(trial))
+            self._say(self._line(trial) + ending.requeued)
 
     def show_progress(self) -> None:
         """See `jobs.pool.Queue`. Shows nothing, because a line is printed for each trial."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from tensorflow.python.eager import context as tf_context  # There is no public 
 from neural_alignment.config import Config, Runtime
 from neural_alignment.data import Dataset
 from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped, Unavailable, WrongValue
+from neural_alignment.training import slurm
 from neural_alignment.training.model import AlignedModel, compiles_by_itself
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -239,10 +241,10 @@ def _report(runtime: Runtime, error: Exception) -> None:
 
 
 def is_chief(runtime: Runtime) -> bool:
-    """Whether this process writes the run directory: the only process, or the first worker of `TF_CONFIG`.
+    """Whether this process writes the run directory: the only process, or the first worker.
 
     Raises:
-        ConfigError: if there are several workers and `TF_CONFIG` does not describe them.
+        ConfigError: if there are several workers and neither `TF_CONFIG` nor SLURM describes them.
     """
     return _kind(runtime) != "multi_worker" or _place()[0] == 0
 
@@ -261,7 +263,7 @@ def create(runtime: Runtime) -> Distribution:
     Raises:
         Unavailable: if a TPU cannot be reached.
         RunError: if other devices are missing.
-        ConfigError: if `TF_CONFIG` does not describe several workers, or `runtime.devices` has no effect.
+        ConfigError: if neither `TF_CONFIG` nor SLURM describes several workers, or `runtime.devices` has no effect.
     """
     kind = _kind(runtime)
     if runtime.devices is not None and kind not in ("gpu", "mirrored"):
@@ -286,7 +288,7 @@ def _kind(runtime: Runtime) -> str:
     """Returns the strategy; for `auto`, the one that fits this machine."""
     if runtime.strategy != "auto":
         return runtime.strategy
-    if len(_cluster().get("worker", [])) + len(_cluster().get("chief", [])) > 1:
+    if os.environ.get("TF_CONFIG") and len(_cluster().get("worker", [])) + len(_cluster().get("chief", [])) > 1:
         return "multi_worker"
     if os.environ.get("TPU_NAME"):
         return "tpu"
@@ -370,21 +372,26 @@ def _logical_cpus(wanted: int | None) -> int:
 def _multi_worker(runtime: Runtime) -> Distribution:
     del runtime
     worker, workers = _place()
+    task = _tf_config()["task"]
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(_cluster()), task_type=task["type"], task_id=task["index"], rpc_layer="grpc"
+    )
     try:
-        return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), worker, workers)
+        return Distribution(tf.distribute.MultiWorkerMirroredStrategy(resolver), worker, workers)
     except (tf.errors.OpError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise RunError(f"runtime.strategy multi_worker: the workers of TF_CONFIG cannot connect: {reason}") from None
+        hosts = ", ".join(itertools.chain(*_cluster().values()))[:150]
+        raise RunError(f"runtime.strategy multi_worker: the workers {hosts} cannot connect: {reason}") from None
 
 
 def _place() -> tuple[int, int]:
-    """Returns the number of this worker and the number of workers, from `TF_CONFIG`."""
+    """Returns the number of this worker and the number of workers."""
     cluster, task = _cluster(), _tf_config().get("task")
     workers = len(cluster.get("chief", [])) + len(cluster.get("worker", []))
     if not workers or not isinstance(task, dict) or task.get("type") not in ("chief", "worker"):
         raise ConfigError(
-            "TF_CONFIG: must name the workers of the cluster and the task of this process; found "
-            f"{os.environ.get('TF_CONFIG', 'nothing')[:200]!r}; example: {EXAMPLE}"
+            "TF_CONFIG: must name the workers of the cluster and the task of this process, if not started by srun; "
+            f"found {os.environ.get('TF_CONFIG', 'nothing')[:200]!r}; example: {EXAMPLE}"
         )
     if other := sorted(set(cluster) - {"chief", "worker"}):
         raise ConfigError(f"TF_CONFIG: must have the jobs chief and worker only; found {', '.join(other)}")
@@ -398,7 +405,7 @@ def _place() -> tuple[int, int]:
 
 
 def _cluster() -> dict[str, list[str]]:
-    """Returns the cluster of `TF_CONFIG`, empty by default."""
+    """Returns the cluster: job name -> list of host:port; empty by default."""
     cluster = _tf_config().get("cluster", {})
     lists = isinstance(cluster, dict) and all(isinstance(hosts, list) for hosts in cluster.values())
     if not lists or not all(re.fullmatch(r".+:\d+", str(host)) for hosts in cluster.values() for host in hosts):
@@ -407,8 +414,10 @@ def _cluster() -> dict[str, list[str]]:
 
 
 def _tf_config() -> dict[str, Any]:
-    """Returns the content of the environment variable `TF_CONFIG`."""
-    text = os.environ.get("TF_CONFIG") or "{}"
+    """Returns the content of the environment variable `TF_CONFIG`, by default that of a SLURM step."""
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return slurm.tf_config(os.environ)
     try:
         settings = json.loads(text)
     except ValueError:

@@ -14,7 +14,7 @@ from neural_alignment.jobs import children as child_processes
 from neural_alignment.jobs.children import Children
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines import registry
-from neural_alignment.jobs.engines.slurm import run_on_node
+from neural_alignment.jobs.engines.slurm_node import Task, run_on_node
 from neural_alignment.jobs.engines.spark import ending_of_lost_task
 from neural_alignment.jobs.engines.tpu import TPU
 from neural_alignment.jobs.job import encode
@@ -140,10 +140,11 @@ class TestTPUs:
     ("slurm:-1", {}, "--engine slurm:N: N must be an integer"),
     ("slrum:2", {}, "did you mean 'slurm'?"),
     ("", {}, "--engine must be one of in-process, processes:N, spark:N, tpu:NAME,NAME,..., slurm:N; found ''"),
-    ("slurm:2", {"slurm": ["partion=gpu"]}, "found 'partion'; did you mean 'partition'?"),
+    ("slurm:2", {"slurm": ["partion=gpu"]}, "--slurm partion: unknown key; allowed: "),
+    ("slurm:2", {"slurm": ["partion=gpu"]}, "did you mean 'partition'?"),
     ("slurm:2", {"slurm": ["time=soon"]}, "--slurm time: must be an integer from 1 to 1000000; found 'soon'"),
     ("slurm:2", {"slurm": ["gpus"]}, "--slurm gpus=VALUE: the value is missing"),
-    ("slurm:2", {"slurm": ["cluster=locl"]}, "must be slurm or local; found 'locl'; did you mean 'local'?"),
+    ("slurm:2", {"slurm": ["cluster=locl"]}, "--slurm cluster: input should be 'slurm' or 'local'; did you mean"),
 ])  # fmt: skip
 def test_a_wrong_option_is_one_line(choice, options, said):
     with pytest.raises(ConfigError) as error:
@@ -170,10 +171,11 @@ def test_without_slurm_on_the_machine_its_engine_is_refused(monkeypatch, tmp_pat
 
 def test_a_slurm_node_writes_the_ending_of_a_job_unless_it_was_asked_to_stop(tmp_path, computation, children):
     """In another process, because the function sets handlers of signals."""
-    result, stop, text = tmp_path / "ending.json", tmp_path / "stop", encode(computation("piece"))
+    result, stop = tmp_path / "ending.json", tmp_path / "stop"
+    task = Task(encode(computation("piece")), str(result), str(stop), requeues=3, interruptions=0)
     for state in ("stopped", "finished"):
         (stop.touch if state == "stopped" else stop.unlink)()
-        node = child_processes.context().Process(target=run_on_node, args=(text, str(result), str(stop)))
+        node = child_processes.context().Process(target=run_on_node, args=(vars(task),))
         node.start()
         node.join()
         assert node.exitcode == 0

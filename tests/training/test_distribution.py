@@ -422,22 +422,33 @@ def free_ports(count):
     return ports
 
 
-def two_workers(folder, programs=("", ""), *options):
+def tf_config(index, ports):
+    """Returns the environment of a worker, as `TF_CONFIG`."""
+    hosts = [f"127.0.0.1:{port}" for port in ports]
+    return {"TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})}
+
+
+def slurm_task(index, ports):
+    """Returns the environment of a worker, as SLURM sets it for a step of two tasks; the job's number is the port's."""
+    names = {"JOB_ID": ports[0], "STEP_ID": 0, "STEP_NODELIST": "127.0.0.1", "STEP_TASKS_PER_NODE": "2"}
+    return {f"SLURM_{name}": str(value) for name, value in {**names, "PROCID": index, "NODEID": 0}.items()}
+
+
+def two_workers(folder, programs=("", ""), *options, environments=tf_config):
     """Trains in `folder` with two processes by the command line; returns their exit codes and the lines they end with.
 
     Args:
         folder: where run.yaml and the run directory are.
         programs: code that each process runs first.
         *options: of the command line.
+        environments: makes the environment of a worker from its number and the free ports.
     """
     (folder / "run.yaml").write_text(CONFIG)
     arguments = ["train", str(folder / "run.yaml"), "--run-dir", str(folder / "run")]
     arguments += ["--set", "runtime.strategy=multi_worker", *options]
-    hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    processes = []
+    ports, processes = free_ports(2), []
     for index, program in enumerate(programs):
-        task = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-        environment = {"TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = {**environments(index, ports), "TF_CPP_MIN_LOG_LEVEL": "3"}
         processes.append(Command(arguments, environment, folder / f"errors{index}.txt", program))
     try:
         codes = [process.wait() for process in processes]
@@ -479,8 +490,8 @@ stepping.Stepper.__call__ = step
 
 @pytest.mark.parametrize("workers", exhaustive_unless((1, 2), (1,)))
 def test_two_worker_processes_train_as_one_after_a_signal_to_one_has_stopped_both(tmp_path, one_device, workers):
-    """At a step that has neither an evaluation nor a save. One process continues here, or two do."""
-    (chief, [line]), (other, [other_line]) = two_workers(tmp_path, ("", SIGNALLED))
+    """At a step that has neither an evaluation nor a save. One process continues here, or two do, by `TF_CONFIG`."""
+    (chief, [line]), (other, [other_line]) = two_workers(tmp_path, ("", SIGNALLED), environments=slurm_task)
     assert (chief, other) == (1, 1)
     for each in (line, other_line):
         assert re.fullmatch(r"stopped: .* at step 7, which is saved; continue with --resume", each)

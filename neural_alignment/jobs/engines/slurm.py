@@ -1,8 +1,11 @@
 """Runs jobs on a SLURM cluster, submitted with submitit.
 
-submitit pickles a function and its arguments, and the node unpickles and calls it. Here the function is `run_on_node`,
-and its arguments are strings: an encoded job and paths. submitit also pickles the result of the function; that file is
-not read, because `run_on_node` writes the ending of the job as JSON.
+Files in the subfolder `slurm` of the folder of a queue:
+
+    running.json       the SLURM jobs that have not ended, by which a restarted command finds them
+    endings/NAME.json  how a job ended, written by its node
+    stop               exists if jobs must neither start nor be requeued
+    NUMBER_0_log.out   output of a SLURM job
 """
 
 from __future__ import annotations
@@ -11,24 +14,26 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from neural_alignment.errors import ConfigError, nearest
-from neural_alignment.jobs.children import redirect_output
+from neural_alignment.errors import ConfigError, Stopped
 from neural_alignment.jobs.ending import Ending
-from neural_alignment.jobs.job import Job, decode, encode
-from neural_alignment.jobs.pool import Queue, SlotEngine
+from neural_alignment.jobs.engines import slurm_node, slurm_options, slurm_scheduler
+from neural_alignment.jobs.engines.slurm_options import SlurmOptions
+from neural_alignment.jobs.engines.slurm_scheduler import Cluster, LocalProcesses, Scheduler
+from neural_alignment.jobs.job import Job, encode
+from neural_alignment.jobs.pool import REPORT, Engine, Queue
 from neural_alignment.training import files
+from neural_alignment.training.stopping import Stop
 
 POLL = 0.5
-"""Seconds between two checks whether a job has ended."""
+"""Seconds between two checks for files with endings."""
+
+QUERY = 5.0
+"""Seconds between two questions to SLURM for the states of all jobs."""
 
 DELAY = 5.0
 """Seconds to wait after the end of a job until a shared file system shows the file with its ending."""
@@ -36,33 +41,19 @@ DELAY = 5.0
 INTERRUPTED = ("PREEMPTED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "REVOKED")
 """SLURM's states of jobs that were ended from outside, so that they can be started again."""
 
-OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "partition": ("slurm_partition", str),
-    "time": ("timeout_min", int),
-    "gpus": ("gpus_per_node", int),
-    "cpus": ("cpus_per_task", int),
-    "memory": ("mem_gb", int),
-    "account": ("slurm_account", str),
-    "qos": ("slurm_qos", str),
-    "constraint": ("slurm_constraint", str),
-    "cluster": ("cluster", str),
-}
-"""Key of `--slurm` -> parameter of submitit and its type. Time is in minutes, memory in GB."""
-
-DEFAULTS = {"timeout_min": 60, "cluster": "slurm"}
-
-CLUSTERS = ("slurm", "local")
+ENDED = (*INTERRUPTED, "COMPLETED", "CANCELLED", "FAILED", "DEADLINE", "OUT_OF_MEMORY", slurm_scheduler.GONE)
+"""States of jobs that have ended. In all other states a job waits, runs or is about to be requeued."""
 
 
-class Slurm(SlotEngine):
+class Slurm(Engine):
     """Runs each job as a SLURM job of one task. All nodes must see the files of the jobs under the same paths.
 
-    Before its time limit, and when it is preempted, a job saves its state and ends. It is then submitted again and
-    resumes.
+    Jobs that do not depend on each other's results are submitted as one array. Before its time limit, and when it is
+    preempted, a job saves its state and is requeued. A restarted command finds the jobs of the one before.
 
     Args:
-        count: number of SLURM jobs at a time, including those that wait for a node.
-        options: `key=value`, with the keys of `OPTIONS`. `cluster=local` runs the jobs as processes of this machine.
+        count: number of jobs that run at a time.
+        options: see `slurm_options.parse`.
 
     Raises:
         ConfigError: if an option is wrong, or submitit or SLURM is not installed.
@@ -73,13 +64,9 @@ class Slurm(SlotEngine):
     option = "slurm"
 
     def __init__(self, count: int, options: Sequence[str] = ()):
-        super().__init__([f"job {number}" for number in range(1, count + 1)])
-        self._parameters = {**DEFAULTS, **dict(map(_parameter, options))}
-        self._cluster = self._parameters.pop("cluster")
-        self._lock = threading.Lock()  # submitit is not thread-safe.
-        self._running: dict[Any, bool] = {}  # Job of submitit -> whether it has been cancelled.
-        self._folder = Path()
-        _check_available(self._cluster)
+        self.slots = count
+        self._options = slurm_options.parse(options)
+        _check_available(self._options.cluster)
 
     @classmethod
     def parse(cls, text: str, option: str | Sequence[str] | None) -> Slurm:  # noqa: D102 (as in Engine)
@@ -90,120 +77,241 @@ class Slurm(SlotEngine):
 
         Raises:
             ConfigError: if the folder of the queue is not on a file system of the operating system, which nodes can
-                mount.
+                mount, or SLURM refuses the jobs.
         """
         if not files.is_local(queue.folder):
             raise ConfigError(f"--engine slurm needs a folder that all nodes mount; found {queue.folder}")
+        controller = _Controller(queue, self.slots, self._options)
+        with Stop(raises=False) as stop:
+            try:
+                controller.run(stop)
+            finally:
+                controller.leave()
+        if stop.signal:
+            raise Stopped(f"{stop.signal}; the same command resumes")
+
+
+@dataclasses.dataclass
+class _Submitted:
+    """A job that has been submitted.
+
+    Attributes:
+        job: the job.
+        number: number of its SLURM job.
+        interruptions: how often earlier SLURM jobs with the same job were interrupted.
+        begun: whether SLURM has reported that it runs.
+        ended: when SLURM first reported that it has ended (`time.monotonic`).
+    """
+
+    job: Job
+    number: str
+    interruptions: int
+    begun: bool = False
+    ended: float | None = None
+
+
+class _Controller:
+    """Submits the jobs of a queue and watches them.
+
+    Args:
+        queue: the queue.
+        slots: number of jobs that run at a time.
+        options: the options of the jobs.
+    """
+
+    def __init__(self, queue: Queue, slots: int, options: SlurmOptions):
+        self._queue, self._slots, self._options = queue, slots, options
         self._folder = Path(queue.folder).absolute() / "slurm"
+        (self._folder / "endings").mkdir(parents=True, exist_ok=True)
+        self._scheduler: Scheduler = (
+            Cluster(self._folder, options, slots)
+            if options.cluster == "slurm"
+            else LocalProcesses(self._folder, options)
+        )
+        self._delay = DELAY if options.cluster == "slurm" else 0.0
+        self._running: dict[str, _Submitted] = {}
+        self._earlier = self._read_record()
+        self._asked = 0.0  # When SLURM was last asked for states.
         self._stop_file.unlink(missing_ok=True)
-        super().run(queue)
 
-    def run_job(self, slot: str, job: Job) -> Ending:  # noqa: D102 (as in SlotEngine)
-        del slot
-        for _ in range(job.restarts + 1):
-            ending = self._submit(job)
-            if ending.state != "stopped" or self.stopping.is_set() or ending.reason == _CANCELLED:
-                return ending
-        return Ending("failed", reason=f"was interrupted {job.restarts + 1} times; raise --slurm time=MINUTES")
+    def run(self, stop: Stop) -> None:
+        """Runs jobs until the queue is empty or a signal arrives. Errors as for `Engine.run`."""
+        due = time.monotonic() + REPORT
+        while self._queue.left() and not stop.signal:
+            self._start()
+            self._report_endings()
+            if time.monotonic() >= self._asked + (QUERY if self._delay else POLL):
+                self._report_states()
+            if time.monotonic() >= due:
+                self._queue.show_progress()
+                due = time.monotonic() + REPORT
+            time.sleep(POLL)
 
-    def terminate(self) -> None:  # noqa: D102 (as in SlotEngine)
-        with self._lock:
-            for job, cancelled in self._running.items():
-                if not cancelled:
-                    self._stop_file.touch()
-                    _cancel(job, self._cluster)
-                self._running[job] = True
+    def leave(self) -> None:
+        """Cancels the jobs that have not ended and waits for them, or leaves them running, as the options say."""
+        if not self._running:
+            return
+        if self._options.on_exit == "leave":
+            self._queue.say(f"SLURM jobs that continue: {len(self._running)}; the same command finds them")
+            return
+        self._stop_file.touch()
+        waiting = dict(self._running)
+        self._scheduler.stop([each.number for each in waiting.values()])
+        while waiting:
+            time.sleep(2 * POLL)
+            states = self._scheduler.states([each.number for each in waiting.values()]) or {}
+            waiting = {name: each for name, each in waiting.items() if not _has_ended(states.get(each.number, ""))}
+            # A job may have been requeued at the same moment. Running ones get no second signal, which would kill them.
+            if pending := [each.number for each in waiting.values() if states.get(each.number) == "PENDING"]:
+                self._scheduler.stop(pending)
+        for name in list(self._running):
+            if not self._result(name):
+                self._forget(name)
+        self._write_record()
 
     @property
     def _stop_file(self) -> Path:
-        """Path of a file that stops jobs that have not installed their signal handler yet."""
         return self._folder / "stop"
 
-    def _submit(self, job: Job) -> Ending:
-        """Submits a job and waits for it. An interruption gives the state `stopped`."""
-        result = self._folder / "endings" / f"{job.name.replace('/', '__')}.json"
-        result.parent.mkdir(parents=True, exist_ok=True)
-        result.unlink(missing_ok=True)
-        with self._lock:
-            submitted = self._executor().submit(run_on_node, encode(job), str(result), str(self._stop_file))
-            self._running[submitted] = False
-        while not self._is_over(submitted):
-            time.sleep(POLL)
-        ending = _read(result) or self._without_result(submitted, result)
-        with self._lock:
-            del self._running[submitted]
-            for path in (submitted.paths.submitted_pickle, submitted.paths.result_pickle):
-                path.unlink(missing_ok=True)
-        return ending
+    @property
+    def _record(self) -> Path:
+        return self._folder / "running.json"
 
-    def _executor(self) -> Any:
-        import submitit
+    def _read_record(self) -> dict[str, dict[str, str | int]]:
+        """Returns job name -> encoded job, number and interruptions, for the jobs that an earlier command submitted."""
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(self._record.read_text())
+        return {}
 
-        executor = submitit.AutoExecutor(folder=self._folder, cluster=self._cluster)
-        # Only the pool restarts a job. If SLURM did so too, two jobs would train the same run.
-        extra = {"slurm_additional_parameters": {"no-requeue": True}} if self._cluster == "slurm" else {}
-        executor.update_parameters(name="neural_alignment", **self._parameters, **extra)
-        return executor
+    def _write_record(self) -> None:
+        rows = {
+            name: {"job": encode(each.job), "number": each.number, "interruptions": each.interruptions}
+            for name, each in self._running.items()
+        }
+        files.write_whole(str(self._record), json.dumps({**self._earlier, **rows}))
 
-    def _is_over(self, submitted: Any) -> bool:
-        with self._lock:
-            return submitted.done() or submitted.state == "PREEMPTED"
+    def _start(self) -> None:
+        """Takes jobs from the queue, and submits those that an earlier command has not submitted."""
+        jobs, new, found = self._take(), {}, 0
+        earlier = {job.name: self._earlier.pop(job.name) for job in jobs if job.name in self._earlier}
+        states = self._scheduler.states([row["number"] for row in earlier.values()]) if earlier else {}
+        for job in jobs:
+            row = earlier.get(job.name)
+            if row is None:
+                new[job.name] = (job, 0)
+            elif row["job"] != encode(job):
+                self._scheduler.stop([row["number"]])
+                new[job.name] = (job, 0)
+            elif states is None or not _has_ended(states[row["number"]]) or self._result(job.name):
+                self._running[job.name] = _Submitted(job, row["number"], row["interruptions"])
+                found += 1
+            else:
+                new[job.name] = (job, row["interruptions"] + 1)
+        if found:
+            self._queue.say(f"SLURM jobs of an earlier command: found {found}")
+        self._submit(new)
 
-    def _without_result(self, submitted: Any, result: Path) -> Ending:
-        """Returns the ending of a job that did not write one."""
-        until = time.monotonic() + DELAY
-        while self._cluster == "slurm" and time.monotonic() < until:
-            time.sleep(POLL)
-            if ending := _read(result):
-                return ending
-        if self.stopping.is_set():
-            return Ending("stopped", reason=_CANCELLED)
-        with self._lock:
-            state = submitted.state
-        if state in INTERRUPTED:
-            return Ending("stopped", reason=f"its SLURM job {submitted.job_id} ended with the state {state}")
-        if state.startswith("CANCELLED"):
-            return Ending("stopped", reason=_CANCELLED)
-        log = submitted.paths.stderr
-        return Ending("failed", reason=f"its SLURM job {submitted.job_id} ended with the state {state}; see {log}")
+    def _take(self) -> list[Job]:
+        """Returns the jobs to start now: all of them if they are independent, otherwise one per free slot."""
+        count = self._slots - len(self._running)
+        if self._queue.independent and not self._running and self._options.cluster == "slurm":
+            count = self._options.array
+        jobs: list[Job] = []
+        while len(jobs) < count and (job := self._queue.next()):
+            self._queue.waits(job)
+            jobs.append(job)
+        return jobs
 
+    def _submit(self, jobs: dict[str, tuple[Job, int]]) -> None:
+        """Submits jobs: job name -> job and the number of its interruptions."""
+        if not jobs:
+            return
+        for name in jobs:
+            slurm_node.ending_file(self._folder, name).unlink(missing_ok=True)
+        tasks = [slurm_node.task_of(job, self._folder, self._options.requeues, count) for job, count in jobs.values()]
+        numbers = self._scheduler.submit(tasks)
+        for number, (job, count) in zip(numbers, jobs.values(), strict=True):
+            self._running[job.name] = _Submitted(job, number, count)
+        self._write_record()
+        first, last = numbers[0], numbers[-1].rpartition("_")[-1]
+        shown = f"jobs {first} to {last}" if len(numbers) > 1 else f"job {first}"
+        self._queue.say(f"submitted SLURM {shown}; logs in {self._folder}")
 
-_CANCELLED = "its SLURM job was cancelled"
+    def _ending(self, name: str) -> Ending | None:
+        return slurm_node.read(slurm_node.ending_file(self._folder, name))
 
+    def _result(self, name: str) -> Ending | None:
+        """Returns the ending of a job unless it was stopped, after which it may be requeued."""
+        ending = self._ending(name)
+        return None if ending is None or ending.state == "stopped" else ending
 
-def run_on_node(text: str, result: str, stop_file: str) -> None:
-    """Runs an encoded job on a node, and writes its ending as JSON.
+    def _report_endings(self) -> None:
+        """Reports the jobs whose nodes have written a result."""
+        for name in list(self._running):
+            if ending := self._result(name):
+                self._end(name, ending)
 
-    When SLURM sends a signal, before the time limit or at preemption, a run saves its state and ends.
+    def _report_states(self) -> None:
+        """Reports the jobs that have begun, were requeued, or have ended without a result."""
+        self._asked = time.monotonic()
+        if not self._running:
+            return
+        states = self._scheduler.states([each.number for each in self._running.values()])
+        for name, each in list(self._running.items()):
+            state = (states or {}).get(each.number, "")
+            if _has_ended(state):
+                each.ended = each.ended or self._asked
+                if self._asked >= each.ended + self._delay:
+                    self._end_without_result(name, state)
+                continue
+            each.ended = None  # A preempted job may have ended before it waits again.
+            if each.begun != (state == "RUNNING") and state in ("RUNNING", "PENDING"):
+                each.begun = state == "RUNNING"
+                (self._queue.begins if each.begun else self._queue.waits)(each.job)
 
-    Args:
-        text: the encoded job.
-        result: path of the file for the ending.
-        stop_file: path of a file that exists if the job must not start.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Until the run installs its own: KeyboardInterrupt.
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGTERM))
-    job = decode(text)
-    if job.log is not None:
-        redirect_output(job.log)
-    ending = Ending("stopped", reason="a signal") if os.path.exists(stop_file) else job.run()
-    files.write_whole(result, json.dumps(dataclasses.asdict(ending)))
-
-
-def _read(result: Path) -> Ending | None:
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return Ending(**json.loads(result.read_text()))
-    return None
-
-
-def _cancel(job: Any, cluster: str) -> None:
-    """Sends SIGTERM to a job of submitit, so that its run saves its state and ends."""
-    with contextlib.suppress(OSError):
-        if cluster == "local":
-            os.kill(int(job.job_id), signal.SIGTERM)  # `job.cancel` would kill it after a second.
+    def _end_without_result(self, name: str, state: str) -> None:
+        """Reports or submits again a job that has ended with this state of SLURM, and has written no result."""
+        each, ending = self._running[name], self._ending(name)
+        if result := self._result(name):
+            self._end(name, result)
+        elif state == "CANCELLED":
+            self._end(name, Ending("stopped", reason="its SLURM job was cancelled"))
+        elif ending is not None and not slurm_node.is_interrupted(ending):
+            self._end(name, ending)
+        elif ending is None and state not in INTERRUPTED:
+            reason = f"its SLURM job {each.number} ended with the state {state}"
+            self._end(name, Ending("failed", reason=reason, requeues=each.interruptions))
         else:
-            job.cancel(check=False)
+            self._submit_again(each, ending or Ending("stopped", reason="a signal", requeues=each.interruptions))
+
+    def _submit_again(self, each: _Submitted, ending: Ending) -> None:
+        """Submits an interrupted job again, because SLURM has not requeued it."""
+        if ending.requeues >= slurm_node.task_of(each.job, self._folder, self._options.requeues, 0).requeues:
+            self._end(each.job.name, slurm_node.too_often(ending))
+            return
+        self._forget(each.job.name)
+        self._queue.waits(each.job)
+        self._submit({each.job.name: (each.job, ending.requeues + 1)})
+
+    def _end(self, name: str, ending: Ending) -> None:
+        """Reports the end of a job to the queue."""
+        each = self._running[name]
+        if ending.state == "failed":
+            log = each.job.log or slurm_scheduler.log(self._folder, each.number)
+            ending = dataclasses.replace(ending, reason=f"{ending.reason}; see {log}")
+        self._forget(name)
+        self._write_record()
+        self._queue.ended(each.job, ending)
+
+    def _forget(self, name: str) -> None:
+        """Removes a job from those that run, and its files."""
+        each = self._running.pop(name)
+        self._scheduler.clean(each.number)
+        slurm_node.ending_file(self._folder, name).unlink(missing_ok=True)
+
+
+def _has_ended(state: str) -> bool:
+    return state in ENDED
 
 
 def _check_available(cluster: str) -> None:
@@ -211,19 +319,3 @@ def _check_available(cluster: str) -> None:
         raise ConfigError("--engine slurm needs submitit: pip install 'neural_alignment[slurm]'")
     if cluster == "slurm" and shutil.which("srun") is None:
         raise ConfigError("--engine slurm: SLURM is not installed on this machine (srun was not found)")
-
-
-def _parameter(option: str) -> tuple[str, Any]:
-    """Returns the name and value of the submitit parameter that an option `key=value` sets."""
-    key, equals, text = option.partition("=")
-    if key not in OPTIONS:
-        allowed = ", ".join(OPTIONS)
-        raise ConfigError(f"--slurm {option}: the key must be one of {allowed}; found {key!r}{nearest(key, OPTIONS)}")
-    parameter, kind = OPTIONS[key]
-    if not (equals and text):
-        raise ConfigError(f"--slurm {key}=VALUE: the value is missing; found {option!r}")
-    if kind is int and not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10**6):
-        raise ConfigError(f"--slurm {key}: must be an integer from 1 to 1000000; found {text!r}")
-    if key == "cluster" and text not in CLUSTERS:
-        raise ConfigError(f"--slurm cluster: must be slurm or local; found {text!r}{nearest(text, CLUSTERS)}")
-    return parameter, kind(text)
