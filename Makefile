@@ -32,7 +32,7 @@ quickstart: $(VENV)/.cpu
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# Tests of killed processes, and all members of groups of which `make test` runs some: about 7 minutes on 2 cores.
+# Tests of killed processes, and all members of groups of which `make test` runs some: about 15 minutes on 2 cores.
 test-exhaustive: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m exhaustive
 

@@ -355,7 +355,11 @@ def score(
     probes: Annotated[int, typer.Option(min=2, help="Number of Gaussian samples of each score.")] = 100,
     output: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Files to write: PATH.csv and PATH.md. Default: runs/scores/<config>."),
+        typer.Option(
+            metavar="PATH",
+            help="Files to write: PATH.csv and PATH.md. Default: runs/scores/<config>.",
+            callback=_TABLES,
+        ),
     ] = None,
     smoke: Smoke = False,
     imports: Imports = None,

@@ -153,7 +153,7 @@ def texts(function):
 COMMANDS = [command.callback for command in cli.app.registered_commands]
 NO_PATHS = {
     *("overrides", "strategy", "algorithms", "seeds", "engine", "launcher"),
-    *("slurm", "name", "paper", "imports", "tpu"),
+    *("slurm", "name", "paper", "imports", "tpu", "epochs"),
 }
 """Text parameters that are not paths."""
 

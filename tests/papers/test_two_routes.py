@@ -390,7 +390,8 @@ def test_figures_are_grey_and_their_axes_are_named(name, lab):
     # Each column is filled by some row; what rows hold beside is their labels, which one network or profile needs not.
     assert set(product.columns) <= keys
     assert keys - set(product.columns) <= {"profile", "model", "top5", "diverged", "seconds", "noise_variance"}
-    axes = [axis for axis in product.figure.axes if axis.get_label() != "<colorbar>"]
+    axes = [axis for axis in product.figure.axes if axis.get_label() != "<colorbar>" and axis.has_data()]
+    assert axes or name == "two_routes/5b"
     assert all(axis.get_xlabel() or not axis.get_subplotspec().is_last_row() for axis in axes)
     assert all(axis.get_ylabel() or not axis.get_subplotspec().is_first_col() for axis in axes)
 
