@@ -37,6 +37,9 @@ _VALIDATION = "validation"
 _R = "R, which each rule scales differently"
 """Title of the panel with the R of several rules."""
 
+_LARGE_R = 10.0
+"""From this value of |R| on, the axis of R is logarithmic, because the R of rules differ by orders of magnitude."""
+
 _COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """The palette of Okabe and Ito, for people with any colour vision. In grey, line styles tell the lines apart."""
 
@@ -163,7 +166,7 @@ def _heat(axis: Axes, run: Curve, prefix: str, label: str, limits: tuple[float, 
         axis: the axes.
         run: the run.
         prefix: prefix of the columns.
-        label: text beside the colour bar.
+        label: the title, which names the value and its unit.
         limits: smallest and largest value; or a number n for ratios from 2^-n to 2^n in a logarithmic scale.
     """
     from matplotlib.colors import LogNorm, Normalize
@@ -172,7 +175,7 @@ def _heat(axis: Axes, run: Curve, prefix: str, label: str, limits: tuple[float, 
     norm = LogNorm(2.0**-limits, 2.0**limits) if ratio else Normalize(*limits)
     colors = "RdBu_r" if ratio else "cividis"
     image = axis.imshow(run.matrix(prefix), aspect="auto", interpolation="nearest", norm=norm, cmap=colors)
-    bar = axis.figure.colorbar(image, ax=axis, label=label)
+    bar = axis.figure.colorbar(image, ax=axis)
     if ratio:
         powers = range(-int(limits), int(limits) + 1, 1 + int(limits) // 4)
         bar.set_ticks([2.0**power for power in powers], labels=[f"{2.0**power:.3g}" for power in powers])
@@ -182,7 +185,7 @@ def _heat(axis: Axes, run: Curve, prefix: str, label: str, limits: tuple[float, 
     axis.set_xticks(shown, [epochs[place] for place in shown])
     named = range(0, len(run.layers), 1 + (len(run.layers) - 1) // _MOST_LABELS)
     axis.set_yticks(named, [run.layers[place] for place in named], fontsize=7)
-    axis.set(xlabel="epoch")
+    axis.set(xlabel="epoch", title=label)
 
 
 def compare(paths: Sequence[str]) -> Figure:
@@ -222,7 +225,7 @@ def compare(paths: Sequence[str]) -> Figure:
             label = names[folder] if len(group) == 1 else f"{names[folder]}, {len(group)} seeds"
             _draw(axis, group, values, label=label, color=color, linestyle=line)
         _finish(axis, title)
-        if title == _R:
+        if title == _R and np.abs(axis.get_ylim()).max() > _LARGE_R:
             axis.set_yscale("symlog", linthresh=1.0)
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))

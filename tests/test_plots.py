@@ -55,7 +55,7 @@ def panels(figure):
 def test_a_summary_shows_losses_metric_and_every_layer_over_time(tmp_path):
     figure = plots.summary(plots.Curve.read(make_run(tmp_path / "run")))
     found = panels(figure)
-    assert list(found) == ["J", "accuracy", "R"]
+    assert list(found) == ["J", "accuracy", "R", "angle of W to B$^T$ (degrees)", "norm of B over norm of W"]
     epochs = [0, 1, 2]
     assert lines_of(found["J"])["validation"][0] == epochs
     np.testing.assert_allclose(lines_of(found["J"])["validation"][1][1:], [1.0, 2 / 3])
@@ -111,6 +111,14 @@ def test_ten_runs_differ_in_colour_and_line_style(tmp_path):
     paths = [make_run(tmp_path / f"run{number}") for number in range(10)]
     axis = panels(plots.compare(paths))["R, which each rule scales differently"]
     assert len({(line.get_color(), str(line._dash_pattern)) for line in axis.lines}) == 10
+
+
+def test_only_a_large_regulariser_has_a_logarithmic_axis(tmp_path, monkeypatch):
+    paths = [make_run(tmp_path / f"run{number}") for number in range(2)]
+    title = "R, which each rule scales differently"
+    assert panels(plots.compare(paths))[title].get_yscale() == "linear"
+    monkeypatch.setattr(plots, "_LARGE_R", 0.1)
+    assert panels(plots.compare(paths))[title].get_yscale() == "symlog"
 
 
 def test_a_run_that_is_training_is_drawn_up_to_its_last_evaluation(tmp_path):

@@ -141,6 +141,8 @@ def grid(
         for mark in each.marks:
             mark(axis)
         axis.set(**each.axes)
+        if not axis.has_data():
+            _empty(axis)
     for axis, label in zip(axes[:, 0], ylabels, strict=False):
         axis.set(ylabel=label)
     own = [axes[place] for place in legends]
@@ -159,6 +161,13 @@ def grid(
         title = {"title": note, "title_fontsize": "small"} if note and below else {}
         _add_legend(figure, others, loc=legend, **looks, **title)
     return figure
+
+
+def _empty(axis: Axes) -> None:
+    """Leaves only the title of a panel without data, so that no reader looks for lines between 0 and 1."""
+    axis.spines[:].set_visible(False)
+    axis.tick_params(which="both", left=False, bottom=False, labelleft=False, labelbottom=False)
+    axis.set(xlabel="", ylabel="")
 
 
 def _add_legend(owner: Axes | Figure, axes: Sequence[Axes], **options: Any) -> None:

@@ -91,7 +91,9 @@ def test_the_table_has_the_columns_that_were_agreed_on_and_means_over_seeds(tmp_
     assert "| feedback (FA) | 1 | 15 | 10.00 | 50.00 |" in artifact.text
     assert artifact.text.count("not yet run") == 5
     assert grey(artifact.figure)
-    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in artifact.figure.axes)
+    *full, empty = artifact.figure.axes  # These runs have no pseudogradient angles.
+    assert all(axis.has_data() and axis.get_xlabel() and axis.get_ylabel() for axis in full)
+    assert not empty.has_data()
 
 
 def rows_of_results():
@@ -110,7 +112,7 @@ def test_the_table_of_the_results_follows_from_the_file():
     by_rule = {}
     for row in rows_of_results():
         by_rule.setdefault(row["rule"], []).append(100 * float(row["test_top1"]))
-    lines = {line.split("|")[1].strip(): line for line in pages.table_in(ROOT / "README.md", "cifar10/full")}
+    lines = {line.split("|")[1].strip(): line for line in pages.table_in(ROOT / "docs" / "results.md", "cifar10/full")}
     for rule in cifar10.RULES:
         line = lines[cifar10.LOOKS[rule].label]
         values = by_rule.get(rule, ())

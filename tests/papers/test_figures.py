@@ -125,3 +125,12 @@ def test_published_numbers_are_numbers_and_empty_cells_are_missing():
     assert rows["bp"] == {"condition": "bp", "mean": 3.19, "deviation": 0.16}
     assert math.isnan(rows["bp_trw_w"]["deviation"])
     assert published.read("wide_networks/table_9")[0]["train_images"] == 45
+
+
+def test_a_panel_without_data_shows_only_its_title():
+    full = panel(points([4, 8], [1, 2], Style("x")))
+    figure = grid([[full, panel(title="empty: not yet run", xlabel="x")]], (4, 2))
+    full, empty = figure.axes
+    assert all(spine.get_visible() for spine in full.spines.values())
+    assert not any(spine.get_visible() for spine in empty.spines.values())
+    assert (empty.get_title(), empty.get_xlabel()) == ("empty: not yet run", "")

@@ -186,10 +186,8 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "variant",
-    exhaustive_unless(VARIANTS, ("a change of phase and rectified steps",)),
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_way_of_stepping_ends_under_xla_where_it_does_in_a_graph(float64, variant):
     """Every optimizer does in tests/test_optimization.py."""
     agree(RULES["activation"], model={"name": "fc", "hidden": []}, **VARIANTS[variant])

@@ -327,7 +327,7 @@ def states():
     return [*found, [v.numpy() for v in (*whole.variables, *whole.optimizer.variables)]]
 
 
-@pytest.mark.parametrize("at", exhaustive_unless([1, 2, 3, 5], (2, 5)))
+@pytest.mark.parametrize("at", exhaustive_unless([1, 2, 3, 5], (2,)))
 def test_a_resumed_model_continues_exactly(at, states):
     resumed = compiled(network(*RESUMED))
     resumed.optimizer.build(resumed.trainable_variables)

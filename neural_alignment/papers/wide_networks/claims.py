@@ -18,7 +18,7 @@ from neural_alignment.papers.wide_networks.runs import ACTIVATIONS, RULE_NAMES, 
 from neural_alignment.reporting import Artifact, Row, Spread
 
 CHANCE = 10.0
-RERUN = 0.7
+RERUN = 1.0
 """Points by which accuracies of one configuration differ if only the rounding does; see the page."""
 
 LEAST = 3
