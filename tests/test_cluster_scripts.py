@@ -122,9 +122,9 @@ def test_a_requeued_search_finds_its_trial(tmp_path, local_slurm, sbatch):
     (tmp_path / "search.yaml").write_text(SEARCH.format(config=tmp_path / "run.yaml"))
     words = ("search", tmp_path / "search.yaml", "--search-dir", tmp_path / "out", "--engine", "slurm:1")
     number, log = sbatch("search.sbatch", *words, "--slurm", "time=30")
-    awaited(lambda: (tmp_path / "out" / "trials" / "0001" / "metrics.csv").exists() or "rror" in log())
+    awaited(lambda: (tmp_path / "out" / "trials" / "0001" / "metrics.csv").exists() or "\nerror: " in log())
     terminate(number, local_slurm)
-    awaited(lambda: state(number, local_slurm) == "COMPLETED" or "rror" in log())
+    awaited(lambda: state(number, local_slurm) == "COMPLETED" or "\nerror: " in log())
     assert "SLURM jobs that continue: 1; the same command finds them" in log()
     assert "SLURM jobs of an earlier command: found 1" in log()
     assert log().count("submitted SLURM job") == 1
