@@ -39,10 +39,33 @@ COMMANDS = [
 GUIDE = re.findall(r"^neural-alignment (.+)$", (ROOT / "docs" / "first_run.md").read_text(), re.MULTILINE)
 """The commands of the guide's first page, in their order."""
 
+
+def python_block(page: str) -> str:
+    """Returns the first Python example of a page."""
+    return re.search(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[1]
+
+
+RULE = '--set "alignment={rule: shrinking, quartic: 0.5}"'
+OWN_RULE = [
+    f"train quickstart --import my_rules {RULE} --run-dir runs/shrinking --set epochs=2",
+    "evaluate runs/shrinking --import my_rules",
+    "search search.yaml --import my_rules --search-dir runs/search",
+]
+"""Commands with the rule of docs/plugins.md, and a search for its weight."""
+
+SEARCH = """
+config: shrinking.yaml
+trials: 3
+space: {alignment.quartic: {log_uniform: [0.01, 1]}}
+"""
+
+CONFIG = "base: quickstart\nepochs: 1\nalignment: {rule: shrinking, quartic: 0.5}\n"
+
 FILES = [
     *("runs/quickstart/model.keras", "runs/mine/metrics.csv", "runs/smoke/two_routes/resnet18/symmetric/metrics.csv"),
     *("tables/compared.csv", "runs/search/best.yaml", "results/two_routes/table_5.csv"),
     *("results/fa_mechanism/figure_S7.png", "guide/rules.png", "guide/runs/mine/model.keras"),
+    *("rule/runs/shrinking/summary.png", "rule/runs/search/scores.png", "rule/runs/search/best.yaml"),
 ]
 """Files that the commands write."""
 
@@ -88,9 +111,15 @@ def use(programs: Path, folder: Path) -> None:
     where = "import neural_alignment, optimizers; print(neural_alignment.__file__, optimizers.__file__)"
     paths = run(programs / "python", "-c", where, **options).stdout.split()
     assert all(Path(path).is_relative_to(programs.parent) for path in paths), paths
-    guide = folder / "guide"
+    guide, rule = folder / "guide", folder / "rule"
     guide.mkdir()
-    for place, commands in ((folder, COMMANDS), (guide, GUIDE)):
+    rule.mkdir()
+    (folder / "own_model.py").write_text(python_block("README.md"))
+    (rule / "my_rules.py").write_text(python_block("docs/plugins.md"))
+    (rule / "shrinking.yaml").write_text(CONFIG)
+    (rule / "search.yaml").write_text(SEARCH)
+    run(programs / "python", "own_model.py", **options)
+    for place, commands in ((folder, COMMANDS), (guide, GUIDE), (rule, OWN_RULE)):
         for command in commands:
             run(programs / "neural-alignment", *shlex.split(command), **{**options, "cwd": place})
     for file in FILES:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from neural_alignment.alignments import side_pass
 from neural_alignment.alignments.networkwise import Frozen, KeptWeights
 from neural_alignment.alignments.networkwise.graph import kernel_layers
+from neural_alignment.errors import ArgumentError
 from neural_alignment.training.model import AlignedModel
 
 Tensor = tf.Tensor
@@ -33,8 +34,8 @@ class Lockstep:
             of a `MultiOptimizer` without a scheduler.
 
     Raises:
-        ValueError: if the optimizer is another one or skips steps, or if the model is not trained by backpropagation or
-            has a layer that draws random numbers.
+        ArgumentError: if the optimizer is another one or skips steps, or if the model is not trained by backpropagation.
+        ValueError: if a layer draws random numbers.
     """
 
     def __init__(self, model: AlignedModel):
@@ -46,17 +47,13 @@ class Lockstep:
         if getattr(model, "minibatches", 1) > 1:
             found[0] += f" in {model.minibatches} minibatches"
         if found != ["SGD"]:
-            raise ValueError(
-                f"`model` must be trained by plain gradient descent. Received {', '.join(found)}. "
-                "Example: MultiOptimizer([keras.optimizers.SGD(1.0)])."
-            )
+            example = "MultiOptimizer([keras.optimizers.SGD(1.0)])"
+            raise ArgumentError("model", "must be trained by plain gradient descent", ", ".join(found), example)
         aligned = [layer for layer in model.layers if getattr(layer, "alignment", None) is not None]
         if not isinstance(model, AlignedModel) or aligned:
-            which = f"{aligned[0].alignment.rule!r} at {aligned[0].name!r}" if aligned else type(model).__name__
-            raise ValueError(
-                f"`model` must be an AlignedModel trained by backpropagation. Received {which}. "
-                "Example: layers without `alignment`."
-            )
+            which = f"{aligned[0].alignment.rule} at {aligned[0].name}" if aligned else type(model).__name__
+            requirement = "must be an AlignedModel trained by backpropagation"
+            raise ArgumentError("model", requirement, which, "layers without `alignment`")
         self._model = model
         self._optimizer = inner[0]
         self._kept = KeptWeights(name="lockstep")

@@ -117,10 +117,10 @@ def test_the_reference_network_is_updated_by_the_gradients_of_the_trained_one(rn
         assert_close(lockstep.changes()[name], alone.get_layer(name).kernel.numpy() - still.get_layer(name).kernel)
         assert not np.allclose(change, lockstep.changes()[name], rtol=1e-3)
     alone.compile(MultiOptimizer([Momentum(0.5)]), loss=SquaredError(0.1))
-    with pytest.raises(ValueError, match=r"plain gradient descent\. Received Momentum"):
+    with pytest.raises(ValueError, match=r"plain gradient descent\. Received 'Momentum"):
         Lockstep(alone)
     alone.compile(keras.optimizers.SGD(0.5, clipnorm=1.0), loss=SquaredError(0.1))
-    with pytest.raises(ValueError, match=r"plain gradient descent\. Received SGD clipnorm"):
+    with pytest.raises(ValueError, match=r"plain gradient descent\. Received 'SGD clipnorm"):
         Lockstep(alone)
     for options, told in (
         ({"optimizer": keras.optimizers.SGD(0.5, gradient_accumulation_steps=2)}, "SGD gradient_accumulation_steps"),
@@ -131,12 +131,12 @@ def test_the_reference_network_is_updated_by_the_gradients_of_the_trained_one(rn
         ({"optimizer": keras.optimizers.SGD(0.5), "minibatches": 2}, "SGD in 2 minibatches"),
     ):
         alone.compile(**options, loss=SquaredError(0.1))
-        with pytest.raises(ValueError, match=f"plain gradient descent. Received {told}"):
+        with pytest.raises(ValueError, match=f"plain gradient descent. Received '{told}"):
             Lockstep(alone)
-    with pytest.raises(ValueError, match="Received a model that is not compiled"):
+    with pytest.raises(ValueError, match="Received 'a model that is not compiled"):
         Lockstep(AlignedModel(alone.input, alone.output))
     aligned = models.wide_cnn("kmnist", 3, 3, (4, 6, 2), AlignAda())
     aligned = AlignedModel(aligned.input, aligned.output)
     aligned.compile(keras.optimizers.SGD(0.5), loss=SquaredError(0.1))
-    with pytest.raises(ValueError, match=r"trained by backpropagation\. Received 'align_ada' at 'conv1'"):
+    with pytest.raises(ValueError, match=r"trained by backpropagation\. Received 'align_ada at conv1'"):
         Lockstep(aligned)

@@ -104,7 +104,9 @@ def test_a_job_that_slurm_requeues_is_not_submitted_again(memory, tmp_path, trai
     Slurm(1).run(queue := Recorder(tmp_path, [training("a")]))
     assert scheduler.submitted == [["a"]]
     assert queue.endings["a"].requeues == 1
-    assert [event for event, _ in queue.events if event != "says"] == ["waits", "begins", "waits", "begins"]
+    events = [event for event, _ in queue.events if event != "says"]
+    # SLURM may have started the requeued job before it is asked again.
+    assert events in (["waits", "begins"], ["waits", "begins"] * 2)
 
 
 @pytest.mark.parametrize("ending", ["TIMEOUT", "PREEMPTED", "NODE_FAIL", SAVED])
@@ -454,7 +456,9 @@ def test_a_run_is_requeued_before_its_time_limit_and_resumes_as_often_as_allowed
     thread.join()
     assert len(seen) == 2
     assert queue.endings["endless"].reason.startswith("was interrupted 2 times; raise --slurm time")
-    assert [event for event, _ in queue.events if event != "says"] == ["waits", "begins", "waits", "begins"]
+    events = [event for event, _ in queue.events if event != "says"]
+    # SLURM may have started the requeued job before it is asked again.
+    assert events in (["waits", "begins"], ["waits", "begins"] * 2)
     assert status(run)["state"] == "stopped"
 
 
@@ -470,9 +474,12 @@ def endless_comparison(tmp_path, training):
 
     def compare(number, said):
         output = tmp_path / f"output{number}"
-        command = Command(words, {}, tmp_path / f"errors{number}", output=output)
+        # The server from which processes are forked may have started before this SLURM.
+        environment = {"SLURM_CONF": os.environ["SLURM_CONF"]}
+        command = Command(words, environment, tmp_path / f"errors{number}", output=output)
         awaited(lambda: command.ended or (output.exists() and said in output.read_text()))
         awaited(lambda: command.ended or list(tmp_path.glob("runs/**/metrics.csv")))
+        assert not command.ended, command.errors
         os.kill(command.pid, number)
         return command.wait(), command.errors
 

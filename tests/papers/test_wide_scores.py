@@ -1,12 +1,13 @@
 """Tables 3 to 5, Figures 1 and 8: the scores of a small network against a loop of NumPy traces, and the files."""
 
+import csv
 import dataclasses
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ConvReference
+from helpers import ConvReference, for_each, run_command
 from lab import CONFIGS, computed_once, grey
 
 from neural_alignment import config as configuration
@@ -202,3 +203,46 @@ def test_the_settings_are_those_of_the_paper_but_for_their_size(name):
     assert (config.seed, config.batch_size, config.loss.shift) == (99, 100, 0.1)
     layers = 3 if name == "kmnist" else 7
     assert set(runs.SCORED[name].paper) == {(n, m) for n in range(1, layers + 1) for m in printed.WIDTHS}
+
+
+# The command.
+
+
+CONFIG = f"{CONFIGS}/wide_networks/kmnist/normal.yaml"
+
+
+def command(*arguments, network=DIGITS):
+    overrides = [word for each in network for word in ("--set", each)]
+    return ("score", CONFIG, *overrides, "--probes", "10", *arguments)
+
+
+def test_the_command_writes_the_scores_of_each_convolution_at_the_epochs_that_are_named(tmp_path, monkeypatch, capsys):
+    code, output, error = run_command(
+        monkeypatch, capsys, *command("--epochs", "2,1", "--output", str(tmp_path / "new" / "scores"))
+    )
+    assert code == 0, error
+    assert f"written: {tmp_path}/new/scores.csv, {tmp_path}/new/scores.md" in output
+    found = list(csv.DictReader((tmp_path / "new" / "scores.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["layer"]) for row in found] == [(epoch, layer) for epoch in "12" for layer in "123"]
+    arrays = scoring.scored(nothing, loaded(), (1, 2), 10)
+    np.testing.assert_allclose([float(row["score"]) for row in found], arrays["score"].ravel(), rtol=1e-6)
+    means = [f"| {epoch} | {row.mean():.3f} |" for epoch, row in zip((1, 2), arrays["score"], strict=True)]
+    assert all(line in output for line in means)
+
+
+MISTAKES = {
+    "no epoch": (command("--epochs", "0"), "--epochs must be at least 1; found 0"),
+    "no number": (command("--epochs", "first"), "--epochs"),
+    "no width": (command("--set", "model={name: fc, hidden: [5]}", network=DIGITS[:3]), "model.name"),
+    "a rule": (command("--set", "alignment={rule: align_zero}"), "found 'align_zero at conv1'"),
+    "no gradient descent": (command("--set", "optimization.forward={name: adam, learning_rate: 0.01}"), "found 'Adam'"),
+    "no folder": (command("--output", "/proc/none/scores"), "/proc/none"),
+}
+
+
+@for_each("what", MISTAKES)
+def test_a_mistake_in_the_command_is_one_line(monkeypatch, capsys, what):
+    arguments, expected = MISTAKES[what]
+    code, _, error = run_command(monkeypatch, capsys, *arguments)
+    assert (code, len(error.strip().splitlines())) == (2, 1), error
+    assert expected in error

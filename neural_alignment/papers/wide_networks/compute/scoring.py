@@ -8,7 +8,7 @@ import numpy as np
 
 from neural_alignment.analysis.alignment_score import alignment_score, permuted_change
 from neural_alignment.config import Config
-from neural_alignment.errors import InputError
+from neural_alignment.errors import ArgumentError, InputError
 from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.papers.tables import spread, table
 from neural_alignment.reporting import Artifact, Row
@@ -68,8 +68,8 @@ def report(config: Config, moments: Sequence[int], probes: int, tell: Tell) -> A
         raise InputError(f"model.name: must be a network with a width, such as wide_cnn; found {config.model.name}")
     try:
         found = rows(scored(tell, config, sorted(moments), probes), config.model.width, config.seed)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    except ArgumentError as error:
+        raise InputError(error.value) from None
     columns = {"epoch": "epoch", "mean score": lambda own: f"{spread(own, 'score').mean:.3f}"}
     columns["with permuted weights"] = lambda own: f"{spread(own, 'permuted_score').mean:.3f}"
     return Artifact(COLUMNS, found, table(found, ["epoch"], columns))
