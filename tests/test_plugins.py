@@ -55,7 +55,7 @@ def halved(classes, input_shape, alignment, weight_decay):
 class Halved(models.ModelOptions):
     """A network of one halving layer."""
 
-    builder: ClassVar = staticmethod(halved)
+    builder = staticmethod(halved)
 
     name: Literal["halved"]
 

@@ -52,7 +52,7 @@ def single(classes, input_shape, alignment, weight_decay, width):
 class Single(ModelOptions):
     """A network of one hidden layer."""
 
-    builder: ClassVar = staticmethod(single)
+    builder = staticmethod(single)
 
     name: Literal["single"]
     width: PositiveInt

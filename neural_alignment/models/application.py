@@ -142,7 +142,7 @@ def _adapted(layer: Any, weight_decay: float) -> Any:
 class Application(ModelOptions):
     """A network of `keras.applications`, with new weights."""
 
-    builder: ClassVar = staticmethod(application)
+    builder = staticmethod(application)
     size_key: ClassVar[str] = "application"
 
     name: Literal["application"]

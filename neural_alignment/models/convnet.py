@@ -71,7 +71,7 @@ def convnet(
 class ConvNet(ModelOptions):
     """A small convolutional network."""
 
-    builder: ClassVar = staticmethod(convnet)
+    builder = staticmethod(convnet)
     size_key: ClassVar[str] = "filters"
 
     name: Literal["convnet"]

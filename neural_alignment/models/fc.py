@@ -73,7 +73,7 @@ def _initial(stddev: float | None) -> dict[str, Any]:
 class FC(ModelOptions):
     """A fully connected network."""
 
-    builder: ClassVar = staticmethod(fc)
+    builder = staticmethod(fc)
     size_key: ClassVar[str] = "hidden"
 
     name: Literal["fc"]

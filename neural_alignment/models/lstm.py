@@ -54,7 +54,7 @@ def lstm(
 class LSTMClassifier(ModelOptions):
     """LSTM layers over the rows of an image."""
 
-    builder: ClassVar = staticmethod(lstm)
+    builder = staticmethod(lstm)
     size_key: ClassVar[str] = "units"
 
     name: Literal["lstm"]

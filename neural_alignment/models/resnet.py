@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import keras
 from pydantic import PositiveInt
@@ -172,7 +172,7 @@ class _ResNet:
 class ResNet(ModelOptions):
     """A residual network."""
 
-    builder: ClassVar = staticmethod(resnet)
+    builder = staticmethod(resnet)
 
     name: Literal["resnet"]
     depth: Literal[18, 34, 50, 101, 152]

@@ -179,7 +179,7 @@ def published_kernels(shapes: Sequence[tuple[int, ...]], seed: int) -> list[np.n
 class RNN(ModelOptions):
     """A recurrent network with an output at each step, in the NTK parameterization."""
 
-    builder: ClassVar = staticmethod(rnn)
+    builder = staticmethod(rnn)
     size_key: ClassVar[str] = "units"
     targets: ClassVar[str] = "sequences"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 import pydantic
@@ -99,7 +99,7 @@ def vision_transformer(
 class VisionTransformer(ModelOptions):
     """A small vision transformer."""
 
-    builder: ClassVar = staticmethod(vision_transformer)
+    builder = staticmethod(vision_transformer)
 
     name: Literal["vision_transformer"]
     patch: PositiveInt = 4

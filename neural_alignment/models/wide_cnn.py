@@ -81,7 +81,7 @@ def _initializer(parameterization: str) -> Any:
 class WideCNN(ModelOptions):
     """A convolutional network of Boopathy and Fiete 2022, of any width."""
 
-    builder: ClassVar = staticmethod(wide_cnn)
+    builder = staticmethod(wide_cnn)
     uses_batch_statistics: ClassVar[bool] = True
 
     name: Literal["wide_cnn"]

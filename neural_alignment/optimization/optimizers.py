@@ -7,7 +7,7 @@ configuration is the class name in lower case.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Union
+from typing import Annotated, Literal, Union
 
 import keras
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -20,7 +20,7 @@ from neural_alignment.optimization.base import Fraction, OptimizerOptions
 class SGDOptions(OptimizerOptions):
     """Gradient descent of Keras. With momentum it accumulates learning rate * gradient."""
 
-    optimizer: ClassVar = keras.optimizers.SGD
+    optimizer = keras.optimizers.SGD
 
     name: Literal["sgd"]
     momentum: Fraction = 0.0
@@ -30,7 +30,7 @@ class SGDOptions(OptimizerOptions):
 class MomentumOptions(OptimizerOptions):
     """Momentum of TensorFlow 1: the step is the current learning rate * the accumulated gradient."""
 
-    optimizer: ClassVar = optimizers.Momentum
+    optimizer = optimizers.Momentum
 
     name: Literal["momentum"]
     momentum: Fraction = 0.9
@@ -40,7 +40,7 @@ class MomentumOptions(OptimizerOptions):
 class AdamOptions(OptimizerOptions):
     """Adam, with the epsilon of TensorFlow 1."""
 
-    optimizer: ClassVar = optimizers.Adam
+    optimizer = optimizers.Adam
 
     name: Literal["adam"]
     beta_1: Fraction = 0.9
@@ -51,7 +51,7 @@ class AdamOptions(OptimizerOptions):
 class RMSpropOptions(OptimizerOptions):
     """RMSprop."""
 
-    optimizer: ClassVar = keras.optimizers.RMSprop
+    optimizer = keras.optimizers.RMSprop
 
     name: Literal["rmsprop"]
     rho: Fraction = 0.9
@@ -63,7 +63,7 @@ class RMSpropOptions(OptimizerOptions):
 class AdagradOptions(OptimizerOptions):
     """Adagrad."""
 
-    optimizer: ClassVar = keras.optimizers.Adagrad
+    optimizer = keras.optimizers.Adagrad
 
     name: Literal["adagrad"]
     initial_accumulator_value: NonNegativeFloat = 0.1
@@ -73,7 +73,7 @@ class AdagradOptions(OptimizerOptions):
 class RAdamOptions(OptimizerOptions):
     """Rectified Adam, with the epsilon of the published code."""
 
-    optimizer: ClassVar = optimizers.RAdam
+    optimizer = optimizers.RAdam
 
     name: Literal["radam"]
     beta_1: Fraction = 0.9
@@ -84,7 +84,7 @@ class RAdamOptions(OptimizerOptions):
 class SWATSOptions(OptimizerOptions):
     """Adam that switches to gradient descent, for each variable separately. Then the learning rate has no effect."""
 
-    optimizer: ClassVar = optimizers.SWATS
+    optimizer = optimizers.SWATS
 
     name: Literal["swats"]
     beta_1: Fraction = 0.9
