@@ -178,11 +178,12 @@ class EngineOptions:
 
 def _with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     """Turns each parameter of a command that is a dataclass into one command-line option per field."""
-    hints = typing.get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    # `typing.get_type_hints` of Python 3.10 would hide the annotation of a parameter with the default None.
+    given = inspect.signature(command, eval_str=True).parameters
+    groups = {name: each.annotation for name, each in given.items() if dataclasses.is_dataclass(each.annotation)}
     parameters = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        fields = [parameter.replace(annotation=hints[name])]
+    for name, parameter in given.items():
+        fields = [parameter]
         if name in groups:
             types = typing.get_type_hints(groups[name], include_extras=True)
             fields = [

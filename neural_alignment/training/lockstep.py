@@ -34,7 +34,7 @@ class Lockstep:
             of a `MultiOptimizer` without a scheduler.
 
     Raises:
-        ArgumentError: if the optimizer is another one or skips steps, or if the model does not learn by backpropagation.
+        ArgumentError: if the optimizer is another one or skips steps, or if a layer has an alignment.
         ValueError: if a layer draws random numbers.
     """
 
