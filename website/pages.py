@@ -264,7 +264,7 @@ class Site:
 
 
 def _purpose(path: Path) -> str:
-    """Returns the first line of a configuration, which says what it is for; empty for other files."""
+    """Returns the first line of a configuration, which states its purpose; empty for other files."""
     first = path.read_text(encoding="utf-8").partition("\n")[0] if path.suffix == ".yaml" else ""
     return f": {first.removeprefix('# ')}" if first.startswith("# ") else ""
 

@@ -159,7 +159,7 @@ def _submodules(package: str) -> list[str]:
 
 
 def _statements(module: str) -> list[ast.stmt]:
-    """Returns the statements of a module, and those under `if TYPE_CHECKING`, which name what is imported later."""
+    """Returns the statements of a module, and those under `if TYPE_CHECKING`, which name later imports."""
     body = _tree(module).body
     return [*body, *(inner for node in body if isinstance(node, ast.If) for inner in node.body)]
 

@@ -104,7 +104,7 @@ def _scatter(rows: Sequence[Row], **axes: Any) -> Panel:
 
 
 BARS = "mean and standard error over seeds"
-"""What the points and bars of accuracies are."""
+"""The meaning of points and bars in figures of accuracy."""
 
 
 def _accuracy_panel(

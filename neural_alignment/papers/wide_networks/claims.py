@@ -69,7 +69,12 @@ def best(name: str) -> ByCase:
 
 
 def subsets(images: int, relative: bool) -> ByCase:
-    """Returns accuracies of Align-ada less those of backpropagation on each subset, relative to what it has learned."""
+    """Returns accuracies of Align-ada less those of backpropagation on each subset.
+
+    Args:
+        images: number of training images.
+        relative: whether to divide by the accuracy of backpropagation above chance.
+    """
     rules = (by_width("table_9_subsets", seed="subset", rule=r, train_images=images) for r in ("align_ada", "normal"))
     return contrast(*rules, (lambda a, b: (a - b) / (b - CHANCE)) if relative else operator.sub)
 
