@@ -30,6 +30,24 @@ logging: {tensorboard: false}
 """
 """A configuration that trains in a second."""
 
+RUN_ON_REPLICAS = """
+epochs: 2
+batch_size: 256
+max_steps: 12
+data: {source: digits}
+model: {name: convnet, filters: [4]}
+alignment: {rule: weight_mirror, amp: 1.0e-2, decay: 1.0e-2, input: {noise: normal, batch_center: true}}
+optimization:
+  forward: {name: momentum, learning_rate: 0.02}
+  backward: {name: adam, learning_rate: 2.0e-3}
+  alternation: 1
+evaluation: {batch_size: 56}
+logging: {tensorboard: false}
+checkpoints: {every_steps: 5}
+runtime: {synchronize_batch_norm: true}
+"""
+"""A configuration of which several replicas and one must train the same weights."""
+
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 3e-2, "finite difference": 1e-6}
 """Largest allowed error, relative to the largest expected entry."""
 

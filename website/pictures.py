@@ -24,7 +24,7 @@ STYLE = {
     "rule": f'stroke="{RULE}" stroke-width="2.5" stroke-dasharray="7 4"',
     "pale": f'stroke="{PALE}" stroke-width="2" stroke-dasharray="2 4"',
 }
-"""Kind of a line -> its look. The kinds differ in width and dashes, so they can be told apart without colour."""
+"""Kind of a line -> its look. The kinds differ in width and dashes as well as in colour."""
 
 COLOURS = {"forward": FORWARD, "error": ERROR, "rule": RULE, "pale": PALE}
 
@@ -168,31 +168,37 @@ def feedback() -> Drawing:
     return picture
 
 
-def sign_symmetry() -> Drawing:
-    """B has the signs of W."""
-    picture = layer("Sign symmetry: the backward weights are the signs of the forward weights.", "sign(W)^T")
+def signs(description: str, kernel: str, sizes: str) -> Drawing:
+    """Returns the picture of a layer whose B has the signs of W.
+
+    Args:
+        description: one sentence about the rule.
+        kernel: the formula of the backward weights.
+        sizes: where the sizes of their entries come from.
+    """
+    picture = layer(description, kernel)
     picture.line("rule", (180, 78), (180, 216))
     picture.text(190, 140, "signs of W at every step,", "rule", "start", 14)
-    picture.text(190, 158, "all entries of equal size", "rule", "start", 14)
+    picture.text(190, 158, sizes, "rule", "start", 14)
     return picture
+
+
+def sign_symmetry() -> Drawing:
+    """B has the signs of W."""
+    description = "Sign symmetry: the backward weights are the signs of the forward weights."
+    return signs(description, "sign(W)^T", "all entries of equal size")
 
 
 def frsf() -> Drawing:
     """B has the signs of W and fixed sizes."""
-    picture = layer("Fixed random magnitudes: signs of W, sizes of the initial B.", "sign(W)^T|M|")
-    picture.line("rule", (180, 78), (180, 216))
-    picture.text(190, 140, "signs of W at every step,", "rule", "start", 14)
-    picture.text(190, 158, "sizes |M| drawn once", "rule", "start", 14)
-    return picture
+    description = "Fixed random magnitudes: signs of W, sizes of the initial B."
+    return signs(description, "sign(W)^T|M|", "sizes |M| drawn once")
 
 
 def brsf() -> Drawing:
     """B has the signs of W and new sizes at every step."""
-    picture = layer("Redrawn magnitudes: signs of W, sizes drawn anew at every step.", "sign(W)^T|M|")
-    picture.line("rule", (180, 78), (180, 216))
-    picture.text(190, 140, "signs of W at every step,", "rule", "start", 14)
-    picture.text(190, 158, "sizes |M| drawn at every step", "rule", "start", 14)
-    return picture
+    description = "Redrawn magnitudes: signs of W, sizes drawn anew at every step."
+    return signs(description, "sign(W)^T|M|", "sizes |M| drawn at every step")
 
 
 def weight_mirror() -> Drawing:

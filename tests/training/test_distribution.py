@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, distance, exhaustive_unless
+from helpers import RUN_ON_REPLICAS as CONFIG
 from processes import Command
 
 from neural_alignment import config as configuration
@@ -253,24 +254,6 @@ def test_every_example_has_its_own_noise_where_replicas_differ_in_size(float64, 
 
 
 # From the configuration to the devices.
-
-
-CONFIG = """
-epochs: 2
-batch_size: 256
-max_steps: 12
-data: {source: digits}
-model: {name: convnet, filters: [4]}
-alignment: {rule: weight_mirror, amp: 1.0e-2, decay: 1.0e-2, input: {noise: normal, batch_center: true}}
-optimization:
-  forward: {name: momentum, learning_rate: 0.02}
-  backward: {name: adam, learning_rate: 2.0e-3}
-  alternation: 1
-evaluation: {batch_size: 56}
-logging: {tensorboard: false}
-checkpoints: {every_steps: 5}
-runtime: {synchronize_batch_norm: true}
-"""
 
 
 def run_of(folder, *overrides, resume=False):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import RUN_ON_REPLICAS
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import InputError
@@ -79,22 +80,7 @@ def test_wrong_variables_are_one_line(changes, said):
     assert "\n" not in str(error.value)
 
 
-CONFIG = """
-epochs: 2
-batch_size: 256
-max_steps: 12
-data: {source: digits}
-model: {name: convnet, filters: [4]}
-alignment: {rule: weight_mirror, amp: 1.0e-2, decay: 1.0e-2, input: {noise: normal, batch_center: true}}
-optimization:
-  forward: {name: momentum, learning_rate: 0.02}
-  backward: {name: adam, learning_rate: 2.0e-3}
-  alternation: 1
-evaluation: {batch_size: 56}
-logging: {tensorboard: false}
-checkpoints: {every_steps: 5}
-runtime: {synchronize_batch_norm: true, precision: float64}
-"""
+CONFIG = RUN_ON_REPLICAS.replace("runtime: {", "runtime: {precision: float64, ")
 
 PROGRAM = """
 import os, signal, sys
