@@ -1,4 +1,4 @@
-"""Runs all or the named benchmarks and writes RESULTS.md from their raw samples.
+"""Runs all or the named benchmarks and writes RESULTS.md and the step times of docs/results.md from their raw samples.
 
     make bench                                   all benchmarks at full size
     python -m benchmarks.run step_time --check   one benchmark; exits with 1 and lists the values that miss their limits
@@ -22,7 +22,9 @@ from pathlib import Path
 
 from benchmarks.common import RESULTS, ROOT, Benchmark, Check, Report, Samples, UnavailableError, facts
 from neural_alignment.errors import nearest
+from neural_alignment.papers.pages import replace_table
 
+PAGE = ROOT / "docs" / "results.md"
 SMALL_RESULTS = ROOT / "runs" / "benchmarks-small" / "results"
 NAMES = (
     *("step_time", "examples", "networks", "moments", "peer", "memory", "input_pipeline", "first_step", "growth"),
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reports = {name: _report(load(name), results, options.small) for name in NAMES}
     text = document(reports, results, options.small)
     (results.parent / "RESULTS.md").write_text(text, encoding="utf-8")
+    if results == RESULTS:
+        replace_table(PAGE, step_times(reports), "benchmarks/step_time")
     print(text)
     missed = [str(check) for name in names for check in reports[name].checks if not check.held]
     missed += [f"{name}: no values" for name in names if not reports[name].checks]
@@ -136,6 +140,14 @@ def document(reports: dict[str, Report], results: Path, small: bool) -> str:
     for name, report in reports.items():
         lines += ["", f"## {load(name).title}", "", *_conditions(Samples(results, name)), report.text]
     return "\n".join(lines) + "\n"
+
+
+def step_times(reports: dict[str, Report]) -> list[str]:
+    """Returns the part of `docs/results.md` with the step time of the rules on the first network."""
+    parts = reports["step_time"].text.split("\n\n")
+    first = next(number for number, part in enumerate(parts) if part.startswith("**"))
+    conditions = _conditions(Samples(RESULTS, "step_time"))[:1]
+    return "\n\n".join([*conditions, *parts[first : first + 2]]).splitlines()
 
 
 def _conditions(samples: Samples) -> list[str]:

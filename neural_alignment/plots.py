@@ -127,10 +127,10 @@ def summary(run: Curve) -> Figure:
     rows = 3 if run.layers else 1
     heights = [2.6] + [max(1.8, 0.6 + 0.16 * min(len(run.layers), _MOST_LABELS))] * (rows - 1)
     figure = new_figure(9, sum(heights))
-    grid = figure.add_gridspec(rows, 3, height_ratios=heights)
-    top = [figure.add_subplot(grid[0, place]) for place in range(3)]
-    epochs = run.column("epoch")
-    for axis, (title, names) in zip(top, _quantities(run.criterion).items(), strict=True):
+    panels, epochs = _quantities(run.criterion), run.column("epoch")
+    grid = figure.add_gridspec(rows, len(panels), height_ratios=heights)
+    for place, (title, names) in enumerate(panels.items()):
+        axis = figure.add_subplot(grid[0, place])
         for (name, label), line in zip(names.items(), ("-", "--"), strict=False):
             values = run.column(name)
             if not np.isnan(values).all():
@@ -148,7 +148,7 @@ def summary(run: Curve) -> Figure:
 
 
 def _quantities(criterion: Criterion) -> dict[str, dict[str, str]]:
-    """Returns title of a panel -> column -> label."""
+    """Returns title of a panel -> column -> label; J has one panel if it is the metric as well."""
     losses = {"J": _VALIDATION, "train_J": "training"}
     metric = {criterion.column: _VALIDATION, f"train_{criterion.column}": "training"}
     return {"J": losses, criterion.name: metric, "R": {"R": "training"}}
@@ -210,9 +210,12 @@ def compare(paths: Sequence[str]) -> Figure:
         if other.criterion != first.criterion:
             found = f"{other.criterion.name}, that of {first.path} by {first.criterion.name}"
             raise RunError(f"{other.path}: is judged by {found}; draw runs with one metric")
+    name, split, column = first.criterion.name, _VALIDATION, first.criterion.column
+    if column == "J":  # It has a panel already.
+        split, column = "training", "train_J"
     quantities = [
         (f"J, {_VALIDATION}", lambda run: run.column("J")),
-        (f"{first.criterion.name}, {_VALIDATION}", lambda run: run.column(first.criterion.column)),
+        (f"{name}, {split}", lambda run: run.column(column)),
         (_R, lambda run: run.column("R")),
         ("mean angle of W to B$^T$ (degrees)", Curve.mean_angle),
     ]

@@ -141,8 +141,11 @@ def write(artifact: Artifact, path: str) -> list[str]:
 
     Args:
         artifact: the content.
-        path: path of the files without their extension; may be on a remote file system, such as gs://.
+        path: path of the files without their extension; may be on a remote file system, such as gs://. Missing folders
+            are created.
     """
+    if folder := path.rpartition("/")[0]:
+        tf.io.gfile.makedirs(folder)
     contents: dict[str, str | bytes] = {"csv": csv_text(artifact.columns, artifact.rows)}
     if artifact.text:
         contents["md"] = artifact.text + "\n"

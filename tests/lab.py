@@ -2,12 +2,11 @@
 
 import csv
 import functools
-import io
 import json
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from neural_alignment import config as configuration
 from neural_alignment.papers.two_routes import figures
@@ -39,10 +38,11 @@ def computed_once(compute):
 
 def grey(figure):
     """Whether a figure is drawn without colour."""
-    content = io.BytesIO()
     figure.set_layout_engine("none")  # Colours do not depend on the layout or the resolution, but the time does.
-    figure.savefig(content, format="png", dpi=50)
-    pixels = tf.io.decode_png(content.getvalue(), channels=3).numpy()
+    figure.set_dpi(50)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     return np.ptp(pixels, axis=-1).max() <= 3 and np.ptp(pixels) > 200
 
 

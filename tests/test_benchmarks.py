@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import assert_close, assert_differs, exhaustive_unless
+from page_tables import table_in
 
 from benchmarks import (
     common,
@@ -514,3 +516,18 @@ def test_every_module_with_a_benchmark_is_run():
     modules = {path.stem for path in Path(run.__file__).parent.glob("*.py")} - {"peer_torch"}  # Needs torch.
     found = {name for name in modules if hasattr(importlib.import_module(f"benchmarks.{name}"), "BENCHMARK")}
     assert found == set(run.NAMES)
+
+
+def test_the_step_times_on_pages_are_those_of_the_results():
+    """`make bench` writes those of `docs/results.md`; the sentence of the README is changed by hand."""
+    table = table_in(run.PAGE, "benchmarks/step_time")
+    results = (common.ROOT / "benchmarks" / "RESULTS.md").read_text().splitlines()
+    assert [line for line in table if line not in results] == []
+    ratios = {line.split("|")[1].strip(): float(line.split("|")[2]) for line in table if re.match(r"\| .* \| \d", line)}
+    assert {"feedback", "symmetric", "information"} <= {*ratios}
+    readme = " ".join((common.ROOT / "README.md").read_text().split())
+    for rule, said in (
+        ("symmetric", "A step of symmetric alignment takes {:.2f} times as long as one of backpropagation"),
+        ("information", "a step of information alignment {:.1f} times"),
+    ):
+        assert said.format(ratios[rule]) in readme

@@ -79,6 +79,16 @@ def test_a_summary_of_backpropagation_has_no_layers(tmp_path):
     assert not any(axis.images for axis in figure.axes)
 
 
+def test_j_has_one_panel_where_it_judges_the_run(tmp_path):
+    figure = plots.summary(plots.Curve.read(make_run(tmp_path / "run", config="wide_networks/add_task")))
+    found = panels(figure)
+    assert list(found) == ["J", "R", "angle of W to B$^T$ (degrees)", "norm of B over norm of W"]
+    np.testing.assert_allclose(lines_of(found["J"])["training"][1][1:], [1.5, 1.0])
+    found = panels(plots.compare([str(tmp_path / "run")]))
+    assert [*found][:2] == ["J, validation", "J, training"]
+    np.testing.assert_allclose(lines_of(found["J, training"])["run"][1], [1.5, 1.0])
+
+
 def test_of_many_layers_some_are_named(tmp_path):
     names = [f"layer{number}" for number in range(100)]
     figure = plots.summary(plots.Curve.read(make_run(tmp_path / "run", layers=names)))

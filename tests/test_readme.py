@@ -1,9 +1,6 @@
-"""Every code block of the README and of the guide runs."""
+"""Every block of Python and YAML in the README and in the guide runs; `test_commands.py` runs the commands."""
 
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -11,7 +8,6 @@ import pytest
 import yaml
 from helpers import exhaustive_unless
 
-from neural_alignment import cli
 from neural_alignment import config as configuration
 
 ROOT = Path(__file__).parent.parent
@@ -63,49 +59,6 @@ def test_the_network_of_rahmansetayesh_is_that_of_its_configuration():
     file = configuration.load(ROOT / "configs" / "fa_mechanism" / "bp_trw_wb.yaml", ["data.replace_labels=0.5"])
     for part in ("epochs", "batch_size", "data", "model", "loss", "alignment", "optimization"):
         assert getattr(config, part) == getattr(file, part), part
-
-
-def commands():
-    return [line for text in blocks("bash") for line in text.splitlines() if line.strip()]
-
-
-def run_cli(monkeypatch, words):
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code, words
-
-
-@pytest.mark.exhaustive
-def test_commands_of_the_package(monkeypatch, tmp_path):
-    """Runs them in their order, with two steps of training."""
-    monkeypatch.chdir(tmp_path)
-    ours = [shlex.split(line) for line in commands() if line.startswith("neural-alignment ")]
-    assert [words[1] for words in ours] == [
-        "train",
-        "evaluate",
-        "describe",
-        "configs",
-        "table",
-        "plot",
-        "train",
-        "train",
-    ]
-    for words in ours:
-        run_cli(monkeypatch, [*words, *(["--smoke"] if words[1] == "train" else [])])
-    assert (tmp_path / "runs" / "first" / "model.keras").exists()
-
-
-def test_other_commands_exist():
-    """`make` and `pip` are not run inside the tests that they run: their targets and extras are looked up."""
-    others = [shlex.split(line) for line in commands() if not line.startswith("neural-alignment ")]
-    for words in others:
-        if words[0] == "make":
-            dry = subprocess.run(["make", "--dry-run", words[1]], cwd=ROOT, capture_output=True, text=True, check=False)
-            assert dry.returncode == 0, dry.stderr
-        else:
-            assert words[:2] == ["pip", "install"]
-            assert re.search(rf'"{words[2].strip(".[]")}": \[', (ROOT / "setup.py").read_text())
 
 
 def test_named_files_exist():

@@ -24,10 +24,10 @@ def test_the_texts_of_figures_and_tables_are_written(tmp_path):
     table = Artifact(["a"], [{"a": 1}], "| a |")
     assert write(table, str(tmp_path / "table_1")) == [f"{tmp_path}/table_1.{ending}" for ending in ("csv", "md")]
     figure = new_figure(2, 2)
-    names = write(Artifact(["a"], [{"a": 1}], "one seed", figure), str(tmp_path / "figure_1"))
-    assert names == [f"{tmp_path}/figure_1.{ending}" for ending in ("csv", "md", "png")]
-    assert (tmp_path / "figure_1.md").read_text() == "one seed\n"
-    assert (tmp_path / "figure_1.png").read_bytes().startswith(b"\x89PNG")
+    names = write(Artifact(["a"], [{"a": 1}], "one seed", figure), str(tmp_path / "new" / "figure_1"))
+    assert names == [f"{tmp_path}/new/figure_1.{ending}" for ending in ("csv", "md", "png")]
+    assert (tmp_path / "new" / "figure_1.md").read_text() == "one seed\n"
+    assert (tmp_path / "new" / "figure_1.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_markdown_keeps_its_columns():

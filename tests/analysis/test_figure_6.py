@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import shutil
 
 import keras
 import numpy as np
@@ -343,3 +345,28 @@ def test_inconsistent_inputs_are_one_line_errors(finished, recordings, dataset, 
         fit_rows({}, recordings)
     with pytest.raises(DataError, match=r"more training images than the 300 components"):
         fit_rows({"Feedback": finished}, recordings, settings=FitSettings(components=300))
+
+
+@pytest.mark.exhaustive
+def test_the_examples_of_the_page_run(rng, tmp_path, monkeypatch):
+    """With runs of two steps and random recordings; the last example needs Brain-Score and its data."""
+    root = pathlib.Path(__file__).parents[2]
+    monkeypatch.chdir(tmp_path)
+    for name in ("two_routes/resnet18/backprop", "two_routes/resnet18/symmetric"):
+        plan = configuration.load(root / "configs" / f"{name}.yaml", ["model.width=2"], smoke=True)
+        run.train(plan, f"runs/{name}")
+    shutil.copy("runs/two_routes/resnet18/symmetric/model.keras", "model.keras")
+    images = rng.integers(0, 256, (80, 8, 8, 1), np.uint8)
+    labels = {"categories": np.arange(80) % 4, "areas": np.array(["V4", "IT"] * 3)}
+    np.savez("images.npz", images=images)
+    np.savez("recordings.npz", responses=rng.normal(size=(80, 6)), images=images, **labels)
+    text = (root / "docs" / "neural_fit.md").read_text()
+    *examples, last = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "brainscore" in last
+    names = {}
+    for example in examples:
+        exec(compile(example, "docs/neural_fit.md", "exec"), names)
+    assert {row["network"] for row in names["figure"].rows} >= {"Backprop.", "Symmetric"}
+    assert pathlib.Path("results", "two_routes", "figure_6.png").exists()
+    assert names["pooled"].shape == (80, 16)
+    assert names["validation"].shape[1] == 16  # of digits, the last group has one pixel

@@ -7,7 +7,7 @@ import signal
 import threading
 
 import pytest
-from helpers import run_command
+from helpers import exhaustive_unless, run_command
 from processes import Command
 
 from neural_alignment.errors import RunError, Stopped
@@ -66,12 +66,14 @@ def models(tmp_path):
     return {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("model.keras")}
 
 
-def test_a_plan_is_trained_once_in_processes_and_reported(tmp_path, configs):
+@pytest.mark.parametrize("count", exhaustive_unless((1, 2), (1,)))
+def test_a_plan_is_trained_once_and_reported(tmp_path, configs, count):
+    """In this process, or in two others."""
     recorded = Recorded()
     wild = cell("wild", "optimization.forward.learning_rate=1e30")
     cells = [cell("backprop", seeds=(0, 1)), wild, cell("backprop")]
-    estimates = train(cells, tmp_path, configs, count=2, recorded=recorded)
-    assert recorded.lines[0] == "3 of 3 runs to train, 2 at a time"
+    estimates = train(cells, tmp_path, configs, count, recorded)
+    assert recorded.lines[0] == f"3 of 3 runs to train, {count} at a time"
     ended = {line.split(": ")[1].split("  ")[0]: line for line in recorded.lines[1:]}
     assert set(ended) == {"fc/backprop/seed0", "fc/backprop/seed1", "fc/wild/seed0"}
     assert "diverged" in ended["fc/wild/seed0"]
