@@ -130,6 +130,10 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     return model._loss_tracker
 
 
+LossOfFunction: Any = keras.losses.MeanSquaredError.__base__
+"""The class of the losses that Keras makes of functions, which gives targets and outputs the same rank."""
+
+
 def loss_weight(model: keras.Model) -> float:
     """Returns the factor of the loss in a compiled model with one output, the argument `loss_weights` of `compile`."""
     weights = None if model._compile_loss is None else model._compile_loss._user_loss_weights

@@ -88,6 +88,17 @@ def test_the_weight_of_the_loss_multiplies_it(given, factor):
     assert losses[1] == pytest.approx(factor * losses[0])
 
 
+def test_a_loss_of_a_function_gives_targets_the_rank_of_outputs():
+    def difference(y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+    y_true, y_pred = np.array([1.0, 2.0, 4.0]), np.array([[2.0], [0.0], [4.0]])
+    loss = internals.LossOfFunction(difference, name="difference")
+    assert isinstance(loss, keras.losses.Loss)
+    assert float(loss(y_true, y_pred)) == 1.0
+    assert float(keras.ops.mean(difference(y_true, y_pred))) != 1.0
+
+
 def test_the_stored_value_keeps_its_dtype_in_half_precision():
     seen = []
 

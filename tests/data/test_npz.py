@@ -73,6 +73,18 @@ def test_the_arrays_are_standardised_per_channel(arrays, write):
     np.testing.assert_array_equal(labels, arrays["y_train"][places])
 
 
+def test_images_in_any_unit_are_standardised_and_constant_channels_are_only_centred(rng, arrays, write):
+    images = rng.normal(size=(EXAMPLES, 5, 6, 5)).astype(np.float32) * 1e-9
+    images[..., 1], images[..., 2], images[..., 3] = 0.0, 0.1e-9, 1e6
+    labels = arrays["y_train"]
+    dataset = load(write(x_train=images, y_train=labels, x_validation=images, y_validation=labels))
+    deviation = np.array([images[..., 0].std(), 1, 1, 1, images[..., 4].std()])
+    np.testing.assert_allclose(dataset.scale, deviation, rtol=1e-5)
+    scaled, _ = everything(dataset.validation())
+    np.testing.assert_allclose(scaled[..., [0, 4]].std(axis=(0, 1, 2)), 1.0, rtol=1e-4)
+    assert not scaled[..., 1].any()
+
+
 def test_bytes_are_scaled_and_floats_are_not_changed(arrays, write):
     plain = {"standardize": False, "shuffle": False}
     images, _ = epoch(load(write(**arrays), **plain))
