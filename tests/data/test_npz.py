@@ -10,7 +10,7 @@ import pytest
 from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.errors import DataError
-from neural_alignment.training import setup
+from neural_alignment.training import run, setup
 
 EXAMPLES = 40
 
@@ -136,6 +136,21 @@ def test_a_run_augments_and_replaces_labels_and_resumes_like_other_sources(array
     facts = setup.data_facts(config)
     for name in ("input_shape", "classes", "train_examples", "validation_examples"):
         assert getattr(facts, name) == getattr(dataset, name)
+
+
+def test_a_run_is_evaluated_and_resumed_after_its_file_was_moved(arrays, write, tmp_path):
+    plan = {"model": {"name": "fc", "hidden": [4]}, "optimization": {"forward": {"name": "sgd", "learning_rate": 0.1}}}
+    plan |= {"epochs": 1, "batch_size": 8, "data": {"source": "npz", "file": write(**arrays)}, "max_steps": 1}
+    plan |= {"logging": {"tensorboard": False}, "evaluation": {"probe_examples": 0}}
+    result = run.train(configuration.parse(plan), tmp_path / "run")
+    moved = plan["data"] | {"file": str(tmp_path / "moved.npz")}
+    os.rename(plan["data"]["file"], moved["file"])
+    assert run.train(configuration.parse(plan | {"data": moved}), tmp_path / "run", resume=True).path == result.path
+    with pytest.raises(DataError, match="no such file"):
+        run.evaluate(tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(plan["data"]["file"], moved["file"]))
+    assert run.evaluate(tmp_path / "run")["J"] == pytest.approx(result.metrics["J"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
