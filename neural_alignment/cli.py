@@ -6,7 +6,6 @@ only when they need it, so that `--help` is fast.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import glob
@@ -233,7 +232,6 @@ def train(
     """Train one run from a YAML file."""
     _start(imports)
     from neural_alignment import config as configuration
-    from neural_alignment import plots
     from neural_alignment.training import callbacks, distribution, files, run
     from neural_alignment.training.run_directory import RunDirectory
 
@@ -253,11 +251,23 @@ def train(
         result = run.train(settings, directory(), resume, force, progress, resume_from)
     except Diverged:
         if distribution.is_chief(settings.runtime):
-            with contextlib.suppress(InputError):  # There is nothing to draw before the first evaluation.
-                plots.write([directory()])
+            _summary(directory())
         raise
     if distribution.is_chief(settings.runtime):
-        _print_result(result, plots.write([result.path]), settings.loss.criterion)
+        _print_result(result, _summary(result.path), settings.loss.criterion)
+
+
+def _summary(path: str) -> str:
+    """Draws the summary of a run. Returns its path, or why there is none, which must not hide how the run has ended."""
+    from neural_alignment import plots
+
+    try:
+        return plots.write([path])
+    except Exception as error:
+        message = str(error) if isinstance(error, InputError) else _system_message(error)
+        if message is None:
+            raise
+        return f"not drawn: {message}"
 
 
 @app.command(epilog=_examples("evaluate runs/quickstart"))
@@ -297,9 +307,10 @@ def plot(
             callback=_PICTURE,
         ),
     ] = None,
+    imports: Imports = None,
 ) -> None:
     """Draw a run, or several runs in one picture with their seeds as bands; they may still be training."""
-    _start(None)
+    _start(imports)
     from neural_alignment import plots
 
     terminal.line(f"written: {plots.write(runs, output)}")
@@ -517,10 +528,10 @@ def _search_file(name: str) -> str:
 
     A run may have the name of a search without `search/`, such as `lab/two_routes/symmetric`; the search is meant.
     """
-    if os.path.exists(name):
+    if shipped.exists(name):
         return name
     found = (shipped.find(each) for each in (f"search/{name}", name))
-    return next((path for path in found if os.path.exists(path)), name)
+    return next((path for path in found if shipped.exists(path)), name)
 
 
 def _listed(option: str, text: str, example: str) -> list[str]:
@@ -764,7 +775,7 @@ def main() -> None:
     try:
         if app(sys.argv[1:] or ["--help"], standalone_mode=False) != INTERRUPTED:
             sys.exit(0)
-        _exit("stopped; continue with --resume", 1)
+        _exit(_stopped(), 1)
     except InputError as error:
         _exit(f"error: {error}", 2)
     except Diverged as error:
@@ -772,7 +783,7 @@ def main() -> None:
     except Stopped as error:
         _exit(f"stopped: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
-        _exit("stopped; continue with --resume", 1)
+        _exit(_stopped(), 1)
     except Exception as error:
         # Errors of Typer, such as a wrong option. Their class has different names in different versions.
         is_from_typer = hasattr(error, "format_message")
@@ -782,12 +793,30 @@ def main() -> None:
         _exit(f"error: {line}", 2)
 
 
+_RESUMING = {"search", "compare", "table", "figure", "lab"}
+"""Commands that continue where they stopped if they are repeated."""
+
+
+def _stopped() -> str:
+    """Returns the last line after Ctrl-C."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command == "train":
+        return "stopped; continue with --resume"
+    return "stopped; the same command continues" if command in _RESUMING else "stopped"
+
+
 def _system_message(error: Exception) -> str | None:
     """Returns the message of an error about files, permissions or memory; None for any other error."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     message = " ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split())[:200]
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+    exhausted = type(error).__name__ == "ResourceExhaustedError"
+    if exhausted:
+        from neural_alignment.training import files
+
+        if full := files.full_disk(error):
+            return f"{full}; free some space, then repeat the command"
+    if exhausted or isinstance(error, MemoryError):
         return f"{message or 'no memory is left'}: make the model or the batch smaller, or free memory"
     return message if type(error).__name__ == "PermissionDeniedError" else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import posixpath
 import statistics
@@ -106,12 +107,13 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
     check_writable(output.rpartition("/")[0] or ".")
     carry_out(unique(cells), folder, "", execution)
     found = [(cell, each) for cell in cells for each in cell.read(folder, "") if each.config.seed in seeds]
-    _show_in_tensorboard(comparison, found, criterion)
     rows = [_row(cell, outcome) for cell, outcome in found]
     rows.sort(key=lambda row: seeds.index(row["seed"]))
     table = _table(rows, comparison.configs, criterion)
     write_whole(f"{output}.csv", csv_text(columns(criterion), rows))
     write_whole(f"{output}.md", table + "\n")
+    with contextlib.suppress(tf.errors.PermissionDeniedError):  # The runs may be in a folder that is only read.
+        _show_in_tensorboard(comparison, found, criterion)
     return table
 
 
@@ -166,10 +168,11 @@ def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callabl
 
 
 def _row(cell: Cell, outcome: Outcome) -> Row:
-    first, last = outcome.rows[0], outcome.rows[-1]
+    """Returns the line of a run. A run that diverged at its first evaluation has no values."""
+    first, last = (outcome.rows[0], outcome.rows[-1]) if outcome.rows else ({}, {})
     angles = [[row[key] for key in row if key.startswith("weight_angle/")] for row in (first, last)]
     column = outcome.config.loss.criterion.column
-    row = {**cell.labels, "seed": outcome.config.seed, column: last[column], "diverged": outcome.diverged}
+    row = {**cell.labels, "seed": outcome.config.seed, column: last.get(column, math.nan), "diverged": outcome.diverged}
     if angles[0]:
         means = map(statistics.fmean, angles)
         row |= dict(zip(("first_angle", "last_angle"), means, strict=True)) | {"last_angle_max": max(angles[1])}
@@ -185,8 +188,9 @@ def _table(rows: Sequence[Row], configs: Sequence[str], criterion: Criterion) ->
         values = str(Spread([scale * row[criterion.column] for row in own]))
         values += f", {diverged} diverged" if diverged else ""
         angles = [str(Spread([row[key] for row in own if key in row])) for key in ("first_angle", "last_angle")]
-        seconds = statistics.fmean(row["seconds"] for row in own)
-        lines.append([path, len(own), values, "none" if "none" in angles else " to ".join(angles), f"{seconds:.0f}"])
+        seconds = Spread([row["seconds"] for row in own]).mean
+        lines.append([path, len(own), values, "none" if "none" in angles else " to ".join(angles)])
+        lines[-1].append("" if math.isnan(seconds) else f"{seconds:.0f}")
     angle = "mean angle of W to B^T, first to last (degrees)"
     metric = f"validation {criterion.label}{' (%)' if criterion.is_fraction else ''}"
     return markdown(["configuration", "seeds", metric, angle, "seconds"], lines)

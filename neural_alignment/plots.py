@@ -143,7 +143,7 @@ def summary(run: Curve) -> Figure:
         ratios = run.matrix("norm_ratio")
         spread = max(1.0, float(np.nanmax(np.abs(np.log2(np.maximum(ratios, 1e-12))), initial=0.0)))
         _heat(figure.add_subplot(grid[2, :]), run, "norm_ratio", "norm of B over norm of W", spread)
-    figure.suptitle(run.path, fontsize=9)
+    figure.suptitle(run.path, fontsize=9, parse_math=False)
     return figure
 
 
@@ -203,6 +203,7 @@ def compare(paths: Sequence[str]) -> Figure:
     groups: dict[str, list[Curve]] = {}
     for path in paths:
         folder, name = os.path.split(path.rstrip("/"))
+        folder = folder or os.getcwd()
         groups.setdefault(folder if re.fullmatch("seed[0-9]+", name) else path, []).append(Curve.read(path))
     runs = [run for group in groups.values() for run in group]
     first, *others = runs
@@ -220,7 +221,9 @@ def compare(paths: Sequence[str]) -> Figure:
         ("mean angle of W to B$^T$ (degrees)", Curve.mean_angle),
     ]
     figure = new_figure(9, 6.5)
-    names = dict(zip(groups, _short(list(groups)), strict=True))
+    # A label that begins with an underscore would not be in the legend.
+    shown = [f"./{name}" if name.startswith("_") else name for name in _short(list(groups))]
+    names = dict(zip(groups, shown, strict=True))
     for axis, (title, values) in zip(figure.subplots(2, 2).flat, quantities, strict=True):
         for (folder, group), color, line in zip(
             groups.items(), itertools.cycle(_COLORS), _endless_lines(), strict=False
@@ -231,7 +234,9 @@ def compare(paths: Sequence[str]) -> Figure:
         if title == _R and np.abs(axis.get_ylim()).max() > _LARGE_R:
             axis.set_yscale("symlog", linthresh=1.0)
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    for label in legend.get_texts():
+        label.set_parse_math(False)
     return figure
 
 

@@ -46,13 +46,18 @@ def find(given: str) -> str:
     Args:
         given: a path, local or remote, or a name, with or without the folder `configs` and the extension.
     """
-    if not paths.is_local(given) or os.path.isabs(given) or os.path.exists(given):
+    if not paths.is_local(given) or os.path.isabs(given) or exists(given):
         return given
     name = given.removeprefix("configs/").removesuffix(_EXTENSION)
     own = os.path.join("configs", f"{name}{_EXTENSION}")
     if os.path.isfile(own):
         return own
     return shown(_file(name)) if _is_name(name) else given
+
+
+def exists(path: str) -> bool:
+    """Whether there is something at a path that can be read: a folder of the same name does not hide a name."""
+    return os.path.exists(path) and not os.path.isdir(path)
 
 
 def find_beside(path: str, other: str) -> str:
@@ -66,7 +71,7 @@ def find_beside(path: str, other: str) -> str:
         ValueError: if it cannot be a path; the message does not name the key.
     """
     beside = paths.beside(path, other)
-    if paths.is_local(beside) and not os.path.exists(beside):
+    if paths.is_local(beside) and not exists(beside):
         return find(other) if _is_name(other) else beside
     return beside
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from optimizers import noise
 from optimizers.keras_internals import call_count, index_of
 from optimizers.keras_internals import trainable_variables as built_on
-from optimizers.wrapping import Wrapper
+from optimizers.wrapping import Wrapper, is_backward_kernel
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
@@ -26,8 +26,8 @@ class Noisy(Wrapper):
         optimizer: the optimizer that makes the updates.
         variance: variance of e.
         distribution: `"normal"`, `"uniform"` or `"sign"`.
-        only: noise is added only to variables whose path contains this text, such as `"backward_kernel"`. Default:
-            all variables.
+        only: noise is added only to variables whose path contains this text. `"backward_kernel"` also stands for the
+            backward kernels with other names, such as `backward_recurrent_kernel`. Default: all variables.
         seed: seed of the noise.
         name: name of the optimizer.
 
@@ -83,7 +83,7 @@ class Noisy(Wrapper):
         if self.built:
             return
         self.optimizer.build(variables)
-        if self.only is not None and not any(self.only in variable.path for variable in variables):
+        if self.only is not None and not any(map(self._chooses, variables)):
             raise ValueError(
                 f"`only` must be part of the path of a variable. Received {self.only!r} with the paths "
                 f"{[variable.path for variable in variables]}. Example: only='backward_kernel'."
@@ -113,12 +113,18 @@ class Noisy(Wrapper):
 
     def _add_noise(self, variable: tf.Variable, learning_rate: Any) -> None:
         """Adds learning rate * e to one variable on one replica. All replicas draw the same e."""
-        path = built_on(self)[index_of(self, variable)].path
-        if self.only is not None and self.only not in path:
+        known = built_on(self)[index_of(self, variable)]
+        if not self._chooses(known):
             return
-        pair = noise.key(self.seed, path, call_count(self).value)
+        pair = noise.key(self.seed, known.path, call_count(self).value)
         drawn = noise.draw(self.distribution, tuple(variable.shape), pair, self.variance**0.5, variable.dtype)
         variable.assign_add(tf.cast(learning_rate, variable.dtype) * drawn)
+
+    def _chooses(self, variable: Any) -> bool:
+        """Returns whether noise is added to a variable."""
+        if self.only is None or self.only in variable.path:
+            return True
+        return self.only == "backward_kernel" and is_backward_kernel(variable)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

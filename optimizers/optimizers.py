@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from optimizers.keras_internals import call_count, leave_sum_to_caller, schedule_of
 from optimizers.keras_internals import trainable_variables as built_on
-from optimizers.wrapping import Wrapper, averages
+from optimizers.wrapping import Wrapper, averages, is_backward_kernel
 
 J, R = 0, 1
 """Indices of the two losses: the task loss J and the alignment regulariser R."""
@@ -20,7 +20,7 @@ J, R = 0, 1
 
 def loss_of(variable: Any) -> int:
     """Returns the loss that trains `variable`: R for backward kernels, J for all others."""
-    return R if variable.path.split("/")[-1] == "backward_kernel" else J
+    return R if is_backward_kernel(variable) else J
 
 
 @keras.saving.register_keras_serializable(package="optimizers")

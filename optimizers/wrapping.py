@@ -124,3 +124,13 @@ class Wrapper(AveragingOptimizer):
 def averages(optimizer: keras.optimizers.Optimizer) -> bool:
     """Returns whether an optimizer, or one inside of it, keeps moving averages of the variables."""
     return optimizer.use_ema or any(averages(each) for each in getattr(optimizer, "inner_optimizers", []))
+
+
+def is_backward_kernel(variable: Any) -> bool:
+    """Returns whether a variable is a backward kernel B.
+
+    The last part of its path is `backward_` and the name of a kernel: `backward_kernel`, or, in layers with several
+    kernels, `backward_recurrent_kernel` and the like.
+    """
+    name = variable.path.split("/")[-1]
+    return name.startswith("backward_") and name.endswith("kernel")

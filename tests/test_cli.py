@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from helpers import exhaustive_unless
 from prepared_run import PreparedRuns
 
 from neural_alignment import cli, plots
-from neural_alignment.training import lock, stepping
+from neural_alignment.jobs import plans
+from neural_alignment.training import hparams, lock, stepping
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -96,6 +98,26 @@ def test_describe_counts_parameters_and_the_products_of_each_rule(run):
     assert "not trained 96 (scale and shift of batch normalisation)" in output
 
 
+def test_describe_counts_the_products_of_layers_of_keras(run):
+    """A network without a rule from `keras.applications` has no layer of this library."""
+    files = {"train_files": "none", "validation_files": "none", "train_examples": 100, "validation_examples": 10}
+    data = json.dumps({"source": "imagenet", "image_size": 32, **files})
+    network = ["--set", f"data={data}", "--set", "model.arguments={alpha: 0.35}", "--set", "batch_size=10"]
+    costs = {}
+    for rule in ("null", "{rule: feedback}"):
+        options = ["--set", f"alignment={rule}", "--set", "optimization.backward=null"]
+        code, output, error = run("describe", "cifar10/mobilenet_v2", *network, *options)
+        assert code == 0, error
+        rows = [line.split() for line in output.splitlines()]
+        [cost] = [row[1] for row in rows if row and row[0] == "backpropagation" and "GFLOP" in row]
+        costs[rule] = (
+            float(cost),
+            {row[0]: row[4] for row in rows if len(row) == 6 and row[1] in ("feedback", "backpropagation")},
+        )
+    assert len(costs["null"][1]) > 50
+    assert costs["null"] == costs["{rule: feedback}"]
+
+
 def test_describe_counts_the_steps_of_rules_for_a_whole_network(run):
     """Uses images of 8 x 8 pixels; the outputs of the convolutions have sides of 8, 8, 8, 4, 4, 2 and 2."""
     config = ROOT / "configs" / "wide_networks" / "cifar10" / "normal.yaml"
@@ -145,6 +167,93 @@ def test_compare_writes_a_line_per_run_and_does_not_train_twice(run, tmp_path):
     assert run(*command)[0] == 0
     assert models == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.keras")}
     assert (tmp_path / "tables" / "rules.csv").read_text().splitlines() == table
+
+
+def test_a_table_is_written_if_the_folder_of_the_runs_is_only_read(run, tmp_path, monkeypatch):
+    command = ("compare", QUICKSTART, "--seeds", "0", *SMALL, "--set", "logging.tensorboard=true", "--output", "table")
+    command += ("--engine", "in-process")
+    assert run(*command)[0] == 0
+    table = (tmp_path / "table.md").read_text()
+    (tmp_path / "table.md").unlink()
+    monkeypatch.setattr(
+        hparams, "write_experiment", refused(tf.errors.PermissionDeniedError, "runs: Permission denied")
+    )
+    assert run(*command)[0] == 0
+    assert (tmp_path / "table.md").read_text() == table
+
+
+def refused(kind, message):
+    """Returns a function that raises an error of TensorFlow."""
+
+    def function(*arguments, **options):
+        raise kind(None, None, message)
+
+    return function
+
+
+def test_a_summary_that_cannot_be_written_does_not_hide_the_result(run, monkeypatch):
+    full = refused(tf.errors.ResourceExhaustedError, "runs/quickstart/summary.png.partial; No space left on device")
+    monkeypatch.setattr(plots, "write", full)
+    code, output, error = run("train", QUICKSTART, *SMALL)
+    assert (code, error) == (0, "")
+    assert "validation accuracy  " in output
+    last = "summary        not drawn: runs/quickstart/summary.png.partial: No space left on device; free some space"
+    assert output.splitlines()[-1].startswith(last)
+    code, _, error = run("plot", "runs/quickstart")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "No space left on device; free some space, then repeat the command" in error
+    monkeypatch.setattr(plots, "write", refused(tf.errors.PermissionDeniedError, "runs/quickstart: Permission denied"))
+    code, _, error = run("train", QUICKSTART, *SMALL, "--force", "--set", "optimization.backward.learning_rate=1e30")
+    assert code == 3
+    assert error.startswith("diverged: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["train", QUICKSTART], "stopped; continue with --resume"),
+        (["search", "lab/information"], "stopped; the same command continues"),
+        (["describe", QUICKSTART], "stopped"),
+    ],
+)
+def test_after_ctrl_c_the_last_line_says_how_to_continue_if_the_command_can(run, monkeypatch, command, line):
+    def interrupted(imports):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_start", interrupted)
+    assert run(*command) == (1, "", f"{line}\n")
+
+
+@pytest.mark.parametrize("name", ["hidden=[5]", "what?", "all*", "a\\b"])
+def test_a_run_directory_that_tensorflow_would_read_as_a_pattern_is_refused_before_training(run, tmp_path, name):
+    code, _, error = run("train", QUICKSTART, *SMALL, "--run-dir", f"runs/{name}")
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"runs/{name}: the path of a run must not contain {re.sub('[a-z0-9=]', '', name)[0]}, because" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_does_not_hide_a_configuration_of_the_same_name(run, tmp_path):
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "lab" / "information").mkdir(parents=True)
+    (tmp_path / "mine.yaml").write_text("base: quickstart\n")
+    for name in ("quickstart", "mine.yaml"):
+        code, output, error = run("describe", name)
+        assert code == 0, error
+        assert "conv1" in output
+    assert cli._search_file("lab/information").endswith("search/lab/information.yaml")
+    code, _, error = run("describe", "lab")
+    assert code == 2
+    assert "lab: is a directory; give the path of a YAML file" in error
+
+
+def test_a_run_that_diverged_before_its_first_row_is_a_line_without_values(run, tmp_path, monkeypatch):
+    wild = ("compare", QUICKSTART, "--seeds", "0", *SMALL, "--output", "table", "--engine", "in-process")
+    assert run(*wild, "--set", "optimization.forward.learning_rate=1e30")[0] == 0
+    read = plans.Cell.read
+    monkeypatch.setattr(plans.Cell, "read", lambda *where: [replace(each, rows=[]) for each in read(*where)])
+    code, output, error = run(*wild, "--set", "optimization.forward.learning_rate=1e30")
+    assert code == 0, error
+    assert "| none, 1 diverged | none |  |" in output
 
 
 def test_compare_rejects_the_result_of_another_configuration(run):

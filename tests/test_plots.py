@@ -89,6 +89,20 @@ def test_j_has_one_panel_where_it_judges_the_run(tmp_path):
     np.testing.assert_allclose(lines_of(found["J, training"])["run"][1], [1.5, 1.0])
 
 
+def test_every_run_is_in_the_legend_under_its_own_name(tmp_path, monkeypatch):
+    """matplotlib leaves out labels that begin with an underscore, and reads `$...$` as a formula."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("_old", "$x_$", "rule/seed0", "rule/seed1"):
+        make_run(name)
+    figure = plots.compare(["_old", "$x_$"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["./_old", "$x_$"]
+    assert plots.png(figure)
+    assert plots.png(plots.summary(plots.Curve.read("$x_$")))
+    monkeypatch.chdir(tmp_path / "rule")
+    [text] = plots.compare(["seed0", "seed1"]).legends[0].get_texts()
+    assert text.get_text() == "rule, 2 seeds"
+
+
 def test_of_many_layers_some_are_named(tmp_path):
     names = [f"layer{number}" for number in range(100)]
     figure = plots.summary(plots.Curve.read(make_run(tmp_path / "run", layers=names)))

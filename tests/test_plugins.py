@@ -188,7 +188,9 @@ def test_a_run_names_its_plugins_and_needs_them_to_be_read_again(run, tmp_path):
     needed = "here: the run needs modules that are not imported; give --import my_plugin"
     fails(run("evaluate", "here"), needed)
     fails(run("train", "run.yaml", "--run-dir", "here", "--resume"), needed)
+    fails(run("plot", "here"), needed)
     assert "top1" in succeeds(run("evaluate", "here", *IMPORT))
+    assert "summary.png" in succeeds(run("plot", "here", *IMPORT))
     (path / "model.keras").rename(tmp_path / "model.keras")
     succeeds(run("train", "run.yaml", "--run-dir", "here", "--resume", *IMPORT))  # From its checkpoint.
     loaded, again = (load_model(file) for file in (tmp_path / "model.keras", path / "model.keras"))

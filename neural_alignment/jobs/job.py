@@ -5,8 +5,10 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import functools
 import importlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -91,27 +93,32 @@ class Training(Job):
             return past
         await_free(self.run_dir)
         try:
-            run.train(self._load(), self.run_dir, resume=True)
+            run.train(self._config, self.run_dir, resume=True)
         except RunError as error:  # The problem is in the directory, not in the configuration: repair and start again.
             return Ending("unavailable", reason=one_line(str(error)))
         return past_ending(self.run_dir) or Ending("failed", reason="its status.json is missing")
 
     def shares_process(self) -> bool:  # noqa: D102 (as in Job)
         with contextlib.suppress(InputError):
-            return distribution.shares_process(self._load().runtime)
+            return distribution.shares_process(self._config.runtime)
         return False
 
     def progress(self) -> float:  # noqa: D102 (as in Job)
         rows = self._rows()
-        return min(rows[-1]["epoch"] / self._load().epochs, 1.0) if rows else 0.0
+        if not rows:
+            return 0.0
+        config, last = self._config, rows[-1]
+        return min(max(last["epoch"] / config.epochs, last["step"] / (config.max_steps or math.inf)), 1.0)
 
     def summary(self, ending: Ending) -> str:  # noqa: D102 (as in Job)
-        criterion = self._load().loss.criterion
+        criterion = self._config.loss.criterion
         if ending.state != "finished":
             return ending.state
         return f"{criterion.label} {criterion.text(self._rows()[-1][criterion.column])}"
 
-    def _load(self) -> configuration.Config:
+    @functools.cached_property
+    def _config(self) -> configuration.Config:
+        """The configuration, read once: the user may edit the file while the job runs."""
         return configuration.load(self.config, self.overrides)
 
     def _rows(self) -> list[dict[str, float]]:

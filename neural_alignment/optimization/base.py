@@ -25,8 +25,8 @@ class UpdateNoise(Options):
     variance: NonNegativeFloat
     distribution: Literal["normal", "uniform", "sign"] = "normal"
     only: str | None = None
-    """Noise is added only to variables whose path contains this text, such as backward_kernel. Default: all
-    variables."""
+    """Noise is added only to variables whose path contains this text. backward_kernel also stands for the backward
+    kernels with other names, such as backward_recurrent_kernel. Default: all variables."""
     rate: Annotated[PositiveFloat | None, Field(exclude_if=lambda rate: rate is None)] = None
     """Learning rate to which `variance` applies. An optimizer with another initial rate gets the variance that moves
     the weights equally far. Default: the optimizer's own rate."""

@@ -100,7 +100,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
     plans.check(plan, searched.base)
     chance = 1.0 / setup.data_facts(searched.base).classes
     _check_same(searched)
-    with files.full_disk_reported(search_dir):
+    with files.full_disk_reported(search_dir, "repeat the command"):
         _make(search_dir)
         with lock.held(search_dir) as check_held:
             _check_same(searched)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -38,14 +39,15 @@ _FIXED = ("gamma", "beta")
 
 
 class LayerCost(NamedTuple):
-    """One connection: a kernel of a layer, with its bias.
+    """One connection: a kernel of a layer, with its bias; or a layer that cannot have a backward kernel, as a whole.
 
     Attributes:
-        name: the name of the connection.
+        name: the name of the connection or layer.
         rule: the name of its rule, or "backpropagation".
         forward: parameters of the forward path, including the bias.
         backward: parameters of the backward kernel.
-        product: floating-point operations of one product of the kernel with one example.
+        product: floating-point operations of one product of the kernel with one example; for a layer as a whole, those
+            of its forward pass.
         products: number of such products, with the whole batch, that R adds to a step of J + R on average. With
             `examples` and `every` of the rule it is a fraction of the number in `regulariser_products`.
         interval: R is computed once in this number of steps of J + R.
@@ -91,7 +93,7 @@ class Description(NamedTuple):
 
     def table(self) -> str:
         """Returns the layers as lines with aligned columns."""
-        width = max(len(row.name) for row in self.layers)
+        width = max((len(row.name) for row in self.layers), default=len(self.HEADER[0]))
         form = f"{{:{width}}}  {{:15}} {{:>12}} {{:>12}} {{:>10}}  {{}}"
         return "\n".join(form.format(*cells) for cells in (self.HEADER, *self.cells()))
 
@@ -204,7 +206,7 @@ def _execution(config: Config) -> list[str]:
 
 
 def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int = 1) -> list[LayerCost]:
-    """Returns the cost of every connection of `model`: of each kernel that can have a backward kernel.
+    """Returns the cost of every connection of `model`, and of every other layer with products, such as one of Keras.
 
     Args:
         model: the network.
@@ -214,6 +216,7 @@ def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int =
     rows = []
     for layer in all_layers(model):
         if not isinstance(layer, AlignedLayer):
+            rows += _whole_layer(layer)
             continue
         rule, aligned = layer.alignment, layer.keeps_backward_kernel
         for connection, shape in zip(layer.make_connections(), layer.input_shapes(), strict=True):
@@ -236,6 +239,25 @@ def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int =
     return rows
 
 
+def _whole_layer(layer: keras.layers.Layer) -> list[LayerCost]:
+    """Returns a row for a layer without connections; none if no product with a matrix is found in its forward pass."""
+    if not any(len(weight.shape) > 1 for weight in layer.weights):
+        return []  # Such as batch normalisation, of which a network may have hundreds.
+    try:
+        inputs = layer.input
+    except (AttributeError, ValueError):  # It is part of another layer, or called several times.
+        return []
+    product = _counted(lambda example: layer(example, **_inference(layer)), inputs)
+    rule, size = getattr(layer, "alignment", None), sum(map(_size, layer.trainable_weights))
+    name = "backpropagation" if rule is None else rule.rule
+    return [LayerCost(layer.name, name, size, 0, product, 0, 1)] if product else []
+
+
+def _inference(layer: keras.layers.Layer) -> dict[str, bool]:
+    """Returns the argument `training` of a layer, if its `call` has one."""
+    return {"training": False} if "training" in inspect.signature(layer.call).parameters else {}
+
+
 def _share(rule: Alignment, batch: int | None, minibatches: int) -> float:
     """Returns the part of the examples of a step that R uses, averaged over steps of J + R."""
     if batch is None:
@@ -246,8 +268,9 @@ def _share(rule: Alignment, batch: int | None, minibatches: int) -> float:
 
 def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
     """Returns lines about the cost of each kind of step, and the number of values that a networkwise rule stores."""
-    forward = sum(row.product for row in rows)
-    backpropagation = 3 * forward - rows[0].product  # The first layer sends no error to its inputs.
+    if not rows:
+        return ["cost        no layer with a product is found"]
+    forward, backpropagation = sum(row.product for row in rows), backpropagation_step(rows, model)
     regulariser = sum(row.products * row.product for row in rows)
     of_r_step = sum(row.products * row.interval * row.product for row in rows)
     both = "J + R on average" if any(row.interval > 1 for row in rows) else "J + R step"
@@ -268,6 +291,24 @@ def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
     ]
 
 
+def backpropagation_step(rows: list[LayerCost], model: keras.Model) -> int:
+    """Counts the floating-point operations in the products of a step of backpropagation, for one example.
+
+    Args:
+        rows: the `layer_costs` of the network.
+        model: the network.
+    """
+    if {row.name for row in rows} <= {each.name for each in connections(model)}:
+        return 3 * sum(row.product for row in rows) - rows[0].product  # The first layer sends no error to its inputs.
+
+    def step(example):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(model(example, training=False)))
+        return tape.gradient(loss, model.trainable_variables)
+
+    return _counted(step, model.input)
+
+
 def network_step(model: AlignedModel) -> int:
     """Counts the floating-point operations in the products of a step with a networkwise rule, for one example.
 
@@ -282,8 +323,19 @@ def network_step(model: AlignedModel) -> int:
             loss = tf.reduce_sum(tf.square(forward()))  # Its gradient depends on the outputs, as that of J does.
         return tape.gradient(loss, trained)
 
-    specs = [tf.TensorSpec([size or 1 for size in tensor.shape], tensor.dtype) for tensor in model.inputs]
-    example = keras.tree.pack_sequence_as(model.input, specs)
+    return _counted(step, model.input)
+
+
+def _counted(step: Callable[[Any], Any], inputs: Any) -> int:
+    """Counts the floating-point operations in the products on which the results of a step depend, for one example.
+
+    Args:
+        step: a function of one example.
+        inputs: the symbolic inputs whose shapes the example has.
+    """
+    example = keras.tree.map_structure(
+        lambda tensor: tf.TensorSpec([size or 1 for size in tensor.shape], tensor.dtype), inputs
+    )
     graph = tf.function(step, autograph=False).get_concrete_function(example).graph
     return sum(_operations(each) for each in _reached(graph.outputs) if each.type in PRODUCTS)
 

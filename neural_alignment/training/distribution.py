@@ -19,7 +19,7 @@ from tensorflow.python.eager import context as tf_context  # There is no public 
 from neural_alignment.config import Config, Runtime
 from neural_alignment.data import Dataset
 from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped, Unavailable, WrongValue
-from neural_alignment.training import slurm
+from neural_alignment.training import slurm_workers
 from neural_alignment.training.model import AlignedModel, compiles_by_itself
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -417,7 +417,7 @@ def _tf_config() -> dict[str, Any]:
     """Returns the content of the environment variable `TF_CONFIG`, by default that of a SLURM step."""
     text = os.environ.get("TF_CONFIG")
     if not text:
-        return slurm.tf_config(os.environ)
+        return slurm_workers.tf_config(os.environ)
     try:
         settings = json.loads(text)
     except ValueError:

@@ -279,11 +279,12 @@ def confined(root: str, name: str) -> str:
 
 
 @contextlib.contextmanager
-def full_disk_reported(fallback: str) -> Iterator[None]:
+def full_disk_reported(fallback: str, remedy: str = "continue with --resume") -> Iterator[None]:
     """Turns the error of a full disk into one line.
 
     Args:
         fallback: the path to name if the error does not name a file.
+        remedy: how to continue when there is space again.
 
     Raises:
         Stopped: if the disk, or a quota, is full.
@@ -291,21 +292,26 @@ def full_disk_reported(fallback: str) -> Iterator[None]:
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
-        problem = _full(error)
-        if problem is None:
+        full = full_disk(error, fallback)
+        if full is None:
             raise
         raise Stopped(
-            f"{_file_of(error, problem) or fallback}: {problem}; everything saved before is complete: free some space, "
-            "then continue with --resume",
-            "failed",
+            f"{full}; everything saved before is complete: free some space, then {remedy}", "failed"
         ) from None
 
 
-def _full(error: OSError | tf.errors.OpError) -> str | None:
-    """Returns the message of the operating system if an error means a full disk, otherwise None."""
+def full_disk(error: OSError | tf.errors.OpError, fallback: str = "") -> str | None:
+    """Returns the file and the message of the operating system if an error means a full disk, otherwise None.
+
+    Args:
+        error: the error.
+        fallback: the path to name if the error does not name a file.
+    """
     if isinstance(error, OSError):
-        return _FULL.get(error.errno)
-    return next((words for words in _FULL.values() if words in error.message), None)
+        problem = _FULL.get(error.errno)
+    else:
+        problem = next((words for words in _FULL.values() if words in error.message), None)
+    return None if problem is None else f"{_file_of(error, problem) or fallback}: {problem}"
 
 
 def _file_of(error: OSError | tf.errors.OpError, problem: str) -> str | None:

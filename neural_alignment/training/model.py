@@ -144,6 +144,11 @@ class AlignedModel(InterceptedModel):
         self._regulariser_tracker = RegulariserMean([each.alignment.interval for each in trained])
         self._watch = _FiniteWatch([each.name for each in trained])
 
+    @property
+    def regulariser_is_defined(self) -> bool:
+        """Whether R was computed for every layer since the metrics were reset."""
+        return self._regulariser_tracker.is_defined
+
     def _check_layers(self) -> None:
         """Checks that the names of aligned layers differ, and that the optimizer fits their rules."""
         layers = aligned_layers(self)

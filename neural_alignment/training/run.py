@@ -53,7 +53,7 @@ def train(
 
     Raises:
         RunError: if the directory already contains a run and neither `resume` nor `force` is true, or if it is in use,
-            damaged, or of another configuration.
+            damaged, or of another configuration, or its path is a pattern.
         ConfigError: if the pattern of a rule matches no layer.
         DataError: if the data cannot be read.
         Diverged: if J or R is not finite. Earlier rows and checkpoints stay.
@@ -61,6 +61,7 @@ def train(
             ended. `resume` continues such a run.
     """
     directory = RunDirectory(run_dir)
+    directory.check_path()
     start = StartOptions(resume or resume_from is not None, force, resume_from)
     with distribution.report_errors_to_workers(config.runtime), files.full_disk_reported(directory.path):
         train_part = _train_as_chief if distribution.is_chief(config.runtime) else _train_as_assistant

@@ -395,6 +395,18 @@ class RunDirectory:
         """Whether there is a last checkpoint."""
         return bool(tf.io.gfile.glob(tf.io.gfile.join(self.file("checkpoints"), "last", "ckpt-*.index")))
 
+    def check_path(self) -> None:
+        """Checks that TensorFlow can read checkpoints in the directory.
+
+        Raises:
+            RunError: if its path contains an asterisk, a question mark, a bracket or a backslash.
+        """
+        if found := next((letter for letter in self.path if letter in "*?[\\"), None):
+            raise RunError(
+                f"{self.path}: the path of a run must not contain {found}, because TensorFlow reads the path of a "
+                "checkpoint as a pattern; rename the directory, or give another one"
+            )
+
     def has_begun(self) -> bool:
         """Whether there are other files than `status.json`, which is written first."""
         return any(tf.io.gfile.exists(self.file(name)) for name in FILES if name != "status.json")

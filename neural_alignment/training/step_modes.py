@@ -187,6 +187,11 @@ class RegulariserMean(keras.metrics.Metric):
         self.total.assign_add(tf.math.multiply_no_nan(tf.cast(sums, self.dtype), weights))
         self.count.assign_add(weights)
 
+    @property
+    def is_defined(self) -> bool:
+        """Whether R_l of every layer was computed at least once."""
+        return bool(tf.reduce_all(tf.convert_to_tensor(self.count) > 0))
+
     def result(self) -> Tensor:
-        """Returns the sum of the means."""
+        """Returns the sum of the means; 0 if there are none."""
         return tf.reduce_sum(tf.math.divide_no_nan(tf.convert_to_tensor(self.total), tf.convert_to_tensor(self.count)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -98,8 +99,12 @@ class Trainer:
         return self._stepper(limit)
 
     def means(self) -> dict[str, float]:
-        """Returns the means of J, R and the metrics over the steps since the metrics were reset."""
-        return named(self.model.get_metrics_result())
+        """Returns the means of J, R and the metrics over the steps since the metrics were reset.
+
+        R is NaN if it was not computed for every layer in any of these steps.
+        """
+        means = named(self.model.get_metrics_result())
+        return means if self.model.regulariser_is_defined else {**means, "R": math.nan}
 
     def train(self, steps: int, tell: Callable[[float], None] = lambda part: None) -> dict[str, float]:
         """Makes exactly `steps` steps. Returns the means since the metrics were reset.

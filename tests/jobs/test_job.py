@@ -10,7 +10,7 @@ from recorder import Recorder
 from neural_alignment.errors import RunError
 from neural_alignment.jobs import job as jobs
 from neural_alignment.jobs.children import Children
-from neural_alignment.jobs.ending import Ending, ending_of
+from neural_alignment.jobs.ending import Ending, ending_of, past_ending
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.jobs.job import decode, encode
 from neural_alignment.training import lock, stepping
@@ -32,6 +32,15 @@ def test_a_run_that_has_ended_is_not_trained_again(tmp_path, training):
     assert first.endings == second.endings
     assert first.endings["run"].state == "finished"
     assert not (tmp_path / "runs" / "run" / "model.keras").exists()
+
+
+def test_a_file_that_is_edited_while_its_run_is_followed_does_not_end_the_command(tmp_path, training):
+    run = training("run", "max_steps=4")
+    assert run.progress() == 0
+    assert run.run().state == "finished"
+    (tmp_path / "config.yaml").write_text("epochs: [")
+    assert run.progress() == 1  # Of 4 steps, and not of all epochs.
+    assert run.summary(past_ending(run.run_dir)).startswith("top-1 ")
 
 
 def test_a_run_waits_for_its_orphan_to_release_the_directory(tmp_path, training, monkeypatch):

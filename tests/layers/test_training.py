@@ -22,7 +22,7 @@ from layer_table import TABLE, build, call, connections, expected, fill, make, n
 from neural_alignment.alignments import Feedback, KolenPollack, forward_pass, from_config
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.training import AlignedModel
-from optimizers import Momentum, MultiOptimizer
+from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler
 
 SHAPES = {2: (4, 16), 3: (4, 4, 4), 4: (4, 4, 2, 2)}
 """Shape of an example by the rank of a layer's inputs; all have 64 numbers."""
@@ -249,6 +249,45 @@ def test_with_update_forward_r_moves_w_as_in_numpy(float64, rng, name, rule):
 
         slope = finite_difference(lambda size, along=along: along(float(size[0])), np.zeros(1))
         assert_close([np.vdot(gradient, direction)], slope, "finite difference")
+
+
+# The optimizer of each loss.
+
+
+def all_layers_built(rule):
+    """Returns a built layer of every row that takes the rule."""
+    return [build(name, alignment=rule) for name, row in TABLE.items() if rule.rule not in row.refuses]
+
+
+def moved(optimizer, layers, steps=1, gradient=1.0):
+    """Returns, for each step with a constant gradient, the variables of some layers that it moves, by identity."""
+    variables = [variable for layer in layers for variable in layer.trainable_variables]
+    optimizer.build(variables)
+    found = []
+    for _ in range(steps):
+        before = [variable.numpy() for variable in variables]
+        optimizer.apply([tf.fill(variable.shape, gradient) for variable in variables], variables)
+        found.append({id(v) for v, old in zip(variables, before, strict=True) if not np.array_equal(v, old)})
+    return found
+
+
+def test_every_b_is_trained_by_the_optimizer_of_r_and_nothing_else_is():
+    """Also those of layers with several kernels, whose names are not `backward_kernel`."""
+    layers = all_layers_built(from_config(RULE_CONFIGS["symmetric"]))
+    backward = {id(each.stored_backward_kernel) for layer in layers for each in connections(layer).values()}
+    others = {id(variable) for layer in layers for variable in layer.trainable_variables} - backward
+    sgd = keras.optimizers.SGD
+    assert moved(MultiOptimizer([sgd(0.0), sgd(0.1)]), layers) == [backward]
+    assert moved(MultiOptimizer([sgd(0.1), sgd(0.0)]), layers) == [others]
+    alternating = MultiOptimizer([sgd(0.1), sgd(0.1)], RateScheduler(10, alternation=1))
+    assert moved(alternating, layers, 3) == [backward, others, backward]
+
+
+def test_noise_only_on_backward_kernels_reaches_those_of_layers_with_several_kernels():
+    layers = [build(name, alignment=KolenPollack(decay=0.0)) for name in ("SimpleRNN", "SeparableConv1D")]
+    backward = {id(each.stored_backward_kernel) for layer in layers for each in connections(layer).values()}
+    noisy = Noisy(keras.optimizers.SGD(0.1), 1.0, only="backward_kernel")
+    assert moved(noisy, layers, gradient=0.0) == [backward]
 
 
 # Without our model.

@@ -256,6 +256,22 @@ def test_every_example_has_its_own_noise_where_replicas_differ_in_size(float64, 
     assert distance(step, gradient(last=1)) > 0.05
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", [AlignedModel, keras.Model], ids=["aligned", "keras"])
+def test_a_replica_without_examples_leaves_all_weights_finite(kind):
+    """The last batch has one example for two replicas."""
+    rule = from_config({**RULE_CONFIGS["information"], **TABLE_5["WM+AD+OPS"]})
+    rule = rule.model_copy(update={"input": rule.input.model_copy(update={"noise": "sign"})})
+    with strategy_of(2).scope():
+        inputs = keras.Input((5,))
+        model = kind(inputs, layers.Dense(2, alignment=rule, alignment_activation="relu")(inputs))
+        model.compile(MultiOptimizer([Momentum(0.1), Momentum(0.1)]), "mse", jit_compile=False)
+    x = np.random.default_rng(3).normal(size=(5, 5))
+    data = tf.data.Dataset.from_tensor_slices((x, np.zeros((5, 2))))
+    model.fit(data.take(4).batch(4).concatenate(data.skip(4).batch(1)), verbose=0, shuffle=False)
+    assert all(np.isfinite(variable).all() for variable in model.variables)
+
+
 # From the configuration to the devices.
 
 

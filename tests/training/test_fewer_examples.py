@@ -22,8 +22,9 @@ from neural_alignment.alignments import (
 )
 from neural_alignment.alignments.examples import examples_used
 from neural_alignment.errors import ConfigError
-from neural_alignment.training import AlignedModel, aligned_layers
+from neural_alignment.training import AlignedModel, aligned_layers, run
 from neural_alignment.training.describe import describe
+from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.step_modes import StepModes, combinations
 from optimizers import Adam, Momentum, MultiOptimizer, RateScheduler
 
@@ -500,6 +501,13 @@ def parsed(plan=None, **rule):
     """Returns a configuration with options of its rule and of its optimization."""
     optimization = {**RUN["optimization"], **(plan or {})}
     return configuration.parse({**RUN, "alignment": {**RUN["alignment"], **rule}, "optimization": optimization})
+
+
+def test_r_has_no_value_in_an_epoch_in_which_it_is_not_computed(tmp_path):
+    config = parsed(every=30).model_copy(update={"batch_size": 128, "epochs": 2})
+    rows = MetricsFile(run.train(config, tmp_path / "run").path + "/metrics.csv").rows()
+    assert [math.isnan(row["R"]) for row in rows] == [True, False, True]
+    assert not math.isnan(rows[-1]["train_J"])
 
 
 def test_an_interval_is_refused_if_j_and_r_are_never_trained_together():

@@ -19,8 +19,8 @@ from neural_alignment.errors import ConfigError, InputError
 from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.search import plan as plans
-from neural_alignment.training import load_model, run, stepping
-from neural_alignment.training.describe import describe
+from neural_alignment.training import load_model, run, setup, stepping
+from neural_alignment.training.describe import backpropagation_step, describe, layer_costs
 from neural_alignment.training.metrics import MetricsFile
 
 UNITS, EPOCHS = 4, 2
@@ -145,7 +145,15 @@ def test_evaluate_and_describe_know_the_task(trained):
     found = run.evaluate(path)
     assert set(found) == {"J"}
     assert found["J"] == pytest.approx(trained("align_ada").metrics["J"], rel=1e-6)
-    assert "by align_ada, for the whole network" in describe(loaded("align_ada"))
+    text = describe(loaded("align_ada"))
+    assert "by align_ada, for the whole network" in text
+    steps, inputs, states, outputs = 8, UNITS, UNITS * UNITS, UNITS
+    model = setup.build_model(loaded("align_ada"), 1, (steps, 1), 2)
+    assert [row.product for row in layer_costs(model)] == [2 * steps * (inputs + states), 2 * steps * outputs]
+    # The error passes the states of all steps but the first, and the initial state, and not the inputs.
+    backpropagation = 2 * steps * (2 * inputs + 3 * states + 3 * outputs)
+    assert backpropagation_step(layer_costs(model), model) == backpropagation
+    assert f"backpropagation  {backpropagation / 1e9:10.4f} GFLOP per example" in text
 
 
 class Killed(BaseException):

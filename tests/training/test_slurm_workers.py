@@ -11,7 +11,7 @@ from helpers import RUN_ON_REPLICAS
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import InputError
-from neural_alignment.training import load_model, run, slurm
+from neural_alignment.training import load_model, run, slurm_workers
 
 STEP = {
     "SLURM_JOB_ID": "71",
@@ -32,26 +32,26 @@ STEP = {
     ("10.0.0.[1-2]", ["10.0.0.1", "10.0.0.2"]),
 ])  # fmt: skip
 def test_a_list_of_nodes_is_expanded_in_its_order(text, hosts):
-    assert slurm.expand_hosts(text) == hosts
+    assert slurm_workers.expand_hosts(text) == hosts
 
 
 def test_the_number_of_tasks_of_each_node_is_expanded():
-    assert slurm.expand_counts("3(x2),2,1(x1)") == [3, 3, 2, 1]
+    assert slurm_workers.expand_counts("3(x2),2,1(x1)") == [3, 3, 2, 1]
 
 
 def test_the_tasks_of_a_step_are_workers_in_the_order_of_their_ranks():
-    config = slurm.tf_config(STEP)
+    config = slurm_workers.tf_config(STEP)
     workers = config["cluster"]["worker"]
     assert [worker.partition(":")[0] for worker in workers] == ["n9", "n9", "n10", "n10", "gpu"]
     assert config["task"] == {"type": "worker", "index": 2}
     first = {**STEP, "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
-    assert slurm.tf_config(first)["cluster"] == config["cluster"]
+    assert slurm_workers.tf_config(first)["cluster"] == config["cluster"]
 
 
 def test_tasks_of_one_step_and_steps_that_follow_each_other_have_different_ports():
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID")
     steps = [dict(zip(names, step, strict=True)) for step in itertools.product(("71", "72", "90071"), ("0", "1"))]
-    addresses = [slurm.tf_config({**STEP, **step})["cluster"]["worker"] for step in steps]
+    addresses = [slurm_workers.tf_config({**STEP, **step})["cluster"]["worker"] for step in steps]
     ports = [[int(address.rpartition(":")[2]) for address in each] for each in addresses]
     assert all(len({*each}) == 5 and min(each) >= 12_000 and max(each) < 32_768 for each in ports)
     assert not {*ports[0]} & {*ports[1]}
@@ -60,7 +60,7 @@ def test_tasks_of_one_step_and_steps_that_follow_each_other_have_different_ports
 
 @pytest.mark.parametrize("name", STEP)
 def test_a_process_that_srun_has_not_started_has_no_cluster(name):
-    assert slurm.tf_config({key: value for key, value in STEP.items() if key != name}) == {}
+    assert slurm_workers.tf_config({key: value for key, value in STEP.items() if key != name}) == {}
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -75,7 +75,7 @@ def test_a_process_that_srun_has_not_started_has_no_cluster(name):
 ])  # fmt: skip
 def test_wrong_variables_are_one_line(changes, said):
     with pytest.raises(InputError) as error:
-        slurm.tf_config({**STEP, **changes})
+        slurm_workers.tf_config({**STEP, **changes})
     assert all(part in str(error.value) for part in said.split(" .*"))
     assert "\n" not in str(error.value)
 
