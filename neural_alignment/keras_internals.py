@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
+import tensorflow as tf
+from keras.src.backend.common import global_state
 
 
 class Call(NamedTuple):
@@ -79,6 +81,57 @@ def call_arguments(layer: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     return [(node.arguments.args, node.arguments.kwargs) for node in layer._inbound_nodes]
 
 
+def outermost_call(layer: Any) -> OutermostCall:
+    """Returns the outermost call of a Keras layer or model that is active in this thread.
+
+    If there is none, because a method `call` was called directly, it is a new one that begins at `layer`.
+    """
+    context = global_state.get_global_attribute("current_call_ctx")
+    if context is None:
+        return OutermostCall(layer)
+    if not hasattr(context, "outermost_call"):  # Keras makes a new context for each outermost call.
+        context.outermost_call = OutermostCall(context.entry_layer)
+    return context.outermost_call
+
+
+class OutermostCall:
+    """A call of a Keras layer or model that is not within the call of another one.
+
+    Args:
+        layer: the layer or model that is called.
+    """
+
+    def __init__(self, layer: Any):
+        self.layer = layer
+        self._seen: set[tuple[Any, Any]] = set()
+
+    def is_first(self, layer: Any) -> bool:
+        """Returns whether this is the first question about a layer in this call and in the present graph.
+
+        The body of a loop and the branches of a condition are separate graphs.
+        """
+        key = layer, None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        first = key not in self._seen
+        self._seen.add(key)
+        return first
+
+
+def recomputes(layer: Any) -> bool:
+    """Returns whether a `keras.RematScope` may compute a layer again in the backward pass."""
+    scope = layer._remat_mode
+    if scope is None or scope.mode in (None, "activations"):
+        return False
+    return scope.mode != "list_of_layers" or layer.name in scope.layer_names
+
+
+def added_losses(layer: Any) -> list[Any]:
+    """Returns the losses that a layer has added itself in its last call, those of its `activity_regularizer` included.
+
+    Those of the layers in it do not count.
+    """
+    return layer._losses
+
+
 def mask_of(tensor: Any) -> Any:
     """Returns the mask that Keras keeps with a tensor, or None."""
     return getattr(tensor, "_keras_mask", None)
@@ -128,6 +181,10 @@ def build_metrics(model: keras.Model, labels: Any, predictions: Any) -> None:
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     """Returns the metric by which a compiled model reports `loss`."""
     return model._loss_tracker
+
+
+LossOfFunction: Any = keras.losses.MeanSquaredError.__base__
+"""The class of the losses that Keras makes of functions, which gives targets and outputs the same rank."""
 
 
 def loss_weight(model: keras.Model) -> float:

@@ -6,6 +6,7 @@ Sources: Rahmansetayesh et al., sections 2.3.1 and 4.4, Supplementary Note 6 (`n
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from neural_alignment.errors import ConfigError, WrongValue
+from neural_alignment.keras_internals import LossOfFunction
 from neural_alignment.options import Options
 from neural_alignment.registry import Registry
 from neural_alignment.serialization import serializable
@@ -249,6 +251,40 @@ class SummedSquaredError(keras.losses.Loss):
         return keras.ops.sum(keras.ops.square(y_pred - y_true), axis=(1, 2))
 
 
+@serializable
+class FunctionLoss(LossOfFunction):
+    """A task loss that is given as a function of targets and outputs, in the form in which Keras calls functions.
+
+    Args:
+        fn: a function of targets and outputs that returns the loss of each example, `(batch,)`.
+        reduction: as in `keras.losses.Loss`.
+        name: as in `keras.losses.Loss`.
+        dtype: as in `keras.losses.Loss`.
+        **kwargs: further arguments of the function.
+    """
+
+    def __init__(
+        self, fn: Any, reduction: str = "mean_with_sample_weight", name: str | None = None, dtype: Any = None, **kwargs
+    ):
+        super().__init__(fn, reduction=reduction, name=name, dtype=dtype, **kwargs)
+
+
+def mean_over_examples(loss: Any) -> Any:
+    """Returns a task loss whose mean leaves out examples of weight 0, such as those that fill up a validation batch.
+
+    With Keras' default, the mean of a batch counts these examples. Without weights, as in training, both are equal.
+
+    Args:
+        loss: a loss with any reduction, or a function.
+    """
+    if not isinstance(loss, keras.losses.Loss):
+        return FunctionLoss(loss, name=getattr(loss, "__name__", None)) if callable(loss) else loss
+    if loss.reduction in ("sum_over_batch_size", "mean"):
+        loss = copy.copy(loss)
+        loss.reduction = "mean_with_sample_weight"
+    return loss
+
+
 class Criterion(NamedTuple):
     """The metric by which the networks of a task are compared.
 
@@ -301,7 +337,7 @@ class LossOptions(Options):
     """Columns of `metrics.csv` for metrics other than J. The cells of a metric that `make` omits are empty."""
 
     criterion: ClassVar[Criterion] = ACCURACY
-    """Determines the best state of a run and the best run of a search."""
+    """Determines the best state of a run and the best run of a search. Its column is J or one of `metrics`."""
 
     def outputs(self, classes: int) -> int:
         """Returns the number of outputs that the network must have.
@@ -341,7 +377,7 @@ class LossOptions(Options):
         """
 
     def make(self, classes: int, batch_size: int, seed: int) -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:
-        """Returns J without weight decay, and the metrics.
+        """Returns J without weight decay, and the metrics, among them that of `criterion`.
 
         Args:
             classes: number of classes.

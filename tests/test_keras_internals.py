@@ -69,6 +69,68 @@ def test_the_arguments_of_all_calls_of_a_layer_are_known():
     assert internals.call_arguments(keras.layers.Dense(2)) == []
 
 
+def test_the_outermost_call_is_that_of_the_model_and_asks_about_each_layer_once():
+    found = []
+
+    class Asking(keras.layers.Layer):
+        def call(self, inputs):
+            outermost = internals.outermost_call(self)
+            found.append((outermost.layer, outermost.is_first(self)))
+            return inputs
+
+    layer, inputs = Asking(), keras.Input((3,))
+    model = keras.Model(inputs, layer(layer(inputs)))
+    for function in (model, model, tf.function(model), layer):
+        found.clear()
+        function(tf.ones((2, 3)))
+        outermost = layer if function is layer else model
+        assert found == [(outermost, True), (outermost, False)][: len(found)]
+        assert len(found) == (1 if function is layer else 2)
+    assert internals.outermost_call(layer).layer is layer
+    assert internals.outermost_call(layer).is_first(layer)
+
+
+def test_a_branch_counts_as_another_graph():
+    layer = keras.layers.Layer()
+    outermost, found = internals.OutermostCall(layer), []
+
+    @tf.function(autograph=False)
+    def run(condition):
+        found.append(outermost.is_first(layer))
+        ask = lambda: tf.constant(found.append(outermost.is_first(layer)) is None)  # noqa: E731
+        return tf.cond(condition, ask, ask)
+
+    run(tf.constant(True))
+    assert found == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ({"mode": "full"}, True),
+        ({"mode": "larger_than"}, True),
+        ({"mode": "list_of_layers", "layer_names": ["one"]}, True),
+        ({"mode": "list_of_layers", "layer_names": ["other"]}, False),
+        ({"mode": "activations"}, False),
+        ({"mode": None}, False),
+    ],
+    ids=str,
+)
+def test_layers_that_are_computed_again_are_those_of_the_scope(scope, expected):
+    assert not internals.recomputes(keras.layers.Dense(2))
+    with keras.RematScope(**scope):
+        assert internals.recomputes(keras.layers.Dense(2, name="one")) == expected
+
+
+def test_the_losses_of_a_layer_are_those_of_its_last_call():
+    layer = keras.layers.Dense(2, activity_regularizer="l2")
+    model = keras.Sequential([keras.Input((3,)), layer])
+    for _ in range(2):
+        model(tf.ones((1, 3)))
+        assert len(internals.added_losses(layer)) == 1
+    assert internals.added_losses(model) == []
+
+
 def test_masks_are_kept_with_tensors():
     masked = keras.layers.Masking()(np.array([[[1.0], [0.0]]]))
     np.testing.assert_array_equal(internals.mask_of(masked), [[True, False]])
@@ -86,6 +148,17 @@ def test_the_weight_of_the_loss_multiplies_it(given, factor):
         losses.append(model.evaluate(np.ones((4, 3)), np.zeros((4, 2)), verbose=0))
     assert internals.loss_weight(model) == factor
     assert losses[1] == pytest.approx(factor * losses[0])
+
+
+def test_a_loss_of_a_function_gives_targets_the_rank_of_outputs():
+    def difference(y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+    y_true, y_pred = np.array([1.0, 2.0, 4.0]), np.array([[2.0], [0.0], [4.0]])
+    loss = internals.LossOfFunction(difference, name="difference")
+    assert isinstance(loss, keras.losses.Loss)
+    assert float(loss(y_true, y_pred)) == 1.0
+    assert float(keras.ops.mean(difference(y_true, y_pred))) != 1.0
 
 
 def test_the_stored_value_keeps_its_dtype_in_half_precision():

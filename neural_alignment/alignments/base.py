@@ -11,12 +11,13 @@ import pydantic
 import tensorflow as tf
 
 from neural_alignment.alignments import primitives, schedules
-from neural_alignment.alignments.examples import PartOfBatch, examples_used
+from neural_alignment.alignments.examples import PartOfBatch, divisor, examples_used
 from neural_alignment.alignments.pathways import (
     BackwardOutput,
     ForwardOutput,
     InputPath,
     batch_center,
+    batch_mean,
     draw_noise,
     feature_center,
     inverse_norm,
@@ -266,7 +267,7 @@ class Signals:
         else:
             overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel)
             # The scalar is divided: dividing the projection would read and write it once more.
-            overlap /= tf.cast(tf.shape(self.view.inputs)[0], overlap.dtype)
+            overlap /= divisor(self.view.inputs, overlap.dtype)
         if output.bias and self.view.bias is not None:
             overlap += primitives.amp(tf.zeros_like(self._opposite) + self.view.bias, self._opposite)
         return overlap
@@ -286,7 +287,7 @@ class Signals:
         overlap = primitives.amp(inputs, self._unstandardised_reconstruction)
         if output.centers_features or self.backward_output.feature_center:
             means = tf.reshape(tf.reduce_mean(activity, axis=features), column)
-            weighted = tf.reduce_mean(inputs * means, axis=0, keepdims=True)
+            weighted = batch_mean(inputs * means)
             overlap += tf.reduce_sum(self.view.linear_map.project(weighted, self.view.transposed_backward_kernel))
         return overlap
 

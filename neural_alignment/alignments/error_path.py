@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.keras_internals import call_arguments
 
 Tensor = tf.Tensor
@@ -70,7 +71,8 @@ def _passed(layer: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], weigh
         values = iter(inputs)
         filled = [next(values) if is_input else leaf for leaf, is_input in zip(leaves, symbolic, strict=True)]
         args, kwargs = keras.tree.pack_sequence_as(arguments, filled)
-        with tf.GradientTape() as tape:
+        # Within a forward pass, as in a step of an `AlignedModel`.
+        with side_pass(), tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = [each for each in keras.tree.flatten(layer(*args, **kwargs)) if each.dtype.is_floating]
         floats = [each for each in inputs if each.dtype.is_floating]

@@ -1,4 +1,4 @@
-"""The number of examples of a batch from which a rule computes R."""
+"""The numbers of examples of a batch: those from which a rule computes R, and that by which a sum is divided."""
 
 from __future__ import annotations
 
@@ -44,3 +44,11 @@ def examples_used(examples: float, batch: int | tf.Tensor, parts: int = 1) -> in
     if known:
         return -(-batch * share.numerator // share.denominator)
     return tf.cast(-(-tf.cast(batch, tf.int64) * share.numerator // share.denominator), batch.dtype)
+
+
+def divisor(signal: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Returns the number of examples by which a sum over the batch is divided.
+
+    It is at least 1, because a replica may have no example of a small batch. Its sum is then 0.
+    """
+    return tf.cast(tf.maximum(tf.shape(signal)[0], 1), dtype)

@@ -103,11 +103,22 @@ def inverse_norm(signal: Tensor) -> Tensor:
 
 def batch_center(signal: Tensor) -> Tensor:
     """Subtracts from each position its mean over the whole batch, on all replicas."""
-    mean = tf.reduce_mean(signal, axis=0, keepdims=True)
-    replica = tf.distribute.get_replica_context()
+    mean, replica = batch_mean(signal), tf.distribute.get_replica_context()
     if replica is not None and replica.num_replicas_in_sync > 1:
+        if signal.shape[0] is None or tf.executing_eagerly():  # Replicas may have different numbers of examples.
+            count = tf.cast(tf.shape(signal)[0], tf.float64 if mean.dtype == tf.float64 else tf.float32)
+            share = count / replica.all_reduce(tf.distribute.ReduceOp.MEAN, count)  # Exactly 1 if they are equal.
+            mean *= tf.cast(share, mean.dtype)
         mean = replica.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
     return signal - mean
+
+
+def batch_mean(signal: Tensor) -> Tensor:
+    """Returns the mean over the examples on this replica `(1, ...)`, which is 0 if there is none."""
+    mean = tf.reduce_mean(signal, axis=0, keepdims=True)
+    if signal.shape[0]:
+        return mean
+    return tf.math.multiply_no_nan(mean, tf.cast(tf.shape(signal)[0] > 0, mean.dtype))
 
 
 def standardise(signal: Tensor, options: ForwardOutput | BackwardOutput | InputPath, batch: bool) -> Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from neural_alignment.alignments import examples
+
 Tensor = tf.Tensor
 
 
@@ -30,7 +32,7 @@ def amp(backward_projection: Tensor, forward_projection: Tensor) -> Tensor:
         forward_projection: x_out, of the same shape.
     """
     overlap = _total(_widened(backward_projection) * _widened(forward_projection))
-    return -overlap / _examples(backward_projection, overlap.dtype)
+    return -overlap / examples.divisor(backward_projection, overlap.dtype)
 
 
 def null(reconstruction: Tensor) -> Tensor:
@@ -100,8 +102,4 @@ def _total(tensor: Tensor) -> Tensor:
 def _mean_energy(signal: Tensor) -> Tensor:
     """Returns half the sum of squares of each example, averaged over the batch, in one pass over the signal."""
     energy = tf.nn.l2_loss(_widened(signal))
-    return energy / _examples(signal, energy.dtype)
-
-
-def _examples(signal: Tensor, dtype: tf.DType) -> Tensor:
-    return tf.cast(tf.shape(signal)[0], dtype)
+    return energy / examples.divisor(signal, energy.dtype)

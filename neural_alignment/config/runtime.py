@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -12,7 +13,14 @@ from neural_alignment.options import Options
 
 
 class Runtime(Options):
-    """The devices of a run and the execution of its steps. A run may be resumed with different values."""
+    """The devices of a run and the execution of its steps.
+
+    A run may be resumed with different values, except of `precision` and `synchronize_batch_norm`, which change the
+    result.
+    """
+
+    decisive_keys: ClassVar[tuple[str, ...]] = ("precision", "synchronize_batch_norm")
+    """Keys that affect the result of a run."""
 
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
     """`mirrored`: several devices of this machine. `multi_worker`: the machines of TF_CONFIG, without it the tasks of
@@ -39,6 +47,16 @@ class Runtime(Options):
     steps_per_execution: PositiveInt = 1
     """Number of steps in one graph call; on a TPU use 100 or more. A call ends earlier at an evaluation or at a save of
     `checkpoints.every_steps`, and after one second, so that signals are handled."""
+
+    @classmethod
+    def decisive(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the options that affect the result of a run and do not have their defaults.
+
+        Args:
+            options: options of this class, as plain data. Keys may be missing.
+        """
+        defaults = {key: cls.model_fields[key].default for key in cls.decisive_keys}
+        return {key: options[key] for key, default in defaults.items() if options.get(key, default) != default}
 
     @pydantic.model_validator(mode="after")
     def _check_strategy(self):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import posixpath
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from neural_alignment.errors import DataError, DataUnavailable
@@ -16,7 +18,7 @@ class DamagedRecord(NamedTuple):
     """A record that cannot be used.
 
     Attributes:
-        path: path of its file.
+        path: path of its file when the record was found.
         record: index in the file, counted from 0.
         reason: the fault, in one line.
         step: first step of the run whose batch should contain the record; -1 if it was found while loading or in the
@@ -29,8 +31,28 @@ class DamagedRecord(NamedTuple):
     step: int = NO_STEP
 
 
+class _Split(NamedTuple):
+    """The files of a split.
+
+    Attributes:
+        name: name of the split in the reasons of its damaged records.
+        paths: paths of the files.
+        root: folder below which the files keep their relative paths if they are moved; empty if only their names stay.
+    """
+
+    name: str
+    paths: Sequence[str]
+    root: str
+
+    def relative(self, path: str) -> str:
+        """Returns the part of a path that does not change if the files are moved."""
+        return path.removeprefix(self.root).lstrip("/") if self.root else posixpath.basename(path)
+
+
 class DamageList:
     """The damaged records of a data set. Each record is listed once, even if it is read repeatedly.
+
+    This also holds for the records of a list from before the files were moved.
 
     Args:
         allowed: maximum number of damaged records.
@@ -38,7 +60,8 @@ class DamageList:
 
     def __init__(self, allowed: int = 0):
         self.allowed = allowed
-        self._records: dict[tuple[str, int], DamagedRecord] = {}
+        self._records: dict[tuple[str, int], DamagedRecord] = {}  # by the present path of the file, and the number
+        self._splits: list[_Split] = []
         self._lock = threading.Lock()  # input pipelines add records from their own threads
 
     @property
@@ -52,9 +75,23 @@ class DamageList:
         """Whether there are more damaged records than allowed."""
         return len(self._records) > self.allowed
 
+    def add_files(self, name: str, paths: Sequence[str], root: str = "") -> None:
+        """Adds the files of a split, among which `load` finds files that were moved.
+
+        Args:
+            name: name of the split in the reasons of its damaged records.
+            paths: paths of the files.
+            root: folder below which the files keep their relative paths. Default: only their names stay the same.
+        """
+        self._splits.append(_Split(name, paths, root))
+
     def add(self, damaged: DamagedRecord) -> bool:
         """Adds a record and returns whether it is new. A known record keeps its reason and the earliest step."""
-        key = damaged.path, damaged.record
+        return self._add(damaged.path, damaged)
+
+    def _add(self, path: str, damaged: DamagedRecord) -> bool:
+        """Adds a record of the file that is at `path` now."""
+        key = path, damaged.record
         with self._lock:
             new = key not in self._records
             known = self._records.get(key, damaged)
@@ -80,12 +117,12 @@ class DamageList:
         return [list(damaged) for damaged in self.records]
 
     def load(self, state: Iterable[Any]) -> None:
-        """Adds the records of a list returned by `state`.
+        """Adds the records of a list returned by `state`, also one from before the files were moved.
 
         Raises:
             DataError: if the list has the wrong form.
         """
-        kinds = (str, int, str, int)
+        kinds, records = (str, int, str, int), []
         for entry in state if isinstance(state, (list, tuple)) else [state]:
             fits = isinstance(entry, (list, tuple)) and len(entry) == len(kinds)
             if not fits or any(type(value) is not kind for value, kind in zip(entry, kinds, strict=True)):
@@ -93,4 +130,32 @@ class DamageList:
                     f"The list of damaged records is wrong; found {entry!r:.100}; "
                     "allowed: lists of path, record, reason and step"
                 )
-            self.add(DamagedRecord(*entry))
+            records.append(DamagedRecord(*entry))
+        present = self._present_files({posixpath.basename(damaged.path) for damaged in records})
+        for damaged in records:
+            self._add(_present_path(damaged, present), damaged)
+
+    def _present_files(self, names: set[str]) -> list[tuple[str, _Split]]:
+        """Returns path and split of the files with some names."""
+        if not names:
+            return []
+        return [(path, split) for split in self._splits for path in split.paths if posixpath.basename(path) in names]
+
+
+def _present_path(damaged: DamagedRecord, files: Sequence[tuple[str, _Split]]) -> str:
+    """Returns the present path of the file of a record, or the one in the record if no file corresponds to it.
+
+    Several files may have the same name. A file of the split that the reason names is preferred, then the one whose
+    path agrees with the earlier path in most folders.
+    """
+    before = damaged.path.split("/")
+
+    def agreement(file: tuple[str, _Split]) -> tuple[bool, int]:
+        path, split = file
+        pairs = zip(reversed(before), reversed(path.split("/")), strict=False)
+        return split.name in damaged.reason, len([*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)])
+
+    fitting = [file for file in files if f"/{damaged.path}".endswith(f"/{file[1].relative(file[0])}")]
+    if not fitting or any(path == damaged.path for path, _ in fitting):
+        return damaged.path
+    return max(fitting, key=agreement)[0]

@@ -27,11 +27,13 @@ class LabelledFiles(NamedTuple):
         classes: the names of the classes, sorted; the labels are their indices.
         paths: `(files,)` strings, sorted by class and name.
         labels: `(files,)` integers.
+        folder: the folder that contains the folders of the classes.
     """
 
     classes: tuple[str, ...]
     paths: np.ndarray
     labels: np.ndarray
+    folder: str
 
     def part(self, numbers: np.ndarray) -> LabelledFiles:
         """Returns the files with some numbers, in ascending order."""
@@ -72,7 +74,7 @@ def labelled_files(key: str, folder: str) -> LabelledFiles:
             )
     _check_webp(key, paths)
     labels = np.repeat(np.arange(len(classes)), [len(each) for each in paths])
-    return LabelledFiles(tuple(classes), np.array([path for each in paths for path in each], object), labels)
+    return LabelledFiles(tuple(classes), np.array([path for each in paths for path in each], object), labels, folder)
 
 
 def _check_webp(key: str, paths: Sequence[Sequence[str]]) -> None:
@@ -167,6 +169,7 @@ class ImageFiles(Records):
     def __init__(self, name: str, files: LabelledFiles, damage: DamageList):
         super().__init__(name, len(files.classes), damage)
         self._paths = files.paths
+        damage.add_files(name, files.paths, files.folder)
         self.found = self.examples = len(files.paths)
         self.blocks = np.stack([np.arange(self.found), np.ones(self.found, np.int64)], axis=1)
         with tf.device("CPU:0"):  # Created eagerly, so that graphs reference them instead of copying them.

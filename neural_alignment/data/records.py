@@ -192,6 +192,7 @@ class TFRecords(Records):
         self._schema = schema
         self._shards = tuple(shards)
         self._paths = [shard.path for shard in shards]
+        damage.add_files(name, self._paths)
         indices = index_files(self._paths, index_file)
         shards = self._with_lengths([(shard, indices[shard.path]) for shard in shards], examples)
         bounds, numbers, blocks = [], [], []

@@ -163,9 +163,12 @@ def _check_kind(outcome: Outcome, due: configuration.Config) -> None:
 
 
 def decisive(config: configuration.Config) -> dict[str, Any]:
-    """Returns the part of a configuration that affects a result, as plain data: no paths of data, no test split."""
+    """Returns the part of a configuration that affects a result, as plain data, without the test split.
+
+    A table accepts runs of any precision, such as those from TPUs.
+    """
     plain = decisive_values(config)
-    plain["data"] = {key: value for key, value in plain["data"].items() if not key.endswith("_files")}
+    plain.pop("runtime", None)
     plain["evaluation"].pop("test_split", None)
     return plain
 

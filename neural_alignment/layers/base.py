@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.alignments import Alignment, ForwardPass, current_pass, first_example
+from neural_alignment.keras_internals import outermost_call, recomputes
 from neural_alignment.layers.connection import Connection, scaled, tensor_of
 from neural_alignment.operations import LinearMap
 
@@ -99,6 +100,7 @@ class AlignedLayer:
                 f"Received lora_rank={self.lora_rank}. Example: lora_rank=None."
             )
         check_floats(self)
+        check_computed_once(self)
         if getattr(self, "data_format", None) == "channels_first":
             raise ValueError(
                 '`data_format` must be "channels_last" in an aligned layer. '
@@ -186,7 +188,8 @@ class AlignedLayer:
         """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing.
 
         `AlignedModel` calls this method before training steps. In other models the layer records W(0) in its first
-        backward pass, except that of a call with `training=False`. Custom training loops may omit `training`.
+        backward pass, except that of a call with `training=False`. Custom training loops may omit `training`, unless a
+        layer such as `Dropout` comes before: Keras passes its default, False, to the layers after it.
         """
         for connection in self.connections:
             connection.take_initial_kernel()
@@ -223,7 +226,8 @@ class AlignedLayer:
     def forward_pass_of(self, inputs: Tensor, training: bool | None) -> ForwardPass:
         """Returns the active forward pass, or one for this call of the layer outside of an `AlignedModel`.
 
-        Outside of an `AlignedModel` the layer counts its own steps.
+        Outside of an `AlignedModel` the layer counts its own steps: one for each outermost call of a Keras model or
+        layer in training, also if the model uses the layer several times.
 
         Raises:
             ValueError: in training outside of an `AlignedModel`, if the rule is one for a whole network, or has
@@ -240,9 +244,22 @@ class AlignedLayer:
         if training:
             # First: Keras loses the losses that were added before replicas synchronise.
             state.first_example = first_example(tf.shape(inputs)[0])
-            for connection in self.connections:
-                connection.step.assign_add(1)
+            if outermost_call(self).is_first(self):
+                for connection in self.connections:
+                    connection.step.assign_add(1)
+            else:
+                state.step -= 1  # Counted already.
         return state
+
+    def refuse_gradient(self, outputs: Any, training: bool | None) -> Any:
+        """Returns outputs whose gradient is an error if only a rule for a whole network may compute it.
+
+        That is outside of an `AlignedModel`, unless `training` is False. Keras omits `training` if the `call` of a
+        model has no such argument.
+        """
+        if self.alignment is None or training is not None or current_pass() is not None:
+            return outputs
+        return keras.tree.map_structure(lambda each: before_gradient(each, self._check_works_alone), outputs)
 
     def _check_works_alone(self) -> None:
         """Raises a `ValueError` if only an `AlignedModel` can train the layer."""
@@ -278,7 +295,8 @@ class AlignedLayer:
         """
         if not self.keeps_backward_kernel:
             kernel = getattr(self, kernel_name)
-            return state.product(linear_map, inputs, scaled(tensor_of(kernel), self.scale_of(linear_map, kernel)))
+            outputs = state.product(linear_map, inputs, scaled(tensor_of(kernel), self.scale_of(linear_map, kernel)))
+            return self.refuse_gradient(outputs, training)
         connection = self.connection(kernel_name)
         kernels = connection.kernels(state)
         projection = kernels.carry(inputs, training)
@@ -433,6 +451,33 @@ def check_floats(layer: Any) -> None:
             "`dtype` of an aligned layer must be a policy of floats: integers have no gradient. "
             f"Received {layer.dtype_policy.name!r}. Example: dtype='mixed_bfloat16'."
         )
+
+
+def check_computed_once(layer: Any) -> None:
+    """Checks that a layer with an alignment is not computed again in the backward pass.
+
+    Raises:
+        ValueError: if it was created in a `keras.RematScope` that includes it.
+    """
+    if layer.alignment is not None and recomputes(layer):
+        raise ValueError(
+            "`keras.RematScope` must not include a layer with an alignment: its R would have no gradient. "
+            f'Received layer {layer.name!r}. Example: keras.RematScope(mode="activations").'
+        )
+
+
+def before_gradient(outputs: Tensor, check: Callable[[], None]) -> Tensor:
+    """Returns the tensor; calls `check` before its gradient is computed, which happens once in a graph."""
+
+    @tf.custom_gradient
+    def operation(outputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        def gradient(upstream: Tensor) -> Tensor:
+            check()
+            return upstream
+
+        return tf.identity(outputs), gradient
+
+    return operation(outputs)
 
 
 def dense_floats(inputs: Any, dtype: str) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +15,10 @@ import tensorflow as tf
 
 from neural_alignment import initialization
 from neural_alignment.alignments import Alignment, ForwardPass, KernelView, LayerView, current_pass
-from neural_alignment.keras_internals import stored_value
+from neural_alignment.keras_internals import outermost_call, stored_value
 from neural_alignment.operations import LinearMap, carry
+
+logger = logging.getLogger(__name__)
 
 Tensor = tf.Tensor
 
@@ -237,11 +241,15 @@ class KernelValues:
         kernels = [connection.scaled(kernel) for kernel in (self.forward, carried)]
         if columns is not None:
             kernels = [kernel[..., columns] for kernel in kernels]
-        takes_start = self.take_start is not None and training is not False and current_pass() is None
+        alone = training is not False and current_pass() is None
+        takes_start = self.take_start is not None and alone
+        caller = outermost_call(connection.layer).layer if alone and not training else None
 
         def weight_transport() -> bool:
             if takes_start:
                 self.take_start()
+            if caller is not None and (rule.learns or rule.uses_step):
+                _warn_of_omission(caller, connection)
             return state.weight_transport
 
         return carry(linear_map, inputs, *kernels, rule.tie_gradient, weight_transport)
@@ -297,6 +305,28 @@ class KernelValues:
         parts = state.minibatches * tf.distribute.get_strategy().num_replicas_in_sync
         used = self.connection.alignment.examples_used(batch, parts)
         return signal if used is batch else signal[: used * state.rows]
+
+
+_warned: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The models and layers for which `_warn_of_omission` has warned."""
+
+
+def _warn_of_omission(model: Any, connection: Connection) -> None:
+    """Warns once for each model that gradients are computed without `training`, so that R is not.
+
+    It is not an error, because a gradient to the inputs may be all that is wanted.
+    """
+    if model in _warned:
+        return
+    _warned.add(model)
+    logger.warning(
+        "%s %r computes gradients without training=True, so its layers compute no R and count no steps (rule %r of "
+        "layer %r). To train them, give its method `call` the argument `training`",
+        type(model).__name__,
+        model.name,
+        connection.alignment.rule,
+        connection.layer.name,
+    )
 
 
 def _check_custom_gradients(layer: Any) -> None:

@@ -68,6 +68,16 @@ class _RecurrentLayer(AlignedLayer):
         keras.layers.RNN.build(self, sequences_shape, initial_state_shape)
         self.add_backward_kernels()
 
+    def call(self, sequences: Tensor, initial_state: Any = None, mask: Any = None, training: bool | None = None) -> Any:
+        """Applies the layer. See `inner_loop`.
+
+        Keras' default of `training`, False, would also hold for the layers after this one, so that custom training
+        loops could not omit it.
+        """
+        if self.alignment is None:
+            training = bool(training)
+        return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+
     @property
     def backward_kernel(self) -> Any:
         """B of the inputs `(gates * units, inputs)`. See `SingleKernelLayer.backward_kernel`."""
@@ -111,7 +121,7 @@ class _RecurrentLayer(AlignedLayer):
         """Returns the initializer of the W of a connection. See `AlignedLayer.initializer_of`."""
         return self.cell.kernel_initializer if connection.kernel_name == "kernel" else self.cell.recurrent_initializer
 
-    def inner_loop(self, sequences: Tensor, initial_state: Any, mask: Any, training: bool = False) -> Any:
+    def inner_loop(self, sequences: Tensor, initial_state: Any, mask: Any, training: bool | None = None) -> Any:
         """Runs over time, as the native layer does; in training, adds R_l if the rule learns B.
 
         Raises:
@@ -120,7 +130,8 @@ class _RecurrentLayer(AlignedLayer):
         inputs = dense_floats(sequences, self.compute_dtype)
         state = self.forward_pass_of(inputs, training)
         if not self.keeps_backward_kernel:
-            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+            found = super().inner_loop(sequences, initial_state, mask=mask, training=bool(training))
+            return self.refuse_gradient(found, training)
         states = keras.tree.flatten(initial_state)
         mask = _step_mask(mask)
         dropout = _Dropout(self.cell, inputs, states[0], training)

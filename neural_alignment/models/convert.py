@@ -100,18 +100,23 @@ class _Copies:
         self.converted: dict[str, str] = {}
         self.left: dict[str, str] = {}
 
-    def copy(self, layer: Any) -> Any:
-        """Returns a copy of a layer without its weights."""
+    def copy(self, layer: Any, wrapper: Any = None) -> Any:
+        """Returns a copy of a layer without its weights.
+
+        Args:
+            layer: the layer.
+            wrapper: the outermost `TimeDistributed` around the layer, or None.
+        """
         kind = type(layer) if _is_native_form(layer) else ALIGNED_FORMS.get(type(layer))
         if kind is not None:
             return self._aligned(layer, kind)
         if isinstance(layer, keras.layers.Bidirectional):
             return self._bidirectional(layer)
         if isinstance(layer, keras.layers.TimeDistributed):
-            return TimeDistributed(self.copy(layer.layer), **_arguments(layer))
+            return TimeDistributed(self.copy(layer.layer, wrapper or layer), **_arguments(layer))
         if has_graph(layer):  # A model in a wrapper; Keras goes through other models itself.
             return keras.models.clone_model(layer, clone_function=self.copy, recursive=True)
-        self._leave(layer)
+        self._leave(layer, wrapper)
         return type(layer).from_config(layer.get_config())
 
     def _aligned(self, layer: Any, kind: type) -> Any:
@@ -140,12 +145,12 @@ class _Copies:
                 copy.take_converted(old)
         return new
 
-    def _leave(self, layer: Any) -> None:
-        """Records why a layer whose weights an error passes through is not converted."""
+    def _leave(self, layer: Any, wrapper: Any) -> None:
+        """Records why a layer whose weights an error passes through is not converted. Arguments as in `copy`."""
         rule = getattr(getattr(layer, "alignment", None), "rule", None)
         if rule:
             self.left[layer.name] = f"it already has the rule {rule!r}"
-        elif error_weights(layer):
+        elif error_weights(layer) and (wrapper is None or error_weights(wrapper)):  # Keras calls only the wrapper.
             self.left[layer.name] = f"{type(layer).__name__} has no aligned form"
 
 

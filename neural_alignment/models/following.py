@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from neural_alignment.alignments.networkwise.graph import at_each_step
 from neural_alignment.keras_internals import Call, calls, creator, functional, has_graph
 from neural_alignment.models.batch_norm import BatchAxisNormalization
 
@@ -47,16 +48,31 @@ class Readers:
             inner = _inputs_of(call) if has_graph(call.operation) else None
             if inner is None:
                 self._calls.setdefault(id(call.operation), []).append(call)
+                self._read_wrapped(call)
                 for tensor in call.inputs:
                     self._readers.setdefault(id(tensor), []).append(call)
                 continue
-            if id(call.operation) not in self._calls:
-                self._calls[id(call.operation)] = []
-                self._read(call.operation)
+            self._read_nested(call.operation, call)
             for outer, tensor in inner:
                 self._readers.setdefault(id(outer), []).append(tensor)
-            for tensor, outer in zip(functional(call.operation).outputs, call.outputs, strict=True):
-                self._readers.setdefault(id(tensor), []).append(outer)
+
+    def _read_wrapped(self, call: Call) -> None:
+        """Records a call of `TimeDistributed` as a call of the layer in it, of which Keras has no record."""
+        layer = at_each_step(call.operation)
+        if layer is call.operation:
+            return
+        if has_graph(layer):
+            self._read_nested(layer, call)
+        else:
+            self._calls.setdefault(id(layer), []).append(call)
+
+    def _read_nested(self, model: keras.Model, call: Call) -> None:
+        """Records the readers of the tensors in a nested model, and that its outputs are those of a call."""
+        if id(model) not in self._calls:
+            self._calls[id(model)] = []
+            self._read(model)
+        for tensor, outer in zip(functional(model).outputs, call.outputs, strict=True):
+            self._readers.setdefault(id(tensor), []).append(outer)
 
     def activation(self, layer: Any) -> SerializedActivation:
         """Returns the nonlinearity that follows a layer, or None if there is not exactly one.
@@ -79,7 +95,7 @@ class Readers:
             return _common(map(self._after, readers))
         if len(readers) != 1 or readers[0] is _OUTPUT:
             return None
-        follower = readers[0].operation
+        follower = at_each_step(readers[0].operation)
         linear = getattr(follower, "activation", None) is keras.activations.linear
         if isinstance(follower, _TRANSPARENT) or (isinstance(follower, keras.layers.Activation) and linear):
             return self._after(readers[0].outputs[0])

@@ -13,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from neural_alignment.alignments import RULES, Alignment, current_pass
 from neural_alignment.errors import ArgumentError
+from neural_alignment.layers.base import before_gradient
 from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.parts import Parts
 from neural_alignment.serialization import serializable
@@ -97,11 +98,9 @@ class Recurrent(keras.layers.Layer):
             ValueError: in training outside of an `AlignedModel`, if the layer has an alignment.
         """
         state = current_pass()
-        if state is None and training and self.alignment is not None:
-            raise ValueError(
-                f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
-                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.input, model.output)."
-            )
+        alone = state is None and self.alignment is not None
+        if alone and training:
+            self._refuse_training()
         probe = None if state is None else state.probe
         driven = tf.tensordot(inputs, _tensor(self.input_kernel), axes=1) + _tensor(self.bias)
         kernel = _tensor(self.kernel) * (1.0 / math.sqrt(self.units))
@@ -113,7 +112,14 @@ class Recurrent(keras.layers.Layer):
                 activity = probe(self, inputs, activity)
             activity = tf.nn.relu(step + tf.matmul(activity, kernel))
             states.append(activity)
-        return tf.stack(states, axis=1)
+        outputs = tf.stack(states, axis=1)
+        return before_gradient(outputs, self._refuse_training) if alone and training is None else outputs
+
+    def _refuse_training(self) -> None:
+        raise ValueError(
+            f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
+            "outside of a step of an `AlignedModel`. Example: AlignedModel(model.input, model.output)."
+        )
 
     @property
     def live_weights(self) -> list[Any]:

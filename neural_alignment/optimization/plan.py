@@ -78,17 +78,33 @@ class Optimization(Options):
         if self.loss_rates.forward == 0:
             raise ArgumentError("optimization.loss_rates.forward", f"must not be 0: {reason}", self.loss_rates.forward)
 
-    def _check_schedules(self, config: Any) -> None:
-        schedules = {key: (options.schedule, config.epochs_of_j) for key, options in self.optimizers.items()}
+    def schedule_ends(self, config: Any) -> dict[str, float]:
+        """Returns key path -> epoch of the end of each schedule that ends with the run because it gives no end.
+
+        Args:
+            config: the configuration of the run.
+        """
+        schedules = self._schedules(config).items()
+        return {f"{key}.end_epoch": epochs for key, (schedule, epochs) in schedules if schedule.ends_with_run}
+
+    def _schedules(self, config: Any) -> dict[str, tuple[Any, float]]:
+        """Returns key path -> schedule, and the last epoch of the run as the schedule counts epochs."""
+        schedules = {
+            f"optimization.{key}.schedule": (options.schedule, config.epochs_of_j)
+            for key, options in self.optimizers.items()
+            if options.schedule is not None
+        }
         for key, rate in self.loss_rates:
             if isinstance(rate, ScheduledLossRate):
-                schedules[f"loss_rates.{key}"] = rate.schedule, config.epochs * self.turns
-        for key, (schedule, epochs) in schedules.items():
-            if schedule is not None:
-                try:
-                    schedule.check(epochs)
-                except ArgumentError as error:
-                    raise error.within(f"optimization.{key}.schedule") from None
+                schedules[f"optimization.loss_rates.{key}.schedule"] = rate.schedule, config.epochs * self.turns
+        return schedules
+
+    def _check_schedules(self, config: Any) -> None:
+        for key, (schedule, epochs) in self._schedules(config).items():
+            try:
+                schedule.check(epochs)
+            except ArgumentError as error:
+                raise error.within(key) from None
         key = "backward" if self.backward else "forward"
         schedule = self.optimizers[key].schedule
         if schedule and schedule.warmup_epochs and self.delay_epochs:

@@ -61,6 +61,11 @@ class _Schedule(Options):
     def _after_warmup(self, rate: float, clock: Clock) -> Any:
         raise NotImplementedError
 
+    @property
+    def ends_with_run(self) -> bool:
+        """Whether the schedule depends on the last epoch of the run."""
+        return False
+
     def check(self, epochs: float) -> None:
         """Checks that the schedule fits a run.
 
@@ -125,14 +130,19 @@ class _DecaySchedule(_Schedule):
             )
         return self
 
+    @property
+    def ends_with_run(self):
+        """Whether `end_epoch` has its default. See `_Schedule.ends_with_run`."""
+        return self.end_epoch is None
+
     def check(self, epochs):
         """Checks that the warm-up ends before the run. See `_Schedule.check`."""
-        if self.end_epoch is None and self.warmup_epochs >= epochs:
+        if self.ends_with_run and self.warmup_epochs >= epochs:
             requirement = f"must be less than the epochs of J ({epochs:g}), after which the rate reaches its floor"
             raise ArgumentError("warmup_epochs", requirement, self.warmup_epochs)
 
     def _steps(self, clock: Clock) -> float:
-        end = clock.epochs if self.end_epoch is None else self.end_epoch
+        end = clock.epochs if self.ends_with_run else self.end_epoch
         return (end - self.warmup_epochs) * clock.steps_per_epoch
 
 

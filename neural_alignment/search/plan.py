@@ -29,8 +29,8 @@ class Plan(Options):
     algorithm: Literal["tpe", "random"] = "tpe"
     trials: PositiveInt
     epochs: PositiveInt | None = None
-    """Epochs of J of a trial. Default: those of the base configuration. Schedules do not change, so that a trial is the
-    beginning of the run that `best.yaml` describes."""
+    """Epochs of J of a trial. Default: those of the base configuration. Schedules do not change, also if they end with
+    the run, so that a trial is the beginning of the run that `best.yaml` describes."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the proposals, and of the weights, the data order and the noise of each trial."""
     startup_trials: PositiveInt = 20
@@ -131,8 +131,11 @@ def trial_config(plan: Plan, base: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: if the settings do not fit the configuration or each other.
     """
-    short = [f"epochs={plan.epochs}"] if plan.epochs else []
-    return configuration.override(base, [*plan.checked_space().overrides(values), *short])
+    full = configuration.override(base, plan.checked_space().overrides(values))
+    if plan.epochs is None:
+        return full
+    ends = [f"{key}={epoch!r}" for key, epoch in full.optimization.schedule_ends(full).items()]
+    return configuration.override(full, [*ends, f"epochs={plan.epochs}"])
 
 
 def common_config(plan: Plan, base: Config) -> Config:

@@ -7,19 +7,31 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from neural_alignment import config as configuration
-from neural_alignment.config import Config
+from neural_alignment.config import Config, Runtime
+from neural_alignment.data import SOURCES, SourceOptions
 from neural_alignment.training import files
 
-_FREE = {
-    **dict.fromkeys(("runtime", "checkpoints", "logging"), True),
-    "data": {"data_dir", "download", "index_file", "tolerate_corrupt"},
-}
-"""Keys that may change on resume because they do not affect the result."""
+_FREE = ("checkpoints", "logging")
+"""Parts of a configuration that may change on resume because they do not affect the result."""
 
 
 def decisive_values(config: Config) -> dict[str, Any]:
     """Returns the keys of a configuration that affect the result, as plain data."""
-    return config.model_dump(mode="json", exclude=_FREE)
+    return _decisive(config.model_dump(mode="json"))
+
+
+def _decisive(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keys of a configuration, given as plain data, that affect the result."""
+    decisive = {key: value for key, value in plain.items() if key not in (*_FREE, "runtime")}
+    data, runtime = plain.get("data"), plain.get("runtime")
+    if isinstance(data, Mapping):
+        name = data.get("source")
+        source = SOURCES.get(name, SourceOptions) if isinstance(name, str) else SourceOptions
+        decisive["data"] = source.decisive(data)
+    # The digests of earlier versions contain no `runtime`. They stay valid where it has its defaults.
+    if isinstance(runtime, Mapping) and (options := Runtime.decisive(runtime)):
+        decisive["runtime"] = options
+    return decisive
 
 
 def flat_values(config: Config) -> dict[str, Any]:
@@ -36,27 +48,39 @@ def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
 
 
 def digest(config: Config) -> str:
-    """Returns the checksum of the values that affect the result; `file_digest` gives the same for a file."""
-    return _plain_digest(configuration.plain(config))
+    """Returns the checksum of the values that affect the result."""
+    return _digest_of(_decisive(configuration.plain(config)))
 
 
-def file_digest(path: str) -> str:
-    """Returns the checksum of the values in a configuration file that affect the result.
+def fits(known: Any, config: Config) -> bool:
+    """Whether a checksum is that of a configuration. It may also be in the form of earlier versions."""
+    return _fits(known, configuration.plain(config))
+
+
+def file_fits(known: Any, path: str) -> bool:
+    """Whether a checksum is that of a configuration file. It may also be in the form of earlier versions.
 
     Only values in the file count: a later version of the program may have more keys, with defaults.
 
     Raises:
         ConfigError: if the file is missing or damaged.
     """
-    return _plain_digest(configuration.read_chain(path)[0][1])
+    return _fits(known, configuration.read_chain(path)[0][1])
 
 
-def _plain_digest(plain: Mapping[str, Any]) -> str:
-    decisive = {key: value for key, value in plain.items() if _FREE.get(key) is not True}
-    free = {key: names for key, names in _FREE.items() if names is not True}
-    for key, names in free.items():
-        if isinstance(plain.get(key), Mapping):
-            decisive[key] = {name: value for name, value in plain[key].items() if name not in names}
+def _fits(known: Any, plain: Mapping[str, Any]) -> bool:
+    return known in (_digest_of(_decisive(plain)), _digest_of(_decisive_before(plain)))
+
+
+def _decisive_before(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keys whose checksum earlier versions stored: with all paths of the data, and without `runtime`."""
+    decisive = {key: value for key, value in plain.items() if key not in (*_FREE, "runtime")}
+    if isinstance(plain.get("data"), Mapping):
+        decisive["data"] = SourceOptions.decisive(plain["data"])
+    return decisive
+
+
+def _digest_of(decisive: Mapping[str, Any]) -> str:
     return files.plain_digest(_canonical(decisive))
 
 

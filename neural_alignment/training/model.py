@@ -448,7 +448,8 @@ class AlignedModel(InterceptedModel):
             chosen = tf.nest.map_structure(lambda t: None if t is None else t[index], batch)
             begin = first + index * (examples // parts)
             gradients, *rest = self._gradients(*chosen, step, begin, mode)
-            return _fill(gradients, self._targets), *rest
+            targets = self._targets
+            return [*map(_dense, _fill(gradients, targets), targets)], *rest
 
         return _accumulate(part, parts)
 
@@ -701,6 +702,13 @@ class _FiniteWatch:
 def _fill(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list[Tensor]:
     """Replaces missing gradients by zeros."""
     return [tf.zeros_like(v.value) if g is None else g for g, v in zip(gradients, variables, strict=True)]
+
+
+def _dense(gradient: Tensor | tf.IndexedSlices, variable: Any) -> Tensor:
+    """Returns a gradient as a tensor. Those of a layer such as `Embedding` are slices, which a loop cannot add."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, variable.shape[0])
 
 
 def _cut(tensor: Tensor, parts: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from neural_alignment import data, paths
@@ -56,12 +57,18 @@ def prepare(config: Config) -> Prepared:
         if devices.reads_whole_batches:
             tracing = Tracing(model, tf.data.IteratorSpec(spec), spec)
         dataset, test = reading.result(), None if testing is None else testing.result()
-    if test is not None and config.data.standardize and type(test) is not type(dataset):
+    if test is not None and not _same_standardization(dataset, test):
         raise ConfigError(
             "evaluation.test_split: must be held in memory or streamed, like the data of the run, because the images "
             f"are standardised differently; found {split}, which is too large or too small; allowed: a part of it"
         )
     return Prepared(Trainer(model, dataset, devices, tracing), test, alignment)
+
+
+def _same_standardization(one: data.Dataset, other: data.Dataset) -> bool:
+    """Whether two data sets subtract the same center from their pixels and divide by the same scale."""
+    pairs = (np.broadcast_arrays(*pair) for pair in ((one.center, other.center), (one.scale, other.scale)))
+    return all(np.allclose(*pair, rtol=1e-6, atol=0) for pair in pairs)
 
 
 def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepared) -> dict[str, Any] | None:

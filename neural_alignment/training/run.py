@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
-from neural_alignment.errors import Diverged, InputError, RunError, Stopped
+from neural_alignment.errors import DataError, Diverged, InputError, RunError, Stopped
 from neural_alignment.training import callbacks, distribution, existing_run, files, lock, rewind, setup
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.graphs import keep_graphs
@@ -179,6 +179,9 @@ def _recorded_end(loop: RunLoop) -> Any:
         raise
     except lock.Lost:
         raise  # Another process owns the directory now.
+    except DataError as error:
+        record("failed", reason=str(error))
+        raise
     except tf.errors.OpError as error:
         explained = loop.trainer.dataset.explain(error) or distribution.explain(error)
         record("failed", reason=str(explained or error).splitlines()[0])
@@ -226,10 +229,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
             f"{directory.path}: its model is for images of shape {shapes[0]} and {shapes[1]} outputs; "
             f"the data are of shape {tuple(dataset.input_shape)} and {dataset.classes} classes"
         )
-    try:
-        row = Trainer(model, dataset, devices).evaluate()
-    except tf.errors.OpError as error:
-        raise dataset.explain(error) or error from None
+    row = Trainer(model, dataset, devices).evaluate()
     if not math.isfinite(row["J"]):
         raise diverged(model, model.global_step)
     return row

@@ -324,7 +324,7 @@ class RunDirectory:
             raise RunError(f"{path}: is missing or empty; {again}")
         try:
             config = self.config()
-            if known == config_comparison.file_digest(path):
+            if config_comparison.file_fits(known, path):
                 return config
             problem = "a value differs from the one that the run was trained with"
         except ConfigError as error:

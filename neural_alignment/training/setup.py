@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from neural_alignment import data
 from neural_alignment.config import Config
-from neural_alignment.errors import ConfigError
+from neural_alignment.errors import ConfigError, WrongValue
 from neural_alignment.keras_internals import all_layers
+from neural_alignment.losses import LossOptions, mean_over_examples
 from neural_alignment.optimization import Clock
 from neural_alignment.training import memory
 from neural_alignment.training.graphs import run_seed, set_random_seed
@@ -162,14 +163,16 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
         steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if an optimizer does not fit the model, for example because it has no variable to update.
+        ConfigError: if an optimizer does not fit the model, for example because it has no variable to update, or if the
+            loss has no metric for its criterion.
     """
     with _precision(config.runtime.precision):
         loss, metrics = config.loss.make(classes, config.batch_size, config.seed)
+        _check_criterion(config.loss, metrics)
         try:
             model.compile(
                 optimizer=build_optimizer(config, steps_per_epoch),
-                loss=loss,
+                loss=mean_over_examples(loss),
                 weighted_metrics=metrics,  # Weighted, because examples that fill up a batch have weight 0.
                 minibatches=config.optimization.minibatches,
                 jit_compile=config.runtime.jit_compile,
@@ -177,3 +180,19 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
             )
         except ValueError as error:
             raise ConfigError(f"optimization: {error}") from None
+
+
+def _check_criterion(options: LossOptions, metrics: Sequence[Any]) -> None:
+    """Checks that the metric by which the states of a run are compared will be a column of `metrics.csv`.
+
+    Raises:
+        ConfigError: if the loss does not make the metric or does not list it.
+    """
+    column = options.criterion.column
+    made = {getattr(metric, "name", metric) for metric in metrics}
+    if column != "J" and not (column in made and column in options.metrics):
+        requirement = (
+            f"must be a loss whose `make` returns a metric named {column}, which its `metrics` list, because its "
+            "`criterion` compares states by it; for a loss without such a metric set `criterion`, as to SMALLEST_LOSS"
+        )
+        raise ConfigError(WrongValue("loss.kind", requirement, options.kind))

@@ -135,9 +135,14 @@ class Trainer:
             dataset: the data set. Default: the data set of the trainer.
 
         Raises:
-            tf.errors.OpError: if a record of the data is damaged; `dataset.explain` returns the reason.
+            DataError: if a record of the data is damaged.
         """
-        return named(self.devices.evaluate(self.model, dataset or self.dataset))
+        dataset = dataset or self.dataset
+        try:
+            return named(self.devices.evaluate(self.model, dataset))
+        except tf.errors.OpError as error:
+            # Here, because only the data set that was read can tell which record an error names.
+            raise dataset.explain(error) or error from None
 
     def inference(self, function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, Any], Tensor]:
         """Compiles a function of targets and of the outputs of the model in inference mode.

@@ -150,6 +150,22 @@ def test_value_and_gradient_agree_with_numpy(variant, options, case):
     assert_close(gradient, expected_gradient, "finite difference")
 
 
+@pytest.mark.parametrize("case", [DENSE, SAME], ids=lambda case: case.name)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_examples_only_the_decay_of_b_is_left(rng, variant, case):
+    """As on a replica that has no part of a small last batch."""
+    arrays = case.arrays(rng)
+    empty = {**arrays, "x": arrays["x"][:0]}
+    projection = tf.constant(case.linear.project(arrays["x"], arrays["w"])[:0])
+    view = view_of(case, arrays, inputs=tf.constant(empty["x"]), projection=projection)
+    for options in (TABLE_5["WM+AD+OPS"], EVERYTHING, CENTRED):
+        config = config_of(variant, options)
+        decay = 0.0 if config.get("sparse_decay") else config.get("decay", 0.0)
+        value, gradient = value_and_gradient(config, view)
+        assert_close(value, decay * np.sum(arrays["b"] ** 2) / 2)
+        assert_close(gradient, decay * arrays["b"])
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("rule", [rule for rule in RULE_CONFIGS if rule not in READS_SIGNALS])
 def test_rules_of_only_the_kernels_agree_with_numpy(rng, rule, case):

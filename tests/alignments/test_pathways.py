@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_close, center_batch, center_features, normalize_features
+from helpers import assert_close, center_batch, center_features, normalize_features, two_replicas
 
 from neural_alignment.alignments.pathways import batch_center, feature_center, feature_normalize
 
@@ -53,3 +53,21 @@ def test_a_norm_below_a_millionth_is_not_blown_up():
     signal = np.array([[1e-8, -1e-8], [1.0, -1.0]])
     expected = [[1e-2, -1e-2], [0.5**0.5, -(0.5**0.5)]]
     assert_close(feature_normalize(tf.constant(signal)), expected)
+
+
+@pytest.mark.parametrize("examples", [4, 3, 1])
+def test_the_batch_is_centred_over_all_replicas_also_if_they_have_unequal_parts(rng, examples):
+    """A batch of 4 has 2 examples on each of two replicas. A smaller last one has 2 and 1, or 1 and 0."""
+    whole = rng.normal(size=(examples, 3)) + 5
+    strategy = two_replicas()
+    batches = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices(whole).batch(4))
+
+    @tf.function(autograph=False)
+    def in_graph(iterator):
+        return strategy.run(batch_center, args=(next(iterator),))  # The graph does not know the number of examples.
+
+    (eager,) = (strategy.run(batch_center, args=(values,)) for values in batches)
+    for centred in (eager, in_graph(iter(batches))):
+        parts = strategy.experimental_local_results(centred)
+        assert [len(part) for part in parts] == [-(-examples // 2), examples // 2]
+        assert_close(np.concatenate(parts), center_batch(whole))

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from neural_alignment.data import Batching
+from neural_alignment.data import Batching, load
 from neural_alignment.data.add_task import AddTask
 from neural_alignment.errors import DataError
 
@@ -68,3 +68,11 @@ def test_filled_validation_batches_have_weights():
     np.testing.assert_array_equal(inputs[:3], dataset().test_split.inputs[4:])
     assert not inputs[3].any()
     assert not targets[3].any()
+
+
+def test_a_seed_that_the_generator_cannot_take_is_one_line():
+    options = {"batch_size": 6, "seed": 5, **SEQUENCES}
+    load("add_task", sequences_seed=2**32 - 1, **options)
+    with pytest.raises(DataError, match=r"data\.sequences_seed: input should be less than 4294967296") as error:
+        load("add_task", sequences_seed=2**32, **options)
+    assert "\n" not in str(error.value)

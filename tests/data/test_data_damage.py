@@ -264,6 +264,55 @@ def test_the_list_of_damaged_records_survives_json(photographs, files, tools):
         resumed.load_corrupt([["another", 0, "damaged", 5]])
 
 
+@pytest.mark.exhaustive
+def test_a_damaged_record_counts_once_if_the_files_are_moved(photographs, files, tools):
+    """The list of the run names the earlier path, also in the form of earlier versions, which is the same."""
+    path = spoil(files.directory / "train-00001-of-00003", tools, 3)
+    dataset = load(*photographs, tolerate_corrupt=1)
+    batches_of(dataset, 2 * STEPS)
+    moved = files.directory / "moved"
+    moved.mkdir()
+    for file in files.directory.glob("*-of-*"):
+        file.rename(moved / file.name)
+    resumed = load(*(pattern.replace(str(files.directory), str(moved)) for pattern in photographs), tolerate_corrupt=1)
+    resumed.load_corrupt(json.loads(json.dumps(dataset.corrupt_state())))
+    batches_of(resumed, STEPS, start_step=STEPS)
+    assert resumed.corrupt_records == dataset.corrupt_records
+    assert resumed.corrupt_records[0].path == path
+
+
+MOVED = {
+    "the class folder": ("/old/train/cat/1.jpg", "In `train_folder`: damaged", "/new/train/cat/1.jpg"),
+    "the split": ("/old/val/cat/1.jpg", "In `validation_folder`: damaged", "/new/val/cat/1.jpg"),
+    "another class": ("/old/train/cow/1.jpg", "In `train_folder`: damaged", None),
+    "an unchanged path": ("/new/val/dog/1.jpg", "damaged", "/new/val/dog/1.jpg"),
+    "a part of a name": ("/old/train/bobcat/1.jpg", "In `train_folder`: damaged", None),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_moved_image_file_is_found_by_its_class_and_its_split(name):
+    before, reason, now = MOVED[name]
+    damage = DamageList(9)
+    for split, key in (("train", "`train_folder`"), ("val", "`validation_folder`")):
+        damage.add_files(key, [f"/new/{split}/{animal}/1.jpg" for animal in ("cat", "dog")], f"/new/{split}")
+    damage.load([[before, 0, reason, 3]])
+    assert damage.records == [DamagedRecord(before, 0, reason, 3)]
+    places = [f"/new/{split}/{animal}/1.jpg" for split in ("train", "val") for animal in ("cat", "dog")]
+    known = [place for place in places if not damage.add(DamagedRecord(place, 0, "found again", 1))]
+    assert known == ([now] if now else [])
+
+
+def test_a_moved_file_of_records_is_found_by_its_name():
+    damage = DamageList(9)
+    damage.add_files("`train_files`", ["/new/a/0", "/new/b/0", "/new/b/1"])
+    damage.load([["/old/b/0", 3, "In `train_files`: damaged", 2], ["/old/c/1", 3, "damaged", 2]])
+    assert not damage.add(DamagedRecord("/new/b/0", 3, "found again", 1))
+    assert not damage.add(DamagedRecord("/new/b/1", 3, "found again", 1))
+    assert damage.add(DamagedRecord("/new/a/0", 3, "new", 1))
+    assert damage.add(DamagedRecord("/new/b/1", 4, "new", 1))
+
+
 @pytest.mark.parametrize("state", [3, "abc", [["path", "1", "reason", 0]], [["path", 1]], [{"path": 1}], [None]])
 def test_a_wrong_list_is_refused(state):
     with pytest.raises(DataError, match="The list of damaged records is wrong"):

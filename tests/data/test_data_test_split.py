@@ -1,13 +1,20 @@
 """A run that evaluates another split of its data beside the validation split."""
 
+import json
+import types
+from typing import ClassVar, Literal
+
 import keras
 import numpy as np
 import pytest
 
 from neural_alignment import config as configuration
+from neural_alignment import data
+from neural_alignment.data.sources import tfds
 from neural_alignment.errors import ConfigError, DataError
 from neural_alignment.training import load_model, run
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.preparation import prepare
 
 PLAN = {
     "epochs": 2,
@@ -26,9 +33,9 @@ def toy(files, tools):
     labels = np.arange(30) % 3
     images[np.arange(30), labels, 0] = 255
     folder = files.tfds([tools.encode(image) for image in images], labels, dimensions=(6, 6, 1), classes=3)
-    data = {"source": "tfds", "dataset": "toy", "data_dir": folder, "standardize": False}
-    data |= {"train_split": "train[10:]", "validation_split": "train[:10]"}
-    return {**PLAN, "data": data, "evaluation": dict(PLAN["evaluation"])}, images, labels
+    source = {"source": "tfds", "dataset": "toy", "data_dir": folder, "standardize": False}
+    source |= {"train_split": "train[10:]", "validation_split": "train[:10]"}
+    return {**PLAN, "data": source, "evaluation": dict(PLAN["evaluation"])}, images, labels
 
 
 @pytest.mark.parametrize("standardize", [pytest.param(False, marks=pytest.mark.exhaustive), True])
@@ -70,6 +77,56 @@ def test_a_split_with_another_standardisation_is_rejected(toy, tmp_path, monkeyp
     """One split is in memory, standardised by the training images; the other is streamed, scaled to [-1, 1]."""
     plan, _, _ = toy
     config = configuration.parse({**plan, "data": {**plan["data"], "standardize": True}})
-    monkeypatch.setattr(run.setup, "load_test_data", lambda *_: object())
+    streamed = types.SimpleNamespace(center=np.float32(127.5), scale=np.float32(127.5))
+    monkeypatch.setattr(run.setup, "load_test_data", lambda *_: streamed)
     with pytest.raises(ConfigError, match=r"test_split: must be held in memory.*; found test\[:12\]"):
         run.train(config, tmp_path / "run")
+
+
+class Split(data.SourceOptions):
+    """Noise images with three splits. It has no option `standardize`."""
+
+    has_splits: ClassVar[bool] = True
+
+    source: Literal["split"]
+    split: str = "validation"
+
+    def load(self, batching):
+        images = np.random.default_rng(len(self.split)).integers(0, 255, (16, 4, 4, 1), np.uint8)
+        examples = data.Examples(images, np.arange(16) % 4)
+        return data.InMemory(batching, examples, examples, classes=4, scale=255.0 if self.split != "other" else 1.0)
+
+    def for_test(self, split, examples):
+        return self.model_copy(update={"split": split})
+
+
+@pytest.fixture
+def own_source():
+    """The configuration of a run on a registered source."""
+    data.SOURCES.register(Split)
+    yield {**PLAN, "data": {"source": "split"}, "evaluation": {"test_split": "test", "probe_examples": 0}}
+    del data.SOURCES["split"]
+
+
+def test_a_source_of_the_user_may_have_a_test_split(own_source):
+    prepared = prepare(configuration.parse(own_source))
+    assert isinstance(prepared.test, data.InMemory)
+    own_source["evaluation"]["test_split"] = "other"
+    with pytest.raises(ConfigError, match="standardised differently; found other"):
+        prepare(configuration.parse(own_source))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("record", [5, 11])
+def test_a_damaged_record_of_the_test_split_is_named(toy, files, tools, tmp_path, monkeypatch, record):
+    """The validation split has ten records; record 5 of them is intact."""
+    monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", 0)
+    plan, images, labels = toy
+    path = files.directory / "tfds/toy/1.0.0/toy-test.tfrecord-00000-of-00002"
+    encoded = [tools.encode(image) for image in images[:15]]
+    encoded[record] = b"no image"
+    tools.write_records(path, [tools.example("image", i, "label", y) for i, y in zip(encoded, labels, strict=False)])
+    with pytest.raises(DataError, match=f"The image of record {record} of {path} cannot be decoded") as error:
+        run.train(configuration.parse(plan), tmp_path / "run")
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["reason"]) == ("failed", str(error.value))

@@ -10,7 +10,7 @@ import pytest
 from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.errors import DataError
-from neural_alignment.training import setup
+from neural_alignment.training import run, setup
 
 EXAMPLES = 40
 
@@ -73,6 +73,18 @@ def test_the_arrays_are_standardised_per_channel(arrays, write):
     np.testing.assert_array_equal(labels, arrays["y_train"][places])
 
 
+def test_images_in_any_unit_are_standardised_and_constant_channels_are_only_centred(rng, arrays, write):
+    images = rng.normal(size=(EXAMPLES, 5, 6, 5)).astype(np.float32) * 1e-9
+    images[..., 1], images[..., 2], images[..., 3] = 0.0, 0.1e-9, 1e6
+    labels = arrays["y_train"]
+    dataset = load(write(x_train=images, y_train=labels, x_validation=images, y_validation=labels))
+    deviation = np.array([images[..., 0].std(), 1, 1, 1, images[..., 4].std()])
+    np.testing.assert_allclose(dataset.scale, deviation, rtol=1e-5)
+    scaled, _ = everything(dataset.validation())
+    np.testing.assert_allclose(scaled[..., [0, 4]].std(axis=(0, 1, 2)), 1.0, rtol=1e-4)
+    assert not scaled[..., 1].any()
+
+
 def test_bytes_are_scaled_and_floats_are_not_changed(arrays, write):
     plain = {"standardize": False, "shuffle": False}
     images, _ = epoch(load(write(**arrays), **plain))
@@ -124,6 +136,21 @@ def test_a_run_augments_and_replaces_labels_and_resumes_like_other_sources(array
     facts = setup.data_facts(config)
     for name in ("input_shape", "classes", "train_examples", "validation_examples"):
         assert getattr(facts, name) == getattr(dataset, name)
+
+
+def test_a_run_is_evaluated_and_resumed_after_its_file_was_moved(arrays, write, tmp_path):
+    plan = {"model": {"name": "fc", "hidden": [4]}, "optimization": {"forward": {"name": "sgd", "learning_rate": 0.1}}}
+    plan |= {"epochs": 1, "batch_size": 8, "data": {"source": "npz", "file": write(**arrays)}, "max_steps": 1}
+    plan |= {"logging": {"tensorboard": False}, "evaluation": {"probe_examples": 0}}
+    result = run.train(configuration.parse(plan), tmp_path / "run")
+    moved = plan["data"] | {"file": str(tmp_path / "moved.npz")}
+    os.rename(plan["data"]["file"], moved["file"])
+    assert run.train(configuration.parse(plan | {"data": moved}), tmp_path / "run", resume=True).path == result.path
+    with pytest.raises(DataError, match="no such file"):
+        run.evaluate(tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(plan["data"]["file"], moved["file"]))
+    assert run.evaluate(tmp_path / "run")["J"] == pytest.approx(result.metrics["J"], rel=1e-5)
 
 
 @pytest.mark.parametrize(

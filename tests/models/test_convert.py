@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from neural_alignment.alignments import Activation, AlignAda, Feedback, Symmetric
 from neural_alignment.errors import ConfigError
+from neural_alignment.keras_internals import all_layers
 from neural_alignment.layers import Conv2D, Dense
 from neural_alignment.models import BatchAxisNormalization, convert, convnet, fc
 from neural_alignment.models.application import APPLICATIONS
@@ -520,6 +521,27 @@ def test_a_model_in_a_wrapper_is_converted_and_statistics_of_the_data_are_kept()
     result = convert(model, RULE, strict=True)
     assert result.converted == {"conv": "symmetric", "lstm": "symmetric"}
     np.testing.assert_allclose(result.model(images), model(images), rtol=1e-5, atol=1e-6)
+
+
+def test_a_wrapped_layer_through_which_no_error_passes_is_not_named():
+    inputs = keras.Input((3, 2), dtype="int32")
+    x = keras.layers.Flatten()(keras.layers.TimeDistributed(keras.layers.Embedding(5, 4))(inputs))
+    result = convert(keras.Model(inputs, keras.layers.Dense(2, name="last")(x)), RULE, strict=True)
+    assert result.converted == {"last": "symmetric"}
+
+
+def test_the_nonlinearity_after_a_wrapped_layer_is_found():
+    each = keras.layers.TimeDistributed
+    inner = keras.Sequential([keras.Input((3, 3, 2)), keras.layers.Conv2D(2, 1, name="second"), keras.layers.ReLU(),
+                              keras.layers.Conv2D(2, 1, name="third")])  # fmt: skip
+    inputs = keras.Input((2, 4, 4, 2))
+    x = each(keras.layers.BatchNormalization())(each(keras.layers.Conv2D(2, 2, name="first"))(inputs))
+    x = keras.layers.Activation("tanh")(each(inner)(each(keras.layers.ReLU())(x)))
+    x = each(keras.layers.Conv2D(2, 1, name="last"))(x)
+    model = convert(keras.Model(inputs, x), RULE).model
+    follows = {layer.name: layer.following_activation for layer in all_layers(model) if isinstance(layer, Conv2D)}
+    relu, tanh = keras.activations.relu, keras.activations.tanh
+    assert follows == {"first": relu, "second": relu, "third": tanh, "last": None}
 
 
 @keras.saving.register_keras_serializable("test_convert")

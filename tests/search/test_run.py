@@ -12,6 +12,7 @@ from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines.in_process import InProcess
+from neural_alignment.optimization import Clock
 from neural_alignment.search import compare, records, report, run
 from neural_alignment.search import plan as plans
 from neural_alignment.search.records import Trial
@@ -498,6 +499,35 @@ def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
     assert [str(columns(row)) for row in short] == [str(columns(row)) for row in long[: len(short)]]
     assert (len(short), len(long)) == (3, 5)
     assert long[3]["learning_rate_J"] < 0.2 * short[2]["learning_rate_J"]
+
+
+@pytest.mark.parametrize("kind", ["cosine", "polynomial"])
+def test_a_short_trial_does_not_compress_a_schedule_that_ends_with_the_run(plan_file, kind):
+    """With alternation and a delay, epochs of J are not epochs of a loss rate."""
+    plan = plans.load(plan_file(), trials=1, epochs=3)
+    schedule = f"{{kind: {kind}, warmup_epochs: 1, floor: 0.1}}"
+    overrides = ["epochs=10", "optimization.alternation=1", "optimization.delay_epochs=1"]
+    overrides += [f"optimization.forward.schedule={schedule}", "optimization.backward.schedule={drop_epochs: [2]}"]
+    overrides += [f"optimization.loss_rates={{backward: {{schedule: {schedule}}}}}"]
+    base, values = plans.base_config(plan, overrides), plan.checked_space().probes()[0]
+    full = plans.trial_config(plan.model_copy(update={"epochs": None}), base, values)
+    short, stretched = plans.trial_config(plan, base, values), configuration.override(full, ["epochs=3"])
+
+    def rates(config):
+        clock = Clock(5, config.epochs_of_j, config.optimization.delay_epochs, config.optimization.alternation)
+        made = [config.optimization.forward.schedule.make(1.0, clock), config.optimization.loss_rates.make(clock)[1]]
+        return [[float(schedule(step)) for step in range(30)] for schedule in made]
+
+    assert rates(short) == rates(full)
+    for found, other in zip(rates(short), rates(stretched), strict=True):
+        assert found[-1] > 0.5 > other[-1]
+    # A trial of a run with drops is described as before, and the best run still ends with its schedule.
+    assert short.optimization.backward == full.optimization.backward
+    best = Trial.ended(1, Ending("finished", 0.5), 0.1, 1.0, plan.checked_space().settings(values))
+    assert "end_epoch" not in report.best_yaml(plan, base, best)
+    assert plans.trial_config(plan, plans.base_config(plan), values) == configuration.override(
+        plans.base_config(plan), [*plan.checked_space().overrides(values), "epochs=3"]
+    )
 
 
 @pytest.mark.exhaustive

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+from typing import ClassVar, Literal
 from unittest import mock
 
 import keras
@@ -24,6 +25,8 @@ from neural_alignment import layers
 from neural_alignment.alignments import forward_pass, from_config, networkwise_rules
 from neural_alignment.config import Runtime
 from neural_alignment.errors import Diverged, InputError
+from neural_alignment.losses import SMALLEST_LOSS, Criterion, FunctionLoss, LossOptions
+from neural_alignment.serialization import serializable
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
 from neural_alignment.training.model import StepLoop
 from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
@@ -253,6 +256,22 @@ def test_every_example_has_its_own_noise_where_replicas_differ_in_size(float64, 
     assert distance(step, gradient(last=1)) > 0.05
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", [AlignedModel, keras.Model], ids=["aligned", "keras"])
+def test_a_replica_without_examples_leaves_all_weights_finite(kind):
+    """The last batch has one example for two replicas."""
+    rule = from_config({**RULE_CONFIGS["information"], **TABLE_5["WM+AD+OPS"]})
+    rule = rule.model_copy(update={"input": rule.input.model_copy(update={"noise": "sign"})})
+    with strategy_of(2).scope():
+        inputs = keras.Input((5,))
+        model = kind(inputs, layers.Dense(2, alignment=rule, alignment_activation="relu")(inputs))
+        model.compile(MultiOptimizer([Momentum(0.1), Momentum(0.1)]), "mse", jit_compile=False)
+    x = np.random.default_rng(3).normal(size=(5, 5))
+    data = tf.data.Dataset.from_tensor_slices((x, np.zeros((5, 2))))
+    model.fit(data.take(4).batch(4).concatenate(data.skip(4).batch(1)), verbose=0, shuffle=False)
+    assert all(np.isfinite(variable).all() for variable in model.variables)
+
+
 # From the configuration to the devices.
 
 
@@ -392,6 +411,57 @@ def test_an_evaluation_is_one_call_or_as_many_as_signals_need(tmp_path, monkeypa
         assert made == calls
         for name, value in expected.items():
             assert_close(results[name], value, "float32")
+
+
+@serializable
+class Difference(keras.losses.Loss):
+    """A loss with Keras' default reduction."""
+
+    def call(self, y_true, y_pred):
+        return difference(y_true, y_pred)
+
+
+@serializable
+def difference(y_true, y_pred):
+    return keras.ops.mean(keras.ops.abs(y_pred - keras.ops.one_hot(y_true, y_pred.shape[-1])), axis=-1)
+
+
+class DifferenceOptions(LossOptions):
+    kind: Literal["difference"] = "difference"
+    criterion: ClassVar[Criterion] = SMALLEST_LOSS
+
+    def make(self, classes, batch_size, seed):
+        return difference if seed else Difference(), []
+
+
+@pytest.mark.parametrize("seed", exhaustive_unless([0, 1], [0]), ids=["loss", "function"])
+def test_the_examples_that_fill_up_a_batch_do_not_change_j_with_the_loss_of_a_user(tmp_path, seed):
+    """The last of seven batches of 56 has 24 examples. They are on the first replica, with 4 that fill it up."""
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    overrides = ["alignment=null", "optimization.backward=null", "optimization.alternation=null"]
+    overrides += ["model={name: fc, hidden: [3]}", "weight_decay=0.01", f"seed={seed}"]
+    found, trained = [], []
+    for replicas in (["runtime.strategy=cpu"], TWO):
+        plan = configuration.load(str(tmp_path / "run.yaml"), [*overrides, *replicas])
+        plan = plan.model_copy(update={"loss": DifferenceOptions()})
+        devices, dataset = distribution.create(plan.runtime), setup.load_data(plan)
+        net = setup.compiled_model(plan, dataset, devices.scope())
+        found.append(devices.evaluate(net, dataset)["loss"])
+        trained.append(net)
+    net = trained[0]
+    images, labels = (np.concatenate(each) for each in zip(*dataset.validation().as_numpy_iterator(), strict=True))
+    outputs = np.array(net(images, training=False))
+    expected = np.abs(outputs - np.eye(10)[labels]).mean() + float(sum(net.losses))
+    assert found == pytest.approx([expected] * 2, rel=1e-5)
+    # The loss of a step, without weights, is the one that Keras makes.
+    images, labels = images[:9], labels[:9]
+    value = net.compute_loss(y=labels, y_pred=net(images))
+    net.compile(loss=difference)
+    assert float(value) == float(net.compute_loss(y=labels, y_pred=net(images)))
+    trained[1].save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras").loss
+    assert isinstance(loaded, FunctionLoss if seed else Difference)
+    assert loaded.reduction == "mean_with_sample_weight"
 
 
 def free_ports(count):

@@ -375,6 +375,23 @@ def test_eagerly_a_step_is_called_each_time(monkeypatch):
 # Minibatches.
 
 
+def test_minibatches_with_an_embedding_make_the_step_of_the_full_batch(float64):
+    """Its gradient has an entry per word, and words occur several times."""
+    words, ends = np.random.default_rng(4).integers(0, 4, (8, 6)), []
+    for parts in (1, 2):
+        keras.utils.set_random_seed(8)
+        inputs = keras.Input((6,), dtype="int32")
+        x = keras.layers.Flatten()(keras.layers.Embedding(5, 3)(inputs))
+        model = AlignedModel(inputs, layers.Dense(3, alignment=Symmetric(self_=0.1, decay=0.1), name="dense")(x))
+        start = model.get_weights()
+        model.compile(optimizer(), cross_entropy(), jit_compile=False, minibatches=parts)
+        model.train_on_batch(words, np.arange(8) % 3)
+        ends.append(model.get_weights())
+    for whole, part, before in zip(*ends, start, strict=True):
+        assert_close(part, whole)
+        assert_differs(part, before)
+
+
 @pytest.mark.parametrize(
     ("rule", "minibatches"),
     exhaustive_unless(

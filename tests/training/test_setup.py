@@ -1,13 +1,16 @@
 """The optimizers of a run have the options of its configuration."""
 
+from typing import ClassVar, Literal
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment.losses import SparseTopKAccuracy
-from neural_alignment.training import run, setup
+from neural_alignment.errors import ConfigError
+from neural_alignment.losses import SMALLEST_LOSS, Criterion, LossOptions, SparseTopKAccuracy
+from neural_alignment.training import AlignedModel, run, setup
 from optimizers import Adam, Momentum, Noisy, WarmupAndDrops
 
 BASE = {
@@ -119,3 +122,36 @@ def test_where_both_losses_move_w_each_update_has_its_own_noise(seed):
         drawn.append(variable.numpy())
     assert [np.std(each) for each in drawn] == pytest.approx([0.05, 0.05], rel=0.2)
     assert abs(np.corrcoef(*drawn)[0, 1]) < 0.15
+
+
+class Unjudged(LossOptions):
+    """A loss whose criterion is an accuracy."""
+
+    kind: Literal["unjudged"] = "unjudged"
+
+    def make(self, classes, batch_size, seed):
+        return "mse", [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+
+
+class Unlisted(Unjudged):
+    """A loss that does not list the metric of its criterion."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("top5",)
+
+    def make(self, classes, batch_size, seed):
+        return "mse", [keras.metrics.SparseCategoricalAccuracy(name="top1")]
+
+
+class JudgedByJ(Unjudged):
+    """A loss whose criterion is J."""
+
+    criterion: ClassVar[Criterion] = SMALLEST_LOSS
+
+
+@pytest.mark.parametrize("kind", [Unjudged, Unlisted])
+def test_a_loss_without_the_metric_of_its_criterion_is_rejected_before_training(kind):
+    config = configuration.parse(BASE).model_copy(update={"loss": kind()})
+    model = AlignedModel(inputs := keras.Input((3,)), keras.layers.Dense(10)(inputs))
+    with pytest.raises(ConfigError, match=r"loss\.kind: .* metric named top1.* set `criterion`.*; found 'unjudged'"):
+        setup.compile_model(model, config, 10, 5)
+    setup.compile_model(model, config.model_copy(update={"loss": JudgedByJ(), "alignment": None}), 10, 5)

@@ -1,12 +1,16 @@
 """The trainer: the same steps as a loop by hand, from the same start at every learning rate."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from neural_alignment import models
 from neural_alignment.alignments import Feedback
 from neural_alignment.data.single_batch import SingleBatch
+from neural_alignment.errors import DataError
 from neural_alignment.losses import SquaredError
 from neural_alignment.training import AlignedModel
 from neural_alignment.training.trainer import Trainer
@@ -102,3 +106,24 @@ def test_another_way_to_make_a_step_is_called_once_per_step(batch):
     trainer.train(3)
     assert seen == [((EXAMPLES, 5), (EXAMPLES,))] * 3
     assert_same(trainer.model.get_weights(), by_hand(batch, 3))
+
+
+def test_a_damaged_record_is_explained_by_the_data_that_were_read():
+    def explaining(name):
+        return types.SimpleNamespace(explain=lambda error: DataError(name) if "damaged" in error.message else None)
+
+    class Reading:
+        """Devices that cannot read."""
+
+        def evaluate(self, model, dataset):
+            raise error
+
+    trainer = Trainer(None, explaining("its own"), Reading())
+    error = tf.errors.InvalidArgumentError(None, None, "damaged record")
+    with pytest.raises(DataError, match="its own"):
+        trainer.evaluate()
+    with pytest.raises(DataError, match="another"):
+        trainer.evaluate(explaining("another"))
+    error = tf.errors.InvalidArgumentError(None, None, "something else")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="something else"):
+        trainer.evaluate()

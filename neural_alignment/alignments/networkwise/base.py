@@ -14,7 +14,7 @@ from neural_alignment.alignments.base import Alignment, LayerView
 from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.graph import kernel_layers, names_kernel, unwrapped
 from neural_alignment.errors import ArgumentError
-from neural_alignment.keras_internals import all_layers
+from neural_alignment.keras_internals import added_losses, all_layers
 from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
@@ -155,8 +155,8 @@ class BoundRule:
         rule: its rule.
 
     Raises:
-        ValueError: if the model has several outputs, a layer with a kernel does not have the rule, the rule has a
-            `layers` pattern, or the rule is not defined for the model.
+        ValueError: if the model has several outputs, a layer with a kernel does not have the rule, a layer has an
+            `activity_regularizer`, the rule has a `layers` pattern, or the rule is not defined for the model.
     """
 
     def __init__(self, model: keras.Model, rule: NetworkRule):
@@ -179,6 +179,9 @@ class BoundRule:
                     f"{rule.rule!r} is a rule for a whole network: every layer with a kernel must have it. Received "
                     f"{other!r} for layer {layer.name!r}. Example: one rule without `layers` for all of them."
                 )
+        for layer in all_layers(model):
+            if getattr(layer, "activity_regularizer", None) is not None:
+                raise _no_gradient(rule, layer, "an `activity_regularizer`")
         self.weights = KeptWeights(name="kept")
         self._kept = rule.keep(model, self.weights)
 
@@ -197,10 +200,15 @@ class BoundRule:
         Call that function inside a gradient tape. The tape then records a single operation, whose gradients to the
         trained variables are the pseudogradients of the rule. Call `forward` itself outside of the tape, which would
         otherwise record the network as well.
+
+        Raises:
+            ValueError: if a layer adds a loss, of which the rule computes no gradient.
         """
         variables = self._rule.trained(self._model)
         with side_pass():
             outputs, backward = self._rule.forward(self._model, self._kept, batch)
+        if adding := [layer for layer in all_layers(self._model) if added_losses(layer)]:
+            raise _no_gradient(self._rule, adding[0], "`add_loss`")
 
         @tf.custom_gradient
         def operation(*values: Tensor) -> tuple[Tensor, Backward]:
@@ -212,6 +220,14 @@ class BoundRule:
     def trains(self, variable: Any) -> bool:
         """Returns whether the rule trains `variable`. Weight decay does not apply to the other variables."""
         return any(variable is each for each in self._rule.trained(self._model))
+
+
+def _no_gradient(rule: NetworkRule, layer: Any, found: str) -> ValueError:
+    """Returns the error for a loss of the activities in the network, which would have no gradient."""
+    return ValueError(
+        f"{rule.rule!r} propagates only the error at the outputs, so no layer may add a loss of its activities. "
+        f"Received {type(layer).__name__} {layer.name!r} with {found}. Example: `kernel_regularizer`."
+    )
 
 
 def network_rule(model: keras.Model) -> NetworkRule | None:

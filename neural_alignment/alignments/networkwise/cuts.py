@@ -18,7 +18,7 @@ import tensorflow as tf
 from neural_alignment.alignments.error_path import error_weights
 from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
-from neural_alignment.alignments.networkwise.graph import is_nonlinear, kernel_layers, name_of, names_kernel
+from neural_alignment.alignments.networkwise.graph import has_known_cuts, is_nonlinear, kernel_layers, name_of
 from neural_alignment.keras_internals import all_layers, keep_mask
 from neural_alignment.operations import LinearMap
 
@@ -179,7 +179,7 @@ class CutRule(NetworkRule):
                     "Example: rule 'align_zero', or the network of models.rnn."
                 )
         for layer in kernel_layers(model):
-            if not names_kernel(layer) and len(found := error_weights(layer)) > 1:
+            if not has_known_cuts(layer) and len(found := error_weights(layer)) > 1:
                 names = ", ".join(repr(weight.name) for weight in found)
                 raise ValueError(
                     f"{self.rule!r} cuts a network between layers, so the error must pass through at most one weight "

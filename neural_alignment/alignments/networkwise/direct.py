@@ -17,6 +17,7 @@ from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, 
 from neural_alignment.alignments.networkwise.cuts import CutPass, CutRule, Cuts
 from neural_alignment.alignments.networkwise.graph import (
     after_kernels,
+    at_each_step,
     ends_nonlinear,
     has_kernel,
     inner_cuts,
@@ -71,7 +72,8 @@ class DirectFeedback(CutRule):
         """Draws a map for each cut. Maps are numbered, because layer names may differ between equal models.
 
         Raises:
-            ValueError: if the outputs are not `(batch, classes)`, or the size of a hidden layer is unknown.
+            ValueError: if the outputs are not `(batch, classes)`, the size of a hidden layer is unknown, or a layer
+                that is cut inside is wrapped in `TimeDistributed`.
         """
         if len(model.output_shape) != 2:
             raise ValueError(
@@ -79,6 +81,7 @@ class DirectFeedback(CutRule):
                 "Example: a dense layer at the end."
             )
         super().keep(model, weights)
+        self._check_wrappers(model)
         maps = []
         for operation, size in self._sizes(model):
             if None in size and not (self.share_space and size[-1] is not None):
@@ -92,6 +95,17 @@ class DirectFeedback(CutRule):
             drawn = weights.keep(name, _draw(name, (*shape, model.output_shape[-1]), fan, self.seed))
             maps.append(_Map(drawn, math.prod(fan[:-1]) if None in size else None))
         return maps
+
+    def _check_wrappers(self, model: keras.Model) -> None:
+        """Raises a `ValueError` if all time steps of a cut are examples, so that there is no error for each of them."""
+        for layer in kernel_layers(model):
+            inner = at_each_step(layer)
+            if inner is not layer and inner_cuts(inner):
+                raise ValueError(
+                    f"{self.rule!r} needs an error for each projection in a layer, which it does not have within "
+                    f"`TimeDistributed`. Received {type(inner).__name__} {inner.name!r} in {layer.name!r}. "
+                    "Example: the layer without the wrapper, or a convolution for each of its kernels."
+                )
 
     def _sizes(self, model: keras.Model) -> list[tuple[str, tuple[int | None, ...]]]:
         """Returns the name of each cut and the shape of one example there, with None for an unknown size."""

@@ -22,6 +22,7 @@ from neural_alignment.alignments.networkwise.graph import (
     is_nonlinear,
     kernels_ahead,
     live_weights,
+    name_of,
 )
 from neural_alignment.alignments.registry import register
 from neural_alignment.keras_internals import all_layers, calls
@@ -186,7 +187,7 @@ class AlignAda(FrozenRule, CutRule):
         ]
         inputs = {each.name for each in nonlinear if is_nonlinear(each)}
         inputs |= {each.name for each in operations if has_kernel(each)}
-        activations = {each.name for each in nonlinear if ends_nonlinear(each)}
+        activations = {name_of(each) for each in nonlinear if ends_nonlinear(each)}
         activations |= set().union(*(inner_cuts(each) for each in operations))
         recurrent = frozenset(each.name for each in operations if getattr(each, "recurrent", False))
         return Cuts(frozenset(inputs & after_kernels(graph)), recurrent.union(activations), silent=recurrent)

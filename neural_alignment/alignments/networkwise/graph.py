@@ -43,15 +43,23 @@ def _nonlinearities() -> tuple[type, ...]:
     return (*_LAYERS, *{type(creator(output)) for output in outputs})
 
 
+def at_each_step(operation: Any) -> Any:
+    """Returns the layer that a `TimeDistributed` wrapper applies at each time step, or the operation itself."""
+    while isinstance(operation, keras.layers.TimeDistributed):
+        operation = operation.layer
+    return operation
+
+
 def is_nonlinear(operation: Any) -> bool:
     """Returns whether an operation is a nonlinearity and nothing else."""
+    operation = at_each_step(operation)
     linear = getattr(operation, "activation", None) is keras.activations.linear
     return isinstance(operation, _nonlinearities()) and not linear
 
 
 def ends_nonlinear(operation: Any) -> bool:
     """Returns whether an operation is an aligned layer that applies its own nonlinearity."""
-    return getattr(operation, "ends_nonlinear", False)
+    return getattr(at_each_step(operation), "ends_nonlinear", False)
 
 
 def has_kernel(operation: Any) -> bool:
@@ -70,7 +78,11 @@ def kernel_layers(model: keras.Model) -> list[Any]:
 
 
 def name_of(layer: Any) -> str:
-    """Returns the name by which a layer or a connection is cut and measured."""
+    """Returns the name by which a layer or a connection is cut and measured.
+
+    Within `TimeDistributed` it is that of the layer at each time step.
+    """
+    layer = at_each_step(layer)
     return getattr(layer, "alignment_name", None) or layer.name
 
 
@@ -82,7 +94,13 @@ def unwrapped(layer: Any) -> list[Any]:
 
 def inner_cuts(operation: Any) -> set[str]:
     """Returns the names of the connections of a layer whose outputs enter another kernel of the same layer."""
-    return set(getattr(operation, "inner_connections", ()))
+    return set(getattr(at_each_step(operation), "inner_connections", ()))
+
+
+def has_known_cuts(operation: Any) -> bool:
+    """Returns whether an operation is a layer of this package, of which the points where it can be cut are known."""
+    marks = ("ends_nonlinear", "inner_connections", "recurrent")
+    return any(hasattr(at_each_step(operation), mark) for mark in marks)
 
 
 def live_weights(model: keras.Model) -> list[Any]:

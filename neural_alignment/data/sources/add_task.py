@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 
 from neural_alignment.data.add_task import PUBLISHED_SEED, AddTask
 from neural_alignment.data.pipeline import Batching, Dataset
@@ -27,7 +27,7 @@ class AddTaskData(SourceOptions):
     """Number of sequences in the validation split."""
     steps: PositiveInt = 100
     """Number of steps in each sequence."""
-    sequences_seed: NonNegativeInt = PUBLISHED_SEED
+    sequences_seed: Annotated[int, Field(ge=0, lt=2**32)] = PUBLISHED_SEED
     """Seed of the coin tosses."""
 
     def load(self, batching: Batching) -> Dataset:

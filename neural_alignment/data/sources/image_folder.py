@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
@@ -37,6 +38,8 @@ from neural_alignment.options import PathText
 class ImageFolderData(SourceOptions):
     """JPEG, PNG or WebP files in one folder per class, such as ILSVRC2012 unpacked. The classes are sorted by name."""
 
+    free_keys: ClassVar[frozenset[str]] = SourceOptions.free_keys | {"train_folder", "validation_folder"}
+
     source: Literal["image_folder"]
     train_folder: PathText
     """Folder with one folder per class."""
@@ -67,6 +70,15 @@ class ImageFolderData(SourceOptions):
     @property
     def _preparation(self) -> Preparation:
         return PREPROCESSING[self.preprocessing].at(self.image_size)
+
+    @classmethod
+    def decisive(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the options that affect the result. See `SourceOptions.decisive`.
+
+        Whether there is a `validation_folder` is one of them: without it, training images are held out.
+        """
+        given = {} if options.get("validation_folder") is None else {"validation_folder": "given"}
+        return super().decisive(options) | given
 
     def load(self, batching: Batching) -> Dataset:
         """Returns the images, read from their files during training. See `SourceOptions.load`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tensorflow as tf
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
@@ -29,6 +29,8 @@ FilePatterns = Annotated[
 @SOURCES.register
 class ImageNetData(SourceOptions):
     """ImageNet, or any data set in its TFRecord layout, by file patterns."""
+
+    free_keys: ClassVar[frozenset[str]] = SourceOptions.free_keys | {"train_files", "validation_files"}
 
     source: Literal["imagenet"]
     train_files: FilePatterns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import PositiveInt
@@ -30,6 +30,8 @@ class NPZData(InMemoryOptions):
     The images are `(examples, height, width, channels)` or `(examples, height, width)`, uint8 or float. The labels are
     integers from 0, `(examples,)`.
     """
+
+    free_keys: ClassVar[frozenset[str]] = InMemoryOptions.free_keys | {"file"}
 
     source: Literal["npz"]
     file: PathText

@@ -18,7 +18,12 @@ LARGEST = 1_000_000
 RESERVED = ("array", "error", "input", "no-requeue", "open-mode", "output", "parsable", "requeue", "signal", "wrap")
 """Options of `sbatch` that the engine sets, or that would change the output of `sbatch`, which it reads."""
 
-_DURATION = re.compile(r"(?:(?P<days>\d{1,4})-)?(?P<hours>\d{1,4}):(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?")
+_DURATIONS = (
+    re.compile(r"(?P<minutes>\d{1,6}):(?P<seconds>\d{1,2})"),
+    re.compile(r"(?P<hours>\d{1,4}):(?P<minutes>\d{1,2}):(?P<seconds>\d{1,2})"),
+    re.compile(r"(?P<days>\d{1,4})-(?P<hours>\d{1,4})(?::(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?)?"),
+)
+"""The forms of a time in `sbatch --time`, except plain minutes."""
 
 
 def _integer(value: Any, least: int) -> int:
@@ -45,10 +50,11 @@ def _word(value: str) -> str:
 
 def _minutes(value: Any) -> int:
     """Returns a time in minutes, given in minutes or as SLURM writes it; incomplete minutes count as one."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+    matches = (form.fullmatch(value) for form in _DURATIONS if isinstance(value, str))
+    parts = next((match.groupdict() for match in matches if match), None)
+    if parts is None:
         return _count(value)
-    days, hours, minutes, seconds = (int(match[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
+    days, hours, minutes, seconds = (int(parts.get(name) or 0) for name in ("days", "hours", "minutes", "seconds"))
     return _count((days * 24 + hours) * 60 + minutes + (seconds > 0))
 
 
@@ -75,7 +81,8 @@ class SlurmOptions(Options):
     constraint: Word | None = None
     """Features that the node must have."""
     time: Annotated[int, pydantic.BeforeValidator(_minutes)] = 60
-    """Time limit in minutes, or as HOURS:MINUTES:SECONDS or DAYS-HOURS:MINUTES:SECONDS."""
+    """Time limit in minutes, or as SLURM writes it: MINUTES:SECONDS, HOURS:MINUTES:SECONDS or
+    DAYS-HOURS:MINUTES:SECONDS."""
     gpus: Annotated[str, pydantic.BeforeValidator(_gpus)] | None = None
     """Number of GPUs, or TYPE:NUMBER such as a100:2."""
     cpus: Count | None = None

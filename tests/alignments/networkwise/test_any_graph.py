@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from neural_alignment import AlignedModel, convert, models
+from neural_alignment import AlignedModel, convert, layers, models
 from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, LastLayer
 from neural_alignment.alignments.networkwise import TrainingBatch
 from neural_alignment.training.describe import network_step
 from optimizers import MultiOptimizer
 
-Dense = keras.layers.Dense
+Dense, TimeDistributed = keras.layers.Dense, keras.layers.TimeDistributed
 
 
 def operations():
@@ -255,6 +255,66 @@ def test_dropout_of_a_recurrent_layer_is_refused_by_frozen_rules_and_none_is_acc
                 aligned(native, AlignZero())
         else:
             assert aligned(native, AlignZero()).bound_rule is not None
+
+
+def same(layer):
+    """Returns a layer itself, in place of a wrapper."""
+    return layer
+
+
+def per_step(apply):
+    """Dense layers and nonlinearities of every kind at each of two time steps."""
+    inputs = keras.Input((2, 6))
+    x = apply(Dense(5, activation="tanh", name="ends_nonlinear"))(inputs)
+    x = apply(keras.layers.Activation("tanh"))(apply(Dense(5, name="linear"))(x))
+    return keras.Model(inputs, Dense(3, name="last")(keras.layers.Flatten()(apply(Dense(4, name="bare"))(x))))
+
+
+def separable_once(apply):
+    """A separable convolution at a single time step."""
+    inputs = keras.Input((1, 5, 4))
+    x = inputs if apply is TimeDistributed else keras.layers.Reshape((5, 4))(inputs)
+    x = apply(keras.layers.SeparableConv1D(3, 2, activation="tanh", name="separable"))(x)
+    x = apply(keras.layers.SeparableConv1D(3, 2, activation="tanh", name="another"))(x)
+    return keras.Model(inputs, Dense(3, name="last")(keras.layers.Flatten()(x)))
+
+
+WRAPPED = [(per_step, DirectFeedback()), (per_step, AlignAda()), (separable_once, AlignAda())]
+
+
+@pytest.mark.parametrize(("graph", "rule"), WRAPPED, ids=["per_step-dfa", "per_step-ada", "separable-ada"])
+def test_a_layer_in_time_distributed_is_cut_where_it_is_cut_without_it(graph, rule):
+    plain, wrapped = aligned(graph(same), rule), aligned(graph(TimeDistributed), rule)
+    for one, other in zip(plain.trainable_variables, wrapped.trainable_variables, strict=True):
+        other.assign(one)
+    for model in (plain, wrapped):
+        model.optimizer.learning_rate = 0.3
+    for _ in range(3):  # At the first step a frozen network is the current one.
+        changes = [pseudogradients(model) for model in (plain, wrapped)]
+    for one, other in zip(*changes, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_direct_feedback_refuses_a_layer_that_is_cut_inside_in_time_distributed():
+    with pytest.raises(ValueError, match=r"'dfa' needs an error for each projection.*SeparableConv1D 'separable'"):
+        aligned(separable_once(TimeDistributed), DirectFeedback())
+
+
+@pytest.mark.parametrize("rule", [DirectFeedback(), AlignAda()], ids=lambda rule: rule.rule)
+def test_a_block_of_several_aligned_layers_is_refused_although_it_has_the_rule(rule):
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.alignment = rule
+            self.first, self.second = (layers.Dense(4, activation="relu", alignment=rule) for _ in range(2))
+
+        def call(self, inputs):
+            return self.second(self.first(inputs))
+
+    inputs = keras.Input((6,))
+    outputs = layers.Dense(3, alignment=rule)(Block()(layers.Dense(4, alignment=rule)(inputs)))
+    with pytest.raises(ValueError, match=r"at most one weight of a custom layer\. Received Block 'block'"):
+        AlignedModel(inputs, outputs)
 
 
 def test_the_cost_of_a_step_is_counted_with_attention_and_several_inputs():

@@ -66,6 +66,34 @@ def test_a_run_is_written_and_loaded_and_what_a_rule_keeps_does_not_move(rule, t
     assert rule in describe(config(rule))
 
 
+class Adding(keras.layers.Layer):
+    """Adds a loss of its activities."""
+
+    def call(self, inputs):
+        self.add_loss(tf.reduce_sum(inputs))
+        return inputs
+
+
+@pytest.mark.parametrize("rule", networkwise_rules())
+def test_losses_of_activities_are_refused_because_they_would_have_no_gradient(rule):
+    rule = from_config({"rule": rule})
+
+    def model(extra=lambda x: x, **options):
+        inputs = keras.Input((4,))
+        hidden = Dense(3, alignment=rule, kernel_regularizer="l2", name="hidden", **options)(inputs)
+        return AlignedModel(inputs, Dense(2, alignment=rule)(extra(hidden)))
+
+    with pytest.raises(ValueError, match=r"loss of its activities\. Received Dense 'hidden' with an `activity_reg"):
+        model(activity_regularizer="l2")
+    with pytest.raises(ValueError, match=r"Received ActivityRegularization '.*' with an `activity_regularizer`"):
+        model(keras.layers.ActivityRegularization(l2=0.1))
+    x, y = tf.ones((2, 4)), tf.zeros((2, 2), tf.int32)
+    adding = model(Adding(name="adding"))
+    with pytest.raises(ValueError, match=r"Received Adding 'adding' with `add_loss`\. Example: `kernel_regularizer`"):
+        adding.bound_rule.forward(TrainingBatch(x, y[:, 0]))
+    assert model().bound_rule.forward(TrainingBatch(x, y[:, 0])) is not None
+
+
 def test_combinations_without_a_meaning_are_refused_in_one_line():
     with pytest.raises(ConfigError, match="with align_zero, which is a rule for the whole network"):
         config("align_zero", alignment={"layers": "conv*"})
