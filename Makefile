@@ -149,7 +149,7 @@ $(PEER)/.installed: Makefile
 	touch $@
 
 # The versions of the extra `tpu`, and the jax of the same time as libtpu, in one environment.
-$(TPU)-pinned/.installed: Makefile
+$(TPU)-pinned/.installed: Makefile setup.py
 	$(PYTHON) -m venv $(TPU)-pinned
 	$(TPU)-pinned/bin/pip install --quiet --editable '.[cpu]' 'tensorflow-cpu==2.20.*' jax==0.6.1 libtpu==0.0.14
 	touch $@

@@ -653,6 +653,7 @@ def _make(
         terminal.line(commands.listing(kind, execution.engine.slots))
         return
     item = registry.find(commands.ITEMS, kind, name)
+    folders.given().check(item)
     source = folders.given().source(item, item.profile(lab), **files, say=execution.screen.line)
     terminal.line(commands.make(item, source, execution))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ def check_writable(folder: str) -> None:
     Raises:
         RunError: if files cannot be written to the folder.
     """
-    probe = tf.io.gfile.join(folder, ".trial")
+    probe = tf.io.gfile.join(folder, f".trial-{os.getpid()}")
     try:
         tf.io.gfile.makedirs(folder)
         write_whole(probe, "")

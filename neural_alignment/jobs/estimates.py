@@ -29,14 +29,11 @@ class Estimates:
     path: str = ""
     committed: str = ""
     seconds: dict[str, float] = field(init=False)
+    _own: dict[str, float] = field(init=False, repr=False)
 
     def __post_init__(self):
-        self.seconds = {}
-        for path in filter(None, (self.committed, self.path)):
-            try:
-                self.seconds |= {row["run"]: float(row["seconds"]) for row in read_csv(path)}
-            except (KeyError, TypeError, ValueError):
-                raise RunError(f"{path}: must have the columns run and seconds; correct or remove it") from None
+        self._own = _read(self.path)
+        self.seconds = _read(self.committed) | self._own
 
     def of(self, name: str) -> float:
         """Returns the expected duration of a job in seconds: the known one, or the mean of similar jobs, or NaN.
@@ -59,10 +56,18 @@ class Estimates:
 
     def record(self, name: str, seconds: float) -> None:
         """Stores how long a job took, also in the file `path`."""
-        self.seconds[name] = seconds
-        rows = [{"run": name, "seconds": round(self.seconds[name], 1)} for name in sorted(self.seconds)]
+        self.seconds[name] = self._own[name] = seconds
+        rows = [{"run": name, "seconds": round(self._own[name], 1)} for name in sorted(self._own)]
         if self.path:
             files.write_whole(self.path, csv_text(("run", "seconds"), rows))
+
+
+def _read(path: str) -> dict[str, float]:
+    """Returns the durations in a file; none if there is no file."""
+    try:
+        return {row["run"]: float(row["seconds"]) for row in read_csv(path)} if path else {}
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"{path}: must have the columns run and seconds; correct or remove it") from None
 
 
 def total_time(seconds: Sequence[float], slots: int, suffix: str = "") -> str:

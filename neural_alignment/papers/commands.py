@@ -34,6 +34,16 @@ class Folders:
     output: str | None = None
     configs: str = ""
 
+    def check(self, item: Item) -> None:
+        """Checks that the folder of the runs has an effect.
+
+        Raises:
+            InputError: if the item is made without runs, and no folder of results is given.
+        """
+        if self.runs is not None and self.output is None and not (item.cells or item.needs):
+            reason = f"has no effect on {item.kind} {item.name}, which is made without runs"
+            raise InputError(f"--runs {reason}; leave it out, or give --output for the folder of its files")
+
     def source(self, item: Item, profile: str, **options: Any) -> Source:
         """Returns the source of a table or figure; **options are `recordings`, `images` and `say` of `Source`.
 
@@ -202,7 +212,7 @@ def _write(item: Item, source: Source) -> str:
     if artifact is None:
         return f"{title}\n\nwritten to {source.output}"
     names = write(artifact, f"{source.output}/{item.file}")
-    if source.output == _results(item.paper):
+    if source.output == _results(item.paper) and (source.profile == "lab" or not item.cells):
         found = [Path(page) for page in item.pages if Path(page).exists()]
         for page in found:
             pages.fill(page, item.name, artifact.text)

@@ -65,8 +65,14 @@ def make(source: Source) -> Artifact:
 
 
 def check(source: Source) -> None:
-    """Checks that the folder contains a search; errors as of `make`."""
-    _found(source)
+    """Checks that the folder contains a search with a discrete metaparameter.
+
+    Raises:
+        RunError: if not.
+    """
+    plan, _ = _found(source)
+    if not any(isinstance(kind, Choice) for kind in plan.checked_space().sampled.values()):
+        raise RunError(f"{source.folder}: is a search without a discrete metaparameter, of which the figure consists")
 
 
 def _found(source: Source) -> tuple[plans.Plan, list[Trial]]:

@@ -148,7 +148,7 @@ def figure_6(source: Source) -> Artifact:
         panels_by("width", over(own, x), ticks(numbers), title=title, values=widths, xlabel="training images")
         for own, title in ((rows, "width {}, here".format), (printed, "width {}, the paper".format))
     ]
-    text = f"{len(rows)} networks of {len(source.cells)}. Above: here; below: Table 9 of the paper."
+    text = f"{_counted(len(rows), source)}. Above: here; below: Table 9 of the paper."
     size, layout = (3.7 * len(widths), 7.6), {"ylabels": [PERCENT] * 2, "share_y": True}
     return drawn(rows, text + differences(source), panels, size, COLUMNS_9, **layout, **BELOW)
 
@@ -176,10 +176,12 @@ def figure_5(source: Source) -> Artifact:
         xlabel="epoch",
         ylabel="mean training loss of the epoch",
     )
-    ends = {
-        "loss, first epoch": lambda rule: f"{chosen(rows, rule=rule)[0]['train_loss']:.5f}",
-        "last": lambda rule: f"{chosen(rows, rule=rule)[-1]['train_loss']:.5f}",
-    }
+
+    def loss(rule: str, place: int) -> str:
+        own = chosen(rows, rule=rule)
+        return f"{own[place]['train_loss']:.5f}" if own else "diverged"
+
+    ends = {"loss, first epoch": lambda rule: loss(rule, 0), "last": lambda rule: loss(rule, -1)}
     text = f"{IMAGENET_LOSS}{check}. {_counted(len(found), source)}.\n\n"
     text += by_rule([each.labels["rule"] for each in found], ends) + differences(source)
     return drawn(rows, text, [[losses]], (6.5, 4.6), columns, legends=[(0, 0)])
