@@ -124,8 +124,24 @@ WRONG = {
 }
 
 
-@for_each("what", WRONG)
+OFTEN = [what for what, (words, path) in WRONG.items() if path not in ANY.values() or path == ANY["NUL"]]
+OFTEN += [f"{option}: {kind}" for option in ("train CONFIG", "train --run-dir", "compare --output") for kind in ANY]
+"""Every kind of wrong path for an option of each kind, and for every option those that the operating system refuses."""
+
+
+@for_each("what", dict.fromkeys(OFTEN))
 def test_a_wrong_path_is_one_line(run, place, monkeypatch, what):
+    refuse(run, place, monkeypatch, what)
+
+
+@pytest.mark.exhaustive
+@for_each("what", [what for what in WRONG if what not in OFTEN])
+def test_every_wrong_path_of_every_option_is_one_line(run, place, monkeypatch, what):
+    refuse(run, place, monkeypatch, what)
+
+
+def refuse(run, place, monkeypatch, what):
+    """Runs a command with a wrong path and checks its message."""
     signal.alarm(60)
     monkeypatch.setenv("HOME", str(place / "directory.csv"))
     words, path = WRONG[what]
