@@ -101,6 +101,15 @@ def first_difference(was: Config, now: Config) -> str | None:
     return plain_difference(decisive_values(was), decisive_values(now))
 
 
+def moved_data(was: Config, now: Config) -> str | None:
+    """Returns a description of the first path of the data that differs, or None if there is none.
+
+    The keys that all sources have in common, such as `data_dir`, do not count.
+    """
+    keys = set(type(now.data).free_keys - SourceOptions.free_keys)
+    return plain_difference(*({"data": each.data.model_dump(mode="json", include=keys)} for each in (was, now)))
+
+
 def plain_difference(was: Any, now: Any) -> str | None:
     """Returns a description of the first key at which plain data differ, or None if there is none."""
     return next((f"{key} was {old!r}, is now {new!r}" for key, old, new in _differences(was, now)), None)

@@ -97,12 +97,15 @@ def _check_same_configuration(directory: RunDirectory, config: Config, status: d
     if directory.is_missing_or_empty("config.yaml") and config_comparison.fits(known, config):
         _log.warning("%s: is missing or empty; it is written again", directory.file("config.yaml"))
         return
-    difference = config_comparison.first_difference(directory.checked_config(status or {}), config)
+    stored = directory.checked_config(status or {})
+    difference = config_comparison.first_difference(stored, config)
     if difference:
         raise RunError(
             f"{directory.path}: its checkpoint is of another configuration: {difference}; resume "
             "with its own config.yaml, or choose another --run-dir"
         )
+    if moved := config_comparison.moved_data(stored, config):
+        _log.warning("%s: is a run with data at another path, which must be the same data: %s", directory.path, moved)
 
 
 def has_own_state(directory: RunDirectory) -> bool:

@@ -138,14 +138,18 @@ def test_a_run_augments_and_replaces_labels_and_resumes_like_other_sources(array
         assert getattr(facts, name) == getattr(dataset, name)
 
 
-def test_a_run_is_evaluated_and_resumed_after_its_file_was_moved(arrays, write, tmp_path):
+def test_a_run_is_evaluated_and_resumed_after_its_file_was_moved(arrays, write, tmp_path, caplog):
     plan = {"model": {"name": "fc", "hidden": [4]}, "optimization": {"forward": {"name": "sgd", "learning_rate": 0.1}}}
     plan |= {"epochs": 1, "batch_size": 8, "data": {"source": "npz", "file": write(**arrays)}, "max_steps": 1}
     plan |= {"logging": {"tensorboard": False}, "evaluation": {"probe_examples": 0}}
     result = run.train(configuration.parse(plan), tmp_path / "run")
     moved = plan["data"] | {"file": str(tmp_path / "moved.npz")}
     os.rename(plan["data"]["file"], moved["file"])
-    assert run.train(configuration.parse(plan | {"data": moved}), tmp_path / "run", resume=True).path == result.path
+    for source in (plan["data"], moved):
+        assert not caplog.records
+        again = run.train(configuration.parse(plan | {"data": source}), tmp_path / "run", resume=True)
+        assert again.path == result.path
+    assert f"must be the same data: data.file was '{plan['data']['file']}', is now '" in caplog.text
     with pytest.raises(DataError, match="no such file"):
         run.evaluate(tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
