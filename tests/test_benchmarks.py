@@ -518,6 +518,15 @@ def test_every_module_with_a_benchmark_is_run():
     assert found == set(run.NAMES)
 
 
+def test_a_report_without_step_times_leaves_the_page(tmp_path, monkeypatch):
+    """As after a measurement that was stopped in its first benchmark."""
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "PAGE", tmp_path / "page.md")
+    assert run.main(["--report-only", "wide"]) == 0
+    assert "Not measured yet." in (tmp_path / "RESULTS.md").read_text()
+    assert not (tmp_path / "page.md").exists()
+
+
 def test_the_step_times_on_pages_are_those_of_the_results():
     """`make bench` writes those of `docs/results.md`; the sentence of the README is changed by hand."""
     table = table_in(run.PAGE, "benchmarks/step_time")

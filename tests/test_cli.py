@@ -246,6 +246,14 @@ def test_a_folder_does_not_hide_a_configuration_of_the_same_name(run, tmp_path):
     assert "lab: is a directory; give the path of a YAML file" in error
 
 
+def test_a_folder_of_runs_without_effect_is_refused(run, tmp_path):
+    code, _, error = run("table", "two_routes/5", "--runs", "here")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "--runs has no effect on table two_routes/5, which is made without runs; leave it out" in error
+    assert run("table", "two_routes/5", "--runs", "here", "--output", "there")[0] == 0
+    assert (tmp_path / "there" / "table_5.csv").exists()
+
+
 def test_a_run_that_diverged_before_its_first_row_is_a_line_without_values(run, tmp_path, monkeypatch):
     wild = ("compare", QUICKSTART, "--seeds", "0", *SMALL, "--output", "table", "--engine", "in-process")
     assert run(*wild, "--set", "optimization.forward.learning_rate=1e30")[0] == 0

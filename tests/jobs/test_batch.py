@@ -55,6 +55,7 @@ def test_estimates_are_those_of_the_run_or_of_similar_runs(tmp_path):
     estimates.record("a/x/seed0", 100)
     assert Estimates(str(tmp_path / "own.csv"), str(committed)).of("a/x/seed0") == 100
     assert "a/x/seed0,10\n" in committed.read_text()
+    assert (tmp_path / "own.csv").read_text() == "run,seconds\na/x/seed0,100\n"  # Not those of another machine.
 
 
 def test_a_damaged_file_of_durations_is_one_line(tmp_path):

@@ -214,6 +214,14 @@ def test_figure_s2_has_the_discrete_metaparameters_with_the_letters_of_the_paper
         item.make(commands.Folders(str(tmp_path), configs=CONFIGS).source(item, "paper"))
 
 
+def test_a_search_without_a_discrete_metaparameter_has_no_figure_s2(tmp_path):
+    plan = plans.load(str(SEARCHES / "symmetric.yaml"), trials=1)
+    run.search(plan, (), str(tmp_path / "search"), Judge(1), print)
+    item = find(commands.ITEMS, "figure", "two_routes/S2")
+    with pytest.raises(RunError, match="is a search without a discrete metaparameter"):
+        item.check(commands.Folders(str(tmp_path / "search"), configs=CONFIGS).source(item, "paper"))
+
+
 def test_figure_s2_of_the_results_has_all_trials_by_tpe_of_the_comparison():
     item, results = find(commands.ITEMS, "figure", "two_routes/S2"), ROOT / "results" / "two_routes"
     artifact = item.make(commands.Folders(str(results), configs=CONFIGS).source(item, "paper"))

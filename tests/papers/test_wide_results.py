@@ -260,3 +260,39 @@ def test_a_claim_fails_if_both_sides_of_its_contrast_are_exchanged(name, tmp_pat
     for claim in failing:
         assert after[claim][0] != "yes", claim
         assert after[claim][1] < before[claim][1] or before[claim][1] == 0, claim
+
+
+def test_claims_on_some_runs_do_not_hide_the_others(tmp_path):
+    """One seed has no standard deviation; a rule that was not trained at width 64 has no case."""
+
+    def change(file, row):
+        narrow = file == "table_6" and row["rule"] != "align_ada" and row["width"] == 64
+        return row | {"width": 8} if narrow else row
+
+    folder = files_with(tmp_path, change)
+    path = tmp_path / "table_2.csv"
+    rows = [row for row in rows_of("table_2") if row["seed"] == rows_of("table_2")[0]["seed"]]
+    path.write_text(csv_text(list(rows[0]), rows))
+    found = holding(folder)
+    assert found["standard deviations over five seeds are below 1 point"][0] == "not yet run"
+    assert found["at width 64 Align-ada is better than each other rule, CIFAR-10"][0] == "not yet run"
+    others = holding(str(RESULTS))
+    assert (
+        found["at width 64 Align-ada is better than each other rule, KMNIST"]
+        == (others["at width 64 Align-ada is better than each other rule, KMNIST"])
+    )
+
+
+def test_the_claims_of_figure_3_do_not_mix_data_sets(tmp_path):
+    """A second data set with the same range of accuracies, 20 points higher."""
+    folder = files_with(tmp_path, lambda file, row: row)
+    rows = rows_of("figure_3")
+    higher = [
+        row | {"dataset": "cifar10", "validation_accuracy": (row["validation_accuracy"] or 10.0) + 20} for row in rows
+    ]
+    (tmp_path / "figure_3.csv").write_text(csv_text(list(rows[0]), [*rows, *higher]))
+    [claim] = [each for each in CLAIMS if each.text.startswith("at rate 0.5 Align-ada, Align-zero")]
+    before = {row["case"]: row["mean"] for row in claim.judged(claims.ResultFiles(str(RESULTS)))}
+    after = {row["case"]: row["mean"] for row in claim.judged(claims.ResultFiles(folder))}
+    assert {case: after[case] for case in before} == before
+    assert {*after} == {*before, *(case.replace("kmnist", "cifar10") for case in before)}
