@@ -126,6 +126,17 @@ def test_saved_models_weights_and_checkpoints_restore_every_weight(rule, rows, t
         assert all(int(connection.step) == 1 for connection in every_connection(loaded).values())
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rule", ["information", "align_prop"])
+def test_an_exported_model_has_the_outputs_of_the_model(rule, tmp_path):
+    """With every layer, in the format that `tf.saved_model.load` and TensorFlow Serving read."""
+    model = network(ALL, from_config(INFORMATION if rule == "information" else RULE_CONFIGS[rule]))
+    [x], _ = examples()
+    model.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(str(tmp_path / "exported"))
+    np.testing.assert_allclose(exported.serve(x), model(x, training=False), rtol=1e-5, atol=1e-6)
+
+
 # One step, on several replicas, and compiled by XLA.
 
 
