@@ -73,9 +73,13 @@ def _plain(value: Any) -> bool | float | str:
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """Returns the last parts of key paths, as many as make each of them different from the others."""
+    """Returns the last parts of key paths, as many as make each of them different from the others.
+
+    The first part, such as `optimization`, is left out if possible; the part before the last one is not, because a key
+    such as `name` means nothing without it.
+    """
     parts = [name.split(".") for name in names]
-    counts = [1] * len(names)
+    counts = [2 if len(own) > 2 else 1 for own in parts]
     while True:
         found = [".".join(own[-count:]) for own, count in zip(parts, counts, strict=True)]
         equal = [place for place, short in enumerate(found) if found.count(short) > 1]

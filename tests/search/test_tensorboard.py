@@ -71,8 +71,8 @@ def test_a_search_has_a_column_per_varied_quantity_and_a_row_per_trial(search, t
     assert [v.string_value for v in columns["model.hidden"].domain_discrete.values] == ["[5]", "[6]"]
     assert columns["alignment.decay"].type == api_pb2.DATA_TYPE_FLOAT64
     assert {name: info.display_name for name, info in columns.items() if "." in name} == {
-        "optimization.forward.learning_rate": "learning_rate",
-        "optimization.forward.nesterov": "nesterov",
+        "optimization.forward.learning_rate": "forward.learning_rate",
+        "optimization.forward.nesterov": "forward.nesterov",
         "model.hidden": "hidden",
         "alignment.decay": "decay",
     }
