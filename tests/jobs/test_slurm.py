@@ -105,8 +105,8 @@ def test_a_job_that_slurm_requeues_is_not_submitted_again(memory, tmp_path, trai
     assert scheduler.submitted == [["a"]]
     assert queue.endings["a"].requeues == 1
     events = [event for event, _ in queue.events if event != "says"]
-    # SLURM may have started the requeued job before it is asked again.
-    assert events in (["waits", "begins"], ["waits", "begins"] * 2)
+    # SLURM may have started or ended the requeued job before it is asked again.
+    assert events == (["waits", "begins"] * 2)[: max(2, len(events))]
 
 
 @pytest.mark.parametrize("ending", ["TIMEOUT", "PREEMPTED", "NODE_FAIL", SAVED])
@@ -460,8 +460,8 @@ def test_a_run_is_requeued_before_its_time_limit_and_resumes_as_often_as_allowed
     assert len(seen) == 2
     assert queue.endings["endless"].reason.startswith("was interrupted 2 times; raise --slurm time")
     events = [event for event, _ in queue.events if event != "says"]
-    # SLURM may have started the requeued job before it is asked again.
-    assert events in (["waits", "begins"], ["waits", "begins"] * 2)
+    # SLURM may have started or ended the requeued job before it is asked again.
+    assert events == (["waits", "begins"] * 2)[: max(2, len(events))]
     assert status(run)["state"] == "stopped"
 
 
