@@ -1,4 +1,4 @@
-"""Every command on a page or in a notebook is run, or says in a comment what it needs that we do not have."""
+"""Every command on a page or in a notebook runs, or is marked with what it needs, such as a cluster."""
 
 import collections
 import json
