@@ -811,13 +811,12 @@ def _system_message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     message = " ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split())[:200]
-    exhausted = type(error).__name__ == "ResourceExhaustedError"
-    if exhausted:
+    if type(error).__name__ == "ResourceExhaustedError":
         from neural_alignment.training import files
 
         if full := files.full_disk(error):
             return f"{full}; free some space, then repeat the command"
-    if exhausted or isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return f"{message or 'no memory is left'}: make the model or the batch smaller, or free memory"
     return message if type(error).__name__ == "PermissionDeniedError" else None
 

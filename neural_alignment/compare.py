@@ -189,8 +189,8 @@ def _table(rows: Sequence[Row], configs: Sequence[str], criterion: Criterion) ->
         values += f", {diverged} diverged" if diverged else ""
         angles = [str(Spread([row[key] for row in own if key in row])) for key in ("first_angle", "last_angle")]
         seconds = Spread([row["seconds"] for row in own]).mean
-        lines.append([path, len(own), values, "none" if "none" in angles else " to ".join(angles)])
-        lines[-1].append("" if math.isnan(seconds) else f"{seconds:.0f}")
+        known = "" if math.isnan(seconds) else f"{seconds:.0f}"
+        lines.append([path, len(own), values, "none" if "none" in angles else " to ".join(angles), known])
     angle = "mean angle of W to B^T, first to last (degrees)"
     metric = f"validation {criterion.label}{' (%)' if criterion.is_fraction else ''}"
     return markdown(["configuration", "seeds", metric, angle, "seconds"], lines)

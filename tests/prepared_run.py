@@ -3,7 +3,7 @@
 from unittest import mock
 
 from neural_alignment import config as configuration
-from neural_alignment.training import run
+from neural_alignment.training import graphs, run
 from neural_alignment.training.config_comparison import decisive_values
 from neural_alignment.training.preparation import prepare
 
@@ -50,7 +50,9 @@ class PreparedRuns:
         """Replaces `run.prepare`: returns the same data and model for runs of the same configuration."""
         key = configuration.dump(config)
         if key not in self._runs:
-            self._runs[key] = PreparedRun(config)
+            # A command may keep the graphs of its runs, and this model is for the runs of other commands as well.
+            with mock.patch.object(graphs, "_are_kept", return_value=False):
+                self._runs[key] = PreparedRun(config)
         return self._runs[key].prepare(config)
 
     def in_use(self):

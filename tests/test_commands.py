@@ -1,6 +1,7 @@
-"""Every command on a page or in a notebook runs, or is marked with what it needs, such as a cluster."""
+"""The commands on pages and in notebooks run. Those that need a cluster or the like are marked."""
 
 import collections
+import functools
 import json
 import re
 import shlex
@@ -26,16 +27,21 @@ PAGES = ["README.md", "CONTRIBUTING.md", "docs/first_run.md", "docs/training.md"
 """The pages with commands that use files of earlier commands, in their order; the other pages follow."""
 PAGES += sorted({str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")} - {*PAGES})
 
-NEEDS = re.compile(r"# Needs (a Google Cloud project|a SLURM cluster|ImageNet|neural recordings)\.")
+NEEDS = re.compile(r"# Needs (a Google Cloud project|a SLURM cluster|neural recordings)\.")
 """The first line of a block of commands that no test runs."""
 
 PROGRAMS = {"make", "pip", "python", "python3", "source", "uv"}
 """Commands that install something or start the tests; `.ci/run` does so itself."""
 
 
+def text(page):
+    """Returns the text of a page."""
+    return (ROOT / page).read_text()
+
+
 def blocks(page):
     """Returns the blocks of commands on a page."""
-    return re.findall(r"^```bash\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```bash\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)
 
 
 def commands(block):
@@ -52,14 +58,27 @@ def commands(block):
 
 def spans(page):
     """Returns the commands in the text of a page; a word in capitals stands for a value."""
-    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
-    found = re.findall(r"`neural-alignment ([a-z][^`]*)`", text)
+    return in_text(re.sub(r"^```.*?^```$", "", text(page), flags=re.MULTILINE | re.DOTALL))
+
+
+def in_text(prose):
+    """Returns the words of the commands in a text, without `neural-alignment`."""
+    found = re.findall(r"`neural-alignment ([a-z][^`]*)`", prose)
     return [shlex.split(" ".join(each.split()), comments=True) for each in found]
 
 
 BLOCKS = [(page, block) for page in PAGES for block in blocks(page)]
-RUN = [(page, words) for page, block in BLOCKS if not NEEDS.match(block) for words in commands(block)]
-OURS = [(page, words[1:]) for page, words in RUN if words[0].endswith("neural-alignment")]
+
+
+@functools.cache
+def runnable():
+    """Returns page and words of each command that is not marked."""
+    return [(page, words) for page, block in BLOCKS if not NEEDS.match(block) for words in commands(block)]
+
+
+def ours():
+    """Returns page and words of each command of this package, without its name."""
+    return [(page, words[1:]) for page, words in runnable() if words[0].endswith("neural-alignment")]
 
 
 def parse(words):
@@ -73,8 +92,8 @@ def parse(words):
 
 
 def test_every_block_runs_programs_that_a_test_starts_or_says_what_it_needs():
-    assert len(OURS) > 35
-    for page, words in RUN:
+    assert len(ours()) > 35
+    for page, words in runnable():
         assert Path(words[0]).name in {*PROGRAMS, "neural-alignment"}, f"{page}: {shlex.join(words)}"
 
 
@@ -138,7 +157,7 @@ def test_every_command_runs(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "guide" / "runs" / "two_routes", first, 0, 0.7)
     monkeypatch.setenv("TPU_COMPILER_PYTHON", str(tmp_path / "none"))
     ends = collections.defaultdict(set)
-    for page, words in OURS:
+    for page, words in ours():
         monkeypatch.chdir(tmp_path / ("readme" if page == "README.md" else "guide"))
         end = executed([*words, *SHORT.get(words[0], ())], monkeypatch, capsys)
         assert end in (None, STOPPED) or "TPU_COMPILER_PYTHON" in end, f"{page}: {shlex.join(words)}: {end}"
@@ -148,14 +167,9 @@ def test_every_command_runs(tmp_path, monkeypatch, capsys):
     assert [*ends.values()] == [{"describe"}]
 
 
-def text(page):
-    """Returns the text of a page."""
-    return (ROOT / page).read_text()
-
-
 def test_the_other_commands_exist():
     """Targets of `make`, modules of Python and extras of the package are looked up."""
-    for page, words in RUN:
+    for page, words in runnable():
         where = f"{page}: {shlex.join(words)}"
         if words[0] == "make":
             dry = subprocess.run(["make", "--dry-run", words[1]], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -168,19 +182,11 @@ def test_the_other_commands_exist():
             assert (ROOT / f"{words[2].replace('.', '/')}.py").exists(), where
 
 
-def notebook_commands():
-    """Returns the notebook of each command in a text cell, and its words."""
-    for path in sorted((ROOT / "examples").glob("*.ipynb")):
-        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"]
-        for cell in cells:
-            for found in re.findall(r"`neural-alignment ([a-z][^`]*)`", "".join(cell["source"])):
-                yield path.name, shlex.split(" ".join(found.split()))
-
-
 def test_commands_in_the_text_of_notebooks_have_the_options_of_the_program(tmp_path, monkeypatch):
     """Those in code cells are run by `make examples`, and at a small size by `make test`."""
     monkeypatch.chdir(tmp_path)
-    found = [*notebook_commands()]
+    cells = [cell for path in (ROOT / "examples").glob("*.ipynb") for cell in json.loads(path.read_text())["cells"]]
+    found = [words for cell in cells if cell["cell_type"] == "markdown" for words in in_text("".join(cell["source"]))]
     assert len(found) > 3
-    for _, words in found:
+    for words in found:
         parse(words)
