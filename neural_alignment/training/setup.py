@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from neural_alignment import data
 from neural_alignment.config import Config
-from neural_alignment.errors import ConfigError, WrongValue
+from neural_alignment.errors import ArgumentError, ConfigError, InputError, WrongValue, shortened
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.losses import LossOptions, mean_over_examples
 from neural_alignment.optimization import Clock
@@ -70,7 +70,8 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
         steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if the pattern of a rule matches no layer, or the weights do not fit into memory.
+        ConfigError: if the model does not fit the data, a rule does not fit the model, the pattern of a rule matches no
+            layer, or the weights do not fit into memory.
     """
     memory.check(config, output_units(config, classes), input_shape)
     set_random_seed(config)
@@ -102,8 +103,32 @@ def _draw_model(config: Config, classes: int, input_shape: tuple[int, ...], step
     seed = run_seed(config.seed)
     rules = [rule.bind(seed, steps_per_epoch) for rule in config.rules]
     alignment = rules[0] if len(rules) == 1 else rules or None
-    model = config.model.build(output_units(config, classes), input_shape, alignment, config.weight_decay)
-    return AlignedModel(model.input, model.output, name=model.name)
+    outputs = output_units(config, classes)
+    with _reported("model", type(config.model).model_fields):
+        model = config.model.build(outputs, input_shape, alignment, config.weight_decay)
+    with _reported("alignment"):
+        return AlignedModel(model.input, model.output, name=model.name)
+
+
+@contextlib.contextmanager
+def _reported(key: str, options: Collection[str] = ()) -> Iterator[None]:
+    """Reports a `ValueError` within the context, such as one that Keras raises, as an error of the configuration.
+
+    Args:
+        key: the key to name.
+        options: the keys inside of it. An `ArgumentError` of one of them is reported for this key.
+
+    Raises:
+        ConfigError: for any `ValueError` that is not an `InputError`; the message is one line.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        is_option = isinstance(error, ArgumentError) and error.value.name.partition(".")[0] in options
+        line = error.within(key).value.line if is_option else f"{key}: {error}"
+        raise ConfigError(shortened(" ".join(line.split()), 500)) from error
 
 
 def output_units(config: Config, classes: int) -> int:
@@ -169,7 +194,7 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
     with _precision(config.runtime.precision):
         loss, metrics = config.loss.make(classes, config.batch_size, config.seed)
         _check_criterion(config.loss, metrics)
-        try:
+        with _reported("optimization"):
             model.compile(
                 optimizer=build_optimizer(config, steps_per_epoch),
                 loss=mean_over_examples(loss),
@@ -178,8 +203,6 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
                 jit_compile=config.runtime.jit_compile,
                 steps_per_execution=config.runtime.steps_per_execution,
             )
-        except ValueError as error:
-            raise ConfigError(f"optimization: {error}") from None
 
 
 def _check_criterion(options: LossOptions, metrics: Sequence[Any]) -> None:

@@ -124,6 +124,31 @@ def test_where_both_losses_move_w_each_update_has_its_own_noise(seed):
     assert abs(np.corrcoef(*drawn)[0, 1]) < 0.15
 
 
+@pytest.mark.parametrize(
+    ("model", "alignment", "message"),
+    [
+        ({"name": "vision_transformer", "patch": 3}, None, "model.patch: must divide the height and width of the imag"),
+        ({"name": "application", "application": "VGG16"}, None, "model.application: must take images of 8x8x1; Keras"),
+        ({"name": "lstm", "units": [4]}, "dfa", "alignment: 'dfa' needs a network without recurrent layers of Keras, "),
+        ({"name": "lstm", "units": [4]}, "drtp", "alignment: 'drtp' needs a network without recurrent layers"),
+        ({"name": "lstm", "units": [4]}, "align_ada", "alignment: 'align_ada' needs a network without recurrent layer"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_data_or_the_rule_is_one_line(model, alignment, message):
+    rule = {"alignment": {"rule": alignment}} if alignment else {"alignment": None}
+    config = configuration.parse({**BASE, "model": model, **rule})
+    with pytest.raises(ConfigError) as raised:
+        setup.build_model(config, 10, (8, 8, 1), 1)
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_error_of_keras_while_a_model_is_built_is_one_line():
+    config = configuration.parse({**BASE, "model": {"name": "convnet", "filters": [4]}})
+    with pytest.raises(ConfigError, match=r"^model: Input 0 .*layer 'conv1' is incompatible.*found ndim=3[^\n]*$"):
+        setup.build_model(config, 10, (8, 1), 1)
+
+
 class Unjudged(LossOptions):
     """A loss whose criterion is an accuracy."""
 
