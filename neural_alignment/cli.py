@@ -807,7 +807,7 @@ def _stopped() -> str:
 
 
 def _system_message(error: Exception) -> str | None:
-    """Returns the message of an error about files, permissions or memory; None for any other error."""
+    """Returns the message of an error about files, file systems, permissions or memory; None for any other error."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     message = " ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split())[:200]
@@ -818,7 +818,8 @@ def _system_message(error: Exception) -> str | None:
             return f"{full}; free some space, then repeat the command"
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return f"{message or 'no memory is left'}: make the model or the batch smaller, or free memory"
-    return message if type(error).__name__ == "PermissionDeniedError" else None
+    is_of_files = type(error).__name__ == "PermissionDeniedError" or message.startswith("File system scheme")
+    return message if is_of_files else None
 
 
 def _exit(line: str, code: int) -> None:

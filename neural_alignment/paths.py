@@ -65,6 +65,18 @@ def problem_of_file(path: str) -> str | None:
     return None if os.access(path, os.R_OK) else "cannot be read: permission denied"
 
 
+def problem_of_any_file(path: str) -> str | None:
+    """Returns why a path cannot be read as a file, or None, like `problem_of_file`. Remote paths are looked up too."""
+    if is_local(path):
+        return problem_of_file(path)
+    import tensorflow as tf  # Imported here, because the command line imports this module before it shows its help.
+
+    try:
+        return None if tf.io.gfile.exists(path) else "no such file"
+    except tf.errors.OpError as error:
+        return f"cannot be read: {' '.join(error.message.split())[:200]}"
+
+
 def checked_file(path: str) -> str:
     """Returns the path of a file to read, as `checked` does.
 

@@ -128,9 +128,9 @@ def read_csv(path: str) -> list[dict[str, str]]:
     Raises:
         RunError: if the file cannot be read.
     """
-    if not tf.io.gfile.exists(path):
-        return []
     try:
+        if not tf.io.gfile.exists(path):
+            return []
         with tf.io.gfile.GFile(path, "r") as file:
             return list(csv.DictReader(io.StringIO(file.read()), strict=True))
     except (tf.errors.OpError, UnicodeDecodeError, csv.Error) as error:

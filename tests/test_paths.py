@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from helpers import for_each
 
-from neural_alignment import cli, data, paths
+from neural_alignment import cli, data, paths, reporting, training
 from neural_alignment import config as configuration
-from neural_alignment.data import recordings
+from neural_alignment.data import index, recordings
 from neural_alignment.errors import ConfigError, DataError, InputError
 from neural_alignment.jobs import children
 from neural_alignment.search import plan as plans
-from neural_alignment.training import memory, setup
+from neural_alignment.training import initial_state, memory, setup
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -229,6 +229,32 @@ def test_only_regular_files_are_read(place, path):
     (place / "train").write_bytes(b"x")
     with pytest.raises(DataError, match="`index_file` cannot be used"):
         data.load(**files | {"train_files": "train", "index_file": path}, batch_size=1, seed=0)
+
+
+READERS = {
+    "recordings": lambda: recordings.load_recordings("nofs://a/b.npz"),
+    "images": lambda: recordings.load_images("nofs://a/b.h5"),
+    "arrays": lambda: data.facts("npz", batch_size=1, seed=0, file="nofs://a/b.npz"),
+    "index": lambda: index.index_files([], "nofs://a/b.npz"),
+    "run": lambda: training.run.evaluate("nofs://a/b"),
+    "initial state": lambda: initial_state.find("nofs://a/b"),
+    "initial model": lambda: initial_state.find("nofs://a/b.keras"),
+    "table": lambda: reporting.read_csv("nofs://a/b.csv"),
+    "configuration": lambda: configuration.load("nofs://a/b.yaml"),
+}
+
+
+@for_each("kind", READERS)
+def test_an_unknown_file_system_is_one_line(kind):
+    with pytest.raises(InputError, match="File system scheme 'nofs' not implemented") as raised:
+        READERS[kind]()
+    assert str(raised.value).count("nofs://a/b") == 2
+    assert "\n" not in str(raised.value)
+
+
+def test_the_commands_report_an_unknown_file_system_in_one_line(run):
+    code, _, error = run("search", SEARCH, "--search-dir", "nofs://a/b")
+    assert (code, error) == (2, "error: File system scheme 'nofs' not implemented (file: 'nofs://a/b')\n")
 
 
 def test_a_relative_path_in_a_file_starts_at_the_folder_of_the_file():

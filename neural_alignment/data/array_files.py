@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.errors import DataError, DataUnavailable, nearest
-from neural_alignment.paths import is_local, problem_of_file
+from neural_alignment.paths import problem_of_any_file
 
 NPZ = (".npz",)
 HDF5 = (".h5", ".hdf5")
@@ -42,8 +42,7 @@ def opened(path: str, endings: Sequence[str] = (*NPZ, *HDF5), remedy: str = "") 
         *others, last = endings
         named = f"{', '.join(others)} or {last}" if others else last
         raise DataError(f"{path}: must be a {named} file{remedy}")
-    problem = problem_of_file(path) if is_local(path) else None if tf.io.gfile.exists(path) else "no such file"
-    if problem:
+    if problem := problem_of_any_file(path):
         raise DataUnavailable(f"{path}: {problem}{remedy}")
     try:
         with _local(path) as local, contextlib.ExitStack() as stack:

@@ -168,8 +168,7 @@ def find(path: str, state: StateName = None) -> StateSource:
         check_model_file(path)
         return StateSource(path, "file", None)
     directory = RunDirectory(path)
-    if not tf.io.gfile.exists(path):
-        raise RunError(f"{path}: no such run directory; give one that `train` has created, or a .keras file")
+    directory.check_exists(others=", or a .keras file")
     status = directory.found_status() or {}
     folder = directory.file("checkpoints")
     folders = {name: tf.io.gfile.join(folder, name) for name in ("last", "best")}

@@ -28,8 +28,7 @@ def check_model_file(path: str | Path) -> None:
     """
     if Path(path).suffix != ".keras":
         raise RunError(f"{path}: must be a .keras file, such as the model.keras of a run")
-    problem = paths.problem_of_file(str(path)) or (None if tf.io.gfile.exists(str(path)) else "no such file")
-    if problem is not None:
+    if problem := paths.problem_of_any_file(str(path)):
         raise RunError(f"{path}: {problem}; give a .keras file, such as the model.keras of a run")
 
 

@@ -209,8 +209,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
         Diverged: if the weights are finite and J is not.
     """
     directory = RunDirectory(run_dir)
-    if not tf.io.gfile.exists(directory.path):
-        raise RunError(f"{directory.path}: no such run directory; give one that `train` has created")
+    directory.check_exists()
     status = directory.status()
     path = directory.model_path(status)
     config = directory.checked_config(status)

@@ -125,6 +125,19 @@ class RunDirectory:
                 return False
             return not tf.io.gfile.isdir(self.path) or bool(set(tf.io.gfile.listdir(self.path)) - _START_UP_FILES)
 
+    def check_exists(self, others: str = "") -> None:
+        """Checks that there is something at the path.
+
+        Args:
+            others: what else than a run directory could be given, for the message.
+
+        Raises:
+            RunError: if there is nothing, or the path cannot be accessed.
+        """
+        with _reported(self.path):
+            if not tf.io.gfile.exists(self.path):
+                raise RunError(f"{self.path}: no such run directory; give one that `train` has created{others}")
+
     def make(self) -> None:
         """Creates the directory if it does not exist.
 
