@@ -7,6 +7,7 @@ only when they need it, so that `--help` is fast.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import glob
 import inspect
@@ -773,6 +774,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line; turns errors of the user into one line and an exit code."""
+    terminal.prepare()
     try:
         if app(sys.argv[1:] or ["--help"], standalone_mode=False) != INTERRUPTED:
             sys.exit(0)
@@ -810,6 +812,8 @@ def _system_message(error: Exception) -> str | None:
     """Returns the message of an error about files, file systems, permissions or memory; None for any other error."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # Of an output.
+        return f"cannot write: {error.strerror}"
     message = " ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split())[:200]
     if type(error).__name__ == "ResourceExhaustedError":
         from neural_alignment.training import files

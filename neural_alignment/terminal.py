@@ -23,10 +23,32 @@ _SILENCE = 60.0
 """Minimum number of seconds between two lines of status in a file."""
 
 
+def prepare() -> None:
+    """Makes both outputs safe to print to: for a process that runs a command, before it prints.
+
+    A character that an output cannot encode becomes a question mark. A closed output is replaced by one that discards
+    the text, so that no file that is opened later takes its number and gets the text of libraries.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # It gets the smallest free number, this one.
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def is_terminal(stream: TextIO | None = None) -> bool:
-    """Whether a stream, by default standard output, is a terminal that can show tables and colours."""
+    """Whether a stream, by default standard output, is a terminal that can show tables and colours.
+
+    False if standard output is closed.
+    """
     stream = sys.stdout if stream is None else stream
-    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+    return stream is not None and stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
 def width(stream: TextIO | None = None) -> int:
@@ -34,8 +56,10 @@ def width(stream: TextIO | None = None) -> int:
     with contextlib.suppress(KeyError, ValueError):
         if (columns := int(os.environ["COLUMNS"])) > 0:
             return columns
+    stream = sys.stdout if stream is None else stream
     with contextlib.suppress(OSError, ValueError):
-        return os.get_terminal_size((sys.stdout if stream is None else stream).fileno()).columns or _DEFAULT_WIDTH
+        if stream is not None:
+            return os.get_terminal_size(stream.fileno()).columns or _DEFAULT_WIDTH
     return _DEFAULT_WIDTH
 
 

@@ -2,9 +2,12 @@
 
 import contextlib
 import fcntl
+import io
 import os
+import pathlib
 import re
 import struct
+import subprocess
 import sys
 import termios
 import threading
@@ -13,9 +16,10 @@ import pytest
 from helpers import SMALL_RUN
 from prepared_run import PreparedRuns
 
-from neural_alignment import cli, terminal
+from neural_alignment import cli, shipped, terminal
 from neural_alignment.training import callbacks, stages
 
+ROOT = pathlib.Path(__file__).parent.parent
 CODE = re.compile("\033\\[[0-9;]*m")
 ANY_CODE = re.compile("\033\\[[0-9;]*[A-Za-z]")
 
@@ -102,6 +106,67 @@ def test_a_dumb_terminal_gets_the_plain_lines(screen, monkeypatch):
     terminal.line(MARKDOWN)
     terminal.error("error: no")
     assert shown.read() == f"plain text\n{MARKDOWN}\nerror: no\n"
+
+
+def test_characters_that_an_output_cannot_encode_are_question_marks(monkeypatch):
+    outputs = [io.TextIOWrapper(io.BytesIO(), "ascii") for _ in range(2)]
+    for name, output in zip(("stdout", "stderr"), outputs, strict=True):
+        monkeypatch.setattr(sys, name, output)
+    monkeypatch.setattr(sys, "argv", ["neural-alignment", "configs", "lab"])
+    monkeypatch.setattr(shipped, "header", lambda name: [f"{name}: W to Bᵀ"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    print("20.69 ± 1.37", file=sys.stderr, flush=True)
+    assert ended.value.code == 0
+    assert b": W to B?\n" in outputs[0].buffer.getvalue()
+    assert outputs[1].buffer.getvalue() == b"20.69 ? 1.37\n"
+
+
+def shell(redirections, *command):
+    """Runs Python with redirections of a shell, such as `>&-`, which closes standard output."""
+    words = [sys.executable, "-c", "import sys; exec(sys.argv.pop(1))", *command]
+    line = f'exec "$@" {redirections}'
+    return subprocess.run(["bash", "-c", line, "bash", *words], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+COMMAND = "from neural_alignment import cli; cli.program()"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_runs_with_closed_outputs(closed):
+    done = shell(closed, COMMAND, "configs", "lab")
+    assert (done.returncode, done.stderr, "lab/" in done.stdout) == (0, "", closed == "2>&-")
+    wrong = shell(closed, COMMAND, "configs", "labb")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, int(closed == ">&-"))
+
+
+def test_a_file_does_not_take_the_number_of_a_closed_output(tmp_path):
+    code = """if 1:
+        import os
+        from neural_alignment import terminal
+        terminal.prepare()
+        with open(sys.argv[1], "w") as file:
+            os.write(1, b"text of a library")
+            os.write(2, b"text of a library")
+            print("lost")
+            file.write(f"{terminal.is_terminal()} {terminal.is_terminal(sys.stderr)}")
+    """
+    assert shell("<&- >&- 2>&-", code, str(tmp_path / "file")).returncode == 0
+    assert (tmp_path / "file").read_text() == "False False"
+
+
+def test_a_closed_output_is_no_terminal(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert not terminal.is_terminal()
+    assert terminal.width() == 80
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk_under_the_output_is_one_line():
+    for words in (("configs", "lab"), ("--help",)):
+        done = shell(">/dev/full", COMMAND, *words)
+        assert (done.returncode, done.stderr) == (2, "error: cannot write: No space left on device\n")
 
 
 @pytest.mark.parametrize("columns", [80, 40])
