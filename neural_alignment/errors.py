@@ -40,23 +40,17 @@ class WrongValue:
         """The message for Python callers: requirement, value, example."""
         subject = f"`{self.name}`" if self.name else "The value"
         example = f" Example: {self.example}." if self.example else ""
-        return f"{subject} {self.requirement}. Received {self._shown}.{example}"
+        return f"{subject} {self.requirement}. Received {shortened(repr(self.found))}.{example}"
 
     @property
     def reason(self) -> str:
         """The message for files and the command line, without the name."""
-        written = {None: "null", True: "true", False: "false"}
-        plain = self.found is None or isinstance(self.found, bool)
-        return f"{self.requirement}; found {written[self.found] if plain else self._shown}"
+        return f"{self.requirement}; found {shortened(as_written(self.found))}"
 
     @property
     def line(self) -> str:
         """The message for files and the command line."""
         return f"{self.name}: {self.reason}" if self.name else self.reason
-
-    @property
-    def _shown(self) -> str:
-        return shortened(repr(self.found))
 
 
 class ArgumentError(ValueError):
@@ -157,6 +151,17 @@ def shortened(text: str, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+def as_written(value: Any) -> str:
+    """Returns a value as in a file or on the command line: null, true and false, and mappings such as {a: 1}."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_written, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {as_written(each)}' for key, each in value.items())}}}"
+    return repr(value)
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` with the closest of `allowed`, or an empty string if none is close.
 
@@ -206,14 +211,14 @@ def first_mistake(error: pydantic.ValidationError, schema: Any, prefix: str = ""
     errors = error.errors(include_url=False)
     # An unknown key is often a misspelt required key, which is then also missing. Report the misspelling.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-    keys, _ = _located(schema, first["loc"])
+    keys, node = _located(schema, first["loc"])
     kind, missing = first["type"], first["type"] in ("missing", "union_tag_not_found")
     cause = first.get("ctx", {}).get("error")
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         keys.append(first["ctx"]["discriminator"].strip("'"))
     elif isinstance(cause, ArgumentError) and cause.value.name:
         keys += cause.value.name.split(".")
-    reason = _reason(first)
+    reason = _reason(first, node)
     if kind == "extra_forbidden":
         _, inside = _located(schema, first["loc"][:-1])
         allowed = sorted(inside["fields"])
@@ -238,13 +243,16 @@ def _located(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
     """Returns the key path of a pydantic location, and the pydantic core schema at that path.
 
     A location contains keys, indices and the tags of unions. A tag may equal a key (the optimizer `momentum` has a key
-    `momentum`), so the schema is needed to distinguish them.
+    `momentum`), so the schema is needed to distinguish them. The key `nullable` of the returned schema says whether
+    null is allowed at the path.
     """
     import pydantic  # Imported here, because the command line imports this module before it shows its help.
 
     node, path, rest, definitions = pydantic.TypeAdapter(schema).core_schema, [], list(loc), {}
+    nullable = False
     while True:
         kind = node["type"]
+        nullable |= kind == "nullable"
         if kind == "definitions":
             definitions |= {each["ref"]: each for each in node["definitions"]}
             node = node["schema"]
@@ -256,39 +264,80 @@ def _located(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
             field = node["fields"].get(key) if kind == "model-fields" else None
             inner = field["schema"] if field else node.get("items_schema") or node.get("values_schema")
             if inner is None:
-                return path, node
-            node = inner
+                return path, {**node, "nullable": False}
+            node, nullable = inner, False
         elif kind == "tagged-union" and rest:
             node = node["choices"][rest.pop(0)]
         elif kind != "tagged-union" and "schema" in node:
             node = node["schema"]
         else:  # A scalar, or a union without tags: the rest of the location are labels of its members.
-            return path, node
+            return path, {**node, "nullable": nullable}
 
 
-def _reason(error: Any) -> str:
-    """Returns the requirement and the found value."""
-    kind, context = error["type"], error.get("ctx", {})
+def _reason(error: Any, node: Any) -> str:
+    """Returns the requirement and the found value.
+
+    Args:
+        error: an error of pydantic.
+        node: the core schema at its location, as `_located` returns it.
+    """
+    kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     if kind in ("missing", "union_tag_not_found"):
         return "this key is required and was not found"
     if kind == "extra_forbidden":
         return "unknown key"
     if kind == "union_tag_invalid":
         tag, allowed = context["tag"], context["expected_tags"].replace("'", "").split(", ")
-        found = repr(shortened(tag, 60))
-        return f"must be one of {', '.join(allowed)}; found {found}{nearest(tag, allowed)}"
+        found = value.get(context["discriminator"].strip("'"), tag) if isinstance(value, dict) else tag
+        return f"must be one of {', '.join(allowed)}; found {shortened(as_written(found), 60)}{nearest(tag, allowed)}"
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         cause = context.get("error")
         return cause.value.reason if isinstance(cause, ArgumentError) else message
+    hint = ""
     if kind == "literal_error":
-        allowed = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        word = str(error["input"])
-        if len(allowed) > MOST_LISTED:
-            similar = ", ".join(map(repr, difflib.get_close_matches(word, allowed, n=5, cutoff=0.0)))
-            message = (
-                f"input should be one of {len(allowed)} names, such as {similar}; `neural-alignment schema` lists all"
-            )
-        elif isinstance(error["input"], str):
-            message += nearest(word, allowed)
-    return f"{message[0].lower()}{message[1:]}; found {shortened(repr(error['input']), 60)}"
+        message, hint = _choice(context["expected"], str(value), node["nullable"])
+    elif kind.endswith("_type"):
+        if kind in _MAPPING_TYPES:
+            message = f"must be a mapping {_form_of_mapping(node, value)}"
+        elif kind == "bool_type":
+            message = "input should be true or false"
+        message += " or null" if node["nullable"] else ""
+    return f"{message[0].lower()}{message[1:]}; found {shortened(as_written(value), 60)}{hint}"
+
+
+_MAPPING_TYPES = ("dict_type", "model_type", "model_attributes_type")
+"""pydantic's types of the error that a value is not a mapping."""
+
+
+def _form_of_mapping(node: Any, value: Any) -> str:
+    """Returns the form of a mapping, with an example or its keys.
+
+    Args:
+        node: the core schema of the mapping.
+        value: the value that was found instead, which may be the name of one of several classes.
+    """
+    if node["type"] == "tagged-union":
+        names = list(node["choices"])
+        close = difflib.get_close_matches(str(value), names, n=1)
+        return f"such as {{{node['discriminator']}: {(close or names)[0]}}}"
+    if node["type"] == "model-fields":
+        return f"with keys among {', '.join(sorted(node['fields']))}"
+    return "such as {key: value}"
+
+
+def _choice(expected: str, word: str, nullable: bool) -> tuple[str, str]:
+    """Returns the requirement that a value is one of some values, and a suggestion.
+
+    Args:
+        expected: the values as pydantic lists them, such as "'a', 'b' or 'c'".
+        word: the value that was found.
+        nullable: whether null is allowed too.
+    """
+    allowed = expected.replace("'", "").replace(" or ", ", ").split(", ")
+    if len(allowed) <= MOST_LISTED:
+        values = f"{expected.replace(' or ', ', ')} or null" if nullable else expected
+        return f"input should be {values}", nearest(word, allowed)
+    similar = ", ".join(map(repr, difflib.get_close_matches(word, allowed, n=5, cutoff=0.0)))
+    listed = "`neural-alignment schema` lists all"
+    return f"input should be one of {len(allowed)} names, such as {similar}; {listed}", ""

@@ -110,7 +110,7 @@ WRONG = {
     "data.source=digit": "data.source: must be one of .*; found 'digit'; did you mean 'digits'",
     "epochs=0": "epochs: input should be greater than 0; found 0",
     "epochs=many": "epochs: input should be a valid integer; found 'many'",
-    "batch_size=true": "batch_size: input should be a valid integer; found True",
+    "batch_size=true": "batch_size: input should be a valid integer; found true",
     "model={name: convnet, filters: [4], batch_norm: false, batch_norm_trainable: false}": (
         "model.batch_norm_trainable: must be left out without `batch_norm`; found false"
     ),
@@ -134,6 +134,18 @@ WRONG = {
     "alignment=[{rule: symmetric, self: 1, decay: 1}]": "alignment.0.self: .*; allowed: decay, every, layers, rule,",
     "alignment.self_={kind: linaer, value: 1}": "alignment.self_.kind: must .*'linaer'; did you mean 'linear'",
     "alignment.self_={kind: constant}": "alignment.self_.value: this key is required",
+    "data=digits": r"data: must be a mapping such as \{source: digits\}; found 'digits'$",
+    "model=resnt": r"model: must be a mapping such as \{name: resnet\}; found 'resnt'$",
+    "alignment=symmetric": r"alignment: must be a mapping such as \{rule: symmetric\} or null; found 'symmetric'$",
+    "alignment=[symmetric]": r"alignment.0: must be a mapping such as \{rule: symmetric\}; found 'symmetric'$",
+    "optimization=null": r"optimization: must be a mapping with keys among alternation, backward, .*; found null$",
+    "logging=false": "logging: must be a mapping with keys among histograms, .*, tensorboard; found false$",
+    "logging.scatter=yes": "logging.scatter: input should be true or false; found 'yes'$",
+    "data.augment=flip": "data.augment: input should be 'crop', 'crop_flip' or null; found 'flip'; did you mean 'crop_",
+    "max_steps=all": "max_steps: input should be a valid integer or null; found 'all'$",
+    "max_steps=0": "max_steps: input should be greater than 0; found 0$",
+    "data={source: null}": "data.source: must be one of add_task, .*; found null$",
+    "epochs=[null, {a: true}]": r"epochs: input should be a valid integer; found \[null, \{a: true\}\]$",
     "seed=4294967296": "seed: input should be less than 2147483648",
 }
 
@@ -198,7 +210,7 @@ def test_the_wrong_base_is_named_instead_of_the_requested_file(tmp_path):
     ("text", "part"),
     [
         ("", "the file is empty"),
-        ("- 1\n", "must hold a mapping; found list"),
+        ("- 1\n", "must hold a mapping; found [1]"),
         ("epochs: [1\n", "not valid YAML"),
         ("epochs: 1\nepochs: 2\n", "not valid YAML: found duplicate key"),
         ("1: 2\n", "keys must be strings"),

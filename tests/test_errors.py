@@ -7,7 +7,7 @@ import pytest
 from neural_alignment import config as configuration
 from neural_alignment.alignments import WeightMirror, from_config
 from neural_alignment.config import Runtime
-from neural_alignment.errors import ArgumentError, ConfigError, WrongValue, shortened
+from neural_alignment.errors import ArgumentError, ConfigError, WrongValue, nearest, shortened
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 WRONG = WrongValue("model.strides", "must be one or two positive integers", (2, 2, 2), "strides=(2, 2)")
@@ -23,9 +23,36 @@ def test_both_forms_have_the_same_parts():
     assert inner.within("model").value == WRONG
 
 
-@pytest.mark.parametrize(("found", "written"), [(None, "null"), (True, "true"), (1, "1"), ("x", "'x'"), ([0], "[0]")])
+@pytest.mark.parametrize(
+    ("found", "written"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (1, "1"),
+        ("x", "'x'"),
+        ([0, None, [False]], "[0, null, [false]]"),
+        ({"a": True, "b": {"c": "d"}}, "{a: true, b: {c: 'd'}}"),
+        ((2, True), "(2, True)"),
+    ],
+)
 def test_a_line_has_the_values_of_yaml(found, written):
     assert WrongValue("key", "must be left out", found).line == f"key: must be left out; found {written}"
+
+
+@pytest.mark.parametrize(
+    ("word", "allowed", "hint"),
+    [
+        ("adm", ["sgd", "adam"], "; did you mean 'adam'?"),
+        ("x_val", ["x_train", "x_validation"], "; did you mean 'x_validation'?"),
+        ("vgg16", ["VGG16", "VGG19"], "; did you mean 'VGG16'?"),
+        ("X_train", ["y_train", "x_train"], "; did you mean 'x_train'?"),
+        ("re", ["resnet"], ""),
+        ("", ["resnet"], ""),
+        ("picture", ["resnet"], ""),
+    ],
+)
+def test_the_nearest_name_is_suggested(word, allowed, hint):
+    assert nearest(word, allowed) == hint
 
 
 def test_long_values_are_shortened():

@@ -130,9 +130,9 @@ def test_noise_of_another_rate_moves_the_weights_equally_far():
         ({"name": "adafactor", "epsilon_1": 0.0}, "optimization.forward.epsilon_1: input should be greater than 0"),
         ({"name": "adamw", "weight_decay": -0.1}, "optimization.forward.weight_decay: input should be greater"),
         ({"name": "sgd", "weight_decay": -0.1}, "optimization.forward.weight_decay: input should be greater"),
-        ({"name": "adamw", "amsgrad": 1}, "optimization.forward.amsgrad: input should be a valid boolean"),
+        ({"name": "adamw", "amsgrad": 1}, "optimization.forward.amsgrad: input should be true or false"),
         ({"name": "radam", "beta_1": 1.0}, "optimization.forward.beta_1: input should be less than 1"),
-        ({"name": "swats", "rectified": "yes"}, "optimization.forward.rectified: input should be a valid boolean"),
+        ({"name": "swats", "rectified": "yes"}, "optimization.forward.rectified: input should be true or false"),
         (
             {"name": "sgd", "learning_rate": 0, "noise": {"variance": 1, "rate": 0.1}},
             "optimization.forward.noise: must have no `rate`",

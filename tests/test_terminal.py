@@ -116,7 +116,8 @@ def test_characters_that_an_output_cannot_encode_are_question_marks(monkeypatch)
     monkeypatch.setattr(shipped, "header", lambda name: [f"{name}: W to Bᵀ"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    print("20.69 ± 1.37", file=sys.stderr, flush=True)
+    sys.stderr.write("20.69 ± 1.37\n")
+    sys.stderr.flush()
     assert ended.value.code == 0
     assert b": W to B?\n" in outputs[0].buffer.getvalue()
     assert outputs[1].buffer.getvalue() == b"20.69 ? 1.37\n"

@@ -231,8 +231,8 @@ def test_an_entry_of_a_list_that_is_not_there_is_refused(key):
         (b"x" * 1_000_001, "at most 1,000,000 bytes"),
         (b"", "the file is empty"),
         (b"\n# nothing\n", "the file is empty"),
-        (b"- 1\n", "must hold a mapping; found list"),
-        (b"hello", "must hold a mapping; found str"),
+        (b"- 1\n", "must hold a mapping; found [1]"),
+        (b"hello", "must hold a mapping; found 'hello'"),
     ],
 )
 def test_files_that_are_no_text_or_no_mapping_are_refused(tmp_path, content, said):

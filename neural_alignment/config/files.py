@@ -35,7 +35,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -
     smoke_overrides = data.pop("smoke", None)
     if smoke:
         if not isinstance(smoke_overrides, Mapping):
-            raise ConfigError(f"{path}: smoke: must be a mapping of overrides; found {smoke_overrides!r}")
+            found = errors.shortened(errors.as_written(smoke_overrides), 60)
+            raise ConfigError(f"{path}: smoke: must be a mapping of overrides; found {found}")
         data = yaml_files.merge(data, smoke_overrides)
         origins = [(f"{name}: smoke.", layer.get("smoke")) for name, layer in chain] + origins
     for override in overrides:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from neural_alignment import paths, shipped
 from neural_alignment.config.yaml_reader import MAX_BYTES, MAX_DEPTH, parse
-from neural_alignment.errors import ConfigError, Mistake, nearest, shortened
+from neural_alignment.errors import ConfigError, Mistake, as_written, nearest, shortened
 
 KIND_KEYS = ("rule", "name", "source", "kind")
 """Keys that select the class of a mapping, such as `rule: symmetric`."""
@@ -40,7 +40,7 @@ def read(path: str, needed_by: str | None = None) -> dict[str, Any]:
     if data is None:
         raise ConfigError(f"{path}: the file is empty; a configuration is a mapping such as 'epochs: 10'")
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must hold a mapping; found {type(data).__name__}")
+        raise ConfigError(f"{path}: must hold a mapping; found {shortened(as_written(data), 60)}")
     return data
 
 
@@ -165,7 +165,9 @@ def apply_override(data: dict[str, Any], override: str) -> Any:
         if isinstance(node, list):
             node = node[_entry(node, key, f"{where}: {'.'.join(keys[:depth])}")]
             if not isinstance(node, (dict, list)):
-                raise ConfigError(f"{where}: {'.'.join(keys[:depth])}: must be a mapping or a list; found {node!r}")
+                raise ConfigError(
+                    f"{where}: {'.'.join(keys[:depth])}: must be a mapping or a list; found {as_written(node)}"
+                )
         else:
             if not isinstance(node.get(key), (dict, list)):
                 node[key] = {}

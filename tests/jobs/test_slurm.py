@@ -337,10 +337,10 @@ def test_a_wrong_slurm_option_is_one_line(options, said):
 
 @pytest.mark.parametrize(("text", "said"), [
     ("time: soon", "time: must be an integer from 1 to 1000000; found 'soon'"),
-    ("account: 7", "account: input should be a valid string; found 7"),
+    ("account: 7", "account: input should be a valid string or null; found 7"),
     ("partitions: gpu", "partitions: unknown key; allowed: .*; did you mean 'partition'"),
     ("setup: module load cuda", "setup: must be a list of commands; found 'module load cuda'"),
-    ("[]", "must hold a mapping; found list"),
+    ("[]", "must hold a mapping; found \\[\\]"),
 ])  # fmt: skip
 def test_a_wrong_file_of_options_is_one_line_that_names_it(tmp_path, text, said):
     file = tmp_path / "cluster.yaml"
