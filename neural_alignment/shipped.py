@@ -37,6 +37,11 @@ def header(name: str) -> list[str]:
     return lines
 
 
+def path_of(name: str) -> str:
+    """Returns the path of the configuration that comes with the package, also if the user has a file of this name."""
+    return str(_file(name))
+
+
 def find(given: str) -> str:
     """Returns the path of a configuration that the user gave as a path or as a name.
 

@@ -100,6 +100,16 @@ def test_a_copy_of_a_search_is_the_search(elsewhere, name):
     assert ours.model_copy(update={"config": ""}) == theirs.model_copy(update={"config": ""})
 
 
+@pytest.mark.parametrize("name", ["quickstart", "search/lab/information", "lab/two_routes/information"])
+def test_a_copy_is_that_of_the_package_also_if_there_is_a_file_of_the_name(elsewhere, name):
+    expected = copies.text(name)
+    for own in (name, "quickstart", "lab/two_routes/backprop"):
+        path = Path("configs", f"{own}.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("epochs: 1\n")
+    assert copies.text(name) == expected
+
+
 def test_a_copy_replaces_no_file(elsewhere):
     Path("mine.yaml").write_text("precious")
     with pytest.raises(InputError, match=r"^--copy: must be a new file; found mine\.yaml, which exists$"):

@@ -39,7 +39,7 @@ def write(name: str, path: str) -> None:
 
 
 def _merged(name: str) -> dict[str, Any]:
-    path = shipped.find(f"configs/{name}")
+    path = shipped.path_of(name)
     if name.startswith("search/"):
         data = plan.load(path).model_dump(mode="json", exclude_defaults=True)
         return data | {"config": shipped.name_of(data["config"])}
