@@ -184,6 +184,8 @@ class Dataset(Facts, abc.ABC):
         class_names: one name per class, or None if the source has none.
         center: value that is subtracted from the pixels of the source, per channel or for all channels.
         scale: value by which the result is divided, per channel or for all channels.
+        validation_order: `(validation examples,)`, the numbers of the validation examples in the order in which the
+            batches contain them; None for the order of the files.
         damage: the damaged records found so far, with the limit on their number.
     """
 
@@ -194,10 +196,12 @@ class Dataset(Facts, abc.ABC):
         class_names: Sequence[str] | None = None,
         center: np.ndarray | float = 0.0,
         scale: np.ndarray | float = 1.0,
+        validation_order: np.ndarray | None = None,
         damage: DamageList | None = None,
         **facts: Any,
     ):
         super().__init__(batching, **facts)
+        self.validation_order = validation_order
         self.center, self.scale = (np.asarray(each, np.float32) for each in (center, scale))
         self.class_names = None if class_names is None else tuple(class_names)
         self.damage = DamageList() if damage is None else damage
@@ -241,6 +245,11 @@ class Dataset(Facts, abc.ABC):
         Raises:
             DataError: if the batch cannot be divided evenly, or there is no such worker.
         """
+
+    def _validation_rows(self, share: Share, fill: bool) -> np.ndarray:
+        """Returns the numbers of the validation examples in a share of the batches. See `Share.validation_rows`."""
+        rows = share.validation_rows(self.validation_examples, fill)
+        return rows if self.validation_order is None else np.where(rows < 0, rows, self.validation_order[rows])
 
     def explain(self, error: Exception) -> DataError | None:
         """Returns an error that describes the fault of the data in one line, or None if the data are not the cause.
@@ -396,6 +405,7 @@ class InMemory(Dataset):
         center: value that is subtracted from the pixels, per channel or for all channels.
         scale: value by which the result is divided, per channel or for all channels.
         augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
+        validation_order: see `Dataset`.
         damage: the damaged records found while loading.
 
     Raises:
@@ -413,11 +423,12 @@ class InMemory(Dataset):
         center: np.ndarray | float = 0.0,
         scale: np.ndarray | float = 1.0,
         augment: str | None = None,
+        validation_order: np.ndarray | None = None,
         damage: DamageList | None = None,
     ):
         check_choice("augment", augment, tuple(AUGMENTATIONS))
         for split, arrays in (("training", train), ("validation", validation)):
-            _check_labels(split, arrays.labels, classes)
+            check_labels(split, arrays.labels, classes)
         super().__init__(
             batching,
             input_shape=train.images.shape[1:],
@@ -427,6 +438,7 @@ class InMemory(Dataset):
             class_names=class_names,
             center=center,
             scale=scale,
+            validation_order=validation_order,
             damage=damage,
         )
         self._augment = AUGMENTATIONS[augment]
@@ -475,7 +487,7 @@ class InMemory(Dataset):
 
     def validation(self, worker: int = 0, workers: int = 1, fill: bool = False) -> tf.data.Dataset:  # noqa: D102 (inherited)
         share = Share.of("validation_batch_size", self.batching.validation_batch_size, worker, workers)
-        numbers = share.validation_rows(self.validation_examples, fill)
+        numbers = self._validation_rows(share, fill)
         if self._validation_sound is not None:
             lost = (numbers >= 0) & ~self._validation_sound[numbers]
             numbers = np.where(lost, -1, numbers) if fill else numbers[~lost]
@@ -517,7 +529,7 @@ def _rows(arrays: Examples) -> tuple[tf.Tensor, tf.Tensor]:
     )
 
 
-def _check_labels(split: str, labels: np.ndarray, classes: int) -> None:
+def check_labels(split: str, labels: np.ndarray, classes: int) -> None:
     """Raises `DataError` for the first label outside 0..classes-1."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:

@@ -49,6 +49,7 @@ class Streamed(Dataset):
         preparation: the decoders of the images; the seed differs for every example of the run.
         class_names: one name per class.
         augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
+        validation_order: see `Dataset`.
         shuffle_buffer: number of encoded records in memory. One half is the window from which batches are taken; the
             other half is the next window, which is read meanwhile.
 
@@ -65,6 +66,7 @@ class Streamed(Dataset):
         *,
         class_names: Sequence[str] | None = None,
         augment: str | None = None,
+        validation_order: np.ndarray | None = None,
         shuffle_buffer: int = 10000,
     ):
         check_choice("augment", augment, tuple(AUGMENTATIONS))
@@ -78,6 +80,7 @@ class Streamed(Dataset):
             class_names=class_names,
             center=preparation.center,
             scale=preparation.scale,
+            validation_order=validation_order,
             damage=train.damage,
         )
         self._splits = (
@@ -190,7 +193,7 @@ class Streamed(Dataset):
     def validation(self, worker: int = 0, workers: int = 1, fill: bool = False) -> tf.data.Dataset:  # noqa: D102 (inherited)
         size = self.batching.validation_batch_size
         share = Share.of("validation_batch_size", size, worker, workers)
-        numbers = share.validation_rows(self.validation_examples, fill)
+        numbers = self._validation_rows(share, fill)
         records = self._splits[1].records
         serialized = records.read(tf.data.Dataset.from_tensor_slices(_runs(numbers[numbers >= 0], records)))
         padding = int(np.sum(numbers < 0))
@@ -351,7 +354,7 @@ def _missing(present: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
 
 def _runs(numbers: np.ndarray, records: Records) -> tuple[np.ndarray, np.ndarray]:
-    """Splits ascending record numbers into runs that can be read at once: first records and counts."""
+    """Splits a sequence of record numbers into runs that can be read at once: first records and counts."""
     if not len(numbers):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     block = np.searchsorted(records.blocks[:, 0], numbers, side="right")
