@@ -86,9 +86,8 @@ def _register(imported: ModuleType) -> None:
         # Here all modules that a plugin may import are complete.
         importlib.import_module(f"{__name__}.plugins").import_installed()
     except Exception as error:
-        from neural_alignment.errors import PluginError  # Here, because its import calls this function.
-
-        if imported.__name__ != "keras" or not isinstance(error, PluginError):
+        errors = importlib.import_module(f"{__name__}.errors")  # Here, because its import calls this function.
+        if imported.__name__ != "keras" or not isinstance(error, errors.PluginError):
             raise
         warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
