@@ -128,8 +128,8 @@ class Batch:
             active = self._active.pop(job.name)
             if ending.state not in SUCCESSFUL:
                 self._waiting.clear()
-                error = Stopped if ending.state == "stopped" else RunError
-                raise error(f"{job.name}: {ending.state}: {ending.reason}")
+                line = f"{job.name}: {ending.state}: {ending.reason}"
+                raise Stopped(f"{line}; the same command resumes") if ending.state == "stopped" else RunError(line)
             self._left -= 1
             if active.began is not None:
                 self._execution.estimates.record(job.name, active.seconds)

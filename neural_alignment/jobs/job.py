@@ -20,7 +20,9 @@ from neural_alignment import plugins
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.jobs.ending import Ending, ending_of, one_line, past_ending
 from neural_alignment.training import distribution, lock, run
+from neural_alignment.training.existing_run import stored_state
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.run_directory import RunDirectory
 
 POLL = 0.2
 """Seconds between two attempts to lock a run directory."""
@@ -89,14 +91,27 @@ class Training(Job):
     restarts: ClassVar[int] = 50
 
     def work(self) -> Ending:  # noqa: D102 (as in Job)
-        if past := past_ending(self.run_dir):
+        if past := self.ending():
             return past
         await_free(self.run_dir)
         try:
             run.train(self._config, self.run_dir, resume=True)
-        except RunError as error:  # The problem is in the directory, not in the configuration: repair and start again.
-            return Ending("unavailable", reason=one_line(str(error)))
-        return past_ending(self.run_dir) or Ending("failed", reason="its status.json is missing")
+        except RunError as error:
+            return _unusable(error)
+        return self.ending() or Ending("failed", reason="its status.json is missing")
+
+    def ending(self) -> Ending | None:
+        """Returns how the run in the directory ended; None if it has not ended.
+
+        The state is `unavailable` if the run is of another configuration, so that its result is not that of this job.
+        """
+        past = past_ending(self.run_dir)
+        if past is not None:
+            try:
+                stored_state(RunDirectory(self.run_dir), self._config)
+            except RunError as error:
+                return _unusable(error)
+        return past
 
     def shares_process(self) -> bool:  # noqa: D102 (as in Job)
         with contextlib.suppress(InputError):
@@ -158,6 +173,11 @@ class Computation(Job):
 
     def summary(self, ending: Ending) -> str:  # noqa: D102 (as in Job)
         return ending.state
+
+
+def _unusable(error: RunError) -> Ending:
+    """Returns the ending of a run that can be repeated, because the problem is in its directory."""
+    return Ending("unavailable", reason=one_line(str(error)))
 
 
 KINDS = {kind.__name__: kind for kind in (Training, Computation)}

@@ -147,7 +147,8 @@ class SlotEngine(Engine):
             while self._names and queue.left():
                 self._round(queue, stop)
         if queue.left():
-            raise Stopped(f"{queue.left()} jobs are left: {self._loss}; the same command resumes them")
+            left = f"{queue.left()} jobs are left"
+            raise Stopped(f"{left}: {self._loss}; once this is solved, the same command resumes them")
 
     def _round(self, queue: Queue, stop: Stop) -> None:
         """Runs a thread per slot until there are no more jobs."""

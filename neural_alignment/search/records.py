@@ -130,10 +130,10 @@ def as_trial(row: Mapping[str, Any], path: str) -> Trial:
         RunError: if a key is missing or unknown, or a value has a wrong type.
     """
     if row.keys() != _TRIAL.keys():
-        raise _damaged(path, row, "is not a trial")
+        raise damaged(path, row, "is not a trial")
     for key, (fits, expected) in _TRIAL.items():
         if not fits(row[key]):
-            raise _damaged(path, row, f"has {key} {json.dumps(row[key])[:40]}; expected {expected}")
+            raise damaged(path, row, f"has {key} {json.dumps(row[key])[:40]}; expected {expected}")
     return Trial(**row)
 
 
@@ -154,5 +154,10 @@ _TRIAL: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Key of a trial -> check of its value, and the allowed values in words."""
 
 
-def _damaged(path: str, row: Mapping[str, Any], problem: str) -> RunError:
+def damaged(path: str, row: Mapping[str, Any], problem: str) -> RunError:
+    """Returns the error of a wrong line.
+
+    The line may be removed: the ledger takes the settings of a trial that has ended from either file, draws the trial
+    again if it is in neither, and reads the result from the run directory.
+    """
     return RunError(f"{path}: is damaged: {json.dumps(row)[:80]} {problem}; restore it, or remove the line")

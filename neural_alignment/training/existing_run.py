@@ -102,7 +102,7 @@ def _check_same_configuration(directory: RunDirectory, config: Config, status: d
     if difference:
         raise RunError(
             f"{directory.path}: its checkpoint is of another configuration: {difference}; resume "
-            "with its own config.yaml, or choose another --run-dir"
+            "with its own config.yaml, move the directory away, or choose another --run-dir"
         )
     if moved := config_comparison.moved_data(stored, config):
         _log.warning("%s: is a run with data at another path, which must be the same data: %s", directory.path, moved)

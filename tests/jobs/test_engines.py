@@ -1,6 +1,7 @@
 """Engines: simulated TPUs that record their calls, SLURM without nodes, options of the command line."""
 
 import json
+import shutil
 import stat
 import sys
 import textwrap
@@ -23,7 +24,12 @@ from neural_alignment.jobs.job import encode
 @pytest.fixture
 def four(tmp_path, training):
     """Returns a queue of four runs that have no overrides."""
-    return lambda: Recorder(tmp_path, [training(f"{n:04d}", config=f"settings/{n:04d}.yaml") for n in (1, 2, 3, 4)])
+    job, names = training(), [f"{number:04d}" for number in (1, 2, 3, 4)]
+    (tmp_path / "settings").mkdir()
+    for name in names:
+        shutil.copy(job.config, tmp_path / "settings" / f"{name}.yaml")
+    configs = {name: str(tmp_path / "settings" / f"{name}.yaml") for name in names}
+    return lambda: Recorder(tmp_path, [training(name, config=config) for name, config in configs.items()])
 
 
 LAUNCHER = """
@@ -75,7 +81,7 @@ class TestTPUs:
     def test_without_any_tpu_the_runs_wait_for_the_next_command(self, four, launcher):
         command, calls = launcher
         queue = four()
-        with pytest.raises(Stopped, match="4 jobs are left: no TPU is available; the last one was gone; the same"):
+        with pytest.raises(Stopped, match="4 jobs are left: no TPU is available; the last one was gone; once"):
             TPU(["gone"], command).run(queue)
         TPU(["a"], command).run(queue)
         assert len(queue.endings) == 4
@@ -90,6 +96,17 @@ class TestTPUs:
         config = configuration.load(words[1])
         assert (config.seed, config.optimization.forward.learning_rate) == (3, 0.07)
         assert words[3] == job.run_dir
+
+    def test_a_run_of_another_configuration_is_not_the_result_of_a_launched_run(self, tmp_path, training, launcher):
+        """The command `train` refuses the directory, and leaves the files of an earlier run."""
+        command, _ = launcher
+        job = training("0001", "batch_size=100")
+        (tmp_path / "runs" / "0001").mkdir(parents=True)
+        shutil.copy(job.config, tmp_path / "runs" / "0001" / "config.yaml")
+        queue = Recorder(tmp_path, [job])
+        with pytest.raises(Stopped, match=r"0001: .*another configuration: batch_size was 200, is now 100"):
+            TPU(["a"], command).run(queue)
+        assert not queue.endings
 
     def test_computations_run_on_this_machine(self, tmp_path, computation, launcher, children):
         command, _ = launcher
@@ -119,8 +136,8 @@ class TestTPUs:
         queue = four()
         with pytest.raises(Stopped) as stopped:
             TPU(["gone"]).run(queue)
-        said = "4 jobs are left: no TPU 'gone' is to be reached from here (x); the same command resumes them"
-        assert str(stopped.value) == said
+        said = "4 jobs are left: no TPU 'gone' is to be reached from here (x); run on a TPU VM"
+        assert str(stopped.value) == f"{said}; once this is solved, the same command resumes them"
         assert not queue.endings
         TPU(["gone", "a"]).run(queue)
         assert [each.state for each in queue.endings.values()] == ["finished"] * 4

@@ -111,6 +111,19 @@ def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search,
         search(engine(judge), trials=2)
 
 
+def test_runs_of_a_search_that_has_lost_its_records_are_not_those_of_a_new_search(search, scripted, tmp_path):
+    """Of a process that was killed before it wrote `search.yaml`, only empty folders are left."""
+    engine, judge = scripted
+    for name in ("settings", "trials", "logs"):
+        (tmp_path / "killed" / name).mkdir(parents=True)
+    (tmp_path / "killed" / "lock.json").write_text("")
+    search(engine(judge), "killed", trials=1)
+    (tmp_path / "old" / "trials" / "0001").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"old: is not a search directory: contains trials/0001, but no search\.yaml"):
+        search(engine(judge), "old", trials=1)
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["trials"]
+
+
 def test_a_search_may_be_resumed_on_another_device(search, scripted):
     engine, judge = scripted
     search(engine(judge), trials=1)
@@ -125,7 +138,6 @@ def test_a_search_may_be_resumed_on_another_device(search, scripted):
         ("trials.jsonl", "not json\n", "line 1 is damaged"),
         ("trials.jsonl", "{}\n", "is not a trial"),
         ("proposals.jsonl", '{"number": 1, "drawn": {}}\n', "is not a proposal"),
-        ("proposals.jsonl", "", "trial 1 is not in it"),
     ],
 )
 def test_damaged_records_are_one_line(search, scripted, tmp_path, name, text, part):
@@ -137,6 +149,49 @@ def test_damaged_records_are_one_line(search, scripted, tmp_path, name, text, pa
         search(engine(judge), trials=2)
     assert str(error.value).startswith(f"{path}: ")
     assert part in str(error.value)
+    assert str(error.value).endswith("; restore it, or remove the line")
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "random"])
+def test_after_a_line_of_each_file_is_removed_as_the_messages_say_only_that_trial_is_run(
+    search, scripted, tmp_path, lines, algorithm
+):
+    engine, judge = scripted
+    trials = search(engine(judge), algorithm=algorithm, trials=5)
+    for name in ("proposals.jsonl", "trials.jsonl"):
+        path = tmp_path / "found" / name
+        path.write_text("".join(line for line in path.read_text().splitlines(True) if '"number": 3,' not in line))
+    # The other settings are those that the trials had. The engine ends if the search does not.
+    again = search(second := engine(judge, lives=4), algorithm=algorithm, trials=6)
+    assert [number for number, _ in second.seen] == [3, 6]
+    assert [trial.settings for trial in again if trial.number not in (3, 6)] == [
+        trial.settings for trial in trials if trial.number != 3
+    ]
+    for name in ("proposals.jsonl", "trials.jsonl"):
+        assert sorted(row["number"] for row in lines(tmp_path / "found" / name)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("kept", [[], [1, 3]])
+def test_proposals_that_were_removed_are_read_from_the_trials(search, scripted, tmp_path, kept):
+    engine, judge = scripted
+    whole = search(engine(judge), "whole", trials=6)
+    trials = search(engine(judge), trials=4)
+    path = tmp_path / "found" / "proposals.jsonl"
+    path.write_text("".join(path.read_text().splitlines(True)[number - 1] for number in kept))
+    assert search(second := engine(judge), trials=4) == trials
+    assert not second.seen
+    again = search(engine(judge), trials=6)
+    assert [trial.settings for trial in again] == [trial.settings for trial in whole]
+
+
+@pytest.mark.parametrize("name", ["proposals.jsonl", "trials.jsonl"])
+def test_two_lines_of_one_trial_are_damage(search, scripted, tmp_path, name):
+    engine, judge = scripted
+    search(engine(judge), trials=2)
+    path = tmp_path / "found" / name
+    path.write_text(path.read_text() + path.read_text().splitlines(True)[0])
+    with pytest.raises(RunError, match=r"is the second line of trial 1; restore it, or remove the line"):
+        search(engine(judge), trials=3)
 
 
 TRIAL = {
@@ -267,7 +322,7 @@ def test_unsuccessful_trials_are_recorded_with_their_reason_and_the_search_conti
 def test_a_trial_that_was_stopped_is_not_over(search, scripted, tmp_path):
     engine, judge = scripted
     stopped, again = (
-        engine(lambda *_: Ending("stopped", reason="SIGTERM at step 3, which is saved; go on")),
+        engine(lambda *_: Ending("stopped", reason="SIGTERM at step 3, which is saved")),
         engine(judge),
     )
     with pytest.raises(Stopped, match="trial 1: SIGTERM at step 3, which is saved; the same command resumes"):
@@ -276,6 +331,14 @@ def test_a_trial_that_was_stopped_is_not_over(search, scripted, tmp_path):
     search(again)
     assert rates(again)[:1] == rates(stopped)
     assert len(again.seen) == 4
+
+
+def test_a_trial_that_cannot_run_stops_the_search_with_the_whole_reason(search, scripted):
+    engine, _ = scripted
+    reason = "x/status.json: is damaged; remove it, and --resume continues from the last checkpoint"
+    with pytest.raises(Stopped) as error:
+        search(engine(lambda *_: Ending("unavailable", reason=reason)))
+    assert str(error.value) == f"trial 1: {reason}; once this is solved, the same command resumes"
 
 
 def test_incompatible_settings_fail_only_their_own_trial(search, scripted, plan_file, tmp_path):
