@@ -6,6 +6,7 @@ import signal
 import threading
 
 import pytest
+from helpers import SMALL_RUN
 from processes import Command
 
 from neural_alignment import config as configuration
@@ -90,10 +91,16 @@ def test_another_search_is_refused(search, scripted, what):
     assert f"holds another search: {text}" in str(error.value)
 
 
-def test_a_base_may_change_where_the_search_sets_the_values_itself(search, scripted):
+def test_a_base_may_change_where_the_search_sets_the_values_itself(scripted, plan_file, tmp_path):
     engine, judge = scripted
-    first = search(engine(judge), trials=1, overrides=["alignment.decay=0.5"])
-    again = search(engine(judge), trials=2, overrides=["alignment.decay=0.25"])
+
+    def search(decay, trials):
+        base = SMALL_RUN.replace("decay: 2.0e-3", f"decay: {decay}")
+        return run.search(
+            plans.load(plan_file(base=base), trials=trials), (), str(tmp_path / "found"), engine(judge), print
+        )
+
+    first, again = search(0.5, 1), search(0.25, 2)
     assert [trial.settings for trial in again][:1] == [trial.settings for trial in first]
 
 
@@ -550,7 +557,7 @@ def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
     schedule = "{warmup_epochs: 1, drop_epochs: [2, 3]}"
     base = ["optimization.forward.schedule=" + schedule, "optimization.backward.schedule=" + schedule]
     plan = plans.load(plan_file(), trials=1, epochs=2)
-    full = plans.base_config(plan, [*base, "epochs=4"])
+    full = configuration.override(plans.base_config(plan, base), ["epochs=4"])
     values = plan.checked_space().probes()[0]
     for name, config in (
         ("short", plans.trial_config(plan, full, values)),
@@ -572,7 +579,7 @@ def test_a_short_trial_does_not_compress_a_schedule_that_ends_with_the_run(plan_
     overrides = ["epochs=10", "optimization.alternation=1", "optimization.delay_epochs=1"]
     overrides += [f"optimization.forward.schedule={schedule}", "optimization.backward.schedule={drop_epochs: [2]}"]
     overrides += [f"optimization.loss_rates={{backward: {{schedule: {schedule}}}}}"]
-    base, values = plans.base_config(plan, overrides), plan.checked_space().probes()[0]
+    base, values = configuration.override(plans.base_config(plan), overrides), plan.checked_space().probes()[0]
     full = plans.trial_config(plan.model_copy(update={"epochs": None}), base, values)
     short, stretched = plans.trial_config(plan, base, values), configuration.override(full, ["epochs=3"])
 
