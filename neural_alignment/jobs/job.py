@@ -64,6 +64,10 @@ class Job(abc.ABC):
     def progress(self) -> float:
         """Returns the fraction of the work that is done, 0 to 1."""
 
+    def gpus(self) -> str:
+        """Returns which of the GPUs that its process sees the job uses: `none`, those it has `chosen`, or `all`."""
+        return "all"
+
     @abc.abstractmethod
     def summary(self, ending: Ending) -> str:
         """Returns the result in a few words."""
@@ -117,6 +121,11 @@ class Training(Job):
         with contextlib.suppress(InputError):
             return distribution.shares_process(self._config.runtime)
         return False
+
+    def gpus(self) -> str:  # noqa: D102 (as in Job)
+        with contextlib.suppress(InputError):
+            return distribution.gpus_used(self._config.runtime)
+        return "none"
 
     def progress(self) -> float:  # noqa: D102 (as in Job)
         rows = self._rows()

@@ -111,7 +111,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
             stored = plan.model_copy(update={"config": "base.yaml"})
             files.write_whole(searched.file("search.yaml"), stored.dump())
             files.write_whole(searched.file("base.yaml"), configuration.dump(searched.base))
-            trials = Ledger(searched, engine.slots, chance, say, check_held)
+            trials = Ledger(searched, engine, chance, say, check_held)
             trials.announce()
             trials.show_in_tensorboard()
             engine.run(trials)
@@ -177,7 +177,7 @@ class Ledger:
 
     Args:
         searched: the search.
-        slots: number of trials at a time, for the estimate of the time left.
+        engine: runs the trials; its number of slots is needed for the time left.
         chance: score of a diverged trial, a fraction.
         say: called with each line of progress, such as one per trial.
         check_held: raises an error if another process has taken over the directory.
@@ -186,13 +186,13 @@ class Ledger:
         RunError: if a file of the search is damaged.
     """
 
-    def __init__(self, searched: Search, slots: int, chance: float, say: Say, check_held: Callable[[], None]):
+    def __init__(self, searched: Search, engine: Engine, chance: float, say: Say, check_held: Callable[[], None]):
         self.folder = searched.folder
         self.independent = searched.plan.algorithm == "random"
         self._search = searched
         self._plan = searched.plan
         self._space = searched.plan.checked_space()
-        self._slots = slots
+        self._engine = engine
         self._say = say
         self._check_held = check_held
         self._proposer = Proposer(searched.plan)
@@ -266,7 +266,7 @@ class Ledger:
 
     def announce(self) -> None:
         """Reports the number of trials and the estimated time."""
-        line = f"{self._plan.trials} trials of {self._plan.algorithm}, {self._slots} at a time"
+        line = f"{self._plan.trials} trials of {self._plan.algorithm}, {self._engine.slots} at a time"
         if self._trials:
             line += f"; {len(self._trials)} have ended already"
         self._say(line + self._time_left(", estimate: about {} to go"))
@@ -355,4 +355,4 @@ class Ledger:
         seconds = [trial.seconds for trial in self._trials.values()]
         each = statistics.fmean(seconds) if seconds else self._plan.seconds
         rest = self.left()
-        return "" if each is None or not rest else text.format(duration(each * rest / min(self._slots, rest)))
+        return "" if each is None or not rest else text.format(duration(each * rest / min(self._engine.slots, rest)))

@@ -226,7 +226,7 @@ def ledger(tmp_path, plan_file):
     (tmp_path / "found").mkdir()
     (tmp_path / "found" / "proposals.jsonl").write_text(json.dumps(PROPOSAL) + "\n")
     searched = run.Search(plan, plans.base_config(plan), str(tmp_path / "found"))
-    return lambda: run.Ledger(searched, 1, 0.1, print, lambda: None)
+    return lambda: run.Ledger(searched, InProcess(), 0.1, print, lambda: None)
 
 
 @pytest.mark.parametrize(
