@@ -21,7 +21,6 @@ import itertools
 import math
 import statistics
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError, Stopped
 from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.estimates import Begun
 from neural_alignment.jobs.job import Job, Training
 from neural_alignment.jobs.pool import Engine
 from neural_alignment.losses import ACCURACY
@@ -205,7 +205,7 @@ class Ledger:
         self._drawn = {number: self._drawn_in(trial) for number, trial in self._trials.items()} | self._drawn
         # Trials that an earlier process started but did not complete come first.
         self._waiting = sorted(self._drawn.keys() - self._trials.keys())
-        self._begun: dict[int, float] = {}
+        self._begun: dict[int, Begun] = {}
 
     def _read_proposals(self) -> dict[int, Settings]:
         """Returns trial number -> drawn settings."""
@@ -283,7 +283,7 @@ class Ledger:
                     self._draw(number)
                 else:
                     return None
-                self._begun[number] = time.monotonic()
+                self._begun[number] = Begun.now(self._search.job(number))
                 job = self._search.job(number)
                 try:
                     config = plans.trial_config(self._plan, self._search.base, self._drawn[number])
@@ -317,7 +317,7 @@ class Ledger:
 
     def begins(self, job: Job) -> None:
         """See `jobs.pool.Queue`."""
-        self._begun[int(job.name)] = time.monotonic()
+        self._begun[int(job.name)] = Begun.now(job)
 
     def say(self, line: str) -> None:
         """See `jobs.pool.Queue`."""
@@ -332,8 +332,7 @@ class Ledger:
         with self._lock:
             self._check_held()
             settings = self._space.settings(self._drawn[number])
-            seconds = time.monotonic() - self._begun[number]
-            trial = Trial.ended(number, ending, self._chance, seconds, settings)
+            trial = Trial.ended(number, ending, self._chance, self._begun[number].whole, settings)
             self._endings.append(dataclasses.asdict(trial))
             self._trials[number] = trial
             self._write_session(trial)

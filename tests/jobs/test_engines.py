@@ -152,7 +152,7 @@ class TestGPUs:
     @pytest.fixture
     def given(self, tmp_path, training, monkeypatch):
         """Returns a function that runs as many jobs as processes, and returns the `CUDA_VISIBLE_DEVICES` of each used
-        process, the engine, and what it has said."""
+        process, the engine, and its lines of output."""
         monkeypatch.delenv("TF_CONFIG", raising=False)
         monkeypatch.delenv("TPU_NAME", raising=False)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

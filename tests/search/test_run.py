@@ -1,9 +1,11 @@
 """Search directories, with an engine that trains nothing and with one that trains in this process."""
 
 import csv
+import itertools
 import json
 import signal
 import threading
+import types
 
 import pytest
 from helpers import SMALL_RUN
@@ -11,6 +13,7 @@ from processes import Command
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
+from neural_alignment.jobs import estimates
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.optimization import Clock
@@ -102,6 +105,15 @@ def test_a_base_may_change_where_the_search_sets_the_values_itself(scripted, pla
 
     first, again = search(0.5, 1), search(0.25, 2)
     assert [trial.settings for trial in again][:1] == [trial.settings for trial in first]
+
+
+def test_keys_beside_those_of_the_space_can_be_overridden(search, scripted):
+    """Also `epochs`, if the search has none."""
+    engine, judge = scripted
+    overrides = ["alignment.self_=0.5", "optimization.forward.momentum=0.5", "epochs=3"]
+    search(first := engine(judge), trials=1, overrides=overrides)
+    [(_, config)] = first.seen
+    assert (config.alignment.self_, config.optimization.forward.momentum, config.epochs) == (0.5, 0.5, 3)
 
 
 def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search, scripted, tmp_path, plan_file):
@@ -374,6 +386,18 @@ def test_lines_contain_the_best_so_far_and_the_time_left(search, scripted, said)
     assert said[1].startswith("trial 1, 1 of 4: top-1 20.00 %; best 20.00 % (trial 1); about ")
     assert said[3].startswith("trial 3, 3 of 4: top-1 30.00 %; best 50.00 % (trial 2); about ")
     assert said[4] == "trial 4, 4 of 4: top-1 40.00 %; best 50.00 % (trial 2)"
+
+
+def test_the_duration_of_a_resumed_trial_is_estimated_from_its_part(search, scripted, tmp_path, monkeypatch):
+    engine, judge = scripted
+    with pytest.raises(SystemExit):
+        search(engine(judge, lives=0), trials=2)
+    metrics = tmp_path / "found" / "trials" / "0001" / "metrics.csv"
+    metrics.parent.mkdir()
+    metrics.write_text("step,epoch\n0,0\n5,1\n")
+    times = itertools.count(step=10)
+    monkeypatch.setattr(estimates, "time", types.SimpleNamespace(monotonic=lambda: next(times)))
+    assert [trial.seconds for trial in search(engine(judge), trials=2)] == [20, 10]
 
 
 def test_the_best_setting_is_a_configuration_of_full_length(search, scripted, tmp_path):
