@@ -125,9 +125,9 @@ class ImageSet:
     Args:
         network: the network.
         images: a file of images (see `data.recordings`), or an array `(images, height, width, channels)`. Default: the
-            validation split of the run. Float images are not changed. uint8 images are resized to the input size of
-            the network (bilinear, without antialiasing, and without cropping, because the edge is part of the
-            stimulus) and scaled like the images that the network was trained with.
+            validation split of the run, in the order of its files. Float images are not changed. uint8 images are
+            resized to the input size of the network (bilinear, without antialiasing, and without cropping, because the
+            edge is part of the stimulus) and scaled like the images that the network was trained with.
         batch_size: images per batch.
 
     Raises:
@@ -141,6 +141,7 @@ class ImageSet:
             if network.config is None:
                 raise DataError(f"{network.name}: a model has no data; `images` must be given")
             self._dataset = setup.load_data(network.config)
+            self._dataset.validation_order = None  # Row i of the features belongs to image i of the files.
             self._pixels, self.size = None, self._dataset.validation_examples
             return
         is_array = isinstance(images, np.ndarray)

@@ -90,6 +90,18 @@ def test_a_keras_model_has_the_features_of_the_run_that_it_comes_from(finished, 
         features.features(model, "conv9_relu", images)
 
 
+def test_features_of_validation_images_are_in_the_order_of_their_file(tmp_path, rng):
+    images, labels = rng.uniform(size=(20, 4, 4, 1)).astype(np.float32), np.repeat([0, 1], 10)
+    arrays = {"x_train": images[::-1], "y_train": labels, "x_validation": images, "y_validation": labels}
+    np.savez(tmp_path / "data.npz", **arrays)
+    source = {"source": "npz", "file": str(tmp_path / "data.npz"), "standardize": False}
+    config = configuration.parse({**BASE, "batch_size": 8, "data": source})
+    assert not np.array_equal(held_out(setup.load_data(config))[1], labels)  # Batches have another order.
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(name="flat")])
+    found = features.features(features.SourceNetwork("run", model, config), "flat")
+    np.testing.assert_array_equal(found, images.reshape(20, 16))
+
+
 def test_a_run_without_a_model_says_how_to_make_one(finished, tmp_path):
     copy = tmp_path / "run"
     copy.mkdir()

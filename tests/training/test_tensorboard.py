@@ -180,8 +180,8 @@ def test_an_event_after_the_last_state_is_removed_and_a_foreign_file_stays(finis
     assert {step for found in points(path).values() for step, _ in found} == {0}
 
 
-@pytest.mark.parametrize("step", [0, 1, 127, 128, 300, 2**21, 2**40 + 5])
-def test_the_step_of_an_event_is_read_from_its_first_bytes(tmp_path, step):
+@pytest.mark.parametrize("step", [0, 2**40 + 5])
+def test_events_are_found_by_their_step(tmp_path, step):
     file = event_files.EventFile(str(tmp_path))
     for at in (step, step + 1):
         file.write(at, [event_files.scalar("a/b", 1.0)])

@@ -33,7 +33,8 @@ VALIDATION_FRACTION = 0.2
 """Default of `ValidationFraction`."""
 
 SPLIT_SEED = 0
-"""Seed of `split_by_class`. It is not the seed of the run, so that all runs are evaluated on the same images."""
+"""Seed of `split_by_class` and `mixed_order`. It is not the seed of the run, so that all runs are evaluated on the
+same images, in the same batches."""
 
 IndexFile = Annotated[
     PathText | None,
@@ -182,8 +183,23 @@ def split_by_class(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.
         classes, counts = np.unique(labels, return_counts=True)
         raise DataError(
             f"data.validation_fraction: must leave examples of every class in both parts; found {fraction} with "
-            f"{len(labels)} examples of {len(classes)} classes, at least {counts.min()} of each"
+            f"{len(labels)} examples of {len(classes)} classes; the smallest class has {counts.min()}"
         ) from error
+
+
+def mixed_order(examples: int) -> np.ndarray:
+    """Returns a fixed random order of the validation examples, for sources whose files may be sorted by class.
+
+    In the order of such files a batch would contain few classes, which falsifies the statistics that batch
+    normalization takes from it, and the alignment would be measured on the first classes only.
+
+    Args:
+        examples: number of validation examples.
+
+    Returns:
+        `(examples,)` int64, for `Dataset.validation_order`.
+    """
+    return np.random.RandomState(SPLIT_SEED).permutation(examples)
 
 
 @contextlib.contextmanager

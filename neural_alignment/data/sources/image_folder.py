@@ -27,6 +27,7 @@ from neural_alignment.data.sources.base import (
     TolerateCorrupt,
     ValidationFraction,
     check_augmentation,
+    mixed_order,
     split_by_class,
 )
 from neural_alignment.data.streamed import Streamed
@@ -92,6 +93,7 @@ class ImageFolderData(SourceOptions):
             self._preparation,
             class_names=train.classes,
             augment=self.augment,
+            validation_order=mixed_order(len(validation.paths)),
         )
 
     def facts(self, batching: Batching) -> Facts:
