@@ -105,12 +105,12 @@ class OutermostCall:
         self.layer = layer
         self._seen: set[tuple[Any, Any]] = set()
 
-    def is_first(self, layer: Any) -> bool:
-        """Returns whether this is the first question about a layer in this call and in the present graph.
+    def is_first(self, subject: Any) -> bool:
+        """Returns whether this is the first question about a layer, or a part of one, in this call and this graph.
 
         The body of a loop and the branches of a condition are separate graphs.
         """
-        key = layer, None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        key = subject, None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         first = key not in self._seen
         self._seen.add(key)
         return first
