@@ -495,7 +495,7 @@ def search(
     path = _search_file(plan)
     plans = replaced.plans(path)
     place = search_dir or files.confined("runs", run_name(path))
-    built = engine.build("in-process")
+    built = engine.build("processes:1")  # A trial that is killed for lack of memory fails, and the search continues.
     if len(plans) > 1 or output is not None:
         if output is None:
             output = f"{place}/comparison"

@@ -225,8 +225,9 @@ class KolenPollack(TrainedAlignment):
     """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = decay P_decay, and B gets the update of W.
 
     `operations` computes the gradient of the angle primitive to B, with `tie_gradient`. `decay` must equal the weight
-    decay of W, and one optimizer must update both kernels, so that the decay shrinks W - B^T at every step. With
-    `update_forward` R decays W as well as B, so the weight decay of W must be 0.
+    decay of W, and one optimizer must update both kernels, so that the decay shrinks W - B^T at every step. In a layer
+    with the NTK parameterization, R reads B without the factor 1 / sqrt(fan-in), because the weight decay of W has no
+    such factor. With `update_forward` R decays W as well as B, so the weight decay of W must be 0.
 
     Attributes:
         decay: weight of the decay primitive.
