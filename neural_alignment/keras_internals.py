@@ -76,6 +76,16 @@ def has_graph(layer: Any) -> bool:
     return isinstance(layer, keras.Model) and hasattr(functional(layer), "operations")
 
 
+def weights_to_train(layer: Any) -> list[Any]:
+    """Returns the weights that a layer and the layers in it train unless they are frozen; none for other operations.
+
+    Keras' `trainable_weights` leaves out the weights of layers with `trainable = False`, which may change later.
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        return []
+    return [*layer._trainable_variables, *(weight for inner in layer._layers for weight in weights_to_train(inner))]
+
+
 def call_arguments(layer: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Returns the arguments of each call of a layer on symbolic tensors."""
     return [(node.arguments.args, node.arguments.kwargs) for node in layer._inbound_nodes]

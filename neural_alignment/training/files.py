@@ -171,7 +171,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 def unsealed(content: Any) -> dict[str, Any] | None:
     """Returns the data without the checksum of `sealed`, or None if they do not match it or are not a mapping.
 
-    Data without a checksum, which earlier versions wrote, are returned unchanged.
+    Data without a checksum, as in committed runs of earlier versions, are returned unchanged.
     """
     if not isinstance(content, dict):
         return None

@@ -164,7 +164,7 @@ class RegulariserMean(keras.metrics.Metric):
         super().__init__(name="regulariser")
         self._groups = sorted(set(intervals)) or [1]
         self._layers = [[i for i, each in enumerate(intervals) if each == group] for group in self._groups]
-        # Scalars if all layers have the same interval, as in the checkpoints of earlier versions.
+        # Scalars if all layers have the same interval, as checkpoints contain them.
         shape = () if len(self._groups) == 1 else (len(self._groups),)
         self.total, self.count = (
             self.add_variable(shape=shape, initializer="zeros", dtype=self.dtype, name=name)

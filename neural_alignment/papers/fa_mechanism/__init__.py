@@ -66,7 +66,7 @@ CLAIMS = Item(
     "fa_mechanism/claims",
     "the paper's claims, and whether they show in the files of the figures",
     claims.table,
-    pages=("docs/fa_mechanism.md", GUIDE),
+    pages=("docs/fa_mechanism.md",),
 )
 
 ITEMS = [*FIGURES, CLAIMS]
