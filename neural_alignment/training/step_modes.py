@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from optimizers import MultiOptimizer
+from optimizers.optimizers import accumulations
 
 Tensor = tf.Tensor
 
@@ -48,9 +49,9 @@ class StepModes:
         intervals: the values of `Alignment.interval` of all rules that train B.
 
     Raises:
-        ValueError: if a rule has an interval, but no step trains both J and R; if one optimizer updates W and B and
-            accumulates gradients, because those of B would be lost in the steps without R; or if there are too many
-            modes.
+        ValueError: if a rule has an interval, but no step trains both J and R; if the optimizer of B accumulates
+            gradients and also updates variables in steps without some of the R_l, because the gradients of these R_l
+            would be lost; or if there are too many modes.
     """
 
     def __init__(self, optimizer: Any, intervals: Collection[int]):
@@ -63,11 +64,12 @@ class StepModes:
                 f"scheduler. Received every={self._intervals[-1]} with {self._optimizer.rate_scheduler!r}. "
                 f"Example: RateScheduler(steps_per_epoch=100, alternation={self._intervals[-1]})."
             )
-        inner = getattr(optimizer, "inner_optimizers", [optimizer])
-        if self.has_intervals and len(inner) == 1 and inner[0].gradient_accumulation_steps:
+        accumulated = accumulations(optimizer)
+        updated = {mode.intervals for mode in self._of(True, True) if mode.r_runs}
+        if self.has_intervals and accumulated[-1] and (len(accumulated) == 1 or len(updated) > 1):
             raise ValueError(
-                "`gradient_accumulation_steps` must be None if a rule has `every` and one optimizer updates W and B. "
-                f"Received {inner[0].gradient_accumulation_steps}. Example: compile(..., minibatches=4)."
+                "`gradient_accumulation_steps` must be None if a rule has `every` and the optimizer of B updates other "
+                f"variables in the steps between. Received {accumulated[-1]}. Example: compile(..., minibatches=4)."
             )
         self._places = [(pair, mode) for pair in self._pairs for mode in self._of(*pair)]
         if len(self._places) > MOST_MODES:
