@@ -116,12 +116,12 @@ Seeds = dict[Any, float]
 """Seed -> value."""
 
 
-def seeds_by(rows: Iterable[Row], key: str, value: str = "value", seed: str = "seed") -> dict[Any, Seeds]:
-    """Returns value of a column -> seed -> value of another column; the last row counts if there are several."""
+def seeds_by(rows: Iterable[Row], key: str, value: str = "value") -> dict[Any, Seeds]:
+    """Returns value of a column -> seed -> value of the column `value`; the last row counts if there are several."""
     found: dict[Any, Seeds] = {}
     for row in rows:
         if row[value] is not None:
-            found.setdefault(row[key], {})[row[seed]] = row[value]
+            found.setdefault(row[key], {})[row["seed"]] = row[value]
     return found
 
 

@@ -20,6 +20,7 @@ from neural_alignment.training.checkpoints import DamagedStateError, kept_steps,
 from neural_alignment.training.loading import check_model_file, load_model
 from neural_alignment.training.model import _unwrapped, connections
 from neural_alignment.training.run_directory import RunDirectory
+from optimizers.keras_internals import call_count
 
 StateName = Literal["last", "best", "final"] | int | None
 """The name or the step of a saved state of a run; see `InitialState`."""
@@ -268,7 +269,7 @@ def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
     inner = getattr(optimizer, "inner_optimizers", [optimizer])
     named = {_slot_name(index, each.path): each for index, one in enumerate(inner) for each in one.variables}
     named = {name: each for name, each in named.items() if not name.endswith("/learning_rate")}
-    return {GLOBAL_STEP: optimizer.iterations, **named}
+    return {GLOBAL_STEP: call_count(optimizer), **named}
 
 
 def _slot_name(index: int, path: str) -> str:
