@@ -23,6 +23,7 @@ from neural_alignment.errors import DataError, WrongValue, nearest
 DAMAGED_BATCH = "damaged batch"
 """Marks the error of a batch in which all records are damaged, for `InMemory.explain`."""
 
+BATCHES_AT_ONCE = 4  # batches computed in parallel, each on all cores
 PADDING = 4  # pixels on each side before a random crop (He et al. 2016, section 4.2)
 
 
@@ -356,13 +357,18 @@ AUGMENTATIONS = {None: None, "crop": crop, "crop_flip": crop_flip}
 
 
 def finished(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the data set with a deterministic order of its elements and with prefetching."""
+    """Returns the data set with a deterministic order of its elements and with prefetching.
+
+    Parallel calls need a fixed number, because autotuning is off: when an iterator is deleted, TensorFlow's autotuning
+    thread can miss the signal to end and sleep for up to a minute. On busy cores this delays the end of many runs.
+    """
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False  # They delay the start without a gain.
     # Each worker creates a data set of only its rows, so there is nothing to shard.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return dataset.prefetch(2).with_options(options)
 
 
 # In memory.
@@ -459,7 +465,7 @@ class InMemory(Dataset):
             return pixels, tf.gather(labels, index)
 
         steps = tf.data.Dataset.counter(start_step)
-        return finished(steps.map(without_autograph(batch), num_parallel_calls=tf.data.AUTOTUNE))
+        return finished(steps.map(without_autograph(batch), num_parallel_calls=BATCHES_AT_ONCE))
 
     def _index(self, step: tf.Tensor, share: Share, seed: tf.Tensor) -> tf.Tensor:
         """Returns the numbers of the examples in this share of a step's batch, `(rows,)` int64."""
@@ -497,7 +503,7 @@ class InMemory(Dataset):
             return pixels, tf.where(real, truth, 0), tf.cast(real, tf.float32)
 
         batches = tf.data.Dataset.from_tensor_slices(numbers).batch(share.rows, drop_remainder=fill)
-        return finished(batches.map(without_autograph(batch), num_parallel_calls=tf.data.AUTOTUNE))
+        return finished(batches.map(without_autograph(batch), num_parallel_calls=BATCHES_AT_ONCE))
 
     def explain(self, error: Exception) -> DataError | None:  # noqa: D102 (inherited)
         step = re.search(rf"\[{DAMAGED_BATCH}\] \[(\d+)\]", getattr(error, "message", None) or "")

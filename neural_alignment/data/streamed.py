@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ from neural_alignment.data.imagenet import Preparation
 from neural_alignment.data.order import Order, without_autograph
 from neural_alignment.data.pipeline import (
     AUGMENTATIONS,
+    BATCHES_AT_ONCE,
     Batching,
     Dataset,
     Examples,
@@ -27,7 +29,6 @@ from neural_alignment.errors import DataError, DataUnavailable
 
 logger = logging.getLogger(__name__)
 
-BATCHES_AT_ONCE = 4  # batches decoded in parallel, each on all cores
 DAMAGED = "damaged record"  # marks the errors that `Streamed.explain` recognises
 DAMAGED_RECORD = re.compile(rf"\[{DAMAGED}\] \[(\d+)\] \[(\d+)\] \[(-?\d+)\]")
 
@@ -106,7 +107,7 @@ class Streamed(Dataset):
         serialized = self._train_records(start_step * size, share).batch(share.rows, drop_remainder=True)
         batches = _decoded(tf.data.Dataset.zip(steps, serialized), self._splits[0].example, self.input_shape)
         complete = without_autograph(lambda *decoded: self._train_batch(share, *decoded))
-        batches = batches.map(complete, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = batches.map(complete, num_parallel_calls=BATCHES_AT_ONCE)
         return finished(batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
 
     def _train_records(self, start: int, share: Share) -> tf.data.Dataset:
@@ -202,7 +203,7 @@ class Streamed(Dataset):
         )
         decoded = _decoded(batches, self._splits[1].example, self.input_shape)
         make = self._filled_batch if fill else self._bare_batch
-        result = decoded.map(without_autograph(make), num_parallel_calls=tf.data.AUTOTUNE)
+        result = decoded.map(without_autograph(make), num_parallel_calls=BATCHES_AT_ONCE)
         if not fill and self.damage.allowed:  # all rows of a batch may be damaged
             return finished(result.filter(without_autograph(lambda _, labels: tf.size(labels) > 0)))
         return finished(result.apply(tf.data.experimental.assert_cardinality(-(-len(numbers) // share.rows))))
@@ -335,7 +336,7 @@ def _decoded(
 
         rows = tf.data.Dataset.from_tensor_slices((tf.range(filled), numbers[:filled], serialized[:filled]))
         # Errors are caught once per batch: catching them for each image would add a tenth to the decoding time.
-        images = rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+        images = rows.map(example, num_parallel_calls=os.cpu_count() or 1)
         images = images.ignore_errors(log_warning=False).batch(tf.size(numbers, tf.int64))
         return images.concatenate(nothing).take(1).map(lambda *decoded: (numbers, *decoded))
 

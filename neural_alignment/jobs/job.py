@@ -36,12 +36,14 @@ class Job(abc.ABC):
         imports: the plugins that the job needs. Default: those that the process which makes the job has imported.
         log: local path of the file for the output of the job if another process runs it; None discards the output.
         restarts: how often an engine starts the job again after a time limit or the loss of its machine.
+        resumes: whether the job continues after an interruption; otherwise it starts from scratch.
     """
 
     name: str
     log: str | None
     imports: Sequence[str]
     restarts: ClassVar[int]
+    resumes: ClassVar[bool]
 
     def run(self) -> Ending:
         """Does the work in this process, from the start or from where it was interrupted. Never raises an error."""
@@ -59,6 +61,10 @@ class Job(abc.ABC):
     def shares_process(self) -> bool:
         """Whether the job may run in a process in which other jobs ran before, and leaves it fit for further jobs."""
         return False
+
+    def gpus(self) -> str:
+        """Returns which of the GPUs that its process sees the job uses: `none`, those it has `chosen`, or `all`."""
+        return "all"
 
     @abc.abstractmethod
     def progress(self) -> float:
@@ -89,6 +95,7 @@ class Training(Job):
     log: str | None = None
     imports: Sequence[str] = dataclasses.field(default_factory=plugins.imported)
     restarts: ClassVar[int] = 50
+    resumes: ClassVar[bool] = True
 
     def work(self) -> Ending:  # noqa: D102 (as in Job)
         if past := self.ending():
@@ -117,6 +124,11 @@ class Training(Job):
         with contextlib.suppress(InputError):
             return distribution.shares_process(self._config.runtime)
         return False
+
+    def gpus(self) -> str:  # noqa: D102 (as in Job)
+        with contextlib.suppress(InputError):
+            return distribution.gpus_used(self._config.runtime)
+        return "none"
 
     def progress(self) -> float:  # noqa: D102 (as in Job)
         rows = self._rows()
@@ -159,7 +171,8 @@ class Computation(Job):
     progress_file: str
     log: str | None = None
     imports: Sequence[str] = dataclasses.field(default_factory=plugins.imported)
-    restarts: ClassVar[int] = 3  # Each starts from scratch, so with too short a time limit none would finish.
+    restarts: ClassVar[int] = 3  # With too short a time limit, none would finish.
+    resumes: ClassVar[bool] = False
 
     def work(self) -> Ending:  # noqa: D102 (as in Job)
         module, _, name = self.function.partition(":")
@@ -195,12 +208,12 @@ def decode(text: str) -> Job:
     return KINDS[fields.pop("kind")](**fields)
 
 
-def await_free(run_dir: str, patience: float = lock.STALE + 10.0) -> None:
-    """Waits for an orphaned run to release its directory, at most `patience` seconds.
+def await_free(run_dir: str) -> None:
+    """Waits for an orphaned run to release its directory.
 
     A run whose parent process was killed ends soon. The lock of a lost machine expires after `lock.STALE` seconds.
     """
-    until = time.monotonic() + patience
+    until = time.monotonic() + lock.STALE + 10.0
     while tf.io.gfile.isdir(run_dir) and time.monotonic() < until:
         with contextlib.suppress(RunError), lock.held(run_dir):
             return

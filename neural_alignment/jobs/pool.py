@@ -68,7 +68,7 @@ class Engine(abc.ABC):
         name: name of the engine: the value of `--engine` up to a colon.
         usage: the value of `--engine` with placeholders, for help and messages.
         option: name of the additional command-line option of this engine; None if it has none.
-        slots: number of jobs at a time.
+        slots: number of jobs at a time; smaller after a slot was lost.
     """
 
     name: ClassVar[str]
@@ -193,8 +193,10 @@ class SlotEngine(Engine):
                     ending = self.run_job(name, job)
                 except SlotLost as loss:
                     self._names.remove(name)
+                    self.slots = max(1, len(self._names))
                     self._loss = str(loss)
                     queue.put_back(job)
+                    queue.say(f"{name} is not used: {loss}")
                     return
                 queue.ended(job, ending)
         except BaseException as error:  # Raised again by the main thread.

@@ -23,9 +23,20 @@ ERRORS = 2.0
 NOT_YET = "not yet run"
 """Verdict of a claim whose result files, or their rows, do not exist."""
 
+TOO_FEW = "too few seeds"
+"""Verdict of a claim that is judged from several seeds or subsets, if its rows have fewer."""
+
 
 class NotYetRunError(Exception):
     """A result file or its rows do not exist."""
+
+    verdict = NOT_YET
+
+
+class TooFewSeedsError(NotYetRunError):
+    """There are rows, but of fewer seeds than the claim needs."""
+
+    verdict = TOO_FEW
 
 
 class Threshold(NamedTuple):
@@ -105,12 +116,12 @@ Seeds = dict[Any, float]
 """Seed -> value."""
 
 
-def seeds_by(rows: Iterable[Row], key: str, value: str = "value", seed: str = "seed") -> dict[Any, Seeds]:
-    """Returns value of a column -> seed -> value of another column; the last row counts if there are several."""
+def seeds_by(rows: Iterable[Row], key: str, value: str = "value") -> dict[Any, Seeds]:
+    """Returns value of a column -> seed -> value of the column `value`; the last row counts if there are several."""
     found: dict[Any, Seeds] = {}
     for row in rows:
         if row[value] is not None:
-            found.setdefault(row[key], {})[row[seed]] = row[value]
+            found.setdefault(row[key], {})[row["seed"]] = row[value]
     return found
 
 
@@ -197,7 +208,7 @@ def spreads(found: ByCase, form: str = "{}", least: int = 1) -> Callable[[Result
         cases = sorted(found(files).items(), key=lambda item: item[0] if isinstance(item[0], int) else 0)
         known = {case: [*seeds.values()] for case, seeds in cases if len(seeds) >= least}
         if not known:
-            raise NotYetRunError
+            raise TooFewSeedsError if any(seeds for _, seeds in cases) else NotYetRunError
         return {form.format(case): Spread(each) for case, each in known.items()}
 
     return find
@@ -225,13 +236,13 @@ class PaperClaim(NamedTuple):
     form: str = ".2f"
 
     def judged(self, files: ResultFiles) -> list[Row]:
-        """Returns a row per case; one row without numbers if the claim has no result files yet."""
+        """Returns a row per case; one row without numbers if the claim has no result files or too few seeds yet."""
         facts = {"figure": self.figure, "claim": self.text, "published": self.published, "quantity": self.quantity}
         facts["holds_if"] = self.criterion.text
         try:
             found = self.find(files)
-        except NotYetRunError:
-            return [{**facts, "case": "", "verdict": NOT_YET}]
+        except NotYetRunError as error:
+            return [{**facts, "case": "", "verdict": error.verdict}]
         held = [bool(self.criterion.holds(values)) for values in found.values()]
         numbers = [self._numbers(*each) for each in zip(found.items(), held, strict=True)]
         return [{**facts, **each, "verdict": verdict(held)} for each in numbers]
@@ -240,7 +251,7 @@ class PaperClaim(NamedTuple):
         name, values = case
         error = values.error if len(values.known) > 1 else None
         shown = f"{values.mean:{self.form}}" + ("" if error is None else f" ± {error:{self.form}}")
-        counts = {"mean": values.mean, "standard_error": error, "seeds": len(values.known), "holds": holds}
+        counts = {"mean": values.mean, "standard_error": error, "values": len(values.known), "holds": holds}
         return {"case": name, **counts, "shown": f"{name}: {shown}" if name else shown}
 
 
@@ -251,7 +262,7 @@ def verdict(held: Sequence[bool]) -> str:
 
 COLUMNS = (
     *("figure", "claim", "published", "quantity", "holds_if", "case"),
-    *("mean", "standard_error", "seeds", "holds", "verdict"),
+    *("mean", "standard_error", "values", "holds", "verdict"),
 )
 """Columns of the CSV file of a table of claims: a row per case."""
 
@@ -266,7 +277,7 @@ def judge(claims: Iterable[PaperClaim], folder: str) -> Artifact:
         "paper, or its published code": "published",
         "here": lambda own: "; ".join(row["shown"] for row in own if "shown" in row) or "-",
         "quantity": "quantity",
-        "seeds": lambda own: max(row.get("seeds", 0) for row in own) or "-",
+        "values": lambda own: max(row.get("values", 0) for row in own) or "-",
         "holds if": "holds_if",
         "shows": "verdict",
     }

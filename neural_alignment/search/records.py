@@ -26,7 +26,7 @@ class Trial:
         score: the value that the search maximizes: `top1` of a finished trial; chance for a diverged trial, as in
             Figure 3 of Kunin et al.; None for a failed trial, because its settings were not tested.
         reason: why the trial did not finish; None if it did.
-        seconds: duration of the trial in seconds; after an interruption, since it was resumed.
+        seconds: duration of the trial in seconds; after an interruption, estimated from the part since it was resumed.
         settings: value of every quantity of the space, whether drawn, derived or fixed.
     """
 

@@ -21,7 +21,6 @@ import itertools
 import math
 import statistics
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError, Stopped
 from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.estimates import Begun
 from neural_alignment.jobs.job import Job, Training
 from neural_alignment.jobs.pool import Engine
 from neural_alignment.losses import ACCURACY
@@ -111,7 +111,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
             stored = plan.model_copy(update={"config": "base.yaml"})
             files.write_whole(searched.file("search.yaml"), stored.dump())
             files.write_whole(searched.file("base.yaml"), configuration.dump(searched.base))
-            trials = Ledger(searched, engine.slots, chance, say, check_held)
+            trials = Ledger(searched, engine, chance, say, check_held)
             trials.announce()
             trials.show_in_tensorboard()
             engine.run(trials)
@@ -177,7 +177,7 @@ class Ledger:
 
     Args:
         searched: the search.
-        slots: number of trials at a time, for the estimate of the time left.
+        engine: runs the trials; its number of slots is needed for the time left.
         chance: score of a diverged trial, a fraction.
         say: called with each line of progress, such as one per trial.
         check_held: raises an error if another process has taken over the directory.
@@ -186,13 +186,13 @@ class Ledger:
         RunError: if a file of the search is damaged.
     """
 
-    def __init__(self, searched: Search, slots: int, chance: float, say: Say, check_held: Callable[[], None]):
+    def __init__(self, searched: Search, engine: Engine, chance: float, say: Say, check_held: Callable[[], None]):
         self.folder = searched.folder
         self.independent = searched.plan.algorithm == "random"
         self._search = searched
         self._plan = searched.plan
         self._space = searched.plan.checked_space()
-        self._slots = slots
+        self._engine = engine
         self._say = say
         self._check_held = check_held
         self._proposer = Proposer(searched.plan)
@@ -205,7 +205,7 @@ class Ledger:
         self._drawn = {number: self._drawn_in(trial) for number, trial in self._trials.items()} | self._drawn
         # Trials that an earlier process started but did not complete come first.
         self._waiting = sorted(self._drawn.keys() - self._trials.keys())
-        self._begun: dict[int, float] = {}
+        self._begun: dict[int, Begun] = {}
 
     def _read_proposals(self) -> dict[int, Settings]:
         """Returns trial number -> drawn settings."""
@@ -266,7 +266,7 @@ class Ledger:
 
     def announce(self) -> None:
         """Reports the number of trials and the estimated time."""
-        line = f"{self._plan.trials} trials of {self._plan.algorithm}, {self._slots} at a time"
+        line = f"{self._plan.trials} trials of {self._plan.algorithm}, {self._engine.slots} at a time"
         if self._trials:
             line += f"; {len(self._trials)} have ended already"
         self._say(line + self._time_left(", estimate: about {} to go"))
@@ -283,7 +283,7 @@ class Ledger:
                     self._draw(number)
                 else:
                     return None
-                self._begun[number] = time.monotonic()
+                self._begun[number] = Begun.now(self._search.job(number))
                 job = self._search.job(number)
                 try:
                     config = plans.trial_config(self._plan, self._search.base, self._drawn[number])
@@ -317,7 +317,7 @@ class Ledger:
 
     def begins(self, job: Job) -> None:
         """See `jobs.pool.Queue`."""
-        self._begun[int(job.name)] = time.monotonic()
+        self._begun[int(job.name)] = Begun.now(job)
 
     def say(self, line: str) -> None:
         """See `jobs.pool.Queue`."""
@@ -332,8 +332,7 @@ class Ledger:
         with self._lock:
             self._check_held()
             settings = self._space.settings(self._drawn[number])
-            seconds = time.monotonic() - self._begun[number]
-            trial = Trial.ended(number, ending, self._chance, seconds, settings)
+            trial = Trial.ended(number, ending, self._chance, self._begun[number].whole, settings)
             self._endings.append(dataclasses.asdict(trial))
             self._trials[number] = trial
             self._write_session(trial)
@@ -355,4 +354,4 @@ class Ledger:
         seconds = [trial.seconds for trial in self._trials.values()]
         each = statistics.fmean(seconds) if seconds else self._plan.seconds
         rest = self.left()
-        return "" if each is None or not rest else text.format(duration(each * rest / min(self._slots, rest)))
+        return "" if each is None or not rest else text.format(duration(each * rest / min(self._engine.slots, rest)))

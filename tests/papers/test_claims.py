@@ -69,7 +69,7 @@ def test_a_claim_is_judged_in_each_case(folder):
         ("b", "l = 1", True, "yes"), ("b", "l = 2", True, "yes"),
         ("c", "l = 1", False, "no"), ("c", "l = 2", False, "no"),
     ]  # fmt: skip
-    numbers = [product.rows[0][name] for name in ("mean", "standard_error", "seeds")]
+    numbers = [product.rows[0][name] for name in ("mean", "standard_error", "values")]
     assert numbers == pytest.approx([3.75, 0.75, 2])
     assert set(product.columns) <= set(product.rows[0])
     line = "| 1 | a claim | figure | l = 1: 3.75 ± 0.75; l = 2: 0.00 ± 2.00 | turn | 2 | above 0 | in part |"
@@ -81,6 +81,16 @@ def test_a_claim_without_its_files_or_rows_is_not_yet_run(folder):
     product = claims.judge(missing, folder)
     assert [row["verdict"] for row in product.rows] == [claims.NOT_YET] * 2
     assert product.text.endswith("| 1 | b | figure | - | turn | - | above 0 | not yet run |")
+
+
+def test_a_claim_with_too_few_seeds_is_not_called_not_yet_run(folder):
+    """Layers 1 and 2 have two seeds. Rows without a seed in common are not yet run."""
+    weights, none = (claims.values("angles", "value", "layer", kind=kind) for kind in ("w", "x"))
+    found = [weights, claims.contrast(weights, claims.values("angles", "value", "layer", kind="b")), none]
+    several = [claim(str(index), find=claims.spreads(each, least=3)) for index, each in enumerate(found)]
+    verdicts = [row["verdict"] for row in claims.judge(several, folder).rows]
+    assert verdicts == [claims.TOO_FEW, claims.TOO_FEW, claims.NOT_YET]
+    assert claims.judge(several[:1], folder).text.endswith("| - | turn | - | above 0 | too few seeds |")
 
 
 def test_files_have_numbers_where_there_are_numbers(folder):
@@ -99,7 +109,7 @@ def test_contrasts_and_increases_are_of_the_same_seed(folder):
     assert claims.contrast(weights, biases, lambda a, b: b / a)(files) == {1: {0: 6}}
     largest = claims.values("angles", "value", "kind", seed=lambda row: 0, combine=max)
     assert largest(files) == {"w": {0: 4.5}, "b": {0: 9}}
-    with pytest.raises(claims.NotYetRunError):
+    with pytest.raises(claims.TooFewSeedsError):
         claims.spreads(weights, least=3)(files)
     with pytest.raises(claims.NotYetRunError):
         claims.values("angles", "value", "layer", kind="w", layer=3)(files)

@@ -1,15 +1,19 @@
 """Search directories, with an engine that trains nothing and with one that trains in this process."""
 
 import csv
+import itertools
 import json
 import signal
 import threading
+import types
 
 import pytest
+from helpers import SMALL_RUN
 from processes import Command
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
+from neural_alignment.jobs import estimates
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.optimization import Clock
@@ -90,11 +94,26 @@ def test_another_search_is_refused(search, scripted, what):
     assert f"holds another search: {text}" in str(error.value)
 
 
-def test_a_base_may_change_where_the_search_sets_the_values_itself(search, scripted):
+def test_a_base_may_change_where_the_search_sets_the_values_itself(scripted, plan_file, tmp_path):
     engine, judge = scripted
-    first = search(engine(judge), trials=1, overrides=["alignment.decay=0.5"])
-    again = search(engine(judge), trials=2, overrides=["alignment.decay=0.25"])
+
+    def search(decay, trials):
+        base = SMALL_RUN.replace("decay: 2.0e-3", f"decay: {decay}")
+        return run.search(
+            plans.load(plan_file(base=base), trials=trials), (), str(tmp_path / "found"), engine(judge), print
+        )
+
+    first, again = search(0.5, 1), search(0.25, 2)
     assert [trial.settings for trial in again][:1] == [trial.settings for trial in first]
+
+
+def test_keys_beside_those_of_the_space_can_be_overridden(search, scripted):
+    """Also `epochs`, if the search has none."""
+    engine, judge = scripted
+    overrides = ["alignment.self_=0.5", "optimization.forward.momentum=0.5", "epochs=3"]
+    search(first := engine(judge), trials=1, overrides=overrides)
+    [(_, config)] = first.seen
+    assert (config.alignment.self_, config.optimization.forward.momentum, config.epochs) == (0.5, 0.5, 3)
 
 
 def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search, scripted, tmp_path, plan_file):
@@ -219,7 +238,7 @@ def ledger(tmp_path, plan_file):
     (tmp_path / "found").mkdir()
     (tmp_path / "found" / "proposals.jsonl").write_text(json.dumps(PROPOSAL) + "\n")
     searched = run.Search(plan, plans.base_config(plan), str(tmp_path / "found"))
-    return lambda: run.Ledger(searched, 1, 0.1, print, lambda: None)
+    return lambda: run.Ledger(searched, InProcess(), 0.1, print, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -367,6 +386,18 @@ def test_lines_contain_the_best_so_far_and_the_time_left(search, scripted, said)
     assert said[1].startswith("trial 1, 1 of 4: top-1 20.00 %; best 20.00 % (trial 1); about ")
     assert said[3].startswith("trial 3, 3 of 4: top-1 30.00 %; best 50.00 % (trial 2); about ")
     assert said[4] == "trial 4, 4 of 4: top-1 40.00 %; best 50.00 % (trial 2)"
+
+
+def test_the_duration_of_a_resumed_trial_is_estimated_from_its_part(search, scripted, tmp_path, monkeypatch):
+    engine, judge = scripted
+    with pytest.raises(SystemExit):
+        search(engine(judge, lives=0), trials=2)
+    metrics = tmp_path / "found" / "trials" / "0001" / "metrics.csv"
+    metrics.parent.mkdir()
+    metrics.write_text("step,epoch\n0,0\n5,1\n")
+    times = itertools.count(step=10)
+    monkeypatch.setattr(estimates, "time", types.SimpleNamespace(monotonic=lambda: next(times)))
+    assert [trial.seconds for trial in search(engine(judge), trials=2)] == [20, 10]
 
 
 def test_the_best_setting_is_a_configuration_of_full_length(search, scripted, tmp_path):
@@ -550,7 +581,7 @@ def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
     schedule = "{warmup_epochs: 1, drop_epochs: [2, 3]}"
     base = ["optimization.forward.schedule=" + schedule, "optimization.backward.schedule=" + schedule]
     plan = plans.load(plan_file(), trials=1, epochs=2)
-    full = plans.base_config(plan, [*base, "epochs=4"])
+    full = configuration.override(plans.base_config(plan, base), ["epochs=4"])
     values = plan.checked_space().probes()[0]
     for name, config in (
         ("short", plans.trial_config(plan, full, values)),
@@ -572,7 +603,7 @@ def test_a_short_trial_does_not_compress_a_schedule_that_ends_with_the_run(plan_
     overrides = ["epochs=10", "optimization.alternation=1", "optimization.delay_epochs=1"]
     overrides += [f"optimization.forward.schedule={schedule}", "optimization.backward.schedule={drop_epochs: [2]}"]
     overrides += [f"optimization.loss_rates={{backward: {{schedule: {schedule}}}}}"]
-    base, values = plans.base_config(plan, overrides), plan.checked_space().probes()[0]
+    base, values = configuration.override(plans.base_config(plan), overrides), plan.checked_space().probes()[0]
     full = plans.trial_config(plan.model_copy(update={"epochs": None}), base, values)
     short, stretched = plans.trial_config(plan, base, values), configuration.override(full, ["epochs=3"])
 
