@@ -17,9 +17,9 @@ from neural_alignment.config.yaml_files import read_chain
 from neural_alignment.errors import InputError
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.plans import Cell, Outcome, carry_out, unique
-from neural_alignment.losses import Criterion
+from neural_alignment.losses import ACCURACY, Criterion
 from neural_alignment.reporting import Row, Spread, check_writable, csv_text, markdown
-from neural_alignment.training import hparams
+from neural_alignment.training import hparams, setup
 from neural_alignment.training.config_comparison import flat_values
 from neural_alignment.training.files import write_whole
 
@@ -99,7 +99,8 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
         The Markdown table in `output`.md: mean and standard deviation over seeds.
 
     Raises:
-        InputError: if a run or a configuration is wrong, or the tables cannot be written.
+        InputError: if a run or a configuration is wrong, the tables cannot be written, or a run diverged and the data,
+            which determine the accuracy of chance, cannot be read.
         Stopped: at SIGTERM or SIGINT.
     """
     cells, seeds, folder = comparison.cells(), comparison.seeds, comparison.folder
@@ -107,25 +108,27 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
     check_writable(output.rpartition("/")[0] or ".")
     carry_out(unique(cells), folder, "", execution)
     found = [(cell, each) for cell in cells for each in cell.read(folder, "") if each.config.seed in seeds]
-    rows = [_row(cell, outcome) for cell, outcome in found]
-    rows.sort(key=lambda row: seeds.index(row["seed"]))
+    found.sort(key=lambda each: seeds.index(each[1].config.seed))
+    rows = [_row(cell, outcome, criterion) for cell, outcome in found]
     table = _table(rows, comparison.configs, criterion)
     write_whole(f"{output}.csv", csv_text(columns(criterion), rows))
     write_whole(f"{output}.md", table + "\n")
     with contextlib.suppress(tf.errors.PermissionDeniedError):  # The runs may be in a folder that is only read.
-        _show_in_tensorboard(comparison, found, criterion)
+        _show_in_tensorboard(comparison, found, rows, criterion)
     return table
 
 
-def _show_in_tensorboard(comparison: Comparison, found: Sequence[tuple[Cell, Outcome]], criterion: Criterion) -> None:
+def _show_in_tensorboard(
+    comparison: Comparison, found: Sequence[tuple[Cell, Outcome]], rows: Sequence[Row], criterion: Criterion
+) -> None:
     """Writes the dashboard HPARAMS: a row per run with its seed, the keys that vary, and its results.
 
     The columns are written to the folder that all configurations have in common.
     """
-    shown = [(cell, outcome) for cell, outcome in found if outcome.config.logging.tensorboard]
+    shown = [(*run, row) for run, row in zip(found, rows, strict=True) if run[1].config.logging.tensorboard]
     if not shown:
         return
-    options = {cell.name: flat_values(outcome.config) for cell, outcome in shown}
+    options = {cell.name: flat_values(outcome.config) for cell, outcome, _ in shown}
     keys = dict.fromkeys(key for each in options.values() for key in each if key != "seed")
     columns = {key: [each.get(key) for each in options.values()] for key in keys}
     varied = {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
@@ -134,8 +137,7 @@ def _show_in_tensorboard(comparison: Comparison, found: Sequence[tuple[Cell, Out
     results = {criterion.column: last, "mean_angle": "mean angle of W to B^T (degrees)"}
     place = tf.io.gfile.join(comparison.folder, posixpath.commonpath(names))
     hparams.write_experiment(place, {"configuration": names, "seed": comparison.seeds, **varied}, results)
-    for cell, outcome in shown:
-        row = _row(cell, outcome)
+    for cell, outcome, row in shown:
         own = {key: options[cell.name].get(key) for key in varied}
         settings = {"configuration": cell.name, "seed": outcome.config.seed, **own}
         values = {criterion.column: row[criterion.column], "mean_angle": row.get("last_angle", math.nan)}
@@ -167,16 +169,21 @@ def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callabl
         names[name(path)] = path
 
 
-def _row(cell: Cell, outcome: Outcome) -> Row:
-    """Returns the line of a run. A run that diverged at its first evaluation has no values."""
-    first, last = (outcome.rows[0], outcome.rows[-1]) if outcome.rows else ({}, {})
+def _row(cell: Cell, outcome: Outcome, criterion: Criterion) -> Row:
+    """Returns the line of a run. A run that diverged has the accuracy of chance and no angles."""
+    first, last = ({}, {}) if outcome.diverged else (outcome.rows[0], outcome.rows[-1])
     angles = [[row[key] for key in row if key.startswith("weight_angle/")] for row in (first, last)]
-    column = outcome.config.loss.criterion.column
-    row = {**cell.labels, "seed": outcome.config.seed, column: last.get(column, math.nan), "diverged": outcome.diverged}
+    value = outcome.measure(criterion.column, _chance(outcome, criterion) if outcome.diverged else math.nan)
+    row = {**cell.labels, "seed": outcome.config.seed, criterion.column: value, "diverged": outcome.diverged}
     if angles[0]:
         means = map(statistics.fmean, angles)
         row |= dict(zip(("first_angle", "last_angle"), means, strict=True)) | {"last_angle_max": max(angles[1])}
     return {**row, "seconds": round(outcome.seconds, 1)}
+
+
+def _chance(outcome: Outcome, criterion: Criterion) -> float:
+    """Returns the accuracy of chance; NaN, which is left out of means, if the runs are judged by another metric."""
+    return 1.0 / setup.data_facts(outcome.config).classes if criterion == ACCURACY else math.nan
 
 
 def _table(rows: Sequence[Row], configs: Sequence[str], criterion: Criterion) -> str:
@@ -188,9 +195,13 @@ def _table(rows: Sequence[Row], configs: Sequence[str], criterion: Criterion) ->
         values = str(Spread([scale * row[criterion.column] for row in own]))
         values += f", {diverged} diverged" if diverged else ""
         angles = [str(Spread([row[key] for row in own if key in row])) for key in ("first_angle", "last_angle")]
-        seconds = Spread([row["seconds"] for row in own]).mean
+        seconds = Spread([row["seconds"] for row in own if not row["diverged"]]).mean
         known = "" if math.isnan(seconds) else f"{seconds:.0f}"
         lines.append([path, len(own), values, "none" if "none" in angles else " to ".join(angles), known])
     angle = "mean angle of W to B^T, first to last (degrees)"
     metric = f"validation {criterion.label}{' (%)' if criterion.is_fraction else ''}"
-    return markdown(["configuration", "seeds", metric, angle, "seconds"], lines)
+    table = markdown(["configuration", "seeds", metric, angle, "seconds"], lines)
+    if not any(row["diverged"] for row in rows):
+        return table
+    counts = "counts as chance" if criterion == ACCURACY else "is left out"
+    return f"{table}\n\nA run that diverged {counts}; its angles and its time are left out."

@@ -1,6 +1,8 @@
 """The command line: output and exit codes."""
 
+import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -16,7 +18,7 @@ import typer.main
 from helpers import exhaustive_unless
 from prepared_run import PreparedRuns
 
-from neural_alignment import cli, plots
+from neural_alignment import cli, compare, losses, plots
 from neural_alignment.jobs import plans
 from neural_alignment.jobs.engines.slurm_options import SlurmOptions
 from neural_alignment.papers import commands as papers
@@ -264,7 +266,35 @@ def test_a_run_that_diverged_before_its_first_row_is_a_line_without_values(run, 
     monkeypatch.setattr(plans.Cell, "read", lambda *where: [replace(each, rows=[]) for each in read(*where)])
     code, output, error = run(*wild, "--set", "optimization.forward.learning_rate=1e30")
     assert code == 0, error
-    assert "| none, 1 diverged | none |  |" in output
+    assert "| 10.00, 1 diverged | none |  |" in output
+
+
+def test_compare_counts_a_diverged_run_as_chance_and_leaves_out_a_diverged_loss(run, tmp_path, monkeypatch):
+    """The runs of two seeds; the second one diverged after an evaluation, which its row shows."""
+    command = ("compare", QUICKSTART, "--seeds", "0,1", *SMALL, "--output", "table", "--engine", "in-process")
+    assert run(*command)[0] == 0
+    first, second = csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
+    read = plans.Cell.read
+    monkeypatch.setattr(
+        plans.Cell, "read", lambda *where: [replace(each, diverged=each.config.seed == 1) for each in read(*where)]
+    )
+    code, output, error = run(*command)
+    assert code == 0, error
+    top1 = 100 * float(first["top1"])
+    mean, deviation = (top1 + 10) / 2, abs(top1 - 10) / 2**0.5
+    angles = f"{float(first['first_angle']):.2f} to {float(first['last_angle']):.2f}"
+    seconds = f"{float(first['seconds']):.0f}"
+    assert f"| 2 | {mean:.2f} ± {deviation:.2f}, 1 diverged | {angles} | {seconds} |" in output
+    assert output.endswith("A run that diverged counts as chance; its angles and its time are left out.\n")
+    again, diverged = csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
+    assert again == first
+    assert diverged == {**second, "top1": "0.1", "diverged": "1"} | dict.fromkeys(
+        ("first_angle", "last_angle", "last_angle_max"), ""
+    )
+    rows = [{"config": "a", "J": value, "diverged": value is math.nan, "seconds": 1.0} for value in (0.5, math.nan)]
+    table = compare._table(rows, ["a"], losses.SMALLEST_LOSS)
+    assert "| a | 2 | 0.50, 1 diverged | none | 1 |" in table
+    assert table.endswith("A run that diverged is left out; its angles and its time are left out.")
 
 
 def test_compare_rejects_the_result_of_another_configuration(run):
