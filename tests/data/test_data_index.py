@@ -163,7 +163,7 @@ def test_an_index_file_that_cannot_be_written_is_one_line(files, tmp_path):
         data.load("imagenet", index_file=str(tmp_path / "taken" / "index.npz"), **options)
     assert str(raised.value).startswith(f"`index_file` cannot be written; found '{tmp_path}/taken/index.npz'")
     assert "\n" not in str(raised.value)
-    with pytest.raises(DataError, match=r"data\.index_file: input should be a valid string; found 3"):
+    with pytest.raises(DataError, match=r"data\.index_file: input should be a valid string or null; found 3"):
         data.load("imagenet", index_file=3, **options)
 
 
