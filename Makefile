@@ -61,7 +61,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck --external-sources .ci/run tpu_scripts/*.sh cluster_scripts/*.sbatch tests/*.sh
 
-# Kills each kind of run 20 times with SIGKILL, and resumes it each time: about ten minutes.
+# Kills each kind of run 20 times with SIGKILL, and resumes it each time; results/resume/README.md has the time it took.
 resume-test: $(VENV)/.dev
 	PYTHONPATH=. $(BIN)/python tests/killed_runs.py --kills 20
 

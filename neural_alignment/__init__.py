@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -56,35 +57,46 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _modules() -> Iterator[str]:
+    """Yields the names of all modules of the package but the package itself, and imports none."""
+    root = Path(__file__).parent
+    for path in root.rglob("*.py"):
+        *folders, name = path.relative_to(root).with_suffix("").parts
+        if parts := [*folders, *([] if name == "__init__" else [name])]:
+            yield ".".join([__name__, *parts])
+
+
+_MODULES = ("optimizers", *sorted(_modules()))
+
+
 def _register(imported: ModuleType) -> None:
     """Makes our classes, and those of installed plugins, known to Keras and to configurations, once Keras is there.
 
     Called after the import of Keras and of each of our modules. In the middle of an import of ours it does nothing: the
-    module that is finished last calls again.
+    module that is finished last calls again. If a plugin cannot be imported, an import of ours fails, and the import of
+    Keras warns: programs that do not use the plugin must still get Keras.
 
     Args:
         imported: the module that has just been imported.
     """
-    unfinished = [
-        name
-        for name, module in list(sys.modules.items())
-        if name.partition(".")[0] in (__name__, "optimizers")
-        and name != imported.__name__
-        and getattr(getattr(module, "__spec__", None), "_initializing", False)
-    ]
-    if "keras" in sys.modules and not {*unfinished} - {__name__}:
+    if "keras" not in sys.modules or any(_is_unfinished(each) for each in _MODULES if each != imported.__name__):
+        return
+    try:
         importlib.import_module(f"{__name__}.training.loading")
         # Here all modules that a plugin may import are complete.
         importlib.import_module(f"{__name__}.plugins").import_installed()
+    except Exception as error:
+        errors = importlib.import_module(f"{__name__}.errors")  # Here, because its import calls this function.
+        if imported.__name__ != "keras" or not isinstance(error, errors.PluginError):
+            raise
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
 
-def _modules() -> Iterator[str]:
-    """Yields the names of all modules of the package, and imports none."""
-    root = Path(__file__).parent
-    for path in root.rglob("*.py"):
-        *folders, name = path.relative_to(root).with_suffix("").parts
-        yield ".".join([__name__, *folders, *([] if name == "__init__" else [name])])
+def _is_unfinished(name: str) -> bool:
+    """Whether a module is being imported."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return getattr(spec, "_initializing", False)
 
 
-for _name in ("keras", "optimizers", *sorted({*_modules()} - {__name__})):
+for _name in (*_MODULES, "keras"):
     wrapt.register_post_import_hook(_register, _name)

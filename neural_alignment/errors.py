@@ -160,11 +160,13 @@ def shortened(text: str, length: int = 200) -> str:
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` with the closest of `allowed`, or an empty string if none is close.
 
-    If several are close, one that begins with the word is preferred.
+    Upper and lower case are the same. If several are close, one that begins with the word is preferred. A name of which
+    the word is an abbreviation of 3 or more letters is close.
     """
-    close = difflib.get_close_matches(word, list(allowed))
-    longer = [each for each in close if each.startswith(word)]
-    return f"; did you mean {(longer or close)[0]!r}?" if close else ""
+    word, names = word.lower(), {each.lower(): each for each in allowed}
+    close = difflib.get_close_matches(word, names)
+    longer = [each for each in close or (names if len(word) > 2 else ()) if each.startswith(word)]
+    return f"; did you mean {names[(longer or close)[0]]!r}?" if longer or close else ""
 
 
 @dataclasses.dataclass(frozen=True)

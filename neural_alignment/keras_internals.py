@@ -76,6 +76,16 @@ def has_graph(layer: Any) -> bool:
     return isinstance(layer, keras.Model) and hasattr(functional(layer), "operations")
 
 
+def weights_to_train(layer: Any) -> list[Any]:
+    """Returns the weights that a layer and the layers in it train unless they are frozen; none for other operations.
+
+    Keras' `trainable_weights` leaves out the weights of layers with `trainable = False`, which may change later.
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        return []
+    return [*layer._trainable_variables, *(weight for inner in layer._layers for weight in weights_to_train(inner))]
+
+
 def call_arguments(layer: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Returns the arguments of each call of a layer on symbolic tensors."""
     return [(node.arguments.args, node.arguments.kwargs) for node in layer._inbound_nodes]
@@ -105,12 +115,12 @@ class OutermostCall:
         self.layer = layer
         self._seen: set[tuple[Any, Any]] = set()
 
-    def is_first(self, layer: Any) -> bool:
-        """Returns whether this is the first question about a layer in this call and in the present graph.
+    def is_first(self, subject: Any) -> bool:
+        """Returns whether this is the first question about a layer, or a part of one, in this call and this graph.
 
         The body of a loop and the branches of a condition are separate graphs.
         """
-        key = layer, None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        key = subject, None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         first = key not in self._seen
         self._seen.add(key)
         return first

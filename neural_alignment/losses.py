@@ -67,6 +67,31 @@ def check_units(classes: int, units: int, ones: int) -> None:
         raise ConfigError(WrongValue("loss.units", requirement, units))
 
 
+def _labels(y_true: Any, y_pred: Any) -> Any:
+    """Returns classes as integers `(batch,)`, also if they are given as `(batch, 1)`, as in Keras' sparse losses.
+
+    Raises:
+        ValueError: if there is not one class for each example.
+    """
+    labels = keras.ops.cast(y_true, "int32")
+    if len(labels.shape) == len(y_pred.shape) and labels.shape[-1] == 1:
+        labels = keras.ops.squeeze(labels, -1)
+    _check_shape("one class for each example", labels.shape, y_pred.shape[:-1])
+    return labels
+
+
+def _check_shape(requirement: str, found: Sequence[int | None], expected: Sequence[int | None]) -> None:
+    """Checks the shape of targets, as far as it is known. Targets of other shapes would be broadcast.
+
+    Raises:
+        ValueError: if it is not `expected`.
+    """
+    found, expected = tuple(found), tuple(expected)
+    sizes = zip(found, expected, strict=False)
+    if len(found) != len(expected) or any(None not in pair and len({*pair}) > 1 for pair in sizes):
+        raise ValueError(f"The targets must be {requirement}. Received the shape {found}. Example: {expected}.")
+
+
 class _Coded:
     """Mixin for Keras losses and metrics that use the codes of the classes and save them with a model."""
 
@@ -128,11 +153,14 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
         """Returns the error of each example, `(batch,)`.
 
         Args:
-            y_true: classes `(batch,)`.
+            y_true: classes `(batch,)` or `(batch, 1)`.
             y_pred: outputs `(batch, units)`.
+
+        Raises:
+            ValueError: if there is not one class for each example.
         """
         targets = keras.ops.cast(self.targets, y_pred.dtype)
-        targets = keras.ops.take(targets, keras.ops.cast(y_true, "int32"), axis=0)
+        targets = keras.ops.take(targets, _labels(y_true, y_pred), axis=0)
         return 0.5 * self.examples * keras.ops.sum(keras.ops.square(targets - y_pred), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
@@ -169,10 +197,13 @@ class SquaredError(keras.losses.Loss):
         """Returns the error of each example, `(batch,)`.
 
         Args:
-            y_true: classes `(batch,)`.
+            y_true: classes `(batch,)` or `(batch, 1)`.
             y_pred: outputs `(batch, classes)`.
+
+        Raises:
+            ValueError: if there is not one class for each example.
         """
-        targets = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), y_pred.shape[-1], dtype=y_pred.dtype)
+        targets = keras.ops.one_hot(_labels(y_true, y_pred), y_pred.shape[-1], dtype=y_pred.dtype)
         return keras.ops.mean(keras.ops.square(y_pred - (targets - self.shift)), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
@@ -203,7 +234,7 @@ class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
         """Adds a batch to the metric.
 
         Args:
-            y_true: classes `(batch,)`.
+            y_true: classes `(batch,)` or `(batch, 1)`.
             y_pred: outputs `(batch, units)`.
             sample_weight: `(batch,)`, or None.
         """
@@ -217,7 +248,7 @@ class SparseTopKAccuracy(keras.metrics.SparseTopKCategoricalAccuracy):
     """Keras' `SparseTopKCategoricalAccuracy` for logits of any precision. TensorFlow's top-k supports only float32."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch to the metric: classes `(batch,)` and logits `(batch, classes)`."""
+        """Adds a batch to the metric: classes `(batch,)` or `(batch, 1)`, and logits `(batch, classes)`."""
         super().update_state(y_true, keras.ops.cast(y_pred, "float32"), sample_weight)
 
 
@@ -245,9 +276,16 @@ class SummedSquaredError(keras.losses.Loss):
         """Returns the error of each sequence, `(batch,)`.
 
         Args:
-            y_true: targets `(batch, steps, outputs)`.
-            y_pred: outputs, of the same shape.
+            y_true: targets `(batch, steps, outputs)`. The last axis may be left out if there is one output.
+            y_pred: outputs `(batch, steps, outputs)`.
+
+        Raises:
+            ValueError: if the shapes differ.
         """
+        y_true, y_pred = map(keras.ops.convert_to_tensor, (y_true, y_pred))
+        if y_pred.shape[-1] == 1 and len(y_true.shape) == len(y_pred.shape) - 1:
+            y_true = keras.ops.expand_dims(y_true, -1)
+        _check_shape("one sequence for each example, in the shape of the outputs", y_true.shape, y_pred.shape)
         return keras.ops.sum(keras.ops.square(y_pred - y_true), axis=(1, 2))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import subprocess
 import sys
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without its output to standard error; exceptions are raised as usual.
+    """Imports TensorFlow without its output to standard error, which is shown if the import fails.
 
     The garbage collector pauses meanwhile and ignores the imported objects later, because they stay.
 
@@ -18,7 +19,7 @@ def import_tensorflow() -> None:
     """
     if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         return
-    with _standard_error_dropped(), _garbage_collection_paused():
+    with _standard_error_held_back(), _garbage_collection_paused():
         import tensorflow  # noqa: F401
 
 
@@ -35,9 +36,16 @@ def _garbage_collection_paused():
             gc.enable()
 
 
+_HOLDER = "import sys; lines = sys.stdin.buffer.read(); sys.stderr.buffer.write(lines)"
+
+
 @contextlib.contextmanager
-def _standard_error_dropped():
-    """Discards the output of this process to standard error, including that of C++ code."""
+def _standard_error_held_back():
+    """Discards the output of this process to standard error, including that of C++ code, unless the import fails.
+
+    A second process reads it meanwhile, and prints it unless it is killed. This also works if C++ code aborts this
+    process: then the reason is only in this output.
+    """
     if sys.stderr is not None:
         sys.stderr.flush()
     try:
@@ -45,10 +53,17 @@ def _standard_error_dropped():
     except OSError:  # Standard error is closed.
         yield
         return
+    # Ctrl-C must not reach the second process, hence the new session.
+    holder = subprocess.Popen([sys.executable, "-ISc", _HOLDER], stdin=subprocess.PIPE, start_new_session=True)
     try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        os.dup2(holder.stdin.fileno(), 2)
         yield
+        holder.kill()
+    except KeyboardInterrupt:
+        holder.kill()
+        raise
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        holder.stdin.close()
+        holder.wait()

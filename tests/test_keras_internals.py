@@ -69,6 +69,17 @@ def test_the_arguments_of_all_calls_of_a_layer_are_known():
     assert internals.call_arguments(keras.layers.Dense(2)) == []
 
 
+def test_the_weights_to_train_are_those_that_a_layer_would_train_if_it_were_not_frozen():
+    inner = keras.layers.BatchNormalization()
+    layer = keras.layers.TimeDistributed(inner)
+    outputs = layer(keras.Input((2, 3)))
+    for trainable in (True, False):
+        layer.trainable = trainable
+        assert list(map(id, internals.weights_to_train(layer))) == [id(inner.gamma), id(inner.beta)]
+    assert internals.weights_to_train(keras.layers.Normalization(mean=0.0, variance=1.0)) == []
+    assert internals.weights_to_train(internals.creator(keras.ops.tanh(outputs))) == []
+
+
 def test_the_outermost_call_is_that_of_the_model_and_asks_about_each_layer_once():
     found = []
 

@@ -2,10 +2,20 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from neural_alignment.losses import ACCURACY, SMALLEST_LOSS, SquaredError
+from neural_alignment.losses import (
+    ACCURACY,
+    SMALLEST_LOSS,
+    CodeAccuracy,
+    HalfSquaredError,
+    SparseTopKAccuracy,
+    SquaredError,
+    SummedSquaredError,
+)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.1])
@@ -17,6 +27,57 @@ def test_squared_error_is_the_mean_square_of_the_distance_to_the_shifted_code(rn
     np.testing.assert_allclose(
         SquaredError(shift).call(labels, outputs), np.square(outputs - targets).mean(axis=1), rtol=1e-5
     )
+
+
+CODES = np.eye(6, dtype=int)[[4, 0, 5, 2]]
+
+OF_CLASSES = {
+    "squared error": (SquaredError(0.1), 4),
+    "half squared error": (HalfSquaredError(CODES, examples=5), 6),
+    "code accuracy": (CodeAccuracy(CODES), 6),
+    "top k": (SparseTopKAccuracy(k=2), 4),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_labels_in_a_column_mean_the_same_as_labels_in_a_row(rng, name, weighted):
+    measure, outputs = OF_CLASSES[name]
+    labels, predictions = rng.integers(0, 4, size=5), rng.normal(size=(5, outputs)).astype(np.float32)
+    weights = rng.uniform(size=5).astype(np.float32) if weighted else None
+    found = []
+    for given in (labels, labels[:, None]):
+        if isinstance(measure, keras.metrics.Metric):
+            measure.reset_state()
+        found.append(float(measure(given, predictions, sample_weight=weights)))
+    assert found[0] == found[1]
+    if isinstance(measure, keras.losses.Loss):
+        assert measure.call(labels[:, None], predictions).shape == (5,)
+        traced = tf.function(measure.call, autograph=False)
+        specs = tf.TensorSpec((None, 1), tf.int64), tf.TensorSpec((None, outputs), tf.float32)
+        np.testing.assert_allclose(
+            traced.get_concrete_function(*specs)(labels[:, None], predictions), measure.call(labels, predictions)
+        )
+
+
+@pytest.mark.parametrize("name", ["squared error", "half squared error"])
+@pytest.mark.parametrize("shape", [(4, 4), (4, 6), (3,), (1,), (1, 1), ()])
+def test_targets_that_are_not_one_class_for_each_example_are_refused(name, shape):
+    loss, outputs = OF_CLASSES[name]
+    with pytest.raises(ValueError, match=r"must be one class for each example\. Received the shape .* Example: \(4,\)"):
+        loss(np.zeros(shape), np.zeros((4, outputs), np.float32))
+
+
+def test_summed_squared_error_takes_sequences_of_numbers_and_refuses_other_shapes(rng):
+    targets, outputs = rng.normal(size=(2, 3, 3, 1)).astype(np.float32)  # As many steps as sequences.
+    expected = np.square(targets - outputs).sum(axis=(1, 2))
+    for given in (targets, targets[..., 0]):
+        np.testing.assert_allclose(SummedSquaredError().call(given, outputs), expected, rtol=1e-6)
+        assert float(SummedSquaredError()(given, outputs)) == pytest.approx(expected.mean(), rel=1e-6)
+    wide = np.zeros((3, 3, 3), np.float32)
+    for wrong in (targets, targets[..., 0], targets[0], wide[:1]):
+        with pytest.raises(ValueError, match=r"must be one sequence .* Received the shape .* Example: \(3, 3, 3\)"):
+            SummedSquaredError()(wrong, wide)
 
 
 @pytest.mark.parametrize(

@@ -402,12 +402,13 @@ def test_an_evaluation_batch_far_larger_than_the_data_takes_no_memory():
 # Child processes.
 
 
-def python(code, **environment):
+def python(code, start_new_session=False, **environment):
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=False,
+        start_new_session=start_new_session,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
     )
 
@@ -421,10 +422,31 @@ def test_worker_processes_start_without_the_log_lines_of_tensorflow(place):
     assert (result.returncode, result.stderr) == (0, "True\n")
 
 
-def test_an_error_while_tensorflow_is_imported_is_shown(place):
-    (place / "tensorflow.py").write_text("import os\nos.write(2, b'noise\\n')\nraise ImportError('it is broken')\n")
-    code = "from neural_alignment import quiet; quiet.import_tensorflow()"
-    result = python(code, PYTHONPATH=f"{place}:{ROOT}")
-    assert result.returncode == 1
-    assert "it is broken" in result.stderr
-    assert "noise" not in result.stderr
+FAILURES = {
+    "an exception": ("raise ImportError('it is broken')", 1, "ImportError: it is broken"),
+    "an abort": ("os.abort()", -signal.SIGABRT, "no such device"),
+    "an exit in C": ("os._exit(3)", 3, "no such device"),
+}
+"""Failure of the import of TensorFlow -> the code, the exit code, and the last line."""
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_the_reason_why_the_import_of_tensorflow_fails_is_shown(place, failure):
+    code, exit_code, last = FAILURES[failure]
+    result = import_fake_tensorflow(place, code)
+    assert result.returncode == exit_code
+    lines = result.stderr.splitlines()
+    assert (lines[0], lines[-1]) == ("no such device", last)
+
+
+def test_the_log_lines_of_tensorflow_are_not_shown_after_ctrl_c(place):
+    result = import_fake_tensorflow(place, "import signal; os.killpg(0, signal.SIGINT)", start_new_session=True)
+    assert "KeyboardInterrupt" in result.stderr
+    assert "no such device" not in result.stderr
+
+
+def import_fake_tensorflow(place, code, **options):
+    """Imports a module that writes a line and runs `code`, in a new process."""
+    (place / "tensorflow.py").write_text(f"import os\nos.write(2, b'no such device\\n')\n{code}\n")
+    program = "from neural_alignment import quiet; quiet.import_tensorflow()"
+    return python(program, PYTHONPATH=f"{place}:{ROOT}", **options)

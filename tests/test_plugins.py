@@ -1,8 +1,10 @@
 """Plugins: modules that the user names with `--import` or that an installed package names; files cannot name any."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -302,3 +304,18 @@ def test_an_installed_plugin_that_cannot_be_imported_is_named_with_its_package(r
     for _ in range(2):  # The second use does not go on without it.
         with pytest.raises(PluginError, match=message):
             plugins.import_installed()
+
+
+@pytest.mark.parametrize(
+    "imports", ["neural_alignment, keras", pytest.param("keras, neural_alignment", marks=pytest.mark.exhaustive)]
+)
+def test_keras_can_be_imported_if_an_installed_plugin_cannot(tmp_path, imports):
+    install_plugin(tmp_path, "broken_plugin")
+    (tmp_path / "broken_plugin.py").write_text("1 / 0")
+    code = f"import {imports}; print('imported'); import neural_alignment.jobs"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    message = "plugin ours of the installed package outside: cannot be imported: ZeroDivisionError: division by zero"
+    assert result.stdout == "imported\n", result.stderr
+    assert f"RuntimeWarning: {message}" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f"neural_alignment.errors.PluginError: {message}")

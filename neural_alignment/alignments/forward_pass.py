@@ -52,6 +52,7 @@ class ForwardPass:
             copy of W for R, so that the caller can separate the gradients of R and J. With None the gradient to W is
             the sum of both.
         losses: R_l by layer name, added by the layers.
+        seen: names of the connections for which `is_first` has been asked.
     """
 
     step: Tensor | int = 0
@@ -68,13 +69,20 @@ class ForwardPass:
     deferred: list[tuple[Any, dict[str, Tensor], Callable[[], Tensor]]] | None = None
     separate: Callable[[Any, Tensor], Tensor] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
 
     def computes(self, rule: Alignment) -> bool:
         """Returns whether the layers with `rule` compute R_l."""
         return self.regularise and rule.learns and (self.intervals is None or rule.interval in self.intervals)
 
+    def is_first(self, connection: str) -> bool:
+        """Returns whether this is the first question about a connection, by its name, in this forward pass."""
+        first = connection not in self.seen
+        self.seen.add(connection)
+        return first
+
     def add(self, layer: str, regulariser: Tensor) -> None:
-        """Adds R_l to `losses`. A layer that is called twice gets the sum."""
+        """Adds R_l to `losses`. A layer that is called twice gets the sum if its rule reads signals."""
         self.losses[layer] = regulariser + self.losses.get(layer, 0.0)
 
 

@@ -15,6 +15,7 @@ import re
 import struct
 import uuid
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -58,13 +59,15 @@ def index_files(paths: Sequence[str], index_file: str | None = None) -> dict[str
     Args:
         paths: TFRecord files, local or remote.
         index_file: a .npz file that stores the index. Its entries are used for files whose size has not changed. The
-            other files are indexed and the index file is rewritten.
+            other files are indexed and the index file is rewritten. It is also rewritten if it is an index of another
+            version, or its contents are inconsistent.
 
     Returns:
         The index of each path. The index of a missing or damaged file has a `fault` and the records before the fault.
 
     Raises:
-        DataError: if the index file cannot be written.
+        DataError: if there is a file at the path of the index file that is not an index, or that cannot be read, or if
+            the index file cannot be written.
     """
     known = _load(index_file) if index_file else {}
 
@@ -157,6 +160,12 @@ def _size(path: str) -> int | None:
 
 # The index file contains only arrays; nothing is unpickled.
 
+_ARRAYS = ("format", "paths", "sizes", "records", "lengths")
+"""The names of the arrays in an index. A file with other contents is not an index and must not be overwritten."""
+
+_ZIP = b"PK\x03\x04"
+"""The first bytes of a .npz file."""
+
 
 def _save(index_file: str, found: dict[str, FileIndex]) -> None:
     """Writes the index of all intact files, atomically."""
@@ -184,21 +193,60 @@ def _save(index_file: str, found: dict[str, FileIndex]) -> None:
 
 
 def _load(index_file: str) -> dict[str, FileIndex]:
-    """Reads an index file. The result is empty if it is missing, damaged or of another format."""
-    problem = problem_of_file(index_file)
-    if problem not in (None, "no such file"):
-        raise DataError(f"`index_file` cannot be used; found {index_file!r}: {problem}; allowed: a regular file")
+    """Reads an index file. The result is empty if it is missing, inconsistent or of another version.
+
+    Raises:
+        DataError: if the file cannot be read, or is not an index.
+    """
+    content = _content(index_file)
+    if content is None:
+        return {}
     try:
-        with tf.io.gfile.GFile(index_file, "rb") as file:
-            arrays = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
+        arrays = np.load(io.BytesIO(content), allow_pickle=False)
+    except zipfile.BadZipFile:
+        raise _not_an_index(index_file) from None
+    if set(arrays) != set(_ARRAYS):
+        raise _not_an_index(index_file)
+    try:
         if int(arrays["format"]) != FORMAT:
             raise ValueError("it has another format")
-        return _checked(**{name: arrays[name] for name in ("paths", "sizes", "records", "lengths")})
-    except tf.errors.NotFoundError:
-        return {}
-    except (tf.errors.OpError, ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        return _checked(*(arrays[name] for name in _ARRAYS[1:]))
+    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         logger.warning("The index file %s cannot be used and will be rewritten: %s", index_file, first_line(error))
         return {}
+
+
+def _content(index_file: str) -> bytes | None:
+    """Returns the content of an index file, or None if there is no such file.
+
+    Raises:
+        DataError: if it cannot be read, or does not begin as a .npz file, which is seen without reading a large file.
+    """
+    problem = problem_of_file(index_file)
+    if problem == "no such file":
+        return None
+    try:
+        if problem is None:
+            with tf.io.gfile.GFile(index_file, "rb") as file:
+                if file.read(len(_ZIP)) != _ZIP:
+                    raise _not_an_index(index_file)
+                file.seek(0)
+                return file.read()
+    except tf.errors.NotFoundError:
+        return None
+    except tf.errors.OpError as error:
+        problem = first_line(error)
+    raise DataError(
+        f"`index_file` cannot be used; found {index_file!r}: {problem}; allowed: a regular file that can be read, or "
+        "the path of a new file"
+    )
+
+
+def _not_an_index(index_file: str) -> DataError:
+    return DataError(
+        f"`index_file` exists and is not an index file, so it is not overwritten; found {index_file!r}; remove it or "
+        "give another path"
+    )
 
 
 def _checked(paths: np.ndarray, sizes: np.ndarray, records: np.ndarray, lengths: np.ndarray) -> dict[str, FileIndex]:

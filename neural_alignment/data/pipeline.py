@@ -23,6 +23,7 @@ from neural_alignment.errors import DataError, WrongValue, nearest
 DAMAGED_BATCH = "damaged batch"
 """Marks the error of a batch in which all records are damaged, for `InMemory.explain`."""
 
+BATCHES_AT_ONCE = 4  # batches computed in parallel, each on all cores
 PADDING = 4  # pixels on each side before a random crop (He et al. 2016, section 4.2)
 
 
@@ -183,6 +184,8 @@ class Dataset(Facts, abc.ABC):
         class_names: one name per class, or None if the source has none.
         center: value that is subtracted from the pixels of the source, per channel or for all channels.
         scale: value by which the result is divided, per channel or for all channels.
+        validation_order: `(validation examples,)`, the numbers of the validation examples in the order in which the
+            batches contain them; None for the order of the files.
         damage: the damaged records found so far, with the limit on their number.
     """
 
@@ -193,10 +196,12 @@ class Dataset(Facts, abc.ABC):
         class_names: Sequence[str] | None = None,
         center: np.ndarray | float = 0.0,
         scale: np.ndarray | float = 1.0,
+        validation_order: np.ndarray | None = None,
         damage: DamageList | None = None,
         **facts: Any,
     ):
         super().__init__(batching, **facts)
+        self.validation_order = validation_order
         self.center, self.scale = (np.asarray(each, np.float32) for each in (center, scale))
         self.class_names = None if class_names is None else tuple(class_names)
         self.damage = DamageList() if damage is None else damage
@@ -240,6 +245,11 @@ class Dataset(Facts, abc.ABC):
         Raises:
             DataError: if the batch cannot be divided evenly, or there is no such worker.
         """
+
+    def _validation_rows(self, share: Share, fill: bool) -> np.ndarray:
+        """Returns the numbers of the validation examples in a share of the batches. See `Share.validation_rows`."""
+        rows = share.validation_rows(self.validation_examples, fill)
+        return rows if self.validation_order is None else np.where(rows < 0, rows, self.validation_order[rows])
 
     def explain(self, error: Exception) -> DataError | None:
         """Returns an error that describes the fault of the data in one line, or None if the data are not the cause.
@@ -347,13 +357,18 @@ AUGMENTATIONS = {None: None, "crop": crop, "crop_flip": crop_flip}
 
 
 def finished(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the data set with a deterministic order of its elements and with prefetching."""
+    """Returns the data set with a deterministic order of its elements and with prefetching.
+
+    Parallel calls need a fixed number, because autotuning is off: when an iterator is deleted, TensorFlow's autotuning
+    thread can miss the signal to end and sleep for up to a minute. On busy cores this delays the end of many runs.
+    """
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False  # They delay the start without a gain.
     # Each worker creates a data set of only its rows, so there is nothing to shard.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return dataset.prefetch(2).with_options(options)
 
 
 # In memory.
@@ -390,6 +405,7 @@ class InMemory(Dataset):
         center: value that is subtracted from the pixels, per channel or for all channels.
         scale: value by which the result is divided, per channel or for all channels.
         augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
+        validation_order: see `Dataset`.
         damage: the damaged records found while loading.
 
     Raises:
@@ -407,11 +423,12 @@ class InMemory(Dataset):
         center: np.ndarray | float = 0.0,
         scale: np.ndarray | float = 1.0,
         augment: str | None = None,
+        validation_order: np.ndarray | None = None,
         damage: DamageList | None = None,
     ):
         check_choice("augment", augment, tuple(AUGMENTATIONS))
         for split, arrays in (("training", train), ("validation", validation)):
-            _check_labels(split, arrays.labels, classes)
+            check_labels(split, arrays.labels, classes)
         super().__init__(
             batching,
             input_shape=train.images.shape[1:],
@@ -421,6 +438,7 @@ class InMemory(Dataset):
             class_names=class_names,
             center=center,
             scale=scale,
+            validation_order=validation_order,
             damage=damage,
         )
         self._augment = AUGMENTATIONS[augment]
@@ -447,7 +465,7 @@ class InMemory(Dataset):
             return pixels, tf.gather(labels, index)
 
         steps = tf.data.Dataset.counter(start_step)
-        return finished(steps.map(without_autograph(batch), num_parallel_calls=tf.data.AUTOTUNE))
+        return finished(steps.map(without_autograph(batch), num_parallel_calls=BATCHES_AT_ONCE))
 
     def _index(self, step: tf.Tensor, share: Share, seed: tf.Tensor) -> tf.Tensor:
         """Returns the numbers of the examples in this share of a step's batch, `(rows,)` int64."""
@@ -469,7 +487,7 @@ class InMemory(Dataset):
 
     def validation(self, worker: int = 0, workers: int = 1, fill: bool = False) -> tf.data.Dataset:  # noqa: D102 (inherited)
         share = Share.of("validation_batch_size", self.batching.validation_batch_size, worker, workers)
-        numbers = share.validation_rows(self.validation_examples, fill)
+        numbers = self._validation_rows(share, fill)
         if self._validation_sound is not None:
             lost = (numbers >= 0) & ~self._validation_sound[numbers]
             numbers = np.where(lost, -1, numbers) if fill else numbers[~lost]
@@ -485,7 +503,7 @@ class InMemory(Dataset):
             return pixels, tf.where(real, truth, 0), tf.cast(real, tf.float32)
 
         batches = tf.data.Dataset.from_tensor_slices(numbers).batch(share.rows, drop_remainder=fill)
-        return finished(batches.map(without_autograph(batch), num_parallel_calls=tf.data.AUTOTUNE))
+        return finished(batches.map(without_autograph(batch), num_parallel_calls=BATCHES_AT_ONCE))
 
     def explain(self, error: Exception) -> DataError | None:  # noqa: D102 (inherited)
         step = re.search(rf"\[{DAMAGED_BATCH}\] \[(\d+)\]", getattr(error, "message", None) or "")
@@ -511,7 +529,7 @@ def _rows(arrays: Examples) -> tuple[tf.Tensor, tf.Tensor]:
     )
 
 
-def _check_labels(split: str, labels: np.ndarray, classes: int) -> None:
+def check_labels(split: str, labels: np.ndarray, classes: int) -> None:
     """Raises `DataError` for the first label outside 0..classes-1."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:

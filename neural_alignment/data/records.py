@@ -145,13 +145,6 @@ class Records(abc.ABC):
     def path(self, record: int) -> str:
         """Returns the path of the file that contains a record."""
 
-    def check_complete(self) -> None:
-        """Raises `DataError` unless `examples` is the number of examples on disk."""
-        if self.examples != self.found:
-            raise DataError(
-                f"The number of examples in {self.name} is wrong; found {self.examples}; allowed: {self.found}"
-            )
-
     def _check_first(self) -> None:
         """Raises `DataError` if all of the first records are faulty, because the options do not fit the files then."""
         faults = []
@@ -172,7 +165,7 @@ class TFRecords(Records):
         shards: the files, in order.
         schema: the features of a record.
         damage: the list to which damaged records are added, with the limit on their number.
-        examples: number of examples to use. Default: all examples in the files.
+        examples: number of examples to use, which the caller compares with `found`. Default: all examples in the files.
         index_file: a file that stores the positions of the records; see `index_files`.
 
     Raises:
@@ -221,8 +214,6 @@ class TFRecords(Records):
         self.blocks = np.array(blocks, np.int64)  # (blocks, 2): first record and size of each block
         self.found = len(self._numbers)
         self.examples = self.found if examples is None else examples
-        if self.examples > self.found:
-            self.check_complete()
         self._check_first()
 
     def _with_lengths(self, shards: list[tuple[Shard, FileIndex]], examples: int | None) -> list[Shard]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ from neural_alignment.data.imagenet import Preparation
 from neural_alignment.data.order import Order, without_autograph
 from neural_alignment.data.pipeline import (
     AUGMENTATIONS,
+    BATCHES_AT_ONCE,
     Batching,
     Dataset,
     Examples,
@@ -27,7 +29,6 @@ from neural_alignment.errors import DataError, DataUnavailable
 
 logger = logging.getLogger(__name__)
 
-BATCHES_AT_ONCE = 4  # batches decoded in parallel, each on all cores
 DAMAGED = "damaged record"  # marks the errors that `Streamed.explain` recognises
 DAMAGED_RECORD = re.compile(rf"\[{DAMAGED}\] \[(\d+)\] \[(\d+)\] \[(-?\d+)\]")
 
@@ -48,6 +49,7 @@ class Streamed(Dataset):
         preparation: the decoders of the images; the seed differs for every example of the run.
         class_names: one name per class.
         augment: name of the augmentation of training batches: "crop", "crop_flip" or None.
+        validation_order: see `Dataset`.
         shuffle_buffer: number of encoded records in memory. One half is the window from which batches are taken; the
             other half is the next window, which is read meanwhile.
 
@@ -64,6 +66,7 @@ class Streamed(Dataset):
         *,
         class_names: Sequence[str] | None = None,
         augment: str | None = None,
+        validation_order: np.ndarray | None = None,
         shuffle_buffer: int = 10000,
     ):
         check_choice("augment", augment, tuple(AUGMENTATIONS))
@@ -77,6 +80,7 @@ class Streamed(Dataset):
             class_names=class_names,
             center=preparation.center,
             scale=preparation.scale,
+            validation_order=validation_order,
             damage=train.damage,
         )
         self._splits = (
@@ -103,7 +107,7 @@ class Streamed(Dataset):
         serialized = self._train_records(start_step * size, share).batch(share.rows, drop_remainder=True)
         batches = _decoded(tf.data.Dataset.zip(steps, serialized), self._splits[0].example, self.input_shape)
         complete = without_autograph(lambda *decoded: self._train_batch(share, *decoded))
-        batches = batches.map(complete, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = batches.map(complete, num_parallel_calls=BATCHES_AT_ONCE)
         return finished(batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
 
     def _train_records(self, start: int, share: Share) -> tf.data.Dataset:
@@ -189,7 +193,7 @@ class Streamed(Dataset):
     def validation(self, worker: int = 0, workers: int = 1, fill: bool = False) -> tf.data.Dataset:  # noqa: D102 (inherited)
         size = self.batching.validation_batch_size
         share = Share.of("validation_batch_size", size, worker, workers)
-        numbers = share.validation_rows(self.validation_examples, fill)
+        numbers = self._validation_rows(share, fill)
         records = self._splits[1].records
         serialized = records.read(tf.data.Dataset.from_tensor_slices(_runs(numbers[numbers >= 0], records)))
         padding = int(np.sum(numbers < 0))
@@ -199,7 +203,7 @@ class Streamed(Dataset):
         )
         decoded = _decoded(batches, self._splits[1].example, self.input_shape)
         make = self._filled_batch if fill else self._bare_batch
-        result = decoded.map(without_autograph(make), num_parallel_calls=tf.data.AUTOTUNE)
+        result = decoded.map(without_autograph(make), num_parallel_calls=BATCHES_AT_ONCE)
         if not fill and self.damage.allowed:  # all rows of a batch may be damaged
             return finished(result.filter(without_autograph(lambda _, labels: tf.size(labels) > 0)))
         return finished(result.apply(tf.data.experimental.assert_cardinality(-(-len(numbers) // share.rows))))
@@ -332,7 +336,7 @@ def _decoded(
 
         rows = tf.data.Dataset.from_tensor_slices((tf.range(filled), numbers[:filled], serialized[:filled]))
         # Errors are caught once per batch: catching them for each image would add a tenth to the decoding time.
-        images = rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+        images = rows.map(example, num_parallel_calls=os.cpu_count() or 1)
         images = images.ignore_errors(log_warning=False).batch(tf.size(numbers, tf.int64))
         return images.concatenate(nothing).take(1).map(lambda *decoded: (numbers, *decoded))
 
@@ -350,7 +354,7 @@ def _missing(present: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
 
 def _runs(numbers: np.ndarray, records: Records) -> tuple[np.ndarray, np.ndarray]:
-    """Splits ascending record numbers into runs that can be read at once: first records and counts."""
+    """Splits a sequence of record numbers into runs that can be read at once: first records and counts."""
     if not len(numbers):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     block = np.searchsorted(records.blocks[:, 0], numbers, side="right")

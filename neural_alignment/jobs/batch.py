@@ -5,12 +5,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.jobs.ending import Ending
-from neural_alignment.jobs.estimates import Estimates, total_time
+from neural_alignment.jobs.estimates import Begun, Estimates, total_time
 from neural_alignment.jobs.job import Job
 from neural_alignment.jobs.pool import Engine
 from neural_alignment.reporting import duration
@@ -39,7 +38,7 @@ class Execution:
     Attributes:
         engine: runs the jobs.
         screen: shows progress.
-        estimates: expected durations, updated whenever a job ends.
+        estimates: expected durations, updated whenever a job ends that began from the start.
     """
 
     engine: Engine
@@ -49,14 +48,14 @@ class Execution:
 
 @dataclasses.dataclass(frozen=True)
 class _Active:
-    """A job that has been taken, and its start time (`time.monotonic`); None while it waits on a cluster."""
+    """A job that has been taken, and its beginning; None while it waits on a cluster."""
 
     job: Job
-    began: float | None
+    begun: Begun | None
 
     @property
     def seconds(self) -> float:
-        return 0.0 if self.began is None else time.monotonic() - self.began
+        return 0.0 if self.begun is None else self.begun.seconds
 
 
 class Batch:
@@ -99,7 +98,7 @@ class Batch:
             if not self._waiting:
                 return None
             job = self._waiting.popleft()
-            self._active[job.name] = _Active(job, time.monotonic())
+            self._active[job.name] = _Active(job, Begun.now(job))
             return job
 
     def put_back(self, job: Job) -> None:
@@ -116,7 +115,7 @@ class Batch:
     def begins(self, job: Job) -> None:
         """See `Queue`."""
         with self._lock:
-            self._active[job.name] = _Active(job, time.monotonic())
+            self._active[job.name] = _Active(job, Begun.now(job))
 
     def say(self, line: str) -> None:
         """See `Queue`."""
@@ -128,10 +127,10 @@ class Batch:
             active = self._active.pop(job.name)
             if ending.state not in SUCCESSFUL:
                 self._waiting.clear()
-                error = Stopped if ending.state == "stopped" else RunError
-                raise error(f"{job.name}: {ending.state}: {ending.reason}")
+                line = f"{job.name}: {ending.state}: {ending.reason}"
+                raise Stopped(f"{line}; the same command resumes") if ending.state == "stopped" else RunError(line)
             self._left -= 1
-            if active.began is not None:
+            if active.begun is not None and not active.begun.done:
                 self._execution.estimates.record(job.name, active.seconds)
             number = self._total - self._left
             line = f"run {number} of {self._total}: {job.name}  {job.summary(ending)}  {duration(active.seconds)}"
@@ -145,15 +144,14 @@ class Batch:
         """Returns one line with the progress and the time left of each running job, and the time left of all jobs."""
         with self._lock:
             active = list(self._active.values())
-            running = [each for each in active if each.began is not None]
-            waiting = [*self._waiting, *(each.job for each in active if each.began is None)]
+            running = [each for each in active if each.begun is not None]
+            waiting = [*self._waiting, *(each.job for each in active if each.begun is None)]
         estimates = self._execution.estimates
         remaining = [estimates.of(job.name) for job in waiting]
         parts = []
         for active in running:
             done = active.job.progress()
-            expected = max(estimates.of(active.job.name) - active.seconds, 0.0)
-            left = active.seconds * (1 / done - 1) if done else expected
+            left = active.begun.left(done, estimates.of(active.job.name))
             remaining.append(left)
             parts.append(f"{active.job.name} {100 * done:.0f} %, {duration(left)} left")
         return f"{'; '.join(parts)} | all jobs: {total_time(remaining, self._execution.engine.slots, ' left')}"

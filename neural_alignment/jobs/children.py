@@ -39,17 +39,18 @@ class Children:
         self._alive: dict[Any, bool] = {}  # Process -> whether it has been asked to end.
         self._lock = threading.Lock()
 
-    def run(self, job: Job, threads: int | None = None) -> Ending:
+    def run(self, job: Job, threads: int | None = None, gpus: str | None = None) -> Ending:
         """Runs a job in a new child process and waits for it.
 
         Args:
             job: the job.
             threads: number of threads that an operation of TensorFlow or NumPy may use; None for one per processor.
+            gpus: value of `CUDA_VISIBLE_DEVICES`; None for that of this process.
 
         Returns:
             How the job ended. The state is `failed` if the child crashed or was killed.
         """
-        child = _Child(threads)
+        child = _Child(threads, gpus)
         with self._watched(child.process):
             ending = child.run(job)
             child.end()
@@ -96,11 +97,11 @@ class StayingChildren(Children):
         super().__init__()
         self._idle: dict[tuple[Any, ...], list[_Child]] = {}
 
-    def run(self, job: Job, threads: int | None = None) -> Ending:  # noqa: D102 (as in Children)
+    def run(self, job: Job, threads: int | None = None, gpus: str | None = None) -> Ending:  # noqa: D102 (as in Children)
         if not job.shares_process():
-            return super().run(job, threads)
-        kind = (threads, *job.imports)
-        child = self._take(kind) or _Child(threads)
+            return super().run(job, threads, gpus)
+        kind = (threads, gpus, *job.imports)
+        child = self._take(kind) or _Child(threads, gpus)
         with self._watched(child.process):
             ending = child.run(job)
             stays = ending is not None and ending.state in ("finished", "diverged") and child.jobs < JOBS_PER_CHILD
@@ -135,16 +136,17 @@ class _Child:
 
     Args:
         threads: see `Children.run`.
+        gpus: see `Children.run`.
 
     Attributes:
         process: the process.
         jobs: the number of its jobs so far.
     """
 
-    def __init__(self, threads: int | None):
+    def __init__(self, threads: int | None, gpus: str | None):
         processes = context()
         self._connection, other = processes.Pipe()
-        self.process = processes.Process(target=_work, args=(other, threads))
+        self.process = processes.Process(target=_work, args=(other, threads, gpus))
         self.process.start()
         other.close()
         self.jobs = 0
@@ -201,10 +203,12 @@ def _ending_of_exit(code: int) -> Ending:
     return Ending("failed", reason=f"its process was killed by signal {-code}")
 
 
-def _work(connection: multiprocessing.connection.Connection, threads: int | None) -> None:
+def _work(connection: multiprocessing.connection.Connection, threads: int | None, gpus: str | None) -> None:
     """Runs encoded jobs in this child process, and sends their endings to the parent, until the parent hangs up."""
     os.setpgrp()  # Ctrl-C reaches only the parent. It sends one signal; a second one would lose the state.
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus  # CUDA reads it when TensorFlow first asks for the GPUs.
     if threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         threadpoolctl.threadpool_limits(threads)

@@ -1,12 +1,15 @@
-"""Estimates the durations of jobs from earlier jobs."""
+"""Estimates the durations of jobs from earlier jobs, and of running jobs from their progress."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from neural_alignment.errors import RunError
+from neural_alignment.errors import InputError, RunError
+from neural_alignment.jobs.job import Job
 from neural_alignment.reporting import csv_text, duration, read_csv
 from neural_alignment.training import files
 
@@ -60,6 +63,48 @@ class Estimates:
         rows = [{"run": name, "seconds": round(self._own[name], 1)} for name in sorted(self._own)]
         if self.path:
             files.write_whole(self.path, csv_text(("run", "seconds"), rows))
+
+
+@dataclass(frozen=True)
+class Begun:
+    """When a job began, and how much of it an earlier process had done before it was interrupted.
+
+    Attributes:
+        moment: the time, by `time.monotonic`.
+        done: the fraction that had been done, 0 to 1.
+    """
+
+    moment: float
+    done: float = 0.0
+
+    @classmethod
+    def now(cls, job: Job) -> Begun:
+        """Returns the beginning of a job that begins now."""
+        done = 0.0
+        with contextlib.suppress(InputError):  # The job will report the problem.
+            done = job.progress() if job.resumes else 0.0
+        return cls(time.monotonic(), done)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the job began."""
+        return time.monotonic() - self.moment
+
+    @property
+    def whole(self) -> float:
+        """The duration of the whole job if it ends now; an estimate if a part was done before."""
+        return self.seconds / (1 - self.done) if self.done < 1 else self.seconds
+
+    def left(self, done: float, expected: float) -> float:
+        """Returns the number of seconds left.
+
+        Args:
+            done: the fraction that is done now.
+            expected: expected duration of the whole job in seconds, which is used before there is progress.
+        """
+        if done > self.done:
+            return self.seconds * (1 - done) / (done - self.done)
+        return max(expected * (1 - self.done) - self.seconds, 0.0)
 
 
 def _read(path: str) -> dict[str, float]:

@@ -20,7 +20,9 @@ from neural_alignment import plugins
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.jobs.ending import Ending, ending_of, one_line, past_ending
 from neural_alignment.training import distribution, lock, run
+from neural_alignment.training.existing_run import stored_state
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.run_directory import RunDirectory
 
 POLL = 0.2
 """Seconds between two attempts to lock a run directory."""
@@ -34,12 +36,14 @@ class Job(abc.ABC):
         imports: the plugins that the job needs. Default: those that the process which makes the job has imported.
         log: local path of the file for the output of the job if another process runs it; None discards the output.
         restarts: how often an engine starts the job again after a time limit or the loss of its machine.
+        resumes: whether the job continues after an interruption; otherwise it starts from scratch.
     """
 
     name: str
     log: str | None
     imports: Sequence[str]
     restarts: ClassVar[int]
+    resumes: ClassVar[bool]
 
     def run(self) -> Ending:
         """Does the work in this process, from the start or from where it was interrupted. Never raises an error."""
@@ -57,6 +61,10 @@ class Job(abc.ABC):
     def shares_process(self) -> bool:
         """Whether the job may run in a process in which other jobs ran before, and leaves it fit for further jobs."""
         return False
+
+    def gpus(self) -> str:
+        """Returns which of the GPUs that its process sees the job uses: `none`, those it has `chosen`, or `all`."""
+        return "all"
 
     @abc.abstractmethod
     def progress(self) -> float:
@@ -87,21 +95,40 @@ class Training(Job):
     log: str | None = None
     imports: Sequence[str] = dataclasses.field(default_factory=plugins.imported)
     restarts: ClassVar[int] = 50
+    resumes: ClassVar[bool] = True
 
     def work(self) -> Ending:  # noqa: D102 (as in Job)
-        if past := past_ending(self.run_dir):
+        if past := self.ending():
             return past
         await_free(self.run_dir)
         try:
             run.train(self._config, self.run_dir, resume=True)
-        except RunError as error:  # The problem is in the directory, not in the configuration: repair and start again.
-            return Ending("unavailable", reason=one_line(str(error)))
-        return past_ending(self.run_dir) or Ending("failed", reason="its status.json is missing")
+        except RunError as error:
+            return _unusable(error)
+        return self.ending() or Ending("failed", reason="its status.json is missing")
+
+    def ending(self) -> Ending | None:
+        """Returns how the run in the directory ended; None if it has not ended.
+
+        The state is `unavailable` if the run is of another configuration, so that its result is not that of this job.
+        """
+        past = past_ending(self.run_dir)
+        if past is not None:
+            try:
+                stored_state(RunDirectory(self.run_dir), self._config)
+            except RunError as error:
+                return _unusable(error)
+        return past
 
     def shares_process(self) -> bool:  # noqa: D102 (as in Job)
         with contextlib.suppress(InputError):
             return distribution.shares_process(self._config.runtime)
         return False
+
+    def gpus(self) -> str:  # noqa: D102 (as in Job)
+        with contextlib.suppress(InputError):
+            return distribution.gpus_used(self._config.runtime)
+        return "none"
 
     def progress(self) -> float:  # noqa: D102 (as in Job)
         rows = self._rows()
@@ -144,7 +171,8 @@ class Computation(Job):
     progress_file: str
     log: str | None = None
     imports: Sequence[str] = dataclasses.field(default_factory=plugins.imported)
-    restarts: ClassVar[int] = 3  # Each starts from scratch, so with too short a time limit none would finish.
+    restarts: ClassVar[int] = 3  # With too short a time limit, none would finish.
+    resumes: ClassVar[bool] = False
 
     def work(self) -> Ending:  # noqa: D102 (as in Job)
         module, _, name = self.function.partition(":")
@@ -158,6 +186,11 @@ class Computation(Job):
 
     def summary(self, ending: Ending) -> str:  # noqa: D102 (as in Job)
         return ending.state
+
+
+def _unusable(error: RunError) -> Ending:
+    """Returns the ending of a run that can be repeated, because the problem is in its directory."""
+    return Ending("unavailable", reason=one_line(str(error)))
 
 
 KINDS = {kind.__name__: kind for kind in (Training, Computation)}
@@ -175,12 +208,12 @@ def decode(text: str) -> Job:
     return KINDS[fields.pop("kind")](**fields)
 
 
-def await_free(run_dir: str, patience: float = lock.STALE + 10.0) -> None:
-    """Waits for an orphaned run to release its directory, at most `patience` seconds.
+def await_free(run_dir: str) -> None:
+    """Waits for an orphaned run to release its directory.
 
     A run whose parent process was killed ends soon. The lock of a lost machine expires after `lock.STALE` seconds.
     """
-    until = time.monotonic() + patience
+    until = time.monotonic() + lock.STALE + 10.0
     while tf.io.gfile.isdir(run_dir) and time.monotonic() < until:
         with contextlib.suppress(RunError), lock.held(run_dir):
             return

@@ -68,7 +68,7 @@ class Engine(abc.ABC):
         name: name of the engine: the value of `--engine` up to a colon.
         usage: the value of `--engine` with placeholders, for help and messages.
         option: name of the additional command-line option of this engine; None if it has none.
-        slots: number of jobs at a time.
+        slots: number of jobs at a time; smaller after a slot was lost.
     """
 
     name: ClassVar[str]
@@ -147,7 +147,8 @@ class SlotEngine(Engine):
             while self._names and queue.left():
                 self._round(queue, stop)
         if queue.left():
-            raise Stopped(f"{queue.left()} jobs are left: {self._loss}; the same command resumes them")
+            left = f"{queue.left()} jobs are left"
+            raise Stopped(f"{left}: {self._loss}; once this is solved, the same command resumes them")
 
     def _round(self, queue: Queue, stop: Stop) -> None:
         """Runs a thread per slot until there are no more jobs."""
@@ -192,8 +193,10 @@ class SlotEngine(Engine):
                     ending = self.run_job(name, job)
                 except SlotLost as loss:
                     self._names.remove(name)
+                    self.slots = max(1, len(self._names))
                     self._loss = str(loss)
                     queue.put_back(job)
+                    queue.say(f"{name} is not used: {loss}")
                     return
                 queue.ended(job, ending)
         except BaseException as error:  # Raised again by the main thread.

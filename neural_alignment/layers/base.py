@@ -218,8 +218,8 @@ class AlignedLayer:
     def scale_of(self, linear_map: LinearMap, kernel: Any) -> float:
         """Returns the factor of a kernel where it is used: 1, or 1 / sqrt(fan-in) in the NTK parameterization.
 
-        The factor applies to W and to B. The fan-in is the number of inputs of one output unit (Boopathy and Fiete
-        2022, equation 1).
+        The factor applies to W and to B, also in R, unless the rule ties the updates of B to those of W. The fan-in is
+        the number of inputs of one output unit (Boopathy and Fiete 2022, equation 1).
         """
         return 1.0 if self.parameterization == "standard" else 1.0 / math.sqrt(linear_map.fan_in(kernel.shape))
 

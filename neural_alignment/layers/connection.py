@@ -257,6 +257,9 @@ class KernelValues:
     def regularise(self, inputs: Tensor, projection: Tensor | None, bias: Tensor | None) -> None:
         """Computes R_l and adds it to the forward pass of the model; without one, with `add_loss`.
 
+        R_l of a rule that reads only kernels is added once in a forward pass, also if it calls the layer several times:
+        the kernels, and their updates, are the same in all calls.
+
         Args:
             inputs: the inputs of the connection `(batch, ..., inputs)`.
             projection: W^T x, if it has been computed with the same inputs.
@@ -264,6 +267,10 @@ class KernelValues:
         """
         connection, state = self.connection, self.state
         layer, rule = connection.layer, connection.alignment
+        if not rule.reads_signals and not self._is_first_use():
+            return
+        # J's weight decay has no factor either, and a tied B must decay as W does.
+        scaled = (lambda kernel: kernel) if rule.tie_gradient else connection.scaled
         kernel = _widened(self.forward, connection.kernel)
         backward = _widened(self.backward, connection.stored_backward_kernel)
         if bias is not None and bias.dtype in HALF:
@@ -278,8 +285,8 @@ class KernelValues:
             view = LayerView(
                 linear_map=connection.linear_map,
                 inputs=_widened(self._used(inputs)),
-                forward_kernel=connection.scaled(kernel),
-                backward_kernel=connection.scaled(backward),
+                forward_kernel=scaled(kernel),
+                backward_kernel=scaled(backward),
                 bias=bias,
                 activation=connection.following_activation,
                 projection=self._used(projection) if known else None,
@@ -297,6 +304,13 @@ class KernelValues:
             state.deferred.append((connection, moved, regulariser))
         else:
             state.add(connection.name, regulariser())
+
+    def _is_first_use(self) -> bool:
+        """Returns whether the connection has not yet added R_l in this forward pass."""
+        connection = self.connection
+        if current_pass() is None:
+            return outermost_call(connection.layer).is_first((connection.layer, connection.kernel_name))
+        return self.state.is_first(connection.name)
 
     def _used(self, signal: Tensor) -> Tensor:
         """Returns the rows of a signal `(batch, ...)` from which R_l is computed."""

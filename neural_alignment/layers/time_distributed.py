@@ -21,9 +21,9 @@ class TimeDistributed(keras.layers.TimeDistributed):
     """`keras.layers.TimeDistributed` for layers with an alignment.
 
     An aligned layer is called once, with the time steps as further examples of the batch, so that R_l is a mean over
-    examples and time steps. The native wrapper calls the layer at each step, and R_l would be a sum over the steps.
-    Other layers are called as in the native wrapper. With `examples`, R_l uses all time steps of the first examples;
-    outside of an `AlignedModel` each time step counts as an example.
+    examples and time steps. The native wrapper calls the layer at each step, and R_l of a rule that reads signals would
+    be a sum over the steps. Other layers are called as in the native wrapper. With `examples`, R_l uses all time steps
+    of the first examples; outside of an `AlignedModel` each time step counts as an example.
 
     Args:
         layer: the layer.

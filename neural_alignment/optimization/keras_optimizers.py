@@ -101,7 +101,8 @@ def _from_signature(name: str, kind: type[keras.optimizers.Optimizer]) -> type[O
         # A `weight_decay` with the default None is that of the base class. Other defaults None have an unknown type.
         if annotation is type(None) or (key == "weight_decay" and default is None):
             continue
-        fields[key] = (Annotated[annotation, pydantic.AfterValidator(_checked_by(probe, key))], default)
+        described = pydantic.Field(description=f"Argument of `keras.optimizers.{kind.__name__}`.")
+        fields[key] = (Annotated[annotation, pydantic.AfterValidator(_checked_by(probe, key)), described], default)
     document = f"{kind.__name__} of Keras."
     options = pydantic.create_model(
         kind.__name__, __base__=_OptionsFromSignature, __module__=__name__, __doc__=document, **fields

@@ -85,6 +85,7 @@ class DropSchedule(_Schedule):
     drop_epochs: list[NonNegativeFloat] = Field(default_factory=list)
     """Epochs at which the rate is multiplied by `drop_factor`."""
     drop_factor: PositiveFloat = 0.1
+    """Factor of each drop."""
 
     @pydantic.model_validator(mode="after")
     def _ordered(self):
@@ -173,6 +174,7 @@ class ExponentialSchedule(_Schedule):
     factor: Annotated[float, Field(gt=0, le=1)]
     """The rate is multiplied by this factor over `every_epochs`."""
     every_epochs: Annotated[float, Field(ge=1e-6)] = 1.0
+    """Epochs of J over which the rate changes by `factor`."""
     staircase: bool = False
     """Whether the rate is constant during each period of `every_epochs`, instead of changing at every step."""
 
@@ -191,6 +193,7 @@ class ManualSchedule(_Schedule):
     drop_step: NonNegativeInt | None = None
     """Global step of the drop."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of each drop."""
 
     @pydantic.model_validator(mode="after")
     def _drop_has_a_step(self):

@@ -163,11 +163,11 @@ Seeds = dict[Any, float]
 """Seed -> value; NaN if the run diverged, so that it has none."""
 
 
-def seeds_by(rows: Iterable[Row], key: str, value: str = "value", seed: str = "seed") -> dict[Any, Seeds]:
-    """Returns value of a column -> seed -> value of another column; the last row counts if there are several."""
+def seeds_by(rows: Iterable[Row], key: str, value: str = "value") -> dict[Any, Seeds]:
+    """Returns value of a column -> seed -> value of the column `value`; the last row counts if there are several."""
     found: dict[Any, Seeds] = {}
     for row in rows:
-        found.setdefault(row[key], {})[row[seed]] = math.nan if row[value] is None else row[value]
+        found.setdefault(row[key], {})[row["seed"]] = math.nan if row[value] is None else row[value]
     return found
 
 
@@ -305,7 +305,7 @@ class PaperClaim(NamedTuple):
         parts = [f"{values.mean:{self.form}}"] if values.known else []
         parts += [] if error is None else [f"± {error:{self.form}}"]
         parts += [f"({missing} of {len(values.values)} diverged)"] if missing else []
-        counts = {"mean": values.mean, "standard_error": error, "seeds": len(values.known), "holds": holds}
+        counts = {"mean": values.mean, "standard_error": error, "values": len(values.known), "holds": holds}
         return {"case": name, **counts, "shown": ": ".join([name] * bool(name) + [" ".join(parts)])}
 
 
@@ -318,7 +318,7 @@ def verdict(held: Sequence[bool | None]) -> str:
 
 COLUMNS = (
     *("figure", "claim", "published", "quantity", "holds_if", "case"),
-    *("mean", "standard_error", "seeds", "holds", "verdict"),
+    *("mean", "standard_error", "values", "holds", "verdict"),
 )
 """Columns of the CSV file of a table of claims: a row per case."""
 
@@ -333,14 +333,14 @@ def judge(claims: Iterable[PaperClaim], folder: str) -> Artifact:
         "paper, or its published code": "published",
         "here": lambda own: "; ".join(row["shown"] for row in own if "shown" in row) or "-",
         "quantity": "quantity",
-        "seeds": _seeds,
+        "values": _counts,
         "holds if": "holds_if",
         "shows": "verdict",
     }
     return Artifact(COLUMNS, rows, table(rows, ("figure", "claim"), columns))
 
 
-def _seeds(rows: Sequence[Row]) -> str:
-    """Returns the number of seeds of the cases of a claim: the smallest, and the largest if they differ."""
-    counts = sorted({row["seeds"] for row in rows if "seeds" in row})
+def _counts(rows: Sequence[Row]) -> str:
+    """Returns the number of values of the cases of a claim: the smallest, and the largest if they differ."""
+    counts = sorted({row["values"] for row in rows if "values" in row})
     return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "-"

@@ -113,10 +113,18 @@ def base_config(plan: Plan, overrides: Sequence[str] = ()) -> Config:
     """Returns the configuration that all trials have in common: the base, the overrides and the seed of the search.
 
     Raises:
-        ConfigError: if the configuration is wrong, or an override sets the seed, which the search sets itself.
+        ConfigError: if the configuration is wrong, or an override sets a key that the search sets in its trials.
     """
-    if seed := next((each for each in overrides if each.partition("=")[0].strip() == "seed"), None):
-        raise ConfigError(f"--set {seed}: the search sets the seed of its trials; give --seeds, or `seed` in its file")
+    own = {"seed": "give --seeds, or `seed` in its file"}
+    if plan.epochs is not None:
+        own["epochs"] = "give --epochs, or `epochs` in its file"
+    own |= dict.fromkeys(plan.space, "change it in the space, and give other keys beside it one by one")
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        for name, advice in own.items():
+            if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}."):
+                message = f"the search sets {name} in its trials; {advice}"
+                raise ConfigError(f"--set {errors.shortened(override)}: {message}")
     return configuration.load(plan.config, [*overrides, f"seed={plan.seed}"])
 
 

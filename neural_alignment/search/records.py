@@ -26,7 +26,7 @@ class Trial:
         score: the value that the search maximizes: `top1` of a finished trial; chance for a diverged trial, as in
             Figure 3 of Kunin et al.; None for a failed trial, because its settings were not tested.
         reason: why the trial did not finish; None if it did.
-        seconds: duration of the trial in seconds; after an interruption, since it was resumed.
+        seconds: duration of the trial in seconds; after an interruption, estimated from the part since it was resumed.
         settings: value of every quantity of the space, whether drawn, derived or fixed.
     """
 
@@ -130,10 +130,10 @@ def as_trial(row: Mapping[str, Any], path: str) -> Trial:
         RunError: if a key is missing or unknown, or a value has a wrong type.
     """
     if row.keys() != _TRIAL.keys():
-        raise _damaged(path, row, "is not a trial")
+        raise damaged(path, row, "is not a trial")
     for key, (fits, expected) in _TRIAL.items():
         if not fits(row[key]):
-            raise _damaged(path, row, f"has {key} {json.dumps(row[key])[:40]}; expected {expected}")
+            raise damaged(path, row, f"has {key} {json.dumps(row[key])[:40]}; expected {expected}")
     return Trial(**row)
 
 
@@ -154,5 +154,10 @@ _TRIAL: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Key of a trial -> check of its value, and the allowed values in words."""
 
 
-def _damaged(path: str, row: Mapping[str, Any], problem: str) -> RunError:
+def damaged(path: str, row: Mapping[str, Any], problem: str) -> RunError:
+    """Returns the error of a wrong line.
+
+    The line may be removed: the ledger takes the settings of a trial that has ended from either file, draws the trial
+    again if it is in neither, and reads the result from the run directory.
+    """
     return RunError(f"{path}: is damaged: {json.dumps(row)[:80]} {problem}; restore it, or remove the line")

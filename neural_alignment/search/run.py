@@ -17,10 +17,10 @@ Files of the search directory:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +30,7 @@ from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError, Stopped
 from neural_alignment.jobs.ending import Ending
+from neural_alignment.jobs.estimates import Begun
 from neural_alignment.jobs.job import Job, Training
 from neural_alignment.jobs.pool import Engine
 from neural_alignment.losses import ACCURACY
@@ -38,7 +39,7 @@ from neural_alignment.search import plan as plans
 from neural_alignment.search import report
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.propose import ProposalState, Proposer
-from neural_alignment.search.records import Lines, Trial, as_trial, best_of, is_count
+from neural_alignment.search.records import Lines, Trial, as_trial, best_of, damaged, is_count
 from neural_alignment.search.spaces import Fixed, Settings
 from neural_alignment.training import files, hparams, lock, setup
 from neural_alignment.training.config_comparison import first_difference
@@ -48,8 +49,10 @@ Say = Callable[[str], None]
 BEST = f"best_{ACCURACY.column}"
 """Name of the result of a trial in TensorBoard."""
 
-_START_UP_FILES = {"settings", "trials", "logs", lock.NAME, lock.NAME + files.PARTIAL, "search.yaml" + files.PARTIAL}
-"""Files left by a process that was killed before it wrote `search.yaml`."""
+_FOLDERS = ("settings", "trials", "logs")
+
+_START_UP_FILES = {lock.NAME, lock.NAME + files.PARTIAL, "search.yaml" + files.PARTIAL}
+"""Files left by a process that was killed before it wrote `search.yaml`, besides empty folders."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
             stored = plan.model_copy(update={"config": "base.yaml"})
             files.write_whole(searched.file("search.yaml"), stored.dump())
             files.write_whole(searched.file("base.yaml"), configuration.dump(searched.base))
-            trials = Ledger(searched, engine.slots, chance, say, check_held)
+            trials = Ledger(searched, engine, chance, say, check_held)
             trials.announce()
             trials.show_in_tensorboard()
             engine.run(trials)
@@ -119,7 +122,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
 
 def _make(search_dir: str) -> None:
     try:
-        for name in ("settings", "trials", "logs"):
+        for name in _FOLDERS:
             tf.io.gfile.makedirs(tf.io.gfile.join(search_dir, name))
     except tf.errors.OpError as error:
         raise RunError(f"{search_dir}: cannot be used as a search directory: {error.message[:200]}") from None
@@ -136,9 +139,11 @@ def _check_same(searched: Search) -> None:
         return
     path, base_path = searched.file("search.yaml"), searched.file("base.yaml")
     if not tf.io.gfile.exists(path):
-        others = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)} - _START_UP_FILES
-        if others:
-            raise RunError(f"{folder}: is not a search directory: contains {min(others)}; choose another --search-dir")
+        if others := _content(folder):
+            raise RunError(
+                f"{folder}: is not a search directory: contains {min(others)}, but no search.yaml; restore it, or "
+                "choose another --search-dir"
+            )
         return
     was, now = (_identity(each) for each in (plans.load(path), searched.plan))
     keys = (key for key in was | now if was.get(key) != now.get(key))
@@ -148,6 +153,15 @@ def _check_same(searched: Search) -> None:
         difference = first_difference(*(plans.common_config(searched.plan, base) for base in bases))
     if difference:
         raise RunError(f"{folder}: holds another search: {difference}; choose another --search-dir")
+
+
+def _content(folder: str) -> set[str]:
+    """Returns the names of the files in a folder, and in the folders of a search in it, without start-up files."""
+    names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)} - _START_UP_FILES
+    for inner in names.intersection(_FOLDERS):
+        names.remove(inner)
+        names.update(f"{inner}/{name.rstrip('/')}" for name in tf.io.gfile.listdir(tf.io.gfile.join(folder, inner)))
+    return names
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
@@ -163,7 +177,7 @@ class Ledger:
 
     Args:
         searched: the search.
-        slots: number of trials at a time, for the estimate of the time left.
+        engine: runs the trials; its number of slots is needed for the time left.
         chance: score of a diverged trial, a fraction.
         say: called with each line of progress, such as one per trial.
         check_held: raises an error if another process has taken over the directory.
@@ -172,13 +186,13 @@ class Ledger:
         RunError: if a file of the search is damaged.
     """
 
-    def __init__(self, searched: Search, slots: int, chance: float, say: Say, check_held: Callable[[], None]):
+    def __init__(self, searched: Search, engine: Engine, chance: float, say: Say, check_held: Callable[[], None]):
         self.folder = searched.folder
         self.independent = searched.plan.algorithm == "random"
         self._search = searched
         self._plan = searched.plan
         self._space = searched.plan.checked_space()
-        self._slots = slots
+        self._engine = engine
         self._say = say
         self._check_held = check_held
         self._proposer = Proposer(searched.plan)
@@ -188,32 +202,38 @@ class Ledger:
         self._endings = Lines(searched.file("trials.jsonl"))
         self._drawn = self._read_proposals()
         self._trials = self._read_trials()
+        self._drawn = {number: self._drawn_in(trial) for number, trial in self._trials.items()} | self._drawn
         # Trials that an earlier process started but did not complete come first.
         self._waiting = sorted(self._drawn.keys() - self._trials.keys())
-        self._begun: dict[int, float] = {}
+        self._begun: dict[int, Begun] = {}
 
     def _read_proposals(self) -> dict[int, Settings]:
         """Returns trial number -> drawn settings."""
-        drawn: dict[int, Settings] = {}
+        path, drawn = self._proposals.path, {}
         for row in self._proposals.rows():
-            is_proposal = row.keys() == {"number", "drawn"} and is_count(row["number"]) and row["number"] not in drawn
+            is_proposal = row.keys() == {"number", "drawn"} and is_count(row["number"])
             if not is_proposal or not self._space.may_draw(row["drawn"]):
-                raise RunError(f"{self._proposals.path}: is damaged: {str(row)[:80]} is not a proposal; restore it")
+                raise damaged(path, row, "is not a proposal")
+            if row["number"] in drawn:
+                raise damaged(path, row, f"is the second line of trial {row['number']}")
             drawn[row["number"]] = row["drawn"]
         return drawn
 
     def _read_trials(self) -> dict[int, Trial]:
         """Returns trial number -> trial, for the trials that have ended."""
-        trials = {row.number: row for row in (as_trial(row, self._endings.path) for row in self._endings.rows())}
-        if unknown := trials.keys() - self._drawn.keys():
-            raise RunError(f"{self._proposals.path}: trial {min(unknown)} is not in it; restore it")
-        for number, trial in trials.items():
-            if trial.settings.keys() != self._space.kinds.keys():
-                raise RunError(
-                    f"{self._endings.path}: is damaged: the settings of trial {number} are not those of the space of "
-                    "the search; restore it, or remove the line"
-                )
+        path, trials = self._endings.path, {}
+        for row in self._endings.rows():
+            trial = as_trial(row, path)
+            if trial.settings.keys() != self._space.kinds.keys() or not self._space.may_draw(self._drawn_in(trial)):
+                raise damaged(path, row, "has settings that are not of the space of the search")
+            if trial.number in trials:
+                raise damaged(path, row, f"is the second line of trial {trial.number}")
+            trials[trial.number] = trial
         return trials
+
+    def _drawn_in(self, trial: Trial) -> Settings:
+        """Returns the drawn settings of a trial that has ended, also if its line in `proposals.jsonl` was removed."""
+        return {name: trial.settings[name] for name in self._space.sampled}
 
     def show_in_tensorboard(self) -> None:
         """Writes the columns of TensorBoard's dashboard HPARAMS, and the rows of the trials that have ended."""
@@ -246,7 +266,7 @@ class Ledger:
 
     def announce(self) -> None:
         """Reports the number of trials and the estimated time."""
-        line = f"{self._plan.trials} trials of {self._plan.algorithm}, {self._slots} at a time"
+        line = f"{self._plan.trials} trials of {self._plan.algorithm}, {self._engine.slots} at a time"
         if self._trials:
             line += f"; {len(self._trials)} have ended already"
         self._say(line + self._time_left(", estimate: about {} to go"))
@@ -259,11 +279,11 @@ class Ledger:
                 if self._waiting:
                     number = self._waiting.pop(0)
                 elif len(self._drawn) < self._plan.trials:
-                    number = len(self._drawn) + 1
+                    number = next(each for each in itertools.count(1) if each not in self._drawn)
                     self._draw(number)
                 else:
                     return None
-                self._begun[number] = time.monotonic()
+                self._begun[number] = Begun.now(self._search.job(number))
                 job = self._search.job(number)
                 try:
                     config = plans.trial_config(self._plan, self._search.base, self._drawn[number])
@@ -297,7 +317,7 @@ class Ledger:
 
     def begins(self, job: Job) -> None:
         """See `jobs.pool.Queue`."""
-        self._begun[int(job.name)] = time.monotonic()
+        self._begun[int(job.name)] = Begun.now(job)
 
     def say(self, line: str) -> None:
         """See `jobs.pool.Queue`."""
@@ -307,13 +327,12 @@ class Ledger:
         """See `jobs.pool.Queue`."""
         number = int(job.name)
         if ending.state in ("stopped", "unavailable"):
-            reason = (ending.reason or "").partition(";")[0]
-            raise Stopped(f"trial {number}: {reason}; the same command resumes")
+            once = "once this is solved, " if ending.state == "unavailable" else ""
+            raise Stopped(f"trial {number}: {ending.reason}; {once}the same command resumes")
         with self._lock:
             self._check_held()
             settings = self._space.settings(self._drawn[number])
-            seconds = time.monotonic() - self._begun[number]
-            trial = Trial.ended(number, ending, self._chance, seconds, settings)
+            trial = Trial.ended(number, ending, self._chance, self._begun[number].whole, settings)
             self._endings.append(dataclasses.asdict(trial))
             self._trials[number] = trial
             self._write_session(trial)
@@ -335,4 +354,4 @@ class Ledger:
         seconds = [trial.seconds for trial in self._trials.values()]
         each = statistics.fmean(seconds) if seconds else self._plan.seconds
         rest = self.left()
-        return "" if each is None or not rest else text.format(duration(each * rest / min(self._slots, rest)))
+        return "" if each is None or not rest else text.format(duration(each * rest / min(self._engine.slots, rest)))

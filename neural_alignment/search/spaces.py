@@ -268,7 +268,7 @@ class Space:
         places: name of each quantity -> its file and key, for messages. Default: its key below `where`.
 
     Raises:
-        ConfigError: if a quantity is wrong or cannot be derived, or if nothing is drawn.
+        ConfigError: if a quantity is wrong, cannot be derived or is replaced by a later one, or if nothing is drawn.
 
     Attributes:
         kinds: name -> kind of every quantity.
@@ -284,7 +284,18 @@ class Space:
         if not self.sampled:
             raise ConfigError(f"{where}: {self.AT_LEAST}; found {sorted(entries)}")
         self._where = where
+        self._check_places()
         self._derived = self._in_order()
+
+    def _check_places(self) -> None:
+        """Checks that each quantity comes after those that contain its key, whose values would replace it."""
+        names = list(self.kinds)
+        for place, name in enumerate(names):
+            for other in names[place + 1 :]:
+                if name.startswith(f"{other}."):
+                    raise ConfigError(
+                        f"{self._places[name]}: must come after {other}, whose value would replace it; found before it"
+                    )
 
     def _in_order(self) -> list[str]:
         """Returns the names of the derived quantities, each after its sources."""

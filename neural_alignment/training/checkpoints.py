@@ -1,4 +1,4 @@
-"""Checkpoints of a run: weights, optimizer, global step and running means, so that it can resume exactly."""
+"""Checkpoints of a run: weights, optimizer, global step, random states and means, so that it can resume exactly."""
 
 from __future__ import annotations
 
@@ -73,8 +73,9 @@ class TrainingMeans(tf.train.experimental.PythonState):
             variable.assign(np.asarray(self._kept[path], variable.dtype))
 
     def serialize(self) -> str:
-        """Returns the kept values and the record, for a checkpoint."""
-        return json.dumps({"means": self._kept, "record": self.record})
+        """Returns the kept values, the record and the paths of the weights, for a checkpoint."""
+        paths = [weight.path for weight in self._model.weights]
+        return json.dumps({"means": self._kept, "record": self.record, _WEIGHTS: paths})
 
     def deserialize(self, string_value: str | bytes) -> None:
         """Reads the values and the record from a checkpoint."""
@@ -93,7 +94,12 @@ def _sync_state(prefix: str) -> None:
 
 
 class CheckpointStore:
-    """The most recent states and the best state of a run: weights, optimizer slots, global step, running means.
+    """The most recent states and the best state of a run: weights, optimizer, global step, random states, means.
+
+    TensorFlow finds most variables through the attributes of the model, but not those of layers in a list, a tuple or a
+    dictionary, nor the states of random numbers. A state therefore also lists all weights, and the random states, in
+    the order in which the model has them. Names would not do: a layer without a name gets one from Keras that depends
+    on the models built before in the process.
 
     In each directory, the file `checkpoint` names the states. It is replaced atomically after a new state is complete.
     The content of a state depends only on its step, and no step is saved twice, so no file that `checkpoint` names is
@@ -115,7 +121,11 @@ class CheckpointStore:
     def __init__(self, model: AlignedModel, means: TrainingMeans, path: str, keep: int = 1):
         self._model = model
         self._means = means
-        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, means=means)
+        self._seeds = seed_generators(model)
+        tracked = {"model": model, "optimizer": model.optimizer, "means": means}
+        self._tracked = tf.train.Checkpoint(**tracked)  # The states of earlier versions have no lists.
+        lists = {_WEIGHTS: list(model.weights), _SEEDS: [each.state for _, each in self._seeds]}
+        self._checkpoint = tf.train.Checkpoint(**tracked, **lists)
         counts = {"last": keep, "best": 1}
         self._managers = {name: self._manager(tf.io.gfile.join(path, name), counts[name]) for name in self.NAMES}
 
@@ -188,14 +198,13 @@ class CheckpointStore:
             return None
         # Everything is read first, because a failure within `restore` would leave a mixture of two states in the model.
         problem = _problem(latest)
-        if problem is None and any(name.startswith(_EARLIER) for name in _variables(latest)):
-            raise RunError(
-                f"{latest}: was written by an earlier version of neural_alignment, and this one cannot resume it; "
-                "finish the run with that version, or start over with --force"
-            )
         if problem is None:
             try:
-                self._checkpoint.restore(latest).assert_consumed()
+                lists = _listed(_graph(latest))
+                self._check_lists(latest, lists)
+                (self._checkpoint if lists else self._tracked).restore(latest).assert_consumed()
+            except RunError:
+                raise
             except Exception as error:  # Unexpected content can cause any error.
                 problem = " ".join(str(error).split())[:150]
         if problem is not None:
@@ -203,6 +212,32 @@ class CheckpointStore:
         if self._model.global_step != self.step("last"):
             raise RunError(f"{latest}: is the state of step {self._model.global_step}; {_REMEDY}")
         return self._model.global_step
+
+    def _check_lists(self, prefix: str, lists: dict[str, list[str]]) -> None:
+        """Checks that a state contains all weights and random states of the model, and no others.
+
+        A state of an earlier version may lack random states: a warning names them.
+
+        Args:
+            prefix: path of the state.
+            lists: the result of `_listed`.
+
+        Raises:
+            RunError: if it does not.
+        """
+        if lists:
+            here, there = (len(self._model.weights), len(self._seeds)), (len(lists[_WEIGHTS]), len(lists[_SEEDS]))
+            if here != there:
+                has, needs = (f"{weights} weights and {seeds} random states" for weights, seeds in (there, here))
+                raise RunError(f"{prefix}: has {has}, but the model has {needs}; {_REMEDY}")
+            return
+        earlier = f"{prefix}: was written by an earlier version of neural_alignment, which did not save"
+        tracked = {id(each) for each in tf.train.TrackableView(self._tracked).descendants()}
+        if lost := [weight.path for weight in self._model.weights if id(weight) not in tracked]:
+            raise RunError(f"{earlier} {_first(lost)}; finish the run with that version, or start over with --force")
+        if self._seeds:
+            owners = _first([owner for owner, _ in self._seeds])
+            _log.warning("%s the random state of %s; random masks, if there are any, begin again", earlier, owners)
 
     def remove_partial_files(self) -> None:
         """Removes the files of an interrupted write: all files that `checkpoint` does not name."""
@@ -214,6 +249,44 @@ class CheckpointStore:
                 entry = entry.rstrip("/")
                 if entry != "checkpoint" and not entry.startswith(kept):
                     files.remove(tf.io.gfile.join(manager.directory, entry))
+
+
+def seed_generators(model: keras.Model) -> list[tuple[str, keras.random.SeedGenerator]]:
+    """Returns the generators of random numbers of a compiled model, such as those of `Dropout`.
+
+    They belong to its layers, metrics, losses and optimizers.
+
+    Args:
+        model: a compiled model.
+
+    Returns:
+        The name of the owner and the generator, in the order in which the objects were assigned to their owners.
+    """
+    found: list[tuple[str, keras.random.SeedGenerator]] = []
+    seen: set[int] = set()
+
+    def visit(value: Any, owner: str) -> None:
+        if isinstance(value, (list, tuple, dict)):
+            for each in value.values() if isinstance(value, dict) else value:
+                visit(each, owner)
+        elif isinstance(value, (*_OWNERS, keras.random.SeedGenerator)) and id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, _OWNERS):
+                visit(vars(value), getattr(value, "path", None) or value.name)
+            else:
+                found.append((owner, value))
+
+    visit(model, model.name)
+    return found
+
+
+_OWNERS = keras.layers.Layer, keras.metrics.Metric, keras.losses.Loss, keras.optimizers.Optimizer
+"""Classes of objects that may hold generators of random numbers."""
+
+
+def _first(names: Sequence[str]) -> str:
+    """Returns the first name and the number of the others, for messages."""
+    return f"{names[0]} ({len(names) - 1} more)" if names[1:] else names[0]
 
 
 def step_of(prefix: str) -> int:
@@ -267,7 +340,9 @@ def check_state(prefix: str) -> None:
 
 
 def read_state(prefix: str, wanted: Callable[[str], bool] = lambda key: True) -> list[tuple[str, str, np.ndarray]]:
-    """Returns key, name and value of the variables of a state. The name of a weight is its path, as `dense/kernel`.
+    """Returns key, name and value of the weights in a state and of the variables of its optimizer.
+
+    The name of a weight is its path, as `dense/kernel`.
 
     Args:
         prefix: path of the state, without the suffixes of its files.
@@ -277,11 +352,21 @@ def read_state(prefix: str, wanted: Callable[[str], bool] = lambda key: True) ->
         DamagedStateError: if the state is damaged.
     """
     check_state(prefix)
-    reader = tf.compat.v1.train.NewCheckpointReader(prefix)
-    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_GRAPH))
+    reader, graph = tf.compat.v1.train.NewCheckpointReader(prefix), _graph(prefix)
     found = {each.checkpoint_key: each.full_name for node in graph.nodes for each in node.attributes if each.full_name}
+    if lists := _listed(graph):
+        # TensorFlow's names of weights leave out the layers between a weight and the outermost layer that was called.
+        paths = json.loads(reader.get_tensor(_MEANS))[_WEIGHTS]
+        of_optimizer = {key: name for key, name in found.items() if key.startswith("optimizer/")}
+        found = of_optimizer | dict(zip(lists[_WEIGHTS], paths, strict=True))
     return [(key, name, reader.get_tensor(key)) for key, name in found.items() if wanted(key)]
 
+
+_WEIGHTS, _SEEDS = "weights", "seeds"
+"""Names of the lists of a state: all weights, and all states of random numbers."""
+
+_MEANS = "means/.ATTRIBUTES/py_state"
+"""Key of the running means in a TensorFlow checkpoint."""
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 """Key of the object graph in a TensorFlow checkpoint."""
@@ -311,14 +396,23 @@ def _has_files(prefix: str) -> bool:
     return tf.io.gfile.exists(f"{prefix}.index") and bool(tf.io.gfile.glob(f"{prefix}.data-*"))
 
 
-_EARLIER = "optimizer/optimizers/"
-"""Prefix of the optimizer variables in checkpoints of earlier versions."""
+def _graph(prefix: str) -> trackable_object_graph_pb2.TrackableObjectGraph:
+    """Returns the objects in a state that can be read."""
+    reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+    return trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_GRAPH))
 
 
-def _variables(prefix: str) -> dict[str, Any]:
-    """Returns the names of the variables in a state, with their shapes."""
-    # `tf.train.load_checkpoint` mistakes a prefix for a folder on some remote file systems.
-    return tf.compat.v1.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
+def _listed(graph: trackable_object_graph_pb2.TrackableObjectGraph) -> dict[str, list[str]]:
+    """Returns the keys of the variables in the lists of a state; empty for a state of an earlier version."""
+    children = {child.local_name: graph.nodes[child.node_id] for child in graph.nodes[0].children}
+    return {
+        name: [
+            graph.nodes[child.node_id].attributes[0].checkpoint_key
+            for child in sorted(children[name].children, key=lambda child: int(child.local_name))
+        ]
+        for name in (_WEIGHTS, _SEEDS)
+        if name in children
+    }
 
 
 def _problem(prefix: str) -> str | None:

@@ -284,6 +284,13 @@ def shares_process(runtime: Runtime) -> bool:
     return runtime.devices is None and _kind(runtime) == "cpu" and not tf.config.list_physical_devices("GPU")
 
 
+def gpus_used(runtime: Runtime) -> str:
+    """Returns which of the GPUs that a process sees a run uses: `none`, those it has `chosen`, or `all`."""
+    if runtime.devices is not None:
+        return "chosen"
+    return "none" if _kind(runtime) in ("cpu", "tpu") else "all"
+
+
 def _kind(runtime: Runtime) -> str:
     """Returns the strategy; for `auto`, the one that fits this machine."""
     if runtime.strategy != "auto":

@@ -6,6 +6,7 @@ are in the run directory itself, because TensorBoard shows the name of their fol
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -73,7 +74,7 @@ def names_in(folder: str) -> list[str]:
 
 
 def cut(folder: str, step: int, aside: str | None = None) -> bool:
-    """Removes the events after a step, and incomplete events, from the rows of a run.
+    """Removes the events after a step, and those from the first incomplete or damaged one on, from the rows of a run.
 
     Otherwise TensorBoard would show some points of a resumed run twice. Its reader does not drop the earlier points,
     although the format has a mark for a restart.
@@ -92,52 +93,26 @@ def cut(folder: str, step: int, aside: str | None = None) -> bool:
         if SUMMARY_OF_RUNS in name or (files.is_local(path) and not os.path.isfile(os.path.realpath(path))):
             continue
         end = 0
-        for each, has_values, at in _events(path):
-            if each > step:
+        for event, at in _events(path):
+            if event.step > step:
                 break
-            end, found = at, found or (has_values and each == step)
+            end, found = at, found or (event.HasField("summary") and event.step == step)
         if end < tf.io.gfile.stat(path).length:
             _shorten(path, end, aside and tf.io.gfile.join(aside, name))
     return found
 
 
-def _events(path: str) -> Iterator[tuple[int, bool, int]]:
-    """Yields the step of each complete event, whether it has values, and the end of its record in the file.
-
-    Only the beginning of an event is read, because images and histograms are large.
-    """
-    size, position = tf.io.gfile.stat(path).length, 0
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while position + _HEAD <= size:
-            file.seek(position)
-            head = file.read(_HEAD + 32)
-            position += _HEAD + int.from_bytes(head[:8], "little") + _TAIL
-            if position <= size:
-                yield *_step(head[_HEAD:]), position
+def _events(path: str) -> Iterator[tuple[Any, int]]:
+    """Yields each event before the first incomplete or damaged one, and the end of its record in the file."""
+    position = 0
+    with contextlib.suppress(tf.errors.DataLossError):
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            position += len(record) + _FRAME
+            yield Event.FromString(record), position
 
 
-_HEAD, _TAIL = 12, 4
-"""Bytes of a TFRecord before its content, the length and its checksum, and after it."""
-
-
-_STEP, _VALUES = b"\x10", b"\x2a"
-"""Bytes that come before the step and before the values in an event."""
-
-
-def _step(event: bytes) -> tuple[int, bool]:
-    """Returns the step of an event, and whether it has values, from its first bytes.
-
-    An event begins with its time in nine bytes, followed by the step, seven bits in each byte, if it is not 0.
-    """
-    step, place = 0, 9
-    if event[place : place + 1] == _STEP:
-        for shift in range(0, 64, 7):
-            place += 1
-            step |= (event[place] & 0x7F) << shift
-            if event[place] < 0x80:
-                break
-        place += 1
-    return step, event[place : place + 1] == _VALUES
+_FRAME = 16
+"""Bytes that a TFRecord has in addition to its content: its length and two checksums."""
 
 
 def _shorten(path: str, size: int, copy: str | None) -> None:

@@ -29,7 +29,7 @@ class SourceNetwork(NamedTuple):
         model: the network.
         config: the configuration of the run; None for a model.
         pixel_scale: center and scale of the pixels; uint8 images become the inputs (pixels - center) / scale. None for
-            runs of earlier versions, and for a model without one.
+            a run that is not finished, and for a model without one.
     """
 
     name: str
@@ -125,9 +125,9 @@ class ImageSet:
     Args:
         network: the network.
         images: a file of images (see `data.recordings`), or an array `(images, height, width, channels)`. Default: the
-            validation split of the run. Float images are not changed. uint8 images are resized to the input size of
-            the network (bilinear, without antialiasing, and without cropping, because the edge is part of the
-            stimulus) and scaled like the images that the network was trained with.
+            validation split of the run, in the order of its files. Float images are not changed. uint8 images are
+            resized to the input size of the network (bilinear, without antialiasing, and without cropping, because the
+            edge is part of the stimulus) and scaled like the images that the network was trained with.
         batch_size: images per batch.
 
     Raises:
@@ -141,6 +141,7 @@ class ImageSet:
             if network.config is None:
                 raise DataError(f"{network.name}: a model has no data; `images` must be given")
             self._dataset = setup.load_data(network.config)
+            self._dataset.validation_order = None  # Row i of the features belongs to image i of the files.
             self._pixels, self.size = None, self._dataset.validation_examples
             return
         is_array = isinstance(images, np.ndarray)
@@ -150,11 +151,12 @@ class ImageSet:
         self._check("the array" if is_array else str(images))
         if not self._is_raw:
             return
-        if network.pixel_scale is None and network.config is None:
-            raise DataError(
-                f"{network.name}: uint8 images need its `pixel_scale`, as in features.of_model(model, (0.0, 255.0))"
-            )
-        self._center, self._scale = network.pixel_scale or _pixel_scale(network.config)
+        if network.pixel_scale is None:
+            remedy = "as in features.of_model(model, (0.0, 255.0))"
+            if network.config is not None:
+                remedy = "which a run stores when it is finished; finish the run first"
+            raise DataError(f"{network.name}: uint8 images need its `pixel_scale`, {remedy}")
+        self._center, self._scale = network.pixel_scale
 
     def batches(self) -> Iterator[Any]:
         """Yields `(batch, height, width, channels)` float32."""
@@ -181,11 +183,6 @@ class ImageSet:
         if None not in self._shape and images.shape[1:] != self._shape:
             images = tf.image.resize(images, self._shape[:2], method="bilinear")
         return (images - self._center) / self._scale
-
-
-def _pixel_scale(config: Config) -> tuple[Any, Any]:
-    """Returns the center and the scale of the pixels of a run from its data. See `SourceOptions.pixel_scale`."""
-    return config.data.pixel_scale(setup.batching(config))
 
 
 def extract(network: SourceNetwork, layer: str, images: ImageSet, folder: str | Path | None = None) -> np.ndarray:

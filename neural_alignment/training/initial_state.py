@@ -20,6 +20,7 @@ from neural_alignment.training.checkpoints import DamagedStateError, kept_steps,
 from neural_alignment.training.loading import check_model_file, load_model
 from neural_alignment.training.model import _unwrapped, connections
 from neural_alignment.training.run_directory import RunDirectory
+from optimizers.keras_internals import call_count
 
 StateName = Literal["last", "best", "final"] | int | None
 """The name or the step of a saved state of a run; see `InitialState`."""
@@ -126,8 +127,8 @@ def load_weights(
     Raises:
         RunError: if the state is missing or damaged, or does not fit. In this case the model is unchanged.
     """
-    source, weights, slots = _read(str(path), state, optimizer)
     variables = _named(model.weights, model.name)
+    source, weights, slots = _read(str(path), state, optimizer)
     pairs, misfits = _match(variables, weights, _skipped(model, {*variables, *weights}, optimizer))
     if not pairs:
         raise RunError(f"{source}: has no weight that fits this network; first that does not: {misfits[0]}")
@@ -229,24 +230,37 @@ def _read_checkpoint(prefix: str, optimizer: bool) -> tuple[Values, Values]:
     def is_slot(key: str) -> bool:
         return key.startswith("optimizer/") and "/_trainable_variables/" not in key
 
-    weights, slots = {}, {}
+    weights, slots = [], {}
     for key, name, value in read_state(prefix, lambda key: optimizer or not is_slot(key)):
         if not is_slot(key):
-            weights[name] = value
+            weights.append((name, value))
         elif key.startswith("optimizer/_iterations/"):
             slots[GLOBAL_STEP] = value
         elif (match := re.match(r"optimizer/inner_optimizers/(\d+)/", key)) and not name.endswith("/learning_rate"):
             slots[_slot_name(int(match[1]), name)] = value
-    weights.pop("save_counter", None)
-    return weights, slots
+    return {name: value for name, value in _unique(weights).items() if name != "save_counter"}, slots
 
 
 # Names of variables.
 
 
 def _named(variables: Iterable[Any], model: str) -> dict[str, Any]:
-    """Returns name -> variable. The name is the path of a weight without the name of the model."""
-    return {variable.path.removeprefix(f"{model}/"): variable for variable in variables}
+    """Returns name -> variable, as `_unique`. The name is the path of a weight without the name of the model."""
+    return _unique((variable.path.removeprefix(f"{model}/"), variable) for variable in variables)
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns pairs of a name and a weight, or its value, as a dictionary.
+
+    Raises:
+        RunError: if two weights have the same name.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise RunError(f"two weights are named {name}; weights are loaded by name, so these names must differ")
+        found[name] = value
+    return found
 
 
 def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
@@ -255,7 +269,7 @@ def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
     inner = getattr(optimizer, "inner_optimizers", [optimizer])
     named = {_slot_name(index, each.path): each for index, one in enumerate(inner) for each in one.variables}
     named = {name: each for name, each in named.items() if not name.endswith("/learning_rate")}
-    return {GLOBAL_STEP: optimizer.iterations, **named}
+    return {GLOBAL_STEP: call_count(optimizer), **named}
 
 
 def _slot_name(index: int, path: str) -> str:

@@ -20,6 +20,7 @@ from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
 from neural_alignment.training.step_modes import RegulariserMean, StepMode, StepModes
 from optimizers import MultiOptimizer
+from optimizers.keras_internals import call_count
 from optimizers.optimizers import summed
 
 Tensor = tf.Tensor
@@ -44,7 +45,7 @@ def measuring_pass(model: keras.Model, **options: Any) -> Iterator[ForwardPass]:
         **options: other attributes of the `ForwardPass`.
     """
     optimizer = getattr(model, "optimizer", None)
-    step = 0 if optimizer is None else tf.convert_to_tensor(_unwrapped(optimizer).iterations.value)
+    step = 0 if optimizer is None else tf.convert_to_tensor(call_count(_unwrapped(optimizer)).value)
     with forward_pass(step=step, regularise=False, **options) as state:
         yield state
 
@@ -195,7 +196,7 @@ class AlignedModel(InterceptedModel):
     @property
     def global_step(self) -> int:
         """The number of training steps made so far, whether they train J, R or both."""
-        return int(_unwrapped(self.optimizer).iterations.numpy())
+        return int(call_count(_unwrapped(self.optimizer)).numpy())
 
     @property
     def watched(self) -> list[tf.Variable]:
@@ -304,7 +305,7 @@ class AlignedModel(InterceptedModel):
     def _step(self, data: Any) -> None:
         """Makes one step on all replicas, with the losses that are scheduled for it."""
         strategy, modes = self.distribute_strategy, self._step_modes.modes
-        step = tf.identity(_unwrapped(self.optimizer).iterations)  # Before the update increments it.
+        step = tf.identity(call_count(_unwrapped(self.optimizer)))  # Before the update increments it.
 
         def run(mode: StepMode) -> tuple[Tensor, Tensor]:
             if not self._distributed:  # Also if Keras calls the custom step of a subclass, which calls this one.
@@ -365,7 +366,7 @@ class AlignedModel(InterceptedModel):
         self.build_metrics(batch)
 
         def step(*data: Tensor) -> None:
-            number = tf.identity(_unwrapped(self.optimizer).iterations)
+            number = tf.identity(call_count(_unwrapped(self.optimizer)))
             self._watch.update(number, *self._replica_step(data, number, mode))
 
         function = tf.function(step, jit_compile=True, autograph=False)

@@ -107,9 +107,8 @@ class RunLoop:
         """
         if not self.config.logging.tensorboard:
             return None
-        folder = self.directory.event_folder()
-        events = TensorBoard(self.trainer.model, folder, self.config.logging, rows)
-        is_written = event_files.cut(folder, self.step)
+        events = TensorBoard(self.trainer.model, self.directory.path, self.config.logging, rows)
+        is_written = event_files.cut(self.directory.path, self.step)
         if rows and rows[-1]["step"] == self.step and not is_written:
             events(rows[-1])
         self._listeners.insert(0, events)

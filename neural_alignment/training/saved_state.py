@@ -109,7 +109,7 @@ class SavedState:
         """Passes the damaged records that were found before to the data.
 
         Args:
-            kept: the records in the checkpoint, or None in a checkpoint of an earlier version.
+            kept: the records in the checkpoint, or None without a checkpoint.
 
         Raises:
             RunError: if the file of the records is damaged.

@@ -90,6 +90,18 @@ def test_a_keras_model_has_the_features_of_the_run_that_it_comes_from(finished, 
         features.features(model, "conv9_relu", images)
 
 
+def test_features_of_validation_images_are_in_the_order_of_their_file(tmp_path, rng):
+    images, labels = rng.uniform(size=(20, 4, 4, 1)).astype(np.float32), np.repeat([0, 1], 10)
+    arrays = {"x_train": images[::-1], "y_train": labels, "x_validation": images, "y_validation": labels}
+    np.savez(tmp_path / "data.npz", **arrays)
+    source = {"source": "npz", "file": str(tmp_path / "data.npz"), "standardize": False}
+    config = configuration.parse({**BASE, "batch_size": 8, "data": source})
+    assert not np.array_equal(held_out(setup.load_data(config))[1], labels)  # Batches have another order.
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(name="flat")])
+    found = features.features(features.SourceNetwork("run", model, config), "flat")
+    np.testing.assert_array_equal(found, images.reshape(20, 16))
+
+
 def test_a_run_without_a_model_says_how_to_make_one(finished, tmp_path):
     copy = tmp_path / "run"
     copy.mkdir()
@@ -137,21 +149,19 @@ def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, network, data
 
 
 def test_the_scale_of_a_run_is_stored_with_it(finished, dataset, tmp_path, rates, monkeypatch):
-    """The training data need not be here, except for runs of earlier versions, which have no scale."""
+    """The training data need not be here."""
     raw, _ = pixels(dataset)
     expected = held_out(dataset)[0][:9]
     np.savez(tmp_path / "images.npz", images=raw[:9])
     network = features.trained(finished)
-    older = network._replace(pixel_scale=None)
-    np.testing.assert_array_equal(network.pixel_scale, features._pixel_scale(network.config))
-    image_set = features.ImageSet(older, tmp_path / "images.npz")
-    np.testing.assert_allclose(features.extract(older, "conv2_relu", image_set), rates[:9], atol=2e-4)
+    image_set = features.ImageSet(network, tmp_path / "images.npz")
+    np.testing.assert_allclose(features.extract(network, "conv2_relu", image_set), rates[:9], atol=2e-4)
     monkeypatch.delitem(vars(sklearn.datasets), "load_digits")
     for each in (network, features.initial(finished)):
         batch = next(features.ImageSet(each, tmp_path / "images.npz").batches())
         np.testing.assert_allclose(batch, expected, atol=1e-5)
-    with pytest.raises(DataError):
-        features.ImageSet(older, tmp_path / "images.npz")
+    with pytest.raises(DataError, match="uint8 images need its `pixel_scale`, which a run stores when it is finished"):
+        features.ImageSet(network._replace(pixel_scale=None), tmp_path / "images.npz")
 
 
 def test_raw_images_of_another_size_are_resized_as_a_whole(network, dataset, tmp_path, rates):
@@ -172,14 +182,6 @@ def test_the_scale_of_imagenet_is_that_of_its_preprocessing(kind):
     prepared = preprocessing.evaluation(encoded, 32).numpy()
     expected = (colour - np.array(preprocessing.center)) / np.array(preprocessing.scale)
     np.testing.assert_allclose(prepared, np.broadcast_to(expected, (32, 32, 3)), atol=1e-5)
-    options = {
-        "source": "imagenet",
-        "train_files": "/nowhere/*",
-        "validation_files": "/nowhere/*",
-        "preprocessing": kind,
-    }
-    config = configuration.parse(configuration.merge(BASE, {"data": options}))
-    assert features._pixel_scale(config) == (preprocessing.center, preprocessing.scale)  # The data need not be here.
 
 
 @pytest.mark.parametrize("standardize", [True, False])

@@ -1,6 +1,8 @@
 """The index of TFRecord files, compared with TensorFlow's reader, and the validation of index files."""
 
 import io
+import pathlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -79,15 +81,17 @@ def test_a_file_of_another_size_is_indexed_again(paths, files, tmp_path, walked)
     assert len(walked) == 6
 
 
-@pytest.mark.parametrize("damage", ["noise", "truncated", "pickle", "lengths", "types", "format"])
+@pytest.mark.parametrize("damage", ["bytes", "pickle", "lengths", "types", "format"])
 def test_a_wrong_index_file_is_rewritten(paths, tmp_path, walked, damage):
     kept = tmp_path / "index.npz"
     expected = index.index_files(paths, str(kept))
     arrays = dict(np.load(kept))
-    if damage == "noise":
-        kept.write_bytes(b"no index")
-    elif damage == "truncated":
-        kept.write_bytes(kept.read_bytes()[:-40])
+    if damage == "bytes":
+        content = bytearray(kept.read_bytes())
+        with zipfile.ZipFile(kept) as archive:
+            place = archive.getinfo("lengths.npy").header_offset
+        content[place + 60 : place + 80] = bytes(20)
+        kept.write_bytes(content)
     else:
         changed = {
             "pickle": {"paths": np.array([Exploit()], object)},
@@ -105,6 +109,33 @@ def test_a_wrong_index_file_is_rewritten(paths, tmp_path, walked, damage):
         np.testing.assert_array_equal(found[path].offsets, expected[path].offsets)
     index.index_files(paths, str(kept))
     assert len(walked) == 6  # it was written anew
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "arrays", "more", "model", "shard"])
+def test_a_file_that_is_not_an_index_is_not_overwritten(paths, tmp_path, kind):
+    kept = tmp_path / "index.npz"
+    index.index_files(paths, str(kept))
+    arrays = dict(np.load(kept))
+    buffer = io.BytesIO()
+    if kind == "model":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("config.json", "{}")
+    else:
+        np.savez(buffer, **({"x_train": arrays["lengths"]} if kind == "arrays" else {**arrays, "mine": 1}))
+    content = {"text": b"notes", "empty": b"", "truncated": kept.read_bytes()[:-40]}.get(kind, buffer.getvalue())
+    path = paths[1] if kind == "shard" else str(kept)
+    if kind != "shard":
+        kept.write_bytes(content)
+    else:
+        content = pathlib.Path(path).read_bytes()
+    for place in (path, f"file://{path}"):
+        with pytest.raises(DataError) as raised:
+            index.index_files(paths, place)
+        assert str(raised.value) == (
+            f"`index_file` exists and is not an index file, so it is not overwritten; found {place!r}; remove it or "
+            "give another path"
+        )
+    assert pathlib.Path(path).read_bytes() == content
 
 
 class Exploit:

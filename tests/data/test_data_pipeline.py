@@ -99,6 +99,13 @@ def test_shapes_and_dtypes(build):
     assert validation.element_spec[0].shape[1:] == dataset.input_shape
 
 
+def test_no_thread_tunes_the_data_set(build):
+    """Such a thread can sleep for up to a minute when an iterator is deleted, at the end of a run."""
+    dataset = build()
+    for part in (dataset.train(), dataset.validation(), dataset.validation(fill=True)):
+        assert part.options().autotune.enabled is False
+
+
 @pytest.mark.parametrize("batch_size", [*[pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 1000)], 7])
 def test_validation_counts_every_example_once_in_order(build, numbers_of, batch_size):
     batches = take(build(validation_batch_size=batch_size).validation(), -1)

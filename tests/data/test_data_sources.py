@@ -259,6 +259,8 @@ def test_tfds_options_without_an_effect_are_refused(files, tools, monkeypatch, l
     directory, _, _ = toy(files, tools)
     monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
     assert raised_by(load_toy, directory, **option).startswith(message)
+    options = {"dataset": "toy", "download": False, "data_dir": directory, **option}
+    assert raised_by(data.facts, "tfds", batch_size=10, seed=0, **options).startswith(message)
     monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", 10**9 - limit)
     load_toy(directory, **option)
 
@@ -375,6 +377,8 @@ def test_tfds_other_file_format(files, tools):
     path = files.directory / "tfds/toy/1.0.0/dataset_info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fileFormat": "array_record"}))
     assert "; found array_record in" in raised_by(load_toy, directory)
+    options = {"dataset": "toy", "download": False, "data_dir": directory}
+    assert "; found array_record in" in raised_by(data.facts, "tfds", batch_size=10, seed=0, **options)
 
 
 def test_tfds_file_missing(files, tools):
@@ -561,10 +565,25 @@ def test_imagenet_file_removed_after_loading_is_explained(files):
 def test_imagenet_wrong_number_of_examples(files):
     pattern = files.imagenet()
     message = raised_by(load_imagenet, pattern, train_examples=100, validation_examples=33)
-    assert message == "The number of examples in `train_files` is wrong; found 100; allowed: 33"
+    assert message == "data.train_examples: must be at most 33, the number of records in train_files; found 100"
     for wrong in (32, 34):
         message = raised_by(load_imagenet, pattern, train_examples=33, validation_examples=wrong)
-        assert message == f"The number of examples in `validation_files` is wrong; found {wrong}; allowed: 33"
+        expected = f"data.validation_examples: must be 33, the number of records in validation_files; found {wrong}"
+        assert message == expected
+
+
+def test_imagenet_missing_files_are_named(files, caplog):
+    train, validation = files.imagenet(shards=12, per_shard=2), files.imagenet("validation")
+    assert load_imagenet(f"{files.directory}/train-0000[0-3]*", validation).train_examples == 8
+    assert not caplog.records  # The others are there, and the pattern leaves them out.
+    for number in (1, *range(4, 10)):
+        (files.directory / f"train-{number:05d}-of-00012").unlink()
+    assert load_imagenet(train, validation).train_examples == 10
+    names = ", ".join(f"train-{number:05d}-of-00012" for number in (1, 4, 5, 6, 7))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"data.train_files: 7 of 12 files are missing in {files.directory}, so the run uses less data; found no "
+        f"{names} and 2 more"
+    ]
 
 
 def test_imagenet_batch_larger_than_the_data(files):

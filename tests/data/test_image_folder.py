@@ -48,6 +48,12 @@ def everything(batches):
     return tuple(np.concatenate(part) for part in zip(*batches.as_numpy_iterator(), strict=True))
 
 
+def validation(dataset):
+    """Returns the validation images and labels in the order of the files."""
+    dataset.validation_order = None
+    return everything(dataset.validation())
+
+
 def train(dataset, steps, start=0, **share):
     return list(dataset.train(start, **share).take(steps).as_numpy_iterator())
 
@@ -85,7 +91,7 @@ def test_classes_are_folders_and_other_files_are_ignored(animals, files, tools):
     dataset = load(animals, validation_batch_size=20)
     assert (dataset.input_shape, dataset.classes, dataset.class_names) == ((8, 8, 3), 3, CLASSES)
     assert (dataset.train_examples, dataset.validation_examples, dataset.steps_per_epoch) == (30, 31, 4)
-    images, labels = everything(dataset.validation())
+    images, labels = validation(dataset)
     np.testing.assert_array_equal(tools.numbers_of(images), np.arange(31))
     np.testing.assert_array_equal(labels, [*LABELS, 2])
 
@@ -96,8 +102,23 @@ def test_class_folders_may_be_links_that_lead_nowhere_else(animals, tmp_path, to
     for name in CLASSES:
         (links / name).symlink_to(pathlib.Path(animals["train_folder"], name))
     pathlib.Path(animals["train_folder"], "ant", "back").symlink_to(links)
-    images, _ = everything(load(animals | {"validation_folder": str(links)}).validation())
+    images, _ = validation(load(animals | {"validation_folder": str(links)}))
     np.testing.assert_array_equal(tools.numbers_of(images), np.arange(EXAMPLES))
+
+
+def test_every_validation_batch_has_images_of_all_classes_and_is_the_same_in_all_runs(animals, tools):
+    for folders, count in ((animals, 30), ({"train_folder": animals["train_folder"], "validation_fraction": 0.5}, 15)):
+        batches = list(load(folders, validation_batch_size=8).validation().as_numpy_iterator())
+        assert [len(set(labels)) for _, labels in batches[: count // 8]] == [3] * (count // 8)
+        numbers = np.concatenate([tools.numbers_of(images) for images, _ in batches])
+        np.testing.assert_array_equal(LABELS[numbers], np.concatenate([labels for _, labels in batches]))
+        assert len(set(numbers)) == count
+        other = load(folders, seed=3, shuffle=False, validation_batch_size=8)
+        assert_same_batches(other.validation().as_numpy_iterator(), batches)
+        shares = [list(other.validation(worker, 2, fill=True).as_numpy_iterator()) for worker in (0, 1)]
+        for batch, one, two in zip(batches, *shares, strict=True):
+            images, labels, weights = map(np.concatenate, zip(one, two, strict=True))
+            assert_same_batches([(images[weights > 0], labels[weights > 0])], [batch])
 
 
 @pytest.mark.exhaustive
@@ -184,7 +205,7 @@ def test_photographs_are_cropped_in_the_decoder_by_seed_and_position(photographs
         "inception": (imagenet.inception_train, imagenet.inception_evaluation),
     }
     crop, evaluate = functions[name]
-    images, _ = everything(dataset.validation())
+    images, _ = validation(dataset)
     np.testing.assert_array_equal(images, [evaluate(each, 24) for each in encoded])
     images = np.concatenate([images for images, _ in train(dataset, 4)])
     expected = [crop(encoded[n % 6], tf.constant([4, n], tf.int64), 24) for n in range(12)]
@@ -214,8 +235,6 @@ def test_resize_keeps_the_whole_image(files, tools):
     np.testing.assert_allclose(images[..., 1], expected, atol=1e-5)
     raw = images * dataset.scale + dataset.center
     np.testing.assert_allclose(raw[0, 0, :, 0], centres * 30, atol=1e-3)
-    options = configuration.parse({**PLAN, "data": {"source": "image_folder", "train_folder": "/nowhere"}}).data
-    assert options.pixel_scale(None)[0] == imagenet.PREPROCESSING["resnet"].center  # The data need not exist.
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
@@ -267,7 +286,7 @@ def test_validation_leaves_damaged_files_out(animals, tools, content):
     dataset, strict = load(animals, tolerate_corrupt=1), load(animals)
     assert dataset.validation_examples == EXAMPLES
     images, _ = everything(dataset.validation())
-    np.testing.assert_array_equal(tools.numbers_of(images), np.arange(29))
+    np.testing.assert_array_equal(np.sort(tools.numbers_of(images)), np.arange(29))
     (fault,) = dataset.corrupt_records
     state = "cannot be decoded; found 0 bytes" if content is not None else "cannot be read; found: no such file"
     assert (fault.path, fault.step, state in fault.reason) == (path, -1, True)
@@ -392,7 +411,7 @@ def test_photographs_are_the_same_from_records_from_a_folder_and_from_tfds(sampl
     options, labels = sample(8)
     shared = {"batch_size": 4, "seed": 3, "shuffle": False, "preprocessing": "resnet", "image_size": 48}
     sets = {source: data.load(source, **shared, **each) for source, each in options.items()}
-    images = {source: everything(each.validation()) for source, each in sets.items()}
+    images = {source: validation(each) for source, each in sets.items()}
     expected, classes = images["imagenet"]
     assert 0.5 < expected.std() < 1.5
     np.testing.assert_array_equal(images["tfds"][0], expected)
@@ -423,7 +442,7 @@ def test_a_thousand_photographs_are_the_same_in_every_layout(sample, name):
     assert expected.shape == (1000, 32, 32, 3)
     assert 0.3 < expected.std() < 1.5
     for source, dataset in sets.items():
-        images, classes = everything(dataset.validation())
+        images, classes = validation(dataset)
         order = by_label if source == "image_folder" else slice(None)
         np.testing.assert_array_equal(images, expected[order])
         np.testing.assert_array_equal(classes, np.array(labels)[order] - 1)

@@ -9,10 +9,16 @@ import pytest
 
 from neural_alignment import config as configuration
 from neural_alignment import data
-from neural_alignment.errors import DataError
+from neural_alignment.errors import ConfigError, DataError
 from neural_alignment.training import run, setup
 
 EXAMPLES = 40
+PLAN = {
+    "epochs": 1,
+    "batch_size": 8,
+    "model": {"name": "fc", "hidden": [4]},
+    "optimization": {"forward": {"name": "sgd", "learning_rate": 0.1}},
+}
 
 
 @pytest.fixture
@@ -43,6 +49,12 @@ def everything(batches):
     return tuple(np.concatenate(part) for part in zip(*batches.as_numpy_iterator(), strict=True))
 
 
+def validation(dataset):
+    """Returns the validation images and labels in the order of the file."""
+    dataset.validation_order = None
+    return everything(dataset.validation())
+
+
 def epoch(dataset):
     return everything(dataset.train().take(dataset.steps_per_epoch))
 
@@ -62,7 +74,7 @@ def test_the_arrays_are_standardised_per_channel(arrays, write):
     assert (dataset.train_examples, dataset.validation_examples) == (EXAMPLES, 11)
     train = arrays["x_train"].astype(float)
     mean, deviation = train.mean(axis=(0, 1, 2)), train.std(axis=(0, 1, 2))
-    images, labels = everything(dataset.validation())
+    images, labels = validation(dataset)
     np.testing.assert_allclose(images, (arrays["x_validation"] - mean) / deviation, atol=1e-5)
     np.testing.assert_array_equal(labels, arrays["y_validation"])
     images, labels = epoch(dataset)
@@ -98,7 +110,60 @@ def test_images_without_channels_are_grey(arrays, write):
     grey = {name: each[..., 0] if name.startswith("x") else each for name, each in arrays.items()}
     dataset = load(write(**grey), standardize=False)
     assert dataset.input_shape == (5, 6, 1)
-    np.testing.assert_allclose(everything(dataset.validation())[0][..., 0], grey["x_validation"] / 255, atol=1e-6)
+    np.testing.assert_allclose(validation(dataset)[0][..., 0], grey["x_validation"] / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [("x_train", "y_train", "x_validation", "y_validation"), ("x_train", "y_train")])
+def test_arrays_that_are_sorted_by_class_are_mixed_for_validation(arrays, write, given):
+    arrays["y_train"] = np.repeat(np.arange(4), 10)
+    arrays |= {"x_validation": arrays["x_train"], "y_validation": arrays["y_train"]}
+    fraction = {} if "x_validation" in given else {"validation_fraction": 0.5}
+    dataset = load(write(**{name: arrays[name] for name in given}), standardize=False, **fraction)
+    batches = list(dataset.validation().as_numpy_iterator())
+    assert min(len(set(labels)) for _, labels in batches[:2]) > 2
+    images, labels = map(np.concatenate, zip(*batches, strict=True))
+    of = {image.tobytes(): label for image, label in zip(arrays["x_train"], arrays["y_train"], strict=True)}
+    assert len({image.tobytes() for image in images}) == dataset.validation_examples
+    assert [of[image.tobytes()] for image in np.rint(images * 255).astype(np.uint8)] == list(labels)
+    np.testing.assert_array_equal(validation(dataset)[1], np.sort(labels))
+
+
+def test_test_arrays_are_the_validation_data_where_the_configuration_says_so(arrays, write):
+    """The file of `keras.datasets.mnist` has these four arrays."""
+    rest = {"x_train": arrays["x_train"], "y_train": arrays["y_train"]}
+    path = write(**rest, x_test=arrays["x_validation"], y_test=arrays["y_validation"])
+    dataset = load(path, validation_split="test", standardize=False)
+    assert dataset.train_examples == EXAMPLES
+    np.testing.assert_allclose(validation(dataset)[0], arrays["x_validation"] / 255, atol=1e-6)
+    held_out = load(path, standardize=False)
+    assert (held_out.train_examples, held_out.validation_examples) == (32, 8)
+    np.testing.assert_array_equal(epoch(held_out)[0], epoch(load(write(**rest), standardize=False))[0])
+    path = write(**arrays, x_test=arrays["x_train"], y_test=arrays["y_train"])
+    assert load(path).validation_examples == load(path, validation_split="validation").validation_examples == 11
+
+
+@pytest.mark.parametrize("given", [{}, {"validation_split": "test"}, {"validation_fraction": 0.5}])
+def test_a_test_split_is_standardised_by_the_training_images_of_the_run(arrays, write, given):
+    names = ("x_train", "y_train") if given else tuple(arrays)
+    path = write(**{name: arrays[name] for name in names}, x_test=arrays["x_train"][::2], y_test=arrays["y_train"][::2])
+    data_options = {"source": "npz", "file": path, **given}
+    config = configuration.parse({**PLAN, "data": data_options, "evaluation": {"test_split": "test"}})
+    dataset, test = setup.load_data(config), setup.load_test_data(config, "test")
+    assert test.validation_examples == 20
+    np.testing.assert_array_equal(test.scale, dataset.scale)
+    images, labels = validation(test)
+    np.testing.assert_allclose(images * test.scale + test.center, arrays["x_train"][::2], atol=1e-3)
+    np.testing.assert_array_equal(labels, arrays["y_train"][::2])
+    np.testing.assert_array_equal(epoch(test)[1], epoch(dataset)[1])
+
+
+def test_a_missing_test_split_is_one_line(arrays, write):
+    plan = {**PLAN, "data": {"source": "npz", "file": write(**arrays)}}
+    with pytest.raises(ConfigError, match=r"evaluation.test_split: must be one of validation, test .*; found 'tset'"):
+        configuration.parse({**plan, "evaluation": {"test_split": "tset"}})
+    config = configuration.parse({**plan, "evaluation": {"test_split": "test"}})
+    with pytest.raises(DataError, match=r"arrays.npz: has no array `x_test`; found x_train, x_validation, y_train,"):
+        setup.load_test_data(config, "test")
 
 
 def test_part_of_each_class_is_held_out_if_the_file_has_no_validation(arrays, write):
@@ -120,10 +185,7 @@ def test_a_run_augments_and_replaces_labels_and_resumes_like_other_sources(array
     path = write(**arrays)
     options = {"file": path, "augment": "crop_flip", "replace_labels": 0.5}
     dataset = data.load("npz", batch_size=8, seed=2, **options)
-    plain = {"model": {"name": "fc", "hidden": [4]}, "optimization": {"forward": {"name": "sgd", "learning_rate": 0.1}}}
-    config = configuration.parse(
-        {"epochs": 2, "batch_size": 8, "seed": 2, "data": {"source": "npz", **options}} | plain
-    )
+    config = configuration.parse({**PLAN, "epochs": 2, "seed": 2, "data": {"source": "npz", **options}})
     batches = list(dataset.train().take(9).as_numpy_iterator())
     for (images, labels), (other, other_labels) in zip(
         batches[4:], setup.load_data(config).train(4).take(5).as_numpy_iterator(), strict=True
@@ -139,8 +201,7 @@ def test_a_run_augments_and_replaces_labels_and_resumes_like_other_sources(array
 
 
 def test_a_run_is_evaluated_and_resumed_after_its_file_was_moved(arrays, write, tmp_path, caplog):
-    plan = {"model": {"name": "fc", "hidden": [4]}, "optimization": {"forward": {"name": "sgd", "learning_rate": 0.1}}}
-    plan |= {"epochs": 1, "batch_size": 8, "data": {"source": "npz", "file": write(**arrays)}, "max_steps": 1}
+    plan = PLAN | {"data": {"source": "npz", "file": write(**arrays)}, "max_steps": 1}
     plan |= {"logging": {"tensorboard": False}, "evaluation": {"probe_examples": 0}}
     result = run.train(configuration.parse(plan), tmp_path / "run")
     moved = plan["data"] | {"file": str(tmp_path / "moved.npz")}
@@ -162,6 +223,10 @@ def test_a_run_is_evaluated_and_resumed_after_its_file_was_moved(arrays, write, 
     [
         ({"y_train": None}, "has no array `y_train`; found x_train, x_validation, y_validation"),
         ({"x_validation": None}, "has no array `x_validation`"),
+        ({"x_val": np.zeros(3)}, "must have only arrays with known names; found 'x_val'; allowed: x_train, y_tr"),
+        ({"x_val": np.zeros(3)}, "; did you mean 'x_validation'?"),
+        ({"X_train": np.zeros(3)}, "; did you mean 'x_train'?"),
+        ({"y_tset": np.zeros(3), "x_tset": np.zeros(3)}, "found 'y_tset' (1 more); allowed: "),
         ({"x_train": np.zeros((40, 5), np.uint8)}, "`x_train` must be (examples, height, width, channels) or "),
         ({"x_train": np.zeros((40, 5, 6, 3), int)}, "uint8 or float; found shape (40, 5, 6, 3) of int64"),
         ({"x_train": np.zeros((0, 5, 6, 3), np.uint8)}, "found shape (0, 5, 6, 3) of uint8"),
@@ -194,18 +259,23 @@ def test_wrong_arrays_are_one_line(arrays, write, change, message):
             {},
             "data: each training label must be from 0 to 2; found -1 at",
         ),
+        ({"x_test": np.zeros((1, 5, 6, 3), np.uint8), "y_test": [9]}, {"validation_split": "test"}, "data: each test"),
         ({}, {"classes": 3}, "data: each training label must be from 0 to 2; found 3 at example 3"),
         (
             {},
             {"validation_fraction": 0.3},
-            "data.validation_fraction: must be null if the file has `x_validation`; found 0.3",
+            "data.validation_fraction: must be null if `x_validation` is used for validation; found 0.3",
         ),
         ({}, {"batch_size": 41}, "batch_size: must not be larger than the training data, 1 to 40; found 41"),
         ({}, {"augment": "flip"}, "data.augment: input should be 'crop' or 'crop_flip'"),
     ],
 )
 def test_wrong_labels_and_options_are_one_line(arrays, write, change, options, message):
-    assert refused(write(**(arrays | change)), **options).startswith(message)
+    path = write(**(arrays | change))
+    assert refused(path, **options).startswith(message)
+    with pytest.raises(DataError) as raised:  # `describe` needs only the facts.
+        data.facts("npz", **({"batch_size": 8, "seed": 0, "file": path} | options))
+    assert str(raised.value).startswith(message)
 
 
 def test_wrong_files_are_one_line(arrays, write, tmp_path):

@@ -10,7 +10,7 @@ from neural_alignment.jobs import batch
 from neural_alignment.jobs.batch import Batch, Execution, Screen
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines.in_process import InProcess
-from neural_alignment.jobs.estimates import Estimates
+from neural_alignment.jobs.estimates import Begun, Estimates
 from neural_alignment.jobs.pool import Engine
 
 
@@ -70,7 +70,7 @@ def test_the_status_names_the_running_jobs_and_the_time_left(tmp_path, training)
     first, second = training("fc/a/seed0"), training("fc/b/seed0")
     jobs = Batch([first, second], str(tmp_path), 2, Execution(InProcess(), Screen(print, print), estimates))
     assert jobs.next() == first
-    jobs._active["fc/a/seed0"] = batch._Active(first, time.monotonic() - 30)
+    jobs._active["fc/a/seed0"] = batch._Active(first, Begun(time.monotonic() - 30))
     assert jobs.status() == "fc/a/seed0 0 %, 70 s left | all jobs: 3 min left (estimate)"
     path = tmp_path / "runs" / "fc" / "a" / "seed0"
     path.mkdir(parents=True)
@@ -82,13 +82,69 @@ def test_the_status_names_the_running_jobs_and_the_time_left(tmp_path, training)
     assert jobs.status() == "fc/a/seed0 0 %, an unknown time left | all jobs: time not known yet"
 
 
+@pytest.fixture
+def halved(tmp_path):
+    """Writes the files of a run, and of a piece, that were interrupted after half of the work."""
+
+    def write(name):
+        path = tmp_path / "runs" / name
+        path.mkdir(parents=True)
+        (path / "metrics.csv").write_text("step,epoch\n0,0\n5,1\n")
+        (tmp_path / f"{name}.progress").write_text("0.5")
+        return path / "metrics.csv"
+
+    return write
+
+
+def test_the_time_left_of_a_resumed_run_follows_from_its_progress_since_then(tmp_path, training, halved):
+    estimates = Estimates()
+    estimates.seconds = {"run": 100.0}
+    metrics = halved("run")
+    run = training("run", "epochs=8")
+    metrics.write_text("step,epoch\n0,0\n5,4\n")
+    jobs = Batch([run], str(tmp_path), 1, Execution(InProcess(), Screen(print, print), estimates))
+    jobs.next()
+
+    def after(seconds):
+        begun = jobs._active["run"].begun
+        jobs._active["run"] = batch._Active(run, Begun(time.monotonic() - seconds, begun.done))
+        return jobs.status().partition(" |")[0]
+
+    assert after(10) == "run 50 %, 40 s left"  # Half of 100 seconds, of which 10 have passed.
+    metrics.write_text("step,epoch\n0,0\n5,6\n")
+    assert after(60) == "run 75 %, 60 s left"  # A quarter took a minute. As a run from the start: 20 s.
+    jobs.waits(run)
+    jobs.begins(run)  # On a cluster it is interrupted again.
+    assert jobs._active["run"].begun.done == 0.75
+
+
+def test_only_durations_of_whole_jobs_are_stored(tmp_path, training, computation, halved):
+    names = ("resumed", "whole", "piece")
+    for name in ("resumed", "piece"):
+        halved(name)
+    halved("whole").write_text("")
+    jobs = [training("resumed"), training("whole"), computation("piece")]
+    path = str(tmp_path / "seconds.csv")
+    engine = Scripted(dict.fromkeys(names, Ending("diverged")))
+    Batch(jobs, str(tmp_path), 3, Execution(engine, Screen(print, print), Estimates(path))).run()
+    # A piece starts from scratch. The problem of a damaged file is that of the run.
+    assert Estimates(path).seconds.keys() == {"whole", "piece"}
+
+
+def test_the_duration_of_a_resumed_job_is_estimated_from_its_part():
+    assert Begun(time.monotonic() - 30, 0.75).whole == pytest.approx(120, abs=1)
+    assert Begun(time.monotonic() - 30).whole == pytest.approx(30, abs=1)
+    assert Begun(time.monotonic() - 30, 1.0).whole == pytest.approx(30, abs=1)
+
+
 @pytest.mark.parametrize(("state", "error"), [("failed", RunError), ("unavailable", RunError), ("stopped", Stopped)])
 def test_a_job_without_a_result_ends_the_batch_and_no_other_starts(tmp_path, computation, state, error):
     jobs = [computation(name) for name in ("first", "second", "third")]
     engine = Scripted({"first": Ending("finished"), "second": Ending(state, reason="x")})
     lines = []
     execution = Execution(engine, Screen(lines.append, lines.append), Estimates(str(tmp_path / "seconds.csv")))
-    with pytest.raises(error, match=f"second: {state}: x"):
+    advice = "; the same command resumes" if state == "stopped" else ""
+    with pytest.raises(error, match=f"second: {state}: x{advice}$"):
         Batch(jobs, str(tmp_path), 5, execution).run()
     assert engine.begun == ["first", "second"]
     assert lines == ["run 3 of 5: first  finished  0 s"]

@@ -86,17 +86,29 @@ def test_no_other_job_shares_a_process(training, computation, staying):
     assert not processes()
 
 
-def test_children_with_other_plugins_or_threads_are_not_used(training, staying, monkeypatch):
+def test_children_with_other_plugins_threads_or_gpus_are_not_used(training, staying, monkeypatch):
     made = []
-    monkeypatch.setattr(child_processes, "_Child", lambda threads: made.append(threads) or _Recorded())
-    for job, threads in (
-        (training("a"), 1),
-        (training("b"), 2),
-        (training("c", imports=["mine"]), 1),
-        (training("d"), 1),
+    monkeypatch.setattr(child_processes, "_Child", lambda *kind: made.append(kind) or _Recorded())
+    for job, threads, gpus in (
+        (training("a"), 1, None),
+        (training("b"), 2, None),
+        (training("c", imports=["mine"]), 1, None),
+        (training("d"), 1, None),
+        (training("e"), 1, "0"),
+        (training("f"), 1, "1"),
+        (training("g"), 1, "0"),
     ):
-        staying.run(job, threads)
-    assert made == [1, 2, 1]
+        staying.run(job, threads, gpus)
+    assert made == [(1, None), (2, None), (1, None), (1, "0"), (1, "1")]
+
+
+@pytest.mark.parametrize("gpus", ["7", ""])
+def test_a_child_sees_only_its_gpus(tmp_path, computation, children, gpus):
+    path = tmp_path / "seen"
+    code = f'printf "%s" "${{CUDA_VISIBLE_DEVICES-not set}}" > {path}'
+    job = computation("piece", "subprocess:run", args=["sh", "-c", code])
+    assert Children().run(job, 1, gpus).state == "finished"
+    assert path.read_text() == gpus
 
 
 class _Recorded:

@@ -1,19 +1,23 @@
 """Engines: simulated TPUs that record their calls, SLURM without nodes, options of the command line."""
 
 import json
+import shutil
 import stat
 import sys
 import textwrap
+import threading
 
 import pytest
-from recorder import Recorder
+import tensorflow as tf
+from recorder import Recorder, awaited
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, Stopped
 from neural_alignment.jobs import children as child_processes
-from neural_alignment.jobs.children import Children
+from neural_alignment.jobs.children import Children, StayingChildren
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines import registry
+from neural_alignment.jobs.engines.processes import Processes
 from neural_alignment.jobs.engines.slurm_node import Task, run_on_node
 from neural_alignment.jobs.engines.spark import ending_of_lost_task
 from neural_alignment.jobs.engines.tpu import TPU
@@ -23,7 +27,12 @@ from neural_alignment.jobs.job import encode
 @pytest.fixture
 def four(tmp_path, training):
     """Returns a queue of four runs that have no overrides."""
-    return lambda: Recorder(tmp_path, [training(f"{n:04d}", config=f"settings/{n:04d}.yaml") for n in (1, 2, 3, 4)])
+    job, names = training(), [f"{number:04d}" for number in (1, 2, 3, 4)]
+    (tmp_path / "settings").mkdir()
+    for name in names:
+        shutil.copy(job.config, tmp_path / "settings" / f"{name}.yaml")
+    configs = {name: str(tmp_path / "settings" / f"{name}.yaml") for name in names}
+    return lambda: Recorder(tmp_path, [training(name, config=config) for name, config in configs.items()])
 
 
 LAUNCHER = """
@@ -75,7 +84,7 @@ class TestTPUs:
     def test_without_any_tpu_the_runs_wait_for_the_next_command(self, four, launcher):
         command, calls = launcher
         queue = four()
-        with pytest.raises(Stopped, match="4 jobs are left: no TPU is available; the last one was gone; the same"):
+        with pytest.raises(Stopped, match="4 jobs are left: no TPU is available; the last one was gone; once"):
             TPU(["gone"], command).run(queue)
         TPU(["a"], command).run(queue)
         assert len(queue.endings) == 4
@@ -90,6 +99,17 @@ class TestTPUs:
         config = configuration.load(words[1])
         assert (config.seed, config.optimization.forward.learning_rate) == (3, 0.07)
         assert words[3] == job.run_dir
+
+    def test_a_run_of_another_configuration_is_not_the_result_of_a_launched_run(self, tmp_path, training, launcher):
+        """The command `train` refuses the directory, and leaves the files of an earlier run."""
+        command, _ = launcher
+        job = training("0001", "batch_size=100")
+        (tmp_path / "runs" / "0001").mkdir(parents=True)
+        shutil.copy(job.config, tmp_path / "runs" / "0001" / "config.yaml")
+        queue = Recorder(tmp_path, [job])
+        with pytest.raises(Stopped, match=r"0001: .*another configuration: batch_size was 200, is now 100"):
+            TPU(["a"], command).run(queue)
+        assert not queue.endings
 
     def test_computations_run_on_this_machine(self, tmp_path, computation, launcher, children):
         command, _ = launcher
@@ -119,11 +139,85 @@ class TestTPUs:
         queue = four()
         with pytest.raises(Stopped) as stopped:
             TPU(["gone"]).run(queue)
-        said = "4 jobs are left: no TPU 'gone' is to be reached from here (x); the same command resumes them"
-        assert str(stopped.value) == said
+        said = "4 jobs are left: no TPU 'gone' is to be reached from here (x); run on a TPU VM"
+        assert str(stopped.value) == f"{said}; once this is solved, the same command resumes them"
         assert not queue.endings
         TPU(["gone", "a"]).run(queue)
         assert [each.state for each in queue.endings.values()] == ["finished"] * 4
+
+
+class TestGPUs:
+    """Processes on a machine with GPUs that are not there; CUDA is never started."""
+
+    @pytest.fixture
+    def given(self, tmp_path, training, monkeypatch):
+        """Returns a function that runs as many jobs as processes, and returns the `CUDA_VISIBLE_DEVICES` of each used
+        process, the engine, and its lines of output."""
+        monkeypatch.delenv("TF_CONFIG", raising=False)
+        monkeypatch.delenv("TPU_NAME", raising=False)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        hidden = []
+
+        def call(count, gpus, *overrides, visible=None):
+            if visible is not None:
+                monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+            found = [f"/physical_device:GPU:{number}" for number in range(gpus)]
+            monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: found if kind == "GPU" else ["cpu"])
+            monkeypatch.setattr(tf.config, "set_visible_devices", lambda *arguments: hidden.append(arguments))
+            seen, engine = {}, Processes(count)
+            queue = Recorder(
+                tmp_path, [training(str(number), "runtime.strategy=auto", *overrides) for number in range(count)]
+            )
+
+            def run(self, job, threads=None, gpus=None):
+                seen[int(threading.current_thread().name.removeprefix("process "))] = gpus
+                awaited(lambda: len(seen) + len(queue.events) == count)  # Each process has got a job.
+                return Ending("finished", 0.5)
+
+            monkeypatch.setattr(Children, "run", run)
+            monkeypatch.setattr(StayingChildren, "run", run)
+            engine.run(queue)
+            assert len(queue.endings) == count
+            assert hidden == ([([], "GPU")] if gpus else [])
+            return seen, engine, sorted(line for _, line in queue.events)
+
+        return call
+
+    @pytest.mark.parametrize(
+        ("gpus", "visible", "shares"),
+        [
+            (0, None, [None, None]),
+            (0, "", [None, None]),
+            (2, None, ["0", "1"]),
+            (3, None, ["0", "1"]),
+            (4, None, ["0,1", "2,3"]),
+            (2, "5,7", ["5", "7"]),
+            (2, "GPU-a,GPU-b,-1,3", ["GPU-a", "GPU-b"]),
+        ],
+    )
+    def test_processes_divide_the_gpus(self, given, gpus, visible, shares):
+        seen, engine, said = given(2, gpus, visible=visible)
+        assert ([seen[1], seen[2]], engine.slots, said) == (shares, 2, [])
+
+    def test_one_process_has_all_gpus(self, given):
+        assert given(1, 3)[0] == {1: "0,1,2"}
+
+    @pytest.mark.parametrize("strategy", ["auto", "gpu", "mirrored"])
+    def test_processes_without_a_gpu_leave_their_jobs_to_the_others(self, given, strategy):
+        seen, engine, said = given(4, 2, f"runtime.strategy={strategy}")
+        assert (seen, engine.slots) == ({1: "0", 2: "1"}, 2)
+        assert said == [f"process {number} is not used: there are more processes than GPUs" for number in (3, 4)]
+
+    def test_runs_on_the_cpu_get_no_gpu_and_use_all_processes(self, given):
+        seen, engine, said = given(3, 1, "runtime.strategy=cpu")
+        assert (seen, engine.slots, said) == ({1: "", 2: "", 3: ""}, 3, [])
+
+    def test_runs_that_name_their_gpus_see_all(self, given):
+        seen, engine, said = given(3, 2, "runtime.devices=[1]")
+        assert (seen, engine.slots, said) == (dict.fromkeys((1, 2, 3)), 3, [])
+
+    def test_computations_get_gpus(self, computation):
+        assert computation("piece").gpus() == "all"
 
 
 @pytest.mark.parametrize(("choice", "options", "said"), [

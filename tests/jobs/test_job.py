@@ -1,13 +1,14 @@
 """Jobs: running them in this process, and sending them to other processes."""
 
 import dataclasses
+import json
 import threading
 
 import keras
 import pytest
 from recorder import Recorder
 
-from neural_alignment.errors import RunError
+from neural_alignment.errors import RunError, Stopped
 from neural_alignment.jobs import job as jobs
 from neural_alignment.jobs.children import Children
 from neural_alignment.jobs.ending import Ending, ending_of, past_ending
@@ -32,6 +33,38 @@ def test_a_run_that_has_ended_is_not_trained_again(tmp_path, training):
     assert first.endings == second.endings
     assert first.endings["run"].state == "finished"
     assert not (tmp_path / "runs" / "run" / "model.keras").exists()
+
+
+@pytest.mark.parametrize("state", ["finished", "diverged"])
+def test_a_run_of_another_configuration_is_not_the_result_of_a_job(tmp_path, training, state):
+    run = training("run")
+    place = tmp_path / "runs" / "run"
+    place.mkdir(parents=True)
+    (place / "config.yaml").write_text((tmp_path / "config.yaml").read_text())
+    (place / "status.json").write_text(json.dumps({"state": state, "best_top1": 0.5, "reason": "x"}))
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    assert run.run() == Ending(state, 0.5 if state == "finished" else None, "x" if state == "diverged" else None)
+    ending = training("run", "batch_size=100").run()
+    assert ending.state == "unavailable"
+    assert "another configuration: batch_size was 200, is now 100; " in ending.reason
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    # Event files are not part of the result.
+    assert training("run", "logging.tensorboard=true").run().state == state
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Stopped("SIGTERM at step 3, which is saved; continue with --resume"), "SIGTERM at step 3, which is saved"),
+        (Stopped("x: is full: free some space, then continue with --resume"), "x: is full: free some space"),
+        (RunError(f"{'x' * 400}: is damaged; remove it"), f"{'x' * 400}: is damaged; remove it"),
+    ],
+)
+def test_the_reason_of_an_ending_is_whole_and_names_no_option_of_another_command(error, reason):
+    def work():
+        raise error
+
+    assert ending_of(work).reason == reason
 
 
 def test_a_file_that_is_edited_while_its_run_is_followed_does_not_end_the_command(tmp_path, training):

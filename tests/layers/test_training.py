@@ -19,9 +19,12 @@ from helpers import (
 )
 from layer_table import TABLE, build, call, connections, expected, fill, make, native_copy
 
+from neural_alignment import config as configuration
+from neural_alignment import layers
 from neural_alignment.alignments import Feedback, KolenPollack, forward_pass, from_config
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.training import AlignedModel
+from neural_alignment.training.trainer import Trainer
 from optimizers import Momentum, MultiOptimizer, Noisy, RateScheduler
 
 SHAPES = {2: (4, 16), 3: (4, 4, 4), 4: (4, 4, 2, 2)}
@@ -229,6 +232,124 @@ def test_kolen_pollack_moves_b_as_it_moves_w(rows):
         of_b = connection.linear_map.transpose(stored - before[stored.path])
         assert np.abs(of_w).max() > 1e-5, name
         np.testing.assert_allclose(of_b, of_w, atol=3e-7, err_msg=name)
+
+
+class Repeated(keras.layers.Wrapper):
+    """Calls a layer three times, each time with the outputs of the last call."""
+
+    def call(self, inputs, training=None):
+        for _ in range(3):
+            inputs = self.layer(inputs, training=training)
+        return inputs
+
+
+def _dense(**options):
+    return layers.Dense(4, kernel_regularizer=keras.regularizers.L2(0.5 * DECAY), **options)
+
+
+def _convolution(**options):
+    regularizer = keras.regularizers.L2(0.5 * DECAY)
+    return layers.Conv1D(4, 3, padding="same", groups=2, kernel_regularizer=regularizer, **options)
+
+
+def _in_siamese(x, layer):
+    inputs = keras.Input(x.shape[1:])
+    branch = keras.Model(inputs, layer(inputs))
+    return keras.layers.Add()([branch(x), branch(0.5 * x)])
+
+
+USES = {
+    "once": lambda x, layer: layer(x),
+    "shared": lambda x, layer: layer(layer(x)),
+    "siamese": _in_siamese,
+    "wrapper": lambda x, layer: Repeated(layer)(x),
+}
+"""Ways in which a model uses a layer."""
+
+DECAY = 0.5
+
+
+@pytest.mark.parametrize(
+    ("use", "make_layer", "parameterization", "kind"),
+    [
+        ("once", _dense, "ntk", AlignedModel),
+        ("once", _convolution, "ntk", AlignedModel),
+        ("once", _dense, "ntk", keras.Model),
+        ("shared", _dense, "standard", AlignedModel),
+        ("shared", _convolution, "ntk", keras.Model),
+        ("siamese", _dense, "standard", AlignedModel),
+        ("wrapper", _dense, "ntk", AlignedModel),
+        ("wrapper", _dense, "standard", keras.Model),
+    ],
+)
+def test_kolen_pollack_shrinks_w_minus_b_by_the_decay_of_each_step(
+    float64, rng, use, make_layer, parameterization, kind
+):
+    """Plain gradient descent at the rate r multiplies W - B^T by 1 - r decay, however often a step uses the layer."""
+    rate, steps = 0.125, 3
+    layer = make_layer(alignment=KolenPollack(decay=DECAY), parameterization=parameterization, activation="tanh")
+    inputs = keras.Input((5, 4))
+    model = kind(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(USES[use](inputs, layer))))
+    model.compile(MultiOptimizer([keras.optimizers.SGD(rate)]), "mse", jit_compile=False)
+    (connection,) = layer.connections
+
+    def difference():
+        return connection.kernel - connection.linear_map.transpose(connection.stored_backward_kernel)
+
+    before, first = difference(), connection.kernel.numpy()
+    x, y = rng.normal(size=(steps * 4, 5, 4)), rng.normal(size=(steps * 4, 2))
+    model.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    assert_differs(connection.kernel, first * (1 - rate * DECAY) ** steps)
+    assert_close(difference(), before * (1 - rate * DECAY) ** steps)
+
+
+def test_kolen_pollack_of_a_wide_network_shrinks_w_minus_b_by_the_decay_of_each_step():
+    """The same for a YAML configuration, whose layers have the NTK parameterization."""
+    rate, steps = 0.125, 3
+    config = configuration.parse(
+        {
+            "epochs": 1,
+            "batch_size": 8,
+            "data": {"source": "digits"},
+            "model": {"name": "wide_cnn", "design": "kmnist", "width": 4},
+            "weight_decay": DECAY,
+            "alignment": {"rule": "kolen_pollack", "decay": DECAY},
+            "optimization": {"forward": {"name": "sgd", "learning_rate": rate}},
+            "runtime": {"precision": "float64"},
+        }
+    )
+    trainer = Trainer.from_config(config)
+    found = every_connection(trainer.model)
+
+    def differences():
+        return {
+            name: each.kernel - each.linear_map.transpose(each.stored_backward_kernel) for name, each in found.items()
+        }
+
+    before = differences()
+    trainer.start()
+    trainer.train(steps)
+    assert len(found) == 4
+    for name, difference in differences().items():
+        assert_close(difference, before[name] * (1 - rate * DECAY) ** steps)
+
+
+@pytest.mark.parametrize("rule", ["symmetric", "weight_mirror"])
+def test_a_shared_layer_has_one_r_of_its_kernels_and_an_r_of_the_signals_of_each_call(float64, rng, rule):
+    layer = layers.Dense(4, alignment=from_config(RULE_CONFIGS[rule]), name="shared")
+    inputs = keras.Input((4,))
+    once, both = layer(inputs), keras.layers.Add()([layer(inputs), layer(inputs)])
+    x = rng.normal(size=(3, 4))
+    found = []
+    for outputs in (once, both):
+        model = AlignedModel(inputs, outputs)
+        with forward_pass() as state:
+            model(x, training=True)
+        model(x, training=True)  # Outside of a forward pass of ours, with `add_loss`.
+        (value,) = state.losses.values()
+        assert_close(sum(model.losses), value)
+        found.append(float(value))
+    assert found[1] == pytest.approx(found[0] * (2 if rule == "weight_mirror" else 1), rel=1e-12)
 
 
 @pytest.mark.parametrize(

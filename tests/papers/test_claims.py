@@ -111,7 +111,7 @@ def test_a_claim_is_judged_in_each_case(folder):
         ("b", "l = 1", True, "yes"), ("b", "l = 2", True, "yes"),
         ("c", "l = 1", False, "no"), ("c", "l = 2", False, "no"),
     ]  # fmt: skip
-    numbers = [product.rows[0][name] for name in ("mean", "standard_error", "seeds")]
+    numbers = [product.rows[0][name] for name in ("mean", "standard_error", "values")]
     assert numbers == pytest.approx([3.5, 0.5, 3])
     assert set(product.columns) <= set(product.rows[0])
     line = "| 1 | a claim | figure | l = 1: 3.50 ± 0.50; l = 2: 0.00 ± 1.15 | turn | 3 | above 0 | in part |"
@@ -137,6 +137,16 @@ def test_a_claim_without_its_files_or_rows_is_not_yet_run(folder):
     product = claims.judge(missing, folder)
     assert [row["verdict"] for row in product.rows] == [claims.NOT_YET] * 2
     assert product.text.endswith("| 1 | b | figure | - | turn | - | above 0 | not yet run |")
+
+
+def test_a_claim_with_too_few_seeds_is_not_called_not_yet_run(folder):
+    """A case without any seed in common is not yet run."""
+    weights, none = (claims.values("angles", "value", "layer", kind=kind) for kind in ("w", "x"))
+    two = claims.values("angles", "value", "layer", where=lambda row: row["seed"] < 2, kind="w")
+    one = claims.contrast(weights, claims.values("angles", "value", "layer", kind="b"))
+    every = [claim(str(index), find=claims.spreads(each)) for index, each in enumerate((weights, two, one, none))]
+    verdicts = {row["claim"]: row["verdict"] for row in claims.judge(every, folder).rows}
+    assert verdicts == {"0": "in part", "1": claims.TOO_FEW, "2": claims.TOO_FEW, "3": claims.NOT_YET}
 
 
 def test_files_have_numbers_where_there_are_numbers(folder):

@@ -86,7 +86,26 @@ BAD = {
     "no such file": (["none.yaml"], "none.yaml: no such file"),
     "seeds that are no numbers": (["search.yaml", "--seeds", "a"], "--seeds must be integers separated by commas"),
     "an unknown algorithm": (["search.yaml", "--algorithms", "tpe,grid"], "algorithm: "),
-    "a seed that the search sets": (["search.yaml", "--set", "seed=5"], "--set seed=5: the search sets the seed"),
+    "a seed that the search sets": (
+        ["search.yaml", "--set", "seed=5"],
+        "--set seed=5: the search sets seed in its trials; give --seeds",
+    ),
+    "epochs that the search sets": (
+        ["search.yaml", "--epochs", "1", "--set", "epochs=3"],
+        "--set epochs=3: the search sets epochs in its trials; give --epochs",
+    ),
+    "a key that is drawn": (
+        ["search.yaml", "--set", "alignment.decay=0.1"],
+        "--set alignment.decay=0.1: the search sets alignment.decay in its trials; change it in the space",
+    ),
+    "a key in one that is drawn": (
+        ["search.yaml", "--set", "optimization.forward.nesterov.x=1"],
+        "the search sets optimization.forward.nesterov in its trials",
+    ),
+    "a key that contains one that is drawn": (
+        ["search.yaml", "--set", "alignment={rule: feedback}"],
+        "the search sets alignment.decay in its trials",
+    ),
     "no trials": (["search.yaml", "--trials", "0"], "trials: "),
     "an unknown engine": (["search.yaml", "--engine", "proceses:2"], "did you mean 'processes'?"),
     "no processes": (["search.yaml", "--engine", "processes:0"], "N must be an integer from 1"),

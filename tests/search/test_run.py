@@ -1,15 +1,19 @@
 """Search directories, with an engine that trains nothing and with one that trains in this process."""
 
 import csv
+import itertools
 import json
 import signal
 import threading
+import types
 
 import pytest
+from helpers import SMALL_RUN
 from processes import Command
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
+from neural_alignment.jobs import estimates
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.optimization import Clock
@@ -90,11 +94,26 @@ def test_another_search_is_refused(search, scripted, what):
     assert f"holds another search: {text}" in str(error.value)
 
 
-def test_a_base_may_change_where_the_search_sets_the_values_itself(search, scripted):
+def test_a_base_may_change_where_the_search_sets_the_values_itself(scripted, plan_file, tmp_path):
     engine, judge = scripted
-    first = search(engine(judge), trials=1, overrides=["alignment.decay=0.5"])
-    again = search(engine(judge), trials=2, overrides=["alignment.decay=0.25"])
+
+    def search(decay, trials):
+        base = SMALL_RUN.replace("decay: 2.0e-3", f"decay: {decay}")
+        return run.search(
+            plans.load(plan_file(base=base), trials=trials), (), str(tmp_path / "found"), engine(judge), print
+        )
+
+    first, again = search(0.5, 1), search(0.25, 2)
     assert [trial.settings for trial in again][:1] == [trial.settings for trial in first]
+
+
+def test_keys_beside_those_of_the_space_can_be_overridden(search, scripted):
+    """Also `epochs`, if the search has none."""
+    engine, judge = scripted
+    overrides = ["alignment.self_=0.5", "optimization.forward.momentum=0.5", "epochs=3"]
+    search(first := engine(judge), trials=1, overrides=overrides)
+    [(_, config)] = first.seen
+    assert (config.alignment.self_, config.optimization.forward.momentum, config.epochs) == (0.5, 0.5, 3)
 
 
 def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search, scripted, tmp_path, plan_file):
@@ -111,6 +130,19 @@ def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search,
         search(engine(judge), trials=2)
 
 
+def test_runs_of_a_search_that_has_lost_its_records_are_not_those_of_a_new_search(search, scripted, tmp_path):
+    """Of a process that was killed before it wrote `search.yaml`, only empty folders are left."""
+    engine, judge = scripted
+    for name in ("settings", "trials", "logs"):
+        (tmp_path / "killed" / name).mkdir(parents=True)
+    (tmp_path / "killed" / "lock.json").write_text("")
+    search(engine(judge), "killed", trials=1)
+    (tmp_path / "old" / "trials" / "0001").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"old: is not a search directory: contains trials/0001, but no search\.yaml"):
+        search(engine(judge), "old", trials=1)
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["trials"]
+
+
 def test_a_search_may_be_resumed_on_another_device(search, scripted):
     engine, judge = scripted
     search(engine(judge), trials=1)
@@ -125,7 +157,6 @@ def test_a_search_may_be_resumed_on_another_device(search, scripted):
         ("trials.jsonl", "not json\n", "line 1 is damaged"),
         ("trials.jsonl", "{}\n", "is not a trial"),
         ("proposals.jsonl", '{"number": 1, "drawn": {}}\n', "is not a proposal"),
-        ("proposals.jsonl", "", "trial 1 is not in it"),
     ],
 )
 def test_damaged_records_are_one_line(search, scripted, tmp_path, name, text, part):
@@ -137,6 +168,49 @@ def test_damaged_records_are_one_line(search, scripted, tmp_path, name, text, pa
         search(engine(judge), trials=2)
     assert str(error.value).startswith(f"{path}: ")
     assert part in str(error.value)
+    assert str(error.value).endswith("; restore it, or remove the line")
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "random"])
+def test_after_a_line_of_each_file_is_removed_as_the_messages_say_only_that_trial_is_run(
+    search, scripted, tmp_path, lines, algorithm
+):
+    engine, judge = scripted
+    trials = search(engine(judge), algorithm=algorithm, trials=5)
+    for name in ("proposals.jsonl", "trials.jsonl"):
+        path = tmp_path / "found" / name
+        path.write_text("".join(line for line in path.read_text().splitlines(True) if '"number": 3,' not in line))
+    # The other settings are those that the trials had. The engine ends if the search does not.
+    again = search(second := engine(judge, lives=4), algorithm=algorithm, trials=6)
+    assert [number for number, _ in second.seen] == [3, 6]
+    assert [trial.settings for trial in again if trial.number not in (3, 6)] == [
+        trial.settings for trial in trials if trial.number != 3
+    ]
+    for name in ("proposals.jsonl", "trials.jsonl"):
+        assert sorted(row["number"] for row in lines(tmp_path / "found" / name)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("kept", [[], [1, 3]])
+def test_proposals_that_were_removed_are_read_from_the_trials(search, scripted, tmp_path, kept):
+    engine, judge = scripted
+    whole = search(engine(judge), "whole", trials=6)
+    trials = search(engine(judge), trials=4)
+    path = tmp_path / "found" / "proposals.jsonl"
+    path.write_text("".join(path.read_text().splitlines(True)[number - 1] for number in kept))
+    assert search(second := engine(judge), trials=4) == trials
+    assert not second.seen
+    again = search(engine(judge), trials=6)
+    assert [trial.settings for trial in again] == [trial.settings for trial in whole]
+
+
+@pytest.mark.parametrize("name", ["proposals.jsonl", "trials.jsonl"])
+def test_two_lines_of_one_trial_are_damage(search, scripted, tmp_path, name):
+    engine, judge = scripted
+    search(engine(judge), trials=2)
+    path = tmp_path / "found" / name
+    path.write_text(path.read_text() + path.read_text().splitlines(True)[0])
+    with pytest.raises(RunError, match=r"is the second line of trial 1; restore it, or remove the line"):
+        search(engine(judge), trials=3)
 
 
 TRIAL = {
@@ -164,7 +238,7 @@ def ledger(tmp_path, plan_file):
     (tmp_path / "found").mkdir()
     (tmp_path / "found" / "proposals.jsonl").write_text(json.dumps(PROPOSAL) + "\n")
     searched = run.Search(plan, plans.base_config(plan), str(tmp_path / "found"))
-    return lambda: run.Ledger(searched, 1, 0.1, print, lambda: None)
+    return lambda: run.Ledger(searched, InProcess(), 0.1, print, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +341,7 @@ def test_unsuccessful_trials_are_recorded_with_their_reason_and_the_search_conti
 def test_a_trial_that_was_stopped_is_not_over(search, scripted, tmp_path):
     engine, judge = scripted
     stopped, again = (
-        engine(lambda *_: Ending("stopped", reason="SIGTERM at step 3, which is saved; go on")),
+        engine(lambda *_: Ending("stopped", reason="SIGTERM at step 3, which is saved")),
         engine(judge),
     )
     with pytest.raises(Stopped, match="trial 1: SIGTERM at step 3, which is saved; the same command resumes"):
@@ -276,6 +350,14 @@ def test_a_trial_that_was_stopped_is_not_over(search, scripted, tmp_path):
     search(again)
     assert rates(again)[:1] == rates(stopped)
     assert len(again.seen) == 4
+
+
+def test_a_trial_that_cannot_run_stops_the_search_with_the_whole_reason(search, scripted):
+    engine, _ = scripted
+    reason = "x/status.json: is damaged; remove it, and --resume continues from the last checkpoint"
+    with pytest.raises(Stopped) as error:
+        search(engine(lambda *_: Ending("unavailable", reason=reason)))
+    assert str(error.value) == f"trial 1: {reason}; once this is solved, the same command resumes"
 
 
 def test_incompatible_settings_fail_only_their_own_trial(search, scripted, plan_file, tmp_path):
@@ -304,6 +386,18 @@ def test_lines_contain_the_best_so_far_and_the_time_left(search, scripted, said)
     assert said[1].startswith("trial 1, 1 of 4: top-1 20.00 %; best 20.00 % (trial 1); about ")
     assert said[3].startswith("trial 3, 3 of 4: top-1 30.00 %; best 50.00 % (trial 2); about ")
     assert said[4] == "trial 4, 4 of 4: top-1 40.00 %; best 50.00 % (trial 2)"
+
+
+def test_the_duration_of_a_resumed_trial_is_estimated_from_its_part(search, scripted, tmp_path, monkeypatch):
+    engine, judge = scripted
+    with pytest.raises(SystemExit):
+        search(engine(judge, lives=0), trials=2)
+    metrics = tmp_path / "found" / "trials" / "0001" / "metrics.csv"
+    metrics.parent.mkdir()
+    metrics.write_text("step,epoch\n0,0\n5,1\n")
+    times = itertools.count(step=10)
+    monkeypatch.setattr(estimates, "time", types.SimpleNamespace(monotonic=lambda: next(times)))
+    assert [trial.seconds for trial in search(engine(judge), trials=2)] == [20, 10]
 
 
 def test_the_best_setting_is_a_configuration_of_full_length(search, scripted, tmp_path):
@@ -487,7 +581,7 @@ def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
     schedule = "{warmup_epochs: 1, drop_epochs: [2, 3]}"
     base = ["optimization.forward.schedule=" + schedule, "optimization.backward.schedule=" + schedule]
     plan = plans.load(plan_file(), trials=1, epochs=2)
-    full = plans.base_config(plan, [*base, "epochs=4"])
+    full = configuration.override(plans.base_config(plan, base), ["epochs=4"])
     values = plan.checked_space().probes()[0]
     for name, config in (
         ("short", plans.trial_config(plan, full, values)),
@@ -509,7 +603,7 @@ def test_a_short_trial_does_not_compress_a_schedule_that_ends_with_the_run(plan_
     overrides = ["epochs=10", "optimization.alternation=1", "optimization.delay_epochs=1"]
     overrides += [f"optimization.forward.schedule={schedule}", "optimization.backward.schedule={drop_epochs: [2]}"]
     overrides += [f"optimization.loss_rates={{backward: {{schedule: {schedule}}}}}"]
-    base, values = plans.base_config(plan, overrides), plan.checked_space().probes()[0]
+    base, values = configuration.override(plans.base_config(plan), overrides), plan.checked_space().probes()[0]
     full = plans.trial_config(plan.model_copy(update={"epochs": None}), base, values)
     short, stretched = plans.trial_config(plan, base, values), configuration.override(full, ["epochs=3"])
 

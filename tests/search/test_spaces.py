@@ -225,6 +225,11 @@ def test_derived_quantities_may_come_before_their_sources():
     assert space.overrides({"a": 2}) == ["d=12", "a=2", "f={g: 1}"]
 
 
+def test_keys_whose_names_begin_alike_may_have_any_order():
+    names = ["a.bc", "a.b", "ab", "$a", "a_"]
+    assert list(Space({name: {"uniform": [0, 1]} for name in names}).sampled) == names
+
+
 def test_a_file_replaces_whole_quantities_of_its_base(plan_file, tmp_path):
     plan_file()
     other = tmp_path / "other.yaml"
@@ -251,6 +256,14 @@ BAD = {
     "nothing drawn": ({"a": {"fixed": 1}}, "at least one quantity that is drawn"),
     "a bad name": ({"a b": {"uniform": [0, 1]}}, "space.a b: must be a key path"),
     "a key that the search sets": ({"epochs": {"choice": [1, 2]}}, "space.epochs: is set by the search itself"),
+    "a key before one that contains it": (
+        {"a.b": {"uniform": [0, 1]}, "c": {"fixed": 1}, "a": {"choice": [{"b": 1}, {"b": 2}]}},
+        "space.a.b: must come after a, whose value would replace it; found before it",
+    ),
+    "a key before a fixed mapping around it": (
+        {"a.b.c": {"uniform": [0, 1]}, "a": {"fixed": {"d": 1}}},
+        "space.a.b.c: must come after a, ",
+    ),
     "infinity": ({"a": {"uniform": [0, float("inf")]}}, "space.a.uniform.1: "),
 }
 

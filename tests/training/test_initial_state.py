@@ -31,6 +31,8 @@ from neural_alignment.training import (
     stepping,
 )
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.model import AlignedModel
+from optimizers import MultiOptimizer
 
 BASE = {
     "epochs": 2,
@@ -218,6 +220,41 @@ def test_a_model_that_shares_nothing_is_refused_even_where_not_all_must_fit(tmp_
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="elsewhere")])
     with pytest.raises(RunError, match=r"model\.keras: has no weight that fits this network"):
         load_weights(build(), save(other, tmp_path / "model.keras"), strict=False)
+
+
+class Several(keras.layers.Layer):
+    """Layers in a list."""
+
+    def __init__(self, *names, **options):
+        super().__init__(**options)
+        self.parts = [keras.layers.Dense(2, trainable=False, name=name) for name in names]
+
+    def call(self, x):
+        return sum(part(x) for part in self.parts)
+
+
+def of_parts(*names):
+    inputs = keras.Input((3,))
+    model = AlignedModel(inputs, keras.layers.BatchNormalization(name="norm")(Several(*names, name="several")(inputs)))
+    model.compile(MultiOptimizer([keras.optimizers.SGD(0.1)]), "mse")
+    return model
+
+
+def test_layers_within_a_layer_are_told_apart_by_their_names(tmp_path):
+    there, here = of_parts("one", "two"), of_parts("two", "one")
+    there.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    means = checkpoints.TrainingMeans(there, tf.TensorSpec((2,), tf.float32))
+    assert checkpoints.CheckpointStore(there, means, str(tmp_path / "checkpoints")).save("last")
+    run.RunDirectory(str(tmp_path)).write_status("stopped", {})
+    loaded = load_weights(here, tmp_path)
+    assert (loaded.left, loaded.unused) == ((), ())
+    assert weights(here).keys() == {*weights(there)} >= {"several/one/kernel", "several/two/kernel"}
+    assert_same(weights(here), weights(there))
+
+
+def test_two_weights_of_one_name_are_one_line():
+    with pytest.raises(RunError, match="two weights are named several/one/kernel; weights are loaded by name"):
+        load_weights(of_parts("one", "one"), "nowhere.keras")
 
 
 # W(0).

@@ -13,6 +13,7 @@ from neural_alignment.alignments import Feedback, Symmetric, from_config
 from neural_alignment.training import AlignedModel, aligned_layers
 from neural_alignment.training.stepping import Stepper, Tracing
 from optimizers import Momentum, MultiOptimizer, RateScheduler
+from optimizers.keras_internals import call_count
 
 
 def cross_entropy():
@@ -588,6 +589,33 @@ def test_optimizers_that_would_move_w_without_b_are_refused_for_kolen_pollack(op
     model = network(from_config(RULE_CONFIGS["kolen_pollack"]))
     with pytest.raises(ValueError, match=r"'kolen_pollack' needs one optimizer .* Received .* Example"):
         model.compile(MultiOptimizer([Momentum(0.1) for _ in range(optimizers)], scheduler), cross_entropy())
+
+
+@pytest.mark.parametrize("call", ["train_on_batch", "fit"])
+@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: MultiOptimizer([inner])])
+def test_accumulated_gradients_are_those_of_successive_steps(call, wrap):
+    """An update is the mean of those of steps 0 and 1 from the same weights, each with the noise of its step."""
+    x, y = data(4)
+
+    def changes(step, calls, **options):
+        model = network(from_config({"rule": "weight_mirror", "amp": 1.0, "decay": 1.0, "input": {"noise": "normal"}}))
+        model.compile(wrap(keras.optimizers.SGD(0.1, **options)), cross_entropy())
+        model.optimizer.build(model.trainable_variables)
+        call_count(model.optimizer).assign(step)
+        before = model.get_weights()
+        if call == "fit":
+            model.fit(np.tile(x, (calls, 1)), np.tile(y, calls), len(x), shuffle=False, verbose=0)
+        else:
+            for _ in range(calls):
+                model.train_on_batch(x, y)
+        assert model.global_step == step + calls
+        return [after - start for after, start in zip(model.get_weights(), before, strict=True)]
+
+    first, second = changes(0, 1), changes(1, 1)
+    assert sum(not np.allclose(*pair, rtol=1e-3) for pair in zip(first, second, strict=True)) == 2  # The two B.
+    for found, *pair in zip(changes(0, 2, gradient_accumulation_steps=2), first, second, strict=True):
+        np.testing.assert_allclose(found, np.mean(pair, axis=0), rtol=1e-4, atol=1e-6)
+    assert not any(change.any() for change in changes(0, 1, gradient_accumulation_steps=2))
 
 
 def test_minibatches_of_a_model_with_two_outputs():

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import killed_runs
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from prepared_run import PreparedRun
 from processes import Command
 
 from neural_alignment import config as configuration
+from neural_alignment import layers
+from neural_alignment.alignments import AlignProp
 from neural_alignment.data import InMemory
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.training import distribution, evaluation, run, run_loop, setup, stepping
@@ -157,6 +160,28 @@ def test_random_magnitudes_are_those_of_the_whole_run(tmp_path):
         leave_killed(cut, 5, **changes)
     run.train(config(**changes), cut, resume=True)
     assert killed_runs.differences(whole, cut) == []
+
+
+def test_the_masks_of_dropout_are_those_of_the_whole_run(tmp_path):
+    changes = {
+        "model": {"name": "vision_transformer", "patch": 4, "width": 4, "heads": 2, "depth": 1, "dropout": 0.5},
+        "alignment": None,
+        "optimization": {"backward": None},
+        "max_steps": 6,
+        "evaluation": {"probe_examples": 0},
+        "checkpoints": {"keep": 5},
+    }
+    plan = configuration.parse(
+        configuration.merge({key: value for key, value in BASE.items() if key != "model"}, changes)
+    )
+    path = tmp_path / "run"
+    run.train(plan, path)
+    whole = killed_runs.weights(path)
+    run.train(plan, path, resume_from=3)
+    resumed = killed_runs.weights(path)
+    assert resumed.keys() == whole.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
 
 
 def without_slots(patch):
@@ -309,6 +334,133 @@ def test_no_step_is_saved_twice(model, tmp_path):
     assert checkpoints.restore_last() == 4
     for ours, expected in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, expected)
+
+
+class Nested(keras.layers.Layer):
+    """Layers in a list, a dictionary and a tuple, where TensorFlow does not look for variables."""
+
+    def __init__(self):
+        super().__init__()
+        frozen = keras.layers.Dense(3, trainable=False)
+        self.in_list = [keras.layers.BatchNormalization(), frozen, keras.layers.Dropout(0.5)]
+        self.in_dictionary = {"aligned": layers.Dense(3, alignment=AlignProp(), name="aligned")}
+        self.in_tuple = (keras.layers.GaussianNoise(0.1),)
+
+    def call(self, x):
+        for layer in (*self.in_list, self.in_dictionary["aligned"], *self.in_tuple):
+            x = layer(x)
+        return x
+
+
+class RandomSGD(keras.optimizers.SGD):
+    """An optimizer with a random state."""
+
+    def __init__(self):
+        super().__init__(0.1, momentum=0.9)
+        self.generator = keras.random.SeedGenerator(1)
+
+    def update_step(self, gradient, variable, learning_rate):
+        noise = keras.random.normal(variable.shape, seed=self.generator)
+        super().update_step(gradient + noise, variable, learning_rate)
+
+
+class RandomMetric(keras.metrics.MeanSquaredError):
+    """A metric with a random state."""
+
+    def __init__(self):
+        super().__init__(name="random")
+        self.generators = [keras.random.SeedGenerator(1)]
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        noise = keras.random.normal(keras.ops.shape(y_pred), seed=self.generators[0])
+        return super().update_state(y_true, y_pred + noise, sample_weight)
+
+
+def nested():
+    """Returns a compiled model whose names depend on the models that were built before."""
+    inputs = keras.Input((4,))
+    model = AlignedModel(inputs, Nested()(inputs))
+    model.compile(MultiOptimizer([RandomSGD()]), "mse", metrics=[RandomMetric()])
+    return model
+
+
+def states(model):
+    """All that a step reads and changes, without Keras' names."""
+    (metric,) = (each for group in model.metrics for each in getattr(group, "metrics", []))
+    random = [model.optimizer.inner_optimizers[0].generator.state, metric.generators[0].state]
+    return [each.numpy() for each in (*model.variables, *model.optimizer.variables, *random)]
+
+
+def store(model, path):
+    return CheckpointStore(model, TrainingMeans(model, tf.TensorSpec((3,), tf.float32)), str(path))
+
+
+def fitted(model):
+    """Makes two steps, so that nothing has its initial value."""
+    generator = np.random.default_rng(0)
+    model.fit(generator.normal(size=(8, 4)), generator.normal(size=(8, 3)), 4, shuffle=False, verbose=0)
+    return model
+
+
+def test_a_state_has_the_variables_of_layers_in_lists_and_all_random_states(tmp_path):
+    model = nested()
+    saving = store(model, tmp_path)
+    expected = states(fitted(model))
+    assert saving.save("last")
+    fresh = nested()
+    assert fresh.weights[0].path != model.weights[0].path
+    restoring, drawn = store(fresh, tmp_path), states(fresh)
+    assert restoring.restore_last() == 2
+    changed = 0
+    for ours, before, value in zip(states(fresh), drawn, expected, strict=True):
+        np.testing.assert_array_equal(ours, value)
+        changed += not np.array_equal(before, value)
+    assert changed > 15
+    for ours, value in zip(states(fitted(fresh)), states(fitted(model)), strict=True):
+        np.testing.assert_array_equal(ours, value)
+
+
+def as_earlier(model, path):
+    """Saves a state as earlier versions have."""
+    means = TrainingMeans(model, tf.TensorSpec((3,), tf.float32))
+    means.keep()
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, means=means)
+    tf.train.CheckpointManager(checkpoint, str(path / "last"), 1).save(model.global_step)
+
+
+def test_a_state_of_an_earlier_version_is_restored_unless_weights_are_missing(model, tmp_path, caplog):
+    as_earlier(model, tmp_path)
+    expected = model.get_weights()
+    for weight in model.weights:
+        weight.assign(weight + 1)
+    assert CheckpointStore(model, TrainingMeans(model), str(tmp_path)).restore_last() == 4
+    for ours, value in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(ours, value)
+    assert not caplog.messages
+    inputs = keras.Input((4,))
+    dropped = AlignedModel(inputs, keras.layers.Dense(3)(keras.layers.Dropout(0.5, name="drop")(inputs)))
+    dropped.compile(MultiOptimizer([keras.optimizers.SGD(0.1)]), "mse")
+    as_earlier(fitted(dropped), tmp_path / "dropped")
+    assert store(dropped, tmp_path / "dropped").restore_last() == 2
+    assert "did not save the random state of drop; random masks" in caplog.text
+    other = fitted(nested())
+    as_earlier(other, tmp_path / "nested")
+    line = (
+        r"ckpt-2: was written by an earlier version .* save \S*batch_normalization\S*/moving_mean \(\d more\); finish"
+    )
+    with pytest.raises(RunError, match=line):
+        store(other, tmp_path / "nested").restore_last()
+
+
+def test_a_state_of_another_model_is_one_line(tmp_path):
+    inputs = keras.Input((4,))
+    other = AlignedModel(inputs, keras.layers.Dense(3)(inputs))
+    other.compile(MultiOptimizer([keras.optimizers.SGD(0.1)]), "mse")
+    assert store(fitted(other), tmp_path).save("last")
+    line = r"ckpt-2: has 2 weights and 0 random states, but the model has \d+ weights and 4 random states; restore"
+    with pytest.raises(RunError, match=line) as error:
+        store(nested(), tmp_path).restore_last()
+    assert "\n" not in str(error.value)
 
 
 def test_a_state_that_is_not_finite_is_not_saved(saved, model, tmp_path):

@@ -180,8 +180,8 @@ def test_an_event_after_the_last_state_is_removed_and_a_foreign_file_stays(finis
     assert {step for found in points(path).values() for step, _ in found} == {0}
 
 
-@pytest.mark.parametrize("step", [0, 1, 127, 128, 300, 2**21, 2**40 + 5])
-def test_the_step_of_an_event_is_read_from_its_first_bytes(tmp_path, step):
+@pytest.mark.parametrize("step", [0, 2**40 + 5])
+def test_events_are_found_by_their_step(tmp_path, step):
     file = event_files.EventFile(str(tmp_path))
     for at in (step, step + 1):
         file.write(at, [event_files.scalar("a/b", 1.0)])
@@ -204,22 +204,6 @@ def test_going_back_replaces_the_later_points(finished, tmp_path):
     assert after == expected(path)
     assert [step for step, _ in after["loss/J"]] == [step for step, _ in before["loss/J"]]
     assert len(layouts(path)) == 1
-
-
-def test_a_run_of_an_earlier_version_continues_in_its_folder(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        killed_at(patch, 2, "after")
-        with pytest.raises(KilledError):
-            run.train(config(), tmp_path)
-    (tmp_path / "tensorboard").mkdir()
-    for file in tmp_path.glob("events*"):
-        file.rename(tmp_path / "tensorboard" / file.name)
-    run.train(config(), tmp_path, resume=True)
-    assert not list(tmp_path.glob("events*"))
-    assert points(tmp_path / "tensorboard") == expected(tmp_path)
-    run.train(config(), tmp_path, force=True)
-    assert not (tmp_path / "tensorboard").exists()
-    assert points(tmp_path) == expected(tmp_path)
 
 
 def test_force_removes_the_event_files_and_no_other_file(tmp_path):

@@ -16,17 +16,18 @@ from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
 from neural_alignment.alignments.networkwise.cuts import CutPass, CutRule, Cuts
 from neural_alignment.alignments.networkwise.graph import (
-    after_kernels,
+    after_weights,
     at_each_step,
     ends_nonlinear,
     has_kernel,
+    has_weights,
     inner_cuts,
     is_nonlinear,
     kernel_layers,
     live_weights,
 )
 from neural_alignment.alignments.registry import register
-from neural_alignment.keras_internals import calls, mask_of
+from neural_alignment.keras_internals import all_layers, calls, mask_of
 
 Tensor = tf.Tensor
 
@@ -54,26 +55,23 @@ class DirectFeedback(CutRule):
     the published code of Boopathy and Fiete 2022. The readout gets dJ/df itself. Within attention and separable
     convolutions, each projection that enters another kernel of the layer gets an error through a map as well. Masked
     time steps get no error, except in the projections within attention.
-
-    Attributes:
-        share_space: whether all positions of a layer share one map `(channels, classes)`, with the same standard
-            deviation. Boopathy and Fiete 2022 describe this for ImageNet, to save memory. Images of any size can then
-            be trained on.
-        seed: seed of the maps. Default: the seed of the run.
     """
 
     takes_sequences: ClassVar[bool] = False
 
     rule: Literal["dfa"] = "dfa"
     share_space: bool = False
+    """Whether all positions of a layer share one map `(channels, classes)`, with the same standard deviation. Boopathy
+    and Fiete 2022 describe this for ImageNet, to save memory. Images of any size can then be trained on."""
     seed: int = 0
+    """Seed of the maps. Default: the seed of the run."""
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> list[_Map]:
         """Draws a map for each cut. Maps are numbered, because layer names may differ between equal models.
 
         Raises:
-            ValueError: if the outputs are not `(batch, classes)`, the size of a hidden layer is unknown, or a layer
-                that is cut inside is wrapped in `TimeDistributed`.
+            ValueError: if the outputs are not `(batch, classes)`, the size of a hidden layer is unknown, a layer is
+                recurrent, or a layer that is cut inside is wrapped in `TimeDistributed`.
         """
         if len(model.output_shape) != 2:
             raise ValueError(
@@ -81,6 +79,12 @@ class DirectFeedback(CutRule):
                 "Example: a dense layer at the end."
             )
         super().keep(model, weights)
+        if recurrent := [layer for layer in all_layers(model) if getattr(layer, "recurrent", False)]:
+            raise ValueError(
+                f"{self.rule!r} needs a network without recurrent layers, in which the error would travel back through "
+                f"time by the layer's own weights. Received {type(recurrent[0]).__name__} {recurrent[0].name!r}. "
+                "Example: rule 'align_ada'."
+            )
         self._check_wrappers(model)
         maps = []
         for operation, size in self._sizes(model):
@@ -123,19 +127,20 @@ class DirectFeedback(CutRule):
         """Returns the cuts: after every nonlinearity before the readout.
 
         A layer with a kernel is also cut at its inputs if there is no nonlinearity between it and the previous layer
-        with a kernel.
+        with weights, such as another kernel, an embedding, or a normalisation after the nonlinearity.
         """
         graph = list(calls(model))
         operations = [call.operation for call in graph]
         readout = max(place for place, operation in enumerate(operations) if has_kernel(operation))
         hidden = {each.name for each in operations[:readout] if is_nonlinear(each) or ends_nonlinear(each)}
-        bare = after_kernels(graph, blocks=lambda operation: operation.name in hidden)
-        with_kernel = {each.name for each in operations if has_kernel(each)}
-        inner = set().union(*(inner_cuts(each) for each in operations[:readout]))
+        bare = after_weights(graph, blocks=lambda operation: operation.name in hidden)
+        inner = set().union(*(inner_cuts(each) for each in operations))
         return Cuts(
-            inputs=frozenset(with_kernel & bare),
+            inputs=frozenset({each.name for each in operations if has_kernel(each)} & bare),
             activations=frozenset(inner),
-            outputs=frozenset(hidden & (after_kernels(graph) | with_kernel)),
+            outputs=frozenset(
+                hidden & (after_weights(graph) | {each.name for each in operations if has_weights(each)})
+            ),
         )
 
     def errors(
@@ -167,7 +172,7 @@ class DirectTargetProjection(DirectFeedback):
     The target y* takes the place of the output error y* - y, so hidden layers need not wait for the outputs. Gradient
     descent changes the W of a hidden layer in proportion to x ((M y*) f'(z))^T, as in the paper, where x is its input,
     z its pre-activation and f its nonlinearity; the change is a mean over the batch. The readout gets dJ/df itself.
-    Maps, cuts and attributes are those of `DirectFeedback`.
+    Maps, cuts and options are those of `DirectFeedback`.
     """
 
     rule: Literal["drtp"] = "drtp"

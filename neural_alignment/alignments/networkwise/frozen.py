@@ -15,7 +15,7 @@ from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch, values_of
 from neural_alignment.alignments.networkwise.cuts import CutPass, CutRule, Cuts
 from neural_alignment.alignments.networkwise.graph import (
-    after_kernels,
+    after_weights,
     ends_nonlinear,
     has_kernel,
     inner_cuts,
@@ -190,7 +190,7 @@ class AlignAda(FrozenRule, CutRule):
         activations = {name_of(each) for each in nonlinear if ends_nonlinear(each)}
         activations |= set().union(*(inner_cuts(each) for each in operations))
         recurrent = frozenset(each.name for each in operations if getattr(each, "recurrent", False))
-        return Cuts(frozenset(inputs & after_kernels(graph)), recurrent.union(activations), silent=recurrent)
+        return Cuts(frozenset(inputs & after_weights(graph)), recurrent.union(activations), silent=recurrent)
 
     def errors(
         self, model: keras.Model, kept: Frozen, batch: TrainingBatch, upstream: Tensor, values: list[Tensor]

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from neural_alignment.alignments.error_path import error_weights
-from neural_alignment.keras_internals import Call, calls, creator
+from neural_alignment.keras_internals import Call, calls, creator, weights_to_train
 
 _LAYERS = (
     keras.layers.Activation,
@@ -65,6 +65,11 @@ def ends_nonlinear(operation: Any) -> bool:
 def has_kernel(operation: Any) -> bool:
     """Returns whether an operation is a layer with a kernel: with weights that the error passes through."""
     return names_kernel(operation) or bool(error_weights(operation))
+
+
+def has_weights(operation: Any) -> bool:
+    """Returns whether an operation is a layer with weights that can be trained, frozen or not, or with a kernel."""
+    return has_kernel(operation) or bool(weights_to_train(operation))
 
 
 def names_kernel(operation: Any) -> bool:
@@ -125,13 +130,15 @@ def kernels_ahead(graph: Sequence[Call]) -> dict[str, int]:
     return ahead
 
 
-def after_kernels(graph: Sequence[Call], blocks: Callable[[Any], bool] = lambda _: False) -> set[str]:
-    """Returns the names of the operations whose inputs depend on a layer with a kernel.
+def after_weights(graph: Sequence[Call], blocks: Callable[[Any], bool] = lambda _: False) -> set[str]:
+    """Returns the names of the operations whose inputs depend on weights that can be trained.
+
+    An error that passes such an operation on its way back trains these weights.
 
     Args:
         graph: the calls of a model, in the order of the forward pass.
-        blocks: returns whether an operation ends the dependence, so that its outputs count as independent of the layers
-            before it.
+        blocks: returns whether an operation ends the dependence, so that its outputs count as independent of the
+            operation and of the layers before it.
     """
     carrying: set[str] = set()
     found: set[str] = set()
@@ -139,6 +146,6 @@ def after_kernels(graph: Sequence[Call], blocks: Callable[[Any], bool] = lambda 
         name = call.operation.name
         if any(parent.name in carrying for parent in call.parents):
             found.add(name)
-        if (name in found or has_kernel(call.operation)) and not blocks(call.operation):
+        if (name in found or has_weights(call.operation)) and not blocks(call.operation):
             carrying.add(name)
     return found

@@ -33,7 +33,8 @@ VALIDATION_FRACTION = 0.2
 """Default of `ValidationFraction`."""
 
 SPLIT_SEED = 0
-"""Seed of `split_by_class`. It is not the seed of the run, so that all runs are evaluated on the same images."""
+"""Seed of `split_by_class` and `mixed_order`. It is not the seed of the run, so that all runs are evaluated on the
+same images, in the same batches."""
 
 IndexFile = Annotated[
     PathText | None,
@@ -101,21 +102,6 @@ class SourceOptions(Options):
         """
         return self.load(batching)
 
-    def pixel_scale(self, batching: Batching) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the center and the scale of the pixels: the inputs are `(pixels - center) / scale`.
-
-        Args:
-            batching: batch sizes, seed, shuffling.
-
-        Returns:
-            Two numbers, or two arrays `(channels,)`.
-
-        Raises:
-            DataError: if the data must be loaded and are missing or wrong.
-        """
-        dataset = self.load(batching)
-        return dataset.center, dataset.scale
-
     def check_run(self, config: Any) -> None:
         """Checks that the source fits the other options of a run.
 
@@ -182,8 +168,23 @@ def split_by_class(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.
         classes, counts = np.unique(labels, return_counts=True)
         raise DataError(
             f"data.validation_fraction: must leave examples of every class in both parts; found {fraction} with "
-            f"{len(labels)} examples of {len(classes)} classes, at least {counts.min()} of each"
+            f"{len(labels)} examples of {len(classes)} classes; the smallest class has {counts.min()}"
         ) from error
+
+
+def mixed_order(examples: int) -> np.ndarray:
+    """Returns a fixed random order of the validation examples, for sources whose files may be sorted by class.
+
+    In the order of such files a batch would contain few classes, which falsifies the statistics that batch
+    normalization takes from it, and the alignment would be measured on the first classes only.
+
+    Args:
+        examples: number of validation examples.
+
+    Returns:
+        `(examples,)` int64, for `Dataset.validation_order`.
+    """
+    return np.random.RandomState(SPLIT_SEED).permutation(examples)
 
 
 @contextlib.contextmanager

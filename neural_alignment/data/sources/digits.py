@@ -27,7 +27,7 @@ class DigitsData(InMemoryOptions):
 
     source: Literal["digits"]
     validation_fraction: ValidationFraction = VALIDATION_FRACTION
-    """ValidationFraction of each class that is held out for validation; the split does not depend on the seed."""
+    """Fraction of each class that is held out for validation; the split does not depend on the seed."""
     # The next two keys are not written at their defaults, so that the checksums of earlier configurations stay valid.
     augment: Annotated[Augmentation | None, Field(exclude_if=lambda augment: augment is None)] = None
     """Random crop after padding by 4 pixels, with or without a flip."""

@@ -27,6 +27,7 @@ from neural_alignment.data.sources.base import (
     TolerateCorrupt,
     ValidationFraction,
     check_augmentation,
+    mixed_order,
     split_by_class,
 )
 from neural_alignment.data.streamed import Streamed
@@ -92,6 +93,7 @@ class ImageFolderData(SourceOptions):
             self._preparation,
             class_names=train.classes,
             augment=self.augment,
+            validation_order=mixed_order(len(validation.paths)),
         )
 
     def facts(self, batching: Batching) -> Facts:
@@ -104,11 +106,6 @@ class ImageFolderData(SourceOptions):
             train_examples=len(train.paths),
             validation_examples=len(validation.paths),
         )
-
-    def pixel_scale(self, batching: Batching) -> tuple[Any, Any]:
-        """Returns center and scale of the preprocessing, without loading data. See `SourceOptions.pixel_scale`."""
-        del batching
-        return self._preparation.center, self._preparation.scale
 
     def _splits(self) -> tuple[LabelledFiles, LabelledFiles]:
         """Returns the training and the validation files."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import logging
 import os
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tensorflow as tf
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
@@ -15,8 +18,16 @@ from neural_alignment.data.pipeline import Batching, Dataset, Facts
 from neural_alignment.data.records import Schema, Shard, TFRecords
 from neural_alignment.data.sources.base import SOURCES, ImageSize, IndexFile, SourceOptions, TolerateCorrupt
 from neural_alignment.data.streamed import Streamed
-from neural_alignment.errors import DataUnavailable
+from neural_alignment.errors import DataError, DataUnavailable, WrongValue
 from neural_alignment.options import PathText
+
+logger = logging.getLogger(__name__)
+
+_SHARD = re.compile(r"(.*-)(\d+)(-of-(\d+))")
+"""The path of one file of several, such as train-00003-of-01024."""
+
+_MOST_NAMED = 5
+"""Maximum number of missing files that a warning names."""
 
 FilePatterns = Annotated[
     Annotated[PathText, Tag("one")] | Annotated[list[PathText], Field(min_length=1), Tag("many")],
@@ -63,24 +74,29 @@ class ImageNetData(SourceOptions):
 
     def load(self, batching: Batching) -> Dataset:
         """Returns the images, streamed from their files. See `SourceOptions.load`."""
-        schema = Schema("image/encoded", "image/class/label", classes=self.classes, label_offset=self.label_offset)
         damage = DamageList(self.tolerate_corrupt)
-        train, validation = (
-            TFRecords(
-                f"`{key}`",
-                [Shard(path) for path in _matching(key, getattr(self, key))],
-                schema,
-                damage,
-                examples,
-                self.index_file,
-            )
-            for key, examples in (
-                ("train_files", self.train_examples),
-                ("validation_files", self.validation_examples),
-            )
-        )
-        validation.check_complete()
+        train, validation = (self._records(split, damage) for split in ("train", "validation"))
+        if train.examples > train.found:
+            requirement = f"must be at most {train.found}, the number of records in train_files"
+            raise DataError(WrongValue("data.train_examples", requirement, train.examples))
+        if validation.examples != validation.found:
+            requirement = f"must be {validation.found}, the number of records in validation_files"
+            raise DataError(WrongValue("data.validation_examples", requirement, validation.examples))
         return Streamed(batching, train, validation, self._preparation, shuffle_buffer=self.shuffle_buffer)
+
+    def _records(self, split: str, damage: DamageList) -> TFRecords:
+        """Returns the records of a split."""
+        key = f"{split}_files"
+        paths = _matching(key, getattr(self, key))
+        _warn_of_missing(key, paths)
+        return TFRecords(
+            f"`{key}`",
+            [Shard(path) for path in paths],
+            Schema("image/encoded", "image/class/label", classes=self.classes, label_offset=self.label_offset),
+            damage,
+            getattr(self, f"{split}_examples"),
+            self.index_file,
+        )
 
     def facts(self, batching: Batching) -> Facts:
         """Returns shapes and counts. Reads the files only if the options do not contain the numbers of examples."""
@@ -93,11 +109,6 @@ class ImageNetData(SourceOptions):
             train_examples=self.train_examples,
             validation_examples=self.validation_examples,
         )
-
-    def pixel_scale(self, batching: Batching) -> tuple[Any, Any]:
-        """Returns center and scale of the preprocessing, without loading data. See `SourceOptions.pixel_scale`."""
-        del batching
-        return self._preparation.center, self._preparation.scale
 
 
 def _matching(key: str, patterns: str | Sequence[str]) -> list[str]:
@@ -118,3 +129,28 @@ def _matching(key: str, patterns: str | Sequence[str]) -> list[str]:
             )
         found += matching
     return sorted(set(found))
+
+
+def _warn_of_missing(key: str, paths: Sequence[str]) -> None:
+    """Logs which files of a set, such as train-00003-of-01024, are not on disk. Files left out by a pattern are."""
+    sets = collections.defaultdict(set)
+    for shard in filter(None, map(_SHARD.fullmatch, paths)):
+        begin, number, end, count = shard.groups()
+        sets[begin, len(number), end, int(count)].add(int(number))
+    for (begin, digits, end, count), numbers in sets.items():
+        if len(numbers) >= count:
+            continue
+        folder, _, name = begin.rpartition("/")
+        present = set(tf.io.gfile.listdir(folder or "."))
+        names = (f"{name}{number:0{digits}}{end}" for number in range(count) if number not in numbers)
+        if missing := [each for each in names if each not in present]:
+            more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+            logger.warning(
+                "data.%s: %d of %d files are missing in %s, so the run uses less data; found no %s%s",
+                key,
+                len(missing),
+                count,
+                folder or ".",
+                ", ".join(missing[:_MOST_NAMED]),
+                more,
+            )

@@ -106,7 +106,7 @@ class TFDSData(InMemoryOptions):
             _records(found.builder, key, getattr(self, key), schema, damage, self.index_file)
             for key in ("train_split", "validation_split")
         )
-        if self._fits_in_memory(found, train.examples + validation.examples):
+        if self._is_held_in_memory(found, train.examples + validation.examples):
             return self._in_memory(batching, found, train, validation)
         return self._streamed(batching, found, train, validation)
 
@@ -116,6 +116,7 @@ class TFDSData(InMemoryOptions):
         train, validation = (
             _split(found.builder, key, getattr(self, key)).num_examples for key in ("train_split", "validation_split")
         )
+        self._is_held_in_memory(found, train + validation)  # Checks the options.
         return Facts(
             batching,
             input_shape=self._input_shape(found),
@@ -123,12 +124,6 @@ class TFDSData(InMemoryOptions):
             train_examples=train,
             validation_examples=validation,
         )
-
-    def pixel_scale(self, batching: Batching) -> tuple[Any, Any]:
-        """Returns center and scale, without loading data if `preprocessing` determines them."""
-        if self._preparation is None:
-            return super().pixel_scale(batching)
-        return self._preparation.center, self._preparation.scale
 
     def for_test(self, split: str, examples: int) -> TFDSData:
         """Returns the options with another split for validation. See `SourceOptions.for_test`.
@@ -150,6 +145,7 @@ class TFDSData(InMemoryOptions):
         """Returns the builder of the set, and its description of images and labels."""
         builder = _builder(self.dataset, _data_dir(self.data_dir), self.download)
         _check_features(builder.info, self.dataset)
+        _check_format(builder)
         shape = builder.info.features["image"].shape
         if self._preparation is None and self.image_size is None and None in shape[:2]:
             raise DataError(
@@ -168,18 +164,25 @@ class TFDSData(InMemoryOptions):
             return self._preparation.input_shape
         return self._resized((*found.shape[:2], found.shape[2] or 3))
 
-    def _fits_in_memory(self, found: _Found, examples: int) -> bool:
-        if self._preparation is not None:
-            return False
+    def _is_held_in_memory(self, found: _Found, examples: int) -> bool:
+        """Returns whether the set is held in memory; otherwise it is streamed.
+
+        Raises:
+            DataError: if an option has no effect then.
+        """
         pixels = examples * np.prod([size or 0 for size in self._resized(found.shape)])
-        return None not in found.shape and pixels * (1 if self.image_size is None else 4) <= MAX_BYTES_IN_MEMORY
+        is_small = None not in found.shape and pixels * (1 if self.image_size is None else 4) <= MAX_BYTES_IN_MEMORY
+        in_memory = bool(is_small) and self._preparation is None
+        kinds = ("streamed", "held in memory")
+        key, allowed = ("shuffle_buffer", "null") if in_memory else ("replace_labels", "0")
+        if value := getattr(self, key):
+            raise DataError(
+                f"data.{key}: is for sets that are {kinds[not in_memory]}; found {value} with {self.dataset!r}, which "
+                f"is {kinds[in_memory]}; allowed: {allowed}"
+            )
+        return in_memory
 
     def _in_memory(self, batching: Batching, found: _Found, train: TFRecords, validation: TFRecords) -> Dataset:
-        if self.shuffle_buffer is not None:
-            raise DataError(
-                f"data.shuffle_buffer: is for sets that are streamed; found {self.shuffle_buffer} with "
-                f"{self.dataset!r}, which is held in memory; allowed: null"
-            )
         classes = found.label.num_classes
         arrays = [self._decoded(each, found.shape) for each in (train, validation)]
         labels = replaced(arrays[0].labels, self.replace_labels, classes, batching.seed)
@@ -202,11 +205,6 @@ class TFDSData(InMemoryOptions):
         return decoded(key, lambda: _resize_all(read_into_memory(records, shape), self.image_size))
 
     def _streamed(self, batching: Batching, found: _Found, train: Records, validation: Records) -> Dataset:
-        if self.replace_labels:
-            raise DataError(
-                f"data.replace_labels: is for sets that are held in memory; found {self.replace_labels} with "
-                f"{self.dataset!r}, which is streamed; allowed: 0"
-            )
         return Streamed(
             batching,
             train,
@@ -333,6 +331,15 @@ def _check_features(info: Any, dataset: str) -> None:
         )
 
 
+def _check_format(builder: Any) -> None:
+    """Raises `DataError` unless a set is stored as TFRecord."""
+    if builder.info.file_format.value != "tfrecord":
+        raise DataError(
+            f"data.dataset: must be stored as TFRecord; found {builder.info.file_format.value} in {builder.data_dir}; "
+            "allowed: tfrecord"
+        )
+
+
 def _split(builder: Any, key: str, split: str) -> Any:
     """Returns the description of a split; raises `DataError` if there is none or it is empty."""
     try:
@@ -356,11 +363,6 @@ def _records(
     builder: Any, key: str, split: str, schema: Schema, damage: DamageList, index_file: str | None
 ) -> TFRecords:
     """Returns the records of one split, with the part of every file that belongs to it."""
-    if builder.info.file_format.value != "tfrecord":
-        raise DataError(
-            f"data.dataset: must be stored as TFRecord; found {builder.info.file_format.value} in {builder.data_dir}; "
-            "allowed: tfrecord"
-        )
     info = _split(builder, key, split)
     shards = [Shard(part.filename, part.skip, part.take, part.examples_in_shard) for part in info.file_instructions]
     name = f"`{key}` {split!r} of {builder.info.full_name}"

@@ -14,7 +14,7 @@ from neural_alignment import config as configuration
 from neural_alignment import plugins
 from neural_alignment.errors import ConfigError
 from neural_alignment.jobs.children import Children, is_stop
-from neural_alignment.jobs.ending import Ending, past_ending
+from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job, Training
 from neural_alignment.jobs.pool import SlotEngine, SlotLost
 from neural_alignment.training import files
@@ -67,7 +67,7 @@ class TPU(SlotEngine):
         overrides = [*job.overrides, "runtime.strategy=tpu", f"runtime.tpu={tpu}"]
         ending = self._children.run(dataclasses.replace(job, overrides=overrides))
         if ending.state == "unavailable":
-            raise SlotLost((ending.reason or "").partition(";")[0])
+            raise SlotLost(ending.reason)
         return ending
 
     def _launch(self, tpu: str, job: Training) -> Ending:
@@ -81,7 +81,7 @@ class TPU(SlotEngine):
         code = self._children.command(words)
         if code == UNAVAILABLE:
             raise SlotLost(f"no TPU is available; the last one was {tpu}")
-        ending = past_ending(job.run_dir)
+        ending = job.ending()
         if ending is None and (is_stop(code) or self.stopping.is_set()):
             return Ending("stopped", reason="a signal to its launcher")
         problem = f"{words[0]} ended with code {code}" if code else f"{words[0]} ended, but the run did not"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from neural_alignment.papers.figures import Mark, Panel, Style, drawn, lines, pa
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.reporting import Artifact, Row, Spread
-
-if TYPE_CHECKING:
-    pass
 
 DRAWN = ("eigenvalue_ratio", "skew_ratio", "symmetric_angle", "angle")
 """Columns of a random transformation M in Figure S1."""

@@ -72,12 +72,12 @@ def by_width(name: str, **labels: Any) -> ByCase:
 
 
 def better(name: str, rule: str, other: str, **labels: Any) -> ByCase:
-    """Returns accuracies of a rule less those of another, by width."""
+    """Returns accuracies of a rule minus those of another, by width."""
     return contrast(by_width(name, rule=rule, **labels), by_width(name, rule=other, **labels))
 
 
 def best(name: str) -> ByCase:
-    """Returns accuracies of Align-ada at width 64 less those of each other rule except backpropagation."""
+    """Returns accuracies of Align-ada at width 64 minus those of each other rule except backpropagation."""
     ours = by_width(name, width=64, rule="align_ada")
 
     def find(files: ResultFiles) -> dict[str, dict]:
@@ -91,7 +91,7 @@ def best(name: str) -> ByCase:
 
 
 def subsets(images: int, relative: bool) -> ByCase:
-    """Returns accuracies of Align-ada less those of backpropagation on each subset.
+    """Returns accuracies of Align-ada minus those of backpropagation on each subset.
 
     Args:
         images: number of training images.
@@ -102,7 +102,7 @@ def subsets(images: int, relative: bool) -> ByCase:
 
 
 def longer(rule: str, other: str) -> ByCase:
-    """Returns the accuracy of a rule less that of another, `"paper"` for the paper's accuracy of the rule."""
+    """Returns the accuracy of a rule minus that of another, `"paper"` for the paper's accuracy of the rule."""
     ours, theirs = (values("table_longer", _accuracy, _case, combine=max, rule=each) for each in (rule, other))
     return contrast(ours, values("table_longer", "paper_accuracy", _case, rule=rule) if other == "paper" else theirs)
 
@@ -211,8 +211,8 @@ def _of_accuracies(dataset: str, title: str, number: int, gap: str) -> tuple[Cla
 
 
 _LONGER = (
-    ("backpropagation learns as in the paper", "normal", "paper", "ours less the paper's, points"),
-    ("Align-ada learns as in the paper", "align_ada", "paper", "ours less the paper's, points"),
+    ("backpropagation learns as in the paper", "normal", "paper", "ours minus the paper's, points"),
+    ("Align-ada learns as in the paper", "align_ada", "paper", "ours minus the paper's, points"),
     ("backpropagation is better than Align-ada", "normal", "align_ada", POINTS),
     ("Align-ada is better than Align-zero", "align_ada", "align_zero", POINTS),
     ("Align-ada is better than the last layer alone", "align_ada", "last_layer", POINTS),
@@ -238,7 +238,7 @@ CLAIMS: tuple[Claim, ...] = (
     *(Claim("Tables 6, 7", f"with the paper's number of updates {text}", TABLE, quantity,
             claims.mean_between(-5, 5) if other == "paper" else MORE, spreads(longer(rule, other)), ".1f")
       for text, rule, other, quantity in _LONGER),
-    Claim("Table 1", "Align-prop is better than every other rule", TABLE, "its accuracy less the best other, points",
+    Claim("Table 1", "Align-prop is better than every other rule", TABLE, "its accuracy minus the best other, points",
           MORE, spreads(contrast(by_width("table_1", rule="align_prop"),
                                  by_width("table_1", where=lambda row: row["rule"] in ("align_ada", *OTHERS))), "x{}"),
           ".1f"),
