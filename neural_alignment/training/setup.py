@@ -163,8 +163,7 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
         steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if an optimizer does not fit the model, for example because it has no variable to update, or if the
-            loss has no metric for its criterion.
+        ConfigError: if an optimizer does not fit the model, or if the loss has no metric for its criterion.
     """
     with _precision(config.runtime.precision):
         loss, metrics = config.loss.make(classes, config.batch_size, config.seed)
