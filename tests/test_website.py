@@ -146,6 +146,7 @@ def test_the_page_of_keys_describes_every_key_of_the_configurations():
     assert "| `weight_decay` | number, ≥ 0 | `0.0` |" in text
     assert "| `loss` | mapping (see `loss`) | `kind: cross_entropy` |" in text
     assert "Attributes:" not in text
+    assert re.findall(r"^\| .* \|  \|$", text, re.MULTILINE) == []  # Keys without a description.
 
 
 def test_the_keys_are_a_separate_page_only_on_the_site(tmp_path):
