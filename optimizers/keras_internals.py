@@ -65,6 +65,15 @@ def leave_sum_to_caller(optimizer: keras.optimizers.Optimizer) -> None:
     optimizer._all_reduce_sum_gradients = list
 
 
+def copies_weights(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Returns whether an optimizer copies the weights when it is built.
+
+    Keras does not tell. Other optimizers of this kind have an attribute `copies_weights`, which is true.
+    """
+    kind = getattr(keras.optimizers, "ScheduleFreeAdamW", ())  # Keras 3.10 does not have it.
+    return isinstance(optimizer, kind) or getattr(optimizer, "copies_weights", False)
+
+
 def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[Any]:
     """Returns the moving averages of `trainable_variables` that an optimizer with `use_ema=True` keeps."""
     return optimizer._model_variables_moving_average

@@ -306,6 +306,16 @@ def test_the_moving_averages_are_those_of_the_variables_in_order():
         assert np.unique(average).size == 1
 
 
+def test_an_optimizer_that_copies_weights_is_known():
+    """Also if a later Keras has another one."""
+    for kind in {kind for kind in vars(keras.optimizers).values() if isinstance(kind, type)}:
+        if issubclass(kind, keras.optimizers.Optimizer) and "learning_rate" in inspect.signature(kind).parameters:
+            optimizer, variables = built(kind())
+            values = [variable.numpy().tolist() for variable in variables]
+            copies = any(slot.numpy().tolist() in values for slot in optimizer.variables)
+            assert optimizer_internals.copies_weights(optimizer) == copies, kind
+
+
 def test_keras_swaps_the_averages_that_a_wrapper_gives():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     inner = keras.optimizers.SGD(0.1, use_ema=True)

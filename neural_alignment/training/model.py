@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from neural_alignment import keras_internals
@@ -22,6 +21,7 @@ from neural_alignment.training.step_modes import RegulariserMean, StepMode, Step
 from optimizers import MultiOptimizer
 from optimizers.keras_internals import call_count
 from optimizers.optimizers import summed
+from optimizers.wrapping import copy_weights_again
 
 Tensor = tf.Tensor
 
@@ -69,7 +69,8 @@ class AlignedModel(InterceptedModel):
 
     Rules that need the initial network (Align-zero, Align-ada, Align-prop) copy W(0) just before the first training
     step, so weights may be assigned or loaded up to then. W(0) is saved with the model: a loaded model or a resumed run
-    keeps it.
+    keeps it. An optimizer that copies the weights when it is built, such as `ScheduleFreeAdamW`, copies them again at
+    this time. A custom optimizer of this kind needs the class attribute `copies_weights = True`.
 
     A subclass may have a custom `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it. Under a
     distribution strategy this is an error.
@@ -226,24 +227,10 @@ class AlignedModel(InterceptedModel):
         """Copies W(0) just before the first execution of a training function, because callbacks may assign W."""
         if not self._prepared:
             self.take_initial_weights()
-            self._restart_optimizer()
+            if not self.global_step:
+                with self.distribute_strategy.scope():
+                    copy_weights_again(self.optimizer)
             self._prepared = True
-
-    def _restart_optimizer(self) -> None:
-        """Updates the copies of the weights in an optimizer such as `ScheduleFreeAdamW`, before the first step.
-
-        Such an optimizer copies the weights when `compile` builds it, but weights may have been assigned or loaded
-        since. The variables of other optimizers start from constants and are not changed.
-        """
-        optimizer = _unwrapped(self.optimizer)
-        slots = [slot for each in getattr(optimizer, "inner_optimizers", [optimizer]) for slot in each.variables]
-        if self.global_step or not any(len(slot.shape) > 1 and np.ptp(slot.numpy()) for slot in slots):
-            return
-        with self.distribute_strategy.scope():
-            fresh = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(self.optimizer))
-            fresh.build(self.trainable_variables)
-        for variable, value in zip(self.optimizer.variables, fresh.variables, strict=True):
-            variable.assign(value)
 
     def make_train_function(self, force: bool = False) -> None:
         """Builds the function that `fit` calls for every `steps_per_execution` steps.
