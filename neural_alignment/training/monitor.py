@@ -57,12 +57,10 @@ class AlignmentMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Measures the model before training."""
-        unbuilt = [
-            layer.name for layer in all_layers(self.model) if isinstance(layer, AlignedLayer) and not layer.built
-        ]
-        if unbuilt:
-            requirement = "may contain AlignmentMonitor only for a model that is built"
-            raise ArgumentError("callbacks", requirement, f"{unbuilt[0]!r} without weights", "model.build((None, 784))")
+        for layer in all_layers(self.model):
+            if isinstance(layer, AlignedLayer) and not layer.built:
+                requirement = "may contain AlignmentMonitor only for a model whose layers are built"
+                raise ArgumentError("callbacks", requirement, layer.name, "model.build((None, 784))")
         if not connections(self.model):
             raise ArgumentError(
                 "callbacks",

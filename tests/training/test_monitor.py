@@ -119,7 +119,7 @@ def test_a_model_that_is_not_built_is_an_error_that_says_so():
     x, y = data()
     model = keras.Sequential([keras.Sequential([layers.Dense(3, alignment=RULE, name="inner")])])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    line = r"only for a model that is built. Received 'inner' without weights. Example: model.build\(\(None, 784\)\)"
+    line = r"only for a model whose layers are built. Received 'inner'. Example: model.build\(\(None, 784\)\)"
     with pytest.raises(ValueError, match=line):
         model.fit(x, y, verbose=0, callbacks=[AlignmentMonitor()])
     model.build((None, 6))
