@@ -155,6 +155,19 @@ def keep_mask(tensor: Any, source: Any) -> Any:
     return tensor
 
 
+def dropout_masks(cell: Any, inputs: Any, outputs: Any) -> tuple[Any, Any]:
+    """Returns the masks by which a recurrent cell multiplies its inputs and its previous outputs in training.
+
+    Each is a tensor, a list with one for each gate, or None without dropout.
+
+    Args:
+        cell: the cell.
+        inputs: the inputs at one step.
+        outputs: the previous outputs.
+    """
+    return cell.get_dropout_mask(inputs), cell.get_recurrent_dropout_mask(outputs)
+
+
 def replace_sublayer(layer: Any, attribute: str, sublayer: Any) -> None:
     """Replaces the layer in an attribute of a layer; the new one takes the place of the old one among the sublayers."""
     old = getattr(layer, attribute)

@@ -121,7 +121,8 @@ class _DecaySchedule(_Schedule):
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The final rate, as a fraction of the rate after the warm-up."""
     end_epoch: Annotated[float, Field(ge=1e-6)] | None = None
-    """Epoch of J at which the floor is reached, including the warm-up. Default: the last epoch of the run."""
+    """Epoch of J at which the floor is reached, including the warm-up. Default: the last of `epochs`, also if
+    `max_steps` ends the run earlier."""
 
     @pydantic.model_validator(mode="after")
     def _ends_after_warmup(self):

@@ -61,8 +61,8 @@ def initial(run_dir: str | Path) -> SourceNetwork:
         RunError: if the run has no final model, from which the shapes of inputs and outputs are taken.
     """
     last = trained(run_dir)
-    facts = (last.model.output_shape[-1], last.model.input_shape[1:])
-    return last._replace(model=setup.build_model(last.config, *facts, steps_per_epoch=1))
+    shapes = (last.model.output_shape[-1], last.model.input_shape[1:])
+    return last._replace(model=setup.build_network(last.config, *shapes, steps_per_epoch=1))
 
 
 def of_model(model: keras.Model, pixel_scale: tuple[Any, Any] | None = None, random: bool = False) -> SourceNetwork:

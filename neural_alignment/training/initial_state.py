@@ -20,7 +20,7 @@ from neural_alignment.training.checkpoints import DamagedStateError, kept_steps,
 from neural_alignment.training.loading import check_model_file, load_model
 from neural_alignment.training.model import _unwrapped, connections
 from neural_alignment.training.run_directory import RunDirectory
-from optimizers.keras_internals import call_count
+from optimizers.keras_internals import call_count, is_call_count, is_trained
 
 StateName = Literal["last", "best", "final"] | int | None
 """The name or the step of a saved state of a run; see `InitialState`."""
@@ -227,13 +227,13 @@ def _read_checkpoint(prefix: str, optimizer: bool) -> tuple[Values, Values]:
     """Returns the weights, and the variables of the optimizer if `optimizer` is true."""
 
     def is_slot(key: str) -> bool:
-        return key.startswith("optimizer/") and "/_trainable_variables/" not in key
+        return key.startswith("optimizer/") and not is_trained(key)
 
     weights, slots = [], {}
     for key, name, value in read_state(prefix, lambda key: optimizer or not is_slot(key)):
         if not is_slot(key):
             weights.append((name, value))
-        elif key.startswith("optimizer/_iterations/"):
+        elif is_call_count(key):
             slots[GLOBAL_STEP] = value
         elif (match := re.match(r"optimizer/inner_optimizers/(\d+)/", key)) and not name.endswith("/learning_rate"):
             slots[_slot_name(int(match[1]), name)] = value

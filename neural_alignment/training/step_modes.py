@@ -163,7 +163,7 @@ class RegulariserMean(keras.metrics.Metric):
     def __init__(self, intervals: Sequence[int]):
         super().__init__(name="regulariser")
         self._groups = sorted(set(intervals)) or [1]
-        self._layers = [[i for i, each in enumerate(intervals) if each == group] for group in self._groups]
+        self._members = [[i for i, each in enumerate(intervals) if each == group] for group in self._groups]
         # Scalars if all layers have the same interval, as checkpoints contain them.
         shape = () if len(self._groups) == 1 else (len(self._groups),)
         self.total, self.count = (
@@ -183,7 +183,7 @@ class RegulariserMean(keras.metrics.Metric):
         if len(self._groups) == 1:
             sums = tf.reduce_sum(regularisers)
         else:
-            sums = tf.stack([tf.reduce_sum(tf.gather(regularisers, layers)) for layers in self._layers])
+            sums = tf.stack([tf.reduce_sum(tf.gather(regularisers, layers)) for layers in self._members])
         weights = tf.reshape(sample_weight * tf.cast(computed, self.dtype), tf.shape(sums))
         # A value that does not count must not matter even if it is not finite.
         self.total.assign_add(tf.math.multiply_no_nan(tf.cast(sums, self.dtype), weights))

@@ -232,6 +232,16 @@ def test_the_random_network_is_the_run_s_own_first(finished, network):
     assert np.array_equal(np.asarray(first.get_layer("conv1_norm").moving_mean), np.zeros(4))
 
 
+@pytest.mark.parametrize("loss", [{"ones": 2}, {"ones": 2, "units": 30}])
+def test_the_random_network_of_a_loss_with_codes_has_the_outputs_of_the_run(loss, tmp_path):
+    changes = {"loss": {"kind": "half_squared_error", **loss}, "max_steps": 1, "model": {"filters": [2]}}
+    run.train(configuration.parse(configuration.merge(BASE, changes)), tmp_path / "run")
+    first, last = features.initial(tmp_path / "run").model, features.trained(tmp_path / "run").model
+    assert first.output_shape == last.output_shape == (None, loss.get("units", 20))
+    drawn, kept = (np.asarray(model.get_layer("dense").backward_kernel) for model in (first, last))
+    np.testing.assert_array_equal(drawn, kept)  # Feedback alignment does not change B.
+
+
 def test_layers_with_rates_are_those_that_a_nonlinearity_ends(network):
     assert features.rate_layers(network.model) == ["conv1_relu", "conv2_relu"]
     plan = configuration.merge(BASE, {"model": {"name": "fc", "hidden": [5, 4]}})

@@ -574,7 +574,9 @@ def test_a_damaged_piece_is_one_line(tmp_path):
 @pytest.mark.parametrize("value", exhaustive_unless(["high", None, [0.5], math.nan], ("high",)))
 def test_the_status_of_a_trial_with_a_value_of_another_type_is_one_line(tmp_path, value):
     (tmp_path / "status.json").write_text(json.dumps({"state": "finished", "best_top1": value}))
-    ending = Training("0001", "none.yaml", str(tmp_path)).run()
+    path = tmp_path / "config.yaml"
+    path.write_text(configuration.dump(config()))
+    ending = Training("0001", str(path), str(tmp_path)).run()
     assert ending.state == "failed"
     assert ending.reason.startswith(f"{tmp_path / 'status.json'}: is damaged: best_top1 is ")
 
