@@ -203,5 +203,7 @@ def _table(rows: Sequence[Row], configs: Sequence[str], criterion: Criterion) ->
     table = markdown(["configuration", "seeds", metric, angle, "seconds"], lines)
     if not any(row["diverged"] for row in rows):
         return table
-    counts = "counts as chance" if criterion == ACCURACY else "is left out"
-    return f"{table}\n\nA run that diverged {counts}; its angles and its time are left out."
+    note = "Runs that diverged are left out."
+    if criterion == ACCURACY:
+        note = "A run that diverged counts as chance; its angles and its time are left out."
+    return f"{table}\n\n{note}"

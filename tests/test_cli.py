@@ -293,8 +293,8 @@ def test_compare_counts_a_diverged_run_as_chance_and_leaves_out_a_diverged_loss(
     )
     rows = [{"config": "a", "J": value, "diverged": value is math.nan, "seconds": 1.0} for value in (0.5, math.nan)]
     table = compare._table(rows, ["a"], losses.SMALLEST_LOSS)
-    assert "| a | 2 | 0.50, 1 diverged | none | 1 |" in table
-    assert table.endswith("A run that diverged is left out; its angles and its time are left out.")
+    assert "| a | 2 | 0.50 (1 of 2), 1 diverged | none | 1 |" in table
+    assert table.endswith("|\n\nRuns that diverged are left out.")
 
 
 def test_compare_rejects_the_result_of_another_configuration(run):
