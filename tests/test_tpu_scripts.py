@@ -1053,7 +1053,7 @@ def test_the_commands_of_the_document_are_accepted(cloud):
     shutil.copytree(ROOT / "configs", cloud.checkout / "configs", dirs_exist_ok=True)
     blocks = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs" / "tpu.md").read_text(), re.MULTILINE | re.DOTALL)
     commands = [line for text in blocks for line in text.replace("\\\n", "").splitlines() if line.startswith("tpu_")]
-    assert {line.split()[0].removeprefix("tpu_scripts/") for line in commands} == {*SCRIPTS} - {"create.sh", "setup.sh"}
+    assert {line.split()[0].removeprefix("tpu_scripts/") for line in commands} == {*SCRIPTS}
     for line in commands:
         flags = ["--dry-run", f"--zone={ZONE}", *(["--source=tree"] if "--run" in line else [])]
         result = subprocess.run(

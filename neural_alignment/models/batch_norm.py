@@ -48,7 +48,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "train_scale_and_shift": self.train_scale_and_shift}
+        config = super().get_config()
+        # Omitted at its default, so that Keras' own layer accepts the configuration.
+        return config if self.train_scale_and_shift else {**config, "train_scale_and_shift": False}
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         """Normalises a batch.

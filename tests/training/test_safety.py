@@ -359,7 +359,7 @@ def test_force_does_not_follow_links_out_of_the_directory(tmp_path, whole):
     (precious / "inner").mkdir(parents=True)
     (precious / "inner" / "thesis.tex").write_text("years of work")
     run.train(config(max_steps=1), path)
-    (path / "tensorboard").symlink_to(precious)
+    (path / "kernels").symlink_to(precious)
     (path / "checkpoints" / "old").symlink_to(precious / "inner")
     (path / "model.keras").unlink()
     (path / "model.keras").symlink_to(precious / "inner" / "thesis.tex")
