@@ -70,7 +70,8 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
         steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if the pattern of a rule matches no layer, or the weights do not fit into memory.
+        ConfigError: if the pattern of a rule matches no layer, a rule is not defined for the model, or the weights do
+            not fit into memory.
     """
     memory.check(config, output_units(config, classes), input_shape)
     set_random_seed(config)
@@ -103,7 +104,10 @@ def _draw_model(config: Config, classes: int, input_shape: tuple[int, ...], step
     rules = [rule.bind(seed, steps_per_epoch) for rule in config.rules]
     alignment = rules[0] if len(rules) == 1 else rules or None
     model = config.model.build(output_units(config, classes), input_shape, alignment, config.weight_decay)
-    return AlignedModel(model.input, model.output, name=model.name)
+    try:
+        return AlignedModel(model.input, model.output, name=model.name)
+    except ValueError as error:  # A rule for a whole network may not be defined for the model.
+        raise ConfigError(f"alignment: {error}") from None
 
 
 def output_units(config: Config, classes: int) -> int:

@@ -67,6 +67,23 @@ def has_kernel(operation: Any) -> bool:
     return names_kernel(operation) or bool(error_weights(operation))
 
 
+def output_nonlinearity(model: keras.Model) -> Any:
+    """Returns the operation that applies a nonlinearity to the outputs of the last layer with a kernel, or None.
+
+    A sum or another combination of several tensors counts as linear outputs.
+    """
+    graph = {call.operation.name: call for call in calls(model)}
+    operation = creator(model.outputs[0])
+    while operation.name in graph:
+        if is_nonlinear(operation) or ends_nonlinear(operation):
+            return operation
+        parents = graph[operation.name].parents
+        if has_kernel(operation) or len(parents) != 1:
+            return None
+        (operation,) = parents
+    return None
+
+
 def has_weights(operation: Any) -> bool:
     """Returns whether an operation is a layer with weights that can be trained, frozen or not, or with a kernel."""
     return has_kernel(operation) or bool(weights_to_train(operation))

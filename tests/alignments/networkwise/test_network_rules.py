@@ -267,6 +267,48 @@ def test_the_nonlinearity_of_the_outputs_is_not_the_one_before_the_readout():
     assert AlignAda().cuts(keras.Model(model.inputs, softmax)).activations == {"dense1"}
 
 
+ENDINGS = {
+    "activation": (lambda x, rule: Dense(3, activation="softmax", alignment=rule, name="end")(x), "'softmax' in 'end'"),
+    "layer": (lambda x, rule: keras.layers.Softmax(name="end")(Dense(3, alignment=rule)(x)), "'Softmax' in 'end'"),
+    "activation layer": (
+        lambda x, rule: keras.layers.Activation("sigmoid", name="end")(Dense(3, alignment=rule)(x)),
+        "'sigmoid' in 'end'",
+    ),
+    "operation": (lambda x, rule: keras.ops.softmax(Dense(3, alignment=rule)(x)), "'Softmax' in 'softmax"),
+    "before other layers": (
+        lambda x, rule: keras.layers.Reshape((3,))(Dense(3, activation="tanh", alignment=rule, name="end")(x)),
+        "'tanh' in 'end'",
+    ),
+    "linear": (lambda x, rule: Dense(3, activation="linear", alignment=rule)(x), None),
+    "linear layer": (lambda x, rule: keras.layers.Activation("linear")(Dense(3, alignment=rule)(x)), None),
+    "sum": (lambda x, rule: keras.layers.Add()([Dense(3, alignment=rule)(x), keras.ops.tanh(x)]), None),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("name", networkwise_rules())
+def test_rules_whose_error_is_that_before_a_nonlinearity_refuse_one_at_the_outputs(name, ending):
+    """The error is meant at the logits; DRTP sends targets, and the readout gets the true gradient in any case."""
+    rule, (end, found) = from_config({"rule": name}), ENDINGS[ending]
+    inputs = keras.Input((3,))
+    outputs = end(Dense(3, activation="relu", alignment=rule)(inputs), rule)
+    if found is None or name in ("drtp", "last_layer"):
+        assert AlignedModel(inputs, outputs).bound_rule is not None
+    else:
+        with pytest.raises(
+            ValueError, match=rf"{name!r} needs a network with linear outputs.*Received {found}.*from_log"
+        ):
+            AlignedModel(inputs, outputs)
+
+
+def test_a_run_with_a_rule_that_is_not_defined_for_its_model_is_refused_in_one_line():
+    wrong = config("dfa", model={"name": "fc", "hidden": [4], "output_activation": "sigmoid"})
+    with pytest.raises(
+        ConfigError, match=r"^alignment: 'dfa' needs a network with linear outputs.*'sigmoid' in 'dense'"
+    ):
+        setup.build_model(wrong, 10, (8, 8, 1), 28)
+
+
 FUNCTIONS = {
     "tanh": keras.ops.tanh,
     "relu": keras.activations.relu,
