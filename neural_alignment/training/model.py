@@ -468,9 +468,9 @@ class AlignedModel(InterceptedModel):
                 outputs = forward()
                 # Keras has divided the loss by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
-                total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
                 # With the reduction None, Keras differentiates the sum over the examples and reports their mean.
-                task = _over_examples(tf.reduce_sum, loss)
+                task, *terms = _widened([_over_examples(tf.reduce_sum, loss), *state.losses.values()])
+                total = sum(terms) / _replicas() if terms else 0.0
                 total = self.optimizer.scale_loss(total + task if mode.j_runs else total)
         targets, trainable = self._targets, self.trainable_variables
         gradients = [None] * len(targets)
@@ -508,6 +508,12 @@ class AlignedModel(InterceptedModel):
         for name, gradient in found.items():
             _add_regulariser_gradient(gradients, targets, variables[name], gradient)
         return [gradient for gradient in found.values() if gradient is not None] or [value]
+
+
+def _widened(terms: Sequence[Tensor]) -> list[Tensor]:
+    """Returns J and the R_l in the widest of their dtypes. Layers may have another dtype than the loss."""
+    widest = max((term.dtype for term in terms), key=lambda dtype: dtype.size)
+    return [tf.cast(term, widest) for term in terms]
 
 
 def _over_examples(reduce: Callable[[Tensor], Tensor], loss: Tensor) -> Tensor:
