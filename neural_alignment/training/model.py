@@ -334,10 +334,10 @@ class AlignedModel(InterceptedModel):
         targets = self._targets
         if scheduled and not optimizer.skip_idle:
             gradients = _fill(gradients, targets)
-        gradients = self._without_resting(gradients, targets, mode)
+        gradients = self._without_fixed(self._without_resting(gradients, targets, mode), targets)
         if not scheduled:
             gradients, targets = summed(gradients, targets)
-        if mode.intervals is not None:  # Keras would warn about the missing gradients.
+        if mode.intervals is not None or self._bound_rule:  # Keras would warn about the missing gradients.
             pairs = [pair for pair in zip(gradients, targets, strict=True) if scheduled or pair[0] is not None]
             gradients, targets = [gradient for gradient, _ in pairs], [target for _, target in pairs]
         with optimizer.mode(mode.j_runs, mode.r_runs) if scheduled else contextlib.nullcontext():
@@ -387,6 +387,16 @@ class AlignedModel(InterceptedModel):
             None if id(target) in backward or (index >= of_j and id(target) in forward) else gradient
             for index, (gradient, target) in enumerate(zip(gradients, targets, strict=True))
         ]
+
+    def _without_fixed(self, gradients: Sequence[Any], targets: Sequence[Any]) -> list[Any]:
+        """Returns the gradients, with None for the variables that a rule for the whole network does not train.
+
+        With a gradient of zero an optimizer would move them by weight decay or noise.
+        """
+        if self._bound_rule is None:
+            return list(gradients)
+        pairs = zip(gradients, targets, strict=True)
+        return [gradient if self._bound_rule.trains(target) else None for gradient, target in pairs]
 
     def make_test_function(self, force: bool = False) -> None:
         """Builds the function that `evaluate` calls. It returns J and the metrics over all replicas, but not R."""
@@ -479,9 +489,6 @@ class AlignedModel(InterceptedModel):
             gradients[: len(trainable)] = found[: len(trainable)]
             for (connection, _), gradient in zip(copies, found[len(trainable) :], strict=True):
                 _add_regulariser_gradient(gradients, targets, connection.kernel, gradient)
-        if self._bound_rule:
-            pairs = zip(gradients, targets, strict=True)
-            gradients = [gradient if self._bound_rule.trains(variable) else None for gradient, variable in pairs]
         before = [gradient for gradient in gradients if gradient is not None]
         for connection, kernels, regulariser in state.deferred:
             before = self._add_deferred(gradients, targets, connection, kernels, regulariser, state, before)
