@@ -187,6 +187,13 @@ def test_the_stored_value_keeps_its_dtype_in_half_precision():
     np.testing.assert_array_equal(stored.numpy(), kernel)
 
 
+def test_the_stored_value_is_that_of_the_stateless_scope_if_it_has_one():
+    variable, other = keras.Variable(1.0), keras.Variable(2.0)
+    with keras.StatelessScope([(variable, tf.constant(3.0))]):
+        assert (float(internals.stored_value(variable)), float(internals.stored_value(other))) == (3.0, 2.0)
+    assert float(internals.stored_value(variable)) == 1.0
+
+
 def test_the_stored_value_is_none_until_the_variable_is_initialised():
     with keras.StatelessScope():
         variable = keras.Variable(initializer="ones", shape=(2,))

@@ -626,6 +626,23 @@ def test_mixed_precision_computes_in_half_and_keeps_r_and_the_weights_in_float32
     assert np.linalg.norm(gradient - exact) / np.linalg.norm(exact) < 2e-2
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("rule", ["information", "symmetric"])
+def test_a_stateless_call_computes_r_from_the_weights_that_are_passed(rng, policy, rule):
+    arrays = SAME.arrays(rng)
+    inputs = keras.Input(SAME.input_shape[1:], dtype="float32")
+    layer = SAME.build(alignment=from_config(RULE_CONFIGS[rule]), dtype=policy, name="layer")
+    model = keras.Model(inputs, layer(inputs))
+    values = {"kernel": arrays["w"], "backward_kernel": SAME.linear.layout(arrays["b"]), "bias": arrays["bias"]}
+    passed = [tf.cast(values[variable.name], variable.dtype) for variable in model.trainable_variables]
+    fixed = [variable.value for variable in model.non_trainable_variables]
+    x = tf.constant(arrays["x"], tf.float32)
+    _, _, losses = model.stateless_call(passed, fixed, x, training=True, return_losses=True)
+    expected = reference_regulariser(RULE_CONFIGS[rule], SAME.linear, arrays["x"], arrays["w"], arrays["b"])
+    # With the weights of the layer, R would differ by more.
+    assert float(sum(losses)) == pytest.approx(expected, rel=1e-4 if policy == "float32" else 3e-2)
+
+
 @pytest.mark.parametrize("policy", ["float16", "mixed_float16", "bfloat16"])
 @pytest.mark.parametrize("rule", ["sign_symmetry", "frsf", "brsf"])
 def test_the_error_of_a_large_layer_of_half_precision_is_finite_and_travels_through_the_signs(rng, rule, policy):
