@@ -133,15 +133,15 @@ class AlignedModel(InterceptedModel):
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
         super().compile(*args, **kwargs)
         self._minibatches = minibatches
-        intervals = {each.alignment.interval for each in connections(self) if each.alignment.learns}
-        self._step_modes = StepModes(_unwrapped(self.optimizer), intervals)
+        trained = [each for each in connections(self) if each.is_trained]
+        intervals = [each.alignment.interval for each in trained]
+        self._step_modes = StepModes(_unwrapped(self.optimizer), {*intervals})
         self._check_layers()
         if not self.optimizer.built:  # If a step built it while being traced, the step would be traced twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
-        trained = [each for each in connections(self) if each.alignment.learns]
-        self._regulariser_tracker = RegulariserMean([each.alignment.interval for each in trained])
+        self._regulariser_tracker = RegulariserMean(intervals)
         self._watch = _FiniteWatch([each.name for each in trained])
 
     @property
@@ -378,7 +378,7 @@ class AlignedModel(InterceptedModel):
         """
         if mode.intervals is None:
             return list(gradients)
-        trained = [each for each in connections(self) if each.alignment.learns]
+        trained = [each for each in connections(self) if each.is_trained]
         resting = [each for each in trained if each.alignment.interval not in mode.intervals]
         backward = {id(each.stored_backward_kernel) for each in resting}
         forward = {id(each.kernel) for each in resting if each.alignment.trains_forward}
