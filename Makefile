@@ -61,7 +61,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck --external-sources .ci/run tpu_scripts/*.sh cluster_scripts/*.sbatch tests/*.sh
 
-# Kills each kind of run 20 times with SIGKILL, and resumes it each time: about ten minutes.
+# Kills each kind of run 20 times with SIGKILL, and resumes it each time; results/resume/README.md has the time it took.
 resume-test: $(VENV)/.dev
 	PYTHONPATH=. $(BIN)/python tests/killed_runs.py --kills 20
 
@@ -112,9 +112,10 @@ cifar10-table: $(VENV)/.cpu
 # The rates of the lab of two_routes (docs/two_routes.md): a search for each rule, and their results in the configurations.
 two-routes-rates: $(VENV)/.cpu
 	set -e; for rule in $(LAB_RULES); do \
-		$(BIN)/neural-alignment search lab/two_routes/$$rule --engine processes:2; \
+		$(BIN)/neural-alignment search lab/two_routes/$$rule --engine processes:2 \
+			--search-dir results/two_routes/searches/$$rule; \
 	done
-	$(BIN)/neural-alignment table two_routes/rates --runs runs/search/lab/two_routes
+	$(BIN)/neural-alignment table two_routes/rates --runs results/two_routes/searches
 	PYTHONPATH=. $(BIN)/python tests/lab_rates.py rates
 
 # The runs of the lab of two_routes with these rates: about 170 minutes on 2 cores (an estimate). The same command resumes.

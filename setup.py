@@ -64,7 +64,7 @@ setup(
     extras_require={
         "cpu": ["tensorflow-cpu>=2.20,<2.22"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
-        # The oldest libtpu that TensorFlow 2.20 accepts. With the newest, 0.0.51, `import tensorflow` aborts.
+        # The oldest libtpu that TensorFlow 2.20 accepts. With libtpu 0.0.51, `import tensorflow` aborts.
         "tpu": ["tensorflow-tpu==2.20.*", "libtpu==0.0.14"],
         # biotorch declares torchattacks, which requires requests 2.25 and conflicts with constraints.txt. `make peer`
         # installs biotorch without dependencies in a separate environment.

@@ -118,7 +118,7 @@ Imports = Annotated[
     ),
 ]
 Smoke = Annotated[
-    bool, typer.Option("--smoke", help="Apply the `smoke` overrides of the file: a quick test of two steps on the CPU.")
+    bool, typer.Option("--smoke", help="Apply the `smoke` overrides of the file: a quick test of two steps.")
 ]
 PROCESSES = f"processes:{min(os.cpu_count() or 1, 4)}"
 """Default engine of the commands that train the runs of a table."""
@@ -129,7 +129,7 @@ Kind = Annotated[
         "--engine",
         metavar="ENGINE",
         help="Where runs are trained: in-process, one at a time in this process; processes:N, N at a time on this "
-        "machine; spark:N; tpu:NAME,NAME,...; slurm:N.",
+        f"machine; spark:N; tpu:NAME,NAME,...; slurm:N. Default: {PROCESSES}, and of the command search in-process.",
     ),
 ]
 Launcher = Annotated[
@@ -145,7 +145,7 @@ SlurmOption = Annotated[
         "--slurm",
         metavar="KEY=VALUE",
         help="With --engine slurm: partition, account, qos, constraint, time, gpus, cpus, memory (GB), save, requeues, "
-        "array, setup, sbatch.OPTION, on_exit; or a YAML file of them; may be repeated. See docs/clusters.md.",
+        "array, setup, sbatch.OPTION, on_exit, cluster; or a YAML file of them; may be repeated. See docs/clusters.md.",
     ),
 ]
 
@@ -221,9 +221,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint.")] = False,
     resume_from: Annotated[
         int | None,
-        typer.Option(
-            metavar="STEP", min=0, help="Resume from the checkpoint of this step, which checkpoints.keep kept."
-        ),
+        typer.Option(metavar="STEP", min=0, help="Go back to the saved state of this step, and continue from there."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in the directory.")] = False,
     smoke: Smoke = False,
@@ -565,12 +563,18 @@ class FolderOptions:
     """Options with the folders of a paper's runs and results."""
 
     runs: Annotated[
-        str | None, typer.Option(help="Folder of the run directories. Default: runs/PAPER.", callback=_DIRECTORY)
+        str | None,
+        typer.Option(
+            help="Folder of the run directories. Default: runs/lab/PAPER for the lab profile, otherwise runs/PAPER.",
+            callback=_DIRECTORY,
+        ),
     ] = None
     output: Annotated[
         str | None,
         typer.Option(
-            help="Folder for the tables and figures. Default: results/PAPER, or RUNS/results.", callback=_DIRECTORY
+            help="Folder for the tables and figures. Default: results/PAPER for the lab profile and for tables and "
+            "figures without runs, otherwise RUNS/results.",
+            callback=_DIRECTORY,
         ),
     ] = None
     configs: Annotated[
@@ -627,12 +631,15 @@ def figure(
 @app.command(epilog=_examples("lab fa_mechanism --engine processes:2"))
 @_with_option_groups
 def lab(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="Such as two_routes.")],
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="two_routes, fa_mechanism, wide_networks or cifar10.")],
     folders: FolderOptions,
     engine: EngineOptions,
     imports: Imports = None,
 ) -> None:
-    """Train the lab profile of a paper and make all its tables and figures; the same command resumes."""
+    """Train the lab profile of a paper and make its tables and figures, except those that take hours or need files.
+
+    The same command resumes.
+    """
     _start(imports)
     from neural_alignment.papers import commands
 

@@ -156,14 +156,32 @@ def keep_mask(tensor: Any, source: Any) -> Any:
     return tensor
 
 
+def dropout_masks(cell: Any, inputs: Any, outputs: Any) -> tuple[Any, Any]:
+    """Returns the masks by which a recurrent cell multiplies its inputs and its previous outputs in training.
+
+    Each is a tensor, a list with one for each gate, or None without dropout.
+
+    Args:
+        cell: the cell.
+        inputs: the inputs at one step.
+        outputs: the previous outputs.
+    """
+    return cell.get_dropout_mask(inputs), cell.get_recurrent_dropout_mask(outputs)
+
+
 def replace_sublayer(layer: Any, attribute: str, sublayer: Any) -> None:
     """Replaces the layer in an attribute of a layer; the new one takes the place of the old one among the sublayers."""
     old = getattr(layer, attribute)
     place = layer._layers.index(old)
-    layer._tracker.untrack(old)
+    untrack(layer, old)
     setattr(layer, attribute, sublayer)
     layer._layers.remove(sublayer)
     layer._layers.insert(place, sublayer)
+
+
+def untrack(layer: Any, tracked: Any) -> None:
+    """Removes a layer or a metric from those that Keras lists for a layer, before its attribute is replaced."""
+    layer._tracker.untrack(tracked)
 
 
 def stored_value(variable: Any) -> Any:

@@ -44,7 +44,8 @@ class Artifact:
 class Spread:
     """Mean and spread of the values of several seeds.
 
-    `str(spread)` gives `mean ± standard deviation` with two decimals; `format(spread, ".3f")` sets the decimals.
+    `str(spread)` gives `mean ± standard deviation` with two decimals; `format(spread, ".3f")` sets the decimals. If
+    values are missing, their number follows, such as `(2 of 3)`.
 
     Attributes:
         values: one value per seed; NaN counts as missing.
@@ -76,7 +77,9 @@ class Spread:
         if not self.known:
             return "none"
         parts = [self.mean, self.deviation][: len(self.known)]
-        return " ± ".join(format(part, specification or ".2f") for part in parts)
+        text = " ± ".join(format(part, specification or ".2f") for part in parts)
+        missing = len(self.known) < len(self.values)
+        return f"{text} ({len(self.known)} of {len(self.values)})" if missing else text
 
     def __str__(self) -> str:
         return format(self, "")

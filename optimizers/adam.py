@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from optimizers.keras_internals import index_of
+from optimizers.keras_internals import moments
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
@@ -50,12 +50,12 @@ class Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable."""
-        index, dtype = index_of(self, variable), variable.dtype
+        (first, second), dtype = moments(self, variable), variable.dtype
         updates = tf.cast(self.iterations + 1, dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index].handle,
-            v=self._velocities[index].handle,
+            m=first.handle,
+            v=second.handle,
             beta1_power=tf.constant(self.beta_1, dtype) ** updates,
             beta2_power=tf.constant(self.beta_2, dtype) ** updates,
             lr=tf.cast(learning_rate, dtype),

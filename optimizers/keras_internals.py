@@ -21,6 +21,12 @@ def index_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     return optimizer._get_variable_index(variable)
 
 
+def moments(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, Any]:
+    """Returns the moving averages of a variable's gradient and of its square."""
+    index = index_of(optimizer, variable)
+    return optimizer._momentums[index], optimizer._velocities[index]
+
+
 def call_count(optimizer: keras.optimizers.Optimizer) -> Any:
     """Returns the variable that counts the calls of `apply`.
 
@@ -28,6 +34,21 @@ def call_count(optimizer: keras.optimizers.Optimizer) -> Any:
     `iterations` is then a computed value instead of a variable.
     """
     return optimizer._iterations
+
+
+def is_call_count(key: str) -> bool:
+    """Returns whether a key of a checkpoint with an object `optimizer` is that of its `call_count`."""
+    return key.startswith("optimizer/_iterations/")
+
+
+def is_trained(key: str) -> bool:
+    """Returns whether a key of a checkpoint with an object `optimizer` is that of one of its `trainable_variables`."""
+    return key.startswith("optimizer/") and "/_trainable_variables/" in key
+
+
+def reads_paths(kind: type[keras.optimizers.Optimizer]) -> bool:
+    """Returns whether an optimizer reads the `path` of a TensorFlow variable, which has none: Muon of Keras 3.10."""
+    return "_should_use_adamw" in kind.update_step.__code__.co_names
 
 
 def schedule_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.schedules.LearningRateSchedule | None:
@@ -42,6 +63,15 @@ def leave_sum_to_caller(optimizer: keras.optimizers.Optimizer) -> None:
     Keras would sum the gradients only after clipping them.
     """
     optimizer._all_reduce_sum_gradients = list
+
+
+def copies_weights(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Returns whether an optimizer copies the weights when it is built.
+
+    Keras does not tell. Other optimizers of this kind have an attribute `copies_weights`, which is true.
+    """
+    kind = getattr(keras.optimizers, "ScheduleFreeAdamW", ())  # Keras 3.10 does not have it.
+    return isinstance(optimizer, kind) or getattr(optimizer, "copies_weights", False)
 
 
 def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[Any]:

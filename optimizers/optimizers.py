@@ -119,12 +119,14 @@ class MultiOptimizer(Wrapper):
 
         Raises:
             ValueError: if a rule ties B's update to W's (Kolen-Pollack) but W and B are not updated by one optimizer
-                at every step, or if R's optimizer has `use_ema` and updates a variable that J's optimizer updates too.
+                at every step, if R's optimizer has `use_ema` and updates a variable that J's optimizer updates too, or
+                if one optimizer accumulates gradients and updates W and B in different steps.
         """
         if self.built:
             return
         variables = _unique(variables)
         self._check_tied(variables)
+        self._check_accumulation(variables)
         self._check_trained_by_both(variables)
         for optimizer, own in zip(self.inner_optimizers, self.shares(variables), strict=True):
             if own:
@@ -140,6 +142,19 @@ class MultiOptimizer(Wrapper):
                 f"{rules[0]!r} needs one optimizer that updates W and B at every step, and equal loss rates. Received "
                 f"{len(self.inner_optimizers)} optimizers, rate scheduler {self.rate_scheduler!r}. "
                 "Example: MultiOptimizer([Momentum(0.1)])."
+            )
+
+    def _check_accumulation(self, variables: Sequence[Any]) -> None:
+        """Raises if an optimizer that accumulates gradients would update W and B in different steps.
+
+        With each update, Keras also discards the accumulated gradients of the variables that this step does not update.
+        """
+        steps, *_ = accumulations(self)
+        differs = self.skip_idle and len({mode for mode in self.modes if any(mode)}) > 1
+        if len(self.inner_optimizers) == 1 and steps and differs and len({*map(loss_of, variables)}) == 2:
+            raise ValueError(
+                "`gradient_accumulation_steps` must be None if one optimizer updates W and B in different steps. "
+                f"Received {steps} with {self.rate_scheduler!r}. Example: one optimizer for each loss."
             )
 
     def _check_trained_by_both(self, variables: Sequence[Any]) -> None:
@@ -382,6 +397,13 @@ def _summed_over_replicas(updates: list[_Update]) -> list[_Update]:
         return updates
     added = replica.all_reduce(tf.distribute.ReduceOp.SUM, [each.gradient for each in updates])
     return [each._replace(gradient=gradient) for each, gradient in zip(updates, added, strict=True)]
+
+
+def accumulations(optimizer: keras.optimizers.Optimizer) -> list[int | None]:
+    """Returns `gradient_accumulation_steps` of the optimizer of each loss, or of an optimizer of both."""
+    return [
+        _innermost(each).gradient_accumulation_steps for each in getattr(optimizer, "inner_optimizers", [optimizer])
+    ]
 
 
 def _innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

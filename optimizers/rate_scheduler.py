@@ -121,9 +121,9 @@ class RateScheduler:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> RateScheduler:
         """Builds the scheduler from its configuration."""
-        rates = config.get("loss_rates", (1.0, 1.0))  # Earlier versions did not save them.
         load = keras.saving.deserialize_keras_object
-        return cls(**{**config, "loss_rates": [load(rate) if isinstance(rate, dict) else rate for rate in rates]})
+        rates = [load(rate) if isinstance(rate, dict) else rate for rate in config["loss_rates"]]
+        return cls(**{**config, "loss_rates": rates})
 
 
 def _is_factor(rate: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from optimizers.keras_internals import AveragingOptimizer, moving_averages, trainable_variables
+from optimizers.keras_internals import AveragingOptimizer, copies_weights, moving_averages, trainable_variables
 
 
 class Wrapper(AveragingOptimizer):
@@ -124,6 +124,22 @@ class Wrapper(AveragingOptimizer):
 def averages(optimizer: keras.optimizers.Optimizer) -> bool:
     """Returns whether an optimizer, or one inside of it, keeps moving averages of the variables."""
     return optimizer.use_ema or any(averages(each) for each in getattr(optimizer, "inner_optimizers", []))
+
+
+def copy_weights_again(optimizer: keras.optimizers.Optimizer) -> None:
+    """Gives a built optimizer, and those in it, the initial state for the present weights if it has copies of weights.
+
+    Weights may be assigned or loaded after it was built. Such an optimizer is `keras.optimizers.ScheduleFreeAdamW`, or
+    has an attribute `copies_weights`, which is true.
+    """
+    inner = getattr(optimizer, "inner_optimizers", None) or getattr(optimizer, "optimizers", [])
+    for each in [*inner, *filter(None, [getattr(optimizer, "inner_optimizer", None)])]:
+        copy_weights_again(each)
+    if copies_weights(optimizer):
+        fresh = type(optimizer).from_config(optimizer.get_config())
+        fresh.build(trainable_variables(optimizer))
+        for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
+            variable.assign(value)
 
 
 def is_backward_kernel(variable: Any) -> bool:

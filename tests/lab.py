@@ -3,12 +3,15 @@
 import csv
 import functools
 import json
+import statistics
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from neural_alignment import config as configuration
+from neural_alignment.papers import claims
+from neural_alignment.papers.tables import chosen
 from neural_alignment.papers.two_routes import figures
 
 ROOT = Path(__file__).parent.parent
@@ -80,3 +83,69 @@ def write_run(folder, cell, seed, top1, top5=0.9, state="finished", **overrides)
         for step in (0, 9):
             np.savez(path / "kernels" / f"{step}.npz", **arrays)
     return path
+
+
+LABELS = {
+    *("kind", "layer", "order", "lag", "moment", "iteration", "epoch", "epochs", "step", "run", "seed", "round"),
+    *("width", "number", "rate", "fraction", "gamma", "label_smoothing", "degree", "subset", "train_images"),
+    *("draws", "shuffled"),
+}
+"""Columns with numbers that are not measured."""
+
+
+def of_measured(function):
+    """Returns a change of rows: a function of each measured value."""
+
+    def change(file, row):
+        measured = {key for key, value in row.items() if isinstance(value, int | float) and key not in LABELS}
+        return {key: function(value) if key in measured else value for key, value in row.items()}
+
+    return change
+
+
+class ChangedFiles(claims.ResultFiles):
+    """The CSV files in a folder of results, with other rows.
+
+    Args:
+        folder: the folder.
+        change: name of a file, row -> row in its place.
+        copies: number of seeds in place of each seed, with the same values.
+    """
+
+    def __init__(self, folder, change=lambda file, row: row, copies=1):
+        super().__init__(str(folder))
+        self._change, self._copies, self._changed = change, copies, {}
+
+    def rows(self, name, **labels):
+        if name not in self._changed:
+            own = [self._change(name, row) for row in super().rows(name)]
+            keys = {"seed", "subset"} & set(own[0])
+            more = [
+                {**row, **{key: (row[key], copy) for key in keys}} for copy in range(1, self._copies) for row in own
+            ]
+            self._changed[name] = own + more
+        if found := chosen(self._changed[name], **labels):
+            return found
+        raise claims.NotYetRunError
+
+
+OPPOSITES = {"negated": of_measured(lambda value: -value), "without any difference": of_measured(lambda value: 90.0)}
+"""Changes of all measured values, after which no effect is left, and no angle is below 90 degrees."""
+
+
+def holding(every, files):
+    """Returns figure and text of the claims that hold in some case."""
+    return {(each.figure, each.text) for each in every if any(row.get("holds") for row in _judged(each, files))}
+
+
+def _judged(claim, files):
+    try:
+        return claim.judged(files)
+    except (ZeroDivisionError, statistics.StatisticsError):  # A ratio or correlation of values without a difference.
+        return [{"holds": True}]
+
+
+def surviving(every, folder, copies=1):
+    """Returns figure and text of the claims that hold in some case, and in some case after each of `OPPOSITES`."""
+    changed = [holding(every, ChangedFiles(folder, change, copies)) for change in OPPOSITES.values()]
+    return holding(every, ChangedFiles(folder, copies=copies)).intersection(*changed)

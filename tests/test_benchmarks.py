@@ -540,3 +540,6 @@ def test_the_step_times_on_pages_are_those_of_the_results():
         ("information", "a step of information alignment {:.1f} times"),
     ):
         assert said.format(ratios[rule]) in readme
+    [row] = [line.split(" | ") for line in results if line.startswith("| information, Table 5 | 64 |")]
+    assert f"the paper's operations on its signals (Table 5) {float(row[2]):.1f} times" in readme
+    assert f"a step with J and R takes {row[2]} times as long as" in " ".join(run.PAGE.read_text().split())

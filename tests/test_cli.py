@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+import typer.main
 from helpers import exhaustive_unless
 from prepared_run import PreparedRuns
 
 from neural_alignment import cli, plots
 from neural_alignment.jobs import plans
+from neural_alignment.jobs.engines.slurm_options import SlurmOptions
+from neural_alignment.papers import commands as papers
 from neural_alignment.training import hparams, lock, stepping
 
 ROOT = Path(__file__).parent.parent
@@ -297,6 +300,16 @@ def test_without_arguments_the_help_is_shown(run):
     code, output, _ = run()
     assert code == 0
     assert "describe" in output
+
+
+def test_the_help_names_all_papers_all_options_of_slurm_and_the_default_engine():
+    commands = typer.main.get_command(cli.app).commands
+    helps = {each.opts[0]: each.help for each in commands["lab"].params}
+    assert set(re.findall(r"\w+", helps["paper"])) - {"or"} == {item.paper for item in papers.ITEMS}
+    assert all(re.search(rf"\b{name}\b", helps["--slurm"]) for name in SlurmOptions.model_fields)
+    assert f"Default: {cli.PROCESSES}" in helps["--engine"]
+    assert "the lab profile" in helps["--runs"]
+    assert "the lab profile" in helps["--output"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])

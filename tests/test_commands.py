@@ -113,6 +113,16 @@ def test_every_other_command_has_the_options_of_the_program(page, tmp_path, monk
         parse(words)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/first_run.md", "docs/clusters.md"])
+def test_pages_that_install_the_package_activate_its_environment_before_its_first_command(page):
+    """`source DIRECTORY/bin/activate` comes after the command that makes the environment."""
+    found = [words for block in blocks(page) for words in commands(block)]
+    made = [index for index, words in enumerate(found) if words[0] == "make" or words[1:3] == ["-m", "venv"]]
+    [activated] = [index for index, words in enumerate(found) if words[0] == "source"]
+    assert made[0] < activated
+    assert "neural-alignment" not in {words[0] for words in found[:activated]}
+
+
 def test_a_wrong_option_would_be_seen():
     with pytest.raises(Exception, match="--runz") as error:
         parse(["table", "two_routes/5", "--runz", "runs"])

@@ -1,6 +1,8 @@
 """Every function that uses Keras' private API works with every supported version of Keras."""
 
 import ast
+import inspect
+import pydoc
 from pathlib import Path
 
 import keras
@@ -172,6 +174,14 @@ def test_a_loss_of_a_function_gives_targets_the_rank_of_outputs():
     assert float(keras.ops.mean(difference(y_true, y_pred))) != 1.0
 
 
+def test_an_untracked_metric_is_no_longer_listed():
+    model = compiled(keras.Sequential([keras.layers.Dense(1)]))
+    model.own = keras.metrics.Mean(name="own")
+    listed = [metric.name for metric in model.metrics]
+    internals.untrack(model, model.own)
+    assert [metric.name for metric in model.metrics] == [name for name in listed if name != "own"] != listed
+
+
 def test_the_stored_value_keeps_its_dtype_in_half_precision():
     seen = []
 
@@ -208,6 +218,17 @@ def compiled(model: keras.Model) -> keras.Model:
 
 def variables_of_metrics(model: keras.Model) -> list:
     return [variable for metric in model.metrics for variable in metric.variables]
+
+
+@pytest.mark.parametrize("kind", [keras.layers.SimpleRNNCell, keras.layers.LSTMCell])
+def test_dropout_masks_are_those_of_the_cell(kind):
+    cell = kind(4, dropout=0.5, recurrent_dropout=0.25)
+    inputs, outputs = tf.ones((50, 3)), tf.ones((50, 4))
+    for mask, size, kept in zip(internals.dropout_masks(cell, inputs, outputs), (3, 4), (0.5, 0.75), strict=True):
+        for each in keras.tree.flatten(mask):  # A mask may be a list with one for each gate.
+            assert each.shape == (50, size)
+            assert set(np.unique(each)) == {0.0, np.float32(1 / kept)}
+    assert internals.dropout_masks(kind(4), inputs, outputs) == (None, None)
 
 
 def test_metrics_are_built_before_the_first_batch_and_once():
@@ -300,6 +321,16 @@ def test_the_moving_averages_are_those_of_the_variables_in_order():
         assert np.unique(average).size == 1
 
 
+def test_an_optimizer_that_copies_weights_is_known():
+    """Also if a later Keras has another one."""
+    for kind in {kind for kind in vars(keras.optimizers).values() if isinstance(kind, type)}:
+        if issubclass(kind, keras.optimizers.Optimizer) and "learning_rate" in inspect.signature(kind).parameters:
+            optimizer, variables = built(kind())
+            values = [variable.numpy().tolist() for variable in variables]
+            copies = any(slot.numpy().tolist() in values for slot in optimizer.variables)
+            assert optimizer_internals.copies_weights(optimizer) == copies, kind
+
+
 def test_keras_swaps_the_averages_that_a_wrapper_gives():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     inner = keras.optimizers.SGD(0.1, use_ema=True)
@@ -336,29 +367,150 @@ def test_an_optimizer_can_leave_the_sum_over_replicas_to_the_caller(left_to_call
         np.testing.assert_allclose(each, [expected] * 2)
 
 
+def test_the_moments_of_adam_are_those_of_a_variable():
+    optimizer, variables = built(keras.optimizers.Adam(0.1, beta_1=0.75, beta_2=0.5))
+    optimizer.apply([np.full(2, 2.0, np.float32), np.full(3, 4.0, np.float32)], variables)
+    for variable, gradient in zip(variables, (2.0, 4.0), strict=True):
+        first, second = optimizer_internals.moments(optimizer, variable)
+        np.testing.assert_allclose(first.numpy(), np.full(variable.shape, gradient / 4))
+        np.testing.assert_allclose(second.numpy(), np.full(variable.shape, gradient**2 / 2))
+
+
+def test_the_keys_of_a_checkpoint_tell_the_variables_of_an_optimizer(tmp_path):
+    optimizer, variables = built(keras.optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=2))
+    optimizer.apply([np.ones(2, np.float32), np.ones(3, np.float32)], variables)
+    path = tf.train.Checkpoint(optimizer=optimizer, other=tf.Variable([7.0])).write(str(tmp_path / "state"))
+    values = {key: tf.train.load_variable(path, key) for key, _ in tf.train.list_variables(path)}
+    [count] = [value for key, value in values.items() if optimizer_internals.is_call_count(key)]
+    assert count == int(optimizer_internals.call_count(optimizer)) == 1
+    trained = [value.tolist() for key, value in values.items() if optimizer_internals.is_trained(key)]
+    assert sorted(trained, key=len) == [[2.0, 2.0], [3.0, 3.0, 3.0]]
+
+
+def test_no_common_optimizer_reads_paths():
+    assert not any(map(optimizer_internals.reads_paths, (keras.optimizers.SGD, keras.optimizers.Adam)))
+
+
+# Other modules.
+
+OTHERS = {
+    "neural_alignment/__init__.py": ["getattr(spec, '_initializing', False)"],  # Of Python's import system.
+    "neural_alignment/jobs/children.py": ["getattr(ops.gradient_registry, '_registry', {})"],  # Of TensorFlow.
+}
+"""Module -> the private attributes of other libraries in it. `training/graphs.py` has many of TensorFlow."""
+DOCUMENTED = {"_asdict", "_exit", "_fields", "_replace"}
+"""Attributes with an underscore that are public API of Python."""
+
+
+def test_no_other_module_uses_a_private_attribute_of_keras():
+    paths = [*(ROOT / "neural_alignment").rglob("*.py"), *(ROOT / "optimizers").rglob("*.py")]
+    modules = {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+    classes, of_keras = classes_in(*modules.values()), private_names_of_keras()
+    for path, source in modules.items():
+        if path.endswith("/keras_internals.py"):
+            continue
+        assert "keras.src" not in source, path
+        if path != "neural_alignment/training/graphs.py":
+            assert private_uses(source, classes | classes_in(source), of_keras) == OTHERS.get(path, []), path
+
+
+USES = {
+    "model._layers": ["model._layers"],
+    "getattr(tensor, '_keras_mask', None)": ["getattr(tensor, '_keras_mask', None)"],
+    "class A(keras.optimizers.Adam):\n def f(self): self._momentums": ["self._momentums"],
+    "class A(keras.Model):\n def f(self): super()._f()": ["super()._f"],
+    "class A(keras.Layer):\n def f(self): self._layers = []": ["A._layers"],
+    "class A(keras.Layer): pass\nclass B(A):\n def _layers(self): pass": ["B._layers"],
+    "class A:\n _layers = 1\n def f(self, a): self._layers, a._layers": ["a._layers"],
+    "class A:\n def f(self): self._x = 1\ndef g(a): a._x": ["a._x"],
+    "class A:\n def f(self): self._x = 1\nclass B(A):\n def g(self, b): self._x, b._x": [],
+    "row._replace(a=1)": [],
+}
+"""Source of a module -> the private attributes in it that are not its own."""
+
+
+@pytest.mark.parametrize("source", USES)
+def test_private_attributes_of_others_are_found(source):
+    assert private_uses(source, classes_in(source), {"_layers", "_momentums"}) == USES[source]
+
+
 def private_names_of_keras() -> set[str]:
-    """Returns the private attributes of Keras' models, layers, tensors, variables and optimizers."""
+    """Returns the private attributes of Keras' models, layers, tensors, variables, losses and optimizers."""
     model = compiled(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
-    objects = [model, shared_dense(), model.layers[0], model.outputs[0], model.weights[0], model.optimizer, keras]
-    names = {name for each in objects for name in dir(each) if name.startswith("_") and not name.startswith("__")}
-    assert {"_flatten_layers", "_keras_history", "_value", "_functional", "_learning_rate"} <= names
+    masked = keras.layers.Embedding(3, 2, mask_zero=True)(keras.Input((4,)))
+    adam = built(keras.optimizers.Adam(use_ema=True))[0]
+    objects = [model, shared_dense(), model.layers[0], masked, model.weights[0], adam, model._compile_loss, keras]
+    names = {name for each in objects for name in dir(each) if is_private(name)}
+    assert {"_flatten_layers", "_keras_history", "_keras_mask", "_value", "_functional", "_learning_rate"} <= names
+    assert {"_momentums", "_velocities", "_model_variables_moving_average", "_user_loss_weights"} <= names
     return names
 
 
-def attributes(path: Path) -> tuple[set[str], set[str]]:
-    """Returns the attributes that a module reads, and the names that it defines."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
-    defined = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    defined |= {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}
-    return {node.attr for node in attributes if isinstance(node.ctx, ast.Load)}, defined
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
 
 
-def test_no_other_module_reads_a_private_attribute_of_keras():
-    paths = [*(ROOT / "neural_alignment").rglob("*.py"), *(ROOT / "optimizers").rglob("*.py")]
-    found = {path: attributes(path) for path in paths if path.name != "keras_internals.py"}
-    ours = {name for _, defined in found.values() for name in defined}
-    of_keras = private_names_of_keras() - ours
-    for path, (read, _) in found.items():
-        assert not read & of_keras, path
-        assert "keras.src" not in path.read_text(), path
+def is_self(node: ast.expr) -> bool:
+    return ast.unparse(node) in ("self", "cls", "super()")
+
+
+def classes_in(*sources: str) -> dict[str, ast.ClassDef]:
+    """Returns the classes in modules by name."""
+    trees = [ast.walk(ast.parse(source)) for source in sources]
+    return {node.name: node for tree in trees for node in tree if isinstance(node, ast.ClassDef)}
+
+
+def own_names(kind: ast.ClassDef) -> set[str]:
+    """Returns the private attributes that a class defines, in its body or by assigning to `self`."""
+    names = set()
+    for node in ast.walk(kind):
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_self(node.value):
+            names.add(node.attr)
+    for node in kind.body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            names |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    return set(filter(is_private, names))
+
+
+def names_in_keras(name: str) -> set[str]:
+    """Returns the private attributes that a class of Keras and its bases define."""
+    bases = [each for each in pydoc.locate(name).__mro__ if each.__module__.startswith("keras.")]
+    return set().union(*(own_names(ast.parse(inspect.getsource(each)).body[0]) for each in bases))
+
+
+def ancestry(name: str, classes: dict[str, ast.ClassDef]) -> set[str]:
+    """Returns the names of a class and of its bases, of their bases as far as they are in `classes`."""
+    bases = [ast.unparse(base).partition("[")[0] for base in classes[name].bases] if name in classes else []
+    return {name}.union(*(ancestry(base, classes) for base in bases))
+
+
+def private_uses(source: str, classes: dict[str, ast.ClassDef], of_keras: set[str]) -> list[str]:
+    """Returns the private attributes in a module that are not its own.
+
+    Within a class, those that it and its bases in `classes` define are its own. On another object than `self` a name
+    that Keras has too may be that of Keras. A class must not define a name that its base in Keras has.
+    """
+    found = []
+
+    def visit(node: ast.AST, own: set[str]) -> None:
+        name, owner = "", None
+        if isinstance(node, ast.ClassDef):
+            names = ancestry(node.name, classes)
+            own = set.union(*(own_names(classes[each]) for each in names if each in classes))
+            inherited = set().union(*(names_in_keras(each) for each in names if each.startswith("keras.")))
+            found.extend(f"{node.name}.{each}" for each in sorted(own_names(node) & inherited))
+        elif isinstance(node, ast.Attribute):
+            name, owner = node.attr, node.value
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+            owner, key = node.args[:2]
+            name = key.value if isinstance(key, ast.Constant) else ""
+        is_own = name in own and (is_self(owner) or name not in of_keras)
+        if is_private(name) and name not in DOCUMENTED and not is_own:
+            found.append(ast.unparse(node))
+        for child in ast.iter_child_nodes(node):
+            visit(child, own)
+
+    visit(ast.parse(source), set())
+    return found

@@ -16,8 +16,9 @@ def test_spreads_are_those_of_numpy():
     assert spread.error == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
     assert str(Spread([1.0])) == "1.00"
     assert str(Spread([])) == "none"
-    assert str(spread) == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
-    assert f"{spread:.4f}" == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+    assert str(Spread(values)) == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    assert str(spread) == f"{Spread(values)} (3 of 4)"
+    assert f"{spread:.4f}" == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f} (3 of 4)"
 
 
 def test_the_texts_of_figures_and_tables_are_written(tmp_path):

@@ -1,8 +1,11 @@
 """The numbers in the guide agree with the files in `results/`."""
 
+import csv
+import re
 import statistics
 from pathlib import Path
 
+import lab_rates
 import pytest
 import rules_tables
 from page_tables import table_in
@@ -62,6 +65,8 @@ def test_in_the_vision_transformer_only_symmetric_alignment_comes_near_backpropa
 def test_the_tables_of_rules_have_the_numbers_of_the_files():
     """`python tests/rules_tables.py` makes them."""
     assert table_in(rules_tables.README) == rules_tables.short_table()
+    assert "\n\nTen rules on MNIST after 3 epochs" in rules_tables.README.read_text()
+    assert len(rules_tables.short_table()) == len(["header", "line", "backpropagation"]) + 10
     assert table_in(rules_tables.PAGE, "MNIST") == rules_tables.full_table(rules_tables.mnist())
     assert table_in(rules_tables.PAGE, "CIFAR-10") == rules_tables.full_table(rules_tables.cifar10())
 
@@ -83,3 +88,40 @@ def test_rectified_swats_leaves_b_of_a_layer_unaligned_unless_it_equals_radam():
         swrats, radam = rows["swrats", seed], rows["radam", seed]
         assert (swrats["top1"] == radam["top1"]) == (float(swrats["last_angle_max"]) < 2)
     assert sum(float(rows["swrats", seed]["last_angle_max"]) > 80 for seed in "012") == 2
+
+
+def stored(name):
+    """Returns the rows of a file in `results`."""
+    with open(ROOT / "results" / f"{name}.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_headers_of_the_networks_of_rahmansetayesh_have_the_numbers_of_the_file():
+    rows = stored("fa_mechanism/figure_7_errors")
+    for path in (CONFIGS / "fa_mechanism").glob("*.yaml"):
+        own, text = [row for row in rows if row["condition"] == path.stem], path.read_text()
+        seeds = sorted(int(row["seed"]) for row in own)
+        result = f"{cell(column(own, 'test_error_percent'))} % test error, seeds {seeds[0]} to {seeds[-1]})"
+        assert f"; {result}\n" in text, path
+        if "peaks" in text:
+            assert f"in {sum(error > 30 for error in column(own, 'highest'))} of {len(own)} seeds" in text, path
+
+
+def test_headers_of_the_labs_have_the_numbers_of_the_files():
+    """`python tests/lab_rates.py` writes those of the lab of Kunin et al. and of CIFAR-10 at full size."""
+    for path, found in lab_rates.results().items():
+        text = path.read_text()
+        assert "not yet run" in text or lab_rates.with_result(text, found) == text, path
+    for dataset, table in (("cifar10", "table_6"), ("kmnist", "table_7")):
+        cell_of = {"rule": "normal", "width": "8", "seed": "99"}
+        [row] = [each for each in stored(f"wide_networks/{table}") if cell_of.items() <= each.items()]
+        header = (CONFIGS / "lab" / "wide_networks" / f"{dataset}.yaml").read_text()
+        assert f"best validation {float(row['validation_accuracy']):.2f} %, seed 99)" in header
+
+
+def test_headers_name_files_that_have_the_results_of_the_configuration():
+    for path in CONFIGS.rglob("*.yaml"):
+        for name in re.findall(r"results in results/([\w/]+)\.md", path.read_text()):
+            rows = stored(name)
+            if "config" in rows[0]:
+                assert path.relative_to(ROOT).as_posix() in {row["config"] for row in rows}, path

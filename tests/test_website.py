@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from neural_alignment import alignments
+from neural_alignment import alignments, shipped
+from neural_alignment import config as configuration
 from neural_alignment.training.describe import regulariser_products
-from website import checks, gallery, notebooks, pages, pictures, reference
+from website import checks, gallery, keys, notebooks, pages, pictures, reference
 
 ROOT = Path(__file__).parent.parent
 GUIDE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
@@ -112,6 +113,57 @@ def test_the_costs_of_the_rules_are_those_that_are_counted():
             assert cost.startswith(f"{row.rstrip(',')} of the kernel products of backpropagation"), name
 
 
+def test_the_page_of_keys_describes_every_key_of_the_configurations():
+    """Keys of several mappings of one kind are described once; the page names the other mappings."""
+    text = keys.page()
+    rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.*?) \| (.+) \|$", text, re.MULTILINE)
+    meanings, sections = {row[0]: row[-1] for row in rows}, set(re.findall(r"^## `([\w.]+)`$", text, re.MULTILINE))
+    same = {
+        other: path
+        for path, others in re.findall(r"^## `([\w.]+)`\n\nThe same keys: (.*)\.$", text, re.MULTILINE)
+        for other in re.findall(r"`([\w.]+)`", others)
+    }
+    choices = {*re.findall(r"^### `(\w+): \w+`$", text, re.MULTILINE)}
+
+    def check(path, value):
+        assert path in meanings or path.rpartition(".")[2] in choices, path
+        inner = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict)]
+        place = same.get(path, path)
+        if place in sections:
+            for each in inner:
+                for key, below in each.items():
+                    check(f"{place}.{key}", below)
+
+    for name in shipped.names():
+        if not name.startswith("search/"):
+            for key, value in configuration.plain(configuration.load(name)).items():
+                check(key, value)
+    assert {"data", "model", "optimization.forward", "alignment.input"} <= sections
+    assert same["optimization.backward"] == "optimization.forward"
+    assert "| `epochs` | integer, > 0 | required |" in text
+    assert "| `model.depth` | `18`, `34`, `50`, `101`, `152` | required |" in text
+    assert "| `runtime.precision` | `float32`, `mixed_bfloat16`, `float64` | `float32` |" in text
+    assert "| `weight_decay` | number, ≥ 0 | `0.0` |" in text
+    assert "| `loss` | mapping (see `loss`) | `kind: cross_entropy` |" in text
+    assert "Attributes:" not in text
+    assert re.findall(r"^\| .* \|  \|$", text, re.MULTILINE) == []  # Keys without a description.
+
+
+def test_the_keys_are_a_separate_page_only_on_the_site(tmp_path):
+    site = pages.Site(tmp_path)
+    site.add_guide()
+    assert "## All keys" in (ROOT / "docs" / "training.md").read_text()
+    assert "## All keys" not in (tmp_path / "docs" / "training.md").read_text()
+    assert "[All keys](keys.md#all-keys)" in (tmp_path / "docs" / "training.md").read_text()
+    assert keys.page().startswith("# All keys\n")
+    assert pages.navigation()["Guide"]["All keys"] == pages.KEYS
+
+
+def test_no_page_is_twice_in_the_navigation():
+    found = [path for section in pages.NAVIGATION.values() for path in section.values()]
+    assert len(found) == len(set(found))
+
+
 def test_notebooks_become_pages_with_their_outputs(tmp_path):
     outputs = [
         {"output_type": "stream", "name": "stdout", "text": ["angle 30\n"]},
@@ -160,7 +212,7 @@ def test_the_site_has_the_pages_files_and_folders_that_the_guide_names(tmp_path)
     assert "(glossary.md#glossary)" in rules
     assert "[Published code](published_code.md)" in rules
     assert "&lt;B^T x, z>" in rules
-    assert "[Rules and primitives](rules.md)" in (tmp_path / RULES).read_text()
+    assert "[Rules and primitives](rules.md#primitives)" in (tmp_path / RULES).read_text()
     assert "| upstream error |" in (tmp_path / "docs" / "glossary.md").read_text()
     assert "source: image_folder" in (tmp_path / "configs" / "photographs" / "symmetric.yaml.md").read_text()
     assert (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from website import checks, gallery, pages, pictures, reference
+from website import checks, gallery, keys, pages, pictures, reference
 
 HERE = Path(__file__).parent
 BUILD = pages.ROOT / "build" / "website"
@@ -26,6 +26,7 @@ def write_markdown() -> None:
     site = pages.Site(BUILD / "markdown")
     site.add_guide()
     site.write(pages.GALLERY, pages.GALLERY, gallery.page())
+    site.write(pages.SEPARATE_PAGES[pages.KEYS][0], pages.KEYS, keys.page())
     (BUILD / "markdown" / "reference").mkdir()
     texts = {module: reference.page(module, names) for module, names in reference.modules().items()}
     for name, text in {**texts, "index": reference.front_page()}.items():

@@ -16,7 +16,7 @@ from website import notebooks
 
 ROOT = Path(__file__).parent.parent
 
-HOME, GLOSSARY, GALLERY = "README.md", "docs/glossary.md", "docs/gallery.md"
+HOME, GLOSSARY, GALLERY, KEYS = "README.md", "docs/glossary.md", "docs/gallery.md", "docs/keys.md"
 
 NAVIGATION: dict[str, dict[str, str]] = {
     "Guide": {
@@ -28,7 +28,6 @@ NAVIGATION: dict[str, dict[str, str]] = {
         "Optimizers": "docs/optimizers.md",
         "Data": "docs/data.md",
         "Searches": "docs/search.md",
-        "Clusters": "docs/clusters.md",
         "Devices": "docs/devices.md",
         "SLURM clusters": "docs/clusters.md",
         "Cloud TPU": "docs/tpu.md",
@@ -55,8 +54,11 @@ NAVIGATION: dict[str, dict[str, str]] = {
 }
 """Section -> title of a page -> its file. Further pages in `docs/` and notebooks are added with their own titles."""
 
-GENERATED = {"Papers": {"Gallery": GALLERY}, "More": {"Glossary": GLOSSARY}}
+GENERATED = {"Guide": {"All keys": KEYS}, "Papers": {"Gallery": GALLERY}, "More": {"Glossary": GLOSSARY}}
 """The same for pages that are not files of the repository."""
+
+SEPARATE_PAGES = {GLOSSARY: (HOME, "Glossary"), KEYS: ("docs/training.md", "All keys")}
+"""Page of the site that begins with a section of a file of the repository -> the file and the title of the section."""
 
 LANGUAGES = {
     ".yaml": "yaml",
@@ -157,9 +159,9 @@ class Site:
 
     def add_guide(self) -> None:
         """Writes README, the glossary, and the pages of the guide that exist as files."""
-        glossary, rest = section((ROOT / HOME).read_text(encoding="utf-8"), "Glossary")
+        glossary, _ = section((ROOT / HOME).read_text(encoding="utf-8"), "Glossary")
         self.written[HOME] = "index.md"
-        self.write(HOME, "index.md", f"---\nhide: [navigation]\n---\n\n{rest}")
+        self.write(HOME, "index.md", f"---\nhide: [navigation]\n---\n\n{_rest(HOME)}")
         self.write(HOME, GLOSSARY, glossary.replace("## ", "# ", 1))
         for path in self.titles:
             if (ROOT / path).exists():
@@ -216,7 +218,8 @@ class Site:
         if re.match(r"[a-z]+:", target) or f"{os.path.dirname(name)}/{target}" in self.figures:
             return link[0]
         path, anchor = resolve(origin, target)
-        place = GLOSSARY if path == HOME and anchor == slug("Glossary") else self.add(path)
+        own = [page for page, (file, title) in SEPARATE_PAGES.items() if (file, slug(title)) == (path, anchor)]
+        place = own[0] if own else self.add(path)
         if path in self.titles and text == f"`{path}`":
             text = self.titles[path]
         target = os.path.relpath(place, os.path.dirname(name)) + (f"#{anchor}" if anchor else "")
@@ -224,7 +227,7 @@ class Site:
 
     def _convert(self, path: str) -> None:
         """Writes a page from a Markdown file."""
-        text = (ROOT / path).read_text(encoding="utf-8")
+        text = _rest(path)
         self.write(path, self.written[path], text if path in self.titles else _hidden(_titled(text, path)))
 
     def _show(self, path: str) -> None:
@@ -261,6 +264,15 @@ class Site:
         place = self.folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes((ROOT / path).read_bytes())
+
+
+def _rest(path: str) -> str:
+    """Returns the text of a file without the sections that are separate pages."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    for file, title in SEPARATE_PAGES.values():
+        if file == path:
+            _, text = section(text, title)
+    return text
 
 
 def _purpose(path: Path) -> str:

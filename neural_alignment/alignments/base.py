@@ -323,11 +323,6 @@ class Alignment(Options):
     A rule is called with the `LayerView` of layer l. It returns R_l, the term of R for this layer, a scalar. The
     gradient of R_l reaches B, and W if `trains_forward` is true. A rule is immutable, so layers can share it. It is a
     pydantic model, whose fields are the options of the rule in a YAML configuration.
-
-    Attributes:
-        rule: the rule's name in a configuration.
-        layers: shell-style pattern of layer names; the rule applies to these layers. None means all layers.
-        steps_per_epoch: length of an epoch in steps; scheduled weights change with epochs.
     """
 
     tie_gradient: ClassVar[bool] = False
@@ -344,8 +339,12 @@ class Alignment(Options):
     """Whether B starts as W(0), the value of W at the first training step, instead of an independent draw."""
 
     rule: str
+    """The rule's name in a configuration."""
     layers: str | None = None
+    """Shell-style pattern of layer names, such as conv*. A layer gets the first rule whose pattern matches its name.
+    Default: all layers."""
     steps_per_epoch: pydantic.PositiveInt = 1
+    """Length of an epoch in global steps, for weights that are schedules. Default in a run: that of the data."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -434,19 +433,16 @@ class TrainedAlignment(Alignment):
     respect to W as well. The inputs and the bias stay behind `tf.stop_gradient`. In an `AlignedModel` with two
     optimizers, both update W: J's optimizer by the gradient of J, and R's optimizer by the gradient of R. Each keeps
     its own state for W.
-
-    Attributes:
-        update_forward: whether R trains W too.
-        every: R is computed at the global steps that are divisible by this number, beginning with step 0. In other
-            steps the kernels that R trains, and their state in the optimizer, do not change. R is not multiplied by
-            `every`: for the same movement of B per step with plain gradient descent, multiply the learning rate of R's
-            optimizer by it. In steps that train only R (`delay_epochs`) `every` has no effect. Requires an
-            `AlignedModel`.
     """
 
     # Not written at its default, so that the configurations of earlier versions, which lack it, do not change.
     update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda trains: not trains)] = False
+    """Whether R trains W too."""
     every: Annotated[pydantic.PositiveInt, pydantic.Field(exclude_if=lambda every: every == 1)] = 1
+    """R is computed at the global steps that are divisible by this number, beginning with step 0. In other steps the
+    kernels that R trains, and their state in the optimizer, do not change. R is not multiplied by `every`: for the same
+    movement of B per step with plain gradient descent, multiply the learning rate of R's optimizer by it. In steps that
+    train only R (`delay_epochs`) `every` has no effect. Requires an `AlignedModel`."""
 
     @property
     def trains_forward(self) -> bool:
@@ -471,18 +467,6 @@ class TrainedAlignment(Alignment):
 class SignalAlignment(TrainedAlignment):
     """A rule that reads the signals of a layer as well as its kernels.
 
-    Attributes:
-        input: operations on the input.
-        forward_output: operations on the forward projection.
-        backward_output: operations on the backward projection.
-        activation: Keras name of the nonlinearity that `relu: true` applies to a projection, in every layer. Default:
-            the nonlinearity that follows the layer, if there is one.
-        seed: seed of the noise. Default: the seed of the run.
-        examples: the part of the batch from which R is computed, or the number of noise images if `input.noise` is set.
-            A float in (0, 1] is a fraction f: of n examples, each replica and each minibatch uses the first ceil(f n).
-            An integer is a count c for the whole batch: of p replicas or minibatches, each uses the first ceil(c / p).
-            The first examples are a random sample if the data are shuffled. Default: all examples.
-
     R is a mean over the examples that it uses, so fewer examples give the same expectation of R and of its gradient,
     with more variance. The exception is `batch_center`, which subtracts a mean over the examples used. With independent
     examples, a centred amp, null or sparse then has (1 - 1/n) times the expectation that it has for infinitely many
@@ -497,11 +481,21 @@ class SignalAlignment(TrainedAlignment):
     reads_signals: ClassVar[bool] = True
 
     input: InputPath = InputPath()
+    """Operations on the input."""
     forward_output: ForwardOutput = ForwardOutput()
+    """Operations on the forward projection."""
     backward_output: BackwardOutput = BackwardOutput()
+    """Operations on the backward projection."""
     activation: ActivationName | None = None
+    """Keras name of the nonlinearity that `relu: true` applies to a projection, in every layer. Default: the
+    nonlinearity that follows the layer, if there is one."""
     seed: int = 0
+    """Seed of the noise. Default: the seed of the run."""
     examples: Annotated[PartOfBatch | None, pydantic.Field(exclude_if=lambda examples: examples is None)] = None
+    """The part of the batch from which R is computed, or the number of noise images if `input.noise` is set. A float in
+    (0, 1] is a fraction f: of n examples, each replica and each minibatch uses the first ceil(f n). An integer is a
+    count c for the whole batch: of p replicas or minibatches, each uses the first ceil(c / p). The first examples are a
+    random sample if the data are shuffled. Default: all examples."""
 
     @pydantic.model_validator(mode="after")
     def _activation_is_used(self):

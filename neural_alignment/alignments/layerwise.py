@@ -94,13 +94,11 @@ class RedrawnMagnitudes(FixedMagnitudes):
     drawn, independently of the others, from the entries of the initial backward kernel, which are a sample of the
     initializer's distribution. The draw depends only on the seed, the name of the connection and the step. All uses of
     a connection in a step, and all replicas, have the same M. R = 0.
-
-    Attributes:
-        seed: seed of the draws. Default: the seed of the run.
     """
 
     rule: Literal["brsf"] = "brsf"
     seed: int = 0
+    """Seed of the draws. Default: the seed of the run."""
 
     @property
     def uses_step(self) -> bool:
@@ -114,16 +112,13 @@ class RedrawnMagnitudes(FixedMagnitudes):
 
 @register
 class WeightMirror(SignalAlignment):
-    """Weight mirror (Akrout et al. 2019): R = amp P_amp + decay P_decay. Local.
-
-    Attributes:
-        amp: weight of the amp primitive.
-        decay: weight of the decay primitive.
-    """
+    """Weight mirror (Akrout et al. 2019): R = amp P_amp + decay P_decay. Local."""
 
     rule: Literal["weight_mirror"] = "weight_mirror"
     amp: Weight
+    """Weight of the amp primitive."""
     decay: Weight
+    """Weight of the decay primitive."""
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
@@ -134,25 +129,22 @@ class WeightMirror(SignalAlignment):
 
 @register
 class Information(SignalAlignment):
-    """Information alignment: R = amp P_amp + decay P_decay + null P_null. Local.
-
-    Attributes:
-        amp: weight of the amp primitive.
-        decay: weight of the decay primitive, or of the sparse one with `sparse_decay`.
-        null: weight of the null primitive.
-        sparse_decay: whether to use the sparse primitive in place of decay.
-        reconstruct_backward: whether the reconstruction is W (B^T x), from the backward projection, in place of
-            B (W^T x), from the forward projection.
-        compare_reconstruction: whether amp compares the input with its reconstruction, in place of the two projections.
-    """
+    """Information alignment: R = amp P_amp + decay P_decay + null P_null. Local."""
 
     rule: Literal["information"] = "information"
     amp: Weight
+    """Weight of the amp primitive."""
     decay: Weight
+    """Weight of the decay primitive, or of the sparse one with `sparse_decay`."""
     null: Weight
+    """Weight of the null primitive."""
     sparse_decay: bool = False
+    """Whether to use the sparse primitive in place of decay."""
     reconstruct_backward: bool = False
+    """Whether the reconstruction is W (B^T x), from the backward projection, in place of B (W^T x), from the forward
+    projection."""
     compare_reconstruction: bool = False
+    """Whether amp compares the input with its reconstruction, in place of the two projections."""
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
@@ -182,15 +174,13 @@ class Symmetric(TrainedAlignment):
 
     With equal weights B converges to W^T (Kunin et al. 2020, section 5). The alpha = 1e-3 and beta = 2e-3 of their
     appendix correspond to self_ = decay = 2e-3.
-
-    Attributes:
-        self_: weight of the self primitive.
-        decay: weight of the decay primitive.
     """
 
     rule: Literal["symmetric"] = "symmetric"
     self_: Weight
+    """Weight of the self primitive."""
     decay: Weight
+    """Weight of the decay primitive."""
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
@@ -201,16 +191,13 @@ class Symmetric(TrainedAlignment):
 
 @register
 class Activation(SignalAlignment):
-    """Activation alignment: R = amp P_amp + sparse P_sparse. Non-local.
-
-    Attributes:
-        amp: weight of the amp primitive.
-        sparse: weight of the sparse primitive.
-    """
+    """Activation alignment: R = amp P_amp + sparse P_sparse. Non-local."""
 
     rule: Literal["activation"] = "activation"
     amp: Weight
+    """Weight of the amp primitive."""
     sparse: Weight
+    """Weight of the sparse primitive."""
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
@@ -228,14 +215,12 @@ class KolenPollack(TrainedAlignment):
     decay of W, and one optimizer must update both kernels, so that the decay shrinks W - B^T at every step. In a layer
     with the NTK parameterization, R reads B without the factor 1 / sqrt(fan-in), because the weight decay of W has no
     such factor. With `update_forward` R decays W as well as B, so the weight decay of W must be 0.
-
-    Attributes:
-        decay: weight of the decay primitive.
     """
 
     rule: Literal["kolen_pollack"] = "kolen_pollack"
     tie_gradient: ClassVar[bool] = True
     decay: Weight
+    """Weight of the decay primitive. It must equal the top-level key `weight_decay`."""
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""

@@ -23,24 +23,21 @@ SMALLEST_NORM = 1e-6
 
 
 class InputPath(Options):
-    """Operations on the input of both projections (Table 5, BI; sigma).
-
-    Attributes:
-        noise: distribution of the noise that replaces the input. Default: no noise. The paper uses "normal". "uniform"
-            and "sign" (plus or minus `stddev`) have the same mean and variance; drawing them takes half and a quarter
-            of the time.
-        stddev: standard deviation of the noise, for every distribution.
-        feature_center: whether to subtract the feature-wise mean (BI FWMC).
-        feature_normalize: whether to divide by the feature-wise norm (BI FWL2N). This centres first, so
-            `feature_center` then has no additional effect.
-        batch_center: whether to subtract the batch-wise mean (BI BWMC), on the backward path only.
-    """
+    """Operations on the input of both projections (Table 5, BI; sigma)."""
 
     noise: Literal["normal", "uniform", "sign"] | None = None
+    """Distribution of the noise that replaces the input. Default: no noise. The paper uses "normal". "uniform" and
+    "sign" (plus or minus `stddev`) have the same mean and variance; drawing them takes half and a quarter of the
+    time."""
     stddev: pydantic.PositiveFloat = 1.0
+    """Standard deviation of the noise, for every distribution."""
     feature_center: bool = False
+    """Whether to subtract the feature-wise mean (BI FWMC)."""
     feature_normalize: bool = False
+    """Whether to divide by the feature-wise norm (BI FWL2N). This centres first, so `feature_center` then has no
+    additional effect."""
     batch_center: bool = False
+    """Whether to subtract the batch-wise mean (BI BWMC), on the backward path only."""
 
     @pydantic.model_validator(mode="after")
     def _stddev_needs_noise(self):
@@ -50,21 +47,18 @@ class InputPath(Options):
 
 
 class ForwardOutput(Options):
-    """Operations on the forward projection W^T x (Table 5, FO).
-
-    Attributes:
-        bias: whether to add the bias of the layer.
-        relu: whether to apply the nonlinearity that follows the layer, a ReLU in the paper.
-        batch_center: whether to subtract the batch-wise mean.
-        feature_center: whether to subtract the feature-wise mean.
-        feature_normalize: whether to divide by the feature-wise norm, after centring.
-    """
+    """Operations on the forward projection W^T x (Table 5, FO)."""
 
     bias: bool = False
+    """Whether to add the bias of the layer."""
     relu: bool = False
+    """Whether to apply the nonlinearity that follows the layer, a ReLU in the paper."""
     batch_center: bool = False
+    """Whether to subtract the batch-wise mean."""
     feature_center: bool = False
+    """Whether to subtract the feature-wise mean."""
     feature_normalize: bool = False
+    """Whether to divide by the feature-wise norm, after centring."""
 
     @property
     def centers_features(self) -> bool:
@@ -73,12 +67,16 @@ class ForwardOutput(Options):
 
 
 class BackwardOutput(Options):
-    """Operations on the backward projection B^T x (Table 5, BO). Attributes as in `ForwardOutput`."""
+    """Operations on the backward projection B^T x (Table 5, BO)."""
 
     bias: bool = False
+    """Whether to add the bias of the layer."""
     relu: bool = False
+    """Whether to apply the nonlinearity that follows the layer, a ReLU in the paper."""
     feature_center: bool = False
+    """Whether to subtract the feature-wise mean."""
     feature_normalize: bool = False
+    """Whether to divide by the feature-wise norm, after centring."""
 
 
 def feature_center(signal: Tensor) -> Tensor:

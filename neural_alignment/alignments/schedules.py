@@ -16,18 +16,15 @@ from neural_alignment.options import Options
 
 
 class Constant(Options):
-    """A weight of `value` from epoch `start` to epoch `stop`, and zero before and after.
-
-    Attributes:
-        value: the weight at `start`.
-        start: first epoch with a nonzero weight.
-        stop: last epoch with a nonzero weight; None means the end of training.
-    """
+    """A weight of `value` from epoch `start` to epoch `stop`, and zero before and after."""
 
     kind: Literal["constant"]
     value: pydantic.NonNegativeFloat
+    """The weight at `start`."""
     start: pydantic.NonNegativeFloat = 0.0
+    """First epoch with a nonzero weight. Epochs are counted in global steps."""
     stop: pydantic.NonNegativeFloat | None = None
+    """Last epoch with a nonzero weight. Default: the end of training."""
 
     @pydantic.model_validator(mode="after")
     def _ordered(self):
@@ -48,13 +45,12 @@ class Constant(Options):
 
 
 class _Changing(Constant):
-    """Base of weights that change at `rate` per epoch.
-
-    With `cycle` the change is periodic: it is reversed after half of each cycle of `cycle` epochs.
-    """
+    """Base of weights that change at `rate` per epoch."""
 
     rate: float
+    """Rate of the change per epoch."""
     cycle: pydantic.PositiveFloat | None = None
+    """Epochs of a cycle: the change is reversed after half of each cycle. Default: no cycles."""
 
     def _position(self, elapsed: tf.Tensor) -> tf.Tensor:
         """Returns the epochs since the start. With a cycle they rise from 0 to cycle / 2 and fall back to 0."""

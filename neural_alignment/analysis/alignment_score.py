@@ -81,33 +81,6 @@ def alignment_score(
     return _ratio(np.concatenate(terms, axis=1))
 
 
-def exact_alignment_score(operator: Array, reference_operator: Array) -> float:
-    """Returns the exact score of two operators.
-
-    Args:
-        operator: A^T, `(inputs, outputs)`. For a dense layer it is W(t) - W(0); for a convolution see
-            `operator_matrix`.
-        reference_operator: A*^T, in the same shape.
-    """
-    overlap = np.linalg.norm(operator.T @ reference_operator) ** 2
-    norms = [np.linalg.norm(each.T @ each) for each in (operator, reference_operator)]
-    return float(overlap / (norms[0] * norms[1])) if norms[0] * norms[1] else float("nan")
-
-
-def operator_matrix(linear_map: LinearMap, kernel: Array, input_shape: tuple[int, ...]) -> Array:
-    """Returns the matrix `(inputs, outputs)` of a kernel's operator on flattened examples. Suited to small layers.
-
-    Args:
-        linear_map: the linear map of the layer.
-        kernel: the layer's kernel.
-        input_shape: shape of the layer's input, without the batch axis.
-    """
-    kernel = np.asarray(kernel)
-    size = int(np.prod(input_shape))
-    basis = np.eye(size, dtype=kernel.dtype).reshape(size, *input_shape)
-    return np.asarray(linear_map.project(_tensor(basis), _tensor(kernel))).reshape(size, -1)
-
-
 def permuted_change(weights: Array, initial: Array, seed: int = 0) -> Array:
     """Returns the weight change of the control in Figure 8: the entries of W(t) in random order, minus W(0).
 

@@ -183,15 +183,6 @@ def alignment_sum(history: History, signals: LayerSignals) -> Array:
     return _weighted(history, signals, aligned)
 
 
-def zero_degree_term(history: History, signals: LayerSignals) -> Array:
-    """Returns eta f(zeta^K)^T delta_(l+1), `(units, above)`, with W_(l-1) of the oldest iteration in the history.
-
-    If the history begins at the initial weights, this is the term of section 2.3.3 (Figure S6). Arguments as for
-    `update`.
-    """
-    return _weighted(history, signals, history.activation.value(_point(history, signals, len(history))))
-
-
 class Expansion(NamedTuple):
     """An update and its summands, each `(units, above)`.
 
@@ -321,7 +312,7 @@ class Cost(NamedTuple):
     operations: int
 
 
-def cost(batch: int, sizes: tuple[int, int, int], terms: int, appended: int, capacity: int, itemsize: int = 8) -> Cost:
+def cost(batch: int, sizes: tuple[int, int, int], terms: int, appended: int, capacity: int) -> Cost:
     """Returns the cost of computing alignment terms one by one and of keeping their history.
 
     Args:
@@ -329,11 +320,10 @@ def cost(batch: int, sizes: tuple[int, int, int], terms: int, appended: int, cap
         sizes: number of units of the layers l - 1, l and l + 1.
         terms: number of terms; iteration k has k of them if the history is complete.
         appended: number of iterations added to the history.
-        capacity: capacity of the history.
-        itemsize: bytes per number.
+        capacity: capacity of the history, whose numbers have 8 bytes.
     """
     below, units, above = sizes
     per_term = 4 * batch * below * units + 2 * batch * units * above
     per_iteration = 4 * batch * below * units + 2 * batch * below * above  # Operations of `append`.
-    memory = capacity * (2 * below * units + below * above) * itemsize
+    memory = capacity * (2 * below * units + below * above) * 8
     return Cost(memory, terms * per_term + appended * per_iteration)

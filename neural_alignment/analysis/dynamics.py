@@ -158,11 +158,6 @@ def activation_alignment() -> ScalarRule:
     return ScalarRule(amp=1.0, sparse=1.0)
 
 
-def information_alignment(decay: float) -> ScalarRule:
-    """Returns Information Alignment with amp = null = 1, decay = beta."""
-    return ScalarRule(amp=1.0, null=1.0, decay=decay)
-
-
 FIGURE_2_DECAYS = {"diverging": 0.5, "stable": 1.0, "collapsing": 1.5}
 """lambda_WM of the panels a, b, c at x = 1, below, at and above 1. The paper does not print the values it used."""
 
@@ -304,25 +299,25 @@ class ScalarNetwork:
         return w_1, w_2, rest[0] if rest else w_2
 
 
-def stability(eigenvalues: Array, tolerance: float = 1e-9) -> str:
+def stability(eigenvalues: Array) -> str:
     """Classifies a fixed point by the eigenvalues of its Jacobian.
 
     Args:
-        eigenvalues: `(n,)`, real or complex.
-        tolerance: real parts of this size, relative to the largest eigenvalue, count as 0.
+        eigenvalues: `(n,)`, real or complex. Real parts below 1e-9 of the largest eigenvalue count as 0.
 
     Returns:
         `"sink"`, `"source"` or `"saddle"` by the nonzero real parts, or `"undecided"` if all of them are 0.
     """
     real = np.real(eigenvalues)
-    real = real[np.abs(real) > tolerance * max(1.0, float(np.abs(eigenvalues).max()))]
+    real = real[np.abs(real) > 1e-9 * max(1.0, float(np.abs(eigenvalues).max()))]
     if not real.size:
         return "undecided"
     return "sink" if (real < 0).all() else "source" if (real > 0).all() else "saddle"
 
 
-def numerical_jacobian(flow: Callable[[Array], Array], point: Array, step: float = 1e-6) -> Array:
+def numerical_jacobian(flow: Callable[[Array], Array], point: Array) -> Array:
     """Returns the Jacobian of a flow at a point `(n,)` by central differences, `(n, n)`."""
+    step = 1e-6
     return np.stack([(flow(point + h) - flow(point - h)) / (2 * step) for h in step * np.eye(len(point))], axis=1)
 
 
@@ -409,14 +404,13 @@ class Ends(NamedTuple):
     excess: Array
 
 
-def integrate(system: Autoencoder, starts: Sequence[tuple[Array, Array]], duration: float, rtol: float = 1e-9) -> Ends:
+def integrate(system: Autoencoder, starts: Sequence[tuple[Array, Array]], duration: float) -> Ends:
     """Integrates the symmetrised flow of Information Alignment from each start (`scipy.integrate.solve_ivp`, LSODA).
 
     Args:
         system: the layer.
         starts: pairs of W and B, `(inputs, outputs)` each.
         duration: integration time; the skew part vanishes at a rate of about twice `decay`.
-        rtol: relative tolerance of the integration.
     """
     shape = np.shape(starts[0][0])
 
@@ -424,7 +418,7 @@ def integrate(system: Autoencoder, starts: Sequence[tuple[Array, Array]], durati
         return np.concatenate([each.ravel() for each in system.velocity(*state.reshape(2, *shape))])
 
     states = [
-        solve_ivp(flow, (0.0, duration), np.ravel(start), method="LSODA", rtol=rtol, atol=1e-12).y[:, -1]
+        solve_ivp(flow, (0.0, duration), np.ravel(start), method="LSODA", rtol=1e-9, atol=1e-12).y[:, -1]
         for start in starts
     ]
     pairs = np.reshape(states, (len(starts), 2, *shape))

@@ -32,7 +32,8 @@ class Config(Options):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of initial weights, data order, augmentation and noise."""
     epochs: PositiveInt
-    """Length of the run in epochs of J. If J and R alternate, an epoch of J includes the steps of R in between."""
+    """Length of the run in epochs of J. If J and R alternate, an epoch of J includes the steps of R in between.
+    The epochs of `optimization.delay_epochs` are included."""
     max_steps: PositiveInt | None = None
     """Maximum number of global steps. Default: no limit besides `epochs`."""
     batch_size: PositiveInt

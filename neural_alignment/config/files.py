@@ -104,8 +104,10 @@ def json_schema() -> dict[str, Any]:
     schema = _loosen(Config.model_json_schema())
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "neural_alignment run"
-    schema["properties"]["base"] = {"type": "string", "description": "File whose keys this file changes."}
-    schema["properties"]["smoke"] = {"type": "object", "description": "Overrides for a run of two steps."}
+    base = "File, or name of a configuration, whose keys this file changes."
+    schema["properties"]["base"] = {"type": "string", "description": base}
+    smoke = "Overrides for a quick test, which `--smoke` applies."
+    schema["properties"]["smoke"] = {"type": "object", "description": smoke}
     return schema
 
 

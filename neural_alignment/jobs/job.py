@@ -208,12 +208,12 @@ def decode(text: str) -> Job:
     return KINDS[fields.pop("kind")](**fields)
 
 
-def await_free(run_dir: str, patience: float = lock.STALE + 10.0) -> None:
-    """Waits for an orphaned run to release its directory, at most `patience` seconds.
+def await_free(run_dir: str) -> None:
+    """Waits for an orphaned run to release its directory.
 
     A run whose parent process was killed ends soon. The lock of a lost machine expires after `lock.STALE` seconds.
     """
-    until = time.monotonic() + patience
+    until = time.monotonic() + lock.STALE + 10.0
     while tf.io.gfile.isdir(run_dir) and time.monotonic() < until:
         with contextlib.suppress(RunError), lock.held(run_dir):
             return

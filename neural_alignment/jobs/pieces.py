@@ -181,7 +181,7 @@ def _identity(name: str) -> str:
 
 
 def _located(origin: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored description with the function's name in the form of `_identity`, also from earlier versions."""
+    """Returns a stored description whose function is named as by `_identity`; older results have the full name."""
     return {**origin, "compute": _identity(origin["compute"])} if "compute" in origin else origin
 
 

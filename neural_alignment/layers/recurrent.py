@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments import ForwardPass
+from neural_alignment.keras_internals import dropout_masks
 from neural_alignment.layers.base import AlignedLayer, dense_floats
 from neural_alignment.layers.connection import Connection, KernelValues, tensor_of
 from neural_alignment.operations import DenseMap
@@ -262,9 +263,8 @@ class _Dropout:
     """The dropout masks of a cell in one call; each is a tensor, a list with one for each gate, or None."""
 
     def __init__(self, cell: Any, inputs: Tensor, state: Tensor, training: bool):
-        masks = cell.get_dropout_mask(inputs[:, 0]) if training else None
-        self._inputs = _over_steps(masks)
-        self._outputs = cell.get_recurrent_dropout_mask(state) if training else None
+        of_inputs, self._outputs = dropout_masks(cell, inputs[:, 0], state) if training else (None, None)
+        self._inputs = _over_steps(of_inputs)
 
     def of_inputs(self, inputs: Tensor) -> Tensor | list[Tensor]:
         """Returns the inputs `(batch, steps, inputs)` after dropout, as a list if the gates have different masks."""

@@ -48,9 +48,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        config = super().get_config()
-        # Omitted at its default, so that earlier versions can read the files.
-        return config if self.train_scale_and_shift else {**config, "train_scale_and_shift": False}
+        return {**super().get_config(), "train_scale_and_shift": self.train_scale_and_shift}
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         """Normalises a batch.

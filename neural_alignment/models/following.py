@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Iterable
 from typing import Any
 
 import keras
 
 from neural_alignment.alignments.networkwise.graph import at_each_step
-from neural_alignment.keras_internals import Call, calls, creator, functional, has_graph
+from neural_alignment.alignments.nonlinearities import SerializedActivation, name_of
+from neural_alignment.keras_internals import Call, calls, functional, has_graph
 from neural_alignment.models.batch_norm import BatchAxisNormalization
-
-logger = logging.getLogger(__name__)
 
 _TRANSPARENT = (keras.layers.BatchNormalization, BatchAxisNormalization, keras.layers.Dropout)
 """Layers that may stand between a layer and its nonlinearity."""
 
 _OUTPUT = object()
 """Marks an output of the model: the reader is outside of the model."""
-
-SerializedActivation = str | dict | None
-"""A nonlinearity in Keras' serialised form, or None."""
 
 
 class Readers:
@@ -99,63 +93,13 @@ class Readers:
         linear = getattr(follower, "activation", None) is keras.activations.linear
         if isinstance(follower, _TRANSPARENT) or (isinstance(follower, keras.layers.Activation) and linear):
             return self._after(readers[0].outputs[0])
-        return _name_of(follower)
+        return name_of(follower)
 
 
 def _common(names: Iterable[SerializedActivation]) -> SerializedActivation:
     """Returns the common name if all names are equal, or None."""
     first, *others = [*names] or [None]
     return first if all(each == first for each in others) else None
-
-
-def _name_of(follower: Any) -> SerializedActivation:
-    """Returns the name of a nonlinearity. Returns None for other operations, and if its options match no named one."""
-    if isinstance(follower, keras.layers.Activation):
-        return keras.activations.serialize(follower.activation)
-    options = _options(follower)
-    for kind, own, name in _named_activations():
-        if type(follower) is kind and own == options:
-            return name
-    if isinstance(follower, tuple(kind for kind, *_ in _named_activations())):
-        logger.warning(
-            "%s %r has options that no named activation has: rules with `relu: true` ignore this nonlinearity",
-            type(follower).__name__,
-            follower.name,
-        )
-    return None
-
-
-_LAYERS = {
-    "relu": lambda: keras.layers.ReLU(),
-    "relu6": lambda: keras.layers.ReLU(max_value=6.0),
-    "leaky_relu": lambda: keras.layers.LeakyReLU(negative_slope=0.2),
-    "elu": lambda: keras.layers.ELU(),
-    "softmax": lambda: keras.layers.Softmax(),
-}
-"""For each of these activations, the layer that computes it."""
-
-_FUNCTIONS = (
-    "elu", "gelu", "hard_sigmoid", "leaky_relu", "log_softmax", "relu", "relu6", "selu", "sigmoid", "silu",
-    "softmax", "softplus", "softsign", "tanh",
-)  # fmt: skip
-"""Activations of which the call on a symbolic tensor creates an operation."""
-
-
-@functools.cache
-def _named_activations() -> list[tuple[type, dict[str, Any], str]]:
-    """Returns class, options and name of each operation that is equivalent to a named activation."""
-    symbolic = keras.KerasTensor((None, 2))
-    operations = [(make(), name) for name, make in _LAYERS.items()]
-    outputs = [(keras.activations.get(name)(symbolic), name) for name in _FUNCTIONS]
-    outputs.append((keras.ops.relu(symbolic), "relu"))  # Its class differs from that of `keras.activations.relu`.
-    operations += [(creator(output), name) for output, name in outputs]
-    return [(type(operation), _options(operation), name) for operation, name in operations]
-
-
-def _options(operation: Any) -> dict[str, Any]:
-    """Returns the configuration of an operation without name, dtype and `trainable`."""
-    config = operation.get_config() if hasattr(operation, "get_config") else {}
-    return {key: value for key, value in config.items() if key not in ("name", "dtype", "trainable")}
 
 
 def _inputs_of(call: Call) -> list[tuple[Any, Any]] | None:

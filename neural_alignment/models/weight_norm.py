@@ -83,7 +83,8 @@ class WeightNorm(Options):
         if self.constrains_forward:
             layer.kernel.assign(scale(layer.kernel))
         if self.scales_backward and layer.keeps_backward_kernel:
-            layer._backward_kernel.assign(scale(layer._backward_kernel))
+            backward = layer.connection().stored_backward_kernel
+            backward.assign(scale(backward))
 
     def check_rules(self, rules: Sequence[Alignment]) -> None:
         """Checks that backward kernels, if they are scaled, are independent of W and keep their norm in training.

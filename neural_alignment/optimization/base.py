@@ -23,7 +23,9 @@ class UpdateNoise(Options):
     """Noise on the updates, scaled by the current learning rate."""
 
     variance: NonNegativeFloat
+    """Variance of the noise that is added to the update of each weight, before the learning rate."""
     distribution: Literal["normal", "uniform", "sign"] = "normal"
+    """Distribution of the noise. Its mean is 0."""
     only: str | None = None
     """Noise is added only to variables whose path contains this text. backward_kernel also stands for the backward
     kernels with other names, such as backward_recurrent_kernel. Default: all variables."""
@@ -51,6 +53,7 @@ class OptimizerOptions(Options):
     """Whether the optimizer can update float64 weights."""
 
     learning_rate: NonNegativeFloat
+    """The learning rate, before the schedule."""
     # Keys with `exclude_if` are not written at their defaults, because earlier versions did not have them.
     scale_with_batch: Annotated[bool, Field(exclude_if=lambda scales: not scales)] = False
     """Multiply the learning rate by batch_size / base_batch_size."""
@@ -62,8 +65,11 @@ class OptimizerOptions(Options):
     """Subtract learning rate * weight_decay * w from every variable w that this optimizer updates (decoupled decay, as
     in AdamW). The top-level key `weight_decay` is different: it is a part of J."""
     clip_global_norm: PositiveFloat | None = None
+    """Scale all gradients so that their common norm is at most this. Default: they are not clipped."""
     clip_value: PositiveFloat | None = None
+    """Limit each element of the gradients to plus or minus this. Default: they are not clipped."""
     noise: UpdateNoise | None = None
+    """Noise on the updates. Default: none."""
 
     @pydantic.model_validator(mode="after")
     def _one_clip(self):

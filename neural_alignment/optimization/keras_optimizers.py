@@ -13,6 +13,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from neural_alignment.errors import ArgumentError
 from neural_alignment.optimization.base import Fraction, OptimizerOptions
+from optimizers.keras_internals import reads_paths
 
 WITHOUT_FLOAT64 = {"muon"}
 """Optimizers that multiply float64 weights by a float32 number, which TensorFlow does not allow."""
@@ -67,9 +68,7 @@ def _is_named(kind: Any) -> bool:
     base = keras.optimizers.Optimizer
     if not (isinstance(kind, type) and issubclass(kind, base)) or kind.update_step is base.update_step:
         return False  # The abstract base class, or a wrapper that delegates the update.
-    if "_should_use_adamw" in kind.update_step.__code__.co_names:
-        return False  # Muon of Keras 3.10 fails, because it reads the `path` of a TensorFlow variable.
-    return "learning_rate" in inspect.signature(kind).parameters
+    return not reads_paths(kind) and "learning_rate" in inspect.signature(kind).parameters
 
 
 _KERAS_OPTIMIZERS = {name.lower(): kind for name, kind in sorted(vars(keras.optimizers).items()) if _is_named(kind)}
@@ -101,7 +100,8 @@ def _from_signature(name: str, kind: type[keras.optimizers.Optimizer]) -> type[O
         # A `weight_decay` with the default None is that of the base class. Other defaults None have an unknown type.
         if annotation is type(None) or (key == "weight_decay" and default is None):
             continue
-        fields[key] = (Annotated[annotation, pydantic.AfterValidator(_checked_by(probe, key))], default)
+        described = pydantic.Field(description=f"Argument of `keras.optimizers.{kind.__name__}`.")
+        fields[key] = (Annotated[annotation, pydantic.AfterValidator(_checked_by(probe, key)), described], default)
     document = f"{kind.__name__} of Keras."
     options = pydantic.create_model(
         kind.__name__, __base__=_OptionsFromSignature, __module__=__name__, __doc__=document, **fields

@@ -33,6 +33,7 @@ class ScheduledLossRate(Options):
     value: Annotated[LossFactor, Field(gt=0)] = 1.0
     """The factor before the schedule is applied."""
     schedule: AnySchedule
+    """The schedule by which the factor is multiplied, with the kinds of learning-rate schedules."""
 
 
 LossRate = Annotated[

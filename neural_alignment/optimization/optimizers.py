@@ -24,7 +24,9 @@ class SGDOptions(OptimizerOptions):
 
     name: Literal["sgd"]
     momentum: Fraction = 0.0
+    """Fraction of the accumulated step that is kept at each step."""
     nesterov: bool = False
+    """Whether Nesterov's form of momentum is used."""
 
 
 class MomentumOptions(OptimizerOptions):
@@ -34,7 +36,9 @@ class MomentumOptions(OptimizerOptions):
 
     name: Literal["momentum"]
     momentum: Fraction = 0.9
+    """Fraction of the accumulated gradient that is kept at each step."""
     nesterov: bool = True
+    """Whether Nesterov's form of momentum is used."""
 
 
 class AdamOptions(OptimizerOptions):
@@ -44,30 +48,40 @@ class AdamOptions(OptimizerOptions):
 
     name: Literal["adam"]
     beta_1: Fraction = 0.9
+    """Decay of the moving average of the gradients."""
     beta_2: Fraction = 0.999
+    """Decay of the moving average of the squared gradients."""
     epsilon: PositiveFloat = 1e-8
+    """Added to the denominator of the step."""
 
 
 class RMSpropOptions(OptimizerOptions):
-    """RMSprop."""
+    """RMSprop of Keras."""
 
     optimizer = keras.optimizers.RMSprop
 
     name: Literal["rmsprop"]
     rho: Fraction = 0.9
+    """Decay of the moving average of the squared gradients."""
     momentum: Fraction = 0.0
+    """Fraction of the accumulated step that is kept at each step."""
     epsilon: PositiveFloat = 1e-7
+    """Added to the denominator of the step."""
     centered: bool = False
+    """Whether gradients are divided by their estimated standard deviation, in place of the root of their mean
+    square."""
 
 
 class AdagradOptions(OptimizerOptions):
-    """Adagrad."""
+    """Adagrad of Keras."""
 
     optimizer = keras.optimizers.Adagrad
 
     name: Literal["adagrad"]
     initial_accumulator_value: NonNegativeFloat = 0.1
+    """Start of the sum of the squared gradients."""
     epsilon: PositiveFloat = 1e-7
+    """Added to the denominator of the step."""
 
 
 class RAdamOptions(OptimizerOptions):
@@ -77,8 +91,11 @@ class RAdamOptions(OptimizerOptions):
 
     name: Literal["radam"]
     beta_1: Fraction = 0.9
+    """Decay of the moving average of the gradients."""
     beta_2: Fraction = 0.999
+    """Decay of the moving average of the squared gradients."""
     epsilon: PositiveFloat = 1e-9
+    """Added to the denominator of the step."""
 
 
 class SWATSOptions(OptimizerOptions):
@@ -88,7 +105,9 @@ class SWATSOptions(OptimizerOptions):
 
     name: Literal["swats"]
     beta_1: Fraction = 0.9
+    """Decay of the moving average of the gradients."""
     beta_2: Fraction = 0.999
+    """Decay of the moving average of the squared gradients, and of the estimated rates of gradient descent."""
     epsilon: PositiveFloat = 1e-9
     """Epsilon of Adam's step, and the tolerance for the switch to gradient descent."""
     rectified: bool = False

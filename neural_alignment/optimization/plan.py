@@ -23,7 +23,8 @@ class Optimization(Options):
     alternation: PositiveInt | None = None
     """Number of steps of J between two steps of R. Default: both losses are trained at every step."""
     delay_epochs: NonNegativeFloat = 0.0
-    """Epochs at the start in which only R is trained."""
+    """Epochs at the start in which only R is trained, counted in global steps. They are part of the `epochs` of the
+    run, so J is trained for less time."""
     skip_idle: bool = True
     """Whether an optimizer is skipped in steps in which its loss is not trained. If false, its momentum continues to
     change the weights, as in the published code."""

@@ -85,6 +85,7 @@ class DropSchedule(_Schedule):
     drop_epochs: list[NonNegativeFloat] = Field(default_factory=list)
     """Epochs at which the rate is multiplied by `drop_factor`."""
     drop_factor: PositiveFloat = 0.1
+    """Factor of each drop."""
 
     @pydantic.model_validator(mode="after")
     def _ordered(self):
@@ -120,7 +121,8 @@ class _DecaySchedule(_Schedule):
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The final rate, as a fraction of the rate after the warm-up."""
     end_epoch: Annotated[float, Field(ge=1e-6)] | None = None
-    """Epoch of J at which the floor is reached, including the warm-up. Default: the last epoch of the run."""
+    """Epoch of J at which the floor is reached, including the warm-up. Default: the last of `epochs`, also if
+    `max_steps` ends the run earlier."""
 
     @pydantic.model_validator(mode="after")
     def _ends_after_warmup(self):
@@ -173,6 +175,7 @@ class ExponentialSchedule(_Schedule):
     factor: Annotated[float, Field(gt=0, le=1)]
     """The rate is multiplied by this factor over `every_epochs`."""
     every_epochs: Annotated[float, Field(ge=1e-6)] = 1.0
+    """Epochs of J over which the rate changes by `factor`."""
     staircase: bool = False
     """Whether the rate is constant during each period of `every_epochs`, instead of changing at every step."""
 
@@ -191,6 +194,7 @@ class ManualSchedule(_Schedule):
     drop_step: NonNegativeInt | None = None
     """Global step of the drop."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of each drop."""
 
     @pydantic.model_validator(mode="after")
     def _drop_has_a_step(self):

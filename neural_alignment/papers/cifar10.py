@@ -74,6 +74,7 @@ def _row(rule: str, outcome: Outcome) -> Row:
         "epochs": outcome.config.epochs,
         "test_top1": outcome.measure("top1", CHANCE[0]),
         "test_top5": outcome.measure("top5", CHANCE[1]),
+        "diverged": outcome.diverged,
         "mean_angle": _mean(angles),
         "largest_angle": max(angles, default=math.nan),
         "seconds": round(outcome.seconds, 1),
@@ -99,7 +100,9 @@ def _mean(values: Sequence[float]) -> float:
 
 def _line(cell: Cell, rows: Sequence[Row], course: Sequence[Row]) -> Row:
     """Returns a line of the table."""
-    few = f" ({len(rows)} of {len(cell.seeds)} seeds)" if 0 < len(rows) < len(cell.seeds) else ""
+    notes = [f"{len(rows)} of {len(cell.seeds)} seeds"] if 0 < len(rows) < len(cell.seeds) else []
+    notes += [f"{diverged} diverged, counted as chance"] if (diverged := sum(row["diverged"] for row in rows)) else []
+    few = f" ({', '.join(notes)})" if notes else ""
     last = max((row["epoch"] for row in course), default=0)
     return {
         "rule": LOOKS[cell.labels["rule"]].label,

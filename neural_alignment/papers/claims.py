@@ -2,30 +2,49 @@
 
 A claim states a quantity, a criterion, and how the quantity is computed from the CSV files in each case that the claim
 is about, such as each layer. Quantities are contrasts: with and without a disturbance, or the end and the start of
-training. They have a value for each seed, and criteria take the standard error of the mean into account.
+training. They have a value for each seed, and most criteria apply to the interval of the mean by Student's t.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import operator
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from scipy import special
+
 from neural_alignment.papers.tables import Key, chosen, grouped, table, value_of
 from neural_alignment.reporting import Artifact, Row, Spread, read_csv
 
-ERRORS = 2.0
-"""Number of standard errors by which a mean must clear a limit."""
+CONFIDENCE = 0.95
+"""Confidence level of the intervals of means."""
+
+LEAST = 3
+"""Smallest number of seeds from which an interval is judged; that of two seeds is 13 standard errors on either side."""
 
 NOT_YET = "not yet run"
 """Verdict of a claim whose result files, or their rows, do not exist."""
 
+TOO_FEW = "too few seeds"
+"""Verdict of a claim none of whose cases has enough seeds."""
+
 
 class NotYetRunError(Exception):
     """A result file or its rows do not exist."""
+
+
+def reach(error: float, freedom: float) -> float:
+    """Returns the distance from a mean to either end of its interval by Student's t.
+
+    Args:
+        error: standard error of the mean.
+        freedom: degrees of freedom; one less than the number of values.
+    """
+    return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error if freedom > 0 else math.inf
 
 
 class Threshold(NamedTuple):
@@ -34,35 +53,74 @@ class Threshold(NamedTuple):
     Attributes:
         text: the condition in words, as a table shows it.
         holds: whether the values of all seeds meet it.
+        least: smallest number of values from which it is judged.
     """
 
     text: str
     holds: Callable[[Spread], bool]
+    least: int = LEAST
+
+    def judge(self, found: Spread) -> bool | None:
+        """Returns whether the condition is met; `None` if there are too few values to say so.
+
+        A missing value, of a run that diverged, does not meet any condition.
+        """
+        if len(found.values) < self.least:
+            return None
+        return len(found.known) == len(found.values) and bool(self.holds(found))
+
+
+def _interval(text: str, low: float = -math.inf, high: float = math.inf) -> Threshold:
+    """Returns the criterion that the interval of the mean lies between two limits."""
+
+    def holds(found: Spread) -> bool:
+        distance = reach(found.error, len(found.known) - 1)
+        return low < found.mean - distance and found.mean + distance < high
+
+    return Threshold(text, holds)
 
 
 def above(limit: float = 0.0) -> Threshold:
-    """Returns the criterion that the mean is above a limit by more than `ERRORS` standard errors."""
-    return Threshold(f"above {limit:g}", lambda found: found.mean - ERRORS * found.error > limit)
+    """Returns the criterion that the interval of the mean is above a limit."""
+    return _interval(f"above {limit:g}", low=limit)
 
 
 def below(limit: float) -> Threshold:
-    """Returns the criterion that the mean is below a limit by more than `ERRORS` standard errors."""
-    return Threshold(f"below {limit:g}", lambda found: found.mean + ERRORS * found.error < limit)
+    """Returns the criterion that the interval of the mean is below a limit."""
+    return _interval(f"below {limit:g}", high=limit)
 
 
-def not_above(limit: float = 0.0) -> Threshold:
-    """Returns the opposite of `above`."""
-    return Threshold(f"not above {limit:g}", lambda found: not above(limit).holds(found))
+def not_above(limit: float, margin: float) -> Threshold:
+    """Returns the criterion that the interval of the mean exceeds a limit by less than a margin.
+
+    It is not the opposite of `above`: a wide interval meets neither. The margin is the smallest excess that would
+    contradict the claim; it follows from the claim and not from the results.
+    """
+    return _interval(f"not above {limit:g}, margin {margin:g}", high=limit + margin)
 
 
 def between(low: float, high: float) -> Threshold:
-    """Returns the criterion that the mean is `above` a lower limit and `below` an upper limit."""
-    return Threshold(f"{low:g} to {high:g}", lambda found: above(low).holds(found) and below(high).holds(found))
+    """Returns the criterion that the interval of the mean is between two limits."""
+    return _interval(f"{low:g} to {high:g}", low, high)
+
+
+def _mean(text: str, low: float = -math.inf, high: float = math.inf) -> Threshold:
+    return Threshold(text, lambda found: low < found.mean < high, least=1)
+
+
+def mean_above(limit: float) -> Threshold:
+    """Returns the criterion that the mean, or the only value, is above a limit; it does not use an interval."""
+    return _mean(f"mean above {limit:g}", low=limit)
+
+
+def mean_below(limit: float) -> Threshold:
+    """Returns the criterion that the mean, or the only value, is below a limit; it does not use an interval."""
+    return _mean(f"mean below {limit:g}", high=limit)
 
 
 def mean_between(low: float, high: float) -> Threshold:
-    """Returns the criterion that the mean is in a range, whatever its standard error."""
-    return Threshold(f"mean {low:g} to {high:g}", lambda found: low < found.mean < high)
+    """Returns the criterion that the mean, or the only value, is in a range; it does not use an interval."""
+    return _mean(f"mean {low:g} to {high:g}", low, high)
 
 
 class ResultFiles:
@@ -102,20 +160,19 @@ def _value(text: str) -> Any:
 
 
 Seeds = dict[Any, float]
-"""Seed -> value."""
+"""Seed -> value; NaN if the run diverged, so that it has none."""
 
 
-def seeds_by(rows: Iterable[Row], key: str, value: str = "value", seed: str = "seed") -> dict[Any, Seeds]:
-    """Returns value of a column -> seed -> value of another column; the last row counts if there are several."""
+def seeds_by(rows: Iterable[Row], key: str, value: str = "value") -> dict[Any, Seeds]:
+    """Returns value of a column -> seed -> value of the column `value`; the last row counts if there are several."""
     found: dict[Any, Seeds] = {}
     for row in rows:
-        if row[value] is not None:
-            found.setdefault(row[key], {})[row[seed]] = row[value]
+        found.setdefault(row[key], {})[row["seed"]] = math.nan if row[value] is None else row[value]
     return found
 
 
 def paired(function: Callable[..., float], *values: Seeds) -> Spread:
-    """Returns the spread of a function of several values of the same seed; seeds that lack a value are left out.
+    """Returns the spread of a function of several values of the same seed; seeds without a row are left out.
 
     Raises:
         NotYetRunError: if no seed has all values.
@@ -148,21 +205,22 @@ def values(
 
     Args:
         name: name of the file without extension.
-        column: the column, or a function of a row; rows without a value are left out.
+        column: the column, or a function of a row, in which empty cells are NaN.
         by: column of the case, or a function of a row.
         seed: column of the seed, or a function of a row.
         where: whether a row counts.
-        combine: makes one value of the rows with the same case and seed, in their order.
+        combine: makes one value of the rows with the same case and seed, in their order; it is NaN if one of them is.
         **labels: column -> value.
     """
 
     def find(files: ResultFiles) -> dict[Any, Seeds]:
-        rows = [row for row in files.rows(name, **labels) if where(row) and value_of(row, column) is not None]
+        rows = [row for row in files.rows(name, **labels) if where(row)]
         if not rows:
             raise NotYetRunError
         found: dict[Any, Seeds] = {}
         for (case, each), own in grouped(rows, by, seed).items():
-            found.setdefault(case, {})[each] = combine([value_of(row, column) for row in own])
+            known = [value_of({k: math.nan if v is None else v for k, v in row.items()}, column) for row in own]
+            found.setdefault(case, {})[each] = math.nan if any(map(math.isnan, known)) else combine(known)
         return found
 
     return find
@@ -179,23 +237,27 @@ def contrast(first: ByCase, second: ByCase, function: Callable[[float, float], f
     return find
 
 
-def increases(found: ByCase, form: str = "x{} to x{}") -> ByCase:
-    """Returns the increase from each case, in ascending order, to the next; `form` names both."""
+def increases(
+    found: ByCase,
+    form: str = "x{} to x{}",
+    pairs: Callable[[Sequence[Any]], Iterable[tuple[Any, Any]]] = itertools.pairwise,
+) -> ByCase:
+    """Returns the increase from each case to the next, or in other pairs of the ascending cases; `form` names both."""
 
     def find(files: ResultFiles) -> dict[Any, Seeds]:
         known = found(files)
-        pairs = [(low, known[low], high, known[high]) for low, high in itertools.pairwise(sorted(known))]
-        return {form.format(low, high): {s: b[s] - a[s] for s in a if s in b} for low, a, high, b in pairs}
+        ends = [(low, known[low], high, known[high]) for low, high in pairs(sorted(known))]
+        return {form.format(low, high): {s: b[s] - a[s] for s in a if s in b} for low, a, high, b in ends}
 
     return find
 
 
-def spreads(found: ByCase, form: str = "{}", least: int = 1) -> Callable[[ResultFiles], dict[str, Spread]]:
-    """Returns the spread over seeds of each case with enough seeds, in ascending order; `form` names the case."""
+def spreads(found: ByCase, form: str = "{}") -> Callable[[ResultFiles], dict[str, Spread]]:
+    """Returns the spread over seeds of each case that has any, in ascending order; `form` names the case."""
 
     def find(files: ResultFiles) -> dict[str, Spread]:
         cases = sorted(found(files).items(), key=lambda item: item[0] if isinstance(item[0], int) else 0)
-        known = {case: [*seeds.values()] for case, seeds in cases if len(seeds) >= least}
+        known = {case: [*seeds.values()] for case, seeds in cases if seeds}
         if not known:
             raise NotYetRunError
         return {form.format(case): Spread(each) for case, each in known.items()}
@@ -232,26 +294,31 @@ class PaperClaim(NamedTuple):
             found = self.find(files)
         except NotYetRunError:
             return [{**facts, "case": "", "verdict": NOT_YET}]
-        held = [bool(self.criterion.holds(values)) for values in found.values()]
+        held = [self.criterion.judge(values) for values in found.values()]
         numbers = [self._numbers(*each) for each in zip(found.items(), held, strict=True)]
         return [{**facts, **each, "verdict": verdict(held)} for each in numbers]
 
-    def _numbers(self, case: tuple[str, Spread], holds: bool) -> Row:
+    def _numbers(self, case: tuple[str, Spread], holds: bool | None) -> Row:
         name, values = case
         error = values.error if len(values.known) > 1 else None
-        shown = f"{values.mean:{self.form}}" + ("" if error is None else f" ± {error:{self.form}}")
-        counts = {"mean": values.mean, "standard_error": error, "seeds": len(values.known), "holds": holds}
-        return {"case": name, **counts, "shown": f"{name}: {shown}" if name else shown}
+        missing = len(values.values) - len(values.known)
+        parts = [f"{values.mean:{self.form}}"] if values.known else []
+        parts += [] if error is None else [f"± {error:{self.form}}"]
+        parts += [f"({missing} of {len(values.values)} diverged)"] if missing else []
+        counts = {"mean": values.mean, "standard_error": error, "values": len(values.known), "holds": holds}
+        return {"case": name, **counts, "shown": ": ".join([name] * bool(name) + [" ".join(parts)])}
 
 
-def verdict(held: Sequence[bool]) -> str:
-    """Returns in one or two words whether a claim holds in its cases."""
+def verdict(held: Sequence[bool | None]) -> str:
+    """Returns in one or two words whether a claim holds in its cases; `None` stands for too few seeds."""
+    if all(each is None for each in held):
+        return TOO_FEW
     return "yes" if all(held) else "in part" if any(held) else "no"
 
 
 COLUMNS = (
     *("figure", "claim", "published", "quantity", "holds_if", "case"),
-    *("mean", "standard_error", "seeds", "holds", "verdict"),
+    *("mean", "standard_error", "values", "holds", "verdict"),
 )
 """Columns of the CSV file of a table of claims: a row per case."""
 
@@ -266,8 +333,14 @@ def judge(claims: Iterable[PaperClaim], folder: str) -> Artifact:
         "paper, or its published code": "published",
         "here": lambda own: "; ".join(row["shown"] for row in own if "shown" in row) or "-",
         "quantity": "quantity",
-        "seeds": lambda own: max(row.get("seeds", 0) for row in own) or "-",
+        "values": _counts,
         "holds if": "holds_if",
         "shows": "verdict",
     }
     return Artifact(COLUMNS, rows, table(rows, ("figure", "claim"), columns))
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    """Returns the number of values of the cases of a claim: the smallest, and the largest if they differ."""
+    counts = sorted({row["values"] for row in rows if "values" in row})
+    return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "-"

@@ -37,6 +37,12 @@ def spread(rows: Iterable[Row], column: Key, scale: float = 1.0) -> Spread:
     return Spread([scale * value_of(row, column) for row in rows])
 
 
+def runs_of(rows: Sequence[Row], diverged: str = "diverged") -> str:
+    """Returns the number of rows, one per run, and of those that diverged: the rows whose column `diverged` is true."""
+    count = sum(bool(row[diverged]) for row in rows)
+    return f"{len(rows)}, {count} diverged" if count else str(len(rows))
+
+
 def table(rows: Iterable[Row], by: Sequence[Key], columns: Mapping[str, Column]) -> str:
     """Returns a Markdown table: a line for each group of rows with the same values of `by`, header -> its cells."""
     groups = grouped(rows, *by).values()

@@ -198,11 +198,6 @@ class CheckpointStore:
             return None
         # Everything is read first, because a failure within `restore` would leave a mixture of two states in the model.
         problem = _problem(latest)
-        if problem is None and any(name.startswith(_EARLIER) for name in _variables(latest)):
-            raise RunError(
-                f"{latest}: was written by an earlier version of neural_alignment, and this one cannot resume it; "
-                "finish the run with that version, or start over with --force"
-            )
         if problem is None:
             try:
                 lists = _listed(_graph(latest))
@@ -399,16 +394,6 @@ def _complete_steps(directory: str, most: int | None = None) -> list[int]:
 def _has_files(prefix: str) -> bool:
     """Whether the files of a state exist."""
     return tf.io.gfile.exists(f"{prefix}.index") and bool(tf.io.gfile.glob(f"{prefix}.data-*"))
-
-
-_EARLIER = "optimizer/optimizers/"
-"""Prefix of the optimizer variables in checkpoints of earlier versions."""
-
-
-def _variables(prefix: str) -> dict[str, Any]:
-    """Returns the names of the variables in a state, with their shapes."""
-    # `tf.train.load_checkpoint` mistakes a prefix for a folder on some remote file systems.
-    return tf.compat.v1.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
 
 
 def _graph(prefix: str) -> trackable_object_graph_pb2.TrackableObjectGraph:

@@ -28,7 +28,7 @@ def _decisive(plain: Mapping[str, Any]) -> dict[str, Any]:
         name = data.get("source")
         source = SOURCES.get(name, SourceOptions) if isinstance(name, str) else SourceOptions
         decisive["data"] = source.decisive(data)
-    # The digests of earlier versions contain no `runtime`. They stay valid where it has its defaults.
+    # Left out at its defaults, as in the checksums of the committed runs.
     if isinstance(runtime, Mapping) and (options := Runtime.decisive(runtime)):
         decisive["runtime"] = options
     return decisive
@@ -52,32 +52,15 @@ def digest(config: Config) -> str:
     return _digest_of(_decisive(configuration.plain(config)))
 
 
-def fits(known: Any, config: Config) -> bool:
-    """Whether a checksum is that of a configuration. It may also be in the form of earlier versions."""
-    return _fits(known, configuration.plain(config))
-
-
 def file_fits(known: Any, path: str) -> bool:
-    """Whether a checksum is that of a configuration file. It may also be in the form of earlier versions.
+    """Whether a checksum is that of a configuration file.
 
     Only values in the file count: a later version of the program may have more keys, with defaults.
 
     Raises:
         ConfigError: if the file is missing or damaged.
     """
-    return _fits(known, configuration.read_chain(path)[0][1])
-
-
-def _fits(known: Any, plain: Mapping[str, Any]) -> bool:
-    return known in (_digest_of(_decisive(plain)), _digest_of(_decisive_before(plain)))
-
-
-def _decisive_before(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keys whose checksum earlier versions stored: with all paths of the data, and without `runtime`."""
-    decisive = {key: value for key, value in plain.items() if key not in (*_FREE, "runtime")}
-    if isinstance(plain.get("data"), Mapping):
-        decisive["data"] = SourceOptions.decisive(plain["data"])
-    return decisive
+    return known == _digest_of(_decisive(configuration.read_chain(path)[0][1]))
 
 
 def _digest_of(decisive: Mapping[str, Any]) -> str:

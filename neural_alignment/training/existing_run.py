@@ -94,7 +94,7 @@ def _check_same_configuration(directory: RunDirectory, config: Config, status: d
     if not directory.has_begun():
         return
     known = status.get("files", {}).get("config.yaml") if status is not None else None
-    if directory.is_missing_or_empty("config.yaml") and config_comparison.fits(known, config):
+    if directory.is_missing_or_empty("config.yaml") and known == config_comparison.digest(config):
         _log.warning("%s: is missing or empty; it is written again", directory.file("config.yaml"))
         return
     stored = directory.checked_config(status or {})

@@ -29,7 +29,7 @@ class SourceNetwork(NamedTuple):
         model: the network.
         config: the configuration of the run; None for a model.
         pixel_scale: center and scale of the pixels; uint8 images become the inputs (pixels - center) / scale. None for
-            runs of earlier versions, and for a model without one.
+            a run that is not finished, and for a model without one.
     """
 
     name: str
@@ -61,8 +61,8 @@ def initial(run_dir: str | Path) -> SourceNetwork:
         RunError: if the run has no final model, from which the shapes of inputs and outputs are taken.
     """
     last = trained(run_dir)
-    facts = (last.model.output_shape[-1], last.model.input_shape[1:])
-    return last._replace(model=setup.build_model(last.config, *facts, steps_per_epoch=1))
+    shapes = (last.model.output_shape[-1], last.model.input_shape[1:])
+    return last._replace(model=setup.build_network(last.config, *shapes, steps_per_epoch=1))
 
 
 def of_model(model: keras.Model, pixel_scale: tuple[Any, Any] | None = None, random: bool = False) -> SourceNetwork:
@@ -151,11 +151,12 @@ class ImageSet:
         self._check("the array" if is_array else str(images))
         if not self._is_raw:
             return
-        if network.pixel_scale is None and network.config is None:
-            raise DataError(
-                f"{network.name}: uint8 images need its `pixel_scale`, as in features.of_model(model, (0.0, 255.0))"
-            )
-        self._center, self._scale = network.pixel_scale or _pixel_scale(network.config)
+        if network.pixel_scale is None:
+            remedy = "as in features.of_model(model, (0.0, 255.0))"
+            if network.config is not None:
+                remedy = "which a run stores when it is finished; finish the run first"
+            raise DataError(f"{network.name}: uint8 images need its `pixel_scale`, {remedy}")
+        self._center, self._scale = network.pixel_scale
 
     def batches(self) -> Iterator[Any]:
         """Yields `(batch, height, width, channels)` float32."""
@@ -182,11 +183,6 @@ class ImageSet:
         if None not in self._shape and images.shape[1:] != self._shape:
             images = tf.image.resize(images, self._shape[:2], method="bilinear")
         return (images - self._center) / self._scale
-
-
-def _pixel_scale(config: Config) -> tuple[Any, Any]:
-    """Returns the center and the scale of the pixels of a run from its data. See `SourceOptions.pixel_scale`."""
-    return config.data.pixel_scale(setup.batching(config))
 
 
 def extract(network: SourceNetwork, layer: str, images: ImageSet, folder: str | Path | None = None) -> np.ndarray:

@@ -54,8 +54,8 @@ def write_whole(path: str, content: str | bytes) -> None:
         raise
 
 
-def reserve(path: str, size: int = 4096) -> None:
-    """Reserves disk space, so that the next `write_whole` of up to `size` bytes succeeds on a full disk.
+def reserve(path: str) -> None:
+    """Reserves disk space, so that the next `write_whole` of up to 4,096 bytes succeeds on a full disk.
 
     The partial file holds the space. A file system that copies on write, such as btrfs or ZFS, gives no guarantee.
     Does nothing on remote file systems.
@@ -64,7 +64,7 @@ def reserve(path: str, size: int = 4096) -> None:
         tf.errors.OpError: if the file system refuses.
     """
     if is_local(path):
-        _write_local(path + PARTIAL, b" " * size)
+        _write_local(path + PARTIAL, b" " * 4096)
 
 
 def _write_local(path: str, content: bytes) -> None:
@@ -171,7 +171,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 def unsealed(content: Any) -> dict[str, Any] | None:
     """Returns the data without the checksum of `sealed`, or None if they do not match it or are not a mapping.
 
-    Data without a checksum, which earlier versions wrote, are returned unchanged.
+    Data without a checksum, as in committed runs of earlier versions, are returned unchanged.
     """
     if not isinstance(content, dict):
         return None

@@ -20,6 +20,7 @@ from neural_alignment.training.checkpoints import DamagedStateError, kept_steps,
 from neural_alignment.training.loading import check_model_file, load_model
 from neural_alignment.training.model import _unwrapped, connections
 from neural_alignment.training.run_directory import RunDirectory
+from optimizers.keras_internals import call_count, is_call_count, is_trained
 
 StateName = Literal["last", "best", "final"] | int | None
 """The name or the step of a saved state of a run; see `InitialState`."""
@@ -227,13 +228,13 @@ def _read_checkpoint(prefix: str, optimizer: bool) -> tuple[Values, Values]:
     """Returns the weights, and the variables of the optimizer if `optimizer` is true."""
 
     def is_slot(key: str) -> bool:
-        return key.startswith("optimizer/") and "/_trainable_variables/" not in key
+        return key.startswith("optimizer/") and not is_trained(key)
 
     weights, slots = [], {}
     for key, name, value in read_state(prefix, lambda key: optimizer or not is_slot(key)):
         if not is_slot(key):
             weights.append((name, value))
-        elif key.startswith("optimizer/_iterations/"):
+        elif is_call_count(key):
             slots[GLOBAL_STEP] = value
         elif (match := re.match(r"optimizer/inner_optimizers/(\d+)/", key)) and not name.endswith("/learning_rate"):
             slots[_slot_name(int(match[1]), name)] = value
@@ -268,7 +269,7 @@ def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
     inner = getattr(optimizer, "inner_optimizers", [optimizer])
     named = {_slot_name(index, each.path): each for index, one in enumerate(inner) for each in one.variables}
     named = {name: each for name, each in named.items() if not name.endswith("/learning_rate")}
-    return {GLOBAL_STEP: optimizer.iterations, **named}
+    return {GLOBAL_STEP: call_count(optimizer), **named}
 
 
 def _slot_name(index: int, path: str) -> str:

@@ -14,9 +14,6 @@ from neural_alignment.training import files
 MetricsRow = dict[str, float]
 """Column of `metrics.csv` -> value."""
 
-LATER = ("loss_rate_J", "loss_rate_R", "weight/")
-"""Prefixes of the columns that earlier versions did not write. Runs of these versions continue without them."""
-
 
 class MetricsFile:
     """A CSV file of float columns. An undefined value is an empty cell in the file, and NaN in Python.
@@ -52,14 +49,13 @@ class MetricsFile:
             raise self.damaged(reason) from None
 
     def append(self, row: dict[str, float]) -> None:
-        """Appends one row. The first row determines the columns. A file of an earlier version gets no new columns.
+        """Appends one row. The first row determines the columns.
 
         Raises:
             RunError: if the file is damaged, or has other columns.
         """
         rows = self.rows()
-        other = rows[0].keys() ^ row.keys() if rows else set()
-        if wrong := [name for name in other if name not in row or not name.startswith(LATER)]:
+        if rows and (wrong := rows[0].keys() ^ row.keys()):
             raise self.damaged(f"its columns are not those of this run ({min(wrong)})")
         before = (self._content() or b"") if rows else b""
         files.write_whole(self.path, before + _text(row, list((rows or [row])[0]), header=not rows))

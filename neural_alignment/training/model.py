@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from neural_alignment import keras_internals
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
-from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, network_rule
+from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, network_rule
 from neural_alignment.keras_internals import InterceptedModel, all_layers, loss_tracker, loss_weight
 from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
 from neural_alignment.training.step_modes import RegulariserMean, StepMode, StepModes
 from optimizers import MultiOptimizer
+from optimizers.keras_internals import call_count
 from optimizers.optimizers import summed
+from optimizers.wrapping import copy_weights_again
 
 Tensor = tf.Tensor
 
@@ -44,7 +45,7 @@ def measuring_pass(model: keras.Model, **options: Any) -> Iterator[ForwardPass]:
         **options: other attributes of the `ForwardPass`.
     """
     optimizer = getattr(model, "optimizer", None)
-    step = 0 if optimizer is None else tf.convert_to_tensor(_unwrapped(optimizer).iterations.value)
+    step = 0 if optimizer is None else tf.convert_to_tensor(call_count(_unwrapped(optimizer)).value)
     with forward_pass(step=step, regularise=False, **options) as state:
         yield state
 
@@ -68,7 +69,8 @@ class AlignedModel(InterceptedModel):
 
     Rules that need the initial network (Align-zero, Align-ada, Align-prop) copy W(0) just before the first training
     step, so weights may be assigned or loaded up to then. W(0) is saved with the model: a loaded model or a resumed run
-    keeps it.
+    keeps it. An optimizer that copies the weights when it is built, such as `ScheduleFreeAdamW`, copies them again at
+    this time. A custom optimizer of this kind needs the class attribute `copies_weights = True`.
 
     A subclass may have a custom `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it. Under a
     distribution strategy this is an error.
@@ -125,9 +127,9 @@ class AlignedModel(InterceptedModel):
 
         Raises:
             ValueError: if `minibatches` is not a positive integer, if two aligned layers have the same name, if a rule
-                that ties the updates of B and W is used without one optimizer that updates both at every step, if an
-                optimizer has no variable to update, if loss scaling is combined with a rate scheduler on several
-                replicas, or if a rule has `every` and no step trains both J and R.
+                that ties the updates of B and W is used without one optimizer that updates both at every step, if loss
+                scaling is combined with a rate scheduler on several replicas, if a rule has `every` and no step trains
+                both J and R, or if an optimizer would lose gradients that it accumulates.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
@@ -141,6 +143,8 @@ class AlignedModel(InterceptedModel):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
+        if hasattr(self, "_regulariser_tracker"):  # Keras would list that of an earlier `compile` as well.
+            keras_internals.untrack(self, self._regulariser_tracker)
         self._regulariser_tracker = RegulariserMean(intervals)
         self._watch = _FiniteWatch([each.name for each in trained])
 
@@ -195,7 +199,7 @@ class AlignedModel(InterceptedModel):
     @property
     def global_step(self) -> int:
         """The number of training steps made so far, whether they train J, R or both."""
-        return int(_unwrapped(self.optimizer).iterations.numpy())
+        return int(call_count(_unwrapped(self.optimizer)).numpy())
 
     @property
     def watched(self) -> list[tf.Variable]:
@@ -223,24 +227,10 @@ class AlignedModel(InterceptedModel):
         """Copies W(0) just before the first execution of a training function, because callbacks may assign W."""
         if not self._prepared:
             self.take_initial_weights()
-            self._restart_optimizer()
+            if not self.global_step:
+                with self.distribute_strategy.scope():
+                    copy_weights_again(self.optimizer)
             self._prepared = True
-
-    def _restart_optimizer(self) -> None:
-        """Updates the copies of the weights in an optimizer such as `ScheduleFreeAdamW`, before the first step.
-
-        Such an optimizer copies the weights when `compile` builds it, but weights may have been assigned or loaded
-        since. The variables of other optimizers start from constants and are not changed.
-        """
-        optimizer = _unwrapped(self.optimizer)
-        slots = [slot for each in getattr(optimizer, "inner_optimizers", [optimizer]) for slot in each.variables]
-        if self.global_step or not any(len(slot.shape) > 1 and np.ptp(slot.numpy()) for slot in slots):
-            return
-        with self.distribute_strategy.scope():
-            fresh = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(self.optimizer))
-            fresh.build(self.trainable_variables)
-        for variable, value in zip(self.optimizer.variables, fresh.variables, strict=True):
-            variable.assign(value)
 
     def make_train_function(self, force: bool = False) -> None:
         """Builds the function that `fit` calls for every `steps_per_execution` steps.
@@ -304,7 +294,7 @@ class AlignedModel(InterceptedModel):
     def _step(self, data: Any) -> None:
         """Makes one step on all replicas, with the losses that are scheduled for it."""
         strategy, modes = self.distribute_strategy, self._step_modes.modes
-        step = tf.identity(_unwrapped(self.optimizer).iterations)  # Before the update increments it.
+        step = tf.identity(call_count(_unwrapped(self.optimizer)))  # Before the update increments it.
 
         def run(mode: StepMode) -> tuple[Tensor, Tensor]:
             if not self._distributed:  # Also if Keras calls the custom step of a subclass, which calls this one.
@@ -342,7 +332,7 @@ class AlignedModel(InterceptedModel):
             gradients, targets = [gradient for gradient, _ in pairs], [target for _, target in pairs]
         with optimizer.mode(mode.j_runs, mode.r_runs) if scheduled else contextlib.nullcontext():
             self.optimizer.apply(gradients, targets)
-        loss_tracker(self).update_state(loss, sample_weight=_examples(x))
+        loss_tracker(self).update_state(loss, sample_weight=batch_size(x))
         if mode.r_runs:
             # Each step counts once, so that an epoch can continue on another number of replicas.
             self._regulariser_tracker.update_state(regularisers, mode, sample_weight=1 / _replicas())
@@ -365,7 +355,7 @@ class AlignedModel(InterceptedModel):
         self.build_metrics(batch)
 
         def step(*data: Tensor) -> None:
-            number = tf.identity(_unwrapped(self.optimizer).iterations)
+            number = tf.identity(call_count(_unwrapped(self.optimizer)))
             self._watch.update(number, *self._replica_step(data, number, mode))
 
         function = tf.function(step, jit_compile=True, autograph=False)
@@ -428,7 +418,7 @@ class AlignedModel(InterceptedModel):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(x, training=False)
         loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=False)
-        count = _examples(x)
+        count = batch_size(x)
         if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
             count = tf.reduce_sum(sample_weight)
         loss_tracker(self).update_state(loss * _replicas(), sample_weight=count)
@@ -447,7 +437,7 @@ class AlignedModel(InterceptedModel):
             step: the global step.
             mode: the losses that are optimized at this step.
         """
-        parts, examples = self._minibatches, _examples(x)
+        parts, examples = self._minibatches, batch_size(x)
         first = first_example(examples) if self._draws_noise else 0
         if parts == 1:
             return self._gradients(x, y, sample_weight, step, first, mode)
@@ -577,10 +567,10 @@ class StepLoop:
         self._prepare = prepare
         if model.jit_compile and not model.run_eagerly and not compiles_by_itself(model.distribute_strategy):
             step = tf.function(step, reduce_retracing=True, jit_compile=True, autograph=False)
-        self._step = step
+        self._step = lambda data: step(_without_optionals(data))
         self._on_data, self._on_next, self._on_several = (
             function if model.run_eagerly else tf.function(function, reduce_retracing=True, autograph=False)
-            for function in (step, self._step_on_next, self._step_on_several)
+            for function in (self._step, self._step_on_next, self._step_on_several)
         )
         if model.graphs is not None:
             self._on_next = model.graphs.reusable(f"{name} on next", self._on_next)
@@ -670,9 +660,9 @@ def _limits(steps: int, seconds: float) -> tuple[Tensor, Tensor]:
     return tf.constant(steps), tf.constant(seconds, tf.float64)
 
 
-def _examples(x: Any) -> Tensor:
-    """Returns the number of examples in a batch."""
-    return tf.shape(tf.nest.flatten(x)[0])[0]
+def _without_optionals(data: Any) -> Any:
+    """Returns a batch with None in place of the empty optionals by which Keras passes None from a generator."""
+    return tf.nest.map_structure(lambda leaf: None if isinstance(leaf, tf.experimental.Optional) else leaf, data)
 
 
 def compiles_by_itself(strategy: tf.distribute.Strategy) -> bool:

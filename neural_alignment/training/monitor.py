@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.errors import ArgumentError
+from neural_alignment.keras_internals import all_layers
+from neural_alignment.layers import AlignedLayer
 from neural_alignment.training import probes
 from neural_alignment.training.model import connections
 
@@ -17,7 +19,7 @@ Tensor = tf.Tensor
 
 
 class AlignmentMonitor(keras.callbacks.Callback):
-    """Adds measures of alignment to the `logs` of every epoch, of any Keras model with aligned layers.
+    """Adds measures of alignment to the `logs` of every epoch, of any built Keras model with aligned layers.
 
     The keys are MEASURE/LAYER, such as `weight_angle/dense`; layers with several kernels have LAYER.KERNEL. Angles are
     in degrees. Callbacks that come later in the list, such as `CSVLogger` and `TensorBoard`, get these logs too, and
@@ -40,7 +42,7 @@ class AlignmentMonitor(keras.callbacks.Callback):
 
     Raises:
         ValueError: if `y` is given without `x`, or `every` is not a positive integer; in `fit`, if the model has no
-            aligned layer.
+            aligned layer, or is not built, such as a `Sequential` model without a `keras.Input`.
     """
 
     def __init__(self, x: Any = None, y: Any = None, every: int = 1):
@@ -55,6 +57,10 @@ class AlignmentMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Measures the model before training."""
+        for layer in all_layers(self.model):
+            if isinstance(layer, AlignedLayer) and not layer.built:
+                requirement = "may contain AlignmentMonitor only for a model whose layers are built"
+                raise ArgumentError("callbacks", requirement, layer.name, "model.build((None, 784))")
         if not connections(self.model):
             raise ArgumentError(
                 "callbacks",

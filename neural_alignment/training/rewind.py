@@ -119,7 +119,7 @@ def cut(directory: RunDirectory, step: int, aside: str) -> None:
     _move_later(last, r"ckpt-(\d+)\..*", step, tf.io.gfile.join(aside, "last"))
     metrics.cut(step)
     _move_later(directory.file("kernels"), r"(\d+)\.npz", step, tf.io.gfile.join(aside, "kernels"))
-    event_files.cut(directory.event_folder(), step, aside)
+    event_files.cut(directory.path, step, aside)
 
 
 def _move(source: str, target: str) -> None:

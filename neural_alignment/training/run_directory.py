@@ -4,7 +4,7 @@ runs/<name>/
     config.yaml      the configuration with all defaults; `train` accepts it
     metrics.csv      one row per evaluation
     kernels/         W and B of the layers that `logging.kernels` names, at every evaluation
-    events.out.tfevents.*    scalars, histograms and images for TensorBoard; in tensorboard/ in earlier versions
+    events.out.tfevents.*    scalars, histograms and images for TensorBoard
     checkpoints/     states to resume from: recent ones in last/, the best one in best/
     set_aside/       files of later steps, moved here when the run went back to an earlier step (`resume_from`)
     corrupt_records.json   damaged records of the data, if some were found and are tolerated
@@ -17,9 +17,8 @@ runs/<name>/
 Checksums reveal damage. Checkpoints, .npz files and .keras files contain their own. `status.json` contains its own and,
 once the run has ended, those of `metrics.csv` and `model.keras`. A checkpoint contains the checksum of `metrics.csv` at
 its step. The checksum of `config.yaml` covers the values that affect the result: comments, and keys such as `runtime`,
-may be edited. Directories of earlier versions have no such checksums and are read without them; their unfinished runs
-cannot be resumed. `resume` recreates a file that is missing or empty if that is possible. A damaged file is named in
-the error and is not changed.
+may be edited. Committed runs of earlier versions have no such checksums and are read without them. `resume` recreates a
+file that is missing or empty if that is possible. A damaged file is named in the error and is not changed.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from neural_alignment.training.checkpoints import CheckpointStore
 from neural_alignment.training.metrics import MetricsFile
 
 FILES = (
-    *("config.yaml", "metrics.csv", "kernels", "tensorboard", "checkpoints", "corrupt_records.json", "model.keras"),
+    *("config.yaml", "metrics.csv", "kernels", "checkpoints", "corrupt_records.json", "model.keras"),
     *("set_aside", "status.json", "summary.png"),
 )
 """Names of the files in a run directory; `force` removes only these."""
@@ -108,11 +107,6 @@ class RunDirectory:
     def file(self, name: str) -> str:
         """Returns the path of one of `FILES`."""
         return tf.io.gfile.join(self.path, name)
-
-    def event_folder(self) -> str:
-        """Returns the folder of the event files: the run directory, or that of a run of an earlier version."""
-        earlier = self.file("tensorboard")
-        return earlier if tf.io.gfile.isdir(earlier) else self.path
 
     def exists(self) -> bool:
         """Whether the directory contains more than the files of a process that was killed at start-up.
@@ -242,7 +236,7 @@ class RunDirectory:
 
     @staticmethod
     def pixel_scale(status: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Returns center and scale of the pixels of a finished run, or None for runs of earlier versions.
+        """Returns center and scale of the pixels of a finished run, or None for another run.
 
         Args:
             status: content of `status.json`.

@@ -68,10 +68,9 @@ class RunLoop:
             Interrupted: at a signal.
         """
         self._begin(progress)
-        began = time.time()
+        self.state.start_clock()
         rows = self.state.metrics.rows()
         events = self._open_events(rows)
-        self._began = began - (rows[-1]["seconds"] if rows else 0.0)
         self.state.take_over()
         if progress is not None:
             progress.plan(self.step, self.total_steps)
@@ -86,7 +85,7 @@ class RunLoop:
         with stop.safe():
             self.state.check_held()
             self.directory.save_model(self.trainer.model)
-        return self._finish(round(time.time() - began, 1))
+        return self._finish()
 
     def _begin(self, progress: callbacks.Progress | None) -> None:
         """Writes the first files of the run, and creates the listeners."""
@@ -107,9 +106,8 @@ class RunLoop:
         """
         if not self.config.logging.tensorboard:
             return None
-        folder = self.directory.event_folder()
-        events = TensorBoard(self.trainer.model, folder, self.config.logging, rows)
-        is_written = event_files.cut(folder, self.step)
+        events = TensorBoard(self.trainer.model, self.directory.path, self.config.logging, rows)
+        is_written = event_files.cut(self.directory.path, self.step)
         if rows and rows[-1]["step"] == self.step and not is_written:
             events(rows[-1])
         self._listeners.insert(0, events)
@@ -185,7 +183,7 @@ class RunLoop:
         with self.state.kept_means():
             training = {} if is_first else self.trainer.means()
             with stop.safe():
-                row = self._evaluation.row(training, time.time() - self._began, is_untrained)
+                row = self._evaluation.row(training, self.state.seconds, is_untrained)
         self._finish_evaluation(row)
 
     def _finish_evaluation(self, row: MetricsRow) -> None:
@@ -197,8 +195,9 @@ class RunLoop:
         for listener in self._listeners:
             listener(row)
 
-    def _finish(self, seconds: float) -> RunResult:
+    def _finish(self) -> RunResult:
         """Writes the final status."""
+        seconds = round(self.state.seconds, 1)
         rows = self.state.metrics.rows()
         criterion = self.config.loss.criterion
         best, column = criterion.best(rows), criterion.column

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -109,7 +110,7 @@ class SavedState:
         """Passes the damaged records that were found before to the data.
 
         Args:
-            kept: the records in the checkpoint, or None in a checkpoint of an earlier version.
+            kept: the records in the checkpoint, or None without a checkpoint.
 
         Raises:
             RunError: if the file of the records is damaged.
@@ -135,6 +136,18 @@ class SavedState:
                 remedy = "remove it, and --resume takes the records from the checkpoint"
             raise RunError(f"{path}: is damaged; {remedy}")
         dataset.load_corrupt(state)
+
+    def start_clock(self) -> None:
+        """Starts to count the time of this process, which is added to the time up to the restored state."""
+        rows = self.metrics.rows()
+        # Earlier versions did not save the time with a state.
+        before = self._means.record.get("seconds", rows[-1]["seconds"] if rows else 0.0)
+        self._began = time.monotonic() - before
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training up to now. The time between the last save and the end of a killed process is left out."""
+        return time.monotonic() - self._began
 
     def check_workers_agree(self) -> None:
         """Checks that all workers continue from the same step and the same initial state.
@@ -185,6 +198,7 @@ class SavedState:
             "metrics.csv": self.metrics.digest(),
             "row": row and {name: float(value) for name, value in row.items()},
             "corrupt_records.json": dataset.corrupt_state(),
+            "seconds": self.seconds,
             **self.origin,
         }
         if not self.checkpoints.save("last"):

@@ -70,15 +70,20 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
         steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if the pattern of a rule matches no layer, a rule is not defined for the model, or the weights do
-            not fit into memory.
+        ConfigError: if the pattern of a rule matches no layer, a rule is not defined for the model, or the weights or
+            the codes do not fit into memory.
     """
-    memory.check(config, output_units(config, classes), input_shape)
+    return build_network(config, output_units(config, classes), input_shape, steps_per_epoch)
+
+
+def build_network(config: Config, outputs: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
+    """Returns the model of a run as `build_model` does, for a known number of outputs instead of one of classes."""
+    memory.check(config, outputs, input_shape)
     set_random_seed(config)
     # Otherwise GPUs would multiply float32 numbers in TF32, which is too coarse for R and the angles.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     with _precision(config.runtime.precision), memory.exhaustion_reported(config):
-        model = _draw_model(config, classes, input_shape, steps_per_epoch)
+        model = _draw_model(config, outputs, input_shape, steps_per_epoch)
     if config.runtime.synchronize_batch_norm:
         for layer in all_layers(model):
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -99,11 +104,11 @@ def _precision(policy: str) -> Iterator[None]:
         keras.config.set_floatx(before[1])
 
 
-def _draw_model(config: Config, classes: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
+def _draw_model(config: Config, outputs: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
     seed = run_seed(config.seed)
     rules = [rule.bind(seed, steps_per_epoch) for rule in config.rules]
     alignment = rules[0] if len(rules) == 1 else rules or None
-    model = config.model.build(output_units(config, classes), input_shape, alignment, config.weight_decay)
+    model = config.model.build(outputs, input_shape, alignment, config.weight_decay)
     try:
         return AlignedModel(model.input, model.output, name=model.name)
     except ValueError as error:  # A rule for a whole network may not be defined for the model.
@@ -167,8 +172,7 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
         steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if an optimizer does not fit the model, for example because it has no variable to update, or if the
-            loss has no metric for its criterion.
+        ConfigError: if an optimizer does not fit the model, or if the loss has no metric for its criterion.
     """
     with _precision(config.runtime.precision):
         loss, metrics = config.loss.make(classes, config.batch_size, config.seed)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from optimizers import MultiOptimizer
+from optimizers.optimizers import accumulations
 
 Tensor = tf.Tensor
 
@@ -48,9 +49,9 @@ class StepModes:
         intervals: the values of `Alignment.interval` of all rules that train B.
 
     Raises:
-        ValueError: if a rule has an interval, but no step trains both J and R; if one optimizer updates W and B and
-            accumulates gradients, because those of B would be lost in the steps without R; or if there are too many
-            modes.
+        ValueError: if a rule has an interval, but no step trains both J and R; if the optimizer of B accumulates
+            gradients and also updates variables in steps without some of the R_l, because the gradients of these R_l
+            would be lost; or if there are too many modes.
     """
 
     def __init__(self, optimizer: Any, intervals: Collection[int]):
@@ -63,11 +64,12 @@ class StepModes:
                 f"scheduler. Received every={self._intervals[-1]} with {self._optimizer.rate_scheduler!r}. "
                 f"Example: RateScheduler(steps_per_epoch=100, alternation={self._intervals[-1]})."
             )
-        inner = getattr(optimizer, "inner_optimizers", [optimizer])
-        if self.has_intervals and len(inner) == 1 and inner[0].gradient_accumulation_steps:
+        accumulated = accumulations(optimizer)
+        updated = {mode.intervals for mode in self._of(True, True) if mode.r_runs}
+        if self.has_intervals and accumulated[-1] and (len(accumulated) == 1 or len(updated) > 1):
             raise ValueError(
-                "`gradient_accumulation_steps` must be None if a rule has `every` and one optimizer updates W and B. "
-                f"Received {inner[0].gradient_accumulation_steps}. Example: compile(..., minibatches=4)."
+                "`gradient_accumulation_steps` must be None if a rule has `every` and the optimizer of B updates other "
+                f"variables in the steps between. Received {accumulated[-1]}. Example: compile(..., minibatches=4)."
             )
         self._places = [(pair, mode) for pair in self._pairs for mode in self._of(*pair)]
         if len(self._places) > MOST_MODES:
@@ -161,8 +163,8 @@ class RegulariserMean(keras.metrics.Metric):
     def __init__(self, intervals: Sequence[int]):
         super().__init__(name="regulariser")
         self._groups = sorted(set(intervals)) or [1]
-        self._layers = [[i for i, each in enumerate(intervals) if each == group] for group in self._groups]
-        # Scalars if all layers have the same interval, as in the checkpoints of earlier versions.
+        self._members = [[i for i, each in enumerate(intervals) if each == group] for group in self._groups]
+        # Scalars if all layers have the same interval, as checkpoints contain them.
         shape = () if len(self._groups) == 1 else (len(self._groups),)
         self.total, self.count = (
             self.add_variable(shape=shape, initializer="zeros", dtype=self.dtype, name=name)
@@ -181,7 +183,7 @@ class RegulariserMean(keras.metrics.Metric):
         if len(self._groups) == 1:
             sums = tf.reduce_sum(regularisers)
         else:
-            sums = tf.stack([tf.reduce_sum(tf.gather(regularisers, layers)) for layers in self._layers])
+            sums = tf.stack([tf.reduce_sum(tf.gather(regularisers, layers)) for layers in self._members])
         weights = tf.reshape(sample_weight * tf.cast(computed, self.dtype), tf.shape(sums))
         # A value that does not count must not matter even if it is not finite.
         self.total.assign_add(tf.math.multiply_no_nan(tf.cast(sums, self.dtype), weights))

@@ -6,6 +6,7 @@ from helpers import assert_close, assert_differs
 from scipy.integrate import solve_ivp
 from scipy.optimize import linear_sum_assignment
 
+from neural_alignment.alignments import primitives
 from neural_alignment.analysis import dynamics
 from neural_alignment.papers.tables import whole
 from neural_alignment.papers.two_routes.compute import theory
@@ -14,7 +15,7 @@ RULES = {
     "weight_mirror": dynamics.weight_mirror(0.7),
     "symmetric": dynamics.symmetric_alignment(),
     "activation": dynamics.activation_alignment(),
-    "information": dynamics.information_alignment(0.3),
+    "information": dynamics.ScalarRule(amp=1.0, null=1.0, decay=0.3),
     "everything": dynamics.ScalarRule(decay=0.3, amp=0.8, null=0.5, sparse=0.2, self_=0.6),
 }
 BATCH = np.array([0.5, -2.0, 1.0, 0.3])
@@ -261,10 +262,15 @@ def covariance(data):
     return data.T @ data / len(data)
 
 
+def autoencoder_flow(system, data):
+    """Returns the flow of W and B under R_IA plus decay of W, by the primitives."""
+    return theory.descent(lambda w, b: theory.layer_objective(system, data, w, b) + system.decay * primitives.decay(w))
+
+
 def test_the_autoencoder_s_flow_is_that_of_the_primitives(data, rng):
     system = dynamics.Autoencoder(covariance(data), amp=1.2, decay=0.3, null=0.7)
     forward, backward = rng.normal(size=(2, 5, 2))
-    expected = theory.autoencoder_flow(system, data)(forward, backward)
+    expected = autoencoder_flow(system, data)(forward, backward)
     for found, wanted in zip(system.velocity(forward, backward), expected, strict=True):
         assert_close(found, wanted)
     exchanged = system.velocity(backward, forward)[::-1]  # Right for white inputs alone.
@@ -311,7 +317,7 @@ def test_without_decay_or_with_fixed_forward_weights_there_is_no_symmetry(data, 
     assert free.speed.max() < 1e-6  # At critical points all the same.
     system = dynamics.Autoencoder(covariance(data), decay=0.3)
     forward, backward = starts[0]
-    library = theory.autoencoder_flow(system, data)
+    library = autoencoder_flow(system, data)
 
     def rule(_, state):
         return library(forward, state.reshape(5, 2))[1].ravel()

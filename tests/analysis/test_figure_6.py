@@ -149,21 +149,19 @@ def test_raw_images_of_a_file_are_put_on_the_run_s_scale(finished, network, data
 
 
 def test_the_scale_of_a_run_is_stored_with_it(finished, dataset, tmp_path, rates, monkeypatch):
-    """The training data need not be here, except for runs of earlier versions, which have no scale."""
+    """The training data need not be here."""
     raw, _ = pixels(dataset)
     expected = held_out(dataset)[0][:9]
     np.savez(tmp_path / "images.npz", images=raw[:9])
     network = features.trained(finished)
-    older = network._replace(pixel_scale=None)
-    np.testing.assert_array_equal(network.pixel_scale, features._pixel_scale(network.config))
-    image_set = features.ImageSet(older, tmp_path / "images.npz")
-    np.testing.assert_allclose(features.extract(older, "conv2_relu", image_set), rates[:9], atol=2e-4)
+    image_set = features.ImageSet(network, tmp_path / "images.npz")
+    np.testing.assert_allclose(features.extract(network, "conv2_relu", image_set), rates[:9], atol=2e-4)
     monkeypatch.delitem(vars(sklearn.datasets), "load_digits")
     for each in (network, features.initial(finished)):
         batch = next(features.ImageSet(each, tmp_path / "images.npz").batches())
         np.testing.assert_allclose(batch, expected, atol=1e-5)
-    with pytest.raises(DataError):
-        features.ImageSet(older, tmp_path / "images.npz")
+    with pytest.raises(DataError, match="uint8 images need its `pixel_scale`, which a run stores when it is finished"):
+        features.ImageSet(network._replace(pixel_scale=None), tmp_path / "images.npz")
 
 
 def test_raw_images_of_another_size_are_resized_as_a_whole(network, dataset, tmp_path, rates):
@@ -184,14 +182,6 @@ def test_the_scale_of_imagenet_is_that_of_its_preprocessing(kind):
     prepared = preprocessing.evaluation(encoded, 32).numpy()
     expected = (colour - np.array(preprocessing.center)) / np.array(preprocessing.scale)
     np.testing.assert_allclose(prepared, np.broadcast_to(expected, (32, 32, 3)), atol=1e-5)
-    options = {
-        "source": "imagenet",
-        "train_files": "/nowhere/*",
-        "validation_files": "/nowhere/*",
-        "preprocessing": kind,
-    }
-    config = configuration.parse(configuration.merge(BASE, {"data": options}))
-    assert features._pixel_scale(config) == (preprocessing.center, preprocessing.scale)  # The data need not be here.
 
 
 @pytest.mark.parametrize("standardize", [True, False])
@@ -240,6 +230,16 @@ def test_the_random_network_is_the_run_s_own_first(finished, network):
     drawn = setup.build_model(other, 10, (8, 8, 1), 1).get_layer("dense").backward_kernel
     assert not np.array_equal(drawn, first.get_layer("dense").backward_kernel)
     assert np.array_equal(np.asarray(first.get_layer("conv1_norm").moving_mean), np.zeros(4))
+
+
+@pytest.mark.parametrize("loss", [{"ones": 2}, {"ones": 2, "units": 30}])
+def test_the_random_network_of_a_loss_with_codes_has_the_outputs_of_the_run(loss, tmp_path):
+    changes = {"loss": {"kind": "half_squared_error", **loss}, "max_steps": 1, "model": {"filters": [2]}}
+    run.train(configuration.parse(configuration.merge(BASE, changes)), tmp_path / "run")
+    first, last = features.initial(tmp_path / "run").model, features.trained(tmp_path / "run").model
+    assert first.output_shape == last.output_shape == (None, loss.get("units", 20))
+    drawn, kept = (np.asarray(model.get_layer("dense").backward_kernel) for model in (first, last))
+    np.testing.assert_array_equal(drawn, kept)  # Feedback alignment does not change B.
 
 
 def test_layers_with_rates_are_those_that_a_nonlinearity_ends(network):

@@ -262,11 +262,6 @@ def test_loss_rates_are_factors_on_top_of_delay_and_alternation():
     assert again.modes == scheduler.modes
 
 
-def test_a_scheduler_that_was_saved_without_loss_rates_is_loaded():
-    again = RateScheduler.from_config({"steps_per_epoch": 3, "delay_epochs": 1, "alternation": None})
-    assert again.loss_rates == (1.0, 1.0)
-
-
 VANISHING = WarmupAndSchedule(keras.optimizers.schedules.PolynomialDecay(1.0, 20, 0.0), 4)
 RISING = WarmupAndDrops(1.0, 4, 2, ())
 FLOORED = WarmupAndSchedule(keras.optimizers.schedules.CosineDecay(1.0, 20, alpha=0.1), 4)

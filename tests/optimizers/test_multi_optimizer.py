@@ -220,6 +220,45 @@ def test_one_optimizer_under_a_scheduler_moves_only_what_runs(compiled):
         assert_close(states[1:, index], reference)
 
 
+def accumulating(wrap=lambda inner: inner):
+    return wrap(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: Noisy(inner, variance=0.0)])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        RateScheduler(2, alternation=1),
+        RateScheduler(2, delay_epochs=1),
+        RateScheduler(2, loss_rates=(1.0, WarmupAndDrops(1.0, 2, warmup_epochs=1, drop_epochs=()))),
+        lambda step: (tf.ones([]), tf.zeros([])),  # Its modes are not known.
+    ],
+)
+def test_one_optimizer_that_accumulates_does_not_move_w_and_b_in_different_steps(scheduler, wrap):
+    """Keras would discard the gradients of B at each update of W."""
+    optimizer = MultiOptimizer([accumulating(wrap)], scheduler)
+    with pytest.raises(ValueError, match=r"`gradient_accumulation_steps` must be None if one .* Received 2 with"):
+        optimizer.build(variables())
+    MultiOptimizer([accumulating(wrap)], scheduler).build(variables()[:2])
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "count", "factors"),
+    [
+        (None, {}, 1, np.ones((4, 2))),
+        (RateScheduler(2, loss_rates=(0.5, 0.25)), {}, 1, np.tile([0.5, 0.25], (4, 1))),
+        (RateScheduler(2, alternation=1), {"skip_idle": False}, 1, np.array([[0, 1], [1, 0]] * 2)),
+        (RateScheduler(2, alternation=1), {}, 2, np.array([[0, 1], [1, 0]] * 2)),
+    ],
+)
+def test_no_accumulated_gradient_is_lost(scheduler, options, count, factors):
+    optimizer = MultiOptimizer([accumulating() for _ in range(count)], scheduler, **options)
+    states, g = run(optimizer, 4), gradients(4)
+    for index, loss in ((0, 0), (2, 1)):
+        total = (factors[:, loss, None, None] * g[:, index]).sum(axis=0)
+        assert_close(states[-1, index], states[0, index] - 0.1 * total / 2)
+
+
 def test_variables_without_a_gradient_stay():
     own = variables()
     optimizer = MultiOptimizer([Momentum(0.1), Momentum(0.1)])

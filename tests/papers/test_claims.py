@@ -1,6 +1,10 @@
 """Claims that are judged by result files, and their tables in pages."""
 
+import itertools
+import math
+
 import pytest
+import scipy.stats
 
 from neural_alignment.papers import claims, commands, pages
 from neural_alignment.papers.claims import (
@@ -10,6 +14,8 @@ from neural_alignment.papers.claims import (
     below,
     between,
     difference,
+    mean_above,
+    mean_below,
     mean_between,
     not_above,
 )
@@ -17,27 +23,63 @@ from neural_alignment.papers.registry import Item, Source
 from neural_alignment.reporting import Artifact, Spread
 
 CLEAR, UNCLEAR = Spread([2.0, 2.1, 1.9]), Spread([5.0, 0.5, 0.5])
-"""Means of 2; the standard errors are 0.06 and 1.5."""
+"""Means of 2; the 95 % intervals of three values are 4.303 standard errors on either side: 0.25 and 6.5."""
 
 
 @pytest.mark.parametrize(("criterion", "clear", "unclear"), [
     (above(), True, False),
-    (above(1.95), False, False),
-    (below(3), True, False),
-    (below(2.05), False, False),
-    (not_above(), False, True),
-    (between(1.5, 2.5), True, False),
-    (between(2.5, 3), False, False),
+    (above(1.76), False, False),
+    (above(1.74), True, False),
+    (below(2.24), False, False),
+    (below(2.26), True, False),
+    (not_above(1.9, 0.36), True, False),
+    (not_above(1.9, 0.34), False, False),
+    (between(1.74, 2.26), True, False),
+    (between(1.76, 3), False, False),
+    (mean_above(1.9), True, True),
+    (mean_above(2.1), False, False),
+    (mean_below(2.1), True, True),
+    (mean_below(1.9), False, False),
     (mean_between(1.5, 2.5), True, True),
     (mean_between(2.5, 3), False, False),
 ])  # fmt: skip
-def test_criteria_take_two_standard_errors_into_account(criterion, clear, unclear):
-    assert (criterion.holds(CLEAR), criterion.holds(UNCLEAR)) == (clear, unclear)
+def test_criteria_apply_to_the_interval_by_students_t_or_to_the_mean(criterion, clear, unclear):
+    assert (criterion.judge(CLEAR), criterion.judge(UNCLEAR)) == (clear, unclear)
 
 
-def test_one_value_has_no_standard_error():
-    assert above(1).holds(Spread([1.5]))
-    assert not above(2).holds(Spread([1.5]))
+def test_a_wide_spread_shows_neither_an_effect_nor_its_absence():
+    unclear = Spread([3.0, -3.0, 0.5])
+    assert not above().judge(unclear)
+    assert not not_above(0, 2).judge(unclear)
+    assert not_above(0, 2).judge(Spread([0.3, -0.3, 0.5]))
+
+
+def test_the_reach_of_an_interval_is_a_quantile_of_students_t():
+    # From a printed table of the two-sided 95 % quantiles.
+    assert [round(claims.reach(1.0, freedom), 3) for freedom in (1, 2, 4, 9)] == [12.706, 4.303, 2.776, 2.262]
+    assert claims.reach(0.5, 3.7) == pytest.approx(0.5 * scipy.stats.t.ppf(0.975, 3.7))
+    assert claims.reach(0.0, 0) == math.inf
+
+
+@pytest.mark.parametrize("criterion", [above(-9), below(9), between(-9, 9), not_above(0, 9)])
+def test_one_or_two_values_are_too_few_for_an_interval(criterion):
+    for values in ([], [1.5], [1.5, 1.5]):
+        assert criterion.judge(Spread(values)) is None
+    for values in ([], [1.5]):
+        assert not criterion.holds(Spread(values))
+    assert criterion.judge(Spread([1.5, 1.5, 1.5]))
+
+
+def test_one_value_can_be_judged_without_an_interval():
+    assert mean_above(1).judge(Spread([1.5]))
+    assert not mean_above(2).judge(Spread([1.5]))
+    assert mean_above(1).judge(Spread([])) is None
+
+
+@pytest.mark.parametrize("criterion", [above(-9), not_above(0, 9), mean_below(9), mean_between(-9, 9)])
+def test_no_criterion_is_met_if_a_run_diverged(criterion):
+    assert criterion.judge(Spread([1.0, 1.0, 1.0]))
+    assert criterion.judge(Spread([1.0, 1.0, 1.0, math.nan])) is False
 
 
 def test_differences_are_of_the_same_seed():
@@ -57,7 +99,7 @@ def claim(name="a claim", file="angles", **changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    rows = ["kind,layer,seed,value", "w,1,0,3", "w,1,1,4.5", "w,2,0,2", "w,2,1,-2", "b,1,0,9", "w,3,0,"]
+    rows = ["kind,layer,seed,value", "w,1,0,3", "w,1,1,4.5", "w,1,2,3", "w,2,0,2", "w,2,1,-2", "w,2,2,0", "b,1,0,9"]
     (tmp_path / "angles.csv").write_text("\n".join(rows) + "\n")
     return str(tmp_path)
 
@@ -69,11 +111,25 @@ def test_a_claim_is_judged_in_each_case(folder):
         ("b", "l = 1", True, "yes"), ("b", "l = 2", True, "yes"),
         ("c", "l = 1", False, "no"), ("c", "l = 2", False, "no"),
     ]  # fmt: skip
-    numbers = [product.rows[0][name] for name in ("mean", "standard_error", "seeds")]
-    assert numbers == pytest.approx([3.75, 0.75, 2])
+    numbers = [product.rows[0][name] for name in ("mean", "standard_error", "values")]
+    assert numbers == pytest.approx([3.5, 0.5, 3])
     assert set(product.columns) <= set(product.rows[0])
-    line = "| 1 | a claim | figure | l = 1: 3.75 ± 0.75; l = 2: 0.00 ± 2.00 | turn | 2 | above 0 | in part |"
+    line = "| 1 | a claim | figure | l = 1: 3.50 ± 0.50; l = 2: 0.00 ± 1.15 | turn | 3 | above 0 | in part |"
     assert product.text.splitlines()[2] == line
+
+
+@pytest.mark.parametrize(("values", "line"), [
+    # One case has enough seeds, the other does not.
+    ({"a": [3, 4, 4], "b": [5]}, "a: 3.67 ± 0.33; b: 5.00 | turn | 1 to 3 | above 0 | in part"),
+    ({"a": [3, 9, -4], "b": [5]}, "a: 2.67 ± 3.76; b: 5.00 | turn | 1 to 3 | above 0 | no"),
+    ({"a": [3, 4], "b": [5]}, "a: 3.50 ± 0.50; b: 5.00 | turn | 1 to 2 | above 0 | too few seeds"),
+    ({"": [3, 4, 4, math.nan]}, "3.67 ± 0.33 (1 of 4 diverged) | turn | 3 | above 0 | no"),
+    ({"a": [math.nan] * 3}, "a: (3 of 3 diverged) | turn | 0 | above 0 | no"),
+])  # fmt: skip
+def test_the_table_shows_how_many_seeds_there_are_and_which_diverged(folder, values, line):
+    spreads = {case: Spread(each) for case, each in values.items()}
+    product = claims.judge([claim(find=lambda files: spreads)], folder)
+    assert product.text.splitlines()[2] == f"| 1 | a claim | figure | {line} |"
 
 
 def test_a_claim_without_its_files_or_rows_is_not_yet_run(folder):
@@ -83,26 +139,53 @@ def test_a_claim_without_its_files_or_rows_is_not_yet_run(folder):
     assert product.text.endswith("| 1 | b | figure | - | turn | - | above 0 | not yet run |")
 
 
+def test_a_claim_with_too_few_seeds_is_not_called_not_yet_run(folder):
+    """A case without any seed in common is not yet run."""
+    weights, none = (claims.values("angles", "value", "layer", kind=kind) for kind in ("w", "x"))
+    two = claims.values("angles", "value", "layer", where=lambda row: row["seed"] < 2, kind="w")
+    one = claims.contrast(weights, claims.values("angles", "value", "layer", kind="b"))
+    every = [claim(str(index), find=claims.spreads(each)) for index, each in enumerate((weights, two, one, none))]
+    verdicts = {row["claim"]: row["verdict"] for row in claims.judge(every, folder).rows}
+    assert verdicts == {"0": "in part", "1": claims.TOO_FEW, "2": claims.TOO_FEW, "3": claims.NOT_YET}
+
+
 def test_files_have_numbers_where_there_are_numbers(folder):
+    with open(f"{folder}/angles.csv", "a") as file:
+        file.write("w,3,0,\n")
     row = ResultFiles(folder).rows("angles", layer=3)[0]
     assert (row["kind"], row["seed"], row["value"]) == ("w", 0, None)
+
+
+def test_a_row_without_a_value_is_a_run_that_diverged(folder):
+    with open(f"{folder}/angles.csv", "a") as file:
+        file.write("w,3,0,\nw,3,1,4\n")
+    files = ResultFiles(folder)
+    found = claims.values("angles", lambda row: 2 * row["value"], "layer", kind="w", layer=3)(files)
+    assert found == {3: {0: pytest.approx(math.nan, nan_ok=True), 1: 8}}
+    # Also if several rows make one value, in any order.
+    best = claims.values("angles", "value", "layer", lambda row: 0, combine=max, kind="w", layer=3)
+    assert math.isnan(best(files)[3][0])
+    by_layer = claims.seeds_by(files.rows("angles", kind="w"), "layer")
+    assert math.isnan(by_layer[3][0])
+    assert len(difference(by_layer[3], by_layer[1]).values) == 2
 
 
 def test_contrasts_and_increases_are_of_the_same_seed(folder):
     files = ResultFiles(folder)
     weights = claims.values("angles", "value", "layer", kind="w")
-    assert weights(files) == {1: {0: 3, 1: 4.5}, 2: {0: 2, 1: -2}}
+    assert weights(files) == {1: {0: 3, 1: 4.5, 2: 3}, 2: {0: 2, 1: -2, 2: 0}}
     found = claims.spreads(claims.increases(weights, "{} - {}"))(files)
-    assert {case: spread.values for case, spread in found.items()} == {"1 - 2": [-1, -6.5]}
+    assert {case: spread.values for case, spread in found.items()} == {"1 - 2": [-1, -6.5, -3]}
     biases = claims.values("angles", lambda row: 2 * row["value"], "layer", where=lambda row: row["kind"] == "b")
     assert claims.contrast(weights, biases)(files) == {1: {0: 3 - 18}}
     assert claims.contrast(weights, biases, lambda a, b: b / a)(files) == {1: {0: 6}}
     largest = claims.values("angles", "value", "kind", seed=lambda row: 0, combine=max)
     assert largest(files) == {"w": {0: 4.5}, "b": {0: 9}}
     with pytest.raises(claims.NotYetRunError):
-        claims.spreads(weights, least=3)(files)
-    with pytest.raises(claims.NotYetRunError):
         claims.values("angles", "value", "layer", kind="w", layer=3)(files)
+    three = {4: {0: 1.0}, 1: {0: 2.0}, 2: {0: 4.0}}
+    every = claims.increases(lambda files: three, pairs=lambda cases: itertools.combinations(cases, 2))
+    assert every(files) == {"x1 to x2": {0: 2}, "x1 to x4": {0: -1}, "x2 to x4": {0: -3}}
 
 
 TABLE = "A sentence.\n\n| figure | here |\n| --- | --- |\n| 1 | a |\n| 2, S2 | b |\n\n| other |\n| --- |"

@@ -603,7 +603,7 @@ def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apa
 
 def test_the_result_files_have_the_columns_that_were_agreed_on(folder):
     errors = made("fa_mechanism/7_errors", folder)
-    columns = ["condition", "rule", "normalised", "gamma", "rate", "seed", "test_error_percent", "highest"]
+    columns = ["condition", "rule", "normalised", "gamma", "rate", "seed", "test_error_percent", "highest", "diverged"]
     assert list(errors.columns) == columns
     assert len(errors.rows) == 70
     assert {(row["rule"], row["normalised"], row["gamma"], row["rate"]) for row in errors.rows} == {
@@ -632,6 +632,21 @@ def test_the_result_files_have_a_line_per_seed(folder):
     ]
     assert found == pytest.approx([expected[-1, 1, 4]])
     assert {row["seed"] for row in terms} == {0, 1}
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("fa_mechanism/7_errors", "| BP | 2, 1 diverged | 47.50 ± 60.10 |"),
+    ("fa_mechanism/S8", "1 diverged and count as chance."),
+])  # fmt: skip
+def test_runs_that_diverged_count_as_chance_and_are_counted(name, said, tmp_path):
+    item = find(commands.ITEMS, "figure", name)
+    for seed in (0, 1):
+        write_run(tmp_path, item.cells["lab"][0], seed, 5)
+    status = tmp_path / item.cells["lab"][0].name / "seed1" / "status.json"
+    status.write_text('{"state": "diverged", "versions": {}}')
+    product = item.make(Source("lab", str(tmp_path), CONFIGS, str(tmp_path / "results"), item.cells["lab"]))
+    assert said in product.text
+    assert [row["test_error_percent"] for row in product.rows if row["diverged"]] == [90]
 
 
 def test_figure_s8_has_a_line_per_run(folder):

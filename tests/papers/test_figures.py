@@ -22,7 +22,7 @@ from neural_alignment.papers.figures import (
     quartiles,
     ticks,
 )
-from neural_alignment.papers.tables import chosen, crossed, grouped, spread, table, whole
+from neural_alignment.papers.tables import chosen, crossed, grouped, runs_of, spread, table, whole
 
 ROWS = [
     {"rule": rule, "width": width, "seed": seed, "loss": base * width + seed}
@@ -134,3 +134,9 @@ def test_a_panel_without_data_shows_only_its_title():
     assert all(spine.get_visible() for spine in full.spines.values())
     assert not any(spine.get_visible() for spine in empty.spines.values())
     assert (empty.get_title(), empty.get_xlabel()) == ("empty: not yet run", "")
+
+
+def test_runs_that_diverged_are_counted():
+    rows = [{"diverged": diverged} for diverged in (False, True, False)]
+    assert runs_of(rows) == "3, 1 diverged"
+    assert runs_of(rows[::2]) == "2"

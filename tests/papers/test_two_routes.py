@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 from lab import CONFIGS, ROOT, grey, write_run
 
@@ -22,11 +23,12 @@ from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.jobs.plans import SECONDS
 from neural_alignment.optimization.schedules import Clock
 from neural_alignment.papers import commands, two_routes
+from neural_alignment.papers.claims import reach
 from neural_alignment.papers.registry import find
 from neural_alignment.papers.two_routes import claims, figures, tables
 from neural_alignment.papers.two_routes import runs as experiments
 from neural_alignment.papers.two_routes.compute import fits, taxonomy, theory
-from neural_alignment.reporting import csv_text, new_figure
+from neural_alignment.reporting import Spread, csv_text, new_figure
 
 
 def source(kind, name, profile="paper", **places):
@@ -248,7 +250,7 @@ def test_fewer_examples_are_compared_with_the_whole_batch_by_seed(tmp_path):
     assert "| activation (AA) | 1 | 45.00 ± 3.24 | 50.0 ± 0.0 |  |  |" in product.text
     assert "| activation (AA) | 0.5 | 44.00 ± 5.29 | 50.0 ± 0.0 | +1.00 ± 0.58 | no |" in product.text
     assert "| activation (AA) | 0.25 | 41.00 ± 3.61 | 50.0 ± 0.0 | +4.00 ± 0.58 | yes |" in product.text
-    assert "(2 of 3 seeds) | 50.0 ± 0.0 | +2.50 ± 0.50 | yes |" in product.text
+    assert "(2 of 3 seeds) | 50.0 ± 0.0 | +2.50 ± 0.50 | too few seeds |" in product.text
     assert "- activation (AA): costs accuracy from 0.25 of the batch on." in product.text
     assert product.text.count("missing") == 2 * 12
 
@@ -269,6 +271,12 @@ def test_the_table_of_angles_has_means_over_layers_and_seeds(tmp_path):
     assert [(row["weight_angle"], row["weight_angle_max"], row["norm_ratio_min"]) for row in last] == [(50, 50, 50)] * 2
     assert "| symmetric (SA) | 42.50 ± 2.12 |  | 22.5 ± 10.6 |  | 50.0 ± 0.0 | 50.0 | 50 to 50 |" in product.text
     assert "| activation (AA) | missing |  |  |  |  |  |  |" in product.text
+    # A run that diverged has no angles, and is counted.
+    for rule, seed in (("symmetric", 2), ("activation", 0)):
+        write_run(tmp_path / "runs", cells[rule], seed, 0.1, state="diverged")
+    text = make("table", "two_routes/angles", "lab", runs=str(tmp_path / "runs")).text
+    assert "| symmetric (SA) | 42.50 ± 2.12 (1 of 3 diverged) |" in text
+    assert "| activation (AA) | (1 of 1 diverged) |  |  |  |  |  |  |" in text
 
 
 @pytest.mark.parametrize("name", ["two_routes/3", "two_routes/5"])
@@ -444,12 +452,13 @@ def test_figure_s4_bears_a_run_that_diverged_before_its_first_evaluation(lab):
 
 
 def claim_rows(runs, numbers):
-    """Writes runs of rules and networks with some top-1 accuracies; returns the rows of the table of claims."""
+    """Writes runs of rules and networks with some top-1 accuracies; returns the rows of the claims without noise."""
     for (model, rule), values in numbers.items():
         for seed, top1 in enumerate(values):
             write_run(runs, experiments.lab_cell(model, rule), seed, top1)
     product = make("table", "two_routes/claims", "lab", runs=str(runs))
-    return {(row["model"], row["rule"], row["other"]): row for row in product.rows}, product.text
+    still = [row for row in product.rows if not row["noise_variance"]]
+    return {(row["model"], row["rule"], row["other"]): row for row in still}, product.text
 
 
 def test_claims_are_judged_by_the_difference_and_its_standard_error(tmp_path):
@@ -471,16 +480,22 @@ def test_claims_are_judged_by_the_difference_and_its_standard_error(tmp_path):
     assert row["difference"] == pytest.approx(0.2)
     assert row["standard_error"] == pytest.approx(np.sqrt(2 * np.var([1, 2, 3], ddof=1) / 3))
     assert row["paper_difference"] == pytest.approx(69.84 - 70.06)
-    assert row["verdict"] == "matches"
+    # With equal variances Welch's degrees of freedom are those of both groups together: 2.776 standard errors are more
+    # than 2 points.
+    assert row["freedom"] == pytest.approx(4)
+    assert row["verdict"] == "not told apart"
     assert row["margin"] == 2
     assert rows["resnet18", "activation", "backprop"]["verdict"] == "is behind"
     assert rows["resnet18", "backprop", "feedback"]["verdict"] == "shows"
-    # Higher on average, but by less than twice the standard error.
+    # Higher on average, but the interval contains 0.
     information = rows["resnet18", "information", "weight_mirror"]
     assert information["difference"] > 0
     assert information["verdict"] == "does not show"
-    assert rows["resnet50", "symmetric", "backprop"]["verdict"] == "2 of 3 seeds: not said"
-    assert "| ResNet-18 | 46.20 ± 1.00 | 46.00 ± 1.00 | +0.20 ± 0.82 | -0.22 | matches |" in text
+    assert rows["resnet50", "symmetric", "backprop"]["verdict"] == "too few seeds"
+    assert rows["resnet50v2", "symmetric", "backprop"]["verdict"] == "not yet run"
+    means = "46.20 ± 1.00 (3 of 5 seeds) | 46.00 ± 1.00 (3 of 5 seeds)"
+    assert f"| ResNet-18 | {means} | +0.20 ± 0.82 | -0.22 | not told apart |" in text
+    assert "| ResNet-50v2 | missing | missing |  | -0.03 | not yet run |" in text
 
 
 EQUAL, BETTER, FAR = (
@@ -490,22 +505,32 @@ EQUAL, BETTER, FAR = (
 )
 
 
-@pytest.mark.parametrize(("claim", "difference", "error", "said"), [
-    (EQUAL, -0.5, 0.5, "matches"),
-    (EQUAL, -0.5, 0.1, "matches"),  # Told apart from 0, but close.
-    (EQUAL, 0.0, 1.01, "not told apart"),  # A wide spread makes nothing equal.
-    (EQUAL, -5.0, 2.6, "not told apart"),
-    (EQUAL, -5.0, 2.4, "is behind"),
-    (EQUAL, 3.0, 1.0, "is ahead"),
-    (BETTER, 0.5, 0.2, "shows"),
-    (BETTER, 0.5, 0.3, "does not show"),
+@pytest.mark.parametrize(("claim", "difference", "distance", "said"), [
+    (EQUAL, -0.5, 1.0, "matches"),
+    (EQUAL, -0.5, 0.2, "matches"),  # Told apart from 0, but close.
+    (EQUAL, 0.0, 2.02, "not told apart"),  # A wide spread makes nothing equal.
+    (EQUAL, -5.0, 5.2, "not told apart"),
+    (EQUAL, -5.0, 4.8, "is behind"),
+    (EQUAL, 3.0, 2.0, "is ahead"),
+    (BETTER, 0.5, 0.4, "shows"),
+    (BETTER, 0.5, 0.6, "does not show"),
     (FAR, 4.9, 0.0, "does not show"),  # Better, not far better.
-    (FAR, 7.0, 1.1, "does not show"),
-    (FAR, 7.0, 0.9, "shows"),
+    (FAR, 7.0, 2.2, "does not show"),
+    (FAR, 7.0, 1.8, "shows"),
 ])  # fmt: skip
-def test_a_verdict_holds_twice_the_standard_error_on_either_side(claim, difference, error, said):
-    assert claims.verdict(claim, difference, error, 3) == said
-    assert claims.verdict(claim, difference, error, 2) == "2 of 3 seeds: not said"
+def test_a_verdict_follows_from_the_whole_interval(claim, difference, distance, said):
+    assert claims.verdict(claim, difference, distance) == said
+
+
+def test_the_interval_of_a_difference_is_that_of_welchs_test():
+    ours, others = [42.0, 43.1, 41.7, 42.4], [38.0, 45.0, 41.0]
+    error, freedom = claims.welch([Spread(ours), Spread(others)])
+    interval = scipy.stats.ttest_ind(ours, others, equal_var=False).confidence_interval(0.95)
+    low, high = (np.mean(ours) - np.mean(others) + sign * reach(error, freedom) for sign in (-1, 1))
+    assert (low, high) == pytest.approx((interval.low, interval.high))
+    # Two standard errors, or the degrees of freedom of equal variances, would give a narrower one.
+    assert high - low > 2 * reach(error, len(ours) + len(others) - 2) > 4 * error
+    assert claims.welch([Spread([10.0] * 3)] * 2)[0] == 0
 
 
 def write_noise(runs, numbers):
@@ -526,7 +551,9 @@ def test_noise_is_judged_by_what_it_costs_not_by_who_is_ahead(tmp_path):
         # Nothing to compare with.
         ("kolen_pollack", 1.0): (0.30, 0.31, 0.32),
     })  # fmt: skip
-    rows = [row for row in make("table", "two_routes/claims", "lab", runs=str(tmp_path)).rows if row["noise_variance"]]
+    product = make("table", "two_routes/claims", "lab", runs=str(tmp_path))
+    rows = [row for row in product.rows if row["noise_variance"] and row["verdict"] != "not yet run"]
+    assert "| ResNet-50, variance 0.1 | missing | missing |  | - | not yet run |" in product.text
     assert [(row["rule"], row["verdict"]) for row in rows] == [
         ("symmetric", "does not show"), ("activation", "shows"),
     ]  # fmt: skip
@@ -544,23 +571,44 @@ def test_weight_mirror_with_adam_and_kolen_pollack_are_judged_too(tmp_path):
         {
             ("resnet18", "information"): high,
             ("resnet18", "weight_mirror_adam"): low,
+            ("resnet18", "weight_mirror_adam_ops"): low,
             ("resnet18", "backprop"): high,
             ("resnet18", "kolen_pollack"): high,
             ("resnet50v2", "backprop"): high,
             ("resnet50v2", "kolen_pollack"): low,
         },
     )
-    assert {key: row["verdict"] for key, row in rows.items()} == {
+    assert {key: row["verdict"] for key, row in rows.items() if row["verdict"] != "not yet run"} == {
         ("resnet18", "information", "weight_mirror_adam"): "shows",
-        ("resnet18", "kolen_pollack", "backprop"): "matches",
+        ("resnet18", "information", "weight_mirror_adam_ops"): "shows",
+        ("resnet18", "kolen_pollack", "backprop"): "not told apart",
         ("resnet50v2", "backprop", "kolen_pollack"): "shows",
     }
 
 
-def test_claims_without_runs_are_not_made(tmp_path):
+def test_information_alignment_is_compared_with_every_other_local_rule_of_figure_3():
+    local = set(experiments.TRANSFER) - {"information", "symmetric", "activation", "backprop"}
+    assert {claim.other for claim in claims.CLAIMS if claim.rule == "information"} == local
+
+
+def test_claims_without_runs_are_not_yet_run(tmp_path):
     rows, text = claim_rows(tmp_path, {("resnet18", "symmetric"): (0.4, 0.4, 0.4)})
-    assert rows == {}
-    assert text == "No claim has the runs it is about."
+    assert {row["verdict"] for row in rows.values()} == {"not yet run"}
+    assert {row["claim"] for row in make("table", "two_routes/claims", "lab", runs=str(tmp_path)).rows} == {
+        claim.text for claim in claims.CLAIMS
+    }
+    assert "| ResNet-18 | 40.00 ± 0.00 (3 of 5 seeds) | missing |  | -0.22 | not yet run |" in text
+
+
+def test_a_claim_says_which_runs_diverged_and_count_as_chance(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, experiments.lab_cell("resnet50", "information"), seed, 0.3 + seed / 100)
+        state = "finished" if seed else "diverged"
+        write_run(tmp_path, experiments.lab_cell("resnet50", "weight_mirror"), seed, 0.1 + seed / 100, state=state)
+    rows, _ = claim_rows(tmp_path, {})
+    row = rows["resnet50", "information", "weight_mirror"]
+    assert (row["rule_top1"], row["other_top1"]) == ("31.00 ± 1.00", "11.00 ± 1.00 (1 of 3 diverged)")
+    assert row["difference"] == pytest.approx(20)
 
 
 # Noise.
@@ -710,7 +758,16 @@ def test_figure_6_asks_for_its_recordings_before_it_trains(tmp_path, recordings,
     assert not list(tmp_path.iterdir())
 
 
-def test_figure_6_tells_of_each_layer(lab, monkeypatch):
+def test_figure_s3_distinguishes_diverged_from_missing_runs(lab):
+    place = Path(lab["runs"]) / "resnet18"
+    shutil.rmtree(place / "weight_mirror" / "seed0" / "kernels")
+    shutil.rmtree(place / "information")
+    text = make("figure", "two_routes/S3", "lab", **lab).text
+    assert " Diverged: weight_mirror." in text
+    assert " Not yet run: symmetric, activation, information." in text
+
+
+def test_figure_6_tells_of_each_layer_and_names_runs_that_diverged(lab, monkeypatch):
     told = []
 
     def fitted(runs, recordings, images, report):
@@ -720,7 +777,8 @@ def test_figure_6_tells_of_each_layer(lab, monkeypatch):
 
     monkeypatch.setattr(fits, "fit_rows", fitted)
     item = find(commands.ITEMS, "figure", "two_routes/6")
-    item.make(commands.Folders(configs=CONFIGS, **lab).source(item, "lab", recordings="there.npz", say=told.append))
+    source = commands.Folders(configs=CONFIGS, **lab).source(item, "lab", recordings="there.npz", say=told.append)
+    assert item.make(source).text.endswith("\n\nDiverged: weight mirror (WM), TPE.")
     assert told == ["Random, stem: V4 0.1"]
 
 

@@ -29,13 +29,13 @@ def test_ratios_are_those_within_a_round_and_cpu_seconds_are_not_read(tmp_path):
     # The machine is slower by 10 in the second round and by 2 in the third: the ratio of the medians would be 1.25.
     text = rounds("backpropagation", 1.0, 10.0, 2.0) + rounds("align_ada", 1.5, 14.0, 2.5)
     product = figures.figure_7(written(tmp_path, text))
-    row = {row["rule"]: row for row in product.rows}["align_ada"]
-    assert row == {
-        "rule": "align_ada", "width": 8, "rounds": 3,
-        "seconds": 2.5, "seconds_low": 2.0, "seconds_high": 8.25,
-        "ratio": 1.4, "ratio_low": 1.325, "ratio_high": 1.45,
-    }  # fmt: skip
-    assert [row["rule"] for row in product.rows] == ["normal", "align_ada"]
+    assert [row for row in product.rows if row["rule"] == "align_ada"] == [
+        {"rule": "align_ada", "width": 8, "round": 0, "seconds": 1.5, "ratio": 1.5},
+        {"rule": "align_ada", "width": 8, "round": 1, "seconds": 14.0, "ratio": 1.4},
+        {"rule": "align_ada", "width": 8, "round": 2, "seconds": 2.5, "ratio": 1.25},
+    ]
+    assert list(dict.fromkeys(row["rule"] for row in product.rows)) == ["normal", "align_ada"]
+    assert "| Align-ada | 2.500 s (1.40) |" in product.text
     assert grey(product.figure)
 
 

@@ -697,9 +697,6 @@ def test_while_a_run_lasts_space_is_set_aside_and_given_back_in_the_end(copied, 
     assert run.RunDirectory(path).status()["state"] == "finished"
 
 
-# Run directories of earlier versions.
-
-
 def test_committed_runs_are_read_as_before():
     found = [path.parent for path in Path(__file__).parents[2].glob("results/*/runs/**/status.json")]
     assert len(found) > 100
@@ -708,13 +705,6 @@ def test_committed_runs_are_read_as_before():
         assert outcome.rows
         assert outcome.diverged == (json.loads((path / "status.json").read_text())["state"] == "diverged")
         outcome.kernels()
-
-
-def test_a_checkpoint_of_an_earlier_version_is_called_that(copied, monkeypatch):
-    path = copied("stopped")
-    monkeypatch.setattr(checkpoints, "_EARLIER", "optimizer/inner_optimizers/")
-    with pytest.raises(RunError, match=r"last/ckpt-\d+: was written by an earlier version .*finish the run with that"):
-        run.train(config(), path, resume=True)
 
 
 class Killed(BaseException):

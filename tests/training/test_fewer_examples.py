@@ -26,7 +26,7 @@ from neural_alignment.training import AlignedModel, aligned_layers, run
 from neural_alignment.training.describe import describe
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.step_modes import StepModes, combinations
-from optimizers import Adam, Momentum, MultiOptimizer, RateScheduler
+from optimizers import Adam, Momentum, MultiOptimizer, Noisy, RateScheduler
 
 INPUTS, CLASSES, BATCH = 4, 3, 8
 AMP, SPARSE = 0.7, 0.4
@@ -534,7 +534,26 @@ def test_accumulated_gradients_of_b_would_be_lost_in_the_steps_without_r():
     model = network(Symmetric(self_=1.0, decay=1.0, every=2))
     with pytest.raises(ValueError, match="`gradient_accumulation_steps` must be None if a rule has `every`"):
         compiled(model, MultiOptimizer([keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)]))
+    with pytest.raises(ValueError, match="`gradient_accumulation_steps` must be None if a rule has `every`"):
+        compiled(model, MultiOptimizer([Noisy(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), 1.0)]))
     compiled(model, MultiOptimizer([keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), Adam()]))
+
+
+def test_accumulated_gradients_of_r_would_be_lost_if_layers_have_different_intervals():
+    def pair():
+        return MultiOptimizer([Momentum(0.1), keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)])
+
+    def model(every):
+        return network(Symmetric(self_=1.0, decay=1.0, every=2), Symmetric(self_=1.0, decay=1.0, every=every))
+
+    with pytest.raises(ValueError, match="`gradient_accumulation_steps` must be None if a rule has `every`"):
+        compiled(model(1), pair())
+    same = compiled(model(2), pair())
+    before = [layer.backward_kernel.numpy() for layer in aligned_layers(same)]
+    for step, batch in enumerate(batches(3)):
+        same.train_on_batch(*batch)
+        for layer, start in zip(aligned_layers(same), before, strict=True):
+            assert np.array_equal(layer.backward_kernel, start) == (step < 2)  # R is computed at steps 0 and 2.
 
 
 def test_too_many_kinds_of_steps_are_refused():

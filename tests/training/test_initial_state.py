@@ -15,6 +15,8 @@ from helpers import assert_differs, exhaustive_unless
 from prepared_run import PreparedRun
 
 from neural_alignment import config as configuration
+from neural_alignment import layers
+from neural_alignment.alignments import Feedback
 from neural_alignment.config import Runtime
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.search.spaces import Space
@@ -30,9 +32,11 @@ from neural_alignment.training import (
     setup,
     stepping,
 )
+from neural_alignment.training import model as model_module
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel
-from optimizers import MultiOptimizer
+from optimizers import MultiOptimizer, Noisy
+from optimizers.keras_internals import index_of
 
 BASE = {
     "epochs": 2,
@@ -597,34 +601,63 @@ def test_a_search_may_choose_among_sources():
         assert plan.init_from == base.init_from.model_copy(update={"path": path})
 
 
-@pytest.mark.skipif(not hasattr(keras.optimizers, "ScheduleFreeAdamW"), reason="this Keras has no ScheduleFreeAdamW")
-def test_an_optimizer_that_keeps_copies_of_the_weights_starts_from_the_loaded_ones(source):
-    """Its copies were made of the weights as drawn."""
-    forward = {"name": "schedulefreeadamw", "learning_rate": 0.01, "schedule": None}
-    model = build(optimization={"forward": forward})
-    load_weights(model, source)
-    model._prepare()  # As training does before its first step.
-    optimizer = model.optimizer.inner_optimizers[0]
-    for copy, variable in zip(optimizer._momentums, optimizer._trainable_variables, strict=True):
-        np.testing.assert_array_equal(copy, variable)
-    assert model.global_step == 0
+class Anchored(keras.optimizers.SGD):
+    """Gradient descent towards the weights with which it was built."""
+
+    copies_weights = True
+
+    def build(self, variables):
+        super().build(variables)
+        self.anchors = self.add_optimizer_variables(variables, "anchor")
+        for anchor, variable in zip(self.anchors, variables, strict=True):
+            anchor.assign(variable)
+
+    def update_step(self, gradient, variable, learning_rate):
+        anchor = self.anchors[index_of(self, variable)]
+        variable.assign_sub(learning_rate * (gradient + variable - anchor))
 
 
-@pytest.mark.skipif(not hasattr(keras.optimizers, "ScheduleFreeAdamW"), reason="this Keras has no ScheduleFreeAdamW")
-def test_weights_assigned_after_compile_count_for_an_optimizer_that_keeps_copies(source):
-    """By whatever way, and only before the first step."""
-    model, trained = (
-        build(optimization={"forward": {"name": "schedulefreeadamw", "learning_rate": 0.01, "schedule": None}})
-        for _ in range(2)
-    )
-    x, y = np.ones((8, 8, 8, 1), np.float32), np.arange(8)
-    load_weights(trained, source)
-    for variable, value in zip(model.weights, trained.get_weights(), strict=True):
-        variable.assign(value)
-    for each in (model, trained):
-        each.train_on_batch(x, y)
-        each.train_on_batch(x, y)
-    assert_same(weights(model), weights(trained))
+COPYING = {
+    "custom": lambda: MultiOptimizer([Anchored(0.1), keras.optimizers.SGD(0.1)]),
+    "wrapped": lambda: MultiOptimizer([Noisy(Anchored(0.1), variance=1e-6), keras.optimizers.Adam(0.1)]),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(MultiOptimizer([Anchored(0.1)])),
+    **(
+        {"Keras": lambda: MultiOptimizer([keras.optimizers.ScheduleFreeAdamW(0.01), keras.optimizers.SGD(0.1)])}
+        if hasattr(keras.optimizers, "ScheduleFreeAdamW")
+        else {}
+    ),
+}
+"""Optimizers that copy the weights when they are built."""
+
+
+@pytest.mark.parametrize("kind", COPYING)
+def test_an_optimizer_that_copies_weights_starts_from_those_that_were_loaded(kind, monkeypatch):
+    """However they were loaded. Only before the first step, not when a training function is built again."""
+    first, second = (small_network(seed).get_weights() for seed in (1, 2))
+    expected = after_training(kind, first, first)
+    for value, wanted in zip(after_training(kind, second, first), expected, strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    monkeypatch.setattr(model_module, "copy_weights_again", lambda optimizer: None)
+    assert_differs(after_training(kind, second, first)[0], expected[0])
+
+
+def small_network(seed):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((3,))
+    hidden = layers.Dense(4, alignment=Feedback(), name="hidden")(inputs)
+    return AlignedModel(inputs, layers.Dense(2, alignment=Feedback(), name="outputs")(hidden))
+
+
+def after_training(kind, built_with, loaded):
+    """Returns the weights of a model that is compiled with some weights, gets others, and makes three steps."""
+    model = small_network(0)
+    model.set_weights(built_with)
+    model.compile(COPYING[kind](), "mse")
+    model.set_weights(loaded)
+    for _ in range(3):
+        model.make_train_function(force=True)
+        model.train_on_batch(np.ones((8, 3), np.float32), np.ones((8, 2), np.float32))
+    return model.get_weights()
 
 
 def test_other_optimizers_are_left_as_they_are(source):

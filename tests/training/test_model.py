@@ -1,6 +1,7 @@
 """`AlignedModel`: fit, evaluate, the losses of each step, minibatches, and values that are not finite."""
 
 import collections
+import itertools
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from neural_alignment.alignments import Feedback, Symmetric, from_config
 from neural_alignment.training import AlignedModel, aligned_layers
 from neural_alignment.training.stepping import Stepper, Tracing
 from optimizers import Momentum, MultiOptimizer, RateScheduler
+from optimizers.keras_internals import call_count
 
 
 def cross_entropy():
@@ -574,6 +576,19 @@ def test_compiling_again_reports_the_new_metrics():
     assert logs["regulariser"] != 0
 
 
+def test_compiling_again_lists_each_metric_once(tmp_path):
+    x, y = data()
+    model = network(Symmetric(self_=1.0, decay=1.0))
+    model.compile(optimizer(), cross_entropy())
+    assert model.train_on_batch(x, y, return_dict=True)["regulariser"] > 0
+    model.save(tmp_path / "model.keras")
+    for compiled in (model, keras.models.load_model(tmp_path / "model.keras")):
+        compiled.compile(optimizer(), cross_entropy())
+        assert [metric.name for metric in compiled.metrics] == ["loss", "regulariser"]
+        assert not any(variable.numpy() for metric in compiled.metrics for variable in metric.variables)
+        assert not compiled.regulariser_is_defined
+
+
 def test_mixed_float16_trains_at_the_speed_of_float32():
     """Keras wraps the optimizer so that the loss is scaled; the update must not be."""
     moves = []
@@ -611,6 +626,83 @@ def test_optimizers_that_would_move_w_without_b_are_refused_for_kolen_pollack(op
     model = network(from_config(RULE_CONFIGS["kolen_pollack"]))
     with pytest.raises(ValueError, match=r"'kolen_pollack' needs one optimizer .* Received .* Example"):
         model.compile(MultiOptimizer([Momentum(0.1) for _ in range(optimizers)], scheduler), cross_entropy())
+
+
+@pytest.mark.parametrize("call", ["train_on_batch", "fit"])
+@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: MultiOptimizer([inner])])
+def test_accumulated_gradients_are_those_of_successive_steps(call, wrap):
+    """An update is the mean of those of steps 0 and 1 from the same weights, each with the noise of its step."""
+    x, y = data(4)
+
+    def changes(step, calls, **options):
+        model = network(from_config({"rule": "weight_mirror", "amp": 1.0, "decay": 1.0, "input": {"noise": "normal"}}))
+        model.compile(wrap(keras.optimizers.SGD(0.1, **options)), cross_entropy())
+        model.optimizer.build(model.trainable_variables)
+        call_count(model.optimizer).assign(step)
+        before = model.get_weights()
+        if call == "fit":
+            model.fit(np.tile(x, (calls, 1)), np.tile(y, calls), len(x), shuffle=False, verbose=0)
+        else:
+            for _ in range(calls):
+                model.train_on_batch(x, y)
+        assert model.global_step == step + calls
+        return [after - start for after, start in zip(model.get_weights(), before, strict=True)]
+
+    first, second = changes(0, 1), changes(1, 1)
+    assert sum(not np.allclose(*pair, rtol=1e-3) for pair in zip(first, second, strict=True)) == 2  # The two B.
+    for found, *pair in zip(changes(0, 2, gradient_accumulation_steps=2), first, second, strict=True):
+        np.testing.assert_allclose(found, np.mean(pair, axis=0), rtol=1e-4, atol=1e-6)
+    assert not any(change.any() for change in changes(0, 1, gradient_accumulation_steps=2))
+
+
+class SumOfGiven(keras.layers.Layer):
+    """The sum of its inputs, of which the second may be None."""
+
+    def call(self, first, second=None):
+        return first if second is None else first + second
+
+    def compute_output_shape(self, first_shape, second_shape=None):
+        return first_shape
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("feedback", {}),
+        ("feedback", {"steps_per_execution": 2, "minibatches": 2}),
+        ("feedback", {"run_eagerly": True}),
+        ("dfa", {"jit_compile": True}),
+    ],
+)
+def test_none_in_the_batches_of_a_generator_is_none(rule, options):
+    """Keras passes None from a generator as an empty optional."""
+
+    def results(second, *weights):
+        keras.utils.set_random_seed(8)
+        inputs = keras.Input((5,), name="second", optional=True), keras.Input((5,), name="first")
+        x = SumOfGiven()(*inputs[::-1])
+        for name, units in (("hidden", 4), ("output", 3)):
+            x = layers.Dense(units, alignment=from_config({"rule": rule}), name=name)(x)
+        model = AlignedModel(inputs, x)
+        model.compile(MultiOptimizer([Momentum(0.1)]), cross_entropy(), **options)
+
+        def generator():
+            for seed in itertools.count():
+                x, y = data(4, seed)
+                yield (second(x), x), y, *weights
+
+        history = model.fit(
+            generator(), steps_per_epoch=3, validation_data=generator(), validation_steps=3, shuffle=False, verbose=0
+        )
+        x, y = data(4)
+        tested = model.test_on_batch((second(x), x), y, *weights)
+        predicted = model.predict(((inputs,) for inputs, *_ in generator()), steps=3, verbose=0)
+        return [*model.get_weights(), history.history["loss"], history.history["val_loss"], tested, predicted]
+
+    expected = results(np.zeros_like)
+    for found in (results(lambda x: None, None), results(lambda x: None)):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
 def test_minibatches_of_a_model_with_two_outputs():

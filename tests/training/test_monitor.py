@@ -115,6 +115,17 @@ def test_wrong_use_is_an_error_in_three_parts():
         model.fit(x, y, verbose=0, callbacks=[AlignmentMonitor()])
 
 
+def test_a_model_that_is_not_built_is_an_error_that_says_so():
+    x, y = data()
+    model = keras.Sequential([keras.Sequential([layers.Dense(3, alignment=RULE, name="inner")])])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    line = r"only for a model whose layers are built. Received 'inner'. Example: model.build\(\(None, 784\)\)"
+    with pytest.raises(ValueError, match=line):
+        model.fit(x, y, verbose=0, callbacks=[AlignmentMonitor()])
+    model.build((None, 6))
+    assert "weight_angle/inner" in model.fit(x, y, verbose=0, callbacks=[AlignmentMonitor()]).history
+
+
 def test_layers_that_are_frozen_have_measures_too(tmp_path):
     model, (x, y) = network(), data()
     model.get_layer("hidden").trainable = False

@@ -25,7 +25,7 @@ from neural_alignment import layers
 from neural_alignment.alignments import AlignProp
 from neural_alignment.data import InMemory
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.training import distribution, evaluation, run, run_loop, setup, stepping
+from neural_alignment.training import distribution, evaluation, run, run_loop, saved_state, setup, stepping
 from neural_alignment.training.checkpoints import CheckpointStore, TrainingMeans
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel
@@ -132,6 +132,39 @@ def test_a_run_that_is_killed_in_the_middle_of_an_epoch_does_not_differ(killed, 
     assert Path(tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))).name == f"ckpt-{STEPS + 7}"
     run.train(config(), tmp_path / "run", resume=True)
     assert killed_runs.differences(whole, tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_the_time_of_a_resumed_run_includes_that_of_the_processes_before(once, resume, monkeypatch, tmp_path, earlier):
+    """Every process has its own clock. A step takes a second, and nothing else takes any time."""
+    clock, original = SimpleNamespace(now=0.0), stepping.Stepper.__call__
+
+    def call(self, limit):
+        before = self._model.global_step
+        results = original(self, limit)
+        clock.now += self._model.global_step - before
+        return results
+
+    monkeypatch.setattr(stepping.Stepper, "__call__", call)
+    monkeypatch.setattr(saved_state, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    with once.in_use():
+        leave_killed(tmp_path, STEPS + 8)  # The last state is that of step STEPS + 7.
+    if earlier:  # Earlier versions did not save the time with a state.
+        monkeypatch.setattr(TrainingMeans, "deserialize", without_seconds(TrainingMeans.deserialize))
+    clock.now = -5.0
+    resume(tmp_path)
+    lost = 7 if earlier else 0
+    seconds = [row["seconds"] for row in MetricsFile(str(tmp_path / "metrics.csv")).rows()]
+    assert seconds == [0, STEPS, 2 * STEPS - lost]
+    assert json.loads((tmp_path / "status.json").read_text())["seconds"] == 2 * STEPS - lost
+
+
+def without_seconds(original):
+    def deserialize(self, string_value):
+        original(self, string_value)
+        del self.record["seconds"]
+
+    return deserialize
 
 
 def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path):
@@ -309,7 +342,7 @@ def test_checkpoints_between_evaluations_go_by_steps(saved, tmp_path):
 
 def test_checkpoints_between_evaluations_go_by_the_clock(saved, monkeypatch, tmp_path):
     times = iter(range(0, 10**6, 61))  # A minute goes by between two looks at the clock.
-    monkeypatch.setattr(run_loop, "time", SimpleNamespace(time=lambda: 0.0, monotonic=lambda: next(times)))
+    monkeypatch.setattr(run_loop, "time", SimpleNamespace(monotonic=lambda: next(times)))
     run.train(config(epochs=1, checkpoints={"every_steps": None, "every_minutes": 3, "keep_best": False}), tmp_path)
     # One look when the run begins, one per step, one at each save.
     assert saved == [(3, "last"), (6, "last"), (9, "last"), (STEPS, "last")]

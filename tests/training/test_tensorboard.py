@@ -206,22 +206,6 @@ def test_going_back_replaces_the_later_points(finished, tmp_path):
     assert len(layouts(path)) == 1
 
 
-def test_a_run_of_an_earlier_version_continues_in_its_folder(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        killed_at(patch, 2, "after")
-        with pytest.raises(KilledError):
-            run.train(config(), tmp_path)
-    (tmp_path / "tensorboard").mkdir()
-    for file in tmp_path.glob("events*"):
-        file.rename(tmp_path / "tensorboard" / file.name)
-    run.train(config(), tmp_path, resume=True)
-    assert not list(tmp_path.glob("events*"))
-    assert points(tmp_path / "tensorboard") == expected(tmp_path)
-    run.train(config(), tmp_path, force=True)
-    assert not (tmp_path / "tensorboard").exists()
-    assert points(tmp_path) == expected(tmp_path)
-
-
 def test_force_removes_the_event_files_and_no_other_file(tmp_path):
     run.train(config(), tmp_path)
     (tmp_path / "events.txt").write_text("mine")

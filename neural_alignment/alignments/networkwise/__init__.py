@@ -5,6 +5,7 @@ from neural_alignment.alignments.networkwise.base import (
     KeptWeights,
     NetworkRule,
     TrainingBatch,
+    batch_size,
     network_rule,
 )
 from neural_alignment.alignments.networkwise.direct import DirectFeedback, DirectTargetProjection, LastLayer
@@ -21,5 +22,6 @@ __all__ = [
     "LastLayer",
     "NetworkRule",
     "TrainingBatch",
+    "batch_size",
     "network_rule",
 ]

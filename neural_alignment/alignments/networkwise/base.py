@@ -50,7 +50,7 @@ class TrainingBatch:
 
     def shares(self, dtype: tf.DType) -> Tensor:
         """Returns the derivative of J with respect to the loss of each example `(batch,)`."""
-        losses = tf.ones(tf.shape(tf.nest.flatten(self.inputs)[0])[:1], dtype)
+        losses = tf.ones([batch_size(self.inputs)], dtype)
         reduce = _Reduction("reduction", self.reduction, dtype.name)
         with tf.GradientTape() as tape:
             tape.watch(losses)
@@ -65,6 +65,11 @@ class TrainingBatch:
         if targets.shape.rank == 2 and targets.shape[1] == classes:
             return tf.cast(targets, dtype)
         return tf.one_hot(tf.cast(tf.reshape(targets, [-1]), tf.int32), classes, dtype=dtype)
+
+
+def batch_size(inputs: Any) -> Tensor:
+    """Returns the number of examples in the inputs of a batch, a structure of tensors of which some may be None."""
+    return tf.shape(next(each for each in tf.nest.flatten(inputs) if each is not None))[0]
 
 
 class _Reduction(keras.losses.Loss):

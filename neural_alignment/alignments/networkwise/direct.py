@@ -56,12 +56,6 @@ class DirectFeedback(CutRule):
     published code of Boopathy and Fiete 2022. The readout gets dJ/df itself. Within attention and separable
     convolutions, each projection that enters another kernel of the layer gets an error through a map as well. Masked
     time steps get no error, except in the projections within attention.
-
-    Attributes:
-        share_space: whether all positions of a layer share one map `(channels, classes)`, with the same standard
-            deviation. Boopathy and Fiete 2022 describe this for ImageNet, to save memory. Images of any size can then
-            be trained on.
-        seed: seed of the maps. Default: the seed of the run.
     """
 
     takes_sequences: ClassVar[bool] = False
@@ -69,7 +63,10 @@ class DirectFeedback(CutRule):
 
     rule: Literal["dfa"] = "dfa"
     share_space: bool = False
+    """Whether all positions of a layer share one map `(channels, classes)`, with the same standard deviation. Boopathy
+    and Fiete 2022 describe this for ImageNet, to save memory. Images of any size can then be trained on."""
     seed: int = 0
+    """Seed of the maps. Default: the seed of the run."""
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> list[_Map]:
         """Draws a map for each cut. Maps are numbered, because layer names may differ between equal models.
@@ -177,7 +174,7 @@ class DirectTargetProjection(DirectFeedback):
     The target y* takes the place of the output error y* - y, so hidden layers need not wait for the outputs. Gradient
     descent changes the W of a hidden layer in proportion to x ((M y*) f'(z))^T, as in the paper, where x is its input,
     z its pre-activation and f its nonlinearity; the change is a mean over the batch. The readout gets dJ/df itself.
-    Maps, cuts and attributes are those of `DirectFeedback`.
+    Maps, cuts and options are those of `DirectFeedback`.
     """
 
     needs_linear_outputs: ClassVar[bool] = False  # Hidden layers get the target in place of an error.

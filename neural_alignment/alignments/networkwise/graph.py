@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from neural_alignment.alignments.error_path import error_weights
+from neural_alignment.alignments.nonlinearities import is_nonlinearity
 from neural_alignment.keras_internals import Call, calls, creator, weights_to_train
-
-_LAYERS = (
-    keras.layers.Activation,
-    keras.layers.ELU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-    keras.layers.Softmax,
-)
-
-_FUNCTIONS = (
-    "celu", "elu", "exp", "gelu", "glu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_tanh",
-    "leaky_relu", "log_sigmoid", "log_softmax", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink",
-    "softmax", "softplus", "softsign", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "tanh",
-    "tanh_shrink", "threshold",
-)  # fmt: skip
-"""Names of nonlinearities in `keras.ops`. Some are missing in some versions of Keras."""
-
-_ARGUMENTS = {"threshold": (0.0, 0.0)}
-"""Maps the name of a nonlinearity to its required arguments after the input."""
-
-
-@functools.cache
-def _nonlinearities() -> tuple[type, ...]:
-    """Returns the classes of all nonlinearities: layers, and the operations that functions of `keras.ops` create."""
-    symbolic = keras.KerasTensor((None, 2))
-    outputs = [
-        getattr(keras.ops, name)(symbolic, *_ARGUMENTS.get(name, ())) for name in _FUNCTIONS if hasattr(keras.ops, name)
-    ]
-    outputs.append(keras.activations.relu(symbolic))  # This class differs from that of `keras.ops.relu`.
-    return (*_LAYERS, *{type(creator(output)) for output in outputs})
 
 
 def at_each_step(operation: Any) -> Any:
@@ -52,9 +21,7 @@ def at_each_step(operation: Any) -> Any:
 
 def is_nonlinear(operation: Any) -> bool:
     """Returns whether an operation is a nonlinearity and nothing else."""
-    operation = at_each_step(operation)
-    linear = getattr(operation, "activation", None) is keras.activations.linear
-    return isinstance(operation, _nonlinearities()) and not linear
+    return is_nonlinearity(at_each_step(operation))
 
 
 def ends_nonlinear(operation: Any) -> bool:

@@ -102,21 +102,6 @@ class SourceOptions(Options):
         """
         return self.load(batching)
 
-    def pixel_scale(self, batching: Batching) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the center and the scale of the pixels: the inputs are `(pixels - center) / scale`.
-
-        Args:
-            batching: batch sizes, seed, shuffling.
-
-        Returns:
-            Two numbers, or two arrays `(channels,)`.
-
-        Raises:
-            DataError: if the data must be loaded and are missing or wrong.
-        """
-        dataset = self.load(batching)
-        return dataset.center, dataset.scale
-
     def check_run(self, config: Any) -> None:
         """Checks that the source fits the other options of a run.
 

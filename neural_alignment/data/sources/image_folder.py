@@ -107,11 +107,6 @@ class ImageFolderData(SourceOptions):
             validation_examples=len(validation.paths),
         )
 
-    def pixel_scale(self, batching: Batching) -> tuple[Any, Any]:
-        """Returns center and scale of the preprocessing, without loading data. See `SourceOptions.pixel_scale`."""
-        del batching
-        return self._preparation.center, self._preparation.scale
-
     def _splits(self) -> tuple[LabelledFiles, LabelledFiles]:
         """Returns the training and the validation files."""
         files = labelled_files("data.train_folder", self.train_folder)

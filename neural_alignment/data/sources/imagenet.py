@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tensorflow as tf
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
@@ -109,11 +109,6 @@ class ImageNetData(SourceOptions):
             train_examples=self.train_examples,
             validation_examples=self.validation_examples,
         )
-
-    def pixel_scale(self, batching: Batching) -> tuple[Any, Any]:
-        """Returns center and scale of the preprocessing, without loading data. See `SourceOptions.pixel_scale`."""
-        del batching
-        return self._preparation.center, self._preparation.scale
 
 
 def _matching(key: str, patterns: str | Sequence[str]) -> list[str]:

@@ -125,12 +125,6 @@ class TFDSData(InMemoryOptions):
             validation_examples=validation,
         )
 
-    def pixel_scale(self, batching: Batching) -> tuple[Any, Any]:
-        """Returns center and scale, without loading data if `preprocessing` determines them."""
-        if self._preparation is None:
-            return super().pixel_scale(batching)
-        return self._preparation.center, self._preparation.scale
-
     def for_test(self, split: str, examples: int) -> TFDSData:
         """Returns the options with another split for validation. See `SourceOptions.for_test`.
 

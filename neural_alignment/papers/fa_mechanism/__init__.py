@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neural_alignment.papers.fa_mechanism import claims, figures, labels, normalisation, notes, runs, supplement
+from neural_alignment.papers.fa_mechanism import claims, figure_6, figures, normalisation, notes, runs, supplement
 from neural_alignment.papers.registry import Item
 
 _PLAIN, _SHUFFLED = runs.observed("bp_trw"), runs.observed("bp_trw", True, runs.FEW)
@@ -22,10 +22,10 @@ _FIGURES = [
     ),
     ("4_terms", "single disturbed terms", figures.disturbed_terms, _PLAIN, *runs.DISTURBED_TERMS.values()),
     ("5", "kernels moved by terms with shuffled errors", figures.disturbed, _DISTURBED["errors"], _DISTURBED["none"]),
-    ("6", "replaced labels: alignment and error", labels.figure_6, *runs.relabelled()),
-    ("6_rate", "replaced labels at the rate of the published code", labels.figure_6, *runs.relabelled_slowly()),
-    ("6_terms", "replaced labels: alignment terms", labels.figure_6_terms, *runs.OBSERVED_RELABELLED),
-    ("6_similarity", "replaced labels: similarities", labels.figure_6_similarity, *runs.SIMILARITIES_RELABELLED),
+    ("6", "replaced labels: alignment and error", figure_6.figure_6, *runs.relabelled()),
+    ("6_rate", "replaced labels at the rate of the published code", figure_6.figure_6, *runs.relabelled_slowly()),
+    ("6_terms", "replaced labels: alignment terms", figure_6.figure_6_terms, *runs.OBSERVED_RELABELLED),
+    ("6_similarity", "replaced labels: similarities", figure_6.figure_6_similarity, *runs.SIMILARITIES_RELABELLED),
     (
         "7",
         "weights, updates and norms, with and without normalisation",
@@ -66,7 +66,7 @@ CLAIMS = Item(
     "fa_mechanism/claims",
     "the paper's claims, and whether they show in the files of the figures",
     claims.table,
-    pages=("docs/fa_mechanism.md", GUIDE),
+    pages=("docs/fa_mechanism.md",),
 )
 
 ITEMS = [*FIGURES, CLAIMS]

@@ -15,7 +15,7 @@ from neural_alignment.papers.fa_mechanism.figures import RIGHT_ANGLE, SHADED, li
 from neural_alignment.papers.fa_mechanism.runs import CONDITIONS, LAYERS, PUBLISHED
 from neural_alignment.papers.figures import Panel, Style, drawn, lines, median_and_range, panel, points, ticks
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.tables import chosen, spread, table
+from neural_alignment.papers.tables import chosen, runs_of, spread, table
 from neural_alignment.reporting import Artifact, Row
 
 PATHS = {"C": ("bp", "bp_trw"), "F": ("bp_trw", "bp_trw_wb")}
@@ -106,19 +106,20 @@ def figure_7_errors(source: Source) -> Artifact:
         | {"gamma": None if condition.normalised == "none" else condition.gamma}
         | {"rate": outcome.config.optimization.forward.learning_rate, "seed": run["seed"]}
         | {"test_error_percent": run["test_error_percent"], "condition": labels["condition"]}
+        | {"diverged": outcome.diverged}
         | {"highest": max((100 * (1 - row["top1"]) for row in outcome.rows if row["epoch"] > 30), default=math.nan)}
         for labels, outcome, run in tidy.final_errors(source)
         for condition in [CONDITIONS[labels["condition"]]]
     ]
     columns = {
         "rule": lambda own: CONDITIONS[own[0]["condition"]].style.label,
-        "seeds": len,
+        "seeds": runs_of,
         "test error (%)": lambda own: spread(own, "test_error_percent"),
         "published code": lambda own: _published_error(own[0]["condition"]),
         "seeds with a spike above 30 %": lambda own: f"{sum(row['highest'] > 30 for row in own)} of {len(own)}",
         "highest, median": lambda own: f"{np.median([row['highest'] for row in own]):.1f} %",
     }
-    names = ("condition", "rule", "normalised", "gamma", "rate", "seed", "test_error_percent", "highest")
+    names = ("condition", "rule", "normalised", "gamma", "rate", "seed", "test_error_percent", "highest", "diverged")
     text = table(rows, ["condition"], columns)
     missing = [each.style.label for name, each in CONDITIONS.items() if not chosen(rows, condition=name)]
     text += f"\n\nNot yet run: {'; '.join(missing)}." if missing else ""

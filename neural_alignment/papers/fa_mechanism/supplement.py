@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from neural_alignment.papers.figures import Mark, Panel, Style, drawn, lines, pa
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.reporting import Artifact, Row, Spread
-
-if TYPE_CHECKING:
-    pass
 
 DRAWN = ("eigenvalue_ratio", "skew_ratio", "symmetric_angle", "angle")
 """Columns of a random transformation M in Figure S1."""
@@ -340,16 +337,19 @@ def figure_s7(source: Source) -> Artifact:
 UPDATED = {layer: f"update_angle_{layer}" for layer in range(len(LAYERS) - 1)}
 """Layers whose updates Figure S8 compares with those of backpropagation -> column of the angle."""
 
-SENSITIVITY_COLUMNS = ("rule", "normalised", "gamma", "label_smoothing", "rate", "seed", "epochs", "test_error_percent")
+SENSITIVITY_COLUMNS = (
+    *("rule", "normalised", "gamma", "label_smoothing", "rate", "seed", "epochs", "test_error_percent", "diverged"),
+)
 
 
 def figure_s8(source: Source) -> Artifact:
     """Final alignment of updates and test error by rate, normalisation and label smoothing."""
     rows = [
-        {**labels, "gamma": "" if labels["gamma"] is None else labels["gamma"], **run, "epochs": last["epoch"]}
+        {**labels, "gamma": "" if labels["gamma"] is None else labels["gamma"], **run, "epochs": outcome.config.epochs}
         | {name: last.get(f"pseudogradient_angle/{LAYERS[layer]}", math.nan) for layer, name in UPDATED.items()}
+        | {"diverged": outcome.diverged}
         for labels, outcome, run in tidy.final_errors(source)
-        for last in outcome.rows[-1:]
+        for last in [{} if outcome.diverged else outcome.rows[-1]]
     ]
 
     def errors(own: Sequence[Row]) -> str:
@@ -364,7 +364,9 @@ def figure_s8(source: Source) -> Artifact:
     columns |= {"smoothing": "label_smoothing", "rate": "rate", "test error (%): median (range)": errors}
     columns |= {f"angle, l = {layer}": lambda own, name=name: angle(own, name) for layer, name in UPDATED.items()}
     epochs = f"{rows[0]['epochs']:g}" if rows else "-"
-    text = f"{len(rows)} runs of {epochs} epochs (the paper: 100), medians, smallest and largest.\n\n"
+    diverged = sum(row["diverged"] for row in rows)
+    text = f"{len(rows)} runs of {epochs} epochs (the paper: 100), medians, smallest and largest."
+    text += f" {diverged} diverged and count as chance.\n\n" if diverged else "\n\n"
     text += table(rows, ("rule", "gamma", "label_smoothing", "rate"), columns)
     layout = {"beside": [(0, 0), (1, 0)], "share_x": True, "note": "Markers: medians. Bars: smallest to largest."}
     layout["ylabels"] = ["update of BP-TRW to that of BP (degrees)", "test error (%)"]

@@ -33,7 +33,7 @@ def evaluations(source: Source) -> Iterator[tuple[Mapping[str, Any], dict[str, A
 
 
 def final_errors(source: Source) -> Iterator[tuple[Mapping[str, Any], Outcome, dict[str, Any]]]:
-    """Yields the labels of each run, its outcome, and its seed and last test error (percent)."""
+    """Yields the labels of each run, its outcome, and its seed and last test error (percent): 90 if it diverged."""
     for cell, outcomes in source.outcomes():
         for each in outcomes:
             error = 100 * (1 - each.measure("top1", 0.1))

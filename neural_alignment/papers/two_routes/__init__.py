@@ -27,7 +27,7 @@ def _all_of(rows: Callable[[], Sequence[Row]]) -> Callable[[Source], Artifact]:
 
 
 SEARCH = "--runs SEARCH_DIRECTORY (made by `search lab/information`), or --runs results/two_routes"
-RATES = "--runs runs/search/lab/two_routes (made by `make two-routes-rates`)"
+RATES = "--runs results/two_routes/searches (made by `make two-routes-rates`)"
 
 _TABLE_3 = runs.plan(("resnet18", rule) for rule in (*runs.TABLE_3, "feedback", *runs.LAB_RULES))
 _TABLE_4 = runs.plan(itertools.product(runs.TABLE_4, ("backprop", "symmetric", "activation")))

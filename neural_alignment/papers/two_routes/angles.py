@@ -35,8 +35,9 @@ def plan() -> Profiles:
 
 def make(source: Source) -> Artifact:
     """Angles of pseudogradients and weights, and norms of B, early in training and at its end."""
-    rows = [row for cell, outcomes in source.outcomes() for each in outcomes for row in _rows(cell, each)]
-    lines = [_line(cell.labels["rule"], chosen(rows, rule=cell.labels["rule"])) for cell in source.cells]
+    outcomes = source.outcomes()
+    rows = [row for cell, found in outcomes for each in found for row in _rows(cell, each)]
+    lines = [_line(cell.labels["rule"], chosen(rows, rule=cell.labels["rule"]), found) for cell, found in outcomes]
     columns = {name: name for name in lines[0]}
     return Artifact(COLUMNS, rows, f"{table(lines, ['rule'], columns)}\n\n{REMARK}")
 
@@ -63,11 +64,14 @@ def _layers(row: Mapping[str, float], measure: str) -> list[float]:
     return [value for value in values if value is not None and not math.isnan(value)]
 
 
-def _line(rule: str, rows: Sequence[Row]) -> Row:
+def _line(rule: str, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> Row:
     """Returns a line of the table: the angles after `EARLY` epochs and at the end, and the norms at the end."""
+    diverged = sum(each.diverged for each in outcomes)
     early = chosen(rows, epoch=EARLY)
     end = chosen(rows, epoch=max((row["epoch"] for row in rows), default=EARLY))
-    line = {"rule": RULE_STYLES[rule].label, "top-1 (%)": str(spread(end, "top1", 100)) if end else "missing"}
+    top1 = [str(spread(end, "top1", 100))] if end else [] if diverged else ["missing"]
+    top1 += [f"({diverged} of {len(outcomes)} diverged)"] if diverged else []
+    line = {"rule": RULE_STYLES[rule].label, "top-1 (%)": " ".join(top1)}
     for measure in MEASURES:
         name = measure.partition("_")[0]
         line[f"{name}, {EARLY} epochs"], line[f"{name}, end"] = (_number(spread(own, measure)) for own in (early, end))

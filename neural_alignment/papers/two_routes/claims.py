@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from neural_alignment.papers import tables
+from neural_alignment.papers.claims import LEAST, NOT_YET, TOO_FEW, reach
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.two_routes.runs import MODELS, PRINTED
-from neural_alignment.papers.two_routes.tables import run_rows
+from neural_alignment.papers.two_routes.tables import percent, run_rows
 from neural_alignment.reporting import Artifact, Row, Spread
 
 MARGIN = 2.0
@@ -23,7 +24,7 @@ FAR = 5.0
 
 COLUMNS = (
     *("claim", "model", "noise_variance", "rule", "other", "rule_top1", "other_top1", "rule_drop", "other_drop"),
-    *("difference", "standard_error", "margin", "seeds", "paper_difference", "verdict"),
+    *("difference", "standard_error", "freedom", "margin", "seeds", "paper_difference", "verdict"),
 )
 
 
@@ -59,6 +60,7 @@ CLAIMS = (
     Claim("AA matches backpropagation (Table 4)", "activation", "backprop", **_EQUAL),
     Claim("IA is above WM, on other networks too (Table 3, Figure 3)", "information", "weight_mirror"),
     Claim("IA is above WM+AD, on other networks too (Table 3, Figure 3)", "information", "weight_mirror_adam"),
+    Claim("IA is above WM+AD+OPS, on other networks too (Table 3, Figure 3)", "information", "weight_mirror_adam_ops"),
     Claim("backpropagation is far above feedback alignment", "backprop", "feedback", margin=FAR),
     Claim("KP matches backpropagation on ResNet-18 and ResNet-50 (Figure S5)", *KP, models=RESNETS, **_EQUAL),
     Claim("KP loses to backpropagation on v2 networks (Figure S5)", *KP[::-1], models=V2_RESNETS),
@@ -68,74 +70,108 @@ CLAIMS = (
 )
 
 
-def table(source: Source) -> Artifact:
-    """Every claim on every network, and at every variance of the noise, for which there are runs.
+class Accuracies(NamedTuple):
+    """The runs of a rule on a network at a variance of the noise: their top-1 in percent, as a spread and as text."""
 
-    The difference is the difference of the means over seeds, in points of top-1; its standard error follows from those
-    of the means. Under noise the drops are compared: the mean without noise minus the mean with noise.
+    top1: Spread
+    text: str
+
+
+def table(source: Source) -> Artifact:
+    """Every claim on every network, and at every variance of the noise, for which both rules are planned.
+
+    The difference is the difference of the means over seeds, in points of top-1; its standard error and degrees of
+    freedom follow from those of the means. Under noise the drops are compared: the mean without noise minus the mean
+    with noise.
     """
-    groups = tables.grouped(run_rows(source), "model", "noise_variance", "rule")
-    # Tables and figures share runs, and each counts once.
-    top1 = {key: {row["seed"]: 100 * row["top1"] for row in own} for key, own in groups.items()}
-    spreads = {key: Spread([*seeds.values()]) for key, seeds in top1.items()}
-    rows = [row for claim in CLAIMS for row in _compared(claim, spreads)]
+    found = tables.grouped(run_rows(source), "model", "noise_variance", "rule")
+    groups = {}
+    for cell in source.cells:
+        key = cell.labels["model"], cell.labels.get("noise_variance"), cell.labels["rule"]
+        # Tables and figures share runs, and each counts once.
+        own = [*{row["seed"]: row for row in found.get(key, ())}.values()]
+        groups[key] = Accuracies(tables.spread(own, "top1", 100), percent(own, cell, "top1"))
+    rows = [row for claim in CLAIMS for row in _compared(claim, groups)]
     columns = {
         "claim": "claim",
-        "network": lambda own: MODELS[own[0]["model"]] + _if_noisy(own[0], ", variance {noise_variance:g}"),
-        "rule (%)": lambda own: own[0]["rule_top1"] + _if_noisy(own[0], " (lost {rule_drop:.2f})"),
-        "compared with (%)": lambda own: own[0]["other_top1"] + _if_noisy(own[0], " (lost {other_drop:.2f})"),
-        "difference": lambda own: "{difference:+.2f} ± {standard_error:.2f}".format_map(own[0]),
-        "paper's difference": lambda own: f"{own[0]['paper_difference']:+.2f}".replace("+nan", "-"),
+        "network": lambda own: _network(own[0]),
+        "rule (%)": lambda own: own[0]["rule_top1"] + _number(own[0]["rule_drop"], " (lost {:.2f})"),
+        "compared with (%)": lambda own: own[0]["other_top1"] + _number(own[0]["other_drop"], " (lost {:.2f})"),
+        "difference": lambda own: _number(own[0]["difference"]) + _number(own[0]["standard_error"], " ± {:.2f}"),
+        "paper's difference": lambda own: _number(own[0]["paper_difference"]) or "-",
         "at this size": "verdict",
     }
-    text = tables.table(rows, ("claim", "model", "noise_variance"), columns)
-    return Artifact(COLUMNS, rows, text if rows else "No claim has the runs it is about.")
+    return Artifact(COLUMNS, rows, tables.table(rows, ("claim", "model", "noise_variance"), columns))
 
 
-def _if_noisy(row: Row, text: str) -> str:
-    return text.format_map(row) if row["noise_variance"] else ""
+def _network(row: Row) -> str:
+    """Returns the name of the network of a row, and the variance of the noise if there is any."""
+    return MODELS[row["model"]] + (f", variance {row['noise_variance']:g}" if row["noise_variance"] else "")
 
 
-def _compared(claim: Claim, spreads: Mapping[tuple, Spread]) -> Iterator[Row]:
-    """Yields a row for every network and noise at which both rules have runs.
+def _number(value: float, form: str = "{:+.2f}") -> str:
+    """Returns a number as text; an empty text if it is missing."""
+    return "" if math.isnan(value) else form.format(value)
 
-    `spreads` maps network, variance of the noise (`None` in files without noise) and rule to its top-1 in percent.
+
+def _compared(claim: Claim, groups: Mapping[tuple, Accuracies]) -> Iterator[Row]:
+    """Yields a row for every network and noise at which both rules are planned.
+
+    `groups` maps network, variance of the noise (`None` in files without noise) and rule to the runs.
     """
-    for model, variance in dict.fromkeys(key[:2] for key in spreads):
+    for model, variance in dict.fromkeys(key[:2] for key in groups):
         noises = (variance, 0.0) if claim.noisy else (variance,)
         keys = [(model, noise, rule) for noise in noises for rule in (claim.rule, claim.other)]
         due = bool(variance) if claim.noisy else variance is None
-        if due and all(key in spreads for key in keys) and (not claim.models or model in claim.models):
-            yield _row(claim, model, variance or 0.0, [spreads[key] for key in keys])
+        if due and all(key in groups for key in keys) and (not claim.models or model in claim.models):
+            yield _row(claim, model, variance or 0.0, [groups[key] for key in keys])
 
 
-def _row(claim: Claim, model: str, variance: float, parts: Sequence[Spread]) -> Row:
-    """Judges a claim on one network; `parts` are both rules, and if it is about noise both without noise."""
+def _row(claim: Claim, model: str, variance: float, groups: Sequence[Accuracies]) -> Row:
+    """Judges a claim on one network; `groups` are both rules, and if it is about noise both without noise."""
+    parts = [group.top1 for group in groups]
     means, drops = [part.mean for part in parts], [math.nan, math.nan]
     difference = means[0] - means[1]
     if claim.noisy:
         drops = [means[2] - means[0], means[3] - means[1]]
         difference = drops[1] - drops[0]
-    error, seeds = math.hypot(*(part.error for part in parts)), min(len(part.known) for part in parts)
+    seeds = min(len(part.known) for part in parts)
+    error, freedom = welch(parts) if seeds > 1 else (math.nan, math.nan)
     rules = (claim.rule, claim.other)
     ours, others = (PRINTED.get((model, rule), {}).get("top1", math.nan) for rule in rules)
-    values = (claim.text, model, variance, *rules, str(parts[0]), str(parts[1]), *drops, difference, error)
-    judged = (math.nan if variance else ours - others, verdict(claim, difference, error, seeds))
-    return dict(zip(COLUMNS, (*values, claim.margin, seeds, *judged), strict=True))
+    values = (claim.text, model, variance, *rules, groups[0].text, groups[1].text, *drops, difference, error, freedom)
+    paper = math.nan if variance else ours - others
+    said = verdict(claim, difference, reach(error, freedom)) if seeds >= LEAST else TOO_FEW if seeds else NOT_YET
+    return dict(zip(COLUMNS, (*values, claim.margin, seeds, paper, said), strict=True))
 
 
-def verdict(claim: Claim, difference: float, error: float, seeds: int) -> str:
-    """Returns whether a claim holds, from an interval of twice the standard error on either side of the difference.
+def welch(parts: Sequence[Spread]) -> tuple[float, float]:
+    """Returns the standard error of a sum or difference of means, and its degrees of freedom (Welch, Satterthwaite).
+
+    Args:
+        parts: the values of each mean, two or more; the variances of the parts may differ.
+    """
+    squares = [part.error**2 for part in parts]
+    below = sum(square**2 / (len(part.known) - 1) for square, part in zip(squares, parts, strict=True))
+    # Without any spread the interval has no width, whatever the degrees of freedom.
+    return math.sqrt(sum(squares)), sum(squares) ** 2 / below if below else 1.0
+
+
+def verdict(claim: Claim, difference: float, distance: float) -> str:
+    """Returns whether a claim holds, from the interval of a difference.
 
     "Better" holds if the whole interval exceeds the margin, "equal" if the whole interval lies within the margin. If a
-    difference is neither, and the interval contains 0, more seeds are needed; `seeds` is the smaller number of both.
+    difference is neither, and the interval contains 0, more seeds are needed.
+
+    Args:
+        claim: the claim.
+        difference: top-1 of the rule minus that of the other, or the difference of their drops.
+        distance: distance from the difference to either end of its interval.
     """
-    if seeds < 3:
-        return f"{seeds} of 3 seeds: not said"
     if claim.better:
-        return "shows" if difference - 2 * error > claim.margin else "does not show"
-    if abs(difference) + 2 * error <= claim.margin:
+        return "shows" if difference - distance > claim.margin else "does not show"
+    if abs(difference) + distance <= claim.margin:
         return "matches"
-    if abs(difference) <= 2 * error:
+    if abs(difference) <= distance:
         return "not told apart"
     return "is ahead" if difference > 0 else "is behind"

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 
 from neural_alignment.jobs.plans import Cell, Outcome
+from neural_alignment.papers.claims import TOO_FEW, above, verdict
 from neural_alignment.papers.registry import Profiles, Source
 from neural_alignment.papers.tables import chosen, grouped, spread, table
 from neural_alignment.papers.two_routes.runs import CHANCE, FEW, RULE_STYLES, SEEDS, lab_cell
@@ -24,8 +25,8 @@ REMARK = (
     "Lab profile: ResNet-18 of width 8 on CIFAR-10 at 16 x 16 pixels, batches of 50, the same number of steps for all "
     "rows. Examples: the part of each batch from which R is computed (option `examples`); weights and rates are the "
     "same in all rows of a rule. Angle: between W and B^T at the end, mean over layers. Cost: top-1 with the whole "
-    "batch minus top-1, mean over pairs of runs with the same seed ± standard error; it shows if it exceeds twice its "
-    "standard error. A run that diverges counts as chance."
+    "batch minus top-1, mean over pairs of runs with the same seed ± standard error; it shows if its 95 % interval by "
+    "Student's t is above 0. A run that diverges counts as chance and has no angle."
 )
 
 
@@ -79,19 +80,19 @@ def _row(cell: Cell, outcome: Outcome) -> Row:
 
 
 def _cost(whole: Sequence[Row], part: Sequence[Row]) -> dict[str, str]:
-    """Returns the loss of accuracy against the whole batch, and whether it shows; empty without pairs of runs."""
+    """Returns the loss of accuracy against the whole batch, and whether it shows; empty with less than two pairs."""
     reference = {row["seed"]: row["top1"] for row in whole}
     cost = Spread([100 * (reference[row["seed"]] - row["top1"]) for row in part if row["seed"] in reference])
     if len(cost.known) < 2:
         return {}
-    return {"cost": f"{cost.mean:+.2f} ± {cost.error:.2f}", "shows": "yes" if cost.mean > 2 * cost.error else "no"}
+    return {"cost": f"{cost.mean:+.2f} ± {cost.error:.2f}", "shows": verdict([above().judge(cost)])}
 
 
 def _conclusions(lines: Sequence[Row]) -> list[str]:
     """Returns a sentence for each rule that names the first fraction with a cost that shows."""
     found = []
     for (name,), own in grouped(lines, "name").items():
-        tested = [line for line in own if line["shows"]]
+        tested = [line for line in own if line["shows"] not in ("", TOO_FEW)]
         first = next((line["examples"] for line in tested if line["shows"] == "yes"), None)
         if first is not None:
             found.append(f"{name}: costs accuracy from {first} of the batch on.")

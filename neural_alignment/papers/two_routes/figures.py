@@ -170,11 +170,11 @@ TIMES = 4
 
 def symmetry(source: Source) -> Artifact:
     """Figure S3: W against B of the third convolution of ResNet-18 at several times, for several rules."""
-    rows, panels, missing = [], [], []
+    rows, panels, missing = [], [], {"Diverged": [], "Not yet run": []}
     for cell, outcomes in source.outcomes():
         rule, kept = cell.labels["rule"], _kernels(outcomes)
         if not kept:
-            missing.append(rule)
+            missing["Diverged" if outcomes and outcomes[0].diverged else "Not yet run"].append(rule)
             panels.append([_scatter([])] * TIMES)
             continue
         panels.append([])
@@ -185,7 +185,7 @@ def symmetry(source: Source) -> Artifact:
             own = _weights(kept[step], SYMMETRY_LAYER, rule=rule, epoch=epoch, step=step)
             panels[-1].append(_scatter(own, title=f"epoch {epoch:g}"))
             rows += own
-    text = f"Layer {SYMMETRY_LAYER}." + (f" Not yet run: {', '.join(missing)}." if missing else "")
+    text = f"Layer {SYMMETRY_LAYER}." + "".join(f" {why}: {', '.join(own)}." for why, own in missing.items() if own)
     labels = [f"{RULE_STYLES[cell.labels['rule']].label}\nbackward weight" for cell in source.cells]
     columns = ("rule", "epoch", "step", "layer", "forward", "backward")
     note, size = "dotted: backward weight = forward weight", (2.3 * TIMES, 2.6 * len(panels))
@@ -244,12 +244,11 @@ FIT_COLUMNS = ("network", "area", "layer", "units", "correlation", "sem", "corre
 
 def figure_6(source: Source) -> Artifact:
     """Figure 6: neural fits of the first seed of each rule to recorded responses."""
-    runs = {
-        RULE_STYLES[cell.labels["rule"]].label: outcomes[0].directory.path
-        for cell, outcomes in source.outcomes()
-        if outcomes and not outcomes[0].diverged
-    }
-    return neural_fits(fits.fit_rows(runs, source.recordings, source.images, report=source.say))
+    first = {RULE_STYLES[cell.labels["rule"]].label: outcomes[0] for cell, outcomes in source.outcomes() if outcomes}
+    runs = {name: outcome.directory.path for name, outcome in first.items() if not outcome.diverged}
+    product = neural_fits(fits.fit_rows(runs, source.recordings, source.images, report=source.say))
+    diverged = ", ".join(name for name in first if name not in runs)
+    return replace(product, text=f"{product.text}\n\nDiverged: {diverged}.") if diverged else product
 
 
 def neural_fits(rows: Sequence[Row]) -> Artifact:

@@ -90,7 +90,7 @@ def check(source: Source) -> None:
     if not any(search_in(f"{source.folder}/{rule}") for rule in RULES):
         raise RunError(
             f"{source.folder}: has no search of a rule, such as {source.folder}/{RULES[0]}; `neural-alignment search "
-            f"lab/two_routes/{RULES[0]}` makes one in runs/search/lab/two_routes, which --runs takes"
+            f"lab/two_routes/{RULES[0]} --search-dir {source.folder}/{RULES[0]}` makes one"
         )
 
 

@@ -55,14 +55,14 @@ def accuracies(source: Source, rows: Sequence[Row]) -> list[Row]:
         row = {**cell.labels, "network": MODELS[model], "name": RULE_STYLES[rule].label}
         printed = {name: f"{value:.2f}" for name, value in PRINTED.get((model, rule), {}).items()}
         for name in ("top1", "top5"):
-            row |= {name: _percent(rows, cell, name), f"paper_{name}": printed.get(name, "-")}
+            own = chosen(rows, **cell.labels)
+            row |= {name: percent(own, cell, name), f"paper_{name}": printed.get(name, "-")}
         cells.append(row)
     return cells
 
 
-def _percent(rows: Sequence[Row], cell: Cell, measure: str) -> str:
-    """Returns mean and standard deviation over the seeds of a cell in percent, with notes on missing runs."""
-    own = chosen(rows, **cell.labels)
+def percent(own: Sequence[Row], cell: Cell, measure: str) -> str:
+    """Returns mean and standard deviation over the runs of a cell in percent, with notes on missing ones."""
     if not own:
         return "missing"
     diverged = sum(row["diverged"] for row in own)

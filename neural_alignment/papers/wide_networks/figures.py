@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -206,18 +207,12 @@ def figure_7(source: Source) -> Artifact:
 
 
 def time_figure(rounds: tidy.Rounds) -> Artifact:
-    """Returns medians and quartiles of the seconds of a step, and of their ratio to gradient descent in a round."""
+    """Returns the seconds of a step in each round, and shows their medians and quartiles."""
     rows, widths = tidy.times(rounds), sorted(rounds["normal"])
-    samples = [
-        {"rule": rule, "width": width, "seconds": seconds, "ratio": seconds / normal}
-        for rule, own in rounds.items()
-        for width, every in own.items()
-        for seconds, normal in zip(every, rounds["normal"][width], strict=True)
-    ]
     shift = {rule: 1.03 ** (number - (len(rounds) - 1) / 2) for number, rule in enumerate(rounds)}
     panels = [
         panel(
-            lines(samples, lambda row: shift[row["rule"]] * row["width"], name, "rule", RULE_STYLES, draw.quartiles),
+            lines(rows, lambda row: shift[row["rule"]] * row["width"], name, "rule", RULE_STYLES, draw.quartiles),
             ticks(widths),
             xlabel="filters of each convolution",
             **axes,
@@ -229,7 +224,9 @@ def time_figure(rounds: tidy.Rounds) -> Artifact:
     ]
 
     def cell(rule: str, width: int) -> str:
-        return "{seconds:.3f} s ({ratio:.2f})".format(**chosen(rows, rule=rule, width=width)[0])
+        own = chosen(rows, rule=rule, width=width)
+        seconds, ratio = (statistics.median(row[column] for row in own) for column in ("seconds", "ratio"))
+        return f"{seconds:.3f} s ({ratio:.2f})"
 
     text = by_rule(list(rounds), by_width(widths, cell), "step (ratio to Normal)")
     text += "\n\nMedians over rounds, of the ratio those of the ratios within a round; bars are quartiles. The 8-layer "
@@ -335,6 +332,9 @@ def figure_9(source: Source) -> Artifact:
     layout = {"ylabels": ["lowest loss over the epochs"], "share_y": True, "note": note, **BELOW}
     text = "Lines: seed 99, test loss left, training loss right. Crosses: the paper. Bars: mean and standard deviation "
     text += f"of seeds {runs.ADD_SEEDS[0]} to {runs.ADD_SEEDS[-1]}. Dotted: the constant 0.5. "
+    diverged = [row for row in rows if math.isnan(row["test_loss"])]
+    networks = "; ".join(f"{RULE_NAMES[row['rule']]}, {row['width']} units, seed {row['seed']}" for row in diverged)
+    text += f"Diverged and not drawn: {networks}. " if diverged else ""
     return drawn(rows, text + largest_difference(rows), [panels], (10, 4.5), tidy.LOSS_COLUMNS, **layout)
 
 

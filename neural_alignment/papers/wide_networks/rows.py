@@ -11,7 +11,6 @@ import numpy as np
 
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.jobs.plans import Outcome
-from neural_alignment.papers.figures import quartiles
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import grouped
 from neural_alignment.papers.wide_networks.compute import add_task, scoring
@@ -210,7 +209,8 @@ PLAIN = "plain Keras"
 
 NEEDS = "--runs benchmarks/results (made by `python -m benchmarks.run wide`)"
 
-TIME_COLUMNS = ("rule", "width", "rounds", "seconds", "seconds_low", "seconds_high", "ratio", "ratio_low", "ratio_high")
+TIME_COLUMNS = ("rule", "width", "round", "seconds", "ratio")
+"""The ratio is that to gradient descent in the same round."""
 
 Rounds = Mapping[str, Mapping[int, Sequence[float]]]
 """Rule -> width -> seconds of a training step in each round; a round makes one step by every rule in turn."""
@@ -243,10 +243,10 @@ def read_rounds(folder: str) -> Rounds:
 
 
 def times(rounds: Rounds) -> list[Row]:
-    """Returns medians and quartiles of the seconds of a step, and of their ratio to gradient descent in a round."""
+    """Returns a row with `TIME_COLUMNS` per rule, width and round."""
     return [
-        dict(zip(TIME_COLUMNS, (rule, width, len(own), *quartiles(own), *quartiles(ratios)), strict=True))
+        dict(zip(TIME_COLUMNS, (rule, width, number, seconds, seconds / normal), strict=True))
         for rule, by_width in rounds.items()
         for width, own in sorted(by_width.items())
-        for ratios in [np.divide(own, rounds["normal"][width])]
+        for number, (seconds, normal) in enumerate(zip(own, rounds["normal"][width], strict=True))
     ]

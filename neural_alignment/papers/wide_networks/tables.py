@@ -9,7 +9,7 @@ from typing import Any
 
 from neural_alignment.papers.claims import NOT_YET, difference, seeds_by
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.tables import Column, chosen, crossed, spread, table
+from neural_alignment.papers.tables import Column, chosen, crossed, runs_of, spread, table
 from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks.compute.add_task import ADD_TASK_RULES, PUBLISHED_SEED, TIME
 from neural_alignment.papers.wide_networks.printed import (
@@ -185,7 +185,7 @@ def table_8(source: Source) -> Artifact:
         "hidden units": "width",
         "train (paper)": lambda own: _loss(own, "train"),
         "test (paper)": lambda own: _loss(own, "test"),
-        "other seeds": lambda own: _count(by_seed(own)[1]),
+        "other seeds": lambda own: runs_of([{"diverged": math.isnan(row["test_loss"])} for row in by_seed(own)[1]]),
         "train, others": lambda own: spread(by_seed(own)[1], "train_loss"),
         "test, others": lambda own: spread(by_seed(own)[1], "test_loss"),
     }
@@ -200,12 +200,6 @@ def _loss(rows: Sequence[Row], part: str) -> str:
     if not published:
         return NOT_YET
     return f"{published[0][f'{part}_loss']:.3f} ({published[0][f'paper_{part}_loss']:.3f})"
-
-
-def _count(others: Sequence[Row]) -> str:
-    """Returns the number of seeds, and of those that diverged in the first epoch."""
-    diverged = sum(math.isnan(row["train_loss"]) for row in others)
-    return f"{len(others)}, {diverged} diverged" if diverged else str(len(others))
 
 
 def largest_difference(rows: Sequence[Row]) -> str:

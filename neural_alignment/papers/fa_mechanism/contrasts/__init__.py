@@ -6,6 +6,7 @@ of training. A control is the same seed without the disturbance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from neural_alignment.papers.claims import ResultFiles, Seeds, seeds_by
@@ -22,15 +23,17 @@ def by_layer(spread: Callable[[int], Spread], layers: Iterable[int] = HIDDEN) ->
 
 
 def ends(rows: Sequence[Row], x: str, value: str = "value") -> tuple[Seeds, Seeds]:
-    """Returns the values at the smallest and at the largest x, by seed."""
+    """Returns the values at the smallest and at the largest x, by seed; NaN for a run that ended before."""
     found = seeds_by(rows, x, value)
-    return found[min(found)], found[max(found)]
+    seeds = dict.fromkeys(seed for each in found.values() for seed in each)
+    start, end = ({seed: found[at].get(seed, math.nan) for seed in seeds} for at in (min(found), max(found)))
+    return start, end
 
 
 def turn(rows: Sequence[Row], x: str, value: str = "value") -> Seeds:
     """Returns the number of degrees by which an angle has decreased from the smallest to the largest x, by seed."""
     start, end = ends(rows, x, value)
-    return {seed: start[seed] - end[seed] for seed in start if seed in end}
+    return {seed: start[seed] - end[seed] for seed in start}
 
 
 def own(values: Seeds) -> Spread:

@@ -75,12 +75,12 @@ def chance_error(files: ResultFiles) -> Cases:
     return {"": Spread([error - 90 for error in errors.values()])}
 
 
-def similarity_left(files: ResultFiles) -> Cases:
+def similarity_left(fraction: float) -> Find:
     """Returns how much more alike inputs are within categories, divided by the same with the true labels."""
 
-    def gap(fraction: float) -> float:
-        rows = files.rows("figure_6_similarity", fraction=fraction, signal="output", layer=1)
+    def gap(files: ResultFiles, replaced: float) -> float:
+        rows = files.rows("figure_6_similarity", fraction=replaced, signal="output", layer=1)
         means = {row["group"]: row["mean"] for row in rows}
         return means["within"] - means["between"]
 
-    return {PARTS[fraction]: Spread([gap(fraction) / gap(0)]) for fraction in (0.5, 1)}
+    return lambda files: {"": Spread([gap(files, fraction) / gap(files, 0)])}

@@ -268,10 +268,10 @@ def direct_turn(measure: str, layers: Iterable[int] = HIDDEN) -> Find:
     return find
 
 
-def direct_part(part_: str, layers: Iterable[int] = HIDDEN[:-1]) -> Find:
+def direct_part(part_: str) -> Find:
     """Returns how far a part of the direct alignment terms points towards Q^T, at the last iteration."""
 
     def angles(files: ResultFiles, layer: int) -> Seeds:
         return ends(files.rows("figure_S17", measure="angle", part=part_, layer=layer), "iteration")[1]
 
-    return lambda files: by_layer(lambda layer: aligned(angles(files, layer)), layers)
+    return lambda files: by_layer(lambda layer: aligned(angles(files, layer)), HIDDEN[:-1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Sequence
 
 from neural_alignment.papers.claims import ResultFiles, Seeds, difference, seeds_by
@@ -154,14 +153,15 @@ def gamma_contrast(rules: Sequence[str], first: float | None, second: float | No
 
 
 def range_reduction(files: ResultFiles) -> Cases:
-    """Returns how much smaller the range of median errors over rates and gammas is with label smoothing."""
+    """Returns how much smaller the range of the errors over rates and gammas is with label smoothing."""
 
-    def width(rule: str, smoothing: float) -> float:
+    def ranges(rule: str, smoothing: float) -> Seeds:
         settings = itertools.product((None, 0.6, 1), (smoothing,), RATES)
-        medians = [statistics.median(sensitivity(files, rule, *each).values()) for each in settings]
-        return max(medians) - min(medians)
+        errors = [sensitivity(files, rule, *each) for each in settings]
+        found = {seed: [each[seed] for each in errors] for seed in errors[0] if all(seed in each for each in errors)}
+        return {seed: max(each) - min(each) for seed, each in found.items()}
 
-    return {text: Spread([width(rule, 0) - width(rule, 0.05)]) for rule, text in RULES.items()}
+    return {text: difference(*(ranges(rule, smoothing) for smoothing in SMOOTHINGS)) for rule, text in RULES.items()}
 
 
 def smoothing_gain(files: ResultFiles) -> Cases:

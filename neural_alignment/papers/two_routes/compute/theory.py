@@ -7,7 +7,7 @@ The closed forms are in `analysis.dynamics`. The flows are float64 gradients by 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -73,11 +73,6 @@ def scalar_flow(rule: dynamics.ScalarRule, inputs: Array) -> Callable[[float, Ar
         return np.ravel([layer(b, w)[1], layer(w, b)[1]])
 
     return flow
-
-
-def autoencoder_flow(system: dynamics.Autoencoder, inputs: Array) -> Callable[[Array, Array], list[Array]]:
-    """Returns the flow of W and B under R_IA plus decay of W, for inputs `(batch, inputs)`."""
-    return descent(lambda w, b: layer_objective(system, inputs, w, b) + system.decay * primitives.decay(w))
 
 
 def network_flow(strategy: str, x: Array, y: Array) -> Callable[[Array], Array]:
@@ -184,14 +179,14 @@ def autoencoder_rows(starts: int = 100, seed: int = 0) -> list[Row]:
     return rows
 
 
-def oja_rows(rates: Sequence[float] = (0.3, 0.1, 0.03, 0.01), steps: int = 3000, seed: int = 0) -> list[Row]:
+def oja_rows(steps: int = 3000) -> list[Row]:
     """Returns how well amp and null approximate a Hebbian update with normalisation: Oja's rule (section 4).
 
     B is a column vector with x_{l+1} = x_l^T B, as the text assumes. A step with the gradients of both primitives is
     compared with (B + rate x_l x_{l+1}^T) / ||B + rate x_l x_{l+1}^T||; they differ by the square of the rate. After
     many steps, B of both is the first principal component of the inputs, with norm 1.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     inputs = rng.normal(size=(200, 5)) * np.sqrt([2.0, 1.0, 0.7, 0.5, 0.3])
     covariance = inputs.T @ inputs / len(inputs)
     component = np.linalg.eigh(covariance)[1][:, -1:]
@@ -199,7 +194,7 @@ def oja_rows(rates: Sequence[float] = (0.3, 0.1, 0.03, 0.01), steps: int = 3000,
     start = rng.normal(size=(5, 1))
     start /= np.linalg.norm(start)
     rows = []
-    for rate in rates:
+    for rate in (0.3, 0.1, 0.03, 0.01):
         step = rate * flow(start, start)[1]
         normalised = start + rate * covariance @ start
         normalised /= np.linalg.norm(normalised)
