@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 
 class Call(NamedTuple):
@@ -172,18 +173,26 @@ def replace_sublayer(layer: Any, attribute: str, sublayer: Any) -> None:
     """Replaces the layer in an attribute of a layer; the new one takes the place of the old one among the sublayers."""
     old = getattr(layer, attribute)
     place = layer._layers.index(old)
-    layer._tracker.untrack(old)
+    untrack(layer, old)
     setattr(layer, attribute, sublayer)
     layer._layers.remove(sublayer)
     layer._layers.insert(place, sublayer)
 
 
+def untrack(layer: Any, tracked: Any) -> None:
+    """Removes a layer or a metric from those that Keras lists for a layer, before its attribute is replaced."""
+    layer._tracker.untrack(tracked)
+
+
 def stored_value(variable: Any) -> Any:
     """Returns the value of a Keras variable in the dtype in which it is stored, ignoring any autocast dtype.
 
+    In a `keras.StatelessScope`, as in `stateless_call` of a model, it is the value that the scope has for the variable.
     Returns None before the variable is initialised.
     """
-    return variable._value
+    scope = get_stateless_scope()
+    value = None if scope is None else scope.get_current_value(variable)
+    return variable._value if value is None else value
 
 
 def build_metrics(model: keras.Model, labels: Any, predictions: Any) -> None:

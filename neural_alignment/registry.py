@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from typing import Annotated, Any, Union, get_args
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pydantic
 
@@ -32,14 +32,27 @@ class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
         Raises:
             ArgumentError: if another class has this name. A class that is defined again, as in a notebook, replaces the
                 previous one.
+            ValueError: if the class does not declare its name.
         """
-        (name,) = get_args(options.model_fields[self.key].annotation)
+        name = self._name_of(options)
         taken = self._classes.get(name, options)
         if (taken.__module__, taken.__qualname__) != (options.__module__, options.__qualname__):
             found = f"{name!r}, the name of {taken.__module__}.{taken.__qualname__}"
             raise ArgumentError(self.key, "must be a name that no other class has", found)
         self[name] = options
         return options
+
+    def _name_of(self, options: type[pydantic.BaseModel]) -> str:
+        """Returns the name that a class declares as a `Literal`."""
+        field = options.model_fields.get(self.key)
+        names = () if field is None or get_origin(field.annotation) is not Literal else get_args(field.annotation)
+        if len(names) != 1:
+            raise ValueError(
+                f"`{self.key}` of {options.__name__} must be a `Literal` with one name. "
+                f"Received {'no such field' if field is None else field.annotation!r}. "
+                f'Example: {self.key}: Literal["{options.__name__.lower()}"] = "{options.__name__.lower()}".'
+            )
+        return names[0]
 
     def add_user(self, model: type[pydantic.BaseModel]) -> None:
         """Registers a pydantic model that has a field of the type `any_registered`.

@@ -174,6 +174,14 @@ def test_a_loss_of_a_function_gives_targets_the_rank_of_outputs():
     assert float(keras.ops.mean(difference(y_true, y_pred))) != 1.0
 
 
+def test_an_untracked_metric_is_no_longer_listed():
+    model = compiled(keras.Sequential([keras.layers.Dense(1)]))
+    model.own = keras.metrics.Mean(name="own")
+    listed = [metric.name for metric in model.metrics]
+    internals.untrack(model, model.own)
+    assert [metric.name for metric in model.metrics] == [name for name in listed if name != "own"] != listed
+
+
 def test_the_stored_value_keeps_its_dtype_in_half_precision():
     seen = []
 
@@ -187,6 +195,13 @@ def test_the_stored_value_keeps_its_dtype_in_half_precision():
     (computed, stored), kernel = seen[-1], layer.kernel.numpy()
     assert (computed, stored.dtype) == (tf.bfloat16, tf.float32)
     np.testing.assert_array_equal(stored.numpy(), kernel)
+
+
+def test_the_stored_value_is_that_of_the_stateless_scope_if_it_has_one():
+    variable, other = keras.Variable(1.0), keras.Variable(2.0)
+    with keras.StatelessScope([(variable, tf.constant(3.0))]):
+        assert (float(internals.stored_value(variable)), float(internals.stored_value(other))) == (3.0, 2.0)
+    assert float(internals.stored_value(variable)) == 1.0
 
 
 def test_the_stored_value_is_none_until_the_variable_is_initialised():

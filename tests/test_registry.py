@@ -95,6 +95,41 @@ ADDED = (
 )
 
 
+class Unnamed(data.SourceOptions):
+    """Does not declare its name."""
+
+
+class UnnamedRule(Alignment):
+    """Does not declare its name."""
+
+
+class AnyName(ModelOptions):
+    name: str = "any"
+
+
+class TwoNames(LossOptions):
+    kind: Literal["one", "other"]
+
+
+@pytest.mark.parametrize(
+    ("registry", "options", "key"),
+    [
+        (RULES, UnnamedRule, "rule"),
+        (data.SOURCES, Unnamed, "source"),
+        (models.MODELS, AnyName, "name"),
+        (LOSSES, TwoNames, "kind"),
+    ],
+)
+def test_a_class_that_does_not_declare_one_name_is_refused(registry, options, key):
+    before, name = dict(registry), options.__name__
+    example = rf'Example: {key}: Literal\["{name.lower()}"\] = '
+    with pytest.raises(
+        ValueError, match=rf"^`{key}` of {name} must be a `Literal` with one name\. Received .*{example}"
+    ):
+        registry.register(options)
+    assert dict(registry) == before
+
+
 @pytest.fixture
 def plan(tmp_path):
     path = tmp_path / "run.yaml"

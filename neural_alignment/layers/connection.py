@@ -74,6 +74,12 @@ class Connection:
         return getattr(self.layer, f"_step{self._suffix}")
 
     @property
+    def is_trained(self) -> bool:
+        """Whether R trains a kernel of the connection: B, or W with `update_forward`. In a frozen layer it does not."""
+        backward = self.layer.trainable and self.stored_backward_kernel.trainable
+        return backward or (self.alignment.trains_forward and self.holder.trainable and self.kernel.trainable)
+
+    @property
     def bias_size(self) -> int:
         """The number of entries of the bias of this connection."""
         if self.bias is None:
@@ -248,7 +254,7 @@ class KernelValues:
         def weight_transport() -> bool:
             if takes_start:
                 self.take_start()
-            if caller is not None and (rule.learns or rule.uses_step):
+            if caller is not None and (connection.is_trained or rule.uses_step):
                 _warn_of_omission(caller, connection)
             return state.weight_transport
 
@@ -257,8 +263,9 @@ class KernelValues:
     def regularise(self, inputs: Tensor, projection: Tensor | None, bias: Tensor | None) -> None:
         """Computes R_l and adds it to the forward pass of the model; without one, with `add_loss`.
 
-        R_l of a rule that reads only kernels is added once in a forward pass, also if it calls the layer several times:
-        the kernels, and their updates, are the same in all calls.
+        R_l is left out if both kernels that it would train are frozen. R_l of a rule that reads only kernels is added
+        once in a forward pass, also if it calls the layer several times: the kernels, and their updates, are the same
+        in all calls.
 
         Args:
             inputs: the inputs of the connection `(batch, ..., inputs)`.
@@ -267,7 +274,7 @@ class KernelValues:
         """
         connection, state = self.connection, self.state
         layer, rule = connection.layer, connection.alignment
-        if not rule.reads_signals and not self._is_first_use():
+        if not connection.is_trained or not (rule.reads_signals or self._is_first_use()):
             return
         # J's weight decay has no factor either, and a tied B must decay as W does.
         scaled = (lambda kernel: kernel) if rule.tie_gradient else connection.scaled
@@ -295,7 +302,7 @@ class KernelValues:
                 first_example=state.first_example,
                 update_forward=rule.trains_forward,
             )
-            return rule(view)
+            return self._checked(rule(view))
 
         if current_pass() is None:
             layer.add_loss(regulariser())
@@ -304,6 +311,21 @@ class KernelValues:
             state.deferred.append((connection, moved, regulariser))
         else:
             state.add(connection.name, regulariser())
+
+    def _checked(self, regulariser: Any) -> Tensor:
+        """Returns R_l as its rule computed it.
+
+        Raises:
+            ValueError: if it is not a scalar.
+        """
+        value = None if regulariser is None else tf.convert_to_tensor(regulariser)
+        if value is None or value.shape.rank:
+            found = "None" if value is None else f"shape {tuple(value.shape)}"
+            raise ValueError(
+                f"R_l must be a scalar. Received {found} from rule {self.connection.alignment.rule!r} for layer "
+                f"{self.connection.name!r}. Example: tf.reduce_mean(values)."
+            )
+        return value
 
     def _is_first_use(self) -> bool:
         """Returns whether the connection has not yet added R_l in this forward pass."""

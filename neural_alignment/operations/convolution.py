@@ -5,6 +5,7 @@ The last axis of inputs and outputs contains the channels.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -240,8 +241,27 @@ def _groups(inputs: Tensor, kernel: Tensor) -> int:
 
 
 def _has_grouped_operations(kernel: Tensor) -> bool:
-    """Whether TensorFlow's CPU kernels take groups: not in three dimensions; the gradients only in these dtypes."""
-    return kernel.shape.rank <= 4 and kernel.dtype in (tf.float32, tf.bfloat16)
+    """Whether a convolution with groups and its gradients are one operation each: not in three dimensions."""
+    if kernel.shape.rank > 4 or kernel.dtype not in (tf.float32, tf.bfloat16):
+        return False
+    has_accelerator = any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+    return has_accelerator or _cpu_has_grouped_gradients(kernel.dtype)
+
+
+@functools.cache
+def _cpu_has_grouped_gradients(dtype: tf.DType) -> bool:
+    """Whether the CPU computes the gradients of a convolution with groups in a dtype, which is found by trying.
+
+    Only oneDNN does, if it is enabled, and in bfloat16 only with some instruction sets.
+    """
+    with tf.init_scope(), tf.device("CPU:0"):
+        signals, kernel = tf.ones([1, 1, 1, 2], dtype), tf.ones([1, 1, 1, 2], dtype)
+        try:
+            for gradient in (_input_gradient, _kernel_gradient):
+                gradient(signals, kernel, signals, (1, 1), "VALID")
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return False
+    return True
 
 
 def _as_groups(kernel: Tensor) -> Tensor:

@@ -135,17 +135,17 @@ class AlignedModel(InterceptedModel):
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
         super().compile(*args, **kwargs)
         self._minibatches = minibatches
-        intervals = {each.alignment.interval for each in connections(self) if each.alignment.learns}
-        self._step_modes = StepModes(_unwrapped(self.optimizer), intervals)
+        trained = [each for each in connections(self) if each.is_trained]
+        intervals = [each.alignment.interval for each in trained]
+        self._step_modes = StepModes(_unwrapped(self.optimizer), {*intervals})
         self._check_layers()
         if not self.optimizer.built:  # If a step built it while being traced, the step would be traced twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
-        trained = [each for each in connections(self) if each.alignment.learns]
-        if not hasattr(self, "_regulariser_tracker"):  # Keras would list that of an earlier `compile` as well.
-            self._regulariser_tracker = RegulariserMean([each.alignment.interval for each in trained])
-        self._regulariser_tracker.reset_state()
+        if hasattr(self, "_regulariser_tracker"):  # Keras would list that of an earlier `compile` as well.
+            keras_internals.untrack(self, self._regulariser_tracker)
+        self._regulariser_tracker = RegulariserMean(intervals)
         self._watch = _FiniteWatch([each.name for each in trained])
 
     @property
@@ -324,10 +324,10 @@ class AlignedModel(InterceptedModel):
         targets = self._targets
         if scheduled and not optimizer.skip_idle:
             gradients = _fill(gradients, targets)
-        gradients = self._without_resting(gradients, targets, mode)
+        gradients = self._without_fixed(self._without_resting(gradients, targets, mode), targets)
         if not scheduled:
             gradients, targets = summed(gradients, targets)
-        if mode.intervals is not None:  # Keras would warn about the missing gradients.
+        if mode.intervals is not None or self._bound_rule:  # Keras would warn about the missing gradients.
             pairs = [pair for pair in zip(gradients, targets, strict=True) if scheduled or pair[0] is not None]
             gradients, targets = [gradient for gradient, _ in pairs], [target for _, target in pairs]
         with optimizer.mode(mode.j_runs, mode.r_runs) if scheduled else contextlib.nullcontext():
@@ -368,7 +368,7 @@ class AlignedModel(InterceptedModel):
         """
         if mode.intervals is None:
             return list(gradients)
-        trained = [each for each in connections(self) if each.alignment.learns]
+        trained = [each for each in connections(self) if each.is_trained]
         resting = [each for each in trained if each.alignment.interval not in mode.intervals]
         backward = {id(each.stored_backward_kernel) for each in resting}
         forward = {id(each.kernel) for each in resting if each.alignment.trains_forward}
@@ -377,6 +377,16 @@ class AlignedModel(InterceptedModel):
             None if id(target) in backward or (index >= of_j and id(target) in forward) else gradient
             for index, (gradient, target) in enumerate(zip(gradients, targets, strict=True))
         ]
+
+    def _without_fixed(self, gradients: Sequence[Any], targets: Sequence[Any]) -> list[Any]:
+        """Returns the gradients, with None for the variables that a rule for the whole network does not train.
+
+        With a gradient of zero an optimizer would move them by weight decay or noise.
+        """
+        if self._bound_rule is None:
+            return list(gradients)
+        pairs = zip(gradients, targets, strict=True)
+        return [gradient if self._bound_rule.trains(target) else None for gradient, target in pairs]
 
     def make_test_function(self, force: bool = False) -> None:
         """Builds the function that `evaluate` calls. It returns J and the metrics over all replicas, but not R."""
@@ -458,9 +468,9 @@ class AlignedModel(InterceptedModel):
                 outputs = forward()
                 # Keras has divided the loss by the number of replicas.
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
-                total = sum(state.losses.values()) / _replicas() if state.losses else 0.0
                 # With the reduction None, Keras differentiates the sum over the examples and reports their mean.
-                task = _over_examples(tf.reduce_sum, loss)
+                task, *terms = _widened([_over_examples(tf.reduce_sum, loss), *state.losses.values()])
+                total = sum(terms) / _replicas() if terms else 0.0
                 total = self.optimizer.scale_loss(total + task if mode.j_runs else total)
         targets, trainable = self._targets, self.trainable_variables
         gradients = [None] * len(targets)
@@ -469,9 +479,6 @@ class AlignedModel(InterceptedModel):
             gradients[: len(trainable)] = found[: len(trainable)]
             for (connection, _), gradient in zip(copies, found[len(trainable) :], strict=True):
                 _add_regulariser_gradient(gradients, targets, connection.kernel, gradient)
-        if self._bound_rule:
-            pairs = zip(gradients, targets, strict=True)
-            gradients = [gradient if self._bound_rule.trains(variable) else None for gradient, variable in pairs]
         before = [gradient for gradient in gradients if gradient is not None]
         for connection, kernels, regulariser in state.deferred:
             before = self._add_deferred(gradients, targets, connection, kernels, regulariser, state, before)
@@ -498,6 +505,12 @@ class AlignedModel(InterceptedModel):
         for name, gradient in found.items():
             _add_regulariser_gradient(gradients, targets, variables[name], gradient)
         return [gradient for gradient in found.values() if gradient is not None] or [value]
+
+
+def _widened(terms: Sequence[Tensor]) -> list[Tensor]:
+    """Returns J and the R_l in the widest of their dtypes. Layers may have another dtype than the loss."""
+    widest = max((term.dtype for term in terms), key=lambda dtype: dtype.size)
+    return [tf.cast(term, widest) for term in terms]
 
 
 def _over_examples(reduce: Callable[[Tensor], Tensor], loss: Tensor) -> Tensor:

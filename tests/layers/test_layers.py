@@ -1,6 +1,9 @@
 """`Dense` and `Conv2D`: the native layers plus a backward kernel and R."""
 
+import contextlib
 import itertools
+import re
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -34,10 +37,12 @@ from neural_alignment.alignments import (
     InputPath,
     SignSymmetry,
     Symmetric,
+    TrainedAlignment,
     forward_pass,
     from_config,
 )
 from neural_alignment.alignments.pathways import draw_noise, noise_key
+from neural_alignment.training import AlignedModel
 from optimizers import Momentum, MultiOptimizer
 
 SCHEDULE = {"kind": "linear", "value": 0.5, "rate": -0.01, "start": 1.0, "stop": 40.0, "cycle": 7.0}
@@ -608,6 +613,86 @@ def test_a_layer_called_twice_adds_the_loss_of_both_calls(rng):
     assert_close(sum(state.losses.values()), expected)
 
 
+class Returning(TrainedAlignment):
+    """A rule whose R_l is a function of the backward kernel."""
+
+    rule: Literal["returning"] = "returning"
+    function: Any
+
+    def __call__(self, view):
+        return self.function(view.backward_kernel)
+
+
+WRONG_R = {
+    "(2,)": lambda b: tf.reduce_sum(b, axis=1),
+    "(1,)": lambda b: tf.reduce_sum(b)[None],
+    "(2, 3)": tf.square,
+}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["add_loss", "forward pass"])
+@pytest.mark.parametrize("shape", [*WRONG_R, None])
+def test_an_r_that_is_not_a_scalar_is_refused(shape, inside):
+    layer = layers.Dense(2, alignment=Returning(function=WRONG_R.get(shape, lambda b: None)), name="dense")
+    message = r"R_l must be a scalar\. Received %s from rule 'returning' for layer 'dense'\. Example"
+    x, found = np.ones((4, 3), np.float32), re.escape("None" if shape is None else f"shape {shape}")
+    with pytest.raises(ValueError, match=message % found), forward_pass() if inside else contextlib.nullcontext():
+        layer(x, training=True)
+
+
+@pytest.mark.parametrize("function", [tf.reduce_sum, lambda b: 0.5], ids=["tensor", "number"])
+def test_an_r_that_is_a_tensor_or_a_number_trains(function):
+    inputs = keras.Input((3,))
+    model = AlignedModel(inputs, layers.Dense(2, alignment=Returning(function=function))(inputs))
+    model.compile(MultiOptimizer([Momentum(0.1)]), "mse", jit_compile=False)
+    b = model.layers[-1].backward_kernel.numpy()
+    found = model.train_on_batch(np.ones((4, 3)), np.ones((4, 2)), return_dict=True)
+    assert found["regulariser"] == pytest.approx(float(function(b)), rel=1e-6)
+
+
+def freeze_layer(layer):
+    layer.trainable = False
+
+
+def freeze_b(layer):
+    layer._backward_kernel.trainable = False
+
+
+def freeze_w(layer):
+    (layer.cell if hasattr(layer, "cell") else layer).kernel.trainable = False
+
+
+@pytest.mark.parametrize("update_forward", [False, True])
+@pytest.mark.parametrize(
+    ("freeze", "computes"),
+    [
+        ((), "always"),
+        ((freeze_layer,), "never"),
+        ((freeze_w,), "always"),
+        ((freeze_b,), "with update_forward"),
+        ((freeze_w, freeze_b), "never"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["information", "symmetric"])
+@pytest.mark.parametrize("kind", [layers.Dense, layers.GRU])
+def test_r_is_computed_only_if_it_trains_a_kernel(rng, kind, rule, freeze, computes, update_forward):
+    alignment = from_config({**RULE_CONFIGS[rule], "update_forward": update_forward})
+    layer = kind(3, alignment=alignment, name="layer")
+    x = rng.normal(size=(2, 4, 5)).astype(np.float32)
+    layer(x)
+    for change in freeze:
+        change(layer)
+    with forward_pass() as state:
+        layer(x, training=True)
+    layer(x, training=True)  # Outside of a forward pass of ours, with `add_loss`.
+    own = {"always": True, "never": False, "with update_forward": update_forward}[computes]
+    expected = {"layer" if kind is layers.Dense else "layer.kernel"} if own else set()
+    if kind is layers.GRU and freeze_layer not in freeze:
+        expected.add("layer.recurrent_kernel")
+    assert set(state.losses) == expected
+    assert len(layer.losses) == len(expected)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("rule", ["information", "activation", "kolen_pollack"])
 def test_mixed_precision_computes_in_half_and_keeps_r_and_the_weights_in_float32(rng, policy, rule):
@@ -624,6 +709,23 @@ def test_mixed_precision_computes_in_half_and_keeps_r_and_the_weights_in_float32
         lambda b: reference_regulariser(config, SAME.linear, arrays["x"], arrays["w"], b), arrays["b"]
     )
     assert np.linalg.norm(gradient - exact) / np.linalg.norm(exact) < 2e-2
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("rule", ["information", "symmetric"])
+def test_a_stateless_call_computes_r_from_the_weights_that_are_passed(rng, policy, rule):
+    arrays = SAME.arrays(rng)
+    inputs = keras.Input(SAME.input_shape[1:], dtype="float32")
+    layer = SAME.build(alignment=from_config(RULE_CONFIGS[rule]), dtype=policy, name="layer")
+    model = keras.Model(inputs, layer(inputs))
+    values = {"kernel": arrays["w"], "backward_kernel": SAME.linear.layout(arrays["b"]), "bias": arrays["bias"]}
+    passed = [tf.cast(values[variable.name], variable.dtype) for variable in model.trainable_variables]
+    fixed = [variable.value for variable in model.non_trainable_variables]
+    x = tf.constant(arrays["x"], tf.float32)
+    _, _, losses = model.stateless_call(passed, fixed, x, training=True, return_losses=True)
+    expected = reference_regulariser(RULE_CONFIGS[rule], SAME.linear, arrays["x"], arrays["w"], arrays["b"])
+    # With the weights of the layer, R would differ by more.
+    assert float(sum(losses)) == pytest.approx(expected, rel=1e-4 if policy == "float32" else 3e-2)
 
 
 @pytest.mark.parametrize("policy", ["float16", "mixed_float16", "bfloat16"])

@@ -239,6 +239,16 @@ def test_the_optimizer_of_r_counts_only_its_steps(float64):
     assert model.global_step == 7
 
 
+def test_a_frozen_layer_has_no_r_and_no_interval(float64):
+    model = network(Symmetric(self_=0.0, decay=0.2, every=4), Symmetric(self_=0.0, decay=0.2))
+    trains, frozen = aligned_layers(model)
+    frozen.trainable = False
+    compiled(model, MultiOptimizer([keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0)]))
+    history = trained(model, 7)
+    assert_close(history["regulariser"], [0.1 * np.square(trains.backward_kernel).sum()], "float32")
+    assert [int(each.iterations) for each in model.optimizer.inner_optimizers] == [7, 2]
+
+
 def test_each_combination_is_traced_once(monkeypatch):
     original, calls = AlignedModel._replica_step, []
 

@@ -429,6 +429,29 @@ def test_batch_centring_differs_between_minibatches_and_the_full_batch(float64):
     assert_differs(*ends)
 
 
+@pytest.mark.parametrize("minibatches", [1, 2])
+@pytest.mark.parametrize("rule", ["information", "symmetric", "kolen_pollack"])
+def test_layers_may_be_wider_than_the_loss_and_each_other(rule, minibatches):
+    def trained(first, second):
+        keras.utils.set_random_seed(8)
+        inputs, options = keras.Input((5,)), {"alignment": from_config(RULE_CONFIGS[rule])}
+        x = layers.Dense(6, activation="relu", name="first", dtype=first, **options)(inputs)
+        model = AlignedModel(inputs, layers.Dense(3, name="second", dtype=second, **options)(x))
+        tied = rule == "kolen_pollack"
+        sgd = [keras.optimizers.SGD(0.1) for _ in range(1 if tied else 2)]
+        model.compile(MultiOptimizer(sgd), cross_entropy(), jit_compile=False, minibatches=minibatches)
+        rng = np.random.default_rng(4)
+        for weight in model.trainable_variables:
+            weight.assign(rng.normal(size=weight.shape) / 4)
+        history = model.fit(*data(), batch_size=8, epochs=2, shuffle=False, verbose=0).history
+        return [*model.get_weights(), history["loss"][-1], history["regulariser"][-1]]
+
+    expected = trained("float32", "float32")
+    for dtypes in (("float64", "float64"), ("float32", "float64"), ("float64", "float32")):
+        for found, value in zip(trained(*dtypes), expected, strict=True):
+            assert_close(found, value, "float32")
+
+
 @pytest.mark.parametrize("minibatches", [4, 5])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
 def test_minibatches_that_do_not_divide_the_batch_are_an_error_that_says_so(minibatches, compiled):

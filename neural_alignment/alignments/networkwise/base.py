@@ -12,7 +12,13 @@ import tensorflow as tf
 
 from neural_alignment.alignments.base import Alignment, LayerView
 from neural_alignment.alignments.forward_pass import side_pass
-from neural_alignment.alignments.networkwise.graph import kernel_layers, names_kernel, unwrapped
+from neural_alignment.alignments.networkwise.graph import (
+    at_each_step,
+    kernel_layers,
+    names_kernel,
+    output_nonlinearity,
+    unwrapped,
+)
 from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import added_losses, all_layers
 from neural_alignment.serialization import serializable
@@ -102,6 +108,8 @@ class NetworkRule(Alignment):
     keeps_kernel: ClassVar[bool] = False
     learns: ClassVar[bool] = False
     takes_sequences: ClassVar[bool] = True
+    needs_linear_outputs: ClassVar[bool] = False
+    """Whether the error of the rule is that at the pre-activations of the last layer, so these must be the outputs."""
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns zero."""
@@ -161,7 +169,8 @@ class BoundRule:
 
     Raises:
         ValueError: if the model has several outputs, a layer with a kernel does not have the rule, a layer has an
-            `activity_regularizer`, the rule has a `layers` pattern, or the rule is not defined for the model.
+            `activity_regularizer`, the rule has a `layers` pattern, the outputs are nonlinear and the rule needs linear
+            ones, or the rule is not defined for the model.
     """
 
     def __init__(self, model: keras.Model, rule: NetworkRule):
@@ -187,8 +196,21 @@ class BoundRule:
         for layer in all_layers(model):
             if getattr(layer, "activity_regularizer", None) is not None:
                 raise _no_gradient(rule, layer, "an `activity_regularizer`")
+        self._check_outputs()
         self.weights = KeptWeights(name="kept")
         self._kept = rule.keep(model, self.weights)
+
+    def _check_outputs(self) -> None:
+        """Raises a `ValueError` if the rule would use the error after a nonlinearity as that before it."""
+        nonlinear = output_nonlinearity(self._model) if self._rule.needs_linear_outputs else None
+        if nonlinear is None:
+            return
+        function = getattr(at_each_step(nonlinear), "activation", nonlinear)
+        raise ValueError(
+            f"{self._rule.rule!r} needs a network with linear outputs, where it takes the error of J. Received "
+            f"{getattr(function, '__name__', type(function).__name__)!r} in {nonlinear.name!r}. "
+            "Example: a last layer without activation, and a loss with from_logits=True."
+        )
 
     @property
     def kept_values(self) -> list[Any]:

@@ -49,15 +49,17 @@ class _Map(NamedTuple):
 class DirectFeedback(CutRule):
     """Direct feedback alignment (Nøkland 2016): each layer gets the output error through its own fixed random map.
 
-    The error at the output of a nonlinearity is M dJ/df, where f are the outputs of the network. From there the error
-    passes through the current derivatives of the nonlinearity and of the batch normalisation before it. The map M has
-    the shape `(height, width, channels, classes)` and the standard deviation 1 / sqrt(height * width * channels), as in
-    the published code of Boopathy and Fiete 2022. The readout gets dJ/df itself. Within attention and separable
+    The error at the output of a nonlinearity is M dJ/df, where f are the outputs of the network. They must be linear,
+    because the error of both papers is that at the pre-activations of the last layer. From the nonlinearity the error
+    passes through its current derivative and that of the batch normalisation before it. The map M has the shape
+    `(height, width, channels, classes)` and the standard deviation 1 / sqrt(height * width * channels), as in the
+    published code of Boopathy and Fiete 2022. The readout gets dJ/df itself. Within attention and separable
     convolutions, each projection that enters another kernel of the layer gets an error through a map as well. Masked
     time steps get no error, except in the projections within attention.
     """
 
     takes_sequences: ClassVar[bool] = False
+    needs_linear_outputs: ClassVar[bool] = True
 
     rule: Literal["dfa"] = "dfa"
     share_space: bool = False
@@ -174,6 +176,8 @@ class DirectTargetProjection(DirectFeedback):
     z its pre-activation and f its nonlinearity; the change is a mean over the batch. The readout gets dJ/df itself.
     Maps, cuts and options are those of `DirectFeedback`.
     """
+
+    needs_linear_outputs: ClassVar[bool] = False  # Hidden layers get the target in place of an error.
 
     rule: Literal["drtp"] = "drtp"
 

@@ -6,7 +6,7 @@ frozen, and f(t) that in the network at the current step t.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import tensorflow as tf
@@ -129,7 +129,13 @@ class Frozen:
 
 
 class FrozenRule(NetworkRule):
-    """A rule that needs W(0), the weights before the first training step."""
+    """A rule that needs W(0), the weights before the first training step.
+
+    The error is dJ/dz_N, that at the pre-activations of the last layer, which are the outputs f in the paper (equations
+    1 and 15). With nonlinear outputs it would be divided by the current derivative and multiplied by the frozen one.
+    """
+
+    needs_linear_outputs: ClassVar[bool] = True
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> Frozen:
         """Creates the weights that will hold W(0). See `NetworkRule.keep`."""

@@ -9,7 +9,7 @@ import keras
 
 from neural_alignment.alignments.error_path import error_weights
 from neural_alignment.alignments.nonlinearities import is_nonlinearity
-from neural_alignment.keras_internals import Call, calls, weights_to_train
+from neural_alignment.keras_internals import Call, calls, creator, weights_to_train
 
 
 def at_each_step(operation: Any) -> Any:
@@ -32,6 +32,23 @@ def ends_nonlinear(operation: Any) -> bool:
 def has_kernel(operation: Any) -> bool:
     """Returns whether an operation is a layer with a kernel: with weights that the error passes through."""
     return names_kernel(operation) or bool(error_weights(operation))
+
+
+def output_nonlinearity(model: keras.Model) -> Any:
+    """Returns the operation that applies a nonlinearity to the outputs of the last layer with a kernel, or None.
+
+    A sum or another combination of several tensors counts as linear outputs.
+    """
+    graph = {call.operation.name: call for call in calls(model)}
+    operation = creator(model.outputs[0])
+    while operation.name in graph:
+        if is_nonlinear(operation) or ends_nonlinear(operation):
+            return operation
+        parents = graph[operation.name].parents
+        if has_kernel(operation) or len(parents) != 1:
+            return None
+        (operation,) = parents
+    return None
 
 
 def has_weights(operation: Any) -> bool:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from helpers import distance, exhaustive_unless
 
 from neural_alignment import config as configuration
-from neural_alignment import models
+from neural_alignment import convert, models
 from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, Feedback, from_config, networkwise_rules
 from neural_alignment.alignments.networkwise import TrainingBatch
 from neural_alignment.alignments.networkwise.graph import kernels_ahead
@@ -18,6 +18,7 @@ from neural_alignment.keras_internals import calls
 from neural_alignment.layers import Conv2D, Dense
 from neural_alignment.training import AlignedModel, load_model, run, setup
 from neural_alignment.training.describe import describe
+from optimizers import Momentum, MultiOptimizer, Noisy
 
 BASE = {
     "epochs": 1,
@@ -265,6 +266,76 @@ def test_the_nonlinearity_of_the_outputs_is_not_the_one_before_the_readout():
         assert AlignAda().cuts(model).activations == {"dense1"}
     softmax = keras.layers.Softmax(name="softmax")(model.layers[-1].output)
     assert AlignAda().cuts(keras.Model(model.inputs, softmax)).activations == {"dense1"}
+
+
+OPTIMIZERS = {
+    "weight decay": lambda **options: MultiOptimizer([keras.optimizers.AdamW(0.1, weight_decay=0.5)], **options),
+    "noise": lambda **options: MultiOptimizer([Noisy(Momentum(0.1), variance=1.0)], **options),
+    "of Keras": lambda **options: keras.optimizers.SGD(0.1, weight_decay=0.5),
+}
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [("weight decay", {}), ("weight decay", {"skip_idle": False}), ("noise", {"skip_idle": False}), ("of Keras", {})],
+)
+def test_weights_that_a_rule_does_not_train_stay_as_they_are(optimizer, options, minibatches):
+    rule = from_config({"rule": "last_layer"})
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(3, name="hidden", kernel_regularizer="l2")(inputs)
+    native = keras.Model(inputs, keras.layers.Dense(2, name="last")(keras.layers.LayerNormalization()(x)))
+    model = convert(native, rule).model
+    model = AlignedModel(model.input, model.output)
+    before = [weight.numpy() for weight in model.trainable_variables]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(OPTIMIZERS[optimizer](**options), loss, minibatches=minibatches, jit_compile=False)
+    rng = np.random.default_rng(0)
+    model.fit(rng.normal(size=(12, 4)), rng.integers(0, 2, size=12), batch_size=4, verbose=0)
+    moved = [not np.array_equal(old, new) for old, new in zip(before, model.trainable_variables, strict=True)]
+    assert moved == [False] * 4 + [True] * 2
+
+
+ENDINGS = {
+    "activation": (lambda x, rule: Dense(3, activation="softmax", alignment=rule, name="end")(x), "'softmax' in 'end'"),
+    "layer": (lambda x, rule: keras.layers.Softmax(name="end")(Dense(3, alignment=rule)(x)), "'Softmax' in 'end'"),
+    "activation layer": (
+        lambda x, rule: keras.layers.Activation("sigmoid", name="end")(Dense(3, alignment=rule)(x)),
+        "'sigmoid' in 'end'",
+    ),
+    "operation": (lambda x, rule: keras.ops.softmax(Dense(3, alignment=rule)(x)), "'Softmax' in 'softmax"),
+    "before other layers": (
+        lambda x, rule: keras.layers.Reshape((3,))(Dense(3, activation="tanh", alignment=rule, name="end")(x)),
+        "'tanh' in 'end'",
+    ),
+    "linear": (lambda x, rule: Dense(3, activation="linear", alignment=rule)(x), None),
+    "linear layer": (lambda x, rule: keras.layers.Activation("linear")(Dense(3, alignment=rule)(x)), None),
+    "sum": (lambda x, rule: keras.layers.Add()([Dense(3, alignment=rule)(x), keras.ops.tanh(x)]), None),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("name", networkwise_rules())
+def test_rules_whose_error_is_that_before_a_nonlinearity_refuse_one_at_the_outputs(name, ending):
+    """The error is meant at the logits; DRTP sends targets, and the readout gets the true gradient in any case."""
+    rule, (end, found) = from_config({"rule": name}), ENDINGS[ending]
+    inputs = keras.Input((3,))
+    outputs = end(Dense(3, activation="relu", alignment=rule)(inputs), rule)
+    if found is None or name in ("drtp", "last_layer"):
+        assert AlignedModel(inputs, outputs).bound_rule is not None
+    else:
+        with pytest.raises(
+            ValueError, match=rf"{name!r} needs a network with linear outputs.*Received {found}.*from_log"
+        ):
+            AlignedModel(inputs, outputs)
+
+
+def test_a_run_with_a_rule_that_is_not_defined_for_its_model_is_refused_in_one_line():
+    wrong = config("dfa", model={"name": "fc", "hidden": [4], "output_activation": "sigmoid"})
+    with pytest.raises(
+        ConfigError, match=r"^alignment: 'dfa' needs a network with linear outputs.*'sigmoid' in 'dense'"
+    ):
+        setup.build_model(wrong, 10, (8, 8, 1), 28)
 
 
 FUNCTIONS = {
