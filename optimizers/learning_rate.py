@@ -12,6 +12,20 @@ import tensorflow as tf
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
+_TOLERANCE = 1e-6
+"""Steps by which a boundary may differ from a whole step because of floating-point errors."""
+
+
+def whole_if_near(steps: Any) -> tf.Tensor:
+    """Returns a number of steps, rounded if it is almost an integer, as a float64 scalar.
+
+    For example, epoch 1.1 of 50 steps begins at step 55, but 1.1 * 50 is 55.00000000000001.
+    """
+    steps = tf.convert_to_tensor(steps, tf.float64)  # `tf.cast` would make a float32 of a Python float first.
+    nearest = tf.round(steps)
+    return tf.where(tf.abs(steps - nearest) < _TOLERANCE, nearest, steps)
+
+
 class _ByEpochsOfJ(Schedule):
     """Base class of schedules that count epochs of J and begin with a linear warm-up from 0.
 
@@ -34,11 +48,24 @@ class _ByEpochsOfJ(Schedule):
         self.delay_epochs = delay_epochs
         self.alternation = alternation
 
+    @property
+    def _turns(self) -> int:
+        """Number of global steps for a step of J."""
+        return (self.alternation or 0) + 1
+
+    @property
+    def _delay(self) -> float:
+        """Global steps of the delay."""
+        return self.delay_epochs * self.steps_per_epoch
+
+    def _steps_of_j(self, step: Any) -> tf.Tensor:
+        """Returns the steps of J before a global step, with fractions between steps of J; a float64 scalar."""
+        # float32 is not exact enough to place the drops in a long run.
+        return tf.maximum(tf.cast(step, tf.float64) - whole_if_near(self._delay), 0.0) / self._turns
+
     def _epoch(self, step: Any) -> tf.Tensor:
         """Returns the fractional epoch of J at a global step, a float64 scalar."""
-        # float32 is not exact enough to place the drops in a long run.
-        steps = tf.cast(step, tf.float64) - self.delay_epochs * self.steps_per_epoch
-        return tf.maximum(steps, 0.0) / (self.steps_per_epoch * ((self.alternation or 0) + 1))
+        return self._steps_of_j(step) / self.steps_per_epoch
 
     def _warmup(self, epoch: tf.Tensor) -> tf.Tensor:
         """Returns the warm-up factor, a float64 scalar from 0 to 1."""
@@ -105,10 +132,10 @@ class WarmupAndDrops(_ByEpochsOfJ):
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Returns the rate at the global step `step`, a float32 scalar."""
-        epoch = self._epoch(step)
-        factor = self._warmup(epoch)
-        for drop in self.drop_epochs:
-            factor = tf.where(epoch < drop, factor, factor * self.drop_factor)
+        factor = self._warmup(self._epoch(step))
+        for epoch in self.drop_epochs:
+            drop = whole_if_near(self._delay + epoch * self.steps_per_epoch * self._turns)
+            factor = tf.where(tf.cast(step, tf.float64) < drop, factor, factor * self.drop_factor)
         return tf.cast(self.learning_rate * factor, tf.float32)
 
     @property
@@ -168,11 +195,11 @@ class WarmupAndSchedule(_ByEpochsOfJ):
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Returns the rate at the global step `step`, a float32 scalar."""
-        epoch = self._epoch(step)
         rate = self._precise
         if isinstance(rate, Schedule):
-            rate = rate(tf.maximum(epoch - self.warmup_epochs, 0.0) * self.steps_per_epoch)
-        return tf.cast(tf.cast(rate, tf.float64) * self._warmup(epoch), tf.float32)
+            after_warmup = self._steps_of_j(step) - self.warmup_epochs * self.steps_per_epoch
+            rate = rate(whole_if_near(tf.maximum(after_warmup, 0.0)) + (_TOLERANCE if _has_periods(rate) else 0.0))
+        return tf.cast(tf.cast(rate, tf.float64) * self._warmup(self._epoch(step)), tf.float32)
 
     @property
     def reaches_zero(self) -> bool:
@@ -207,14 +234,22 @@ def _vanishes(rate: float) -> bool:
     return abs(rate) < np.finfo(np.float32).tiny
 
 
+def _has_periods(schedule: Schedule) -> bool:
+    """Returns whether a schedule of Keras divides the step by the length of a period and rounds down."""
+    restarts = isinstance(schedule, keras.optimizers.schedules.CosineDecayRestarts)
+    return restarts or getattr(schedule, "staircase", False)
+
+
 def _in_float64(schedule: Schedule | float) -> Schedule | float:
     """Returns a copy of a Keras schedule that computes in float64; other schedules are returned unchanged."""
     if not isinstance(schedule, Schedule) or not type(schedule).__module__.startswith("keras."):
         return schedule
-    config = schedule.get_config()  # Keras computes in the dtype of the initial learning rate.
+    config = schedule.get_config()
     if "initial_learning_rate" not in config:
         return schedule
-    return type(schedule).from_config({**config, "initial_learning_rate": np.float64(config["initial_learning_rate"])})
+    # Keras computes in the dtype of the initial learning rate, but converts other Python floats to float32 first.
+    wide = {key: np.float64(value) if isinstance(value, float) else value for key, value in config.items()}
+    return type(schedule).from_config({**wide, "initial_learning_rate": np.float64(config["initial_learning_rate"])})
 
 
 @keras.saving.register_keras_serializable(package="optimizers")

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from optimizers.learning_rate import Schedule
+from optimizers.learning_rate import Schedule, whole_if_near
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
@@ -98,7 +98,7 @@ class RateScheduler:
     def __call__(self, step: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the rates of J and R at the global step `step`, two float32 scalars."""
         step = tf.cast(step, tf.int64)
-        delayed = tf.cast(step, tf.float64) < self.delay_epochs * self.steps_per_epoch
+        delayed = tf.cast(step, tf.float64) < whole_if_near(self.delay_epochs * self.steps_per_epoch)
         if self.alternation is None:
             j_runs, r_runs = tf.constant(True), tf.constant(True)
         else:

@@ -34,14 +34,14 @@ class Constant(Options):
 
     def __call__(self, epoch: tf.Tensor) -> tf.Tensor:
         """Returns the weight at `epoch`, a float scalar."""
-        weight = self._shape(epoch - tf.cast(self.start, epoch.dtype))
+        weight = self._shape(epoch - self.start)
         inside = epoch >= self.start
         if self.stop is not None:
             inside = tf.logical_and(inside, epoch <= self.stop)
         return tf.where(inside, weight, tf.zeros_like(weight))
 
     def _shape(self, elapsed: tf.Tensor) -> tf.Tensor:
-        return tf.fill([], tf.cast(self.value, elapsed.dtype))
+        return tf.constant(self.value, elapsed.dtype)  # `tf.cast` would make a float32 of it first.
 
 
 class _Changing(Constant):
@@ -56,7 +56,7 @@ class _Changing(Constant):
         """Returns the epochs since the start. With a cycle they rise from 0 to cycle / 2 and fall back to 0."""
         if self.cycle is None:
             return elapsed
-        phase = tf.math.floormod(elapsed, tf.cast(self.cycle, elapsed.dtype))
+        phase = tf.math.floormod(elapsed, self.cycle)
         return tf.minimum(phase, self.cycle - phase)
 
 

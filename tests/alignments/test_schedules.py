@@ -62,6 +62,14 @@ def test_epochs_are_counted_in_global_steps():
     assert_close(values, [1.0, 1.25, 1.5, 6.0], "float32")
 
 
+def test_a_weight_has_the_precision_of_its_dtype():
+    assert float(evaluate(Constant(kind="constant", value=0.1), tf.constant(3), 10, tf.float64)) == 0.1
+    schedule = Linear(kind="linear", value=0.1, rate=0.7, start=0.1, cycle=0.3)
+    for step in (7, 700, 70_001):
+        found = float(evaluate(schedule, tf.constant(step), 7, tf.float64))
+        assert found == pytest.approx(0.1 + 0.7 * triangle(step / 7 - 0.1, 0.3), abs=1e-10)
+
+
 def test_a_number_is_the_weight_at_every_step():
     assert evaluate(0.25, tf.constant(10**6), 7) == 0.25
 

@@ -1,5 +1,9 @@
 """Learning-rate schedules and the alternation of losses, compared with explicit formulas in NumPy."""
 
+import math
+from decimal import Decimal
+from fractions import Fraction
+
 import keras
 import numpy as np
 import pytest
@@ -89,6 +93,60 @@ def test_its_configuration_rebuilds_it():
 def test_arguments_out_of_range_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         WarmupAndDrops(**{"learning_rate": 0.1, "steps_per_epoch": 10, **options})
+
+
+# Boundaries at fractional epochs, against exact fractions of the decimal numbers.
+
+
+def fractional_epochs(count, seed=0):
+    """Yields steps per epoch, alternation, and four decimal numbers of epochs."""
+    rng = np.random.default_rng(seed)
+    yield 50, None, *map(Decimal, ("1.1", "0.3", "2.2", "0.7"))
+    for _ in range(count):
+        digits = int(rng.integers(1, 4))
+        epochs = (Decimal(int(rng.integers(1, 30 * 10**digits))).scaleb(-digits) for _ in range(4))
+        yield int(rng.choice([7, 10, 50, 100, 468, 5004, 6255])), rng.choice([None, 1, 2]), *epochs
+
+
+def first_step(epochs, spe):
+    """The first step that is not before an exact number of epochs."""
+    return math.ceil(sum(Fraction(each) * turns for each, turns in epochs) * spe)
+
+
+def test_the_delay_ends_at_the_first_step_that_is_not_before_its_end():
+    late = 0
+    for spe, _, delay, *_ in fractional_epochs(300):
+        end = first_step([(delay, 1)], spe)
+        assert pattern_at(RateScheduler(spe, float(delay)), [end - 1, end]) == ["R", "JR"], (spe, delay)
+        late += math.ceil(float(delay) * spe) != end
+    assert late  # Without rounding.
+
+
+def test_drops_fall_on_the_first_step_that_is_not_before_their_epoch():
+    for spe, alternation, delay, warmup, drop, _ in fractional_epochs(150, 1):
+        turns = (alternation or 0) + 1
+        schedule = WarmupAndDrops(
+            1.0, spe, 0, [float(warmup + drop)], delay_epochs=float(delay), alternation=alternation
+        )
+        at = first_step([(delay, 1), (warmup + drop, turns)], spe)
+        assert_close(rates(schedule, [at - 1, at]), [1.0, 0.1], "float32")
+
+
+@pytest.mark.parametrize("times", [1, 4, 1000])
+def test_a_staircase_falls_on_the_first_step_that_is_not_before_its_epoch(times):
+    for spe, alternation, delay, warmup, every, _ in fractional_epochs(100, 2):
+        turns = (alternation or 0) + 1
+        keras_schedule = KERAS.ExponentialDecay(1.0, float(every) * spe, 0.99, staircase=True)
+        schedule = WarmupAndSchedule(keras_schedule, spe, float(warmup), float(delay), alternation)
+        at = first_step([(delay, 1), (warmup, turns), (times * every, turns)], spe)
+        np.testing.assert_allclose(rates(schedule, [at - 1, at]), [0.99 ** (times - 1), 0.99**times], rtol=1e-5)
+
+
+def test_restarts_and_pieces_of_keras_fall_on_their_step():
+    restarts = WarmupAndSchedule(KERAS.CosineDecayRestarts(1.0, 1.1 * 50, t_mul=1.0), 50)
+    assert (np.abs(rates(restarts, [54, 55, 109, 110, 164, 165]) - [0, 1] * 3) < 1e-2).all()
+    pieces = WarmupAndSchedule(KERAS.PiecewiseConstantDecay([55], [1.0, 0.1]), 50, 0.3, 0.1)
+    assert_close(rates(pieces, [5 + 15 + 55, 5 + 15 + 56]), [1.0, 0.1], "float32")  # Keras: up to the boundary.
 
 
 # Schedules of Keras by the clock of J.
@@ -183,9 +241,14 @@ def test_invalid_schedules_are_errors(make, message):
 
 
 def pattern(scheduler, steps):
-    """Returns the losses that run at each step: J, R or JR."""
+    """Returns the losses that run at each of the first steps: J, R or JR."""
+    return pattern_at(scheduler, range(steps))
+
+
+def pattern_at(scheduler, steps):
+    """Returns the losses that run at some steps."""
     out = []
-    for step in range(steps):
+    for step in steps:
         j, r = scheduler(tf.constant(step, tf.int64))
         assert {float(j), float(r)} <= {0.0, 1.0}
         out.append("J" * int(j) + "R" * int(r))
