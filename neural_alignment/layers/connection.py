@@ -199,7 +199,7 @@ class Connection:
             self.stored_backward_kernel.assign(backward)
             self.step.assign(step + 1)
 
-        dtype = self.layer.compute_dtype
+        dtype = tensor_of(self.kernel).dtype  # Within a wrapper it may differ from the layer's own compute dtype.
         return tf.cast(forward, dtype), tf.cast(backward, dtype), take_start
 
     def scaled(self, kernel: Tensor) -> Tensor:

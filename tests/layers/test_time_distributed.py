@@ -1,6 +1,7 @@
 """`layers.TimeDistributed`: an aligned layer sees all time steps as examples of one batch."""
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import LEARNING, RULE_CONFIGS, assert_close, assert_differs, reference_regulariser
@@ -79,3 +80,26 @@ def test_a_stateful_aligned_layer_is_refused_at_construction(wrap):
     native = keras.Model(inputs, keras.layers.TimeDistributed(layer)(inputs))
     with pytest.raises(ValueError, match=message):
         convert(native, Feedback())
+
+
+@pytest.mark.parametrize(("inner", "outer"), [("float32", "mixed_bfloat16"), ("mixed_bfloat16", "float32")])
+@pytest.mark.parametrize("rule", ["feedback", "align_prop", "information"])
+def test_a_layer_in_a_wrapper_of_another_precision_trains_outside_of_an_aligned_model(rng, rule, inner, outer):
+    """As in the native wrapper, the layer computes in the precision of the wrapper."""
+    layer = layers.Dense(3, alignment=from_config(RULE_CONFIGS[rule]), dtype=inner)
+    wrapper = layers.TimeDistributed(layer, dtype=outer)
+    x = tf.constant(rng.normal(size=(BATCH, STEPS, 4)), tf.float32)
+    wrapper(x)
+    w = layer.kernel.numpy()
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = wrapper(x, training=True)
+        upstream = tf.ones_like(outputs)
+    assert outputs.dtype == wrapper.compute_dtype
+    kind = outputs.dtype.name
+    assert_close(tf.cast(outputs, tf.float32), x.numpy() @ w, kind)
+    found = tape.gradient(outputs, x, output_gradients=upstream)
+    backward = layer._backward_kernel.numpy()
+    assert_close(found, np.ones((BATCH, STEPS, 3)) @ backward, kind)
+    if rule == "align_prop":
+        assert_close(backward, w.T)

@@ -22,6 +22,7 @@ from neural_alignment.operations import (
     EinsumMap,
     LinearMap,
     TransposedConvMap,
+    convolution,
 )
 from neural_alignment.operations import __all__ as public
 
@@ -265,6 +266,63 @@ def test_known_sizes_stay_known_in_a_graph(rng, name):
     outputs = graph.get_concrete_function().structured_outputs
     for shape, eager in zip([each.shape for each in outputs], products(case.linear_map, *arrays), strict=True):
         assert shape == eager.shape
+
+
+def gradients(linear_map, x, kernel, y, other):
+    """Returns gradients to x and W that TensorFlow differentiates through all three products, as those of R."""
+    with tf.GradientTape() as tape:
+        tape.watch([x, kernel])
+        total = tf.reduce_sum(linear_map.project(x, kernel) * y)
+        total += tf.reduce_sum(linear_map.reconstruct(y, kernel, like=x) * x)
+        total += tf.reduce_sum(linear_map.correlate(x, y, like=kernel) * other)
+    return tape.gradient(total, [x, kernel])
+
+
+def counts(function, *arguments):
+    """Returns how often the three operations of a convolution occur in the graph of a function."""
+    graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
+    found = [operation.type for operation in graph.get_operations()]
+    return [found.count(name) for name in ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")]
+
+
+GROUPED = "conv 2 SAME (3, 2) (1, 1) in 2"
+
+
+@pytest.mark.parametrize("has_gradients", [True, False])
+@pytest.mark.parametrize(
+    ("name", "groups"), [(GROUPED, 2), ("conv 1 CAUSAL (1,) (2,) in 2", 2), ("depthwise 2 VALID (3, 2) (1, 1)", 3)]
+)
+def test_groups_are_computed_one_by_one_where_the_cpu_cannot_do_all_at_once(
+    rng, monkeypatch, name, groups, has_gradients
+):
+    case = CASES[name]
+    arrays = [tf.constant(each, tf.float32) for each in case.arrays(rng)]
+    exact = [tf.cast(each, tf.float64) for each in arrays]
+    expected = [*products(case.linear_map, *exact), *gradients(case.linear_map, *exact)]
+    monkeypatch.setattr(convolution, "_cpu_has_grouped_gradients", lambda dtype: has_gradients)
+    assert counts(lambda *tensors: products(case.linear_map, *tensors), *arrays) == [1 if has_gradients else groups] * 3
+    if not has_gradients:  # Otherwise the operations may not exist here.
+        found = [*products(case.linear_map, *arrays), *gradients(case.linear_map, *arrays)]
+        for ours, other in zip(found, expected, strict=True):
+            assert_close(ours, other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_whether_the_cpu_has_the_gradients_of_groups_is_found_by_trying(rng, dtype):
+    case = CASES[GROUPED]
+    rounded = [tf.cast(each, dtype) for each in case.arrays(rng)]
+    x, kernel, y, _ = rounded
+    try:
+        tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=x.shape, filter=kernel, out_backprop=y, strides=[1, 3, 2, 1], padding="SAME"
+        )
+        has_gradients = True
+    except tf.errors.InvalidArgumentError:
+        has_gradients = False
+    assert convolution._cpu_has_grouped_gradients(kernel.dtype) == has_gradients
+    exact = [tf.cast(each, "float64") for each in rounded]
+    for ours, expected in zip(gradients(case.linear_map, *rounded), gradients(case.linear_map, *exact), strict=True):
+        assert_close(tf.cast(ours, "float64"), expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", exhaustive_unless(["float32", "float64"], ("float64",)))
