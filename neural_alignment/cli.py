@@ -130,7 +130,7 @@ Kind = Annotated[
         "--engine",
         metavar="ENGINE",
         help="Where runs are trained: in-process, one at a time in this process; processes:N, N at a time on this "
-        f"machine; spark:N; tpu:NAME,NAME,...; slurm:N. Default: {PROCESSES}, and of the command search in-process.",
+        f"machine; spark:N; tpu:NAME,NAME,...; slurm:N. Default: {PROCESSES}, of the command search processes:1.",
     ),
 ]
 Launcher = Annotated[
@@ -822,12 +822,13 @@ def _system_message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # Of an output.
         return f"cannot write: {error.strerror}"
     message = " ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split())[:200]
-    if type(error).__name__ == "ResourceExhaustedError":
+    exhausted = type(error).__name__ == "ResourceExhaustedError"
+    if exhausted:
         from neural_alignment.training import files
 
         if full := files.full_disk(error):
             return f"{full}; free some space, then repeat the command"
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+    if exhausted or isinstance(error, MemoryError):
         return f"{message or 'no memory is left'}: make the model or the batch smaller, or free memory"
     is_of_files = type(error).__name__ == "PermissionDeniedError" or message.startswith("File system scheme")
     return message if is_of_files else None

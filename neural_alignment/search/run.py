@@ -283,8 +283,8 @@ class Ledger:
                     self._draw(number)
                 else:
                     return None
-                self._begun[number] = Begun.now(self._search.job(number))
                 job = self._search.job(number)
+                self._begun[number] = Begun.now(job)
                 try:
                     config = plans.trial_config(self._plan, self._search.base, self._drawn[number])
                 except ConfigError as error:  # A combination of settings that `plan.check` did not try.

@@ -54,8 +54,8 @@ def accuracies(source: Source, rows: Sequence[Row]) -> list[Row]:
         model, rule = cell.labels["model"], cell.labels["rule"]
         row = {**cell.labels, "network": MODELS[model], "name": RULE_STYLES[rule].label}
         printed = {name: f"{value:.2f}" for name, value in PRINTED.get((model, rule), {}).items()}
+        own = chosen(rows, **cell.labels)
         for name in ("top1", "top5"):
-            own = chosen(rows, **cell.labels)
             row |= {name: percent(own, cell, name), f"paper_{name}": printed.get(name, "-")}
         cells.append(row)
     return cells
