@@ -73,7 +73,7 @@ def names_in(folder: str) -> list[str]:
     return sorted(name for name in names if name.startswith(PREFIX))
 
 
-def cut(folder: str, step: int, aside: str | None = None) -> bool:
+def cut(folder: str, step: int, aside: str | None = None) -> set[int]:
     """Removes the events after a step, and those from the first incomplete or damaged one on, from the rows of a run.
 
     Otherwise TensorBoard would show some points of a resumed run twice. Its reader does not drop the earlier points,
@@ -85,9 +85,9 @@ def cut(folder: str, step: int, aside: str | None = None) -> bool:
         aside: a folder that gets copies of the files that are changed.
 
     Returns:
-        Whether there is an event of the step.
+        The steps of the events that are left.
     """
-    found = False
+    found: set[int] = set()
     for name in names_in(folder):
         path = tf.io.gfile.join(folder, name)
         if SUMMARY_OF_RUNS in name or (files.is_local(path) and not os.path.isfile(os.path.realpath(path))):
@@ -96,7 +96,9 @@ def cut(folder: str, step: int, aside: str | None = None) -> bool:
         for event, at in _events(path):
             if event.step > step:
                 break
-            end, found = at, found or (event.HasField("summary") and event.step == step)
+            end = at
+            if event.HasField("summary"):
+                found.add(event.step)
         if end < tf.io.gfile.stat(path).length:
             _shorten(path, end, aside and tf.io.gfile.join(aside, name))
     return found

@@ -102,14 +102,16 @@ class RunLoop:
     def _open_events(self, rows: list[MetricsRow]) -> TensorBoard | None:
         """Adds the listener that writes the event files, if there are to be any, and returns it.
 
-        If the process was killed after it wrote the last row to `metrics.csv`, its event may be missing.
+        Rows without an event get one: the last row if the process was killed after it was written to `metrics.csv`, and
+        all earlier rows if the event files were turned off before.
         """
         if not self.config.logging.tensorboard:
             return None
         events = TensorBoard(self.trainer.model, self.directory.path, self.config.logging, rows)
-        is_written = event_files.cut(self.directory.path, self.step)
-        if rows and rows[-1]["step"] == self.step and not is_written:
-            events(rows[-1])
+        written = event_files.cut(self.directory.path, self.step)
+        for row in rows:
+            if row["step"] not in written:
+                events.write(row, has_kernels=row["step"] == self.step)
         self._listeners.insert(0, events)
         return events
 

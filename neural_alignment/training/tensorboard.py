@@ -76,10 +76,19 @@ class TensorBoard:
         self._plot: _Scatter | None = None
 
     def __call__(self, row: MetricsRow) -> None:
-        """Writes one row; with the first row also the layout of the charts."""
+        """Writes the row of the current step."""
+        self.write(row)
+
+    def write(self, row: MetricsRow, has_kernels: bool = True) -> None:
+        """Writes one row; with the first row also the layout of the charts.
+
+        Args:
+            row: the row.
+            has_kernels: whether the model has the kernels of its step, for histograms and images.
+        """
         step = int(row["step"])
         values = [scalar(tag_of(key), value) for key, value in row.items() if key != "step" and not math.isnan(value)]
-        if self._options.histograms or self._options.scatter:
+        if has_kernels and (self._options.histograms or self._options.scatter):
             for layer in connections(self._model):
                 values += self._pictures(layer.name, *kernels(layer, step))
         if self._first in (None, step):

@@ -165,18 +165,41 @@ def test_a_killed_and_resumed_run_has_every_point_once(tmp_path, monkeypatch, st
     assert len(layouts(tmp_path)) == 1
 
 
+def test_event_files_that_are_turned_on_later_have_the_earlier_rows_and_the_layout(tmp_path, monkeypatch):
+    def stops_at(step):
+        def append(self, row):
+            if row["step"] == step:
+                raise KilledError
+            original(self, row)
+
+        return append
+
+    original = MetricsFile.append
+    for step, logged in ((2, False), (4, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(MetricsFile, "append", stops_at(step))
+            with pytest.raises(KilledError):
+                run.train(config(tensorboard=logged, scatter=True, histograms=True), tmp_path, resume=True)
+        assert bool(event_files.names_in(str(tmp_path))) == logged
+    run.train(config(scatter=True, histograms=True), tmp_path, resume=True)
+    assert points(tmp_path) == expected(tmp_path)
+    assert len(layouts(tmp_path)) == 1
+    for plugin in ("images", "histograms"):  # W and B of step 0 are not known any more.
+        assert {tuple(step for step, _ in found) for found in points(tmp_path, plugin).values()} == {(2, 4)}
+
+
 def test_an_event_after_the_last_state_is_removed_and_a_foreign_file_stays(finished, tmp_path):
     path = shutil.copytree(finished, tmp_path / "run")
     [own] = path.glob("events*")
     before = own.read_bytes()
     other = path / "events.out.tfevents.1.hparams-session-0"
     shutil.copy(own, other)
-    assert event_files.cut(str(path), 2, str(tmp_path)) is True
+    assert event_files.cut(str(path), 2, str(tmp_path)) == {0, 2}
     assert before.startswith(own.read_bytes())
     assert (tmp_path / own.name).read_bytes() == other.read_bytes() == before
     other.unlink()
     assert {step for found in points(path).values() for step, _ in found} == {0, 2}
-    assert event_files.cut(str(path), 1) is False
+    assert event_files.cut(str(path), 1) == {0}
     assert {step for found in points(path).values() for step, _ in found} == {0}
 
 
@@ -186,7 +209,7 @@ def test_events_are_found_by_their_step(tmp_path, step):
     for at in (step, step + 1):
         file.write(at, [event_files.scalar("a/b", 1.0)])
     file.close()
-    assert event_files.cut(str(tmp_path), step)
+    assert event_files.cut(str(tmp_path), step) == {step}
     assert points(tmp_path) == {"a/b": [(step, 1.0)]}
 
 
