@@ -8,6 +8,7 @@ from helpers import assert_close
 from benchmarks.tpu import check, table
 from benchmarks.tpu.cases import BF16, F32, Case, matrix
 from neural_alignment.training import setup, tpu
+from neural_alignment.training.distribution import check_replicas
 from neural_alignment.training.tpu import estimate
 from neural_alignment.training.tpu.compilation import Limits
 
@@ -56,6 +57,11 @@ def test_cases_are_different_and_the_most_important_come_first():
     assert [case.rule for case in cases[:5]] == rules
     assert {case.chip for case in cases[:10]} == {"v3-8"}
     assert {(case.rule, case.loss) for case in cases[5:7]} == {("information", "R"), ("weight_mirror", "R")}
+
+
+def test_the_cores_of_each_tpu_can_share_the_batches():
+    for case in {(case.path, case.overrides, case.chip): case for case in matrix()}.values():
+        check_replicas(case.config(), tpu.Slice.named(case.chip).replicas)
 
 
 def test_the_matrix_contains_each_group():

@@ -54,8 +54,14 @@ NETWORKS |= {"resnet152v2": "ResNet-152v2"}
 SIGN = ", sign noise"
 """End of the name of a rule with this noise."""
 
-WIDE = ("data.train_examples=1281167", "data.validation_examples=50000", "batch_size=96")
-"""The data of the 8-layer network, and a batch that 8 cores can share, near the paper's 100."""
+WIDE = ("data.train_examples=1281167", "data.validation_examples=50000")
+"""The data of the 8-layer network."""
+
+SHARED = ("evaluation.batch_size=512",)
+"""A batch of the evaluation that 8 cores can share, near the 500 of the configurations of small images."""
+
+ONE_CORE = "v6e-1"
+"""A TPU for networks that use the statistics of the whole batch, which cores do not share."""
 
 
 def losses(rule: str) -> tuple[str, ...]:
@@ -121,10 +127,10 @@ def other_networks(chip: str) -> Iterator[Case]:
         stored = rule != "last_layer"
         path = f"wide_networks/imagenet/{rule if stored else 'normal'}.yaml"
         overrides = WIDE if stored else (*WIDE, "alignment.rule=last_layer")
-        yield Case(chip, "8-layer CNN", rule, "J", BF16, path, overrides)
+        yield Case(ONE_CORE, "8-layer CNN", rule, "J", BF16, path, overrides)
     for model, path in (
         ("MobileNetV2", "cifar10/mobilenet_v2.yaml"),
         ("vision transformer", "cifar10/vision_transformer/symmetric.yaml"),
         ("LSTM", "mnist/lstm/symmetric.yaml"),
     ):
-        yield Case(chip, model, "symmetric", "J + R", BF16, path)
+        yield Case(chip, model, "symmetric", "J + R", BF16, path, SHARED)

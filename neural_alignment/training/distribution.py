@@ -75,27 +75,12 @@ class Distribution:
         if config.runtime.jit_compile and self.replicas > 1 and not compiles_by_itself(self.strategy):
             requirement = f"is for one device, or a TPU, not for {self.replicas} replicas"
             raise ConfigError(WrongValue("runtime.jit_compile", requirement, True))
-        if self.replicas > 1 and config.model.uses_batch_statistics:
-            raise ConfigError(
-                f"runtime.strategy: {config.model.name} uses the statistics of the whole batch, which replicas do not "
-                f"share; found {self.replicas} replicas; allowed: 1"
-            )
         if self.readers > 1 and getattr(config.data, "tolerate_corrupt", 0):
             requirement = (
                 "must be 0 with several workers or hosts of a TPU slice, which do not see each other's damaged records"
             )
             raise ConfigError(WrongValue("data.tolerate_corrupt", requirement, config.data.tolerate_corrupt))
-        parts = self.replicas * config.optimization.minibatches
-        sizes = {"batch_size": (config.batch_size, parts)}
-        if config.evaluation.batch_size is not None:
-            sizes["evaluation.batch_size"] = (config.evaluation.batch_size, self.replicas)
-        for key, (size, share) in sizes.items():
-            if size % share:
-                times = f" of {config.optimization.minibatches} minibatches" if share != self.replicas else ""
-                raise ConfigError(
-                    f"{key}: is shared by {self.replicas} replicas{times} and must be a multiple of {share}; "
-                    f"found {size}, nearest {max(share, size // share * share)}"
-                )
+        check_replicas(config, self.replicas)
 
     def train(self, dataset: Dataset, start_step: int) -> Any:
         """Returns the training batches from `start_step` on, divided among the replicas."""
@@ -185,6 +170,30 @@ class Distribution:
             return tf.nest.map_structure(lambda value: self.strategy.experimental_local_results(value)[0], results)
 
         return tf.function(run, autograph=False)
+
+
+def check_replicas(config: Config, replicas: int) -> None:
+    """Checks that a number of replicas can share the batches of a run.
+
+    Raises:
+        ConfigError: if a batch cannot be divided evenly, or the model does not support several replicas.
+    """
+    if replicas > 1 and config.model.uses_batch_statistics:
+        raise ConfigError(
+            f"runtime.strategy: {config.model.name} uses the statistics of the whole batch, which replicas do not "
+            f"share; found {replicas} replicas; allowed: 1"
+        )
+    parts = replicas * config.optimization.minibatches
+    sizes = {"batch_size": (config.batch_size, parts)}
+    if config.evaluation.batch_size is not None:
+        sizes["evaluation.batch_size"] = (config.evaluation.batch_size, replicas)
+    for key, (size, share) in sizes.items():
+        if size % share:
+            times = f" of {config.optimization.minibatches} minibatches" if share != replicas else ""
+            raise ConfigError(
+                f"{key}: is shared by {replicas} replicas{times} and must be a multiple of {share}; "
+                f"found {size}, nearest {max(share, size // share * share)}"
+            )
 
 
 class OtherWorkerEnded(Stopped):

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tensorflow.compiler.xla.service import hlo_pb2
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, InputError, Unavailable
-from neural_alignment.training import AlignedModel, setup, step_modes, tpu
+from neural_alignment.training import AlignedModel, distribution, setup, step_modes, tpu
 from neural_alignment.training.model import connections
 from neural_alignment.training.run import train
 from neural_alignment.training.tpu import compilation, compiler, estimate
@@ -238,9 +239,26 @@ def test_a_program_computes_random_words_in_the_form_for_tpus(monkeypatch):
     assert ["rng-bit-generator" in each for each in opcodes] == [False, True]
 
 
-def test_a_batch_that_the_cores_cannot_share_is_one_line():
-    with pytest.raises(ConfigError, match="batch_size: is shared by 24 cores and must be a multiple of 24; found 64"):
-        tpu.lower(small(), 24, "J")
+UNSHARED = {
+    "batch": ((), 24, "batch_size: is shared by 24 replicas and must be a multiple of 24; found 64"),
+    "minibatches": (
+        ("optimization.minibatches=4",), 32, "batch_size: is shared by 32 replicas of 4 minibatches and must be a mult"
+    ),
+    "evaluation": (("evaluation={batch_size: 100}",), 8, "evaluation.batch_size: is shared by 8 replicas"),
+    "statistics of the batch": (
+        ("model={name: wide_cnn, design: kmnist, width: 2}",), 8, "wide_cnn uses the statistics of the whole batch"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNSHARED)
+def test_a_batch_that_the_cores_cannot_share_is_one_line(case):
+    overrides, cores, line = UNSHARED[case]
+    config = small(*overrides)
+    with pytest.raises(ConfigError, match=line):
+        tpu.lower(config, cores, "J + R")
+    with pytest.raises(InputError, match=line):  # As for a run.
+        distribution.Distribution(mock.Mock(num_replicas_in_sync=cores, extended=mock.Mock(spec=[]))).check(config)
 
 
 # The compiler's process.

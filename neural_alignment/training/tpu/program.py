@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from neural_alignment.config import Config
 from neural_alignment.data import Facts
-from neural_alignment.errors import ConfigError, WrongValue
 from neural_alignment.training import setup
+from neural_alignment.training.distribution import check_replicas
 from neural_alignment.training.preparation import total_steps
 from neural_alignment.training.step_modes import StepModes
 from optimizers import philox
@@ -37,11 +37,9 @@ def batch_per_core(config: Config, replicas: int) -> int:
     """Returns the number of examples of a batch on each core.
 
     Raises:
-        ConfigError: if the cores cannot share the batch evenly.
+        ConfigError: if the cores cannot share the batches of the run, as replicas.
     """
-    if config.batch_size % replicas:
-        requirement = f"is shared by {replicas} cores and must be a multiple of {replicas}"
-        raise ConfigError(WrongValue("batch_size", requirement, config.batch_size))
+    check_replicas(config, replicas)
     return config.batch_size // replicas
 
 
@@ -57,7 +55,7 @@ def lower(config: Config, replicas: int, losses: str) -> bytes:
         losses: the losses that the step trains, one of the names in `turns`.
 
     Raises:
-        ConfigError: if the cores cannot share the batch evenly.
+        ConfigError: as in `batch_per_core`.
         DataError: if the configuration does not determine shapes and counts, and the data cannot be read.
     """
     examples = batch_per_core(config, replicas)
