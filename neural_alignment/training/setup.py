@@ -192,8 +192,10 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
         steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if an optimizer does not fit the model, or if the loss has no metric for its criterion.
+        ConfigError: if an optimizer does not fit the model, if no step would train J, or if the loss has no metric for
+            its criterion.
     """
+    _check_delay(config, steps_per_epoch)
     with _precision(config.runtime.precision):
         loss, metrics = config.loss.make(classes, config.batch_size, config.seed)
         _check_criterion(config.loss, metrics)
@@ -206,6 +208,18 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
                 jit_compile=config.runtime.jit_compile,
                 steps_per_execution=config.runtime.steps_per_execution,
             )
+
+
+def _check_delay(config: Config, steps_per_epoch: int) -> None:
+    """Checks that the delay ends before the run. `Optimization.check_run` compares it with the epochs.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    delay = config.optimization.delay_epochs
+    if config.max_steps is not None and delay * steps_per_epoch >= config.max_steps:
+        requirement = f"must be shorter than max_steps ({config.max_steps}), in epochs of {steps_per_epoch} steps"
+        raise ConfigError(WrongValue("optimization.delay_epochs", requirement, delay))
 
 
 def _check_criterion(options: LossOptions, metrics: Sequence[Any]) -> None:

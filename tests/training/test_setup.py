@@ -11,6 +11,7 @@ from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError
 from neural_alignment.losses import SMALLEST_LOSS, Criterion, LossOptions, SparseTopKAccuracy
 from neural_alignment.training import AlignedModel, run, setup
+from neural_alignment.training.trainer import Trainer
 from optimizers import Adam, Momentum, Noisy, WarmupAndDrops
 
 BASE = {
@@ -180,3 +181,17 @@ def test_a_loss_without_the_metric_of_its_criterion_is_rejected_before_training(
     with pytest.raises(ConfigError, match=r"loss\.kind: .* metric named top1.* set `criterion`.*; found 'unjudged'"):
         setup.compile_model(model, config, 10, 5)
     setup.compile_model(model, config.model_copy(update={"loss": JudgedByJ(), "alignment": None}), 10, 5)
+
+
+def test_a_delay_that_max_steps_does_not_end_is_one_line():
+    """At 14 steps per epoch."""
+
+    def prepared(max_steps):
+        backward = {"name": "sgd", "learning_rate": 0.1}
+        changes = {"optimization": {"backward": backward, "delay_epochs": 1.5}, "max_steps": max_steps}
+        return Trainer.from_config(configuration.parse(configuration.merge({**BASE, "batch_size": 100}, changes)))
+
+    line = r"^optimization\.delay_epochs: must be shorter than max_steps \(21\), in epochs of 14 steps; found 1\.5$"
+    with pytest.raises(ConfigError, match=line):
+        prepared(21)
+    assert prepared(22).model.step_modes.count(22) == {"R": 21, "J + R": 1}
