@@ -86,7 +86,7 @@ def after(owner: Any, name: str, act: Callable[[], None]) -> None:
 def install() -> None:
     """Times the stages of all runs in this process from now on."""
     from neural_alignment.jobs.job import Training
-    from neural_alignment.training import evaluation, model, run_loop, setup, trainer
+    from neural_alignment.training import evaluation, run_loop, setup, step_loop, trainer
 
     watch = Stopwatch()
     for stage, owner, name in (
@@ -94,7 +94,7 @@ def install() -> None:
         ("model", setup, "build_model"),
         ("optimizer", setup, "compile_model"),
         ("tracing", evaluation.AlignmentProbe, "trace"),
-        ("tracing", model.StepLoop, "trace"),
+        ("tracing", step_loop.StepLoop, "trace"),
         ("evaluation", run_loop.RunLoop, "_measure"),
         ("step", trainer.Trainer, "advance"),
     ):

@@ -126,6 +126,11 @@ def averages(optimizer: keras.optimizers.Optimizer) -> bool:
     return optimizer.use_ema or any(averages(each) for each in getattr(optimizer, "inner_optimizers", []))
 
 
+def without_loss_scaling(optimizer: Any) -> Any:
+    """Returns the optimizer in the wrapper for loss scaling that Keras adds under mixed_float16, if there is one."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def copy_weights_again(optimizer: keras.optimizers.Optimizer) -> None:
     """Gives a built optimizer, and those in it, the initial state for the present weights if it has copies of weights.
 

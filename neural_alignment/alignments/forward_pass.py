@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -18,6 +18,20 @@ Tensor = tf.Tensor
 
 def _project(linear_map: LinearMap, inputs: Tensor, kernel: Tensor) -> Tensor:
     return linear_map.project(inputs, kernel)
+
+
+class DeferredTerm(NamedTuple):
+    """R_l that is computed after the backward pass of J.
+
+    Attributes:
+        connection: the connection of the layer.
+        kernels: the kernels that R trains, by the names `"backward"` and `"forward"`.
+        regulariser: a function that returns R_l.
+    """
+
+    connection: Any
+    kernels: dict[str, Tensor]
+    regulariser: Callable[[], Tensor]
 
 
 @dataclass
@@ -46,8 +60,7 @@ class ForwardPass:
         product: called with the linear map, the inputs and W of each layer without a backward kernel; returns W^T x.
         deferred: None, or a list in which R_l is postponed until after the backward pass of J. Otherwise the gradients
             of R, which are as large as the kernels, would occupy memory during that pass. Each layer whose rule reads
-            only kernels adds a tuple: the layer, the kernels that R trains (by the names `"backward"`, `"forward"`),
-            and a function that returns R_l.
+            only kernels adds its R_l.
         separate: None, or a function that is called with a layer whose W is trained by R, and with W. It returns a
             copy of W for R, so that the caller can separate the gradients of R and J. With None the gradient to W is
             the sum of both.
@@ -66,7 +79,7 @@ class ForwardPass:
     probe: Callable[[Any, Tensor, Tensor], Tensor] | None = None
     around: Callable[[Any, Callable[..., Any]], Callable[..., Any]] | None = None
     product: Callable[[LinearMap, Tensor, Tensor], Tensor] = _project
-    deferred: list[tuple[Any, dict[str, Tensor], Callable[[], Tensor]]] | None = None
+    deferred: list[DeferredTerm] | None = None
     separate: Callable[[Any, Tensor], Tensor] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from neural_alignment import initialization
 from neural_alignment.alignments import Alignment, ForwardPass, KernelView, LayerView, current_pass
+from neural_alignment.alignments.forward_pass import DeferredTerm
 from neural_alignment.keras_internals import outermost_call, stored_value
 from neural_alignment.operations import LinearMap, carry
 
@@ -308,7 +309,7 @@ class KernelValues:
             layer.add_loss(regulariser())
         elif deferred:
             moved = {"backward": backward, **({"forward": kernel} if rule.trains_forward else {})}
-            state.deferred.append((connection, moved, regulariser))
+            state.deferred.append(DeferredTerm(connection, moved, regulariser))
         else:
             state.add(connection.name, regulariser())
 

@@ -20,7 +20,8 @@ from neural_alignment.config import Config, Runtime
 from neural_alignment.data import Dataset
 from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped, Unavailable, WrongValue
 from neural_alignment.training import slurm_workers
-from neural_alignment.training.model import AlignedModel, compiles_by_itself
+from neural_alignment.training.model import AlignedModel
+from neural_alignment.training.step_loop import compiles_by_itself
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 """`TF_CONFIG` of the first of two workers."""

@@ -18,9 +18,10 @@ from neural_alignment.config import InitialState
 from neural_alignment.errors import RunError
 from neural_alignment.training.checkpoints import DamagedStateError, kept_steps, latest_step, read_state
 from neural_alignment.training.loading import check_model_file, load_model
-from neural_alignment.training.model import _unwrapped, connections
+from neural_alignment.training.model import connections
 from neural_alignment.training.run_directory import RunDirectory
 from optimizers.keras_internals import call_count, is_call_count, is_trained
+from optimizers.wrapping import without_loss_scaling
 
 StateName = Literal["last", "best", "final"] | int | None
 """The name or the step of a saved state of a run; see `InitialState`."""
@@ -264,7 +265,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
     """Returns name -> variable of an optimizer, except the learning rates, which the configuration sets."""
-    optimizer = _unwrapped(optimizer)
+    optimizer = without_loss_scaling(optimizer)
     inner = getattr(optimizer, "inner_optimizers", [optimizer])
     named = {_slot_name(index, each.path): each for index, one in enumerate(inner) for each in one.variables}
     named = {name: each for name, each in named.items() if not name.endswith("/learning_rate")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,15 +12,20 @@ import tensorflow as tf
 
 from neural_alignment import keras_internals
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
+from neural_alignment.alignments.forward_pass import DeferredTerm
 from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, network_rule
 from neural_alignment.keras_internals import InterceptedModel, all_layers, loss_tracker, loss_weight
 from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
+from neural_alignment.training.finite_watch import FiniteWatch
+from neural_alignment.training.gradients import Gradients, dense, filled
+from neural_alignment.training.minibatches import accumulated, cut, replicas
+from neural_alignment.training.step_loop import StepLoop
 from neural_alignment.training.step_modes import RegulariserMean, StepMode, StepModes
 from optimizers import MultiOptimizer
 from optimizers.keras_internals import call_count
 from optimizers.optimizers import summed
-from optimizers.wrapping import copy_weights_again
+from optimizers.wrapping import copy_weights_again, without_loss_scaling
 
 Tensor = tf.Tensor
 
@@ -45,7 +49,7 @@ def measuring_pass(model: keras.Model, **options: Any) -> Iterator[ForwardPass]:
         **options: other attributes of the `ForwardPass`.
     """
     optimizer = getattr(model, "optimizer", None)
-    step = 0 if optimizer is None else tf.convert_to_tensor(call_count(_unwrapped(optimizer)).value)
+    step = 0 if optimizer is None else tf.convert_to_tensor(call_count(without_loss_scaling(optimizer)).value)
     with forward_pass(step=step, regularise=False, **options) as state:
         yield state
 
@@ -137,7 +141,7 @@ class AlignedModel(InterceptedModel):
         self._minibatches = minibatches
         trained = [each for each in connections(self) if each.is_trained]
         intervals = [each.alignment.interval for each in trained]
-        self._step_modes = StepModes(_unwrapped(self.optimizer), {*intervals})
+        self._step_modes = StepModes(without_loss_scaling(self.optimizer), {*intervals})
         self._check_layers()
         if not self.optimizer.built:  # If a step built it while being traced, the step would be traced twice.
             with self.distribute_strategy.scope():
@@ -146,7 +150,7 @@ class AlignedModel(InterceptedModel):
         if hasattr(self, "_regulariser_tracker"):  # Keras would list that of an earlier `compile` as well.
             keras_internals.untrack(self, self._regulariser_tracker)
         self._regulariser_tracker = RegulariserMean(intervals)
-        self._watch = _FiniteWatch([each.name for each in trained])
+        self._watch = FiniteWatch([each.name for each in trained])
 
     @property
     def regulariser_is_defined(self) -> bool:
@@ -163,14 +167,14 @@ class AlignedModel(InterceptedModel):
                 f"Received two layers named {repeated[0]!r}. Example: name={repeated[0] + '_2'!r}."
             )
         tied = [layer for layer in layers if layer.alignment.tie_gradient]
-        multi, replicas = _unwrapped(self.optimizer), self.distribute_strategy.num_replicas_in_sync
+        multi, replicas = without_loss_scaling(self.optimizer), self.distribute_strategy.num_replicas_in_sync
         if multi is not self.optimizer and replicas > 1 and not getattr(multi, "constant", True):
             raise ValueError(
                 "Loss scaling (mixed_float16) cannot be combined with a rate scheduler on several replicas. Received "
                 f"{multi.rate_scheduler!r} with {replicas} replicas. Example: the mixed_bfloat16 policy."
             )
         # For a MultiOptimizer of Keras. That of `optimizers` checks the variables when it is built.
-        several = getattr(_unwrapped(self.optimizer), "optimizers", [])
+        several = getattr(without_loss_scaling(self.optimizer), "optimizers", [])
         if tied and len(several) > 1:
             raise ValueError(
                 f"{tied[0].alignment.rule!r} needs one optimizer that moves W and B at every step. Received "
@@ -199,7 +203,7 @@ class AlignedModel(InterceptedModel):
     @property
     def global_step(self) -> int:
         """The number of training steps made so far, whether they train J, R or both."""
-        return int(call_count(_unwrapped(self.optimizer)).numpy())
+        return int(call_count(without_loss_scaling(self.optimizer)).numpy())
 
     @property
     def watched(self) -> list[tf.Variable]:
@@ -294,7 +298,7 @@ class AlignedModel(InterceptedModel):
     def _step(self, data: Any) -> None:
         """Makes one step on all replicas, with the losses that are scheduled for it."""
         strategy, modes = self.distribute_strategy, self._step_modes.modes
-        step = tf.identity(call_count(_unwrapped(self.optimizer)))  # Before the update increments it.
+        step = tf.identity(call_count(without_loss_scaling(self.optimizer)))  # Before the update increments it.
 
         def run(mode: StepMode) -> tuple[Tensor, Tensor]:
             if not self._distributed:  # Also if Keras calls the custom step of a subclass, which calls this one.
@@ -318,12 +322,12 @@ class AlignedModel(InterceptedModel):
     def _replica_step(self, data: Any, step: Tensor, mode: StepMode) -> tuple[Tensor, Tensor]:
         """Makes one step on the examples of one replica. Returns J and the R_l of these examples, `(layers,)`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        optimizer = _unwrapped(self.optimizer)
+        optimizer = without_loss_scaling(self.optimizer)
         gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, mode)
         scheduled = isinstance(optimizer, MultiOptimizer)
         targets = self._targets
         if scheduled and not optimizer.skip_idle:
-            gradients = _fill(gradients, targets)
+            gradients = filled(gradients, targets)
         gradients = self._without_fixed(self._without_resting(gradients, targets, mode), targets)
         if not scheduled:
             gradients, targets = summed(gradients, targets)
@@ -335,7 +339,7 @@ class AlignedModel(InterceptedModel):
         loss_tracker(self).update_state(loss, sample_weight=batch_size(x))
         if mode.r_runs:
             # Each step counts once, so that an epoch can continue on another number of replicas.
-            self._regulariser_tracker.update_state(regularisers, mode, sample_weight=1 / _replicas())
+            self._regulariser_tracker.update_state(regularisers, mode, sample_weight=1 / replicas())
         self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return tf.cast(loss, tf.float32), regularisers
 
@@ -355,7 +359,7 @@ class AlignedModel(InterceptedModel):
         self.build_metrics(batch)
 
         def step(*data: Tensor) -> None:
-            number = tf.identity(call_count(_unwrapped(self.optimizer)))
+            number = tf.identity(call_count(without_loss_scaling(self.optimizer)))
             self._watch.update(number, *self._replica_step(data, number, mode))
 
         function = tf.function(step, jit_compile=True, autograph=False)
@@ -421,7 +425,7 @@ class AlignedModel(InterceptedModel):
         count = batch_size(x)
         if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
             count = tf.reduce_sum(sample_weight)
-        loss_tracker(self).update_state(loss * _replicas(), sample_weight=count)
+        loss_tracker(self).update_state(loss * replicas(), sample_weight=count)
         return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
 
     def _batch_gradients(self, x, y, sample_weight, step, mode):
@@ -442,16 +446,16 @@ class AlignedModel(InterceptedModel):
         if parts == 1:
             return self._gradients(x, y, sample_weight, step, first, mode)
 
-        batch = tf.nest.map_structure(lambda t: None if t is None else _cut(t, parts), (x, y, sample_weight))
+        batch = tf.nest.map_structure(lambda t: None if t is None else cut(t, parts), (x, y, sample_weight))
 
         def part(index):
             chosen = tf.nest.map_structure(lambda t: None if t is None else t[index], batch)
             begin = first + index * (examples // parts)
             gradients, *rest = self._gradients(*chosen, step, begin, mode)
             targets = self._targets
-            return [*map(_dense, _fill(gradients, targets), targets)], *rest
+            return [*map(dense, filled(gradients, targets), targets)], *rest
 
-        return _accumulate(part, parts)
+        return accumulated(part, parts)
 
     def _gradients(self, x, y, sample_weight, step, first_example, mode):
         """Runs the model forward and backward once. Arguments and result are those of `_batch_gradients`."""
@@ -470,21 +474,21 @@ class AlignedModel(InterceptedModel):
                 loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
                 # With the reduction None, Keras differentiates the sum over the examples and reports their mean.
                 task, *terms = _widened([_over_examples(tf.reduce_sum, loss), *state.losses.values()])
-                total = sum(terms) / _replicas() if terms else 0.0
+                total = sum(terms) / replicas() if terms else 0.0
                 total = self.optimizer.scale_loss(total + task if mode.j_runs else total)
-        targets, trainable = self._targets, self.trainable_variables
-        gradients = [None] * len(targets)
+        gradients, trainable = Gradients(self._targets), self.trainable_variables
         if mode.j_runs or state.losses:
             found = tape.gradient(total, [*trainable, *(copy for _, copy in copies)])
-            gradients[: len(trainable)] = found[: len(trainable)]
+            gradients.values[: len(trainable)] = found[: len(trainable)]
             for (connection, _), gradient in zip(copies, found[len(trainable) :], strict=True):
-                _add_regulariser_gradient(gradients, targets, connection.kernel, gradient)
-        before = [gradient for gradient in gradients if gradient is not None]
-        for connection, kernels, regulariser in state.deferred:
-            before = self._add_deferred(gradients, targets, connection, kernels, regulariser, state, before)
+                gradients.add_of_r(connection.kernel, gradient)
+        before = gradients.present()
+        for term in state.deferred:
+            value, before = self._add_deferred(gradients, term, before)
+            state.add(term.connection.name, value)
         regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
-        loss = _over_examples(tf.reduce_mean, loss) * _replicas()
-        return gradients, loss, tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
+        loss = _over_examples(tf.reduce_mean, loss) * replicas()
+        return gradients.values, loss, tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
 
     @property
     def _reduction(self) -> str | None:
@@ -492,19 +496,29 @@ class AlignedModel(InterceptedModel):
         loss = keras.losses.get(keras.tree.flatten(self.loss)[0])
         return getattr(loss, "reduction", "sum_over_batch_size")
 
-    def _add_deferred(self, gradients, targets, connection, kernels, regulariser, state, before):
-        """Computes R_l of a rule that reads only kernels, and its gradients, after `before`; returns the gradients."""
+    def _add_deferred(
+        self, gradients: Gradients, term: DeferredTerm, before: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Computes R_l of a rule that reads only kernels, and adds its gradients.
+
+        Args:
+            gradients: the gradients to add to.
+            term: R_l.
+            before: tensors that are computed first, so that memory holds the gradients of one R_l only.
+
+        Returns:
+            R_l, and the tensors that the next R_l must wait for.
+        """
         with tf.control_dependencies(before), tf.GradientTape() as tape:
-            tape.watch(kernels)
-            value = regulariser()
-            total = self.optimizer.scale_loss(value / _replicas())
-        state.add(connection.name, value)
+            tape.watch(term.kernels)
+            value = term.regulariser()
+            total = self.optimizer.scale_loss(value / replicas())
         with tf.control_dependencies(before):
-            found = tape.gradient(total, kernels)
-        variables = {"backward": connection.stored_backward_kernel, "forward": connection.kernel}
+            found = tape.gradient(total, term.kernels)
+        variables = {"backward": term.connection.stored_backward_kernel, "forward": term.connection.kernel}
         for name, gradient in found.items():
-            _add_regulariser_gradient(gradients, targets, variables[name], gradient)
-        return [gradient for gradient in found.values() if gradient is not None] or [value]
+            gradients.add_of_r(variables[name], gradient)
+        return value, [gradient for gradient in found.values() if gradient is not None] or [value]
 
 
 def _widened(terms: Sequence[Tensor]) -> list[Tensor]:
@@ -518,18 +532,6 @@ def _over_examples(reduce: Callable[[Tensor], Tensor], loss: Tensor) -> Tensor:
     return reduce(loss) if loss.shape.rank else loss
 
 
-def _add_regulariser_gradient(
-    gradients: list[Tensor | None], targets: Sequence[Any], variable: Any, gradient: Tensor | None
-) -> None:
-    """Adds the gradient of R for one variable to `gradients` of `targets`; frozen variables are left out."""
-    indices = [index for index, target in enumerate(targets) if target is variable]
-    if gradient is None or not indices:
-        return
-    gradient = tf.cast(gradient, variable.dtype)
-    index = indices[-1]  # For a W that both losses train, the gradient of J comes first.
-    gradients[index] = gradient if gradients[index] is None else gradients[index] + gradient
-
-
 def _copy_kernel(
     tape: tf.GradientTape, copies: list[tuple[Connection, Tensor]], connection: Connection, kernel: Tensor
 ) -> Tensor:
@@ -538,232 +540,3 @@ def _copy_kernel(
     tape.watch(copy)
     copies.append((connection, copy))
     return copy
-
-
-class StepLoop:
-    """Makes steps on the batches of an iterator in one graph.
-
-    Keras calls it like its own train and test functions, with `steps_per_execution` steps in a call. `steps` makes a
-    given number of steps. Both read the metrics once, at the end.
-
-    Args:
-        model: a compiled model.
-        name: identifies the step among those of the model.
-        step: makes one step on one batch, on all replicas.
-        results: reads the metrics.
-        prepare: called before every execution, outside of the graph.
-    """
-
-    def __init__(
-        self,
-        model: AlignedModel,
-        name: str,
-        step: Callable[[Any], None],
-        results: Callable[[], dict[str, Tensor]],
-        prepare: Callable[[], None] = lambda: None,
-    ):
-        self._model = model
-        self._results = results
-        self._prepare = prepare
-        if model.jit_compile and not model.run_eagerly and not compiles_by_itself(model.distribute_strategy):
-            step = tf.function(step, reduce_retracing=True, jit_compile=True, autograph=False)
-        self._step = lambda data: step(_without_optionals(data))
-        self._on_data, self._on_next, self._on_several = (
-            function if model.run_eagerly else tf.function(function, reduce_retracing=True, autograph=False)
-            for function in (self._step, self._step_on_next, self._step_on_several)
-        )
-        if model.graphs is not None:
-            self._on_next = model.graphs.reusable(f"{name} on next", self._on_next)
-            self._on_several = model.graphs.reusable(f"{name} on several", self._on_several)
-
-    def __call__(self, iterator: Any, limit: int | None = None, seconds: float = math.inf) -> dict[str, Tensor]:
-        """Makes `steps_per_execution` steps, or fewer if fewer batches are left. Returns the metrics so far.
-
-        Args:
-            iterator: the batches.
-            limit: maximum number of steps.
-            seconds: as in `steps`.
-
-        Raises:
-            StopIteration: if no batch is left.
-            tf.errors.OutOfRangeError: if no batch is left and `steps_per_execution` is 1.
-        """
-        steps = self._model.steps_per_execution
-        self._prepare()
-        self.build_metrics(iterator, getattr(iterator, "element_spec", None))
-        if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
-            for _, data in zip(range(steps), iterator, strict=False):  # From `train_on_batch`, `test_on_batch`.
-                self._on_data(data)
-            return self._results()
-        if steps == 1:  # A single step needs no loop and no optional batches.
-            return self._on_next(iterator)
-        made, results = self.steps(iterator, steps if limit is None else min(limit, steps), seconds)
-        if not made:
-            raise StopIteration
-        return results
-
-    def steps(self, iterator: Any, limit: int, seconds: float = math.inf) -> tuple[int, dict[str, Tensor]]:
-        """Makes steps until the batches end or a limit is reached. The graph does not depend on the limits.
-
-        Args:
-            iterator: the batches, a `tf.data.Iterator` or `tf.distribute.DistributedIterator`.
-            limit: maximum number of steps; at least one step is made.
-            seconds: time after which no further step begins.
-
-        Returns:
-            The number of steps made, and the metrics so far.
-        """
-        self._prepare()
-        made, results = self._on_several(iterator, *_limits(limit, seconds))
-        return int(made), results
-
-    def build_metrics(self, iterator: Any, element_spec: Any) -> None:
-        """Creates the metrics for an iterator or its `tf.data.IteratorSpec`. With a strategy, Keras does this."""
-        if isinstance(iterator, (tf.data.Iterator, tf.data.IteratorSpec)):
-            self._model.build_metrics(element_spec)
-
-    def trace(self, iterator: Any) -> None:
-        """Traces the graph of `__call__` for an iterator or its `tf.data.IteratorSpec`, without making a step."""
-        if self._model.run_eagerly:
-            return
-        if self._model.steps_per_execution == 1:
-            self._on_next.get_concrete_function(iterator)
-        else:
-            self._on_several.get_concrete_function(iterator, *_limits(1, math.inf))
-
-    def _step_on_next(self, iterator: Any) -> dict[str, Tensor]:
-        self._step(iterator.get_next())
-        return self._results()
-
-    def _step_on_several(self, iterator: Any, limit: Tensor, seconds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        begun = tf.timestamp()  # In the graph, so that the time of tracing does not count.
-        until = begun + seconds
-
-        def body(made, _, batch):
-            self._step(batch.get_value())
-            made += 1
-            # Evaluated once, because a batch that is fetched must be used.
-            continues = tf.logical_and(made < limit, tf.timestamp() < until)
-            return made, continues, tf.cond(continues, iterator.get_next_as_optional, lambda: batch)
-
-        made, *_ = tf.while_loop(
-            lambda made, continues, batch: tf.logical_and(continues, batch.has_value()),
-            body,
-            # The condition depends on the clock. Otherwise the first step could begin before the clock is read.
-            (tf.constant(0), until >= begun, iterator.get_next_as_optional()),
-            parallel_iterations=1,
-        )
-        return made, self._results()
-
-
-def _limits(steps: int, seconds: float) -> tuple[Tensor, Tensor]:
-    return tf.constant(steps), tf.constant(seconds, tf.float64)
-
-
-def _without_optionals(data: Any) -> Any:
-    """Returns a batch with None in place of the empty optionals by which Keras passes None from a generator."""
-    return tf.nest.map_structure(lambda leaf: None if isinstance(leaf, tf.experimental.Optional) else leaf, data)
-
-
-def compiles_by_itself(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the strategy itself compiles the functions that it runs."""
-    return isinstance(strategy, tf.distribute.TPUStrategy)
-
-
-def _replicas() -> int:
-    """Returns the number of replicas that share a step."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def _unwrapped(optimizer: Any) -> Any:
-    """Returns the optimizer without the loss-scaling wrapper that Keras adds under mixed_float16."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-class _FiniteWatch:
-    """Records the first step at which J or an R_l was not finite."""
-
-    def __init__(self, layers: Sequence[str]):
-        self.layers = list(layers)
-        self.steps = tf.Variable(tf.fill([1 + len(layers)], tf.constant(-1, tf.int64)), trainable=False)
-
-    def update(self, step: Any, loss: Tensor, regularisers: Tensor) -> None:
-        """Checks the values of one step."""
-        values = tf.concat([[loss], regularisers], axis=0)
-        fresh = tf.logical_and(self.steps < 0, tf.logical_not(tf.math.is_finite(values)))
-        self.steps.assign(tf.where(fresh, tf.cast(tf.convert_to_tensor(step), tf.int64), self.steps))
-
-    def first(self) -> tuple[int, list[str]] | None:
-        """Returns the earliest step with a value that is not finite and the names of these values, or None."""
-        steps = self.steps.numpy()
-        if (steps < 0).all():
-            return None
-        step = int(steps[steps >= 0].min())
-        return step, [name for name, first in zip(["J", *self.layers], steps, strict=True) if first == step]
-
-
-def _fill(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list[Tensor]:
-    """Replaces missing gradients by zeros."""
-    return [tf.zeros_like(v.value) if g is None else g for g, v in zip(gradients, variables, strict=True)]
-
-
-def _dense(gradient: Tensor | tf.IndexedSlices, variable: Any) -> Tensor:
-    """Returns a gradient as a tensor. Those of a layer such as `Embedding` are slices, which a loop cannot add."""
-    if not isinstance(gradient, tf.IndexedSlices):
-        return gradient
-    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, variable.shape[0])
-
-
-def _cut(tensor: Tensor, parts: int) -> Tensor:
-    """Splits a batch into equal parts along a new first axis."""
-    if isinstance(tensor, tf.SparseTensor):
-        tensor = tf.sparse.to_dense(tf.sparse.reorder(tensor))
-    message = f"`minibatches` must divide the batch size. Received minibatches={parts}"
-    size = tensor.shape[0]
-    if size is not None and size % parts:
-        raise ValueError(f"{message} and a batch of {size}. Example: batches of {(size // parts + 1) * parts}.")
-    whole = tf.debugging.assert_equal(tf.shape(tensor)[0] % parts, 0, f"{message}; drop a smaller last batch.")
-    with tf.control_dependencies([whole] if whole is not None else []):
-        return tf.reshape(tensor, tf.concat([[parts, -1], tf.shape(tensor)[1:]], axis=0))
-
-
-def _accumulate(part: Callable[[Tensor | int], tuple[Any, ...]], parts: int) -> tuple[Any, ...]:
-    """Averages gradients, J and R over the parts of a batch, one after the other, so that memory holds only one."""
-    loop = _loop if _replicas() == 1 else _unrolled  # Replicas cannot synchronize inside a TensorFlow loop.
-    sums, outputs = loop(part, parts)
-    gradients, loss, regularisers = tf.nest.map_structure(lambda total: total / parts, sums)
-    return gradients, loss, regularisers, outputs
-
-
-def _unrolled(part: Callable[[int], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
-    """Returns the sums of gradients, J and R over the parts, and the outputs of all parts."""
-    sums, outputs = None, []
-    for index in range(parts):
-        with tf.control_dependencies([] if sums is None else tf.nest.flatten(sums)):
-            *terms, output = part(index)
-        sums = tuple(terms) if sums is None else tf.nest.map_structure(tf.add, sums, tuple(terms))
-        outputs.append(output)
-    return sums, tf.nest.map_structure(lambda *each: tf.concat(each, axis=0), *outputs)
-
-
-def _loop(part: Callable[[Tensor], tuple[Any, ...]], parts: int) -> tuple[tuple[Any, ...], Any]:
-    """Like `_unrolled`, but the size of the graph does not depend on the number of parts."""
-    gradients, loss, regularisers, outputs = part(tf.constant(0))
-    arrays = [
-        tf.TensorArray(output.dtype, parts, element_shape=output.shape).write(0, output)
-        for output in tf.nest.flatten(outputs)
-    ]
-
-    def body(index, sums, arrays):
-        *terms, outputs = part(index)
-        sums = tf.nest.map_structure(tf.add, sums, tuple(terms))
-        written = [array.write(index, output) for array, output in zip(arrays, tf.nest.flatten(outputs), strict=True)]
-        return index + 1, sums, written
-
-    _, sums, arrays = tf.while_loop(
-        lambda index, *_: index < parts,
-        body,
-        (tf.constant(1), (gradients, loss, regularisers), arrays),
-        parallel_iterations=1,
-    )
-    return sums, tf.nest.pack_sequence_as(outputs, [array.concat() for array in arrays])

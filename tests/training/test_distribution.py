@@ -28,7 +28,7 @@ from neural_alignment.errors import Diverged, InputError
 from neural_alignment.losses import SMALLEST_LOSS, Criterion, FunctionLoss, LossOptions
 from neural_alignment.serialization import serializable
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
-from neural_alignment.training.model import StepLoop
+from neural_alignment.training.step_loop import StepLoop
 from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
 BATCH, STEPS, CLASSES = 8, 4, 3

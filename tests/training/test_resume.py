@@ -656,14 +656,14 @@ def command(folder, before):
 def test_a_stopped_run_does_not_wait_for_the_graph_of_a_step(tmp_path):
     before = """
 import os, signal, threading
-from neural_alignment.training import model, run
+from neural_alignment.training import run, step_loop
 
 def signalled(self, stop):
     os.kill(os.getpid(), signal.SIGTERM)
     with stop.safe():
         pass
 
-model.StepLoop.trace = lambda *_: threading.Event().wait()  # Never done.
+step_loop.StepLoop.trace = lambda *_: threading.Event().wait()  # Never done.
 run.RunLoop._measure = signalled
 """
     process = command(tmp_path, before)
@@ -679,7 +679,7 @@ def test_a_run_that_cannot_read_its_data_does_not_wait_for_the_graph_of_a_step(t
     before = """
 import threading
 from neural_alignment.errors import DataError
-from neural_alignment.training import model, setup
+from neural_alignment.training import setup, step_loop
 
 traced = threading.Event()
 
@@ -691,7 +691,7 @@ def trace(*arguments):
     traced.set()
     threading.Event().wait()  # Never done.
 
-model.StepLoop.trace, setup.load_data = trace, unreadable
+step_loop.StepLoop.trace, setup.load_data = trace, unreadable
 """
     process = command(tmp_path, before)
     try:
