@@ -21,6 +21,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from neural_alignment import processors
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "numpy")
@@ -260,9 +262,8 @@ def machine() -> dict[str, Any]:
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
         lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
         model = next((value.strip() for key, _, value in lines if key.strip() == "model name"), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-    return {"processor": model, "cores": cores, "memory_gib": memory, "system": platform.system()}
+    return {"processor": model, "cores": processors.count(), "memory_gib": memory, "system": platform.system()}
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
