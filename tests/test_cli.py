@@ -369,6 +369,7 @@ def test_a_run_in_use_by_another_process_is_rejected(run):
         code, _, error = run("train", QUICKSTART, *SMALL, "--run-dir", "here", "--force")
     assert code == 2
     assert error.startswith(f"error: here: is in use by process {os.getpid()} on ")
+    assert error.endswith("; wait until it has ended, or choose another directory\n")
     assert len(error.splitlines()) == 1
 
 
@@ -463,6 +464,18 @@ def test_an_existing_run_and_another_configuration_are_refused(run):
     assert code == 2
     assert "seed was 0, is now 5" in error
     assert run("train", QUICKSTART, *SMALL, "--force")[0] == 0
+
+
+def test_resume_says_so_if_there_is_no_run_to_resume(run):
+    """With the stored configuration, the default directory is another one."""
+    line = "runs/config: contains no run to resume; a new one starts"
+    assert run("train", QUICKSTART, *SMALL, "--run-dir", "first")[0] == 0
+    code, output, _ = run("train", "first/config.yaml", "--resume", "--run-dir", "first")
+    assert (code, "no run to resume" in output) == (0, False)
+    code, output, _ = run("train", "first/config.yaml", "--resume")
+    assert (code, output.splitlines()[0]) == (0, line)
+    code, output, _ = run("train", "first/config.yaml", "--force")
+    assert (code, line in output) == (0, False)
 
 
 def test_a_diverged_run_ends_with_3(run):

@@ -168,7 +168,7 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
     search("kolen_pollack", trials=2)
     lab_rates.write_rates()
     full = configuration.load(lab_rates.FULL / "kolen_pollack.yaml")
-    assert full.weight_decay == full.alignment.decay == pytest.approx(1.000025 / 5.865, rel=5e-3)
+    assert full.weight_decay == full.alignment.decay == pytest.approx(1.000025 / 5.85, rel=1e-3)
     assert full.optimization.forward.learning_rate == 2.5e-05
     for rule in rates.RULES:
         check(rule)
