@@ -55,7 +55,9 @@ def test_the_rates_are_those_of_the_lab(rule):
         pytest.skip("results/two_routes/rates.csv is not yet made")
     own, chosen = load(rule), lab_rates.chosen()[rule]
     assert own.optimization.forward.learning_rate == chosen["optimization.forward.learning_rate"]
-    assert own.weight_decay == pytest.approx(chosen["weight_decay"] * lab_rates.LAB_STEPS / lab_rates.FULL_STEPS, rel=5e-3)
+    assert own.weight_decay == pytest.approx(
+        chosen["weight_decay"] * lab_rates.LAB_STEPS / lab_rates.FULL_STEPS, rel=5e-3
+    )
     if own.optimization.backward is not None:
         assert own.optimization.backward.learning_rate == chosen["optimization.backward.learning_rate"]
 
