@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neural_alignment import paths, plugins, quiet, shipped, terminal
+from neural_alignment import paths, plugins, processors, quiet, shipped, terminal
 from neural_alignment.errors import Diverged, InputError, Stopped
 
 app = typer.Typer(
@@ -121,7 +121,7 @@ Imports = Annotated[
 Smoke = Annotated[
     bool, typer.Option("--smoke", help="Apply the `smoke` overrides of the file: a quick test of two steps.")
 ]
-PROCESSES = f"processes:{min(os.cpu_count() or 1, 4)}"
+PROCESSES = f"processes:{min(processors.count(), 4)}"
 """Default engine of the commands that train the runs of a table."""
 
 Kind = Annotated[

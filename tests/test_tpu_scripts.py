@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from recorder import awaited
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "tpu_scripts").glob("*.sh") if path.name != "common.sh")
@@ -131,19 +133,18 @@ class Cloud:
 
     def run(self, script, *words, zone=ZONE, stdin=""):
         """Runs a script, its pauses of no length."""
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with self.start(script, *words, zone=zone, **streams) as process:
+            output, errors = process.communicate(stdin, timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def start(self, script, *words, zone=ZONE, **streams):
+        """Starts a script as `run` does."""
         place = [f"--zone={zone}"] if zone else []
         environment = {name: text for name, text in os.environ.items() if not name.startswith("TPU_")}
         environment |= {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "STAND_IN": str(self.folder)}
-        return subprocess.run(
-            [self.checkout / "tpu_scripts" / script, *place, "--poll=0", *words],
-            cwd=self.checkout,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        command = [self.checkout / "tpu_scripts" / script, *place, "--poll=0", *words]
+        return subprocess.Popen(command, cwd=self.checkout, env=environment, text=True, **streams)
 
     @property
     def records(self):
@@ -1024,6 +1025,24 @@ def test_a_search_that_is_started_again_gives_each_tpu_the_trial_that_it_is_trai
     assert [lines[name][:2] for name in ("one", "two")] == [["finished", "c"], ["finished", "b"]]
     (start,) = cloud.commands("start")
     assert TRIALS[2] in start
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_search_ends_all_its_processes(host, number):
+    """Its output ends with the last of them. The runs continue on the TPUs."""
+    folder = host.host / "neural_alignment_run"
+    folder.mkdir()
+    (folder / "pid").write_text(str(os.getpid()))
+    (folder / "log").write_text("")
+    host.answer(**statuses(), **tpu("a"), **tpu("b"), follow=["run"])
+    words = ["--tpus=a,b", f"--runs={RUNS}", *TRIALS, "--delete"]
+    process = host.start("search.sh", *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    awaited(lambda: host.kinds.count("follow") == 2)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"error: tpu_scripts/search.sh: {number.name}; runs on TPUs continue" in output
+    assert "delete" not in host.kinds
 
 
 @pytest.mark.parametrize("kind", ["setup", "status"])

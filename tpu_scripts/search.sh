@@ -182,7 +182,10 @@ work() {
 
 # rounds: starts the workers, and starts them again if a TPU was lost and its trial is left after the others have ended.
 rounds() {
-  local tpu workers
+  local tpu workers=()
+  set -m # Each worker is a process group; otherwise its scripts would go on after a signal, and create TPUs.
+  trap 'stop INT "${workers[@]}"' INT
+  trap 'stop TERM "${workers[@]}"' TERM
   while ! all_claimed; do
     workers=()
     for tpu in "${TPUS[@]}"; do
@@ -193,6 +196,13 @@ rounds() {
     ((${#workers[@]})) || return 0
     wait "${workers[@]}" || true
   done
+}
+
+# stop SIGNAL WORKER...: ends the workers and the script. Runs continue.
+stop() {
+  local worker
+  for worker in "${@:2}"; do kill -- "-$worker" 2>/dev/null || true; done
+  fail 1 "SIG$1; runs on TPUs continue, and the same command finds them"
 }
 
 all_claimed() {

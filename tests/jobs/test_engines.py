@@ -1,6 +1,7 @@
 """Engines: simulated TPUs that record their calls, SLURM without nodes, options of the command line."""
 
 import json
+import os
 import shutil
 import stat
 import sys
@@ -166,6 +167,27 @@ class TestTPUs:
         assert not queue.endings
         TPU(["gone", "a"]).run(queue)
         assert [each.state for each in queue.endings.values()] == ["finished"] * 4
+
+
+@pytest.mark.parametrize(("given", "count", "threads"), [(4, 2, 2), (4, 3, 1), (2, 4, 1), (None, 2, 32)])
+def test_processes_divide_the_processors_that_this_process_may_use(
+    tmp_path, training, monkeypatch, given, count, threads
+):
+    """A job of SLURM may have 4 of the 64 processors of its machine."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    if given is None:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    else:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8, 8 + given)), raising=False)
+    used = []
+
+    def run(self, job, threads=None, gpus=None):
+        used.append(threads)
+        return Ending("finished", 0.5)
+
+    monkeypatch.setattr(StayingChildren, "run", run)
+    Processes(count).run(Recorder(tmp_path, [training("run")]))
+    assert used == [threads]
 
 
 class TestGPUs:

@@ -214,6 +214,51 @@ def test_a_job_with_other_settings_than_the_earlier_one_replaces_it(memory, tmp_
     assert queue.endings["a"] == DONE
 
 
+class Node(Memory):
+    """Its jobs need a while to save their state after a signal, and are requeued then unless the stop file exists."""
+
+    def __init__(self, plan):
+        super().__init__(plan)
+        self.signalled, self.saving, self.alive = [], [], []
+
+    def stop(self, numbers):
+        self.signalled += numbers
+
+    def _state(self, number):
+        if number in self.signalled:
+            self.signalled.remove(number)
+            self.saving.append(number)
+            return "RUNNING"
+        if number in self.saving:
+            self.saving.remove(number)
+            task = self._tasks[number]
+            Path(task.ending).write_text(json.dumps(vars(SAVED)))
+            if not Path(task.stop_file).exists():
+                return "PENDING"
+            self.stopped.append(number)
+        return super()._state(number)
+
+    def submit(self, tasks):
+        self.alive = sorted(self._tasks.keys() - set(self.stopped))
+        return super().submit(tasks)
+
+
+def test_a_replaced_job_ends_without_a_requeue_before_its_successor_is_submitted(
+    memory, tmp_path, training, monkeypatch
+):
+    memory()
+    scheduler = Node({"a": ["RUNNING"]})
+    monkeypatch.setattr(slurm, "Cluster", lambda *_: scheduler)
+    interrupted(Slurm(1, ["on_exit=leave"]), Recorder(tmp_path, [training("a")]))
+    scheduler._plan["a"] = ["RUNNING", DONE]
+    Slurm(1).run(queue := Recorder(tmp_path, [training("a", "seed=3")]))
+    assert scheduler.stopped == ["70_0"]
+    assert scheduler.submitted == [["a"], ["a"]]
+    assert scheduler.alive == []
+    assert queue.endings == {"a": DONE}
+    assert not (tmp_path / "slurm" / "stop").exists()
+
+
 # The options.
 
 SBATCH = """#!/bin/sh
