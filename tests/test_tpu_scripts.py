@@ -995,7 +995,27 @@ def test_a_tpu_that_is_busy_with_another_run_is_left_alone_by_a_search(cloud):
     assert result.returncode == 0, result.stderr
     assert set(results(result).values()) == {"finished"}
     assert {words[4] for kind, words in cloud.records if kind == "start"} == {"b"}
-    assert [words[4] for kind, words in cloud.records if kind == "delete"] == ["b"]
+    assert {words[4] for kind, words in cloud.records if kind == "delete"} == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"probe": [ok(f"probe: running {RUN}")]}, f"a is training {RUN}"),
+        ({"probe": [failure("ERROR: no answer")]}, "a does not answer"),
+        ({"request": [failure("ERROR: no rights")]}, "the state of a could not be read"),
+    ],
+)
+def test_a_tpu_that_gets_no_trial_is_only_deleted_if_it_is_known_to_train_nothing(cloud, proposer, answers, said):
+    """Also if a search has finished on the other TPUs."""
+    done = {f"status@{RUNS}/{name}/status.json": [status("finished")] for name in ("one", "two", "three")}
+    done |= {f"status@{RUNS}/trials/{name}/status.json": [status("finished")] for name in ("0001", "0002")}
+    cloud.answer(**done, **tpu("a", **answers), **tpu("b"))
+    for call in (search, propose):
+        result = call(cloud, "--delete")
+        assert result.returncode == 0, result.stderr
+        assert f"{said}: it is not deleted and costs money" in result.stderr
+    assert [words[4] for kind, words in cloud.records if kind == "delete"] == ["b", "b"]
 
 
 def test_a_search_whose_only_tpu_is_busy_runs_no_trial_and_deletes_nothing(cloud):

@@ -125,9 +125,21 @@ prefixed() {
   while IFS= read -r line || [[ -n $line ]]; do printf '[%s] %s\n' "$1" "$line"; done
 }
 
-# discard TPU
+# discard TPU: deletes it if requested, unless it is training a run, for example one that another user has started.
 discard() {
-  ! $DELETE || "$HERE/delete.sh" "$1" --yes "${SAME[@]}" || say "$1 is not deleted and costs money"
+  local state
+  $DELETE || return 0
+  if ! state=$(tpu_state "$1"); then
+    say "the state of $1 could not be read: it is not deleted and costs money"
+    return
+  elif [[ $state == ready* ]]; then
+    probe "$1" 'ended 0'
+    case $PROBE in
+      running*) say "$1 is training ${PROBE#running }: it is not deleted and costs money" && return ;;
+      silent) say "$1 does not answer: it is not deleted and costs money" && return ;;
+    esac
+  fi
+  "$HERE/delete.sh" "$1" --yes "${SAME[@]}" || say "$1 is not deleted and costs money"
 }
 
 # claim INDEX: fails if the trial is claimed. A trial is claimed by creating its folder, which only one process can do.
