@@ -183,7 +183,6 @@ work() {
 # rounds: starts the workers, and starts them again if a TPU was lost and its trial is left after the others have ended.
 rounds() {
   local tpu workers=()
-  set -m # Each worker is a process group; otherwise its scripts would go on after a signal, and create TPUs.
   trap 'stop INT "${workers[@]}"' INT
   trap 'stop TERM "${workers[@]}"' TERM
   while ! all_claimed; do
@@ -198,10 +197,19 @@ rounds() {
   done
 }
 
+# end PROCESS: ends a process and those that it started, which would otherwise go on and create TPUs. Job control would
+# end them together too, but a worker that asks for the passphrase of a key would then be stopped.
+end() {
+  local child children
+  children=$(pgrep -P "$1" || true)
+  kill "$1" 2>/dev/null || true
+  for child in $children; do end "$child"; done
+}
+
 # stop SIGNAL WORKER...: ends the workers and the script. Runs continue.
 stop() {
   local worker
-  for worker in "${@:2}"; do kill -- "-$worker" 2>/dev/null || true; done
+  for worker in "${@:2}"; do end "$worker"; done
   fail 1 "SIG$1; runs on TPUs continue, and the same command finds them"
 }
 
