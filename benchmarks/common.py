@@ -21,6 +21,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from neural_alignment import processors
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "numpy")
@@ -103,7 +105,7 @@ class Samples:
     """The raw samples of a benchmark: a CSV file, and a JSON file with the conditions of the measurement.
 
     Incomplete rounds are discarded. Samples from another machine, other versions or sizes, or other source code are
-    replaced.
+    replaced as soon as there is a new one: a benchmark that is unavailable on this machine erases none.
 
     Args:
         folder: folder of the two files. It is created if it does not exist.
@@ -119,14 +121,21 @@ class Samples:
         self.facts = self._stored_facts()
         rows = self._stored_rows()
         facts = None if facts is None else json.loads(json.dumps(facts))  # As stored: tuples become lists.
+        self._replaces = False
+        """Whether the files contain samples of other conditions, which the first new sample will replace."""
         if facts is not None and any(self.facts.get(name) != value for name, value in facts.items()):
+            self._replaces = bool(rows)
             rows, self.facts = [], facts
         self._rows = _whole_rounds(rows)
-        if facts is not None:
+        if facts is not None and not self._replaces:
             folder.mkdir(parents=True, exist_ok=True)
-            self.note()
-            with self.path.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows([self.COLUMNS, *self._rows])
+            self._write()
+
+    def _write(self) -> None:
+        """Writes both files. The facts are last: without them, no sample is taken for one of these conditions."""
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([self.COLUMNS, *self._rows])
+        self.note()
 
     def _stored_facts(self) -> dict[str, Any]:
         try:
@@ -145,6 +154,8 @@ class Samples:
     def note(self, **more: Any) -> None:
         """Adds facts that become known during the measurement."""
         self.facts.update(more)
+        if self._replaces:
+            return
         self._facts_path.write_text(json.dumps(self.facts, indent=2) + "\n", encoding="utf-8")
 
     def rounds(self, case: str) -> int:
@@ -153,6 +164,9 @@ class Samples:
 
     def add(self, case: str, measured: Mapping[str, Mapping[str, float]]) -> None:
         """Adds a round of `case`: the value of each quantity by contender."""
+        if self._replaces:
+            self._replaces = False
+            self._write()
         number = self.rounds(case)
         rows = [
             (case, number, contender, quantity, float(value))
@@ -260,9 +274,8 @@ def machine() -> dict[str, Any]:
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
         lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
         model = next((value.strip() for key, _, value in lines if key.strip() == "model name"), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-    return {"processor": model, "cores": cores, "memory_gib": memory, "system": platform.system()}
+    return {"processor": model, "cores": processors.count(), "memory_gib": memory, "system": platform.system()}
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:

@@ -95,7 +95,7 @@ def _measure_all(names: Sequence[str], results: Path, small: bool) -> list[str]:
 
 
 def _measure(benchmark: Benchmark, results: Path, small: bool) -> int:
-    """Runs one benchmark in this process. If it is unavailable, stores the reason beside the samples."""
+    """Runs one benchmark in this process. If it is unavailable, stores the reason, unless there are earlier samples."""
     sizes = benchmark.small if small else benchmark.full
     samples = Samples(results, benchmark.name, facts(sizes))
     samples.note(missing=None)

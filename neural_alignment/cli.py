@@ -6,6 +6,7 @@ only when they need it, so that `--help` is fast.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -23,7 +24,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neural_alignment import paths, plugins, quiet, shipped, terminal
+from neural_alignment import paths, plugins, processors, quiet, shipped, terminal
 from neural_alignment.errors import Diverged, InputError, Stopped
 
 app = typer.Typer(
@@ -36,9 +37,9 @@ app = typer.Typer(
 def _print_version(asked: bool) -> None:
     """Prints the versions of the package and of the packages that decide its results, and exits."""
     if asked:
-        known = {each.metadata["Name"].replace("-", "_"): each.version for each in metadata.distributions()}
-        named = [(name, known[name]) for name in ("neural_alignment", *_TENSORFLOW, "keras") if name in known]
-        terminal.raw("\n".join(f"{name} {version}" for name, version in named))
+        for name in ("neural_alignment", *_TENSORFLOW, "keras"):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                terminal.raw(f"{name} {metadata.version(name)}")
         raise typer.Exit
 
 
@@ -121,7 +122,7 @@ Imports = Annotated[
 Smoke = Annotated[
     bool, typer.Option("--smoke", help="Apply the `smoke` overrides of the file: a quick test of two steps.")
 ]
-PROCESSES = f"processes:{min(os.cpu_count() or 1, 4)}"
+PROCESSES = f"processes:{min(processors.count(), 4)}"
 """Default engine of the commands that train the runs of a table."""
 
 Kind = Annotated[
@@ -231,7 +232,7 @@ def train(
     """Train one run from a YAML file."""
     _start(imports)
     from neural_alignment import config as configuration
-    from neural_alignment.training import callbacks, distribution, files, run
+    from neural_alignment.training import callbacks, distribution, run
     from neural_alignment.training.run_directory import RunDirectory
 
     if force and (resume or resume_from is not None):
@@ -239,12 +240,13 @@ def train(
         raise InputError(f"{option} and --force exclude each other; give one of them")
 
     def directory() -> str:
-        # An explicit --run-dir may be anywhere; a name derived from the configuration file stays below runs.
-        return run_dir or files.confined("runs", f"{'smoke/' if smoke else ''}{run_name(config)}")
+        return run_dir or _default_place("runs", config, smoke)
 
     if resume or resume_from is not None:
         RunDirectory(directory()).check_plugins()  # First: without them the configuration has unknown names.
     settings = configuration.load(config, overrides or (), smoke)
+    if resume and distribution.is_chief(settings.runtime) and not RunDirectory(directory()).exists():
+        terminal.line(f"{directory()}: contains no run to resume; a new one starts")
     progress = callbacks.Progress(*terminal.progress_bar(), _evaluation_lines if terminal.is_terminal() else None)
     try:
         result = run.train(settings, directory(), resume, force, progress, resume_from)
@@ -368,7 +370,7 @@ def score(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="Files to write: PATH.csv and PATH.md. Default: runs/scores/<config>.",
+            help="Files to write: PATH.csv and PATH.md. Default: new files runs/scores/<config>.",
             callback=_TABLES,
         ),
     ] = None,
@@ -385,7 +387,9 @@ def score(
     moments = [settings.epochs] if epochs is None else _numbers("--epochs", epochs)
     if min(moments) < 1:
         raise InputError(f"--epochs must be at least 1; found {min(moments)}")
-    path = output or f"runs/scores/{run_name(config)}"
+    path = output or _default_place("runs/scores", config, smoke)
+    if output is None:
+        reporting.check_new(path)
     reporting.check_writable(os.path.dirname(path) or ".")
     artifact = scoring.report(settings, moments, probes, lambda part: screen.status(f"{100 * part:.0f} % trained"))
     screen.line(f"{artifact.text}\n\nwritten: {', '.join(reporting.write(artifact, path))}")
@@ -489,11 +493,10 @@ def search(
     _start(imports)
     from neural_alignment.reporting import check_writable
     from neural_alignment.search import compare, run
-    from neural_alignment.training import files
 
     path = _search_file(plan)
     plans = replaced.plans(path)
-    place = search_dir or files.confined("runs", run_name(path))
+    place = search_dir or _default_place("runs", path)
     built = engine.build("processes:1")  # A trial that is killed for lack of memory fails, and the search continues.
     if len(plans) > 1 or output is not None:
         if output is None:
@@ -737,6 +740,16 @@ def run_name(config: str) -> str:
         return name
     parts = Path(os.path.splitext(os.path.normpath(path))[0]).parts
     return "/".join(parts[parts.index("configs") + 1 :] if "configs" in parts[:-1] else parts[-1:])
+
+
+def _default_place(root: str, config: str, smoke: bool = False) -> str:
+    """Returns the path below `root` for the results of a configuration; those of a quick test are below `smoke`.
+
+    An option with a path may lead anywhere; a name that is derived from the path of a file stays below `root`.
+    """
+    from neural_alignment.training import files
+
+    return files.confined(root, f"{'smoke/' if smoke else ''}{run_name(config)}")
 
 
 def _print_result(result: object, summary: str, criterion: object) -> None:

@@ -179,6 +179,20 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def check_new(path: str) -> None:
+    """Checks that no table or figure of this name exists, so that a long computation does not replace another result.
+
+    Args:
+        path: path of the files without their extension.
+
+    Raises:
+        RunError: if there is one.
+    """
+    for extension in ("csv", "md", "png"):
+        if tf.io.gfile.exists(f"{path}.{extension}"):
+            raise RunError(f"{path}.{extension}: exists; name other files with --output, or move it away")
+
+
 def check_writable(folder: str) -> None:
     """Creates a folder, and checks that files can be written to it, so that a long computation fails early.
 

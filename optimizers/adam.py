@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from optimizers.keras_internals import moments
+from optimizers.moments import slot
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
@@ -20,7 +21,8 @@ class Adam(keras.optimizers.Adam):
         w <- w - learning_rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
 
     Keras computes it in a dozen operations, each with a result of the size of the kernel. This takes three times as
-    long, and more memory.
+    long, and more memory. The moments of half-precision variables are float32, because half precision can represent
+    neither 1 - 0.999 nor the epsilon; their update is not fused.
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
@@ -48,9 +50,20 @@ class Adam(keras.optimizers.Adam):
                 "`amsgrad` must be False. Received amsgrad=True. Example: keras.optimizers.Adam(amsgrad=True)."
             )
 
+    def build(self, variables: list[Any]) -> None:
+        """Creates two moments per variable."""
+        if self.built:
+            return
+        keras.optimizers.Optimizer.build(self, variables)
+        pairs = [[slot(self, variable, name) for name in ("momentum", "velocity")] for variable in variables]
+        self._momentums, self._velocities = [list(column) for column in zip(*pairs, strict=True)] or ([], [])
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable."""
         (first, second), dtype = moments(self, variable), variable.dtype
+        if first.dtype != dtype:
+            self._update_unfused(gradient, variable, learning_rate)
+            return
         updates = tf.cast(self.iterations + 1, dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
@@ -64,3 +77,14 @@ class Adam(keras.optimizers.Adam):
             epsilon=tf.constant(self.epsilon, dtype),
             grad=tf.cast(tf.convert_to_tensor(gradient), dtype),
         )
+
+    def _update_unfused(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates a variable whose moments are of another dtype."""
+        m, v = moments(self, variable)
+        g = tf.cast(tf.convert_to_tensor(gradient), m.dtype)
+        beta_1, beta_2 = (tf.constant(beta, m.dtype) for beta in (self.beta_1, self.beta_2))
+        updates = tf.cast(self.iterations + 1, m.dtype)
+        rate = tf.cast(learning_rate, m.dtype) * tf.sqrt(1.0 - beta_2**updates) / (1.0 - beta_1**updates)
+        self.assign_add(m, (g - m) * (1.0 - beta_1))
+        self.assign_add(v, (tf.square(g) - v) * (1.0 - beta_2))
+        self.assign_sub(variable, rate * m / (tf.sqrt(v) + self.epsilon))

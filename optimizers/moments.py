@@ -11,6 +11,15 @@ import tensorflow as tf
 from optimizers.keras_internals import call_count
 
 
+def slot(optimizer: keras.optimizers.Optimizer, variable: Any, name: str) -> Any:
+    """Adds to an optimizer a variable with the shape of `variable`, in at least single precision; returns it."""
+    if tf.as_dtype(variable.dtype).size >= 4:
+        return optimizer.add_variable_from_reference(variable, name=name)
+    return optimizer.add_variable(
+        variable.shape, dtype="float32", name=f"{variable.path.replace('/', '_')}_{name}", initializer="zeros"
+    )
+
+
 class MomentOptimizer(keras.optimizers.Optimizer):
     """Base class of optimizers that keep Adam's two moments and use the global step count.
 
@@ -61,16 +70,8 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self._momentums = [self._slot(variable, "momentum") for variable in variables]
-        self._velocities = [self._slot(variable, "velocity") for variable in variables]
-
-    def _slot(self, variable: Any, name: str) -> Any:
-        """Returns a new variable with the shape of `variable`, in at least single precision."""
-        if tf.as_dtype(variable.dtype).size >= 4:
-            return self.add_variable_from_reference(variable, name=name)
-        return self.add_variable(
-            variable.shape, dtype="float32", name=f"{variable.path.replace('/', '_')}_{name}", initializer="zeros"
-        )
+        self._momentums = [slot(self, variable, "momentum") for variable in variables]
+        self._velocities = [slot(self, variable, "velocity") for variable in variables]
 
     def steps(self) -> tf.Tensor:
         """Returns t, the number of the current step, counted from 1: a float64 scalar."""

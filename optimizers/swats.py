@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from optimizers.keras_internals import index_of
-from optimizers.moments import MomentOptimizer, averaged_steps, rectification
+from optimizers.moments import MomentOptimizer, averaged_steps, rectification, slot
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
@@ -62,7 +62,7 @@ class SWATS(MomentOptimizer):
         if self.built:
             return
         super().build(variables)
-        self._accumulators = [self._slot(variable, "accumulator") for variable in variables]
+        self._accumulators = [slot(self, variable, "accumulator") for variable in variables]
         # Lambda in the first phase, and Lambda / (1 - beta_2^t) at the switch in the second phase.
         self._rates = [self._scalar(variable, "descent_rate", "float64") for variable in variables]
         self._phases = [self._scalar(variable, "phase", "int64") for variable in variables]

@@ -88,7 +88,7 @@ def write_run(folder, cell, seed, top1, top5=0.9, state="finished", **overrides)
 LABELS = {
     *("kind", "layer", "order", "lag", "moment", "iteration", "epoch", "epochs", "step", "run", "seed", "round"),
     *("width", "number", "rate", "fraction", "gamma", "label_smoothing", "degree", "subset", "train_images"),
-    *("draws", "shuffled"),
+    *("draws", "part", "shuffled"),
 }
 """Columns with numbers that are not measured."""
 

@@ -22,7 +22,7 @@ LAB = ROOT / "configs" / "lab" / "two_routes"
 FULL = ROOT / "configs" / "cifar10" / "full"
 
 LAB_STEPS, FULL_STEPS = 1_000, 5_850
-"""Steps of J of a run: of the lab, 10 epochs of 100 batches; of CIFAR-10 at full size, 15 epochs of 390 full batches."""
+"""Steps of J of a run: of the lab, 10 epochs of 100 batches; of CIFAR-10 at full size, 15 epochs of 390 batches."""
 
 PLACES = {
     "optimization.forward.learning_rate": [r"(?m)^(  forward: .*?learning_rate: )[^,}\n]+"],

@@ -24,6 +24,7 @@ PACKAGE = ROOT / "neural_alignment"
 ORDER = [
     *(
         "quiet",
+        "processors",
         "errors",
         "terminal",
         "plugins",

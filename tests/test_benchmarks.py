@@ -94,6 +94,18 @@ def test_samples_of_other_conditions_are_replaced(tmp_path, changed):
     assert common.Samples(tmp_path, "x", {**FACTS, changed: "another"}).rounds("case") == 0
 
 
+def test_samples_of_other_conditions_stay_until_there_is_a_new_one(tmp_path):
+    common.Samples(tmp_path, "x", FACTS).add("case", {"a": {"seconds": 1.0}})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    later = common.Samples(tmp_path, "x", {**FACTS, "source": "1"})
+    later.note(missing="no images")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    later.note(missing=None)
+    later.add("case", {"a": {"seconds": 2.0}})
+    assert common.Samples(tmp_path, "x").facts == {**FACTS, "source": "1", "missing": None}
+    assert common.Samples(tmp_path, "x").values("case", "a") == [2.0]
+
+
 def test_quartiles_are_those_of_numpy():
     values = [5.0, 1.0, 9.0, 2.0, 7.0, 3.0]
     assert_close(common.middle(values), np.quantile(values, [0.5, 0.25, 0.75]))
@@ -502,6 +514,16 @@ def test_missing_data_are_reported_and_miss_the_limits(results, capsys):
     assert f"Not measured: no images: set {input_pipeline.FOLDER}" in capsys.readouterr().out
     assert run.main(["--small", "--report-only", "--check", "--results", str(results), "input_pipeline"]) == 1
     assert "input_pipeline: no values" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["input_pipeline", "peer"])
+def test_a_benchmark_that_is_unavailable_keeps_earlier_samples(results, monkeypatch, capsys, name):
+    monkeypatch.setattr(peer, "ENVIRONMENT", results / "none")
+    common.Samples(results, name, FACTS).add("case", {"a": {"seconds": 1.0}})
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert run.main(["--small", "--measure", name, "--results", str(results)]) == 0
+    assert f"{name}: " in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in results.iterdir()} == before
 
 
 def test_an_unknown_name_is_a_one_line_error():

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import pytest
 import tensorflow as tf
 import typer.main
@@ -326,6 +327,17 @@ def test_wrong_use_is_one_line(run, arguments):
     assert ".;" not in error
 
 
+def test_the_versions_are_those_of_the_packages_also_beside_a_damaged_package(run, tmp_path, monkeypatch):
+    (tmp_path / "site" / "foo-1.0.dist-info").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    code, output, error = run("--version")
+    assert code == 0, error
+    found = dict(line.split() for line in output.splitlines())
+    assert next(iter(found)) == "neural_alignment"
+    assert found["keras"] == keras.__version__
+    assert {version for name, version in found.items() if name.startswith("tensorflow")} == {tf.__version__}
+
+
 def test_without_arguments_the_help_is_shown(run):
     code, output, _ = run()
     assert code == 0
@@ -369,6 +381,7 @@ def test_a_run_in_use_by_another_process_is_rejected(run):
         code, _, error = run("train", QUICKSTART, *SMALL, "--run-dir", "here", "--force")
     assert code == 2
     assert error.startswith(f"error: here: is in use by process {os.getpid()} on ")
+    assert error.endswith("; wait until it has ended, or choose another directory\n")
     assert len(error.splitlines()) == 1
 
 
@@ -463,6 +476,18 @@ def test_an_existing_run_and_another_configuration_are_refused(run):
     assert code == 2
     assert "seed was 0, is now 5" in error
     assert run("train", QUICKSTART, *SMALL, "--force")[0] == 0
+
+
+def test_resume_says_so_if_there_is_no_run_to_resume(run):
+    """With the stored configuration, the default directory is another one."""
+    line = "runs/config: contains no run to resume; a new one starts"
+    assert run("train", QUICKSTART, *SMALL, "--run-dir", "first")[0] == 0
+    code, output, _ = run("train", "first/config.yaml", "--resume", "--run-dir", "first")
+    assert (code, "no run to resume" in output) == (0, False)
+    code, output, _ = run("train", "first/config.yaml", "--resume")
+    assert (code, output.splitlines()[0]) == (0, line)
+    code, output, _ = run("train", "first/config.yaml", "--force")
+    assert (code, line in output) == (0, False)
 
 
 def test_a_diverged_run_ends_with_3(run):

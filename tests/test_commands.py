@@ -145,7 +145,7 @@ def executed(words, monkeypatch, capsys):
     return errors.splitlines()[-1] if end.value.code else None
 
 
-SHORT = {"train": ["--smoke"], "score": ["--smoke", "--epochs", "1"]}
+SHORT = {"train": ["--smoke"], "score": ["--smoke"]}
 """Options that make a command short."""
 
 STOPPED = "stopped: at its first job"

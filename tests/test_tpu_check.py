@@ -38,8 +38,8 @@ class Compiler:
         return 3600.0 * len(self.compiled)
 
 
-def run(path, compiler, cases=CASES, used=USED, hours=100.0):
-    check.check(cases, path, used, hours, Limits(), compiler, compiler.seconds)
+def run(path, compiler, cases=CASES, used=USED, hours=100.0, first=None):
+    check.check(cases, path, used, hours, Limits(), compiler, compiler.seconds, first)
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -149,6 +149,45 @@ def test_results_of_other_versions_are_replaced(tmp_path, package):
     rows = run(tmp_path / "x.csv", second, used={**USED, package: "9"})
     assert second.compiled == ALL
     assert {row[package] for row in rows} == {"9"}
+
+
+OTHER = {**USED, "jax": "9"}
+
+
+def test_a_result_of_other_versions_stays_until_there_is_a_new_one(tmp_path):
+    before = run(tmp_path / "x.csv", Compiler())
+    assert run(tmp_path / "x.csv", Compiler(), used=OTHER, hours=0) == before
+    stopped = Compiler({ALL[0]: tpu.Compiled(reason="took too long", stopped=True)})
+    rows = run(tmp_path / "x.csv", stopped, used=OTHER, hours=1.5)
+    assert stopped.compiled == ALL[:2]
+    assert [row["jax"] for row in rows] == ["1.0", "9", "1.0", "1.0"]
+    assert rows[0] == before[0]
+    third = Compiler()
+    assert {row["jax"] for row in run(tmp_path / "x.csv", third, used=OTHER)} == {"9"}
+    assert third.compiled == [ALL[0], *ALL[2:]]
+
+
+@pytest.mark.parametrize("used", [USED, OTHER])
+def test_a_check_of_the_first_cases_keeps_the_other_results(tmp_path, used):
+    before = run(tmp_path / "x.csv", Compiler())
+    compiler = Compiler()
+    rows = run(tmp_path / "x.csv", compiler, used=used, first=1)
+    assert compiler.compiled == ([] if used == USED else ALL[:1])
+    assert rows[1:] == before[1:]
+    assert len(run(tmp_path / "new.csv", Compiler(), first=2)) == 2
+
+
+def test_the_command_keeps_the_results_of_the_cases_that_it_does_not_compile(tmp_path, monkeypatch):
+    table_path = tmp_path / "x.csv"
+    table_path.write_bytes(check.TABLE.read_bytes())
+    monkeypatch.setattr(check, "installed", lambda: {"jax": "9", "libtpu": "9"})
+    monkeypatch.setattr(check, "compile_case", lambda *_: DONE)
+    assert check.main(["--hours", "0", "--table", str(table_path)]) == 0
+    assert table_path.read_bytes() == check.TABLE.read_bytes()
+    assert check.main(["--first", "1", "--table", str(table_path)]) == 0
+    stored, found = check.read(check.TABLE), check.read(table_path)
+    assert list(stored) == list(found)
+    assert [key for key in stored if stored[key] != found[key]] == [matrix()[0].key]
 
 
 def test_a_case_that_is_no_longer_in_the_matrix_is_left_out(tmp_path):

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from recorder import awaited
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "tpu_scripts").glob("*.sh") if path.name != "common.sh")
@@ -131,19 +133,18 @@ class Cloud:
 
     def run(self, script, *words, zone=ZONE, stdin=""):
         """Runs a script, its pauses of no length."""
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with self.start(script, *words, zone=zone, **streams) as process:
+            output, errors = process.communicate(stdin, timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def start(self, script, *words, zone=ZONE, **streams):
+        """Starts a script as `run` does."""
         place = [f"--zone={zone}"] if zone else []
         environment = {name: text for name, text in os.environ.items() if not name.startswith("TPU_")}
         environment |= {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "STAND_IN": str(self.folder)}
-        return subprocess.run(
-            [self.checkout / "tpu_scripts" / script, *place, "--poll=0", *words],
-            cwd=self.checkout,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        command = [self.checkout / "tpu_scripts" / script, *place, "--poll=0", *words]
+        return subprocess.Popen(command, cwd=self.checkout, env=environment, text=True, **streams)
 
     @property
     def records(self):
@@ -302,6 +303,8 @@ def test_dry_run_prints_the_calls_that_a_good_run_makes_and_makes_none(cloud, sc
     assert dry.returncode == 0, dry.stderr
     assert not dry.stderr
     assert not cloud.calls
+    if script == "search.sh":  # It asks first whether the TPU exists.
+        cloud.answer(request=[MISSING, *GOOD["request"]])
     result = cloud.run(script, *words)
     assert result.returncode == 0, result.stderr
     printed = split_commands(dry.stdout)
@@ -406,7 +409,8 @@ def test_create_gives_up_after_the_given_number_of_checks(cloud):
     result = create(cloud, "--polls=3")
     assert result.returncode == 4
     assert cloud.kinds == ["request", "create", *["request"] * 3]
-    assert "still WAITING_FOR_RESOURCES after 3 checks" in result.stderr
+    said = "still WAITING_FOR_RESOURCES after 3 checks; the request stays: run create.sh again to continue waiting"
+    assert said in result.stderr
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED", "DELETING", "SOMETHING_NEW"])
@@ -454,7 +458,7 @@ def test_each_call_of_create_may_fail(cloud):
 
     cloud.answer(request=[failure("ERROR: no rights")])
     result = create(cloud, "--tries=3")
-    assert result.returncode == 4
+    assert result.returncode == 1
     assert cloud.kinds[4:] == ["request"] * 3
     assert "ERROR: no rights\nerror: " in result.stderr
 
@@ -670,7 +674,7 @@ def test_a_run_that_is_going_on_is_found_again(cloud):
 def test_a_tpu_that_is_busy_with_another_run_is_left_alone(cloud):
     cloud.answer(probe=[ok(f"probe: running {RUN}-other")])
     result = train(cloud, "--delete")
-    assert result.returncode == 1
+    assert result.returncode == 5
     assert f"my-tpu is busy with {RUN}-other" in result.stderr
     assert cloud.kinds[-1] == "probe"
 
@@ -700,9 +704,9 @@ def test_a_run_that_was_stopped_by_a_signal_goes_on(cloud):
     [
         (3, "diverged", 3, "diverged: J is not finite"),
         (2, None, 2, "rejected its input"),
-        (1, "failed", 1, "code 1, its status is failed: J is not finite"),
-        pytest.param(137, "running", 1, "code 137, its status is running", marks=pytest.mark.exhaustive),
-        (0, "running", 1, "code 0, its status is running"),
+        (1, "failed", 6, "code 1, its status is failed: J is not finite"),
+        pytest.param(137, "running", 6, "code 137, its status is running", marks=pytest.mark.exhaustive),
+        (0, "running", 6, "code 0, its status is running"),
     ],
 )
 def test_how_a_run_may_end(cloud, code, state, expected, said):
@@ -754,6 +758,22 @@ def test_a_host_that_does_not_answer_though_it_is_there(cloud):
     assert "my-tpu does not answer, though my-tpu is ready" in result.stderr
 
 
+@pytest.mark.parametrize("script", ["create.sh", "train.sh"])
+def test_without_the_state_of_the_tpu_it_is_not_known_how_a_run_ended(cloud, script):
+    """The TPU is kept: before the run it may train another one, and after the run it may have been preempted."""
+    before = [MISSING, ok("ACTIVE")] if script == "train.sh" else []
+    cloud.answer(
+        request=[*before, failure("ERROR: Reauthentication required")],
+        status=[NO_FILE, status("failed", "UnavailableError")],
+        probe=[ok("probe: none"), ok("probe: ended 1")],
+    )
+    result = train(cloud, "--tries=1", "--delete")
+    assert result.returncode == 1
+    assert "ERROR: Reauthentication required" in result.stderr
+    assert f"error: tpu_scripts/{script}: " in result.stderr
+    assert "delete" not in cloud.kinds
+
+
 def test_no_tpu_to_be_had(cloud):
     cloud.answer(create=[failure("ERROR: quota")])
     result = train(cloud, "--delete")
@@ -766,7 +786,7 @@ def test_the_tpu_is_deleted_when_the_run_has_ended(cloud):
     assert cloud.kinds[-2:] == ["status", "delete"]
     cloud.answer(status=[NO_FILE, status("failed", "x")], delete=[failure()])
     result = train(cloud, "--delete")
-    assert result.returncode == 1
+    assert result.returncode == 6
     assert "my-tpu is not deleted and costs money" in result.stderr
 
 
@@ -899,9 +919,12 @@ def statuses(**ends):
     return {f"status@{RUNS}/{name}/status.json": [NO_FILE, status(end, "x")] for name, end in ends.items()}
 
 
+RUNS_OF_A_TPU = [ok("probe: none"), ok("probe: ended 0")] * 4
+
+
 def tpu(name, **answers):
-    """Answers for a separate TPU."""
-    good = {"request": [ok("ACTIVE")], "node": [ok("READY")], "probe": [ok("probe: none"), ok("probe: ended 0")] * 4}
+    """Answers for a separate TPU. A search of given trials first asks for its present run."""
+    good = {"request": [ok("ACTIVE")], "node": [ok("READY")], "probe": [ok("probe: none"), *RUNS_OF_A_TPU]}
     return {f"{kind}@{name}": answer for kind, answer in {**good, **answers}.items()}
 
 
@@ -925,7 +948,7 @@ def test_search(cloud):
 
 def test_a_trial_that_ends_badly_does_not_stop_the_others(cloud):
     codes = [ok(text) for code in (3, 1, 0) for text in ("probe: none", f"probe: ended {code}")]
-    cloud.answer(**statuses(one="diverged", two="failed"), **tpu("a", probe=codes))
+    cloud.answer(**statuses(one="diverged", two="failed"), **tpu("a", probe=[ok("probe: none"), *codes]))
     result = search(cloud, "--delete", tpus="a")
     assert result.returncode == 1
     assert results(result) == {"one": "diverged", "two": "failed", "three": "finished"}
@@ -963,6 +986,75 @@ def test_without_any_tpu_the_trials_are_not_run(cloud):
     assert result.returncode == 4
     assert set(results(result).values()) == {"not"}
     assert cloud.kinds.count("create") == 2
+    assert not [line for line in result.stderr.splitlines() if "No such file" in line]
+
+
+def test_a_tpu_that_is_busy_with_another_run_is_left_alone_by_a_search(cloud):
+    cloud.answer(**statuses(), **tpu("a", probe=[ok(f"probe: running {RUN}")]), **tpu("b"))
+    result = search(cloud, "--delete")
+    assert result.returncode == 0, result.stderr
+    assert set(results(result).values()) == {"finished"}
+    assert {words[4] for kind, words in cloud.records if kind == "start"} == {"b"}
+    assert [words[4] for kind, words in cloud.records if kind == "delete"] == ["b"]
+
+
+def test_a_search_whose_only_tpu_is_busy_runs_no_trial_and_deletes_nothing(cloud):
+    cloud.answer(**statuses(), **tpu("a", probe=[ok(f"probe: running {RUN}")]))
+    result = search(cloud, "--delete", tpus="a")
+    assert result.returncode == 4
+    assert set(results(result).values()) == {"not"}
+    assert f"a is busy with {RUN}" in result.stdout
+    assert "a is neither used nor deleted; another TPU gets its trial" in result.stderr
+    assert not {"start", "delete"} & {*cloud.kinds}
+
+
+def test_a_search_that_is_started_again_gives_each_tpu_the_trial_that_it_is_training(cloud):
+    def training(name):
+        return [ok(f"probe: running {RUNS}/{name}")] * 2 + [
+            ok("probe: ended 0"),
+            ok("probe: none"),
+            ok("probe: ended 0"),
+        ]
+
+    going_on = {f"status@{RUNS}/{name}/status.json": [status("running"), status("finished")] for name in ("one", "two")}
+    answers = {**tpu("a"), **tpu("b", probe=training("two")), **tpu("c", probe=training("one"))}
+    cloud.answer(**{**statuses(), **going_on}, **answers)
+    result = search(cloud, tpus="a,b,c")
+    assert result.returncode == 0, result.stderr
+    lines = {line.rpartition("/")[2]: line.split() for line in result.stdout.splitlines() if line[0] != "["}
+    assert [lines[name][:2] for name in ("one", "two")] == [["finished", "c"], ["finished", "b"]]
+    (start,) = cloud.commands("start")
+    assert TRIALS[2] in start
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_search_ends_all_its_processes(host, number):
+    """Its output ends with the last of them. The runs continue on the TPUs."""
+    folder = host.host / "neural_alignment_run"
+    folder.mkdir()
+    (folder / "pid").write_text(str(os.getpid()))
+    (folder / "log").write_text("")
+    host.answer(**statuses(), **tpu("a"), **tpu("b"), follow=["run"])
+    words = ["--tpus=a,b", f"--runs={RUNS}", *TRIALS, "--delete"]
+    process = host.start("search.sh", *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    awaited(lambda: host.kinds.count("follow") == 2)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"error: tpu_scripts/search.sh: {number.name}; runs on TPUs continue" in output
+    assert "delete" not in host.kinds
+
+
+@pytest.mark.parametrize("kind", ["setup", "status"])
+def test_a_tpu_that_may_still_train_a_run_is_kept_and_gets_no_other_trial(cloud, kind):
+    answers = {**statuses(), **tpu("a")}
+    answers[f"status@{RUNS}/one/status.json" if kind == "status" else "setup@a"] = [failure("ERROR: 403")]
+    cloud.answer(**answers)
+    result = search(cloud, "--delete", tpus="a")
+    assert result.returncode == 1
+    assert results(result) == {"one": "unknown", "two": "not", "three": "not"}
+    assert "a may still train one: it is neither used nor deleted" in result.stderr
+    assert "delete" not in cloud.kinds
 
 
 def test_a_search_is_checked_before_it_starts(cloud):
@@ -1013,7 +1105,7 @@ def propose(cloud, *words):
 
 def test_a_search_proposes_its_trials_and_train_trains_them(cloud, proposer):
     answers = {f"status@{RUNS}/trials/{name}/status.json": [NO_FILE, status("finished")] for name in ("0001", "0002")}
-    cloud.answer(**answers, **tpu("a"), **tpu("b"))
+    cloud.answer(**answers, **tpu("a", probe=RUNS_OF_A_TPU), **tpu("b", probe=RUNS_OF_A_TPU))
     given = ["--set", "batch_size=it's", "--trials=9", "--import=my_rules", "--spot", "--delete"]
     result = propose(cloud, *given, "--", "--flag=a b")
     assert result.returncode == 0, result.stderr
@@ -1035,7 +1127,11 @@ def test_a_search_proposes_its_trials_and_train_trains_them(cloud, proposer):
 def test_the_code_of_the_search_is_that_of_the_script(cloud, proposer, monkeypatch):
     monkeypatch.setenv("PROPOSER_CODE", "2")
     cloud.answer(**{f"status@{RUNS}/trials/{n}/status.json": [status("finished")] for n in ("0001", "0002")})
-    assert propose(cloud).returncode == 2
+    result = propose(cloud, "--delete")
+    assert result.returncode == 2
+    assert "the search ended with code 2; the TPUs are not deleted and cost money" in result.stderr
+    assert "delete" not in cloud.kinds
+    assert "cost money" not in propose(cloud).stderr
 
 
 def test_a_search_that_proposes_is_checked_before_it_starts(cloud, proposer):

@@ -1,8 +1,9 @@
 # shellcheck shell=bash disable=SC2034  # the variables are used by the scripts that source this file
 # Common functions of the scripts in this folder: options, checks, calls of gcloud, TPU states. Sourced, not run.
 #
-# Exit codes of all scripts: 0 done; 1 any other failure; 2 the input is wrong; 3 the training diverged; 4 no TPU was
-# available. Messages go to stderr; stdout contains only the log of the run, or the commands of --dry-run.
+# Exit codes of all scripts: 0 done; 1 any other failure, after which a run may still be in progress; 2 the input is wrong;
+# 3 the training diverged; 4 no TPU was available; 5 the TPU is busy with another run; 6 the run failed.
+# Messages go to stderr; stdout contains only the log of the run, or the commands of --dry-run.
 
 set -euo pipefail
 
@@ -206,11 +207,12 @@ query() {
   printf '%s\n' "$output"
 }
 
-# tpu_state NAME: prints `none NONE`, `waiting STATE`, `ready READY` or `lost STATE`.
+# tpu_state NAME [ASSUMED]: prints `none NONE`, `waiting STATE`, `ready READY` or `lost STATE`. With --dry-run the state
+# of the request is ASSUMED, by default ACTIVE.
 # States: google.cloud.tpu.v2 QueuedResourceState.State and Node.State.
 tpu_state() {
   local state
-  state=$(query ACTIVE tpus queued-resources describe "$1" '--format=value(state.state)') || return 1
+  state=$(query "${2:-ACTIVE}" tpus queued-resources describe "$1" '--format=value(state.state)') || return 1
   if [[ $state == ACTIVE ]]; then
     state=$(query READY tpus tpu-vm describe "$1" '--format=value(state)') || return 1
     # The request is active but its TPU no longer exists.
@@ -227,3 +229,24 @@ tpu_state() {
 
 # remote NAME WORKER SCRIPT: runs a script on the TPU's host; its exit code is the script's.
 remote() { tpus tpu-vm ssh "$1" "--worker=$2" "--command=$3"; }
+
+# probe_script: prints the state of the run on the host as a line for `probe`.
+probe_script() {
+  cat <<'SCRIPT'
+cd neural_alignment_run 2>/dev/null || { echo "probe: none"; exit 0; }
+if [ -f exit ]; then echo "probe: ended $(cat exit)"
+elif flock -n lock true; then echo "probe: gone"
+else echo "probe: running $(cat run_dir)"
+fi
+SCRIPT
+}
+
+# probe NAME ASSUMED: sets PROBE to none, gone, `ended CODE`, `running RUN_DIR`, or silent if the host does not answer.
+probe() {
+  local text
+  if text=$(query "probe: $2" remote "$1" 0 "$(probe_script)"); then
+    PROBE=$(sed -n 's/^probe: //p' <<<"$text")
+  else
+    PROBE=silent
+  fi
+}

@@ -51,8 +51,9 @@ discard() {
   tpus queued-resources delete "$NAME" --force || fail 4 "$NAME could not be deleted: see gcloud's message above"
 }
 
+# read_state [ASSUMED]: sets STATE.
 read_state() {
-  STATE=$(tpu_state "$NAME") || fail 4 "the state of $NAME could not be read: see gcloud's message above"
+  STATE=$(tpu_state "$NAME" "$@") || fail 1 "the state of $NAME could not be read: see gcloud's message above"
 }
 
 wait_until_ready() {
@@ -69,7 +70,8 @@ wait_until_ready() {
     esac
     sleep "$POLL"
   done
-  fail 4 "$NAME is still ${STATE#* } after $POLLS checks; create.sh continues to wait, delete.sh cancels the request"
+  fail 4 "$NAME is still ${STATE#* } after $POLLS checks; the request stays:" \
+    "run create.sh again to continue waiting, or delete.sh to cancel it"
 }
 
 parse "$@"
@@ -80,12 +82,7 @@ check_common
 check_type
 matches --polls "$POLLS" '[1-9][0-9]{0,6}' '1 or more'
 
-if $DRY_RUN; then
-  query NONE tpus queued-resources describe "$NAME" '--format=value(state.state)' >/dev/null
-  STATE='none NONE'
-else
-  read_state
-fi
+read_state NONE
 case $STATE in
   none*) request ;;
   lost*)

@@ -10,16 +10,21 @@ Usage: tpu_scripts/search.sh --tpus NAME,NAME --runs gs://BUCKET/SEARCH --zone Z
 
 Trains each TRIAL with train.sh in the run directory gs://BUCKET/SEARCH/TRIAL. A trial that fails or diverges does not
 stop the others. Finished trials are not run again, so the same command continues an interrupted search. If a TPU is
-unavailable, the other TPUs take its trial.
+unavailable or busy with another run, the other TPUs take its trial. A TPU is no longer used if it is not known how its
+trial ended.
 
 With --search this machine runs \`neural-alignment search SEARCH\` in gs://BUCKET/SEARCH, and train.sh trains each
 proposed trial. The same command continues an interrupted search. See docs/search.md.
+
+Exit codes: 0 all trials finished or diverged; 1 any other failure; 2 the input is wrong; 4 trials were not run, because no
+TPU was available. With --search: the code of \`neural-alignment search\`.
 
   --tpus NAMES         names of the TPUs, separated by commas (required); they are created if they do not exist
   --runs PATH          folder of the run directories, on gs:// (required)
   --search SEARCH      a file in configs/search, or its name, instead of TRIALs
   --trials COUNT       number of trials of the search; default: as in its file
-  --delete             delete each TPU when there are no more trials for it
+  --delete             delete each TPU when there are no more trials for it; not one that may still train a run, and with
+                       --search none if the search does not end well
   --set, --import, --type, --spot, --runtime-version, --source, --max-restarts, --polls: as in train.sh
 $COMMON_USAGE
 EOF
@@ -57,6 +62,8 @@ trial_name() {
   printf '%s\n' "${name%.yml}"
 }
 
+run_dir() { printf '%s\n' "$RUNS/$(trial_name "$1")"; }
+
 # unique NAME WORD...: fails with a message if a word occurs twice.
 unique() {
   local twice
@@ -92,7 +99,7 @@ check_options() {
 
 # train TPU TRIAL
 train() {
-  "$HERE/train.sh" "$1" "$2" --run-dir "$RUNS/$(trial_name "$2")" \
+  "$HERE/train.sh" "$1" "$2" --run-dir "$(run_dir "$2")" \
     ${OVERRIDES[@]+"${OVERRIDES[@]}"} ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"}
 }
 
@@ -123,29 +130,61 @@ discard() {
   ! $DELETE || "$HERE/delete.sh" "$1" --yes "${SAME[@]}" || say "$1 is not deleted and costs money"
 }
 
-# work TPU: runs trials until none is left. A worker claims a trial by creating its folder, which only one worker can do.
+# claim INDEX: fails if the trial is claimed. A trial is claimed by creating its folder, which only one process can do.
+claim() { mkdir -- "$CLAIMS/$1" 2>/dev/null; }
+
+# adopt: claims for each TPU the trial that it is training, which an earlier call of this script started.
+adopt() {
+  local tpu index
+  for tpu in "${TPUS[@]}"; do
+    [[ $(tpu_state "$tpu" NONE) == ready* ]] || continue
+    probe "$tpu" none
+    for index in "${!TRIALS[@]}"; do
+      [[ $PROBE == "running $(run_dir "${TRIALS[index]}")" ]] || continue
+      ! claim "$index" || printf '%s\n' "$index" >"$CLAIMS/$tpu.adopted"
+    done
+  done
+}
+
+# work TPU: runs the adopted trial of the TPU, and others until none is left.
 work() {
-  local index trial codes
-  for index in "${!TRIALS[@]}"; do
-    mkdir -- "$CLAIMS/$index" 2>/dev/null || continue
+  local adopted='' index trial codes
+  if [[ -e $CLAIMS/$1.adopted ]]; then
+    adopted=$(<"$CLAIMS/$1.adopted")
+    rm -- "$CLAIMS/$1.adopted"
+  fi
+  for index in $adopted "${!TRIALS[@]}"; do
+    if [[ $index == "$adopted" ]]; then
+      adopted=''
+    else
+      claim "$index" || continue
+    fi
     trial=${TRIALS[index]}
     # The exit code of train.sh, not that of the pipe.
     codes=(0)
     train "$1" "$trial" 2>&1 | prefixed "$1 $(trial_name "$trial")" || codes=("${PIPESTATUS[@]}")
-    if ((codes[0] == 4)); then
-      rmdir -- "$CLAIMS/$index"
-      : >"$CLAIMS/$1.gone"
-      say "$1 is not available; another TPU gets its trial"
-      break
-    fi
-    printf '%s %s\n' "${codes[0]}" "$1" >"$CLAIMS/$index/result"
+    case ${codes[0]} in
+      4 | 5) rmdir -- "$CLAIMS/$index" ;;
+      *) printf '%s %s\n' "${codes[0]}" "$1" >"$CLAIMS/$index/result" ;;
+    esac
+    case ${codes[0]} in
+      0 | 2 | 3 | 6) continue ;;
+    esac
+    : >"$CLAIMS/$1.gone"
+    case ${codes[0]} in
+      4) say "$1 is not available; another TPU gets its trial" && break ;;
+      5) say "$1 is neither used nor deleted; another TPU gets its trial" && return ;;
+      *) say "$1 may still train $(trial_name "$trial"): it is neither used nor deleted" && return ;;
+    esac
   done
   discard "$1"
 }
 
 # rounds: starts the workers, and starts them again if a TPU was lost and its trial is left after the others have ended.
 rounds() {
-  local tpu workers
+  local tpu workers=()
+  trap 'stop INT "${workers[@]}"' INT
+  trap 'stop TERM "${workers[@]}"' TERM
   while ! all_claimed; do
     workers=()
     for tpu in "${TPUS[@]}"; do
@@ -156,6 +195,22 @@ rounds() {
     ((${#workers[@]})) || return 0
     wait "${workers[@]}" || true
   done
+}
+
+# end PROCESS: ends a process and those that it started, which would otherwise go on and create TPUs. Job control would
+# end them together too, but a worker that asks for the passphrase of a key would then be stopped.
+end() {
+  local child children
+  children=$(pgrep -P "$1" || true)
+  kill "$1" 2>/dev/null || true
+  for child in $children; do end "$child"; done
+}
+
+# stop SIGNAL WORKER...: ends the workers and the script. Runs continue.
+stop() {
+  local worker
+  for worker in "${@:2}"; do end "$worker"; done
+  fail 1 "SIG$1; runs on TPUs continue, and the same command finds them"
 }
 
 all_claimed() {
@@ -169,19 +224,20 @@ all_claimed() {
 summary() {
   local index code tpu word worst=0
   for index in "${!TRIALS[@]}"; do
-    read -r code tpu <"$CLAIMS/$index/result" 2>/dev/null || code=none tpu=-
+    { read -r code tpu <"$CLAIMS/$index/result"; } 2>/dev/null || code=none tpu=-
     case $code in
       0) word=finished ;;
       3) word=diverged ;;
       2) word=refused ;;
+      6) word=failed ;;
       none) word='not run' ;;
-      *) word=failed ;;
+      *) word=unknown ;;
     esac
     case $word in
-      refused | failed) worst=1 ;;
+      refused | failed | unknown) worst=1 ;;
       'not run') ((worst)) || worst=4 ;;
     esac
-    printf '%-9s %s %s\n' "$word" "$tpu" "$RUNS/$(trial_name "${TRIALS[index]}")"
+    printf '%-9s %s %s\n' "$word" "$tpu" "$(run_dir "${TRIALS[index]}")"
   done
   return "$worst"
 }
@@ -198,9 +254,16 @@ if [[ -n $SEARCH ]]; then
     "$HERE/train.sh" "${TPUS[0]}" "$RUNS/settings/0001.yaml" --run-dir "$RUNS/trials/0001" \
       ${PASSED[@]+"${PASSED[@]}"} "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"}
   fi
-  for tpu in "${TPUS[@]}"; do discard "$tpu"; done
+  if ((code == 0)); then
+    for tpu in "${TPUS[@]}"; do discard "$tpu"; done
+  elif $DELETE; then
+    say "the search ended with code $code; the TPUs are not deleted and cost money"
+  fi
   exit "$code"
 fi
+CLAIMS=$(mktemp -d)
+trap 'rm -rf -- "$CLAIMS"' EXIT
+adopt
 if $DRY_RUN; then
   for index in "${!TRIALS[@]}"; do
     train "${TPUS[index % ${#TPUS[@]}]}" "${TRIALS[index]}"
@@ -208,7 +271,5 @@ if $DRY_RUN; then
   for tpu in "${TPUS[@]}"; do discard "$tpu"; done
   exit 0
 fi
-CLAIMS=$(mktemp -d)
-trap 'rm -rf -- "$CLAIMS"' EXIT
 rounds
 summary

@@ -12,6 +12,9 @@ lost or this script ends; the same command connects to it again. If the TPU is p
 run resumes from its checkpoint, until RUN/status.json says finished, diverged or failed. CONFIG is a file in this
 checkout or on gs://.
 
+Exit codes: 0 the run finished; 1 any other failure, after which the run may still be in progress; 2 the input is wrong;
+3 the run diverged; 4 no TPU was available; 5 the TPU is busy with another run; 6 the run failed.
+
   --run-dir RUN        run directory on gs:// (required)
   --set KEY=VALUE      override a key of CONFIG; can be repeated
   --import MODULE      import a plugin, a module in this checkout; can be repeated
@@ -95,10 +98,14 @@ read_status() {
 }
 
 get_tpu() {
-  local flags=("--type=$TYPE" "--runtime-version=$RUNTIME_VERSION" "--polls=$POLLS" --replace)
+  local code=0 flags=("--type=$TYPE" "--runtime-version=$RUNTIME_VERSION" "--polls=$POLLS" --replace)
   ! $SPOT || flags+=(--spot)
-  "$HERE/create.sh" "$NAME" "${flags[@]}" "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"} ||
-    finish 4 "no TPU is available for the run"
+  "$HERE/create.sh" "$NAME" "${flags[@]}" "${SAME[@]}" -- ${EXTRA[@]+"${EXTRA[@]}"} || code=$?
+  case $code in
+    0) ;;
+    4) finish 4 "no TPU is available for the run" ;;
+    *) fail "$code" "$NAME could not be requested: see above" ;;
+  esac
 }
 
 # start_script: starts the run on the host, detached from the connection. The run is alive if its lock is held.
@@ -135,27 +142,6 @@ follow_script() {
   printf 'tail -n %s -F --pid="$(cat neural_alignment_run/pid)" neural_alignment_run/log 2>/dev/null\n' "$1"
 }
 
-# probe_script: prints the state of the run on the host as a line for `probe`.
-probe_script() {
-  cat <<'SCRIPT'
-cd neural_alignment_run 2>/dev/null || { echo "probe: none"; exit 0; }
-if [ -f exit ]; then echo "probe: ended $(cat exit)"
-elif flock -n lock true; then echo "probe: gone"
-else echo "probe: running $(cat run_dir)"
-fi
-SCRIPT
-}
-
-# probe ASSUMED: sets PROBE to none, gone, `ended CODE`, `running RUN_DIR`, or silent if the host does not answer.
-probe() {
-  local text
-  if text=$(query "probe: $1" remote "$NAME" 0 "$(probe_script)"); then
-    PROBE=$(sed -n 's/^probe: //p' <<<"$text")
-  else
-    PROBE=silent
-  fi
-}
-
 # lost_or_fail MESSAGE: returns if the TPU was preempted, which explains the failure; exits otherwise.
 lost_or_fail() {
   local state
@@ -166,10 +152,10 @@ lost_or_fail() {
 
 # begin: starts the run unless it is running. Fails (1) if the TPU has been preempted.
 begin() {
-  probe none
+  probe "$NAME" none
   case $PROBE in
     "running $RUN_DIR") say "the run is already in progress" ;;
-    running*) fail 1 "$NAME is busy with ${PROBE#running }" ;;
+    running*) fail 5 "$NAME is busy with ${PROBE#running }" ;;
     silent) lost_or_fail "$NAME does not answer" && return 1 ;;
     *)
       "$HERE/setup.sh" "$NAME" "--type=$TYPE" "--source=$SOURCE" "${SAME[@]}" ||
@@ -185,7 +171,7 @@ watch() {
   while true; do
     remote "$NAME" 0 "$(follow_script "$lines")" || true
     lines=20
-    probe 'ended 0'
+    probe "$NAME" 'ended 0'
     case $PROBE in
       running*) say "the connection was lost; the run continues" && sleep "$POLL" ;;
       ended*) CODE=${PROBE#ended } && return ;;
@@ -217,9 +203,9 @@ conclude() {
     *,stopped) say "the run was stopped; $NAME is probably being preempted" && return ;;
   esac
   # A preempted TPU can look like a failure of the program.
-  state=$(tpu_state "$NAME") || state='ready UNKNOWN'
+  state=$(tpu_state "$NAME") || fail 1 "the run ended with code $CODE, and the state of $NAME could not be read"
   [[ $state != ready* ]] ||
-    finish 1 "the run ended with code $CODE, its status is ${STATUS:-NONE}: ${REASON:-see above}"
+    finish 6 "the run ended with code $CODE, its status is ${STATUS:-NONE}: ${REASON:-see above}"
   say "the run ended with code $CODE: $NAME is ${state#* }"
 }
 

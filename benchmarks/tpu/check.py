@@ -1,7 +1,8 @@
 """Compiles the steps of `cases.matrix` for TPUs: `python -m benchmarks.tpu.check [--hours 5]`, or `make tpu-check`.
 
 Each case becomes a line of compiled.csv. The program is made in one process and compiled in another, so a crash only
-ends its case. The command can be interrupted and repeated: it continues with the cases that have no result yet.
+ends its case. The command can be interrupted and repeated: it continues with the cases that have no result of the
+installed versions yet. A result of other versions stays in the table until there is a new one.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def compiled(case: Case, limits: Limits) -> tpu.Compiled:
             return compile_case(case, cases.index(case), Path(folder), limits)
 
-        check(cases[: options.first], options.table, used, options.hours, Limits(options.minutes), compiled)
+        check(cases, options.table, used, options.hours, Limits(options.minutes), compiled, first=options.first)
     return 0
 
 
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         help="processor time after which none begins; 0 only writes the table; default: 5",
     )
     parser.add_argument("--minutes", type=float, default=60, help="processor time of one case; default: 60")
-    parser.add_argument("--first", type=int, metavar="N", help="only the first N cases; default: all")
+    parser.add_argument("--first", type=int, metavar="N", help="compile only the first N cases; default: all")
     parser.add_argument("--table", type=Path, default=TABLE, metavar="CSV", help="file of the results")
     parser.add_argument("--program", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
@@ -88,8 +89,11 @@ def check(
     limits: Limits,
     compiled: Callable[[Case, Limits], tpu.Compiled],
     clock: Callable[[], float] | None = None,
+    first: int | None = None,
 ) -> None:
     """Compiles the cases that have no result with the same versions, and writes the table after each of them.
+
+    The results in the table stay until they are replaced by new ones.
 
     Args:
         cases: all cases, in the order of the table.
@@ -99,22 +103,28 @@ def check(
         limits: limits of one case.
         compiled: compiles one case.
         clock: returns the processor time used so far, in seconds. Default: that of the child processes.
+        first: number of cases that may be compiled, from the first. Other cases are only in the table if they are in it
+            already. Default: all.
     """
     clock = clock or children_seconds
-    rows = {case.key: row for case in cases if (row := kept(read(table).get(case.key), used))}
+    stored, chosen = read(table), cases[:first]
+    keys = {case.key for case in chosen}
+    rows = {key: row for key, row in stored.items() if row["compiles"] or key not in keys}
+    lines = [case for case in cases if case.key in keys | stored.keys()]
+    missing = [case for case in chosen if not is_current(rows.get(case.key), used)]
     begin = clock()
-    with progress("tpu-check", len(cases), len(rows)) as bar:
-        for case in cases:
-            if case.key in rows:
-                continue
+    with progress("tpu-check", len(chosen), len(chosen) - len(missing)) as bar:
+        for case in missing:
             if clock() - begin >= 3600 * hours:
                 break
-            rows[case.key] = row_of(case, compiled(case, limits), used)
-            write(table, [rows.get(each.key) or without_result(each, NOT_YET) for each in cases])
-            tqdm.write(f"{', '.join(case.key)}: {rows[case.key]['reason'] or 'compiles'}")
+            row = row_of(case, compiled(case, limits), used)
+            if row["compiles"] or case.key not in rows:
+                rows[case.key] = row
+            write(table, [rows.get(each.key) or without_result(each, NOT_YET) for each in lines])
+            tqdm.write(f"{', '.join(case.key)}: {row['reason'] or 'compiles'}")
             bar.update()
     reason = f"not reached within {hours:g} hours of processor time" if hours else NOT_YET
-    write(table, [rows.get(each.key) or without_result(each, reason) for each in cases])
+    write(table, [rows.get(each.key) or without_result(each, reason) for each in lines])
 
 
 def children_seconds() -> float:
@@ -123,9 +133,9 @@ def children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def kept(row: Row | None, used: Mapping[str, str]) -> Row | None:
-    """Returns a row that need not be computed again: a result of the same versions."""
-    return row if row and row["compiles"] and all(row[name] == used[name] for name in VERSIONS) else None
+def is_current(result: Row | None, used: Mapping[str, str]) -> bool:
+    """Whether a result need not be computed again, because it is of the same versions."""
+    return result is not None and all(result[name] == used[name] for name in VERSIONS)
 
 
 def identity(case: Case) -> Row:

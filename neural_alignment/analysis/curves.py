@@ -7,7 +7,7 @@ import numpy as np
 Array = np.ndarray
 
 
-def smoothed(values: Array, width: int = 9) -> Array:
+def smoothed(values: Array, width: int) -> Array:
     """Returns the moving average of a curve, `(points,)`.
 
     Args:

@@ -84,36 +84,18 @@ def sample(draws: int, rng: np.random.Generator, activation: Nonlinearity = RELU
     return Sample(*angles)
 
 
-class Shift(NamedTuple):
-    """The shift of theta_3 caused by the gates, in degrees: positive away from 90 degrees, negative towards them.
+def gated_shift(sample: Sample) -> Array:
+    """Returns the shift of theta_3 by the gates in each draw, `(draws,)`: degrees, positive away from 90 degrees.
 
-    Attributes:
-        mean: mean over all draws.
-        error: standard error of that mean, from the difference of theta_3 with and without gates in each draw.
-    """
-
-    mean: float
-    error: float
-
-
-def gated_shift(sample: Sample, width: float = 5.0) -> Shift:
-    """Returns the effect of the gates on the mean of theta_3 at equal theta_1 and theta_2.
-
-    In each bin of theta_1 and theta_2, the effect is the mean with gates minus the mean without, positive away from 90
-    degrees. Bins are weighted by their number of draws. Without bins the mean would be uninformative, because by
-    symmetry it is 90 degrees with any gates.
+    Without gates theta_3 is on average below 90 degrees if theta_1 and theta_2 are on the same side of 90 degrees, and
+    otherwise above. Without these signs a mean would be uninformative where both cases are as frequent: by symmetry it
+    is 90 degrees with any gates.
 
     Args:
         sample: the draws.
-        width: width of a bin in degrees, a divisor of 180.
-
-    Raises:
-        ValueError: if `width` does not divide 180.
     """
-    mean = heatmap(sample.first, sample.second, sample.product, width).mean
-    bins = [np.clip((angles // width).astype(int), 0, len(mean) - 1) for angles in (sample.first, sample.second)]
-    moved = np.sign(mean[bins[0], bins[1]] - 90.0) * (sample.gated - sample.product)
-    return Shift(float(moved.mean()), float(moved.std(ddof=1) / np.sqrt(moved.size)))
+    same_side = np.sign(90.0 - sample.first) * np.sign(90.0 - sample.second)
+    return same_side * (sample.product - sample.gated)
 
 
 def gate_test(sample: Sample) -> tuple[float, float]:

@@ -49,7 +49,7 @@ class Config(Options):
     alignment: Alignments | None = None
     """One rule for all layers, or a list of rules with `layers:` patterns. Default: backpropagation."""
     weight_decay: NonNegativeFloat = 0.0
-    """L2 coefficient in J, for the forward kernels and the biases of dense layers."""
+    """L2 coefficient in J, for the forward kernels and the biases of dense and recurrent layers."""
     optimization: Optimization
     """How W and B are updated."""
     evaluation: Evaluation = Evaluation()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from neural_alignment import processors
 from neural_alignment.data.damage import NO_STEP, DamagedRecord
 from neural_alignment.data.imagenet import Preparation
 from neural_alignment.data.order import Order, without_autograph
@@ -336,7 +336,7 @@ def _decoded(
 
         rows = tf.data.Dataset.from_tensor_slices((tf.range(filled), numbers[:filled], serialized[:filled]))
         # Errors are caught once per batch: catching them for each image would add a tenth to the decoding time.
-        images = rows.map(example, num_parallel_calls=os.cpu_count() or 1)
+        images = rows.map(example, num_parallel_calls=processors.count())
         images = images.ignore_errors(log_warning=False).batch(tf.size(numbers, tf.int64))
         return images.concatenate(nothing).take(1).map(lambda *decoded: (numbers, *decoded))
 

@@ -57,9 +57,9 @@ class Children:
         return ending or _ending_of_exit(child.process.exitcode)
 
     def command(self, words: Sequence[str]) -> int:
-        """Runs a command, waits for it, and returns its exit code."""
+        """Runs a command, waits for it, and returns its exit code. `terminate` also ends the processes it started."""
         options = {"stdin": subprocess.DEVNULL, "start_new_session": True}
-        with subprocess.Popen(words, **options) as process, self._watched(process):
+        with _Command(words, **options) as process, self._watched(process):
             return process.wait()
 
     def terminate(self) -> None:
@@ -82,6 +82,16 @@ class Children:
         finally:
             with self._lock:
                 del self._alive[process]
+
+
+class _Command(subprocess.Popen):
+    """A command that is the first process of a process group."""
+
+    def terminate(self) -> None:
+        """Sends SIGTERM to all processes of the group; otherwise those that the command started would go on."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGTERM)
 
 
 class StayingChildren(Children):
@@ -179,7 +189,9 @@ def context() -> Any:
 
 
 def redirect_output(log: str | None) -> None:
-    """Appends everything that this process prints to a file; None discards it."""
+    """Appends everything that this process prints to a file, whose folder need not exist; None discards it."""
+    if log is not None:
+        os.makedirs(os.path.dirname(log) or ".", exist_ok=True)
     sys.stdout.flush()  # Text of an earlier job belongs to its log.
     sys.stderr.flush()
     with open(log or os.devnull, "a") as file:

@@ -56,7 +56,8 @@ def application(
         input_shape: `(height, width, channels)`.
         alignment: None, one rule for all layers, or rules with patterns of layer names.
         arguments: other arguments of the function in `keras.applications`, such as `{"alpha": 0.35}`.
-        weight_decay: coefficient of J's L2 term on all kernels that have no regulariser of the network itself.
+        weight_decay: coefficient of J's L2 term on all kernels, and biases of dense layers, that have no regulariser
+            of the network itself.
 
     Returns:
         A functional model, `(batch, height, width, channels)` -> `(batch, classes)`.
@@ -128,11 +129,14 @@ def _checked(build: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _adapted(layer: Any, weight_decay: float) -> Any:
-    """Returns a copy of a layer with weight decay on its kernels; an identity in place of a preprocessing layer."""
+    """Returns a copy of a layer with weight decay; an identity in place of a preprocessing layer."""
     if isinstance(layer, _PREPROCESSING):
         return keras.layers.Identity(name=layer.name)
     config = layer.get_config()
-    for name in ("kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer"):
+    decayed = ["kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer"]
+    if isinstance(layer, keras.layers.Dense):
+        decayed.append("bias_regularizer")
+    for name in decayed:
         if weight_decay and name in config and config[name] is None:
             config[name] = keras.regularizers.L2(0.5 * weight_decay)
     return type(layer).from_config(config)

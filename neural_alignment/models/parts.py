@@ -20,7 +20,7 @@ class Parts:
 
     By default, kernels of convolutions are drawn from a truncated normal distribution with variance 1 / fan-in, kernels
     of dense layers from the Glorot uniform distribution, and biases are 0. The weight decay, which is a part of J, is
-    1/2 `weight_decay` times the sum of squares of the forward kernels and the biases of dense layers.
+    1/2 `weight_decay` times the sum of squares of the forward kernels and the biases of dense and recurrent layers.
 
     Args:
         alignment: None, one rule for all layers, or rules with patterns of layer names.
@@ -54,23 +54,16 @@ class Parts:
         return Conv2D(
             filters,
             kernel_size,
-            kernel_regularizer=self._decay(),
             alignment=self._assignment(name),
             alignment_activation=followed_by,
             name=name,
-            **{**defaults, **options},
+            **{**self.decay("kernel"), **defaults, **options},
         )
 
     def dense(self, units: int, name: str, **options: Any) -> Dense:
         """Returns a dense layer, by default with bias. The name determines the rule of the layer."""
-        return Dense(
-            units,
-            kernel_regularizer=self._decay(),
-            bias_regularizer=self._decay(),
-            alignment=self._assignment(name),
-            name=name,
-            **options,
-        )
+        decay = self.decay("kernel", "bias")
+        return Dense(units, alignment=self._assignment(name), name=name, **decay, **options)
 
     def attention(self, heads: int, size: int, name: str, **options: Any) -> MultiHeadAttention:
         """Returns an attention layer. The name determines the rule of its four kernels.
@@ -81,13 +74,18 @@ class Parts:
             name: name of the layer.
             **options: other arguments of `MultiHeadAttention`.
         """
-        decay = {"kernel_regularizer": self._decay(), "bias_regularizer": self._decay()}
+        decay = self.decay("kernel", "bias")
         return MultiHeadAttention(heads, size, alignment=self._assignment(name), name=name, **decay, **options)
 
     def lstm(self, units: int, name: str, **options: Any) -> LSTM:
         """Returns an LSTM layer. The name determines the rule of its two kernels."""
-        decay = {f"{kind}_regularizer": self._decay() for kind in ("kernel", "recurrent", "bias")}
+        decay = self.decay("kernel", "recurrent", "bias")
         return LSTM(units, alignment=self._assignment(name), name=name, **decay, **options)
+
+    def decay(self, *kinds: str) -> dict[str, keras.regularizers.Regularizer | None]:
+        """Returns the arguments of a layer for weight decay, such as `bias_regularizer` for the kind "bias"."""
+        coefficient = 0.5 * self._weight_decay
+        return {f"{kind}_regularizer": keras.regularizers.L2(coefficient) if coefficient else None for kind in kinds}
 
     def finish(self, inputs: Any, outputs: Any, name: str) -> keras.Model:
         """Checks that every rule applies to a layer, and returns the functional model.
@@ -97,6 +95,3 @@ class Parts:
         """
         self._assignment.check()
         return keras.Model(inputs, outputs, name=name)
-
-    def _decay(self) -> keras.regularizers.Regularizer | None:
-        return keras.regularizers.L2(0.5 * self._weight_decay) if self._weight_decay else None

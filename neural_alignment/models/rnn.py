@@ -37,6 +37,8 @@ class Recurrent(keras.layers.Layer):
         units: number of units m, positive.
         slots: rows of the initial state: the size of a training batch, positive.
         alignment: None, or a rule for a whole network.
+        kernel_regularizer: regulariser of W_i and W_h, as in Keras.
+        bias_regularizer: regulariser of b_h.
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
@@ -46,7 +48,15 @@ class Recurrent(keras.layers.Layer):
     recurrent = True
     """Marks the layer for the rules for a whole network, which cut it where `ForwardPass.probe` is called."""
 
-    def __init__(self, units: int, slots: int, alignment: Alignment | dict | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        units: int,
+        slots: int,
+        alignment: Alignment | dict | None = None,
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         for name, value in (("units", units), ("slots", slots)):
             if value < 1:
@@ -61,6 +71,8 @@ class Recurrent(keras.layers.Layer):
         self.units = units
         self.slots = slots
         self.alignment = alignment
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the weights.
@@ -79,12 +91,17 @@ class Recurrent(keras.layers.Layer):
 
         def kernel(name: str, inputs: int) -> Any:
             return self.add_weight(
-                name=name, shape=(inputs, self.units), initializer=keras.initializers.RandomNormal(stddev=1.0)
+                name=name,
+                shape=(inputs, self.units),
+                initializer=keras.initializers.RandomNormal(stddev=1.0),
+                regularizer=self.kernel_regularizer,
             )
 
         self.input_kernel = kernel("input_kernel", input_shape[-1])
         self.kernel = kernel("kernel", self.units)
-        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+        self.bias = self.add_weight(
+            name="bias", shape=(self.units,), initializer="zeros", regularizer=self.bias_regularizer
+        )
         self.initial_state = self.add_weight(name="initial_state", shape=(self.slots, self.units), initializer="zeros")
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
@@ -132,8 +149,14 @@ class Recurrent(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        alignment = self.alignment and keras.saving.serialize_keras_object(self.alignment)
-        return {**super().get_config(), "units": self.units, "slots": self.slots, "alignment": alignment}
+        own = {
+            "units": self.units,
+            "slots": self.slots,
+            "alignment": self.alignment and keras.saving.serialize_keras_object(self.alignment),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+        }
+        return {**super().get_config(), **own}
 
 
 def rnn(
@@ -156,7 +179,7 @@ def rnn(
         input_shape: `(steps, features)`.
         classes: number of outputs at each step.
         alignment: None, or a rule for a whole network.
-        weight_decay: coefficient of J's L2 term, on the readout.
+        weight_decay: coefficient of J's L2 term, on all kernels and biases.
         weights_seed: seed of NumPy's legacy generator, with which W_i, W_h and W_o are drawn as in the published code.
             Default: they are drawn by Keras.
 
@@ -165,7 +188,7 @@ def rnn(
     """
     parts = Parts(alignment, weight_decay)
     inputs = keras.Input(input_shape)
-    recurrent = Recurrent(units, slots, alignment=alignment, name="recurrent")
+    recurrent = Recurrent(units, slots, alignment=alignment, name="recurrent", **parts.decay("kernel", "bias"))
     readout = parts.dense(classes, "dense", parameterization="ntk")
     outputs = readout(recurrent(inputs))
     if weights_seed is not None:

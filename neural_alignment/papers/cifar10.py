@@ -35,7 +35,10 @@ LOOKS = {rule: replace(RULE_STYLES[rule], label=RULE_STYLES[rule].label.removesu
 LOOKS["weight_mirror_adam"] = replace(LOOKS["weight_mirror_adam"], label="weight mirror (WM+AD)")
 """Rule -> its name and the look of its lines."""
 
-COLUMNS = ("rule", "seed", "epochs", "test_top1", "test_top5", "mean_angle", "largest_angle", "seconds")
+COLUMNS = (
+    *("rule", "seed", "epochs", "test_top1", "test_top5", "mean_angle", "largest_angle", "seconds"),
+    *("pseudogradient_angle", "diverged"),
+)
 
 CHANCE = (0.1, 0.5)
 """Top-1 and top-5 of a run that diverged."""
@@ -58,7 +61,7 @@ def make(source: Source) -> Artifact:
     outcomes = source.outcomes()
     rows = [_row(cell.labels["rule"], each) for cell, found in outcomes for each in found]
     course = [row for cell, found in outcomes for each in found for row in _course(cell.labels["rule"], each)]
-    parts = [_line(cell, chosen(rows, **cell.labels), chosen(course, **cell.labels)) for cell in source.cells]
+    parts = [_line(cell, chosen(rows, **cell.labels)) for cell in source.cells]
     text = table(parts, ["rule"], {name: name for name in parts[0]})
     panels = [[_accuracy(rows), *(_over_training(course, *each) for each in _CURVES)]]
     return drawn(rows, f"{text}\n\n{REMARK}", panels, (13, 4), COLUMNS, legend="outside lower center")
@@ -67,7 +70,9 @@ def make(source: Source) -> Artifact:
 def _row(rule: str, outcome: Outcome) -> Row:
     """Returns the row of a run in the CSV file."""
     last = outcome.rows[-1] if outcome.rows else {}
-    angles = _layers({} if outcome.diverged else last, "weight_angle")
+    angles, pseudogradients = (
+        _layers({} if outcome.diverged else last, name) for name in ("weight_angle", "pseudogradient_angle")
+    )
     return {
         "rule": rule,
         "seed": outcome.config.seed,
@@ -77,6 +82,7 @@ def _row(rule: str, outcome: Outcome) -> Row:
         "diverged": outcome.diverged,
         "mean_angle": _mean(angles),
         "largest_angle": max(angles, default=math.nan),
+        "pseudogradient_angle": _mean(pseudogradients),
         "seconds": round(outcome.seconds, 1),
     }
 
@@ -98,12 +104,11 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else math.nan
 
 
-def _line(cell: Cell, rows: Sequence[Row], course: Sequence[Row]) -> Row:
+def _line(cell: Cell, rows: Sequence[Row]) -> Row:
     """Returns a line of the table."""
     notes = [f"{len(rows)} of {len(cell.seeds)} seeds"] if 0 < len(rows) < len(cell.seeds) else []
     notes += [f"{diverged} diverged, counted as chance"] if (diverged := sum(row["diverged"] for row in rows)) else []
     few = f" ({', '.join(notes)})" if notes else ""
-    last = max((row["epoch"] for row in course), default=0)
     return {
         "rule": LOOKS[cell.labels["rule"]].label,
         "seeds": len(cell.seeds),
@@ -112,7 +117,7 @@ def _line(cell: Cell, rows: Sequence[Row], course: Sequence[Row]) -> Row:
         "test top-5 (%)": f"{spread(rows, 'test_top5', 100)}" if rows else "",
         "mean angle": _number(spread(rows, "mean_angle")),
         "largest angle": _number(spread(rows, "largest_angle")),
-        "pseudogradient angle": _number(spread(chosen(course, epoch=last), "pseudogradient_angle")),
+        "pseudogradient angle": _number(spread(rows, "pseudogradient_angle")),
         "minutes": f"{spread(rows, 'seconds').mean / 60:.0f}" if rows else "",
     }
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context as tf_context  # There is no public way to report errors to workers.
 
 from neural_alignment.config import Config, Runtime
-from neural_alignment.data import Dataset
+from neural_alignment.data import Dataset, Facts
 from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped, Unavailable, WrongValue
 from neural_alignment.training import slurm_workers
 from neural_alignment.training.model import AlignedModel
@@ -82,6 +82,21 @@ class Distribution:
             )
             raise ConfigError(WrongValue("data.tolerate_corrupt", requirement, config.data.tolerate_corrupt))
         check_replicas(config, self.replicas)
+
+    def check_evaluation(self, config: Config, dataset: Facts) -> None:
+        """Checks that the last validation batch is not filled up for a model that reads the whole batch.
+
+        Raises:
+            ConfigError: if it is.
+        """
+        if not (self._fills and config.model.uses_batch_statistics):
+            return
+        examples, size = dataset.validation_examples, dataset.batching.validation_batch_size
+        if examples % size:
+            raise ConfigError(
+                f"evaluation.batch_size: {config.model.name} uses the statistics of the whole batch, and a TPU fills "
+                f"the last batch up with zeros; found {size}; allowed: divisors of the {examples} examples"
+            )
 
     def train(self, dataset: Dataset, start_step: int) -> Any:
         """Returns the training batches from `start_step` on, divided among the replicas."""

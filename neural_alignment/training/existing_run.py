@@ -11,7 +11,7 @@ from neural_alignment.config import Config
 from neural_alignment.errors import RunError
 from neural_alignment.training import config_comparison
 from neural_alignment.training.checkpoints import kept_steps
-from neural_alignment.training.run_directory import RunDirectory, RunResult
+from neural_alignment.training.run_directory import NoRun, RunDirectory, RunResult
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def stored_state(directory: RunDirectory, config: Config) -> str | None:
     """
     if not directory.exists():
         return None
-    status = directory.found_status()
+    status = _found_status(directory)
     if status is None:
         directory.check_resumable()
     _check_same_configuration(directory, config, status)
@@ -50,7 +50,7 @@ def check_usable(directory: RunDirectory, config: Config, resume: bool, force: b
     """
     if not directory.exists():
         return None
-    status = directory.found_status()
+    status = _found_status(directory)
     if force:
         return None
     if not resume:
@@ -63,6 +63,23 @@ def check_usable(directory: RunDirectory, config: Config, resume: bool, force: b
     if status is None or status["state"] != "finished":
         return None
     return _finished_result(directory, status)
+
+
+def _found_status(directory: RunDirectory) -> dict[str, Any] | None:
+    """Returns the content of `status.json` of a directory for a run, or None if the file is missing or damaged.
+
+    Raises:
+        RunError: if the directory contains other files than those of a run, or one cannot be read.
+    """
+    try:
+        return directory.found_status()
+    except NoRun:
+        if not tf.io.gfile.isdir(directory.path):
+            raise RunError(f"{directory.path}: is a file, not a directory; choose another path") from None
+        raise RunError(
+            f"{directory.path}: contains other files, such as {min(directory.content())}, and no run with a readable "
+            "status.json; choose another directory"
+        ) from None
 
 
 def _finished_result(directory: RunDirectory, status: dict[str, Any]) -> RunResult | None:
@@ -101,8 +118,9 @@ def _check_same_configuration(directory: RunDirectory, config: Config, status: d
     difference = config_comparison.first_difference(stored, config)
     if difference:
         raise RunError(
-            f"{directory.path}: its checkpoint is of another configuration: {difference}; resume "
-            "with its own config.yaml, move the directory away, or choose another --run-dir"
+            f"{directory.path}: its checkpoint is of another configuration: {difference}; "
+            f"{directory.resuming(directory.file('config.yaml'))} continues it; otherwise move the directory away, or "
+            "choose another one"
         )
     if moved := config_comparison.moved_data(stored, config):
         _log.warning("%s: is a run with data at another path, which must be the same data: %s", directory.path, moved)
@@ -115,8 +133,12 @@ def has_own_state(directory: RunDirectory) -> bool:
 
 
 def is_finished(directory: RunDirectory) -> bool:
-    """Whether the run is finished. False if its final model is missing and can be saved again."""
-    status = directory.found_status()
+    """Whether the run is finished. False if its final model is missing and can be saved again.
+
+    Raises:
+        RunError: if the files in the directory are not those of a run.
+    """
+    status = _found_status(directory)
     if status is None or status["state"] != "finished":
         return False
     lost = "model.keras" in status.get("files", {}) and directory.is_missing_or_empty("model.keras")

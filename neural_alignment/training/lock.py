@@ -35,6 +35,9 @@ BEAT = 15.0
 STALE = 90.0
 """Seconds without a heartbeat after which a lease may be taken over."""
 
+_REMEDY = "wait until it has ended, or choose another directory"
+"""End of messages; the option for the directory has another name in each command."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -110,7 +113,7 @@ def _open_locked(path: str) -> int:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 in_use = _in_use(path, _parsed(os.read(descriptor, 4096)))
-                raise RunError(f"{in_use}; wait until it has ended, or choose another --run-dir") from None
+                raise RunError(f"{in_use}; {_REMEDY}") from None
             # If this is false, the last holder has removed the file between the two calls above.
             if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 on_failure.pop_all()
@@ -172,7 +175,7 @@ class Lease:
             if not later:
                 return
             if later != holder:
-                raise RunError(f"{_in_use(self._path, later)}; wait until it has ended, or choose another --run-dir")
+                raise RunError(f"{_in_use(self._path, later)}; {_REMEDY}")
 
     def _age(self, holder: dict[str, Any]) -> float:
         """Returns the seconds between the last heartbeat and now, also if the heartbeat is in the future."""

@@ -509,8 +509,8 @@ class AlignedModel(InterceptedModel):
         with forward_pass(**options, has_initial_weights=True) as state:
             forward = functools.partial(self, x, training=True)
             if self._bound_rule:
-                scale = self.optimizer.scale_loss(loss_weight(self))
-                forward = self._bound_rule.forward(TrainingBatch(x, y, sample_weight, self._reduction, scale))
+                batch = TrainingBatch(x, y, sample_weight, self._reduction, self._loss_scale, self._codes)
+                forward = self._bound_rule.forward(batch)
             with tf.GradientTape() as tape:
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()
@@ -537,8 +537,22 @@ class AlignedModel(InterceptedModel):
     @property
     def _reduction(self) -> str | None:
         """How J is made from the losses of the examples, as in `keras.losses.Loss`. Keras wraps a plain function."""
-        loss = keras.losses.get(keras.tree.flatten(self.loss)[0])
-        return getattr(loss, "reduction", "sum_over_batch_size")
+        return getattr(self._loss, "reduction", "sum_over_batch_size")
+
+    @property
+    def _loss_scale(self) -> Any:
+        """The factor between the differentiated J and the reduced errors of the examples."""
+        return self.optimizer.scale_loss(loss_weight(self) * getattr(self._loss, "examples", 1))
+
+    @property
+    def _codes(self) -> Any:
+        """The targets of the outputs for each class, `(classes, outputs)`, or None if they are one-hot codes."""
+        return getattr(self._loss, "targets", None)
+
+    @property
+    def _loss(self) -> Any:
+        """J as a Keras loss, or as a function."""
+        return keras.losses.get(keras.tree.flatten(self.loss)[0])
 
     def _add_deferred(
         self, gradients: Gradients, term: DeferredTerm, before: Sequence[Tensor]

@@ -44,6 +44,7 @@ def prepare(config: Config) -> Prepared:
     devices = distribution.create(config.runtime)
     devices.check(config)
     facts = setup.data_facts(config)
+    devices.check_evaluation(config, facts)
     split = config.evaluation.test_split
     with concurrent.futures.ThreadPoolExecutor(1) as background:
         reading = background.submit(setup.load_data, config)
@@ -57,6 +58,8 @@ def prepare(config: Config) -> Prepared:
         if devices.reads_whole_batches:
             tracing = Tracing(model, tf.data.IteratorSpec(spec), spec)
         dataset, test = reading.result(), None if testing is None else testing.result()
+    if test is not None:
+        devices.check_evaluation(config, test)
     if test is not None and not _same_standardization(dataset, test):
         raise ConfigError(
             "evaluation.test_split: must be held in memory or streamed, like the data of the run, because the images "

@@ -94,6 +94,10 @@ class RunResult:
         return {layer: self.metrics[f"weight_angle/{layer}"] for layer in self.layers}
 
 
+class NoRun(RunError):  # noqa: N818 - a fact about the directory
+    """A directory contains no run, but other files."""
+
+
 class RunDirectory:
     """The files of one run.
 
@@ -117,7 +121,11 @@ class RunDirectory:
         with _reported(self.path):
             if not tf.io.gfile.exists(self.path):
                 return False
-            return not tf.io.gfile.isdir(self.path) or bool(set(tf.io.gfile.listdir(self.path)) - _START_UP_FILES)
+            return not tf.io.gfile.isdir(self.path) or bool(self.content())
+
+    def content(self) -> set[str]:
+        """Returns the names in the directory, without the files of a process that was killed at start-up."""
+        return {name.rstrip("/") for name in tf.io.gfile.listdir(self.path)} - _START_UP_FILES
 
     def check_exists(self, others: str = "") -> None:
         """Checks that there is something at the path.
@@ -152,8 +160,7 @@ class RunDirectory:
             path = self.file("status.json")
             remedy = "" if self.is_missing_or_empty("status.json") else "remove it, and "
             raise RunError(
-                f"{path}: {self._status_problem()}; {remedy}`train` with the run's configuration and --resume "
-                "creates it again from the last checkpoint"
+                f"{path}: {self._status_problem()}; {remedy}{self.resuming()} creates it again from the last checkpoint"
             )
         return status
 
@@ -161,7 +168,8 @@ class RunDirectory:
         """Returns the content of `status.json`, or None if the file is missing or damaged.
 
         Raises:
-            RunError: if no file shows that this is a run directory, or a file is not a regular file.
+            NoRun: if no file shows that this is a run directory.
+            RunError: if a file cannot be read or is not a regular file.
         """
         path = self.file("status.json")
         self._check_regular()
@@ -206,10 +214,18 @@ class RunDirectory:
         except (ConfigError, tf.errors.OpError):
             return False
 
-    def _no_run(self) -> RunError:
-        return RunError(
+    def _no_run(self) -> NoRun:
+        return NoRun(
             f"{self.path}: is not a run directory (no readable status.json); give one that `train` has created"
         )
+
+    def resuming(self, config: str = "the run's configuration") -> str:
+        """Returns what resumes the run, for messages.
+
+        Args:
+            config: the configuration to give; the stored one may be missing.
+        """
+        return f"`train` with {config}, --run-dir {self.path} and --resume"
 
     def _status_problem(self) -> str:
         return "is missing or empty" if self.is_missing_or_empty("status.json") else "is damaged"
@@ -326,7 +342,7 @@ class RunDirectory:
         path, known = self.file("config.yaml"), status.get("files", {}).get("config.yaml")
         if known is None:
             return self.config()
-        again = "`train` with the run's configuration and --resume writes it again"
+        again = f"{self.resuming()} writes it again"
         if self.is_missing_or_empty("config.yaml"):
             raise RunError(f"{path}: is missing or empty; {again}")
         try:
@@ -396,7 +412,7 @@ class RunDirectory:
                 return f"to make one, train the run again: `train {self.file('config.yaml')} --run-dir DIRECTORY`"
             return "restore it from a copy, or start over with --force"
         remedy = "" if missing else "remove it, and "
-        return f"{remedy}`train` with the run's configuration and --resume saves it again from the last checkpoint"
+        return f"{remedy}{self.resuming()} saves it again from the last checkpoint"
 
     def has_last_state(self) -> bool:
         """Whether there is a last checkpoint."""

@@ -261,23 +261,25 @@ def test_a_product_is_aligned_as_far_as_both_its_factors_are(rng):
     assert residual[1] > residual[0]
 
 
-def test_the_shift_by_gates_is_the_mean_over_bins_by_their_draws(rng):
-    sample = random_products.sample(1500, rng)
-    found = random_products.gated_shift(sample, width=45)
+def test_the_shift_by_gates_is_away_from_90_degrees_in_every_bin_and_condition(rng):
+    sample = random_products.sample(3000, rng)
+    shifts = random_products.gated_shift(sample)
     total = 0.0
     for i in range(4):
         for j in range(4):
             own = (sample.first // 45 == i) & (sample.second // 45 == j)
             linear, gated = sample.product[own].mean(), sample.gated[own].mean()
             total += own.sum() * np.sign(linear - 90) * (gated - linear)
-    assert found.mean == pytest.approx(total / 1500)
+    assert shifts.mean() == pytest.approx(total / 3000)
     # The draws are paired. With independent draws the error would be several times as large.
-    assert 0 < found.error < 0.5 * np.hypot(sample.product.std(), sample.gated.std()) / np.sqrt(1500)
-    halved = random_products.gated_shift(sample._replace(gated=90 + (sample.gated - 90) / 2), width=45)
-    assert halved.mean < -3
-    assert abs(halved.mean) > 20 * halved.error
-    with pytest.raises(ValueError, match=r"must divide 180. Received 7"):
-        random_products.gated_shift(sample, width=7)
+    assert shifts.std() < 0.5 * np.hypot(sample.product.std(), sample.gated.std())
+    assert abs(shifts.mean()) < 4 * shifts.std() / np.sqrt(3000)
+    # Gates that halve every alignment are found in each condition, also in those whose mean is 90 degrees.
+    halved = sample._replace(gated=90 + (sample.product - 90) / 2)
+    assert random_products.gate_test(halved)[1] > 0.01
+    for condition in random_products.CONDITIONS:
+        found = random_products.gated_shift(random_products.chosen(halved, condition))
+        assert found.mean() < -0.5, condition
 
 
 def test_conditions_choose_draws_and_the_test_compares_related_samples(rng):

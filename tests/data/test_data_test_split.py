@@ -83,6 +83,30 @@ def test_a_split_with_another_standardisation_is_rejected(toy, tmp_path, monkeyp
         run.train(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize("limit", [0, 30 * 36 - 1], ids=["streamed", "only the test split in memory"])
+def test_options_for_training_do_not_concern_the_test_split(toy, monkeypatch, limit):
+    """`shuffle_buffer` is for streamed sets. The test split and a batch of training images may fit into memory."""
+    monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
+    plan, _, _ = toy
+    plan["data"] |= {"shuffle_buffer": 4, "train_split": "train[10:]+train[:10]", "validation_split": "train[:10]"}
+    options = configuration.parse(plan).data
+    batching = data.Batching(8, validation_batch_size=5, seed=0)
+    assert isinstance(options.load(batching), data.Streamed)
+    test = options.for_test("test[:12]", 8)
+    assert test.train_split == "train[:8]"
+    assert isinstance(test.load(batching), data.Streamed if limit == 0 else data.InMemory)
+
+
+def test_replaced_labels_do_not_concern_the_test_split(toy, monkeypatch):
+    plan, _, _ = toy
+    monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", 30 * 36)
+    plan["data"] |= {"replace_labels": 0.5, "train_split": "train[:20]", "validation_split": "train[20:]"}
+    options = configuration.parse({**plan, "data": {**plan["data"], "standardize": True}}).data
+    batching = data.Batching(8, validation_batch_size=5, seed=0)
+    assert isinstance(options.load(batching), data.InMemory)
+    assert isinstance(options.for_test("test[:12]", 8).load(batching), data.Streamed)
+
+
 class Split(data.SourceOptions):
     """Noise images with three splits. It has no option `standardize`."""
 

@@ -91,12 +91,18 @@ def spark():
 
 
 LAUNCH = """
-import os, sys
-from neural_alignment import cli
-sys.argv = ["neural-alignment", "train", sys.argv[2], "--run-dir", sys.argv[3], "--resume"]
-cli.program()
+import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: None)  # The run gets the signal too, and saves its state.
+run = os.fork()
+if not run:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    from neural_alignment import cli
+    sys.argv = ["neural-alignment", "train", sys.argv[2], "--run-dir", sys.argv[3], "--resume"]
+    cli.program()
+code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
+sys.exit(code if code in (0, 3) else 6)
 """
-"""Stands in for `tpu_scripts/train.sh`: trains on the CPU of this machine."""
+"""Stands in for `tpu_scripts/train.sh`: trains on the CPU of this machine, and has the same exit codes."""
 
 
 @pytest.fixture

@@ -179,6 +179,21 @@ def test_a_stopped_pool_leaves_no_process(tmp_path, training, children):
     assert not processes()
 
 
+def test_a_command_is_terminated_together_with_the_processes_that_it_started(tmp_path):
+    """One that was left alone would go on to create TPUs, for example."""
+    os.mkfifo(tmp_path / "alive")
+    words = ["bash", "-c", f"bash -c 'exec 9> {tmp_path}/alive; tail -f /dev/null; true'; true"]
+    children, codes = Children(), []
+    thread = threading.Thread(target=lambda: codes.append(children.command(words)))
+    thread.start()
+    with open(tmp_path / "alive") as alive:  # Waits for the inner process.
+        children.terminate()
+        thread.join()
+        assert codes == [-signal.SIGTERM]
+        assert child_processes.is_stop(codes[0])
+        assert alive.read() == ""  # Returns when all processes that hold the file have ended.
+
+
 @pytest.mark.exhaustive
 def test_memory_does_not_grow_with_the_number_of_runs(training, staying, monkeypatch):
     monkeypatch.setattr(child_processes, "JOBS_PER_CHILD", 21)

@@ -1,6 +1,7 @@
 """Engines: simulated TPUs that record their calls, SLURM without nodes, options of the command line."""
 
 import json
+import os
 import shutil
 import stat
 import sys
@@ -39,11 +40,11 @@ LAUNCHER = """
 #!/bin/sh
 # Stands in for tpu_scripts/train.sh: records its arguments, and writes the status that the run would leave.
 echo "$@" >> calls
-case "$1" in gone) exit 4 ;; esac
+case "$1" in gone) exit 4 ;; busy) exit 5 ;; esac
 mkdir -p "$4"
 case "$2" in
   *0002.yaml) printf '{"state": "diverged", "reason": "R is not finite"}' > "$4/status.json"; exit 3 ;;
-  *0003.yaml) exit 1 ;;
+  *0003.yaml) exit 6 ;;
   *) printf '{"state": "finished", "best_top1": 0.5}' > "$4/status.json" ;;
 esac
 """
@@ -68,18 +69,40 @@ class TestTPUs:
         endings = [queue.endings[job.name] for job in queue.jobs]
         assert [each.state for each in endings] == ["finished", "diverged", "failed", "finished"]
         assert endings[1].reason == "R is not finite"
-        assert endings[2].reason.endswith("launch ended with code 1")
+        assert endings[2].reason.endswith("launch ended with code 6")
         assert {words[0] for words in calls()} <= {"a", "b"}
         for number in (1, 2, 3, 4):
             (words,) = [words for words in calls() if words[1].endswith(f"settings/{number:04d}.yaml")]
             assert words[2:] == ["--run-dir", str(tmp_path / "runs" / f"{number:04d}"), "--spot"]
 
-    def test_the_other_tpus_train_the_runs_of_an_unavailable_one(self, four, launcher):
+    @pytest.mark.parametrize(("name", "said"), [
+        ("gone", "gone is not used: no TPU is available; the last one was gone"),
+        ("busy", "busy is not used: busy is busy with another run"),
+    ])  # fmt: skip
+    def test_the_other_tpus_train_the_runs_of_an_unavailable_one(self, four, launcher, name, said):
         command, calls = launcher
-        TPU(["gone", "a"], command).run(queue := four())
+        TPU([name, "a"], command).run(queue := four())
         assert len(queue.endings) == 4
-        assert [words[0] for words in calls()].count("gone") <= 1
         assert [words[0] for words in calls()].count("a") == 4
+        # The other TPU may have trained all runs before this one has got one.
+        assert ("says", said) in queue.events or name not in {words[0] for words in calls()}
+
+    @pytest.mark.parametrize("code", [0, 1, 2, 127])
+    def test_a_launcher_that_does_not_say_that_the_run_failed_fails_no_run(self, tmp_path, four, launcher, code):
+        """It could not reach the TPU or read the status, for example, while the run may continue."""
+        command, _ = launcher
+        script = tmp_path / "launch"
+        text = script.read_text()
+        script.write_text(text.replace("mkdir", f"case $2 in *0003.yaml) exit {code} ;; esac\nmkdir", 1))
+        queue = four()
+        reason = f"0003: .*launch ended{f' with code {code}' if code else ', but the run did not'}$"
+        with pytest.raises(Stopped, match=reason):
+            TPU(["a"], command).run(queue)
+        assert [job.name for job in queue.jobs if job.name in queue.endings] == ["0001", "0002"]
+        script.write_text(text)
+        queue.waiting = queue.jobs[2:]
+        TPU(["a"], command).run(queue)
+        assert [queue.endings[job.name].state for job in queue.jobs] == ["finished", "diverged", "failed", "finished"]
 
     def test_without_any_tpu_the_runs_wait_for_the_next_command(self, four, launcher):
         command, calls = launcher
@@ -144,6 +167,27 @@ class TestTPUs:
         assert not queue.endings
         TPU(["gone", "a"]).run(queue)
         assert [each.state for each in queue.endings.values()] == ["finished"] * 4
+
+
+@pytest.mark.parametrize(("given", "count", "threads"), [(4, 2, 2), (4, 3, 1), (2, 4, 1), (None, 2, 32)])
+def test_processes_divide_the_processors_that_this_process_may_use(
+    tmp_path, training, monkeypatch, given, count, threads
+):
+    """A job of SLURM may have 4 of the 64 processors of its machine."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    if given is None:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    else:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8, 8 + given)), raising=False)
+    used = []
+
+    def run(self, job, threads=None, gpus=None):
+        used.append(threads)
+        return Ending("finished", 0.5)
+
+    monkeypatch.setattr(StayingChildren, "run", run)
+    Processes(count).run(Recorder(tmp_path, [training("run")]))
+    assert used == [threads]
 
 
 class TestGPUs:

@@ -132,9 +132,11 @@ def test_a_job_without_a_result_has_failed_and_its_log_is_named(memory, tmp_path
     Slurm(2).run(queue := Recorder(tmp_path, [training("a"), training("b", log=str(tmp_path / "b.log"))]))
     log = tmp_path / "slurm" / "70_0_0_log.out"
     assert queue.endings["a"].reason == f"its SLURM job 70_0 ended with the state {state}; see {log}"
-    memory(b=[Ending("failed", reason="ValueError: no")])
-    Slurm(1).run(queue := Recorder(tmp_path, [training("b", log=str(tmp_path / "b.log"))]))
-    assert queue.endings["b"].reason == f"ValueError: no; see {tmp_path / 'b.log'}"
+    for log in (tmp_path / "slurm" / "70_0_0_log.out", tmp_path / "b.log"):  # The first, if the job wrote no other.
+        memory(b=[Ending("failed", reason="ValueError: no")])
+        Slurm(1).run(queue := Recorder(tmp_path, [training("b", log=str(tmp_path / "b.log"))]))
+        assert queue.endings["b"].reason == f"ValueError: no; see {log}"
+        (tmp_path / "b.log").write_text("Traceback")
 
 
 def test_a_cancelled_job_stops_the_command_and_the_other_jobs(memory, tmp_path, training):
@@ -212,6 +214,51 @@ def test_a_job_with_other_settings_than_the_earlier_one_replaces_it(memory, tmp_
     assert scheduler.stopped == ["70_0"]
     assert scheduler.submitted == [["a"], ["a"]]
     assert queue.endings["a"] == DONE
+
+
+class Node(Memory):
+    """Its jobs need a while to save their state after a signal, and are requeued then unless the stop file exists."""
+
+    def __init__(self, plan):
+        super().__init__(plan)
+        self.signalled, self.saving, self.alive = [], [], []
+
+    def stop(self, numbers):
+        self.signalled += numbers
+
+    def _state(self, number):
+        if number in self.signalled:
+            self.signalled.remove(number)
+            self.saving.append(number)
+            return "RUNNING"
+        if number in self.saving:
+            self.saving.remove(number)
+            task = self._tasks[number]
+            Path(task.ending).write_text(json.dumps(vars(SAVED)))
+            if not Path(task.stop_file).exists():
+                return "PENDING"
+            self.stopped.append(number)
+        return super()._state(number)
+
+    def submit(self, tasks):
+        self.alive = sorted(self._tasks.keys() - set(self.stopped))
+        return super().submit(tasks)
+
+
+def test_a_replaced_job_ends_without_a_requeue_before_its_successor_is_submitted(
+    memory, tmp_path, training, monkeypatch
+):
+    memory()
+    scheduler = Node({"a": ["RUNNING"]})
+    monkeypatch.setattr(slurm, "Cluster", lambda *_: scheduler)
+    interrupted(Slurm(1, ["on_exit=leave"]), Recorder(tmp_path, [training("a")]))
+    scheduler._plan["a"] = ["RUNNING", DONE]
+    Slurm(1).run(queue := Recorder(tmp_path, [training("a", "seed=3")]))
+    assert scheduler.stopped == ["70_0"]
+    assert scheduler.submitted == [["a"], ["a"]]
+    assert scheduler.alive == []
+    assert queue.endings == {"a": DONE}
+    assert not (tmp_path / "slurm" / "stop").exists()
 
 
 # The options.

@@ -72,6 +72,23 @@ def test_weight_decay_is_half_the_coefficient_times_the_squares_of_all_kernels(n
     assert plain_and_aligned(name)[0].losses == []
 
 
+@pytest.mark.parametrize("name", ["application", "lstm", "rnn"])
+def test_weight_decay_reaches_kernels_and_biases_of_dense_and_recurrent_layers(name):
+    builders = {**SMALL, "rnn": lambda **options: models.rnn(3, 2, (4, 1), **options)}
+    model = builders[name](weight_decay=0.2)
+    found = [each for each in model.trainable_variables if each.name == "bias" or each.name.endswith("kernel")]
+    assert any(each.name == "bias" for each in found)
+    for weight in found:
+        assert isinstance(weight.regularizer, keras.regularizers.L2), weight.path
+        assert float(weight.regularizer.l2) == pytest.approx(0.1)
+
+
+def test_a_recurrent_layer_keeps_its_regularisers():
+    model = models.rnn(3, 2, (4, 1), weight_decay=0.2)
+    again = keras.Model.from_config(model.get_config())
+    assert len(again.losses) == len(model.losses) == 5
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_the_initial_forward_weights_do_not_depend_on_the_rule(name):
     plain, aligned = plain_and_aligned(name)

@@ -10,14 +10,15 @@ from optimizers import Adam
 STEPS = 5
 
 
-def run(optimizer, rng_seed=0):
+def run(optimizer, rng_seed=0, dtype="float64"):
     """Moves one variable by the same gradients."""
     rng = np.random.default_rng(rng_seed)
-    variable = keras.Variable(rng.normal(size=(4, 3)), dtype="float64")
+    variable = keras.Variable(rng.normal(size=(4, 3)), dtype=dtype)
     optimizer.build([variable])
     for _ in range(STEPS):
-        optimizer.apply([rng.normal(size=(4, 3)) * 10.0 ** rng.integers(-6, 2, size=(4, 3))], [variable])
-    return variable.numpy()
+        gradient = rng.normal(size=(4, 3)) * 10.0 ** rng.integers(-6, 2, size=(4, 3))
+        optimizer.apply([keras.ops.cast(gradient, dtype)], [variable])
+    return np.asarray(variable.value, np.float64)
 
 
 def formula(rate, beta_1, beta_2, epsilon, rng_seed=0):
@@ -39,6 +40,26 @@ def test_the_update_is_the_formula_and_keras_own(float64):
     # Keras rounds its constants to float32.
     assert_close(ours, run(keras.optimizers.Adam(0.1, **options)), "float32")
     assert_differs(ours, formula(0.1, **{**options, "epsilon": 1e-8}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_moments_are_of_single_precision_at_least(dtype):
+    """The decay 0.999 rounds to 1 in bfloat16."""
+    optimizer = Adam(0.1)
+    ours = run(optimizer, dtype=dtype)
+    assert_close(ours, formula(0.1, 0.9, 0.999, 1e-8), dtype if dtype != "float16" else "bfloat16")
+    slots = [each for each in optimizer.variables if each.shape == (4, 3)]
+    assert [each.dtype for each in slots] == ["float32", "float32"]
+    assert [each.name.rpartition("_")[2] for each in slots] == ["momentum", "velocity"]
+
+
+def test_a_gradient_of_zero_does_not_move_a_half_precision_variable():
+    """The epsilon 1e-8 rounds to 0 in float16."""
+    variable = keras.Variable(np.ones(2), dtype="float16")
+    optimizer = Adam(0.1)
+    optimizer.build([variable])
+    optimizer.apply([keras.ops.convert_to_tensor([0.0, 1.0], "float16")], [variable])
+    np.testing.assert_allclose(variable.numpy(), [1.0, 0.9], rtol=1e-3)
 
 
 def test_the_epsilon_is_that_of_tensorflow_1():

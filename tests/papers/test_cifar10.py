@@ -55,7 +55,9 @@ def test_the_rates_are_those_of_the_lab(rule):
         pytest.skip("results/two_routes/rates.csv is not yet made")
     own, chosen = load(rule), lab_rates.chosen()[rule]
     assert own.optimization.forward.learning_rate == chosen["optimization.forward.learning_rate"]
-    assert own.weight_decay == pytest.approx(chosen["weight_decay"] * lab_rates.LAB_STEPS / lab_rates.FULL_STEPS, rel=5e-3)
+    assert own.weight_decay == pytest.approx(
+        chosen["weight_decay"] * lab_rates.LAB_STEPS / lab_rates.FULL_STEPS, rel=5e-3
+    )
     if own.optimization.backward is not None:
         assert own.optimization.backward.learning_rate == chosen["optimization.backward.learning_rate"]
 
@@ -80,12 +82,17 @@ def test_the_table_has_the_columns_that_were_agreed_on_and_means_over_seeds(tmp_
         "mean_angle",
         "largest_angle",
         "seconds",
+        "pseudogradient_angle",
+        "diverged",
     ]
     symmetric = [row for row in rows if row["rule"] == "symmetric"]
     assert [(row["seed"], row["epochs"], row["test_top1"]) for row in symmetric] == [
         ("0", "15", "0.88"), ("1", "15", "0.9"), ("2", "15", "0.92"),
     ]  # fmt: skip
     assert {(row["mean_angle"], row["largest_angle"], row["seconds"]) for row in symmetric} == {("50", "50", "12.5")}
+    assert {(row["rule"], row["diverged"]) for row in rows} == {
+        ("backprop", "0"), ("symmetric", "0"), ("feedback", "1"),
+    }  # fmt: skip
     assert "| symmetric (SA) | 3 | 15 | 90.00 ± 2.00 | 90.00 ± 0.00 | 50.0 ± 0.0 | 50.0 ± 0.0 |  | 0 |" in artifact.text
     assert "| backpropagation | 3 | 15 | 91.00 ± 1.41 (2 of 3 seeds) |" in artifact.text
     assert "| feedback (FA) | 1 | 15 | 10.00 (1 diverged, counted as chance) | 50.00 |" in artifact.text
@@ -94,6 +101,21 @@ def test_the_table_has_the_columns_that_were_agreed_on_and_means_over_seeds(tmp_
     *full, empty = artifact.figure.axes  # These runs have no pseudogradient angles.
     assert all(axis.has_data() and axis.get_xlabel() and axis.get_ylabel() for axis in full)
     assert not empty.has_data()
+
+
+def test_the_pseudogradient_angle_is_that_after_the_last_epoch_and_none_if_the_run_diverged(tmp_path):
+    cells = {cell.labels["rule"]: cell for cell in ITEM.cells["lab"]}
+    for rule, state in {"symmetric": "finished", "feedback": "diverged"}.items():
+        path = write_run(tmp_path, cells[rule], 0, 0.9, state=state) / "metrics.csv"
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        columns = [*rows[0], "pseudogradient_angle/stem", "pseudogradient_angle/dense"]
+        angles = [{"pseudogradient_angle/stem": 40 - 20 * n, "pseudogradient_angle/dense": 44 - 20 * n} for n in (0, 1)]
+        path.write_text(csv_text(columns, [row | own for row, own in zip(rows, angles, strict=False)]))
+    artifact = made(tmp_path)
+    found = {row["rule"]: row["pseudogradient_angle"] for row in artifact.rows}
+    assert found["symmetric"] == pytest.approx(22)
+    assert np.isnan(found["feedback"])
+    assert "| 50.0 | 50.0 | 22.0 | 0 |" in artifact.text
 
 
 def rows_of_results():

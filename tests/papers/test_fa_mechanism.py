@@ -13,7 +13,7 @@ from helpers import distance, exhaustive_unless
 from lab import CONFIGS, computed_once, configuration_of, grey
 
 from neural_alignment import config as configuration
-from neural_alignment.analysis import signals
+from neural_alignment.analysis import random_products, signals
 from neural_alignment.analysis.network_experiments import DISTURBANCES
 from neural_alignment.analysis.similarity import angle
 from neural_alignment.errors import ConfigError, RunError
@@ -307,6 +307,12 @@ def test_histograms_of_products_have_the_draws_of_their_conditions():
         assert 5 < arrays[f"{condition}/product"].sum() < 60
         _, p = arrays[f"{condition}/test"]
         assert 0 <= p <= 1
+        assert arrays[f"{condition}/shift"].shape == (2,)
+    rng = np.random.default_rng(1)
+    whole, condition = [random_products.sample(3000, rng) for _ in range(2)], "both_45"
+    chosen = [random_products.chosen(part, condition) for part in whole]
+    away = [np.mean(part.product - part.gated) for part in chosen]  # Angles below 90 degrees.
+    np.testing.assert_allclose(arrays[f"{condition}/shift"], away)
 
 
 def test_similarities_are_those_of_all_pairs():
@@ -599,6 +605,60 @@ def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apa
     assert shades == sorted(set(shades))
     assert shades[0] >= 0
     assert shades[-1] <= 0.75
+
+
+def test_the_first_value_of_a_curve_of_weights_is_that_before_training_and_updates_are_averaged():
+    """A turn that begins at a moving average would be too small."""
+    angles = np.linspace(90, 70, 30)[:, None] * np.ones(5)
+    arrays = {"iteration": 7 * np.arange(30), "weight_angle": angles[:, 1:], "update_angle": angles, "norm": angles}
+    results = [Result([], arrays)]
+
+    def first(measure):
+        return [row["value"] for row in tidy.curves(results, measure, 10) if row["epoch"] == 0]
+
+    assert first("weight_angle") == [90] * 4
+    assert first("norm") == [90] * 5
+    assert first("update_angle") == pytest.approx([angles[:5, 0].mean()] * 5)
+
+
+@pytest.mark.parametrize("name", ["2_training", "7"])
+def test_figures_with_moving_averages_say_so(name, folder):
+    note = made(f"fa_mechanism/{name}", folder).figure.get_supxlabel() or ""
+    titles = [legend.get_title().get_text() for legend in made(f"fa_mechanism/{name}", folder).figure.legends]
+    assert "moving averages over 63 iterations" in " ".join([note, *titles])
+
+
+@pytest.mark.parametrize("name", ["3", "S6", "4_terms"])
+def test_all_rows_of_the_text_are_in_the_file(name, folder):
+    product = made(f"fa_mechanism/{name}", folder)
+    if name == "4_terms":
+        assert {row["moment"] for row in product.rows} == {20, 64}
+        assert {f"| {moment} |" in product.text for moment in (20, 64)} == {True}
+    else:
+        assert {row["part"] for row in product.rows} == {"alignment", "zero_degree", "remainder"}
+        assert {row["measure"] for row in product.rows} == {tidy.NORM, tidy.ANGLE}
+
+
+def test_every_disturbed_kernel_is_beside_its_control_up_to_the_end_of_the_control(folder):
+    long = {"weight_angle": np.full((1801, 4), 90.0), "disturbed_angle": np.full((1801, 4), 70.0)}
+    short = {name: angles[:121] for name, angles in long.items()}
+    pieces = {"linear": long, "feedback": short, "none": short}
+
+    class Stored(Source):
+        def results(self, **labels):
+            found = [({"how": how}, [Result([], arrays)]) for how, arrays in pieces.items()]
+            return [each for each in found if labels.items() <= each[0].items()]
+
+    product = figures.disturbed(Stored("lab", "", "", ""))
+    for how, last in (("linear", 1800), ("feedback", 120)):
+        moments = {
+            kernel: [row["iteration"] for row in product.rows if (row["disturbance"], row["kernel"]) == (how, kernel)]
+            for kernel in ("weight", "disturbed", "control")
+        }
+        assert max(moments["control"]) == 120
+        assert max(moments["weight"]) == max(moments["disturbed"]) == last
+        assert 120 in moments["disturbed"]
+    assert "| (A) without nonlinearity | 1 | moved by undisturbed terms | 120 | 1 |" in product.text
 
 
 def test_the_result_files_have_the_columns_that_were_agreed_on(folder):

@@ -205,12 +205,13 @@ CONTRASTS = {
         exchanged("rule", "align_ada", "last_layer", "table_6", "table_7", "table_longer"),
         ("Align-ada is better than the last layer alone, CIFAR-10",
          "Align-ada is better than the last layer alone, KMNIST",
-         "at width 64 Align-ada is better than each other rule, CIFAR-10",
-         "at width 64 Align-ada is better than each other rule, KMNIST",
+         "at width 64 Align-ada is better than each rule except backpropagation, CIFAR-10",
+         "at width 64 Align-ada is better than each rule except backpropagation, KMNIST",
          "with the paper's number of updates Align-ada is better than the last layer alone"),
     ),
     "Align-prop and DFA": (
-        exchanged("rule", "align_prop", "dfa", "table_1"), ("Align-prop is better than every other rule",)
+        exchanged("rule", "align_prop", "dfa", "table_1"),
+        ("Align-prop is better than every rule except backpropagation",),
     ),
     "readout": (
         exchanged("rule", "align_ada", "readout_only", "table_8"),
@@ -242,19 +243,21 @@ CONTRASTS = {
     ),
     "rates": (exchanged("rate", 5, 10, "figure_3"), ("all rules drop sharply at rate 10",)),
     "epochs of Table 10": (
-        exchanged("setting", "150 epochs", "1 epoch", "table_10"), ("with Adam the gap is narrower after one epoch",)
+        exchanged("setting", "150 epochs", "1 epoch", "table_10"),
+        ("with Adam Align-ada is nearer to backpropagation after one epoch",),
     ),
     "widths of the limit": (
         lambda file, row: row | {"width": 8192 // row["width"]} if file in BY_WIDTH else row,
         ("outputs differ by O(1 / √m), tanh", "updates of Align-ada are more like backpropagation's in a wide network",
          "Σ / m nears Δ, the difference over √m is O(1 / m)"),
     ),
-    "Align-zero and the last layer": (
-        exchanged("rule", "align_zero", "last_layer", "figure_3"),
-        ("at rate 0.5 Align-ada, Align-zero and backpropagation are close",),
+    "small and large rate": (
+        exchanged("rate", 0.5, 5, "figure_3"),
+        ("Align-ada, Align-zero and backpropagation are closer at rate 0.5 than at rate 5",),
     ),
-    "Align-zero and Normal": (
-        exchanged("rule", "align_zero", "normal", "table_10"), ("with Adam Align-zero is unstable",)
+    "Align-zero and Align-ada with Adam": (
+        exchanged("rule", "align_zero", "align_ada", "table_10"),
+        ("with Adam Align-zero is unstable: closer to chance than to Align-ada",),
     ),
     "steps": (
         lambda file, row: row | {"seconds": row["seconds"] * SLOWER.get(row["rule"], {}).get(row["width"], 1)}
@@ -354,7 +357,7 @@ def test_a_claim_about_a_rule_that_diverged_fails(tmp_path):
         return row | {"validation_accuracy": math.nan} if own else row
 
     folder = files_with(tmp_path, change)
-    assert holding(folder)["at width 64 Align-ada is better than each other rule, KMNIST"][0] == "no"
+    assert holding(folder)["at width 64 Align-ada is better than each rule except backpropagation, KMNIST"][0] == "no"
 
 
 def test_claims_on_some_runs_do_not_hide_the_others(tmp_path):
@@ -370,11 +373,11 @@ def test_claims_on_some_runs_do_not_hide_the_others(tmp_path):
     path.write_text(csv_text(list(rows[0]), rows))
     found = holding(folder)
     assert found["standard deviations over five seeds are below 1 point"][0] == "not yet run"
-    assert found["at width 64 Align-ada is better than each other rule, CIFAR-10"][0] == "not yet run"
+    assert found["at width 64 Align-ada is better than each rule except backpropagation, CIFAR-10"][0] == "not yet run"
     others = holding(str(RESULTS))
     assert (
-        found["at width 64 Align-ada is better than each other rule, KMNIST"]
-        == (others["at width 64 Align-ada is better than each other rule, KMNIST"])
+        found["at width 64 Align-ada is better than each rule except backpropagation, KMNIST"]
+        == (others["at width 64 Align-ada is better than each rule except backpropagation, KMNIST"])
     )
 
 
@@ -386,7 +389,7 @@ def test_the_claims_of_figure_3_do_not_mix_data_sets(tmp_path):
         row | {"dataset": "cifar10", "validation_accuracy": (row["validation_accuracy"] or 10.0) + 20} for row in rows
     ]
     (tmp_path / "figure_3.csv").write_text(csv_text(list(rows[0]), [*rows, *higher]))
-    [claim] = [each for each in CLAIMS if each.text.startswith("at rate 0.5 Align-ada, Align-zero")]
+    [claim] = [each for each in CLAIMS if each.text.startswith("Align-ada, Align-zero and backpropagation")]
     before = {row["case"]: row["mean"] for row in claim.judged(claims.ResultFiles(str(RESULTS)))}
     after = {row["case"]: row["mean"] for row in claim.judged(claims.ResultFiles(folder))}
     assert {case: after[case] for case in before} == before

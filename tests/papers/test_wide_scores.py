@@ -103,6 +103,20 @@ def test_scores_are_those_of_the_network_beside_its_w_star():
     assert abs(found["score"][1, 1] - weights_alone) > 4 * found["score_sem"][1, 1]
 
 
+def test_max_steps_ends_the_training_and_its_step_takes_the_place_of_later_moments():
+    """17 steps are an epoch. An epoch of one step in which the run ends has the scores of this step."""
+    parts = []
+    found = scoring.scored(parts.append, loaded("max_steps=18"), (1, 2, 3), 4)
+    np.testing.assert_allclose(found["epoch"], [1, 18 / 17])
+    assert parts == pytest.approx([step / 18 for step in range(1, 19)])
+    whole = scoring.scored(nothing, loaded(), (1,), 4)
+    for name in ("score", "train_loss"):
+        np.testing.assert_array_equal(found[name][0], whole[name][0])
+        assert not np.allclose(found[name][1], whole[name][0], rtol=1e-4)
+    exact = scoring.scored(nothing, loaded("max_steps=17"), (1, 2), 4)
+    np.testing.assert_array_equal(exact["score"], whole["score"])
+
+
 @pytest.mark.exhaustive
 def test_scores_fall_over_training_and_do_not_depend_on_how_often_they_are_taken():
     both, last = (scoring.scored(nothing, loaded(), moments, 20) for moments in ((1, 3), (3,)))
@@ -228,6 +242,23 @@ def test_the_command_writes_the_scores_of_each_convolution_at_the_epochs_that_ar
     np.testing.assert_allclose([float(row["score"]) for row in found], arrays["score"].ravel(), rtol=1e-6)
     means = [f"| {epoch} | {row.mean():.3f} |" for epoch, row in zip((1, 2), arrays["score"], strict=True)]
     assert all(line in output for line in means)
+
+
+def test_a_quick_test_ends_at_its_max_steps_and_never_replaces_scores(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = command("--set", "max_steps=2")
+    found = {place: tmp_path / "runs" / "scores" / place for place in ("wide_networks", "smoke/wide_networks")}
+    for place, option in (("wide_networks", ()), ("smoke/wide_networks", ("--smoke",))):
+        code, _, error = run_command(monkeypatch, capsys, *small, *option)
+        assert code == 0, error
+        before = (found[place] / "kmnist" / "normal.csv").read_text()
+        assert {row["epoch"] for row in csv.DictReader(before.splitlines())} == {f"{2 / 17:.7g}"}
+        with monkeypatch.context() as patch:
+            patch.setattr(scoring, "report", None)  # The check comes before the training.
+            code, _, error = run_command(monkeypatch, capsys, *small, *option, "--set", "model.width=3")
+        assert (code, len(error.splitlines())) == (2, 1)
+        assert error.startswith(f"error: runs/scores/{place}/kmnist/normal.csv: exists; name other files with --output")
+        assert (found[place] / "kmnist" / "normal.csv").read_text() == before
 
 
 MISTAKES = {

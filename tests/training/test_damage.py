@@ -356,7 +356,7 @@ def test_a_folder_of_the_users_with_a_configuration_is_no_run_without_a_status(t
         (tmp_path / "status.json").write_text(status)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for options in ({}, {"force": True}, {"resume": True}):
-        with pytest.raises(RunError, match="is not a run directory"):
+        with pytest.raises(RunError, match=r"contains other files, .* no run with a readable status\.json"):
             run.train(config(), tmp_path, **options)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -21,7 +21,7 @@ from helpers import RUN_ON_REPLICAS as CONFIG
 from processes import Command
 
 from neural_alignment import config as configuration
-from neural_alignment import layers
+from neural_alignment import data, layers
 from neural_alignment.alignments import forward_pass, from_config, networkwise_rules
 from neural_alignment.config import Runtime
 from neural_alignment.errors import Diverged, InputError
@@ -688,6 +688,22 @@ def test_damaged_records_are_tolerated_where_one_machine_reads_them_all(tmp_path
     with pytest.raises(InputError, match=r"tolerate_corrupt: must be 0 with several workers or hosts .*; found 3"):
         distribution.Distribution(strategy, workers=workers).check(plan)
     distribution.Distribution(mock.Mock(num_replicas_in_sync=4, extended=mock.Mock(spec=[]))).check(plan)
+
+
+@pytest.mark.parametrize(("examples", "passes"), [(450, True), (360, True), (10_000, False)])
+def test_no_last_batch_is_filled_up_for_a_model_with_statistics_of_the_batch(monkeypatch, examples, passes):
+    """A TPU fills it up also if it has one core."""
+    plan = configuration.load("wide_networks/small_cifar10/align_ada")
+    batching = data.Batching(45, seed=0)
+    facts = data.Facts(batching, input_shape=(32, 32, 3), classes=10, train_examples=450, validation_examples=examples)
+    one_core = distribution.Distribution(mock.Mock(num_replicas_in_sync=1, extended=mock.Mock(spec=[])))
+    one_core.check_evaluation(plan, facts)
+    monkeypatch.setattr(distribution, "compiles_by_itself", lambda strategy: True)
+    if passes:
+        one_core.check_evaluation(plan, facts)
+        return
+    with pytest.raises(InputError, match=r"evaluation.batch_size: wide_cnn .*; found 45; allowed: divisors of"):
+        one_core.check_evaluation(plan, facts)
 
 
 CLUSTER = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}

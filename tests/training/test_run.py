@@ -232,7 +232,9 @@ def test_resume_without_a_run_starts_one(tmp_path):
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(broken):
-    with pytest.raises(RunError, match="its checkpoint is of another configuration: batch_size was 128, is now 64"):
+    own = rf"`train` with {broken}/config\.yaml, --run-dir {broken} and --resume continues it"
+    other = "its checkpoint is of another configuration: batch_size was 128, is now 64"
+    with pytest.raises(RunError, match=f"{other}; {own}; otherwise move the directory away, or choose another one$"):
         run.train(config(batch_size=64), broken, resume=True)
     with pytest.raises(RunError, match="holds a run that is failed; --resume continues it, --force starts over"):
         run.train(config(), broken)
@@ -241,8 +243,12 @@ def test_a_checkpoint_of_another_configuration_is_refused(broken):
 def test_a_directory_that_is_no_run_stays_unchanged(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for options in ({}, {"force": True}, {"resume": True}):
-        with pytest.raises(RunError, match="is not a run directory"):
+        with pytest.raises(RunError, match=r"contains other files, such as thesis\.tex, .* choose another directory$"):
             run.train(config(), tmp_path, **options)
+    with pytest.raises(RunError, match="is a file, not a directory"):
+        run.train(config(), tmp_path / "thesis.tex")
+    with pytest.raises(RunError, match=r"is not a run directory .* give one that `train` has created"):
+        run.evaluate(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 

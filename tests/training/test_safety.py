@@ -243,7 +243,8 @@ def test_a_lease_whose_holder_lives_is_refused_and_one_of_a_dead_holder_is_waite
     first.acquire()
     lease.clock.alive = [first]
     lease.clock.time += lock.STALE - 1
-    with pytest.raises(RunError, match=rf"is in use by process {os.getpid()} on .*; wait until it has ended"):
+    remedy = "wait until it has ended, or choose another directory"
+    with pytest.raises(RunError, match=rf"is in use by process {os.getpid()} on .*; {remedy}$"):
         second.acquire()
     assert f"{lock.STALE - 1:.0f} s" not in caplog.text
     assert "taken over after 1 s without a heartbeat" in caplog.text
@@ -382,7 +383,7 @@ def test_tensorflows_own_removal_would_have_followed_the_link(tmp_path):
 def test_force_leaves_alone_what_only_looks_like_a_run(tmp_path, status):
     (tmp_path / "status.json").write_text(status)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(RunError, match="is not a run directory"):
+    with pytest.raises(RunError, match=r"contains other files, .* no run with a readable status\.json"):
         run.train(config(), tmp_path, force=True)
     assert {entry.name for entry in tmp_path.iterdir()} == {"status.json", "checkpoints"}
 

@@ -38,8 +38,9 @@ class TrainingBatch:
         targets: targets as the loss takes them, such as classes `(batch,)`.
         sample_weight: weights of the examples in J `(batch,)`, or None.
         reduction: how J is made from the losses of the examples, as in `keras.losses.Loss`.
-        scale: the factor by which J is multiplied before it is differentiated, such as the loss scale of half
-            precision.
+        scale: the factor between J and the reduced losses of the examples as it is differentiated, such as the loss
+            scale of half precision.
+        codes: the targets of the outputs for each class, `(classes, outputs)`; None for one-hot codes.
     """
 
     inputs: Tensor
@@ -47,6 +48,7 @@ class TrainingBatch:
     sample_weight: Tensor | None = None
     reduction: str | None = "sum_over_batch_size"
     scale: Tensor | float = 1.0
+    codes: Any = None
 
     def shares(self, dtype: tf.DType) -> Tensor:
         """Returns the derivative of J with respect to the loss of each example `(batch,)`."""
@@ -57,14 +59,16 @@ class TrainingBatch:
             total = reduce(losses, losses, self.sample_weight)
         return tape.gradient(total, losses) * tf.cast(self.scale, dtype)
 
-    def one_hot(self, classes: int, dtype: tf.DType) -> Tensor:
-        """Returns the targets as one-hot codes `(batch, classes)`. Targets of this shape are only cast."""
+    def output_targets(self, outputs: int, dtype: tf.DType) -> Tensor:
+        """Returns the targets of the outputs, `(batch, outputs)`: codes of the classes. Such targets are only cast."""
         targets = tf.convert_to_tensor(self.targets)
-        if classes == 1:  # A single logit has the targets 0 and 1.
+        if self.codes is not None:
+            return tf.gather(tf.cast(self.codes, dtype), tf.cast(tf.reshape(targets, [-1]), tf.int32))
+        if outputs == 1:  # A single logit has the targets 0 and 1.
             return tf.cast(tf.reshape(targets, [-1, 1]), dtype)
-        if targets.shape.rank == 2 and targets.shape[1] == classes:
+        if targets.shape.rank == 2 and targets.shape[1] == outputs:
             return tf.cast(targets, dtype)
-        return tf.one_hot(tf.cast(tf.reshape(targets, [-1]), tf.int32), classes, dtype=dtype)
+        return tf.one_hot(tf.cast(tf.reshape(targets, [-1]), tf.int32), outputs, dtype=dtype)
 
 
 def batch_size(inputs: Any) -> Tensor:

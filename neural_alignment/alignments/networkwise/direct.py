@@ -170,7 +170,7 @@ class DirectTargetProjection(DirectFeedback):
     The error at the output of a nonlinearity is -M y* / N, where y* is the one-hot code of the class of an example and
     N the number of examples in the batch, if J is a mean over the batch. In general 1 / N is the derivative of J with
     respect to the loss of the example: 1 for a sum, and the share of the example in a weighted mean. A single logit has
-    the class, 0 or 1, as its y*.
+    the class, 0 or 1, as its y*. A loss with other codes of the classes, such as `HalfSquaredError`, has these as y*.
     The target y* takes the place of the output error y* - y, so hidden layers need not wait for the outputs. Gradient
     descent changes the W of a hidden layer in proportion to x ((M y*) f'(z))^T, as in the paper, where x is its input,
     z its pre-activation and f its nonlinearity; the change is a mean over the batch. The readout gets dJ/df itself.
@@ -186,7 +186,7 @@ class DirectTargetProjection(DirectFeedback):
     ) -> list[Tensor | None]:
         """Returns -M y* / N at each cut."""
         wide = tf.float64 if upstream.dtype == tf.float64 else tf.float32
-        targets = batch.one_hot(model.output_shape[-1], wide) * -batch.shares(wide)[:, None]
+        targets = batch.output_targets(model.output_shape[-1], wide) * -batch.shares(wide)[:, None]
         return super().errors(model, kept, batch, tf.cast(targets, upstream.dtype), values)
 
 

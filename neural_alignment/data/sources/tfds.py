@@ -129,11 +129,13 @@ class TFDSData(InMemoryOptions):
         """Returns the options with another split for validation. See `SourceOptions.for_test`.
 
         The test images are standardized with the statistics of the training images, which are therefore loaded too.
-        Without standardization, only `examples` of them are loaded.
+        Without standardization, only `examples` of them are loaded. Options that concern only training are left out,
+        because this set may be held in memory where the run's own is streamed, or the reverse.
         """
-        changes = {"validation_split": split}
+        changes = {"validation_split": split, "shuffle_buffer": None, "replace_labels": 0.0}
         if not self.standardize:
-            changes["train_split"] = f"{self.train_split.partition('[')[0]}[:{examples}]"
+            first = re.split(r"[\[+]", self.train_split)[0]  # Of a sum such as "train[:90%]+validation".
+            changes["train_split"] = f"{first}[:{examples}]"
         return self.model_copy(update=changes)
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from neural_alignment import processors
 from neural_alignment.jobs.children import StayingChildren
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job
@@ -32,7 +33,7 @@ class Processes(SlotEngine):
 
     def __init__(self, count: int):
         super().__init__([f"process {number}" for number in range(1, count + 1)])
-        self._threads = max(1, (os.cpu_count() or 1) // count)
+        self._threads = max(1, processors.count() // count)
         self._gpus = _shares(self._names)
         if self._gpus:
             with contextlib.suppress(RuntimeError):  # TensorFlow has begun to compute.

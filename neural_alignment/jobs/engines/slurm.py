@@ -154,20 +154,24 @@ class _Controller:
         if self._options.on_exit == "leave":
             self._queue.say(f"SLURM jobs that continue: {len(self._running)}; the same command finds them")
             return
-        self._stop_file.touch()
-        waiting = dict(self._running)
-        self._scheduler.stop([each.number for each in waiting.values()])
-        while waiting:
-            time.sleep(2 * POLL)
-            states = self._scheduler.states([each.number for each in waiting.values()]) or {}
-            waiting = {name: each for name, each in waiting.items() if not _has_ended(states.get(each.number, ""))}
-            # A job may have been requeued at the same moment. Running ones get no second signal, which would kill them.
-            if pending := [each.number for each in waiting.values() if states.get(each.number) == "PENDING"]:
-                self._scheduler.stop(pending)
+        self._stop([each.number for each in self._running.values()])
         for name in list(self._running):
             if not self._result(name):
                 self._forget(name)
         self._write_record()
+
+    def _stop(self, numbers: Sequence[str]) -> None:
+        """Stops SLURM jobs and waits for their end. While the stop file exists, no job requeues itself."""
+        self._stop_file.touch()
+        self._scheduler.stop(numbers)
+        waiting = list(numbers)
+        while waiting:
+            time.sleep(2 * POLL)
+            states = self._scheduler.states(waiting) or {}
+            waiting = [number for number in waiting if not _has_ended(states.get(number, ""))]
+            # A job may have been requeued at the same moment. Running ones get no second signal, which would kill them.
+            if pending := [number for number in waiting if states.get(number) == "PENDING"]:
+                self._scheduler.stop(pending)
 
     @property
     def _stop_file(self) -> Path:
@@ -192,7 +196,7 @@ class _Controller:
 
     def _start(self) -> None:
         """Takes jobs from the queue, and submits those that an earlier command has not submitted."""
-        jobs, new, found = self._take(), {}, 0
+        jobs, new, found, replaced = self._take(), {}, 0, []
         earlier = {job.name: self._earlier.pop(job.name) for job in jobs if job.name in self._earlier}
         states = self._scheduler.states([row["number"] for row in earlier.values()]) if earlier else {}
         for job in jobs:
@@ -200,7 +204,7 @@ class _Controller:
             if row is None:
                 new[job.name] = (job, 0)
             elif row["job"] != encode(job):
-                self._scheduler.stop([row["number"]])
+                replaced.append(row["number"])
                 new[job.name] = (job, 0)
             elif states is None or not _has_ended(states[row["number"]]) or self._result(job.name):
                 self._running[job.name] = _Submitted(job, row["number"], row["interruptions"])
@@ -209,6 +213,10 @@ class _Controller:
                 new[job.name] = (job, row["interruptions"] + 1)
         if found:
             self._queue.say(f"SLURM jobs of an earlier command: found {found}")
+        if replaced:  # They use the run directories and the files of endings of the new jobs.
+            self._queue.say(f"SLURM jobs of an earlier command with other settings: stopping {len(replaced)}")
+            self._stop(replaced)
+            self._stop_file.unlink()
         self._submit(new)
 
     def _take(self) -> list[Job]:
@@ -297,7 +305,8 @@ class _Controller:
         """Reports the end of a job to the queue."""
         each = self._running[name]
         if ending.state == "failed":
-            log = each.job.log or slurm_scheduler.log(self._folder, each.number)
+            is_written = each.job.log is not None and Path(each.job.log).exists()
+            log = each.job.log if is_written else slurm_scheduler.log(self._folder, each.number)
             ending = dataclasses.replace(ending, reason=f"{ending.reason}; see {log}")
         self._forget(name)
         self._write_record()

@@ -19,8 +19,11 @@ from neural_alignment.jobs.job import Job, Training
 from neural_alignment.jobs.pool import SlotEngine, SlotLost
 from neural_alignment.training import files
 
-UNAVAILABLE = 4
-"""Exit code of `tpu_scripts/train.sh` if the TPU could not be created."""
+LOST = {4: "no TPU is available; the last one was {tpu}", 5: "{tpu} is busy with another run"}
+"""Exit codes of a launcher that has not started the run, so that another TPU can train it, and their reasons."""
+
+FAILED = 6
+"""Exit code of a launcher whose run has failed. After other codes it is unknown whether the run has even started."""
 
 PLACEHOLDERS = ("{tpu}", "{config}", "{run_dir}")
 
@@ -31,8 +34,9 @@ class TPU(SlotEngine):
     Args:
         names: names of the TPUs, as in `runtime.tpu`.
         launcher: command that trains a run on a TPU, such as `tpu_scripts/train.sh {tpu} {config} --run-dir {run_dir}`.
-            Exit code 4 means that the TPU could not be created; another TPU then gets the run. If None, a child process
-            on this machine trains the run with `runtime.tpu` set to the name.
+            Exit code 4 means that the TPU could not be created, and 5 that it is busy; another TPU then gets the run.
+            Exit code 6 means that the run failed. If None, a child process on this machine trains the run with
+            `runtime.tpu` set to the name.
 
     Raises:
         ConfigError: if a name is empty or given twice, or the launcher is not a command with all three placeholders.
@@ -79,13 +83,14 @@ class TPU(SlotEngine):
                 word = word.replace(placeholder, value)
             words.append(word)
         code = self._children.command(words)
-        if code == UNAVAILABLE:
-            raise SlotLost(f"no TPU is available; the last one was {tpu}")
-        ending = job.ending()
-        if ending is None and (is_stop(code) or self.stopping.is_set()):
+        if code in LOST:
+            raise SlotLost(LOST[code].format(tpu=tpu))
+        if ending := job.ending():
+            return ending
+        if is_stop(code) or self.stopping.is_set():
             return Ending("stopped", reason="a signal to its launcher")
         problem = f"{words[0]} ended with code {code}" if code else f"{words[0]} ended, but the run did not"
-        return ending or Ending("failed", reason=problem)
+        return Ending("failed" if code == FAILED else "unavailable", reason=problem)
 
 
 def _config_file(job: Training) -> str:

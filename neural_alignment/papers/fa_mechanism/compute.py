@@ -16,6 +16,7 @@ from neural_alignment.analysis.network_measures import columns
 from neural_alignment.config import Config
 from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.papers.fa_mechanism.network import FEEDBACK_STREAM, build, build_direct
+from neural_alignment.reporting import Spread
 
 LAGS = (1, 30, 60)
 """Lags at which signals are compared (Figures S1, S3 and S4); 60 is an epoch, after which a batch comes again."""
@@ -92,7 +93,8 @@ def products(tell: Tell, draws: int, parts: int, seed: int, width: float) -> Arr
         samples.append(random_products.sample(draws // parts, rng))
         tell((part + 1) / parts)
     whole = random_products.Sample(*np.concatenate(samples, axis=1))
-    arrays: Arrays = {"shift": np.array(random_products.gated_shift(whole, width))}
+    shift = Spread(random_products.gated_shift(whole).tolist())
+    arrays: Arrays = {"shift": np.array([shift.mean, shift.error])}
     for name in ("product", "gated"):
         found = random_products.heatmap(whole.first, whole.second, getattr(whole, name), width)
         arrays |= {f"{name}_mean": found.mean, f"{name}_variance": found.variance, "counts": found.counts}
@@ -104,7 +106,8 @@ def product_histograms(tell: Tell, draws: int, parts: int, seed: int, bins: int)
 
     Returns `edges` (bins + 1,), and for each CONDITION of `random_products.CONDITIONS`, `CONDITION/product` and
     `CONDITION/gated` (bins,): numbers of draws, without and with the gates of a ReLU; `CONDITION/test` (2,): t and p of
-    the test that the gates leave the mean.
+    the test that the gates leave the mean; `CONDITION/shift` (parts,): how much farther from 90 degrees the gates move
+    theta_3, the mean of each part, NaN if none of its draws meets the condition.
     """
     rng, samples = np.random.default_rng(seed), []
     for part in range(parts):
@@ -115,6 +118,8 @@ def product_histograms(tell: Tell, draws: int, parts: int, seed: int, bins: int)
     for condition in random_products.CONDITIONS:
         chosen = random_products.chosen(whole, condition)
         arrays[f"{condition}/test"] = np.array(random_products.gate_test(chosen))
+        shifts = [random_products.gated_shift(random_products.chosen(part, condition)) for part in samples]
+        arrays[f"{condition}/shift"] = np.array([Spread(each.tolist()).mean for each in shifts])
         for name in ("product", "gated"):
             arrays[f"{condition}/{name}"] = np.histogram(getattr(chosen, name), arrays["edges"])[0]
     return arrays

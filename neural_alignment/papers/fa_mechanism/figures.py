@@ -15,7 +15,7 @@ import numpy as np
 from neural_alignment.analysis.curves import thinned
 from neural_alignment.jobs.pieces import Result
 from neural_alignment.papers.fa_mechanism import tidy
-from neural_alignment.papers.fa_mechanism.runs import HIDDEN, ORDERS, STEPS
+from neural_alignment.papers.fa_mechanism.runs import EVERY, HIDDEN, ORDERS, STEPS
 from neural_alignment.papers.figures import Mark, Panel, Style, drawn, level, lines, panel, panels_by, points, steps
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import Key, chosen, grouped, spread, table
@@ -32,6 +32,9 @@ RIGHT_ANGLE = level(90)
 
 SHADED = "Lines: means over seeds. Shading: one standard deviation. Dotted: 90 degrees."
 """Note below figures of angles."""
+
+AVERAGED = f"{SHADED} Updates: moving averages over {tidy.WIDTH * EVERY} iterations."
+"""Note below figures of angles over training, of W and of its updates."""
 
 
 def shaded(rows: Sequence[Row], x: Key, by: Key | None, styles: Mapping[Any, Style] | Style, y: Key = "value") -> Mark:
@@ -151,14 +154,14 @@ def figure_2_training(source: Source) -> Artifact:
     kind = lambda row: (row["measure"], row["shuffled"])  # noqa: E731 (a key of `lines`)
     panels.append(layer_panels(shaded(curves, "epoch", kind, KERNELS), RIGHT_ANGLE, first=False, **axes))
     ends = lines_of(
-        {"l": layer, "angle to Bᵀ (degrees), last epoch": name}
+        {"l": layer, "angle to Bᵀ (degrees), mean over the last epoch": name}
         | {text: tidy.last_epoch(own, measure, layer) for text, own in zip(DATA, both, strict=True)}
         for layer in HIDDEN
         for measure, name in (("weight_angle", "W"), ("update_to_feedback", "update of W"))
     )
     text = f"{len(both[0])} seeds, shuffled {len(both[1])}; terms at {len(tidy.moments_of(both[0]))} iterations.\n\n"
     labels = [f"(C) in file order\n{TERM_ANGLE}", f"(D) shuffled\n{TERM_ANGLE}", "(E)\nangle to Bᵀ (degrees)"]
-    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(3)], "share_y": True, "note": SHADED}
+    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(3)], "share_y": True, "note": AVERAGED}
     columns = ("measure", "shuffled", "layer", "epoch", "seed", "value")
     return drawn([*by_moment, *curves], text + ends, panels, (12, 8), columns, **layout)
 
@@ -218,9 +221,9 @@ def expansion_figure(source: Source, panels: list[list[tuple[str, ...]]], size: 
     text = f"{len(results)} seeds; expanded back to the initial weights, all orders, to iteration {last}. "
     text += f"{_cost_text(results)} At iteration {last}:\n\n"
     text += table(sorted(ends, key=lambda row: row["layer"]), ("layer", "part"), columns)
-    shown = [row for line in panels for part, measure, _ in line for row in rows[part, measure]]
+    every = [row for own in rows.values() for row in own]
     layout = {"beside": [(0, len(panels[0]) - 1)], "note": SHADED}
-    return drawn(shown, text, [[drawn_part(*each) for each in line] for line in panels], size, **layout)
+    return drawn(every, text, [[drawn_part(*each) for each in line] for line in panels], size, **layout)
 
 
 def figure_3(source: Source) -> Artifact:
@@ -243,6 +246,7 @@ KERNEL_LIMITS = {"linear": (66, 94), "feedback": (81, 94), "errors": (81, 94)}
 def disturbed(source: Source) -> Artifact:
     """W, and kernels moved only by alignment terms, disturbed or not, against the backward weights."""
     controls = source.chosen(how="none")
+    last = len(controls[0].arrays["weight_angle"]) - 1
     rows, ends, panels, labels = [], [], [], []
     for how, results in ((labels["how"], results) for labels, results in source.results() if labels["how"] != "none"):
         title, name = DISTURBED[how]
@@ -251,17 +255,17 @@ def disturbed(source: Source) -> Artifact:
             "control": Style("moved by undisturbed terms", "^", "-.", 0.25),
             "disturbed": Style(name, "s", "--", 0.55),
         }
-        kept = thinned(len(results[0].arrays["weight_angle"]), 60)
+        kept = sorted({*thinned(len(results[0].arrays["weight_angle"]), 60).tolist(), last})
         own = tidy.disturbed(results, kept, disturbance=[how], layer=HIDDEN, kernel=("weight", "disturbed"))
-        if controls and len(controls[0].arrays["weight_angle"]) == len(results[0].arrays["weight_angle"]):
-            undisturbed = tidy.disturbed(controls, kept, disturbance=[how], layer=HIDDEN, kernel=["disturbed"])
-            own += [{**row, "kernel": "control"} for row in undisturbed]
+        shared = [iteration for iteration in kept if iteration <= last]
+        undisturbed = tidy.disturbed(controls, shared, disturbance=[how], layer=HIDDEN, kernel=["disturbed"])
+        own += [{**row, "kernel": "control"} for row in undisturbed]
         axes = {"xlabel": "iteration", "ylim": KERNEL_LIMITS[how]}
         curves = shaded(own, "iteration", "kernel", styles)
         panels.append(layer_panels(curves, RIGHT_ANGLE, first=not panels, **axes))
         labels.append(f"{title}\nangle to Bᵀ (degrees)")
         rows += own
-        ends += [row for row in own if row["iteration"] in (0, max(kept))]
+        ends += [row for row in own if row["iteration"] in (0, last if row["kernel"] == "control" else kept[-1])]
     columns = {
         "disturbance": lambda own: DISTURBED[own[0]["disturbance"]][0],
         "l": "layer",
@@ -334,4 +338,4 @@ def disturbed_terms(source: Source) -> Artifact:
     text += table(rows, ("disturbance", "layer", "moment", "terms"), columns)
     labels = [f"{DISTURBED[how][0]}\n{TERM_ANGLE}" for how in cases]
     layout = {"ylabels": labels, "beside": [(each, 3) for each in range(3)], "share_y": True, "note": SHADED}
-    return drawn(shown, text, panels, (12, 8.4), **layout)
+    return drawn(rows, text, panels, (12, 8.4), **layout)

@@ -11,7 +11,7 @@ from neural_alignment.analysis import trajectories
 from neural_alignment.jobs.pieces import Arrays, Result
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism import tidy
-from neural_alignment.papers.fa_mechanism.figures import RIGHT_ANGLE, SHADED, lines_of, shaded
+from neural_alignment.papers.fa_mechanism.figures import AVERAGED, RIGHT_ANGLE, lines_of, shaded
 from neural_alignment.papers.fa_mechanism.runs import CONDITIONS, LAYERS, PUBLISHED
 from neural_alignment.papers.figures import Panel, Style, drawn, lines, median_and_range, panel, points, ticks
 from neural_alignment.papers.registry import Source
@@ -45,7 +45,7 @@ def figure_7(source: Source) -> Artifact:
         for row in tidy.curves(results, measure, 30, panel=[letter], condition=[condition])
     ]
     panels = [_measure_panels(chosen(rows, panel=letter), *each) for letter, *each in MEASURES.values()]
-    layout = {"legend": "outside upper center", "note": SHADED}
+    layout = {"legend": "outside upper center", "note": AVERAGED}
     return drawn(rows, _observed_text(observed), panels, (13, 7.6), **layout)
 
 
@@ -64,7 +64,7 @@ def _measure_panels(rows: Sequence[Row], label: str, _: str, limits: tuple[float
 
 
 def _observed_text(observed: Mapping[str, Sequence[Result]]) -> str:
-    """Returns a table of the layers at the end of the observed training."""
+    """Returns a table of the layers in the last epoch of the observed training."""
     ends = lines_of(
         {"rule": CONDITIONS[condition].style.label, "l": layer}
         | {header: tidy.last_epoch(results, measure, layer) for measure, (_, _, header, _) in MEASURES.items()}
@@ -73,7 +73,7 @@ def _observed_text(observed: Mapping[str, Sequence[Result]]) -> str:
     )
     seeds = observed["bp_trw"]
     iteration = int(seeds[0].arrays["iteration"][-1])
-    return f"{len(seeds)} seeds, to iteration {iteration}. At the end:\n\n{ends}"
+    return f"{len(seeds)} seeds, to iteration {iteration}. Means over the last epoch:\n\n{ends}"
 
 
 def figure_7e(source: Source) -> Artifact:

@@ -42,7 +42,7 @@ CASES = {"product": Style("linear", "", "-", 0.0), "gated": Style("with gates of
 
 
 def note_1(source: Source) -> Artifact:
-    """Histograms of the angle of products of random matrices, and a test whether gates change its mean."""
+    """Histograms of the angle of products of random matrices, its shift by gates, and a t-test of its mean."""
     [result] = source.chosen()
     arrays, edges = result.arrays, result.arrays["edges"]
     rows = [
@@ -52,24 +52,38 @@ def note_1(source: Source) -> Artifact:
         for case in CASES
         for low, high, count in zip(edges[:-1], edges[1:], arrays[f"{condition}/{case}"], strict=True)
     ]
+    shifts = [
+        {"condition": condition, "part": part, "shift": float(shift)}
+        for condition in CONDITIONS
+        for part, shift in enumerate(arrays[f"{condition}/shift"])
+    ]
     panels = panels_by("condition", RowMark(rows, _draw_cases), title=CONDITION_TEXTS.get, xlabel="θ₃ (degrees)")
 
     def mean(own: Sequence[Row], case: str) -> str:
         counts = {(row["low"] + row["high"]) / 2: row["draws"] for row in chosen(own, case=case)}
         return f"{np.average(list(counts), weights=list(counts.values())):.2f}" if any(counts.values()) else "-"
 
+    def shift(own: Sequence[Row]) -> str:
+        found = spread(chosen(shifts, condition=own[0]["condition"]), "shift")
+        return f"{found.mean:.2f} ± {found.error:.2f}" if found.known else "-"
+
     columns = {
         "condition (degrees)": lambda own: CONDITION_TEXTS[own[0]["condition"]],
         "draws": lambda own: sum(row["draws"] for row in chosen(own, case="product")),
         "mean of θ₃, linear": lambda own: mean(own, "product"),
         "with gates": lambda own: mean(own, "gated"),
+        "shift": shift,
         "t": lambda own: f"{own[0]['t']:.2f}".replace("nan", "-"),
         "p": lambda own: f"{own[0]['p']:.2g}".replace("nan", "-"),
     }
-    text = "Student's t-test of related samples: each draw with and without gates (the paper: p > 0.1).\n\n"
+    parts = len(arrays["all/shift"])
+    text = f"Shift by the gates: degrees farther from 90, mean and standard error over {parts} parts of the draws. "
+    text += "Student's t-test of related samples: each draw with and without gates (the paper: p > 0.1). By "
+    text += "symmetry the means of the first and the last condition are 90 degrees with any gates.\n\n"
     text += table(rows, ["condition"], columns)
     layout = {"ylabels": ["part of the draws"], "beside": [(0, 3)]}
-    return drawn(rows, text, [panels], (14, 3.2), **layout)
+    names = ("condition", "case", "low", "high", "draws", "t", "p", "part", "shift")
+    return drawn([*rows, *shifts], text, [panels], (14, 3.2), names, **layout)
 
 
 def _draw_cases(axis: Axes, rows: Sequence[Row]) -> None:
@@ -167,7 +181,8 @@ def figure_direct(source: Source) -> Artifact:
         for layer in HIDDEN
     )
     seeds = found["square"]
-    text = f"{len(seeds)} seeds, to iteration {int(seeds[0].arrays['iteration'][-1])}. Last epoch:\n\n{ends}"
+    text = f"{len(seeds)} seeds, to iteration {int(seeds[0].arrays['iteration'][-1])}. "
+    text += f"Means over the last epoch:\n\n{ends}"
     columns = ("measure", "network", "layer", "moment", "epoch", "order", "seed", "value")
     labels = [*DIRECT.values(), *(f"{NETWORKS[name].label}\nangle of T to Qᵀ (degrees)" for name in found)]
     layout = {"ylabels": labels, "beside": [(row, 3) for row in range(len(panels))], "share_y": "row", "note": SHADED}

@@ -31,8 +31,8 @@ def figure_s1(source: Source) -> Artifact:
     """The effect of the symmetric and the skew part of M on Bᵀ: of random M, and of M in the network."""
     [result], seeds = source.chosen(name="transformations"), source.chosen(shuffle=False)
     draws = result.arrays
-    kept = range(0, len(draws["angle"]), 3)  # The CSV file has every third draw.
-    rows = [{"panel": "AB", **{name: float(draws[name][draw]) for name in DRAWN}} for draw in kept]
+    drawn_values = zip(*(draws[name].tolist() for name in DRAWN), strict=True)
+    rows = [{"panel": "AB", **dict(zip(DRAWN, values, strict=True))} for values in drawn_values]
     ends = [seeds[0].arrays["moment"].tolist()[place] for place in (0, -1)]
     spectra, skews = _spectra(seeds, ends), tidy.lagged(seeds, ["skew_ratio"], [60], panel=["D"])
     styles = {
@@ -327,8 +327,8 @@ def figure_s7(source: Source) -> Artifact:
     shift, error = arrays["shift"]
     variances = [float(np.nanmean(arrays[f"{case}_variance"])) for case in CASES]
     text = (
-        f"{int(arrays['counts'].sum())} draws. Mean of theta_3 in a bin with gates less that without, positive away "
-        f"from 90 degrees, over all draws: {shift:+.3f} ± {error:.3f} degrees; mean variance within a bin: "
+        f"{int(arrays['counts'].sum())} draws. Shift of theta_3 by the gates, positive away from 90 degrees, mean and "
+        f"standard error over all draws: {shift:+.3f} ± {error:.3f} degrees; mean variance within a bin: "
         f"{variances[0]:.1f} without, {variances[1]:.1f} with (square degrees)."
     )
     return drawn(rows, text, [[heatmap(case, what) for what in units] for case in CASES], (9, 7.4))

@@ -20,6 +20,9 @@ from neural_alignment.reporting import Row, Spread
 
 PointValues = Callable[[Arrays, Row], np.ndarray]
 
+NOISY, WIDTH = ("update_angle", "update_to_feedback"), 9
+"""Measures that vary from batch to batch, and the number of measurements in their moving average."""
+
 NORM, ANGLE = "norm_ratio", "angle_degrees"
 """Measures of a part of the update: its norm divided by that of the whole update, and its angle to Bᵀ."""
 
@@ -108,12 +111,16 @@ def similarities(arrays: Arrays, prefix: str, groups: Iterable[str], **labels: A
 
 
 def curves(results: Sequence[Result], name: str, most: int, **labels: Iterable) -> list[Row]:
-    """Returns the moving average of a measure of each layer that has it over epochs, thinned to `most` points."""
+    """Returns a measure of each layer that has it over epochs, thinned to `most` points.
+
+    Measures in `NOISY` are moving averages. All others are single values: the first one is that before training.
+    """
     epochs, layers = results[0].arrays["iteration"] / STEPS, measured_layers(results, name)
     kept = thinned(len(epochs), most)
 
     def values(arrays: Arrays, own: Row) -> np.ndarray:
-        return smoothed(arrays[name][:, own["layer"] - layers[0]])[kept]
+        found = arrays[name][:, own["layer"] - layers[0]]
+        return (smoothed(found, WIDTH) if name in NOISY else found)[kept]
 
     return series(results, "epoch", epochs[kept].round(3), values, **labels, layer=layers)
 

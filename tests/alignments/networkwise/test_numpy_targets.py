@@ -7,6 +7,7 @@ from helpers import assert_close, assert_differs, exhaustive_unless
 
 from neural_alignment.alignments import DirectTargetProjection
 from neural_alignment.layers import Dense
+from neural_alignment.losses import HalfSquaredError
 from neural_alignment.training import AlignedModel
 from optimizers import Momentum, MultiOptimizer
 
@@ -81,6 +82,28 @@ def test_dense_layers_get_the_projected_target(minibatches, coded):
     targets, shares = np.eye(CLASSES)[labels], np.full((STEPS, BATCH), 1 / BATCH)
     compare(model, numpy_steps(start, maps_of(model), x, targets, shares), start)
     assert_differs(weights(model)[0], numpy_steps(start, maps_of(model), x, targets, shares, sign=1.0)[0], by=0.05)
+
+
+CODES = np.array([[0, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 1], [0, 0, 0, 1, 1, 0]])
+
+
+@pytest.mark.parametrize("minibatches", [1, 4])
+@pytest.mark.parametrize("factor", ["of the loss", "of the reduction"])
+def test_a_sum_of_squares_has_the_codes_of_the_classes_as_targets(minibatches, factor):
+    """The loss is a mean times the number of examples, or a sum."""
+    examples, reduction = (BATCH, "mean_with_sample_weight") if factor == "of the loss" else (1, "sum")
+    loss = HalfSquaredError(CODES, examples, label_smoothing=0.1, reduction=reduction)
+    model = library(minibatches, loss, classes=6, jit_compile=False)
+    start, (x, labels, _) = weights(model), batches()
+    for x_t, labels_t in zip(x[:2], labels, strict=False):
+        model.train_on_batch(x_t, labels_t)
+    # With a reduction by a sum, the gradient is a mean over the minibatches.
+    share = 1.0 if factor == "of the loss" else 1 / minibatches
+    options = {"shares": np.full((2, BATCH), share), "probabilities": lambda outputs: outputs}
+    targets = 0.8 * CODES[labels[:2]] + 0.1
+    compare(model, numpy_steps(start, maps_of(model), x[:2], targets, **options), start)
+    one_hot = np.eye(6)[labels[:2]]
+    assert_differs(weights(model)[0], numpy_steps(start, maps_of(model), x[:2], one_hot, **options)[0], by=0.02)
 
 
 def by_sum(weight):

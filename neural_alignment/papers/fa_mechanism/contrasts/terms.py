@@ -97,8 +97,7 @@ def shuffled_to_ordered(files: ResultFiles) -> Cases:
 
 def part(files: ResultFiles, layer: int, name: str, measure: str = "angle_degrees") -> Sequence[Row]:
     """Returns the rows of a part of the update of a layer."""
-    file = "figure_3" if name == "remainder" else "figure_S6"
-    return files.rows(file, layer=layer, part=name, measure=measure)
+    return files.rows("figure_3", layer=layer, part=name, measure=measure)
 
 
 def part_at_last(files: ResultFiles, layer: int, name: str, measure: str = "angle_degrees") -> Seeds:
@@ -152,9 +151,14 @@ DISTURBED = {"linear": "figure_4", "feedback": "figure_4", "errors": "figure_5"}
 """Disturbance -> file."""
 
 
-def kernel_turn(files: ResultFiles, how: str, kernel: str, layer: int) -> Seeds:
-    """Returns the turn of a kernel, by seed."""
-    return turn(files.rows(DISTURBED[how], disturbance=how, kernel=kernel, layer=layer), "iteration")
+def kernel_rows(files: ResultFiles, how: str, kernel: str, layer: int) -> Sequence[Row]:
+    """Returns the angles of a kernel over the iterations."""
+    return files.rows(DISTURBED[how], disturbance=how, kernel=kernel, layer=layer)
+
+
+def kernel_turn(files: ResultFiles, how: str, kernel: str, layer: int, last: float = math.inf) -> Seeds:
+    """Returns the turn of a kernel up to an iteration, by seed."""
+    return turn([row for row in kernel_rows(files, how, kernel, layer) if row["iteration"] <= last], "iteration")
 
 
 def disturbed_turn(how: str) -> Find:
@@ -163,10 +167,13 @@ def disturbed_turn(how: str) -> Find:
 
 
 def turn_difference(how: str, first: str, second: str) -> Find:
-    """Returns how much more the first kernel turns than the second."""
-    return lambda files: by_layer(
-        lambda layer: difference(*(kernel_turn(files, how, kernel, layer) for kernel in (first, second)))
-    )
+    """Returns how much more the first kernel turns than the second, up to the last iteration of the control."""
+
+    def find(files: ResultFiles, layer: int) -> Spread:
+        last = max(row["iteration"] for row in kernel_rows(files, how, "control", layer))
+        return difference(*(kernel_turn(files, how, kernel, layer, last) for kernel in (first, second)))
+
+    return lambda files: by_layer(lambda layer: find(files, layer))
 
 
 def single_terms(files: ResultFiles, how: str, kind: str, layer: int) -> Seeds:
@@ -201,9 +208,11 @@ def kernel_ratio(how: str) -> Find:
 # Figure S7, notes 1 and 2.
 
 
-def test_of_gates(files: ResultFiles) -> Cases:
-    """Returns p of the t-test whether gates change the mean of theta_3."""
-    return {row["condition"].replace("_", " "): Spread([row["p"]]) for row in files.rows("figure_note_1")}
+def shift_by_gates(files: ResultFiles) -> Cases:
+    """Returns how much farther from 90 degrees theta_3 is with gates: the mean of each part of the draws."""
+    by_condition = seeds_by((row | {"seed": row["part"]} for row in files.rows("figure_note_1", case=None)),
+                            "condition", "shift")  # fmt: skip
+    return {condition.replace("_", " "): own(shifts) for condition, shifts in by_condition.items()}
 
 
 def smaller_remainders(files: ResultFiles) -> Cases:

@@ -123,8 +123,13 @@ def lower_errors(*pairs: tuple[str, str]) -> Find:
 
 
 def spikes(condition: str) -> Find:
-    """Returns how much higher the highest test error of backpropagation after epoch 30 is with normalisation."""
-    return lambda files: {"": difference(*(final_errors(files, name, "highest") for name in (condition, "bp")))}
+    """Returns how much farther than without normalisation the highest test error after epoch 30 is above the last."""
+
+    def height(files: ResultFiles, name: str) -> Seeds:
+        highest, last = (final_errors(files, name, column) for column in ("highest", "test_error_percent"))
+        return {seed: highest[seed] - last[seed] for seed in highest}
+
+    return lambda files: {"": difference(*(height(files, name) for name in (condition, "bp")))}
 
 
 # Figure S8.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,20 +27,26 @@ def scored(tell: Tell, config: Config, moments: Sequence[int], probes: int) -> A
     Args:
         tell: receives the progress, 0 to 1.
         config: the configuration of the network: plain gradient descent. Its number of epochs is not used.
-        moments: epochs after which the scores are computed, increasing. Training ends with the last one.
+        moments: epochs after which the scores are computed, increasing. Training ends with the last one, or earlier at
+            `max_steps`; this step then takes the place of all later moments.
         probes: Gaussian samples of each score (Appendix F: 100).
 
     Returns:
-        `epoch` (moments,); each of `NAMES` (moments, convolutions), in the order of the forward pass; `train_loss`
-        (moments,), the mean of J over the last epoch before each moment.
+        `epoch` (moments,), not whole if `max_steps` ends the training within an epoch; each of `NAMES` (moments,
+        convolutions), in the order of the forward pass; `train_loss` (moments,), the mean of J over the last epoch
+        before each moment, or over the part of it that was trained.
     """
     trainer = Trainer.from_config(config)
     model, lockstep = trainer.model, Lockstep(trainer.model)
     trainer.start(train_on=lockstep.step)
-    rows = []
-    for epoch in range(1, moments[-1] + 1):
-        loss = trainer.train_epoch(lambda part, done=epoch - 1: tell((done + part) / moments[-1]))["loss"]
-        if epoch in moments:
+    size, rows = trainer.dataset.steps_per_epoch, []
+    ends = sorted({min(epoch * size, config.max_steps or math.inf) for epoch in moments})
+    while trainer.step < ends[-1]:
+        model.reset_metrics()
+        done, steps = trainer.step, min(size, ends[-1] - trainer.step)
+        loss = trainer.train(steps, lambda part, done=done, steps=steps: tell((done + part * steps) / ends[-1]))["loss"]
+        if trainer.step in ends:
+            epoch = trainer.step / size if trainer.step % size else trainer.step // size
             rows.append({"epoch": epoch, "train_loss": loss, **scores(model, lockstep, probes, config.seed)})
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
@@ -51,7 +58,7 @@ COLUMNS = ("epoch", "layer", "width", "seed", "score", "score_sem", "permuted_sc
 def rows(arrays: Arrays, width: int, seed: int) -> list[Row]:
     """Returns a row with `COLUMNS` for every moment and convolution of a network that `scored` has trained."""
     return [
-        {"epoch": int(epoch), "layer": layer, "width": width, "seed": seed}
+        {"epoch": epoch.item(), "layer": layer, "width": width, "seed": seed}
         | {key: float(arrays[key][moment, layer - 1]) for key in NAMES[:3]}
         for moment, epoch in enumerate(arrays["epoch"])
         for layer in range(1, arrays["score"].shape[1] + 1)
@@ -70,7 +77,8 @@ def report(config: Config, moments: Sequence[int], probes: int, tell: Tell) -> A
         found = rows(scored(tell, config, sorted(moments), probes), config.model.width, config.seed)
     except ArgumentError as error:
         raise InputError(error.value) from None
-    columns = {"epoch": "epoch", "mean score": lambda own: f"{spread(own, 'score').mean:.3f}"}
+    columns = {"epoch": lambda own: f"{own[0]['epoch']:.4g}"}
+    columns["mean score"] = lambda own: f"{spread(own, 'score').mean:.3f}"
     columns["with permuted weights"] = lambda own: f"{spread(own, 'permuted_score').mean:.3f}"
     return Artifact(COLUMNS, found, table(found, ["epoch"], columns))
 
