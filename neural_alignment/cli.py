@@ -6,6 +6,7 @@ only when they need it, so that `--help` is fast.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -36,9 +37,9 @@ app = typer.Typer(
 def _print_version(asked: bool) -> None:
     """Prints the versions of the package and of the packages that decide its results, and exits."""
     if asked:
-        known = {each.metadata["Name"].replace("-", "_"): each.version for each in metadata.distributions()}
-        named = [(name, known[name]) for name in ("neural_alignment", *_TENSORFLOW, "keras") if name in known]
-        terminal.raw("\n".join(f"{name} {version}" for name, version in named))
+        for name in ("neural_alignment", *_TENSORFLOW, "keras"):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                terminal.raw(f"{name} {metadata.version(name)}")
         raise typer.Exit
 
 

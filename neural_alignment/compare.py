@@ -130,19 +130,20 @@ def _show_in_tensorboard(
         return
     options = {cell.name: flat_values(outcome.config) for cell, outcome, _ in shown}
     keys = dict.fromkeys(key for each in options.values() for key in each if key != "seed")
-    columns = {key: [each.get(key) for each in options.values()] for key in keys}
-    varied = {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
+    known = {key: [each[key] for each in options.values() if key in each] for key in keys}
+    varied = {key: own for key, own in known.items() if len(own) < len(options) or any(v != own[0] for v in own)}
     names = list(options)
+    columns = {"configuration": names, "seed": comparison.seeds, **varied}
     last = f"validation {criterion.label}"
     results = {criterion.column: last, "mean_angle": "mean angle of W to B^T (degrees)"}
     place = tf.io.gfile.join(comparison.folder, posixpath.commonpath(names))
-    hparams.write_experiment(place, {"configuration": names, "seed": comparison.seeds, **varied}, results)
+    hparams.write_experiment(place, columns, results)
     for cell, outcome, row in shown:
-        own = {key: options[cell.name].get(key) for key in varied}
+        own = {key: value for key, value in options[cell.name].items() if key in varied}
         settings = {"configuration": cell.name, "seed": outcome.config.seed, **own}
         values = {criterion.column: row[criterion.column], "mean_angle": row.get("last_angle", math.nan)}
         state = "diverged" if outcome.diverged else "finished"
-        hparams.write_session(outcome.directory.path, settings, values, state, outcome.seconds)
+        hparams.write_session(outcome.directory.path, columns, settings, values, state, outcome.seconds)
 
 
 def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callable[[str], str]) -> None:

@@ -127,12 +127,21 @@ def folded(text: str) -> list[str]:
 
 
 def error(text: str) -> None:
-    """Prints one line to standard error, with control characters escaped, and the word before the colon in red."""
+    """Prints one line to standard error, with control characters escaped, and the word before the colon in red.
+
+    On a terminal it replaces the last line, which may show a status.
+    """
     text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
     word, colon, rest = text.partition(":")
-    if colon and is_terminal(sys.stderr) and "NO_COLOR" not in os.environ:
-        text = f"\033[1;31m{word}:\033[0m{rest}"
+    if is_terminal(sys.stderr):
+        if colon and "NO_COLOR" not in os.environ:
+            text = f"\033[1;31m{word}:\033[0m{rest}"
+        text = f"{_CLEAR_LINE}{text}"
     print(text, file=sys.stderr)
+
+
+_CLEAR_LINE = "\r\033[K"
+"""Moves the cursor of a terminal to the beginning of its line, and clears the line."""
 
 
 class StatusLine:
@@ -145,13 +154,13 @@ class StatusLine:
     def line(self, text: str) -> None:
         """Prints text that stays; see the function `line`."""
         if self._is_terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
         line(text)
 
     def status(self, text: str) -> None:
         """Replaces the last line of the terminal."""
         if self._is_terminal:
-            print(f"\r\033[K{text[: width(sys.stderr) - 1]}", end="", file=sys.stderr, flush=True)
+            print(f"{_CLEAR_LINE}{text[: width(sys.stderr) - 1]}", end="", file=sys.stderr, flush=True)
         elif time.monotonic() - self._shown >= _SILENCE:
             self._shown = time.monotonic()
             print(text, file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import pytest
 import tensorflow as tf
 import typer.main
@@ -324,6 +325,17 @@ def test_wrong_use_is_one_line(run, arguments):
     assert len(error.strip().splitlines()) == 1
     assert error.strip().endswith("; see --help")
     assert ".;" not in error
+
+
+def test_the_versions_are_those_of_the_packages_also_beside_a_damaged_package(run, tmp_path, monkeypatch):
+    (tmp_path / "site" / "foo-1.0.dist-info").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    code, output, error = run("--version")
+    assert code == 0, error
+    found = dict(line.split() for line in output.splitlines())
+    assert next(iter(found)) == "neural_alignment"
+    assert found["keras"] == keras.__version__
+    assert {version for name, version in found.items() if name.startswith("tensorflow")} == {tf.__version__}
 
 
 def test_without_arguments_the_help_is_shown(run):

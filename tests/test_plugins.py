@@ -274,6 +274,10 @@ MISTAKES = {
         PLUGIN.replace("shrinking", "symmetric"),
         "`rule` must be a name that no other class has.",
     ),
+    "namesake": (
+        PLUGIN.replace("class Shrinking", "class Symmetric"),
+        "Received namesake.Symmetric, and neural_alignment.alignments.layerwise.Symmetric is registered.",
+    ),
 }
 """Name of a module -> its code, and the error."""
 

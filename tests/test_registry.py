@@ -15,6 +15,7 @@ from neural_alignment.alignments import RULES, Alignment
 from neural_alignment.config import ConfigError, yaml_files, yaml_reader
 from neural_alignment.losses import LOSSES, LossOptions
 from neural_alignment.models import ModelOptions
+from neural_alignment.serialization import serializable
 from neural_alignment.training import describe, run
 from neural_alignment.training.metrics import MetricsFile
 
@@ -68,12 +69,15 @@ class AbsoluteError(LossOptions):
     kind: Literal["absolute_error"]
 
     def make(self, classes, batch_size, seed):
-        def loss(labels, outputs):
-            return tf.reduce_mean(tf.abs(outputs - tf.one_hot(tf.cast(labels, tf.int32), classes)), axis=-1)
-
-        return loss, [keras.metrics.SparseCategoricalAccuracy(name="top1")]
+        return absolute_difference, [keras.metrics.SparseCategoricalAccuracy(name="top1")]
 
 
+@serializable
+def absolute_difference(labels, outputs):
+    return tf.reduce_mean(tf.abs(outputs - tf.one_hot(tf.cast(labels, tf.int32), outputs.shape[-1])), axis=-1)
+
+
+@serializable
 class Halved(Alignment):
     """Feedback alignment by half of B."""
 
@@ -155,6 +159,7 @@ def test_a_run_is_loaded_described_and_trained_with_them(plan, tmp_path):
     assert not schema_mistakes(plan)
     assert "halved" in describe.describe(config)
     run.train(config, tmp_path / "run")
+    assert run.evaluate(tmp_path / "run")["top1"] >= 0
     assert [row["step"] for row in MetricsFile(str(tmp_path / "run" / "metrics.csv")).rows()] == [0, 3]
 
 

@@ -221,7 +221,7 @@ def test_colours_are_left_out_with_no_color(screen, monkeypatch):
     terminal.table(HEADER, ROWS, "")
     terminal.error("error: a: b")
     assert set(CODE.findall(plain.read())) <= {"\033[1m", "\033[0m"}
-    assert plain.read().endswith("error: a: b\n")
+    assert plain.read().endswith("\r\033[Kerror: a: b\n")
     assert plain.lines() == shown.lines()
 
 
@@ -242,6 +242,13 @@ def test_the_status_is_cut_to_the_terminal_and_replaced(screen):
     last.status("x" * 100)
     last.line("done")
     assert shown.read() == "\r\033[K" + "x" * 39 + "\r\033[Kdone\n"
+
+
+def test_an_error_replaces_the_status(screen, monkeypatch):
+    shown = screen()
+    terminal.StatusLine().status("50 % trained")
+    terminal.error("stopped; the same command continues")
+    assert shown.read() == "\r\033[K50 % trained\r\033[Kstopped; the same command continues\n"
 
 
 def test_a_file_gets_the_status_once_a_minute(capsys, monkeypatch):

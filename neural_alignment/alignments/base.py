@@ -70,7 +70,8 @@ class LayerView:
 
     Attributes:
         linear_map: the linear map of the layer, including its strides and padding.
-        inputs: x, `(batch, ..., inputs)`.
+        inputs: x, `(batch, ..., inputs)`. None creates a view without this attribute, for a rule without
+            `reads_signals`.
         forward_kernel: W: `(inputs, outputs)`, or `(rows, columns, inputs, outputs)` in a convolution.
         backward_kernel: B: `(outputs, inputs)`, or the shape of W in a convolution.
         bias: `(outputs,)`, or None.
@@ -85,7 +86,7 @@ class LayerView:
     """
 
     linear_map: LinearMap
-    inputs: Tensor
+    inputs: Tensor | None
     forward_kernel: Tensor
     backward_kernel: Tensor
     bias: Tensor | None = None
@@ -105,6 +106,17 @@ class LayerView:
         for name in fixed:
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, tf.stop_gradient(value))
+        if self.inputs is None:
+            del self.inputs
+
+    def __getattr__(self, name: str) -> Any:
+        """Raises the error of an attribute that the view does not have."""
+        if name != "inputs":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise AttributeError(
+            f"`inputs` can be read only by a rule with `reads_signals = True`. Received layer {self.name!r} with "
+            "another rule, whose R is added once for all uses of the layer. Example: class MyRule(SignalAlignment)."
+        )
 
     @property
     def trained_forward_kernel(self) -> Tensor | None:
@@ -328,7 +340,8 @@ class Alignment(Options):
     tie_gradient: ClassVar[bool] = False
     """Whether B gets the gradient of J to W, transposed (the angle primitive)."""
     reads_signals: ClassVar[bool] = False
-    """Whether R_l depends on the layer's inputs. If False, it depends only on the kernels."""
+    """Whether R_l depends on the layer's inputs, as in `SignalAlignment`. If False, it depends only on the kernels, and
+    the `LayerView` has no inputs."""
     learns: ClassVar[bool] = True
     """Whether R trains B. If False, R is not computed, and the optimizer keeps no state for B."""
     keeps_kernel: ClassVar[bool] = True
@@ -344,7 +357,8 @@ class Alignment(Options):
     """Shell-style pattern of layer names, such as conv*. A layer gets the first rule whose pattern matches its name.
     Default: all layers."""
     steps_per_epoch: pydantic.PositiveInt = 1
-    """Length of an epoch in global steps, for weights that are schedules. Default in a run: that of the data."""
+    """Length of an epoch in global steps, for weights that are schedules. Default in a run: that of the data. In
+    a Keras model an epoch is one step unless this is set."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -490,7 +504,7 @@ class SignalAlignment(TrainedAlignment):
     """Keras name of the nonlinearity that `relu: true` applies to a projection, in every layer. Default: the
     nonlinearity that follows the layer, if there is one."""
     seed: int = 0
-    """Seed of the noise. Default: the seed of the run."""
+    """Seed of the noise. Default in a run: the seed of the run. In a Keras model it is 0 unless this is set."""
     examples: Annotated[PartOfBatch | None, pydantic.Field(exclude_if=lambda examples: examples is None)] = None
     """The part of the batch from which R is computed, or the number of noise images if `input.noise` is set. A float in
     (0, 1] is a fraction f: of n examples, each replica and each minibatch uses the first ceil(f n). An integer is a

@@ -98,7 +98,7 @@ class RedrawnMagnitudes(FixedMagnitudes):
 
     rule: Literal["brsf"] = "brsf"
     seed: int = 0
-    """Seed of the draws. Default: the seed of the run."""
+    """Seed of the draws. Default in a run: the seed of the run. In a Keras model it is 0 unless this is set."""
 
     @property
     def uses_step(self) -> bool:

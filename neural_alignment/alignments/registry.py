@@ -14,14 +14,20 @@ import pydantic
 from neural_alignment import errors
 from neural_alignment.alignments.base import Alignment
 from neural_alignment.registry import Registry
-from neural_alignment.serialization import serializable
+from neural_alignment.serialization import check_name, serializable
 
 RULES = Registry("rule")
 """Every rule, by its name in a configuration."""
 
 
 def register(rule: type[Alignment]) -> type[Alignment]:
-    """Class decorator: adds a rule to the registry, and to the classes that Keras can load from a `.keras` file."""
+    """Class decorator: adds a rule to the registry, and to the classes that Keras can load from a `.keras` file.
+
+    Raises:
+        ValueError: if another rule has its name in a configuration, if another class has its class name, or if it does
+            not declare its name in a configuration.
+    """
+    check_name(rule)  # First, so that a class that is refused is not in the registry.
     return serializable(RULES.register(rule))
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.estimates import Begun, Estimates, total_time
-from neural_alignment.jobs.job import Job
+from neural_alignment.jobs.job import LOGS, Job
 from neural_alignment.jobs.pool import Engine
 from neural_alignment.reporting import duration
 
@@ -63,7 +66,7 @@ class Batch:
 
     Args:
         jobs: the jobs that have no result yet.
-        folder: see `Queue`.
+        folder: see `Queue`. It keeps the output of a job that failed.
         total: number of jobs, including those that already have a result; shown as `run NUMBER of TOTAL`.
         execution: where the jobs run.
     """
@@ -74,6 +77,7 @@ class Batch:
         self.folder = folder
         self._waiting = collections.deque(jobs)
         self._active: dict[str, _Active] = {}
+        self._names = [job.name for job in jobs]
         self._left = len(jobs)
         self._total = total
         self._execution = execution
@@ -86,7 +90,17 @@ class Batch:
             RunError: if a job fails, or if its data, its directory or its TPU is unavailable.
             Stopped: after a signal; a later call resumes the interrupted jobs.
         """
-        self._execution.engine.run(self)
+        try:
+            self._execution.engine.run(self)
+        finally:
+            self._remove_empty_folders()
+
+    def _remove_empty_folders(self) -> None:
+        """Removes the folders of logs that contain none. At the end, because other jobs may write to them before."""
+        for name in self._names:
+            for folder in PurePosixPath(LOGS, name).parents[:-1]:
+                with contextlib.suppress(OSError):
+                    Path(self.folder, folder).rmdir()
 
     def left(self) -> int:
         """See `Queue`."""
@@ -125,9 +139,11 @@ class Batch:
         """See `Queue`."""
         with self._lock:
             active = self._active.pop(job.name)
+            log = _kept_log(job, ending)
             if ending.state not in SUCCESSFUL:
                 self._waiting.clear()
                 line = f"{job.name}: {ending.state}: {ending.reason}"
+                line += f"; see {log}" if log is not None and log not in line else ""
                 raise Stopped(f"{line}; the same command resumes") if ending.state == "stopped" else RunError(line)
             self._left -= 1
             if active.begun is not None and not active.begun.done:
@@ -155,3 +171,14 @@ class Batch:
             remaining.append(left)
             parts.append(f"{active.job.name} {100 * done:.0f} %, {duration(left)} left")
         return f"{'; '.join(parts)} | all jobs: {total_time(remaining, self._execution.engine.slots, ' left')}"
+
+
+def _kept_log(job: Job, ending: Ending) -> str | None:
+    """Removes the log of a job unless it failed and has printed something. Returns the path of a log that is kept."""
+    if job.log is None or not os.path.exists(job.log):
+        return None
+    if ending.state == "failed" and os.path.getsize(job.log):
+        return job.log
+    with contextlib.suppress(OSError):  # A log that stays is no reason to stop.
+        os.remove(job.log)
+    return None

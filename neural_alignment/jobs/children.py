@@ -189,7 +189,9 @@ def context() -> Any:
 
 
 def redirect_output(log: str | None) -> None:
-    """Appends everything that this process prints to a file; None discards it."""
+    """Appends everything that this process prints to a file, whose folder need not exist; None discards it."""
+    if log is not None:
+        os.makedirs(os.path.dirname(log) or ".", exist_ok=True)
     sys.stdout.flush()  # Text of an earlier job belongs to its log.
     sys.stderr.flush()
     with open(log or os.devnull, "a") as file:

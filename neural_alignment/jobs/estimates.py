@@ -118,6 +118,8 @@ def _read(path: str) -> dict[str, float]:
 def total_time(seconds: Sequence[float], slots: int, suffix: str = "") -> str:
     """Returns in words the total time of some jobs, and the number of jobs of unknown duration.
 
+    The time is at least that of the longest job, however many slots there are.
+
     Args:
         seconds: duration of each job; NaN if unknown.
         slots: number of jobs at a time.
@@ -127,5 +129,5 @@ def total_time(seconds: Sequence[float], slots: int, suffix: str = "") -> str:
     unknown = len(seconds) - len(known)
     if unknown and not known:
         return "time not known yet"
-    text = f"{duration(sum(known) / slots)}{suffix} (estimate)"
+    text = f"{duration(max(sum(known) / slots, max(known, default=0.0)))}{suffix} (estimate)"
     return f"{text} and {unknown} not known yet" if unknown else text

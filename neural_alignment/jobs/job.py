@@ -19,13 +19,30 @@ from neural_alignment import config as configuration
 from neural_alignment import plugins
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.jobs.ending import Ending, ending_of, one_line, past_ending
-from neural_alignment.training import distribution, lock, run
+from neural_alignment.training import distribution, files, lock, run
 from neural_alignment.training.existing_run import stored_state
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.run_directory import RunDirectory
 
 POLL = 0.2
 """Seconds between two attempts to lock a run directory."""
+
+
+LOGS = "logs"
+"""Name of the folder with the output of jobs, in the folder of their results."""
+
+
+def log_file(folder: str, name: str) -> str | None:
+    """Returns the path of the file for the output of a job; None if the folder is not local.
+
+    Args:
+        folder: the folder of the results.
+        name: the name of the job.
+
+    Raises:
+        RunError: if the name leads out of the folder.
+    """
+    return files.confined(folder, f"{LOGS}/{name}.log") if files.is_local(folder) else None
 
 
 class Job(abc.ABC):

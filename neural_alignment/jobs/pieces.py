@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError
-from neural_alignment.jobs.job import Computation
+from neural_alignment.jobs.job import Computation, log_file
 from neural_alignment.jobs.plans import Run, decisive
 from neural_alignment.training import files
 from neural_alignment.training.config_comparison import plain_difference
@@ -66,7 +66,8 @@ class Piece:
             "arguments": self.arguments,
         }
         arguments = {"piece": plain, "folder": folder, "configs": configs}
-        return Computation(self.name, f"{__name__}:compute", arguments, self._progress_file(folder))
+        place, log = self._progress_file(folder), log_file(folder, self.name)
+        return Computation(self.name, f"{__name__}:compute", arguments, place, log)
 
     def read(self, folder: str, configs: str) -> Result | None:
         """Returns the stored result, or None if there is none.

@@ -19,7 +19,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError
 from neural_alignment.jobs.batch import SUCCESSFUL, Batch, Execution
-from neural_alignment.jobs.job import Job, Training
+from neural_alignment.jobs.job import Job, Training, log_file
 from neural_alignment.reporting import check_writable
 from neural_alignment.training import files, lock
 from neural_alignment.training.config_comparison import decisive_values, plain_difference
@@ -84,8 +84,8 @@ class Run:
         return stored_state(self._directory(folder), self.load(configs)) not in SUCCESSFUL
 
     def job(self, folder: str, configs: str) -> Training:  # noqa: D102 (as in Work)
-        path = self._directory(folder).path
-        return Training(self.name, tf.io.gfile.join(configs, self.config), str(path), self.overrides)
+        path, log = self._directory(folder).path, log_file(folder, self.name)
+        return Training(self.name, tf.io.gfile.join(configs, self.config), str(path), self.overrides, log)
 
     def _directory(self, folder: str) -> RunDirectory:
         return RunDirectory(files.confined(folder, self.name))

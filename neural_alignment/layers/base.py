@@ -271,7 +271,7 @@ class AlignedLayer:
         if reason is not None:
             raise ValueError(
                 f"{rule.rule!r} {reason}. Received layer {self.name!r} in training "
-                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.input, model.output)."
+                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.inputs, model.outputs)."
             )
 
     def project(

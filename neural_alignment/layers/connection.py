@@ -289,10 +289,11 @@ class KernelValues:
             kernel = state.separate(connection, kernel)
 
         def regulariser() -> Tensor:
-            known = projection is not None and projection.dtype not in HALF  # R needs one in float32.
+            reads = rule.reads_signals
+            known = reads and projection is not None and projection.dtype not in HALF  # R needs one in float32.
             view = LayerView(
                 linear_map=connection.linear_map,
-                inputs=_widened(self._used(inputs)),
+                inputs=_widened(self._used(inputs)) if reads else None,
                 forward_kernel=scaled(kernel),
                 backward_kernel=scaled(backward),
                 bias=bias,

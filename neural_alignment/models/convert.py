@@ -38,7 +38,8 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
     These are the layers of `layers.ALIGNED_FORMS`, also in `Bidirectional` and `TimeDistributed`.
 
     The copy has the same weights and is not compiled. The copy of a functional model, or of an `AlignedModel`, is a
-    plain `keras.Model`. To use a rule for a whole network, build an `AlignedModel` from the copy.
+    plain `keras.Model`. To use a rule for a whole network, build an `AlignedModel` from the copy:
+    `AlignedModel(copy.inputs, copy.outputs)`.
 
     The `alignment_activation` of a layer is found by following its output through batch normalisation and dropout to
     the nonlinearity, as long as no other layer reads the output on the way.

@@ -135,7 +135,7 @@ class Recurrent(keras.layers.Layer):
     def _refuse_training(self) -> None:
         raise ValueError(
             f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
-            "outside of a step of an `AlignedModel`. Example: AlignedModel(model.input, model.output)."
+            "outside of a step of an `AlignedModel`. Example: AlignedModel(model.inputs, model.outputs)."
         )
 
     @property

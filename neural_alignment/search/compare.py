@@ -54,8 +54,9 @@ def compare(
         Stopped: as for `run.search`; the same call resumes.
     """
     total = sum(plan.trials for plan in plans.values())
-    seconds = [plan.seconds for plan in plans.values() if plan.seconds]
-    estimate = f", estimate: {duration(total * seconds[0] / engine.slots)} from scratch" if seconds else ""
+    known = [plan for plan in plans.values() if plan.seconds]
+    seconds = sum(plan.seconds * plan.trials / min(engine.slots, plan.trials) for plan in known)
+    estimate = f", estimate: {duration(seconds)} from scratch" if known else ""
     say(f"{len(plans)} searches, {total} trials{estimate}")
     rows = []
     results: dict[tuple[str, int], list[Trial]] = {}

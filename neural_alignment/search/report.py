@@ -22,11 +22,11 @@ from neural_alignment.training.files import write_whole
 
 
 class Group(NamedTuple):
-    """Scores of the trials that share an option of a metaparameter, or a third of its range.
+    """Scores of the trials that share an option of a metaparameter, or a third or a value of its range.
 
     Attributes:
         name: name of the metaparameter.
-        choice: the option, or the third as `low to high`.
+        choice: the option or value, or the third as `low to high`.
         mean: mean of the scores, a fraction; NaN without trials.
         sem: standard error of that mean; NaN for fewer than two trials.
         count: number of trials.
@@ -109,7 +109,7 @@ def _short(value: Any) -> str:
 def importance(space: Space, trials: Sequence[Trial]) -> list[Group]:
     """Returns the mean score of each option of each sampled metaparameter (Kunin et al., Figure S2).
 
-    A range is divided into thirds with equal numbers of trials. The score of a diverged trial is chance. Failed trials
+    A range is divided into thirds, see `spaces.grouped`. The score of a diverged trial is chance. Failed trials
     are left out. Metaparameters are ordered by the difference between their best and worst option, largest first.
     """
     known = [trial for trial in trials if trial.score is not None]

@@ -16,7 +16,9 @@ Files of the search directory:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import statistics
@@ -31,7 +33,7 @@ from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError, Stopped
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.estimates import Begun
-from neural_alignment.jobs.job import Job, Training
+from neural_alignment.jobs.job import LOGS, Job, Training, log_file
 from neural_alignment.jobs.pool import Engine
 from neural_alignment.losses import ACCURACY
 from neural_alignment.reporting import duration
@@ -49,7 +51,7 @@ Say = Callable[[str], None]
 BEST = f"best_{ACCURACY.column}"
 """Name of the result of a trial in TensorBoard."""
 
-_FOLDERS = ("settings", "trials", "logs")
+_FOLDERS = ("settings", "trials", LOGS)
 
 _START_UP_FILES = {lock.NAME, lock.NAME + files.PARTIAL, "search.yaml" + files.PARTIAL}
 """Files left by a process that was killed before it wrote `search.yaml`, besides empty folders."""
@@ -76,12 +78,12 @@ class Search:
     def job(self, number: int) -> Training:
         """Returns the job that trains a trial; its name is the number."""
         name = f"{number:04d}"
-        log = self.file("logs", f"{name}.log") if files.is_local(self.folder) else None
+        log = log_file(self.folder, name)
         return Training(name, self.file("settings", f"{name}.yaml"), self.file("trials", name), log=log)
 
 
 def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine, say: Say) -> list[Trial]:
-    """Runs or resumes a search and writes its report.
+    """Runs or resumes a search and writes its report, also if it is stopped after a trial has finished.
 
     Args:
         plan: the plan of the search.
@@ -114,10 +116,15 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
             trials = Ledger(searched, engine, chance, say, check_held)
             trials.announce()
             trials.show_in_tensorboard()
-            engine.run(trials)
-            ended = trials.trials()
-            report.write(plan, searched.base, ended, search_dir)
-            return ended
+            try:
+                engine.run(trials)
+            except Stopped:
+                with contextlib.suppress(tf.errors.OpError):  # Such as of a full disk, which may be what stopped it.
+                    if best_of(trials.trials()) is not None:
+                        report.write(plan, searched.base, trials.trials(), search_dir)
+                raise
+            report.write(plan, searched.base, trials.trials(), search_dir)
+            return trials.trials()
 
 
 def _make(search_dir: str) -> None:
@@ -239,21 +246,24 @@ class Ledger:
         """Writes the columns of TensorBoard's dashboard HPARAMS, and the rows of the trials that have ended."""
         if not self._search.base.logging.tensorboard:
             return
-        varied = [name for name, kind in self._space.kinds.items() if not isinstance(kind, Fixed)]
-        tried = [self._space.settings(drawn) for drawn in self._space.probes()]
-        columns = {name: [settings[name] for settings in tried] for name in varied}
-        hparams.write_experiment(self.folder, columns, {BEST: f"best validation {ACCURACY.label}"})
+        hparams.write_experiment(self.folder, self._columns, {BEST: f"best validation {ACCURACY.label}"})
         for trial in self.trials():
             self._write_session(trial)
+
+    @functools.cached_property
+    def _columns(self) -> hparams.Columns:
+        """The columns of the dashboard HPARAMS."""
+        varied = [name for name, kind in self._space.kinds.items() if not isinstance(kind, Fixed)]
+        tried = [self._space.settings(drawn) for drawn in self._space.probes()]
+        return {name: [settings[name] for settings in tried] for name in varied}
 
     def _write_session(self, trial: Trial) -> None:
         """Writes the row of a trial in the dashboard HPARAMS into its run directory."""
         if self._search.base.logging.tensorboard:
-            kinds = self._space.kinds
-            varied = {name: value for name, value in trial.settings.items() if not isinstance(kinds[name], Fixed)}
+            varied = {name: value for name, value in trial.settings.items() if name in self._columns}
             results = {BEST: math.nan if trial.top1 is None else trial.top1}
             place = self._search.job(trial.number).run_dir
-            hparams.write_session(place, varied, results, trial.state, trial.seconds)
+            hparams.write_session(place, self._columns, varied, results, trial.state, trial.seconds)
 
     def trials(self) -> list[Trial]:
         """Returns all trials that have ended, ordered by number."""

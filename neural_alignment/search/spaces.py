@@ -7,6 +7,8 @@ applied to the base configuration in the order of the file, as by `--set`.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import math
 import re
@@ -381,7 +383,8 @@ def _kind(name: str, entry: Any, where: str) -> Any:
 def grouped(kind: Any, values: Sequence[Any]) -> tuple[list[str], list[int]]:
     """Sorts the values of one quantity into groups: the options of a choice, or thirds of the values in a range.
 
-    Thirds contain equal numbers of values, because a search visits a range unevenly.
+    Thirds contain equal numbers of values, because a search visits a range unevenly. Equal values are in one group: the
+    borders between thirds are the nearest changes of value, and up to three different values are a group each.
 
     Args:
         kind: the kind of the quantity.
@@ -393,9 +396,25 @@ def grouped(kind: Any, values: Sequence[Any]) -> tuple[list[str], list[int]]:
     if isinstance(kind, Choice):
         labels = [_canonical(option).strip('"') for option in kind.choice]
         return labels, [int(kind.draw(value)) for value in values]
-    ranked = sorted(range(len(values)), key=lambda index: values[index])
-    groups = [0] * len(values)
-    for rank, index in enumerate(ranked):
-        groups[index] = 3 * rank // len(values)
-    thirds = [[value for value, group in zip(values, groups, strict=True) if group == third] for third in range(3)]
-    return [f"{min(third):.3g} to {max(third):.3g}" if third else "none" for third in thirds], groups
+    ranked = sorted(values)
+    if not ranked:
+        return ["none"], []
+    borders = _borders(ranked)
+    parts = [ranked[start:end] for start, end in itertools.pairwise([0, *borders, len(ranked)])]
+    firsts = [ranked[border] for border in borders]
+    return [_label(part[0], part[-1]) for part in parts], [bisect.bisect_right(firsts, value) for value in values]
+
+
+def _borders(ranked: Sequence[float]) -> list[int]:
+    """Returns the places in sorted values where a group begins, except the first group."""
+    changes = [place for place in range(1, len(ranked)) if ranked[place] != ranked[place - 1]]
+    if len(changes) < 3:
+        return changes
+    thirds = [math.ceil(part * len(ranked) / 3) for part in (1, 2)]
+    first = min(changes[:-1], key=lambda place: abs(place - thirds[0]))
+    later = (place for place in changes if place > first)
+    return [first, min(later, key=lambda place: abs(place - thirds[1]))]
+
+
+def _label(low: float, high: float) -> str:
+    return f"{low:g}" if low == high else f"{low:.3g} to {high:.3g}"

@@ -83,7 +83,7 @@ class TrainingMeans(tf.train.experimental.PythonState):
         self._kept, self.record = state["means"], state["record"]
 
     def _variables(self) -> list[tuple[str, Any]]:
-        return [(variable.path, variable) for metric in self._model.metrics for variable in metric.variables]
+        return [(variable.path, variable) for variable in self._model.metrics_variables]
 
 
 def _sync_state(prefix: str) -> None:

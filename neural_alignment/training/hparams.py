@@ -22,40 +22,51 @@ _STATUS = {
 }
 
 
-def write_experiment(folder: str, settings: Mapping[str, Sequence[Any]], results: Mapping[str, str]) -> None:
+Columns = Mapping[str, Sequence[Any]]
+"""Name of a metaparameter -> its values in some runs; of numbers, the smallest and the largest value are enough."""
+
+
+def write_experiment(folder: str, columns: Columns, results: Mapping[str, str]) -> None:
     """Writes the columns of the dashboard HPARAMS, once per folder.
 
     Args:
         folder: a folder that contains the run directories.
-        settings: name of a metaparameter -> its values; of numbers, the smallest and the largest value.
+        columns: the metaparameters.
         results: name of a result -> its name for readers.
     """
-    infos = [_setting_info(name, values) for name, values in settings.items()]
-    for info, short in zip(infos, _short_names(list(settings)), strict=True):
+    infos = [_setting_info(name, values) for name, values in columns.items()]
+    for info, short in zip(infos, _short_names(list(columns)), strict=True):
         info.display_name = short
     metrics = [
         api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"result/{name}"), display_name=text)
         for name, text in results.items()
     ]
-    plain = [{name: list(map(_plain, values)) for name, values in settings.items()}, dict(results)]
+    plain = [{name: _shown(values, values) for name, values in columns.items()}, dict(results)]
     _write_once(folder, "experiment", plain, lambda: hparams_summary.experiment_pb(infos, metrics).value)
 
 
 def write_session(
-    folder: str, settings: Mapping[str, Any], results: Mapping[str, float], state: str, seconds: float
+    folder: str,
+    columns: Columns,
+    settings: Mapping[str, Any],
+    results: Mapping[str, float],
+    state: str,
+    seconds: float,
 ) -> None:
     """Writes the settings and results of a run that has ended as a row of the dashboard HPARAMS.
 
     Args:
         folder: the run directory. If it does not exist, nothing is written.
-        settings: name of a metaparameter -> its value in this run.
+        columns: the columns, as for `write_experiment`. The row has values of their types, because filters of
+            TensorBoard would hide it otherwise.
+        settings: name of a column -> its value in this run. The run may lack some columns.
         results: name of a result -> its value; NaN is left out.
         state: how the run ended: `finished`, `diverged` or `failed`.
         seconds: its duration.
     """
     if not tf.io.gfile.isdir(folder):
         return
-    plain = {name: _plain(value) for name, value in settings.items()}
+    plain = {name: _shown([value], columns[name])[0] for name, value in settings.items()}
     known = {name: float(value) for name, value in results.items() if not math.isnan(value)}
 
     def values() -> list[Any]:
@@ -67,9 +78,24 @@ def write_session(
     _write_once(folder, "session", [plain, known, state], values)
 
 
-def _plain(value: Any) -> bool | float | str:
-    """Returns a value as TensorBoard can show it: lists, mappings and `None` as JSON."""
-    return value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+def _type(values: Sequence[Any]) -> Any:
+    """Returns the type of a column with these values."""
+    if all(isinstance(value, bool) for value in values):
+        return api_pb2.DATA_TYPE_BOOL
+    are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    return api_pb2.DATA_TYPE_FLOAT64 if are_numbers else api_pb2.DATA_TYPE_STRING
+
+
+def _shown(values: Sequence[Any], column: Sequence[Any]) -> list[bool | float | str]:
+    """Returns some values of a column as TensorBoard shows them; in a column of strings, other values as JSON.
+
+    Args:
+        values: the values.
+        column: all values of the column.
+    """
+    if _type(column) != api_pb2.DATA_TYPE_STRING:
+        return list(values)
+    return [value if isinstance(value, str) else json.dumps(value) for value in values]
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
@@ -91,18 +117,11 @@ def _short_names(names: Sequence[str]) -> list[str]:
 
 def _setting_info(name: str, values: Sequence[Any]) -> Any:
     """Returns the column of one metaparameter with its type and its possible values."""
-    plain = [_plain(value) for value in values]
-    if all(isinstance(value, bool) for value in plain):
-        return _discrete(name, api_pb2.DATA_TYPE_BOOL, plain)
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in plain):
-        interval = api_pb2.Interval(min_value=min(plain), max_value=max(plain))
-        return api_pb2.HParamInfo(name=name, type=api_pb2.DATA_TYPE_FLOAT64, domain_interval=interval)
-    return _discrete(name, api_pb2.DATA_TYPE_STRING, map(str, plain))
-
-
-def _discrete(name: str, kind: Any, values: Iterable[Any]) -> Any:
-    info = api_pb2.HParamInfo(name=name, type=kind)
-    info.domain_discrete.extend(dict.fromkeys(values))
+    info = api_pb2.HParamInfo(name=name, type=_type(values))
+    if info.type == api_pb2.DATA_TYPE_FLOAT64:
+        info.domain_interval.MergeFrom(api_pb2.Interval(min_value=min(values), max_value=max(values)))
+    else:
+        info.domain_discrete.extend(dict.fromkeys(_shown(values, values)))
     return info
 
 

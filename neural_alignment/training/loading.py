@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import tensorflow as tf
 # These imports register the classes of saved models with Keras.
 import optimizers  # noqa: F401
 from neural_alignment import losses, models, paths, plugins  # noqa: F401
-from neural_alignment.errors import RunError
+from neural_alignment.errors import ConfigError, RunError, WrongValue, shortened
+from neural_alignment.serialization import PACKAGE
 from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
 
@@ -63,15 +65,87 @@ def load_model(path: str | Path) -> AlignedModel:
 def _modules(path: str) -> list[str]:
     """Returns the names of the modules in which the custom classes of a .keras file are defined."""
     names: dict[str, None] = {}
-
-    def visit(node: Any) -> None:
-        if isinstance(node, dict) and node.get("registered_name") and isinstance(node.get("module"), str):
-            names[node["module"]] = None
-        for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-            visit(inner)
-
     with contextlib.suppress(Exception), tf.io.gfile.GFile(path, "rb") as file, zipfile.ZipFile(file) as archive:
-        visit(json.loads(archive.read("config.json")))
+        for node in _nodes(json.loads(archive.read("config.json"))):
+            if node.get("registered_name") and isinstance(node.get("module"), str):
+                names[node["module"]] = None
+    return list(names)
+
+
+def _nodes(config: Any) -> Iterator[dict[str, Any]]:
+    """Yields the mappings in a configuration of Keras, which describe objects, their arguments and so on."""
+    if isinstance(config, dict):
+        yield config
+    for inner in config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ():
+        yield from _nodes(inner)
+
+
+_REGISTERED = (
+    "whose classes and functions are registered with `neural_alignment.serialization.serializable`, because the "
+    "trained model could not be loaded otherwise"
+)
+
+
+def check_task(kind: str, loss: Any, metrics: Sequence[Any]) -> None:
+    """Checks that a trained model with this loss and these metrics can be loaded again.
+
+    Those of this package are left out: they can be loaded, and the codes of many classes are large.
+
+    Args:
+        kind: the name of the loss in the configuration, for the message.
+        loss: a Keras loss, or a function.
+        metrics: Keras metrics.
+
+    Raises:
+        ConfigError: if it cannot, because a class or function is not registered, or its configuration is incomplete.
+    """
+    for each in (loss, *metrics):
+        if _is_ours(each):
+            continue
+        try:
+            keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(each))
+        except Exception as error:  # The constructor of a user's class can raise any error.
+            name = getattr(each, "__name__", type(each).__name__)
+            reason = shortened(" ".join(str(error).split()), 100)
+            requirement = (
+                f"must be a loss with metrics {_REGISTERED}, and whose `get_config` returns all arguments of "
+                f"the constructor; {name} cannot be loaded ({reason})"
+            )
+            raise ConfigError(WrongValue("loss.kind", requirement, kind)) from error
+
+
+def check_network(options: Any, model: keras.Model) -> None:
+    """Checks that Keras finds the classes and functions in a model of a user when it loads the model.
+
+    Args:
+        options: the options of the model. Those of this package are not checked.
+        model: the model.
+
+    Raises:
+        ConfigError: if a class or function is not registered.
+    """
+    if not _is_ours(options) and (unknown := _unknown(model.get_config())):
+        requirement = f"must be a model {_REGISTERED}; {', '.join(unknown)} cannot be loaded"
+        raise ConfigError(WrongValue("model.name", requirement, options.name))
+
+
+def _is_ours(instance: Any) -> bool:
+    return type(instance).__module__.partition(".")[0] == PACKAGE
+
+
+def _unknown(config: dict[str, Any]) -> list[str]:
+    """Returns the names of the classes and functions in a configuration that Keras would not find."""
+    names: dict[str, None] = {}
+    known = keras.saving.get_custom_objects()
+    for node in _nodes(config):
+        kind, registered = node.get("class_name"), node.get("registered_name")
+        if kind in ("function", "__lambda__"):
+            try:
+                keras.saving.deserialize_keras_object(node)
+            except (TypeError, ValueError):
+                names[node["config"] if kind == "function" else "a lambda"] = None
+        elif kind and registered not in (None, *known) and not str(node.get("module")).startswith("keras."):
+            names[kind] = None
     return list(names)
 
 

@@ -77,7 +77,8 @@ class AlignedModel(InterceptedModel):
     this time. A custom optimizer of this kind needs the class attribute `copies_weights = True`.
 
     A subclass may have a custom `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it. Under a
-    distribution strategy this is an error.
+    distribution strategy this is an error. The metric of R is not in `metrics`, whose `update_state` such a step may
+    call with targets and outputs.
 
     Args:
         *args: as in `keras.Model`: `inputs` and `outputs`.
@@ -87,13 +88,24 @@ class AlignedModel(InterceptedModel):
         graphs: the `RunGraphs` to which the graphs of steps belong if another run may use them; otherwise None.
 
     Raises:
-        ValueError: if one layer has a networkwise rule and another layer does not have it.
+        ValueError: if `inputs` or `outputs` is missing, or if one layer has a networkwise rule and another layer does
+            not have it.
     """
 
     graphs: Any = None
 
+    _regulariser_tracker: RegulariserMean | None = None
+
+    # With these names of the arguments Keras saves a subclass as a functional model.
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        if missing := [name for name in ("inputs", "outputs")[len(args) :] if kwargs.get(name) is None]:
+            raise ValueError(
+                f"`AlignedModel` must be functional, because a rule may need the graph of its layers. Received "
+                f"{type(self).__name__} without {' and '.join(missing)}. Example: AlignedModel(inputs, outputs)."
+            )
+        # The inputs of a model with one input are a list of one tensor. Keras would warn if it is then called with it.
+        inputs, *rest = args or (kwargs.pop("inputs"),)
+        super().__init__(_single(inputs), *rest, **kwargs)
         rule = network_rule(self)
         self._prepared = False
         self._bound_rule = None if rule is None else BoundRule(self, rule)
@@ -147,10 +159,32 @@ class AlignedModel(InterceptedModel):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
-        if hasattr(self, "_regulariser_tracker"):  # Keras would list that of an earlier `compile` as well.
+        if self._regulariser_tracker is not None:  # Keras would track that of an earlier `compile` as well.
             keras_internals.untrack(self, self._regulariser_tracker)
         self._regulariser_tracker = RegulariserMean(intervals)
         self._watch = FiniteWatch([each.name for each in trained])
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The metrics of J, as in `keras.Model`; that of R takes other arguments."""
+        return [metric for metric in super().metrics if metric is not self._regulariser_tracker]
+
+    @property
+    def metrics_variables(self) -> list[Any]:
+        """The variables of the metrics of J and R."""
+        ours = self._regulariser_tracker
+        return [*super().metrics_variables, *([] if ours is None else ours.variables)]
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """Returns the values of the metrics of J and R, by name."""
+        ours = self._regulariser_tracker
+        return {**super().get_metrics_result(), **({} if ours is None else {ours.name: ours.result()})}
+
+    def reset_metrics(self) -> None:
+        """Resets the metrics of J and R."""
+        super().reset_metrics()
+        if self._regulariser_tracker is not None:
+            self._regulariser_tracker.reset_state()
 
     @property
     def regulariser_is_defined(self) -> bool:
@@ -216,6 +250,16 @@ class AlignedModel(InterceptedModel):
         J is named `"J"`, and an R_l by the name of its layer.
         """
         return self._watch.first()
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the model for inference, as `keras.Model.export` does.
+
+        Args:
+            *args: as in `keras.Model.export`.
+            **kwargs: as in `keras.Model.export`.
+        """
+        with forward_pass(regularise=False):  # The format traces gradients, which a layer alone refuses or warns of.
+            super().export(*args, **kwargs)
 
     def take_initial_weights(self) -> None:
         """Copies W(0) for the rules that need it, before the first training step. Later calls do nothing.
@@ -533,6 +577,11 @@ class AlignedModel(InterceptedModel):
         for name, gradient in found.items():
             gradients.add_of_r(variables[name], gradient)
         return value, [gradient for gradient in found.values() if gradient is not None] or [value]
+
+
+def _single(structure: Any) -> Any:
+    """Returns the tensor of a list of one tensor; any other structure of tensors is returned unchanged."""
+    return structure[0] if isinstance(structure, list | tuple) and len(structure) == 1 else structure
 
 
 def _widened(terms: Sequence[Tensor]) -> list[Tensor]:

@@ -10,13 +10,15 @@ import keras
 import tensorflow as tf
 
 from neural_alignment import data
+from neural_alignment.alignments import Alignment
 from neural_alignment.config import Config
 from neural_alignment.errors import ArgumentError, ConfigError, InputError, WrongValue, shortened
-from neural_alignment.keras_internals import all_layers
+from neural_alignment.keras_internals import all_layers, functional, has_graph
 from neural_alignment.losses import LossOptions, mean_over_examples
 from neural_alignment.optimization import Clock
 from neural_alignment.training import memory
 from neural_alignment.training.graphs import run_seed, set_random_seed
+from neural_alignment.training.loading import check_network, check_task
 from neural_alignment.training.model import AlignedModel
 from optimizers import MultiOptimizer, RateScheduler
 
@@ -70,8 +72,8 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
         steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if the model does not fit the data, a rule does not fit the model, the pattern of a rule matches no
-            layer, or the weights or the codes do not fit into memory.
+        ConfigError: if the model does not fit the data, a rule does not fit the model, no layer has a rule, the model
+            could not be loaded after training, or the weights or the codes do not fit into memory.
     """
     return build_network(config, output_units(config, classes), input_shape, steps_per_epoch)
 
@@ -110,8 +112,34 @@ def _draw_model(config: Config, outputs: int, input_shape: tuple[int, ...], step
     alignment = rules[0] if len(rules) == 1 else rules or None
     with _reported("model", type(config.model).model_fields):
         model = config.model.build(outputs, input_shape, alignment, config.weight_decay)
+    if not has_graph(model):
+        requirement = "must be a model whose builder returns a functional or built Sequential model of Keras, not a "
+        raise ConfigError(WrongValue("model.name", requirement + type(model).__name__, config.model.name))
+    _check_rules(config, rules, model)
+    check_network(config.model, model)
+    graph = functional(model)
     with _reported("alignment"):
-        return AlignedModel(model.input, model.output, name=model.name)
+        return AlignedModel(graph.input, graph.output, name=model.name)
+
+
+def _check_rules(config: Config, rules: Sequence[Alignment], model: keras.Model) -> None:
+    """Checks that every rule is that of a layer. Otherwise the layers would train by backpropagation.
+
+    Raises:
+        ConfigError: if the builder of the model, such as that of a user, does not pass a rule on to a layer.
+    """
+    layers = all_layers(model)
+    # Not by identity: `Bidirectional` copies its layers with their rules.
+    used = [layer.alignment for layer in layers if isinstance(getattr(layer, "alignment", None), Alignment)]
+    for given, rule in zip(config.rules, rules, strict=True):
+        if rule not in used:
+            pattern = f" with the pattern {rule.layers!r}" if rule.layers else ""
+            names = shortened(", ".join(layer.name for layer in layers))
+            raise ConfigError(
+                f"{config.key_path(given)}: no layer of the model {config.model.name!r} has the rule {rule.rule!r}"
+                f"{pattern}; its builder must pass `alignment` on to layers of `neural_alignment.layers`. The layers "
+                f"are: {names}."
+            )
 
 
 @contextlib.contextmanager
@@ -192,13 +220,14 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
         steps_per_epoch: number of full batches in an epoch.
 
     Raises:
-        ConfigError: if an optimizer does not fit the model, if no step would train J, or if the loss has no metric for
-            its criterion.
+        ConfigError: if an optimizer does not fit the model, if no step would train J, if the loss has no metric for
+            its criterion, or if the loss or a metric could not be loaded with the trained model.
     """
     _check_delay(config, steps_per_epoch)
     with _precision(config.runtime.precision):
         loss, metrics = config.loss.make(classes, config.batch_size, config.seed)
         _check_criterion(config.loss, metrics)
+        check_task(config.loss.kind, loss, metrics)
         with _reported("optimization"):
             model.compile(
                 optimizer=build_optimizer(config, steps_per_epoch),

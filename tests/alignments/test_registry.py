@@ -6,13 +6,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import helpers
+import keras
 import pytest
 from processes import Command
 
-from neural_alignment import alignments
-from neural_alignment.alignments import RULES, networkwise_rules, primitives
+from neural_alignment import alignments, layers, losses
+from neural_alignment.alignments import RULES, Symmetric, TrainedAlignment, networkwise_rules, primitives, register
+from neural_alignment.serialization import serializable
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -34,6 +37,40 @@ def test_every_rule_can_be_imported_from_the_package():
     for rule in RULES.values():
         assert getattr(alignments, rule.__name__) is rule
     assert set(networkwise_rules()) == {"align_zero", "align_ada", "dfa", "drtp", "last_layer"}
+
+
+def redefined(bases, name, value=None):
+    """Returns a class that a user defines under the name of a class of the package."""
+    attributes = {} if value is None else {"__annotations__": {"rule": Literal[value]}, "rule": value}
+    return type(bases)(name, (bases,), {"__module__": __name__, "__qualname__": name, **attributes})
+
+
+@pytest.mark.parametrize(
+    ("decorator", "kind", "taken"),
+    [
+        (register, redefined(TrainedAlignment, "Symmetric", "my_symmetric"), Symmetric),
+        (serializable, redefined(keras.layers.Layer, "Dense"), layers.Dense),
+        (serializable, redefined(keras.losses.Loss, "SquaredError"), losses.SquaredError),
+    ],
+)
+def test_a_class_does_not_replace_another_of_the_same_name(decorator, kind, taken):
+    """Keras would make a layer with the new rule of a layer with the old one when it copies a model."""
+    before, name = dict(RULES), kind.__name__
+    place = f"{taken.__module__}.{name}"
+    with pytest.raises(ValueError, match=rf"Received {__name__}.{name}, and {place} is registered. Example: My{name}"):
+        decorator(kind)
+    assert dict(RULES) == before
+    assert keras.saving.get_registered_object(f"neural_alignment>{name}") is taken
+
+
+def test_a_class_that_is_defined_again_replaces_the_previous_one(monkeypatch):
+    monkeypatch.setitem(RULES, "my_rule", None)
+    monkeypatch.delitem(RULES, "my_rule")
+    for _ in range(2):
+        rule = register(redefined(TrainedAlignment, "MyRule", "my_rule"))
+        assert RULES["my_rule"] is rule
+        assert keras.saving.get_registered_object("neural_alignment>MyRule") is rule
+    monkeypatch.delitem(keras.saving.get_custom_objects(), "neural_alignment>MyRule")
 
 
 RUN = {

@@ -1,7 +1,9 @@
 """Batches of jobs: estimates of the time, progress, and failed jobs."""
 
+import dataclasses
 import math
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,9 @@ from neural_alignment.jobs import batch
 from neural_alignment.jobs.batch import Batch, Execution, Screen
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines.in_process import InProcess
+from neural_alignment.jobs.engines.processes import Processes
 from neural_alignment.jobs.estimates import Begun, Estimates
+from neural_alignment.jobs.job import log_file
 from neural_alignment.jobs.pool import Engine
 
 
@@ -47,8 +51,11 @@ def test_estimates_are_those_of_the_run_or_of_similar_runs(tmp_path):
     assert math.isnan(estimates.of("b/x/seed0"))
     assert math.isnan(estimates.of("alone"))
     assert math.isnan(Estimates().of("b/x/seed0"))
-    assert estimates.describe(["a/x/seed0", "a/y/seed0"], 2) == "35 s (estimate)"
-    assert estimates.describe(["a/x/seed0", "b/x/seed0", "a/y/seed0", "c"], 2) == "35 s (estimate) and 2 not known yet"
+    assert estimates.describe(["a/x/seed0", "a/y/seed0"], 1) == "70 s (estimate)"
+    assert estimates.describe(["a/y/seed0", "a/y/seed0", "a/x/seed0"], 2) == "65 s (estimate)"
+    # The longest job takes its time, however many others run beside it.
+    assert estimates.describe(["a/x/seed0", "a/y/seed0"], 2) == "60 s (estimate)"
+    assert estimates.describe(["a/x/seed0", "b/x/seed0", "a/y/seed0", "c"], 20) == "60 s (estimate) and 2 not known yet"
     assert estimates.describe(["b/x/seed0", "c"], 2) == "time not known yet"
     assert estimates.describe([], 2) == "0 s (estimate)"
     assert Estimates().describe(["a/x/seed0"], 2) == "time not known yet"
@@ -129,6 +136,51 @@ def test_only_durations_of_whole_jobs_are_stored(tmp_path, training, computation
     Batch(jobs, str(tmp_path), 3, Execution(engine, Screen(print, print), Estimates(path))).run()
     # A piece starts from scratch. The problem of a damaged file is that of the run.
     assert Estimates(path).seconds.keys() == {"whole", "piece"}
+
+
+class Printing(Scripted):
+    """An engine whose jobs print a traceback into their log."""
+
+    def run(self, queue):
+        while job := queue.next():
+            Path(job.log).parent.mkdir(parents=True, exist_ok=True)
+            Path(job.log).write_text(f"Traceback of {job.name}\n")
+            queue.ended(job, self.endings[job.name])
+
+
+@pytest.mark.parametrize("state", ["finished", "diverged", "failed", "stopped", "unavailable"])
+def test_only_a_job_that_failed_keeps_its_log_which_the_message_names(tmp_path, computation, state):
+    names = ("fc/a/seed0", "fc/b/seed0")
+    endings = {"fc/a/seed0": Ending("finished", 0.5), "fc/b/seed0": Ending(state, reason="ValueError: no")}
+    jobs = [dataclasses.replace(computation(name), log=log_file(str(tmp_path / "out"), name)) for name in names]
+    made = Batch(jobs, str(tmp_path / "out"), 2, Execution(Printing(endings), Screen(print, print)))
+    if state in batch.SUCCESSFUL:
+        made.run()
+    else:
+        with pytest.raises(Stopped if state == "stopped" else RunError) as error:
+            made.run()
+        see = f"; see {tmp_path}/out/logs/fc/b/seed0.log" if state == "failed" else ""
+        assert f"fc/b/seed0: {state}: ValueError: no{see}" in str(error.value)
+        assert ("; see " in str(error.value)) == (state == "failed")
+    found = [str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*")]
+    kept = ["logs", "logs/fc", "logs/fc/b", "logs/fc/b/seed0.log"]
+    assert sorted(found) == (kept if state == "failed" else [])
+
+
+def test_the_traceback_of_a_piece_whose_code_is_wrong_can_be_read(tmp_path, computation, children):
+    """Its log is removed when the piece is computed later."""
+    folder = str(tmp_path)
+    job = computation("fc/piece", "math:sqrt", x=1)
+    job = dataclasses.replace(job, log=log_file(folder, job.name))
+    with pytest.raises(RunError) as error:
+        Batch([job], folder, 1, Execution(Processes(1), Screen(print, print))).run()
+    log = tmp_path / "logs" / "fc" / "piece.log"
+    line = "fc/piece: failed: TypeError: math.sqrt() takes no keyword arguments"
+    assert str(error.value) == f"{line}; see {log}"
+    assert "Traceback (most recent call last)" in log.read_text()
+    again = dataclasses.replace(job, function="time:time", arguments={})
+    Batch([again], folder, 1, Execution(Processes(1), Screen(print, print))).run()
+    assert not (tmp_path / "logs").exists()
 
 
 def test_the_duration_of_a_resumed_job_is_estimated_from_its_part():

@@ -132,9 +132,11 @@ def test_a_job_without_a_result_has_failed_and_its_log_is_named(memory, tmp_path
     Slurm(2).run(queue := Recorder(tmp_path, [training("a"), training("b", log=str(tmp_path / "b.log"))]))
     log = tmp_path / "slurm" / "70_0_0_log.out"
     assert queue.endings["a"].reason == f"its SLURM job 70_0 ended with the state {state}; see {log}"
-    memory(b=[Ending("failed", reason="ValueError: no")])
-    Slurm(1).run(queue := Recorder(tmp_path, [training("b", log=str(tmp_path / "b.log"))]))
-    assert queue.endings["b"].reason == f"ValueError: no; see {tmp_path / 'b.log'}"
+    for log in (tmp_path / "slurm" / "70_0_0_log.out", tmp_path / "b.log"):  # The first, if the job wrote no other.
+        memory(b=[Ending("failed", reason="ValueError: no")])
+        Slurm(1).run(queue := Recorder(tmp_path, [training("b", log=str(tmp_path / "b.log"))]))
+        assert queue.endings["b"].reason == f"ValueError: no; see {log}"
+        (tmp_path / "b.log").write_text("Traceback")
 
 
 def test_a_cancelled_job_stops_the_command_and_the_other_jobs(memory, tmp_path, training):

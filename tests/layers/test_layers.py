@@ -35,6 +35,7 @@ from neural_alignment.alignments import (
     Feedback,
     Information,
     InputPath,
+    SignalAlignment,
     SignSymmetry,
     Symmetric,
     TrainedAlignment,
@@ -611,6 +612,41 @@ def test_a_layer_called_twice_adds_the_loss_of_both_calls(rng):
     with forward_pass() as state:
         model(calls[0], training=True)
     assert_close(sum(state.losses.values()), expected)
+
+
+class ReadingKernels(TrainedAlignment):
+    """A rule that does not declare that it reads inputs."""
+
+    rule: Literal["reading_kernels"] = "reading_kernels"
+
+    def __call__(self, view):
+        return tf.reduce_mean(view.inputs) * tf.reduce_sum(view.backward_kernel)
+
+
+class ReadingSignals(SignalAlignment):
+    """The same rule, which declares it."""
+
+    rule: Literal["reading_signals"] = "reading_signals"
+    __call__ = ReadingKernels.__call__
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["add_loss", "forward pass"])
+def test_a_rule_that_reads_inputs_must_declare_it(inside):
+    """Otherwise R would be that of the first use of a layer only."""
+
+    def shared(rule):
+        layer, inputs = layers.Dense(2, alignment=rule, name="shared"), keras.Input((3,))
+        return layer, keras.Model(inputs, keras.layers.Add()([layer(inputs), layer(2 * inputs)]))
+
+    x = np.arange(12.0, dtype=np.float32).reshape(4, 3)
+    with forward_pass() if inside else contextlib.nullcontext() as state:
+        layer, model = shared(ReadingSignals())
+        model(x, training=True)
+        found = state.losses.values() if inside else model.losses
+        assert_close(sum(found), 3 * x.mean() * layer.backward_kernel.numpy().sum(), "float32")
+        _, model = shared(ReadingKernels())
+        with pytest.raises(AttributeError, match=r"`inputs` can be read only by .* Received layer 'shared' .*Signal"):
+            model(x, training=True)
 
 
 class Returning(TrainedAlignment):

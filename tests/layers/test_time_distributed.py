@@ -10,6 +10,7 @@ from recurrent_layers import Run
 
 from neural_alignment import convert, layers
 from neural_alignment.alignments import Feedback, WeightMirror, forward_pass, from_config
+from neural_alignment.training import AlignedModel, aligned_layers
 
 BATCH, STEPS = 3, 4
 
@@ -67,6 +68,87 @@ def test_the_noise_of_an_example_does_not_depend_on_the_part_of_the_batch_it_is_
     )
     assert_close(whole, (first + 2 * rest) / 3)
     assert_differs(whole, (first + 2 * wrong) / 3, by=1e-5)
+
+
+class Block(keras.layers.Layer):
+    """A layer of a user that calls an aligned layer."""
+
+    def __init__(self, dense):
+        super().__init__()
+        self.dense = dense
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        return self.dense.compute_output_shape(input_shape)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def functional(dense):
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, dense(inputs))
+
+
+@pytest.mark.parametrize(
+    "around",
+    [lambda dense: keras.Sequential([dense]), functional, Block, layers.TimeDistributed],
+    ids=["sequential", "functional", "layer", "wrapper"],
+)
+@pytest.mark.parametrize("steps", [STEPS, None])
+def test_r_of_a_layer_within_another_is_a_mean_over_time_steps(float64, rng, around, steps):
+    """Without a known number of steps, the native wrapper would use `tf.vectorized_map`."""
+    dense = layers.Dense(3, name="inner", alignment=from_config(RULE_CONFIGS["information"]))
+    wrapper = layers.TimeDistributed(around(dense))
+    nested = around is layers.TimeDistributed
+    inputs = keras.Input((steps, 2, 4) if nested else (steps, 4))
+    model = AlignedModel(inputs, wrapper(inputs))
+    x = rng.normal(size=(BATCH, STEPS, 2, 4) if nested else (BATCH, STEPS, 4)) + 0.3
+    backward = fill(dense, rng)[1]
+    with tf.GradientTape() as tape, forward_pass() as state:
+        tape.watch(variable := tf.constant(x))
+        outputs = model(variable, training=True)
+    assert_close(outputs, x @ dense.kernel.numpy() + dense.bias.numpy())
+    assert_close(tape.gradient(outputs, variable), np.ones(outputs.shape) @ dense.backward_kernel.numpy())
+    arrays = x.reshape(-1, 4), dense.kernel.numpy(), backward["kernel"]
+    expected = reference_regulariser(RULE_CONFIGS["information"], TABLE["Dense"].maps["kernel"], *arrays)
+    assert_close(state.losses["inner"], expected)
+    assert_differs(state.losses["inner"], STEPS * expected, by=0.1)
+
+
+def test_a_converted_model_in_a_wrapper_computes_r_as_a_mean_over_time_steps(float64, rng):
+    inputs = keras.Input((STEPS, 4))
+    block = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="inner")])
+    native = keras.Model(inputs, keras.layers.TimeDistributed(block)(inputs))
+    model = convert(native, from_config(RULE_CONFIGS["information"])).model
+    (dense,) = aligned_layers(model)
+    backward = fill(dense, rng)[1]
+    x = rng.normal(size=(BATCH, STEPS, 4)) + 0.3
+    with forward_pass() as state:
+        model(x, training=True)
+    arrays = x.reshape(-1, 4), dense.kernel.numpy(), backward["kernel"]
+    expected = reference_regulariser(RULE_CONFIGS["information"], TABLE["Dense"].maps["kernel"], *arrays)
+    assert_close(state.losses["inner"], expected)
+
+
+def test_a_model_with_several_outputs_is_called_once(rng):
+    inputs = keras.Input((4,))
+    first = layers.Dense(3, alignment=Feedback())(inputs)
+    inner = keras.Model(inputs, {"first": first, "second": layers.Dense(2, alignment=Feedback())(first)})
+    wrapper = layers.TimeDistributed(inner)
+    x = rng.normal(size=(BATCH, STEPS, 4)).astype(np.float32)
+    found, expected = wrapper(x), inner(x.reshape(-1, 4))
+    for name, size in (("first", 3), ("second", 2)):
+        assert_close(found[name], expected[name].numpy().reshape(BATCH, STEPS, size), "float32")
+
+
+@pytest.mark.parametrize("native", [keras.layers.LSTM, layers.LSTM])
+def test_a_stateful_layer_beside_an_aligned_one_is_refused(native):
+    inner = keras.Sequential([native(3, stateful=True, name="memory"), layers.Dense(2, alignment=Feedback())])
+    with pytest.raises(ValueError, match=r"must not be stateful if it has an alignment.* 'memory' with stateful=True"):
+        layers.TimeDistributed(inner)
 
 
 @pytest.mark.parametrize("wrap", [lambda layer: layer, keras.layers.Bidirectional], ids=["plain", "bidirectional"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ from layer_table import TABLE, build, call, connections, expected, fill, make, n
 
 from neural_alignment import config as configuration
 from neural_alignment import layers
-from neural_alignment.alignments import Feedback, KolenPollack, forward_pass, from_config
+from neural_alignment.alignments import AlignZero, DirectFeedback, Feedback, KolenPollack, forward_pass, from_config
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.training import AlignedModel
 from neural_alignment.training.trainer import Trainer
@@ -38,6 +39,8 @@ ALL = tuple(TABLE)
 NETWORKS = [pytest.param(FEW, id="few"), pytest.param(ALL, id="all", marks=pytest.mark.exhaustive)]
 
 INFORMATION = {**RULE_CONFIGS["information"], "input": {"noise": "normal", "stddev": 0.5, "batch_center": True}}
+
+SYMMETRIC = from_config(RULE_CONFIGS["symmetric"])
 
 BATCH = 4
 
@@ -136,6 +139,20 @@ def test_an_exported_model_has_the_outputs_of_the_model(rule, tmp_path):
     model = network(ALL, from_config(INFORMATION if rule == "information" else RULE_CONFIGS[rule]))
     [x], _ = examples()
     model.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(str(tmp_path / "exported"))
+    np.testing.assert_allclose(exported.serve(x), model(x, training=False), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [DirectFeedback(), AlignZero(), SYMMETRIC], ids=lambda rule: rule.rule)
+def test_an_aligned_model_with_every_kind_of_rule_is_exported(rule, tmp_path, caplog):
+    """The format traces the gradients of layers, which rules for a whole network refuse outside of a step."""
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(3, activation="relu", alignment=rule)(inputs)
+    model = AlignedModel(inputs, layers.Dense(2, alignment=rule)(hidden))
+    with caplog.at_level(logging.WARNING, "neural_alignment"):
+        model.export(tmp_path / "exported", verbose=False)
+    assert not [each for each in caplog.records if each.name.startswith("neural_alignment")]
+    x = np.random.default_rng(3).normal(size=(5, 4)).astype(np.float32)
     exported = tf.saved_model.load(str(tmp_path / "exported"))
     np.testing.assert_allclose(exported.serve(x), model(x, training=False), rtol=1e-5, atol=1e-6)
 

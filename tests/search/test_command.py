@@ -71,6 +71,15 @@ def test_the_default_directory_of_a_search_and_another_base(call, plan_file, tmp
     assert (base.model.hidden, base.batch_size) == ([5], 90)
 
 
+def test_a_comparison_takes_at_least_the_time_of_a_trial_of_each_search(call, plan_file, monkeypatch, scripted):
+    """The searches run one after another: 20 trials at a time do not make four searches of two trials shorter."""
+    monkeypatch.setattr(scripted[0], "slots", 20)
+    words = ("--algorithms", "tpe,random", "--seeds", "0,1", "--trials", "2", "--search-dir", "here")
+    code, output, error = call("search", plan_file(more="seconds: 30"), *words)
+    assert code == 0, error
+    assert output.splitlines()[0] == "4 searches, 8 trials, estimate: 2 min from scratch"
+
+
 def test_a_comparison_prints_its_verdict(call, plan_file, tmp_path):
     words = ("--algorithms", "tpe,random", "--seeds", "0,1", "--trials", "2", "--search-dir", "here")
     code, output, error = call("search", plan_file(more="seconds: 30"), *words)

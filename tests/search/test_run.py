@@ -8,6 +8,7 @@ import threading
 import types
 
 import pytest
+import tensorflow as tf
 from helpers import SMALL_RUN
 from processes import Command
 
@@ -347,9 +348,37 @@ def test_a_trial_that_was_stopped_is_not_over(search, scripted, tmp_path):
     with pytest.raises(Stopped, match="trial 1: SIGTERM at step 3, which is saved; the same command resumes"):
         search(stopped)
     assert not (tmp_path / "found" / "trials.jsonl").exists()
+    assert not (tmp_path / "found" / "scores.csv").exists()
     search(again)
     assert rates(again)[:1] == rates(stopped)
     assert len(again.seen) == 4
+
+
+def test_a_search_that_is_stopped_early_reports_the_trials_so_far(search, scripted, tmp_path):
+    engine, judge = scripted
+    stopped = engine(lambda config, number: judge(config, number) if number < 3 else Ending("stopped", reason="SIGINT"))
+    with pytest.raises(Stopped, match="trial 3: SIGINT; the same command resumes"):
+        search(stopped)
+    found = tmp_path / "found"
+    best = max((1, 2), key=lambda number: judge(stopped.seen[number - 1][1], number).top1)
+    assert (found / "best.yaml").read_text().startswith(f"# Trial {best}, the best of a search")
+    with open(found / "scores.csv") as file:
+        assert [row["number"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert {path.name for path in found.glob("*.png")} == {"importance.png", "scores.png"}
+    search(engine(judge))
+    with open(found / "scores.csv") as file:
+        assert len(list(csv.DictReader(file))) == 4
+
+
+def test_an_early_report_that_cannot_be_written_does_not_hide_why_the_search_stopped(search, scripted, monkeypatch):
+    engine, judge = scripted
+
+    def full(*_):
+        raise tf.errors.PermissionDeniedError(None, None, "scores.csv; Permission denied")
+
+    monkeypatch.setattr(report, "write", full)
+    with pytest.raises(Stopped, match="trial 2: SIGINT"):
+        search(engine(lambda *own: judge(*own) if own[1] < 2 else Ending("stopped", reason="SIGINT")))
 
 
 def test_a_trial_that_cannot_run_stops_the_search_with_the_whole_reason(search, scripted):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from helpers import for_each
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError
@@ -338,3 +339,25 @@ def test_thirds_contain_equal_numbers_of_values_and_choices_keep_their_names():
     assert labels == ["0.001 to 0.01", "0.02 to 0.5", "0.7 to 0.9"]
     labels, groups = grouped(Choice(choice=[None, 1, True]), [True, None, 1, 1])
     assert (labels, groups) == (["null", "1", "true"], [2, 0, 1, 1])
+
+
+GROUPS = {
+    "nothing": ([], ["none"], []),
+    "one value": ([2, 2], ["2"], [0, 0]),
+    "two values": ([1, 2, 2, 1, 1, 1], ["1", "2"], [0, 1, 1, 0, 0, 0]),
+    "three values, one of them rare": ([4096] * 9 + [1024, 2048], ["1024", "2048", "4096"], [2] * 9 + [0, 1]),
+    "changes near the thirds": ([0, 0, 0, 1, 1, 2, 2, 3, 3], ["0", "1", "2 to 3"], [0, 0, 0, 1, 1, 2, 2, 2, 2]),
+    "most trials with a late value": ([1, 2, 3, 3, 3, 3, 4], ["1 to 2", "3", "4"], [0, 0, 1, 1, 1, 1, 2]),
+    "most trials with an early value": ([1, 1, 1, 1, 2, 3, 4], ["1", "2", "3 to 4"], [0, 0, 0, 0, 1, 2, 2]),
+    "only the last is not the first": ([1] * 9 + [2, 3, 4], ["1", "2", "3 to 4"], [0] * 9 + [1, 2, 2]),
+}
+
+
+@for_each("case", GROUPS)
+def test_equal_values_of_a_range_are_in_one_group(case):
+    values, labels, groups = GROUPS[case]
+    for order in (values, values[::-1]):
+        due = groups if order is values else groups[::-1]
+        assert grouped(Space({"a": {"integer": [0, 5000]}}).sampled["a"], order) == (labels, due)
+    if len(set(values)) > 3:
+        assert all(groups.count(third) for third in range(3))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from event_reader import experiment, points, run_names, session
 from helpers import SMALL_RUN
-from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import api_pb2, list_session_groups
 
 from neural_alignment import compare
 from neural_alignment import config as configuration
@@ -91,6 +91,37 @@ def test_a_search_has_a_column_per_varied_quantity_and_a_row_per_trial(search, t
         assert points(place) == ({"result/best_top1": [(0, 0.75)]} if finished else {})
 
 
+def passes(info, value):
+    """Returns for each option of a column whether TensorBoard shows a run with a value if only it is ticked."""
+    group = api_pb2.SessionGroup()
+    kind = {bool: "bool_value", float: "number_value", str: "string_value"}[type(value)]
+    setattr(group.hparams[info.name], kind, value)
+    found = {}
+    for option in info.domain_discrete.values:
+        column = api_pb2.ColParams(hparam=info.name)
+        column.filter_discrete.values.add().CopyFrom(option)
+        filters = list_session_groups._create_filters([column], list_session_groups._create_extractors([column]))
+        found[option.string_value] = all(each(group) for each in filters)
+    return found
+
+
+def test_a_row_passes_the_filters_of_its_options(plan_file, tmp_path):
+    """A row with the number 0.5 would pass none of the options of a column of strings."""
+    options = [None, 0.5, True, "adam", [1, 2]]
+    space = f"config: base.yaml\ntrials: 12\nspace:\n  $any: {{choice: {json.dumps(options)}}}\n"
+    space += "  alignment.decay: {match: $any, cases: [[null, 0], [0.5, 1], [true, 0], [adam, 1], [[1, 2], 0.5]]}\n"
+    path, engine = plan_file(space), Trained(["finished"] * 12)
+    trials = run.search(plan.load(path), ["logging.tensorboard=true"], str(tmp_path / "search"), engine, print)
+    column = next(info for info in experiment(tmp_path / "search").hparam_infos if info.name == "$any")
+    names = ["null", "0.5", "true", "adam", "[1, 2]"]
+    assert [value.string_value for value in column.domain_discrete.values] == names
+    drawn = [options.index(trial.settings["$any"]) for trial in trials]
+    assert len({*drawn}) > 3
+    for trial, index in zip(trials, drawn, strict=True):
+        settings, _ = session(tmp_path / "search" / "trials" / f"{trial.number:04d}")
+        assert passes(column, settings["$any"]) == {name: name == names[index] for name in names}
+
+
 def test_equal_names_are_shown_with_more_of_their_path(tmp_path):
     names = ["a.x.rate", "a.y.rate", "b.x.rate", "rate", "decay"]
     hparams.write_experiment(str(tmp_path), {name: [0.0, 1.0] for name in names}, {})
@@ -167,6 +198,8 @@ def test_a_comparison_has_a_row_per_run_with_the_keys_that_vary(compared):
     columns = {info.name: info for info in experiment(folder / "fc").hparam_infos}
     assert {"configuration", "seed", "alignment.rule", "alignment.self_"} <= set(columns)
     assert not {"epochs", "batch_size", "optimization.forward.learning_rate"} & set(columns)
+    # Only one of the rules has this key; TensorBoard shows the runs without it whatever the interval.
+    assert columns["alignment.self_"].type == api_pb2.DATA_TYPE_FLOAT64
     metrics = {info.name.tag: info.display_name for info in experiment(folder / "fc").metric_infos}
     assert metrics == {"result/top1": "validation top-1", "result/mean_angle": "mean angle of W to B^T (degrees)"}
     assert run_names(folder / "fc") == {".", *NAMES}
@@ -175,6 +208,7 @@ def test_a_comparison_has_a_row_per_run_with_the_keys_that_vary(compared):
         rule, _, seed = name.partition("/seed")
         assert (settings["configuration"], settings["alignment.rule"]) == (f"fc/{rule}", rule)
         assert settings["seed"] == int(seed)
+        assert settings.get("alignment.self_") == (0.002 if rule == "symmetric" else None)
         is_diverged = name == "feedback/seed1"
         assert status == (api_pb2.STATUS_FAILURE if is_diverged else api_pb2.STATUS_SUCCESS)
         chance = {"result/top1": [(0, pytest.approx(0.1))]}  # The value of a diverged run, which has no angle.

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, assert_differs, exhaustive_unless, two_replicas
 
-from neural_alignment import layers
-from neural_alignment.alignments import Feedback, Symmetric, from_config
+from neural_alignment import convert, layers
+from neural_alignment.alignments import AlignZero, Feedback, Symmetric, from_config
 from neural_alignment.training import AlignedModel, aligned_layers
 from neural_alignment.training.stepping import Stepper, Tracing
 from optimizers import Momentum, MultiOptimizer, RateScheduler
@@ -584,8 +584,9 @@ def test_compiling_again_lists_each_metric_once(tmp_path):
     model.save(tmp_path / "model.keras")
     for compiled in (model, keras.models.load_model(tmp_path / "model.keras")):
         compiled.compile(optimizer(), cross_entropy())
-        assert [metric.name for metric in compiled.metrics] == ["loss", "regulariser"]
-        assert not any(variable.numpy() for metric in compiled.metrics for variable in metric.variables)
+        assert [metric.name for metric in compiled.metrics] == ["loss"]
+        assert list(compiled.get_metrics_result()) == ["loss", "regulariser"]
+        assert not any(variable.numpy() for variable in compiled.metrics_variables)
         assert not compiled.regulariser_is_defined
 
 
@@ -797,6 +798,80 @@ def test_a_subclass_may_add_to_the_step(scheduler, run_eagerly):
         ends.append(model.get_weights())
     for a, b in zip(*ends, strict=True):
         assert_close(a, b)
+
+
+class FromTheGuide(AlignedModel):
+    """Has the training step of Keras' guide "Customizing what happens in fit() with TensorFlow"."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(y=y, y_pred=y_pred)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss)
+            else:
+                metric.update_state(y, y_pred)
+        return {m.name: m.result() for m in self.metrics}
+
+
+def test_the_step_of_the_guide_of_keras_works():
+    x, y = data()
+    model = subclassed(FromTheGuide, Feedback(), metrics=["accuracy"])
+    logs = model.fit(x, y, batch_size=len(x), verbose=0).history
+    assert logs["loss"][0] > 0
+    assert 0 <= logs["accuracy"][0] <= 1
+    assert set(model.evaluate(x, y, verbose=0, return_dict=True)) == {"loss", "accuracy"}
+
+
+def test_both_metrics_are_reset_and_reported_in_each_epoch():
+    x, y = data()
+    model = network(Symmetric(self_=0.3, decay=0.3))
+    model.compile(optimizer(), cross_entropy(), metrics=["accuracy"], run_eagerly=True)
+    first = model.train_on_batch(x, y, return_dict=True)
+    assert set(first) == {"loss", "accuracy", "regulariser"}
+    model.reset_metrics()
+    assert set(map(float, model.get_metrics_result().values())) == {0.0}
+    assert not model.regulariser_is_defined
+
+
+def test_a_model_without_a_graph_is_refused():
+    class Own(AlignedModel):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    message = r"^`AlignedModel` must be functional.* Received Own without {}\. Example: AlignedModel\(inputs, outputs\)"
+    inputs = keras.Input((3,))
+    for options, missing in (({}, "inputs and outputs"), ({"name": "own", "inputs": inputs}, "outputs")):
+        with pytest.raises(ValueError, match=message.format(missing)):
+            Own(**options)
+    with pytest.raises(ValueError, match="Received AlignedModel without outputs"):
+        AlignedModel(inputs)
+    assert Own(inputs=inputs, outputs=keras.layers.Dense(2)(inputs)).output_shape == (None, 2)
+
+
+def test_the_inputs_and_outputs_of_every_kind_of_model_make_an_aligned_one(rng):
+    """As messages advise. Warnings of Keras are errors here."""
+    sequential = convert(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), AlignZero()).model
+    left, right = keras.Input((3,), name="left"), keras.Input((3,), name="right")
+    outputs = keras.layers.Add()([left, right])
+    x, y = rng.normal(size=(4, 3)).astype(np.float32), np.zeros(4)
+    for model, arrays in (
+        (sequential, x),
+        (keras.Model(left, layers.Dense(2, alignment=AlignZero())(left)), x),
+        (keras.Model([left, right], layers.Dense(2, alignment=AlignZero())(outputs)), [x, x]),
+    ):
+        aligned = AlignedModel(model.inputs, model.outputs)
+        aligned.compile(keras.optimizers.SGD(0.1), cross_entropy())
+        aligned.fit(arrays, y, verbose=0)
+        assert_close(aligned.predict(arrays, verbose=0), model.predict(arrays, verbose=0), "float32")
 
 
 def test_a_step_that_is_set_on_the_model_is_called():

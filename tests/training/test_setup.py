@@ -8,9 +8,12 @@ import pytest
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment.errors import ConfigError
+from neural_alignment import layers, load_model
+from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.losses import SMALLEST_LOSS, Criterion, LossOptions, SparseTopKAccuracy
-from neural_alignment.training import AlignedModel, run, setup
+from neural_alignment.models import ModelOptions
+from neural_alignment.serialization import serializable
+from neural_alignment.training import AlignedModel, aligned_layers, run, setup
 from neural_alignment.training.trainer import Trainer
 from optimizers import Adam, Momentum, Noisy, WarmupAndDrops
 
@@ -181,6 +184,172 @@ def test_a_loss_without_the_metric_of_its_criterion_is_rejected_before_training(
     with pytest.raises(ConfigError, match=r"loss\.kind: .* metric named top1.* set `criterion`.*; found 'unjudged'"):
         setup.compile_model(model, config, 10, 5)
     setup.compile_model(model, config.model_copy(update={"loss": JudgedByJ(), "alignment": None}), 10, 5)
+
+
+# Classes and functions of users.
+
+
+@serializable
+def registered_loss(labels, outputs):
+    return keras.losses.sparse_categorical_crossentropy(labels, outputs)
+
+
+def unregistered_loss(labels, outputs):
+    return registered_loss(labels, outputs)
+
+
+class UnregisteredMetric(keras.metrics.SparseCategoricalAccuracy):
+    pass
+
+
+@serializable
+class WithoutConfig(keras.metrics.SparseCategoricalAccuracy):
+    """Has an argument that `get_config` does not return."""
+
+    def __init__(self, wanted, name="top1", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+
+TOP1 = [keras.metrics.SparseCategoricalAccuracy(name="top1")]
+TASKS = {
+    "a loss function": (unregistered_loss, TOP1, "unregistered_loss"),
+    "a lambda": (lambda labels, outputs: registered_loss(labels, outputs), TOP1, "<lambda>"),
+    "a metric": (registered_loss, [UnregisteredMetric("top1")], "UnregisteredMetric"),
+    "an argument": (registered_loss, [WithoutConfig(1)], "WithoutConfig"),
+    "a function in a class of Keras": (
+        registered_loss,
+        [*TOP1, keras.metrics.MeanMetricWrapper(unregistered_loss)],
+        "MeanMetricWrapper",
+    ),
+    "a registered function": (registered_loss, TOP1, None),
+    "a function of Keras": (keras.losses.sparse_categorical_crossentropy, TOP1, None),
+    "a name": ("sparse_categorical_crossentropy", TOP1, None),
+}
+"""A loss, metrics, and the name of the one that cannot be loaded, or None."""
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_whose_model_could_not_be_loaded_is_refused_before_training(tmp_path, task):
+    loss, metrics, name = TASKS[task]
+
+    class Task(LossOptions):
+        kind: Literal["mine"] = "mine"
+
+        def make(self, classes, batch_size, seed):
+            return loss, metrics
+
+    config = configuration.parse(BASE).model_copy(update={"loss": Task(), "alignment": None})
+    model = AlignedModel(inputs := keras.Input((3,)), keras.layers.Dense(10, activation="softmax")(inputs))
+    if name is None:
+        setup.compile_model(model, config, 10, 5)
+    else:
+        with pytest.raises(ConfigError, match=rf"^loss\.kind: .*serializable.*; {name} cannot be loaded .*'mine'$"):
+            setup.compile_model(model, config, 10, 5)
+        model.compile(Momentum(0.1), loss, weighted_metrics=metrics)
+    model.fit(np.ones((4, 3)), np.arange(4), verbose=0)
+    model.save(tmp_path / "model.keras")
+    if name is None:
+        assert load_model(tmp_path / "model.keras").evaluate(np.ones((4, 3)), np.arange(4), verbose=0)
+    else:
+        with pytest.raises(RunError):
+            load_model(tmp_path / "model.keras")
+
+
+class Unregistered(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def unregistered_activation(inputs):
+    return inputs
+
+
+def of_a_user(layers_of):
+    """Returns the options of a model with the layers that a function makes for a rule."""
+
+    class Mine(ModelOptions):
+        builder = staticmethod(lambda classes, input_shape, alignment, weight_decay: layers_of(alignment, input_shape))
+
+        name: Literal["mine"] = "mine"
+
+    return Mine()
+
+
+def flat(*made):
+    """Returns a builder of a model with layers, of which some may be functions of the rule."""
+
+    def layers_of(alignment, input_shape):
+        x = inputs = keras.Input(input_shape)
+        x = keras.layers.Flatten()(x)
+        for each in made:
+            x = (each if isinstance(each, keras.layers.Layer) else each(alignment))(x)
+        return keras.Model(inputs, x)
+
+    return layers_of
+
+
+def aligned(alignment):
+    return layers.Dense(10, alignment=alignment)
+
+
+def built(layers_of, alignment):
+    config = configuration.parse({**BASE, "alignment": alignment})
+    return setup.build_model(config.model_copy(update={"model": of_a_user(layers_of)}), 10, (8, 8, 1), 1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (lambda _: Unregistered(), "Unregistered"),
+        (lambda _: keras.layers.TimeDistributed(Unregistered()), "Unregistered"),
+        (lambda _: keras.layers.Dense(4, activation=unregistered_activation), "unregistered_activation"),
+    ],
+)
+def test_a_model_that_could_not_be_loaded_is_refused_before_training(layer, name):
+    reshape = keras.layers.Reshape((4, 16))
+    with pytest.raises(ConfigError, match=rf"^model\.name: .*serializable.*; {name} cannot be loaded; found 'mine'$"):
+        built(flat(reshape, layer, aligned), BASE["alignment"])
+
+
+def test_a_rule_that_the_model_passes_to_no_layer_is_refused():
+    rule = BASE["alignment"]
+    native = flat(keras.layers.Dense(10, name="readout"))
+    line = r"^alignment: no layer of the model 'mine' has the rule 'symmetric'.*The layers are: .*readout\.$"
+    with pytest.raises(ConfigError, match=line):
+        built(native, rule)
+    with pytest.raises(ConfigError, match=r"^alignment: .* has the rule 'symmetric' with the pattern 'nosuch\*';"):
+        built(native, {**rule, "layers": "nosuch*"})
+    two = [{"rule": "feedback", "layers": "a*"}, {"rule": "sign_symmetry", "layers": "b*"}]
+    with pytest.raises(ConfigError, match=r"^alignment\.1: .* has the rule 'sign_symmetry' with the pattern 'b\*';"):
+        built(flat(lambda rules: layers.Dense(10, alignment=rules[0])), two)
+    assert built(native, None).count_params() == 650
+    bidirectional = lambda rule: keras.layers.Bidirectional(layers.LSTM(3, alignment=rule))  # noqa: E731
+    built(flat(keras.layers.Reshape((4, 16)), bidirectional), {**rule, "layers": "forward*"})
+
+
+class WithoutGraph(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize("model", [WithoutGraph(), keras.Sequential([keras.layers.Dense(10)])])
+def test_a_model_without_a_graph_is_refused(model):
+    line = rf"^model\.name: must be a .* functional or built Sequential model .*{type(model).__name__}; found 'mine'$"
+    with pytest.raises(ConfigError, match=line):
+        built(lambda *_: model, None)
+
+
+def test_a_model_may_be_sequential():
+    def sequential(alignment, input_shape):
+        return keras.Sequential([keras.Input(input_shape), keras.layers.Flatten(), aligned(alignment)], name="mine")
+
+    model = built(sequential, BASE["alignment"])
+    assert (model.name, model.output_shape) == ("mine", (None, 10))
+    assert [layer.alignment.rule for layer in aligned_layers(model)] == ["symmetric"]
 
 
 def test_a_delay_that_max_steps_does_not_end_is_one_line():

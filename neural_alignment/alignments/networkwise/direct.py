@@ -66,7 +66,7 @@ class DirectFeedback(CutRule):
     """Whether all positions of a layer share one map `(channels, classes)`, with the same standard deviation. Boopathy
     and Fiete 2022 describe this for ImageNet, to save memory. Images of any size can then be trained on."""
     seed: int = 0
-    """Seed of the maps. Default: the seed of the run."""
+    """Seed of the maps. Default in a run: the seed of the run. In a Keras model it is 0 unless this is set."""
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> list[_Map]:
         """Draws a map for each cut. Maps are numbered, because layer names may differ between equal models.

@@ -305,7 +305,8 @@ class _Controller:
         """Reports the end of a job to the queue."""
         each = self._running[name]
         if ending.state == "failed":
-            log = each.job.log or slurm_scheduler.log(self._folder, each.number)
+            is_written = each.job.log is not None and Path(each.job.log).exists()
+            log = each.job.log if is_written else slurm_scheduler.log(self._folder, each.number)
             ending = dataclasses.replace(ending, reason=f"{ending.reason}; see {log}")
         self._forget(name)
         self._write_record()
