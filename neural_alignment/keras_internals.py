@@ -150,7 +150,11 @@ def mask_of(tensor: Any) -> Any:
 
 def keep_mask(tensor: Any, source: Any) -> Any:
     """Gives a tensor the mask that Keras keeps with another one; returns the tensor."""
-    mask = mask_of(source)
+    return set_mask(tensor, mask_of(source))
+
+
+def set_mask(tensor: Any, mask: Any) -> Any:
+    """Gives a tensor the mask that Keras keeps with it, unless the mask is None; returns the tensor."""
     if mask is not None:
         tensor._keras_mask = mask
     return tensor

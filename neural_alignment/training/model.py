@@ -496,8 +496,7 @@ class AlignedModel(InterceptedModel):
             chosen = tf.nest.map_structure(lambda t: None if t is None else t[index], batch)
             begin = first + index * (examples // parts)
             gradients, *rest = self._gradients(*chosen, step, begin, mode)
-            targets = self._targets
-            return [*map(dense, filled(gradients, targets), targets)], *rest
+            return [*map(dense, gradients, self._targets)], *rest
 
         return accumulated(part, parts)
 

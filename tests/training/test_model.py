@@ -416,6 +416,25 @@ def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches)
     assert_differs(ends[0][0], start[0])
 
 
+@pytest.mark.parametrize("run_eagerly", [True, False], ids=["eager", "graph"])
+def test_minibatches_do_not_move_variables_without_a_gradient(run_eagerly):
+    """Weight decay would shrink the kernel of an output that has no loss if its gradient were zero."""
+    x, y = data(8)
+    ends = []
+    for minibatches in (1, 2):
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((5,))
+        model = AlignedModel(inputs, {name: layers.Dense(3, name=name)(inputs) for name in "ab"})
+        decaying = keras.optimizers.SGD(0.1, weight_decay=0.5)
+        options = {"minibatches": minibatches, "run_eagerly": run_eagerly, "jit_compile": False}
+        model.compile(MultiOptimizer([decaying]), {"a": cross_entropy(), "b": None}, **options)
+        start = model.get_layer("b").kernel.numpy()
+        model.train_on_batch(x, {"a": y})
+        np.testing.assert_array_equal(model.get_layer("b").kernel.numpy(), start)
+        ends.append(model.get_layer("a").kernel.numpy())
+    assert_close(*ends, "float32")
+
+
 def test_batch_centring_differs_between_minibatches_and_the_full_batch(float64):
     """The exception, so that the test above can fail."""
     x, y = data(6)
