@@ -219,6 +219,11 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     return model._loss_tracker
 
 
+def compute_loss(model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Any:
+    """Returns J by the method `compute_loss` of a model, in which a subclass may leave out the argument `training`."""
+    return model._compute_loss(x, y, y_pred, sample_weight, training=training)
+
+
 LossOfFunction: Any = keras.losses.MeanSquaredError.__base__
 """The class of the losses that Keras makes of functions, which gives targets and outputs the same rank."""
 

@@ -1,6 +1,7 @@
 """The life of a run directory."""
 
 import json
+import math
 import shutil
 
 import keras
@@ -15,6 +16,7 @@ from neural_alignment.training import evaluation, run
 from neural_alignment.training.checkpoints import kept_steps
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.run_directory import FILES
+from neural_alignment.training.trainer import Trainer
 
 BASE = {
     "epochs": 2,
@@ -284,6 +286,13 @@ def test_divergence_stops_the_run_names_step_and_layer_and_keeps_the_files(tmp_p
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints" / "last")).endswith(f"ckpt-{STEPS}")
     with pytest.raises(RunError, match=r"has no model\.keras because the run is diverged"):
         run.evaluate(tmp_path)
+
+
+def test_a_metric_that_is_undefined_is_not_a_divergence(tmp_path, monkeypatch):
+    advance = Trainer.advance
+    monkeypatch.setattr(Trainer, "advance", lambda self, limit: {**advance(self, limit), "undefined": math.nan})
+    run.train(config(max_steps=1, evaluation=UNPROBED), tmp_path)
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "finished"
 
 
 def test_a_j_that_is_not_finite_at_an_evaluation_is_a_divergence_too(tmp_path):
