@@ -131,7 +131,7 @@ Kind = Annotated[
         "--engine",
         metavar="ENGINE",
         help="Where runs are trained: in-process, one at a time in this process; processes:N, N at a time on this "
-        f"machine; spark:N; tpu:NAME,NAME,...; slurm:N. Default: {PROCESSES}, of the command search processes:1.",
+        f"machine; spark:N; tpu:NAME,NAME,...; slurm:N. Default: {PROCESSES}; for `search`, processes:1.",
     ),
 ]
 Launcher = Annotated[

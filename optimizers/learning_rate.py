@@ -49,8 +49,8 @@ class _ByEpochsOfJ(Schedule):
         self.alternation = alternation
 
     @property
-    def _turns(self) -> int:
-        """Number of global steps for a step of J."""
+    def _stretch(self) -> int:
+        """Factor by which alternation makes an epoch longer: k + 1, of which J is trained at k steps."""
         return (self.alternation or 0) + 1
 
     @property
@@ -58,14 +58,14 @@ class _ByEpochsOfJ(Schedule):
         """Global steps of the delay."""
         return self.delay_epochs * self.steps_per_epoch
 
-    def _steps_of_j(self, step: Any) -> tf.Tensor:
-        """Returns the steps of J before a global step, with fractions between steps of J; a float64 scalar."""
+    def _unstretched(self, step: Any) -> tf.Tensor:
+        """Returns the global steps since the end of the delay, divided by `_stretch`; a float64 scalar."""
         # float32 is not exact enough to place the drops in a long run.
-        return tf.maximum(tf.cast(step, tf.float64) - whole_if_near(self._delay), 0.0) / self._turns
+        return tf.maximum(tf.cast(step, tf.float64) - whole_if_near(self._delay), 0.0) / self._stretch
 
     def _epoch(self, step: Any) -> tf.Tensor:
         """Returns the fractional epoch of J at a global step, a float64 scalar."""
-        return self._steps_of_j(step) / self.steps_per_epoch
+        return self._unstretched(step) / self.steps_per_epoch
 
     def _warmup(self, epoch: tf.Tensor) -> tf.Tensor:
         """Returns the warm-up factor, a float64 scalar from 0 to 1."""
@@ -134,7 +134,7 @@ class WarmupAndDrops(_ByEpochsOfJ):
         """Returns the rate at the global step `step`, a float32 scalar."""
         factor = self._warmup(self._epoch(step))
         for epoch in self.drop_epochs:
-            drop = whole_if_near(self._delay + epoch * self.steps_per_epoch * self._turns)
+            drop = whole_if_near(self._delay + epoch * self.steps_per_epoch * self._stretch)
             factor = tf.where(tf.cast(step, tf.float64) < drop, factor, factor * self.drop_factor)
         return tf.cast(self.learning_rate * factor, tf.float32)
 
@@ -197,7 +197,7 @@ class WarmupAndSchedule(_ByEpochsOfJ):
         """Returns the rate at the global step `step`, a float32 scalar."""
         rate = self._precise
         if isinstance(rate, Schedule):
-            after_warmup = self._steps_of_j(step) - self.warmup_epochs * self.steps_per_epoch
+            after_warmup = self._unstretched(step) - self.warmup_epochs * self.steps_per_epoch
             rate = rate(whole_if_near(tf.maximum(after_warmup, 0.0)) + (_TOLERANCE if _has_periods(rate) else 0.0))
         return tf.cast(tf.cast(rate, tf.float64) * self._warmup(self._epoch(step)), tf.float32)
 

@@ -11,7 +11,11 @@ from neural_alignment.layers import ALIGNED_FORMS
 
 PAGE = Path(__file__).parent.parent / "docs" / "layers.md"
 
-_ELEMENTWISE = "scales or shifts each unit by itself; the error passes through a diagonal"
+_ELEMENTWISE = "its weights only scale each unit, so they act on the error as a diagonal matrix"
+_NORMALIZATION = (
+    "its weights only scale and shift each unit; the error also passes through the mean or variance over units or "
+    "examples, without other weights"
+)
 _CELL = "a cell; align the layer `{layer}` that runs it over time"
 _FOREIGN = "runs a network of another library, whose backward pass is not that of Keras"
 _CONVOLUTIONAL_CELL = (
@@ -25,7 +29,7 @@ _SIGNS = ("add_weight(", "self.layer =", "self.cell", "forward_layer", "EinsumDe
 REASONS = {
     "AdditiveAttention": _ELEMENTWISE,
     "Attention": "its only weight is a number that scales the scores",
-    "BatchNormalization": _ELEMENTWISE,
+    "BatchNormalization": _NORMALIZATION,
     "Bidirectional": "the recurrent layers in it are aligned",
     "ConvLSTM1D": _CONVOLUTIONAL_CELL,
     "ConvLSTM2D": _CONVOLUTIONAL_CELL,
@@ -33,14 +37,14 @@ REASONS = {
     "Embedding": "its inputs are integers; no error passes through it",
     "FlaxLayer": _FOREIGN,
     "GRUCell": _CELL.format(layer="GRU"),
-    "GroupNormalization": _ELEMENTWISE,
+    "GroupNormalization": _NORMALIZATION,
     "IntegerLookup": _CONSTANT,
     "JaxLayer": _FOREIGN,
     "LSTMCell": _CELL.format(layer="LSTM"),
-    "LayerNormalization": _ELEMENTWISE,
+    "LayerNormalization": _NORMALIZATION,
     "Normalization": _CONSTANT,
     "PReLU": _ELEMENTWISE,
-    "RMSNormalization": _ELEMENTWISE,
+    "RMSNormalization": _NORMALIZATION,
     "RNN": "runs any cell; align `SimpleRNN`, `LSTM` or `GRU`",
     "ReversibleEmbedding": "no aligned form: embedding and readout share one matrix; use `Embedding` and `Dense`",
     "STFTSpectrogram": "a fixed Fourier transform",

@@ -16,8 +16,8 @@ REQUIRED = "required"
 """Key of a property that has no default; `json_schema` does not say which these are."""
 
 READING = (
-    "Dots lead to the keys of a mapping, as in `--set`. If the default of a key is empty, its description says what "
-    "happens without the key.\n\n"
+    "Dots lead to the keys of a mapping, as in `--set`. If the default of a key is empty, its description names it; if "
+    "the description names none, the key is not set (null), and the keys of a mapping have their own defaults.\n\n"
 )
 """How the tables are read."""
 

@@ -32,8 +32,9 @@ class Config(Options):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of initial weights, data order, augmentation and noise."""
     epochs: PositiveInt
-    """Length of the run in epochs of J. If J and R alternate, an epoch of J includes the steps of R in between.
-    The epochs of `optimization.delay_epochs` are included."""
+    """Length of the run. With `optimization.alternation: k` an epoch takes k + 1 times the steps of one pass over the
+    data; J is trained at k of every k + 1 steps. Without it an epoch is one pass. The steps of
+    `optimization.delay_epochs` are included."""
     max_steps: PositiveInt | None = None
     """Maximum number of global steps. Default: no limit besides `epochs`."""
     batch_size: PositiveInt

@@ -21,7 +21,8 @@ class Optimization(Options):
     backward: AnyOptimizer | None = None
     """The optimizer of R, which updates the backward kernels."""
     alternation: PositiveInt | None = None
-    """Number of steps of J between two steps of R. Default: both losses are trained at every step."""
+    """Number of steps of J between two steps of R. An epoch of the run takes this number + 1 times the steps of one
+    pass over the data. Default: both losses are trained at every step."""
     delay_epochs: NonNegativeFloat = 0.0
     """Epochs at the start in which only R is trained, counted in global steps. They are part of the `epochs` of the
     run, so J is trained for less time."""

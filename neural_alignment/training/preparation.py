@@ -103,7 +103,7 @@ def load_initial_state(config: Config, directory: RunDirectory, prepared: Prepar
 
 
 def epoch_steps(config: Config, dataset: data.Facts) -> int:
-    """Returns the number of global steps in an epoch of J."""
+    """Returns the number of global steps in an epoch of the run, which alternation makes longer."""
     return dataset.steps_per_epoch * ((config.optimization.alternation or 0) + 1)
 
 
