@@ -51,8 +51,7 @@ class ForwardPass:
         intervals: the values of `Alignment.interval` whose rules compute R_l in this step; None means all.
         has_initial_weights: whether W(0), the weights before the first training step, have been recorded. True in
             every training step of an `AlignedModel`.
-        weight_transport: whether the error travels back through W (true backpropagation, for comparison). It is read
-            in the backward pass, so backward passes of both kinds can follow one forward pass.
+        weight_transport: whether the error travels back through W (true backpropagation, for comparison).
         probe: called with each layer, its inputs and its pre-activation W^T x (+ bias); returns the tensor that
             replaces the pre-activation.
         around: called with each operation of an `AlignedModel` and the function that calls the operation; returns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
 Tensor = tf.Tensor
@@ -28,13 +30,16 @@ def _angle(first: Tensor, second: Tensor) -> Tensor:
 
 
 def norm_ratio(backward: Tensor, forward: Tensor) -> Tensor:
-    """Returns ||B|| / ||W||.
+    """Returns ||B|| / ||W||; NaN if W is zero or a norm is not finite.
 
     Args:
         backward: B, any shape.
         forward: W, any shape.
     """
-    return tf.norm(tf.cast(backward, tf.float32)) / tf.norm(tf.cast(forward, tf.float32))
+    numerator, denominator = (tf.norm(tf.cast(kernel, tf.float32)) for kernel in (backward, forward))
+    ratio = numerator / denominator
+    defined = tf.math.is_finite(ratio) & tf.math.is_finite(denominator)
+    return tf.where(defined, ratio, math.nan)
 
 
 def _unit(vector: Tensor) -> Tensor:

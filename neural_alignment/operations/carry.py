@@ -32,9 +32,8 @@ def carry(
         forward_kernel: W.
         backward_kernel: B, in the layout of W.
         tie_gradient: if True, the gradient of B equals that of W (Kolen-Pollack); if False, it is zero.
-        weight_transport: called in every backward pass. If it returns True, the error goes back through W, as in
-            backpropagation, and the gradient of B is zero. One forward pass can be followed by backward passes of
-            both kinds.
+        weight_transport: called in every backward pass, which in a loop is traced together with the loop. If it returns
+            True, the error goes back through W, as in backpropagation, and the gradient of B is zero.
 
     Returns:
         The projection of `inputs` by `forward_kernel`, `(batch, ..., outputs)`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -31,7 +32,7 @@ class AlignmentMonitor(keras.callbacks.Callback):
     - without `x`: `weight_angle` (between W and B^T) and `norm_ratio` (||B|| / ||W||), read from the kernels;
     - with `x`: also `projection_angle` (between W^T x and B^T x), one forward pass over `x` and one more product per
       kernel;
-    - with `x` and `y`: also `local_gradient_angle` and `pseudogradient_angle` (see `training.probes.MEASURES`), one
+    - with `x` and `y`: also `local_gradient_angle` and `pseudogradient_angle` (see `training.probes.MEASURES`), two
       forward and two backward passes.
 
     Args:
@@ -102,5 +103,6 @@ class AlignmentMonitor(keras.callbacks.Callback):
         functions = (probes.measure_kernels, probes.measure_projections, probes.measure)
         if not signals:
             return functions[0](self.model)
-        measured = strategy.run(functions[len(signals)], args=(self.model, *signals))
+        # The model is not an argument: `TPUStrategy` converts all arguments to tensors.
+        measured = strategy.run(functools.partial(functions[len(signals)], self.model), args=signals)
         return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], measured)

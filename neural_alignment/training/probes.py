@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -19,7 +22,8 @@ MEASURES = ("weight_angle", "norm_ratio", "projection_angle", "local_gradient_an
 weight_angle: between W and B^T. norm_ratio: ||B|| / ||W||. projection_angle: between W^T x and B^T x over the batch,
 before bias and nonlinearity. local_gradient_angle: between the errors that B and W send back for the same upstream
 error. pseudogradient_angle: between the gradient of J to W computed through the backward kernels and that of true
-backpropagation.
+backpropagation. The signals of a layer that is used several times are those of all uses; an angle without signals is
+NaN.
 """
 
 
@@ -54,24 +58,49 @@ def measure_projections(model: keras.Model, x: Tensor) -> dict[str, dict[str, Te
         Measure of `KERNEL_MEASURES` and `"projection_angle"` -> connection name -> float32 scalar; NaN if it is not
         defined.
     """
-    angles: dict[str, Tensor] = {}
-
-    def probe(connection: Any, inputs: Tensor, outputs: Tensor) -> Tensor:
-        angles[connection.name] = _projection_angle(connection, inputs)
-        return outputs
-
+    uses: dict[str, list[_Use]] = defaultdict(list)
     mapping = [(variable, variable.value) for variable in model.variables]
-    with keras.StatelessScope(state_mapping=mapping), measuring_pass(model, probe=probe):
+    with keras.StatelessScope(state_mapping=mapping), measuring_pass(model, probe=_recorder(uses)):
         model(x, training=True)
+    angles = {}
+    with measuring_pass(model):
+        for connection in connections(model):
+            forward = tf.convert_to_tensor(connection.kernel.value)
+            backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
+            inputs = [tf.cast(use.inputs, forward.dtype) for use in uses[connection.name]]
+            angles[connection.name] = _projection_angle(connection, inputs, forward, backward)
     return {**measure_kernels(model), "projection_angle": angles}
 
 
-def _projection_angle(connection: Connection, inputs: Tensor) -> Tensor:
-    """Returns the angle between W^T x and B^T x, with the kernels in the dtype in which they are stored."""
-    forward = tf.convert_to_tensor(connection.kernel.value)
-    backward = connection.linear_map.transpose(tf.cast(connection.backward_kernel, forward.dtype))
-    inputs = tf.cast(inputs, forward.dtype)
-    return angle(connection.linear_map.project(inputs, forward), connection.linear_map.project(inputs, backward))
+class _Use(NamedTuple):
+    """The inputs and outputs of a connection in one call of its layer."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+def _recorder(uses: dict[str, list[_Use]]) -> Callable[[Connection, Tensor, Tensor], Tensor]:
+    """Returns a `ForwardPass.probe` that adds each use of a connection to the list with its name."""
+
+    def probe(connection: Connection, inputs: Tensor, outputs: Tensor) -> Tensor:
+        uses[connection.name].append(_Use(inputs, outputs))
+        return outputs
+
+    return probe
+
+
+def _projection_angle(connection: Connection, inputs: list[Tensor], forward: Tensor, backward: Tensor) -> Tensor:
+    """Returns the angle between W^T x and B^T x over the inputs of all uses; B is in the layout of W."""
+    project = connection.linear_map.project
+    return _joint_angle([(project(each, forward), project(each, backward)) for each in inputs])
+
+
+def _joint_angle(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Returns the angle between the first members of all pairs, as one vector, and the second; NaN without pairs."""
+    if not pairs:
+        return tf.constant(math.nan)
+    first, second = zip(*pairs, strict=True)
+    return angle(*(tf.concat([tf.reshape(each, [-1]) for each in signals], axis=0) for signals in (first, second)))
 
 
 def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Tensor]]:
@@ -90,22 +119,22 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
     chosen = connections(model)
     # All computations read the same tensor of a kernel, so that the graph optimizer can merge equal ones.
     kernels = [tf.identity(connection.kernel.value) for connection in chosen]
-    pseudo, true, seen = _gradients(model, chosen, kernels, x, y)
+    uses: dict[str, list[_Use]] = defaultdict(list)
+    pseudo, errors = _gradients(model, chosen, kernels, x, y, uses, probe=_recorder(uses))
+    # Another forward pass, because TensorFlow traces the gradient of a loop over time together with the loop.
+    true, _ = _gradients(model, chosen, kernels, x, y, {}, weight_transport=True)
     results: dict[str, dict[str, Tensor]] = {name: {} for name in MEASURES}
     for connection, forward, pseudogradient, gradient in zip(chosen, kernels, pseudo, true, strict=True):
         # The network may compute in half precision, which is too coarse for angles.
-        inputs, upstream = (tf.cast(signal, forward.dtype) for signal in seen[connection.name])
-        linear_map = connection.linear_map
+        inputs = [tf.cast(use.inputs, forward.dtype) for use in uses[connection.name]]
+        upstream = [tf.cast(error, forward.dtype) for error in errors.get(connection.name, [])]
         with measuring_pass(model):
-            backward = linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
+            backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
         row = (
             angle(forward, backward),
             norm_ratio(backward, forward),
-            angle(linear_map.project(inputs, forward), linear_map.project(inputs, backward)),
-            angle(
-                linear_map.reconstruct(upstream, forward, like=inputs),
-                linear_map.reconstruct(upstream, backward, like=inputs),
-            ),
+            _projection_angle(connection, inputs, forward, backward),
+            _local_gradient_angle(connection, inputs, upstream, forward, backward),
             angle(pseudogradient, gradient),
         )
         for name, value in zip(MEASURES, row, strict=True):
@@ -113,31 +142,44 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
     return results
 
 
+def _local_gradient_angle(
+    connection: Connection, inputs: list[Tensor], upstream: list[Tensor], forward: Tensor, backward: Tensor
+) -> Tensor:
+    """Returns the angle between the errors that W and B send back for the upstream errors of all uses."""
+    reconstruct, signals = connection.linear_map.reconstruct, zip(upstream, inputs, strict=True)
+    return _joint_angle([(reconstruct(d, forward, like=x), reconstruct(d, backward, like=x)) for d, x in signals])
+
+
 def _gradients(
-    model: keras.Model, chosen: list[Connection], kernels: list[Tensor], x: Tensor, y: Tensor
-) -> tuple[list[Tensor], list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
-    """Returns the gradients of J to the forward kernels, through B and through W, and two signals of each layer.
+    model: keras.Model,
+    chosen: list[Connection],
+    kernels: list[Tensor],
+    x: Tensor,
+    y: Tensor,
+    uses: dict[str, list[_Use]],
+    **options: Any,
+) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
+    """Returns the gradients of J to the forward kernels and to the outputs of the connections.
 
-    The signals are the inputs of the layer, and the error at its outputs that was sent through the backward kernels.
+    Args:
+        model: the model.
+        chosen: its connections.
+        kernels: the values of their forward kernels.
+        x: inputs.
+        y: targets.
+        uses: the uses of the connections, which the forward pass may fill.
+        **options: attributes of the `ForwardPass`.
+
+    Returns:
+        The gradients to `kernels`, and those to the outputs in `uses`; multiplied by the factor of J in half precision.
     """
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-
-    def probe(connection: Any, layer_inputs: Tensor, layer_outputs: Tensor) -> Tensor:
-        inputs[connection.name], outputs[connection.name] = layer_inputs, layer_outputs
-        return layer_outputs
-
     kept = {id(connection.kernel): value for connection, value in zip(chosen, kernels, strict=True)}
     mapping = [(v, kept.get(id(v), v.value)) for v in model.variables if v.trainable or id(v) in kept]
-    with tf.GradientTape(persistent=True) as tape:
+    with tf.GradientTape() as tape:
         tape.watch(kernels)
-        scope = keras.StatelessScope(state_mapping=mapping)
-        with scope, measuring_pass(model, probe=probe) as state:
+        with keras.StatelessScope(state_mapping=mapping), measuring_pass(model, **options):
             loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), training=True)
-    names = [connection.name for connection in chosen]
+        loss = model.optimizer.scale_loss(loss)  # As in training; small errors in float16 would be zero.
+    outputs = {name: [use.outputs for use in found] for name, found in uses.items()}
     zero = tf.UnconnectedGradients.ZERO  # Below frozen layers the tape has no error.
-    sources = (kernels, [outputs[name] for name in names])
-    pseudo, upstream = tape.gradient(loss, sources, unconnected_gradients=zero)
-    state.weight_transport = True
-    true = tape.gradient(loss, kernels, unconnected_gradients=zero)
-    return pseudo, true, {name: (inputs[name], error) for name, error in zip(names, upstream, strict=True)}
+    return tape.gradient(loss, (kernels, outputs), unconnected_gradients=zero)

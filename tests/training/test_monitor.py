@@ -104,6 +104,24 @@ def test_a_converted_model_on_two_replicas_has_the_measures_of_one():
     assert rows[0] == pytest.approx(rows[1], abs=0.1)
 
 
+def test_a_strategy_that_takes_only_tensors_can_measure(monkeypatch):
+    """`TPUStrategy` converts all arguments of `run` to tensors."""
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    original = tf.distribute.OneDeviceStrategy.run
+
+    def run(self, function, args=(), **options):
+        return original(self, function, tuple(map(tf.convert_to_tensor, args)), **options)
+
+    monkeypatch.setattr(tf.distribute.OneDeviceStrategy, "run", run)
+    with strategy.scope():
+        model = network()
+    monitor = AlignmentMonitor(*data())
+    monitor.set_model(model)
+    monitor.on_train_begin()
+    assert np.isfinite(list(monitor.start.values())).all()
+    assert "pseudogradient_angle/hidden" in monitor.start
+
+
 def test_wrong_use_is_an_error_in_three_parts():
     x, y = data()
     with pytest.raises(ValueError, match=r"`y` must be given together with `x`.*Example: AlignmentMonitor\(x, y\)"):

@@ -242,6 +242,21 @@ def test_a_checkpoint_of_another_configuration_is_refused(broken):
         run.train(config(), broken)
 
 
+def test_a_finished_run_of_another_length_is_continued_by_a_new_run(finished, tmp_path):
+    _, path = finished
+    longer = config(epochs=3, logging=TENSORBOARD, model=CONVNET)
+    advice = (
+        rf"epochs was 2, is now 3; the run is finished, and a new run .* init_from=\{{path: {path}, optimizer: true\}}"
+    )
+    with pytest.raises(RunError, match=advice):
+        run.train(longer, path, resume=True)
+    state = {"path": str(path), "optimizer": True}
+    rest = config(epochs=3, model=CONVNET, init_from=state, evaluation=UNPROBED)
+    run.train(rest, tmp_path / "longer")
+    rows = MetricsFile(str(tmp_path / "longer" / "metrics.csv")).rows()
+    assert [row["step"] for row in rows] == [2 * STEPS, 3 * STEPS]
+
+
 def test_a_directory_that_is_no_run_stays_unchanged(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for options in ({}, {"force": True}, {"resume": True}):
