@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from optimizers.keras_internals import moments
+from optimizers.keras_internals import keep_moments, moments
 from optimizers.moments import slot
 
 
@@ -56,7 +56,7 @@ class Adam(keras.optimizers.Adam):
             return
         keras.optimizers.Optimizer.build(self, variables)
         pairs = [[slot(self, variable, name) for name in ("momentum", "velocity")] for variable in variables]
-        self._momentums, self._velocities = [list(column) for column in zip(*pairs, strict=True)] or ([], [])
+        keep_moments(self, *([list(column) for column in zip(*pairs, strict=True)] or ([], [])))
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable."""

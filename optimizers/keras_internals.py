@@ -27,6 +27,11 @@ def moments(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, Any]:
     return optimizer._momentums[index], optimizer._velocities[index]
 
 
+def keep_moments(optimizer: keras.optimizers.Adam, first: list[Any], second: list[Any]) -> None:
+    """Sets the moments of all variables, in the order of the variables, in place of those that Keras would create."""
+    optimizer._momentums, optimizer._velocities = first, second
+
+
 def call_count(optimizer: keras.optimizers.Optimizer) -> Any:
     """Returns the variable that counts the calls of `apply`.
 

@@ -391,6 +391,16 @@ def test_the_moments_of_adam_are_those_of_a_variable():
         np.testing.assert_allclose(second.numpy(), np.full(variable.shape, gradient**2 / 2))
 
 
+def test_the_moments_that_an_optimizer_is_given_are_those_of_its_variables():
+    optimizer, variables = built(keras.optimizers.Adam(0.1, beta_1=0.75, beta_2=0.5))
+    first, second = ([keras.Variable(np.full(each.shape, value)) for each in variables] for value in (8.0, 2.0))
+    optimizer_internals.keep_moments(optimizer, first, second)
+    optimizer.apply([np.zeros(2, np.float32), np.zeros(3, np.float32)], variables)
+    for own, variable in zip(zip(first, second, strict=True), variables, strict=True):
+        assert optimizer_internals.moments(optimizer, variable) == own
+        np.testing.assert_allclose([each.numpy()[0] for each in own], [6.0, 1.0])
+
+
 def test_the_keys_of_a_checkpoint_tell_the_variables_of_an_optimizer(tmp_path):
     optimizer, variables = built(keras.optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=2))
     optimizer.apply([np.ones(2, np.float32), np.ones(3, np.float32)], variables)
