@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +22,28 @@ if importlib.util.find_spec("tensorflow") is None:
     raise ImportError(
         "TensorFlow is not installed. Install one of the extras of neural_alignment: cpu, gpu or tpu, "
         "as in pip install 'neural_alignment[cpu]'."
+    )
+
+
+def _keras_backend() -> str:
+    """Returns the backend that Keras reads from its variable or its file `keras.json`, without importing Keras.
+
+    If the packages of this backend are missing, the import of Keras fails with an error that does not name the cause.
+    """
+    if name := os.environ.get("KERAS_BACKEND"):
+        return name
+    home = os.path.expanduser("~")
+    folder = os.environ.get("KERAS_HOME", os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras"))
+    try:
+        return json.loads(Path(folder, "keras.json").expanduser().read_text())["backend"]
+    except (OSError, ValueError, LookupError, TypeError):  # Keras then uses its default as well.
+        return "tensorflow"
+
+
+if (_backend := _keras_backend()) != "tensorflow":
+    raise ImportError(
+        "neural_alignment needs the TensorFlow backend of Keras. "
+        f"Received {_backend!r}. Example: KERAS_BACKEND=tensorflow."
     )
 
 __version__ = "0.1.0"

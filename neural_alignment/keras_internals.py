@@ -160,7 +160,11 @@ def mask_of(tensor: Any) -> Any:
 
 def keep_mask(tensor: Any, source: Any) -> Any:
     """Gives a tensor the mask that Keras keeps with another one; returns the tensor."""
-    mask = mask_of(source)
+    return set_mask(tensor, mask_of(source))
+
+
+def set_mask(tensor: Any, mask: Any) -> Any:
+    """Gives a tensor the mask that Keras keeps with it, unless the mask is None; returns the tensor."""
     if mask is not None:
         tensor._keras_mask = mask
     return tensor
@@ -223,6 +227,11 @@ def build_metrics(model: keras.Model, labels: Any, predictions: Any) -> None:
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     """Returns the metric by which a compiled model reports `loss`."""
     return model._loss_tracker
+
+
+def compute_loss(model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Any:
+    """Returns J by the method `compute_loss` of a model, in which a subclass may leave out the argument `training`."""
+    return model._compute_loss(x, y, y_pred, sample_weight, training=training)
 
 
 LossOfFunction: Any = keras.losses.MeanSquaredError.__base__

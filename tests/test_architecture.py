@@ -150,6 +150,22 @@ importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else
     assert all(extra in last for extra in ("cpu", "gpu", "tpu"))
 
 
+def test_another_backend_of_keras_is_refused_before_the_import_of_keras(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    home = f"import os; os.environ['KERAS_HOME'] = {str(tmp_path)!r}"
+    for setting, backend in (("import os; os.environ['KERAS_BACKEND'] = 'jax'", "jax"), (home, "torch")):
+        result = run_python(f"{setting}; os.environ.setdefault('KERAS_BACKEND', ''); import neural_alignment")
+        assert result.returncode != 0
+        last = result.stderr.strip().splitlines()[-1]
+        assert last.startswith(
+            f"ImportError: neural_alignment needs the TensorFlow backend of Keras. Received '{backend}'"
+        )
+    for text in ('{"backend": "tensorflow"}', "{", "[]"):
+        (tmp_path / "keras.json").write_text(text)
+        result = run_python(f"{home}; import neural_alignment")
+        assert result.returncode == 0, result.stderr
+
+
 def test_all_rules_public_names_and_layers_are_found_after_plain_keras(saved_model):
     """Keras on its own does not know the layers, and must not import modules named in a file."""
     code = f"""

@@ -269,6 +269,21 @@ def test_without_metrics_there_is_nothing_to_build():
     assert len(variables_of_metrics(model)) == 2
 
 
+def test_the_loss_of_a_model_need_not_have_the_argument_training():
+    class Old(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+            return x, y, y_pred, sample_weight
+
+    class New(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return x, y, y_pred, sample_weight, training
+
+    inputs = keras.Input((3,))
+    old, new = (kind(inputs, keras.layers.Dense(2)(inputs)) for kind in (Old, New))
+    assert internals.compute_loss(old, 1, 2, 3, 4, training=False) == (1, 2, 3, 4)
+    assert internals.compute_loss(new, 1, 2, 3, 4, training=False) == (1, 2, 3, 4, False)
+
+
 def test_the_loss_tracker_is_the_loss_that_keras_reports():
     model = shared_dense()
     model.compile(optimizer="sgd", loss="mse")

@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 import yaml
 from helpers import exhaustive_unless
 
 from neural_alignment import config as configuration
+from neural_alignment.training import run
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{name}.md" for name in ("training", "devices", "keras", "rules", "data", "results"))]
@@ -25,9 +27,13 @@ def test_every_code_block_is_run_by_a_test():
     assert TEXT.count("```") == 2 * len(BLOCKS)
 
 
+WITH_A_RUN = [text for text in blocks("python") if "runs/" in text]
+WITHOUT_FILES = [text for text in blocks("python") if text not in WITH_A_RUN]
+
+
 @pytest.mark.parametrize(
     "text",
-    exhaustive_unless(blocks("python"), blocks("python")[:2]),
+    exhaustive_unless(WITHOUT_FILES, WITHOUT_FILES[:2]),
     ids=lambda text: text.strip().splitlines()[-1][:40],
 )
 def test_python(text, tmp_path):
@@ -39,6 +45,20 @@ def test_python(text, tmp_path):
         assert names["model"].history.history["accuracy"][-1] > 0.8
         assert len(text.strip().splitlines()) <= 26
         assert isinstance(names["optimizer"], keras.optimizers.Optimizer)
+
+
+def test_python_with_a_finished_run(tmp_path, monkeypatch):
+    """The inputs are those of the run: with raw pixels the accuracy is lower."""
+    monkeypatch.chdir(tmp_path)
+    short = ["epochs=1", "evaluation.probe_examples=0", "logging.tensorboard=false"]
+    top1 = run.train(configuration.load("quickstart", short), "runs/first").metrics["top1"]
+    [text] = WITH_A_RUN
+    names = {}
+    exec(compile(text, "README.md", "exec"), names)
+    assert names["accuracy"] == pytest.approx(top1, abs=0.05)
+    raw = names["model"].predict(names["images"].reshape(-1, 8, 8, 1), verbose=0)
+    assert np.mean(np.argmax(raw, axis=1) == names["labels"]) < names["accuracy"] - 0.05
+    assert names["w"].shape == names["b"].T.shape == (512, 10)
 
 
 RULES = {"digits": ["weight_mirror", "symmetric"], "mnist": ["feedback", "feedback"], "examples": ["weight_mirror"]}

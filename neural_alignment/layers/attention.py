@@ -55,6 +55,7 @@ class AlignedAttention:
             if None in shape[1:] and len(shape) == len(query_shape) + 1:  # Keras knows the positions of the queries.
                 shape = (*query_shape[:-1], *shape[-2:])
             aligned.build(shape)
+        self._converted_kernels = None
 
     @property
     def inner_connections(self) -> list[str]:

@@ -149,9 +149,9 @@ class AlignedLayer:
         return self.alignment is not None and self.alignment.keeps_kernel
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
-        """Creates a weight, as the native layer does, and notes its initializer."""
+        """Creates a weight, as the native layer does, and notes the initializer of a kernel."""
         # The native layer may derive the initializer of a kernel from its argument.
-        if "_initializers" in self.__dict__ and kwargs.get("name") is not None:
+        if "_initializers" in self.__dict__ and kwargs.get("name") in self.kernel_names:
             self._initializers[kwargs["name"]] = kwargs.get("initializer")
         return super().add_weight(*args, **kwargs)
 
@@ -165,11 +165,12 @@ class AlignedLayer:
         self.add_backward_kernels()
 
     def add_backward_kernels(self) -> None:
-        """Creates the weights of all connections. See `Connection.add_weights`."""
+        """Creates the weights of all connections, and forgets the kernels of the native layer that this one is from."""
         for connection in self.connections:
             name = connection.kernel_name
             drawn = (self._converted_kernels or {}).get(name)
             connection.add_weights(self.initializer_of(connection), drawn)
+        self._converted_kernels = None
 
     def initializer_of(self, connection: Connection) -> Any:
         """Returns the initializer of the W of a connection."""

@@ -87,7 +87,7 @@ class WeightNorm(Options):
             backward.assign(scale(backward))
 
     def check_rules(self, rules: Sequence[Alignment]) -> None:
-        """Checks that backward kernels, if they are scaled, are independent of W and keep their norm in training.
+        """Checks that training keeps the norms, and that backward kernels are independent of W if they are scaled.
 
         Args:
             rules: all rules of a run.
@@ -95,13 +95,19 @@ class WeightNorm(Options):
         Raises:
             ArgumentError: if this is not true for one of the rules.
         """
+        for rule in rules:
+            if rule.tie_gradient:
+                requirement = (
+                    f"must be left out with {rule.rule}, in which B gets the updates of W: norms would undo it"
+                )
+                raise ArgumentError("model.weight_norm", requirement, self.model_dump())
         if not self.scales_backward:
             return
         reason = None if rules else "without a rule, since there are no backward kernels"
         for rule in rules:
             if not rule.keeps_kernel or rule.starts_at_forward:
                 reason = f"with {rule.rule}, whose backward kernels are copies of W"
-            elif rule.learns or rule.tie_gradient:
+            elif rule.learns:
                 reason = f"with {rule.rule}, which changes the norm of B"
         if reason is not None:
             raise ArgumentError("model.weight_norm.kernels", f"must be forward {reason}", self.kernels)

@@ -117,10 +117,15 @@ def _check_same_configuration(directory: RunDirectory, config: Config, status: d
     stored = directory.checked_config(status or {})
     difference = config_comparison.first_difference(stored, config)
     if difference:
+        advice = f"{directory.resuming(directory.file('config.yaml'))} continues it"
+        if status is not None and status["state"] == "finished":
+            advice = (
+                "the run is finished, and a new run in another directory continues it with "
+                f"init_from={{path: {directory.path}, optimizer: true}}"
+            )
         raise RunError(
-            f"{directory.path}: its checkpoint is of another configuration: {difference}; "
-            f"{directory.resuming(directory.file('config.yaml'))} continues it; otherwise move the directory away, or "
-            "choose another one"
+            f"{directory.path}: its checkpoint is of another configuration: {difference}; {advice}; otherwise move the "
+            "directory away, or choose another one"
         )
     if moved := config_comparison.moved_data(stored, config):
         _log.warning("%s: is a run with data at another path, which must be the same data: %s", directory.path, moved)

@@ -40,8 +40,8 @@ def filled(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> list
     return [tf.zeros_like(v.value) if g is None else g for g, v in zip(gradients, variables, strict=True)]
 
 
-def dense(gradient: Tensor | tf.IndexedSlices, variable: Any) -> Tensor:
-    """Returns a gradient as a tensor. Those of a layer such as `Embedding` are slices, which a loop cannot add."""
+def dense(gradient: Tensor | tf.IndexedSlices | None, variable: Any) -> Tensor | None:
+    """Returns a gradient as a tensor, or None. Those of `Embedding` are slices, which a loop cannot add."""
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
     return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, variable.shape[0])

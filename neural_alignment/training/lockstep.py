@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from neural_alignment.alignments import side_pass
 from neural_alignment.alignments.networkwise import Frozen, KeptWeights
 from neural_alignment.alignments.networkwise.graph import kernel_layers
 from neural_alignment.errors import ArgumentError
+from neural_alignment.keras_internals import compute_loss
 from neural_alignment.training.model import AlignedModel
 
 Tensor = tf.Tensor
@@ -73,11 +75,12 @@ class Lockstep:
         self._step(tf.convert_to_tensor(x), tf.convert_to_tensor(y))
 
     def _step_on(self, x: Tensor, y: Tensor) -> None:
-        with side_pass():
+        # Updates of variables, such as moving statistics, are left to the training step below.
+        with keras.StatelessScope(), side_pass():
             outputs = self._model(x, training=True)
         with tf.GradientTape() as tape:
             tape.watch(outputs)
-            loss = self._model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
+            loss = compute_loss(self._model, x, y, outputs, None, training=True)
         gradients = self._frozen.gradients(x, tape.gradient(loss, outputs))
         rate = tf.convert_to_tensor(self._optimizer.learning_rate)
         with tf.control_dependencies(gradients):

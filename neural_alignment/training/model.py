@@ -14,7 +14,7 @@ from neural_alignment import keras_internals
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
 from neural_alignment.alignments.forward_pass import DeferredTerm
 from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, network_rule
-from neural_alignment.keras_internals import InterceptedModel, all_layers, loss_tracker, loss_weight
+from neural_alignment.keras_internals import InterceptedModel, all_layers, compute_loss, loss_tracker, loss_weight
 from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.serialization import serializable
 from neural_alignment.training.finite_watch import FiniteWatch
@@ -76,9 +76,9 @@ class AlignedModel(InterceptedModel):
     keeps it. An optimizer that copies the weights when it is built, such as `ScheduleFreeAdamW`, copies them again at
     this time. A custom optimizer of this kind needs the class attribute `copies_weights = True`.
 
-    A subclass may have a custom `train_step` or `test_step`, as in Keras: `fit` and `evaluate` call it. Under a
-    distribution strategy this is an error. The metric of R is not in `metrics`, whose `update_state` such a step may
-    call with targets and outputs.
+    A subclass may have a custom `train_step`, `test_step`, `compute_loss` or `compute_metrics`, as in Keras: `fit` and
+    `evaluate` call it. Under a distribution strategy this is an error, except for `compute_loss`. The metric of R is
+    not in `metrics`, whose `update_state` such a step may call with targets and outputs.
 
     Args:
         *args: as in `keras.Model`: `inputs` and `outputs`.
@@ -286,15 +286,18 @@ class AlignedModel(InterceptedModel):
         The losses of a step are chosen outside of the replicas, because replicas cannot synchronize inside a branch.
 
         Raises:
-            ValueError: if a subclass overrides `train_step` and there is a distribution strategy.
+            ValueError: if a subclass overrides `train_step` or `compute_metrics` and there is a distribution strategy.
         """
         self._prepared = False  # Weights may have been loaded since the last call.
         if self.train_function is not None and not force:
             return
-        if not self._overrides("train_step"):
-            self.train_function = StepLoop(self, "train", self._step, self.get_metrics_result, self._prepare)
+        if not self._is_overridden("train_step"):
+
+            def step(data: Any) -> None:
+                self._step(data)
+
+            self.train_function = StepLoop(self, "train", step, self.get_metrics_result, self._prepare)
             return
-        self._check_override("train_step")
         super().make_train_function(force=True)
         train = self.train_function
 
@@ -304,21 +307,25 @@ class AlignedModel(InterceptedModel):
 
         self.train_function = prepared
 
-    def _overrides(self, method: str) -> bool:
-        """Whether a subclass, or the model itself, has a custom `train_step` or `test_step`."""
-        return getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
+    def _is_overridden(self, step: str) -> bool:
+        """Whether a subclass, or the model itself, has a custom version of a step, or of the metrics that it returns.
 
-    def _check_override(self, method: str) -> None:
-        """Raises an error if a step is overridden under a distribution strategy.
-
-        Keras calls such a step on each replica, where an `AlignedModel` cannot choose the losses of the step.
+        Raises:
+            ValueError: if it has and there is a distribution strategy. Keras calls such a step on each replica, where
+                an `AlignedModel` cannot choose the losses of the step.
         """
-        if self._distributed:
+        custom = [
+            method
+            for method in (step, "compute_metrics")
+            if getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
+        ]
+        if custom and self._distributed:
             raise ValueError(
-                f"`{method}` of an AlignedModel cannot be overridden under a distribution strategy. Received "
-                f"{type(self).__name__}.{method} with {type(self.distribute_strategy).__name__}. "
+                f"`{custom[0]}` of an AlignedModel cannot be overridden under a distribution strategy. Received "
+                f"{type(self).__name__}.{custom[0]} with {type(self.distribute_strategy).__name__}. "
                 "Example: override `compute_loss` instead, or use no strategy."
             )
+        return bool(custom)
 
     @property
     def _distributed(self) -> bool:
@@ -333,29 +340,36 @@ class AlignedModel(InterceptedModel):
             data: one batch: inputs, targets, and optionally sample weights.
 
         Returns:
-            The metrics so far.
+            The metrics so far, as `compute_metrics` returns them.
         """
         self.take_initial_weights()
-        self._step(data)
-        return self.get_metrics_result()
+        results = self._step(data)
+        return self.get_metrics_result() if self._distributed else results
 
-    def _step(self, data: Any) -> None:
-        """Makes one step on all replicas, with the losses that are scheduled for it."""
+    def _step(self, data: Any) -> dict[str, Tensor]:
+        """Makes one step on all replicas, with the losses that are scheduled for it.
+
+        Returns:
+            The result of `compute_metrics`; empty under a distribution strategy.
+        """
         strategy, modes = self.distribute_strategy, self._step_modes.modes
         step = tf.identity(call_count(without_loss_scaling(self.optimizer)))  # Before the update increments it.
 
-        def run(mode: StepMode) -> tuple[Tensor, Tensor]:
+        def run(mode: StepMode) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             if not self._distributed:  # Also if Keras calls the custom step of a subclass, which calls this one.
                 return self._replica_step(data, step, mode)
             # Not as an argument: a TPU makes tensors of all arguments.
-            watched = strategy.run(lambda *values: self._replica_step(*values, mode), args=(data, step))
-            return tuple(strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for value in watched)
+            watched = strategy.run(lambda *values: self._replica_step(*values, mode)[:2], args=(data, step))
+            return *(strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for value in watched), {}
 
         if len(modes) == 1:
-            watched = run(modes[0])
+            *watched, results = run(modes[0])
         else:
-            watched = tf.switch_case(self._step_modes.present(step), [functools.partial(run, mode) for mode in modes])
+            *watched, results = tf.switch_case(
+                self._step_modes.present(step), [functools.partial(run, mode) for mode in modes]
+            )
         self._watch.update(step, *watched)
+        return results
 
     @property
     def _targets(self) -> list[Any]:
@@ -363,8 +377,12 @@ class AlignedModel(InterceptedModel):
         trainable = self.trainable_variables
         return [*trainable, *(variable for variable in trainable if getattr(variable, "trained_by_both", False))]
 
-    def _replica_step(self, data: Any, step: Tensor, mode: StepMode) -> tuple[Tensor, Tensor]:
-        """Makes one step on the examples of one replica. Returns J and the R_l of these examples, `(layers,)`."""
+    def _replica_step(self, data: Any, step: Tensor, mode: StepMode) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Makes one step on the examples of one replica.
+
+        Returns:
+            J and the R_l of these examples, `(layers,)`, and the result of `compute_metrics`.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         optimizer = without_loss_scaling(self.optimizer)
         gradients, loss, regularisers, outputs = self._batch_gradients(x, y, sample_weight, step, mode)
@@ -384,8 +402,8 @@ class AlignedModel(InterceptedModel):
         if mode.r_runs:
             # Each step counts once, so that an epoch can continue on another number of replicas.
             self._regulariser_tracker.update_state(regularisers, mode, sample_weight=1 / replicas())
-        self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
-        return tf.cast(loss, tf.float32), regularisers
+        results = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        return tf.cast(loss, tf.float32), regularisers, results
 
     @property
     def step_modes(self) -> StepModes:
@@ -404,7 +422,7 @@ class AlignedModel(InterceptedModel):
 
         def step(*data: Tensor) -> None:
             number = tf.identity(call_count(without_loss_scaling(self.optimizer)))
-            self._watch.update(number, *self._replica_step(data, number, mode))
+            self._watch.update(number, *self._replica_step(data, number, mode)[:2])
 
         function = tf.function(step, jit_compile=True, autograph=False)
         return function.experimental_get_compiler_ir(*batch)(stage="hlo_serialized")
@@ -440,19 +458,18 @@ class AlignedModel(InterceptedModel):
         """Builds the function that `evaluate` calls. It returns J and the metrics over all replicas, but not R."""
         if self.test_function is not None and not force:
             return
-        if self._overrides("test_step"):
-            self._check_override("test_step")
+        if self._is_overridden("test_step"):
             super().make_test_function(force)
             return
 
         def step(data: Any) -> None:
             self.distribute_strategy.run(self.test_step, args=(data,))
 
-        def results() -> dict[str, Tensor]:
-            ours = self._regulariser_tracker.name
-            return {name: value for name, value in self.get_metrics_result().items() if name != ours}
+        self.test_function = StepLoop(self, "test", step, lambda: self._without_r(self.get_metrics_result()))
 
-        self.test_function = StepLoop(self, "test", step, results)
+    def _without_r(self, results: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the values of metrics except that of R."""
+        return {name: value for name, value in results.items() if name != self._regulariser_tracker.name}
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
         """Evaluates one batch. Returns J and the metrics so far, but not R.
@@ -465,12 +482,12 @@ class AlignedModel(InterceptedModel):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(x, training=False)
-        loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=False)
+        loss = compute_loss(self, x, y, outputs, sample_weight, training=False)
         count = batch_size(x)
         if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
             count = tf.reduce_sum(sample_weight)
         loss_tracker(self).update_state(loss * replicas(), sample_weight=count)
-        return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        return self._without_r(self.compute_metrics(x, y, outputs, sample_weight=sample_weight))
 
     def _batch_gradients(self, x, y, sample_weight, step, mode):
         """Returns the gradients over the examples of one replica, J, the R_l `(layers,)`, and the outputs.
@@ -496,8 +513,7 @@ class AlignedModel(InterceptedModel):
             chosen = tf.nest.map_structure(lambda t: None if t is None else t[index], batch)
             begin = first + index * (examples // parts)
             gradients, *rest = self._gradients(*chosen, step, begin, mode)
-            targets = self._targets
-            return [*map(dense, filled(gradients, targets), targets)], *rest
+            return [*map(dense, gradients, self._targets)], *rest
 
         return accumulated(part, parts)
 
@@ -515,7 +531,7 @@ class AlignedModel(InterceptedModel):
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()
                 # Keras has divided the loss by the number of replicas.
-                loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
+                loss = compute_loss(self, x, y, outputs, sample_weight, training=True)
                 # With the reduction None, Keras differentiates the sum over the examples and reports their mean.
                 task, *terms = _widened([_over_examples(tf.reduce_sum, loss), *state.losses.values()])
                 total = sum(terms) / replicas() if terms else 0.0

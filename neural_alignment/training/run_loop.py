@@ -144,7 +144,7 @@ class RunLoop:
                 self.trainer.model.reset_metrics()
             with stop.safe():
                 results = self.trainer.advance(self._next_stop(step) - step)
-            if not all(math.isfinite(value) for value in results.values()):
+            if not all(math.isfinite(results[name]) for name in ("loss", "regulariser")):  # A metric may be undefined.
                 raise diverged(self.trainer.model, self.step - 1)
             before, step = step, self.step
             if progress is not None:

@@ -179,7 +179,7 @@ class Trainer:
 
     @property
     def _variables(self) -> list[Any]:
-        return [*self.model.variables, *self.model.optimizer.variables]
+        return [*self.model.variables, *self.model.optimizer.variables, *self.model.watched]
 
 
 def named(results: dict[str, float]) -> MetricsRow:

@@ -131,3 +131,25 @@ def test_the_reference_network_is_updated_by_the_gradients_of_the_trained_one(rn
     aligned.compile(keras.optimizers.SGD(0.5), loss=SquaredError(0.1))
     with pytest.raises(ValueError, match=r"trained by backpropagation\. Received 'align_ada at conv1'"):
         Lockstep(aligned)
+
+
+def test_a_step_in_lockstep_changes_the_network_as_a_training_step(rng):
+    """Moving statistics as well, for batches of several sizes and with a loss of the activities."""
+
+    def network():
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((4,))
+        x = keras.layers.BatchNormalization()(keras.layers.Dense(5, activity_regularizer="l2")(inputs))
+        model = AlignedModel(inputs, keras.layers.Dense(2)(x))
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        return model
+
+    together, alone = network(), network()
+    lockstep = Lockstep(together)
+    for size in (6, 6, 3):
+        x, y = rng.normal(size=(size, 4)).astype("float32"), rng.normal(size=(size, 2)).astype("float32")
+        lockstep.step(x, y)
+        alone.train_on_batch(x, y)
+    assert any("moving" in weight.path for weight in alone.weights)
+    for one, other in zip(together.weights, alone.weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-6, err_msg=one.path)

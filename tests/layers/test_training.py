@@ -452,3 +452,24 @@ def test_a_plain_keras_model_trains_every_layer(rows):
         assert int(connection.step) == 2
     model(examples()[0][0], training=True)
     assert len(model.losses) == len(every_connection(model))
+
+
+@pytest.mark.parametrize(
+    ("name", "constraint"),
+    [
+        ("Dense", "kernel_constraint"),
+        ("SimpleRNN", "kernel_constraint"),
+        ("SimpleRNN", "recurrent_constraint"),
+        ("SeparableConv1D", "pointwise_constraint"),
+        ("MultiHeadAttention", "kernel_constraint"),
+    ],
+)
+def test_a_rule_that_ties_updates_refuses_a_constraint_of_w(name, constraint):
+    """The constraint changes W after each update, but not B."""
+    message = (
+        r"^'kolen_pollack' gives B the updates of W, so '.*' must have no constraint.* Received MaxNorm in layer '"
+    )
+    with pytest.raises(ValueError, match=message):
+        build(name, alignment=KolenPollack(decay=0.0), **{constraint: keras.constraints.MaxNorm(1.0)})
+    build(name, alignment=Feedback(), **{constraint: keras.constraints.MaxNorm(1.0)})
+    build(name, alignment=KolenPollack(decay=0.0), bias_constraint=keras.constraints.MaxNorm(1.0))

@@ -1,6 +1,8 @@
 """Turning an existing model into an aligned one."""
 
+import gc
 import re
+import weakref
 
 import keras
 import numpy as np
@@ -594,3 +596,27 @@ def test_every_call_of_a_layer_counts():
     model = keras.Model(inputs, embedding(hidden, reverse=True))
     with pytest.raises(ValueError, match=r"`strict` allows no layer .* 'both' \(ReversibleEmbedding has no aligned"):
         convert(model, RULE, strict=True)
+
+
+@pytest.mark.parametrize("rule", [RULE, AlignAda()], ids=lambda rule: rule.rule)
+def test_a_converted_model_keeps_no_copies_of_the_kernels(monkeypatch, rule):
+    copies = []
+
+    def noting(convert_to_numpy):
+        def noted(value):
+            array = np.array(convert_to_numpy(value))
+            copies.append(weakref.ref(array))
+            return array
+
+        return noted
+
+    inputs = keras.Input((6, 4))
+    x = keras.layers.MultiHeadAttention(2, 3)(inputs, inputs)
+    x = keras.layers.Flatten()(keras.layers.SeparableConv1D(3, 2)(x))
+    native = keras.Model(inputs, keras.layers.Dense(2)(x))
+    monkeypatch.setattr(keras.ops, "convert_to_numpy", noting(keras.ops.convert_to_numpy))
+    converted = convert(native, rule).model
+    gc.collect()
+    assert len(copies) >= 7
+    assert converted.layers
+    assert not any(copy() is not None for copy in copies)

@@ -438,7 +438,12 @@ WRONG = {
     ("bp", "model.weight_norm={kernels: backward}"): "since there are no backward kernels; found 'backward'",
     ("bp_trw_w", "model.weight_norm.gamma=0"): "model.weight_norm.gamma: input should be greater than 0; found 0",
     ("bp_trw_w", "model.weight_norm.kernels=w"): "'forward', 'backward' or 'both'|forward, backward, both",
-    ("bp_trw_wb", "alignment={rule: kolen_pollack, decay: 0}"): "must be forward with kolen_pollack",
+    (
+        "bp_trw_wb",
+        "alignment={rule: kolen_pollack, decay: 0}",
+    ): "model.weight_norm: must be left out with kolen_pollack",
+    ("bp_trw_w", "alignment={rule: kolen_pollack, decay: 0}"): "model.weight_norm: must be left out with kolen_pollack",
+    ("bp_trw_b", "alignment={rule: kolen_pollack, decay: 0}"): "model.weight_norm: must be left out with kolen_pollack",
     (
         "bp_trw_wb",
         "alignment={rule: symmetric, self_: 1, decay: 1}",

@@ -416,6 +416,25 @@ def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches)
     assert_differs(ends[0][0], start[0])
 
 
+@pytest.mark.parametrize("run_eagerly", [True, False], ids=["eager", "graph"])
+def test_minibatches_do_not_move_variables_without_a_gradient(run_eagerly):
+    """Weight decay would shrink the kernel of an output that has no loss if its gradient were zero."""
+    x, y = data(8)
+    ends = []
+    for minibatches in (1, 2):
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((5,))
+        model = AlignedModel(inputs, {name: layers.Dense(3, name=name)(inputs) for name in "ab"})
+        decaying = keras.optimizers.SGD(0.1, weight_decay=0.5)
+        options = {"minibatches": minibatches, "run_eagerly": run_eagerly, "jit_compile": False}
+        model.compile(MultiOptimizer([decaying]), {"a": cross_entropy(), "b": None}, **options)
+        start = model.get_layer("b").kernel.numpy()
+        model.train_on_batch(x, {"a": y})
+        np.testing.assert_array_equal(model.get_layer("b").kernel.numpy(), start)
+        ends.append(model.get_layer("a").kernel.numpy())
+    assert_close(*ends, "float32")
+
+
 def test_batch_centring_differs_between_minibatches_and_the_full_batch(float64):
     """The exception, so that the test above can fail."""
     x, y = data(6)
@@ -902,10 +921,68 @@ def test_a_loss_of_a_subclass_is_used():
         assert_close(a, b)
 
 
-@pytest.mark.parametrize(("kind", "method"), [(Extended, "train_step"), (Doubled, "test_step")])
-def test_the_steps_of_a_subclass_are_refused_under_a_strategy(kind, method):
+class WithoutTraining(AlignedModel):
+    """Has a custom loss with the arguments that Keras had before `training`."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return 2.0 * super().compute_loss(x, y, y_pred, sample_weight)
+
+
+def test_a_loss_of_a_subclass_need_not_have_the_argument_training():
+    x, y = data()
+    own, plain = (subclassed(kind, Feedback(), run_eagerly=True) for kind in (WithoutTraining, AlignedModel))
+    losses = [model.train_on_batch(x, y, return_dict=True)["loss"] for model in (own, plain)]
+    assert_close(losses[0], 2.0 * losses[1], "float32")
+    for a, b in zip(own.trainable_variables, plain.trainable_variables, strict=True):
+        assert_close(a, b)
+    losses = [model.evaluate(x, y, verbose=0, return_dict=True)["loss"] for model in (own, plain)]
+    assert_close(losses[0], 2.0 * losses[1], "float32")
+
+
+class OwnMetrics(AlignedModel):
+    """Returns one more value with the metrics: the mean of the outputs."""
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return {**super().compute_metrics(x, y, y_pred, sample_weight), "mine": tf.reduce_mean(y_pred)}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "run_eagerly"), [(None, True), (RateScheduler(1, alternation=1), False)], ids=["eager", "graph"]
+)
+def test_metrics_of_a_subclass_are_reported(scheduler, run_eagerly):
+    x, y = data()
+    ends = []
+    for kind in (OwnMetrics, AlignedModel):
+        made = network(Symmetric(self_=0.3, decay=0.3))
+        model = kind(made.input, made.output)
+        model.compile(
+            optimizer(scheduler), cross_entropy(), metrics=["accuracy"], jit_compile=False, run_eagerly=run_eagerly
+        )
+        means = [model.predict(x, verbose=0).mean()]
+        logs = model.fit(x, y, batch_size=len(x), epochs=2, validation_data=(x, y), verbose=0).history
+        means.append(model.predict(x, verbose=0).mean())
+        names = {"loss", "accuracy", "regulariser", "val_loss", "val_accuracy"}
+        if kind is OwnMetrics:
+            assert_close(logs["mine"][0], means[0], "float32")
+            assert_close(logs["val_mine"][-1], means[1], "float32")
+            names |= {"mine", "val_mine"}
+        assert set(logs) == names
+        ends.append([*model.get_weights(), *logs["accuracy"], *logs["regulariser"]])
+    for a, b in zip(*ends, strict=True):
+        assert_close(a, b, "float32")
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "method"),
+    [
+        (Extended, "fit", "train_step"),
+        (Doubled, "evaluate", "test_step"),
+        (OwnMetrics, "fit", "compute_metrics"),
+        (OwnMetrics, "evaluate", "compute_metrics"),
+    ],
+)
+def test_the_steps_of_a_subclass_are_refused_under_a_strategy(kind, call, method):
     with two_replicas().scope():
         model = subclassed(kind)
-    call = model.fit if method == "train_step" else model.evaluate
     with pytest.raises(ValueError, match=f"`{method}` of an AlignedModel cannot be overridden.*{kind.__name__}"):
-        call(*data(), verbose=0)
+        getattr(model, call)(*data(), verbose=0)

@@ -1,6 +1,7 @@
 """The life of a run directory."""
 
 import json
+import math
 import shutil
 
 import keras
@@ -15,6 +16,7 @@ from neural_alignment.training import evaluation, run
 from neural_alignment.training.checkpoints import kept_steps
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.run_directory import FILES
+from neural_alignment.training.trainer import Trainer
 
 BASE = {
     "epochs": 2,
@@ -240,6 +242,21 @@ def test_a_checkpoint_of_another_configuration_is_refused(broken):
         run.train(config(), broken)
 
 
+def test_a_finished_run_of_another_length_is_continued_by_a_new_run(finished, tmp_path):
+    _, path = finished
+    longer = config(epochs=3, logging=TENSORBOARD, model=CONVNET)
+    advice = (
+        rf"epochs was 2, is now 3; the run is finished, and a new run .* init_from=\{{path: {path}, optimizer: true\}}"
+    )
+    with pytest.raises(RunError, match=advice):
+        run.train(longer, path, resume=True)
+    state = {"path": str(path), "optimizer": True}
+    rest = config(epochs=3, model=CONVNET, init_from=state, evaluation=UNPROBED)
+    run.train(rest, tmp_path / "longer")
+    rows = MetricsFile(str(tmp_path / "longer" / "metrics.csv")).rows()
+    assert [row["step"] for row in rows] == [2 * STEPS, 3 * STEPS]
+
+
 def test_a_directory_that_is_no_run_stays_unchanged(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for options in ({}, {"force": True}, {"resume": True}):
@@ -284,6 +301,13 @@ def test_divergence_stops_the_run_names_step_and_layer_and_keeps_the_files(tmp_p
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints" / "last")).endswith(f"ckpt-{STEPS}")
     with pytest.raises(RunError, match=r"has no model\.keras because the run is diverged"):
         run.evaluate(tmp_path)
+
+
+def test_a_metric_that_is_undefined_is_not_a_divergence(tmp_path, monkeypatch):
+    advance = Trainer.advance
+    monkeypatch.setattr(Trainer, "advance", lambda self, limit: {**advance(self, limit), "undefined": math.nan})
+    run.train(config(max_steps=1, evaluation=UNPROBED), tmp_path)
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "finished"
 
 
 def test_a_j_that_is_not_finite_at_an_evaluation_is_a_divergence_too(tmp_path):

@@ -67,6 +67,19 @@ def test_every_learning_rate_starts_from_the_same_state_with_fresh_momentum(batc
     assert not np.allclose(by_hand(batch, 3, 0.5)[0], by_hand(batch, 3, 0.02)[0], atol=1e-3)
 
 
+def test_a_reset_forgets_that_the_training_before_diverged(batch):
+    trainer = Trainer(built(), SingleBatch(*batch, CLASSES))
+    trainer.keep_initial_state()
+    trainer.reset()
+    for variable in trainer.model.trainable_variables:
+        variable.assign(np.full(variable.shape, np.nan))
+    trainer.train(1)
+    assert trainer.model.first_non_finite() == (0, ["J"])
+    trainer.reset()
+    trainer.train(1)
+    assert trainer.model.first_non_finite() is None
+
+
 def test_an_epoch_returns_the_mean_of_its_steps_only(batch):
     trainer = Trainer(built(), SingleBatch(*batch, CLASSES))
     trainer.start()

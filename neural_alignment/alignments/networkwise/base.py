@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from neural_alignment.alignments.networkwise.graph import (
     unwrapped,
 )
 from neural_alignment.errors import ArgumentError
-from neural_alignment.keras_internals import added_losses, all_layers
+from neural_alignment.keras_internals import added_losses, all_layers, keep_mask
 from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
@@ -159,7 +160,8 @@ class NetworkRule(Alignment):
             batch: the examples.
 
         Returns:
-            The outputs, and the function that maps dJ/d(outputs) to the pseudogradients of the variables in `trained`.
+            The outputs as the model returns them, and the function that maps dJ/d(outputs) to the pseudogradients of
+            the variables in `trained`.
         """
         raise NotImplementedError
 
@@ -225,8 +227,10 @@ class BoundRule:
         """Calls `NetworkRule.start`, which records the network at initialisation before the first training step."""
         self._rule.start(self._kept)
 
-    def forward(self, batch: TrainingBatch) -> Callable[[], Tensor]:
+    def forward(self, batch: TrainingBatch) -> Callable[[], Any]:
         """Runs the network on a batch and returns a function without arguments that returns its outputs.
+
+        The outputs keep the structure that the model has, such as a dictionary with one tensor, and their mask.
 
         Call that function inside a gradient tape. The tape then records a single operation, whose gradients to the
         trained variables are the pseudogradients of the rule. Call `forward` itself outside of the tape, which would
@@ -236,17 +240,23 @@ class BoundRule:
             ValueError: if a layer adds a loss, of which the rule computes no gradient.
         """
         variables = self._rule.trained(self._model)
+        targets, sample_weight = map(_only, (batch.targets, batch.sample_weight))
+        batch = dataclasses.replace(batch, targets=targets, sample_weight=sample_weight)
         with side_pass():
-            outputs, backward = self._rule.forward(self._model, self._kept, batch)
+            structure, backward = self._rule.forward(self._model, self._kept, batch)
         if adding := [layer for layer in all_layers(self._model) if added_losses(layer)]:
             raise _no_gradient(self._rule, adding[0], "`add_loss`")
+        outputs = _only(structure)
 
         @tf.custom_gradient
         def operation(*values: Tensor) -> tuple[Tensor, Backward]:
             del values
             return tf.identity(outputs), backward
 
-        return lambda: operation(*values_of(variables))
+        def run() -> Any:
+            return keras.tree.pack_sequence_as(structure, [keep_mask(operation(*values_of(variables)), outputs)])
+
+        return run
 
     def trains(self, variable: Any) -> bool:
         """Returns whether the rule trains `variable`. Weight decay does not apply to the other variables."""
@@ -277,6 +287,12 @@ def network_rule(model: keras.Model) -> NetworkRule | None:
             "Example: the layers of the nested model themselves."
         )
     return rules[0]
+
+
+def _only(structure: Any) -> Any:
+    """Returns the tensor in a structure with one tensor, such as a dictionary; other structures are unchanged."""
+    leaves = keras.tree.flatten(structure)
+    return leaves[0] if len(leaves) == 1 else structure
 
 
 def values_of(variables: list[Any]) -> list[Tensor]:

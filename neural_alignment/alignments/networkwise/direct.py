@@ -75,9 +75,10 @@ class DirectFeedback(CutRule):
             ValueError: if the outputs are not `(batch, classes)`, the size of a hidden layer is unknown, a layer is
                 recurrent, or a layer that is cut inside is wrapped in `TimeDistributed`.
         """
-        if len(model.output_shape) != 2:
+        outputs = model.outputs[0].shape
+        if len(outputs) != 2:
             raise ValueError(
-                f"{self.rule!r} needs a network with outputs (batch, classes). Received outputs {model.output_shape}. "
+                f"{self.rule!r} needs a network with outputs (batch, classes). Received outputs {outputs}. "
                 "Example: a dense layer at the end."
             )
         super().keep(model, weights)
@@ -98,7 +99,7 @@ class DirectFeedback(CutRule):
                 )
             name = f"map_{len(maps)}"
             shape, fan = (size[-1:], [each for each in size if each]) if self.share_space else (size, size)
-            drawn = weights.keep(name, _draw(name, (*shape, model.output_shape[-1]), fan, self.seed))
+            drawn = weights.keep(name, _draw(name, (*shape, outputs[-1]), fan, self.seed))
             maps.append(_Map(drawn, math.prod(fan[:-1]) if None in size else None))
         return maps
 
@@ -186,7 +187,7 @@ class DirectTargetProjection(DirectFeedback):
     ) -> list[Tensor | None]:
         """Returns -M y* / N at each cut."""
         wide = tf.float64 if upstream.dtype == tf.float64 else tf.float32
-        targets = batch.output_targets(model.output_shape[-1], wide) * -batch.shares(wide)[:, None]
+        targets = batch.output_targets(model.outputs[0].shape[-1], wide) * -batch.shares(wide)[:, None]
         return super().errors(model, kept, batch, tf.cast(targets, upstream.dtype), values)
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from neural_alignment import AlignedModel, convert, layers, models
-from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, LastLayer
+from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, LastLayer, from_config, networkwise_rules
 from neural_alignment.alignments.networkwise import TrainingBatch
 from neural_alignment.training.describe import network_step
 from optimizers import MultiOptimizer
@@ -230,6 +230,45 @@ def test_masks_pass_the_cuts_of_align_ada_whose_first_step_is_that_of_backpropag
     expected = tape.gradient(loss, [variable.value for variable in variables])
     for variable, gradient in zip(variables, expected, strict=True):
         np.testing.assert_allclose(changes[variable.path], gradient, rtol=1e-3, atol=1e-5, err_msg=variable.path)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+@pytest.mark.parametrize(
+    "rule", [None, LastLayer(), AlignZero(), AlignAda()], ids=lambda rule: getattr(rule, "rule", "")
+)
+def test_masked_steps_of_the_outputs_count_neither_in_j_nor_in_the_metrics(rule, minibatches):
+    rng = np.random.default_rng(1)
+    mask = np.array([[1, 1, 0, 1, 0], [1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [1, 0, 1, 0, 1]], bool)
+    x, y = rng.normal(size=(4, 5, 3)).astype("float32"), rng.normal(size=(4, 5, 2)).astype("float32")
+    x[~mask], y[~mask] = 0.0, 100.0
+    inputs = keras.Input((5, 3))
+    hidden = layers.Dense(4, activation="tanh", alignment=rule)(keras.layers.Masking()(inputs))
+    model = AlignedModel(inputs, layers.Dense(2, alignment=rule)(hidden))
+    model.compile(keras.optimizers.SGD(0.0), "mse", metrics=["mae"], jit_compile=False, minibatches=minibatches)
+    error = (model.predict(x, verbose=0) - y)[mask]
+    logs = model.train_on_batch(x, y, return_dict=True)
+    np.testing.assert_allclose([logs["loss"], logs["mae"]], [np.square(error).mean(), np.abs(error).mean()], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", networkwise_rules())
+def test_a_single_output_may_be_in_a_dictionary_or_a_list(rule):
+    ends = []
+    for pack in (lambda each: each, lambda each: {"out": each}, lambda each: [each]):
+        keras.utils.set_random_seed(1)
+        chosen = from_config({"rule": rule})
+        inputs = keras.Input((3,))
+        hidden = layers.Dense(4, activation="tanh", alignment=chosen, name="hidden")(inputs)
+        model = AlignedModel(inputs, pack(layers.Dense(2, alignment=chosen, name="out")(hidden)))
+        model.compile(keras.optimizers.SGD(0.1), pack("mse"), jit_compile=False)
+        x, y = np.linspace(-1, 1, 12, dtype="float32").reshape(4, 3), np.eye(2, dtype="float32")[[0, 1, 1, 0]]
+        start = model.get_weights()
+        for _ in range(2):
+            model.train_on_batch(x, pack(y), sample_weight=pack(np.array([1.0, 2.0, 0.5, 1.0], "float32")))
+        assert any((a != b).any() for a, b in zip(start, model.get_weights(), strict=True))
+        ends.append(model.get_weights())
+    for end in ends[1:]:
+        for a, b in zip(end, ends[0], strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("rule", [DirectFeedback(), AlignAda()], ids=lambda rule: rule.rule)
