@@ -6,6 +6,7 @@ supported Keras.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,14 +24,20 @@ class Call(NamedTuple):
         parents: the operations that created the inputs, one for each input.
         inputs: symbolic tensors.
         outputs: symbolic tensors.
-        first_argument: the first argument of the call, a structure of symbolic tensors; None if there is none.
+        arguments: the positional and the keyword arguments of the call, which contain the inputs.
     """
 
     operation: Any
     parents: list[Any]
     inputs: list[Any]
     outputs: list[Any]
-    first_argument: Any
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    @property
+    def first_argument(self) -> Any:
+        """The first argument of the call, a structure of symbolic tensors; None if there is none."""
+        args, kwargs = self.arguments
+        return args[0] if args else kwargs.get("inputs")
 
 
 def calls(model: keras.Model) -> Iterator[Call]:
@@ -40,9 +47,7 @@ def calls(model: keras.Model) -> Iterator[Call]:
         for node in nodes_by_depth[depth]:
             if not node.is_input:
                 parents, inputs = [parent.operation for parent in node.parent_nodes], node.input_tensors
-                arguments = node.arguments
-                first = arguments.args[0] if arguments.args else arguments.kwargs.get("inputs")
-                yield Call(node.operation, parents, inputs, node.outputs, first)
+                yield Call(node.operation, parents, inputs, node.outputs, (node.arguments.args, node.arguments.kwargs))
 
 
 def functional(model: keras.Model) -> keras.Model | None:
@@ -63,13 +68,18 @@ def all_layers(model: keras.Model) -> list[Any]:
     found: dict[int, Any] = {}
 
     def visit(layer: Any) -> None:
-        for sublayer in layer._layers:
+        for sublayer in sublayers(layer):
             if id(sublayer) not in found:
                 found[id(sublayer)] = sublayer
                 visit(sublayer)
 
     visit(model)  # Keras' own traversal lists the layers within a layer from last to first.
     return [layer for layer in found.values() if not has_graph(layer)]
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """Returns the layers that a layer or model has itself, each once, in the order in which they were set."""
+    return list({id(each): each for each in layer._layers}.values())
 
 
 def has_graph(layer: Any) -> bool:
@@ -233,6 +243,20 @@ def loss_weight(model: keras.Model) -> float:
     weights = None if model._compile_loss is None else model._compile_loss._user_loss_weights
     (weight,) = keras.tree.flatten(weights) or [None]
     return 1.0 if weight is None else float(weight)
+
+
+@contextlib.contextmanager
+def fresh_names() -> Iterator[None]:
+    """Within the context, layers without a name get the names that they would get in a new process.
+
+    Keras numbers them by counters of the whole process, which continue after the context where they were before.
+    """
+    counters = global_state.get_global_attribute("object_name_uids")
+    global_state.set_global_attribute("object_name_uids", None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", counters)
 
 
 class InterceptedModel(keras.Model):

@@ -141,7 +141,8 @@ def summary(run: Curve) -> Figure:
     if run.layers:
         _heat(figure.add_subplot(grid[1, :]), run, "weight_angle", "angle of W to B$^T$ (degrees)", (0, RIGHT_ANGLE))
         ratios = run.matrix("norm_ratio")
-        spread = max(1.0, float(np.nanmax(np.abs(np.log2(np.maximum(ratios, 1e-12))), initial=0.0)))
+        logarithms = np.abs(np.log2(np.maximum(ratios, 1e-12)))
+        spread = max(1.0, float(np.max(logarithms, initial=0.0, where=np.isfinite(logarithms))))
         _heat(figure.add_subplot(grid[2, :]), run, "norm_ratio", "norm of B over norm of W", spread)
     figure.suptitle(run.path, fontsize=9, parse_math=False)
     return figure
@@ -177,7 +178,9 @@ def _heat(axis: Axes, run: Curve, prefix: str, label: str, limits: tuple[float, 
     image = axis.imshow(run.matrix(prefix), aspect="auto", interpolation="nearest", norm=norm, cmap=colors)
     bar = axis.figure.colorbar(image, ax=axis)
     if ratio:
-        powers = range(-int(limits), int(limits) + 1, 1 + int(limits) // 4)
+        largest = int(limits)
+        stride = 1 + largest // 4
+        powers = range(-(largest // stride) * stride, largest + 1, stride)  # 1, which is equal norms, has a tick.
         bar.set_ticks([2.0**power for power in powers], labels=[f"{2.0**power:.3g}" for power in powers])
         bar.minorticks_off()
     epochs = [f"{epoch:g}" for epoch in run.column("epoch")]

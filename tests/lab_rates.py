@@ -1,7 +1,8 @@
 """Writes results into configurations and pages: `python tests/lab_rates.py rates`, `lab` or `cifar10`.
 
 `rates` writes the values in `results/two_routes/rates.csv` into the configurations of the lab and of CIFAR-10 at full
-size. `lab` and `cifar10` write the time and the accuracy of their runs into the headers of these configurations.
+size, and the time of the searches into the page. `lab` and `cifar10` write the time and the accuracy of their runs into
+the headers of these configurations.
 """
 
 import csv
@@ -114,7 +115,8 @@ def time_line() -> list[str]:
 
 
 def write_rates() -> None:
-    """Replaces the rates in the configurations of the lab and of CIFAR-10 at full size."""
+    """Replaces the rates in the configurations of the lab and of CIFAR-10 at full size, and the times in the page."""
+    pages.replace_table(PAGE, time_line(), "time")
     for rule, settings in chosen().items():
         for path, own in ((LAB / f"{rule}.yaml", settings), (FULL / f"{rule}.yaml", at_full_size(settings))):
             if path.exists():

@@ -34,6 +34,7 @@ def test_calls_are_those_of_the_graph_in_order():
     assert (found[0].inputs[0], found[1].inputs[0]) == (model.input["left"], model.input["right"])
     assert [id(tensor) for tensor in found[2].inputs] == [id(call.outputs[0]) for call in found[:2]]
     assert found[2].outputs[0] is model.outputs[0]
+    assert found[0].arguments == ((model.input["left"],), {})
     assert found[0].first_argument is model.input["left"]
     assert [id(tensor) for tensor in found[2].first_argument] == [id(tensor) for tensor in found[2].inputs]
 
@@ -61,6 +62,23 @@ def test_all_layers_includes_nested_layers_in_order():
     model = keras.Model(inputs, keras.layers.Flatten(name="last")(wrapped(inner(inputs))))
     names = [layer.name for layer in internals.all_layers(model) if not isinstance(layer, keras.layers.InputLayer)]
     assert names == ["first", "wrapper", "wrapped", "last"]
+
+
+def test_sublayers_are_those_of_a_layer_itself_each_once():
+    inner = keras.layers.Dense(2)
+    layer = keras.layers.Layer()
+    layer.first, layer.wrapper, layer.again = inner, keras.layers.TimeDistributed(keras.layers.Dense(3)), inner
+    assert internals.sublayers(layer) == [inner, layer.wrapper]
+
+
+def test_fresh_names_are_those_of_a_new_process():
+    before = keras.layers.Dense(2).name
+    with internals.fresh_names():
+        assert [keras.layers.Dense(2).name for _ in range(2)] == ["dense", "dense_1"]
+    with pytest.raises(ValueError, match="units"), internals.fresh_names():
+        keras.layers.Dense(-1)
+    number = int(before.removeprefix("dense").removeprefix("_") or 0)
+    assert keras.layers.Dense(2).name == f"dense_{number + 1}"
 
 
 def test_the_arguments_of_all_calls_of_a_layer_are_known():

@@ -159,6 +159,24 @@ def test_names_have_no_common_folder():
     assert plots._short(["runs/a/"]) == ["a"]
 
 
+@pytest.mark.parametrize("spread", range(1, 30))
+def test_equal_norms_have_a_tick_whatever_the_largest_ratio(spread):
+    figure = plots.summary(plots.Curve("run", [row(0.0) | {"norm_ratio/dense": 2.0**spread}], ACCURACY))
+    [bar] = [axis for axis in figure.axes if "1" in [label.get_text() for label in axis.get_yticklabels()]]
+    ticks = bar.get_yticks()
+    assert 1.0 in ticks
+    assert 3 <= len(ticks) <= 9
+    assert 2.0**-spread <= min(ticks) < 1.0 < max(ticks) <= 2.0**spread
+
+
+def test_ratios_that_are_not_finite_leave_the_others_visible():
+    rows = [row(0.0) | {"norm_ratio/dense": np.inf}, row(1.0) | {"norm_ratio/dense": np.nan}]
+    figure = plots.summary(plots.Curve("run", rows, ACCURACY))
+    _, ratios = (axis for axis in figure.axes if axis.images)
+    assert ratios.images[0].get_clim() == (0.5, 2)
+    assert plots.png(figure)
+
+
 def test_mistakes_are_one_line(tmp_path):
     run = make_run(tmp_path / "run")
     empty = make_run(tmp_path / "empty", state="running", epochs=0)

@@ -18,8 +18,8 @@ class Evaluation(Options):
     batch_size: PositiveInt | None = None
     """Validation examples per batch. Default: the training batch size."""
     probe_examples: NonNegativeInt = 64
-    """Number of validation examples over which the angles of projections and gradients are averaged. With 0, only the
-    angles of kernels are measured, which need no pass through the network."""
+    """Number of validation examples in the batch on which the angles of projections and gradients are measured. With 0,
+    only the angles of kernels are measured, which need no pass through the network."""
     test_split: Annotated[str | None, Field(exclude_if=lambda split: split is None)] = None
     """Another split of the same data that is evaluated as well, for sources with named splits. The results are the
     columns `test_J`, `test_top1` and `test_top5` of `metrics.csv`."""

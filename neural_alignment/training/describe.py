@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from neural_alignment.alignments import Alignment, LayerView
 from neural_alignment.alignments.networkwise import TrainingBatch
 from neural_alignment.config import Config
 from neural_alignment.errors import RunError
-from neural_alignment.keras_internals import all_layers
+from neural_alignment.keras_internals import all_layers, calls, has_graph, sublayers
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.layers.base import known_shape, output_shape
 from neural_alignment.operations import DenseMap
@@ -39,15 +40,15 @@ _FIXED = ("gamma", "beta")
 
 
 class LayerCost(NamedTuple):
-    """One connection: a kernel of a layer, with its bias; or a layer that cannot have a backward kernel, as a whole.
+    """One connection: a kernel of a layer, with its bias; or a layer with products that have no connection.
 
     Attributes:
         name: the name of the connection or layer.
         rule: the name of its rule, or "backpropagation".
         forward: parameters of the forward path, including the bias.
         backward: parameters of the backward kernel.
-        product: floating-point operations of one product of the kernel with one example; for a layer as a whole, those
-            of its forward pass.
+        product: floating-point operations of one product of the kernel with one example, in all uses of the layer; for
+            a layer with products without a connection, those of its forward pass.
         products: number of such products, with the whole batch, that R adds to a step of J + R on average. With
             `examples` and `every` of the rule it is a fraction of the number in `regulariser_products`.
         interval: R is computed once in this number of steps of J + R.
@@ -208,30 +209,31 @@ def _execution(config: Config) -> list[str]:
 def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int = 1) -> list[LayerCost]:
     """Returns the cost of every connection of `model`, and of every other layer with products, such as one of Keras.
 
+    A layer that contains aligned layers, such as an attention layer, has a row only for its other products, such as
+    that of queries and keys. Products in a loop over time are counted only in aligned layers. A layer in a custom layer
+    is counted as used once in each call of that layer.
+
     Args:
         model: the network.
         batch: number of examples of a step. Default: R is counted as if it used all examples in every step.
         minibatches: number of equal parts of a batch.
     """
+    uses = _Uses(model)
     rows = []
     for layer in all_layers(model):
         if not isinstance(layer, AlignedLayer):
-            rows += _whole_layer(layer)
+            rows += _other_products(layer, uses)
             continue
         rule, aligned = layer.alignment, layer.keeps_backward_kernel
-        for connection, shape in zip(layer.make_connections(), layer.input_shapes(), strict=True):
-            kernel = connection.kernel.shape
-            outputs = output_shape(connection.linear_map, shape, kernel)
-            product = 2 * connection.linear_map.multiplications(
-                known_shape(shape[1:]), kernel, known_shape(outputs[1:])
-            )
+        products = _products(layer)
+        for connection, product in zip(layer.make_connections(), products, strict=True):
             rows.append(
                 LayerCost(
                     name=connection.name,
                     rule="backpropagation" if rule is None else rule.rule,
                     forward=_size(connection.kernel) + connection.bias_size,
                     backward=_size(connection.kernel) if aligned else 0,
-                    product=product,
+                    product=product * uses.count[id(layer)],
                     products=regulariser_products(rule) * _share(rule, batch, minibatches) if aligned else 0,
                     interval=rule.interval if aligned and batch else 1,
                 )
@@ -239,23 +241,89 @@ def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int =
     return rows
 
 
-def _whole_layer(layer: keras.layers.Layer) -> list[LayerCost]:
-    """Returns a row for a layer without connections; none if no product with a matrix is found in its forward pass."""
+class _Uses:
+    """The uses of the layers of a network in a forward pass of one example.
+
+    Args:
+        model: the network.
+
+    Attributes:
+        count: id of a layer -> number of its uses; each time step of `TimeDistributed` counts.
+        calls: id of a layer that is not in another layer -> arguments of each of its calls.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.count: Counter[int] = Counter()
+        self.calls: dict[int, list[Any]] = defaultdict(list)
+        self._visit(model, 1, in_layer=False)
+
+    def _visit(self, layer: Any, count: int, in_layer: bool) -> None:
+        self.count[id(layer)] += count
+        if has_graph(layer):
+            for call in calls(layer):
+                if isinstance(call.operation, keras.layers.Layer):
+                    if not in_layer:
+                        self.calls[id(call.operation)].append(call.arguments)
+                    self._visit(call.operation, count, in_layer)
+            return
+        for each in sublayers(layer):
+            self._visit(each, count * _steps(layer), in_layer=True)
+
+
+def _steps(layer: Any) -> int:
+    """Returns the number of time steps at which a wrapper calls the layer in it; 1 for other layers."""
+    if not isinstance(layer, keras.layers.TimeDistributed):
+        return 1
+    return known_shape(layer.get_build_config()["input_shape"])[1]
+
+
+def _products(layer: AlignedLayer) -> list[int]:
+    """Returns the floating-point operations of one product of each kernel of a layer with one example."""
+    found = []
+    for connection, shape in zip(layer.make_connections(), layer.input_shapes(), strict=True):
+        kernel = connection.kernel.shape
+        outputs = output_shape(connection.linear_map, shape, kernel)
+        shapes = known_shape(shape[1:]), kernel, known_shape(outputs[1:])
+        found.append(2 * connection.linear_map.multiplications(*shapes))
+    return found
+
+
+def _other_products(layer: keras.layers.Layer, uses: _Uses) -> list[LayerCost]:
+    """Returns a row for the products of a layer that no connection has; none if none is found in its forward pass.
+
+    Args:
+        layer: a layer that is not aligned, but may contain aligned layers.
+        uses: the uses of all layers.
+    """
     if not any(len(weight.shape) > 1 for weight in layer.weights):
         return []  # Such as batch normalisation, of which a network may have hundreds.
-    try:
-        inputs = layer.input
-    except (AttributeError, ValueError):  # It is part of another layer, or called several times.
-        return []
-    product = _counted(lambda example: layer(example, **_inference(layer)), inputs)
-    rule, size = getattr(layer, "alignment", None), sum(map(_size, layer.trainable_weights))
-    name = "backpropagation" if rule is None else rule.rule
-    return [LayerCost(layer.name, name, size, 0, product, 0, 1)] if product else []
+    inner = [each for each in all_layers(layer) if isinstance(each, AlignedLayer)]
+    found = sum(_forward_products(layer, *arguments) for arguments in uses.calls[id(layer)])
+    product = found - sum(sum(_products(each)) * uses.count[id(each)] for each in inner)
+    elsewhere = {id(weight) for each in inner for weight in each.weights}
+    size = sum(_size(weight) for weight in layer.trainable_weights if id(weight) not in elsewhere)
+    return [LayerCost(layer.name, "backpropagation", size, 0, product, 0, 1)] if product > 0 else []
 
 
-def _inference(layer: keras.layers.Layer) -> dict[str, bool]:
-    """Returns the argument `training` of a layer, if its `call` has one."""
-    return {"training": False} if "training" in inspect.signature(layer.call).parameters else {}
+def _forward_products(layer: keras.layers.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Counts the floating-point operations in the products of one call of a layer, for one example.
+
+    Args:
+        layer: the layer.
+        args: positional arguments of the call, with symbolic tensors.
+        kwargs: keyword arguments.
+    """
+    inference = {"training": False} if "training" in inspect.signature(layer.call).parameters else {}
+    leaves = keras.tree.flatten((args, kwargs))
+    symbolic = [isinstance(leaf, keras.KerasTensor) for leaf in leaves]
+
+    def call(tensors: list[tf.Tensor]) -> Any:
+        given = iter(tensors)
+        filled = [next(given) if is_symbolic else leaf for leaf, is_symbolic in zip(leaves, symbolic, strict=True)]
+        positional, named = keras.tree.pack_sequence_as((args, kwargs), filled)
+        return layer(*positional, **{**named, **inference})
+
+    return _counted(call, list(itertools.compress(leaves, symbolic)))
 
 
 def _share(rule: Alignment, batch: int | None, minibatches: int) -> float:
@@ -281,7 +349,8 @@ def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
     else:
         kinds["J step"] = network_step(model)
         kept = sum(map(_size, model.bound_rule.kept_values))
-        more = ["", f"kept        {kept:,} numbers by {rows[0].rule}, for the whole network"]
+        rule = next(row.rule for row in rows if row.rule != "backpropagation")
+        more = ["", f"kept        {kept:,} numbers by {rule}, for the whole network"]
     return [
         *(
             f"{kind:16} {cost / 1e9:10.4f} GFLOP per example  {cost / backpropagation:.2f}"

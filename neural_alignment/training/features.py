@@ -16,6 +16,7 @@ import tensorflow as tf
 from neural_alignment.config import Config
 from neural_alignment.data.recordings import load_images
 from neural_alignment.errors import DataError, RunError
+from neural_alignment.keras_internals import calls
 from neural_alignment.training import setup
 from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.run_directory import RunDirectory
@@ -89,13 +90,20 @@ def _redrawn(layer: Any) -> Any:
     return copy
 
 
+_RATES = (
+    *(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.ELU, keras.layers.Softmax),
+    *(keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling3D),
+    *(keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D, keras.layers.GlobalMaxPooling3D),
+)
+"""Layers that are a nonlinearity, without an attribute `activation`, or global pooling."""
+
+
 def rate_layers(model: keras.Model) -> list[str]:
     """Returns the names of the layers that end with a nonlinearity or global pooling, as models of firing rates."""
-    kinds = (keras.layers.ReLU, keras.layers.Activation, keras.layers.GlobalAveragePooling2D)
     return [
         layer.name
         for layer in model.layers
-        if isinstance(layer, kinds)
+        if isinstance(layer, _RATES)
         or getattr(layer, "activation", keras.activations.linear) is not keras.activations.linear
     ]
 
@@ -108,10 +116,15 @@ def matching_layers(network: SourceNetwork, patterns: Sequence[str] = ()) -> lis
         patterns: the patterns. Default: all of `rate_layers`.
 
     Raises:
-        RunError: if a pattern matches no layer; the message names the nearest layers.
+        RunError: if a pattern matches no layer; the message names the nearest layers. Also if there are no patterns and
+            no `rate_layers`.
     """
     if not patterns:
-        return rate_layers(network.model)
+        if not (found := rate_layers(network.model)):
+            raise RunError(
+                f"{network.name}: no layer ends with a nonlinearity or is global pooling; give patterns in `layers`"
+            )
+        return found
     names = [layer.name for layer in network.model.layers]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
@@ -199,10 +212,10 @@ def extract(network: SourceNetwork, layer: str, images: ImageSet, folder: str | 
         `(images, features)` float32.
 
     Raises:
-        RunError: if there is no such layer, its output is not finite, or the disk of the folder is full.
+        RunError: if there is no such layer, it is used several times, its output is not finite, or the disk of the
+            folder is full.
     """
-    _check_layer(network, layer)
-    part = keras.Model(network.model.inputs, network.model.get_layer(layer).output)
+    part = keras.Model(network.model.inputs, _output(network, layer))
     forward = tf.function(lambda batch: tf.cast(part(batch, training=False), tf.float32), reduce_retracing=True)
 
     def rows() -> Iterator[np.ndarray]:
@@ -253,11 +266,11 @@ def features(
         `(images, features)` float32.
 
     Raises:
-        RunError: if there is no such run or layer, or its output is not finite.
+        RunError: if there is no such run or layer, the layer is used several times, or its output is not finite.
         DataError: if the images cannot be read, or do not have the shape of the network.
     """
     network = network_of(source, random)
-    _check_layer(network, layer)  # Before the images are loaded, which may take long.
+    _output(network, layer)  # Checks the layer before the images are loaded, which may take long.
     return extract(network, layer, ImageSet(network, images, batch_size), folder)
 
 
@@ -274,11 +287,20 @@ def network_of(source: str | Path | keras.Model | SourceNetwork, random: bool = 
     return initial(source) if random else trained(source)
 
 
-def _check_layer(network: SourceNetwork, name: str) -> None:
-    """Raises `RunError` unless there is such a layer."""
+def _output(network: SourceNetwork, name: str) -> Any:
+    """Returns the symbolic output of a layer.
+
+    Raises:
+        RunError: if there is no such layer, or it is used several times.
+    """
     names = [layer.name for layer in network.model.layers]
     if name not in names:
         raise _unknown(network, name, names)
+    # The attribute `output` of a layer is that of its first call, which may be in another model.
+    uses = [call.outputs for call in calls(network.model) if call.operation.name == name]
+    if len(uses) > 1:
+        raise RunError(f"{network.name}: layer {name!r} is used {len(uses)} times, so that it has several outputs")
+    return uses[0][0] if uses else network.model.get_layer(name).output
 
 
 def _unknown(network: SourceNetwork, name: str, names: Sequence[str]) -> RunError:

@@ -13,7 +13,7 @@ from neural_alignment import data
 from neural_alignment.alignments import Alignment
 from neural_alignment.config import Config
 from neural_alignment.errors import ArgumentError, ConfigError, InputError, WrongValue, shortened
-from neural_alignment.keras_internals import all_layers, functional, has_graph
+from neural_alignment.keras_internals import all_layers, fresh_names, functional, has_graph
 from neural_alignment.losses import LossOptions, mean_over_examples
 from neural_alignment.optimization import Clock
 from neural_alignment.training import memory
@@ -79,12 +79,16 @@ def build_model(config: Config, classes: int, input_shape: tuple[int, ...], step
 
 
 def build_network(config: Config, outputs: int, input_shape: tuple[int, ...], steps_per_epoch: int) -> AlignedModel:
-    """Returns the model of a run as `build_model` does, for a known number of outputs instead of one of classes."""
+    """Returns the model of a run as `build_model` does, for a known number of outputs instead of one of classes.
+
+    The names of its layers, on which columns of `metrics.csv` and the draws of B depend, do not depend on the models
+    that this process has built before.
+    """
     memory.check(config, outputs, input_shape)
     set_random_seed(config)
     # Otherwise GPUs would multiply float32 numbers in TF32, which is too coarse for R and the angles.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    with _precision(config.runtime.precision), memory.exhaustion_reported(config):
+    with _precision(config.runtime.precision), fresh_names(), memory.exhaustion_reported(config):
         model = _draw_model(config, outputs, input_shape, steps_per_epoch)
     if config.runtime.synchronize_batch_norm:
         for layer in all_layers(model):

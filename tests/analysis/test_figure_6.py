@@ -250,6 +250,36 @@ def test_layers_with_rates_are_those_that_a_nonlinearity_ends(network):
     assert features.matching_layers(network, ["conv?_norm", "dense"]) == ["conv1_norm", "conv2_norm", "dense"]
 
 
+def test_every_nonlinearity_and_global_pooling_is_a_layer_with_rates():
+    kinds = keras.layers
+    x = inputs = keras.Input((8, 8, 2))
+    wanted = []
+    for made, has_rates in (
+        *((kinds.LeakyReLU(), True), (kinds.PReLU(), True), (kinds.ELU(), True), (kinds.Conv2D(2, 3), False)),
+        *((kinds.Activation("tanh"), True), (kinds.Activation("linear"), False), (kinds.MaxPooling2D(), False)),
+        *((kinds.GlobalMaxPooling2D(), True), (kinds.Dense(3, activation="elu"), True), (kinds.Softmax(), True)),
+    ):
+        x = made(x)
+        wanted += [made.name] * has_rates
+    model = keras.Model(inputs, x)
+    assert features.matching_layers(features.of_model(model)) == wanted
+    linear = features.of_model(keras.Model(inputs, kinds.Conv2D(2, 3)(inputs), name="linear"))
+    with pytest.raises(RunError, match=r"the model 'linear': no layer ends with a nonlinearity .*; give patterns in"):
+        features.matching_layers(linear)
+
+
+def test_the_features_of_a_layer_are_those_of_its_use_in_the_model(rng):
+    shared, (first, second) = keras.layers.ReLU(name="shared"), (keras.Input((4, 4, 1)) for _ in range(2))
+    shared(first)  # In another model.
+    model = keras.Model(second, keras.layers.ReLU(name="last")(shared(-1.0 * second)))
+    images = rng.normal(size=(3, 4, 4, 1)).astype("float32")
+    found = features.features(model, "shared", images)
+    np.testing.assert_array_equal(found, np.maximum(-images, 0).reshape(3, -1))
+    twice = keras.Model(second, shared(shared(second)), name="twice")
+    with pytest.raises(RunError, match=r"the model 'twice': layer 'shared' is used 2 times"):
+        features.features(twice, "shared", images)
+
+
 def test_an_unknown_layer_is_one_line_with_the_nearest(finished, network):
     with pytest.raises(RunError, match=r"no layer is called 'conv3_relu'; nearest .*conv.*_relu") as error:
         features.features(finished, "conv3_relu")

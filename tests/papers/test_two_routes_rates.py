@@ -158,15 +158,17 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
     monkeypatch.setattr(lab_rates, "LAB", Path(folder) / "lab" / "two_routes")
     monkeypatch.setattr(lab_rates, "FULL", Path(folder) / "cifar10" / "full")
     monkeypatch.setattr(lab_rates, "RATES", tmp_path / "rates.csv")
-    rows = ["rule,setting,value"]
+    monkeypatch.setattr(lab_rates, "PAGE", Path(shutil.copy(lab_rates.PAGE, tmp_path)))
+    rows = ["rule,setting,value,seconds"]
     for rule in rates.RULES:
         rows += [
-            f"{rule},{name},{2.5e-05 + place:g}" for place, name in enumerate(plan_of(rule).checked_space().sampled)
+            f"{rule},{name},{2.5e-05 + place:g},60" for place, name in enumerate(plan_of(rule).checked_space().sampled)
         ]
     (tmp_path / "rates.csv").write_text("\n".join(rows))
     search, _ = searched
     search("kolen_pollack", trials=2)
     lab_rates.write_rates()
+    assert "the searches for their rates 5 minutes." in pages.table_in(lab_rates.PAGE, "time")[0]
     full = configuration.load(lab_rates.FULL / "kolen_pollack.yaml")
     assert full.weight_decay == full.alignment.decay == pytest.approx(1.000025 / 5.85, rel=1e-3)
     assert full.optimization.forward.learning_rate == 2.5e-05

@@ -352,6 +352,18 @@ def test_a_model_may_be_sequential():
     assert [layer.alignment.rule for layer in aligned_layers(model)] == ["symmetric"]
 
 
+def test_a_second_model_of_a_process_has_the_names_and_draws_of_the_first():
+    """Keras numbers layers without a name by counters of the process, and B is drawn by the name of its layer."""
+    builder = flat(lambda rule: layers.Dense(10, alignment=rule), aligned)
+    outside = keras.layers.Dense(3).name
+    first, second = (built(builder, {"rule": "feedback"}) for _ in range(2))
+    assert [layer.name for layer in first.layers] == ["input_layer", "flatten", "dense", "dense_1"]
+    assert [layer.name for layer in second.layers] == [layer.name for layer in first.layers]
+    for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert keras.layers.Dense(3).name not in (outside, "dense")
+
+
 def test_a_delay_that_max_steps_does_not_end_is_one_line():
     """At 14 steps per epoch."""
 

@@ -1,0 +1,90 @@
+"""The costs of layers that other layers contain or that a network uses several times, counted by hand."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+
+from neural_alignment import config as configuration
+from neural_alignment import layers
+from neural_alignment.alignments import Feedback
+from neural_alignment.training import AlignedModel
+from neural_alignment.training.describe import describe, layer_costs
+
+STEPS, INPUTS, UNITS = 5, 4, 3
+
+
+def costs(of_inputs, shape=(STEPS, INPUTS)):
+    """Returns name -> (forward, backward, product) of the rows of a network."""
+    inputs = keras.Input(shape)
+    rows = layer_costs(AlignedModel(inputs, of_inputs(inputs)))
+    assert len({row.name for row in rows}) == len(rows)
+    return {row.name: (row.forward, row.backward, row.product) for row in rows}
+
+
+def aligned(units=UNITS, name="dense", **options):
+    return layers.Dense(units, alignment=Feedback(), name=name, **options)
+
+
+def dense(uses, units=UNITS):
+    return (INPUTS * units + units, INPUTS * units, 2 * INPUTS * units * uses)
+
+
+def test_the_directions_of_a_bidirectional_layer_are_counted_once():
+    found = costs(keras.layers.Bidirectional(layers.LSTM(UNITS, alignment=Feedback(), name="lstm"), name="both"))
+    kernel, recurrent = INPUTS * 4 * UNITS, UNITS * 4 * UNITS
+    assert found == {
+        f"{direction}_lstm.{name}": (size + bias, size, 2 * size * STEPS)
+        for direction in ("forward", "backward")
+        for name, size, bias in (("kernel", kernel, 4 * UNITS), ("recurrent_kernel", recurrent, 0))
+    }
+
+
+@pytest.mark.parametrize("wrapper", [layers.TimeDistributed, keras.layers.TimeDistributed])
+def test_a_wrapped_layer_is_counted_at_every_time_step(wrapper):
+    assert costs(wrapper(aligned())) == {"dense": dense(STEPS)}
+    native = costs(lambda x: wrapper(keras.layers.Dense(UNITS), name="native")(aligned(INPUTS)(x)))
+    assert native == {
+        "dense": dense(STEPS, INPUTS), "native": (INPUTS * UNITS + UNITS, 0, 2 * INPUTS * UNITS * STEPS)
+    }  # fmt: skip
+
+
+def test_a_layer_that_is_called_twice_counts_twice():
+    ours, native = aligned(INPUTS), keras.layers.Dense(INPUTS, name="native")
+    forward, _, product = dense(2, INPUTS)
+    assert costs(lambda x: native(native(ours(ours(x)))), (INPUTS,)) == {
+        "dense": dense(2, INPUTS), "native": (forward, 0, product)
+    }  # fmt: skip
+
+
+def test_the_layers_of_a_model_that_is_called_twice_count_twice():
+    inner = keras.Sequential([keras.Input((INPUTS,)), aligned(INPUTS), keras.layers.Dense(INPUTS, name="native")])
+    forward, _, product = dense(2, INPUTS)
+    assert costs(lambda x: inner(inner(x)), (INPUTS,)) == {"dense": dense(2, INPUTS), "native": (forward, 0, product)}
+    # In a wrapper, the layer without a connection belongs to the wrapper.
+    found = costs(layers.TimeDistributed(inner, name="wrapper"))
+    assert found == {
+        "dense": dense(STEPS, INPUTS), "wrapper": (forward, 0, 2 * INPUTS * INPUTS * STEPS)
+    }  # fmt: skip
+
+
+def test_attention_has_its_kernels_and_its_products_of_activations():
+    heads, size = 2, 3
+    attention = layers.MultiHeadAttention(heads, size, alignment=Feedback(), name="attention")
+    found = costs(lambda x: attention(x, value=x))
+    width = heads * size
+    kernel = (INPUTS * width, 2 * INPUTS * width * STEPS)
+    for name, bias in {"query": width, "key": width, "value": width, "attention_output": INPUTS}.items():
+        assert found.pop(f"attention.{name}") == (kernel[0] + bias, *kernel)
+    assert found == {"attention": (0, 0, 2 * 2 * STEPS * STEPS * width)}  # Queries with keys, and scores with values.
+    native = keras.layers.MultiHeadAttention(heads, size, name="native")
+    whole = costs(lambda x: native(aligned(INPUTS)(x), x, use_causal_mask=True))["native"]
+    assert whole == (4 * kernel[0] + 3 * width + INPUTS, 0, 4 * kernel[1] + 4 * STEPS * STEPS * width)
+
+
+@pytest.mark.parametrize("name", ["cifar10/vision_transformer/symmetric", "mnist/lstm/symmetric"])
+def test_shipped_configurations_of_such_layers_are_described(name):
+    config = configuration.load(name)
+    text = describe(config)
+    assert text.count(" symmetric ") >= 2
+    assert "J + R" in text
