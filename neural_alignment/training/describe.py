@@ -367,7 +367,11 @@ def backpropagation_step(rows: list[LayerCost], model: keras.Model) -> int:
         rows: the `layer_costs` of the network.
         model: the network.
     """
-    if {row.name for row in rows} <= {each.name for each in connections(model)}:
+    known = connections(model)
+    layers = all_layers(model)
+    if any(isinstance(layer, keras.layers.RNN) for layer in layers):  # A graph does not show the products in a loop.
+        known = [each for layer in layers if isinstance(layer, AlignedLayer) for each in layer.make_connections()]
+    if {row.name for row in rows} <= {each.name for each in known}:
         return 3 * sum(row.product for row in rows) - rows[0].product  # The first layer sends no error to its inputs.
 
     def step(example):

@@ -9,7 +9,7 @@ from neural_alignment import config as configuration
 from neural_alignment import layers
 from neural_alignment.alignments import Feedback
 from neural_alignment.training import AlignedModel
-from neural_alignment.training.describe import describe, layer_costs
+from neural_alignment.training.describe import backpropagation_step, describe, layer_costs
 
 STEPS, INPUTS, UNITS = 5, 4, 3
 
@@ -80,6 +80,15 @@ def test_attention_has_its_kernels_and_its_products_of_activations():
     native = keras.layers.MultiHeadAttention(heads, size, name="native")
     whole = costs(lambda x: native(aligned(INPUTS)(x), x, use_causal_mask=True))["native"]
     assert whole == (4 * kernel[0] + 3 * width + INPUTS, 0, 4 * kernel[1] + 4 * STEPS * STEPS * width)
+
+
+def test_a_step_of_backpropagation_counts_the_loop_over_time_with_and_without_b():
+    forward = 2 * STEPS * (INPUTS * 4 * UNITS + UNITS * 4 * UNITS)
+    for rule in (None, Feedback()):
+        inputs = keras.Input((STEPS, INPUTS))
+        model = AlignedModel(inputs, layers.LSTM(UNITS, alignment=rule)(inputs))
+        # The inputs get no error.
+        assert backpropagation_step(layer_costs(model), model) == 3 * forward - 2 * STEPS * INPUTS * 4 * UNITS
 
 
 @pytest.mark.parametrize("name", ["cifar10/vision_transformer/symmetric", "mnist/lstm/symmetric"])
