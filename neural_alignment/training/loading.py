@@ -122,9 +122,17 @@ def check_network(options: Any, model: keras.Model) -> None:
         model: the model.
 
     Raises:
-        ConfigError: if a class or function is not registered.
+        ConfigError: if a class or function is not registered, or a layer has no configuration.
     """
-    if not _is_ours(options) and (unknown := _unknown(model.get_config())):
+    if _is_ours(options):
+        return
+    try:
+        config = model.get_config()
+    except Exception as error:  # A user's layer without the method, for example.
+        reason = shortened(" ".join(str(error).split()), 200)
+        requirement = f"must be a model {_REGISTERED}, and whose layers have a `get_config`; Keras says: {reason}"
+        raise ConfigError(WrongValue("model.name", requirement, options.name)) from error
+    if unknown := _unknown(config):
         requirement = f"must be a model {_REGISTERED}; {', '.join(unknown)} cannot be loaded"
         raise ConfigError(WrongValue("model.name", requirement, options.name))
 

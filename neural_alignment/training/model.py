@@ -16,6 +16,7 @@ from neural_alignment.alignments.forward_pass import DeferredTerm
 from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, network_rule
 from neural_alignment.keras_internals import InterceptedModel, all_layers, compute_loss, loss_tracker, loss_weight
 from neural_alignment.layers import AlignedLayer, Connection
+from neural_alignment.losses import HalfSquaredError
 from neural_alignment.serialization import serializable
 from neural_alignment.training.finite_watch import FiniteWatch
 from neural_alignment.training.gradients import Gradients, dense, filled
@@ -78,7 +79,8 @@ class AlignedModel(InterceptedModel):
 
     A subclass may have a custom `train_step`, `test_step`, `compute_loss` or `compute_metrics`, as in Keras: `fit` and
     `evaluate` call it. Under a distribution strategy this is an error, except for `compute_loss`. The metric of R is
-    not in `metrics`, whose `update_state` such a step may call with targets and outputs.
+    not in `metrics`, whose `update_state` such a step may call with targets and outputs; a step that returns
+    `self.get_metrics_result()` also reports R.
 
     Args:
         *args: as in `keras.Model`: `inputs` and `outputs`.
@@ -558,12 +560,13 @@ class AlignedModel(InterceptedModel):
     @property
     def _loss_scale(self) -> Any:
         """The factor between the differentiated J and the reduced errors of the examples."""
-        return self.optimizer.scale_loss(loss_weight(self) * getattr(self._loss, "examples", 1))
+        factor = self._loss.examples if isinstance(self._loss, HalfSquaredError) else 1
+        return self.optimizer.scale_loss(loss_weight(self) * factor)
 
     @property
     def _codes(self) -> Any:
         """The targets of the outputs for each class, `(classes, outputs)`, or None if they are one-hot codes."""
-        return getattr(self._loss, "targets", None)
+        return self._loss.targets if isinstance(self._loss, HalfSquaredError) else None
 
     @property
     def _loss(self) -> Any:

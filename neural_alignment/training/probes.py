@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.analysis.angles import angle, norm_ratio
+from neural_alignment.keras_internals import all_layers, compute_loss, keep_mask
 from neural_alignment.layers import Connection
 from neural_alignment.training.model import connections, measuring_pass
 
@@ -171,15 +172,32 @@ def _gradients(
         **options: attributes of the `ForwardPass`.
 
     Returns:
-        The gradients to `kernels`, and those to the outputs in `uses`; multiplied by the factor of J in half precision.
+        The gradients to `kernels`, and those to the outputs in `uses`. With float16 they have a common factor, so that
+        neither small nor large errors are lost. It does not change their angles.
     """
     kept = {id(connection.kernel): value for connection, value in zip(chosen, kernels, strict=True)}
     mapping = [(v, kept.get(id(v), v.value)) for v in model.variables if v.trainable or id(v) in kept]
-    with tf.GradientTape() as tape:
+    half = any(layer.compute_dtype == "float16" for layer in all_layers(model))
+    with tf.GradientTape(persistent=half) as tape:
         tape.watch(kernels)
         with keras.StatelessScope(state_mapping=mapping), measuring_pass(model, **options):
-            loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True), training=True)
-        loss = model.optimizer.scale_loss(loss)  # As in training; small errors in float16 would be zero.
+            predictions = model(x, training=True)
+            if half:
+                predictions = tf.nest.map_structure(_single_precision, predictions)
+            loss = compute_loss(model, x, y, predictions, None, training=True)
     outputs = {name: [use.outputs for use in found] for name, found in uses.items()}
     zero = tf.UnconnectedGradients.ZERO  # Below frozen layers the tape has no error.
-    return tape.gradient(loss, (kernels, outputs), unconnected_gradients=zero)
+    factor = _factor(tape, loss, tf.nest.flatten(predictions)) if half else None
+    return tape.gradient(loss, (kernels, outputs), output_gradients=factor, unconnected_gradients=zero)
+
+
+def _single_precision(tensor: Tensor) -> Tensor:
+    """Returns a float16 tensor as float32, with its mask; other tensors are unchanged."""
+    return keep_mask(tf.cast(tensor, tf.float32), tensor) if tensor.dtype == tf.float16 else tensor
+
+
+def _factor(tape: tf.GradientTape, loss: Tensor, predictions: list[Tensor]) -> Tensor:
+    """Returns the factor of J, in the shape of J, with which the largest error at the outputs of the model is 1."""
+    errors = tape.gradient(loss, predictions, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    largest = tf.reduce_max([tf.cast(tf.reduce_max(tf.abs(error)), loss.dtype) for error in errors])
+    return tf.ones_like(loss) * tf.where(largest > 0, 1 / largest, tf.ones_like(largest))

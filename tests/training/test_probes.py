@@ -13,6 +13,7 @@ from recurrent_layers import CELLS, Run, Weights
 
 from neural_alignment import layers
 from neural_alignment.alignments import Feedback
+from neural_alignment.losses import HalfSquaredError
 from neural_alignment.training import AlignedModel, probes
 
 BATCH, STEPS, INPUTS, HIDDEN, UNITS = 4, 5, 3, 6, 7
@@ -87,6 +88,38 @@ def test_errors_too_small_for_float16_are_measured_as_they_are_trained():
     assert float(found["local_gradient_angle"]["last"]) == pytest.approx(degrees(y @ w.T, y @ b.T), abs=0.1)
     expected = degrees(x.T @ y @ w.T, x.T @ y @ b.T)
     assert float(found["pseudogradient_angle"]["first"]) == pytest.approx(expected, abs=0.1)
+
+
+def test_errors_that_are_large_do_not_overflow_in_float16():
+    """A sum over the batch; the factor of training, 2^15 at its start, would be too large."""
+    angles = []
+    for policy in ("float32", "mixed_float16"):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((INPUTS,))
+        dense = functools.partial(layers.Dense, alignment=Feedback(), dtype=policy)
+        model = AlignedModel(inputs, dense(UNITS, name="last")(dense(HIDDEN, name="first")(inputs)))
+        model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), HalfSquaredError(np.eye(UNITS), 100))
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(BATCH, INPUTS)).astype("float32"), rng.integers(0, UNITS, BATCH)
+        found = measured(model, x, y)
+        angles.append([float(found["pseudogradient_angle"]["first"]), float(found["local_gradient_angle"]["last"])])
+    np.testing.assert_allclose(angles[1], angles[0], atol=0.2)
+    assert angles[0][0] > 10
+
+
+def test_the_method_compute_loss_of_a_subclass_need_not_have_the_argument_training():
+    inputs = keras.Input((INPUTS,))
+    model = ShortLoss(inputs, layers.Dense(UNITS, alignment=Feedback(), name="last")(inputs))
+    model.compile(keras.optimizers.SGD())
+    found = measured(model, np.ones((2, INPUTS), "float32"), np.ones((2, UNITS), "float32"))
+    assert np.isfinite(float(found["local_gradient_angle"]["last"]))
+
+
+class ShortLoss(AlignedModel):
+    """Has a method `compute_loss` without the argument `training`."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return tf.reduce_mean(tf.square(y - y_pred))
 
 
 class Sometimes(keras.layers.Layer):

@@ -315,6 +315,20 @@ def test_a_model_that_could_not_be_loaded_is_refused_before_training(layer, name
         built(flat(reshape, layer, aligned), BASE["alignment"])
 
 
+class TakesAnObject(Unregistered):
+    """Has an argument that Keras cannot serialise, and no method `get_config`."""
+
+    def __init__(self, given, **options):
+        super().__init__(**options)
+        self.given = given
+
+
+def test_a_layer_without_a_configuration_is_refused_before_training():
+    line = r"^model\.name: must be .* have a `get_config`; Keras says: .*; found 'mine'$"
+    with pytest.raises(ConfigError, match=line):
+        built(flat(TakesAnObject(object()), aligned), BASE["alignment"])
+
+
 def test_a_rule_that_the_model_passes_to_no_layer_is_refused():
     rule = BASE["alignment"]
     native = flat(keras.layers.Dense(10, name="readout"))

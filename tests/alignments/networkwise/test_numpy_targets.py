@@ -106,6 +106,23 @@ def test_a_sum_of_squares_has_the_codes_of_the_classes_as_targets(minibatches, f
     assert_differs(weights(model)[0], numpy_steps(start, maps_of(model), x[:2], one_hot, **options)[0], by=0.02)
 
 
+class OwnLoss(keras.losses.Loss):
+    """Has attributes with the names of those of `HalfSquaredError`, of another meaning."""
+
+    examples, targets = ["some"], "classes"
+
+    def call(self, y_true, y_pred):
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+
+def test_attributes_of_another_loss_are_not_taken_for_codes_and_factors():
+    model = library(loss=OwnLoss(), run_eagerly=True)
+    start, (x, labels, _) = weights(model), batches()
+    model.train_on_batch(x[0], labels[0])
+    expected = numpy_steps(start, maps_of(model), x[:1], np.eye(CLASSES)[labels[:1]], np.full((1, BATCH), 1 / BATCH))
+    compare(model, expected, start)
+
+
 def by_sum(weight):
     return weight
 
