@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 
 from neural_alignment import paths, plugins, processors, quiet, shipped, terminal
-from neural_alignment.errors import Diverged, InputError, Stopped
+from neural_alignment.errors import Diverged, InputError, Stopped, Unavailable
 
 app = typer.Typer(
     help="Train networks whose error travels back through separate backward weights.",
@@ -799,6 +799,8 @@ def main() -> None:
         if app(sys.argv[1:] or ["--help"], standalone_mode=False) != INTERRUPTED:
             sys.exit(0)
         _exit(_stopped(), 1)
+    except Unavailable as error:
+        _exit(f"error: {error}", 4)
     except InputError as error:
         _exit(f"error: {error}", 2)
     except Diverged as error:

@@ -80,7 +80,8 @@ class ArgumentError(ValueError):
 
 
 class InputError(ValueError):
-    """The user's input is wrong. The command line prints the message in one line and exits with code 2.
+    """The user's input is wrong. The command line prints the message in one line and exits with code 2, or with 4 if
+    something is `Unavailable`.
 
     Args:
         message: the line, or a `WrongValue` from which the line is made.
@@ -99,7 +100,10 @@ class PluginError(InputError):
 
 
 class Unavailable(InputError):  # noqa: N818 - a fact about the environment
-    """A required external resource, such as a TPU or the data, is unavailable. The configuration itself is correct."""
+    """A required external resource, such as a TPU or the data, is unavailable. The configuration itself is correct.
+
+    The command line exits with code 4, because the same command can succeed later.
+    """
 
 
 class DataError(InputError):

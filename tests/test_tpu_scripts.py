@@ -703,7 +703,8 @@ def test_a_run_that_was_stopped_by_a_signal_goes_on(cloud):
     ("code", "state", "expected", "said"),
     [
         (3, "diverged", 3, "diverged: J is not finite"),
-        (2, None, 2, "rejected its input"),
+        (2, None, 6, "rejected its input"),
+        (4, None, 1, "cannot be reached"),
         (1, "failed", 6, "code 1, its status is failed: J is not finite"),
         pytest.param(137, "running", 6, "code 137, its status is running", marks=pytest.mark.exhaustive),
         (0, "running", 6, "code 0, its status is running"),

@@ -199,7 +199,8 @@ conclude() {
   case $CODE,$STATUS in
     0,finished) finish 0 "$RUN_DIR: finished" ;;
     3,* | *,diverged) finish 3 "$RUN_DIR: diverged: $REASON" ;;
-    2,*) finish 2 "the run rejected its input: see above" ;;
+    2,*) finish 6 "the run rejected its input: see above" ;;
+    4,*) finish 1 "the run needs something that cannot be reached: see above" ;;
     *,stopped) say "the run was stopped; $NAME is probably being preempted" && return ;;
   esac
   # A preempted TPU can look like a failure of the program.

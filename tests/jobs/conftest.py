@@ -100,7 +100,7 @@ if not run:
     sys.argv = ["neural-alignment", "train", sys.argv[2], "--run-dir", sys.argv[3], "--resume"]
     cli.program()
 code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
-sys.exit(code if code in (0, 3) else 6)
+sys.exit({0: 0, 3: 3, 4: 1}.get(code, 6))
 """
 """Stands in for `tpu_scripts/train.sh`: trains on the CPU of this machine, and has the same exit codes."""
 
