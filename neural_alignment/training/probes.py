@@ -39,12 +39,10 @@ def measure_kernels(model: keras.Model) -> dict[str, dict[str, Tensor]]:
         Measure of `KERNEL_MEASURES` -> connection name -> float32 scalar; NaN if it is not defined.
     """
     results: dict[str, dict[str, Tensor]] = {name: {} for name in KERNEL_MEASURES}
-    with measuring_pass(model):
-        for connection in connections(model):
-            forward = keras.ops.convert_to_tensor(connection.kernel)
-            backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
-            results["weight_angle"][connection.name] = angle(forward, backward)
-            results["norm_ratio"][connection.name] = norm_ratio(backward, forward)
+    for connection in connections(model):
+        forward, backward = keras.ops.convert_to_tensor(connection.kernel), _backward(model, connection)
+        results["weight_angle"][connection.name] = angle(forward, backward)
+        results["norm_ratio"][connection.name] = norm_ratio(backward, forward)
     return results
 
 
@@ -64,13 +62,17 @@ def measure_projections(model: keras.Model, x: Tensor) -> dict[str, dict[str, Te
     with keras.StatelessScope(state_mapping=mapping), measuring_pass(model, probe=_recorder(uses)):
         model(x, training=True)
     angles = {}
-    with measuring_pass(model):
-        for connection in connections(model):
-            forward = tf.convert_to_tensor(connection.kernel.value)
-            backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
-            inputs = [tf.cast(use.inputs, forward.dtype) for use in uses[connection.name]]
-            angles[connection.name] = _projection_angle(connection, inputs, forward, backward)
+    for connection in connections(model):
+        forward = tf.convert_to_tensor(connection.kernel.value)
+        inputs = [tf.cast(use.inputs, forward.dtype) for use in uses[connection.name]]
+        angles[connection.name] = _projection_angle(connection, inputs, forward, _backward(model, connection))
     return {**measure_kernels(model), "projection_angle": angles}
+
+
+def _backward(model: keras.Model, connection: Connection) -> Tensor:
+    """Returns B in the layout of W, as the next step would use it."""
+    with measuring_pass(model):
+        return connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
 
 
 class _Use(NamedTuple):
@@ -129,8 +131,7 @@ def measure(model: keras.Model, x: Tensor, y: Tensor) -> dict[str, dict[str, Ten
         # The network may compute in half precision, which is too coarse for angles.
         inputs = [tf.cast(use.inputs, forward.dtype) for use in uses[connection.name]]
         upstream = [tf.cast(error, forward.dtype) for error in errors.get(connection.name, [])]
-        with measuring_pass(model):
-            backward = connection.linear_map.transpose(keras.ops.convert_to_tensor(connection.backward_kernel))
+        backward = _backward(model, connection)
         row = (
             angle(forward, backward),
             norm_ratio(backward, forward),
