@@ -205,6 +205,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
 
     Raises:
         RunError: if there is no saved model, a file is damaged, or a weight is not finite.
+        ConfigError: if the options do not fit the devices or the data.
         DataError: if the data cannot be read.
         Diverged: if the weights are finite and J is not.
     """
@@ -219,6 +220,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
     devices = distribution.create(config.runtime)
     devices.check(config)
     dataset = setup.load_data(config)
+    devices.check_evaluation(config, dataset)
     with devices.scope():
         model = load_model(path)
     check_finite(model, path)

@@ -64,6 +64,7 @@ class Trainer:
         devices = distribution.create(config.runtime)
         devices.check(config)
         dataset = setup.load_data(config)
+        devices.check_evaluation(config, dataset)
         return cls(setup.compiled_model(config, dataset, devices.scope()), dataset, devices)
 
     @property

@@ -29,6 +29,7 @@ from neural_alignment.losses import SMALLEST_LOSS, Criterion, FunctionLoss, Loss
 from neural_alignment.serialization import serializable
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
 from neural_alignment.training.step_loop import StepLoop
+from neural_alignment.training.trainer import Trainer
 from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
 BATCH, STEPS, CLASSES = 8, 4, 3
@@ -704,6 +705,27 @@ def test_no_last_batch_is_filled_up_for_a_model_with_statistics_of_the_batch(mon
         return
     with pytest.raises(InputError, match=r"evaluation.batch_size: wide_cnn .*; found 45; allowed: divisors of"):
         one_core.check_evaluation(plan, facts)
+
+
+@pytest.fixture(scope="module")
+def trained_wide_cnn(tmp_path_factory):
+    """The configuration of a run whose last validation batch has 60 of 100 examples, and its directory."""
+    folder = tmp_path_factory.mktemp("wide_cnn")
+    (folder / "run.yaml").write_text(CONFIG)
+    model = "model={name: wide_cnn, design: kmnist, width: 2}"
+    overrides = [model, "alignment={rule: align_ada}", "optimization.backward=null", "optimization.alternation=null"]
+    overrides += ["max_steps=1", "evaluation={batch_size: 100, probe_examples: 0}", "runtime={}"]
+    plan = configuration.load(str(folder / "run.yaml"), overrides)
+    return plan, run.train(plan, str(folder / "run")).path
+
+
+@pytest.mark.parametrize("start", [lambda plan, path: run.evaluate(path), lambda plan, path: Trainer.from_config(plan)])
+def test_no_trainer_evaluates_a_batch_that_is_filled_up_for_such_a_model(trained_wide_cnn, monkeypatch, start):
+    """Zeros in the last batch would change J and the accuracy."""
+    start(*trained_wide_cnn)
+    monkeypatch.setattr(distribution, "compiles_by_itself", lambda strategy: True)
+    with pytest.raises(InputError, match=r"evaluation.batch_size: wide_cnn .*; found 100; allowed: .* the 360"):
+        start(*trained_wide_cnn)
 
 
 CLUSTER = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
