@@ -116,6 +116,7 @@ def test_a_batch_that_is_divided_would_leave_rows_of_the_initial_state_untrained
     ("overrides", "message"),
     [
         (["loss=null"], "loss"),
+        (["model.weights_seed=4294967296"], "model.weights_seed: input should be less than 4294967296; found"),
         (["loss={kind: cross_entropy}"], "model.name: must be .* for classes, the targets of loss.kind cross_entropy"),
         (["data={source: digits}"], "model.name: must be .* for classes, the targets of data.source digits.*'rnn'"),
         (["model={name: fc, hidden: [3]}"], "model.name: must be .* for sequences, the targets of data.source"),
