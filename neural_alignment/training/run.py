@@ -18,7 +18,7 @@ from neural_alignment.training import callbacks, distribution, existing_run, fil
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.graphs import keep_graphs
 from neural_alignment.training.loading import check_finite, load_model
-from neural_alignment.training.preparation import load_initial_state, prepare
+from neural_alignment.training.preparation import Prepared, load_initial_state, prepare
 from neural_alignment.training.run_directory import RunDirectory, RunResult
 from neural_alignment.training.run_loop import RunLoop
 from neural_alignment.training.saved_state import SavedState
@@ -95,9 +95,8 @@ def _train_as_chief(
                 return finished
         elif start.resume_from is not None:
             raise RunError(f"{directory.path}: contains no run that could go back to step {start.resume_from}")
-        prepared = prepare(config)
         resumes = not force and existing_run.has_own_state(directory)
-        loaded = None if resumes else load_initial_state(config, directory, prepared)
+        prepared, loaded = _prepared(config, directory, start, back, resumes)
         if check_held is None:
             directory.make()
             check_held = holding.enter_context(lock.held(directory.path))
@@ -116,8 +115,8 @@ def _train_as_assistant(
 ) -> RunResult:
     """Trains as a worker other than the chief, from the chief's state, in a temporary directory.
 
-    It reads the chief's directory before the first exchange between the workers. The chief changes the directory only
-    after this exchange.
+    It reads the chief's directory before the first exchange between the workers, which is in `_prepared`. The chief
+    changes the directory only after this exchange.
     """
     resumes = start.resume and directory.exists()
     finished = existing_run.check_usable(directory, config, start.resume, start.force) if resumes else None
@@ -132,18 +131,38 @@ def _train_as_assistant(
                 files.copy(directory.file(name), own.file(name))
         if back is not None:
             rewind.cut(own, back, own.file("set_aside"))
-        prepared = prepare(config)
-        loaded = None if has_own_state else load_initial_state(config, directory, prepared)
+        prepared, loaded = _prepared(config, directory, start, back, has_own_state)
         state = SavedState(config, own, prepared.trainer, lambda: None, loaded)
         result = _finish(RunLoop(config, prepared, state), progress)
     return dataclasses.replace(result, path=directory.path)
+
+
+def _prepared(
+    config: Config, directory: RunDirectory, start: StartOptions, back: int | None, resumes: bool
+) -> tuple[Prepared, dict[str, Any] | None]:
+    """Returns the parts of a run, and the description of the state that `init_from` has loaded, if there is one.
+
+    No file of the run directory has been changed yet. If files of an earlier run are to be removed or moved, the step
+    is traced first, because the code of a user's rule, model or loss may fail there.
+
+    Args:
+        config: the configuration of the run.
+        directory: the run directory.
+        start: how to treat an existing run.
+        back: the step to go back to, or None.
+        resumes: whether the run continues from a state in its directory.
+    """
+    prepared = prepare(config)
+    loaded = load_initial_state(config, directory, prepared, resumes)
+    if start.force or back is not None:
+        prepared.trainer.trace(prepared.trainer.step if back is None else back)
+    return prepared, loaded
 
 
 def _finish(loop: RunLoop, progress: callbacks.Progress | None) -> RunResult:
     """Runs the loop to its end, and records in `status.json` how it ended."""
     with Stop(raises=loop.trainer.devices.workers == 1) as stop:
         loop.restore()
-        loop.state.check_workers_agree()
         with _recorded_end(loop), files.full_disk_reported(loop.directory.path):
             try:
                 result = loop.run(stop, progress)

@@ -39,7 +39,8 @@ class RunLoop:
         self.total_steps = total_steps(config, self.trainer.dataset)
         self._stride = config.evaluation.every_epochs * epoch_steps(config, self.trainer.dataset)
         self._evaluation = Evaluator(config, self.trainer, test, alignment)
-        self._kernels = callbacks.Kernels(self.trainer.model, self.directory.file("kernels"), config.logging.kernels)
+        layers = callbacks.kernel_layers(self.trainer.model, config.logging.kernels)
+        self._kernels = callbacks.Kernels(layers, self.directory.file("kernels"))
         self._listeners: list[callbacks.Listener] = []
         self._saved = time.monotonic()
 
@@ -52,7 +53,7 @@ class RunLoop:
         """Restores the last checkpoint, if there is one.
 
         Raises:
-            RunError: if the checkpoint or the metrics are damaged or do not fit each other.
+            RunError: as in `SavedState.restore`.
         """
         self.state.restore(self._is_due)
 

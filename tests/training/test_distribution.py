@@ -380,6 +380,20 @@ def test_a_run_continues_on_another_number_of_replicas(tmp_path, one_device, two
     assert_same_run(resumed, one_device[0])
 
 
+def test_force_traces_the_step_of_replicas_once_and_before_it_removes_the_earlier_run(tmp_path, two_devices):
+    path = shutil.copytree(two_devices[-1] / "middle", tmp_path, dirs_exist_ok=True) / "run"
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    plan = configuration.load(str(tmp_path / "run.yaml"), [*TWO, "max_steps=2"])
+    before = sorted(path.rglob("*"))
+    failing = mock.patch.object(AlignedModel, "_replica_step", side_effect=TypeError("a mistake of the user"))
+    with failing, pytest.raises(TypeError, match="a mistake of the user"):
+        run.train(plan, path, force=True)
+    assert sorted(path.rglob("*")) == before
+    with counted_traces() as traces:
+        assert run.train(plan, path, force=True).metrics["step"] == 2
+    assert traces == {"J": 2, "R": 2, "evaluation": 2}
+
+
 @pytest.mark.parametrize(("replicas", "together"), [(1, 4), (2, 1)])
 def test_an_evaluation_is_one_call_or_as_many_as_signals_need(tmp_path, monkeypatch, replicas, together):
     """Over 360 examples in batches of 56, of which the last has 24; on two replicas it is filled up."""

@@ -15,6 +15,7 @@ from neural_alignment.errors import ConfigError, DataError, Diverged, RunError
 from neural_alignment.training import evaluation, run
 from neural_alignment.training.checkpoints import kept_steps
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.run_directory import FILES
 from neural_alignment.training.trainer import Trainer
 
@@ -277,6 +278,45 @@ def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong
     with pytest.raises(DataError, match="batch_size"):
         run.train(config(batch_size=4000), whole, force=True)
     assert run.evaluate(whole)
+
+
+def contents(path):
+    """Returns the content of every file below a directory."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def raise_in_step(*_):
+    """Replaces a training step by one with a mistake, as a user's rule may have one."""
+    raise TypeError("R_l is not a scalar")
+
+
+SHORT = {"max_steps": 4, "checkpoints": {"every_steps": 2, "keep": 2}, "evaluation": UNPROBED}
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """Returns a finished run of four steps that can go back to step 2."""
+    path = tmp_path_factory.mktemp("runs") / "short"
+    run.train(config(**SHORT), path)
+    return path
+
+
+@pytest.mark.parametrize("options", [{"force": True}, {"resume_from": 2}], ids=["force", "resume_from"])
+@pytest.mark.parametrize("mistake", ["pattern", "step"])
+def test_a_run_that_fails_before_its_first_step_changes_no_file_of_the_earlier_run(
+    short, tmp_path, monkeypatch, mistake, options
+):
+    path = shutil.copytree(short, tmp_path / "run")
+    before = contents(path)
+    with monkeypatch.context() as patch:
+        if mistake == "pattern":
+            plan, error = config(**SHORT, logging={"kernels": ["nosuch*"]}), ConfigError
+        else:
+            patch.setattr(AlignedModel, "_replica_step", raise_in_step)
+            plan, error = config(**SHORT), TypeError
+        with pytest.raises(error):
+            run.train(plan, path, **options)
+    assert contents(path) == before
 
 
 @pytest.mark.parametrize(
