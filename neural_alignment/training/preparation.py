@@ -48,7 +48,9 @@ def prepare(config: Config) -> Prepared:
     split = config.evaluation.test_split
     with concurrent.futures.ThreadPoolExecutor(1) as background:
         reading = background.submit(setup.load_data, config)
-        testing = None if split is None else background.submit(setup.load_test_data, config, split)
+        testing = None
+        if split is not None:  # After `reading`, because there is one thread.
+            testing = background.submit(lambda: setup.load_test_data(config, split, reading.result()))
         model = setup.compiled_model(config, facts, devices.scope())
         callbacks.kernel_layers(model, config.logging.kernels)  # Checks the patterns.
         reuse_graphs(model, config, facts)
@@ -78,7 +80,7 @@ def _same_standardization(one: data.Dataset, other: data.Dataset) -> bool:
 def load_initial_state(
     config: Config, directory: RunDirectory, prepared: Prepared, resumes: bool
 ) -> dict[str, Any] | None:
-    """Loads the state of `init_from` into the model, unless the run continues from a state of its own.
+    """Loads the state of `init_from` into the model, unless the run continues from its saved state.
 
     Args:
         config: the configuration of the run.

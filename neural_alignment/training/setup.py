@@ -32,19 +32,22 @@ def load_data(config: Config) -> data.Dataset:
     return config.data.load(batching(config))
 
 
-def load_test_data(config: Config, split: str) -> data.Dataset:
+def load_test_data(config: Config, split: str, dataset: data.Dataset) -> data.Dataset:
     """Returns a data set whose validation split is another split of the run's data.
 
-    It is standardized like the data of the run.
+    It is standardized like the data of the run, and its damaged records are listed and limited together with theirs.
 
     Args:
         config: the configuration of the run.
         split: the split, in the syntax of the data source.
+        dataset: the data of the run.
 
     Raises:
         DataError: if the data cannot be read.
     """
-    return config.data.for_test(split, config.batch_size).load(batching(config))
+    test = config.data.for_test(split, config.batch_size).load(batching(config))
+    dataset.damage.include(test.damage)
+    return test
 
 
 def data_facts(config: Config) -> data.Facts:
