@@ -180,7 +180,11 @@ class RunLoop:
         return min(self.total_steps, *((step // stride + 1) * stride for stride in strides))
 
     def _measure(self, stop: Stop) -> None:
-        """Evaluates the model, saves the state, and writes the row."""
+        """Evaluates the model, saves the state, and writes the row.
+
+        Raises:
+            Interrupted: at a signal.
+        """
         is_first = self.step == self.state.first_step
         is_untrained = is_first and not self.state.origin
         with self.state.kept_means():
@@ -188,6 +192,9 @@ class RunLoop:
             with stop.safe():
                 row = self._evaluation.row(training, self.state.seconds, is_untrained)
         self._finish_evaluation(row)
+        # A signal during the evaluation of several workers is only recorded, and the next steps could take long.
+        if any(self.trainer.devices.agree(stop.signal is not None)):
+            raise Interrupted
 
     def _finish_evaluation(self, row: MetricsRow) -> None:
         """Saves the state and writes the row of an evaluation."""

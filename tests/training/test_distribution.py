@@ -5,6 +5,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -24,11 +25,13 @@ from neural_alignment import config as configuration
 from neural_alignment import data, layers
 from neural_alignment.alignments import forward_pass, from_config, networkwise_rules
 from neural_alignment.config import Runtime
-from neural_alignment.errors import Diverged, InputError
+from neural_alignment.errors import Diverged, InputError, Stopped
 from neural_alignment.losses import SMALLEST_LOSS, Criterion, FunctionLoss, LossOptions
 from neural_alignment.serialization import serializable
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
+from neural_alignment.training.evaluation import Evaluator
 from neural_alignment.training.step_loop import StepLoop
+from neural_alignment.training.stopping import Stop
 from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
 BATCH, STEPS, CLASSES = 8, 4, 3
@@ -96,11 +99,11 @@ def train(replicas, config, scheduler=None, forward=None, backward=None, skip_id
     return [v.numpy() for v in variables if v.dtype != "string"], history
 
 
-def agree(config, **options):
-    """Fails unless two replicas end with the weights of one; returns these weights."""
+def agree(config, replicas=2, **options):
+    """Fails unless several replicas end with the weights of one; returns these weights."""
     one, history = train(1, config, **options)
-    two, reported = train(2, config, **options)
-    for expected, actual in zip(one, two, strict=True):
+    several, reported = train(replicas, config, **options)
+    for expected, actual in zip(one, several, strict=True):
         assert_close(actual, expected)
     assert history.keys() == reported.keys()
     for name, values in history.items():
@@ -204,6 +207,20 @@ def test_a_scheduled_optimizer_outside_of_an_aligned_model_says_what_it_needs(fl
         optimizer.build([variable])
     with pytest.raises(ValueError, match="several replicas `apply` must be called inside a `mode` context"):
         strategy.run(lambda: optimizer.apply([tf.ones(2, tf.float64)], [variable]))
+
+
+def test_four_replicas_train_as_one_does(float64):
+    agree(RULES["WM"], replicas=4, synchronized=None)
+
+
+def test_dropout_draws_the_same_numbers_on_every_replica_as_the_documentation_says():
+    strategy = strategy_of(2)
+    with strategy.scope():
+        layer = keras.layers.Dropout(0.5, seed=1)
+    drawn = strategy.run(lambda: layer(tf.ones((1, 64)), training=True))
+    first, second = (np.array(each) for each in strategy.experimental_local_results(drawn))
+    assert set(first.ravel()) == {0.0, 2.0}
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.exhaustive
@@ -569,6 +586,22 @@ def test_two_worker_processes_train_as_one_after_a_signal_to_one_has_stopped_bot
     else:
         assert [code for code, _ in two_workers(tmp_path, ("", ""), "--resume")] == [0, 0]
     assert_same_run(result_of(tmp_path / "run"), one_device[0])
+
+
+def test_a_signal_during_an_evaluation_of_several_workers_is_obeyed_before_the_next_steps(tmp_path, monkeypatch):
+    """One process that handles signals as each of several workers does."""
+    monkeypatch.setattr(run, "Stop", lambda raises: Stop(raises=False))
+    original = Evaluator.row
+
+    def signalled(self, *args):
+        row = original(self, *args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return row
+
+    monkeypatch.setattr(Evaluator, "row", signalled)
+    with pytest.raises(Stopped, match="SIGTERM at step 0, which is saved"):
+        run_of(tmp_path, "runtime.strategy=cpu")
+    assert run.RunDirectory(tmp_path / "run").status()["state"] == "stopped"
 
 
 KILLED = """
