@@ -13,11 +13,10 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
-from neural_alignment.errors import DataError, Diverged, InputError, RunError, Stopped
+from neural_alignment.errors import DataError, Diverged, InputError, RunError, Stopped, Unavailable
 from neural_alignment.training import callbacks, distribution, existing_run, files, lock, rewind, setup
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.graphs import keep_graphs
-from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.preparation import Prepared, load_initial_state, prepare
 from neural_alignment.training.run_directory import RunDirectory, RunResult
 from neural_alignment.training.run_loop import RunLoop
@@ -217,14 +216,16 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
 
     Args:
         run_dir: a finished run.
-        strategy: the devices to use, a value of `runtime.strategy`. Default: those of the run.
+        strategy: the devices to use, a value of `runtime.strategy`. Default: those of the run; for a run of several
+            workers `auto`, because one process can evaluate it.
 
     Returns:
         J and the metrics of the loss (such as top1 and top5) on the whole validation split. Every example counts once.
 
     Raises:
-        RunError: if there is no saved model, a file is damaged, or a weight is not finite.
+        RunError: if there is no saved model, a file is damaged, a weight is not finite, or a device is missing.
         DataError: if the data cannot be read.
+        Unavailable: if a TPU cannot be reached.
         Diverged: if the weights are finite and J is not.
     """
     directory = RunDirectory(run_dir)
@@ -232,15 +233,19 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
     status = directory.status()
     path = directory.model_path(status)
     config = directory.checked_config(status)
+    if strategy is None and config.runtime.strategy == "multi_worker":
+        strategy = "auto"
     if strategy is not None:
         runtime = distribution.with_strategy(config.runtime, strategy).model_dump()
         config = configuration.parse({**config.model_dump(mode="json", exclude_none=True), "runtime": runtime})
-    devices = distribution.create(config.runtime)
+    try:
+        devices = distribution.create(config.runtime)
+    except (RunError, Unavailable) as error:
+        raise type(error)(f"{error}; --strategy cpu evaluates on the CPU") from None
     devices.check(config)
     dataset = setup.load_data(config)
     with devices.scope():
-        model = load_model(path)
-    check_finite(model, path)
+        model = setup.load_network(path)
     shapes = (model.input_shape[1:], model.output_shape[-1])
     if shapes != (tuple(dataset.input_shape), setup.output_units(config, dataset.classes)):
         raise RunError(

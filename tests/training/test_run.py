@@ -11,7 +11,7 @@ import tensorflow as tf
 from prepared_run import PreparedRun
 
 from neural_alignment import config as configuration
-from neural_alignment.errors import ConfigError, DataError, Diverged, RunError
+from neural_alignment.errors import ConfigError, DataError, Diverged, RunError, Unavailable
 from neural_alignment.training import evaluation, run
 from neural_alignment.training.checkpoints import kept_steps
 from neural_alignment.training.metrics import MetricsFile
@@ -397,6 +397,35 @@ def test_evaluate_refuses_data_of_another_shape(whole):
     with pytest.raises(RunError, match=r"images of shape \(9, 9, 1\) and 10 outputs; the data are of .*8, 8, 1"):
         run.evaluate(whole)
     assert (whole / "config.yaml").read_text() == text
+
+
+def of_strategy(path, strategy):
+    """Edits the strategy in the configuration of a run, which is allowed. Returns the path."""
+    file = path / "config.yaml"
+    file.write_text(file.read_text().replace("strategy: auto", f"strategy: {strategy}"))
+    return path
+
+
+def test_one_process_evaluates_a_run_of_several_workers(short, tmp_path):
+    expected = run.evaluate(short)
+    path = of_strategy(shutil.copytree(short, tmp_path / "run"), "multi_worker")
+    assert configuration.load(path / "config.yaml").runtime.strategy == "multi_worker"
+    assert run.evaluate(path) == expected
+    with pytest.raises(ConfigError, match="TF_CONFIG: must name the workers"):
+        run.evaluate(path, "multi_worker")
+
+
+@pytest.mark.parametrize(("strategy", "kind"), [("gpu", RunError), ("tpu", Unavailable)])
+def test_evaluate_without_the_device_of_the_run_names_another(short, tmp_path, monkeypatch, strategy, kind):
+    path = of_strategy(shutil.copytree(short, tmp_path / "run"), strategy)
+
+    def unreachable(**_):
+        raise ValueError("no such TPU")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", unreachable)
+    with pytest.raises(kind, match=f"runtime.strategy.*{strategy}.*; --strategy cpu evaluates on the CPU$"):
+        run.evaluate(path)
+    assert run.evaluate(path, "cpu")
 
 
 def test_evaluate_refuses_a_directory_without_a_run(tmp_path, whole):
