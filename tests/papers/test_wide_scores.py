@@ -261,10 +261,20 @@ def test_a_quick_test_ends_at_its_max_steps_and_never_replaces_scores(tmp_path, 
         assert (found[place] / "kmnist" / "normal.csv").read_text() == before
 
 
+TRANSFORMER = "{name: vision_transformer, patch: 4, width: 8, depth: 1, heads: 2"
+
 MISTAKES = {
     "no epoch": (command("--epochs", "0"), "--epochs must be at least 1; found 0"),
     "no number": (command("--epochs", "first"), "--epochs"),
     "no width": (command("--set", "model={name: fc, hidden: [5]}", network=DIGITS[:3]), "model.name"),
+    "no convolution": (
+        command("--set", f"model={TRANSFORMER}}}", network=DIGITS[:3]),
+        "model.name: must be a network with convolutions, such as wide_cnn; found 'vision_transformer'",
+    ),
+    "dropout": (
+        command("--set", f"model={TRANSFORMER}, dropout: 0.1}}", network=DIGITS[:3]),
+        "model: is frozen at initialisation and must have no layer that draws random numbers; found 'Dropout called",
+    ),
     "a rule": (command("--set", "alignment={rule: align_zero}"), "found 'align_zero at conv1'"),
     "no gradient descent": (command("--set", "optimization.forward={name: adam, learning_rate: 0.01}"), "found 'Adam'"),
     "no folder": (command("--output", "/proc/none/scores"), "/proc/none"),
@@ -272,8 +282,9 @@ MISTAKES = {
 
 
 @for_each("what", MISTAKES)
-def test_a_mistake_in_the_command_is_one_line(monkeypatch, capsys, what):
+def test_a_mistake_in_the_command_is_one_line_before_training(monkeypatch, capsys, what):
     arguments, expected = MISTAKES[what]
+    monkeypatch.setattr(scoring.Trainer, "train", None)
     code, _, error = run_command(monkeypatch, capsys, *arguments)
     assert (code, len(error.strip().splitlines())) == (2, 1), error
     assert expected in error
