@@ -29,6 +29,9 @@ DIGITS = (
 """17 steps in an epoch, 8 x 8 pixels, three convolutions."""
 
 
+SEEDS = runs.SCORED["kmnist"].seeds
+
+
 def nothing(part):
     assert 0 <= part <= 1
 
@@ -137,7 +140,7 @@ def small(cell, compute):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Two widths of KMNIST, one of CIFAR-10 with one of the two seeds; all others are missing.
+    """Two widths of KMNIST with all seeds, one of CIFAR-10 with one of them; all others are missing.
 
     One is computed, the others have similar scores.
     """
@@ -155,7 +158,7 @@ def test_a_table_has_a_row_for_each_layer_width_and_seed_beside_the_printed_scor
     assert ",".join(product.columns) == "layer,width,seed,score,score_sem,permuted_score,paper_score"
     assert all(tuple(row) == rows.SCORE_COLUMNS for row in product.rows)
     assert [(row["layer"], row["width"], row["seed"]) for row in product.rows] == [
-        (layer, width, seed) for layer in (1, 2, 3) for width in (8, 64) for seed in (99, 100)
+        (layer, width, seed) for layer in (1, 2, 3) for width in (8, 64) for seed in SEEDS
     ]
     for row in product.rows:
         assert row["paper_score"] == printed.TABLE_4[row["layer"], row["width"]]
@@ -181,7 +184,7 @@ def test_the_figures_are_grey_and_hold_all_moments(source):
         assert product.figure.axes[0].get_ylabel() == "alignment score"
     assert {row["epoch"] for row in first.rows} == {2}
     assert {row["epoch"] for row in last.rows} == {1, 2}
-    assert len(last.rows) == 2 * len(first.rows) == 2 * 3 * 5
+    assert len(last.rows) == 2 * len(first.rows) == 2 * 3 * (2 * len(SEEDS) + 1)
 
 
 def test_the_command_scores_a_network_of_any_size():
