@@ -101,8 +101,10 @@ class RAdamOptions(OptimizerOptions):
 
 
 class SWATSOptions(OptimizerOptions):
-    """Adam that switches to gradient descent, for each variable separately. Then the learning rate scales only
-    noise and `weight_decay`."""
+    """Adam that switches to gradient descent, for each variable separately.
+
+    After the switch the learning rate scales only noise and `weight_decay`.
+    """
 
     optimizer = optimizers.SWATS
 

@@ -67,5 +67,5 @@ def test_from_one_it_is_that_of_tensorflow_1(float64, problem):
 
 
 def test_a_negative_start_is_an_error():
-    with pytest.raises(ValueError, match="`initial_mean_square`.*-1.*Example"):
+    with pytest.raises(ValueError, match=r"`initial_mean_square`.*-1.*Example"):
         RMSprop(initial_mean_square=-1.0)
