@@ -326,7 +326,7 @@ def fault_of_image(encoded: bytes) -> str | None:
     except tf.errors.OpError:
         return (
             f"The image of {{where}} cannot be decoded; found {len(encoded)} bytes that begin with "
-            f"0x{encoded[:4].hex()}; allowed: a whole JPEG, PNG, WebP, GIF or BMP"
+            f"0x{encoded[:4].hex()}; allowed: a whole JPEG, PNG, WebP (not animated), GIF or BMP"
         )
     return None
 
