@@ -258,7 +258,6 @@ def decode_jpeg_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tenso
 
 def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a whole JPEG, PNG, WebP, GIF or BMP file to `(height, width, 3)` uint8; of a GIF the first frame."""
-
     # TensorFlow does not convert a WebP with transparency to RGB.
     is_webp = tf.equal(tf.strings.substr(encoded, 8, 4), "WEBP")
     return tf.cond(is_webp, lambda: decode_image(encoded, 0)[..., :3], lambda: decode_image(encoded, 3))

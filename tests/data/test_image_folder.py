@@ -290,7 +290,9 @@ def test_validation_leaves_damaged_files_out(animals, tools, content):
     images, _ = everything(dataset.validation())
     np.testing.assert_array_equal(np.sort(tools.numbers_of(images)), np.arange(29))
     (fault,) = dataset.corrupt_records
-    state = f"cannot be decoded; found {len(content)} bytes" if content is not None else "cannot be read; found: no such file"
+    state = "cannot be read; found: no such file"
+    if content is not None:
+        state = f"cannot be decoded; found {len(content)} bytes"
     assert (fault.path, fault.step, state in fault.reason) == (path, -1, True)
     assert explained(strict, strict.validation()) == fault.reason
 
