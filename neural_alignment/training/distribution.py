@@ -194,10 +194,11 @@ def check_replicas(config: Config, replicas: int) -> None:
     Raises:
         ConfigError: if a batch cannot be divided evenly, or the model does not support several replicas.
     """
-    if replicas > 1 and config.model.uses_batch_statistics:
+    reason = config.model.whole_batch_reason
+    if reason and replicas > 1:
         raise ConfigError(
-            f"runtime.strategy: {config.model.name} uses the statistics of the whole batch, which replicas do not "
-            f"share; found {replicas} replicas; allowed: 1"
+            f"runtime.strategy: {config.model.name} {reason}, which replicas do not share; found {replicas} replicas; "
+            "allowed: 1"
         )
     parts = replicas * config.optimization.minibatches
     sizes = {"batch_size": (config.batch_size, parts)}

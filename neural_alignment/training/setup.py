@@ -232,7 +232,7 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
         loss, metrics = config.loss.make(classes, config.batch_size, config.seed)
         _check_criterion(config.loss, metrics)
         check_task(config.loss.kind, loss, metrics)
-        with _reported("optimization"):
+        with _reported("optimization", type(config.optimization).model_fields):
             model.compile(
                 optimizer=build_optimizer(config, steps_per_epoch),
                 loss=mean_over_examples(loss),

@@ -43,6 +43,11 @@ COLUMNS = {
         "input": {"noise": "uniform", "stddev": 0.5},
         "forward_output": {"batch_center": True, "relu": True},
     },
+    "WM of centred outputs that trains W": {
+        **RULE_CONFIGS["weight_mirror"],
+        "forward_output": {"batch_center": True},
+        "update_forward": True,
+    },
 }
 RULES = {**RULE_CONFIGS, **COLUMNS, "backpropagation": None, **{rule: {"rule": rule} for rule in networkwise_rules()}}
 TURNS = [name for name, config in RULES.items() if config and config["rule"] in LEARNING and name != "kolen_pollack"]

@@ -19,7 +19,7 @@ from neural_alignment.errors import ConfigError, InputError
 from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.search import plan as plans
-from neural_alignment.training import load_model, run, setup, stepping
+from neural_alignment.training import distribution, load_model, run, setup, stepping
 from neural_alignment.training.describe import backpropagation_step, describe, layer_costs
 from neural_alignment.training.metrics import MetricsFile
 
@@ -96,6 +96,20 @@ def test_another_rule_is_refused_in_one_line(rule, options):
     message = f"alignment.rule: must be .*align_ada.* with model.name rnn; found '{rule}'"
     with pytest.raises(ConfigError, match=message):
         loaded(None, f"alignment={{rule: {rule}{options}}}")
+
+
+PARTS = "rnn trains a row of its initial state for each example of the whole batch"
+
+
+def test_a_batch_that_is_divided_would_leave_rows_of_the_initial_state_untrained():
+    """Row i belongs to example i of a batch. With one row there is nothing to divide."""
+    with pytest.raises(ConfigError, match=f"optimization.minibatches: must be 1: {PARTS}; found 5"):
+        loaded(None, "optimization.minibatches=5")
+    with pytest.raises(ConfigError, match=rf"runtime\.strategy: {PARTS}, which replicas do not share; found 5"):
+        distribution.check_replicas(loaded(), 5)
+    with pytest.raises(ConfigError, match=r"model\.slots: must be at most batch_size \(5\), so that.*; found 6"):
+        loaded(None, "model.slots=6")
+    distribution.check_replicas(loaded(None, "model.slots=1", "optimization.minibatches=5", "batch_size=25"), 5)
 
 
 @pytest.mark.parametrize(
