@@ -337,7 +337,7 @@ def fault_of_image(encoded: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor] 
         content = encoded.numpy()
         return (
             f"The image of {{where}} cannot be decoded; found {len(content)} bytes that begin with "
-            f"0x{content[:4].hex()}; allowed: a whole JPEG, PNG, WebP, GIF or BMP"
+            f"0x{content[:4].hex()}; allowed: a whole JPEG, PNG, WebP (not animated), GIF or BMP"
         )
     if decode is None:
         return None

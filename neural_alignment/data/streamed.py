@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from neural_alignment import processors
 from neural_alignment.data.damage import NO_STEP, DamagedRecord
-from neural_alignment.data.imagenet import Preparation
+from neural_alignment.data.imagenet import Preparation, decode_image
 from neural_alignment.data.order import Order, without_autograph
 from neural_alignment.data.pipeline import (
     AUGMENTATIONS,
@@ -377,7 +377,7 @@ def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Examples:
 
     def decode(encoded: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         del seed
-        return tf.ensure_shape(tf.io.decode_image(encoded, channels=shape[-1], expand_animations=False), shape)
+        return tf.ensure_shape(decode_image(encoded, shape[-1]), shape)
 
     split = _Split(records, decode, seed=0)
     images, labels = np.zeros((records.examples, *shape), np.uint8), np.zeros(records.examples, np.int32)

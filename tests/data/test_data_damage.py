@@ -372,14 +372,14 @@ def test_wrong_tolerance(photographs, value):
 # In memory.
 
 
-def toy(files, tools, spoiled):
+def toy(files, tools, spoiled, content=b"no image"):
     """A prepared set of 30 images in two files. Both splits are equal, except for one damaged training record."""
     images = np.random.default_rng(1).integers(0, 256, (30, 6, 6, 3), np.uint8)
     directory = files.tfds([tools.encode(image) for image in images], np.arange(30), dimensions=(6, 6, 3), classes=30)
     path = files.directory / "tfds/toy/1.0.0/toy-train.tfrecord-00001-of-00002"
     if spoiled:
         records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
-        records[spoiled - 15] = tools.example("image", b"no image", "label", 0)
+        records[spoiled - 15] = tools.example("image", content, "label", 0)
         tools.write_records(path, records)
     return directory, path, images
 
@@ -428,6 +428,17 @@ def test_in_memory_validation_leaves_damaged_records_out(files, tools, fill):
     np.testing.assert_array_equal(labels, np.delete(np.arange(30), 22))
     pixels = np.concatenate([batch[0][rows] for batch, rows in zip(batches, kept, strict=True)])
     np.testing.assert_allclose(pixels * 255, np.delete(images, 22, axis=0), atol=1e-4)
+
+
+def test_an_animated_webp_of_a_prepared_set_is_damaged(files, tools, monkeypatch):
+    directory, _, _ = toy(files, tools, spoiled=22, content=tools.animated_webp("RGB"))
+    for limit in (tfds.MAX_BYTES_IN_MEMORY, 0):
+        monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
+        dataset = load_toy(directory, tolerate_corrupt=1)
+        batches_of(dataset, 3)
+        (damaged,) = dataset.corrupt_records
+        assert damaged.record == 7
+        assert damaged.reason.endswith("allowed: a whole JPEG, PNG, WebP (not animated), GIF or BMP")
 
 
 def test_a_missing_file_of_a_prepared_set(files, tools, monkeypatch):
