@@ -609,6 +609,30 @@ def test_a_signal_during_an_evaluation_of_several_workers_is_obeyed_before_the_n
     assert run.RunDirectory(tmp_path / "run").status()["state"] == "stopped"
 
 
+MISTAKEN = """
+from neural_alignment.errors import ConfigError
+from neural_alignment.training import AlignedModel
+
+def step(*_):
+    raise ConfigError("a mistake in the step")
+
+AlignedModel._replica_step = step
+"""
+
+
+@pytest.mark.exhaustive
+def test_force_with_two_workers_replaces_the_earlier_run_after_the_step_is_traced(tmp_path, one_device):
+    directory = run.RunDirectory(tmp_path / "run")
+    directory.make()
+    directory.write_status("stopped")
+    before = (tmp_path / "run" / "status.json").read_bytes()
+    ends = two_workers(tmp_path, (MISTAKEN, MISTAKEN), "--force")
+    assert all(code in (1, 2) and "a mistake in the step" in line for code, [line] in ends)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == {"status.json": before}
+    assert [code for code, _ in two_workers(tmp_path, ("", ""), "--force")] == [0, 0]
+    assert_same_run(result_of(tmp_path / "run"), one_device[0])
+
+
 KILLED = """
 import os, signal
 from neural_alignment.training import checkpoints
