@@ -27,8 +27,9 @@ unexport PYTHONDONTWRITEBYTECODE
 	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates two-routes-lab \
 	cifar10-table clean
 
+# Replaces only its own run, not that of `neural-alignment train quickstart`.
 quickstart: $(VENV)/.cpu
-	$(BIN)/neural-alignment train configs/quickstart.yaml --force
+	$(BIN)/neural-alignment train configs/quickstart.yaml --run-dir runs/make_quickstart --force
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal

@@ -27,11 +27,13 @@ setup(
     packages=[
         *find_packages(include=["neural_alignment", "neural_alignment.*", "optimizers", "optimizers.*"]),
         "neural_alignment.configs",
+        "neural_alignment.results",
     ],
-    package_dir={"neural_alignment.configs": "configs"},
+    package_dir={"neural_alignment.configs": "configs", "neural_alignment.results": "results"},
     package_data={
         "neural_alignment": ["py.typed"],
         "neural_alignment.configs": ["**/*.yaml"],
+        "neural_alignment.results": ["*/seconds.csv"],
         "neural_alignment.papers": ["*/published/*.csv"],
         "optimizers": ["py.typed"],
     },

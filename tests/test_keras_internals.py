@@ -112,6 +112,21 @@ def test_sublayers_are_those_of_a_layer_itself_each_once():
     assert internals.sublayers(layer) == [inner, layer.wrapper]
 
 
+def test_a_copy_of_a_layer_has_its_arguments_and_the_functions_of_a_lambda():
+    dense = keras.layers.Dense(2, use_bias=False, name="dense")
+    dense.build((None, 3))
+    copy = internals.copy_of(dense)
+    assert (copy.get_config(), copy.built) == (dense.get_config(), False)
+    factor = 2.0
+    layer = keras.layers.Lambda(
+        lambda inputs, power: factor * np.asarray(inputs) ** power, (7,), lambda *_: "mask", {"power": 3}, name="cube"
+    )
+    copy = internals.copy_of(layer)
+    assert (copy.name, copy.function, copy.arguments) == ("cube", layer.function, {"power": 3})
+    np.testing.assert_array_equal(copy(np.ones((1, 7))), np.full((1, 7), 2.0))
+    assert (copy.compute_output_shape((1, 7)), copy.compute_mask(None), copy.supports_masking) == ((1, 7), "mask", True)
+
+
 def test_fresh_names_are_those_of_a_new_process():
     before = keras.layers.Dense(2).name
     with internals.fresh_names():

@@ -139,7 +139,7 @@ def test_combinations_without_a_meaning_are_refused_in_one_line():
         models.wide_cnn("kmnist", 2, 3, (4, 4, 1), parameterization="mup")
     for rule in (AlignAda(), AlignZero()):
         dropped = keras.layers.Dropout(0.5, name="dropped")(Dense(3, alignment=rule)(inputs))
-        with pytest.raises(ValueError, match=r"no layer that draws random numbers\. Received Dropout 'dropped'"):
+        with pytest.raises(ValueError, match=r"no layer that draws random numbers\. Received 'Dropout called dropped'"):
             AlignedModel(inputs, Dense(2, alignment=rule)(dropped))
 
 
