@@ -147,7 +147,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
             checks.append(Check(f"peak memory (MiB), {case}, {name}", peak_size, limit))
         header = ["contender", "peak (MiB)", "over backpropagation", "of it own variables (MiB)", "limit (MiB)"]
         intro = f"**{case}**, batch {size['batch']}, medians of {samples.rounds(case)} processes each.\n\n"
-        texts.append(intro + table(header, rows))
+        texts.append(intro + table(header, rows) + samples.note_of_missing([case], measured_rules(size)))
     intro = (
         "Peak resident size while building and training, minus the resident size just before. Own variables are those "
         "that backpropagation does not have: B and the state of its optimizer, W(0), fixed maps. The limit is "

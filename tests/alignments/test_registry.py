@@ -150,6 +150,7 @@ def test_a_rule_is_one_class_and_one_row_and_its_documentation(kind, weights, tm
 ADDED = """
 import sys
 import types
+from pathlib import Path
 from typing import Literal
 
 import tensorflow as tf
@@ -183,7 +184,7 @@ class NovelNetwork(NetworkRule):
 
 
 rows = "'novel_trained': RuleRow({'self_': 0.9, 'decay': 1.1}), 'novel_fixed': RuleRow(), 'novel_network': RuleRow(),"
-before, table, after = open("tests/helpers.py").read().partition("RULE_TABLE = {")
+before, table, after = Path("tests/helpers.py").read_text().partition("RULE_TABLE = {")
 sys.modules["helpers"] = types.ModuleType("helpers")
 exec(before + table + rows + after, vars(sys.modules["helpers"]))
 """
@@ -197,7 +198,7 @@ def test_the_rows_of_added_rules_pass_in_every_test(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "novel", "-p", "no:cacheprovider", "-k", "novel", "tests"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert result.returncode == 0, result.stdout
-    assert int(re.search(r"(\d+) passed", result.stdout)[1]) > 100
+    assert int(re.search(r"(\d+) passed", result.stdout)[1]) > 50
 
 
 RUN = {
