@@ -122,7 +122,7 @@ class WeightMirror(SignalAlignment):
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
-        overlap = self.signals(view).overlap(other_primitives=set())
+        overlap = self.signals(view).overlap()
         decay = primitives.decay(view.backward_kernel, view.trained_forward_kernel)
         return self.weight("amp", view) * overlap + self.weight("decay", view) * decay
 
@@ -153,19 +153,14 @@ class Information(SignalAlignment):
         if self.compare_reconstruction:
             amp = primitives.amp(signals.inputs, getattr(signals, reconstruction))
         else:
-            amp = signals.overlap(other_primitives=self._read_with_amp())
+            projects = self.reconstruct_backward or self.sparse_decay
+            amp = signals.overlap(shares="projection" if projects else "reconstruction")
         null = primitives.null(getattr(signals, reconstruction))
         if self.sparse_decay:
             decay = primitives.sparse(signals.backward_projection, signals.trained_forward_projection)
         else:
             decay = primitives.decay(view.backward_kernel, view.trained_forward_kernel)
         return self.weight("amp", view) * amp + self.weight("decay", view) * decay + self.weight("null", view) * null
-
-    def _read_with_amp(self) -> set[str]:
-        """Returns the other primitive that determines the cheapest form of amp. See `Signals.overlap`."""
-        if self.reconstruct_backward or self.sparse_decay:
-            return {"sparse"}
-        return {"null"}
 
 
 @register
@@ -203,7 +198,7 @@ class Activation(SignalAlignment):
         """Returns R_l."""
         signals = self.signals(view)
         sparse = primitives.sparse(signals.backward_projection, signals.trained_forward_projection)
-        amp = signals.overlap(other_primitives={"sparse"})
+        amp = signals.overlap(shares="projection")
         return self.weight("amp", view) * amp + self.weight("sparse", view) * sparse
 
 
