@@ -62,8 +62,8 @@ class SignSymmetry(Feedback):
     def carried_kernel(self, kernels: KernelView) -> Tensor:
         """Returns sign(W), scaled to the norm of B. See `Alignment.carried_kernel`."""
         signs = tf.sign(kernels.forward_kernel)
-        # `tf.norm` would write all squares to memory before summing them.
-        squares = tf.math.divide_no_nan(*map(_half_energy, (kernels.backward_kernel, signs)))
+        # `tf.norm` would write all squares to memory before summing them; decay is half the sum of squares.
+        squares = tf.math.divide_no_nan(*map(primitives.decay, (kernels.backward_kernel, signs)))
         return signs * tf.cast(tf.sqrt(squares), signs.dtype)
 
 
@@ -250,8 +250,3 @@ class KolenPollack(TrainedAlignment):
         if self.decay != config.weight_decay and not self.update_forward:
             requirement = f"must equal weight_decay ({config.weight_decay}) with {name}, so that W and B decay equally"
             raise ArgumentError(f"{config.key_path(self)}.decay", requirement, self.decay)
-
-
-def _half_energy(kernel: Tensor) -> Tensor:
-    """Returns half the sum of squares. In float16 the sum over a large kernel would be infinite."""
-    return tf.nn.l2_loss(tf.cast(kernel, tf.float32) if kernel.dtype in (tf.float16, tf.bfloat16) else kernel)
