@@ -165,6 +165,13 @@ def test_malformed_overrides_are_errors(override):
     assert refused(QUICKSTART, [override]).startswith(f"--set {override}: ")
 
 
+def test_a_model_that_needs_the_whole_batch_refuses_minibatches():
+    wrong = ["model={name: wide_cnn, design: kmnist, width: 2}", "optimization.minibatches=2"]
+    message = "optimization.minibatches: must be 1: wide_cnn uses the statistics of the whole batch; found 2"
+    assert message in refused(QUICKSTART, wrong)
+    configuration.load(QUICKSTART, wrong[:1])
+
+
 def test_two_optimizers_of_one_kernel_pair_are_refused():
     wrong = ["alignment={rule: kolen_pollack, decay: 1e-4}", "optimization.backward=null"]
     assert "alignment.decay: must equal weight_decay (0.0) with kolen_pollack" in refused(QUICKSTART, wrong)

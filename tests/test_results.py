@@ -63,6 +63,12 @@ def test_in_the_vision_transformer_only_symmetric_alignment_comes_near_backpropa
     assert min(column(by_rule["feedback"], "last_angle")) > 86
 
 
+def test_the_page_states_the_time_of_the_vision_transformer():
+    minutes = sum(sum(column(rows, "seconds", 1 / 60)) for rows in runs("cifar10/vision_transformer").values())
+    expected = f"{minutes:.0f} minutes in total, so {minutes / 2:.0f} minutes with two runs at a time"
+    assert expected in rules_tables.PAGE.read_text()
+
+
 def test_the_tables_of_rules_have_the_numbers_of_the_files():
     """`python tests/rules_tables.py` makes them."""
     assert table_in(rules_tables.README) == rules_tables.short_table()

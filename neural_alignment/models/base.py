@@ -50,7 +50,15 @@ class ModelOptions(Options):
     """Name of the option that determines the size of the model, for messages."""
 
     uses_batch_statistics: ClassVar[bool] = False
-    """Whether evaluation, too, depends on statistics of the whole batch. Then replicas cannot share a batch."""
+    """Whether evaluation, too, depends on statistics of the whole batch."""
+
+    @property
+    def whole_batch_reason(self) -> str | None:
+        """Why a batch must not be divided among replicas or into minibatches: the rest of a sentence about the model.
+
+        None if it may be divided. A layer for which it must not has an attribute of the same name.
+        """
+        return None
 
     def build(
         self, classes: int, input_shape: tuple[int, ...], alignment: Rules = None, weight_decay: float = 0.0

@@ -104,6 +104,9 @@ class BatchAxisNormalization(keras.layers.Layer):
         ValueError: if `epsilon` is not positive.
     """
 
+    whole_batch_reason = "uses the statistics of the whole batch"
+    """Why a batch must not be divided among replicas or into minibatches. See `AlignedModel.compile`."""
+
     def __init__(self, epsilon: float = 1e-6, **kwargs: object):
         super().__init__(**kwargs)
         if not epsilon > 0:

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal
 import keras
 import numpy as np
 import tensorflow as tf
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 
 from neural_alignment.alignments import RULES, Alignment, current_pass
 from neural_alignment.errors import ArgumentError
 from neural_alignment.layers.base import before_gradient
 from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.parts import Parts
+from neural_alignment.options import NumpySeed
 from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
@@ -139,6 +140,11 @@ class Recurrent(keras.layers.Layer):
         )
 
     @property
+    def whole_batch_reason(self) -> str | None:
+        """Why a batch must not be divided among replicas or into minibatches. See `AlignedModel.compile`."""
+        return _whole_batch_reason(self.slots)
+
+    @property
     def live_weights(self) -> list[Any]:
         """The initial state: frozen networks use its current value, as in the published code. Every rule trains it."""
         return [self.initial_state]
@@ -216,8 +222,9 @@ class RNN(ModelOptions):
     units: PositiveInt
     """Hidden units."""
     slots: PositiveInt = 50
-    """Rows of the trained initial state: the batch size, so that each example of a batch has a row."""
-    weights_seed: NonNegativeInt | None = None
+    """Rows of the trained initial state: the batch size, so that each example of a batch has a row. With fewer rows,
+    examples share them."""
+    weights_seed: NumpySeed | None = None
     """Seed of NumPy's legacy generator, with which the kernels are drawn as in the published code. Default: they are
     drawn from the seed of the run, as in other models."""
 
@@ -225,13 +232,29 @@ class RNN(ModelOptions):
         """Returns the number of weights in the forward kernels."""
         return self.units * (input_shape[-1] + self.units + outputs)
 
+    @property
+    def whole_batch_reason(self) -> str | None:
+        """See `ModelOptions.whole_batch_reason`."""
+        return _whole_batch_reason(self.slots)
+
     def check_run(self, config: Any) -> None:
-        """Checks that the rules can train recurrent networks. See `ModelOptions.check_run`."""
+        """Checks that every row of the initial state is trained, and that the rules can train recurrent networks.
+
+        See `ModelOptions.check_run`.
+        """
+        if self.slots > config.batch_size:
+            requirement = f"must be at most batch_size ({config.batch_size}), so that every row is trained"
+            raise ArgumentError("model.slots", requirement, self.slots)
         for rule in config.rules:
             if not rule.takes_sequences:
                 allowed = ", ".join(name for name, each in RULES.items() if each.takes_sequences)
                 requirement = f"must be {allowed} with model.name {self.name}"
                 raise ArgumentError(f"{config.key_path(rule)}.rule", requirement, rule.rule)
+
+
+def _whole_batch_reason(slots: int) -> str | None:
+    """Returns why a batch must not be divided: each part would train the first of several rows only."""
+    return "trains a row of its initial state for each example of the whole batch" if slots > 1 else None
 
 
 def _tensor(variable: Any) -> Tensor:

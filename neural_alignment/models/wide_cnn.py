@@ -83,6 +83,7 @@ class WideCNN(ModelOptions):
 
     builder = staticmethod(wide_cnn)
     uses_batch_statistics: ClassVar[bool] = True
+    whole_batch_reason: ClassVar[str] = BatchAxisNormalization.whole_batch_reason
 
     name: Literal["wide_cnn"]
     design: Literal["cifar", "imagenet", "kmnist"]

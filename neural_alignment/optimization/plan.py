@@ -32,7 +32,8 @@ class Optimization(Options):
     loss_rates: Annotated[LossRates, Field(exclude_if=lambda rates: rates == LossRates())] = LossRates()
     """Factors on J and R."""
     minibatches: PositiveInt = 1
-    """Number of equal parts into which a batch is divided. Their gradients are accumulated, which saves memory."""
+    """Number of equal parts into which a batch is divided. Their gradients are accumulated, which saves memory. Batch
+    normalization uses the statistics of each part."""
 
     @property
     def optimizers(self) -> dict[str, OptimizerOptions]:
@@ -55,6 +56,10 @@ class Optimization(Options):
         """
         if config.batch_size % self.minibatches:
             requirement = f"must divide batch_size ({config.batch_size})"
+            raise ArgumentError("optimization.minibatches", requirement, self.minibatches)
+        reason = config.model.whole_batch_reason
+        if reason and self.minibatches > 1:
+            requirement = f"must be 1: {config.model.name} {reason}"
             raise ArgumentError("optimization.minibatches", requirement, self.minibatches)
         if not config.learns:
             self._check_without_learning()

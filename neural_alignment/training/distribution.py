@@ -171,6 +171,15 @@ class Distribution:
         mine = [number if worker == self.worker else 0 for worker in range(self.workers)]
         return [total // local for total in self._sum_over_replicas(mine)]
 
+    def check_same(self, number: int, problem: str) -> None:
+        """Checks that a number is the same on all workers. All workers must call it at the same point of the run.
+
+        Raises:
+            RunError: with the message `problem` if it is not.
+        """
+        if len({*self.gathered(number)}) > 1:
+            raise RunError(problem)
+
     def _sum_over_replicas(self, numbers: Sequence[int]) -> list[int]:
         """Returns the sums over all replicas."""
         values = self.strategy.experimental_distribute_values_from_function(
@@ -194,10 +203,11 @@ def check_replicas(config: Config, replicas: int) -> None:
     Raises:
         ConfigError: if a batch cannot be divided evenly, or the model does not support several replicas.
     """
-    if replicas > 1 and config.model.uses_batch_statistics:
+    reason = config.model.whole_batch_reason
+    if reason and replicas > 1:
         raise ConfigError(
-            f"runtime.strategy: {config.model.name} uses the statistics of the whole batch, which replicas do not "
-            f"share; found {replicas} replicas; allowed: 1"
+            f"runtime.strategy: {config.model.name} {reason}, which replicas do not share; found {replicas} replicas; "
+            "allowed: 1"
         )
     parts = replicas * config.optimization.minibatches
     sizes = {"batch_size": (config.batch_size, parts)}

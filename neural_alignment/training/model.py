@@ -14,6 +14,7 @@ from neural_alignment import keras_internals
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
 from neural_alignment.alignments.forward_pass import DeferredTerm
 from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, network_rule
+from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import InterceptedModel, all_layers, compute_loss, loss_tracker, loss_weight
 from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.losses import HalfSquaredError
@@ -65,8 +66,8 @@ class AlignedModel(InterceptedModel):
     steps do not compute the quantities that only this loss needs. If the layers have a rule for a whole network
     (`neural_alignment.alignments.networkwise`), this rule propagates the error of J, and there is no R.
 
-    A rule with `every` computes its R_l only at some of the steps that train J. In the other steps its kernels do not
-    change. R's optimizer is skipped if no layer computes R_l. It counts the steps in which it updates any kernel: with
+    A rule with `every` computes its R_l only at some of the steps that train J. In the other steps R does not move its
+    kernels. R's optimizer is skipped if no layer computes R_l. It counts the steps in which it updates any kernel: with
     different values of `every` in one model, Adam's bias correction is the same for all kernels.
 
     `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed. If layers
@@ -144,13 +145,15 @@ class AlignedModel(InterceptedModel):
             **kwargs: as in `keras.Model.compile`.
 
         Raises:
-            ValueError: if `minibatches` is not a positive integer, if two aligned layers have the same name, if a rule
-                that ties the updates of B and W is used without one optimizer that updates both at every step, if loss
-                scaling is combined with a rate scheduler on several replicas, if a rule has `every` and no step trains
-                both J and R, or if an optimizer would lose gradients that it accumulates.
+            ValueError: if `minibatches` is not a positive integer, if a layer with a `whole_batch_reason` would get a
+                part of a batch (because of `minibatches` or several replicas), if two aligned layers have the same
+                name, if a rule that ties the updates of B and W is used without one optimizer that updates both at
+                every step, if loss scaling is combined with a rate scheduler on several replicas, if a rule has
+                `every` and no step trains both J and R, or if an optimizer would lose gradients that it accumulates.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
+        self._check_whole_batches(minibatches)
         super().compile(*args, **kwargs)
         self._minibatches = minibatches
         trained = [each for each in connections(self) if each.is_trained]
@@ -192,6 +195,19 @@ class AlignedModel(InterceptedModel):
     def regulariser_is_defined(self) -> bool:
         """Whether R was computed for every layer since the metrics were reset."""
         return self._regulariser_tracker.is_defined
+
+    def _check_whole_batches(self, minibatches: int) -> None:
+        """Checks that no layer that needs the whole batch gets a part of it."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        for layer in all_layers(self) if minibatches * replicas > 1 else ():
+            if reason := getattr(layer, "whole_batch_reason", None):
+                if minibatches > 1:
+                    requirement = f"must be 1: the layer {layer.name!r} {reason}"
+                    raise ArgumentError("minibatches", requirement, minibatches, "minibatches=1")
+                raise ValueError(
+                    f"A model whose layer {layer.name!r} {reason} must be on one replica. "
+                    f"Received {replicas} replicas. Example: a model made without a strategy."
+                )
 
     def _check_layers(self) -> None:
         """Checks that the names of aligned layers differ, and that the optimizer fits their rules."""

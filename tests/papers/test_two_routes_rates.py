@@ -157,13 +157,13 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
     folder = shutil.copytree(CONFIGS, tmp_path / "configs")
     monkeypatch.setattr(lab_rates, "LAB", Path(folder) / "lab" / "two_routes")
     monkeypatch.setattr(lab_rates, "FULL", Path(folder) / "cifar10" / "full")
+    monkeypatch.setattr(lab_rates, "SEARCHES", Path(folder) / "search" / "lab" / "two_routes")
     monkeypatch.setattr(lab_rates, "RATES", tmp_path / "rates.csv")
     monkeypatch.setattr(lab_rates, "PAGE", Path(shutil.copy(lab_rates.PAGE, tmp_path)))
-    rows = ["rule,setting,value,seconds"]
+    rows = ["rule,setting,value,trials,score,seconds"]
     for rule in rates.LAB_SEARCHED:
-        rows += [
-            f"{rule},{name},{2.5e-05 + place:g},60" for place, name in enumerate(plan_of(rule).checked_space().sampled)
-        ]
+        sampled = plan_of(rule).checked_space().sampled
+        rows += [f"{rule},{name},{2.5e-05 + place:g},20,0.4,60" for place, name in enumerate(sampled)]
     (tmp_path / "rates.csv").write_text("\n".join(rows))
     search, _ = searched
     search("kolen_pollack", trials=2)
@@ -177,6 +177,7 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
         config = configuration.load(lab_rates.LAB / f"{rule}.yaml")
         before = configuration.load(f"{CONFIGS}/lab/two_routes/{rule}.yaml")
         assert config.optimization.forward.schedule == before.optimization.forward.schedule
+        assert "(20 trials, 60 s of one core; best 40.00 % top-1)" in (lab_rates.SEARCHES / f"{rule}.yaml").read_text()
     plan = plans.load(f"{folder}/search/lab/two_routes/kolen_pollack.yaml")
     trials = run.search(plan, (), str(tmp_path / "searches" / "kolen_pollack"), Judge(99), print)
     assert len(trials) == plan.trials
@@ -259,6 +260,14 @@ def test_headers_have_the_time_and_the_accuracy_of_the_runs():
     text = "# A rule.\n# neural-alignment train configs/a.yaml   (one core; not yet run)\nepochs: 1\n"
     header = "# neural-alignment train configs/a.yaml   (one core, about 20 s; 41.00 ± 1.41 % top-1, seeds 0 to 1)"
     assert lab_rates.with_result(text, [(0, 0.4, 10.0), (1, 0.42, 30.0)]) == f"# A rule.\n{header}\nepochs: 1\n"
+
+
+def test_headers_of_the_searches_have_their_results():
+    finished = lab_rates.search_results()
+    for path in SEARCHES.glob("*.yaml"):
+        if path in finished:
+            assert path.read_text() == lab_rates.with_search_result(path.read_text(), finished[path]), path
+        assert ("(not yet run" in path.read_text()) == (path not in finished), path
 
 
 def test_the_page_has_the_time_of_the_runs():

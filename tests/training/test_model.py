@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, assert_differs, exhaustive_unless, two_replicas
 
-from neural_alignment import convert, layers
+from neural_alignment import convert, layers, models
 from neural_alignment.alignments import AlignZero, Feedback, Symmetric, from_config
+from neural_alignment.models.rnn import Recurrent
 from neural_alignment.training import AlignedModel, aligned_layers
 from neural_alignment.training.stepping import Stepper, Tracing
 from optimizers import Momentum, MultiOptimizer, RateScheduler
@@ -433,6 +434,50 @@ def test_minibatches_do_not_move_variables_without_a_gradient(run_eagerly):
         np.testing.assert_array_equal(model.get_layer("b").kernel.numpy(), start)
         ends.append(model.get_layer("a").kernel.numpy())
     assert_close(*ends, "float32")
+
+
+def normalised():
+    """Returns the inputs and outputs of a batch normalisation with the statistics of the batch."""
+    inputs = keras.Input((6,))
+    return inputs, models.BatchAxisNormalization(name="norm")(inputs)
+
+
+def unrolled(slots):
+    """Returns the inputs and outputs of a recurrent layer with an initial state for each of `slots` examples."""
+    inputs = keras.Input((4, 2))
+    return inputs, Recurrent(5, slots, name="recurrent")(inputs)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (normalised, "layer 'norm' uses the statistics of the whole batch"),
+        (lambda: unrolled(8), "layer 'recurrent' trains a row of its initial state for each example of the whole"),
+    ],
+    ids=["statistics", "initial states"],
+)
+def test_a_layer_that_needs_the_whole_batch_gets_no_part_of_it(build, message):
+    with pytest.raises(ValueError, match=f"`minibatches` must be 1: the {message}.*Received 2. Example"):
+        AlignedModel(*build()).compile(optimizer(), cross_entropy(), minibatches=2)
+    AlignedModel(*build()).compile(optimizer(), cross_entropy())
+    with two_replicas().scope():
+        model = AlignedModel(*build())
+        with pytest.raises(ValueError, match=f"A model whose {message}.* must be on one replica. Received 2 replicas"):
+            model.compile(optimizer(), cross_entropy())
+
+
+def test_minibatches_train_an_initial_state_that_all_examples_share(float64):
+    rng, ends = np.random.default_rng(2), []
+    x, y = rng.normal(size=(8, 4, 2)), rng.integers(0, 5, (8, 4))
+    for parts in (1, 2):
+        keras.utils.set_random_seed(3)
+        model = AlignedModel(*unrolled(1))
+        model.compile(optimizer(), cross_entropy(), jit_compile=False, minibatches=parts)
+        for _ in range(2):
+            model.train_on_batch(x, y)
+        ends.append(model.get_weights())
+    for full, cut in zip(*ends, strict=True):
+        assert_close(cut, full)
 
 
 def test_batch_centring_differs_between_minibatches_and_the_full_batch(float64):

@@ -273,7 +273,8 @@ def score_figure(x: str, rows_of: Callable[[Source, str], list[Row]], note: str,
     return make
 
 
-_SEEDS = f"mean and standard deviation over seeds {' and '.join(map(str, SCORED['kmnist'].seeds))}"
+*_FIRST, _LAST = map(str, SCORED["kmnist"].seeds)
+_SEEDS = f"mean and standard deviation over seeds {', '.join(_FIRST)} and {_LAST}"
 
 figure_1 = score_figure(
     "layer",
