@@ -138,7 +138,7 @@ class Stopped(Exception):  # noqa: N818 - a fact about the run
     The message has two parts, because a command that started the run as one of several continues in another way.
 
     Attributes:
-        reason: why the run ended, and what was saved.
+        reason: the reason why the run ended, and the step that was saved, if one was.
         remedy: how the command that raises the error continues; None if the reason says it.
         state: the state that is written to `status.json`.
     """

@@ -268,7 +268,7 @@ class Signals:
         backward projection passes a nonlinearity or is divided by its norm, which require B^T x itself.
 
         Args:
-            shares: what the rule computes anyway: the projection B^T x, or the reconstruction B z. Default: neither.
+            shares: the signal that the rule computes anyway: the projection B^T x, or the reconstruction B z.
         """
         output = self.backward_output
         nonlinear = output.feature_normalize or (output.relu and self.activation is not None)
