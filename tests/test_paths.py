@@ -15,10 +15,11 @@ from helpers import for_each
 from neural_alignment import cli, data, paths, reporting, training
 from neural_alignment import config as configuration
 from neural_alignment.data import index, recordings
-from neural_alignment.errors import ConfigError, DataError, InputError
+from neural_alignment.errors import ConfigError, DataError, InputError, RunError
 from neural_alignment.jobs import children
 from neural_alignment.search import plan as plans
-from neural_alignment.training import initial_state, memory, setup
+from neural_alignment.search import records
+from neural_alignment.training import files, initial_state, memory, setup
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -52,6 +53,16 @@ def run(capsys, monkeypatch):
         return end.value.code or 0, output.out, output.err
 
     return call
+
+
+def test_tables_arrays_and_records_in_a_fifo_do_not_block(place):
+    problem = "is not a regular file but a FIFO, a socket or a device"
+    with pytest.raises(RunError, match=f"^fifo.csv: {problem}; restore it$"):
+        reporting.read_csv("fifo.csv")
+    with pytest.raises(ValueError, match=f"^{problem}$"):
+        files.read_arrays("fifo.csv")
+    with pytest.raises(RunError, match=f"^fifo.csv: {problem}; restore it$"):
+        records.Lines("fifo.csv")
 
 
 FILES = {
