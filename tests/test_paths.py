@@ -368,6 +368,17 @@ def test_a_model_too_large_for_memory_is_one_line(run, override):
     assert len(error.splitlines()) == 1
 
 
+def test_a_size_that_is_too_large_is_named(run):
+    """Also if it is not the width of the model."""
+    large = 10**18
+    code, _, error = run("describe", QUICKSTART, "--set", f"model={{name: vision_transformer, patch: {large}}}")
+    assert code == 2
+    assert f"model.patch: must divide the height and width of the images (8 x 8); found {large}" in error
+    code, _, error = run("describe", QUICKSTART, "--set", f"model={{name: vision_transformer, expansion: {large}}}")
+    assert code == 2
+    assert f"model.patch 4, model.width 64, model.depth 4, model.expansion {large}, 10 outputs" in error
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
