@@ -326,6 +326,27 @@ REFUSED = {
         ["figure", "two_routes/3", "--recordings", "file"],
         "--recordings has no effect on figure two_routes/3",
     ),
+    "configs": (
+        ["table", "two_routes/1", "--configs", "directory.csv", "--output", "t"],
+        "--configs has no effect on table two_routes/1, which is made without configurations; leave it out",
+    ),
+    "runs": (
+        ["table", "two_routes/1", "--runs", "directory.csv", "--output", "t"],
+        "--runs has no effect on table two_routes/1, which is made without runs; leave it out",
+    ),
+    "an engine of nothing": (
+        ["table", "two_routes/1", "--engine", "processes:7", "--output", "t"],
+        "--engine has no effect on table two_routes/1, which trains no runs; leave it out",
+    ),
+    "an engine without --lab": (
+        ["table", "two_routes/4", "--engine", "slurm:8"],
+        "--engine has no effect on table two_routes/4, which trains no runs without --lab; leave it out",
+    ),
+    "settings of SLURM without --lab": (
+        ["figure", "two_routes/3", "--slurm", "time=60"],
+        "--slurm has no effect on figure two_routes/3, which trains no runs without --lab; leave it out",
+    ),
+    "an empty engine": (["figure", "fa_mechanism/1b", "--engine", ""], "--engine must be one of"),
     "images": (["figure", "two_routes/S1", "--images", "file"], "--images has no effect on figure two_routes/S1"),
     "recordings of all": (["figure", "--recordings", "file"], "--recordings needs the name of a figure"),
     "an output of all": (["table", "--output", "x"], "--output needs the name of a table"),
