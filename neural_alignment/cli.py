@@ -174,7 +174,7 @@ class EngineOptions:
         """Checks that no option is given to a command that trains nothing.
 
         Args:
-            where: what the options have no effect on, for the message.
+            where: the table or figure, for the message.
 
         Raises:
             InputError: if one is given.

@@ -196,27 +196,28 @@ def arguments_of(layer: Any) -> dict[str, Any]:
     From them a layer can be made that Keras cannot make from their serialised forms, because a function or class is not
     registered or has no configuration. An activation that is a layer is serialised, because it may have weights.
     """
-    stand_in, objects = _without_objects(layer)
+    objects: dict[str, Any] = {}
+
+    def serialisable(holder: Any) -> Any:
+        """Returns a stand-in for a layer, only for `get_config`, and notes its objects."""
+        found = {
+            name: value
+            for name, value in vars(holder).items()
+            if _OBJECT.fullmatch(name) and value is not None and not isinstance(value, keras.layers.Layer)
+        }
+        objects.update({name.removeprefix("_"): value for name, value in found.items()})
+        stand_in = object.__new__(type(holder))
+        # Keras cannot serialise every object, but this function in its place.
+        vars(stand_in).update({**vars(holder), **dict.fromkeys(found, keras.activations.linear)})
+        return stand_in
+
+    stand_in = serialisable(layer)
     if isinstance(layer, keras.layers.RNN):
-        vars(stand_in)["cell"], of_cell = _without_objects(layer.cell)
-        objects |= of_cell
+        vars(stand_in)["cell"] = serialisable(layer.cell)
     config = stand_in.get_config()
     if "cell" in config:  # Of an `RNN`, whose cell is an argument.
         return layer.get_config()
     return config | {name: value for name, value in objects.items() if name in config}
-
-
-def _without_objects(layer: Any) -> tuple[Any, dict[str, Any]]:
-    """Returns a layer for `get_config` without objects that Keras cannot serialise, and these objects by argument."""
-    found = {
-        name: value
-        for name, value in vars(layer).items()
-        if _OBJECT.fullmatch(name) and value is not None and not isinstance(value, keras.layers.Layer)
-    }
-    stand_in = object.__new__(type(layer))
-    # Keras has no function that serialises every kind of object, but serialises this one in place of each.
-    vars(stand_in).update({**vars(layer), **dict.fromkeys(found, keras.activations.linear)})
-    return stand_in, {name.removeprefix("_"): value for name, value in found.items()}
 
 
 def replace_sublayer(layer: Any, attribute: str, sublayer: Any) -> None:

@@ -13,7 +13,7 @@ from neural_alignment.keras_internals import creator
 
 _log = logging.getLogger(__name__)
 
-Nonlinearity = str | dict | Callable[[Any], Any] | None
+ActivationArgument = str | dict | Callable[[Any], Any] | None
 """A nonlinearity as an argument of a layer: a name of Keras, a layer in serialised form, or a function."""
 
 _LAYERS = {
@@ -47,7 +47,7 @@ def is_nonlinearity(operation: Any) -> bool:
     return isinstance(operation, kinds) and not linear
 
 
-def argument_of(operation: Any) -> Nonlinearity:
+def argument_of(operation: Any) -> ActivationArgument:
     """Returns a nonlinearity as an argument of a layer: its name if it has one.
 
     Returns None for other operations, and if the options of an operation match no named one.

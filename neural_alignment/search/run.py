@@ -167,10 +167,10 @@ def _check_same(searched: Search) -> None:
 
 @contextlib.contextmanager
 def _damage_reported(remedy: str) -> Iterator[None]:
-    """Adds to the error of a damaged file of the search what can be done.
+    """Adds a remedy to the error of a damaged file of the search.
 
     Args:
-        remedy: what can be done if there is no copy of the file.
+        remedy: the remedy if there is no copy of the file.
 
     Raises:
         RunError: if a file cannot be read within the context.
