@@ -91,7 +91,7 @@ def test_a_message_of_several_lines_becomes_one_that_shows_where_it_was_cut():
 
 
 def test_a_message_of_tensorflow_is_that_without_its_operation():
-    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-        tf.function(lambda values: tf.debugging.assert_positive(values, "too\nsmall"))(tf.constant([-1.0]))
-    assert one_line(caught.value).startswith("assertion failed: [too small]")
-    assert "Original stack trace" not in one_line(caught.value, None)
+    with tf.Graph().as_default():
+        error = tf.errors.InvalidArgumentError(None, tf.constant(1.0, name="where").op, "too\nsmall")
+    assert "where" in str(error)
+    assert one_line(error) == "too small"
