@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.losses import Criterion
-from neural_alignment.reporting import check_writable, new_figure, png
+from neural_alignment.reporting import check_writable, new_figure, png, whole_ticks
 from neural_alignment.training import files
 from neural_alignment.training.run_directory import RunDirectory
 
@@ -157,6 +157,7 @@ def _quantities(criterion: Criterion) -> dict[str, dict[str, str]]:
 
 def _finish(axis: Axes, title: str) -> None:
     axis.set(xlabel="epoch", title=title)
+    whole_ticks(axis)
     axis.grid(alpha=0.3)
 
 
