@@ -27,15 +27,17 @@ setup(
     packages=[
         *find_packages(include=["neural_alignment", "neural_alignment.*", "optimizers", "optimizers.*"]),
         "neural_alignment.configs",
+        "neural_alignment.results",
     ],
-    package_dir={"neural_alignment.configs": "configs"},
+    package_dir={"neural_alignment.configs": "configs", "neural_alignment.results": "results"},
     package_data={
         "neural_alignment": ["py.typed"],
         "neural_alignment.configs": ["**/*.yaml"],
+        "neural_alignment.results": ["*/seconds.csv"],
         "neural_alignment.papers": ["*/published/*.csv"],
         "optimizers": ["py.typed"],
     },
-    # All lower bounds together have been tested on Python 3.11; CONTRIBUTING.md has the command.
+    # `make test-lowest` tests all lower bounds together, on Python 3.11.
     install_requires=[
         "keras>=3.10,<4",
         "numpy>=1.26",

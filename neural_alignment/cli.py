@@ -1,7 +1,7 @@
 """The command line: `neural-alignment train | evaluate | search | table | figure | lab | ...`.
 
-Exit codes: 0 done; 2 the user's input is wrong; 3 the training diverged; 1 any other error. Commands import TensorFlow
-only when they need it, so that `--help` is fast.
+Exit codes: 0 done; 2 the user's input is wrong; 3 the training diverged; 4 the data, a TPU or a program is missing or
+cannot be read; 1 any other error. Commands import TensorFlow only when they need it, so that `--help` is fast.
 """
 
 from __future__ import annotations

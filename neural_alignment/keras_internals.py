@@ -193,6 +193,18 @@ def replace_sublayer(layer: Any, attribute: str, sublayer: Any) -> None:
     layer._layers.insert(place, sublayer)
 
 
+def copy_of(layer: Any) -> Any:
+    """Returns a new layer with the arguments of a layer, without its weights.
+
+    A `Lambda` gets the same functions. By `from_config` they would be deserialised, which Keras refuses or which
+    changes their global names.
+    """
+    if type(layer) is not keras.layers.Lambda:
+        return type(layer).from_config(layer.get_config())
+    config = keras.layers.Layer.get_config(layer)
+    return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, **config)
+
+
 def untrack(layer: Any, tracked: Any) -> None:
     """Removes a layer or a metric from those that Keras lists for a layer, before its attribute is replaced."""
     layer._tracker.untrack(tracked)

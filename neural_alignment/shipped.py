@@ -1,4 +1,4 @@
-"""The configurations that come with the package: found by name from any directory.
+"""The files that come with the package, found from any directory: configurations by name, and the times of the labs.
 
 The name of a configuration is its path below the folder `configs`, without extension: `two_routes/resnet18/symmetric`.
 """
@@ -15,10 +15,19 @@ _EXTENSION = ".yaml"
 
 
 def folder() -> Path:
-    """Returns the folder of the configurations: inside an installed package, or beside the package in a checkout."""
+    """Returns the folder of the configurations."""
+    return _root() / "configs"
+
+
+def results() -> Path:
+    """Returns the folder of the results; an installed package contains only `seconds.csv` of each paper."""
+    return _root() / "results"
+
+
+def _root() -> Path:
+    """Returns the folder of the files: an installed package, or the checkout that contains the package."""
     package = Path(__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+    return package if (package / "configs").is_dir() else package.parent
 
 
 def names() -> list[str]:

@@ -18,6 +18,7 @@ from optimizers.noisy import Noisy
 from optimizers.optimizers import MultiOptimizer
 from optimizers.radam import RAdam
 from optimizers.rate_scheduler import RateScheduler
+from optimizers.rmsprop import RMSprop
 from optimizers.swats import SWATS
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "MultiOptimizer",
     "Noisy",
     "RAdam",
+    "RMSprop",
     "RateScheduler",
     "WarmupAndDrops",
     "WarmupAndSchedule",

@@ -32,6 +32,11 @@ def keep_moments(optimizer: keras.optimizers.Adam, first: list[Any], second: lis
     optimizer._momentums, optimizer._velocities = first, second
 
 
+def mean_squares(optimizer: keras.optimizers.RMSprop) -> list[Any]:
+    """Returns the moving averages of the squared gradients, in the order of the variables."""
+    return optimizer._velocities
+
+
 def call_count(optimizer: keras.optimizers.Optimizer) -> Any:
     """Returns the variable that counts the calls of `apply`.
 

@@ -258,14 +258,14 @@ class ManualDrop(_ByEpochsOfJ):
 
     The user stops a run when it no longer improves, and resumes it with the next drop, at the step where it stopped.
     With drop 0 the schedule is a linear warm-up, then the constant base rate. With drop k > 0 there is no warm-up: the
-    rate is `learning_rate` * `drop_factor`^(k - 1) before the global step `drop_step`, and
-    `learning_rate` * `drop_factor`^k from then on.
+    rate is `learning_rate` * `drop_factor`^(k - 1) up to and including the global step `drop_step`, and
+    `learning_rate` * `drop_factor`^k after it, as in `tf.compat.v1.train.piecewise_constant`.
 
     Args:
         learning_rate: the base rate.
         steps_per_epoch: global steps in an epoch, without alternation.
         drop: the number of the current drop.
-        drop_step: global step of the drop; required if `drop` is not 0.
+        drop_step: the last global step before the drop; required if `drop` is not 0.
         drop_factor: factor on the rate at each drop.
         warmup_epochs: length of the warm-up of drop 0, in epochs.
         delay_epochs: length of the delay before the warm-up, in epochs.
@@ -304,7 +304,7 @@ class ManualDrop(_ByEpochsOfJ):
         if not self.drop:
             return tf.cast(self.learning_rate * self._warmup(self._epoch(step)), tf.float32)
         before, after = (tf.constant(self.learning_rate * self.drop_factor**k) for k in (self.drop - 1, self.drop))
-        return tf.where(tf.cast(step, tf.int64) < self.drop_step, before, after)
+        return tf.where(tf.cast(step, tf.int64) <= self.drop_step, before, after)
 
     @property
     def reaches_zero(self) -> bool:

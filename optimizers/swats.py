@@ -23,8 +23,8 @@ class SWATS(MomentOptimizer):
 
     If p . g is 0, Lambda does not change. When t > 1 and |Lambda / (1 - beta_2^t) - gamma| < epsilon, the variable
     enters the second phase at the next step: a <- beta_1 a + g; w <- w - (1 - beta_1) Lambda / (1 - beta_2^t) a, where
-    Lambda and t keep their values at the switch. In this phase `learning_rate` has no effect and the moments do not
-    change.
+    Lambda and t keep their values at the switch. In this phase `learning_rate` has no effect on the step, but still
+    scales `weight_decay`, and the moments do not change.
 
     With `rectified`, p is the step of `RAdam`, with the condition rho_t > 5 (named SWRATS in the published code of
     Kunin et al. 2020).

@@ -139,6 +139,7 @@ def stopped(program: Path, options: dict) -> None:
     finally:
         process.kill()
     assert first.startswith("table wide_networks/"), first + output + errors
+    assert "(estimate)" in first, first
     # The signal may come before the command has begun to train, which is when it begins to catch it.
     assert process.returncode == -signal.SIGTERM or errors.splitlines()[-1].startswith("stopped"), errors
     print(f"{'':8} {shlex.join(map(str, command))}, stopped")

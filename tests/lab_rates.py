@@ -1,8 +1,8 @@
 """Writes results into configurations and pages: `python tests/lab_rates.py rates`, `lab` or `cifar10`.
 
 `rates` writes the values in `results/two_routes/rates.csv` into the configurations of the lab and of CIFAR-10 at full
-size, and the time of the searches into the page. `lab` and `cifar10` write the time and the accuracy of their runs into
-the headers of these configurations.
+size, the results of the searches into their headers, and their time into the page. `lab` and `cifar10` write the time
+and the accuracy of their runs into the headers of these configurations.
 """
 
 import csv
@@ -21,6 +21,7 @@ RATES = RESULTS / "two_routes" / "rates.csv"
 PAGE = ROOT / "docs" / "two_routes.md"
 LAB = ROOT / "configs" / "lab" / "two_routes"
 FULL = ROOT / "configs" / "cifar10" / "full"
+SEARCHES = ROOT / "configs" / "search" / "lab" / "two_routes"
 
 LAB_STEPS, FULL_STEPS = 1_000, 5_850
 """Steps of J of a run: of the lab, 10 epochs of 100 batches; of CIFAR-10 at full size, 15 epochs of 390 batches."""
@@ -104,6 +105,18 @@ def with_result(text: str, runs: Sequence[tuple[int, float, float]]) -> str:
     return re.sub(r"(?m)^(# neural-alignment train \S+)   \(.*\)$", rf"\1   ({result})", text, count=1)
 
 
+def search_results() -> dict[Path, Mapping[str, str]]:
+    """Returns the file of each finished search -> a row of `RATES` of its rule."""
+    return {SEARCHES / f"{row['rule']}.yaml": row for row in rows_of(RATES)}
+
+
+def with_search_result(text: str, row: Mapping[str, str]) -> str:
+    """Returns the text of a search whose header has the number of trials, their time and the best accuracy."""
+    time = duration(float(row["seconds"]))
+    result = f"{row['trials']} trials, {time} of one core; best {100 * float(row['score']):.2f} % top-1"
+    return re.sub(r"(?m)^(# neural-alignment search \S+ --engine \S+)   \(.*\)$", rf"\1   ({result})", text, count=1)
+
+
 def time_line() -> list[str]:
     """Returns the sentence on the time of all runs in `docs/two_routes.md`."""
     seconds = [float(row["seconds"]) for row in rows_of(RESULTS / "two_routes" / "seconds.csv")]
@@ -115,8 +128,13 @@ def time_line() -> list[str]:
 
 
 def write_rates() -> None:
-    """Replaces the rates in the configurations of the lab and of CIFAR-10 at full size, and the times in the page."""
+    """Replaces the rates in the configurations of the lab and of CIFAR-10 at full size.
+
+    Also replaces the headers of the searches, and the times in the page.
+    """
     pages.replace_table(PAGE, time_line(), "time")
+    for path, row in search_results().items():
+        path.write_text(with_search_result(path.read_text(), row))
     for rule, settings in chosen().items():
         for path, own in ((LAB / f"{rule}.yaml", settings), (FULL / f"{rule}.yaml", at_full_size(settings))):
             if path.exists():

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import pydoc
+import re
 from pathlib import Path
 
 import keras
@@ -24,6 +25,17 @@ def shared_dense() -> keras.Model:
     return keras.Model({"left": left, "right": right}, keras.layers.Add(name="add")([shared(left), shared(right)]))
 
 
+@pytest.mark.parametrize("module", [internals, optimizer_internals], ids=lambda module: module.__name__)
+def test_every_public_name_is_tested_here(module):
+    source = Path(__file__).read_text()
+    alias = next(name for name, value in globals().items() if value is module)
+    body = ast.parse(inspect.getsource(module)).body
+    public = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    public += [node.target.id for node in body if isinstance(node, ast.AnnAssign)]
+    assert public
+    assert [name for name in public if not re.search(rf"\b{alias}\.{name}\b", source)] == []
+
+
 def test_calls_are_those_of_the_graph_in_order():
     model = shared_dense()
     shared, add = model.get_layer("shared"), model.get_layer("add")
@@ -35,6 +47,7 @@ def test_calls_are_those_of_the_graph_in_order():
     assert [id(tensor) for tensor in found[2].inputs] == [id(call.outputs[0]) for call in found[:2]]
     assert found[2].outputs[0] is model.outputs[0]
     assert found[0].arguments == ((model.input["left"],), {})
+    assert internals.Call(*found[0]) == found[0]
     assert found[0].first_argument is model.input["left"]
     assert [id(tensor) for tensor in found[2].first_argument] == [id(tensor) for tensor in found[2].inputs]
 
@@ -64,11 +77,54 @@ def test_all_layers_includes_nested_layers_in_order():
     assert names == ["first", "wrapper", "wrapped", "last"]
 
 
+def test_functional_and_built_sequential_models_have_a_graph():
+    class Subclassed(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    model = keras.Sequential([keras.layers.Dense(2)])
+    assert not internals.has_graph(model)
+    model.build((None, 3))
+    assert internals.has_graph(model)
+    assert internals.has_graph(shared_dense())
+    assert not internals.has_graph(Subclassed())
+    assert not internals.has_graph(keras.layers.TimeDistributed(model))
+
+
+def test_a_layer_that_replaces_another_takes_its_place():
+    layer = keras.layers.Layer()
+    layer.first, layer.second, layer.third = (keras.layers.Dense(units) for units in (1, 2, 3))
+    old, new = layer.second, keras.layers.Dense(9)
+    internals.replace_sublayer(layer, "second", new)
+    assert layer.second is new
+    assert internals.sublayers(layer) == [layer.first, new, layer.third]
+    for each in internals.sublayers(layer):
+        each.build((None, 4))
+    old.build((None, 4))
+    assert [weight.shape[-1] for weight in layer.weights] == [1, 1, 9, 9, 3, 3]
+    assert not any(weight is old.kernel for weight in layer.weights)
+
+
 def test_sublayers_are_those_of_a_layer_itself_each_once():
     inner = keras.layers.Dense(2)
     layer = keras.layers.Layer()
     layer.first, layer.wrapper, layer.again = inner, keras.layers.TimeDistributed(keras.layers.Dense(3)), inner
     assert internals.sublayers(layer) == [inner, layer.wrapper]
+
+
+def test_a_copy_of_a_layer_has_its_arguments_and_the_functions_of_a_lambda():
+    dense = keras.layers.Dense(2, use_bias=False, name="dense")
+    dense.build((None, 3))
+    copy = internals.copy_of(dense)
+    assert (copy.get_config(), copy.built) == (dense.get_config(), False)
+    factor = 2.0
+    layer = keras.layers.Lambda(
+        lambda inputs, power: factor * np.asarray(inputs) ** power, (7,), lambda *_: "mask", {"power": 3}, name="cube"
+    )
+    copy = internals.copy_of(layer)
+    assert (copy.name, copy.function, copy.arguments) == ("cube", layer.function, {"power": 3})
+    np.testing.assert_array_equal(copy(np.ones((1, 7))), np.full((1, 7), 2.0))
+    assert (copy.compute_output_shape((1, 7)), copy.compute_mask(None), copy.supports_masking) == ((1, 7), "mask", True)
 
 
 def test_fresh_names_are_those_of_a_new_process():
@@ -118,6 +174,7 @@ def test_the_outermost_call_is_that_of_the_model_and_asks_about_each_layer_once(
         assert found == [(outermost, True), (outermost, False)][: len(found)]
         assert len(found) == (1 if function is layer else 2)
     assert internals.outermost_call(layer).layer is layer
+    assert internals.OutermostCall(layer).is_first(layer)
     assert internals.outermost_call(layer).is_first(layer)
 
 
@@ -168,6 +225,13 @@ def test_masks_are_kept_with_tensors():
     other = tf.identity(masked)
     assert internals.mask_of(other) is None
     assert internals.mask_of(internals.keep_mask(other, masked)) is internals.mask_of(masked)
+
+
+def test_keras_leaves_what_is_masked_out_of_a_loss():
+    targets, outputs, error = tf.zeros((1, 2, 1)), tf.constant([[[1.0], [3.0]]]), keras.losses.MeanSquaredError()
+    assert internals.mask_of(internals.set_mask(outputs, None)) is None
+    assert float(error(targets, outputs)) == 5.0
+    assert float(error(targets, internals.set_mask(outputs, tf.constant([[False, True]])))) == 9.0
 
 
 @pytest.mark.parametrize(("given", "factor"), [(None, 1.0), (2.0, 2.0), ([0.5], 0.5)])
@@ -378,6 +442,16 @@ def test_keras_swaps_the_averages_that_a_wrapper_gives():
     np.testing.assert_array_equal(kernel.numpy(), np.full((3, 2), 9.0))
     swap.on_test_end()
     np.testing.assert_allclose(kernel.numpy(), before, rtol=1e-4)
+
+
+def test_keras_finds_the_averages_that_an_optimizer_computes():
+    class Computing(optimizer_internals.AveragingOptimizer):
+        def averages_of_variables(self):
+            return ["computed"]
+
+    assert optimizer_internals.moving_averages(Computing(0.1)) == ["computed"]
+    with pytest.raises(NotImplementedError):
+        optimizer_internals.moving_averages(optimizer_internals.AveragingOptimizer(0.1))
 
 
 @pytest.mark.parametrize("left_to_caller", [True, False])

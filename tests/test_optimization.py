@@ -281,10 +281,10 @@ def test_a_schedule_counts_epochs_of_j(kind, clock):
     assert warmup or rates[0][0] == 0
 
 
-def test_manual_drops_are_at_a_global_step():
+def test_manual_drops_are_after_a_global_step():
     schedule = {"kind": "manual", "drop": 2, "drop_step": 120}
     optimizer = setup.build_optimizer(parse(**forward(schedule=schedule), alternation=1), 50)
-    for step, rate in [(0, 0.01), (119, 0.01), (120, 0.001)]:
+    for step, rate in [(0, 0.01), (120, 0.01), (121, 0.001)]:
         optimizer.iterations.assign(step)
         assert float(optimizer.learning_rate) == pytest.approx(rate)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import lab_rates
 import pytest
 import rules_tables
-from page_tables import table_in
 from rules_tables import cell, column, runs
+
+from neural_alignment.papers.pages import table_in
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -60,6 +61,12 @@ def test_in_the_vision_transformer_only_symmetric_alignment_comes_near_backpropa
     assert means["backprop"] - means["dfa"] == pytest.approx(30, abs=0.5)
     assert max(column(by_rule["symmetric"], "last_angle_max")) < 1
     assert min(column(by_rule["feedback"], "last_angle")) > 86
+
+
+def test_the_page_states_the_time_of_the_vision_transformer():
+    minutes = sum(sum(column(rows, "seconds", 1 / 60)) for rows in runs("cifar10/vision_transformer").values())
+    expected = f"{minutes:.0f} minutes in total, so {minutes / 2:.0f} minutes with two runs at a time"
+    assert expected in rules_tables.PAGE.read_text()
 
 
 def test_the_tables_of_rules_have_the_numbers_of_the_files():

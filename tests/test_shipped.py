@@ -200,6 +200,10 @@ def wheel(tmp_path_factory):
     place = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".git", ".venv*", "results", "runs", "tests", "__pycache__", "*.egg-info", "build")
     shutil.copytree(ROOT, place / "source", ignore=ignored)
+    for path in ROOT.glob("results/*/*.csv"):
+        copy = place / "source" / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place / "dist", place / "source"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -215,6 +219,9 @@ def test_the_wheel_contains_every_module_and_every_file_that_they_read(wheel):
         wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*") if path.is_file()}
         assert {name for name in wanted if "__pycache__" not in name} <= files
     assert {f"neural_alignment/configs/{name}.yaml" for name in NAMES} <= files
+    times = {f"neural_alignment/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("results/*/seconds.csv")}
+    assert {name for name in files if name.startswith("neural_alignment/results/")} == times
+    assert len(times) >= 3
     assert {name.split("/")[0].split("-")[0] for name in files} == {"neural_alignment", "optimizers"}
 
 

@@ -453,8 +453,8 @@ class TrainedAlignment(Alignment):
     update_forward: Annotated[bool, pydantic.Field(exclude_if=lambda trains: not trains)] = False
     """Whether R trains W too."""
     every: Annotated[pydantic.PositiveInt, pydantic.Field(exclude_if=lambda every: every == 1)] = 1
-    """R is computed at the global steps that are divisible by this number, beginning with step 0. In other steps the
-    kernels that R trains, and their state in the optimizer, do not change. R is not multiplied by `every`: for the same
+    """R is computed at the global steps that are divisible by this number, beginning with step 0. In other steps R
+    moves no kernel, and the state of its optimizer does not change. R is not multiplied by `every`: for the same
     movement of B per step with plain gradient descent, multiply the learning rate of R's optimizer by it. In steps that
     train only R (`delay_epochs`) `every` has no effect. Requires an `AlignedModel`."""
 

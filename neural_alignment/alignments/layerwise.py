@@ -214,13 +214,15 @@ class KolenPollack(TrainedAlignment):
     `operations` computes the gradient of the angle primitive to B, with `tie_gradient`. `decay` must equal the weight
     decay of W, and one optimizer must update both kernels, so that the decay shrinks W - B^T at every step. In a layer
     with the NTK parameterization, R reads B without the factor 1 / sqrt(fan-in), because the weight decay of W has no
-    such factor. With `update_forward` R decays W as well as B, so the weight decay of W must be 0.
+    such factor. With `update_forward` R decays W as well as B, so the weight decay of W must be 0. The published code
+    does not check this; there W would decay twice as fast as B.
     """
 
     rule: Literal["kolen_pollack"] = "kolen_pollack"
     tie_gradient: ClassVar[bool] = True
     decay: Weight
-    """Weight of the decay primitive. It must equal the top-level key `weight_decay`."""
+    """Weight of the decay primitive. It must equal the top-level key `weight_decay`; with `update_forward`, which
+    requires `weight_decay: 0`, it may have any value or be a schedule."""
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""

@@ -4,6 +4,11 @@ A is the linear operator from a layer's inputs to its outputs whose kernel is th
 operator of the reference change W*(t) - W(0). Delta = A^T A (equation 2), and Sigma is proportional to A*^T A*
 (equation 12). The score is the cosine between them (equation 10): S = tr(Delta Sigma) / sqrt(tr(Delta^2) tr(Sigma^2)).
 Equation 9 as printed is not a cosine. The operator of a convolution acts on the whole image, with stride and padding.
+
+Each trace is a mean over Gaussian vectors z: E[z^T Delta Sigma z] = tr(Delta Sigma), and E|Delta z|^2 = tr(Delta^2).
+`alignment_score` takes the means over some probes. Its value approaches the exact score as their number grows, and
+`standard_error` is the distance to expect. The traces themselves need the matrices of the operators, which have a row
+for each input of the layer and are too large for images. The tests compute them for small layers.
 """
 
 from __future__ import annotations

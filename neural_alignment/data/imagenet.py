@@ -258,13 +258,28 @@ def decode_jpeg_window(encoded: tf.Tensor, window: Callable[[tf.Tensor, tf.Tenso
 
 def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a whole JPEG, PNG, WebP, GIF or BMP file to `(height, width, 3)` uint8; of a GIF the first frame."""
-
-    def decode(channels: int) -> tf.Tensor:
-        return tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-
     # TensorFlow does not convert a WebP with transparency to RGB.
     is_webp = tf.equal(tf.strings.substr(encoded, 8, 4), "WEBP")
-    return tf.cond(is_webp, lambda: decode(0)[..., :3], lambda: decode(3))
+    return tf.cond(is_webp, lambda: decode_image(encoded, 0)[..., :3], lambda: decode_image(encoded, 3))
+
+
+def decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decodes a whole image file to uint8, and refuses an animated WebP.
+
+    TensorFlow 2.21 writes four channels of an animated WebP into memory for three, which kills the process.
+
+    Args:
+        encoded: scalar string, the bytes of an image file.
+        channels: number of channels; 0 for that of the file.
+
+    Returns:
+        `(height, width, channels)` uint8; of a GIF the first frame.
+    """
+    is_extended_webp = tf.equal(tf.strings.substr(encoded, 8, 8), "WEBPVP8X")
+    flags = tf.io.decode_raw(tf.strings.substr(encoded, 20, 1), tf.uint8)[0]  # No image is shorter than this.
+    is_animated = tf.logical_and(is_extended_webp, flags & 0x02 > 0)
+    with tf.control_dependencies([tf.debugging.Assert(tf.logical_not(is_animated), ["animated WebP"])]):
+        return tf.io.decode_image(encoded, channels=channels, expand_animations=False)
 
 
 def _resized(crop: tf.Tensor, image_size: int) -> tf.Tensor:

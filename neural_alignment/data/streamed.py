@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 
@@ -11,7 +10,7 @@ import tensorflow as tf
 
 from neural_alignment import processors
 from neural_alignment.data.damage import NO_STEP, DamagedRecord
-from neural_alignment.data.imagenet import Preparation
+from neural_alignment.data.imagenet import Preparation, decode_image
 from neural_alignment.data.order import Order, without_autograph
 from neural_alignment.data.pipeline import (
     AUGMENTATIONS,
@@ -26,8 +25,6 @@ from neural_alignment.data.pipeline import (
 )
 from neural_alignment.data.records import Records
 from neural_alignment.errors import DataError, DataUnavailable
-
-logger = logging.getLogger(__name__)
 
 DAMAGED = "damaged record"  # marks the errors that `Streamed.explain` recognises
 DAMAGED_RECORD = re.compile(rf"\[{DAMAGED}\] \[(\d+)\] \[(\d+)\] \[(-?\d+)\]")
@@ -262,8 +259,7 @@ class Streamed(Dataset):
             if fault is None:  # the record is intact, so something else failed
                 return np.int64(index)
             step = NO_STEP if position < 0 else int(position) // self.batching.batch_size
-            if self.damage.add(fault._replace(step=step)):
-                logger.warning("Skipped record %d of %s: %s", fault.record, fault.path, fault.reason)
+            self.damage.add(fault._replace(step=step))
             if self.damage.exceeds_limit:
                 return np.int64(index)
         return np.int64(-1)
@@ -381,7 +377,7 @@ def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Examples:
 
     def decode(encoded: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         del seed
-        return tf.ensure_shape(tf.io.decode_image(encoded, channels=shape[-1], expand_animations=False), shape)
+        return tf.ensure_shape(decode_image(encoded, shape[-1]), shape)
 
     split = _Split(records, decode, seed=0)
     images, labels = np.zeros((records.examples, *shape), np.uint8), np.zeros(records.examples, np.int32)

@@ -269,8 +269,9 @@ def count_left(left: Sequence[Work], runs: Sequence[Work]) -> str:
 
 
 def count_all(runs: Sequence[Work]) -> str:
-    """Returns in words the size of a plan, such as `3 runs, 5 pieces`."""
-    return ", ".join(f"{number} {noun}" for (noun, _), number in collections.Counter(r.kind for r in runs).items())
+    """Returns in words the size of a plan, such as `3 runs, 1 piece`."""
+    counts = collections.Counter(noun for noun, _ in (run.kind for run in runs))
+    return ", ".join(f"{count} {noun.removesuffix('s') if count == 1 else noun}" for noun, count in counts.items())
 
 
 def carry_out(works: Sequence[Work], folder: str, configs: str, execution: Execution) -> None:

@@ -9,6 +9,7 @@ import keras
 import pydantic
 
 from neural_alignment.errors import ArgumentError
+from neural_alignment.keras_internals import all_layers
 from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.convert import convert
 from neural_alignment.models.parts import Rules
@@ -72,8 +73,10 @@ def application(
         )
     build = getattr(keras.applications, application)
     network = _built(build, classes, tuple(input_shape), _checked(build, arguments or {}))
-    if weight_decay or any(isinstance(layer, _PREPROCESSING) for layer in network.layers):
-        network = keras.models.clone_model(network, clone_function=lambda layer: _adapted(layer, weight_decay))
+    if weight_decay or any(isinstance(layer, _PREPROCESSING) for layer in all_layers(network)):
+        network = keras.models.clone_model(
+            network, clone_function=lambda layer: _adapted(layer, weight_decay), recursive=True
+        )
     return network if alignment is None else convert(network, alignment).model
 
 

@@ -9,7 +9,7 @@ import keras
 
 from neural_alignment.alignments import Assignment
 from neural_alignment.alignments.error_path import error_weights
-from neural_alignment.keras_internals import all_layers, has_graph
+from neural_alignment.keras_internals import all_layers, copy_of, has_graph, replace_sublayer
 from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer, TimeDistributed
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
@@ -54,8 +54,8 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
 
     Raises:
         ValueError: if `model` is not functional or Sequential, not built, or has no layer that can be aligned; if a
-            rule is assigned to a layer that cannot have one (channels first); or if a layer is quantised or
-            uses LoRA; or, with `strict`, if a layer is left.
+            rule is assigned to a layer that cannot have one (channels first); if a layer is quantised, uses LoRA, or
+            is both in a custom layer and outside of it; or, with `strict`, if a layer is left.
         ConfigError: if a rule matches no layer.
     """
     _check_model(model)
@@ -63,7 +63,8 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
         model = keras.Model(model.input, model.output, name=model.name)
     assignment = Assignment(alignment)
     copies = _Copies(assignment, Readers(model))
-    clone = keras.models.clone_model(model, clone_function=copies.copy, recursive=True)
+    clone = keras.models.clone_model(model, clone_function=copies.copy)
+    copies.check_sharing()
     if alignment and not {*copies.converted, *copies.left} & assignment.names:
         found = ", ".join(f"{name!r} ({reason})" for name, reason in copies.left.items())
         raise ValueError(
@@ -98,27 +99,52 @@ class _Copies:
     def __init__(self, assignment: Assignment, readers: Readers):
         self._assignment = assignment
         self._readers = readers
+        self._copies: dict[int, Any] = {}
+        self._whole: dict[int, Any] = {}  # The layers that are copied together with the layers in them.
         self.converted: dict[str, str] = {}
         self.left: dict[str, str] = {}
 
     def copy(self, layer: Any, wrapper: Any = None) -> Any:
-        """Returns a copy of a layer without its weights.
+        """Returns the copy of a layer, without its weights; the same one each time, so that shared layers stay shared.
 
         Args:
             layer: the layer.
             wrapper: the outermost `TimeDistributed` around the layer, or None.
         """
-        kind = type(layer) if _is_native_form(layer) else ALIGNED_FORMS.get(type(layer))
-        if kind is not None:
-            return self._aligned(layer, kind)
+        if id(layer) not in self._copies:
+            self._copies[id(layer)] = self._new(layer, wrapper)
+        if id(layer) in self._whole and _aligned_form(layer) is None:
+            self._leave(layer, wrapper)
+        return self._copies[id(layer)]
+
+    def check_sharing(self) -> None:
+        """Checks that all layers that share a layer in the model share a copy of it.
+
+        Raises:
+            ValueError: if a layer with weights in a custom layer is also used outside of it.
+        """
+        holders: dict[int, Any] = {}
+        for holder in self._whole.values():
+            for part in (holder, *all_layers(holder)):
+                other = holders.setdefault(id(part), holder)
+                if other is not holder and part.weights:
+                    raise ValueError(
+                        "`model` must not use a layer both in another layer and outside of it. Received "
+                        f"{part.name!r} in {holder.name!r} and {other.name!r}. Example: a separate layer for each."
+                    )
+
+    def _new(self, layer: Any, wrapper: Any) -> Any:
+        """Returns a new copy of a layer. Arguments as in `copy`."""
         if isinstance(layer, keras.layers.Bidirectional):
             return self._bidirectional(layer)
         if isinstance(layer, keras.layers.TimeDistributed):
             return TimeDistributed(self.copy(layer.layer, wrapper or layer), **_arguments(layer))
-        if has_graph(layer):  # A model in a wrapper; Keras goes through other models itself.
-            return keras.models.clone_model(layer, clone_function=self.copy, recursive=True)
-        self._leave(layer, wrapper)
-        return type(layer).from_config(layer.get_config())
+        if isinstance(layer, keras.Sequential) or has_graph(layer):
+            return keras.models.clone_model(layer, clone_function=self.copy)
+        if isinstance(layer, keras.layers.Layer):  # Not an operation such as `Add`.
+            self._whole[id(layer)] = layer
+        kind = _aligned_form(layer)
+        return copy_of(layer) if kind is None else self._aligned(layer, kind)
 
     def _aligned(self, layer: Any, kind: type) -> Any:
         """Returns the aligned form of a layer."""
@@ -141,9 +167,7 @@ class _Copies:
         both = [layer.forward_layer, layer.backward_layer]
         copies = [self.copy(each) for each in both]
         new = type(layer)(copies[0], backward_layer=copies[1], **_arguments(layer))
-        for old, copy in zip(both, [new.forward_layer, new.backward_layer], strict=True):
-            if hasattr(copy, "take_converted"):  # Keras copies the layers again.
-                copy.take_converted(old)
+        replace_sublayer(new, "forward_layer", copies[0])  # Keras copies this layer again.
         return new
 
     def _leave(self, layer: Any, wrapper: Any) -> None:
@@ -151,13 +175,22 @@ class _Copies:
         rule = getattr(getattr(layer, "alignment", None), "rule", None)
         if rule:
             self.left[layer.name] = f"it already has the rule {rule!r}"
-        elif error_weights(layer) and (wrapper is None or error_weights(wrapper)):  # Keras calls only the wrapper.
+        elif _share(layer.weights, error_weights(wrapper or layer)):  # Keras calls only the wrapper.
             self.left[layer.name] = f"{type(layer).__name__} has no aligned form"
 
 
-def _is_native_form(layer: Any) -> bool:
-    """Whether a layer is one of this package without an alignment."""
-    return isinstance(layer, AlignedLayer | AlignedAttention) and layer.alignment is None
+def _aligned_form(layer: Any) -> type | None:
+    """Returns the class of the aligned form of a layer, which a layer of this package without an alignment is itself.
+
+    Returns None if there is none.
+    """
+    is_native = isinstance(layer, AlignedLayer | AlignedAttention) and layer.alignment is None
+    return type(layer) if is_native else ALIGNED_FORMS.get(type(layer))
+
+
+def _share(weights: list[Any], others: list[Any]) -> bool:
+    """Whether two lists have a weight in common."""
+    return not {id(weight) for weight in weights}.isdisjoint(map(id, others))
 
 
 def _arguments(wrapper: Any) -> dict[str, Any]:
@@ -203,10 +236,12 @@ def _check_plain_weights(model: keras.Model) -> None:
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of all layers. Backward kernels and step counters keep their initial values."""
-    layers = all_layers(target)
-    fresh = {id(weight) for layer in layers if isinstance(layer, AlignedLayer) for weight in layer.alignment_weights}
-    for old, new in zip(all_layers(source), layers, strict=True):
+    """Copies the weights of all layers. Backward kernels and step counters of converted layers keep initial values."""
+    layers = ([layer for layer in all_layers(model) if layer.weights] for model in (source, target))
+    pairs = list(zip(*layers, strict=True))
+    converted = [new for old, new in pairs if isinstance(new, AlignedLayer) and getattr(old, "alignment", None) is None]
+    fresh = {id(weight) for layer in converted for weight in layer.alignment_weights}
+    for old, new in pairs:
         kept = [weight for weight in new.weights if id(weight) not in fresh]
         for weight, value in zip(kept, old.weights, strict=True):
             weight.assign(value)

@@ -46,7 +46,7 @@ class LossRates(Options):
     """Factors on J and R. They multiply the gradients before the optimizer uses them."""
 
     forward: LossRate = 1.0
-    """Factor on J. With 0 only the backward kernels are trained."""
+    """Factor on J. With 0 only R is trained."""
     backward: LossRate = 1.0
     """Factor on R."""
 

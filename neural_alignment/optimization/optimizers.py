@@ -56,9 +56,9 @@ class AdamOptions(OptimizerOptions):
 
 
 class RMSpropOptions(OptimizerOptions):
-    """RMSprop of Keras."""
+    """RMSprop of Keras, or with another start that of TensorFlow 1."""
 
-    optimizer = keras.optimizers.RMSprop
+    optimizer = optimizers.RMSprop
 
     name: Literal["rmsprop"]
     rho: Fraction = 0.9
@@ -70,6 +70,8 @@ class RMSpropOptions(OptimizerOptions):
     centered: bool = False
     """Whether gradients are divided by their estimated standard deviation, in place of the root of their mean
     square."""
+    initial_mean_square: NonNegativeFloat = 0.0
+    """Start of the moving average of the squared gradients. It is 1 in TensorFlow 1, whose epsilon is 1e-10."""
 
 
 class AdagradOptions(OptimizerOptions):
@@ -99,7 +101,10 @@ class RAdamOptions(OptimizerOptions):
 
 
 class SWATSOptions(OptimizerOptions):
-    """Adam that switches to gradient descent, for each variable separately. Then the learning rate has no effect."""
+    """Adam that switches to gradient descent, for each variable separately.
+
+    After the switch the learning rate scales only noise and `weight_decay`.
+    """
 
     optimizer = optimizers.SWATS
 

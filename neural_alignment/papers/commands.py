@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from neural_alignment import shipped
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.estimates import Estimates
@@ -56,8 +57,8 @@ class Folders:
                 raise InputError(f"--{option} {reason}; leave it out")
         lab = profile == "lab"
         if lab and "lab" not in item.cells:
-            needs = item.needs or "no training"
-            raise InputError(f"{item.kind} {item.name}: needs {needs} and has no lab profile; leave out --lab")
+            instead = f", and give {item.needs}" if item.needs else ""
+            raise InputError(f"{item.kind} {item.name}: has no lab profile; leave out --lab{instead}")
         runs = self.runs or (f"runs/lab/{item.paper}" if lab else f"runs/{item.paper}")
         output = self.output or (_results(item.paper) if lab or not item.cells else f"{runs}/results")
         return Source(profile, runs, self.configs, output, item.cells.get(profile, ()), **options)
@@ -69,9 +70,14 @@ def _results(paper: str) -> str:
 
 
 def estimates_of(paper: str, output: str | None = None) -> Estimates:
-    """Returns the durations of the runs of a paper's lab profile: those committed, and those measured in `output`."""
-    committed = f"{_results(paper)}/{SECONDS}"
-    return Estimates(f"{output}/{SECONDS}" if output else committed, committed)
+    """Returns the durations of the runs of a paper's lab profile.
+
+    Args:
+        paper: the paper.
+        output: folder of the results that has the user's own durations, which take precedence over those that come with
+            the package. Default: `results/PAPER`.
+    """
+    return Estimates(f"{output or _results(paper)}/{SECONDS}", str(shipped.results() / paper / SECONDS))
 
 
 def listing(kind: str, slots: int) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from neural_alignment import config as configuration
 from neural_alignment import errors, shipped
 from neural_alignment.config import Config, yaml_files, yaml_writer
-from neural_alignment.errors import ConfigError
+from neural_alignment.errors import ConfigError, WrongValue
 from neural_alignment.losses import ACCURACY
 from neural_alignment.options import Options
 from neural_alignment.search.spaces import Space
@@ -29,8 +29,9 @@ class Plan(Options):
     algorithm: Literal["tpe", "random"] = "tpe"
     trials: PositiveInt
     epochs: PositiveInt | None = None
-    """Epochs of J of a trial. Default: those of the base configuration. Schedules do not change, also if they end with
-    the run, so that a trial is the beginning of the run that `best.yaml` describes."""
+    """Epochs of J of a trial, at most those of the base configuration. Default: those of the base configuration.
+    Schedules do not change, also if they end with the run, so that a trial is the beginning of the run that `best.yaml`
+    describes."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the proposals, and of the weights, the data order and the noise of each trial."""
     startup_trials: PositiveInt = 20
@@ -158,12 +159,16 @@ def check(plan: Plan, base: Config) -> None:
     """Checks that the space fits the configuration, by trying every option of a choice and both ends of every range.
 
     Raises:
-        ConfigError: if the space does not fit, or the loss has no accuracy to maximize.
+        ConfigError: if the space does not fit, the trials are longer than the run, or the loss has no accuracy to
+            maximize.
     """
     if base.loss.criterion != ACCURACY:
         raise ConfigError(
             f"{plan.config}: loss.kind: must have an accuracy, which a search maximizes; found {base.loss.kind}"
         )
+    if plan.epochs is not None and plan.epochs > base.epochs:
+        requirement = f"must be at most the {base.epochs} of {plan.config}, because a trial is the beginning of its run"
+        raise ConfigError(f"{WrongValue('epochs', requirement, plan.epochs).line}; give --epochs")
     for values in plan.checked_space().probes():
         try:
             trial_config(plan, base, values)

@@ -15,10 +15,9 @@ import tensorflow as tf
 
 from neural_alignment.config import Config
 from neural_alignment.data.recordings import load_images
-from neural_alignment.errors import DataError, RunError
-from neural_alignment.keras_internals import calls
+from neural_alignment.errors import ArgumentError, DataError, RunError
+from neural_alignment.keras_internals import calls, copy_of, has_graph
 from neural_alignment.training import setup
-from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.run_directory import RunDirectory
 
 
@@ -48,8 +47,7 @@ def trained(run_dir: str | Path) -> SourceNetwork:
     directory = RunDirectory(run_dir)
     status = directory.status()
     path = directory.model_path(status)
-    model = load_model(path)
-    check_finite(model, path)
+    model = setup.load_network(path)
     return SourceNetwork(directory.path, model, directory.checked_config(status), directory.pixel_scale(status))
 
 
@@ -70,11 +68,19 @@ def of_model(model: keras.Model, pixel_scale: tuple[Any, Any] | None = None, ran
     """Returns a Keras model as a network whose features are computed.
 
     Args:
-        model: a functional or Sequential model with one input.
+        model: a functional or built Sequential model whose only input are images.
         pixel_scale: center and scale of the pixels that the model was trained with, numbers or one number for each
             channel. Without it uint8 images are refused.
         random: whether to draw new weights: the baseline "Random" of Figure 6.
+
+    Raises:
+        ArgumentError: if the model is not of this kind.
     """
+    shapes = [tuple(each.shape) for each in model.inputs] if has_graph(model) else []
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        requirement = "must be a functional or built Sequential model with one input (batch, height, width, channels)"
+        found = f"{type(model).__name__} {model.name}" + (f" with {shapes}" if shapes else "")
+        raise ArgumentError("model", requirement, found, "keras.Model(images, outputs)")
     drawn = keras.models.clone_model(model, clone_function=_redrawn) if random else model
     scale = None if pixel_scale is None else tuple(np.asarray(value, np.float32) for value in pixel_scale)
     return SourceNetwork(f"the model {model.name!r}", drawn, None, scale)
@@ -82,7 +88,7 @@ def of_model(model: keras.Model, pixel_scale: tuple[Any, Any] | None = None, ran
 
 def _redrawn(layer: Any) -> Any:
     """Returns a copy of a layer with new weights. Statistics of the data, as in `Normalization`, are kept."""
-    copy = type(layer).from_config(layer.get_config())
+    copy = copy_of(layer)
     if isinstance(layer, keras.layers.Normalization):
         copy.build(layer.get_build_config()["input_shape"])
         copy.set_weights(layer.get_weights())
@@ -148,7 +154,7 @@ class ImageSet:
     """
 
     def __init__(self, network: SourceNetwork, images: str | Path | np.ndarray | None = None, batch_size: int = 64):
-        self._shape = tuple(network.model.input_shape[1:])
+        self._shape = tuple(network.model.inputs[0].shape[1:])
         self._batch_size = batch_size
         if images is None:
             if network.config is None:
@@ -268,6 +274,7 @@ def features(
     Raises:
         RunError: if there is no such run or layer, the layer is used several times, or its output is not finite.
         DataError: if the images cannot be read, or do not have the shape of the network.
+        ArgumentError: if a model has no graph, or has other inputs than images.
     """
     network = network_of(source, random)
     _output(network, layer)  # Checks the layer before the images are loaded, which may take long.

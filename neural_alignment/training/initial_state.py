@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import logging
@@ -230,15 +231,17 @@ def _read_checkpoint(prefix: str, optimizer: bool) -> tuple[Values, Values]:
     def is_slot(key: str) -> bool:
         return key.startswith("optimizer/") and not is_trained(key)
 
-    weights, slots = [], {}
+    weights, count, slots = [], {}, []
     for key, name, value in read_state(prefix, lambda key: optimizer or not is_slot(key)):
         if not is_slot(key):
             weights.append((name, value))
         elif is_call_count(key):
-            slots[GLOBAL_STEP] = value
-        elif (match := re.match(r"optimizer/inner_optimizers/(\d+)/", key)) and not name.endswith("/learning_rate"):
-            slots[_slot_name(int(match[1]), name)] = value
-    return {name: value for name, value in _unique(weights).items() if name != "save_counter"}, slots
+            count[GLOBAL_STEP] = value
+        elif match := re.match(r"optimizer/inner_optimizers/(\d+)/(?:_variables/(\d+)/)?", key):
+            slots.append((int(match[1]), int(match[2] or -1), name, value))
+    slots.sort(key=lambda slot: slot[:2])  # The order of the variables of each optimizer.
+    named = _named_slots((index, name, value) for index, _, name, value in slots)
+    return {name: value for name, value in _unique(weights).items() if name != "save_counter"}, count | named
 
 
 # Names of variables.
@@ -267,16 +270,36 @@ def _optimizer_variables(optimizer: Any) -> dict[str, Any]:
     """Returns name -> variable of an optimizer, except the learning rates, which the configuration sets."""
     optimizer = without_loss_scaling(optimizer)
     inner = getattr(optimizer, "inner_optimizers", [optimizer])
-    named = {_slot_name(index, each.path): each for index, one in enumerate(inner) for each in one.variables}
-    named = {name: each for name, each in named.items() if not name.endswith("/learning_rate")}
-    return {GLOBAL_STEP: call_count(optimizer), **named}
+    slots = ((index, each.path, each) for index, one in enumerate(inner) for each in one.variables)
+    return {GLOBAL_STEP: call_count(optimizer), **_named_slots(slots)}
+
+
+def _named_slots(slots: Iterable[tuple[int, str, Any]]) -> dict[str, Any]:
+    """Returns name -> variable of the inner optimizers, without their learning rates.
+
+    Some optimizers of Keras, such as Adafactor, give one path to several variables. From the second on, these are
+    numbered.
+
+    Args:
+        slots: for each variable, the index of its optimizer, its path and the variable or its value; in the order of
+            the variables of each optimizer.
+    """
+    found: dict[str, Any] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    for index, path, value in slots:
+        if path.endswith("/learning_rate"):
+            continue
+        name = _slot_name(index, path)
+        counts[name] += 1
+        found[name if counts[name] == 1 else f"{name} ({counts[name]})"] = value
+    return found
 
 
 def _slot_name(index: int, path: str) -> str:
     """Returns the name of a variable of the inner optimizer at `index`, without the number that Keras adds."""
-    optimizer, _, rest = path.partition("/")
+    optimizer, separator, rest = path.partition("/")
     which = {0: "forward", 1: "backward"}.get(index, str(index))
-    return f"optimizer {which}: {re.sub(r'_[0-9]+$', '', optimizer)}/{rest}"
+    return f"optimizer {which}: {re.sub(r'_[0-9]+$', '', optimizer)}{separator}{rest}"
 
 
 def _skipped(model: keras.Model, names: set[str], optimizer: bool) -> set[str]:

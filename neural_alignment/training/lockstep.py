@@ -30,6 +30,9 @@ class Lockstep:
     dJ/df(t) of the network. W* starts at the weights that the network has before the first `step`. Both are trained by
     plain gradient descent with the same learning rate.
 
+    `changes` and `reference_changes` have an entry for each layer with a trained weight `kernel`. Attention, separable
+    convolutions, recurrent layers of Keras and wrappers have no weight of this name, and are left out.
+
     Args:
         model: a compiled model without alignment rules and without `minibatches`. Its optimizer is
             `keras.optimizers.SGD` with no other options than a learning rate, either directly or as the only optimizer
@@ -89,17 +92,23 @@ class Lockstep:
             self._model.train_step((x, y))
 
     def reference_changes(self) -> dict[str, Tensor]:
-        """Returns W*(t) - W(0) of every layer with a kernel, by name."""
+        """Returns W*(t) - W(0) of every layer with a trained `kernel`, by name."""
         changes = {id(variable): change for variable, change in zip(self._variables, self._changes, strict=True)}
-        return {layer.name: changes[id(layer.kernel)].value() for layer in kernel_layers(self._model)}
+        return {name: changes[id(kernel)].value() for name, kernel in self._kernels.items()}
 
     def changes(self) -> dict[str, Tensor]:
-        """Returns W(t) - W(0) of every layer with a kernel, by name."""
+        """Returns W(t) - W(0) of every layer with a trained `kernel`, by name."""
         initial = {id(v): value for v, value in zip(self._variables, self._frozen.values(), strict=True)}
         return {
-            layer.name: tf.convert_to_tensor(layer.kernel.value) - initial[id(layer.kernel)]
-            for layer in kernel_layers(self._model)
+            name: tf.convert_to_tensor(kernel.value) - initial[id(kernel)] for name, kernel in self._kernels.items()
         }
+
+    @property
+    def _kernels(self) -> dict[str, Any]:
+        """The trained variable `kernel` of each layer that has one, by the name of the layer."""
+        trained = set(map(id, self._variables))
+        found = {layer.name: getattr(layer, "kernel", None) for layer in kernel_layers(self._model)}
+        return {name: kernel for name, kernel in found.items() if id(kernel) in trained}
 
 
 def _description(optimizer: Any) -> str:

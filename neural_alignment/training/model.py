@@ -66,8 +66,8 @@ class AlignedModel(InterceptedModel):
     steps do not compute the quantities that only this loss needs. If the layers have a rule for a whole network
     (`neural_alignment.alignments.networkwise`), this rule propagates the error of J, and there is no R.
 
-    A rule with `every` computes its R_l only at some of the steps that train J. In the other steps its kernels do not
-    change. R's optimizer is skipped if no layer computes R_l. It counts the steps in which it updates any kernel: with
+    A rule with `every` computes its R_l only at some of the steps that train J. In the other steps R does not move its
+    kernels. R's optimizer is skipped if no layer computes R_l. It counts the steps in which it updates any kernel: with
     different values of `every` in one model, Adam's bias correction is the same for all kernels.
 
     `fit` reports J as `loss` and R as `regulariser`, each a mean over the steps at which it was computed. If layers

@@ -227,6 +227,13 @@ class RunDirectory:
         """
         return f"`train` with {config}, --run-dir {self.path} and --resume"
 
+    def not_shared(self) -> str:
+        """Returns the message for workers that find different runs at the path."""
+        return (
+            f"{self.path}: the workers do not see the same run; give all workers the same --run-dir, on a file system "
+            "that they share, and the same --resume"
+        )
+
     def _status_problem(self) -> str:
         return "is missing or empty" if self.is_missing_or_empty("status.json") else "is damaged"
 

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ConvReference, assert_close
+from helpers import ConvReference, assert_close, for_each
+from layer_table import TABLE, call, make
 
-from neural_alignment import models
+from neural_alignment import layers, models
 from neural_alignment.alignments import AlignAda
 from neural_alignment.analysis.alignment_score import alignment_score, permuted_change
 from neural_alignment.losses import SquaredError
@@ -119,11 +120,15 @@ def test_the_reference_network_is_updated_by_the_gradients_of_the_trained_one(rn
             {"optimizer": MultiOptimizer([keras.optimizers.SGD(0.5)], RateScheduler(5, delay_epochs=1))},
             "SGD that skips some steps",
         ),
-        ({"optimizer": keras.optimizers.SGD(0.5), "minibatches": 2}, "SGD in 2 minibatches"),
     ):
         alone.compile(**options, loss=SquaredError(0.1))
         with pytest.raises(ValueError, match=f"plain gradient descent. Received '{told}"):
             Lockstep(alone)
+    divided = models.fc([3], 3, (4,))
+    divided = AlignedModel(divided.input, divided.output)
+    divided.compile(keras.optimizers.SGD(0.5), loss=SquaredError(0.1), minibatches=2)
+    with pytest.raises(ValueError, match="Received 'SGD in 2 minibatches'"):
+        Lockstep(divided)
     with pytest.raises(ValueError, match="Received 'a model that is not compiled"):
         Lockstep(AlignedModel(alone.input, alone.output))
     aligned = models.wide_cnn("kmnist", 3, 3, (4, 6, 2), AlignAda())
@@ -131,6 +136,37 @@ def test_the_reference_network_is_updated_by_the_gradients_of_the_trained_one(rn
     aligned.compile(keras.optimizers.SGD(0.5), loss=SquaredError(0.1))
     with pytest.raises(ValueError, match=r"trained by backpropagation\. Received 'align_ada at conv1'"):
         Lockstep(aligned)
+
+
+WITHOUT_KERNEL = (
+    *("SeparableConv1D", "SeparableConv2D", "MultiHeadAttention", "GroupQueryAttention"),
+    *("SimpleRNN", "LSTM", "GRU", "GRU before", "TimeDistributed", "frozen"),
+)
+"""Layers with several kernels, with those of another layer, or with one that is not trained."""
+
+
+@for_each("row", [*TABLE, "TimeDistributed", "frozen"])
+def test_changes_have_the_layers_with_a_trained_kernel(row):
+    """Every layer of the package stands before a dense layer, which always has a trained kernel."""
+    if row == "TimeDistributed":
+        layer, shape = layers.TimeDistributed(layers.Dense(3), name="layer"), (2, 4)
+    elif row == "frozen":
+        layer, shape = layers.Dense(3, name="layer", trainable=False), (4,)
+    else:
+        layer, shape = make(row), TABLE[row].inputs
+    inputs = keras.Input(shape)
+    hidden = keras.layers.Flatten()(call(layer, inputs))
+    model = AlignedModel(inputs, layers.Dense(2, name="readout")(hidden))
+    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+    lockstep, before = Lockstep(model), model.get_layer("readout").kernel.numpy()
+    rng = np.random.default_rng(3)
+    lockstep.step(rng.normal(size=(3, *shape)).astype("float32"), np.ones((3, 2), "float32"))
+    expected = {"readout"} if row in WITHOUT_KERNEL else {"layer", "readout"}
+    assert {*lockstep.changes()} == {*lockstep.reference_changes()} == expected
+    assert_close(lockstep.changes()["readout"], model.get_layer("readout").kernel.numpy() - before)
+    for name, change in lockstep.changes().items():  # The first step of W* is that of the network.
+        assert np.abs(change).max() > 0
+        assert_close(change, lockstep.reference_changes()[name])
 
 
 def test_a_step_in_lockstep_changes_the_network_as_a_training_step(rng):

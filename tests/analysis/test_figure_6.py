@@ -14,7 +14,7 @@ from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.analysis import neural_fit
 from neural_alignment.data import imagenet
-from neural_alignment.errors import DataError, InputError, RunError
+from neural_alignment.errors import ArgumentError, DataError, InputError, RunError
 from neural_alignment.papers.two_routes.compute.fits import FitSettings, fit_rows
 from neural_alignment.papers.two_routes.figures import FIT_COLUMNS, neural_fits
 from neural_alignment.training import features, run, setup
@@ -88,6 +88,31 @@ def test_a_keras_model_has_the_features_of_the_run_that_it_comes_from(finished, 
         features.features(model, "conv2_relu", images[0])
     with pytest.raises(RunError, match=r"the model .*: no layer is called 'conv9_relu'; nearest"):
         features.features(model, "conv9_relu", images)
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+def test_a_keras_model_must_be_a_graph_with_images_as_its_input():
+    two = [keras.Input((4, 4, 1)), keras.Input((4, 4, 1))]
+    vector = keras.Input((8,))
+    wrong = {
+        "Subclassed": Subclassed(),
+        "Sequential": keras.Sequential([keras.layers.Flatten(name="flat")]),
+        "None, 4, 4, 1), ": keras.Model(two, keras.layers.Add(name="flat")(two)),
+        "None, 8": keras.Model(vector, keras.layers.Flatten(name="flat")(vector)),
+    }
+    for found, model in wrong.items():
+        expected = f"`model` must be a functional or built Sequential model .* Received .*{re.escape(found)}"
+        for source in (features.features, features.of_model):
+            with pytest.raises(ArgumentError, match=expected):
+                source(model, *["flat", np.zeros((2, 4, 4, 1))] if source is features.features else [])
+    images = np.arange(32.0, dtype=np.float32).reshape(2, 4, 4, 1)
+    named = {"images": keras.Input((4, 4, 1), name="images")}
+    model = keras.Model(named, keras.layers.Flatten(name="flat")(named["images"]))
+    np.testing.assert_array_equal(features.features(model, "flat", images), images.reshape(2, 16))
 
 
 def test_features_of_validation_images_are_in_the_order_of_their_file(tmp_path, rng):

@@ -40,6 +40,12 @@ def encode(image, kind="PNG", mode=None, **options):
     return buffer.getvalue()
 
 
+def animated_webp(mode, side=6):
+    """An animation of two frames. Without the guard in `imagenet.decode_image`, TensorFlow 2.21 crashes with "RGB"."""
+    first, second = (Image.new(mode, (side, side), colour) for colour in ("red", "blue"))
+    return encode(first, "WEBP", save_all=True, append_images=[second], duration=50)
+
+
 def example(image_key, encoded, label_key, label):
     features = {}
     if image_key:
@@ -138,6 +144,7 @@ def tools():
         (),
         {
             "encode": staticmethod(encode),
+            "animated_webp": staticmethod(animated_webp),
             "example": staticmethod(example),
             "write_records": staticmethod(write_records),
             "Files": Files,

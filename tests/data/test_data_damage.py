@@ -12,10 +12,11 @@ from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.data.damage import DamagedRecord, DamageList
 from neural_alignment.data.sources import tfds
-from neural_alignment.errors import DataError
+from neural_alignment.errors import DataError, Unavailable
 from neural_alignment.training import run, stepping
 
 EXAMPLES, BATCH, STEPS = 33, 8, 4
+PNG = tf.io.encode_png(np.zeros((4, 4, 3), np.uint8)).numpy()
 
 
 def load(train, validation=None, tolerate_corrupt=0, batch_size=BATCH, shuffle=True, **options):
@@ -196,6 +197,41 @@ def test_validation_leaves_damaged_records_out(photographs, files, tools, fill):
     assert "In `validation_files`: The image of record 1" in message
 
 
+FAULTS = {
+    "a label out of range": (lambda tools: tools.example("image/encoded", PNG, "image/class/label", 2000), False),
+    "a missing feature": (lambda tools: tools.example("picture", PNG, "image/class/label", 1), False),
+    "other content": (lambda tools: b"\xff" * 9, False),
+    "an image that cannot be decoded": (
+        lambda tools: tools.example("image/encoded", b"x", "image/class/label", 1),
+        True,
+    ),
+    "a wrong checksum": (None, True),
+}
+
+
+@pytest.mark.parametrize("record", [0, 5])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_only_records_that_cannot_be_read_are_unavailable_at_any_place(photographs, files, tools, fault, record):
+    """Other records are wrong, so the same command cannot succeed later."""
+    make, unavailable = FAULTS[fault]
+    path = files.directory / "train-00000-of-00003"
+    if make is None:
+        flip_a_bit(path, record)
+    else:
+        records = [each.numpy() for each in tf.data.TFRecordDataset(str(path))]
+        tools.write_records(path, [*records[:record], make(tools), *records[record + 1 :]])
+    try:
+        dataset = load(str(path), shuffle=False)
+        with pytest.raises(tf.errors.OpError) as raised:
+            batches_of(dataset, 1)
+        error = dataset.explain(raised.value)
+    except DataError as at_once:
+        error = at_once
+    assert f"record {record} of {path}" in str(error)
+    assert isinstance(error, DataError)
+    assert isinstance(error, Unavailable) == unavailable
+
+
 def test_a_batch_with_only_damaged_records_is_an_error(photographs, files, tools):
     spoil(files.directory / "train-00000-of-00003", tools, *range(4, 8))
     dataset = load(*photographs, tolerate_corrupt=20, batch_size=4, shuffle=False)
@@ -336,14 +372,14 @@ def test_wrong_tolerance(photographs, value):
 # In memory.
 
 
-def toy(files, tools, spoiled):
+def toy(files, tools, spoiled, content=b"no image"):
     """A prepared set of 30 images in two files. Both splits are equal, except for one damaged training record."""
     images = np.random.default_rng(1).integers(0, 256, (30, 6, 6, 3), np.uint8)
     directory = files.tfds([tools.encode(image) for image in images], np.arange(30), dimensions=(6, 6, 3), classes=30)
     path = files.directory / "tfds/toy/1.0.0/toy-train.tfrecord-00001-of-00002"
     if spoiled:
         records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
-        records[spoiled - 15] = tools.example("image", b"no image", "label", 0)
+        records[spoiled - 15] = tools.example("image", content, "label", 0)
         tools.write_records(path, records)
     return directory, path, images
 
@@ -392,6 +428,17 @@ def test_in_memory_validation_leaves_damaged_records_out(files, tools, fill):
     np.testing.assert_array_equal(labels, np.delete(np.arange(30), 22))
     pixels = np.concatenate([batch[0][rows] for batch, rows in zip(batches, kept, strict=True)])
     np.testing.assert_allclose(pixels * 255, np.delete(images, 22, axis=0), atol=1e-4)
+
+
+def test_an_animated_webp_of_a_prepared_set_is_damaged(files, tools, monkeypatch):
+    directory, _, _ = toy(files, tools, spoiled=22, content=tools.animated_webp("RGB"))
+    for limit in (tfds.MAX_BYTES_IN_MEMORY, 0):
+        monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
+        dataset = load_toy(directory, tolerate_corrupt=1)
+        batches_of(dataset, 3)
+        (damaged,) = dataset.corrupt_records
+        assert damaged.record == 7
+        assert damaged.reason.endswith("allowed: a whole JPEG, PNG, WebP (not animated), GIF or BMP")
 
 
 def test_a_missing_file_of_a_prepared_set(files, tools, monkeypatch):

@@ -278,8 +278,10 @@ def test_a_damaged_file_stops_the_run_or_is_replaced_by_another_row(animals, too
     assert resumed.corrupt_records == dataset.corrupt_records
 
 
-@pytest.mark.parametrize("content", [b"", None])
+@pytest.mark.parametrize("content", [b"", None, "RGB", "RGBA"])
 def test_validation_leaves_damaged_files_out(animals, tools, content):
+    if isinstance(content, str):
+        content = tools.animated_webp(content)
     path = damage(animals, 29, content, "validation_folder")
     if content is None:
         os.symlink("/nowhere/9.webp", path)
@@ -288,7 +290,9 @@ def test_validation_leaves_damaged_files_out(animals, tools, content):
     images, _ = everything(dataset.validation())
     np.testing.assert_array_equal(np.sort(tools.numbers_of(images)), np.arange(29))
     (fault,) = dataset.corrupt_records
-    state = "cannot be decoded; found 0 bytes" if content is not None else "cannot be read; found: no such file"
+    state = "cannot be read; found: no such file"
+    if content is not None:
+        state = f"cannot be decoded; found {len(content)} bytes"
     assert (fault.path, fault.step, state in fault.reason) == (path, -1, True)
     assert explained(strict, strict.validation()) == fault.reason
 

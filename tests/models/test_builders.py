@@ -138,6 +138,41 @@ def test_identities_stand_in_for_the_preprocessing_of_a_network():
     assert_differs(native(x), after(x), by=0.05)
 
 
+def small_network(weights, classes, input_shape, classifier_activation, include_top=True):
+    """A network of Keras that contains a model with preprocessing, as ConvNeXt contains models."""
+    inputs = keras.Input(input_shape)
+    stem = keras.Sequential([keras.Input(input_shape), keras.layers.Rescaling(0.1),
+                             keras.layers.Conv2D(2, 3, name="conv"), keras.layers.DepthwiseConv2D(3, name="deep")],
+                            name="stem")  # fmt: skip
+    x = keras.layers.SeparableConv2D(2, 3, name="separable")(stem(inputs))
+    return keras.Model(inputs, keras.layers.Dense(classes, name="last")(keras.layers.Flatten()(x)))
+
+
+def undecayed(model):
+    """Returns the names of the kernels without a regulariser."""
+    kernels = [each for each in model.trainable_weights if "kernel" in each.name and "backward" not in each.name]
+    return [weight.path for weight in kernels if weight.regularizer is None]
+
+
+def test_nested_models_of_a_network_have_weight_decay_and_no_preprocessing(monkeypatch):
+    monkeypatch.setattr(keras.applications, "VGG16", small_network)
+    for alignment in (None, RULE):
+        model = models.application("VGG16", 3, (8, 8, 3), alignment=alignment, weight_decay=0.1)
+        assert undecayed(model) == []
+        assert {layer.name: type(layer).__name__ for layer in model.get_layer("stem").layers[1:]} == {
+            "conv": "Conv2D",
+            "deep": "DepthwiseConv2D",
+        }
+        assert isinstance(model.get_layer("stem").layers[0], keras.layers.Identity)
+    assert len(undecayed(models.application("VGG16", 3, (8, 8, 3)))) == 5
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["ConvNeXtTiny", "MobileNetV2", "Xception"])
+def test_all_kernels_of_a_network_have_weight_decay(name):
+    assert undecayed(models.application(name, 3, (75, 75, 3), weight_decay=0.1)) == []
+
+
 SLOW = [pytest.param(name, marks=pytest.mark.exhaustive) for name in ("EfficientNetV2B0", "ConvNeXtTiny")]
 
 

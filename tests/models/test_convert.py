@@ -546,6 +546,120 @@ def test_the_nonlinearity_after_a_wrapped_layer_is_found():
     assert follows == {"first": relu, "second": relu, "third": tanh, "last": None}
 
 
+# Layers and models that are used several times.
+
+
+def wrapped_twice(dense):
+    inputs = [keras.Input((3, 5)), keras.Input((3, 5))]
+    return keras.Model(inputs, keras.ops.add(*[keras.layers.TimeDistributed(dense)(each) for each in inputs]))
+
+
+def wrapped_and_bare(dense):
+    sequence, vector = keras.Input((3, 5)), keras.Input((3, 5))
+    outputs = dense(vector)
+    return keras.Model([sequence, vector], keras.layers.TimeDistributed(dense)(sequence) + outputs)
+
+
+def model_wrapped_and_bare(dense):
+    encoder = keras.Sequential([keras.Input((5,)), dense, keras.layers.ReLU()])
+    documents, query = keras.Input((3, 5)), keras.Input((5,))
+    scores = keras.layers.Dot(axes=(2, 1))([keras.layers.TimeDistributed(encoder)(documents), encoder(query)])
+    return keras.Model([documents, query], scores)
+
+
+def layer_in_two_models(dense):
+    """The second model contains the first."""
+    first = keras.Sequential([keras.Input((5,)), dense])
+    second = keras.Sequential([keras.Input((5,)), keras.layers.Dense(5, name="other"), first])
+    inputs = keras.Input((3, 5)), keras.Input((5,))
+    wrapped = keras.layers.TimeDistributed(second)(inputs[0])
+    return keras.Model(inputs, keras.layers.Dot(axes=(2, 1))([wrapped, first(inputs[1])]))
+
+
+def bidirectional_and_bare(direction):
+    """One of the two recurrent layers in `Bidirectional` is also used without it, before and after."""
+
+    def build(dense):
+        del dense
+        inputs = keras.Input((3, 5))
+        backward = keras.layers.LSTM(2, return_sequences=True, go_backwards=True)
+        both = keras.layers.Bidirectional(keras.layers.LSTM(2, return_sequences=True), backward_layer=backward)
+        alone = getattr(both, direction)
+        x = both(keras.layers.Dense(5)(alone(inputs)))
+        return keras.Model(inputs, alone(keras.layers.Dense(5)(x)))
+
+    return build
+
+
+SHARED = {
+    "wrapped twice": wrapped_twice,
+    "wrapped and bare": wrapped_and_bare,
+    "model wrapped and bare": model_wrapped_and_bare,
+    "layer in two models": layer_in_two_models,
+    "forward and bare": bidirectional_and_bare("forward_layer"),
+    "backward and bare": bidirectional_and_bare("backward_layer"),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_layers_that_are_shared_stay_shared(name):
+    model = SHARED[name](keras.layers.Dense(5, name="shared"))
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(generator.normal(size=weight.shape))
+    result = convert(model, RULE, strict=True)
+    copied = [weight for weight in result.model.trainable_weights if not weight.name.startswith("backward_")]
+    assert [weight.shape for weight in copied] == [weight.shape for weight in model.trainable_weights]
+    x = [generator.normal(size=(2, *each.shape[1:])).astype("float32") for each in model.inputs]
+    x = x if len(x) > 1 else x[0]
+    np.testing.assert_allclose(result.model(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_in_a_custom_layer_and_outside_of_it_is_refused():
+    inputs, dense = keras.Input((4,)), keras.layers.Dense(4, name="shared")
+    outputs = dense(keras.layers.SpectralNormalization(dense, name="normal")(inputs))
+    with pytest.raises(ValueError, match=r"both in another layer and outside of it\. Received 'shared' in "):
+        convert(keras.Model(inputs, outputs), RULE)
+
+
+@pytest.mark.skipif(not hasattr(keras.layers, "ReversibleEmbedding"), reason="Keras before 3.13")
+def test_every_use_of_a_wrapped_layer_counts():
+    """The error passes through the layer itself; in the wrapper it gets integers."""
+    each, inputs = keras.layers.ReversibleEmbedding(5, 4, name="both"), keras.Input((3, 2), dtype="int32")
+    embedded = keras.layers.TimeDistributed(each)(inputs)
+    hidden = keras.layers.Dense(4, name="hidden")(embedded)
+    assert convert(keras.Model(inputs, hidden), RULE, strict=True).left == {}
+    result = convert(keras.Model(inputs, each(hidden, reverse=True)), RULE)
+    assert result.left == {"both": "ReversibleEmbedding has no aligned form"}
+
+
+def scaled(inputs, factor):
+    return inputs * factor
+
+
+def test_functions_of_lambda_layers_are_kept():
+    """Keras refuses to copy a lambda, and functions that are not registered."""
+    inputs, factor = keras.Input((4,)), np.float32(2)
+    x = keras.layers.Lambda(lambda each: factor * each, output_shape=(4,), name="double")(inputs)
+    x = keras.layers.Lambda(scaled, arguments={"factor": 3.0})(keras.layers.Dense(4, name="dense")(x))
+    model = keras.Model(inputs, x)
+    result = convert(model, RULE, strict=True)
+    assert isinstance(result.model.get_layer("double"), keras.layers.Lambda)
+    values = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    np.testing.assert_allclose(result.model(values), model(values), rtol=1e-6)
+
+
+def test_a_layer_that_has_a_rule_is_left_with_its_weights():
+    model = keras.Sequential(
+        [keras.Input((4,)), Dense(4, alignment=RULE, name="aligned"), keras.layers.Dense(2, name="last")]
+    )
+    result = convert(model, Feedback())
+    assert result.converted == {"last": "feedback"}
+    assert result.left == {"aligned": "it already has the rule 'symmetric'"}
+    for old, new in zip(model.get_layer("aligned").weights, result.model.get_layer("aligned").weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 @keras.saving.register_keras_serializable("test_convert")
 class Two(keras.layers.Layer):
     """y = x M + z, with two inputs."""

@@ -10,7 +10,7 @@ from helpers import exhaustive_unless
 
 from neural_alignment import layers
 from neural_alignment.alignments import Symmetric
-from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RAdam, RateScheduler, WarmupAndDrops
+from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RAdam, RateScheduler, RMSprop, WarmupAndDrops
 
 
 def schedule(rate=0.1):
@@ -29,6 +29,7 @@ OPTIMIZERS = {
     "momentum": lambda: Momentum(0.1),
     "momentum, scheduled": lambda: Momentum(schedule(), 0.8, nesterov=False, global_clipnorm=1.0),
     "noisy momentum": lambda: Noisy(Momentum(0.1), 0.01, "uniform", only="kernel", seed=3),
+    "rmsprop": lambda: RMSprop(schedule(0.01), momentum=0.5, centered=True, initial_mean_square=1.0),
     "radam": lambda: RAdam(schedule(), beta_2=0.9),
     "swats": lambda: SWATS(0.1, beta_2=0.9, epsilon=0.5),
     "multi radam": lambda: multi(Noisy(RAdam(schedule(0.01), beta_2=0.8), 0.04), skip_idle=False, **ALTERNATING),

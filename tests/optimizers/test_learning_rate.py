@@ -214,7 +214,7 @@ def test_a_manual_drop(drop):
     schedule = ManualDrop(0.5, SPE, drop, at if drop else None, warmup_epochs=2, delay_epochs=1, alternation=1)
     steps = [0, SPE, 2 * SPE, at - 1, at, at + 1, 7 * SPE]
     if drop:
-        factors = [0.1 ** (drop - 1) if step < at else 0.1**drop for step in steps]
+        factors = [0.1 ** (drop - 1) if step <= at else 0.1**drop for step in steps]
     else:
         factors = [min(max(step - SPE, 0) / (2 * 2 * SPE), 1.0) for step in steps]
     assert_close(rates(schedule, steps), 0.5 * np.array(factors), "float32")

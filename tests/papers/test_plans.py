@@ -216,7 +216,7 @@ def test_one_command_trains_what_a_paper_needs_and_makes_it_all(paper, capsys, m
     code, out, _ = run_command(monkeypatch, capsys, "table")
     assert code == 0
     assert "| small/1 | both | 2 runs, " in out
-    assert "| small/2 | one of them | --lab: 1 runs, " in out
+    assert "| small/2 | one of them | --lab: 1 run, " in out
     assert "(estimate)" in out
 
 

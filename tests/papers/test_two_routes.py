@@ -15,9 +15,10 @@ import tensorflow as tf
 from lab import CONFIGS, ROOT, grey, write_run
 
 from neural_alignment import config as configuration
+from neural_alignment import shipped
 from neural_alignment.alignments import Alignment, Symmetric, primitives
 from neural_alignment.analysis import dynamics
-from neural_alignment.errors import InputError, RunError
+from neural_alignment.errors import DataError, InputError, RunError
 from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.jobs.plans import SECONDS
@@ -174,6 +175,34 @@ def test_table_5_follows_the_configurations(tmp_path):
     rows = {row["setting"]: row for row in item.make(places.source(item, "paper")).rows}
     assert rows["β"]["weight_mirror_adam"] == "5.6218 × 10^-8"
     assert rows["α/β"]["weight_mirror_adam"] == "6.9518"
+
+
+OTHER_RULES = {
+    "information": ("{rule: symmetric, self_: 1.0, decay: 0.5}", "{name: rmsprop, learning_rate: 0.01}"),
+    "weight_mirror": ("{rule: feedback}", "null"),
+    "weight_mirror_adam": ("{rule: weight_mirror, amp: 1.0, decay: 0}", "{name: adam, learning_rate: 0.01}"),
+}
+"""Column of Table 5 -> another rule and optimizer of R."""
+
+
+def test_table_5_reads_any_configuration(tmp_path):
+    folder = tmp_path / "two_routes" / "resnet18"
+    folder.mkdir(parents=True)
+    for rule in experiments.SEARCHED:
+        alignment, backward = OTHER_RULES.get(rule, ("null", "null"))
+        overrides = [f"alignment={alignment}", f"optimization.backward={backward}"]
+        config = configuration.load(f"{CONFIGS}/quickstart.yaml", overrides)
+        (folder / f"{rule}.yaml").write_text(configuration.dump(config))
+    item = find(commands.ITEMS, "table", "two_routes/5")
+    source = commands.Folders(configs=str(tmp_path)).source(item, "paper")
+    rows = {row["setting"]: row for row in item.make(source).rows}
+    optimizers = {rule: rows["Alignment Optimizer"][rule] for rule in experiments.SEARCHED}
+    assert optimizers == dict.fromkeys(experiments.SEARCHED, "N/A") | {
+        "information": "rmsprop", "weight_mirror_adam": "Adam"
+    }  # fmt: skip
+    assert [rows[name]["information"] for name in ("α/β", "β", "γ", "FO ReLU")] == ["N/A", "0.2500", "N/A", "N/A"]
+    assert [rows[name]["weight_mirror_adam"] for name in ("α/β", "β")] == ["N/A", "0.0000"]
+    assert {row["weight_mirror_adam_ops"] for name, row in rows.items() if "(BO)" in name} == {"N/A"}
 
 
 # Runs with known results, made without training.
@@ -730,21 +759,23 @@ def test_an_unknown_name_is_one_line_with_what_there_is(kind, name, part):
 
 
 def test_what_needs_no_training_has_no_lab_profile():
-    with pytest.raises(InputError, match="needs no training and has no lab profile; leave out --lab"):
+    with pytest.raises(InputError, match=r"table two_routes/\w+: has no lab profile; leave out --lab$"):
         source("table", "two_routes/5", "lab")
-    with pytest.raises(InputError, match=r"needs --runs SEARCH_DIRECTORY .* and has no lab profile"):
+    with pytest.raises(InputError, match="S2: has no lab profile; leave out --lab, and give --runs SEARCH_DIRECTORY"):
         source("figure", "two_routes/S2", "lab")
 
 
 def test_the_listing_says_the_lab_time_of_every_item(monkeypatch, tmp_path):
+    """From the seconds that come with the package, unless the user has measured others."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shipped, "results", lambda: tmp_path / "package")
     assert "36 runs, time not known yet" in commands.listing("table", 2)
-    (tmp_path / "results" / "two_routes").mkdir(parents=True)
-    (tmp_path / "results" / "two_routes" / SECONDS).write_text("run,seconds\nresnet18/backprop/seed0,60\n")
-    # 36 runs of 60 s, two at once.
-    assert "| two_routes/3 | local rules with ResNet-18 | --lab: 36 runs, 18 min (estimate) |" in commands.listing(
-        "table", 2
-    )
+    # 36 runs of 60 or 30 s, two at once.
+    for place, seconds, minutes in (("package", 60, 18), ("results", 30, 9)):
+        (tmp_path / place / "two_routes").mkdir(parents=True)
+        (tmp_path / place / "two_routes" / SECONDS).write_text(f"run,seconds\nresnet18/backprop/seed0,{seconds}\n")
+        line = f"| two_routes/3 | local rules with ResNet-18 | --lab: 36 runs, {minutes} min (estimate) |"
+        assert line in commands.listing("table", 2)
     assert "| two_routes/5 | metaparameters found by the searches | no runs |" in commands.listing("table", 2)
 
 
@@ -756,6 +787,31 @@ def test_figure_6_asks_for_its_recordings_before_it_trains(tmp_path, recordings,
     with pytest.raises(InputError, match=said):
         commands.make(item, needed, Execution(InProcess(), Screen(print, print)))
     assert not list(tmp_path.iterdir())
+
+
+WRONG_IMAGES = {
+    "no images": (40, None, None, "r.npz: has no array `images`"),
+    "fewer images": (40, 39, None, "r.npz: must have one image for each of the 40 rows of `responses`"),
+    "more images, in another file": (40, None, 41, "i.npz: must have one image for each of the 40 rows .* found 41"),
+    "fewer images than components": (20, 20, None, "r.npz: must have more training images than the 25 components"),
+}
+"""Case -> rows, images in the file of the recordings and in a separate file, message."""
+
+
+@pytest.mark.parametrize("case", WRONG_IMAGES)
+def test_figure_6_checks_its_images_before_it_trains(tmp_path, case):
+    rows, inside, beside, said = WRONG_IMAGES[case]
+    pixels = {name: np.zeros((count or 0, 4, 4, 3), np.uint8) for name, count in (("in", inside), ("out", beside))}
+    recorded = {"responses": np.ones((rows, 2)), "categories": np.arange(rows) % 2, "areas": ["V4", "IT"]}
+    np.savez(tmp_path / "r.npz", **recorded, **({} if inside is None else {"images": pixels["in"]}))
+    if beside is not None:
+        np.savez(tmp_path / "i.npz", images=pixels["out"])
+    folders = commands.Folders(str(tmp_path / "runs"), str(tmp_path / "results"), CONFIGS)
+    item = find(commands.ITEMS, "figure", "two_routes/6")
+    files = {"recordings": str(tmp_path / "r.npz"), "images": None if beside is None else str(tmp_path / "i.npz")}
+    with pytest.raises(DataError, match=said):
+        commands.make(item, folders.source(item, "lab", **files), Execution(InProcess(), Screen(print, print)))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_figure_s3_distinguishes_diverged_from_missing_runs(lab):

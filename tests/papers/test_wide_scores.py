@@ -29,6 +29,9 @@ DIGITS = (
 """17 steps in an epoch, 8 x 8 pixels, three convolutions."""
 
 
+SEEDS = runs.SCORED["kmnist"].seeds
+
+
 def nothing(part):
     assert 0 <= part <= 1
 
@@ -137,7 +140,7 @@ def small(cell, compute):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Two widths of KMNIST, one of CIFAR-10 with one of the two seeds; all others are missing.
+    """Two widths of KMNIST with all seeds, one of CIFAR-10 with one of them; all others are missing.
 
     One is computed, the others have similar scores.
     """
@@ -155,7 +158,7 @@ def test_a_table_has_a_row_for_each_layer_width_and_seed_beside_the_printed_scor
     assert ",".join(product.columns) == "layer,width,seed,score,score_sem,permuted_score,paper_score"
     assert all(tuple(row) == rows.SCORE_COLUMNS for row in product.rows)
     assert [(row["layer"], row["width"], row["seed"]) for row in product.rows] == [
-        (layer, width, seed) for layer in (1, 2, 3) for width in (8, 64) for seed in (99, 100)
+        (layer, width, seed) for layer in (1, 2, 3) for width in (8, 64) for seed in SEEDS
     ]
     for row in product.rows:
         assert row["paper_score"] == printed.TABLE_4[row["layer"], row["width"]]
@@ -181,7 +184,7 @@ def test_the_figures_are_grey_and_hold_all_moments(source):
         assert product.figure.axes[0].get_ylabel() == "alignment score"
     assert {row["epoch"] for row in first.rows} == {2}
     assert {row["epoch"] for row in last.rows} == {1, 2}
-    assert len(last.rows) == 2 * len(first.rows) == 2 * 3 * 5
+    assert len(last.rows) == 2 * len(first.rows) == 2 * 3 * (2 * len(SEEDS) + 1)
 
 
 def test_each_seed_of_figure_1_is_a_dot_beside_the_others_and_within_the_axis(source):
@@ -273,10 +276,20 @@ def test_a_quick_test_ends_at_its_max_steps_and_never_replaces_scores(tmp_path, 
         assert (found[place] / "kmnist" / "normal.csv").read_text() == before
 
 
+TRANSFORMER = "{name: vision_transformer, patch: 4, width: 8, depth: 1, heads: 2"
+
 MISTAKES = {
     "no epoch": (command("--epochs", "0"), "--epochs must be at least 1; found 0"),
     "no number": (command("--epochs", "first"), "--epochs"),
     "no width": (command("--set", "model={name: fc, hidden: [5]}", network=DIGITS[:3]), "model.name"),
+    "no convolution": (
+        command("--set", f"model={TRANSFORMER}}}", network=DIGITS[:3]),
+        "model.name: must be a network with convolutions, such as wide_cnn; found 'vision_transformer'",
+    ),
+    "dropout": (
+        command("--set", f"model={TRANSFORMER}, dropout: 0.1}}", network=DIGITS[:3]),
+        "model: is frozen at initialisation and must have no layer that draws random numbers; found 'Dropout called",
+    ),
     "a rule": (command("--set", "alignment={rule: align_zero}"), "found 'align_zero at conv1'"),
     "no gradient descent": (command("--set", "optimization.forward={name: adam, learning_rate: 0.01}"), "found 'Adam'"),
     "no folder": (command("--output", "/proc/none/scores"), "/proc/none"),
@@ -284,8 +297,9 @@ MISTAKES = {
 
 
 @for_each("what", MISTAKES)
-def test_a_mistake_in_the_command_is_one_line(monkeypatch, capsys, what):
+def test_a_mistake_in_the_command_is_one_line_before_training(monkeypatch, capsys, what):
     arguments, expected = MISTAKES[what]
+    monkeypatch.setattr(scoring.Trainer, "train", None)
     code, _, error = run_command(monkeypatch, capsys, *arguments)
     assert (code, len(error.strip().splitlines())) == (2, 1), error
     assert expected in error

@@ -103,6 +103,10 @@ BAD = {
         ["search.yaml", "--epochs", "1", "--set", "epochs=3"],
         "--set epochs=3: the search sets epochs in its trials; give --epochs",
     ),
+    "trials that are longer than the run": (
+        ["search.yaml", "--epochs", "3"],
+        "epochs: must be at most the 2 of base.yaml, because a trial is the beginning of its run; found 3; give --ep",
+    ),
     "a key that is drawn": (
         ["search.yaml", "--set", "alignment.decay=0.1"],
         "--set alignment.decay=0.1: the search sets alignment.decay in its trials; change it in the space",
@@ -155,7 +159,7 @@ def test_the_space_of_the_page_fits_a_configuration(tmp_path):
     (text,) = blocks("yaml")
     path = tmp_path / "search.yaml"
     path.write_text(text)
-    plan = plans.load(str(path), config=str(ROOT / "configs" / "mnist" / "convnet" / "weight_mirror.yaml"))
+    plan = plans.load(str(path), config=str(ROOT / "configs" / "mnist" / "convnet" / "weight_mirror.yaml"), epochs=3)
     plans.check(plan, plans.base_config(plan))
     assert plan.algorithm == "tpe"
 

@@ -94,7 +94,8 @@ class TestProcesses:
     ):
         """Its children are alive when it is killed, and may still be when the next search begins their trials."""
         path = tmp_path / "found"
-        plan_path = plan_file(MIXED.replace("[7, 1000000]", "[60, 70]").replace("[0.02, 1.0e+30]", "[0.02, 0.03]"))
+        text = MIXED.replace("[7, 1000000]", "[60, 70]").replace("[0.02, 1.0e+30]", "[0.02, 0.03]")
+        plan_path = plan_file(text.replace("epochs: 1\n", ""))
         words = [
             "search",
             plan_path,
@@ -104,8 +105,8 @@ class TestProcesses:
             "processes:2",
             "--trials",
             "2",
-            "--epochs",
-            "60",
+            "--set",
+            "epochs=60",
         ]
         metrics = [path / "trials" / name / "metrics.csv" for name in ("0001", "0002")]
         process = Command(words, {}, tmp_path / "errors.txt")

@@ -686,7 +686,7 @@ def test_a_search_killed_within_a_trial_resumes_that_trial(tmp_path, plan_file, 
     """The search runs in another process, which is killed between the end of the first trial and that of the last."""
     path = tmp_path / "found"
     plan_path, output = plan_file(), tmp_path / "output.txt"
-    arguments = ["search", plan_path, "--search-dir", str(path), "--epochs", "20", "--trials", "3"]
+    arguments = ["search", plan_path, "--search-dir", str(path), "--set", "epochs=20", "--trials", "3"]
     process = Command(arguments, {}, tmp_path / "errors.txt", output=output)
     while not process.ended and not (output.exists() and "\ntrial 1," in output.read_text()):
         threading.Event().wait(0.02)
@@ -698,8 +698,8 @@ def test_a_search_killed_within_a_trial_resumes_that_trial(tmp_path, plan_file, 
     assert done < 3
     models = {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
     begun = [row["drawn"] for row in lines(path / "proposals.jsonl")]
-    plan = plans.load(plan_path, epochs=20, trials=3)
-    trials = run.search(plan, (), str(path), InProcess(), said.append)
+    plan = plans.load(plan_path, trials=3)
+    trials = run.search(plan, ["epochs=20"], str(path), InProcess(), said.append)
     assert [t.state for t in trials] == ["finished"] * 3
     assert [t.number for t in trials] == [1, 2, 3]
     assert [row["drawn"] for row in lines(path / "proposals.jsonl")][: len(begun)] == begun

@@ -19,6 +19,7 @@ from neural_alignment import layers
 from neural_alignment.alignments import Feedback
 from neural_alignment.config import Runtime
 from neural_alignment.errors import ConfigError, RunError
+from neural_alignment.optimization import OPTIMIZERS
 from neural_alignment.search.spaces import Space
 from neural_alignment.training import (
     checkpoints,
@@ -55,6 +56,7 @@ BASE = {
 STEPS = 1437 // 256
 END = 2 * STEPS
 KEPT = [STEPS, 8, END]
+OTHER_OPTIMIZERS = sorted(set(OPTIMIZERS) - {"adafactor"})
 
 
 def config(**changes):
@@ -472,6 +474,26 @@ def test_a_run_that_takes_the_optimizer_over_ends_where_its_source_does(source, 
     ):
         run.train(config(max_steps=9, init_from={"path": str(source), "optimizer": True}), tmp_path / "late")
     assert not (tmp_path / "late").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["adafactor", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in OTHER_OPTIMIZERS)]
+)
+def test_the_state_of_every_optimizer_is_taken_over(tmp_path, name):
+    small = {
+        "max_steps": 4,
+        "model": {"name": "fc", "hidden": [4]},
+        "alignment": {"rule": "feedback"},
+        "optimization": {"forward": {"name": name, "learning_rate": 0.02}},
+        "checkpoints": {"every_steps": 2, "keep": 2},
+    }
+    run.train(configuration.parse({**BASE, **small}), tmp_path / "source")
+    init_from = {"path": f"{tmp_path}/source", "state": 2, "optimizer": True}
+    run.train(configuration.parse({**BASE, **small, "init_from": init_from}), tmp_path / "run")
+    ours, theirs = killed_runs.weights(tmp_path / "run"), killed_runs.weights(tmp_path / "source")
+    assert ours.keys() == theirs.keys()
+    assert all(ours[each].tobytes() == theirs[each].tobytes() for each in ours)
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["init_from"]["left"] == []
 
 
 class Killed(BaseException):

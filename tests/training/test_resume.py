@@ -184,8 +184,16 @@ def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path)
     assert killed_runs.differences(whole, cut) == []
 
 
-def test_random_magnitudes_are_those_of_the_whole_run(tmp_path):
-    changes = {"epochs": 1, "alignment": {"rule": "brsf"}, "optimization": {"backward": None}}
+TRAINING_W = {"rule": "weight_mirror", "amp": 1e-2, "decay": 1e-2, "input": {"noise": "normal"}, "update_forward": True}
+
+
+@pytest.mark.parametrize(
+    ("alignment", "backward"),
+    [({"rule": "brsf"}, None), (TRAINING_W, {"name": "radam", "learning_rate": 1e-2, "beta_2": 0.9})],
+    ids=["brsf", "update_forward"],
+)
+def test_random_magnitudes_and_trained_w_are_those_of_the_whole_run(tmp_path, alignment, backward):
+    changes = {"epochs": 1, "alignment": alignment, "optimization": {"backward": backward}}
     changes["evaluation"] = {"probe_examples": 0}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     with PreparedRun(config(**changes)).in_use():

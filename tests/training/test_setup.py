@@ -15,7 +15,7 @@ from neural_alignment.models import ModelOptions
 from neural_alignment.serialization import serializable
 from neural_alignment.training import AlignedModel, aligned_layers, run, setup
 from neural_alignment.training.trainer import Trainer
-from optimizers import Adam, Momentum, Noisy, WarmupAndDrops
+from optimizers import Adam, Momentum, Noisy, RMSprop, WarmupAndDrops
 
 BASE = {
     "epochs": 10,
@@ -38,7 +38,11 @@ def optimizer(steps_per_epoch=50, **optimization):
         ({"name": "sgd", "momentum": 0.5, "nesterov": True}, keras.optimizers.SGD, {"momentum": 0.5, "nesterov": True}),
         ({"name": "momentum", "momentum": 0.5}, Momentum, {"momentum": 0.5, "nesterov": True}),
         ({"name": "adam", "beta_1": 0.8}, Adam, {"beta_1": 0.8, "beta_2": 0.999, "epsilon": 1e-8}),
-        ({"name": "rmsprop", "rho": 0.8, "centered": True}, keras.optimizers.RMSprop, {"rho": 0.8, "centered": True}),
+        (
+            {"name": "rmsprop", "rho": 0.8, "centered": True, "initial_mean_square": 1.0},
+            RMSprop,
+            {"rho": 0.8, "centered": True, "initial_mean_square": 1.0},
+        ),
         (
             {"name": "adagrad", "initial_accumulator_value": 0.3},
             keras.optimizers.Adagrad,

@@ -25,6 +25,7 @@ from neural_alignment.alignments.networkwise.graph import (
     name_of,
 )
 from neural_alignment.alignments.registry import register
+from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import all_layers, calls
 
 Tensor = tf.Tensor
@@ -48,10 +49,9 @@ class Frozen:
 
     def __init__(self, model: keras.Model, weights: KeptWeights):
         if random := [layer for layer in all_layers(model) if _draws(layer)]:
-            raise ValueError(
-                "A network that is frozen at initialisation must have no layer that draws random numbers. "
-                f"Received {type(random[0]).__name__} {random[0].name!r}. Example: the network without it."
-            )
+            found = f"{type(random[0]).__name__} called {random[0].name}"
+            requirement = "is frozen at initialisation and must have no layer that draws random numbers"
+            raise ArgumentError("model", requirement, found, "the network without this layer")
         self._model = model
         self._variables = list(model.trainable_variables)
         live = {id(variable) for variable in live_weights(model)}
@@ -135,6 +135,7 @@ class FrozenRule(NetworkRule):
     1 and 15). With nonlinear outputs it would be divided by the current derivative and multiplied by the frozen one.
     """
 
+    takes_sequences: ClassVar[bool] = True
     needs_linear_outputs: ClassVar[bool] = True
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> Frozen:

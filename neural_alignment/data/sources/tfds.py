@@ -15,7 +15,7 @@ import tensorflow as tf
 from pydantic import Field, PositiveInt
 
 from neural_alignment.data.damage import DamageList
-from neural_alignment.data.imagenet import PREPROCESSING, Preparation, scale_to_unit_range
+from neural_alignment.data.imagenet import PREPROCESSING, Preparation, decode_image, scale_to_unit_range
 from neural_alignment.data.kept import decoded
 from neural_alignment.data.labels import replaced
 from neural_alignment.data.pipeline import Batching, Dataset, Examples, Facts, InMemory
@@ -223,7 +223,7 @@ class TFDSData(InMemoryOptions):
 
         def decode(encoded: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
             del seed  # Images are augmented in batches only.
-            image = tf.io.decode_image(encoded, channels=input_shape[-1], expand_animations=False)
+            image = decode_image(encoded, input_shape[-1])
             image = tf.cast(image, tf.float32) if self.image_size is None else tf.image.resize(image, input_shape[:2])
             image = scale_to_unit_range(image) if self.standardize else image / 255.0
             return tf.ensure_shape(image, input_shape)

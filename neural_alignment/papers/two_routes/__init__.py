@@ -5,20 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from neural_alignment.data.recordings import load_recordings
 from neural_alignment.errors import InputError
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import whole
 from neural_alignment.papers.two_routes import angles, claims, fewer_examples, figures, importance, rates, runs, tables
-from neural_alignment.papers.two_routes.compute import taxonomy, theory
+from neural_alignment.papers.two_routes.compute import fits, taxonomy, theory
 from neural_alignment.reporting import Artifact, Row
 
 
 def _check_recordings(source: Source) -> None:
-    """Reads the recordings before hours of training, to find a missing or damaged file early."""
+    """Reads the recordings and the images before hours of training, to find missing and unsuitable files early."""
     if source.recordings is None:
         raise InputError("figure two_routes/6 needs --recordings FILE; docs/neural_fit.md says how to obtain it")
-    load_recordings(source.recordings)
+    fits.read_recordings(source.recordings, source.images)
 
 
 def _all_of(rows: Callable[[], Sequence[Row]]) -> Callable[[Source], Artifact]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Any
 
 import tensorflow as tf
@@ -99,6 +99,9 @@ PUBLISHED_FACTOR = 2
 """Our weight of decay and null divided by that of the published code, which has no 1/2 in these primitives."""
 
 OPTIMIZERS = {"sgd": "Vanilla GD", "adam": "Adam"}
+"""Name of an optimizer of R -> its name in the table; others have their own."""
+
+NOT_APPLICABLE = "N/A"
 
 
 def _number(value: float) -> str:
@@ -106,41 +109,51 @@ def _number(value: float) -> str:
     if value and abs(value) < 1e-3:
         digits, _, exponent = f"{value:.4e}".partition("e")
         return f"{digits} × 10^{int(exponent)}"
-    return "N/A" if math.isnan(value) else f"{value:.4f}"
+    return NOT_APPLICABLE if math.isnan(value) else f"{value:.4f}"
 
 
-def _published(config: Config, primitive: str) -> float:
-    """Returns the weight of decay or null in the published code; NaN if the rule has none."""
-    return getattr(config.alignment, primitive, math.nan) / PUBLISHED_FACTOR
+def _published(weight: float) -> float:
+    """Returns a weight of decay or null in the published code."""
+    return weight / PUBLISHED_FACTOR
 
 
-TABLE_5: dict[str, Callable[[Config], Any]] = {
-    "Alternating Minimization": lambda config: config.optimization.alternation is not None,
-    "Delay Epochs (de)": lambda config: f"{config.optimization.delay_epochs:g}",
-    "Train Batch Size (|B|)": attrgetter("batch_size"),
-    "SGDM Learning Rate": lambda config: round(config.optimization.forward.learning_rate, 4),
-    "Alignment Optimizer": lambda config: OPTIMIZERS[config.optimization.backward.name],
-    "Alignment Learning Rate (η)": lambda config: round(config.optimization.backward.learning_rate, 4),
-    "σ": lambda config: _number(config.alignment.input.stddev),
-    "α/β": lambda config: _number(config.alignment.amp / _published(config, "decay")),
-    "β": lambda config: _number(_published(config, "decay")),
-    "γ": lambda config: _number(_published(config, "null")),
-    "Forward Path Output (FO) Bias": attrgetter("alignment.forward_output.bias"),
-    "FO ReLU": attrgetter("alignment.forward_output.relu"),
-    "FO BWMC": attrgetter("alignment.forward_output.batch_center"),
-    "FO FWMC": attrgetter("alignment.forward_output.feature_center"),
-    "FO FWL2N": attrgetter("alignment.forward_output.feature_normalize"),
-    "Backward Path Output (BO) Bias": attrgetter("alignment.backward_output.bias"),
-    "BO ReLU": attrgetter("alignment.backward_output.relu"),
-    "BO FWMC": attrgetter("alignment.backward_output.feature_center"),
-    "BO FWL2N": attrgetter("alignment.backward_output.feature_normalize"),
-    "Backward Path Input (BI) BWMC": attrgetter("alignment.input.batch_center"),
-    "BI FWMC": attrgetter("alignment.input.feature_center"),
-    "BI FWL2N": attrgetter("alignment.input.feature_normalize"),
+def _rounded(value: float) -> float:
+    return round(value, 4)
+
+
+TABLE_5: dict[str, tuple[Any, ...]] = {
+    "Alternating Minimization": (lambda plan: plan.alternation is not None, "optimization"),
+    "Delay Epochs (de)": ("{:g}".format, "optimization.delay_epochs"),
+    "Train Batch Size (|B|)": (str, "batch_size"),
+    "SGDM Learning Rate": (_rounded, "optimization.forward.learning_rate"),
+    "Alignment Optimizer": (lambda name: OPTIMIZERS.get(name, name), "optimization.backward.name"),
+    "Alignment Learning Rate (η)": (_rounded, "optimization.backward.learning_rate"),
+    "σ": (_number, "alignment.input.stddev"),
+    "α/β": (lambda amp, decay: _number(amp / (_published(decay) or math.nan)), "alignment.amp", "alignment.decay"),
+    "β": (lambda decay: _number(_published(decay)), "alignment.decay"),
+    "γ": (lambda null: _number(_published(null)), "alignment.null"),
+    "Forward Path Output (FO) Bias": (str, "alignment.forward_output.bias"),
+    "FO ReLU": (str, "alignment.forward_output.relu"),
+    "FO BWMC": (str, "alignment.forward_output.batch_center"),
+    "FO FWMC": (str, "alignment.forward_output.feature_center"),
+    "FO FWL2N": (str, "alignment.forward_output.feature_normalize"),
+    "Backward Path Output (BO) Bias": (str, "alignment.backward_output.bias"),
+    "BO ReLU": (str, "alignment.backward_output.relu"),
+    "BO FWMC": (str, "alignment.backward_output.feature_center"),
+    "BO FWL2N": (str, "alignment.backward_output.feature_normalize"),
+    "Backward Path Input (BI) BWMC": (str, "alignment.input.batch_center"),
+    "BI FWMC": (str, "alignment.input.feature_center"),
+    "BI FWL2N": (str, "alignment.input.feature_normalize"),
 }
-"""Row of Table 5 -> function that reads it from a configuration.
+"""Row of Table 5 -> the form of a value, and the key paths that it is computed from.
 
 Alpha, beta and gamma are the weights of amp, decay and null in the published code, see `PUBLISHED_FACTOR`."""
+
+
+def _setting(config: Config, form: Callable[..., Any], *paths: str) -> str:
+    """Returns a setting as text; N/A if the configuration lacks a key, such as a rule without amp."""
+    values = [functools.reduce(lambda part, key: getattr(part, key, None), path.split("."), config) for path in paths]
+    return NOT_APPLICABLE if None in values else str(form(*values))
 
 
 def table_5(source: Source) -> Artifact:
@@ -148,7 +161,8 @@ def table_5(source: Source) -> Artifact:
     folder = tf.io.gfile.join(source.configs, "two_routes/resnet18")
     configs = {rule: configuration.load(f"{folder}/{rule}.yaml") for rule in SEARCHED}
     rows = [
-        {"setting": name, **{rule: str(read(configs[rule])) for rule in SEARCHED}} for name, read in TABLE_5.items()
+        {"setting": name, **{rule: _setting(configs[rule], *source_of) for rule in SEARCHED}}
+        for name, source_of in TABLE_5.items()
     ]
     remark = "{setting} of {label}: the paper prints {printed:.4f}; its earlier appendix has {unrounded}."
     remarks = [

@@ -297,7 +297,8 @@ def _single_scores(x: Key) -> Callable[[Sequence[Row]], draw.Mark]:
 
 _BY_WIDTH = draw.apart("layer", "width", [*WIDTH_STYLES], lambda place, number: place + 0.07 * number)
 
-_SEEDS = f"means over seeds {' and '.join(map(str, SCORED['kmnist'].seeds))}, and a dot for each"
+*_FIRST, _LAST = map(str, SCORED["kmnist"].seeds)
+_SEEDS = f"means over seeds {', '.join(_FIRST)} and {_LAST}, and a dot for each"
 
 figure_1 = score_figure(
     "layer",

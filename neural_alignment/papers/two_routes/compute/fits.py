@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import keras
 
 from neural_alignment.analysis import neural_fit
-from neural_alignment.data.recordings import load_recordings
+from neural_alignment.data.recordings import Recordings, load_images, load_recordings
 from neural_alignment.errors import DataError, InputError
 from neural_alignment.reporting import Row
 from neural_alignment.training import features
@@ -32,6 +32,38 @@ class FitSettings:
 
 
 ALL_LAYERS = FitSettings()
+
+
+def read_recordings(
+    recordings: str, images: str | None = None, components: int = neural_fit.COMPONENTS
+) -> tuple[Recordings, neural_fit.Split]:
+    """Reads recordings, and checks them and the images before any network is needed.
+
+    Args:
+        recordings: file of the responses.
+        images: file of the images shown; `None` if `recordings` contains them.
+        components: number of components of the regression.
+
+    Returns:
+        The recordings, and the images that a layer is fitted to and tested on.
+
+    Raises:
+        DataError: if a file cannot be read, or the recordings, the images and the regression do not fit each other.
+    """
+    recorded = load_recordings(recordings)
+    shown = len(load_images(images or recordings))
+    if shown != len(recorded.responses):
+        raise DataError(
+            f"{images or recordings}: must have one image for each of the {len(recorded.responses)} rows of "
+            f"`responses` in {recordings}; found {shown}"
+        )
+    split = neural_fit.split_by_category(recorded.categories)
+    if components >= len(split.train):
+        raise DataError(
+            f"{recordings}: must have more training images than the {components} components of the regression; found "
+            f"{len(split.train)}"
+        )
+    return recorded, split
 
 
 def fit_rows(
@@ -62,13 +94,7 @@ def fit_rows(
     """
     if not runs:
         raise InputError("figure two_routes/6 needs one or more finished runs; found none")
-    recorded = load_recordings(recordings)
-    split = neural_fit.split_by_category(recorded.categories)
-    if settings.components >= len(split.train):
-        raise DataError(
-            f"{recordings}: must have more training images than the {settings.components} components of the "
-            f"regression; found {len(split.train)}"
-        )
+    recorded, split = read_recordings(recordings, images, settings.components)
     networks = {}
     if settings.random:
         networks["Random"] = functools.partial(features.network_of, next(iter(runs.values())), random=True)
@@ -77,11 +103,6 @@ def fit_rows(
     for name, load in networks.items():
         network = load()
         image_set = features.ImageSet(network, images or recordings)
-        if image_set.size != len(recorded.responses):
-            raise DataError(
-                f"{images or recordings}: must have one image for each of the {len(recorded.responses)} rows of "
-                f"`responses` in {recordings}; found {image_set.size}"
-            )
         fits = {}
         for layer in features.matching_layers(network, settings.layers):
             with tempfile.TemporaryDirectory() as folder:

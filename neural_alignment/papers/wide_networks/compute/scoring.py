@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from neural_alignment.analysis.alignment_score import alignment_score, permuted_
 from neural_alignment.config import Config
 from neural_alignment.errors import ArgumentError, InputError
 from neural_alignment.jobs.pieces import Arrays, Tell
+from neural_alignment.operations import ConvMap, DepthwiseMap, TransposedConvMap
 from neural_alignment.papers.tables import spread, table
 from neural_alignment.reporting import Artifact, Row
 from neural_alignment.training.lockstep import Lockstep
@@ -35,9 +37,14 @@ def scored(tell: Tell, config: Config, moments: Sequence[int], probes: int) -> A
         `epoch` (moments,), not whole if `max_steps` ends the training within an epoch; each of `NAMES` (moments,
         convolutions), in the order of the forward pass; `train_loss` (moments,), the mean of J over the last epoch
         before each moment, or over the part of it that was trained.
+
+    Raises:
+        ArgumentError: before training, if the network has no convolution, or as in `Lockstep`.
     """
     trainer = Trainer.from_config(config)
     model, lockstep = trainer.model, Lockstep(trainer.model)
+    if not convolutions(model, lockstep):
+        raise ArgumentError("model.name", "must be a network with convolutions, such as wide_cnn", config.model.name)
     trainer.start(train_on=lockstep.step)
     size, rows = trainer.dataset.steps_per_epoch, []
     ends = sorted({min(epoch * size, config.max_steps or math.inf) for epoch in moments})
@@ -69,7 +76,8 @@ def report(config: Config, moments: Sequence[int], probes: int, tell: Tell) -> A
     """Returns the scores of one network, with its mean scores over layers; arguments as of `scored`.
 
     Raises:
-        InputError: if the network is no convolutional network of a width, or is not trained by plain gradient descent.
+        InputError: before training, if the network has no width or no convolution, draws random numbers, or is not
+            trained by plain gradient descent.
     """
     if not hasattr(config.model, "width"):
         raise InputError(f"model.name: must be a network with a width, such as wide_cnn; found {config.model.name}")
@@ -83,18 +91,25 @@ def report(config: Config, moments: Sequence[int], probes: int, tell: Tell) -> A
     return Artifact(COLUMNS, found, table(found, ["epoch"], columns))
 
 
+def convolutions(model: AlignedModel, lockstep: Lockstep) -> list[Any]:
+    """Returns the layers that are scored, in the order of the forward pass: the paper scores convolutions only."""
+    layers = map(model.get_layer, lockstep.changes())
+    return [layer for layer in layers if isinstance(getattr(layer, "linear_map", lambda: None)(), _CONVOLUTIONS)]
+
+
+_CONVOLUTIONS = (ConvMap, DepthwiseMap, TransposedConvMap)
+
+
 def scores(model: AlignedModel, lockstep: Lockstep, probes: int, seed: int) -> dict[str, list[float]]:
     """Returns `NAMES`, a value per convolution; the seed is that of the samples and of the permutation."""
-    references, found = lockstep.reference_changes(), {name: [] for name in NAMES}
-    for name, change in lockstep.changes().items():
-        layer = model.get_layer(name)
-        if len(layer.kernel.shape) != 4:  # The paper scores convolutions only.
-            continue
-        weights = np.asarray(layer.kernel)
-        permuted = permuted_change(weights, weights - np.asarray(change), seed)
-        for prefix, each in (("score", np.asarray(change)), ("permuted_score", permuted)):
+    changes, references = lockstep.changes(), lockstep.reference_changes()
+    found: dict[str, list[float]] = {name: [] for name in NAMES}
+    for layer in convolutions(model, lockstep):
+        weights, change, reference = map(np.asarray, (layer.kernel, changes[layer.name], references[layer.name]))
+        permuted = permuted_change(weights, weights - change, seed)
+        for prefix, each in (("score", change), ("permuted_score", permuted)):
             shape = tuple(layer.input.shape[1:])
-            score = alignment_score(layer.linear_map(), each, np.asarray(references[name]), shape, probes, seed)
+            score = alignment_score(layer.linear_map(), each, reference, shape, probes, seed)
             found[prefix].append(score.value)
             found[f"{prefix}_sem"].append(score.standard_error)
     return found
