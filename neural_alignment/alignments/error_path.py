@@ -55,9 +55,10 @@ def error_weights(layer: Any) -> list[Any]:
 
     They are found in the graph of the gradient to the inputs of each call. Weights that only scale or shift each unit,
     and embeddings, whose inputs are integers, do not connect units. If a layer cannot be traced, all weights with two
-    or more axes count. In a loop, a condition or a `tf.function`, only weights with two or more axes are found. A vector
-    that turns one unit into several by an elementwise product is not found: its gradient is like that of a scale before
-    a mean over units, as in layer normalisation.
+    or more axes count. In a loop, a condition or a `tf.function`, only weights with two or more axes are found.
+
+    A vector that turns one unit into several by an elementwise product is not found: its gradient is like that of a
+    scale before a mean over units, as in layer normalisation.
 
     Args:
         layer: a built layer or another operation of a functional model.
@@ -123,7 +124,7 @@ class _ErrorPath:
     """The operations that an error passes on its way from the outputs of a layer to its inputs.
 
     Their other operands are called factors. A factor that is computed only from weights, such as a kernel, connects
-    units unless each element of the error is multiplied by its own element of the factor. Other factors, such as
+    units unless each element of the error is multiplied by a separate element of it. Other factors, such as
     derivatives or the keys of an attention layer, also depend on the inputs. Of the weights in them only those with two
     or more long axes count, such as a kernel that is modulated by the inputs; vectors in them are mostly offsets.
 
